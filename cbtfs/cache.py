@@ -1,0 +1,75 @@
+"""A cache that is bounded in bytes and loads what is missing once, however many ask for it."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future
+from typing import Generic, TypeVar
+
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
+
+
+class Cache(Generic[Key, Value]):
+    """Least recently used goes first; safe to use from several threads.
+
+    *cost* tells what a value weighs, in bytes.
+    """
+
+    def __init__(self, capacity: int, cost: Callable[[Value], int]) -> None:
+        self._capacity = capacity
+        self._cost = cost
+        self._bytes = 0
+        self._entries: OrderedDict[Key, Value] = OrderedDict()
+        self._loading: dict[Key, Future[Value]] = {}
+        self._lock = threading.Lock()
+
+    def get(self, key: Key) -> Value | None:
+        """What is cached under *key*."""
+        with self._lock:
+            value = self._entries.get(key)
+            if value is not None:
+                self._entries.move_to_end(key)
+            return value
+
+    def load(self, key: Key, load: Callable[[], Value]) -> Value:
+        """What is cached under *key*, or what *load* returns, which is then kept.
+
+        While one caller loads, others wait for the same outcome, be it a value or an error.
+        """
+        with self._lock:
+            value = self._entries.get(key)
+            if value is not None:
+                self._entries.move_to_end(key)
+                return value
+            loading = self._loading.get(key)
+            if loading is None:
+                mine = self._loading[key] = Future()
+        if loading is not None:
+            return loading.result()
+        try:
+            value = load()
+        except BaseException as exc:
+            with self._lock:
+                del self._loading[key]
+            mine.set_exception(exc)
+            raise
+        with self._lock:
+            del self._loading[key]
+            self._keep(key, value)
+        mine.set_result(value)
+        return value
+
+    def _keep(self, key: Key, value: Value) -> None:
+        self._entries[key] = value
+        self._bytes += self._cost(value)
+        while self._bytes > self._capacity and len(self._entries) > 1:
+            _, dropped = self._entries.popitem(last=False)
+            self._bytes -= self._cost(dropped)
+
+    def drop(self, key: Key) -> None:
+        """Forget *key*."""
+        with self._lock:
+            value = self._entries.pop(key, None)
+            if value is not None:
+                self._bytes -= self._cost(value)

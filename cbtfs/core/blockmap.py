@@ -1,0 +1,249 @@
+"""The block map as a persistent tree: shape, build, walk and diff.
+
+A leaf (level 1) has the chunks of 64 consecutive blocks as children, a node of level n has 64
+nodes of level n - 1. A child is None where all of it is zeros. A tree's height is the smallest
+that its blocks need, so a disk that grows gets levels on top, and its old tree becomes child 0.
+
+References to objects are opaque here: anything that can be compared. Loading is the caller's.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar, Union
+
+FANOUT: Final = 64
+
+Ref = TypeVar("Ref")
+Children = Sequence[Ref | None]
+Load = Callable[[Ref, int], Children[Ref]]
+"""Children of a node, from its reference and its level; 64 of them."""
+
+
+def height_of(blocks: int) -> int:
+    """Level of the root of a tree over *blocks* blocks, at least 1."""
+    height, covered = 1, FANOUT
+    while covered < blocks:
+        height, covered = height + 1, covered * FANOUT
+    return height
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How a disk of *size* bytes in blocks of *block_size* bytes is laid out as a tree."""
+
+    size: int
+    block_size: int
+
+    def __post_init__(self) -> None:
+        if self.size < 0 or self.block_size <= 0:
+            raise ValueError(f"no shape: size {self.size}, block size {self.block_size}")
+
+    @property
+    def blocks(self) -> int:
+        return -(-self.size // self.block_size)
+
+    @property
+    def height(self) -> int:
+        return height_of(self.blocks)
+
+    @property
+    def leaves(self) -> int:
+        return self.nodes(1)
+
+    def nodes(self, level: int) -> int:
+        """How many nodes of *level* (chunks, for level 0) the disk needs at most."""
+        return -(-self.blocks // int(FANOUT**level))
+
+
+@dataclass(frozen=True, slots=True)
+class _Lifted:
+    """A node above the root of a shorter tree: its child 0 leads to that root, the rest is null."""
+
+
+_LIFTED: Final = _Lifted()
+_Node = Union[Ref, _Lifted, None]  # noqa: UP007 (a generic alias, evaluated at run time)
+
+
+class Tree(Generic[Ref]):
+    """One block map: a root, how many blocks it spans, and how to load nodes."""
+
+    def __init__(self, root: Ref | None, blocks: int, load: Load[Ref]) -> None:
+        self.root = root
+        self.blocks = blocks
+        self.height = height_of(blocks)
+        self._load = load
+
+    def _top(self, level: int) -> _Node[Ref]:
+        """What stands for the blocks from 0 on, seen from *level*."""
+        if level > self.height:
+            return None if self.root is None else _LIFTED
+        node = self.root
+        for above in range(self.height, level, -1):
+            if node is None:
+                return None
+            node = self._load(node, above)[0]
+        return node
+
+    def _below(self, node: _Node[Ref], level: int) -> Sequence[_Node[Ref]]:
+        if node is None:
+            return (None,) * FANOUT
+        if isinstance(node, _Lifted):
+            return (self._top(level - 1), *(None,) * (FANOUT - 1))
+        return self._load(node, level)
+
+    def children(self, level: int, index: int) -> list[Ref | None]:
+        """The 64 children of node *index* of *level*; all None where the tree has no such node.
+
+        Not for levels above the height: those nodes do not exist.
+        """
+        if level > self.height:
+            raise ValueError(f"level {level} is above the root")
+        at, node = self.height, self.root
+        if index >= FANOUT ** (at - level):
+            node = None
+        while node is not None and at > level:
+            at -= 1
+            node = self._load(node, at + 1)[index // FANOUT ** (at - level) % FANOUT]
+        return [None] * FANOUT if node is None else list(self._load(node, level))
+
+    def leaves(self) -> Iterator[tuple[int, Ref]]:
+        """Yield index and reference of every leaf that holds data, ascending."""
+        yield from self._walk(self.root, self.height, 0)
+
+    def _walk(self, node: Ref | None, level: int, index: int) -> Iterator[tuple[int, Ref]]:
+        if node is None:
+            return
+        if level == 1:
+            yield index, node
+            return
+        for slot, child in enumerate(self._load(node, level)):
+            yield from self._walk(child, level - 1, index * FANOUT + slot)
+
+    def data_runs(self) -> Iterator[tuple[int, int]]:
+        """Yield (first block, blocks) of every run of blocks that hold data, ascending."""
+        first = count = 0
+        for index, leaf in self.leaves():
+            for slot, child in enumerate(self._load(leaf, 1)):
+                if child is None:
+                    continue
+                block = index * FANOUT + slot
+                if count and block == first + count:
+                    count += 1
+                    continue
+                if count:
+                    yield first, count
+                first, count = block, 1
+        if count:
+            yield first, count
+
+
+def diff(left: Tree[Ref], right: Tree[Ref]) -> Iterator[int]:
+    """Yield the indexes of blocks that differ, ascending; equal subtrees are not loaded."""
+    level = max(left.height, right.height)
+    yield from _differ(left, right, left._top(level), right._top(level), level, 0)
+
+
+def _differ(
+    left: Tree[Ref], right: Tree[Ref], a: _Node[Ref], b: _Node[Ref], level: int, index: int
+) -> Iterator[int]:
+    if a == b and not isinstance(a, _Lifted):
+        return
+    if level == 0:
+        yield index
+        return
+    pairs = zip(left._below(a, level), right._below(b, level), strict=True)
+    for slot, (below_a, below_b) in enumerate(pairs):
+        yield from _differ(left, right, below_a, below_b, level - 1, index * FANOUT + slot)
+
+
+@dataclass(slots=True)
+class _Open(Generic[Ref]):
+    index: int
+    children: list[Ref | None]
+
+
+class Builder(Generic[Ref]):
+    """Makes the tree of a disk from its changed leaves and the tree that it is based on.
+
+    *make* stores a node from its level and its 64 children and returns its reference; it is
+    never called with null children only. Leaves come in ascending order. What no leaf touches is
+    shared with the base; whatever the base has beyond the disk's end is cut.
+    """
+
+    def __init__(
+        self, shape: Shape, base: Tree[Ref] | None, make: Callable[[int, Children[Ref]], Ref]
+    ) -> None:
+        self._shape = shape
+        self._height = shape.height
+        self._base = base if base is not None and base.root is not None else None
+        self._make = make
+        self._open: dict[int, _Open[Ref]] = {}
+        self._root: Ref | None = None
+        self._last_leaf = -1
+
+    def leaf(self, index: int) -> list[Ref | None]:
+        """The children of leaf *index* as the base has them, cut at the disk's end."""
+        return self._inherited(1, index)
+
+    def put_leaf(self, index: int, children: Sequence[Ref | None]) -> None:
+        """Let *children* be leaf *index*; indexes must ascend."""
+        if not self._last_leaf < index < self._shape.leaves:
+            raise ValueError(f"leaf {index} after {self._last_leaf} of {self._shape.leaves}")
+        if self._last_leaf < 0 < index and self._is_grown:
+            self._rebuild_path(0)
+        self._last_leaf = index
+        self._put(1, index, children)
+
+    def finish(self) -> Ref | None:
+        """Store what is open and return the root; None if the whole disk is zeros."""
+        last = self._shape.leaves - 1
+        if last < 0:
+            return None
+        if self._last_leaf < 0 and self._is_grown:
+            self._rebuild_path(0)
+        if self._last_leaf < last and self._is_cut:
+            self._rebuild_path(last)
+        if self._last_leaf < 0:
+            return None if self._base is None else self._base.root
+        for level in range(2, self._height + 1):
+            self._close(level)
+        return self._root
+
+    @property
+    def _is_grown(self) -> bool:
+        return self._base is not None and self._base.height < self._height
+
+    @property
+    def _is_cut(self) -> bool:
+        return self._base is not None and self._base.blocks > self._shape.blocks
+
+    def _rebuild_path(self, leaf: int) -> None:
+        """Rebuild the nodes above the first leaf (to lift a tree) or the last (to cut it)."""
+        self._last_leaf = leaf
+        self._put(1, leaf, self._inherited(1, leaf))
+
+    def _inherited(self, level: int, index: int) -> list[Ref | None]:
+        if self._base is None or level > self._base.height:
+            return [None] * FANOUT
+        children = self._base.children(level, index)
+        limit = self._shape.nodes(level - 1) - index * FANOUT
+        if limit < FANOUT:
+            children[limit:] = [None] * (FANOUT - limit)
+        return children
+
+    def _put(self, level: int, index: int, children: Sequence[Ref | None]) -> None:
+        ref = self._make(level, children) if any(c is not None for c in children) else None
+        if level == self._height:
+            self._root = ref
+            return
+        above, slot = divmod(index, FANOUT)
+        node = self._open.get(level + 1)
+        if node is None or node.index != above:
+            self._close(level + 1)
+            node = self._open[level + 1] = _Open(above, self._inherited(level + 1, above))
+        node.children[slot] = ref
+
+    def _close(self, level: int) -> None:
+        node = self._open.pop(level, None)
+        if node is not None:
+            self._put(level, node.index, node.children)

@@ -1,0 +1,198 @@
+"""The bytes of a pack: header, frames, trailer, footer (docs/format.md, "Packs")."""
+
+import struct
+import zlib
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Final, NamedTuple
+
+from cbtfs.core.ids import DIGEST_BYTES, Digest, PackId
+
+PIECE_BYTES: Final = 4096
+"""A raw chunk carries a CRC-32 for each piece of this size: one page, the smallest read."""
+
+PACK_MAGIC: Final = b"CBTFSPAK"
+END_MAGIC: Final = b"CBTFSEND"
+FRAME_MAGIC: Final = b"CBTF"
+PACK_VERSION: Final = 1
+MAX_PLAIN_BYTES: Final = 1 << 22
+"""No object is larger than this when decoded, whatever a header says."""
+
+_PACK_HEADER = struct.Struct("<8sHHI16s")
+_FRAME_HEADER = struct.Struct("<4sIHBBBBHIII24s32s8s")
+_CRC = struct.Struct("<I")
+_ENTRY = struct.Struct("<QIBBBBII32s")
+_FOOTER = struct.Struct("<8sHHIQI16s16s")
+
+PACK_HEADER_BYTES: Final = _PACK_HEADER.size
+FRAME_HEADER_BYTES: Final = _FRAME_HEADER.size + _CRC.size
+ENTRY_BYTES: Final = _ENTRY.size
+FOOTER_BYTES: Final = _FOOTER.size + _CRC.size
+
+
+class Kind(IntEnum):
+    CHUNK = 1
+    NODE = 2
+
+
+class Codec(IntEnum):
+    STORED = 0
+    ZSTD = 1
+
+
+class Frame(NamedTuple):
+    """Where one object stands in a pack, and what it is. Lengths in bytes."""
+
+    offset: int
+    stored: int
+    """The payload without its table of CRCs."""
+    plain: int
+    kind: Kind
+    level: int
+    codec: Codec
+    digest: Digest
+
+    @property
+    def table_bytes(self) -> int:
+        """The CRCs between header and payload: only a chunk that is stored raw has them."""
+        if self.kind is Kind.CHUNK and self.codec is Codec.STORED:
+            return -(-self.plain // PIECE_BYTES) * _CRC.size
+        return 0
+
+    @property
+    def payload_offset(self) -> int:
+        return self.offset + FRAME_HEADER_BYTES + self.table_bytes
+
+    @property
+    def end(self) -> int:
+        return self.payload_offset + self.stored
+
+
+def encode_frame_header(frame: Frame, table: bytes = b"") -> bytes:
+    """Header and table of CRCs; the payload follows. The offset is not part of it."""
+    head = _FRAME_HEADER.pack(
+        FRAME_MAGIC,
+        frame.end - frame.offset,
+        0,
+        frame.kind,
+        frame.level,
+        frame.codec,
+        0,
+        0,
+        frame.stored,
+        frame.plain,
+        len(table),
+        bytes(24),
+        frame.digest,
+        bytes(8),
+    )
+    return head + _CRC.pack(zlib.crc32(table, zlib.crc32(head))) + table
+
+
+def decode_frame_header(data: bytes | memoryview, offset: int) -> tuple[Frame, bytes]:
+    """The frame whose header, with its table, starts *data*; ValueError if it does not hold.
+
+    *offset* is where that header stands in its pack.
+    """
+    if len(data) < FRAME_HEADER_BYTES:
+        raise ValueError("frame header cut short")
+    head = bytes(data[: _FRAME_HEADER.size])
+    fields = _FRAME_HEADER.unpack(head)
+    magic, length, flags, kind, level, codec, slot, _, stored, plain, table_bytes, *_ = fields
+    if magic != FRAME_MAGIC:
+        raise ValueError("no frame here")
+    table = bytes(data[FRAME_HEADER_BYTES : FRAME_HEADER_BYTES + table_bytes])
+    (crc,) = _CRC.unpack_from(data, _FRAME_HEADER.size)
+    if len(table) != table_bytes or crc != zlib.crc32(table, zlib.crc32(head)):
+        raise ValueError("frame header fails its checksum")
+    if flags or slot or plain > MAX_PLAIN_BYTES:
+        raise ValueError("frame header asks for what this version does not know")
+    frame = Frame(offset, stored, plain, Kind(kind), level, Codec(codec), Digest(fields[12]))
+    if frame.table_bytes != table_bytes or frame.end - offset != length:
+        raise ValueError("frame header contradicts itself")
+    return frame, table
+
+
+def crc_table(payload: bytes | memoryview) -> bytes:
+    """The CRC-32 of each piece of a raw chunk, as they stand before its payload."""
+    view = memoryview(payload)
+    pieces = range(0, len(view), PIECE_BYTES)
+    return b"".join(_CRC.pack(zlib.crc32(view[at : at + PIECE_BYTES])) for at in pieces)
+
+
+def pieces_hold(pieces: bytes | memoryview, first: int, table: bytes) -> bool:
+    """Whether whole *pieces*, the first of them number *first*, fit their CRCs in *table*."""
+    view = memoryview(pieces)
+    count = -(-len(view) // PIECE_BYTES)
+    found = crc_table(view)
+    return found == table[first * _CRC.size : (first + count) * _CRC.size]
+
+
+def encode_pack_header(pack: PackId) -> bytes:
+    return _PACK_HEADER.pack(PACK_MAGIC, PACK_VERSION, 0, 0, bytes.fromhex(pack))
+
+
+def decode_pack_header(data: bytes) -> PackId:
+    """The id of the pack that *data* starts; ValueError if it is none."""
+    if len(data) < PACK_HEADER_BYTES:
+        raise ValueError("pack header cut short")
+    magic, version, flags, _, pack = _PACK_HEADER.unpack_from(data)
+    if magic != PACK_MAGIC or version != PACK_VERSION or flags:
+        raise ValueError("not a pack of this version")
+    return PackId(pack.hex())
+
+
+def encode_trailer(frames: Sequence[Frame], offset: int, pack: PackId) -> bytes:
+    """Trailer and footer of a pack whose frames end at *offset*."""
+    index = b"".join(
+        _ENTRY.pack(
+            f.offset, f.end - f.offset, f.kind, f.level, f.codec, 0, f.stored, f.plain, f.digest
+        )
+        for f in frames
+    )
+    foot = _FOOTER.pack(
+        END_MAGIC,
+        PACK_VERSION,
+        0,
+        len(frames),
+        offset,
+        zlib.crc32(index),
+        bytes.fromhex(pack),
+        bytes(16),
+    )
+    return index + foot + _CRC.pack(zlib.crc32(foot))
+
+
+class Footer(NamedTuple):
+    frames: int
+    trailer_offset: int
+    trailer_crc: int
+    pack: PackId
+
+
+def decode_footer(data: bytes, size: int) -> Footer:
+    """The footer in the last FOOTER_BYTES of a pack of *size* bytes; ValueError if it fails."""
+    if len(data) != FOOTER_BYTES:
+        raise ValueError("pack footer cut short")
+    magic, version, _, count, offset, crc, pack, _ = _FOOTER.unpack_from(data)
+    (own,) = _CRC.unpack_from(data, _FOOTER.size)
+    if magic != END_MAGIC or version != PACK_VERSION or own != zlib.crc32(data[: _FOOTER.size]):
+        raise ValueError("pack footer fails its checksum")
+    if offset + count * ENTRY_BYTES + FOOTER_BYTES != size:
+        raise ValueError("pack footer does not fit the pack's size")
+    return Footer(count, offset, crc, PackId(pack.hex()))
+
+
+def decode_trailer(data: bytes, footer: Footer) -> list[Frame]:
+    """The frames that a trailer lists; ValueError if it fails."""
+    if len(data) != footer.frames * ENTRY_BYTES or zlib.crc32(data) != footer.trailer_crc:
+        raise ValueError("pack trailer fails its checksum")
+    frames = []
+    for offset, length, kind, level, codec, _, stored, plain, digest in _ENTRY.iter_unpack(data):
+        frame = Frame(offset, stored, plain, Kind(kind), level, Codec(codec), Digest(digest))
+        if frame.end - offset != length or frame.end > footer.trailer_offset:
+            raise ValueError("pack trailer contradicts itself")
+        if plain > MAX_PLAIN_BYTES or len(digest) != DIGEST_BYTES:
+            raise ValueError("pack trailer asks for what this version does not know")
+        frames.append(frame)
+    return frames

@@ -1,0 +1,219 @@
+"""The immutable record of one committed restore point, and its mutable state (docs/format.md)."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Final, Literal, get_args
+
+from cbtfs.core.fields import (
+    Document,
+    choice,
+    digest_of,
+    id_of,
+    integer,
+    items,
+    mapping,
+    optional,
+    text,
+)
+from cbtfs.core.ids import Digest, DiskId, PointId, VmId
+from cbtfs.core.sealed import seal, unseal
+
+MANIFEST_FORMAT: Final = 1
+
+IngestKind = Literal["full", "incremental"]
+DiskKind = Literal["disk", "file"]
+
+MIN_BLOCK_BYTES: Final = 4096
+MAX_BLOCK_BYTES: Final = 1 << 20
+MAX_DISK_BYTES: Final = 1 << 56
+
+
+def is_block_size(size: int) -> bool:
+    """Whether disks may have blocks of *size* bytes: a power of two, 4 KiB to 1 MiB."""
+    return MIN_BLOCK_BYTES <= size <= MAX_BLOCK_BYTES and size & (size - 1) == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Vm:
+    """Whose disks these are. *directory* is its name in the mount, kept for its life."""
+
+    id: VmId
+    name: str
+    directory: str
+    vcenter: str | None = None
+    instance_uuid: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What one ingest did for one disk."""
+
+    read_bytes: int = 0
+    written_blocks: int = 0
+    """Blocks read that hold data and differ from what the parent has at that address."""
+    zero_blocks: int = 0
+    """Blocks read that are all zeros."""
+    new_bytes: int = 0
+    """Plain bytes of chunks that the repository did not have."""
+    stored_bytes: int = 0
+    """Bytes of the frames written: chunks and nodes."""
+
+
+@dataclass(frozen=True, slots=True)
+class DiskRecord:
+    """One disk at one restore point."""
+
+    id: DiskId
+    identity: str
+    """What tells this disk from the VM's others across runs; the source defines it."""
+    label: str
+    kind: DiskKind
+    size: int
+    block_size: int
+    root: Digest
+    """Digest of the block map's root; NULL_DIGEST if the whole disk is zeros."""
+    data_blocks: int
+    """Blocks that are not zeros."""
+    ingest: IngestKind
+    reason: str
+    parent: PointId | None = None
+    change_id: str | None = None
+    suspect: str | None = None
+    audit: Mapping[str, Any] | None = None
+    counts: Counts = field(default_factory=Counts)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.size <= MAX_DISK_BYTES or not is_block_size(self.block_size):
+            raise ValueError(f"no disk: size {self.size}, block size {self.block_size}")
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """One VM's disks at one moment."""
+
+    point: PointId
+    vm: Vm
+    order: int
+    """Number of the point within its VM: larger is later, gaps are allowed."""
+    time: str
+    """The moment of the snapshot: RFC 3339, UTC."""
+    name: str
+    """The point's name in the mount."""
+    committed: str
+    """The clock when the manifest was written: RFC 3339, UTC."""
+    run: str
+    program: str
+    kind: IngestKind
+    reason: str
+    disks: tuple[DiskRecord, ...]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """What the source knows of the VM besides; JSON."""
+
+    def disk(self, label: str) -> DiskRecord | None:
+        """The disk of that label or, failing that, of that id."""
+        for disk in self.disks:
+            if disk.label == label:
+                return disk
+        return next((disk for disk in self.disks if disk.id == label), None)
+
+
+@dataclass(frozen=True, slots=True)
+class PointState:
+    """The mutable facts of a point."""
+
+    point: PointId
+    is_protected: bool = False
+    tags: tuple[str, ...] = ()
+    suspect: str | None = None
+    verified: str | None = None
+    """When all its data was last read and found right: RFC 3339, UTC."""
+
+
+def unknown_state(point: PointId) -> PointState:
+    """What a missing or damaged state file is read as: hands off, and believe nothing."""
+    return PointState(point, is_protected=True, suspect="its state file is missing or damaged")
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    document = asdict(manifest)
+    document["format"] = MANIFEST_FORMAT
+    for disk in document["disks"]:
+        disk["root"] = disk["root"].hex()
+    return seal(document)
+
+
+def decode_manifest(data: bytes) -> Manifest:
+    """The manifest in a sealed file; ValueError says what is wrong with it."""
+    return manifest_of(unseal(data))
+
+
+def manifest_of(document: Document) -> Manifest:
+    """The manifest that a parsed *document* holds; ValueError says what is wrong with it."""
+    found = integer(document, "format")
+    if found != MANIFEST_FORMAT:
+        raise ValueError(f"manifest format {found}")
+    vm = mapping(document, "vm")
+    return Manifest(
+        point=PointId(id_of(document, "point")),
+        vm=Vm(
+            id=VmId(id_of(vm, "id")),
+            name=text(vm, "name"),
+            directory=text(vm, "directory"),
+            vcenter=optional(vm, "vcenter", text),
+            instance_uuid=optional(vm, "instance_uuid", text),
+        ),
+        order=integer(document, "order"),
+        time=text(document, "time"),
+        name=text(document, "name"),
+        committed=text(document, "committed"),
+        run=id_of(document, "run"),
+        program=text(document, "program"),
+        kind=choice(document, "kind", get_args(IngestKind)),
+        reason=text(document, "reason"),
+        disks=tuple(_disk_of(disk) for disk in items(document, "disks")),
+        metadata=mapping(document, "metadata"),
+    )
+
+
+def _disk_of(document: Document) -> DiskRecord:
+    counts = mapping(document, "counts")
+    parent = optional(document, "parent", id_of)
+    return DiskRecord(
+        id=DiskId(id_of(document, "id")),
+        identity=text(document, "identity"),
+        label=text(document, "label"),
+        kind=choice(document, "kind", get_args(DiskKind)),
+        size=integer(document, "size"),
+        block_size=integer(document, "block_size"),
+        root=digest_of(document, "root"),
+        data_blocks=integer(document, "data_blocks"),
+        ingest=choice(document, "ingest", get_args(IngestKind)),
+        reason=text(document, "reason"),
+        parent=None if parent is None else PointId(parent),
+        change_id=optional(document, "change_id", text),
+        suspect=optional(document, "suspect", text),
+        audit=optional(document, "audit", mapping),
+        counts=Counts(**{each.name: integer(counts, each.name) for each in fields(Counts)}),
+    )
+
+
+def encode_state(state: PointState) -> bytes:
+    return seal(asdict(state))
+
+
+def decode_state(data: bytes, point: PointId) -> PointState:
+    """The state of *point* in a sealed file; ValueError if it is another's or no state at all."""
+    document = unseal(data)
+    if id_of(document, "point") != point:
+        raise ValueError("it is the state of another point")
+    protected = document.get("is_protected")
+    tags = document.get("tags")
+    if not isinstance(protected, bool) or not isinstance(tags, list):
+        raise ValueError("it is no state of a point")
+    return PointState(
+        point=point,
+        is_protected=protected,
+        tags=tuple(str(tag) for tag in tags),
+        suspect=optional(document, "suspect", text),
+        verified=optional(document, "verified", text),
+    )

@@ -1,0 +1,87 @@
+"""What repository.json says: the immutable facts of a repository (docs/format.md)."""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from cbtfs.core.fields import id_of, integer, mapping, text
+from cbtfs.core.manifest import is_block_size
+from cbtfs.core.sealed import seal, unseal
+
+FORMAT: Final = "cbtfs repository"
+FORMAT_VERSION: Final = 1
+KNOWN_FEATURES: Final = frozenset[str]()
+"""Required features that this program understands."""
+DEFAULT_BLOCK_BYTES: Final = 64 << 10
+DIGEST: Final = "blake3-256"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The identity of a repository and the defaults for disks that are new to it."""
+
+    id: str
+    created: str
+    """RFC 3339, UTC."""
+    block_size: int = DEFAULT_BLOCK_BYTES
+    level: int = 1
+    """zstd level."""
+    required: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not is_block_size(self.block_size):
+            raise ValueError(f"block size {self.block_size} is not a power of two, 4 KiB to 1 MiB")
+        if not 1 <= self.level <= 19:
+            raise ValueError(f"compression level {self.level} is not between 1 and 19")
+
+
+class UnknownFormat(ValueError):
+    """A repository of another version, or one that requires what this program does not know."""
+
+
+def encode_settings(settings: Settings) -> bytes:
+    return seal(
+        {
+            "format": FORMAT,
+            "version": FORMAT_VERSION,
+            "id": settings.id,
+            "created": settings.created,
+            "features": {"required": settings.required, "optional": settings.optional},
+            "digest": {"algorithm": DIGEST, "key_slot": None},
+            "defaults": {"block_size": settings.block_size, "level": settings.level},
+        }
+    )
+
+
+def _strings(document: Any, key: str) -> tuple[str, ...]:
+    value = document.get(key)
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise ValueError(f"member {key!r} is not an array of strings")
+    return tuple(value)
+
+
+def decode_settings(data: bytes) -> Settings:
+    """The settings in repository.json; ValueError if it is damaged, UnknownFormat if newer."""
+    document = unseal(data)
+    if document.get("format") != FORMAT:
+        raise ValueError("it does not describe a cbtfs repository")
+    version = integer(document, "version")
+    features = mapping(document, "features")
+    required = _strings(features, "required")
+    digest = mapping(document, "digest")
+    unknown = sorted(set(required) - KNOWN_FEATURES)
+    if version != FORMAT_VERSION:
+        raise UnknownFormat(f"format version {version}")
+    if unknown:
+        raise UnknownFormat(f"required feature {', '.join(unknown)}")
+    if digest.get("algorithm") != DIGEST or digest.get("key_slot") is not None:
+        raise UnknownFormat(f"digest {digest.get('algorithm')}, key {digest.get('key_slot')}")
+    defaults = mapping(document, "defaults")
+    return Settings(
+        id=id_of(document, "id"),
+        created=text(document, "created"),
+        block_size=integer(defaults, "block_size"),
+        level=integer(defaults, "level"),
+        required=required,
+        optional=_strings(features, "optional"),
+    )

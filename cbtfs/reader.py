@@ -1,0 +1,243 @@
+"""Bytes at an offset of one disk at one restore point, verified before they are returned."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from cbtfs.cache import Cache
+from cbtfs.core.blockmap import FANOUT, Shape, Tree, diff
+from cbtfs.core.extent import Extent, between, clip, coalesce
+from cbtfs.core.frame import Codec, Kind
+from cbtfs.core.ids import NULL_DIGEST, Digest, ObjectId, PackId
+from cbtfs.core.manifest import MAX_BLOCK_BYTES, DiskRecord
+from cbtfs.errors import ChunkMissing, DataCorrupt
+from cbtfs.store.catalog.catalog import Catalog
+from cbtfs.store.catalog.records import Location, location_digest
+from cbtfs.store.catalog.view import Node
+from cbtfs.store.repository import Repository
+
+CACHE_BYTES: Final = 64 << 20
+"""Decoded chunks that one process keeps; the kernel's page cache holds what was read."""
+_NODE_CACHE_BYTES: Final = 32 << 20
+_NODE_BYTES: Final = 8 << 10
+"""What a cached node weighs: 64 entries of 56 bytes, with what Python adds."""
+_SMALL_READ_BYTES: Final = 16 << 10
+"""Up to here a raw chunk is read in pieces of 4 KiB; beyond, loading it whole costs less."""
+
+_ZEROS: Final = memoryview(bytes(MAX_BLOCK_BYTES))
+
+
+class Child(NamedTuple):
+    """An object that a node refers to: the digest says what it is, the number where to look."""
+
+    number: ObjectId
+    digest: Digest
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Child) and self.digest == other.digest
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+
+class Reader:
+    """Reads disks of one repository; safe to use from several threads.
+
+    Caches are keyed by digest, so what is cached is right whatever happens to the catalog.
+    Numbers and places are hints: what they lead to is verified, and looked up anew once.
+    """
+
+    def __init__(self, repository: Repository, cache_bytes: int = CACHE_BYTES) -> None:
+        self._packs = repository.packs
+        self._catalog: Catalog = repository.catalog
+        self._lock = threading.Lock()
+        self._chunks: Cache[Digest, bytes] = Cache(cache_bytes, len)
+        self._start_over()
+
+    def _start_over(self) -> None:
+        self._nodes: Cache[Digest, Node] = Cache(_NODE_CACHE_BYTES, lambda _: _NODE_BYTES)
+        self._roots: dict[Digest, Child] = {}
+        self._pack_ids: dict[int, PackId] = {}
+        with self._catalog.view() as view:
+            self._generation = view.generation
+
+    def refresh(self) -> bool:
+        """Look whether numbers still mean what they meant; False if they do.
+
+        Once a second is often enough: a number that lies is found out, and costs a second look.
+        """
+        with self._lock:
+            if self._catalog.is_replaced():
+                self._catalog.reopen()
+            else:
+                with self._catalog.view() as view:
+                    if view.generation == self._generation:
+                        return False
+            self._start_over()
+            return True
+
+    def disk(self, record: DiskRecord) -> Disk:
+        """The image that *record* names."""
+        return Disk(self, record)
+
+    def root(self, record: DiskRecord) -> Child | None:
+        """The root of a block map; ChunkMissing if the repository does not have it."""
+        if record.root == NULL_DIGEST:
+            return None
+        roots = self._roots
+        found = roots.get(record.root)
+        if found is None:
+            height = Shape(record.size, record.block_size).height
+            with self._catalog.view() as view:
+                number = view.find(Kind.NODE, height, record.root)
+            if number is None:
+                raise ChunkMissing(f"block map {record.root.hex()} is missing")
+            found = roots[record.root] = Child(number, record.root)
+        return found
+
+    def node(self, child: Child, level: int) -> Node:
+        """A node of a block map; DataCorrupt if it is not what its digest says."""
+
+        def load() -> Node:
+            with self._catalog.view() as view:
+                return view.node(child.number, level, child.digest)
+
+        return self._nodes.load(child.digest, load)
+
+    def children(self, child: Child, level: int) -> list[Child | None]:
+        """The 64 children of a node: what a Tree loads."""
+        node = self.node(child, level)
+        return [
+            None if digest is None else Child(number, digest)
+            for number, digest in zip(node.children, node.digests(), strict=True)
+        ]
+
+    def chunk(self, place: Location, offset: int, length: int) -> bytes | memoryview:
+        """Bytes of a chunk, verified by its digest or the CRCs of the pieces they lie in."""
+        frame = place.frame
+        content = self._chunks.get(frame.digest)
+        if content is None:
+            pack = self._packs.open(self._pack_id(place.pack))
+            if length <= _SMALL_READ_BYTES and frame.codec is Codec.STORED:
+                pieces = pack.load_pieces(frame, offset, length)
+                if pieces is not None:
+                    return pieces
+            content = self._chunks.load(frame.digest, lambda: pack.load(frame))
+        if length == len(content):
+            return content
+        return memoryview(content)[offset : offset + length]
+
+    def look_again(self) -> None:
+        """Forget where things are, after something was not where it should be."""
+        if not self.refresh():
+            with self._lock:
+                self._start_over()
+
+    def _pack_id(self, number: int) -> PackId:
+        ids = self._pack_ids
+        found = ids.get(number)
+        if found is None:
+            with self._catalog.view() as view:
+                record = view.pack(number)
+            if record is None:
+                raise ChunkMissing(f"pack number {number} is not known")
+            found = ids[number] = record.id
+        return found
+
+
+class Disk:
+    """One disk at one restore point. Reads are stateless."""
+
+    def __init__(self, reader: Reader, record: DiskRecord) -> None:
+        self._reader = reader
+        self.record = record
+        self.size = record.size
+        self._block = record.block_size
+        self._shape = Shape(record.size, record.block_size)
+        self._height = self._shape.height
+
+    def read(self, offset: int, length: int) -> bytes | memoryview:
+        """The bytes [offset, offset + length), fewer only where the disk ends.
+
+        DataCorrupt or ChunkMissing, which name chunk and extent, if one byte cannot be proven.
+        """
+        end = min(offset + length, self.size)
+        if offset < 0 or length < 0:
+            raise ValueError(f"cannot read {length} bytes at {offset}")
+        if offset >= end:
+            return b""
+        parts = []
+        at = offset
+        while at < end:
+            block, within = divmod(at, self._block)
+            count = min(self._block - within, end - at)
+            parts.append(self._read_block(block, within, count))
+            at += count
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        if len(data) != end - offset:
+            raise DataCorrupt(f"{end - offset} bytes wanted at {offset}, {len(data)} assembled")
+        return data
+
+    def _read_block(self, block: int, offset: int, length: int) -> bytes | memoryview:
+        try:
+            return self._load_block(block, offset, length)
+        except (ChunkMissing, DataCorrupt):
+            self._reader.look_again()
+        try:
+            return self._load_block(block, offset, length)
+        except (ChunkMissing, DataCorrupt) as exc:
+            start = block * self._block
+            raise type(exc)(f"bytes {start} to {start + self._block}: {exc}") from exc
+
+    def _load_block(self, block: int, offset: int, length: int) -> bytes | memoryview:
+        place = self._place(block)
+        if place is None:
+            return _zeros(length)
+        try:
+            return self._reader.chunk(place, offset, length)
+        except (ChunkMissing, DataCorrupt) as exc:
+            raise type(exc)(f"chunk {place.frame.digest.hex()}: {exc}") from exc
+
+    def _place(self, block: int) -> Location | None:
+        """Where a block's chunk is; None if the block is zeros."""
+        child = self._reader.root(self.record)
+        for level in range(self._height, 1, -1):
+            if child is None:
+                return None
+            node = self._reader.node(child, level)
+            slot = block // FANOUT ** (level - 1) % FANOUT
+            entry = node.entries[slot]
+            child = None if entry is None else Child(node.children[slot], location_digest(entry))
+        return None if child is None else self._reader.node(child, 1).place(block % FANOUT)
+
+    def tree(self) -> Tree[Child]:
+        """The block map."""
+        root = self._reader.root(self.record)
+        return Tree(root, self._shape.blocks, self._reader.children)
+
+    def data(self) -> Iterator[Extent]:
+        """Extents that hold data, ascending; the rest of the disk is zeros."""
+        runs = (Extent(f * self._block, n * self._block) for f, n in self.tree().data_runs())
+        return clip(runs, 0, self.size)
+
+
+def differing(left: Disk, right: Disk) -> Iterator[Extent]:
+    """Extents in which two images may differ, whole blocks, ascending.
+
+    ValueError if their block sizes differ. Bytes beyond the end of the shorter one differ.
+    """
+    if left.record.block_size != right.record.block_size:
+        raise ValueError("the disks have different block sizes")
+    size, unit = max(left.size, right.size), left.record.block_size
+    blocks = (Extent(block * unit, unit) for block in diff(left.tree(), right.tree()))
+    ends = between(min(left.size, right.size), size)
+    return clip(coalesce([*blocks, *ends]), 0, size)
+
+
+def _zeros(length: int) -> memoryview:
+    return _ZEROS[:length]

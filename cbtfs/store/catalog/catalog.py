@@ -1,0 +1,60 @@
+"""The catalog as the rest of the store sees it: views, updates, and whether it is still the one."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from cbtfs.store.catalog.environment import Environment
+from cbtfs.store.catalog.gate import DATA
+from cbtfs.store.catalog.update import Update
+from cbtfs.store.catalog.view import View
+
+Result = TypeVar("Result")
+
+
+class Catalog:
+    """An open catalog."""
+
+    def __init__(self, folder: Path, *, is_writable: bool, map_bytes: int | None = None) -> None:
+        self._folder = folder
+        self._environment = Environment(folder, is_writable=is_writable, map_bytes=map_bytes)
+        self._inode = self._inode_at_path()
+        self._last_transaction = self._environment.last_transaction
+        if is_writable:
+            self.update(lambda update: update.set_up())
+
+    def close(self) -> None:
+        self._environment.close()
+
+    @contextmanager
+    def view(self) -> Iterator[View]:
+        """A consistent view, for a short time."""
+        with self._environment.reading() as (transaction, databases):
+            yield View(transaction, databases)
+
+    def update(self, change: Callable[[Update], Result]) -> Result:
+        """What *change* returns, once it is durable; it may run more than once."""
+        return self._environment.write(
+            lambda transaction, databases: change(Update(transaction, databases))
+        )
+
+    def _inode_at_path(self) -> int | None:
+        try:
+            return os.stat(self._folder / DATA, follow_symlinks=False).st_ino
+        except FileNotFoundError:
+            return None
+
+    def reopen(self) -> None:
+        """Go on with what stands at its path now."""
+        self._environment.reopen()
+        self._inode = self._inode_at_path()
+        self._last_transaction = self._environment.last_transaction
+
+    def is_replaced(self) -> bool:
+        """Whether another file stands at its path, or this one went back in time."""
+        last = self._environment.last_transaction
+        went_back = last < self._last_transaction
+        self._last_transaction = last
+        return went_back or self._inode_at_path() != self._inode

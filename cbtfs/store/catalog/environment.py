@@ -1,0 +1,162 @@
+"""The LMDB environment: opening, transactions, and a map that grows without anybody's care."""
+
+import resource
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import lmdb
+
+from cbtfs.errors import AccessDenied, RepositoryNotFound, StoreFailed
+from cbtfs.store.catalog.gate import DATA, check_size
+from cbtfs.store.catalog.records import DATABASES, INTEGER_KEYS, CatalogDamaged
+from cbtfs.store.files import FILE_MODE, make_folder
+
+Databases = dict[bytes, Any]
+Result = TypeVar("Result")
+
+ENGINE: Final = 0
+"""LMDB 0.9: its files are not those of 1.0, and this is the one that other tools read."""
+_MAP_BYTES: Final = 1 << 40
+_SMALLEST_MAP_BYTES: Final = 1 << 28
+_MAX_READERS: Final = 1024
+
+
+def _map_bytes() -> int:
+    """Address space for the map: 1 TiB, a quarter of the limit where there is one."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY:
+        return _MAP_BYTES
+    return min(_MAP_BYTES, max(limit // 4, _SMALLEST_MAP_BYTES))
+
+
+class Environment:
+    """One open catalog. At most one in a process for each folder, none across a fork.
+
+    Reading is safe from several threads; writing is for the one thread that holds the
+    repository's lock.
+    """
+
+    def __init__(self, folder: Path, *, is_writable: bool, map_bytes: int | None = None) -> None:
+        self._folder = folder
+        self._is_writable = is_writable
+        self._map_bytes = map_bytes or _map_bytes()
+        self._no_transactions = threading.Condition()
+        self._transactions = 0
+        if is_writable:
+            make_folder(folder)
+        self._open()
+
+    def _open(self) -> None:
+        path = self._folder / DATA
+        if path.exists() or path.is_symlink():
+            check_size(self._folder)
+        elif not self._is_writable:
+            raise RepositoryNotFound(
+                f"no catalog at {self._folder}: run a command that writes, once"
+            )
+        try:
+            self._lmdb = lmdb.open(
+                str(self._folder),
+                map_size=self._map_bytes,
+                readonly=not self._is_writable,
+                create=self._is_writable,
+                mode=FILE_MODE,
+                max_dbs=len(DATABASES),
+                max_readers=_MAX_READERS,
+                max_spare_txns=8,
+                readahead=False,
+                lib_version=ENGINE,
+            )
+        except lmdb.Error as exc:
+            if "Permission denied" in str(exc) or "Read-only" in str(exc):
+                raise AccessDenied(f"cannot open the catalog: {exc}; be its owner") from exc
+            raise CatalogDamaged(str(exc)) from exc
+        try:
+            self._lmdb.reader_check()
+            self._databases: Databases = {
+                name: self._lmdb.open_db(
+                    name, integerkey=name in INTEGER_KEYS, create=self._is_writable
+                )
+                for name in DATABASES
+            }
+        except lmdb.Error as exc:
+            self._lmdb.close()
+            raise CatalogDamaged(str(exc)) from exc
+
+    def reopen(self) -> None:
+        """Open what stands at the folder now, once no transaction is open."""
+        with self._no_transactions:
+            self._no_transactions.wait_for(lambda: self._transactions == 0)
+            self._lmdb.close()
+            self._open()
+
+    def close(self) -> None:
+        self._lmdb.close()
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """The map can be resized only while no transaction is open."""
+        with self._no_transactions:
+            self._transactions += 1
+        try:
+            yield
+        finally:
+            with self._no_transactions:
+                self._transactions -= 1
+                self._no_transactions.notify_all()
+
+    def _resize(self, map_bytes: int) -> None:
+        with self._no_transactions:
+            self._no_transactions.wait_for(lambda: self._transactions == 0)
+            self._lmdb.set_mapsize(map_bytes)
+
+    def _begin(self) -> Any:
+        try:
+            return self._lmdb.begin(write=False)
+        except lmdb.MapResizedError:
+            return None
+
+    @contextmanager
+    def reading(self) -> Iterator[tuple[Any, Databases]]:
+        """A transaction for reading; keep it short."""
+        while True:
+            with self._counted():
+                try:
+                    transaction = self._begin()
+                    if transaction is not None:
+                        with transaction:
+                            yield transaction, self._databases
+                        return
+                except lmdb.Error as exc:
+                    raise CatalogDamaged(str(exc)) from exc
+            self._resize(0)
+
+    def write(self, change: Callable[[Any, Databases], Result]) -> Result:
+        """What *change* returns once its transaction is durable.
+
+        It is run again from the start with a larger map when the map is full. StoreFailed if
+        the commit fails: then it is unknown what the file holds, and the environment is closed.
+        """
+        while True:
+            try:
+                with self._counted(), self._lmdb.begin(write=True) as transaction:
+                    result = change(transaction, self._databases)
+                return result
+            except lmdb.MapResizedError:
+                self._resize(0)
+            except lmdb.MapFullError:
+                self._resize(self._lmdb.info()["map_size"] * 2)
+            except lmdb.Error as exc:
+                self._lmdb.close()
+                raise StoreFailed(
+                    f"cannot write the catalog: {exc}; nothing committed is lost, "
+                    "mend the storage and run the command again"
+                ) from exc
+
+    @property
+    def last_transaction(self) -> int:
+        """Id of the newest committed transaction."""
+        return self._lmdb.info()["last_txnid"]

@@ -1,0 +1,199 @@
+"""Keys and values of the catalog. Every value ends in a CRC-32 over database, key and value.
+
+LMDB has no checksums of its own: a flipped bit in its file changes what is read, silently. A
+value is never changed once it is written, except where its database's line says so, so that a
+stale page can make an entry missing, but not different.
+"""
+
+import struct
+import sys
+import zlib
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from cbtfs.core.blockmap import FANOUT
+from cbtfs.core.frame import Codec, Frame, Kind
+from cbtfs.core.ids import DIGEST_BYTES, Digest, ObjectId, PackId
+from cbtfs.errors import DataCorrupt
+
+MAP: Final = b"map"
+"""Object id of a node -> the ids of its children."""
+OBJECTS: Final = b"objects"
+"""Object id -> where it is; replaced when the object moves to another pack."""
+DIGESTS: Final = b"digests"
+"""First 8 bytes of a digest -> the ids of objects with it; replaced when one is added."""
+POINTS: Final = b"points"
+"""Point id -> its manifest, and its state; replaced when the state changes."""
+ORDER: Final = b"order"
+"""VM id, order number, point id -> nothing: the points of a VM in order."""
+VMS: Final = b"vms"
+"""VM id -> what its newest manifest says of the VM; replaced with each point."""
+PACKS: Final = b"packs"
+"""Number of a pack -> its id and size."""
+META: Final = b"meta"
+"""Schema, generation, next numbers; replaced."""
+
+INTEGER_KEYS: Final = (MAP, OBJECTS)
+DATABASES: Final = (MAP, OBJECTS, DIGESTS, POINTS, ORDER, VMS, PACKS, META)
+
+_CRC = struct.Struct("<I")
+_OBJECT = struct.Struct("<IIIIBBBB32s")
+_BITMAP = struct.Struct("<Q")
+_PACK = struct.Struct("<16sQQ")
+_SEEDS: Final = {name: zlib.crc32(name) for name in DATABASES}
+_FULL: Final = (1 << FANOUT) - 1
+_ALL_CHILDREN = struct.Struct(f"<{FANOUT}Q")
+
+PREFIX_BYTES: Final = 8
+
+
+class CatalogDamaged(DataCorrupt):
+    """The catalog does not say what it was told; it can be rebuilt."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"the catalog is damaged ({what}): remove the folder catalog/ of the repository, "
+            "the next command rebuilds it from packs and points"
+        )
+
+
+def integer_key(number: int) -> bytes:
+    """A key of MAP or OBJECTS, as LMDB compares integers: this machine's order, 8 bytes."""
+    return number.to_bytes(8, sys.byteorder)
+
+
+def key_integer(key: bytes) -> int:
+    return int.from_bytes(key, sys.byteorder)
+
+
+def number_key(number: int) -> bytes:
+    return number.to_bytes(8, "big")
+
+
+def close_value(database: bytes, key: bytes, payload: bytes) -> bytes:
+    """*payload* with its CRC."""
+    crc = zlib.crc32(payload, zlib.crc32(key, _SEEDS[database]))
+    return payload + _CRC.pack(crc)
+
+
+def open_value(database: bytes, key: bytes, value: bytes) -> bytes:
+    """The payload in *value*; CatalogDamaged if its CRC does not fit."""
+    payload = value[: -_CRC.size]
+    crc = zlib.crc32(payload, zlib.crc32(key, _SEEDS[database]))
+    if value[-_CRC.size :] != _CRC.pack(crc):
+        raise CatalogDamaged(f"an entry of {database.decode()} fails its checksum")
+    return payload
+
+
+class Location(NamedTuple):
+    """Where an object is, by the number of its pack."""
+
+    pack: int
+    frame: Frame
+
+
+def encode_location(location: Location) -> bytes:
+    frame = location.frame
+    return _OBJECT.pack(
+        location.pack,
+        frame.offset,
+        frame.stored,
+        frame.plain,
+        frame.kind,
+        frame.level,
+        frame.codec,
+        0,
+        frame.digest,
+    )
+
+
+def decode_location(payload: bytes) -> Location:
+    try:
+        pack, offset, stored, plain, kind, level, codec, _, digest = _OBJECT.unpack(payload)
+        frame = Frame(offset, stored, plain, Kind(kind), level, Codec(codec), Digest(digest))
+    except (struct.error, ValueError) as exc:
+        raise CatalogDamaged("an entry of objects is none") from exc
+    return Location(pack, frame)
+
+
+def location_digest(payload: bytes) -> Digest:
+    """The digest in an encoded location."""
+    return Digest(payload[-DIGEST_BYTES:])
+
+
+def encode_children(children: Sequence[ObjectId]) -> bytes:
+    """A bitmap of the children that are not null, then their ids."""
+    bits = 0
+    for slot, child in enumerate(children):
+        if child:
+            bits |= 1 << slot
+    present = [child for child in children if child]
+    return _BITMAP.pack(bits) + struct.pack(f"<{len(present)}Q", *present)
+
+
+def decode_children(payload: bytes) -> tuple[ObjectId, ...]:
+    """64 ids; 0 for a null child."""
+    try:
+        (bits,) = _BITMAP.unpack_from(payload)
+        if bits == _FULL:
+            return _ALL_CHILDREN.unpack_from(payload, _BITMAP.size)
+        present = iter(struct.unpack_from(f"<{bits.bit_count()}Q", payload, _BITMAP.size))
+    except struct.error as exc:
+        raise CatalogDamaged("an entry of map is none") from exc
+    return tuple(ObjectId(next(present) if bits >> slot & 1 else 0) for slot in range(FANOUT))
+
+
+def encode_ids(ids: Sequence[ObjectId]) -> bytes:
+    return struct.pack(f"<{len(ids)}Q", *ids)
+
+
+def decode_ids(payload: bytes) -> tuple[ObjectId, ...]:
+    return struct.unpack(f"<{len(payload) // 8}Q", payload)
+
+
+class PackRecord(NamedTuple):
+    id: PackId
+    size: int
+    objects: int
+    """Frames that the pack has, known to the catalog or not."""
+
+
+def encode_pack(record: PackRecord) -> bytes:
+    return _PACK.pack(bytes.fromhex(record.id), record.size, record.objects)
+
+
+def decode_pack(payload: bytes) -> PackRecord:
+    try:
+        pack, size, objects = _PACK.unpack(payload)
+    except struct.error as exc:
+        raise CatalogDamaged("an entry of packs is none") from exc
+    return PackRecord(PackId(pack.hex()), size, objects)
+
+
+_LENGTHS = struct.Struct("<II")
+MARK_BYTES: Final = 24
+
+
+class PointRecord(NamedTuple):
+    """The files of a point, byte for byte, and a mark that tells when the state file changed."""
+
+    manifest: bytes
+    state: bytes
+    mark: bytes
+
+
+def encode_point(record: PointRecord) -> bytes:
+    lengths = _LENGTHS.pack(len(record.manifest), len(record.state))
+    return lengths + record.mark.ljust(MARK_BYTES, b"\0") + record.manifest + record.state
+
+
+def decode_point(payload: bytes) -> PointRecord:
+    try:
+        manifest, state = _LENGTHS.unpack_from(payload)
+    except struct.error as exc:
+        raise CatalogDamaged("an entry of points is none") from exc
+    mark_end = _LENGTHS.size + MARK_BYTES
+    split = mark_end + manifest
+    return PointRecord(
+        payload[mark_end:split], payload[split : split + state], payload[_LENGTHS.size : mark_end]
+    )

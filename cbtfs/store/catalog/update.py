@@ -1,0 +1,163 @@
+"""Changes to the catalog, within one writing transaction."""
+
+import json
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Final, NamedTuple
+
+from cbtfs.core.frame import Frame
+from cbtfs.core.ids import ObjectId, PackId
+from cbtfs.core.manifest import Manifest
+from cbtfs.store.catalog.records import (
+    DIGESTS,
+    MAP,
+    META,
+    OBJECTS,
+    ORDER,
+    PACKS,
+    POINTS,
+    PREFIX_BYTES,
+    VMS,
+    CatalogDamaged,
+    Location,
+    PackRecord,
+    PointRecord,
+    close_value,
+    decode_ids,
+    encode_children,
+    encode_ids,
+    encode_location,
+    encode_pack,
+    encode_point,
+    integer_key,
+    number_key,
+)
+from cbtfs.store.catalog.view import GENERATION, POINTS_VERSION, SCHEMA, View
+
+SCHEMA_VERSION: Final = 1
+NEXT_OBJECT: Final = b"next object"
+NEXT_PACK: Final = b"next pack"
+
+
+class NewObject(NamedTuple):
+    """An object of a closed pack, with the id it has been given."""
+
+    number: ObjectId
+    frame: Frame
+    children: Sequence[ObjectId] | None
+    """64 ids for a node, None for a chunk."""
+
+
+class Update(View):
+    """Reads and writes; nothing counts until the transaction is committed."""
+
+    def _put(self, database: bytes, key: bytes, payload: bytes) -> None:
+        value = close_value(database, key, payload)
+        self._transaction.put(key, value, db=self._databases[database])
+
+    def _append(self, database: bytes, key: bytes, payload: bytes) -> None:
+        """Insert at the end: a key that is not the largest was used before, which is a bug."""
+        value = close_value(database, key, payload)
+        if not self._transaction.put(key, value, db=self._databases[database], append=True):
+            raise CatalogDamaged(f"an id of {database.decode()} was used before")
+
+    def _delete(self, database: bytes, key: bytes) -> None:
+        self._transaction.delete(key, db=self._databases[database])
+
+    def set_up(self) -> None:
+        """Give an empty catalog its schema and generation."""
+        found = self.meta(SCHEMA)
+        if not found:
+            self._put(META, SCHEMA, number_key(SCHEMA_VERSION))
+            self.renew_generation()
+        elif found != number_key(SCHEMA_VERSION):
+            raise CatalogDamaged(f"schema {int.from_bytes(found, 'big')} is not known")
+
+    def renew_generation(self) -> None:
+        self._put(META, GENERATION, secrets.token_bytes(16))
+
+    # Objects
+
+    def next_object(self) -> int:
+        """The next free object id: above every id that was ever given."""
+        known = int.from_bytes(self.meta(NEXT_OBJECT), "big")
+        return max(known, self.last_number(OBJECTS) + 1, self.last_number(MAP) + 1)
+
+    def add_pack(self, pack: PackId, size: int, objects: int) -> int:
+        """Make a closed pack known; its number."""
+        number = max(int.from_bytes(self.meta(NEXT_PACK), "big"), 1)
+        self._put(PACKS, number_key(number), encode_pack(PackRecord(pack, size, objects)))
+        self._put(META, NEXT_PACK, number_key(number + 1))
+        return number
+
+    def drop_pack(self, number: int) -> None:
+        self._delete(PACKS, number_key(number))
+
+    def add_objects(self, pack: int, objects: Sequence[NewObject]) -> None:
+        """Make objects of pack number *pack* known; their ids ascend from next_object() on."""
+        if not objects:
+            return
+        for new in objects:
+            key = integer_key(new.number)
+            self._append(OBJECTS, key, encode_location(Location(pack, new.frame)))
+            if new.children is not None:
+                self._append(MAP, key, encode_children(new.children))
+        # In the order of their digests: neighbours in the tree are written together.
+        for new in sorted(objects, key=lambda each: each.frame.digest):
+            self._add_digest(new)
+        self._put(META, NEXT_OBJECT, number_key(objects[-1].number + 1))
+
+    def _add_digest(self, new: NewObject) -> None:
+        key = new.frame.digest[:PREFIX_BYTES]
+        try:
+            payload = self._get(DIGESTS, key) or b""
+        except CatalogDamaged:
+            payload = b""
+        self._put(DIGESTS, key, payload + encode_ids([new.number]))
+
+    def move_object(self, number: ObjectId, location: Location) -> None:
+        """Let an object be found elsewhere; the frame there must have its digest."""
+        self._put(OBJECTS, integer_key(number), encode_location(location))
+
+    def drop_objects(self, objects: Iterable[tuple[ObjectId, Location]]) -> None:
+        """Forget objects, and that their digests are known."""
+        for number, location in objects:
+            key = location.frame.digest[:PREFIX_BYTES]
+            rest = [each for each in decode_ids(self._get(DIGESTS, key) or b"") if each != number]
+            if rest:
+                self._put(DIGESTS, key, encode_ids(rest))
+            else:
+                self._delete(DIGESTS, key)
+            self._delete(OBJECTS, integer_key(number))
+            self._delete(MAP, integer_key(number))
+
+    def keep_numbers(self) -> None:
+        """Write down the next free id before objects are dropped: none is given twice."""
+        self._put(META, NEXT_OBJECT, number_key(self.next_object()))
+
+    # Points
+
+    def put_point(self, manifest: Manifest, record: PointRecord) -> None:
+        """Make a committed point known, or its new state."""
+        vm = bytes.fromhex(manifest.vm.id)
+        point = bytes.fromhex(manifest.point)
+        self._put(POINTS, point, encode_point(record))
+        self._put(ORDER, vm + number_key(manifest.order) + point, b"")
+        newest, _ = next(self.points_of(manifest.vm.id, newest_first=True))
+        if newest == manifest.order:
+            self._put(VMS, vm, json.dumps(asdict(manifest.vm)).encode())
+        self._points_changed()
+
+    def drop_point(self, manifest: Manifest) -> None:
+        """Forget a point, and its VM with its last one."""
+        vm = bytes.fromhex(manifest.vm.id)
+        point = bytes.fromhex(manifest.point)
+        self._delete(POINTS, point)
+        self._delete(ORDER, vm + number_key(manifest.order) + point)
+        if next(self.points_of(manifest.vm.id), None) is None:
+            self._delete(VMS, vm)
+        self._points_changed()
+
+    def _points_changed(self) -> None:
+        self._put(META, POINTS_VERSION, secrets.token_bytes(8))

@@ -1,0 +1,233 @@
+"""What one transaction sees of the catalog."""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from cbtfs.core.frame import Kind
+from cbtfs.core.ids import Digest, ObjectId, PackId, PointId, VmId
+from cbtfs.core.manifest import Vm
+from cbtfs.store.catalog.environment import Databases
+from cbtfs.store.catalog.records import (
+    DIGESTS,
+    MAP,
+    META,
+    OBJECTS,
+    ORDER,
+    PACKS,
+    POINTS,
+    PREFIX_BYTES,
+    VMS,
+    CatalogDamaged,
+    Location,
+    PackRecord,
+    PointRecord,
+    decode_children,
+    decode_ids,
+    decode_location,
+    decode_pack,
+    decode_point,
+    integer_key,
+    key_integer,
+    location_digest,
+    number_key,
+    open_value,
+)
+from cbtfs.store.digest import digest_of, node_content
+
+GENERATION = b"generation"
+POINTS_VERSION = b"points version"
+SCHEMA = b"schema"
+
+
+class Node(NamedTuple):
+    """A node whose digest holds. Places are kept as they are stored: a tenth of the memory."""
+
+    children: tuple[ObjectId, ...]
+    """64 ids; 0 for null."""
+    entries: tuple[bytes | None, ...]
+
+    def digests(self) -> list[Digest | None]:
+        """64 digests; None for null."""
+        return [None if entry is None else location_digest(entry) for entry in self.entries]
+
+    def place(self, slot: int) -> Location | None:
+        """Where child *slot* is; None for null."""
+        entry = self.entries[slot]
+        return None if entry is None else decode_location(entry)
+
+
+class View:
+    """Reads within one transaction; do not keep it longer."""
+
+    def __init__(self, transaction: Any, databases: Databases) -> None:
+        self._transaction = transaction
+        self._databases = databases
+
+    def _get(self, database: bytes, key: bytes) -> bytes | None:
+        value = self._transaction.get(key, db=self._databases[database])
+        return None if value is None else open_value(database, key, value)
+
+    def _items(self, database: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Keys from *start* on, with their payloads."""
+        cursor = self._transaction.cursor(self._databases[database])
+        if cursor.set_range(start) if start else cursor.first():
+            for key, value in cursor:
+                yield key, open_value(database, key, value)
+
+    # Objects
+
+    def location(self, number: ObjectId) -> Location | None:
+        payload = self._get(OBJECTS, integer_key(number))
+        return None if payload is None else decode_location(payload)
+
+    def locations(self, numbers: Sequence[ObjectId]) -> dict[ObjectId, Location]:
+        """Where those objects are; what is not known is not in it."""
+        cursor = self._transaction.cursor(self._databases[OBJECTS])
+        found = cursor.getmulti(sorted({integer_key(number) for number in numbers}))
+        return {
+            ObjectId(key_integer(key)): decode_location(open_value(OBJECTS, key, value))
+            for key, value in found
+        }
+
+    def all_locations(self) -> Iterator[tuple[ObjectId, Location]]:
+        for key, payload in self._items(OBJECTS):
+            yield ObjectId(key_integer(key)), decode_location(payload)
+
+    def children(self, node: ObjectId) -> tuple[ObjectId, ...]:
+        """64 ids, 0 for null; CatalogDamaged if the node has none."""
+        payload = self._get(MAP, integer_key(node))
+        if payload is None:
+            raise CatalogDamaged(f"node {node} has no children")
+        return decode_children(payload)
+
+    def all_children(self) -> Iterator[tuple[ObjectId, tuple[ObjectId, ...]]]:
+        """Nodes in order of their ids: children before the nodes above them."""
+        for key, payload in self._items(MAP):
+            yield ObjectId(key_integer(key)), decode_children(payload)
+
+    def node(self, number: ObjectId, level: int, digest: Digest) -> Node:
+        """Node *number*, once the digests of its children have made up *digest*.
+
+        A root so loaded vouches for all below it, and for every absent block.
+        """
+        children = self.children(number)
+        present = {integer_key(child) for child in children if child}
+        cursor = self._transaction.cursor(self._databases[OBJECTS])
+        entries: dict[int, bytes | None] = {0: None}
+        for key, value in cursor.getmulti(sorted(present)):
+            entries[key_integer(key)] = open_value(OBJECTS, key, value)
+        try:
+            node = Node(children, tuple(entries[child] for child in children))
+        except KeyError as exc:
+            raise CatalogDamaged(f"a child of node {number} is not in objects") from exc
+        if digest_of(Kind.NODE, level, node_content(node.digests())) != digest:
+            raise CatalogDamaged(f"the children of node {number} do not make up its digest")
+        return node
+
+    def find(self, kind: Kind, level: int, digest: Digest) -> ObjectId | None:
+        """The object of that digest, if it and what it needs here stands.
+
+        An entry that is damaged is no answer: the object is then stored anew.
+        """
+        try:
+            payload = self._get(DIGESTS, digest[:PREFIX_BYTES])
+        except CatalogDamaged:
+            return None
+        for number in () if payload is None else decode_ids(payload):
+            if self._stands(number, kind, level, digest):
+                return number
+        return None
+
+    def _stands(self, number: ObjectId, kind: Kind, level: int, digest: Digest) -> bool:
+        try:
+            location = self.location(number)
+            if location is None or location.frame.digest != digest:
+                return False
+            if location.frame.kind is not kind or location.frame.level != level:
+                return False
+            if kind is Kind.NODE and self._get(MAP, integer_key(number)) is None:
+                return False
+            return self.pack(location.pack) is not None
+        except CatalogDamaged:
+            return False
+
+    # Packs
+
+    def pack(self, number: int) -> PackRecord | None:
+        payload = self._get(PACKS, number_key(number))
+        return None if payload is None else decode_pack(payload)
+
+    def packs(self) -> dict[int, PackRecord]:
+        return {int.from_bytes(key, "big"): decode_pack(value) for key, value in self._items(PACKS)}
+
+    def pack_numbers(self) -> dict[PackId, int]:
+        return {record.id: number for number, record in self.packs().items()}
+
+    # Points
+
+    def point(self, point: PointId) -> PointRecord | None:
+        payload = self._get(POINTS, bytes.fromhex(point))
+        return None if payload is None else decode_point(payload)
+
+    def points(self) -> Iterator[tuple[PointId, PointRecord]]:
+        """All points, in no order that means anything."""
+        for key, payload in self._items(POINTS):
+            yield PointId(key.hex()), decode_point(payload)
+
+    def point_ids(self, prefix: str = "") -> list[PointId]:
+        """The points whose id starts with *prefix*."""
+        start = bytes.fromhex(prefix[: len(prefix) // 2 * 2])
+        cursor = self._transaction.cursor(self._databases[POINTS])
+        found = []
+        if cursor.set_range(start) if start else cursor.first():
+            for key in cursor.iternext(keys=True, values=False):
+                if not key.startswith(start):
+                    break
+                if key.hex().startswith(prefix):
+                    found.append(PointId(key.hex()))
+        return found
+
+    def vms(self) -> dict[VmId, Vm]:
+        """Every VM that has points, as its newest point knows it."""
+        return {VmId(key.hex()): Vm(**json.loads(value)) for key, value in self._items(VMS)}
+
+    def points_of(self, vm: VmId, *, newest_first: bool = False) -> Iterator[tuple[int, PointId]]:
+        """Order number and id of each point of *vm*."""
+        prefix = bytes.fromhex(vm)
+        cursor = self._transaction.cursor(self._databases[ORDER])
+        if newest_first:
+            after = cursor.set_range(prefix + b"\xff" * 24)
+            there = cursor.prev() if after else cursor.last()
+            entries = cursor.iterprev()
+        else:
+            there = cursor.set_range(prefix)
+            entries = cursor.iternext()
+        if not there:
+            return
+        for key, value in entries:
+            if not key.startswith(prefix):
+                return
+            open_value(ORDER, key, value)
+            yield int.from_bytes(key[16:24], "big"), PointId(key[24:].hex())
+
+    # Numbers
+
+    def meta(self, key: bytes) -> bytes:
+        """A fact about the catalog; empty if there is none."""
+        return self._get(META, key) or b""
+
+    @property
+    def generation(self) -> bytes:
+        """Random; another one means that ids may mean other objects."""
+        return self.meta(GENERATION)
+
+    @property
+    def points_version(self) -> bytes:
+        """Changes whenever a point comes, goes or changes its state."""
+        return self.meta(POINTS_VERSION)
+
+    def last_number(self, database: bytes) -> int:
+        """The largest key of an integer database; 0 if it is empty."""
+        cursor = self._transaction.cursor(self._databases[database])
+        return key_integer(cursor.key()) if cursor.last() else 0

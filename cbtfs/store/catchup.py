@@ -1,0 +1,242 @@
+"""Bringing a catalog up to what packs/ and points/ hold: after a crash, or from nothing.
+
+One transaction, in the order that keeps the rule of the catalog: what stands in its digests has
+its whole subtree standing (docs/architecture.md, "Catching up").
+"""
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from cbtfs.core.blockmap import FANOUT
+from cbtfs.core.frame import Frame, Kind
+from cbtfs.core.ids import DIGEST_BYTES, NULL_DIGEST, Digest, ObjectId, PackId, PointId
+from cbtfs.core.manifest import Manifest, decode_manifest, encode_state
+from cbtfs.errors import ChunkMissing, DataCorrupt
+from cbtfs.store.catalog.catalog import Catalog
+from cbtfs.store.catalog.records import Location, PointRecord
+from cbtfs.store.catalog.update import NewObject, Update
+from cbtfs.store.packs import PackFolder
+from cbtfs.store.points import PointFolder
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Findings:
+    """What a catalog lacked or had too much of."""
+
+    packs_added: int = 0
+    packs_lost: list[PackId] = field(default_factory=list)
+    packs_scanned: list[str] = field(default_factory=list)
+    """What is wrong with the trailers of packs that were read frame by frame."""
+    objects_added: int = 0
+    objects_moved: int = 0
+    objects_dropped: int = 0
+    nodes_left_out: int = 0
+    """Nodes of unknown packs with a child that is nowhere."""
+    points_added: int = 0
+    points_dropped: int = 0
+    states_changed: int = 0
+    unreadable: list[str] = field(default_factory=list)
+    """What is wrong with manifests that cannot be read."""
+
+    @property
+    def changed_objects(self) -> bool:
+        return bool(self.packs_added or self.packs_lost)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the catalog was as it should be."""
+        return not (
+            self.changed_objects or self.points_added or self.points_dropped or self.states_changed
+        )
+
+
+class _Placed(NamedTuple):
+    pack: int
+    id: PackId
+    frame: Frame
+
+
+def catch_up(catalog: Catalog, packs: PackFolder, points: PointFolder) -> Findings:
+    """Make *catalog* say what the folders hold. Only for the one writer."""
+    packs.remove_leftovers()
+    points.remove_leftovers()
+    present = packs.ids()
+    with catalog.view() as view:
+        known = view.pack_numbers()
+        in_step = (
+            present == known.keys()
+            and points.ids() == set(view.point_ids())
+            and not _changed_states(points, view.points())
+        )
+    if in_step:
+        return Findings()
+
+    def change(update: Update) -> Findings:
+        findings = Findings()
+        numbers = update.pack_numbers()
+        update.keep_numbers()
+        unknown = {pack: packs.frames(pack) for pack in sorted(present - numbers.keys())}
+        _settle_lost_packs(update, packs, unknown, numbers, present, findings)
+        _add_packs(update, packs, unknown, findings)
+        _settle_points(update, points, findings)
+        if not findings.is_empty:
+            update.renew_generation()
+        return findings
+
+    findings = catalog.update(change)
+    for problem in (*findings.packs_scanned, *findings.unreadable):
+        log.warning("%s", problem)
+    return findings
+
+
+def _changed_states(
+    points: PointFolder, records: Iterable[tuple[PointId, PointRecord]]
+) -> set[PointId]:
+    marks = points.marks()
+    return {
+        point for point, record in records if marks.get(point, b"").ljust(24, b"\0") != record.mark
+    }
+
+
+Unknown = Mapping[PackId, tuple[list[Frame], str | None]]
+
+
+def _settle_lost_packs(
+    update: Update,
+    packs: PackFolder,
+    unknown: Unknown,
+    numbers: Mapping[PackId, int],
+    present: set[PackId],
+    findings: Findings,
+) -> None:
+    """Objects of packs that are gone move to a like frame elsewhere, or go with all above them."""
+    lost = {number for pack, number in numbers.items() if pack not in present}
+    if not lost:
+        return
+    findings.packs_lost = sorted(pack for pack in numbers if pack not in present)
+    homeless = {n: place for n, place in update.all_locations() if place.pack in lost}
+    wanted = {place.frame.digest: number for number, place in homeless.items()}
+    for pack, (frames, _) in unknown.items():
+        mine = [frame for frame in frames if frame.digest in wanted]
+        if mine:
+            number = update.add_pack(pack, packs.open(pack).size, len(frames))
+            for frame in mine:
+                _move(update, wanted, homeless, Location(number, frame), findings)
+    for pack, number in numbers.items():
+        if wanted and pack in present:
+            for frame in packs.frames(pack)[0]:
+                _move(update, wanted, homeless, Location(number, frame), findings)
+    dropped = dict(homeless)
+    for node, children in update.all_children():
+        if node not in dropped and any(child in dropped for child in children if child):
+            place = update.location(node)
+            if place is not None:
+                dropped[node] = place
+    update.drop_objects(dropped.items())
+    findings.objects_dropped = len(dropped)
+    for number in lost:
+        update.drop_pack(number)
+
+
+def _move(
+    update: Update,
+    wanted: dict[Digest, ObjectId],
+    homeless: dict[ObjectId, Location],
+    place: Location,
+    findings: Findings,
+) -> None:
+    number = wanted.get(place.frame.digest)
+    if number is not None:
+        update.move_object(number, place)
+        del wanted[place.frame.digest], homeless[number]
+        findings.objects_moved += 1
+
+
+def _add_packs(update: Update, packs: PackFolder, unknown: Unknown, findings: Findings) -> None:
+    """Objects of packs that the catalog does not know: chunks first, then nodes level by level."""
+    numbers = update.pack_numbers()
+    nodes: list[_Placed] = []
+    for pack, (frames, problem) in unknown.items():
+        if problem is not None:
+            findings.packs_scanned.append(f"{problem}; read frame by frame")
+        number = numbers.get(pack) or update.add_pack(pack, packs.open(pack).size, len(frames))
+        findings.packs_added += 1
+        chunks = {f.digest: f for f in frames if f.kind is Kind.CHUNK}
+        fresh = [f for f in chunks.values() if update.find(f.kind, f.level, f.digest) is None]
+        _add(update, number, [(frame, None) for frame in fresh], findings)
+        nodes += (_Placed(number, pack, frame) for frame in frames if frame.kind is Kind.NODE)
+    for node in sorted(nodes, key=lambda each: each.frame.level):
+        frame = node.frame
+        if update.find(frame.kind, frame.level, frame.digest) is not None:
+            continue
+        children = _resolve(update, packs, node)
+        if children is None:
+            findings.nodes_left_out += 1
+        else:
+            _add(update, node.pack, [(frame, children)], findings)
+
+
+def _add(
+    update: Update,
+    pack: int,
+    frames: list[tuple[Frame, list[ObjectId] | None]],
+    findings: Findings,
+) -> None:
+    first = update.next_object()
+    objects = [
+        NewObject(ObjectId(first + n), frame, children)
+        for n, (frame, children) in enumerate(frames)
+    ]
+    update.add_objects(pack, objects)
+    findings.objects_added += len(objects)
+
+
+def _resolve(update: Update, packs: PackFolder, node: _Placed) -> list[ObjectId] | None:
+    """The ids of a node's children; None if one is nowhere, or the node is damaged."""
+    try:
+        content = packs.open(node.id).load(node.frame)
+    except (DataCorrupt, ChunkMissing):
+        return None
+    level = node.frame.level - 1
+    kind = Kind.NODE if level else Kind.CHUNK
+    children = []
+    for at in range(0, FANOUT * DIGEST_BYTES, DIGEST_BYTES):
+        digest = Digest(content[at : at + DIGEST_BYTES])
+        number = ObjectId(0) if digest == NULL_DIGEST else update.find(kind, level, digest)
+        if number is None:
+            return None
+        children.append(number)
+    return children
+
+
+def _settle_points(update: Update, points: PointFolder, findings: Findings) -> None:
+    """Manifests that are not known are applied; points whose manifest is gone are dropped."""
+    there = points.ids()
+    known = set(update.point_ids())
+    for point in known - there:
+        record = update.point(point)
+        if record is not None:
+            update.drop_point(decode_manifest(record.manifest))
+            findings.points_dropped += 1
+    for point in there - known:
+        try:
+            data = points.load_manifest(point)
+        except DataCorrupt as exc:
+            findings.unreadable.append(str(exc))
+            continue
+        _put(update, points, decode_manifest(data), data)
+        findings.points_added += 1
+    for point in _changed_states(points, [*update.points()]):
+        record = update.point(point)
+        if record is not None and point not in there - known:
+            _put(update, points, decode_manifest(record.manifest), record.manifest)
+            findings.states_changed += 1
+
+
+def _put(update: Update, points: PointFolder, manifest: Manifest, data: bytes) -> None:
+    state, mark = points.load_state(manifest.point)
+    update.put_point(manifest, PointRecord(data, encode_state(state), mark))

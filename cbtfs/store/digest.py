@@ -1,0 +1,32 @@
+"""Digests of objects: BLAKE3-256 over kind, level and content (docs/format.md)."""
+
+from collections.abc import Sequence
+
+from blake3 import blake3
+
+from cbtfs.core.frame import Kind
+from cbtfs.core.ids import NULL_DIGEST, Digest
+
+_PREFIX = b"cbtfs\0"
+
+
+def _prefix(kind: Kind, level: int) -> bytes:
+    return _PREFIX + bytes((kind, level))
+
+
+_CHUNK = _prefix(Kind.CHUNK, 0)
+
+
+def digest_of(kind: Kind, level: int, content: bytes | bytearray | memoryview) -> Digest:
+    """The digest of an object whose plain content is *content*."""
+    return Digest(blake3(_prefix(kind, level)).update(content).digest())
+
+
+def chunk_digest(block: bytes | bytearray | memoryview) -> Digest:
+    """The digest of a whole block's bytes."""
+    return Digest(blake3(_CHUNK).update(block).digest())
+
+
+def node_content(children: Sequence[Digest | None]) -> bytes:
+    """What a node's payload is: its children's digests, NULL_DIGEST for a null child."""
+    return b"".join(NULL_DIGEST if child is None else child for child in children)

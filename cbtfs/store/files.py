@@ -1,0 +1,137 @@
+"""Files of a repository: opened without following links, written so that they last.
+
+A path inside a repository is always made from ids of ours. Even so nothing but a regular file is
+ever opened: a planted link, FIFO or device is an error, not a way out of the repository.
+"""
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from cbtfs.errors import DataCorrupt, StoreFailed
+
+FILE_MODE: Final = 0o600
+FOLDER_MODE: Final = 0o700
+
+_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def open_regular(path: Path, flags: int = 0) -> int:
+    """A descriptor of the regular file at *path*, by default for reading.
+
+    FileNotFoundError if there is none; DataCorrupt if it is anything but a regular file.
+    """
+    try:
+        fd = os.open(path, _READ | flags)
+    except OSError as exc:
+        if isinstance(exc, FileNotFoundError | PermissionError):
+            raise
+        raise DataCorrupt(f"cannot open {path}: {exc.strerror}; expected a regular file") from exc
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise DataCorrupt(f"{path} is not a regular file: remove it, no part of a repository is")
+    return fd
+
+
+def load_file(path: Path, limit: int) -> bytes:
+    """All bytes of the regular file at *path*, at most *limit* + 1 of them."""
+    fd = open_regular(path)
+    try:
+        return read_exactly(fd, 0, min(os.fstat(fd).st_size, limit + 1))
+    finally:
+        os.close(fd)
+
+
+def read_exactly(fd: int, offset: int, length: int) -> bytes:
+    """*length* bytes at *offset*, fewer only where the file ends."""
+    data = os.pread(fd, length, offset)
+    if len(data) in (0, length):
+        return data
+    parts = [data]
+    while data and (missing := length - sum(map(len, parts))):
+        data = os.pread(fd, missing, offset + length - missing)
+        parts.append(data)
+    return b"".join(parts)
+
+
+@contextmanager
+def storing(what: str) -> Iterator[None]:
+    """Turn a failed write or flush into StoreFailed: the run ends, nothing is tried again."""
+    try:
+        yield
+    except OSError as exc:
+        raise StoreFailed(
+            f"cannot write {what}: {exc.strerror}; nothing committed is lost, "
+            "mend the storage and run the command again"
+        ) from exc
+
+
+def create(path: Path) -> int:
+    """A descriptor of a new file at *path*, for reading and writing; it must not exist."""
+    return os.open(path, _CREATE, FILE_MODE)
+
+
+def write_all(fd: int, parts: Sequence[bytes | memoryview]) -> int:
+    """Append *parts*, all of them; how many bytes that was."""
+    pending = [memoryview(part) for part in parts if len(part)]
+    written = 0
+    while pending:
+        count = os.writev(fd, pending[:512])
+        written += count
+        while pending and count >= len(pending[0]):
+            count -= len(pending.pop(0))
+        if count:
+            pending[0] = pending[0][count:]
+    return written
+
+
+def sync_folder(path: Path) -> None:
+    """Make the entries of the folder at *path* last."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def make_folder(path: Path) -> None:
+    """Make the folder at *path*, lasting; no harm where it is."""
+    try:
+        path.mkdir(FOLDER_MODE)
+    except FileExistsError:
+        if path.is_symlink() or not path.is_dir():
+            raise DataCorrupt(f"{path} is not a folder: remove it") from None
+        return
+    sync_folder(path.parent)
+
+
+def _write_aside(path: Path, data: bytes) -> Path:
+    aside = path.with_name(path.name + ".tmp")
+    aside.unlink(missing_ok=True)
+    fd = create(aside)
+    try:
+        write_all(fd, [data])
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    return aside
+
+
+def put_if_absent(path: Path, data: bytes) -> None:
+    """Let *path* hold *data*, whole or not at all; FileExistsError if there is such a file."""
+    aside = _write_aside(path, data)
+    try:
+        os.link(aside, path, follow_symlinks=False)
+    finally:
+        aside.unlink()
+    sync_folder(path.parent)
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Let *path* hold *data* in place of what it held; a crash leaves one or the other."""
+    os.replace(_write_aside(path, data), path)
+    sync_folder(path.parent)

@@ -1,0 +1,175 @@
+"""One pack: appended to while it is open, never changed once it is closed."""
+
+import os
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from cbtfs.core.frame import (
+    FOOTER_BYTES,
+    FRAME_HEADER_BYTES,
+    FRAME_MAGIC,
+    PACK_HEADER_BYTES,
+    Frame,
+    decode_footer,
+    decode_frame_header,
+    decode_pack_header,
+    decode_trailer,
+    encode_frame_header,
+    encode_pack_header,
+    encode_trailer,
+    pieces_hold,
+)
+from cbtfs.core.frame import PIECE_BYTES as PIECE
+from cbtfs.core.ids import PackId
+from cbtfs.errors import ChunkMissing, DataCorrupt
+from cbtfs.store.codec import Encoded, decode
+from cbtfs.store.files import (
+    create,
+    make_folder,
+    open_regular,
+    read_exactly,
+    sync_folder,
+    write_all,
+)
+
+PACK_BYTES: Final = 64 << 20
+"""A pack is closed when it has grown to this size."""
+
+_BUFFER_BYTES: Final = 1 << 20
+OPEN_SUFFIX: Final = ".open"
+
+
+class PackWriter:
+    """A pack that is being written: `<id>.open` until close() has made it last."""
+
+    def __init__(self, pack: PackId, path: Path) -> None:
+        self.id = pack
+        self._path = path
+        self._aside = path.with_name(path.name + OPEN_SUFFIX)
+        make_folder(path.parent)
+        self._fd = create(self._aside)
+        self._pending: list[bytes | memoryview] = [encode_pack_header(pack)]
+        self._pending_bytes = PACK_HEADER_BYTES
+        self.size = PACK_HEADER_BYTES
+        self.frames: list[Frame] = []
+
+    def append(self, encoded: Encoded) -> Frame:
+        """Add a frame; it may still be in memory afterwards."""
+        frame = Frame(
+            self.size,
+            len(encoded.payload),
+            encoded.plain,
+            encoded.kind,
+            encoded.level,
+            encoded.codec,
+            encoded.digest,
+        )
+        self._pending += (encode_frame_header(frame, encoded.table), encoded.payload)
+        self._pending_bytes += frame.end - frame.offset
+        self.size = frame.end
+        self.frames.append(frame)
+        if self._pending_bytes >= _BUFFER_BYTES:
+            self._flush()
+        return frame
+
+    def _flush(self) -> None:
+        write_all(self._fd, self._pending)
+        self._pending.clear()
+        self._pending_bytes = 0
+
+    def close(self) -> int:
+        """Write trailer and footer, make it all last, give the pack its name; its size in bytes."""
+        trailer = encode_trailer(self.frames, self.size, self.id)
+        self._pending.append(trailer)
+        try:
+            self._flush()
+            os.fsync(self._fd)
+        finally:
+            os.close(self._fd)
+        os.rename(self._aside, self._path)
+        sync_folder(self._path.parent)
+        return self.size + len(trailer)
+
+    def abandon(self) -> None:
+        """Drop the pack; nothing names it."""
+        os.close(self._fd)
+        self._aside.unlink(missing_ok=True)
+
+
+class Pack:
+    """A closed pack, open for reading; its descriptor goes when nobody refers to it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd = open_regular(path)
+        weakref.finalize(self, os.close, self._fd)
+        self.size = os.fstat(self._fd).st_size
+
+    def load(self, frame: Frame) -> bytes:
+        """The content of the object at *frame*, verified.
+
+        ChunkMissing if another object, or none, stands there; DataCorrupt if it is damaged.
+        """
+        span = frame.end - frame.offset
+        data = self._read(frame.offset, span)
+        self._look(frame, data)
+        return decode(frame, data[frame.payload_offset - frame.offset :])
+
+    def load_pieces(self, frame: Frame, offset: int, length: int) -> memoryview | None:
+        """Bytes of a chunk that is stored raw, verified by the CRCs of the pieces they lie in.
+
+        None if a CRC does not fit: then only load() can tell what is damaged.
+        """
+        head = self._read(frame.offset, FRAME_HEADER_BYTES + frame.table_bytes)
+        table = self._look(frame, head)
+        first, last = offset // PIECE, -(-(offset + length) // PIECE)
+        start = first * PIECE
+        data = self._read(frame.payload_offset + start, min(last * PIECE, frame.stored) - start)
+        if len(data) < offset + length - start or not pieces_hold(data, first, table):
+            return None
+        return memoryview(data)[offset - start : offset - start + length]
+
+    def _read(self, offset: int, length: int) -> bytes:
+        try:
+            return read_exactly(self._fd, offset, length)
+        except OSError as exc:
+            raise DataCorrupt(f"cannot read {self._path}: {exc.strerror}") from exc
+
+    def _look(self, frame: Frame, data: bytes) -> bytes:
+        """The table of CRCs of *frame*, whose header starts *data*."""
+        try:
+            found, table = decode_frame_header(data, frame.offset)
+        except ValueError as exc:
+            raise DataCorrupt(f"{self._path} at {frame.offset}: {exc}") from exc
+        if found != frame:
+            raise ChunkMissing(f"{self._path} at {frame.offset} holds another object")
+        return table
+
+    def trailer(self) -> list[Frame]:
+        """The frames that the trailer lists; DataCorrupt if trailer or footer is damaged."""
+        try:
+            decode_pack_header(self._read(0, PACK_HEADER_BYTES))
+            footer_at = max(self.size - FOOTER_BYTES, 0)
+            footer = decode_footer(self._read(footer_at, FOOTER_BYTES), self.size)
+            if footer.pack != PackId(self._path.name):
+                raise ValueError(f"pack footer is of pack {footer.pack}")
+            span = footer_at - footer.trailer_offset
+            return decode_trailer(self._read(footer.trailer_offset, span), footer)
+        except ValueError as exc:
+            raise DataCorrupt(f"{self._path}: {exc}") from exc
+
+    def scan(self) -> Iterator[Frame]:
+        """Yield the frames whose header holds, found without the trailer."""
+        data = self._read(0, self.size)
+        at = data.find(FRAME_MAGIC, PACK_HEADER_BYTES)
+        while at >= 0:
+            try:
+                table_room = data[at : at + FRAME_HEADER_BYTES + 4 * (self.size // PIECE + 1)]
+                frame, _ = decode_frame_header(table_room, at)
+                at = data.find(FRAME_MAGIC, frame.end)
+                if frame.end <= self.size:
+                    yield frame
+            except ValueError:
+                at = data.find(FRAME_MAGIC, at + 1)

@@ -1,0 +1,81 @@
+"""The folder of packs: what there is, and a bounded number of open ones."""
+
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from cbtfs.core.frame import Frame
+from cbtfs.core.ids import PackId
+from cbtfs.errors import ChunkMissing, DataCorrupt
+from cbtfs.store.pack import OPEN_SUFFIX, Pack, PackWriter
+
+_MAX_OPEN: Final = 128
+
+_FOLDER = re.compile(r"[0-9a-f]{2}\Z")
+_PACK = re.compile(r"[0-9a-f]{32}\Z")
+
+
+class PackFolder:
+    """packs/: safe to use from several threads."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._open: OrderedDict[PackId, Pack] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def path(self, pack: PackId) -> Path:
+        return self._path / pack[:2] / pack
+
+    def ids(self) -> set[PackId]:
+        """The packs that are closed."""
+        return {PackId(path.name) for path in self._files() if _PACK.match(path.name)}
+
+    def remove_leftovers(self) -> int:
+        """Remove packs that a dead writer left open; how many. Only for the one writer."""
+        leftovers = [path for path in self._files() if path.name.endswith(OPEN_SUFFIX)]
+        for path in leftovers:
+            path.unlink()
+        return len(leftovers)
+
+    def _files(self) -> Iterator[Path]:
+        for folder in self._path.iterdir():
+            if _FOLDER.match(folder.name) and folder.is_dir() and not folder.is_symlink():
+                yield from folder.iterdir()
+
+    def create(self, pack: PackId) -> PackWriter:
+        return PackWriter(pack, self.path(pack))
+
+    def open(self, pack: PackId) -> Pack:
+        """The pack of that id; ChunkMissing if there is none."""
+        with self._lock:
+            found = self._open.get(pack)
+            if found is not None:
+                self._open.move_to_end(pack)
+                return found
+        try:
+            found = Pack(self.path(pack))
+        except FileNotFoundError as exc:
+            raise ChunkMissing(f"pack {pack} is gone") from exc
+        except OSError as exc:
+            raise DataCorrupt(f"cannot open pack {pack}: {exc.strerror}") from exc
+        with self._lock:
+            self._open[pack] = found
+            while len(self._open) > _MAX_OPEN:
+                self._open.popitem(last=False)
+        return found
+
+    def frames(self, pack: PackId) -> tuple[list[Frame], str | None]:
+        """The frames of a pack, and what is wrong with its trailer if it had to be scanned."""
+        found = self.open(pack)
+        try:
+            return found.trailer(), None
+        except DataCorrupt as exc:
+            return list(found.scan()), str(exc)
+
+    def forget_open(self) -> None:
+        """Let go of every open pack: a pack of that name may be another file now."""
+        with self._lock:
+            self._open.clear()

@@ -1,0 +1,140 @@
+"""The folder of points: manifests, which are the commits, and state files."""
+
+import fcntl
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from cbtfs.core.ids import PointId, is_id
+from cbtfs.core.manifest import (
+    Manifest,
+    PointState,
+    decode_manifest,
+    decode_state,
+    encode_manifest,
+    encode_state,
+    unknown_state,
+)
+from cbtfs.core.sealed import MAX_BYTES
+from cbtfs.errors import CbtfsError, DataCorrupt, PointNotFound
+from cbtfs.store.files import load_file, open_regular, put_if_absent, replace
+
+STATE_SUFFIX: Final = ".state"
+FORGOTTEN_SUFFIX: Final = ".forgotten"
+ASIDE_SUFFIX: Final = ".tmp"
+
+_MARK = struct.Struct("<QQQ")
+
+
+class PointFolder:
+    """points/: `<id>` is a manifest, `<id>.state` its state, `<id>.forgotten` a dead manifest."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def path(self, point: PointId) -> Path:
+        return self._path / point
+
+    def ids(self) -> set[PointId]:
+        """The points that are committed and not forgotten."""
+        return {PointId(name) for name in os.listdir(self._path) if is_id(name)}
+
+    def forgotten_ids(self) -> set[PointId]:
+        stems = (n.removesuffix(FORGOTTEN_SUFFIX) for n in os.listdir(self._path) if "." in n)
+        return {
+            PointId(stem)
+            for stem in stems
+            if is_id(stem) and (self._path / (stem + FORGOTTEN_SUFFIX)).exists()
+        }
+
+    def marks(self) -> dict[PointId, bytes]:
+        """For each state file what changes when it is replaced."""
+        found = {}
+        with os.scandir(self._path) as entries:
+            for entry in entries:
+                stem = entry.name.removesuffix(STATE_SUFFIX)
+                if stem != entry.name and is_id(stem):
+                    facts = entry.stat(follow_symlinks=False)
+                    found[PointId(stem)] = _mark(facts)
+        return found
+
+    def load_manifest(self, point: PointId) -> bytes:
+        """The manifest's file; PointNotFound if there is none, DataCorrupt if it is damaged."""
+        return self._load_checked(self.path(point), point)
+
+    def load_forgotten(self, point: PointId) -> bytes:
+        """The same for a point that was forgotten."""
+        return self._load_checked(self._path / (point + FORGOTTEN_SUFFIX), point)
+
+    def _load_checked(self, path: Path, point: PointId) -> bytes:
+        try:
+            data = load_file(path, MAX_BYTES)
+            if decode_manifest(data).point != point:
+                raise ValueError("it is the manifest of another point")
+        except FileNotFoundError as exc:
+            raise PointNotFound(f"point {point} is gone") from exc
+        except (OSError, ValueError) as exc:
+            raise DataCorrupt(f"manifest {path.name} is damaged: {exc}") from exc
+        return data
+
+    def load_state(self, point: PointId) -> tuple[PointState, bytes]:
+        """The point's state and the mark of its file."""
+        try:
+            fd = open_regular(self._path / (point + STATE_SUFFIX))
+        except (OSError, CbtfsError):
+            return unknown_state(point), b""
+        try:
+            facts = os.fstat(fd)
+            state = decode_state(os.pread(fd, MAX_BYTES, 0), point)
+            return state, _mark(facts)
+        except ValueError:
+            return unknown_state(point), _mark(facts)
+        finally:
+            os.close(fd)
+
+    def put_state(self, state: PointState) -> None:
+        """Let *state* be the point's; a crash leaves the one before or this one."""
+        replace(self._path / (state.point + STATE_SUFFIX), encode_state(state))
+
+    def commit(self, manifest: Manifest, state: PointState) -> None:
+        """Put the manifest under its name: from here on the point exists.
+
+        The state goes first, as a point without one is taken for suspect.
+        """
+        self.put_state(state)
+        put_if_absent(self.path(manifest.point), encode_manifest(manifest))
+
+    def remove_leftovers(self) -> None:
+        """Remove what a writer that died was writing. Only for the one writer."""
+        for name in os.listdir(self._path):
+            if name.endswith(ASIDE_SUFFIX):
+                (self._path / name).unlink()
+
+    @contextmanager
+    def leased(self, point: PointId) -> Iterator[None]:
+        """Keep what the point needs from being pruned, until the end of the block or process.
+
+        PointNotFound if it is forgotten by now.
+        """
+        try:
+            fd = open_regular(self.path(point))
+        except FileNotFoundError as exc:
+            raise PointNotFound(f"point {point} is gone") from exc
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH)
+            try:
+                there = os.stat(self.path(point), follow_symlinks=False)
+            except FileNotFoundError as exc:
+                raise PointNotFound(f"point {point} is gone") from exc
+            if there.st_ino != os.fstat(fd).st_ino:
+                raise PointNotFound(f"point {point} is gone")
+            yield
+        finally:
+            os.close(fd)
+
+
+def _mark(facts: os.stat_result) -> bytes:
+    return _MARK.pack(facts.st_ino, facts.st_mtime_ns & (1 << 64) - 1, facts.st_size)

@@ -1,0 +1,216 @@
+"""A repository: made, opened for reading, opened for writing by one process at a time."""
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from cbtfs.core.manifest import Manifest, PointState, encode_manifest, encode_state
+from cbtfs.core.moment import format_moment
+from cbtfs.core.settings import Settings, UnknownFormat, decode_settings, encode_settings
+from cbtfs.errors import (
+    AccessDenied,
+    DataCorrupt,
+    FormatNotSupported,
+    RepositoryLocked,
+    RepositoryNotFound,
+    StoreFailed,
+    UsageError,
+)
+from cbtfs.store.catalog import gate
+from cbtfs.store.catalog.catalog import Catalog
+from cbtfs.store.catalog.records import CatalogDamaged, PointRecord
+from cbtfs.store.catchup import Findings, catch_up
+from cbtfs.store.files import load_file, make_folder, put_if_absent, storing, sync_folder
+from cbtfs.store.identity import new_id
+from cbtfs.store.lock import WriterLock
+from cbtfs.store.packs import PackFolder
+from cbtfs.store.points import PointFolder
+from cbtfs.store.writer import ObjectWriter
+
+log = logging.getLogger(__name__)
+
+SETTINGS: Final = "repository.json"
+CATALOG: Final = "catalog"
+_MAX_SETTINGS_BYTES: Final = 1 << 16
+
+
+class Repository:
+    """An open repository. At most one in a process for each folder; none across a fork."""
+
+    def __init__(
+        self, path: Path, settings: Settings, catalog: Catalog, findings: Findings | None = None
+    ) -> None:
+        self.path = path
+        self.settings = settings
+        self.catalog = catalog
+        self.packs = PackFolder(path / "packs")
+        self.points = PointFolder(path / "points")
+        self.findings = findings or Findings()
+        """What opening for writing had to mend."""
+
+    def object_writer(self) -> ObjectWriter:
+        """For a writer: where new objects go."""
+        return ObjectWriter(self.catalog, self.packs, self.settings.level)
+
+    def commit(self, objects: ObjectWriter, manifest: Manifest) -> None:
+        """Make *manifest* a restore point of this repository; the one order of a commit.
+
+        Everything that was put into *objects* is flushed first; the manifest under its name is
+        the commit; the catalog follows. StoreFailed leaves it uncommitted or, where the manifest
+        is there already, says so: the next opening for writing catches up.
+        """
+        objects.flush()
+        state = PointState(manifest.point)
+        with storing("the restore point"):
+            self.points.commit(manifest, state)
+        _, mark = self.points.load_state(manifest.point)
+        record = PointRecord(encode_manifest(manifest), encode_state(state), mark)
+        try:
+            self.catalog.update(lambda update: update.put_point(manifest, record))
+        except StoreFailed as exc:
+            raise StoreFailed(f"point {manifest.point} is committed, but {exc}") from exc
+
+
+def create_repository(path: Path, settings: Settings) -> None:
+    """Make an empty repository at *path*, a folder that is empty or not there yet."""
+    try:
+        path.mkdir(0o700)
+    except FileExistsError:
+        if (path / SETTINGS).exists():
+            raise UsageError(f"there is a repository at {path} already") from None
+        if not path.is_dir() or any(path.iterdir()):
+            raise UsageError(f"{path} is not an empty folder: name one that is") from None
+        path.chmod(0o700)
+    except OSError as exc:
+        raise UsageError(f"cannot make {path}: {exc.strerror}") from exc
+    with storing(f"the repository {path}"):
+        for name in ("packs", "points", "locks"):
+            make_folder(path / name)
+        Catalog(path / CATALOG, is_writable=True).close()
+        put_if_absent(path / SETTINGS, encode_settings(settings))
+        sync_folder(path.absolute().parent)
+
+
+def new_settings(block_size: int, level: int) -> Settings:
+    """Settings of a repository that is made now; ValueError if they make no sense."""
+    created = format_moment(datetime.now(UTC).replace(microsecond=0))
+    return Settings(new_id(), created, block_size=block_size, level=level)
+
+
+def load_settings(path: Path) -> Settings:
+    """What repository.json says; RepositoryNotFound, FormatNotSupported, DataCorrupt."""
+    try:
+        return decode_settings(load_file(path / SETTINGS, _MAX_SETTINGS_BYTES))
+    except (FileNotFoundError, NotADirectoryError) as exc:
+        raise RepositoryNotFound(
+            f"no repository at {path}: name one with --repo or CBTFS_REPO, or make it with init"
+        ) from exc
+    except PermissionError as exc:
+        raise AccessDenied(f"cannot open the repository {path}: {exc.strerror}") from exc
+    except UnknownFormat as exc:
+        raise FormatNotSupported(
+            f"the repository {path} needs {exc}, which this version of cbtfs does not know: "
+            "use a newer one"
+        ) from exc
+    except ValueError as exc:
+        raise DataCorrupt(f"{path / SETTINGS} is damaged: {exc}; put back a copy of it") from exc
+
+
+@contextmanager
+def writing(path: Path, *, lock_wait: float = 0.0) -> Iterator[Repository]:
+    """The repository at *path*, for its one writer, with the catalog caught up.
+
+    Waits *lock_wait* seconds for another writer to end, then raises RepositoryLocked.
+    """
+    settings = load_settings(path)
+    make_folder(path / "locks")
+    lock = WriterLock(path / "locks" / "writer", lock_wait)
+    is_clean = False
+    try:
+        repository = _open_locked(path, settings, must_verify=lock.was_left_behind)
+        try:
+            yield repository
+            is_clean = True
+        except StoreFailed:
+            raise
+        except BaseException:
+            is_clean = True
+            raise
+        finally:
+            repository.catalog.close()
+    finally:
+        lock.release(is_clean=is_clean)
+
+
+def _open_locked(path: Path, settings: Settings, *, must_verify: bool) -> Repository:
+    folder = path / CATALOG
+    packs, points = PackFolder(path / "packs"), PointFolder(path / "points")
+    problem = gate.verify(folder) if must_verify and (folder / gate.DATA).exists() else None
+    try:
+        if problem is not None:
+            raise CatalogDamaged(problem)
+        catalog = Catalog(folder, is_writable=True)
+        try:
+            findings = catch_up(catalog, packs, points)
+        except BaseException:
+            catalog.close()
+            raise
+    except CatalogDamaged as exc:
+        log.warning("%s; rebuilding it", exc)
+        catalog, findings = _rebuild(path, packs, points)
+    return Repository(path, settings, catalog, findings)
+
+
+def _rebuild(path: Path, packs: PackFolder, points: PointFolder) -> tuple[Catalog, Findings]:
+    """A catalog made anew from packs and points; the damaged one is kept aside."""
+    aside = path / (CATALOG + ".damaged")
+    with storing("the catalog"):
+        if aside.exists():
+            for file in aside.iterdir():
+                file.unlink()
+            aside.rmdir()
+        os.rename(path / CATALOG, aside)
+        sync_folder(path)
+    catalog = Catalog(path / CATALOG, is_writable=True)
+    try:
+        return catalog, catch_up(catalog, packs, points)
+    except BaseException:
+        catalog.close()
+        raise
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[Repository]:
+    """The repository at *path*, for one of many readers.
+
+    Where the catalog lags behind points/, and nobody writes, it is caught up first: a point that
+    was committed just before a crash is there.
+    """
+    settings = load_settings(path)
+    if not _is_in_step(path):
+        with contextlib.suppress(RepositoryLocked, AccessDenied), writing(path):
+            pass
+    catalog = Catalog(path / CATALOG, is_writable=False)
+    try:
+        yield Repository(path, settings, catalog)
+    finally:
+        catalog.close()
+
+
+def _is_in_step(path: Path) -> bool:
+    try:
+        catalog = Catalog(path / CATALOG, is_writable=False)
+    except (RepositoryNotFound, CatalogDamaged):
+        return False
+    try:
+        with catalog.view() as view:
+            return set(view.point_ids()) == PointFolder(path / "points").ids()
+    except CatalogDamaged:
+        return True
+    finally:
+        catalog.close()

@@ -1,0 +1,161 @@
+"""New objects on their way into packs and catalog."""
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Final, NamedTuple
+
+from cbtfs.core.frame import Kind
+from cbtfs.core.ids import Digest, ObjectId
+from cbtfs.errors import StoreFailed
+from cbtfs.store.catalog.catalog import Catalog
+from cbtfs.store.catalog.update import NewObject
+from cbtfs.store.codec import Encoded, Encoder
+from cbtfs.store.digest import digest_of, node_content
+from cbtfs.store.files import storing
+from cbtfs.store.identity import new_pack_id
+from cbtfs.store.pack import PACK_BYTES, PackWriter
+from cbtfs.store.packs import PackFolder
+
+_CLOSING_AT_ONCE: Final = 2
+"""Packs that wait for the disk while the next one fills: bounds memory and what a crash costs."""
+
+
+class Ref(NamedTuple):
+    """An object as nodes refer to it."""
+
+    number: ObjectId
+    digest: Digest
+
+
+class Put(NamedTuple):
+    """What became of an object that was put."""
+
+    ref: Ref
+    stored: int
+    """Bytes of the frame written for it; 0 if the repository had it."""
+
+
+class _Closing(NamedTuple):
+    objects: list[NewObject]
+    done: "Future[None]"
+
+
+class ObjectWriter:
+    """Puts objects that the repository does not have yet; safe to use from several threads.
+
+    An object is found by later puts from the moment it is put; the catalog names it only when
+    its pack is closed and lasts. Packs are closed, and made known, in the order of writing.
+    """
+
+    def __init__(
+        self, catalog: Catalog, packs: PackFolder, level: int, *, pack_bytes: int = PACK_BYTES
+    ) -> None:
+        self._catalog = catalog
+        self._packs = packs
+        self._pack_bytes = pack_bytes
+        self._encoder = Encoder(level)
+        self._lock = threading.Lock()
+        self._pack: PackWriter | None = None
+        self._objects: list[NewObject] = []
+        self._known: dict[Digest, ObjectId] = {}
+        self._closing: list[_Closing] = []
+        self._is_broken = False
+        self._closer = ThreadPoolExecutor(1, "pack closer")
+        self._next = catalog.update(lambda update: update.next_object())
+
+    def find(self, kind: Kind, level: int, digest: Digest) -> ObjectId | None:
+        """The object of that digest, whole with all below it, if the repository has it."""
+        with self._lock:
+            found = self._known.get(digest)
+        if found is None:
+            with self._catalog.view() as view:
+                found = view.find(kind, level, digest)
+        return found
+
+    def put_chunk(self, encoded: Encoded) -> Put:
+        """Store a chunk, unless the repository has it."""
+        return self._put(encoded.kind, 0, encoded.digest, lambda: encoded, None)
+
+    def put_node(self, level: int, children: Sequence[Ref | None]) -> Put:
+        """Store the node over 64 children, unless the repository has it."""
+        content = node_content([None if child is None else child.digest for child in children])
+        digest = digest_of(Kind.NODE, level, content)
+        numbers = [ObjectId(0) if child is None else child.number for child in children]
+        return self._put(
+            Kind.NODE,
+            level,
+            digest,
+            lambda: self._encoder.encode(Kind.NODE, level, digest, content),
+            numbers,
+        )
+
+    def _put(
+        self,
+        kind: Kind,
+        level: int,
+        digest: Digest,
+        encode: Callable[[], Encoded],
+        children: Sequence[ObjectId] | None,
+    ) -> Put:
+        with self._lock:
+            number = self._known.get(digest)
+            if number is None:
+                with self._catalog.view() as view:
+                    number = view.find(kind, level, digest)
+            if number is not None:
+                return Put(Ref(number, digest), 0)
+            with storing("a pack"):
+                if self._pack is None:
+                    self._pack = self._packs.create(new_pack_id())
+                frame = self._pack.append(encode())
+            number = ObjectId(self._next)
+            self._next += 1
+            self._objects.append(NewObject(number, frame, children))
+            self._known[digest] = number
+            if self._pack.size >= self._pack_bytes:
+                self._close_pack()
+            return Put(Ref(number, digest), frame.end - frame.offset)
+
+    def _close_pack(self) -> None:
+        if self._pack is None:
+            return
+        pack, objects = self._pack, self._objects
+        self._pack, self._objects = None, []
+        self._closing.append(_Closing(objects, self._closer.submit(self._close, pack, objects)))
+        self._wait_closed(_CLOSING_AT_ONCE)
+
+    def _close(self, pack: PackWriter, objects: list[NewObject]) -> None:
+        with storing("a pack"):
+            size = pack.close()
+        self._catalog.update(
+            lambda update: update.add_objects(update.add_pack(pack.id, size, len(objects)), objects)
+        )
+
+    def _wait_closed(self, allowed: int) -> None:
+        """Wait until at most *allowed* packs are still being closed."""
+        while len(self._closing) > allowed:
+            closing = self._closing.pop(0)
+            closing.done.result()
+            for new in closing.objects:
+                del self._known[new.frame.digest]
+
+    def flush(self) -> None:
+        """Wait until everything that was put is in closed packs that last, and in the catalog.
+
+        StoreFailed if that cannot be; the writer is of no more use then.
+        """
+        with self._lock:
+            self._close_pack()
+            self._wait_closed(0)
+
+    def close(self) -> None:
+        """Drop what was not flushed; no harm after flush()."""
+        with self._lock:
+            self._closer.shutdown(wait=True)
+            pack, self._pack = self._pack, None
+            if pack is not None:
+                try:
+                    pack.abandon()
+                except OSError as exc:
+                    raise StoreFailed(f"cannot remove an open pack: {exc.strerror}") from exc
