@@ -1,0 +1,197 @@
+"""Tools that tests share: repositories and restore points, made without the ingest verb."""
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from cbtfs import listing
+from cbtfs.core.blockmap import FANOUT, Builder, Shape, Tree
+from cbtfs.core.frame import Kind
+from cbtfs.core.ids import NULL_DIGEST
+from cbtfs.core.manifest import DiskKind, DiskRecord, Manifest, Vm
+from cbtfs.core.moment import format_moment, point_name
+from cbtfs.core.names import encode_name
+from cbtfs.reader import Child, Reader
+from cbtfs.store.codec import Encoder
+from cbtfs.store.digest import chunk_digest
+from cbtfs.store.identity import new_disk_id, new_id, new_point_id, new_vm_id
+from cbtfs.store.pack import PACK_BYTES
+from cbtfs.store.repository import (
+    Repository,
+    create_repository,
+    new_settings,
+    reading,
+    writing,
+)
+from cbtfs.store.writer import ObjectWriter, Ref
+
+BLOCK: Final = 4096
+"""Bytes of a block: the smallest there is keeps tests fast."""
+EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
+"""When the first point of a VM is taken; each later one is a second younger."""
+
+
+def new_repository(path: Path, block_size: int = BLOCK) -> Path:
+    """An empty repository at *path*."""
+    create_repository(path, new_settings(block_size, 1))
+    return path
+
+
+def add_point(
+    path: Path,
+    images: Mapping[str, bytes],
+    *,
+    vm: str = "vm",
+    changed: Mapping[str, Iterable[int]] | None = None,
+    pack_bytes: int = PACK_BYTES,
+) -> Manifest:
+    """Open the repository at *path* for writing and commit one point of *vm*."""
+    with writing(path) as repository:
+        return commit_point(repository, images, vm=vm, changed=changed, pack_bytes=pack_bytes)
+
+
+def commit_point(
+    repository: Repository,
+    images: Mapping[str, bytes],
+    *,
+    vm: str = "vm",
+    changed: Mapping[str, Iterable[int]] | None = None,
+    pack_bytes: int = PACK_BYTES,
+    kind: DiskKind = "disk",
+) -> Manifest:
+    """Commit a point with one disk for each label in *images*, after the newest of its VM.
+
+    A disk in *changed* is based on the newest point: only the blocks listed there are looked at,
+    and those at the end where its size is another one. All other disks are taken whole.
+    """
+    parent = newest_point(repository, vm)
+    objects = ObjectWriter(
+        repository.catalog, repository.packs, repository.settings.level, pack_bytes=pack_bytes
+    )
+    try:
+        disks = [
+            _put_disk(
+                repository,
+                objects,
+                label,
+                image,
+                parent,
+                None if changed is None else changed.get(label),
+                kind,
+            )
+            for label, image in images.items()
+        ]
+        manifest = _manifest(vm, parent, tuple(disks))
+        repository.commit(objects, manifest)
+    finally:
+        objects.close()
+    return manifest
+
+
+def newest_point(repository: Repository, vm: str) -> Manifest | None:
+    """The newest point of the VM of that name."""
+    with repository.catalog.view() as view:
+        found = [
+            p.manifest for each in listing.find_vms(view, vm) for p in listing.points(view, each.id)
+        ]
+    return found[-1] if found else None
+
+
+def read_image(repository: Repository, disk: DiskRecord) -> bytes:
+    """All bytes of a disk, through a reader of its own."""
+    return bytes(Reader(repository).disk(disk).read(0, disk.size))
+
+
+def read_point(path: Path, manifest: Manifest) -> dict[str, bytes]:
+    """All disks of a point, from a repository that is opened for it."""
+    with reading(path) as repository:
+        return {disk.label: read_image(repository, disk) for disk in manifest.disks}
+
+
+def base_tree(repository: Repository, disk: DiskRecord) -> Tree[Ref]:
+    """The block map of a committed disk, as a Builder takes it."""
+    reader = Reader(repository)
+
+    def load(ref: Ref, level: int) -> list[Ref | None]:
+        children = reader.children(Child(*ref), level)
+        return [None if child is None else Ref(*child) for child in children]
+
+    root = reader.root(disk)
+    blocks = Shape(disk.size, disk.block_size).blocks
+    return Tree(None if root is None else Ref(*root), blocks, load)
+
+
+def _put_disk(
+    repository: Repository,
+    objects: ObjectWriter,
+    label: str,
+    image: bytes,
+    parent: Manifest | None,
+    changed: Iterable[int] | None,
+    kind: DiskKind,
+) -> DiskRecord:
+    before = None if parent is None else parent.disk(label)
+    block_size = repository.settings.block_size
+    shape = Shape(len(image), block_size)
+    base = None
+    touched = set(range(shape.blocks))
+    if before is not None and changed is not None:
+        base = base_tree(repository, before)
+        touched = {block for block in changed if block < shape.blocks}
+        if before.size != len(image):
+            touched |= set(range(before.size // block_size, shape.blocks))
+            touched |= {shape.blocks - 1} if shape.blocks else set()
+    builder = Builder(shape, base, lambda level, children: objects.put_node(level, children).ref)
+    encoder = Encoder()
+    for leaf in sorted({block // FANOUT for block in touched}):
+        children = builder.leaf(leaf)
+        for slot in range(FANOUT):
+            block = leaf * FANOUT + slot
+            if block in touched:
+                children[slot] = _put_block(objects, encoder, image, block, block_size)
+        builder.put_leaf(leaf, children)
+    root = builder.finish()
+    blocks = (image[at : at + block_size] for at in range(0, len(image), block_size))
+    return DiskRecord(
+        id=new_disk_id() if before is None else before.id,
+        identity=label,
+        label=label,
+        kind=kind,
+        size=len(image),
+        block_size=block_size,
+        root=NULL_DIGEST if root is None else root.digest,
+        data_blocks=sum(any(block) for block in blocks),
+        ingest="full" if base is None else "incremental",
+        reason="first" if before is None else "a test asked for it",
+        parent=None if base is None or parent is None else parent.point,
+    )
+
+
+def _put_block(
+    objects: ObjectWriter, encoder: Encoder, image: bytes, block: int, block_size: int
+) -> Ref | None:
+    data = image[block * block_size : (block + 1) * block_size]
+    if not any(data):
+        return None
+    data = data.ljust(block_size, b"\0")
+    return objects.put_chunk(encoder.encode(Kind.CHUNK, 0, chunk_digest(data), data)).ref
+
+
+def _manifest(vm: str, parent: Manifest | None, disks: tuple[DiskRecord, ...]) -> Manifest:
+    order = 1 if parent is None else parent.order + 1
+    time = EPOCH + timedelta(seconds=order)
+    is_full = any(disk.ingest == "full" for disk in disks)
+    return Manifest(
+        point=new_point_id(),
+        vm=Vm(new_vm_id(), vm, encode_name(vm)) if parent is None else parent.vm,
+        order=order,
+        time=format_moment(time),
+        name=point_name(time, ()),
+        committed=format_moment(time),
+        run=new_id(),
+        program="tests",
+        kind="full" if is_full else "incremental",
+        reason=disks[0].reason if disks else "no disks",
+        disks=disks,
+    )
