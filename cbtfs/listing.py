@@ -116,12 +116,13 @@ def _by_prefix(view: View, prefix: str) -> list[PointId]:
 
 def _of_vm(view: View, name: str, which: str) -> Iterator[PointId]:
     vm = find_vm(view, name)
-    for _, point in view.points_of(vm.id, newest_first=True):
-        if which == "latest":
-            yield point
-            return
-        record = view.point(point)
-        if record is not None and decode_manifest(record.manifest).name == which:
+    if which == "latest":
+        newest = next(view.points_of(vm.id, newest_first=True), None)
+        if newest is not None:
+            yield newest[1]
+        return
+    for found, point in view.names_of(vm.id):
+        if found == which:
             yield point
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Final
 
 from cbtfs.cache import Cache
 from cbtfs.core.blockmap import FANOUT, Shape, Tree, diff
 from cbtfs.core.extent import Extent, between, clip, coalesce
 from cbtfs.core.frame import Codec, Kind
-from cbtfs.core.ids import NULL_DIGEST, Digest, ObjectId, PackId
+from cbtfs.core.ids import NULL_DIGEST, Digest, PackId, Ref
 from cbtfs.core.manifest import MAX_BLOCK_BYTES, DiskRecord
 from cbtfs.errors import ChunkMissing, DataCorrupt
 from cbtfs.store.catalog.catalog import Catalog
@@ -29,22 +29,6 @@ _SMALL_READ_BYTES: Final = 16 << 10
 _ZEROS: Final = memoryview(bytes(MAX_BLOCK_BYTES))
 
 
-class Child(NamedTuple):
-    """An object that a node refers to: the digest says what it is, the number where to look."""
-
-    number: ObjectId
-    digest: Digest
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Child) and self.digest == other.digest
-
-    def __ne__(self, other: object) -> bool:
-        return not self == other
-
-    def __hash__(self) -> int:
-        return hash(self.digest)
-
-
 class Reader:
     """Reads disks of one repository; safe to use from several threads.
 
@@ -61,7 +45,7 @@ class Reader:
 
     def _start_over(self) -> None:
         self._nodes: Cache[Digest, Node] = Cache(_NODE_CACHE_BYTES, lambda _: _NODE_BYTES)
-        self._roots: dict[Digest, Child] = {}
+        self._roots: dict[Digest, Ref] = {}
         self._pack_ids: dict[int, PackId] = {}
         with self._catalog.view() as view:
             self._generation = view.generation
@@ -85,7 +69,7 @@ class Reader:
         """The image that *record* names."""
         return Disk(self, record)
 
-    def root(self, record: DiskRecord) -> Child | None:
+    def root(self, record: DiskRecord) -> Ref | None:
         """The root of a block map; ChunkMissing if the repository does not have it."""
         if record.root == NULL_DIGEST:
             return None
@@ -97,10 +81,10 @@ class Reader:
                 number = view.find(Kind.NODE, height, record.root)
             if number is None:
                 raise ChunkMissing(f"block map {record.root.hex()} is missing")
-            found = roots[record.root] = Child(number, record.root)
+            found = roots[record.root] = Ref(number, record.root)
         return found
 
-    def node(self, child: Child, level: int) -> Node:
+    def node(self, child: Ref, level: int) -> Node:
         """A node of a block map; DataCorrupt if it is not what its digest says."""
 
         def load() -> Node:
@@ -109,11 +93,11 @@ class Reader:
 
         return self._nodes.load(child.digest, load)
 
-    def children(self, child: Child, level: int) -> list[Child | None]:
+    def children(self, child: Ref, level: int) -> list[Ref | None]:
         """The 64 children of a node: what a Tree loads."""
         node = self.node(child, level)
         return [
-            None if digest is None else Child(number, digest)
+            None if digest is None else Ref(number, digest)
             for number, digest in zip(node.children, node.digests(), strict=True)
         ]
 
@@ -212,10 +196,10 @@ class Disk:
             node = self._reader.node(child, level)
             slot = block // FANOUT ** (level - 1) % FANOUT
             entry = node.entries[slot]
-            child = None if entry is None else Child(node.children[slot], location_digest(entry))
+            child = None if entry is None else Ref(node.children[slot], location_digest(entry))
         return None if child is None else self._reader.node(child, 1).place(block % FANOUT)
 
-    def tree(self) -> Tree[Child]:
+    def tree(self) -> Tree[Ref]:
         """The block map."""
         root = self._reader.root(self.record)
         return Tree(root, self._shape.blocks, self._reader.children)

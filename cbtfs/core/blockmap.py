@@ -106,33 +106,39 @@ class Tree(Generic[Ref]):
             node = self._load(node, at + 1)[index // FANOUT ** (at - level) % FANOUT]
         return [None] * FANOUT if node is None else list(self._load(node, level))
 
-    def leaves(self) -> Iterator[tuple[int, Ref]]:
-        """Yield index and reference of every leaf that holds data, ascending."""
-        yield from self._walk(self.root, self.height, 0)
+    def leaves(self, first: int = 0) -> Iterator[tuple[int, Ref]]:
+        """Yield index and reference of every leaf from *first* on that holds data, ascending."""
+        yield from self._walk(self.root, self.height, 0, first)
 
-    def _walk(self, node: Ref | None, level: int, index: int) -> Iterator[tuple[int, Ref]]:
-        if node is None:
+    def _walk(
+        self, node: Ref | None, level: int, index: int, first: int
+    ) -> Iterator[tuple[int, Ref]]:
+        if node is None or (index + 1) * FANOUT ** (level - 1) <= first:
             return
         if level == 1:
             yield index, node
             return
         for slot, child in enumerate(self._load(node, level)):
-            yield from self._walk(child, level - 1, index * FANOUT + slot)
+            yield from self._walk(child, level - 1, index * FANOUT + slot, first)
+
+    def data_blocks(self, first: int = 0) -> Iterator[int]:
+        """Yield the index of every block from *first* on that holds data, ascending."""
+        for index, leaf in self.leaves(first // FANOUT):
+            for slot, child in enumerate(self._load(leaf, 1)):
+                block = index * FANOUT + slot
+                if child is not None and block >= first:
+                    yield block
 
     def data_runs(self) -> Iterator[tuple[int, int]]:
         """Yield (first block, blocks) of every run of blocks that hold data, ascending."""
         first = count = 0
-        for index, leaf in self.leaves():
-            for slot, child in enumerate(self._load(leaf, 1)):
-                if child is None:
-                    continue
-                block = index * FANOUT + slot
-                if count and block == first + count:
-                    count += 1
-                    continue
-                if count:
-                    yield first, count
-                first, count = block, 1
+        for block in self.data_blocks():
+            if count and block == first + count:
+                count += 1
+                continue
+            if count:
+                yield first, count
+            first, count = block, 1
         if count:
             yield first, count
 

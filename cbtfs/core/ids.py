@@ -1,7 +1,7 @@
 """Identities: what names what."""
 
 import re
-from typing import Final, NewType
+from typing import Final, NamedTuple, NewType
 
 PointId = NewType("PointId", str)
 """32 lower-case hex digits, random."""
@@ -19,6 +19,23 @@ Digest = NewType("Digest", bytes)
 DIGEST_BYTES: Final = 32
 NULL_DIGEST: Final = Digest(bytes(DIGEST_BYTES))
 """Stands for a child that is all zeros."""
+
+
+class Ref(NamedTuple):
+    """An object that a node refers to: the digest says what it is, the number where to look."""
+
+    number: ObjectId
+    digest: Digest
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Ref) and self.digest == other.digest
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
 
 _ID = re.compile(r"[0-9a-f]{32}\Z")
 

@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final, NamedTuple
 
 from cbtfs.core.frame import Kind
-from cbtfs.core.ids import Digest, ObjectId
+from cbtfs.core.ids import Digest, ObjectId, Ref
 from cbtfs.errors import StoreFailed
 from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.update import NewObject
@@ -19,13 +19,6 @@ from cbtfs.store.packs import PackFolder
 
 _CLOSING_AT_ONCE: Final = 2
 """Packs that wait for the disk while the next one fills: bounds memory and what a crash costs."""
-
-
-class Ref(NamedTuple):
-    """An object as nodes refer to it."""
-
-    number: ObjectId
-    digest: Digest
 
 
 class Put(NamedTuple):

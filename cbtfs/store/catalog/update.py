@@ -143,7 +143,7 @@ class Update(View):
         vm = bytes.fromhex(manifest.vm.id)
         point = bytes.fromhex(manifest.point)
         self._put(POINTS, point, encode_point(record))
-        self._put(ORDER, vm + number_key(manifest.order) + point, b"")
+        self._put(ORDER, vm + number_key(manifest.order) + point, manifest.name.encode())
         newest, _ = next(self.points_of(manifest.vm.id, newest_first=True))
         if newest == manifest.order:
             self._put(VMS, vm, json.dumps(asdict(manifest.vm)).encode())

@@ -194,6 +194,17 @@ class View:
 
     def points_of(self, vm: VmId, *, newest_first: bool = False) -> Iterator[tuple[int, PointId]]:
         """Order number and id of each point of *vm*."""
+        for order, point, _ in self._ordered(vm, newest_first=newest_first):
+            yield order, point
+
+    def names_of(self, vm: VmId) -> Iterator[tuple[str, PointId]]:
+        """Name in the mount and id of each point of *vm*, in the order of their capture."""
+        for _, point, name in self._ordered(vm):
+            yield name, point
+
+    def _ordered(
+        self, vm: VmId, *, newest_first: bool = False
+    ) -> Iterator[tuple[int, PointId, str]]:
         prefix = bytes.fromhex(vm)
         cursor = self._transaction.cursor(self._databases[ORDER])
         if newest_first:
@@ -208,8 +219,8 @@ class View:
         for key, value in entries:
             if not key.startswith(prefix):
                 return
-            open_value(ORDER, key, value)
-            yield int.from_bytes(key[16:24], "big"), PointId(key[24:].hex())
+            name = open_value(ORDER, key, value).decode()
+            yield int.from_bytes(key[16:24], "big"), PointId(key[24:].hex()), name
 
     # Numbers
 
