@@ -1,0 +1,35 @@
+"""vsim: a vSphere that keeps real disks, tracks their changes, and misbehaves on request."""
+
+from tools.vsim.inventory import (
+    DatastoreEntry,
+    DiskEntry,
+    Inventory,
+    MachineEntry,
+    ServerEntry,
+    UserEntry,
+    load_inventory,
+    parse_inventory,
+)
+from tools.vsim.knobs import CbtKnobs, DataKnobs, Knobs, SessionKnobs, SnapshotKnobs, TaskKnobs
+from tools.vsim.rules import CallRule, ReadRule
+from tools.vsim.simulator import Simulator
+
+__all__ = [
+    "CallRule",
+    "CbtKnobs",
+    "DataKnobs",
+    "DatastoreEntry",
+    "DiskEntry",
+    "Inventory",
+    "Knobs",
+    "MachineEntry",
+    "ReadRule",
+    "ServerEntry",
+    "SessionKnobs",
+    "Simulator",
+    "SnapshotKnobs",
+    "TaskKnobs",
+    "UserEntry",
+    "load_inventory",
+    "parse_inventory",
+]

@@ -1,0 +1,97 @@
+"""Who may do what: AuthorizationManager."""
+
+from typing import Any
+
+from tools.vsim.api.served import Call, Served
+from tools.vsim.api.session import Session
+from tools.vsim.fault import Fault, Ref
+from tools.vsim.inventory import UserEntry
+from tools.vsim.soap.vmodl import managed_object, vim
+
+
+class AuthorizationManager(Served):
+    kind = vim.AuthorizationManager
+
+    def _user(self, name: str) -> UserEntry:
+        user = self.site.world.users.get(name)
+        if user is None:
+            raise Fault("vim.fault.UserNotFound", f"User {name} was not found.", principal=name)
+        return user
+
+    def _session(self, key: str) -> Session:
+        for session in self.site.sessions:
+            if session.key == key:
+                return session
+        raise Fault("vim.fault.NotFound", "The session does not exist.")
+
+    def HasPrivilegeOnEntities(
+        self, call: Call, entity: list[Any], sessionId: str, privId: list[str] | None
+    ) -> Any:
+        session = self._session(sessionId)
+        return [
+            vim.AuthorizationManager.EntityPrivilege(
+                entity=each,
+                privAvailability=[
+                    vim.AuthorizationManager.PrivilegeAvailability(
+                        privId=privilege, isGranted=session.allows(privilege)
+                    )
+                    for privilege in privId or ()
+                ],
+            )
+            for each in entity
+        ]
+
+    def HasPrivilegeOnEntity(
+        self, call: Call, entity: Any, sessionId: str, privId: list[str] | None
+    ) -> list[bool]:
+        session = self._session(sessionId)
+        return [session.allows(privilege) for privilege in privId or ()]
+
+    def FetchUserPrivilegeOnEntities(self, call: Call, entities: list[Any], userName: str) -> Any:
+        user = self._user(userName)
+        probe = Session("", user, self.site.world.now(), 0.0)
+        granted = [each for each in PRIVILEGES if probe.allows(each)]
+        return [
+            vim.AuthorizationManager.UserPrivilegeResult(
+                entity=managed_object(Ref(type(each).__name__, each._moId)), privileges=granted
+            )
+            for each in entities
+        ]
+
+
+PRIVILEGES = (
+    "System.Anonymous",
+    "System.View",
+    "System.Read",
+    "Global.DisableMethods",
+    "Global.EnableMethods",
+    "Global.Licenses",
+    "Global.LogEvent",
+    "Datastore.Browse",
+    "Datastore.FileManagement",
+    "Resource.ColdMigrate",
+    "Resource.HotMigrate",
+    "Sessions.TerminateSession",
+    "Sessions.ValidateSession",
+    "VirtualMachine.Config.AddExistingDisk",
+    "VirtualMachine.Config.AddNewDisk",
+    "VirtualMachine.Config.AdvancedConfig",
+    "VirtualMachine.Config.ChangeTracking",
+    "VirtualMachine.Config.DiskExtend",
+    "VirtualMachine.Config.DiskLease",
+    "VirtualMachine.Config.RemoveDisk",
+    "VirtualMachine.Config.Rename",
+    "VirtualMachine.Config.Settings",
+    "VirtualMachine.Config.UpgradeVirtualHardware",
+    "VirtualMachine.Interact.PowerOff",
+    "VirtualMachine.Interact.PowerOn",
+    "VirtualMachine.Interact.Reset",
+    "VirtualMachine.Interact.Suspend",
+    "VirtualMachine.Provisioning.DiskRandomAccess",
+    "VirtualMachine.Provisioning.DiskRandomRead",
+    "VirtualMachine.Provisioning.GetVmFiles",
+    "VirtualMachine.State.CreateSnapshot",
+    "VirtualMachine.State.RemoveSnapshot",
+    "VirtualMachine.State.RenameSnapshot",
+    "VirtualMachine.State.RevertToSnapshot",
+)

@@ -1,0 +1,56 @@
+"""What a virtual machine can do, and the state it is in."""
+
+from typing import Any
+
+from tools.vsim.model.machine import Machine
+from tools.vsim.soap.vmodl import typed, vim
+
+
+def render_capability(machine: Machine) -> Any:
+    """VirtualMachineCapability."""
+    return vim.vm.Capability(
+        snapshotOperationsSupported=True,
+        multipleSnapshotsSupported=True,
+        snapshotConfigSupported=True,
+        poweredOffSnapshotsSupported=True,
+        memorySnapshotsSupported=True,
+        revertToSnapshotSupported=True,
+        quiescedSnapshotsSupported=True,
+        changeTrackingSupported=machine.spec.can_track,
+    )
+
+
+def render_runtime(machine: Machine, host: Any) -> Any:
+    """VirtualMachineRuntimeInfo."""
+    states = vim.VirtualMachine
+    runtime = vim.vm.RuntimeInfo(
+        connectionState=states.ConnectionState.connected,
+        powerState=typed(states.PowerState, machine.power),
+        faultToleranceState=states.FaultToleranceState.notConfigured,
+        recordReplayState=states.RecordReplayState.inactive,
+        host=host,
+        consolidationNeeded=machine.consolidation_needed,
+    )
+    if machine.question:
+        runtime.question = vim.vm.QuestionInfo(
+            id="1",
+            text=machine.question,
+            choice=vim.option.ChoiceOption(
+                choiceInfo=[vim.ElementDescription(key="0", label="OK", summary="OK")],
+                defaultIndex=0,
+            ),
+        )
+    return runtime
+
+
+def render_guest(machine: Machine) -> Any:
+    """GuestInfo."""
+    running = machine.is_on and machine.tools_running
+    return vim.vm.GuestInfo(
+        guestState="running" if running else "notRunning",
+        toolsStatus=typed(
+            vim.vm.GuestInfo.ToolsStatus, "toolsOk" if running else "toolsNotRunning"
+        ),
+        toolsRunningStatus="guestToolsRunning" if running else "guestToolsNotRunning",
+        guestId=machine.spec.guest_id,
+    )

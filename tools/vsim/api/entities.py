@@ -1,0 +1,158 @@
+"""The inventory tree around the machines: folders, datacenters, datastores, hosts, pools."""
+
+from typing import TYPE_CHECKING, Any
+
+from tools.vsim.api.served import Properties, Served
+from tools.vsim.model.world import Datastore
+from tools.vsim.soap.vmodl import long, typed, vim
+
+if TYPE_CHECKING:
+    from tools.vsim.api.site import Site
+
+
+class Entity(Served):
+    """A managed entity: it has a name, a parent and children."""
+
+    def __init__(self, site: "Site", moid: str, name: str, parent: Served | None) -> None:
+        super().__init__(site, moid)
+        self._name = name
+        self.parent = parent
+        self.members: list[Served] = []
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    def children(self) -> list[Served]:
+        return self.members
+
+    def properties(self) -> Properties:
+        return {
+            "name": lambda: self._name.replace("%", "%25").replace("/", "%2f"),
+            "parent": lambda: self.parent.object if self.parent else None,
+            "overallStatus": lambda: "green",
+            "configStatus": lambda: "green",
+            "effectiveRole": lambda: [-1],
+            "recentTask": list,
+            **self.own_properties(),
+        }
+
+    def own_properties(self) -> Properties:
+        return {}
+
+    def of_kind(self, kind: Any) -> list[Any]:
+        return [each.object for each in self.members if each.kind is kind]
+
+
+class Folder(Entity):
+    kind = vim.Folder
+
+    def own_properties(self) -> Properties:
+        return {
+            "childEntity": lambda: [each.object for each in self.members],
+            "childType": list,
+        }
+
+
+class Datacenter(Entity):
+    """Its members are the folders for machines, hosts, datastores, networks, in this order."""
+
+    kind = vim.Datacenter
+
+    def folder(self, number: int) -> Folder:
+        found = self.members[number]
+        assert isinstance(found, Folder)
+        return found
+
+    def own_properties(self) -> Properties:
+        return {
+            "vmFolder": lambda: self.folder(0).object,
+            "hostFolder": lambda: self.folder(1).object,
+            "datastoreFolder": lambda: self.folder(2).object,
+            "networkFolder": lambda: self.folder(3).object,
+            "datastore": lambda: [each.object for each in self.folder(2).members],
+            "network": list,
+        }
+
+
+class ComputeResource(Entity):
+    """Its members are one host and one pool."""
+
+    kind = vim.ComputeResource
+
+    def own_properties(self) -> Properties:
+        return {
+            "host": lambda: self.of_kind(vim.HostSystem),
+            "resourcePool": lambda: self.of_kind(vim.ResourcePool)[0],
+            "datastore": list,
+            "network": list,
+        }
+
+
+class ResourcePool(Entity):
+    kind = vim.ResourcePool
+
+    def own_properties(self) -> Properties:
+        return {"owner": lambda: self.parent.object if self.parent else None}
+
+
+class HostSystem(Entity):
+    kind = vim.HostSystem
+
+    def own_properties(self) -> Properties:
+        return {
+            "summary": lambda: vim.host.Summary(
+                host=self.object,
+                config=vim.host.Summary.ConfigSummary(
+                    name=self._name,
+                    port=443,
+                    product=self.site.about,
+                    vmotionEnabled=True,
+                ),
+                quickStats=vim.host.Summary.QuickStats(),
+                overallStatus=typed(vim.ManagedEntity.Status, "green"),
+                rebootRequired=False,
+            ),
+            "runtime": lambda: vim.host.RuntimeInfo(
+                connectionState=vim.HostSystem.ConnectionState.connected,
+                powerState=vim.HostSystem.PowerState.poweredOn,
+                inMaintenanceMode=False,
+            ),
+            "datastore": list,
+            "network": list,
+            "vm": lambda: self.site.machines_on(self),
+        }
+
+
+class DatastoreObject(Entity):
+    kind = vim.Datastore
+
+    def __init__(self, site: "Site", store: Datastore, parent: Served) -> None:
+        super().__init__(site, store.moid, store.name, parent)
+        self.store = store
+
+    def own_properties(self) -> Properties:
+        store = self.store
+        url = f"ds:///vmfs/volumes/{store.name}/"
+        return {
+            "summary": lambda: vim.Datastore.Summary(
+                datastore=self.object,
+                name=store.name,
+                url=url,
+                capacity=long(store.capacity),
+                freeSpace=long(store.capacity // 2),
+                accessible=True,
+                multipleHostAccess=True,
+                type=store.type,
+                maintenanceMode="normal",
+            ),
+            "info": lambda: vim.Datastore.Info(
+                name=store.name,
+                url=url,
+                freeSpace=long(store.capacity // 2),
+                maxFileSize=long(1 << 46),
+                maxMemoryFileSize=long(1 << 46),
+            ),
+            "host": list,
+            "vm": lambda: self.site.machines_of(store.name),
+        }

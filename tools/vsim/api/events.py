@@ -1,0 +1,159 @@
+"""EventManager: what happened to the machines, as events that a client can query.
+
+A revert leaves an EventEx com.vmware.vc.vm.VmStateRevertedToSnapshot.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from tools.vsim.api.served import Call, Properties, Served
+from tools.vsim.api.session import Session, SessionHeld
+from tools.vsim.fault import Ref
+from tools.vsim.model.machine import Machine
+from tools.vsim.model.snapshot import Snapshot
+from tools.vsim.soap.vmodl import managed_object, vim, vmodl
+
+if TYPE_CHECKING:
+    from tools.vsim.api.site import Site
+
+REVERTED = "com.vmware.vc.vm.VmStateRevertedToSnapshot"
+NEWEST_PAGE = 1000  # events that QueryEvents returns at most
+
+
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """One event."""
+
+    key: int
+    time: datetime
+    type_id: str
+    vm: str
+    vm_name: str
+    user: str
+    message: str
+    arguments: tuple[tuple[str, str], ...] = ()
+
+
+class Events:
+    """All events, oldest first."""
+
+    def __init__(self, site: "Site") -> None:
+        self._site = site
+        self._all: list[Happening] = []
+
+    def __iter__(self) -> Iterator[Happening]:
+        return iter(list(self._all))
+
+    def add(
+        self, type_id: str, machine: Machine, user: str, message: str, **arguments: str
+    ) -> None:
+        with self._site.world.changing():
+            self._all.append(
+                Happening(
+                    len(self._all) + 1,
+                    self._site.world.now(),
+                    type_id,
+                    machine.moid,
+                    machine.spec.name,
+                    user,
+                    message,
+                    tuple(arguments.items()),
+                )
+            )
+
+    def reverted(self, machine: Machine, snapshot: Snapshot, user: str) -> None:
+        self.add(
+            REVERTED,
+            machine,
+            user,
+            f"The execution state of the virtual machine {machine.spec.name} has been reverted to"
+            f" the state of snapshot {snapshot.name}, with ID {snapshot.number}",
+            snapshotName=snapshot.name,
+            snapshotId=str(snapshot.number),
+        )
+
+
+class EventManager(Served):
+    kind = vim.event.EventManager
+
+    def properties(self) -> Properties:
+        return {
+            "latestEvent": lambda: next(
+                (_render(each) for each in reversed(list(self.site.events))), None
+            ),
+            "maxCollector": lambda: 32,
+        }
+
+    def QueryEvents(self, call: Call, wanted: Any, eventViewSpec: Any) -> list[Any]:
+        found = [_render(each) for each in self.site.events if _matches(each, wanted)]
+        return found[-(wanted.maxCount or NEWEST_PAGE) :]
+
+    def CreateCollectorForEvents(self, call: Call, wanted: Any) -> Any:
+        return EventHistoryCollector(self.site, call.caller, wanted).object
+
+
+class EventHistoryCollector(SessionHeld):
+    kind = vim.event.EventHistoryCollector
+
+    def __init__(self, site: "Site", session: Session, wanted: Any) -> None:
+        super().__init__(site, f"session[{session.key}]{uuid4()}")
+        self._session = session
+        self._wanted = wanted
+        self._position = 0
+        session.objects[self.moid] = self
+
+    def properties(self) -> Properties:
+        return {
+            "latestPage": lambda: [_render(each) for each in reversed(self._events())],
+            "filter": lambda: self._wanted,
+        }
+
+    def ReadNextEvents(self, call: Call, maxCount: int) -> list[Any]:
+        page = self._events()[self._position : self._position + maxCount]
+        self._position += len(page)
+        return [_render(each) for each in page]
+
+    def RewindCollector(self, call: Call) -> None:
+        self._position = 0
+
+    def DestroyCollector(self, call: Call) -> None:
+        self._session.objects.pop(self.moid, None)
+
+    def _events(self) -> list[Happening]:
+        return [each for each in self.site.events if _matches(each, self._wanted)]
+
+
+def _matches(event: Happening, wanted: Any) -> bool:
+    if wanted.eventTypeId and event.type_id not in wanted.eventTypeId:
+        return False
+    if wanted.time and wanted.time.beginTime and event.time < wanted.time.beginTime:
+        return False
+    if wanted.time and wanted.time.endTime and event.time > wanted.time.endTime:
+        return False
+    if wanted.type and not any(issubclass(vim.event.EventEx, kind) for kind in wanted.type):
+        return False
+    entity = wanted.entity.entity if wanted.entity else None
+    return not isinstance(entity, vim.VirtualMachine) or entity._moId == event.vm
+
+
+def _render(event: Happening) -> Any:
+    return vim.event.EventEx(
+        key=event.key,
+        chainId=event.key,
+        createdTime=event.time,
+        userName=event.user,
+        vm=vim.event.VmEventArgument(
+            name=event.vm_name, vm=managed_object(Ref("vim.VirtualMachine", event.vm))
+        ),
+        fullFormattedMessage=event.message,
+        eventTypeId=event.type_id,
+        severity="info",
+        message=event.message,
+        objectId=event.vm,
+        objectType=vim.VirtualMachine,
+        objectName=event.vm_name,
+        arguments=[vmodl.KeyAnyValue(key=key, value=value) for key, value in event.arguments],
+    )

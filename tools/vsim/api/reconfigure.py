@@ -1,0 +1,90 @@
+"""ReconfigVM_Task: which fields of a ConfigSpec act, and which privilege each needs."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from tools.vsim.fault import Fault
+from tools.vsim.inventory import DiskEntry, InventoryError
+from tools.vsim.model.disk import Disk
+from tools.vsim.model.machine import Machine
+from tools.vsim.model.slots import slot_of
+from tools.vsim.model.world import World
+from tools.vsim.soap.vmodl import vim
+
+PRIVILEGES = {
+    "changeTrackingEnabled": "VirtualMachine.Config.ChangeTracking",
+    "extraConfig": "VirtualMachine.Config.AdvancedConfig",
+    "name": "VirtualMachine.Config.Rename",
+    "annotation": "VirtualMachine.Config.Rename",
+}
+DEVICE_PRIVILEGES = {
+    "add": "VirtualMachine.Config.AddNewDisk",
+    "remove": "VirtualMachine.Config.RemoveDisk",
+    "edit": "VirtualMachine.Config.DiskExtend",
+}
+
+
+def check_spec(spec: Any, require: Callable[[str], None]) -> None:
+    """Ask *require* for the privilege of every field that is set."""
+    for name, privilege in PRIVILEGES.items():
+        if getattr(spec, name) not in (None, []):
+            require(privilege)
+    for change in spec.deviceChange:
+        require(DEVICE_PRIVILEGES[str(change.operation)])
+
+
+def reconfigure(world: World, machine: Machine, spec: Any) -> None:
+    """Make the changes of *spec*; raises Fault before the first one where it can."""
+    if spec.changeVersion and spec.changeVersion != str(machine.change_version):
+        raise Fault("vim.fault.ConcurrentAccess", "The configuration changed meanwhile.")
+    if spec.name:
+        world.rename(machine, spec.name)
+    if spec.annotation is not None:
+        machine.configure(replace(machine.spec, annotation=spec.annotation))
+    if spec.changeTrackingEnabled is not None:
+        machine.set_tracking(spec.changeTrackingEnabled)
+    if spec.extraConfig:
+        extra = dict(machine.spec.extra)
+        for option in spec.extraConfig:
+            if option.value in (None, ""):
+                extra.pop(option.key, None)
+            else:
+                extra[option.key] = str(option.value)
+        machine.configure(replace(machine.spec, extra=extra))
+    for index, change in enumerate(spec.deviceChange):
+        _change_disk(world, machine, change, index)
+
+
+def _change_disk(world: World, machine: Machine, change: Any, index: int) -> None:
+    device = change.device
+    wrong = Fault(
+        "vim.fault.InvalidDeviceSpec",
+        f"Invalid configuration for device '{index}'.",
+        deviceIndex=index,
+        property="device",
+    )
+    if not isinstance(device, vim.vm.device.VirtualDisk):
+        raise wrong
+    if change.operation == "remove":
+        machine.remove_disk(device.key)
+    elif change.operation == "edit":
+        machine.grow_disk(device.key, _capacity(device))
+    else:
+        machine.add_disk(_new_disk(world, machine, device, wrong))
+
+
+def _new_disk(world: World, machine: Machine, device: Any, wrong: Fault) -> Disk:
+    try:
+        entry = DiskEntry(
+            size=_capacity(device),
+            slot=slot_of(device.controllerKey or 1000, device.unitNumber or 0),
+            mode=device.backing.diskMode or "persistent",
+        )
+        return world.make_disk(machine, entry)
+    except (InventoryError, AttributeError) as error:
+        raise wrong from error
+
+
+def _capacity(device: Any) -> int:
+    return int(device.capacityInBytes or device.capacityInKB * 1024)

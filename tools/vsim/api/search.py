@@ -1,0 +1,76 @@
+"""SearchIndex: machines and other entities by UUID, path, name."""
+
+from typing import Any
+
+from tools.vsim.api.render import vmx_path
+from tools.vsim.api.served import Call, Served
+from tools.vsim.api.virtualmachine import VirtualMachine
+from tools.vsim.soap.vmodl import vim
+
+
+class SearchIndex(Served):
+    kind = vim.SearchIndex
+
+    def FindByUuid(
+        self, call: Call, datacenter: Any, uuid: str, vmSearch: bool, instanceUuid: bool | None
+    ) -> Any:
+        found = self.FindAllByUuid(call, datacenter, uuid, vmSearch, instanceUuid)
+        return found[0] if found else None
+
+    def FindAllByUuid(
+        self, call: Call, datacenter: Any, uuid: str, vmSearch: bool, instanceUuid: bool | None
+    ) -> list[Any]:
+        if not vmSearch:
+            return []
+        return [
+            each.object
+            for each in self._machines(datacenter)
+            if uuid.lower()
+            == (
+                each.machine.spec.instance_uuid if instanceUuid else each.machine.spec.bios_uuid
+            ).lower()
+        ]
+
+    def FindByInventoryPath(self, call: Call, inventoryPath: str) -> Any:
+        place: Served = self.site.root
+        for name in inventoryPath.strip("/").split("/"):
+            if not name:
+                continue
+            below = [each for each in place.children() if _spelled(each) == name]
+            if not below:
+                return None
+            place = below[0]
+        return place.object
+
+    def FindChild(self, call: Call, entity: Any, name: str) -> Any:
+        place = self.site.require(entity._moId, call.session)
+        return next((each.object for each in place.children() if each.name == name), None)
+
+    def FindByDatastorePath(self, call: Call, datacenter: Any, path: str) -> Any:
+        return next(
+            (each.object for each in self._machines(datacenter) if vmx_path(each.machine) == path),
+            None,
+        )
+
+    def FindByDnsName(self, call: Call, datacenter: Any, dnsName: str, vmSearch: bool) -> Any:
+        return None
+
+    def _machines(self, datacenter: Any) -> list[VirtualMachine]:
+        place: Served = self.site.root
+        if datacenter is not None:
+            place = self.site.require(datacenter._moId, None)
+        return [each for each in descendants(place) if isinstance(each, VirtualMachine)]
+
+
+def descendants(place: Served) -> list[Served]:
+    """All entities below, parents before their children."""
+    found: list[Served] = []
+    for each in place.children():
+        found.append(each)
+        found += descendants(each)
+    return found
+
+
+def _spelled(each: Served) -> str:
+    """Slashes in names are %2f in inventory paths."""
+    return each.name.replace("%", "%25").replace("/", "%2f")

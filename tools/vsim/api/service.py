@@ -1,0 +1,58 @@
+"""ServiceInstance: the entry to everything else."""
+
+from typing import Any
+
+from tools.vsim.api.served import Call, Properties, Served
+from tools.vsim.soap.vmodl import vim
+
+
+class ServiceInstance(Served):
+    kind = vim.ServiceInstance
+
+    def properties(self) -> Properties:
+        return {
+            "content": self.content,
+            "serverClock": self.site.world.now,
+            "capability": lambda: vim.Capability(
+                provisioningSupported=True,
+                multiHostSupported=self.site.world.is_vcenter,
+                userShellAccessSupported=False,
+            ),
+        }
+
+    def content(self) -> Any:
+        """ServiceInstanceContent: references to the managers that there are."""
+        refs = {name: self.site.fixed[moid].object for name, moid in self.site.managers.items()}
+        return vim.ServiceInstanceContent(
+            about=self.site.about, rootFolder=self.site.root.object, **refs
+        )
+
+    def RetrieveServiceContent(self, call: Call) -> Any:
+        return self.content()
+
+    def CurrentTime(self, call: Call) -> Any:
+        return self.site.world.now()
+
+
+class FileManager(Served):
+    """There only so that clients see one."""
+
+    kind = vim.FileManager
+
+
+def render_about(api_version: str, is_vcenter: bool, instance_uuid: str) -> Any:
+    """AboutInfo for an API version such as 8.0.3.0."""
+    version = ".".join([*api_version.split("."), "0", "0"][:3])
+    name = "VMware vCenter Server" if is_vcenter else "VMware ESXi"
+    return vim.AboutInfo(
+        name=name,
+        fullName=f"{name} {version} build-0 (vsim)",
+        vendor="VMware, Inc.",
+        version=version,
+        build="0",
+        osType="linux-x64" if is_vcenter else "vmnix-x86",
+        productLineId="vpx" if is_vcenter else "embeddedEsx",
+        apiType="VirtualCenter" if is_vcenter else "HostAgent",
+        apiVersion=api_version,
+        instanceUuid=instance_uuid if is_vcenter else None,
+    )

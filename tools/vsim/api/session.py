@@ -1,0 +1,158 @@
+"""Sessions: login, expiry, and what belongs to one session and ends with it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from fnmatch import fnmatchcase
+from hmac import compare_digest
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from tools.vsim.api.served import Call, Properties, Served
+from tools.vsim.fault import Fault, Ref
+from tools.vsim.inventory import UserEntry
+from tools.vsim.model.world import World
+from tools.vsim.soap.vmodl import long, vim
+
+if TYPE_CHECKING:
+    from tools.vsim.api.site import Site
+
+NO_PERMISSION = "Permission to perform this operation was denied."
+
+
+@dataclass(eq=False, slots=True)
+class Session:
+    """One login."""
+
+    key: str
+    user: UserEntry
+    login_time: datetime
+    last_active: float
+    calls: int = 0
+    objects: dict[str, Served] = field(default_factory=dict)  # views, filters, collectors
+
+    def allows(self, privilege: str | None) -> bool:
+        """Whether the user has the privilege with that id."""
+        if not privilege or privilege in ("System.Anonymous", "System.View"):
+            return True
+        return any(fnmatchcase(privilege, each) for each in self.user.privileges) and not any(
+            fnmatchcase(privilege, each) for each in self.user.denied
+        )
+
+    def require(self, privilege: str | None, target: Ref) -> None:
+        """Raise NoPermission where the user lacks the privilege."""
+        if not self.allows(privilege):
+            raise Fault(
+                "vim.fault.NoPermission", NO_PERMISSION, object=target, privilegeId=privilege
+            )
+
+
+class Sessions:
+    """All logins. The world's lock covers the methods."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._by_key: dict[str, Session] = {}
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(list(self._by_key.values()))
+
+    def open(self, name: str, password: str) -> Session:
+        """A new session; raises InvalidLogin."""
+        user = self._world.users.get(name)
+        if user is None or not compare_digest(user.password.encode(), password.encode()):
+            raise Fault(
+                "vim.fault.InvalidLogin",
+                "Cannot complete login due to an incorrect user name or password.",
+            )
+        now = self._world.monotonic()
+        session = Session(uuid4().hex, user, self._world.now(), now)
+        self._by_key[session.key] = session
+        return session
+
+    def active(self, key: str | None) -> Session | None:
+        """The session with that key, unless it was idle for too long; counts as use of it."""
+        session = self._by_key.get(key) if key else None
+        if session is None:
+            return None
+        now = self._world.monotonic()
+        if now - session.last_active > self._world.knobs.session.idle_seconds:
+            self.close(session)
+            return None
+        session.last_active = now
+        session.calls += 1
+        return session
+
+    def close(self, session: Session) -> None:
+        """End it, and all that belongs to it."""
+        self._by_key.pop(session.key, None)
+        for held in session.objects.values():
+            if isinstance(held, SessionHeld):
+                held.end()
+        session.objects.clear()
+
+    def close_all(self) -> None:
+        for session in list(self._by_key.values()):
+            self.close(session)
+
+
+class SessionHeld(Served):
+    """An object that belongs to a session."""
+
+    def end(self) -> None:
+        """The session is over."""
+
+
+class SessionManager(Served):
+    kind = vim.SessionManager
+
+    def __init__(self, site: "Site", moid: str, session: Session | None = None) -> None:
+        super().__init__(site, moid)
+        self._session = session  # whose currentSession this is; each session has its own
+
+    def properties(self) -> Properties:
+        return {
+            "currentSession": lambda: _describe(self._session) if self._session else None,
+            "sessionList": lambda: [_describe(session) for session in self.site.sessions],
+            "message": lambda: "",
+            "defaultLocale": lambda: "en",
+        }
+
+    def Login(self, call: Call, userName: str, password: str | None, locale: str | None) -> Any:
+        session = self.site.sessions.open(userName, password or "")
+        self.site.furnish(session)
+        call.opened = session
+        return _describe(session)
+
+    def Logout(self, call: Call) -> None:
+        if call.session:
+            self.site.sessions.close(call.session)
+
+    def SessionIsActive(self, call: Call, sessionID: str, userName: str) -> bool:
+        return any(
+            session.key == sessionID and session.user.name == userName
+            for session in self.site.sessions
+        )
+
+    def TerminateSession(self, call: Call, sessionId: list[str]) -> None:
+        found = [session for session in self.site.sessions if session.key in sessionId]
+        if len(found) != len(set(sessionId)):
+            raise Fault("vim.fault.NotFound", "The object or item referred to could not be found.")
+        for session in found:
+            self.site.sessions.close(session)
+
+
+def _describe(session: Session) -> Any:
+    return vim.UserSession(
+        key=session.key,
+        userName=session.user.name,
+        fullName=session.user.name,
+        loginTime=session.login_time,
+        lastActiveTime=session.login_time,
+        locale="en",
+        messageLocale="en",
+        extensionSession=False,
+        ipAddress="127.0.0.1",
+        userAgent="",
+        callCount=long(session.calls),
+    )

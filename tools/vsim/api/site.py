@@ -1,0 +1,185 @@
+"""All managed objects of the simulator by their ids, and the tree they form."""
+
+from typing import Any, TypeVar
+
+from tools.vsim.api.authorization import AuthorizationManager
+from tools.vsim.api.collector import PropertyCollector
+from tools.vsim.api.entities import (
+    ComputeResource,
+    Datacenter,
+    DatastoreObject,
+    Entity,
+    Folder,
+    HostSystem,
+    ResourcePool,
+)
+from tools.vsim.api.events import EventManager, Events
+from tools.vsim.api.search import SearchIndex
+from tools.vsim.api.served import Served
+from tools.vsim.api.service import FileManager, ServiceInstance, render_about
+from tools.vsim.api.session import Session, SessionManager, Sessions
+from tools.vsim.api.snapshot import SnapshotObject
+from tools.vsim.api.task import TaskManager, Tasks
+from tools.vsim.api.views import ViewManager
+from tools.vsim.api.virtualmachine import VirtualMachine
+from tools.vsim.data.files import DatastoreFiles
+from tools.vsim.fault import Ref, not_found
+from tools.vsim.model.machine import Machine
+from tools.vsim.model.world import World
+
+Kept = TypeVar("Kept", bound=Served)
+
+
+class Site:
+    """What a client can reach. The world's lock covers the methods."""
+
+    def __init__(self, world: World, api_version: str) -> None:
+        self.world = world
+        self.closing = False
+        self.files = DatastoreFiles(world)
+        self.sessions = Sessions(world)
+        self.tasks = Tasks(self)
+        self.events = Events(self)
+        uuid = f"{world.random.getrandbits(128):032x}"
+        uuid = "-".join((uuid[:8], uuid[8:12], uuid[12:16], uuid[16:20], uuid[20:]))
+        self.about = render_about(api_version, world.is_vcenter, uuid)
+        self.fixed: dict[str, Served] = {}
+        self.managers = {  # ServiceInstanceContent's names, and ids
+            "propertyCollector": "propertyCollector",
+            "viewManager": "ViewManager",
+            "sessionManager": "SessionManager",
+            "authorizationManager": "AuthorizationManager",
+            "eventManager": "EventManager",
+            "taskManager": "TaskManager",
+            "searchIndex": "SearchIndex",
+            "fileManager": "FileManager",
+        }
+        for manager in (
+            ServiceInstance(self, "ServiceInstance"),
+            _Nobodys(self, "propertyCollector"),
+            ViewManager(self, "ViewManager"),
+            SessionManager(self, "SessionManager"),
+            AuthorizationManager(self, "AuthorizationManager"),
+            EventManager(self, "EventManager"),
+            TaskManager(self, "TaskManager"),
+            SearchIndex(self, "SearchIndex"),
+            FileManager(self, "FileManager"),
+        ):
+            self.fixed[manager.moid] = manager
+        self._parents: dict[str, Entity] = {}
+        self._hosts: dict[str, HostSystem] = {}  # by datacenter
+        self._pools: dict[str, ResourcePool] = {}
+        self.root = self._keep(
+            Folder(self, "group-d1" if world.is_vcenter else "ha-folder-root", "Datacenters", None)
+        )
+        self._datacenters = {
+            name: self._add_datacenter(name, number)
+            for number, name in enumerate(world.datacenters, 1)
+        }
+        for store in world.datastores.values():
+            folder = self._datacenters[store.datacenter].folder(2)
+            folder.members.append(self._keep(DatastoreObject(self, store, folder)))
+        for machine in world.machines.values():
+            self.add_machine(machine)
+
+    # look-up
+
+    def find(self, moid: str, session: Session | None) -> Served | None:
+        """The object with that id, as that session sees it."""
+        if session and moid in session.objects:
+            return session.objects[moid]
+        if moid in self.fixed:
+            return self.fixed[moid]
+        task = self.tasks.find(moid)
+        if task:
+            return task
+        found = self.world.snapshot(moid)
+        return SnapshotObject(self, *found) if found else None
+
+    def require(self, moid: str, session: Session | None) -> Served:
+        """The same; raises ManagedObjectNotFound."""
+        found = self.find(moid, session)
+        if found is None:
+            raise not_found(moid, "vim.ManagedEntity")
+        return found
+
+    def furnish(self, session: Session) -> None:
+        """Give a new session the objects that each session has of its own."""
+        PropertyCollector(self, "propertyCollector", session)
+        session.objects["SessionManager"] = SessionManager(self, "SessionManager", session)
+
+    # tree
+
+    def add_machine(self, machine: Machine) -> None:
+        """Put a machine of the world into its folder."""
+        datacenter, path = self.world.folders[machine.moid]
+        folder = self._datacenters[datacenter].folder(0)
+        for name in path.split("/") if path else ():
+            folder = self._folder_below(folder, name)
+        shown = VirtualMachine(self, machine)
+        self.fixed[shown.moid] = shown
+        self._parents[shown.moid] = folder
+        folder.members.append(shown)
+
+    def remove_machine(self, machine: Machine) -> None:
+        """Take a machine out of the inventory, as unregistering does."""
+        shown = self.fixed.pop(machine.moid)
+        self._parents.pop(machine.moid).members.remove(shown)
+        del self.world.machines[machine.moid], self.world.folders[machine.moid]
+
+    def parent_of(self, ref: Ref) -> Any:
+        return self._parents[ref.moid].object
+
+    def host_of(self, ref: Ref) -> Any:
+        return self._hosts[self.world.folders[ref.moid][0]].object
+
+    def pool_of(self, ref: Ref) -> Any:
+        return self._pools[self.world.folders[ref.moid][0]].object
+
+    def machines_on(self, host: HostSystem) -> list[Any]:
+        return [
+            self.fixed[moid].object
+            for moid, (datacenter, _) in self.world.folders.items()
+            if self._hosts[datacenter] is host
+        ]
+
+    def machines_of(self, datastore: str) -> list[Any]:
+        return [
+            self.fixed[machine.moid].object
+            for machine in self.world.machines.values()
+            if datastore in {machine.datastore, *(disk.datastore for disk in machine.disks)}
+        ]
+
+    def _keep(self, each: Kept) -> Kept:
+        self.fixed[each.moid] = each
+        return each
+
+    def _folder_below(self, parent: Folder, name: str) -> Folder:
+        for each in parent.members:
+            if isinstance(each, Folder) and each.name == name:
+                return each
+        made = self._keep(Folder(self, f"group-v{len(self.fixed) + 1000}", name, parent))
+        parent.members.append(made)
+        return made
+
+    def _add_datacenter(self, name: str, number: int) -> Datacenter:
+        moid = f"datacenter-{number}" if self.world.is_vcenter else "ha-datacenter"
+        datacenter = self._keep(Datacenter(self, moid, name, self.root))
+        self.root.members.append(datacenter)
+        for letter, label in (("v", "vm"), ("h", "host"), ("s", "datastore"), ("n", "network")):
+            folder = Folder(self, f"group-{letter}{number}", label, datacenter)
+            datacenter.members.append(self._keep(folder))
+        hosts = datacenter.folder(1)
+        resource = self._keep(ComputeResource(self, f"domain-s{number}", f"esx{number}", hosts))
+        hosts.members.append(resource)
+        host = self._keep(HostSystem(self, f"host-{number}", f"esx{number}", resource))
+        pool = self._keep(ResourcePool(self, f"resgroup-{number}", "Resources", resource))
+        resource.members += [host, pool]
+        self._hosts[name], self._pools[name] = host, pool
+        return datacenter
+
+
+class _Nobodys(Served):
+    """What has the id of the property collector outside of any session."""
+
+    kind = PropertyCollector.kind

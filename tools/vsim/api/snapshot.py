@@ -1,0 +1,87 @@
+"""VirtualMachineSnapshot, and the tree that a machine shows of them."""
+
+from typing import TYPE_CHECKING, Any
+
+from tools.vsim.api.render import render_snapshot_config
+from tools.vsim.api.served import Call, Properties, Served
+from tools.vsim.fault import Ref
+from tools.vsim.model.machine import Machine
+from tools.vsim.model.snapshot import Snapshot
+from tools.vsim.soap.vmodl import managed_object, typed, vim
+
+if TYPE_CHECKING:
+    from tools.vsim.api.site import Site
+
+
+class SnapshotObject(Served):
+    kind = vim.vm.Snapshot
+
+    def __init__(self, site: "Site", machine: Machine, snapshot: Snapshot) -> None:
+        super().__init__(site, snapshot.moid)
+        self.machine = machine
+        self.snapshot = snapshot
+
+    @property
+    def name(self) -> str:
+        return self.machine.spec.name  # rules name the machine
+
+    def properties(self) -> Properties:
+        return {
+            "config": lambda: render_snapshot_config(self.site.world, self.machine, self.snapshot),
+            "childSnapshot": lambda: [
+                SnapshotObject(self.site, self.machine, each).object
+                for each in self.machine.snapshots.children(self.snapshot)
+            ],
+            "vm": lambda: managed_object(Ref("vim.VirtualMachine", self.machine.moid)),
+        }
+
+    def RemoveSnapshot_Task(
+        self, call: Call, removeChildren: bool, consolidate: bool | None
+    ) -> Any:
+        def work() -> None:
+            if self.snapshot in self.machine.snapshots:
+                below = self.machine.snapshots.below(self.snapshot)
+                doomed = below if removeChildren else [self.snapshot]
+                self.machine.remove_snapshots(doomed, consolidate=consolidate is not False)
+
+        return self.site.tasks.start(call, self.machine, work)
+
+    def RevertToSnapshot_Task(self, call: Call, host: Any, suppressPowerOn: bool | None) -> Any:
+        def work() -> None:
+            self.machine.revert(self.snapshot)
+            self.site.events.reverted(self.machine, self.snapshot, call.caller.user.name)
+
+        return self.site.tasks.start(call, self.machine, work)
+
+    def RenameSnapshot(self, call: Call, name: str | None, description: str | None) -> None:
+        with self.site.world.changing():
+            self.snapshot.name = name or self.snapshot.name
+            if description is not None:
+                self.snapshot.description = description
+
+
+def render_tree(site: "Site", machine: Machine) -> Any:
+    """VirtualMachineSnapshotInfo; None where there is no snapshot."""
+    if not len(machine.snapshots):
+        return None
+
+    def branch(parent: Snapshot | None) -> list[Any]:
+        return [
+            vim.vm.SnapshotTree(
+                snapshot=SnapshotObject(site, machine, snapshot).object,
+                vm=managed_object(Ref("vim.VirtualMachine", machine.moid)),
+                name=snapshot.name,
+                description=snapshot.description,
+                id=snapshot.number,
+                createTime=snapshot.created,
+                state=typed(vim.VirtualMachine.PowerState, snapshot.power),
+                quiesced=snapshot.quiesced,
+                childSnapshotList=branch(snapshot),
+            )
+            for snapshot in machine.snapshots.children(parent)
+        ]
+
+    info = vim.vm.SnapshotInfo(rootSnapshotList=branch(None))
+    if machine.snapshots.current:
+        info.currentSnapshot = SnapshotObject(site, machine, machine.snapshots.current).object
+    return info

@@ -1,0 +1,190 @@
+"""Tasks: queued, running, then success or error, each in a thread of its own."""
+
+import threading
+from collections.abc import Callable
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from tools.vsim.api.served import Call, Properties, Served
+from tools.vsim.fault import Fault, Ref
+from tools.vsim.model.machine import Machine
+from tools.vsim.rules import CallRule
+from tools.vsim.soap.vmodl import managed_object, method_fault, method_named, typed, vim
+
+if TYPE_CHECKING:
+    from tools.vsim.api.site import Site
+
+Work = Callable[[], Ref | None]
+
+
+class Task(Served):
+    """One operation on a machine."""
+
+    kind = vim.Task
+
+    def __init__(self, site: "Site", moid: str, call: Call, machine: Machine) -> None:
+        super().__init__(site, moid)
+        self.method = call.method
+        self.machine = machine
+        self.user = call.caller.user.name
+        self.state = "queued"
+        self.progress: int | None = None
+        self.error: Fault | None = None
+        self.result: Ref | None = None
+        self.cancelled = False
+        self.released = False
+        self.queued = site.world.now()
+        self.started: datetime | None = None
+        self.completed: datetime | None = None
+
+    @property
+    def is_over(self) -> bool:
+        return self.state in ("success", "error")
+
+    def properties(self) -> Properties:
+        return {"info": self.info}
+
+    def info(self) -> Any:
+        """TaskInfo as it is now."""
+        method = method_named(self.method)
+        name = method.info.name
+        return vim.TaskInfo(
+            key=self.moid,
+            task=self.object,
+            name=method,
+            descriptionId=f"VirtualMachine.{name[0].lower()}{name[1:]}",
+            entity=managed_object(Ref("vim.VirtualMachine", self.machine.moid)),
+            entityName=self.machine.spec.name,
+            state=typed(vim.TaskInfo.State, self.state),
+            cancelled=self.cancelled,
+            cancelable=True,
+            error=method_fault(self.error) if self.error else None,
+            result=managed_object(self.result) if self.result else None,
+            progress=self.progress,
+            reason=vim.TaskReasonUser(userName=self.user),
+            queueTime=self.queued,
+            startTime=self.started,
+            completeTime=self.completed,
+            eventChainId=int(self.moid.rpartition("-")[2]),
+        )
+
+    def CancelTask(self, call: Call) -> None:
+        if self.is_over:
+            raise Fault("vim.fault.InvalidState", "The task is over.")
+        with self.site.world.changing():
+            self.cancelled = True
+
+    def finish(self, error: Fault | None = None, result: Ref | None = None) -> None:
+        with self.site.world.changing():
+            self.state = "error" if error else "success"
+            self.error, self.result = error, result
+            self.progress = self.progress if error else 100
+            self.completed = self.site.world.now()
+
+
+class Tasks:
+    """All tasks. A machine has one at a time: a second one fails with TaskInProgress."""
+
+    def __init__(self, site: "Site") -> None:
+        self._site = site
+        self._all: dict[str, Task] = {}
+        self._threads: list[threading.Thread] = []
+        self._closing = False
+
+    def __iter__(self) -> Any:
+        return iter(list(self._all.values()))
+
+    def find(self, moid: str) -> Task | None:
+        return self._all.get(moid)
+
+    def active(self, machine: Machine) -> Task | None:
+        return next(
+            (task for task in self._all.values() if task.machine is machine and not task.is_over),
+            None,
+        )
+
+    def start(self, call: Call, machine: Machine, work: Work) -> Any:
+        """Begin a task that does *work*; its reference."""
+        site = self._site
+        other = self.active(machine)
+        busy = other and Fault(
+            "vim.fault.TaskInProgress",
+            "The operation is not allowed in the current state: another task is in progress.",
+            task=other.ref,
+        )
+        if busy and site.world.knobs.task.in_progress_as == "call":
+            raise busy
+        task = Task(site, f"task-{len(self._all) + 1}", call, machine)
+        with site.world.changing():
+            self._all[task.moid] = task
+        if busy:
+            task.finish(busy)
+        else:
+            thread = threading.Thread(
+                target=self._run, args=(task, work, list(call.task_rules)), name=task.moid
+            )
+            self._threads.append(thread)
+            thread.start()
+        return task.object
+
+    def release(self) -> None:
+        """Let every held task go on."""
+        with self._site.world.changing():
+            for task in self._all.values():
+                task.released = True
+
+    def close(self) -> None:
+        """Cancel what still runs and wait for its end."""
+        with self._site.world.changing():
+            self._closing = True
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self, task: Task, work: Work, rules: list[CallRule]) -> None:
+        world = self._site.world
+        with world.changing():
+            task.state, task.started, task.progress = "running", world.now(), 0
+        error, result = self._before(task, rules), None
+        try:
+            if error is None:
+                with world.changing():
+                    result = work()
+                error = _fault_of(rules, "task-fault-after")
+        except Fault as fault:
+            error = fault
+        except Exception as bug:  # the edge of this thread: a bug becomes the task's error
+            task.finish(Fault("vmodl.fault.SystemError", f"bug in vsim: {bug!r}", reason=repr(bug)))
+            raise
+        task.finish(error, None if error else result)
+
+    def _before(self, task: Task, rules: list[CallRule]) -> Fault | None:
+        """Wait as the knobs and rules say; the fault that ends the task before it began."""
+        world = self._site.world
+        held = any(rule.action == "hold-task" for rule in rules)
+        due = world.monotonic() + world.knobs.task.seconds
+        with world.changed:
+            while not (task.cancelled or self._closing):
+                left = due - world.monotonic()
+                if (task.released or not held) and left <= 0:
+                    break
+                world.changed.wait(None if held and not task.released else left)
+        if task.cancelled or self._closing:
+            return Fault("vmodl.fault.RequestCanceled", "The task was canceled by a user.")
+        return _fault_of(rules, "task-fault")
+
+
+def _fault_of(rules: list[CallRule], action: str) -> Fault | None:
+    for rule in rules:
+        if rule.action == action:
+            return Fault(rule.fault, rule.message, **rule.fields)
+    return None
+
+
+class TaskManager(Served):
+    kind = vim.TaskManager
+
+    def properties(self) -> Properties:
+        return {
+            "recentTask": lambda: [task.object for task in self.site.tasks],
+            "maxCollector": lambda: 0,
+        }

@@ -1,0 +1,98 @@
+"""ViewManager, container views, list views."""
+
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from tools.vsim.api.search import descendants
+from tools.vsim.api.served import Call, Properties, Served
+from tools.vsim.api.session import Session, SessionHeld
+from tools.vsim.soap.vmodl import vim
+
+if TYPE_CHECKING:
+    from tools.vsim.api.site import Site
+
+
+class View(SessionHeld):
+    """A set of objects that belongs to a session."""
+
+    def __init__(self, site: "Site", session: Session) -> None:
+        super().__init__(site, f"session[{session.key}]{uuid4()}")
+        self._session = session
+        session.objects[self.moid] = self
+
+    def shown(self) -> list[Any]:
+        return []
+
+    def properties(self) -> Properties:
+        return {"view": self.shown}
+
+    def DestroyView(self, call: Call) -> None:
+        self._session.objects.pop(self.moid, None)
+
+
+class ContainerView(View):
+    kind = vim.view.ContainerView
+
+    def __init__(
+        self, site: "Site", session: Session, container: Served, kinds: list[Any], recursive: bool
+    ) -> None:
+        super().__init__(site, session)
+        self._container = container
+        self._kinds = tuple(kinds)
+        self._recursive = recursive
+
+    def shown(self) -> list[Any]:
+        found = descendants(self._container) if self._recursive else self._container.children()
+        return [
+            each.object
+            for each in found
+            if not self._kinds or any(issubclass(each.kind, kind) for kind in self._kinds)
+        ]
+
+    def properties(self) -> Properties:
+        return {
+            "view": self.shown,
+            "container": lambda: self._container.object,
+            "type": lambda: list(self._kinds),
+            "recursive": lambda: self._recursive,
+        }
+
+
+class ListView(View):
+    kind = vim.view.ListView
+
+    def __init__(self, site: "Site", session: Session, objects: list[Any]) -> None:
+        super().__init__(site, session)
+        self._objects = list(objects)
+
+    def shown(self) -> list[Any]:
+        return self._objects
+
+    def ModifyListView(
+        self, call: Call, add: list[Any] | None, remove: list[Any] | None
+    ) -> list[Any]:
+        with self.site.world.changing():
+            gone = list(remove or ())
+            kept = [each for each in self._objects if each not in gone]
+            self._objects = kept + [each for each in add or () if each not in kept]
+        return [each for each in gone if each not in self._objects]
+
+
+class ViewManager(Served):
+    kind = vim.view.ViewManager
+
+    def properties(self) -> Properties:
+        return {"viewList": list}
+
+    def CreateContainerView(
+        self,
+        call: Call,
+        container: Any,
+        kinds: list[Any] | None,
+        recursive: bool,
+    ) -> Any:
+        place = self.site.require(container._moId, call.session)
+        return ContainerView(self.site, call.caller, place, kinds or [], recursive).object
+
+    def CreateListView(self, call: Call, obj: list[Any] | None) -> Any:
+        return ListView(self.site, call.caller, obj or []).object

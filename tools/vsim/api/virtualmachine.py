@@ -1,0 +1,218 @@
+"""VirtualMachine: its properties and operations."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from tools.vsim.api.capability import render_capability, render_guest, render_runtime
+from tools.vsim.api.reconfigure import check_spec, reconfigure
+from tools.vsim.api.render import render_config, vmx_path
+from tools.vsim.api.served import Call, Properties, Served
+from tools.vsim.api.snapshot import SnapshotObject, render_tree
+from tools.vsim.fault import Fault, Ref, invalid_argument
+from tools.vsim.model.changes import Page
+from tools.vsim.model.machine import Machine
+from tools.vsim.soap.vmodl import long, managed_object, typed, vim
+
+if TYPE_CHECKING:
+    from tools.vsim.api.site import Site
+
+
+class VirtualMachine(Served):
+    kind = vim.VirtualMachine
+
+    def __init__(self, site: "Site", machine: Machine) -> None:
+        super().__init__(site, machine.moid)
+        self.machine = machine
+
+    @property
+    def name(self) -> str:
+        return self.machine.spec.name
+
+    def properties(self) -> Properties:
+        machine = self.machine
+        world = self.site.world
+        return {
+            "name": lambda: machine.spec.name,
+            "parent": lambda: self.site.parent_of(self.ref),
+            "config": lambda: render_config(world, machine),
+            "capability": lambda: render_capability(machine),
+            "runtime": self._runtime,
+            "guest": lambda: render_guest(machine),
+            "summary": self._summary,
+            "layoutEx": self._layout,
+            "datastore": self._datastores,
+            "network": list,
+            "snapshot": lambda: render_tree(self.site, machine),
+            "rootSnapshot": lambda: [
+                SnapshotObject(self.site, machine, each).object
+                for each in machine.snapshots.children(None)
+            ],
+            "resourcePool": lambda: self.site.pool_of(self.ref),
+            "recentTask": lambda: [
+                task.object for task in self.site.tasks if task.machine is machine
+            ],
+            "disabledMethod": list,
+            "overallStatus": lambda: "green",
+            "configStatus": lambda: "green",
+            "guestHeartbeatStatus": lambda: "green",
+            "effectiveRole": lambda: [-1],
+            "alarmActionsEnabled": lambda: True,
+        }
+
+    # power
+
+    def PowerOnVM_Task(self, call: Call, host: Any) -> Any:
+        return self._task(call, self.machine.power_on)
+
+    def PowerOffVM_Task(self, call: Call) -> Any:
+        return self._task(call, self.machine.power_off)
+
+    def SuspendVM_Task(self, call: Call) -> Any:
+        return self._task(call, self.machine.suspend)
+
+    def ShutdownGuest(self, call: Call) -> None:
+        with self.site.world.changing():
+            self.machine.power_off(hard=False)
+
+    # configuration
+
+    def ReconfigVM_Task(self, call: Call, spec: Any) -> Any:
+        check_spec(spec, lambda privilege: call.caller.require(privilege, self.ref))
+        return self._task(call, lambda: reconfigure(self.site.world, self.machine, spec))
+
+    def UpgradeVM_Task(self, call: Call, version: str | None) -> Any:
+        hardware = None
+        if version:
+            if not version.removeprefix("vmx-").isdecimal():
+                raise invalid_argument("version")
+            hardware = int(version.removeprefix("vmx-"))
+        return self._task(call, lambda: self.machine.upgrade(hardware))
+
+    def RelocateVM_Task(self, call: Call, spec: Any, priority: Any) -> Any:
+        target = next(
+            (
+                store
+                for store in self.site.world.datastores.values()
+                if spec.datastore is not None and store.moid == spec.datastore._moId
+            ),
+            None,
+        )
+        if target is None:
+            raise invalid_argument("spec.datastore")
+        return self._task(call, lambda: self.machine.relocate(target.name))
+
+    # snapshots
+
+    def CreateSnapshot_Task(
+        self, call: Call, name: str, description: str | None, memory: bool, quiesce: bool
+    ) -> Any:
+        return self._snapshot(call, name, description, memory, quiesce)
+
+    def CreateSnapshotEx_Task(
+        self, call: Call, name: str, description: str | None, memory: bool, quiesceSpec: Any
+    ) -> Any:
+        minutes = quiesceSpec.timeout if quiesceSpec else None
+        if minutes is not None and not 5 <= minutes <= 240:
+            raise invalid_argument("quiesceSpec.timeout")
+        return self._snapshot(call, name, description, memory, quiesceSpec is not None)
+
+    def RemoveAllSnapshots_Task(self, call: Call, consolidate: bool | None, spec: Any) -> Any:
+        def work() -> None:
+            self.machine.remove_snapshots(
+                list(self.machine.snapshots), consolidate=consolidate is not False
+            )
+
+        return self._task(call, work)
+
+    def RevertToCurrentSnapshot_Task(
+        self, call: Call, host: Any, suppressPowerOn: bool | None
+    ) -> Any:
+        current = self.machine.snapshots.current
+        if current is None:
+            raise Fault("vim.fault.NotFound", "The virtual machine has no snapshot.")
+        return SnapshotObject(self.site, self.machine, current).RevertToSnapshot_Task(
+            call, host, suppressPowerOn
+        )
+
+    def ConsolidateVMDisks_Task(self, call: Call) -> Any:
+        return self._task(call, self.machine.consolidate)
+
+    def QueryChangedDiskAreas(
+        self, call: Call, snapshot: Any, deviceKey: int, startOffset: int, changeId: str
+    ) -> Any:
+        held = None
+        if snapshot is not None:
+            found = self.site.find(snapshot._moId, call.session)
+            if not isinstance(found, SnapshotObject) or found.machine is not self.machine:
+                raise invalid_argument("snapshot")
+            held = found.snapshot
+        return _render_page(self.machine.query_changes(held, deviceKey, startOffset, changeId))
+
+    def _snapshot(
+        self, call: Call, name: str, description: str | None, memory: bool, quiesce: bool
+    ) -> Any:
+        def work() -> Ref:
+            snapshot = self.site.world.take_snapshot(
+                self.machine, name, description or "", memory=memory, quiesce=quiesce
+            )
+            return Ref("vim.vm.Snapshot", snapshot.moid)
+
+        return self._task(call, work)
+
+    def _task(self, call: Call, work: Callable[[], Ref | None]) -> Any:
+        return self.site.tasks.start(call, self.machine, work)
+
+    # properties
+
+    def _runtime(self) -> Any:
+        return render_runtime(self.machine, self.site.host_of(self.ref))
+
+    def _datastores(self) -> list[Any]:
+        names = {self.machine.datastore, *(disk.datastore for disk in self.machine.disks)}
+        stores = self.site.world.datastores
+        return [managed_object(Ref("vim.Datastore", stores[name].moid)) for name in sorted(names)]
+
+    def _summary(self) -> Any:
+        spec = self.machine.spec
+        return vim.vm.Summary(
+            vm=self.object,
+            runtime=self._runtime(),
+            config=vim.vm.Summary.ConfigSummary(
+                name=spec.name,
+                template=spec.template,
+                vmPathName=vmx_path(self.machine),
+                memorySizeMB=spec.memory_mib,
+                numCpu=spec.cpus,
+                numVirtualDisks=len(self.machine.disks),
+                uuid=spec.bios_uuid,
+                instanceUuid=spec.instance_uuid,
+                guestId=spec.guest_id,
+                annotation=spec.annotation,
+            ),
+            quickStats=vim.vm.Summary.QuickStats(),
+            overallStatus=typed(vim.ManagedEntity.Status, "green"),
+        )
+
+    def _layout(self) -> Any:
+        files = self.site.files.of_machine(self.machine)
+        return vim.vm.FileLayoutEx(
+            timestamp=self.site.world.now(),
+            file=[
+                vim.vm.FileLayoutEx.FileInfo(
+                    key=number, name=file.path, type=file.kind, size=long(file.size)
+                )
+                for number, file in enumerate(files)
+            ],
+        )
+
+
+def _render_page(page: Page) -> Any:
+    info = vim.VirtualMachine.DiskChangeInfo
+    return info(
+        startOffset=long(page.start),
+        length=long(page.length),
+        changedArea=[
+            info.DiskChangeExtent(start=long(span.start), length=long(span.length))
+            for span in page.extents
+        ],
+    )

@@ -1,0 +1,1 @@
+"""Bytes: files of datastores over HTTPS, snapshots over NBD."""

@@ -1,0 +1,1 @@
+"""What the simulator knows: disks, change tracking, machines, snapshots. No SOAP in here."""

@@ -1,0 +1,245 @@
+"""One virtual disk: the live image that the guest writes, its frozen links, its change tracking.
+
+Three kinds of files make a disk. The live image is what the guest sees; anybody may write it, at
+any time, loop-mounted or not. The settled image is what it held at the last stun. Each snapshot
+leaves a frozen image, owned by a link of the delta chain.
+"""
+
+import os
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from tools.vsim.knobs import CbtKnobs
+from tools.vsim.model.image import (
+    Drift,
+    catch_up,
+    copy_image,
+    data_spans,
+    overwrite_image,
+    punch,
+    read_padded,
+)
+from tools.vsim.model.span import Span
+from tools.vsim.model.tracking import ChangeMap, ChangeTracker, new_epoch
+
+Backing = Literal[
+    "flat2", "flat1", "sparse2", "sparse1", "sesparse", "rdm-virtual", "rdm-physical", "raw2"
+]
+UNTRACKABLE = ("flat1", "sparse1", "rdm-physical")  # their backing has no changeId
+EXTEND_BOUNDARY = 128 << 30  # VMware KB 310751: the map goes wrong past this and each doubling
+
+
+@dataclass(frozen=True, slots=True)
+class DiskSpec:
+    """What the configuration says of a disk."""
+
+    key: int
+    label: str
+    slot: str  # such as scsi0:0
+    size: int
+    uuid: str
+    object_id: str
+    mode: str = "persistent"
+    backing: Backing = "flat2"
+    provisioning: Literal["thin", "lazy", "eager"] = "thin"
+    sharing: str = "sharingNone"
+
+    @property
+    def in_snapshots(self) -> bool:
+        return not self.mode.startswith("independent") and self.backing != "rdm-physical"
+
+    @property
+    def trackable(self) -> bool:
+        return self.in_snapshots and self.backing not in UNTRACKABLE
+
+
+@dataclass(eq=False, slots=True)
+class Link:
+    """One file of the chain: number 0 is the base, image None is the live one."""
+
+    number: int
+    parent: "Link | None"
+    image: Path | None = None
+
+
+@dataclass(eq=False, slots=True)
+class FrozenDisk:
+    """A disk as one snapshot holds it."""
+
+    disk: "Disk"
+    spec: DiskSpec
+    link: Link
+    tracked: ChangeMap | None
+    truth: (
+        Path | None
+    )  # exactly the bytes of the disk at the snapshot; None if it has no part in it
+
+
+class Disk:
+    """A disk of a machine. The machine's lock covers every method but `read` and `write`."""
+
+    def __init__(
+        self, spec: DiskSpec, datastore: str, stem: str, live: Path, store: Path, seed: str
+    ) -> None:
+        self.spec = spec
+        self.datastore = datastore
+        self.stem = stem  # directory and name on the datastore, without suffix
+        self.live = live
+        self.store = store
+        self.cbt: CbtKnobs | None = None  # in place of the simulator's knobs
+        self.tracker: ChangeTracker | None = None
+        self.skewed = False
+        self.links = [Link(0, None)]
+        self.current = self.links[0]
+        self._epochs = random.Random(seed)
+        self._settled = store / "settled.raw"
+        self._images = 0
+        store.mkdir(parents=True, exist_ok=True)
+        with live.open("ab"):
+            os.truncate(live, spec.size)
+        self._settled.touch()
+        catch_up(live, self._settled, spec.size)
+
+    # the guest's side
+
+    def read(self, offset: int, length: int) -> bytes:
+        """What the guest reads now."""
+        with self.live.open("rb") as image:
+            return read_padded(image.fileno(), offset, length)
+
+    def write(self, offset: int, data: bytes) -> None:
+        """What a guest does; writing the file itself does the same."""
+        if offset < 0 or offset + len(data) > self.spec.size:
+            raise ValueError(f"not inside the disk: {offset} + {len(data)}")
+        with self.live.open("r+b", buffering=0) as image:
+            os.pwrite(image.fileno(), data, offset)
+
+    def discard(self, offset: int, length: int) -> None:
+        """The guest's TRIM: the range reads as zeros and is allocated no more."""
+        with self.live.open("r+b") as image:
+            punch(image.fileno(), Span(offset, offset + length))
+
+    # names
+
+    def path(self, link: Link | None = None, suffix: str = "") -> str:
+        """The datastore path of a link's descriptor, or of the file with *suffix* beside it."""
+        number = (link or self.current).number
+        return f"[{self.datastore}] {self.stem}{f'-{number:06d}' if number else ''}{suffix}.vmdk"
+
+    # tracking
+
+    @property
+    def change_id(self) -> str | None:
+        return self.tracker.freeze().change_id if self.tracker else None
+
+    def settle(self, knobs: CbtKnobs) -> None:
+        """Find what the guest changed since the last stun and put it into the map."""
+        drift = self._catch_up()
+        changed = drift.written + (drift.discarded if knobs.unmap_reported else ())
+        if self.tracker and changed:
+            self.tracker.advance(changed, knobs.sequence_step)
+
+    def start_tracking(self, knobs: CbtKnobs) -> None:
+        """Track from now on, under a new epoch; what is allocated counts as changed."""
+        self._catch_up()
+        with self._settled.open("rb") as image:
+            in_use = list(data_spans(image.fileno(), self.spec.size))
+        if self.spec.provisioning == "eager":
+            in_use = [Span(0, self.spec.size)]
+        self.tracker = ChangeTracker.start(new_epoch(self._epochs), knobs.granularity, in_use)
+        self.skewed = False
+
+    def stop_tracking(self) -> None:
+        self.tracker = None
+
+    # snapshots
+
+    def freeze(self, knobs: CbtKnobs, keep: Path) -> FrozenDisk:
+        """The disk as it is now; the guest goes on in a new link. *keep* gets the image."""
+        if not self.spec.in_snapshots:
+            return FrozenDisk(self, self.spec, self.current, None, None)
+        drift = self._catch_up()
+        if self.tracker:
+            changed = drift.written + (drift.discarded if knobs.unmap_reported else ())
+            before = self.tracker.sequence
+            self.tracker.advance(changed, knobs.sequence_step)
+            if knobs.same_sequence:
+                self.tracker.sequence = before
+        frozen = self.current
+        self._images += 1
+        frozen.image = self.store / f"link-{self._images}.raw"
+        copy_image(self._settled, frozen.image, self.spec.size)
+        os.link(frozen.image, keep)
+        self._descend_from(frozen)
+        tracked = self.tracker.freeze() if self.tracker else None
+        return FrozenDisk(self, self.spec, frozen, tracked, keep)
+
+    def revert(self, to: FrozenDisk, knobs: CbtKnobs) -> None:
+        """Give the guest the bytes of *to*; what was written since is gone."""
+        if to.truth is None:
+            return
+        overwrite_image(to.truth, self.live, to.spec.size)
+        overwrite_image(to.truth, self._settled, to.spec.size)
+        self.spec = to.spec
+        if self.current.image is None:
+            self.links.remove(self.current)
+        self._descend_from(to.link)
+        sequence = self.tracker.sequence if self.tracker else 1
+        if to.tracked is None:
+            self.tracker = None
+        elif knobs.revert == "new-epoch":
+            self.tracker = ChangeTracker.resume(to.tracked, new_epoch(self._epochs), 1)
+            self.tracker.changed_at = dict.fromkeys(self.tracker.changed_at, 1)
+        else:
+            number = sequence if knobs.revert == "keep-epoch" else to.tracked.sequence
+            self.tracker = ChangeTracker.resume(to.tracked, to.tracked.epoch, number)
+
+    def consolidate(self, held: Iterable[Link]) -> None:
+        """Merge every link that no snapshot holds into its only child; drop dead leaves."""
+        kept = set(held)
+        while True:
+            spare = [link for link in self.links if link not in kept and link is not self.current]
+            for link in spare:
+                children = [child for child in self.links if child.parent is link]
+                if len(children) < 2:
+                    break
+            else:
+                return
+            if children:  # the child's bytes go on under the name of the link
+                children[0].number, children[0].parent = link.number, link.parent
+            self.links.remove(link)
+            if link.image:
+                link.image.unlink()
+
+    @property
+    def needs_consolidation(self) -> bool:
+        return len(self.links) > 1
+
+    # size
+
+    def grow(self, size: int, knobs: CbtKnobs) -> None:
+        """Extend the disk; only without snapshots, as vSphere demands."""
+        old, self.spec = self.spec.size, replace(self.spec, size=size)
+        os.truncate(self.live, size)
+        self._catch_up_into_tracker(knobs, Span(old, size))
+        if knobs.extend_skews and any(
+            old <= EXTEND_BOUNDARY << power < size for power in range(20)
+        ):
+            self.skewed = True
+
+    def _catch_up_into_tracker(self, knobs: CbtKnobs, extra: Span) -> None:
+        drift = self._catch_up()
+        if self.tracker:
+            self.tracker.advance([*drift.written, *drift.discarded, extra], knobs.sequence_step)
+
+    def _catch_up(self) -> Drift:
+        return catch_up(self.live, self._settled, self.spec.size)
+
+    def _descend_from(self, parent: Link) -> None:
+        taken = {link.number for link in self.links}
+        number = next(number for number in range(1, len(taken) + 2) if number not in taken)
+        self.current = Link(number, parent)
+        self.links.append(self.current)

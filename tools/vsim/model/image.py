@@ -1,0 +1,167 @@
+"""Sparse raw files: where their data is, exact copies, and what one has that the other has not.
+
+All work is proportional to the data of the files, not to their size (lseek(2): SEEK_DATA).
+"""
+
+import ctypes
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools.vsim.model.span import Span, clipped, gaps, merged
+
+PIECE = 1 << 20  # read at once
+GRAIN = 4096  # changes are found in steps of this size: the block size of common file systems
+FICLONE = 0x40049409  # linux/fs.h
+PUNCH_HOLE_KEEP_SIZE = 0x02 | 0x01  # linux/falloc.h
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """How a live image moved away from its copy: what was written, what was discarded."""
+
+    written: tuple[Span, ...]
+    discarded: tuple[Span, ...]
+
+
+def data_spans(fd: int, size: int, start: int = 0) -> Iterator[Span]:
+    """Where [start, size) of the file may hold other bytes than zeros, ascending."""
+    position = start
+    while position < size:
+        try:
+            begin = os.lseek(fd, position, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # only a hole is left
+                return
+            raise
+        if begin >= size:
+            return
+        position = min(os.lseek(fd, begin, os.SEEK_HOLE), size)
+        yield Span(begin, position)
+
+
+def read_padded(fd: int, start: int, length: int) -> bytes:
+    """Exactly *length* bytes; what lies behind the end of the file reads as zeros."""
+    pieces = []
+    while length > 0:
+        piece = os.pread(fd, length, start)
+        if not piece:
+            pieces.append(bytes(length))
+            break
+        pieces.append(piece)
+        start += len(piece)
+        length -= len(piece)
+    return b"".join(pieces)
+
+
+def punch(fd: int, span: Span) -> None:
+    """Make the range a hole; where the file system cannot, write zeros."""
+    if _libc.fallocate(fd, PUNCH_HOLE_KEEP_SIZE, span.start, span.length) != 0:
+        for start in range(span.start, span.end, PIECE):
+            os.pwrite(fd, bytes(min(PIECE, span.end - start)), start)
+
+
+def copy_image(source: Path, target: Path, size: int) -> None:
+    """Make *target* a file of its own with the same bytes and holes; replaces it atomically."""
+    aside = target.with_name(target.name + ".new")
+    with source.open("rb") as from_file, aside.open("wb") as to_file:
+        try:
+            fcntl.ioctl(to_file, FICLONE, from_file.fileno())
+        except OSError:  # no reflinks on this file system
+            for span in data_spans(from_file.fileno(), size):
+                _copy_span(from_file.fileno(), to_file.fileno(), span)
+        os.ftruncate(to_file.fileno(), size)
+    aside.replace(target)
+
+
+def overwrite_image(source: Path, target: Path, size: int) -> None:
+    """Give the existing file *target* the bytes of *source* in place: it keeps its inode."""
+    with source.open("rb") as from_file, target.open("r+b") as to_file:
+        os.ftruncate(to_file.fileno(), 0)
+        os.ftruncate(to_file.fileno(), size)
+        for span in data_spans(from_file.fileno(), size):
+            _copy_span(from_file.fileno(), to_file.fileno(), span)
+
+
+def catch_up(live: Path, copy: Path, size: int) -> Drift:
+    """Make *copy* equal to *live*, holes included, and tell what had to change.
+
+    Each byte of *live* is read once, and what was read is what *copy* gets: a guest that writes
+    meanwhile is caught either now or at the next call, never half.
+    """
+    written: list[Span] = []
+    discarded: list[Span] = []
+    live_fd, copy_fd = os.open(live, os.O_RDONLY), os.open(copy, os.O_RDWR)
+    try:
+        os.ftruncate(copy_fd, size)
+        whole = Span(0, size)
+        in_live = list(data_spans(live_fd, size))
+        in_copy = list(data_spans(copy_fd, size))
+        for hole in gaps(in_live, whole):
+            for span in clipped(in_copy, hole):
+                discarded += _nonzero(copy_fd, span)
+                punch(copy_fd, span)
+        fresh = [piece for span in in_live for piece in gaps(in_copy, span)]
+        for span in fresh:  # a hole that became data is a change even where the data is zero
+            _copy_span(live_fd, copy_fd, span)
+            written.append(span)
+        for span in in_live:
+            for piece in clipped(in_copy, span):
+                written += _adopt(live_fd, copy_fd, piece)
+    finally:
+        os.close(live_fd)
+        os.close(copy_fd)
+    return Drift(tuple(merged(written)), tuple(merged(discarded)))
+
+
+def _pieces(span: Span) -> Iterator[Span]:
+    for start in range(span.start, span.end, PIECE):
+        yield Span(start, min(start + PIECE, span.end))
+
+
+def _nonzero(fd: int, span: Span) -> Iterator[Span]:
+    for piece in _pieces(span):
+        held = read_padded(fd, piece.start, piece.length)
+        yield from _unequal(held, bytes(piece.length), piece.start)
+
+
+def _adopt(live_fd: int, copy_fd: int, span: Span) -> Iterator[Span]:
+    for piece in _pieces(span):
+        new = read_padded(live_fd, piece.start, piece.length)
+        changes = list(_unequal(new, read_padded(copy_fd, piece.start, piece.length), piece.start))
+        for change in changes:
+            begin = change.start - piece.start
+            os.pwrite(copy_fd, new[begin : begin + change.length], change.start)
+        yield from changes
+
+
+def _unequal(new: bytes, old: bytes, offset: int) -> Iterator[Span]:
+    if new == old:
+        return
+    for begin in range(0, len(new), GRAIN):
+        end = min(begin + GRAIN, len(new))
+        if new[begin:end] != old[begin:end]:
+            yield Span(offset + begin, offset + end)
+
+
+def _copy_span(from_fd: int, to_fd: int, span: Span) -> None:
+    position = span.start
+    while position < span.end:
+        try:
+            copied = os.copy_file_range(
+                from_fd, to_fd, span.end - position, offset_src=position, offset_dst=position
+            )
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
+            piece = os.pread(from_fd, min(PIECE, span.end - position), position)
+            copied = os.pwrite(to_fd, piece, position)
+        if copied == 0:  # the source is shorter than it was
+            return
+        position += copied

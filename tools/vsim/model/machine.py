@@ -1,0 +1,365 @@
+"""One virtual machine: power, configuration, disks, snapshots, and what happens to CBT with them.
+
+Methods raise Fault as vSphere would. The world's lock covers them all. Change tracking begins and
+ends at a stun: power-on, snapshot create, remove or revert, resume, migration (VDDK Programming
+Guide, "Enable CBT").
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+from tools.vsim.fault import Fault, invalid_argument, invalid_power_state
+from tools.vsim.knobs import CbtKnobs, Knobs
+from tools.vsim.model.changes import Page, changed_spans, cut_page
+from tools.vsim.model.disk import Disk, Link
+from tools.vsim.model.snapshot import Snapshot, SnapshotTree
+from tools.vsim.model.span import Span
+from tools.vsim.model.spec import VM_LEVEL_KEY, MachineSpec
+
+NEWEST_HARDWARE = 21
+QUIESCE_FAULTS = {
+    "application": (
+        "vim.fault.ApplicationQuiesceFault",
+        "An error occurred while quiescing the virtual machine. See the virtual machine's event log"
+        " for details.",
+    ),
+    "filesystem": (
+        "vim.fault.FilesystemQuiesceFault",
+        "An error occurred while taking a snapshot: Failed to quiesce the virtual machine.",
+    ),
+    "tools": (
+        "vim.fault.ToolsUnavailable",
+        "Cannot complete operation because VMware Tools is not running in this virtual machine.",
+    ),
+}
+
+
+class Machine:
+    """A virtual machine of the inventory."""
+
+    def __init__(
+        self, moid: str, spec: MachineSpec, knobs: Knobs, directory: str, datastore: str
+    ) -> None:
+        self.moid = moid
+        self.spec = spec
+        self.knobs = knobs
+        self.directory = directory  # on the datastore
+        self.datastore = datastore
+        self.power = "poweredOff"
+        self.tools_running = True
+        self.disks: list[Disk] = []
+        self.snapshots = SnapshotTree()
+        self.readers: Counter[str] = Counter()  # open data-plane connections by snapshot id
+        self.change_version = 0
+        self.question: str | None = None
+
+    @property
+    def is_on(self) -> bool:
+        return self.power == "poweredOn"
+
+    def disk(self, key: int) -> Disk | None:
+        return next((disk for disk in self.disks if disk.spec.key == key), None)
+
+    def cbt_of(self, disk: Disk) -> CbtKnobs:
+        return disk.cbt or self.knobs.cbt
+
+    # power
+
+    def power_on(self) -> None:
+        self._require("poweredOff", "suspended", wanted="poweredOn")
+        if self.spec.template:
+            raise Fault("vmodl.fault.NotSupported", "The operation is not supported on the object.")
+        self.power = "poweredOn"
+        if self.spec.extra.get(VM_LEVEL_KEY, "").upper() == "TRUE" and self.spec.can_track:
+            self.spec = replace(self.spec, cbt=True)
+        self.stun()
+
+    def power_off(self, *, hard: bool = True) -> None:
+        self._require("poweredOn", "suspended", wanted="poweredOff")
+        self.power = "poweredOff"
+        self.stun()
+        for disk in self.disks:
+            if hard and self.cbt_of(disk).hard_power_off == "reset":
+                disk.stop_tracking()
+
+    def suspend(self) -> None:
+        self._require("poweredOn", wanted="suspended")
+        self.power = "suspended"
+        self.stun()
+
+    def crash(self) -> None:
+        """The host loses power: maps kept in memory are gone (VMware KB 432633)."""
+        self._require("poweredOn", wanted="poweredOff")
+        self.power = "poweredOff"
+        for disk in self.disks:
+            disk.stop_tracking()
+
+    def stun(self) -> None:
+        """Stop the guest for a moment: pending settings act, maps are brought up to date."""
+        for disk in self.disks:
+            self._apply_tracking(disk)
+            disk.settle(self.cbt_of(disk))
+
+    # configuration
+
+    def set_tracking(self, enabled: bool) -> None:
+        """changeTrackingEnabled of the configuration; acts at the next stun, or now if off."""
+        if enabled and not self.spec.can_track:
+            raise Fault("vmodl.fault.NotSupported", "Change tracking needs virtual hardware 7.")
+        if enabled and len(self.snapshots) and self.knobs.snapshot.enable_with_snapshots == "fault":
+            raise Fault("vim.fault.InvalidState", "The virtual machine has snapshots.")
+        extra = dict(self.spec.extra)
+        for key in (VM_LEVEL_KEY, *(f"{disk.spec.slot}.{VM_LEVEL_KEY}" for disk in self.disks)):
+            extra.pop(key, None)
+            if enabled:
+                extra[key] = "TRUE"
+        self.configure(replace(self.spec, cbt=enabled, extra=extra))
+
+    def configure(self, spec: MachineSpec) -> None:
+        """Take *spec* as the configuration."""
+        self.spec = spec
+        self.change_version += 1
+        if not self.is_on:
+            for disk in self.disks:
+                self._apply_tracking(disk)
+
+    def upgrade(self, hardware: int | None) -> None:
+        if self.power != "poweredOff":
+            raise invalid_power_state(self.power, "poweredOff")
+        wanted = hardware or NEWEST_HARDWARE
+        if wanted <= self.spec.hardware:
+            raise Fault("vim.fault.AlreadyUpgraded", "Virtual machine is already up to date.")
+        self.configure(replace(self.spec, hardware=wanted))
+
+    def add_disk(self, disk: Disk) -> None:
+        self.disks.append(disk)
+        if self.spec.cbt and disk.spec.trackable:
+            extra = {**self.spec.extra, f"{disk.spec.slot}.{VM_LEVEL_KEY}": "TRUE"}
+            self.spec = replace(self.spec, extra=extra)
+        self.configure(self.spec)
+
+    def remove_disk(self, key: int) -> None:
+        disk = self._require_disk(key)
+        self.disks.remove(disk)
+        slot_key = f"{disk.spec.slot}.{VM_LEVEL_KEY}"
+        extra = {name: value for name, value in self.spec.extra.items() if name != slot_key}
+        self.configure(replace(self.spec, extra=extra))
+
+    def grow_disk(self, key: int, size: int) -> None:
+        disk = self._require_disk(key)
+        if len(self.snapshots) or size < disk.spec.size:
+            raise Fault(
+                "vim.fault.InvalidDeviceSpec",
+                "Invalid configuration for device '0'.",
+                deviceIndex=0,
+            )
+        disk.grow(size, self.cbt_of(disk))
+        self.change_version += 1
+
+    def relocate(self, datastore: str) -> None:
+        """Move all files to another datastore."""
+        self.datastore = datastore
+        for disk in self.disks:
+            disk.datastore = datastore
+            if self.cbt_of(disk).relocate == "reset":
+                disk.stop_tracking()
+        self.change_version += 1
+        self.stun()
+
+    # snapshots
+
+    def take_snapshot(
+        self,
+        moid: str,
+        number: int,
+        created: datetime,
+        keep: Path,
+        *,
+        name: str,
+        description: str = "",
+        memory: bool = False,
+        quiesce: bool = False,
+    ) -> Snapshot:
+        """A snapshot as CreateSnapshot_Task makes it; *keep* is where its frozen images go."""
+        quiesced = self._check_snapshot(memory, quiesce)
+        keep.mkdir(parents=True)
+        frozen = []
+        for disk in self.disks:
+            self._apply_tracking(disk)
+            frozen.append(disk.freeze(self.cbt_of(disk), keep / f"{disk.spec.key}.raw"))
+        snapshot = Snapshot(
+            moid=moid,
+            number=number,
+            name=name,
+            description=description,
+            created=created,
+            quiesced=quiesced,
+            power=self.power if memory else "poweredOff",
+            parent=self.snapshots.current,
+            spec=self.spec,
+            disks=tuple(frozen),
+        )
+        self.snapshots.add(snapshot)
+        return snapshot
+
+    def remove_snapshots(self, doomed: Iterable[Snapshot], *, consolidate: bool = True) -> None:
+        """Remove in the order given; the data of the rest stays what it was."""
+        locked = False
+        for snapshot in doomed:
+            locked = locked or self.readers[snapshot.moid] > 0
+            self.snapshots.remove(snapshot)
+            if not self.knobs.snapshot.keep_truth:
+                for frozen in snapshot.disks:
+                    if frozen.truth:
+                        frozen.truth.unlink()
+        self.stun()
+        locked = locked and self.knobs.snapshot.locked_by_readers
+        if consolidate and not locked and not self.knobs.snapshot.needs_consolidation:
+            self._merge_links()
+
+    def revert(self, snapshot: Snapshot) -> None:
+        """Back to the snapshot's disks and settings; what was written since is lost."""
+        self.stun()
+        self.spec = snapshot.spec
+        self.disks = [frozen.disk for frozen in snapshot.disks]
+        for frozen in snapshot.disks:
+            frozen.disk.revert(frozen, self.cbt_of(frozen.disk))
+        self.snapshots.current = snapshot
+        self.power = snapshot.power
+        self.change_version += 1
+        self._merge_links()
+
+    @property
+    def consolidation_needed(self) -> bool:
+        held = self._held_links()
+        return any(
+            link not in held
+            and link is not disk.current
+            and sum(child.parent is link for child in disk.links) < 2
+            for disk in self.disks
+            for link in disk.links
+        )
+
+    def consolidate(self) -> None:
+        if self.knobs.snapshot.consolidate_locked or (
+            self.knobs.snapshot.locked_by_readers and +self.readers
+        ):
+            raise Fault(
+                "vim.fault.FileLocked",
+                "Unable to access file since it is locked",
+                file=self.disks[0].path() if self.disks else self.datastore,
+            )
+        self._merge_links()
+
+    # change tracking
+
+    def query_changes(
+        self, snapshot: Snapshot | None, key: int, offset: int, change_id: str
+    ) -> Page:
+        """One page of QueryChangedDiskAreas; checks in the order of the API's documentation."""
+        if snapshot is None:
+            if self.is_on:
+                raise invalid_argument("snapshot")
+            disk = self._require_disk(key)
+            disk.settle(self.cbt_of(disk))
+            spec, path = disk.spec, disk.path()
+            tracked = disk.tracker.freeze() if disk.tracker else None
+        else:
+            frozen = snapshot.disk(key)
+            if frozen is None:
+                raise invalid_argument("deviceKey")
+            disk, spec = frozen.disk, frozen.spec
+            path, tracked = disk.path(frozen.link), frozen.tracked
+        knobs = self.cbt_of(disk)
+        if not 0 <= offset < spec.size:
+            raise invalid_argument("startOffset")
+        stale = Fault("vim.fault.FileFault", f"Error caused by file {host_path(path)}")
+        stale.fields["file"] = host_path(path)
+        if tracked is None:
+            raise stale
+        if change_id == "*":
+            if knobs.star == "fault":
+                raise stale
+            if knobs.star == "whole":
+                return cut_page([Span(0, spec.size)], offset, spec.size, knobs)
+            since = 0
+        else:
+            epoch, slash, number = change_id.rpartition("/")
+            if not slash or not number.isdecimal():
+                raise stale if knobs.bad_id == "FileFault" else invalid_argument("changeId")
+            since = int(number)
+            if epoch != tracked.epoch or not 1 <= since <= tracked.sequence:
+                if not knobs.ignore_stale:
+                    raise stale
+                since = 0
+        spans = changed_spans(tracked, since, spec.size, knobs)
+        if disk.skewed:
+            spans = [Span(span.start // 2, span.start // 2 + span.length) for span in spans]
+        return cut_page(spans, offset, spec.size, knobs)
+
+    def _apply_tracking(self, disk: Disk) -> None:
+        wanted = disk.spec.trackable and self.spec.tracks(disk.spec.slot)
+        if wanted and disk.tracker is None:
+            disk.start_tracking(self.cbt_of(disk))
+        elif not wanted:
+            disk.stop_tracking()
+
+    def _check_snapshot(self, memory: bool, quiesce: bool) -> bool:
+        """Whether the snapshot will be quiesced; raises what stands against it."""
+        if self.spec.template:
+            raise Fault("vmodl.fault.NotSupported", "The operation is not supported on the object.")
+        depth = self.snapshots.current.depth if self.snapshots.current else 0
+        if depth >= self.knobs.snapshot.max_depth:
+            raise Fault("vim.fault.TooManySnapshotLevels", "Snapshot hierarchy is too deep.")
+        for disk in self.disks:
+            shared = disk.spec.sharing == "sharingMultiWriter" and disk.spec.in_snapshots
+            pass_through = disk.spec.backing == "rdm-physical"
+            if shared or (pass_through and self.knobs.snapshot.physical_rdm == "fault"):
+                raise Fault(
+                    "vim.fault.SnapshotIncompatibleDeviceInVm",
+                    "The virtual machine has virtual devices that prevent taking a snapshot.",
+                    fault=Fault(
+                        "vim.fault.SharedBusControllerNotSupported"
+                        if shared
+                        else "vim.fault.RawDiskNotSupported",
+                        disk.spec.label,
+                        device=disk.spec.label,
+                    ),
+                )
+            if memory and disk.spec.mode.startswith("independent"):
+                raise Fault(
+                    "vim.fault.MemorySnapshotOnIndependentDisk",
+                    "Cannot take a memory snapshot of a machine with independent disks.",
+                )
+        if not (quiesce and self.is_on and self.tools_running):
+            return False
+        if self.knobs.snapshot.quiesce in QUIESCE_FAULTS:
+            raise Fault(*QUIESCE_FAULTS[self.knobs.snapshot.quiesce])
+        return self.knobs.snapshot.quiesce == "ok"
+
+    def _held_links(self) -> set[Link]:
+        return {frozen.link for snapshot in self.snapshots for frozen in snapshot.disks}
+
+    def _merge_links(self) -> None:
+        held = self._held_links()
+        for disk in {*self.disks, *(f.disk for s in self.snapshots for f in s.disks)}:
+            disk.consolidate(held)
+
+    def _require(self, *states: str, wanted: str) -> None:
+        if self.power not in states:
+            raise invalid_power_state(self.power, wanted)
+
+    def _require_disk(self, key: int) -> Disk:
+        disk = self.disk(key)
+        if disk is None:
+            raise invalid_argument("deviceKey")
+        return disk
+
+
+def host_path(path: str) -> str:
+    """The path on the host, as fault messages show it, of '[datastore] directory/file'."""
+    datastore, _, name = path.partition("] ")
+    return f"/vmfs/volumes/{datastore.removeprefix('[')}/{name}"

@@ -1,0 +1,68 @@
+"""Snapshots of a machine and their tree."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+from tools.vsim.model.disk import FrozenDisk
+from tools.vsim.model.spec import MachineSpec
+
+
+@dataclass(eq=False, slots=True)
+class Snapshot:
+    """The state of a machine at one moment, and its place in the tree."""
+
+    moid: str
+    number: int
+    name: str
+    description: str
+    created: datetime
+    quiesced: bool
+    power: str
+    parent: "Snapshot | None"
+    spec: MachineSpec
+    disks: tuple[FrozenDisk, ...]
+
+    @property
+    def depth(self) -> int:
+        return 1 + (self.parent.depth if self.parent else 0)
+
+    def disk(self, key: int) -> FrozenDisk | None:
+        return next((disk for disk in self.disks if disk.spec.key == key), None)
+
+
+class SnapshotTree:
+    """The snapshots of one machine, oldest first."""
+
+    def __init__(self) -> None:
+        self._members: list[Snapshot] = []
+        self.current: Snapshot | None = None
+
+    def __iter__(self) -> Iterator[Snapshot]:
+        return iter(self._members)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __contains__(self, snapshot: Snapshot) -> bool:
+        return snapshot in self._members
+
+    def children(self, parent: Snapshot | None) -> list[Snapshot]:
+        return [snapshot for snapshot in self._members if snapshot.parent is parent]
+
+    def below(self, snapshot: Snapshot) -> list[Snapshot]:
+        """The snapshot and all that descend from it, leaves first."""
+        found = [each for child in self.children(snapshot) for each in self.below(child)]
+        return [*found, snapshot]
+
+    def add(self, snapshot: Snapshot) -> None:
+        self._members.append(snapshot)
+        self.current = snapshot
+
+    def remove(self, snapshot: Snapshot) -> None:
+        """Take it out; its children become its parent's."""
+        self._members.remove(snapshot)
+        for child in self.children(snapshot):
+            child.parent = snapshot.parent
+        if self.current is snapshot:
+            self.current = snapshot.parent

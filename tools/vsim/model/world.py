@@ -1,0 +1,207 @@
+"""Everything there is: datacenters, folders, datastores, machines; and the lock around it."""
+
+import random
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from pathlib import Path
+from typing import get_args
+
+from tools.vsim.inventory import DiskEntry, Inventory, InventoryError, MachineEntry
+from tools.vsim.knobs import Knobs
+from tools.vsim.model.disk import Backing, Disk, DiskSpec
+from tools.vsim.model.machine import Machine
+from tools.vsim.model.slots import disk_key, free_slot
+from tools.vsim.model.snapshot import Snapshot
+from tools.vsim.model.spec import MachineSpec
+
+
+@dataclass(eq=False, slots=True)
+class Datastore:
+    moid: str
+    name: str
+    datacenter: str
+    type: str
+    capacity: int
+
+
+class World:
+    """The state of the simulated installation.
+
+    `lock` is held by whoever reads or changes any of it. `generation` goes up with every change;
+    those who wait for updates wait on `changed`.
+    """
+
+    def __init__(self, inventory: Inventory, knobs: Knobs, state: Path) -> None:
+        self.knobs = knobs
+        self.state = state
+        self.lock = threading.RLock()
+        self.changed = threading.Condition(self.lock)
+        self.generation = 0
+        self.random = random.Random(inventory.server.seed)
+        self.users = {user.name: user for user in inventory.users}
+        self.datacenters = inventory.datacenters
+        self.is_vcenter = inventory.server.kind == "vcenter"
+        self.seed = inventory.server.seed
+        self._clock_offset = 0.0
+        self._snapshot_numbers = count(1)
+        self._machine_numbers = count(101)
+        self.machines: dict[str, Machine] = {}
+        self.folders: dict[str, tuple[str, str]] = {}  # machine id -> datacenter, folder path
+        self.datastores = {
+            entry.name: Datastore(
+                f"datastore-{number}", entry.name, entry.datacenter, entry.type, entry.capacity
+            )
+            for number, entry in enumerate(inventory.datastores, 11)
+        }
+        for store in self.datastores.values():
+            if store.datacenter not in self.datacenters:
+                raise InventoryError(f"no datacenter {store.datacenter!r}")
+        for entry in inventory.machines:
+            self.add_machine(entry)
+
+    # time
+
+    def now(self) -> datetime:
+        return datetime.now(UTC) + timedelta(seconds=self._clock_offset)
+
+    def monotonic(self) -> float:
+        """Seconds of a clock that `advance` can put forward; sessions age by it."""
+        return time.monotonic() + self._clock_offset
+
+    def advance(self, seconds: float) -> None:
+        with self.changing():
+            self._clock_offset += seconds
+
+    def pause(self, seconds: float) -> None:
+        """Wait until so many seconds passed on that clock; frees the lock meanwhile."""
+        due = self.monotonic() + seconds
+        with self.changed:
+            while (left := due - self.monotonic()) > 0:
+                self.changed.wait(left)
+
+    # change
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Hold the lock, and wake who waits for updates."""
+        with self.changed:
+            try:
+                yield
+            finally:
+                self.generation += 1
+                self.changed.notify_all()
+
+    # machines
+
+    def add_machine(self, entry: MachineEntry) -> Machine:
+        """A machine as the inventory describes it; raises InventoryError."""
+        if entry.datacenter not in self.datacenters:
+            raise InventoryError(f"{entry.name}: no datacenter {entry.datacenter!r}")
+        number = next(self._machine_numbers)
+        moid = f"vm-{number}" if self.is_vcenter else str(number - 100)
+        spec = MachineSpec(
+            name=entry.name,
+            instance_uuid=entry.instance_uuid or self._uuid(),
+            bios_uuid=entry.bios_uuid or self._uuid(),
+            hardware=entry.hardware,
+            template=entry.template,
+            annotation=entry.annotation,
+            extra=dict(entry.extra),
+        )
+        directory = self._free_directory(entry.name.replace("/", "%2f"), entry.datastore)
+        machine = Machine(moid, spec, self.knobs, directory, entry.datastore)
+        machine.tools_running = entry.tools
+        for disk in entry.disks:
+            machine.add_disk(self.make_disk(machine, disk))
+        if entry.cbt:
+            machine.set_tracking(True)
+        with self.changing():
+            self.machines[moid] = machine
+            self.folders[moid] = (entry.datacenter, entry.folder.strip("/"))
+        if entry.power == "on" and not entry.template:
+            machine.power_on()
+        return machine
+
+    def make_disk(self, machine: Machine, entry: DiskEntry) -> Disk:
+        """A disk for the machine, not yet added to it; raises InventoryError."""
+        used = {disk.spec.slot for disk in machine.disks}
+        slot = entry.slot or free_slot(used)
+        if slot in used:
+            raise InventoryError(f"{machine.spec.name}: {slot} is taken")
+        if entry.backing not in get_args(Backing):
+            raise InventoryError(f"backing is one of {get_args(Backing)}, not {entry.backing!r}")
+        datastore = entry.datastore or machine.datastore
+        if datastore not in self.datastores:
+            raise InventoryError(f"{machine.spec.name}: no datastore {datastore!r}")
+        size = entry.size or (entry.file.stat().st_size if entry.file else 0)
+        if size <= 0 or size % 512:
+            raise InventoryError(f"{machine.spec.name}: {size} is not a size of a disk")
+        taken = {each.stem for each in machine.disks}
+        base = f"{machine.directory}/{machine.directory}"
+        stems = (f"{base}_{number}" if number else base for number in count())
+        stem = next(each for each in stems if each not in taken)
+        key = disk_key(slot)
+        store = self.state / "disks" / machine.moid / f"{key}-{self.random.getrandbits(32):08x}"
+        store.mkdir(parents=True)
+        spec = DiskSpec(
+            key=key,
+            label=entry.label or f"Hard disk {len(machine.disks) + 1}",
+            slot=slot,
+            size=size,
+            uuid=self._uuid(),
+            object_id=f"{machine.moid.removeprefix('vm-')}-{key}",
+            mode=entry.mode,
+            backing=entry.backing,  # type: ignore[arg-type]
+            provisioning=entry.provisioning,  # type: ignore[arg-type]
+            sharing=entry.sharing,
+        )
+        live = entry.file or store / "live.raw"
+        return Disk(spec, datastore, stem, live, store, f"{self.seed}/{machine.moid}/{store.name}")
+
+    def take_snapshot(
+        self,
+        machine: Machine,
+        name: str,
+        description: str = "",
+        *,
+        memory: bool = False,
+        quiesce: bool = False,
+    ) -> Snapshot:
+        """A snapshot with an id of its own."""
+        number = next(self._snapshot_numbers)
+        moid = f"snapshot-{number}" if self.is_vcenter else f"{machine.moid}-snapshot-{number}"
+        keep = self.state / "snapshots" / moid
+        return machine.take_snapshot(
+            moid,
+            number,
+            self.now(),
+            keep,
+            name=name,
+            description=description,
+            memory=memory,
+            quiesce=quiesce,
+        )
+
+    def snapshot(self, moid: str) -> tuple[Machine, Snapshot] | None:
+        for machine in self.machines.values():
+            for snapshot in machine.snapshots:
+                if snapshot.moid == moid:
+                    return machine, snapshot
+        return None
+
+    def rename(self, machine: Machine, name: str) -> None:
+        machine.configure(replace(machine.spec, name=name))
+
+    def _uuid(self) -> str:
+        return str(uuid.UUID(bytes=self.random.randbytes(16), version=4))
+
+    def _free_directory(self, name: str, datastore: str) -> str:
+        taken = {each.directory for each in self.machines.values() if each.datastore == datastore}
+        names = (name if number == 0 else f"{name}_{number}" for number in count())
+        return next(each for each in names if each not in taken)

@@ -1,0 +1,301 @@
+"""What a test or a person does to the simulated world: guest writes, power, snapshots of others.
+
+The control channel offers each public method of `Operations` under its name. Arguments and results
+are JSON values, except that `data` is bytes (base64 on the wire). A *vm* is a name or an id, a
+*disk* a label or a device key, a *snapshot* a name or an id.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tools.vsim.fault import Fault
+from tools.vsim.inventory import parse_disk, parse_inventory, parse_size
+from tools.vsim.knobs import GROUPS, changed
+from tools.vsim.model.disk import Disk
+from tools.vsim.model.machine import Machine
+from tools.vsim.model.snapshot import Snapshot
+from tools.vsim.model.world import World
+from tools.vsim.rules import CallRule, ReadRule
+
+if TYPE_CHECKING:
+    from tools.vsim.api.site import Site
+
+BY_VSIM = "vsim"  # the user of events that operations cause
+Table = dict[str, Any]
+
+
+class Operations:
+    """All operations. Each holds the world's lock and wakes who waits for updates."""
+
+    def __init__(self, world: World, site: "Site", calls: list[str]) -> None:
+        self._world = world
+        self._site = site
+        self._calls = calls
+
+    # what there is
+
+    def vms(self) -> list[Table]:
+        """All machines with their disks and snapshots."""
+        with self._world.lock:
+            return [_describe(machine) for machine in self._world.machines.values()]
+
+    def truth(self, snapshot: str, disk: str | int) -> Table:
+        """The frozen image of a disk: a raw file of exactly the snapshot's bytes."""
+        with self._world.lock:
+            _, found = self.find_snapshot(snapshot)
+            frozen = next(
+                (
+                    each
+                    for each in found.disks
+                    if disk in (each.spec.key, each.spec.label, str(each.spec.key))
+                ),
+                None,
+            )
+            if frozen is None or frozen.truth is None:
+                raise LookupError(f"{snapshot} has no image of {disk}")
+            return {
+                "path": str(frozen.truth),
+                "size": frozen.spec.size,
+                "sha256": _digest(frozen.truth),
+                "change_id": frozen.tracked.change_id if frozen.tracked else None,
+            }
+
+    def calls(self, clear: bool = False) -> list[str]:
+        """The SOAP methods that clients called, oldest first."""
+        with self._world.lock:
+            found = list(self._calls)
+            if clear:
+                self._calls.clear()
+            return found
+
+    # the guest
+
+    def read(self, vm: str, disk: str | int, offset: int, length: int) -> bytes:
+        return self._disk(vm, disk).read(offset, length)
+
+    def write(self, vm: str, disk: str | int, offset: int, data: bytes) -> None:
+        """What a guest writes; writing the disk's file itself does the same."""
+        with self._world.lock:
+            self._disk(vm, disk).write(offset, data)
+
+    def discard(self, vm: str, disk: str | int, offset: int, length: int) -> None:
+        with self._world.lock:
+            self._disk(vm, disk).discard(offset, length)
+
+    # the machine
+
+    def power(self, vm: str, state: str) -> None:
+        """on, off, shutdown (clean), suspend, or crash (the host loses power)."""
+        machine = self.find_vm(vm)
+        actions = {
+            "on": machine.power_on,
+            "off": machine.power_off,
+            "shutdown": lambda: machine.power_off(hard=False),
+            "suspend": machine.suspend,
+            "crash": machine.crash,
+        }
+        if state not in actions:
+            raise ValueError(f"state is one of {', '.join(actions)}, not {state!r}")
+        with self._world.changing():
+            actions[state]()
+
+    def tools(self, vm: str, running: bool) -> None:
+        with self._world.changing():
+            self.find_vm(vm).tools_running = running
+
+    def set_cbt(self, vm: str, enabled: bool) -> None:
+        """What another product does with changeTrackingEnabled."""
+        with self._world.changing():
+            self.find_vm(vm).set_tracking(enabled)
+
+    def stun(self, vm: str) -> None:
+        """As a migration of the running machine to another host does."""
+        with self._world.changing():
+            self.find_vm(vm).stun()
+
+    def ask(self, vm: str, question: str = "") -> None:
+        """A question that blocks the machine; none ends it."""
+        with self._world.changing():
+            self.find_vm(vm).question = question or None
+
+    def relocate(self, vm: str, datastore: str) -> None:
+        """Storage vMotion."""
+        with self._world.changing():
+            if datastore not in self._world.datastores:
+                raise LookupError(f"no datastore {datastore!r}")
+            self.find_vm(vm).relocate(datastore)
+
+    def rename(self, vm: str, name: str) -> None:
+        with self._world.changing():
+            self._world.rename(self.find_vm(vm), name)
+
+    def add_vm(self, vm: Mapping[str, Any]) -> str:
+        """A machine as the inventory file describes one; its id."""
+        entry = parse_inventory({"vm": [vm]}, Path.cwd()).machines[0]
+        with self._world.changing():
+            machine = self._world.add_machine(entry)
+            self._site.add_machine(machine)
+            return machine.moid
+
+    def remove_vm(self, vm: str) -> None:
+        with self._world.changing():
+            self._site.remove_machine(self.find_vm(vm))
+
+    # disks
+
+    def add_disk(self, vm: str, disk: Mapping[str, Any]) -> int:
+        """A disk as the inventory file describes one; its device key."""
+        with self._world.changing():
+            machine = self.find_vm(vm)
+            made = self._world.make_disk(machine, parse_disk(disk, Path.cwd()))
+            machine.add_disk(made)
+            return made.spec.key
+
+    def remove_disk(self, vm: str, disk: str | int) -> None:
+        with self._world.changing():
+            self.find_vm(vm).remove_disk(self._disk(vm, disk).spec.key)
+
+    def grow_disk(self, vm: str, disk: str | int, size: str | int) -> None:
+        with self._world.changing():
+            self.find_vm(vm).grow_disk(self._disk(vm, disk).spec.key, parse_size(size))
+
+    # snapshots
+
+    def snapshot(self, vm: str, name: str, quiesce: bool = False) -> str:
+        """A snapshot that another product takes; its id."""
+        with self._world.changing():
+            return self._world.take_snapshot(self.find_vm(vm), name, quiesce=quiesce).moid
+
+    def remove_snapshot(self, snapshot: str) -> None:
+        with self._world.changing():
+            machine, found = self.find_snapshot(snapshot)
+            machine.remove_snapshots([found])
+
+    def revert(self, snapshot: str) -> None:
+        with self._world.changing():
+            machine, found = self.find_snapshot(snapshot)
+            machine.revert(found)
+            self._site.events.reverted(machine, found, BY_VSIM)
+
+    # misbehaviour
+
+    def knobs(self) -> Table:
+        """All knobs as they are."""
+        return {group: asdict(getattr(self._world.knobs, group)) for group in GROUPS}
+
+    def set_knobs(self, group: str, **values: Any) -> None:
+        """Change some knobs of a group."""
+        with self._world.changing():
+            self._world.knobs.change(group, **values)
+
+    def set_disk_cbt(self, vm: str, disk: str | int, **values: Any) -> None:
+        """Give one disk change tracking knobs of its own; none: back to those of all."""
+        with self._world.changing():
+            found = self._disk(vm, disk)
+            base = found.cbt or self._world.knobs.cbt
+            found.cbt = changed(base, values) if values else None
+
+    def on_call(self, method: str, **rule: Any) -> None:
+        """Add a rule for calls: see CallRule."""
+        self._world.knobs.rules.add(CallRule(method, **rule))
+
+    def on_read(self, **rule: Any) -> None:
+        """Add a rule for reads of the data plane: see ReadRule."""
+        self._world.knobs.rules.add(ReadRule(**rule))
+
+    def clear_rules(self) -> None:
+        self._world.knobs.rules.clear()
+
+    def reset_knobs(self) -> None:
+        """All knobs and rules as at the start."""
+        with self._world.changing():
+            self._world.knobs.reset()
+
+    def end_sessions(self) -> None:
+        """Every client has to log in again."""
+        with self._world.changing():
+            self._site.sessions.close_all()
+
+    def advance(self, seconds: float) -> None:
+        """Put the clock forward: sessions age, waits and slow tasks end."""
+        self._world.advance(seconds)
+
+    def release_tasks(self) -> None:
+        """Let tasks go on that a hold-task rule keeps running."""
+        self._site.tasks.release()
+
+    # look-up
+
+    def find_vm(self, vm: str) -> Machine:
+        with self._world.lock:
+            found = [
+                machine
+                for machine in self._world.machines.values()
+                if vm in (machine.moid, machine.spec.name)
+            ]
+        if len(found) != 1:
+            raise LookupError(f"{len(found)} machines are called {vm!r}")
+        return found[0]
+
+    def find_snapshot(self, snapshot: str) -> tuple[Machine, Snapshot]:
+        with self._world.lock:
+            found = [
+                (machine, each)
+                for machine in self._world.machines.values()
+                for each in machine.snapshots
+                if snapshot in (each.moid, each.name)
+            ]
+        if len(found) != 1:
+            raise LookupError(f"{len(found)} snapshots are called {snapshot!r}")
+        return found[0]
+
+    def _disk(self, vm: str, disk: str | int) -> Disk:
+        for each in self.find_vm(vm).disks:
+            if disk in (each.spec.key, each.spec.label, str(each.spec.key)):
+                return each
+        raise LookupError(f"{vm} has no disk {disk!r}")
+
+
+def _describe(machine: Machine) -> Table:
+    return {
+        "id": machine.moid,
+        "name": machine.spec.name,
+        "power": machine.power,
+        "cbt": machine.spec.cbt,
+        "consolidation_needed": machine.consolidation_needed,
+        "disks": [
+            {
+                "key": disk.spec.key,
+                "label": disk.spec.label,
+                "size": disk.spec.size,
+                "file": str(disk.live),
+                "datastore_path": disk.path(),
+                "change_id": disk.change_id,
+            }
+            for disk in machine.disks
+        ],
+        "snapshots": [
+            {
+                "id": each.moid,
+                "name": each.name,
+                "parent": each.parent.moid if each.parent else None,
+                "exports": [
+                    f"{machine.moid}/{each.moid}/{frozen.spec.key}"
+                    for frozen in each.disks
+                    if frozen.truth
+                ],
+            }
+            for each in machine.snapshots
+        ],
+    }
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+REFUSALS = (Fault, LookupError, ValueError, TypeError)  # what an operation raises when it cannot

@@ -1,0 +1,110 @@
+"""The simulator as one object: `with Simulator(inventory) as sim:` and a vSphere is there."""
+
+import secrets
+import tempfile
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tools.vsim.api.site import Site
+from tools.vsim.control import Control
+from tools.vsim.data.exports import NbdServer, SnapshotExports
+from tools.vsim.data.folder import FolderService
+from tools.vsim.inventory import Inventory, InventoryError
+from tools.vsim.knobs import Knobs
+from tools.vsim.model.world import World
+from tools.vsim.operations import Operations
+from tools.vsim.soap.certificate import Certificate, make_certificate
+from tools.vsim.soap.dispatch import Dispatcher, is_known_version, service_versions
+from tools.vsim.soap.server import HttpsServer
+
+HOST = "127.0.0.1"
+
+
+class Simulator:
+    """A vCenter or ESXi host, serving from when it is made until `close`.
+
+    *state* keeps images and snapshots; without it they are in a temporary directory. `do` has what
+    a test does to the world, `knobs` how it misbehaves. *certificate* None makes one; *tls* False
+    serves plain HTTP.
+    """
+
+    def __init__(
+        self,
+        inventory: Inventory | None = None,
+        state: Path | None = None,
+        *,
+        host: str = HOST,
+        port: int = 0,
+        nbd: Path | int = 0,
+        certificate: Certificate | None = None,
+        tls: bool = True,
+    ) -> None:
+        inventory = inventory or Inventory()
+        if not is_known_version(inventory.server.api):
+            raise InventoryError(f"server.api: pyVmomi does not know {inventory.server.api!r}")
+        self._temporary = None if state else tempfile.TemporaryDirectory(prefix="vsim-")
+        self.state = state or Path(self._temporary.name if self._temporary else "")
+        self.state.mkdir(parents=True, exist_ok=True)
+        self.knobs = Knobs()
+        self.world = World(inventory, self.knobs, self.state)
+        self.site = Site(self.world, inventory.server.api)
+        self.dispatcher = Dispatcher(self.site, inventory.server.api)
+        self.do = Operations(self.world, self.site, self.dispatcher.calls)
+        self.token = secrets.token_hex(16)
+        self.certificate = certificate or make_certificate(self.state)
+        self.user = inventory.users[0]
+        self._https = HttpsServer(
+            (host, port),
+            self.certificate.server_context() if tls else None,
+            self.dispatcher,
+            FolderService(self.site),
+            Control(self.do, self.token).answer,
+            service_versions(inventory.server.api),
+        )
+        self._nbd = NbdServer(
+            nbd if isinstance(nbd, Path) else (host, nbd), SnapshotExports(self.world)
+        )
+        self.host = host
+        self.port = int(self._https.server_address[1])
+        self.scheme = "https" if tls else "http"
+        self._threads = [
+            threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+            for server in (self._https, self._nbd)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def url(self) -> str:
+        """Where SOAP clients go."""
+        return f"{self.scheme}://{self.host}:{self.port}/sdk"
+
+    @property
+    def nbd_uri(self) -> str:
+        """Where NBD clients go; export names are <vm id>/<snapshot id>/<device key>."""
+        return self._nbd.uri
+
+    def close(self) -> None:
+        """End every connection and task; a temporary state is removed."""
+        with self.world.changing():
+            self.site.closing = True
+        self.site.tasks.close()
+        self._https.stop()
+        self._nbd.stop()
+        for thread in self._threads:
+            thread.join()
+        if self._temporary:
+            self._temporary.cleanup()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

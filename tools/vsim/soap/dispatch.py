@@ -1,0 +1,163 @@
+"""From a SOAP request to its reply: session, rules, privileges, the method itself."""
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pyVmomi import VmomiSupport
+
+from tools.vsim.api.served import Call, Served
+from tools.vsim.fault import Fault, Ref, not_found
+from tools.vsim.rules import CallRule
+from tools.vsim.soap.reply import fault_reply, result_reply
+from tools.vsim.soap.request import Request, parse_request
+from tools.vsim.soap.vmodl import method_named, typed
+
+if TYPE_CHECKING:
+    from tools.vsim.api.session import Session
+    from tools.vsim.api.site import Site
+
+COOKIE = re.compile(r'vmware_soap_session="?([^";\s]+)"?')
+OPEN_METHODS = ("RetrieveServiceContent", "Login", "Logout")  # allowed without a session
+OPEN_PROPERTIES = (("ServiceInstance", "content"), ("SessionManager", "currentSession"))
+ACTION = re.compile(r"urn:(vim25/[0-9A-Za-z.]+)")
+
+
+class Dropped(Exception):
+    """Close the connection without an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An HTTP answer."""
+
+    status: int
+    body: bytes
+    cookie: str | None = None
+    content_type: str = "text/xml; charset=utf-8"
+
+
+class Dispatcher:
+    """Answers SOAP requests."""
+
+    def __init__(self, site: "Site", api_version: str) -> None:
+        self._site = site
+        self._newest = VmomiSupport.versionMap[f"vim25/{api_version}"]
+        self.calls: list[str] = []  # every method that was asked for, for tests
+
+    def answer(self, body: bytes, soap_action: str, cookie: str) -> Reply:
+        """The reply to one request; raises Dropped when the connection shall close."""
+        version = self._version(soap_action)
+        try:
+            request = parse_request(body)
+        except Fault as fault:
+            return Reply(500, fault_reply(fault, version))
+        found = COOKIE.search(cookie)
+        with self._site.world.lock:
+            return self._answer(request, version, found[1] if found else None)
+
+    def _answer(self, request: Request, version: str, key: str | None) -> Reply:
+        site = self._site
+        self.calls.append(request.method)
+        session = site.sessions.active(key)
+        target = site.find(request.moid, session)
+        user = session.user.name if session else ""
+        names = (request.moid, target.name if target else request.moid)
+        rules = site.world.knobs.rules.on_call(request.method, user, *names)
+        for rule in rules:
+            reply = self._early(rule, session)
+            if reply:
+                return reply
+            if rule.action == "expire-session" and session:
+                session = None
+                target = site.find(request.moid, None)
+        call = Call(request.method, version, session, task_rules=rules)
+        try:
+            for rule in rules:
+                if rule.action == "fault":
+                    raise Fault(rule.fault, rule.message, **rule.fields)
+            value = self._invoke(call, request, target)
+            reply = Reply(200, result_reply(request.method, value, version))
+        except Fault as fault:
+            reply = Reply(500, fault_reply(fault, version))
+        if any(rule.action == "lost-reply" for rule in rules):
+            raise Dropped
+        if call.opened:
+            cookie = f'vmware_soap_session="{call.opened.key}"; Path=/; HttpOnly; Secure; '
+            return Reply(reply.status, reply.body, cookie)
+        return reply
+
+    def _early(self, rule: CallRule, session: "Session | None") -> Reply | None:
+        world = self._site.world
+        match rule.action:
+            case "lost-request":
+                raise Dropped
+            case "status":
+                return Reply(rule.status, b"vsim", content_type="text/plain")
+            case "garbage":
+                return Reply(200, b"<html><body>proxy error</body>", content_type="text/html")
+            case "delay":
+                world.pause(rule.seconds)
+            case "expire-session" if session:
+                self._site.sessions.close(session)
+        return None
+
+    def _invoke(self, call: Call, request: Request, target: Served | None) -> Any:
+        is_fetch = request.method == "Fetch"
+        wanted = str(request.arguments.get("prop", ""))
+        is_open = (
+            (request.moid, wanted) in OPEN_PROPERTIES
+            if is_fetch
+            else request.method in OPEN_METHODS
+        )
+        if call.session is None and not is_open:
+            raise Fault(
+                "vim.fault.NotAuthenticated",
+                "The session is not authenticated.",
+                object=Ref("vmodl.ManagedObject", request.moid),
+                privilegeId="System.View",
+            )
+        if target is None:
+            raise not_found(request.moid, request.kind)
+        if is_fetch:
+            if call.session and not is_open:
+                call.session.require("System.Read", target.ref)
+            return target.read(wanted)
+        info = method_named(request.method).info
+        method = getattr(target, request.method, None)
+        if method is None or not issubclass(target.kind, info.type):
+            raise Fault(
+                "vmodl.fault.MethodNotFound",
+                f"vsim does not have {request.method} of {target.ref.kind}.",
+                receiver=target.ref,
+                method=request.method,
+            )
+        if call.session:
+            call.session.require(info.privId, target.ref)
+        value = method(call, *(request.arguments.get(each.name) for each in info.params))
+        return typed(info.result, value) if value is not None else None
+
+    def _version(self, soap_action: str) -> str:
+        found = ACTION.search(soap_action)
+        return str(VmomiSupport.versionMap.get(found[1], self._newest) if found else self._newest)
+
+
+def service_versions(api_version: str) -> bytes:
+    """What GET /sdk/vimServiceVersions.xml answers: the newest version and all before it."""
+    newest = VmomiSupport.versionMap[f"vim25/{api_version}"]
+    prior = [
+        VmomiSupport.versionIdMap[version]
+        for version in VmomiSupport.GetServiceVersions("vim25")
+        if version != newest and VmomiSupport.IsChildVersion(newest, version)
+    ]
+    listed = "".join(f"<version>{version}</version>" for version in prior if version)
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?><namespaces version="1.0"><namespace>'
+        f"<name>urn:vim25</name><version>{api_version}</version>"
+        f"<priorVersions>{listed}</priorVersions></namespace></namespaces>"
+    ).encode()
+
+
+def is_known_version(api_version: str) -> bool:
+    """Whether pyVmomi knows the API version."""
+    return f"vim25/{api_version}" in VmomiSupport.versionMap

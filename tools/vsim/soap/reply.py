@@ -1,0 +1,56 @@
+"""From results and faults to the bytes of a SOAP reply."""
+
+import copy
+from typing import Any
+from xml.sax.saxutils import escape
+
+from pyVmomi import SoapAdapter, VmomiSupport
+
+from tools.vsim.fault import Fault
+from tools.vsim.soap.vmodl import method_fault, method_named
+
+NAMESPACE: str = VmomiSupport.XMLNS_VMODL_BASE
+START = f"{SoapAdapter.XML_HEADER}\n{SoapAdapter.SOAP_START}"
+
+
+def _namespaces() -> dict[str, str]:
+    return {**SoapAdapter.SOAP_NSMAP, NAMESPACE: ""}
+
+
+def _element(value: Any, declared: Any, version: str, name: str, optional: bool = False) -> str:
+    info = VmomiSupport.Object(
+        name=name,
+        type=declared,
+        version=version,
+        flags=VmomiSupport.F_OPTIONAL if optional else 0,
+    )
+    return str(SoapAdapter.SerializeToStr(value, info, version, _namespaces()))
+
+
+def result_reply(method: str, value: Any, version: str) -> bytes:
+    """A reply with the result of *method*; nothing in it where there is none."""
+    declared = object if method == "Fetch" else method_named(method).info.result
+    inner = "" if value is None else _element(value, declared, version, "returnval", optional=True)
+    response = f'<{method}Response xmlns="{NAMESPACE}">{inner}</{method}Response>'
+    return f"{START}{response}{SoapAdapter.SOAP_END}".encode()
+
+
+def fault_reply(fault: Fault, version: str) -> bytes:
+    """A SOAP fault. Its own children are in no namespace; the detail is named <Type>Fault."""
+    detail = copy.copy(method_fault(fault))
+    detail.msg = None
+    name = VmomiSupport.GetWsdlName(type(detail))
+    info = VmomiSupport.Object(name=f"{name}Fault", type=object, version=version, flags=0)
+    body = SoapAdapter.SerializeFaultDetail(detail, info, version, _namespaces())
+    body = body.replace(f"<{name}Fault", f'<{name}Fault xmlns="{NAMESPACE}"', 1)
+    envelope = (
+        f"<{SoapAdapter.SOAP_FAULT_TAG}><faultcode>ServerFaultCode</faultcode>"
+        f"<faultstring>{escape(fault.message)}</faultstring>"
+        f"<detail>{body}</detail></{SoapAdapter.SOAP_FAULT_TAG}>"
+    )
+    return f"{START}{envelope}{SoapAdapter.SOAP_END}".encode()
+
+
+def fingerprint(value: Any, version: str) -> str:
+    """A text that is equal for equal values."""
+    return _element(value, object, version, "value", optional=True)

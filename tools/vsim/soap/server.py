@@ -1,0 +1,149 @@
+"""The HTTPS server: /sdk for SOAP, /folder for files, /vsim for the control channel."""
+
+import logging
+import socket
+import ssl
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from tools.vsim.data.folder import FolderService, Sending
+from tools.vsim.fault import Fault
+from tools.vsim.soap.dispatch import Dispatcher, Dropped, Reply
+from tools.vsim.soap.reply import fault_reply
+
+log = logging.getLogger(__name__)
+Control = Callable[[str, str, bytes, str], Reply]  # method, path, body, authorization
+
+
+class HttpsServer(ThreadingHTTPServer):
+    """One thread for each connection; the TLS handshake happens in it."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(
+        self,
+        address: tuple[str, int],
+        tls: ssl.SSLContext | None,
+        dispatcher: Dispatcher,
+        folder: FolderService,
+        control: Control,
+        versions: bytes,
+    ) -> None:
+        super().__init__(address, _Exchange)
+        self.tls = tls
+        self.dispatcher = dispatcher
+        self.folder = folder
+        self.control = control
+        self.versions = versions
+        self._open: set[Any] = set()
+        self._lock = threading.Lock()
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        try:
+            stream = self.tls.wrap_socket(request, server_side=True) if self.tls else request
+        except OSError as error:  # a client that does not trust us, or speaks plain HTTP
+            log.info("no TLS with %s: %s", client_address, error)
+            return
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with self._lock:
+            self._open.add(stream)
+        try:
+            _Exchange(stream, client_address, self)
+        except OSError as error:
+            log.info("connection with %s ended: %s", client_address, error)
+        finally:
+            with self._lock:
+                self._open.discard(stream)
+            stream.close()
+
+    def stop(self) -> None:
+        """Close the port and every connection."""
+        self.shutdown()
+        self.server_close()
+        with self._lock:
+            streams = list(self._open)
+        for stream in streams:
+            try:
+                stream.shutdown(socket.SHUT_RDWR)
+            except OSError as error:
+                log.debug("already gone: %s", error)
+
+
+class _Exchange(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    wbufsize = 65536  # headers and body in one segment
+    server: HttpsServer
+
+    def do_GET(self) -> None:
+        if self.path == "/sdk/vimServiceVersions.xml":
+            self._send(Reply(200, self.server.versions))
+        elif self.path.startswith("/folder"):
+            self._send_file(with_body=True)
+        elif self.path.startswith("/vsim/"):
+            self._control()
+        else:
+            self._send(Reply(404, b"not found", content_type="text/plain"))
+
+    def do_HEAD(self) -> None:
+        self._send_file(with_body=False)
+
+    def do_POST(self) -> None:
+        if self.path.startswith("/vsim/"):
+            self._control()
+        elif self.path in ("/sdk", "/sdk/"):
+            self._soap(self._body())
+        else:
+            self._send(Reply(404, b"not found", content_type="text/plain"))
+
+    def _body(self) -> bytes:
+        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+
+    def _soap(self, body: bytes) -> None:
+        action = self.headers.get("SOAPAction", "")
+        try:
+            reply = self.server.dispatcher.answer(body, action, self.headers.get("Cookie", ""))
+        except Dropped:
+            self._drop()
+            return
+        except Exception as bug:  # the edge of the server: a bug becomes a SOAP fault
+            log.exception("bug in vsim")
+            fault = Fault("vmodl.fault.SystemError", f"bug in vsim: {bug!r}", reason=repr(bug))
+            reply = Reply(500, fault_reply(fault, "vim.version.version9"))
+        self._send(reply)
+
+    def _control(self) -> None:
+        authorization = self.headers.get("Authorization", "")
+        self._send(self.server.control(self.command, self.path, self._body(), authorization))
+
+    def _send(self, reply: Reply) -> None:
+        self.send_response(reply.status)
+        self.send_header("Content-Type", reply.content_type)
+        self.send_header("Content-Length", str(len(reply.body)))
+        if reply.cookie:
+            self.send_header("Set-Cookie", reply.cookie)
+        self.end_headers()
+        self.wfile.write(reply.body)
+
+    def _send_file(self, with_body: bool) -> None:
+        sending: Sending = self.server.folder.answer(self.path, dict(self.headers))
+        self.send_response(sending.status)
+        for name, value in sending.headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(sending.length))
+        self.end_headers()
+        if with_body:
+            for piece in sending.pieces():
+                self.wfile.write(piece)
+            if sending.cut:
+                self._drop()
+
+    def _drop(self) -> None:
+        self.wfile.flush()
+        self.close_connection = True
+        self.connection.shutdown(socket.SHUT_RDWR)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the base class's name
+        log.debug(format, *args)
