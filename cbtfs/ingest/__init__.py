@@ -1,0 +1,1 @@
+"""Take one restore point from sources: plan, capture, commit."""

@@ -1,0 +1,77 @@
+"""What an ingest compares with: the disk's newest retained point, and how far that is trusted."""
+
+from dataclasses import dataclass
+
+from cbtfs.core.ids import VmId
+from cbtfs.core.manifest import DiskRecord, Manifest, decode_manifest
+from cbtfs.errors import ChunkMissing, DataCorrupt, PointNotFound
+from cbtfs.listing import Point, decode
+from cbtfs.source.base import Since
+from cbtfs.store.catalog.view import View
+from cbtfs.store.repository import Repository
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """One disk at the newest point that shows it."""
+
+    point: Point
+    disk: DiskRecord
+    is_last_committed: bool
+    """False if a later point of this disk was committed and forgotten."""
+
+    @property
+    def since(self) -> Since:
+        return Since(
+            self.point.manifest.point, self.disk.change_id, self.disk.size, self.is_last_committed
+        )
+
+    @property
+    def suspect(self) -> str | None:
+        """Why what is based on it is suspect too."""
+        found = self.disk.suspect or self.point.state.suspect
+        return found and f"based on {self.point.manifest.point}, which is suspect: {found}"
+
+
+def _disk_of(manifest: Manifest, identity: str) -> DiskRecord | None:
+    return next((disk for disk in manifest.disks if disk.identity == identity), None)
+
+
+def find_baseline(repository: Repository, vm: VmId, identity: str) -> Baseline | None:
+    """The newest retained point that has the disk; None for a disk that is new.
+
+    The catalog has just been caught up with points/, so it lists what is retained.
+    """
+    with repository.catalog.view() as view:
+        found = _newest_with(view, vm, identity)
+    if found is None:
+        return None
+    point, disk = found
+    order = point.manifest.order
+    forgotten = forgotten_points(repository, vm)
+    is_last = not any(m.order > order and _disk_of(m, identity) for m in forgotten)
+    return Baseline(point, disk, is_last)
+
+
+def _newest_with(view: View, vm: VmId, identity: str) -> tuple[Point, DiskRecord] | None:
+    for _, number in view.points_of(vm, newest_first=True):
+        record = view.point(number)
+        if record is not None:
+            point = decode(view, number, record)
+            disk = _disk_of(point.manifest, identity)
+            if disk is not None:
+                return point, disk
+    return None
+
+
+def forgotten_points(repository: Repository, vm: VmId) -> list[Manifest]:
+    """Manifests of points of *vm* that were forgotten and are still there to tell."""
+    found = []
+    for point in repository.points.forgotten_ids():
+        try:
+            manifest = decode_manifest(repository.points.load_forgotten(point))
+        except (PointNotFound, DataCorrupt, ChunkMissing):
+            continue
+        if manifest.vm.id == vm:
+            found.append(manifest)
+    return found

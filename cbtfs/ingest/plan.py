@@ -1,0 +1,73 @@
+"""How one disk is to be captured, and why so: a change list is a hint, this is who doubts it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from cbtfs.core.extent import Extent, clip, coalesce, intersect
+from cbtfs.core.manifest import IngestKind
+from cbtfs.errors import ChangeTrackingUnusable
+from cbtfs.ingest.baseline import Baseline
+from cbtfs.source.base import ChangeTrackingInvalid, DiskSource
+
+Want = Literal["auto", "full", "incremental"]
+"""What the user allows: whatever is right, only a full, or only an incremental."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How one disk is captured, and why so."""
+
+    kind: IngestKind
+    reason: str
+    extents: Sequence[Extent] | None
+    """What to read; None for the whole disk."""
+
+
+def make_plan(
+    source: DiskSource, base: Baseline | None, want: Want, unreadable: Sequence[str]
+) -> Plan:
+    """What to read of *source*.
+
+    *unreadable* tells of manifests that cannot be read: one of them may be this disk's newest.
+    ChangeTrackingUnusable if it takes a whole read and *want* forbids that.
+    """
+    if base is None:
+        return whole("first restore point of this disk", want)
+    if want == "full":
+        return whole("a full was asked for", want)
+    if unreadable:
+        return whole(f"compared by digest: {unreadable[0]}, it may be this disk's newest", want)
+    try:
+        changed = source.changed(base.since)
+    except ChangeTrackingInvalid as exc:
+        return whole(f"compared by digest: {exc}", want)
+    extents = to_read(source, changed, base)
+    return Plan("incremental", f"changes since {base.point.manifest.name}", extents)
+
+
+def whole(reason: str, want: Want) -> Plan:
+    """A plan to read everything; ChangeTrackingUnusable where that is forbidden."""
+    if want == "incremental":
+        raise ChangeTrackingUnusable(
+            f"the whole disk would have to be read ({reason}): run without --incremental-only"
+        )
+    return Plan("full", reason, None)
+
+
+def to_read(source: DiskSource, changed: Sequence[Extent], base: Baseline) -> list[Extent]:
+    """What an incremental must read: changes, what was added, and the blocks of both ends.
+
+    Where the size changed, the block that held the old end held padding, and the one that holds
+    the new end held bytes that are gone: both are read whatever the list says. Of what was added
+    only the allocated part is read: the rest is known to be zeros, and so is what is not there.
+    """
+    size, before, block = source.size, base.disk.size, base.disk.block_size
+    found = list(changed)
+    if size != before:
+        for end in (size, before):
+            start = (end - 1) // block * block if end else 0
+            found += clip([Extent(start, block)], 0, size)
+    if size > before:
+        found += intersect([Extent(before, size - before)], source.allocated())
+    return list(coalesce(found))

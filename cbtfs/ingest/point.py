@@ -1,0 +1,227 @@
+"""Take one restore point: all the disks of a VM, from their sources into the repository."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any
+
+from cbtfs import __version__
+from cbtfs.core.blockmap import Shape
+from cbtfs.core.extent import total, widen
+from cbtfs.core.manifest import MAX_DISK_BYTES, DiskKind, DiskRecord, IngestKind, Manifest, Vm
+from cbtfs.core.moment import format_moment, point_name
+from cbtfs.core.names import encode_name, printable, unique_name
+from cbtfs.errors import (
+    ChangeTrackingUnusable,
+    ChunkMissing,
+    DataCorrupt,
+    SourceMismatch,
+    SourceUnavailable,
+    UsageError,
+)
+from cbtfs.ingest.baseline import Baseline, find_baseline, forgotten_points
+from cbtfs.ingest.capture import Captured, Progress, capture
+from cbtfs.ingest.plan import Plan, Want, make_plan, whole
+from cbtfs.reader import Reader
+from cbtfs.source.base import DiskSource
+from cbtfs.source.wrappers import CheckedSource
+from cbtfs.store.identity import new_disk_id, new_id, new_point_id, new_vm_id
+from cbtfs.store.repository import Repository
+from cbtfs.store.writer import ObjectWriter
+
+
+@dataclass(frozen=True, slots=True)
+class DiskInput:
+    """One disk to capture."""
+
+    label: str
+    source: DiskSource
+    identity: str
+    """What tells this disk from the VM's others across runs."""
+    kind: DiskKind = "disk"
+    change_id: str | None = None
+    """The source's token for the moment that it shows."""
+
+
+@dataclass(frozen=True, slots=True)
+class VmInput:
+    """The VM that is captured."""
+
+    name: str
+    vcenter: str | None = None
+    instance_uuid: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+Announce = Callable[[str, int], Progress]
+"""Told the label of each disk and how many bytes will be read; returns who is told of progress."""
+
+
+def silent(label: str, size: int) -> Progress:
+    """Announce nothing."""
+    return lambda count: None
+
+
+def take_point(
+    repository: Repository,
+    objects: ObjectWriter,
+    vm_input: VmInput,
+    disks: Sequence[DiskInput],
+    *,
+    moment: datetime,
+    want: Want = "auto",
+    announce: Announce = silent,
+) -> Manifest:
+    """Capture *disks* as they are now and commit them as one restore point.
+
+    Nothing is committed unless all of it is: SourceUnavailable, SourceMismatch or
+    ChangeTrackingUnusable leaves the repository's points as they were.
+    """
+    _look_at(vm_input, disks)
+    vm, is_new = _find_vm(repository, vm_input)
+    records = []
+    for disk in disks:
+        base = None if is_new else find_baseline(repository, vm.id, disk.identity)
+        with _named(disk):
+            records.append(_take_disk(repository, objects, disk, base, want, announce))
+    for disk in disks:
+        with _named(disk):
+            disk.source.confirm()
+    manifest = _manifest(repository, vm, records, moment, vm_input.metadata)
+    repository.commit(objects, manifest)
+    return manifest
+
+
+@contextmanager
+def _named(disk: DiskInput) -> Iterator[None]:
+    """Let what went wrong with a source say with which."""
+    try:
+        yield
+    except (SourceUnavailable, SourceMismatch, ChangeTrackingUnusable) as exc:
+        raise type(exc)(f"disk {printable(disk.label)}: {exc}") from exc
+
+
+def _look_at(vm: VmInput, disks: Sequence[DiskInput]) -> None:
+    if not vm.name:
+        raise UsageError("a VM needs a name")
+    if not disks:
+        raise UsageError("a restore point needs a disk")
+    labels = [disk.label for disk in disks]
+    identities = [disk.identity for disk in disks]
+    if not all(labels) or len(set(labels)) < len(labels) or len(set(identities)) < len(labels):
+        raise UsageError("each disk of a VM needs a name of its own")
+
+
+def _find_vm(repository: Repository, wanted: VmInput) -> tuple[Vm, bool]:
+    """The VM whose history this is, and whether it starts here."""
+    with repository.catalog.view() as view:
+        known = view.vms()
+    for vm in known.values():
+        same_place = vm.vcenter == wanted.vcenter and vm.instance_uuid == wanted.instance_uuid
+        if same_place and (vm.instance_uuid is not None or vm.name == wanted.name):
+            return Vm(vm.id, wanted.name, vm.directory, vm.vcenter, vm.instance_uuid), False
+    new = new_vm_id()
+    taken = {vm.directory for vm in known.values()}
+    directory = unique_name(encode_name(wanted.name), taken, new)
+    return Vm(new, wanted.name, directory, wanted.vcenter, wanted.instance_uuid), True
+
+
+def _take_disk(
+    repository: Repository,
+    objects: ObjectWriter,
+    disk: DiskInput,
+    base: Baseline | None,
+    want: Want,
+    announce: Announce,
+) -> DiskRecord:
+    source = CheckedSource(disk.source)
+    if source.size > MAX_DISK_BYTES:
+        raise UsageError(f"disk {printable(disk.label)} is larger than {MAX_DISK_BYTES} bytes")
+    block = repository.settings.block_size if base is None else base.disk.block_size
+    plan = make_plan(source, base, want, repository.findings.unreadable)
+    run = _Run(repository, objects, source, Shape(source.size, block), disk.label, announce)
+    parent = base
+    try:
+        captured = run.capture(plan, base)
+    except (ChunkMissing, DataCorrupt) as exc:
+        if base is None:
+            raise
+        plan = whole(f"the point {base.point.manifest.point} is damaged: {exc}", want)
+        captured, parent = run.capture(plan, None), None
+    return DiskRecord(
+        id=new_disk_id() if base is None else base.disk.id,
+        identity=disk.identity,
+        label=disk.label,
+        kind=disk.kind,
+        size=source.size,
+        block_size=block,
+        root=captured.root,
+        data_blocks=captured.data_blocks,
+        ingest=plan.kind,
+        reason=plan.reason,
+        parent=None if parent is None else parent.point.manifest.point,
+        change_id=disk.change_id,
+        suspect=base.suspect if base is not None and plan.kind == "incremental" else None,
+        counts=captured.counts,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What stays the same when a disk has to be captured in another way after all."""
+
+    repository: Repository
+    objects: ObjectWriter
+    source: DiskSource
+    shape: Shape
+    label: str
+    announce: Announce
+
+    def capture(self, plan: Plan, base: Baseline | None) -> Captured:
+        tree, base_blocks = None, 0
+        if base is not None:
+            tree = Reader(self.repository).disk(base.disk).tree()
+            base_blocks = base.disk.data_blocks
+        extents = self.source.allocated() if plan.extents is None else plan.extents
+        wanted = list(widen(extents, self.shape.block_size, self.shape.size))
+        return capture(
+            self.source,
+            self.shape,
+            wanted,
+            None if plan.extents is None else tree,
+            base_blocks,
+            tree,
+            self.objects,
+            self.repository.settings.level,
+            self.announce(self.label, total(wanted)),
+        )
+
+
+def _manifest(
+    repository: Repository,
+    vm: Vm,
+    records: Sequence[DiskRecord],
+    moment: datetime,
+    metadata: Mapping[str, Any],
+) -> Manifest:
+    kind: IngestKind = "full" if any(r.ingest == "full" for r in records) else "incremental"
+    with repository.catalog.view() as view:
+        names = {name for name, _ in view.names_of(vm.id)}
+        newest = [order for order, _ in islice(view.points_of(vm.id, newest_first=True), 1)]
+    dead = [manifest.order for manifest in forgotten_points(repository, vm.id)]
+    return Manifest(
+        point=new_point_id(),
+        vm=vm,
+        order=max([*newest, *dead], default=0) + 1,
+        time=format_moment(moment),
+        name=point_name(moment, names),
+        committed=format_moment(datetime.now(UTC)),
+        run=new_id(),
+        program=f"cbtfs {__version__}",
+        kind=kind,
+        reason=next(record.reason for record in records if record.ingest == kind),
+        disks=tuple(records),
+        metadata=metadata,
+    )

@@ -1,0 +1,57 @@
+"""What an ingest reads: the protocol that every source keeps, wrappers included."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from cbtfs.core.extent import Extent
+from cbtfs.core.ids import PointId
+from cbtfs.errors import ChangeTrackingUnusable
+
+
+class ChangeTrackingInvalid(ChangeTrackingUnusable):
+    """A change list is not to be had or not to be trusted; its text is the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Since:
+    """The restore point that a list of changes must start from."""
+
+    point: PointId
+    change_id: str | None
+    """The source's own token, as the point recorded it."""
+    size: int
+    """Of the disk at that point, in bytes."""
+    is_last_committed: bool
+    """No later point of this disk was ever committed, not even one that was forgotten."""
+
+
+class DiskSource(Protocol):
+    """One virtual disk, frozen at one moment, with its list of changes.
+
+    read() may be called from several threads at once; extents may have any alignment.
+    """
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+
+    def changed(self, since: Since) -> Sequence[Extent]:
+        """Extents that may differ from what the disk was at *since*, never too few.
+
+        In any order, overlapping or not, within the disk; what lies beyond the old size need not
+        be listed. Raises ChangeTrackingInvalid when the answer cannot be trusted; then everything
+        is read.
+        """
+
+    def allocated(self) -> Sequence[Extent]:
+        """Extents outside of which the disk is known to read as zeros: ascending, disjoint."""
+
+    def read(self, extent: Extent) -> bytes | memoryview:
+        """Exactly extent.length bytes, or SourceUnavailable."""
+
+    def confirm(self) -> None:
+        """Raise SourceMismatch if the disk did not stay as it was since it was opened."""
+
+    def close(self) -> None:
+        """Let go of the disk."""

@@ -1,0 +1,86 @@
+"""A raw file or a block device as a source."""
+
+import errno
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+from cbtfs.core.extent import Extent
+from cbtfs.core.names import printable
+from cbtfs.errors import AccessDenied, SourceMismatch, SourceUnavailable, UsageError
+from cbtfs.source.base import ChangeTrackingInvalid, Since
+
+
+class ImageSource:
+    """A raw disk image; what nobody has written yet, a hole, is known to be zeros."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file or device at *path*; it should not change until close()."""
+        self._name = printable(str(path))
+        try:
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except PermissionError as exc:
+            raise AccessDenied(f"cannot read {self._name}: {exc.strerror}") from exc
+        except OSError as exc:
+            raise SourceUnavailable(f"cannot open {self._name}: {exc.strerror}") from exc
+        try:
+            self._facts = os.fstat(self._fd)
+            self._is_device = stat.S_ISBLK(self._facts.st_mode)
+            if not self._is_device and not stat.S_ISREG(self._facts.st_mode):
+                raise UsageError(f"{self._name} is neither a file nor a block device")
+            self.size = os.lseek(self._fd, 0, os.SEEK_END)
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def changed(self, since: Since) -> Sequence[Extent]:
+        raise ChangeTrackingInvalid("no change list")
+
+    def allocated(self) -> Sequence[Extent]:
+        """From SEEK_DATA and SEEK_HOLE; a device, or a file system without them, is all data."""
+        whole = [Extent(0, self.size)] if self.size else []
+        if self._is_device:
+            return whole
+        found = []
+        at = 0
+        try:
+            while at < self.size:
+                start = os.lseek(self._fd, at, os.SEEK_DATA)
+                at = min(os.lseek(self._fd, start, os.SEEK_HOLE), self.size)
+                if start < at:
+                    found.append(Extent(start, at - start))
+        except OSError as exc:
+            if exc.errno != errno.ENXIO:
+                return whole
+        return found
+
+    def read(self, extent: Extent) -> bytes:
+        parts = []
+        at = extent.start
+        while at < extent.end:
+            try:
+                data = os.pread(self._fd, extent.end - at, at)
+            except OSError as exc:
+                raise SourceUnavailable(
+                    f"cannot read {self._name} at {at}: {exc.strerror}"
+                ) from exc
+            if not data:
+                raise SourceUnavailable(f"{self._name} ends at {at}, {self.size} bytes expected")
+            parts.append(data)
+            at += len(data)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def confirm(self) -> None:
+        """A file whose size or time of change moved was written to while it was read."""
+        if self._is_device:
+            return
+        now = os.fstat(self._fd)
+        if (now.st_size, now.st_mtime_ns) != (self._facts.st_size, self._facts.st_mtime_ns):
+            raise SourceMismatch(
+                f"{self._name} changed while it was read: stop its writer, or take a snapshot of "
+                "it, or give --allow-changing"
+            )
+
+    def close(self) -> None:
+        os.close(self._fd)

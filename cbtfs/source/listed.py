@@ -1,0 +1,85 @@
+"""A source with a list of changes that came from outside, in a file."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cbtfs.core.extent import Extent
+from cbtfs.core.ids import PointId
+from cbtfs.errors import UsageError
+from cbtfs.source.base import ChangeTrackingInvalid, DiskSource, Since
+from cbtfs.source.wrappers import WrappedSource
+
+_FORM = '[{"start": n, "length": n}, …] in bytes, or {"since": POINT, "extents": […]}'
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeList:
+    """What a file says has changed: numbers as they stand there, not looked at yet."""
+
+    extents: tuple[tuple[int, int], ...]
+    """(start, length), bytes."""
+    since: str | None = None
+    """The point that the changes are since, as a user writes it; None: the last committed one."""
+
+
+def load_change_list(path: Path) -> ChangeList:
+    """The change list in the JSON file at *path*; UsageError if it has another form."""
+    try:
+        document = json.loads(path.read_bytes())
+    except OSError as exc:
+        raise UsageError(f"cannot read the change list {path}: {exc.strerror}") from exc
+    except (ValueError, RecursionError) as exc:
+        raise UsageError(
+            f"the change list {path} is not JSON: {exc}; it has the form {_FORM}"
+        ) from exc
+    since: Any = None
+    items: Any = document
+    if isinstance(document, dict):
+        since, items = document.get("since"), document.get("extents")
+    if not isinstance(items, list) or not (since is None or isinstance(since, str)):
+        raise UsageError(f"the change list {path} is none: it has the form {_FORM}")
+    try:
+        return ChangeList(tuple((_whole(i["start"]), _whole(i["length"])) for i in items), since)
+    except (KeyError, TypeError) as exc:
+        raise UsageError(
+            f"the change list {path} is none ({exc}): it has the form {_FORM}"
+        ) from exc
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{value!r} is not a whole number")
+    return value
+
+
+class ListedSource(WrappedSource):
+    """Adds a list of changes to a source. The list is a hint: what is odd about it voids it."""
+
+    def __init__(
+        self, source: DiskSource, changes: ChangeList, since: PointId | None = None
+    ) -> None:
+        """*since* is the point that the list's own since means; None if it means none here."""
+        super().__init__(source)
+        self._changes = changes
+        self._since = since
+
+    def changed(self, since: Since) -> Sequence[Extent]:
+        if self._changes.since is None:
+            if not since.is_last_committed:
+                raise ChangeTrackingInvalid(
+                    "the change list is since the last committed point, which was forgotten"
+                )
+        elif self._since != since.point:
+            raise ChangeTrackingInvalid(
+                f"the change list is since {self._changes.since}, not since {since.point}"
+            )
+        for number, (start, length) in enumerate(self._changes.extents):
+            if start < 0 or length <= 0 or start + length > self.size:
+                raise ChangeTrackingInvalid(
+                    f"the change list is not believed: item {number} (start {start}, length "
+                    f"{length}) does not lie within the disk's {self.size} bytes"
+                )
+        return [Extent(start, length) for start, length in self._changes.extents]

@@ -1,0 +1,71 @@
+"""Sources that wrap a source: the same protocol in and out, one property more."""
+
+from collections.abc import Sequence
+
+from cbtfs.core.extent import Extent
+from cbtfs.errors import SourceUnavailable
+from cbtfs.source.base import ChangeTrackingInvalid, DiskSource, Since
+
+
+class WrappedSource:
+    """A source that is another one; what wraps overrides what it adds to."""
+
+    def __init__(self, source: DiskSource) -> None:
+        self._source = source
+
+    @property
+    def size(self) -> int:
+        return self._source.size
+
+    def changed(self, since: Since) -> Sequence[Extent]:
+        return self._source.changed(since)
+
+    def allocated(self) -> Sequence[Extent]:
+        return self._source.allocated()
+
+    def read(self, extent: Extent) -> bytes | memoryview:
+        return self._source.read(extent)
+
+    def confirm(self) -> None:
+        self._source.confirm()
+
+    def close(self) -> None:
+        self._source.close()
+
+
+class CheckedSource(WrappedSource):
+    """Holds a source to its protocol: lengths of reads, extents within the disk."""
+
+    def changed(self, since: Since) -> Sequence[Extent]:
+        found = self._source.changed(since)
+        for extent in found:
+            if extent.end > self.size:
+                raise ChangeTrackingInvalid(
+                    f"the change list reaches to {extent.end}, beyond the disk's {self.size} bytes"
+                )
+        return found
+
+    def allocated(self) -> Sequence[Extent]:
+        """The whole disk where the source's answer makes no sense."""
+        found = self._source.allocated()
+        at = 0
+        for extent in found:
+            if extent.start < at or extent.end > self.size:
+                return [Extent(0, self.size)]
+            at = extent.end
+        return found
+
+    def read(self, extent: Extent) -> bytes | memoryview:
+        data = self._source.read(extent)
+        if len(data) != extent.length:
+            raise SourceUnavailable(
+                f"{extent.length} bytes wanted at {extent.start}, {len(data)} read"
+            )
+        return data
+
+
+class ChangingSource(WrappedSource):
+    """Does not mind that a source changes while it is read: what is captured may be torn."""
+
+    def confirm(self) -> None:
+        """Whatever happened meanwhile is all right."""
