@@ -86,6 +86,11 @@ class DiskRecord:
         if not 0 <= self.size <= MAX_DISK_BYTES or not is_block_size(self.block_size):
             raise ValueError(f"no disk: size {self.size}, block size {self.block_size}")
 
+    @property
+    def data_bytes(self) -> int:
+        """Bytes in blocks that are not zeros; the last block may count for more than it has."""
+        return min(self.data_blocks * self.block_size, self.size)
+
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
