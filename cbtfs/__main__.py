@@ -1,0 +1,5 @@
+"""`python -m cbtfs`."""
+
+from cbtfs.cli.main import run
+
+run()

@@ -1,0 +1,82 @@
+"""The JSON documents of listings: their shapes are a contract (docs/architecture.md)."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from cbtfs.core.extent import Extent
+from cbtfs.core.manifest import DiskRecord
+from cbtfs.listing import Point
+
+Document = dict[str, Any]
+
+
+def of_extent(extent: Extent) -> Document:
+    return {"start": extent.start, "length": extent.length}
+
+
+def of_point(point: Point) -> Document:
+    """One item of `list`."""
+    manifest = point.manifest
+    return {
+        "id": manifest.point,
+        "vm": manifest.vm.name,
+        "time": manifest.time,
+        "kind": manifest.kind,
+        "state": point.marks,
+        "disks": [
+            {"disk": disk.label, "size": disk.size, "data_bytes": disk.data_bytes}
+            for disk in manifest.disks
+        ],
+        "written_bytes": sum(
+            each.counts.written_blocks * each.block_size for each in manifest.disks
+        ),
+        "stored_bytes": sum(disk.counts.stored_bytes for disk in manifest.disks),
+    }
+
+
+def of_whole_point(point: Point) -> Document:
+    """`show`: all that the manifest and the state file say."""
+    manifest, state = point.manifest, point.state
+    return {
+        "id": manifest.point,
+        "vm": asdict(manifest.vm),
+        "time": manifest.time,
+        "name": manifest.name,
+        "order": manifest.order,
+        "kind": manifest.kind,
+        "reason": manifest.reason,
+        "committed": manifest.committed,
+        "run": manifest.run,
+        "program": manifest.program,
+        "state": point.marks,
+        "suspect": point.suspect,
+        "tags": list(state.tags),
+        "verified": state.verified,
+        "disks": [_of_disk(disk) for disk in manifest.disks],
+        "metadata": _plain(manifest.metadata),
+    }
+
+
+def _of_disk(disk: DiskRecord) -> Document:
+    return {
+        "disk": disk.label,
+        "id": disk.id,
+        "identity": disk.identity,
+        "type": disk.kind,
+        "size": disk.size,
+        "block_size": disk.block_size,
+        "data_bytes": disk.data_bytes,
+        "root": disk.root.hex(),
+        "kind": disk.ingest,
+        "reason": disk.reason,
+        "parent": disk.parent,
+        "change_id": disk.change_id,
+        "suspect": disk.suspect,
+        "audit": None if disk.audit is None else _plain(disk.audit),
+        **asdict(disk.counts),
+    }
+
+
+def _plain(mapping: Mapping[str, Any]) -> Document:
+    return dict(mapping)

@@ -1,0 +1,59 @@
+"""`cbtfs init`."""
+
+from typing import Annotated
+
+import typer
+
+from cbtfs.cli.arguments import Json, example
+from cbtfs.cli.context import repository_path
+from cbtfs.cli.output import emit, print_lines
+from cbtfs.errors import UsageError
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command(
+        epilog=example("cbtfs --repo /srv/backup init", "cbtfs --repo DIR init --block-size 32768")
+    )(init)
+
+
+def init(
+    context: typer.Context,
+    block_size: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            show_default="65536",
+            help="Bytes in a block of disks that are new: a power of two, 4096 to 1048576.",
+        ),
+    ] = None,
+    level: Annotated[
+        int | None, typer.Option(metavar="N", show_default="1", help="zstd level, 1 to 19.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Create a repository in a folder that is empty or not there yet."""
+    from cbtfs.core.settings import DEFAULT_BLOCK_BYTES
+    from cbtfs.store.codec import DEFAULT_LEVEL
+    from cbtfs.store.repository import create_repository, new_settings
+
+    path = repository_path(context)
+    try:
+        settings = new_settings(
+            DEFAULT_BLOCK_BYTES if block_size is None else block_size,
+            DEFAULT_LEVEL if level is None else level,
+        )
+    except ValueError as exc:
+        raise UsageError(str(exc)) from exc
+    create_repository(path, settings)
+    if json:
+        emit(
+            {
+                "repository": str(path.absolute()),
+                "id": settings.id,
+                "created": settings.created,
+                "block_size": settings.block_size,
+                "level": settings.level,
+            }
+        )
+    else:
+        print_lines([f"repository {settings.id} created at {path}"])

@@ -1,0 +1,143 @@
+"""The `cbtfs` command: its options, its commands, and the edge where errors become exit codes."""
+
+import logging
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Final
+
+import typer
+
+from cbtfs import __version__
+from cbtfs.cli import init, listing
+from cbtfs.cli.context import Options
+from cbtfs.cli.output import say
+from cbtfs.core.names import printable
+from cbtfs.errors import CbtfsError
+
+_INTERRUPTED: Final = 128 + signal.SIGINT
+_TERMINATED: Final = 128 + signal.SIGTERM
+_USAGE: Final = 2
+_BUG: Final = 70
+
+_EXIT_CODES: Final = """\b
+Exit codes:
+   0  done                         20  a chunk is missing
+   1  another failure              21  data is corrupt
+   2  usage or configuration       30  source unavailable
+   3  done, something left out     31  access denied
+  10  no repository                32  change tracking unusable, fulls forbidden
+  11  locked                       33  source and repository disagree
+  12  format not supported         40  mount failed
+  13  no such restore point        70  a bug
+
+\b
+Example:
+  cbtfs --repo /srv/backup list"""
+
+app = typer.Typer(
+    add_completion=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+init.add_to(app)
+listing.add_to(app)
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived: what is open is closed on the way out."""
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"cbtfs {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True, epilog=_EXIT_CODES)
+def _start(
+    context: typer.Context,
+    repo: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="The repository; CBTFS_REPO stands in for it."),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Configuration in TOML; CBTFS_CONFIG stands in for it, "
+            "else ~/.config/cbtfs/config.toml.",
+        ),
+    ] = None,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Capture virtual disks with Changed Block Tracking; read every restore point as a raw file."""
+    context.obj = Options(repo, config)
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(_USAGE)
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    raise Terminated
+
+
+class _OneLine(logging.Formatter):
+    """A record as one line in which no name can do harm."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(printable(line) for line in super().format(record).splitlines())
+
+
+def _set_up_log() -> None:
+    stderr = logging.StreamHandler()
+    stderr.setFormatter(_OneLine("cbtfs: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[stderr])
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command; its exit code."""
+    try:
+        code = app(args=arguments, prog_name="cbtfs", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except CbtfsError as exc:
+        say(str(exc))
+        return exc.exit_code
+    except typer.TyperException as exc:
+        say(_usage_line(exc))
+        return _USAGE
+    except (KeyboardInterrupt, typer.Abort):
+        say("interrupted")
+        return _INTERRUPTED
+    except Terminated:
+        say("terminated")
+        return _TERMINATED
+    except Exception:
+        traceback.print_exc()
+        say("this is a bug: please report it with the lines above")
+        return _BUG
+
+
+def _usage_line(exc: typer.TyperException) -> str:
+    text = " ".join(exc.format_message().split())
+    context = getattr(exc, "ctx", None)
+    command = "cbtfs" if context is None else context.command_path
+    return f"{text.rstrip('.')}: see '{command} --help'"
+
+
+def run() -> None:
+    """The entry point of the program."""
+    signal.signal(signal.SIGTERM, _terminate)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    _set_up_log()
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,136 @@
+"""Documents and tables on standard output; words and progress on standard error."""
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+from cbtfs.core.names import printable
+from cbtfs.errors import CbtfsError
+
+Advance = Callable[[int], None]
+"""Told how many bytes more are done."""
+
+_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+@contextmanager
+def _printing() -> Iterator[None]:
+    """A pipe that nobody reads any more passes; Typer ends quietly on it."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as exc:
+        raise CbtfsError(f"cannot write to standard output: {exc.strerror}") from exc
+
+
+def emit(document: Mapping[str, Any]) -> None:
+    """Print one JSON document, in ASCII: no name in it can move a cursor."""
+    with _printing():
+        json.dump(document, sys.stdout, indent=2 if sys.stdout.isatty() else None)
+        sys.stdout.write("\n")
+
+
+def emit_items(items: Iterable[Mapping[str, Any]]) -> None:
+    """Print one JSON array while its items come, however many there are."""
+    with _printing():
+        before = "["
+        for item in items:
+            sys.stdout.write(before + json.dumps(item))
+            before = ",\n"
+        sys.stdout.write("]\n" if before != "[" else "[]\n")
+
+
+def say(text: str) -> None:
+    """Print a line for the user on standard error, harmless whatever names are in it."""
+    print(f"cbtfs: {printable(text)}", file=sys.stderr, flush=True)
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Print lines for the user on standard output, harmless whatever names are in them."""
+    with _printing():
+        for line in lines:
+            sys.stdout.write(printable(line) + "\n")
+
+
+def print_table(
+    header: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[str] = ()
+) -> None:
+    """Print a table: drawn on a terminal, aligned columns in a pipe.
+
+    Columns that *right* names are flush right.
+    """
+    flush_right = frozenset(right)
+    cells = [[printable(cell) for cell in row] for row in rows]
+    with _printing():
+        if sys.stdout.isatty():
+            _draw(header, cells, flush_right)
+        else:
+            _align(header, cells, flush_right)
+
+
+def _draw(header: Sequence[str], rows: list[list[str]], right: frozenset[str]) -> None:
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE, pad_edge=False)
+    for name in header:
+        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console().print(table)
+
+
+def _align(header: Sequence[str], rows: list[list[str]], right: frozenset[str]) -> None:
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    for row in ([name.upper() for name in header], *rows):
+        cells = (
+            cell.rjust(width) if name in right else cell.ljust(width)
+            for name, cell, width in zip(header, row, widths, strict=True)
+        )
+        sys.stdout.write("  ".join(cells).rstrip() + "\n")
+
+
+def human_size(size: int) -> str:
+    """*size* bytes with a binary unit and three digits or so."""
+    value, unit = float(size), 0
+    while value >= 1000 and unit < len(_UNITS) - 1:
+        value, unit = value / 1024, unit + 1
+    digits = 0 if unit == 0 or value >= 100 else 1 if value >= 10 else 2
+    return f"{value:.{digits}f} {_UNITS[unit]}"
+
+
+@contextmanager
+def progress(what: str, total: int, *, is_wanted: bool = True) -> Iterator[Advance]:
+    """Show how far *what* has come, in bytes of *total*, where standard error is a terminal.
+
+    *is_wanted* is False under --json. The function that is yielded may be called from any thread.
+    """
+    if not is_wanted or not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(printable(what), total=total)
+        yield lambda count: bar.advance(task, count)
