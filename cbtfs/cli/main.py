@@ -12,7 +12,7 @@ from typing import Annotated, Final
 import typer
 
 from cbtfs import __version__
-from cbtfs.cli import init, listing
+from cbtfs.cli import ingest, init, listing
 from cbtfs.cli.context import Options
 from cbtfs.cli.output import say
 from cbtfs.core.names import printable
@@ -45,6 +45,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 init.add_to(app)
+ingest.add_to(app)
 listing.add_to(app)
 
 

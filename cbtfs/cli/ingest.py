@@ -1,0 +1,282 @@
+"""`cbtfs ingest`: take a restore point."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cbtfs.cli.arguments import Json, example
+from cbtfs.cli.context import repository_path
+from cbtfs.cli.output import Advance, emit, human_size, print_lines, print_table, progress
+from cbtfs.errors import UsageError
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from cbtfs.cli.documents import Document
+    from cbtfs.core.ids import PointId
+    from cbtfs.core.manifest import Manifest
+    from cbtfs.ingest.plan import Want
+    from cbtfs.ingest.point import Announce
+    from cbtfs.source.base import DiskSource
+    from cbtfs.source.listed import ChangeList
+    from cbtfs.store.repository import Repository
+
+group = typer.Typer(no_args_is_help=True, help="Take a restore point.", rich_markup_mode=None)
+
+
+def add_to(app: typer.Typer) -> None:
+    app.add_typer(group, name="ingest")
+
+
+@group.callback()
+def _ingest() -> None:
+    """Take a restore point: capture the disks of a VM as they are now."""
+
+
+@group.command(
+    epilog=example(
+        "cbtfs ingest image --vm web1 --disk root /var/lib/images/web1.raw",
+        "cbtfs ingest image --vm web1 --disk root --changed changed.json web1.raw",
+        "cbtfs ingest image --vm db1 --disk root=root.raw --disk data=/dev/vg/data",
+    )
+)
+def image(
+    context: typer.Context,
+    vm: Annotated[
+        str, typer.Option(metavar="V", show_default=False, help="Whose disks these are.")
+    ],
+    disk: Annotated[
+        list[str],
+        typer.Option(
+            metavar="D",
+            show_default=False,
+            help="What the disk is called; D=SOURCE where there are several.",
+        ),
+    ],
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[SOURCE]",
+            show_default=False,
+            help="A raw file or a block device, if there is one disk only.",
+        ),
+    ] = None,
+    changed: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE",
+            show_default=False,
+            help="What changed since the disk's last committed point: JSON, "
+            '[{"start": n, "length": n}, …] in bytes, or {"since": POINT, "extents": […]}; '
+            "D=FILE where there are several disks. Without a list all is compared by digest.",
+        ),
+    ] = None,
+    moment: Annotated[
+        str | None,
+        typer.Option(
+            "--time",
+            metavar="T",
+            show_default="now",
+            help="The moment that the disks show, RFC 3339, such as 2026-11-22T00:15:03Z.",
+        ),
+    ] = None,
+    full: Annotated[bool, typer.Option("--full", help="Read all, whatever is known.")] = False,
+    incremental_only: Annotated[
+        bool,
+        typer.Option("--incremental-only", help="Exit with 32 rather than read a whole disk."),
+    ] = False,
+    allow_changing: Annotated[
+        bool,
+        typer.Option(
+            "--allow-changing", help="Commit even if a file changed while it was read: torn."
+        ),
+    ] = False,
+    lock_wait: Annotated[
+        float, typer.Option(metavar="S", min=0, help="Seconds to wait for another writer.")
+    ] = 0.0,
+    json: Json = False,
+) -> None:
+    """Capture disk images: raw files or block devices that nobody writes to meanwhile."""
+    from datetime import UTC, datetime
+
+    from cbtfs.core.moment import parse_moment
+    from cbtfs.source.listed import load_change_list
+    from cbtfs.store.repository import writing
+
+    if full and incremental_only:
+        raise UsageError("--full and --incremental-only exclude each other: give one")
+    try:
+        when = datetime.now(UTC).replace(microsecond=0) if moment is None else parse_moment(moment)
+    except ValueError as exc:
+        raise UsageError(str(exc)) from exc
+    sources = _pairs(disk, source)
+    files = _change_files(changed or [], list(sources))
+    lists = {label: load_change_list(path) for label, path in files.items()}
+    want: Want = "full" if full else "incremental" if incremental_only else "auto"
+    path = repository_path(context)
+    started = time.monotonic()
+    with writing(path, lock_wait=lock_wait) as repository:
+        manifest = _take(repository, vm, sources, lists, when, want, allow_changing, is_quiet=json)
+    _report(manifest, time.monotonic() - started, as_json=json)
+
+
+def _pairs(disks: Sequence[str], source: str | None) -> dict[str, str]:
+    """Source by label, from `--disk D SOURCE` or from several `--disk D=SOURCE`."""
+    if source is not None:
+        if len(disks) != 1:
+            raise UsageError("one SOURCE is for one --disk: give --disk D=SOURCE for several")
+        return {disks[0]: source}
+    pairs = {}
+    for disk in disks:
+        label, equals, place = disk.partition("=")
+        if not equals:
+            raise UsageError(f"--disk {disk} has no source: give --disk {disk}=SOURCE")
+        if label in pairs:
+            raise UsageError(f"disk {label} is given twice")
+        pairs[label] = place
+    return pairs
+
+
+def _change_files(changed: Sequence[str], labels: Sequence[str]) -> dict[str, Path]:
+    """Change list by label, from `--changed FILE` or from several `--changed D=FILE`."""
+    files: dict[str, Path] = {}
+    for item in changed:
+        label, equals, place = item.partition("=")
+        if not equals or label not in labels:
+            if len(labels) != 1:
+                raise UsageError(f"--changed {item} is for none of the disks: give D=FILE")
+            label, place = labels[0], item
+        if label in files:
+            raise UsageError(f"disk {label} has two change lists")
+        files[label] = Path(place)
+    return files
+
+
+def _take(
+    repository: Repository,
+    vm: str,
+    sources: Mapping[str, str],
+    lists: Mapping[str, ChangeList],
+    moment: datetime,
+    want: Want,
+    allow_changing: bool,
+    *,
+    is_quiet: bool,
+) -> Manifest:
+    from cbtfs.ingest.point import DiskInput, VmInput, take_point
+
+    with ExitStack() as open_sources, _bars(is_quiet) as announce:
+        disks = []
+        for label, place in sources.items():
+            source = _open(repository, place, lists.get(label), allow_changing)
+            open_sources.callback(source.close)
+            disks.append(DiskInput(label, source, identity=label))
+        objects = repository.object_writer()
+        try:
+            return take_point(
+                repository,
+                objects,
+                VmInput(vm),
+                disks,
+                moment=moment,
+                want=want,
+                announce=announce,
+            )
+        finally:
+            objects.close()
+
+
+def _open(
+    repository: Repository, place: str, changes: ChangeList | None, allow_changing: bool
+) -> DiskSource:
+    from cbtfs.source.image import ImageSource
+    from cbtfs.source.listed import ListedSource
+    from cbtfs.source.wrappers import ChangingSource
+
+    source: DiskSource = ImageSource(Path(place))
+    if allow_changing:
+        source = ChangingSource(source)
+    if changes is not None:
+        source = ListedSource(source, changes, _point_of(repository, changes.since))
+    return source
+
+
+def _point_of(repository: Repository, since: str | None) -> PointId | None:
+    from cbtfs.errors import PointNotFound
+    from cbtfs.listing import find_point
+
+    if since is None:
+        return None
+    try:
+        return find_point(repository, since).manifest.point
+    except PointNotFound:
+        return None
+
+
+@contextmanager
+def _bars(is_quiet: bool) -> Iterator[Announce]:
+    """A progress bar for the disk at hand."""
+    with ExitStack() as bar:
+
+        def announce(label: str, size: int) -> Advance:
+            bar.close()
+            return bar.enter_context(progress(label, size, is_wanted=not is_quiet))
+
+        yield announce
+
+
+def of_ingest(manifest: Manifest, seconds: float) -> Document:
+    """What `ingest --json` prints of a point."""
+    return {
+        "point": manifest.point,
+        "vm": manifest.vm.name,
+        "time": manifest.time,
+        "kind": manifest.kind,
+        "reason": manifest.reason,
+        "seconds": round(seconds, 3),
+        "disks": [
+            {
+                "disk": disk.label,
+                "kind": disk.ingest,
+                "reason": disk.reason,
+                "size": disk.size,
+                "read_bytes": disk.counts.read_bytes,
+                "written_blocks": disk.counts.written_blocks,
+                "zero_blocks": disk.counts.zero_blocks,
+                "new_bytes": disk.counts.new_bytes,
+                "stored_bytes": disk.counts.stored_bytes,
+            }
+            for disk in manifest.disks
+        ],
+    }
+
+
+def _report(manifest: Manifest, seconds: float, *, as_json: bool) -> None:
+    if as_json:
+        emit(of_ingest(manifest, seconds))
+        return
+    print_lines(
+        [f"point {manifest.point}: {manifest.vm.directory}@{manifest.name}, {manifest.kind}"]
+    )
+    print_table(
+        ("disk", "kind", "size", "read", "new", "stored", "reason"),
+        [
+            (
+                disk.label,
+                disk.ingest,
+                human_size(disk.size),
+                human_size(disk.counts.read_bytes),
+                human_size(disk.counts.new_bytes),
+                human_size(disk.counts.stored_bytes),
+                disk.reason,
+            )
+            for disk in manifest.disks
+        ],
+        right=("size", "read", "new", "stored"),
+    )
