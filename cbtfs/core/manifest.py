@@ -215,10 +215,12 @@ def decode_state(data: bytes, point: PointId) -> PointState:
     tags = document.get("tags")
     if not isinstance(protected, bool) or not isinstance(tags, list):
         raise ValueError("it is no state of a point")
+    if not all(isinstance(tag, str) for tag in tags):
+        raise ValueError("member 'tags' is not an array of strings")
     return PointState(
         point=point,
         is_protected=protected,
-        tags=tuple(str(tag) for tag in tags),
+        tags=tuple(tags),
         suspect=optional(document, "suspect", text),
         verified=optional(document, "verified", text),
     )

@@ -66,14 +66,14 @@ def decode_settings(data: bytes) -> Settings:
     if document.get("format") != FORMAT:
         raise ValueError("it does not describe a cbtfs repository")
     version = integer(document, "version")
-    features = mapping(document, "features")
-    required = _strings(features, "required")
-    digest = mapping(document, "digest")
-    unknown = sorted(set(required) - KNOWN_FEATURES)
     if version != FORMAT_VERSION:
         raise UnknownFormat(f"format version {version}")
+    features = mapping(document, "features")
+    required = _strings(features, "required")
+    unknown = sorted(set(required) - KNOWN_FEATURES)
     if unknown:
         raise UnknownFormat(f"required feature {', '.join(unknown)}")
+    digest = mapping(document, "digest")
     if digest.get("algorithm") != DIGEST or digest.get("key_slot") is not None:
         raise UnknownFormat(f"digest {digest.get('algorithm')}, key {digest.get('key_slot')}")
     defaults = mapping(document, "defaults")

@@ -1,0 +1,296 @@
+"""Manifests and states: they come back, and whatever is wrong with one is a ValueError."""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cbtfs.core.ids import NULL_DIGEST, Digest, DiskId, PointId, VmId
+from cbtfs.core.manifest import (
+    MAX_DISK_BYTES,
+    Counts,
+    DiskRecord,
+    Manifest,
+    PointState,
+    Vm,
+    decode_manifest,
+    decode_state,
+    encode_manifest,
+    encode_state,
+    is_block_size,
+    manifest_of,
+    unknown_state,
+)
+from cbtfs.core.sealed import seal, unseal
+
+IDS = st.text("0123456789abcdef", min_size=32, max_size=32)
+TEXTS = st.text(max_size=12)
+NUMBERS = st.integers(0, (1 << 63) - 1)
+KINDS = st.sampled_from(["full", "incremental"])
+FACTS = st.dictionaries(TEXTS, NUMBERS | TEXTS | st.lists(TEXTS, max_size=2), max_size=3)
+
+DISKS = st.builds(
+    DiskRecord,
+    id=IDS.map(DiskId),
+    identity=TEXTS,
+    label=TEXTS,
+    kind=st.sampled_from(["disk", "file"]),
+    size=st.integers(0, MAX_DISK_BYTES),
+    block_size=st.sampled_from([4096, 65536, 1 << 20]),
+    root=st.binary(min_size=32, max_size=32).map(Digest),
+    data_blocks=NUMBERS,
+    ingest=KINDS,
+    reason=TEXTS,
+    parent=st.none() | IDS.map(PointId),
+    change_id=st.none() | TEXTS,
+    suspect=st.none() | TEXTS,
+    audit=st.none() | FACTS,
+    counts=st.builds(Counts, NUMBERS, NUMBERS, NUMBERS, NUMBERS, NUMBERS),
+)
+VMS = st.builds(
+    Vm,
+    IDS.map(VmId),
+    TEXTS,
+    TEXTS,
+    vcenter=st.none() | TEXTS,
+    instance_uuid=st.none() | TEXTS,
+)
+MANIFESTS = st.builds(
+    Manifest,
+    point=IDS.map(PointId),
+    vm=VMS,
+    order=NUMBERS,
+    time=TEXTS,
+    name=TEXTS,
+    committed=TEXTS,
+    run=IDS,
+    program=TEXTS,
+    kind=KINDS,
+    reason=TEXTS,
+    disks=st.lists(DISKS, max_size=2).map(tuple),
+    metadata=FACTS,
+)
+STATES = st.builds(
+    PointState,
+    IDS.map(PointId),
+    is_protected=st.booleans(),
+    tags=st.lists(TEXTS, max_size=3).map(tuple),
+    suspect=st.none() | TEXTS,
+    verified=st.none() | TEXTS,
+)
+
+ID = "0123456789abcdef" * 2
+
+
+def a_disk(**changes: Any) -> DiskRecord:
+    facts: dict[str, Any] = {
+        "id": DiskId(ID),
+        "identity": "scsi0:0",
+        "label": "disk",
+        "kind": "disk",
+        "size": 5000,
+        "block_size": 4096,
+        "root": NULL_DIGEST,
+        "data_blocks": 0,
+        "ingest": "full",
+        "reason": "first",
+    }
+    return DiskRecord(**(facts | changes))
+
+
+def a_manifest(*disks: DiskRecord) -> Manifest:
+    vm = Vm(VmId(ID), "web", "web", "vc.example", "uuid")
+    return Manifest(
+        point=PointId(ID),
+        vm=vm,
+        order=1,
+        time="2026-01-01T00:00:00Z",
+        name="2026-01-01T00-00-00Z",
+        committed="2026-01-01T00:00:01Z",
+        run=ID,
+        program="tests",
+        kind="full",
+        reason="first",
+        disks=disks,
+        metadata={"a": 1},
+    )
+
+
+WHOLE = a_manifest(
+    a_disk(parent=PointId(ID), change_id="52 4e/7", suspect="why", audit={"blocks": 3}),
+)
+OPTIONAL = {"vcenter", "instance_uuid", "parent", "change_id", "suspect", "audit", "verified"}
+
+
+def members(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path of every member of a document, but for what is inside free-form ones."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield (*path, key)
+            if key not in ("metadata", "audit"):
+                yield from members(value, (*path, key))
+    if isinstance(node, list):
+        for at, value in enumerate(node):
+            yield from members(value, (*path, at))
+
+
+def document() -> dict[str, Any]:
+    return unseal(encode_manifest(WHOLE))
+
+
+MEMBERS = list(members(document()))
+
+
+NEVER: Final = [-1, 1 << 64, [1], [[]], ["x"]]
+"""What no member is, even where numbers and arrays are."""
+NO_MEMBERS: Final = [*NEVER, 7, 1.5, "x", True, {"x": 1}]
+
+
+def parent_of(node: Any, path: tuple[Any, ...]) -> Any:
+    for key in path[:-1]:
+        node = node[key]
+    return node
+
+
+@given(MANIFESTS)
+def test_a_manifest_comes_back(manifest: Manifest) -> None:
+    assert decode_manifest(encode_manifest(manifest)) == manifest
+
+
+@given(STATES)
+def test_a_state_comes_back(state: PointState) -> None:
+    assert decode_state(encode_state(state), state.point) == state
+
+
+@pytest.mark.parametrize("path", [path for path in MEMBERS if path[-1] not in OPTIONAL])
+def test_a_manifest_without_a_member_is_refused(path: tuple[Any, ...]) -> None:
+    broken = document()
+    del parent_of(broken, path)[path[-1]]
+
+    with pytest.raises(ValueError, match=f"{path[-1]}"):
+        manifest_of(broken)
+
+
+@pytest.mark.parametrize("path", [path for path in MEMBERS if path[-1] in OPTIONAL])
+def test_a_manifest_without_an_optional_member_is_whole(path: tuple[Any, ...]) -> None:
+    lacking, null = document(), document()
+    del parent_of(lacking, path)[path[-1]]
+    parent_of(null, path)[path[-1]] = None
+
+    assert manifest_of(lacking) == manifest_of(null)
+
+
+@pytest.mark.parametrize("path", MEMBERS)
+def test_a_member_of_another_type_is_refused(path: tuple[Any, ...]) -> None:
+    found = parent_of(document(), path)[path[-1]]
+    for other in NO_MEMBERS:
+        if type(other) is type(found) and other not in NEVER:
+            continue
+        broken = document()
+        parent_of(broken, path)[path[-1]] = other
+
+        with pytest.raises(ValueError, match=r"."):
+            decode_manifest(seal(broken))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("size", MAX_DISK_BYTES + 1),
+        ("block_size", 0),
+        ("block_size", 2048),
+        ("block_size", 4097),
+        ("block_size", 1 << 21),
+        ("root", "00"),
+        ("root", "zz" * 32),
+        ("root", "00" * 33),
+        ("id", "0" * 31),
+        ("id", "A" * 32),
+        ("parent", "../../etc/passwd"),
+        ("kind", "tape"),
+        ("ingest", "Full"),
+    ],
+)
+def test_a_disk_that_cannot_be_is_refused(key: str, value: object) -> None:
+    broken = document()
+    broken["disks"][0][key] = value
+
+    with pytest.raises(ValueError, match=r"."):
+        manifest_of(broken)
+
+
+@pytest.mark.parametrize("version", [0, 2, 1 << 40])
+def test_a_manifest_of_another_format_is_refused(version: int) -> None:
+    with pytest.raises(ValueError, match=f"manifest format {version}"):
+        manifest_of(document() | {"format": version})
+
+
+def test_members_that_nobody_knows_are_passed_over() -> None:
+    assert manifest_of(document() | {"colour": "blue"}) == WHOLE
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("point", "f" * 32),
+        ("point", 1),
+        ("is_protected", 1),
+        ("is_protected", None),
+        ("tags", "abc"),
+        ("tags", [1]),
+        ("tags", [None]),
+        ("tags", {}),
+        ("suspect", True),
+        ("verified", 7),
+    ],
+)
+def test_a_state_with_a_member_of_another_type_is_refused(key: str, value: object) -> None:
+    state = unseal(encode_state(PointState(PointId(ID)))) | {key: value}
+
+    with pytest.raises(ValueError, match=r"."):
+        decode_state(seal(state), PointId(ID))
+
+
+@pytest.mark.parametrize("key", ["point", "is_protected", "tags"])
+def test_a_state_without_a_member_is_refused(key: str) -> None:
+    state = unseal(encode_state(PointState(PointId(ID))))
+    del state[key]
+
+    with pytest.raises(ValueError, match=r"."):
+        decode_state(seal(state), PointId(ID))
+
+
+def test_an_unknown_state_is_protected_and_suspect() -> None:
+    state = unknown_state(PointId(ID))
+
+    assert state.is_protected
+    assert state.suspect
+
+
+@pytest.mark.parametrize("label", ["data", "1" * 32])
+def test_a_disk_is_found_by_its_label_or_its_id(label: str) -> None:
+    disk = a_disk(id=DiskId("1" * 32), label="data")
+
+    assert a_manifest(a_disk(), disk).disk(label) == disk
+
+
+def test_a_label_goes_before_an_id() -> None:
+    by_label = a_disk(id=DiskId("2" * 32), label="1" * 32)
+
+    assert a_manifest(a_disk(id=DiskId("1" * 32)), by_label).disk("1" * 32) == by_label
+
+
+def test_a_disk_that_is_not_there_is_none() -> None:
+    assert a_manifest(a_disk()).disk("other") is None
+
+
+@pytest.mark.parametrize("size", [4096, 8192, 65536, 1 << 20])
+def test_powers_of_two_from_4_kib_to_1_mib_are_block_sizes(size: int) -> None:
+    assert is_block_size(size)
+
+
+@pytest.mark.parametrize("size", [0, -4096, 1, 2048, 4095, 6144, 1 << 21])
+def test_other_numbers_are_no_block_sizes(size: int) -> None:
+    assert not is_block_size(size)
