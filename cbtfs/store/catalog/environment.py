@@ -35,8 +35,8 @@ def _map_bytes() -> int:
 class Environment:
     """One open catalog. At most one in a process for each folder, none across a fork.
 
-    Reading is safe from several threads; writing is for the one thread that holds the
-    repository's lock.
+    Safe to use from several threads; writing is for the one process that holds the repository's
+    lock.
     """
 
     def __init__(self, folder: Path, *, is_writable: bool, map_bytes: int | None = None) -> None:
@@ -45,6 +45,7 @@ class Environment:
         self._map_bytes = map_bytes or _map_bytes()
         self._no_transactions = threading.Condition()
         self._transactions = 0
+        self._one_writer = threading.Lock()
         if is_writable:
             make_folder(folder)
         self._open()
@@ -140,6 +141,10 @@ class Environment:
         It is run again from the start with a larger map when the map is full. StoreFailed if
         the commit fails: then it is unknown what the file holds, and the environment is closed.
         """
+        with self._one_writer:
+            return self._write(change)
+
+    def _write(self, change: Callable[[Any, Databases], Result]) -> Result:
         while True:
             try:
                 with self._counted(), self._lmdb.begin(write=True) as transaction:

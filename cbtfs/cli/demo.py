@@ -1,0 +1,70 @@
+"""`cbtfs demo`: see it work, on a disk that it makes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cbtfs.cli.arguments import Json, example
+from cbtfs.cli.output import emit, human_size, print_lines, print_table, say
+
+if TYPE_CHECKING:
+    from cbtfs.demo.show import Outcome
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command(epilog=example("cbtfs demo", "cbtfs demo --keep /var/tmp/demo"))(demo)
+
+
+def demo(
+    keep: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            show_default=False,
+            help="Leave disk, repository and golden copies in this new folder.",
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Make a guest's disk, capture it four times, mount the points, compare every byte."""
+    from cbtfs.demo.show import timed, verdict, work_folder
+
+    with work_folder(keep) as folder:
+        outcomes, seconds = timed(folder, say)
+    if json:
+        emit({"points": [_document(o) for o in outcomes], "seconds": round(seconds, 3)})
+    else:
+        _print(outcomes, seconds)
+    verdict(outcomes)
+
+
+def _document(outcome: Outcome) -> dict[str, object]:
+    return {
+        **outcome.ingest,
+        "same_disk": outcome.is_same_disk,
+        "same_files": outcome.is_same_files,
+    }
+
+
+def _print(outcomes: list[Outcome], seconds: float) -> None:
+    rows = []
+    for outcome in outcomes:
+        disk = outcome.ingest["disks"][0]
+        rows.append(
+            (
+                outcome.name,
+                disk["kind"],
+                human_size(disk["size"]),
+                human_size(disk["read_bytes"]),
+                str(disk["zero_blocks"]),
+                human_size(disk["stored_bytes"]),
+                "same" if outcome.is_same_disk else "DIFFERENT",
+                "same" if outcome.is_same_files else "DIFFERENT",
+            )
+        )
+    header = ("point", "kind", "size", "read", "zero blocks", "stored", "disk", "files")
+    print_table(header, rows, right=("size", "read", "zero blocks", "stored"))
+    print_lines([f"{len(outcomes)} restore points, {seconds:.1f} s"])
