@@ -8,11 +8,11 @@ from typing import Final
 from cbtfs import listing
 from cbtfs.core.blockmap import FANOUT, Builder, Shape, Tree
 from cbtfs.core.frame import Kind
-from cbtfs.core.ids import NULL_DIGEST
+from cbtfs.core.ids import NULL_DIGEST, Ref
 from cbtfs.core.manifest import DiskKind, DiskRecord, Manifest, Vm
 from cbtfs.core.moment import format_moment, point_name
 from cbtfs.core.names import encode_name
-from cbtfs.reader import Child, Reader
+from cbtfs.reader import Reader
 from cbtfs.store.codec import Encoder
 from cbtfs.store.digest import chunk_digest
 from cbtfs.store.identity import new_disk_id, new_id, new_point_id, new_vm_id
@@ -24,7 +24,7 @@ from cbtfs.store.repository import (
     reading,
     writing,
 )
-from cbtfs.store.writer import ObjectWriter, Ref
+from cbtfs.store.writer import ObjectWriter
 
 BLOCK: Final = 4096
 """Bytes of a block: the smallest there is keeps tests fast."""
@@ -109,19 +109,6 @@ def read_point(path: Path, manifest: Manifest) -> dict[str, bytes]:
         return {disk.label: read_image(repository, disk) for disk in manifest.disks}
 
 
-def base_tree(repository: Repository, disk: DiskRecord) -> Tree[Ref]:
-    """The block map of a committed disk, as a Builder takes it."""
-    reader = Reader(repository)
-
-    def load(ref: Ref, level: int) -> list[Ref | None]:
-        children = reader.children(Child(*ref), level)
-        return [None if child is None else Ref(*child) for child in children]
-
-    root = reader.root(disk)
-    blocks = Shape(disk.size, disk.block_size).blocks
-    return Tree(None if root is None else Ref(*root), blocks, load)
-
-
 def _put_disk(
     repository: Repository,
     objects: ObjectWriter,
@@ -134,10 +121,10 @@ def _put_disk(
     before = None if parent is None else parent.disk(label)
     block_size = repository.settings.block_size
     shape = Shape(len(image), block_size)
-    base = None
+    base: Tree[Ref] | None = None
     touched = set(range(shape.blocks))
     if before is not None and changed is not None:
-        base = base_tree(repository, before)
+        base = Reader(repository).disk(before).tree()
         touched = {block for block in changed if block < shape.blocks}
         if before.size != len(image):
             touched |= set(range(before.size // block_size, shape.blocks))
