@@ -12,7 +12,7 @@ from typing import Annotated, Final
 import typer
 
 from cbtfs import __version__
-from cbtfs.cli import ingest, init, listing
+from cbtfs.cli import demo, extents, ingest, init, listing
 from cbtfs.cli.context import Options
 from cbtfs.cli.output import say
 from cbtfs.core.names import printable
@@ -44,9 +44,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-init.add_to(app)
-ingest.add_to(app)
-listing.add_to(app)
+for commands in (init, ingest, listing, extents, demo):
+    commands.add_to(app)
 
 
 class Terminated(BaseException):
