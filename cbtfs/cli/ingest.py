@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from cbtfs.source.listed import ChangeList
     from cbtfs.store.repository import Repository
 
-group = typer.Typer(no_args_is_help=True, help="Take a restore point.", rich_markup_mode=None)
+group = typer.Typer(help="Take a restore point.", rich_markup_mode=None)
 
 
 def add_to(app: typer.Typer) -> None:
