@@ -1,18 +1,23 @@
 """A source with a list of changes that came from outside, in a file."""
 
 import json
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from cbtfs.core.extent import Extent
+from cbtfs.core.fields import MAX_INTEGER
 from cbtfs.core.ids import PointId
+from cbtfs.core.names import printable
 from cbtfs.errors import UsageError
 from cbtfs.source.base import ChangeTrackingInvalid, DiskSource, Since
 from cbtfs.source.wrappers import WrappedSource
 
-_FORM = '[{"start": n, "length": n}, …] in bytes, or {"since": POINT, "extents": […]}'
+_FORM: Final = '[{"start": n, "length": n}, …] in bytes, or {"since": POINT, "extents": […]}'
+_SHOWN_CHARACTERS: Final = 80
+"""What a message repeats of a name that came from outside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,31 +32,32 @@ class ChangeList:
 
 def load_change_list(path: Path) -> ChangeList:
     """The change list in the JSON file at *path*; UsageError if it has another form."""
+    name = printable(str(path))
     try:
         document = json.loads(path.read_bytes())
     except OSError as exc:
-        raise UsageError(f"cannot read the change list {path}: {exc.strerror}") from exc
+        raise UsageError(f"cannot read the change list {name}: {exc.strerror}") from exc
     except (ValueError, RecursionError) as exc:
         raise UsageError(
-            f"the change list {path} is not JSON: {exc}; it has the form {_FORM}"
+            f"the change list {name} is not JSON: {exc}; it has the form {_FORM}"
         ) from exc
     since: Any = None
     items: Any = document
     if isinstance(document, dict):
         since, items = document.get("since"), document.get("extents")
     if not isinstance(items, list) or not (since is None or isinstance(since, str)):
-        raise UsageError(f"the change list {path} is none: it has the form {_FORM}")
+        raise UsageError(f"the change list {name} is none: it has the form {_FORM}")
     try:
         return ChangeList(tuple((_whole(i["start"]), _whole(i["length"])) for i in items), since)
     except (KeyError, TypeError) as exc:
         raise UsageError(
-            f"the change list {path} is none ({exc}): it has the form {_FORM}"
+            f"the change list {name} is none ({exc}): it has the form {_FORM}"
         ) from exc
 
 
 def _whole(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{value!r} is not a whole number")
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) > MAX_INTEGER:
+        raise TypeError(f"{reprlib.repr(value)} is not a whole number of bytes")
     return value
 
 
@@ -73,8 +79,9 @@ class ListedSource(WrappedSource):
                     "the change list is since the last committed point, which was forgotten"
                 )
         elif self._since != since.point:
+            meant = printable(self._changes.since[:_SHOWN_CHARACTERS])
             raise ChangeTrackingInvalid(
-                f"the change list is since {self._changes.since}, not since {since.point}"
+                f"the change list is since {meant}, not since {since.point}"
             )
         for number, (start, length) in enumerate(self._changes.extents):
             if start < 0 or length <= 0 or start + length > self.size:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from cbtfs.core.extent import Extent
+from cbtfs.core.extent import Extent, between
 from cbtfs.errors import SourceUnavailable
 from cbtfs.source.base import ChangeTrackingInvalid, DiskSource, Since
 
@@ -34,7 +34,15 @@ class WrappedSource:
 
 
 class CheckedSource(WrappedSource):
-    """Holds a source to its protocol: lengths of reads, extents within the disk."""
+    """Holds a source to its protocol: one size, lengths of reads, extents within the disk."""
+
+    def __init__(self, source: DiskSource) -> None:
+        super().__init__(source)
+        self._size = source.size
+
+    @property
+    def size(self) -> int:
+        return self._size
 
     def changed(self, since: Since) -> Sequence[Extent]:
         found = self._source.changed(since)
@@ -51,7 +59,7 @@ class CheckedSource(WrappedSource):
         at = 0
         for extent in found:
             if extent.start < at or extent.end > self.size:
-                return [Extent(0, self.size)]
+                return list(between(0, self.size))
             at = extent.end
         return found
 

@@ -1,0 +1,82 @@
+"""Every implementation of DiskSource, made over given bytes."""
+
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from pathlib import Path
+from typing import Final
+
+from cbtfs.core.ids import PointId
+from cbtfs.source.base import DiskSource
+from cbtfs.source.image import ImageSource
+from cbtfs.source.listed import ChangeList, ListedSource
+from cbtfs.source.wrappers import ChangingSource, CheckedSource
+from tests.source.fake import FakeDisk
+
+ANOTHER: Final = PointId("ab" * 16)
+"""A point that nothing is compared with."""
+
+SECTOR: Final = 512
+
+Factory = Callable[[Path, bytes], AbstractContextManager[DiskSource]]
+
+
+def write_sparse(path: Path, content: bytes) -> Path:
+    """A file with holes wherever 4 KiB of *content* are zeros."""
+    with path.open("wb") as file:
+        file.truncate(len(content))
+        for at in range(0, len(content), 4096):
+            if any(content[at : at + 4096]):
+                file.seek(at)
+                file.write(content[at : at + 4096])
+    return path
+
+
+def image(folder: Path, content: bytes) -> AbstractContextManager[DiskSource]:
+    return closing(ImageSource(write_sparse(folder / "image.raw", content)))
+
+
+@contextmanager
+def loop_device(folder: Path, content: bytes) -> Iterator[DiskSource]:
+    path = write_sparse(folder / "loop.raw", content)
+    made = subprocess.run(
+        ["losetup", "--find", "--show", "--read-only", path],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    device = made.stdout.strip()
+    try:
+        with closing(ImageSource(Path(device))) as source:
+            yield source
+    finally:
+        subprocess.run(["losetup", "--detach", device], check=True)
+
+
+def listed(folder: Path, content: bytes) -> AbstractContextManager[DiskSource]:
+    source = ImageSource(write_sparse(folder / "listed.raw", content))
+    return closing(ListedSource(source, ChangeList((), since="another"), ANOTHER))
+
+
+def checked(folder: Path, content: bytes) -> AbstractContextManager[DiskSource]:
+    return closing(CheckedSource(ImageSource(write_sparse(folder / "checked.raw", content))))
+
+
+def changing(folder: Path, content: bytes) -> AbstractContextManager[DiskSource]:
+    return closing(ChangingSource(ImageSource(write_sparse(folder / "changing.raw", content))))
+
+
+def fake(folder: Path, content: bytes) -> AbstractContextManager[DiskSource]:
+    disk = FakeDisk(len(content))
+    disk.write(0, content)
+    return closing(disk.take_snapshot())
+
+
+IMPLEMENTATIONS: Final[dict[str, Factory]] = {
+    "image": image,
+    "loop device": loop_device,
+    "listed": listed,
+    "checked": checked,
+    "changing": changing,
+    "fake": fake,
+}
