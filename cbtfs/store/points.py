@@ -114,19 +114,24 @@ class PointFolder:
                 (self._path / name).unlink()
 
     @contextmanager
-    def leased(self, point: PointId) -> Iterator[None]:
+    def leased(self, point: PointId, *, is_open: bool = False) -> Iterator[None]:
         """Keep what the point needs from being pruned, until the end of the block or process.
 
-        PointNotFound if it is forgotten by now.
+        PointNotFound if it is forgotten by now; *is_open* leases that too, for one of several
+        processes that have the point open, and so leased, between them.
         """
+        path = self.path(point)
         try:
-            fd = open_regular(self.path(point))
+            fd = open_regular(path)
         except FileNotFoundError as exc:
-            raise PointNotFound(f"point {point} is gone") from exc
+            path = self._path / (point + FORGOTTEN_SUFFIX)
+            if not is_open or not path.exists():
+                raise PointNotFound(f"point {point} is gone") from exc
+            fd = open_regular(path)
         try:
             fcntl.flock(fd, fcntl.LOCK_SH)
             try:
-                there = os.stat(self.path(point), follow_symlinks=False)
+                there = os.stat(path, follow_symlinks=False)
             except FileNotFoundError as exc:
                 raise PointNotFound(f"point {point} is gone") from exc
             if there.st_ino != os.fstat(fd).st_ino:
