@@ -1,0 +1,64 @@
+"""One name in the mount, with what a file system says of it."""
+
+import enum
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from cbtfs.core.names import encode_name
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MAX_NAME_BYTES: Final = 255
+_MOMENT = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d)-(\d\d)-(\d\d)Z", re.ASCII)
+
+
+class Form(enum.Enum):
+    """What an entry is."""
+
+    DIRECTORY = enum.auto()
+    FILE = enum.auto()
+    LINK = enum.auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One file, directory or link."""
+
+    name: str
+    inode: int
+    form: Form
+    time_ns: int
+    """The moment of the point, in nanoseconds since 1970."""
+    size: int = 0
+    allocated_bytes: int = 0
+    is_name_lasting: bool = False
+    """Whether the name means this for as long as its directory is there."""
+    is_content_lasting: bool = False
+    """Whether size and bytes never change."""
+
+
+def nanoseconds(moment: datetime) -> int:
+    """Nanoseconds from 1970 to *moment*, exactly; negative before."""
+    return (moment - _EPOCH) // timedelta(microseconds=1) * 1000
+
+
+def time_of_name(name: str) -> int:
+    """The moment that a point's name spells, in nanoseconds since 1970; 0 if it spells none."""
+    match = _MOMENT.match(name)
+    if match is None:
+        return 0
+    date, hour, minute, second = match.groups()
+    try:
+        return nanoseconds(datetime.fromisoformat(f"{date}T{hour}:{minute}:{second}+00:00"))
+    except ValueError:
+        return 0
+
+
+def harmless(name: str) -> str:
+    """*name* if it can stand in a listing, else encoded: one bad name hides all the others."""
+    encoded = name.encode("utf-8", "surrogateescape")
+    is_fine = 0 < len(encoded) <= _MAX_NAME_BYTES and name not in (".", "..")
+    if is_fine and name.isprintable() and "/" not in name:
+        return name
+    return encode_name(name)

@@ -1,0 +1,135 @@
+"""What stands in the directory of one point: its disks, and vm.json."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from cbtfs.core.manifest import DiskRecord, Manifest, PointState
+from cbtfs.core.moment import parse_moment
+from cbtfs.core.names import encode_name, unique_name
+from cbtfs.errors import DataCorrupt
+from cbtfs.mount.entry import Entry, Form, nanoseconds
+from cbtfs.mount.numbers import EXTRA, FIRST_DISK, MAX_SLOT, inode_of
+
+VM_JSON: Final = "vm.json"
+_PAGE: Final = 4096
+_STEM_BYTES: Final = 180
+"""What a disk's name may have before suffixes are added to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PointFiles:
+    """The files of one point, as its manifest has them."""
+
+    manifest: Manifest
+    stem: int
+    time_ns: int
+    disks: tuple[Entry, ...]
+
+    def find(self, name: str) -> Entry | None:
+        """The disk of that file name."""
+        return next((entry for entry in self.disks if entry.name == name), None)
+
+    def at(self, slot: int) -> tuple[DiskRecord, Entry] | None:
+        """The disk at that slot of the point."""
+        place = slot - FIRST_DISK
+        if not 0 <= place < len(self.disks):
+            return None
+        return self.manifest.disks[place], self.disks[place]
+
+    def vm_json(self, size: int) -> Entry:
+        """The entry of vm.json; the state of a point changes, and the file with it."""
+        inode = inode_of(self.stem, EXTRA)
+        return Entry(VM_JSON, inode, Form.FILE, self.time_ns, size, size, is_name_lasting=True)
+
+    def entries(self, json_size: int, after: int = 0) -> Iterator[tuple[Entry, int]]:
+        """Entries beyond offset *after*, each with its own offset, which it keeps for life."""
+        if after < EXTRA:
+            yield self.vm_json(json_size), EXTRA
+        for slot, entry in enumerate(self.disks, FIRST_DISK):
+            if slot > after:
+                yield entry, slot
+
+
+def files_of(manifest: Manifest, stem: int) -> PointFiles:
+    """The files of a point; DataCorrupt if they cannot all be numbered or its time is none."""
+    if FIRST_DISK + len(manifest.disks) > MAX_SLOT:
+        raise DataCorrupt(f"point {manifest.point} has {len(manifest.disks)} disks, too many")
+    try:
+        time = nanoseconds(parse_moment(manifest.time))
+    except ValueError as exc:
+        raise DataCorrupt(f"point {manifest.point}: {exc}") from exc
+    taken = {VM_JSON}
+    disks = []
+    for slot, disk in enumerate(manifest.disks, FIRST_DISK):
+        name = _file_name(disk, taken)
+        taken.add(name)
+        disks.append(_disk_entry(disk, name, inode_of(stem, slot), time))
+    return PointFiles(manifest, stem, time, tuple(disks))
+
+
+def _file_name(disk: DiskRecord, taken: set[str]) -> str:
+    suffix = ".raw" if disk.kind == "disk" else ""
+    stems = {name.removesuffix(suffix) for name in taken if name.endswith(suffix)}
+    return unique_name(encode_name(disk.label), stems, disk.id) + suffix
+
+
+def _disk_entry(disk: DiskRecord, name: str, inode: int, time: int) -> Entry:
+    in_pages = -(-disk.size // _PAGE) * _PAGE
+    return Entry(
+        name,
+        inode,
+        Form.FILE,
+        time,
+        size=disk.size,
+        allocated_bytes=min(disk.data_blocks * disk.block_size, in_pages),
+        is_name_lasting=True,
+        is_content_lasting=True,
+    )
+
+
+def encode_vm_json(manifest: Manifest, state: PointState, *, is_damaged: bool) -> bytes:
+    """What vm.json holds: the same bytes for as long as the point's state is the same."""
+    suspect = state.suspect or next((d.suspect for d in manifest.disks if d.suspect), None)
+    document = {
+        "point": manifest.point,
+        "time": manifest.time,
+        "name": manifest.name,
+        "order": manifest.order,
+        "committed": manifest.committed,
+        "run": manifest.run,
+        "program": manifest.program,
+        "kind": manifest.kind,
+        "reason": manifest.reason,
+        "state": {
+            "damaged": is_damaged,
+            "suspect": suspect,
+            "protected": state.is_protected,
+            "tags": list(state.tags),
+            "verified": state.verified,
+        },
+        "vm": asdict(manifest.vm),
+        "disks": [_disk_document(disk) for disk in manifest.disks],
+        "metadata": manifest.metadata,
+    }
+    return (json.dumps(document, indent=2, ensure_ascii=True) + "\n").encode()
+
+
+def _disk_document(disk: DiskRecord) -> Mapping[str, Any]:
+    return {
+        "disk": disk.label,
+        "id": disk.id,
+        "identity": disk.identity,
+        "kind": disk.kind,
+        "size": disk.size,
+        "block_size": disk.block_size,
+        "data_bytes": min(disk.data_blocks * disk.block_size, disk.size),
+        "ingest": disk.ingest,
+        "reason": disk.reason,
+        "parent": disk.parent,
+        "change_id": disk.change_id,
+        "suspect": disk.suspect,
+        "audit": disk.audit,
+        "root": disk.root.hex(),
+    }

@@ -1,0 +1,194 @@
+"""FUSE requests translated: inode numbers in, attributes, bytes and errnos out."""
+
+import errno
+import logging
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final, TypeVar, TypeVarTuple
+
+import pyfuse3
+import trio
+
+from cbtfs.errors import CbtfsError
+from cbtfs.mount.entry import Entry, Form
+from cbtfs.mount.served import Served
+from cbtfs.mount.turns import Turn
+
+log = logging.getLogger(__name__)
+
+ENTRY_SECONDS: Final = 0.5
+"""How long the kernel trusts a name that may come to mean something else."""
+LASTING_SECONDS: Final = 3600
+"""How long it trusts what never changes."""
+_THREADS: Final = 8
+"""Requests of one worker that may wait for the disk at a time."""
+_NAME_BYTES: Final = 255
+_FORMS: Final = {
+    Form.DIRECTORY: stat.S_IFDIR | 0o500,
+    Form.FILE: stat.S_IFREG | 0o400,
+    Form.LINK: stat.S_IFLNK | 0o777,
+}
+
+Value = TypeVar("Value")
+Arguments = TypeVarTuple("Arguments")
+
+
+def _text(name: bytes) -> str:
+    return os.fsdecode(name)
+
+
+def _attribute_seconds(entry: Entry) -> float:
+    """How long attributes hold; those of vm.json not at all, or its size would not fit."""
+    if entry.is_content_lasting:
+        return LASTING_SECONDS
+    return 0 if entry.form is Form.FILE else ENTRY_SECONDS
+
+
+class FileSystem(pyfuse3.Operations):
+    """What pyfuse3 calls. serve() must have been called before the first request but INIT."""
+
+    supports_dot_lookup = False
+    enable_writeback_cache = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_initialised = False
+        self._owner = os.getuid(), os.getgid()
+        self._served: Served
+        self._turn: Turn
+        self._threads: trio.CapacityLimiter
+
+    def init(self) -> None:
+        self.is_initialised = True
+
+    def serve(self, served: Served, turn: Turn) -> None:
+        """Answer requests with what *served* says, from now on."""
+        self._served = served
+        self._turn = turn
+        self._threads = trio.CapacityLimiter(_THREADS)
+
+    @contextmanager
+    def _replying(self) -> Iterator[None]:
+        """Let only FUSEError out: pyfuse3 ends the whole mount for any other exception."""
+        try:
+            self._turn.end()
+            yield
+        except pyfuse3.FUSEError:
+            raise
+        except CbtfsError as exc:
+            if exc.errno == errno.EIO:
+                log.error("%s", exc)
+            raise pyfuse3.FUSEError(exc.errno) from exc
+        except Exception as exc:
+            log.exception("a request failed; this is a bug")
+            raise pyfuse3.FUSEError(errno.EIO) from exc
+
+    async def _run(self, call: Callable[[*Arguments], Value], *arguments: *Arguments) -> Value:
+        return await trio.to_thread.run_sync(call, *arguments, limiter=self._threads)
+
+    def _attributes(self, entry: Entry) -> pyfuse3.EntryAttributes:
+        attributes = pyfuse3.EntryAttributes()
+        attributes.st_ino = entry.inode
+        attributes.entry_timeout = LASTING_SECONDS if entry.is_name_lasting else ENTRY_SECONDS
+        attributes.attr_timeout = _attribute_seconds(entry)
+        attributes.st_mode = _FORMS[entry.form]
+        attributes.st_uid, attributes.st_gid = self._owner
+        attributes.st_size = entry.size
+        attributes.st_blocks = -(-entry.allocated_bytes // 512)
+        attributes.st_atime_ns = attributes.st_mtime_ns = attributes.st_ctime_ns = entry.time_ns
+        return attributes
+
+    # Names
+
+    async def lookup(
+        self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        with self._replying():
+            entry = await self._run(self._served.lookup, parent_inode, _text(name))
+            if entry is None:
+                raise pyfuse3.FUSEError(errno.ENOENT)
+            return self._attributes(entry)
+
+    async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        with self._replying():
+            return self._attributes(await self._run(self._served.entry, inode))
+
+    async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:
+        with self._replying():
+            return os.fsencode(await self._run(self._served.target, inode))
+
+    async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
+        with self._replying():
+            return inode
+
+    async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        with self._replying():
+            for entry, offset in await self._run(self._served.entries, fh, start_id):
+                attributes = self._attributes(entry)
+                if not pyfuse3.readdir_reply(token, os.fsencode(entry.name), attributes, offset):
+                    break
+
+    async def releasedir(self, fh: int) -> None:
+        with self._replying():
+            pass
+
+    async def forget(self, inode_list: Any) -> None:
+        self._turn.end()
+
+    # Files
+
+    async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
+        with self._replying():
+            if flags & os.O_ACCMODE != os.O_RDONLY:
+                raise pyfuse3.FUSEError(errno.EROFS)
+            entry = await self._run(self._served.open, inode)
+            return pyfuse3.FileInfo(fh=inode, keep_cache=entry.is_content_lasting)
+
+    # pyfuse3 takes any contiguous buffer: a piece of a chunk is not copied.
+    async def read(self, fh: int, off: int, size: int) -> bytes:
+        with self._replying():
+            read: Callable[[int, int, int], Any] = self._served.read
+            data: bytes = await self._run(read, fh, off, size)
+            return data
+
+    async def flush(self, fh: int) -> None:
+        with self._replying():
+            pass
+
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        with self._replying():
+            pass
+
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        with self._replying():
+            pass
+
+    async def release(self, fh: int) -> None:
+        with self._replying():
+            await self._run(self._served.close, fh)
+
+    async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
+        with self._replying():
+            facts = pyfuse3.StatvfsData()
+            facts.f_bsize = facts.f_frsize = 4096
+            facts.f_namemax = _NAME_BYTES
+            return facts
+
+    # What would change something. The mount is read-only: the kernel refuses before it asks.
+
+    async def _refuse(self, *_: Any, **__: Any) -> Any:
+        self._turn.end()
+        raise pyfuse3.FUSEError(errno.EROFS)
+
+    setattr = mknod = mkdir = unlink = rmdir = symlink = rename = link = _refuse
+    create = write = setxattr = removexattr = _refuse
+
+    async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> list[bytes]:
+        self._turn.end()
+        return []
+
+    async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
+        self._turn.end()
+        raise pyfuse3.FUSEError(pyfuse3.ENOATTR)

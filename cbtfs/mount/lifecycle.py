@@ -1,0 +1,173 @@
+"""A mount from its first check to its end, in the foreground or as a process of its own."""
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pyfuse3
+import trio
+
+from cbtfs.errors import CbtfsError, MountFailed
+from cbtfs.mount import turns
+from cbtfs.mount.fuse import FileSystem
+from cbtfs.mount.mountpoint import FSNAME, prepare, raise_read_ahead, unmount
+from cbtfs.mount.report import READY, error_in, send_error, send_ready
+from cbtfs.mount.shared import Shared
+from cbtfs.mount.worker import Session, fork
+from cbtfs.mount.workers import Supervisor
+from cbtfs.store.repository import load_settings, reading
+
+_OPTIONS: Final = ("default_permissions", "ro", "nosuid", "nodev", "noexec", f"fsname={FSNAME}")
+_DEVICE: Final = "/dev/fuse"
+_LOG_MODE: Final = 0o600
+
+
+@dataclass(frozen=True, slots=True)
+class Mounting:
+    """What shall be mounted where, and how."""
+
+    repository: Path
+    mountpoint: Path
+    workers: int
+    is_for_others: bool = False
+    """Whether other users than the one who mounts are let in, as far as modes allow."""
+
+    def serve(self, ready: Callable[[], None]) -> None:
+        """Mount and serve until unmounted; *ready* is called once the root can be listed."""
+        place = prepare(self.mountpoint, self.repository)
+        load_settings(self.repository)
+        _check(self.repository)
+        file_system = self._mount(place)
+        has_served = False
+
+        def serving() -> None:
+            nonlocal has_served
+            has_served = True
+            ready()
+
+        try:
+            raise_read_ahead(place)
+            session = self._session(file_system)
+            Supervisor(place, self.workers, session.work).run(serving)
+        except BaseException:
+            # A mount that served and died is left to be seen: an empty folder looks like a loss.
+            if not has_served:
+                unmount(place, is_lazy=True)
+            raise
+
+    def _mount(self, place: Path) -> FileSystem:
+        file_system = FileSystem()
+        options = {*_OPTIONS, *(["allow_other"] if self.is_for_others else [])}
+        try:
+            pyfuse3.init(file_system, str(place), options)
+        except RuntimeError as exc:
+            raise MountFailed(f"cannot mount on {place}: see the line above") from exc
+        return file_system
+
+    def _session(self, file_system: FileSystem) -> Session:
+        trio.run(_greet, file_system)
+        is_alone = self.workers == 1
+        return Session(self.repository.absolute(), file_system, _device(), Shared(), is_alone)
+
+    def serve_in_background(self, log_file: Path) -> None:
+        """Mount, and return once the root can be listed; what goes wrong later is in *log_file*.
+
+        Raises what kept the mount from starting.
+        """
+        log = _open_log(log_file)
+        heard, report = os.pipe()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if os.fork() == 0:
+            os.close(heard)
+            self._serve_detached(log, report)
+        os.close(report)
+        os.close(log)
+        with open(heard, "rb") as file:
+            said = file.read()
+        if READY not in said:
+            raise error_in(said) or MountFailed(f"the mount ended at once: see {log_file}")
+
+    def _serve_detached(self, log: int, report: int) -> None:
+        """Serve as a process that no terminal knows; never returns."""
+        os.setsid()
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for stream, source in ((0, nothing), (1, log), (2, log)):
+            os.dup2(source, stream)
+        is_ready = False
+
+        def ready() -> None:
+            nonlocal is_ready
+            is_ready = True
+            send_ready(report)
+            os.close(report)
+
+        code = 70
+        try:
+            os.chdir("/")
+            self.serve(ready)
+            code = 0
+        except CbtfsError as exc:
+            if not is_ready:
+                send_error(report, exc)
+            sys.stderr.write(f"cbtfs: {exc}\n")
+            code = exc.exit_code
+        finally:
+            if sys.exc_info()[0] is not None:
+                sys.excepthook(*sys.exc_info())
+            sys.stderr.flush()
+            os._exit(code)
+
+
+def _check(repository: Path) -> None:
+    """Open the repository once, in a child: LMDB does not survive the forks to come."""
+
+    def open_it(_: int) -> None:
+        with reading(repository):
+            pass
+
+    heard, report = os.pipe()
+    child = fork(open_it, report)
+    os.close(report)
+    with open(heard, "rb") as file:
+        said = file.read()
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code != 0:
+        raise error_in(said) or MountFailed(f"the repository {repository} cannot be opened: {code}")
+
+
+async def _greet(file_system: FileSystem) -> None:
+    """Answer the kernel's first request, and read no other."""
+
+    async def wait_readable(fd: int) -> None:
+        if file_system.is_initialised:
+            greeting.cancel()
+        await trio.lowlevel.wait_readable(fd)
+
+    turns.install(wait_readable)
+    with trio.CancelScope() as greeting:
+        await pyfuse3.main()
+
+
+def _device() -> int:
+    """pyfuse3's descriptor of /dev/fuse, which it does not tell."""
+    for name in os.listdir("/proc/self/fd"):
+        fd = int(name)
+        try:
+            if os.readlink(f"/proc/self/fd/{fd}") == _DEVICE:
+                return fd
+        except FileNotFoundError:
+            continue
+    raise MountFailed(f"{_DEVICE} is not open after the mount")
+
+
+def _open_log(path: Path) -> int:
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        return os.open(path, flags, _LOG_MODE)
+    except OSError as exc:
+        raise MountFailed(f"cannot write {path}: {exc.strerror}; name a --log-file") from exc

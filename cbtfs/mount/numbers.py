@@ -1,0 +1,56 @@
+"""Inode numbers: derived from random ids, so that they survive a remount and mean one thing ever.
+
+A number is a stem, a hash of the id of a VM or a point, and a slot, the place of a file within
+that one's directory. So a process that meets the number of a file that it has not looked up finds
+the point without reading every manifest. A disk's slot is its place in the manifest, which never
+changes.
+"""
+
+import hashlib
+from collections.abc import Container
+from typing import Final
+
+ROOT: Final = 1
+"""What FUSE calls the root: stem 0, slot 1."""
+
+SLOT_BITS: Final = 12
+MAX_SLOT: Final = (1 << SLOT_BITS) - 1
+_STEM_BITS: Final = 51
+"""With the slot 63 bits: a number is positive for programs that take it for signed, too."""
+_FIRST_STEM: Final = 16
+"""Offsets in a directory are stems; those below are for what has none."""
+
+SELF: Final = 0
+"""The directory itself."""
+EXTRA: Final = 1
+"""`latest` of a VM, `vm.json` of a point."""
+FIRST_DISK: Final = 2
+
+
+def inode_of(stem: int, slot: int = SELF) -> int:
+    """The number of file *slot* of the directory with that stem."""
+    return stem << SLOT_BITS | slot
+
+
+def stem_and_slot(inode: int) -> tuple[int, int]:
+    """What inode_of() was given."""
+    return inode >> SLOT_BITS, inode & MAX_SLOT
+
+
+def stem_of(identity: str, taken: Container[int] = ()) -> int:
+    """A stem for *identity* that is not taken.
+
+    Two of a million ids share one with a probability of 1 in 4,500: then the second gets
+    another, which holds as long as the first is there.
+    """
+    attempt = 0
+    while True:
+        stem = _hash(identity, attempt)
+        if stem >= _FIRST_STEM and stem not in taken:
+            return stem
+        attempt += 1
+
+
+def _hash(identity: str, attempt: int) -> int:
+    digest = hashlib.blake2b(f"{identity}:{attempt}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> (64 - _STEM_BITS)

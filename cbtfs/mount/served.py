@@ -1,0 +1,221 @@
+"""What one worker answers with: names, attributes and bytes by inode number. It may block."""
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from cbtfs import listing
+from cbtfs.cache import Cache
+from cbtfs.core.ids import PointId
+from cbtfs.core.manifest import PointState, decode_manifest
+from cbtfs.core.names import printable
+from cbtfs.errors import ChunkMissing, DataCorrupt, PointNotFound
+from cbtfs.mount.entry import Entry
+from cbtfs.mount.files import VM_JSON, PointFiles, encode_vm_json, files_of
+from cbtfs.mount.leases import Leases
+from cbtfs.mount.numbers import EXTRA, ROOT, SELF, stem_and_slot, stem_of
+from cbtfs.mount.shared import Shared
+from cbtfs.mount.tree import PointNode, Tree, VmNode, grown
+from cbtfs.reader import Disk, Reader
+from cbtfs.store.repository import Repository
+
+LOOK_SECONDS: Final = 0.5
+"""How old a listing may be. With what the kernel keeps an entry, a change shows in a second."""
+_KEPT_POINTS: Final = 512
+"""Points whose manifests stay decoded."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenDisk:
+    """A disk of a leased point."""
+
+    point: PointId
+    label: str
+    disk: Disk
+
+
+class Served:
+    """One repository as a file system; safe to use from several threads.
+
+    Nothing here is needed by a later request: what a number means is found again from the
+    catalog, and what is open from the counts that all workers share.
+    """
+
+    def __init__(self, repository: Repository, shared: Shared) -> None:
+        self._catalog = repository.catalog
+        self._points = repository.points
+        self._reader = Reader(repository)
+        self._shared = shared
+        self.leases = Leases(repository.points, shared, self._close_disks)
+        self._disks: dict[int, OpenDisk] = {}
+        self._files: Cache[PointId, PointFiles] = Cache(_KEPT_POINTS, lambda _: 1)
+        self._tree = Tree()
+        self._version: bytes | None = None
+        self._lock = threading.Lock()
+        self._looked = 0.0
+        self.leases.take_all()
+        self._look(max_age=0)
+
+    # Names
+
+    def _look(self, max_age: float = LOOK_SECONDS) -> Tree:
+        """The tree, no older than that."""
+        with self._lock:
+            now = time.monotonic()
+            if now - self._looked >= max_age:
+                self._reader.refresh()
+                with self._catalog.view() as view:
+                    if view.points_version != self._version:
+                        vms = view.vms().values()
+                        self._tree = grown(
+                            self._tree, ((vm, list(view.names_of(vm.id))) for vm in vms)
+                        )
+                        self._version = view.points_version
+                self._looked = now
+            return self._tree
+
+    def _node(self, stem: int) -> VmNode | PointNode:
+        """The directory of that stem; PointNotFound if there is none."""
+        node = self._look().by_stem.get(stem) or self._look(max_age=0).by_stem.get(stem)
+        if node is not None:
+            return node
+        for point in self._shared.points():
+            if stem_of(point) == stem:
+                return PointNode(point, stem, "")
+        raise PointNotFound(f"no file has the number {stem}")
+
+    def entry(self, inode: int) -> Entry:
+        """What has that number; PointNotFound if nothing has it."""
+        if inode == ROOT:
+            return self._look().entry
+        stem, slot = stem_and_slot(inode)
+        node = self._node(stem)
+        if slot == SELF:
+            return node.entry
+        if isinstance(node, VmNode):
+            return node.link
+        files = self._files_of(node)
+        if slot == EXTRA:
+            return files.vm_json(len(self._vm_json(files)))
+        found = files.at(slot)
+        if found is None:
+            raise PointNotFound(f"point {node.point} has no disk number {slot}")
+        return found[1]
+
+    def lookup(self, parent: int, name: str) -> Entry | None:
+        """The entry of that name in a directory."""
+        if parent == ROOT:
+            return self._look().find(name)
+        node = self._node(stem_and_slot(parent)[0])
+        if isinstance(node, VmNode):
+            return node.find(name)
+        files = self._files_of(node)
+        if name == VM_JSON:
+            return files.vm_json(len(self._vm_json(files)))
+        return files.find(name)
+
+    def entries(self, inode: int, after: int) -> Iterator[tuple[Entry, int]]:
+        """Entries of a directory beyond offset *after*, each with its own offset."""
+        if inode == ROOT:
+            return self._look().entries(after)
+        node = self._node(stem_and_slot(inode)[0])
+        if isinstance(node, VmNode):
+            return node.entries(after)
+        files = self._files_of(node)
+        return files.entries(len(self._vm_json(files)), after)
+
+    def target(self, inode: int) -> str:
+        """Where the link of that number leads to."""
+        node = self._node(stem_and_slot(inode)[0])
+        latest = node.latest if isinstance(node, VmNode) else None
+        if latest is None:
+            raise PointNotFound("no link has that number")
+        return latest.name
+
+    # Files
+
+    def _files_of(self, node: PointNode) -> PointFiles:
+        def load() -> PointFiles:
+            with self._catalog.view() as view:
+                record = view.point(node.point)
+            if record is not None:
+                data = record.manifest
+            elif node.point in self._shared.points():
+                data = self._points.load_forgotten(node.point)
+            else:
+                raise PointNotFound(f"point {node.point} is gone")
+            try:
+                return files_of(decode_manifest(data), node.stem)
+            except ValueError as exc:
+                raise DataCorrupt(f"point {node.point}: {exc}") from exc
+
+        return self._files.load(node.point, load)
+
+    def _vm_json(self, files: PointFiles) -> bytes:
+        point = files.manifest.point
+        with self._catalog.view() as view:
+            record = view.point(point)
+            if record is not None:
+                found = listing.decode(view, point, record)
+                return encode_vm_json(files.manifest, found.state, is_damaged=found.is_damaged)
+        state: PointState = self._points.load_state(point)[0]
+        return encode_vm_json(files.manifest, state, is_damaged=False)
+
+    def _point_of(self, inode: int) -> PointNode:
+        node = self._node(stem_and_slot(inode)[0])
+        if isinstance(node, VmNode):
+            raise PointNotFound("a directory is no file")
+        return node
+
+    def open(self, inode: int) -> Entry:
+        """Keep a file readable until close(), whatever becomes of its point; what it is."""
+        node = self._point_of(inode)
+        self.leases.open(node.point)
+        try:
+            return self.entry(inode)
+        except BaseException:
+            self.leases.close(node.point)
+            raise
+
+    def close(self, inode: int) -> None:
+        """Let go of a file that was opened."""
+        self.leases.close(self._point_of(inode).point)
+
+    def read(self, inode: int, offset: int, length: int) -> bytes | memoryview:
+        """The bytes [offset, offset + length) of an open file, fewer only where it ends.
+
+        DataCorrupt or ChunkMissing, which name point, disk, extent and chunk, if one of them
+        cannot be proven.
+        """
+        if stem_and_slot(inode)[1] == EXTRA:
+            content = self._vm_json(self._files_of(self._point_of(inode)))
+            return content[offset : offset + length]
+        opened = self._disks.get(inode) or self._open_disk(inode)
+        try:
+            data = opened.disk.read(offset, length)
+            wanted = max(min(length, opened.disk.size - offset), 0)
+            if len(data) != wanted:
+                raise DataCorrupt(f"{wanted} bytes wanted at {offset}, {len(data)} read")
+        except (ChunkMissing, DataCorrupt) as exc:
+            raise type(exc)(
+                f"cannot read point {opened.point}, disk {printable(opened.label)}: {exc}"
+            ) from exc
+        return data
+
+    def _open_disk(self, inode: int) -> OpenDisk:
+        node = self._point_of(inode)
+        self.leases.take(node.point)
+        found = self._files_of(node).at(stem_and_slot(inode)[1])
+        if found is None:
+            raise PointNotFound(f"point {node.point} has no such disk")
+        record = found[0]
+        opened = OpenDisk(node.point, record.label, self._reader.disk(record))
+        self._disks[inode] = opened
+        return opened
+
+    def _close_disks(self, point: PointId) -> None:
+        for inode, opened in list(self._disks.items()):
+            if opened.point == point:
+                self._disks.pop(inode, None)

@@ -1,0 +1,77 @@
+"""How workers take turns at one queue of requests, and how pyfuse3 is made to wait for its turn.
+
+All workers are woken when a request comes, and one gets it. pyfuse3 then reads from a descriptor
+that blocks, with Python's lock held: a worker that came second would stand still, with answers
+that it owes, until there is another request. So a worker reads only when it has the turn and has
+seen, in its turn, that there is something to read.
+"""
+
+import fcntl
+import select
+from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
+from typing import Any, Protocol
+
+import pyfuse3
+import trio
+
+Wait = Callable[[int], Awaitable[None]]
+
+
+class Turn(Protocol):
+    """The right to read the next request."""
+
+    async def wait_readable(self, fd: int) -> None:
+        """Return once a read of *fd* will not block; the turn then lasts until end()."""
+
+    def end(self) -> None:
+        """Let others read; no harm if it is not one's turn."""
+
+
+class OnlyTurn:
+    """The turn of a worker that is alone."""
+
+    async def wait_readable(self, fd: int) -> None:
+        await trio.lowlevel.wait_readable(fd)
+
+    def end(self) -> None:
+        pass
+
+
+class SharedTurn:
+    """A turn that is a lock on *turns*, a descriptor of this process alone.
+
+    It ends with its process, however that ends. trio runs nothing else between the return of
+    wait_readable() and the read, so whatever runs next may call end().
+    """
+
+    def __init__(self, turns: int) -> None:
+        self._turns = turns
+        self._is_mine = False
+
+    async def wait_readable(self, fd: int) -> None:
+        self.end()
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        while True:
+            await trio.lowlevel.wait_readable(fd)
+            fcntl.flock(self._turns, fcntl.LOCK_EX)
+            self._is_mine = True
+            if poll.poll(0):
+                return
+            self.end()
+
+    def end(self) -> None:
+        if self._is_mine:
+            self._is_mine = False
+            fcntl.flock(self._turns, fcntl.LOCK_UN)
+
+
+def install(wait_readable: Wait) -> None:
+    """Let pyfuse3 wait for requests with *wait_readable*.
+
+    It looks trio up in its module at each use: that is how its own asyncio mode is made.
+    """
+    lowlevel: dict[str, Any] = {**vars(trio.lowlevel), "wait_readable": wait_readable}
+    shown = {**vars(trio), "lowlevel": SimpleNamespace(**lowlevel)}
+    pyfuse3.trio = SimpleNamespace(**shown)  # type: ignore[attr-defined]
