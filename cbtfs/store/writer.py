@@ -1,8 +1,9 @@
 """New objects on their way into packs and catalog."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 from cbtfs.core.frame import Kind
@@ -38,7 +39,8 @@ class ObjectWriter:
     """Puts objects that the repository does not have yet; safe to use from several threads.
 
     An object is found by later puts from the moment it is put; the catalog names it only when
-    its pack is closed and lasts. Packs are closed, and made known, in the order of writing.
+    its pack is closed and lasts. Packs are closed, and made known, in the order of writing; when
+    one cannot be, none after it is, and the writer is of no more use.
     """
 
     def __init__(
@@ -53,14 +55,14 @@ class ObjectWriter:
         self._objects: list[NewObject] = []
         self._known: dict[Digest, ObjectId] = {}
         self._closing: list[_Closing] = []
-        self._is_broken = False
+        self._failure: BaseException | None = None
         self._closer = ThreadPoolExecutor(1, "pack closer")
         self._next = catalog.update(lambda update: update.next_object())
 
     def find(self, kind: Kind, level: int, digest: Digest) -> ObjectId | None:
         """The object of that digest, whole with all below it, if the repository has it."""
-        with self._lock:
-            found = self._known.get(digest)
+        # Without the lock: who holds it may be waiting for the disk.
+        found = self._known.get(digest)
         if found is None:
             with self._catalog.view() as view:
                 found = view.find(kind, level, digest)
@@ -92,13 +94,14 @@ class ObjectWriter:
         children: Sequence[ObjectId] | None,
     ) -> Put:
         with self._lock:
+            self._refuse_if_broken()
             number = self._known.get(digest)
             if number is None:
                 with self._catalog.view() as view:
                     number = view.find(kind, level, digest)
             if number is not None:
                 return Put(Ref(number, digest), 0)
-            with storing("a pack"):
+            with self._breaking(), storing("a pack"):
                 if self._pack is None:
                     self._pack = self._packs.create(new_pack_id())
                 frame = self._pack.append(encode())
@@ -119,11 +122,30 @@ class ObjectWriter:
         self._wait_closed(_CLOSING_AT_ONCE)
 
     def _close(self, pack: PackWriter, objects: list[NewObject]) -> None:
-        with storing("a pack"):
-            size = pack.close()
-        self._catalog.update(
-            lambda update: update.add_objects(update.add_pack(pack.id, size, len(objects)), objects)
-        )
+        if self._failure is not None:
+            pack.abandon()
+            self._refuse_if_broken()
+        with self._breaking():
+            with storing("a pack"):
+                size = pack.close()
+            self._catalog.update(
+                lambda update: update.add_objects(
+                    update.add_pack(pack.id, size, len(objects)), objects
+                )
+            )
+
+    @contextmanager
+    def _breaking(self) -> Iterator[None]:
+        """Let a failure be the last thing that this writer does: what comes next may need it."""
+        try:
+            yield
+        except BaseException as exc:
+            self._failure = exc
+            raise
+
+    def _refuse_if_broken(self) -> None:
+        if self._failure is not None:
+            raise StoreFailed(str(self._failure)) from self._failure
 
     def _wait_closed(self, allowed: int) -> None:
         """Wait until at most *allowed* packs are still being closed."""
@@ -141,6 +163,7 @@ class ObjectWriter:
         with self._lock:
             self._close_pack()
             self._wait_closed(0)
+            self._refuse_if_broken()
 
     def close(self) -> None:
         """Drop what was not flushed; no harm after flush()."""

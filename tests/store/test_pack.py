@@ -1,0 +1,249 @@
+"""Packs: written once, read with suspicion."""
+
+import os
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cbtfs.core.frame import FOOTER_BYTES, FRAME_HEADER_BYTES, PACK_HEADER_BYTES, Frame, Kind
+from cbtfs.core.ids import PackId
+from cbtfs.errors import CbtfsError, ChunkMissing, DataCorrupt
+from cbtfs.store.codec import Encoder
+from cbtfs.store.digest import chunk_digest
+from cbtfs.store.identity import new_pack_id
+from cbtfs.store.pack import Pack
+from cbtfs.store.packs import PackFolder
+
+ENCODER = Encoder()
+RAW = random.Random(3).randbytes(20000)
+CONTENTS = [b"a" * 5000, RAW, b"b" * 4096, RAW[:4096], b"c", RAW[:4097]]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> PackFolder:
+    return PackFolder(tmp_path)
+
+
+def write_pack(folder: PackFolder, contents: Sequence[bytes]) -> tuple[PackId, list[Frame]]:
+    """A closed pack that holds *contents* as chunks."""
+    writer = folder.create(new_pack_id())
+    for content in contents:
+        writer.append(ENCODER.encode(Kind.CHUNK, 0, chunk_digest(content), content))
+    writer.close()
+    return writer.id, writer.frames
+
+
+def pieces(pack: Pack, frame: Frame, offset: int, length: int) -> bytes | None:
+    found = pack.load_pieces(frame, offset, length)
+    return None if found is None else bytes(found)
+
+
+def flip(path: Path, offset: int, bit: int = 0) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)[0]
+        file.seek(offset)
+        file.write(bytes([byte ^ 1 << bit]))
+
+
+def test_what_was_appended_comes_back(folder: PackFolder) -> None:
+    pack, frames = write_pack(folder, CONTENTS)
+
+    found = folder.open(pack)
+    assert [found.load(frame) for frame in frames] == CONTENTS
+
+
+def test_the_trailer_lists_the_frames(folder: PackFolder) -> None:
+    pack, frames = write_pack(folder, CONTENTS)
+
+    assert folder.frames(pack) == (frames, None)
+
+
+def test_an_empty_pack_has_no_frames(folder: PackFolder) -> None:
+    pack, _ = write_pack(folder, [])
+
+    assert folder.frames(pack) == ([], None)
+
+
+def test_close_tells_the_size_of_the_file(folder: PackFolder) -> None:
+    writer = folder.create(new_pack_id())
+    writer.append(ENCODER.encode(Kind.CHUNK, 0, chunk_digest(RAW), RAW))
+
+    assert writer.close() == folder.path(writer.id).stat().st_size
+
+
+def test_an_open_pack_is_not_listed(folder: PackFolder) -> None:
+    writer = folder.create(new_pack_id())
+
+    assert folder.ids() == set()
+    writer.close()
+    assert folder.ids() == {writer.id}
+
+
+def test_a_pack_that_a_dead_writer_left_open_is_removed(folder: PackFolder) -> None:
+    kept, _ = write_pack(folder, CONTENTS)
+    writer = folder.create(PackId(kept[:2] + "0" * 30))
+
+    assert folder.remove_leftovers() == 1
+    assert [path.name for path in folder.path(kept).parent.iterdir()] == [kept]
+    os.close(writer._fd)
+
+
+def test_an_abandoned_pack_leaves_nothing(folder: PackFolder) -> None:
+    writer = folder.create(new_pack_id())
+    writer.append(ENCODER.encode(Kind.CHUNK, 0, chunk_digest(RAW), RAW))
+    writer.abandon()
+
+    assert list(folder.path(writer.id).parent.iterdir()) == []
+
+
+def test_a_pack_that_is_not_there_is_missing(folder: PackFolder) -> None:
+    with pytest.raises(ChunkMissing, match="gone"):
+        folder.open(new_pack_id())
+
+
+@pytest.mark.parametrize("offset", [0, 1, 4095, 4096, 4097, 16384, 19999])
+def test_pieces_are_the_bytes_that_a_load_returns(folder: PackFolder, offset: int) -> None:
+    pack, frames = write_pack(folder, CONTENTS)
+    for length in (1, 2, 4095, 4096, 4097, 8192, 20000):
+        length = min(length, len(RAW) - offset)
+        found = pieces(folder.open(pack), frames[1], offset, length)
+
+        assert found == RAW[offset : offset + length]
+
+
+def test_a_flipped_bit_in_a_piece_spoils_only_that_piece(folder: PackFolder) -> None:
+    pack, frames = write_pack(folder, CONTENTS)
+    flip(folder.path(pack), frames[1].payload_offset + 5000)
+    found = folder.open(pack)
+
+    assert pieces(found, frames[1], 0, 4096) == RAW[:4096]
+    assert pieces(found, frames[1], 4000, 200) is None
+    assert pieces(found, frames[1], 8192, 11808) == RAW[8192:]
+
+
+@pytest.mark.parametrize("at", [0, 4, 20, 30, 60, FRAME_HEADER_BYTES - 1])
+def test_a_flipped_bit_in_a_frame_header_is_found(folder: PackFolder, at: int) -> None:
+    pack, frames = write_pack(folder, CONTENTS)
+    flip(folder.path(pack), frames[1].offset + at)
+    found = folder.open(pack)
+
+    with pytest.raises(DataCorrupt, match="frame"):
+        found.load(frames[1])
+    with pytest.raises(DataCorrupt, match="frame"):
+        found.load_pieces(frames[1], 0, 10)
+
+
+def test_another_object_at_its_place_is_a_missing_one(folder: PackFolder) -> None:
+    pack, frames = write_pack(folder, CONTENTS)
+
+    with pytest.raises(ChunkMissing, match="another object"):
+        folder.open(pack).load(frames[3]._replace(offset=frames[5].offset))
+
+
+def cut_places(frames: Sequence[Frame], size: int) -> list[int]:
+    ends = [place for frame in frames for place in (frame.offset, frame.payload_offset, frame.end)]
+    return sorted({0, 5, *(end + by for end in ends for by in (-1, 0, 1)), size - 1})
+
+
+def test_a_truncated_pack_gives_its_whole_frames_and_no_others(folder: PackFolder) -> None:
+    pack, frames = write_pack(folder, CONTENTS)
+    whole = folder.path(pack).read_bytes()
+    for size in reversed(cut_places(frames, len(whole))):
+        os.truncate(folder.path(pack), size)
+        folder.forget_open()
+
+        found, problem = folder.frames(pack)
+        assert problem is not None
+        assert found == [frame for frame in frames if frame.end <= size]
+
+
+def test_a_load_beyond_the_end_is_refused(folder: PackFolder) -> None:
+    pack, frames = write_pack(folder, CONTENTS)
+    found = folder.open(pack)
+    for size in cut_places(frames, frames[-1].end)[::-1]:
+        os.truncate(folder.path(pack), size)
+        for frame, content in zip(frames, CONTENTS, strict=True):
+            if frame.end <= size:
+                assert found.load(frame) == content
+            else:
+                with pytest.raises(CbtfsError):
+                    found.load(frame)
+
+
+def test_a_damaged_trailer_costs_nothing_but_a_scan(folder: PackFolder) -> None:
+    pack, frames = write_pack(folder, CONTENTS)
+    whole = folder.path(pack).read_bytes()
+    for at in range(frames[-1].end, len(whole)):
+        damaged = bytearray(whole)
+        damaged[at] ^= 0x10
+        folder.path(pack).write_bytes(damaged)
+        folder.forget_open()
+        found, problem = folder.frames(pack)
+
+        assert found == frames
+        assert problem is not None
+        assert pack in problem
+
+
+@pytest.mark.parametrize("lost", range(len(CONTENTS)))
+def test_a_scan_finds_the_frames_around_a_damaged_header(folder: PackFolder, lost: int) -> None:
+    pack, frames = write_pack(folder, CONTENTS)
+    flip(folder.path(pack), frames[lost].offset + 6)
+    flip(folder.path(pack), folder.path(pack).stat().st_size - 1)
+
+    assert folder.frames(pack)[0] == frames[:lost] + frames[lost + 1 :]
+
+
+def test_a_scan_is_not_misled_by_a_pack_inside_a_chunk(folder: PackFolder) -> None:
+    inner, _ = write_pack(folder, [RAW])
+    guest = folder.path(inner).read_bytes()
+    pack, frames = write_pack(folder, [guest, b"x" * 100])
+    flip(folder.path(pack), folder.path(pack).stat().st_size - 1)
+
+    assert folder.frames(pack)[0] == frames
+
+
+def test_a_pack_under_the_name_of_another_is_scanned(folder: PackFolder) -> None:
+    pack, frames = write_pack(folder, CONTENTS)
+    other = PackId(pack[:2] + "0" * 30)
+    folder.path(pack).rename(folder.path(other))
+
+    found, problem = folder.frames(other)
+    assert found == frames
+    assert problem is not None
+
+
+@settings(max_examples=40)
+@given(st.binary(max_size=400))
+def test_noise_is_a_pack_without_frames(
+    tmp_path_factory: pytest.TempPathFactory, noise: bytes
+) -> None:
+    folder = PackFolder(tmp_path_factory.mktemp("noise"))
+    pack = new_pack_id()
+    folder.path(pack).parent.mkdir()
+    folder.path(pack).write_bytes(noise)
+
+    found, problem = folder.frames(pack)
+    assert found == []
+    assert problem is not None
+
+
+def test_packs_are_found_again_after_more_are_open_than_are_kept(folder: PackFolder) -> None:
+    packs = [write_pack(folder, [bytes([n]) * 50]) for n in range(140)]
+    loaded = [folder.open(pack).load(frames[0]) for pack, frames in packs * 2]
+
+    assert loaded == [bytes([n]) * 50 for n in range(140)] * 2
+
+
+def test_a_pack_begins_and_ends_as_the_format_says(folder: PackFolder) -> None:
+    pack, frames = write_pack(folder, CONTENTS)
+    data = folder.path(pack).read_bytes()
+
+    assert data[:8] == b"CBTFSPAK"
+    assert frames[0].offset == PACK_HEADER_BYTES
+    assert data[-FOOTER_BYTES:][:8] == b"CBTFSEND"
