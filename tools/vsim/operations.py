@@ -71,6 +71,12 @@ class Operations:
                 self._calls.clear()
             return found
 
+    def wait_call(self, method: str, seconds: float = 30) -> None:
+        """Return once a client called the method; counts from the last clear of `calls`."""
+        with self._world.changed:
+            if not self._world.changed.wait_for(lambda: method in self._calls, seconds):
+                raise TimeoutError(f"nobody called {method} in {seconds} s")
+
     # the guest
 
     def read(self, vm: str, disk: str | int, offset: int, length: int) -> bytes:
@@ -298,4 +304,10 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-REFUSALS = (Fault, LookupError, ValueError, TypeError)  # what an operation raises when it cannot
+REFUSALS = (
+    Fault,
+    LookupError,
+    ValueError,
+    TypeError,
+    TimeoutError,
+)  # what an operation raises when it cannot

@@ -70,7 +70,7 @@ class Simulator:
         self.port = int(self._https.server_address[1])
         self.scheme = "https" if tls else "http"
         self._threads = [
-            threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+            threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
             for server in (self._https, self._nbd)
         ]
         for thread in self._threads:

@@ -8,7 +8,7 @@ from tools.vsim.api.reconfigure import check_spec, reconfigure
 from tools.vsim.api.render import render_config, vmx_path
 from tools.vsim.api.served import Call, Properties, Served
 from tools.vsim.api.snapshot import SnapshotObject, render_tree
-from tools.vsim.fault import Fault, Ref, invalid_argument
+from tools.vsim.fault import Fault, Ref, invalid_argument, not_found
 from tools.vsim.model.changes import Page
 from tools.vsim.model.machine import Machine
 from tools.vsim.soap.vmodl import long, managed_object, typed, vim
@@ -143,6 +143,8 @@ class VirtualMachine(Served):
         held = None
         if snapshot is not None:
             found = self.site.find(snapshot._moId, call.session)
+            if found is None:
+                raise not_found(snapshot._moId, "vim.vm.Snapshot")
             if not isinstance(found, SnapshotObject) or found.machine is not self.machine:
                 raise invalid_argument("snapshot")
             held = found.snapshot
@@ -189,7 +191,9 @@ class VirtualMachine(Served):
                 guestId=spec.guest_id,
                 annotation=spec.annotation,
             ),
-            quickStats=vim.vm.Summary.QuickStats(),
+            quickStats=vim.vm.Summary.QuickStats(
+                guestHeartbeatStatus=typed(vim.ManagedEntity.Status, "green")
+            ),
             overallStatus=typed(vim.ManagedEntity.Status, "green"),
         )
 

@@ -24,7 +24,7 @@ ERR_UNSUPPORTED, ERR_POLICY, ERR_INVALID, ERR_UNKNOWN = (
 )
 INFO_EXPORT, INFO_BLOCK_SIZE = 0, 3
 HAS_FLAGS, READ_ONLY, SEND_DF, MULTI_CONN = 1, 2, 128, 256
-READ, DISCONNECT, BLOCK_STATUS = 0, 2, 7
+READ, WRITE, DISCONNECT, BLOCK_STATUS = 0, 1, 2, 7
 FLAG_DF, FLAG_REQ_ONE = 1 << 2, 1 << 3
 CHUNK_DONE = 1
 CHUNK_NONE, CHUNK_DATA, CHUNK_HOLE, CHUNK_STATUS, CHUNK_ERROR = 0, 1, 2, 5, 1 << 15 | 1
@@ -173,6 +173,9 @@ class Conversation:
         if magic != REQUEST_MAGIC or kind == DISCONNECT:
             raise Closed
         block = self.exports.knobs.min_block
+        if kind == WRITE:
+            for taken in range(0, length, MAX_REQUEST):
+                self._take(min(MAX_REQUEST, length - taken))
         if kind not in (READ, BLOCK_STATUS):
             self._error(cookie, EPERM, "read-only")
         elif (

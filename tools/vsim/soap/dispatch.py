@@ -59,6 +59,7 @@ class Dispatcher:
     def _answer(self, request: Request, version: str, key: str | None) -> Reply:
         site = self._site
         self.calls.append(request.method)
+        site.world.changed.notify_all()
         session = site.sessions.active(key)
         target = site.find(request.moid, session)
         user = session.user.name if session else ""

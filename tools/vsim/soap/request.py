@@ -12,7 +12,7 @@ from xml.parsers import expat
 from pyVmomi import SoapAdapter
 
 from tools.vsim.fault import Fault
-from tools.vsim.soap.vmodl import method_named
+from tools.vsim.soap.vmodl import kind_named, method_named
 
 SEPARATOR: str = SoapAdapter.NS_SEP
 BODY = f"{SoapAdapter.XMLNS_SOAPENV}{SEPARATOR}Body"
@@ -23,7 +23,7 @@ class Request:
     """One call."""
 
     method: str  # wsdl name
-    kind: str  # wsdl name of the target's type
+    kind: str  # the target's type, such as vim.VirtualMachine
     moid: str
     arguments: dict[str, Any]
 
@@ -113,7 +113,7 @@ class _Reader(SoapAdapter.ExpatDeserializerNSHandlers):  # type: ignore[misc]
     def _begin_parameter(self, name: str, attributes: dict[str, str]) -> None:
         self._name = name
         if name == "_this":
-            self._kind = attributes.get("type", "")
+            self._kind = kind_named(attributes["type"])
             return
         declared = self.parameters[name]
         item = declared.Item if issubclass(declared, list) else declared

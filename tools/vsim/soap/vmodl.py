@@ -15,6 +15,7 @@ __all__ = [
     "Collector",
     "declared_properties",
     "kind_name",
+    "kind_named",
     "long",
     "managed_object",
     "method_named",
@@ -77,6 +78,11 @@ def type_named(name: str) -> Any:
         return VmomiSupport.GetVmodlType(name)
     except (KeyError, AttributeError) as error:
         raise KeyError(name) from error
+
+
+def kind_named(wsdl_name: str) -> str:
+    """The vSphere name of a managed object type's WSDL name; raises KeyError."""
+    return kind_name(VmomiSupport.GetWsdlType(VmomiSupport.XMLNS_VMODL_BASE, wsdl_name))
 
 
 def method_named(wsdl_name: str) -> Any:

@@ -1,0 +1,176 @@
+"""What happens to change tracking when machines crash, move, grow, revert."""
+
+from typing import Any
+
+import pytest
+from pyVmomi import vim
+
+from tests.vsim.support import (
+    BLOCK,
+    DISK,
+    MIB,
+    changed,
+    connected,
+    disk_of,
+    enable_cbt,
+    finished,
+    inventory,
+    machine,
+    remove,
+    take_snapshot,
+)
+from tests.vsim.test_cbt import based, change_id
+from tools.vsim import DatastoreEntry, DiskEntry, MachineEntry, Simulator
+
+GIB = 1 << 30
+
+
+def epoch(of: str) -> str:
+    return of.partition("/")[0]
+
+
+def test_a_clean_power_cycle_keeps_tracking(sim: Simulator, vm: Any) -> None:
+    base = based(vm)
+    sim.do.power("web1", "shutdown")
+    sim.do.write("web1", DISK, 0, b"offline")
+    sim.do.power("web1", "on")
+
+    assert changed(vm, take_snapshot(vm), base) == [(0, BLOCK)]
+
+
+@pytest.mark.parametrize("how", ["crash", "off"])
+def test_a_crash_resets_tracking(sim: Simulator, vm: Any, how: str) -> None:
+    sim.knobs.change("cbt", hard_power_off="reset")
+    base = based(vm)
+    sim.do.power("web1", how)
+    sim.do.power("web1", "on")
+    snapshot = take_snapshot(vm)
+
+    assert epoch(change_id(snapshot)) != epoch(base)
+    with pytest.raises(vim.fault.FileFault):
+        vm.QueryChangedDiskAreas(snapshot, DISK, 0, base)
+
+
+def test_off_and_on_again_is_a_new_epoch(vm: Any) -> None:
+    base = based(vm)
+    enable_cbt(vm, False)
+    remove(take_snapshot(vm))
+    enable_cbt(vm)
+
+    assert epoch(change_id(take_snapshot(vm))) != epoch(base)
+
+
+def test_off_and_on_between_two_stuns_changes_nothing(vm: Any) -> None:
+    base = based(vm)
+    enable_cbt(vm, False)
+    enable_cbt(vm)
+
+    assert epoch(change_id(take_snapshot(vm))) == epoch(base)
+
+
+@pytest.mark.parametrize(
+    ("knob", "same_epoch", "answered"),
+    [("new-epoch", False, False), ("keep-epoch", True, True), ("keep-id", True, False)],
+)
+def test_a_revert_is_honest_or_not(
+    sim: Simulator, vm: Any, knob: str, same_epoch: bool, answered: bool
+) -> None:
+    sim.knobs.change("cbt", revert=knob)
+    enable_cbt(vm)
+    sim.do.write("web1", DISK, 0, b"root")
+    root = take_snapshot(vm, "root")
+    for _ in range(3):
+        sim.do.write("web1", DISK, 0, b"lost")
+        after = take_snapshot(vm, "after")
+        later = change_id(after)
+        remove(after)
+        sim.do.write("web1", DISK, 0, b"more")
+    finished(root.RevertToSnapshot_Task())
+    snapshot = take_snapshot(vm, "next")
+
+    assert sim.do.read("web1", DISK, 0, 4) == b"root"
+    assert (epoch(change_id(snapshot)) == epoch(later)) is same_epoch
+    if answered:  # the lie: what was lost again is not reported
+        assert changed(vm, snapshot, later) == []
+    else:
+        with pytest.raises(vim.fault.FileFault):
+            vm.QueryChangedDiskAreas(snapshot, DISK, 0, later)
+
+
+@pytest.mark.parametrize(("knob", "kept"), [("keep", True), ("reset", False)])
+def test_a_storage_vmotion_moves_every_path(knob: str, kept: bool) -> None:
+    stores = (DatastoreEntry("datastore1"), DatastoreEntry("fast"))
+    entry = MachineEntry("web1", disks=(DiskEntry(size=MIB),))
+    with Simulator(inventory(entry, datastores=stores)) as sim, connected(sim) as service:
+        sim.knobs.change("cbt", relocate=knob)
+        vm = machine(service)
+        base = based(vm)
+        target = next(
+            each for each in vm.runtime.host.parent.parent.parent.datastore if each.name == "fast"
+        )
+        finished(vm.RelocateVM_Task(vim.vm.RelocateSpec(datastore=target)))
+        backing = disk_of(vm.config).backing
+
+        assert backing.fileName == "[fast] web1/web1.vmdk"
+        assert backing.datastore == target
+        assert (epoch(change_id(take_snapshot(vm))) == epoch(base)) is kept
+
+
+def test_what_a_disk_grew_by_counts_as_changed(sim: Simulator, vm: Any) -> None:
+    base = based(vm)
+    sim.do.grow_disk("web1", DISK, "5M")
+    snapshot = take_snapshot(vm)
+
+    assert disk_of(snapshot.config).capacityInBytes == 5 * MIB
+    assert changed(vm, snapshot, base) == [(4 * MIB, MIB)]
+
+
+def test_a_disk_with_snapshots_does_not_grow(vm: Any) -> None:
+    take_snapshot(vm)
+    disk = disk_of(vm.config)
+    disk.capacityInBytes = disk.capacityInBytes * 2
+    change = vim.vm.device.VirtualDeviceSpec(operation="edit", device=disk)
+
+    with pytest.raises(vim.fault.InvalidDeviceSpec):
+        finished(vm.ReconfigVM_Task(vim.vm.ConfigSpec(deviceChange=[change])))
+
+
+def test_growing_past_128_gib_can_spoil_the_map() -> None:
+    entry = MachineEntry("web1", disks=(DiskEntry(size=100 * GIB),))
+    with Simulator(inventory(entry)) as sim, connected(sim) as service:
+        sim.knobs.change("cbt", extend_skews=True)
+        vm = machine(service)
+        based(vm)
+        sim.do.grow_disk("web1", DISK, "129G")
+        first = take_snapshot(vm)
+        base = change_id(first)
+        remove(first)
+        sim.do.write("web1", DISK, 120 * GIB, b"x")
+
+        assert changed(vm, take_snapshot(vm), base) == [(60 * GIB, BLOCK)]
+
+
+def test_a_new_snapshot_can_fail_to_count_up(sim: Simulator, vm: Any) -> None:
+    base = based(vm)
+    sim.knobs.change("cbt", same_sequence=True)
+
+    assert change_id(take_snapshot(vm)) == base
+
+
+def test_tracked_disks_can_lack_their_change_id(sim: Simulator, vm: Any) -> None:
+    sim.knobs.change("cbt", no_change_id=True)
+    enable_cbt(vm)
+
+    assert disk_of(take_snapshot(vm).config).backing.changeId is None
+
+
+def test_a_large_sparse_disk_costs_only_its_data() -> None:
+    entry = MachineEntry("web1", cbt=True, disks=(DiskEntry(size=2 << 40),))
+    with Simulator(inventory(entry)) as sim, connected(sim) as service:
+        vm = machine(service)
+        first = take_snapshot(vm)
+        base = change_id(first)
+        remove(first)
+        sim.do.write("web1", DISK, (2 << 40) - 1, b"x")
+
+        assert changed(vm, take_snapshot(vm), base) == [((2 << 40) - BLOCK, BLOCK)]
