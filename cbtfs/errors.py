@@ -94,3 +94,7 @@ class MountFailed(CbtfsError):
 
 class StoreFailed(CbtfsError):
     """The repository's storage refused a write or a flush; what was committed stands."""
+
+
+class TargetFailed(CbtfsError):
+    """What a restore writes to refused a write or a flush."""
