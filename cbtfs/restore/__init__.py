@@ -1,0 +1,1 @@
+"""Restore: one disk at one restore point, into a raw file or onto a block device."""

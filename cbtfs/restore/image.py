@@ -1,0 +1,119 @@
+"""The image of one disk at one point, piece by piece in order, with what of it is damaged."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from cbtfs.core.blockmap import FANOUT
+from cbtfs.core.extent import Extent, clip
+from cbtfs.core.ids import Ref
+from cbtfs.core.manifest import DiskRecord
+from cbtfs.errors import ChunkMissing, DataCorrupt
+from cbtfs.reader import Reader
+
+_PIECE_BYTES: Final = 1 << 20
+_LOADERS: Final = min(os.cpu_count() or 1, 8)
+"""Decoding and hashing run outside the interpreter's lock."""
+_AHEAD: Final = 2 * _LOADERS
+"""Pieces that wait to be written: bounds memory."""
+
+Loss = ChunkMissing | DataCorrupt
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Bytes of a disk that are not known to be zeros: data, or why they cannot be had."""
+
+    extent: Extent
+    data: bytes | memoryview = b""
+    loss: Loss | None = None
+
+
+def pieces(reader: Reader, record: DiskRecord) -> Iterator[Piece]:
+    """Yield all of a disk that is data or lost, ascending; the rest of it is zeros.
+
+    What is lost comes in the smallest extents that are: a block, or all below a node.
+    """
+    disk = reader.disk(record)
+
+    def load(found: Piece) -> list[Piece]:
+        if found.loss is not None:
+            return [found]
+        try:
+            return [Piece(found.extent, disk.read(found.extent.start, found.extent.length))]
+        except (ChunkMissing, DataCorrupt) as exc:
+            if found.extent.length <= record.block_size:
+                return [Piece(found.extent, loss=exc)]
+        parts = _parts(found.extent, record.block_size)
+        return [piece for part in parts for piece in load(Piece(part))]
+
+    for loaded in _ahead(load, _found(reader, record)):
+        yield from loaded
+
+
+def _ahead(work: Callable[[Item], Result], items: Iterator[Item]) -> Iterator[Result]:
+    """Yield what *work* makes of each item, in order, some of it done ahead by threads."""
+    pending: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(_LOADERS, "loader") as loaders:
+        try:
+            for item in items:
+                pending.append(loaders.submit(work, item))
+                if len(pending) >= _AHEAD:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def _found(reader: Reader, record: DiskRecord) -> Iterator[Piece]:
+    """Yield where data must be, in pieces without their data, and what is lost of the block map."""
+    disk = reader.disk(record)
+
+    def walk(node: Ref | None, level: int, index: int) -> Iterator[Piece]:
+        if node is None:
+            return
+        try:
+            children = reader.children(node, level)
+        except (ChunkMissing, DataCorrupt) as exc:
+            span = FANOUT**level * record.block_size
+            for lost in clip([Extent(index * span, span)], 0, disk.size):
+                yield Piece(lost, loss=exc)
+            return
+        if level > 1:
+            for slot, child in enumerate(children):
+                yield from walk(child, level - 1, index * FANOUT + slot)
+            return
+        for run in _runs(children, index * FANOUT, record.block_size):
+            for part in clip(_parts(run, max(_PIECE_BYTES, record.block_size)), 0, disk.size):
+                yield Piece(part)
+
+    try:
+        root = reader.root(record)
+    except (ChunkMissing, DataCorrupt) as exc:
+        yield Piece(Extent(0, record.size), loss=exc)
+        return
+    yield from walk(root, disk.tree().height, 0)
+
+
+def _runs(children: list[Ref | None], first: int, block_size: int) -> Iterator[Extent]:
+    """Yield the runs of blocks of one leaf that hold data."""
+    start = None
+    for slot, child in enumerate([*children, None]):
+        if child is not None and start is None:
+            start = slot
+        elif child is None and start is not None:
+            yield Extent((first + start) * block_size, (slot - start) * block_size)
+            start = None
+
+
+def _parts(extent: Extent, length: int) -> Iterator[Extent]:
+    """Yield *extent* in parts of *length* bytes and a rest."""
+    for start in range(extent.start, extent.end, length):
+        yield Extent(start, min(length, extent.end - start))
