@@ -1,0 +1,37 @@
+"""A repository with one point, and a mount of it."""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cbtfs.core.manifest import Manifest
+from tests.mount.support import Server, serving
+from tests.support import BLOCK, add_point, new_repository
+
+
+@pytest.fixture
+def image() -> bytearray:
+    """A disk with data, zeros and a tail that is no block."""
+    found = bytearray(random.Random(4).randbytes(96 * BLOCK))
+    found[8 * BLOCK : 24 * BLOCK] = bytes(16 * BLOCK)
+    return found + b"the end"
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    return new_repository(tmp_path / "repository")
+
+
+@pytest.fixture
+def point(repository: Path, image: bytearray) -> Manifest:
+    return add_point(repository, {"disk": bytes(image)})
+
+
+@pytest.fixture
+def mounted(repository: Path, point: Manifest, tmp_path: Path) -> Iterator[Server]:
+    """A mount that is unmounted from outside in the end, and ends well."""
+    with serving(repository, tmp_path / "mnt") as server:
+        yield server
+    assert server.wait() == 0

@@ -1,0 +1,157 @@
+import errno
+import os
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cbtfs.core.manifest import Manifest
+from cbtfs.store.repository import writing
+from tests.mount.support import Server, forget, kill, wait_until
+from tests.support import BLOCK, add_point
+
+
+def test_a_new_point_appears_within_a_second(
+    mounted: Server, repository: Path, image: bytearray
+) -> None:
+    os.listdir(mounted.root / "vm")
+
+    newer = add_point(repository, {"disk": bytes(image)})
+
+    assert wait_until(lambda: newer.name in os.listdir(mounted.root / "vm"), seconds=1)
+    assert mounted.disk(newer).read_bytes() == image
+
+
+def test_a_forgotten_point_goes_within_a_second(
+    mounted: Server, repository: Path, image: bytearray, point: Manifest
+) -> None:
+    add_point(repository, {"disk": bytes(image)})
+    mounted.disk(point).stat()
+
+    forget(repository, point.point)
+
+    assert wait_until(lambda: not mounted.disk(point).exists(), seconds=1.1)
+
+
+def test_an_open_file_outlives_its_point(
+    mounted: Server, repository: Path, image: bytearray, point: Manifest
+) -> None:
+    with open(mounted.disk(point), "rb") as file:
+        forget(repository, point.point)
+        assert wait_until(lambda: not (mounted.root / "vm").exists())
+
+        assert file.read() == image
+        assert os.fstat(file.fileno()).st_size == len(image)
+
+
+def test_an_open_file_outlives_its_point_and_every_worker_that_knew_it(
+    mounted: Server, repository: Path, image: bytearray, point: Manifest
+) -> None:
+    with open(mounted.disk(point), "rb", buffering=0) as file:
+        forget(repository, point.point)
+        for worker in mounted.workers():
+            kill(worker)
+            mounted.log.readline()
+
+        assert wait_until(lambda: _reads(lambda: os.pread(file.fileno(), BLOCK, 0)))
+        assert os.pread(file.fileno(), len(image), 0) == image
+
+
+def test_an_open_file_is_leased_and_a_closed_one_is_not(
+    mounted: Server, repository: Path, point: Manifest
+) -> None:
+    def is_leased() -> bool:
+        facts = (repository / "points" / point.point).stat()
+        mark = f":{facts.st_ino} "
+        return any(mark in line for line in Path("/proc/locks").read_text().splitlines())
+
+    with open(mounted.disk(point), "rb") as file:
+        file.read(1)
+        assert is_leased()
+
+    assert wait_until(lambda: not is_leased(), seconds=3)
+
+
+def test_a_catalog_that_is_deleted_and_rebuilt_is_noticed(
+    mounted: Server, repository: Path, image: bytearray, point: Manifest
+) -> None:
+    shutil.rmtree(repository / "catalog")
+    assert mounted.disk(point).read_bytes() == image
+
+    with writing(repository):
+        pass
+    newer = add_point(repository, {"disk": bytes(image[: 3 * BLOCK])})
+
+    assert wait_until(lambda: newer.name in os.listdir(mounted.root / "vm"), seconds=1)
+    assert mounted.disk(newer).read_bytes() == image[: 3 * BLOCK]
+    assert mounted.disk(point).read_bytes() == image
+
+
+def test_readers_notice_nothing_of_a_catalog_that_is_rebuilt(
+    mounted: Server, repository: Path, image: bytearray, point: Manifest
+) -> None:
+    failures: list[str] = []
+    is_done = threading.Event()
+
+    def read() -> None:
+        fd = os.open(mounted.disk(point), os.O_RDONLY | os.O_DIRECT)
+        while not is_done.is_set():
+            try:
+                if os.pread(fd, len(image), 0) != image or not os.listdir(mounted.root / "vm"):
+                    failures.append("other bytes, or no points")
+            except OSError as exc:
+                failures.append(str(exc))
+        os.close(fd)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for _ in range(10):
+        shutil.rmtree(repository / "catalog")
+        with writing(repository):
+            pass
+    is_done.set()
+    reader.join()
+
+    assert failures == []
+
+
+CHANGES: dict[str, Callable[[Path, Path], object]] = {
+    "write": lambda folder, disk: os.open(disk, os.O_WRONLY),
+    "append": lambda folder, disk: os.open(disk, os.O_RDWR | os.O_APPEND),
+    "truncate": lambda folder, disk: os.truncate(disk, 0),
+    "chmod": lambda folder, disk: disk.chmod(0o777),
+    "chown": lambda folder, disk: os.chown(disk, 1, 1),
+    "utime": lambda folder, disk: os.utime(disk),
+    "create": lambda folder, disk: (folder / "new").touch(),
+    "mkdir": lambda folder, disk: (folder / "new").mkdir(),
+    "mknod": lambda folder, disk: os.mkfifo(folder / "new"),
+    "symlink": lambda folder, disk: (folder / "new").symlink_to("x"),
+    "link": lambda folder, disk: os.link(disk, folder / "new"),
+    "rename": lambda folder, disk: disk.rename(folder / "new"),
+    "unlink": lambda folder, disk: disk.unlink(),
+    "rmdir": lambda folder, disk: folder.rmdir(),
+    "setxattr": lambda folder, disk: os.setxattr(disk, "user.a", b"b"),
+    "removexattr": lambda folder, disk: os.removexattr(disk, "user.a"),
+}
+
+
+def test_nothing_can_be_changed(mounted: Server, point: Manifest, image: bytearray) -> None:
+    disk = mounted.disk(point)
+    refused = {}
+    for name, change in CHANGES.items():
+        with pytest.raises(OSError, match=r".") as caught:
+            change(disk.parent, disk)
+        refused[name] = caught.value.errno
+
+    assert refused == dict.fromkeys(CHANGES, errno.EROFS)
+    assert disk.read_bytes() == image
+
+
+def _reads(read: Callable[[], bytes]) -> bool:
+    try:
+        read()
+    except OSError:
+        return False
+    return True
