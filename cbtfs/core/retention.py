@@ -1,0 +1,145 @@
+"""Which restore points a policy keeps, and the rule that keeps each."""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import Final
+
+from cbtfs.core.ids import PointId
+
+_DURATION = re.compile(r"(\d+)([hdwmy])", re.ASCII)
+_HOURS: Final = {"h": 1, "d": 24, "w": 7 * 24, "m": 31 * 24, "y": 366 * 24}
+"""A month and a year are taken at their longest: a rule keeps a day too many, never one too few."""
+_MAX_HOURS: Final = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """What a policy knows of one point."""
+
+    point: PointId
+    time: datetime
+    order: int
+    tags: tuple[str, ...] = ()
+    is_protected: bool = False
+    is_damaged: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What is kept. A count of n keeps the newest point of each of the n newest periods."""
+
+    last: int = 0
+    hourly: int = 0
+    daily: int = 0
+    weekly: int = 0
+    monthly: int = 0
+    yearly: int = 0
+    within: timedelta | None = None
+    """Keep what is at most so much older than the newest point; no clock is asked."""
+    tags: frozenset[str] = frozenset()
+    min_age: timedelta = field(default_factory=timedelta)
+    """Keep what is younger than this, by the clock."""
+    zone: tzinfo = UTC
+    """Where hours, days, weeks, months and years begin."""
+
+    def __post_init__(self) -> None:
+        if any(count < 0 for count in self.counts.values()):
+            raise ValueError("a number of points to keep is negative")
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return {
+            "last": self.last,
+            "hourly": self.hourly,
+            "daily": self.daily,
+            "weekly": self.weekly,
+            "monthly": self.monthly,
+            "yearly": self.yearly,
+        }
+
+    @property
+    def keeps_nothing(self) -> bool:
+        """Whether no rule is given: then there is nothing to decide by."""
+        return not (any(self.counts.values()) or self.within is not None or self.tags)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What becomes of a point; *reasons* are the rules that keep it, none if it goes."""
+
+    point: PointId
+    reasons: tuple[str, ...]
+
+    @property
+    def is_kept(self) -> bool:
+        return bool(self.reasons)
+
+
+def parse_duration(text: str) -> timedelta:
+    """The time that *text* names: 12h, 7d, 2w, 6m (31 days each), 1y (366 days), or 1y6m."""
+    parts = _DURATION.findall(text)
+    hours = sum(int(count) * _HOURS[unit] for count, unit in parts)
+    if not parts or "".join(map("".join, parts)) != text or hours > _MAX_HOURS:
+        raise ValueError(f"not a time span, such as 12h, 7d, 2w, 6m or 1y: {text!r}")
+    return timedelta(hours=hours)
+
+
+Period = Callable[[datetime], str]
+
+_PERIODS: Final[dict[str, Period]] = {
+    "hourly": lambda at: at.strftime("%Y-%m-%d %H:00 %z"),
+    "daily": lambda at: at.date().isoformat(),
+    "weekly": lambda at: "{}-W{:02}".format(*at.isocalendar()[:2]),
+    "monthly": lambda at: at.date().isoformat()[:7],
+    "yearly": lambda at: at.date().isoformat()[:4],
+}
+
+
+def decide(policy: Policy, candidates: Iterable[Candidate], now: datetime) -> list[Decision]:
+    """What *policy* says of the points of one VM, newest first.
+
+    Protected points stay and count like the others. A damaged point stays too, but takes no
+    other's place; it goes when it is named. The newest point stays if no rule keeps any.
+    """
+    newest_first = sorted(candidates, key=lambda each: (each.time, each.order), reverse=True)
+    reasons: dict[PointId, list[str]] = {each.point: [] for each in newest_first}
+    whole = [each for each in newest_first if not each.is_damaged]
+    for each in newest_first:
+        reasons[each.point] += _own_reasons(policy, each, whole, now)
+    for each, reason in _by_count(policy, whole):
+        reasons[each.point].append(reason)
+    if whole and not any(reasons[each.point] for each in whole):
+        reasons[whole[0].point].append("the newest of its VM")
+    return [Decision(each.point, tuple(reasons[each.point])) for each in newest_first]
+
+
+def _own_reasons(
+    policy: Policy, each: Candidate, whole: Sequence[Candidate], now: datetime
+) -> list[str]:
+    """What keeps a point whatever others there are."""
+    found = []
+    if each.is_protected:
+        found.append("protected")
+    if each.is_damaged:
+        found.append("damaged: forget it by its id")
+    if policy.min_age and now - each.time < policy.min_age:
+        found.append("younger than the minimum age")
+    if policy.within is not None and whole and each.time >= whole[0].time - policy.within:
+        found.append("within")
+    found += [f"tag {tag}" for tag in each.tags if tag in policy.tags]
+    return found
+
+
+def _by_count(policy: Policy, whole: Sequence[Candidate]) -> Iterable[tuple[Candidate, str]]:
+    """Points that a count keeps, with the rule."""
+    for number, each in enumerate(whole[: policy.last], 1):
+        yield each, f"last {number} of {policy.last}"
+    for rule, period_of in _PERIODS.items():
+        seen = set[str]()
+        for each in whole:
+            period = period_of(each.time.astimezone(policy.zone))
+            if period not in seen and len(seen) < policy.counts[rule]:
+                seen.add(period)
+                yield each, f"{rule} {period}"

@@ -1,0 +1,178 @@
+"""Retention against a plain oracle, and the promises that a user reads in the help."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta, timezone
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cbtfs.core.ids import PointId
+from cbtfs.core.retention import Candidate, Decision, Policy, decide, parse_duration
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+NOW = START + timedelta(days=900)
+COUNTS = st.integers(0, 5)
+
+POLICIES = st.builds(
+    Policy,
+    last=COUNTS,
+    hourly=COUNTS,
+    daily=COUNTS,
+    weekly=COUNTS,
+    monthly=COUNTS,
+    yearly=COUNTS,
+    within=st.none() | st.builds(timedelta, hours=st.integers(0, 2000)),
+    tags=st.frozensets(st.sampled_from("ab")),
+    zone=st.sampled_from([UTC, ZoneInfo("Europe/Berlin"), timezone(timedelta(hours=-9))]),
+)
+
+
+def point_at(number: int, moment: datetime, **facts: object) -> Candidate:
+    return Candidate(PointId(f"{number:032x}"), moment, number, **facts)  # type: ignore[arg-type]
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[Candidate]:
+    hours = draw(st.lists(st.integers(0, 20_000), max_size=40))
+    return [
+        point_at(
+            number,
+            START + timedelta(hours=at),
+            tags=tuple(draw(st.frozensets(st.sampled_from("abc"), max_size=2))),
+            is_protected=draw(st.booleans()) and draw(st.booleans()),
+        )
+        for number, at in enumerate(hours)
+    ]
+
+
+def kept(decisions: list[Decision]) -> set[PointId]:
+    return {each.point for each in decisions if each.is_kept}
+
+
+def expected(policy: Policy, history: list[Candidate]) -> set[PointId]:
+    """The same, said in another way: a point is its period's newest, in one of the n newest."""
+
+    def age(each: Candidate) -> tuple[datetime, int]:
+        return each.time, each.order
+
+    local = {each.point: each.time.astimezone(policy.zone) for each in history}
+    keys: dict[str, Callable[[datetime], object]] = {
+        "hourly": lambda t: (t.date(), t.hour, t.utcoffset()),
+        "daily": lambda t: t.date(),
+        "weekly": lambda t: t.isocalendar()[:2],
+        "monthly": lambda t: (t.year, t.month),
+        "yearly": lambda t: t.year,
+    }
+    found = {each.point for each in history if each.is_protected or policy.tags & {*each.tags}}
+    ordered = sorted(history, key=age)
+    found |= {each.point for each in ordered[::-1][: policy.last]}
+    for rule, key in keys.items():
+        newest = {key(local[each.point]): each for each in ordered}
+        winners = sorted(newest.values(), key=age, reverse=True)
+        found |= {each.point for each in winners[: policy.counts[rule]]}
+    if policy.within is not None and ordered:
+        found |= {e.point for e in ordered if ordered[-1].time - e.time <= policy.within}
+    return found or {each.point for each in ordered[-1:]}
+
+
+@given(POLICIES, histories())
+def test_a_policy_keeps_what_its_rules_say(policy: Policy, history: list[Candidate]) -> None:
+    decisions = decide(policy, history, NOW)
+
+    assert kept(decisions) == expected(policy, history)
+    assert {each.point for each in decisions} == {each.point for each in history}
+
+
+@given(POLICIES, histories())
+def test_a_second_run_forgets_nothing_more(policy: Policy, history: list[Candidate]) -> None:
+    first = kept(decide(policy, history, NOW))
+
+    again = kept(decide(policy, [each for each in history if each.point in first], NOW))
+
+    assert again == first
+
+
+@given(POLICIES, histories(), st.integers(-10_000, 10_000))
+def test_a_clock_that_jumps_changes_no_decision(
+    policy: Policy, history: list[Candidate], days: int
+) -> None:
+    assert decide(policy, history, NOW + timedelta(days=days)) == decide(policy, history, NOW)
+
+
+def test_each_decision_names_its_rules() -> None:
+    history = [point_at(n, START + timedelta(days=n)) for n in range(4)]
+
+    decisions = decide(Policy(last=1, daily=2, monthly=1), history, NOW)
+
+    assert [each.reasons for each in decisions] == [
+        ("last 1 of 1", "daily 2026-01-04", "monthly 2026-01"),
+        ("daily 2026-01-03",),
+        (),
+        (),
+    ]
+
+
+def test_days_begin_where_the_time_zone_says() -> None:
+    late, early = START + timedelta(hours=22), START + timedelta(hours=23)
+    history = [point_at(1, late), point_at(2, early)]
+
+    utc = decide(Policy(daily=2), history, NOW)
+    berlin = decide(Policy(daily=2, zone=ZoneInfo("Europe/Berlin")), history, NOW)
+
+    assert len(kept(utc)) == 1
+    assert len(kept(berlin)) == 2
+
+
+def test_the_hour_that_a_clock_shows_twice_is_two_hours() -> None:
+    zone = ZoneInfo("Europe/Berlin")
+    first = datetime(2026, 10, 25, 0, 30, tzinfo=UTC)
+    history = [point_at(1, first), point_at(2, first + timedelta(hours=1))]
+
+    assert len(kept(decide(Policy(hourly=2, zone=zone), history, NOW))) == 2
+
+
+def test_what_is_younger_than_the_minimum_age_stays() -> None:
+    history = [point_at(n, NOW - timedelta(hours=n)) for n in range(5)]
+
+    decisions = decide(Policy(last=1, min_age=timedelta(hours=3)), history, NOW)
+
+    assert [each.is_kept for each in decisions] == [True, True, True, False, False]
+
+
+def test_a_damaged_point_takes_no_other_ones_place() -> None:
+    good, bad = point_at(1, START), point_at(2, START + timedelta(days=1), is_damaged=True)
+
+    decisions = decide(Policy(last=1), [good, bad], NOW)
+
+    assert [each.reasons for each in decisions] == [
+        ("damaged: forget it by its id",),
+        ("last 1 of 1",),
+    ]
+
+
+def test_the_newest_stays_where_no_rule_keeps_any() -> None:
+    history = [point_at(n, START + timedelta(days=n)) for n in range(3)]
+
+    decisions = decide(Policy(tags=frozenset({"release"})), history, NOW)
+
+    assert [each.reasons for each in decisions] == [("the newest of its VM",), (), ()]
+
+
+@pytest.mark.parametrize(
+    ("text", "hours"), [("12h", 12), ("7d", 168), ("2w", 336), ("1y6m", 366 * 24 + 6 * 31 * 24)]
+)
+def test_time_spans_are_read(text: str, hours: int) -> None:
+    assert parse_duration(text) == timedelta(hours=hours)
+
+
+@pytest.mark.parametrize("text", ["", "7", "d", "7 d", "-7d", "7d!", "٣d", "9999999999y"])
+def test_what_is_no_time_span_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="not a time span"):
+        parse_duration(text)
+
+
+def test_a_negative_count_is_refused() -> None:
+    with pytest.raises(ValueError, match="negative"):
+        Policy(last=-1)
