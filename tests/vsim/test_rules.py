@@ -192,3 +192,13 @@ def test_knobs_go_back_to_normal(sim: Simulator) -> None:
 
     assert changed != before
     assert sim.do.knobs() == before
+
+
+def test_old_tasks_are_forgotten(sim: Simulator, vm: Any) -> None:
+    task = vm.CreateSnapshot_Task("s", "", False, False)
+    WaitForTask(task)
+    sim.do.forget_tasks()
+
+    with pytest.raises(vmodl.fault.ManagedObjectNotFound) as refused:
+        assert task.info
+    assert refused.value.obj == task

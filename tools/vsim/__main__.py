@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tools.vsim.inventory import InventoryError, load_inventory
 from tools.vsim.simulator import HOST, Simulator
+from tools.vsim.soap.certificate import Certificate
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -19,12 +20,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--nbd-port", type=int, default=0, help="NBD port (default: a free one)")
     parser.add_argument("--nbd-socket", type=Path, help="serve NBD on this Unix socket instead")
     parser.add_argument("--state", type=Path, help="directory for images, certificate, snapshots")
+    parser.add_argument("--certificate", type=Path, help="PEM file to serve with; needs --key")
+    parser.add_argument("--key", type=Path, help="PEM file of the certificate's key")
+    parser.add_argument("--plain-http", action="store_true", help="no TLS")
     parser.add_argument("--verbose", action="store_true", help="log requests to stderr")
     return parser
 
 
 def main() -> int:
-    options = _parser().parse_args()
+    parser = _parser()
+    options = parser.parse_args()
+    if bool(options.certificate) != bool(options.key):
+        parser.error("--certificate and --key go together")
+    given = Certificate(options.certificate, options.key) if options.key else None
     logging.basicConfig(level=logging.DEBUG if options.verbose else logging.WARNING)
     signals = {signal.SIGINT, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # before any thread, so that all inherit it
@@ -35,6 +43,8 @@ def main() -> int:
             host=options.host,
             port=options.port,
             nbd=options.nbd_socket or options.nbd_port,
+            certificate=given,
+            tls=not options.plain_http,
         )
     except (InventoryError, OSError) as error:
         print(f"vsim: {error}", file=sys.stderr)

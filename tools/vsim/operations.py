@@ -233,6 +233,11 @@ class Operations:
         """Let tasks go on that a hold-task rule keeps running."""
         self._site.tasks.release()
 
+    def forget_tasks(self) -> None:
+        """Finished tasks are gone, as they are on a vCenter after some minutes."""
+        with self._world.changing():
+            self._site.tasks.forget()
+
     # look-up
 
     def find_vm(self, vm: str) -> Machine:

@@ -1,6 +1,7 @@
 """The simulator as one object: `with Simulator(inventory) as sim:` and a vSphere is there."""
 
 import secrets
+import ssl
 import tempfile
 import threading
 from pathlib import Path
@@ -26,8 +27,8 @@ class Simulator:
     """A vCenter or ESXi host, serving from when it is made until `close`.
 
     *state* keeps images and snapshots; without it they are in a temporary directory. `do` has what
-    a test does to the world, `knobs` how it misbehaves. *certificate* None makes one; *tls* False
-    serves plain HTTP.
+    a test does to the world, `knobs` how it misbehaves. Without a *certificate* it takes the one of
+    the state or makes one. *tls* False serves plain HTTP; a context serves as it says.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class Simulator:
         port: int = 0,
         nbd: Path | int = 0,
         certificate: Certificate | None = None,
-        tls: bool = True,
+        tls: bool | ssl.SSLContext = True,
     ) -> None:
         inventory = inventory or Inventory()
         if not is_known_version(inventory.server.api):
@@ -53,11 +54,15 @@ class Simulator:
         self.dispatcher = Dispatcher(self.site, inventory.server.api)
         self.do = Operations(self.world, self.site, self.dispatcher.calls)
         self.token = secrets.token_hex(16)
-        self.certificate = certificate or make_certificate(self.state)
+        self.certificate = certificate or _certificate(self.state)
+        if isinstance(tls, bool):
+            context = self.certificate.server_context() if tls else None
+        else:
+            context = tls
         self.user = inventory.users[0]
         self._https = HttpsServer(
             (host, port),
-            self.certificate.server_context() if tls else None,
+            context,
             self.dispatcher,
             FolderService(self.site),
             Control(self.do, self.token).answer,
@@ -108,3 +113,9 @@ class Simulator:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _certificate(state: Path) -> Certificate:
+    """The certificate of an earlier run on the same state, so that its thumbprint lasts."""
+    found = Certificate(state / "cert.pem", state / "cert-key.pem")
+    return found if found.certificate.exists() else make_certificate(state)

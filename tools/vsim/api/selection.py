@@ -48,10 +48,11 @@ def declared_properties_of(kind: Any) -> dict[str, Any] | None:
 def read_object(session: Session, target: Served, paths: list[str]) -> Reading:
     """The values of *paths*; unset ones are left out, forbidden ones are missing."""
     reading = Reading(target, {})
+    computed: dict[str, Any] = {}
     for path in paths:
         try:
             session.require("System.Read", target.ref)
-            value = target.read(path)
+            value = target.read(path, computed)
         except Fault as fault:
             if fault.name == "vmodl.query.InvalidProperty":
                 raise

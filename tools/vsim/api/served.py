@@ -66,18 +66,23 @@ class Served:
         """The managed entities below, as a container view finds them."""
         return []
 
-    def read(self, name: str) -> Any:
+    def read(self, name: str, computed: dict[str, Any] | None = None) -> Any:
         """The property, typed as declared; None if unset. Raises InvalidProperty.
 
-        *name* may be a path, such as config.hardware.device.
+        *name* may be a path, such as config.hardware.device. *computed* keeps whole properties for
+        the next path of the same object.
         """
         first, _, rest = name.partition(".")
         declared = declared_properties(self.kind)
         if first not in declared:
             raise invalid_property(name)
-        compute = self.properties().get(first)
-        value = compute() if compute else None
-        value = typed(declared[first], value)
+        if computed is not None and first in computed:
+            value = computed[first]
+        else:
+            compute = self.properties().get(first)
+            value = typed(declared[first], compute() if compute else None)
+            if computed is not None:
+                computed[first] = value
         for part in rest.split(".") if rest else ():
             if value is None:
                 return None

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from datetime import datetime
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from tools.vsim.api.served import Call, Properties, Served
@@ -87,6 +88,7 @@ class Tasks:
 
     def __init__(self, site: "Site") -> None:
         self._site = site
+        self._numbers = count(1)
         self._all: dict[str, Task] = {}
         self._threads: list[threading.Thread] = []
         self._closing = False
@@ -114,7 +116,7 @@ class Tasks:
         )
         if busy and site.world.knobs.task.in_progress_as == "call":
             raise busy
-        task = Task(site, f"task-{len(self._all) + 1}", call, machine)
+        task = Task(site, f"task-{next(self._numbers)}", call, machine)
         with site.world.changing():
             self._all[task.moid] = task
         if busy:
@@ -132,6 +134,10 @@ class Tasks:
         with self._site.world.changing():
             for task in self._all.values():
                 task.released = True
+
+    def forget(self) -> None:
+        """Drop what is over."""
+        self._all = {moid: task for moid, task in self._all.items() if not task.is_over}
 
     def close(self) -> None:
         """Cancel what still runs and wait for its end."""

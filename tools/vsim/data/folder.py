@@ -50,6 +50,10 @@ class Sending:
             for position in range(self.start, end, PIECE):
                 yield read_padded(self.content, position, min(PIECE, end - position))
         finally:
+            self.close()
+
+    def close(self) -> None:
+        if isinstance(self.content, int):
             os.close(self.content)
 
 

@@ -7,6 +7,7 @@ leaves a frozen image, owned by a link of the delta chain.
 
 import os
 import random
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -97,7 +98,9 @@ class Disk:
         self._epochs = random.Random(seed)
         self._settled = store / "settled.raw"
         self._images = 0
-        store.mkdir(parents=True, exist_ok=True)
+        if (store / "links").exists():
+            shutil.rmtree(store / "links")
+        (store / "links").mkdir(parents=True)
         with live.open("ab"):
             os.truncate(live, spec.size)
         self._settled.touch()
@@ -170,7 +173,7 @@ class Disk:
                 self.tracker.sequence = before
         frozen = self.current
         self._images += 1
-        frozen.image = self.store / f"link-{self._images}.raw"
+        frozen.image = self.store / "links" / f"{self._images}.raw"
         copy_image(self._settled, frozen.image, self.spec.size)
         os.link(frozen.image, keep)
         self._descend_from(frozen)

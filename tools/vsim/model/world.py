@@ -1,6 +1,7 @@
 """Everything there is: datacenters, folders, datastores, machines; and the lock around it."""
 
 import random
+import shutil
 import threading
 import time
 import uuid
@@ -49,7 +50,8 @@ class World:
         self.is_vcenter = inventory.server.kind == "vcenter"
         self.seed = inventory.server.seed
         self._clock_offset = 0.0
-        self._snapshot_numbers = count(1)
+        self.run = _count_run(state)
+        self._snapshot_numbers = count(self.run * 1000 + 1)  # ids are never used again
         self._machine_numbers = count(101)
         self.machines: dict[str, Machine] = {}
         self.folders: dict[str, tuple[str, str]] = {}  # machine id -> datacenter, folder path
@@ -148,7 +150,6 @@ class World:
         stem = next(each for each in stems if each not in taken)
         key = disk_key(slot)
         store = self.state / "disks" / machine.moid / f"{key}-{self.random.getrandbits(32):08x}"
-        store.mkdir(parents=True)
         spec = DiskSpec(
             key=key,
             label=entry.label or f"Hard disk {len(machine.disks) + 1}",
@@ -162,7 +163,7 @@ class World:
             sharing=entry.sharing,
         )
         live = entry.file or store / "live.raw"
-        return Disk(spec, datastore, stem, live, store, f"{self.seed}/{machine.moid}/{store.name}")
+        return Disk(spec, datastore, stem, live, store, f"{self.run}/{self.seed}/{store}")
 
     def take_snapshot(
         self,
@@ -205,3 +206,13 @@ class World:
         taken = {each.directory for each in self.machines.values() if each.datastore == datastore}
         names = (name if number == 0 else f"{name}_{number}" for number in count())
         return next(each for each in names if each not in taken)
+
+
+def _count_run(state: Path) -> int:
+    """How often this state was used before: live images last, snapshots and tracking do not."""
+    counter = state / "runs"
+    number = int(counter.read_text()) if counter.exists() else 0
+    counter.write_text(f"{number + 1}\n")
+    if (state / "snapshots").exists():
+        shutil.rmtree(state / "snapshots")
+    return number

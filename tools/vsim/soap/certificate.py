@@ -1,10 +1,28 @@
-"""A self-made server certificate, by the openssl command."""
+"""Server certificates, good and bad, made by the openssl command."""
 
 import hashlib
 import ssl
 import subprocess
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+
+NAMES = "IP:127.0.0.1,IP:::1,DNS:localhost"
+KEY = ["-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+BYGONE = ["-startdate", "20200101000000Z", "-enddate", "20200201000000Z"]
+CA_SETTINGS = """
+[ca]
+default_ca = here
+[here]
+database = {0}/index
+new_certs_dir = {0}
+rand_serial = yes
+policy = any
+copy_extensions = copy
+default_md = sha256
+[any]
+commonName = supplied
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,18 +53,49 @@ class Certificate:
         return context
 
     def client_context(self) -> ssl.SSLContext:
-        """A context that trusts this certificate and no other."""
+        """A context that trusts this certificate, or what it signed, and nothing else."""
         return ssl.create_default_context(cafile=str(self.certificate))
 
 
 def make_certificate(
-    directory: Path, names: str = "IP:127.0.0.1,IP:::1,DNS:localhost", *options: str
+    directory: Path,
+    *,
+    names: str = NAMES,
+    issuer: Certificate | None = None,
+    expired: bool = False,
+    stem: str = "cert",
 ) -> Certificate:
-    """A new certificate for *names*; *options* go to `openssl req`, such as -days."""
-    made = Certificate(directory / "cert.pem", directory / "key.pem")
-    command = ["openssl", "req", "-x509", "-nodes", "-newkey", "ec"]
-    command += ["-pkeyopt", "ec_paramgen_curve:prime256v1", "-subj", "/CN=vsim"]
-    command += ["-addext", f"subjectAltName={names}", *(options or ("-days", "30"))]
-    command += ["-keyout", str(made.key), "-out", str(made.certificate)]
-    subprocess.run(command, check=True, capture_output=True)
+    """A new certificate <stem>.pem with its key in the directory.
+
+    *names* are subject alternative names as openssl writes them. Without an *issuer* it signs
+    itself, and may sign others.
+    """
+    made = Certificate(directory / f"{stem}.pem", directory / f"{stem}-key.pem")
+    subject = ["-subj", f"/CN={stem}", "-addext", f"subjectAltName={names}"]
+    key = [*KEY, "-keyout", str(made.key)]
+    if expired:
+        _make_expired(made, [*key, *subject], issuer)
+        return made
+    signer = ["-CA", str(issuer.certificate), "-CAkey", str(issuer.key)] if issuer else []
+    output = ["-days", "30", "-out", str(made.certificate)]
+    _openssl("req", "-x509", *key, *subject, *signer, *output)
     return made
+
+
+def _make_expired(made: Certificate, request: list[str], issuer: Certificate | None) -> None:
+    """`openssl req` knows no dates in the past, `openssl ca` does."""
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        (work / "index").touch()
+        (work / "settings").write_text(CA_SETTINGS.format(work))
+        _openssl("req", "-new", *request, "-out", str(work / "request"))
+        signer = ["-selfsign", "-keyfile", str(made.key)]
+        if issuer:
+            signer = ["-cert", str(issuer.certificate), "-keyfile", str(issuer.key)]
+        files = ["-in", str(work / "request"), "-out", str(made.certificate)]
+        settings = ["-config", str(work / "settings"), "-batch", "-notext"]
+        _openssl("ca", *settings, *BYGONE, *signer, *files)
+
+
+def _openssl(*arguments: str) -> None:
+    subprocess.run(["openssl", *arguments], check=True, capture_output=True)

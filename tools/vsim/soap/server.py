@@ -134,11 +134,13 @@ class _Exchange(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Length", str(sending.length))
         self.end_headers()
-        if with_body:
-            for piece in sending.pieces():
-                self.wfile.write(piece)
-            if sending.cut:
-                self._drop()
+        if not with_body:
+            sending.close()
+            return
+        for piece in sending.pieces():
+            self.wfile.write(piece)
+        if sending.cut:
+            self._drop()
 
     def _drop(self) -> None:
         self.wfile.flush()
