@@ -136,8 +136,8 @@ def decode_pack_header(data: bytes) -> PackId:
     """The id of the pack that *data* starts; ValueError if it is none."""
     if len(data) < PACK_HEADER_BYTES:
         raise ValueError("pack header cut short")
-    magic, version, flags, _, pack = _PACK_HEADER.unpack_from(data)
-    if magic != PACK_MAGIC or version != PACK_VERSION or flags:
+    magic, version, flags, reserved, pack = _PACK_HEADER.unpack_from(data)
+    if magic != PACK_MAGIC or version != PACK_VERSION or flags or reserved:
         raise ValueError("not a pack of this version")
     return PackId(pack.hex())
 

@@ -150,10 +150,13 @@ class Pack:
     def trailer(self) -> list[Frame]:
         """The frames that the trailer lists; DataCorrupt if trailer or footer is damaged."""
         try:
-            decode_pack_header(self._read(0, PACK_HEADER_BYTES))
+            name = PackId(self._path.name)
+            found = decode_pack_header(self._read(0, PACK_HEADER_BYTES))
+            if found != name:
+                raise ValueError(f"pack header is of pack {found}")
             footer_at = max(self.size - FOOTER_BYTES, 0)
             footer = decode_footer(self._read(footer_at, FOOTER_BYTES), self.size)
-            if footer.pack != PackId(self._path.name):
+            if footer.pack != name:
                 raise ValueError(f"pack footer is of pack {footer.pack}")
             span = footer_at - footer.trailer_offset
             return decode_trailer(self._read(footer.trailer_offset, span), footer)
