@@ -12,7 +12,7 @@ from typing import Annotated, Final
 import typer
 
 from cbtfs import __version__
-from cbtfs.cli import demo, extents, ingest, init, listing, mount, restore
+from cbtfs.cli import check, demo, extents, ingest, init, listing, mount, restore
 from cbtfs.cli.context import Options
 from cbtfs.cli.output import say
 from cbtfs.core.names import printable
@@ -44,7 +44,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for commands in (init, ingest, listing, extents, mount, restore, demo):
+for commands in (init, ingest, listing, extents, mount, restore, check, demo):
     commands.add_to(app)
 
 

@@ -238,6 +238,16 @@ class View:
         """Changes whenever a point comes, goes or changes its state."""
         return self.meta(POINTS_VERSION)
 
+    def count_damaged(self, database: bytes) -> int:
+        """How many entries fail their checksum."""
+        count = 0
+        for key, value in self._transaction.cursor(self._databases[database]):
+            try:
+                open_value(database, key, value)
+            except CatalogDamaged:
+                count += 1
+        return count
+
     def last_number(self, database: bytes) -> int:
         """The largest key of an integer database; 0 if it is empty."""
         cursor = self._transaction.cursor(self._databases[database])

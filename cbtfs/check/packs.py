@@ -1,0 +1,77 @@
+"""Packs against themselves: header, frames, trailer, footer, without the catalog."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Final
+
+from cbtfs.check.report import Problem
+from cbtfs.core.frame import ENTRY_BYTES, FOOTER_BYTES, PACK_HEADER_BYTES, Frame, Kind
+from cbtfs.core.ids import PackId
+from cbtfs.errors import ChunkMissing, DataCorrupt
+from cbtfs.store.pack import Pack
+from cbtfs.store.packs import PackFolder
+
+_THREADS: Final = 4
+"""Reading, hashing and decoding leave the interpreter's lock; more than disks can feed is waste."""
+
+
+@dataclass(slots=True)
+class PackFindings:
+    """What is wrong with one pack."""
+
+    id: PackId
+    size: int = 0
+    problems: list[Problem] = field(default_factory=list)
+    bad: dict[int, Problem] = field(default_factory=dict)
+    """Problems of frames, by their offset; they are among the problems."""
+    chunks_read: int = 0
+    bytes_read: int = 0
+
+
+def verify_packs(packs: PackFolder, ids: set[PackId], *, read_data: bool) -> Iterator[PackFindings]:
+    """Yield what is wrong with each pack: its nodes are loaded, its chunks if *read_data*."""
+    with ThreadPoolExecutor(_THREADS, "check") as threads:
+        yield from threads.map(lambda pack: _verify(packs, pack, read_data), sorted(ids))
+
+
+def _verify(packs: PackFolder, id: PackId, read_data: bool) -> PackFindings:  # noqa: A002
+    findings = PackFindings(id)
+    try:
+        pack = packs.open(id)
+        frames, trouble = packs.frames(id)
+    except (ChunkMissing, DataCorrupt) as exc:
+        findings.problems.append(Problem("pack", str(exc), type(exc)))
+        return findings
+    findings.size = pack.size
+    if trouble is not None:
+        findings.problems.append(Problem("trailer", trouble))
+    elif (gap := _gap(pack, frames)) is not None:
+        findings.problems.append(Problem("pack", f"pack {id}: no frame is listed at {gap}"))
+    for frame in frames:
+        if read_data or frame.kind is Kind.NODE:
+            _load(pack, frame, findings)
+    return findings
+
+
+def _gap(pack: Pack, frames: list[Frame]) -> int | None:
+    """The first byte before the trailer that no frame claims, or two do."""
+    at = PACK_HEADER_BYTES
+    for frame in frames:
+        if frame.offset != at:
+            return at
+        at = frame.end
+    return None if at == pack.size - FOOTER_BYTES - len(frames) * ENTRY_BYTES else at
+
+
+def _load(pack: Pack, frame: Frame, findings: PackFindings) -> None:
+    try:
+        pack.load(frame)
+    except (ChunkMissing, DataCorrupt) as exc:
+        name = frame.kind.name.lower()
+        what = f"{name} {frame.digest.hex()} in pack {findings.id} at {frame.offset}: {exc}"
+        problem = Problem("chunk" if frame.kind is Kind.CHUNK else "node", what)
+        findings.problems.append(problem)
+        findings.bad[frame.offset] = problem
+    findings.chunks_read += frame.kind is Kind.CHUNK
+    findings.bytes_read += frame.end - frame.offset

@@ -1,0 +1,53 @@
+"""What a check found."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from cbtfs.core.extent import Extent
+from cbtfs.core.ids import PointId
+from cbtfs.errors import CbtfsError, ChunkMissing, DataCorrupt
+
+ProblemKind = Literal["pack", "trailer", "chunk", "node", "catalog", "map", "manifest", "state"]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a problem shows: extents of one disk at one point."""
+
+    point: PointId
+    vm: str
+    disk: str
+    extents: tuple[Extent, ...]
+
+
+@dataclass(slots=True, eq=False)
+class Problem:
+    """One thing that is not as it should be, and every disk that it touches."""
+
+    kind: ProblemKind
+    what: str
+    error: type[CbtfsError] = DataCorrupt
+    """ChunkMissing if something is not there, DataCorrupt if it is there and wrong."""
+    places: list[Place] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Report:
+    """The outcome of a check."""
+
+    points: int = 0
+    objects: int = 0
+    """Objects that the catalog knows, each compared with its pack."""
+    chunks_read: int = 0
+    bytes_read: int = 0
+    """Bytes of frames that were loaded and verified."""
+    problems: list[Problem] = field(default_factory=list)
+
+    def verdict(self) -> None:
+        """Raise the gravest kind of error that was found, if any was."""
+        for error in (DataCorrupt, ChunkMissing):
+            if any(problem.error is error for problem in self.problems):
+                raise error(
+                    f"{len(self.problems)} found wrong: put back good copies of what is named, or "
+                    "capture the disks in full again"
+                )

@@ -1,0 +1,126 @@
+"""Check a repository: packs, catalog, points and block maps, in this order."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from cbtfs.check.maps import MapCheck
+from cbtfs.check.objects import verify_objects
+from cbtfs.check.packs import verify_packs
+from cbtfs.check.points import verify_points
+from cbtfs.check.report import Problem, Report
+from cbtfs.core.ids import PackId
+from cbtfs.errors import CbtfsError
+from cbtfs.store.catalog import gate
+from cbtfs.store.catalog.catalog import Catalog
+from cbtfs.store.catalog.records import DIGESTS, META, ORDER, PACKS, VMS
+from cbtfs.store.packs import PackFolder
+from cbtfs.store.points import PointFolder
+from cbtfs.store.repository import CATALOG, load_settings, reading
+
+_SWEPT: Final = (DIGESTS, ORDER, VMS, PACKS, META)
+"""Databases whose entries nothing else here looks at one by one."""
+
+Announce = Callable[[int], Callable[[int], None]]
+"""Told how many bytes there are to look at; returns what is told how many more are done."""
+
+
+def _in_silence(_: int) -> Callable[[int], None]:
+    return lambda _: None
+
+
+def check(path: Path, *, read_data: bool, announce: Announce = _in_silence) -> Report:
+    """Prove that the repository at *path* holds what it says; with *read_data* to the last byte.
+
+    Nothing is locked: points that come while it runs are left out. A repository whose settings
+    cannot be read is an error, not a problem.
+    """
+    load_settings(path)
+    report = Report()
+    with _catalog(path, report) as catalog:
+        packs, points = PackFolder(path / "packs"), PointFolder(path / "points")
+        generation = _generation(catalog)
+        found = verify_points(points, catalog)
+        report.points = len(found.manifests)
+        report.problems += found.problems
+        bad_frames = _check_packs(packs, read_data, announce, report)
+        if catalog is not None:
+            _sweep(catalog, report)
+            objects = verify_objects(catalog, packs, bad_frames)
+            report.objects = objects.count
+            report.problems += objects.problems
+            maps = MapCheck(catalog, objects.bad)
+            for manifest in found.manifests:
+                maps.look_at(manifest)
+            report.problems += maps.problems
+            if report.problems and _generation(catalog) != generation:
+                raise CbtfsError("the repository was mended while it was checked: check it again")
+    return report
+
+
+@contextmanager
+def _catalog(path: Path, report: Report) -> Iterator[Catalog | None]:
+    """The catalog, brought up to date; None if its structure is such that LMDB may crash on it."""
+    folder = path / CATALOG
+    trouble = _structure(folder)
+    if trouble is None:
+        with reading(path) as repository:
+            yield repository.catalog
+        return
+    what = (
+        f"the catalog is damaged ({trouble}): block maps were not looked at; remove the folder "
+        "catalog/ of the repository, the next command rebuilds it from packs and points"
+    )
+    report.problems.append(Problem("catalog", what))
+    yield None
+
+
+def _structure(folder: Path) -> str | None:
+    """What is wrong with the catalog's pages; a writer that is at work must not look like it."""
+    data = folder / gate.DATA
+    while data.exists():
+        before = data.stat().st_mtime_ns
+        trouble = gate.verify(folder)
+        if trouble is None or data.stat().st_mtime_ns == before:
+            return trouble
+    return None
+
+
+def _generation(catalog: Catalog | None) -> bytes:
+    if catalog is None:
+        return b""
+    with catalog.view() as view:
+        return view.generation
+
+
+def _size(pack: Path) -> int:
+    try:
+        return pack.stat().st_size
+    except OSError:
+        return 0  # what is wrong with it is found out when it is opened
+
+
+def _check_packs(
+    packs: PackFolder, read_data: bool, announce: Announce, report: Report
+) -> dict[PackId, dict[int, Problem]]:
+    ids = packs.ids()
+    advance = announce(sum(_size(packs.path(pack)) for pack in ids))
+    bad_frames = {}
+    for found in verify_packs(packs, ids, read_data=read_data):
+        report.problems += found.problems
+        report.chunks_read += found.chunks_read
+        report.bytes_read += found.bytes_read
+        if found.bad:
+            bad_frames[found.id] = found.bad
+        advance(found.size)
+    return bad_frames
+
+
+def _sweep(catalog: Catalog, report: Report) -> None:
+    for database in _SWEPT:
+        with catalog.view() as view:
+            damaged = view.count_damaged(database)
+        if damaged:
+            what = f"{damaged} entries of {database.decode()} fail their checksum"
+            report.problems.append(Problem("catalog", f"the catalog is damaged: {what}"))

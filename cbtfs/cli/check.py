@@ -1,0 +1,90 @@
+"""`cbtfs check`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cbtfs.cli.arguments import Json, example
+from cbtfs.cli.context import repository_path
+from cbtfs.cli.output import Advance, emit, human_size, print_lines, progress
+
+if TYPE_CHECKING:
+    from cbtfs.check.report import Problem, Report
+    from cbtfs.cli.documents import Document
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command(epilog=example("cbtfs check", "cbtfs check --read-data --json"))(check)
+
+
+def check(
+    context: typer.Context,
+    read_data: Annotated[
+        bool, typer.Option("--read-data", help="Load and verify every chunk, too.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Prove that the repository holds what it says; name what is damaged and whom it hurts."""
+    from cbtfs.check.run import check as run_check
+
+    started = time.monotonic()
+    with ExitStack() as bar:
+
+        def announce(total: int) -> Advance:
+            return bar.enter_context(progress("packs", total, is_wanted=not json))
+
+        report = run_check(repository_path(context), read_data=read_data, announce=announce)
+    seconds = time.monotonic() - started
+    if json:
+        emit(_document(report, seconds))
+    else:
+        print_lines(_lines(report, seconds))
+    report.verdict()
+
+
+def _document(report: Report, seconds: float) -> Document:
+    return {
+        "points": report.points,
+        "objects": report.objects,
+        "chunks_read": report.chunks_read,
+        "bytes_read": report.bytes_read,
+        "problems": [_of_problem(problem) for problem in report.problems],
+        "seconds": round(seconds, 3),
+    }
+
+
+def _of_problem(problem: Problem) -> Document:
+    from cbtfs.cli.documents import of_extent
+
+    return {
+        "kind": problem.kind,
+        "what": problem.what,
+        "exit": problem.error.exit_code,
+        "points": [
+            {
+                "point": place.point,
+                "vm": place.vm,
+                "disk": place.disk,
+                "extents": [of_extent(extent) for extent in place.extents],
+            }
+            for place in problem.places
+        ],
+    }
+
+
+def _lines(report: Report, seconds: float) -> Iterator[str]:
+    for problem in report.problems:
+        yield f"{problem.kind}: {problem.what}"
+        for place in problem.places:
+            yield f"  point {place.point}, VM {place.vm}, disk {place.disk}:"
+            for extent in place.extents:
+                yield f"    {extent.start} {extent.length}"
+    yield (
+        f"{report.points} points, {report.objects} objects, {report.chunks_read} chunks read "
+        f"({human_size(report.bytes_read)}), {len(report.problems)} problems, {seconds:.1f} s"
+    )
