@@ -1,0 +1,65 @@
+"""docs/vsim.md: its commands run as they stand, its tables name every knob and operation."""
+
+import os
+import re
+import subprocess
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from tools.vsim.inventory import load_inventory
+from tools.vsim.knobs import GROUPS, Knobs
+from tools.vsim.operations import Operations
+
+ROOT = Path(__file__).parents[2]
+MANUAL = (ROOT / "docs" / "vsim.md").read_text()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the manual mounts a disk, which takes root")
+def test_the_commands_run_as_they_stand() -> None:
+    script = "\n".join(re.findall(r"^```sh\n(.*?)^```$", MANUAL, re.MULTILINE | re.DOTALL))
+    done = subprocess.run(
+        ["bash", "-euc", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "web1-flat.vmdk" in done.stdout
+
+
+def test_the_python_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    code = re.findall(r"^```python\n(.*?)^```$", MANUAL, re.MULTILINE | re.DOTALL)[0]
+    scope: dict[str, object] = {}
+    exec(compile(code, "docs/vsim.md", "exec"), scope)
+    scope["service"]._stub.DropConnections()  # type: ignore[attr-defined]
+
+    assert capsys.readouterr().err == ""
+
+
+def test_every_knob_stands_in_the_manual_with_its_default() -> None:
+    knobs = Knobs()
+    for group in GROUPS:
+        values = getattr(knobs, group)
+        for knob in fields(values):
+            default = getattr(values, knob.name)
+            shown = str(default).lower() if isinstance(default, bool) else str(default)
+            found = re.search(rf"^\| `{group}\.{knob.name}` \| `?(.*?)`? \|", MANUAL, re.MULTILINE)
+
+            assert found, f"{group}.{knob.name}"
+            assert found[1] == (shown or "none")
+
+
+def test_every_operation_stands_in_the_manual() -> None:
+    public = {
+        name
+        for name in vars(Operations)
+        if not name.startswith(("_", "find_")) and callable(getattr(Operations, name))
+    }
+
+    assert {name for name in public if f"`{name}`" not in MANUAL} == set()
+
+
+def test_the_example_is_a_valid_inventory() -> None:
+    inventory = load_inventory(ROOT / "tools" / "vsim" / "example.toml")
+
+    assert [machine.name for machine in inventory.machines] == ["web1", "old"]
