@@ -1,0 +1,53 @@
+"""Running cbtfs: in this process, or in one of its own."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cbtfs.cli.main import main
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a command printed, and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        """The one JSON document on standard output."""
+        return json.loads(self.out)
+
+
+Run = Callable[..., Outcome]
+
+
+def runner(repository: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    """A function that runs one command on *repository* in this process."""
+
+    def run(*arguments: str | Path) -> Outcome:
+        capsys.readouterr()
+        code = main(["--repo", str(repository), *map(str, arguments)])
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return run
+
+
+def process(*arguments: str | Path) -> Outcome:
+    """Run `python -m cbtfs` with *arguments*."""
+    done = subprocess.run(
+        [sys.executable, "-m", "cbtfs", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return Outcome(done.returncode, done.stdout, done.stderr)

@@ -1,0 +1,201 @@
+"""`cbtfs list` and `cbtfs show`."""
+
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+from cbtfs.cli.output import human_size
+from cbtfs.core.manifest import Manifest, PointState
+from cbtfs.store.repository import writing
+from tests.cli.support import Run, process
+from tests.support import BLOCK, add_point
+
+HOSTILE = "../\x1b[31mvm\u202e\n"
+DATA = b"\x01" * BLOCK
+
+
+def test_list_json_is_the_contract(repository: Path) -> None:
+    first = add_point(repository, {"root": DATA + bytes(BLOCK), "swap": bytes(100)})
+    second = add_point(repository, {"root": DATA * 2}, changed={"root": [1]})
+
+    done = process("--repo", repository, "list", "--json")
+
+    assert done.code == 0
+    assert done.err == ""
+    assert done.document == {
+        "points": [
+            {
+                "id": first.point,
+                "vm": "vm",
+                "time": "2026-01-01T00:00:01Z",
+                "kind": "full",
+                "state": [],
+                "disks": [
+                    {"disk": "root", "size": 2 * BLOCK, "data_bytes": BLOCK},
+                    {"disk": "swap", "size": 100, "data_bytes": 0},
+                ],
+                "written_bytes": 0,
+                "stored_bytes": 0,
+            },
+            {
+                "id": second.point,
+                "vm": "vm",
+                "time": "2026-01-01T00:00:02Z",
+                "kind": "incremental",
+                "state": [],
+                "disks": [{"disk": "root", "size": 2 * BLOCK, "data_bytes": 2 * BLOCK}],
+                "written_bytes": 0,
+                "stored_bytes": 0,
+            },
+        ]
+    }
+
+
+def test_an_empty_repository_lists_nothing(run: Run) -> None:
+    assert run("list", "--json").document == {"points": []}
+    assert run("list").code == 0
+
+
+def test_list_names_one_vm(run: Run, repository: Path) -> None:
+    add_point(repository, {"d": DATA}, vm="web")
+    wanted = add_point(repository, {"d": DATA}, vm="db")
+
+    done = run("list", "db", "--json")
+
+    assert [point["id"] for point in done.document["points"]] == [wanted.point]
+    assert run("list", "mail").code == 13
+
+
+def test_vms_are_listed_by_name(run: Run, repository: Path) -> None:
+    for name in ("web", "db", "mail"):
+        add_point(repository, {"d": DATA}, vm=name)
+
+    lines = run("list").out.splitlines()
+
+    assert [line.split()[0] for line in lines] == ["VM", "db", "mail", "web"]
+
+
+def test_a_hostile_name_is_harmless_on_a_terminal(run: Run, repository: Path) -> None:
+    add_point(repository, {"d": DATA}, vm=HOSTILE)
+
+    table, document = run("list"), run("list", "--json")
+
+    assert len(table.out.splitlines()) == 2
+    assert "\x1b" not in table.out + document.out
+    assert "\u202e" not in table.out + document.out
+    assert document.document["points"][0]["vm"] == HOSTILE
+
+
+def test_marks_are_listed(run: Run, repository: Path) -> None:
+    manifest = add_point(repository, {"d": DATA})
+    with writing(repository) as opened:
+        opened.points.put_state(PointState(manifest.point, is_protected=True, suspect="a reason"))
+    with writing(repository):
+        """Opening for writing takes note of the state."""
+
+    listed = run("list", "--json").document["points"][0]
+    shown = run("show", "vm@latest", "--json").document
+
+    assert listed["state"] == ["suspect", "protected"]
+    assert shown["state"] == ["suspect", "protected"]
+    assert shown["suspect"] == "a reason"
+
+
+def test_show_json_tells_all(run: Run, repository: Path) -> None:
+    manifest = add_point(repository, {"root": DATA + bytes(10)})
+    disk = manifest.disks[0]
+
+    done = run("show", "vm@latest", "--json")
+
+    assert done.document == {
+        "id": manifest.point,
+        "vm": {
+            "id": manifest.vm.id,
+            "name": "vm",
+            "directory": "vm",
+            "vcenter": None,
+            "instance_uuid": None,
+        },
+        "time": "2026-01-01T00:00:01Z",
+        "name": "2026-01-01T00-00-01Z",
+        "order": 1,
+        "kind": "full",
+        "reason": "first",
+        "committed": "2026-01-01T00:00:01Z",
+        "run": manifest.run,
+        "program": "tests",
+        "state": [],
+        "suspect": None,
+        "tags": [],
+        "verified": None,
+        "disks": [
+            {
+                "disk": "root",
+                "id": disk.id,
+                "identity": "root",
+                "type": "disk",
+                "size": BLOCK + 10,
+                "block_size": BLOCK,
+                "data_bytes": BLOCK,
+                "root": disk.root.hex(),
+                "kind": "full",
+                "reason": "first",
+                "parent": None,
+                "change_id": None,
+                "suspect": None,
+                "audit": None,
+                "read_bytes": 0,
+                "written_blocks": 0,
+                "zero_blocks": 0,
+                "new_bytes": 0,
+                "stored_bytes": 0,
+            }
+        ],
+        "metadata": {},
+    }
+
+
+def test_show_in_words_names_what_matters(run: Run, repository: Path) -> None:
+    manifest = add_point(repository, {"root": DATA}, vm=HOSTILE)
+
+    done = run("show", manifest.point[:8])
+
+    assert done.code == 0
+    assert manifest.point in done.out
+    assert "root" in done.out
+    assert "\x1b" not in done.out
+
+
+def test_an_ambiguous_id_lists_the_candidates(run: Run, repository: Path) -> None:
+    points: list[Manifest] = []
+    while len({point.point[0] for point in points}) == len(points):
+        points.append(add_point(repository, {"d": DATA}))
+    digit = points[-1].point[0]
+
+    done = run("show", digit)
+
+    assert done.code == 13
+    assert all(p.point in done.err for p in points if p.point[0] == digit)
+
+
+def test_a_terminal_gets_a_drawn_table_with_literal_names(repository: Path) -> None:
+    """Rich reads [brackets] as markup unless it is told not to."""
+    add_point(repository, {"d": DATA}, vm="[red]vm")
+    main, side = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "cbtfs", "--repo", repository, "list"], stdout=side, stderr=side
+    ) as listing:
+        os.close(side)
+        drawn = os.read(main, 1 << 16).decode()
+        assert listing.wait() == 0
+    os.close(main)
+
+    assert "[red]vm" in drawn
+
+
+def test_sizes_have_three_digits_or_so() -> None:
+    sizes = [human_size(size) for size in (0, 999, 1000, 1 << 20, 123 << 30)]
+
+    assert sizes == ["0 B", "999 B", "0.98 KiB", "1.00 MiB", "123 GiB"]

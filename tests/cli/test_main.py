@@ -1,0 +1,258 @@
+"""The edge: errors become one line and an exit code, whatever the command."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cbtfs import __version__
+from cbtfs.cli import main as cli
+from cbtfs.core.sealed import seal, unseal
+from cbtfs.errors import CbtfsError
+from cbtfs.store.repository import SETTINGS, writing
+from tests.cli.support import Run, process
+from tests.support import BLOCK, add_point
+
+COMMANDS = ("init", "list", "show", "extents", "diff", "restore", "check", "mount", "umount")
+
+WAITING = """
+import signal, sys
+from cbtfs.cli.main import app, run
+
+@app.command()
+def wait():
+    try:
+        print("ready", flush=True)
+        signal.pause()
+    finally:
+        print("closed", flush=True)
+
+sys.argv = ["cbtfs", "wait"]
+run()
+"""
+
+
+def is_one_line(text: str) -> bool:
+    return text.startswith("cbtfs: ") and text.endswith("\n") and text.count("\n") == 1
+
+
+def test_no_repository_named_is_a_usage_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("CBTFS_REPO", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+
+    assert cli.main(["list"]) == 2
+    assert is_one_line(capsys.readouterr().err)
+
+
+def test_the_environment_stands_in_for_repo(
+    monkeypatch: pytest.MonkeyPatch, repository: Path
+) -> None:
+    monkeypatch.setenv("CBTFS_REPO", str(repository))
+
+    assert cli.main(["list"]) == 0
+
+
+def test_the_option_wins_over_the_environment(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CBTFS_REPO", "/nowhere")
+
+    assert run("list").code == 0
+
+
+def test_a_configuration_file_stands_in_for_repo(
+    monkeypatch: pytest.MonkeyPatch, repository: Path, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("CBTFS_REPO", raising=False)
+    file = tmp_path / "config.toml"
+    file.write_text(f'repo = "{repository.name}"\n')
+
+    assert cli.main(["--config", str(file), "list"]) == 0
+
+
+def test_a_folder_that_is_no_repository_is_10(tmp_path: Path) -> None:
+    done = process("--repo", tmp_path, "list")
+
+    assert done.code == 10
+    assert done.out == ""
+    assert is_one_line(done.err)
+
+
+def test_a_second_writer_is_11_and_names_the_first(
+    run: Run, repository: Path, tmp_path: Path
+) -> None:
+    image = tmp_path / "image"
+    image.write_bytes(bytes(BLOCK))
+
+    with writing(repository):
+        done = run("ingest", "image", "--vm", "v", "--disk", "d", image)
+
+    assert done.code == 11
+    assert is_one_line(done.err)
+    assert f"process {os.getpid()}" in done.err
+
+
+def test_a_feature_of_tomorrow_is_12(run: Run, repository: Path) -> None:
+    settings = repository / SETTINGS
+    document = unseal(settings.read_bytes())
+    document["features"]["required"] = ["teleport"]
+    settings.write_bytes(seal(document))
+
+    done = run("list")
+
+    assert done.code == 12
+    assert is_one_line(done.err)
+    assert "teleport" in done.err
+
+
+@pytest.mark.parametrize("spec", ["vm@latest", "vm@2026-01-01T00-00-01Z", "abc", "", "@"])
+def test_an_unknown_point_is_13(run: Run, spec: str) -> None:
+    done = run("show", spec)
+
+    assert done.code == 13
+    assert is_one_line(done.err)
+
+
+def test_damaged_settings_are_21(run: Run, repository: Path) -> None:
+    settings = repository / SETTINGS
+    settings.write_bytes(settings.read_bytes().replace(b"64", b"65").replace(b"a", b"b"))
+
+    done = run("list")
+
+    assert done.code == 21
+    assert is_one_line(done.err)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["lst"], ["list", "--nonsense"], ["show"], ["init", "--level", "x"], ["ingest"]]
+)
+def test_a_wrong_command_line_is_2_in_one_line(run: Run, arguments: list[str]) -> None:
+    done = run(*arguments)
+
+    assert done.code == 2
+    assert done.out == ""
+    assert is_one_line(done.err)
+
+
+def test_a_bug_is_70_with_its_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path) -> None:
+        raise ZeroDivisionError("no such luck")
+
+    monkeypatch.setattr("cbtfs.store.repository.load_settings", fail)
+
+    done = run("list")
+
+    assert done.code == 70
+    assert "Traceback" in done.err
+    assert "no such luck" in done.err
+
+
+def test_names_in_an_error_cannot_move_the_cursor(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> None:
+        raise CbtfsError("VM 'a\x1b[2J\u202eb\n' is odd")
+
+    monkeypatch.setattr("cbtfs.store.repository.load_settings", fail)
+
+    done = run("list")
+
+    assert done.code == 1
+    assert done.err == "cbtfs: VM 'a\\x1b[2J\\u202eb\\n' is odd\n"
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_closes_what_is_open(signum: signal.Signals, code: int) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", WAITING], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as waiting:
+        assert waiting.stdout is not None
+        assert waiting.stdout.readline() == "ready\n"
+        waiting.send_signal(signum)
+        out, err = waiting.communicate()
+
+    assert waiting.returncode == code
+    assert out == "closed\n"
+    assert "Traceback" not in err
+
+
+def test_a_closed_pipe_is_no_noise(repository: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "cbtfs", "--repo", str(repository), "list"]
+    try:
+        done = subprocess.run(
+            command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False
+        )
+    finally:
+        os.close(writer)
+
+    assert done.returncode == 1
+    assert done.stderr == ""
+
+
+def test_a_full_output_is_an_error(repository: Path) -> None:
+    command = [sys.executable, "-m", "cbtfs", "--repo", str(repository), "list"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+
+    assert done.returncode == 1
+    assert is_one_line(done.stderr)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_shows_an_example(run: Run, command: str) -> None:
+    done = run(command, "--help")
+
+    assert done.code == 0
+    example = done.out.split("Example:")[1].split()
+    assert example[0] == "cbtfs"
+    assert command in example
+
+
+def test_help_needs_no_repository(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--config", "/nowhere", "list", "--help"]) == 0
+    assert "Example:" in capsys.readouterr().out
+
+
+def test_no_command_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 2
+    assert "Commands:" in capsys.readouterr().err
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"cbtfs {__version__}\n"
+
+
+def test_a_shell_can_complete_commands() -> None:
+    environment = {
+        **os.environ,
+        "_CBTFS_COMPLETE": "complete_bash",
+        "COMP_WORDS": "cbtfs ex",
+        "COMP_CWORD": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "cbtfs"], env=environment, capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout.split() == ["extents"]
+
+
+def test_listing_loads_nothing_that_it_does_not_need(repository: Path) -> None:
+    """Each of these costs a tenth of what the whole command may take."""
+    add_point(repository, {"d": bytes(BLOCK)})
+    code = (
+        "import json, sys; from cbtfs.cli.main import main; "
+        f"main(['--repo', {str(repository)!r}, 'list']); "
+        "sys.stderr.write(json.dumps(sorted(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    loaded = set(json.loads(done.stderr))
+
+    assert not loaded & {"trio", "pyfuse3", "pydantic", "rich", "pyVmomi", "ssl", "asyncio"}
