@@ -35,7 +35,9 @@ class FakeDisk:
         self.write(at, bytes(length))
 
     def resize(self, size: int) -> None:
-        """Grow by zeros, or shrink."""
+        """Grow by zeros, or shrink: what is cut has changed, should it come back."""
+        if size < self.size:
+            self._log[-1].append(Extent(size, self.size - size))
         del self.content[size:]
         self.content.extend(bytes(size - self.size))
 
@@ -70,6 +72,9 @@ class FakeSnapshot:
         self.change_id = disk.change_id(number)
         self.fetched: list[Extent] = []
         self.is_closed = False
+
+    def is_of(self, disk: FakeDisk) -> bool:
+        return self._disk is disk
 
     def changed(self, since: Since) -> Sequence[Extent]:
         start = self._disk.number_of(since.change_id)
