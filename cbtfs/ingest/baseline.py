@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from cbtfs.core.ids import VmId
 from cbtfs.core.manifest import DiskRecord, Manifest, decode_manifest
-from cbtfs.errors import ChunkMissing, DataCorrupt, PointNotFound
+from cbtfs.errors import DataCorrupt, PointNotFound
 from cbtfs.listing import Point, decode
 from cbtfs.source.base import Since
 from cbtfs.store.catalog.view import View
@@ -18,7 +18,7 @@ class Baseline:
     point: Point
     disk: DiskRecord
     is_last_committed: bool
-    """False if a later point of this disk was committed and forgotten."""
+    """False if a later point of this disk may have been committed and forgotten."""
 
     @property
     def since(self) -> Since:
@@ -48,9 +48,9 @@ def find_baseline(repository: Repository, vm: VmId, identity: str) -> Baseline |
         return None
     point, disk = found
     order = point.manifest.order
-    forgotten = forgotten_points(repository, vm)
-    is_last = not any(m.order > order and _disk_of(m, identity) for m in forgotten)
-    return Baseline(point, disk, is_last)
+    forgotten = find_forgotten(repository, vm)
+    is_last = not any(m.order > order and _disk_of(m, identity) for m in forgotten.manifests)
+    return Baseline(point, disk, is_last and forgotten.is_complete)
 
 
 def _newest_with(view: View, vm: VmId, identity: str) -> tuple[Point, DiskRecord] | None:
@@ -64,14 +64,26 @@ def _newest_with(view: View, vm: VmId, identity: str) -> tuple[Point, DiskRecord
     return None
 
 
-def forgotten_points(repository: Repository, vm: VmId) -> list[Manifest]:
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """What is known of the points of one VM that were forgotten."""
+
+    manifests: list[Manifest]
+    is_complete: bool
+    """False if there is a forgotten manifest that cannot be read, whosever it is."""
+
+
+def find_forgotten(repository: Repository, vm: VmId) -> Forgotten:
     """Manifests of points of *vm* that were forgotten and are still there to tell."""
-    found = []
+    found, is_complete = [], True
     for point in repository.points.forgotten_ids():
         try:
             manifest = decode_manifest(repository.points.load_forgotten(point))
-        except (PointNotFound, DataCorrupt, ChunkMissing):
+        except PointNotFound:
+            continue
+        except DataCorrupt:
+            is_complete = False
             continue
         if manifest.vm.id == vm:
             found.append(manifest)
-    return found
+    return Forgotten(found, is_complete)

@@ -1,11 +1,12 @@
 """Take one restore point: all the disks of a VM, from their sources into the repository."""
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Any
+from typing import Any, Final
 
 from cbtfs import __version__
 from cbtfs.core.blockmap import Shape
@@ -21,7 +22,7 @@ from cbtfs.errors import (
     SourceUnavailable,
     UsageError,
 )
-from cbtfs.ingest.baseline import Baseline, find_baseline, forgotten_points
+from cbtfs.ingest.baseline import Baseline, find_baseline, find_forgotten
 from cbtfs.ingest.capture import Captured, Progress, capture
 from cbtfs.ingest.plan import Plan, Want, make_plan, whole
 from cbtfs.reader import Reader
@@ -30,6 +31,9 @@ from cbtfs.source.wrappers import CheckedSource
 from cbtfs.store.identity import new_disk_id, new_id, new_point_id, new_vm_id
 from cbtfs.store.repository import Repository
 from cbtfs.store.writer import ObjectWriter
+
+_UNSEEN_ORDERS: Final = 1 << 20
+"""Order numbers that are left out where a manifest cannot be read: its own may be among them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,12 @@ class VmInput:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
+LeaveOut = Callable[[DiskInput, SourceUnavailable], bool]
+"""Told of a disk that cannot be read; whether the point is to be taken without it."""
+
+_committing = threading.Lock()
+"""Names and order numbers are chosen, and what has them is committed, by one thread at a time."""
+
 Announce = Callable[[str, int], Progress]
 """Told the label of each disk and how many bytes will be read; returns who is told of progress."""
 
@@ -62,6 +72,11 @@ Announce = Callable[[str, int], Progress]
 def silent(label: str, size: int) -> Progress:
     """Announce nothing."""
     return lambda count: None
+
+
+def all_or_nothing(disk: DiskInput, error: SourceUnavailable) -> bool:
+    """Leave no disk out."""
+    return False
 
 
 def take_point(
@@ -73,24 +88,38 @@ def take_point(
     moment: datetime,
     want: Want = "auto",
     announce: Announce = silent,
+    leave_out: LeaveOut = all_or_nothing,
+    run: str | None = None,
 ) -> Manifest:
     """Capture *disks* as they are now and commit them as one restore point.
 
     Nothing is committed unless all of it is: SourceUnavailable, SourceMismatch or
-    ChangeTrackingUnusable leaves the repository's points as they were.
+    ChangeTrackingUnusable leaves the repository's points as they were. Only a disk that
+    *leave_out* says so of is left out, as long as there is another one. *run* is what the point's
+    manifest calls the run. Several threads may take points, of a VM one at a time.
     """
     _look_at(vm_input, disks)
     vm, is_new = _find_vm(repository, vm_input)
-    records = []
+    records, taken = [], []
     for disk in disks:
         base = None if is_new else find_baseline(repository, vm.id, disk.identity)
-        with _named(disk):
-            records.append(_take_disk(repository, objects, disk, base, want, announce))
-    for disk in disks:
+        try:
+            with _named(disk):
+                records.append(_take_disk(repository, objects, disk, base, want, announce))
+        except SourceUnavailable as exc:
+            is_last_hope = disk is disks[-1] and not taken
+            if is_last_hope or not leave_out(disk, exc):
+                raise
+        else:
+            taken.append(disk)
+    for disk in taken:
         with _named(disk):
             disk.source.confirm()
-    manifest = _manifest(repository, vm, records, moment, vm_input.metadata)
-    repository.commit(objects, manifest)
+    with _committing:
+        if is_new:
+            vm, _ = _find_vm(repository, vm_input)
+        manifest = _manifest(repository, vm, records, moment, vm_input.metadata, run or new_id())
+        repository.commit(objects, manifest)
     return manifest
 
 
@@ -205,20 +234,23 @@ def _manifest(
     records: Sequence[DiskRecord],
     moment: datetime,
     metadata: Mapping[str, Any],
+    run: str,
 ) -> Manifest:
     kind: IngestKind = "full" if any(r.ingest == "full" for r in records) else "incremental"
     with repository.catalog.view() as view:
         names = {name for name, _ in view.names_of(vm.id)}
         newest = [order for order, _ in islice(view.points_of(vm.id, newest_first=True), 1)]
-    dead = [manifest.order for manifest in forgotten_points(repository, vm.id)]
+    forgotten = find_forgotten(repository, vm.id)
+    dead = [manifest.order for manifest in forgotten.manifests]
+    is_all_seen = forgotten.is_complete and not repository.findings.unreadable
     return Manifest(
         point=new_point_id(),
         vm=vm,
-        order=max([*newest, *dead], default=0) + 1,
+        order=max([*newest, *dead], default=0) + (1 if is_all_seen else _UNSEEN_ORDERS),
         time=format_moment(moment),
         name=point_name(moment, names),
         committed=format_moment(datetime.now(UTC)),
-        run=new_id(),
+        run=run,
         program=f"cbtfs {__version__}",
         kind=kind,
         reason=next(record.reason for record in records if record.ingest == kind),
