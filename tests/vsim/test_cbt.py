@@ -159,6 +159,17 @@ def test_a_snapshot_tells_what_changed_before_it_and_nothing_after(sim: Simulato
     assert changed(vm, snapshot, base) == [(3 * BLOCK, BLOCK)]
 
 
+def test_what_changed_before_the_base_is_not_reported(sim: Simulator, vm: Any) -> None:
+    based(vm)
+    sim.do.write("web1", DISK, 0, b"old")
+    first = take_snapshot(vm)
+    base = change_id(first)
+    remove(first)
+    sim.do.write("web1", DISK, BLOCK, b"new")
+
+    assert changed(vm, take_snapshot(vm), base) == [(BLOCK, BLOCK)]
+
+
 def test_an_id_of_a_removed_snapshot_stays_valid_and_cumulative(sim: Simulator, vm: Any) -> None:
     base = based(vm)
     for number in range(3):
@@ -197,7 +208,8 @@ def test_discards_are_reported_or_not(
     snapshot = take_snapshot(vm)
 
     assert changed(vm, snapshot, base) == found
-    assert sim.do.read("web1", DISK, 0, BLOCK) == bytes(BLOCK)
+    with open(sim.do.truth("backup", DISK)["path"], "rb") as file:
+        assert file.read(BLOCK) == bytes(BLOCK)
 
 
 def test_star_is_what_was_ever_in_use(sim: Simulator, vm: Any) -> None:

@@ -10,7 +10,6 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tools.vsim.fault import invalid_argument
 from tools.vsim.knobs import CbtKnobs
 from tools.vsim.model.span import Span, clipped, merged
 from tools.vsim.model.tracking import ChangeMap
@@ -26,7 +25,7 @@ class Page:
 
 
 def changed_spans(tracked: ChangeMap, since: int, capacity: int, knobs: CbtKnobs) -> list[Span]:
-    """What changed after sequence number *since*; since 0 is all that is in use."""
+    """Blocks that changed after number *since*; 0 is all in use. The last may pass the end."""
     size = tracked.granularity
     blocks = set(tracked.blocks_since(since))
     if knobs.silent_misses:
@@ -35,14 +34,11 @@ def changed_spans(tracked: ChangeMap, since: int, capacity: int, knobs: CbtKnobs
         picker = random.Random(f"{knobs.seed}/{tracked.change_id}/{since}")
         count = -(-capacity // size)
         blocks |= {picker.randrange(count) for _ in range(knobs.false_positives)}
-    spans = merged(Span(block * size, block * size + size) for block in blocks)
-    return list(clipped(spans, Span(0, capacity)))
+    return list(merged(Span(block * size, block * size + size) for block in blocks))
 
 
 def cut_page(spans: Sequence[Span], offset: int, capacity: int, knobs: CbtKnobs) -> Page:
-    """The page at *offset*; raises InvalidArgument where the offset is not inside the disk."""
-    if not 0 <= offset < capacity:
-        raise invalid_argument("startOffset")
+    """The page at *offset*, which is inside the disk."""
     limit = min(capacity, offset + knobs.page_span) if knobs.page_span else capacity
     rest = list(clipped(spans, Span(offset, limit)))
     if knobs.empty_pages and rest and rest[0].start > offset:
