@@ -1,4 +1,4 @@
-.PHONY: setup demo test
+.PHONY: setup demo test bench
 
 setup:
 	@tools/setup
@@ -8,3 +8,8 @@ demo: setup
 
 test: setup
 	@tools/check
+
+# QUICK=1 takes three minutes. tools/bench/setup installs what cbtfs is measured against.
+bench: setup
+	@tools/bench/setup
+	@.venv/bin/python -m tools.bench $(if $(QUICK),--quick)

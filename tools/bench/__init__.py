@@ -1,0 +1,1 @@
+"""Measures cbtfs and its peers alternately in one run: `python -m tools.bench`."""

@@ -1,0 +1,60 @@
+"""What test disks hold: the same bytes for the same seed, on every machine."""
+
+import random
+from collections.abc import Sequence
+from typing import Final
+
+BLOCK: Final = 65536
+"""The block of a repository and the cluster of a qcow2 image: both sides get their default."""
+
+_MIX: Final = ("zero", "zero", "text", "random")
+"""Half zeros, a quarter text, a quarter that does not shrink."""
+_RUN_BYTES: Final = 1 << 20
+_VOCABULARY: Final = 5000
+_PHRASES: Final = 1 << 16
+_PHRASE_WORDS: Final = 3
+_PHRASE_BYTES: Final = 12
+"""No phrase is shorter: so many phrases fill a block."""
+
+
+class Content:
+    """Makes the blocks of one disk, in the order in which they are asked for."""
+
+    def __init__(self, seed: str) -> None:
+        self._random = random.Random(seed)
+        self._phrases = _phrases(random.Random("phrases"))
+
+    def kinds(self, size: int) -> list[str]:
+        """What each block of a disk of *size* bytes holds: runs of 1 MiB, in exact shares."""
+        runs = [_MIX[index % len(_MIX)] for index in range(-(-size // _RUN_BYTES))]
+        self._random.shuffle(runs)
+        return [kind for kind in runs for _ in range(_RUN_BYTES // BLOCK)][: size // BLOCK]
+
+    def some_of(self, blocks: Sequence[int], count: int) -> list[int]:
+        """That many different ones, ascending."""
+        return sorted(self._random.sample(blocks, count))
+
+    def mixed(self) -> bytes:
+        """A block of whatever kind the mix has next."""
+        return self.block(self._random.choice(_MIX))
+
+    def block(self, kind: str) -> bytes:
+        """A new block of that kind."""
+        if kind == "zero":
+            return bytes(BLOCK)
+        if kind == "random":
+            return self._random.randbytes(BLOCK)
+        count = BLOCK // _PHRASE_BYTES
+        picks = memoryview(self._random.randbytes(count * 2)).cast("H")
+        return b"".join(map(self._phrases.__getitem__, picks))[:BLOCK]
+
+
+def _phrases(dice: random.Random) -> list[bytes]:
+    """Words of a small language in runs of three, common words more often than rare ones."""
+    syllables = [a + b for a in "bcdfghklmnprstvw" for b in ("a", "e", "i", "o", "u", "an", "er")]
+    words = ["".join(dice.choices(syllables, k=dice.randint(2, 4))) for _ in range(_VOCABULARY)]
+    weights = [1 / (rank + 3) for rank in range(_VOCABULARY)]
+    drawn = iter(dice.choices(words, weights, k=_PHRASES * _PHRASE_WORDS))
+    ends = dice.choices((" ", " ", ", ", "\n"), k=_PHRASES)
+    phrases = (" ".join(words) + end for *words, end in zip(drawn, drawn, drawn, ends, strict=True))
+    return [phrase.ljust(_PHRASE_BYTES).encode() for phrase in phrases]

@@ -1,0 +1,106 @@
+"""Rows of law 5: what the last of many points costs that the first one does not."""
+
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from mmap import mmap
+from pathlib import Path
+from typing import Final
+
+from cbtfs import listing
+from cbtfs.core.manifest import DiskRecord
+from cbtfs.reader import Reader
+from cbtfs.store.repository import Repository, reading
+from tools.bench.bench import Bench
+from tools.bench.content import BLOCK
+from tools.bench.footprint import counted_lookups
+from tools.bench.reads import DIRECT, point_file
+from tools.bench.row import OURS, Goal, Row, in_turns
+from tools.bench.stock import VM, DeepChain
+
+_PIECE: Final = 4096
+_ROUNDS: Final = 20
+FIRST: Final = "the first point"
+
+
+def depth_rows(bench: Bench) -> Iterator[Row]:
+    """Blocks that every point rewrote, at the last point and at the first."""
+    chain = bench.stock.deep
+    repeats = max(bench.sizes.repeats, 5)
+    with reading(chain.repository) as repository:
+        first, newest = _ends(repository)
+        samples = in_turns(
+            {
+                OURS: lambda: _fresh(repository, newest, chain),
+                FIRST: lambda: _fresh(repository, first, chain),
+            },
+            repeats,
+        )
+        facts = {
+            f"look-ups at depth {chain.points}": _lookups(repository, newest, chain),
+            "look-ups at depth 1": _lookups(repository, first, chain),
+        }
+    yield Row(
+        f"rewritten blocks at depth {chain.points}, a new reader",
+        "reads/s",
+        True,
+        "repository warm, reader cold",
+        samples,
+        [Goal(0.95, FIRST)],
+        facts=facts,
+    )
+    with bench.mounts(chain.repository) as mounts:
+        files = {name: point_file(mount, chain.points) for name, mount in mounts.items()}
+        files[FIRST] = point_file(mounts[OURS], 1)
+        samples = in_turns(_each(files, chain), repeats)
+        name = f"rewritten blocks at depth {chain.points}, 4 KiB through the mount"
+        yield Row(name, "reads/s", True, DIRECT, samples, [Goal(0.95, FIRST)])
+
+
+def _ends(repository: Repository) -> tuple[DiskRecord, DiskRecord]:
+    with repository.catalog.view() as view:
+        vm = listing.find_vm(view, VM)
+        points = list(listing.points(view, vm.id))
+    return points[0].manifest.disks[0], points[-1].manifest.disks[0]
+
+
+def _fresh(repository: Repository, record: DiskRecord, chain: DeepChain) -> float:
+    """Reads a second of whole blocks by readers that know nothing yet."""
+    started = time.perf_counter()
+    for _ in range(_ROUNDS):
+        disk = Reader(repository).disk(record)
+        for block in chain.blocks:
+            disk.read(block * BLOCK, BLOCK)
+    return _ROUNDS * len(chain.blocks) / (time.perf_counter() - started)
+
+
+def _lookups(repository: Repository, record: DiskRecord, chain: DeepChain) -> int:
+    with counted_lookups() as count:
+        disk = Reader(repository).disk(record)
+        for block in chain.blocks:
+            disk.read(block * BLOCK, BLOCK)
+        return count()
+
+
+def _each(files: dict[str, Path], chain: DeepChain) -> dict[str, Callable[[], float]]:
+    def bound(path: Path) -> Callable[[], float]:
+        return lambda: _direct(path, chain)
+
+    return {name: bound(path) for name, path in files.items()}
+
+
+def _direct(path: Path, chain: DeepChain) -> float:
+    """Reads a second of 4 KiB, one at a time, in an order that says nothing."""
+    offsets = [b * BLOCK + at for b in chain.blocks for at in range(0, BLOCK, _PIECE)]
+    random.Random(1).shuffle(offsets)
+    buffer = mmap(-1, _PIECE)
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
+    try:
+        started = time.perf_counter()
+        for offset in offsets:
+            os.preadv(fd, [buffer], offset)
+        return len(offsets) / (time.perf_counter() - started)
+    finally:
+        os.close(fd)
+        buffer.close()

@@ -1,0 +1,227 @@
+"""Rows of taking restore points."""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final
+
+from cbtfs.store.digest import chunk_digest
+from tools.bench.bench import Bench
+from tools.bench.content import BLOCK, Content
+from tools.bench.programs import Program, Ran, run
+from tools.bench.row import OURS, Goal, Row, in_turns
+from tools.bench.stock import DISK, VM, write_delta
+
+RESTIC: Final = "restic"
+BORG: Final = "borg zstd,1"
+ZSTD: Final = "zstd -1 -T2, fsync"
+ZSTD_ALL: Final = "zstd -T0, fsync"
+DIGEST: Final = "BLAKE3 alone, two threads"
+_SOURCE_WARM: Final = "source warm"
+_MIB: Final = 1 << 20
+_STEP: Final = 4 << 20
+_LARGE_REPEATS: Final = 3
+_PARTS: Final = 50
+
+Words = list[str | Path]
+
+_BORG: Final = {"BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK": "yes"}
+_RESTIC: Final = {"RESTIC_PASSWORD": "bench"}
+
+
+def capture(
+    program: Program, repository: Path, image: Path, changed: Sequence[int] | None = None
+) -> Ran:
+    """One `cbtfs ingest image`; its output is the document of --json."""
+    options: list[str | Path] = []
+    if changed is not None:
+        path = repository.with_suffix(".json")
+        path.write_text(json.dumps([{"start": b * BLOCK, "length": BLOCK} for b in changed]))
+        options = ["--changed", path]
+    names = ["--vm", VM, "--disk", DISK, "--json"]
+    return program.run(repository, "ingest", "image", *names, *options, image)
+
+
+def full_rows(bench: Bench) -> Iterator[Row]:
+    """The first point of the mixed disk, until it is durable, and the memory that it took."""
+    image = bench.stock.mixed.image
+    size = image.stat().st_size
+    peaks: dict[str, list[float]] = {}
+
+    def measure(name: str, work: Callable[[Path], Ran]) -> Callable[[], float]:
+        def sample() -> float:
+            with bench.scratch() as scratch:
+                ran = work(scratch)
+            peaks.setdefault(name, []).append(ran.peak_bytes / _MIB)
+            return size / ran.seconds / 1e6
+
+        return sample
+
+    contenders = {
+        program.name: measure(program.name, _ours(program, image)) for program in bench.programs
+    }
+    contenders[BORG] = measure(BORG, lambda scratch: _borg(scratch, image))
+    contenders[RESTIC] = measure(RESTIC, lambda scratch: _restic(scratch, image))
+    for name, options in ((ZSTD, "-1 -T2"), (ZSTD_ALL, "-T0")):
+        contenders[name] = measure(name, _zstd(image, options))
+    read = image.open("rb", buffering=0)
+    with read:
+        while read.read(_STEP):
+            pass
+    samples = in_turns(contenders, bench.sizes.repeats)
+    goals = [Goal(1.5, BORG), Goal(2.5, RESTIC), Goal(0.75, ZSTD)]
+    yield Row("full ingest, durable", "MB/s", True, _SOURCE_WARM, samples, goals)
+    name = "peak memory of a full ingest"
+    yield Row(name, "MiB", False, _SOURCE_WARM, peaks, [Goal(256)])
+
+
+def _ours(program: Program, image: Path) -> Callable[[Path], Ran]:
+    def work(scratch: Path) -> Ran:
+        repository = scratch / "repository"
+        program.run(repository, "init")
+        return capture(program, repository, image)
+
+    return work
+
+
+def _borg(scratch: Path, image: Path) -> Ran:
+    environment = {**_BORG, "BORG_BASE_DIR": str(scratch / "base")}
+    run(["borg", "init", "--encryption=none", scratch / "borg"], environment)
+    archive = f"{scratch / 'borg'}::first"
+    return run(["borg", "create", "--compression=zstd,1", archive, image], environment)
+
+
+def _restic(scratch: Path, image: Path) -> Ran:
+    restic_init(scratch)
+    return restic_backup(scratch, image)
+
+
+def restic_init(folder: Path) -> None:
+    run(["restic", "init", "--quiet", "--repo", folder / "restic"], _RESTIC)
+
+
+def restic_backup(folder: Path, image: Path) -> Ran:
+    cache: Words = ["--cache-dir", folder / "cache"]
+    command: Words = ["restic", "backup", "--quiet", "--repo", folder / "restic", *cache, image]
+    return run(command, _RESTIC)
+
+
+def _zstd(image: Path, options: str) -> Callable[[Path], Ran]:
+    return lambda scratch: run(
+        ["sh", "-c", f'zstd -q {options} -o "$1" "$0" && sync "$1"', image, scratch / "disk.zst"]
+    )
+
+
+def incremental_rows(bench: Bench) -> Iterator[Row]:
+    """2 % of the large disk, by a list of changes, against a rescan."""
+    image, content = bench.stock.large, Content("large deltas")
+    repeats = min(bench.sizes.repeats, _LARGE_REPEATS)
+    seconds: dict[str, list[float]] = {}
+    changed_bytes = read_bytes = 0
+    with bench.scratch() as scratch:
+        for program in bench.programs:
+            program.run(scratch / program.name, "init")
+            capture(program, scratch / program.name, image)
+        restic_init(scratch)
+        restic_backup(scratch, image)
+        for _ in range(repeats):
+            changed = write_delta(image, content, _PARTS)
+            for program in bench.programs:
+                ran = capture(program, scratch / program.name, image, changed)
+                seconds.setdefault(program.name, []).append(ran.seconds)
+                if program.name == OURS:
+                    changed_bytes += len(changed) * BLOCK
+                    read_bytes += json.loads(ran.output)["disks"][0]["read_bytes"]
+            seconds.setdefault(RESTIC, []).append(restic_backup(scratch, image).seconds)
+    size = f"{bench.sizes.large_disk >> 30} GiB" if bench.sizes.large_disk >> 30 else "small"
+    yield Row(
+        f"incremental, 2 % of a {size} disk",
+        "s",
+        False,
+        _SOURCE_WARM,
+        seconds,
+        [Goal(20, RESTIC)],
+        facts={"bytes changed": changed_bytes, "bytes read": read_bytes},
+    )
+
+
+def compare_rows(bench: Bench) -> Iterator[Row]:
+    """A point without a list of changes, of a disk that did not change: all is hashed."""
+    chain = bench.stock.raw
+    size = chain.image.stat().st_size
+
+    def ours(program: Program) -> Callable[[], float]:
+        return lambda: size / capture(program, chain.repository, chain.image).seconds / 1e6
+
+    contenders = {program.name: ours(program) for program in bench.programs}
+    contenders[DIGEST] = lambda: _hash(chain.image)
+    samples = in_turns(contenders, bench.sizes.repeats)
+    goals = [Goal(0.8, DIGEST)]
+    yield Row("compare by digest, unchanged", "MB/s", True, _SOURCE_WARM, samples, goals)
+
+
+def _hash(image: Path) -> float:
+    size = image.stat().st_size
+
+    def hash_part(start: int) -> None:
+        with image.open("rb", buffering=0) as file:
+            file.seek(start)
+            data = memoryview(file.read(_STEP))
+        for at in range(0, len(data), BLOCK):
+            chunk_digest(data[at : at + BLOCK])
+
+    started = time.perf_counter()
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(hash_part, range(0, size, _STEP)))
+    return size / (time.perf_counter() - started) / 1e6
+
+
+def small_rows(bench: Bench) -> Iterator[Row]:
+    """What a command costs that has next to nothing to do, in a small repository."""
+    with bench.scratch() as scratch:
+        image = scratch / "disk.raw"
+        image.write_bytes(Content("small").block("text") * 64)
+        for program in bench.programs:
+            program.run(scratch / program.name, "init")
+            capture(program, scratch / program.name, image)
+        restic_init(scratch)
+        restic_backup(scratch, image)
+
+        def listing(program: Program) -> Callable[[], float]:
+            return lambda: program.run(scratch / program.name, "list", "--json").seconds
+
+        def empty(program: Program) -> Callable[[], float]:
+            def sample() -> float:
+                seconds = capture(program, scratch / program.name, image, []).seconds
+                return seconds - listing(program)()
+
+            return sample
+
+        repeats = bench.sizes.repeats * 2
+        contenders: dict[str, Any] = {each.name: listing(each) for each in bench.programs}
+        contenders["restic snapshots"] = lambda: _restic_snapshots(scratch)
+        samples = in_turns(contenders, repeats)
+        yield Row("list, from start to end", "s", False, "warm", samples, [Goal(0.25)])
+        samples = in_turns({each.name: empty(each) for each in bench.programs}, repeats)
+        yield Row("empty incremental, beyond list", "s", False, "warm", samples, [Goal(0.1)])
+
+
+def _restic_snapshots(folder: Path) -> float:
+    cache: Words = ["--cache-dir", folder / "cache"]
+    command: Words = ["restic", "snapshots", "--json", "--repo", folder / "restic", *cache]
+    return run(command, _RESTIC).seconds
+
+
+def catalog_rows(bench: Bench) -> Iterator[Row]:
+    """Bytes of the catalog's pages in use for each chunk."""
+    raw = bench.stock.raw
+    for name, use, bound in (
+        ("a full", raw.after_full, 130),
+        (f"{bench.sizes.deltas} x 1 %", raw.after_deltas, 150),
+    ):
+        samples = {OURS: [use.bytes_per_chunk]}
+        facts = {"chunks": use.chunks}
+        title = f"catalog for each chunk, after {name}"
+        yield Row(title, "bytes", False, "-", samples, [Goal(bound)], facts=facts)

@@ -1,0 +1,119 @@
+"""Whatever shows a disk as a file: mounts of cbtfs, of its peers, and of nothing at all."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from cbtfs.errors import CbtfsError
+from tools.bench.programs import ROOT, Program, run
+
+_START_SECONDS: Final = 30.0
+_POLL_SECONDS: Final = 0.02
+
+
+@contextmanager
+def mounted(program: Program, repository: Path, at: Path, workers: int) -> Iterator[int]:
+    """All points of *repository* below *at*; the id of the process above the workers."""
+    at.mkdir()
+    count = ("--workers", str(workers))
+    command = program.command(repository, "mount", "--foreground", *count, at)
+    with _serving(command, at, program.environment) as process:
+        yield process
+
+
+@contextmanager
+def empty_mounted(at: Path, size: int, workers: int) -> Iterator[Path]:
+    """A file of zeros in a pyfuse3 file system that does nothing else: the ceiling."""
+    at.mkdir()
+    command = [sys.executable, "-m", "tools.bench.empty", str(size), str(workers), str(at)]
+    with _serving(command, at, {"PYTHONPATH": str(ROOT)}):
+        yield at / "disk.raw"
+
+
+@contextmanager
+def _serving(command: Sequence[str], at: Path, environment: dict[str, str]) -> Iterator[int]:
+    """A program that prints `ready` and serves *at* until that is unmounted."""
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment}
+    ) as process:
+        assert process.stdout is not None
+        try:
+            if process.stdout.readline() != "ready\n":
+                raise CbtfsError(f"{' '.join(command)} did not get ready")
+            yield process.pid
+        finally:
+            subprocess.run(["umount", at], check=False)
+    at.rmdir()
+
+
+@contextmanager
+def qemu_exported(image: Path, at: Path, *, is_writable: bool = False) -> Iterator[Path]:
+    """A qcow2 image with its backing files, shown by qemu-storage-daemon as the file *at*."""
+    at.touch()
+    pidfile = at.with_name(at.name + ".pid")
+    mode = "on" if is_writable else "off"
+    read_only = "off" if is_writable else "on"
+    run(
+        [
+            "qemu-storage-daemon",
+            "--daemonize",
+            "--pidfile",
+            pidfile,
+            "--blockdev",
+            f"driver=qcow2,node-name=disk,file.driver=file,file.filename={image},"
+            f"detect-zeroes={mode},read-only={read_only},auto-read-only=off",
+            "--export",
+            f"type=fuse,id=export,node-name=disk,mountpoint={at},writable={mode}",
+        ]
+    )
+    process = int(pidfile.read_text())
+    try:
+        yield at
+    finally:
+        os.kill(process, signal.SIGTERM)
+        _wait(lambda: not pidfile.exists())
+        at.unlink()
+
+
+@contextmanager
+def nbdfuse_exported(image: Path, at: Path) -> Iterator[Path]:
+    """The same by nbdfuse over qemu-nbd."""
+    at.touch()
+    pidfile = at.with_name(at.name + ".pid")
+    server = ["[", "qemu-nbd", "--read-only", "--format=qcow2", str(image), "]"]
+    with subprocess.Popen(["nbdfuse", "--readonly", f"--pidfile={pidfile}", at, *server]):
+        try:
+            _wait(pidfile.exists)
+            yield at
+        finally:
+            subprocess.run(["umount", at], check=False)
+    pidfile.unlink(missing_ok=True)
+    at.unlink()
+
+
+def _wait(holds: Callable[[], bool]) -> None:
+    """Return once *holds*; CbtfsError if it takes too long. These peers tell by a file only."""
+    deadline = time.monotonic() + _START_SECONDS
+    while not holds():
+        if time.monotonic() > deadline:
+            raise CbtfsError("a peer did not start or end in time")
+        time.sleep(_POLL_SECONDS)
+
+
+def worker_memory(process: int) -> list[int]:
+    """Anonymous memory of each worker below *process*, in bytes."""
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return [_anonymous(Path(f"/proc/{child}/status")) for child in children]
+
+
+def _anonymous(status: Path) -> int:
+    for line in status.read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    return 0
