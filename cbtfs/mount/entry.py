@@ -2,6 +2,7 @@
 
 import enum
 import re
+import unicodedata
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -57,8 +58,12 @@ def time_of_name(name: str) -> int:
 
 def harmless(name: str) -> str:
     """*name* if it can stand in a listing, else encoded: one bad name hides all the others."""
-    encoded = name.encode("utf-8", "surrogateescape")
-    is_fine = 0 < len(encoded) <= _MAX_NAME_BYTES and name not in (".", "..")
-    if is_fine and name.isprintable() and "/" not in name:
+    is_fine = name not in ("", ".", "..") and not any(map(_is_harmful, name))
+    if is_fine and len(name.encode()) <= _MAX_NAME_BYTES:
         return name
     return encode_name(name)
+
+
+def _is_harmful(character: str) -> bool:
+    category = unicodedata.category(character)
+    return character == "/" or category[0] == "C" or category in ("Zl", "Zp")

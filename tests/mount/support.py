@@ -105,10 +105,10 @@ def forget(path: Path, point: PointId) -> None:
         pass
 
 
-def location(path: Path, block: bytes) -> tuple[Path, Location]:
+def location(path: Path, block: bytes | bytearray) -> tuple[Path, Location]:
     """The pack in which a chunk with that content is, and where."""
     with reading(path) as repository, repository.catalog.view() as view:
-        number = view.find(Kind.CHUNK, 0, chunk_digest(block.ljust(BLOCK, b"\0")))
+        number = view.find(Kind.CHUNK, 0, chunk_digest(bytes(block).ljust(BLOCK, b"\0")))
         assert number is not None
         found = view.location(number)
         assert found is not None
@@ -117,7 +117,7 @@ def location(path: Path, block: bytes) -> tuple[Path, Location]:
         return repository.packs.path(record.id), found
 
 
-def corrupt(path: Path, block: bytes) -> str:
+def corrupt(path: Path, block: bytes | bytearray) -> str:
     """Flip a bit of the chunk with that content; its digest."""
     pack, found = location(path, block)
     with open(pack, "r+b") as file:

@@ -12,9 +12,7 @@ from tests.mount.support import Server, corrupt, location, read_at, serving, wai
 from tests.support import BLOCK, add_point
 
 
-def test_a_file_reads_like_the_disk_did(
-    mounted: Server, point: Manifest, image: bytearray
-) -> None:
+def test_a_file_reads_like_the_disk_did(mounted: Server, point: Manifest, image: bytearray) -> None:
     found = mounted.disk(point).read_bytes()
 
     assert found == image

@@ -1,0 +1,97 @@
+import errno
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from cbtfs.core.manifest import Manifest
+from tests.mount.support import Server, serving
+
+_FAULTY = """
+from pathlib import Path
+from cbtfs.cli.main import run
+from cbtfs.mount.served import Served
+from cbtfs.reader import Disk
+real = {name}
+def faulty(*arguments):
+    if not Path({trigger!r}).exists():
+        return real(*arguments)
+    {fault}
+{name} = faulty
+run()
+"""
+
+
+@contextmanager
+def _faulty(repository: Path, folder: Path, name: str, fault: str) -> Iterator[tuple[Server, Path]]:
+    """A mount in which method *name* does *fault* while the file is there that is yielded."""
+    trigger = folder / "trigger"
+    code = _FAULTY.format(name=name, trigger=str(trigger), fault=fault)
+    with serving(
+        repository, folder / "mnt", "--workers=1", program=(sys.executable, "-c", code)
+    ) as server:
+        yield server, trigger
+    assert server.wait() == 0
+
+
+def _read_direct(path: Path) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
+    try:
+        return os.pread(fd, 1 << 20, 0)
+    finally:
+        os.close(fd)
+
+
+USES: dict[str, Callable[[Server, Manifest], object]] = {
+    "Served.lookup": lambda server, point: server.disk(point).lstat(),
+    "Served.entry": lambda server, point: (server.folder(point) / "vm.json").stat(),
+    "Served.entries": lambda server, point: os.listdir(server.root),
+    "Served.target": lambda server, point: os.readlink(server.root / "vm" / "latest"),
+    "Served.open": lambda server, point: _read_direct(server.disk(point)),
+    "Served.read": lambda server, point: _read_direct(server.disk(point)),
+}
+
+
+@pytest.mark.parametrize("name", USES)
+def test_an_exception_in_a_request_is_an_error_and_the_mount_lives(
+    repository: Path, point: Manifest, tmp_path: Path, name: str
+) -> None:
+    with _faulty(repository, tmp_path, name, "raise ValueError('injected')") as (server, trigger):
+        trigger.touch()
+        with pytest.raises(OSError, match="Input/output error"):
+            USES[name](server, point)
+        trigger.unlink()
+
+        USES[name](server, point)
+        assert "this is a bug" in server.log.readline()
+
+
+def test_a_failing_release_is_nobodys_trouble(
+    repository: Path, point: Manifest, image: bytearray, tmp_path: Path
+) -> None:
+    fault = "raise ValueError('injected')"
+    with _faulty(repository, tmp_path, "Served.close", fault) as (server, trigger):
+        trigger.touch()
+        server.disk(point).read_bytes()
+        assert "this is a bug" in server.log.readline()
+        trigger.unlink()
+
+        assert _read_direct(server.disk(point)) == image
+
+
+@pytest.mark.parametrize("fault", ["return real(*arguments)[:-1]", "return b'much' * 1000000"])
+def test_a_reply_of_the_wrong_length_is_an_error(
+    repository: Path, point: Manifest, image: bytearray, tmp_path: Path, fault: str
+) -> None:
+    with _faulty(repository, tmp_path, "Disk.read", fault) as (server, trigger):
+        trigger.touch()
+        with pytest.raises(OSError, match=r".") as caught:
+            _read_direct(server.disk(point))
+        trigger.unlink()
+
+        assert caught.value.errno == errno.EIO
+        assert "bytes wanted" in server.log.readline()
+        assert _read_direct(server.disk(point)) == image

@@ -1,0 +1,220 @@
+import os
+import re
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from cbtfs.core.manifest import Manifest
+from tests.mount.support import PROGRAM, Server, kill, serving, wait_until
+from tests.support import BLOCK, new_repository
+
+
+def _run(*arguments: object) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [*PROGRAM, *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+
+
+def _is_mounted(path: Path) -> bool:
+    return f" {path} " in Path("/proc/self/mountinfo").read_text()
+
+
+@pytest.mark.parametrize("workers", ["1", "3"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_an_idle_mount(
+    repository: Path, point: Manifest, tmp_path: Path, number: signal.Signals, workers: str
+) -> None:
+    with serving(repository, tmp_path / "mnt", f"--workers={workers}") as server:
+        server.process.send_signal(number)
+
+        assert server.wait() == 0
+    assert not _is_mounted(tmp_path / "mnt")
+
+
+@pytest.mark.parametrize("command", [["umount"], ["fusermount3", "-u"], [*PROGRAM, "umount"]])
+def test_an_unmount_from_outside_ends_it(
+    repository: Path, point: Manifest, tmp_path: Path, command: list[str]
+) -> None:
+    with serving(repository, tmp_path / "mnt") as server:
+        subprocess.run([*command, tmp_path / "mnt"], check=True)
+
+        assert server.wait() == 0
+        assert server.log.read() == ""
+
+
+def test_a_signal_leaves_a_busy_mount_and_names_the_holder(
+    repository: Path, point: Manifest, image: bytearray, tmp_path: Path
+) -> None:
+    with serving(repository, tmp_path / "mnt") as server:
+        with open(server.disk(point), "rb") as file:
+            server.process.terminate()
+
+            line = server.log.readline()
+            assert f"process {os.getpid()}" in line
+            assert str(server.disk(point)) in line
+            assert file.read() == image
+        assert server.wait() == 0
+
+
+def test_a_signal_leaves_a_mount_under_a_loop_device(
+    repository: Path, point: Manifest, image: bytearray, tmp_path: Path
+) -> None:
+    with serving(repository, tmp_path / "mnt") as server:
+        command = ["losetup", "--read-only", "--find", "--show", str(server.disk(point))]
+        device = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+        try:
+            server.process.terminate()
+
+            assert device in server.log.readline()
+            assert Path(device).read_bytes() == image[: len(image) // 512 * 512]
+        finally:
+            subprocess.run(["losetup", "-d", device], check=True)
+        assert server.wait() == 0
+
+
+def test_umount_of_a_busy_mount_fails_unless_it_is_lazy(
+    repository: Path, point: Manifest, tmp_path: Path
+) -> None:
+    with serving(repository, tmp_path / "mnt") as server:
+        with open(server.disk(point), "rb"):
+            refused = _run("umount", server.root)
+            assert refused.returncode == 40
+            assert f"process {os.getpid()}" in refused.stderr
+
+            assert _run("umount", "--lazy", server.root).returncode == 0
+            assert not _is_mounted(server.root)
+        assert server.wait() == 0
+
+
+def test_after_sigkill_of_everything_the_next_mount_works(
+    repository: Path, point: Manifest, image: bytearray, tmp_path: Path
+) -> None:
+    with serving(repository, tmp_path / "mnt") as first:
+        first.process.kill()
+        first.wait()
+        assert wait_until(lambda: _is_dead(first.root))
+
+        with serving(repository, tmp_path / "mnt") as second:
+            assert second.disk(point).read_bytes() == image
+    assert second.wait() == 0
+
+
+def _is_dead(path: Path) -> bool:
+    try:
+        os.listdir(path)
+    except OSError as exc:
+        return "not connected" in str(exc)
+    return False
+
+
+def test_a_worker_that_is_killed_is_replaced_while_others_answer(
+    mounted: Server, point: Manifest, image: bytearray
+) -> None:
+    fd = os.open(mounted.disk(point), os.O_RDONLY | os.O_DIRECT)
+    failures = 0
+    before = mounted.workers()
+    for round_ in range(200):
+        if round_ == 100:
+            kill(min(before))
+        try:
+            assert (
+                os.pread(fd, 8 * BLOCK, round_ % 80 * BLOCK)
+                == (image[round_ % 80 * BLOCK :][: 8 * BLOCK])
+            )
+        except OSError:
+            failures += 1
+    os.close(fd)
+
+    assert failures <= 1
+    assert "SIGKILL" in mounted.log.readline()
+    assert wait_until(lambda: len(mounted.workers()) == len(before))
+    assert mounted.disk(point).read_bytes() == image
+
+
+def test_workers_that_keep_dying_end_the_mount_with_the_reason(
+    repository: Path, point: Manifest, tmp_path: Path
+) -> None:
+    with serving(repository, tmp_path / "mnt", "--workers=1") as server:
+        for _ in range(5):
+            assert wait_until(lambda: len(server.workers()) == 1)
+            kill(server.workers().pop())
+            assert "SIGKILL" in server.log.readline()
+
+        assert server.wait() == 40
+        assert _is_dead(server.root)
+
+
+def test_a_catalog_that_is_cut_short_under_a_mount_is_mended(
+    repository: Path, point: Manifest, image: bytearray, tmp_path: Path
+) -> None:
+    with serving(repository, tmp_path / "mnt", "--workers=1") as server:
+        os.truncate(repository / "catalog" / "data.mdb", 8192)
+        kill(server.workers().pop())
+        assert "SIGKILL" in server.log.readline()
+
+        assert server.disk(point).read_bytes() == image
+    assert server.wait() == 0
+
+
+def test_in_the_background_the_command_returns_when_the_mount_answers(
+    repository: Path, point: Manifest, image: bytearray, tmp_path: Path
+) -> None:
+    place, log = tmp_path / "mnt", tmp_path / "state" / "log"
+    place.mkdir()
+
+    started = _run(f"--repo={repository}", "mount", f"--log-file={log}", place)
+
+    assert (started.returncode, started.stdout, started.stderr) == (0, "", "")
+    assert (place / "vm" / point.name / "disk.raw").read_bytes() == image
+    assert _run("umount", place).returncode == 0
+    assert not any(place.iterdir())
+    assert log.read_text() == ""
+
+
+@pytest.mark.parametrize("options", [["--foreground"], ["--log-file=/dev/null"]])
+def test_what_keeps_a_mount_from_starting_reaches_the_user(
+    tmp_path: Path, options: list[str]
+) -> None:
+    place = tmp_path / "mnt"
+    place.mkdir()
+
+    failed = _run(f"--repo={tmp_path / 'nothing'}", "mount", *options, place)
+
+    assert failed.returncode == 10
+    assert re.fullmatch(r"cbtfs: no repository at .*\n", failed.stderr)
+
+
+def test_a_damaged_catalog_is_mended_before_the_mount(
+    repository: Path, point: Manifest, image: bytearray, tmp_path: Path
+) -> None:
+    os.truncate(repository / "catalog" / "data.mdb", 8192)
+
+    with serving(repository, tmp_path / "mnt") as server:
+        assert server.disk(point).read_bytes() == image
+
+
+def test_some_places_are_refused(repository: Path, point: Manifest, tmp_path: Path) -> None:
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "file").touch()
+    other = new_repository(tmp_path / "other")
+
+    with serving(repository, tmp_path / "mnt") as server:
+        places = {
+            repository: "contain each other",
+            repository / "packs": "contain each other",
+            tmp_path: "contain each other",
+            full: "not empty",
+            full / "file": "Not a directory",
+            tmp_path / "missing": "no folder",
+        }
+        for place, reason in places.items():
+            failed = _run(f"--repo={repository}", "mount", "--foreground", place)
+            assert (failed.returncode, reason in failed.stderr) == (40, True), failed.stderr
+
+        nested = {server.root: "already", server.folder(point): "inside a mount"}
+        for place, reason in nested.items():
+            failed = _run(f"--repo={other}", "mount", "--foreground", place)
+            assert (failed.returncode, reason in failed.stderr) == (40, True), failed.stderr

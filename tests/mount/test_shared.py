@@ -1,0 +1,59 @@
+import os
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cbtfs.core.ids import PointId
+from cbtfs.mount import shared
+from cbtfs.mount.shared import Shared, TooManyOpen
+
+POINTS = [PointId(f"{number:032x}") for number in (1, 256, 1 << 100, (1 << 128) - 1)]
+
+
+@given(st.lists(st.tuples(st.booleans(), st.sampled_from(POINTS))))
+def test_a_point_is_there_while_it_has_open_files(steps: list[tuple[bool, PointId]]) -> None:
+    counts, table = Counter[PointId](), Shared()
+    for is_open, point in steps:
+        if is_open:
+            table.add(point)
+            counts[point] += 1
+        else:
+            table.remove(point)
+            counts[point] = max(counts[point] - 1, 0)
+
+        assert table.points() == {each for each in POINTS if counts[each]}
+
+
+def test_counts_of_several_processes_add_up() -> None:
+    table = Shared()
+    children = []
+    for _ in range(4):
+        child = os.fork()
+        if child == 0:
+            for _ in range(500):
+                table.add(POINTS[0])
+            os._exit(0)
+        children.append(child)
+    for child in children:
+        os.waitpid(child, 0)
+
+    for _ in range(1999):
+        table.remove(POINTS[0])
+    assert table.points() == {POINTS[0]}
+    table.remove(POINTS[0])
+    assert table.points() == set()
+
+
+def test_a_full_table_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared, "_SLOTS", 2)
+    table = Shared()
+    for point in POINTS[:2]:
+        table.add(point)
+
+    with pytest.raises(TooManyOpen):
+        table.add(POINTS[2])
+    table.remove(POINTS[0])
+    table.add(POINTS[2])
+    assert table.points() == set(POINTS[1:3])

@@ -1,0 +1,168 @@
+import random
+import unicodedata
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cbtfs.core.ids import PointId, VmId
+from cbtfs.core.manifest import Vm
+from cbtfs.core.moment import parse_moment, point_name
+from cbtfs.mount import numbers
+from cbtfs.mount.entry import Entry, harmless, nanoseconds, time_of_name
+from cbtfs.mount.numbers import ROOT, inode_of, stem_and_slot
+from cbtfs.mount.tree import Tree, VmNode, grown
+
+IDS = st.integers(0, (1 << 128) - 1).map(lambda number: f"{number:032x}")
+NAMES = st.text(max_size=300) | st.sampled_from(["..", ".", "", "latest", "a/b", "x" * 256])
+VMS = st.dictionaries(
+    IDS.map(VmId), st.tuples(NAMES, st.lists(NAMES, max_size=6)), max_size=5
+).flatmap(
+    lambda vms: st.lists(
+        IDS.map(PointId),
+        unique=True,
+        min_size=sum(len(names) for _, names in vms.values()),
+        max_size=sum(len(names) for _, names in vms.values()),
+    ).map(lambda ids: _with_ids(vms, iter(ids)))
+)
+Vms = dict[VmId, tuple[str, dict[PointId, str]]]
+
+
+def _with_ids(vms: dict[VmId, tuple[str, list[str]]], ids: Iterator[PointId]) -> Vms:
+    return {
+        vm: (name, {next(ids): point for point in points}) for vm, (name, points) in vms.items()
+    }
+
+
+def _listed(vms: Vms) -> list[tuple[Vm, list[tuple[str, PointId]]]]:
+    return [
+        (Vm(vm, "", directory), [(name, point) for point, name in points.items()])
+        for vm, (directory, points) in vms.items()
+    ]
+
+
+def _one_vm(points: list[PointId]) -> list[tuple[Vm, list[tuple[str, PointId]]]]:
+    return [(Vm(VmId("0" * 32), "vm", "vm"), [(point[:8], point) for point in points])]
+
+
+def _pages(node: VmNode, after: int, size: int) -> list[tuple[Entry, int]]:
+    entries = node.entries(after)
+    return [entry for entry, _ in zip(entries, range(size), strict=False)]
+
+
+@given(VMS)
+def test_every_name_can_stand_in_a_listing_and_stands_once(vms: Vms) -> None:
+    tree = grown(Tree(), _listed(vms))
+
+    listings = [list(tree.entries()), *(list(vm.entries()) for vm in tree.listed)]
+    assert len(tree.listed) == len(vms)
+    for listing in listings:
+        names = [entry.name for entry, _ in listing]
+        assert len(set(names)) == len(names)
+        for name in names:
+            assert 0 < len(name.encode()) <= 255
+            assert "/" not in name
+            assert name not in (".", "..")
+            assert all(unicodedata.category(character)[0] != "C" for character in name)
+
+
+@given(VMS)
+def test_what_a_listing_has_is_found_by_its_name(vms: Vms) -> None:
+    tree = grown(Tree(), _listed(vms))
+
+    assert all(tree.find(entry.name) == entry for entry, _ in tree.entries())
+    for vm in tree.listed:
+        assert all(vm.find(entry.name) == entry for entry, _ in vm.entries())
+
+
+@given(VMS, VMS)
+def test_numbers_do_not_depend_on_what_was_there_before(first: Vms, second: Vms) -> None:
+    alone = grown(Tree(), _listed(second))
+    after = grown(grown(Tree(), _listed(first)), _listed(second))
+
+    assert after == alone
+
+
+@given(VMS)
+def test_numbers_are_unique_and_none_is_the_root(vms: Vms) -> None:
+    tree = grown(Tree(), _listed(vms))
+
+    entries = [entry for entry, _ in tree.entries()]
+    entries += [entry for vm in tree.listed for entry, _ in vm.entries()]
+    inodes = [entry.inode for entry in entries]
+    assert len(set(inodes)) == len(inodes)
+    assert all(ROOT < inode < 1 << 63 for inode in inodes)
+
+
+def test_ids_whose_hashes_collide_get_numbers_of_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(numbers, "_hash", lambda identity, attempt: 100 + attempt)
+    points = [PointId(f"{number:032x}") for number in range(5)]
+
+    few = grown(Tree(), _one_vm(points[2:]))
+    more = grown(few, _one_vm(points))
+
+    assert len(set(more.stems.values())) == 6
+    assert few.stems.items() <= more.stems.items()
+
+
+@given(st.integers(1, 1 << 51), st.integers(0, numbers.MAX_SLOT))
+def test_a_number_tells_its_directory_and_slot(stem: int, slot: int) -> None:
+    assert stem_and_slot(inode_of(stem, slot)) == (stem, slot)
+
+
+def test_a_listing_while_points_come_and_go_has_each_that_stays_once() -> None:
+    choose = random.Random(7)
+    points = [PointId(f"{choose.getrandbits(128):032x}") for _ in range(10_000)]
+    staying, leaving = points[:5_000], points[5_000:]
+    tree = grown(Tree(), _one_vm(points))
+    found, after = [], 0
+    while page := _pages(tree.listed[0], after, 300):
+        found += [entry.name for entry, _ in page]
+        after = page[-1][1]
+        leaving = leaving[100:]
+        coming = [PointId(f"{choose.getrandbits(128):032x}") for _ in range(50)]
+        tree = grown(tree, _one_vm(staying + leaving + coming))
+
+    assert len(found) == len(set(found))
+    assert {point[:8] for point in staying} <= set(found)
+
+
+def test_latest_is_the_point_captured_last() -> None:
+    points = [PointId(f"{number:032x}") for number in (3, 1, 2)]
+
+    vm = grown(Tree(), _one_vm(points)).listed[0]
+
+    assert vm.latest is not None
+    assert vm.latest.point == points[-1]
+    assert vm.link.size == len(vm.latest.name)
+
+
+def test_what_did_not_change_is_shared() -> None:
+    points = [PointId(f"{number:032x}") for number in range(3)]
+    tree = grown(Tree(), _one_vm(points))
+
+    assert grown(tree, _one_vm(points)).listed[0] is tree.listed[0]
+    more = grown(tree, _one_vm([*points, PointId("f" * 32)]))
+    assert more.listed[0].points[points[0][:8]] is tree.listed[0].points[points[0][:8]]
+
+
+@given(st.datetimes(timezones=st.none()))
+def test_the_time_of_a_point_is_in_its_name(moment: object) -> None:
+    text = f"{moment:%Y}".zfill(4) + f"-{moment:%m-%dT%H:%M:%S}Z"
+    exact = parse_moment(text)
+
+    assert time_of_name(point_name(exact, ())) == nanoseconds(exact)
+    assert time_of_name(point_name(exact, {point_name(exact, ())})) == nanoseconds(exact)
+
+
+@pytest.mark.parametrize("name", ["nothing", "2026-99-99T00-00-00Z", ""])
+def test_a_name_that_is_no_time_has_none(name: str) -> None:
+    assert time_of_name(name) == 0
+
+
+@given(NAMES)
+def test_a_harmless_name_stays_as_it_is(name: str) -> None:
+    assert harmless(harmless(name)) == harmless(name)
