@@ -1,5 +1,7 @@
 """The LMDB environment: opening, transactions, and a map that grows without anybody's care."""
 
+import contextlib
+import os
 import resource
 import threading
 from collections.abc import Callable, Iterator
@@ -149,6 +151,7 @@ class Environment:
             try:
                 with self._counted(), self._lmdb.begin(write=True) as transaction:
                     result = change(transaction, self._databases)
+                self._cover_pages()
                 return result
             except lmdb.MapResizedError:
                 self._resize(0)
@@ -160,6 +163,16 @@ class Environment:
                     f"cannot write the catalog: {exc}; nothing committed is lost, "
                     "mend the storage and run the command again"
                 ) from exc
+
+    def _cover_pages(self) -> None:
+        """Let the file be as long as its pages: LMDB may leave free ones at its end unwritten.
+
+        Only so can a short file be told for a damaged one without looking at every page.
+        """
+        length = (self._lmdb.info()["last_pgno"] + 1) * self._lmdb.stat()["psize"]
+        with contextlib.suppress(OSError):
+            if os.stat(self._folder / DATA).st_size < length:
+                os.truncate(self._folder / DATA, length)
 
     @property
     def last_transaction(self) -> int:
