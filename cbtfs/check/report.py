@@ -47,7 +47,8 @@ class Report:
         """Raise the gravest kind of error that was found, if any was."""
         for error in (DataCorrupt, ChunkMissing):
             if any(problem.error is error for problem in self.problems):
+                count = len(self.problems)
                 raise error(
-                    f"{len(self.problems)} found wrong: put back good copies of what is named, or "
-                    "capture the disks in full again"
+                    f"{count} problem{'s' * (count > 1)} found: put back good copies of what is "
+                    "named, or capture the disks that it hurts in full"
                 )

@@ -21,6 +21,8 @@ from cbtfs.store.repository import CATALOG, load_settings, reading
 
 _SWEPT: Final = (DIGESTS, ORDER, VMS, PACKS, META)
 """Databases whose entries nothing else here looks at one by one."""
+_LOOKS: Final = 5
+"""A catalog that changes under each of so many looks is in use, not broken."""
 
 Announce = Callable[[int], Callable[[int], None]]
 """Told how many bytes there are to look at; returns what is told how many more are done."""
@@ -79,7 +81,7 @@ def _catalog(path: Path, report: Report) -> Iterator[Catalog | None]:
 def _structure(folder: Path) -> str | None:
     """What is wrong with the catalog's pages; a writer that is at work must not look like it."""
     data = folder / gate.DATA
-    while data.exists():
+    for _ in range(_LOOKS if data.exists() else 0):
         before = data.stat().st_mtime_ns
         trouble = gate.verify(folder)
         if trouble is None or data.stat().st_mtime_ns == before:

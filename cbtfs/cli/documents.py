@@ -1,4 +1,4 @@
-"""The JSON documents of listings: their shapes are a contract (docs/architecture.md)."""
+"""The JSON documents of listings: their shapes are a contract (docs/commands.md)."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
