@@ -8,7 +8,7 @@ from urllib.parse import quote, urlencode
 import pytest
 
 from tests.vsim.support import DISK, MIB, connected, enable_cbt, inventory, remove, take_snapshot
-from tools.vsim import ReadRule, Simulator, UserEntry
+from tools.vsim import ReadRule, ServerEntry, Simulator, UserEntry
 
 
 class Browser:
@@ -157,6 +157,13 @@ def test_the_machine_lists_the_same_files(vm: Any, browser: Browser) -> None:
 )
 def test_datastore_and_datacenter_must_be_right(browser: Browser, store: str, dc: str) -> None:
     assert browser.get("web1/web1.vmx", store=store, dc=dc)[0] == 404
+
+
+@pytest.mark.parametrize("dc", ["ha-datacenter", "DC0"])
+def test_a_host_has_one_datacenter(dc: str) -> None:
+    host = inventory(server=ServerEntry(kind="esxi"))
+    with Simulator(host) as sim, connected(sim) as service:
+        assert Browser(sim, service).get("web1/web1.vmx", dc=dc)[0] == 200
 
 
 def test_without_a_session_nothing_is_served(sim: Simulator) -> None:

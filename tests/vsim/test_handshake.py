@@ -9,7 +9,17 @@ import pytest
 from pyVim.connect import Connect, Disconnect, SmartConnect
 from pyVmomi import vim
 
-from tests.vsim.support import connected, inventory, machine
+from tests.vsim.support import (
+    BLOCK,
+    DISK,
+    changed,
+    connected,
+    enable_cbt,
+    inventory,
+    machine,
+    remove,
+    take_snapshot,
+)
 from tools.vsim import ServerEntry, Simulator
 from tools.vsim.inventory import InventoryError
 
@@ -24,7 +34,22 @@ def test_a_client_settles_on_the_announced_version(api: str, chosen: str) -> Non
 
         assert version == f'"urn:vim25/{chosen}"'
         assert service.content.about.apiVersion == api
-        assert machine(service).config.changeTrackingEnabled is False
+
+
+@pytest.mark.parametrize("api", ["6.7", "7.0.3.0", "8.0.3.0"])
+def test_a_backup_works_in_every_version(api: str) -> None:
+    with Simulator(inventory(server=ServerEntry(api=api))) as sim, connected(sim) as service:
+        vm = machine(service)
+        enable_cbt(vm)
+        sim.do.write("web1", DISK, BLOCK, b"x")
+        snapshot = take_snapshot(vm)
+        found = changed(vm, snapshot, "*")
+        with pytest.raises(vim.fault.FileFault):
+            changed(vm, snapshot, "00/1")
+        remove(snapshot)
+
+        assert found == [(BLOCK, BLOCK)]
+        assert vm.snapshot is None
 
 
 def test_an_unknown_version_is_refused_at_the_start() -> None:

@@ -160,3 +160,4 @@ def test_a_unix_socket_serves_as_well(tmp_path: Path) -> None:
         snapshot = take_snapshot(vm)
         with NbdClient(sim.nbd_uri, f"{vm._moId}/{snapshot._moId}/{DISK}") as connection:
             assert connection.read(0, 4) == b"here"
+    assert not (tmp_path / "nbd").exists()

@@ -51,6 +51,18 @@ def test_a_crash_resets_tracking(sim: Simulator, vm: Any, how: str) -> None:
         vm.QueryChangedDiskAreas(snapshot, DISK, 0, base)
 
 
+def test_one_disk_can_lose_its_tracking(sim: Simulator, vm: Any) -> None:
+    enable_cbt(vm)
+    first = take_snapshot(vm)
+    before = [epoch(change_id(first, key)) for key in (2000, 2001)]
+    remove(first)
+    sim.do.reset_tracking("web1", 2001)
+    second = take_snapshot(vm)
+    after = [epoch(change_id(second, key)) for key in (2000, 2001)]
+
+    assert [old == new for old, new in zip(before, after, strict=True)] == [True, False]
+
+
 def test_off_and_on_again_is_a_new_epoch(vm: Any) -> None:
     base = based(vm)
     enable_cbt(vm, False)

@@ -170,6 +170,18 @@ def test_task_states_and_progress(vm: Any) -> None:
     assert info.entity == vm
 
 
+def test_something_can_happen_between_two_calls(sim: Simulator, vm: Any) -> None:
+    foreign = {"vm": "web1", "name": "foreign"}
+    sim.do.on_call("Fetch", action="operation", operation="snapshot", arguments=foreign, at=2)
+
+    seen = [vm.snapshot, vm.snapshot]
+
+    assert seen[0] is None
+    assert seen[1].rootSnapshotList[0].name == "foreign"
+    with pytest.raises(LookupError):
+        sim.do.on_call("Fetch", action="operation", operation="explode")
+
+
 def test_wrong_knobs_and_rules_are_refused(sim: Simulator) -> None:
     with pytest.raises(KnobError, match="granularity"):
         sim.knobs.change("cbt", granularity=1000)

@@ -181,6 +181,16 @@ def test_machines_enter_and_leave(sim: Simulator, service: Any) -> None:
     assert kinds == {added: "enter", "vm-101": "leave"}
 
 
+def test_a_watched_object_leaves_when_it_is_gone(sim: Simulator, service: Any, vm: Any) -> None:
+    watch(service, vm, ["name"])
+    collector = service.content.propertyCollector
+    version = collector.WaitForUpdatesEx("", POLL).version
+    sim.do.remove_vm("web1")
+    update = collector.WaitForUpdatesEx(version, POLL)
+
+    assert [each.kind for each in update.filterSet[0].objectSet] == ["leave"]
+
+
 def test_a_destroyed_filter_reports_nothing(sim: Simulator, service: Any, vm: Any) -> None:
     filtered = watch(service, vm, ["name"])
     collector = service.content.propertyCollector

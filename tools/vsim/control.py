@@ -32,14 +32,8 @@ class Control:
         if not compare_digest(authorization.encode(), f"Bearer {self._token}".encode()):
             return _json(401, {"error": "wrong or no token"})
         name = path.removeprefix("/vsim/")
-        operation: Callable[..., Any] | None = getattr(self._operations, name, None)
-        if operation is None or name.startswith(("_", "find_")):
-            return _json(404, {"error": f"no operation {name!r}"})
         try:
-            arguments = json.loads(body) if body else {}
-            if "data" in arguments:
-                arguments["data"] = base64.b64decode(arguments["data"], validate=True)
-            result = operation(**arguments)
+            result = self._operations.perform(name, json.loads(body) if body else {})
         except REFUSALS as error:
             return _json(400, {"error": f"{type(error).__name__}: {error}"})
         if isinstance(result, bytes):

@@ -5,8 +5,9 @@ are JSON values, except that `data` is bytes (base64 on the wire). A *vm* is a n
 *disk* a label or a device key, a *snapshot* a name or an id.
 """
 
+import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,6 +118,13 @@ class Operations:
         with self._world.changing():
             self.find_vm(vm).set_tracking(enabled)
 
+    def reset_tracking(self, vm: str, disk: str | int) -> None:
+        """Tracking of one disk starts anew: new epoch, old change IDs are useless."""
+        with self._world.changing():
+            machine = self.find_vm(vm)
+            self._disk(vm, disk).stop_tracking()
+            machine.stun()
+
     def stun(self, vm: str) -> None:
         """As a migration of the running machine to another host does."""
         with self._world.changing():
@@ -206,6 +214,8 @@ class Operations:
 
     def on_call(self, method: str, **rule: Any) -> None:
         """Add a rule for calls: see CallRule."""
+        if rule.get("operation"):
+            self.find_operation(rule["operation"])
         self._world.knobs.rules.add(CallRule(method, **rule))
 
     def on_read(self, **rule: Any) -> None:
@@ -239,6 +249,20 @@ class Operations:
             self._site.tasks.forget()
 
     # look-up
+
+    def find_operation(self, name: str) -> Callable[..., Any]:
+        """The operation of that name; raises LookupError."""
+        operation: Callable[..., Any] | None = getattr(self, name, None)
+        if operation is None or name.startswith(("_", "find_")) or name == "perform":
+            raise LookupError(f"no operation {name!r}")
+        return operation
+
+    def perform(self, name: str, arguments: Mapping[str, Any]) -> Any:
+        """The operation with JSON arguments: `data` may be base64."""
+        given = dict(arguments)
+        if isinstance(given.get("data"), str):
+            given["data"] = base64.b64decode(given["data"], validate=True)
+        return self.find_operation(name)(**given)
 
     def find_vm(self, vm: str) -> Machine:
         with self._world.lock:

@@ -17,6 +17,7 @@ Action = Literal[
     "status",  # an HTTP answer with `status` instead of SOAP
     "garbage",  # an HTTP 200 that is not XML
     "delay",  # `seconds` before the call
+    "operation",  # `operation` with `arguments` happens just before the call
 ]
 ReadAction = Literal["eio", "close", "short", "delay"]
 
@@ -40,11 +41,15 @@ class CallRule:
     user: str = "*"
     status: int = 503
     seconds: float = 0.0
+    operation: str = ""  # of operations.Operations
+    arguments: Mapping[str, Any] = field(default_factory=dict)
     seen: int = 0
 
     def __post_init__(self) -> None:
         if self.action not in get_args(Action):
             raise RuleError(f"action is one of {get_args(Action)}, not {self.action!r}")
+        if (self.action == "operation") != bool(self.operation):
+            raise RuleError("operation goes with the action of that name")
         if self.at < 1 or self.times < 1:
             raise RuleError("at and times are at least 1")
 

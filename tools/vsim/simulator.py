@@ -53,6 +53,7 @@ class Simulator:
         self.site = Site(self.world, inventory.server.api)
         self.dispatcher = Dispatcher(self.site, inventory.server.api)
         self.do = Operations(self.world, self.site, self.dispatcher.calls)
+        self.dispatcher.attach(self.do.perform)
         self.token = secrets.token_hex(16)
         self.certificate = certificate or _certificate(self.state)
         if isinstance(tls, bool):

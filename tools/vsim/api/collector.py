@@ -35,7 +35,7 @@ class Filter(SessionHeld):
 
     def state(self, version: str) -> State:
         """What the filter covers now."""
-        readings = read_selected(self.site, self._session, self.spec)
+        readings = read_selected(self.site, self._session, self.spec, without_missing=True)
         return {reading.target.moid: Known.of(reading, version) for reading in readings}
 
     def DestroyPropertyFilter(self, call: Call) -> None:

@@ -22,15 +22,21 @@ class Reading:
     missing: dict[str, Fault] = field(default_factory=dict)
 
 
-def read_selected(site: "Site", session: Session, spec: Any) -> list[Reading]:
-    """Everything that a FilterSpec covers, as it is now. Raises InvalidProperty."""
+def read_selected(
+    site: "Site", session: Session, spec: Any, *, without_missing: bool = False
+) -> list[Reading]:
+    """Everything that a FilterSpec covers, as it is now. Raises InvalidProperty.
+
+    An object to start from that is gone raises ManagedObjectNotFound, or is left out.
+    """
     for wanted in spec.propSet:
         declared = declared_properties_of(wanted.type)
         for path in wanted.pathSet:
             if declared is not None and str(path).partition(".")[0] not in declared:
                 raise invalid_property(str(path))
     readings = []
-    for target in _selected(site, session, spec):
+    without_missing = without_missing or bool(spec.reportMissingObjectsInResults)
+    for target in _selected(site, session, spec, without_missing):
         paths = _paths(target, spec)
         if paths is not None:
             readings.append(read_object(session, target, paths))
@@ -75,12 +81,12 @@ def _paths(target: Served, spec: Any) -> list[str] | None:
     return list(found) if covered else None
 
 
-def _selected(site: "Site", session: Session, spec: Any) -> list[Served]:
+def _selected(site: "Site", session: Session, spec: Any, without_missing: bool) -> list[Served]:
     found: dict[str, Served] = {}
     for start in spec.objectSet:
         target = site.find(start.obj._moId, session)
         if target is None:
-            if spec.reportMissingObjectsInResults:
+            if without_missing:
                 continue
             raise not_found(start.obj._moId, kind_name(type(start.obj)))
         named = {each.name: each for each in _specs(start.selectSet) if each.name}

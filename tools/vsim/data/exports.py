@@ -130,6 +130,8 @@ class NbdServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
         for stream in streams:
             with contextlib.suppress(OSError):
                 stream.shutdown(socket.SHUT_RDWR)
+        if self.address_family == socket.AF_UNIX:
+            Path(str(self.server_address)).unlink()
 
 
 class _Connection(socketserver.StreamRequestHandler):

@@ -79,16 +79,20 @@ class FolderService:
                 return refused(401, "unauthorized", **{"WWW-Authenticate": 'Basic realm="vsim"'})
             if not session.allows(PRIVILEGE):
                 return refused(403, f"needs {PRIVILEGE}")
-            datacenter = query.get(
-                "dcPath", ["" if self._site.world.is_vcenter else "ha-datacenter"]
-            )
+            path = query.get("dcPath", [""])[0].strip("/")
             store = self._site.world.datastores.get(query.get("dsName", [""])[0])
-            if store is None or store.datacenter != datacenter[0].strip("/").rpartition("/")[2]:
+            if store is None or not self._leads_to(path, store.datacenter):
                 return refused(404, "no such datacenter or datastore")
             file = self._site.files.find(f"[{store.name}] {directory}")
             if file is None:
                 return self._listing(store.name, directory, url.query)
             return self._file(file, headers.get("Range"))
+
+    def _leads_to(self, path: str, datacenter: str) -> bool:
+        """Whether dcPath names the datacenter; a host has only one and need not be told."""
+        if not self._site.world.is_vcenter and path in ("", "ha-datacenter"):
+            return True
+        return path.rpartition("/")[2] == datacenter
 
     def _session(self, headers: Mapping[str, str]) -> "Session | None":
         found = COOKIE.search(headers.get("Cookie", ""))

@@ -1,6 +1,7 @@
 """From a SOAP request to its reply: session, rules, privileges, the method itself."""
 
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,13 @@ COOKIE = re.compile(r'vmware_soap_session="?([^";\s]+)"?')
 OPEN_METHODS = ("RetrieveServiceContent", "Login", "Logout")  # allowed without a session
 OPEN_PROPERTIES = (("ServiceInstance", "content"), ("SessionManager", "currentSession"))
 ACTION = re.compile(r"urn:(vim25/[0-9A-Za-z.]+)")
+
+
+Operate = Callable[[str, Mapping[str, Any]], object]
+
+
+def _no_operations(name: str, arguments: Mapping[str, Any]) -> None:
+    raise LookupError(name)
 
 
 class Dropped(Exception):
@@ -44,6 +52,11 @@ class Dispatcher:
         self._site = site
         self._newest = VmomiSupport.versionMap[f"vim25/{api_version}"]
         self.calls: list[str] = []  # every method that was asked for, for tests
+        self._operate: Operate = _no_operations
+
+    def attach(self, operate: Operate) -> None:
+        """Give rules the operations that they may carry out."""
+        self._operate = operate
 
     def answer(self, body: bytes, soap_action: str, cookie: str) -> Reply:
         """The reply to one request; raises Dropped when the connection shall close."""
@@ -99,6 +112,8 @@ class Dispatcher:
                 return Reply(200, b"<html><body>proxy error</body>", content_type="text/html")
             case "delay":
                 world.pause(rule.seconds)
+            case "operation":
+                self._operate(rule.operation, rule.arguments)
             case "expire-session" if session:
                 self._site.sessions.close(session)
         return None
