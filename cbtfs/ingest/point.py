@@ -100,7 +100,8 @@ def take_point(
     """
     _look_at(vm_input, disks)
     vm, is_new = _find_vm(repository, vm_input)
-    records, taken = [], []
+    records: list[DiskRecord] = []
+    taken: list[DiskInput] = []
     for disk in disks:
         base = None if is_new else find_baseline(repository, vm.id, disk.identity)
         try:

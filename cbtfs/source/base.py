@@ -6,11 +6,15 @@ from typing import Protocol
 
 from cbtfs.core.extent import Extent
 from cbtfs.core.ids import PointId
-from cbtfs.errors import ChangeTrackingUnusable
+from cbtfs.errors import ChangeTrackingUnusable, SourceUnavailable
 
 
 class ChangeTrackingInvalid(ChangeTrackingUnusable):
     """A change list is not to be had or not to be trusted; its text is the reason."""
+
+
+class Stopped(SourceUnavailable):
+    """The run is to end before its time: nothing more is read, nothing is committed."""
 
 
 @dataclass(frozen=True, slots=True)
