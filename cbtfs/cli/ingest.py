@@ -31,6 +31,9 @@ group = typer.Typer(help="Take a restore point.", rich_markup_mode=None)
 
 
 def add_to(app: typer.Typer) -> None:
+    from cbtfs.cli import vsphere  # which prints points as it is done here
+
+    vsphere.add_to(group)
     app.add_typer(group, name="ingest")
 
 
@@ -260,7 +263,12 @@ def of_ingest(manifest: Manifest, seconds: float) -> Document:
 def _report(manifest: Manifest, seconds: float, *, as_json: bool) -> None:
     if as_json:
         emit(of_ingest(manifest, seconds))
-        return
+    else:
+        print_point(manifest)
+
+
+def print_point(manifest: Manifest) -> None:
+    """A point and its disks, for the user."""
     print_lines(
         [f"point {manifest.point}: {manifest.vm.directory}@{manifest.name}, {manifest.kind}"]
     )

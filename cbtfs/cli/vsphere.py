@@ -1,0 +1,329 @@
+"""`cbtfs ingest vsphere`: take restore points of virtual machines."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from cbtfs.cli.arguments import Json, LockWait, example
+from cbtfs.cli.context import repository_path
+from cbtfs.cli.ingest import of_ingest, print_point
+from cbtfs.cli.output import Advance, emit, progress, say
+from cbtfs.errors import CbtfsError, ChunkMissing, DataCorrupt, UsageError
+
+if TYPE_CHECKING:
+    from cbtfs.ingest.machine import Outcome
+    from cbtfs.ingest.plan import Want
+    from cbtfs.ingest.point import Announce
+    from cbtfs.source.secret import Secret
+    from cbtfs.source.transport.base import Transport
+    from cbtfs.source.vsphere.inventory import ListedVm
+    from cbtfs.source.vsphere.session import Session
+
+PASSWORD_VARIABLE: Final = "CBTFS_VSPHERE_PASSWORD"
+_PARTLY: Final = 3
+_TRANSPORTS: Final = ("auto", "nbd", "datastore")
+_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def add_to(group: typer.Typer) -> None:
+    group.command(
+        epilog=example(
+            "cbtfs ingest vsphere --server vc1 --user backup@vsphere.local web1",
+            "cbtfs ingest vsphere --server vc1 --user backup@vsphere.local \\",
+            "    --password-file /etc/cbtfs/vc1 --jobs 4 'web*' /DC0/vm/prod/db1",
+        )
+    )(vsphere)
+
+
+def vsphere(
+    context: typer.Context,
+    vm: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="VM…",
+            show_default=False,
+            help="Names, inventory paths, patterns of both, or instance UUIDs.",
+        ),
+    ],
+    server: Annotated[
+        str,
+        typer.Option(metavar="HOST", show_default=False, help="The vCenter or ESXi host."),
+    ],
+    user: Annotated[str, typer.Option(metavar="U", show_default=False, help="Who logs in.")],
+    password_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="F",
+            show_default=False,
+            help="Its first line is the password. Else CBTFS_VSPHERE_PASSWORD, the keyring, "
+            "or a prompt.",
+        ),
+    ] = None,
+    ca_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="F", show_default=False, help="Certificates of the CAs to trust, in PEM."
+        ),
+    ] = None,
+    thumbprint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HEX", show_default=False, help="SHA-256 of the only certificate to trust."
+        ),
+    ] = None,
+    transport: Annotated[
+        str, typer.Option(metavar="T", help="How bytes travel: auto, nbd or datastore.")
+    ] = "auto",
+    nbd_uri: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URI",
+            show_default=False,
+            help="An NBD server that has the snapshots: {vm}, {snapshot}, {key} and {path} "
+            "are filled in.",
+        ),
+    ] = None,
+    jobs: Annotated[int, typer.Option(metavar="N", min=1, help="VMs at once.")] = 1,
+    include_disk: Annotated[
+        list[str] | None,
+        typer.Option(metavar="D", show_default=False, help="Only this disk: label or device key."),
+    ] = None,
+    exclude_disk: Annotated[
+        list[str] | None,
+        typer.Option(metavar="D", show_default=False, help="Not this disk: label or device key."),
+    ] = None,
+    quiesce: Annotated[
+        bool, typer.Option("--quiesce", help="Have the guest quiesce its file systems.")
+    ] = False,
+    upgrade_hardware: Annotated[
+        bool,
+        typer.Option(
+            "--upgrade-hardware",
+            help="Upgrade the virtual hardware of a VM that is off and cannot track changes.",
+        ),
+    ] = False,
+    allow_partial: Annotated[
+        bool,
+        typer.Option("--allow-partial", help="Leave out disks that cannot be read; exit with 3."),
+    ] = False,
+    max_snapshot_age: Annotated[
+        str | None,
+        typer.Option(
+            metavar="T",
+            show_default=False,
+            help="Give up, commit nothing and remove the snapshot after 90s, 30m, 4h, 1d.",
+        ),
+    ] = None,
+    full: Annotated[bool, typer.Option("--full", help="Read all, whatever is known.")] = False,
+    incremental_only: Annotated[
+        bool,
+        typer.Option("--incremental-only", help="Exit with 32 rather than read a whole disk."),
+    ] = False,
+    lock_wait: LockWait = 0.0,
+    json: Json = False,
+) -> None:
+    """Capture virtual machines of a vCenter or ESXi host: all their disks, what changed alone."""
+    from cbtfs.ingest.machine import Wishes
+    from cbtfs.source.vsphere.address import parse_address
+
+    if full and incremental_only:
+        raise UsageError("--full and --incremental-only exclude each other: give one")
+    if ca_file is not None and thumbprint is not None:
+        raise UsageError("--ca-file and --thumbprint exclude each other: give one")
+    if transport not in _TRANSPORTS:
+        raise UsageError(f"--transport is one of {', '.join(_TRANSPORTS)}")
+    want: Want = "full" if full else "incremental" if incremental_only else "auto"
+    wishes = Wishes(
+        want=want,
+        quiesce=quiesce,
+        upgrade_hardware=upgrade_hardware,
+        allow_partial=allow_partial,
+        include=tuple(include_disk or ()),
+        exclude=tuple(exclude_disk or ()),
+        max_snapshot_age=_seconds(max_snapshot_age),
+    )
+    address = parse_address(server)
+    path = repository_path(context)
+    password = _password(password_file, address.host, user)
+
+    from cbtfs.source.vsphere.patience import Patience
+    from cbtfs.source.vsphere.session import Session
+    from cbtfs.source.vsphere.tls import parse_thumbprint, pinned, verifying
+    from cbtfs.store.repository import writing
+
+    patience = Patience()
+    pin = None if thumbprint is None else parse_thumbprint(thumbprint)
+    tls = verifying(ca_file) if pin is None else pinned(address, pin, patience.reply)
+    with (
+        writing(path, lock_wait=lock_wait) as repository,
+        Session(address, tls, user, password, patience) as session,
+        _bars(is_quiet=json or jobs > 1) as announce,
+    ):
+        from cbtfs.ingest.fleet import run_all
+        from cbtfs.ingest.machine import Desk, ingest_machine
+        from cbtfs.source.vsphere.inventory import list_vms, select_all
+
+        selection = select_all(list_vms(session), vm)
+        objects = repository.object_writer()
+        try:
+            transports = _transports(transport, nbd_uri, session)
+            desk = Desk(repository, objects, session, transports, wishes, announce=announce)
+            results = run_all(
+                selection.vms,
+                jobs,
+                _timed(lambda each: ingest_machine(desk, each)),
+                desk.stop,
+            )
+        finally:
+            objects.close()
+    failed = selection.refused + [(each.name, error) for each, error in results.failed]
+    _report([done for _, done in results.done], failed, as_json=json)
+
+
+def _timed(
+    work: Callable[[ListedVm], Outcome],
+) -> Callable[[ListedVm], tuple[Outcome, float]]:
+    def run(vm: ListedVm) -> tuple[Outcome, float]:
+        started = time.monotonic()
+        return work(vm), time.monotonic() - started
+
+    return run
+
+
+def _seconds(text: str | None) -> float | None:
+    """Seconds of 90, 90s, 30m, 4h or 1d."""
+    if text is None:
+        return None
+    number, unit = (text[:-1], text[-1]) if text[-1:] in _UNITS else (text, "s")
+    if not number.isdecimal():
+        raise UsageError(f"--max-snapshot-age {text} is no time such as 90s, 30m, 4h or 1d")
+    return float(int(number) * _UNITS[unit])
+
+
+def _password(file: Path | None, host: str, user: str) -> Secret:
+    """From the file, the environment, the keyring, or a prompt; in this order."""
+    from cbtfs.source.secret import Secret, load_secret
+
+    if file is not None:
+        return load_secret(file)
+    text = os.environ.get(PASSWORD_VARIABLE) or _from_keyring(host, user)
+    if text:
+        return Secret(text)
+    if not sys.stdin.isatty():
+        raise UsageError(f"no password: give --password-file, or set {PASSWORD_VARIABLE}")
+    from getpass import getpass
+
+    return Secret(getpass(f"password of {user} at {host}: "))
+
+
+def _from_keyring(host: str, user: str) -> str | None:
+    """What the user's keyring keeps for `cbtfs <host>`, where the package is installed."""
+    from importlib import import_module
+
+    try:
+        keyring: Any = import_module("keyring")
+    except ImportError:
+        return None
+    try:
+        found = keyring.get_password(f"cbtfs {host}", user)
+    except keyring.errors.KeyringError:
+        return None
+    return None if found is None else str(found)
+
+
+def _transports(wanted: str, nbd_uri: str | None, session: Session) -> list[Transport]:
+    """Those that may be tried, the best first."""
+    from cbtfs.source.transport.datastore import DatastoreTransport
+    from cbtfs.source.transport.web import Web
+
+    found: list[Transport] = []
+    if wanted in ("auto", "datastore"):
+        found.append(
+            DatastoreTransport(
+                Web(
+                    session.address.host,
+                    session.address.port,
+                    session.context,
+                    lambda: session.cookie,
+                    lambda: session.login,
+                    session.renew,
+                    session.patience.reply,
+                    session.patience.connection,
+                )
+            )
+        )
+    return found
+
+
+@contextmanager
+def _bars(*, is_quiet: bool) -> Iterator[Announce]:
+    """A progress bar for the disk at hand."""
+    from contextlib import ExitStack
+
+    with ExitStack() as bar:
+
+        def announce(label: str, size: int) -> Advance:
+            bar.close()
+            return bar.enter_context(progress(label, size, is_wanted=not is_quiet))
+
+        yield announce
+
+
+def _report(
+    done: Sequence[tuple[Outcome, float]],
+    failed: Sequence[tuple[str, CbtfsError]],
+    *,
+    as_json: bool,
+) -> None:
+    """Print what became of it all; exit with 3 if that is not all that was wanted."""
+    if as_json:
+        emit(
+            {
+                "points": [_document(outcome, seconds) for outcome, seconds in done],
+                "failed": [
+                    {"vm": name, "exit": error.exit_code, "error": str(error)}
+                    for name, error in failed
+                ],
+            }
+        )
+    else:
+        for outcome, _ in done:
+            print_point(outcome.manifest)
+    for outcome, _ in done:
+        vm = outcome.manifest.vm.name
+        for each in outcome.left_out:
+            say(f"{vm}: disk {each.disk} is left out: {each.reason}")
+        for warning in outcome.warnings:
+            say(f"{vm}: {warning}")
+    for name, error in failed:
+        say(f"{name}: {error}")
+    if failed and not done:
+        raise typer.Exit(_gravest([error for _, error in failed]))
+    if failed or not all(outcome.is_whole for outcome, _ in done):
+        raise typer.Exit(_PARTLY)
+
+
+def _gravest(errors: Sequence[CbtfsError]) -> int:
+    for kind in (DataCorrupt, ChunkMissing):
+        if any(isinstance(error, kind) for error in errors):
+            return kind.exit_code
+    return errors[0].exit_code
+
+
+def _document(outcome: Outcome, seconds: float) -> dict[str, Any]:
+    metadata = outcome.manifest.metadata
+    return {
+        **of_ingest(outcome.manifest, seconds),
+        "transport": metadata["transport"],
+        "consistency": metadata["snapshot"]["consistency"],
+        "left_out": list(metadata["left_out"]),
+        "warnings": list(outcome.warnings),
+    }

@@ -1,0 +1,375 @@
+"""Take one restore point of a vSphere VM: ready it, snapshot it, capture, commit, clean up.
+
+The order is law: what changed since the last point is read through a snapshot of ours, the point
+is committed, and only then the snapshot goes. It goes as well after any failure; where this
+process is killed, the next run on the VM finds its record and removes it.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from cbtfs.core.extent import Extent
+from cbtfs.core.ids import PointId
+from cbtfs.core.manifest import Manifest, decode_manifest
+from cbtfs.errors import CbtfsError, DataCorrupt, PointNotFound, SourceUnavailable, UsageError
+from cbtfs.ingest.plan import Want
+from cbtfs.ingest.point import Announce, DiskInput, VmInput, silent, take_point
+from cbtfs.source.base import ChangeTrackingInvalid, Since, Stopped
+from cbtfs.source.transport.base import FrozenDisk, Transport
+from cbtfs.source.transport.choose import choose
+from cbtfs.source.vsphere.changes import changed_areas
+from cbtfs.source.vsphere.disks import DiskFacts, not_in_snapshots
+from cbtfs.source.vsphere.events import reverted_since
+from cbtfs.source.vsphere.frozen import SnapshotDisk, SnapshotTooOld, Watch, never_changed
+from cbtfs.source.vsphere.inventory import ListedVm
+from cbtfs.source.vsphere.machine import load_datastores, load_machine
+from cbtfs.source.vsphere.readiness import Ready, make_ready, untracked_disk
+from cbtfs.source.vsphere.session import Session
+from cbtfs.source.vsphere.snapshot import (
+    Taken,
+    consolidate,
+    remove_named,
+    still_there,
+    sweep,
+    take_snapshot,
+)
+from cbtfs.source.vsphere.trust import distrust, foreign_snapshots
+from cbtfs.store.identity import new_id
+from cbtfs.store.repository import Repository
+from cbtfs.store.runs import Run, RunFacts, RunFolder
+from cbtfs.store.writer import ObjectWriter
+
+log = logging.getLogger(__name__)
+
+SNAPSHOT_PREFIX: Final = "cbtfs-"
+_PREFIX_ID: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """How the user wants VMs to be captured."""
+
+    want: Want = "auto"
+    quiesce: bool = False
+    upgrade_hardware: bool = False
+    allow_partial: bool = False
+    include: tuple[str, ...] = ()
+    """Labels or device keys: only these disks; empty for all."""
+    exclude: tuple[str, ...] = ()
+    max_snapshot_age: float | None = None
+    """Seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A disk that is not in the point."""
+
+    disk: str
+    key: int
+    reason: str
+    is_wanted: bool
+    """The user did not ask for that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A point that was taken."""
+
+    manifest: Manifest
+    left_out: tuple[LeftOut, ...]
+    warnings: tuple[str, ...]
+    """What is not as it should be on the server now."""
+
+    @property
+    def is_whole(self) -> bool:
+        return not self.warnings and not any(each.is_wanted for each in self.left_out)
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What the captures of several VMs share; all of it may be used by several threads."""
+
+    repository: Repository
+    objects: ObjectWriter
+    session: Session
+    transports: Sequence[Transport]
+    wishes: Wishes = field(default_factory=Wishes)
+    stop: threading.Event = field(default_factory=threading.Event)
+    announce: Announce = silent
+
+
+def ingest_machine(desk: Desk, vm: ListedVm) -> Outcome:
+    """One restore point of *vm*, and nothing left behind on the server."""
+    session, runs = desk.session, RunFolder(desk.repository.path)
+    vm_id = vm.instance_uuid or f"moref:{vm.id}"
+    dead = runs.dead(session.server_id, vm_id)
+    machine = load_machine(session, vm)
+    swept = sweep(session, vm.object, machine.snapshots, [each.snapshot for each in dead])
+    if swept.removed:
+        consolidate(session, vm.object)
+        machine = load_machine(session, vm)
+    ready = make_ready(session, vm, machine, may_upgrade=desk.wishes.upgrade_hardware)
+    run = new_id()
+    name = f"{SNAPSHOT_PREFIX}{desk.repository.settings.id[:_PREFIX_ID]}-{run}"
+    with runs.start(RunFacts(run, session.server_id, vm_id, name)) as record:
+        capture = _Capture(desk, vm, ready, vm_id, run, name)
+        try:
+            outcome = capture.take()
+        except BaseException:
+            for warning in _clean_up(session, vm, record):
+                log.warning("%s: %s", vm.path, warning)
+            raise
+        warnings = _clean_up(session, vm, record)
+    if not warnings:
+        for each in dead:  # looked for again: it may have been in the making at the first look
+            remove_named(session, vm.object, each.snapshot)
+            runs.forget(each)
+    return Outcome(outcome.manifest, outcome.left_out, (*outcome.warnings, *warnings))
+
+
+def _clean_up(session: Session, vm: ListedVm, record: Run) -> tuple[str, ...]:
+    """Remove the snapshot; what is left that should not be."""
+    try:
+        remove_named(session, vm.object, record.facts.snapshot)
+    except CbtfsError as exc:
+        return (f"the snapshot {record.facts.snapshot} is left behind: {exc}; the next run tries",)
+    record.finish()
+    left = consolidate(session, vm.object)
+    return () if left is None else (left,)
+
+
+class _Capture:
+    """What happens between the making of the snapshot and its removal."""
+
+    def __init__(
+        self, desk: Desk, vm: ListedVm, ready: Ready, vm_id: str, run: str, name: str
+    ) -> None:
+        self._desk = desk
+        self._vm = vm
+        self._ready = ready
+        self._vm_id = vm_id
+        self._run = run
+        self._name = name
+        self._watch = Watch(desk.stop, desk.wishes.max_snapshot_age)
+        self._left_out: list[LeftOut] = []
+        self._is_confirmed = False
+
+    def take(self) -> Outcome:
+        desk, session, vm = self._desk, self._desk.session, self._vm
+        self._watch.start()
+        taken = take_snapshot(
+            session,
+            vm.object,
+            self._name,
+            quiesce=desk.wishes.quiesce,
+            is_stopped=desk.stop.is_set,
+        )
+        disks = self._choose_disks(taken.disks)
+        frozen = self._frozen(taken, disks)
+        transport = choose(desk.transports, list(frozen.values()))
+        metadata = self._metadata(taken, disks, transport)
+        changes = _Changes(desk, vm, self._ready, taken)
+        with ExitStack() as opened:
+            inputs = []
+            for disk in disks:
+                source = SnapshotDisk(
+                    disk.size,
+                    lambda disk=disk: transport.open(frozen[disk.key]),  # type: ignore[misc]
+                    changes.of(disk),
+                    lambda: self._confirm(taken),
+                    self._watch,
+                )
+                opened.callback(source.close)
+                change_id = None if self._ready.untracked else disk.change_id
+                inputs.append(DiskInput(disk.label, source, disk.identity, change_id=change_id))
+            manifest = take_point(
+                desk.repository,
+                desk.objects,
+                VmInput(vm.name, session.server_id, self._vm_id, metadata),
+                inputs,
+                moment=taken.entry.created.astimezone(UTC).replace(microsecond=0),
+                want=desk.wishes.want,
+                announce=desk.announce,
+                leave_out=lambda disk, error: self._leave_out(disk, error, metadata, disks),
+                run=self._run,
+            )
+        return Outcome(manifest, tuple(self._left_out), ())
+
+    def _choose_disks(self, disks: Sequence[DiskFacts]) -> list[DiskFacts]:
+        """The disks to capture; the others go into the list of what was left out."""
+        wishes, chosen = self._desk.wishes, []
+        for disk in disks:
+            names = (disk.label, str(disk.key))
+            reason = not_in_snapshots(disk)
+            if wishes.include and not any(name in wishes.include for name in names):
+                self._left_out.append(LeftOut(disk.label, disk.key, "not included", False))
+            elif any(name in wishes.exclude for name in names):
+                self._left_out.append(LeftOut(disk.label, disk.key, "excluded", False))
+            elif reason is not None:
+                self._left_out.append(LeftOut(disk.label, disk.key, reason, True))
+            else:
+                chosen.append(disk)
+        if not chosen:
+            what = "; ".join(f"{each.disk}: {each.reason}" for each in self._left_out)
+            kind = SourceUnavailable if any(x.is_wanted for x in self._left_out) else UsageError
+            raise kind(f"no disk is left to capture: {what}")
+        return chosen
+
+    def _frozen(self, taken: Taken, disks: Sequence[DiskFacts]) -> dict[int, FrozenDisk]:
+        """By device key, what a transport needs to know."""
+        session = self._desk.session
+        stores = load_datastores(session, {d.datastore for d in disks if d.datastore is not None})
+        found = {}
+        for disk in disks:
+            store = stores.get(disk.datastore or "")
+            found[disk.key] = FrozenDisk(
+                label=disk.label,
+                vm=self._vm.id,
+                snapshot=taken.entry.id,
+                key=disk.key,
+                size=disk.size,
+                path=disk.path,
+                datastore_type="unknown" if store is None else store.type,
+                datacenter=self._vm.datacenter if session.is_vcenter else "ha-datacenter",
+                is_flat=disk.is_flat,
+                is_alone=not taken.others and disk.links == 1,
+            )
+        return found
+
+    def _confirm(self, taken: Taken) -> None:
+        """Once for all disks: they are confirmed after the last of them was read."""
+        if not self._is_confirmed:
+            why = still_there(self._desk.session, self._vm.object, taken)
+            if why is not None:
+                raise SourceUnavailable(f"{why}: run again")
+            self._is_confirmed = True
+
+    def _leave_out(
+        self,
+        disk: DiskInput,
+        error: SourceUnavailable,
+        metadata: dict[str, Any],
+        disks: Sequence[DiskFacts],
+    ) -> bool:
+        if not self._desk.wishes.allow_partial or isinstance(error, (Stopped, SnapshotTooOld)):
+            return False
+        key = next(each.key for each in disks if each.identity == disk.identity)
+        self._left_out.append(LeftOut(disk.label, key, str(error), True))
+        metadata["left_out"] = [_left_out_document(each) for each in self._left_out]
+        return True
+
+    def _metadata(
+        self, taken: Taken, disks: Sequence[DiskFacts], transport: Transport
+    ) -> dict[str, Any]:
+        """What the point will know of its VM; the next point's changes are judged by it."""
+        machine, about = self._ready.machine, self._desk.session.content.about
+        config = machine.config
+        return {
+            "source": "vsphere",
+            "server": {
+                "name": str(self._desk.session.address),
+                "product": str(about.fullName),
+                "api": str(about.apiVersion),
+                "id": self._desk.session.server_id,
+            },
+            "vm": {
+                "moref": self._vm.id,
+                "path": self._vm.path,
+                "instance_uuid": self._vm.instance_uuid,
+                "bios_uuid": str(config.uuid),
+                "hardware": str(config.version),
+                "guest": str(config.guestFullName),
+                "guest_id": str(config.guestId),
+                "cpus": int(config.hardware.numCPU or 0),
+                "memory_mib": int(config.hardware.memoryMB or 0),
+                "configuration": str(config.files.vmPathName or ""),
+                "power": machine.power,
+                "tools": machine.tools,
+            },
+            "snapshot": {
+                "name": taken.entry.name,
+                "created": taken.entry.created.astimezone(UTC).isoformat(),
+                "consistency": taken.quiesce,
+                "others": [each.name for each in taken.others],
+            },
+            "tracking": {"is_on": self._ready.untracked is None, "reason": self._ready.untracked},
+            "changed": self._ready.done,
+            "transport": transport.name,
+            "disks": [disk.metadata() for disk in disks],
+            "left_out": [_left_out_document(each) for each in self._left_out],
+        }
+
+
+def _left_out_document(each: LeftOut) -> dict[str, Any]:
+    return {"disk": each.disk, "key": each.key, "reason": each.reason}
+
+
+class _Changes:
+    """What changed on a VM's disks since an earlier point, where that can be believed."""
+
+    def __init__(self, desk: Desk, vm: ListedVm, ready: Ready, taken: Taken) -> None:
+        self._desk = desk
+        self._vm = vm
+        self._ready = ready
+        self._taken = taken
+        self._known: dict[PointId, dict[str, Any]] = {}
+        self._reverted: dict[PointId, str | None] = {}
+
+    def of(self, disk: DiskFacts) -> Callable[[Since], Sequence[Extent]]:
+        if self._ready.untracked is not None:
+            return never_changed(self._ready.untracked)
+        reason = untracked_disk(self._ready.machine, disk)
+        if reason is not None:
+            return never_changed(reason)
+        return lambda since: self._changed(disk, since)
+
+    def _changed(self, disk: DiskFacts, since: Since) -> Sequence[Extent]:
+        known = self._knowledge(since.point)
+        then = next((d for d in known.get("disks", ()) if d["identity"] == disk.identity), None)
+        others = known.get("snapshot", {}).get("others", ())
+        reason = (
+            distrust(disk, since, then)
+            or foreign_snapshots(others, [each.name for each in self._taken.others])
+            or self._revert(since.point, known)
+        )
+        if reason is not None:
+            raise ChangeTrackingInvalid(reason)
+        assert since.change_id is not None
+        return changed_areas(
+            self._desk.session,
+            self._vm.object,
+            self._taken.entry.object,
+            disk.key,
+            disk.size,
+            since.change_id,
+        )
+
+    def _knowledge(self, point: PointId) -> dict[str, Any]:
+        """The metadata of an earlier point; empty if it cannot be had."""
+        if point not in self._known:
+            try:
+                manifest = decode_manifest(self._desk.repository.points.load_manifest(point))
+                self._known[point] = dict(manifest.metadata)
+            except (PointNotFound, DataCorrupt):
+                self._known[point] = {}
+        return self._known[point]
+
+    def _revert(self, point: PointId, known: dict[str, Any]) -> str | None:
+        if point not in self._reverted:
+            created = known.get("snapshot", {}).get("created")
+            self._reverted[point] = (
+                "the last point does not tell when its snapshot was made"
+                if created is None
+                else reverted_since(
+                    self._desk.session,
+                    self._vm.object,
+                    datetime.fromisoformat(created),
+                    self._taken.entry.created,
+                )
+            )
+        return self._reverted[point]

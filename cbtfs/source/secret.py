@@ -1,0 +1,49 @@
+"""Values that must not show: in a log, an exception, a traceback, a list of processes."""
+
+import os
+import stat
+from pathlib import Path
+from typing import Final
+
+from cbtfs.errors import UsageError
+
+_MAX_BYTES: Final = 4096
+
+
+class Secret:
+    """A text that prints as dots; only reveal() gives it away, where it is sent."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        return self._text
+
+    def __repr__(self) -> str:
+        return "Secret(…)"
+
+    __str__ = __repr__
+
+    def __reduce__(self) -> str:
+        raise TypeError("a secret is not to be pickled")
+
+
+def load_secret(path: Path) -> Secret:
+    """The first line of the file at *path*; UsageError if there is none, or others may read it."""
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            line = file.readline(_MAX_BYTES)
+    except OSError as exc:
+        raise UsageError(f"cannot read the password file {path}: {exc.strerror}") from exc
+    if stat.S_ISREG(mode) and mode & 0o077:
+        raise UsageError(f"others may read the password file {path}: run 'chmod 600 {path}'")
+    try:
+        text = line.decode().rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise UsageError(f"the password file {path} is not text in UTF-8") from None
+    if not text:
+        raise UsageError(f"the password file {path} is empty: write the password in its first line")
+    return Secret(text)

@@ -1,0 +1,1 @@
+"""How the bytes of a vSphere snapshot's disks travel; knows nothing of SOAP."""

@@ -1,0 +1,63 @@
+"""What every transport keeps: a frozen disk in, a reader of its bytes out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from cbtfs.core.extent import Extent
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenDisk:
+    """A disk of a snapshot, as far as a transport needs to know it."""
+
+    label: str
+    vm: str
+    """The managed object id of the VM."""
+    snapshot: str
+    """The managed object id of the snapshot that holds the disk still."""
+    key: int
+    """The device key."""
+    size: int
+    """Bytes."""
+    path: str
+    """Of the disk in the snapshot's configuration: `[datastore] folder/name.vmdk`."""
+    datastore_type: str
+    """As vSphere calls it: VMFS, NFS, NFS41, vsan, VVOL …"""
+    datacenter: str
+    """Inventory path of the datacenter that the datastore belongs to."""
+    is_flat: bool
+    """The backing is a flat file of the disk's size."""
+    is_alone: bool
+    """The snapshot is the only one of its VM and the disk has no older link."""
+
+
+class DiskReader(Protocol):
+    """The bytes of one frozen disk. read() may be called from several threads at once."""
+
+    @property
+    def size(self) -> int:
+        """Bytes; what the transport found, which must be what vSphere said."""
+
+    def allocated(self) -> Sequence[Extent]:
+        """Extents outside of which the disk is known to read as zeros: ascending, disjoint."""
+
+    def read(self, extent: Extent) -> bytes | memoryview:
+        """Exactly extent.length bytes, or SourceUnavailable."""
+
+    def close(self) -> None:
+        """Let go of the disk: a snapshot with readers is not removed cleanly."""
+
+
+class Transport(Protocol):
+    """A way for bytes."""
+
+    @property
+    def name(self) -> str:
+        """As --transport spells it."""
+
+    def refusal(self, disk: FrozenDisk) -> str | None:
+        """Why this transport cannot read *disk*; None if it can, as far as can be told."""
+
+    def open(self, disk: FrozenDisk) -> DiskReader:
+        """A reader whose size is the disk's; SourceUnavailable, AccessDenied."""

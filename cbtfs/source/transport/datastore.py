@@ -1,0 +1,91 @@
+"""The datastore transport: a frozen base disk's flat file, by ranges over HTTPS.
+
+While a VM has exactly one snapshot, its guest writes to delta files, and the flat file of each
+disk is what the snapshot holds, byte for byte. So it needs no library of VMware's; where there is
+an older snapshot, another kind of backing or no file at all (vSAN, VVol), it does not work.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from cbtfs.core.extent import Extent
+from cbtfs.core.names import printable
+from cbtfs.errors import SourceUnavailable
+from cbtfs.source.transport.base import DiskReader, FrozenDisk
+from cbtfs.source.transport.web import DatastoreFiles, Web, parse_path
+
+SECTOR: Final = 512
+_TYPES: Final = ("VMFS", "NFS", "NFS41")
+_MAX_DESCRIPTOR: Final = 1 << 20
+_EXTENT: Final = re.compile(r'^(?:RW|RDONLY) (\d+) (\w+) "([^"]+)"(?: (\d+))?\s*$', re.MULTILINE)
+
+
+class DatastoreTransport:
+    """Reads the flat files of disks through the server's /folder."""
+
+    name = "datastore"
+
+    def __init__(self, web: Web) -> None:
+        self._web = web
+
+    def refusal(self, disk: FrozenDisk) -> str | None:
+        if not disk.is_alone:
+            return "the VM has another snapshot, so the flat file is not what ours holds"
+        if not disk.is_flat:
+            return "its backing is not a flat file"
+        if disk.datastore_type not in _TYPES:
+            return f"its datastore is of type {disk.datastore_type}, which has no flat files"
+        return None
+
+    def open(self, disk: FrozenDisk) -> DiskReader:
+        why = self.refusal(disk)
+        if why is not None:
+            raise SourceUnavailable(f"transport datastore: {why}")
+        files = DatastoreFiles(self._web)
+        try:
+            return _FlatReader(files, disk)
+        except BaseException:
+            files.close()
+            raise
+
+
+class _FlatReader:
+    """One flat file."""
+
+    def __init__(self, files: DatastoreFiles, disk: FrozenDisk) -> None:
+        self._files = files
+        self.size = disk.size
+        descriptor = files.load(disk.path, disk.datacenter, _MAX_DESCRIPTOR)
+        name = flat_file(descriptor.decode("utf-8", "replace"), disk)
+        folder = parse_path(disk.path).file.rpartition("/")[0]
+        self._path = f"[{parse_path(disk.path).datastore}] {folder}/{name}"
+        self._url = files.url(self._path, disk.datacenter)
+
+    def allocated(self) -> Sequence[Extent]:
+        """The whole disk: over HTTPS a hole looks like zeros."""
+        return [Extent(0, self.size)] if self.size else []
+
+    def read(self, extent: Extent) -> bytes:
+        return self._files.read(self._path, self._url, extent, self.size)
+
+    def close(self) -> None:
+        self._files.close()
+
+
+def flat_file(descriptor: str, disk: FrozenDisk) -> str:
+    """The one flat extent that a disk's descriptor names; SourceUnavailable if it has others.
+
+    The form is that of VMware's Virtual Disk Format 5.0.
+    """
+    extents = _EXTENT.findall(descriptor)
+    if "parentFileNameHint" in descriptor or len(extents) != 1:
+        raise SourceUnavailable(f"{printable(disk.path)} is not the descriptor of one flat file")
+    sectors, kind, name, offset = extents[0]
+    if kind not in ("VMFS", "FLAT") or "/" in name or int(offset or 0):
+        raise SourceUnavailable(f"{printable(disk.path)} has an extent of type {kind}, not flat")
+    if int(sectors) * SECTOR != disk.size:
+        raise SourceUnavailable(
+            f"{printable(disk.path)} tells of {int(sectors) * SECTOR} bytes, the VM of {disk.size}"
+        )
+    return str(name)

@@ -1,0 +1,43 @@
+"""Whether a machine was reverted to a snapshot: its change IDs then tell of a discarded past."""
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from pyVmomi import vim, vmodl
+
+from cbtfs.source.vsphere.faults import text_of
+from cbtfs.source.vsphere.session import Session
+
+_REVERTS: Final = (
+    "com.vmware.vc.vm.VmStateRevertedToSnapshot",
+    "com.vmware.vc.vm.VmStateFailedToRevertToSnapshot",
+    "com.vmware.vc.vm.VmMemoryStateRevertedToSnapshot",
+)
+KEPT: Final = timedelta(days=30)
+"""vCenter keeps events for so long unless it is told otherwise."""
+
+
+def reverted_since(session: Session, vm: Any, moment: datetime, now: datetime) -> str | None:
+    """Why a revert since *moment* cannot be excluded; None if there was none.
+
+    Both times are of the server's clock.
+    """
+    if now - moment > KEPT:
+        return f"the last point is older than the {KEPT.days} days that a server keeps events"
+    spec = vim.event.EventFilterSpec(
+        entity=vim.event.EventFilterSpec.ByEntity(entity=vm, recursion="self"),
+        time=vim.event.EventFilterSpec.ByTime(beginTime=moment),
+        eventTypeId=list(_REVERTS),
+    )
+    try:
+        events: Iterable[Any] = session.repeat(
+            lambda: session.content.eventManager.QueryEvents(spec), "read events"
+        )
+    except vmodl.MethodFault as fault:
+        return f"the VM's events cannot be read: {text_of(fault)}"
+    for event in events or ():
+        if event.createdTime >= moment:
+            when = event.createdTime.strftime("%Y-%m-%dT%H:%M:%SZ")
+            return f"the VM was reverted to a snapshot at {when}"
+    return None

@@ -1,0 +1,103 @@
+"""A disk of our snapshot as a source: its bytes by a transport, its changes by vSphere."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from cbtfs.core.extent import Extent
+from cbtfs.errors import SourceUnavailable
+from cbtfs.source.base import ChangeTrackingInvalid, Since, Stopped
+from cbtfs.source.transport.base import DiskReader
+
+
+class SnapshotTooOld(SourceUnavailable):
+    """The snapshot has been there for as long as it may."""
+
+
+class Watch:
+    """Ends reads when the run is to stop, or the snapshot has become too old."""
+
+    def __init__(
+        self,
+        stop: threading.Event,
+        max_age: float | None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._stop = stop
+        self._max_age = max_age
+        self._clock = clock
+        self._began = clock()
+
+    @property
+    def is_stopped(self) -> bool:
+        return self._stop.is_set()
+
+    def start(self) -> None:
+        """The snapshot is as old as nothing now."""
+        self._began = self._clock()
+
+    def look(self) -> None:
+        """Stopped, or SnapshotTooOld, if it is time."""
+        if self._stop.is_set():
+            raise Stopped("interrupted")
+        if self._max_age is not None and self._clock() - self._began >= self._max_age:
+            raise SnapshotTooOld(
+                f"the snapshot is older than --max-snapshot-age allows, {self._max_age:.0f} s: "
+                "nothing is committed"
+            )
+
+
+class SnapshotDisk:
+    """A DiskSource over one disk of a snapshot; its reader is opened when it is first needed."""
+
+    def __init__(
+        self,
+        size: int,
+        open_reader: Callable[[], DiskReader],
+        changes: Callable[[Since], Sequence[Extent]],
+        check: Callable[[], None],
+        watch: Watch,
+    ) -> None:
+        """*check* raises if the snapshot did not stay as it was."""
+        self.size = size
+        self._open = open_reader
+        self._changes = changes
+        self._check = check
+        self._watch = watch
+        self._lock = threading.Lock()
+        self._opened: DiskReader | None = None
+
+    def changed(self, since: Since) -> Sequence[Extent]:
+        self._watch.look()
+        return self._changes(since)
+
+    def allocated(self) -> Sequence[Extent]:
+        return self._reader().allocated()
+
+    def read(self, extent: Extent) -> bytes | memoryview:
+        return self._reader().read(extent)
+
+    def _reader(self) -> DiskReader:
+        self._watch.look()
+        with self._lock:
+            if self._opened is None:
+                self._opened = self._open()
+            return self._opened
+
+    def confirm(self) -> None:
+        self._watch.look()
+        self._check()
+
+    def close(self) -> None:
+        with self._lock:
+            if self._opened is not None:
+                self._opened.close()
+
+
+def never_changed(reason: str) -> Callable[[Since], Sequence[Extent]]:
+    """For a disk whose changes nobody tracks."""
+
+    def changes(since: Since) -> Sequence[Extent]:
+        raise ChangeTrackingInvalid(reason)
+
+    return changes

@@ -1,0 +1,137 @@
+"""What the server says of one virtual machine now."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from pyVmomi import vim
+
+from cbtfs.errors import SourceUnavailable
+from cbtfs.source.vsphere.collect import read
+from cbtfs.source.vsphere.disks import DiskFacts, disks_of
+from cbtfs.source.vsphere.inventory import ListedVm
+from cbtfs.source.vsphere.session import Session
+
+_PATHS: Final = (
+    "name",
+    "config",
+    "capability.changeTrackingSupported",
+    "runtime.powerState",
+    "runtime.connectionState",
+    "runtime.consolidationNeeded",
+    "guest.toolsRunningStatus",
+    "snapshot",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotEntry:
+    """One snapshot in the tree of a machine."""
+
+    object: Any
+    id: str
+    name: str
+    created: datetime
+    is_quiesced: bool
+    depth: int
+    """1 for a snapshot without a parent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A virtual machine at one moment."""
+
+    object: Any
+    config: Any
+    power: str
+    connection: str
+    tools: str | None
+    can_track: bool
+    needs_consolidation: bool
+    snapshots: tuple[SnapshotEntry, ...]
+    disks: tuple[DiskFacts, ...]
+
+    @property
+    def hardware(self) -> int:
+        """The NN of vmx-NN; 0 if it is spelled otherwise."""
+        number = str(self.config.version).removeprefix("vmx-")
+        return int(number) if number.isdecimal() else 0
+
+    @property
+    def is_tracking(self) -> bool:
+        """The flag itself; the mirrored ctkEnabled setting alone does not track."""
+        return bool(self.config.changeTrackingEnabled)
+
+    @property
+    def is_off(self) -> bool:
+        return self.power == "poweredOff"
+
+    def settings(self) -> Mapping[str, str]:
+        """extraConfig, keys in lower case."""
+        return {str(each.key).lower(): str(each.value) for each in self.config.extraConfig or ()}
+
+
+def load_machine(session: Session, vm: ListedVm) -> Machine:
+    """The machine's state by one call; SourceUnavailable if its host cannot tell."""
+    values = read(session, vm.object, *_PATHS)
+    config = values.get("config")
+    connection = str(values.get("runtime.connectionState", "unknown"))
+    if config is None or connection != "connected":
+        raise SourceUnavailable(
+            f"its state is {connection}: see to it that its host runs and is connected"
+        )
+    return Machine(
+        object=vm.object,
+        config=config,
+        power=str(values.get("runtime.powerState")),
+        connection=connection,
+        tools=values.get("guest.toolsRunningStatus"),
+        can_track=bool(values.get("capability.changeTrackingSupported")),
+        needs_consolidation=bool(values.get("runtime.consolidationNeeded")),
+        snapshots=entries_of(values.get("snapshot")),
+        disks=tuple(disks_of(config)),
+    )
+
+
+def load_snapshots(session: Session, vm: Any) -> tuple[SnapshotEntry, ...]:
+    """The snapshots that the machine has now."""
+    return entries_of(read(session, vm, "snapshot").get("snapshot"))
+
+
+def entries_of(info: Any) -> tuple[SnapshotEntry, ...]:
+    """The entries of a VirtualMachineSnapshotInfo, parents first."""
+    return () if info is None else tuple(_entries(info.rootSnapshotList, 1))
+
+
+def _entries(trees: Any, depth: int) -> Iterator[SnapshotEntry]:
+    for tree in trees or ():
+        yield SnapshotEntry(
+            tree.snapshot,
+            str(tree.snapshot._moId),
+            str(tree.name),
+            tree.createTime,
+            bool(tree.quiesced),
+            depth,
+        )
+        yield from _entries(tree.childSnapshotList, depth + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class DatastoreFacts:
+    """Where files are."""
+
+    name: str
+    type: str
+
+
+def load_datastores(session: Session, ids: set[str]) -> dict[str, DatastoreFacts]:
+    """The datastores of those managed object ids."""
+    found = {}
+    for each in sorted(ids):
+        store = vim.Datastore(each, session.content.rootFolder._stub)
+        summary = read(session, store, "summary").get("summary")
+        found[each] = DatastoreFacts(
+            str(summary.name) if summary else "", str(summary.type) if summary else ""
+        )
+    return found

@@ -1,0 +1,119 @@
+"""Whether a machine's changes are tracked, and what is done about it where they are not.
+
+Tracking needs virtual hardware 7, is enabled only where there is neither a snapshot nor a delta
+disk left behind, and begins at the next stun, which our own snapshot is (VDDK Programming Guide,
+"Enable CBT"; VMware KB 1020128).
+"""
+
+import logging
+from dataclasses import dataclass
+from typing import Final
+
+from pyVmomi import vim, vmodl
+
+from cbtfs.errors import AccessDenied, SourceUnavailable
+from cbtfs.source.vsphere.busy import carry_out
+from cbtfs.source.vsphere.disks import DiskFacts
+from cbtfs.source.vsphere.faults import meaning, text_of
+from cbtfs.source.vsphere.inventory import ListedVm
+from cbtfs.source.vsphere.machine import Machine, load_machine
+from cbtfs.source.vsphere.session import Session
+
+log = logging.getLogger(__name__)
+
+OLDEST_HARDWARE: Final = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A machine that can be captured."""
+
+    machine: Machine
+    untracked: str | None = None
+    """Why its changes are not tracked; None if they are, or will be from the snapshot on."""
+    done: str | None = None
+    """What was changed about the machine."""
+
+
+def make_ready(session: Session, vm: ListedVm, machine: Machine, *, may_upgrade: bool) -> Ready:
+    """See to it that changes are tracked, as far as that is allowed.
+
+    SourceUnavailable if the machine cannot be captured at all.
+    """
+    if machine.config.template:
+        raise SourceUnavailable(
+            "it is a template, which has no snapshots: convert it to a VM, or leave it out"
+        )
+    if not machine.disks:
+        raise SourceUnavailable("it has no disk: leave it out")
+    upgraded = None
+    if not machine.can_track and may_upgrade:
+        machine, upgraded = _upgrade(session, vm, machine)
+    if not machine.can_track:
+        return Ready(
+            machine,
+            f"its virtual hardware {machine.config.version} cannot track changes: power it off and "
+            "give --upgrade-hardware",
+            upgraded,
+        )
+    if machine.is_tracking:
+        return Ready(machine, None, upgraded)
+    obstacle = _obstacle(machine)
+    if obstacle is not None:
+        return Ready(machine, f"change tracking is off and is not enabled: {obstacle}", upgraded)
+    machine = _enable(session, vm, machine)
+    if not machine.is_tracking:
+        return Ready(machine, "change tracking was enabled and is off all the same", upgraded)
+    words = [upgraded, "change tracking enabled"]
+    return Ready(machine, None, ", ".join(word for word in words if word))
+
+
+def _obstacle(machine: Machine) -> str | None:
+    if machine.snapshots:
+        return f"the VM has a snapshot, {machine.snapshots[0].name}"
+    if machine.needs_consolidation or any(
+        disk.links > 1 and disk.change_id is None for disk in machine.disks
+    ):
+        return "the VM's disks need consolidation"
+    if machine.power == "suspended":
+        return "the VM is suspended"
+    return None
+
+
+def _upgrade(session: Session, vm: ListedVm, machine: Machine) -> tuple[Machine, str | None]:
+    if not machine.is_off or machine.snapshots:
+        log.warning("%s: only a VM that is off and has no snapshot is upgraded", vm.path)
+        return machine, None
+    what = "upgrade the virtual hardware"
+    try:
+        carry_out(session, lambda: machine.object.UpgradeVM_Task(None), what)
+    except vim.fault.AlreadyUpgraded as fault:
+        log.info("%s: %s", what, text_of(fault))
+    except vmodl.MethodFault as fault:
+        raise meaning(fault, what) from fault
+    now = load_machine(session, vm)
+    return now, f"virtual hardware upgraded from {machine.config.version} to {now.config.version}"
+
+
+def _enable(session: Session, vm: ListedVm, machine: Machine) -> Machine:
+    """The machine as it is after the task: an object read before still says off."""
+    what = "enable change tracking"
+    spec = vim.vm.ConfigSpec(changeTrackingEnabled=True)
+    try:
+        carry_out(session, lambda: machine.object.ReconfigVM_Task(spec), what)
+    except vmodl.MethodFault as fault:
+        error = meaning(fault, what)
+        if isinstance(error, AccessDenied):
+            raise error from fault
+        log.warning("%s: %s", vm.path, error)
+    return load_machine(session, vm)
+
+
+def untracked_disk(machine: Machine, disk: DiskFacts) -> str | None:
+    """Why a disk has no change ID though the machine's changes are tracked; None if unknown."""
+    if disk.change_id is not None:
+        return None
+    setting = f"{disk.slot}.ctkEnabled"
+    if machine.settings().get(setting.lower(), "").upper() != "TRUE":
+        return f"it is not tracked: the VM's setting {setting} is not TRUE"
+    return f"it is not tracked: no change ID, with a backing of type {disk.backing}"

@@ -1,0 +1,74 @@
+"""The SOAP end of a server: which version of the API to speak, over connections of ours."""
+
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from http.client import HTTPException, HTTPSConnection
+from ssl import SSLContext
+from typing import Any, Final
+
+from pyVmomi import SoapAdapter, VmomiSupport, vim
+
+from cbtfs.errors import SourceUnavailable
+from cbtfs.source.vsphere.address import Address
+from cbtfs.source.vsphere.tls import unreachable
+
+_VERSIONS: Final = "/sdk/vimServiceVersions.xml"
+_MAX_BYTES: Final = 1 << 20
+_POOL: Final = 16
+OLDEST: Final = "vim25/6.5"
+"""Older servers know neither what is asked for here nor TLS as it should be."""
+
+
+def connect(address: Address, context: SSLContext, seconds: float) -> Any:
+    """A ServiceInstance, not logged in, that speaks the newest version both sides know."""
+    version = _newest_common(address, _announced(address, context, seconds))
+    stub = SoapAdapter.SoapStubAdapter(
+        host=address.host,
+        port=address.port,
+        path="/sdk",
+        version=version,
+        sslContext=context,
+        poolSize=_POOL,
+        httpConnectionTimeout=seconds,
+    )
+    return vim.ServiceInstance("ServiceInstance", stub)
+
+
+def _announced(address: Address, context: SSLContext, seconds: float) -> set[str]:
+    """The versions that the server says it speaks (vSphere Web Services SDK)."""
+    connection = HTTPSConnection(address.host, address.port, timeout=seconds, context=context)
+    try:
+        connection.request("GET", _VERSIONS)
+        answer = connection.getresponse()
+        body = answer.read(_MAX_BYTES)
+    except (OSError, HTTPException) as exc:
+        raise unreachable(address, exc) from exc
+    finally:
+        connection.close()
+    if answer.status != 200:
+        raise SourceUnavailable(
+            f"{address} answers {answer.status} where a vSphere tells its versions: it is none, "
+            "or it is still starting"
+        )
+    try:
+        return set(_versions(ElementTree.fromstring(body)))
+    except ElementTree.ParseError as exc:
+        raise SourceUnavailable(f"{address} is no vSphere: what it answers is not XML") from exc
+
+
+def _versions(root: ElementTree.Element) -> Iterator[str]:
+    for namespace in root.iter("namespace"):
+        if namespace.findtext("name") == "urn:vim25":
+            yield from (each.text or "" for each in namespace.iter("version"))
+
+
+def _newest_common(address: Address, announced: set[str]) -> str:
+    oldest = VmomiSupport.versionMap[OLDEST]
+    for version in VmomiSupport.GetServiceVersions("vim25"):
+        if VmomiSupport.versionIdMap[version] in announced and VmomiSupport.IsChildVersion(
+            version, oldest
+        ):
+            return str(version)
+    raise SourceUnavailable(
+        f"{address} speaks no version of the vSphere API from 6.5 on: use cbtfs with a newer one"
+    )

@@ -1,0 +1,179 @@
+"""One login: kept alive, renewed when it ends; calls that may be repeated and calls that may not.
+
+pyVmomi's own session stub repeats any call after a lost connection, CreateSnapshot_Task too, which
+then runs twice. So the plain stub is used here, and each call says which kind it is.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+from ssl import SSLContext
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+from pyVmomi import vim, vmodl
+
+from cbtfs.errors import AccessDenied, CbtfsError
+from cbtfs.source.secret import Secret
+from cbtfs.source.vsphere.address import Address
+from cbtfs.source.vsphere.faults import TROUBLE, ReplyLost, meaning, text_of
+from cbtfs.source.vsphere.patience import Patience
+from cbtfs.source.vsphere.service import connect
+from cbtfs.source.vsphere.tls import unreachable
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+_LOGINS: Final = 3
+"""Renewals that one call may need before the server is given up."""
+_PASSING: Final = (vim.fault.HostConnectFault, vim.fault.Timedout, vmodl.fault.HostCommunication)
+"""Faults that pass: a host behind vCenter did not answer."""
+
+
+class Session:
+    """A login to one server; safe to use from several threads.
+
+    Managed objects that came through it stay usable when the login is renewed. Filters and views
+    do not: they end with the login, and who made them makes them anew.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        context: SSLContext,
+        user: str,
+        password: Secret,
+        patience: Patience | None = None,
+    ) -> None:
+        """AccessDenied, or SourceUnavailable if there is no vSphere to be trusted there."""
+        self.address = address
+        self.context = context
+        self.user = user
+        self.patience = patience or Patience()
+        self._password = password
+        self._instance = connect(address, context, self.patience.reply)
+        self._lock = threading.Lock()
+        self._logins = 0
+        self._denied: str | None = None
+        self._ended = threading.Event()
+        try:
+            self.content: Any = self._try(self._instance.RetrieveServiceContent, "log in")
+            self._renew(0)
+        except BaseException:
+            self._instance._stub.DropConnections()
+            raise
+        self._alive = threading.Thread(target=self._keep_alive, name="keep-alive", daemon=True)
+        self._alive.start()
+
+    # what the server is
+
+    @property
+    def server_id(self) -> str:
+        """What tells this vCenter from all others; a host alone is known by its address."""
+        return str(self.content.about.instanceUuid or f"host:{self.address}")
+
+    @property
+    def is_vcenter(self) -> bool:
+        return bool(self.content.about.apiType == "VirtualCenter")
+
+    @property
+    def cookie(self) -> Secret:
+        """What authenticates other requests to the server, as a Cookie header has it."""
+        return Secret(str(self._instance._stub.cookie))
+
+    @property
+    def login(self) -> int:
+        """Number of the login that is in force; goes up when it is renewed."""
+        return self._logins
+
+    # calls
+
+    def repeat(self, call: Callable[[], Result], what: str) -> Result:
+        """The result of a *call* that does no harm when it is carried out twice.
+
+        After the end of the login, a lost connection or a passing fault it is tried again. Faults
+        of the call itself come out as they are: who called knows what they mean.
+        """
+        for pause in self.patience.connection:
+            try:
+                return self._logged_in(call)
+            except TROUBLE as exc:
+                log.info("%s: %s", what, unreachable(self.address, exc))
+            except _PASSING as fault:
+                log.info("%s: %s", what, text_of(fault))
+            self._ended.wait(pause)
+        return self._try(lambda: self._logged_in(call), what)
+
+    def once(self, call: Callable[[], Result], what: str) -> Result:
+        """The result of a *call* that must not be carried out twice; ReplyLost if nobody knows."""
+        try:
+            return self._logged_in(call)
+        except TROUBLE as exc:
+            raise ReplyLost(f"{what}: {unreachable(self.address, exc)}") from exc
+
+    def _try(self, call: Callable[[], Result], what: str) -> Result:
+        try:
+            return call()
+        except TROUBLE as exc:
+            raise unreachable(self.address, exc) from exc
+
+    def _logged_in(self, call: Callable[[], Result]) -> Result:
+        """A call that the server refused for want of a login was not carried out: again."""
+        for _ in range(_LOGINS):
+            login = self._logins
+            try:
+                return call()
+            except vim.fault.NotAuthenticated:
+                self._renew(login)
+        return call()
+
+    def renew(self, login: int) -> None:
+        """Log in anew, unless that happened since *login* was the number in force."""
+        self._renew(login)
+
+    def _renew(self, login: int) -> None:
+        with self._lock:
+            if self._logins != login:
+                return
+            if self._denied is not None:
+                raise AccessDenied(self._denied)
+            self._instance._stub.SetSessionId(None)
+            try:
+                self.content.sessionManager.Login(self.user, self._password.reveal())
+            except vmodl.MethodFault as fault:
+                error = meaning(fault, f"log in to {self.address}")
+                if isinstance(fault, vim.fault.InvalidLogin):
+                    self._denied = str(error)
+                raise error from None  # the traceback must not lead to the password
+            self._logins += 1
+
+    # life
+
+    def _keep_alive(self) -> None:
+        while not self._ended.wait(self.patience.login):
+            try:
+                self.repeat(self._instance.CurrentTime, "keep the session alive")
+            except (CbtfsError, vmodl.MethodFault) as exc:
+                log.warning("the session with %s may end: %s", self.address, exc)
+
+    def close(self) -> None:
+        """Log out, as far as that is still possible."""
+        self._ended.set()
+        self._alive.join()
+        try:
+            self.content.sessionManager.Logout()
+        except (vmodl.MethodFault, *TROUBLE) as exc:
+            log.debug("no logout: %s", type(exc).__name__)
+        self._instance._stub.DropConnections()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

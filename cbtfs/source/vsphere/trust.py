@@ -1,0 +1,61 @@
+"""Whether a disk's change list can be believed: what must not have happened since the last point.
+
+Sources: VDDK Programming Guide, "Changed Block Tracking"; VMware KB 1020128, 2090639 (grown disks),
+KB 432633 (power loss). A corrupt map is not reported as a fault since vSphere 6.5, so all that can
+be told from outside is looked at here.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cbtfs.source.base import Since
+from cbtfs.source.vsphere.disks import DiskFacts
+
+
+def distrust(disk: DiskFacts, since: Since, then: Mapping[str, Any] | None) -> str | None:
+    """Why changes of *disk* since that point are not to be believed; None if they may be.
+
+    *then* is what that point's manifest knows of the disk.
+    """
+    if since.change_id is None:
+        return "the last point has no change ID of this disk"
+    if disk.change_id is None:
+        return "the snapshot has no change ID of this disk: it is not tracked"
+    if then is None:
+        return "the last point does not tell where the disk was"
+    if then.get("root") != disk.root:
+        return f"the disk was {then.get('root')} and is {disk.root} now: it was moved or replaced"
+    if since.size != disk.size:
+        return f"the disk had {since.size} bytes and has {disk.size} now (VMware KB 2090639)"
+    return _new_epoch(since.change_id, disk.change_id)
+
+
+def _new_epoch(old: str, new: str) -> str | None:
+    """A change ID is `<uuid>/<number>`: another UUID means that tracking started anew."""
+    old_epoch, _, old_number = old.rpartition("/")
+    new_epoch, _, new_number = new.rpartition("/")
+    if not old_epoch or old_epoch != new_epoch:
+        return f"change tracking started anew: the change ID was {old} and is {new} now"
+    numbers = _numbers(old_number, new_number)
+    if numbers is None or numbers[1] <= numbers[0]:
+        return f"the change ID did not go up: it was {old} and is {new} now"
+    return None
+
+
+def _numbers(*texts: str) -> list[int] | None:
+    """Decimal wherever it was seen; hexadecimal is allowed for."""
+    for base in (10, 16):
+        try:
+            return [int(text, base) for text in texts]
+        except ValueError:
+            continue
+    return None
+
+
+def foreign_snapshots(then: Sequence[str], now: Sequence[str]) -> str | None:
+    """Why snapshots of others stand against a change list (VMware KB 1020128)."""
+    if now:
+        return f"the VM has a snapshot that is not of this repository: {now[0]}"
+    if then:
+        return f"at the last point the VM had a snapshot that is not of this repository: {then[0]}"
+    return None

@@ -1,0 +1,115 @@
+"""Who is at work outside of the repository: a record for each run, locked as long as it lives.
+
+A run that takes a snapshot of a VM leaves its record here first. The lock is a flock, which ends
+with the process however that ends: a record that can be locked is of a dead run, and what it names
+may be removed. A snapshot without a record here is another's.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from cbtfs.core.ids import is_id
+from cbtfs.store.files import FILE_MODE, make_folder, open_regular, storing, sync_folder
+
+_FOLDER: Final = "runs"
+_MAX_BYTES: Final = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """What a run does outside."""
+
+    run: str
+    """32 hex digits."""
+    server: str
+    """Which vCenter or host, by its own id."""
+    vm: str
+    """Which VM there, by its own id."""
+    snapshot: str
+    """The name of the snapshot that the run takes."""
+
+
+class Run:
+    """A run that lives: its record is locked until finish(), or the end of the process."""
+
+    def __init__(self, path: Path, facts: RunFacts, fd: int) -> None:
+        self.facts = facts
+        self._path = path
+        self._fd = fd
+
+    def finish(self) -> None:
+        """Nothing of the run is left outside: its record goes."""
+        self._path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Let go of the record, which from here on is a dead run's."""
+        os.close(self._fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class RunFolder:
+    """locks/runs/ of a repository."""
+
+    def __init__(self, repository: Path) -> None:
+        self._path = repository / "locks" / _FOLDER
+
+    def start(self, facts: RunFacts) -> Run:
+        """A record that lasts from now on; StoreFailed if it cannot be made."""
+        path = self._path / facts.run
+        with storing("a run's record"):
+            make_folder(self._path)
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            fd = os.open(path, flags, FILE_MODE)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.write(fd, json.dumps(asdict(facts)).encode())
+                os.fsync(fd)
+                sync_folder(self._path)
+            except BaseException:
+                os.close(fd)
+                raise
+        return Run(path, facts, fd)
+
+    def dead(self, server: str, vm: str) -> list[RunFacts]:
+        """The runs on that VM that ended without having cleaned up."""
+        return [f for f in self._unlocked() if f.server == server and f.vm == vm]
+
+    def forget(self, facts: RunFacts) -> None:
+        """Nothing of a dead run is left outside: its record goes."""
+        with suppress(FileNotFoundError):
+            (self._path / facts.run).unlink()
+
+    def _unlocked(self) -> Iterator[RunFacts]:
+        names = sorted(os.listdir(self._path)) if self._path.is_dir() else []
+        for name in filter(is_id, names):
+            with suppress(OSError, ValueError, KeyError, TypeError):
+                facts = _load_unlocked(self._path / name)
+                if facts.run == name:
+                    yield facts
+
+
+def _load_unlocked(path: Path) -> RunFacts:
+    """The record at *path*; BlockingIOError if its run lives."""
+    fd = open_regular(path)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return RunFacts(**json.loads(os.pread(fd, _MAX_BYTES, 0)))
+    finally:
+        os.close(fd)
