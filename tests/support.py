@@ -28,6 +28,8 @@ from cbtfs.store.writer import ObjectWriter
 
 BLOCK: Final = 4096
 """Bytes of a block: the smallest there is keeps tests fast."""
+MEMORY: Final = Path("/dev/shm")
+"""Where files are fast, where there is such a place: flushes are not what most tests are about."""
 EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
 """When the first point of a VM is taken; each later one is a second younger."""
 

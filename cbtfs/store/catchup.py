@@ -35,7 +35,7 @@ class Findings:
     objects_moved: int = 0
     objects_dropped: int = 0
     nodes_left_out: int = 0
-    """Nodes of unknown packs with a child that is nowhere."""
+    """Nodes with a child that is nowhere, or that are damaged."""
     points_added: int = 0
     points_dropped: int = 0
     states_changed: int = 0
@@ -44,7 +44,7 @@ class Findings:
 
     @property
     def changed_objects(self) -> bool:
-        return bool(self.packs_added or self.packs_lost)
+        return bool(self.packs_added or self.packs_lost or self.objects_added)
 
     @property
     def is_empty(self) -> bool:
@@ -69,6 +69,7 @@ def catch_up(catalog: Catalog, packs: PackFolder, points: PointFolder) -> Findin
         known = view.pack_numbers()
         in_step = (
             present == known.keys()
+            and not view.may_be_completed
             and points.ids() == set(view.point_ids())
             and not _changed_states(points, view.points())
         )
@@ -82,6 +83,8 @@ def catch_up(catalog: Catalog, packs: PackFolder, points: PointFolder) -> Findin
         unknown = {pack: packs.frames(pack) for pack in sorted(present - numbers.keys())}
         _settle_lost_packs(update, packs, unknown, numbers, present, findings)
         _add_packs(update, packs, unknown, findings)
+        if update.is_incomplete or findings.nodes_left_out or findings.objects_dropped:
+            _complete(update, packs, present, findings)
         _settle_points(update, points, findings)
         if not findings.is_empty:
             update.renew_generation()
@@ -169,15 +172,37 @@ def _add_packs(update: Update, packs: PackFolder, unknown: Unknown, findings: Fi
         fresh = [f for f in chunks.values() if update.find(f.kind, f.level, f.digest) is None]
         _add(update, number, [(frame, None) for frame in fresh], findings)
         nodes += (_Placed(number, pack, frame) for frame in frames if frame.kind is Kind.NODE)
+    findings.nodes_left_out = _add_nodes(update, packs, nodes, findings)
+
+
+def _complete(update: Update, packs: PackFolder, present: set[PackId], findings: Findings) -> None:
+    """Nodes of all packs that were left out, now that their children may be known."""
+    numbers = update.pack_numbers()
+    nodes = [
+        _Placed(numbers[pack], pack, frame)
+        for pack in sorted(present)
+        for frame in packs.frames(pack)[0]
+        if frame.kind is Kind.NODE
+    ]
+    findings.nodes_left_out = _add_nodes(update, packs, nodes, findings)
+    update.set_incomplete(findings.nodes_left_out > 0)
+
+
+def _add_nodes(
+    update: Update, packs: PackFolder, nodes: Iterable[_Placed], findings: Findings
+) -> int:
+    """Add the nodes that are not known, the lowest first; how many had to be left out."""
+    left_out = 0
     for node in sorted(nodes, key=lambda each: each.frame.level):
         frame = node.frame
         if update.find(frame.kind, frame.level, frame.digest) is not None:
             continue
         children = _resolve(update, packs, node)
         if children is None:
-            findings.nodes_left_out += 1
+            left_out += 1
         else:
             _add(update, node.pack, [(frame, children)], findings)
+    return left_out
 
 
 def _add(
@@ -200,6 +225,8 @@ def _resolve(update: Update, packs: PackFolder, node: _Placed) -> list[ObjectId]
     try:
         content = packs.open(node.id).load(node.frame)
     except (DataCorrupt, ChunkMissing):
+        return None
+    if len(content) != FANOUT * DIGEST_BYTES:
         return None
     level = node.frame.level - 1
     kind = Kind.NODE if level else Kind.CHUNK

@@ -33,11 +33,17 @@ from cbtfs.store.catalog.records import (
     integer_key,
     number_key,
 )
-from cbtfs.store.catalog.view import GENERATION, POINTS_VERSION, SCHEMA, View
+from cbtfs.store.catalog.view import (
+    GENERATION,
+    LEFT_OUT,
+    NEXT_OBJECT,
+    NEXT_PACK,
+    POINTS_VERSION,
+    SCHEMA,
+    View,
+)
 
 SCHEMA_VERSION: Final = 1
-NEXT_OBJECT: Final = b"next object"
-NEXT_PACK: Final = b"next pack"
 
 
 class NewObject(NamedTuple):
@@ -78,11 +84,6 @@ class Update(View):
         self._put(META, GENERATION, secrets.token_bytes(16))
 
     # Objects
-
-    def next_object(self) -> int:
-        """The next free object id: above every id that was ever given."""
-        known = int.from_bytes(self.meta(NEXT_OBJECT), "big")
-        return max(known, self.last_number(OBJECTS) + 1, self.last_number(MAP) + 1)
 
     def add_pack(self, pack: PackId, size: int, objects: int) -> int:
         """Make a closed pack known; its number."""
@@ -135,6 +136,10 @@ class Update(View):
     def keep_numbers(self) -> None:
         """Write down the next free id before objects are dropped: none is given twice."""
         self._put(META, NEXT_OBJECT, number_key(self.next_object()))
+
+    def set_incomplete(self, is_incomplete: bool) -> None:
+        """Write down whether nodes of the packs known by now are left out."""
+        self._put(META, LEFT_OUT, self.meta(NEXT_PACK) if is_incomplete else b"")
 
     # Points
 

@@ -38,6 +38,9 @@ from cbtfs.store.digest import digest_of, node_content
 GENERATION = b"generation"
 POINTS_VERSION = b"points version"
 SCHEMA = b"schema"
+NEXT_OBJECT = b"next object"
+NEXT_PACK = b"next pack"
+LEFT_OUT = b"left out"
 
 
 class Node(NamedTuple):
@@ -93,6 +96,17 @@ class View:
     def all_locations(self) -> Iterator[tuple[ObjectId, Location]]:
         for key, payload in self._items(OBJECTS):
             yield ObjectId(key_integer(key)), decode_location(payload)
+
+    def locations_below(self, number: int) -> Iterator[tuple[ObjectId, Location]]:
+        """Objects with ids smaller than *number*, descending: nodes before what is below."""
+        cursor = self._transaction.cursor(self._databases[OBJECTS])
+        is_there = cursor.prev() if cursor.set_range(integer_key(number)) else cursor.last()
+        if is_there:
+            for key, value in cursor.iterprev():
+                yield (
+                    ObjectId(key_integer(key)),
+                    decode_location(open_value(OBJECTS, key, value)),
+                )
 
     def children(self, node: ObjectId) -> tuple[ObjectId, ...]:
         """64 ids, 0 for null; CatalogDamaged if the node has none."""
@@ -247,6 +261,21 @@ class View:
             except CatalogDamaged:
                 count += 1
         return count
+
+    def next_object(self) -> int:
+        """The next free object id: above every id that was ever given."""
+        known = int.from_bytes(self.meta(NEXT_OBJECT), "big")
+        return max(known, self.last_number(OBJECTS) + 1, self.last_number(MAP) + 1)
+
+    @property
+    def is_incomplete(self) -> bool:
+        """Whether nodes of known packs were left out for want of a child."""
+        return bool(self.meta(LEFT_OUT))
+
+    @property
+    def may_be_completed(self) -> bool:
+        """Whether packs have come since nodes were left out."""
+        return self.is_incomplete and self.meta(LEFT_OUT) != self.meta(NEXT_PACK)
 
     def last_number(self, database: bytes) -> int:
         """The largest key of an integer database; 0 if it is empty."""

@@ -1,0 +1,64 @@
+"""A program that ends in the middle of a step."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final, NamedTuple
+
+import pytest
+
+from cbtfs.store import pack, points
+from cbtfs.store.catalog.update import Update
+from cbtfs.store.pack import PackWriter
+from cbtfs.store.points import PointFolder
+
+
+class Step(NamedTuple):
+    """A function that a commit goes through: where it is looked up, and its name."""
+
+    owner: object
+    name: str
+
+
+COMMIT: Final = [
+    Step(PackWriter, "append"),
+    Step(PackWriter, "close"),
+    Step(pack, "sync_folder"),
+    Step(Update, "add_pack"),
+    Step(Update, "add_objects"),
+    Step(PointFolder, "put_state"),
+    Step(points, "put_if_absent"),
+    Step(Update, "put_point"),
+]
+CATCH_UP: Final = [
+    Step(Update, "keep_numbers"),
+    Step(Update, "move_object"),
+    Step(Update, "drop_objects"),
+    Step(Update, "drop_pack"),
+    Step(Update, "add_pack"),
+    Step(Update, "add_objects"),
+    Step(Update, "put_point"),
+    Step(Update, "renew_generation"),
+]
+
+
+class Crash(Exception):
+    """The program ends here."""
+
+
+@contextmanager
+def crashing(step: Step, *, after: bool, spared: int = 0) -> Iterator[None]:
+    """Let *step* crash, before or after its work, once it was *spared* so many times."""
+    real, calls = getattr(step.owner, step.name), 0
+
+    def stepping(*args: Any, **named: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls <= spared:
+            return real(*args, **named)
+        if after:
+            real(*args, **named)
+        raise Crash(step.name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(step.owner, step.name, stepping)
+        yield
