@@ -56,6 +56,7 @@ class Reader:
         Once a second is often enough: a number that lies is found out, and costs a second look.
         """
         with self._lock:
+            self._packs.close_removed()
             if self._catalog.is_replaced():
                 self._catalog.reopen()
             else:

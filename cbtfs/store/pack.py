@@ -117,6 +117,19 @@ class Pack:
         self._look(frame, data)
         return decode(frame, data[frame.payload_offset - frame.offset :])
 
+    def load_encoded(self, frame: Frame) -> Encoded:
+        """The object at *frame* as it is stored, verified: what another pack can take over.
+
+        Raises what load() raises.
+        """
+        data = self._read(frame.offset, frame.end - frame.offset)
+        table = self._look(frame, data)
+        payload = data[frame.payload_offset - frame.offset :]
+        decode(frame, payload)
+        return Encoded(
+            frame.kind, frame.level, frame.codec, frame.plain, frame.digest, table, payload
+        )
+
     def load_pieces(self, frame: Frame, offset: int, length: int) -> memoryview | None:
         """Bytes of a chunk that is stored raw, verified by the CRCs of the pieces they lie in.
 
@@ -130,6 +143,11 @@ class Pack:
         if len(data) < offset + length - start or not pieces_hold(data, first, table):
             return None
         return memoryview(data)[offset - start : offset - start + length]
+
+    @property
+    def is_removed(self) -> bool:
+        """Whether it has no name any more: its bytes take room until it is closed."""
+        return os.fstat(self._fd).st_nlink == 0
 
     def _read(self, offset: int, length: int) -> bytes:
         try:

@@ -75,6 +75,18 @@ class PackFolder:
         except DataCorrupt as exc:
             return list(found.scan()), str(exc)
 
+    def remove(self, pack: PackId) -> None:
+        """Remove a pack that nothing is looked for in."""
+        with self._lock:
+            self._open.pop(pack, None)
+        self.path(pack).unlink(missing_ok=True)
+
+    def close_removed(self) -> None:
+        """Let go of open packs that were removed: only then is their room free."""
+        with self._lock:
+            for pack in [each for each, found in self._open.items() if found.is_removed]:
+                del self._open[pack]
+
     def forget_open(self) -> None:
         """Let go of every open pack: a pack of that name may be another file now."""
         with self._lock:

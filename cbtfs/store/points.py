@@ -3,8 +3,8 @@
 import fcntl
 import os
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +20,7 @@ from cbtfs.core.manifest import (
 )
 from cbtfs.core.sealed import MAX_BYTES
 from cbtfs.errors import CbtfsError, DataCorrupt, PointNotFound
-from cbtfs.store.files import load_file, open_regular, put_if_absent, replace
+from cbtfs.store.files import load_file, open_regular, put_if_absent, replace, sync_folder
 
 STATE_SUFFIX: Final = ".state"
 FORGOTTEN_SUFFIX: Final = ".forgotten"
@@ -106,6 +106,43 @@ class PointFolder:
         """
         self.put_state(state)
         put_if_absent(self.path(manifest.point), encode_manifest(manifest))
+
+    def forget(self, points: Iterable[PointId]) -> None:
+        """Let the points be forgotten: each is in an instant or not at all, and that lasts.
+
+        PointNotFound if one is gone already. Leases of them hold on.
+        """
+        for point in points:
+            path = self.path(point)
+            try:
+                os.rename(path, path.with_name(path.name + FORGOTTEN_SUFFIX))
+            except FileNotFoundError as exc:
+                raise PointNotFound(f"point {point} is gone") from exc
+        sync_folder(self._path)
+
+    @contextmanager
+    def claimed(self) -> Iterator[set[PointId]]:
+        """The forgotten points that nobody leases; nobody can until the end of the block.
+
+        Only for the one writer. One that cannot be locked counts as leased.
+        """
+        with ExitStack() as locks:
+            found = set()
+            for point in sorted(self.forgotten_ids()):
+                try:
+                    fd = open_regular(self._path / (point + FORGOTTEN_SUFFIX))
+                    locks.callback(os.close, fd)
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except (OSError, CbtfsError):
+                    continue
+                found.add(point)
+            yield found
+
+    def remove_forgotten(self, point: PointId) -> None:
+        """Remove what is left of a forgotten point: manifest and state."""
+        (self._path / (point + FORGOTTEN_SUFFIX)).unlink(missing_ok=True)
+        if not self.path(point).exists():
+            (self._path / (point + STATE_SUFFIX)).unlink(missing_ok=True)
 
     def remove_leftovers(self) -> None:
         """Remove what a writer that died was writing. Only for the one writer."""

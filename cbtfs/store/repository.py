@@ -3,13 +3,20 @@
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from cbtfs.core.manifest import Manifest, PointState, encode_manifest, encode_state
+from cbtfs.core.ids import PointId
+from cbtfs.core.manifest import (
+    Manifest,
+    PointState,
+    decode_manifest,
+    encode_manifest,
+    encode_state,
+)
 from cbtfs.core.moment import format_moment
 from cbtfs.core.settings import Settings, UnknownFormat, decode_settings, encode_settings
 from cbtfs.errors import (
@@ -21,9 +28,11 @@ from cbtfs.errors import (
     StoreFailed,
     UsageError,
 )
+from cbtfs.store import reserve
 from cbtfs.store.catalog import gate
 from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.records import CatalogDamaged, PointRecord
+from cbtfs.store.catalog.update import Update
 from cbtfs.store.catchup import Findings, catch_up
 from cbtfs.store.files import load_file, make_folder, put_if_absent, storing, sync_folder
 from cbtfs.store.identity import new_id
@@ -74,6 +83,36 @@ class Repository:
             self.catalog.update(lambda update: update.put_point(manifest, record))
         except StoreFailed as exc:
             raise StoreFailed(f"point {manifest.point} is committed, but {exc}") from exc
+
+    def forget(self, points: Collection[PointId]) -> None:
+        """Let *points* be forgotten; what they alone need is freed by the next prune.
+
+        Takes the same time whatever they hold. The new names of their manifests are the commit.
+        """
+        with storing("the folder of points"):
+            self.points.forget(points)
+        self.catalog.update(lambda update: _drop_points(update, points))
+
+    def put_state(self, state: PointState) -> None:
+        """Let *state* be that of its point."""
+        with storing("a state file"):
+            self.points.put_state(state)
+        self.catalog.update(lambda update: _reload_state(update, self.points, state.point))
+
+
+def _drop_points(update: Update, points: Iterable[PointId]) -> None:
+    for point in points:
+        record = update.point(point)
+        if record is not None:
+            update.drop_point(decode_manifest(record.manifest))
+
+
+def _reload_state(update: Update, points: PointFolder, point: PointId) -> None:
+    record = update.point(point)
+    if record is not None:
+        state, mark = points.load_state(point)
+        new = PointRecord(record.manifest, encode_state(state), mark)
+        update.put_point(decode_manifest(record.manifest), new)
 
 
 def create_repository(path: Path, settings: Settings) -> None:
@@ -133,6 +172,7 @@ def writing(path: Path, *, lock_wait: float = 0.0) -> Iterator[Repository]:
     is_clean = False
     try:
         repository = _open_locked(path, settings, must_verify=lock.was_left_behind)
+        reserve.keep(path)
         try:
             yield repository
             is_clean = True
