@@ -17,6 +17,11 @@ DiskName = Annotated[
     str,
     typer.Argument(metavar="DISK", show_default=False, help="The disk's label or id."),
 ]
+LockWait = Annotated[
+    float,
+    typer.Option("--lock-wait", metavar="S", min=0, help="Seconds to wait for another writer."),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
 
 
 def example(*lines: str) -> str:

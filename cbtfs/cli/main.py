@@ -12,7 +12,18 @@ from typing import Annotated, Final
 import typer
 
 from cbtfs import __version__
-from cbtfs.cli import check, demo, extents, ingest, init, listing, mount, restore
+from cbtfs.cli import (
+    check,
+    demo,
+    extents,
+    forget,
+    ingest,
+    init,
+    listing,
+    mount,
+    prune,
+    restore,
+)
 from cbtfs.cli.context import Options
 from cbtfs.cli.output import say
 from cbtfs.core.names import printable
@@ -44,7 +55,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for commands in (init, ingest, listing, extents, mount, restore, check, demo):
+for commands in (
+    init,
+    ingest,
+    listing,
+    extents,
+    mount,
+    restore,
+    check,
+    forget,
+    prune,
+    demo,
+):
     commands.add_to(app)
 
 

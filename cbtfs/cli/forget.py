@@ -1,0 +1,259 @@
+"""`cbtfs forget`, `cbtfs protect` and `cbtfs tag`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cbtfs.cli.arguments import DryRun, Json, LockWait, PointName, example
+from cbtfs.cli.context import repository_path
+from cbtfs.cli.output import emit, print_lines, print_table
+from cbtfs.cli.prune import of_outcome, print_outcome, prune_now
+from cbtfs.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import timedelta, tzinfo
+
+    from cbtfs.core.ids import PointId
+    from cbtfs.core.manifest import PointState
+    from cbtfs.core.retention import Policy
+    from cbtfs.forget import Verdict
+    from cbtfs.store.repository import Repository
+
+_SHORT_ID = 12
+_RULES = "Rules"
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command(
+        epilog=example(
+            "cbtfs forget --keep-daily 7 --keep-weekly 5 --keep-monthly 12 --dry-run",
+            "cbtfs forget web01 --keep-within 14d --prune",
+            "cbtfs forget web01@2026-11-22T00-15-03Z",
+        )
+    )(forget)
+    app.command(epilog=example("cbtfs protect web01@latest", "cbtfs protect --off web01@latest"))(
+        protect
+    )
+    app.command(
+        epilog=example("cbtfs tag web01@latest release", "cbtfs tag web01@latest --remove release")
+    )(tag)
+
+
+def _count(name: str, what: str) -> Any:
+    return typer.Option(f"--keep-{name}", metavar="N", min=0, show_default=False, help=what)
+
+
+def forget(
+    context: typer.Context,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[VM|POINT]…",
+            show_default=False,
+            help="With rules: the VMs whose points they decide on, all if none is named. "
+            "Without: the points to forget.",
+        ),
+    ] = None,
+    last: Annotated[int, _count("last", "Keep the newest N.")] = 0,
+    hourly: Annotated[int, _count("hourly", "Keep one for each of N hours.")] = 0,
+    daily: Annotated[int, _count("daily", "Keep one for each of N days.")] = 0,
+    weekly: Annotated[int, _count("weekly", "Keep one for each of N weeks.")] = 0,
+    monthly: Annotated[int, _count("monthly", "Keep one for each of N months.")] = 0,
+    yearly: Annotated[int, _count("yearly", "Keep one for each of N years.")] = 0,
+    within: Annotated[
+        str | None,
+        typer.Option(
+            "--keep-within",
+            metavar="SPAN",
+            show_default=False,
+            help="Keep what is at most so much older than the newest: 12h, 7d, 2w, 6m, 1y.",
+        ),
+    ] = None,
+    tags: Annotated[
+        list[str] | None,
+        typer.Option("--keep-tag", metavar="T", show_default=False, help="Keep what has this tag."),
+    ] = None,
+    min_age: Annotated[
+        str | None,
+        typer.Option(
+            "--min-age",
+            metavar="SPAN",
+            show_default=False,
+            help="Forget nothing by rule that is younger than this.",
+        ),
+    ] = None,
+    time_zone: Annotated[
+        str,
+        typer.Option(
+            "--time-zone",
+            metavar="ZONE",
+            help="Where hours, days, weeks, months and years begin, such as Europe/Berlin.",
+        ),
+    ] = "UTC",
+    prune: Annotated[bool, typer.Option("--prune", help="Give the space back as well.")] = False,
+    dry_run: DryRun = False,
+    lock_wait: LockWait = 0.0,
+    json: Json = False,
+) -> None:
+    """Let restore points go: those that no rule keeps, or those that are named.
+
+    Any may go, in any order; the others do not change. Protected points stay. Space is given
+    back by prune.
+    """
+    from cbtfs.core.retention import Policy
+    from cbtfs.store.repository import writing
+    from cbtfs.store.reserve import released
+
+    policy = Policy(
+        last,
+        hourly,
+        daily,
+        weekly,
+        monthly,
+        yearly,
+        None if within is None else _span(within),
+        frozenset(tags or ()),
+        _span(min_age or "0h"),
+        _zone(time_zone),
+    )
+    if policy.keeps_nothing and not names:
+        raise UsageError("nothing says what to forget: give --keep-… rules, or name points")
+    path = repository_path(context)
+    with released(path), writing(path, lock_wait=lock_wait) as repository:
+        verdicts: list[Verdict] = []
+        if policy.keeps_nothing:
+            points = _named(repository, names or [])
+        else:
+            verdicts, points = _by_rules(repository, names or [], policy)
+        if not dry_run and points:
+            repository.forget(points)
+        outcome = None
+        if prune:
+            extra = points if dry_run else []
+            outcome = prune_now(repository, is_dry_run=dry_run, is_quiet=json, without=extra)
+    if json:
+        document: dict[str, Any] = {
+            "dry_run": dry_run,
+            "time_zone": time_zone,
+            "forgotten": points,
+            "points": [_of_verdict(each) for each in verdicts],
+            "prune": None if outcome is None else of_outcome(outcome),
+        }
+        emit(document)
+        return
+    if verdicts:
+        print_table(("vm", "time", "", "why", "point"), map(_row, verdicts))
+    print_lines([f"{len(points)} {'would be ' if dry_run else ''}forgotten"])
+    if outcome is not None:
+        print_outcome(outcome)
+
+
+def _span(text: str) -> timedelta:
+    from cbtfs.core.retention import parse_duration
+
+    try:
+        return parse_duration(text)
+    except ValueError as exc:
+        raise UsageError(str(exc)) from exc
+
+
+def _zone(name: str) -> tzinfo:
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as exc:
+        raise UsageError(f"no time zone {name!r}: give one such as Europe/Berlin") from exc
+
+
+def _named(repository: Repository, names: Sequence[str]) -> list[PointId]:
+    from cbtfs.forget import is_vm, to_forget
+
+    for name in names:
+        if is_vm(repository, name):
+            raise UsageError(f"{name} is a VM: give --keep-… rules for it, or name points")
+    return to_forget(repository, names)
+
+
+def _by_rules(
+    repository: Repository, names: Sequence[str], policy: Policy
+) -> tuple[list[Verdict], list[PointId]]:
+    from datetime import UTC, datetime
+
+    from cbtfs.forget import judge
+
+    verdicts = judge(repository, names, policy, datetime.now(UTC))
+    return verdicts, [each.decision.point for each in verdicts if not each.decision.is_kept]
+
+
+def _of_verdict(verdict: Verdict) -> dict[str, Any]:
+    manifest = verdict.point.manifest
+    return {
+        "id": manifest.point,
+        "vm": manifest.vm.name,
+        "time": manifest.time,
+        "is_kept": verdict.decision.is_kept,
+        "reasons": list(verdict.decision.reasons),
+    }
+
+
+def _row(verdict: Verdict) -> tuple[str, ...]:
+    manifest, decision = verdict.point.manifest, verdict.decision
+    return (
+        manifest.vm.name,
+        manifest.name,
+        "keep" if decision.is_kept else "forget",
+        ", ".join(decision.reasons) or "no rule keeps it",
+        manifest.point[:_SHORT_ID],
+    )
+
+
+def protect(
+    context: typer.Context,
+    point: PointName,
+    off: Annotated[bool, typer.Option("--off", help="Protect it no longer.")] = False,
+    lock_wait: LockWait = 0.0,
+    json: Json = False,
+) -> None:
+    """Keep a restore point from being forgotten, by rule or by name."""
+    from cbtfs.forget import protect as protect_point
+    from cbtfs.store.repository import writing
+
+    with writing(repository_path(context), lock_wait=lock_wait) as repository:
+        state = protect_point(repository, point, is_protected=not off)
+    _report(state, as_json=json)
+
+
+def tag(
+    context: typer.Context,
+    point: PointName,
+    tags: Annotated[
+        list[str] | None, typer.Argument(metavar="T…", show_default=False, help="Tags to add.")
+    ] = None,
+    remove: Annotated[
+        list[str] | None,
+        typer.Option("--remove", metavar="T", show_default=False, help="A tag to take away."),
+    ] = None,
+    lock_wait: LockWait = 0.0,
+    json: Json = False,
+) -> None:
+    """Give a restore point tags, for --keep-tag and for people."""
+    from cbtfs.forget import tag as tag_point
+    from cbtfs.store.repository import writing
+
+    if not all(tags or ()):
+        raise UsageError("a tag is empty: give it a name")
+    with writing(repository_path(context), lock_wait=lock_wait) as repository:
+        state = tag_point(repository, point, tags or (), remove or ())
+    _report(state, as_json=json)
+
+
+def _report(state: PointState, *, as_json: bool) -> None:
+    if as_json:
+        emit({"point": state.point, "is_protected": state.is_protected, "tags": list(state.tags)})
+        return
+    protected = "protected" if state.is_protected else "not protected"
+    print_lines([f"point {state.point}: {protected}, tags: {', '.join(state.tags) or 'none'}"])

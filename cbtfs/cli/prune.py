@@ -1,0 +1,132 @@
+"""`cbtfs prune`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from cbtfs.cli.arguments import DryRun, Json, LockWait, example
+from cbtfs.cli.context import repository_path
+from cbtfs.cli.output import emit, human_size, print_lines, progress, say
+from cbtfs.errors import DataCorrupt, UsageError
+
+if TYPE_CHECKING:
+    from cbtfs.core.ids import PointId
+    from cbtfs.prune.run import Outcome
+    from cbtfs.prune.select import Limits
+    from cbtfs.store.repository import Repository
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)([KMGTP]?)(?:i?B)?", re.IGNORECASE | re.ASCII)
+_SHARE = re.compile(r"(\d+(?:\.\d+)?)%", re.ASCII)
+_UNITS: Final = " KMGTP"
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command(epilog=example("cbtfs prune --dry-run", "cbtfs prune --max-repack 50G"))(prune)
+
+
+def prune(
+    context: typer.Context,
+    max_unused: Annotated[
+        str,
+        typer.Option(
+            "--max-unused",
+            metavar="PERCENT",
+            help="How much of the packs may stay unused: less means more rewriting.",
+        ),
+    ] = "5%",
+    max_repack: Annotated[
+        str | None,
+        typer.Option(
+            "--max-repack",
+            metavar="SIZE",
+            show_default=False,
+            help="Rewrite at most so much, such as 50G; the next prune goes on.",
+        ),
+    ] = None,
+    dry_run: DryRun = False,
+    lock_wait: LockWait = 0.0,
+    json: Json = False,
+) -> None:
+    """Give back the space of what no restore point needs.
+
+    Mounts read on meanwhile. What an open file needs stays until it is closed.
+    """
+    from cbtfs.prune.select import Limits
+    from cbtfs.store.repository import writing
+    from cbtfs.store.reserve import released
+
+    limits = Limits(_share(max_unused), None if max_repack is None else size_of(max_repack))
+    path = repository_path(context)
+    with released(path), writing(path, lock_wait=lock_wait) as repository:
+        outcome = prune_now(repository, limits, is_dry_run=dry_run, is_quiet=json)
+    if json:
+        emit(of_outcome(outcome))
+    else:
+        print_outcome(outcome)
+    if outcome.damaged:
+        raise DataCorrupt("what could not be read was left where it is: run check --read-data")
+
+
+def _share(text: str) -> float:
+    found = _SHARE.fullmatch(text)
+    share = float(found[1]) / 100 if found else -1.0
+    if not 0 <= share <= 1:
+        raise UsageError(f"--max-unused {text}: give a percentage, such as 5%")
+    return share
+
+
+def size_of(text: str) -> int:
+    """The bytes that *text* names: a number with K, M, G, T or P for powers of 1024."""
+    found = _SIZE.fullmatch(text)
+    if found is None:
+        raise UsageError(f"no size: {text}; give one such as 500M or 50G")
+    return int(float(found[1]) * 1024 ** _UNITS.index(found[2].upper() or " "))
+
+
+def prune_now(
+    repository: Repository,
+    limits: Limits | None = None,
+    *,
+    is_dry_run: bool,
+    is_quiet: bool,
+    without: Collection[PointId] = (),
+) -> Outcome:
+    """Prune with bars on a terminal."""
+    from cbtfs.prune.run import prune as run
+    from cbtfs.prune.select import Limits
+
+    return run(
+        repository,
+        limits or Limits(),
+        is_dry_run=is_dry_run,
+        without=without,
+        announce=lambda what, total: progress(what, total, is_wanted=not is_quiet),
+    )
+
+
+def of_outcome(outcome: Outcome) -> dict[str, Any]:
+    """What `prune --json` prints."""
+    return {**asdict(outcome), "damaged": list(outcome.damaged)}
+
+
+def print_outcome(outcome: Outcome) -> None:
+    would = "would be " if outcome.is_dry_run else ""
+    print_lines(
+        [
+            f"{human_size(outcome.freed_bytes)} {would}freed of {human_size(outcome.size_before)}: "
+            f"{outcome.removed_packs} packs {would}removed, "
+            f"{human_size(outcome.rewritten_bytes)} {would}rewritten",
+            f"{human_size(outcome.dead_bytes)} needed by no point, "
+            f"{human_size(outcome.shared_bytes)} of forgotten points shared with others: they stay",
+            f"{human_size(outcome.unused_bytes)} left unused in packs",
+        ]
+    )
+    if outcome.leased:
+        print_lines([f"{outcome.leased} forgotten points are open: what they need stays"])
+    for problem in outcome.damaged:
+        say(problem)

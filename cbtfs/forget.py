@@ -1,0 +1,106 @@
+"""Let restore points go, by rules or by name; protect and tag those that stay."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from cbtfs.core.ids import PointId, is_id
+from cbtfs.core.manifest import PointState
+from cbtfs.core.moment import parse_moment
+from cbtfs.core.retention import Candidate, Decision, Policy, decide
+from cbtfs.errors import CbtfsError, PointNotFound
+from cbtfs.listing import Point, find_point, find_vm, find_vms, points
+from cbtfs.store.repository import Repository
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A point, and what the rules make of it."""
+
+    point: Point
+    decision: Decision
+
+
+def judge(
+    repository: Repository, vms: Sequence[str], policy: Policy, now: datetime
+) -> list[Verdict]:
+    """What *policy* says of every point of *vms*, or of all VMs, each VM's newest first.
+
+    PointNotFound if there is no VM of a name, or more than one.
+    """
+    with repository.catalog.view() as view:
+        named = [find_vm(view, name) for name in vms] or list(view.vms().values())
+        found = {vm.id: list(points(view, vm.id)) for vm in named}
+    by_id = {point.manifest.point: point for mine in found.values() for point in mine}
+    return [
+        Verdict(by_id[decision.point], decision)
+        for mine in found.values()
+        for decision in decide(policy, map(_candidate, mine), now)
+    ]
+
+
+def _candidate(point: Point) -> Candidate:
+    manifest = point.manifest
+    return Candidate(
+        manifest.point,
+        parse_moment(manifest.time),
+        manifest.order,
+        point.state.tags,
+        point.state.is_protected,
+        point.is_damaged,
+    )
+
+
+def is_vm(repository: Repository, name: str) -> bool:
+    """Whether a VM has that name: then it takes rules to forget points of it."""
+    with repository.catalog.view() as view:
+        return bool(find_vms(view, name))
+
+
+def to_forget(repository: Repository, specs: Iterable[str]) -> list[PointId]:
+    """The points that *specs* name, once each; CbtfsError if one of them is protected.
+
+    A point whose manifest cannot be read is in no listing: its whole id names it.
+    """
+    found = dict[PointId, None]()
+    for spec in specs:
+        try:
+            point = find_point(repository, spec)
+        except PointNotFound:
+            if not is_id(spec) or spec not in repository.points.ids():
+                raise
+            found[PointId(spec)] = None
+            continue
+        if point.state.is_protected:
+            raise CbtfsError(
+                f"point {point.manifest.point} is protected: "
+                f"run 'cbtfs protect --off {point.manifest.point[:12]}' first"
+            )
+        found[point.manifest.point] = None
+    return list(found)
+
+
+def protect(repository: Repository, spec: str, *, is_protected: bool) -> PointState:
+    """Let no rule and no mistake forget a point, or let them again."""
+    return _change(repository, spec, lambda state: replace(state, is_protected=is_protected))
+
+
+def tag(
+    repository: Repository, spec: str, add: Sequence[str] = (), remove: Sequence[str] = ()
+) -> PointState:
+    """Give a point tags, and take others from it."""
+
+    def change(state: PointState) -> PointState:
+        tags = dict.fromkeys((*state.tags, *add))
+        return replace(state, tags=tuple(each for each in tags if each not in remove))
+
+    return _change(repository, spec, change)
+
+
+def _change(
+    repository: Repository, spec: str, change: Callable[[PointState], PointState]
+) -> PointState:
+    point = find_point(repository, spec)
+    state = change(point.state)
+    repository.put_state(state)
+    return state

@@ -1,0 +1,1 @@
+"""Give back the space of what no restore point needs."""
