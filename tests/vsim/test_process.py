@@ -15,7 +15,7 @@ from pyVim.connect import Disconnect, SmartConnect
 
 from tests.vsim.support import BLOCK, DISK, changed, machine, remove, take_snapshot
 from tests.vsim.test_cbt import change_id
-from tools.vsim.control import ControlError, Remote
+from tools.vsimctl import ControlError, Remote
 
 ROOT = Path(__file__).parents[2]
 INVENTORY = """
