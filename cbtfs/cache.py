@@ -60,6 +60,12 @@ class Cache(Generic[Key, Value]):
         mine.set_result(value)
         return value
 
+    def keep(self, key: Key, value: Value) -> None:
+        """Let *value* be cached under *key*, unless there is one."""
+        with self._lock:
+            if key not in self._entries:
+                self._keep(key, value)
+
     def _keep(self, key: Key, value: Value) -> None:
         self._entries[key] = value
         self._bytes += self._cost(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from cbtfs.cache import Cache
@@ -16,6 +16,7 @@ from cbtfs.errors import ChunkMissing, DataCorrupt
 from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.records import Location, location_digest
 from cbtfs.store.catalog.view import Node
+from cbtfs.store.pack import WouldWait
 from cbtfs.store.repository import Repository
 
 CACHE_BYTES: Final = 64 << 20
@@ -102,17 +103,26 @@ class Reader:
             for number, digest in zip(node.children, node.digests(), strict=True)
         ]
 
-    def chunk(self, place: Location, offset: int, length: int) -> bytes | memoryview:
-        """Bytes of a chunk, verified by its digest or the CRCs of the pieces they lie in."""
+    def chunk(
+        self, place: Location, offset: int, length: int, *, may_wait: bool = True
+    ) -> bytes | memoryview:
+        """Bytes of a chunk, verified by its digest or the CRCs of the pieces they lie in.
+
+        WouldWait if it must not wait for the storage and has to.
+        """
         frame = place.frame
         content = self._chunks.get(frame.digest)
         if content is None:
             pack = self._packs.open(self._pack_id(place.pack))
             if length <= _SMALL_READ_BYTES and frame.codec is Codec.STORED:
-                pieces = pack.load_pieces(frame, offset, length)
+                pieces = pack.load_pieces(frame, offset, length, may_wait=may_wait)
                 if pieces is not None:
                     return pieces
-            content = self._chunks.load(frame.digest, lambda: pack.load(frame))
+            if may_wait:
+                content = self._chunks.load(frame.digest, lambda: pack.load(frame))
+            else:
+                content = pack.load(frame, may_wait=False)
+                self._chunks.keep(frame.digest, content)
         if length == len(content):
             return content
         return memoryview(content)[offset : offset + length]
@@ -151,6 +161,18 @@ class Disk:
 
         DataCorrupt or ChunkMissing, which name chunk and extent, if one byte cannot be proven.
         """
+        return self._assemble(offset, length, self._read_block)
+
+    def read_at_once(self, offset: int, length: int) -> bytes | memoryview | None:
+        """What read() returns; None where it would wait for the storage, or would fail."""
+        try:
+            return self._assemble(offset, length, self._cached_block)
+        except (WouldWait, ChunkMissing, DataCorrupt):
+            return None
+
+    def _assemble(
+        self, offset: int, length: int, read_block: Callable[[int, int, int], bytes | memoryview]
+    ) -> bytes | memoryview:
         end = min(offset + length, self.size)
         if offset < 0 or length < 0:
             raise ValueError(f"cannot read {length} bytes at {offset}")
@@ -161,12 +183,18 @@ class Disk:
         while at < end:
             block, within = divmod(at, self._block)
             count = min(self._block - within, end - at)
-            parts.append(self._read_block(block, within, count))
+            parts.append(read_block(block, within, count))
             at += count
         data = parts[0] if len(parts) == 1 else b"".join(parts)
         if len(data) != end - offset:
             raise DataCorrupt(f"{end - offset} bytes wanted at {offset}, {len(data)} assembled")
         return data
+
+    def _cached_block(self, block: int, offset: int, length: int) -> bytes | memoryview:
+        place = self._place(block)
+        if place is None:
+            return _zeros(length)
+        return self._reader.chunk(place, offset, length, may_wait=False)
 
     def _read_block(self, block: int, offset: int, length: int) -> bytes | memoryview:
         try:

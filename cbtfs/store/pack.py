@@ -1,5 +1,6 @@
 """One pack: appended to while it is open, never changed once it is closed."""
 
+import errno
 import os
 import weakref
 from collections.abc import Iterator
@@ -39,6 +40,10 @@ PACK_BYTES: Final = 64 << 20
 
 _BUFFER_BYTES: Final = 1 << 20
 OPEN_SUFFIX: Final = ".open"
+
+
+class WouldWait(Exception):
+    """What is asked for is not in the kernel's memory: reading it may wait for the storage."""
 
 
 class PackWriter:
@@ -107,13 +112,14 @@ class Pack:
         weakref.finalize(self, os.close, self._fd)
         self.size = os.fstat(self._fd).st_size
 
-    def load(self, frame: Frame) -> bytes:
+    def load(self, frame: Frame, *, may_wait: bool = True) -> bytes:
         """The content of the object at *frame*, verified.
 
-        ChunkMissing if another object, or none, stands there; DataCorrupt if it is damaged.
+        ChunkMissing if another object, or none, stands there; DataCorrupt if it is damaged;
+        WouldWait if it must not wait and has to.
         """
         span = frame.end - frame.offset
-        data = self._read(frame.offset, span)
+        data = self._read(frame.offset, span, may_wait)
         self._look(frame, data)
         return decode(frame, data[frame.payload_offset - frame.offset :])
 
@@ -130,16 +136,19 @@ class Pack:
             frame.kind, frame.level, frame.codec, frame.plain, frame.digest, table, payload
         )
 
-    def load_pieces(self, frame: Frame, offset: int, length: int) -> memoryview | None:
+    def load_pieces(
+        self, frame: Frame, offset: int, length: int, *, may_wait: bool = True
+    ) -> memoryview | None:
         """Bytes of a chunk that is stored raw, verified by the CRCs of the pieces they lie in.
 
-        None if a CRC does not fit: then only load() can tell what is damaged.
+        None if a CRC does not fit: then only load() can tell what is damaged. WouldWait as there.
         """
-        head = self._read(frame.offset, FRAME_HEADER_BYTES + frame.table_bytes)
+        head = self._read(frame.offset, FRAME_HEADER_BYTES + frame.table_bytes, may_wait)
         table = self._look(frame, head)
         first, last = offset // PIECE, -(-(offset + length) // PIECE)
         start = first * PIECE
-        data = self._read(frame.payload_offset + start, min(last * PIECE, frame.stored) - start)
+        span = min(last * PIECE, frame.stored) - start
+        data = self._read(frame.payload_offset + start, span, may_wait)
         if len(data) < offset + length - start or not pieces_hold(data, first, table):
             return None
         return memoryview(data)[offset - start : offset - start + length]
@@ -149,11 +158,26 @@ class Pack:
         """Whether it has no name any more: its bytes take room until it is closed."""
         return os.fstat(self._fd).st_nlink == 0
 
-    def _read(self, offset: int, length: int) -> bytes:
+    def _read(self, offset: int, length: int, may_wait: bool = True) -> bytes:
         try:
-            return read_exactly(self._fd, offset, length)
+            if may_wait:
+                return read_exactly(self._fd, offset, length)
+            return self._read_at_once(offset, length)
         except OSError as exc:
             raise DataCorrupt(f"cannot read {self._path}: {exc.strerror}") from exc
+
+    def _read_at_once(self, offset: int, length: int) -> bytes:
+        data = bytearray(length)
+        try:
+            count = os.preadv(self._fd, [data], offset, os.RWF_NOWAIT)
+        except OSError as exc:
+            # Not cached, or a file system that cannot tell.
+            if exc.errno in (errno.EAGAIN, errno.EOPNOTSUPP):
+                raise WouldWait from exc
+            raise
+        if count < length:
+            raise WouldWait
+        return bytes(data)
 
     def _look(self, frame: Frame, data: bytes) -> bytes:
         """The table of CRCs of *frame*, whose header starts *data*."""
