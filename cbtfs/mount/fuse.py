@@ -149,9 +149,10 @@ class FileSystem(pyfuse3.Operations):
     # pyfuse3 takes any contiguous buffer: a piece of a chunk is not copied.
     async def read(self, fh: int, off: int, size: int) -> bytes:
         with self._replying():
-            read: Callable[[int, int, int], Any] = self._served.read
-            data: bytes = await self._run(read, fh, off, size)
-            return data
+            data: Any = self._served.read_at_once(fh, off, size)
+            if data is None:
+                data = await self._run(self._served.read, fh, off, size)
+            return data  # type: ignore[no-any-return]
 
     async def flush(self, fh: int) -> None:
         with self._replying():

@@ -183,6 +183,14 @@ class Served:
         """Let go of a file that was opened."""
         self.leases.close(self._point_of(inode).point)
 
+    def read_at_once(self, inode: int, offset: int, length: int) -> bytes | memoryview | None:
+        """What read() returns, if that takes no waiting and the file is known here."""
+        opened = self._disks.get(inode)
+        if opened is None:
+            return None
+        data = opened.disk.read_at_once(offset, length)
+        return None if data is None else _whole(data, opened.disk.size, offset, length)
+
     def read(self, inode: int, offset: int, length: int) -> bytes | memoryview:
         """The bytes [offset, offset + length) of an open file, fewer only where it ends.
 
@@ -195,14 +203,12 @@ class Served:
         opened = self._disks.get(inode) or self._open_disk(inode)
         try:
             data = opened.disk.read(offset, length)
-            wanted = max(min(length, opened.disk.size - offset), 0)
-            if len(data) != wanted:
-                raise DataCorrupt(f"{wanted} bytes wanted at {offset}, {len(data)} read")
+            return _whole(data, opened.disk.size, offset, length)
         except (ChunkMissing, DataCorrupt) as exc:
-            raise type(exc)(
+            failure = ChunkMissing if isinstance(exc, ChunkMissing) else DataCorrupt
+            raise failure(
                 f"cannot read point {opened.point}, disk {printable(opened.label)}: {exc}"
             ) from exc
-        return data
 
     def _open_disk(self, inode: int) -> OpenDisk:
         node = self._point_of(inode)
@@ -219,3 +225,11 @@ class Served:
         for inode, opened in list(self._disks.items()):
             if opened.point == point:
                 self._disks.pop(inode, None)
+
+
+def _whole(data: bytes | memoryview, size: int, offset: int, length: int) -> bytes | memoryview:
+    """*data* if it has the length that was asked for: less would be the end of the file."""
+    wanted = max(min(length, size - offset), 0)
+    if len(data) != wanted:
+        raise DataCorrupt(f"{wanted} bytes wanted at {offset}, {len(data)} read")
+    return data

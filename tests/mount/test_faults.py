@@ -86,7 +86,7 @@ def test_a_failing_release_is_nobodys_trouble(
 def test_a_reply_of_the_wrong_length_is_an_error(
     repository: Path, point: Manifest, image: bytearray, tmp_path: Path, fault: str
 ) -> None:
-    with _faulty(repository, tmp_path, "Disk.read", fault) as (server, trigger):
+    with _faulty(repository, tmp_path, "Disk._assemble", fault) as (server, trigger):
         trigger.touch()
         with pytest.raises(OSError, match=r".") as caught:
             _read_direct(server.disk(point))
