@@ -192,6 +192,14 @@ def test_a_range_can_be_unreadable(sim: Simulator, vm: Any, browser: Browser) ->
     assert browser.get("web1/web1-flat.vmdk", Range=f"bytes=0-{MIB - 1}")[0] == 206
 
 
+def test_a_session_can_end_between_two_reads(sim: Simulator, vm: Any, browser: Browser) -> None:
+    take_snapshot(vm)
+    sim.do.on_read(action="operation", operation="end_sessions", times=1)
+    found = [browser.get("web1/web1-flat.vmdk", Range="bytes=0-1")[0] for _ in range(2)]
+
+    assert found == [206, 401]
+
+
 def test_the_connection_can_close_within_a_file(sim: Simulator, vm: Any, browser: Browser) -> None:
     take_snapshot(vm)
     sim.knobs.rules.add(ReadRule("close", export="*-flat.vmdk"))

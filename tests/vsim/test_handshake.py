@@ -101,6 +101,29 @@ def test_the_thumbprint_is_that_of_the_certificate_on_the_wire(sim: Simulator) -
     assert sim.certificate.thumbprint.replace(":", "") == digest
 
 
+@pytest.mark.parametrize(
+    ("action", "text"),
+    [
+        ("status", "is down or is not a VIM server"),
+        ("garbage", "no element found"),
+        ("lost-request", "closed connection without response"),
+    ],
+)
+def test_a_server_that_is_starting(sim: Simulator, action: Any, text: str) -> None:
+    sim.do.on_call("vimServiceVersions", action=action)
+
+    with pytest.raises(Exception, match=text):
+        SmartConnect(
+            host=sim.host,
+            port=sim.port,
+            user=sim.user.name,
+            pwd=sim.user.password,
+            sslContext=sim.certificate.client_context(),
+        )
+    with connected(sim) as service:
+        assert service.CurrentTime() is not None
+
+
 def test_plain_http_can_be_had() -> None:
     with Simulator(inventory(), tls=False) as sim:
         service = SmartConnect(

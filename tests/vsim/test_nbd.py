@@ -126,6 +126,13 @@ def test_the_connection_can_close_within_a_read(
         assert connection.read(MIB, 6) == b"frozen"
 
 
+def test_something_can_happen_within_a_read(sim: Simulator, vm: Any, client: NbdClient) -> None:
+    sim.do.on_read(action="operation", operation="power", arguments={"vm": "web1", "state": "off"})
+
+    assert client.read(MIB, 6) == b"frozen"
+    assert vm.runtime.powerState == "poweredOff"
+
+
 def test_the_size_can_be_wrong(sim: Simulator, export: str) -> None:
     sim.knobs.change("data", size_delta=-512)
     with NbdClient(sim.nbd_uri, export) as connection:

@@ -220,6 +220,8 @@ class Operations:
 
     def on_read(self, **rule: Any) -> None:
         """Add a rule for reads of the data plane: see ReadRule."""
+        if rule.get("operation"):
+            self.find_operation(rule["operation"])
         self._world.knobs.rules.add(ReadRule(**rule))
 
     def clear_rules(self) -> None:

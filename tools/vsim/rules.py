@@ -19,7 +19,7 @@ Action = Literal[
     "delay",  # `seconds` before the call
     "operation",  # `operation` with `arguments` happens just before the call
 ]
-ReadAction = Literal["eio", "close", "short", "delay"]
+ReadAction = Literal["eio", "close", "short", "delay", "operation"]
 
 
 class RuleError(ValueError):
@@ -65,11 +65,15 @@ class ReadRule:
     at: int = 1
     times: int = 1 << 62
     seconds: float = 0.0
+    operation: str = ""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
     seen: int = 0
 
     def __post_init__(self) -> None:
         if self.action not in get_args(ReadAction):
             raise RuleError(f"action is one of {get_args(ReadAction)}, not {self.action!r}")
+        if (self.action == "operation") != bool(self.operation):
+            raise RuleError("operation goes with the action of that name")
         if self.at < 1 or self.times < 1:
             raise RuleError("at and times are at least 1")
 

@@ -17,7 +17,7 @@ from tools.vsim.knobs import Knobs
 from tools.vsim.model.world import World
 from tools.vsim.operations import Operations
 from tools.vsim.soap.certificate import Certificate, make_certificate
-from tools.vsim.soap.dispatch import Dispatcher, is_known_version, service_versions
+from tools.vsim.soap.dispatch import Dispatcher, is_known_version
 from tools.vsim.soap.server import HttpsServer
 
 HOST = "127.0.0.1"
@@ -53,7 +53,7 @@ class Simulator:
         self.site = Site(self.world, inventory.server.api)
         self.dispatcher = Dispatcher(self.site, inventory.server.api)
         self.do = Operations(self.world, self.site, self.dispatcher.calls)
-        self.dispatcher.attach(self.do.perform)
+        self.world.operate = self.do.perform
         self.token = secrets.token_hex(16)
         self.certificate = certificate or _certificate(self.state)
         if isinstance(tls, bool):
@@ -67,7 +67,6 @@ class Simulator:
             self.dispatcher,
             FolderService(self.site),
             Control(self.do, self.token).answer,
-            service_versions(inventory.server.api),
         )
         self._nbd = NbdServer(
             nbd if isinstance(nbd, Path) else (host, nbd), SnapshotExports(self.world)

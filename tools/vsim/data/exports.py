@@ -31,11 +31,7 @@ class SnapshotExport:
     announced: int
 
     def on_read(self, start: int, end: int) -> ReadRule | None:
-        knobs = self.world.knobs
-        rule = knobs.rules.on_read(start, end, self.name)
-        delay = knobs.data.delay_seconds
-        self.world.pause(delay + (rule.seconds if rule and rule.action == "delay" else 0))
-        return rule
+        return self.world.on_read(start, end, self.name)
 
     def close(self) -> None:
         os.close(self.fd)

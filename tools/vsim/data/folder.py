@@ -142,10 +142,7 @@ class FolderService:
                 return refused(416, "range", **{"Content-Range": f"bytes */{file.size}"})
             status = 206
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{file.size}"
-        rule = knobs.rules.on_read(start, end, file.path)
-        self._site.world.pause(
-            knobs.data.delay_seconds + (rule.seconds if rule and rule.action == "delay" else 0)
-        )
+        rule = self._site.world.on_read(start, end, file.path)
         if rule and rule.action == "eio":
             return refused(500, "input/output error")
         content = (

@@ -5,13 +5,13 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from tools.vsim.inventory import DiskEntry, Inventory, InventoryError, MachineEntry
 from tools.vsim.knobs import Knobs
@@ -20,6 +20,9 @@ from tools.vsim.model.machine import Machine
 from tools.vsim.model.slots import disk_key, free_slot
 from tools.vsim.model.snapshot import Snapshot
 from tools.vsim.model.spec import MachineSpec
+from tools.vsim.rules import ReadRule
+
+Operate = Callable[[str, Mapping[str, Any]], object]
 
 
 @dataclass(eq=False, slots=True)
@@ -50,6 +53,7 @@ class World:
         self.is_vcenter = inventory.server.kind == "vcenter"
         self.seed = inventory.server.seed
         self._clock_offset = 0.0
+        self.operate: Operate = _no_operations  # what rules may do to the world
         self.run = _count_run(state)
         self._snapshot_numbers = count(self.run * 1000 + 1)  # ids are never used again
         self._machine_numbers = count(101)
@@ -86,6 +90,14 @@ class World:
         with self.changed:
             while (left := due - self.monotonic()) > 0:
                 self.changed.wait(left)
+
+    def on_read(self, start: int, end: int, name: str) -> ReadRule | None:
+        """Do what knobs and rules say before a read; the rule that spoils the read itself."""
+        rule = self.knobs.rules.on_read(start, end, name)
+        self.pause(self.knobs.data.delay_seconds + (rule.seconds if rule else 0))
+        if rule and rule.action == "operation":
+            self.operate(rule.operation, rule.arguments)
+        return rule
 
     # change
 
@@ -206,6 +218,10 @@ class World:
         taken = {each.directory for each in self.machines.values() if each.datastore == datastore}
         names = (name if number == 0 else f"{name}_{number}" for number in count())
         return next(each for each in names if each not in taken)
+
+
+def _no_operations(name: str, arguments: Mapping[str, Any]) -> None:
+    raise LookupError(name)
 
 
 def _count_run(state: Path) -> int:

@@ -1,7 +1,6 @@
 """From a SOAP request to its reply: session, rules, privileges, the method itself."""
 
 import re
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +21,6 @@ COOKIE = re.compile(r'vmware_soap_session="?([^";\s]+)"?')
 OPEN_METHODS = ("RetrieveServiceContent", "Login", "Logout")  # allowed without a session
 OPEN_PROPERTIES = (("ServiceInstance", "content"), ("SessionManager", "currentSession"))
 ACTION = re.compile(r"urn:(vim25/[0-9A-Za-z.]+)")
-
-
-Operate = Callable[[str, Mapping[str, Any]], object]
-
-
-def _no_operations(name: str, arguments: Mapping[str, Any]) -> None:
-    raise LookupError(name)
 
 
 class Dropped(Exception):
@@ -52,11 +44,16 @@ class Dispatcher:
         self._site = site
         self._newest = VmomiSupport.versionMap[f"vim25/{api_version}"]
         self.calls: list[str] = []  # every method that was asked for, for tests
-        self._operate: Operate = _no_operations
+        self._versions = service_versions(api_version)
 
-    def attach(self, operate: Operate) -> None:
-        """Give rules the operations that they may carry out."""
-        self._operate = operate
+    def versions(self) -> Reply:
+        """The versions document; rules call it vimServiceVersions. Raises Dropped."""
+        with self._site.world.lock:
+            for rule in self._site.world.knobs.rules.on_call("vimServiceVersions", "", ""):
+                reply = self._early(rule, None)
+                if reply:
+                    return reply
+        return Reply(200, self._versions)
 
     def answer(self, body: bytes, soap_action: str, cookie: str) -> Reply:
         """The reply to one request; raises Dropped when the connection shall close."""
@@ -113,7 +110,7 @@ class Dispatcher:
             case "delay":
                 world.pause(rule.seconds)
             case "operation":
-                self._operate(rule.operation, rule.arguments)
+                world.operate(rule.operation, rule.arguments)
             case "expire-session" if session:
                 self._site.sessions.close(session)
         return None

@@ -30,14 +30,12 @@ class HttpsServer(ThreadingHTTPServer):
         dispatcher: Dispatcher,
         folder: FolderService,
         control: Control,
-        versions: bytes,
     ) -> None:
         super().__init__(address, _Exchange)
         self.tls = tls
         self.dispatcher = dispatcher
         self.folder = folder
         self.control = control
-        self.versions = versions
         self._open: set[Any] = set()
         self._lock = threading.Lock()
 
@@ -79,7 +77,10 @@ class _Exchange(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path == "/sdk/vimServiceVersions.xml":
-            self._send(Reply(200, self.server.versions))
+            try:
+                self._send(self.server.dispatcher.versions())
+            except Dropped:
+                self._drop()
         elif self.path.startswith("/folder"):
             self._send_file(with_body=True)
         elif self.path.startswith("/vsim/"):
