@@ -5,6 +5,7 @@ ever opened: a planted link, FIFO or device is an error, not a way out of the re
 """
 
 import os
+import shutil
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,18 +24,45 @@ _CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEX
 def open_regular(path: Path, flags: int = 0) -> int:
     """A descriptor of the regular file at *path*, by default for reading.
 
-    FileNotFoundError if there is none; DataCorrupt if it is anything but a regular file.
+    FileNotFoundError or NotADirectoryError if there is none; DataCorrupt if it is anything but a
+    regular file.
     """
     try:
         fd = os.open(path, _READ | flags)
     except OSError as exc:
-        if isinstance(exc, FileNotFoundError | PermissionError):
+        if isinstance(exc, FileNotFoundError | NotADirectoryError | PermissionError):
             raise
         raise DataCorrupt(f"cannot open {path}: {exc.strerror}; expected a regular file") from exc
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise DataCorrupt(f"{path} is not a regular file: remove it, no part of a repository is")
     return fd
+
+
+def refuse_others(path: Path) -> None:
+    """DataCorrupt if there is anything but a regular file at *path*, which is not opened."""
+    try:
+        mode = os.stat(path, follow_symlinks=False).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(mode):
+        raise DataCorrupt(f"{path} is not a regular file: remove it, no part of a repository is")
+
+
+def remove(path: Path) -> None:
+    """Remove the file at *path*; DataCorrupt if it is a folder."""
+    try:
+        path.unlink()
+    except IsADirectoryError as exc:
+        raise DataCorrupt(f"{path} is a folder: remove it, no part of a repository is") from exc
+
+
+def remove_folder(path: Path) -> None:
+    """Remove what stands at *path*: a folder with the files in it, or a file or link."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def load_file(path: Path, limit: int) -> bytes:

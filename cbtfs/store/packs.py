@@ -10,6 +10,7 @@ from typing import Final
 from cbtfs.core.frame import Frame
 from cbtfs.core.ids import PackId
 from cbtfs.errors import ChunkMissing, DataCorrupt
+from cbtfs.store.files import remove
 from cbtfs.store.pack import OPEN_SUFFIX, Pack, PackWriter
 
 _MAX_OPEN: Final = 128
@@ -37,7 +38,7 @@ class PackFolder:
         """Remove packs that a dead writer left open; how many. Only for the one writer."""
         leftovers = [path for path in self._files() if path.name.endswith(OPEN_SUFFIX)]
         for path in leftovers:
-            path.unlink()
+            remove(path)
         return len(leftovers)
 
     def _files(self) -> Iterator[Path]:

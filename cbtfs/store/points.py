@@ -20,7 +20,7 @@ from cbtfs.core.manifest import (
 )
 from cbtfs.core.sealed import MAX_BYTES
 from cbtfs.errors import CbtfsError, DataCorrupt, PointNotFound
-from cbtfs.store.files import load_file, open_regular, put_if_absent, replace, sync_folder
+from cbtfs.store.files import load_file, open_regular, put_if_absent, remove, replace, sync_folder
 
 STATE_SUFFIX: Final = ".state"
 FORGOTTEN_SUFFIX: Final = ".forgotten"
@@ -148,7 +148,7 @@ class PointFolder:
         """Remove what a writer that died was writing. Only for the one writer."""
         for name in os.listdir(self._path):
             if name.endswith(ASIDE_SUFFIX):
-                (self._path / name).unlink()
+                remove(self._path / name)
 
     @contextmanager
     def leased(self, point: PointId, *, is_open: bool = False) -> Iterator[None]:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from cbtfs.core.ids import PointId
+from cbtfs.core.ids import Digest, PointId
 from cbtfs.core.manifest import (
     Manifest,
     PointState,
@@ -34,11 +34,19 @@ from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.records import CatalogDamaged, PointRecord
 from cbtfs.store.catalog.update import Update
 from cbtfs.store.catchup import Findings, catch_up
-from cbtfs.store.files import load_file, make_folder, put_if_absent, storing, sync_folder
+from cbtfs.store.files import (
+    load_file,
+    make_folder,
+    put_if_absent,
+    remove_folder,
+    storing,
+    sync_folder,
+)
 from cbtfs.store.identity import new_id
 from cbtfs.store.lock import WriterLock
 from cbtfs.store.packs import PackFolder
 from cbtfs.store.points import PointFolder
+from cbtfs.store.quarantine import BadPlace, load_quarantine, save_quarantine, still_bad
 from cbtfs.store.writer import ObjectWriter
 
 log = logging.getLogger(__name__)
@@ -62,9 +70,24 @@ class Repository:
         self.findings = findings or Findings()
         """What opening for writing had to mend."""
 
+    def quarantined(self) -> frozenset[Digest]:
+        """Digests of objects that stand where they are known to be bad."""
+        places = load_quarantine(self.path)
+        if not places:
+            return frozenset()
+        with self.catalog.view() as view:
+            return frozenset(still_bad(view, places))
+
+    def add_to_quarantine(self, places: Iterable[BadPlace]) -> None:
+        """For a writer: nothing is deduplicated against what stands in *places* from now on."""
+        packs = self.packs.ids()
+        known = load_quarantine(self.path) | {*places}
+        save_quarantine(self.path, [place for place in known if place.pack in packs])
+
     def object_writer(self) -> ObjectWriter:
         """For a writer: where new objects go."""
-        return ObjectWriter(self.catalog, self.packs, self.settings.level)
+        bad = self.quarantined()
+        return ObjectWriter(self.catalog, self.packs, self.settings.level, bad=bad)
 
     def commit(self, objects: ObjectWriter, manifest: Manifest) -> None:
         """Make *manifest* a restore point of this repository; the one order of a commit.
@@ -196,7 +219,7 @@ def _open_locked(path: Path, settings: Settings, *, must_verify: bool) -> Reposi
             raise CatalogDamaged(problem)
         catalog = Catalog(folder, is_writable=True)
         try:
-            findings = catch_up(catalog, packs, points)
+            findings = catch_up(catalog, packs, points, load_quarantine(path))
         except BaseException:
             catalog.close()
             raise
@@ -210,15 +233,12 @@ def _rebuild(path: Path, packs: PackFolder, points: PointFolder) -> tuple[Catalo
     """A catalog made anew from packs and points; the damaged one is kept aside."""
     aside = path / (CATALOG + ".damaged")
     with storing("the catalog"):
-        if aside.exists():
-            for file in aside.iterdir():
-                file.unlink()
-            aside.rmdir()
+        remove_folder(aside)
         os.rename(path / CATALOG, aside)
         sync_folder(path)
     catalog = Catalog(path / CATALOG, is_writable=True)
     try:
-        return catalog, catch_up(catalog, packs, points)
+        return catalog, catch_up(catalog, packs, points, load_quarantine(path))
     except BaseException:
         catalog.close()
         raise

@@ -11,10 +11,10 @@ from typing import Any, Final, TypeVar
 
 import lmdb
 
-from cbtfs.errors import AccessDenied, RepositoryNotFound, StoreFailed
+from cbtfs.errors import AccessDenied, DataCorrupt, RepositoryNotFound, StoreFailed
 from cbtfs.store.catalog.gate import DATA, check_size
 from cbtfs.store.catalog.records import DATABASES, INTEGER_KEYS, CatalogDamaged
-from cbtfs.store.files import FILE_MODE, make_folder
+from cbtfs.store.files import FILE_MODE, make_folder, refuse_others
 
 Databases = dict[bytes, Any]
 Result = TypeVar("Result")
@@ -24,6 +24,7 @@ ENGINE: Final = 0
 _MAP_BYTES: Final = 1 << 40
 _SMALLEST_MAP_BYTES: Final = 1 << 28
 _MAX_READERS: Final = 1024
+LOCK: Final = "lock.mdb"
 
 
 def _map_bytes() -> int:
@@ -53,6 +54,9 @@ class Environment:
         self._open()
 
     def _open(self) -> None:
+        if self._folder.is_symlink() or (self._folder.exists() and not self._folder.is_dir()):
+            raise DataCorrupt(f"{self._folder} is not a folder: remove it")
+        refuse_others(self._folder / LOCK)  # LMDB follows links, and writes to where they lead
         path = self._folder / DATA
         if path.exists() or path.is_symlink():
             check_size(self._folder)
