@@ -59,7 +59,8 @@ class Reader:
         with self._lock:
             self._packs.close_removed()
             if self._catalog.is_replaced():
-                self._catalog.reopen()
+                if not self._catalog.reopen():
+                    return False
             else:
                 with self._catalog.view() as view:
                     if view.generation == self._generation:

@@ -6,8 +6,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from cbtfs.errors import RepositoryNotFound
 from cbtfs.store.catalog.environment import Environment
 from cbtfs.store.catalog.gate import DATA
+from cbtfs.store.catalog.records import CatalogDamaged
 from cbtfs.store.catalog.update import Update
 from cbtfs.store.catalog.view import View
 
@@ -19,6 +21,8 @@ class Catalog:
 
     def __init__(self, folder: Path, *, is_writable: bool, map_bytes: int | None = None) -> None:
         self._folder = folder
+        self._is_writable = is_writable
+        self._map_bytes = map_bytes
         self._environment = Environment(folder, is_writable=is_writable, map_bytes=map_bytes)
         self._inode = self._inode_at_path()
         self._last_transaction = self._environment.last_transaction
@@ -46,15 +50,33 @@ class Catalog:
         except FileNotFoundError:
             return None
 
-    def reopen(self) -> None:
-        """Go on with what stands at its path now."""
-        self._environment.reopen()
-        self._inode = self._inode_at_path()
+    def reopen(self) -> bool:
+        """Go on with what stands at its path now.
+
+        False if that is still being built: what is open goes on to tell what it knows. It is
+        closed when the last view of it ends.
+        """
+        inode = self._inode_at_path()
+        if inode == self._inode:
+            self._environment.reopen()
+        else:
+            try:
+                fresh = Environment(
+                    self._folder, is_writable=self._is_writable, map_bytes=self._map_bytes
+                )
+            except (CatalogDamaged, RepositoryNotFound):
+                return False
+            with fresh.reading() as new, self._environment.reading() as old:
+                if not View(*new).points_version and View(*old).points_version:
+                    return False
+            self._environment = fresh
+        self._inode = inode
         self._last_transaction = self._environment.last_transaction
+        return True
 
     def is_replaced(self) -> bool:
         """Whether another file stands at its path, or this one went back in time."""
         last = self._environment.last_transaction
         went_back = last < self._last_transaction
         self._last_transaction = last
-        return went_back or self._inode_at_path() != self._inode
+        return went_back or self._inode_at_path() not in (None, self._inode)
