@@ -107,8 +107,9 @@ def test_readers_notice_nothing_of_a_catalog_that_is_rebuilt(
 
     reader = threading.Thread(target=read)
     reader.start()
-    for _ in range(10):
+    for _ in range(30):
         shutil.rmtree(repository / "catalog")
+        assert wait_until(lambda: (mounted.root / "vm" / point.name).exists(), seconds=1)
         with writing(repository):
             pass
     is_done.set()
