@@ -91,6 +91,12 @@ def vsphere(
             "are filled in.",
         ),
     ] = None,
+    vddk_libdir: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", show_default=False, help="Where VMware's VDDK is, for nbdkit's plugin."
+        ),
+    ] = None,
     jobs: Annotated[int, typer.Option(metavar="N", min=1, help="VMs at once.")] = 1,
     include_disk: Annotated[
         list[str] | None,
@@ -174,7 +180,7 @@ def vsphere(
         selection = select_all(list_vms(session), vm)
         objects = repository.object_writer()
         try:
-            transports = _transports(transport, nbd_uri, session)
+            transports = _transports(transport, nbd_uri, vddk_libdir, session)
             desk = Desk(repository, objects, session, transports, wishes, announce=announce)
             results = run_all(
                 selection.vms,
@@ -239,27 +245,22 @@ def _from_keyring(host: str, user: str) -> str | None:
     return None if found is None else str(found)
 
 
-def _transports(wanted: str, nbd_uri: str | None, session: Session) -> list[Transport]:
+def _transports(
+    wanted: str, nbd_uri: str | None, libdir: Path | None, session: Session
+) -> list[Transport]:
     """Those that may be tried, the best first."""
     from cbtfs.source.transport.datastore import DatastoreTransport
-    from cbtfs.source.transport.web import Web
+    from cbtfs.source.transport.nbd import NbdTransport
+    from cbtfs.source.transport.nbdkit import VDDK, NbdkitTransport
 
     found: list[Transport] = []
+    if wanted in ("auto", "nbd"):
+        if nbd_uri is not None:
+            found.append(NbdTransport(nbd_uri))
+        else:
+            found.append(NbdkitTransport(session.vddk_login(libdir or VDDK)))
     if wanted in ("auto", "datastore"):
-        found.append(
-            DatastoreTransport(
-                Web(
-                    session.address.host,
-                    session.address.port,
-                    session.context,
-                    lambda: session.cookie,
-                    lambda: session.login,
-                    session.renew,
-                    session.patience.reply,
-                    session.patience.connection,
-                )
-            )
-        )
+        found.append(DatastoreTransport(session.web()))
     return found
 
 
@@ -299,6 +300,8 @@ def _report(
             print_point(outcome.manifest)
     for outcome, _ in done:
         vm = outcome.manifest.vm.name
+        for note in outcome.notes:
+            say(f"{vm}: {note}")
         for each in outcome.left_out:
             say(f"{vm}: disk {each.disk} is left out: {each.reason}")
         for warning in outcome.warnings:
@@ -326,4 +329,5 @@ def _document(outcome: Outcome, seconds: float) -> dict[str, Any]:
         "consistency": metadata["snapshot"]["consistency"],
         "left_out": list(metadata["left_out"]),
         "warnings": list(outcome.warnings),
+        "notes": list(outcome.notes),
     }

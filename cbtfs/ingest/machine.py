@@ -27,7 +27,7 @@ from cbtfs.source.vsphere.disks import DiskFacts, not_in_snapshots
 from cbtfs.source.vsphere.events import reverted_since
 from cbtfs.source.vsphere.frozen import SnapshotDisk, SnapshotTooOld, Watch, never_changed
 from cbtfs.source.vsphere.inventory import ListedVm
-from cbtfs.source.vsphere.machine import load_datastores, load_machine
+from cbtfs.source.vsphere.machine import DatastoreFacts, load_datastores, load_machine
 from cbtfs.source.vsphere.readiness import Ready, make_ready, untracked_disk
 from cbtfs.source.vsphere.session import Session
 from cbtfs.source.vsphere.snapshot import (
@@ -84,6 +84,8 @@ class Outcome:
     left_out: tuple[LeftOut, ...]
     warnings: tuple[str, ...]
     """What is not as it should be on the server now."""
+    notes: tuple[str, ...] = ()
+    """What was done to the VM, or is worth knowing of it."""
 
     @property
     def is_whole(self) -> bool:
@@ -129,7 +131,10 @@ def ingest_machine(desk: Desk, vm: ListedVm) -> Outcome:
         for each in dead:  # looked for again: it may have been in the making at the first look
             remove_named(session, vm.object, each.snapshot)
             runs.forget(each)
-    return Outcome(outcome.manifest, outcome.left_out, (*outcome.warnings, *warnings))
+    notes = [f"removed the snapshot {each} of a run that ended early" for each in swept.removed]
+    notes += [f"has a snapshot that is left alone: {each}" for each in swept.others]
+    notes += [ready.done] if ready.done is not None else []
+    return Outcome(outcome.manifest, outcome.left_out, warnings, tuple(notes))
 
 
 def _clean_up(session: Session, vm: ListedVm, record: Run) -> tuple[str, ...]:
@@ -157,10 +162,12 @@ class _Capture:
         self._name = name
         self._watch = Watch(desk.stop, desk.wishes.max_snapshot_age)
         self._left_out: list[LeftOut] = []
+        self._stores: dict[str, DatastoreFacts] = {}
         self._is_confirmed = False
 
     def take(self) -> Outcome:
         desk, session, vm = self._desk, self._desk.session, self._vm
+        self._foresee()
         self._watch.start()
         taken = take_snapshot(
             session,
@@ -170,7 +177,7 @@ class _Capture:
             is_stopped=desk.stop.is_set,
         )
         disks = self._choose_disks(taken.disks)
-        frozen = self._frozen(taken, disks)
+        frozen = self._frozen(disks, taken.entry.id, is_alone=not taken.others)
         transport = choose(desk.transports, list(frozen.values()))
         metadata = self._metadata(taken, disks, transport)
         changes = _Changes(desk, vm, self._ready, taken)
@@ -200,9 +207,19 @@ class _Capture:
             )
         return Outcome(manifest, tuple(self._left_out), ())
 
+    def _foresee(self) -> None:
+        """Refuse before a snapshot is taken what would be refused afterwards."""
+        machine = self._ready.machine
+        disks = self._choose_disks(machine.disks)
+        stores = {disk.datastore for disk in disks if disk.datastore is not None}
+        self._stores = load_datastores(self._desk.session, stores)
+        frozen = self._frozen(disks, "", is_alone=not machine.snapshots)
+        choose(self._desk.transports, list(frozen.values()))
+
     def _choose_disks(self, disks: Sequence[DiskFacts]) -> list[DiskFacts]:
-        """The disks to capture; the others go into the list of what was left out."""
+        """The disks to capture; the others make the list of what is left out."""
         wishes, chosen = self._desk.wishes, []
+        self._left_out.clear()
         for disk in disks:
             names = (disk.label, str(disk.key))
             reason = not_in_snapshots(disk)
@@ -220,24 +237,26 @@ class _Capture:
             raise kind(f"no disk is left to capture: {what}")
         return chosen
 
-    def _frozen(self, taken: Taken, disks: Sequence[DiskFacts]) -> dict[int, FrozenDisk]:
+    def _frozen(
+        self, disks: Sequence[DiskFacts], snapshot: str, *, is_alone: bool
+    ) -> dict[int, FrozenDisk]:
         """By device key, what a transport needs to know."""
-        session = self._desk.session
-        stores = load_datastores(session, {d.datastore for d in disks if d.datastore is not None})
         found = {}
         for disk in disks:
-            store = stores.get(disk.datastore or "")
+            store = self._stores.get(disk.datastore or "")
             found[disk.key] = FrozenDisk(
                 label=disk.label,
                 vm=self._vm.id,
-                snapshot=taken.entry.id,
+                snapshot=snapshot,
                 key=disk.key,
                 size=disk.size,
                 path=disk.path,
                 datastore_type="unknown" if store is None else store.type,
-                datacenter=self._vm.datacenter if session.is_vcenter else "ha-datacenter",
+                datacenter=(
+                    self._vm.datacenter if self._desk.session.is_vcenter else "ha-datacenter"
+                ),
                 is_flat=disk.is_flat,
-                is_alone=not taken.others and disk.links == 1,
+                is_alone=is_alone and disk.links == 1,
             )
         return found
 

@@ -7,7 +7,7 @@ from typing import Any
 from pyVmomi import vmodl
 
 from cbtfs.errors import SourceUnavailable
-from cbtfs.source.vsphere.faults import text_of
+from cbtfs.source.vsphere.faults import speaking, text_of
 from cbtfs.source.vsphere.session import Session
 
 Collector = vmodl.query.PropertyCollector
@@ -46,12 +46,17 @@ def walk(name: str, kind: Any, path: str, *then: str) -> Any:
 def retrieve(
     session: Session, start: Any, wanted: Sequence[Any], steps: Sequence[Any] = ()
 ) -> list[Found]:
-    """What *start* and the objects that *steps* lead to have, in as many pages as it takes."""
+    """What *start* and the objects that *steps* lead to have, in as many pages as it takes.
+
+    ObjectGone if *start* is no more.
+    """
     selection = Collector.FilterSpec(
         objectSet=[Collector.ObjectSpec(obj=start, skip=False, selectSet=list(steps))],
         propSet=list(wanted),
     )
-    return session.repeat(lambda: list(_pages(session, selection)), "read properties")
+    what = "read properties"
+    with speaking(what):
+        return session.repeat(lambda: list(_pages(session, selection)), what)
 
 
 def _pages(session: Session, selection: Any) -> Iterator[Found]:

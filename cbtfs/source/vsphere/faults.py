@@ -31,6 +31,10 @@ class ReplyLost(CbtfsError):
     """A request went out and no answer came back: whether it was carried out is not known."""
 
 
+class ObjectGone(SourceUnavailable):
+    """The server does not know an object any more."""
+
+
 def name_of(fault: Any) -> str:
     """The fault's type, as VMware's documentation has it."""
     return type(fault).__name__.rpartition(".")[2]
@@ -63,6 +67,8 @@ def meaning(fault: Any, what: str) -> CbtfsError:
             f"{what}: a device stands against snapshots{inner}: physical RDMs, multi-writer disks "
             "and shared buses must leave the VM, or be made independent disks"
         )
+    if isinstance(fault, vmodl.fault.ManagedObjectNotFound):
+        return ObjectGone(f"{what}: {text_of(fault)}: it was removed meanwhile")
     for kind, advice in _ADVICE:
         if isinstance(fault, kind):
             return SourceUnavailable(f"{what}: {text_of(fault)}: {advice}")

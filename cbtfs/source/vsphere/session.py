@@ -7,6 +7,7 @@ then runs twice. So the plain stub is used here, and each call says which kind i
 import logging
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from ssl import SSLContext
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -15,11 +16,13 @@ from pyVmomi import vim, vmodl
 
 from cbtfs.errors import AccessDenied, CbtfsError
 from cbtfs.source.secret import Secret
+from cbtfs.source.transport.nbdkit import VddkLogin
+from cbtfs.source.transport.web import Web
 from cbtfs.source.vsphere.address import Address
-from cbtfs.source.vsphere.faults import TROUBLE, ReplyLost, meaning, text_of
+from cbtfs.source.vsphere.faults import TROUBLE, ReplyLost, meaning, speaking, text_of
 from cbtfs.source.vsphere.patience import Patience
 from cbtfs.source.vsphere.service import connect
-from cbtfs.source.vsphere.tls import unreachable
+from cbtfs.source.vsphere.tls import fetch_certificate, unreachable
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +61,10 @@ class Session:
         self._denied: str | None = None
         self._ended = threading.Event()
         try:
-            self.content: Any = self._try(self._instance.RetrieveServiceContent, "log in")
-            self._renew(0)
+            what = f"log in to {address}"
+            with speaking(what):
+                self.content: Any = self.repeat(self._instance.RetrieveServiceContent, what)
+                self.repeat(lambda: self._renew(0), what)
         except BaseException:
             self._instance._stub.DropConnections()
             raise
@@ -77,15 +82,32 @@ class Session:
     def is_vcenter(self) -> bool:
         return bool(self.content.about.apiType == "VirtualCenter")
 
-    @property
-    def cookie(self) -> Secret:
-        """What authenticates other requests to the server, as a Cookie header has it."""
-        return Secret(str(self._instance._stub.cookie))
+    # for transports
 
-    @property
-    def login(self) -> int:
-        """Number of the login that is in force; goes up when it is renewed."""
-        return self._logins
+    def web(self) -> Web:
+        """What reads files of datastores need of this session."""
+        return Web(
+            self.address.host,
+            self.address.port,
+            self.context,
+            lambda: Secret(str(self._instance._stub.cookie)),
+            lambda: self._logins,
+            self._renew,
+            self.patience.reply,
+            self.patience.connection,
+        )
+
+    def vddk_login(self, libdir: Path) -> VddkLogin:
+        """What VMware's library needs to log in as this session's user."""
+        address, context, seconds = self.address, self.context, self.patience.reply
+        return VddkLogin(
+            address.host,
+            address.port,
+            self.user,
+            self._password,
+            lambda: fetch_certificate(address, seconds, context),
+            libdir,
+        )
 
     # calls
 
@@ -103,7 +125,10 @@ class Session:
             except _PASSING as fault:
                 log.info("%s: %s", what, text_of(fault))
             self._ended.wait(pause)
-        return self._try(lambda: self._logged_in(call), what)
+        try:
+            return self._logged_in(call)
+        except TROUBLE as exc:
+            raise unreachable(self.address, exc) from exc
 
     def once(self, call: Callable[[], Result], what: str) -> Result:
         """The result of a *call* that must not be carried out twice; ReplyLost if nobody knows."""
@@ -111,12 +136,6 @@ class Session:
             return self._logged_in(call)
         except TROUBLE as exc:
             raise ReplyLost(f"{what}: {unreachable(self.address, exc)}") from exc
-
-    def _try(self, call: Callable[[], Result], what: str) -> Result:
-        try:
-            return call()
-        except TROUBLE as exc:
-            raise unreachable(self.address, exc) from exc
 
     def _logged_in(self, call: Callable[[], Result]) -> Result:
         """A call that the server refused for want of a login was not carried out: again."""
@@ -128,11 +147,8 @@ class Session:
                 self._renew(login)
         return call()
 
-    def renew(self, login: int) -> None:
-        """Log in anew, unless that happened since *login* was the number in force."""
-        self._renew(login)
-
     def _renew(self, login: int) -> None:
+        """Log in anew, unless that happened since *login* was the number in force."""
         with self._lock:
             if self._logins != login:
                 return

@@ -13,7 +13,7 @@ from cbtfs.source.base import Stopped
 from cbtfs.source.vsphere.busy import carry_out, done, let_pass, may_pass
 from cbtfs.source.vsphere.collect import properties, read, retrieve, walk
 from cbtfs.source.vsphere.disks import DiskFacts, disks_of
-from cbtfs.source.vsphere.faults import ReplyLost, meaning, text_of
+from cbtfs.source.vsphere.faults import ObjectGone, ReplyLost, meaning, text_of
 from cbtfs.source.vsphere.machine import SnapshotEntry, load_snapshots
 from cbtfs.source.vsphere.session import Session
 from cbtfs.source.vsphere.task import TaskGone, wait_task
@@ -163,8 +163,8 @@ def remove_named(session: Session, vm: Any, name: str) -> None:
         for entry in load_snapshots(session, vm):
             if entry.name == name:
                 _remove(session, entry)
-    except vmodl.fault.ManagedObjectNotFound as fault:
-        log.info("the VM is gone, and its snapshots with it: %s", text_of(fault))
+    except ObjectGone as exc:
+        log.info("the VM is gone, and its snapshots with it: %s", exc)
     except vmodl.MethodFault as fault:
         raise meaning(fault, f"remove the snapshot {name}") from fault
 
@@ -193,8 +193,8 @@ class Swept:
     """What a sweep found."""
 
     removed: tuple[str, ...]
-    foreign: tuple[str, ...]
-    """Names of all snapshots that stay."""
+    others: tuple[str, ...]
+    """Names of the snapshots that stay: of users, other products, other repositories."""
 
 
 def sweep(

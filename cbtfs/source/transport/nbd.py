@@ -1,0 +1,72 @@
+"""The nbd transport: any NBD server that has the disks of snapshots, found by a URI template."""
+
+from collections.abc import Sequence
+from typing import Final
+from urllib.parse import quote
+
+from cbtfs.core.extent import Extent
+from cbtfs.errors import SourceUnavailable, UsageError
+from cbtfs.source.nbd import NbdExport, NbdLimits
+from cbtfs.source.transport.base import DiskReader, FrozenDisk
+
+FIELDS: Final = ("vm", "snapshot", "key", "path")
+
+
+class NbdTransport:
+    """Reads exports of a server that somebody else runs."""
+
+    name = "nbd"
+
+    def __init__(self, template: str, limits: NbdLimits | None = None) -> None:
+        """UsageError if *template* names what is not known of a disk."""
+        self._template = template
+        self._limits = limits
+        try:
+            template.format(**dict.fromkeys(FIELDS, "x"))
+        except (KeyError, IndexError, ValueError, AttributeError) as exc:
+            raise UsageError(
+                f"--nbd-uri {template}: only {', '.join(f'{{{each}}}' for each in FIELDS)} "
+                "are filled in"
+            ) from exc
+        if not template.startswith(("nbd://", "nbds://", "nbd+unix://", "nbds+unix://")):
+            raise UsageError("--nbd-uri starts with nbd://, nbds://, nbd+unix:// or nbds+unix://")
+
+    def refusal(self, disk: FrozenDisk) -> str | None:
+        return None
+
+    def open(self, disk: FrozenDisk) -> DiskReader:
+        uri = self._template.format(
+            vm=quote(disk.vm),
+            snapshot=quote(disk.snapshot),
+            key=disk.key,
+            path=quote(disk.path, safe=""),
+        )
+        return open_export(uri, disk, self._limits)
+
+
+class _Reader:
+    """An export whose size is the disk's."""
+
+    def __init__(self, export: NbdExport) -> None:
+        self._export = export
+        self.size = export.size
+
+    def allocated(self) -> Sequence[Extent]:
+        return self._export.allocated()
+
+    def read(self, extent: Extent) -> memoryview:
+        return self._export.read(extent)
+
+    def close(self) -> None:
+        self._export.close()
+
+
+def open_export(uri: str, disk: FrozenDisk, limits: NbdLimits | None) -> DiskReader:
+    """A reader of the export; SourceUnavailable if it is not as large as vSphere says."""
+    export = NbdExport(uri, limits=limits)
+    if export.size != disk.size:
+        export.close()
+        raise SourceUnavailable(
+            f"{export.name} has {export.size} bytes, the disk {disk.size}: it is another disk"
+        )
+    return _Reader(export)

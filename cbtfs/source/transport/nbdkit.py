@@ -1,0 +1,196 @@
+"""The nbd transport by VMware's own library: an `nbdkit vddk` of ours for each disk.
+
+nbdkit and its vddk plugin are free software, VMware's library (VDDK) is the user's to install. The
+password travels through a file descriptor; neither the list of processes nor a file shows it. The
+parameters are those of nbdkit-vddk-plugin(1).
+"""
+
+import hashlib
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+from cbtfs.core.extent import Extent
+from cbtfs.errors import SourceUnavailable
+from cbtfs.source.nbd import NbdLimits
+from cbtfs.source.secret import Secret
+from cbtfs.source.transport.base import DiskReader, FrozenDisk
+from cbtfs.source.transport.nbd import open_export
+
+log = logging.getLogger(__name__)
+
+VDDK: Final = Path("/opt/vmware-vix-disklib-distrib")
+_POLL_SECONDS: Final = 0.02
+_CONNECTIONS: Final = 2
+"""Each is a connection to the host's NFC service, which has few (VDDK Programming Guide, NBD)."""
+_KEPT: Final = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH")
+_LAST_WORDS: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class VddkLogin:
+    """What VMware's library needs to log in by itself."""
+
+    server: str
+    port: int
+    user: str
+    password: Secret
+    certificate: Callable[[], bytes]
+    """The server's certificate in DER, as it was believed."""
+    libdir: Path = VDDK
+    seconds: float = 60.0
+    """For a server process to be ready."""
+
+
+class NbdkitTransport:
+    """Reads disks through processes that it starts and ends."""
+
+    name = "nbd"
+
+    def __init__(self, login: VddkLogin, program: str = "nbdkit") -> None:
+        self._login = login
+        self._program = program
+        self._refusal: str | None = None
+        self._is_probed = False
+
+    def refusal(self, disk: FrozenDisk) -> str | None:
+        if not self._is_probed:
+            self._refusal = self._probe()
+            self._is_probed = True
+        return self._refusal
+
+    def _probe(self) -> str | None:
+        """Whether nbdkit, its plugin and the library are installed."""
+        if shutil.which(self._program) is None:
+            return "nbdkit is not installed, and no --nbd-uri is given"
+        command = [self._program, "vddk", f"libdir={self._login.libdir}", "--dump-plugin"]
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            stdin=subprocess.DEVNULL,
+            env=_environment(),
+            check=False,
+        )
+        if done.returncode or "name=vddk" not in done.stdout:
+            words = done.stderr.strip().splitlines() or ["no reason given"]
+            return f"nbdkit has no working vddk plugin: {words[-1]}"
+        return None
+
+    def open(self, disk: FrozenDisk) -> DiskReader:
+        return _VddkReader(self._program, self._login, disk)
+
+
+def _environment() -> dict[str, str]:
+    """Nothing that is no business of a child: a password may stand in ours."""
+    return {name: os.environ[name] for name in _KEPT if name in os.environ}
+
+
+class _VddkReader:
+    """One disk, its nbdkit process, and the connection to it."""
+
+    def __init__(self, program: str, login: VddkLogin, disk: FrozenDisk) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="cbtfs-nbdkit-"))
+        self._process: subprocess.Popen[bytes] | None = None
+        try:
+            self._start(program, login, disk)
+            uri = f"nbd+unix:///?socket={quote(str(self._folder / 'socket'))}"
+            self._reader = open_export(uri, disk, NbdLimits(_CONNECTIONS, login.seconds))
+        except SourceUnavailable as exc:
+            words = self._end(login.password)
+            raise SourceUnavailable(f"{exc}{f' ({words})' if words else ''}") from exc
+        except BaseException:
+            self._end(login.password)
+            raise
+        self.size = self._reader.size
+
+    def _start(self, program: str, login: VddkLogin, disk: FrozenDisk) -> None:
+        thumbprint = hashlib.sha1(login.certificate(), usedforsecurity=False).digest()
+        password = os.memfd_create("password")  # inherited by the child alone, below
+        try:
+            os.write(password, login.password.reveal().encode())
+            os.lseek(password, 0, os.SEEK_SET)
+            command = [
+                program,
+                "--foreground",
+                "--exit-with-parent",
+                "--readonly",
+                f"--unix={self._folder / 'socket'}",
+                f"--pidfile={self._folder / 'pid'}",
+                "--filter=blocksize",
+                "vddk",
+                "minblock=512",
+                "maxdata=2M",
+                f"libdir={login.libdir}",
+                f"server={login.server}",
+                f"port={login.port}",
+                f"user={login.user}",
+                f"password=-{password}",
+                f"thumbprint={thumbprint.hex(':').upper()}",
+                f"vm=moref={disk.vm}",
+                f"snapshot={disk.snapshot}",
+                f"file={disk.path}",
+            ]
+            with (self._folder / "log").open("xb") as words:
+                self._process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=words,
+                    stderr=words,
+                    env=_environment(),
+                    pass_fds=(password,),
+                )
+        finally:
+            os.close(password)
+        self._wait_ready(login.seconds)
+
+    def _wait_ready(self, seconds: float) -> None:
+        """nbdkit writes the file with its pid when it listens."""
+        assert self._process is not None
+        due = time.monotonic() + seconds
+        while not (self._folder / "pid").exists():
+            if self._process.poll() is not None:
+                raise SourceUnavailable(f"nbdkit ended with {self._process.returncode}")
+            if time.monotonic() > due:
+                raise SourceUnavailable(f"nbdkit was not ready in {seconds:.0f} s")
+            time.sleep(_POLL_SECONDS)
+
+    def allocated(self) -> Sequence[Extent]:
+        return self._reader.allocated()
+
+    def read(self, extent: Extent) -> bytes | memoryview:
+        return self._reader.read(extent)
+
+    def close(self) -> None:
+        self._reader.close()
+        self._end(None)
+
+    def _end(self, secret: Secret | None) -> str:
+        """End the process, remove its folder; its last words, from which the secret is taken."""
+        process = self._process
+        if process is not None and process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        words = ""
+        with suppress(OSError):
+            text = (self._folder / "log").read_bytes()[-_LAST_WORDS:].decode("utf-8", "replace")
+            words = (text.strip().splitlines() or [""])[-1]
+        shutil.rmtree(self._folder, ignore_errors=True)
+        if secret is not None and secret.reveal():
+            words = words.replace(secret.reveal(), "…")
+        return words
