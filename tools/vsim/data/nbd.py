@@ -93,6 +93,12 @@ class Conversation:
         if magic != OPTION_MAGIC or length > MAX_OPTION:
             raise Closed
         data = self._take(length)
+        try:
+            self._answer(option, data)
+        except (struct.error, UnicodeDecodeError):
+            self._reply(option, ERR_INVALID, b"malformed")
+
+    def _answer(self, option: int, data: bytes) -> None:
         match option:
             case 1:
                 self._export_name(data.decode())

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.vsim.model.span import Span, clipped, gaps, merged
+from tools.vsim.model.span import Span, merged, overlaid
 
 PIECE = 1 << 20  # read at once
 GRAIN = 4096  # changes are found in steps of this size: the block size of common file systems
@@ -100,20 +100,16 @@ def catch_up(live: Path, copy: Path, size: int) -> Drift:
     live_fd, copy_fd = os.open(live, os.O_RDONLY), os.open(copy, os.O_RDWR)
     try:
         os.ftruncate(copy_fd, size)
-        whole = Span(0, size)
-        in_live = list(data_spans(live_fd, size))
-        in_copy = list(data_spans(copy_fd, size))
-        for hole in gaps(in_live, whole):
-            for span in clipped(in_copy, hole):
+        in_live, in_copy = (list(data_spans(fd, size)) for fd in (live_fd, copy_fd))
+        for span, is_live, is_copied in overlaid(in_live, in_copy):
+            if not is_live:
                 discarded += _nonzero(copy_fd, span)
                 punch(copy_fd, span)
-        fresh = [piece for span in in_live for piece in gaps(in_copy, span)]
-        for span in fresh:  # a hole that became data is a change even where the data is zero
-            _copy_span(live_fd, copy_fd, span)
-            written.append(span)
-        for span in in_live:
-            for piece in clipped(in_copy, span):
-                written += _adopt(live_fd, copy_fd, piece)
+            elif not is_copied:  # a hole that became data is a change even if the data is zero
+                _copy_span(live_fd, copy_fd, span)
+                written.append(span)
+            else:
+                written += _adopt(live_fd, copy_fd, span)
     finally:
         os.close(live_fd)
         os.close(copy_fd)

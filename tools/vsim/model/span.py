@@ -1,6 +1,7 @@
 """Half-open byte ranges and the little arithmetic that the simulator does with them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 
@@ -38,15 +39,22 @@ def clipped(spans: Iterable[Span], bounds: Span) -> Iterator[Span]:
             yield Span(start, end)
 
 
-def gaps(spans: Iterable[Span], bounds: Span) -> Iterator[Span]:
-    """What of *bounds* none of *spans* covers."""
-    position = bounds.start
-    for span in clipped(merged(spans), bounds):
-        if span.start > position:
-            yield Span(position, span.start)
-        position = span.end
-    if position < bounds.end:
-        yield Span(position, bounds.end)
+def overlaid(left: Sequence[Span], right: Sequence[Span]) -> Iterator[tuple[Span, bool, bool]]:
+    """What either covers, in ascending pieces, each with whether *left* and *right* cover it.
+
+    Both are ascending and disjoint.
+    """
+    edges = sorted({edge for span in (*left, *right) for edge in span})
+    at_left = at_right = 0
+    for start, end in pairwise(edges):
+        while at_left < len(left) and left[at_left].end <= start:
+            at_left += 1
+        while at_right < len(right) and right[at_right].end <= start:
+            at_right += 1
+        in_left = at_left < len(left) and left[at_left].start <= start
+        in_right = at_right < len(right) and right[at_right].start <= start
+        if in_left or in_right:
+            yield Span(start, end), in_left, in_right
 
 
 def grains(spans: Iterable[Span], size: int) -> Iterator[int]:
