@@ -129,6 +129,13 @@ class Tree(Generic[Ref]):
                 if child is not None and block >= first:
                     yield block
 
+    def blocks_of(self, is_wanted: Callable[[Ref], bool]) -> Iterator[int]:
+        """Yield the index of every block whose chunk *is_wanted*, ascending."""
+        for index, leaf in self.leaves():
+            for slot, child in enumerate(self._load(leaf, 1)):
+                if child is not None and is_wanted(child):
+                    yield index * FANOUT + slot
+
     def data_runs(self) -> Iterator[tuple[int, int]]:
         """Yield (first block, blocks) of every run of blocks that hold data, ascending."""
         first = count = 0

@@ -204,7 +204,7 @@ class _Work:
         if content == _ZEROS[: self._block]:
             return None
         digest = chunk_digest(content)
-        if before is not None and before.digest == digest:
+        if before is not None and before.digest == digest and not self._objects.is_bad(digest):
             return before
         number = self._objects.find(Kind.CHUNK, 0, digest)
         if number is not None:

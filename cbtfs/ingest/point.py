@@ -9,8 +9,9 @@ from itertools import islice
 from typing import Any, Final
 
 from cbtfs import __version__
-from cbtfs.core.blockmap import Shape
-from cbtfs.core.extent import total, widen
+from cbtfs.core.blockmap import Shape, Tree
+from cbtfs.core.extent import Extent, clip, total, widen
+from cbtfs.core.ids import Ref
 from cbtfs.core.manifest import MAX_DISK_BYTES, DiskKind, DiskRecord, IngestKind, Manifest, Vm
 from cbtfs.core.moment import format_moment, point_name
 from cbtfs.core.names import encode_name, printable, unique_name
@@ -215,6 +216,8 @@ class _Run:
             tree = Reader(self.repository).disk(base.disk).tree()
             base_blocks = base.disk.data_blocks
         extents = self.source.allocated() if plan.extents is None else plan.extents
+        if tree is not None:
+            extents = [*extents, *self._in_quarantine(tree)]
         wanted = list(widen(extents, self.shape.block_size, self.shape.size))
         return capture(
             self.source,
@@ -227,6 +230,16 @@ class _Run:
             self.repository.settings.level,
             self.announce(self.label, total(wanted)),
         )
+
+    def _in_quarantine(self, tree: Tree[Ref]) -> Iterator[Extent]:
+        """Blocks of the base whose chunks are known to be bad: what they hold is stored anew."""
+        if self.objects.has_bad:
+            block = self.shape.block_size
+            found = (Extent(n * block, block) for n in tree.blocks_of(self._is_bad))
+            yield from clip(found, 0, self.shape.size)
+
+    def _is_bad(self, ref: Ref) -> bool:
+        return self.objects.is_bad(ref.digest)
 
 
 def _manifest(

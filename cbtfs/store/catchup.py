@@ -5,7 +5,7 @@ its whole subtree standing (docs/architecture.md, "Catching up").
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from cbtfs.store.catalog.records import Location, PointRecord
 from cbtfs.store.catalog.update import NewObject, Update
 from cbtfs.store.packs import PackFolder
 from cbtfs.store.points import PointFolder
+from cbtfs.store.quarantine import BadPlace, prefer_good
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +61,16 @@ class _Placed(NamedTuple):
     frame: Frame
 
 
-def catch_up(catalog: Catalog, packs: PackFolder, points: PointFolder) -> Findings:
-    """Make *catalog* say what the folders hold. Only for the one writer."""
+def catch_up(
+    catalog: Catalog,
+    packs: PackFolder,
+    points: PointFolder,
+    bad: Collection[BadPlace] = (),
+) -> Findings:
+    """Make *catalog* say what the folders hold. Only for the one writer.
+
+    Of like frames one that is not in *bad* is taken.
+    """
     packs.remove_leftovers()
     points.remove_leftovers()
     present = packs.ids()
@@ -83,6 +92,10 @@ def catch_up(catalog: Catalog, packs: PackFolder, points: PointFolder) -> Findin
         unknown = {pack: packs.frames(pack) for pack in sorted(present - numbers.keys())}
         _settle_lost_packs(update, packs, unknown, numbers, present, findings)
         _add_packs(update, packs, unknown, findings)
+        if bad and unknown:
+            numbers = update.pack_numbers()
+            frames = ((numbers[p], p, f) for p, (found, _) in unknown.items() for f in found)
+            findings.objects_moved += prefer_good(update, bad, frames)
         if update.is_incomplete or findings.nodes_left_out or findings.objects_dropped:
             _complete(update, packs, present, findings)
         _settle_points(update, points, findings)

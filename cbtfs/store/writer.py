@@ -1,16 +1,17 @@
 """New objects on their way into packs and catalog."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Final, NamedTuple
 
-from cbtfs.core.frame import Kind
+from cbtfs.core.frame import Frame, Kind
 from cbtfs.core.ids import Digest, ObjectId, Ref
 from cbtfs.errors import StoreFailed
 from cbtfs.store.catalog.catalog import Catalog
-from cbtfs.store.catalog.update import NewObject
+from cbtfs.store.catalog.records import Location
+from cbtfs.store.catalog.update import NewObject, Update
 from cbtfs.store.codec import Encoded, Encoder
 from cbtfs.store.digest import digest_of, node_content
 from cbtfs.store.files import storing
@@ -31,7 +32,7 @@ class Put(NamedTuple):
 
 
 class _Closing(NamedTuple):
-    objects: list[NewObject]
+    digests: list[Digest]
     done: "Future[None]"
 
 
@@ -44,8 +45,15 @@ class ObjectWriter:
     """
 
     def __init__(
-        self, catalog: Catalog, packs: PackFolder, level: int, *, pack_bytes: int = PACK_BYTES
+        self,
+        catalog: Catalog,
+        packs: PackFolder,
+        level: int,
+        *,
+        pack_bytes: int = PACK_BYTES,
+        bad: Iterable[Digest] = (),
     ) -> None:
+        """*bad* are digests of objects in quarantine: they are stored anew, under their ids."""
         self._catalog = catalog
         self._packs = packs
         self._pack_bytes = pack_bytes
@@ -53,7 +61,9 @@ class ObjectWriter:
         self._lock = threading.Lock()
         self._pack: PackWriter | None = None
         self._objects: list[NewObject] = []
+        self._moved: list[tuple[ObjectId, Frame]] = []
         self._known: dict[Digest, ObjectId] = {}
+        self._bad = set(bad)
         self._closing: list[_Closing] = []
         self._failure: BaseException | None = None
         self._closer = ThreadPoolExecutor(1, "pack closer")
@@ -63,10 +73,19 @@ class ObjectWriter:
         """The object of that digest, whole with all below it, if the repository has it."""
         # Without the lock: who holds it may be waiting for the disk.
         found = self._known.get(digest)
-        if found is None:
+        if found is None and digest not in self._bad:
             with self._catalog.view() as view:
                 found = view.find(kind, level, digest)
         return found
+
+    def is_bad(self, digest: Digest) -> bool:
+        """Whether the repository has this object in quarantine: then it is to be put again."""
+        return digest in self._bad
+
+    @property
+    def has_bad(self) -> bool:
+        """Whether anything is in quarantine that was not put again yet."""
+        return bool(self._bad)
 
     def put_chunk(self, encoded: Encoded) -> Put:
         """Store a chunk, unless the repository has it."""
@@ -99,15 +118,20 @@ class ObjectWriter:
             if number is None:
                 with self._catalog.view() as view:
                     number = view.find(kind, level, digest)
-            if number is not None:
+            is_bad = number is not None and digest in self._bad
+            if number is not None and not is_bad:
                 return Put(Ref(number, digest), 0)
             with self._breaking(), storing("a pack"):
                 if self._pack is None:
                     self._pack = self._packs.create(new_pack_id())
                 frame = self._pack.append(encode())
-            number = ObjectId(self._next)
-            self._next += 1
-            self._objects.append(NewObject(number, frame, children))
+            if number is not None:
+                self._moved.append((number, frame))
+                self._bad.discard(digest)
+            else:
+                number = ObjectId(self._next)
+                self._next += 1
+                self._objects.append(NewObject(number, frame, children))
             self._known[digest] = number
             if self._pack.size >= self._pack_bytes:
                 self._close_pack()
@@ -116,23 +140,22 @@ class ObjectWriter:
     def _close_pack(self) -> None:
         if self._pack is None:
             return
-        pack, objects = self._pack, self._objects
-        self._pack, self._objects = None, []
-        self._closing.append(_Closing(objects, self._closer.submit(self._close, pack, objects)))
+        pack, objects, moved = self._pack, self._objects, self._moved
+        self._pack, self._objects, self._moved = None, [], []
+        done = self._closer.submit(self._close, pack, objects, moved)
+        self._closing.append(_Closing([frame.digest for frame in pack.frames], done))
         self._wait_closed(_CLOSING_AT_ONCE)
 
-    def _close(self, pack: PackWriter, objects: list[NewObject]) -> None:
+    def _close(
+        self, pack: PackWriter, objects: list[NewObject], moved: list[tuple[ObjectId, Frame]]
+    ) -> None:
         if self._failure is not None:
             pack.abandon()
             self._refuse_if_broken()
         with self._breaking():
             with storing("a pack"):
                 size = pack.close()
-            self._catalog.update(
-                lambda update: update.add_objects(
-                    update.add_pack(pack.id, size, len(objects)), objects
-                )
-            )
+            self._catalog.update(lambda update: _apply(update, pack, size, objects, moved))
 
     @contextmanager
     def _breaking(self) -> Iterator[None]:
@@ -152,8 +175,8 @@ class ObjectWriter:
         while len(self._closing) > allowed:
             closing = self._closing.pop(0)
             closing.done.result()
-            for new in closing.objects:
-                del self._known[new.frame.digest]
+            for digest in closing.digests:
+                del self._known[digest]
 
     def flush(self) -> None:
         """Wait until everything that was put is in closed packs that last, and in the catalog.
@@ -175,3 +198,16 @@ class ObjectWriter:
                     pack.abandon()
                 except OSError as exc:
                     raise StoreFailed(f"cannot remove an open pack: {exc.strerror}") from exc
+
+
+def _apply(
+    update: Update,
+    pack: PackWriter,
+    size: int,
+    objects: list[NewObject],
+    moved: list[tuple[ObjectId, Frame]],
+) -> None:
+    number = update.add_pack(pack.id, size, len(pack.frames))
+    update.add_objects(number, objects)
+    for each, frame in moved:
+        update.move_object(each, Location(number, frame))

@@ -1,0 +1,146 @@
+"""What is known to be bad is not built upon, and is mended by the next ingest that has it."""
+
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cbtfs.core.blockmap import FANOUT
+from cbtfs.core.frame import FRAME_HEADER_BYTES, Frame, Kind
+from cbtfs.core.ids import PackId, PointId
+from cbtfs.errors import DataCorrupt
+from cbtfs.ingest.point import DiskInput, VmInput, take_point
+from cbtfs.listing import find_point
+from cbtfs.prune.run import prune
+from cbtfs.reader import Reader
+from cbtfs.source.image import ImageSource
+from cbtfs.source.listed import ListedSource, load_change_list
+from cbtfs.store.digest import chunk_digest
+from cbtfs.store.quarantine import bad_place, load_quarantine
+from cbtfs.store.repository import reading, writing
+from tests.lifecycle.history import EVERYTHING, block, image
+from tests.support import EPOCH, new_repository
+
+CONTENT = image(*range(1, FANOUT + 20))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return new_repository(tmp_path / "repo")
+
+
+def ingest(path: Path, content: bytes, *, is_listed: bool = False) -> PointId:
+    """A point of *content*; with *is_listed*, from a change list that names nothing."""
+    file = path.parent / "disk.raw"
+    file.write_bytes(content)
+    changes = path.parent / "changes.json"
+    changes.write_text("[]")
+    source = ImageSource(file)
+    try:
+        with writing(path) as repository:
+            objects = repository.object_writer()
+            given = ListedSource(source, load_change_list(changes), None) if is_listed else source
+            try:
+                return take_point(
+                    repository,
+                    objects,
+                    VmInput("vm"),
+                    [DiskInput("disk", given, "disk")],
+                    moment=EPOCH,
+                ).point
+            finally:
+                objects.close()
+    finally:
+        source.close()
+
+
+def spoil(path: Path, content: bytes) -> tuple[PackId, Frame]:
+    """Damage the chunk of *content* and put its place into quarantine."""
+    with writing(path) as repository:
+        with repository.catalog.view() as view:
+            number = view.find(Kind.CHUNK, 0, chunk_digest(content))
+            assert number is not None
+            location = view.location(number)
+            assert location is not None
+            record = view.pack(location.pack)
+            assert record is not None
+        file = repository.packs.path(record.id)
+        data = bytearray(file.read_bytes())
+        data[location.frame.offset + FRAME_HEADER_BYTES + location.frame.table_bytes + 7] ^= 4
+        file.write_bytes(data)
+        repository.add_to_quarantine([bad_place(record.id, location.frame)])
+    return record.id, location.frame
+
+
+def read(path: Path, point: PointId) -> bytes:
+    with reading(path) as repository:
+        record = find_point(repository, point).manifest.disks[0]
+        return bytes(Reader(repository).disk(record).read(0, record.size))
+
+
+@pytest.mark.parametrize("is_listed", [True, False])
+def test_the_next_ingest_makes_every_point_whole_again(path: Path, is_listed: bool) -> None:
+    first = ingest(path, CONTENT)
+    spoil(path, block(5))
+    with pytest.raises(DataCorrupt):
+        read(path, first)
+
+    second = ingest(path, CONTENT, is_listed=is_listed)
+
+    assert read(path, first) == CONTENT
+    assert read(path, second) == CONTENT
+
+
+def test_a_bad_chunk_of_another_disk_is_no_deduplication_hit(path: Path) -> None:
+    ingest(path, CONTENT)
+    spoil(path, block(5))
+
+    other = ingest(path, image(7, 5))
+
+    assert read(path, other) == image(7, 5)
+
+
+def test_what_was_mended_is_mended_after_a_rebuild_too(path: Path) -> None:
+    first = ingest(path, CONTENT)
+    spoil(path, block(5))
+    ingest(path, CONTENT)
+
+    for _ in range(4):  # Packs come in the order of their random ids.
+        shutil.rmtree(path / "catalog")
+        assert read(path, first) == CONTENT
+
+
+def test_what_is_mended_is_not_read_again(path: Path) -> None:
+    ingest(path, CONTENT)
+    spoil(path, block(5))
+    ingest(path, CONTENT, is_listed=True)
+
+    with writing(path) as repository:
+        assert not repository.quarantined()
+        assert load_quarantine(path)
+
+
+def test_a_prune_drops_the_bad_place_with_its_pack(path: Path) -> None:
+    ingest(path, CONTENT)
+    pack, _ = spoil(path, block(5))
+    ingest(path, CONTENT)
+    with writing(path) as repository:
+        assert prune(repository, EVERYTHING).damaged == ()
+        repository.add_to_quarantine([])
+
+        assert pack not in repository.packs.ids()
+        assert not load_quarantine(path)
+
+
+def test_a_damaged_quarantine_is_told_and_stops_nothing(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    point = ingest(path, CONTENT)
+    (path / "quarantine").write_bytes(b"no")
+
+    with caplog.at_level(logging.WARNING):
+        ingest(path, CONTENT)
+
+    assert "quarantine is damaged" in caplog.text
+    assert read(path, point) == CONTENT
