@@ -25,6 +25,7 @@ class Catalog:
         self._map_bytes = map_bytes
         self._environment = Environment(folder, is_writable=is_writable, map_bytes=map_bytes)
         self._inode = self._inode_at_path()
+        self._folder_inode = os.stat(folder).st_ino
         self._last_transaction = self._environment.last_transaction
         if is_writable:
             self.update(lambda update: update.set_up())
@@ -57,7 +58,9 @@ class Catalog:
         closed when the last view of it ends.
         """
         inode = self._inode_at_path()
-        if inode == self._inode:
+        folder = os.stat(self._folder).st_ino if inode is not None else None
+        if folder in (None, self._folder_inode):
+            # LMDB opens a folder once in a process: what is open has to be closed first.
             self._environment.reopen()
         else:
             try:
@@ -70,7 +73,7 @@ class Catalog:
                 if not View(*new).points_version and View(*old).points_version:
                     return False
             self._environment = fresh
-        self._inode = inode
+        self._inode, self._folder_inode = inode, folder or self._folder_inode
         self._last_transaction = self._environment.last_transaction
         return True
 

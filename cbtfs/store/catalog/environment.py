@@ -180,5 +180,8 @@ class Environment:
 
     @property
     def last_transaction(self) -> int:
-        """Id of the newest committed transaction."""
-        return self._lmdb.info()["last_txnid"]
+        """Id of the newest committed transaction; -1 if the environment could not be reopened."""
+        try:
+            return int(self._lmdb.info()["last_txnid"])
+        except lmdb.Error:
+            return -1

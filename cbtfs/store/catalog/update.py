@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from cbtfs.core.frame import Frame
 from cbtfs.core.ids import ObjectId, PackId
-from cbtfs.core.manifest import Manifest
+from cbtfs.core.manifest import Manifest, decode_manifest
 from cbtfs.store.catalog.records import (
     DIGESTS,
     MAP,
@@ -160,8 +160,13 @@ class Update(View):
         point = bytes.fromhex(manifest.point)
         self._delete(POINTS, point)
         self._delete(ORDER, vm + number_key(manifest.order) + point)
-        if next(self.points_of(manifest.vm.id), None) is None:
+        newest = next(self.points_of(manifest.vm.id, newest_first=True), None)
+        record = None if newest is None else self.point(newest[1])
+        if record is None:
             self._delete(VMS, vm)
+        else:
+            left = decode_manifest(record.manifest)
+            self._put(VMS, vm, json.dumps(asdict(left.vm)).encode())
         self._points_changed()
 
     def _points_changed(self) -> None:
