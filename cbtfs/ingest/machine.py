@@ -312,6 +312,7 @@ class _Capture:
             },
             "snapshot": {
                 "name": taken.entry.name,
+                "moref": taken.entry.id,
                 "created": taken.entry.created.astimezone(UTC).isoformat(),
                 "consistency": taken.quiesce,
                 "others": [each.name for each in taken.others],
