@@ -384,6 +384,25 @@ def test_a_generation_stays_until_it_is_renewed(catalog: Catalog) -> None:
         assert view.generation != before
 
 
+@pytest.mark.parametrize("limit", ["AS, (300 << 20,) * 2", "NOFILE, (4, 4)"])
+def test_a_shortage_is_not_damage(folder: Path, limit: str) -> None:
+    """A writer would take damage for a reason to put the catalog away and build another."""
+    Catalog(folder, is_writable=True).close()
+    script = (
+        "import resource, sys; from pathlib import Path; from tests.store.test_catalog import *\n"
+        "from cbtfs.store.catalog import environment\n"
+        "environment._SMALLEST_MAP_BYTES = 1 << 40\n"
+        f"resource.setrlimit(resource.RLIMIT_{limit})\n"
+        "try: Catalog(Path(sys.argv[1]), is_writable=True)\n"
+        "except CbtfsError as exc: print(type(exc).__name__)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(folder)], capture_output=True, text=True, check=False
+    )
+
+    assert done.stdout == "StoreFailed\n", done.stderr
+
+
 # The gate
 
 

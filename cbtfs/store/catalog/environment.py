@@ -25,6 +25,9 @@ _MAP_BYTES: Final = 1 << 40
 _SMALLEST_MAP_BYTES: Final = 1 << 28
 _MAX_READERS: Final = 1024
 LOCK: Final = "lock.mdb"
+_SHORTAGES: Final = (lmdb.MemoryError, lmdb.ReadersFullError, lmdb.LockError, lmdb.DiskError)
+_SHORTAGE_WORDS: Final = ("Too many open files", "No space left", "Input/output error")
+"""What says nothing about the file: it must not be taken for damage, and rebuilt."""
 
 
 def _map_bytes() -> int:
@@ -80,6 +83,8 @@ class Environment:
         except lmdb.Error as exc:
             if "Permission denied" in str(exc) or "Read-only" in str(exc):
                 raise AccessDenied(f"cannot open the catalog: {exc}; be its owner") from exc
+            if isinstance(exc, _SHORTAGES) or any(word in str(exc) for word in _SHORTAGE_WORDS):
+                raise StoreFailed(f"cannot open the catalog: {exc}; it is as it was") from exc
             raise CatalogDamaged(str(exc)) from exc
         try:
             self._lmdb.reader_check()
