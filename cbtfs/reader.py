@@ -227,7 +227,10 @@ class Disk:
             slot = block // FANOUT ** (level - 1) % FANOUT
             entry = node.entries[slot]
             child = None if entry is None else Ref(node.children[slot], location_digest(entry))
-        return None if child is None else self._reader.node(child, 1).place(block % FANOUT)
+        place = None if child is None else self._reader.node(child, 1).place(block % FANOUT)
+        if place is not None and place.frame.plain != self._block:
+            raise DataCorrupt(f"chunk {place.frame.digest.hex()} is of another block size")
+        return place
 
     def tree(self) -> Tree[Ref]:
         """The block map."""

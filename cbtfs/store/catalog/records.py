@@ -47,14 +47,18 @@ _ALL_CHILDREN = struct.Struct(f"<{FANOUT}Q")
 PREFIX_BYTES: Final = 8
 
 
+_ADVICE: Final = (
+    "remove the folder catalog/ of the repository, "
+    "the next command rebuilds it from packs and points"
+)
+
+
 class CatalogDamaged(DataCorrupt):
     """The catalog does not say what it was told; it can be rebuilt."""
 
     def __init__(self, what: str) -> None:
-        super().__init__(
-            f"the catalog is damaged ({what}): remove the folder catalog/ of the repository, "
-            "the next command rebuilds it from packs and points"
-        )
+        is_told = _ADVICE in what  # by an error that this one adds a place to
+        super().__init__(what if is_told else f"the catalog is damaged ({what}): {_ADVICE}")
 
 
 def integer_key(number: int) -> bytes:
