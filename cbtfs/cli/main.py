@@ -22,6 +22,7 @@ from cbtfs.cli import (
     listing,
     mount,
     prune,
+    repair,
     restore,
 )
 from cbtfs.cli.context import Options
@@ -65,6 +66,7 @@ for commands in (
     check,
     forget,
     prune,
+    repair,
     demo,
 ):
     commands.add_to(app)

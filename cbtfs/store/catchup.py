@@ -55,7 +55,9 @@ class Findings:
         )
 
 
-class _Placed(NamedTuple):
+class Placed(NamedTuple):
+    """A frame, and the number and id of its pack."""
+
     pack: int
     id: PackId
     frame: Frame
@@ -98,7 +100,7 @@ def catch_up(
             findings.objects_moved += prefer_good(update, bad, frames)
         if update.is_incomplete or findings.nodes_left_out or findings.objects_dropped:
             _complete(update, packs, present, findings)
-        _settle_points(update, points, findings)
+        settle_points(update, points, findings)
         if not findings.is_empty:
             update.renew_generation()
         return findings
@@ -175,34 +177,39 @@ def _move(
 def _add_packs(update: Update, packs: PackFolder, unknown: Unknown, findings: Findings) -> None:
     """Objects of packs that the catalog does not know: chunks first, then nodes level by level."""
     numbers = update.pack_numbers()
-    nodes: list[_Placed] = []
+    nodes: list[Placed] = []
     for pack, (frames, problem) in unknown.items():
         if problem is not None:
             findings.packs_scanned.append(f"{problem}; read frame by frame")
         number = numbers.get(pack) or update.add_pack(pack, packs.open(pack).size, len(frames))
         findings.packs_added += 1
-        chunks = {f.digest: f for f in frames if f.kind is Kind.CHUNK}
-        fresh = [f for f in chunks.values() if update.find(f.kind, f.level, f.digest) is None]
-        _add(update, number, [(frame, None) for frame in fresh], findings)
-        nodes += (_Placed(number, pack, frame) for frame in frames if frame.kind is Kind.NODE)
-    findings.nodes_left_out = _add_nodes(update, packs, nodes, findings)
+        add_chunks(update, number, frames, findings)
+        nodes += (Placed(number, pack, frame) for frame in frames if frame.kind is Kind.NODE)
+    findings.nodes_left_out = add_nodes(update, packs, nodes, findings)
+
+
+def add_chunks(update: Update, pack: int, frames: Iterable[Frame], findings: Findings) -> None:
+    """Add the chunks of pack number *pack* that are not known."""
+    chunks = {frame.digest: frame for frame in frames if frame.kind is Kind.CHUNK}
+    fresh = [f for f in chunks.values() if update.find(f.kind, f.level, f.digest) is None]
+    _add(update, pack, [(frame, None) for frame in fresh], findings)
 
 
 def _complete(update: Update, packs: PackFolder, present: set[PackId], findings: Findings) -> None:
     """Nodes of all packs that were left out, now that their children may be known."""
     numbers = update.pack_numbers()
     nodes = [
-        _Placed(numbers[pack], pack, frame)
+        Placed(numbers[pack], pack, frame)
         for pack in sorted(present)
         for frame in packs.frames(pack)[0]
         if frame.kind is Kind.NODE
     ]
-    findings.nodes_left_out = _add_nodes(update, packs, nodes, findings)
+    findings.nodes_left_out = add_nodes(update, packs, nodes, findings)
     update.set_incomplete(findings.nodes_left_out > 0)
 
 
-def _add_nodes(
-    update: Update, packs: PackFolder, nodes: Iterable[_Placed], findings: Findings
+def add_nodes(
+    update: Update, packs: PackFolder, nodes: Iterable[Placed], findings: Findings
 ) -> int:
     """Add the nodes that are not known, the lowest first; how many had to be left out."""
     left_out = 0
@@ -233,7 +240,7 @@ def _add(
     findings.objects_added += len(objects)
 
 
-def _resolve(update: Update, packs: PackFolder, node: _Placed) -> list[ObjectId] | None:
+def _resolve(update: Update, packs: PackFolder, node: Placed) -> list[ObjectId] | None:
     """The ids of a node's children; None if one is nowhere, or the node is damaged."""
     try:
         content = packs.open(node.id).load(node.frame)
@@ -253,7 +260,7 @@ def _resolve(update: Update, packs: PackFolder, node: _Placed) -> list[ObjectId]
     return children
 
 
-def _settle_points(update: Update, points: PointFolder, findings: Findings) -> None:
+def settle_points(update: Update, points: PointFolder, findings: Findings) -> None:
     """Manifests that are not known are applied; points whose manifest is gone are dropped."""
     there = points.ids()
     known = set(update.point_ids())

@@ -4,6 +4,8 @@ A path inside a repository is always made from ids of ours. Even so nothing but 
 ever opened: a planted link, FIFO or device is an error, not a way out of the repository.
 """
 
+import ctypes
+import errno
 import os
 import shutil
 import stat
@@ -16,6 +18,10 @@ from cbtfs.errors import DataCorrupt, StoreFailed
 
 FILE_MODE: Final = 0o600
 FOLDER_MODE: Final = 0o700
+
+_HERE: Final = -100
+_RENAME_EXCHANGE: Final = 2
+"""AT_FDCWD and a flag of renameat2(2)."""
 
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -63,6 +69,24 @@ def remove_folder(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def exchange(new: Path, path: Path) -> None:
+    """Let *new* and *path* change places in an instant; *path* need not be there."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    names = os.fsencode(new), os.fsencode(path)
+    if libc.renameat2(_HERE, names[0], _HERE, names[1], _RENAME_EXCHANGE) < 0:
+        code = ctypes.get_errno()
+        if code == errno.ENOENT:
+            os.rename(new, path)
+        elif code in (errno.EINVAL, errno.ENOSYS):  # A file system that cannot.
+            aside = path.with_name(path.name + ".old")
+            os.rename(path, aside)
+            os.rename(new, path)
+            os.rename(aside, new)
+        else:
+            raise OSError(code, os.strerror(code), str(path))
+    sync_folder(path.parent)
 
 
 def load_file(path: Path, limit: int) -> bytes:

@@ -1,19 +1,14 @@
 """The lock that makes one writer of a repository, and says who that is."""
 
 import fcntl
-import json
 import os
-import socket
-import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from cbtfs.core.moment import format_moment
-from cbtfs.core.names import printable
 from cbtfs.errors import AccessDenied, RepositoryLocked
 from cbtfs.store.files import FILE_MODE, open_regular
+from cbtfs.store.holder import describe_self, parse_holder
 
 _POLL_SECONDS: Final = 0.05
 _MAX_HOLDER_BYTES: Final = 4096
@@ -31,8 +26,11 @@ class WriterLock:
         self._fd = _open(path)
         try:
             self._take(wait_seconds)
-            self.was_left_behind = bool(os.pread(self._fd, 1, 0))
-            self._write(_self_description())
+            text = os.pread(self._fd, _MAX_HOLDER_BYTES, 0)
+            self.was_left_behind = bool(text)
+            self.left_by = parse_holder(text)
+            """Who held it last and did not end well, if that can be read."""
+            self._write(describe_self())
         except BaseException:
             os.close(self._fd)
             raise
@@ -58,9 +56,13 @@ class WriterLock:
 
     def release(self, *, is_clean: bool) -> None:
         """Let go; *is_clean* if the catalog is known to be as it should."""
-        if is_clean:
-            os.ftruncate(self._fd, 0)
-        os.close(self._fd)
+        try:
+            if is_clean:
+                os.ftruncate(self._fd, 0)
+        except OSError:
+            """The next writer takes this one for dead, and looks at the catalog for nothing."""
+        finally:
+            os.close(self._fd)
 
 
 def _open(path: Path) -> int:
@@ -75,20 +77,6 @@ def _open(path: Path) -> int:
         ) from exc
 
 
-def _self_description() -> bytes:
-    description = {
-        "pid": os.getpid(),
-        "host": socket.gethostname(),
-        "command": " ".join(sys.argv)[:1000],
-        "since": format_moment(datetime.now(UTC).replace(microsecond=0)),
-    }
-    return json.dumps(description).encode()
-
-
 def _holder(fd: int) -> str:
-    try:
-        found = json.loads(os.pread(fd, _MAX_HOLDER_BYTES, 0))
-        what = "process {pid} on {host} since {since} ({command})".format(**found)
-    except (ValueError, KeyError, TypeError):
-        return "another process"
-    return printable(what)
+    found = parse_holder(os.pread(fd, _MAX_HOLDER_BYTES, 0))
+    return "another process" if found is None else str(found)

@@ -35,6 +35,7 @@ from cbtfs.store.catalog.records import CatalogDamaged, PointRecord
 from cbtfs.store.catalog.update import Update
 from cbtfs.store.catchup import Findings, catch_up
 from cbtfs.store.files import (
+    exchange,
     load_file,
     make_folder,
     put_if_absent,
@@ -45,8 +46,10 @@ from cbtfs.store.files import (
 from cbtfs.store.identity import new_id
 from cbtfs.store.lock import WriterLock
 from cbtfs.store.packs import PackFolder
+from cbtfs.store.place import refuse_bad_place
 from cbtfs.store.points import PointFolder
 from cbtfs.store.quarantine import BadPlace, load_quarantine, save_quarantine, still_bad
+from cbtfs.store.rebuild import Progress, rebuild
 from cbtfs.store.writer import ObjectWriter
 
 log = logging.getLogger(__name__)
@@ -165,7 +168,11 @@ def new_settings(block_size: int, level: int) -> Settings:
 
 
 def load_settings(path: Path) -> Settings:
-    """What repository.json says; RepositoryNotFound, FormatNotSupported, DataCorrupt."""
+    """What repository.json says; RepositoryNotFound, FormatNotSupported, DataCorrupt.
+
+    UsageError if it is where no repository may be.
+    """
+    refuse_bad_place(path)
     try:
         return decode_settings(load_file(path / SETTINGS, _MAX_SETTINGS_BYTES))
     except (FileNotFoundError, NotADirectoryError) as exc:
@@ -190,11 +197,13 @@ def writing(path: Path, *, lock_wait: float = 0.0) -> Iterator[Repository]:
     Waits *lock_wait* seconds for another writer to end, then raises RepositoryLocked.
     """
     settings = load_settings(path)
-    make_folder(path / "locks")
-    lock = WriterLock(path / "locks" / "writer", lock_wait)
+    with storing("the writer's lock"):
+        make_folder(path / "locks")
+        lock = WriterLock(path / "locks" / "writer", lock_wait)
     is_clean = False
     try:
-        repository = _open_locked(path, settings, must_verify=lock.was_left_behind)
+        with storing("the repository"):
+            repository = _open_locked(path, settings, must_verify=lock.was_left_behind)
         reserve.keep(path)
         try:
             yield repository
@@ -229,19 +238,52 @@ def _open_locked(path: Path, settings: Settings, *, must_verify: bool) -> Reposi
     return Repository(path, settings, catalog, findings)
 
 
-def _rebuild(path: Path, packs: PackFolder, points: PointFolder) -> tuple[Catalog, Findings]:
-    """A catalog made anew from packs and points; the damaged one is kept aside."""
-    aside = path / (CATALOG + ".damaged")
+def _rebuild(
+    path: Path, packs: PackFolder, points: PointFolder, progress: Progress = lambda _: None
+) -> tuple[Catalog, Findings]:
+    """A catalog made anew from packs and points beside the old one, which is kept aside."""
+    new, aside = path / (CATALOG + ".new"), path / (CATALOG + ".damaged")
     with storing("the catalog"):
-        remove_folder(aside)
-        os.rename(path / CATALOG, aside)
-        sync_folder(path)
-    catalog = Catalog(path / CATALOG, is_writable=True)
+        remove_folder(new)
+    catalog = Catalog(new, is_writable=True)
     try:
-        return catalog, catch_up(catalog, packs, points, load_quarantine(path))
-    except BaseException:
+        findings = rebuild(catalog, packs, points, load_quarantine(path), progress)
+    finally:
         catalog.close()
-        raise
+    with storing("the catalog"):
+        sync_folder(new)
+        exchange(new, path / CATALOG)
+        remove_folder(aside)
+        if new.exists():
+            os.rename(new, aside)
+        sync_folder(path)
+    return Catalog(path / CATALOG, is_writable=True), findings
+
+
+def rebuild_catalog(
+    path: Path, *, lock_wait: float = 0.0, progress: Progress = lambda _: None
+) -> Findings:
+    """Make the catalog anew from packs and points alone, whatever stands there now.
+
+    The old one serves until the new one takes its place, so that it may be interrupted at any
+    time. *progress* is told of bytes of packs.
+    """
+    load_settings(path)
+    make_folder(path / "locks")
+    lock = WriterLock(path / "locks" / "writer", lock_wait)
+    is_clean = False
+    try:
+        packs, points = PackFolder(path / "packs"), PointFolder(path / "points")
+        packs.remove_leftovers()
+        points.remove_leftovers()
+        catalog, findings = _rebuild(path, packs, points, progress)
+        catalog.close()
+        with storing("the catalog"):
+            remove_folder(path / (CATALOG + ".damaged"))
+        is_clean = True
+        return findings
+    finally:
+        lock.release(is_clean=is_clean)
 
 
 @contextmanager
