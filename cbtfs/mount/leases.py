@@ -60,9 +60,6 @@ class Leases:
     def drop_unused(self) -> None:
         """Let go of points that no worker has open files of."""
         with self._lock:
-            if not self._held:
-                return
-            wanted = self._shared.points()
-            for point in [each for each in self._held if each not in wanted]:
+            for point in [each for each in self._held if not self._shared.is_open(each)]:
                 self._held.pop(point).close()
                 self._dropped(point)

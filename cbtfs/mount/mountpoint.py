@@ -131,7 +131,9 @@ def _unmount(path: Path, is_lazy: bool) -> int | None:
 def holders(path: Path) -> list[str]:
     """What keeps the file system at *path* in use, in words: loop devices, mounts, processes."""
     inside = f"{path}/"
-    found = [f"/dev/{name} on {printable(file)}" for name, file in _loops() if inside in file]
+    found = [
+        f"/dev/{name} on {printable(file)}" for name, file in _loops() if file.startswith(inside)
+    ]
     found += [f"the mount {printable(m.path)}" for m in mounts() if m.path.startswith(inside)]
     for process in sorted((p for p in os.listdir("/proc") if p.isdigit()), key=int):
         if int(process) == os.getpid():

@@ -21,8 +21,8 @@ from cbtfs.mount.tree import PointNode, Tree, VmNode, grown
 from cbtfs.reader import Disk, Reader
 from cbtfs.store.repository import Repository
 
-LOOK_SECONDS: Final = 0.5
-"""How old a listing may be. With what the kernel keeps an entry, a change shows in a second."""
+REFRESH_SECONDS: Final = 1.0
+"""How often it is looked whether the catalog is still the same file."""
 _KEPT_POINTS: Final = 512
 """Points whose manifests stay decoded."""
 
@@ -54,31 +54,38 @@ class Served:
         self._tree = Tree()
         self._version: bytes | None = None
         self._lock = threading.Lock()
-        self._looked = 0.0
+        self._refreshed = time.monotonic()
         self.leases.take_all()
-        self._look(max_age=0)
+        self._look()
 
     # Names
 
-    def _look(self, max_age: float = LOOK_SECONDS) -> Tree:
-        """The tree, no older than that."""
+    def _look(self, *, is_missed: bool = False) -> Tree:
+        """The tree as the catalog has it now: workers that are asked in turn agree.
+
+        *is_missed* looks for another catalog at once, as something is not in this one.
+        """
         with self._lock:
             now = time.monotonic()
-            if now - self._looked >= max_age:
+            if is_missed or now - self._refreshed >= REFRESH_SECONDS:
                 self._reader.refresh()
-                with self._catalog.view() as view:
-                    if view.points_version != self._version:
-                        vms = view.vms().values()
-                        self._tree = grown(
-                            self._tree, ((vm, list(view.names_of(vm.id))) for vm in vms)
-                        )
-                        self._version = view.points_version
-                self._looked = now
+                self._refreshed = now
+            with self._catalog.view() as view:
+                version = view.points_version
+                if version != self._version:
+                    vms = view.vms().values()
+                    listed = ((vm, list(view.names_of(vm.id))) for vm in vms)
+                    self._tree = grown(self._tree, listed)
+                    self._version = version
             return self._tree
 
     def _node(self, stem: int) -> VmNode | PointNode:
         """The directory of that stem; PointNotFound if there is none."""
-        node = self._look().by_stem.get(stem) or self._look(max_age=0).by_stem.get(stem)
+        node = self._tree.by_stem.get(stem)
+        if not isinstance(node, PointNode):
+            node = self._look().by_stem.get(stem)
+        if node is None:
+            node = self._look(is_missed=True).by_stem.get(stem)
         if node is not None:
             return node
         for point in self._shared.points():
@@ -107,10 +114,14 @@ class Served:
     def lookup(self, parent: int, name: str) -> Entry | None:
         """The entry of that name in a directory."""
         if parent == ROOT:
-            return self._look().find(name)
+            return self._look().find(name) or self._look(is_missed=True).find(name)
         node = self._node(stem_and_slot(parent)[0])
         if isinstance(node, VmNode):
-            return node.find(name)
+            found = node.find(name)
+            if found is not None:
+                return found
+            again = self._look(is_missed=True).by_stem.get(node.stem)
+            return again.find(name) if isinstance(again, VmNode) else None
         files = self._files_of(node)
         if name == VM_JSON:
             return files.vm_json(len(self._vm_json(files)))
@@ -142,7 +153,7 @@ class Served:
                 record = view.point(node.point)
             if record is not None:
                 data = record.manifest
-            elif node.point in self._shared.points():
+            elif self._shared.is_open(node.point):
                 data = self._points.load_forgotten(node.point)
             else:
                 raise PointNotFound(f"point {node.point} is gone")

@@ -74,6 +74,11 @@ class Shared:
             else:
                 _SLOT.pack_into(self._memory, at, _FREE, 0)
 
+    def is_open(self, point: PointId) -> bool:
+        """Whether *point* has open files."""
+        with self._locked():
+            return self._find(bytes.fromhex(point)) is not None
+
     def points(self) -> set[PointId]:
         """The points that have open files."""
         with self._locked():

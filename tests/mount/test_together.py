@@ -1,5 +1,6 @@
 import os
 import random
+import sys
 import threading
 from pathlib import Path
 
@@ -41,3 +42,36 @@ def test_many_readers_at_once_get_the_right_bytes(
             reader.join()
     assert failures == []
     assert server.wait() == 0
+
+
+_THREADED = """
+from cbtfs.cli.main import run
+from cbtfs.mount.served import Served
+Served.read_at_once = lambda *arguments: None
+run()
+"""
+
+
+def test_a_worker_that_comes_too_late_for_a_request_keeps_answering(
+    repository: Path, point: Manifest, image: bytearray, tmp_path: Path
+) -> None:
+    rounds, done = threading.Barrier(2), []
+    program = (sys.executable, "-c", _THREADED)
+
+    def read(path: Path) -> None:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
+        for at in range(500):
+            rounds.wait(timeout=10)
+            os.pread(fd, BLOCK, at % 90 * BLOCK)
+        os.close(fd)
+        done.append(path)
+
+    with serving(repository, tmp_path / "mnt", "--workers=2", program=program) as server:
+        path = server.disk(point)
+        readers = [threading.Thread(target=read, args=(path,), daemon=True) for _ in range(2)]
+        for reader in readers:
+            reader.start()
+        for reader in readers:
+            reader.join(timeout=20)
+
+        assert done == [path, path]
