@@ -1,0 +1,43 @@
+"""Runs are killed over and over on one repository: nothing that was committed is touched."""
+
+from pathlib import Path
+
+from tools.crash.campaign import Campaign
+
+SEED = 20261122
+KILLS = 100
+CALLS = 50
+"""More than a run makes: the last traps are not sprung."""
+
+
+def say(text: str) -> None:
+    print(f"seed {SEED}: {text}")
+
+
+def test_kills_at_random_moments_touch_nothing_that_was_committed(tmp_path: Path) -> None:
+    campaign = Campaign(tmp_path, SEED)
+    duration = min(campaign.run_well().seconds for _ in range(7))
+    moments = [duration * (n + 0.5) / KILLS for n in range(KILLS)]
+    campaign.rnd.shuffle(moments)
+
+    while campaign.tally.kills < KILLS:
+        campaign.kill_after(moments[campaign.tally.runs % KILLS])
+    campaign.prove_all()
+
+    say(f"{campaign.tally}, {campaign.points} points, a run takes {duration:.3f} s")
+    assert campaign.points >= KILLS
+
+
+def test_a_kill_at_any_step_touches_nothing_that_was_committed(tmp_path: Path) -> None:
+    campaign = Campaign(tmp_path, SEED)
+    campaign.make_folders()
+    campaign.run_well()
+
+    outcomes = [campaign.spring(call, "kill") for call in range(CALLS)]
+    campaign.prove_all()
+
+    say(f"{campaign.tally}, {campaign.points} points")
+    steps = {name for outcome in outcomes for name in outcome.told("sprung")}
+    assert steps >= {"writev", "fsync", "rename", "link", "replace", "catalog"}
+    assert not outcomes[-1].is_killed
+    assert campaign.tally.unacknowledged > 0
