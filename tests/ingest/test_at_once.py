@@ -1,0 +1,134 @@
+"""Several processes at one repository: one writes, the others wait, or read what stands."""
+
+import hashlib
+import os
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cbtfs.core.ids import PointId
+from cbtfs.errors import RepositoryLocked
+from cbtfs.listing import find_point
+from cbtfs.reader import Reader
+from cbtfs.store.repository import reading, writing
+from tests.ingest.peer import Line, peer
+from tests.ingest.support import disk_of, ingest, ingest_into, points
+from tests.support import BLOCK, new_repository, read_point
+
+Work = Callable[[Path, PointId, Line], None]
+
+CONTENT = random.Random(7).randbytes(150 * BLOCK)
+WRITERS = 3
+INGESTS = 8
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return new_repository(tmp_path / "repository")
+
+
+def hold(path: Path, line: Line) -> None:
+    """Take a point, and keep the repository until told to let go."""
+    with writing(path) as repository:
+        line.tell(str(os.getpid()))
+        line.hear()
+        ingest_into(repository, {"A": disk_of(CONTENT).take_snapshot()})
+
+
+def test_a_second_writer_is_told_who_holds_the_repository(path: Path) -> None:
+    with peer(lambda line: hold(path, line)) as holder:
+        pid = holder.hear()
+        with pytest.raises(RepositoryLocked, match=f"process {pid} on ") as caught:
+            ingest(path, {"B": disk_of(CONTENT).take_snapshot()})
+        holder.tell("go")
+
+    assert caught.value.exit_code == 11
+    assert len([name for name in points(path) if "." not in name]) == 1
+
+
+def test_a_second_writer_that_waits_gets_its_turn(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with peer(lambda line: hold(path, line)) as holder:
+        holder.hear()
+        waited, pause = list[float](), time.sleep
+
+        def let_go_and_pause(seconds: float) -> None:
+            if not waited:
+                holder.tell("go")
+            waited.append(seconds)
+            pause(seconds)
+
+        monkeypatch.setattr(time, "sleep", let_go_and_pause)
+        manifest = ingest(path, {"B": disk_of(CONTENT).take_snapshot()}, lock_wait=60)
+
+    assert waited
+    assert manifest.order == 2
+    assert read_point(path, manifest) == {"B": CONTENT}
+
+
+def test_writers_that_wait_for_each_other_all_commit(path: Path) -> None:
+    def work(line: Line) -> None:
+        line.hear()
+        for n in range(INGESTS):
+            disk = disk_of(CONTENT)
+            disk.write(0, f"{os.getpid()} {n}".encode())
+            ingest(path, {"A": disk.take_snapshot()}, lock_wait=60)
+        line.tell("done")
+
+    with (
+        peer(work) as first,
+        peer(work) as second,
+        peer(work) as third,
+    ):
+        writers = (first, second, third)
+        for writer in writers:
+            writer.tell("go")
+        done = [writer.hear() for writer in writers]
+
+    with reading(path) as repository, repository.catalog.view() as view:
+        (vm,) = view.vms()
+        orders = [order for order, _ in view.points_of(vm)]
+    assert done == ["done"] * WRITERS
+    assert orders == list(range(1, WRITERS * INGESTS + 1))
+
+
+def digest_of(path: Path, point: PointId) -> str:
+    with reading(path) as repository:
+        disk = find_point(repository, point).manifest.disks[0]
+        return hashlib.sha256(Reader(repository).disk(disk).read(0, disk.size)).hexdigest()
+
+
+def hash_over_and_over(path: Path, point: PointId, line: Line) -> None:
+    """Tell a point's digest whenever asked: by a reader that stays open, and by a new one."""
+    with reading(path) as repository:
+        disk = find_point(repository, point).manifest.disks[0]
+        reader = Reader(repository, cache_bytes=0)
+        while line.hear():
+            content = reader.disk(disk).read(0, disk.size)
+            line.tell(hashlib.sha256(content).hexdigest())
+
+
+def reopen_over_and_over(path: Path, point: PointId, line: Line) -> None:
+    while line.hear():
+        line.tell(digest_of(path, point))
+
+
+@pytest.mark.parametrize("work", [hash_over_and_over, reopen_over_and_over])
+def test_an_old_point_reads_the_same_while_ingests_go_on(path: Path, work: Work) -> None:
+    disk = disk_of(CONTENT)
+    first = ingest(path, {"A": disk.take_snapshot()})
+    rnd = random.Random(8)
+    found = []
+
+    with peer(lambda line: work(path, first.point, line)) as reader:
+        for _ in range(20):
+            reader.tell("again")
+            disk.write(rnd.randrange(len(CONTENT)), rnd.randbytes(30_000))
+            ingest(path, {"A": disk.take_snapshot()}, lock_wait=60)
+            found.append(reader.hear())
+
+    assert found == [hashlib.sha256(CONTENT).hexdigest()] * 20
