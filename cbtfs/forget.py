@@ -102,5 +102,5 @@ def _change(
 ) -> PointState:
     point = find_point(repository, spec)
     state = change(point.state)
-    repository.put_state(state)
+    repository.put_states([state])
     return state

@@ -284,7 +284,10 @@ def test_the_command_prints_the_contract(shared: tuple[Path, list[Manifest]]) ->
     assert (sound.code, sound.err) == (0, "")
     assert document.pop("seconds") >= 0
     assert document.pop("bytes_read") > 0
+    assert set(document.pop("verified")) == {point.point for point in shared[1]}
     assert document == {
+        "quarantined": 0,
+        "unrecorded": None,
         "points": 3,
         "objects": sum(1 for _ in frames(path)),
         "chunks_read": 0,

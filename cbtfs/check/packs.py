@@ -1,6 +1,6 @@
 """Packs against themselves: header, frames, trailer, footer, without the catalog."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final
@@ -11,6 +11,7 @@ from cbtfs.core.ids import PackId
 from cbtfs.errors import ChunkMissing, DataCorrupt
 from cbtfs.store.pack import Pack
 from cbtfs.store.packs import PackFolder
+from cbtfs.store.quarantine import BadPlace, bad_place
 
 _THREADS: Final = 4
 """Reading, hashing and decoding leave the interpreter's lock; more than disks can feed is waste."""
@@ -25,14 +26,18 @@ class PackFindings:
     problems: list[Problem] = field(default_factory=list)
     bad: dict[int, Problem] = field(default_factory=dict)
     """Problems of frames, by their offset; they are among the problems."""
+    places: list[BadPlace] = field(default_factory=list)
+    """Where those frames are."""
     chunks_read: int = 0
     bytes_read: int = 0
 
 
-def verify_packs(packs: PackFolder, ids: set[PackId], *, read_data: bool) -> Iterator[PackFindings]:
-    """Yield what is wrong with each pack: its nodes are loaded, its chunks if *read_data*."""
+def verify_packs(
+    packs: PackFolder, ids: set[PackId], read: Collection[PackId]
+) -> Iterator[PackFindings]:
+    """Yield what is wrong with each pack: its nodes are loaded, its chunks if it is in *read*."""
     with ThreadPoolExecutor(_THREADS, "check") as threads:
-        yield from threads.map(lambda pack: _verify(packs, pack, read_data), sorted(ids))
+        yield from threads.map(lambda pack: _verify(packs, pack, pack in read), sorted(ids))
 
 
 def _verify(packs: PackFolder, id: PackId, read_data: bool) -> PackFindings:  # noqa: A002
@@ -73,5 +78,6 @@ def _load(pack: Pack, frame: Frame, findings: PackFindings) -> None:
         problem = Problem("chunk" if frame.kind is Kind.CHUNK else "node", what)
         findings.problems.append(problem)
         findings.bad[frame.offset] = problem
+        findings.places.append(bad_place(findings.id, frame))
     findings.chunks_read += frame.kind is Kind.CHUNK
     findings.bytes_read += frame.end - frame.offset

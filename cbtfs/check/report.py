@@ -6,6 +6,7 @@ from typing import Literal
 from cbtfs.core.extent import Extent
 from cbtfs.core.ids import PointId
 from cbtfs.errors import CbtfsError, ChunkMissing, DataCorrupt
+from cbtfs.store.quarantine import BadPlace
 
 ProblemKind = Literal["pack", "trailer", "chunk", "node", "catalog", "map", "manifest", "state"]
 
@@ -42,6 +43,18 @@ class Report:
     bytes_read: int = 0
     """Bytes of frames that were loaded and verified."""
     problems: list[Problem] = field(default_factory=list)
+    bad: list[BadPlace] = field(default_factory=list)
+    """Frames that are not what they should be."""
+    verified: dict[PointId, str | None] = field(default_factory=dict)
+    """For each point when all its data was last read and found right: RFC 3339, UTC."""
+    unrecorded: str | None = None
+    """Why what was found could not be written down, if it could not."""
+
+    @property
+    def whole_points(self) -> list[PointId]:
+        """Points that no problem touches."""
+        hurt = {place.point for problem in self.problems for place in problem.places}
+        return [point for point in self.verified if point not in hurt]
 
     def verdict(self) -> None:
         """Raise the gravest kind of error that was found, if any was."""

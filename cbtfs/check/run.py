@@ -10,6 +10,7 @@ from cbtfs.check.objects import verify_objects
 from cbtfs.check.packs import verify_packs
 from cbtfs.check.points import verify_points
 from cbtfs.check.report import Problem, Report
+from cbtfs.check.subset import ALL, NONE, Subset
 from cbtfs.core.ids import PackId
 from cbtfs.errors import CbtfsError
 from cbtfs.store.catalog import gate
@@ -32,8 +33,16 @@ def _in_silence(_: int) -> Callable[[int], None]:
     return lambda _: None
 
 
-def check(path: Path, *, read_data: bool, announce: Announce = _in_silence) -> Report:
+def check(
+    path: Path,
+    *,
+    read_data: bool,
+    subset: Subset | None = None,
+    announce: Announce = _in_silence,
+) -> Report:
     """Prove that the repository at *path* holds what it says; with *read_data* to the last byte.
+
+    With *subset* the chunks of only so many packs are read.
 
     Nothing is locked: points that come while it runs are left out. A repository whose settings
     cannot be read is an error, not a problem.
@@ -46,7 +55,11 @@ def check(path: Path, *, read_data: bool, announce: Announce = _in_silence) -> R
         found = verify_points(points, catalog)
         report.points = len(found.manifests)
         report.problems += found.problems
-        bad_frames = _check_packs(packs, read_data, announce, report)
+        report.verified = {
+            each.point: points.load_state(each.point)[0].verified for each in found.manifests
+        }
+        chosen = subset or (ALL if read_data else NONE)
+        bad_frames = _check_packs(packs, chosen, announce, report)
         if catalog is not None:
             _sweep(catalog, report)
             objects = verify_objects(catalog, packs, bad_frames)
@@ -104,17 +117,19 @@ def _size(pack: Path) -> int:
 
 
 def _check_packs(
-    packs: PackFolder, read_data: bool, announce: Announce, report: Report
+    packs: PackFolder, subset: Subset, announce: Announce, report: Report
 ) -> dict[PackId, dict[int, Problem]]:
     ids = packs.ids()
-    advance = announce(sum(_size(packs.path(pack)) for pack in ids))
+    sizes = {pack: _size(packs.path(pack)) for pack in ids}
+    advance = announce(sum(sizes.values()))
     bad_frames = {}
-    for found in verify_packs(packs, ids, read_data=read_data):
+    for found in verify_packs(packs, ids, subset.choose(sizes)):
         report.problems += found.problems
         report.chunks_read += found.chunks_read
         report.bytes_read += found.bytes_read
         if found.bad:
             bad_frames[found.id] = found.bad
+            report.bad += found.places
         advance(found.size)
     return bad_frames
 

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cbtfs.cli.arguments import Json, example
+from cbtfs.cli.arguments import Json, LockWait, example
 from cbtfs.cli.context import repository_path
 from cbtfs.cli.output import Advance, emit, human_size, print_lines, progress
+from cbtfs.errors import UsageError
 
 if TYPE_CHECKING:
     from cbtfs.check.report import Problem, Report
+    from cbtfs.check.subset import Subset
     from cbtfs.cli.documents import Document
 
 
@@ -27,18 +29,31 @@ def check(
     read_data: Annotated[
         bool, typer.Option("--read-data", help="Load and verify every chunk, too.")
     ] = False,
+    subset: Annotated[
+        str | None,
+        typer.Option(
+            "--read-data-subset",
+            metavar="PART",
+            show_default=False,
+            help="Load and verify the chunks of some packs: 5%, 3/10 or 10G.",
+        ),
+    ] = None,
+    lock_wait: LockWait = 0.0,
     json: Json = False,
 ) -> None:
     """Prove that the repository holds what it says; name what is damaged and whom it hurts."""
+    from cbtfs.check.record import record
     from cbtfs.check.run import check as run_check
 
+    path, part = repository_path(context), _subset(subset)
     started = time.monotonic()
     with ExitStack() as bar:
 
         def announce(total: int) -> Advance:
             return bar.enter_context(progress("packs", total, is_wanted=not json))
 
-        report = run_check(repository_path(context), read_data=read_data, announce=announce)
+        report = run_check(path, read_data=read_data, subset=part, announce=announce)
+    record(path, report, is_full=read_data and part is None, lock_wait=lock_wait)
     seconds = time.monotonic() - started
     if json:
         emit(_document(report, seconds))
@@ -47,12 +62,24 @@ def check(
     report.verdict()
 
 
+def _subset(text: str | None) -> Subset | None:
+    from cbtfs.check.subset import parse_subset
+
+    try:
+        return None if text is None else parse_subset(text)
+    except ValueError as exc:
+        raise UsageError(str(exc)) from exc
+
+
 def _document(report: Report, seconds: float) -> Document:
     return {
         "points": report.points,
         "objects": report.objects,
         "chunks_read": report.chunks_read,
         "bytes_read": report.bytes_read,
+        "verified": report.verified,
+        "quarantined": len(report.bad),
+        "unrecorded": report.unrecorded,
         "problems": [_of_problem(problem) for problem in report.problems],
         "seconds": round(seconds, 3),
     }
@@ -84,7 +111,24 @@ def _lines(report: Report, seconds: float) -> Iterator[str]:
             yield f"  point {place.point}, VM {place.vm}, disk {place.disk}:"
             for extent in place.extents:
                 yield f"    {extent.start} {extent.length}"
+    yield from _ages(report)
+    if report.unrecorded is not None:
+        yield f"not written down: {report.unrecorded}"
     yield (
         f"{report.points} points, {report.objects} objects, {report.chunks_read} chunks read "
         f"({human_size(report.bytes_read)}), {len(report.problems)} problems, {seconds:.1f} s"
     )
+
+
+def _ages(report: Report) -> Iterator[str]:
+    """How long ago points were last verified to the last byte."""
+    from datetime import UTC, datetime
+
+    from cbtfs.core.moment import parse_moment
+
+    now = datetime.now(UTC)
+    for point, moment in sorted(report.verified.items(), key=lambda item: item[1] or ""):
+        if moment is None:
+            yield f"point {point} was never verified in full"
+        elif (days := (now - parse_moment(moment)).days) > 0:
+            yield f"point {point} was last verified in full {days} days ago"

@@ -119,11 +119,14 @@ class Repository:
             self.points.forget(points)
         self.catalog.update(lambda update: _drop_points(update, points))
 
-    def put_state(self, state: PointState) -> None:
-        """Let *state* be that of its point."""
+    def put_states(self, states: Iterable[PointState]) -> None:
+        """Let *states* be those of their points."""
+        changed = []
         with storing("a state file"):
-            self.points.put_state(state)
-        self.catalog.update(lambda update: _reload_state(update, self.points, state.point))
+            for state in states:
+                self.points.put_state(state)
+                changed.append(state.point)
+        self.catalog.update(lambda update: _reload_states(update, self.points, changed))
 
 
 def _drop_points(update: Update, points: Iterable[PointId]) -> None:
@@ -133,12 +136,13 @@ def _drop_points(update: Update, points: Iterable[PointId]) -> None:
             update.drop_point(decode_manifest(record.manifest))
 
 
-def _reload_state(update: Update, points: PointFolder, point: PointId) -> None:
-    record = update.point(point)
-    if record is not None:
-        state, mark = points.load_state(point)
-        new = PointRecord(record.manifest, encode_state(state), mark)
-        update.put_point(decode_manifest(record.manifest), new)
+def _reload_states(update: Update, points: PointFolder, changed: Iterable[PointId]) -> None:
+    for point in changed:
+        record = update.point(point)
+        if record is not None:
+            state, mark = points.load_state(point)
+            new = PointRecord(record.manifest, encode_state(state), mark)
+            update.put_point(decode_manifest(record.manifest), new)
 
 
 def create_repository(path: Path, settings: Settings) -> None:

@@ -66,7 +66,7 @@ def test_tags_protection_and_marks_survive(history: History) -> None:
     point = next(iter(history.expected))
     state = PointState(point, True, ("a",), "a reason", "2026-01-01T00:00:00Z")
     with writing(history.path) as repository:
-        repository.put_state(state)
+        repository.put_states([state])
     shutil.rmtree(history.path / "catalog")
 
     repair(history.path)
