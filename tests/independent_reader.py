@@ -64,7 +64,7 @@ def frame_at(data: bytes, at: int, offset: int) -> Frame:
 
 def listed(pack: Path, data: bytes) -> Iterator[Frame]:
     """The frames that the trailer lists; Damaged if header, trailer or footer fails."""
-    demand(data[:12] == b"CBTFSPAK\1\0\0\0" and data[16:32].hex() == pack.name, "pack header")
+    demand(data[:16] == b"CBTFSPAK\1" + bytes(7) and data[16:32].hex() == pack.name, "header")
     foot = data[-64:]
     demand(len(foot) == 64 and foot[:12] == b"CBTFSEND\1\0\0\0", "footer")
     count, at, crc, name, own = struct.unpack("<12xIQI16s16xI", foot)

@@ -18,8 +18,8 @@ from cbtfs.reader import Disk, Reader
 from cbtfs.store.repository import Repository, reading, writing
 from tests.support import BLOCK, add_point, new_repository
 
-FLIPS = 400
-CATALOG_FLIPS = 250
+FLIPS = 300
+CATALOG_FLIPS = 120
 SMALL_READ = 3000
 
 Points = list[tuple[Manifest, bytes]]
