@@ -1,15 +1,21 @@
 """A raw file or a block device as a source."""
 
 import errno
+import fcntl
 import os
 import stat
+import struct
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from cbtfs.core.extent import Extent
 from cbtfs.core.names import printable
 from cbtfs.errors import AccessDenied, SourceMismatch, SourceUnavailable, UsageError
 from cbtfs.source.base import ChangeTrackingInvalid, Since
+
+_BLKROGET: Final = 0x125E
+"""linux/fs.h: whether a block device takes no writes."""
 
 
 class ImageSource:
@@ -30,9 +36,19 @@ class ImageSource:
             if not self._is_device and not stat.S_ISREG(self._facts.st_mode):
                 raise UsageError(f"{self._name} is neither a file nor a block device")
             self.size = os.lseek(self._fd, 0, os.SEEK_END)
+            self._claim = self._claimed() if self._is_device else None
         except BaseException:
             os.close(self._fd)
             raise
+
+    def _claimed(self) -> int | None:
+        """A descriptor that keeps a device from being mounted meanwhile; None if it is in use."""
+        try:
+            return os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC)
+        except OSError as exc:
+            if exc.errno == errno.EBUSY:
+                return None
+            raise SourceUnavailable(f"cannot open {self._name}: {exc.strerror}") from exc
 
     def changed(self, since: Since) -> Sequence[Extent]:
         raise ChangeTrackingInvalid("no change list")
@@ -72,8 +88,16 @@ class ImageSource:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def confirm(self) -> None:
-        """A file whose size or time of change moved was written to while it was read."""
+        """A file whose size or time of change moved was written to while it was read.
+
+        A device does not tell; one that is mounted or part of another may be written to.
+        """
         if self._is_device:
+            if self._claim is None and not self._is_read_only():
+                raise SourceMismatch(
+                    f"{self._name} is in use (mounted, swap, or part of another device): release "
+                    "it, or take a snapshot of it, or give --allow-changing"
+                )
             return
         now = os.fstat(self._fd)
         if (now.st_size, now.st_mtime_ns) != (self._facts.st_size, self._facts.st_mtime_ns):
@@ -82,5 +106,11 @@ class ImageSource:
                 "it, or give --allow-changing"
             )
 
+    def _is_read_only(self) -> bool:
+        answer = fcntl.ioctl(self._fd, _BLKROGET, struct.pack("i", 0))
+        return bool(struct.unpack("i", answer)[0])
+
     def close(self) -> None:
         os.close(self._fd)
+        if self._claim is not None:
+            os.close(self._claim)

@@ -28,6 +28,8 @@ _STATUS: Final = 1 << 30
 """Bytes that one question for extents covers; the protocol has 32 bits for it."""
 _IN_FLIGHT: Final = 4
 _POLL_MS: Final = 1000
+_FURTHER_SECONDS: Final = 3.0
+"""For a connection beside those there are: qemu-nbd leaves the one after its --shared waiting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,32 +136,46 @@ class NbdExport:
     @contextmanager
     def _connection(self) -> "Iterator[_Connection]":
         """A connection for one request; after any failure it is not used again."""
-        with self._free:
-            self._free.wait_for(lambda: self._idle or self._open < self._most or self._is_closed)
-            if self._is_closed:
-                raise SourceUnavailable(f"{self.name} is closed")
-            connection = self._idle.pop() if self._idle else None
-            if connection is None:
-                self._open += 1
+        connection = self._take()
         is_good = False
         try:
-            if connection is None:
-                connection = _Connection(self._uri, self.name, self._contexts, self._limits.seconds)
-                if self.size and connection.size != self.size:
-                    raise SourceUnavailable(f"{self.name} had {self.size} bytes and has others now")
+            if self.size and connection.size != self.size:
+                raise SourceUnavailable(f"{self.name} had {self.size} bytes and has others now")
             yield connection
             is_good = True
         finally:
-            if not is_good and connection is not None:
-                connection.close()
             with self._free:
-                if is_good and connection is not None and not self._is_closed:
+                if is_good and not self._is_closed:
                     self._idle.append(connection)
                 else:
                     self._open -= 1
-                    if is_good and connection is not None:
-                        connection.close()
+                    connection.close()
                 self._free.notify()
+
+    def _take(self) -> "_Connection":
+        """An idle connection, or another one where the server grants it."""
+        while True:
+            with self._free:
+                self._free.wait_for(
+                    lambda: self._idle or self._open < self._most or self._is_closed
+                )
+                if self._is_closed:
+                    raise SourceUnavailable(f"{self.name} is closed")
+                if self._idle:
+                    return self._idle.pop()
+                self._open += 1
+                wait = self._limits.seconds
+                if self._open > 1:
+                    wait = min(wait, _FURTHER_SECONDS)
+            try:
+                return _Connection(self._uri, self.name, self._contexts, wait, self._limits.seconds)
+            except BaseException as exc:
+                with self._free:
+                    self._open -= 1
+                    self._free.notify()
+                    if not isinstance(exc, SourceUnavailable) or not self._open:
+                        raise
+                    self._most = self._open  # it grants no more than these
 
     def close(self) -> None:
         with self._free:
@@ -174,7 +190,10 @@ class NbdExport:
 class _Connection:
     """One libnbd handle; one thread at a time uses it."""
 
-    def __init__(self, uri: str, name: str, contexts: Sequence[str], seconds: float) -> None:
+    def __init__(
+        self, uri: str, name: str, contexts: Sequence[str], patience: float, seconds: float
+    ) -> None:
+        """*patience* is for the connection, *seconds* for each request after that."""
         self._lib = libnbd.library()
         self._name = name
         self._seconds = seconds
@@ -183,7 +202,7 @@ class _Connection:
         if not self._handle:
             raise SourceUnavailable(f"{name}: {libnbd.last_error()[0]}")
         try:
-            self._connect(uri)
+            self._connect(uri, patience)
             self.size = self._sure(self._lib.nbd_get_size(self._handle))
             self.minimum = self._block_size(libnbd.SIZE_MINIMUM) or 1
             self.maximum = self._block_size(libnbd.SIZE_MAXIMUM) or _REQUEST
@@ -192,15 +211,15 @@ class _Connection:
             self.close()
             raise
 
-    def _connect(self, uri: str) -> None:
+    def _connect(self, uri: str, patience: float) -> None:
         self._sure(self._lib.nbd_set_uri_allow_local_file(self._handle, True))
         for context in self._contexts:
             self._sure(self._lib.nbd_add_meta_context(self._handle, context.encode()))
         try:
             self._ask(self._lib.nbd_aio_connect_uri(self._handle, uri.encode()))
-            due = time.monotonic() + self._seconds
+            due = time.monotonic() + patience
             while self._lib.nbd_aio_is_connecting(self._handle):
-                self._poll(due)
+                self._poll(due, patience)
             if not self._lib.nbd_aio_is_ready(self._handle):
                 raise _Lost(libnbd.last_error()[0])
         except _Lost as exc:
@@ -288,7 +307,7 @@ class _Connection:
             left = [cookie for cookie in cookies if not self._is_done(cookie, what)]
             if len(left) < len(cookies):
                 return left
-            self._poll(due)
+            self._poll(due, self._seconds)
 
     def _is_done(self, cookie: int, what: str) -> bool:
         state = self._lib.nbd_aio_command_completed(self._handle, cookie)
@@ -299,10 +318,10 @@ class _Connection:
             raise SourceUnavailable(f"cannot {what} of {self._name}: {libnbd.error_name(number)}")
         return bool(state)
 
-    def _poll(self, due: float) -> None:
+    def _poll(self, due: float, patience: float) -> None:
         left = due - time.monotonic()
         if left <= 0:
-            raise _Lost(f"no answer in {self._seconds:.0f} s")
+            raise _Lost(f"no answer in {patience:g} s")
         wait = min(_POLL_MS, int(left * 1000) + 1)
         if self._lib.nbd_poll(self._handle, wait) < 0:
             raise _Lost(libnbd.last_error()[0])

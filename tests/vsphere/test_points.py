@@ -213,7 +213,7 @@ def test_an_added_disk_is_read_whole_and_the_others_are_not(tracked: Lab) -> Non
     assert kinds(second) == ["incremental"] * 3
 
 
-def test_a_removed_disk_is_no_longer_there_and_comes_back(tracked: Lab) -> None:
+def test_a_removed_disk_is_in_no_later_point(tracked: Lab) -> None:
     tracked.sim.do.remove_disk(VM, SECOND)
     manifest = tracked.ingest().manifest
 

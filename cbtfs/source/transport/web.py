@@ -131,7 +131,10 @@ class DatastoreFiles:
             cookie = self._web.cookie().reveal()
             connection.request("GET", url, headers={**headers, "Cookie": cookie})
             answer = connection.getresponse()
+            promised = answer.length
             body = answer.read(most)
+            if promised is not None and len(body) < min(promised, most):
+                raise http.client.IncompleteRead(b"", promised - len(body))
             is_whole = answer.isclosed() or not answer.read(1)
         except BaseException:
             connection.close()

@@ -129,14 +129,15 @@ class _Watch:
     def _begin(self) -> None:
         self.facts.clear()
         self._version = ""
-        self._collector = self._session.content.propertyCollector.CreatePropertyCollector()
-        self._collector.CreateFilter(
+        collector = self._session.content.propertyCollector.CreatePropertyCollector()
+        collector.CreateFilter(
             Collector.FilterSpec(
                 objectSet=[Collector.ObjectSpec(obj=self._task, skip=False)],
                 propSet=[Collector.PropertySpec(type=vim.Task, pathSet=list(_PATHS))],
             ),
             True,
         )
+        self._collector = collector
 
     def close(self) -> None:
         if self._collector is None:
