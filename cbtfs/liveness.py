@@ -31,6 +31,10 @@ class Marks:
     def __contains__(self, number: int) -> bool:
         return bool(self._bits[number >> 3] >> (number & 7) & 1)
 
+    def has(self, number: int) -> bool:
+        """The same, for an id that may be younger than the set."""
+        return number >> 3 < len(self._bits) and number in self
+
     def add(self, number: int) -> bool:
         """Put *number* in; whether it was not there."""
         at, bit = number >> 3, 1 << (number & 7)

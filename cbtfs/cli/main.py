@@ -24,6 +24,7 @@ from cbtfs.cli import (
     prune,
     repair,
     restore,
+    stats,
 )
 from cbtfs.cli.context import Options
 from cbtfs.cli.output import say
@@ -67,6 +68,7 @@ for commands in (
     forget,
     prune,
     repair,
+    stats,
     demo,
 ):
     commands.add_to(app)

@@ -1,0 +1,141 @@
+"""`cbtfs stats`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cbtfs.cli.arguments import Json, example
+from cbtfs.cli.context import repository_path
+from cbtfs.cli.output import emit, human_size, print_lines, print_table, progress
+
+if TYPE_CHECKING:
+    from cbtfs.core.manifest import Manifest
+    from cbtfs.stats.run import PointStats, Stats
+    from cbtfs.store.repository import Repository
+
+_SHORT_ID = 12
+_HEADER = ("vm", "time", "size", "data", "changed", "rate", "stored", "frees", "point")
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command(
+        epilog=example(
+            "cbtfs stats", "cbtfs stats web01 --plot web01.svg", "cbtfs stats web01@latest"
+        )
+    )(stats)
+
+
+def stats(
+    context: typer.Context,
+    scope: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[VM|POINT]", show_default=False, help="Only this VM, or only this point."
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            show_default=False,
+            help="Draw change rate and growth over time: FILE.svg or FILE.png.",
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show what points hold, share and cost, and what forgetting each would free."""
+    from cbtfs.stats.run import stats as measure
+    from cbtfs.store.repository import reading
+
+    with reading(repository_path(context)) as repository:
+        found = measure(
+            repository,
+            _scope(repository, scope),
+            lambda what, total: progress(what, total, is_wanted=not json),
+        )
+    if plot is not None:
+        from cbtfs.stats.plot import plot as draw
+
+        draw(found.rows, plot)
+    if json:
+        emit(_document(found))
+    else:
+        print_table(_HEADER, map(_row, found.rows), right=_HEADER[2:8])
+        print_lines(_totals(found))
+
+
+def _scope(repository: Repository, name: str | None) -> Callable[[Manifest], bool]:
+    from cbtfs.listing import find_point, find_vm, find_vms
+
+    if name is None:
+        return lambda _: True
+    with repository.catalog.view() as view:
+        vm = find_vm(view, name) if find_vms(view, name) else None
+    if vm is not None:
+        return lambda manifest: manifest.vm.id == vm.id
+    point = find_point(repository, name).manifest.point
+    return lambda manifest: manifest.point == point
+
+
+def _document(found: Stats) -> dict[str, Any]:
+    return {
+        "logical_bytes": found.logical_bytes,
+        "data_bytes": found.data_bytes,
+        "distinct_bytes": found.distinct_bytes,
+        "stored_bytes": found.stored_bytes,
+        "unique_bytes": found.unique_bytes,
+        "shared_bytes": found.shared_bytes,
+        "pack_bytes": found.pack_bytes,
+        "unused_bytes": found.unused_bytes,
+        "deduplication": round(found.deduplication, 3),
+        "compression": round(found.compression, 3),
+        "points": [_of_row(row) for row in found.rows],
+    }
+
+
+def _of_row(row: PointStats) -> dict[str, Any]:
+    return {
+        "id": row.manifest.point,
+        "vm": row.manifest.vm.name,
+        "time": row.manifest.time,
+        "logical_bytes": row.logical_bytes,
+        "data_bytes": row.data_bytes,
+        "changed_bytes": row.changed_bytes,
+        "change_rate": round(row.change_rate, 6),
+        "hours": row.hours,
+        "stored_bytes": row.stored_bytes,
+        "freed_bytes": row.freed_bytes,
+    }
+
+
+def _row(row: PointStats) -> tuple[str, ...]:
+    manifest = row.manifest
+    return (
+        manifest.vm.name,
+        manifest.name,
+        human_size(row.logical_bytes),
+        human_size(row.data_bytes),
+        human_size(row.changed_bytes),
+        f"{100 * row.change_rate:.1f}%",
+        human_size(row.stored_bytes),
+        human_size(row.freed_bytes),
+        manifest.point[:_SHORT_ID],
+    )
+
+
+def _totals(found: Stats) -> Iterator[str]:
+    logical, data = human_size(found.logical_bytes), human_size(found.data_bytes)
+    distinct, stored = human_size(found.distinct_bytes), human_size(found.stored_bytes)
+    yield f"logical     {logical}, of it data {data}"
+    yield f"distinct    {distinct}: deduplication {found.deduplication:.2f}"
+    yield f"compressed  {stored}: compression {found.compression:.2f}"
+    yield f"unique      {human_size(found.unique_bytes)} that no other point needs"
+    yield f"shared      {human_size(found.shared_bytes)} that other points need, too"
+    yield (
+        f"packs       {human_size(found.pack_bytes)}, "
+        f"of it {human_size(found.unused_bytes)} needed by no point"
+    )

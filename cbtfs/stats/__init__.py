@@ -1,0 +1,1 @@
+"""What the repository's points hold, share and cost."""
