@@ -9,7 +9,7 @@ import pytest
 
 from cbtfs.core.manifest import Manifest
 from cbtfs.store.repository import writing
-from tests.mount.support import Server, forget, kill, wait_until
+from tests.mount.support import Server, forget, kill, serving, wait_until
 from tests.support import BLOCK, add_point
 
 
@@ -97,7 +97,7 @@ def test_readers_notice_nothing_of_a_catalog_that_is_rebuilt(
 
     def read() -> None:
         fd = os.open(mounted.disk(point), os.O_RDONLY | os.O_DIRECT)
-        while not is_done.is_set():
+        while not is_done.is_set() and not failures:
             try:
                 if os.pread(fd, len(image), 0) != image or not os.listdir(mounted.root / "vm"):
                     failures.append("other bytes, or no points")
@@ -116,6 +116,32 @@ def test_readers_notice_nothing_of_a_catalog_that_is_rebuilt(
     reader.join()
 
     assert failures == []
+
+
+def test_a_catalog_that_is_overwritten_is_noticed_once_it_is_whole(
+    repository: Path, image: bytearray, point: Manifest, tmp_path: Path
+) -> None:
+    file = repository / "catalog" / "data.mdb"
+    old = file.read_bytes()
+    newer = add_point(repository, {"disk": bytes(image)})
+
+    with serving(repository, tmp_path / "mnt", "--workers=1") as server:
+        names = {"latest", point.name, newer.name}
+        assert set(os.listdir(server.root / "vm")) == names
+        with open(file, "r+b") as target:
+            target.write(old[: 2 * 4096])
+        wait_until(lambda: not _reads(lambda: os.listdir(server.root / "vm")), seconds=1.5)
+        file.write_bytes(old)
+
+        assert wait_until(lambda: _lists(server.root / "vm", {"latest", point.name}))
+        assert server.disk(point).read_bytes() == image
+
+
+def _lists(folder: Path, names: set[str]) -> bool:
+    try:
+        return set(os.listdir(folder)) == names
+    except OSError:
+        return False
 
 
 CHANGES: dict[str, Callable[[Path, Path], object]] = {
@@ -150,7 +176,7 @@ def test_nothing_can_be_changed(mounted: Server, point: Manifest, image: bytearr
     assert disk.read_bytes() == image
 
 
-def _reads(read: Callable[[], bytes]) -> bool:
+def _reads(read: Callable[[], object]) -> bool:
     try:
         read()
     except OSError:
