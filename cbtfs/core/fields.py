@@ -4,11 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from cbtfs.core.ids import DIGEST_BYTES, Digest, is_id
+from cbtfs.core.moment import parse_moment
 
 Document = Mapping[str, Any]
 Value = TypeVar("Value")
 
 MAX_INTEGER: Final = (1 << 63) - 1
+MAX_FILE_NAME_BYTES: Final = 255
+"""What Linux takes for one name."""
 
 
 def _wrong(key: str, wanted: str) -> ValueError:
@@ -19,6 +22,31 @@ def text(document: Document, key: str) -> str:
     value = document.get(key)
     if not isinstance(value, str):
         raise _wrong(key, "a string")
+    return value
+
+
+def file_name(document: Document, key: str) -> str:
+    """A string that can stand as one name in a folder."""
+    value = text(document, key)
+    if value in ("", ".", "..") or "/" in value or "\0" in value or not _fits(value):
+        raise _wrong(key, "a file name")
+    return value
+
+
+def _fits(name: str) -> bool:
+    try:
+        return len(name.encode()) <= MAX_FILE_NAME_BYTES
+    except UnicodeEncodeError:
+        return False
+
+
+def moment(document: Document, key: str) -> str:
+    """A moment as RFC 3339 spells it."""
+    value = text(document, key)
+    try:
+        parse_moment(value)
+    except ValueError as exc:
+        raise _wrong(key, "an RFC 3339 time") from exc
     return value
 
 

@@ -1,6 +1,7 @@
 """Manifests and states: they come back, and whatever is wrong with one is a ValueError."""
 
 from collections.abc import Iterator
+from datetime import UTC
 from typing import Any, Final
 
 import pytest
@@ -23,10 +24,14 @@ from cbtfs.core.manifest import (
     manifest_of,
     unknown_state,
 )
+from cbtfs.core.moment import format_moment
+from cbtfs.core.names import encode_name
 from cbtfs.core.sealed import seal, unseal
 
 IDS = st.text("0123456789abcdef", min_size=32, max_size=32)
 TEXTS = st.text(max_size=12)
+NAMES = TEXTS.map(encode_name)
+MOMENTS = st.datetimes(timezones=st.just(UTC)).map(format_moment)
 NUMBERS = st.integers(0, (1 << 63) - 1)
 KINDS = st.sampled_from(["full", "incremental"])
 FACTS = st.dictionaries(TEXTS, NUMBERS | TEXTS | st.lists(TEXTS, max_size=2), max_size=3)
@@ -53,7 +58,7 @@ VMS = st.builds(
     Vm,
     IDS.map(VmId),
     TEXTS,
-    TEXTS,
+    NAMES,
     vcenter=st.none() | TEXTS,
     instance_uuid=st.none() | TEXTS,
 )
@@ -62,9 +67,9 @@ MANIFESTS = st.builds(
     point=IDS.map(PointId),
     vm=VMS,
     order=NUMBERS,
-    time=TEXTS,
-    name=TEXTS,
-    committed=TEXTS,
+    time=MOMENTS,
+    name=NAMES,
+    committed=MOMENTS,
     run=IDS,
     program=TEXTS,
     kind=KINDS,
@@ -294,3 +299,19 @@ def test_powers_of_two_from_4_kib_to_1_mib_are_block_sizes(size: int) -> None:
 @pytest.mark.parametrize("size", [0, -4096, 1, 2048, 4095, 6144, 1 << 21])
 def test_other_numbers_are_no_block_sizes(size: int) -> None:
     assert not is_block_size(size)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\0b", "x" * 256, "\ud800"])
+@pytest.mark.parametrize("place", ["directory", "name"])
+def test_a_name_that_is_no_file_name_is_refused(place: str, name: str) -> None:
+    broken = document()
+    (broken["vm"] if place == "directory" else broken)[place] = name
+
+    with pytest.raises(ValueError, match="file name"):
+        manifest_of(broken)
+
+
+@pytest.mark.parametrize("place", ["time", "committed"])
+def test_a_time_that_is_none_is_refused(place: str) -> None:
+    with pytest.raises(ValueError, match="RFC 3339"):
+        manifest_of(document() | {place: "yesterday"})

@@ -74,8 +74,10 @@ def add(catalog: Catalog, *objects: NewObject) -> None:
 
 
 def manifest(vm: Vm, order: int) -> Manifest:
+    moment = "2026-01-01T00:00:00Z"
+    name = f"name-{order}"
     return Manifest(
-        new_point_id(), vm, order, "time", f"name-{order}", "", new_id(), "tests", "full", "", ()
+        new_point_id(), vm, order, moment, name, moment, new_id(), "tests", "full", "", ()
     )
 
 

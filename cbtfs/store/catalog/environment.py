@@ -83,6 +83,8 @@ class Environment:
         except lmdb.Error as exc:
             if "Permission denied" in str(exc) or "Read-only" in str(exc):
                 raise AccessDenied(f"cannot open the catalog: {exc}; be its owner") from exc
+            if "already open" in str(exc):
+                raise RuntimeError(f"{self._folder} is open in this process already") from exc
             if isinstance(exc, _SHORTAGES) or any(word in str(exc) for word in _SHORTAGE_WORDS):
                 raise StoreFailed(f"cannot open the catalog: {exc}; it is as it was") from exc
             raise CatalogDamaged(str(exc)) from exc
