@@ -50,9 +50,10 @@ class ChangeTracker:
         return cls(epoch, past.granularity, sequence, dict(past.changed_at))
 
     def advance(self, changed: Iterable[Span], step: int = 1) -> None:
-        """Give *changed* the next sequence number."""
+        """Give *changed*, in any order, the next sequence number."""
         self.sequence += step
-        self.changed_at.update(dict.fromkeys(grains(changed, self.granularity), self.sequence))
+        touched = grains(sorted(changed), self.granularity)
+        self.changed_at.update(dict.fromkeys(touched, self.sequence))
 
     def freeze(self) -> ChangeMap:
         return ChangeMap(self.epoch, self.sequence, self.granularity, dict(self.changed_at))
