@@ -134,7 +134,7 @@ class Lab:
 
     def truth(self, manifest: Manifest, disk: Mapping[str, Any]) -> bytes:
         """What the simulator froze: the raw image of the disk at the point's snapshot."""
-        moref = manifest.metadata["snapshot"]["moref"]
+        moref: str = manifest.metadata["snapshot"]["moref"]
         return (self.sim.state / "snapshots" / moref / f"{disk['key']}.raw").read_bytes()
 
     def assert_true(self, manifest: Manifest) -> None:
