@@ -21,7 +21,8 @@ def folder(tmp_path: Path) -> PointFolder:
 
 def manifest() -> Manifest:
     vm = Vm(new_vm_id(), "vm", "vm")
-    return Manifest(new_point_id(), vm, 1, "", "", "", new_id(), "tests", "full", "", ())
+    time = "2026-01-01T00:00:00Z"
+    return Manifest(new_point_id(), vm, 1, time, "name", time, new_id(), "tests", "full", "", ())
 
 
 @pytest.fixture
