@@ -1,6 +1,6 @@
 """What can go wrong, split by who can do something about it; a class carries exit code and errno.
 
-The exit codes are a contract with scripts: docs/architecture.md lists them. Two edges read these
+The exit codes are a contract with scripts: docs/commands.md lists them. Two edges read these
 attributes: cli (exit_code) and mount/fuse (errno).
 """
 
