@@ -16,7 +16,7 @@ from cbtfs.errors import ChunkMissing, DataCorrupt
 from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.records import Location, location_digest
 from cbtfs.store.catalog.view import Node
-from cbtfs.store.pack import WouldWait
+from cbtfs.store.files import WouldWait
 from cbtfs.store.repository import Repository
 
 CACHE_BYTES: Final = 64 << 20
@@ -24,8 +24,8 @@ CACHE_BYTES: Final = 64 << 20
 _NODE_CACHE_BYTES: Final = 32 << 20
 _NODE_BYTES: Final = 8 << 10
 """What a cached node weighs: 64 entries of 56 bytes, with what Python adds."""
-_SMALL_READ_BYTES: Final = 16 << 10
-"""Up to here a raw chunk is read in pieces of 4 KiB; beyond, loading it whole costs less."""
+_LEAVES: Final = 1 << 11
+"""Leaves that are found without a walk from the root; they weigh as much as cached nodes."""
 
 _ZEROS: Final = memoryview(bytes(MAX_BLOCK_BYTES))
 
@@ -45,6 +45,7 @@ class Reader:
         self._start_over()
 
     def _start_over(self) -> None:
+        self._leaves: dict[tuple[Digest, int], Node | None] = {}
         self._nodes: Cache[Digest, Node] = Cache(_NODE_CACHE_BYTES, lambda _: _NODE_BYTES)
         self._roots: dict[Digest, Ref] = {}
         self._pack_ids: dict[int, PackId] = {}
@@ -104,29 +105,59 @@ class Reader:
             for number, digest in zip(node.children, node.digests(), strict=True)
         ]
 
-    def chunk(
-        self, place: Location, offset: int, length: int, *, may_wait: bool = True
-    ) -> bytes | memoryview:
-        """Bytes of a chunk, verified by its digest or the CRCs of the pieces they lie in.
+    def leaf(self, record: DiskRecord, index: int) -> Node | None:
+        """Leaf *index* of a block map; None if it is zeros."""
+        key = record.root, index
+        try:
+            return self._leaves[key]
+        except KeyError:
+            pass
+        leaves = self._leaves
+        child = self.root(record)
+        for level in range(Shape(record.size, record.block_size).height, 1, -1):
+            if child is None:
+                break
+            node = self.node(child, level)
+            slot = index // FANOUT ** (level - 2) % FANOUT
+            entry = node.entries[slot]
+            child = None if entry is None else Ref(node.children[slot], location_digest(entry))
+        found = None if child is None else self.node(child, 1)
+        if len(leaves) >= _LEAVES:
+            leaves.clear()
+        leaves[key] = found
+        return found
+
+    def chunk_into(
+        self, target: memoryview, place: Location, offset: int, *, may_wait: bool = True
+    ) -> None:
+        """Fill *target* with bytes of a chunk, verified by its digest or the CRCs of its pieces.
 
         WouldWait if it must not wait for the storage and has to.
         """
         frame = place.frame
+        if frame.codec is Codec.STORED:
+            # The kernel has it as it is: it is not kept here too.
+            pack = self._packs.open(self._pack_id(place.pack))
+            if len(target) == frame.stored:
+                pack.load_into(frame, target, may_wait=may_wait)
+                return
+            pieces = pack.load_pieces(frame, offset, len(target), may_wait=may_wait)
+            if pieces is not None:
+                target[:] = pieces
+                return
         content = self._chunks.get(frame.digest)
         if content is None:
-            pack = self._packs.open(self._pack_id(place.pack))
-            if length <= _SMALL_READ_BYTES and frame.codec is Codec.STORED:
-                pieces = pack.load_pieces(frame, offset, length, may_wait=may_wait)
-                if pieces is not None:
-                    return pieces
-            if may_wait:
-                content = self._chunks.load(frame.digest, lambda: pack.load(frame))
-            else:
-                content = pack.load(frame, may_wait=False)
-                self._chunks.keep(frame.digest, content)
-        if length == len(content):
-            return content
-        return memoryview(content)[offset : offset + length]
+            content = self._load_chunk(place, may_wait)
+        target[:] = memoryview(content)[offset : offset + len(target)]
+
+    def _load_chunk(self, place: Location, may_wait: bool) -> bytes:
+        frame = place.frame
+        pack = self._packs.open(self._pack_id(place.pack))
+        if may_wait:
+            return self._chunks.load(frame.digest, lambda: pack.load(frame))
+        content = pack.load(frame, may_wait=False)
+        self._chunks.keep(frame.digest, content)
+        return content
 
     def look_again(self) -> None:
         """Forget where things are, after something was not where it should be."""
@@ -155,7 +186,6 @@ class Disk:
         self.size = record.size
         self._block = record.block_size
         self._shape = Shape(record.size, record.block_size)
-        self._height = self._shape.height
 
     def read(self, offset: int, length: int) -> bytes | memoryview:
         """The bytes [offset, offset + length), fewer only where the disk ends.
@@ -172,62 +202,55 @@ class Disk:
             return None
 
     def _assemble(
-        self, offset: int, length: int, read_block: Callable[[int, int, int], bytes | memoryview]
+        self, offset: int, length: int, read_block: Callable[[int, int, memoryview], None]
     ) -> bytes | memoryview:
+        """Bytes that *read_block* was told to put in their place; where it puts none are zeros."""
         end = min(offset + length, self.size)
         if offset < 0 or length < 0:
             raise ValueError(f"cannot read {length} bytes at {offset}")
         if offset >= end:
             return b""
-        parts = []
+        data = memoryview(bytearray(end - offset))
         at = offset
         while at < end:
             block, within = divmod(at, self._block)
             count = min(self._block - within, end - at)
-            parts.append(read_block(block, within, count))
+            read_block(block, within, data[at - offset : at - offset + count])
             at += count
-        data = parts[0] if len(parts) == 1 else b"".join(parts)
-        if len(data) != end - offset:
-            raise DataCorrupt(f"{end - offset} bytes wanted at {offset}, {len(data)} assembled")
         return data
 
-    def _cached_block(self, block: int, offset: int, length: int) -> bytes | memoryview:
+    def _cached_block(self, block: int, offset: int, target: memoryview) -> None:
         place = self._place(block)
-        if place is None:
-            return _zeros(length)
-        return self._reader.chunk(place, offset, length, may_wait=False)
+        if place is not None:
+            self._reader.chunk_into(target, place, offset, may_wait=False)
 
-    def _read_block(self, block: int, offset: int, length: int) -> bytes | memoryview:
+    def _read_block(self, block: int, offset: int, target: memoryview) -> None:
         try:
-            return self._load_block(block, offset, length)
+            self._load_block(block, offset, target)
         except (ChunkMissing, DataCorrupt):
             self._reader.look_again()
+        else:
+            return
         try:
-            return self._load_block(block, offset, length)
+            target[:] = _ZEROS[: len(target)]
+            self._load_block(block, offset, target)
         except (ChunkMissing, DataCorrupt) as exc:
             start = block * self._block
             raise type(exc)(f"bytes {start} to {start + self._block}: {exc}") from exc
 
-    def _load_block(self, block: int, offset: int, length: int) -> bytes | memoryview:
+    def _load_block(self, block: int, offset: int, target: memoryview) -> None:
         place = self._place(block)
         if place is None:
-            return _zeros(length)
+            return
         try:
-            return self._reader.chunk(place, offset, length)
+            self._reader.chunk_into(target, place, offset)
         except (ChunkMissing, DataCorrupt) as exc:
             raise type(exc)(f"chunk {place.frame.digest.hex()}: {exc}") from exc
 
     def _place(self, block: int) -> Location | None:
         """Where a block's chunk is; None if the block is zeros."""
-        child = self._reader.root(self.record)
-        for level in range(self._height, 1, -1):
-            if child is None:
-                return None
-            node = self._reader.node(child, level)
-            slot = block // FANOUT ** (level - 1) % FANOUT
-            entry = node.entries[slot]
-            child = None if entry is None else Ref(node.children[slot], location_digest(entry))
-        place = None if child is None else self._reader.node(child, 1).place(block % FANOUT)
+        leaf = self._reader.leaf(self.record, block // FANOUT)
+        place = None if leaf is None else leaf.place(block % FANOUT)
         if place is not None and place.frame.plain != self._block:
             raise DataCorrupt(f"chunk {place.frame.digest.hex()} is of another block size")
         return place
@@ -254,7 +277,3 @@ def differing(left: Disk, right: Disk) -> Iterator[Extent]:
     blocks = (Extent(block * unit, unit) for block in diff(left.tree(), right.tree()))
     ends = between(min(left.size, right.size), size)
     return clip(coalesce([*blocks, *ends]), 0, size)
-
-
-def _zeros(length: int) -> memoryview:
-    return _ZEROS[:length]

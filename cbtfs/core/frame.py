@@ -68,9 +68,9 @@ class Frame(NamedTuple):
         return self.payload_offset + self.stored
 
 
-def encode_frame_header(frame: Frame, table: bytes = b"") -> bytes:
-    """Header and table of CRCs; the payload follows. The offset is not part of it."""
-    head = _FRAME_HEADER.pack(
+def _head(frame: Frame, table_bytes: int) -> bytes:
+    """The header of a frame, without its checksum."""
+    return _FRAME_HEADER.pack(
         FRAME_MAGIC,
         frame.end - frame.offset,
         0,
@@ -81,12 +81,23 @@ def encode_frame_header(frame: Frame, table: bytes = b"") -> bytes:
         0,
         frame.stored,
         frame.plain,
-        len(table),
+        table_bytes,
         bytes(24),
         frame.digest,
         bytes(8),
     )
+
+
+def encode_frame_header(frame: Frame, table: bytes = b"") -> bytes:
+    """Header and table of CRCs; the payload follows. The offset is not part of it."""
+    head = _head(frame, len(table))
     return head + _CRC.pack(zlib.crc32(table, zlib.crc32(head))) + table
+
+
+def table_of(frame: Frame, data: bytes | bytearray) -> bytes | None:
+    """The table of CRCs after the header of *frame* that is *data*; None if it is another."""
+    table = bytes(data[FRAME_HEADER_BYTES:])
+    return table if data == encode_frame_header(frame, table) else None
 
 
 def decode_frame_header(data: bytes | memoryview, offset: int) -> tuple[Frame, bytes]:
@@ -116,16 +127,15 @@ def decode_frame_header(data: bytes | memoryview, offset: int) -> tuple[Frame, b
 def crc_table(payload: bytes | memoryview) -> bytes:
     """The CRC-32 of each piece of a raw chunk, as they stand before its payload."""
     view = memoryview(payload)
-    pieces = range(0, len(view), PIECE_BYTES)
-    return b"".join(_CRC.pack(zlib.crc32(view[at : at + PIECE_BYTES])) for at in pieces)
+    found = [zlib.crc32(view[at : at + PIECE_BYTES]) for at in range(0, len(view), PIECE_BYTES)]
+    return struct.pack(f"<{len(found)}I", *found)
 
 
 def pieces_hold(pieces: bytes | memoryview, first: int, table: bytes) -> bool:
     """Whether whole *pieces*, the first of them number *first*, fit their CRCs in *table*."""
-    view = memoryview(pieces)
-    count = -(-len(view) // PIECE_BYTES)
-    found = crc_table(view)
-    return found == table[first * _CRC.size : (first + count) * _CRC.size]
+    found = crc_table(pieces)
+    start = first * _CRC.size
+    return found == table[start : start + len(found)]
 
 
 def encode_pack_header(pack: PackId) -> bytes:

@@ -48,13 +48,18 @@ class SharedTurn:
     def __init__(self, turns: int) -> None:
         self._turns = turns
         self._is_mine = False
+        self._polls: dict[int, select.poll] = {}
 
     async def wait_readable(self, fd: int) -> None:
         self.end()
-        poll = select.poll()
-        poll.register(fd, select.POLLIN)
+        poll = self._polls.get(fd)
+        if poll is None:
+            poll = self._polls[fd] = select.poll()
+            poll.register(fd, select.POLLIN)
         while True:
-            await trio.lowlevel.wait_readable(fd)
+            # Where requests queue up, trio need not be asked.
+            if not poll.poll(0):
+                await trio.lowlevel.wait_readable(fd)
             fcntl.flock(self._turns, fcntl.LOCK_EX)
             self._is_mine = True
             if poll.poll(0):

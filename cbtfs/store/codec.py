@@ -56,8 +56,14 @@ class _Decompressors(threading.local):
 _decompressors = _Decompressors()
 
 
-def decode(frame: Frame, payload: bytes) -> bytes:
-    """The plain content of *frame*, verified against its digest; DataCorrupt if it fails."""
+Payload = bytes | bytearray | memoryview
+
+
+def decode(frame: Frame, payload: Payload) -> Payload:
+    """The plain content of *frame*, verified against its digest; DataCorrupt if it fails.
+
+    It is *payload* itself where that is stored raw.
+    """
     content = payload if frame.codec is Codec.STORED else _decompress(frame, payload)
     if len(content) != frame.plain:
         raise DataCorrupt(f"{frame.plain} bytes expected, {len(content)} found")
@@ -66,7 +72,7 @@ def decode(frame: Frame, payload: bytes) -> bytes:
     return content
 
 
-def _decompress(frame: Frame, payload: bytes) -> bytes:
+def _decompress(frame: Frame, payload: Payload) -> bytes:
     # The library ignores max_output_size where a frame declares its size: look at that first.
     try:
         declared = zstandard.get_frame_parameters(payload).content_size

@@ -19,7 +19,8 @@ _CHUNK = _prefix(Kind.CHUNK, 0)
 
 def digest_of(kind: Kind, level: int, content: bytes | bytearray | memoryview) -> Digest:
     """The digest of an object whose plain content is *content*."""
-    return Digest(blake3(_prefix(kind, level)).update(content).digest())
+    prefix = _CHUNK if kind is Kind.CHUNK else _prefix(kind, level)
+    return Digest(blake3(prefix).update(content).digest())
 
 
 def chunk_digest(block: bytes | bytearray | memoryview) -> Digest:

@@ -27,6 +27,14 @@ _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
+Buffers = Sequence[bytearray | memoryview]
+"""Memory that is written to, one after the other."""
+
+
+class WouldWait(Exception):
+    """What is asked for is not in the kernel's memory: reading it may wait for the storage."""
+
+
 def open_regular(path: Path, flags: int = 0) -> int:
     """A descriptor of the regular file at *path*, by default for reading.
 
@@ -108,6 +116,39 @@ def read_exactly(fd: int, offset: int, length: int) -> bytes:
         data = os.pread(fd, missing, offset + length - missing)
         parts.append(data)
     return b"".join(parts)
+
+
+def read_into(fd: int, buffers: Buffers, offset: int) -> int:
+    """Fill *buffers* from *offset* on; how many bytes, fewer only where the file ends."""
+    count = done = os.preadv(fd, buffers, offset)
+    wanted = sum(map(len, buffers))
+    while count and done < wanted:
+        count = os.preadv(fd, _beyond(buffers, done), offset + done)
+        done += count
+    return done
+
+
+def read_into_at_once(fd: int, buffers: Buffers, offset: int) -> int:
+    """What read_into() does; WouldWait where the kernel does not have all of it in memory."""
+    try:
+        count = os.preadv(fd, buffers, offset, os.RWF_NOWAIT)
+    except OSError as exc:
+        # Not cached, or a file system that cannot tell.
+        if exc.errno in (errno.EAGAIN, errno.EOPNOTSUPP):
+            raise WouldWait from exc
+        raise
+    if count < sum(map(len, buffers)):
+        raise WouldWait
+    return count
+
+
+def _beyond(buffers: Buffers, done: int) -> list[memoryview]:
+    """What is left of *buffers* after their first *done* bytes."""
+    left = []
+    for buffer in buffers:
+        left.append(memoryview(buffer)[done:])
+        done = max(done - len(buffer), 0)
+    return left
 
 
 @contextmanager

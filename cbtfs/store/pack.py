@@ -1,6 +1,5 @@
 """One pack: appended to while it is open, never changed once it is closed."""
 
-import errno
 import os
 import weakref
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from cbtfs.core.frame import (
     FOOTER_BYTES,
     FRAME_HEADER_BYTES,
     FRAME_MAGIC,
+    MAX_PLAIN_BYTES,
     PACK_HEADER_BYTES,
     Frame,
     decode_footer,
@@ -21,16 +21,19 @@ from cbtfs.core.frame import (
     encode_pack_header,
     encode_trailer,
     pieces_hold,
+    table_of,
 )
 from cbtfs.core.frame import PIECE_BYTES as PIECE
-from cbtfs.core.ids import PackId
+from cbtfs.core.ids import Digest, PackId
 from cbtfs.errors import ChunkMissing, DataCorrupt
 from cbtfs.store.codec import Encoded, decode
 from cbtfs.store.files import (
+    Buffers,
     create,
     make_folder,
     open_regular,
-    read_exactly,
+    read_into,
+    read_into_at_once,
     sync_folder,
     write_all,
 )
@@ -39,11 +42,8 @@ PACK_BYTES: Final = 64 << 20
 """A pack is closed when it has grown to this size."""
 
 _BUFFER_BYTES: Final = 1 << 20
+_LONGEST_HEADER: Final = FRAME_HEADER_BYTES + MAX_PLAIN_BYTES // PIECE * 4
 OPEN_SUFFIX: Final = ".open"
-
-
-class WouldWait(Exception):
-    """What is asked for is not in the kernel's memory: reading it may wait for the storage."""
 
 
 class PackWriter:
@@ -111,6 +111,8 @@ class Pack:
         self._fd = open_regular(path)
         weakref.finalize(self, os.close, self._fd)
         self.size = os.fstat(self._fd).st_size
+        self._tables: dict[Digest, bytes] = {}
+        """Tables of CRCs of raw chunks, each from a header that held: 4 bytes for each piece."""
 
     def load(self, frame: Frame, *, may_wait: bool = True) -> bytes:
         """The content of the object at *frame*, verified.
@@ -118,10 +120,24 @@ class Pack:
         ChunkMissing if another object, or none, stands there; DataCorrupt if it is damaged;
         WouldWait if it must not wait and has to.
         """
-        span = frame.end - frame.offset
-        data = self._read(frame.offset, span, may_wait)
-        self._look(frame, data)
-        return decode(frame, data[frame.payload_offset - frame.offset :])
+        payload = bytearray(frame.stored)
+        self._read_frame(frame, payload, may_wait)
+        return bytes(decode(frame, payload))
+
+    def load_into(self, frame: Frame, target: memoryview, *, may_wait: bool = True) -> None:
+        """Let *target* hold the whole content of an object that is stored raw, verified.
+
+        Raises what load() raises; then *target* holds anything.
+        """
+        self._read_frame(frame, target, may_wait)
+        decode(frame, target)
+
+    def _read_frame(self, frame: Frame, payload: bytearray | memoryview, may_wait: bool) -> None:
+        head = bytearray(frame.payload_offset - frame.offset)
+        count = self._read_into((head, payload), frame.offset, may_wait)
+        if count < len(head) + len(payload):
+            raise DataCorrupt(f"{self._path} ends within the frame at {frame.offset}")
+        self._look(frame, head)
 
     def load_encoded(self, frame: Frame) -> Encoded:
         """The object at *frame* as it is stored, verified: what another pack can take over.
@@ -129,7 +145,7 @@ class Pack:
         Raises what load() raises.
         """
         data = self._read(frame.offset, frame.end - frame.offset)
-        table = self._look(frame, data)
+        table = self._look(frame, data[: frame.payload_offset - frame.offset])
         payload = data[frame.payload_offset - frame.offset :]
         decode(frame, payload)
         return Encoded(
@@ -143,51 +159,48 @@ class Pack:
 
         None if a CRC does not fit: then only load() can tell what is damaged. WouldWait as there.
         """
-        head = self._read(frame.offset, FRAME_HEADER_BYTES + frame.table_bytes, may_wait)
-        table = self._look(frame, head)
+        table = self._tables.get(frame.digest)
+        if table is None:
+            head = bytearray(frame.payload_offset - frame.offset)
+            self._read_into((head,), frame.offset, may_wait)
+            table = self._tables[frame.digest] = self._look(frame, head)
         first, last = offset // PIECE, -(-(offset + length) // PIECE)
         start = first * PIECE
-        span = min(last * PIECE, frame.stored) - start
-        data = self._read(frame.payload_offset + start, span, may_wait)
-        if len(data) < offset + length - start or not pieces_hold(data, first, table):
+        data = memoryview(bytearray(min(last * PIECE, frame.stored) - start))
+        count = self._read_into((data,), frame.payload_offset + start, may_wait)
+        if count < len(data) or not pieces_hold(data, first, table):
             return None
-        return memoryview(data)[offset - start : offset - start + length]
+        return data[offset - start : offset - start + length]
 
     @property
     def is_removed(self) -> bool:
         """Whether it has no name any more: its bytes take room until it is closed."""
         return os.fstat(self._fd).st_nlink == 0
 
-    def _read(self, offset: int, length: int, may_wait: bool = True) -> bytes:
+    def _read(self, offset: int, length: int) -> bytes:
+        data = bytearray(length)
+        count = self._read_into((data,), offset, may_wait=True)
+        return bytes(data[:count])
+
+    def _read_into(self, buffers: Buffers, offset: int, may_wait: bool) -> int:
+        """Fill *buffers* from *offset* on; how many bytes, fewer only where the file ends."""
         try:
             if may_wait:
-                return read_exactly(self._fd, offset, length)
-            return self._read_at_once(offset, length)
+                return read_into(self._fd, buffers, offset)
+            return read_into_at_once(self._fd, buffers, offset)
         except OSError as exc:
             raise DataCorrupt(f"cannot read {self._path}: {exc.strerror}") from exc
 
-    def _read_at_once(self, offset: int, length: int) -> bytes:
-        data = bytearray(length)
+    def _look(self, frame: Frame, head: bytes | bytearray) -> bytes:
+        """The table of CRCs of *frame*, whose header and table *head* must be."""
+        table = table_of(frame, head)
+        if table is not None:
+            return table
         try:
-            count = os.preadv(self._fd, [data], offset, os.RWF_NOWAIT)
-        except OSError as exc:
-            # Not cached, or a file system that cannot tell.
-            if exc.errno in (errno.EAGAIN, errno.EOPNOTSUPP):
-                raise WouldWait from exc
-            raise
-        if count < length:
-            raise WouldWait
-        return bytes(data)
-
-    def _look(self, frame: Frame, data: bytes) -> bytes:
-        """The table of CRCs of *frame*, whose header starts *data*."""
-        try:
-            found, table = decode_frame_header(data, frame.offset)
+            decode_frame_header(self._read(frame.offset, _LONGEST_HEADER), frame.offset)
         except ValueError as exc:
             raise DataCorrupt(f"{self._path} at {frame.offset}: {exc}") from exc
-        if found != frame:
-            raise ChunkMissing(f"{self._path} at {frame.offset} holds another object")
-        return table
+        raise ChunkMissing(f"{self._path} at {frame.offset} holds another object")
 
     def trailer(self) -> list[Frame]:
         """The frames that the trailer lists; DataCorrupt if trailer or footer is damaged."""

@@ -40,6 +40,9 @@ _CRC = struct.Struct("<I")
 _OBJECT = struct.Struct("<IIIIBBBB32s")
 _BITMAP = struct.Struct("<Q")
 _PACK = struct.Struct("<16sQQ")
+_KINDS: Final = {int(kind): kind for kind in Kind}
+_CODECS: Final = {int(codec): codec for codec in Codec}
+"""Enumerations by number: to call the class takes ten times as long."""
 _SEEDS: Final = {name: zlib.crc32(name) for name in DATABASES}
 _FULL: Final = (1 << FANOUT) - 1
 _ALL_CHILDREN = struct.Struct(f"<{FANOUT}Q")
@@ -114,8 +117,8 @@ def encode_location(location: Location) -> bytes:
 def decode_location(payload: bytes) -> Location:
     try:
         pack, offset, stored, plain, kind, level, codec, _, digest = _OBJECT.unpack(payload)
-        frame = Frame(offset, stored, plain, Kind(kind), level, Codec(codec), Digest(digest))
-    except (struct.error, ValueError) as exc:
+        frame = Frame(offset, stored, plain, _KINDS[kind], level, _CODECS[codec], Digest(digest))
+    except (struct.error, KeyError) as exc:
         raise CatalogDamaged("an entry of objects is none") from exc
     return Location(pack, frame)
 
