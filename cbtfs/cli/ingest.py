@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cbtfs.cli.arguments import Json, example
+from cbtfs.cli.arguments import Json, LockWait, example
 from cbtfs.cli.context import repository_path
 from cbtfs.cli.output import Advance, emit, human_size, print_lines, print_table, progress
 from cbtfs.errors import UsageError
@@ -19,12 +19,10 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from cbtfs.cli.documents import Document
-    from cbtfs.core.ids import PointId
+    from cbtfs.cli.sources import Wishes
     from cbtfs.core.manifest import Manifest
     from cbtfs.ingest.plan import Want
     from cbtfs.ingest.point import Announce
-    from cbtfs.source.base import DiskSource
-    from cbtfs.source.listed import ChangeList
     from cbtfs.store.repository import Repository
 
 group = typer.Typer(help="Take a restore point.", rich_markup_mode=None)
@@ -47,6 +45,7 @@ def _ingest() -> None:
         "cbtfs ingest image --vm web1 --disk root /var/lib/images/web1.raw",
         "cbtfs ingest image --vm web1 --disk root --changed changed.json web1.raw",
         "cbtfs ingest image --vm db1 --disk root=root.raw --disk data=/dev/vg/data",
+        "cbtfs ingest image --vm db2 --disk root nbd+unix:///root?socket=/run/db2.sock",
     )
 )
 def image(
@@ -67,7 +66,8 @@ def image(
         typer.Argument(
             metavar="[SOURCE]",
             show_default=False,
-            help="A raw file or a block device, if there is one disk only.",
+            help="A raw file, a block device or the URI of an NBD export, if there is one disk "
+            "only; - for a file that standard input was redirected from.",
         ),
     ] = None,
     changed: Annotated[
@@ -78,6 +78,24 @@ def image(
             help="What changed since the disk's last committed point: JSON, "
             '[{"start": n, "length": n}, …] in bytes, or {"since": POINT, "extents": […]}; '
             "D=FILE where there are several disks. Without a list all is compared by digest.",
+        ),
+    ] = None,
+    bitmap: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            show_default=False,
+            help="QEMU's dirty bitmap of an NBD export that marks what changed since the disk's "
+            "last committed point; D=NAME where there are several disks.",
+        ),
+    ] = None,
+    next_bitmap: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            show_default=False,
+            help="The bitmap that starts at the moment that the disk shows: on record, it is the "
+            "only one that the next point believes.",
         ),
     ] = None,
     moment: Annotated[
@@ -100,14 +118,17 @@ def image(
             "--allow-changing", help="Commit even if a file changed while it was read: torn."
         ),
     ] = False,
-    lock_wait: Annotated[
-        float, typer.Option(metavar="S", min=0, help="Seconds to wait for another writer.")
-    ] = 0.0,
+    timeout: Annotated[
+        float,
+        typer.Option(metavar="S", min=0.1, help="Seconds that an NBD server may say nothing."),
+    ] = 60.0,
+    lock_wait: LockWait = 0.0,
     json: Json = False,
 ) -> None:
-    """Capture disk images: raw files or block devices that nobody writes to meanwhile."""
+    """Capture disk images: files, block devices, NBD exports that nobody writes to meanwhile."""
     from datetime import UTC, datetime
 
+    from cbtfs.cli.sources import Wishes, look_at
     from cbtfs.core.moment import parse_moment
     from cbtfs.source.listed import load_change_list
     from cbtfs.store.repository import writing
@@ -119,13 +140,20 @@ def image(
     except ValueError as exc:
         raise UsageError(str(exc)) from exc
     sources = _pairs(disk, source)
-    files = _change_files(changed or [], list(sources))
-    lists = {label: load_change_list(path) for label, path in files.items()}
+    files = _by_label("--changed", changed or [], list(sources))
+    wishes = Wishes(
+        {label: load_change_list(Path(file)) for label, file in files.items()},
+        _by_label("--bitmap", bitmap or [], list(sources)),
+        _by_label("--next-bitmap", next_bitmap or [], list(sources)),
+        timeout,
+        allow_changing,
+    )
+    look_at(sources, wishes)
     want: Want = "full" if full else "incremental" if incremental_only else "auto"
     path = repository_path(context)
     started = time.monotonic()
     with writing(path, lock_wait=lock_wait) as repository:
-        manifest = _take(repository, vm, sources, lists, when, want, allow_changing, is_quiet=json)
+        manifest = _take(repository, vm, sources, wishes, when, want, is_quiet=json)
     _report(manifest, time.monotonic() - started, as_json=json)
 
 
@@ -146,40 +174,40 @@ def _pairs(disks: Sequence[str], source: str | None) -> dict[str, str]:
     return pairs
 
 
-def _change_files(changed: Sequence[str], labels: Sequence[str]) -> dict[str, Path]:
-    """Change list by label, from `--changed FILE` or from several `--changed D=FILE`."""
-    files: dict[str, Path] = {}
-    for item in changed:
-        label, equals, place = item.partition("=")
+def _by_label(option: str, given: Sequence[str], labels: Sequence[str]) -> dict[str, str]:
+    """Value by label, from one `OPTION VALUE` or from several `OPTION D=VALUE`."""
+    found: dict[str, str] = {}
+    for item in given:
+        label, equals, value = item.partition("=")
         if not equals or label not in labels:
             if len(labels) != 1:
-                raise UsageError(f"--changed {item} is for none of the disks: give D=FILE")
-            label, place = labels[0], item
-        if label in files:
-            raise UsageError(f"disk {label} has two change lists")
-        files[label] = Path(place)
-    return files
+                raise UsageError(f"{option} {item} is for none of the disks: give D=VALUE")
+            label, value = labels[0], item
+        if label in found:
+            raise UsageError(f"disk {label} has {option} twice")
+        found[label] = value
+    return found
 
 
 def _take(
     repository: Repository,
     vm: str,
     sources: Mapping[str, str],
-    lists: Mapping[str, ChangeList],
+    wishes: Wishes,
     moment: datetime,
     want: Want,
-    allow_changing: bool,
     *,
     is_quiet: bool,
 ) -> Manifest:
+    from cbtfs.cli.sources import change_id, open_source
     from cbtfs.ingest.point import DiskInput, VmInput, take_point
 
     with ExitStack() as open_sources, _bars(is_quiet) as announce:
         disks = []
         for label, place in sources.items():
-            source = _open(repository, place, lists.get(label), allow_changing)
+            source = open_source(repository, label, place, wishes)
             open_sources.callback(source.close)
-            disks.append(DiskInput(label, source, identity=label))
+            disks.append(DiskInput(label, source, label, change_id=change_id(label, wishes)))
         objects = repository.object_writer()
         try:
             return take_point(
@@ -193,33 +221,6 @@ def _take(
             )
         finally:
             objects.close()
-
-
-def _open(
-    repository: Repository, place: str, changes: ChangeList | None, allow_changing: bool
-) -> DiskSource:
-    from cbtfs.source.image import ImageSource
-    from cbtfs.source.listed import ListedSource
-    from cbtfs.source.wrappers import ChangingSource
-
-    source: DiskSource = ImageSource(Path(place))
-    if allow_changing:
-        source = ChangingSource(source)
-    if changes is not None:
-        source = ListedSource(source, changes, _point_of(repository, changes.since))
-    return source
-
-
-def _point_of(repository: Repository, since: str | None) -> PointId | None:
-    from cbtfs.errors import PointNotFound
-    from cbtfs.listing import find_point
-
-    if since is None:
-        return None
-    try:
-        return find_point(repository, since).manifest.point
-    except PointNotFound:
-        return None
 
 
 @contextmanager

@@ -8,9 +8,11 @@ from typing import Final
 
 from cbtfs.core.ids import PointId
 from cbtfs.source.base import DiskSource
+from cbtfs.source.export import NbdSource
 from cbtfs.source.image import ImageSource
 from cbtfs.source.listed import ChangeList, ListedSource
 from cbtfs.source.wrappers import ChangingSource, CheckedSource
+from tests.nbd.daemon import qemu_nbd
 from tests.source.fake import FakeDisk
 
 ANOTHER: Final = PointId("ab" * 16)
@@ -53,6 +55,13 @@ def loop_device(folder: Path, content: bytes) -> Iterator[DiskSource]:
         subprocess.run(["losetup", "--detach", device], check=True)
 
 
+@contextmanager
+def nbd(folder: Path, content: bytes) -> Iterator[DiskSource]:
+    path = write_sparse(folder / "nbd.raw", content)
+    with qemu_nbd(path, "-f", "raw", "--shared=8") as uri, closing(NbdSource(uri)) as source:
+        yield source
+
+
 def listed(folder: Path, content: bytes) -> AbstractContextManager[DiskSource]:
     source = ImageSource(write_sparse(folder / "listed.raw", content))
     return closing(ListedSource(source, ChangeList((), since="another"), ANOTHER))
@@ -75,6 +84,7 @@ def fake(folder: Path, content: bytes) -> AbstractContextManager[DiskSource]:
 IMPLEMENTATIONS: Final[dict[str, Factory]] = {
     "image": image,
     "loop device": loop_device,
+    "nbd": nbd,
     "listed": listed,
     "checked": checked,
     "changing": changing,
