@@ -1,5 +1,6 @@
 """`cbtfs restore`."""
 
+import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +9,8 @@ import typer
 
 from cbtfs.cli.arguments import DiskName, Json, PointName, example
 from cbtfs.cli.context import repository_path
-from cbtfs.cli.output import emit, human_size, print_lines, progress
+from cbtfs.cli.output import emit, human_size, print_lines, progress, say
+from cbtfs.errors import UsageError
 
 
 def add_to(app: typer.Typer) -> None:
@@ -16,6 +18,7 @@ def add_to(app: typer.Typer) -> None:
         epilog=example(
             "cbtfs restore web01@latest root /var/lib/images/web01.raw",
             "cbtfs restore web01@latest root /dev/vg/web01 --force",
+            "cbtfs restore web01@latest root - | ssh other 'cat > /srv/web01.raw'",
         )
     )(restore)
 
@@ -27,7 +30,9 @@ def restore(
     target: Annotated[
         Path,
         typer.Argument(
-            metavar="TARGET", show_default=False, help="A new file, made sparse, or a device."
+            metavar="TARGET",
+            show_default=False,
+            help="A new file, made sparse, or a device; - for standard output, zeros and all.",
         ),
     ],
     force: Annotated[
@@ -44,12 +49,15 @@ def restore(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Write one disk of a restore point to a raw file or a block device."""
+    """Write one disk of a restore point to a raw file, a block device or a pipe."""
     from cbtfs.cli.documents import of_extent
     from cbtfs.listing import find_disk, find_point
     from cbtfs.restore.disk import explain_loss, restore_disk
     from cbtfs.store.repository import reading
 
+    is_stream = str(target) == "-"
+    if is_stream and json:
+        raise UsageError("standard output cannot take the disk and a document: leave out --json")
     started = time.monotonic()
     with reading(repository_path(context)) as repository:
         found = find_point(repository, point)
@@ -59,7 +67,7 @@ def restore(
                 repository,
                 found.manifest.point,
                 record,
-                target,
+                sys.stdout.fileno() if is_stream else target,
                 may_overwrite=force,
                 keeps_going=keep_going,
                 advance=advance,
@@ -78,11 +86,11 @@ def restore(
             }
         )
     else:
-        print_lines(
-            [
-                f"{target}: {record.size} bytes, {human_size(restored.data_bytes)} of data, "
-                f"in {seconds:.1f} s",
-                *(f"lost: {extent.start} {extent.length}" for extent in restored.lost),
-            ]
-        )
+        done = f"{record.size} bytes, {human_size(restored.data_bytes)} of data, in {seconds:.1f} s"
+        lost = [f"lost: {extent.start} {extent.length}" for extent in restored.lost]
+        if is_stream:
+            for line in (done, *lost):
+                say(line)
+        else:
+            print_lines([f"{target}: {done}", *lost])
     explain_loss(restored)

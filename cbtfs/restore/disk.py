@@ -10,7 +10,7 @@ from cbtfs.core.manifest import DiskRecord
 from cbtfs.errors import ChunkMissing, DataCorrupt, UsageError
 from cbtfs.reader import Reader
 from cbtfs.restore.image import Loss, Piece, pieces
-from cbtfs.restore.target import Target, open_target
+from cbtfs.restore.target import Target, open_target, stream_target
 from cbtfs.store.repository import Repository
 
 
@@ -30,7 +30,7 @@ def restore_disk(
     repository: Repository,
     point: PointId,
     disk: DiskRecord,
-    target: Path,
+    target: Path | int,
     *,
     may_overwrite: bool = False,
     keeps_going: bool = False,
@@ -38,15 +38,17 @@ def restore_disk(
 ) -> Restored:
     """Make *target* hold, byte for byte, what the disk held at *point*.
 
+    A target that is a file descriptor is written in order, zeros too; it may be a pipe.
     The point is leased meanwhile. Without *keeps_going* the first byte that cannot be had ends
     it with ChunkMissing or DataCorrupt; with it, those extents become zeros and are listed.
     *advance* is told the bytes of data written.
     """
-    _refuse_inside(repository.path, target)
-    with (
-        repository.points.leased(point),
-        open_target(target, disk.size, may_overwrite=may_overwrite) as out,
-    ):
+    if isinstance(target, int):
+        opened = stream_target(target)
+    else:
+        _refuse_inside(repository.path, target)
+        opened = open_target(target, disk.size, may_overwrite=may_overwrite)
+    with repository.points.leased(point), opened as out:
         writing = _Writing(out, keeps_going, advance)
         try:
             for piece in pieces(Reader(repository), disk):

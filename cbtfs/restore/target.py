@@ -98,6 +98,35 @@ class DeviceTarget:
         os.fsync(self._fd)
 
 
+class StreamTarget:
+    """A pipe, or whatever else takes bytes in order and cannot go back."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def write(self, offset: int, data: bytes | memoryview) -> None:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(self._fd, rest) :]
+
+    def zero(self, extent: Extent) -> None:
+        for at in range(extent.start, extent.end, len(_ZEROS)):
+            self.write(at, _ZEROS[: extent.end - at])
+
+    def finish(self) -> None:
+        """Nothing to do: who reads has it all when the pipe ends."""
+
+
+@contextmanager
+def stream_target(fd: int) -> Iterator[Target]:
+    """The target that *fd* is; UsageError if it is a terminal, TargetFailed if a write fails."""
+    name = Path("standard output")
+    if os.isatty(fd):
+        raise UsageError(f"{name} is a terminal: name a file, or lead it into a pipe")
+    with _failing(name):
+        yield StreamTarget(fd)
+
+
 def _write_all(fd: int, offset: int, data: bytes | memoryview) -> None:
     rest = memoryview(data)
     while rest:
