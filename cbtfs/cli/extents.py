@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import enum
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,7 @@ from cbtfs.cli.output import emit_items, print_lines
 from cbtfs.errors import UsageError
 
 if TYPE_CHECKING:
+    from cbtfs.cli.documents import Document
     from cbtfs.core.extent import Extent
     from cbtfs.reader import Disk
 
@@ -23,14 +25,52 @@ def add_to(app: typer.Typer) -> None:
     app.command(epilog=example("cbtfs diff web01@2026-11-22T00-15-03Z web01@latest root"))(diff)
 
 
-def extents(context: typer.Context, point: PointName, disk: DiskName, json: Json = False) -> None:
+class Shape(enum.StrEnum):
+    """How extents are printed."""
+
+    PLAIN = "plain"
+    NBD = "nbd"
+    QEMU = "qemu"
+
+
+Format = Annotated[
+    Shape | None,
+    typer.Option(
+        "--format",
+        show_default="plain",
+        help="plain: columns; nbd: as 'nbdinfo --map --json' prints it; qemu: as 'qemu-img map "
+        "--output=json' does, with all of the disk in order.",
+    ),
+]
+
+
+def extents(
+    context: typer.Context,
+    point: PointName,
+    disk: DiskName,
+    shape: Format = None,
+    json: Json = False,
+) -> None:
     """List the extents of a disk that hold data and those that are zeros, all of it in order."""
+    _refuse_two(shape, json)
     with _open(context, disk, point) as (image,):
-        found = _with_state(image)
+        found = _covering(image.data(), image.size)
         if json:
-            emit_items({"start": e.start, "length": e.length, "state": state} for e, state in found)
+            states = {True: "data", False: "zero"}
+            emit_items(
+                {"start": e.start, "length": e.length, "state": states[is_data]}
+                for e, is_data in found
+            )
+        elif shape is Shape.NBD:
+            emit_items(
+                _as_nbd(e, *((0, "data") if is_data else (3, "hole,zero"))) for e, is_data in found
+            )
+        elif shape is Shape.QEMU:
+            emit_items(_as_qemu(e, data=is_data, zero=not is_data) for e, is_data in found)
         else:
-            print_lines(f"{e.start} {e.length} {state}" for e, state in found)
+            print_lines(
+                f"{e.start} {e.length} {'data' if is_data else 'zero'}" for e, is_data in found
+            )
 
 
 def diff(
@@ -42,12 +82,15 @@ def diff(
         str, typer.Argument(metavar="B", show_default=False, help="The point to compare with.")
     ],
     disk: DiskName,
+    shape: Format = None,
     json: Json = False,
 ) -> None:
     """List the extents in which a disk differs between two points, in whole blocks.
 
-    What one of them has beyond the end of the other differs.
+    What one of them has beyond the end of the other differs. The formats nbd and qemu cover the
+    disk: what differs is dirty, or data; what does not is clean, or no data.
     """
+    _refuse_two(shape, json)
     from cbtfs.cli.documents import of_extent
     from cbtfs.reader import differing
 
@@ -61,8 +104,22 @@ def diff(
         found = differing(left, right)
         if json:
             emit_items(map(of_extent, found))
+        elif shape in (Shape.NBD, Shape.QEMU):
+            covering = _covering(found, max(left.size, right.size))
+            if shape is Shape.NBD:
+                emit_items(
+                    _as_nbd(e, *((1, "dirty") if is_dirty else (0, "clean")))
+                    for e, is_dirty in covering
+                )
+            else:
+                emit_items(_as_qemu(e, data=is_dirty, zero=False) for e, is_dirty in covering)
         else:
             print_lines(f"{extent.start} {extent.length}" for extent in found)
+
+
+def _refuse_two(shape: Shape | None, json: bool) -> None:
+    if shape is not None and json:
+        raise UsageError("--json and --format exclude each other: give one")
 
 
 @contextmanager
@@ -78,15 +135,32 @@ def _open(context: typer.Context, label: str, *names: str) -> Iterator[list[Disk
         yield [reader.disk(record) for record in records]
 
 
-def _with_state(image: Disk) -> Iterator[tuple[Extent, str]]:
-    """Extents that cover the disk, in order, with what is in them."""
+def _covering(some: Iterable[Extent], size: int) -> Iterator[tuple[Extent, bool]]:
+    """Extents that cover [0, size), in order, each with whether it is one of *some*."""
     from cbtfs.core.extent import between
 
     at = 0
-    for extent in image.data():
+    for extent in some:
         for hole in between(at, extent.start):
-            yield hole, "zero"
-        yield extent, "data"
+            yield hole, False
+        yield extent, True
         at = extent.end
-    for hole in between(at, image.size):
-        yield hole, "zero"
+    for hole in between(at, size):
+        yield hole, False
+
+
+def _as_nbd(extent: Extent, number: int, words: str) -> Document:
+    return {"offset": extent.start, "length": extent.length, "type": number, "description": words}
+
+
+def _as_qemu(extent: Extent, *, data: bool, zero: bool) -> Document:
+    """An item of qemu-img(1), which says the same of the raw file in the mount."""
+    return {
+        "start": extent.start,
+        "length": extent.length,
+        "depth": 0,
+        "present": True,
+        "zero": zero,
+        "data": data,
+        "offset": extent.start,
+    }
