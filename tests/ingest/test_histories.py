@@ -2,13 +2,13 @@
 
 import random
 import shutil
-import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from cbtfs.core.ids import Digest
 from cbtfs.errors import SourceUnavailable
@@ -33,39 +33,81 @@ LEAF = 64 * BLOCK
 SIZES = [0, 1, 511, BLOCK - 1, BLOCK, BLOCK + 1, 50_000, LEAF - 1, LEAF, LEAF + 1, LEAF + 40_001]
 MAX_POINTS = 30
 
-VMS = st.sampled_from(["vm", "other"])
-LABELS = st.sampled_from(["A", "B"])
+VMS = st.sampled_from(["vm", "vm", "vm", "other"])
+LABELS = st.sampled_from(["A", "A", "B"])
 MODES: st.SearchStrategy[Mode] = st.sampled_from(
-    ["tracked", "digest", "listed", "over", "wrong", "since base", "since another"]
+    ["listed", "tracked", "over", "since base", "digest", "wrong", "since another", "listed"]
 )
-WANTS: st.SearchStrategy[Want] = st.sampled_from(["auto", "auto", "auto", "full"])
+WANTS: st.SearchStrategy[Want] = st.sampled_from(["auto", "auto", "auto", "auto", "full"])
 PLACES = st.integers(0, max(SIZES)) | st.integers(0, max(SIZES) // BLOCK).map(lambda n: n * BLOCK)
 LENGTHS = st.integers(1, 10_000) | st.sampled_from([BLOCK, 4 * BLOCK, LEAF])
 SEEDS = st.integers(0, 3)
 
 
-class Histories(RuleBasedStateMachine):
-    """Guests write, runs come and go, points are forgotten, the catalog is lost."""
+class Write(NamedTuple):
+    label: str
+    at: int
+    length: int
+    seed: int
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.folder = Path(tempfile.mkdtemp(prefix="cbtfs-history-"))
-        self.path = new_repository(self.folder / "repository")
-        self.copy = self.folder / "copy"
+    def befall(self, disk: FakeDisk) -> None:
+        disk.write(self.at % (disk.size or 1), random.Random(self.seed).randbytes(self.length))
+
+
+class Trim(NamedTuple):
+    label: str
+    at: int
+    length: int
+
+    def befall(self, disk: FakeDisk) -> None:
+        disk.trim(self.at % (disk.size or 1), self.length)
+
+
+class Resize(NamedTuple):
+    label: str
+    size: int
+
+    def befall(self, disk: FakeDisk) -> None:
+        disk.resize(self.size)
+
+
+class Run(NamedTuple):
+    """What befalls the disks of a VM, and how they are captured then."""
+
+    vm: str
+    changes: list[Write | Trim | Resize]
+    modes: dict[str, Mode]
+    want: Want
+    seed: int
+
+
+CHANGES = (
+    st.builds(Write, LABELS, PLACES, LENGTHS, SEEDS)
+    | st.builds(Trim, LABELS, PLACES, LENGTHS)
+    | st.builds(Resize, LABELS, st.sampled_from(SIZES))
+)
+RUNS = st.builds(
+    Run,
+    VMS,
+    st.lists(CHANGES, max_size=4),
+    st.dictionaries(LABELS, MODES, min_size=1),
+    WANTS,
+    SEEDS,
+)
+
+
+class History:
+    """One repository, two VMs, and what they were."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = new_repository(folder / "repository")
+        self.copy = folder / "copy"
         copy_catalog(self.path, self.copy)
         self.vms = {
             vm: Machine({label: FakeDisk(LEAF + 1, vm + label) for label in "AB"})
             for vm in ("vm", "other")
         }
         self.known: set[bytes] = set()
-
-    def teardown(self) -> None:
-        self.check_every_point()
-        lose_catalog(self.path)
-        self.check_every_point()
-        put_back_catalog(self.path, self.copy)
-        self.check_every_point()
-        shutil.rmtree(self.folder)
 
     @property
     def retained(self) -> list[Kept]:
@@ -80,23 +122,12 @@ class Histories(RuleBasedStateMachine):
                     assert read_image(repository, disk) == content
                     assert roots.setdefault(content, disk.root) == disk.root
 
-    @rule(vm=VMS, label=LABELS, at=PLACES, length=LENGTHS, seed=SEEDS)
-    def write(self, vm: str, label: str, at: int, length: int, seed: int) -> None:
-        disk = self.vms[vm].disks[label]
-        disk.write(at % (disk.size or 1), random.Random(seed).randbytes(length))
+    def take(self, run: Run) -> None:
+        for change in run.changes:
+            change.befall(self.vms[run.vm].disks[change.label])
+        self.take_a_point(run.vm, run.modes, run.want, run.seed)
 
-    @rule(vm=VMS, label=LABELS, at=PLACES, length=LENGTHS)
-    def trim(self, vm: str, label: str, at: int, length: int) -> None:
-        disk = self.vms[vm].disks[label]
-        disk.trim(at % (disk.size or 1), length)
-
-    @rule(vm=VMS, label=LABELS, size=st.sampled_from(SIZES))
-    def resize(self, vm: str, label: str, size: int) -> None:
-        self.vms[vm].disks[label].resize(size)
-
-    @rule(vm=VMS, modes=st.dictionaries(LABELS, MODES, min_size=1), want=WANTS, seed=SEEDS)
-    @precondition(lambda self: len(self.retained) < MAX_POINTS)
-    def take_a_point(self, vm: str, modes: dict[str, Mode], want: Want, seed: int) -> None:
+    def take_a_point(self, vm: str, modes: Mapping[str, Mode], want: Want, seed: int) -> None:
         machine = self.vms[vm]
         shots = {label: machine.disks[label].take_snapshot() for label in modes}
         rnd = random.Random(seed)
@@ -122,52 +153,78 @@ class Histories(RuleBasedStateMachine):
             assert disk.data_blocks == data_blocks(shots[disk.label].content)
             assert without_stored(disk) == counts_of(shots[disk.label], parent, self.known)
 
-    @rule(vm=VMS, label=LABELS, after=st.integers(0, BLOCK))
-    def fail_to_take_a_point(self, vm: str, label: str, after: int) -> None:
-        disk = self.vms[vm].disks[label]
+    def fail(self, number: int) -> None:
+        """A run breaks off."""
+        disk = self.vms["vm"].disks["A"]
         disk.resize(LEAF + 1)
         disk.write(0, b"\x05")
         disk.write(LEAF, b"\x06")
         before = points(self.path)
 
         with pytest.raises(SourceUnavailable):
-            ingest(self.path, {label: broken(disk.take_snapshot(), after)}, vm=vm, want="full")
+            ingest(self.path, {"A": broken(disk.take_snapshot(), number % BLOCK)}, want="full")
 
         assert points(self.path) == before
 
-    @rule(data=st.data())
-    @precondition(lambda self: self.retained)
-    def forget_a_point(self, data: st.DataObject) -> None:
-        kept = data.draw(st.sampled_from(self.retained))
-        forget(self.path, kept.manifest.point)
-        self.vms[kept.manifest.vm.name].forgotten.add(kept.manifest.point)
+    def forget(self, number: int) -> None:
+        if self.retained:
+            kept = self.retained[number % len(self.retained)]
+            forget(self.path, kept.manifest.point)
+            self.vms[kept.manifest.vm.name].forgotten.add(kept.manifest.point)
 
-    @rule(data=st.data())
-    @precondition(lambda self: self.retained)
-    def read_a_point(self, data: st.DataObject) -> None:
-        kept = data.draw(st.sampled_from(self.retained))
-        offset, length = data.draw(PLACES), data.draw(LENGTHS)
+    def forget_newest(self, number: int) -> None:
+        if self.retained:
+            self.forget(len(self.retained) - 1)
 
-        with reading(self.path) as repository:
-            reader = Reader(repository)
-            for disk in kept.manifest.disks:
-                found = bytes(reader.disk(disk).read(offset, length))
-                assert found == kept.shots[disk.label].content[offset : offset + length]
+    def read(self, number: int) -> None:
+        """Read a range of a point."""
+        for kept in self.retained[number % 7 : number % 7 + 1]:
+            offset, length = number % LEAF, number % 20_000
+            with reading(self.path) as repository:
+                for disk in kept.manifest.disks:
+                    found = bytes(Reader(repository).disk(disk).read(offset, length))
+                    assert found == kept.shots[disk.label].content[offset : offset + length]
 
-    @rule()
-    def lose_the_catalog(self) -> None:
+    def lose_catalog(self, number: int) -> None:
         lose_catalog(self.path)
 
-    @rule()
-    @precondition(lambda self: (self.path / "catalog").exists())
-    def keep_a_copy_of_the_catalog(self) -> None:
+    def keep_a_copy_of_the_catalog(self, number: int) -> None:
         shutil.rmtree(self.copy)
         copy_catalog(self.path, self.copy)
 
-    @rule()
-    def put_an_old_copy_of_the_catalog_back(self) -> None:
+    def put_back_catalog(self, number: int) -> None:
         put_back_catalog(self.path, self.copy)
 
 
-TestHistories = Histories.TestCase
-TestHistories.settings = settings(max_examples=120, stateful_step_count=40)
+EVENTS = st.sampled_from(
+    [
+        History.forget_newest,
+        History.forget,
+        History.fail,
+        History.read,
+        History.keep_a_copy_of_the_catalog,
+        History.lose_catalog,
+        History.put_back_catalog,
+    ]
+)
+Chapter = tuple[list[Run], Callable[[History, int], None], int]
+CHAPTERS = st.tuples(st.lists(RUNS, min_size=1, max_size=5), EVENTS, st.integers(0, 1 << 20))
+
+
+@settings(max_examples=60)
+@given(chapters=st.lists(CHAPTERS, min_size=2, max_size=MAX_POINTS // 5))
+def test_every_point_reads_like_the_disks_did(
+    tmp_path_factory: pytest.TempPathFactory, chapters: list[Chapter]
+) -> None:
+    history = History(tmp_path_factory.mktemp("history"))
+
+    for runs, event, number in chapters:
+        for run in runs:
+            history.take(run)
+        event(history, number)
+
+    history.check_every_point()
+    lose_catalog(history.path)
+    history.check_every_point()
+    put_back_catalog(history.path, history.copy)
+    history.check_every_point()
