@@ -31,7 +31,11 @@ def rebuild(
     bad: Collection[BadPlace] = (),
     progress: Progress = lambda _: None,
 ) -> Findings:
-    """Fill an empty *catalog*. Of like frames one that is not in *bad* is taken."""
+    """Fill an empty *catalog*. Of like frames one that is not in *bad* is taken.
+
+    DataCorrupt if a pack cannot be opened at all: without it points would be damaged that may
+    only have met a moment's trouble of the disk.
+    """
     findings = Findings()
     numbers: dict[PackId, int] = {}
     levels: defaultdict[int, list[PackId]] = defaultdict(list)
@@ -40,8 +44,10 @@ def rebuild(
             size = packs.open(pack).size
             frames, problem = packs.frames(pack)
         except (DataCorrupt, ChunkMissing) as exc:
-            findings.unreadable.append(str(exc))
-            continue
+            raise type(exc)(
+                f"{exc}; the catalog is as it was: where that pack is lost for good, "
+                "move it out of packs/ and run repair again"
+            ) from exc
         if problem is not None:
             findings.packs_scanned.append(f"{problem}; read frame by frame")
         numbers[pack] = catalog.update(_adding(pack, size, frames, bad, findings))

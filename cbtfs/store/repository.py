@@ -273,16 +273,17 @@ def rebuild_catalog(
     time. *progress* is told of bytes of packs.
     """
     load_settings(path)
-    make_folder(path / "locks")
-    lock = WriterLock(path / "locks" / "writer", lock_wait)
+    with storing("the writer's lock"):
+        make_folder(path / "locks")
+        lock = WriterLock(path / "locks" / "writer", lock_wait)
     is_clean = False
     try:
-        packs, points = PackFolder(path / "packs"), PointFolder(path / "points")
-        packs.remove_leftovers()
-        points.remove_leftovers()
-        catalog, findings = _rebuild(path, packs, points, progress)
-        catalog.close()
         with storing("the catalog"):
+            packs, points = PackFolder(path / "packs"), PointFolder(path / "points")
+            packs.remove_leftovers()
+            points.remove_leftovers()
+            catalog, findings = _rebuild(path, packs, points, progress)
+            catalog.close()
             remove_folder(path / (CATALOG + ".damaged"))
         is_clean = True
         return findings

@@ -10,9 +10,12 @@ import pytest
 
 from cbtfs.cli.main import main
 from cbtfs.core.manifest import PointState
+from cbtfs.errors import DataCorrupt
+from cbtfs.listing import points
 from cbtfs.reader import Reader
 from cbtfs.repair import repair
 from cbtfs.store import repository as store
+from cbtfs.store.pack import Pack
 from cbtfs.store.repository import reading, writing
 from tests.lifecycle.history import History, image
 
@@ -144,3 +147,21 @@ def test_a_pack_that_is_missing_is_told(
 
     assert code == 20
     assert json.loads(capsys.readouterr().out)["nodes_left_out"] > 0
+
+
+def test_a_pack_that_cannot_be_opened_just_now_ends_a_repair_and_harms_nothing(
+    history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by the campaign "calls", seed 1: the pack was left out, and its points damaged."""
+
+    def fail(self: Pack, path: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Pack, "__init__", fail)
+        with pytest.raises(DataCorrupt, match="the catalog is as it was"):
+            repair(history.path)
+
+    with reading(history.path) as repository, repository.catalog.view() as view:
+        assert [point.marks for point in points(view)] == [[], [], []]
+    history.verify()

@@ -1,6 +1,7 @@
 """A long-lived repository whose runs are killed over and over."""
 
 import random
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -39,8 +40,8 @@ class Tally:
 class Campaign:
     """One repository in *folder*, one guest, and a record of what was promised, outside of it."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
-        self.repository = folder / "repository"
+    def __init__(self, folder: Path, seed: int, repository: Path | None = None) -> None:
+        self.repository = repository or folder / "repository"
         self.rnd = random.Random(seed)
         self.guest = Guest(folder / "disk.raw", self.rnd)
         self.tally = Tally()
@@ -75,15 +76,34 @@ class Campaign:
         since = point if self.rnd.random() < 0.4 else None
         return ChangeList(extents, since), since
 
-    def run(self, capture: Capture, work: Work, *, kill_after: float | None = None) -> Outcome:
+    def run(
+        self,
+        capture: Capture,
+        work: Work,
+        *,
+        kill_after: float | None = None,
+        strike: Callable[[], None] = lambda: None,
+    ) -> Outcome:
         """Let a child do *work* on *capture*, and note what it acknowledged."""
-        outcome = run_child(work, kill_after=kill_after)
+        outcome = run_child(work, kill_after=kill_after, strike=strike)
         self.tally.runs += 1
         self.tally.kills += outcome.is_killed
         for point in outcome.told("point"):
             self._promised[point] = None
             self._last = point, capture.version
         return outcome
+
+    def release(self, points: Iterable[PointId]) -> None:
+        """Expect these points no more: somebody is about to forget them."""
+        for point in points:
+            self._promised.pop(point, None)
+            if self._last is not None and self._last[0] == point:
+                self._last = None
+
+    @property
+    def promised(self) -> list[PointId]:
+        """Points that must be there, the same in each run of a seed."""
+        return list(self._promised)
 
     def run_well(self) -> Outcome:
         """A run that nothing disturbs; it must work."""
@@ -117,6 +137,10 @@ class Campaign:
         self._look(self.rnd.sample(sorted(self._promised), min(_SAMPLE, self.points)))
         self.tally.unacknowledged += self.points - before
         self.run_well()
+
+    def prove_readable(self) -> None:
+        """Every promised point is there and reads to the last byte."""
+        self._look(None)
 
     def prove_all(self) -> None:
         """Every point to the last byte, a check of everything, and a catalog like a rebuilt one."""

@@ -42,10 +42,13 @@ class Outcome:
         return [message[key] for message in self.messages if key in message]
 
 
-def run_child(work: Work, *, kill_after: float | None = None) -> Outcome:
+def run_child(
+    work: Work, *, kill_after: float | None = None, strike: Callable[[], None] = lambda: None
+) -> Outcome:
     """Fork, let the child do *work*, wait for its end.
 
-    It is killed *kill_after* seconds after its first message, unless it has ended by then.
+    It is killed *kill_after* seconds after its first message, unless it has ended by then;
+    *strike* comes just before that.
     """
     reading, writing = os.pipe()
     child = os.fork()
@@ -54,7 +57,7 @@ def run_child(work: Work, *, kill_after: float | None = None) -> Outcome:
         _be_child(work, writing)
     os.close(writing)
     try:
-        said, seconds = _listen(reading, child, kill_after)
+        said, seconds = _listen(reading, child, kill_after, strike)
     finally:
         os.close(reading)
         _, status = os.waitpid(child, 0)
@@ -78,7 +81,9 @@ def _be_child(work: Work, writing: int) -> None:
         os._exit(code)
 
 
-def _listen(reading: int, child: int, kill_after: float | None) -> tuple[list[Message], float]:
+def _listen(
+    reading: int, child: int, kill_after: float | None, strike: Callable[[], None]
+) -> tuple[list[Message], float]:
     """All that the child says until it has ended, or is killed."""
     said = bytearray()
     started: float | None = None
@@ -87,6 +92,7 @@ def _listen(reading: int, child: int, kill_after: float | None) -> tuple[list[Me
         left = None if deadline is None else max(deadline - time.monotonic(), 0)
         ready, _, _ = select.select([reading], [], [], left)
         if not ready:
+            strike()
             os.kill(child, signal.SIGKILL)
             deadline = None
             continue

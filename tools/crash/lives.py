@@ -1,0 +1,166 @@
+"""A repository that lives: points come and go, space is given back, the catalog is made anew.
+
+Any of it is killed or meets a failing call, on one repository, over and over.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal
+
+from cbtfs.core.ids import PointId
+from cbtfs.prune.run import prune
+from cbtfs.prune.select import Limits
+from cbtfs.repair import repair
+from cbtfs.store.repository import reading, writing
+from cbtfs.store.reserve import released
+from tools.crash.campaign import Campaign, expect_well
+from tools.crash.capture import LOCK_WAIT
+from tools.crash.child import Outcome, Say, Work, run_child
+from tools.crash.trap import Action, Trap
+from tools.crash.verify import Violation
+
+Verb = Literal["ingest", "forget", "prune", "repair"]
+VERBS: Final[tuple[Verb, ...]] = ("ingest", "forget", "prune", "repair")
+
+_PACK_BYTES: Final = 256 << 10
+_MOST: Final = 12
+"""Points that are kept, about: enough to share, few enough to read."""
+
+Prepare = Callable[[Say], None]
+
+
+def forgetting(path: Path, points: Sequence[PointId], prepare: Prepare) -> Work:
+    """Work that forgets *points* and acknowledges it."""
+
+    def run(say: Say) -> None:
+        prepare(say)
+        say({"begun": "forget"})
+        with released(path), writing(path, lock_wait=LOCK_WAIT) as repository:
+            there = repository.points.ids()
+            repository.forget([point for point in points if point in there])
+            say({"forgot": list(points)})
+
+    return run
+
+
+def pruning(path: Path, prepare: Prepare) -> Work:
+    """Work that gives back all that can be given back."""
+
+    def run(say: Say) -> None:
+        prepare(say)
+        say({"begun": "prune"})
+        with released(path), writing(path, lock_wait=LOCK_WAIT) as repository:
+            outcome = prune(repository, Limits(unused_share=0.0), pack_bytes=_PACK_BYTES)
+            say({"freed": outcome.freed_bytes})
+
+    return run
+
+
+def repairing(path: Path, prepare: Prepare) -> Work:
+    """Work that makes the catalog anew."""
+
+    def run(say: Say) -> None:
+        prepare(say)
+        say({"begun": "repair"})
+        repair(path, lock_wait=LOCK_WAIT)
+
+    return run
+
+
+def none_is_back(path: Path, gone: Sequence[PointId]) -> Work:
+    """Work that fails with a Violation if a point is listed that was forgotten."""
+
+    def look(say: Say) -> None:
+        with reading(path) as repository, repository.catalog.view() as view:
+            back = {*gone} & {*view.point_ids()}
+        if back:
+            raise Violation(f"points are back that were forgotten: {sorted(back)}")
+
+    return look
+
+
+@dataclass(slots=True)
+class Lives:
+    """What is done to one Campaign's repository besides capturing."""
+
+    campaign: Campaign
+    gone: list[PointId] = field(default_factory=list)
+    """Points whose end was acknowledged."""
+    kills: dict[Verb, int] = field(default_factory=lambda: dict.fromkeys(VERBS, 0))
+    sprung: set[str] = field(default_factory=set)
+    late: int = 0
+    """Points that were committed though nobody was told."""
+    _known: set[PointId] = field(default_factory=set)
+
+    def next_verb(self) -> Verb:
+        if self.campaign.points > _MOST:
+            return "forget"
+        return self.campaign.rnd.choice(VERBS)
+
+    def run(
+        self,
+        verb: Verb,
+        *,
+        kill_after: float | None = None,
+        strike: Callable[[], None] = lambda: None,
+        trap: Trap | None = None,
+    ) -> Outcome:
+        """Let a child do it, and note what it acknowledged and how it ended."""
+        prepare: Prepare = (lambda say: None) if trap is None else trap.install
+        campaign = self.campaign
+        if verb == "ingest":
+            capture = campaign.next_capture()
+            outcome = campaign.run(
+                capture, capture.work(prepare), kill_after=kill_after, strike=strike
+            )
+        else:
+            work = self._work(verb, prepare)
+            outcome = run_child(work, kill_after=kill_after, strike=strike)
+        for points in outcome.told("forgot"):
+            self.gone += points
+        self.kills[verb] += outcome.is_killed
+        self.sprung.update(outcome.told("sprung"))
+        return outcome
+
+    def _work(self, verb: Verb, prepare: Prepare) -> Work:
+        path = self.campaign.repository
+        if verb == "prune":
+            return pruning(path, prepare)
+        if verb == "repair":
+            return repairing(path, prepare)
+        points = self.campaign.promised
+        chosen = self.campaign.rnd.sample(points, max(len(points) // 3, min(1, len(points))))
+        self.campaign.release(chosen)
+        return forgetting(path, chosen, prepare)
+
+    def prove(self) -> None:
+        """Nothing promised is lost or changed, nothing forgotten is back, the next run works."""
+        expect_well(run_child(none_is_back(self.campaign.repository, self.gone)))
+        self._known.update(self.campaign.promised)
+        self.campaign.prove()
+        found = {*self.campaign.promised} - self._known
+        self.late += len(found) - 1  # one is of the run that proves that the next run works
+
+    def prove_readable(self) -> None:
+        """Everything promised is there and reads right; nothing is written."""
+        self.campaign.prove_readable()
+
+    def prove_all(self) -> None:
+        """The same to the last byte of every point, after a last prune.
+
+        Only then does a rebuilt catalog know no more than this one: dead frames are gone.
+        """
+        self.prove()
+        expect_well(self.run("prune"))
+        expect_well(run_child(none_is_back(self.campaign.repository, self.gone)))
+        self.campaign.prove_all()
+
+    def spring(self, verb: Verb, at: int, action: Action) -> Outcome:
+        """*verb* with a trap on its call number *at*, then the proof."""
+        outcome = self.run(verb, trap=Trap(at, action))
+        try:
+            self.prove()
+        except Violation as exc:
+            raise Violation(f"{verb}, call {at}, {action}, {outcome}: {exc}") from exc
+        return outcome
