@@ -13,7 +13,7 @@ import trio
 from cbtfs.errors import CbtfsError, MountFailed
 from cbtfs.mount import turns
 from cbtfs.mount.fuse import FileSystem
-from cbtfs.mount.mountpoint import FSNAME, prepare, raise_read_ahead, unmount
+from cbtfs.mount.mountpoint import DEVICE, FSNAME, may_mount, prepare, raise_read_ahead, unmount
 from cbtfs.mount.report import READY, error_in, send_error, send_ready
 from cbtfs.mount.shared import Shared
 from cbtfs.mount.worker import Session, fork
@@ -21,7 +21,6 @@ from cbtfs.mount.workers import Supervisor
 from cbtfs.store.repository import load_settings, reading
 
 _OPTIONS: Final = ("default_permissions", "ro", "nosuid", "nodev", "noexec", f"fsname={FSNAME}")
-_DEVICE: Final = "/dev/fuse"
 _LOG_MODE: Final = 0o600
 
 
@@ -39,6 +38,7 @@ class Mounting:
         """Mount and serve until unmounted; *ready* is called once the root can be listed."""
         place = prepare(self.mountpoint, self.repository)
         load_settings(self.repository)
+        may_mount(for_others=self.is_for_others)
         _check(self.repository)
         file_system = self._mount(place)
         has_served = False
@@ -157,11 +157,11 @@ def _device() -> int:
     for name in os.listdir("/proc/self/fd"):
         fd = int(name)
         try:
-            if os.readlink(f"/proc/self/fd/{fd}") == _DEVICE:
+            if os.readlink(f"/proc/self/fd/{fd}") == DEVICE:
                 return fd
         except FileNotFoundError:
             continue
-    raise MountFailed(f"{_DEVICE} is not open after the mount")
+    raise MountFailed(f"{DEVICE} is not open after the mount")
 
 
 def _open_log(path: Path) -> int:

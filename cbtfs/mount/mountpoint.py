@@ -5,6 +5,7 @@ import ctypes
 import errno
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,10 @@ from cbtfs.core.names import printable
 from cbtfs.errors import MountFailed
 
 FSNAME: Final = "cbtfs"
+DEVICE: Final = "/dev/fuse"
+_HELPER: Final = "fusermount3"
+"""Setuid root: it mounts for ordinary users."""
+_CONFIGURATION: Final = "/etc/fuse.conf"
 _DETACH: Final = 2  # MNT_DETACH of mount.h
 _NOFOLLOW: Final = 8  # UMOUNT_NOFOLLOW
 _READ_AHEAD_KIB: Final = 4096
@@ -84,6 +89,36 @@ def prepare(path: Path, repository: Path) -> Path:
     return place
 
 
+def may_mount(*, for_others: bool) -> None:
+    """MountFailed, with what to do, if this user cannot mount at all or not for others."""
+    if not os.path.exists(DEVICE):
+        raise MountFailed(
+            f"there is no {DEVICE}: load the module 'fuse', or give it to a container"
+        )
+    if not os.access(DEVICE, os.R_OK | os.W_OK, effective_ids=True):
+        raise MountFailed(
+            f"you may not open {DEVICE}: let root run 'chmod 666 {DEVICE}', as udev does on most "
+            "systems, or mount as root"
+        )
+    if os.geteuid() == 0:
+        return
+    if shutil.which(_HELPER) is None:
+        raise MountFailed(f"only root can mount without {_HELPER}: install the package fuse3")
+    if for_others and not _others_are_allowed():
+        raise MountFailed(
+            f"only root may mount for others: leave out --allow-other, or let root put the line "
+            f"user_allow_other into {_CONFIGURATION}"
+        )
+
+
+def _others_are_allowed() -> bool:
+    try:
+        lines = Path(_CONFIGURATION).read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return False
+    return any(line.strip() == "user_allow_other" for line in lines)
+
+
 def is_dead(path: Path) -> bool:
     """Whether nobody answers for the file system at *path* any more."""
     try:
@@ -121,7 +156,7 @@ def _unmount(path: Path, is_lazy: bool) -> int | None:
         libc = ctypes.CDLL(None, use_errno=True)
         flags = _NOFOLLOW | (_DETACH if is_lazy else 0)
         return ctypes.get_errno() if libc.umount2(os.fsencode(path), flags) else None
-    command = ["fusermount3", "-u", *(["-z"] if is_lazy else []), "--", str(path)]
+    command = [_HELPER, "-u", *(["-z"] if is_lazy else []), "--", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return None

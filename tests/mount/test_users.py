@@ -1,0 +1,174 @@
+"""Mounts by users that are not root, through fusermount3; the machine stays as it is.
+
+Program and interpreter are bound to where the user can read them, whatever folder they are in.
+"""
+
+import os
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+ROOT: Final = Path(__file__).parent.parent.parent
+USER: Final = 65534  # nobody, on every Debian
+
+_PREPARE: Final = """\
+set -e
+mount --make-rprivate /
+mount --bind {source} src
+mount --bind {packages} packages
+mount --bind {base} base
+mknod fuse c 10 229
+chmod {mode} fuse
+mount --bind fuse /dev/fuse
+mount --bind fuse.conf /etc/fuse.conf
+exec setpriv --reuid={user} --regid={user} --clear-groups bash -c "$SCRIPT"
+"""
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A folder that the user owns and can come to."""
+    with tempfile.TemporaryDirectory() as found:
+        folder = Path(found)
+        for name in ("src", "packages", "base", "mnt", "user"):
+            (folder / name).mkdir()
+        (folder / "fuse.conf").touch()
+        for each in (folder, folder / "mnt", folder / "user"):
+            os.chown(each, USER, USER)
+        yield folder
+
+
+def run(home: Path, script: str, mode: str = "666") -> "subprocess.CompletedProcess[str]":
+    """Run *script* as the user, in a mount namespace with a /dev/fuse of that mode."""
+    packages = sysconfig.get_path("purelib")
+    prepare = _PREPARE.format(
+        source=ROOT, packages=packages, base=sys.base_prefix, mode=mode, user=USER
+    )
+    python = f"{home}/base/bin/python3.{sys.version_info.minor}"
+    before = f"""\
+set -e
+cbtfs() {{ {python} -m cbtfs "$@"; }}
+head -c 300000 /dev/urandom > user/disk.raw
+cbtfs init
+cbtfs ingest image --vm vm --disk root user/disk.raw >/dev/null
+"""
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(home / "user"),
+        "CBTFS_REPO": str(home / "user" / "repository"),
+        "PYTHONPATH": f"{home}/src:{home}/packages",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "LD_LIBRARY_PATH": f"{home}/base/lib",
+        "SCRIPT": before + script,
+    }
+    return subprocess.run(
+        ["unshare", "--mount", "bash", "-c", prepare],
+        cwd=home,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize("umount", ["cbtfs umount mnt", "fusermount3 -u mnt"])
+def test_a_user_mounts_reads_and_unmounts(home: Path, umount: str) -> None:
+    done = run(
+        home,
+        f"""
+        cbtfs mount mnt
+        cmp user/disk.raw mnt/vm/latest/root.raw
+        stat --format '%u %A' mnt/vm/latest/root.raw
+        findmnt --noheadings --output FSTYPE,OPTIONS mnt
+        {umount}
+        ls mnt
+        """,
+    )
+
+    assert done.returncode == 0, done.stderr
+    facts, mount, *rest = done.stdout.splitlines()[1:]
+    assert facts == f"{USER} -r--------"
+    for option in ("fuse", "ro", "nosuid", "nodev", "noexec", "default_permissions"):
+        assert option in mount
+    assert rest == []
+
+
+def test_a_busy_mount_of_a_user_stays_and_its_holder_is_named(home: Path) -> None:
+    done = run(
+        home,
+        """
+        cbtfs mount mnt
+        exec 5< mnt/vm/latest/root.raw
+        cbtfs umount mnt || echo code $?
+        exec 5<&-
+        cbtfs umount mnt
+        """,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "code 40" in done.stdout
+    assert "is busy: it is held by process" in done.stderr
+
+
+def test_a_device_that_is_closed_to_the_user_is_told_with_what_to_do(home: Path) -> None:
+    done = run(home, "cbtfs mount mnt", mode="600")
+
+    assert done.returncode == 40
+    assert done.stderr.splitlines() == [
+        "cbtfs: you may not open /dev/fuse: let root run 'chmod 666 /dev/fuse', as udev does on "
+        "most systems, or mount as root"
+    ]
+
+
+def test_mounting_for_others_needs_the_consent_of_root(home: Path) -> None:
+    done = run(home, "cbtfs mount --allow-other mnt")
+
+    assert done.returncode == 40
+    assert "put the line user_allow_other into /etc/fuse.conf" in done.stderr
+
+
+def test_with_consent_root_may_look_and_a_third_user_may_not(home: Path) -> None:
+    (home / "fuse.conf").write_text("# comment\nuser_allow_other\n")
+    done = run(home, "cbtfs mount --allow-other mnt\nfindmnt -no OPTIONS mnt\ncbtfs umount mnt")
+
+    assert done.returncode == 0, done.stderr
+    assert "allow_other" in done.stdout.splitlines()[-1]
+
+
+def test_root_lets_nobody_else_in_by_default_nor_to_the_files_with_allow_other(
+    home: Path,
+) -> None:
+    script = f"""
+set -e
+mount --make-rprivate /
+cd {home}
+chmod 755 .
+export CBTFS_REPO={home}/repository PYTHONPATH={ROOT}
+cbtfs() {{ {sys.executable} -m cbtfs "$@"; }}
+user() {{ setpriv --reuid={USER} --regid={USER} --clear-groups "$@"; }}
+echo content > disk.raw
+truncate -s 8192 disk.raw
+cbtfs init
+cbtfs ingest image --vm vm --disk root disk.raw >/dev/null
+cbtfs mount mnt
+user ls mnt || echo denied
+cbtfs umount mnt
+cbtfs mount --allow-other mnt
+user ls mnt || echo denied
+user cat mnt/vm/latest/root.raw || echo denied
+cmp disk.raw mnt/vm/latest/root.raw
+cbtfs umount mnt
+"""
+    done = subprocess.run(
+        ["unshare", "--mount", "bash", "-c", script], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[1:] == ["denied"] * 3
