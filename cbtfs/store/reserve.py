@@ -14,6 +14,8 @@ RESERVE: Final = "reserve"
 
 _SMALLEST_BYTES: Final = 1 << 20
 _LARGEST_BYTES: Final = 64 << 20
+_LEAST_BYTES: Final = 64 << 10
+"""Less is of no use."""
 _TIGHT: Final = 4
 """Room is tight where less is free than so many times the reserve."""
 
@@ -39,30 +41,45 @@ def is_tight(path: Path) -> bool:
 
 
 def keep(path: Path) -> None:
-    """Have the reserve of the repository at *path*, unless there is no room for it."""
-    wanted, file = wanted_bytes(path), path / RESERVE
+    """Have the reserve of the repository at *path*, unless room is tight."""
+    with contextlib.suppress(OSError):
+        if not is_tight(path):
+            _make(path, wanted_bytes(path))
+
+
+def _make(path: Path, wanted: int) -> None:
+    """Have a reserve of *wanted* bytes; OSError if there is no room for it."""
+    file = path / RESERVE
+    if file.is_symlink() or (file.exists() and file.stat().st_size >= wanted):
+        return
+    fd = open_regular(file, os.O_RDWR) if file.exists() else create(file)
     try:
-        if file.is_symlink() or (file.exists() and file.stat().st_size >= wanted):
-            return
-        if is_tight(path):
-            return
-        fd = open_regular(file, os.O_RDWR) if file.exists() else create(file)
-        try:
-            os.posix_fallocate(fd, 0, wanted)
-        finally:
-            os.close(fd)
+        os.posix_fallocate(fd, 0, wanted)
     except OSError:
         with contextlib.suppress(OSError):
             file.unlink()
+        raise
+    finally:
+        os.close(fd)
 
 
 @contextmanager
 def released(path: Path) -> Iterator[None]:
-    """Where room is tight, let the reserve go until the end of the block; then have it again."""
+    """Where room is tight, let the reserve go until the end of the block; then have it again.
+
+    What was freed meanwhile goes into it first: all of it, or as much as there is.
+    """
     if path.is_dir() and is_tight(path):
         with contextlib.suppress(OSError):
             (path / RESERVE).unlink()
     try:
         yield
     finally:
-        keep(path)
+        wanted = wanted_bytes(path)
+        while wanted >= _LEAST_BYTES:
+            try:
+                if path.is_dir():
+                    _make(path, wanted)
+                break
+            except OSError:
+                wanted //= 2
