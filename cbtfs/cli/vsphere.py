@@ -19,7 +19,7 @@ from cbtfs.cli.output import Advance, emit, progress, say
 from cbtfs.errors import CbtfsError, ChunkMissing, DataCorrupt, UsageError
 
 if TYPE_CHECKING:
-    from cbtfs.ingest.machine import Outcome
+    from cbtfs.ingest.outcome import Outcome
     from cbtfs.ingest.plan import Want
     from cbtfs.ingest.point import Announce
     from cbtfs.source.secret import Secret
@@ -137,7 +137,7 @@ def vsphere(
     json: Json = False,
 ) -> None:
     """Capture virtual machines of a vCenter or ESXi host: all their disks, what changed alone."""
-    from cbtfs.ingest.machine import Wishes
+    from cbtfs.ingest.outcome import Wishes
     from cbtfs.source.vsphere.address import parse_address
 
     if full and incremental_only:

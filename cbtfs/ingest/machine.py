@@ -7,28 +7,25 @@ process is killed, the next run on the VM finds its record and removes it.
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import Any, Final
 
-from cbtfs.core.extent import Extent
-from cbtfs.core.ids import PointId
-from cbtfs.core.manifest import Manifest, decode_manifest
-from cbtfs.errors import CbtfsError, DataCorrupt, PointNotFound, SourceUnavailable, UsageError
-from cbtfs.ingest.plan import Want
+from cbtfs.errors import CbtfsError, SourceUnavailable, UsageError
+from cbtfs.ingest.outcome import LeftOut, Outcome, Wishes
+from cbtfs.ingest.passport import left_out_documents, metadata_of
 from cbtfs.ingest.point import Announce, DiskInput, VmInput, silent, take_point
-from cbtfs.source.base import ChangeTrackingInvalid, Since, Stopped
+from cbtfs.ingest.tracked import Changes
+from cbtfs.source.base import Stopped
 from cbtfs.source.transport.base import FrozenDisk, Transport
 from cbtfs.source.transport.choose import choose
-from cbtfs.source.vsphere.changes import changed_areas
 from cbtfs.source.vsphere.disks import DiskFacts, not_in_snapshots
-from cbtfs.source.vsphere.events import reverted_since
-from cbtfs.source.vsphere.frozen import SnapshotDisk, SnapshotTooOld, Watch, never_changed
+from cbtfs.source.vsphere.frozen import SnapshotDisk, SnapshotTooOld, Watch
 from cbtfs.source.vsphere.inventory import ListedVm
 from cbtfs.source.vsphere.machine import DatastoreFacts, load_datastores, load_machine
-from cbtfs.source.vsphere.readiness import Ready, make_ready, untracked_disk
+from cbtfs.source.vsphere.readiness import Ready, make_ready
 from cbtfs.source.vsphere.session import Session
 from cbtfs.source.vsphere.snapshot import (
     Taken,
@@ -38,7 +35,6 @@ from cbtfs.source.vsphere.snapshot import (
     sweep,
     take_snapshot,
 )
-from cbtfs.source.vsphere.trust import distrust, foreign_snapshots
 from cbtfs.store.identity import new_id
 from cbtfs.store.repository import Repository
 from cbtfs.store.runs import Run, RunFacts, RunFolder
@@ -48,48 +44,6 @@ log = logging.getLogger(__name__)
 
 SNAPSHOT_PREFIX: Final = "cbtfs-"
 _PREFIX_ID: Final = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Wishes:
-    """How the user wants VMs to be captured."""
-
-    want: Want = "auto"
-    quiesce: bool = False
-    upgrade_hardware: bool = False
-    allow_partial: bool = False
-    include: tuple[str, ...] = ()
-    """Labels or device keys: only these disks; empty for all."""
-    exclude: tuple[str, ...] = ()
-    max_snapshot_age: float | None = None
-    """Seconds."""
-
-
-@dataclass(frozen=True, slots=True)
-class LeftOut:
-    """A disk that is not in the point."""
-
-    disk: str
-    key: int
-    reason: str
-    is_wanted: bool
-    """The user did not ask for that."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """A point that was taken."""
-
-    manifest: Manifest
-    left_out: tuple[LeftOut, ...]
-    warnings: tuple[str, ...]
-    """What is not as it should be on the server now."""
-    notes: tuple[str, ...] = ()
-    """What was done to the VM, or is worth knowing of it."""
-
-    @property
-    def is_whole(self) -> bool:
-        return not self.warnings and not any(each.is_wanted for each in self.left_out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,8 +133,9 @@ class _Capture:
         disks = self._choose_disks(taken.disks)
         frozen = self._frozen(disks, taken.entry.id, is_alone=not taken.others)
         transport = choose(desk.transports, list(frozen.values()))
-        metadata = self._metadata(taken, disks, transport)
-        changes = _Changes(desk, vm, self._ready, taken)
+        metadata = metadata_of(session, vm, self._ready, taken, disks, transport.name)
+        metadata["left_out"] = left_out_documents(self._left_out)
+        changes = Changes(desk.repository, session, vm, self._ready, taken)
         with ExitStack() as opened:
             inputs = []
             for disk in disks:
@@ -279,117 +234,5 @@ class _Capture:
             return False
         key = next(each.key for each in disks if each.identity == disk.identity)
         self._left_out.append(LeftOut(disk.label, key, str(error), True))
-        metadata["left_out"] = [_left_out_document(each) for each in self._left_out]
+        metadata["left_out"] = left_out_documents(self._left_out)
         return True
-
-    def _metadata(
-        self, taken: Taken, disks: Sequence[DiskFacts], transport: Transport
-    ) -> dict[str, Any]:
-        """What the point will know of its VM; the next point's changes are judged by it."""
-        machine, about = self._ready.machine, self._desk.session.content.about
-        config = machine.config
-        return {
-            "source": "vsphere",
-            "server": {
-                "name": str(self._desk.session.address),
-                "product": str(about.fullName),
-                "api": str(about.apiVersion),
-                "id": self._desk.session.server_id,
-            },
-            "vm": {
-                "moref": self._vm.id,
-                "path": self._vm.path,
-                "instance_uuid": self._vm.instance_uuid,
-                "bios_uuid": str(config.uuid),
-                "hardware": str(config.version),
-                "guest": str(config.guestFullName),
-                "guest_id": str(config.guestId),
-                "cpus": int(config.hardware.numCPU or 0),
-                "memory_mib": int(config.hardware.memoryMB or 0),
-                "configuration": str(config.files.vmPathName or ""),
-                "power": machine.power,
-                "tools": machine.tools,
-            },
-            "snapshot": {
-                "name": taken.entry.name,
-                "moref": taken.entry.id,
-                "created": taken.entry.created.astimezone(UTC).isoformat(),
-                "consistency": taken.quiesce,
-                "others": [each.name for each in taken.others],
-            },
-            "tracking": {"is_on": self._ready.untracked is None, "reason": self._ready.untracked},
-            "changed": self._ready.done,
-            "transport": transport.name,
-            "disks": [disk.metadata() for disk in disks],
-            "left_out": [_left_out_document(each) for each in self._left_out],
-        }
-
-
-def _left_out_document(each: LeftOut) -> dict[str, Any]:
-    return {"disk": each.disk, "key": each.key, "reason": each.reason}
-
-
-class _Changes:
-    """What changed on a VM's disks since an earlier point, where that can be believed."""
-
-    def __init__(self, desk: Desk, vm: ListedVm, ready: Ready, taken: Taken) -> None:
-        self._desk = desk
-        self._vm = vm
-        self._ready = ready
-        self._taken = taken
-        self._known: dict[PointId, dict[str, Any]] = {}
-        self._reverted: dict[PointId, str | None] = {}
-
-    def of(self, disk: DiskFacts) -> Callable[[Since], Sequence[Extent]]:
-        if self._ready.untracked is not None:
-            return never_changed(self._ready.untracked)
-        reason = untracked_disk(self._ready.machine, disk)
-        if reason is not None:
-            return never_changed(reason)
-        return lambda since: self._changed(disk, since)
-
-    def _changed(self, disk: DiskFacts, since: Since) -> Sequence[Extent]:
-        known = self._knowledge(since.point)
-        then = next((d for d in known.get("disks", ()) if d["identity"] == disk.identity), None)
-        others = known.get("snapshot", {}).get("others", ())
-        reason = (
-            distrust(disk, since, then)
-            or foreign_snapshots(others, [each.name for each in self._taken.others])
-            or self._revert(since.point, known)
-        )
-        if reason is not None:
-            raise ChangeTrackingInvalid(reason)
-        assert since.change_id is not None
-        return changed_areas(
-            self._desk.session,
-            self._vm.object,
-            self._taken.entry.object,
-            disk.key,
-            disk.size,
-            since.change_id,
-        )
-
-    def _knowledge(self, point: PointId) -> dict[str, Any]:
-        """The metadata of an earlier point; empty if it cannot be had."""
-        if point not in self._known:
-            try:
-                manifest = decode_manifest(self._desk.repository.points.load_manifest(point))
-                self._known[point] = dict(manifest.metadata)
-            except (PointNotFound, DataCorrupt):
-                self._known[point] = {}
-        return self._known[point]
-
-    def _revert(self, point: PointId, known: dict[str, Any]) -> str | None:
-        if point not in self._reverted:
-            created = known.get("snapshot", {}).get("created")
-            self._reverted[point] = (
-                "the last point does not tell when its snapshot was made"
-                if created is None
-                else reverted_since(
-                    self._desk.session,
-                    self._vm.object,
-                    datetime.fromisoformat(created),
-                    self._taken.entry.created,
-                )
-            )
-        return self._reverted[point]

@@ -9,7 +9,8 @@ from typing import Any, Final
 
 from cbtfs.core.manifest import Manifest
 from cbtfs.ingest.fleet import Results, run_all
-from cbtfs.ingest.machine import Desk, Outcome, Wishes, ingest_machine
+from cbtfs.ingest.machine import Desk, ingest_machine
+from cbtfs.ingest.outcome import Outcome, Wishes
 from cbtfs.ingest.point import Announce, silent
 from cbtfs.source.nbd import NbdLimits
 from cbtfs.source.secret import Secret

@@ -1,0 +1,68 @@
+"""What a point's manifest keeps of its VM, disks and snapshot: vm.json in the mount.
+
+The next point's changes are judged by it, so what it says of disks and snapshot is a contract
+between versions: members are added, never renamed.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC
+from typing import Any
+
+from cbtfs.ingest.outcome import LeftOut
+from cbtfs.source.vsphere.disks import DiskFacts
+from cbtfs.source.vsphere.inventory import ListedVm
+from cbtfs.source.vsphere.readiness import Ready
+from cbtfs.source.vsphere.session import Session
+from cbtfs.source.vsphere.snapshot import Taken
+
+
+def metadata_of(
+    session: Session,
+    vm: ListedVm,
+    ready: Ready,
+    taken: Taken,
+    disks: Sequence[DiskFacts],
+    transport: str,
+) -> dict[str, Any]:
+    """JSON, without what was left out. Nothing of extraConfig or notes: secrets stand there."""
+    machine, about = ready.machine, session.content.about
+    config = machine.config
+    return {
+        "source": "vsphere",
+        "server": {
+            "name": str(session.address),
+            "product": str(about.fullName),
+            "api": str(about.apiVersion),
+            "id": session.server_id,
+        },
+        "vm": {
+            "moref": vm.id,
+            "path": vm.path,
+            "instance_uuid": vm.instance_uuid,
+            "bios_uuid": str(config.uuid),
+            "hardware": str(config.version),
+            "guest": str(config.guestFullName),
+            "guest_id": str(config.guestId),
+            "cpus": int(config.hardware.numCPU or 0),
+            "memory_mib": int(config.hardware.memoryMB or 0),
+            "configuration": str(config.files.vmPathName or ""),
+            "power": machine.power,
+            "tools": machine.tools,
+        },
+        "snapshot": {
+            "name": taken.entry.name,
+            "moref": taken.entry.id,
+            "created": taken.entry.created.astimezone(UTC).isoformat(),
+            "consistency": taken.quiesce,
+            "others": [each.name for each in taken.others],
+        },
+        "tracking": {"is_on": ready.untracked is None, "reason": ready.untracked},
+        "changed": ready.done,
+        "transport": transport,
+        "disks": [disk.metadata() for disk in disks],
+        "left_out": [],
+    }
+
+
+def left_out_documents(left_out: Sequence[LeftOut]) -> list[dict[str, Any]]:
+    return [{"disk": each.disk, "key": each.key, "reason": each.reason} for each in left_out]
