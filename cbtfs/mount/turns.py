@@ -10,10 +10,13 @@ import fcntl
 import select
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import pyfuse3
 import trio
+
+_IN_A_ROW: Final = 16
+"""Requests that a task answers before others get to run, where requests queue up."""
 
 Wait = Callable[[int], Awaitable[None]]
 
@@ -49,9 +52,14 @@ class SharedTurn:
         self._turns = turns
         self._is_mine = False
         self._polls: dict[int, select.poll] = {}
+        self._in_a_row = 0
 
     async def wait_readable(self, fd: int) -> None:
         self.end()
+        self._in_a_row += 1
+        if self._in_a_row >= _IN_A_ROW:
+            self._in_a_row = 0
+            await trio.lowlevel.checkpoint()
         poll = self._polls.get(fd)
         if poll is None:
             poll = self._polls[fd] = select.poll()
@@ -59,6 +67,7 @@ class SharedTurn:
         while True:
             # Where requests queue up, trio need not be asked.
             if not poll.poll(0):
+                self._in_a_row = 0
                 await trio.lowlevel.wait_readable(fd)
             fcntl.flock(self._turns, fcntl.LOCK_EX)
             self._is_mine = True
@@ -72,11 +81,32 @@ class SharedTurn:
             fcntl.flock(self._turns, fcntl.LOCK_UN)
 
 
+class ReadLock:
+    """What pyfuse3 holds while it waits for a request, in place of trio's lock.
+
+    That one is handed on to whoever waits: then another task answers each request, and each time
+    trio has to run in between. This one goes to whoever comes first.
+    """
+
+    def __init__(self) -> None:
+        self._is_held = False
+        self._waiting = trio.lowlevel.ParkingLot()
+
+    async def __aenter__(self) -> None:
+        while self._is_held:
+            await self._waiting.park()
+        self._is_held = True
+
+    async def __aexit__(self, *_: object) -> None:
+        self._is_held = False
+        self._waiting.unpark()
+
+
 def install(wait_readable: Wait) -> None:
     """Let pyfuse3 wait for requests with *wait_readable*.
 
     It looks trio up in its module at each use: that is how its own asyncio mode is made.
     """
     lowlevel: dict[str, Any] = {**vars(trio.lowlevel), "wait_readable": wait_readable}
-    shown = {**vars(trio), "lowlevel": SimpleNamespace(**lowlevel)}
+    shown = {**vars(trio), "Lock": ReadLock, "lowlevel": SimpleNamespace(**lowlevel)}
     pyfuse3.trio = SimpleNamespace(**shown)  # type: ignore[attr-defined]
