@@ -12,6 +12,7 @@ from tools.crash.verify import Violation
 _BUG: Final = 70
 _CALLS: Final = 80
 """More than a run makes of a small disk."""
+_ACTIONS: Final[tuple[Action, ...]] = ("EIO", "ENOSPC", "kill")
 
 
 def kills(folder: Path, seed: int, count: int) -> Result:
@@ -35,21 +36,22 @@ def kills(folder: Path, seed: int, count: int) -> Result:
 def calls(folder: Path, seed: int, count: int) -> Result:
     """The N-th call to the system fails or is the last, for every N and verb.
 
-    *count* bounds N; a verb is done with when a trap was not sprung.
+    *count* is how many of EIO, ENOSPC and SIGKILL are tried at each call: with less than three
+    they are drawn.
     """
     lives = Lives(Campaign(folder, seed))
-    campaign = lives.campaign
     for _ in range(4):
-        campaign.run_well()
-    actions: tuple[Action, ...] = ("EIO", "ENOSPC", "kill")
-    tried = sum(_every_call(lives, verb, action, count) for verb in VERBS for action in actions)
+        lives.campaign.run_well()
+    tried = sum(_every_call(lives, verb, turn, count) for verb in VERBS for turn in range(count))
     lives.prove_all()
     note = ", ".join(sorted(lives.sprung))
-    return Result("calls", tried, "calls fail", campaign.points, lives.late, 0, note)
+    return Result("calls", tried, "failing calls", lives.campaign.points, lives.late, 0, note)
 
 
-def _every_call(lives: Lives, verb: Verb, action: Action, count: int) -> int:
-    for at in range(min(count, _CALLS)):
+def _every_call(lives: Lives, verb: Verb, turn: int, turns: int) -> int:
+    """How many calls of *verb* were made to fail, one in each run."""
+    for at in range(_CALLS):
+        action = _ACTIONS[turn] if turns == len(_ACTIONS) else lives.campaign.rnd.choice(_ACTIONS)
         if verb == "prune":
             lives.run("forget")  # something to give back
         outcome = lives.spring(verb, at, action)
@@ -57,4 +59,4 @@ def _every_call(lives: Lives, verb: Verb, action: Action, count: int) -> int:
             raise Violation(f"{verb}, call {at}, {action}: {outcome.messages}")
         if not outcome.told("sprung"):
             return at
-    return count
+    return _CALLS

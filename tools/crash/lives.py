@@ -105,12 +105,17 @@ class Lives:
         kill_after: float | None = None,
         strike: Callable[[], None] = lambda: None,
         trap: Trap | None = None,
+        before: Callable[[], None] = lambda: None,
     ) -> Outcome:
-        """Let a child do it, and note what it acknowledged and how it ended."""
+        """Let a child do it, and note what it acknowledged and how it ended.
+
+        *before* is called when it is clear what a capture will capture.
+        """
         prepare: Prepare = (lambda say: None) if trap is None else trap.install
         campaign = self.campaign
         if verb == "ingest":
             capture = campaign.next_capture()
+            before()
             outcome = campaign.run(
                 capture, capture.work(prepare), kill_after=kill_after, strike=strike
             )

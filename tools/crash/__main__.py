@@ -1,0 +1,48 @@
+"""`python -m tools.crash`: run campaigns and print what was tried, lost and found late."""
+
+import argparse
+import logging
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tools.crash.campaigns import CAMPAIGNS
+from tools.crash.result import table
+from tools.crash.verify import Violation
+
+SEED = 20261122
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tools.crash", description=__doc__)
+    parser.add_argument("--list", action="store_true", help="say what campaigns there are")
+    parser.add_argument("--campaign", action="append", choices=CAMPAIGNS, help="only this one")
+    parser.add_argument("--long", action="store_true", help="the long form")
+    parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--folder", type=Path, help="where to work; by default a temporary one")
+    options = parser.parse_args(arguments)
+    if options.list:
+        for name, each in CAMPAIGNS.items():
+            print(f"{name:10} {each.short:5} {each.long:6}  {each.about}")
+        return 0
+    logging.disable(logging.WARNING)  # what is mended on the way is what this is about
+    results = []
+    for name in options.campaign or CAMPAIGNS:
+        campaign = CAMPAIGNS[name]
+        started = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="cbtfs-crash-", dir=options.folder) as folder:
+            try:
+                count = campaign.long if options.long else campaign.short
+                results.append(campaign.run(Path(folder), options.seed, count))
+            except Violation as exc:
+                print(f"{name}, seed {options.seed}: LOST: {exc}", file=sys.stderr)
+                return 1
+        print(f"{name}: {time.monotonic() - started:.0f} s", file=sys.stderr)
+    print(table(results, options.seed))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,122 @@
+"""Campaign: readers read while a writer captures, forgets, prunes and repairs beside them."""
+
+import hashlib
+import json
+import os
+import random
+import time
+from pathlib import Path
+from typing import Final
+
+from cbtfs.errors import PointNotFound
+from cbtfs.listing import points
+from cbtfs.reader import Reader
+from cbtfs.store.repository import Repository, reading
+from tools.crash.campaign import Campaign, expect_well
+from tools.crash.lives import Lives
+from tools.crash.result import Result
+from tools.crash.verify import Violation
+
+_READERS: Final = 2
+_REREAD: Final = 3
+
+
+class Board:
+    """Files through which readers learn what is right, and when to end."""
+
+    def __init__(self, folder: Path) -> None:
+        self._digests = folder / "digests.json"
+        self._end = folder / "end"
+
+    def write(self, digests: list[str]) -> None:
+        aside = self._digests.with_suffix(".tmp")
+        aside.write_text(json.dumps(digests))
+        aside.rename(self._digests)
+
+    def digests(self) -> list[str]:
+        found: list[str] = json.loads(self._digests.read_text())
+        return found
+
+    def end(self) -> None:
+        self._end.touch()
+
+    @property
+    def is_ended(self) -> bool:
+        return self._end.exists()
+
+
+def _read_on(path: Path, board: Board, seed: int, results: int) -> None:
+    """Read points until the end, whole disks, each compared; the number of reads goes out."""
+    rnd = random.Random(seed)
+    reads = 0
+    with reading(path) as repository:
+        reader = Reader(repository, cache_bytes=1 << 20)
+        while not board.is_ended:
+            reader.refresh()
+            reads += _read_one(repository, reader, board, rnd)
+    os.write(results, f"{reads}\n".encode())
+
+
+def _read_one(repository: Repository, reader: Reader, board: Board, rnd: random.Random) -> int:
+    with repository.catalog.view() as view:
+        listed = list(points(view))
+    if not listed:
+        return 0
+    manifest = rnd.choice(listed).manifest
+    try:
+        with repository.points.leased(manifest.point):
+            disk = reader.disk(manifest.disks[0])
+            for _ in range(_REREAD):
+                content = disk.read(0, disk.size)
+                if (
+                    hashlib.sha256(content).hexdigest()
+                    != board.digests()[manifest.metadata["version"]]
+                ):
+                    raise Violation(f"point {manifest.point} reads wrong")
+    except PointNotFound:
+        return 0
+    return _REREAD
+
+
+def _fork_reader(path: Path, board: Board, seed: int, results: int) -> int:
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        _read_on(path, board, seed, results)
+        code = 0
+    except BaseException as exc:
+        os.write(2, f"reader: {type(exc).__name__}: {exc}\n".encode())
+    finally:
+        os._exit(code)
+
+
+def together(folder: Path, seed: int, seconds: int) -> Result:
+    """Two readers, and a writer that does everything, for so many seconds."""
+    lives = Lives(Campaign(folder, seed))
+    campaign, board = lives.campaign, Board(folder)
+    board.write(campaign.guest.digests)
+    for _ in range(3):
+        campaign.run_well()
+        board.write(campaign.guest.digests)
+    source, results = os.pipe()
+    readers = [_fork_reader(campaign.repository, board, seed + n, results) for n in range(_READERS)]
+    os.close(results)
+    runs = 0
+    try:
+        ends = time.monotonic() + seconds
+        while time.monotonic() < ends:
+            verb = lives.next_verb()
+            expect_well(lives.run(verb, before=lambda: board.write(campaign.guest.digests)))
+            runs += 1
+    finally:
+        board.end()
+        codes = [os.waitstatus_to_exitcode(os.waitpid(reader, 0)[1]) for reader in readers]
+    with os.fdopen(source) as told:
+        reads = sum(map(int, told))
+    if any(codes):
+        raise Violation(f"readers ended with {codes}")
+    lives.prove_all()
+    note = f"{reads} whole disks read and compared by {_READERS} readers"
+    return Result("together", runs, "runs of a writer", campaign.points, 0, 0, note)
