@@ -26,6 +26,6 @@ class Sizes:
     fio_seconds: float
 
 
-FULL = Sizes("full", 2 * GIB, 30, 16 * GIB, 4 * GIB, 1000, 64, 5, 4.0)
+FULL = Sizes("full", 2 * GIB, 30, 16 * GIB, 4 * GIB, 1000, 64, 5, 3.0)
 QUICK = Sizes("quick", 256 * MIB, 10, 2 * GIB, 512 * MIB, 100, 64, 3, 0.7)
 TINY = Sizes("tiny", 16 * MIB, 2, 64 * MIB, 16 * MIB, 5, 8, 1, 0.2)
