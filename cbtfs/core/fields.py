@@ -65,6 +65,14 @@ def id_of(document: Document, key: str) -> str:
     return value
 
 
+def ids(document: Document, key: str) -> Sequence[str]:
+    """An array of ids."""
+    value = document.get(key)
+    if not isinstance(value, list) or not all(isinstance(i, str) and is_id(i) for i in value):
+        raise _wrong(key, "an array of ids")
+    return value
+
+
 def digest_of(document: Document, key: str) -> Digest:
     try:
         value = bytes.fromhex(text(document, key))

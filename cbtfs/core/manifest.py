@@ -1,7 +1,7 @@
 """The immutable record of one committed restore point, and its mutable state (docs/format.md)."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Final, Literal, get_args
 
 from cbtfs.core.fields import (
@@ -10,6 +10,7 @@ from cbtfs.core.fields import (
     digest_of,
     file_name,
     id_of,
+    ids,
     integer,
     items,
     mapping,
@@ -132,8 +133,22 @@ class PointState:
     is_protected: bool = False
     tags: tuple[str, ...] = ()
     suspect: str | None = None
+    """Why not every byte of it is to be trusted."""
+    suspect_disks: tuple[DiskId, ...] = ()
+    """Which disks that is said of; none: of all."""
     verified: str | None = None
     """When all its data was last read and found right: RFC 3339, UTC."""
+
+    def suspects(self, disk: DiskId) -> str | None:
+        """Why not every byte of *disk* is to be trusted."""
+        return None if self.suspect_disks and disk not in self.suspect_disks else self.suspect
+
+    def suspecting(self, disk: DiskId, reason: str) -> "PointState":
+        """The state once *disk* is suspect; the same where it is so already."""
+        if self.suspects(disk) is not None:
+            return self
+        reasons = reason if self.suspect is None else f"{self.suspect}; {reason}"
+        return replace(self, suspect=reasons, suspect_disks=(*self.suspect_disks, disk))
 
 
 def unknown_state(point: PointId) -> PointState:
@@ -224,5 +239,6 @@ def decode_state(data: bytes, point: PointId) -> PointState:
         is_protected=protected,
         tags=tuple(tags),
         suspect=optional(document, "suspect", text),
+        suspect_disks=tuple(map(DiskId, optional(document, "suspect_disks", ids) or ())),
         verified=optional(document, "verified", text),
     )

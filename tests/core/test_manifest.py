@@ -83,6 +83,7 @@ STATES = st.builds(
     is_protected=st.booleans(),
     tags=st.lists(TEXTS, max_size=3).map(tuple),
     suspect=st.none() | TEXTS,
+    suspect_disks=st.lists(IDS.map(DiskId), max_size=2).map(tuple),
     verified=st.none() | TEXTS,
 )
 
@@ -248,6 +249,10 @@ def test_members_that_nobody_knows_are_passed_over() -> None:
         ("tags", [None]),
         ("tags", {}),
         ("suspect", True),
+        ("suspect_disks", "abc"),
+        ("suspect_disks", [1]),
+        ("suspect_disks", ["x"]),
+        ("suspect_disks", {}),
         ("verified", 7),
     ],
 )
@@ -272,6 +277,37 @@ def test_an_unknown_state_is_protected_and_suspect() -> None:
 
     assert state.is_protected
     assert state.suspect
+
+
+ONE, OTHER = DiskId("1" * 32), DiskId("2" * 32)
+
+
+def test_a_state_without_disks_suspects_all_of_them() -> None:
+    state = PointState(PointId(ID), suspect="why")
+
+    assert state.suspects(ONE) == "why"
+    assert state.suspecting(ONE, "besides") == state
+
+
+def test_a_suspect_disk_leaves_the_others_good() -> None:
+    state = PointState(PointId(ID)).suspecting(ONE, "why")
+
+    assert (state.suspects(ONE), state.suspects(OTHER)) == ("why", None)
+    assert state.suspecting(ONE, "again") == state
+
+
+def test_a_second_suspect_disk_adds_its_reason() -> None:
+    state = PointState(PointId(ID)).suspecting(ONE, "why").suspecting(OTHER, "so")
+
+    assert state.suspect_disks == (ONE, OTHER)
+    assert state.suspects(OTHER) == "why; so"
+
+
+def test_a_state_of_before_there_were_suspect_disks_is_read() -> None:
+    old = unseal(encode_state(PointState(PointId(ID), suspect="why")))
+    del old["suspect_disks"]
+
+    assert decode_state(seal(old), PointId(ID)) == PointState(PointId(ID), suspect="why")
 
 
 @pytest.mark.parametrize("label", ["data", "1" * 32])
