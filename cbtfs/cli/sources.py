@@ -88,7 +88,11 @@ def _standard_input() -> Path:
 
 
 def _point_of(repository: Repository, since: str | None) -> PointId | None:
-    if since is None:
+    """The point that a list says it is since; None if that is none, or none for certain.
+
+    "latest" is not certain: the point that was the latest when the list was made may be forgotten.
+    """
+    if since is None or since.endswith("@latest"):
         return None
     try:
         return find_point(repository, since).manifest.point

@@ -15,7 +15,13 @@ from cbtfs.core.ids import DIGEST_BYTES, NULL_DIGEST, Digest, ObjectId, PackId, 
 from cbtfs.core.manifest import Manifest, decode_manifest, encode_state
 from cbtfs.errors import ChunkMissing, DataCorrupt
 from cbtfs.store.catalog.catalog import Catalog
-from cbtfs.store.catalog.records import Location, PointRecord
+from cbtfs.store.catalog.records import (
+    ORDER,
+    POINTS,
+    CatalogDamaged,
+    Location,
+    PointRecord,
+)
 from cbtfs.store.catalog.update import NewObject, Update
 from cbtfs.store.packs import PackFolder
 from cbtfs.store.points import PointFolder
@@ -78,6 +84,8 @@ def catch_up(
     present = packs.ids()
     with catalog.view() as view:
         known = view.pack_numbers()
+        if view.count(POINTS) != view.count(ORDER):
+            raise CatalogDamaged("points and their order do not agree")
         in_step = (
             present == known.keys()
             and not view.may_be_completed

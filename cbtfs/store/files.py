@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from cbtfs.errors import DataCorrupt, StoreFailed
+from cbtfs.errors import AccessDenied, DataCorrupt, StoreFailed
 
 FILE_MODE: Final = 0o600
 FOLDER_MODE: Final = 0o700
@@ -22,6 +22,9 @@ FOLDER_MODE: Final = 0o700
 _HERE: Final = -100
 _RENAME_EXCHANGE: Final = 2
 """AT_FDCWD and a flag of renameat2(2)."""
+
+_NO_REGULAR_FILE: Final = (errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EISDIR)
+"""What opening a link, FIFO, device or folder gives."""
 
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -38,15 +41,18 @@ class WouldWait(Exception):
 def open_regular(path: Path, flags: int = 0) -> int:
     """A descriptor of the regular file at *path*, by default for reading.
 
-    FileNotFoundError or NotADirectoryError if there is none; DataCorrupt if it is anything but a
-    regular file.
+    FileNotFoundError or NotADirectoryError if there is none; AccessDenied for writing to a
+    read-only file system; DataCorrupt if it is anything but a regular file, or cannot be read.
     """
     try:
         fd = os.open(path, _READ | flags)
     except OSError as exc:
         if isinstance(exc, FileNotFoundError | NotADirectoryError | PermissionError):
             raise
-        raise DataCorrupt(f"cannot open {path}: {exc.strerror}; expected a regular file") from exc
+        if exc.errno == errno.EROFS:
+            raise AccessDenied(f"cannot write {path}: {exc.strerror}") from exc
+        expected = "; expected a regular file" if exc.errno in _NO_REGULAR_FILE else ""
+        raise DataCorrupt(f"cannot open {path}: {exc.strerror}{expected}") from exc
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise DataCorrupt(f"{path} is not a regular file: remove it, no part of a repository is")

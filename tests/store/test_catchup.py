@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import lmdb
 import pytest
 
 from cbtfs import listing
@@ -477,3 +478,19 @@ def test_references_are_told_apart_by_digest_alone() -> None:
     digest = Digest(b"d" * 32)
 
     assert Ref(ObjectId(1), digest) == Ref(ObjectId(2), digest)
+
+
+def test_a_point_that_its_order_has_lost_is_listed_again(history: History) -> None:
+    # The newest entry of "order": without it an older point would pass for the newest.
+    lost = lmdb.open(str(history.path / "catalog"), max_dbs=8, lib_version=0)
+    with lost, lost.begin(write=True) as transaction:
+        cursor = transaction.cursor(lost.open_db(b"order", txn=transaction))
+        assert cursor.last()
+        cursor.delete()
+
+    open_and_settle(history.path)
+
+    with reading(history.path) as repository, repository.catalog.view() as view:
+        listed = [point.manifest.point for point in listing.points(view)]
+    assert listed == [point.manifest.point for point in history.points]
+    assert outcomes(history) == [True] * 3

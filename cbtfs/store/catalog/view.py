@@ -277,6 +277,11 @@ class View:
         """Whether packs have come since nodes were left out."""
         return self.is_incomplete and self.meta(LEFT_OUT) != self.meta(NEXT_PACK)
 
+    def count(self, database: bytes) -> int:
+        """How many entries a database has, as LMDB counts them."""
+        entries: int = self._transaction.stat(self._databases[database])["entries"]
+        return entries
+
     def last_number(self, database: bytes) -> int:
         """The largest key of an integer database; 0 if it is empty."""
         cursor = self._transaction.cursor(self._databases[database])

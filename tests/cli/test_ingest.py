@@ -1,0 +1,150 @@
+"""`cbtfs ingest image`: what it prints, what it believes, what it refuses."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cbtfs.store.repository import create_repository, new_settings
+from tests.cli.support import Outcome, Run, runner
+
+SIZE = 40_000
+BLOCK = 4096
+
+
+@pytest.fixture
+def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    create_repository(tmp_path / "repository", new_settings(BLOCK, 1))
+    return runner(tmp_path / "repository", capsys)
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "disk.raw"
+    path.write_bytes(b"x" * SIZE)
+    return path
+
+
+Ingest = Callable[..., Outcome]
+
+
+@pytest.fixture
+def ingest(run: Run, image: Path) -> Ingest:
+    def one(*options: str | Path) -> Outcome:
+        return run("ingest", "image", "--vm", "web", "--disk", "root", "--json", *options, image)
+
+    return one
+
+
+def listed(path: Path, document: Any) -> Path:
+    path.write_text(json.dumps(document))
+    return path
+
+
+def write(image: Path, at: int, data: bytes) -> None:
+    with image.open("r+b") as file:
+        file.seek(at)
+        file.write(data)
+
+
+def test_the_document_has_the_members_of_the_contract(ingest: Ingest) -> None:
+    done = ingest("--time", "2026-11-22T01:15:03+01:00")
+
+    document = done.document
+    assert document.pop("seconds") >= 0
+    assert len(document.pop("point")) == 32
+    assert document.pop("disks")[0].pop("stored_bytes") > 0
+    assert document == {
+        "vm": "web",
+        "time": "2026-11-22T00:15:03Z",
+        "kind": "full",
+        "reason": "first restore point of this disk",
+    }
+
+
+def test_a_list_is_believed_and_only_what_it_names_is_read(
+    ingest: Ingest, image: Path, tmp_path: Path
+) -> None:
+    ingest()
+    write(image, 5000, b"y" * 10)
+
+    document = ingest("--changed", listed(tmp_path / "c", [{"start": 5000, "length": 10}])).document
+
+    assert document["kind"] == "incremental"
+    (disk,) = document["disks"]
+    assert (disk["read_bytes"], disk["written_blocks"], disk["zero_blocks"]) == (BLOCK, 1, 0)
+
+
+def test_an_empty_list_reads_nothing(ingest: Ingest, tmp_path: Path) -> None:
+    ingest()
+
+    document = ingest("--changed", listed(tmp_path / "c", [])).document
+
+    assert (document["kind"], document["disks"][0]["read_bytes"]) == ("incremental", 0)
+
+
+@pytest.mark.parametrize("spelling", ["{id}", "{short}", "web@{name}"])
+def test_a_list_since_the_newest_point_is_believed(
+    ingest: Ingest, run: Run, tmp_path: Path, spelling: str
+) -> None:
+    point = ingest().document["point"]
+    name = run("show", "--json", point).document["name"]
+    since = spelling.format(id=point, short=point[:10], name=name)
+
+    changes = listed(tmp_path / "c", {"since": since, "extents": []})
+
+    assert ingest("--changed", changes).document["kind"] == "incremental"
+
+
+@pytest.mark.parametrize("since", ["web@latest", "f" * 32, "other@latest", "web@yesterday"])
+def test_a_list_since_no_certain_point_is_not_believed(
+    ingest: Ingest, tmp_path: Path, since: str
+) -> None:
+    ingest()
+
+    document = ingest("--changed", listed(tmp_path / "c", {"since": since, "extents": []})).document
+
+    assert document["kind"] == "full"
+    assert since in document["reason"]
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (["--full", "--incremental-only"], 2, "exclude each other"),
+        (["--incremental-only"], 32, "without --incremental-only"),
+        (["--time", "yesterday"], 2, "RFC 3339"),
+        (["--changed", "/nonexistent"], 2, "cannot read the change list"),
+        (["--changed", "other=/nonexistent"], 2, "cannot read the change list"),
+        (["--disk", "data"], 2, "one SOURCE is for one --disk"),
+        (["--vm", ""], 2, "a VM needs a name"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_one_line(
+    ingest: Ingest, options: list[str], code: int, words: str
+) -> None:
+    done = ingest(*options)
+
+    assert (done.code, done.out) == (code, "")
+    assert words in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_a_source_that_is_not_there_is_named(run: Run, tmp_path: Path) -> None:
+    done = run("ingest", "image", "--vm", "web", "--disk", "root", tmp_path / "none.raw")
+
+    assert done.code == 30
+    assert "none.raw" in done.err
+
+
+def test_two_disks_make_one_point(run: Run, image: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.raw"
+    other.write_bytes(b"z" * 100)
+
+    options = ["--vm", "web", "--disk", f"root={image}", "--disk", f"data={other}", "--json"]
+    document = run("ingest", "image", *options).document
+
+    assert [disk["disk"] for disk in document["disks"]] == ["root", "data"]
+    assert len(run("list", "--json").document["points"]) == 1
