@@ -67,7 +67,13 @@ def test_a_lost_catalog_costs_nothing_but_time(history: History, damage: Any) ->
 
 def test_tags_protection_and_marks_survive(history: History) -> None:
     point = next(iter(history.expected))
-    state = PointState(point, True, ("a",), "a reason", "2026-01-01T00:00:00Z")
+    state = PointState(
+        point,
+        is_protected=True,
+        tags=("a",),
+        suspect="a reason",
+        verified="2026-01-01T00:00:00Z",
+    )
     with writing(history.path) as repository:
         repository.put_states([state])
     shutil.rmtree(history.path / "catalog")

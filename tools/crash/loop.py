@@ -16,7 +16,7 @@ _SHUTDOWN: Final = 0x8004587D
 """FS_IOC_SHUTDOWN (linux/fs.h)."""
 _DROP: Final = (2).to_bytes(4, "little")
 """FS_SHUTDOWN_FLAGS_NOLOGFLUSH: what is neither on the disk nor flushed is gone."""
-_TRIES: Final = 100
+_TRIES: Final = 600
 _PAUSE_SECONDS: Final = 0.05
 _MAKE: Final = {"ext4": ["mkfs.ext4", "-qF", "-m0"], "xfs": ["mkfs.xfs", "-qf"]}
 
@@ -53,7 +53,9 @@ class LoopDisk:
             self.unmount()
             self.mount()
             with contextlib.suppress(OSError):
-                os.listdir(self.mountpoint)
+                probe = self.mountpoint / "probe"
+                probe.touch()
+                probe.unlink()
                 return
             time.sleep(_PAUSE_SECONDS)
         raise OSError(f"{self.mountpoint} does not come up again")
