@@ -48,6 +48,10 @@ class Cache(Generic[Key, Value]):
         self._loading: dict[Key, _Loading[Value]] = {}
         self._lock = threading.Lock()
 
+    @property
+    def bytes_held(self) -> int:
+        return self._bytes
+
     def get(self, key: Key) -> Value | None:
         """What is cached under *key*."""
         with self._lock:

@@ -52,6 +52,11 @@ class Reader:
         with self._catalog.view() as view:
             self._generation = view.generation
 
+    @property
+    def cached_bytes(self) -> int:
+        """Of decoded chunks."""
+        return self._chunks.bytes_held
+
     def refresh(self) -> bool:
         """Look whether numbers still mean what they meant; False if they do.
 

@@ -25,8 +25,10 @@ from cbtfs.cli import (
     repair,
     restore,
     stats,
+    status,
 )
 from cbtfs.cli.context import Options
+from cbtfs.cli.journal import gravity, is_journal
 from cbtfs.cli.output import say
 from cbtfs.core.names import printable
 from cbtfs.errors import CbtfsError
@@ -69,6 +71,7 @@ for commands in (
     prune,
     repair,
     stats,
+    status,
     demo,
 ):
     commands.add_to(app)
@@ -124,9 +127,18 @@ class _OneLine(logging.Formatter):
         return "\n".join(printable(line) for line in super().format(record).splitlines())
 
 
+class _Filed(_OneLine):
+    """The same with its gravity, for the journal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        before = gravity(record.levelno)
+        return "\n".join(before + line for line in super().format(record).splitlines())
+
+
 def _set_up_log() -> None:
     stderr = logging.StreamHandler()
-    stderr.setFormatter(_OneLine("cbtfs: %(message)s"))
+    formatter = _Filed if is_journal(sys.stderr.fileno()) else _OneLine
+    stderr.setFormatter(formatter("cbtfs: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[stderr])
 
 

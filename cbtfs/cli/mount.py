@@ -50,6 +50,7 @@ def mount(
 ) -> None:
     """Show every restore point as raw disk files, read-only, until it is unmounted."""
     from cbtfs.mount.lifecycle import Mounting
+    from cbtfs.mount.notify import notify
 
     count = _worker_count(workers)
     mounting = Mounting(
@@ -58,6 +59,7 @@ def mount(
     if foreground:
 
         def ready() -> None:
+            notify(f"READY=1\nSTATUS=mounted on {mounting.mountpoint}")
             if json:
                 emit({"mountpoint": str(mounting.mountpoint), "workers": count})
             else:

@@ -11,6 +11,10 @@ from cbtfs.core.names import encode_name
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_NAME_BYTES: Final = 255
+
+STATUS_FOLDER: Final = ".cbtfs"
+"""What the mount has beside VMs; encode_name() leaves no dot at the start of a VM's name."""
+STATUS_FILE: Final = "status.json"
 _MOMENT = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d)-(\d\d)-(\d\d)Z", re.ASCII)
 
 

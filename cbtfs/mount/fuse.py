@@ -6,14 +6,13 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final, TypeVar, TypeVarTuple
+from typing import Any, Final, Protocol, TypeVar, TypeVarTuple
 
 import pyfuse3
 import trio
 
 from cbtfs.errors import CbtfsError
 from cbtfs.mount.entry import Entry, Form
-from cbtfs.mount.served import Served
 from cbtfs.mount.turns import Turn
 
 log = logging.getLogger(__name__)
@@ -46,6 +45,21 @@ def _attribute_seconds(entry: Entry) -> float:
     return 0 if entry.form is Form.FILE else ENTRY_SECONDS
 
 
+class Answers(Protocol):
+    """What a file system is asked for, by inode number; Served keeps it. Any call may block."""
+
+    def lookup(self, parent: int, name: str) -> Entry | None: ...
+    def entry(self, inode: int) -> Entry: ...
+    def entries(self, inode: int, after: int) -> Iterator[tuple[Entry, int]]: ...
+    @property
+    def target(self) -> Callable[[int], str]: ...
+    def open(self, inode: int) -> Entry: ...
+    def close(self, inode: int) -> None: ...
+    def read(self, inode: int, offset: int, length: int) -> bytes | memoryview: ...
+    def read_at_once(self, inode: int, offset: int, length: int) -> bytes | memoryview | None:
+        """What read() returns, if that takes no waiting."""
+
+
 class FileSystem(pyfuse3.Operations):
     """What pyfuse3 calls. serve() must have been called before the first request but INIT."""
 
@@ -56,14 +70,14 @@ class FileSystem(pyfuse3.Operations):
         super().__init__()
         self.is_initialised = False
         self._owner = os.getuid(), os.getgid()
-        self._served: Served
+        self._served: Answers
         self._turn: Turn
         self._threads: trio.CapacityLimiter
 
     def init(self) -> None:
         self.is_initialised = True
 
-    def serve(self, served: Served, turn: Turn) -> None:
+    def serve(self, served: Answers, turn: Turn) -> None:
         """Answer requests with what *served* says, from now on."""
         self._served = served
         self._turn = turn

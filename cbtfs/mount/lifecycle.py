@@ -12,10 +12,12 @@ import trio
 
 from cbtfs.errors import CbtfsError, MountFailed
 from cbtfs.mount import turns
+from cbtfs.mount.board import Board
 from cbtfs.mount.fuse import FileSystem
 from cbtfs.mount.mountpoint import DEVICE, FSNAME, may_mount, prepare, raise_read_ahead, unmount
 from cbtfs.mount.report import READY, error_in, send_error, send_ready
 from cbtfs.mount.shared import Shared
+from cbtfs.mount.status import facts_of
 from cbtfs.mount.worker import Session, fork
 from cbtfs.mount.workers import Supervisor
 from cbtfs.store.repository import load_settings, reading
@@ -69,8 +71,16 @@ class Mounting:
 
     def _session(self, file_system: FileSystem) -> Session:
         trio.run(_greet, file_system)
-        is_alone = self.workers == 1
-        return Session(self.repository.absolute(), file_system, _device(), Shared(), is_alone)
+        repository = self.repository.absolute()
+        return Session(
+            repository,
+            file_system,
+            _device(),
+            Shared(),
+            self.workers == 1,
+            Board(),
+            facts_of(str(repository), str(self.mountpoint.absolute()), os.getpid()),
+        )
 
     def serve_in_background(self, log_file: Path) -> None:
         """Mount, and return once the root can be listed; what goes wrong later is in *log_file*.

@@ -3,16 +3,18 @@
 import contextlib
 import ctypes
 import errno
+import json
 import os
 import re
 import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from cbtfs.core.names import printable
 from cbtfs.errors import MountFailed
+from cbtfs.mount.entry import STATUS_FILE, STATUS_FOLDER
 
 FSNAME: Final = "cbtfs"
 DEVICE: Final = "/dev/fuse"
@@ -137,6 +139,23 @@ def remove(path: Path, *, is_lazy: bool = False) -> None:
             f"{path} has no mount of cbtfs: findmnt -S {FSNAME} shows those there are"
         )
     unmount(place, is_lazy=is_lazy)
+
+
+def load_status(path: Path) -> dict[str, Any]:
+    """What the mount of ours at *path* says of itself; MountFailed if there is none, or dead."""
+    place = Path(os.path.realpath(path))
+    there = mount_at(place)
+    if there is None or not there.is_ours:
+        raise MountFailed(
+            f"{path} has no mount of cbtfs: findmnt -S {FSNAME} shows those there are"
+        )
+    try:
+        found = json.loads((place / STATUS_FOLDER / STATUS_FILE).read_bytes())
+    except (OSError, ValueError) as exc:
+        raise MountFailed(
+            f"the mount at {path} does not answer ({exc}): see its log, then mount it again"
+        ) from exc
+    return dict(found)
 
 
 def unmount(path: Path, *, is_lazy: bool = False) -> None:

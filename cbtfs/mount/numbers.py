@@ -20,6 +20,9 @@ _STEM_BITS: Final = 51
 _FIRST_STEM: Final = 16
 """Offsets in a directory are stems; those below are for what has none."""
 
+STATUS_STEM: Final = 2
+"""Below those of VMs and points: the folder of the status of the mount."""
+
 SELF: Final = 0
 """The directory itself."""
 EXTRA: Final = 1

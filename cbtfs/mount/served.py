@@ -232,6 +232,16 @@ class Served:
         self._disks[inode] = opened
         return opened
 
+    @property
+    def cached_bytes(self) -> int:
+        """Of decoded chunks."""
+        return self._reader.cached_bytes
+
+    @property
+    def open_points(self) -> int:
+        """Points that have open files, through whatever worker."""
+        return len(self._shared.points())
+
     def _close_disks(self, point: PointId) -> None:
         for inode, opened in list(self._disks.items()):
             if opened.point == point:

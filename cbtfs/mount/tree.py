@@ -14,8 +14,8 @@ from typing import Final
 
 from cbtfs.core.ids import PointId, VmId
 from cbtfs.core.manifest import Vm
-from cbtfs.core.names import unique_name
-from cbtfs.mount.entry import Entry, Form, harmless, time_of_name
+from cbtfs.core.names import encode_name, unique_name
+from cbtfs.mount.entry import STATUS_FOLDER, Entry, Form, harmless, time_of_name
 from cbtfs.mount.numbers import EXTRA, ROOT, inode_of, stem_of
 
 LATEST: Final = "latest"
@@ -126,7 +126,8 @@ def grown(tree: Tree, listed: Listed) -> Tree:
     known = {vm.vm: vm for vm in tree.listed}
     vms: dict[str, VmNode] = {}
     for vm, points in found:
-        name = unique_name(harmless(vm.directory), vms, vm.id)
+        shown = harmless(vm.directory)
+        name = unique_name(encode_name(shown) if shown == STATUS_FOLDER else shown, vms, vm.id)
         vms[name] = _vm_node(known.get(vm.id), vm.id, name, points, stems)
     by_stem: dict[int, VmNode | PointNode] = {}
     for node in vms.values():

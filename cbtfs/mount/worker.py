@@ -16,10 +16,12 @@ import trio
 
 from cbtfs.errors import CbtfsError
 from cbtfs.mount import turns
+from cbtfs.mount.board import Board
 from cbtfs.mount.fuse import FileSystem
 from cbtfs.mount.report import send_error, send_ready
 from cbtfs.mount.served import Served
 from cbtfs.mount.shared import Shared
+from cbtfs.mount.status import MountFacts, ServedStatus
 from cbtfs.store.repository import reading
 
 _CLONE: Final = 0x8004E500  # FUSE_DEV_IOC_CLONE of linux/fuse.h
@@ -42,6 +44,8 @@ class Session:
     shared: Shared
     is_alone: bool
     """Whether there is one worker only."""
+    board: Board
+    facts: MountFacts
 
     def work(self, report: int) -> None:
         """Answer requests, in a process of its own, until the file system is unmounted.
@@ -50,7 +54,9 @@ class Session:
         """
         self._clone()
         with reading(self.repository) as repository:
-            served = Served(repository, self.shared)
+            served = ServedStatus(
+                Served(repository, self.shared), repository, self.board, self.facts
+            )
             turn: turns.Turn
             turn = turns.OnlyTurn() if self.is_alone else turns.SharedTurn(self.shared.open_turns())
             turns.install(turn.wait_readable)
@@ -66,17 +72,17 @@ class Session:
         os.close(clone)
 
 
-async def _serve(served: Served) -> None:
+async def _serve(served: ServedStatus) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_let_go, served)
         await pyfuse3.main()
         nursery.cancel_scope.cancel()
 
 
-async def _let_go(served: Served) -> None:
+async def _let_go(served: ServedStatus) -> None:
     while True:
         await trio.sleep(_LEASE_SECONDS)
-        await trio.to_thread.run_sync(served.leases.drop_unused)
+        await trio.to_thread.run_sync(served.let_go)
 
 
 def fork(run: Callable[[int], None], report: int) -> int:

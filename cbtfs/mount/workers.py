@@ -14,6 +14,7 @@ from typing import Final
 
 from cbtfs.errors import CbtfsError, MountFailed
 from cbtfs.mount.mountpoint import Busy, unmount
+from cbtfs.mount.notify import notify
 from cbtfs.mount.report import READY, error_in
 from cbtfs.mount.worker import IGNORED, fork
 
@@ -100,6 +101,7 @@ class Supervisor:
             if key.fileobj is self._signals:
                 self._signals.recv(64)
                 self._is_ending = True
+                notify("STOPPING=1")
                 self._complaint = ""
             else:
                 self._hear(key.fd, ready)
@@ -113,6 +115,7 @@ class Supervisor:
         except Busy as exc:
             if str(exc) != self._complaint:
                 self._complaint = str(exc)
+                notify(f"STATUS={exc}")
                 log.warning("%s; the mount stays until then", exc)
 
     def _hear(self, fd: int, ready: Callable[[], None]) -> None:

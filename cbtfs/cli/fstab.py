@@ -1,0 +1,68 @@
+"""mount.cbtfs, which mount(8) runs for file systems of type cbtfs, those of /etc/fstab first."""
+
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+from cbtfs.cli.main import main
+from cbtfs.cli.output import say
+
+_USAGE: Final = 1
+_FAILED: Final = 32
+"""Exit codes of mount(8)."""
+_WORDS: Final = """\
+defaults ro rw auto noauto user nouser users owner group nosuid nodev noexec suid dev exec async
+relatime noatime nofail _netdev"""
+_SILENT: Final = frozenset(_WORDS.split())
+"""What stands in any fstab and changes nothing here: the mount is always read-only."""
+
+
+def arguments(given: Sequence[str]) -> list[str]:
+    """What `cbtfs` is called with for `mount.cbtfs REPO MNT [-sfnv] [-o OPTIONS]`.
+
+    ValueError says what is wrong with it.
+    """
+    places: list[str] = []
+    options: list[str] = []
+    rest = list(given)
+    while rest:
+        item = rest.pop(0)
+        if item in ("-o", "-t", "-N") and rest:
+            value = rest.pop(0)
+            options += value.split(",") if item == "-o" else []
+        elif item.startswith("-"):
+            if not set(item[1:]) <= set("sfnv"):
+                raise ValueError(f"unknown option {item}")
+        else:
+            places.append(item)
+    if len(places) != 2:
+        raise ValueError("usage: mount.cbtfs REPO MNT [-o workers=N,allow_other,log_file=FILE]")
+    return ["--repo", places[0], "mount", places[1], *map(_translated, filter(_counts, options))]
+
+
+def _counts(option: str) -> bool:
+    is_comment = option.startswith(("x-", "X-", "comment="))
+    return bool(option) and option not in _SILENT and not is_comment
+
+
+def _translated(option: str) -> str:
+    name, _, value = option.partition("=")
+    if option == "allow_other":
+        return "--allow-other"
+    if name in ("workers", "log_file") and value:
+        return f"--{name.replace('_', '-')}={value}"
+    raise ValueError(f"unknown mount option {option}: there are workers, allow_other, log_file")
+
+
+def run() -> None:
+    """The entry point of mount.cbtfs."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if "-f" in sys.argv[1:]:
+        sys.exit(0)  # mount --fake
+    try:
+        command = arguments(sys.argv[1:])
+    except ValueError as exc:
+        say(str(exc))
+        sys.exit(_USAGE)
+    sys.exit(_FAILED if main(command) else 0)

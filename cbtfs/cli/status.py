@@ -1,0 +1,46 @@
+"""`cbtfs status`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cbtfs.cli.arguments import Json, example
+from cbtfs.cli.output import emit, human_size, print_lines
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command(epilog=example("cbtfs status /mnt/backup"))(status)
+
+
+def status(
+    mountpoint: Annotated[
+        Path, typer.Argument(metavar="MNT", show_default=False, help="Where cbtfs is mounted.")
+    ],
+    json: Json = False,
+) -> None:
+    """Show how a live mount is: points, workers, errors; what .cbtfs/status.json in it says."""
+    from cbtfs.mount.mountpoint import load_status
+
+    found = load_status(mountpoint)
+    if json:
+        emit(found)
+    else:
+        print_lines(_lines(found))
+
+
+def _lines(status: Mapping[str, Any]) -> Iterator[str]:
+    workers = status["workers"]
+    cached = sum(worker["cached_bytes"] for worker in workers)
+    yield f"repository  {status['repository']}"
+    yield f"mounted     on {status['mountpoint']} since {status['since']}"
+    yield f"points      {status['points']} of {status['vms']} VMs, {status['open_points']} open"
+    yield f"workers     {len(workers)}, {status['restarts']} replaced"
+    yield f"cache       {human_size(cached)}"
+    yield f"errors      {status['errors']} reads failed"
+    for mark in ("suspect", "damaged"):
+        for each in status[mark]:
+            yield f"{mark.ljust(11)} {each['vm']}, point {each['point']}"

@@ -1,0 +1,147 @@
+"""The state of a live mount, as a file in it that no listing shows: .cbtfs/status.json."""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from cbtfs import __version__, listing
+from cbtfs.core.ids import PointId
+from cbtfs.core.moment import format_moment
+from cbtfs.errors import CbtfsError, PointNotFound
+from cbtfs.mount.board import Board
+from cbtfs.mount.entry import STATUS_FILE, STATUS_FOLDER, Entry, Form
+from cbtfs.mount.numbers import EXTRA, ROOT, STATUS_STEM, inode_of
+from cbtfs.mount.served import Served
+from cbtfs.store.repository import Repository
+
+_FOLDER_INODE: Final = inode_of(STATUS_STEM)
+_FILE_INODE: Final = inode_of(STATUS_STEM, EXTRA)
+_GRAIN: Final = 4096
+"""The file is padded with spaces to a multiple: its size stays while its numbers change."""
+
+
+@dataclass(frozen=True, slots=True)
+class MountFacts:
+    """What stays the same for as long as a mount lasts."""
+
+    repository: str
+    mountpoint: str
+    process: int
+    since: str
+
+
+class ServedStatus:
+    """Adds the status to what a worker answers with, and keeps its own line on the board."""
+
+    def __init__(
+        self, served: Served, repository: Repository, board: Board, facts: MountFacts
+    ) -> None:
+        self._served = served
+        self._catalog = repository.catalog
+        self._board = board
+        self._facts = facts
+        self._points: tuple[bytes | None, dict[str, Any]] = (None, {})
+        self.target = served.target
+        board.join()
+
+    # Names
+
+    def lookup(self, parent: int, name: str) -> Entry | None:
+        if parent == ROOT and name == STATUS_FOLDER:
+            return self._folder()
+        if parent == _FOLDER_INODE:
+            return self._file() if name == STATUS_FILE else None
+        return self._served.lookup(parent, name)
+
+    def entry(self, inode: int) -> Entry:
+        if inode == _FOLDER_INODE:
+            return self._folder()
+        return self._file() if inode == _FILE_INODE else self._served.entry(inode)
+
+    def entries(self, inode: int, after: int) -> Iterator[tuple[Entry, int]]:
+        if inode == _FOLDER_INODE:
+            return iter([(self._file(), EXTRA)] if after < EXTRA else [])
+        return self._served.entries(inode, after)
+
+    def _folder(self) -> Entry:
+        return Entry(STATUS_FOLDER, _FOLDER_INODE, Form.DIRECTORY, time.time_ns())
+
+    def _file(self) -> Entry:
+        size = len(self._content())
+        return Entry(STATUS_FILE, _FILE_INODE, Form.FILE, time.time_ns(), size, size)
+
+    # Files
+
+    def open(self, inode: int) -> Entry:
+        return self._file() if inode == _FILE_INODE else self._served.open(inode)
+
+    def close(self, inode: int) -> None:
+        if inode != _FILE_INODE:
+            self._served.close(inode)
+
+    def read_at_once(self, inode: int, offset: int, length: int) -> bytes | memoryview | None:
+        try:
+            return self._served.read_at_once(inode, offset, length)
+        except CbtfsError:
+            self._board.count_error()
+            raise
+
+    def read(self, inode: int, offset: int, length: int) -> bytes | memoryview:
+        if inode == _FILE_INODE:
+            return self._content()[offset : offset + length]
+        try:
+            return self._served.read(inode, offset, length)
+        except PointNotFound:
+            raise
+        except CbtfsError:
+            self._board.count_error()
+            raise
+
+    def let_go(self) -> None:
+        """What is to be done every second: end leases, tell the others of this worker."""
+        self._served.leases.drop_unused()
+        self._board.tell(self._served.cached_bytes)
+
+    # The document
+
+    def _content(self) -> bytes:
+        self._board.tell(self._served.cached_bytes)
+        document = {
+            **asdict(self._facts),
+            "program": __version__,
+            "workers": [asdict(worker) for worker in self._board.workers()],
+            "restarts": max(self._board.started - len(self._board.workers()), 0),
+            "errors": self._board.errors,
+            "open_points": self._served.open_points,
+            **self._of_points(),
+        }
+        text = json.dumps(document, indent=2).encode()
+        return text + b" " * (-(len(text) + 1) % _GRAIN) + b"\n"
+
+    def _of_points(self) -> dict[str, Any]:
+        """Numbers, and the points not to be trusted; looked at again when any changed."""
+        with self._catalog.view() as view:
+            version = view.points_version
+            if version != self._points[0]:
+                marked: dict[str, list[dict[str, str]]] = {"suspect": [], "damaged": []}
+                count = 0
+                for point in listing.points(view):
+                    count += 1
+                    for mark in marked.keys() & set(point.marks):
+                        marked[mark].append(_named(point.manifest.point, point.manifest.vm.name))
+                found = {"vms": len(view.vms()), "points": count, **marked}
+                self._points = version, found
+        return self._points[1]
+
+
+def _named(point: PointId, vm: str) -> dict[str, str]:
+    return {"vm": vm, "point": point}
+
+
+def facts_of(repository: str, mountpoint: str, process: int) -> MountFacts:
+    """The facts of a mount that begins now."""
+    now = format_moment(datetime.now(UTC).replace(microsecond=0))
+    return MountFacts(repository, mountpoint, process, now)

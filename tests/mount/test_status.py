@@ -1,0 +1,205 @@
+"""What a live mount tells of itself, and to whom."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cbtfs.cli.fstab import arguments
+from cbtfs.core.manifest import Manifest
+from tests.cli.support import process
+from tests.mount.support import PROGRAM, Server, corrupt, kill, serving, wait_until
+from tests.support import BLOCK, add_point, new_repository
+
+UNIT = Path(__file__).parent.parent.parent / "contrib/systemd/cbtfs-mount@.service"
+
+
+def status_of(server: Server) -> Any:
+    done = process("status", "--json", server.root)
+    assert done.code == 0, done.err
+    return done.document
+
+
+def test_the_status_is_a_file_that_no_listing_shows(mounted: Server) -> None:
+    folder = mounted.root / ".cbtfs"
+
+    assert os.listdir(mounted.root) == ["vm"]
+    assert os.listdir(folder) == ["status.json"]
+    assert json.loads((folder / "status.json").read_bytes())["points"] == 1
+    assert (folder / "status.json").stat().st_size == len((folder / "status.json").read_bytes())
+    assert not (folder / "other").exists()
+
+
+def test_the_command_shows_points_workers_and_cache(
+    mounted: Server, repository: Path, point: Manifest
+) -> None:
+    with mounted.disk(point).open("rb") as file:
+        file.read()
+        found = status_of(mounted)
+
+    assert found["repository"] == str(repository)
+    assert found["mountpoint"] == str(mounted.root)
+    assert found["process"] == mounted.process.pid
+    assert {worker["process"] for worker in found["workers"]} == mounted.workers()
+    assert (found["vms"], found["points"], found["open_points"]) == (1, 1, 1)
+    assert (found["errors"], found["restarts"]) == (0, 0)
+    assert (found["suspect"], found["damaged"]) == ([], [])
+    assert "points      1 of 1 VMs" in process("status", mounted.root).out
+
+
+def test_failed_reads_and_dead_workers_are_counted(
+    mounted: Server, repository: Path, point: Manifest, image: bytearray
+) -> None:
+    corrupt(repository, image[:BLOCK])
+    with pytest.raises(OSError, match="Input/output error"):
+        mounted.disk(point).read_bytes()
+    kill(next(iter(mounted.workers())))
+
+    assert wait_until(lambda: status_of(mounted)["restarts"] == 1)
+    assert status_of(mounted)["errors"] > 0
+
+
+def test_a_new_point_is_counted(mounted: Server, repository: Path, image: bytearray) -> None:
+    add_point(repository, {"disk": bytes(image)}, vm="other")
+
+    assert wait_until(lambda: (status_of(mounted)["vms"], status_of(mounted)["points"]) == (2, 2))
+
+
+def test_a_vm_of_that_name_stands_beside_it(tmp_path: Path) -> None:
+    repository = new_repository(tmp_path / "repository")
+    add_point(repository, {"disk": b"content"}, vm=".cbtfs")
+
+    with serving(repository, tmp_path / "mnt") as server:
+        assert os.listdir(server.root) == ["%2Ecbtfs"]
+        assert status_of(server)["points"] == 1
+
+
+def test_where_nothing_is_mounted_is_40(tmp_path: Path) -> None:
+    assert process("status", tmp_path).code == 40
+
+
+def test_a_dead_mount_is_40(mounted: Server) -> None:
+    for worker in [mounted.process.pid, *mounted.workers()]:
+        kill(worker)
+    mounted.process.wait()
+    try:
+        assert wait_until(lambda: process("status", mounted.root).code == 40)
+    finally:
+        process("umount", mounted.root)
+        mounted.process.returncode = 0
+
+
+def test_systemd_is_told_when_it_is_ready_and_when_it_ends(
+    repository: Path, point: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(address))
+        manager.settimeout(10)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(address))
+        with serving(repository, tmp_path / "mnt") as server:
+            assert manager.recv(4096) == b"READY=1\nSTATUS=mounted on %s" % os.fsencode(server.root)
+            with server.disk(point).open("rb"):
+                server.process.send_signal(signal.SIGTERM)
+                assert manager.recv(4096) == b"STOPPING=1"
+                assert b"is busy: it is held by process" in manager.recv(4096)
+            assert server.wait() == 0
+
+
+def test_the_journal_gets_the_gravity_of_a_line(
+    repository: Path, point: Manifest, image: bytearray, tmp_path: Path
+) -> None:
+    corrupt(repository, image[:BLOCK])
+    log, mountpoint = tmp_path / "journal", tmp_path / "mnt"
+    mountpoint.mkdir()
+    with log.open("wb") as journal:
+        facts = os.fstat(journal.fileno())
+        environment = {**os.environ, "JOURNAL_STREAM": f"{facts.st_dev}:{facts.st_ino}"}
+        command = [*PROGRAM, f"--repo={repository}", "mount", "--foreground", str(mountpoint)]
+        with subprocess.Popen(
+            command, env=environment, stderr=journal, stdout=subprocess.PIPE
+        ) as server:
+            assert server.stdout is not None
+            assert server.stdout.readline() == b"ready\n"
+            with pytest.raises(OSError, match="Input/output error"):
+                (mountpoint / "vm/latest/disk.raw").read_bytes()
+            server.send_signal(signal.SIGTERM)
+
+    assert log.read_text().startswith(f"<3>cbtfs: cannot read point {point.point}")
+
+
+def test_the_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
+    unit = tmp_path / "cbtfs-mount@mnt-backup.service"
+    program = Path(sys.executable).with_name("cbtfs")
+    unit.write_text(
+        UNIT.read_text().replace("=cbtfs ", f"={program} ").replace("=-cbtfs", f"=-{program}")
+    )
+
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", unit], check=False, capture_output=True, text=True
+    )
+
+    assert done.stderr == ""
+    assert done.returncode == 0
+
+
+def test_fstab_mounts_by_the_helper(repository: Path, point: Manifest, tmp_path: Path) -> None:
+    helpers, mountpoint = tmp_path / "sbin", tmp_path / "mnt"
+    helpers.mkdir()
+    mountpoint.mkdir()
+    helper = helpers / "mount.cbtfs"
+    helper.write_text(
+        f"#!/bin/sh\nexec {sys.executable} -c 'from cbtfs.cli.fstab import run; run()' \"$@\"\n"
+    )
+    helper.chmod(0o755)
+    options = f"defaults,nofail,x-systemd.automount,workers=1,log_file={tmp_path / 'log'}"
+    (tmp_path / "fstab").write_text(f"{repository} {mountpoint} cbtfs {options} 0 0\n")
+    script = f"""
+set -e
+mount --make-rprivate /
+mount --bind {helpers} /usr/sbin
+mount --bind {tmp_path}/fstab /etc/fstab
+mount {mountpoint}
+wc -c < {mountpoint}/vm/latest/disk.raw
+mount {mountpoint} || echo code $?
+umount {mountpoint}
+ls {mountpoint}
+"""
+    done = subprocess.run(
+        ["unshare", "--mount", "bash", "-c", script],
+        cwd=UNIT.parent.parent.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n") == [str(point.disks[0].size), "code 32", ""]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["/r", "/m"], ["--repo", "/r", "mount", "/m"]),
+        (["/r", "/m", "-o", "rw"], ["--repo", "/r", "mount", "/m"]),
+        (
+            ["/r", "/m", "-sn", "-o", "ro,allow_other,workers=3,comment=x"],
+            ["--repo", "/r", "mount", "/m", "--allow-other", "--workers=3"],
+        ),
+    ],
+)
+def test_what_mount_gives_becomes_a_command(given: list[str], expected: list[str]) -> None:
+    assert arguments(given) == expected
+
+
+@pytest.mark.parametrize("given", [[], ["/r"], ["/r", "/m", "-x"], ["/r", "/m", "-o", "subdir=x"]])
+def test_what_is_not_known_is_refused(given: list[str]) -> None:
+    with pytest.raises(ValueError, match=r"usage|unknown"):
+        arguments(given)

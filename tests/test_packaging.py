@@ -1,0 +1,94 @@
+"""A wheel works without the checkout; the manual pages say what the help says."""
+
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from tools.manpages import FOLDER, pages
+
+ROOT = Path(__file__).parent.parent
+PARTS = ("pyproject.toml", "README.md", "LICENSE", "cbtfs", "contrib")
+
+
+def _run(*command: str | Path, cwd: Path) -> str:
+    done = subprocess.run(
+        list(map(str, command)),
+        cwd=cwd,
+        check=False,
+        capture_output=True,
+        text=True,
+        env={"PATH": "/usr/bin:/bin"},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A virtual environment with the wheel; what cbtfs depends on comes from that of the tests."""
+    folder = tmp_path_factory.mktemp("packaging")
+    for part in PARTS:
+        source, target = ROOT / part, folder / "source" / part
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            target.parent.mkdir(exist_ok=True)
+            shutil.copy(source, target)
+    pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
+    options = ("--no-deps", "--no-index")
+    build = ("wheel", *options, "--no-build-isolation", "--wheel-dir", folder, folder / "source")
+    _run(*pip, *build, cwd=folder)
+    _run(sys.executable, "-m", "venv", "--without-pip", folder / "venv", cwd=folder)
+    python = folder / "venv" / "bin" / "python"
+    (wheel,) = folder.glob("*.whl")
+    _run(*pip, "--python", python, "install", *options, wheel, cwd=folder)
+    packages = Path(
+        _run(python, "-c", "import site; print(site.getsitepackages()[0])", cwd=folder).strip()
+    )
+    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    shutil.rmtree(folder / "source")
+    return folder / "venv"
+
+
+def test_the_program_of_a_wheel_takes_a_point_and_shows_it(installed: Path, tmp_path: Path) -> None:
+    program = installed / "bin" / "cbtfs"
+    (tmp_path / "disk.raw").write_bytes(b"content" * 1000)
+    repository = f"--repo={tmp_path / 'repository'}"
+
+    _run(program, repository, "init", cwd=tmp_path)
+    _run(program, repository, "ingest", "image", "--vm=v", "--disk=d", "disk.raw", cwd=tmp_path)
+    _run(program, repository, "restore", "v@latest", "d", "back.raw", cwd=tmp_path)
+
+    assert (tmp_path / "back.raw").read_bytes() == b"content" * 1000
+    where = "import cbtfs; print(cbtfs.__file__)"
+    found = _run(installed / "bin" / "python", "-c", where, cwd=tmp_path)
+    assert Path(found.strip()).is_relative_to(installed)
+
+
+def test_a_wheel_brings_helper_units_and_manual_pages(installed: Path) -> None:
+    assert (installed / "bin" / "mount.cbtfs").exists()
+    assert (installed / "lib/systemd/system/cbtfs-mount@.service").exists()
+    found = {page.name for page in (installed / "share/man/man1").iterdir()}
+    assert found == {page.name for page in FOLDER.glob("*.1")}
+
+
+def test_the_manual_pages_say_what_the_help_says() -> None:
+    """After a change of the help: python -m tools.manpages."""
+    assert {page.name: page.read_text("utf-8") for page in FOLDER.glob("*.1")} == pages()
+
+
+@pytest.mark.parametrize("name", sorted(pages()))
+def test_a_manual_page_has_no_fault(name: str) -> None:
+    done = subprocess.run(
+        ["man", "--warnings", "--local-file", str(FOLDER / name)],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "MANROFFOPT": "-ww"},
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
