@@ -4,12 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from cbtfs.core.ids import PointId
+from cbtfs.listing import points
 from cbtfs.store.catalog import gate
 from cbtfs.store.lock import WriterLock
 from cbtfs.store.pack import OPEN_SUFFIX
 from cbtfs.store.packs import PackFolder
 from cbtfs.store.points import ASIDE_SUFFIX, PointFolder
-from cbtfs.store.repository import CATALOG, load_settings, rebuild_catalog, writing
+from cbtfs.store.repository import CATALOG, load_settings, reading, rebuild_catalog, writing
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,8 @@ class Repaired:
     objects: int | None = None
     nodes_left_out: int | None = None
     """Nodes with a child that is nowhere: what they show cannot be read."""
+    damaged: tuple[PointId, ...] = ()
+    """Points that cannot be read, or not all of them: a block map is missing."""
     problems: tuple[str, ...] = ()
     """Packs and manifests that cannot be read as they should."""
 
@@ -43,13 +47,13 @@ def repair(
     who is told of progress.
     """
     load_settings(path)
-    packs, points = PackFolder(path / "packs"), PointFolder(path / "points")
+    packs, manifests = PackFolder(path / "packs"), PointFolder(path / "points")
     found = Repaired(
         is_dry_run,
         _trouble(path),
         _leftovers(path),
         len(packs.ids()),
-        len(points.ids()),
+        len(manifests.ids()),
     )
     if is_dry_run:
         return found
@@ -63,8 +67,14 @@ def repair(
         findings.points_added,
         findings.objects_added,
         findings.nodes_left_out,
+        _damaged(path),
         (*findings.packs_scanned, *findings.unreadable),
     )
+
+
+def _damaged(path: Path) -> tuple[PointId, ...]:
+    with reading(path) as repository, repository.catalog.view() as view:
+        return tuple(point.manifest.point for point in points(view) if point.is_damaged)
 
 
 def _trouble(path: Path) -> str | None:
@@ -75,8 +85,8 @@ def _trouble(path: Path) -> str | None:
 
 def _leftovers(path: Path) -> int:
     packs = (path / "packs").glob(f"*/*{OPEN_SUFFIX}")
-    points = (path / "points").glob(f"*{ASIDE_SUFFIX}")
-    return sum(1 for _ in (*packs, *points))
+    states = (path / "points").glob(f"*{ASIDE_SUFFIX}")
+    return sum(1 for _ in (*packs, *states))
 
 
 def unlock(path: Path) -> str | None:

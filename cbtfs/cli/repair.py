@@ -42,15 +42,17 @@ def repair(
         stack.enter_context(released(path))
         done = run(path, is_dry_run=dry_run, lock_wait=lock_wait, announce=announce)
     if json:
-        emit({**asdict(done), "problems": list(done.problems)})
+        emit(asdict(done))
     else:
         print_lines(_lines(done))
     for problem in done.problems:
         say(problem)
     if done.problems:
         raise DataCorrupt("not everything could be read: run check to see whom that hurts")
-    if done.nodes_left_out:
-        raise ChunkMissing("objects are missing: run check to see whom that hurts")
+    if done.damaged:
+        raise ChunkMissing(
+            f"objects are missing that {len(done.damaged)} points need: run check to see which"
+        )
 
 
 def _lines(done: Repaired) -> Iterator[str]:
