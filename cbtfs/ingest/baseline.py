@@ -29,11 +29,12 @@ class Baseline:
     @property
     def suspect(self) -> str | None:
         """Why what is based on it is suspect too."""
-        found = self.disk.suspect or self.point.state.suspect
+        found = self.disk.suspect or self.point.state.suspects(self.disk.id)
         return found and f"based on {self.point.manifest.point}, which is suspect: {found}"
 
 
-def _disk_of(manifest: Manifest, identity: str) -> DiskRecord | None:
+def disk_of(manifest: Manifest, identity: str) -> DiskRecord | None:
+    """The disk that a source tells by *identity*, as a point has it."""
     return next((disk for disk in manifest.disks if disk.identity == identity), None)
 
 
@@ -49,7 +50,7 @@ def find_baseline(repository: Repository, vm: VmId, identity: str) -> Baseline |
     point, disk = found
     order = point.manifest.order
     forgotten = find_forgotten(repository, vm)
-    is_last = not any(m.order > order and _disk_of(m, identity) for m in forgotten.manifests)
+    is_last = not any(m.order > order and disk_of(m, identity) for m in forgotten.manifests)
     return Baseline(point, disk, is_last and forgotten.is_complete)
 
 
@@ -58,7 +59,7 @@ def _newest_with(view: View, vm: VmId, identity: str) -> tuple[Point, DiskRecord
         record = view.point(number)
         if record is not None:
             point = decode(view, number, record)
-            disk = _disk_of(point.manifest, identity)
+            disk = disk_of(point.manifest, identity)
             if disk is not None:
                 return point, disk
     return None

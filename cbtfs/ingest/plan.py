@@ -1,12 +1,12 @@
 """How one disk is to be captured, and why so: a change list is a hint, this is who doubts it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from cbtfs.core.extent import Extent, clip, coalesce, intersect
 from cbtfs.core.manifest import IngestKind
-from cbtfs.errors import ChangeTrackingUnusable
+from cbtfs.errors import ChangeTrackingUnusable, SourceMismatch
 from cbtfs.ingest.baseline import Baseline
 from cbtfs.source.base import ChangeTrackingInvalid, DiskSource
 
@@ -22,20 +22,29 @@ class Plan:
     reason: str
     extents: Sequence[Extent] | None
     """What to read; None for the whole disk."""
+    told: Sequence[Extent] | None = None
+    """All that may differ from the base if the source's list can be believed; None without one."""
 
 
 def make_plan(
-    source: DiskSource, base: Baseline | None, want: Want, unreadable: Sequence[str]
+    source: DiskSource,
+    base: Baseline | None,
+    want: Want,
+    unreadable: Sequence[str],
+    *,
+    is_audited: bool = False,
 ) -> Plan:
     """What to read of *source*.
 
     *unreadable* tells of manifests that cannot be read: one of them may be this disk's newest.
-    ChangeTrackingUnusable if it takes a whole read and *want* forbids that.
+    A full that was asked for has the list only to be audited. ChangeTrackingUnusable if it takes
+    a whole read and *want* forbids that.
     """
     if base is None:
         return whole("first restore point of this disk", want)
     if want == "full":
-        return whole("a full was asked for", want)
+        plan = whole("a full was asked for", want)
+        return replace(plan, told=_told(source, base)) if is_audited else plan
     if unreadable:
         return whole(f"compared by digest: {unreadable[0]}, it may be this disk's newest", want)
     try:
@@ -43,7 +52,24 @@ def make_plan(
     except ChangeTrackingInvalid as exc:
         return whole(f"compared by digest: {exc}", want)
     extents = to_read(source, changed, base)
-    return Plan("incremental", f"changes since {base.point.manifest.name}", extents)
+    return Plan("incremental", f"changes since {base.point.manifest.name}", extents, extents)
+
+
+def _told(source: DiskSource, base: Baseline) -> Sequence[Extent] | None:
+    try:
+        return to_read(source, source.changed(base.since), base)
+    except ChangeTrackingInvalid:
+        return None
+
+
+def missed(plan: Plan, reason: str, want: Want) -> Plan:
+    """*plan* for a disk whose list is known to lack changes; SourceMismatch if fulls are forbidden.
+
+    Not ChangeTrackingUnusable: the source gave a list, and it is not what the disk says.
+    """
+    if want == "incremental":
+        raise SourceMismatch(f"{reason}: run without --incremental-only, to read the whole disk")
+    return Plan("full", reason, None, plan.told)
 
 
 def whole(reason: str, want: Want) -> Plan:

@@ -9,45 +9,27 @@ from itertools import islice
 from typing import Any, Final
 
 from cbtfs import __version__
-from cbtfs.core.blockmap import Shape, Tree
-from cbtfs.core.extent import Extent, clip, total, widen
-from cbtfs.core.ids import Ref
-from cbtfs.core.manifest import MAX_DISK_BYTES, DiskKind, DiskRecord, IngestKind, Manifest, Vm
+from cbtfs.core.audit import Sampling
+from cbtfs.core.manifest import DiskRecord, IngestKind, Manifest, Vm
 from cbtfs.core.moment import format_moment, point_name
 from cbtfs.core.names import encode_name, printable, unique_name
 from cbtfs.errors import (
     ChangeTrackingUnusable,
-    ChunkMissing,
-    DataCorrupt,
     SourceMismatch,
     SourceUnavailable,
     UsageError,
 )
-from cbtfs.ingest.baseline import Baseline, find_baseline, find_forgotten
-from cbtfs.ingest.capture import Captured, Progress, capture
-from cbtfs.ingest.plan import Plan, Want, make_plan, whole
-from cbtfs.reader import Reader
-from cbtfs.source.base import DiskSource
-from cbtfs.source.wrappers import CheckedSource
-from cbtfs.store.identity import new_disk_id, new_id, new_point_id, new_vm_id
+from cbtfs.ingest.baseline import find_baseline, find_forgotten
+from cbtfs.ingest.disk import Announce, DiskInput, Orders, silent, take_disk
+from cbtfs.ingest.plan import Want
+from cbtfs.store.identity import new_id, new_point_id, new_vm_id
 from cbtfs.store.repository import Repository
 from cbtfs.store.writer import ObjectWriter
 
+__all__ = ["Announce", "DiskInput", "LeaveOut", "VmInput", "silent", "take_point"]
+
 _UNSEEN_ORDERS: Final = 1 << 20
 """Order numbers that are left out where a manifest cannot be read: its own may be among them."""
-
-
-@dataclass(frozen=True, slots=True)
-class DiskInput:
-    """One disk to capture."""
-
-    label: str
-    source: DiskSource
-    identity: str
-    """What tells this disk from the VM's others across runs."""
-    kind: DiskKind = "disk"
-    change_id: str | None = None
-    """The source's token for the moment that it shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +48,6 @@ LeaveOut = Callable[[DiskInput, SourceUnavailable], bool]
 _committing = threading.Lock()
 """Names and order numbers are chosen, and what has them is committed, by one thread at a time."""
 
-Announce = Callable[[str, int], Progress]
-"""Told the label of each disk and how many bytes will be read; returns who is told of progress."""
-
-
-def silent(label: str, size: int) -> Progress:
-    """Announce nothing."""
-    return lambda count: None
-
 
 def all_or_nothing(disk: DiskInput, error: SourceUnavailable) -> bool:
     """Leave no disk out."""
@@ -91,23 +65,29 @@ def take_point(
     announce: Announce = silent,
     leave_out: LeaveOut = all_or_nothing,
     run: str | None = None,
+    audit: Sampling | None = None,
 ) -> Manifest:
     """Capture *disks* as they are now and commit them as one restore point.
 
     Nothing is committed unless all of it is: SourceUnavailable, SourceMismatch or
     ChangeTrackingUnusable leaves the repository's points as they were. Only a disk that
     *leave_out* says so of is left out, as long as there is another one. *run* is what the point's
-    manifest calls the run. Several threads may take points, of a VM one at a time.
+    manifest calls the run. *audit* is how a list of changes is put to the test; where it turns out
+    to lack some, SourceMismatch if no full may be taken, and the points that may be wrong for it
+    stay marked whatever becomes of this one. Several threads may take points, of a VM one at a
+    time.
     """
     _look_at(vm_input, disks)
+    run = run or new_id()
     vm, is_new = _find_vm(repository, vm_input)
+    orders = Orders(vm.id, moment, run, want, audit, announce)
     records: list[DiskRecord] = []
     taken: list[DiskInput] = []
     for disk in disks:
         base = None if is_new else find_baseline(repository, vm.id, disk.identity)
         try:
             with _named(disk):
-                records.append(_take_disk(repository, objects, disk, base, want, announce))
+                records.append(take_disk(repository, objects, disk, base, orders))
         except SourceUnavailable as exc:
             is_last_hope = disk is disks[-1] and not taken
             if is_last_hope or not leave_out(disk, exc):
@@ -120,7 +100,7 @@ def take_point(
     with _committing:
         if is_new:
             vm, _ = _find_vm(repository, vm_input)
-        manifest = _manifest(repository, vm, records, moment, vm_input.metadata, run or new_id())
+        manifest = _manifest(repository, vm, records, moment, vm_input.metadata, run)
         repository.commit(objects, manifest)
     return manifest
 
@@ -157,89 +137,6 @@ def _find_vm(repository: Repository, wanted: VmInput) -> tuple[Vm, bool]:
     taken = {vm.directory for vm in known.values()}
     directory = unique_name(encode_name(wanted.name), taken, new)
     return Vm(new, wanted.name, directory, wanted.vcenter, wanted.instance_uuid), True
-
-
-def _take_disk(
-    repository: Repository,
-    objects: ObjectWriter,
-    disk: DiskInput,
-    base: Baseline | None,
-    want: Want,
-    announce: Announce,
-) -> DiskRecord:
-    source = CheckedSource(disk.source)
-    if source.size > MAX_DISK_BYTES:
-        raise UsageError(f"disk {printable(disk.label)} is larger than {MAX_DISK_BYTES} bytes")
-    block = repository.settings.block_size if base is None else base.disk.block_size
-    plan = make_plan(source, base, want, repository.findings.unreadable)
-    run = _Run(repository, objects, source, Shape(source.size, block), disk.label, announce)
-    parent = base
-    try:
-        captured = run.capture(plan, base)
-    except (ChunkMissing, DataCorrupt) as exc:
-        if base is None:
-            raise
-        plan = whole(f"the point {base.point.manifest.point} is damaged: {exc}", want)
-        captured, parent = run.capture(plan, None), None
-    return DiskRecord(
-        id=new_disk_id() if base is None else base.disk.id,
-        identity=disk.identity,
-        label=disk.label,
-        kind=disk.kind,
-        size=source.size,
-        block_size=block,
-        root=captured.root,
-        data_blocks=captured.data_blocks,
-        ingest=plan.kind,
-        reason=plan.reason,
-        parent=None if parent is None else parent.point.manifest.point,
-        change_id=disk.change_id,
-        suspect=base.suspect if base is not None and plan.kind == "incremental" else None,
-        counts=captured.counts,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """What stays the same when a disk has to be captured in another way after all."""
-
-    repository: Repository
-    objects: ObjectWriter
-    source: DiskSource
-    shape: Shape
-    label: str
-    announce: Announce
-
-    def capture(self, plan: Plan, base: Baseline | None) -> Captured:
-        tree, base_blocks = None, 0
-        if base is not None:
-            tree = Reader(self.repository).disk(base.disk).tree()
-            base_blocks = base.disk.data_blocks
-        extents = self.source.allocated() if plan.extents is None else plan.extents
-        if tree is not None:
-            extents = [*extents, *self._in_quarantine(tree)]
-        wanted = list(widen(extents, self.shape.block_size, self.shape.size))
-        return capture(
-            self.source,
-            self.shape,
-            wanted,
-            None if plan.extents is None else tree,
-            base_blocks,
-            tree,
-            self.objects,
-            self.repository.settings.level,
-            self.announce(self.label, total(wanted)),
-        )
-
-    def _in_quarantine(self, tree: Tree[Ref]) -> Iterator[Extent]:
-        """Blocks of the base whose chunks are known to be bad: what they hold is stored anew."""
-        if self.objects.has_bad:
-            block = self.shape.block_size
-            found = (Extent(n * block, block) for n in tree.blocks_of(self._is_bad))
-            yield from clip(found, 0, self.shape.size)
-
-    def _is_bad(self, ref: Ref) -> bool:
-        return self.objects.is_bad(ref.digest)
 
 
 def _manifest(
