@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from cbtfs.cache import Cache
@@ -24,6 +24,9 @@ CACHE_BYTES: Final = 64 << 20
 _NODE_CACHE_BYTES: Final = 32 << 20
 _NODE_BYTES: Final = 8 << 10
 """What a cached node weighs: 64 entries of 56 bytes, with what Python adds."""
+_LISTS: Final = 1 << 9
+"""Nodes whose children stay decoded: an ingest asks for each leaf three times, and for what is
+above it each time."""
 _LEAVES: Final = 1 << 11
 """Leaves that are found without a walk from the root; they weigh as much as cached nodes."""
 
@@ -45,6 +48,7 @@ class Reader:
         self._start_over()
 
     def _start_over(self) -> None:
+        self._lists: dict[Digest, Sequence[Ref | None]] = {}
         self._leaves: dict[tuple[Digest, int], Node | None] = {}
         self._nodes: Cache[Digest, Node] = Cache(_NODE_CACHE_BYTES, lambda _: _NODE_BYTES)
         self._roots: dict[Digest, Ref] = {}
@@ -102,13 +106,20 @@ class Reader:
 
         return self._nodes.load(child.digest, load)
 
-    def children(self, child: Ref, level: int) -> list[Ref | None]:
+    def children(self, child: Ref, level: int) -> Sequence[Ref | None]:
         """The 64 children of a node: what a Tree loads."""
-        node = self.node(child, level)
-        return [
-            None if digest is None else Ref(number, digest)
-            for number, digest in zip(node.children, node.digests(), strict=True)
-        ]
+        lists = self._lists
+        found = lists.get(child.digest)
+        if found is None:
+            node = self.node(child, level)
+            found = tuple(
+                None if digest is None else Ref(number, digest)
+                for number, digest in zip(node.children, node.digests(), strict=True)
+            )
+            if len(lists) >= _LISTS:
+                lists.clear()
+            lists[child.digest] = found
+        return found
 
     def leaf(self, record: DiskRecord, index: int) -> Node | None:
         """Leaf *index* of a block map; None if it is zeros."""

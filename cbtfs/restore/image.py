@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -102,7 +102,7 @@ def _found(reader: Reader, record: DiskRecord) -> Iterator[Piece]:
     yield from walk(root, disk.tree().height, 0)
 
 
-def _runs(children: list[Ref | None], first: int, block_size: int) -> Iterator[Extent]:
+def _runs(children: Sequence[Ref | None], first: int, block_size: int) -> Iterator[Extent]:
     """Yield the runs of blocks of one leaf that hold data."""
     start = None
     for slot, child in enumerate([*children, None]):

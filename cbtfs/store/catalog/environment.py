@@ -51,6 +51,7 @@ class Environment:
         self._map_bytes = map_bytes or _map_bytes()
         self._no_transactions = threading.Condition()
         self._transactions = 0
+        self._awaited = 0
         self._one_writer = threading.Lock()
         if is_writable:
             make_folder(folder)
@@ -103,7 +104,7 @@ class Environment:
     def reopen(self) -> None:
         """Open what stands at the folder now, once no transaction is open."""
         with self._no_transactions:
-            self._no_transactions.wait_for(lambda: self._transactions == 0)
+            self._wait_idle()
             self._lmdb.close()
             self._open()
 
@@ -120,11 +121,20 @@ class Environment:
         finally:
             with self._no_transactions:
                 self._transactions -= 1
-                self._no_transactions.notify_all()
+                if self._awaited:
+                    self._no_transactions.notify_all()
+
+    def _wait_idle(self) -> None:
+        """Wait until no transaction is open; the condition is held."""
+        self._awaited += 1
+        try:
+            self._no_transactions.wait_for(lambda: self._transactions == 0)
+        finally:
+            self._awaited -= 1
 
     def _resize(self, map_bytes: int) -> None:
         with self._no_transactions:
-            self._no_transactions.wait_for(lambda: self._transactions == 0)
+            self._wait_idle()
             self._lmdb.set_mapsize(map_bytes)
 
     def _begin(self) -> Any:
