@@ -5,10 +5,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cbtfs.core.blockmap import FANOUT
 from cbtfs.core.frame import FRAME_HEADER_BYTES, Frame, Kind
 from cbtfs.core.ids import PackId, PointId
+from cbtfs.core.sealed import seal
 from cbtfs.errors import DataCorrupt
 from cbtfs.ingest.point import DiskInput, VmInput, take_point
 from cbtfs.listing import find_point
@@ -144,3 +147,23 @@ def test_a_damaged_quarantine_is_told_and_stops_nothing(
 
     assert "quarantine is damaged" in caplog.text
     assert read(path, point) == CONTENT
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner),
+    max_leaves=9,
+)
+PLACES = st.lists(
+    st.dictionaries(st.sampled_from(["pack", "offset", "kind", "level", "digest"]), JSON) | JSON
+)
+
+
+@given(st.binary(max_size=99) | st.builds(lambda v: seal({"places": v}), PLACES | JSON))
+def test_no_file_of_places_ends_in_anything_but_places(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes
+) -> None:
+    folder = tmp_path_factory.mktemp("quarantine")
+    (folder / "quarantine").write_bytes(data)
+
+    assert isinstance(load_quarantine(folder), frozenset)
