@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def add_to(app: typer.Typer) -> None:
-    app.command(epilog=example("cbtfs demo", "cbtfs demo --keep /var/tmp/demo"))(demo)
+    app.command(epilog=example("cbtfs demo", "cbtfs demo --vsphere --keep /var/tmp/demo"))(demo)
 
 
 def demo(
@@ -27,13 +27,19 @@ def demo(
             help="Leave disk, repository and golden copies in this new folder.",
         ),
     ] = None,
+    vsphere: Annotated[
+        bool,
+        typer.Option(
+            "--vsphere", help="Capture it over TLS as a VM's disk on a simulated vCenter."
+        ),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Make a guest's disk, capture it four times, mount the points, compare every byte."""
     from cbtfs.demo.show import timed, verdict, work_folder
 
     with work_folder(keep) as folder:
-        outcomes, seconds = timed(folder, say)
+        outcomes, seconds = timed(folder, say, over_vsphere=vsphere)
     if json:
         emit({"points": [_document(o) for o in outcomes], "seconds": round(seconds, 3)})
     else:

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from cbtfs.demo.commands import require, run
 from cbtfs.demo.guest import Guest, Tree, changes, sha256, trees
+from cbtfs.demo.site import Site, simulated
 from cbtfs.errors import CbtfsError, DataCorrupt
 
 VM: Final = "web01"
@@ -43,13 +44,26 @@ class _Golden:
 Say = Callable[[str], None]
 
 
-def demonstrate(folder: Path, say: Say) -> list[Outcome]:
-    """Run the demo in the empty *folder*; DataCorrupt if one byte differs."""
+def demonstrate(folder: Path, say: Say, *, over_vsphere: bool) -> list[Outcome]:
+    """Run the demo in the empty *folder*; DataCorrupt if one byte differs.
+
+    *over_vsphere*: the disk is that of a VM on a simulated vCenter, and is captured over TLS.
+    """
     require()
-    repository = folder / "repository"
     guest = Guest(folder)
     say("making a guest's disk: GPT, ext4, XFS, real files")
     guest.install()
+    if not over_vsphere:
+        return _captured_and_compared(folder, guest, say, None)
+    say("starting a simulated vCenter with a VM that has this disk")
+    with simulated(folder, VM, DISK, guest.image) as site:
+        return _captured_and_compared(folder, guest, say, site)
+
+
+def _captured_and_compared(
+    folder: Path, guest: Guest, say: Say, site: Site | None
+) -> list[Outcome]:
+    repository = folder / "repository"
     _cbtfs(repository, "init")
     golden: list[_Golden] = []
     ingests = []
@@ -58,7 +72,7 @@ def demonstrate(folder: Path, say: Say) -> list[Outcome]:
             guest.work(day)
         golden.append(_copy(guest, folder, day))
         say(f"day {day}: " + ("capturing the changes" if day else "capturing the whole disk"))
-        ingests.append(_ingest(repository, guest, golden))
+        ingests.append(_ingest(repository, guest, golden, site))
     _cbtfs(repository, "check", "--read-data")
     names = [p["name"] for p in _names(repository)]
     say("mounting the repository, comparing every point with its golden copy")
@@ -90,7 +104,15 @@ def _copy(guest: Guest, folder: Path, day: int) -> _Golden:
     return _Golden(copy, sha256(copy), trees(copy, folder / "look"))
 
 
-def _ingest(repository: Path, guest: Guest, golden: list[_Golden]) -> dict[str, Any]:
+def _ingest(
+    repository: Path, guest: Guest, golden: list[_Golden], site: Site | None
+) -> dict[str, Any]:
+    if site is not None:
+        document = json.loads(
+            _cbtfs(repository, "ingest", "vsphere", "--json", *site.arguments, VM)
+        )
+        point: dict[str, Any] = document["points"][0]
+        return point
     command = ["ingest", "image", "--json", "--vm", VM, "--disk", DISK, str(guest.image)]
     if len(golden) > 1:
         listed = guest.image.with_name("changed.json")
@@ -145,8 +167,8 @@ def work_folder(keep: Path | None) -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
-def timed(folder: Path, say: Say) -> tuple[list[Outcome], float]:
+def timed(folder: Path, say: Say, *, over_vsphere: bool) -> tuple[list[Outcome], float]:
     """The outcomes, and how many seconds it all took."""
     started = time.monotonic()
-    outcomes = demonstrate(folder, say)
+    outcomes = demonstrate(folder, say, over_vsphere=over_vsphere)
     return outcomes, time.monotonic() - started
