@@ -41,6 +41,10 @@ class Point:
             return self.state.suspect
         return next((d.suspect for d in self.manifest.disks if d.suspect is not None), None)
 
+    def suspect_disk(self, disk: DiskRecord) -> str | None:
+        """The same of one of its disks."""
+        return self.state.suspects(disk.id) or disk.suspect
+
     @property
     def marks(self) -> list[str]:
         """What a user must know of it: any of "damaged", "suspect", "protected"."""

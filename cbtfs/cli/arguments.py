@@ -1,8 +1,15 @@
 """Options and arguments that several commands share."""
 
-from typing import Annotated
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
+
+from cbtfs.errors import UsageError
+
+if TYPE_CHECKING:
+    from cbtfs.core.audit import Sampling
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 PointName = Annotated[
@@ -21,9 +28,35 @@ LockWait = Annotated[
     float,
     typer.Option("--lock-wait", metavar="S", min=0, help="Seconds to wait for another writer."),
 ]
+AUDIT: Final = "0.1%"
+"""Of the blocks that a change list calls unchanged (docs/decisions/0010-what-an-audit-reads-and-proves.md)."""
+Audit = Annotated[
+    str,
+    typer.Option(
+        metavar="P%",
+        help="Read also this share of what a change list calls unchanged, and compare: 0 for none.",
+    ),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
 
 
 def example(*lines: str) -> str:
     """An epilog of the help that shows how a command is called, line by line."""
     return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def sampling_of(text: str) -> Sampling | None:
+    """What `--audit` says; None for no audit."""
+    from cbtfs.core.audit import Sampling
+
+    try:
+        share = float(text.removesuffix("%")) / 100
+        if share == 0:
+            return None
+        if not text.endswith("%"):
+            raise ValueError(text)
+        return Sampling(share)
+    except ValueError as exc:
+        raise UsageError(
+            f"--audit {text} is no share: give one from 0% to 100%, such as {AUDIT}, or 0"
+        ) from exc

@@ -53,12 +53,12 @@ def of_whole_point(point: Point) -> Document:
         "suspect": point.suspect,
         "tags": list(state.tags),
         "verified": state.verified,
-        "disks": [_of_disk(disk) for disk in manifest.disks],
+        "disks": [_of_disk(disk, point.suspect_disk(disk)) for disk in manifest.disks],
         "metadata": _plain(manifest.metadata),
     }
 
 
-def _of_disk(disk: DiskRecord) -> Document:
+def _of_disk(disk: DiskRecord, suspect: str | None) -> Document:
     return {
         "disk": disk.label,
         "id": disk.id,
@@ -72,7 +72,7 @@ def _of_disk(disk: DiskRecord) -> Document:
         "reason": disk.reason,
         "parent": disk.parent,
         "change_id": disk.change_id,
-        "suspect": disk.suspect,
+        "suspect": suspect,
         "audit": None if disk.audit is None else _plain(disk.audit),
         **asdict(disk.counts),
     }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cbtfs.cli.arguments import Json, LockWait, example
+from cbtfs.cli.arguments import AUDIT, Audit, Json, LockWait, example, sampling_of
 from cbtfs.cli.context import repository_path
 from cbtfs.cli.output import Advance, emit, human_size, print_lines, print_table, progress
 from cbtfs.errors import UsageError
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from cbtfs.cli.documents import Document
     from cbtfs.cli.sources import Wishes
+    from cbtfs.core.audit import Sampling
     from cbtfs.core.manifest import Manifest
     from cbtfs.ingest.plan import Want
     from cbtfs.ingest.point import Announce
@@ -110,7 +111,10 @@ def image(
     full: Annotated[bool, typer.Option("--full", help="Read all, whatever is known.")] = False,
     incremental_only: Annotated[
         bool,
-        typer.Option("--incremental-only", help="Exit with 32 rather than read a whole disk."),
+        typer.Option(
+            "--incremental-only",
+            help="Exit with 32 (33 if the audit fails) rather than read a whole disk.",
+        ),
     ] = False,
     allow_changing: Annotated[
         bool,
@@ -122,6 +126,7 @@ def image(
         float,
         typer.Option(metavar="S", min=0.1, help="Seconds that an NBD server may say nothing."),
     ] = 60.0,
+    audit: Audit = AUDIT,
     lock_wait: LockWait = 0.0,
     json: Json = False,
 ) -> None:
@@ -149,11 +154,12 @@ def image(
         allow_changing,
     )
     look_at(sources, wishes)
+    sampling = sampling_of(audit)
     want: Want = "full" if full else "incremental" if incremental_only else "auto"
     path = repository_path(context)
     started = time.monotonic()
     with writing(path, lock_wait=lock_wait) as repository:
-        manifest = _take(repository, vm, sources, wishes, when, want, is_quiet=json)
+        manifest = _take(repository, vm, sources, wishes, when, want, sampling, is_quiet=json)
     _report(manifest, time.monotonic() - started, as_json=json)
 
 
@@ -196,6 +202,7 @@ def _take(
     wishes: Wishes,
     moment: datetime,
     want: Want,
+    audit: Sampling | None,
     *,
     is_quiet: bool,
 ) -> Manifest:
@@ -218,6 +225,7 @@ def _take(
                 moment=moment,
                 want=want,
                 announce=announce,
+                audit=audit,
             )
         finally:
             objects.close()
@@ -255,6 +263,7 @@ def of_ingest(manifest: Manifest, seconds: float) -> Document:
                 "zero_blocks": disk.counts.zero_blocks,
                 "new_bytes": disk.counts.new_bytes,
                 "stored_bytes": disk.counts.stored_bytes,
+                "audit": None if disk.audit is None else dict(disk.audit),
             }
             for disk in manifest.disks
         ],

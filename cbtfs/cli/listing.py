@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -105,10 +105,10 @@ def _description(point: Point) -> Iterator[str]:
         yield f"verified   {point.state.verified}"
     yield f"committed  {manifest.committed} by cbtfs {manifest.program}"
     for disk in manifest.disks:
-        yield from _disk_lines(disk)
+        yield from _disk_lines(disk, point.suspect_disk(disk))
 
 
-def _disk_lines(disk: DiskRecord) -> Iterator[str]:
+def _disk_lines(disk: DiskRecord, suspect: str | None) -> Iterator[str]:
     counts = disk.counts
     yield f"{disk.kind} {disk.label}"
     yield f"  id       {disk.id}"
@@ -124,5 +124,13 @@ def _disk_lines(disk: DiskRecord) -> Iterator[str]:
         yield f"  parent   {disk.parent}"
     if disk.change_id is not None:
         yield f"  change   {disk.change_id}"
-    if disk.suspect is not None:
-        yield f"  suspect  {disk.suspect}"
+    if disk.audit is not None:
+        yield f"  audit    {_audit(disk.audit)}"
+    if suspect is not None:
+        yield f"  suspect  {suspect}"
+
+
+def _audit(audit: Mapping[str, Any]) -> str:
+    """What was compared; by whom it was written nobody knows, so nothing is taken for granted."""
+    found = f"{audit.get('blocks')} of {audit.get('of')} unchanged blocks compared"
+    return f"{found} ({audit.get('method')}): {audit.get('mismatches')} differ"

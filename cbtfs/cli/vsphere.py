@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from cbtfs.cli.arguments import Json, LockWait, example
+from cbtfs.cli.arguments import AUDIT, Audit, Json, LockWait, example, sampling_of
 from cbtfs.cli.context import repository_path
 from cbtfs.cli.ingest import of_ingest, print_point
 from cbtfs.cli.output import Advance, emit, progress, say
@@ -131,8 +131,12 @@ def vsphere(
     full: Annotated[bool, typer.Option("--full", help="Read all, whatever is known.")] = False,
     incremental_only: Annotated[
         bool,
-        typer.Option("--incremental-only", help="Exit with 32 rather than read a whole disk."),
+        typer.Option(
+            "--incremental-only",
+            help="Exit with 32 (33 if the audit fails) rather than read a whole disk.",
+        ),
     ] = False,
+    audit: Audit = AUDIT,
     lock_wait: LockWait = 0.0,
     json: Json = False,
 ) -> None:
@@ -155,6 +159,7 @@ def vsphere(
         include=tuple(include_disk or ()),
         exclude=tuple(exclude_disk or ()),
         max_snapshot_age=_seconds(max_snapshot_age),
+        audit=sampling_of(audit),
     )
     address = parse_address(server)
     path = repository_path(context)

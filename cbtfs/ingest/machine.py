@@ -117,7 +117,6 @@ class _Capture:
         self._watch = Watch(desk.stop, desk.wishes.max_snapshot_age)
         self._left_out: list[LeftOut] = []
         self._stores: dict[str, DatastoreFacts] = {}
-        self._is_confirmed = False
 
     def take(self) -> Outcome:
         desk, session, vm = self._desk, self._desk.session, self._vm
@@ -159,6 +158,7 @@ class _Capture:
                 announce=desk.announce,
                 leave_out=lambda disk, error: self._leave_out(disk, error, metadata, disks),
                 run=self._run,
+                audit=desk.wishes.audit,
             )
         return Outcome(manifest, tuple(self._left_out), ())
 
@@ -216,12 +216,10 @@ class _Capture:
         return found
 
     def _confirm(self, taken: Taken) -> None:
-        """Once for all disks: they are confirmed after the last of them was read."""
-        if not self._is_confirmed:
-            why = still_there(self._desk.session, self._vm.object, taken)
-            if why is not None:
-                raise SourceUnavailable(f"{why}: run again")
-            self._is_confirmed = True
+        """Asked anew each time: a disk is confirmed when an audit finds something, and read on."""
+        why = still_there(self._desk.session, self._vm.object, taken)
+        if why is not None:
+            raise SourceUnavailable(f"{why}: run again")
 
     def _leave_out(
         self,

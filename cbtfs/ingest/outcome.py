@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from cbtfs.core.audit import Sampling
 from cbtfs.core.manifest import Manifest
 from cbtfs.ingest.plan import Want
 
@@ -19,6 +20,8 @@ class Wishes:
     exclude: tuple[str, ...] = ()
     max_snapshot_age: float | None = None
     """Seconds."""
+    audit: Sampling | None = None
+    """How the server's lists of changes are put to the test; None: they are not."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,13 +110,13 @@ def encode_vm_json(manifest: Manifest, state: PointState, *, is_damaged: bool) -
             "verified": state.verified,
         },
         "vm": asdict(manifest.vm),
-        "disks": [_disk_document(disk) for disk in manifest.disks],
+        "disks": [_disk_document(disk, state) for disk in manifest.disks],
         "metadata": manifest.metadata,
     }
     return (json.dumps(document, indent=2, ensure_ascii=True) + "\n").encode()
 
 
-def _disk_document(disk: DiskRecord) -> Mapping[str, Any]:
+def _disk_document(disk: DiskRecord, state: PointState) -> Mapping[str, Any]:
     return {
         "disk": disk.label,
         "id": disk.id,
@@ -129,7 +129,7 @@ def _disk_document(disk: DiskRecord) -> Mapping[str, Any]:
         "reason": disk.reason,
         "parent": disk.parent,
         "change_id": disk.change_id,
-        "suspect": disk.suspect,
+        "suspect": state.suspects(disk.id) or disk.suspect,
         "audit": disk.audit,
         "root": disk.root.hex(),
     }
