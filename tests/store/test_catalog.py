@@ -121,6 +121,13 @@ def test_children_come_back(present: list[int]) -> None:
     assert decode_children(encode_children(children)) == children
 
 
+@pytest.mark.parametrize("reach", [1, 255, 256, 65535, 65536, (1 << 32) - 1, 1 << 32, 1 << 62])
+def test_children_far_apart_come_back(reach: int) -> None:
+    children = (ObjectId(9), *[ObjectId(0)] * (FANOUT - 2), ObjectId(9 + reach))
+
+    assert decode_children(encode_children(children)) == children
+
+
 def test_records_come_back() -> None:
     location = Location(7, chunk(3).frame)
     pack = PackRecord(new_pack_id(), 1 << 40, 9)

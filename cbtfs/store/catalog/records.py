@@ -38,14 +38,14 @@ DATABASES: Final = (MAP, OBJECTS, DIGESTS, POINTS, ORDER, VMS, PACKS, META)
 
 _CRC = struct.Struct("<I")
 _OBJECT = struct.Struct("<IIIIBBBB32s")
-_BITMAP = struct.Struct("<Q")
+_CHILDREN = struct.Struct("<QQ")
+_WIDTHS: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
 _PACK = struct.Struct("<16sQQ")
 _KINDS: Final = {int(kind): kind for kind in Kind}
 _CODECS: Final = {int(codec): codec for codec in Codec}
 """Enumerations by number: to call the class takes ten times as long."""
 _SEEDS: Final = {name: zlib.crc32(name) for name in DATABASES}
 _FULL: Final = (1 << FANOUT) - 1
-_ALL_CHILDREN = struct.Struct(f"<{FANOUT}Q")
 
 PREFIX_BYTES: Final = 8
 
@@ -129,25 +129,42 @@ def location_digest(payload: bytes) -> Digest:
 
 
 def encode_children(children: Sequence[ObjectId]) -> bytes:
-    """A bitmap of the children that are not null, then their ids."""
+    """A bitmap of the children that are not null, the least of their ids, how far each is above.
+
+    The distances take 1, 2, 4 or 8 bytes each, the fewest that do: neighbours were mostly put one
+    after the other.
+    """
     bits = 0
     for slot, child in enumerate(children):
         if child:
             bits |= 1 << slot
     present = [child for child in children if child]
-    return _BITMAP.pack(bits) + struct.pack(f"<{len(present)}Q", *present)
+    least = min(present, default=0)
+    beyond = max(present, default=0) - least
+    width = next(width for width in _WIDTHS if beyond < 1 << 8 * width)
+    distances = struct.pack(_distances(len(present), width), *(each - least for each in present))
+    return _CHILDREN.pack(bits, least) + distances
 
 
 def decode_children(payload: bytes) -> tuple[ObjectId, ...]:
     """64 ids; 0 for a null child."""
     try:
-        (bits,) = _BITMAP.unpack_from(payload)
-        if bits == _FULL:
-            return _ALL_CHILDREN.unpack_from(payload, _BITMAP.size)
-        present = iter(struct.unpack_from(f"<{bits.bit_count()}Q", payload, _BITMAP.size))
-    except struct.error as exc:
+        bits, least = _CHILDREN.unpack_from(payload)
+        count = bits.bit_count()
+        width = (len(payload) - _CHILDREN.size) // max(count, 1)
+        distances = struct.unpack_from(_distances(count, width), payload, _CHILDREN.size)
+    except (struct.error, KeyError) as exc:
         raise CatalogDamaged("an entry of map is none") from exc
-    return tuple(ObjectId(next(present) if bits >> slot & 1 else 0) for slot in range(FANOUT))
+    if bits == _FULL:
+        return tuple([ObjectId(least + each) for each in distances])
+    present = iter(distances)
+    return tuple(
+        [ObjectId(least + next(present) if bits >> slot & 1 else 0) for slot in range(FANOUT)]
+    )
+
+
+def _distances(count: int, width: int) -> str:
+    return f"<{count}{_WIDTHS[width]}" if count else ""
 
 
 def encode_ids(ids: Sequence[ObjectId]) -> bytes:

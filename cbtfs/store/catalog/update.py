@@ -43,7 +43,7 @@ from cbtfs.store.catalog.view import (
     View,
 )
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 
 class NewObject(NamedTuple):
