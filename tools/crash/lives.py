@@ -146,6 +146,7 @@ class Lives:
         self.campaign.prove()
         found = {*self.campaign.promised} - self._known
         self.late += len(found) - 1  # one is of the run that proves that the next run works
+        self._known |= found
 
     def prove_readable(self) -> None:
         """Everything promised is there and reads right; nothing is written."""
