@@ -4,7 +4,7 @@ setup:
 	@tools/setup
 
 demo: setup
-	@.venv/bin/cbtfs demo
+	@.venv/bin/cbtfs demo --vsphere
 
 test: setup
 	@tools/check
