@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from cbtfs.core.extent import Extent
-from cbtfs.core.manifest import DiskRecord
+from cbtfs.core.manifest import DiskRecord, Manifest
 from cbtfs.listing import Point
 
 Document = dict[str, Any]
@@ -80,3 +80,30 @@ def _of_disk(disk: DiskRecord, suspect: str | None) -> Document:
 
 def _plain(mapping: Mapping[str, Any]) -> Document:
     return dict(mapping)
+
+
+def of_ingest(manifest: Manifest, seconds: float) -> Document:
+    """What `ingest --json` prints of a point."""
+    return {
+        "point": manifest.point,
+        "vm": manifest.vm.name,
+        "time": manifest.time,
+        "kind": manifest.kind,
+        "reason": manifest.reason,
+        "seconds": round(seconds, 3),
+        "disks": [
+            {
+                "disk": disk.label,
+                "kind": disk.ingest,
+                "reason": disk.reason,
+                "size": disk.size,
+                "read_bytes": disk.counts.read_bytes,
+                "written_blocks": disk.counts.written_blocks,
+                "zero_blocks": disk.counts.zero_blocks,
+                "new_bytes": disk.counts.new_bytes,
+                "stored_bytes": disk.counts.stored_bytes,
+                "audit": None if disk.audit is None else dict(disk.audit),
+            }
+            for disk in manifest.disks
+        ],
+    }

@@ -5,23 +5,21 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from cbtfs.cli.arguments import AUDIT, Audit, Json, LockWait, example, sampling_of
+from cbtfs.cli.captures import disk_bars, print_point
 from cbtfs.cli.context import repository_path
-from cbtfs.cli.ingest import of_ingest, print_point
-from cbtfs.cli.output import Advance, emit, progress, say
+from cbtfs.cli.output import emit, say
 from cbtfs.errors import CbtfsError, ChunkMissing, DataCorrupt, UsageError
 
 if TYPE_CHECKING:
     from cbtfs.ingest.outcome import Outcome
     from cbtfs.ingest.plan import Want
-    from cbtfs.ingest.point import Announce
     from cbtfs.source.secret import Secret
     from cbtfs.source.transport.base import Transport
     from cbtfs.source.vsphere.inventory import ListedVm
@@ -176,7 +174,7 @@ def vsphere(
     with (
         writing(path, lock_wait=lock_wait) as repository,
         Session(address, tls, user, password, patience) as session,
-        _bars(is_quiet=json or jobs > 1) as announce,
+        disk_bars(is_wanted=not json or jobs > 1) as announce,
     ):
         from cbtfs.ingest.fleet import run_all
         from cbtfs.ingest.machine import Desk, ingest_machine
@@ -269,20 +267,6 @@ def _transports(
     return found
 
 
-@contextmanager
-def _bars(*, is_quiet: bool) -> Iterator[Announce]:
-    """A progress bar for the disk at hand."""
-    from contextlib import ExitStack
-
-    with ExitStack() as bar:
-
-        def announce(label: str, size: int) -> Advance:
-            bar.close()
-            return bar.enter_context(progress(label, size, is_wanted=not is_quiet))
-
-        yield announce
-
-
 def _report(
     done: Sequence[tuple[Outcome, float]],
     failed: Sequence[tuple[str, CbtfsError]],
@@ -327,6 +311,8 @@ def _gravest(errors: Sequence[CbtfsError]) -> int:
 
 
 def _document(outcome: Outcome, seconds: float) -> dict[str, Any]:
+    from cbtfs.cli.documents import of_ingest
+
     metadata = outcome.manifest.metadata
     return {
         **of_ingest(outcome.manifest, seconds),

@@ -1,0 +1,48 @@
+"""What ingests show: a bar while a disk is read, a point when it is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+from cbtfs.cli.output import Advance, human_size, print_lines, print_table, progress
+
+if TYPE_CHECKING:
+    from cbtfs.core.manifest import Manifest
+    from cbtfs.ingest.point import Announce
+
+
+@contextmanager
+def disk_bars(*, is_wanted: bool) -> Iterator[Announce]:
+    """A progress bar for the disk at hand."""
+    with ExitStack() as bar:
+
+        def announce(label: str, size: int) -> Advance:
+            bar.close()
+            return bar.enter_context(progress(label, size, is_wanted=is_wanted))
+
+        yield announce
+
+
+def print_point(manifest: Manifest) -> None:
+    """A point and its disks, for the user."""
+    print_lines(
+        [f"point {manifest.point}: {manifest.vm.directory}@{manifest.name}, {manifest.kind}"]
+    )
+    print_table(
+        ("disk", "kind", "size", "read", "new", "stored", "reason"),
+        [
+            (
+                disk.label,
+                disk.ingest,
+                human_size(disk.size),
+                human_size(disk.counts.read_bytes),
+                human_size(disk.counts.new_bytes),
+                human_size(disk.counts.stored_bytes),
+                disk.reason,
+            )
+            for disk in manifest.disks
+        ],
+        right=("size", "read", "new", "stored"),
+    )

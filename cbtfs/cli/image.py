@@ -1,0 +1,228 @@
+"""`cbtfs ingest image`: take a restore point of disk images."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cbtfs.cli.arguments import AUDIT, Audit, Json, LockWait, example, sampling_of
+from cbtfs.cli.captures import disk_bars, print_point
+from cbtfs.cli.context import repository_path
+from cbtfs.cli.output import emit
+from cbtfs.errors import UsageError
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from cbtfs.cli.sources import Wishes
+    from cbtfs.core.audit import Sampling
+    from cbtfs.core.manifest import Manifest
+    from cbtfs.ingest.plan import Want
+    from cbtfs.store.repository import Repository
+
+
+def add_to(group: typer.Typer) -> None:
+    group.command(
+        epilog=example(
+            "cbtfs ingest image --vm web1 --disk root /var/lib/images/web1.raw",
+            "cbtfs ingest image --vm web1 --disk root --changed changed.json web1.raw",
+            "cbtfs ingest image --vm db1 --disk root=root.raw --disk data=/dev/vg/data",
+            "cbtfs ingest image --vm db2 --disk root nbd+unix:///root?socket=/run/db2.sock",
+        )
+    )(image)
+
+
+def image(
+    context: typer.Context,
+    vm: Annotated[
+        str, typer.Option(metavar="V", show_default=False, help="Whose disks these are.")
+    ],
+    disk: Annotated[
+        list[str],
+        typer.Option(
+            metavar="D",
+            show_default=False,
+            help="What the disk is called; D=SOURCE where there are several.",
+        ),
+    ],
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[SOURCE]",
+            show_default=False,
+            help="A raw file, a block device or the URI of an NBD export, if there is one disk "
+            "only; - for a file that standard input was redirected from.",
+        ),
+    ] = None,
+    changed: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE",
+            show_default=False,
+            help="What changed since the disk's last committed point: JSON, "
+            '[{"start": n, "length": n}, …] in bytes, or {"since": POINT, "extents": […]}; '
+            "D=FILE where there are several disks. Without a list all is compared by digest.",
+        ),
+    ] = None,
+    bitmap: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            show_default=False,
+            help="QEMU's dirty bitmap of an NBD export that marks what changed since the disk's "
+            "last committed point; D=NAME where there are several disks.",
+        ),
+    ] = None,
+    next_bitmap: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            show_default=False,
+            help="The bitmap that starts at the moment that the disk shows: on record, it is the "
+            "only one that the next point believes.",
+        ),
+    ] = None,
+    moment: Annotated[
+        str | None,
+        typer.Option(
+            "--time",
+            metavar="T",
+            show_default="now",
+            help="The moment that the disks show, RFC 3339, such as 2026-11-22T00:15:03Z.",
+        ),
+    ] = None,
+    full: Annotated[bool, typer.Option("--full", help="Read all, whatever is known.")] = False,
+    incremental_only: Annotated[
+        bool,
+        typer.Option(
+            "--incremental-only",
+            help="Exit with 32 (33 if the audit fails) rather than read a whole disk.",
+        ),
+    ] = False,
+    allow_changing: Annotated[
+        bool,
+        typer.Option(
+            "--allow-changing", help="Commit even if a file changed while it was read: torn."
+        ),
+    ] = False,
+    timeout: Annotated[
+        float,
+        typer.Option(metavar="S", min=0.1, help="Seconds that an NBD server may say nothing."),
+    ] = 60.0,
+    audit: Audit = AUDIT,
+    lock_wait: LockWait = 0.0,
+    json: Json = False,
+) -> None:
+    """Capture disk images: files, block devices, NBD exports that nobody writes to meanwhile."""
+    from datetime import UTC, datetime
+
+    from cbtfs.cli.sources import Wishes, look_at
+    from cbtfs.core.moment import parse_moment
+    from cbtfs.source.listed import load_change_list
+    from cbtfs.store.repository import writing
+
+    if full and incremental_only:
+        raise UsageError("--full and --incremental-only exclude each other: give one")
+    try:
+        when = datetime.now(UTC).replace(microsecond=0) if moment is None else parse_moment(moment)
+    except ValueError as exc:
+        raise UsageError(str(exc)) from exc
+    sources = _pairs(disk, source)
+    files = _by_label("--changed", changed or [], list(sources))
+    wishes = Wishes(
+        {label: load_change_list(Path(file)) for label, file in files.items()},
+        _by_label("--bitmap", bitmap or [], list(sources)),
+        _by_label("--next-bitmap", next_bitmap or [], list(sources)),
+        timeout,
+        allow_changing,
+    )
+    look_at(sources, wishes)
+    sampling = sampling_of(audit)
+    want: Want = "full" if full else "incremental" if incremental_only else "auto"
+    path = repository_path(context)
+    started = time.monotonic()
+    with writing(path, lock_wait=lock_wait) as repository:
+        manifest = _take(repository, vm, sources, wishes, when, want, sampling, is_quiet=json)
+    _report(manifest, time.monotonic() - started, as_json=json)
+
+
+def _pairs(disks: Sequence[str], source: str | None) -> dict[str, str]:
+    """Source by label, from `--disk D SOURCE` or from several `--disk D=SOURCE`."""
+    if source is not None:
+        if len(disks) != 1:
+            raise UsageError("one SOURCE is for one --disk: give --disk D=SOURCE for several")
+        return {disks[0]: source}
+    pairs = {}
+    for disk in disks:
+        label, equals, place = disk.partition("=")
+        if not equals:
+            raise UsageError(f"--disk {disk} has no source: give --disk {disk}=SOURCE")
+        if label in pairs:
+            raise UsageError(f"disk {label} is given twice")
+        pairs[label] = place
+    return pairs
+
+
+def _by_label(option: str, given: Sequence[str], labels: Sequence[str]) -> dict[str, str]:
+    """Value by label, from one `OPTION VALUE` or from several `OPTION D=VALUE`."""
+    found: dict[str, str] = {}
+    for item in given:
+        label, equals, value = item.partition("=")
+        if not equals or label not in labels:
+            if len(labels) != 1:
+                raise UsageError(f"{option} {item} is for none of the disks: give D=VALUE")
+            label, value = labels[0], item
+        if label in found:
+            raise UsageError(f"disk {label} has {option} twice")
+        found[label] = value
+    return found
+
+
+def _take(
+    repository: Repository,
+    vm: str,
+    sources: Mapping[str, str],
+    wishes: Wishes,
+    moment: datetime,
+    want: Want,
+    audit: Sampling | None,
+    *,
+    is_quiet: bool,
+) -> Manifest:
+    from cbtfs.cli.sources import change_id, open_source
+    from cbtfs.ingest.point import DiskInput, VmInput, take_point
+
+    with ExitStack() as open_sources, disk_bars(is_wanted=not is_quiet) as announce:
+        disks = []
+        for label, place in sources.items():
+            source = open_source(repository, label, place, wishes)
+            open_sources.callback(source.close)
+            disks.append(DiskInput(label, source, label, change_id=change_id(label, wishes)))
+        objects = repository.object_writer()
+        try:
+            return take_point(
+                repository,
+                objects,
+                VmInput(vm),
+                disks,
+                moment=moment,
+                want=want,
+                announce=announce,
+                audit=audit,
+            )
+        finally:
+            objects.close()
+
+
+def _report(manifest: Manifest, seconds: float, *, as_json: bool) -> None:
+    if as_json:
+        from cbtfs.cli.documents import of_ingest
+
+        emit(of_ingest(manifest, seconds))
+    else:
+        print_point(manifest)
