@@ -29,7 +29,7 @@ LockWait = Annotated[
     typer.Option("--lock-wait", metavar="S", min=0, help="Seconds to wait for another writer."),
 ]
 AUDIT: Final = "0.1%"
-"""Of the blocks that a change list calls unchanged: see "what an audit reads" in docs/decisions/."""
+"""Of the blocks that a change list calls unchanged: docs/decisions/ tells what an audit reads."""
 Audit = Annotated[
     str,
     typer.Option(
