@@ -12,7 +12,7 @@ from cbtfs.core.blockmap import FANOUT, Builder, Shape, Tree
 from cbtfs.core.extent import Extent, clip
 from cbtfs.core.frame import Kind
 from cbtfs.core.ids import NULL_DIGEST, Digest, Ref
-from cbtfs.core.manifest import MAX_BLOCK_BYTES, Counts
+from cbtfs.core.manifest import Counts
 from cbtfs.source.base import DiskSource
 from cbtfs.store.codec import Encoded, Encoder
 from cbtfs.store.digest import chunk_digest
@@ -21,7 +21,7 @@ from cbtfs.store.writer import ObjectWriter
 UNIT_BYTES: Final = 4 << 20
 """What one thread reads and encodes at a time: large enough for a disk, small enough for memory."""
 
-_ZEROS: Final = bytes(MAX_BLOCK_BYTES)
+_PEEK_BYTES: Final = 64
 
 Progress = Callable[[int], None]
 """Told how many more bytes have been read and put away."""
@@ -167,6 +167,7 @@ class _Work:
     ) -> None:
         self._source = source
         self._block = shape.block_size
+        self._zeros = bytes(shape.block_size)
         self._like = like
         self._objects = objects
         self._level = level
@@ -198,18 +199,18 @@ class _Work:
     def _encode(
         self, data: memoryview, before: Ref | None, encoder: Encoder
     ) -> Ref | Encoded | None:
-        content = bytes(data)
-        if len(content) < self._block:
-            content = content.ljust(self._block, b"\0")
-        if content == _ZEROS[: self._block]:
+        if len(data) < self._block:
+            data = memoryview(bytes(data).ljust(self._block, b"\0"))
+        # Most blocks of data show it at once: then nothing is copied to find out.
+        if data[:_PEEK_BYTES] == self._zeros[:_PEEK_BYTES] and bytes(data) == self._zeros:
             return None
-        digest = chunk_digest(content)
+        digest = chunk_digest(data)
         if before is not None and before.digest == digest and not self._objects.is_bad(digest):
             return before
         number = self._objects.find(Kind.CHUNK, 0, digest)
         if number is not None:
             return Ref(number, digest)
-        return encoder.encode(Kind.CHUNK, 0, digest, content)
+        return encoder.encode(Kind.CHUNK, 0, digest, bytes(data))
 
 
 def _in_order(
