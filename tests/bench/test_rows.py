@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tools.bench.row import OURS, Goal, Row, in_turns
-from tools.bench.table import document, render
+from tools.bench.table import document, heading, render
 
 
 def row(*, is_more_better: bool, ours: float, theirs: float, bound: float) -> Row:
@@ -48,7 +48,7 @@ def test_contenders_take_turns_at_being_first() -> None:
 def test_the_table_and_the_document_name_machine_contenders_and_verdict() -> None:
     rows = [row(is_more_better=True, ours=1, theirs=2, bound=0.75)]
 
-    text = render(rows, {"kernel": "6.1"})
+    text = "\n".join([heading({"kernel": "6.1"}), *map(render, rows)])
     found = json.loads(json.dumps(document(rows, {"kernel": "6.1"}, "tiny")))
 
     assert "kernel: 6.1" in text

@@ -19,7 +19,7 @@ from tools.bench.programs import require
 from tools.bench.row import Row
 from tools.bench.sizes import FULL, QUICK, Sizes
 from tools.bench.stock import Stock
-from tools.bench.table import document, render
+from tools.bench.table import document, heading, render
 
 GROUPS: Final[Mapping[str, Callable[[Bench], Iterator[Row]]]] = {
     "read-chain": reads.chain_rows,
@@ -38,17 +38,16 @@ GROUPS: Final[Mapping[str, Callable[[Bench], Iterator[Row]]]] = {
 """Rows by the name that --rows takes: those of a group share what they need."""
 
 
-def measure(folder: Path, sizes: Sizes, patterns: Sequence[str], before: Path | None) -> list[Row]:
-    """The rows of every group that one of *patterns* matches; progress goes to stderr."""
+def measure(
+    folder: Path, sizes: Sizes, patterns: Sequence[str], before: Path | None
+) -> Iterator[Row]:
+    """The rows of every group that one of *patterns* matches; what is under way goes to stderr."""
     bench = Bench(folder, sizes, Stock(folder, sizes), before)
-    rows: list[Row] = []
     for name, group in GROUPS.items():
         if any(fnmatch(name, pattern) for pattern in patterns):
             started = time.monotonic()
-            print(f"{name} …", end="", file=sys.stderr, flush=True)
-            rows += group(bench)
-            print(f" {time.monotonic() - started:.0f} s", file=sys.stderr)
-    return rows
+            yield from group(bench)
+            print(f"{name}: {time.monotonic() - started:.0f} s", file=sys.stderr)
 
 
 def _arguments() -> argparse.Namespace:
@@ -74,15 +73,18 @@ def main() -> int:
         folder = arguments.keep or Path(tempfile.mkdtemp(prefix="cbtfs-bench-", dir="/var/tmp"))
         folder.mkdir(parents=True, exist_ok=True)
         machine = describe(folder)
+        print(heading(machine), flush=True)
+        rows = []
         try:
-            rows = measure(folder, sizes, arguments.rows or ["*"], arguments.before)
+            for row in measure(folder, sizes, arguments.rows or ["*"], arguments.before):
+                print(render(row), flush=True)
+                rows.append(row)
         finally:
             if arguments.keep is None:
                 shutil.rmtree(folder)
     except CbtfsError as exc:
         print(f"bench: {exc}", file=sys.stderr)
         return exc.exit_code
-    print(render(rows, machine), end="")
     if arguments.json is not None:
         text = json.dumps(document(rows, machine, sizes.name), indent=1, ensure_ascii=False)
         arguments.json.write_text(text + "\n")

@@ -6,14 +6,17 @@ from typing import Any
 from tools.bench.row import OURS, Goal, Row
 
 
-def render(rows: Sequence[Row], machine: Mapping[str, str]) -> str:
-    """The machine, then the table, in Markdown."""
+def heading(machine: Mapping[str, str]) -> str:
+    """The machine, and the top of the table."""
     lines = [f"- {name}: {value}" for name, value in machine.items()]
     lines += ["", "| what | caches | whose | median | spread | ratio | goal | |"]
     lines += ["|---|---|---|--:|--:|--:|--:|---|"]
-    for row in rows:
-        lines += _lines(row)
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
+
+
+def render(row: Row) -> str:
+    """One row as lines of the table, a line for each contender."""
+    return "\n".join(_lines(row))
 
 
 def _lines(row: Row) -> Iterator[str]:
