@@ -9,7 +9,7 @@ import ctypes
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -49,6 +49,20 @@ class Status(NamedTuple):
 
     extent: Extent
     flags: int
+
+
+def statuses_of(pairs: Iterable[tuple[int, int]], start: int, length: int) -> list[Status]:
+    """What a server's pairs of length and flags say of [start, start + length), or of its head.
+
+    A length that reaches beyond is cut, one of nothing is passed over.
+    """
+    found, at = [], start
+    for count, flags in pairs:
+        count = min(count, start + length - at)
+        if count > 0:
+            found.append(Status(Extent(at, count), flags))
+            at += count
+    return found
 
 
 class _Lost(Exception):
@@ -295,12 +309,7 @@ class _Connection:
         except BaseException:
             self.close()
             raise
-        found, at = [], start
-        for count, flags in entries:
-            count = min(count, start + length - at)
-            if count > 0:
-                found.append(Status(Extent(at, count), flags))
-                at += count
+        found = statuses_of(entries, start, length)
         if not found:
             raise SourceUnavailable(f"{self._name} says nothing of {context} at {start}")
         return found

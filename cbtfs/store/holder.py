@@ -77,5 +77,5 @@ def parse_holder(text: bytes) -> Holder | None:
             str(found["since"]),
             int(found["started"]),
         )
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None

@@ -172,7 +172,10 @@ def encode_ids(ids: Sequence[ObjectId]) -> bytes:
 
 
 def decode_ids(payload: bytes) -> tuple[ObjectId, ...]:
-    return struct.unpack(f"<{len(payload) // 8}Q", payload)
+    try:
+        return struct.unpack(f"<{len(payload) // 8}Q", payload)
+    except struct.error as exc:
+        raise CatalogDamaged("an entry of digests is none") from exc
 
 
 class PackRecord(NamedTuple):

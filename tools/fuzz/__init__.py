@@ -1,0 +1,1 @@
+"""Fuzzers for everything that decodes bytes from disk or from a server."""

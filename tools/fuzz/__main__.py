@@ -1,0 +1,90 @@
+"""Fuzz decoders: `python -m tools.fuzz [--seconds S] [--corpus DIR] [TARGET…]`, all by default.
+
+Each target runs in a process of its own, as many at once as there are cores; S is for each of
+them. An input that lets out an error that is not meant is left in the corpus folder and named.
+"""
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final, NamedTuple
+
+MODULES: Final = ["cbtfs"]
+_LIMIT_MIB: Final = 1024
+_MAX_BYTES: Final = 65536
+
+
+class Result(NamedTuple):
+    target: str
+    runs: int
+    failure: str
+    """The end of what it said; empty if all went well."""
+
+
+def fuzz(target: str, seconds: int, corpus: Path) -> Result:
+    """Run one target in a process of its own."""
+    folder = corpus / target
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "tools.fuzz", "--child", target, f"--corpus={folder}"]
+    done = subprocess.run(
+        [*command, f"--seconds={seconds}"],
+        check=False,
+        capture_output=True,
+        text=True,
+        errors="backslashreplace",
+    )
+    counts = re.findall(r"^Done (\d+) runs", done.stderr, re.M)
+    failure = "" if done.returncode == 0 and counts else (done.stdout + done.stderr)[-3000:]
+    return Result(target, int(counts[-1]) if counts else 0, failure or "")
+
+
+def _child(target: str, seconds: int, corpus: Path) -> None:
+    import atheris
+
+    with atheris.instrument_imports(include=MODULES):
+        from tools.fuzz.targets import TARGETS, seeds
+    for number, seed in enumerate(seeds(target)):
+        (corpus / f"seed-{number}").write_bytes(seed)
+    options = [
+        f"-max_total_time={seconds}",
+        f"-max_len={_MAX_BYTES}",
+        f"-rss_limit_mb={_LIMIT_MIB}",
+        f"-artifact_prefix={corpus}/failure-",
+        "-timeout=10",
+    ]
+    atheris.Setup([sys.argv[0], *options, str(corpus)], TARGETS[target])
+    atheris.Fuzz()
+
+
+def main() -> int:
+    """Exit code 1 if a target failed."""
+    parser = argparse.ArgumentParser(prog="python -m tools.fuzz", description=__doc__)
+    parser.add_argument("--seconds", type=int, default=3)
+    parser.add_argument("--corpus", type=Path)
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("targets", nargs="*", metavar="TARGET")
+    given = parser.parse_args()
+    if given.child:
+        _child(given.child, given.seconds, given.corpus)
+        return 0
+    from tools.fuzz.targets import TARGETS
+
+    corpus = given.corpus or Path(tempfile.mkdtemp(prefix="cbtfs-fuzz-"))
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        names = given.targets or list(TARGETS)
+        results = list(pool.map(lambda name: fuzz(name, given.seconds, corpus), names))
+    for result in results:
+        outcome = "FAILED" if result.failure else "ok"
+        print(f"{result.target.ljust(14)} {result.runs:>10} runs  {outcome}")
+        if result.failure:
+            print(result.failure)
+    return int(any(result.failure for result in results))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,243 @@
+"""What is fuzzed: each target takes any bytes, and lets no error out but those that are meant."""
+
+import contextlib
+import hashlib
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from cbtfs.core import frame as frames
+from cbtfs.core.frame import Codec, Frame, Kind
+from cbtfs.core.ids import PackId, PointId
+from cbtfs.core.manifest import (
+    Manifest,
+    PointState,
+    Vm,
+    decode_manifest,
+    decode_state,
+    encode_manifest,
+    encode_state,
+)
+from cbtfs.core.moment import parse_moment
+from cbtfs.core.names import encode_name, printable
+from cbtfs.core.settings import Settings, decode_settings, encode_settings
+from cbtfs.errors import CbtfsError
+from cbtfs.mount.files import encode_vm_json, files_of
+from cbtfs.source.listed import load_change_list
+from cbtfs.source.nbd import statuses_of
+from cbtfs.store import codec
+from cbtfs.store.catalog import records
+from cbtfs.store.digest import chunk_digest
+from cbtfs.store.holder import parse_holder
+from cbtfs.store.pack import Pack
+
+Target = Callable[[bytes], None]
+_ID: Final = "ab" * 16
+_PLAIN: Final = b"content " * 512
+_SEAL: Final = b',"sha256":"'
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """ValueError and our own errors are how a decoder says no."""
+    with contextlib.suppress(ValueError, CbtfsError):
+        yield
+
+
+def _sealed(body: bytes) -> bytes:
+    """*body* with a seal that fits, so that what is behind it is reached."""
+    head = body.rstrip().removesuffix(b"}")
+    if _SEAL in head:
+        head = head.partition(_SEAL)[0]
+    body = head + b"}"
+    return head + _SEAL + hashlib.sha256(body).hexdigest().encode() + b'"}\n'
+
+
+def _manifest(data: bytes) -> None:
+    for each in (data, _sealed(data)):
+        with _refusing():
+            found = decode_manifest(each)
+            encode_manifest(found)
+            files_of(found, 16)
+            encode_vm_json(found, PointState(found.point), is_damaged=False)
+
+
+def _state(data: bytes) -> None:
+    for each in (data, _sealed(data)):
+        with _refusing():
+            encode_state(decode_state(each, PointId(_ID)))
+
+
+def _settings(data: bytes) -> None:
+    for each in (data, _sealed(data)):
+        with _refusing():
+            decode_settings(each)
+
+
+def _frame_header(data: bytes) -> None:
+    head = data[: frames.FRAME_HEADER_BYTES - 4].ljust(frames.FRAME_HEADER_BYTES - 4, b"\0")
+    table = data[frames.FRAME_HEADER_BYTES :]
+    mended = head + zlib.crc32(table, zlib.crc32(head)).to_bytes(4, "little") + table
+    for each in (data, mended):
+        with _refusing():
+            found, table = frames.decode_frame_header(each, 0)
+            assert found.end >= found.payload_offset
+
+
+def _footer(data: bytes) -> None:
+    body = data[: frames.FOOTER_BYTES - 4].ljust(frames.FOOTER_BYTES - 4, b"\0")
+    for each in (data, body + zlib.crc32(body).to_bytes(4, "little")):
+        with _refusing():
+            frames.decode_footer(each, len(data))
+    with _refusing():
+        frames.decode_pack_header(data)
+
+
+def _trailer(data: bytes) -> None:
+    count = len(data) // frames.ENTRY_BYTES
+    whole = data[: count * frames.ENTRY_BYTES]
+    for crc in (0, zlib.crc32(whole)):
+        with _refusing():
+            frames.decode_trailer(whole, frames.Footer(count, 64, crc, PackId(_ID)))
+
+
+def _payload(data: bytes) -> None:
+    """A stored payload under a header that asks for 4 KiB: a bomb gives no more than that."""
+    digest = chunk_digest(_PLAIN)
+    for each in (Codec.STORED, Codec.ZSTD):
+        with _refusing():
+            frame = Frame(64, len(data), len(_PLAIN), Kind.CHUNK, 0, each, digest)
+            assert bytes(codec.decode(frame, data)) == _PLAIN
+
+
+_FOLDER: Final = tempfile.TemporaryDirectory(prefix="cbtfs-fuzz-")
+
+
+def _pack(data: bytes) -> None:
+    """A whole pack from disk: header, frames, trailer, footer; then frame by frame."""
+    path = Path(_FOLDER.name, "pack")
+    path.write_bytes(data)
+    with _refusing():
+        pack = Pack(path)
+        with _refusing():
+            for frame in pack.trailer():
+                with _refusing():
+                    pack.load(frame)
+        for frame in pack.scan():
+            with _refusing():
+                pack.load(frame)
+
+
+def _catalog(data: bytes) -> None:
+    decoders: tuple[Callable[[bytes], object], ...] = (
+        records.decode_location,
+        records.decode_children,
+        records.decode_ids,
+        records.decode_pack,
+        records.decode_point,
+    )
+    for decode in decoders:
+        with _refusing():
+            decode(data)
+
+
+def _changes(data: bytes) -> None:
+    path = Path(_FOLDER.name, "changes")
+    path.write_bytes(data)
+    with _refusing():
+        load_change_list(path)
+
+
+def _holder(data: bytes) -> None:
+    parse_holder(data)
+
+
+def _words(data: bytes) -> None:
+    """Names and moments."""
+    for errors in ("surrogatepass", "surrogateescape"):
+        with _refusing():
+            text = data.decode("utf-8", errors)
+            assert printable(text).isprintable()
+            assert "/" not in encode_name(text)
+            parse_moment(text)
+
+
+def _nbd(data: bytes) -> None:
+    """What a server says of a disk's extents: lengths and flags, of which none need make sense."""
+    numbers = [int.from_bytes(data[at : at + 4], "big") for at in range(0, len(data) - 3, 4)]
+    pairs = list(zip(numbers[1::2], numbers[2::2], strict=False))
+    length = numbers[0] % (1 << 30) + 1 if numbers else 1
+    found = statuses_of(pairs, 512, length)
+    at = 512
+    for extent, _ in found:
+        assert extent.start == at
+        at = extent.end
+    assert at <= 512 + length
+
+
+def _seeds() -> dict[str, list[bytes]]:
+    """Something valid for each target that needs it to get anywhere."""
+    manifest = Manifest(
+        point=PointId(_ID),
+        vm=Vm("cd" * 16, "vm", "vm"),  # type: ignore[arg-type]
+        order=1,
+        time="2026-01-01T00:00:00Z",
+        name="2026-01-01T00-00-00Z",
+        committed="2026-01-01T00:00:00Z",
+        run="ef" * 16,
+        program="fuzz",
+        kind="full",
+        reason="first",
+        disks=(),
+    )
+    digest = chunk_digest(_PLAIN)
+    frame = Frame(32, len(_PLAIN), len(_PLAIN), Kind.CHUNK, 0, Codec.STORED, digest)
+    table = frames.crc_table(_PLAIN)
+    header = frames.encode_frame_header(frame, table)
+    body = frames.encode_pack_header(PackId(_ID)) + header + _PLAIN
+    trailer = frames.encode_trailer([frame], len(body), PackId(_ID))
+    encoded = codec.Encoder().encode(Kind.CHUNK, 0, digest, _PLAIN)
+    return {
+        "manifest": [encode_manifest(manifest)],
+        "state": [encode_state(PointState(PointId(_ID)))],
+        "settings": [encode_settings(Settings(_ID, "2026-01-01T00:00:00Z", 65536, 1))],
+        "frame-header": [header],
+        "footer": [trailer[-frames.FOOTER_BYTES :]],
+        "trailer": [trailer[: -frames.FOOTER_BYTES]],
+        "payload": [bytes(encoded.payload), _PLAIN],
+        "pack": [body + trailer],
+        "catalog": [
+            records.encode_children([*range(1, 33), *[0] * 32]),  # type: ignore[list-item]
+            records.encode_location(records.Location(1, frame)),
+        ],
+        "changes": [b'[{"start": 0, "length": 512}]', b'{"since": "vm@latest", "extents": []}'],
+        "holder": [
+            b'{"pid": 1, "host": "", "command": "", "since": "", "started": 1}',
+            b'{"pid": 1e999, "host": "", "command": "", "since": "", "started": 1}',
+        ],
+    }
+
+
+TARGETS: Final[dict[str, Target]] = {
+    "manifest": _manifest,
+    "state": _state,
+    "settings": _settings,
+    "frame-header": _frame_header,
+    "footer": _footer,
+    "trailer": _trailer,
+    "payload": _payload,
+    "pack": _pack,
+    "catalog": _catalog,
+    "changes": _changes,
+    "holder": _holder,
+    "words": _words,
+    "nbd": _nbd,
+}
+
+
+def seeds(name: str) -> list[bytes]:
+    """Valid inputs for a target, where there are any."""
+    return _seeds().get(name, [])
