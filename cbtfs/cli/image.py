@@ -143,6 +143,8 @@ def image(
     )
     look_at(sources, wishes)
     sampling = sampling_of(audit)
+    if allow_changing:
+        sampling = None  # what is written meanwhile is in no list: that would be taken for a miss
     want: Want = "full" if full else "incremental" if incremental_only else "auto"
     path = repository_path(context)
     started = time.monotonic()

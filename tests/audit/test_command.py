@@ -110,6 +110,19 @@ def test_a_list_that_lacks_changes_is_found_out_and_told(
     assert shown["disks"][0]["suspect"] == shown["suspect"]
 
 
+def test_a_disk_that_may_change_is_not_audited(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = Image(tmp_path)
+    call(path, capsys, *image.arguments())
+    image.write(200, "written after the list was made")
+
+    _, taken, _ = call(path, capsys, *image.arguments("--allow-changing", "--audit", "100%"))
+
+    assert taken["kind"] == "incremental"
+    assert taken["disks"][0]["audit"] is None
+
+
 def test_words_tell_of_audit_and_doubt(
     path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
