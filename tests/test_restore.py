@@ -51,8 +51,8 @@ def loop_device(file: Path) -> Iterator[Path]:
 def restore(
     repository: Path, target: Path, *, may_overwrite: bool = False, keeps_going: bool = False
 ) -> Restored:
+    manifest = newest(repository)
     with reading(repository) as opened:
-        manifest = newest(repository)
         return restore_disk(
             opened,
             manifest.point,
