@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,17 +13,16 @@ from cbtfs.cli.arguments import AUDIT, Audit, Json, LockWait, example, sampling_
 from cbtfs.cli.captures import disk_bars, print_point
 from cbtfs.cli.context import repository_path
 from cbtfs.cli.output import emit, say
+from cbtfs.cli.password import find_password
 from cbtfs.errors import CbtfsError, ChunkMissing, DataCorrupt, UsageError
 
 if TYPE_CHECKING:
     from cbtfs.ingest.outcome import Outcome
     from cbtfs.ingest.plan import Want
-    from cbtfs.source.secret import Secret
     from cbtfs.source.transport.base import Transport
     from cbtfs.source.vsphere.inventory import ListedVm
     from cbtfs.source.vsphere.session import Session
 
-PASSWORD_VARIABLE: Final = "CBTFS_VSPHERE_PASSWORD"
 _PARTLY: Final = 3
 _TRANSPORTS: Final = ("auto", "nbd", "datastore")
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -161,7 +158,7 @@ def vsphere(
     )
     address = parse_address(server)
     path = repository_path(context)
-    password = _password(password_file, address.host, user)
+    password = find_password(password_file, address.host, user)
 
     from cbtfs.source.vsphere.patience import Patience
     from cbtfs.source.vsphere.session import Session
@@ -215,37 +212,6 @@ def _seconds(text: str | None) -> float | None:
     if not number.isdecimal():
         raise UsageError(f"--max-snapshot-age {text} is no time such as 90s, 30m, 4h or 1d")
     return float(int(number) * _UNITS[unit])
-
-
-def _password(file: Path | None, host: str, user: str) -> Secret:
-    """From the file, the environment, the keyring, or a prompt; in this order."""
-    from cbtfs.source.secret import Secret, load_secret
-
-    if file is not None:
-        return load_secret(file)
-    text = os.environ.get(PASSWORD_VARIABLE) or _from_keyring(host, user)
-    if text:
-        return Secret(text)
-    if not sys.stdin.isatty():
-        raise UsageError(f"no password: give --password-file, or set {PASSWORD_VARIABLE}")
-    from getpass import getpass
-
-    return Secret(getpass(f"password of {user} at {host}: "))
-
-
-def _from_keyring(host: str, user: str) -> str | None:
-    """What the user's keyring keeps for `cbtfs <host>`, where the package is installed."""
-    from importlib import import_module
-
-    try:
-        keyring: Any = import_module("keyring")
-    except ImportError:
-        return None
-    try:
-        found = keyring.get_password(f"cbtfs {host}", user)
-    except keyring.errors.KeyringError:
-        return None
-    return None if found is None else str(found)
 
 
 def _transports(
