@@ -48,10 +48,11 @@ class Mounting:
         def serving() -> None:
             nonlocal has_served
             has_served = True
+            # Not before: the answer to the kernel's first request would lower it again.
+            raise_read_ahead(place)
             ready()
 
         try:
-            raise_read_ahead(place)
             session = self._session(file_system)
             Supervisor(place, self.workers, session.work).run(serving)
         except BaseException:

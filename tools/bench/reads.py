@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from cbtfs.errors import CbtfsError
+from cbtfs.mount.mountpoint import raise_read_ahead
 from tools.bench.bench import Bench
 from tools.bench.machine import drop_caches
 from tools.bench.programs import run
@@ -23,6 +24,8 @@ from tools.bench.servers import (
 from tools.bench.stock import DISK, VM, Chain
 
 QEMU: Final = "qemu-storage-daemon"
+QEMU_AHEAD: Final = "qemu-storage-daemon, read-ahead 4 MiB"
+"""What it would be if its user knew how to make the kernel read ahead as cbtfs does."""
 NBDFUSE: Final = "nbdfuse"
 EMPTY: Final = "empty pyfuse3"
 WARM: Final = "repository warm, file cold"
@@ -82,10 +85,15 @@ def look_equal(files: Files, image: Path | None = None) -> None:
         run(["cmp", paths[0], path])
 
 
+def chain_image(chain: Chain, depth: int) -> Path:
+    """The qcow2 image of the mixed disk at its first or its last point."""
+    return chain.first_overlay if depth == 1 else chain.newest_overlay
+
+
 @contextmanager
 def at_depth(bench: Bench, chain: Chain, depth: int) -> Iterator[dict[str, Path]]:
     """The mixed disk at its first or its last point, as everybody shows it."""
-    image = chain.first_overlay if depth == 1 else chain.newest_overlay
+    image = chain_image(chain, depth)
     with ExitStack() as stack:
         mounts = stack.enter_context(bench.mounts(chain.repository))
         files = {name: point_file(mount, depth) for name, mount in mounts.items()}
@@ -102,7 +110,10 @@ def chain_rows(bench: Bench) -> Iterator[Row]:
     for depth in (1, newest):
         goal = 2.5 if depth > 1 else None
         with at_depth(bench, chain, depth) as files:
-            yield _sequential(bench, f"sequential read, depth {depth}", files, QEMU, goal)
+            with qemu_exported(chain_image(chain, depth), bench.folder / "ahead.raw") as ahead:
+                raise_read_ahead(ahead)
+                every = {**files, QEMU_AHEAD: ahead}
+                yield _sequential(bench, f"sequential read, depth {depth}", every, QEMU, goal)
             for block, queue in ((4096, 16), (65536, 8)):
                 name = f"{block // 1024} KiB random, queue {queue}, depth {depth}"
                 yield _random(bench, name, files, block, queue, QEMU, 1.5 if depth > 1 else None)

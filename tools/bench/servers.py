@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from cbtfs.errors import CbtfsError
+from cbtfs.mount.mountpoint import raise_read_ahead
 from tools.bench.programs import ROOT, Program, run
 
 _START_SECONDS: Final = 30.0
@@ -33,6 +34,7 @@ def empty_mounted(at: Path, size: int, workers: int) -> Iterator[Path]:
     at.mkdir()
     command = [sys.executable, "-m", "tools.bench.empty", str(size), str(workers), str(at)]
     with _serving(command, at, {"PYTHONPATH": str(ROOT)}):
+        raise_read_ahead(at)
         yield at / "disk.raw"
 
 
