@@ -3,6 +3,7 @@
 import argparse
 import json
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -67,6 +68,7 @@ def _arguments() -> argparse.Namespace:
 def main() -> int:
     """Run the bench; the exit code."""
     arguments = _arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what is mounted is unmounted
     sizes = QUICK if arguments.quick else FULL
     try:
         require()
