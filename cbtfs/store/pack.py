@@ -43,6 +43,8 @@ PACK_BYTES: Final = 64 << 20
 
 _BUFFER_BYTES: Final = 1 << 20
 _LONGEST_HEADER: Final = FRAME_HEADER_BYTES + MAX_PLAIN_BYTES // PIECE * 4
+_TABLES: Final = 1024
+"""Tables of CRCs that an open pack keeps: a quarter of a MiB, and all where blocks have 64 KiB."""
 OPEN_SUFFIX: Final = ".open"
 
 
@@ -163,7 +165,10 @@ class Pack:
         if table is None:
             head = bytearray(frame.payload_offset - frame.offset)
             self._read_into((head,), frame.offset, may_wait)
-            table = self._tables[frame.digest] = self._look(frame, head)
+            table = self._look(frame, head)
+            if len(self._tables) >= _TABLES:
+                self._tables.clear()
+            self._tables[frame.digest] = table
         first, last = offset // PIECE, -(-(offset + length) // PIECE)
         start = first * PIECE
         data = memoryview(bytearray(min(last * PIECE, frame.stored) - start))
