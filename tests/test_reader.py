@@ -67,10 +67,15 @@ def records(path: Path) -> dict[str, DiskRecord]:
 
 
 @pytest.fixture(scope="module")
-def disks(path: Path, records: dict[str, DiskRecord]) -> Iterator[dict[str, Disk]]:
+def opened(path: Path, records: dict[str, DiskRecord]) -> Iterator[Repository]:
     with reading(path) as repository:
-        reader = Reader(repository)
-        yield {label: reader.disk(record) for label, record in records.items()}
+        yield repository
+
+
+@pytest.fixture(scope="module")
+def disks(opened: Repository, records: dict[str, DiskRecord]) -> dict[str, Disk]:
+    reader = Reader(opened)
+    return {label: reader.disk(record) for label, record in records.items()}
 
 
 @pytest.mark.parametrize("label", IMAGES)
@@ -100,12 +105,14 @@ def test_a_range_that_is_none_is_refused(disks: dict[str, Disk], offset: int, le
         disks["odd"].read(offset, length)
 
 
-def test_reads_from_many_threads_are_right(path: Path, records: dict[str, DiskRecord]) -> None:
+def test_reads_from_many_threads_are_right(
+    opened: Repository, records: dict[str, DiskRecord]
+) -> None:
     image = IMAGES["odd"]
     rng = random.Random(4)
     ranges = [(rng.randrange(len(image)), rng.randrange(30000)) for _ in range(300)]
-    with reading(path) as repository, ThreadPoolExecutor(6) as threads:
-        disk = Reader(repository, cache_bytes=10 * BLOCK).disk(records["odd"])
+    with ThreadPoolExecutor(6) as threads:
+        disk = Reader(opened, cache_bytes=10 * BLOCK).disk(records["odd"])
         found = list(threads.map(lambda where: bytes(disk.read(*where)), ranges))
 
     assert found == [image[at : at + length] for at, length in ranges]
