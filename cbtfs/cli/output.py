@@ -1,6 +1,7 @@
 """Documents and tables on standard output; words and progress on standard error."""
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,7 +25,15 @@ def _printing() -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as exc:
+        _give_up_on_output()
         raise CbtfsError(f"cannot write to standard output: {exc.strerror}") from exc
+
+
+def _give_up_on_output() -> None:
+    """Let what is still to be written go nowhere: Python would fail on it once more at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def emit(document: Mapping[str, Any]) -> None:

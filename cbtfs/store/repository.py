@@ -296,12 +296,16 @@ def reading(path: Path) -> Iterator[Repository]:
     """The repository at *path*, for one of many readers.
 
     Where the catalog lags behind points/, and nobody writes, it is caught up first: a point that
-    was committed just before a crash is there.
+    was committed just before a crash is there. Where there is no room for that, what the catalog
+    knows can be read all the same.
     """
     settings = load_settings(path)
     if not _is_in_step(path):
-        with contextlib.suppress(RepositoryLocked, AccessDenied), writing(path):
-            pass
+        try:
+            with contextlib.suppress(RepositoryLocked, AccessDenied), writing(path):
+                pass
+        except StoreFailed as exc:
+            log.warning("points that the catalog does not know yet are not shown: %s", exc)
     catalog = Catalog(path / CATALOG, is_writable=False)
     try:
         yield Repository(path, settings, catalog)

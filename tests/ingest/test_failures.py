@@ -159,7 +159,8 @@ def test_a_second_disk_that_fails_takes_the_first_one_with_it(path: Path) -> Non
 
 
 def rewrite(path: Path) -> None:
-    path.write_bytes(b"other" + CONTENT[5:])
+    with path.open("r+b") as file:
+        file.write(b"other")
 
 
 class WrittenWhileRead(ImageSource):

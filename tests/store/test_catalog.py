@@ -33,6 +33,7 @@ from cbtfs.store.catalog.records import (
     encode_location,
     encode_pack,
     encode_point,
+    key_integer,
     open_value,
 )
 from cbtfs.store.catalog.update import NewObject, Update
@@ -477,3 +478,9 @@ def test_no_catalog_is_made_for_a_reader(folder: Path) -> None:
         Catalog(folder, is_writable=False)
 
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("key", [b"\xff" * 8, b"\xff" * 16, b"\x01"])
+def test_a_key_that_is_no_number_is_damage(key: bytes) -> None:
+    with pytest.raises(CatalogDamaged, match="key"):
+        key_integer(key)

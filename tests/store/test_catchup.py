@@ -12,9 +12,10 @@ import pytest
 from cbtfs import listing
 from cbtfs.core.blockmap import FANOUT
 from cbtfs.core.frame import Frame, Kind
-from cbtfs.core.ids import NULL_DIGEST, Digest, ObjectId, PackId, Ref
+from cbtfs.core.ids import NULL_DIGEST, Digest, ObjectId, PackId, PointId, Ref
 from cbtfs.core.manifest import Manifest
-from cbtfs.errors import CbtfsError, ChunkMissing
+from cbtfs.errors import CbtfsError, ChunkMissing, StoreFailed
+from cbtfs.store.catalog.environment import Environment
 from cbtfs.store.catchup import Findings
 from cbtfs.store.codec import Encoder
 from cbtfs.store.digest import chunk_digest, digest_of, node_content
@@ -490,7 +491,29 @@ def test_a_point_that_its_order_has_lost_is_listed_again(history: History) -> No
 
     open_and_settle(history.path)
 
-    with reading(history.path) as repository, repository.catalog.view() as view:
-        listed = [point.manifest.point for point in listing.points(view)]
-    assert listed == [point.manifest.point for point in history.points]
+    assert listed(history.path) == [point.manifest.point for point in history.points]
     assert outcomes(history) == [True] * 3
+
+
+def test_a_catalog_that_cannot_be_caught_up_for_want_of_room_is_read_as_it_is(
+    history: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(history.path / "catalog", tmp_path / "old")
+    image = history.points[-1].image
+    newest = add_point(history.path, {"disk": image + b"more"}, changed={"disk": []})
+    shutil.rmtree(history.path / "catalog")
+    shutil.copytree(tmp_path / "old", history.path / "catalog")
+
+    def no_room(*_: object) -> None:
+        raise StoreFailed("No space left on device")
+
+    with monkeypatch.context() as full_disk:
+        full_disk.setattr(Environment, "write", no_room)
+        assert outcomes(history) == [True] * 3
+
+    assert newest.point in listed(history.path)
+
+
+def listed(path: Path) -> list[PointId]:
+    with reading(path) as repository, repository.catalog.view() as view:
+        return [point.manifest.point for point in listing.points(view)]

@@ -28,7 +28,11 @@ class Catalog:
         self._folder_inode = os.stat(folder).st_ino
         self._last_transaction = self._environment.last_transaction
         if is_writable:
-            self.update(lambda update: update.set_up())
+            try:
+                self.update(lambda update: update.set_up())
+            except BaseException:
+                self._environment.close()
+                raise
 
     def close(self) -> None:
         self._environment.close()

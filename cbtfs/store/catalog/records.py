@@ -48,6 +48,9 @@ _SEEDS: Final = {name: zlib.crc32(name) for name in DATABASES}
 _FULL: Final = (1 << FANOUT) - 1
 
 PREFIX_BYTES: Final = 8
+_KEY_BYTES: Final = 8
+_MAX_NUMBER: Final = 1 << 62
+"""No repository has so many objects; there is room to count on."""
 
 
 _ADVICE: Final = (
@@ -70,7 +73,11 @@ def integer_key(number: int) -> bytes:
 
 
 def key_integer(key: bytes) -> int:
-    return int.from_bytes(key, sys.byteorder)
+    """The number in a key of MAP or OBJECTS; CatalogDamaged if it is none that was ever given."""
+    number = int.from_bytes(key, sys.byteorder)
+    if len(key) != _KEY_BYTES or number > _MAX_NUMBER:
+        raise CatalogDamaged("a key is no number")
+    return number
 
 
 def number_key(number: int) -> bytes:
