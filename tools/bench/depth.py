@@ -20,14 +20,14 @@ from tools.bench.row import OURS, Goal, Row, in_turns
 from tools.bench.stock import VM, DeepChain
 
 _PIECE: Final = 4096
-_ROUNDS: Final = 20
+_ROUNDS: Final = 40
 FIRST: Final = "the first point"
 
 
 def depth_rows(bench: Bench) -> Iterator[Row]:
     """Blocks that every point rewrote, at the last point and at the first."""
     chain = bench.stock.deep
-    repeats = max(bench.sizes.repeats, 5)
+    repeats = bench.sizes.repeats * 2 + 1
     with reading(chain.repository) as repository:
         first, newest = _ends(repository)
         samples = in_turns(

@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,19 @@ PEERS: Final[Mapping[str, tuple[str, ...]]] = {
 
 ROOT: Final = Path(__file__).parents[2]
 """The checkout that this bench belongs to."""
+
+
+_LAUNCH: Final = """
+import os, sys, time
+os.set_inheritable(int(sys.argv[1]), False)
+started = time.perf_counter()
+process = os.posix_spawnp(sys.argv[2], sys.argv[2:], os.environ)
+_, status, usage = os.wait4(process, 0)
+seconds = time.perf_counter() - started
+os.write(int(sys.argv[1]), b"%f %d" % (seconds, usage.ru_maxrss))
+sys.exit(min(abs(os.waitstatus_to_exitcode(status)), 255))
+"""
+"""A process begins with the peak memory of the one that started it: that one has to be small."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,22 +85,22 @@ def run(
     folder: Path | None = None,
 ) -> Ran:
     """Run a command to its end; CbtfsError with its last words if it fails."""
-    started = time.perf_counter()
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env={**os.environ, **(environment or {})},
-        cwd=folder,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        output = process.stdout.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - started
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        words = output.strip().splitlines() or [f"code {process.returncode}"]
+    reading, writing = os.pipe()
+    with open(reading) as report:
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", _LAUNCH, str(writing), *command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **(environment or {})},
+            cwd=folder,
+            text=True,
+            check=False,
+            pass_fds=[writing],
+        )
+        os.close(writing)
+        seconds, peak = report.read().split() or ("0", "0")
+    if done.returncode:
+        words = done.stdout.strip().splitlines() or [f"code {done.returncode}"]
         raise CbtfsError(f"{command[0]} failed: {words[-1]}")
-    return Ran(seconds, usage.ru_maxrss * 1024, output)
+    return Ran(float(seconds), int(peak) * 1024, done.stdout)

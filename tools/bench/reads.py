@@ -153,9 +153,13 @@ def raw_rows(bench: Bench) -> Iterator[Row]:
 def second_rows(bench: Bench) -> Iterator[Row]:
     """A read of what the kernel's page cache has already."""
     chain = bench.stock.mixed
-    with bench.mounts(chain.repository) as mounts:
+    with (
+        bench.mounts(chain.repository) as mounts,
+        empty_mounted(bench.folder / "empty", bench.sizes.disk, bench.workers) as empty,
+    ):
         files = {name: point_file(mount, bench.sizes.deltas + 1) for name, mount in mounts.items()}
         files["raw file"] = chain.image
+        files[EMPTY] = empty
         for path in files.values():
             read_all(path)
         samples = in_turns(_each(files, lambda p: read_all(p, is_cold=False)), bench.sizes.repeats)
