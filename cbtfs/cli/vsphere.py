@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -12,19 +11,26 @@ import typer
 from cbtfs.cli.arguments import AUDIT, Audit, Json, LockWait, example, sampling_of
 from cbtfs.cli.captures import disk_bars, print_point
 from cbtfs.cli.context import repository_path
+from cbtfs.cli.login import (
+    CaFile,
+    PasswordFile,
+    Server,
+    Thumbprint,
+    User,
+    VmNames,
+    check_trust,
+    find_login,
+)
 from cbtfs.cli.output import emit, say
-from cbtfs.cli.password import find_password
-from cbtfs.errors import CbtfsError, ChunkMissing, DataCorrupt, UsageError
+from cbtfs.cli.transports import NbdUri, TransportName, VddkLibdir, check_transport, transports
+from cbtfs.cli.verdict import Failed, conclude, failed_documents
+from cbtfs.errors import UsageError
 
 if TYPE_CHECKING:
     from cbtfs.ingest.outcome import Outcome
     from cbtfs.ingest.plan import Want
-    from cbtfs.source.transport.base import Transport
     from cbtfs.source.vsphere.inventory import ListedVm
-    from cbtfs.source.vsphere.session import Session
 
-_PARTLY: Final = 3
-_TRANSPORTS: Final = ("auto", "nbd", "datastore")
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -40,58 +46,15 @@ def add_to(group: typer.Typer) -> None:
 
 def vsphere(
     context: typer.Context,
-    vm: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="VM…",
-            show_default=False,
-            help="Names, inventory paths, patterns of both, or instance UUIDs.",
-        ),
-    ],
-    server: Annotated[
-        str,
-        typer.Option(metavar="HOST", show_default=False, help="The vCenter or ESXi host."),
-    ],
-    user: Annotated[str, typer.Option(metavar="U", show_default=False, help="Who logs in.")],
-    password_file: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="F",
-            show_default=False,
-            help="Its first line is the password. Else CBTFS_VSPHERE_PASSWORD, the keyring, "
-            "or a prompt.",
-        ),
-    ] = None,
-    ca_file: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="F", show_default=False, help="Certificates of the CAs to trust, in PEM."
-        ),
-    ] = None,
-    thumbprint: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HEX", show_default=False, help="SHA-256 of the only certificate to trust."
-        ),
-    ] = None,
-    transport: Annotated[
-        str, typer.Option(metavar="T", help="How bytes travel: auto, nbd or datastore.")
-    ] = "auto",
-    nbd_uri: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URI",
-            show_default=False,
-            help="An NBD server that has the snapshots: {vm}, {snapshot}, {key} and {path} "
-            "are filled in.",
-        ),
-    ] = None,
-    vddk_libdir: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", show_default=False, help="Where VMware's VDDK is, for nbdkit's plugin."
-        ),
-    ] = None,
+    vm: VmNames,
+    server: Server,
+    user: User,
+    password_file: PasswordFile = None,
+    ca_file: CaFile = None,
+    thumbprint: Thumbprint = None,
+    transport: TransportName = "auto",
+    nbd_uri: NbdUri = None,
+    vddk_libdir: VddkLibdir = None,
     jobs: Annotated[int, typer.Option(metavar="N", min=1, help="VMs at once.")] = 1,
     include_disk: Annotated[
         list[str] | None,
@@ -137,14 +100,11 @@ def vsphere(
 ) -> None:
     """Capture virtual machines of a vCenter or ESXi host: all their disks, what changed alone."""
     from cbtfs.ingest.outcome import Wishes
-    from cbtfs.source.vsphere.address import parse_address
 
     if full and incremental_only:
         raise UsageError("--full and --incremental-only exclude each other: give one")
-    if ca_file is not None and thumbprint is not None:
-        raise UsageError("--ca-file and --thumbprint exclude each other: give one")
-    if transport not in _TRANSPORTS:
-        raise UsageError(f"--transport is one of {', '.join(_TRANSPORTS)}")
+    check_trust(ca_file, thumbprint)
+    check_transport(transport)
     want: Want = "full" if full else "incremental" if incremental_only else "auto"
     wishes = Wishes(
         want=want,
@@ -156,21 +116,14 @@ def vsphere(
         max_snapshot_age=_seconds(max_snapshot_age),
         audit=sampling_of(audit),
     )
-    address = parse_address(server)
     path = repository_path(context)
-    password = find_password(password_file, address.host, user)
+    login = find_login(server, user, password_file, ca_file, thumbprint)
 
-    from cbtfs.source.vsphere.patience import Patience
-    from cbtfs.source.vsphere.session import Session
-    from cbtfs.source.vsphere.tls import parse_thumbprint, pinned, verifying
     from cbtfs.store.repository import writing
 
-    patience = Patience()
-    pin = None if thumbprint is None else parse_thumbprint(thumbprint)
-    tls = verifying(ca_file) if pin is None else pinned(address, pin, patience.reply)
     with (
         writing(path, lock_wait=lock_wait) as repository,
-        Session(address, tls, user, password, patience) as session,
+        login.session() as session,
         disk_bars(is_wanted=not json or jobs > 1) as announce,
     ):
         from cbtfs.ingest.fleet import run_all
@@ -180,8 +133,8 @@ def vsphere(
         selection = select_all(list_vms(session), vm)
         objects = repository.object_writer()
         try:
-            transports = _transports(transport, nbd_uri, vddk_libdir, session)
-            desk = Desk(repository, objects, session, transports, wishes, announce=announce)
+            ways = transports(transport, nbd_uri, vddk_libdir, session)
+            desk = Desk(repository, objects, session, ways, wishes, announce=announce)
             results = run_all(
                 selection.vms,
                 jobs,
@@ -214,28 +167,9 @@ def _seconds(text: str | None) -> float | None:
     return float(int(number) * _UNITS[unit])
 
 
-def _transports(
-    wanted: str, nbd_uri: str | None, libdir: Path | None, session: Session
-) -> list[Transport]:
-    """Those that may be tried, the best first."""
-    from cbtfs.source.transport.datastore import DatastoreTransport
-    from cbtfs.source.transport.nbd import NbdTransport
-    from cbtfs.source.transport.nbdkit import VDDK, NbdkitTransport
-
-    found: list[Transport] = []
-    if wanted in ("auto", "nbd"):
-        if nbd_uri is not None:
-            found.append(NbdTransport(nbd_uri))
-        else:
-            found.append(NbdkitTransport(session.vddk_login(libdir or VDDK)))
-    if wanted in ("auto", "datastore"):
-        found.append(DatastoreTransport(session.web()))
-    return found
-
-
 def _report(
     done: Sequence[tuple[Outcome, float]],
-    failed: Sequence[tuple[str, CbtfsError]],
+    failed: Failed,
     *,
     as_json: bool,
 ) -> None:
@@ -244,10 +178,7 @@ def _report(
         emit(
             {
                 "points": [_document(outcome, seconds) for outcome, seconds in done],
-                "failed": [
-                    {"vm": name, "exit": error.exit_code, "error": str(error)}
-                    for name, error in failed
-                ],
+                "failed": failed_documents(failed),
             }
         )
     else:
@@ -261,19 +192,8 @@ def _report(
             say(f"{vm}: disk {each.disk} is left out: {each.reason}")
         for warning in outcome.warnings:
             say(f"{vm}: {warning}")
-    for name, error in failed:
-        say(f"{name}: {error}")
-    if failed and not done:
-        raise typer.Exit(_gravest([error for _, error in failed]))
-    if failed or not all(outcome.is_whole for outcome, _ in done):
-        raise typer.Exit(_PARTLY)
-
-
-def _gravest(errors: Sequence[CbtfsError]) -> int:
-    for kind in (DataCorrupt, ChunkMissing):
-        if any(isinstance(error, kind) for error in errors):
-            return kind.exit_code
-    return errors[0].exit_code
+    is_whole = all(outcome.is_whole for outcome, _ in done)
+    conclude(failed, is_any_done=bool(done), is_whole=is_whole)
 
 
 def _document(outcome: Outcome, seconds: float) -> dict[str, Any]:

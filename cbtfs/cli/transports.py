@@ -1,0 +1,60 @@
+"""The options that say how the bytes of a VM's disks travel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from cbtfs.errors import UsageError
+
+if TYPE_CHECKING:
+    from cbtfs.source.transport.base import Transport
+    from cbtfs.source.vsphere.session import Session
+
+_TRANSPORTS: Final = ("auto", "nbd", "datastore")
+
+TransportName = Annotated[
+    str, typer.Option(metavar="T", help="How bytes travel: auto, nbd or datastore.")
+]
+NbdUri = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URI",
+        show_default=False,
+        help="An NBD server that has the snapshots: {vm}, {snapshot}, {key} and {path} "
+        "are filled in.",
+    ),
+]
+VddkLibdir = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", show_default=False, help="Where VMware's VDDK is, for nbdkit's plugin."
+    ),
+]
+
+
+def check_transport(wanted: str) -> None:
+    """UsageError if there is no transport of that name."""
+    if wanted not in _TRANSPORTS:
+        raise UsageError(f"--transport is one of {', '.join(_TRANSPORTS)}")
+
+
+def transports(
+    wanted: str, nbd_uri: str | None, libdir: Path | None, session: Session
+) -> list[Transport]:
+    """Those that may be tried, the best first."""
+    from cbtfs.source.transport.datastore import DatastoreTransport
+    from cbtfs.source.transport.nbd import NbdTransport
+    from cbtfs.source.transport.nbdkit import VDDK, NbdkitTransport
+
+    found: list[Transport] = []
+    if wanted in ("auto", "nbd"):
+        if nbd_uri is not None:
+            found.append(NbdTransport(nbd_uri))
+        else:
+            found.append(NbdkitTransport(session.vddk_login(libdir or VDDK)))
+    if wanted in ("auto", "datastore"):
+        found.append(DatastoreTransport(session.web()))
+    return found
