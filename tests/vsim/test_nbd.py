@@ -10,7 +10,7 @@ from pyVmomi import vim
 
 from tests.vsim.nbd_client import NbdClient, NbdError
 from tests.vsim.support import DISK, MIB, connected, finished, inventory, machine, take_snapshot
-from tools.vsim import ReadRule, Simulator
+from tools.vsim import DiskEntry, MachineEntry, ReadRule, Simulator
 
 HOLE_AND_ZERO = 3
 
@@ -147,6 +147,23 @@ def test_readers_can_be_limited(sim: Simulator, client: NbdClient, export: str) 
 
     with NbdClient(sim.nbd_uri, export) as second:
         assert second.read(0, 1) == client.read(0, 1)
+
+
+def test_the_limit_of_readers_is_each_hosts_own() -> None:
+    disks = (DiskEntry(size=MIB),)
+    machines = MachineEntry("one", disks=disks), MachineEntry("two", datacenter="DC1", disks=disks)
+    with Simulator(inventory(*machines, datacenters=("DC0", "DC1"))) as sim:
+        sim.knobs.change("data", max_readers=1)
+        ids = [each["id"] for each in sim.do.vms()]
+        exports = [
+            f"{moid}/{sim.do.snapshot(name, name)}/{DISK}"
+            for moid, name in zip(ids, ("one", "two"), strict=True)
+        ]
+        with NbdClient(sim.nbd_uri, exports[0]) as first:
+            with NbdClient(sim.nbd_uri, exports[1]) as second:
+                assert first.read(0, 1) == second.read(0, 1)
+            with pytest.raises(NbdError):
+                NbdClient(sim.nbd_uri, exports[0])
 
 
 def test_an_open_reader_can_keep_a_snapshot_from_going(

@@ -1,5 +1,6 @@
 """What happens to change tracking when machines crash, move, grow, revert."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from tests.vsim.support import (
 )
 from tests.vsim.test_cbt import based, change_id
 from tools.vsim import DatastoreEntry, DiskEntry, MachineEntry, Simulator
+from tools.vsim.fault import Fault
 
 GIB = 1 << 30
 
@@ -126,6 +128,107 @@ def test_a_storage_vmotion_moves_every_path(knob: str, kept: bool) -> None:
         assert backing.fileName == "[fast] web1/web1.vmdk"
         assert backing.datastore == target
         assert (epoch(change_id(take_snapshot(vm))) == epoch(base)) is kept
+
+
+@pytest.fixture
+def two_stores() -> Iterator[tuple[Simulator, Any]]:
+    """A machine, and a second one of the same name's directory on the other datastore."""
+    stores = (DatastoreEntry("datastore1"), DatastoreEntry("fast"))
+    disks = (DiskEntry(size=MIB), DiskEntry(size=MIB))
+    machines = MachineEntry("web1", disks=disks), MachineEntry("a/b", datastore="fast")
+    with (
+        Simulator(inventory(*machines, datastores=stores)) as sim,
+        connected(sim) as service,
+    ):
+        yield sim, service
+
+
+def datastore(vm: Any, name: str) -> Any:
+    stores = vm.runtime.host.parent.parent.parent.datastore
+    return next(each for each in stores if each.name == name)
+
+
+def test_one_disk_can_move_alone(two_stores: tuple[Simulator, Any]) -> None:
+    vm = machine(two_stores[1])
+    locator = vim.vm.RelocateSpec.DiskLocator(diskId=2001, datastore=datastore(vm, "fast"))
+    finished(vm.RelocateVM_Task(vim.vm.RelocateSpec(disk=[locator])))
+
+    assert [disk_of(vm.config, key).backing.fileName for key in (2000, 2001)] == [
+        "[datastore1] web1/web1.vmdk",
+        "[fast] web1/web1_1.vmdk",
+    ]
+    assert vm.config.files.vmPathName == "[datastore1] web1/web1.vmx"
+    assert {each.name for each in vm.datastore} == {"datastore1", "fast"}
+
+
+def test_two_machines_do_not_share_a_directory(two_stores: tuple[Simulator, Any]) -> None:
+    sim, service = two_stores
+    sim.do.rename("web1", "a/b2")
+    sim.do.rename("a/b", "other")
+    sim.do.rename("a/b2", "a/b")
+    sim.do.relocate("a/b", "fast")
+    vm = machine(service, "a%2fb")
+
+    assert vm.config.files.vmPathName == "[fast] a%2fb_1/a%2fb_1.vmx"
+    assert disk_of(vm.config).backing.fileName == "[fast] a%2fb_1/web1.vmdk"
+
+
+def test_a_migration_can_end_with_tracking_disabled(two_stores: tuple[Simulator, Any]) -> None:
+    sim, service = two_stores
+    vm = machine(service)
+    based(vm)
+    sim.knobs.change("cbt", relocate="off")
+    sim.do.relocate("web1", "fast")
+
+    assert vm.config.changeTrackingEnabled is False
+    assert vm.config.extraConfig == []
+    assert disk_of(vm.config).backing.changeId is None
+
+
+def test_a_removed_and_added_disk_has_another_history(sim: Simulator, vm: Any) -> None:
+    base = based(vm)
+    uuid = disk_of(vm.config).backing.uuid
+    sim.do.remove_disk("web1", DISK)
+    sim.do.add_disk("web1", {"size": "4M", "slot": "scsi0:0"})
+    snapshot = take_snapshot(vm)
+
+    assert disk_of(vm.config).backing.uuid != uuid
+    assert epoch(change_id(snapshot)) != epoch(base)
+
+
+@pytest.mark.parametrize(("knob", "is_reset"), [("reset", True), ("unseen", False)])
+def test_what_is_restored_into_a_disk_resets_tracking_or_is_not_seen(
+    sim: Simulator, vm: Any, knob: str, is_reset: bool
+) -> None:
+    sim.knobs.change("cbt", restore=knob)
+    base = based(vm)
+    with pytest.raises(Fault, match="InvalidPowerState"):
+        sim.do.restore_disk("web1", DISK, 0, b"restored")
+    sim.do.power("web1", "shutdown")
+    sim.do.write("web1", DISK, 5 * BLOCK, b"seen")
+    sim.do.restore_disk("web1", DISK, 0, b"restored")
+    sim.do.power("web1", "on")
+    snapshot = take_snapshot(vm, "after")
+
+    assert sim.do.read("web1", DISK, 0, 8) == b"restored"
+    assert (epoch(change_id(snapshot)) != epoch(base)) is is_reset
+    if not is_reset:  # the lie
+        assert changed(vm, snapshot, base) == [(5 * BLOCK, BLOCK)]
+
+
+def test_nothing_is_restored_into_a_machine_with_snapshots(sim: Simulator, vm: Any) -> None:
+    take_snapshot(vm)
+    sim.do.power("web1", "off")
+
+    with pytest.raises(Fault, match="has snapshots"):
+        sim.do.restore_disk("web1", DISK, 0, b"restored")
+
+
+def test_a_revert_can_leave_no_event(sim: Simulator, service: Any, vm: Any) -> None:
+    sim.knobs.change("snapshot", revert_event=False)
+    finished(take_snapshot(vm).RevertToSnapshot_Task())
+
+    assert service.content.eventManager.QueryEvents(vim.event.EventFilterSpec()) == []
 
 
 def test_what_a_disk_grew_by_counts_as_changed(sim: Simulator, vm: Any) -> None:

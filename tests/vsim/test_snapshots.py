@@ -264,14 +264,24 @@ def test_a_physical_rdm_fails_the_snapshot_or_is_left_out() -> None:
         assert backing.changeId is None
 
 
-def test_a_multi_writer_disk_fails_the_snapshot() -> None:
-    disks = with_disks(DiskEntry(size=MIB, sharing="sharingMultiWriter"))
-    with (
-        Simulator(disks) as sim,
-        connected(sim) as service,
-        pytest.raises(vim.fault.SnapshotIncompatibleDeviceInVm),
-    ):
-        take_snapshot(machine(service))
+@pytest.mark.parametrize(("sharing", "bus"), [("MultiWriter", "no"), ("None", "physical")])
+def test_a_disk_or_a_bus_that_is_shared_fails_the_snapshot(sharing: str, bus: str) -> None:
+    disks = (DiskEntry(size=MIB, sharing=f"sharing{sharing}"),)
+    entry = MachineEntry("web1", shared_bus=f"{bus}Sharing", disks=disks)
+    with Simulator(inventory(entry)) as sim, connected(sim) as service:
+        vm = machine(service)
+        controller = next(
+            each
+            for each in vm.config.hardware.device
+            if isinstance(each, vim.vm.device.VirtualSCSIController)
+        )
+
+        with pytest.raises(vim.fault.SnapshotIncompatibleDeviceInVm) as refused:
+            take_snapshot(vm)
+        assert isinstance(refused.value.fault, vim.fault.SharedBusControllerNotSupported)
+        assert refused.value.fault.device == "Hard disk 1"
+        assert controller.sharedBus == f"{bus}Sharing"
+        assert disk_of(vm.config).backing.sharing == f"sharing{sharing}"
 
 
 def test_a_template_cannot_be_snapshotted() -> None:

@@ -77,6 +77,7 @@ class MachineEntry:
     instance_uuid: str = ""
     bios_uuid: str = ""
     annotation: str = ""
+    shared_bus: str = "noSharing"  # of its SCSI controllers: virtualSharing, physicalSharing
     extra: Mapping[str, str] = field(default_factory=dict)
     disks: tuple[DiskEntry, ...] = ()
 

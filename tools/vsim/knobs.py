@@ -58,7 +58,8 @@ class CbtKnobs:
     no_change_id: bool = False  # disks have no changeId although tracking is on
     revert: Literal["new-epoch", "keep-epoch", "keep-id"] = "new-epoch"
     extend_skews: bool = False  # growing past 128 GiB (or 256, 512 …) spoils the map, KB 310751
-    relocate: Literal["keep", "reset"] = "keep"  # storage vMotion
+    relocate: Literal["keep", "reset", "off"] = "keep"  # storage vMotion; off: as HCX leaves it
+    restore: Literal["reset", "unseen"] = "reset"  # what another product writes back to a disk
     hard_power_off: Literal["keep", "reset"] = "keep"
     bad_id: Literal["FileFault", "InvalidArgument"] = "InvalidArgument"  # malformed changeId
 
@@ -80,6 +81,7 @@ class SnapshotKnobs:
     consolidate_locked: bool = False  # ConsolidateVMDisks_Task fails with FileLocked
     physical_rdm: Literal["left-out", "fault"] = "fault"
     max_depth: int = 32  # TooManySnapshotLevels beyond
+    revert_event: bool = True  # a revert leaves an event
     keep_truth: bool = False  # keep the frozen images of removed snapshots
     enable_with_snapshots: Literal["allow", "fault"] = "allow"  # CBT on a machine with snapshots
 
@@ -119,7 +121,7 @@ class DataKnobs:
     size_delta: int = 0  # added to the size that an NBD export announces
     holes: Literal["zero", "hole", "none"] = "zero"  # base:allocation of what is not allocated
     min_block: int = 1  # NBD refuses reads that are not aligned to it
-    max_readers: int = 0  # NBD connections at once; 0: no limit
+    max_readers: int = 0  # NBD connections and lease downloads of a host at once; 0: no limit
     ranges: bool = True  # whether /folder honours Range
     locked_status: int = 500  # HTTP status of a file that a running machine holds open
 

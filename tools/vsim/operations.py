@@ -135,12 +135,16 @@ class Operations:
         with self._world.changing():
             self.find_vm(vm).question = question or None
 
-    def relocate(self, vm: str, datastore: str) -> None:
-        """Storage vMotion."""
+    def relocate(self, vm: str, datastore: str, disk: str | int = "") -> None:
+        """Storage vMotion, of all or of one disk."""
         with self._world.changing():
-            if datastore not in self._world.datastores:
-                raise LookupError(f"no datastore {datastore!r}")
-            self.find_vm(vm).relocate(datastore)
+            machine = self.find_vm(vm)
+            if disk:
+                moved = {self._disk(vm, disk).spec.key: datastore}
+                self._world.relocate(machine, None, moved)
+            else:
+                moved = {each.spec.key: datastore for each in machine.disks}
+                self._world.relocate(machine, datastore, moved)
 
     def rename(self, vm: str, name: str) -> None:
         with self._world.changing():
@@ -175,6 +179,11 @@ class Operations:
     def grow_disk(self, vm: str, disk: str | int, size: str | int) -> None:
         with self._world.changing():
             self.find_vm(vm).grow_disk(self._disk(vm, disk).spec.key, parse_size(size))
+
+    def restore_disk(self, vm: str, disk: str | int, offset: int, data: bytes) -> None:
+        """What another backup product writes back to the disk of a machine that is off."""
+        with self._world.changing():
+            self.find_vm(vm).restore(self._disk(vm, disk).spec.key, offset, data)
 
     # snapshots
 

@@ -65,6 +65,8 @@ class Events:
             )
 
     def reverted(self, machine: Machine, snapshot: Snapshot, user: str) -> None:
+        if not self._site.world.knobs.snapshot.revert_event:
+            return
         self.add(
             REVERTED,
             machine,

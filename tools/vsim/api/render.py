@@ -10,7 +10,7 @@ from tools.vsim.model.slots import CONTROLLER_KEYS, controller_key, parse_slot
 from tools.vsim.model.snapshot import Snapshot
 from tools.vsim.model.spec import MachineSpec
 from tools.vsim.model.world import World
-from tools.vsim.soap.vmodl import long, managed_object, vim
+from tools.vsim.soap.vmodl import long, managed_object, typed, vim
 
 VirtualDisk = vim.vm.device.VirtualDisk
 BACKINGS = {
@@ -80,7 +80,9 @@ def _config(world: World, machine: Machine, spec: MachineSpec, disks: list[Any])
         flags=vim.vm.FlagInfo(),
         defaultPowerOps=vim.vm.DefaultPowerOpInfo(),
         hardware=vim.vm.VirtualHardware(
-            numCPU=spec.cpus, memoryMB=spec.memory_mib, device=[*_controllers(disks), *disks]
+            numCPU=spec.cpus,
+            memoryMB=spec.memory_mib,
+            device=[*_controllers(disks, machine.shared_bus), *disks],
         ),
         changeTrackingEnabled=spec.cbt,
         extraConfig=[
@@ -98,7 +100,7 @@ def vmx_path(machine: Machine) -> str:
     return f"[{machine.datastore}] {machine.directory}/{machine.directory}.vmx"
 
 
-def _controllers(disks: Iterable[Any]) -> list[Any]:
+def _controllers(disks: Iterable[Any], sharing: str) -> list[Any]:
     keys = sorted({disk.controllerKey for disk in disks})
     built = []
     for key in keys:
@@ -110,7 +112,7 @@ def _controllers(disks: Iterable[Any]) -> list[Any]:
             deviceInfo=vim.Description(label=f"{bus} {key}", summary=bus),
         )
         if bus == "scsi":
-            controller.sharedBus = vim.vm.device.VirtualSCSIController.Sharing.noSharing
+            controller.sharedBus = typed(vim.vm.device.VirtualSCSIController.Sharing, sharing)
         built.append(controller)
     return built
 

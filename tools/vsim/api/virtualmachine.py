@@ -89,17 +89,25 @@ class VirtualMachine(Served):
         return self._task(call, lambda: self.machine.upgrade(hardware))
 
     def RelocateVM_Task(self, call: Call, spec: Any, priority: Any) -> Any:
-        target = next(
-            (
-                store
-                for store in self.site.world.datastores.values()
-                if spec.datastore is not None and store.moid == spec.datastore._moId
-            ),
-            None,
-        )
-        if target is None:
+        """A disk goes where its own locator says, else with the machine."""
+        home = None
+        if spec.datastore is not None:
+            home = self._datastore_named(spec.datastore, "spec.datastore")
+        keys = {disk.spec.key for disk in self.machine.disks}
+        moved = dict.fromkeys(keys, home) if home is not None else {}
+        for locator in spec.disk:
+            if locator.diskId not in keys:
+                raise invalid_argument("spec.disk.diskId")
+            moved[locator.diskId] = self._datastore_named(locator.datastore, "spec.disk.datastore")
+        if not moved:
             raise invalid_argument("spec.datastore")
-        return self._task(call, lambda: self.machine.relocate(target.name))
+        return self._task(call, lambda: self.site.world.relocate(self.machine, home, moved))
+
+    def _datastore_named(self, reference: Any, parameter: str) -> str:
+        for store in self.site.world.datastores.values():
+            if store.moid == reference._moId:
+                return store.name
+        raise invalid_argument(parameter)
 
     # snapshots
 

@@ -65,8 +65,7 @@ class SnapshotExports:
             if found is None:
                 return None
             machine, path, size = found
-            readers = sum(sum(each.readers.values()) for each in self._world.machines.values())
-            if self.knobs.max_readers and readers >= self.knobs.max_readers:
+            if self._world.is_host_busy(machine.moid):
                 raise PermissionError("too many readers")
             fd = os.open(path, os.O_RDONLY)
             machine.readers[name.split("/")[1]] += 1

@@ -132,6 +132,15 @@ class Disk:
         number = (link or self.current).number
         return f"[{self.datastore}] {self.stem}{f'-{number:06d}' if number else ''}{suffix}.vmdk"
 
+    def move(self, datastore: str, directory: str) -> None:
+        """Have all its files in that directory."""
+        self.datastore = datastore
+        self.stem = f"{directory}/{self.stem.rpartition('/')[2]}"
+
+    @property
+    def directory(self) -> str:
+        return self.stem.rpartition("/")[0]
+
     # tracking
 
     @property
@@ -144,6 +153,10 @@ class Disk:
         changed = drift.written + (drift.discarded if knobs.unmap_reported else ())
         if self.tracker and changed:
             self.tracker.advance(changed, knobs.sequence_step)
+
+    def overlook(self) -> None:
+        """Let what the guest changed since the last stun never come into the map."""
+        self._catch_up()
 
     def start_tracking(self, knobs: CbtKnobs) -> None:
         """Track from now on, under a new epoch; what is allocated counts as changed."""

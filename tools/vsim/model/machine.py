@@ -6,7 +6,7 @@ Guide, "Enable CBT").
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -20,6 +20,7 @@ from tools.vsim.model.span import Span
 from tools.vsim.model.spec import VM_LEVEL_KEY, MachineSpec
 
 NEWEST_HARDWARE = 21
+Place = tuple[str, str]  # datastore, directory
 QUIESCE_FAULTS = {
     "application": (
         "vim.fault.ApplicationQuiesceFault",
@@ -55,6 +56,7 @@ class Machine:
         self.readers: Counter[str] = Counter()  # open data-plane connections by snapshot id
         self.change_version = 0
         self.question: str | None = None
+        self.shared_bus = "noSharing"  # of its SCSI controllers
 
     @property
     def is_on(self) -> bool:
@@ -159,15 +161,38 @@ class Machine:
         disk.grow(size, self.cbt_of(disk))
         self.change_version += 1
 
-    def relocate(self, datastore: str) -> None:
-        """Move all files to another datastore."""
-        self.datastore = datastore
-        for disk in self.disks:
-            disk.datastore = datastore
+    def relocate(self, home: Place | None, disks: Mapping[int, Place]) -> None:
+        """Move the machine's own files to *home*, and disks by device key to their places."""
+        for key in disks:
+            self._require_disk(key)
+        if home is not None:
+            self.datastore, self.directory = home
+        moved = [disk for disk in self.disks if disk.spec.key in disks]
+        for disk in moved:
+            disk.move(*disks[disk.spec.key])
             if self.cbt_of(disk).relocate == "reset":
                 disk.stop_tracking()
+        if any(self.cbt_of(disk).relocate == "off" for disk in moved):
+            self.set_tracking(False)
         self.change_version += 1
         self.stun()
+
+    def restore(self, key: int, offset: int, data: bytes) -> None:
+        """What another product writes back to a disk; that takes a machine at rest.
+
+        Tracking starts anew, or has not seen it (VDDK Programming Guide, "Restore Incremental
+        Backup Data": tracking misreports once restoring starts).
+        """
+        disk = self._require_disk(key)
+        self._require("poweredOff", wanted="poweredOff")
+        if len(self.snapshots):
+            raise Fault("vim.fault.InvalidState", "The virtual machine has snapshots.")
+        disk.settle(self.cbt_of(disk))
+        disk.write(offset, data)
+        disk.overlook()
+        if self.cbt_of(disk).restore == "reset":
+            disk.stop_tracking()
+            self._apply_tracking(disk)
 
     # snapshots
 
@@ -315,7 +340,9 @@ class Machine:
         if depth >= self.knobs.snapshot.max_depth:
             raise Fault("vim.fault.TooManySnapshotLevels", "Snapshot hierarchy is too deep.")
         for disk in self.disks:
-            shared = disk.spec.sharing == "sharingMultiWriter" and disk.spec.in_snapshots
+            shared = disk.spec.in_snapshots and (
+                disk.spec.sharing == "sharingMultiWriter" or self._is_on_shared_bus(disk)
+            )
             pass_through = disk.spec.backing == "rdm-physical"
             if shared or (pass_through and self.knobs.snapshot.physical_rdm == "fault"):
                 raise Fault(
@@ -339,6 +366,9 @@ class Machine:
         if self.knobs.snapshot.quiesce in QUIESCE_FAULTS:
             raise Fault(*QUIESCE_FAULTS[self.knobs.snapshot.quiesce])
         return self.knobs.snapshot.quiesce == "ok"
+
+    def _is_on_shared_bus(self, disk: Disk) -> bool:
+        return self.shared_bus != "noSharing" and disk.spec.slot.startswith("scsi")
 
     def _held_links(self) -> set[Link]:
         return {frozen.link for snapshot in self.snapshots for frozen in snapshot.disks}

@@ -128,9 +128,10 @@ class World:
             annotation=entry.annotation,
             extra=dict(entry.extra),
         )
-        directory = self._free_directory(entry.name.replace("/", "%2f"), entry.datastore)
+        directory = self._free_directory(entry.name.replace("/", "%2f"), entry.datastore, None)
         machine = Machine(moid, spec, self.knobs, directory, entry.datastore)
         machine.tools_running = entry.tools
+        machine.shared_bus = entry.shared_bus
         for disk in entry.disks:
             machine.add_disk(self.make_disk(machine, disk))
         if entry.cbt:
@@ -208,14 +209,46 @@ class World:
                     return machine, snapshot
         return None
 
+    def host_of(self, moid: str) -> str:
+        """What tells the host that a machine is on from others."""
+        return self.folders[moid][0]
+
+    def is_host_busy(self, moid: str) -> bool:
+        """Whether the machine's host has as many readers of its disks as it allows."""
+        most, host = self.knobs.data.max_readers, self.host_of(moid)
+        there = (each for each in self.machines.values() if self.host_of(each.moid) == host)
+        return bool(most) and sum(each.readers.total() for each in there) >= most
+
+    def relocate(self, machine: Machine, home: str | None, disks: Mapping[int, str]) -> None:
+        """Move a machine's own files, and disks by their device keys, to other datastores."""
+
+        def place(datastore: str) -> tuple[str, str]:
+            if datastore not in self.datastores:
+                raise LookupError(f"no datastore {datastore!r}")
+            name = machine.spec.name.replace("/", "%2f")
+            return datastore, self._free_directory(name, datastore, machine)
+
+        machine.relocate(
+            None if home is None else place(home), {key: place(disks[key]) for key in disks}
+        )
+
     def rename(self, machine: Machine, name: str) -> None:
         machine.configure(replace(machine.spec, name=name))
 
     def _uuid(self) -> str:
         return str(uuid.UUID(bytes=self.random.randbytes(16), version=4))
 
-    def _free_directory(self, name: str, datastore: str) -> str:
-        taken = {each.directory for each in self.machines.values() if each.datastore == datastore}
+    def _free_directory(self, name: str, datastore: str, owner: Machine | None) -> str:
+        taken = {
+            directory
+            for each in self.machines.values()
+            if each is not owner
+            for store, directory in (
+                (each.datastore, each.directory),
+                *((disk.datastore, disk.directory) for disk in each.disks),
+            )
+            if store == datastore
+        }
         names = (name if number == 0 else f"{name}_{number}" for number in count())
         return next(each for each in names if each not in taken)
 
