@@ -84,17 +84,23 @@ class Reader:
 
     def root(self, record: DiskRecord) -> Ref | None:
         """The root of a block map; ChunkMissing if the repository does not have it."""
-        if record.root == NULL_DIGEST:
+        return self._find_root(record.root, Shape(record.size, record.block_size))
+
+    def tree(self, root: Digest, shape: Shape) -> Tree[Ref]:
+        """The block map of that root; ChunkMissing if the repository does not have it."""
+        return Tree(self._find_root(root, shape), shape.blocks, self.children)
+
+    def _find_root(self, root: Digest, shape: Shape) -> Ref | None:
+        if root == NULL_DIGEST:
             return None
         roots = self._roots
-        found = roots.get(record.root)
+        found = roots.get(root)
         if found is None:
-            height = Shape(record.size, record.block_size).height
             with self._catalog.view() as view:
-                number = view.find(Kind.NODE, height, record.root)
+                number = view.find(Kind.NODE, shape.height, root)
             if number is None:
-                raise ChunkMissing(f"block map {record.root.hex()} is missing")
-            found = roots[record.root] = Ref(number, record.root)
+                raise ChunkMissing(f"block map {root.hex()} is missing")
+            found = roots[root] = Ref(number, root)
         return found
 
     def node(self, child: Ref, level: int) -> Node:
@@ -273,8 +279,7 @@ class Disk:
 
     def tree(self) -> Tree[Ref]:
         """The block map."""
-        root = self._reader.root(self.record)
-        return Tree(root, self._shape.blocks, self._reader.children)
+        return self._reader.tree(self.record.root, self._shape)
 
     def data(self) -> Iterator[Extent]:
         """Extents that hold data, ascending; the rest of the disk is zeros."""

@@ -207,6 +207,34 @@ class Builder(Generic[Ref]):
         self._last_leaf = index
         self._put(1, index, children)
 
+    def so_far(self) -> Ref | None:
+        """Store what is open as it stands and return the root; more leaves may follow.
+
+        It is the tree of the base with the leaves that were put. ValueError if the base is of
+        another size: what it has beyond the disk's end is not cut before finish().
+        """
+        if self._base is not None and self._base.blocks != self._shape.blocks:
+            raise ValueError("the base is of another size")
+        if self._last_leaf < 0:
+            return None if self._base is None else self._base.root
+        if self._height == 1:
+            return self._root
+        below: tuple[int, Ref | None] | None = None
+        for level in range(2, self._height + 1):
+            node = self._open.get(level)
+            if node is not None:
+                index, children = node.index, list(node.children)
+            else:
+                assert below is not None
+                index = below[0] // FANOUT
+                children = self._inherited(level, index)
+            if below is not None:
+                children[below[0] % FANOUT] = below[1]
+            is_data = any(child is not None for child in children)
+            below = index, self._make(level, children) if is_data else None
+        assert below is not None
+        return below[1]
+
     def finish(self) -> Ref | None:
         """Store what is open and return the root; None if the whole disk is zeros."""
         last = self._shape.leaves - 1

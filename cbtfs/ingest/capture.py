@@ -36,6 +36,11 @@ class Captured:
     counts: Counts
 
 
+Reached = Callable[[int, Callable[[], Captured]], None]
+"""Told that all leaves before a number are as they will be; what it is given stores the disk's tree
+as it is then, for a disk of the size of its base."""
+
+
 class _Unit(NamedTuple):
     """Extents of one leaf, whole blocks, that one thread reads."""
 
@@ -59,6 +64,7 @@ def capture(
     objects: ObjectWriter,
     level: int,
     progress: Progress,
+    reached: Reached | None = None,
 ) -> Captured:
     """Put a disk's blocks into the repository and return its block map.
 
@@ -69,6 +75,7 @@ def capture(
     units = _units(iter(extents), shape.block_size)
     work = _Work(source, shape, like, objects, level)
     tally = _Tally()
+    base_blocks = base_blocks if base is not None else 0
 
     def make_node(node_level: int, children: Sequence[Ref | None]) -> Ref:
         put = objects.put_node(node_level, children)
@@ -76,11 +83,17 @@ def capture(
         return put.ref
 
     builder = Builder(shape, base, make_node)
+
+    def put_leaf() -> None:
+        builder.put_leaf(leaf, children)
+        if reached is not None:
+            reached(leaf + 1, lambda: tally.captured(builder.so_far(), base_blocks))
+
     leaf, children, before = -1, list[Ref | None](), list[Ref | None]()
     for unit, blocks in _in_order(work.encode, units):
         if unit.leaf != leaf:
             if leaf >= 0:
-                builder.put_leaf(leaf, children)
+                put_leaf()
             leaf, children = unit.leaf, builder.leaf(unit.leaf)
             before = work.like_leaf(leaf)
         for block in blocks:
@@ -92,21 +105,10 @@ def capture(
         tally.read_bytes += read
         progress(read)
     if leaf >= 0:
-        builder.put_leaf(leaf, children)
+        put_leaf()
     if base is not None:
-        tally.data_blocks += base_blocks - sum(1 for _ in base.data_blocks(shape.blocks))
-    root = builder.finish()
-    return Captured(
-        NULL_DIGEST if root is None else root.digest,
-        tally.data_blocks,
-        Counts(
-            tally.read_bytes,
-            tally.written_blocks,
-            tally.zero_blocks,
-            tally.new_bytes,
-            tally.stored_bytes,
-        ),
-    )
+        base_blocks -= sum(1 for _ in base.data_blocks(shape.blocks))
+    return tally.captured(builder.finish(), base_blocks)
 
 
 @dataclass(slots=True)
@@ -117,6 +119,19 @@ class _Tally:
     new_bytes: int = 0
     stored_bytes: int = 0
     data_blocks: int = 0
+
+    def captured(self, root: Ref | None, base_blocks: int) -> Captured:
+        return Captured(
+            NULL_DIGEST if root is None else root.digest,
+            self.data_blocks + base_blocks,
+            Counts(
+                self.read_bytes,
+                self.written_blocks,
+                self.zero_blocks,
+                self.new_bytes,
+                self.stored_bytes,
+            ),
+        )
 
 
 def _settle(

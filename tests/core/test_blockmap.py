@@ -292,3 +292,37 @@ def test_leaves_that_do_not_ascend_or_lie_outside_are_refused(order: tuple[int, 
 
     with pytest.raises(ValueError, match="leaf"):
         builder.put_leaf(second, [1] * FANOUT)
+
+
+@given(steps(), st.data())
+def test_what_is_put_so_far_is_a_tree_to_go_on_from(step: Step, data: st.DataObject) -> None:
+    nodes = Nodes()
+    shape = Shape(step.blocks, 1)
+    again = data.draw(steps().map(lambda other: other.writes))
+    writes = {at: value for at, value in again.items() if at < step.blocks}
+    base = nodes.build(step.blocks, None, step.writes)
+    first = data.draw(st.integers(0, shape.leaves))
+    before = {at: value for at, value in writes.items() if at // FANOUT < first}
+    after = {at: value for at, value in writes.items() if at // FANOUT >= first}
+
+    builder = Builder(shape, base, nodes.make)
+    for index in sorted({at // FANOUT for at in before}):
+        children = builder.leaf(index)
+        for at, value in before.items():
+            if at // FANOUT == index:
+                children[at % FANOUT] = value
+        builder.put_leaf(index, children)
+    so_far = nodes.tree(builder.so_far(), step.blocks)
+    finished = nodes.tree(builder.finish(), step.blocks)
+
+    assert so_far.root == finished.root == nodes.build(step.blocks, base, before).root
+    whole = nodes.build(step.blocks, base, writes)
+    assert nodes.build(step.blocks, so_far, after).root == whole.root
+
+
+def test_there_is_no_tree_so_far_of_a_disk_that_changed_its_size() -> None:
+    nodes = Nodes()
+    base = nodes.build(5000, None, {4999: 1})
+
+    with pytest.raises(ValueError, match="another size"):
+        Builder(Shape(100, 1), base, nodes.make).so_far()
