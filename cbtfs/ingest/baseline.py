@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 from cbtfs.core.ids import VmId
-from cbtfs.core.manifest import DiskRecord, Manifest, decode_manifest
-from cbtfs.errors import DataCorrupt, PointNotFound
+from cbtfs.core.manifest import DiskRecord, Manifest
 from cbtfs.listing import Point, decode
 from cbtfs.source.base import Since
 from cbtfs.store.catalog.view import View
+from cbtfs.store.points import Forgotten
 from cbtfs.store.repository import Repository
 
 
@@ -65,26 +65,8 @@ def _newest_with(view: View, vm: VmId, identity: str) -> tuple[Point, DiskRecord
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class Forgotten:
-    """What is known of the points of one VM that were forgotten."""
-
-    manifests: list[Manifest]
-    is_complete: bool
-    """False if there is a forgotten manifest that cannot be read, whosever it is."""
-
-
 def find_forgotten(repository: Repository, vm: VmId) -> Forgotten:
-    """Manifests of points of *vm* that were forgotten and are still there to tell."""
-    found, is_complete = [], True
-    for point in repository.points.forgotten_ids():
-        try:
-            manifest = decode_manifest(repository.points.load_forgotten(point))
-        except PointNotFound:
-            continue
-        except DataCorrupt:
-            is_complete = False
-            continue
-        if manifest.vm.id == vm:
-            found.append(manifest)
-    return Forgotten(found, is_complete)
+    """What is known of points of *vm* that were forgotten and are still there to tell."""
+    found = repository.forgotten()
+    mine = tuple(manifest for manifest in found.manifests if manifest.vm.id == vm)
+    return Forgotten(mine, found.is_complete)

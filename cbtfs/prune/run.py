@@ -20,7 +20,6 @@ from cbtfs.prune.select import Limits, PackUse, Selection, select
 from cbtfs.prune.survey import Survey, survey
 from cbtfs.prune.sweep import LARGE, SMALL, sweep
 from cbtfs.store.catalog.update import Update
-from cbtfs.store.files import storing
 from cbtfs.store.pack import PACK_BYTES
 from cbtfs.store.repository import Repository
 from cbtfs.store.reserve import is_tight
@@ -103,9 +102,7 @@ def prune(
             rewriter.remove(chosen.removed)
             rewriter.rewrite(chosen.rewritten)
         gone = _superseded(points)
-        with storing("the folder of points"):
-            for point in gone:
-                repository.points.remove_forgotten(point)
+        repository.remove_forgotten(gone)
     return _outcome(points, found, rewriter, len(gone))
 
 

@@ -5,6 +5,7 @@ import os
 import struct
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +28,15 @@ FORGOTTEN_SUFFIX: Final = ".forgotten"
 ASIDE_SUFFIX: Final = ".tmp"
 
 _MARK = struct.Struct("<QQQ")
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """What is known of points that were forgotten and whose manifests still stand."""
+
+    manifests: tuple[Manifest, ...]
+    is_complete: bool
+    """False if one of them cannot be read: whose point it was, nobody knows."""
 
 
 class PointFolder:
@@ -68,6 +78,18 @@ class PointFolder:
     def load_forgotten(self, point: PointId) -> bytes:
         """The same for a point that was forgotten."""
         return self._load_checked(self._path / (point + FORGOTTEN_SUFFIX), point)
+
+    def forgotten(self) -> Forgotten:
+        """All that the folder knows of forgotten points; it takes a look at every name there."""
+        found, is_complete = [], True
+        for point in self.forgotten_ids():
+            try:
+                found.append(decode_manifest(self.load_forgotten(point)))
+            except PointNotFound:
+                continue
+            except DataCorrupt:
+                is_complete = False
+        return Forgotten(tuple(found), is_complete)
 
     def _load_checked(self, path: Path, point: PointId) -> bytes:
         try:

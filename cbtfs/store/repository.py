@@ -47,7 +47,7 @@ from cbtfs.store.identity import new_id
 from cbtfs.store.lock import WriterLock
 from cbtfs.store.packs import PackFolder
 from cbtfs.store.place import refuse_bad_place
-from cbtfs.store.points import PointFolder
+from cbtfs.store.points import Forgotten, PointFolder
 from cbtfs.store.quarantine import BadPlace, load_quarantine, save_quarantine, still_bad
 from cbtfs.store.rebuild import Progress, rebuild
 from cbtfs.store.writer import ObjectWriter
@@ -72,6 +72,25 @@ class Repository:
         self.points = PointFolder(path / "points")
         self.findings = findings or Findings()
         """What opening for writing had to mend."""
+        self._forgotten: Forgotten | None = None
+
+    def forgotten(self) -> Forgotten:
+        """What is known of points that were forgotten, for the one writer.
+
+        Nobody else forgets or removes any, so that the folder is looked at once, and not for
+        each point that is taken: it has two files for every point there is.
+        """
+        found = self._forgotten
+        if found is None:
+            found = self._forgotten = self.points.forgotten()
+        return found
+
+    def remove_forgotten(self, points: Iterable[PointId]) -> None:
+        """For a writer: remove what is left of forgotten points."""
+        with storing("the folder of points"):
+            for point in points:
+                self.points.remove_forgotten(point)
+        self._forgotten = None
 
     def quarantined(self) -> frozenset[Digest]:
         """Digests of objects that stand where they are known to be bad."""
@@ -115,6 +134,7 @@ class Repository:
 
         Takes the same time whatever they hold. The new names of their manifests are the commit.
         """
+        self._forgotten = None
         with storing("the folder of points"):
             self.points.forget(points)
         self.catalog.update(lambda update: _drop_points(update, points))

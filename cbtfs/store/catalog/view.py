@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from cbtfs.core.frame import Kind
@@ -58,6 +59,12 @@ class Node(NamedTuple):
         """Where child *slot* is; None for null."""
         entry = self.entries[slot]
         return None if entry is None else decode_location(entry)
+
+
+@lru_cache(maxsize=4096)
+def _decode_vm(payload: bytes) -> Vm:
+    """All VMs are asked for with each point that is taken, and few of them differ from before."""
+    return Vm(**json.loads(payload))
 
 
 class View:
@@ -204,7 +211,7 @@ class View:
 
     def vms(self) -> dict[VmId, Vm]:
         """Every VM that has points, as its newest point knows it."""
-        return {VmId(key.hex()): Vm(**json.loads(value)) for key, value in self._items(VMS)}
+        return {VmId(key.hex()): _decode_vm(value) for key, value in self._items(VMS)}
 
     def points_of(self, vm: VmId, *, newest_first: bool = False) -> Iterator[tuple[int, PointId]]:
         """Order number and id of each point of *vm*."""
