@@ -42,7 +42,7 @@ def print_point(manifest: Manifest) -> None:
                 human_size(disk.counts.stored_bytes),
                 disk.reason,
             )
-            for disk in manifest.disks
+            for disk in manifest.of_kind("disk")
         ],
         right=("size", "read", "new", "stored"),
     )

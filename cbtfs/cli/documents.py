@@ -26,10 +26,11 @@ def of_point(point: Point) -> Document:
         "state": point.marks,
         "disks": [
             {"disk": disk.label, "size": disk.size, "data_bytes": disk.data_bytes}
-            for disk in manifest.disks
+            for disk in manifest.of_kind("disk")
         ],
+        "files": [{"file": file.label, "size": file.size} for file in manifest.of_kind("file")],
         "written_bytes": sum(
-            each.counts.written_blocks * each.block_size for each in manifest.disks
+            each.counts.written_blocks * each.block_size for each in manifest.of_kind("disk")
         ),
         "stored_bytes": sum(disk.counts.stored_bytes for disk in manifest.disks),
     }
@@ -104,6 +105,15 @@ def of_ingest(manifest: Manifest, seconds: float) -> Document:
                 "stored_bytes": disk.counts.stored_bytes,
                 "audit": None if disk.audit is None else dict(disk.audit),
             }
-            for disk in manifest.disks
+            for disk in manifest.of_kind("disk")
+        ],
+        "files": [
+            {
+                "file": file.label,
+                "size": file.size,
+                "new_bytes": file.counts.new_bytes,
+                "stored_bytes": file.counts.stored_bytes,
+            }
+            for file in manifest.of_kind("file")
         ],
     }

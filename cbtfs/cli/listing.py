@@ -62,13 +62,14 @@ def _points(repository: Repository, name: str | None) -> list[Point]:
 
 def _row(point: Point) -> tuple[str, ...]:
     manifest = point.manifest
+    disks = manifest.of_kind("disk")
     return (
         manifest.vm.name,
         manifest.name,
         manifest.kind,
-        str(len(manifest.disks)),
-        human_size(sum(disk.size for disk in manifest.disks)),
-        human_size(sum(disk.data_bytes for disk in manifest.disks)),
+        str(len(disks)),
+        human_size(sum(disk.size for disk in disks)),
+        human_size(sum(disk.data_bytes for disk in disks)),
         human_size(sum(disk.counts.stored_bytes for disk in manifest.disks)),
         ",".join(point.marks) or "-",
         manifest.point[:_SHORT_ID],
@@ -104,13 +105,17 @@ def _description(point: Point) -> Iterator[str]:
     if point.state.verified is not None:
         yield f"verified   {point.state.verified}"
     yield f"committed  {manifest.committed} by cbtfs {manifest.program}"
-    for disk in manifest.disks:
+    for disk in manifest.of_kind("disk"):
         yield from _disk_lines(disk, point.suspect_disk(disk))
+    for file in manifest.of_kind("file"):
+        yield f"file {file.label}"
+        yield f"  size     {file.size} bytes"
+        yield f"  stored   {human_size(file.counts.stored_bytes)}"
 
 
 def _disk_lines(disk: DiskRecord, suspect: str | None) -> Iterator[str]:
     counts = disk.counts
-    yield f"{disk.kind} {disk.label}"
+    yield f"disk {disk.label}"
     yield f"  id       {disk.id}"
     yield f"  size     {disk.size} bytes, {human_size(disk.data_bytes)} of data"
     yield f"  blocks   of {disk.block_size} bytes"

@@ -117,6 +117,10 @@ class Manifest:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """What the source knows of the VM besides; JSON."""
 
+    def of_kind(self, kind: DiskKind) -> list[DiskRecord]:
+        """The virtual disks, or the small files of the VM."""
+        return [disk for disk in self.disks if disk.kind == kind]
+
     def disk(self, label: str) -> DiskRecord | None:
         """The disk of that label or, failing that, of that id."""
         for disk in self.disks:

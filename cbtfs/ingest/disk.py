@@ -37,6 +37,7 @@ class DiskInput:
     identity: str
     """What tells this disk from the VM's others across runs."""
     kind: DiskKind = "disk"
+    """A small file of the VM is read whole and not announced."""
     change_id: str | None = None
     """The source's token for the moment that it shows."""
 
@@ -72,6 +73,8 @@ def take_disk(
 ) -> DiskRecord:
     """What the point will say of *disk*, all of whose blocks are in *objects* then."""
     source = CheckedSource(disk.source)
+    if disk.kind == "file":
+        orders = replace(orders, want="auto", audit=None, announce=silent)
     if source.size > MAX_DISK_BYTES:
         raise UsageError(f"disk {printable(disk.label)} is larger than {MAX_DISK_BYTES} bytes")
     block = repository.settings.block_size if base is None else base.disk.block_size

@@ -69,6 +69,9 @@ def take_point(
 ) -> Manifest:
     """Capture *disks* as they are now and commit them as one restore point.
 
+    Small files of the VM may stand among them: they are read whole, whatever *want* says, and do
+    not make a point a full.
+
     Nothing is committed unless all of it is: SourceUnavailable, SourceMismatch or
     ChangeTrackingUnusable leaves the repository's points as they were. Only a disk that
     *leave_out* says so of is left out, as long as there is another one. *run* is what the point's
@@ -83,13 +86,14 @@ def take_point(
     orders = Orders(vm.id, moment, run, want, audit, announce)
     records: list[DiskRecord] = []
     taken: list[DiskInput] = []
+    last_hope = [disk for disk in disks if disk.kind == "disk"][-1]
     for disk in disks:
         base = None if is_new else find_baseline(repository, vm.id, disk.identity)
         try:
             with _named(disk):
                 records.append(take_disk(repository, objects, disk, base, orders))
         except SourceUnavailable as exc:
-            is_last_hope = disk is disks[-1] and not taken
+            is_last_hope = disk is last_hope and not any(t.kind == "disk" for t in taken)
             if is_last_hope or not leave_out(disk, exc):
                 raise
         else:
@@ -117,7 +121,7 @@ def _named(disk: DiskInput) -> Iterator[None]:
 def _look_at(vm: VmInput, disks: Sequence[DiskInput]) -> None:
     if not vm.name:
         raise UsageError("a VM needs a name")
-    if not disks:
+    if not any(disk.kind == "disk" for disk in disks):
         raise UsageError("a restore point needs a disk")
     labels = [disk.label for disk in disks]
     identities = [disk.identity for disk in disks]
@@ -147,7 +151,8 @@ def _manifest(
     metadata: Mapping[str, Any],
     run: str,
 ) -> Manifest:
-    kind: IngestKind = "full" if any(r.ingest == "full" for r in records) else "incremental"
+    virtual = [record for record in records if record.kind == "disk"]
+    kind: IngestKind = "full" if any(r.ingest == "full" for r in virtual) else "incremental"
     with repository.catalog.view() as view:
         names = {name for name, _ in view.names_of(vm.id)}
         newest = [order for order, _ in islice(view.points_of(vm.id, newest_first=True), 1)]
@@ -164,7 +169,7 @@ def _manifest(
         run=run,
         program=f"cbtfs {__version__}",
         kind=kind,
-        reason=next(record.reason for record in records if record.ingest == kind),
+        reason=next(record.reason for record in virtual if record.ingest == kind),
         disks=tuple(records),
         metadata=metadata,
     )

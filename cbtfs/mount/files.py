@@ -110,7 +110,8 @@ def encode_vm_json(manifest: Manifest, state: PointState, *, is_damaged: bool) -
             "verified": state.verified,
         },
         "vm": asdict(manifest.vm),
-        "disks": [_disk_document(disk, state) for disk in manifest.disks],
+        "disks": [_disk_document(disk, state) for disk in manifest.of_kind("disk")],
+        "files": [{"file": file.label, "size": file.size} for file in manifest.of_kind("file")],
         "metadata": manifest.metadata,
     }
     return (json.dumps(document, indent=2, ensure_ascii=True) + "\n").encode()

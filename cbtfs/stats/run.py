@@ -130,14 +130,14 @@ def _rows(manifests: Sequence[Manifest], freed: Mapping[PointId, int]) -> list[P
         last = before.get(manifest.vm.id)
         gap = None if last is None else parse_moment(manifest.time) - parse_moment(last.time)
         before[manifest.vm.id] = manifest
-        disks = manifest.disks
+        disks = manifest.of_kind("disk")
         rows.append(
             PointStats(
                 manifest,
                 sum(disk.size for disk in disks),
                 sum(disk.data_bytes for disk in disks),
                 sum(min(disk.counts.written_blocks * disk.block_size, disk.size) for disk in disks),
-                sum(disk.counts.stored_bytes for disk in disks),
+                sum(disk.counts.stored_bytes for disk in manifest.disks),
                 freed[manifest.point],
                 None if gap is None else gap.total_seconds() / 3600,
             )

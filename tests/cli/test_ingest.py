@@ -61,6 +61,7 @@ def test_the_document_has_the_members_of_the_contract(ingest: Ingest) -> None:
         "time": "2026-11-22T00:15:03Z",
         "kind": "full",
         "reason": "first restore point of this disk",
+        "files": [],
     }
 
 

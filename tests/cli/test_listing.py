@@ -10,7 +10,7 @@ from cbtfs.cli.output import human_size
 from cbtfs.core.manifest import Manifest, PointState
 from cbtfs.store.repository import writing
 from tests.cli.support import Run, process
-from tests.support import BLOCK, add_point
+from tests.support import BLOCK, add_point, commit_point
 
 HOSTILE = "../\x1b[31mvm\u202e\n"
 DATA = b"\x01" * BLOCK
@@ -36,6 +36,7 @@ def test_list_json_is_the_contract(repository: Path) -> None:
                     {"disk": "root", "size": 2 * BLOCK, "data_bytes": BLOCK},
                     {"disk": "swap", "size": 100, "data_bytes": 0},
                 ],
+                "files": [],
                 "written_bytes": 0,
                 "stored_bytes": 0,
             },
@@ -46,6 +47,7 @@ def test_list_json_is_the_contract(repository: Path) -> None:
                 "kind": "incremental",
                 "state": [],
                 "disks": [{"disk": "root", "size": 2 * BLOCK, "data_bytes": 2 * BLOCK}],
+                "files": [],
                 "written_bytes": 0,
                 "stored_bytes": 0,
             },
@@ -199,3 +201,18 @@ def test_sizes_have_three_digits_or_so() -> None:
     sizes = [human_size(size) for size in (0, 999, 1000, 1 << 20, 123 << 30)]
 
     assert sizes == ["0 B", "999 B", "0.98 KiB", "1.00 MiB", "123 GiB"]
+
+
+def test_a_small_file_is_no_disk_and_is_shown(run: Run, repository: Path, tmp_path: Path) -> None:
+    with writing(repository) as opened:
+        commit_point(opened, {"web.vmx": b"memSize"}, kind="file")
+
+    listed = run("list", "--json").document["points"][0]
+    shown = run("show", "vm@latest", "--json").document
+    words = run("show", "vm@latest").out
+    run("restore", "vm@latest", "web.vmx", tmp_path / "web.vmx")
+
+    assert (listed["disks"], listed["files"]) == ([], [{"file": "web.vmx", "size": 7}])
+    assert [(disk["disk"], disk["type"]) for disk in shown["disks"]] == [("web.vmx", "file")]
+    assert "file web.vmx\n  size     7 bytes" in words
+    assert (tmp_path / "web.vmx").read_bytes() == b"memSize"

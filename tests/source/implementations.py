@@ -8,6 +8,7 @@ from typing import Final
 
 from cbtfs.core.ids import PointId
 from cbtfs.source.base import DiskSource
+from cbtfs.source.content import ContentSource
 from cbtfs.source.export import NbdSource
 from cbtfs.source.image import ImageSource
 from cbtfs.source.listed import ChangeList, ListedSource
@@ -67,6 +68,10 @@ def listed(folder: Path, content: bytes) -> AbstractContextManager[DiskSource]:
     return closing(ListedSource(source, ChangeList((), since="another"), ANOTHER))
 
 
+def content(folder: Path, content: bytes) -> AbstractContextManager[DiskSource]:
+    return closing(ContentSource(content))
+
+
 def checked(folder: Path, content: bytes) -> AbstractContextManager[DiskSource]:
     return closing(CheckedSource(ImageSource(write_sparse(folder / "checked.raw", content))))
 
@@ -86,6 +91,7 @@ IMPLEMENTATIONS: Final[dict[str, Factory]] = {
     "loop device": loop_device,
     "nbd": nbd,
     "listed": listed,
+    "content": content,
     "checked": checked,
     "changing": changing,
     "fake": fake,

@@ -163,11 +163,11 @@ class Lab:
 
 
 def reasons(manifest: Manifest) -> dict[str, str]:
-    return {disk.label: disk.reason for disk in manifest.disks}
+    return {disk.label: disk.reason for disk in manifest.of_kind("disk")}
 
 
 def kinds(manifest: Manifest) -> list[str]:
-    return [disk.ingest for disk in manifest.disks]
+    return [disk.ingest for disk in manifest.of_kind("disk")]
 
 
 def new_lab(sim: Simulator, folder: Path, make_transport: MakeTransport = by_datastore) -> Lab:

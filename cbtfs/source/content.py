@@ -1,0 +1,32 @@
+"""A small file that is in memory as a source."""
+
+from collections.abc import Sequence
+
+from cbtfs.core.extent import Extent, between
+from cbtfs.errors import SourceUnavailable
+from cbtfs.source.base import ChangeTrackingInvalid, Since
+
+
+class ContentSource:
+    """Bytes that are at hand; nobody lists their changes."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = memoryview(content)
+        self.size = len(content)
+
+    def changed(self, since: Since) -> Sequence[Extent]:
+        raise ChangeTrackingInvalid("it is a small file")
+
+    def allocated(self) -> Sequence[Extent]:
+        return list(between(0, self.size))
+
+    def read(self, extent: Extent) -> memoryview:
+        if extent.end > self.size:
+            raise SourceUnavailable(f"the file has {self.size} bytes, {extent.end} are wanted")
+        return self._content[extent.start : extent.end]
+
+    def confirm(self) -> None:
+        """They stay as they are."""
+
+    def close(self) -> None:
+        """There is nothing to let go of."""
