@@ -13,6 +13,7 @@ from cbtfs.errors import UsageError
 
 if TYPE_CHECKING:
     from ssl import SSLContext
+    from threading import Event
 
     from cbtfs.source.secret import Secret
     from cbtfs.source.vsphere.address import Address
@@ -61,11 +62,11 @@ class Login:
     user: str
     password: Secret
 
-    def session(self) -> Session:
-        """A session, logged in; to be used with `with`."""
+    def session(self, stop: Event | None = None) -> Session:
+        """A session, logged in; to be used with `with`. *stop* ends its waiting for the server."""
         from cbtfs.source.vsphere.session import Session
 
-        return Session(self.address, self.tls, self.user, self.password)
+        return Session(self.address, self.tls, self.user, self.password, stop=stop)
 
 
 def check_trust(ca_file: Path | None, thumbprint: str | None) -> None:

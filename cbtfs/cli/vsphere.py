@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from threading import Event
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -24,7 +24,8 @@ from cbtfs.cli.login import (
 from cbtfs.cli.output import emit, say
 from cbtfs.cli.transports import NbdUri, TransportName, VddkLibdir, check_transport, transports
 from cbtfs.cli.verdict import Failed, conclude, failed_documents
-from cbtfs.errors import UsageError
+from cbtfs.errors import CbtfsError, UsageError
+from cbtfs.ingest.schedule import PER_DATASTORE, PER_HOST, Limits
 
 if TYPE_CHECKING:
     from cbtfs.ingest.outcome import Outcome
@@ -56,6 +57,20 @@ def vsphere(
     nbd_uri: NbdUri = None,
     vddk_libdir: VddkLibdir = None,
     jobs: Annotated[int, typer.Option(metavar="N", min=1, help="VMs at once.")] = 1,
+    per_host: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=0, help="Disks at once of VMs on one ESXi host; 0 for no limit."
+        ),
+    ] = PER_HOST,
+    per_datastore: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="VMs at once that have snapshots on one datastore; 0 for no limit.",
+        ),
+    ] = PER_DATASTORE,
     include_disk: Annotated[
         list[str] | None,
         typer.Option(metavar="D", show_default=False, help="Only this disk: label or device key."),
@@ -101,6 +116,7 @@ def vsphere(
     """Capture virtual machines of a vCenter or ESXi host: all their disks, what changed alone."""
     from cbtfs.ingest.outcome import Wishes
 
+    limits = Limits(jobs, per_host or None, per_datastore or None)
     if full and incremental_only:
         raise UsageError("--full and --incremental-only exclude each other: give one")
     check_trust(ca_file, thumbprint)
@@ -121,40 +137,33 @@ def vsphere(
 
     from cbtfs.store.repository import writing
 
+    stop = Event()
     with (
         writing(path, lock_wait=lock_wait) as repository,
-        login.session() as session,
-        disk_bars(is_wanted=not json or jobs > 1) as announce,
+        login.session(stop) as session,
+        disk_bars(is_wanted=not json and jobs == 1) as announce,
     ):
-        from cbtfs.ingest.fleet import run_all
-        from cbtfs.ingest.machine import Desk, ingest_machine
+        from cbtfs.ingest.attempt import attempt, goes_again, needs_of
+        from cbtfs.ingest.fleet import Rules, run_all
+        from cbtfs.ingest.machine import Desk
         from cbtfs.source.vsphere.inventory import list_vms, select_all
 
         selection = select_all(list_vms(session), vm)
         objects = repository.object_writer()
         try:
             ways = transports(transport, nbd_uri, vddk_libdir, session)
-            desk = Desk(repository, objects, session, ways, wishes, announce=announce)
-            results = run_all(
-                selection.vms,
-                jobs,
-                _timed(lambda each: ingest_machine(desk, each)),
-                desk.stop,
+            desk = Desk(repository, objects, session, ways, wishes, stop, announce)
+            rules: Rules[ListedVm, Outcome] = Rules(
+                limits,
+                needs=lambda each: needs_of(desk, each),
+                goes_again=lambda each, error: goes_again(desk, each, error),
             )
+            results = run_all(selection.vms, lambda each: attempt(desk, each), stop, rules)
         finally:
             objects.close()
     failed = selection.refused + [(each.name, error) for each, error in results.failed]
-    _report([done for _, done in results.done], failed, as_json=json)
-
-
-def _timed(
-    work: Callable[[ListedVm], Outcome],
-) -> Callable[[ListedVm], tuple[Outcome, float]]:
-    def run(vm: ListedVm) -> tuple[Outcome, float]:
-        started = time.monotonic()
-        return work(vm), time.monotonic() - started
-
-    return run
+    done = [(e.result, e.seconds) for e in results.ended if not isinstance(e.result, CbtfsError)]
+    _report(done, failed, as_json=json)
 
 
 def _seconds(text: str | None) -> float | None:

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from cbtfs.core.manifest import Manifest
-from cbtfs.ingest.fleet import Results, run_all
+from cbtfs.ingest.attempt import attempt, goes_again
+from cbtfs.ingest.fleet import Results, Rules, run_all
 from cbtfs.ingest.machine import Desk, ingest_machine
 from cbtfs.ingest.outcome import Outcome, Wishes
 from cbtfs.ingest.point import Announce, silent
+from cbtfs.ingest.schedule import Limits
 from cbtfs.source.nbd import NbdLimits
 from cbtfs.source.secret import Secret
 from cbtfs.source.transport.base import Transport
@@ -30,7 +32,13 @@ MIB: Final = 1 << 20
 VM: Final = "web1"
 FIRST, SECOND = 2000, 2001
 QUICK: Final = Patience(
-    reply=20.0, poll=1, task=20.0, connection=(0.0, 0.0), busy=(0.0, 0.0, 0.0), quiesce=(0.0, 0.0)
+    reply=20.0,
+    poll=1,
+    task=20.0,
+    connection=(0.0, 0.0),
+    away=0.0,
+    busy=(0.0, 0.0, 0.0),
+    quiesce=(0.0, 0.0),
 )
 """Tries as often as ever, but does not pause in between."""
 QUICK_NBD: Final = NbdLimits(seconds=20.0, pauses=(0.0, 0.0))
@@ -100,7 +108,11 @@ class Lab:
         with self.desk(**wishes) as desk:
             listed = list_vms(desk.session)
             vms = [vm for name in names for vm in select(listed, name)]
-            return run_all(vms, jobs, lambda vm: ingest_machine(desk, vm), desk.stop)
+            rules: Rules[ListedVm, Outcome] = Rules(
+                Limits(jobs, None, None),
+                goes_again=lambda each, error: goes_again(desk, each, error),
+            )
+            return run_all(vms, lambda vm: attempt(desk, vm), desk.stop, rules)
 
     @contextmanager
     def desk(

@@ -50,6 +50,10 @@ class Web(NamedTuple):
     """For one answer."""
     pauses: tuple[float, ...]
     """Between tries after a lost connection or an error of the server."""
+    disturbances: Callable[[], int] = lambda: 0
+    """How often the server went away or the login ended so far."""
+    outlast: Callable[[int], bool] = lambda before: False
+    """Wait for a server that is away; whether there were more of these since, and it is back."""
 
 
 class Answer(NamedTuple):
@@ -102,6 +106,7 @@ class DatastoreFiles:
         why = ""
         renewed = False
         pauses = list(self._web.pauses)
+        before = self._web.disturbances()
         while True:
             login = self._web.login()
             try:
@@ -121,9 +126,13 @@ class DatastoreFiles:
                 if answer.status < 500:
                     return answer
                 why = _words(answer)
-            if not pauses:
+            if pauses:
+                time.sleep(pauses.pop(0))
+            elif self._web.outlast(before):
+                before = self._web.disturbances()
+                renewed, pauses = False, list(self._web.pauses)
+            else:
                 raise SourceUnavailable(f"cannot read {printable(path)}: {why}")
-            time.sleep(pauses.pop(0))
 
     def _exchange(self, url: str, headers: dict[str, str], most: int) -> Answer:
         connection = self._connection()

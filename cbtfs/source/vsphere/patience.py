@@ -17,6 +17,10 @@ class Patience:
     """Between two signs of life; an idle session ends after 30 minutes."""
     connection: tuple[float, ...] = (0.5, 2.0, 8.0)
     """After a lost connection, or while the server is starting."""
+    away: float = 900.0
+    """For a server that answers nobody to come back: a vCenter that restarts takes minutes."""
+    knock: float = 5.0
+    """Between two tries whether it has come back."""
     busy: tuple[float, ...] = (5.0, 15.0, 30.0, 60.0)
     """After another operation on the VM stood in the way."""
     quiesce: tuple[float, ...] = (5.0, 5.0)

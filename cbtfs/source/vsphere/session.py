@@ -6,7 +6,7 @@ then runs twice. So the plain stub is used here, and each call says which kind i
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from ssl import SSLContext
 from types import TracebackType
@@ -14,12 +14,13 @@ from typing import Any, Final, Self, TypeVar
 
 from pyVmomi import vim, vmodl
 
-from cbtfs.errors import AccessDenied, CbtfsError
+from cbtfs.errors import AccessDenied, CbtfsError, SourceUnavailable
 from cbtfs.source.secret import Secret
 from cbtfs.source.transport.nbdkit import VddkLogin
 from cbtfs.source.transport.web import Web
 from cbtfs.source.vsphere.address import Address
 from cbtfs.source.vsphere.faults import TROUBLE, ReplyLost, meaning, speaking, text_of
+from cbtfs.source.vsphere.outage import Outage
 from cbtfs.source.vsphere.patience import Patience
 from cbtfs.source.vsphere.service import connect
 from cbtfs.source.vsphere.tls import fetch_certificate, unreachable
@@ -48,8 +49,12 @@ class Session:
         user: str,
         password: Secret,
         patience: Patience | None = None,
+        stop: threading.Event | None = None,
     ) -> None:
-        """AccessDenied, or SourceUnavailable if there is no vSphere to be trusted there."""
+        """AccessDenied, or SourceUnavailable if there is no vSphere to be trusted there.
+
+        Once *stop* is set, a server that went away is not waited for any more.
+        """
         self.address = address
         self.context = context
         self.user = user
@@ -58,6 +63,8 @@ class Session:
         self._instance = connect(address, context, self.patience.reply)
         self._lock = threading.Lock()
         self._logins = 0
+        self._stop = stop or threading.Event()
+        self._outage = Outage(str(address), self.patience)
         self._denied: str | None = None
         self._ended = threading.Event()
         try:
@@ -95,6 +102,8 @@ class Session:
             self._renew,
             self.patience.reply,
             self.patience.connection,
+            lambda: self.disturbances,
+            self.outlast,
         )
 
     def vddk_login(self, libdir: Path) -> VddkLogin:
@@ -114,21 +123,60 @@ class Session:
     def repeat(self, call: Callable[[], Result], what: str) -> Result:
         """The result of a *call* that does no harm when it is carried out twice.
 
-        After the end of the login, a lost connection or a passing fault it is tried again. Faults
-        of the call itself come out as they are: who called knows what they mean.
+        After the end of the login, a lost connection or a passing fault it is tried again; a
+        server that went away is waited for. Faults of the call itself come out as they are: who
+        called knows what they mean.
         """
-        for pause in self.patience.connection:
+        pauses = self._pauses()
+        faults = 0
+        while True:
             try:
-                return self._logged_in(call)
+                result = self._logged_in(call)
             except TROUBLE as exc:
+                pause = next(pauses, None)
+                if pause is None:
+                    raise unreachable(self.address, exc) from exc
                 log.info("%s: %s", what, unreachable(self.address, exc))
             except _PASSING as fault:
+                if faults == len(self.patience.connection):
+                    raise
+                pause = self.patience.connection[faults]
+                faults += 1
                 log.info("%s: %s", what, text_of(fault))
+            else:
+                self._outage.ends()
+                return result
             self._ended.wait(pause)
+
+    def _pauses(self) -> Iterator[float]:
+        """Between tries of a call that gets no answer; who is not logged in yet waits little."""
+        for number, pause in enumerate(self._outage.pauses()):
+            is_away = number >= len(self.patience.connection)
+            if is_away and (not self._logins or self._stop.is_set() or self._ended.is_set()):
+                return
+            yield pause
+
+    @property
+    def disturbances(self) -> int:
+        """How often the server went away or the login ended: it goes up when work may suffer."""
+        return self._outage.count + self._logins
+
+    @property
+    def is_lost(self) -> bool:
+        """The server went away and did not come back in time."""
+        return self._outage.is_lost
+
+    def outlast(self, before: int) -> bool:
+        """Wait for a server that is away; whether it was disturbed since *before*, and is back.
+
+        For who reads its files: an error of one file is no outage.
+        """
         try:
-            return self._logged_in(call)
-        except TROUBLE as exc:
-            raise unreachable(self.address, exc) from exc
+            self.repeat(self._instance.CurrentTime, "wait for the server")
+        except (vmodl.MethodFault, SourceUnavailable) as exc:
+            log.info("the server is not back: %s", exc)
+            return False
+        return self.disturbances != before
 
     def once(self, call: Callable[[], Result], what: str) -> Result:
         """The result of a *call* that must not be carried out twice; ReplyLost if nobody knows."""

@@ -117,8 +117,11 @@ def _create(
     """Have the snapshot made exactly once."""
     what = "take a snapshot"
     pauses = session.patience.busy
+    is_unsure = False
     for number in range(len(pauses) + 1):
         try:
+            if is_unsure and _is_made(session, vm, name):
+                return
             task = session.once(
                 lambda: vm.CreateSnapshot_Task(name, _DESCRIPTION, False, quiesce), what
             )
@@ -126,8 +129,8 @@ def _create(
             return
         except (ReplyLost, TaskGone) as exc:
             log.info("%s; looking whether it was made", exc)
-            settle(session, vm)
-            if any(entry.name == name for entry in load_snapshots(session, vm)):
+            is_unsure = True  # from now on: it may be in the making on the host, unknown to vCenter
+            if _is_made(session, vm, name):
                 return
             if number == len(pauses):
                 raise SourceUnavailable(str(exc)) from exc
@@ -137,6 +140,12 @@ def _create(
             let_pass(session, fault, what, pauses[number])
         if is_stopped():
             raise Stopped(f"{what}: interrupted")
+
+
+def _is_made(session: Session, vm: Any, name: str) -> bool:
+    """Whether the snapshot is there, once none is being made any more."""
+    settle(session, vm)
+    return any(entry.name == name for entry in load_snapshots(session, vm))
 
 
 def settle(session: Session, vm: Any) -> None:

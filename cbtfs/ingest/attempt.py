@@ -1,0 +1,48 @@
+"""One try to capture a VM: where it is just before, and whether a failure is the VM's own."""
+
+import logging
+
+from cbtfs.errors import CbtfsError, SourceUnavailable
+from cbtfs.ingest.machine import Desk, ingest_machine
+from cbtfs.ingest.outcome import Outcome
+from cbtfs.ingest.schedule import Needs, Resource
+from cbtfs.source.base import Stopped
+from cbtfs.source.vsphere.frozen import SnapshotTooOld
+from cbtfs.source.vsphere.inventory import ListedVm
+from cbtfs.source.vsphere.place import load_place
+
+log = logging.getLogger(__name__)
+
+
+class Disturbed(SourceUnavailable):
+    """A capture failed while the server went away or ended the login: another may succeed."""
+
+
+def needs_of(desk: Desk, vm: ListedVm) -> Needs:
+    """What *vm* takes of what it shares with others, where it is now."""
+    place = load_place(desk.session, vm)
+    needs = {Resource("datastore", each): 1 for each in sorted(place.datastores)}
+    if place.host is not None:
+        needs[Resource("host", place.host)] = place.disks
+    return needs
+
+
+def attempt(desk: Desk, vm: ListedVm) -> Outcome:
+    """One restore point of *vm*; Disturbed where a failure came with trouble of the server."""
+    before = desk.session.disturbances
+    try:
+        return ingest_machine(desk, vm)
+    except (Stopped, SnapshotTooOld):
+        raise
+    except SourceUnavailable as exc:
+        if desk.session.disturbances == before:
+            raise
+        raise Disturbed(f"{exc} (the server was away, or ended the login, meanwhile)") from exc
+
+
+def goes_again(desk: Desk, vm: ListedVm, error: CbtfsError) -> bool:
+    """Whether another try may succeed: the failure came with a disturbance that is over."""
+    if not isinstance(error, Disturbed) or desk.session.is_lost:
+        return False
+    log.warning("%s is tried again: %s", vm.path, error)
+    return True

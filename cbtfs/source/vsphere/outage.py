@@ -1,0 +1,73 @@
+"""How long a server that went away is waited for, by all who ask it something together."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from cbtfs.source.vsphere.patience import Patience
+
+log = logging.getLogger(__name__)
+
+
+class Outage:
+    """Whether the server is away, since when, and for how much longer that is borne.
+
+    A vCenter that restarts refuses connections, then answers 503, for some minutes; the VMs, their
+    snapshots and the transports that go to the hosts do not mind. Safe to use from several threads.
+    """
+
+    def __init__(
+        self, server: str, patience: Patience, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._server = server
+        self._patience = patience
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._since: float | None = None
+        self._count = 0
+
+    @property
+    def count(self) -> int:
+        """How often the server went away so far."""
+        return self._count
+
+    @property
+    def is_lost(self) -> bool:
+        """It is away, and has been for longer than anybody waits."""
+        with self._lock:
+            since = self._since
+        return since is not None and self._clock() - since >= self._patience.away
+
+    def begins(self) -> None:
+        """No answer came, after as many tries as a lost connection is worth."""
+        with self._lock:
+            if self._since is not None:
+                return
+            self._since = self._clock()
+            self._count += 1
+        if self._patience.away:
+            log.warning(
+                "%s does not answer: it is waited for, %.0f s at most",
+                self._server,
+                self._patience.away,
+            )
+
+    def ends(self) -> None:
+        """An answer came."""
+        with self._lock:
+            since, self._since = self._since, None
+        if since is not None:
+            log.warning("%s answers again", self._server)
+
+    def pauses(self) -> Iterator[float]:
+        """Seconds before each further try of a call that got no answer.
+
+        Once the server is lost there is one try and no pause, whoever asks, until it answers.
+        """
+        if self.is_lost:
+            return
+        yield from self._patience.connection
+        self.begins()
+        while not self.is_lost:
+            yield self._patience.knock

@@ -1,0 +1,143 @@
+"""Several at once, in threads: failures kept apart, interrupts, tries, limits that hold."""
+
+import os
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from cbtfs.errors import CbtfsError, SourceUnavailable, StoreFailed
+from cbtfs.ingest.fleet import TRIES, Ended, Rules, run_all
+from cbtfs.ingest.schedule import Limits, Needs, Resource
+
+
+class Meter:
+    """How many are at work at once, in all and by resource."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._now: Counter[object] = Counter()
+        self.most: Counter[object] = Counter()
+
+    @contextmanager
+    def counting(self, *what: object) -> Iterator[None]:
+        with self._lock:
+            self._now.update(what)
+            for each in what:
+                self.most[each] = max(self.most[each], self._now[each])
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._now.subtract(what)
+
+
+def test_no_host_has_more_than_its_limit_and_all_jobs_are_used() -> None:
+    meter, gate = Meter(), threading.Barrier(4)
+
+    def needs(item: int) -> Needs:
+        return {Resource("host", str(item % 3)): 1}
+
+    def work(item: int) -> int:
+        with meter.counting("all", item % 3):
+            gate.wait(30)  # four at a time, or nobody goes on
+        return -item
+
+    rules: Rules[int, int] = Rules(Limits(4, per_host=2), needs)
+    results = run_all(range(24), work, threading.Event(), rules)
+
+    assert results.done == [(item, -item) for item in range(24)]
+    assert meter.most["all"] == 4
+    assert max(meter.most[host] for host in range(3)) == 2
+
+
+def test_a_failure_is_kept_and_the_others_go_on() -> None:
+    def work(item: int) -> int:
+        if item == 2:
+            raise SourceUnavailable("two")
+        return item
+
+    results = run_all(range(4), work, threading.Event())
+
+    assert [item for item, _ in results.done] == [0, 1, 3]
+    assert [(item, str(error)) for item, error in results.failed] == [(2, "two")]
+
+
+def test_a_bug_comes_out_when_the_others_are_done() -> None:
+    done: list[int] = []
+
+    def work(item: int) -> None:
+        if item == 1:
+            raise ZeroDivisionError
+        done.append(item)
+
+    with pytest.raises(ZeroDivisionError):
+        run_all(range(4), work, threading.Event())
+    assert done == [0, 2, 3]
+
+
+def test_a_repository_that_takes_no_more_stops_the_rest() -> None:
+    done: list[int] = []
+
+    def work(item: int) -> None:
+        if item == 1:
+            raise StoreFailed("full")
+        done.append(item)
+
+    with pytest.raises(StoreFailed):
+        run_all(range(4), work, threading.Event())
+    assert done == [0]
+
+
+def test_what_fails_for_no_fault_of_its_own_goes_again_a_few_times() -> None:
+    tries: Counter[int] = Counter()
+    told: list[Ended[int, int]] = []
+
+    def work(item: int) -> int:
+        tries[item] += 1
+        if item == 0 or (item == 1 and tries[1] == 1):
+            raise SourceUnavailable("away")
+        if item == 2:
+            raise CbtfsError("for good")
+        return item
+
+    def goes_again(item: int, error: CbtfsError) -> bool:
+        return isinstance(error, SourceUnavailable)
+
+    rules: Rules[int, int] = Rules(Limits(2), goes_again=goes_again, told=told.append)
+    results = run_all(range(4), work, threading.Event(), rules)
+
+    assert tries == {0: TRIES, 1: 2, 2: 1, 3: 1}
+    assert [item for item, _ in results.done] == [1, 3]
+    assert [item for item, _ in results.failed] == [0, 2]
+    assert {each.item: each.tries for each in told} == dict(tries)
+
+
+def test_where_an_item_is_may_be_unknown() -> None:
+    def needs(item: int) -> Needs:
+        raise SourceUnavailable("nobody knows")
+
+    results = run_all(range(3), lambda item: item, threading.Event(), Rules(Limits(2), needs))
+
+    assert len(results.done) == 3
+
+
+def test_nothing_to_do_is_done_at_once() -> None:
+    assert run_all([], lambda item: item, threading.Event()).ended == []
+
+
+def test_an_interrupt_stops_all_and_comes_out_at_the_end() -> None:
+    stop, ended = threading.Event(), list[int]()
+
+    def work(item: int) -> None:
+        if item == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        assert stop.wait(30)
+        ended.append(item)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_all(range(9), work, stop, Rules(Limits(2)))
+    assert sorted(ended) == [0, 1]

@@ -1,0 +1,192 @@
+"""The order of VMs: never over a limit, each its turn, nobody idle who could work."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cbtfs.ingest.schedule import Limits, Needs, Resource, Schedule
+
+HOSTS = tuple(Resource("host", name) for name in "abc")
+STORES = tuple(Resource("datastore", name) for name in "xyz")
+HOST, STORE = HOSTS[0], STORES[0]
+
+NEEDS = st.builds(
+    lambda host, disks, stores: {host: disks, **dict.fromkeys(stores, 1)},
+    st.sampled_from(HOSTS),
+    st.integers(0, 9),
+    st.sets(st.sampled_from(STORES), max_size=3),
+)
+LIMITS = st.builds(
+    Limits,
+    st.integers(1, 6),
+    st.none() | st.integers(1, 8),
+    st.none() | st.integers(1, 3),
+)
+
+
+@dataclass
+class Room:
+    """Who is at work, counted beside the schedule."""
+
+    limits: Limits
+    at_work: dict[int, Needs] = field(default_factory=dict)
+
+    def in_use(self) -> "Counter[Resource]":
+        total: Counter[Resource] = Counter()
+        for needs in self.at_work.values():
+            total.update(needs)
+        return total
+
+    def fits(self, needs: Needs) -> bool:
+        """Within the limits; one that is too large for them goes alone."""
+        in_use = self.in_use()
+        return all(
+            (limit := self.limits.of(resource)) is None
+            or in_use[resource] == 0
+            or in_use[resource] + amount <= limit
+            for resource, amount in needs.items()
+        )
+
+    def assert_within(self) -> None:
+        assert len(self.at_work) <= self.limits.jobs
+        for resource, amount in self.in_use().items():
+            limit = self.limits.of(resource)
+            users = [needs for needs in self.at_work.values() if needs.get(resource)]
+            assert limit is None or amount <= limit or len(users) == 1
+
+
+@given(
+    LIMITS,
+    st.lists(NEEDS, max_size=12),
+    st.data(),
+)
+def test_limits_hold_each_has_its_turn_and_nobody_waits_in_vain(
+    limits: Limits, needs: list[Needs], data: st.DataObject
+) -> None:
+    """Whoever moves meanwhile, ends in any order, or has to go again."""
+    schedule, room = Schedule(len(needs), limits), Room(limits)
+    where = dict(enumerate(needs))
+    left = set(where)
+    again = {number: data.draw(st.integers(0, 2), "tries more") for number in left}
+    while not schedule.is_over:
+        while (number := schedule.take()) is not None:
+            if data.draw(st.booleans(), "moved"):
+                where[number] = data.draw(NEEDS, "to")
+            fits = room.fits(where[number])
+            assert schedule.place(number, where[number]) == fits
+            if fits:
+                room.at_work[number] = where[number]
+            room.assert_within()
+        waiting = left - room.at_work.keys()
+        assert len(room.at_work) == limits.jobs or not any(room.fits(where[n]) for n in waiting)
+        assert room.at_work or not left
+        if room.at_work:
+            ends = data.draw(st.sampled_from(sorted(room.at_work)), "ends")
+            del room.at_work[ends]
+            if again[ends]:
+                again[ends] -= 1
+                schedule.again(ends)
+            else:
+                left.remove(ends)
+                schedule.end(ends)
+
+    assert left == set()
+    assert not any(again.values())
+
+
+@given(LIMITS, st.lists(NEEDS, max_size=12))
+def test_the_same_vms_go_in_the_same_order(limits: Limits, needs: list[Needs]) -> None:
+    assert order(limits, needs) == order(limits, needs)
+
+
+def order(limits: Limits, needs: list[Needs]) -> list[int]:
+    """Who goes when, if the one that went first ends first."""
+    schedule = Schedule(len(needs), limits)
+    went: list[int] = []
+    while not schedule.is_over:
+        while (number := schedule.take()) is not None:
+            if schedule.place(number, needs[number]):
+                went.append(number)
+        schedule.end(schedule.taken[0])
+    return went
+
+
+def test_a_vm_whose_host_is_busy_lets_another_go_first() -> None:
+    busy, other = {HOST: 2}, {HOSTS[1]: 2}
+
+    assert order(Limits(2, per_host=3), [busy, busy, busy, other]) == [0, 3, 1, 2]
+
+
+def test_who_waits_goes_before_who_comes_later() -> None:
+    schedule = Schedule(4, Limits(2, per_host=1))
+    for number in (0, 1):
+        assert schedule.take() == number
+        schedule.place(number, {HOST: 1})
+    assert schedule.take() == 2
+    assert schedule.place(2, {HOSTS[1]: 1})
+    schedule.end(0)
+
+    assert schedule.take() == 1
+    assert schedule.place(1, {HOST: 1})
+
+
+def test_a_vm_that_is_too_large_goes_when_nobody_else_is_there() -> None:
+    assert order(Limits(3, per_host=4), [{HOST: 9}, {HOST: 1}, {HOST: 4}]) == [0, 1, 2]
+    assert order(Limits(3, per_host=4), [{HOST: 1}, {HOST: 9}, {HOST: 1}]) == [0, 2, 1]
+
+
+def test_a_vm_that_moves_to_a_full_host_waits_and_others_go() -> None:
+    schedule = Schedule(3, Limits(2, per_host=1))
+    assert schedule.place(number_of(schedule.take()), {HOST: 1})
+    moved = number_of(schedule.take())
+    assert not schedule.place(moved, {HOST: 1})
+    assert schedule.take() == 2
+    assert schedule.place(2, {HOSTS[1]: 1})
+    schedule.end(2)
+    assert schedule.take() is None
+
+    schedule.end(0)
+    assert schedule.take() == moved
+
+
+def number_of(taken: int | None) -> int:
+    assert taken is not None
+    return taken
+
+
+def test_one_that_goes_again_goes_last() -> None:
+    schedule = Schedule(3, Limits(1))
+    assert schedule.take() == 0
+    schedule.again(0)
+
+    for number in (1, 2):
+        assert schedule.take() == number
+        schedule.end(number)
+    assert schedule.take() == 0
+
+
+def test_without_limits_only_jobs_count() -> None:
+    schedule = Schedule(9, Limits(3, None, None))
+    for number in range(3):
+        assert schedule.take() == number
+        assert schedule.place(number, {HOST: 100, STORE: 1})
+
+    assert schedule.take() is None
+
+
+def test_who_waits_can_be_dropped() -> None:
+    schedule = Schedule(3, Limits(1))
+    assert schedule.take() == 0
+    schedule.drop()
+    schedule.end(0)
+
+    assert schedule.is_over
+
+
+@pytest.mark.parametrize("limits", [{"jobs": 0}, {"per_host": 0}, {"per_datastore": -1}])
+def test_a_limit_is_at_least_one(limits: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="not limits"):
+        Limits(**limits)
