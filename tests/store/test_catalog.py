@@ -9,6 +9,8 @@ from pathlib import Path
 
 import lmdb
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cbtfs.core.blockmap import FANOUT
 from cbtfs.core.frame import Codec, Frame, Kind
@@ -26,10 +28,12 @@ from cbtfs.store.catalog.records import (
     PointRecord,
     close_value,
     decode_children,
+    decode_ids,
     decode_location,
     decode_pack,
     decode_point,
     encode_children,
+    encode_ids,
     encode_location,
     encode_pack,
     encode_point,
@@ -127,6 +131,35 @@ def test_children_far_apart_come_back(reach: int) -> None:
     children = (ObjectId(9), *[ObjectId(0)] * (FANOUT - 2), ObjectId(9 + reach))
 
     assert decode_children(encode_children(children)) == children
+
+
+CHILDREN = st.lists(st.just(0) | st.integers(1, 200) | st.integers(1, 1 << 50), max_size=FANOUT)
+
+
+@given(CHILDREN, st.integers(0, FANOUT))
+def test_any_children_come_back(ids: list[int], run: int) -> None:
+    padded = [*ids, *range(1 << 40, (1 << 40) + run), *[0] * FANOUT][:FANOUT]
+    children = tuple(map(ObjectId, padded))
+
+    assert decode_children(encode_children(children)) == children
+
+
+def test_children_that_were_written_together_take_one_number() -> None:
+    together = [ObjectId(1000 + n) for n in range(FANOUT)]
+    one_is_new = [*together[:7], ObjectId(5000), *together[8:]]
+
+    assert len(encode_children(together)) < len(encode_children(one_is_new)) < 40
+
+
+@given(st.lists(st.integers(0, 1 << 62).map(ObjectId), max_size=5))
+def test_any_ids_come_back(ids: list[ObjectId]) -> None:
+    assert decode_ids(encode_ids(ids)) == tuple(ids)
+
+
+@pytest.mark.parametrize("payload", [b"\x80", b"\x01\xff", b"\xff" * 9 + b"\x7f"])
+def test_ids_that_do_not_end_are_damaged(payload: bytes) -> None:
+    with pytest.raises(CatalogDamaged, match="digests"):
+        decode_ids(payload)
 
 
 def test_records_come_back() -> None:

@@ -15,7 +15,9 @@ from cbtfs.core.frame import Frame, Kind
 from cbtfs.core.ids import NULL_DIGEST, Digest, ObjectId, PackId, PointId, Ref
 from cbtfs.core.manifest import Manifest
 from cbtfs.errors import CbtfsError, ChunkMissing, StoreFailed
-from cbtfs.store.catalog.environment import Environment
+from cbtfs.store.catalog.environment import ENGINE, Environment
+from cbtfs.store.catalog.records import META, close_value, number_key
+from cbtfs.store.catalog.view import SCHEMA, SCHEMA_VERSION
 from cbtfs.store.catchup import Findings
 from cbtfs.store.codec import Encoder
 from cbtfs.store.digest import chunk_digest, digest_of, node_content
@@ -517,3 +519,22 @@ def test_a_catalog_that_cannot_be_caught_up_for_want_of_room_is_read_as_it_is(
 def listed(path: Path) -> list[PointId]:
     with reading(path) as repository, repository.catalog.view() as view:
         return [point.manifest.point for point in listing.points(view)]
+
+
+@pytest.mark.parametrize("is_writable", [False, True])
+def test_a_catalog_of_another_version_is_made_anew(
+    history: History, is_writable: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its values would be read as something else."""
+    with lmdb.open(str(history.path / "catalog"), max_dbs=8, lib_version=ENGINE) as environment:
+        database = environment.open_db(META)
+        with environment.begin(write=True) as transaction:
+            value = close_value(META, SCHEMA, number_key(SCHEMA_VERSION - 1))
+            transaction.put(SCHEMA, value, db=database)
+
+    open_it = writing if is_writable else reading
+    with open_it(history.path) as repository, repository.catalog.view() as view:
+        assert view.meta(SCHEMA) == number_key(SCHEMA_VERSION)
+    assert f"another version of cbtfs (schema {SCHEMA_VERSION - 1})" in caplog.text
+    assert outcomes(history) == [True, True, True]
+    assert open_and_settle(history.path).is_empty

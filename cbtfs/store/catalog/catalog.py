@@ -9,7 +9,7 @@ from typing import TypeVar
 from cbtfs.errors import RepositoryNotFound
 from cbtfs.store.catalog.environment import Environment
 from cbtfs.store.catalog.gate import DATA
-from cbtfs.store.catalog.records import CatalogDamaged
+from cbtfs.store.catalog.records import CatalogDamaged, OtherSchema
 from cbtfs.store.catalog.update import Update
 from cbtfs.store.catalog.view import View
 
@@ -27,12 +27,15 @@ class Catalog:
         self._inode = self._inode_at_path()
         self._folder_inode = os.stat(folder).st_ino
         self._last_transaction = self._environment.last_transaction
-        if is_writable:
-            try:
+        try:
+            if is_writable:
                 self.update(lambda update: update.set_up())
-            except BaseException:
-                self._environment.close()
-                raise
+            else:
+                with self.view() as view:
+                    view.look_at_schema()
+        except BaseException:
+            self._environment.close()
+            raise
 
     def close(self) -> None:
         self._environment.close()
@@ -75,6 +78,10 @@ class Catalog:
                 return False
             with fresh.reading() as new, self._environment.reading() as old:
                 if not View(*new).points_version and View(*old).points_version:
+                    return False
+                try:
+                    View(*new).look_at_schema()
+                except OtherSchema:
                     return False
             self._environment = fresh
         self._inode, self._folder_inode = inode, folder or self._folder_inode

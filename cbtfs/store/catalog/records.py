@@ -8,7 +8,7 @@ stale page can make an entry missing, but not different.
 import struct
 import sys
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from cbtfs.core.blockmap import FANOUT
@@ -21,7 +21,7 @@ MAP: Final = b"map"
 OBJECTS: Final = b"objects"
 """Object id -> where it is; replaced when the object moves to another pack."""
 DIGESTS: Final = b"digests"
-"""First 8 bytes of a digest -> the ids of objects with it; replaced when one is added."""
+"""First 5 bytes of a digest -> the ids of objects with it; replaced when one is added."""
 POINTS: Final = b"points"
 """Point id -> its manifest, and its state; replaced when the state changes."""
 ORDER: Final = b"order"
@@ -38,7 +38,7 @@ DATABASES: Final = (MAP, OBJECTS, DIGESTS, POINTS, ORDER, VMS, PACKS, META)
 
 _CRC = struct.Struct("<I")
 _OBJECT = struct.Struct("<IIIIBBBB32s")
-_CHILDREN = struct.Struct("<QQ")
+_CHILDREN = struct.Struct("<QQQ")
 _WIDTHS: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
 _PACK = struct.Struct("<16sQQ")
 _KINDS: Final = {int(kind): kind for kind in Kind}
@@ -46,8 +46,11 @@ _CODECS: Final = {int(codec): codec for codec in Codec}
 """Enumerations by number: to call the class takes ten times as long."""
 _SEEDS: Final = {name: zlib.crc32(name) for name in DATABASES}
 _FULL: Final = (1 << FANOUT) - 1
+_SEVEN_BITS: Final = 0x7F
+_MORE: Final = 0x80
 
-PREFIX_BYTES: Final = 8
+PREFIX_BYTES: Final = 5
+"""Of a million objects one shares them with another: then two places are looked at, not one."""
 _KEY_BYTES: Final = 8
 _MAX_NUMBER: Final = 1 << 62
 """No repository has so many objects; there is room to count on."""
@@ -99,6 +102,17 @@ def open_value(database: bytes, key: bytes, value: bytes) -> bytes:
     return payload
 
 
+class OtherSchema(CatalogDamaged):
+    """Another version of cbtfs made the catalog; what it means is found in packs and points."""
+
+    def __init__(self, schema: int) -> None:
+        DataCorrupt.__init__(
+            self,
+            f"the catalog was made by another version of cbtfs (schema {schema}): "
+            "a command that writes makes it anew",
+        )
+
+
 class Location(NamedTuple):
     """Where an object is, by the number of its pack."""
 
@@ -136,53 +150,83 @@ def location_digest(payload: bytes) -> Digest:
 
 
 def encode_children(children: Sequence[ObjectId]) -> bytes:
-    """A bitmap of the children that are not null, the least of their ids, how far each is above.
+    """Two bitmaps, the least id, and how far the first id of each run is above that.
 
-    The distances take 1, 2, 4 or 8 bytes each, the fewest that do: neighbours were mostly put one
-    after the other.
+    One bitmap tells which children are not null, the other which of those do not follow the one
+    before by number: what was written together has ids that follow each other. The distances take
+    1, 2, 4 or 8 bytes each, the fewest that do.
     """
-    bits = 0
+    bits = breaks = count = 0
+    firsts = list[int]()
+    following = -1
     for slot, child in enumerate(children):
         if child:
             bits |= 1 << slot
-    present = [child for child in children if child]
-    least = min(present, default=0)
-    beyond = max(present, default=0) - least
+            if child != following:
+                breaks |= 1 << count
+                firsts.append(child)
+            following = child + 1
+            count += 1
+    least = min(firsts, default=0)
+    beyond = max(firsts, default=0) - least
     width = next(width for width in _WIDTHS if beyond < 1 << 8 * width)
-    distances = struct.pack(_distances(len(present), width), *(each - least for each in present))
-    return _CHILDREN.pack(bits, least) + distances
+    distances = struct.pack(_distances(len(firsts), width), *(each - least for each in firsts))
+    return _CHILDREN.pack(bits, breaks, least) + distances
 
 
 def decode_children(payload: bytes) -> tuple[ObjectId, ...]:
     """64 ids; 0 for a null child."""
     try:
-        bits, least = _CHILDREN.unpack_from(payload)
-        count = bits.bit_count()
-        width = (len(payload) - _CHILDREN.size) // max(count, 1)
-        distances = struct.unpack_from(_distances(count, width), payload, _CHILDREN.size)
+        bits, breaks, least = _CHILDREN.unpack_from(payload)
+        runs = breaks.bit_count()
+        width = (len(payload) - _CHILDREN.size) // max(runs, 1)
+        distances = struct.unpack_from(_distances(runs, width), payload, _CHILDREN.size)
     except (struct.error, KeyError) as exc:
         raise CatalogDamaged("an entry of map is none") from exc
+    count = bits.bit_count()
+    if breaks >> count or (bits and not breaks & 1) or least + FANOUT > _MAX_NUMBER:
+        raise CatalogDamaged("an entry of map is none")
+    present = list[int]()
+    for distance in distances:
+        breaks >>= 1
+        length = (breaks & -breaks).bit_length() if breaks else count - len(present)
+        breaks >>= length - 1
+        first = least + distance
+        present += range(first, first + length)
     if bits == _FULL:
-        return tuple([ObjectId(least + each) for each in distances])
-    present = iter(distances)
-    return tuple(
-        [ObjectId(least + next(present) if bits >> slot & 1 else 0) for slot in range(FANOUT)]
-    )
+        return tuple(map(ObjectId, present))
+    ids = iter(present)
+    return tuple([ObjectId(next(ids) if bits >> slot & 1 else 0) for slot in range(FANOUT)])
 
 
 def _distances(count: int, width: int) -> str:
     return f"<{count}{_WIDTHS[width]}" if count else ""
 
 
-def encode_ids(ids: Sequence[ObjectId]) -> bytes:
-    return struct.pack(f"<{len(ids)}Q", *ids)
+def encode_ids(ids: Iterable[ObjectId]) -> bytes:
+    """Seven bits of an id in a byte, the lowest first; the highest bit says that more follow."""
+    found = bytearray()
+    for number in ids:
+        left: int = number
+        while left > _SEVEN_BITS:
+            found.append(left & _SEVEN_BITS | _MORE)
+            left >>= 7
+        found.append(left)
+    return bytes(found)
 
 
 def decode_ids(payload: bytes) -> tuple[ObjectId, ...]:
-    try:
-        return struct.unpack(f"<{len(payload) // 8}Q", payload)
-    except struct.error as exc:
-        raise CatalogDamaged("an entry of digests is none") from exc
+    found = list[ObjectId]()
+    number = shift = 0
+    for byte in payload:
+        number |= (byte & _SEVEN_BITS) << shift
+        shift += 7
+        if not byte & _MORE:
+            found.append(ObjectId(number))
+            number = shift = 0
+    if shift or any(each > _MAX_NUMBER for each in found):
+        raise CatalogDamaged("an entry of digests is none")
+    return tuple(found)
 
 
 class PackRecord(NamedTuple):

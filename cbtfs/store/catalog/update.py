@@ -4,7 +4,7 @@ import json
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from cbtfs.core.frame import Frame
 from cbtfs.core.ids import ObjectId, PackId
@@ -40,10 +40,9 @@ from cbtfs.store.catalog.view import (
     NEXT_PACK,
     POINTS_VERSION,
     SCHEMA,
+    SCHEMA_VERSION,
     View,
 )
-
-SCHEMA_VERSION: Final = 2
 
 
 class NewObject(NamedTuple):
@@ -73,12 +72,10 @@ class Update(View):
 
     def set_up(self) -> None:
         """Give an empty catalog its schema and generation."""
-        found = self.meta(SCHEMA)
-        if not found:
+        self.look_at_schema()
+        if not self.meta(SCHEMA):
             self._put(META, SCHEMA, number_key(SCHEMA_VERSION))
             self.renew_generation()
-        elif found != number_key(SCHEMA_VERSION):
-            raise CatalogDamaged(f"schema {int.from_bytes(found, 'big')} is not known")
 
     def renew_generation(self) -> None:
         self._put(META, GENERATION, secrets.token_bytes(16))

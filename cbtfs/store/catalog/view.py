@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from cbtfs.core.frame import Kind
 from cbtfs.core.ids import Digest, ObjectId, PackId, PointId, VmId
@@ -21,6 +21,7 @@ from cbtfs.store.catalog.records import (
     VMS,
     CatalogDamaged,
     Location,
+    OtherSchema,
     PackRecord,
     PointRecord,
     decode_children,
@@ -39,6 +40,7 @@ from cbtfs.store.digest import digest_of, node_content
 GENERATION = b"generation"
 POINTS_VERSION = b"points version"
 SCHEMA = b"schema"
+SCHEMA_VERSION: Final = 3
 NEXT_OBJECT = b"next object"
 NEXT_PACK = b"next pack"
 LEFT_OUT = b"left out"
@@ -248,6 +250,12 @@ class View:
     def meta(self, key: bytes) -> bytes:
         """A fact about the catalog; empty if there is none."""
         return self._get(META, key) or b""
+
+    def look_at_schema(self) -> None:
+        """OtherSchema if the values here are not to be read as this program reads them."""
+        found = self.meta(SCHEMA)
+        if found and found != number_key(SCHEMA_VERSION):
+            raise OtherSchema(int.from_bytes(found, "big"))
 
     @property
     def generation(self) -> bytes:
