@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from cbtfs.source.transport.base import Transport
     from cbtfs.source.vsphere.session import Session
 
-_TRANSPORTS: Final = ("auto", "nbd", "datastore")
+_TRANSPORTS: Final = ("auto", "vddk", "nbd", "datastore")
 
 TransportName = Annotated[
-    str, typer.Option(metavar="T", help="How bytes travel: auto, nbd or datastore.")
+    str, typer.Option(metavar="T", help="How bytes travel: auto, vddk, nbd or datastore.")
 ]
 NbdUri = Annotated[
     str | None,
@@ -30,7 +30,10 @@ NbdUri = Annotated[
 VddkLibdir = Annotated[
     Path | None,
     typer.Option(
-        metavar="DIR", show_default=False, help="Where VMware's VDDK is, for nbdkit's plugin."
+        metavar="DIR",
+        show_default=False,
+        help="Where VMware's VDDK is: the directory that has lib64. Else "
+        "/opt/vmware-vix-disklib-distrib.",
     ),
 ]
 
@@ -46,10 +49,14 @@ def transports(
 ) -> list[Transport]:
     """Those that may be tried, the best first."""
     from cbtfs.source.transport.datastore import DatastoreTransport
+    from cbtfs.source.transport.login import VDDK
     from cbtfs.source.transport.nbd import NbdTransport
-    from cbtfs.source.transport.nbdkit import VDDK, NbdkitTransport
+    from cbtfs.source.transport.nbdkit import NbdkitTransport
+    from cbtfs.source.transport.vddk.transport import VddkTransport
 
     found: list[Transport] = []
+    if wanted == "vddk" or (wanted == "auto" and nbd_uri is None):
+        found.append(VddkTransport(session.vddk_login(libdir or VDDK)))
     if wanted in ("auto", "nbd"):
         if nbd_uri is not None:
             found.append(NbdTransport(nbd_uri))

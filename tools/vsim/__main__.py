@@ -19,6 +19,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--port", type=int, default=0, help="HTTPS port (default: a free one)")
     parser.add_argument("--nbd-port", type=int, default=0, help="NBD port (default: a free one)")
     parser.add_argument("--nbd-socket", type=Path, help="serve NBD on this Unix socket instead")
+    parser.add_argument(
+        "--vddk-port", type=int, default=0, help="for tools/vsim/vddk (default: free)"
+    )
     parser.add_argument("--state", type=Path, help="directory for images, certificate, snapshots")
     parser.add_argument("--certificate", type=Path, help="PEM file to serve with; needs --key")
     parser.add_argument("--key", type=Path, help="PEM file of the certificate's key")
@@ -43,6 +46,7 @@ def main() -> int:
             host=options.host,
             port=options.port,
             nbd=options.nbd_socket or options.nbd_port,
+            vddk_port=options.vddk_port,
             certificate=given,
             tls=not options.plain_http,
         )
@@ -60,6 +64,7 @@ def main() -> int:
             "user": sim.user.name,
             "password": sim.user.password,
             "nbd": sim.nbd_uri,
+            "vddk_port": sim.vddk_port,
             "token": sim.token,
             "state": str(sim.state),
         }

@@ -131,7 +131,23 @@ class DataKnobs:
             raise KnobError("min_block is at least 1")
 
 
-GROUPS = ("cbt", "snapshot", "task", "session", "data")
+@dataclass(frozen=True, slots=True)
+class VddkKnobs:
+    """The library of tools/vsim/vddk."""
+
+    sessions: bool = True  # whether it can log in with a session's cookie
+    modes: str = "nbdssl:nbd"  # transports that work; where none is wanted of these: nbdssl
+    nfc_limit: int = 0  # bytes of a read that a host can allocate; 0: no limit
+    asynchronous: bool = True  # whether it has ReadAsync
+    allocated: Literal["yes", "unsupported", "malformed"] = "yes"  # QueryAllocatedBlocks
+    log_lines: int = 0  # what each of four threads of its own logs at a connection
+    log_secrets: bool = False  # with user, password or cookie, and thumbprint in each
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+
+GROUPS = ("cbt", "snapshot", "task", "session", "data", "vddk")
 
 
 @dataclass(slots=True)
@@ -143,6 +159,7 @@ class Knobs:
     task: TaskKnobs = field(default_factory=TaskKnobs)
     session: SessionKnobs = field(default_factory=SessionKnobs)
     data: DataKnobs = field(default_factory=DataKnobs)
+    vddk: VddkKnobs = field(default_factory=VddkKnobs)
     rules: Rules = field(default_factory=Rules)
 
     def change(self, group: str, **changes: Any) -> None:

@@ -19,7 +19,7 @@ from tools.vsim.model.disk import Disk
 from tools.vsim.model.machine import Machine
 from tools.vsim.model.snapshot import Snapshot
 from tools.vsim.model.world import World
-from tools.vsim.rules import CallRule, ReadRule
+from tools.vsim.rules import CallRule, ReadRule, VddkRule
 
 if TYPE_CHECKING:
     from tools.vsim.api.site import Site
@@ -31,10 +31,11 @@ Table = dict[str, Any]
 class Operations:
     """All operations. Each holds the world's lock and wakes who waits for updates."""
 
-    def __init__(self, world: World, site: "Site", calls: list[str]) -> None:
+    def __init__(self, world: World, site: "Site", calls: list[str], vddk_calls: list[str]) -> None:
         self._world = world
         self._site = site
         self._calls = calls
+        self._vddk_calls = vddk_calls
 
     # what there is
 
@@ -71,6 +72,20 @@ class Operations:
             if clear:
                 self._calls.clear()
             return found
+
+    def vddk_calls(self, clear: bool = False) -> list[str]:
+        """The functions that VDDK libraries carried here, oldest first."""
+        with self._world.lock:
+            found = list(self._vddk_calls)
+            if clear:
+                self._vddk_calls.clear()
+            return found
+
+    def wait_vddk(self, function: str, seconds: float = 30) -> None:
+        """Return once a library called the function; counts from the last clear."""
+        with self._world.changed:
+            if not self._world.changed.wait_for(lambda: function in self._vddk_calls, seconds):
+                raise TimeoutError(f"nobody called {function} in {seconds} s")
 
     def wait_call(self, method: str, seconds: float = 30) -> None:
         """Return once a client called the method; counts from the last clear of `calls`."""
@@ -233,6 +248,10 @@ class Operations:
             self.find_operation(rule["operation"])
         self._world.knobs.rules.add(ReadRule(**rule))
 
+    def on_vddk(self, function: str, **rule: Any) -> None:
+        """Add a rule for calls of the VDDK library: see VddkRule."""
+        self._world.knobs.rules.add(VddkRule(function, **rule))
+
     def clear_rules(self) -> None:
         self._world.knobs.rules.clear()
 
@@ -312,6 +331,7 @@ def _describe(machine: Machine) -> Table:
         "power": machine.power,
         "cbt": machine.spec.cbt,
         "consolidation_needed": machine.consolidation_needed,
+        "relocation_disabled_by": list(machine.relocation_disabled_by),
         "disks": [
             {
                 "key": disk.spec.key,

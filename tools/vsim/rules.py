@@ -20,6 +20,7 @@ Action = Literal[
     "operation",  # `operation` with `arguments` happens just before the call
 ]
 ReadAction = Literal["eio", "close", "short", "delay", "operation"]
+VddkAction = Literal["error", "hang", "crash", "delay"]
 
 
 class RuleError(ValueError):
@@ -78,6 +79,25 @@ class ReadRule:
             raise RuleError("at and times are at least 1")
 
 
+@dataclass(slots=True)
+class VddkRule:
+    """Acts on calls number *at* .. *at* + *times* - 1 of a function of the VDDK library."""
+
+    function: str  # such as VixDiskLib_Open; * and ? match
+    action: VddkAction = "error"
+    code: int = 1  # an error of VDDK's
+    at: int = 1
+    times: int = 1
+    seconds: float = 0.0
+    seen: int = 0
+
+    def __post_init__(self) -> None:
+        if self.action not in get_args(VddkAction):
+            raise RuleError(f"action is one of {get_args(VddkAction)}, not {self.action!r}")
+        if self.at < 1 or self.times < 1 or self.code < 1:
+            raise RuleError("at, times and code are at least 1")
+
+
 class Rules:
     """The rules in force. Safe to use from several threads."""
 
@@ -85,18 +105,22 @@ class Rules:
         self._lock = threading.Lock()
         self._calls: list[CallRule] = []
         self._reads: list[ReadRule] = []
+        self._vddk: list[VddkRule] = []
 
-    def add(self, rule: CallRule | ReadRule) -> None:
+    def add(self, rule: CallRule | ReadRule | VddkRule) -> None:
         with self._lock:
             if isinstance(rule, CallRule):
                 self._calls.append(rule)
-            else:
+            elif isinstance(rule, ReadRule):
                 self._reads.append(rule)
+            else:
+                self._vddk.append(rule)
 
     def clear(self) -> None:
         with self._lock:
             self._calls.clear()
             self._reads.clear()
+            self._vddk.clear()
 
     def on_call(self, method: str, user: str, *names: str) -> list[CallRule]:
         """Count the call against every rule that matches; return those that act now."""
@@ -123,7 +147,15 @@ class Rules:
             ]
         return due[0] if due else None
 
+    def on_vddk(self, function: str) -> VddkRule | None:
+        """Count the call against every rule that matches; return the first that acts now."""
+        with self._lock:
+            due = [
+                rule for rule in self._vddk if fnmatchcase(function, rule.function) and _due(rule)
+            ]
+        return due[0] if due else None
 
-def _due(rule: CallRule | ReadRule) -> bool:
+
+def _due(rule: CallRule | ReadRule | VddkRule) -> bool:
     rule.seen += 1
     return rule.at <= rule.seen < rule.at + rule.times

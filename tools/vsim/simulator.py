@@ -12,6 +12,7 @@ from tools.vsim.api.site import Site
 from tools.vsim.control import Control
 from tools.vsim.data.exports import NbdServer, SnapshotExports
 from tools.vsim.data.folder import FolderService
+from tools.vsim.data.library import LibraryServer
 from tools.vsim.inventory import Inventory, InventoryError
 from tools.vsim.knobs import Knobs
 from tools.vsim.model.world import World
@@ -39,6 +40,7 @@ class Simulator:
         host: str = HOST,
         port: int = 0,
         nbd: Path | int = 0,
+        vddk_port: int = 0,
         certificate: Certificate | None = None,
         tls: bool | ssl.SSLContext = True,
     ) -> None:
@@ -52,7 +54,8 @@ class Simulator:
         self.world = World(inventory, self.knobs, self.state)
         self.site = Site(self.world, inventory.server.api)
         self.dispatcher = Dispatcher(self.site, inventory.server.api)
-        self.do = Operations(self.world, self.site, self.dispatcher.calls)
+        vddk_calls: list[str] = []
+        self.do = Operations(self.world, self.site, self.dispatcher.calls, vddk_calls)
         self.world.operate = self.do.perform
         self.token = secrets.token_hex(16)
         self.certificate = certificate or _certificate(self.state)
@@ -74,9 +77,12 @@ class Simulator:
         self.host = host
         self.port = int(self._https.server_address[1])
         self.scheme = "https" if tls else "http"
+        self._library = LibraryServer(
+            (host, vddk_port), self.site, (host, self.port), self.certificate, vddk_calls
+        )
         self._threads = [
             threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-            for server in (self._https, self._nbd)
+            for server in (self._https, self._nbd, self._library)
         ]
         for thread in self._threads:
             thread.start()
@@ -91,6 +97,11 @@ class Simulator:
         """Where NBD clients go; export names are <vm id>/<snapshot id>/<device key>."""
         return self._nbd.uri
 
+    @property
+    def vddk_port(self) -> int:
+        """Where the library of tools/vsim/vddk goes."""
+        return self._library.port
+
     def close(self) -> None:
         """End every connection and task; a temporary state is removed."""
         with self.world.changing():
@@ -98,6 +109,7 @@ class Simulator:
         self.site.tasks.close()
         self._https.stop()
         self._nbd.stop()
+        self._library.stop()
         for thread in self._threads:
             thread.join()
         if self._temporary:

@@ -39,6 +39,10 @@ class DiskReader(Protocol):
     def size(self) -> int:
         """Bytes; what the transport found, which must be what vSphere said."""
 
+    @property
+    def mode(self) -> str:
+        """How the bytes really travel, for the point to tell: https, nbd, nbdssl, hotadd …"""
+
     def allocated(self) -> Sequence[Extent]:
         """Extents outside of which the disk is known to read as zeros: ascending, disjoint."""
 
@@ -49,12 +53,42 @@ class DiskReader(Protocol):
         """Let go of the disk: a snapshot with readers is not removed cleanly."""
 
 
+class Held(Protocol):
+    """A VM whose disks stay where they are."""
+
+    @property
+    def trouble(self) -> str | None:
+        """Why they may move all the same; None if they may not."""
+
+    def end(self) -> None:
+        """Let them move again; SourceUnavailable if that did not succeed."""
+
+
+class Access(Protocol):
+    """What keeps storage vMotion from a VM while its snapshot is read.
+
+    From before the snapshot is taken until after it is gone (VDDK Programming Guide, Prepare For
+    Access and End Access). What a killed process held stays held until somebody ends it.
+    """
+
+    def hold(self, vm: str, identity: str) -> Held:
+        """Hold the VM with that managed object id, in the name of *identity*; never raises for
+        want of success: a capture goes on without."""
+
+    def end(self, vm: str, identity: str) -> None:
+        """End what a process held that is no more; SourceUnavailable."""
+
+
 class Transport(Protocol):
     """A way for bytes."""
 
     @property
     def name(self) -> str:
         """As --transport spells it."""
+
+    @property
+    def access(self) -> Access | None:
+        """How it holds VMs; None if it cannot, or there is no need to."""
 
     def refusal(self, disk: FrozenDisk) -> str | None:
         """Why this transport cannot read *disk*; None if it can, as far as can be told."""

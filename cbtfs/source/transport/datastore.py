@@ -25,6 +25,7 @@ class DatastoreTransport:
     """Reads the flat files of disks through the server's /folder."""
 
     name = "datastore"
+    access = None
 
     def __init__(self, web: Web) -> None:
         self._web = web
@@ -52,6 +53,8 @@ class DatastoreTransport:
 
 class _FlatReader:
     """One flat file."""
+
+    mode = "https"
 
     def __init__(self, files: DatastoreFiles, disk: FrozenDisk) -> None:
         self._files = files

@@ -16,6 +16,7 @@ class NbdTransport:
     """Reads exports of a server that somebody else runs."""
 
     name = "nbd"
+    access = None
 
     def __init__(self, template: str, limits: NbdLimits | None = None) -> None:
         """UsageError if *template* names what is not known of a disk."""
@@ -49,6 +50,7 @@ class _Reader:
 
     def __init__(self, export: NbdExport) -> None:
         self._export = export
+        self.mode = "nbd"
         self.size = export.size
 
     def allocated(self) -> Sequence[Extent]:

@@ -5,7 +5,6 @@ password travels through a file descriptor; neither the list of processes nor a 
 parameters are those of nbdkit-vddk-plugin(1).
 """
 
-import hashlib
 import logging
 import os
 import shutil
@@ -13,9 +12,8 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -25,11 +23,11 @@ from cbtfs.errors import SourceUnavailable
 from cbtfs.source.nbd import NbdLimits
 from cbtfs.source.secret import Secret
 from cbtfs.source.transport.base import DiskReader, FrozenDisk
+from cbtfs.source.transport.login import VddkLogin
 from cbtfs.source.transport.nbd import open_export
 
 log = logging.getLogger(__name__)
 
-VDDK: Final = Path("/opt/vmware-vix-disklib-distrib")
 _POLL_SECONDS: Final = 0.02
 _CONNECTIONS: Final = 2
 """Each is a connection to the host's NFC service, which has few (VDDK Programming Guide, NBD)."""
@@ -37,25 +35,11 @@ _KEPT: Final = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH")
 _LAST_WORDS: Final = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class VddkLogin:
-    """What VMware's library needs to log in by itself."""
-
-    server: str
-    port: int
-    user: str
-    password: Secret
-    certificate: Callable[[], bytes]
-    """The server's certificate in DER, as it was believed."""
-    libdir: Path = VDDK
-    seconds: float = 60.0
-    """For a server process to be ready."""
-
-
 class NbdkitTransport:
     """Reads disks through processes that it starts and ends."""
 
     name = "nbd"
+    access = None
 
     def __init__(self, login: VddkLogin, program: str = "nbdkit") -> None:
         self._login = login
@@ -100,6 +84,8 @@ def _environment() -> dict[str, str]:
 class _VddkReader:
     """One disk, its nbdkit process, and the connection to it."""
 
+    mode = "nbdkit"
+
     def __init__(self, program: str, login: VddkLogin, disk: FrozenDisk) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="cbtfs-nbdkit-"))
         self._process: subprocess.Popen[bytes] | None = None
@@ -116,7 +102,6 @@ class _VddkReader:
         self.size = self._reader.size
 
     def _start(self, program: str, login: VddkLogin, disk: FrozenDisk) -> None:
-        thumbprint = hashlib.sha1(login.certificate(), usedforsecurity=False).digest()
         password = os.memfd_create("password")  # inherited by the child alone, below
         try:
             os.write(password, login.password.reveal().encode())
@@ -137,7 +122,7 @@ class _VddkReader:
                 f"port={login.port}",
                 f"user={login.user}",
                 f"password=-{password}",
-                f"thumbprint={thumbprint.hex(':').upper()}",
+                f"thumbprint={login.thumbprint()}",
                 f"vm=moref={disk.vm}",
                 f"snapshot={disk.snapshot}",
                 f"file={disk.path}",

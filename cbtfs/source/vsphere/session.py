@@ -16,14 +16,14 @@ from pyVmomi import vim, vmodl
 
 from cbtfs.errors import AccessDenied, CbtfsError, SourceUnavailable
 from cbtfs.source.secret import Secret
-from cbtfs.source.transport.nbdkit import VddkLogin
+from cbtfs.source.transport.login import VddkLogin
 from cbtfs.source.transport.web import Web
 from cbtfs.source.vsphere.address import Address
 from cbtfs.source.vsphere.faults import TROUBLE, ReplyLost, meaning, speaking, text_of
 from cbtfs.source.vsphere.outage import Outage
 from cbtfs.source.vsphere.patience import Patience
 from cbtfs.source.vsphere.service import connect
-from cbtfs.source.vsphere.tls import fetch_certificate, unreachable
+from cbtfs.source.vsphere.tls import believed_certificate, unreachable
 
 log = logging.getLogger(__name__)
 
@@ -108,14 +108,17 @@ class Session:
 
     def vddk_login(self, libdir: Path) -> VddkLogin:
         """What VMware's library needs to log in as this session's user."""
-        address, context, seconds = self.address, self.context, self.patience.reply
         return VddkLogin(
-            address.host,
-            address.port,
+            self.address.host,
+            self.address.port,
             self.user,
             self._password,
-            lambda: fetch_certificate(address, seconds, context),
-            libdir,
+            cookie=lambda: Secret(str(self._instance._stub.cookie).partition(";")[0].strip()),
+            certificate=lambda: believed_certificate(self.context),
+            is_vcenter=self.is_vcenter,
+            libdir=libdir,
+            seconds=self.patience.reply,
+            pauses=self.patience.busy,
         )
 
     # calls

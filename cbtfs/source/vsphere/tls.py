@@ -26,9 +26,32 @@ def _strict(context: ssl.SSLContext) -> ssl.SSLContext:
 def verifying(ca_file: Path | None = None) -> ssl.SSLContext:
     """Verifies chain and host name, by the CAs in *ca_file* alone or else by the system's."""
     try:
-        return _strict(ssl.create_default_context(cafile=ca_file))
+        context = _strict(ssl.create_default_context(cafile=ca_file))
     except (OSError, ssl.SSLError) as exc:
         raise UsageError(f"cannot use the CA file {ca_file}: {exc.strerror or exc}") from exc
+
+    class VerifiedSocket(ssl.SSLSocket):
+        """Remembers the certificate that was believed."""
+
+        believed = b""
+
+        def do_handshake(self, block: bool = False) -> None:
+            super().do_handshake(block)
+            type(self).believed = self.getpeercert(binary_form=True) or b""
+
+    context.sslsocket_class = VerifiedSocket
+    return context
+
+
+def believed_certificate(context: ssl.SSLContext) -> bytes:
+    """In DER, what the server showed in the last handshake that *context* believed.
+
+    Nothing is asked of the network: whoever answers there now may be another one.
+    """
+    found = getattr(context.sslsocket_class, "believed", b"")
+    if not isinstance(found, bytes) or not found:
+        raise SourceUnavailable("no certificate of the server was believed so far")
+    return found
 
 
 def parse_thumbprint(text: str) -> str:
@@ -56,6 +79,8 @@ def pinned(address: Address, thumbprint: str, seconds: float) -> ssl.SSLContext:
 
     class PinnedSocket(ssl.SSLSocket):
         """Ends a handshake with any other certificate before a byte is sent."""
+
+        believed = certificate
 
         def do_handshake(self, block: bool = False) -> None:
             super().do_handshake(block)

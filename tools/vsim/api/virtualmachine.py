@@ -51,7 +51,7 @@ class VirtualMachine(Served):
             "recentTask": lambda: [
                 task.object for task in self.site.tasks if task.machine is machine
             ],
-            "disabledMethod": list,
+            "disabledMethod": lambda: ["RelocateVM_Task"] * bool(machine.relocation_disabled_by),
             "overallStatus": lambda: "green",
             "configStatus": lambda: "green",
             "guestHeartbeatStatus": lambda: "green",

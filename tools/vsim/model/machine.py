@@ -55,6 +55,7 @@ class Machine:
         self.snapshots = SnapshotTree()
         self.readers: Counter[str] = Counter()  # open data-plane connections by snapshot id
         self.change_version = 0
+        self.relocation_disabled_by: list[str] = []  # identities of PrepareForAccess
         self.question: str | None = None
         self.shared_bus = "noSharing"  # of its SCSI controllers
 
@@ -163,6 +164,12 @@ class Machine:
 
     def relocate(self, home: Place | None, disks: Mapping[int, Place]) -> None:
         """Move the machine's own files to *home*, and disks by device key to their places."""
+        if self.relocation_disabled_by:
+            raise Fault(
+                "vim.fault.MethodDisabled",
+                f"The method is disabled by '{self.relocation_disabled_by[0]}'",
+                source=self.relocation_disabled_by[0],
+            )
         for key in disks:
             self._require_disk(key)
         if home is not None:
@@ -193,6 +200,22 @@ class Machine:
         if self.cbt_of(disk).restore == "reset":
             disk.stop_tracking()
             self._apply_tracking(disk)
+
+    def disable_relocation(self, identity: str) -> None:
+        """What VDDK's PrepareForAccess does; one at a time."""
+        if self.relocation_disabled_by:
+            raise Fault(
+                "vim.fault.MethodAlreadyDisabledFault",
+                f"RelocateVM_Task is disabled by '{self.relocation_disabled_by[0]}'",
+                sourceId=self.relocation_disabled_by[0],
+            )
+        self.relocation_disabled_by.append(identity)
+
+    def enable_relocation(self, identity: str) -> None:
+        """What EndAccess does: only who disabled it can."""
+        if identity not in self.relocation_disabled_by:
+            raise Fault("vim.fault.NotFound", f"RelocateVM_Task is not disabled by '{identity}'")
+        self.relocation_disabled_by.remove(identity)
 
     # snapshots
 

@@ -1,0 +1,65 @@
+"""Holding a VM: storage vMotion is disabled from before its snapshot until after that is gone."""
+
+import logging
+
+from cbtfs.errors import CbtfsError, SourceUnavailable
+from cbtfs.source.transport.base import Access, Held
+from cbtfs.source.transport.login import VddkLogin
+from cbtfs.source.transport.vddk.login import log_in, start_child
+from cbtfs.source.transport.vddk.process import ChildProcess, VixFailed
+
+log = logging.getLogger(__name__)
+
+
+class VddkAccess:
+    """PrepareForAccess and EndAccess, in a process of their own for each VM.
+
+    When that process's parent is killed it ends the access by itself; when it is killed too, the
+    next run ends it.
+    """
+
+    def __init__(self, login: VddkLogin) -> None:
+        self._login = login
+
+    def hold(self, vm: str, identity: str) -> Held:
+        child: ChildProcess | None = None
+        try:
+            child = start_child(self._login)
+            starting = child
+            log_in(child, self._login, vm, lambda: starting.call("prepare", identity=identity))
+        except CbtfsError as exc:
+            if child is not None:
+                child.end()
+            return _Held(None, f"storage vMotion of the VM could not be disabled: {exc}")
+        return _Held(child, None)
+
+    def end(self, vm: str, identity: str) -> None:
+        child = start_child(self._login)
+        try:
+            try:
+                log_in(child, self._login, None, lambda: child.call("cleanup"))
+            except VixFailed as exc:  # it concerns disks that were hot-added alone
+                log.info("%s", exc)
+            log_in(child, self._login, vm, lambda: child.call("end_access", identity=identity))
+            child.close()
+        finally:
+            child.end()
+
+
+class _Held:
+    def __init__(self, child: ChildProcess | None, trouble: str | None) -> None:
+        self._child = child
+        self.trouble = trouble
+
+    def end(self) -> None:
+        child, self._child = self._child, None
+        if child is not None:
+            try:
+                child.close()
+            except SourceUnavailable as exc:
+                raise SourceUnavailable(f"storage vMotion of the VM stays disabled: {exc}") from exc
+
+
+def access_for(login: VddkLogin) -> Access | None:
+    """On a host alone there is nothing to hold: PrepareForAccess fails there (the guide)."""
+    return VddkAccess(login) if login.is_vcenter else None

@@ -1,0 +1,271 @@
+"""The parent's side of a child process that has VMware's library in it.
+
+The child alone gets LD_LIBRARY_PATH: the library brings its own OpenSSL and libstdc++. Whatever it
+does, crash, hang or talk nonsense, ends as a SourceUnavailable here.
+"""
+
+import logging
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as Late
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+import cbtfs
+from cbtfs.errors import SourceUnavailable
+from cbtfs.source.transport.vddk import abi, frame
+from cbtfs.source.transport.vddk.child import CLOSING_SECONDS, IN_FLIGHT
+from cbtfs.source.transport.vddk.library import library_folder
+from cbtfs.source.transport.vddk.redact import redacted
+
+log = logging.getLogger(__name__)
+
+_PROGRAM: Final = (
+    "import sys; sys.path.insert(0, sys.argv[1]); "
+    "from cbtfs.source.transport.vddk.child import main; main(int(sys.argv[2]))"
+)
+_ROOT: Final = str(Path(cbtfs.__file__).parents[1])
+_KEPT_VARIABLES: Final = ("PATH", "HOME", "LANG", "TMPDIR")
+_LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING}
+_LAST_WORDS: Final = 20
+_NAME: Final = re.compile(r"[A-Za-z]{0,40}\Z")
+_ENDING_SECONDS: Final = 5.0
+
+
+class VixFailed(SourceUnavailable):
+    """A call of the library failed."""
+
+    def __init__(self, call: str, number: int, text: str, hint: str = "") -> None:
+        super().__init__(f"VixDiskLib_{call}: {text}{hint}" if call else f"{text}{hint}")
+        self.number = number
+        self.text = text
+
+
+class ChildGone(SourceUnavailable):
+    """The process ended, or was ended because it hung."""
+
+
+class ChildProcess:
+    """One process; its calls may come from several threads, and each waits so long at most."""
+
+    def __init__(self, libdir: Path, seconds: float) -> None:
+        """SourceUnavailable if the library cannot be used."""
+        self._seconds = seconds
+        self._secrets: tuple[str, ...] = ()
+        self._lock = threading.Lock()
+        self._sending = threading.Lock()
+        self._pending: dict[int, Future[frame.Frame]] = {}
+        self._expected: dict[int, int] = {}
+        self._next = 0
+        self._why: str | None = None
+        self._words: deque[str] = deque(maxlen=_LAST_WORDS)
+        self._slots = threading.BoundedSemaphore(IN_FLIGHT)
+        ours, theirs = socket.socketpair()
+        self._stream = ours
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", _PROGRAM, _ROOT, str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                env=_environment(libdir),
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+            )
+        self._threads = [
+            threading.Thread(target=work, name=f"vddk {self._process.pid}", daemon=True)
+            for work in (self._take_in, self._take_words)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def hide(self, secrets: Iterable[str]) -> None:
+        """Take *secrets* out of whatever the process says from now on."""
+        self._secrets = tuple(secrets)
+
+    # requests
+
+    def call(self, do: str, **words: Any) -> frame.Frame:
+        """The answer to a call; VixFailed, ChildGone."""
+        tag, future = self._expect(None)
+        with self._sending:
+            self._send(lambda: frame.send_words(self._stream, frame.CALL, tag, {"do": do, **words}))
+        return self._wait(tag, future, do)
+
+    def words(self, do: str, **words: Any) -> dict[str, Any]:
+        """The same where the answer is JSON."""
+        try:
+            return self.call(do, **words).words()
+        except frame.FrameError as exc:
+            raise self._give_up(f"VMware's library answers {do} with {exc}") from exc
+
+    def read(self, start: int, count: int) -> memoryview:
+        """So many sectors; VixFailed, ChildGone."""
+        with self._slots:
+            tag, future = self._expect(count * abi.SECTOR)
+            with self._sending:
+                asked = frame.RANGE.pack(start, count)
+                self._send(lambda: frame.send_frame(self._stream, frame.READ, tag, asked))
+            return self._wait(tag, future, "read").payload
+
+    def _expect(self, length: int | None) -> "tuple[int, Future[frame.Frame]]":
+        future: Future[frame.Frame] = Future()
+        with self._lock:
+            if self._why is not None:
+                raise ChildGone(self._why)
+            self._next = (self._next + 1) & 0xFFFFFFFF
+            self._pending[self._next] = future
+            if length is not None:
+                self._expected[self._next] = length
+            return self._next, future
+
+    def _send(self, send: Any) -> None:
+        with suppress(frame.FrameError):  # who waits for the answer is told by who takes it in
+            send()
+
+    def _wait(self, tag: int, future: "Future[frame.Frame]", what: str) -> frame.Frame:
+        try:
+            return future.result(self._seconds)
+        except Late:
+            raise self._give_up(
+                f"VMware's library hangs: no answer to {what} in {self._seconds:.0f} s"
+            ) from None
+        finally:
+            with self._lock:
+                self._pending.pop(tag, None)
+                self._expected.pop(tag, None)
+
+    # answers
+
+    def _take_in(self) -> None:
+        """Hand answers to who waits for them; whatever is no answer ends the process."""
+        try:
+            while (found := frame.receive_frame(self._stream)) is not None:
+                self._hand_over(found)
+        except frame.FrameError as exc:
+            self._process.kill()
+            self._fail_all(f"VMware's library sends {exc}")
+            return
+        self._process.wait()
+        self._threads[1].join(_ENDING_SECONDS)
+        self._fail_all(self._obituary())
+
+    def _hand_over(self, found: frame.Frame) -> None:
+        with self._lock:
+            future = self._pending.get(found.tag)
+            length = self._expected.get(found.tag)
+        if future is None or future.done():
+            raise frame.FrameError("an answer to nothing")
+        if found.kind == frame.ERROR:
+            future.set_exception(self._failure(found.words()))
+        elif (found.kind, length) == (frame.ANSWER, None) or (
+            found.kind == frame.DATA and length == len(found.payload)
+        ):
+            future.set_result(found)
+        else:
+            raise frame.FrameError("an answer of the wrong kind or length")
+
+    def _failure(self, words: dict[str, Any]) -> VixFailed:
+        call, number, text = words.get("call"), words.get("number"), words.get("text")
+        if not (isinstance(call, str) and isinstance(number, int) and isinstance(text, str)):
+            raise frame.FrameError("an error that says nothing")
+        if not _NAME.match(call):
+            raise frame.FrameError("an error of no function")
+        hint = _HINTS.get((call, number)) or _HINTS.get(("", number), "")
+        return VixFailed(call, number, redacted(text, self._secrets), hint)
+
+    def _fail_all(self, why: str) -> None:
+        with self._lock:
+            self._why = self._why or why
+            waiting = list(self._pending.values())
+            self._pending.clear()
+        for future in waiting:
+            if not future.done():
+                future.set_exception(ChildGone(self._why))
+
+    def _obituary(self) -> str:
+        code = self._process.returncode
+        if code >= 0:
+            how = f"ended with {code}"
+        else:
+            try:
+                how = f"crashed ({signal.Signals(-code).name})"
+            except ValueError:
+                how = f"was ended by signal {-code}"
+        said = self.last_words()
+        return f"VMware's library {how}{f': {said}' if said else ''}"
+
+    def _give_up(self, why: str) -> ChildGone:
+        """End the process at once; the error that says why."""
+        with self._lock:
+            self._why = self._why or why
+        self._process.kill()
+        return ChildGone(why)
+
+    # what it says
+
+    def _take_words(self) -> None:
+        """Log what comes by stderr: lines of ours begin with their level."""
+        assert self._process.stderr is not None
+        with self._process.stderr as stream:
+            for raw in iter(lambda: stream.readline(8192), b""):
+                text = redacted(raw.decode("utf-8", "replace"), self._secrets)
+                level, _, said = text.partition(": ")
+                if level not in _LEVELS:
+                    level, said = "warning", text
+                if level != "debug" and said:
+                    self._words.append(said)
+                log.log(_LEVELS[level], "vddk %d: %s", self._process.pid, said)
+
+    def last_words(self) -> str:
+        """The last thing worth telling."""
+        return self._words[-1] if self._words else ""
+
+    # the end
+
+    def close(self) -> None:
+        """Have the library close all and end; SourceUnavailable if it did not do so in order."""
+        try:
+            self.call("close")
+        finally:
+            self.end()
+
+    def end(self) -> None:
+        """The process is no more, and nothing is left of it."""
+        with suppress(OSError):
+            self._stream.shutdown(socket.SHUT_RDWR)
+        try:
+            self._process.wait(CLOSING_SECONDS if self._why is None else _ENDING_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        for thread in self._threads:
+            thread.join(_ENDING_SECONDS)
+        self._stream.close()
+
+
+def _environment(libdir: Path) -> dict[str, str]:
+    """Nothing that is no business of a child: a password may stand in ours."""
+    kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
+    return {**kept, "LD_LIBRARY_PATH": str(library_folder(libdir))}
+
+
+_HINTS: Final[dict[tuple[str, int], str]] = {
+    ("Open", abi.FAIL): ": the server's certificate may be another one than the session believed",
+    ("", abi.REFUSED): ": is port 902 of the VM's host open for this machine?",
+    ("", abi.NO_MEMORY): ": the host has no buffers left for its NFC service: capture fewer disks "
+    "of it at once",
+}

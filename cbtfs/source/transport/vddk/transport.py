@@ -1,0 +1,43 @@
+"""The vddk transport, as the choice among transports sees it."""
+
+from cbtfs.errors import SourceUnavailable
+from cbtfs.source.transport.base import DiskReader, FrozenDisk
+from cbtfs.source.transport.login import VddkLogin
+from cbtfs.source.transport.vddk.access import access_for
+from cbtfs.source.transport.vddk.library import find_library
+from cbtfs.source.transport.vddk.login import start_child
+from cbtfs.source.transport.vddk.reader import VddkReader
+
+
+class VddkTransport:
+    """Reads disks by VMware's own library, each in a process that it starts and ends."""
+
+    name = "vddk"
+
+    def __init__(self, login: VddkLogin) -> None:
+        self._login = login
+        self._refusal: str | None = None
+        self._is_probed = False
+        self.access = access_for(login)
+
+    def refusal(self, disk: FrozenDisk) -> str | None:
+        if not self._is_probed:
+            self._refusal = self._probe()
+            self._is_probed = True
+        return self._refusal
+
+    def _probe(self) -> str | None:
+        """Whether the library is there, and can be loaded by a child."""
+        if find_library(self._login.libdir) is None:
+            return (
+                f"there is no libvixDiskLib.so.N in {self._login.libdir / 'lib64'}: unpack "
+                "VMware's VDDK there, or name its directory by --vddk-libdir"
+            )
+        try:
+            start_child(self._login).close()
+        except SourceUnavailable as exc:
+            return f"the library in {self._login.libdir} cannot be used: {exc}"
+        return None
+
+    def open(self, disk: FrozenDisk) -> DiskReader:
+        return VddkReader(self._login, disk)

@@ -1,0 +1,327 @@
+"""The server's end of tools/vsim/vddk: what a library with VDDK's ABI asks for, a line at a time.
+
+A request is one line of fields with tabs between them. An answer is a line `<error> <action>
+<bytes>` and so many bytes; error is a number of VDDK's, action what the library does before it
+returns. Bytes are those of the snapshot, through the exports of the NBD server, so that knobs and
+rules for reads act here too.
+"""
+
+import contextlib
+import socket
+import socketserver
+import struct
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from tools.vsim.data.exports import SnapshotExport, SnapshotExports
+from tools.vsim.fault import Fault
+from tools.vsim.knobs import VddkKnobs
+from tools.vsim.model.image import data_spans, read_padded
+from tools.vsim.model.span import Span
+from tools.vsim.soap.certificate import Certificate
+from tools.vsim.soap.dispatch import COOKIE
+
+if TYPE_CHECKING:
+    from tools.vsim.api.session import Session
+    from tools.vsim.api.site import Site
+
+SECTOR: Final = 512
+MOST: Final = 32 << 20
+FAIL, NO_MEMORY, INVALID, FILE_NOT_FOUND, NOT_SUPPORTED, FILE_ERROR = 1, 2, 3, 4, 6, 7
+PERMISSIONS, NO_SESSION, NO_SNAPSHOT = 3014, 3047, 13003
+CONNECTION_LOST, NO_HOST = 14011, 18000
+MODES: Final = ("file", "san", "hotadd", "nbdssl", "nbd")
+FUNCTIONS: Final = {
+    "prepare": "VixDiskLib_PrepareForAccess",
+    "end": "VixDiskLib_EndAccess",
+    "cleanup": "VixDiskLib_Cleanup",
+    "connect": "VixDiskLib_ConnectEx",
+    "open": "VixDiskLib_Open",
+    "close": "VixDiskLib_Close",
+    "read": "VixDiskLib_Read",
+    "allocated": "VixDiskLib_QueryAllocatedBlocks",
+}
+"""What a rule calls a request."""
+
+
+class Refused(Exception):
+    """The request fails with this error of VDDK's."""
+
+    def __init__(self, code: int, words: str) -> None:
+        super().__init__(words)
+        self.code = code
+
+
+class LibraryServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
+    """Serves libraries; each connection of theirs is a thread."""
+
+    daemon_threads = True
+    allow_reuse_address = True
+    request_queue_size = 128
+
+    def __init__(
+        self,
+        address: tuple[str, int],
+        site: "Site",
+        vsphere: tuple[str, int],
+        certificate: Certificate,
+        calls: list[str],
+    ) -> None:
+        """*vsphere* is where a library believes that it logs in, *certificate* what is shown there.
+
+        The functions that are called are appended to *calls*.
+        """
+        self.site = site
+        self.vsphere = vsphere
+        self.certificate = certificate
+        self.calls = calls
+        self.exports = SnapshotExports(site.world)
+        self._open: set[socket.socket] = set()
+        self._lock = threading.Lock()
+        super().__init__(address, _Library)
+
+    @property
+    def port(self) -> int:
+        return int(self.server_address[1])
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        with self._lock:
+            self._open.add(request)
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            with self._lock:
+                self._open.discard(request)
+
+    def stop(self) -> None:
+        """Close the port and every connection."""
+        self.shutdown()
+        self.server_close()
+        with self._lock:
+            streams = list(self._open)
+        for stream in streams:
+            with contextlib.suppress(OSError):
+                stream.shutdown(socket.SHUT_RDWR)
+
+
+class _Library(socketserver.StreamRequestHandler):
+    server: LibraryServer
+    wbufsize = 1 << 20
+    disable_nagle_algorithm = True
+
+    def handle(self) -> None:
+        talk = Talk(self.server)
+        try:
+            while line := self.rfile.readline(1 << 16):
+                name, *fields = line.decode().rstrip("\n").split("\t")
+                code, action, data = talk.answer(name, fields)
+                self.wfile.write(b"%d %s %d\n" % (code, action.encode(), len(data)))
+                self.wfile.write(data)
+                self.wfile.flush()
+                if code == CONNECTION_LOST:
+                    return
+        except (OSError, UnicodeDecodeError):
+            return
+        finally:
+            talk.end()
+
+
+class Talk:
+    """One connection of a library."""
+
+    def __init__(self, server: LibraryServer) -> None:
+        self._server = server
+        self._site = server.site
+        self._world = server.site.world
+        self._session: Session | None = None
+        self._own_session = False
+        self._snapshot = self._vm = self._mode = ""
+        self._export: SnapshotExport | None = None
+
+    @property
+    def _knobs(self) -> VddkKnobs:
+        return self._world.knobs.vddk
+
+    def answer(self, name: str, fields: list[str]) -> tuple[int, str, bytes]:
+        """Error, action, bytes."""
+        caller = fields[0] if name == "login" and fields else FUNCTIONS.get(name, name)
+        with self._world.changing():
+            if name == "login":
+                rule = None
+            else:
+                self._server.calls.append(caller)
+                rule = self._world.knobs.rules.on_vddk(caller)
+        if rule is not None:
+            self._world.pause(rule.seconds)
+            if rule.action == "error":
+                return rule.code, "-", b"as a rule says"
+            if rule.action in ("hang", "crash"):
+                return 0, rule.action, b""
+        try:
+            return 0, "-", self._perform(name, fields)
+        except Refused as refused:
+            return refused.code, "-", str(refused).encode()
+        except Fault as fault:
+            return FAIL, "-", str(fault).encode()
+        except (ValueError, TypeError):
+            return INVALID, "-", b"not a request"
+
+    def _perform(self, name: str, fields: list[str]) -> bytes:
+        requests: dict[str, Callable[..., bytes]] = {
+            "login": self._login,
+            "prepare": self._prepare,
+            "end": self._end_access,
+            "cleanup": self._cleanup,
+            "connect": self._connect,
+            "open": self._open,
+            "close": self._close,
+            "read": self._read,
+            "allocated": self._allocated,
+        }
+        if name != "login" and self._session is None:
+            raise Refused(PERMISSIONS, "not logged in")
+        return requests[name](*fields)
+
+    # control
+
+    def _login(self, caller: str, host: str, port: str, kind: str, user: str, secret: str) -> bytes:
+        """What the library shall log: lines in a storm, and whether with secrets."""
+        if (host, int(port)) != self._server.vsphere:
+            raise Refused(NO_HOST, f"no vSphere at {host}:{port}")
+        with self._world.changing():
+            if kind == "session":
+                if not self._knobs.sessions:
+                    raise Refused(NOT_SUPPORTED, "session cookies are not supported")
+                found = COOKIE.fullmatch(secret)
+                self._session = self._site.sessions.active(found[1] if found else None)
+                if self._session is None:
+                    raise Refused(NO_SESSION, "no such session")
+            else:
+                try:
+                    self._session = self._site.sessions.open(user, secret)
+                except Fault as fault:
+                    raise Refused(PERMISSIONS, "wrong user or password") from fault
+                self._own_session = True
+        return b"%d %d" % (self._knobs.log_lines, self._knobs.log_secrets)
+
+    def _require(self, *privileges: str) -> None:
+        for privilege in privileges:
+            if self._session is None or not self._session.allows(privilege):
+                raise Refused(PERMISSIONS, f"needs {privilege}")
+
+    def _prepare(self, vm: str, identity: str) -> bytes:
+        if not self._world.is_vcenter:
+            raise Refused(NOT_SUPPORTED, "HostAgent is not a vCenter, cannot disable svMotion")
+        self._require("Global.DisableMethods")
+        with self._world.changing():
+            self._machine(vm).disable_relocation(identity)
+        return b""
+
+    def _end_access(self, vm: str, identity: str) -> bytes:
+        self._require("Global.EnableMethods")
+        with self._world.changing():
+            self._machine(vm).enable_relocation(identity)
+        return b""
+
+    def _cleanup(self) -> bytes:
+        return b""
+
+    def _machine(self, vm: str) -> Any:
+        found = self._world.machines.get(vm)
+        if found is None:
+            raise Refused(INVALID, f"no machine {vm}")
+        return found
+
+    def _connect(self, vm: str, snapshot: str, modes: str) -> bytes:
+        with self._world.lock:
+            self._machine(vm)
+        wanted = modes.split(":") if modes else list(MODES)
+        if not set(wanted) <= set(MODES):
+            raise Refused(INVALID, f"not all of {modes} are transport modes")
+        offered = [mode for mode in wanted if mode in self._knobs.modes.split(":")]
+        self._vm, self._snapshot = vm, snapshot
+        self._mode = offered[0] if offered else "nbdssl"  # a forced one falls back (the guide)
+        return b""
+
+    def _open(self, thumbprint: str, path: str, flags: str) -> bytes:
+        self._require("VirtualMachine.Provisioning.DiskRandomRead")
+        if thumbprint.upper() != self._server.certificate.thumbprint_sha1:
+            raise Refused(FAIL, "the certificate has another thumbprint")
+        with self._world.lock:
+            found = self._world.snapshot(self._snapshot)
+            if found is None or found[0].moid != self._vm:
+                raise Refused(NO_SNAPSHOT, f"no snapshot {self._snapshot}")
+            frozen = next(
+                (each for each in found[1].disks if each.disk.path(each.link) == path), None
+            )
+            if frozen is None or frozen.truth is None:
+                raise Refused(FILE_NOT_FOUND, f"no disk {path}")
+            links = 1 + (frozen.link.parent is not None)
+            key = frozen.spec.key
+        self._close()
+        try:
+            self._export = self._server.exports.open(f"{self._vm}/{self._snapshot}/{key}")
+        except PermissionError as error:
+            raise Refused(NO_HOST, "no more NFC connections") from error
+        if self._export is None:
+            raise Refused(NO_SNAPSHOT, f"no snapshot {self._snapshot}")
+        sectors = self._export.announced // SECTOR
+        return f"{sectors} {links} {self._mode} {int(self._knobs.asynchronous)}".encode()
+
+    def _close(self) -> bytes:
+        if self._export is not None:
+            self._export.close()
+            self._export = None
+        return b""
+
+    def end(self) -> None:
+        """The library is gone, or its connection is."""
+        self._close()
+        if self._own_session and self._session is not None:
+            with self._world.changing():
+                self._site.sessions.close(self._session)
+
+    # data
+
+    def _opened(self) -> SnapshotExport:
+        if self._export is None:
+            raise Refused(INVALID, "no disk is open")
+        return self._export
+
+    def _read(self, start: str, count: str) -> bytes:
+        export, offset, length = self._opened(), int(start) * SECTOR, int(count) * SECTOR
+        limit = self._knobs.nfc_limit or MOST
+        if length > limit:
+            raise Refused(
+                NO_MEMORY,
+                f"NFC error 5 from server: Failed to allocate the requested {length} bytes",
+            )
+        if not 0 <= offset < offset + length <= export.announced:
+            raise Refused(INVALID, "not a range of the disk")
+        rule = export.on_read(offset, offset + length)
+        if rule is not None and rule.action == "eio":
+            raise Refused(FILE_ERROR, "injected")
+        if rule is not None and rule.action in ("close", "short"):
+            raise Refused(CONNECTION_LOST, "the connection is lost")
+        return read_padded(export.fd, offset, length)
+
+    def _allocated(self, start: str, count: str, chunk: str) -> bytes:
+        """Pairs of first sector and number, whole chunks."""
+        if self._knobs.allocated == "unsupported":
+            raise Refused(NOT_SUPPORTED, "QueryAllocatedBlocks is not supported")
+        export, size = self._opened(), int(chunk) * SECTOR
+        begin, end = int(start) * SECTOR, (int(start) + int(count)) * SECTOR
+        found: list[Span] = []
+        for span in data_spans(export.fd, min(end, export.size), begin):
+            first = begin + (span.start - begin) // size * size
+            last = begin + -(-(span.end - begin) // size) * size
+            if found and first <= found[-1].end:
+                found[-1] = Span(found[-1].start, max(found[-1].end, last))
+            else:
+                found.append(Span(first, last))
+        if self._knobs.allocated == "malformed":
+            found.append(Span(end, end + size))
+        return b"".join(
+            struct.pack("<QQ", span.start // SECTOR, span.length // SECTOR) for span in found
+        )
