@@ -14,12 +14,13 @@ from datetime import UTC
 from typing import Any, Final
 
 from cbtfs.errors import CbtfsError, SourceUnavailable, UsageError
+from cbtfs.ingest.holding import NotHeld, end_hold
 from cbtfs.ingest.outcome import LeftOut, Outcome, Wishes
 from cbtfs.ingest.passport import left_out_documents, metadata_of
 from cbtfs.ingest.point import Announce, DiskInput, VmInput, silent, take_point
 from cbtfs.ingest.tracked import Changes
 from cbtfs.source.base import Stopped
-from cbtfs.source.transport.base import FrozenDisk, Transport
+from cbtfs.source.transport.base import DiskReader, FrozenDisk, Held, Transport
 from cbtfs.source.transport.choose import choose
 from cbtfs.source.vsphere.disks import DiskFacts, not_in_snapshots
 from cbtfs.source.vsphere.frozen import SnapshotDisk, SnapshotTooOld, Watch
@@ -69,37 +70,53 @@ def ingest_machine(desk: Desk, vm: ListedVm) -> Outcome:
     if swept.removed:
         consolidate(session, vm.object)
         machine = load_machine(session, vm)
+    holds = {each: end_hold(desk.transports, session, vm, each) for each in dead}
     ready = make_ready(session, vm, machine, may_upgrade=desk.wishes.upgrade_hardware)
     run = new_id()
     name = f"{SNAPSHOT_PREFIX}{desk.repository.settings.id[:_PREFIX_ID]}-{run}"
-    with runs.start(RunFacts(run, session.server_id, vm_id, name)) as record:
-        capture = _Capture(desk, vm, ready, vm_id, run, name)
+    capture = _Capture(desk, vm, ready, vm_id, run, name)
+    access = capture.foresee().access
+    facts = RunFacts(run, session.server_id, vm_id, name, holds=access is not None)
+    with runs.start(facts) as record:
+        held: Held = NotHeld()
         try:
+            if access is not None:
+                held = access.hold(vm.id, name)
             outcome = capture.take()
         except BaseException:
-            for warning in _clean_up(session, vm, record):
+            for warning in _clean_up(session, vm, record, held):
                 log.warning("%s: %s", vm.path, warning)
             raise
-        warnings = _clean_up(session, vm, record)
+        warnings = _clean_up(session, vm, record, held)
     if not warnings:
         for each in dead:  # looked for again: it may have been in the making at the first look
             remove_named(session, vm.object, each.snapshot)
-            runs.forget(each)
+            if holds[each] is None:
+                runs.forget(each)
+    warnings += tuple(why for why in holds.values() if why is not None)
     notes = [f"removed the snapshot {each} of a run that ended early" for each in swept.removed]
     notes += [f"has a snapshot that is left alone: {each}" for each in swept.others]
-    notes += [ready.done] if ready.done is not None else []
+    notes += [each for each in (ready.done, held.trouble) if each is not None]
     return Outcome(outcome.manifest, outcome.left_out, warnings, tuple(notes))
 
 
-def _clean_up(session: Session, vm: ListedVm, record: Run) -> tuple[str, ...]:
-    """Remove the snapshot; what is left that should not be."""
+def _clean_up(session: Session, vm: ListedVm, record: Run, held: Held) -> tuple[str, ...]:
+    """Remove the snapshot, then let the disks move; what is left that should not be."""
+    left, name, is_removed = [], record.facts.snapshot, False
     try:
-        remove_named(session, vm.object, record.facts.snapshot)
+        remove_named(session, vm.object, name)
+        is_removed = True
     except CbtfsError as exc:
-        return (f"the snapshot {record.facts.snapshot} is left behind: {exc}; the next run tries",)
-    record.finish()
-    left = consolidate(session, vm.object)
-    return () if left is None else (left,)
+        left.append(f"the snapshot {name} is left behind: {exc}; the next run tries")
+    try:
+        held.end()
+    except CbtfsError as exc:
+        left.append(f"{exc}; the next run tries")
+    if not left:
+        record.finish()
+    if is_removed and (why := consolidate(session, vm.object)) is not None:
+        left.append(why)
+    return tuple(left)
 
 
 class _Capture:
@@ -120,7 +137,6 @@ class _Capture:
 
     def take(self) -> Outcome:
         desk, session, vm = self._desk, self._desk.session, self._vm
-        self._foresee()
         self._watch.start()
         taken = take_snapshot(
             session,
@@ -131,16 +147,17 @@ class _Capture:
         )
         disks = self._choose_disks(taken.disks)
         frozen = self._frozen(disks, taken.entry.id, is_alone=not taken.others)
-        transport = choose(desk.transports, list(frozen.values()))
+        transport, refusals = choose(desk.transports, list(frozen.values()))
         metadata = metadata_of(session, vm, self._ready, taken, disks, transport.name)
         metadata["left_out"] = left_out_documents(self._left_out)
+        metadata["transports_refused"] = list(refusals)
         changes = Changes(desk.repository, session, vm, self._ready, taken)
         with ExitStack() as opened:
             inputs = []
             for disk in disks:
                 source = SnapshotDisk(
                     disk.size,
-                    lambda disk=disk: transport.open(frozen[disk.key]),  # type: ignore[misc]
+                    lambda disk=disk: self._opened(transport, frozen[disk.key], metadata),  # type: ignore[misc]
                     changes.of(disk),
                     lambda: self._confirm(taken),
                     self._watch,
@@ -162,14 +179,14 @@ class _Capture:
             )
         return Outcome(manifest, tuple(self._left_out), ())
 
-    def _foresee(self) -> None:
+    def foresee(self) -> Transport:
         """Refuse before a snapshot is taken what would be refused afterwards."""
         machine = self._ready.machine
         disks = self._choose_disks(machine.disks)
         stores = {disk.datastore for disk in disks if disk.datastore is not None}
         self._stores = load_datastores(self._desk.session, stores)
         frozen = self._frozen(disks, "", is_alone=not machine.snapshots)
-        choose(self._desk.transports, list(frozen.values()))
+        return choose(self._desk.transports, list(frozen.values())).transport
 
     def _choose_disks(self, disks: Sequence[DiskFacts]) -> list[DiskFacts]:
         """The disks to capture; the others make the list of what is left out."""
@@ -214,6 +231,16 @@ class _Capture:
                 is_alone=is_alone and disk.links == 1,
             )
         return found
+
+    def _opened(
+        self, transport: Transport, disk: FrozenDisk, metadata: dict[str, Any]
+    ) -> DiskReader:
+        """A reader of the disk; the point tells how its bytes really travel."""
+        reader = transport.open(disk)
+        for each in metadata["disks"]:
+            if each["key"] == disk.key:
+                each["transport_mode"] = reader.mode
+        return reader
 
     def _confirm(self, taken: Taken) -> None:
         """Asked anew each time: a disk is confirmed when an audit finds something, and read on."""

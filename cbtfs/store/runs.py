@@ -34,6 +34,8 @@ class RunFacts:
     """Which VM there, by its own id."""
     snapshot: str
     """The name of the snapshot that the run takes."""
+    holds: bool = False
+    """It keeps storage vMotion from the VM, in the name of the snapshot."""
 
 
 class Run:
@@ -79,7 +81,7 @@ class RunFolder:
             fd = os.open(path, flags, FILE_MODE)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.write(fd, json.dumps(asdict(facts)).encode())
+                os.write(fd, json.dumps(_document(facts)).encode())
                 os.fsync(fd)
                 sync_folder(self._path)
             except BaseException:
@@ -103,6 +105,14 @@ class RunFolder:
                 facts = _load_unlocked(self._path / name)
                 if facts.run == name:
                     yield facts
+
+
+def _document(facts: RunFacts) -> dict[str, object]:
+    """Without what does not apply: a program that does not know it passes over the record."""
+    document = asdict(facts)
+    if not facts.holds:
+        del document["holds"]
+    return document
 
 
 def _load_unlocked(path: Path) -> RunFacts:

@@ -37,6 +37,7 @@ class Prepared:
         self._folder = folder
         self._inner = NbdkitTransport(session.vddk_login(folder), str(folder / "nbdkit"))
         self.name = self._inner.name
+        self.access = self._inner.access
 
     def refusal(self, disk: FrozenDisk) -> str | None:
         return self._inner.refusal(disk)

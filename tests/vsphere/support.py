@@ -26,6 +26,7 @@ from cbtfs.source.vsphere.session import Session
 from cbtfs.source.vsphere.tls import verifying
 from cbtfs.store.repository import writing
 from tests.support import new_repository, read_point
+from tests.vsphere.vddk import by_vddk
 from tools.vsim import DiskEntry, Inventory, MachineEntry, Simulator
 
 MIB: Final = 1 << 20
@@ -54,7 +55,11 @@ def by_nbd(sim: Simulator, session: Session) -> Transport:
     return NbdTransport(sim.nbd_uri + "{vm}/{snapshot}/{key}", QUICK_NBD)
 
 
-TRANSPORTS: Final[Mapping[str, MakeTransport]] = {"datastore": by_datastore, "nbd": by_nbd}
+TRANSPORTS: Final[Mapping[str, MakeTransport]] = {
+    "datastore": by_datastore,
+    "nbd": by_nbd,
+    "vddk": by_vddk,
+}
 
 
 def one_vm(*disks: DiskEntry, **parts: Any) -> Inventory:

@@ -35,7 +35,7 @@ class Frozen:
     content: bytes
 
 
-@pytest.fixture(params=["datastore", "nbd", "nbdkit"])
+@pytest.fixture(params=["datastore", "nbd", "nbdkit", "vddk"])
 def frozen(
     request: pytest.FixtureRequest, tmp_path: Path, certificate: Certificate
 ) -> Iterator[Frozen]:
@@ -184,7 +184,7 @@ def test_auto_takes_the_best_and_tells_why_none_works(frozen: Frozen, tmp_path: 
         datastore = DatastoreTransport(session.web())
         missing = NbdkitTransport(session.vddk_login(tmp_path), str(tmp_path / "none"))
 
-        assert choose([missing, datastore], [frozen.disk]) is datastore
+        assert choose([missing, datastore], [frozen.disk]).transport is datastore
         with pytest.raises(
             SourceUnavailable, match=r"nbd: .* not installed.*; datastore: .*another snapshot"
         ):

@@ -546,7 +546,7 @@ def test_unreadable_data_costs_the_point(tracked: Lab, transport: str) -> None:
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_an_unreadable_disk_can_be_left_out(tracked: Lab, transport: str) -> None:
     tracked.make_transport = TRANSPORTS[transport]
-    name = "*/2001" if transport == "nbd" else "*_1-flat.vmdk"
+    name = "*_1-flat.vmdk" if transport == "datastore" else "*/2001"
     tracked.write(0, b"changed", disk=SECOND)
     tracked.sim.do.on_read(action="eio", export=name)
     outcome = tracked.ingest(allow_partial=True)

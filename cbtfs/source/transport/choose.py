@@ -1,20 +1,32 @@
 """Which of several transports reads the disks of a snapshot."""
 
+import logging
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from cbtfs.core.names import printable
 from cbtfs.errors import SourceUnavailable
 from cbtfs.source.transport.base import FrozenDisk, Transport
 
+log = logging.getLogger(__name__)
 
-def choose(transports: Sequence[Transport], disks: Sequence[FrozenDisk]) -> Transport:
+
+class Choice(NamedTuple):
+    """The transport to use, and why those before it are not."""
+
+    transport: Transport
+    refusals: tuple[str, ...]
+
+
+def choose(transports: Sequence[Transport], disks: Sequence[FrozenDisk]) -> Choice:
     """The first that refuses none of *disks*; SourceUnavailable tells why each refused."""
-    refusals = []
+    refusals: list[str] = []
     for transport in transports:
         refusal = _refusal(transport, disks)
         if refusal is None:
-            return transport
+            return Choice(transport, tuple(refusals))
         refusals.append(f"{transport.name}: {refusal}")
+        log.info("not by %s", refusals[-1])
     raise SourceUnavailable(f"no transport can read the disks: {'; '.join(refusals)}")
 
 

@@ -30,8 +30,8 @@ class VddkAccess:
         except CbtfsError as exc:
             if child is not None:
                 child.end()
-            return _Held(None, f"storage vMotion of the VM could not be disabled: {exc}")
-        return _Held(child, None)
+            return _NotHeld(f"storage vMotion of the VM could not be disabled: {exc}")
+        return _Held(child, self._login, vm, identity)
 
     def end(self, vm: str, identity: str) -> None:
         child = start_child(self._login)
@@ -46,18 +46,38 @@ class VddkAccess:
             child.end()
 
 
-class _Held:
-    def __init__(self, child: ChildProcess | None, trouble: str | None) -> None:
-        self._child = child
+class _NotHeld:
+    def __init__(self, trouble: str) -> None:
         self.trouble = trouble
 
     def end(self) -> None:
-        child, self._child = self._child, None
-        if child is not None:
-            try:
-                child.close()
-            except SourceUnavailable as exc:
-                raise SourceUnavailable(f"storage vMotion of the VM stays disabled: {exc}") from exc
+        """Nothing is held."""
+
+
+class _Held:
+    trouble = None
+
+    def __init__(self, child: ChildProcess, login: VddkLogin, vm: str, identity: str) -> None:
+        self._child = child
+        self._login = login
+        self._vm = vm
+        self._identity = identity
+
+    def end(self) -> None:
+        """Log in anew for it: the session may have been renewed since."""
+        child = self._child
+        try:
+            log_in(
+                child,
+                self._login,
+                self._vm,
+                lambda: child.call("end_access", identity=self._identity),
+            )
+            child.close()
+        except CbtfsError as exc:
+            raise SourceUnavailable(f"storage vMotion of the VM stays disabled: {exc}") from exc
+        finally:
+            child.end()
 
 
 def access_for(login: VddkLogin) -> Access | None:

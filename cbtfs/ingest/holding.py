@@ -1,0 +1,37 @@
+"""Keeping storage vMotion from a VM while it is captured, and ending what killed runs kept."""
+
+from collections.abc import Sequence
+
+from cbtfs.errors import CbtfsError
+from cbtfs.source.transport.base import Transport
+from cbtfs.source.vsphere.inventory import ListedVm
+from cbtfs.source.vsphere.relocation import relocation_is_disabled
+from cbtfs.source.vsphere.session import Session
+from cbtfs.store.runs import RunFacts
+
+
+class NotHeld:
+    """Nothing is held, and nothing needs to be."""
+
+    trouble = None
+
+    def end(self) -> None:
+        """Nothing to end."""
+
+
+def end_hold(
+    transports: Sequence[Transport], session: Session, vm: ListedVm, run: RunFacts
+) -> str | None:
+    """End what a dead run holds of *vm*; why it cannot be ended, if so."""
+    if not run.holds or not relocation_is_disabled(session, vm.object):
+        return None
+    access = next((each.access for each in transports if each.access is not None), None)
+    why = "run once with --transport vddk, which can end that"
+    if access is not None:
+        try:
+            access.end(vm.id, run.snapshot)
+        except CbtfsError as exc:
+            why = str(exc)
+        else:
+            return None
+    return f"storage vMotion of the VM is disabled by a run that ended early: {why}"
