@@ -13,6 +13,7 @@ import typer
 
 from cbtfs import __version__
 from cbtfs.cli import (
+    cbt,
     check,
     demo,
     extents,
@@ -72,6 +73,7 @@ for commands in (
     repair,
     stats,
     status,
+    cbt,
     demo,
 ):
     commands.add_to(app)

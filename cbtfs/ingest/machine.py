@@ -36,6 +36,7 @@ from cbtfs.source.vsphere.snapshot import (
     sweep,
     take_snapshot,
 )
+from cbtfs.source.vsphere.stun import left_by_stuns
 from cbtfs.store.identity import new_id
 from cbtfs.store.repository import Repository
 from cbtfs.store.runs import Run, RunFacts, RunFolder
@@ -66,7 +67,8 @@ def ingest_machine(desk: Desk, vm: ListedVm) -> Outcome:
     vm_id = vm.instance_uuid or f"moref:{vm.id}"
     dead = runs.dead(session.server_id, vm_id)
     machine = load_machine(session, vm)
-    swept = sweep(session, vm.object, machine.snapshots, [each.snapshot for each in dead])
+    ours = [each.snapshot for each in dead] + left_by_stuns(machine.snapshots)
+    swept = sweep(session, vm.object, machine.snapshots, ours)
     if swept.removed:
         consolidate(session, vm.object)
         machine = load_machine(session, vm)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from pyVmomi import vmodl
 
@@ -11,6 +11,9 @@ from cbtfs.source.vsphere.faults import speaking, text_of
 from cbtfs.source.vsphere.session import Session
 
 Collector = vmodl.query.PropertyCollector
+
+_OBJECTS: Final = 100
+"""Asked for in one call: the configuration of a VM is some 20 kB of XML."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,11 @@ class Found:
     @property
     def id(self) -> str:
         return str(self.object._moId)
+
+    def require(self) -> None:
+        """SourceUnavailable if one of the properties could not be read."""
+        for path, fault in self.missing.items():
+            raise SourceUnavailable(f"cannot read {path} of {self.id}: {text_of(fault)}")
 
 
 def properties(kind: Any, *paths: str) -> Any:
@@ -59,6 +67,24 @@ def retrieve(
         return session.repeat(lambda: list(_pages(session, selection)), what)
 
 
+def retrieve_each(session: Session, objects: Sequence[Any], wanted: Sequence[Any]) -> list[Found]:
+    """What each of *objects* has; those that are no more are not there."""
+    what = "read properties"
+    found: list[Found] = []
+    for start in range(0, len(objects), _OBJECTS):
+        selection = Collector.FilterSpec(
+            objectSet=[
+                Collector.ObjectSpec(obj=each, skip=False)
+                for each in objects[start : start + _OBJECTS]
+            ],
+            propSet=list(wanted),
+            reportMissingObjectsInResults=True,
+        )
+        with speaking(what):
+            found += session.repeat(lambda spec=selection: list(_pages(session, spec)), what)  # type: ignore[misc]
+    return found
+
+
 def _pages(session: Session, selection: Any) -> Iterator[Found]:
     collector = session.content.propertyCollector
     page = collector.RetrievePropertiesEx([selection], Collector.RetrieveOptions())
@@ -77,7 +103,7 @@ def _pages(session: Session, selection: Any) -> Iterator[Found]:
 def read(session: Session, start: Any, *paths: str) -> Mapping[str, Any]:
     """The properties of one object; SourceUnavailable if one of them cannot be read."""
     found = retrieve(session, start, [properties(type(start), *paths)])
-    values = found[0].values if found else {}
-    for path, fault in found[0].missing.items() if found else ():
-        raise SourceUnavailable(f"cannot read {path} of {start._moId}: {text_of(fault)}")
-    return values
+    if not found:
+        return {}
+    found[0].require()
+    return found[0].values

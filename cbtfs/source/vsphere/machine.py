@@ -1,6 +1,6 @@
 """What the server says of one virtual machine now."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -8,7 +8,7 @@ from typing import Any, Final
 from pyVmomi import vim
 
 from cbtfs.errors import SourceUnavailable
-from cbtfs.source.vsphere.collect import read
+from cbtfs.source.vsphere.collect import properties, read, retrieve_each
 from cbtfs.source.vsphere.disks import DiskFacts, disks_of
 from cbtfs.source.vsphere.inventory import ListedVm
 from cbtfs.source.vsphere.session import Session
@@ -20,6 +20,7 @@ _PATHS: Final = (
     "runtime.powerState",
     "runtime.connectionState",
     "runtime.consolidationNeeded",
+    "runtime.question",
     "guest.toolsRunningStatus",
     "snapshot",
 )
@@ -51,6 +52,8 @@ class Machine:
     needs_consolidation: bool
     snapshots: tuple[SnapshotEntry, ...]
     disks: tuple[DiskFacts, ...]
+    question: str | None = None
+    """What the machine waits to be told before it goes on."""
 
     @property
     def hardware(self) -> int:
@@ -74,7 +77,28 @@ class Machine:
 
 def load_machine(session: Session, vm: ListedVm) -> Machine:
     """The machine's state by one call; SourceUnavailable if its host cannot tell."""
-    values = read(session, vm.object, *_PATHS)
+    return _machine(vm, read(session, vm.object, *_PATHS))
+
+
+def load_machines(
+    session: Session, vms: Sequence[ListedVm]
+) -> dict[str, Machine | SourceUnavailable]:
+    """The state of many machines by few calls, by managed object id; or why it is not known."""
+    wanted = [properties(vim.VirtualMachine, *_PATHS)]
+    found = {each.id: each for each in retrieve_each(session, [vm.object for vm in vms], wanted)}
+    states: dict[str, Machine | SourceUnavailable] = {}
+    for vm in vms:
+        try:
+            if vm.id not in found:
+                raise SourceUnavailable("it was removed meanwhile")
+            found[vm.id].require()
+            states[vm.id] = _machine(vm, found[vm.id].values)
+        except SourceUnavailable as exc:
+            states[vm.id] = exc
+    return states
+
+
+def _machine(vm: ListedVm, values: Mapping[str, Any]) -> Machine:
     config = values.get("config")
     connection = str(values.get("runtime.connectionState", "unknown"))
     if config is None or connection != "connected":
@@ -91,7 +115,12 @@ def load_machine(session: Session, vm: ListedVm) -> Machine:
         needs_consolidation=bool(values.get("runtime.consolidationNeeded")),
         snapshots=entries_of(values.get("snapshot")),
         disks=tuple(disks_of(config)),
+        question=_question(values.get("runtime.question")),
     )
+
+
+def _question(info: Any) -> str | None:
+    return None if info is None else " ".join(str(info.text or "").split())
 
 
 def load_snapshots(session: Session, vm: Any) -> tuple[SnapshotEntry, ...]:

@@ -57,7 +57,7 @@ def take_snapshot(
     if quiesce:
         fallback = _quiesced(session, vm, name, is_stopped)
     if not quiesce or fallback is not None:
-        with_meaning(lambda: _create(session, vm, name, False, is_stopped))
+        with_meaning(lambda: make_snapshot(session, vm, name, _DESCRIPTION, False, is_stopped))
     entries = load_snapshots(session, vm)
     ours = next((entry for entry in entries if entry.name == name), None)
     if ours is None:
@@ -87,7 +87,9 @@ def _quiesced(session: Session, vm: Any, name: str, is_stopped: Callable[[], boo
     pauses = session.patience.quiesce
     for number in range(len(pauses) + 1):
         try:
-            with_meaning_of_rest(lambda: _create(session, vm, name, True, is_stopped))
+            with_meaning_of_rest(
+                lambda: make_snapshot(session, vm, name, _DESCRIPTION, True, is_stopped)
+            )
             return None
         except _QuiesceFailed as exc:
             why = str(exc)
@@ -111,10 +113,15 @@ def with_meaning_of_rest(call: Callable[[], None]) -> None:
         raise meaning(fault, "take a quiesced snapshot") from fault
 
 
-def _create(
-    session: Session, vm: Any, name: str, quiesce: bool, is_stopped: Callable[[], bool]
+def make_snapshot(
+    session: Session,
+    vm: Any,
+    name: str,
+    description: str,
+    quiesce: bool,
+    is_stopped: Callable[[], bool],
 ) -> None:
-    """Have the snapshot made exactly once."""
+    """Have the snapshot made exactly once; faults come out as they are."""
     what = "take a snapshot"
     pauses = session.patience.busy
     is_unsure = False
@@ -123,7 +130,7 @@ def _create(
             if is_unsure and _is_made(session, vm, name):
                 return
             task = session.once(
-                lambda: vm.CreateSnapshot_Task(name, _DESCRIPTION, False, quiesce), what
+                lambda: vm.CreateSnapshot_Task(name, description, False, quiesce), what
             )
             wait_task(session, task, what, is_stopped=is_stopped)
             return

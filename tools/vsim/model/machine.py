@@ -251,6 +251,7 @@ class Machine:
             disks=tuple(frozen),
         )
         self.snapshots.add(snapshot)
+        self.change_version += 1
         return snapshot
 
     def remove_snapshots(self, doomed: Iterable[Snapshot], *, consolidate: bool = True) -> None:
@@ -263,6 +264,7 @@ class Machine:
                 for frozen in snapshot.disks:
                     if frozen.truth:
                         frozen.truth.unlink()
+        self.change_version += 1
         self.stun()
         locked = locked and self.knobs.snapshot.locked_by_readers
         if consolidate and not locked and not self.knobs.snapshot.needs_consolidation:

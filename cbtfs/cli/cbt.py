@@ -1,0 +1,231 @@
+"""`cbtfs cbt`: change tracking of virtual machines, looked at and switched."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cbtfs.cli.arguments import Json, example
+from cbtfs.cli.login import (
+    CaFile,
+    Login,
+    PasswordFile,
+    Server,
+    Thumbprint,
+    User,
+    VmNames,
+    find_login,
+)
+from cbtfs.cli.output import emit, print_table, say
+from cbtfs.cli.verdict import Failed, conclude, failed_documents
+from cbtfs.errors import CbtfsError
+
+if TYPE_CHECKING:
+    from cbtfs.source.vsphere.inventory import ListedVm
+    from cbtfs.source.vsphere.machine import Machine
+    from cbtfs.source.vsphere.session import Session
+    from cbtfs.source.vsphere.switch import Switched
+    from cbtfs.source.vsphere.tracking import DiskTracking
+
+Jobs = Annotated[int, typer.Option(metavar="N", min=1, help="VMs at once.")]
+
+group = typer.Typer(help="Look at and switch change tracking.", rich_markup_mode=None)
+
+
+def add_to(app: typer.Typer) -> None:
+    login = "--server vc1 --user backup@vsphere.local"
+    group.command(epilog=example(f"cbtfs cbt status {login} 'web*'"))(status)
+    group.command(epilog=example(f"cbtfs cbt enable {login} web1 db1"))(enable)
+    group.command(epilog=example(f"cbtfs cbt reset {login} web1"))(reset)
+    app.add_typer(group, name="cbt")
+
+
+@group.callback()
+def _cbt() -> None:
+    """Look at and switch Changed Block Tracking (CBT) of VMs of a vCenter or ESXi host."""
+
+
+def status(
+    vm: VmNames,
+    server: Server,
+    user: User,
+    password_file: PasswordFile = None,
+    ca_file: CaFile = None,
+    thumbprint: Thumbprint = None,
+    json: Json = False,
+) -> None:
+    """Show for each VM and disk whether its changes are tracked, and if not, why."""
+    login = find_login(server, user, password_file, ca_file, thumbprint)
+    with login.session() as session:
+        from cbtfs.source.vsphere.inventory import list_vms, select_all
+        from cbtfs.source.vsphere.machine import load_machines
+
+        selection = select_all(list_vms(session), vm)
+        states = load_machines(session, selection.vms)
+    failed = list(selection.refused)
+    done: list[_Shown] = []
+    for each in selection.vms:
+        state = states[each.id]
+        if isinstance(state, CbtfsError):
+            failed.append((each.name, state))
+        else:
+            done.append((each, state))
+    _report(done, failed, [_document(each, machine) for each, machine in done], as_json=json)
+    _advise(done)
+    conclude(failed, is_any_done=bool(done), is_whole=True)
+
+
+def enable(
+    vm: VmNames,
+    server: Server,
+    user: User,
+    password_file: PasswordFile = None,
+    ca_file: CaFile = None,
+    thumbprint: Thumbprint = None,
+    jobs: Jobs = 1,
+    json: Json = False,
+) -> None:
+    """Have vSphere track the changes of VMs from now on.
+
+    A VM that runs is stopped for a moment, by a snapshot that is made and removed. Refused while it
+    has a snapshot, or disks that need consolidation.
+    """
+    from cbtfs.source.vsphere.switch import enable as run
+
+    login = find_login(server, user, password_file, ca_file, thumbprint)
+    _switch(login, vm, run, jobs, as_json=json, is_reset=False)
+
+
+def reset(
+    vm: VmNames,
+    server: Server,
+    user: User,
+    password_file: PasswordFile = None,
+    ca_file: CaFile = None,
+    thumbprint: Thumbprint = None,
+    jobs: Jobs = 1,
+    json: Json = False,
+) -> None:
+    """Begin change tracking of VMs anew, where it is wrong: the next backup reads all of them.
+
+    Off, a stun, on, a stun, as VMware's procedure has it; a VM that is off is not stunned.
+    """
+    from cbtfs.source.vsphere.switch import reset as run
+
+    login = find_login(server, user, password_file, ca_file, thumbprint)
+    _switch(login, vm, run, jobs, as_json=json, is_reset=True)
+
+
+_Shown = tuple["ListedVm", "Machine"]
+_Run = Callable[["Session", "ListedVm", Callable[[], bool]], "Switched"]
+
+
+def _switch(
+    login: Login, names: Sequence[str], run: _Run, jobs: int, *, as_json: bool, is_reset: bool
+) -> None:
+    from cbtfs.ingest.fleet import Rules, run_all
+    from cbtfs.ingest.schedule import Limits
+    from cbtfs.source.vsphere.inventory import list_vms, select_all
+
+    stop = threading.Event()
+    with login.session(stop) as session:
+        selection = select_all(list_vms(session), names)
+        rules: Rules[ListedVm, Switched] = Rules(Limits(jobs))
+        results = run_all(selection.vms, lambda each: run(session, each, stop.is_set), stop, rules)
+    failed = selection.refused + [(vm.name, error) for vm, error in results.failed]
+    shown = [(vm, switched.machine) for vm, switched in results.done]
+    documents = [
+        {
+            **_document(vm, switched.machine),
+            "done": list(switched.done),
+            "warnings": list(switched.warnings),
+        }
+        for vm, switched in results.done
+    ]
+    _report(shown, failed, documents, as_json=as_json)
+    for vm, switched in results.done:
+        for word in switched.done or ("nothing to do: its changes are tracked",):
+            say(f"{vm.name}: {word}")
+        if is_reset:
+            say(f"{vm.name}: the next backup reads all its disks")
+        for warning in switched.warnings:
+            say(f"{vm.name}: {warning}")
+    conclude(
+        failed,
+        is_any_done=bool(results.done),
+        is_whole=not any(switched.warnings for _, switched in results.done),
+    )
+
+
+def _advise(shown: Sequence[_Shown]) -> None:
+    """Say what has to be done before tracking can be switched on, where that is wanting."""
+    from cbtfs.source.vsphere.stun import left_by_stuns
+    from cbtfs.source.vsphere.switch import obstacle
+    from cbtfs.source.vsphere.tracking import tracking_of
+
+    for vm, machine in shown:
+        why = obstacle(machine)
+        if why is not None and (tracking_of(machine).missing or left_by_stuns(machine.snapshots)):
+            say(f"{vm.name}: {why}")
+
+
+def _report(
+    shown: Sequence[_Shown], failed: Failed, documents: list[dict[str, Any]], *, as_json: bool
+) -> None:
+    if as_json:
+        emit({"vms": documents, "failed": failed_documents(failed)})
+    elif shown:
+        print_table(("vm", "cbt", "disk", "setting", "change ID", "why not"), _rows(shown))
+
+
+def _rows(shown: Sequence[_Shown]) -> Iterator[tuple[str, ...]]:
+    from cbtfs.source.vsphere.tracking import tracking_of
+
+    for vm, machine in shown:
+        tracking = tracking_of(machine)
+        for each in tracking.disks:
+            yield (
+                vm.name,
+                tracking.word,
+                each.disk.label,
+                {True: "on", False: "off", None: "none"}[each.switch],
+                "none" if each.disk.change_id is None else "yes",
+                each.reason or "",
+            )
+        if not tracking.disks:
+            yield (vm.name, tracking.word, "", "", "", "it has no disk")
+
+
+def _document(vm: ListedVm, machine: Machine) -> dict[str, Any]:
+    from cbtfs.source.vsphere.switch import obstacle
+    from cbtfs.source.vsphere.tracking import tracking_of
+
+    tracking = tracking_of(machine)
+    return {
+        "vm": vm.name,
+        "path": vm.path,
+        "power": machine.power,
+        "hardware": str(machine.config.version),
+        "supported": tracking.is_supported,
+        "enabled": tracking.is_enabled,
+        "pending": tracking.is_pending,
+        "snapshots": [each.name for each in machine.snapshots],
+        "obstacle": obstacle(machine),
+        "disks": [_disk_document(each) for each in tracking.disks],
+    }
+
+
+def _disk_document(each: DiskTracking) -> dict[str, Any]:
+    return {
+        "disk": each.disk.label,
+        "key": each.disk.key,
+        "slot": each.disk.slot,
+        "setting": each.switch,
+        "change_id": each.disk.change_id,
+        "can_track": each.can_track,
+        "tracked": each.is_tracked,
+        "reason": each.reason,
+    }

@@ -1,0 +1,202 @@
+"""Switch change tracking on, or off and on again, as VMware says that it is to be done.
+
+Never while there is a snapshot, or a delta disk that one left: that makes incrementals wrong
+without a fault (VMware KB 1020128). This is looked at in the moment of each reconfiguration, and
+the server is told which version of the configuration was looked at.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from pyVmomi import vim, vmodl
+
+from cbtfs.core.names import printable
+from cbtfs.errors import CbtfsError, SourceUnavailable
+from cbtfs.source.base import Stopped
+from cbtfs.source.vsphere.busy import carry_out
+from cbtfs.source.vsphere.disks import not_in_snapshots
+from cbtfs.source.vsphere.faults import meaning
+from cbtfs.source.vsphere.inventory import ListedVm
+from cbtfs.source.vsphere.machine import Machine, load_machine
+from cbtfs.source.vsphere.session import Session
+from cbtfs.source.vsphere.stun import stun, sweep_stuns, whose
+from cbtfs.source.vsphere.tracking import Tracking, tracking_of
+
+log = logging.getLogger(__name__)
+
+_SHOWN: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Switched:
+    """A machine after it was switched."""
+
+    machine: Machine
+    done: tuple[str, ...]
+    """What was done, in this order; nothing if all was as it should be."""
+    warnings: tuple[str, ...]
+    """What is not as it should be now."""
+
+
+def obstacle(machine: Machine) -> str | None:
+    """Why tracking must not be switched now, ending with what to do; None if it may be."""
+    if machine.config.template:
+        return "it is a template, which has no snapshots: convert it to a VM, or leave it out"
+    if not machine.can_track:
+        return (
+            f"its virtual hardware {machine.config.version} cannot track changes: power it off "
+            "and upgrade it to vmx-07 or newer"
+        )
+    if machine.question is not None:
+        return f"it waits for an answer, {printable(machine.question)!r}: give it"
+    if machine.snapshots:
+        names = [f"{each.name} ({whose(each.name)})" for each in machine.snapshots[:_SHOWN]]
+        more = len(machine.snapshots) - _SHOWN
+        return (
+            "change tracking must not be switched while the VM has a snapshot (VMware KB 1020128): "
+            + ", ".join(names)
+            + (f", and {more} more" if more > 0 else "")
+        )
+    if machine.needs_consolidation:
+        return "its disks need consolidation: consolidate them (Snapshots > Consolidate)"
+    for disk in machine.disks:
+        if disk.links > 1:
+            return (
+                f"{disk.label} has {disk.links} files though there is no snapshot: consolidate the "
+                "VM's disks or, if it is a linked clone, make a full clone of it"
+            )
+    if machine.power == "suspended":
+        return "it is suspended: resume it, or power it off"
+    return _obstacle_to_stun(machine)
+
+
+def _obstacle_to_stun(machine: Machine) -> str | None:
+    """A disk for which a snapshot of the running machine would be refused."""
+    for disk in machine.disks if not machine.is_off else ():
+        why = not_in_snapshots(disk)
+        if why is not None and not disk.mode.startswith("independent"):
+            return (
+                f"the snapshot that it takes would be refused, for {disk.label}: {why}: power the "
+                "VM off, or make that disk independent"
+            )
+    return None
+
+
+def enable(
+    session: Session, vm: ListedVm, is_stopped: Callable[[], bool] = lambda: False
+) -> Switched:
+    """See to it that every disk that can be tracked is; SourceUnavailable, AccessDenied if not."""
+    done = _swept(session, vm)
+    machine = load_machine(session, vm)
+    tracking = tracking_of(machine)
+    if tracking.is_enabled and not tracking.missing:
+        return Switched(machine, tuple(done), ())
+    _refuse(machine)
+    if not any(each.can_track for each in tracking.disks):
+        raise SourceUnavailable("it has no disk that can be tracked: leave it out")
+    warnings: list[str] = []
+    if not tracking.is_enabled or any(not each.switch for each in tracking.missing):
+        machine = _switch(session, vm, is_on=True)
+        done.append("change tracking enabled")
+    if not machine.is_off:
+        warnings += _stun(session, vm, is_stopped)
+        done.append("VM stopped for a moment by a snapshot, so that tracking begins")
+        machine = load_machine(session, vm)
+    return Switched(machine, tuple(done), (*warnings, *_lacking(tracking_of(machine))))
+
+
+def reset(
+    session: Session, vm: ListedVm, is_stopped: Callable[[], bool] = lambda: False
+) -> Switched:
+    """Begin tracking anew: off, a stun, on, a stun (VMware KB 2139574); none where it is off.
+
+    The next backup reads all disks whole. SourceUnavailable, AccessDenied if it cannot be done.
+    """
+    done = _swept(session, vm)
+    machine = load_machine(session, vm)
+    _refuse(machine)
+    before = _epochs(machine)
+    warnings: list[str] = []
+    try:
+        if machine.is_tracking or before:
+            machine = _switch(session, vm, is_on=False)
+            done.append("change tracking disabled")
+            if not machine.is_off:
+                warnings += _stun(session, vm, is_stopped)
+                done.append("VM stopped for a moment by a snapshot, so that tracking ends")
+            if is_stopped():
+                raise Stopped("interrupted")
+        switched = enable(session, vm, is_stopped)
+    except CbtfsError as exc:
+        if machine.is_tracking:
+            raise  # nothing was done yet
+        words = f"{exc}; change tracking is disabled: run 'cbtfs cbt enable' once that is mended"
+        if is_stopped():  # then nobody reports what became of it
+            log.warning("%s: %s", vm.path, words)
+        raise type(exc)(words) from exc
+    after = _epochs(switched.machine)
+    warnings += [
+        f"{label} is still tracked under the change ID of before: see the VM's events"
+        for label, epoch in after.items()
+        if before.get(label) == epoch
+    ]
+    return Switched(switched.machine, (*done, *switched.done), (*warnings, *switched.warnings))
+
+
+def _swept(session: Session, vm: ListedVm) -> list[str]:
+    try:
+        removed = sweep_stuns(session, vm.object)
+    except vmodl.MethodFault as fault:
+        raise meaning(fault, "look for snapshots of ours") from fault
+    return [f"removed the snapshot {name}, left by a killed 'cbtfs cbt'" for name in removed]
+
+
+def _refuse(machine: Machine) -> None:
+    why = obstacle(machine)
+    if why is not None:
+        raise SourceUnavailable(why)
+
+
+def _switch(session: Session, vm: ListedVm, *, is_on: bool) -> Machine:
+    """The machine after its flag was set; the server refuses if it changed since it was looked at.
+
+    Then, and after a lost reply, it is looked at and told again.
+    """
+    what = f"{'enable' if is_on else 'disable'} change tracking"
+
+    def start() -> object:
+        machine = load_machine(session, vm)
+        _refuse(machine)
+        spec = vim.vm.ConfigSpec(changeTrackingEnabled=is_on)
+        spec.changeVersion = machine.config.changeVersion or None
+        return vm.object.ReconfigVM_Task(spec)
+
+    try:
+        carry_out(session, start, what)
+    except vmodl.MethodFault as fault:
+        raise meaning(fault, what) from fault
+    machine = load_machine(session, vm)
+    if machine.is_tracking != is_on:
+        now = "off" if is_on else "on"
+        raise SourceUnavailable(f"{what}: done, and it is {now} all the same: see the VM's events")
+    return machine
+
+
+def _stun(session: Session, vm: ListedVm, is_stopped: Callable[[], bool]) -> list[str]:
+    left = stun(session, vm.object, is_stopped)
+    return [] if left is None else [left]
+
+
+def _epochs(machine: Machine) -> dict[str, str]:
+    """By label, what stays the same of a disk's change ID as long as it is tracked."""
+    return {
+        disk.label: disk.change_id.rpartition("/")[0]
+        for disk in machine.disks
+        if disk.change_id is not None
+    }
+
+
+def _lacking(tracking: Tracking) -> list[str]:
+    return [f"{each.disk.label} is not tracked: {each.reason}" for each in tracking.missing]

@@ -1,0 +1,99 @@
+"""How the changes of a machine and of each of its disks are tracked now, and why not.
+
+The flag of the configuration says what is wanted. It acts on a running machine at the next stun;
+a disk is tracked when it shows a change ID. Each disk has a switch of its own besides,
+`scsi0:0.ctkEnabled` (VDDK Programming Guide, "Enable CBT"; VMware KB 1020128).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from cbtfs.source.vsphere.disks import DiskFacts, not_in_snapshots
+from cbtfs.source.vsphere.machine import Machine
+from cbtfs.source.vsphere.readiness import untracked_disk
+
+_TRACKABLE: Final = (
+    "FlatVer2BackingInfo",
+    "SparseVer2BackingInfo",
+    "SeSparseBackingInfo",
+    "RawDiskMappingVer1BackingInfo",
+    "RawDiskVer2BackingInfo",
+)
+"""Those that have a changeId at all in the vSphere API."""
+
+
+@dataclass(frozen=True, slots=True)
+class DiskTracking:
+    """One disk."""
+
+    disk: DiskFacts
+    switch: bool | None
+    """Its own ctkEnabled; None where the machine's settings do not have it."""
+    can_track: bool
+    reason: str | None
+    """Why it is not tracked; None if it is."""
+
+    @property
+    def is_tracked(self) -> bool:
+        return self.reason is None
+
+
+@dataclass(frozen=True, slots=True)
+class Tracking:
+    """A machine."""
+
+    is_supported: bool
+    is_enabled: bool
+    """What the flag says."""
+    disks: tuple[DiskTracking, ...]
+    is_pending: bool
+    """What the flag says acts on a disk only from the next stun on."""
+
+    @property
+    def word(self) -> str:
+        if not self.is_supported:
+            return "not supported"
+        if self.is_pending:
+            return "pending" if self.is_enabled else "ending"
+        return "on" if self.is_enabled else "off"
+
+    @property
+    def missing(self) -> list[DiskTracking]:
+        """Disks that could be tracked and are not."""
+        return [each for each in self.disks if each.can_track and not each.is_tracked]
+
+
+def tracking_of(machine: Machine) -> Tracking:
+    """What is known without asking for more."""
+    settings = machine.settings()
+    disks = tuple(_disk(machine, settings, disk) for disk in machine.disks)
+    if machine.is_tracking:
+        is_pending = not machine.is_off and any(
+            each.can_track and each.switch and each.disk.change_id is None for each in disks
+        )
+    else:
+        is_pending = any(each.disk.change_id is not None for each in disks)
+    return Tracking(machine.can_track, machine.is_tracking, disks, is_pending)
+
+
+def _disk(machine: Machine, settings: Mapping[str, str], disk: DiskFacts) -> DiskTracking:
+    value = settings.get(f"{disk.slot}.ctkEnabled".lower())
+    switch = None if value is None else value.upper() == "TRUE"
+    never = not_in_snapshots(disk)
+    if never is None and disk.backing not in _TRACKABLE:
+        never = f"a backing of type {disk.backing} cannot be tracked"
+    return DiskTracking(
+        disk, switch, never is None, never or _reason(machine, disk, is_switched=bool(switch))
+    )
+
+
+def _reason(machine: Machine, disk: DiskFacts, *, is_switched: bool) -> str | None:
+    """Why a disk that can be tracked is not."""
+    if not machine.can_track:
+        return f"the virtual hardware {machine.config.version} cannot track changes"
+    if not machine.is_tracking:
+        return "change tracking is off"
+    if disk.change_id is None and is_switched and not machine.is_off:
+        return "it begins at the next stun: 'cbtfs cbt enable' makes one"
+    return untracked_disk(machine, disk)
