@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
@@ -9,14 +10,15 @@ from typing import Final
 from cbtfs.cache import Cache
 from cbtfs.core.blockmap import FANOUT, Shape, Tree, diff
 from cbtfs.core.extent import Extent, between, clip, coalesce
-from cbtfs.core.frame import Codec, Kind
+from cbtfs.core.frame import Kind
 from cbtfs.core.ids import NULL_DIGEST, Digest, PackId, Ref
-from cbtfs.core.manifest import MAX_BLOCK_BYTES, DiskRecord
+from cbtfs.core.manifest import DiskRecord
 from cbtfs.errors import ChunkMissing, DataCorrupt
+from cbtfs.native import Chunks, Leaf, open_pack_files
 from cbtfs.store.catalog.catalog import Catalog
-from cbtfs.store.catalog.records import Location, location_digest
+from cbtfs.store.catalog.records import location_digest
 from cbtfs.store.catalog.view import Node
-from cbtfs.store.files import WouldWait
+from cbtfs.store.digest import chunk_digest
 from cbtfs.store.repository import Repository
 
 CACHE_BYTES: Final = 64 << 20
@@ -28,9 +30,10 @@ _LISTS: Final = 1 << 9
 """Nodes whose children stay decoded: an ingest asks for each leaf three times, and for what is
 above it each time."""
 _LEAVES: Final = 1 << 11
-"""Leaves that are found without a walk from the root; they weigh as much as cached nodes."""
-
-_ZEROS: Final = memoryview(bytes(MAX_BLOCK_BYTES))
+"""Leaves that are found without a walk from the root; one weighs 5 KiB, twice that where its
+chunks are raw."""
+_MOST_FILES: Final = 1 << 12
+"""Packs that leaves may hold open, where the process may have twice as many files."""
 
 
 class Reader:
@@ -40,26 +43,44 @@ class Reader:
     Numbers and places are hints: what they lead to is verified, and looked up anew once.
     """
 
-    def __init__(self, repository: Repository, cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        cache_bytes: int = CACHE_BYTES,
+        *,
+        is_strict: bool = True,
+        forgotten: Callable[[], None] = lambda: None,
+    ) -> None:
+        """*is_strict*: raw chunks that are read whole are verified by their digest, not by CRCs.
+
+        *forgotten* is told when leaves that were handed out should be asked for anew.
+        """
         self._packs = repository.packs
         self._catalog: Catalog = repository.catalog
         self._lock = threading.Lock()
-        self._chunks: Cache[Digest, bytes] = Cache(cache_bytes, len)
+        self._forgotten = forgotten
+        self.chunks = Chunks(cache_bytes, chunk_digest, is_strict)
+        self._most_files = min(_MOST_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
         self._start_over()
 
     def _start_over(self) -> None:
         self._lists: dict[Digest, Sequence[Ref | None]] = {}
-        self._leaves: dict[tuple[Digest, int], Node | None] = {}
         self._nodes: Cache[Digest, Node] = Cache(_NODE_CACHE_BYTES, lambda _: _NODE_BYTES)
         self._roots: dict[Digest, Ref] = {}
         self._pack_ids: dict[int, PackId] = {}
+        self._forget_leaves()
         with self._catalog.view() as view:
             self._generation = view.generation
+
+    def _forget_leaves(self) -> None:
+        self._places: dict[tuple[Digest, int], Leaf | None] = {}
+        self._leaves: Cache[Digest, Leaf] = Cache(_LEAVES, lambda _: 1)
+        self._forgotten()
 
     @property
     def cached_bytes(self) -> int:
         """Of decoded chunks."""
-        return self._chunks.bytes_held
+        return self.chunks.cached_bytes
 
     def refresh(self) -> bool:
         """Look whether numbers still mean what they meant; False if they do.
@@ -67,7 +88,8 @@ class Reader:
         Once a second is often enough: a number that lies is found out, and costs a second look.
         """
         with self._lock:
-            self._packs.close_removed()
+            if self._packs.close_removed():
+                self._forget_leaves()  # they hold the files, whose room is wanted
             if self._catalog.is_replaced():
                 if not self._catalog.reopen():
                     return False
@@ -105,12 +127,11 @@ class Reader:
 
     def node(self, child: Ref, level: int) -> Node:
         """A node of a block map; DataCorrupt if it is not what its digest says."""
+        return self._nodes.load(child.digest, lambda: self._load_node(child, level))
 
-        def load() -> Node:
-            with self._catalog.view() as view:
-                return view.node(child.number, level, child.digest)
-
-        return self._nodes.load(child.digest, load)
+    def _load_node(self, child: Ref, level: int) -> Node:
+        with self._catalog.view() as view:
+            return view.node(child.number, level, child.digest)
 
     def children(self, child: Ref, level: int) -> Sequence[Ref | None]:
         """The 64 children of a node: what a Tree loads."""
@@ -127,14 +148,24 @@ class Reader:
             lists[child.digest] = found
         return found
 
-    def leaf(self, record: DiskRecord, index: int) -> Node | None:
+    def leaf(self, record: DiskRecord, index: int) -> Leaf | None:
         """Leaf *index* of a block map; None if it is zeros."""
+        places = self._places
         key = record.root, index
         try:
-            return self._leaves[key]
+            return places[key]
         except KeyError:
             pass
-        leaves = self._leaves
+        child = self._leaf_ref(record, index)
+        found = (
+            None if child is None else self._leaves.load(child.digest, lambda: self._leaf(child))
+        )
+        if len(places) >= _LEAVES:
+            places.clear()
+        places[key] = found
+        return found
+
+    def _leaf_ref(self, record: DiskRecord, index: int) -> Ref | None:
         child = self.root(record)
         for level in range(Shape(record.size, record.block_size).height, 1, -1):
             if child is None:
@@ -143,43 +174,40 @@ class Reader:
             slot = index // FANOUT ** (level - 2) % FANOUT
             entry = node.entries[slot]
             child = None if entry is None else Ref(node.children[slot], location_digest(entry))
-        found = None if child is None else self.node(child, 1)
-        if len(leaves) >= _LEAVES:
-            leaves.clear()
-        leaves[key] = found
-        return found
+        return child
 
-    def chunk_into(
-        self, target: memoryview, place: Location, offset: int, *, may_wait: bool = True
-    ) -> None:
-        """Fill *target* with bytes of a chunk, verified by its digest or the CRCs of its pieces.
+    def _leaf(self, child: Ref) -> Leaf:
+        return Leaf(self._load_node(child, 1).entries)
 
-        WouldWait if it must not wait for the storage and has to.
+    def attach(self, leaf: Leaf, slot: int) -> bool:
+        """Open the pack that a chunk is in; False if that is not what it takes to read it.
+
+        ChunkMissing or DataCorrupt if the pack cannot be opened.
         """
-        frame = place.frame
-        if frame.codec is Codec.STORED:
-            # The kernel has it as it is: it is not kept here too.
-            pack = self._packs.open(self._pack_id(place.pack))
-            if len(target) == frame.stored:
-                pack.load_into(frame, target, may_wait=may_wait)
-                return
-            pieces = pack.load_pieces(frame, offset, len(target), may_wait=may_wait)
-            if pieces is not None:
-                target[:] = pieces
-                return
-        content = self._chunks.get(frame.digest)
-        if content is None:
-            content = self._load_chunk(place, may_wait)
-        target[:] = memoryview(content)[offset : offset + len(target)]
+        number = leaf.wanted_pack(slot)
+        if number is None:
+            return False
+        if open_pack_files() > self._most_files:
+            self._forget_leaves()
+        leaf.attach(number, self._packs.open(self._pack_id(number)).file)
+        return True
 
-    def _load_chunk(self, place: Location, may_wait: bool) -> bytes:
+    def load_chunk(self, record: DiskRecord, block: int) -> bytes:
+        """A whole block's bytes, verified by their digest, from where they are now.
+
+        What to ask when Chunks has nothing: ChunkMissing or DataCorrupt tell why.
+        """
+        child = self._leaf_ref(record, block // FANOUT)
+        place = None if child is None else self.node(child, 1).place(block % FANOUT)
+        if place is None:
+            return bytes(record.block_size)
         frame = place.frame
-        pack = self._packs.open(self._pack_id(place.pack))
-        if may_wait:
-            return self._chunks.load(frame.digest, lambda: pack.load(frame))
-        content = pack.load(frame, may_wait=False)
-        self._chunks.keep(frame.digest, content)
-        return content
+        if frame.plain != record.block_size:
+            raise DataCorrupt(f"chunk {frame.digest.hex()} is of another block size")
+        try:
+            return self._packs.open(self._pack_id(place.pack)).load(frame)
+        except (ChunkMissing, DataCorrupt) as exc:
+            raise type(exc)(f"chunk {frame.digest.hex()}: {exc}") from exc
 
     def look_again(self) -> None:
         """Forget where things are, after something was not where it should be."""
@@ -207,6 +235,7 @@ class Disk:
         self.record = record
         self.size = record.size
         self._block = record.block_size
+        self._leaf_bytes = record.block_size * FANOUT
         self._shape = Shape(record.size, record.block_size)
 
     def read(self, offset: int, length: int) -> bytes | memoryview:
@@ -214,68 +243,72 @@ class Disk:
 
         DataCorrupt or ChunkMissing, which name chunk and extent, if one byte cannot be proven.
         """
-        return self._assemble(offset, length, self._read_block)
-
-    def read_at_once(self, offset: int, length: int) -> bytes | memoryview | None:
-        """What read() returns; None where it would wait for the storage, or would fail."""
-        try:
-            return self._assemble(offset, length, self._cached_block)
-        except (WouldWait, ChunkMissing, DataCorrupt):
-            return None
-
-    def _assemble(
-        self, offset: int, length: int, read_block: Callable[[int, int, memoryview], None]
-    ) -> bytes | memoryview:
-        """Bytes that *read_block* was told to put in their place; where it puts none are zeros."""
         end = min(offset + length, self.size)
         if offset < 0 or length < 0:
             raise ValueError(f"cannot read {length} bytes at {offset}")
         if offset >= end:
             return b""
         data = memoryview(bytearray(end - offset))
-        at = offset
-        while at < end:
-            block, within = divmod(at, self._block)
-            count = min(self._block - within, end - at)
-            read_block(block, within, data[at - offset : at - offset + count])
-            at += count
+        self.read_into(offset, data)
         return data
 
-    def _cached_block(self, block: int, offset: int, target: memoryview) -> None:
-        place = self._place(block)
-        if place is not None:
-            self._reader.chunk_into(target, place, offset, may_wait=False)
+    def read_into(self, offset: int, target: memoryview) -> None:
+        """Fill *target* from *offset* on, all of it within the disk; raises what read() raises."""
+        done = 0
+        while done < len(target):
+            done += self._read_some(offset + done, target[done:])
 
-    def _read_block(self, block: int, offset: int, target: memoryview) -> None:
+    def _read_some(self, offset: int, target: memoryview) -> int:
+        """Some bytes from *offset* on, at least one; how many."""
         try:
-            self._load_block(block, offset, target)
+            done = self._fill(offset, target)
         except (ChunkMissing, DataCorrupt):
-            self._reader.look_again()
-        else:
-            return
+            done = 0
+        if done:
+            return done
+        self._reader.look_again()
+        block, within = divmod(offset, self._block)
+        part = target[: self._block - within]
         try:
-            target[:] = _ZEROS[: len(target)]
-            self._load_block(block, offset, target)
+            if self._fill(offset, part) < len(part):
+                part[:] = self._reader.load_chunk(self.record, block)[within : within + len(part)]
         except (ChunkMissing, DataCorrupt) as exc:
             start = block * self._block
             raise type(exc)(f"bytes {start} to {start + self._block}: {exc}") from exc
+        return len(part)
 
-    def _load_block(self, block: int, offset: int, target: memoryview) -> None:
-        place = self._place(block)
-        if place is None:
-            return
-        try:
-            self._reader.chunk_into(target, place, offset)
-        except (ChunkMissing, DataCorrupt) as exc:
-            raise type(exc)(f"chunk {place.frame.digest.hex()}: {exc}") from exc
+    def _fill(self, offset: int, target: memoryview) -> int:
+        """What can be had of one leaf; how many bytes, 0 where its first chunk needs a look."""
+        index, within = divmod(offset, self._leaf_bytes)
+        part = target[: self._leaf_bytes - within]
+        leaf = self._reader.leaf(self.record, index)
+        if leaf is None:
+            part[:] = bytes(len(part))
+            return len(part)
+        done = 0
+        while True:
+            at = within + done
+            done += self._reader.chunks.fill(leaf, self._block, at, part[done:])
+            slot = (within + done) // self._block
+            if done == len(part) or not self._reader.attach(leaf, slot):
+                return done
 
-    def _place(self, block: int) -> Location | None:
-        """Where a block's chunk is; None if the block is zeros."""
-        leaf = self._reader.leaf(self.record, block // FANOUT)
-        place = None if leaf is None else leaf.place(block % FANOUT)
-        if place is not None and place.frame.plain != self._block:
-            raise DataCorrupt(f"chunk {place.frame.digest.hex()} is of another block size")
-        return place
+    def leaves(self, offset: int, length: int) -> Iterator[tuple[int, Leaf | None]]:
+        """The leaves that the bytes [offset, offset + length) lie in, fit to be read from.
+
+        ChunkMissing or DataCorrupt if one, or a pack with its chunks, cannot be had.
+        """
+        end = min(offset + length, self.size)
+        while offset < end:
+            index, within = divmod(offset, self._leaf_bytes)
+            until = min(end, offset - within + self._leaf_bytes)
+            leaf = self._reader.leaf(self.record, index)
+            if leaf is not None:
+                last = (within + until - offset - 1) // self._block
+                for slot in range(within // self._block, last + 1):
+                    self._reader.attach(leaf, slot)
+            yield index, leaf
+            offset = until
 
     def tree(self) -> Tree[Ref]:
         """The block map."""

@@ -11,7 +11,7 @@ import pytest
 from tools.manpages import FOLDER, pages
 
 ROOT = Path(__file__).parent.parent
-PARTS = ("pyproject.toml", "README.md", "LICENSE", "cbtfs", "contrib")
+PARTS = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "cbtfs", "contrib")
 
 
 def _run(*command: str | Path, cwd: Path) -> str:
@@ -34,7 +34,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for part in PARTS:
         source, target = ROOT / part, folder / "source" / part
         if source.is_dir():
-            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
         else:
             target.parent.mkdir(exist_ok=True)
             shutil.copy(source, target)

@@ -131,13 +131,6 @@ def crc_table(payload: bytes | memoryview) -> bytes:
     return struct.pack(f"<{len(found)}I", *found)
 
 
-def pieces_hold(pieces: bytes | memoryview, first: int, table: bytes) -> bool:
-    """Whether whole *pieces*, the first of them number *first*, fit their CRCs in *table*."""
-    found = crc_table(pieces)
-    start = first * _CRC.size
-    return found == table[start : start + len(found)]
-
-
 def encode_pack_header(pack: PackId) -> bytes:
     return _PACK_HEADER.pack(PACK_MAGIC, PACK_VERSION, 0, 0, bytes.fromhex(pack))
 

@@ -1,7 +1,6 @@
-"""FUSE requests translated: inode numbers in, attributes, bytes and errnos out."""
+"""FUSE requests translated: inode numbers in, attributes and errnos out. Reads go by channel."""
 
 import errno
-import logging
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -11,18 +10,15 @@ from typing import Any, Final, Protocol, TypeVar, TypeVarTuple
 import pyfuse3
 import trio
 
-from cbtfs.errors import CbtfsError
 from cbtfs.mount.entry import Entry, Form
-from cbtfs.mount.turns import Turn
-
-log = logging.getLogger(__name__)
+from cbtfs.mount.failure import errno_of
 
 ENTRY_SECONDS: Final = 0.5
 """How long the kernel trusts a name that may come to mean something else."""
 LASTING_SECONDS: Final = 3600
 """How long it trusts what never changes."""
 _THREADS: Final = 8
-"""Requests of one worker that may wait for the disk at a time."""
+"""Requests of one worker, other than reads, that may wait for the disk at a time."""
 _NAME_BYTES: Final = 255
 _FORMS: Final = {
     Form.DIRECTORY: stat.S_IFDIR | 0o500,
@@ -55,9 +51,6 @@ class Answers(Protocol):
     def target(self) -> Callable[[int], str]: ...
     def open(self, inode: int) -> Entry: ...
     def close(self, inode: int) -> None: ...
-    def read(self, inode: int, offset: int, length: int) -> bytes | memoryview: ...
-    def read_at_once(self, inode: int, offset: int, length: int) -> bytes | memoryview | None:
-        """What read() returns, if that takes no waiting."""
 
 
 class FileSystem(pyfuse3.Operations):
@@ -71,33 +64,25 @@ class FileSystem(pyfuse3.Operations):
         self.is_initialised = False
         self._owner = os.getuid(), os.getgid()
         self._served: Answers
-        self._turn: Turn
         self._threads: trio.CapacityLimiter
 
     def init(self) -> None:
         self.is_initialised = True
 
-    def serve(self, served: Answers, turn: Turn) -> None:
+    def serve(self, served: Answers) -> None:
         """Answer requests with what *served* says, from now on."""
         self._served = served
-        self._turn = turn
         self._threads = trio.CapacityLimiter(_THREADS)
 
     @contextmanager
     def _replying(self) -> Iterator[None]:
         """Let only FUSEError out: pyfuse3 ends the whole mount for any other exception."""
         try:
-            self._turn.end()
             yield
         except pyfuse3.FUSEError:
             raise
-        except CbtfsError as exc:
-            if exc.errno == errno.EIO:
-                log.error("%s", exc)
-            raise pyfuse3.FUSEError(exc.errno) from exc
         except Exception as exc:
-            log.exception("a request failed; this is a bug")
-            raise pyfuse3.FUSEError(errno.EIO) from exc
+            raise pyfuse3.FUSEError(errno_of(exc)) from exc
 
     async def _run(self, call: Callable[[*Arguments], Value], *arguments: *Arguments) -> Value:
         return await trio.to_thread.run_sync(call, *arguments, limiter=self._threads)
@@ -149,7 +134,7 @@ class FileSystem(pyfuse3.Operations):
             pass
 
     async def forget(self, inode_list: Any) -> None:
-        self._turn.end()
+        pass
 
     # Files
 
@@ -159,14 +144,6 @@ class FileSystem(pyfuse3.Operations):
                 raise pyfuse3.FUSEError(errno.EROFS)
             entry = await self._run(self._served.open, inode)
             return pyfuse3.FileInfo(fh=inode, keep_cache=entry.is_content_lasting)
-
-    # pyfuse3 takes any contiguous buffer: a piece of a chunk is not copied.
-    async def read(self, fh: int, off: int, size: int) -> bytes:
-        with self._replying():
-            data: Any = self._served.read_at_once(fh, off, size)
-            if data is None:
-                data = await self._run(self._served.read, fh, off, size)
-            return data  # type: ignore[no-any-return]
 
     async def flush(self, fh: int) -> None:
         with self._replying():
@@ -194,16 +171,13 @@ class FileSystem(pyfuse3.Operations):
     # What would change something. The mount is read-only: the kernel refuses before it asks.
 
     async def _refuse(self, *_: Any, **__: Any) -> Any:
-        self._turn.end()
         raise pyfuse3.FUSEError(errno.EROFS)
 
     setattr = mknod = mkdir = unlink = rmdir = symlink = rename = link = _refuse
     create = write = setxattr = removexattr = _refuse
 
     async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> list[bytes]:
-        self._turn.end()
         return []
 
     async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
-        self._turn.end()
         raise pyfuse3.FUSEError(pyfuse3.ENOATTR)

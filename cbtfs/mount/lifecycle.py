@@ -2,16 +2,17 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from types import SimpleNamespace
+from typing import Any, Final
 
 import pyfuse3
 import trio
 
 from cbtfs.errors import CbtfsError, MountFailed
-from cbtfs.mount import turns
 from cbtfs.mount.board import Board
 from cbtfs.mount.fuse import FileSystem
 from cbtfs.mount.mountpoint import DEVICE, FSNAME, may_mount, prepare, raise_read_ahead, unmount
@@ -78,7 +79,6 @@ class Mounting:
             file_system,
             _device(),
             Shared(),
-            self.workers == 1,
             Board(),
             facts_of(str(repository), str(self.mountpoint.absolute()), os.getpid()),
         )
@@ -158,9 +158,23 @@ async def _greet(file_system: FileSystem) -> None:
             greeting.cancel()
         await trio.lowlevel.wait_readable(fd)
 
-    turns.install(wait_readable)
-    with trio.CancelScope() as greeting:
+    with trio.CancelScope() as greeting, _waiting_by(wait_readable):
         await pyfuse3.main()
+
+
+@contextmanager
+def _waiting_by(wait_readable: Callable[[int], Awaitable[None]]) -> Iterator[None]:
+    """Let pyfuse3 wait for requests with *wait_readable*.
+
+    It looks trio up in its module at each use: that is how its own asyncio mode is made.
+    """
+    lowlevel: dict[str, Any] = {**vars(trio.lowlevel), "wait_readable": wait_readable}
+    shown = {**vars(trio), "lowlevel": SimpleNamespace(**lowlevel)}
+    pyfuse3.trio = SimpleNamespace(**shown)  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        pyfuse3.trio = trio  # type: ignore[attr-defined]
 
 
 def _device() -> int:

@@ -18,6 +18,7 @@ from cbtfs.mount.leases import Leases
 from cbtfs.mount.numbers import EXTRA, ROOT, SELF, stem_and_slot, stem_of
 from cbtfs.mount.shared import Shared
 from cbtfs.mount.tree import PointNode, Tree, VmNode, grown
+from cbtfs.native import Chunks, Requests
 from cbtfs.reader import Disk, Reader
 from cbtfs.store.repository import Repository
 
@@ -46,7 +47,8 @@ class Served:
     def __init__(self, repository: Repository, shared: Shared) -> None:
         self._catalog = repository.catalog
         self._points = repository.points
-        self._reader = Reader(repository)
+        self._requests: Requests | None = None
+        self._reader = Reader(repository, is_strict=False, forgotten=self._forget_leaves)
         self._shared = shared
         self.leases = Leases(repository.points, shared, self._close_disks)
         self._disks: dict[int, OpenDisk] = {}
@@ -58,6 +60,30 @@ class Served:
         self.leases.take_all()
         self._look()
 
+    # Reads that are answered without asking
+
+    @property
+    def chunks(self) -> Chunks:
+        """What verifies and caches the bytes of chunks."""
+        return self._reader.chunks
+
+    def answer_through(self, requests: Requests) -> None:
+        """Make known to *requests*, from now on, what reads of open disks take."""
+        self._requests = requests
+
+    def _forget_leaves(self) -> None:
+        if self._requests is not None:
+            self._requests.clear()
+
+    def refresh(self) -> None:
+        """Let go of packs that were removed: to be called every second or so."""
+        with self._lock:
+            self._refresh()
+
+    def _refresh(self) -> None:
+        self._reader.refresh()
+        self._refreshed = time.monotonic()
+
     # Names
 
     def _look(self, *, is_missed: bool = False) -> Tree:
@@ -68,8 +94,7 @@ class Served:
         with self._lock:
             now = time.monotonic()
             if is_missed or now - self._refreshed >= REFRESH_SECONDS:
-                self._reader.refresh()
-                self._refreshed = now
+                self._refresh()
             with self._catalog.view() as view:
                 version = view.points_version
                 if version != self._version:
@@ -194,13 +219,14 @@ class Served:
         """Let go of a file that was opened."""
         self.leases.close(self._point_of(inode).point)
 
-    def read_at_once(self, inode: int, offset: int, length: int) -> bytes | memoryview | None:
-        """What read() returns, if that takes no waiting and the file is known here."""
-        opened = self._disks.get(inode)
-        if opened is None:
-            return None
-        data = opened.disk.read_at_once(offset, length)
-        return None if data is None else _whole(data, opened.disk.size, offset, length)
+    def prepare(self, inode: int, offset: int, length: int) -> bool:
+        """Make known what a read of an open disk takes; False if only read() can answer it."""
+        if self._requests is None or stem_and_slot(inode)[1] == EXTRA:
+            return False
+        opened = self._disks.get(inode) or self._open_disk(inode)
+        for index, leaf in opened.disk.leaves(offset, length):
+            self._requests.put_leaf(inode, index, leaf)
+        return True
 
     def read(self, inode: int, offset: int, length: int) -> bytes | memoryview:
         """The bytes [offset, offset + length) of an open file, fewer only where it ends.
@@ -230,6 +256,8 @@ class Served:
         record = found[0]
         opened = OpenDisk(node.point, record.label, self._reader.disk(record))
         self._disks[inode] = opened
+        if self._requests is not None:
+            self._requests.add_file(inode, record.size, record.block_size)
         return opened
 
     @property
@@ -246,6 +274,8 @@ class Served:
         for inode, opened in list(self._disks.items()):
             if opened.point == point:
                 self._disks.pop(inode, None)
+                if self._requests is not None:
+                    self._requests.drop_file(inode)
 
 
 def _whole(data: bytes | memoryview, size: int, offset: int, length: int) -> bytes | memoryview:

@@ -37,10 +37,6 @@ class Shared:
         self._memory = mmap.mmap(self._fd, _SLOT.size * _SLOTS)
         self._lock = threading.Lock()
 
-    def open_turns(self) -> int:
-        """A descriptor to flock, of the calling process alone."""
-        return os.open(f"/proc/self/fd/{self._fd}", os.O_RDWR | os.O_CLOEXEC)
-
     @contextmanager
     def _locked(self) -> Iterator[None]:
         # POSIX locks are of a process: they hold between workers, the other lock within one.

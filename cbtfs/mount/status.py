@@ -82,12 +82,8 @@ class ServedStatus:
         if inode != _FILE_INODE:
             self._served.close(inode)
 
-    def read_at_once(self, inode: int, offset: int, length: int) -> bytes | memoryview | None:
-        try:
-            return self._served.read_at_once(inode, offset, length)
-        except CbtfsError:
-            self._board.count_error()
-            raise
+    def prepare(self, inode: int, offset: int, length: int) -> bool:
+        return inode != _FILE_INODE and self._served.prepare(inode, offset, length)
 
     def read(self, inode: int, offset: int, length: int) -> bytes | memoryview:
         if inode == _FILE_INODE:
@@ -101,8 +97,9 @@ class ServedStatus:
             raise
 
     def let_go(self) -> None:
-        """What is to be done every second: end leases, tell the others of this worker."""
+        """What is to be done every second: end leases, free room, tell of this worker."""
         self._served.leases.drop_unused()
+        self._served.refresh()
         self._board.tell(self._served.cached_bytes)
 
     # The document

@@ -1,22 +1,20 @@
 """One worker process of a mount: it answers requests until the file system is unmounted."""
 
 import ctypes
-import fcntl
 import os
+import resource
 import signal
-import struct
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NoReturn
 
-import pyfuse3
 import trio
 
 from cbtfs.errors import CbtfsError
-from cbtfs.mount import turns
 from cbtfs.mount.board import Board
+from cbtfs.mount.channel import Channel
 from cbtfs.mount.fuse import FileSystem
 from cbtfs.mount.report import send_error, send_ready
 from cbtfs.mount.served import Served
@@ -24,7 +22,6 @@ from cbtfs.mount.shared import Shared
 from cbtfs.mount.status import MountFacts, ServedStatus
 from cbtfs.store.repository import reading
 
-_CLONE: Final = 0x8004E500  # FUSE_DEV_IOC_CLONE of linux/fuse.h
 _SET_PDEATHSIG: Final = 1  # PR_SET_PDEATHSIG of linux/prctl.h
 _LEASE_SECONDS: Final = 1
 """How long a point may stay leased after its last file was closed through another worker."""
@@ -42,8 +39,6 @@ class Session:
     fd: int
     """pyfuse3's descriptor of /dev/fuse."""
     shared: Shared
-    is_alone: bool
-    """Whether there is one worker only."""
     board: Board
     facts: MountFacts
 
@@ -52,30 +47,27 @@ class Session:
 
         The catalog is opened here: LMDB does not survive a fork.
         """
-        self._clone()
+        _allow_files()
         with reading(self.repository) as repository:
-            served = ServedStatus(
-                Served(repository, self.shared), repository, self.board, self.facts
-            )
-            turn: turns.Turn
-            turn = turns.OnlyTurn() if self.is_alone else turns.SharedTurn(self.shared.open_turns())
-            turns.install(turn.wait_readable)
-            self.file_system.serve(served, turn)
+            served = Served(repository, self.shared)
+            channel = Channel(self.fd, served.chunks)
+            served.answer_through(channel.requests)
+            answers = ServedStatus(served, repository, self.board, self.facts)
+            self.file_system.serve(answers)
             send_ready(report)
-            trio.run(_serve, served)
-
-    def _clone(self) -> None:
-        """Have a queue of one's own: when this process dies, what it had read fails at once."""
-        clone = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-        fcntl.ioctl(clone, _CLONE, struct.pack("I", self.fd))
-        os.dup2(clone, self.fd, inheritable=False)
-        os.close(clone)
+            trio.run(_serve, channel, answers)
 
 
-async def _serve(served: ServedStatus) -> None:
+def _allow_files() -> None:
+    """Let this process have as many files open as it may: a read can meet thousands of packs."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+async def _serve(channel: Channel, answers: ServedStatus) -> None:
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_let_go, served)
-        await pyfuse3.main()
+        nursery.start_soon(_let_go, answers)
+        await channel.serve(answers)
         nursery.cancel_scope.cancel()
 
 

@@ -34,10 +34,6 @@ Buffers = Sequence[bytearray | memoryview]
 """Memory that is written to, one after the other."""
 
 
-class WouldWait(Exception):
-    """What is asked for is not in the kernel's memory: reading it may wait for the storage."""
-
-
 def open_regular(path: Path, flags: int = 0) -> int:
     """A descriptor of the regular file at *path*, by default for reading.
 
@@ -132,20 +128,6 @@ def read_into(fd: int, buffers: Buffers, offset: int) -> int:
         count = os.preadv(fd, _beyond(buffers, done), offset + done)
         done += count
     return done
-
-
-def read_into_at_once(fd: int, buffers: Buffers, offset: int) -> int:
-    """What read_into() does; WouldWait where the kernel does not have all of it in memory."""
-    try:
-        count = os.preadv(fd, buffers, offset, os.RWF_NOWAIT)
-    except OSError as exc:
-        # Not cached, or a file system that cannot tell.
-        if exc.errno in (errno.EAGAIN, errno.EOPNOTSUPP):
-            raise WouldWait from exc
-        raise
-    if count < sum(map(len, buffers)):
-        raise WouldWait
-    return count
 
 
 def _beyond(buffers: Buffers, done: int) -> list[memoryview]:

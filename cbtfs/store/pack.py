@@ -1,7 +1,6 @@
 """One pack: appended to while it is open, never changed once it is closed."""
 
 import os
-import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -20,12 +19,12 @@ from cbtfs.core.frame import (
     encode_frame_header,
     encode_pack_header,
     encode_trailer,
-    pieces_hold,
     table_of,
 )
 from cbtfs.core.frame import PIECE_BYTES as PIECE
-from cbtfs.core.ids import Digest, PackId
+from cbtfs.core.ids import PackId
 from cbtfs.errors import ChunkMissing, DataCorrupt
+from cbtfs.native import PackFile
 from cbtfs.store.codec import Encoded, decode
 from cbtfs.store.files import (
     Buffers,
@@ -33,7 +32,6 @@ from cbtfs.store.files import (
     make_folder,
     open_regular,
     read_into,
-    read_into_at_once,
     sync_folder,
     write_all,
 )
@@ -43,8 +41,6 @@ PACK_BYTES: Final = 64 << 20
 
 _BUFFER_BYTES: Final = 1 << 20
 _LONGEST_HEADER: Final = FRAME_HEADER_BYTES + MAX_PLAIN_BYTES // PIECE * 4
-_TABLES: Final = 1024
-"""Tables of CRCs that an open pack keeps: a quarter of a MiB, and all where blocks have 64 KiB."""
 OPEN_SUFFIX: Final = ".open"
 
 
@@ -111,35 +107,21 @@ class Pack:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._fd = open_regular(path)
-        weakref.finalize(self, os.close, self._fd)
+        self.file = PackFile(self._fd)
         self.size = os.fstat(self._fd).st_size
-        self._tables: dict[Digest, bytes] = {}
-        """Tables of CRCs of raw chunks, each from a header that held: 4 bytes for each piece."""
 
-    def load(self, frame: Frame, *, may_wait: bool = True) -> bytes:
-        """The content of the object at *frame*, verified.
+    def load(self, frame: Frame) -> bytes:
+        """The content of the object at *frame*, verified by its digest.
 
-        ChunkMissing if another object, or none, stands there; DataCorrupt if it is damaged;
-        WouldWait if it must not wait and has to.
+        ChunkMissing if another object, or none, stands there; DataCorrupt if it is damaged.
         """
-        payload = bytearray(frame.stored)
-        self._read_frame(frame, payload, may_wait)
-        return bytes(decode(frame, payload))
-
-    def load_into(self, frame: Frame, target: memoryview, *, may_wait: bool = True) -> None:
-        """Let *target* hold the whole content of an object that is stored raw, verified.
-
-        Raises what load() raises; then *target* holds anything.
-        """
-        self._read_frame(frame, target, may_wait)
-        decode(frame, target)
-
-    def _read_frame(self, frame: Frame, payload: bytearray | memoryview, may_wait: bool) -> None:
         head = bytearray(frame.payload_offset - frame.offset)
-        count = self._read_into((head, payload), frame.offset, may_wait)
+        payload = bytearray(frame.stored)
+        count = self._read_into((head, payload), frame.offset)
         if count < len(head) + len(payload):
             raise DataCorrupt(f"{self._path} ends within the frame at {frame.offset}")
         self._look(frame, head)
+        return bytes(decode(frame, payload))
 
     def load_encoded(self, frame: Frame) -> Encoded:
         """The object at *frame* as it is stored, verified: what another pack can take over.
@@ -154,29 +136,6 @@ class Pack:
             frame.kind, frame.level, frame.codec, frame.plain, frame.digest, table, payload
         )
 
-    def load_pieces(
-        self, frame: Frame, offset: int, length: int, *, may_wait: bool = True
-    ) -> memoryview | None:
-        """Bytes of a chunk that is stored raw, verified by the CRCs of the pieces they lie in.
-
-        None if a CRC does not fit: then only load() can tell what is damaged. WouldWait as there.
-        """
-        table = self._tables.get(frame.digest)
-        if table is None:
-            head = bytearray(frame.payload_offset - frame.offset)
-            self._read_into((head,), frame.offset, may_wait)
-            table = self._look(frame, head)
-            if len(self._tables) >= _TABLES:
-                self._tables.clear()
-            self._tables[frame.digest] = table
-        first, last = offset // PIECE, -(-(offset + length) // PIECE)
-        start = first * PIECE
-        data = memoryview(bytearray(min(last * PIECE, frame.stored) - start))
-        count = self._read_into((data,), frame.payload_offset + start, may_wait)
-        if count < len(data) or not pieces_hold(data, first, table):
-            return None
-        return data[offset - start : offset - start + length]
-
     @property
     def is_removed(self) -> bool:
         """Whether it has no name any more: its bytes take room until it is closed."""
@@ -184,15 +143,13 @@ class Pack:
 
     def _read(self, offset: int, length: int) -> bytes:
         data = bytearray(length)
-        count = self._read_into((data,), offset, may_wait=True)
+        count = self._read_into((data,), offset)
         return bytes(data[:count])
 
-    def _read_into(self, buffers: Buffers, offset: int, may_wait: bool) -> int:
+    def _read_into(self, buffers: Buffers, offset: int) -> int:
         """Fill *buffers* from *offset* on; how many bytes, fewer only where the file ends."""
         try:
-            if may_wait:
-                return read_into(self._fd, buffers, offset)
-            return read_into_at_once(self._fd, buffers, offset)
+            return read_into(self._fd, buffers, offset)
         except OSError as exc:
             raise DataCorrupt(f"cannot read {self._path}: {exc.strerror}") from exc
 

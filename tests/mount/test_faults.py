@@ -15,6 +15,7 @@ from pathlib import Path
 from cbtfs.cli.main import run
 from cbtfs.mount.served import Served
 from cbtfs.reader import Disk
+{first}
 real = {name}
 def faulty(*arguments):
     if not Path({trigger!r}).exists():
@@ -26,10 +27,12 @@ run()
 
 
 @contextmanager
-def _faulty(repository: Path, folder: Path, name: str, fault: str) -> Iterator[tuple[Server, Path]]:
+def _faulty(
+    repository: Path, folder: Path, name: str, fault: str, first: str = ""
+) -> Iterator[tuple[Server, Path]]:
     """A mount in which method *name* does *fault* while the file is there that is yielded."""
     trigger = folder / "trigger"
-    code = _FAULTY.format(name=name, trigger=str(trigger), fault=fault)
+    code = _FAULTY.format(name=name, trigger=str(trigger), fault=fault, first=first)
     with serving(
         repository, folder / "mnt", "--workers=1", program=(sys.executable, "-c", code)
     ) as server:
@@ -51,8 +54,10 @@ USES: dict[str, Callable[[Server, Manifest], object]] = {
     "Served.entries": lambda server, point: os.listdir(server.root),
     "Served.target": lambda server, point: os.readlink(server.root / "vm" / "latest"),
     "Served.open": lambda server, point: _read_direct(server.disk(point)),
-    "Served.read": lambda server, point: _read_direct(server.disk(point)),
+    "Served.read": lambda server, point: (server.folder(point) / "vm.json").read_bytes(),
 }
+UNPREPARED = "Served.prepare = lambda *_: False"
+"""No read is answered but by Served.read."""
 
 
 @pytest.mark.parametrize("name", USES)
@@ -82,11 +87,21 @@ def test_a_failing_release_is_nobodys_trouble(
         assert _read_direct(server.disk(point)) == image
 
 
+def test_a_read_that_cannot_be_prepared_is_answered_all_the_same(
+    repository: Path, point: Manifest, image: bytearray, tmp_path: Path
+) -> None:
+    fault = "raise ValueError('injected')"
+    with _faulty(repository, tmp_path, "Served.prepare", fault) as (server, trigger):
+        trigger.touch()
+
+        assert _read_direct(server.disk(point)) == image
+
+
 @pytest.mark.parametrize("fault", ["return real(*arguments)[:-1]", "return b'much' * 1000000"])
 def test_a_reply_of_the_wrong_length_is_an_error(
     repository: Path, point: Manifest, image: bytearray, tmp_path: Path, fault: str
 ) -> None:
-    with _faulty(repository, tmp_path, "Disk._assemble", fault) as (server, trigger):
+    with _faulty(repository, tmp_path, "Disk.read", fault, UNPREPARED) as (server, trigger):
         trigger.touch()
         with pytest.raises(OSError, match=r".") as caught:
             _read_direct(server.disk(point))

@@ -44,19 +44,19 @@ def test_many_readers_at_once_get_the_right_bytes(
     assert server.wait() == 0
 
 
-_THREADED = """
+_UNPREPARED = """
 from cbtfs.cli.main import run
 from cbtfs.mount.served import Served
-Served.read_at_once = lambda *arguments: None
+Served.prepare = lambda *_: False
 run()
 """
 
 
-def test_a_worker_that_comes_too_late_for_a_request_keeps_answering(
+def test_reads_that_take_the_long_way_do_not_wait_for_each_other(
     repository: Path, point: Manifest, image: bytearray, tmp_path: Path
 ) -> None:
     rounds, done = threading.Barrier(2), []
-    program = (sys.executable, "-c", _THREADED)
+    program = (sys.executable, "-c", _UNPREPARED)
 
     def read(path: Path) -> None:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECT)

@@ -15,7 +15,6 @@ from cbtfs.errors import CbtfsError, ChunkMissing, DataCorrupt
 from cbtfs.store.codec import Encoder
 from cbtfs.store.digest import chunk_digest
 from cbtfs.store.identity import new_pack_id
-from cbtfs.store.pack import Pack
 from cbtfs.store.packs import PackFolder
 
 ENCODER = Encoder()
@@ -35,11 +34,6 @@ def write_pack(folder: PackFolder, contents: Sequence[bytes]) -> tuple[PackId, l
         writer.append(ENCODER.encode(Kind.CHUNK, 0, chunk_digest(content), content))
     writer.close()
     return writer.id, writer.frames
-
-
-def pieces(pack: Pack, frame: Frame, offset: int, length: int) -> bytes | None:
-    found = pack.load_pieces(frame, offset, length)
-    return None if found is None else bytes(found)
 
 
 def flip(path: Path, offset: int, bit: int = 0) -> None:
@@ -106,26 +100,6 @@ def test_a_pack_that_is_not_there_is_missing(folder: PackFolder) -> None:
         folder.open(new_pack_id())
 
 
-@pytest.mark.parametrize("offset", [0, 1, 4095, 4096, 4097, 16384, 19999])
-def test_pieces_are_the_bytes_that_a_load_returns(folder: PackFolder, offset: int) -> None:
-    pack, frames = write_pack(folder, CONTENTS)
-    for length in (1, 2, 4095, 4096, 4097, 8192, 20000):
-        length = min(length, len(RAW) - offset)
-        found = pieces(folder.open(pack), frames[1], offset, length)
-
-        assert found == RAW[offset : offset + length]
-
-
-def test_a_flipped_bit_in_a_piece_spoils_only_that_piece(folder: PackFolder) -> None:
-    pack, frames = write_pack(folder, CONTENTS)
-    flip(folder.path(pack), frames[1].payload_offset + 5000)
-    found = folder.open(pack)
-
-    assert pieces(found, frames[1], 0, 4096) == RAW[:4096]
-    assert pieces(found, frames[1], 4000, 200) is None
-    assert pieces(found, frames[1], 8192, 11808) == RAW[8192:]
-
-
 @pytest.mark.parametrize("at", [0, 4, 20, 30, 60, FRAME_HEADER_BYTES - 1])
 def test_a_flipped_bit_in_a_frame_header_is_found(folder: PackFolder, at: int) -> None:
     pack, frames = write_pack(folder, CONTENTS)
@@ -134,8 +108,6 @@ def test_a_flipped_bit_in_a_frame_header_is_found(folder: PackFolder, at: int) -
 
     with pytest.raises(DataCorrupt, match="frame"):
         found.load(frames[1])
-    with pytest.raises(DataCorrupt, match="frame"):
-        found.load_pieces(frames[1], 0, 10)
 
 
 def test_another_object_at_its_place_is_a_missing_one(folder: PackFolder) -> None:

@@ -1,0 +1,241 @@
+"""Chunks that compiled code reads: every byte that it returns is proven, the rest is left."""
+
+import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cbtfs.core.blockmap import FANOUT
+from cbtfs.core.frame import Codec, Frame, Kind
+from cbtfs.native import Chunks, Leaf, PackFile, Requests, open_pack_files
+from cbtfs.store.catalog.records import Location, encode_location
+from cbtfs.store.codec import Encoder
+from cbtfs.store.digest import chunk_digest
+from cbtfs.store.identity import new_pack_id
+from cbtfs.store.packs import PackFolder
+
+BLOCK = 5 * 4096
+RAW = random.Random(1).randbytes(BLOCK)
+TEXT = (b"every line is like the other\n" * BLOCK)[:BLOCK]
+SLOTS = {0: RAW, 1: TEXT, 5: RAW[::-1], 6: TEXT[::-1], FANOUT - 1: RAW}
+IMAGE = b"".join(SLOTS.get(slot, bytes(BLOCK)) for slot in range(FANOUT))
+PACK = 7
+
+
+class Shelf:
+    """One leaf whose chunks stand in one pack."""
+
+    def __init__(self, path: Path) -> None:
+        path.mkdir()
+        self._folder = PackFolder(path)
+        writer = self._folder.create(new_pack_id())
+        self.frames = {
+            slot: writer.append(Encoder().encode(Kind.CHUNK, 0, chunk_digest(content), content))
+            for slot, content in SLOTS.items()
+        }
+        writer.close()
+        self.pack = self._folder.path(writer.id)
+        self._id = writer.id
+
+    def leaf(self, **changes: Any) -> Leaf:
+        frames = {slot: frame._replace(**changes) for slot, frame in self.frames.items()}
+        return leaf_of(frames)
+
+    def attached(self) -> Leaf:
+        leaf = self.leaf()
+        leaf.attach(PACK, self.file())
+        return leaf
+
+    def file(self) -> PackFile:
+        return self._folder.open(self._id).file
+
+    def flip(self, offset: int) -> None:
+        data = bytearray(self.pack.read_bytes())
+        data[offset] ^= 0x10
+        self.pack.write_bytes(data)
+
+
+def leaf_of(frames: dict[int, Frame]) -> Leaf:
+    entries = (frames.get(slot) for slot in range(FANOUT))
+    return Leaf(tuple(None if e is None else encode_location(Location(PACK, e)) for e in entries))
+
+
+def fill(chunks: Chunks, leaf: Leaf, offset: int, length: int) -> bytes:
+    """What can be had: fewer bytes than asked for where Python has to look."""
+    target = bytearray(b"?" * length)
+    return bytes(target[: chunks.fill(leaf, BLOCK, offset, target)])
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Shelf:
+    return Shelf(tmp_path / "packs")
+
+
+@pytest.fixture(scope="module")
+def lasting(tmp_path_factory: pytest.TempPathFactory) -> Leaf:
+    return Shelf(tmp_path_factory.mktemp("native") / "packs").attached()
+
+
+CHUNKS = {
+    (strict, room): Chunks(room, chunk_digest, strict)
+    for strict in (False, True)
+    for room in (0, 3 * BLOCK)
+}
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    chunks=st.sampled_from(sorted(CHUNKS)),
+    offset=st.integers(0, len(IMAGE) - 1) | st.integers(0, FANOUT * 5 - 1).map(lambda n: n * 4096),
+    length=st.integers(0, 3 * BLOCK) | st.sampled_from([1, 512, 4096, BLOCK, 7 * BLOCK]),
+)
+def test_any_range_of_a_leaf_is_what_was_stored(
+    lasting: Leaf, chunks: tuple[bool, int], offset: int, length: int
+) -> None:
+    length = min(length, len(IMAGE) - offset)
+
+    assert fill(CHUNKS[chunks], lasting, offset, length) == IMAGE[offset : offset + length]
+
+
+def test_nothing_is_read_beyond_a_leaf(lasting: Leaf) -> None:
+    chunks = Chunks(0, chunk_digest, False)
+
+    assert fill(chunks, lasting, len(IMAGE) - 10, 20) == IMAGE[-10:]
+    assert fill(chunks, lasting, len(IMAGE), 20) == b""
+
+
+def test_a_chunk_waits_for_its_pack_to_be_attached(shelf: Shelf) -> None:
+    chunks, leaf = Chunks(0, chunk_digest, False), shelf.leaf()
+
+    assert leaf.wanted_pack(0) == PACK
+    assert leaf.wanted_pack(2) is None
+    assert fill(chunks, leaf, 2 * BLOCK, 4 * BLOCK) == IMAGE[2 * BLOCK : 5 * BLOCK]
+    leaf.attach(PACK, shelf.file())
+    assert leaf.wanted_pack(0) is None
+    assert fill(chunks, leaf, 0, len(IMAGE)) == IMAGE
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_flipped_bit_of_a_raw_chunk_spoils_its_piece(shelf: Shelf, strict: bool) -> None:
+    shelf.flip(shelf.frames[0].payload_offset + 2 * 4096 + 17)
+    chunks, leaf = Chunks(0, chunk_digest, strict), shelf.attached()
+
+    assert fill(chunks, leaf, 4096, 4096) == RAW[4096:8192]
+    assert fill(chunks, leaf, 2 * 4096 + 100, 1) == b""
+    assert fill(chunks, leaf, 0, BLOCK) == b""
+    assert fill(chunks, leaf, 3 * 4096, 2 * 4096 + BLOCK) == RAW[3 * 4096 :] + TEXT
+
+
+@pytest.mark.parametrize("slot", [0, 1])
+def test_no_flipped_bit_of_a_frame_passes(shelf: Shelf, slot: int) -> None:
+    frame = shelf.frames[slot]
+    rng = random.Random(3)
+    ends = [frame.offset, frame.payload_offset - 1, frame.payload_offset, frame.end - 1]
+    for at in [*ends, *(rng.randrange(frame.offset, frame.end) for _ in range(200))]:
+        shelf.flip(at)
+        found = fill(Chunks(1 << 20, chunk_digest, False), shelf.attached(), slot * BLOCK, BLOCK)
+        shelf.flip(at)
+
+        assert found == b""
+
+
+@pytest.mark.parametrize("slot", [0, 1])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"offset": 1},
+        {"offset": 1 << 31},
+        {"stored": 1},
+        {"stored": 4 << 20},
+        {"stored": 5 << 20},
+        {"plain": 4096},
+        {"plain": 5 << 20},
+        {"codec": 7},
+        {"level": 1},
+    ],
+    ids=str,
+)
+def test_a_place_that_tells_something_else_leads_nowhere(
+    shelf: Shelf, slot: int, changes: dict[str, int]
+) -> None:
+    leaf = shelf.leaf(**changes)
+    leaf.attach(PACK, shelf.file())
+
+    assert fill(Chunks(0, chunk_digest, False), leaf, slot * BLOCK, BLOCK) == b""
+
+
+def test_a_pack_cut_short_gives_nothing(shelf: Shelf) -> None:
+    with shelf.pack.open("r+b") as file:
+        file.truncate(shelf.frames[0].payload_offset + 4096)
+    chunks, leaf = Chunks(0, chunk_digest, False), shelf.attached()
+
+    assert fill(chunks, leaf, 0, 4096) == RAW[:4096]
+    assert fill(chunks, leaf, 4096, 1) == b""
+    assert fill(chunks, leaf, BLOCK, 1) == b""
+
+
+def test_content_that_is_not_what_its_digest_says_is_not_returned(shelf: Shelf) -> None:
+    chunks = Chunks(1 << 20, lambda _: bytes(32), True)
+    leaf = shelf.attached()
+
+    assert fill(chunks, leaf, 0, BLOCK) == b""
+    assert fill(chunks, leaf, BLOCK, 1) == b""
+    assert chunks.cached_bytes == 0
+
+
+def test_the_cache_is_bounded_and_loads_once(shelf: Shelf) -> None:
+    asked: list[int] = []
+
+    def digest_of(content: memoryview) -> bytes:
+        asked.append(threading.get_ident())
+        return chunk_digest(content)
+
+    chunks, leaf = Chunks(BLOCK, digest_of, False), shelf.attached()
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda at: fill(chunks, leaf, BLOCK + at, 100), range(64)))
+
+    assert found == [TEXT[at : at + 100] for at in range(64)]
+    assert len(asked) == 1
+    assert fill(chunks, leaf, 6 * BLOCK, 10) == TEXT[::-1][:10]
+    assert chunks.cached_bytes == BLOCK
+    assert fill(chunks, leaf, BLOCK, 10) == TEXT[:10]
+    assert len(asked) == 3
+
+
+def test_files_of_packs_are_closed_with_the_last_leaf(shelf: Shelf) -> None:
+    before = open_pack_files()
+    leaf = shelf.attached()
+    shelf._folder.forget_open()
+
+    assert open_pack_files() == before + 1
+    del leaf
+    assert open_pack_files() == before
+
+
+def test_what_is_no_leaf_is_refused() -> None:
+    with pytest.raises(ValueError, match="64 entries"):
+        Leaf((None,))
+    with pytest.raises(ValueError, match="location"):
+        Leaf((b"short", *[None] * 63))
+    with pytest.raises(IndexError):
+        Leaf((None,) * 64).wanted_pack(64)
+
+
+def test_a_block_size_that_is_none_is_refused(lasting: Leaf) -> None:
+    chunks = Chunks(0, chunk_digest, False)
+
+    with pytest.raises(ValueError, match="block size"):
+        chunks.fill(lasting, 0, 0, bytearray(1))
+    with pytest.raises(ValueError, match="block size"):
+        Requests(-1, -1, chunks).add_file(1, 1, 0)
+
+
+def test_codecs_of_the_shelf_are_both() -> None:
+    frames = [Encoder().encode(Kind.CHUNK, 0, chunk_digest(c), c) for c in (RAW, TEXT)]
+
+    assert [frame.codec for frame in frames] == [Codec.STORED, Codec.ZSTD]
