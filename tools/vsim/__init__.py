@@ -3,6 +3,7 @@
 from tools.vsim.inventory import (
     DatastoreEntry,
     DiskEntry,
+    HostEntry,
     Inventory,
     MachineEntry,
     ServerEntry,
@@ -20,6 +21,7 @@ __all__ = [
     "DataKnobs",
     "DatastoreEntry",
     "DiskEntry",
+    "HostEntry",
     "Inventory",
     "Knobs",
     "MachineEntry",

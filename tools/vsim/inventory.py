@@ -44,6 +44,19 @@ class DatastoreEntry:
     datacenter: str = "DC0"
     type: str = "VMFS"
     capacity: int = 1 << 44
+    free: int = -1  # default: half of it
+    accessible: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class HostEntry:
+    """The ESXi host of a datacenter: each has one."""
+
+    name: str  # as vCenter knows it, a name or an address: clients look for its ports there
+    datacenter: str = "DC0"
+    port: int = 443  # of its HTTPS, as summary.config.port tells
+    connection: str = "connected"  # disconnected, notResponding
+    maintenance: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +103,7 @@ class Inventory:
     users: tuple[UserEntry, ...] = (UserEntry(),)
     datacenters: tuple[str, ...] = ("DC0",)
     datastores: tuple[DatastoreEntry, ...] = (DatastoreEntry(),)
+    hosts: tuple[HostEntry, ...] = ()  # a datacenter without one: esx1, esx2 …
     machines: tuple[MachineEntry, ...] = ()
 
 
@@ -112,7 +126,7 @@ def load_inventory(path: Path) -> Inventory:
 
 def parse_inventory(table: Mapping[str, Any], directory: Path) -> Inventory:
     """The inventory in a TOML table; raises InventoryError."""
-    _only(table, {"server", "user", "datacenter", "datastore", "vm"}, "the inventory")
+    _only(table, {"server", "user", "datacenter", "datastore", "host", "vm"}, "the inventory")
     default = Inventory()
     datacenters = tuple(str(entry["name"]) for entry in table.get("datacenter", ()))
     return Inventory(
@@ -124,10 +138,11 @@ def parse_inventory(table: Mapping[str, Any], directory: Path) -> Inventory:
         or default.users,
         datacenters=datacenters or default.datacenters,
         datastores=tuple(
-            _entry(DatastoreEntry, _sized(entry, "capacity"))
+            _entry(DatastoreEntry, _sized(_sized(entry, "capacity"), "free"))
             for entry in table.get("datastore", ())
         )
         or default.datastores,
+        hosts=tuple(_entry(HostEntry, entry) for entry in table.get("host", ())),
         machines=tuple(_machine(entry, directory) for entry in table.get("vm", ())),
     )
 

@@ -161,6 +161,30 @@ class Operations:
                 moved = {each.spec.key: datastore for each in machine.disks}
                 self._world.relocate(machine, datastore, moved)
 
+    def host(
+        self, host: str, connection: str | None = None, maintenance: bool | None = None
+    ) -> None:
+        """connected, disconnected or notResponding; in maintenance mode or not."""
+        if connection not in (None, "connected", "disconnected", "notResponding"):
+            raise ValueError(f"{connection!r} is no state of a connection")
+        with self._world.changing():
+            found = [each for each in self._world.hosts.values() if each.name == host]
+            if not found:
+                raise LookupError(f"no host {host!r}")
+            found[0].connection = connection or found[0].connection
+            found[0].maintenance = found[0].maintenance if maintenance is None else maintenance
+
+    def datastore(
+        self, datastore: str, free: str | int | None = None, accessible: bool | None = None
+    ) -> None:
+        """How much room a datastore has, and whether its hosts reach it."""
+        with self._world.changing():
+            if datastore not in self._world.datastores:
+                raise LookupError(f"no datastore {datastore!r}")
+            found = self._world.datastores[datastore]
+            found.free = found.free if free is None else parse_size(free)
+            found.accessible = found.accessible if accessible is None else accessible
+
     def rename(self, vm: str, name: str) -> None:
         with self._world.changing():
             self._world.rename(self.find_vm(vm), name)

@@ -20,11 +20,13 @@ def render_capability(machine: Machine) -> Any:
     )
 
 
-def render_runtime(machine: Machine, host: Any) -> Any:
-    """VirtualMachineRuntimeInfo."""
+def render_runtime(machine: Machine, host: Any, connection: str) -> Any:
+    """VirtualMachineRuntimeInfo, on a host whose own connection that is."""
     states = vim.VirtualMachine
     runtime = vim.vm.RuntimeInfo(
-        connectionState=states.ConnectionState.connected,
+        connectionState=typed(
+            states.ConnectionState, "connected" if connection == "connected" else "disconnected"
+        ),
         powerState=typed(states.PowerState, machine.power),
         faultToleranceState=states.FaultToleranceState.notConfigured,
         recordReplayState=states.RecordReplayState.inactive,

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from tools.vsim.api.served import Properties, Served
-from tools.vsim.model.world import Datastore
+from tools.vsim.model.world import Datastore, Host
 from tools.vsim.soap.vmodl import long, typed, vim
 
 if TYPE_CHECKING:
@@ -99,13 +99,18 @@ class ResourcePool(Entity):
 class HostSystem(Entity):
     kind = vim.HostSystem
 
+    def __init__(self, site: "Site", moid: str, host: Host, parent: Served) -> None:
+        super().__init__(site, moid, host.name, parent)
+        self.host = host
+
     def own_properties(self) -> Properties:
+        host = self.host
         return {
             "summary": lambda: vim.host.Summary(
                 host=self.object,
                 config=vim.host.Summary.ConfigSummary(
                     name=self._name,
-                    port=443,
+                    port=host.port,
                     product=self.site.about,
                     vmotionEnabled=True,
                 ),
@@ -114,9 +119,9 @@ class HostSystem(Entity):
                 rebootRequired=False,
             ),
             "runtime": lambda: vim.host.RuntimeInfo(
-                connectionState=vim.HostSystem.ConnectionState.connected,
+                connectionState=typed(vim.HostSystem.ConnectionState, host.connection),
                 powerState=vim.HostSystem.PowerState.poweredOn,
-                inMaintenanceMode=False,
+                inMaintenanceMode=host.maintenance,
             ),
             "datastore": list,
             "network": list,
@@ -140,8 +145,8 @@ class DatastoreObject(Entity):
                 name=store.name,
                 url=url,
                 capacity=long(store.capacity),
-                freeSpace=long(store.capacity // 2),
-                accessible=True,
+                freeSpace=long(store.free),
+                accessible=store.accessible,
                 multipleHostAccess=True,
                 type=store.type,
                 maintenanceMode="normal",
@@ -149,7 +154,7 @@ class DatastoreObject(Entity):
             "info": lambda: vim.Datastore.Info(
                 name=store.name,
                 url=url,
-                freeSpace=long(store.capacity // 2),
+                freeSpace=long(store.free),
                 maxFileSize=long(1 << 46),
                 maxMemoryFileSize=long(1 << 46),
             ),

@@ -170,9 +170,11 @@ class Site:
             folder = Folder(self, f"group-{letter}{number}", label, datacenter)
             datacenter.members.append(self._keep(folder))
         hosts = datacenter.folder(1)
-        resource = self._keep(ComputeResource(self, f"domain-s{number}", f"esx{number}", hosts))
+        resource = self._keep(
+            ComputeResource(self, f"domain-s{number}", self.world.hosts[name].name, hosts)
+        )
         hosts.members.append(resource)
-        host = self._keep(HostSystem(self, f"host-{number}", f"esx{number}", resource))
+        host = self._keep(HostSystem(self, f"host-{number}", self.world.hosts[name], resource))
         pool = self._keep(ResourcePool(self, f"resgroup-{number}", "Resources", resource))
         resource.members += [host, pool]
         self._hosts[name], self._pools[name] = host, pool

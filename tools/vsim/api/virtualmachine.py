@@ -175,7 +175,8 @@ class VirtualMachine(Served):
     # properties
 
     def _runtime(self) -> Any:
-        return render_runtime(self.machine, self.site.host_of(self.ref))
+        connection = self.site.world.host_of(self.machine.moid).connection
+        return render_runtime(self.machine, self.site.host_of(self.ref), connection)
 
     def _datastores(self) -> list[Any]:
         names = {self.machine.datastore, *(disk.datastore for disk in self.machine.disks)}

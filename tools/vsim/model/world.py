@@ -13,7 +13,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, get_args
 
-from tools.vsim.inventory import DiskEntry, Inventory, InventoryError, MachineEntry
+from tools.vsim.inventory import DiskEntry, HostEntry, Inventory, InventoryError, MachineEntry
 from tools.vsim.knobs import Knobs
 from tools.vsim.model.disk import Backing, Disk, DiskSpec
 from tools.vsim.model.machine import Machine
@@ -32,6 +32,18 @@ class Datastore:
     datacenter: str
     type: str
     capacity: int
+    free: int
+    accessible: bool
+
+
+@dataclass(eq=False, slots=True)
+class Host:
+    """The ESXi host of a datacenter."""
+
+    name: str
+    port: int
+    connection: str
+    maintenance: bool
 
 
 class World:
@@ -61,13 +73,20 @@ class World:
         self.folders: dict[str, tuple[str, str]] = {}  # machine id -> datacenter, folder path
         self.datastores = {
             entry.name: Datastore(
-                f"datastore-{number}", entry.name, entry.datacenter, entry.type, entry.capacity
+                f"datastore-{number}",
+                entry.name,
+                entry.datacenter,
+                entry.type,
+                entry.capacity,
+                entry.capacity // 2 if entry.free < 0 else entry.free,
+                entry.accessible,
             )
             for number, entry in enumerate(inventory.datastores, 11)
         }
         for store in self.datastores.values():
             if store.datacenter not in self.datacenters:
                 raise InventoryError(f"no datacenter {store.datacenter!r}")
+        self.hosts = _hosts(inventory)
         for entry in inventory.machines:
             self.add_machine(entry)
 
@@ -209,14 +228,14 @@ class World:
                     return machine, snapshot
         return None
 
-    def host_of(self, moid: str) -> str:
-        """What tells the host that a machine is on from others."""
-        return self.folders[moid][0]
+    def host_of(self, moid: str) -> Host:
+        """The host that a machine is on."""
+        return self.hosts[self.folders[moid][0]]
 
     def is_host_busy(self, moid: str) -> bool:
         """Whether the machine's host has as many readers of its disks as it allows."""
         most, host = self.knobs.data.max_readers, self.host_of(moid)
-        there = (each for each in self.machines.values() if self.host_of(each.moid) == host)
+        there = (each for each in self.machines.values() if self.host_of(each.moid) is host)
         return bool(most) and sum(each.readers.total() for each in there) >= most
 
     def relocate(self, machine: Machine, home: str | None, disks: Mapping[int, str]) -> None:
@@ -251,6 +270,18 @@ class World:
         }
         names = (name if number == 0 else f"{name}_{number}" for number in count())
         return next(each for each in names if each not in taken)
+
+
+def _hosts(inventory: Inventory) -> dict[str, Host]:
+    """By datacenter; raises InventoryError."""
+    given = {each.datacenter: each for each in inventory.hosts}
+    if unknown := given.keys() - set(inventory.datacenters):
+        raise InventoryError(f"no datacenter {min(unknown)!r}")
+    found = {}
+    for number, datacenter in enumerate(inventory.datacenters, 1):
+        entry = given.get(datacenter) or HostEntry(f"esx{number}", datacenter)
+        found[datacenter] = Host(entry.name, entry.port, entry.connection, entry.maintenance)
+    return found
 
 
 def _no_operations(name: str, arguments: Mapping[str, Any]) -> None:
