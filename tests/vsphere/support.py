@@ -79,11 +79,12 @@ class Lab:
     points: list[Manifest] = field(default_factory=list)
 
     @contextmanager
-    def session(self) -> Iterator[Session]:
+    def session(self, stop: threading.Event | None = None) -> Iterator[Session]:
         address = Address(self.sim.host, self.sim.port)
         tls = verifying(self.sim.certificate.certificate)
         password = Secret(self.sim.user.password)
-        with Session(address, tls, self.sim.user.name, password, self.patience) as session:
+        user = self.sim.user.name
+        with Session(address, tls, user, password, self.patience, stop) as session:
             yield session
 
     def ingest(
@@ -127,7 +128,8 @@ class Lab:
         stop: threading.Event | None = None,
         **wishes: Any,
     ) -> Iterator[Desk]:
-        with writing(self.repository) as repository, self.session() as session:
+        stop = stop or threading.Event()
+        with writing(self.repository) as repository, self.session(stop) as session:
             objects = repository.object_writer()
             try:
                 yield Desk(
@@ -136,7 +138,7 @@ class Lab:
                     session,
                     [self.make_transport(self.sim, session)],
                     Wishes(**wishes),
-                    stop or threading.Event(),
+                    stop,
                     announce,
                 )
             finally:

@@ -23,6 +23,7 @@ from tools.vsim.rules import CallRule, ReadRule, VddkRule
 
 if TYPE_CHECKING:
     from tools.vsim.api.site import Site
+    from tools.vsim.restart import Restarts
 
 BY_VSIM = "vsim"  # the user of events that operations cause
 Table = dict[str, Any]
@@ -31,11 +32,19 @@ Table = dict[str, Any]
 class Operations:
     """All operations. Each holds the world's lock and wakes who waits for updates."""
 
-    def __init__(self, world: World, site: "Site", calls: list[str], vddk_calls: list[str]) -> None:
+    def __init__(
+        self,
+        world: World,
+        site: "Site",
+        calls: list[str],
+        vddk_calls: list[str],
+        restarts: "Restarts",
+    ) -> None:
         self._world = world
         self._site = site
         self._calls = calls
         self._vddk_calls = vddk_calls
+        self._restarts = restarts
 
     # what there is
 
@@ -288,6 +297,21 @@ class Operations:
         """Every client has to log in again."""
         with self._world.changing():
             self._site.sessions.close_all()
+
+    def restart(self, seconds: float = 0, starting: float = 0) -> None:
+        """The server restarts: it is away for *seconds*, then answers 503 while it is *starting*.
+
+        Connections, sessions and records of tasks are gone at once; machines, snapshots, and tasks
+        that hosts are at go on, as do NBD clients. It returns before the server is back.
+        """
+        with self._world.changing():
+            self._site.sessions.close_all()
+            self._site.tasks.forget_all()
+        self._restarts.begin(seconds, starting)
+
+    def wait_restart(self, seconds: float = 30) -> None:
+        """Return once the server is back."""
+        self._restarts.wait(seconds)
 
     def advance(self, seconds: float) -> None:
         """Put the clock forward: sessions age, waits and slow tasks end."""

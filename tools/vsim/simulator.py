@@ -17,6 +17,7 @@ from tools.vsim.inventory import Inventory, InventoryError
 from tools.vsim.knobs import Knobs
 from tools.vsim.model.world import World
 from tools.vsim.operations import Operations
+from tools.vsim.restart import Restarts
 from tools.vsim.soap.certificate import Certificate, make_certificate
 from tools.vsim.soap.dispatch import Dispatcher, is_known_version
 from tools.vsim.soap.server import HttpsServer
@@ -55,7 +56,9 @@ class Simulator:
         self.site = Site(self.world, inventory.server.api)
         self.dispatcher = Dispatcher(self.site, inventory.server.api)
         vddk_calls: list[str] = []
-        self.do = Operations(self.world, self.site, self.dispatcher.calls, vddk_calls)
+        calls = self.dispatcher.calls
+        self._restarts = Restarts(self.site)
+        self.do = Operations(self.world, self.site, calls, vddk_calls, self._restarts)
         self.world.operate = self.do.perform
         self.token = secrets.token_hex(16)
         self.certificate = certificate or _certificate(self.state)
@@ -74,15 +77,17 @@ class Simulator:
         self._nbd = NbdServer(
             nbd if isinstance(nbd, Path) else (host, nbd), SnapshotExports(self.world)
         )
+        self._restarts.server = self._https
         self.host = host
         self.port = int(self._https.server_address[1])
         self.scheme = "https" if tls else "http"
         self._library = LibraryServer(
             (host, vddk_port), self.site, (host, self.port), self.certificate, vddk_calls
         )
+        self._https.serve()
         self._threads = [
             threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-            for server in (self._https, self._nbd, self._library)
+            for server in (self._nbd, self._library)
         ]
         for thread in self._threads:
             thread.start()
@@ -106,8 +111,9 @@ class Simulator:
         """End every connection and task; a temporary state is removed."""
         with self.world.changing():
             self.site.closing = True
+        self._restarts.close()
         self.site.tasks.close()
-        self._https.stop()
+        self._https.go_away()
         self._nbd.stop()
         self._library.stop()
         for thread in self._threads:

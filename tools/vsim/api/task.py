@@ -90,6 +90,7 @@ class Tasks:
         self._site = site
         self._numbers = count(1)
         self._all: dict[str, Task] = {}
+        self._unknown: list[Task] = []  # hosts go on with what a vCenter forgot in a restart
         self._threads: list[threading.Thread] = []
         self._closing = False
 
@@ -100,10 +101,8 @@ class Tasks:
         return self._all.get(moid)
 
     def active(self, machine: Machine) -> Task | None:
-        return next(
-            (task for task in self._all.values() if task.machine is machine and not task.is_over),
-            None,
-        )
+        every = (*self._all.values(), *self._unknown)
+        return next((each for each in every if each.machine is machine and not each.is_over), None)
 
     def start(self, call: Call, machine: Machine, work: Work) -> Any:
         """Begin a task that does *work*; its reference."""
@@ -132,12 +131,17 @@ class Tasks:
     def release(self) -> None:
         """Let every held task go on."""
         with self._site.world.changing():
-            for task in self._all.values():
+            for task in (*self._all.values(), *self._unknown):
                 task.released = True
 
     def forget(self) -> None:
         """Drop what is over."""
         self._all = {moid: task for moid, task in self._all.items() if not task.is_over}
+
+    def forget_all(self) -> None:
+        """Drop every record, as a restart of a vCenter does; what runs goes on on its host."""
+        self._unknown += [task for task in self._all.values() if not task.is_over]
+        self._all = {}
 
     def close(self) -> None:
         """Cancel what still runs and wait for its end."""

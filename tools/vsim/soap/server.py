@@ -4,7 +4,8 @@ import logging
 import socket
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -36,8 +37,19 @@ class HttpsServer(ThreadingHTTPServer):
         self.dispatcher = dispatcher
         self.folder = folder
         self.control = control
+        self.is_away = False
+        self.is_starting = False
         self._open: set[Any] = set()
+        self._asking: set[Any] = set()  # who is being answered on the control channel
         self._lock = threading.Lock()
+        self._serving: threading.Thread | None = None
+
+    def serve(self) -> None:
+        """Answer, in a thread of its own."""
+        self._serving = threading.Thread(
+            target=self.serve_forever, kwargs={"poll_interval": 0.01}, name="https"
+        )
+        self._serving.start()
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         try:
@@ -57,12 +69,35 @@ class HttpsServer(ThreadingHTTPServer):
                 self._open.discard(stream)
             stream.close()
 
-    def stop(self) -> None:
+    def come_back(self) -> None:
+        """Listen on the same port again, after go_away()."""
+        self.socket = socket.socket(self.address_family, self.socket_type)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.socket.bind(self.server_address)
+        self.is_away = False
+        self.server_activate()
+        self.serve()
+
+    @contextmanager
+    def asking(self, stream: Any) -> Iterator[None]:
+        """Let a connection last while it is answered, even if the server goes away meanwhile."""
+        with self._lock:
+            self._asking.add(stream)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._asking.discard(stream)
+
+    def go_away(self) -> None:
         """Close the port and every connection."""
-        self.shutdown()
+        self.is_away = True
+        if self._serving is not None:
+            self.shutdown()
+            self._serving.join()
         self.server_close()
         with self._lock:
-            streams = list(self._open)
+            streams = self._open - self._asking
         for stream in streams:
             try:
                 stream.shutdown(socket.SHUT_RDWR)
@@ -76,6 +111,8 @@ class _Exchange(BaseHTTPRequestHandler):
     server: HttpsServer
 
     def do_GET(self) -> None:
+        if self._is_closed():
+            return
         if self.path == "/sdk/vimServiceVersions.xml":
             try:
                 self._send(self.server.dispatcher.versions())
@@ -89,15 +126,29 @@ class _Exchange(BaseHTTPRequestHandler):
             self._send(Reply(404, b"not found", content_type="text/plain"))
 
     def do_HEAD(self) -> None:
-        self._send_file(with_body=False)
+        if not self._is_closed():
+            self._send_file(with_body=False)
 
     def do_POST(self) -> None:
+        if self._is_closed():
+            return
         if self.path.startswith("/vsim/"):
             self._control()
         elif self.path in ("/sdk", "/sdk/"):
             self._soap(self._body())
         else:
             self._send(Reply(404, b"not found", content_type="text/plain"))
+
+    def _is_closed(self) -> bool:
+        """Whether the server goes away, or is starting and says so; the control channel works."""
+        if self.server.is_away:
+            self._drop()
+            return True
+        if self.server.is_starting and not self.path.startswith("/vsim/"):
+            self._body()
+            self._send(Reply(503, b"starting", content_type="text/plain"))
+            return True
+        return False
 
     def _body(self) -> bytes:
         return self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -113,11 +164,17 @@ class _Exchange(BaseHTTPRequestHandler):
             log.exception("bug in vsim")
             fault = Fault("vmodl.fault.SystemError", f"bug in vsim: {bug!r}", reason=repr(bug))
             reply = Reply(500, fault_reply(fault, "vim.version.version9"))
-        self._send(reply)
+        if self.server.is_away:  # since this call: what it did is done
+            self._drop()
+        else:
+            self._send(reply)
 
     def _control(self) -> None:
         authorization = self.headers.get("Authorization", "")
-        self._send(self.server.control(self.command, self.path, self._body(), authorization))
+        with self.server.asking(self.connection):
+            self._send(self.server.control(self.command, self.path, self._body(), authorization))
+            self.wfile.flush()
+        self.close_connection = self.close_connection or self.server.is_away
 
     def _send(self, reply: Reply) -> None:
         self.send_response(reply.status)
