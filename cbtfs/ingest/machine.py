@@ -18,6 +18,7 @@ from cbtfs.ingest.holding import NotHeld, end_hold
 from cbtfs.ingest.outcome import LeftOut, Outcome, Wishes
 from cbtfs.ingest.passport import left_out_documents, metadata_of
 from cbtfs.ingest.point import Announce, DiskInput, VmInput, silent, take_point
+from cbtfs.ingest.smallfiles import inputs_of
 from cbtfs.ingest.tracked import Changes
 from cbtfs.source.base import Stopped
 from cbtfs.source.transport.base import DiskReader, FrozenDisk, Held, Transport
@@ -37,6 +38,7 @@ from cbtfs.source.vsphere.snapshot import (
     take_snapshot,
 )
 from cbtfs.source.vsphere.stun import left_by_stuns
+from cbtfs.source.vsphere.vmfiles import Fetched, fetch_files
 from cbtfs.store.identity import new_id
 from cbtfs.store.repository import Repository
 from cbtfs.store.runs import Run, RunFacts, RunFolder
@@ -99,6 +101,7 @@ def ingest_machine(desk: Desk, vm: ListedVm) -> Outcome:
     notes = [f"removed the snapshot {each} of a run that ended early" for each in swept.removed]
     notes += [f"has a snapshot that is left alone: {each}" for each in swept.others]
     notes += [each for each in (ready.done, held.trouble) if each is not None]
+    notes += outcome.notes
     return Outcome(outcome.manifest, outcome.left_out, warnings, tuple(notes))
 
 
@@ -139,6 +142,7 @@ class _Capture:
 
     def take(self) -> Outcome:
         desk, session, vm = self._desk, self._desk.session, self._vm
+        files = self._fetch_files()
         self._watch.start()
         taken = take_snapshot(
             session,
@@ -150,7 +154,8 @@ class _Capture:
         disks = self._choose_disks(taken.disks)
         frozen = self._frozen(disks, taken.entry.id, is_alone=not taken.others)
         transport, refusals = choose(desk.transports, list(frozen.values()))
-        metadata = metadata_of(session, vm, self._ready, taken, disks, transport.name)
+        stores = list(self._stores.values())
+        metadata = metadata_of(session, vm, self._ready, taken, disks, stores, transport.name)
         metadata["left_out"] = left_out_documents(self._left_out)
         metadata["transports_refused"] = list(refusals)
         changes = Changes(desk.repository, session, vm, self._ready, taken)
@@ -167,6 +172,7 @@ class _Capture:
                 opened.callback(source.close)
                 change_id = None if self._ready.untracked else disk.change_id
                 inputs.append(DiskInput(disk.label, source, disk.identity, change_id=change_id))
+            inputs += inputs_of(taken.config, files.files, [disk.label for disk in disks])
             manifest = take_point(
                 desk.repository,
                 desk.objects,
@@ -179,7 +185,19 @@ class _Capture:
                 run=self._run,
                 audit=desk.wishes.audit,
             )
-        return Outcome(manifest, tuple(self._left_out), ())
+        return Outcome(manifest, tuple(self._left_out), (), tuple(files.notes()))
+
+    def _fetch_files(self) -> Fetched:
+        """Before the snapshot: meanwhile the VM's files speak of delta disks, and it is short."""
+        machine = self._ready.machine
+        disks = self._choose_disks(machine.disks)
+        web = self._desk.session.web()
+        return fetch_files(web, self._datacenter, self._vm.name, machine, disks)
+
+    @property
+    def _datacenter(self) -> str:
+        """As the server's /folder wants it."""
+        return self._vm.datacenter if self._desk.session.is_vcenter else "ha-datacenter"
 
     def foresee(self) -> Transport:
         """Refuse before a snapshot is taken what would be refused afterwards."""
@@ -226,9 +244,7 @@ class _Capture:
                 size=disk.size,
                 path=disk.path,
                 datastore_type="unknown" if store is None else store.type,
-                datacenter=(
-                    self._vm.datacenter if self._desk.session.is_vcenter else "ha-datacenter"
-                ),
+                datacenter=self._datacenter,
                 is_flat=disk.is_flat,
                 is_alone=is_alone and disk.links == 1,
             )

@@ -5,12 +5,14 @@ between versions: members are added, never renamed.
 """
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC
 from typing import Any
 
 from cbtfs.ingest.outcome import LeftOut
 from cbtfs.source.vsphere.disks import DiskFacts
 from cbtfs.source.vsphere.inventory import ListedVm
+from cbtfs.source.vsphere.machine import DatastoreFacts
 from cbtfs.source.vsphere.readiness import Ready
 from cbtfs.source.vsphere.session import Session
 from cbtfs.source.vsphere.snapshot import Taken
@@ -22,6 +24,7 @@ def metadata_of(
     ready: Ready,
     taken: Taken,
     disks: Sequence[DiskFacts],
+    stores: Sequence[DatastoreFacts],
     transport: str,
 ) -> dict[str, Any]:
     """JSON, without what was left out. Nothing of extraConfig or notes: secrets stand there."""
@@ -46,9 +49,13 @@ def metadata_of(
             "cpus": int(config.hardware.numCPU or 0),
             "memory_mib": int(config.hardware.memoryMB or 0),
             "configuration": str(config.files.vmPathName or ""),
+            "firmware": str(config.firmware or ""),
             "power": machine.power,
             "tools": machine.tools,
         },
+        "guest": _guest(machine.guest),
+        "host": asdict(machine.host),
+        "datastores": [asdict(store) for store in stores],
         "snapshot": {
             "name": taken.entry.name,
             "moref": taken.entry.id,
@@ -61,6 +68,24 @@ def metadata_of(
         "transport": transport,
         "disks": [disk.metadata() for disk in disks],
         "left_out": [],
+    }
+
+
+def _guest(guest: Any) -> dict[str, Any] | None:
+    """What the guest's tools said last; None if they never did."""
+    if guest is None:
+        return None
+    addresses = [address for nic in guest.net or () for address in nic.ipAddress or ()]
+    if guest.ipAddress and guest.ipAddress not in addresses:
+        addresses.insert(0, guest.ipAddress)
+    return {
+        "host_name": guest.hostName,
+        "addresses": [str(address) for address in addresses],
+        "system": guest.guestFullName,
+        "family": guest.guestFamily,
+        "state": guest.guestState,
+        "tools_version": guest.toolsVersion,
+        "tools_status": guest.toolsVersionStatus2,
     }
 
 

@@ -29,7 +29,7 @@ def test_the_first_point_enables_tracking_and_reads_all(lab: Lab) -> None:
     assert kinds(outcome.manifest) == ["full", "full"]
     assert outcome.is_whole
     assert "change tracking enabled" in outcome.notes
-    assert all(disk.change_id for disk in outcome.manifest.disks)
+    assert all(disk.change_id for disk in outcome.manifest.of_kind("disk"))
 
 
 def test_the_second_point_reads_what_changed(tracked: Lab) -> None:
@@ -37,7 +37,7 @@ def test_the_second_point_reads_what_changed(tracked: Lab) -> None:
 
     tracked.assert_true(outcome.manifest)
     assert kinds(outcome.manifest) == ["incremental", "incremental"]
-    assert [disk.counts.read_bytes for disk in outcome.manifest.disks] == [65536, 0]
+    assert [disk.counts.read_bytes for disk in outcome.manifest.of_kind("disk")] == [65536, 0]
 
 
 def test_the_base_of_a_point_is_the_id_of_the_snapshot_not_of_the_live_disk(lab: Lab) -> None:
@@ -45,7 +45,10 @@ def test_the_base_of_a_point_is_the_id_of_the_snapshot_not_of_the_live_disk(lab:
     live = lab.sim.do.vms()[0]["disks"]
 
     recorded = {disk["key"]: disk["change_id"] for disk in manifest.metadata["disks"]}
-    assert [disk.change_id for disk in manifest.disks] == [recorded[FIRST], recorded[SECOND]]
+    assert [disk.change_id for disk in manifest.of_kind("disk")] == [
+        recorded[FIRST],
+        recorded[SECOND],
+    ]
     lab.write(0, b"x")
     lab.sim.do.stun(VM)
     assert lab.sim.do.vms()[0]["disks"] != live
@@ -195,8 +198,8 @@ def test_disks_are_chosen_by_label_and_by_key(lab: Lab) -> None:
     second = lab.ingest(exclude=("2001",)).manifest
 
     lab.assert_all_true()
-    assert [disk.label for disk in first.disks] == ["Hard disk 2"]
-    assert [disk.label for disk in second.disks] == ["Hard disk 1"]
+    assert [disk.label for disk in first.of_kind("disk")] == ["Hard disk 2"]
+    assert [disk.label for disk in second.of_kind("disk")] == ["Hard disk 1"]
     with pytest.raises(UsageError, match="no disk is left"):
         lab.ingest(include=("nothing",))
 
@@ -218,7 +221,7 @@ def test_a_removed_disk_is_in_no_later_point(tracked: Lab) -> None:
     manifest = tracked.ingest().manifest
 
     tracked.assert_all_true()
-    assert len(manifest.disks) == 1
+    assert len(manifest.of_kind("disk")) == 1
 
 
 def test_a_grown_disk_keeps_its_history_and_is_read_whole(tracked: Lab) -> None:

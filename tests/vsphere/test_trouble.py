@@ -491,7 +491,7 @@ def test_a_snapshot_without_change_ids_gives_no_base(tracked: Lab) -> None:
     tracked.sim.knobs.change("cbt", no_change_id=False)
     second = tracked.ingest().manifest
 
-    assert [disk.change_id for disk in first.disks] == [None, None]
+    assert [disk.change_id for disk in first.of_kind("disk")] == [None, None]
     assert "no change ID" in first.reason
     assert "the last point has no change ID" in second.reason
     incremental(tracked)
@@ -551,7 +551,7 @@ def test_an_unreadable_disk_can_be_left_out(tracked: Lab, transport: str) -> Non
     tracked.sim.do.on_read(action="eio", export=name)
     outcome = tracked.ingest(allow_partial=True)
 
-    assert [disk.label for disk in outcome.manifest.disks] == ["Hard disk 1"]
+    assert [disk.label for disk in outcome.manifest.of_kind("disk")] == ["Hard disk 1"]
     assert [each.disk for each in outcome.left_out] == ["Hard disk 2"]
     assert "cannot read" in outcome.manifest.metadata["left_out"][0]["reason"]
     assert not outcome.is_whole

@@ -26,6 +26,11 @@ class DatastorePath(NamedTuple):
     file: str
 
 
+def is_path(path: str) -> bool:
+    """Whether that is the path of a file on a datastore."""
+    return _PATH.match(path) is not None
+
+
 def parse_path(path: str) -> DatastorePath:
     """The parts of a datastore path; SourceUnavailable if it is none."""
     found = _PATH.match(path)
@@ -80,8 +85,10 @@ class DatastoreFiles:
     def load(self, path: str, datacenter: str, limit: int) -> bytes:
         """A small file as a whole."""
         answer = self._get(path, self.url(path, datacenter), {}, limit + 1)
-        if answer.status != _OK or len(answer.body) > limit:
+        if answer.status != _OK:
             raise SourceUnavailable(f"cannot read {printable(path)}: {_words(answer)}")
+        if len(answer.body) > limit:
+            raise SourceUnavailable(f"cannot read {printable(path)}: more than {limit} bytes")
         return answer.body
 
     def read(self, path: str, url: str, extent: Extent, size: int) -> bytes:

@@ -8,7 +8,7 @@ from typing import Any, Final
 from pyVmomi import vim
 
 from cbtfs.errors import SourceUnavailable
-from cbtfs.source.vsphere.collect import properties, read, retrieve_each
+from cbtfs.source.vsphere.collect import Found, properties, read, retrieve, retrieve_each, walk
 from cbtfs.source.vsphere.disks import DiskFacts, disks_of
 from cbtfs.source.vsphere.inventory import ListedVm
 from cbtfs.source.vsphere.session import Session
@@ -21,7 +21,7 @@ _PATHS: Final = (
     "runtime.connectionState",
     "runtime.consolidationNeeded",
     "runtime.question",
-    "guest.toolsRunningStatus",
+    "guest",
     "snapshot",
 )
 
@@ -40,6 +40,17 @@ class SnapshotEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class HostFacts:
+    """Where a machine runs, as far as the user may see that."""
+
+    name: str | None = None
+    product: str | None = None
+
+
+_UNKNOWN: Final = HostFacts()
+
+
+@dataclass(frozen=True, slots=True)
 class Machine:
     """A virtual machine at one moment."""
 
@@ -47,7 +58,9 @@ class Machine:
     config: Any
     power: str
     connection: str
-    tools: str | None
+    guest: Any
+    """A GuestInfo, as the tools told it last; None if they never did."""
+    host: HostFacts
     can_track: bool
     needs_consolidation: bool
     snapshots: tuple[SnapshotEntry, ...]
@@ -60,6 +73,11 @@ class Machine:
         """The NN of vmx-NN; 0 if it is spelled otherwise."""
         number = str(self.config.version).removeprefix("vmx-")
         return int(number) if number.isdecimal() else 0
+
+    @property
+    def tools(self) -> str | None:
+        """guestToolsRunning, guestToolsNotRunning … ; None if vSphere does not know."""
+        return getattr(self.guest, "toolsRunningStatus", None)
 
     @property
     def is_tracking(self) -> bool:
@@ -77,7 +95,24 @@ class Machine:
 
 def load_machine(session: Session, vm: ListedVm) -> Machine:
     """The machine's state by one call; SourceUnavailable if its host cannot tell."""
-    return _machine(vm, read(session, vm.object, *_PATHS))
+    found = retrieve(
+        session,
+        vm.object,
+        [
+            properties(vim.VirtualMachine, *_PATHS),
+            properties(vim.HostSystem, "name", "summary.config.product"),
+        ],
+        [walk("host", vim.VirtualMachine, "runtime.host")],
+    )
+    values: Mapping[str, Any] = {}
+    host = _UNKNOWN
+    for each in found:
+        if isinstance(each.object, vim.HostSystem):
+            host = _host(each)
+        else:
+            each.require()
+            values = each.values
+    return _machine(vm, values, host)
 
 
 def load_machines(
@@ -98,7 +133,7 @@ def load_machines(
     return states
 
 
-def _machine(vm: ListedVm, values: Mapping[str, Any]) -> Machine:
+def _machine(vm: ListedVm, values: Mapping[str, Any], host: HostFacts = _UNKNOWN) -> Machine:
     config = values.get("config")
     connection = str(values.get("runtime.connectionState", "unknown"))
     if config is None or connection != "connected":
@@ -110,7 +145,8 @@ def _machine(vm: ListedVm, values: Mapping[str, Any]) -> Machine:
         config=config,
         power=str(values.get("runtime.powerState")),
         connection=connection,
-        tools=values.get("guest.toolsRunningStatus"),
+        guest=values.get("guest"),
+        host=host,
         can_track=bool(values.get("capability.changeTrackingSupported")),
         needs_consolidation=bool(values.get("runtime.consolidationNeeded")),
         snapshots=entries_of(values.get("snapshot")),
@@ -121,6 +157,14 @@ def _machine(vm: ListedVm, values: Mapping[str, Any]) -> Machine:
 
 def _question(info: Any) -> str | None:
     return None if info is None else " ".join(str(info.text or "").split())
+
+
+def _host(found: Found) -> HostFacts:
+    product = found.values.get("summary.config.product")
+    name = found.values.get("name")
+    return HostFacts(
+        None if name is None else str(name), None if product is None else str(product.fullName)
+    )
 
 
 def load_snapshots(session: Session, vm: Any) -> tuple[SnapshotEntry, ...]:

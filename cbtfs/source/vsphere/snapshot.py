@@ -34,6 +34,8 @@ class Taken:
     """A snapshot of ours, and what its configuration holds still."""
 
     entry: SnapshotEntry
+    config: Any
+    """The VirtualMachineConfigInfo of that moment."""
     disks: tuple[DiskFacts, ...]
     others: tuple[SnapshotEntry, ...]
     """All other snapshots of the machine."""
@@ -72,7 +74,7 @@ def take_snapshot(
     else:
         words = "crash-consistent"
     others = tuple(entry for entry in entries if entry.id != ours.id)
-    return Taken(ours, tuple(disks_of(config)), others, words)
+    return Taken(ours, config, tuple(disks_of(config)), others, words)
 
 
 def with_meaning(call: Callable[[], None]) -> None:

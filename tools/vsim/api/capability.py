@@ -48,6 +48,7 @@ def render_runtime(machine: Machine, host: Any, connection: str) -> Any:
 def render_guest(machine: Machine) -> Any:
     """GuestInfo."""
     running = machine.is_on and machine.tools_running
+    known = machine.power != "poweredOff" and machine.tools_running
     return vim.vm.GuestInfo(
         guestState="running" if running else "notRunning",
         toolsStatus=typed(
@@ -55,4 +56,10 @@ def render_guest(machine: Machine) -> Any:
         ),
         toolsRunningStatus="guestToolsRunning" if running else "guestToolsNotRunning",
         guestId=machine.spec.guest_id,
+        hostName=f"{machine.spec.name}.example" if known else None,
+        ipAddress="192.0.2.10" if known else None,
+        guestFullName="Ubuntu Linux (64-bit)" if known else None,
+        guestFamily="linuxGuest" if known else None,
+        toolsVersion="12389" if known else None,
+        toolsVersionStatus2="guestToolsUnmanaged" if known else None,
     )

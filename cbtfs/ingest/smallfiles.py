@@ -1,0 +1,29 @@
+"""The small files of a VM as part of a restore point: config.json, .vmx, .nvram, descriptors."""
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+from cbtfs.ingest.disk import DiskInput
+from cbtfs.source.content import ContentSource
+from cbtfs.source.vsphere.document import document_of
+from cbtfs.source.vsphere.vmfiles import VmFile
+
+CONFIG: Final = "config.json"
+
+
+def encode_config(config: Any) -> bytes:
+    """A snapshot's configuration as a JSON document, without what may be secret."""
+    return (json.dumps(document_of(config), indent=1, ensure_ascii=True) + "\n").encode()
+
+
+def inputs_of(config: Any, fetched: Iterable[VmFile], labels: Iterable[str]) -> Iterator[DiskInput]:
+    """What is captured beside the disks, which have *labels*; no two things have one label."""
+    taken = set(labels)
+    files = [VmFile(CONFIG, "file:config", encode_config(config)), *fetched]
+    for file in files:
+        name = file.name
+        while name in taken:
+            name += "~"
+        taken.add(name)
+        yield DiskInput(name, ContentSource(file.content), file.identity, "file")
