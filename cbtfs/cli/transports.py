@@ -37,6 +37,15 @@ VddkLibdir = Annotated[
     ),
 ]
 
+VddkModes = Annotated[
+    str | None,
+    typer.Option(
+        metavar="M:M",
+        show_default=False,
+        help="How VDDK may read: san, hotadd, nbdssl, nbd, with colons between. Else it chooses.",
+    ),
+]
+
 
 def check_transport(wanted: str) -> None:
     """UsageError if there is no transport of that name."""
@@ -45,7 +54,11 @@ def check_transport(wanted: str) -> None:
 
 
 def transports(
-    wanted: str, nbd_uri: str | None, libdir: Path | None, session: Session
+    wanted: str,
+    nbd_uri: str | None,
+    libdir: Path | None,
+    modes: str | None,
+    session: Session,
 ) -> list[Transport]:
     """Those that may be tried, the best first."""
     from cbtfs.source.transport.datastore import DatastoreTransport
@@ -56,7 +69,7 @@ def transports(
 
     found: list[Transport] = []
     if wanted == "vddk" or (wanted == "auto" and nbd_uri is None):
-        found.append(VddkTransport(session.vddk_login(libdir or VDDK)))
+        found.append(VddkTransport(session.vddk_login(libdir or VDDK, modes)))
     if wanted in ("auto", "nbd"):
         if nbd_uri is not None:
             found.append(NbdTransport(nbd_uri))

@@ -22,7 +22,14 @@ from cbtfs.cli.login import (
     find_login,
 )
 from cbtfs.cli.output import emit, say
-from cbtfs.cli.transports import NbdUri, TransportName, VddkLibdir, check_transport, transports
+from cbtfs.cli.transports import (
+    NbdUri,
+    TransportName,
+    VddkLibdir,
+    VddkModes,
+    check_transport,
+    transports,
+)
 from cbtfs.cli.verdict import Failed, conclude, failed_documents
 from cbtfs.errors import CbtfsError, UsageError
 from cbtfs.ingest.schedule import PER_DATASTORE, PER_HOST, Limits
@@ -56,6 +63,7 @@ def vsphere(
     transport: TransportName = "auto",
     nbd_uri: NbdUri = None,
     vddk_libdir: VddkLibdir = None,
+    vddk_modes: VddkModes = None,
     jobs: Annotated[int, typer.Option(metavar="N", min=1, help="VMs at once.")] = 1,
     per_host: Annotated[
         int,
@@ -151,7 +159,7 @@ def vsphere(
         selection = select_all(list_vms(session), vm)
         objects = repository.object_writer()
         try:
-            ways = transports(transport, nbd_uri, vddk_libdir, session)
+            ways = transports(transport, nbd_uri, vddk_libdir, vddk_modes, session)
             desk = Desk(repository, objects, session, ways, wishes, stop, announce)
             rules: Rules[ListedVm, Outcome] = Rules(
                 limits,

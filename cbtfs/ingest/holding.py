@@ -30,8 +30,9 @@ def end_hold(
     if access is not None:
         try:
             access.end(vm.id, run.snapshot)
+            return None
         except CbtfsError as exc:
             why = str(exc)
-        else:
-            return None
+        if not relocation_is_disabled(session, vm.object):
+            return None  # the dead run's own process ended it meanwhile
     return f"storage vMotion of the VM is disabled by a run that ended early: {why}"

@@ -31,6 +31,8 @@ class VddkLogin:
     pauses: tuple[float, ...] = (5.0, 20.0, 60.0)
     """Before each new try after the host shut down or the connection was lost."""
     nfc_port: int = 902
+    modes: str | None = None
+    """The library's own transports that it may use, `san:nbdssl`; None: it chooses."""
 
     def thumbprint(self) -> str:
         """SHA-1 of the certificate, AA:BB:…, which is all that the library compares with."""

@@ -106,7 +106,7 @@ class Session:
             self.outlast,
         )
 
-    def vddk_login(self, libdir: Path) -> VddkLogin:
+    def vddk_login(self, libdir: Path, modes: str | None = None) -> VddkLogin:
         """What VMware's library needs to log in as this session's user."""
         return VddkLogin(
             self.address.host,
@@ -117,6 +117,7 @@ class Session:
             certificate=lambda: believed_certificate(self.context),
             is_vcenter=self.is_vcenter,
             libdir=libdir,
+            modes=modes,
             seconds=self.patience.reply,
             pauses=self.patience.busy,
         )

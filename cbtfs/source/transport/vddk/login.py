@@ -85,7 +85,9 @@ def open_disk(
     """A child with a disk open, its size in sectors, and the way that is really used."""
     child = start_child(login)
     try:
-        log_in(child, login, vm, lambda: child.call("connect", snapshot=snapshot, modes=None))
+        log_in(
+            child, login, vm, lambda: child.call("connect", snapshot=snapshot, modes=login.modes)
+        )
         with denied():
             opened = child.words("open", path=path)
         sectors, mode = opened.get("sectors"), opened.get("mode")

@@ -44,10 +44,10 @@ _ENDING_SECONDS: Final = 5.0
 class VixFailed(SourceUnavailable):
     """A call of the library failed."""
 
-    def __init__(self, call: str, number: int, text: str, hint: str = "") -> None:
-        super().__init__(f"VixDiskLib_{call}: {text}{hint}" if call else f"{text}{hint}")
+    def __init__(self, message: str, number: int = 0) -> None:
+        super().__init__(message)
         self.number = number
-        self.text = text
+        """As VDDK has it; 0 where the child could not do as it was asked."""
 
 
 class ChildGone(SourceUnavailable):
@@ -185,7 +185,8 @@ class ChildProcess:
         if not _NAME.match(call):
             raise frame.FrameError("an error of no function")
         hint = _HINTS.get((call, number)) or _HINTS.get(("", number), "")
-        return VixFailed(call, number, redacted(text, self._secrets), hint)
+        name = f"VixDiskLib_{call}: " if call else ""
+        return VixFailed(f"{name}{redacted(text, self._secrets)}{hint}", number)
 
     def _fail_all(self, why: str) -> None:
         with self._lock:
