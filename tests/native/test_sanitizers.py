@@ -1,0 +1,54 @@
+"""The compiled part under gcc's sanitizers: its own tests again, and nothing may be reported."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SOURCES = ROOT / "cbtfs" / "native"
+
+_RUN = """
+import sys
+from importlib.machinery import ExtensionFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+name, path, tests = "cbtfs.native._core", *sys.argv[1:]
+loader = ExtensionFileLoader(name, path)
+module = sys.modules[name] = module_from_spec(spec_from_loader(name, loader))
+loader.exec_module(module)
+import cbtfs.native, pytest
+assert cbtfs.native.Leaf is module.Leaf
+sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", tests]))
+"""
+
+
+def _gcc(*arguments: str | Path) -> str:
+    done = subprocess.run(["gcc", *map(str, arguments)], check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def test_no_sanitizer_finds_anything(tmp_path: Path) -> None:
+    library = tmp_path / "_core.so"
+    _gcc(
+        *("-shared", "-fPIC", "-g", "-O1", "-std=gnu11", "-fsanitize=address,undefined"),
+        *("-fno-sanitize-recover=all", f"-I{sysconfig.get_path('include')}", "-o", library),
+        *sorted(SOURCES.glob("*.c")),
+        *("-ldeflate", "-lzstd"),
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", _RUN, library, ROOT / "tests" / "native" / "test_chunks.py"],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "LD_PRELOAD": _gcc("-print-file-name=libasan.so"),
+            "ASAN_OPTIONS": "detect_leaks=0",  # Python keeps what it needs to its end
+            "PYTHONMALLOC": "malloc",
+        },
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "passed" in done.stdout
