@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ from cbtfs.core.names import encode_name, printable
 from cbtfs.core.settings import Settings, decode_settings, encode_settings
 from cbtfs.errors import CbtfsError
 from cbtfs.mount.files import encode_vm_json, files_of
+from cbtfs.native import Chunks, Leaf, PackFile
 from cbtfs.source.listed import load_change_list
 from cbtfs.source.nbd import statuses_of
 from cbtfs.store import codec
@@ -131,6 +133,27 @@ def _pack(data: bytes) -> None:
                 pack.load(frame)
 
 
+def _chunk(data: bytes) -> None:
+    """A chunk read by compiled code: any frame, and any payload behind a header that fits."""
+    digest = chunk_digest(_PLAIN)
+    for each in (Codec.STORED, Codec.ZSTD):
+        table = frames.crc_table(data.ljust(len(_PLAIN), b"\0")[: len(_PLAIN)])
+        frame = Frame(0, len(data), len(_PLAIN), Kind.CHUNK, 0, each, digest)
+        header = frames.encode_frame_header(frame, table if each is Codec.STORED else b"")
+        for content in (data, header + data):
+            assert _PLAIN.startswith(_read_chunk(frame, content))
+
+
+def _read_chunk(frame: Frame, content: bytes) -> bytes:
+    path = Path(_FOLDER.name, "chunk")
+    path.write_bytes(content)
+    leaf = Leaf((records.encode_location(records.Location(1, frame)), *[None] * 63))
+    leaf.attach(1, PackFile(os.open(path, os.O_RDONLY)))
+    target = bytearray(frame.plain)
+    count = Chunks(0, chunk_digest, True).fill(leaf, frame.plain, 0, target)
+    return bytes(target[:count])
+
+
 def _catalog(data: bytes) -> None:
     decoders: tuple[Callable[[bytes], object], ...] = (
         records.decode_location,
@@ -209,6 +232,7 @@ def _seeds() -> dict[str, list[bytes]]:
         "trailer": [trailer[: -frames.FOOTER_BYTES]],
         "payload": [bytes(encoded.payload), _PLAIN],
         "pack": [body + trailer],
+        "chunk": [header + _PLAIN, _PLAIN, bytes(encoded.payload)],
         "catalog": [
             records.encode_children([*range(1, 33), *[0] * 32]),  # type: ignore[list-item]
             records.encode_location(records.Location(1, frame)),
@@ -230,6 +254,7 @@ TARGETS: Final[dict[str, Target]] = {
     "trailer": _trailer,
     "payload": _payload,
     "pack": _pack,
+    "chunk": _chunk,
     "catalog": _catalog,
     "changes": _changes,
     "holder": _holder,
