@@ -8,6 +8,7 @@ import pytest
 
 from tests.vsphere.command import start
 from tests.vsphere.support import MIB, VM, Lab, new_lab, one_vm
+from tests.vsphere.vddk import by_vddk, libdir
 from tools.vsim import DiskEntry, Simulator
 from tools.vsim.soap.certificate import Certificate
 
@@ -15,10 +16,10 @@ CALLS = 26
 """About so many calls a run makes; a kill after the last one meets a run that is done."""
 
 
-def kill_after(lab: Lab, calls: int) -> None:
+def kill_after(lab: Lab, calls: int, *more: str) -> None:
     """Start a run and kill it once the server has seen so many calls."""
     lab.sim.do.calls(clear=True)
-    with start(lab) as process:
+    with start(lab, *more, VM) as process:
         with lab.sim.world.changed:
             lab.sim.world.changed.wait_for(
                 lambda: len(lab.sim.dispatcher.calls) >= calls or process.poll() is not None, 60
@@ -42,6 +43,28 @@ def test_kills_at_random_moments(tmp_path: Path, certificate: Certificate) -> No
 
         lab.assert_all_true()
         assert {manifest.kind for manifest in lab.points[1:]} == {"incremental"}
+
+
+def test_kills_at_random_moments_with_vmwares_library(
+    tmp_path: Path, certificate: Certificate
+) -> None:
+    """The run alone is killed, and what it started with it: every other time."""
+    with Simulator(one_vm(DiskEntry(size=4 * MIB)), certificate=certificate) as sim:
+        lab = new_lab(sim, tmp_path, by_vddk)
+        lab.ingest()
+        more = ("--transport", "vddk", "--vddk-libdir", str(libdir(sim)))
+        for number, calls in enumerate(random.Random(5).sample(range(9, CALLS), 6)):
+            sim.do.write(VM, 2000, number * 300_000, bytes([number + 1]) * 200_000)
+            if number % 2:
+                sim.do.on_vddk("VixDiskLib_EndAccess", code=36)  # as if it had died as well
+            kill_after(lab, calls, *more)
+            sim.do.reset_knobs()
+            sim.knobs.change("snapshot", keep_truth=True)
+            lab.ingest()
+            lab.assert_clean()
+            assert sim.do.vms()[0]["relocation_disabled_by"] == []
+
+        lab.assert_all_true()
 
 
 @pytest.mark.parametrize("form", ["queued", "made"])

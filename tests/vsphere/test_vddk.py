@@ -4,6 +4,7 @@ import ctypes
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -26,7 +27,7 @@ from cbtfs.source.vsphere.session import Session
 from tests.vsphere.command import ROOT, arguments, done, environment, start
 from tests.vsphere.support import FIRST, MIB, SECOND, VM, Lab, kinds, new_lab, one_vm
 from tests.vsphere.vddk import by_vddk, libdir
-from tools.vsim import DiskEntry, Inventory, Simulator, UserEntry
+from tools.vsim import DiskEntry, Inventory, MachineEntry, Simulator, UserEntry
 from tools.vsim.soap.certificate import Certificate
 
 SHUTDOWN, NOT_AVAILABLE, NO_PERMISSION = 14014, 14015, 3014
@@ -365,12 +366,14 @@ def test_the_library_and_its_path_are_the_childs_alone(vddk: Lab) -> None:
         (child,) = children()
         maps = Path(f"/proc/{child}/maps").read_text()
         variables = Path(f"/proc/{child}/environ").read_bytes()
+        limits = Path(f"/proc/{child}/limits").read_text()
         reader.close()
 
     assert "libvsimwire.so.1" in maps
     assert not [name for name in ("libssl", "libcrypto", "libstdc++") if name in maps]
     assert f"LD_LIBRARY_PATH={library.parent}".encode() in variables
     assert b"CBTFS" not in variables
+    assert re.search(r"^Max core file size +0 +0 ", limits, re.M)  # a dump would have secrets
     assert "vsim" not in Path("/proc/self/maps").read_text()
 
 
@@ -464,6 +467,22 @@ def test_what_a_killed_run_left_held_is_ended_by_the_next_with_the_library(vddk:
     assert held_by(vddk) == []
     assert kinds(outcome.manifest)[0] == "incremental"
     vddk.assert_clean()
+
+
+def test_several_vms_are_held_and_read_at_once(tmp_path: Path, certificate: Certificate) -> None:
+    machines = tuple(MachineEntry(f"vm{n}", disks=(DiskEntry(size=MIB),) * 2) for n in range(3))
+    with Simulator(Inventory(machines=machines), certificate=certificate) as sim:
+        lab = new_lab(sim, tmp_path, by_vddk)
+        for vm in sim.do.vms():
+            lab.write(5000, f"on {vm['id']}".encode() * 1000, vm=vm["id"])
+        results = lab.ingest_all("vm*", jobs=3)
+
+        assert len(results.done) == 3
+        for _, outcome in results.done:
+            lab.assert_true(outcome.manifest)
+            assert outcome.notes == ("change tracking enabled",)
+        assert [vm["relocation_disabled_by"] for vm in sim.do.vms()] == [[], [], []]
+    assert children() == []
 
 
 # the choice

@@ -41,7 +41,6 @@ class VddkAccess:
             except VixFailed as exc:  # it concerns disks that were hot-added alone
                 log.info("%s", exc)
             log_in(child, self._login, vm, lambda: child.call("end_access", identity=identity))
-            child.close()
         finally:
             child.end()
 
@@ -73,7 +72,6 @@ class _Held:
                 self._vm,
                 lambda: child.call("end_access", identity=self._identity),
             )
-            child.close()
         except CbtfsError as exc:
             raise SourceUnavailable(f"storage vMotion of the VM stays disabled: {exc}") from exc
         finally:

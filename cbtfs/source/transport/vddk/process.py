@@ -69,18 +69,12 @@ class ChildProcess:
         self._why: str | None = None
         self._words: deque[str] = deque(maxlen=_LAST_WORDS)
         self._slots = threading.BoundedSemaphore(IN_FLIGHT)
-        ours, theirs = socket.socketpair()
-        self._stream = ours
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _PROGRAM, _ROOT, str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                env=_environment(libdir),
-                pass_fds=(theirs.fileno(),),
-                start_new_session=True,
-            )
+        try:
+            self._stream, self._process = _started(libdir)
+        except OSError as exc:
+            raise SourceUnavailable(
+                f"cannot start a process for VMware's library: {exc.strerror}"
+            ) from exc
         self._threads = [
             threading.Thread(target=work, name=f"vddk {self._process.pid}", daemon=True)
             for work in (self._take_in, self._take_words)
@@ -256,6 +250,26 @@ class ChildProcess:
         for thread in self._threads:
             thread.join(_ENDING_SECONDS)
         self._stream.close()
+
+
+def _started(libdir: Path) -> "tuple[socket.socket, subprocess.Popen[bytes]]":
+    """A child, and our end of the socket to it. It is in a session of its own: a Ctrl-C is ours."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", _PROGRAM, _ROOT, str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                env=_environment(libdir),
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+            )
+        except BaseException:
+            ours.close()
+            raise
+    return ours, process
 
 
 def _environment(libdir: Path) -> dict[str, str]:

@@ -137,7 +137,7 @@ class VddkReader:
             return list(coalesce(self._allocated()))
         except VixFailed as exc:
             log.info("%s: allocated as a whole: %s", printable(self._disk.label), exc)
-        except _Nonsense as exc:
+        except Nonsense as exc:
             log.warning("%s: allocated as a whole: %s", printable(self._disk.label), exc)
         return list(between(0, self.size))
 
@@ -166,17 +166,17 @@ class VddkReader:
                 log.warning("%s: closing it: %s", printable(self._disk.label), exc)
 
 
-class _Nonsense(Exception):
+class Nonsense(Exception):
     """Blocks that cannot be."""
 
 
 def checked_blocks(payload: memoryview, start: int, count: int) -> Iterator[Extent]:
     """Extents in bytes from the pairs of sectors that were found in [start, start + count)."""
     if len(payload) % frame.RANGE.size:
-        raise _Nonsense("half a block")
+        raise Nonsense("half a block")
     at = start
     for first, length in frame.RANGE.iter_unpack(payload):
         if first < at or not length or first + length > start + count:
-            raise _Nonsense(f"the block of {length} sectors at {first}, after {at}")
+            raise Nonsense(f"the block of {length} sectors at {first}, after {at}")
         at = first + length
         yield Extent(first * abi.SECTOR, length * abi.SECTOR)
