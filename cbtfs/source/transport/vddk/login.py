@@ -1,6 +1,7 @@
 """How a child process logs in: by the session's cookie, else by the password."""
 
 import logging
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -12,6 +13,7 @@ from cbtfs.source.transport.vddk.process import ChildProcess, VixFailed
 
 log = logging.getLogger(__name__)
 
+_MODE: Final = re.compile(r"[a-z]{1,20}\Z")
 PASSING: Final = (
     abi.CONNECTION_LOST,
     abi.TCP_ERROR,
@@ -91,9 +93,9 @@ def open_disk(
         with denied():
             opened = child.words("open", path=path)
         sectors, mode = opened.get("sectors"), opened.get("mode")
-        if not (isinstance(sectors, int) and sectors >= 0 and isinstance(mode, str)):
+        if not (isinstance(sectors, int) and sectors >= 0 and _MODE.match(str(mode))):
             raise SourceUnavailable("VMware's library does not tell what it opened")
     except BaseException:
         child.end()
         raise
-    return child, sectors, mode
+    return child, sectors, str(mode)

@@ -162,6 +162,8 @@ class VddkReader:
         if child is not None:
             try:
                 child.close()
+            except ChildGone as exc:
+                log.info("%s: closing it: %s", printable(self._disk.label), exc)
             except SourceUnavailable as exc:
                 log.warning("%s: closing it: %s", printable(self._disk.label), exc)
 
