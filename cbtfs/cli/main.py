@@ -16,6 +16,7 @@ from cbtfs.cli import (
     cbt,
     check,
     demo,
+    doctor,
     extents,
     forget,
     ingest,
@@ -74,6 +75,7 @@ for commands in (
     stats,
     status,
     cbt,
+    doctor,
     demo,
 ):
     commands.add_to(app)

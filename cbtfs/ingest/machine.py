@@ -24,7 +24,7 @@ from cbtfs.source.base import Stopped
 from cbtfs.source.transport.base import DiskReader, FrozenDisk, Held, Transport
 from cbtfs.source.transport.choose import choose
 from cbtfs.source.vsphere.disks import DiskFacts, not_in_snapshots
-from cbtfs.source.vsphere.frozen import SnapshotDisk, SnapshotTooOld, Watch
+from cbtfs.source.vsphere.frozen import SnapshotDisk, SnapshotTooOld, Watch, frozen_disks
 from cbtfs.source.vsphere.inventory import ListedVm
 from cbtfs.source.vsphere.machine import DatastoreFacts, load_datastores, load_machine
 from cbtfs.source.vsphere.readiness import Ready, make_ready
@@ -233,22 +233,14 @@ class _Capture:
         self, disks: Sequence[DiskFacts], snapshot: str, *, is_alone: bool
     ) -> dict[int, FrozenDisk]:
         """By device key, what a transport needs to know."""
-        found = {}
-        for disk in disks:
-            store = self._stores.get(disk.datastore or "")
-            found[disk.key] = FrozenDisk(
-                label=disk.label,
-                vm=self._vm.id,
-                snapshot=snapshot,
-                key=disk.key,
-                size=disk.size,
-                path=disk.path,
-                datastore_type="unknown" if store is None else store.type,
-                datacenter=self._datacenter,
-                is_flat=disk.is_flat,
-                is_alone=is_alone and disk.links == 1,
-            )
-        return found
+        return frozen_disks(
+            self._vm,
+            disks,
+            self._stores,
+            snapshot,
+            datacenter=self._datacenter,
+            is_alone=is_alone,
+        )
 
     def _opened(
         self, transport: Transport, disk: FrozenDisk, metadata: dict[str, Any]

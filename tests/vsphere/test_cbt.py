@@ -211,7 +211,7 @@ def test_enable_of_what_is_pending_only_stuns(sim: Simulator, capsys: Capture) -
         (VM, {"ask": {"question": "moved or copied?"}}, "'moved or copied?': give it"),
         ("old", {}, "power it off and upgrade it to vmx-07 or newer"),
         ("mould", {}, "convert it to a VM, or leave it out"),
-        ("raw", {}, "Hard disk 2: snapshots leave it out: it is a raw device mapping"),
+        ("raw", {}, "Hard disk 2: it is a raw device mapping"),
     ],
 )
 def test_what_refuses_to_be_switched(

@@ -49,6 +49,8 @@ class DiskFacts:
     datastore: str | None
     """The managed object id."""
     change_id: str | None
+    bus_sharing: str = "noSharing"
+    """Of its SCSI controller: virtualSharing, physicalSharing."""
 
     @property
     def is_flat(self) -> bool:
@@ -107,6 +109,9 @@ def _facts(device: Any, devices: Mapping[int, Any]) -> DiskFacts:
         thin=getattr(backing, "thinProvisioned", None),
         datastore=None if datastore is None else str(datastore._moId),
         change_id=getattr(backing, "changeId", None) or None,
+        bus_sharing=str(
+            getattr(devices.get(device.controllerKey), "sharedBus", None) or "noSharing"
+        ),
     )
 
 
@@ -129,6 +134,22 @@ def _slot(device: Any, controller: Any) -> str:
         if isinstance(controller, kind):
             return f"{bus}{controller.busNumber}:{device.unitNumber}"
     return ""
+
+
+def bars_snapshots(disk: DiskFacts) -> str | None:
+    """Why vSphere may refuse snapshots of a VM with this disk; None if it has no reason to.
+
+    An independent disk never bars them (SnapshotIncompatibleDeviceInVm; VMware KB 1020128).
+    """
+    if disk.mode.startswith("independent"):
+        return None
+    if disk.compatibility == "physicalMode":
+        return "it is a raw device mapping in physical compatibility mode"
+    if disk.sharing == "sharingMultiWriter":
+        return "several machines may write to it (multi-writer)"
+    if disk.bus_sharing != "noSharing":
+        return f"its SCSI controller shares the bus ({disk.bus_sharing})"
+    return None
 
 
 def not_in_snapshots(disk: DiskFacts) -> str | None:

@@ -2,12 +2,43 @@
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from cbtfs.core.extent import Extent
 from cbtfs.errors import SourceUnavailable
 from cbtfs.source.base import ChangeTrackingInvalid, Since, Stopped
-from cbtfs.source.transport.base import DiskReader
+from cbtfs.source.transport.base import DiskReader, FrozenDisk
+from cbtfs.source.vsphere.disks import DiskFacts
+from cbtfs.source.vsphere.inventory import ListedVm
+from cbtfs.source.vsphere.machine import DatastoreFacts
+
+
+def frozen_disks(
+    vm: ListedVm,
+    disks: Sequence[DiskFacts],
+    stores: Mapping[str, DatastoreFacts],
+    snapshot: str,
+    *,
+    datacenter: str,
+    is_alone: bool,
+) -> dict[int, FrozenDisk]:
+    """By device key, what a transport needs to know. *is_alone*: the VM has no other snapshot."""
+    found = {}
+    for disk in disks:
+        store = stores.get(disk.datastore or "")
+        found[disk.key] = FrozenDisk(
+            label=disk.label,
+            vm=vm.id,
+            snapshot=snapshot,
+            key=disk.key,
+            size=disk.size,
+            path=disk.path,
+            datastore_type="unknown" if store is None else store.type,
+            datacenter=datacenter,
+            is_flat=disk.is_flat,
+            is_alone=is_alone and disk.links == 1,
+        )
+    return found
 
 
 class SnapshotTooOld(SourceUnavailable):

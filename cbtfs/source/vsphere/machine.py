@@ -1,9 +1,9 @@
 """What the server says of one virtual machine now."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from pyVmomi import vim
 
@@ -21,9 +21,20 @@ _PATHS: Final = (
     "runtime.connectionState",
     "runtime.consolidationNeeded",
     "runtime.question",
+    "runtime.host",
     "guest",
     "snapshot",
 )
+
+
+class NotConnected(SourceUnavailable):
+    """The server cannot tell the state of a machine now."""
+
+    advice: ClassVar[str] = "see to it that its host runs and is connected"
+
+    def __init__(self, state: str) -> None:
+        super().__init__(f"its state is {state}: {self.advice}")
+        self.state = state
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +78,8 @@ class Machine:
     disks: tuple[DiskFacts, ...]
     question: str | None = None
     """What the machine waits to be told before it goes on."""
+    host_id: str | None = None
+    """The managed object id of the host that it is on."""
 
     @property
     def hardware(self) -> int:
@@ -137,9 +150,8 @@ def _machine(vm: ListedVm, values: Mapping[str, Any], host: HostFacts = _UNKNOWN
     config = values.get("config")
     connection = str(values.get("runtime.connectionState", "unknown"))
     if config is None or connection != "connected":
-        raise SourceUnavailable(
-            f"its state is {connection}: see to it that its host runs and is connected"
-        )
+        raise NotConnected(connection)
+    place = values.get("runtime.host")
     return Machine(
         object=vm.object,
         config=config,
@@ -152,6 +164,7 @@ def _machine(vm: ListedVm, values: Mapping[str, Any], host: HostFacts = _UNKNOWN
         snapshots=entries_of(values.get("snapshot")),
         disks=tuple(disks_of(config)),
         question=_question(values.get("runtime.question")),
+        host_id=None if place is None else str(place._moId),
     )
 
 
@@ -196,15 +209,27 @@ class DatastoreFacts:
 
     name: str
     type: str
+    capacity: int = 0
+    """Bytes."""
+    free: int = 0
+    is_accessible: bool = True
 
 
-def load_datastores(session: Session, ids: set[str]) -> dict[str, DatastoreFacts]:
-    """The datastores of those managed object ids."""
-    found = {}
-    for each in sorted(ids):
-        store = vim.Datastore(each, session.content.rootFolder._stub)
-        summary = read(session, store, "summary").get("summary")
-        found[each] = DatastoreFacts(
-            str(summary.name) if summary else "", str(summary.type) if summary else ""
-        )
-    return found
+def load_datastores(session: Session, ids: Collection[str]) -> dict[str, DatastoreFacts]:
+    """The datastores of those managed object ids, as far as the user may see them."""
+    stub = session.content.rootFolder._stub
+    stores = [vim.Datastore(each, stub) for each in sorted(ids)]
+    found = retrieve_each(session, stores, [properties(vim.Datastore, "summary")])
+    return {
+        each.id: _datastore(each.values["summary"]) for each in found if "summary" in each.values
+    }
+
+
+def _datastore(summary: Any) -> DatastoreFacts:
+    return DatastoreFacts(
+        str(summary.name),
+        str(summary.type),
+        int(summary.capacity or 0),
+        int(summary.freeSpace or 0),
+        bool(summary.accessible),
+    )

@@ -58,7 +58,7 @@ def make_ready(session: Session, vm: ListedVm, machine: Machine, *, may_upgrade:
         )
     if machine.is_tracking:
         return Ready(machine, None, upgraded)
-    obstacle = _obstacle(machine)
+    obstacle = enabling_obstacle(machine)
     if obstacle is not None:
         return Ready(machine, f"change tracking is off and is not enabled: {obstacle}", upgraded)
     machine = _enable(session, vm, machine)
@@ -68,7 +68,8 @@ def make_ready(session: Session, vm: ListedVm, machine: Machine, *, may_upgrade:
     return Ready(machine, None, ", ".join(word for word in words if word))
 
 
-def _obstacle(machine: Machine) -> str | None:
+def enabling_obstacle(machine: Machine) -> str | None:
+    """Why an ingest does not enable tracking where it is off; None if it does."""
     if machine.snapshots:
         return f"the VM has a snapshot, {machine.snapshots[0].name}"
     if machine.needs_consolidation or any(

@@ -7,10 +7,11 @@ then runs twice. So the plain stub is used here, and each call says which kind i
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from ssl import SSLContext
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar, cast
 
 from pyVmomi import vim, vmodl
 
@@ -88,6 +89,10 @@ class Session:
     @property
     def is_vcenter(self) -> bool:
         return bool(self.content.about.apiType == "VirtualCenter")
+
+    def now(self) -> datetime:
+        """What the server's clock says."""
+        return cast(datetime, self.repeat(self._instance.CurrentTime, "ask for the time"))
 
     # for transports
 

@@ -55,6 +55,11 @@ def left_by_stuns(snapshots: Iterable[SnapshotEntry]) -> list[str]:
     return [entry.name for entry in snapshots if _OURS.match(entry.name)]
 
 
+def of_a_run(name: str) -> bool:
+    """Whether a snapshot of that name is of a run of `ingest vsphere`, of whatever repository."""
+    return _RUN.match(name) is not None
+
+
 def sweep_stuns(session: Session, vm: Any) -> tuple[str, ...]:
     """Remove what killed stuns left, being made or made; the names."""
     settle(session, vm)
@@ -69,7 +74,7 @@ def whose(name: str) -> str:
     """Whose snapshot that is, as far as its name tells, and what to do about it."""
     if _OURS.match(name):
         return "left by a 'cbtfs cbt' that was killed: 'cbtfs cbt enable' removes it"
-    if _RUN.match(name):
+    if of_a_run(name):
         return (
             "of a run of 'cbtfs ingest vsphere': let that end, or run it again on the same "
             "repository, which removes what a killed run left"

@@ -16,7 +16,7 @@ from cbtfs.core.names import printable
 from cbtfs.errors import CbtfsError, SourceUnavailable
 from cbtfs.source.base import Stopped
 from cbtfs.source.vsphere.busy import carry_out
-from cbtfs.source.vsphere.disks import not_in_snapshots
+from cbtfs.source.vsphere.disks import bars_snapshots
 from cbtfs.source.vsphere.faults import meaning
 from cbtfs.source.vsphere.inventory import ListedVm
 from cbtfs.source.vsphere.machine import Machine, load_machine
@@ -73,12 +73,12 @@ def obstacle(machine: Machine) -> str | None:
 
 
 def _obstacle_to_stun(machine: Machine) -> str | None:
-    """A disk for which a snapshot of the running machine would be refused."""
+    """A disk for which a snapshot of the running machine may be refused."""
     for disk in machine.disks if not machine.is_off else ():
-        why = not_in_snapshots(disk)
-        if why is not None and not disk.mode.startswith("independent"):
+        why = bars_snapshots(disk)
+        if why is not None:
             return (
-                f"the snapshot that it takes would be refused, for {disk.label}: {why}: power the "
+                f"the snapshot that it takes may be refused, for {disk.label}: {why}: power the "
                 "VM off, or make that disk independent"
             )
     return None

@@ -1,0 +1,154 @@
+"""`cbtfs doctor`: what stands in the way of backing virtual machines up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cbtfs.cli.arguments import Json, example
+from cbtfs.cli.login import (
+    CaFile,
+    PasswordFile,
+    Server,
+    Thumbprint,
+    User,
+    VmNames,
+    check_trust,
+    find_login,
+)
+from cbtfs.cli.output import emit, print_lines
+from cbtfs.cli.transports import NbdUri, TransportName, VddkLibdir, check_transport, transports
+from cbtfs.cli.verdict import conclude, failed_documents
+
+if TYPE_CHECKING:
+    from cbtfs.doctor.finding import Finding
+    from cbtfs.doctor.run import Place, Report, VmReport
+
+NfcPort = Annotated[
+    int,
+    typer.Option(
+        "--nfc-port", metavar="N", min=1, max=65535, help="Where ESXi hosts serve disks to VDDK."
+    ),
+]
+Seconds = Annotated[
+    float, typer.Option("--timeout", metavar="S", min=0.1, help="For a port to answer.")
+]
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command(
+        epilog=example(
+            "cbtfs doctor --server vc1 --user backup@vsphere.local \\",
+            "    --password-file /etc/cbtfs/vc1 'web*' db1",
+        )
+    )(doctor)
+
+
+def doctor(
+    vm: VmNames,
+    server: Server,
+    user: User,
+    password_file: PasswordFile = None,
+    ca_file: CaFile = None,
+    thumbprint: Thumbprint = None,
+    transport: TransportName = "auto",
+    nbd_uri: NbdUri = None,
+    vddk_libdir: VddkLibdir = None,
+    nfc_port: NfcPort = 902,
+    timeout: Seconds = 3.0,
+    json: Json = False,
+) -> None:
+    """Tell what stands in the way of backing VMs up, and what to do about it.
+
+    Nothing is changed. Exits with 3 if something blocks the backup of a VM.
+    """
+    check_trust(ca_file, thumbprint)
+    check_transport(transport)
+    login = find_login(server, user, password_file, ca_file, thumbprint)
+    with login.session() as session:
+        from cbtfs.doctor.run import Exam, examine
+        from cbtfs.source.transport.login import VDDK
+        from cbtfs.source.vsphere.inventory import list_vms, select_all
+
+        selection = select_all(list_vms(session), vm)
+        ways = transports(transport, nbd_uri, vddk_libdir, None, session)
+        exam = Exam(ways, vddk_libdir or VDDK, nfc_port, timeout)
+        report = examine(session, selection.vms, exam)
+        about = session.content.about
+        product, api = str(about.fullName), str(about.apiVersion)
+    failed = selection.refused
+    if json:
+        emit(
+            {
+                "server": {
+                    "name": str(login.address),
+                    "product": product,
+                    "api": api,
+                    "findings": _findings(report.server),
+                },
+                "hosts": [_of_place(each) for each in report.hosts],
+                "datastores": [_of_place(each) for each in report.datastores],
+                "vms": [_of_vm(each) for each in report.vms],
+                "failed": failed_documents(failed),
+            }
+        )
+    else:
+        print_lines(_lines(f"server {login.address}: {product}", report))
+    is_clear = not any(each.blocked_by for each in report.vms)
+    conclude(failed, is_any_done=bool(report.vms), is_whole=is_clear)
+
+
+def _findings(findings: list[Finding]) -> list[dict[str, Any]]:
+    return [
+        {
+            "check": each.check,
+            "severity": str(each.severity),
+            "text": each.text,
+            "fix": each.fix or None,
+        }
+        for each in findings
+    ]
+
+
+def _of_place(place: Place) -> dict[str, Any]:
+    return {"name": place.name, "findings": _findings(place.findings)}
+
+
+def _of_vm(report: VmReport) -> dict[str, Any]:
+    return {
+        "vm": report.vm.name,
+        "path": report.vm.path,
+        "host": report.host,
+        "datastores": report.datastores,
+        "transport": report.way.transport,
+        "refused": list(report.way.refusals),
+        "others": list(report.way.others),
+        "blocked_by": report.blocked_by,
+        "findings": _findings(report.findings),
+    }
+
+
+def _lines(title: str, report: Report) -> Iterator[str]:
+    yield title
+    yield from _finding_lines(report.server)
+    for kind, places in (("host", report.hosts), ("datastore", report.datastores)):
+        for place in places:
+            if place.findings:
+                yield f"{kind} {place.name}"
+                yield from _finding_lines(place.findings)
+    for each in report.vms:
+        if each.blocked_by:
+            elsewhere = [name for name in each.blocked_by if name != "vm"]
+            verdict = "blocked" + (f" by {', '.join(elsewhere)}" if elsewhere else "")
+        else:
+            verdict = f"by {each.way.transport}"
+        yield f"{each.vm.path}: {verdict}"
+        yield from _finding_lines(each.findings)
+
+
+def _finding_lines(findings: list[Finding]) -> Iterator[str]:
+    for each in findings:
+        fix = f": {each.fix}" if each.fix else ""
+        yield f"  {each.severity:<8} {each.text}{fix}"

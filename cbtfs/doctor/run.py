@@ -1,0 +1,244 @@
+"""Ask the server and this machine, in few calls however many VMs there are; judge what they say."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cbtfs.doctor.around import of_clock, of_datastore, of_host, of_library, of_nbdkit
+from cbtfs.doctor.finding import Finding, Severity, gravest_first, is_blocked
+from cbtfs.doctor.reach import unreachable_places
+from cbtfs.doctor.state import of_state
+from cbtfs.doctor.way import NO_WAY, Way, of_privileges, of_way, way_of
+from cbtfs.errors import SourceUnavailable
+from cbtfs.source.transport.base import Transport
+from cbtfs.source.vsphere.disks import DiskFacts, not_in_snapshots
+from cbtfs.source.vsphere.frozen import frozen_disks
+from cbtfs.source.vsphere.hosts import HostState, load_hosts
+from cbtfs.source.vsphere.inventory import ListedVm
+from cbtfs.source.vsphere.machine import (
+    DatastoreFacts,
+    Machine,
+    NotConnected,
+    load_datastores,
+    load_machines,
+)
+from cbtfs.source.vsphere.privileges import Lacking, lacking
+from cbtfs.source.vsphere.readiness import enabling_obstacle
+from cbtfs.source.vsphere.role import Use
+from cbtfs.source.vsphere.session import Session
+from cbtfs.source.vsphere.stun import left_by_stuns
+
+
+@dataclass(frozen=True, slots=True)
+class Exam:
+    """What is to be looked at besides the machines."""
+
+    transports: Sequence[Transport]
+    """Those that an ingest would try, the best first."""
+    libdir: Path
+    """Where VMware's library is looked for."""
+    nfc_port: int = 902
+    """Of the hosts, where VMware's library reads disks."""
+    seconds: float = 3.0
+    """For one port to answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A host or a datastore."""
+
+    id: str
+    name: str
+    findings: list[Finding]
+
+
+@dataclass(frozen=True, slots=True)
+class VmReport:
+    """One machine."""
+
+    vm: ListedVm
+    host: str | None
+    datastores: list[str]
+    way: Way
+    findings: list[Finding]
+    blocked_by: list[str]
+    """`vm`, `server`, `host NAME`, `datastore NAME`: whose findings block it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All that was found."""
+
+    server: list[Finding]
+    hosts: list[Place]
+    datastores: list[Place]
+    vms: list[VmReport]
+
+
+def examine(session: Session, vms: Sequence[ListedVm], exam: Exam) -> Report:
+    """What stands in the way of backing *vms* up. SourceUnavailable, AccessDenied."""
+    server_time, here = session.now(), datetime.now(UTC)
+    states = load_machines(session, vms)
+    machines = {key: each for key, each in states.items() if isinstance(each, Machine)}
+    around = _Around(session, list(machines.values()), exam)
+    on_vms = lacking(session, [vm.id for vm in vms], "vm")
+    judge = _Judge(session, exam, around, on_vms, server_time)
+    drafts = [judge.draft(vm, states[vm.id]) for vm in vms]
+    by_library = any(draft.way.is_by_library for draft in drafts)
+    server = [
+        *of_clock(server_time, here),
+        *around.on_root({use for draft in drafts for use in draft.way.uses}),
+        of_library(exam.libdir),
+        of_nbdkit(),
+    ]
+    hosts = around.host_places({each.host for each in drafts if each.way.is_by_library})
+    stores = around.store_places(drafts)
+    is_server_blocking = by_library and is_blocked(server)
+    reports = [
+        draft.report(
+            hosts.get(draft.host or ""),
+            [stores[each] for each in draft.stores if each in stores],
+            is_server_blocking=is_server_blocking and draft.way.is_by_library,
+        )
+        for draft in drafts
+    ]
+    return Report(gravest_first(server), list(hosts.values()), list(stores.values()), reports)
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """A machine, before its surroundings are judged."""
+
+    vm: ListedVm
+    findings: list[Finding]
+    host: str | None = None
+    stores: list[str] = field(default_factory=list)
+    way: Way = NO_WAY
+
+    def report(
+        self, host: Place | None, stores: Sequence[Place], *, is_server_blocking: bool
+    ) -> VmReport:
+        blocked_by = ["vm"] if is_blocked(self.findings) else []
+        if is_server_blocking:
+            blocked_by.append("server")
+        if host is not None and any(self._is_hurt(each) for each in host.findings):
+            blocked_by.append(f"host {host.name}")
+        blocked_by += [f"datastore {each.name}" for each in stores if is_blocked(each.findings)]
+        return VmReport(
+            self.vm,
+            None if host is None else host.name,
+            [each.name for each in stores],
+            self.way,
+            gravest_first(self.findings),
+            blocked_by,
+        )
+
+    def _is_hurt(self, finding: Finding) -> bool:
+        """A closed port hurts those that are read through it."""
+        is_port = finding.check == "port"
+        return finding.severity is Severity.BLOCKS and (self.way.is_by_library or not is_port)
+
+
+class _Around:
+    """Hosts and datastores of all machines, each asked for once."""
+
+    def __init__(self, session: Session, machines: Sequence[Machine], exam: Exam) -> None:
+        self._exam = exam
+        self._user = session.user
+        self._hosts = load_hosts(session, {each.host_id for each in machines if each.host_id})
+        disks = [disk for machine in machines for disk in machine.disks]
+        ids = {disk.datastore for disk in disks if disk.datastore is not None}
+        self.stores: Mapping[str, DatastoreFacts] = load_datastores(session, ids)
+        root = str(session.content.rootFolder._moId)
+        self._on_root = lacking(session, [root], "root").get(root, frozenset())
+        self._on_stores: Lacking = lacking(session, sorted(ids), "datastore")
+        self._closed = unreachable_places(
+            {
+                (host.name, port)
+                for host in self._hosts.values()
+                if host.name is not None
+                for port in (host.https_port, exam.nfc_port)
+            },
+            exam.seconds,
+        )
+
+    def on_root(self, uses: set[Use]) -> Iterator[Finding]:
+        yield from of_privileges(self._on_root, frozenset(uses), self._user, "the top of the tree")
+
+    def host_places(self, read: set[str | None]) -> dict[str, Place]:
+        """By managed object id; *read* are hosts from which VMware's library reads."""
+        return {
+            key: Place(key, host.name or key, self._of_host(host, is_read=key in read))
+            for key, host in self._hosts.items()
+        }
+
+    def _of_host(self, host: HostState, *, is_read: bool) -> list[Finding]:
+        name, port = host.name or "", self._exam.nfc_port
+        https, nfc = self._closed.get((name, host.https_port)), self._closed.get((name, port))
+        return gravest_first(of_host(host, https, nfc, port, is_read=is_read))
+
+    def store_places(self, drafts: Sequence[_Draft]) -> dict[str, Place]:
+        read = {each for draft in drafts if "datastore" in draft.way.uses for each in draft.stores}
+        places = {}
+        for key, store in self.stores.items():
+            uses: frozenset[Use] = frozenset({"datastore"} if key in read else ())
+            lacks = self._on_stores.get(key, frozenset())
+            findings = [
+                *of_datastore(store),
+                *of_privileges(lacks, uses, self._user, f"the datastore {store.name}"),
+            ]
+            places[key] = Place(key, store.name or key, gravest_first(findings))
+        return places
+
+
+class _Judge:
+    """Judges machines one by one, from what was asked before."""
+
+    def __init__(
+        self, session: Session, exam: Exam, around: _Around, lacks: Lacking, now: datetime
+    ) -> None:
+        self._session = session
+        self._exam = exam
+        self._around = around
+        self._lacks = lacks
+        self._now = now
+
+    def draft(self, vm: ListedVm, state: Machine | SourceUnavailable) -> _Draft:
+        if isinstance(state, NotConnected):
+            text = f"its state is {state.state}"
+            return _Draft(vm, [Finding("connection", Severity.BLOCKS, text, state.advice)])
+        if isinstance(state, SourceUnavailable):
+            return _Draft(vm, [Finding("connection", Severity.BLOCKS, str(state), "look again")])
+        disks = [disk for disk in state.disks if not_in_snapshots(disk) is None]
+        way = self._way(vm, state, disks) if disks else NO_WAY
+        uses = way.uses | self._switches(state)
+        findings = [
+            *of_state(state, self._now),
+            *of_way(way),
+            *of_privileges(
+                self._lacks.get(vm.id, frozenset()), uses, self._session.user, "the VM, or above it"
+            ),
+        ]
+        stores = sorted({disk.datastore for disk in disks if disk.datastore is not None})
+        return _Draft(vm, findings, state.host_id, stores, way)
+
+    def _way(self, vm: ListedVm, machine: Machine, disks: Sequence[DiskFacts]) -> Way:
+        """As it will be once the ingest has removed what killed stuns left."""
+        stuns = len(left_by_stuns(machine.snapshots))
+        frozen = frozen_disks(
+            vm,
+            [replace(disk, links=max(1, disk.links - stuns)) for disk in disks],
+            self._around.stores,
+            "",
+            datacenter=vm.datacenter,
+            is_alone=len(machine.snapshots) == stuns,
+        )
+        return way_of(self._exam.transports, list(frozen.values()))
+
+    def _switches(self, machine: Machine) -> frozenset[Use]:
+        """What an ingest would change about the machine."""
+        if not machine.can_track:
+            return frozenset({"upgrade"})
+        is_enabled = not machine.is_tracking and enabling_obstacle(machine) is None
+        return frozenset({"enable"} if is_enabled else ())

@@ -1,0 +1,61 @@
+"""The privileges that the user of a backup needs: the one list, which docs/vsphere.md shows.
+
+Names and purposes: vSphere Web Services API reference (the privilege of each method), VDDK
+Programming Guide, "Required privileges".
+"""
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+On = Literal["vm", "datastore", "root"]
+"""The object that the privilege is asked on; given above it, it counts as well."""
+
+Use = Literal["always", "enable", "datastore", "vddk", "hold", "upgrade"]
+"""For what: any capture, enabling CBT, that transport, VMware's library, holding a VM's disks where
+they are while that reads, --upgrade-hardware."""
+
+
+@dataclass(frozen=True, slots=True)
+class Privilege:
+    """One privilege, and what it is for."""
+
+    id: str
+    on: On
+    use: Use
+    purpose: str
+
+
+_FILES: Final = "the VM's small files; transport `datastore`"
+_LIBRARY: Final = "transports `vddk`, and `nbd` by nbdkit"
+_HOLD: Final = "transport `vddk`: no storage vMotion meanwhile"
+
+ROLE: Final = (
+    Privilege("System.Read", "vm", "always", "inventory, events (in every role)"),
+    Privilege("VirtualMachine.Config.ChangeTracking", "vm", "enable", "enabling CBT"),
+    Privilege("VirtualMachine.State.CreateSnapshot", "vm", "always", "the snapshot"),
+    Privilege("VirtualMachine.State.RemoveSnapshot", "vm", "always", "its removal, consolidation"),
+    Privilege(
+        "VirtualMachine.Provisioning.DiskRandomRead",
+        "vm",
+        "always",
+        "`QueryChangedDiskAreas`; reading by VMware's library",
+    ),
+    Privilege("Datastore.Browse", "datastore", "datastore", _FILES),
+    Privilege("Datastore.FileManagement", "datastore", "datastore", _FILES),
+    Privilege(
+        "VirtualMachine.Provisioning.GetVmFiles",
+        "vm",
+        "vddk",
+        _LIBRARY,
+    ),
+    Privilege("VirtualMachine.Config.DiskLease", "vm", "vddk", _LIBRARY),
+    Privilege("Global.Licenses", "root", "vddk", _LIBRARY),
+    Privilege("Global.DisableMethods", "root", "hold", _HOLD),
+    Privilege("Global.EnableMethods", "root", "hold", _HOLD),
+    Privilege(
+        "VirtualMachine.Config.UpgradeVirtualHardware",
+        "vm",
+        "upgrade",
+        "`--upgrade-hardware` only",
+    ),
+)
