@@ -62,7 +62,8 @@ def time_of_name(name: str) -> int:
 
 def harmless(name: str) -> str:
     """*name* if it can stand in a listing, else encoded: one bad name hides all the others."""
-    is_fine = name not in ("", ".", "..") and not any(map(_is_harmful, name))
+    is_plain = name.isascii() and name.isprintable() and "/" not in name  # nearly all are
+    is_fine = name not in ("", ".", "..") and (is_plain or not any(map(_is_harmful, name)))
     if is_fine and len(name.encode()) <= _MAX_NAME_BYTES:
         return name
     return encode_name(name)

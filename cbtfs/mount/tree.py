@@ -69,6 +69,15 @@ class VmNode:
         size = 0 if latest is None else len(latest.name.encode("utf-8", "surrogateescape"))
         return Entry(LATEST, inode_of(self.stem, EXTRA), Form.LINK, self.time_ns, size)
 
+    def shows(self, points: Sequence[tuple[str, PointId]]) -> bool:
+        """Whether it has just these *points*, by the names that they have in the catalog."""
+        if len(points) != len(self.points):
+            return False
+        nodes = self.points.values()
+        return all(
+            (node.name, node.point) == each for node, each in zip(nodes, points, strict=True)
+        )
+
     def find(self, name: str) -> Entry | None:
         """The entry of that name."""
         if name == LATEST:
@@ -157,6 +166,8 @@ def _vm_node(
     points: Sequence[tuple[str, PointId]],
     stems: Mapping[str, int],
 ) -> VmNode:
+    if known is not None and known.name == name and known.shows(points):
+        return known
     before = {} if known is None else {node.point: node for node in known.listed}
     nodes: dict[str, PointNode] = {}
     taken = {LATEST}

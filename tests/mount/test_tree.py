@@ -166,3 +166,37 @@ def test_a_name_that_is_no_time_has_none(name: str) -> None:
 @given(NAMES)
 def test_a_harmless_name_stays_as_it_is(name: str) -> None:
     assert harmless(harmless(name)) == harmless(name)
+
+
+def test_a_new_point_costs_what_its_own_vm_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every worker looks at the tree anew after each commit: thousands of points do not change."""
+    vms = [VmId(f"{number:032x}") for number in range(20)]
+    points = {
+        vm: [(f"point {n}", PointId(f"{m:016x}{n:016x}")) for n in range(10)]
+        for m, vm in enumerate(vms)
+    }
+    before = grown(Tree(), [(Vm(vm, "", vm), points[vm]) for vm in vms])
+    asked = list[str]()
+
+    def counting(name: str) -> str:
+        asked.append(name)
+        return harmless(name)
+
+    monkeypatch.setattr("cbtfs.mount.tree.harmless", counting)
+    points[vms[7]].append(("new", PointId("f" * 32)))
+    after = grown(before, [(Vm(vm, "", vm), points[vm]) for vm in vms])
+
+    assert len(asked) == len(vms) + len(points[vms[7]])
+    assert [a is b for a, b in zip(after.vms.values(), before.vms.values(), strict=True)] == [
+        vm != vms[7] for vm in vms
+    ]
+    assert list(after.vms[vms[7]].points) == [name for name, _ in points[vms[7]]]
+
+
+@given(st.text(st.characters(max_codepoint=0x7F)))
+def test_plain_names_are_judged_as_any_other(name: str) -> None:
+    is_harmful = name in ("", ".", "..") or any(
+        c == "/" or unicodedata.category(c)[0] == "C" for c in name
+    )
+
+    assert (harmless(name) == name) == (not is_harmful and len(name) <= 255)
