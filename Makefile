@@ -12,7 +12,7 @@ demo: setup
 test: test-setup
 	@tools/check
 
-# QUICK=1 takes three minutes. tools/bench/setup installs what cbtfs is measured against.
+# Writes table, samples and plots; QUICK=1 only prints, in less than three minutes. tools/bench/setup installs the peers.
 bench: setup
 	@tools/bench/setup
-	@.venv/bin/python -m tools.bench $(if $(QUICK),--quick)
+	@.venv/bin/python -m tools.bench $(if $(QUICK),--quick,--into docs/benchmarks)

@@ -1,18 +1,91 @@
 """The bench prepares its data and measures: small, and without asking how fast it is."""
 
+import io
+import json
+import os
 from pathlib import Path
 
+from cbtfs.listing import find_point
+from cbtfs.reader import Reader
+from cbtfs.store.repository import reading
+from tools.bench import plot
+from tools.bench.__main__ import publish, run_all
 from tools.bench.bench import Bench
 from tools.bench.content import BLOCK, Content
 from tools.bench.depth import depth_rows
+from tools.bench.fleet import make_fleet, vm_name
 from tools.bench.ingests import catalog_rows, compare_rows
+from tools.bench.plot import READS, SCALE
+from tools.bench.real import apply_delta, points_of, save_delta
 from tools.bench.row import OURS
 from tools.bench.sizes import TINY
 from tools.bench.stock import Stock
 
+DRAWN = {
+    "reads": {"in sequence", "4 KiB at random, queue 16", "64 KiB at random, queue 8"},
+    "scale": {"first byte after ready", "memory of a worker", "catalog for each chunk"},
+}
+"""What must stand in the plots."""
+
 
 def tiny_bench(folder: Path) -> Bench:
-    return Bench(folder, TINY, Stock(folder, TINY), before=None)
+    return Bench(folder, TINY, Stock(folder, TINY))
+
+
+def test_every_row_is_measured_and_the_plots_are_drawn_from_what_was_written_down(
+    tmp_path: Path,
+) -> None:
+    folder, into = tmp_path / "bench", tmp_path / "published"
+    folder.mkdir()
+    printed = io.StringIO()
+
+    publish(run_all(tiny_bench(folder), ["*"], printed), into)
+    found = json.loads((into / "run.json").read_bytes())
+    first = [(into / name).read_bytes() for name in (READS, SCALE)]
+    assert plot.main([str(into / "run.json")]) == 0
+
+    assert found["left_out"].keys() == {"ways-debian"}
+    assert [(into / name).read_bytes() for name in (READS, SCALE)] == first
+    for row in found["rows"]:
+        assert "cbtfs" in row["contenders"]
+        assert row["name"] in printed.getvalue()
+        assert row["name"] in (into / "table.md").read_text()
+    for figure, wanted in DRAWN.items():
+        curves = [row["curve"] for row in found["rows"] if row["curve"] is not None]
+        panels = {each["panel"].partition("|")[0] for each in curves if each["figure"] == figure}
+        assert wanted <= panels
+    assert not list(folder.rglob("root")), "nothing stays mounted"
+
+
+def test_a_real_disk_is_played_back_as_it_was(tmp_path: Path) -> None:
+    before, after, played = (tmp_path / name for name in ("before", "after", "played"))
+    content = Content("seed")
+    first = [content.block("text"), bytes(BLOCK), content.block("random"), content.block("text")]
+    second = [first[0], content.block("random"), bytes(BLOCK), first[3]]
+    before.write_bytes(b"".join(first))
+    after.write_bytes(b"".join(second))
+    played.write_bytes(b"".join(first))
+
+    save_delta(tmp_path / "1.delta", before, after)
+    changed = apply_delta(tmp_path, 1, played)
+
+    assert changed == [1, 2]
+    assert played.read_bytes() == after.read_bytes()
+    assert points_of(tmp_path) == 2
+
+
+def test_the_disks_of_a_fleet_hold_what_their_points_show(tmp_path: Path) -> None:
+    disk = make_fleet(tmp_path, 6, 3)
+    disk.save(tmp_path / "disk.raw")
+
+    with reading(tmp_path / "repository") as repository:
+        point = find_point(repository, f"{vm_name(0)}@latest")
+        assert len(repository.points.ids()) == 6
+        shown = Reader(repository).disk(point.manifest.disks[0])
+        for block in disk.blocks:
+            assert shown.read(block * BLOCK, BLOCK) == disk.blocks[block]
+    with (tmp_path / "disk.raw").open("rb") as file:
+        assert all(os.pread(file.fileno(), BLOCK, n * BLOCK) == d for n, d in disk.blocks.items())
 
 
 def test_content_is_the_same_for_the_same_seed() -> None:

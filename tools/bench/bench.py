@@ -21,7 +21,7 @@ class Bench:
     folder: Path
     sizes: Sizes
     stock: Stock
-    before: Path | None
+    before: Path | None = None
     """A checkout of another version, to be measured beside this one."""
 
     @property

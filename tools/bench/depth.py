@@ -3,7 +3,9 @@
 import os
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
 from mmap import mmap
 from pathlib import Path
 from typing import Final
@@ -15,9 +17,20 @@ from cbtfs.store.repository import Repository, reading
 from tools.bench.bench import Bench
 from tools.bench.content import BLOCK
 from tools.bench.footprint import counted_lookups
-from tools.bench.reads import DIRECT, point_file
-from tools.bench.row import OURS, Goal, Row, in_turns
-from tools.bench.stock import VM, DeepChain
+from tools.bench.reads import (
+    DIRECT,
+    NBDFUSE,
+    QEMU,
+    each_of,
+    look_equal,
+    point_file,
+    random_row,
+    sequential_row,
+)
+from tools.bench.row import OURS, Curve, Goal, Row, in_turns
+from tools.bench.servers import nbdfuse_exported, qemu_exported
+from tools.bench.stock import DeepChain
+from tools.bench.take import VM
 
 _PIECE: Final = 4096
 _ROUNDS: Final = 40
@@ -53,9 +66,32 @@ def depth_rows(bench: Bench) -> Iterator[Row]:
     with bench.mounts(chain.repository) as mounts:
         files = {name: point_file(mount, chain.points) for name, mount in mounts.items()}
         files[FIRST] = point_file(mounts[OURS], 1)
-        samples = in_turns(_each(files, chain), repeats)
+        samples = in_turns(each_of(files, lambda path: _direct(path, chain)), repeats)
         name = f"rewritten blocks at depth {chain.points}, 4 KiB through the mount"
         yield Row(name, "reads/s", True, DIRECT, samples, [Goal(0.95, FIRST)])
+
+
+def curve_rows(bench: Bench) -> Iterator[Row]:
+    """Reads of the whole disk ever further down the chain, beside qcow2 chains as long."""
+    chain = bench.stock.deep
+    for depth in bench.sizes.depths:
+        with ExitStack() as stack:
+            mounts = stack.enter_context(bench.mounts(chain.repository))
+            files = {name: point_file(mount, depth) for name, mount in mounts.items()}
+            for name, show in ((QEMU, qemu_exported), (NBDFUSE, nbdfuse_exported)):
+                shown = show(chain.overlay(depth), bench.folder / f"{name}.raw")
+                files[name] = stack.enter_context(shown)
+            look_equal(files)
+            yield _at(depth, sequential_row(bench, "in sequence", files, QEMU, None))
+            for block, queue in ((4096, 16), (65536, 8)):
+                name = f"{block >> 10} KiB at random, queue {queue}"
+                yield _at(depth, random_row(bench, name, files, block, queue, QEMU, None))
+
+
+def _at(depth: int, row: Row) -> Row:
+    """*row* as one place on a curve."""
+    curve = Curve("reads", row.name, dict.fromkeys(row.samples, float(depth)))
+    return replace(row, name=f"{row.name}, depth {depth} of 1 MiB each", curve=curve)
 
 
 def _ends(repository: Repository) -> tuple[DiskRecord, DiskRecord]:
@@ -81,13 +117,6 @@ def _lookups(repository: Repository, record: DiskRecord, chain: DeepChain) -> in
         for block in chain.blocks:
             disk.read(block * BLOCK, BLOCK)
         return count()
-
-
-def _each(files: dict[str, Path], chain: DeepChain) -> dict[str, Callable[[], float]]:
-    def bound(path: Path) -> Callable[[], float]:
-        return lambda: _direct(path, chain)
-
-    return {name: bound(path) for name, path in files.items()}
 
 
 def _direct(path: Path, chain: DeepChain) -> float:

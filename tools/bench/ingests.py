@@ -12,7 +12,8 @@ from tools.bench.bench import Bench
 from tools.bench.content import BLOCK, Content
 from tools.bench.programs import Program, Ran, run
 from tools.bench.row import OURS, Goal, Row, in_turns
-from tools.bench.stock import DISK, VM, write_delta
+from tools.bench.stock import write_delta
+from tools.bench.take import DISK, VM
 
 RESTIC: Final = "restic"
 BORG: Final = "borg zstd,1"
@@ -32,16 +33,21 @@ _RESTIC: Final = {"RESTIC_PASSWORD": "bench"}
 
 
 def capture(
-    program: Program, repository: Path, image: Path, changed: Sequence[int] | None = None
+    program: Program,
+    repository: Path,
+    image: Path,
+    changed: Sequence[int] | None = None,
+    *,
+    vm: str = VM,
+    options: Sequence[str] = (),
 ) -> Ran:
     """One `cbtfs ingest image`; its output is the document of --json."""
-    options: list[str | Path] = []
+    words: list[str | Path] = ["--vm", vm, "--disk", DISK, "--json", *options]
     if changed is not None:
         path = repository.with_suffix(".json")
         path.write_text(json.dumps([{"start": b * BLOCK, "length": BLOCK} for b in changed]))
-        options = ["--changed", path]
-    names = ["--vm", VM, "--disk", DISK, "--json"]
-    return program.run(repository, "ingest", "image", *names, *options, image)
+        words += ["--changed", path]
+    return program.run(repository, "ingest", "image", *words, image)
 
 
 def full_rows(bench: Bench) -> Iterator[Row]:
@@ -116,7 +122,7 @@ def _zstd(image: Path, options: str) -> Callable[[Path], Ran]:
 
 def incremental_rows(bench: Bench) -> Iterator[Row]:
     """2 % of the large disk, by a list of changes, against a rescan."""
-    image, content = bench.stock.large, Content("large deltas")
+    image, content = bench.stock.large.image, Content("large deltas")
     repeats = min(bench.sizes.repeats, _LARGE_REPEATS)
     seconds: dict[str, list[float]] = {}
     changed_bytes = read_bytes = 0

@@ -41,6 +41,15 @@ def _version(text: str) -> str:
     return next((w.strip("*v") for w in words if "." in w and any(map(str.isdigit, w))), "unknown")
 
 
+def drop_pages(path: Path) -> None:
+    """Drop what the kernel keeps of one file; what lies below the file stays."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(fd)
+
+
 def drop_caches() -> None:
     """Write out what is dirty and empty the kernel's caches."""
     os.sync()

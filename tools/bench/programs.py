@@ -1,6 +1,7 @@
 """The programs that a bench runs: which there must be, and what a run of one took."""
 
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -76,6 +77,12 @@ def require() -> None:
     missing = [name for name in PEERS if shutil.which(name) is None]
     if missing:
         raise UsageError(f"{', '.join(missing)} not found: run tools/bench/setup")
+
+
+def raise_file_limit() -> None:
+    """A chain of a thousand images takes as many descriptors."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def run(

@@ -21,7 +21,8 @@ from tools.bench.servers import (
     qemu_exported,
     worker_memory,
 )
-from tools.bench.stock import DISK, VM, Chain
+from tools.bench.stock import Chain
+from tools.bench.take import DISK, VM
 
 QEMU: Final = "qemu-storage-daemon"
 QEMU_AHEAD: Final = "qemu-storage-daemon, read-ahead 4 MiB"
@@ -113,10 +114,10 @@ def chain_rows(bench: Bench) -> Iterator[Row]:
             with qemu_exported(chain_image(chain, depth), bench.folder / "ahead.raw") as ahead:
                 raise_read_ahead(ahead)
                 every = {**files, QEMU_AHEAD: ahead}
-                yield _sequential(bench, f"sequential read, depth {depth}", every, QEMU, goal)
+                yield sequential_row(bench, f"sequential read, depth {depth}", every, QEMU, goal)
             for block, queue in ((4096, 16), (65536, 8)):
                 name = f"{block // 1024} KiB random, queue {queue}, depth {depth}"
-                yield _random(bench, name, files, block, queue, QEMU, 1.5 if depth > 1 else None)
+                yield random_row(bench, name, files, block, queue, QEMU, 1.5 if depth > 1 else None)
 
 
 def cold_rows(bench: Bench) -> Iterator[Row]:
@@ -128,7 +129,7 @@ def cold_rows(bench: Bench) -> Iterator[Row]:
             drop_caches()
             return read_all(path)
 
-        samples = in_turns(_each(files, measure), bench.sizes.repeats)
+        samples = in_turns(each_of(files, measure), bench.sizes.repeats)
         yield Row(f"sequential read, depth {newest}", "MB/s", True, "all cold", samples)
 
 
@@ -143,11 +144,11 @@ def raw_rows(bench: Bench) -> Iterator[Row]:
         files = {name: point_file(mount, newest) for name, mount in mounts.items()}
         look_equal(files, chain.image)
         files[EMPTY] = empty
-        yield _sequential(bench, "sequential read, stored raw", files, EMPTY, 0.8)
+        yield sequential_row(bench, "sequential read, stored raw", files, EMPTY, 0.8)
         name = "4 KiB random, queue 16, stored raw"
-        yield _random(bench, name, files, 4096, 16, EMPTY, 0.5)
+        yield random_row(bench, name, files, 4096, 16, EMPTY, 0.5)
         name = "64 KiB random, queue 8, stored raw"
-        yield _random(bench, name, files, 65536, 8, EMPTY, 0.5)
+        yield random_row(bench, name, files, 65536, 8, EMPTY, 0.5)
 
 
 def second_rows(bench: Bench) -> Iterator[Row]:
@@ -162,7 +163,9 @@ def second_rows(bench: Bench) -> Iterator[Row]:
         files[EMPTY] = empty
         for path in files.values():
             read_all(path)
-        samples = in_turns(_each(files, lambda p: read_all(p, is_cold=False)), bench.sizes.repeats)
+        samples = in_turns(
+            each_of(files, lambda p: read_all(p, is_cold=False)), bench.sizes.repeats
+        )
         goals = [Goal(0.9, "raw file")]
         yield Row("second buffered read", "MB/s", True, "file warm", samples, goals)
 
@@ -185,22 +188,26 @@ def memory_rows(bench: Bench) -> Iterator[Row]:
     yield Row("anonymous memory of a worker", "MiB", False, "after reads", samples, goals)
 
 
-def _each(files: Files, measure: Callable[[Path], float]) -> dict[str, Callable[[], float]]:
+def each_of(files: Files, measure: Callable[[Path], float]) -> dict[str, Callable[[], float]]:
+    """*measure* of each file, to be called later."""
+
     def bound(path: Path) -> Callable[[], float]:
         return lambda: measure(path)
 
     return {name: bound(path) for name, path in files.items()}
 
 
-def _sequential(bench: Bench, name: str, files: Files, peer: str, goal: float | None) -> Row:
-    samples = in_turns(_each(files, read_all), bench.sizes.repeats)
+def sequential_row(bench: Bench, name: str, files: Files, peer: str, goal: float | None) -> Row:
+    """From start to end, one reader, through the page cache."""
+    samples = in_turns(each_of(files, read_all), bench.sizes.repeats)
     goals = [] if goal is None else [Goal(goal, peer)]
     return Row(name, "MB/s", True, WARM, samples, goals)
 
 
-def _random(
+def random_row(
     bench: Bench, name: str, files: Files, block: int, queue: int, peer: str, goal: float | None
 ) -> Row:
+    """At random places, past the page cache."""
     turns = dict.fromkeys(files, 0)
 
     def measure(contender: str) -> Callable[[], float]:

@@ -6,7 +6,7 @@ from typing import Final
 from tools.bench.bench import Bench
 from tools.bench.programs import Program, run
 from tools.bench.row import Goal, Row, in_turns
-from tools.bench.stock import DISK, VM
+from tools.bench.take import DISK, VM
 
 QEMU_IMG: Final = "qemu-img convert, fsync"
 

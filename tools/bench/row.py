@@ -21,6 +21,17 @@ class Goal:
 
 
 @dataclass(frozen=True, slots=True)
+class Curve:
+    """Where a row stands in a plot."""
+
+    figure: Literal["reads", "scale"]
+    panel: str
+    """One set of axes; rows of one panel make one line for each contender, or one in all."""
+    at: Mapping[str, float]
+    """How far to the right each contender is."""
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """Samples of every contender, taken in turns."""
 
@@ -34,6 +45,7 @@ class Row:
     note: str = ""
     facts: Mapping[str, float] = field(default_factory=dict)
     """Numbers that came with it."""
+    curve: Curve | None = None
 
     def median(self, contender: str) -> float:
         return median(self.samples[contender])

@@ -99,6 +99,20 @@ def nbdfuse_exported(image: Path, at: Path) -> Iterator[Path]:
     at.unlink()
 
 
+@contextmanager
+def loop_mounted(image: Path, at: Path) -> Iterator[Path]:
+    """The ext4 file system in *image*, read-only, at *at*."""
+    at.mkdir()
+    try:
+        run(["mount", "-o", "loop,ro,noload,nosuid,nodev,noexec", image, at])
+        try:
+            yield at
+        finally:
+            run(["umount", at])
+    finally:
+        at.rmdir()
+
+
 def _wait(holds: Callable[[], bool]) -> None:
     """Return once *holds*; CbtfsError if it takes too long. These peers tell by a file only."""
     deadline = time.monotonic() + _START_SECONDS
@@ -111,11 +125,12 @@ def _wait(holds: Callable[[], bool]) -> None:
 def worker_memory(process: int) -> list[int]:
     """Anonymous memory of each worker below *process*, in bytes."""
     children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
-    return [_anonymous(Path(f"/proc/{child}/status")) for child in children]
+    return [anonymous_memory(int(child)) for child in children]
 
 
-def _anonymous(status: Path) -> int:
-    for line in status.read_text().splitlines():
+def anonymous_memory(process: int) -> int:
+    """Anonymous memory of a process, in bytes."""
+    for line in Path(f"/proc/{process}/status").read_text().splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024
     return 0

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+KIB = 1 << 10
 MIB = 1 << 20
 GIB = 1 << 30
 
@@ -18,14 +19,78 @@ class Sizes:
     """The disk of which an incremental writes a fiftieth."""
     large_data: int
     """How much of it holds data at all."""
-    depth: int
-    """Points of the chain in which every point rewrites the same blocks."""
-    rewritten: int
-    """How many blocks those are."""
+    deep_disk: int
+    """The disk of the deepest chain."""
+    depths: tuple[int, ...]
+    """Where along that chain reads are measured, ascending."""
+    thin_disks: tuple[int, ...]
+    """Sizes of disks with the same data, ascending."""
+    thin_data: int
+    thickest_data: int
+    """What the largest of them holds where it is taken many times."""
+    thin_points: int
+    """How many times that is: 1 MiB in each."""
+    fleets: tuple[tuple[int, int], ...]
+    """Repositories of so many points of so many VMs, ascending."""
+    change: int
+    """Bytes of an incremental in them."""
+    files: int
+    """Small files in a file system."""
     repeats: int
     fio_seconds: float
 
 
-FULL = Sizes("full", 2 * GIB, 30, 16 * GIB, 4 * GIB, 1000, 64, 5, 3.0)
-QUICK = Sizes("quick", 256 * MIB, 10, 2 * GIB, 512 * MIB, 100, 64, 3, 0.7)
-TINY = Sizes("tiny", 16 * MIB, 2, 64 * MIB, 16 * MIB, 5, 8, 1, 0.2)
+FULL = Sizes(
+    name="full",
+    disk=2 * GIB,
+    deltas=30,
+    large_disk=16 * GIB,
+    large_data=4 * GIB,
+    deep_disk=512 * MIB,
+    depths=(1, 10, 100, 1000),
+    thin_disks=(16 * GIB, 256 * GIB, 2048 * GIB),
+    thin_data=1 * GIB,
+    thickest_data=8 * GIB,
+    thin_points=1000,
+    fleets=((100, 5), (1000, 50), (10_000, 500)),
+    change=64 * MIB,
+    files=50_000,
+    repeats=5,
+    fio_seconds=2.0,
+)
+QUICK = Sizes(
+    name="quick",
+    disk=256 * MIB,
+    deltas=10,
+    large_disk=2 * GIB,
+    large_data=256 * MIB,
+    deep_disk=64 * MIB,
+    depths=(1, 10, 50),
+    thin_disks=(4 * GIB, 64 * GIB),
+    thin_data=64 * MIB,
+    thickest_data=128 * MIB,
+    thin_points=50,
+    fleets=((50, 5), (500, 50)),
+    change=8 * MIB,
+    files=1000,
+    repeats=3,
+    fio_seconds=0.25,
+)
+TINY = Sizes(
+    name="tiny",
+    disk=16 * MIB,
+    deltas=2,
+    large_disk=64 * MIB,
+    large_data=16 * MIB,
+    deep_disk=16 * MIB,
+    depths=(1, 3),
+    thin_disks=(256 * MIB, 1 * GIB),
+    thin_data=4 * MIB,
+    thickest_data=4 * MIB,
+    thin_points=3,
+    fleets=((4, 2), (8, 4)),
+    change=1 * MIB,
+    files=50,
+    repeats=1,
+    fio_seconds=0.1,
+)

@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Final
 
-from cbtfs.ingest.point import DiskInput, VmInput, take_point
-from cbtfs.source.image import ImageSource
-from cbtfs.source.listed import ChangeList, ListedSource
-from cbtfs.store.repository import Repository, create_repository, new_settings, writing
+from cbtfs.errors import CbtfsError
 from tools.bench.content import BLOCK, Content
+from tools.bench.debian import mounted_root
 from tools.bench.footprint import CatalogUse, catalog_use
+from tools.bench.overlays import overlay_of, thin_overlay
 from tools.bench.programs import run
-from tools.bench.servers import qemu_exported
-from tools.bench.sizes import Sizes
+from tools.bench.real import apply_delta, make_real, points_of
+from tools.bench.sizes import FULL, Sizes
+from tools.bench.take import capturing, in_memory, new_repository
 
-VM: Final = "vm"
-DISK: Final = "disk"
-_EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
 _DELTA_PARTS: Final = 50
 """A delta rewrites one block in so many: 2 %."""
 _SMALL_DELTA_PARTS: Final = 100
+_REWRITTEN: Final = 16
+"""Blocks that each point of the deep chain rewrites: 1 MiB."""
+_FILE_BYTES: Final = 8192
+"""What a small file has on average; the file system around them is a few times as large."""
+_SMALLEST_EXT4: Final = 64 << 20
+_SPARE_INODES: Final = 1000
+_FOLDER_FILES: Final = 200
+
+
+class LeftOut(CbtfsError):
+    """What rows need is not to be had on this machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,38 @@ class DeepChain:
     repository: Path
     blocks: Sequence[int]
     points: int
+    folder: Path
+
+    def overlay(self, depth: int) -> Path:
+        """The qcow2 image of the point of that number, from 1."""
+        return self.folder / f"{depth - 1}.qcow2"
+
+
+@dataclass(frozen=True, slots=True)
+class RealChain:
+    """A Debian root file system, as a repository of points and as a qcow2 chain."""
+
+    chain: Chain
+    points: int
+    changed_blocks: int
+    """Of all points but the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class ThinDisk:
+    """A sparse image, and which blocks of it were ever written."""
+
+    image: Path
+    blocks: Sequence[int]
+
+    def rewrite(self, content: Content, count: int) -> list[int]:
+        """Write so many of them anew; which ones."""
+        changed = content.some_of(self.blocks, min(count, len(self.blocks)))
+        with self.image.open("r+b") as file:
+            for block in changed:
+                file.seek(block * BLOCK)
+                file.write(content.block("text" if block % 2 else "random"))
+        return changed
 
 
 class Stock:
@@ -76,13 +113,13 @@ class Stock:
                 file.write(content.block(kind))
         first = overlay = folder / "0.qcow2"
         run(["qemu-img", "convert", "-O", "qcow2", image, first])
-        repository = _new_repository(folder / "repository")
+        repository = new_repository(folder / "repository")
         with capturing(repository, image) as take:
             take(None)
             for index in range(1, self.sizes.deltas + 1):
                 changed = write_delta(image, content, _DELTA_PARTS)
                 take(changed)
-                overlay = _overlay(overlay, folder / f"{index}.qcow2", image, changed)
+                overlay = overlay_of(overlay, folder / f"{index}.qcow2", image, changed)
         return Chain(image, repository, first, overlay)
 
     @cached_property
@@ -93,7 +130,7 @@ class Stock:
         with image.open("wb") as file:
             for _ in range(self.sizes.disk // BLOCK):
                 file.write(content.block("random"))
-        repository = _new_repository(folder / "repository")
+        repository = new_repository(folder / "repository")
         with capturing(repository, image) as take:
             take(None)
         after_full = catalog_use(repository)
@@ -107,37 +144,85 @@ class Stock:
         """The chain of many points, each of which rewrote the same few blocks."""
         folder = self._new("deep")
         image, content = folder / "disk.raw", Content("deep")
-        count = self.sizes.disk // BLOCK
-        blocks = content.some_of(range(count), self.sizes.rewritten)
         with image.open("wb") as file:
-            file.truncate(self.sizes.disk)
-        repository = _new_repository(folder / "repository")
-        with capturing(repository, image) as take:
-            for index in range(self.sizes.depth):
+            for kind in content.kinds(self.sizes.deep_disk):
+                file.write(content.block(kind))
+        blocks = content.some_of(range(self.sizes.deep_disk // BLOCK), _REWRITTEN)
+        run(["qemu-img", "convert", "-O", "qcow2", image, folder / "0.qcow2"])
+        points = self.sizes.depths[-1]
+        repository = folder / "repository"
+        with in_memory(repository) as path, capturing(new_repository(path), image) as take:
+            take(None)
+            for index in range(1, points):
                 with image.open("r+b") as file:
                     for number, block in enumerate(blocks):
                         file.seek(block * BLOCK)
                         file.write(content.block("text" if number % 2 else "random"))
-                take(blocks if index else None)
+                take(blocks)
+                thin_overlay(folder, index, image, blocks)
         image.unlink()
-        return DeepChain(repository, blocks, self.sizes.depth)
+        return DeepChain(repository, blocks, points, folder)
 
     @cached_property
-    def large(self) -> Path:
-        """The large disk, most of which was never written."""
-        folder = self._new("large")
-        image, content = folder / "disk.raw", Content("large")
-        kinds = content.kinds(self.sizes.large_data * 2)
-        stride = self.sizes.large_disk // (len(kinds) * BLOCK)
-        run_blocks = (1 << 20) // BLOCK
+    def real(self) -> RealChain:
+        """The Debian disk; LeftOut if it cannot be made, or is too large for the form."""
+        if self.sizes is not FULL:
+            raise LeftOut(f"its 2 GiB are too much for the {self.sizes.name} form")
+        try:
+            kept = make_real()
+        except CbtfsError as exc:
+            raise LeftOut(str(exc)) from exc
+        folder = self._new("real")
+        image, first = folder / "disk.raw", folder / "0.qcow2"
+        run(["cp", "--sparse=always", kept / "disk.raw", image])
+        run(["qemu-img", "convert", "-O", "qcow2", image, first])
+        repository = new_repository(folder / "repository")
+        overlay, count = first, 0
+        with capturing(repository, image) as take:
+            take(None)
+            for index in range(1, points_of(kept)):
+                changed = apply_delta(kept, index, image)
+                count += len(changed)
+                take(changed)
+                overlay = overlay_of(overlay, folder / f"{index}.qcow2", image, changed)
+        return RealChain(Chain(image, repository, first, overlay), points_of(kept), count)
+
+    @cached_property
+    def files(self) -> Chain:
+        """A disk with an ext4 file system of many small files, some rewritten by a second point."""
+        folder = self._new("files")
+        image, content = folder / "disk.raw", Content("files")
         with image.open("wb") as file:
-            file.truncate(self.sizes.large_disk)
-            for index, kind in enumerate(kinds):
-                if kind != "zero":
-                    at = index // run_blocks * run_blocks * stride + index % run_blocks
-                    file.seek(at * BLOCK)
-                    file.write(content.block(kind))
-        return image
+            file.truncate(max(self.sizes.files * _FILE_BYTES * 4, _SMALLEST_EXT4))
+        inodes = self.sizes.files + _SPARE_INODES
+        run(["mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0", "-N", str(inodes), image])
+        with mounted_root(image, folder / "root") as root:
+            write_files(root, content, self.sizes.files)
+        first = folder / "0.qcow2"
+        run(["qemu-img", "convert", "-O", "qcow2", image, first])
+        repository = new_repository(folder / "repository")
+        with capturing(repository, image) as take:
+            take(None)
+        return Chain(image, repository, first, first)
+
+    @cached_property
+    def large(self) -> ThinDisk:
+        """The large disk, most of which was never written."""
+        return self.thin("large", self.sizes.large_disk, self.sizes.large_data)
+
+    def thin(self, name: str, size: int, data: int) -> ThinDisk:
+        """A disk of that size with so much data, scattered over all of it in runs of 1 MiB."""
+        image, content = self._new(name) / "disk.raw", Content("large")
+        kinds = [kind for kind in content.kinds(data * 2) if kind != "zero"]
+        run_blocks = (1 << 20) // BLOCK
+        stride = size // BLOCK // max(len(kinds) // run_blocks, 1)
+        blocks = [at // run_blocks * stride + at % run_blocks for at in range(len(kinds))]
+        with image.open("wb") as file:
+            file.truncate(size)
+            for block, kind in zip(blocks, kinds, strict=True):
+                file.seek(block * BLOCK)
+                file.write(content.block(kind))
+        return ThinDisk(image, blocks)
 
     def _new(self, name: str) -> Path:
         folder = self.folder / name
@@ -156,58 +241,15 @@ def write_delta(image: Path, content: Content, parts: int, kind: str | None = No
     return changed
 
 
-def _new_repository(path: Path) -> Path:
-    create_repository(path, new_settings(BLOCK, level=1))
-    return path
-
-
-@contextmanager
-def capturing(path: Path, image: Path) -> Iterator[Take]:
-    """A way to take points of *image*: in full, or by the blocks that changed."""
-    with writing(path) as repository:
-        yield Take(repository, image)
-
-
-class Take:
-    """Takes one point of an image after the other, a minute apart."""
-
-    def __init__(self, repository: Repository, image: Path) -> None:
-        self._repository = repository
-        self._image = image
-        with repository.catalog.view() as view:
-            self._taken = len(view.point_ids())
-
-    def __call__(self, changed: Sequence[int] | None) -> None:
-        image = ImageSource(self._image)
-        listed = None
-        if changed is not None:
-            listed = ListedSource(image, ChangeList(tuple((b * BLOCK, BLOCK) for b in changed)))
-        objects = self._repository.object_writer()
-        try:
-            take_point(
-                self._repository,
-                objects,
-                VmInput(VM),
-                [DiskInput(DISK, listed or image, identity=DISK)],
-                moment=_EPOCH + timedelta(minutes=self._taken),
-                want="auto" if changed is None else "incremental",
-            )
-        finally:
-            objects.close()
-            image.close()
-        self._taken += 1
-
-
-def _overlay(backing: Path, overlay: Path, image: Path, changed: Sequence[int]) -> Path:
-    """A new qcow2 image over *backing* that holds the blocks *changed* of *image*."""
-    backed = ["-b", backing.name, "-F", "qcow2"]
-    run(["qemu-img", "create", "-q", "-f", "qcow2", *backed, overlay], folder=overlay.parent)
-    with (
-        qemu_exported(overlay, overlay.with_name("export"), is_writable=True) as export,
-        image.open("rb") as source,
-        export.open("r+b", buffering=0) as target,
-    ):
-        for block in changed:
-            target.seek(block * BLOCK)
-            target.write(os.pread(source.fileno(), BLOCK, block * BLOCK))
-    return overlay
+def write_files(root: Path, content: Content, count: int) -> None:
+    """So many small files in folders, as a source tree or a mail spool has them."""
+    text = content.block("text") * 2
+    noise = content.block("random")
+    for number in range(count):
+        folder = root / f"{number // _FOLDER_FILES:04}"
+        if number % _FOLDER_FILES == 0:
+            folder.mkdir()
+        size = number * 7919 % (_FILE_BYTES * 2)
+        data = text if number % 4 else noise
+        at = number * 104_729 % (BLOCK - size)
+        (folder / f"{number:06}").write_bytes(data[at : at + size])

@@ -1,22 +1,29 @@
 """Rows for people, as a table in Markdown, and for programs, as one document."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
-from tools.bench.row import OURS, Goal, Row
+from tools.bench.row import OURS, Curve, Goal, Row
+
+_TOP: Final = (
+    "",
+    "| what | caches | whose | median | spread | ratio | goal | |",
+    "|---|---|---|--:|--:|--:|--:|---|",
+)
 
 
 def heading(machine: Mapping[str, str]) -> str:
     """The machine, and the top of the table."""
     lines = [f"- {name}: {value}" for name, value in machine.items()]
-    lines += ["", "| what | caches | whose | median | spread | ratio | goal | |"]
-    lines += ["|---|---|---|--:|--:|--:|--:|---|"]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_TOP])
 
 
 def render(row: Row) -> str:
-    """One row as lines of the table, a line for each contender."""
-    return "\n".join(_lines(row))
+    """One row as lines of the table, a line for each contender, and what came with it."""
+    extra = [f"{name}: {_number(value)}" for name, value in row.facts.items()]
+    extra += [row.note] if row.note else []
+    told = [f"| | | {'; '.join(extra)} | | | | | |"] if extra else []
+    return "\n".join([*_lines(row), *told])
 
 
 def _lines(row: Row) -> Iterator[str]:
@@ -35,10 +42,6 @@ def _lines(row: Row) -> Iterator[str]:
             "" if goal is None else ("met" if row.is_met(goal) else "**missed**"),
         )
         yield "| " + " | ".join(cells) + " |"
-    extra = [f"{name}: {_number(value)}" for name, value in row.facts.items()]
-    extra += [row.note] if row.note else []
-    if extra:
-        yield f"| | | {'; '.join(extra)} | | | | | |"
 
 
 def _wanted(row: Row, goal: Goal) -> str:
@@ -52,11 +55,49 @@ def _number(value: float) -> str:
     return f"{value:,.0f}"
 
 
-def document(rows: Sequence[Row], machine: Mapping[str, str], form: str) -> dict[str, Any]:
+def page(found: Mapping[str, Any]) -> str:
+    """The table of a run that was written down, as a page."""
+    machine = ", ".join(f"{name}: {value}" for name, value in found["machine"].items())
+    lines = ["# A run of the bench", "", f"`make bench`, the {found['form']} form. {machine}.", ""]
+    lines += [f"Left out: {name}: {why}." for name, why in found["left_out"].items()]
+    lines += [*_TOP]
+    facts = []
+    for row in map(_row_of, found["rows"]):
+        lines += _lines(row)
+        if row.facts:
+            told = ", ".join(f"{name} {_number(value)}" for name, value in row.facts.items())
+            facts.append(f"- {row.name}: {told}")
+    return "\n".join([*lines, "", *facts]) + "\n"
+
+
+def _row_of(found: Mapping[str, Any]) -> Row:
+    return Row(
+        found["name"],
+        found["unit"],
+        found["better"] == "more",
+        found["cache"],
+        {name: each["samples"] for name, each in found["contenders"].items()},
+        [Goal(goal["bound"], goal["peer"]) for goal in found["goals"]],
+        found["note"],
+        found["facts"],
+    )
+
+
+def _curve(curve: Curve) -> dict[str, Any]:
+    return {"figure": curve.figure, "panel": curve.panel, "at": dict(curve.at)}
+
+
+def document(
+    rows: Sequence[Row],
+    machine: Mapping[str, str],
+    form: str,
+    left_out: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     """Everything that was measured."""
     return {
         "form": form,
         "machine": dict(machine),
+        "left_out": dict(left_out or {}),
         "rows": [
             {
                 "name": row.name,
@@ -66,6 +107,7 @@ def document(rows: Sequence[Row], machine: Mapping[str, str], form: str) -> dict
                 "verdict": row.verdict,
                 "note": row.note,
                 "facts": dict(row.facts),
+                "curve": None if row.curve is None else _curve(row.curve),
                 "goals": [
                     {"peer": g.peer, "bound": g.bound, "met": row.is_met(g)} for g in row.goals
                 ],

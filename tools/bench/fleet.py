@@ -1,0 +1,86 @@
+"""Repositories of many points of many VMs, taken through the program's own machinery."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from cbtfs.core.extent import Extent
+from cbtfs.ingest.point import DiskInput, VmInput, take_point
+from cbtfs.source.base import Since
+from cbtfs.store.repository import writing
+from tools.bench.content import BLOCK, Content
+from tools.bench.take import DISK, in_memory, new_repository
+
+_DISK_BYTES: Final = 16 << 30
+_EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
+_BLOCK_STEP: Final = 7919
+"""How far apart the blocks are that a VM writes: each in a leaf of its own."""
+
+
+class WrittenDisk:
+    """A source in memory: a thin disk of which a few blocks were ever written."""
+
+    def __init__(self, *, is_kept: bool) -> None:
+        """*is_kept*: what was written before is not forgotten; it will be asked for."""
+        self._is_kept = is_kept
+        self.size = _DISK_BYTES
+        self.blocks: dict[int, bytes] = {}
+        self._fresh: list[int] = []
+
+    def write(self, block: int, data: bytes) -> None:
+        if not self._is_kept:
+            self.blocks.clear()
+        self.blocks[block] = data
+        self._fresh = [block]
+
+    def changed(self, since: Since) -> Sequence[Extent]:
+        return [Extent(block * BLOCK, BLOCK) for block in self._fresh]
+
+    def allocated(self) -> Sequence[Extent]:
+        return [Extent(block * BLOCK, BLOCK) for block in sorted(self.blocks)]
+
+    def read(self, extent: Extent) -> bytes:
+        numbers = range(extent.start // BLOCK, extent.end // BLOCK)
+        return b"".join(self.blocks.get(number, bytes(BLOCK)) for number in numbers)
+
+    def confirm(self) -> None:
+        """Nobody else writes to it."""
+
+    def close(self) -> None:
+        """It holds nothing open."""
+
+    def save(self, image: Path) -> None:
+        """Write it down as a sparse file."""
+        with image.open("wb") as file:
+            file.truncate(self.size)
+            for block, data in self.blocks.items():
+                file.seek(block * BLOCK)
+                file.write(data)
+
+
+def vm_name(number: int) -> str:
+    return f"vm{number:04}"
+
+
+def make_fleet(folder: Path, points: int, vms: int) -> WrittenDisk:
+    """A repository in *folder* of so many points, one new block in each; the disk of VM 0."""
+    content = Content("fleet")
+    disks = [WrittenDisk(is_kept=not number) for number in range(vms)]
+    with (
+        in_memory(folder / "repository") as path,
+        writing(new_repository(path)) as repository,
+    ):
+        objects = repository.object_writer()
+        for number in range(points):
+            disk = disks[number % vms]
+            disk.write(number * _BLOCK_STEP % (_DISK_BYTES // BLOCK), content.block("text"))
+            take_point(
+                repository,
+                objects,
+                VmInput(vm_name(number % vms)),
+                [DiskInput(DISK, disk, identity=DISK)],
+                moment=_EPOCH + timedelta(minutes=number),
+            )
+        objects.close()
+    return disks[0]

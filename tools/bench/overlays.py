@@ -1,0 +1,38 @@
+"""qcow2 images over others: what a point is to the peers."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from tools.bench.content import BLOCK
+from tools.bench.programs import run
+from tools.bench.servers import qemu_exported
+
+
+def overlay_of(backing: Path, overlay: Path, image: Path, changed: Sequence[int]) -> Path:
+    """A new qcow2 image over *backing* that holds the blocks *changed* of *image*."""
+    backed = ["-b", backing.name, "-F", "qcow2"]
+    run(["qemu-img", "create", "-q", "-f", "qcow2", *backed, overlay], folder=overlay.parent)
+    with (
+        qemu_exported(overlay, overlay.with_name("export"), is_writable=True) as export,
+        image.open("rb") as source,
+        export.open("r+b", buffering=0) as target,
+    ):
+        for block in changed:
+            target.seek(block * BLOCK)
+            target.write(os.pread(source.fileno(), BLOCK, block * BLOCK))
+    return overlay
+
+
+def thin_overlay(folder: Path, index: int, image: Path, changed: Sequence[int]) -> None:
+    """The same without opening the chain below, which takes longer the longer it is."""
+    aside, overlay = folder / "changed.raw", f"{index}.qcow2"
+    with image.open("rb") as source, aside.open("wb") as file:
+        file.truncate(os.fstat(source.fileno()).st_size)
+        for block in changed:
+            file.seek(block * BLOCK)
+            file.write(os.pread(source.fileno(), BLOCK, block * BLOCK))
+    run(["qemu-img", "convert", "-O", "qcow2", aside, folder / overlay])
+    below = ["-b", f"{index - 1}.qcow2", "-F", "qcow2"]
+    run(["qemu-img", "rebase", "-u", "-f", "qcow2", *below, overlay], folder=folder)
+    aside.unlink()
