@@ -7,6 +7,7 @@ that its blocks need, so a disk that grows gets levels on top, and its old tree 
 References to objects are opaque here: anything that can be compared. Loading is the caller's.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar, Union
@@ -135,6 +136,32 @@ class Tree(Generic[Ref]):
             for slot, child in enumerate(self._load(leaf, 1)):
                 if child is not None and is_wanted(child):
                     yield index * FANOUT + slot
+
+    def data_blocks_in(self, runs: Sequence[tuple[int, int]]) -> Iterator[int]:
+        """Yield the index of every block in *runs* that holds data, ascending.
+
+        A run is (first block, end); they ascend and are disjoint. Only nodes that a run touches
+        are loaded.
+        """
+        yield from self._within(self.root, self.height, 0, runs, [end for _, end in runs])
+
+    def _within(
+        self,
+        node: Ref | None,
+        level: int,
+        index: int,
+        runs: Sequence[tuple[int, int]],
+        ends: Sequence[int],
+    ) -> Iterator[int]:
+        first, width = index * FANOUT**level, FANOUT**level
+        at = bisect_right(ends, first)
+        if node is None or at == len(runs) or runs[at][0] >= first + width:
+            return
+        if level == 0:
+            yield index
+            return
+        for slot, child in enumerate(self._load(node, level)):
+            yield from self._within(child, level - 1, index * FANOUT + slot, runs, ends)
 
     def data_runs(self) -> Iterator[tuple[int, int]]:
         """Yield (first block, blocks) of every run of blocks that hold data, ascending."""

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from cbtfs.core.audit import Sampling
 from cbtfs.core.blockmap import Shape, Tree
-from cbtfs.core.extent import Extent, clip, total, widen
+from cbtfs.core.extent import Extent, clip, complement, total, widen
 from cbtfs.core.ids import Ref, VmId
 from cbtfs.core.manifest import MAX_DISK_BYTES, DiskKind, DiskRecord
 from cbtfs.core.moment import format_moment
@@ -40,6 +40,9 @@ class DiskInput:
     """A small file of the VM is read whole and not announced."""
     change_id: str | None = None
     """The source's token for the moment that it shows."""
+    lists_discards: bool = True
+    """Its list of changes has what a guest discarded. Where that is not known, blocks that the
+    source has no data for and the base has are changes as well."""
 
 
 Announce = Callable[[str, int], Progress]
@@ -112,6 +115,8 @@ class _Run:
     def take(self, disk: DiskInput, plan: Plan, base: Baseline | None) -> DiskRecord:
         """The disk as *plan* has it, or read whole where an audit shows that to be needed."""
         tree = None if base is None else self.reader.disk(base.disk).tree()
+        if tree is not None and plan.told is not None and not disk.lists_discards:
+            plan = plan.with_changes(list(self._discarded(tree)))
         if base is None or tree is None or plan.told is None or self.orders.audit is None:
             return self.record(disk, plan, base, self.capture(plan, tree, base))
         sample, told = None, plan.told
@@ -203,6 +208,19 @@ class _Run:
         if tree is not None:
             extents = [*extents, *self._in_quarantine(tree)]
         return list(widen(extents, self.shape.block_size, self.shape.size))
+
+    def _discarded(self, tree: Tree[Ref]) -> Iterator[Extent]:
+        """Blocks of the base that hold data and of which the disk has none now: they are zeros."""
+        block, size = self.shape.block_size, self.shape.size
+        runs = [
+            (
+                -(-hole.start // block),
+                -(-hole.end // block) if hole.end == size else hole.end // block,
+            )
+            for hole in complement(self.source.allocated(), size)
+        ]
+        found = tree.data_blocks_in([(first, end) for first, end in runs if first < end])
+        return clip((Extent(n * block, block) for n in found), 0, size)
 
     def _in_quarantine(self, tree: Tree[Ref]) -> Iterator[Extent]:
         """Blocks of the base whose chunks are known to be bad: what they hold is stored anew."""

@@ -171,7 +171,15 @@ class _Capture:
                 )
                 opened.callback(source.close)
                 change_id = None if self._ready.untracked else disk.change_id
-                inputs.append(DiskInput(disk.label, source, disk.identity, change_id=change_id))
+                inputs.append(
+                    DiskInput(
+                        disk.label,
+                        source,
+                        disk.identity,
+                        change_id=change_id,
+                        lists_discards=disk.thin is False,
+                    )
+                )
             inputs += inputs_of(taken.config, files.files, [disk.label for disk in disks])
             manifest = take_point(
                 desk.repository,

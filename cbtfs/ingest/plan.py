@@ -25,6 +25,13 @@ class Plan:
     told: Sequence[Extent] | None = None
     """All that may differ from the base if the source's list can be believed; None without one."""
 
+    def with_changes(self, found: Sequence[Extent]) -> "Plan":
+        """The same, where *found* has changed too, listed or not."""
+        if self.told is None or not found:
+            return self
+        extents = None if self.extents is None else [*self.extents, *found]
+        return replace(self, extents=extents, told=[*self.told, *found])
+
 
 def make_plan(
     source: DiskSource,

@@ -173,6 +173,32 @@ def test_data_runs_are_the_blocks_that_hold_data(history: list[Step]) -> None:
         assert list(tree.data_runs()) == runs(oracle)
 
 
+SOME_RUNS = st.lists(st.tuples(st.integers(0, 300000), st.integers(1, 300)), max_size=5)
+
+
+@given(HISTORIES, SOME_RUNS)
+def test_data_blocks_in_runs_are_those_of_the_disk(
+    history: list[Step], drawn: list[tuple[int, int]]
+) -> None:
+    for tree, oracle in play(Nodes(), history):
+        near = [(max(at - 1, 0), 2) for at in list(oracle)[:2]]
+        inside = {at for first, count in (*drawn, *near) for at in range(first, first + count)}
+        asked = [(first, first + count) for first, count in runs(inside)]
+
+        assert list(tree.data_blocks_in(asked)) == sorted(inside & oracle.keys())
+
+
+def test_only_what_a_run_touches_is_loaded() -> None:
+    nodes = Nodes()
+    tree = nodes.build(FANOUT**3, None, dict.fromkeys(range(0, FANOUT**3, FANOUT), 1))
+    nodes.loaded = 0
+
+    found = list(tree.data_blocks_in([(FANOUT, 2 * FANOUT), (FANOUT**3 - 1, FANOUT**3)]))
+
+    assert found == [FANOUT]
+    assert nodes.loaded == 1 + 2 + 2
+
+
 @given(HISTORIES)
 def test_leaves_ascend_and_hold_data(history: list[Step]) -> None:
     for tree, oracle in play(Nodes(), history):

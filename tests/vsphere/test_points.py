@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from cbtfs.core.audit import Sampling
 from cbtfs.errors import ChangeTrackingUnusable, SourceUnavailable, UsageError
+from tests.audit.support import listed
 from tests.vsphere.support import (
     FIRST,
     MIB,
@@ -61,6 +63,53 @@ def test_what_changed_and_was_then_discarded_is_zeros(tracked: Lab) -> None:
 
     tracked.assert_true(outcome.manifest)
     assert outcome.manifest.disks[0].counts.zero_blocks > 0
+
+
+def test_what_was_discarded_is_zeros_though_no_list_has_it(lab: Lab) -> None:
+    lab.make_transport = TRANSPORTS["nbd"]
+    lab.sim.knobs.change("cbt", unmap_reported=False)
+    lab.write(0, b"data" * 50_000)
+    lab.ingest()
+    lab.sim.do.discard(VM, FIRST, 4096, 24 * 4096)
+    outcome = lab.ingest(audit=Sampling(1.0))
+
+    lab.assert_true(outcome.manifest)
+    disk = outcome.manifest.disks[0]
+    assert disk.ingest == "incremental"
+    assert disk.audit is not None
+    assert disk.audit["mismatches"] == 0
+    assert disk.counts.zero_blocks == 24
+
+
+def test_a_full_blames_nobody_for_discards_that_no_list_has(lab: Lab) -> None:
+    lab.make_transport = TRANSPORTS["nbd"]
+    lab.sim.knobs.change("cbt", unmap_reported=False)
+    lab.write(0, b"data" * 50_000)
+    first = lab.ingest().manifest
+    lab.sim.do.discard(VM, FIRST, 4096, 24 * 4096)
+    manifest = lab.ingest(want="full", audit=Sampling(1.0)).manifest
+
+    lab.assert_all_true()
+    assert manifest.disks[0].audit is not None
+    assert manifest.disks[0].audit["missed"] == 0
+    assert listed(lab.repository)[first.point].suspect is None
+
+
+def test_a_thick_disk_is_not_asked_what_was_discarded(
+    tmp_path: Path, certificate: Certificate
+) -> None:
+    disks = (DiskEntry(size=MIB, provisioning="lazy"), DiskEntry(size=MIB))
+    with Simulator(one_vm(*disks), certificate=certificate) as sim:
+        lab = new_lab(sim, tmp_path, TRANSPORTS["nbd"])
+        for key in (FIRST, SECOND):
+            lab.write(0, b"data" * 50_000, disk=key)
+        lab.ingest()
+        sim.knobs.change("cbt", unmap_reported=False)
+        for key in (FIRST, SECOND):
+            sim.do.discard(VM, key, 4096, 24 * 4096)
+        manifest = lab.ingest().manifest
+
+        assert [disk.counts.zero_blocks for disk in manifest.disks[:2]] == [0, 24]
 
 
 @pytest.mark.parametrize("power", ["off", "suspend"])
