@@ -1,12 +1,20 @@
 """One certificate for all simulators, and a lab with one VM."""
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.vsphere.support import Lab, new_lab, one_vm
-from tools.vsim import Simulator
+from cbtfs.source.secret import Secret
+from cbtfs.source.vsphere.address import Address
+from cbtfs.source.vsphere.session import Session
+from cbtfs.source.vsphere.tls import verifying
+from tests.support import MEMORY
+from tests.vsphere.chances import STORES
+from tests.vsphere.history import Site
+from tests.vsphere.support import QUICK, Lab, new_lab, one_vm
+from tools.vsim import DatastoreEntry, Inventory, Simulator
 from tools.vsim.soap.certificate import Certificate, make_certificate
 
 
@@ -31,3 +39,22 @@ def tracked(lab: Lab) -> Lab:
     lab.write(300_000, b"after the first point" * 1000)
     lab.sim.do.calls(clear=True)
     return lab
+
+
+@pytest.fixture(scope="module")
+def site(certificate: Certificate) -> Iterator[Site]:
+    """For many histories, in memory: what is flushed to a disk is not what they are about."""
+    place = MEMORY if MEMORY.is_dir() else None
+    stores = tuple(DatastoreEntry(name) for name in STORES)
+    with (
+        tempfile.TemporaryDirectory(prefix="cbtfs-histories-", dir=place) as folder,
+        Simulator(Inventory(datastores=stores), Path(folder), certificate=certificate) as sim,
+        Session(
+            Address(sim.host, sim.port),
+            verifying(certificate.certificate),
+            sim.user.name,
+            Secret(sim.user.password),
+            QUICK,
+        ) as session,
+    ):
+        yield Site(sim, session, Path(folder))
