@@ -396,6 +396,19 @@ def test_several_requests_are_in_flight_and_none_is_large(vddk: Lab) -> None:
     assert calls_of(vddk).count("Read") == 9 + 2
 
 
+def test_a_vcenter_that_restarts_meanwhile_is_waited_for(vddk: Lab) -> None:
+    """Bytes keep flowing from the host; the login that ends the hold is a new one."""
+    vddk.patience = replace(vddk.patience, away=60.0, busy=(0.2,) * 50)
+    arguments = {"seconds": 0.5, "starting": 0.5}
+    vddk.sim.do.on_read(action="operation", operation="restart", arguments=arguments, times=1)
+    outcome = vddk.ingest()
+
+    assert outcome.is_whole
+    vddk.assert_all_true()
+    vddk.assert_clean()
+    assert held_by(vddk) == []
+
+
 # holding the VM
 
 

@@ -82,7 +82,7 @@ class Simulator:
         self.port = int(self._https.server_address[1])
         self.scheme = "https" if tls else "http"
         self._library = LibraryServer(
-            (host, vddk_port), self.site, (host, self.port), self.certificate, vddk_calls
+            (host, vddk_port), self.site, self._https, self.certificate, vddk_calls
         )
         self._https.serve()
         self._threads = [

@@ -1,16 +1,15 @@
 """The NBD server: exports <vm>/<snapshot>/<deviceKey>, each exactly the bytes of the snapshot."""
 
-import contextlib
 import logging
 import os
 import socket
 import socketserver
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tools.vsim.data.nbd import Closed, Conversation
+from tools.vsim.data.serving import StoppableServer
 from tools.vsim.knobs import DataKnobs
 from tools.vsim.model.machine import Machine
 from tools.vsim.model.world import World
@@ -84,20 +83,14 @@ class SnapshotExports:
         return found[0], frozen.truth, frozen.spec.size
 
 
-class NbdServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
+class NbdServer(StoppableServer):
     """Serves over TCP, or over a Unix socket if the address is a path."""
-
-    daemon_threads = True
-    allow_reuse_address = True
-    request_queue_size = 128
 
     def __init__(self, address: tuple[str, int] | Path, exports: SnapshotExports) -> None:
         self.exports = exports
         if isinstance(address, Path):
             self.address_family = socket.AF_UNIX
-        self._open: set[socket.socket] = set()
-        self._lock = threading.Lock()
-        super().__init__(address if isinstance(address, tuple) else str(address), _Connection)  # type: ignore[arg-type]
+        super().__init__(address if isinstance(address, tuple) else str(address), _Connection)
 
     @property
     def uri(self) -> str:
@@ -107,24 +100,8 @@ class NbdServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
             return f"nbd+unix:///?socket={address}"
         return f"nbd://{address[0]}:{address[1]}/"
 
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        with self._lock:
-            self._open.add(request)
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            with self._lock:
-                self._open.discard(request)
-
     def stop(self) -> None:
-        """Close the port and every connection."""
-        self.shutdown()
-        self.server_close()
-        with self._lock:
-            streams = list(self._open)
-        for stream in streams:
-            with contextlib.suppress(OSError):
-                stream.shutdown(socket.SHUT_RDWR)
+        super().stop()
         if self.address_family == socket.AF_UNIX:
             Path(str(self.server_address)).unlink()
 

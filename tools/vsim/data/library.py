@@ -6,15 +6,13 @@ returns. Bytes are those of the snapshot, through the exports of the NBD server,
 rules for reads act here too.
 """
 
-import contextlib
-import socket
 import socketserver
 import struct
-import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from tools.vsim.data.exports import SnapshotExport, SnapshotExports
+from tools.vsim.data.serving import StoppableServer
 from tools.vsim.fault import Fault
 from tools.vsim.knobs import VddkKnobs
 from tools.vsim.model.image import data_spans, read_padded
@@ -25,6 +23,7 @@ from tools.vsim.soap.dispatch import COOKIE
 if TYPE_CHECKING:
     from tools.vsim.api.session import Session
     from tools.vsim.api.site import Site
+    from tools.vsim.soap.server import HttpsServer
 
 SECTOR: Final = 512
 MOST: Final = 32 << 20
@@ -53,22 +52,18 @@ class Refused(Exception):
         self.code = code
 
 
-class LibraryServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
-    """Serves libraries; each connection of theirs is a thread."""
-
-    daemon_threads = True
-    allow_reuse_address = True
-    request_queue_size = 128
+class LibraryServer(StoppableServer):
+    """Serves libraries; a vCenter that is away lets nobody log in, and hosts go on."""
 
     def __init__(
         self,
         address: tuple[str, int],
         site: "Site",
-        vsphere: tuple[str, int],
+        vsphere: "HttpsServer",
         certificate: Certificate,
         calls: list[str],
     ) -> None:
-        """*vsphere* is where a library believes that it logs in, *certificate* what is shown there.
+        """*vsphere* is what a library believes that it logs in at, *certificate* what that shows.
 
         The functions that are called are appended to *calls*.
         """
@@ -77,32 +72,11 @@ class LibraryServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self.certificate = certificate
         self.calls = calls
         self.exports = SnapshotExports(site.world)
-        self._open: set[socket.socket] = set()
-        self._lock = threading.Lock()
         super().__init__(address, _Library)
 
     @property
     def port(self) -> int:
         return int(self.server_address[1])
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        with self._lock:
-            self._open.add(request)
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            with self._lock:
-                self._open.discard(request)
-
-    def stop(self) -> None:
-        """Close the port and every connection."""
-        self.shutdown()
-        self.server_close()
-        with self._lock:
-            streams = list(self._open)
-        for stream in streams:
-            with contextlib.suppress(OSError):
-                stream.shutdown(socket.SHUT_RDWR)
 
 
 class _Library(socketserver.StreamRequestHandler):
@@ -187,7 +161,8 @@ class Talk:
 
     def _login(self, caller: str, host: str, port: str, kind: str, user: str, secret: str) -> bytes:
         """What the library shall log: lines in a storm, and whether with secrets."""
-        if (host, int(port)) != self._server.vsphere:
+        vsphere = self._server.vsphere
+        if vsphere.is_away or vsphere.is_starting or (host, int(port)) != vsphere.server_address:
             raise Refused(NO_HOST, f"no vSphere at {host}:{port}")
         with self._world.changing():
             if kind == "session":

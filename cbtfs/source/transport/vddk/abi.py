@@ -19,6 +19,8 @@ OK, ASYNC = 0, 25000
 FAIL, NO_MEMORY, INVALID_ARGUMENT, NOT_SUPPORTED = 1, 2, 3, 6
 NO_PERMISSION, NO_SESSION = 3014, 3047
 CONNECTION_LOST, TCP_ERROR, TCP_LOST, REFUSED = 36, 14010, 14011, 14009
+NO_HOST: Final = 18000
+"""No connection to the server, or no NFC connection left there."""
 SERVER_SHUTDOWN, SERVER_NOT_AVAILABLE = 14014, 14015
 """A host that goes into maintenance mode, since VDDK 7.0.1: to be tried again later."""
 

@@ -1,11 +1,12 @@
 """Holding a VM: storage vMotion is disabled from before its snapshot until after that is gone."""
 
 import logging
+import time
 
 from cbtfs.errors import CbtfsError, SourceUnavailable
 from cbtfs.source.transport.base import Access, Held
 from cbtfs.source.transport.login import VddkLogin
-from cbtfs.source.transport.vddk.login import log_in, start_child
+from cbtfs.source.transport.vddk.login import PASSING, log_in, start_child
 from cbtfs.source.transport.vddk.process import ChildProcess, VixFailed
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,16 @@ class _Held:
     def end(self) -> None:
         """Log in anew for it: the session may have been renewed since."""
         child = self._child
+        pauses = list(self._login.pauses)
+        try:
+            while not self._has_ended(child, may_fail=bool(pauses)):
+                time.sleep(pauses.pop(0))
+        except CbtfsError as exc:
+            raise SourceUnavailable(f"storage vMotion of the VM stays disabled: {exc}") from exc
+        finally:
+            child.end()
+
+    def _has_ended(self, child: ChildProcess, *, may_fail: bool) -> bool:
         try:
             log_in(
                 child,
@@ -72,10 +83,12 @@ class _Held:
                 self._vm,
                 lambda: child.call("end_access", identity=self._identity),
             )
-        except CbtfsError as exc:
-            raise SourceUnavailable(f"storage vMotion of the VM stays disabled: {exc}") from exc
-        finally:
-            child.end()
+        except VixFailed as exc:
+            if exc.number in PASSING and may_fail:
+                log.info("%s: tried again", exc)
+                return False
+            raise
+        return True
 
 
 def access_for(login: VddkLogin) -> Access | None:

@@ -20,8 +20,10 @@ PASSING: Final = (
     abi.TCP_LOST,
     abi.SERVER_SHUTDOWN,
     abi.SERVER_NOT_AVAILABLE,
+    abi.NO_HOST,
 )
-"""Errors that pass: a host goes into maintenance mode (since VDDK 7.0.1), a connection is lost."""
+"""Errors that pass: a host goes into maintenance mode (since VDDK 7.0.1), a connection is lost, a
+vCenter restarts, a host has no NFC connection left."""
 
 
 def start_child(login: VddkLogin) -> ChildProcess:
