@@ -4,18 +4,36 @@ pyVmomi's own pinning is not used: it looks at a thumbprint only after the norma
 failed, and not at all for loopback addresses. Here every connection has a context of ours.
 """
 
+import errno
 import hashlib
 import hmac
 import re
 import socket
 import ssl
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from cbtfs.errors import SourceUnavailable, UsageError
 from cbtfs.source.vsphere.address import Address
 
 _SHA256: Final = re.compile(r"(?:[0-9A-Fa-f]{2}:?){31}[0-9A-Fa-f]{2}\Z")
+
+
+class _ConnectedSocket(ssl.SSLSocket):
+    """Is closed if its peer is gone before the handshake begins.
+
+    The constructor of ssl.SSLSocket looks for a peer first, and leaves the socket open where there
+    is none any more (CPython 3.11, SSLSocket._create).
+    """
+
+    def getpeername(self) -> Any:
+        try:
+            return super().getpeername()
+        except OSError as exc:
+            if exc.errno != errno.ENOTCONN:
+                raise
+            self.close()
+            raise ConnectionResetError(errno.ECONNRESET, "the server hung up") from exc
 
 
 def _strict(context: ssl.SSLContext) -> ssl.SSLContext:
@@ -30,7 +48,7 @@ def verifying(ca_file: Path | None = None) -> ssl.SSLContext:
     except (OSError, ssl.SSLError) as exc:
         raise UsageError(f"cannot use the CA file {ca_file}: {exc.strerror or exc}") from exc
 
-    class VerifiedSocket(ssl.SSLSocket):
+    class VerifiedSocket(_ConnectedSocket):
         """Remembers the certificate that was believed."""
 
         believed = b""
@@ -77,7 +95,7 @@ def pinned(address: Address, thumbprint: str, seconds: float) -> ssl.SSLContext:
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # it need not be self-signed
     context.load_verify_locations(cadata=ssl.DER_cert_to_PEM_cert(certificate))
 
-    class PinnedSocket(ssl.SSLSocket):
+    class PinnedSocket(_ConnectedSocket):
         """Ends a handshake with any other certificate before a byte is sent."""
 
         believed = certificate

@@ -18,6 +18,17 @@ log = logging.getLogger(__name__)
 Control = Callable[[str, str, bytes, str], Reply]  # method, path, body, authorization
 
 
+class _Stream(ssl.SSLSocket):
+    """Is closed if its client hung up before the handshake; ssl.SSLSocket leaves it open then."""
+
+    def getpeername(self) -> Any:
+        try:
+            return super().getpeername()
+        except OSError as error:
+            self.close()
+            raise ConnectionResetError("the client hung up") from error
+
+
 class HttpsServer(ThreadingHTTPServer):
     """One thread for each connection; the TLS handshake happens in it."""
 
@@ -34,6 +45,8 @@ class HttpsServer(ThreadingHTTPServer):
     ) -> None:
         super().__init__(address, _Exchange)
         self.tls = tls
+        if tls:
+            tls.sslsocket_class = _Stream
         self.dispatcher = dispatcher
         self.folder = folder
         self.control = control
