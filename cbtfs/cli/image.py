@@ -13,6 +13,7 @@ import typer
 from cbtfs.cli.arguments import AUDIT, Audit, Json, LockWait, example, sampling_of
 from cbtfs.cli.captures import disk_bars, print_point
 from cbtfs.cli.context import repository_path
+from cbtfs.cli.metrics import MetricsFile, Tally, VmResult, metrics_file
 from cbtfs.cli.output import emit
 from cbtfs.errors import UsageError
 
@@ -115,6 +116,7 @@ def image(
         typer.Option(metavar="S", min=0.1, help="Seconds that an NBD server may say nothing."),
     ] = 60.0,
     audit: Audit = AUDIT,
+    metrics: MetricsFile = None,
     lock_wait: LockWait = 0.0,
     json: Json = False,
 ) -> None:
@@ -148,9 +150,13 @@ def image(
     want: Want = "full" if full else "incremental" if incremental_only else "auto"
     path = repository_path(context)
     started = time.monotonic()
-    with writing(path, lock_wait=lock_wait) as repository:
-        manifest = _take(repository, vm, sources, wishes, when, want, sampling, is_quiet=json)
-    _report(manifest, time.monotonic() - started, as_json=json)
+    tally = Tally("ingest image", chosen=[(vm, "")])
+    with metrics_file(metrics, path, tally):
+        with writing(path, lock_wait=lock_wait) as repository:
+            manifest = _take(repository, vm, sources, wishes, when, want, sampling, is_quiet=json)
+        seconds = time.monotonic() - started
+        tally.results.append(VmResult(vm, "", 0, seconds, 1, manifest))
+        _report(manifest, seconds, as_json=json)
 
 
 def _pairs(disks: Sequence[str], source: str | None) -> dict[str, str]:

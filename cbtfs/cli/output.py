@@ -114,6 +114,16 @@ def human_size(size: int) -> str:
     return f"{value:.{digits}f} {_UNITS[unit]}"
 
 
+def human_time(seconds: float) -> str:
+    """*seconds* as 4.2 s, 75 s, 12 min or 3 h 5 min."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
 @contextmanager
 def progress(what: str, total: int, *, is_wanted: bool = True) -> Iterator[Advance]:
     """Show how far *what* has come, in bytes of *total*, where standard error is a terminal.

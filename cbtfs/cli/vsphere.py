@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
 from threading import Event
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from cbtfs.cli.arguments import AUDIT, Audit, Json, LockWait, example, sampling_of
 from cbtfs.cli.captures import disk_bars, print_point
 from cbtfs.cli.context import repository_path
+from cbtfs.cli.fleet import Counted, Names, count_in, document_of, print_fleet
 from cbtfs.cli.login import (
     CaFile,
     PasswordFile,
@@ -21,6 +22,7 @@ from cbtfs.cli.login import (
     check_trust,
     find_login,
 )
+from cbtfs.cli.metrics import MetricsFile, Tally, metrics_file
 from cbtfs.cli.output import emit, say
 from cbtfs.cli.transports import (
     NbdUri,
@@ -30,11 +32,12 @@ from cbtfs.cli.transports import (
     check_transport,
     transports,
 )
-from cbtfs.cli.verdict import Failed, conclude, failed_documents
-from cbtfs.errors import CbtfsError, UsageError
+from cbtfs.cli.verdict import Failed, conclude
+from cbtfs.errors import UsageError
 from cbtfs.ingest.schedule import PER_DATASTORE, PER_HOST, Limits
 
 if TYPE_CHECKING:
+    from cbtfs.ingest.fleet import Results
     from cbtfs.ingest.outcome import Outcome
     from cbtfs.ingest.plan import Want
     from cbtfs.source.vsphere.inventory import ListedVm
@@ -118,11 +121,14 @@ def vsphere(
         ),
     ] = False,
     audit: Audit = AUDIT,
+    metrics: MetricsFile = None,
     lock_wait: LockWait = 0.0,
     json: Json = False,
 ) -> None:
     """Capture virtual machines of a vCenter or ESXi host: all their disks, what changed alone."""
     from cbtfs.ingest.outcome import Wishes
+    from cbtfs.source.vsphere.address import parse_address
+    from cbtfs.store.repository import writing
 
     limits = Limits(jobs, per_host or None, per_datastore or None)
     if full and incremental_only:
@@ -141,37 +147,38 @@ def vsphere(
         audit=sampling_of(audit),
     )
     path = repository_path(context)
-    login = find_login(server, user, password_file, ca_file, thumbprint)
+    began = time.monotonic()
+    tally = Tally("ingest vsphere", str(parse_address(server)), tuple(vm))
+    with metrics_file(metrics, path, tally):
+        login = find_login(server, user, password_file, ca_file, thumbprint)
+        stop = Event()
+        with (
+            writing(path, lock_wait=lock_wait) as repository,
+            login.session(stop) as session,
+            disk_bars(is_wanted=not json and jobs == 1) as announce,
+        ):
+            from cbtfs.ingest.attempt import attempt, goes_again, needs_of
+            from cbtfs.ingest.fleet import Rules, run_all
+            from cbtfs.ingest.machine import Desk
+            from cbtfs.source.vsphere.inventory import list_vms, select_all
 
-    from cbtfs.store.repository import writing
-
-    stop = Event()
-    with (
-        writing(path, lock_wait=lock_wait) as repository,
-        login.session(stop) as session,
-        disk_bars(is_wanted=not json and jobs == 1) as announce,
-    ):
-        from cbtfs.ingest.attempt import attempt, goes_again, needs_of
-        from cbtfs.ingest.fleet import Rules, run_all
-        from cbtfs.ingest.machine import Desk
-        from cbtfs.source.vsphere.inventory import list_vms, select_all
-
-        selection = select_all(list_vms(session), vm)
-        objects = repository.object_writer()
-        try:
-            ways = transports(transport, nbd_uri, vddk_libdir, vddk_modes, session)
-            desk = Desk(repository, objects, session, ways, wishes, stop, announce)
-            rules: Rules[ListedVm, Outcome] = Rules(
-                limits,
-                needs=lambda each: needs_of(desk, each),
-                goes_again=lambda each, error: goes_again(desk, each, error),
-            )
-            results = run_all(selection.vms, lambda each: attempt(desk, each), stop, rules)
-        finally:
-            objects.close()
-    failed = selection.refused + [(each.name, error) for each, error in results.failed]
-    done = [(e.result, e.seconds) for e in results.ended if not isinstance(e.result, CbtfsError)]
-    _report(done, failed, as_json=json)
+            selection = select_all(list_vms(session), vm)
+            names = Names(selection.vms)
+            count_in(tally, selection)
+            objects = repository.object_writer()
+            try:
+                ways = transports(transport, nbd_uri, vddk_libdir, vddk_modes, session)
+                desk = Desk(repository, objects, session, ways, wishes, stop, announce)
+                rules: Rules[ListedVm, Outcome] = Rules(
+                    limits,
+                    needs=lambda each: needs_of(desk, each),
+                    goes_again=lambda each, error: goes_again(desk, each, error),
+                    told=Counted(names, tally),
+                )
+                results = run_all(selection.vms, lambda each: attempt(desk, each), stop, rules)
+            finally:
+                objects.close()
+        _report(results, names, selection.refused, time.monotonic() - began, as_json=json)
 
 
 def _seconds(text: str | None) -> float | None:
@@ -185,43 +192,29 @@ def _seconds(text: str | None) -> float | None:
 
 
 def _report(
-    done: Sequence[tuple[Outcome, float]],
-    failed: Failed,
+    results: Results[ListedVm, Outcome],
+    names: Names,
+    refused: Failed,
+    seconds: float,
     *,
     as_json: bool,
 ) -> None:
     """Print what became of it all; exit with 3 if that is not all that was wanted."""
+    done = [outcome for _, outcome in results.done]
     if as_json:
-        emit(
-            {
-                "points": [_document(outcome, seconds) for outcome, seconds in done],
-                "failed": failed_documents(failed),
-            }
-        )
+        emit(document_of(results.ended, refused, seconds))
+    elif names.total + len(refused) > 1:
+        print_fleet(results.ended, names, refused)
     else:
-        for outcome, _ in done:
+        for outcome in done:
             print_point(outcome.manifest)
-    for outcome, _ in done:
-        vm = outcome.manifest.vm.name
+    for each, outcome in results.done:
+        vm = names.of(each)
         for note in outcome.notes:
             say(f"{vm}: {note}")
-        for each in outcome.left_out:
-            say(f"{vm}: disk {each.disk} is left out: {each.reason}")
+        for left_out in outcome.left_out:
+            say(f"{vm}: disk {left_out.disk} is left out: {left_out.reason}")
         for warning in outcome.warnings:
             say(f"{vm}: {warning}")
-    is_whole = all(outcome.is_whole for outcome, _ in done)
-    conclude(failed, is_any_done=bool(done), is_whole=is_whole)
-
-
-def _document(outcome: Outcome, seconds: float) -> dict[str, Any]:
-    from cbtfs.cli.documents import of_ingest
-
-    metadata = outcome.manifest.metadata
-    return {
-        **of_ingest(outcome.manifest, seconds),
-        "transport": metadata["transport"],
-        "consistency": metadata["snapshot"]["consistency"],
-        "left_out": list(metadata["left_out"]),
-        "warnings": list(outcome.warnings),
-        "notes": list(outcome.notes),
-    }
+    failed = [*refused, *((names.of(each), error) for each, error in results.failed)]
+    conclude(failed, is_any_done=bool(done), is_whole=all(each.is_whole for each in done))

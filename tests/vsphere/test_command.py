@@ -100,6 +100,43 @@ def test_one_vm_that_fails_does_not_stop_the_others(
     assert "/DC0/vm/a/twin, /DC0/vm/b/twin" in words
 
 
+def test_several_vms_make_a_table_and_a_line_each(
+    fleet: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fleet.sim.do.on_call("CreateSnapshot_Task", fault="vim.fault.NoDiskSpace", target="web2")
+    wanted = ("--jobs", "2", "web*", "/DC0/vm/a/twin", "/DC0/vm/b/twin", "none")
+    code = main([each for each in arguments(fleet, *wanted)[3:] if each != "--json"])
+    out, err = capsys.readouterr()
+    header, *rows = out.splitlines()
+
+    assert code == 3
+    columns = ("vm", "result", "kind", "read", "stored", "time", "transport", "reason")
+    assert header.lower().split() == list(columns)
+    assert [row.split()[:3] for row in rows if "done" in row] == [
+        ["web1", "done", "full"],
+        ["/DC0/vm/a/twin", "done", "full"],
+        ["/DC0/vm/b/twin", "done", "full"],
+    ]
+    assert [row.split()[:2] for row in rows[1::3]] == [["web2", "failed"], ["none", "failed"]]
+    assert "make room on the datastore" in rows[1]
+    lines = [line for line in err.splitlines() if line.startswith("cbtfs: [")]
+    assert [line.split()[1] for line in lines] == ["[1/4]", "[2/4]", "[3/4]", "[4/4]"]
+    assert any(" web2: failed with 30 after " in line for line in lines)
+    assert any(" /DC0/vm/b/twin: full, 1.00 MiB read, " in line for line in lines)
+
+
+def test_the_document_tells_how_long_and_how_often(
+    fleet: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fleet.sim.do.on_call("CreateSnapshot_Task", fault="vim.fault.NoDiskSpace", target="web2")
+    _, document, _ = call(fleet, capsys, "web*")
+
+    (point,), (failed,) = document["points"], document["failed"]
+    assert (point["vm"], point["tries"]) == ("web1", 1)
+    assert (failed["vm"], failed["path"], failed["tries"]) == ("web2", "/DC0/vm/web2", 1)
+    assert 0 < failed["seconds"] < document["seconds"]
+
+
 def test_when_all_fail_the_exit_code_says_why(
     fleet: Lab, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,0 +1,142 @@
+"""What a run of several VMs shows: a line when each ends, a table when all have, documents."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from cbtfs.cli.metrics import Tally, VmResult
+from cbtfs.cli.output import human_size, human_time, print_table, say
+from cbtfs.cli.verdict import PARTLY, Failed, failed_documents
+from cbtfs.errors import CbtfsError
+
+if TYPE_CHECKING:
+    from cbtfs.core.manifest import Manifest
+    from cbtfs.ingest.fleet import Ended
+    from cbtfs.ingest.outcome import Outcome
+    from cbtfs.source.vsphere.inventory import ListedVm, Selection
+
+    VmEnded = Ended[ListedVm, Outcome]
+
+
+class Names:
+    """What to call each VM in words: its name, or its path where several have that name."""
+
+    def __init__(self, vms: Sequence[ListedVm]) -> None:
+        names = Counter(vm.name for vm in vms)
+        self._of = {vm.id: vm.path if names[vm.name] > 1 else vm.name for vm in vms}
+        self.total = len(vms)
+
+    def of(self, vm: ListedVm) -> str:
+        return self._of[vm.id]
+
+
+class Counted:
+    """Says of each VM that it is done with, and how many are; lets the metrics know."""
+
+    def __init__(self, names: Names, tally: Tally) -> None:
+        self._names = names
+        self._tally = tally
+        self._count = 0
+
+    def __call__(self, ended: VmEnded) -> None:
+        self._count += 1
+        self._tally.results.append(_result_of(ended))
+        if self._names.total > 1:
+            place = f"[{self._count}/{self._names.total}]"
+            say(f"{place} {self._names.of(ended.item)}: {_in_words(ended)}")
+
+
+def _in_words(ended: VmEnded) -> str:
+    tries = f", at try {ended.tries}" if ended.tries > 1 else ""
+    time = f"{human_time(ended.seconds)}{tries}"
+    if isinstance(ended.result, CbtfsError):
+        return f"failed with {ended.result.exit_code} after {time}"
+    manifest = ended.result.manifest
+    read, stored = human_size(_read(manifest)), human_size(_stored(manifest))
+    return f"{manifest.kind}, {read} read, {stored} stored, {time}"
+
+
+def print_fleet(ended: Sequence[VmEnded], names: Names, refused: Failed) -> None:
+    """A table with a row for each VM, in the order in which they were named."""
+    rows = [_row(each, names) for each in ended]
+    rows += [(name, "failed", "", "", "", "", "", str(error)) for name, error in refused]
+    print_table(
+        ("vm", "result", "kind", "read", "stored", "time", "transport", "reason"),
+        rows,
+        right=("read", "stored", "time"),
+    )
+
+
+def _row(ended: VmEnded, names: Names) -> tuple[str, ...]:
+    name, time = names.of(ended.item), human_time(ended.seconds)
+    if isinstance(ended.result, CbtfsError):
+        return (name, "failed", "", "", "", time, "", str(ended.result))
+    manifest = ended.result.manifest
+    return (
+        name,
+        "done" if ended.result.is_whole else "partly",
+        manifest.kind,
+        human_size(_read(manifest)),
+        human_size(_stored(manifest)),
+        time,
+        str(manifest.metadata["transport"]),
+        manifest.reason,
+    )
+
+
+def _read(manifest: Manifest) -> int:
+    return sum(disk.counts.read_bytes for disk in manifest.of_kind("disk"))
+
+
+def _stored(manifest: Manifest) -> int:
+    return sum(disk.counts.stored_bytes for disk in manifest.of_kind("disk"))
+
+
+def document_of(ended: Sequence[VmEnded], refused: Failed, seconds: float) -> dict[str, Any]:
+    """What `ingest vsphere --json` prints."""
+    points, failed = [], failed_documents(refused)
+    for each in ended:
+        if isinstance(each.result, CbtfsError):
+            (document,) = failed_documents([(each.item.name, each.result)])
+            spent = {"seconds": round(each.seconds, 3), "tries": each.tries}
+            failed.append({**document, "path": each.item.path, **spent})
+        else:
+            points.append(_document(each.result, each))
+    return {"points": points, "failed": failed, "seconds": round(seconds, 3)}
+
+
+def _document(outcome: Outcome, ended: VmEnded) -> dict[str, Any]:
+    from cbtfs.cli.documents import of_ingest
+
+    metadata = outcome.manifest.metadata
+    return {
+        **of_ingest(outcome.manifest, ended.seconds),
+        "transport": metadata["transport"],
+        "consistency": metadata["snapshot"]["consistency"],
+        "left_out": list(metadata["left_out"]),
+        "warnings": list(outcome.warnings),
+        "notes": list(outcome.notes),
+        "tries": ended.tries,
+    }
+
+
+def count_in(tally: Tally, selection: Selection) -> None:
+    """Let the metrics know which VMs a run is about."""
+    tally.chosen = [(vm.name, _uuid(vm)) for vm in selection.vms]
+    tally.results += [VmResult(name, "", error.exit_code) for name, error in selection.refused]
+
+
+def _result_of(ended: VmEnded) -> VmResult:
+    """What the metrics tell of a VM."""
+    name, uuid, result = ended.item.name, _uuid(ended.item), ended.result
+    if isinstance(result, CbtfsError):
+        return VmResult(name, uuid, result.exit_code, ended.seconds, ended.tries)
+    code = 0 if result.is_whole else PARTLY
+    left_out = sum(each.is_wanted for each in result.left_out)
+    return VmResult(name, uuid, code, ended.seconds, ended.tries, result.manifest, left_out)
+
+
+def _uuid(vm: ListedVm) -> str:
+    return vm.instance_uuid or f"moref:{vm.id}"

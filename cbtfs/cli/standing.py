@@ -1,0 +1,102 @@
+"""How VMs stand in a repository: which point of each can be relied upon, how many cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from cbtfs.core.manifest import Vm
+    from cbtfs.listing import Point
+    from cbtfs.store.catalog.view import View
+
+_AS_WISHED: Final = ("excluded", "not included")
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """One VM's points."""
+
+    name: str
+    uuid: str
+    """vSphere's instance UUID; empty where there is none."""
+    last_good: str | None
+    """The time, RFC 3339, of the newest point that is whole, and neither damaged nor suspect."""
+    points: int
+    suspect: int
+    damaged: int
+
+
+def nowhere(name: str, uuid: str) -> Standing:
+    """How a VM stands that was never captured."""
+    return Standing(name, uuid, None, 0, 0, 0)
+
+
+def standing_of(view: View, vm: Vm, name: str) -> Standing:
+    """How that VM stands, which is called *name* now."""
+    from cbtfs.listing import points
+
+    found = list(points(view, vm.id))
+    good = [point for point in found if is_good(point)]
+    return Standing(
+        name,
+        vm.instance_uuid or "",
+        good[-1].manifest.time if good else None,
+        len(found),
+        sum("suspect" in point.marks for point in found),
+        sum("damaged" in point.marks for point in found),
+    )
+
+
+def is_good(point: Point) -> bool:
+    """Whether all that was wanted is in it, and nothing speaks against any of it."""
+    left_out = point.manifest.metadata.get("left_out") or ()
+    is_whole = all(_reason(each) in _AS_WISHED for each in left_out)
+    return is_whole and not {"damaged", "suspect"} & set(point.marks)
+
+
+def _reason(left_out: Any) -> object:
+    return left_out.get("reason") if isinstance(left_out, dict) else None
+
+
+def vms_meant(view: View, wanted: Iterable[str], server: str) -> Iterator[Vm]:
+    """Those of a server that names, paths, patterns or UUIDs mean, as the repository knows them.
+
+    For a run that could not ask the server. *server* is its address; empty for disk images, which
+    are known by name alone.
+    """
+    wanted = list(wanted)
+    for vm in view.vms().values():
+        metadata = _newest_metadata(view, vm)
+        if (_member(metadata, "server", "name") or "") != server:
+            continue
+        path = str(_member(metadata, "vm", "path") or f"/{vm.name}")
+        if any(_means(each, vm, path) for each in wanted):
+            yield vm
+
+
+def _means(wanted: str, vm: Vm, path: str) -> bool:
+    as_path = wanted if wanted.startswith("/") else f"/{wanted}"
+    return (
+        fnmatchcase(vm.name, wanted)
+        or wanted.lower() == (vm.instance_uuid or "").lower()
+        or ("/" in wanted and fnmatchcase(path, as_path))
+    )
+
+
+def _newest_metadata(view: View, vm: Vm) -> Any:
+    from cbtfs.listing import decode
+
+    for _, point in view.points_of(vm.id, newest_first=True):
+        record = view.point(point)
+        if record is not None:
+            return decode(view, point, record).manifest.metadata
+    return {}
+
+
+def _member(metadata: Any, *names: str) -> object:
+    for name in names:
+        metadata = metadata.get(name) if isinstance(metadata, dict) else None
+    return metadata
