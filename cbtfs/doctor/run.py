@@ -1,7 +1,7 @@
 """Ask the server and this machine, in few calls however many VMs there are; judge what they say."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from cbtfs.source.vsphere.privileges import Lacking, lacking
 from cbtfs.source.vsphere.readiness import enabling_obstacle
 from cbtfs.source.vsphere.role import Use
 from cbtfs.source.vsphere.session import Session
-from cbtfs.source.vsphere.stun import left_by_stuns
+from cbtfs.source.vsphere.stun import without_stuns
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,11 @@ class _Draft:
             blocked_by.append("server")
         if host is not None and any(self._is_hurt(each) for each in host.findings):
             blocked_by.append(f"host {host.name}")
-        blocked_by += [f"datastore {each.name}" for each in stores if is_blocked(each.findings)]
+        blocked_by += [
+            f"datastore {each.name}"
+            for each in stores
+            if any(self._is_hurt(finding) for finding in each.findings)
+        ]
         return VmReport(
             self.vm,
             None if host is None else host.name,
@@ -135,9 +139,12 @@ class _Draft:
         )
 
     def _is_hurt(self, finding: Finding) -> bool:
-        """A closed port hurts those that are read through it."""
-        is_port = finding.check == "port"
-        return finding.severity is Severity.BLOCKS and (self.way.is_by_library or not is_port)
+        """A closed port, a privilege on a datastore: they hurt those that are read through it."""
+        if finding.severity is not Severity.BLOCKS:
+            return False
+        if finding.check == "port":
+            return self.way.is_by_library
+        return finding.check != "privilege" or "datastore" in self.way.uses
 
 
 class _Around:
@@ -210,9 +217,10 @@ class _Judge:
             return _Draft(vm, [Finding("connection", Severity.BLOCKS, text, state.advice)])
         if isinstance(state, SourceUnavailable):
             return _Draft(vm, [Finding("connection", Severity.BLOCKS, str(state), "look again")])
-        disks = [disk for disk in state.disks if not_in_snapshots(disk) is None]
-        way = self._way(vm, state, disks) if disks else NO_WAY
-        uses = way.uses | self._switches(state)
+        after = without_stuns(state)
+        disks = [disk for disk in after.disks if not_in_snapshots(disk) is None]
+        way = self._way(vm, after, disks) if disks else NO_WAY
+        uses = way.uses | _switches(after)
         findings = [
             *of_state(state, self._now),
             *of_way(way),
@@ -224,21 +232,20 @@ class _Judge:
         return _Draft(vm, findings, state.host_id, stores, way)
 
     def _way(self, vm: ListedVm, machine: Machine, disks: Sequence[DiskFacts]) -> Way:
-        """As it will be once the ingest has removed what killed stuns left."""
-        stuns = len(left_by_stuns(machine.snapshots))
         frozen = frozen_disks(
             vm,
-            [replace(disk, links=max(1, disk.links - stuns)) for disk in disks],
+            disks,
             self._around.stores,
             "",
             datacenter=vm.datacenter,
-            is_alone=len(machine.snapshots) == stuns,
+            is_alone=not machine.snapshots,
         )
         return way_of(self._exam.transports, list(frozen.values()))
 
-    def _switches(self, machine: Machine) -> frozenset[Use]:
-        """What an ingest would change about the machine."""
-        if not machine.can_track:
-            return frozenset({"upgrade"})
-        is_enabled = not machine.is_tracking and enabling_obstacle(machine) is None
-        return frozenset({"enable"} if is_enabled else ())
+
+def _switches(machine: Machine) -> frozenset[Use]:
+    """What an ingest would change about the machine."""
+    if not machine.can_track:
+        return frozenset({"upgrade"})
+    is_enabled = not machine.is_tracking and enabling_obstacle(machine) is None
+    return frozenset({"enable"} if is_enabled else ())

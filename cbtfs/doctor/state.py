@@ -8,7 +8,7 @@ from cbtfs.doctor.finding import Finding, Severity
 from cbtfs.source.vsphere.disks import DiskFacts, bars_snapshots, not_in_snapshots
 from cbtfs.source.vsphere.machine import Machine, SnapshotEntry
 from cbtfs.source.vsphere.readiness import enabling_obstacle
-from cbtfs.source.vsphere.stun import left_by_stuns, of_a_run
+from cbtfs.source.vsphere.stun import left_by_stuns, of_a_run, without_stuns
 from cbtfs.source.vsphere.tracking import DiskTracking, tracking_of
 
 _HOUR = 3600
@@ -32,7 +32,15 @@ def of_state(machine: Machine, now: datetime) -> Iterator[Finding]:
             f"it waits for an answer to {machine.question!r}",
             "answer it in the vSphere Client",
         )
+    if machine.power == "suspended":
+        yield Finding(
+            "power",
+            Severity.INFO,
+            "it is suspended: its disks are captured as they are, its memory is not",
+            "resume it, if that matters",
+        )
     yield from _of_snapshots(machine, now)
+    machine = without_stuns(machine)
     yield from _of_consolidation(machine)
     yield from _of_tracking(machine)
     yield from _of_disks(machine)

@@ -140,11 +140,16 @@ TROUBLES: dict[str, tuple[dict[str, Any], str, str, str]] = {
         {"snapshot": {"name": f"cbtfs-stun-{'a' * 32}"}}, "snapshot", "info",
         "left by a 'cbtfs cbt' that was killed: the next backup removes it",
     ),
+    "stun-off": (
+        {"set_cbt": {"enabled": False}, "snapshot": {"name": f"cbtfs-stun-{'a' * 32}"}},
+        "cbt", "info", "change tracking is off: the next backup enables it",
+    ),
     "left-over": ({"left_over": {}}, "consolidation", "warning", "consolidate them"),
     "suspended": (
         {"set_cbt": {"enabled": False}, "power": {"state": "suspend"}}, "cbt", "full",
         "is not enabled: the VM is suspended: mend that",
     ),
+    "asleep": ({"power": {"state": "suspend"}}, "power", "info", "its disks are captured as they"),
     "asking": ({"ask": {"question": "moved?"}}, "question", "blocks", "answer to 'moved?'"),
     "pending": ({"pend": {}}, "cbt", "info", "Hard disk 1 is not tracked yet"),
     "switched": ({"switch": {}}, "cbt", "full", "scsi0:0.ctkEnabled is not TRUE"),

@@ -56,9 +56,8 @@ def _lacking(session: Session, objects: Sequence[Any], wanted: list[str]) -> Lac
     except vmodl.MethodFault as fault:
         raise meaning(fault, what) from fault
     return {
-        str(answer.entity._moId): frozenset(
-            str(each.privId) for each in answer.privAvailability if not each.isGranted
-        )
+        str(answer.entity._moId): frozenset(wanted)
+        - {str(each.privId) for each in answer.privAvailability if each.isGranted}
         for answer in answers
     }
 

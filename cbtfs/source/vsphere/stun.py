@@ -9,10 +9,11 @@ and its snapshot is known by its name alone.
 import logging
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any, Final
 
 from cbtfs.errors import CbtfsError
-from cbtfs.source.vsphere.machine import SnapshotEntry, load_snapshots
+from cbtfs.source.vsphere.machine import Machine, SnapshotEntry, load_snapshots
 from cbtfs.source.vsphere.session import Session
 from cbtfs.source.vsphere.snapshot import (
     consolidate,
@@ -53,6 +54,18 @@ def stun(session: Session, vm: Any, is_stopped: Callable[[], bool]) -> str | Non
 def left_by_stuns(snapshots: Iterable[SnapshotEntry]) -> list[str]:
     """Names of the snapshots of stuns whose maker was killed, or is about to remove them."""
     return [entry.name for entry in snapshots if _OURS.match(entry.name)]
+
+
+def without_stuns(machine: Machine) -> Machine:
+    """The machine as it will be once what killed stuns left is removed."""
+    left = left_by_stuns(machine.snapshots)
+    if not left:
+        return machine
+    return replace(
+        machine,
+        snapshots=tuple(each for each in machine.snapshots if each.name not in left),
+        disks=tuple(replace(disk, links=max(1, disk.links - len(left))) for disk in machine.disks),
+    )
 
 
 def of_a_run(name: str) -> bool:
