@@ -115,15 +115,17 @@ class SessionKnobs:
 
 @dataclass(frozen=True, slots=True)
 class DataKnobs:
-    """NBD and /folder."""
+    """NBD, /folder and leases."""
 
     delay_seconds: float = 0.0  # before each read
     size_delta: int = 0  # added to the size that an NBD export announces
     holes: Literal["zero", "hole", "none"] = "zero"  # base:allocation of what is not allocated
     min_block: int = 1  # NBD refuses reads that are not aligned to it
-    max_readers: int = 0  # NBD connections and lease downloads of a host at once; 0: no limit
+    max_readers: int = 0  # NBD connections to disks of one host at once; 0: no limit
     ranges: bool = True  # whether /folder honours Range
     locked_status: int = 500  # HTTP status of a file that a running machine holds open
+    lease_seconds: float = 300.0  # a lease without progress for so long is over
+    lease_star: bool = False  # URLs of leases have * for the host
 
     def __post_init__(self) -> None:
         validate(self)

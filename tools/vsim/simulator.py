@@ -12,6 +12,7 @@ from tools.vsim.api.site import Site
 from tools.vsim.control import Control
 from tools.vsim.data.exports import NbdServer, SnapshotExports
 from tools.vsim.data.folder import FolderService
+from tools.vsim.data.leased import LeaseService
 from tools.vsim.data.library import LibraryServer
 from tools.vsim.inventory import Inventory, InventoryError
 from tools.vsim.knobs import Knobs
@@ -71,7 +72,7 @@ class Simulator:
             (host, port),
             context,
             self.dispatcher,
-            FolderService(self.site),
+            {"/folder": FolderService(self.site).answer, "/nfc/": LeaseService(self.site).answer},
             Control(self.do, self.token).answer,
         )
         self._nbd = NbdServer(
@@ -81,6 +82,8 @@ class Simulator:
         self.host = host
         self.port = int(self._https.server_address[1])
         self.scheme = "https" if tls else "http"
+        self.site.scheme, self.site.host, self.site.port = self.scheme, host, self.port
+        self.site.thumbprint = self.certificate.thumbprint_sha1
         self._library = LibraryServer(
             (host, vddk_port), self.site, self._https, self.certificate, vddk_calls
         )

@@ -14,6 +14,7 @@ from tools.vsim.api.entities import (
     ResourcePool,
 )
 from tools.vsim.api.events import EventManager, Events
+from tools.vsim.api.lease import Leases
 from tools.vsim.api.search import SearchIndex
 from tools.vsim.api.served import Served
 from tools.vsim.api.service import FileManager, ServiceInstance, render_about
@@ -39,6 +40,9 @@ class Site:
         self.files = DatastoreFiles(world)
         self.sessions = Sessions(world)
         self.tasks = Tasks(self)
+        self.leases = Leases(self)
+        self.scheme, self.host, self.port = "https", "127.0.0.1", 443  # where it is served
+        self.thumbprint = ""  # SHA-1 of the certificate
         self.events = Events(self)
         uuid = f"{world.random.getrandbits(128):032x}"
         uuid = "-".join((uuid[:8], uuid[8:12], uuid[12:16], uuid[16:20], uuid[20:]))

@@ -53,6 +53,9 @@ class SnapshotObject(Served):
 
         return self.site.tasks.start(call, self.machine, work)
 
+    def ExportSnapshot(self, call: Call) -> Any:
+        return self.site.leases.export_snapshot(call, self.machine, self.snapshot)
+
     def RenameSnapshot(self, call: Call, name: str | None, description: str | None) -> None:
         with self.site.world.changing():
             self.snapshot.name = name or self.snapshot.name

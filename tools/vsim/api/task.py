@@ -115,6 +115,7 @@ class Tasks:
         )
         if busy and site.world.knobs.task.in_progress_as == "call":
             raise busy
+        site.leases.require_none(machine)
         task = Task(site, f"task-{next(self._numbers)}", call, machine)
         with site.world.changing():
             self._all[task.moid] = task

@@ -71,6 +71,7 @@ class VirtualMachine(Served):
         return self._task(call, self.machine.suspend)
 
     def ShutdownGuest(self, call: Call) -> None:
+        self.site.leases.require_none(self.machine)
         with self.site.world.changing():
             self.machine.power_off(hard=False)
 
@@ -141,6 +142,9 @@ class VirtualMachine(Served):
         return SnapshotObject(self.site, self.machine, current).RevertToSnapshot_Task(
             call, host, suppressPowerOn
         )
+
+    def ExportVm(self, call: Call) -> Any:
+        return self.site.leases.export_machine(call, self.machine)
 
     def ConsolidateVMDisks_Task(self, call: Call) -> Any:
         return self._task(call, self.machine.consolidate)

@@ -1,20 +1,21 @@
-"""The HTTPS server: /sdk for SOAP, /folder for files, /vsim for the control channel."""
+"""The HTTPS server: /sdk for SOAP, /folder and /nfc for files, /vsim for the control channel."""
 
 import logging
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from tools.vsim.data.folder import FolderService, Sending
+from tools.vsim.data.folder import Sending, refused
 from tools.vsim.fault import Fault
 from tools.vsim.soap.dispatch import Dispatcher, Dropped, Reply
 from tools.vsim.soap.reply import fault_reply
 
 log = logging.getLogger(__name__)
+Files = Callable[[str, Mapping[str, str]], Sending]  # path, headers
 Control = Callable[[str, str, bytes, str], Reply]  # method, path, body, authorization
 
 
@@ -40,7 +41,7 @@ class HttpsServer(ThreadingHTTPServer):
         address: tuple[str, int],
         tls: ssl.SSLContext | None,
         dispatcher: Dispatcher,
-        folder: FolderService,
+        files: Mapping[str, Files],
         control: Control,
     ) -> None:
         super().__init__(address, _Exchange)
@@ -48,7 +49,7 @@ class HttpsServer(ThreadingHTTPServer):
         if tls:
             tls.sslsocket_class = _Stream
         self.dispatcher = dispatcher
-        self.folder = folder
+        self.files = files
         self.control = control
         self.is_away = False
         self.is_starting = False
@@ -131,7 +132,7 @@ class _Exchange(BaseHTTPRequestHandler):
                 self._send(self.server.dispatcher.versions())
             except Dropped:
                 self._drop()
-        elif self.path.startswith("/folder"):
+        elif self.path.startswith(tuple(self.server.files)):
             self._send_file(with_body=True)
         elif self.path.startswith("/vsim/"):
             self._control()
@@ -199,7 +200,9 @@ class _Exchange(BaseHTTPRequestHandler):
         self.wfile.write(reply.body)
 
     def _send_file(self, with_body: bool) -> None:
-        sending: Sending = self.server.folder.answer(self.path, dict(self.headers))
+        found = (each for start, each in self.server.files.items() if self.path.startswith(start))
+        answer = next(found, lambda path, headers: refused(404, "not found"))
+        sending = answer(self.path, dict(self.headers))
         self.send_response(sending.status)
         for name, value in sending.headers.items():
             self.send_header(name, value)

@@ -37,6 +37,7 @@ SERVED_KINDS = (
     vim.ResourcePool,
     vim.Network,
     vim.vm.Snapshot,
+    vim.HttpNfcLease,
     vim.Task,
     vim.TaskManager,
     vim.ServiceInstance,

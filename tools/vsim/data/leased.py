@@ -1,0 +1,44 @@
+"""Downloads of a lease: GET /nfc/<ticket>/<disk>, which asks for no login, as the ticket is one."""
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tools.vsim.data.folder import Sending, refused
+from tools.vsim.data.streamed import write_streamed
+
+if TYPE_CHECKING:
+    from tools.vsim.api.site import Site
+
+
+class LeaseService:
+    """Answers requests below /nfc."""
+
+    def __init__(self, site: "Site") -> None:
+        self._site = site
+
+    def answer(self, target: str, headers: Mapping[str, str]) -> Sending:
+        """A whole disk as streamOptimized VMDK; ranges are not honoured."""
+        ticket, _, name = target.removeprefix("/nfc/").partition("/")
+        world = self._site.world
+        with world.lock:
+            disk = self._site.leases.find(ticket, name)
+            if disk is None:
+                return refused(404, "no such lease, or it is over")
+            source = os.open(disk.image, os.O_RDONLY)
+        try:
+            rule = world.on_read(0, disk.size, disk.export)
+            if rule and rule.action == "eio":
+                return refused(500, "input/output error")
+            with tempfile.TemporaryFile(dir=Path(world.state)) as file:
+                write_streamed(source, disk.size, name, file)
+                length = file.tell()
+                file.flush()
+                content = os.dup(file.fileno())
+        finally:
+            os.close(source)
+        cut = length // 2 if rule and rule.action in ("close", "short") else 0
+        kind = {"Content-Type": "application/x-vnd.vmware-streamVmdk"}
+        return Sending(200, kind, content, 0, length, cut)
