@@ -12,8 +12,6 @@ SECTOR: Final = 512
 MIN_CHUNK_SECTORS: Final = 128
 MAX_CHUNKS: Final = 512 * 1024
 """In one call of QueryAllocatedBlocks."""
-IDENTITY_CHARACTERS: Final = 50
-"""PrepareForAccess takes no more."""
 
 OK, ASYNC = 0, 25000
 FAIL, NO_MEMORY, INVALID_ARGUMENT, NOT_SUPPORTED = 1, 2, 3, 6

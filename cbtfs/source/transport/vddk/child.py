@@ -13,6 +13,7 @@ import resource
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
@@ -31,6 +32,8 @@ CLOSING_SECONDS: Final = 30.0
 _PR_SET_DUMPABLE: Final = 4
 _LOG_LINE: Final = 2000
 """Bytes; a line below PIPE_BUF is written whole, whatever other threads write (pipe(7))."""
+_SAID: Final = 300
+"""Characters of the last warning that go with an error."""
 
 Words = dict[str, Any]
 
@@ -42,6 +45,7 @@ class Child:
         self._stream = stream
         self._sending = threading.Lock()
         self._secrets: tuple[str, ...] = ()
+        self._said = ""
         self._library: Library | None = None
         self._params: Any = None
         self._connection: Any = None
@@ -50,8 +54,10 @@ class Child:
         self._reads: _Reads | None = None
 
     def log(self, level: str, text: str) -> None:
-        line = f"{level}: {redacted(text, self._secrets)}".encode()[:_LOG_LINE] + b"\n"
-        os.write(2, line)
+        line = redacted(text, self._secrets)
+        if level != "debug":
+            self._said = line
+        os.write(2, f"{level}: {line}".encode()[:_LOG_LINE] + b"\n")
 
     def reply(self, kind: int, tag: int, *payload: bytes | memoryview) -> None:
         with self._sending:
@@ -59,13 +65,15 @@ class Child:
 
     def fail(self, tag: int, call: str, number: int, text: str) -> None:
         with self._sending:
-            words = {"call": call, "number": number, "text": redacted(text, self._secrets)}
+            words: Words = {"call": call, "number": number}
+            words |= {"text": redacted(text, self._secrets), "said": self._said[:_SAID]}
             frame.send_words(self._stream, frame.ERROR, tag, words)
 
     # what a parent may ask for
 
     def answer(self, asked: frame.Frame) -> None:
         """Carry out one frame."""
+        self._said = ""
         try:
             if asked.kind == frame.READ:
                 self._read(asked)
@@ -285,8 +293,7 @@ def _listen(stream: socket.socket, asked: "SimpleQueue[frame.Frame | None]") -> 
     except frame.FrameError:
         pass
     asked.put(None)
-    ended = threading.Event()
-    ended.wait(CLOSING_SECONDS)  # nobody sets it: the process ends before, or here
+    time.sleep(CLOSING_SECONDS)  # the main thread ends the process before
     os._exit(1)
 
 

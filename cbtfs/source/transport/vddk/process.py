@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as Late
 from contextlib import suppress
@@ -126,7 +126,7 @@ class ChildProcess:
                 self._expected[self._next] = length
             return self._next, future
 
-    def _send(self, send: Any) -> None:
+    def _send(self, send: Callable[[], None]) -> None:
         with suppress(frame.FrameError):  # who waits for the answer is told by who takes it in
             send()
 
@@ -173,14 +173,17 @@ class ChildProcess:
             raise frame.FrameError("an answer of the wrong kind or length")
 
     def _failure(self, words: dict[str, Any]) -> VixFailed:
-        call, number, text = words.get("call"), words.get("number"), words.get("text")
-        if not (isinstance(call, str) and isinstance(number, int) and isinstance(text, str)):
+        call, text, said = (words.get(name) for name in ("call", "text", "said"))
+        number = words.get("number")
+        if not (isinstance(call, str) and isinstance(text, str) and isinstance(number, int)):
             raise frame.FrameError("an error that says nothing")
-        if not _NAME.match(call):
+        if not (_NAME.match(call) and isinstance(said, str)):
             raise frame.FrameError("an error of no function")
-        hint = _HINTS.get((call, number)) or _HINTS.get(("", number), "")
-        name = f"VixDiskLib_{call}: " if call else ""
-        return VixFailed(f"{name}{redacted(text, self._secrets)}{hint}", number)
+        message = f"VixDiskLib_{call}: {text}" if call else text
+        message += _HINTS.get((call, number)) or _HINTS.get(("", number), "")
+        if number == abi.FAIL and said:  # "Unknown error" alone helps nobody
+            message += f" (it says: {said})"
+        return VixFailed(redacted(message, self._secrets), number)
 
     def _fail_all(self, why: str) -> None:
         with self._lock:
