@@ -1,6 +1,7 @@
 """`cbtfs cbt`: what it shows, the procedure of enabling and of beginning anew, what refuses it."""
 
 import os
+import random
 import re
 import signal
 import subprocess
@@ -406,6 +407,60 @@ def test_a_snapshot_that_is_still_being_made_by_a_killed_stun_is_removed(
 
     assert code == 0
     assert snapshots(sim) == []
+    assert None not in ids(sim)
+
+
+def test_a_reset_that_is_killed_at_any_moment_is_mended_by_enable(
+    sim: Simulator, capsys: Capture
+) -> None:
+    for calls in random.Random(7).sample(range(4, 50), 6):
+        sim.do.calls(clear=True)
+        with subprocess.Popen(
+            [sys.executable, "-m", "cbtfs", "cbt", "reset", *at(sim), VM],
+            cwd=ROOT,
+            env={**os.environ, "CBTFS_VSPHERE_PASSWORD": "vsim"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        ) as process:
+            with sim.world.changed:
+                sim.world.changed.wait_for(
+                    lambda calls=calls, process=process: (  # type: ignore[misc]
+                        len(sim.dispatcher.calls) >= calls or process.poll() is not None
+                    ),
+                    60,
+                )
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+        assert len(snapshots(sim)) <= 1
+        code, document, _ = call(sim, capsys, "cbt", "enable", VM)
+
+        assert code == 0, document
+        assert snapshots(sim) == []
+        assert None not in ids(sim)
+
+
+def test_two_resets_at_once_do_no_harm(sim: Simulator, capsys: Capture) -> None:
+    """Each removes the other's stun, or is refused: nothing stays, and enable mends the rest."""
+    call(sim, capsys, "cbt", "enable", VM)
+    sim.do.set_knobs("task", seconds=0.05)
+    command = [sys.executable, "-m", "cbtfs", "cbt", "reset", "--json", *at(sim), VM]
+    both = [
+        subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, "CBTFS_VSPHERE_PASSWORD": "vsim"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    outputs = [process.communicate(timeout=120)[0] for process in both]
+
+    assert {process.returncode for process in both} <= {0, 3, 30}, outputs
+    assert not [each for each in outputs if "Traceback" in each]
+    assert snapshots(sim) == []
+    assert call(sim, capsys, "cbt", "enable", VM)[0] == 0
     assert None not in ids(sim)
 
 

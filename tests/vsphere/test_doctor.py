@@ -221,6 +221,20 @@ def test_a_backup_does_what_the_doctor_said(
         assert code == (3 if is_partial else 0)
 
 
+def test_a_backup_by_vmwares_library_does_what_the_doctor_said(
+    sim: Simulator, capsys: Capture, tmp_path: Path, open_port: int
+) -> None:
+    sim.do.snapshot(VM, "by hand")
+    vms, by = (VM, "mapped", "elsewhere", "raw"), ("--vddk-libdir", str(libdir(sim)))
+    _, document, _ = call(sim, capsys, "doctor", *by, "--nfc-port", str(open_port), *vms)
+    repository = ("--repo", str(new_repository(tmp_path / "r")), "ingest", "vsphere")
+    _, taken, _ = call(sim, capsys, *repository, *by, *vms)
+
+    told = {vm["vm"]: vm["transport"] for vm in document["vms"] if not vm["blocked_by"]}
+    assert told == {VM: "vddk", "mapped": "vddk", "elsewhere": "vddk"}
+    assert {point["vm"]: point["transport"] for point in taken["points"]} == told
+
+
 # privileges
 
 
