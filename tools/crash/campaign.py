@@ -1,7 +1,7 @@
 """A long-lived repository whose runs are killed over and over."""
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -99,6 +99,17 @@ class Campaign:
             self._promised.pop(point, None)
             if self._last is not None and self._last[0] == point:
                 self._last = None
+
+    @property
+    def promises(self) -> dict[PointId, Promise | None]:
+        """What is known of the points that must be there."""
+        return dict(self._promised)
+
+    def go_on_with(self, promised: Mapping[PointId, Promise | None]) -> None:
+        """Expect just these points: the repository was put back to a moment when they were."""
+        self._promised = dict(promised)
+        if self._last is not None and self._last[0] not in promised:
+            self._last = None
 
     @property
     def promised(self) -> list[PointId]:

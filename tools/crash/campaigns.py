@@ -8,6 +8,7 @@ from typing import Final
 from tools.crash.bits import bits
 from tools.crash.disks import full, power
 from tools.crash.kills import calls, kills
+from tools.crash.replay import replay
 from tools.crash.result import Result
 from tools.crash.together import together
 
@@ -25,6 +26,9 @@ class Named:
 CAMPAIGNS: Final = {
     "kills": Named(kills, 100, 1000, "SIGKILL at random moments of ingest, forget, prune, repair"),
     "calls": Named(calls, 1, 3, "the N-th call fails or is the last, for every N; count: actions"),
+    "replay": Named(
+        replay, 200, 2000, "recorded calls, cut off with lost and torn writes and names"
+    ),
     "power": Named(power, 20, 300, "power cuts on ext4 and XFS, half of them on each"),
     "full": Named(full, 10, 100, "full disks, then forget and prune to freedom"),
     "bits": Named(bits, 300, 10_000, "flipped bits and damaged pages, anywhere"),

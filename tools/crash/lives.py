@@ -30,6 +30,10 @@ _MOST: Final = 12
 Prepare = Callable[[Say], None]
 
 
+def unprepared(say: Say) -> None:
+    """Come as you are."""
+
+
 def forgetting(path: Path, points: Sequence[PointId], prepare: Prepare) -> Work:
     """Work that forgets *points* and acknowledges it."""
 
@@ -104,14 +108,14 @@ class Lives:
         *,
         kill_after: float | None = None,
         strike: Callable[[], None] = lambda: None,
-        trap: Trap | None = None,
+        prepare: Prepare = unprepared,
         before: Callable[[], None] = lambda: None,
     ) -> Outcome:
         """Let a child do it, and note what it acknowledged and how it ended.
 
-        *before* is called when it is clear what a capture will capture.
+        *prepare* is what the child does first: a trap, perhaps. *before* is called when it is clear
+        what a capture will capture.
         """
-        prepare: Prepare = (lambda say: None) if trap is None else trap.install
         campaign = self.campaign
         if verb == "ingest":
             capture = campaign.next_capture()
@@ -164,7 +168,7 @@ class Lives:
 
     def spring(self, verb: Verb, at: int, action: Action) -> Outcome:
         """*verb* with a trap on its call number *at*, then the proof."""
-        outcome = self.run(verb, trap=Trap(at, action))
+        outcome = self.run(verb, prepare=Trap(at, action).install)
         try:
             self.prove()
         except Violation as exc:

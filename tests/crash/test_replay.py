@@ -1,0 +1,101 @@
+"""A recording is what was done, and a program that does not flush is found out."""
+
+import logging
+import mmap
+import os
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from cbtfs.store import files
+from tools.crash import replay
+from tools.crash.campaign import Campaign
+from tools.crash.child import Say, run_child
+from tools.crash.lives import VERBS, Lives, Verb
+from tools.crash.recording import Recording
+from tools.crash.storage import Storage
+from tools.crash.traced import NotModelled, Trace
+from tools.crash.verify import Violation
+
+SEED = 20261125
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    """What is mended on the way is not told: it is what this is about."""
+    logging.disable(logging.WARNING)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.fixture
+def lives(tmp_path: Path) -> Lives:
+    found = Lives(Campaign(tmp_path, SEED))
+    for _ in range(3):
+        found.campaign.run_well()
+    return found
+
+
+def contents(path: Path) -> dict[str, bytes | None]:
+    """All that stands at *path*, but for the lock of LMDB, which is written to by memory."""
+    return {
+        str(each.relative_to(path)): None if each.is_dir() else each.read_bytes()
+        for each in path.rglob("*")
+        if each.name != "lock.mdb"
+    }
+
+
+def test_a_recording_that_is_played_to_its_end_is_what_stands_there(
+    lives: Lives, tmp_path: Path
+) -> None:
+    for verb in VERBS:
+        recorded = replay.record(lives, verb, tmp_path / "recording")
+
+        state = recorded.trace.storage.state(1 << 62, "kept", random.Random())
+
+        played = {name: data for name, data in state.items() if "lock.mdb" not in name}
+        assert played == contents(lives.campaign.repository)
+        assert recorded.trace.counts["fdatasync"] > 0
+
+
+def flush_nothing(say: Say) -> None:
+    os.fsync = lambda fd: None
+
+
+def flush_no_folder(say: Say) -> None:
+    files.sync_folder.__code__ = (lambda path: None).__code__
+
+
+def try_states(lives: Lives, recorded: replay.Recorded, victim: Path) -> None:
+    for _ in range(200):
+        replay.try_state(lives, recorded, victim, is_thorough=False)
+
+
+@pytest.mark.parametrize("break_it", [flush_nothing, flush_no_folder])
+@pytest.mark.parametrize("verb", ["ingest", "forget"])
+def test_a_program_that_does_not_flush_is_found_out(
+    lives: Lives, tmp_path: Path, verb: Verb, break_it: Callable[[Say], None]
+) -> None:
+    recorded = replay.record(lives, verb, tmp_path / "recording", break_it)
+
+    with pytest.raises(Violation):
+        try_states(lives, recorded, tmp_path / "victim")
+
+
+def test_a_file_that_is_written_to_by_memory_is_refused(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "file").write_bytes(bytes(4096))
+    trace, recording = Trace(root, Storage(root)), Recording(tmp_path / "recording")
+
+    def write_by_memory(say: Say) -> None:
+        recording.install(say)
+        with (root / "file").open("r+b") as file, mmap.mmap(file.fileno(), 4096) as memory:
+            memory[0] = 1
+
+    run_child(write_by_memory)
+
+    with pytest.raises(NotModelled, match="by memory"):
+        trace.play(recording.calls())

@@ -1,0 +1,145 @@
+"""What a child asks of the system, recorded by strace: all calls that change or flush a file."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tools.crash.child import Say
+
+_CHANGING: Final = (
+    "write,writev,pwrite64,pwritev,pwritev2,lseek,ftruncate,truncate,fallocate,copy_file_range,"
+    "fsync,fdatasync,sync_file_range,sync,syncfs,msync,mmap,"
+    "open,openat,openat2,creat,close,dup,dup2,dup3,fcntl,"
+    "rename,renameat,renameat2,link,linkat,unlink,unlinkat,mkdir,mkdirat,rmdir,"
+    "symlink,symlinkat,mknod,mknodat,io_uring_setup,io_submit"
+)
+_BIRTHS: Final = ("clone", "clone3", "fork", "vfork")
+_LONGEST: Final = 8 << 20
+"""Bytes of one call that are recorded: more than any writes."""
+NEVER: Final = sys.maxsize
+
+_LINE = re.compile(
+    r"(?P<task>\d+) +(?:<\.\.\. (?P<resumed>\w+) resumed>|(?P<name>\w+)\()(?P<rest>.*)"
+)
+_END = re.compile(r"\) += (?P<result>-?\d+|0x[0-9a-f]+|\?)")
+_UNFINISHED: Final = " <unfinished ...>"
+_STRING = re.compile(r'"((?:\\x[0-9a-f]{2})*)"(\.\.\.)?')
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call that succeeded, or never came back."""
+
+    name: str
+    text: str
+    """Its arguments, as strace shows them; strings in hexadecimal, so that no comma is theirs."""
+    result: int
+    begun: int
+    """Its place in the recording; an earlier place is an earlier moment, for all threads."""
+    ended: int
+    is_own: bool
+    """Whether the recorded process made it, and not a child of it."""
+
+    @property
+    def arguments(self) -> list[str]:
+        """One string for each argument; only of calls without structures among them."""
+        return self.text.split(", ")
+
+    @property
+    def strings(self) -> list[bytes]:
+        """The strings among the arguments."""
+        found = []
+        for digits, cut in _STRING.findall(self.text):
+            if cut:
+                raise ValueError(f"{self.name} at {self.begun} was not recorded whole")
+            found.append(bytes.fromhex(digits.replace("\\x", "")))
+        return found
+
+
+class Recording:
+    """Have a child recorded from the moment it calls install(), to its end."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._ended, self._open = os.pipe()
+
+    def install(self, say: Say) -> None:
+        """For the child, while it has one thread."""
+        tracer = subprocess.Popen(
+            [
+                *("strace", "-f", "-xx", "-s", str(_LONGEST), "-e", "signal=none"),
+                *("-e", f"trace={_CHANGING},{','.join(_BIRTHS)}"),
+                *("-o", self._file, "-p", str(os.getpid())),
+            ],
+            stderr=subprocess.PIPE,
+            text=True,
+            pass_fds=[self._open],
+        )
+        assert tracer.stderr is not None
+        line = tracer.stderr.readline()
+        if "attached" not in line:
+            raise OSError(f"strace does not record: {line.strip()}")
+
+    def calls(self) -> list[Call]:
+        """All that was recorded, in order, once the child has ended."""
+        os.close(self._open)
+        os.read(self._ended, 1)  # strace has written its last line when it lets go of the pipe.
+        os.close(self._ended)
+        return list(parse(self._file.read_text().splitlines()))
+
+
+def parse(lines: Sequence[str]) -> Iterator[Call]:
+    """Yield the calls that succeeded or never came back, in the order in which they began."""
+    open_calls: dict[str, tuple[str, str, int]] = {}
+    found: list[tuple[str, Call]] = []
+    others: set[str] = set()
+    for place, line in enumerate(lines):
+        match = _LINE.match(line)
+        if match is None:
+            continue
+        task = match["task"]
+        if match["name"] is None:
+            name, text, begun = open_calls.pop(task)
+        else:
+            name, text, begun = match["name"], "", place
+        text += match["rest"]
+        if text.endswith(_UNFINISHED):
+            open_calls[task] = name, text.removesuffix(_UNFINISHED), begun
+            continue
+        end = _END.search(text)
+        if end is None:
+            raise ValueError(f"not a call: {line[:200]}")
+        result = -1 if end["result"] == "?" else int(end["result"], 0)
+        text = text[: end.start()]
+        if name in _BIRTHS and "CLONE_THREAD" not in text:
+            others.add(str(result))
+        if result >= 0 or end["result"] == "?":
+            ended = NEVER if end["result"] == "?" else place
+            found.append((task, Call(name, text, result, begun, ended, is_own=True)))
+    for task, (name, text, begun) in open_calls.items():
+        found.append((task, Call(name, text, -1, begun, NEVER, is_own=True)))
+    threads = _threads(found)
+    for task, call in sorted(found, key=lambda each: each[1].begun):
+        is_own = _process(task, threads) not in others
+        yield Call(call.name, call.text, call.result, call.begun, call.ended, is_own)
+
+
+def _threads(found: Sequence[tuple[str, Call]]) -> dict[str, str]:
+    """For each thread that was started the one that did it."""
+    return {
+        str(call.result): task
+        for task, call in found
+        if call.name in _BIRTHS and "CLONE_THREAD" in call.text
+    }
+
+
+def _process(task: str, threads: dict[str, str]) -> str:
+    """The first thread of the process of *task*."""
+    while task in threads:
+        task = threads[task]
+    return task

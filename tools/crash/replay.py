@@ -1,0 +1,181 @@
+"""Campaign: a verb is recorded, and the power goes at any moment of it, in any legal way."""
+
+import shutil
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cbtfs.core.ids import PointId
+from cbtfs.store.repository import CATALOG
+from tools.crash.campaign import Campaign, expect_well
+from tools.crash.capture import Capture
+from tools.crash.child import Outcome, Say, Work, run_child
+from tools.crash.lives import Lives, Prepare, Verb, none_is_back, pruning, unprepared
+from tools.crash.recording import Recording
+from tools.crash.result import Result
+from tools.crash.storage import MOODS, Mood, Storage, Tree
+from tools.crash.traced import Trace
+from tools.crash.verify import (
+    Promise,
+    Violation,
+    catalog_is_as_rebuilt,
+    promises_hold,
+    repository_is_sound,
+)
+
+_FIRST: Final[tuple[Verb, ...]] = ("ingest", "forget", "ingest", "prune", "repair")
+_GO_ON: Final = 0.4
+_STATES: Final = 20
+"""States that one recording ends in."""
+_THOROUGH: Final = 10
+"""One in so many is pruned, read to the last byte, and its catalog compared with a rebuilt one."""
+_SAMPLE: Final = 2
+_MODE, _FOLDER_MODE = 0o600, 0o700
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """One verb, what it did to the storage, and what was promised before it began."""
+
+    verb: Verb
+    trace: Trace
+    promised: Mapping[PointId, Promise | None]
+    """Without those that it was to forget."""
+    known: set[PointId]
+    """All points that stood before it, those that it was to forget too."""
+    gone: list[PointId]
+    """Those whose end was acknowledged before."""
+
+    def promised_at(self, moment: int) -> dict[PointId, Promise | None]:
+        told = [told.message for told in self.trace.told if told.begun < moment]
+        new = [PointId(message["point"]) for message in told if "point" in message]
+        return {**self.promised, **dict.fromkeys(new)}
+
+    def gone_at(self, moment: int) -> list[PointId]:
+        told = [told.message for told in self.trace.told if told.begun < moment]
+        return [*self.gone, *(point for message in told for point in message.get("forgot", []))]
+
+
+def replay(folder: Path, seed: int, count: int) -> Result:
+    """Crash states of recordings of every verb; often life goes on from one of them."""
+    lives = Lives(Campaign(folder, seed))
+    campaign, victim = lives.campaign, folder / "victim"
+    for _ in range(3):
+        campaign.run_well()
+    calls, seen = Counter[str](), Counter[str]()
+    verbs = [*_FIRST]
+    while (left := count - seen["tried"]) > 0:
+        verb = verbs.pop(0) if verbs else lives.next_verb()
+        recorded = record(lives, verb, folder / "recording")
+        calls.update(recorded.trace.counts)
+        for number in range(min(_STATES, left)):
+            seen.update(try_state(lives, recorded, victim, is_thorough=number % _THOROUGH == 0))
+        lives.prove()
+        if campaign.rnd.random() < _GO_ON:
+            _go_on(lives, recorded)
+    lives.prove_all()
+    made = ", ".join(f"{name} {number}" for name, number in sorted(calls.items()))
+    note = f"{seen['rebuilt']} catalogs rebuilt; recorded: {made}"
+    return Result("replay", seen["tried"], "crash states", campaign.points, seen["late"], 0, note)
+
+
+def record(lives: Lives, verb: Verb, file: Path, prepare: Prepare = unprepared) -> Recorded:
+    """Run *verb* to its end, with strace looking on."""
+    campaign = lives.campaign
+    trace = Trace(campaign.repository, Storage(campaign.repository))
+    recording, gone = Recording(file), list(lives.gone)
+    before = campaign.promises
+
+    def install(say: Say) -> None:
+        prepare(say)
+        recording.install(say)
+
+    outcome = expect_well(lives.run(verb, prepare=install))
+    trace.play(recording.calls())
+    _expect_all_told(outcome, trace)
+    there = campaign.promises.keys()
+    promised = {point: promise for point, promise in before.items() if point in there}
+    return Recorded(verb, trace, promised, {*before}, gone)
+
+
+def _expect_all_told(outcome: Outcome, trace: Trace) -> None:
+    """What the child said stands in the recording: else its places would mean nothing."""
+    if [told.message for told in trace.told] != outcome.messages:
+        raise Violation(f"{outcome.messages} was said, {trace.told} recorded")
+
+
+def try_state(
+    lives: Lives, recorded: Recorded, victim: Path, *, is_thorough: bool
+) -> Counter[str]:
+    """Make one state, look at it, and go on from it; what was seen."""
+    campaign = lives.campaign
+    moment, mood = _choose(campaign, recorded)
+    lay_out(recorded.trace.storage.state(moment, mood, campaign.rnd), victim)
+    outcome = run_child(_proof(campaign, recorded, moment, victim, is_thorough=is_thorough))
+    if outcome.code:
+        what = f"{recorded.verb}, moment {moment} of the recording, mood {mood}"
+        raise Violation(f"{what}: {outcome}")
+    is_rebuilt = (victim / f"{CATALOG}.damaged").exists()
+    shutil.rmtree(victim)
+    (found, *_) = outcome.told("points")
+    late = found.keys() - recorded.promised_at(moment).keys() - {*recorded.gone_at(moment)}
+    return Counter(tried=1, late=len(late - recorded.known), rebuilt=is_rebuilt)
+
+
+def _choose(campaign: Campaign, recorded: Recorded) -> tuple[int, Mood]:
+    return campaign.rnd.choice(sorted(recorded.trace.moments)), campaign.rnd.choice(MOODS)
+
+
+def _go_on(lives: Lives, recorded: Recorded) -> None:
+    """Put the repository back to a state of *recorded*: what runs next finds it like that."""
+    moment, mood = _choose(lives.campaign, recorded)
+    path = lives.campaign.repository
+    shutil.rmtree(path)
+    lay_out(recorded.trace.storage.state(moment, mood, lives.campaign.rnd), path)
+    lives.campaign.go_on_with(recorded.promised_at(moment))
+    lives.gone = recorded.gone_at(moment)
+
+
+def lay_out(tree: Tree, path: Path) -> None:
+    """Make a folder that holds *tree*."""
+    path.mkdir(_FOLDER_MODE)
+    for name, content in tree.items():
+        if content is None:
+            (path / name).mkdir(_FOLDER_MODE)
+        else:
+            (path / name).write_bytes(content)
+            (path / name).chmod(_MODE)
+
+
+def _proof(
+    campaign: Campaign, recorded: Recorded, moment: int, victim: Path, *, is_thorough: bool
+) -> Work:
+    """Work that proves a state: what was promised is there, the next run works, and again."""
+    promised, gone = recorded.promised_at(moment), recorded.gone_at(moment)
+    sample = campaign.rnd.sample(sorted(promised), min(_SAMPLE, len(promised)))
+    campaign.guest.change()
+    guest = campaign.guest
+    capture = Capture(victim, guest.path, guest.version, "auto", None)
+    digests = list(guest.digests)
+
+    def prove(say: Say) -> None:
+        none_is_back(victim, gone)(say)
+        promises_hold(victim, promised, digests, sample)(say)
+        capture.work()(say)
+        if is_thorough:
+            pruning(victim, unprepared)(say)
+            _expect_sound(victim, say)
+            catalog_is_as_rebuilt(victim)(say)
+        none_is_back(victim, gone)(say)
+        promises_hold(victim, promised, digests, None if is_thorough else sample)(say)
+
+    return prove
+
+
+def _expect_sound(path: Path, say: Say) -> None:
+    report: list[str] = []
+    repository_is_sound(path)(lambda message: report.extend(message["problems"]))
+    if report:
+        raise Violation(f"a check finds {report}")
