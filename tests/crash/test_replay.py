@@ -14,7 +14,7 @@ from tools.crash import replay
 from tools.crash.campaign import Campaign
 from tools.crash.child import Say, run_child
 from tools.crash.lives import VERBS, Lives, Verb
-from tools.crash.recording import Recording
+from tools.crash.recording import parse, recorder
 from tools.crash.storage import Storage
 from tools.crash.traced import NotModelled, Trace
 from tools.crash.verify import Violation
@@ -88,14 +88,15 @@ def test_a_file_that_is_written_to_by_memory_is_refused(tmp_path: Path) -> None:
     root = tmp_path / "root"
     root.mkdir()
     (root / "file").write_bytes(bytes(4096))
-    trace, recording = Trace(root, Storage(root)), Recording(tmp_path / "recording")
+    trace, tracer = Trace(root, Storage(root)), recorder(tmp_path / "recording")
 
     def write_by_memory(say: Say) -> None:
-        recording.install(say)
+        tracer.install(say)
         with (root / "file").open("r+b") as file, mmap.mmap(file.fileno(), 4096) as memory:
             memory[0] = 1
 
     run_child(write_by_memory)
+    calls = [*parse(tracer.lines())]
 
     with pytest.raises(NotModelled, match="by memory"):
-        trace.play(recording.calls())
+        trace.play(calls)

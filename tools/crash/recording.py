@@ -1,15 +1,13 @@
 """What a child asks of the system, recorded by strace: all calls that change or flush a file."""
 
-import os
 import re
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tools.crash.child import Say
+from tools.crash.tracer import Tracer
 
 _CHANGING: Final = (
     "write,writev,pwrite64,pwritev,pwritev2,lseek,ftruncate,truncate,fallocate,copy_file_range,"
@@ -61,36 +59,10 @@ class Call:
         return found
 
 
-class Recording:
-    """Have a child recorded from the moment it calls install(), to its end."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self._ended, self._open = os.pipe()
-
-    def install(self, say: Say) -> None:
-        """For the child, while it has one thread."""
-        tracer = subprocess.Popen(
-            [
-                *("strace", "-f", "-xx", "-s", str(_LONGEST), "-e", "signal=none"),
-                *("-e", f"trace={_CHANGING},{','.join(_BIRTHS)}"),
-                *("-o", self._file, "-p", str(os.getpid())),
-            ],
-            stderr=subprocess.PIPE,
-            text=True,
-            pass_fds=[self._open],
-        )
-        assert tracer.stderr is not None
-        line = tracer.stderr.readline()
-        if "attached" not in line:
-            raise OSError(f"strace does not record: {line.strip()}")
-
-    def calls(self) -> list[Call]:
-        """All that was recorded, in order, once the child has ended."""
-        os.close(self._open)
-        os.read(self._ended, 1)  # strace has written its last line when it lets go of the pipe.
-        os.close(self._ended)
-        return list(parse(self._file.read_text().splitlines()))
+def recorder(file: Path) -> Tracer:
+    """What records a child; its lines are for parse()."""
+    traced = f"trace={_CHANGING},{','.join(_BIRTHS)}"
+    return Tracer(file, "-xx", "-s", str(_LONGEST), "-e", traced)
 
 
 def parse(lines: Sequence[str]) -> Iterator[Call]:

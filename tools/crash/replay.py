@@ -13,7 +13,7 @@ from tools.crash.campaign import Campaign, expect_well
 from tools.crash.capture import Capture
 from tools.crash.child import Outcome, Say, Work, run_child
 from tools.crash.lives import Lives, Prepare, Verb, none_is_back, pruning, unprepared
-from tools.crash.recording import Recording
+from tools.crash.recording import parse, recorder
 from tools.crash.result import Result
 from tools.crash.storage import MOODS, Mood, Storage, Tree
 from tools.crash.traced import Trace
@@ -85,15 +85,15 @@ def record(lives: Lives, verb: Verb, file: Path, prepare: Prepare = unprepared) 
     """Run *verb* to its end, with strace looking on."""
     campaign = lives.campaign
     trace = Trace(campaign.repository, Storage(campaign.repository))
-    recording, gone = Recording(file), list(lives.gone)
+    tracer, gone = recorder(file), list(lives.gone)
     before = campaign.promises
 
     def install(say: Say) -> None:
         prepare(say)
-        recording.install(say)
+        tracer.install(say)
 
     outcome = expect_well(lives.run(verb, prepare=install))
-    trace.play(recording.calls())
+    trace.play([*parse(tracer.lines())])
     _expect_all_told(outcome, trace)
     there = campaign.promises.keys()
     promised = {point: promise for point, promise in before.items() if point in there}
@@ -106,9 +106,7 @@ def _expect_all_told(outcome: Outcome, trace: Trace) -> None:
         raise Violation(f"{outcome.messages} was said, {trace.told} recorded")
 
 
-def try_state(
-    lives: Lives, recorded: Recorded, victim: Path, *, is_thorough: bool
-) -> Counter[str]:
+def try_state(lives: Lives, recorded: Recorded, victim: Path, *, is_thorough: bool) -> Counter[str]:
     """Make one state, look at it, and go on from it; what was seen."""
     campaign = lives.campaign
     moment, mood = _choose(campaign, recorded)

@@ -1,0 +1,200 @@
+"""Campaign: workers and whole mounts are killed under fio, readers and a file system on a loop."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from cbtfs.ingest.point import DiskInput, VmInput, take_point
+from cbtfs.source.image import ImageSource
+from cbtfs.store.repository import create_repository, new_settings, writing
+from tools.crash.campaign import expect_well
+from tools.crash.child import run_child
+from tools.crash.mounted import (
+    ReaderProcess,
+    Server,
+    Tally,
+    anew,
+    direct,
+    files,
+    loop_mounted,
+    refusal,
+    serving,
+    wait_until,
+)
+from tools.crash.result import Result
+from tools.crash.verify import Violation
+
+_WORKERS_A_MOUNT: Final = 4
+"""Killed before the mount is: five deaths within ten seconds would end it."""
+_WORKERS: Final = 2
+_BLOCK: Final = 16 << 10
+_SIZE: Final = 16 << 20
+_FILES: Final = 12
+_BETWEEN_SECONDS: Final = 0.3
+"""The longest time from one blow to the next."""
+_MOUNT_FAILED: Final = 40
+_FIO: Final = ("fio", "--name=look", "--ioengine=psync", f"--bs={_BLOCK}", "--verify=crc32c")
+
+
+@dataclass(frozen=True, slots=True)
+class _Stage:
+    """A repository with one point of two disks, and what they hold."""
+
+    folder: Path
+    repository: Path
+    pattern: bytes
+    """Written by fio, each block with a checksum that fio verifies."""
+    guest: bytes
+    """An ext4 file system."""
+    contents: dict[str, bytes]
+    """Its files."""
+
+    @property
+    def place(self) -> Path:
+        return self.folder / "mnt"
+
+    def disk(self, name: str) -> Path:
+        return self.place / "vm" / "latest" / f"{name}.raw"
+
+
+def mounts(folder: Path, seed: int, count: int) -> Result:
+    """Four workers, then the mount: *count* are killed, and the next mount cleans up."""
+    rnd = random.Random(seed)
+    stage = _set_up(folder, rnd)
+    tally, verified, done, whole = Tally(), 0, 0, 0
+    with (folder / "log").open("w") as log:
+        while done < count:
+            workers = min(_WORKERS_A_MOUNT, count - done - 1)
+            with serving(stage.repository, stage.place, log) as server:
+                verified += _torment(stage, server, rnd, workers, tally)
+            done += workers + 1
+            whole += 1
+        with serving(stage.repository, stage.place, log) as server:
+            for name, image in (("pattern", stage.pattern), ("guest", stage.guest)):
+                if stage.disk(name).read_bytes() != image:
+                    raise Violation(f"disk {name} reads wrong in the end")
+            server.unmount()
+    errors = ", ".join(f"{name} {number}" for name, number in sorted(tally.errors.items()))
+    note = (
+        f"{done - whole} workers and {whole} mounts; {tally.right} reads compared, {verified} more "
+        f"verified by fio; refused: {errors or 'none'}"
+    )
+    return Result("mounts", done, "SIGKILL", 1, 0, 0, note)
+
+
+def _torment(stage: _Stage, server: Server, rnd: random.Random, workers: int, tally: Tally) -> int:
+    """Kill that many workers, then the mount, under load; how many blocks fio verified."""
+    guest = stage.folder / "guest.mnt"
+    with ExitStack() as stack:
+        loop = stack.enter_context(loop_mounted(stage.disk("guest"), guest))
+        fio = stack.enter_context(Fio(stage))
+        pattern, inner = direct(stage.disk("pattern"), stage.pattern), files(guest, stage.contents)
+        readers = [
+            stack.enter_context(ReaderProcess(read, rnd.randrange(1 << 30)))
+            for read in (pattern, anew(stage.disk("guest"), stage.guest), inner)
+        ]
+        for _ in range(workers):
+            time.sleep(rnd.random() * _BETWEEN_SECONDS)
+            server.kill_worker(rnd)
+            if stage.disk("pattern").read_bytes() != stage.pattern or not inner(rnd):
+                raise Violation("a disk reads wrong after a worker was killed")
+        time.sleep(rnd.random() * _BETWEEN_SECONDS)
+        server.kill()
+        verified = fio.end()
+        seen = [reader.end() for reader in readers]
+        _expect_refusal(stage, loop)
+    if (backing := Path("/sys/block", loop.name, "loop")).exists():
+        raise Violation(f"{backing} is still there")
+    for each in seen[:2]:  # The third reads by the kernel, which asks for more than one thing.
+        failed = each.errors.total() - each.errors["ENOTCONN"]
+        if failed > workers + _WORKERS:
+            raise Violation(f"{workers} workers were killed, a reader met {each.errors}")
+    for each in seen:
+        tally.add(each)
+    return verified
+
+
+def _expect_refusal(stage: _Stage, loop: Path) -> None:
+    """While something holds the dead mount another is refused, and who holds it is named."""
+    code, said = refusal(stage.repository, stage.place)
+    if code != _MOUNT_FAILED or str(loop) not in said:
+        raise Violation(f"a mount on a dead one that {loop} holds ended with {code}: {said}")
+
+
+class Fio:
+    """fio, as it reads the pattern from the mount and verifies what it reads."""
+
+    def __init__(self, stage: _Stage) -> None:
+        self._disk = stage.disk("pattern")
+        self._result, self._said = stage.folder / "fio.json", stage.folder / "fio.said"
+
+    def __enter__(self) -> "Fio":
+        options = ["--rw=randread", "--readonly", "--direct=1", "--verify_fatal=1", "--thread"]
+        options += ["--continue_on_error=io", "--time_based", "--runtime=3600"]
+        output = ["--output-format=json", f"--output={self._result}"]
+        with self._said.open("wb") as said:
+            self._process = subprocess.Popen(
+                [*_FIO, f"--filename={self._disk}", *options, *output], stdout=said, stderr=said
+            )
+        wait_until(self._has_begun, "fio to read")
+        return self
+
+    def _has_begun(self) -> bool:
+        opened = Path(f"/proc/{self._process.pid}/fd")
+        return any(os.path.basename(os.readlink(fd)) == self._disk.name for fd in opened.iterdir())
+
+    def end(self) -> int:
+        """How many blocks it verified; Violation if one was wrong."""
+        self._process.send_signal(signal.SIGINT)
+        self._process.wait()
+        said = self._said.read_text()
+        if "verify" in said:
+            raise Violation(f"fio says {said[:1000]}")
+        text = self._result.read_text()
+        (job,) = json.loads(text[text.index("{") :])["jobs"]
+        return int(job["read"]["total_ios"])
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+def _set_up(folder: Path, rnd: random.Random) -> _Stage:
+    pattern, guest = folder / "pattern.raw", folder / "guest.raw"
+    for name in ("mnt", "guest.mnt"):
+        (folder / name).mkdir()
+    writing_it = ["--rw=write", "--do_verify=0", f"--size={_SIZE}", f"--filename={pattern}"]
+    subprocess.run([*_FIO, *writing_it], check=True, stdout=subprocess.DEVNULL)
+    contents = {f"file{n}": rnd.randbytes(rnd.randrange(1 << 19)) for n in range(_FILES)}
+    inner = folder / "guest"
+    inner.mkdir()
+    for name, content in contents.items():
+        (inner / name).write_bytes(content)
+    with guest.open("wb") as file:
+        file.truncate(_SIZE)
+    subprocess.run(["mkfs.ext4", "-qF", "-d", inner, guest], check=True)
+    repository = folder / "repository"
+    expect_well(run_child(lambda say: _capture(repository, [pattern, guest])))
+    return _Stage(folder, repository, pattern.read_bytes(), guest.read_bytes(), contents)
+
+
+def _capture(repository: Path, images: list[Path]) -> None:
+    create_repository(repository, new_settings(64 << 10, 1))
+    with (
+        writing(repository) as opened,
+        closing(opened.object_writer()) as objects,
+        ExitStack() as stack,
+    ):
+        disks = [
+            DiskInput(image.stem, stack.enter_context(closing(ImageSource(image))), image.stem)
+            for image in images
+        ]
+        take_point(opened, objects, VmInput("vm"), disks, moment=datetime.now(UTC), want="full")
