@@ -20,6 +20,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--list", action="store_true", help="say what campaigns there are")
     parser.add_argument("--campaign", action="append", choices=CAMPAIGNS, help="only this one")
     parser.add_argument("--long", action="store_true", help="the long form")
+    parser.add_argument("--count", type=int, help="how much of it, whatever the form")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--folder", type=Path, help="where to work; by default a temporary one")
     options = parser.parse_args(arguments)
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
         started = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="cbtfs-crash-", dir=options.folder) as folder:
             try:
-                count = campaign.long if options.long else campaign.short
+                count = options.count or (campaign.long if options.long else campaign.short)
                 results.append(campaign.run(Path(folder), options.seed, count))
             except Violation as exc:
                 print(f"{name}, seed {options.seed}: LOST: {exc}", file=sys.stderr)

@@ -85,20 +85,20 @@ def _fill(lives: Lives, filler: Path) -> tuple[list[int], int]:
     left = lives.campaign.rnd.choice([0, 0, 4096, 50_000, 100_000, 400_000])
     codes = []
     for verb in lives.campaign.rnd.sample(VERBS, len(VERBS)):
-        _take_all_but(filler, left)
+        take_all_but(filler, left)
         outcome = lives.run(verb)
         if outcome.code == _BUG or outcome.code < 0:
             raise Violation(f"{verb} with {left} bytes left: {outcome}")
         codes.append(outcome.code)
     lives.prove_readable()
-    _take_all_but(filler, left)
+    take_all_but(filler, left)
     expect_well(lives.run("forget"))
     (freed,) = expect_well(lives.run("prune")).told("freed")
     filler.unlink()
     return codes, freed
 
 
-def _take_all_but(filler: Path, left: int) -> None:
+def take_all_but(filler: Path, left: int) -> None:
     """Let *filler* take all room there is, but for *left* bytes."""
     with filler.open("ab", buffering=0) as file:
         size = file.tell()

@@ -1,6 +1,7 @@
 """The LMDB environment: opening, transactions, and a map that grows without anybody's care."""
 
 import contextlib
+import errno
 import os
 import resource
 import threading
@@ -25,6 +26,8 @@ _MAP_BYTES: Final = 1 << 40
 _SMALLEST_MAP_BYTES: Final = 1 << 28
 _MAX_READERS: Final = 1024
 LOCK: Final = "lock.mdb"
+_LOCK_BYTES: Final = (_MAX_READERS + 64) * 64
+"""64 for each reader, and no more than 4096 for what comes before them."""
 _SHORTAGES: Final = (lmdb.MemoryError, lmdb.ReadersFullError, lmdb.LockError, lmdb.DiskError)
 _SHORTAGE_WORDS: Final = ("Too many open files", "No space left", "Input/output error")
 """What says nothing about the file: it must not be taken for damage, and rebuilt."""
@@ -61,6 +64,7 @@ class Environment:
         if self._folder.is_symlink() or (self._folder.exists() and not self._folder.is_dir()):
             raise DataCorrupt(f"{self._folder} is not a folder: remove it")
         refuse_others(self._folder / LOCK)  # LMDB follows links, and writes to where they lead
+        self._have_room_for_lock()
         path = self._folder / DATA
         if path.exists() or path.is_symlink():
             check_size(self._folder)
@@ -100,6 +104,31 @@ class Environment:
         except lmdb.Error as exc:
             self._lmdb.close()
             raise CatalogDamaged(str(exc)) from exc
+
+    def _have_room_for_lock(self) -> None:
+        """Let all of LMDB's lock be on the storage: it is written to by memory, without a call
+        that could fail, and where the disk is full that ends the process (SIGBUS).
+        """
+        path = self._folder / LOCK
+        try:
+            facts = os.stat(path, follow_symlinks=False)
+        except FileNotFoundError:
+            facts = None
+        if facts is not None and facts.st_blocks * 512 >= _LOCK_BYTES:
+            return
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
+            try:
+                os.posix_fallocate(fd, 0, _LOCK_BYTES)
+            finally:
+                os.close(fd)
+        except OSError as exc:
+            is_for_lmdb_to_say = exc.errno in (errno.EACCES, errno.EROFS, errno.ENOENT)
+            if is_for_lmdb_to_say or (facts and not self._is_writable):
+                return  # A reader writes to what was written to before.
+            raise StoreFailed(
+                f"cannot open the catalog: {exc.strerror} for its lock; it is as it was"
+            ) from exc
 
     def reopen(self) -> None:
         """Open what stands at the folder now, once no transaction is open."""
