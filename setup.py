@@ -8,8 +8,10 @@ setup(
     ext_modules=[
         Extension(
             "cbtfs.native._core",
-            sources=[_FOLDER + name for name in ("module.c", "chunk.c", "leaves.c", "fuse.c")],
-            depends=[_FOLDER + name for name in ("chunk.h", "leaves.h", "fuse.h")],
+            sources=[
+                _FOLDER + name for name in ("module.c", "chunk.c", "leaves.c", "fuse.c", "fault.c")
+            ],
+            depends=[_FOLDER + name for name in ("chunk.h", "leaves.h", "fuse.h", "fault.h")],
             libraries=["deflate", "zstd"],
             extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror=implicit"],
         )

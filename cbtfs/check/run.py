@@ -15,7 +15,7 @@ from cbtfs.core.ids import PackId
 from cbtfs.errors import CbtfsError
 from cbtfs.store.catalog import gate
 from cbtfs.store.catalog.catalog import Catalog
-from cbtfs.store.catalog.records import DIGESTS, META, ORDER, PACKS, VMS
+from cbtfs.store.catalog.records import DIGESTS, META, ORDER, PACKS, VMS, CatalogDamaged
 from cbtfs.store.packs import PackFolder
 from cbtfs.store.points import PointFolder
 from cbtfs.store.repository import CATALOG, load_settings, reading
@@ -83,10 +83,7 @@ def _catalog(path: Path, report: Report) -> Iterator[Catalog | None]:
         with reading(path) as repository:
             yield repository.catalog
         return
-    what = (
-        f"the catalog is damaged ({trouble}): block maps were not looked at; remove the folder "
-        "catalog/ of the repository, the next command rebuilds it from packs and points"
-    )
+    what = f"{CatalogDamaged(trouble)}; block maps were not looked at"
     report.problems.append(Problem("catalog", what))
     yield None
 

@@ -1,6 +1,7 @@
 """One worker process of a mount: it answers requests until the file system is unmounted."""
 
 import ctypes
+import logging
 import os
 import resource
 import signal
@@ -22,6 +23,8 @@ from cbtfs.mount.shared import Shared
 from cbtfs.mount.status import MountFacts, ServedStatus
 from cbtfs.store.repository import reading
 
+log = logging.getLogger(__name__)
+
 _SET_PDEATHSIG: Final = 1  # PR_SET_PDEATHSIG of linux/prctl.h
 _LEASE_SECONDS: Final = 1
 """How long a point may stay leased after its last file was closed through another worker."""
@@ -42,13 +45,14 @@ class Session:
     board: Board
     facts: MountFacts
 
-    def work(self, report: int) -> None:
+    def work(self, report: int, is_suspect: bool) -> None:
         """Answer requests, in a process of its own, until the file system is unmounted.
 
-        The catalog is opened here: LMDB does not survive a fork.
+        The catalog is opened here: LMDB does not survive a fork. It is looked at first where it
+        *is_suspect*: a worker that had it open ended by a fault.
         """
         _allow_files()
-        with reading(self.repository) as repository:
+        with reading(self.repository, is_suspect=is_suspect) as repository:
             served = Served(repository, self.shared)
             channel = Channel(self.fd, served.chunks)
             served.answer_through(channel.requests)
@@ -72,9 +76,17 @@ async def _serve(channel: Channel, answers: ServedStatus) -> None:
 
 
 async def _let_go(served: ServedStatus) -> None:
+    """Do the chores of every second; a catalog that cannot be read now may be mended meanwhile."""
+    told = ""
     while True:
         await trio.sleep(_LEASE_SECONDS)
-        await trio.to_thread.run_sync(served.let_go)
+        try:
+            await trio.to_thread.run_sync(served.let_go)
+            told = ""
+        except CbtfsError as exc:
+            if str(exc) != told:
+                log.error("%s", exc)
+                told = str(exc)
 
 
 def fork(run: Callable[[int], None], report: int) -> int:

@@ -9,10 +9,11 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
-from cbtfs.errors import CbtfsError, MountFailed
+from cbtfs.errors import CbtfsError, DataCorrupt, MountFailed
 from cbtfs.mount.mountpoint import Busy, unmount
 from cbtfs.mount.notify import notify
 from cbtfs.mount.report import READY, error_in
@@ -24,8 +25,16 @@ _MAX_DEATHS: Final = 5
 _DEATHS_SECONDS: Final = 10.0
 _RETRY_SECONDS: Final = 1.0
 """How often a busy mount that shall end is looked at again."""
+_FAULTS: Final = (DataCorrupt.exit_code, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGSEGV)
+"""How a process ends that maps a damaged catalog (cli/context)."""
 _END_SECONDS: Final = 5.0
 """What a worker may take to end once the file system is unmounted."""
+
+
+class Work(Protocol):
+    """What a worker does, in its process; it tells *report* that it is ready, or why it is not."""
+
+    def __call__(self, report: int, is_suspect: bool) -> None: ...
 
 
 @dataclass(slots=True)
@@ -42,10 +51,11 @@ class _Child:
 class Supervisor:
     """Keeps *count* workers running until the file system at *place* is unmounted.
 
+    *work* is told whether the catalog is suspect: a worker before it ended by a fault.
     A pipe from each child tells what it reports, and by its end that the child has.
     """
 
-    def __init__(self, place: Path, count: int, work: Callable[[int], None]) -> None:
+    def __init__(self, place: Path, count: int, work: Work) -> None:
         self._place = place
         self._count = count
         self._work = work
@@ -66,7 +76,7 @@ class Supervisor:
         self._watch_signals()
         try:
             for _ in range(self._count):
-                self._start(self._work)
+                self._start(partial(self._work, is_suspect=False))
             while self._children:
                 self._step(ready)
         finally:
@@ -148,7 +158,7 @@ class Supervisor:
         if is_many and self._deaths[-1] - self._deaths[0] <= _DEATHS_SECONDS:
             raise _given_up(self._place, why)
         log.error("worker %d ended (%s): another takes its place", child.process, why)
-        self._start(self._work)
+        self._start(partial(self._work, is_suspect=code in _FAULTS and not error_in(child.heard)))
 
 
 def _list(place: Path) -> None:

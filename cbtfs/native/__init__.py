@@ -3,6 +3,13 @@
 The profile that put it here, and what it may do, stand in docs/decisions/.
 """
 
-from cbtfs.native._core import Chunks, Leaf, PackFile, Requests, open_pack_files
+from cbtfs.native._core import (
+    Chunks,
+    Leaf,
+    PackFile,
+    Requests,
+    end_at_faults,
+    open_pack_files,
+)
 
-__all__ = ["Chunks", "Leaf", "PackFile", "Requests", "open_pack_files"]
+__all__ = ["Chunks", "Leaf", "PackFile", "Requests", "end_at_faults", "open_pack_files"]

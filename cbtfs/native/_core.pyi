@@ -81,3 +81,9 @@ class Requests:
 
 def open_pack_files() -> int:
     """How many descriptors of packs this process has open."""
+
+def end_at_faults(text: bytes, code: int, /) -> None:
+    """Write *text*, at most 512 bytes, to stderr and exit with *code* at SIGABRT, SIGBUS, SIGSEGV.
+
+    For the life of the process, and of those forked from it.
+    """

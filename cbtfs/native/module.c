@@ -1,9 +1,10 @@
-/* The Python face: PackFile, Leaf, Chunks, Requests. Its signatures stand in _core.pyi. */
+/* The Python face: PackFile, Leaf, Chunks, Requests, faults. Its signatures stand in _core.pyi. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
 #include <errno.h>
 
+#include "fault.h"
 #include "fuse.h"
 
 /* PackFile */
@@ -505,7 +506,21 @@ static PyObject *open_pack_files(PyObject *module, PyObject *nothing)
     return PyLong_FromLong(pack_files_open());
 }
 
+static PyObject *end_at_faults(PyObject *module, PyObject *args)
+{
+    (void)module;
+    const char *text;
+    Py_ssize_t length;
+    int code;
+    if (!PyArg_ParseTuple(args, "y#i", &text, &length, &code))
+        return NULL;
+    if (fault_end_with(text, (size_t)length, code) < 0)
+        return PyErr_SetFromErrno(PyExc_OSError);
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef functions[] = {
+    {"end_at_faults", end_at_faults, METH_VARARGS, "Say this to stderr and exit so at a fault of memory or abort()."},
     {"open_pack_files", open_pack_files, METH_NOARGS, "How many descriptors of packs this process has open."},
     {NULL, NULL, 0, NULL},
 };

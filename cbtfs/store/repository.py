@@ -57,6 +57,8 @@ log = logging.getLogger(__name__)
 SETTINGS: Final = "repository.json"
 CATALOG: Final = "catalog"
 _MAX_SETTINGS_BYTES: Final = 1 << 16
+_REBUILD_SECONDS: Final = 60.0
+"""What a reader waits for a writer where the catalog cannot be opened: it is being made anew."""
 
 
 class Repository:
@@ -215,10 +217,13 @@ def load_settings(path: Path) -> Settings:
 
 
 @contextmanager
-def writing(path: Path, *, lock_wait: float = 0.0) -> Iterator[Repository]:
+def writing(
+    path: Path, *, lock_wait: float = 0.0, is_suspect: bool = False
+) -> Iterator[Repository]:
     """The repository at *path*, for its one writer, with the catalog caught up.
 
-    Waits *lock_wait* seconds for another writer to end, then raises RepositoryLocked.
+    Waits *lock_wait* seconds for another writer to end, then raises RepositoryLocked. Where the
+    catalog *is_suspect*, or the last writer died, it is verified first.
     """
     settings = load_settings(path)
     with storing("the writer's lock"):
@@ -227,7 +232,9 @@ def writing(path: Path, *, lock_wait: float = 0.0) -> Iterator[Repository]:
     is_clean = False
     try:
         with storing("the repository"):
-            repository = _open_locked(path, settings, must_verify=lock.was_left_behind)
+            repository = _open_locked(
+                path, settings, must_verify=is_suspect or lock.was_left_behind
+            )
         reserve.keep(path)
         try:
             yield repository
@@ -312,17 +319,23 @@ def rebuild_catalog(
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[Repository]:
+def reading(path: Path, *, is_suspect: bool = False) -> Iterator[Repository]:
     """The repository at *path*, for one of many readers.
 
     Where the catalog lags behind points/, and nobody writes, it is caught up first: a point that
     was committed just before a crash is there. Where there is no room for that, what the catalog
-    knows can be read all the same.
+    knows can be read all the same. Where it is damaged it is made anew, or waited for who does
+    that; *is_suspect* looks for damage that opening it does not show.
     """
     settings = load_settings(path)
-    if not _is_in_step(path):
+    is_open, is_in_step = _look(path)
+    if is_suspect or not is_in_step:
+        wait = _REBUILD_SECONDS if is_suspect or not is_open else 0.0
         try:
-            with contextlib.suppress(RepositoryLocked, AccessDenied), writing(path):
+            with (
+                contextlib.suppress(RepositoryLocked, AccessDenied),
+                writing(path, lock_wait=wait, is_suspect=is_suspect),
+            ):
                 pass
         except StoreFailed as exc:
             log.warning("points that the catalog does not know yet are not shown: %s", exc)
@@ -333,15 +346,16 @@ def reading(path: Path) -> Iterator[Repository]:
         catalog.close()
 
 
-def _is_in_step(path: Path) -> bool:
+def _look(path: Path) -> tuple[bool, bool]:
+    """Whether the catalog can be opened, and whether it knows the points that there are."""
     try:
         catalog = Catalog(path / CATALOG, is_writable=False)
     except (RepositoryNotFound, CatalogDamaged):
-        return False
+        return False, False
     try:
         with catalog.view() as view:
-            return set(view.point_ids()) == PointFolder(path / "points").ids()
+            return True, set(view.point_ids()) == PointFolder(path / "points").ids()
     except CatalogDamaged:
-        return True
+        return True, True
     finally:
         catalog.close()

@@ -32,6 +32,8 @@ _STATES: Final = 20
 _THOROUGH: Final = 10
 """One in so many is pruned, read to the last byte, and its catalog compared with a rebuilt one."""
 _SAMPLE: Final = 2
+_ASIDE: Final = f"{CATALOG}.damaged"
+"""Where a catalog goes that had to be made anew."""
 _MODE, _FOLDER_MODE = 0o600, 0o700
 
 
@@ -110,12 +112,13 @@ def try_state(lives: Lives, recorded: Recorded, victim: Path, *, is_thorough: bo
     """Make one state, look at it, and go on from it; what was seen."""
     campaign = lives.campaign
     moment, mood = _choose(campaign, recorded)
-    lay_out(recorded.trace.storage.state(moment, mood, campaign.rnd), victim)
+    tree = recorded.trace.storage.state(moment, mood, campaign.rnd)
+    lay_out(tree, victim)
     outcome = run_child(_proof(campaign, recorded, moment, victim, is_thorough=is_thorough))
     if outcome.code:
         what = f"{recorded.verb}, moment {moment} of the recording, mood {mood}"
         raise Violation(f"{what}: {outcome}")
-    is_rebuilt = (victim / f"{CATALOG}.damaged").exists()
+    is_rebuilt = _ASIDE not in tree and (victim / _ASIDE).exists()
     shutil.rmtree(victim)
     (found, *_) = outcome.told("points")
     late = found.keys() - recorded.promised_at(moment).keys() - {*recorded.gone_at(moment)}

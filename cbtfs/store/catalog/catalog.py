@@ -9,11 +9,20 @@ from typing import TypeVar
 from cbtfs.errors import RepositoryNotFound
 from cbtfs.store.catalog.environment import Environment
 from cbtfs.store.catalog.gate import DATA
-from cbtfs.store.catalog.records import CatalogDamaged, OtherSchema
+from cbtfs.store.catalog.records import CatalogDamaged
 from cbtfs.store.catalog.update import Update
 from cbtfs.store.catalog.view import View
 
 Result = TypeVar("Result")
+
+
+def _knows_points(environment: Environment) -> bool:
+    """Whether it was ever told of a point; not one that is damaged."""
+    try:
+        with environment.reading() as (transaction, databases):
+            return bool(View(transaction, databases).points_version)
+    except CatalogDamaged:
+        return False
 
 
 class Catalog:
@@ -74,15 +83,14 @@ class Catalog:
                 fresh = Environment(
                     self._folder, is_writable=self._is_writable, map_bytes=self._map_bytes
                 )
+                with fresh.reading() as (transaction, databases):
+                    view = View(transaction, databases)
+                    view.look_at_schema()
+                    knows_points = bool(view.points_version)
             except (CatalogDamaged, RepositoryNotFound):
                 return False
-            with fresh.reading() as new, self._environment.reading() as old:
-                if not View(*new).points_version and View(*old).points_version:
-                    return False
-                try:
-                    View(*new).look_at_schema()
-                except OtherSchema:
-                    return False
+            if not knows_points and _knows_points(self._environment):
+                return False
             self._environment = fresh
         self._inode, self._folder_inode = inode, folder or self._folder_inode
         self._last_transaction = self._environment.last_transaction

@@ -56,10 +56,7 @@ _MAX_NUMBER: Final = 1 << 62
 """No repository has so many objects; there is room to count on."""
 
 
-_ADVICE: Final = (
-    "remove the folder catalog/ of the repository, "
-    "the next command rebuilds it from packs and points"
-)
+_ADVICE: Final = "run 'cbtfs repair', which makes it anew from packs and points"
 
 
 class CatalogDamaged(DataCorrupt):
