@@ -52,14 +52,28 @@ def test_every_knob_stands_in_the_manual_with_its_default() -> None:
             assert found[1] == (shown or "none")
 
 
-def test_every_operation_stands_in_the_manual() -> None:
+def test_the_manual_tells_of_no_other_knob() -> None:
+    knobs = Knobs()
+    there = {f"{group}.{knob.name}" for group in GROUPS for knob in fields(getattr(knobs, group))}
+
+    assert set(re.findall(r"^\| `([a-z]+\.[a-z_]+)` \|", MANUAL, re.MULTILINE)) == there
+
+
+def test_the_operations_of_the_manual_are_those_there_are() -> None:
     public = {
         name
         for name in vars(Operations)
         if not name.startswith(("_", "find_", "perform")) and callable(getattr(Operations, name))
     }
+    table = MANUAL.partition("| operation | arguments |")[2].partition("\n\n")[0]
+    named = {
+        name
+        for row in table.splitlines()
+        if row.startswith("| `")
+        for name in re.findall(r"`([a-z_]+)`", row.split("|")[1])
+    }
 
-    assert {name for name in public if f"`{name}`" not in MANUAL} == set()
+    assert named == public
 
 
 def test_the_example_is_a_valid_inventory() -> None:

@@ -6,6 +6,8 @@ import pytest
 
 from cbtfs.core.audit import Sampling
 from cbtfs.errors import ChangeTrackingUnusable, SourceUnavailable, UsageError
+from cbtfs.reader import Reader
+from cbtfs.store.repository import reading
 from tests.audit.support import listed
 from tests.vsphere.support import (
     FIRST,
@@ -285,6 +287,31 @@ def test_a_grown_disk_keeps_its_history_and_is_read_whole(tracked: Lab) -> None:
     assert kinds(grown) == ["full", "incremental"]
     assert "2090639" in grown.disks[0].reason
     assert kinds(after) == ["incremental", "incremental"]
+
+
+def test_a_map_that_growing_past_128_gib_spoiled_is_found_out_at_the_border(
+    tmp_path: Path, certificate: Certificate
+) -> None:
+    gib = 1 << 30
+    with Simulator(one_vm(DiskEntry(size=127 * gib)), certificate=certificate) as sim:
+        lab = new_lab(sim, tmp_path, TRANSPORTS["nbd"])
+        sim.knobs.change("cbt", extend_skews=True)
+        lab.write(5 * gib, b"before")
+        lab.ingest()
+        sim.do.grow_disk(VM, FIRST, "129G")
+        lab.write(128 * gib, b"in the new part")
+        grown = lab.ingest().manifest
+        lab.write(128 * gib, b"written again, and listed elsewhere")
+        found = lab.ingest(audit=Sampling(1e-7, 64, 64)).manifest
+        file = Path(sim.do.vms()[0]["disks"][0]["file"])
+
+        assert (grown.disks[0].ingest, found.disks[0].ingest) == ("full", "full")
+        assert found.disks[0].reason == "change tracking missed 1 blocks"
+        with reading(lab.repository) as repository:
+            disk = Reader(repository).disk(found.disks[0])
+            for place in (5 * gib, 64 * gib, 128 * gib):
+                assert disk.read(place, 4096) == sim.do.read(VM, FIRST, place, 4096)
+        assert file.stat().st_blocks * 512 < MIB
 
 
 def test_a_storage_vmotion_keeps_the_history_and_costs_one_full(
