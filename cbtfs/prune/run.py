@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from cbtfs.core.ids import DiskId, PointId
-from cbtfs.core.manifest import Manifest, decode_manifest
+from cbtfs.core.manifest import Manifest
 from cbtfs.errors import ChunkMissing, DataCorrupt, PointNotFound
 from cbtfs.liveness import Marking
 from cbtfs.prune.rewrite import Rewriter
@@ -118,16 +118,16 @@ def _load_points(
     folder = repository.points
     leased = folder.forgotten_ids() - dead
     retained = folder.ids()
-    living = [decode_manifest(folder.load_manifest(each)) for each in retained - {*without}]
-    living += [decode_manifest(folder.load_forgotten(each)) for each in leased]
+    living = [folder.read_manifest(each) for each in retained - {*without}]
+    living += [folder.read_forgotten(each) for each in leased]
     known = {}
     for point in dead:
         try:
-            known[point] = decode_manifest(folder.load_forgotten(point))
+            known[point] = folder.read_forgotten(point)
         except (DataCorrupt, PointNotFound) as exc:
             log.warning("%s; it was forgotten, and is kept as its disks are not known", exc)
     for point in retained & {*without}:
-        known[point] = decode_manifest(folder.load_manifest(point))
+        known[point] = folder.read_manifest(point)
     return _Points(sorted(living, key=lambda each: (each.vm.id, each.order)), leased, known)
 
 

@@ -1,5 +1,6 @@
 """The folder of packs: what there is, and a bounded number of open ones."""
 
+import os
 import re
 import threading
 from collections import OrderedDict
@@ -32,19 +33,22 @@ class PackFolder:
 
     def ids(self) -> set[PackId]:
         """The packs that are closed."""
-        return {PackId(path.name) for path in self._files() if _PACK.match(path.name)}
+        return {PackId(name) for _, name in self._files() if _PACK.match(name)}
 
     def remove_leftovers(self) -> int:
         """Remove packs that a dead writer left open; how many. Only for the one writer."""
-        leftovers = [path for path in self._files() if path.name.endswith(OPEN_SUFFIX)]
-        for path in leftovers:
-            remove(path)
+        leftovers = [each for each in self._files() if each[1].endswith(OPEN_SUFFIX)]
+        for folder, name in leftovers:
+            remove(self._path / folder / name)
         return len(leftovers)
 
-    def _files(self) -> Iterator[Path]:
-        for folder in self._path.iterdir():
-            if _FOLDER.match(folder.name) and folder.is_dir() and not folder.is_symlink():
-                yield from folder.iterdir()
+    def _files(self) -> Iterator[tuple[str, str]]:
+        """Folder and name of all there is; no paths are made, as there may be ten thousands."""
+        with os.scandir(self._path) as folders:
+            for folder in folders:
+                if _FOLDER.match(folder.name) and folder.is_dir(follow_symlinks=False):
+                    for name in os.listdir(folder.path):
+                        yield folder.name, name
 
     def create(self, pack: PackId) -> PackWriter:
         return PackWriter(pack, self.path(pack))

@@ -73,34 +73,43 @@ class PointFolder:
 
     def load_manifest(self, point: PointId) -> bytes:
         """The manifest's file; PointNotFound if there is none, DataCorrupt if it is damaged."""
-        return self._load_checked(self.path(point), point)
+        return self._load_checked(self.path(point), point)[0]
+
+    def read_manifest(self, point: PointId) -> Manifest:
+        """What the manifest's file says; raises what load_manifest() raises."""
+        return self._load_checked(self.path(point), point)[1]
 
     def load_forgotten(self, point: PointId) -> bytes:
-        """The same for a point that was forgotten."""
-        return self._load_checked(self._path / (point + FORGOTTEN_SUFFIX), point)
+        """The manifest's file of a point that was forgotten."""
+        return self._load_checked(self._path / (point + FORGOTTEN_SUFFIX), point)[0]
+
+    def read_forgotten(self, point: PointId) -> Manifest:
+        """What it says."""
+        return self._load_checked(self._path / (point + FORGOTTEN_SUFFIX), point)[1]
 
     def forgotten(self) -> Forgotten:
         """All that the folder knows of forgotten points; it takes a look at every name there."""
         found, is_complete = [], True
         for point in self.forgotten_ids():
             try:
-                found.append(decode_manifest(self.load_forgotten(point)))
+                found.append(self.read_forgotten(point))
             except PointNotFound:
                 continue
             except DataCorrupt:
                 is_complete = False
         return Forgotten(tuple(found), is_complete)
 
-    def _load_checked(self, path: Path, point: PointId) -> bytes:
+    def _load_checked(self, path: Path, point: PointId) -> tuple[bytes, Manifest]:
         try:
             data = load_file(path, MAX_BYTES)
-            if decode_manifest(data).point != point:
+            manifest = decode_manifest(data)
+            if manifest.point != point:
                 raise ValueError("it is the manifest of another point")
         except FileNotFoundError as exc:
             raise PointNotFound(f"point {point} is gone") from exc
         except (OSError, ValueError) as exc:
             raise DataCorrupt(f"manifest {path.name} is damaged: {exc}") from exc
-        return data
+        return data, manifest
 
     def load_state(self, point: PointId) -> tuple[PointState, bytes]:
         """The point's state and the mark of its file."""

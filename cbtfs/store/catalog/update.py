@@ -158,12 +158,13 @@ class Update(View):
         self._delete(POINTS, point)
         self._delete(ORDER, vm + number_key(manifest.order) + point)
         newest = next(self.points_of(manifest.vm.id, newest_first=True), None)
-        record = None if newest is None else self.point(newest[1])
-        if record is None:
-            self._delete(VMS, vm)
-        else:
-            left = decode_manifest(record.manifest)
-            self._put(VMS, vm, json.dumps(asdict(left.vm)).encode())
+        if newest is None or newest[0] < manifest.order:  # else the VM is as the newest has it
+            record = None if newest is None else self.point(newest[1])
+            if record is None:
+                self._delete(VMS, vm)
+            else:
+                left = decode_manifest(record.manifest)
+                self._put(VMS, vm, json.dumps(asdict(left.vm)).encode())
         self._points_changed()
 
     def _points_changed(self) -> None:
