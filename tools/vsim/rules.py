@@ -20,7 +20,7 @@ Action = Literal[
     "operation",  # `operation` with `arguments` happens just before the call
 ]
 ReadAction = Literal["eio", "close", "short", "delay", "operation"]
-VddkAction = Literal["error", "hang", "crash", "delay"]
+VddkAction = Literal["error", "hang", "crash", "crash-after", "delay"]
 
 
 class RuleError(ValueError):

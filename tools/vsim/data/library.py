@@ -132,8 +132,9 @@ class Talk:
                 return rule.code, "-", b"as a rule says"
             if rule.action in ("hang", "crash"):
                 return 0, rule.action, b""
+        action = "crash" if rule is not None and rule.action == "crash-after" else "-"
         try:
-            return 0, "-", self._perform(name, fields)
+            return 0, action, self._perform(name, fields)
         except Refused as refused:
             return refused.code, "-", str(refused).encode()
         except Fault as fault:

@@ -7,7 +7,7 @@ from cbtfs.errors import CbtfsError, SourceUnavailable
 from cbtfs.source.transport.base import Access, Held
 from cbtfs.source.transport.login import VddkLogin
 from cbtfs.source.transport.vddk.login import PASSING, log_in, start_child
-from cbtfs.source.transport.vddk.process import ChildProcess, VixFailed
+from cbtfs.source.transport.vddk.process import ChildGone, ChildProcess, VixFailed
 
 log = logging.getLogger(__name__)
 
@@ -23,30 +23,84 @@ class VddkAccess:
         self._login = login
 
     def hold(self, vm: str, identity: str) -> Held:
-        child: ChildProcess | None = None
+        hold = _Hold(self._login, vm, identity)
+        why = "storage vMotion of the VM could not be disabled"
         try:
-            child = start_child(self._login)
-            starting = child
-            log_in(child, self._login, vm, lambda: starting.call("prepare", identity=identity))
+            hold.begin()
+        except ChildGone as exc:  # before the server did it, or after
+            return _Uncertain(hold, f"{why}: {exc}")
         except CbtfsError as exc:
-            if child is not None:
-                child.end()
-            return _NotHeld(f"storage vMotion of the VM could not be disabled: {exc}")
-        return _Held(child, self._login, vm, identity)
+            hold.drop()
+            return _NotHeld(f"{why}: {exc}")
+        return hold
 
     def end(self, vm: str, identity: str) -> None:
-        child = start_child(self._login)
+        hold = _Hold(self._login, vm, identity)
         try:
-            try:
-                log_in(child, self._login, None, lambda: child.call("cleanup"))
-            except VixFailed as exc:  # it concerns disks that were hot-added alone
-                log.info("%s", exc)
-            log_in(child, self._login, vm, lambda: child.call("end_access", identity=identity))
+            hold.clean()
+            hold.finish()
         finally:
+            hold.drop()
+
+
+class _Hold:
+    """One VM, and the process that holds it."""
+
+    trouble = None
+
+    def __init__(self, login: VddkLogin, vm: str, identity: str) -> None:
+        self._login = login
+        self._vm = vm
+        self._identity = identity
+        self._child: ChildProcess | None = None
+
+    def begin(self) -> None:
+        self._patiently(self._vm, "prepare", identity=self._identity)
+
+    def clean(self) -> None:
+        """What a dead process left of disks that were hot-added; that is asked of no single VM."""
+        try:
+            self._patiently(None, "cleanup")
+        except VixFailed as exc:
+            log.info("%s", exc)
+
+    def finish(self) -> None:
+        """With a new login: the session may have been renewed since."""
+        self._patiently(self._vm, "end_access", identity=self._identity)
+
+    def end(self) -> None:
+        try:
+            self.finish()
+        except CbtfsError as exc:
+            raise SourceUnavailable(f"storage vMotion of the VM stays disabled: {exc}") from exc
+        finally:
+            self.drop()
+
+    def drop(self) -> None:
+        """The process is no more."""
+        child, self._child = self._child, None
+        if child is not None:
             child.end()
+
+    def _patiently(self, vm: str | None, do: str, **words: str) -> None:
+        """A call of the child; after an error that passes it is made again, and later."""
+        if self._child is None:
+            self._child = start_child(self._login)
+        child, pauses = self._child, list(self._login.pauses)
+        while True:
+            try:
+                log_in(child, self._login, vm, lambda: child.call(do, **words))
+                return
+            except VixFailed as exc:
+                if exc.number not in PASSING or not pauses:
+                    raise
+                log.info("%s: tried again", exc)
+            time.sleep(pauses.pop(0))
 
 
 class _NotHeld:
+    """The server said no."""
+
     def __init__(self, trouble: str) -> None:
         self.trouble = trouble
 
@@ -54,41 +108,24 @@ class _NotHeld:
         """Nothing is held."""
 
 
-class _Held:
-    trouble = None
+class _Uncertain:
+    """No answer came: whether the VM is held is not known."""
 
-    def __init__(self, child: ChildProcess, login: VddkLogin, vm: str, identity: str) -> None:
-        self._child = child
-        self._login = login
-        self._vm = vm
-        self._identity = identity
+    def __init__(self, hold: _Hold, trouble: str) -> None:
+        self.trouble = trouble
+        self._hold = hold
+        hold.drop()
 
     def end(self) -> None:
-        """Log in anew for it: the session may have been renewed since."""
-        child = self._child
-        pauses = list(self._login.pauses)
+        """End what may be held; the server says no if it is not."""
         try:
-            while not self._has_ended(child, may_fail=bool(pauses)):
-                time.sleep(pauses.pop(0))
-        except CbtfsError as exc:
-            raise SourceUnavailable(f"storage vMotion of the VM stays disabled: {exc}") from exc
-        finally:
-            child.end()
-
-    def _has_ended(self, child: ChildProcess, *, may_fail: bool) -> bool:
-        try:
-            log_in(
-                child,
-                self._login,
-                self._vm,
-                lambda: child.call("end_access", identity=self._identity),
-            )
+            self._hold.finish()
         except VixFailed as exc:
-            if exc.number in PASSING and may_fail:
-                log.info("%s: tried again", exc)
-                return False
-            raise
-        return True
+            log.info("%s", exc)
+        except CbtfsError as exc:
+            raise SourceUnavailable(f"storage vMotion of the VM may stay disabled: {exc}") from exc
+        finally:
+            self._hold.drop()
 
 
 def access_for(login: VddkLogin) -> Access | None:

@@ -15,6 +15,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Final, NoReturn
@@ -57,7 +58,8 @@ class Child:
         line = redacted(text, self._secrets)
         if level != "debug":
             self._said = line
-        os.write(2, f"{level}: {line}".encode()[:_LOG_LINE] + b"\n")
+        with suppress(OSError):  # the parent may be gone, and this may be a thread of the library
+            os.write(2, f"{level}: {line}".encode()[:_LOG_LINE] + b"\n")
 
     def reply(self, kind: int, tag: int, *payload: bytes | memoryview) -> None:
         with self._sending:
@@ -169,6 +171,7 @@ class Child:
         lib = self._loaded
         if not lib.has("QueryAllocatedBlocks"):
             raise VixError("QueryAllocatedBlocks", abi.NOT_SUPPORTED, "older than 6.7")
+        self._wait_reads()
         return lib.allocated(self._disk, start, count, chunk)
 
     def close(self) -> Words:
@@ -177,8 +180,7 @@ class Child:
         if lib is None:
             return {}
         steps: list[tuple[str, tuple[Any, ...]]] = []
-        if self._disk is not None and lib.has("Wait"):
-            steps.append(("Wait", (self._disk,)))
+        self._wait_reads()
         if self._disk is not None:
             steps.append(("Close", (self._disk,)))
         if self._connection is not None:
@@ -196,6 +198,11 @@ class Child:
         if failed is not None:
             raise failed
         return {}
+
+    def _wait_reads(self) -> None:
+        """No read is under way: the handle is free for another call."""
+        if self._disk is not None and self._loaded.has("Wait"):
+            self._loaded.call("Wait", self._disk)
 
     def _read(self, asked: frame.Frame) -> None:
         if self._reads is None or len(asked.payload) != frame.RANGE.size:

@@ -37,6 +37,12 @@ _ROOT: Final = str(Path(cbtfs.__file__).parents[1])
 _KEPT_VARIABLES: Final = ("PATH", "HOME", "LANG", "TMPDIR")
 _LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING}
 _LAST_WORDS: Final = 20
+_HINTS: Final[dict[tuple[str, int], str]] = {
+    ("Open", abi.FAIL): ": the server's certificate may be another one than the session believed",
+    ("", abi.REFUSED): ": is port 902 of the VM's host open for this machine?",
+    ("", abi.NO_MEMORY): ": the host has no buffers left for its NFC service: capture fewer disks "
+    "of it at once",
+}
 _NAME: Final = re.compile(r"[A-Za-z]{0,40}\Z")
 _ENDING_SECONDS: Final = 5.0
 
@@ -279,11 +285,3 @@ def _environment(libdir: Path) -> dict[str, str]:
     """Nothing that is no business of a child: a password may stand in ours."""
     kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
     return {**kept, "LD_LIBRARY_PATH": str(library_folder(libdir))}
-
-
-_HINTS: Final[dict[tuple[str, int], str]] = {
-    ("Open", abi.FAIL): ": the server's certificate may be another one than the session believed",
-    ("", abi.REFUSED): ": is port 902 of the VM's host open for this machine?",
-    ("", abi.NO_MEMORY): ": the host has no buffers left for its NFC service: capture fewer disks "
-    "of it at once",
-}
