@@ -50,8 +50,9 @@ def restore_disk(
         opened = open_target(target, disk.size, may_overwrite=may_overwrite)
     with repository.points.leased(point), opened as out:
         writing = _Writing(out, keeps_going, advance)
+        reader = Reader(repository, cache_bytes=0)  # nothing is asked for twice
         try:
-            for piece in pieces(Reader(repository), disk):
+            for piece in pieces(reader, disk, None if out.is_ordered else out.write):
                 writing.put(piece)
         except (ChunkMissing, DataCorrupt) as exc:
             raise _plain(exc)(
@@ -75,7 +76,7 @@ class _Writing:
         self.loss: Loss | None = None
 
     def put(self, piece: Piece) -> None:
-        """Let *piece* stand where it belongs, with zeros before it."""
+        """Let *piece* stand where it belongs, with zeros before it; its data may be there."""
         extent = piece.extent
         if piece.loss is not None:
             if not self._keeps_going:
@@ -85,8 +86,10 @@ class _Writing:
                 self.loss = piece.loss
             return
         self.zero_up_to(extent.start)
-        self._target.write(extent.start, piece.data)
+        if self._target.is_ordered:
+            self._target.write(extent.start, piece.data)
         self._at = extent.end
+        self._target.settle(extent.end)
         self.data_bytes += extent.length
         self._advance(extent.length)
 

@@ -1,6 +1,7 @@
 """The image of one disk at one point, piece by piece in order, with what of it is damaged."""
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,6 +22,8 @@ _AHEAD: Final = 2 * _LOADERS
 """Pieces that wait to be written: bounds memory."""
 
 Loss = ChunkMissing | DataCorrupt
+Put = Callable[[int, memoryview], None]
+"""Told bytes of a disk and where they belong; they are only there until it returns."""
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -31,21 +34,33 @@ class Piece:
 
     extent: Extent
     data: bytes | memoryview = b""
+    """Empty where it has been put already."""
     loss: Loss | None = None
 
 
-def pieces(reader: Reader, record: DiskRecord) -> Iterator[Piece]:
+def pieces(reader: Reader, record: DiskRecord, put: Put | None) -> Iterator[Piece]:
     """Yield all of a disk that is data or lost, ascending; the rest of it is zeros.
 
-    What is lost comes in the smallest extents that are: a block, or all below a node.
+    What is lost comes in the smallest extents that are: a block, or all below a node. With *put*,
+    that is told the data instead, by several threads at once and in any order, before its piece
+    is yielded.
     """
     disk = reader.disk(record)
+    buffers = _Buffers(max(_PIECE_BYTES, record.block_size))
+
+    def read(extent: Extent) -> Piece:
+        if put is None:
+            return Piece(extent, disk.read(extent.start, extent.length))
+        data = buffers.mine[: extent.length]
+        disk.read_into(extent.start, data)
+        put(extent.start, data)
+        return Piece(extent)
 
     def load(found: Piece) -> list[Piece]:
         if found.loss is not None:
             return [found]
         try:
-            return [Piece(found.extent, disk.read(found.extent.start, found.extent.length))]
+            return [read(found.extent)]
         except (ChunkMissing, DataCorrupt) as exc:
             if found.extent.length <= record.block_size:
                 return [Piece(found.extent, loss=exc)]
@@ -54,6 +69,13 @@ def pieces(reader: Reader, record: DiskRecord) -> Iterator[Piece]:
 
     for loaded in _ahead(load, _found(reader, record)):
         yield from loaded
+
+
+class _Buffers(threading.local):
+    """Memory of each thread, used for one piece after the other: new memory has to be cleared."""
+
+    def __init__(self, length: int) -> None:
+        self.mine = memoryview(bytearray(length))
 
 
 def _ahead(work: Callable[[Item], Result], items: Iterator[Item]) -> Iterator[Result]:

@@ -14,6 +14,7 @@ from typing import Final, Protocol
 
 from cbtfs.core.extent import Extent
 from cbtfs.errors import AccessDenied, TargetFailed, UsageError
+from cbtfs.store.files import start_writing
 
 _BLKZEROOUT: Final = 0x127F
 """linux/fs.h: zero a range of a block device, by discarding where that reads as zeros."""
@@ -23,18 +24,26 @@ _PAGE_BYTES: Final = 4096
 _STEP_BYTES: Final = 256 << 20
 """One request to zero is no longer: a signal is answered between two."""
 _ZEROS: Final = memoryview(bytes(1 << 20))
+_BEHIND_BYTES: Final = 16 << 20
+"""How much comes together before the storage is given it: enough to lie in one place."""
 _LOOPS: Final = Path("/sys/block")
 
 
 class Target(Protocol):
     """A place for the image of one disk, of a size that is known from the start.
 
-    Every byte is either written or zeroed, in ascending order, then finish() is called once.
-    Whatever the target held before does not show.
+    Every byte is either written or zeroed, then finish() is called once. Whatever the target held
+    before does not show.
     """
+
+    is_ordered: bool
+    """Writing has to be in ascending order, zeros in between; else by several threads at once."""
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
         """Let *data* stand at *offset*."""
+
+    def settle(self, end: int) -> None:
+        """Everything before *end*, which ascends, is written: the storage may start on it."""
 
     def zero(self, extent: Extent) -> None:
         """Let *extent* read as zeros."""
@@ -43,11 +52,26 @@ class Target(Protocol):
         """Make the image whole, and make it last."""
 
 
-class FileTarget:
+class _Behind:
+    """Has the storage write what was written, while more is: a flush at the end finds less to do."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._started = 0
+
+    def settle(self, end: int) -> None:
+        if end - self._started >= _BEHIND_BYTES:
+            start_writing(self._fd, self._started, end - self._started)
+            self._started = end
+
+
+class FileTarget(_Behind):
     """A file that has no length until it is whole: what was not written is a hole."""
 
+    is_ordered = False
+
     def __init__(self, fd: int, size: int) -> None:
-        self._fd = fd
+        super().__init__(fd)
         self._size = size
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
@@ -61,11 +85,13 @@ class FileTarget:
         os.fsync(self._fd)
 
 
-class DeviceTarget:
+class DeviceTarget(_Behind):
     """The first bytes of a block device that holds who knows what."""
 
+    is_ordered = False
+
     def __init__(self, fd: int) -> None:
-        self._fd = fd
+        super().__init__(fd)
         self._can_zero = True
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
@@ -101,6 +127,8 @@ class DeviceTarget:
 class StreamTarget:
     """A pipe, or whatever else takes bytes in order and cannot go back."""
 
+    is_ordered = True
+
     def __init__(self, fd: int) -> None:
         self._fd = fd
 
@@ -108,6 +136,9 @@ class StreamTarget:
         rest = memoryview(data)
         while rest:
             rest = rest[os.write(self._fd, rest) :]
+
+    def settle(self, end: int) -> None:
+        """Nothing to do: what is written is on its way."""
 
     def zero(self, extent: Extent) -> None:
         for at in range(extent.start, extent.end, len(_ZEROS)):

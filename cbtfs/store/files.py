@@ -170,6 +170,15 @@ def write_all(fd: int, parts: Sequence[bytes | memoryview]) -> int:
     return written
 
 
+def start_writing(fd: int, offset: int, length: int) -> None:
+    """Have the kernel begin to write what is there to the storage; it is not waited for.
+
+    To say that pages will not be needed has that effect (mm/fadvise.c), and drops none that is yet
+    to be written.
+    """
+    os.posix_fadvise(fd, offset, length, os.POSIX_FADV_DONTNEED)
+
+
 def sync_folder(path: Path) -> None:
     """Make the entries of the folder at *path* last."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
