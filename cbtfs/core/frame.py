@@ -72,7 +72,7 @@ def _head(frame: Frame, table_bytes: int) -> bytes:
     """The header of a frame, without its checksum."""
     return _FRAME_HEADER.pack(
         FRAME_MAGIC,
-        frame.end - frame.offset,
+        FRAME_HEADER_BYTES + table_bytes + frame.stored,
         0,
         frame.kind,
         frame.level,

@@ -6,7 +6,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from itertools import islice
+from typing import Final, NamedTuple, TypeVar
 
 from cbtfs.core.blockmap import FANOUT, Builder, Shape, Tree
 from cbtfs.core.extent import Extent, clip
@@ -16,12 +17,13 @@ from cbtfs.core.manifest import Counts
 from cbtfs.source.base import DiskSource
 from cbtfs.store.codec import Encoded, Encoder
 from cbtfs.store.digest import chunk_digest
-from cbtfs.store.writer import ObjectWriter
+from cbtfs.store.writer import ObjectWriter, Put
 
 UNIT_BYTES: Final = 4 << 20
 """What one thread reads and encodes at a time: large enough for a disk, small enough for memory."""
 
-_PEEK_BYTES: Final = 64
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 Progress = Callable[[int], None]
 """Told how many more bytes have been read and put away."""
@@ -46,12 +48,24 @@ class _Unit(NamedTuple):
 
     leaf: int
     extents: list[Extent]
+    length: int
+    """Of the extents together, in bytes."""
+    blocks: int
 
 
 class _Block(NamedTuple):
     slot: int
     content: Ref | Encoded | None
     """What the repository has already, what it is to store, or zeros."""
+
+
+class _Unknown(NamedTuple):
+    """A block that is not what it was."""
+
+    place: int
+    """Among the blocks that are encoded with it."""
+    digest: Digest
+    content: memoryview
 
 
 def capture(
@@ -90,20 +104,24 @@ def capture(
             reached(leaf + 1, lambda: tally.captured(builder.so_far(), base_blocks))
 
     leaf, children, before = -1, list[Ref | None](), list[Ref | None]()
-    for unit, blocks in _in_order(work.encode, units):
-        if unit.leaf != leaf:
-            if leaf >= 0:
-                put_leaf()
-            leaf, children = unit.leaf, builder.leaf(unit.leaf)
-            before = work.like_leaf(leaf)
-        for block in blocks:
-            tally.data_blocks -= children[block.slot] is not None
-            ref = _settle(block, before[block.slot], objects, shape.block_size, tally)
-            tally.data_blocks += ref is not None
-            children[block.slot] = ref
-        read = sum(extent.length for extent in unit.extents)
-        tally.read_bytes += read
-        progress(read)
+    for batch, found in _in_order(work.encode, _batches(units)):
+        puts = iter(
+            objects.put_chunks([f.content for f in found if isinstance(f.content, Encoded)])
+        )
+        blocks = iter(found)
+        for unit in batch:
+            if unit.leaf != leaf:
+                if leaf >= 0:
+                    put_leaf()
+                leaf, children = unit.leaf, builder.leaf(unit.leaf)
+                before = work.like_leaf(leaf)
+            for slot, content in islice(blocks, unit.blocks):
+                tally.data_blocks -= children[slot] is not None
+                ref = _settle(content, before[slot], puts, shape.block_size, tally)
+                tally.data_blocks += ref is not None
+                children[slot] = ref
+            tally.read_bytes += unit.length
+            progress(unit.length)
     if leaf >= 0:
         put_leaf()
     if base is not None:
@@ -135,15 +153,18 @@ class _Tally:
 
 
 def _settle(
-    block: _Block, before: Ref | None, objects: ObjectWriter, block_size: int, tally: _Tally
+    content: Ref | Encoded | None,
+    before: Ref | None,
+    puts: Iterator[Put],
+    block_size: int,
+    tally: _Tally,
 ) -> Ref | None:
-    """What the leaf refers to now; what is new is stored."""
-    content = block.content
+    """What the leaf refers to now; *puts* tell what became of each chunk that was to be stored."""
     if content is None:
         tally.zero_blocks += 1
         return None
     if isinstance(content, Encoded):
-        put = objects.put_chunk(content)
+        put = next(puts)
         if put.stored:
             tally.new_bytes += block_size
             tally.stored_bytes += put.stored
@@ -158,15 +179,34 @@ def _units(extents: Iterator[Extent], block_size: int) -> Iterator[_Unit]:
     leaf_bytes = block_size * FANOUT
     step = min(leaf_bytes, max(UNIT_BYTES, block_size))
     at, pending = -1, list[Extent]()
+
+    def unit() -> _Unit:
+        length = sum(extent.length for extent in pending)
+        blocks = sum(-(-extent.length // block_size) for extent in pending)
+        return _Unit(at * step // leaf_bytes, pending, length, blocks)
+
     for extent in extents:
         for index in range(extent.start // step, -(-extent.end // step)):
             if index != at:
                 if pending:
-                    yield _Unit(at * step // leaf_bytes, pending)
+                    yield unit()
                 at, pending = index, []
             pending += clip([extent], index * step, (index + 1) * step)
     if pending:
-        yield _Unit(at * step // leaf_bytes, pending)
+        yield unit()
+
+
+def _batches(units: Iterator[_Unit]) -> Iterator[list[_Unit]]:
+    """Yield units, together what one thread takes: those of a list of changes are small."""
+    batch, length = list[_Unit](), 0
+    for unit in units:
+        if batch and length + unit.length > UNIT_BYTES:
+            yield batch
+            batch, length = [], 0
+        batch.append(unit)
+        length += unit.length
+    if batch:
+        yield batch
 
 
 class _Work:
@@ -198,47 +238,57 @@ class _Work:
             encoder = self._local.encoder = Encoder(self._level)
         return encoder
 
-    def encode(self, unit: _Unit) -> list[_Block]:
-        """The blocks of a unit, read from the source."""
-        before = self.like_leaf(unit.leaf)
-        encoder = self._encoder()
-        blocks = []
-        for extent in unit.extents:
-            data = memoryview(self._source.read(extent))
-            for at in range(0, extent.length, self._block):
-                slot = (extent.start + at) // self._block % FANOUT
-                content = data[at : at + self._block]
-                blocks.append(_Block(slot, self._encode(content, before[slot], encoder)))
+    def encode(self, batch: Sequence[_Unit]) -> list[_Block]:
+        """The blocks of some units, read from the source."""
+        blocks, unknown = list[_Block](), list[_Unknown]()
+        for unit in batch:
+            self._look_at(unit, blocks, unknown)
+        known = self._objects.find_all(Kind.CHUNK, 0, [each.digest for each in unknown])
+        fresh = [each for each in unknown if each.digest not in known]
+        contents = [each.content for each in fresh]
+        encoded = self._encoder().encode_chunks([each.digest for each in fresh], contents)
+        for each, chunk in zip(fresh, encoded, strict=True):
+            blocks[each.place] = _Block(blocks[each.place].slot, chunk)
+        for each in unknown:
+            number = known.get(each.digest)
+            if number is not None:
+                blocks[each.place] = _Block(blocks[each.place].slot, Ref(number, each.digest))
         return blocks
 
-    def _encode(
-        self, data: memoryview, before: Ref | None, encoder: Encoder
-    ) -> Ref | Encoded | None:
-        if len(data) < self._block:
-            data = memoryview(bytes(data).ljust(self._block, b"\0"))
-        # Most blocks of data show it at once: then nothing is copied to find out.
-        if data[:_PEEK_BYTES] == self._zeros[:_PEEK_BYTES] and bytes(data) == self._zeros:
-            return None
-        digest = chunk_digest(data)
-        if before is not None and before.digest == digest and not self._objects.is_bad(digest):
-            return before
-        number = self._objects.find(Kind.CHUNK, 0, digest)
-        if number is not None:
-            return Ref(number, digest)
-        return encoder.encode(Kind.CHUNK, 0, digest, bytes(data))
+    def _look_at(self, unit: _Unit, blocks: list[_Block], unknown: list[_Unknown]) -> None:
+        """Add the blocks of *unit*, those whose content is not where it was to *unknown* too."""
+        size, zeros, is_bad = self._block, self._zeros, self._objects.is_bad
+        before = self.like_leaf(unit.leaf)
+        for extent in unit.extents:
+            data = bytes(self._source.read(extent))
+            if extent.length % size:
+                data = data.ljust(-(-extent.length // size) * size, b"\0")
+            view = memoryview(data)
+            slot = extent.start // size % FANOUT
+            for at in range(0, extent.length, size):
+                ref = None
+                if not data.startswith(zeros, at):  # nothing is copied to find out
+                    content = view[at : at + size]
+                    digest = chunk_digest(content)
+                    ref = before[slot]
+                    if ref is None or ref.digest != digest or is_bad(digest):
+                        ref = None
+                        unknown.append(_Unknown(len(blocks), digest, content))
+                blocks.append(_Block(slot, ref))
+                slot += 1
 
 
 def _in_order(
-    work: Callable[[_Unit], list[_Block]], units: Iterator[_Unit]
-) -> Iterator[tuple[_Unit, list[_Block]]]:
-    """What *work* makes of each unit, in their order, on all cores; a bounded number at a time."""
+    work: Callable[[Item], Result], items: Iterator[Item]
+) -> Iterator[tuple[Item, Result]]:
+    """What *work* makes of each item, in their order, on all cores; a bounded number at a time."""
     threads = max(os.cpu_count() or 1, 2)
     window = threads * 3
-    pending: deque[tuple[_Unit, Future[list[_Block]]]] = deque()
+    pending: deque[tuple[Item, Future[Result]]] = deque()
     pool = ThreadPoolExecutor(threads, "capture")
     try:
-        for unit in units:
-            pending.append((unit, pool.submit(work, unit)))
+        for item in items:
+            pending.append((item, pool.submit(work, item)))
             if len(pending) >= window:
                 done, future = pending.popleft()
                 yield done, future.result()

@@ -53,7 +53,7 @@ class Target(Protocol):
 
 
 class _Behind:
-    """Has the storage write what was written, while more is: a flush at the end finds less to do."""
+    """Has the storage begin with what was put already: the flush at the end finds less to do."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd

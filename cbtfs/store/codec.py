@@ -1,6 +1,7 @@
 """Payloads: what is compressed, what is stored raw, and how either is trusted."""
 
 import threading
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import zstandard
@@ -42,10 +43,36 @@ class Encoder:
     ) -> Encoded:
         """*content* as it will be stored; *digest* must be its digest."""
         packed = self._zstd.compress(content)
-        if len(packed) <= len(content) - len(content) // _MIN_SAVING:
+        if _saves(len(packed), len(content)):
             return Encoded(kind, level, Codec.ZSTD, len(content), digest, b"", packed)
         table = crc_table(content) if kind is Kind.CHUNK else b""
         return Encoded(kind, level, Codec.STORED, len(content), digest, table, content)
+
+    def encode_chunks(
+        self, digests: Sequence[Digest], contents: Sequence[memoryview]
+    ) -> list[Encoded]:
+        """Chunks as they will be stored; the interpreter's lock is let go once for all of them.
+
+        What is stored raw is not copied: *contents* must stay as they are.
+        """
+        if not contents:
+            return []
+        found = []
+        packed = self._zstd.multi_compress_to_buffer(list(contents), threads=1)
+        for index, (digest, content) in enumerate(zip(digests, contents, strict=True)):
+            plain, payload = len(content), packed[index]
+            found.append(
+                Encoded(Kind.CHUNK, 0, Codec.ZSTD, plain, digest, b"", payload.tobytes())
+                if _saves(len(payload), plain)
+                else Encoded(
+                    Kind.CHUNK, 0, Codec.STORED, plain, digest, crc_table(content), content
+                )
+            )
+        return found
+
+
+def _saves(packed: int, plain: int) -> bool:
+    return packed <= plain - plain // _MIN_SAVING
 
 
 class _Decompressors(threading.local):

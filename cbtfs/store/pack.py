@@ -32,6 +32,7 @@ from cbtfs.store.files import (
     make_folder,
     open_regular,
     read_into,
+    start_writing,
     sync_folder,
     write_all,
 )
@@ -40,6 +41,8 @@ PACK_BYTES: Final = 64 << 20
 """A pack is closed when it has grown to this size."""
 
 _BUFFER_BYTES: Final = 1 << 20
+_BEHIND_BYTES: Final = 8 << 20
+"""How much is written before the storage is given it: the flush at the end finds less to do."""
 _LONGEST_HEADER: Final = FRAME_HEADER_BYTES + MAX_PLAIN_BYTES // PIECE * 4
 OPEN_SUFFIX: Final = ".open"
 
@@ -55,6 +58,7 @@ class PackWriter:
         self._fd = create(self._aside)
         self._pending: list[bytes | memoryview] = [encode_pack_header(pack)]
         self._pending_bytes = PACK_HEADER_BYTES
+        self._written = self._started = 0
         self.size = PACK_HEADER_BYTES
         self.frames: list[Frame] = []
 
@@ -69,18 +73,23 @@ class PackWriter:
             encoded.codec,
             encoded.digest,
         )
-        self._pending += (encode_frame_header(frame, encoded.table), encoded.payload)
-        self._pending_bytes += frame.end - frame.offset
-        self.size = frame.end
+        head = encode_frame_header(frame, encoded.table)
+        self._pending += (head, encoded.payload)
+        length = len(head) + frame.stored
+        self._pending_bytes += length
+        self.size += length
         self.frames.append(frame)
         if self._pending_bytes >= _BUFFER_BYTES:
             self._flush()
         return frame
 
     def _flush(self) -> None:
-        write_all(self._fd, self._pending)
+        self._written += write_all(self._fd, self._pending)
         self._pending.clear()
         self._pending_bytes = 0
+        if self._written - self._started >= _BEHIND_BYTES:
+            start_writing(self._fd, self._started, self._written - self._started)
+            self._started = self._written
 
     def close(self) -> int:
         """Write trailer and footer, make it all last, give the pack its name; its size in bytes."""

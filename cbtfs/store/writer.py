@@ -1,7 +1,7 @@
 """New objects on their way into packs and catalog."""
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Final, NamedTuple
@@ -71,11 +71,24 @@ class ObjectWriter:
 
     def find(self, kind: Kind, level: int, digest: Digest) -> ObjectId | None:
         """The object of that digest, whole with all below it, if the repository has it."""
-        # Without the lock: who holds it may be waiting for the disk.
-        found = self._known.get(digest)
-        if found is None and digest not in self._bad:
-            with self._catalog.view() as view:
-                found = view.find(kind, level, digest)
+        return self.find_all(kind, level, (digest,)).get(digest)
+
+    def find_all(self, kind: Kind, level: int, digests: Iterable[Digest]) -> dict[Digest, ObjectId]:
+        """What find() finds, of several."""
+        # Without the lock: who holds it may be waiting for the disk. What becomes known to the
+        # catalog meanwhile may be missed here; it is not when it is put.
+        bad = self._bad
+        return self._look_up(kind, level, (each for each in digests if each not in bad))
+
+    def _look_up(self, kind: Kind, level: int, digests: Iterable[Digest]) -> dict[Digest, ObjectId]:
+        found, known = {}, self._known
+        with self._catalog.view() as view:
+            for digest in digests:
+                number = known.get(digest)
+                if number is None:
+                    number = view.find(kind, level, digest)
+                if number is not None:
+                    found[digest] = number
         return found
 
     def is_bad(self, digest: Digest) -> bool:
@@ -89,53 +102,60 @@ class ObjectWriter:
 
     def put_chunk(self, encoded: Encoded) -> Put:
         """Store a chunk, unless the repository has it."""
-        return self._put(encoded.kind, 0, encoded.digest, lambda: encoded, None)
+        return self.put_chunks((encoded,))[0]
+
+    def put_chunks(self, chunks: Sequence[Encoded]) -> list[Put]:
+        """Store each of several chunks, unless the repository has it."""
+        if not chunks:
+            return []
+        puts = []
+        with self._lock:
+            self._refuse_if_broken()
+            found = self._look_up(Kind.CHUNK, 0, [each.digest for each in chunks])
+            with self._breaking(), storing("a pack"):
+                for each in chunks:
+                    number = found.get(each.digest)
+                    if number is None or each.digest in self._bad:
+                        put = self._add(number, each, None)
+                        found[each.digest] = put.ref.number
+                    else:
+                        put = Put(Ref(number, each.digest), 0)
+                    puts.append(put)
+        return puts
 
     def put_node(self, level: int, children: Sequence[Ref | None]) -> Put:
         """Store the node over 64 children, unless the repository has it."""
         content = node_content([None if child is None else child.digest for child in children])
         digest = digest_of(Kind.NODE, level, content)
         numbers = [ObjectId(0) if child is None else child.number for child in children]
-        return self._put(
-            Kind.NODE,
-            level,
-            digest,
-            lambda: self._encoder.encode(Kind.NODE, level, digest, content),
-            numbers,
-        )
-
-    def _put(
-        self,
-        kind: Kind,
-        level: int,
-        digest: Digest,
-        encode: Callable[[], Encoded],
-        children: Sequence[ObjectId] | None,
-    ) -> Put:
         with self._lock:
             self._refuse_if_broken()
-            number = self._known.get(digest)
-            if number is None:
-                with self._catalog.view() as view:
-                    number = view.find(kind, level, digest)
-            is_bad = number is not None and digest in self._bad
-            if number is not None and not is_bad:
+            number = self._look_up(Kind.NODE, level, (digest,)).get(digest)
+            if number is not None and digest not in self._bad:
                 return Put(Ref(number, digest), 0)
             with self._breaking(), storing("a pack"):
-                if self._pack is None:
-                    self._pack = self._packs.create(new_pack_id())
-                frame = self._pack.append(encode())
-            if number is not None:
-                self._moved.append((number, frame))
-                self._bad.discard(digest)
-            else:
-                number = ObjectId(self._next)
-                self._next += 1
-                self._objects.append(NewObject(number, frame, children))
-            self._known[digest] = number
-            if self._pack.size >= self._pack_bytes:
-                self._close_pack()
-            return Put(Ref(number, digest), frame.end - frame.offset)
+                encoded = self._encoder.encode(Kind.NODE, level, digest, content)
+                return self._add(number, encoded, numbers)
+
+    def _add(
+        self, number: ObjectId | None, encoded: Encoded, children: Sequence[ObjectId] | None
+    ) -> Put:
+        """Store an object, anew if it has a *number*. The lock is held, and no transaction open."""
+        digest = encoded.digest
+        if self._pack is None:
+            self._pack = self._packs.create(new_pack_id())
+        frame = self._pack.append(encoded)
+        if number is not None:
+            self._moved.append((number, frame))
+            self._bad.discard(digest)
+        else:
+            number = ObjectId(self._next)
+            self._next += 1
+            self._objects.append(NewObject(number, frame, children))
+        self._known[digest] = number
+        if self._pack.size >= self._pack_bytes:
+            self._close_pack()
+        return Put(Ref(number, digest), frame.end - frame.offset)
 
     def _close_pack(self) -> None:
         if self._pack is None:
