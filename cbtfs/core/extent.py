@@ -2,6 +2,10 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
+from typing import Final
+
+_START: Final = attrgetter("start")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -28,31 +32,34 @@ def between(start: int, end: int) -> Iterator[Extent]:
 
 def coalesce(extents: Iterable[Extent]) -> Iterator[Extent]:
     """Yield the same bytes as ascending extents with a gap between each two."""
-    pending: Extent | None = None
-    for extent in sorted(extents):
-        if pending is None:
-            pending = extent
-        elif extent.start <= pending.end:
-            pending = Extent(pending.start, max(pending.end, extent.end) - pending.start)
+    start = end = -1
+    for extent in sorted(extents, key=_START):
+        if extent.start > end:
+            if start >= 0:
+                yield Extent(start, end - start)
+            start = extent.start
+            end = start + extent.length
         else:
-            yield pending
-            pending = extent
-    if pending is not None:
-        yield pending
+            end = max(end, extent.start + extent.length)
+    if start >= 0:
+        yield Extent(start, end - start)
 
 
 def clip(extents: Iterable[Extent], start: int, end: int) -> Iterator[Extent]:
     """Yield the parts of *extents* that lie within [start, end)."""
     for extent in extents:
-        yield from between(max(extent.start, start), min(extent.end, end))
+        first, last = max(extent.start, start), min(extent.start + extent.length, end)
+        if first < last:
+            yield Extent(first, last - first)
 
 
 def complement(extents: Iterable[Extent], size: int) -> Iterator[Extent]:
     """Yield the bytes of [0, size) that no extent covers, ascending."""
     at = 0
     for extent in coalesce(extents):
-        yield from between(at, min(extent.start, size))
-        at = max(at, extent.end)
+        if at < (start := min(extent.start, size)):
+            yield Extent(at, start - at)
+        at = extent.start + extent.length
     yield from between(at, size)
 
 
@@ -62,8 +69,11 @@ def intersect(left: Iterable[Extent], right: Iterable[Extent]) -> Iterator[Exten
     i = j = 0
     while i < len(ours) and j < len(theirs):
         a, b = ours[i], theirs[j]
-        yield from between(max(a.start, b.start), min(a.end, b.end))
-        if a.end <= b.end:
+        a_end, b_end = a.start + a.length, b.start + b.length
+        start, end = max(a.start, b.start), min(a_end, b_end)
+        if start < end:
+            yield Extent(start, end - start)
+        if a_end <= b_end:
             i += 1
         else:
             j += 1
