@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 import zstandard
 
 from cbtfs.core.frame import Codec, Frame, Kind, crc_table
-from cbtfs.core.ids import Digest
+from cbtfs.core.ids import NULL_DIGEST, Digest
 from cbtfs.errors import DataCorrupt
 from cbtfs.store.digest import digest_of
 
@@ -42,9 +42,11 @@ class Encoder:
         self, kind: Kind, level: int, digest: Digest, content: bytes | memoryview
     ) -> Encoded:
         """*content* as it will be stored; *digest* must be its digest."""
-        packed = self._zstd.compress(content)
-        if _saves(len(packed), len(content)):
-            return Encoded(kind, level, Codec.ZSTD, len(content), digest, b"", packed)
+        # Digests do not shrink: a node does by its null children alone.
+        if kind is Kind.CHUNK or bytes(content).find(NULL_DIGEST) >= 0:
+            packed = self._zstd.compress(content)
+            if _saves(len(packed), len(content)):
+                return Encoded(kind, level, Codec.ZSTD, len(content), digest, b"", packed)
         table = crc_table(content) if kind is Kind.CHUNK else b""
         return Encoded(kind, level, Codec.STORED, len(content), digest, table, content)
 

@@ -135,13 +135,13 @@ class View:
         A root so loaded vouches for all below it, and for every absent block.
         """
         children = self.children(number)
-        present = {integer_key(child) for child in children if child}
+        keys = [integer_key(child) if child else None for child in children]
         cursor = self._transaction.cursor(self._databases[OBJECTS])
-        entries: dict[int, bytes | None] = {0: None}
-        for key, value in cursor.getmulti(sorted(present)):
-            entries[key_integer(key)] = open_value(OBJECTS, key, value)
+        entries: dict[bytes | None, bytes | None] = {None: None}
+        for key, value in cursor.getmulti(sorted({key for key in keys if key is not None})):
+            entries[key] = open_value(OBJECTS, key, value)
         try:
-            node = Node(children, tuple(entries[child] for child in children))
+            node = Node(children, tuple([entries[key] for key in keys]))
         except KeyError as exc:
             raise CatalogDamaged(f"a child of node {number} is not in objects") from exc
         if digest_of(Kind.NODE, level, node_content(node.digests())) != digest:
