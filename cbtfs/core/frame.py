@@ -124,13 +124,6 @@ def decode_frame_header(data: bytes | memoryview, offset: int) -> tuple[Frame, b
     return frame, table
 
 
-def crc_table(payload: bytes | memoryview) -> bytes:
-    """The CRC-32 of each piece of a raw chunk, as they stand before its payload."""
-    view = memoryview(payload)
-    found = [zlib.crc32(view[at : at + PIECE_BYTES]) for at in range(0, len(view), PIECE_BYTES)]
-    return struct.pack(f"<{len(found)}I", *found)
-
-
 def encode_pack_header(pack: PackId) -> bytes:
     return _PACK_HEADER.pack(PACK_MAGIC, PACK_VERSION, 0, 0, bytes.fromhex(pack))
 

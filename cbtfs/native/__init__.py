@@ -8,8 +8,17 @@ from cbtfs.native._core import (
     Leaf,
     PackFile,
     Requests,
+    crc_table,
     end_at_faults,
     open_pack_files,
 )
 
-__all__ = ["Chunks", "Leaf", "PackFile", "Requests", "end_at_faults", "open_pack_files"]
+__all__ = [
+    "Chunks",
+    "Leaf",
+    "PackFile",
+    "Requests",
+    "crc_table",
+    "end_at_faults",
+    "open_pack_files",
+]

@@ -87,3 +87,6 @@ def end_at_faults(text: bytes, code: int, /) -> None:
 
     For the life of the process, and of those forked from it.
     """
+
+def crc_table(chunk: bytes | bytearray | memoryview, /) -> bytes:
+    """The CRC-32 of each 4 KiB of a raw chunk, as they stand before its payload."""

@@ -107,6 +107,12 @@ static uint32_t get_32(const uint8_t *at)
     return at[0] | at[1] << 8 | at[2] << 16 | (uint32_t)at[3] << 24;
 }
 
+void piece_crcs(const uint8_t *data, size_t length, uint8_t *table)
+{
+    for (size_t at = 0; at < length; at += PIECE_BYTES, table += 4)
+        put_32(table, libdeflate_crc32(0, data + at, length - at < PIECE_BYTES ? length - at : PIECE_BYTES));
+}
+
 static uint32_t table_bytes(const place *place)
 {
     return place->codec == CODEC_STORED ? (place->plain + PIECE_BYTES - 1) / PIECE_BYTES * 4 : 0;

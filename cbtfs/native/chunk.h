@@ -16,6 +16,9 @@ enum {
     MAX_CHUNK_BYTES = 1 << 22, /* no object is larger when decoded */
 };
 
+/* The CRC-32 of each piece of *data*, as they stand before a raw chunk. */
+void piece_crcs(const uint8_t *data, size_t length, uint8_t *table);
+
 /* A pack's descriptor; closed when nobody refers to it any more. */
 typedef struct {
     atomic_int references;

@@ -519,7 +519,21 @@ static PyObject *end_at_faults(PyObject *module, PyObject *args)
     Py_RETURN_NONE;
 }
 
+static PyObject *crc_table(PyObject *module, PyObject *chunk)
+{
+    (void)module;
+    Py_buffer data;
+    if (PyObject_GetBuffer(chunk, &data, PyBUF_SIMPLE) < 0)
+        return NULL;
+    PyObject *table = PyBytes_FromStringAndSize(NULL, (data.len + PIECE_BYTES - 1) / PIECE_BYTES * 4);
+    if (table != NULL)
+        piece_crcs(data.buf, data.len, (uint8_t *)PyBytes_AS_STRING(table));
+    PyBuffer_Release(&data);
+    return table;
+}
+
 static PyMethodDef functions[] = {
+    {"crc_table", crc_table, METH_O, "The CRC-32 of each 4 KiB of a raw chunk, as they stand before it."},
     {"end_at_faults", end_at_faults, METH_VARARGS, "Say this to stderr and exit so at a fault of memory or abort()."},
     {"open_pack_files", open_pack_files, METH_NOARGS, "How many descriptors of packs this process has open."},
     {NULL, NULL, 0, NULL},

@@ -6,9 +6,10 @@ from typing import Final, NamedTuple
 
 import zstandard
 
-from cbtfs.core.frame import Codec, Frame, Kind, crc_table
+from cbtfs.core.frame import Codec, Frame, Kind
 from cbtfs.core.ids import NULL_DIGEST, Digest
 from cbtfs.errors import DataCorrupt
+from cbtfs.native import crc_table
 from cbtfs.store.digest import digest_of
 
 DEFAULT_LEVEL: Final = 1

@@ -1,7 +1,9 @@
 """Chunks that compiled code reads: every byte that it returns is proven, the rest is left."""
 
 import random
+import struct
 import threading
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cbtfs.core.blockmap import FANOUT
-from cbtfs.core.frame import Codec, Frame, Kind
-from cbtfs.native import Chunks, Leaf, PackFile, Requests, open_pack_files
+from cbtfs.core.frame import PIECE_BYTES, Codec, Frame, Kind
+from cbtfs.native import Chunks, Leaf, PackFile, Requests, crc_table, open_pack_files
 from cbtfs.store.catalog.records import Location, encode_location
 from cbtfs.store.codec import Encoder
 from cbtfs.store.digest import chunk_digest
@@ -215,6 +217,13 @@ def test_files_of_packs_are_closed_with_the_last_leaf(shelf: Shelf) -> None:
     assert open_pack_files() == before + 1
     del leaf
     assert open_pack_files() == before
+
+
+@given(st.binary(max_size=3 * PIECE_BYTES + 5))
+def test_a_table_has_the_crc_of_each_piece(payload: bytes) -> None:
+    pieces = [payload[at : at + PIECE_BYTES] for at in range(0, len(payload), PIECE_BYTES)]
+
+    assert crc_table(payload) == struct.pack(f"<{len(pieces)}I", *map(zlib.crc32, pieces))
 
 
 def test_what_is_no_leaf_is_refused() -> None:

@@ -1,13 +1,15 @@
 """Payloads: when they are compressed, and that none is trusted."""
 
 import random
+import struct
+import zlib
 
 import pytest
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cbtfs.core.frame import MAX_PLAIN_BYTES, Codec, Frame, Kind, crc_table
+from cbtfs.core.frame import MAX_PLAIN_BYTES, PIECE_BYTES, Codec, Frame, Kind
 from cbtfs.errors import DataCorrupt
 from cbtfs.store.codec import Encoded, Encoder, decode
 from cbtfs.store.digest import digest_of
@@ -48,8 +50,20 @@ def test_what_saves_under_a_tenth_is_stored_raw(share: float, codec: Codec) -> N
 
 def test_a_raw_chunk_carries_its_crcs() -> None:
     content = partly_random(1.0)
+    pieces = [content[at : at + PIECE_BYTES] for at in range(0, len(content), PIECE_BYTES)]
 
-    assert encoded(content).table == crc_table(content)
+    assert encoded(content).table == struct.pack(f"<{len(pieces)}I", *map(zlib.crc32, pieces))
+
+
+def test_many_chunks_are_encoded_as_each_is() -> None:
+    contents = [partly_random(share) for share in (0.0, 0.85, 0.92, 1.0)]
+    digests = [digest_of(Kind.CHUNK, 0, content) for content in contents]
+
+    found = ENCODER.encode_chunks(digests, [memoryview(content) for content in contents])
+
+    assert [each._replace(payload=bytes(each.payload)) for each in found] == [
+        encoded(content) for content in contents
+    ]
 
 
 def test_a_compressed_chunk_carries_none() -> None:

@@ -27,7 +27,7 @@ from cbtfs.core.names import encode_name, printable
 from cbtfs.core.settings import Settings, decode_settings, encode_settings
 from cbtfs.errors import CbtfsError
 from cbtfs.mount.files import encode_vm_json, files_of
-from cbtfs.native import Chunks, Leaf, PackFile
+from cbtfs.native import Chunks, Leaf, PackFile, crc_table
 from cbtfs.source.listed import load_change_list
 from cbtfs.source.nbd import statuses_of
 from cbtfs.store import codec
@@ -218,11 +218,10 @@ def _seeds() -> dict[str, list[bytes]]:
     )
     digest = chunk_digest(_PLAIN)
     frame = Frame(32, len(_PLAIN), len(_PLAIN), Kind.CHUNK, 0, Codec.STORED, digest)
-    table = frames.crc_table(_PLAIN)
-    header = frames.encode_frame_header(frame, table)
+    encoded = codec.Encoder().encode(Kind.CHUNK, 0, digest, _PLAIN)
+    header = frames.encode_frame_header(frame, crc_table(_PLAIN))
     body = frames.encode_pack_header(PackId(_ID)) + header + _PLAIN
     trailer = frames.encode_trailer([frame], len(body), PackId(_ID))
-    encoded = codec.Encoder().encode(Kind.CHUNK, 0, digest, _PLAIN)
     return {
         "manifest": [encode_manifest(manifest)],
         "state": [encode_state(PointState(PointId(_ID)))],
