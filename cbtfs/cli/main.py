@@ -12,26 +12,10 @@ from typing import Annotated, Final
 import typer
 
 from cbtfs import __version__
-from cbtfs.cli import (
-    cbt,
-    check,
-    demo,
-    doctor,
-    extents,
-    forget,
-    ingest,
-    init,
-    listing,
-    mount,
-    prune,
-    repair,
-    restore,
-    stats,
-    status,
-)
 from cbtfs.cli.context import Options
 from cbtfs.cli.journal import gravity, is_journal
 from cbtfs.cli.output import say
+from cbtfs.cli.verbs import Verbs
 from cbtfs.core.names import printable
 from cbtfs.errors import CbtfsError
 
@@ -56,29 +40,12 @@ Example:
   cbtfs --repo /srv/backup list"""
 
 app = typer.Typer(
+    cls=Verbs,
     add_completion=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for commands in (
-    init,
-    ingest,
-    listing,
-    extents,
-    mount,
-    restore,
-    check,
-    forget,
-    prune,
-    repair,
-    stats,
-    status,
-    cbt,
-    doctor,
-    demo,
-):
-    commands.add_to(app)
 
 
 class Terminated(BaseException):

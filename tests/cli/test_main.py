@@ -11,6 +11,7 @@ import pytest
 
 from cbtfs import __version__
 from cbtfs.cli import main as cli
+from cbtfs.cli.verbs import MODULES, load_commands
 from cbtfs.core.sealed import seal, unseal
 from cbtfs.errors import CbtfsError
 from cbtfs.store.repository import SETTINGS, writing
@@ -38,6 +39,11 @@ run()
 
 def is_one_line(text: str) -> bool:
     return text.startswith("cbtfs: ") and text.endswith("\n") and text.count("\n") == 1
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_commands_are_where_they_are_looked_for(module: str) -> None:
+    assert tuple(load_commands(module)) == MODULES[module]
 
 
 def test_no_repository_named_is_a_usage_error(
