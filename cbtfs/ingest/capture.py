@@ -14,9 +14,9 @@ from cbtfs.core.extent import Extent, clip
 from cbtfs.core.frame import Kind
 from cbtfs.core.ids import NULL_DIGEST, Digest, Ref
 from cbtfs.core.manifest import Counts
+from cbtfs.ingest.blocks import Blocks
 from cbtfs.source.base import DiskSource
 from cbtfs.store.codec import Encoded, Encoder
-from cbtfs.store.digest import chunk_digest
 from cbtfs.store.writer import ObjectWriter, Put
 
 UNIT_BYTES: Final = 4 << 20
@@ -209,6 +209,14 @@ def _batches(units: Iterator[_Unit]) -> Iterator[list[_Unit]]:
         yield batch
 
 
+class _Tools(threading.local):
+    """What each thread has of its own."""
+
+    def __init__(self, block_size: int, level: int) -> None:
+        self.blocks = Blocks(block_size)
+        self.encoder = Encoder(level)
+
+
 class _Work:
     """What the threads share; encode() runs in any of them."""
 
@@ -222,21 +230,13 @@ class _Work:
     ) -> None:
         self._source = source
         self._block = shape.block_size
-        self._zeros = bytes(shape.block_size)
         self._like = like
         self._objects = objects
-        self._level = level
-        self._local = threading.local()
+        self._local = _Tools(shape.block_size, level)
 
     def like_leaf(self, leaf: int) -> list[Ref | None]:
         """What the tree to compare with has there: 64 chunks, None where it has none."""
         return [None] * FANOUT if self._like is None else self._like.children(1, leaf)
-
-    def _encoder(self) -> Encoder:
-        encoder: Encoder | None = getattr(self._local, "encoder", None)
-        if encoder is None:
-            encoder = self._local.encoder = Encoder(self._level)
-        return encoder
 
     def encode(self, batch: Sequence[_Unit]) -> list[_Block]:
         """The blocks of some units, read from the source."""
@@ -246,7 +246,7 @@ class _Work:
         known = self._objects.find_all(Kind.CHUNK, 0, [each.digest for each in unknown])
         fresh = [each for each in unknown if each.digest not in known]
         contents = [each.content for each in fresh]
-        encoded = self._encoder().encode_chunks([each.digest for each in fresh], contents)
+        encoded = self._local.encoder.encode_chunks([each.digest for each in fresh], contents)
         for each, chunk in zip(fresh, encoded, strict=True):
             blocks[each.place] = _Block(blocks[each.place].slot, chunk)
         for each in unknown:
@@ -257,25 +257,22 @@ class _Work:
 
     def _look_at(self, unit: _Unit, blocks: list[_Block], unknown: list[_Unknown]) -> None:
         """Add the blocks of *unit*, those whose content is not where it was to *unknown* too."""
-        size, zeros, is_bad = self._block, self._zeros, self._objects.is_bad
+        is_bad, memory = self._objects.is_bad, self._local.blocks
         before = self.like_leaf(unit.leaf)
         for extent in unit.extents:
-            data = bytes(self._source.read(extent))
-            if extent.length % size:
-                data = data.ljust(-(-extent.length // size) * size, b"\0")
-            view = memoryview(data)
-            slot = extent.start // size % FANOUT
-            for at in range(0, extent.length, size):
-                ref = None
-                if not data.startswith(zeros, at):  # nothing is copied to find out
-                    content = view[at : at + size]
-                    digest = chunk_digest(content)
-                    ref = before[slot]
-                    if ref is None or ref.digest != digest or is_bad(digest):
-                        ref = None
-                        unknown.append(_Unknown(len(blocks), digest, content))
-                blocks.append(_Block(slot, ref))
-                slot += 1
+            slot = extent.start // self._block % FANOUT
+            for count in memory.fill(self._source, extent):
+                for index in range(count):
+                    ref = None
+                    if not memory.is_zero(index):
+                        digest = memory.digest(index)
+                        ref = before[slot]
+                        if ref is None or ref.digest != digest or is_bad(digest):
+                            ref = None
+                            content = memory.content(index)
+                            unknown.append(_Unknown(len(blocks), digest, content))
+                    blocks.append(_Block(slot, ref))
+                    slot += 1
 
 
 def _in_order(

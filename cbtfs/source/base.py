@@ -1,8 +1,8 @@
 """What an ingest reads: the protocol that every source keeps, wrappers included."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from cbtfs.core.extent import Extent
 from cbtfs.core.ids import PointId
@@ -59,3 +59,21 @@ class DiskSource(Protocol):
 
     def close(self) -> None:
         """Let go of the disk."""
+
+
+ReadInto = Callable[[Extent, Sequence[memoryview]], None]
+"""Fills memory, together as long as the extent is, with its bytes; raises what read() raises."""
+
+
+@runtime_checkable
+class Direct(Protocol):
+    """A source that may be able to put bytes where they are wanted."""
+
+    @property
+    def read_into(self) -> ReadInto | None:
+        """How, for requests of any length; None if it cannot."""
+
+
+def direct(source: DiskSource) -> ReadInto | None:
+    """How to have *source* put bytes where they are wanted; None if it cannot."""
+    return source.read_into if isinstance(source, Direct) else None

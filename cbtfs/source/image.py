@@ -5,7 +5,8 @@ import fcntl
 import os
 import stat
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +17,8 @@ from cbtfs.source.base import ChangeTrackingInvalid, Since
 
 _BLKROGET: Final = 0x125E
 """linux/fs.h: whether a block device takes no writes."""
+_MOST_PARTS: Final = 512
+"""Of one system call; Linux takes 1,024."""
 
 
 class ImageSource:
@@ -75,17 +78,36 @@ class ImageSource:
         parts = []
         at = extent.start
         while at < extent.end:
-            try:
+            with self._reading(at):
                 data = os.pread(self._fd, extent.end - at, at)
-            except OSError as exc:
-                raise SourceUnavailable(
-                    f"cannot read {self._name} at {at}: {exc.strerror}"
-                ) from exc
-            if not data:
-                raise SourceUnavailable(f"{self._name} ends at {at}, {self.size} bytes expected")
+            self._expect_more(len(data), at)
             parts.append(data)
             at += len(data)
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def read_into(self, extent: Extent, parts: Sequence[memoryview]) -> None:
+        """Fill *parts*, together extent.length bytes, or SourceUnavailable."""
+        at, left = extent.start, list(parts)
+        while left:
+            with self._reading(at):
+                count = os.preadv(self._fd, left[:_MOST_PARTS], at)
+            self._expect_more(count, at)
+            at += count
+            while left and count >= len(left[0]):
+                count -= len(left.pop(0))
+            if count:
+                left[0] = left[0][count:]
+
+    @contextmanager
+    def _reading(self, at: int) -> Iterator[None]:
+        try:
+            yield
+        except OSError as exc:
+            raise SourceUnavailable(f"cannot read {self._name} at {at}: {exc.strerror}") from exc
+
+    def _expect_more(self, count: int, at: int) -> None:
+        if not count:
+            raise SourceUnavailable(f"{self._name} ends at {at}, {self.size} bytes expected")
 
     def confirm(self) -> None:
         """A file whose size or time of change moved was written to while it was read.

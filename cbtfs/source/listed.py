@@ -12,7 +12,7 @@ from cbtfs.core.fields import MAX_INTEGER
 from cbtfs.core.ids import PointId
 from cbtfs.core.names import printable
 from cbtfs.errors import UsageError
-from cbtfs.source.base import ChangeTrackingInvalid, DiskSource, Since
+from cbtfs.source.base import ChangeTrackingInvalid, DiskSource, ReadInto, Since, direct
 from cbtfs.source.wrappers import WrappedSource
 
 _FORM: Final = '[{"start": n, "length": n}, …] in bytes, or {"since": POINT, "extents": […]}'
@@ -71,6 +71,10 @@ class ListedSource(WrappedSource):
         super().__init__(source)
         self._changes = changes
         self._since = since
+
+    @property
+    def read_into(self) -> ReadInto | None:
+        return direct(self._source)
 
     def changed(self, since: Since) -> Sequence[Extent]:
         if self._changes.since is None:

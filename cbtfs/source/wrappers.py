@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from cbtfs.core.extent import Extent, between
 from cbtfs.errors import SourceUnavailable
-from cbtfs.source.base import ChangeTrackingInvalid, DiskSource, Since
+from cbtfs.source.base import ChangeTrackingInvalid, DiskSource, ReadInto, Since, direct
 
 
 class WrappedSource:
@@ -71,9 +71,18 @@ class CheckedSource(WrappedSource):
             )
         return data
 
+    @property
+    def read_into(self) -> ReadInto | None:
+        """It fills what it is given, or raises: there is nothing to check."""
+        return direct(self._source)
+
 
 class ChangingSource(WrappedSource):
     """Does not mind that a source changes while it is read: what is captured may be torn."""
+
+    @property
+    def read_into(self) -> ReadInto | None:
+        return direct(self._source)
 
     def confirm(self) -> None:
         """Whatever happened meanwhile is all right."""

@@ -14,18 +14,23 @@ def _prefix(kind: Kind, level: int) -> bytes:
     return _PREFIX + bytes((kind, level))
 
 
-_CHUNK = _prefix(Kind.CHUNK, 0)
+CHUNK_PREFIX = _prefix(Kind.CHUNK, 0)
 
 
 def digest_of(kind: Kind, level: int, content: bytes | bytearray | memoryview) -> Digest:
     """The digest of an object whose plain content is *content*."""
-    prefix = _CHUNK if kind is Kind.CHUNK else _prefix(kind, level)
+    prefix = CHUNK_PREFIX if kind is Kind.CHUNK else _prefix(kind, level)
     return Digest(blake3(prefix).update(content).digest())
 
 
 def chunk_digest(block: bytes | bytearray | memoryview) -> Digest:
     """The digest of a whole block's bytes."""
-    return Digest(blake3(_CHUNK).update(block).digest())
+    return Digest(blake3(CHUNK_PREFIX).update(block).digest())
+
+
+def prefixed_digest(data: memoryview) -> Digest:
+    """The digest of a whole block whose bytes stand behind CHUNK_PREFIX in *data*."""
+    return Digest(blake3(data).digest())
 
 
 def node_content(children: Sequence[Digest | None]) -> bytes:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from cbtfs.core.extent import Extent, total
 from cbtfs.core.ids import PointId
 from cbtfs.errors import SourceUnavailable
-from cbtfs.source.base import ChangeTrackingInvalid, DiskSource, Since
+from cbtfs.source.base import ChangeTrackingInvalid, DiskSource, Since, direct
 from tests.source.implementations import IMPLEMENTATIONS, SECTOR
 
 SIZE = (150 << 10) + SECTOR
@@ -56,6 +56,20 @@ def test_a_read_is_exact_at_any_alignment(source: DiskSource, extent: Extent) ->
     found = source.read(extent)
 
     assert found == CONTENT[extent.start : extent.end]
+
+
+@given(extent=extents(), cut=st.integers(1, 40_000))
+def test_bytes_that_are_put_where_they_are_wanted_are_those_of_a_read(
+    source: DiskSource, extent: Extent, cut: int
+) -> None:
+    memory = memoryview(bytearray(extent.length))
+    parts = [memory[at : at + cut] for at in range(0, extent.length, cut)]
+    read_into = direct(source)
+
+    if read_into is not None:
+        read_into(extent, parts)
+
+        assert memory == CONTENT[extent.start : extent.end]
 
 
 def test_reads_from_several_threads_do_not_disturb_each_other(source: DiskSource) -> None:
