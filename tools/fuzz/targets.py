@@ -137,7 +137,7 @@ def _chunk(data: bytes) -> None:
     """A chunk read by compiled code: any frame, and any payload behind a header that fits."""
     digest = chunk_digest(_PLAIN)
     for each in (Codec.STORED, Codec.ZSTD):
-        table = frames.crc_table(data.ljust(len(_PLAIN), b"\0")[: len(_PLAIN)])
+        table = crc_table(data.ljust(len(_PLAIN), b"\0")[: len(_PLAIN)])
         frame = Frame(0, len(data), len(_PLAIN), Kind.CHUNK, 0, each, digest)
         header = frames.encode_frame_header(frame, table if each is Codec.STORED else b"")
         for content in (data, header + data):
