@@ -118,6 +118,7 @@ def _document(outcome: Outcome, ended: VmEnded) -> dict[str, Any]:
         "left_out": list(metadata["left_out"]),
         "warnings": list(outcome.warnings),
         "notes": list(outcome.notes),
+        "resumed": metadata.get("resumed"),
         "tries": ended.tries,
     }
 

@@ -120,6 +120,13 @@ def vsphere(
             help="Exit with 32 (33 if the audit fails) rather than read a whole disk.",
         ),
     ] = False,
+    no_resume: Annotated[
+        bool,
+        typer.Option(
+            "--no-resume",
+            help="Do not take over the snapshot of a run that ended early: take a new one.",
+        ),
+    ] = False,
     audit: Audit = AUDIT,
     metrics: MetricsFile = None,
     lock_wait: LockWait = 0.0,
@@ -145,6 +152,7 @@ def vsphere(
         exclude=tuple(exclude_disk or ()),
         max_snapshot_age=_seconds(max_snapshot_age),
         audit=sampling_of(audit),
+        resume=not no_resume,
     )
     path = repository_path(context)
     began = time.monotonic()

@@ -105,6 +105,21 @@ def choice(document: Document, key: str, choices: Sequence[Any]) -> Any:
     return value
 
 
+def truth(document: Document, key: str) -> bool:
+    value = document.get(key)
+    if not isinstance(value, bool):
+        raise _wrong(key, "true or false")
+    return value
+
+
+def texts(document: Document, key: str) -> Sequence[str]:
+    """An array of strings."""
+    value = document.get(key)
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise _wrong(key, "an array of strings")
+    return value
+
+
 def optional(document: Document, key: str, take: Callable[[Document, str], Value]) -> Value | None:
     """What *take* finds under *key*; None where the member is null or absent."""
     return None if document.get(key) is None else take(document, key)

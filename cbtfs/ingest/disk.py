@@ -16,6 +16,7 @@ from cbtfs.errors import ChunkMissing, DataCorrupt, UsageError
 from cbtfs.ingest.audit import SampleAudit, audit_sample, audit_whole
 from cbtfs.ingest.baseline import Baseline
 from cbtfs.ingest.capture import Captured, Progress, capture
+from cbtfs.ingest.marks import DiskMarks, Start
 from cbtfs.ingest.plan import Plan, Want, make_plan, missed, whole
 from cbtfs.ingest.suspicion import suspect_since_full
 from cbtfs.reader import Reader
@@ -43,6 +44,8 @@ class DiskInput:
     lists_discards: bool = True
     """Its list of changes has what a guest discarded. Where that is not known, blocks that the
     source has no data for and the base has are changes as well."""
+    marks: DiskMarks | None = None
+    """Where it is kept on record how far the disk is captured."""
 
 
 Announce = Callable[[str, int], Progress]
@@ -88,8 +91,11 @@ def take_disk(
         repository.findings.unreadable,
         is_audited=orders.audit is not None,
     )
+    if disk.marks is not None:
+        plan = disk.marks.adopt(plan, orders.want)
     shape = Shape(source.size, block)
-    run = _Run(repository, objects, source, shape, disk.label, orders, Reader(repository))
+    reader = Reader(repository)
+    run = _Run(repository, objects, source, shape, disk.label, orders, reader, disk.marks)
     try:
         return run.take(disk, plan, base)
     except (ChunkMissing, DataCorrupt) as exc:
@@ -111,6 +117,7 @@ class _Run:
     label: str
     orders: Orders
     reader: Reader
+    marks: DiskMarks | None
 
     def take(self, disk: DiskInput, plan: Plan, base: Baseline | None) -> DiskRecord:
         """The disk as *plan* has it, or read whole where an audit shows that to be needed."""
@@ -189,18 +196,31 @@ class _Run:
 
     def capture(self, plan: Plan, tree: Tree[Ref] | None, base: Baseline | None) -> Captured:
         """The disk into the repository, compared with the *tree* of its *base*."""
-        wanted = self._wanted(plan, tree)
-        return capture(
-            self.source,
-            self.shape,
-            wanted,
+        start = Start(
+            self._wanted(plan, tree),
             None if plan.extents is None else tree,
             0 if base is None else base.disk.data_blocks,
+        )
+        reached = None
+        if self.marks is not None:
+            start = self.marks.begin(plan, self.shape, start, self.reader)
+            reached = self.marks.reached(self.shape, start)
+        captured = capture(
+            self.source,
+            self.shape,
+            start.wanted,
+            start.base,
+            start.data_blocks,
             tree,
             self.objects,
             self.repository.settings.level,
-            self.orders.announce(self.label, total(wanted)),
+            self.orders.announce(self.label, total(start.wanted)),
+            reached,
         )
+        captured = start.whole(captured)
+        if self.marks is not None:
+            self.marks.finish(captured, self.shape)
+        return captured
 
     def _wanted(self, plan: Plan, tree: Tree[Ref] | None) -> list[Extent]:
         """What is read, in whole blocks."""

@@ -9,24 +9,29 @@ import logging
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC
 from typing import Any, Final
 
-from cbtfs.errors import CbtfsError, SourceUnavailable, UsageError
+from cbtfs.core.moment import format_moment
+from cbtfs.core.progress import RunProgress
+from cbtfs.errors import CbtfsError, SourceUnavailable, StoreFailed
 from cbtfs.ingest.holding import NotHeld, end_hold
+from cbtfs.ingest.marks import MARK_SECONDS, Marks
 from cbtfs.ingest.outcome import LeftOut, Outcome, Wishes
 from cbtfs.ingest.passport import left_out_documents, metadata_of
 from cbtfs.ingest.point import Announce, DiskInput, VmInput, silent, take_point
+from cbtfs.ingest.selection import select_disks
 from cbtfs.ingest.smallfiles import inputs_of
+from cbtfs.ingest.takeover import Refused, Takeover, find_takeover, held_snapshot
 from cbtfs.ingest.tracked import Changes
 from cbtfs.source.base import Stopped
 from cbtfs.source.transport.base import DiskReader, FrozenDisk, Held, Transport
 from cbtfs.source.transport.choose import choose
-from cbtfs.source.vsphere.disks import DiskFacts, not_in_snapshots
+from cbtfs.source.vsphere.disks import DiskFacts
 from cbtfs.source.vsphere.frozen import SnapshotDisk, SnapshotTooOld, Watch, frozen_disks
 from cbtfs.source.vsphere.inventory import ListedVm
-from cbtfs.source.vsphere.machine import DatastoreFacts, load_datastores, load_machine
+from cbtfs.source.vsphere.machine import DatastoreFacts, Machine, load_datastores, load_machine
 from cbtfs.source.vsphere.readiness import Ready, make_ready
 from cbtfs.source.vsphere.session import Session
 from cbtfs.source.vsphere.snapshot import (
@@ -61,6 +66,7 @@ class Desk:
     wishes: Wishes = field(default_factory=Wishes)
     stop: threading.Event = field(default_factory=threading.Event)
     announce: Announce = silent
+    mark_seconds: float = MARK_SECONDS
 
 
 def ingest_machine(desk: Desk, vm: ListedVm) -> Outcome:
@@ -69,7 +75,10 @@ def ingest_machine(desk: Desk, vm: ListedVm) -> Outcome:
     vm_id = vm.instance_uuid or f"moref:{vm.id}"
     dead = runs.dead(session.server_id, vm_id)
     machine = load_machine(session, vm)
+    takeover, refusals = _look_for_takeover(desk, vm, vm_id, machine, dead)
     ours = [each.snapshot for each in dead] + left_by_stuns(machine.snapshots)
+    if takeover is not None:
+        ours = []
     swept = sweep(session, vm.object, machine.snapshots, ours)
     if swept.removed:
         consolidate(session, vm.object)
@@ -78,20 +87,26 @@ def ingest_machine(desk: Desk, vm: ListedVm) -> Outcome:
     ready = make_ready(session, vm, machine, may_upgrade=desk.wishes.upgrade_hardware)
     run = new_id()
     name = f"{SNAPSHOT_PREFIX}{desk.repository.settings.id[:_PREFIX_ID]}-{run}"
-    capture = _Capture(desk, vm, ready, vm_id, run, name)
+    if takeover is not None:
+        name = takeover.taken.entry.name
+        ready = replace(ready, untracked=takeover.progress.snapshot.untracked)
+    capture = _Capture(desk, vm, ready, vm_id, run, name, takeover)
     access = capture.foresee().access
     facts = RunFacts(run, session.server_id, vm_id, name, holds=access is not None)
     with runs.start(facts) as record:
-        held: Held = NotHeld()
+        hold: Held = NotHeld()
         try:
             if access is not None:
-                held = access.hold(vm.id, name)
+                hold = access.hold(vm.id, name)
             outcome = capture.take()
-        except BaseException:
-            for warning in _clean_up(session, vm, record, held):
+        except BaseException as exc:
+            warnings = _clean_up(session, vm, record, hold)
+            for warning in warnings:
                 log.warning("%s: %s", vm.path, warning)
+            if warnings and isinstance(exc, SourceUnavailable):
+                _keep_what_is_captured(desk)
             raise
-        warnings = _clean_up(session, vm, record, held)
+        warnings = _clean_up(session, vm, record, hold)
     if not warnings:
         for each in dead:  # looked for again: it may have been in the making at the first look
             remove_named(session, vm.object, each.snapshot)
@@ -99,10 +114,31 @@ def ingest_machine(desk: Desk, vm: ListedVm) -> Outcome:
                 runs.forget(each)
     warnings += tuple(why for why in holds.values() if why is not None)
     notes = [f"removed the snapshot {each} of a run that ended early" for each in swept.removed]
-    notes += [f"has a snapshot that is left alone: {each}" for each in swept.others]
-    notes += [each for each in (ready.done, held.trouble) if each is not None]
+    notes += [f"has a snapshot that is left alone: {e}" for e in swept.others if e != name]
+    notes += refusals
+    notes += [each for each in (ready.done, hold.trouble) if each is not None]
     notes += outcome.notes
     return Outcome(outcome.manifest, outcome.left_out, warnings, tuple(notes))
+
+
+def _look_for_takeover(
+    desk: Desk, vm: ListedVm, vm_id: str, machine: Machine, dead: Sequence[RunFacts]
+) -> tuple[Takeover | None, list[str]]:
+    """The snapshot to go on with, if there is one; if not, what is to be said about that."""
+    identity = VmInput(vm.name, desk.session.server_id, vm_id)
+    try:
+        found = find_takeover(desk.repository, desk.session, desk.wishes, identity, machine, dead)
+    except Refused as why:
+        return None, [f"the snapshot of a run that ended early is not taken over: {why}"]
+    return found, []
+
+
+def _keep_what_is_captured(desk: Desk) -> None:
+    """The snapshot stands, so the next run may take over: what is in an open pack is worth it."""
+    try:
+        desk.objects.flush()
+    except StoreFailed as exc:
+        log.warning("what was captured last is lost: %s", exc)
 
 
 def _clean_up(session: Session, vm: ListedVm, record: Run, held: Held) -> tuple[str, ...]:
@@ -128,7 +164,14 @@ class _Capture:
     """What happens between the making of the snapshot and its removal."""
 
     def __init__(
-        self, desk: Desk, vm: ListedVm, ready: Ready, vm_id: str, run: str, name: str
+        self,
+        desk: Desk,
+        vm: ListedVm,
+        ready: Ready,
+        vm_id: str,
+        run: str,
+        name: str,
+        takeover: Takeover | None,
     ) -> None:
         self._desk = desk
         self._vm = vm
@@ -136,6 +179,7 @@ class _Capture:
         self._vm_id = vm_id
         self._run = run
         self._name = name
+        self._takeover = takeover
         self._watch = Watch(desk.stop, desk.wishes.max_snapshot_age)
         self._left_out: list[LeftOut] = []
         self._stores: dict[str, DatastoreFacts] = {}
@@ -143,15 +187,8 @@ class _Capture:
     def take(self) -> Outcome:
         desk, session, vm = self._desk, self._desk.session, self._vm
         files = self._fetch_files()
-        self._watch.start()
-        taken = take_snapshot(
-            session,
-            vm.object,
-            self._name,
-            quiesce=desk.wishes.quiesce,
-            is_stopped=desk.stop.is_set,
-        )
-        disks = self._choose_disks(taken.disks)
+        taken = self._taken()
+        disks = self._select(taken.disks)
         frozen = self._frozen(disks, taken.entry.id, is_alone=not taken.others)
         transport, refusals = choose(desk.transports, list(frozen.values()))
         stores = list(self._stores.values())
@@ -159,6 +196,12 @@ class _Capture:
         metadata["left_out"] = left_out_documents(self._left_out)
         metadata["transports_refused"] = list(refusals)
         changes = Changes(desk.repository, session, vm, self._ready, taken)
+        marks = self._marks(taken, disks)
+        if self._takeover is not None:
+            metadata["resumed"] = {
+                "run": self._takeover.progress.run,
+                "not_read_bytes": marks.not_read_bytes,
+            }
         with ExitStack() as opened:
             inputs = []
             for disk in disks:
@@ -178,6 +221,7 @@ class _Capture:
                         disk.identity,
                         change_id=change_id,
                         lists_discards=disk.thin is False,
+                        marks=marks.of_disk(disk.identity, disk.label),
                     )
                 )
             inputs += inputs_of(taken.config, files.files, [disk.label for disk in disks])
@@ -193,14 +237,57 @@ class _Capture:
                 run=self._run,
                 audit=desk.wishes.audit,
             )
-        return Outcome(manifest, tuple(self._left_out), (), tuple(files.notes()))
+        notes = [*self._resumed(marks), *files.notes()]
+        return Outcome(manifest, tuple(self._left_out), (), tuple(notes))
+
+    def _taken(self) -> Taken:
+        """A snapshot of ours: the one that is taken over, or a new one."""
+        if self._takeover is not None:
+            self._watch.start(self._takeover.age)
+            return self._takeover.taken
+        self._watch.start()
+        return take_snapshot(
+            self._desk.session,
+            self._vm.object,
+            self._name,
+            quiesce=self._desk.wishes.quiesce,
+            is_stopped=self._desk.stop.is_set,
+        )
+
+    def _marks(self, taken: Taken, disks: Sequence[DiskFacts]) -> Marks:
+        """Where it is kept how far the disks are captured, from how far they were."""
+        desk, untracked = self._desk, self._ready.untracked
+        identity = VmInput(self._vm.name, desk.session.server_id, self._vm_id)
+        snapshot = held_snapshot(taken, disks, desk.wishes, untracked, desk.repository, identity)
+        before = {} if self._takeover is None else self._takeover.progress.disks
+        runs = RunFolder(desk.repository.path)
+        return Marks(
+            desk.repository,
+            desk.objects,
+            lambda data: runs.save_progress(self._run, data),
+            RunProgress(self._run, snapshot, before),
+            desk.mark_seconds,
+        )
+
+    def _resumed(self, marks: Marks) -> list[str]:
+        if self._takeover is None:
+            return []
+        entry, saved = self._takeover.taken.entry, sum(marks.not_read_bytes.values())
+        created = format_moment(entry.created)
+        return [
+            f"took over the snapshot {entry.name} of {created} from a run that ended early: "
+            f"{saved} bytes were not read again"
+        ]
 
     def _fetch_files(self) -> Fetched:
         """Before the snapshot: meanwhile the VM's files speak of delta disks, and it is short."""
-        machine = self._ready.machine
-        disks = self._choose_disks(machine.disks)
-        web = self._desk.session.web()
-        return fetch_files(web, self._datacenter, self._vm.name, machine, disks)
+        web, machine = self._desk.session.web(), self._ready.machine
+        return fetch_files(web, self._datacenter, self._vm.name, machine, self._foreseen())
+
+    def _foreseen(self) -> list[DiskFacts]:
+        """The disks to capture, as far as they are known before there is a snapshot."""
+        taken = None if self._takeover is None else self._takeover.taken
+        return self._select(self._ready.machine.disks if taken is None else taken.disks)
 
     @property
     def _datacenter(self) -> str:
@@ -209,33 +296,20 @@ class _Capture:
 
     def foresee(self) -> Transport:
         """Refuse before a snapshot is taken what would be refused afterwards."""
-        machine = self._ready.machine
-        disks = self._choose_disks(machine.disks)
+        disks = self._foreseen()
+        others = self._ready.machine.snapshots
+        if self._takeover is not None:
+            others = self._takeover.taken.others
         stores = {disk.datastore for disk in disks if disk.datastore is not None}
         self._stores = load_datastores(self._desk.session, stores)
-        frozen = self._frozen(disks, "", is_alone=not machine.snapshots)
+        frozen = self._frozen(disks, "", is_alone=not others)
         return choose(self._desk.transports, list(frozen.values())).transport
 
-    def _choose_disks(self, disks: Sequence[DiskFacts]) -> list[DiskFacts]:
+    def _select(self, disks: Sequence[DiskFacts]) -> list[DiskFacts]:
         """The disks to capture; the others make the list of what is left out."""
-        wishes, chosen = self._desk.wishes, []
-        self._left_out.clear()
-        for disk in disks:
-            names = (disk.label, str(disk.key))
-            reason = not_in_snapshots(disk)
-            if wishes.include and not any(name in wishes.include for name in names):
-                self._left_out.append(LeftOut(disk.label, disk.key, "not included", False))
-            elif any(name in wishes.exclude for name in names):
-                self._left_out.append(LeftOut(disk.label, disk.key, "excluded", False))
-            elif reason is not None:
-                self._left_out.append(LeftOut(disk.label, disk.key, reason, True))
-            else:
-                chosen.append(disk)
-        if not chosen:
-            what = "; ".join(f"{each.disk}: {each.reason}" for each in self._left_out)
-            kind = SourceUnavailable if any(x.is_wanted for x in self._left_out) else UsageError
-            raise kind(f"no disk is left to capture: {what}")
-        return chosen
+        found = select_disks(self._desk.wishes, disks)
+        self._left_out = found.left_out
+        return found.disks
 
     def _frozen(
         self, disks: Sequence[DiskFacts], snapshot: str, *, is_alone: bool

@@ -22,6 +22,8 @@ class Wishes:
     """Seconds."""
     audit: Sampling | None = None
     """How the server's lists of changes are put to the test; None: they are not."""
+    resume: bool = True
+    """Whether the snapshot of a run that ended early may be taken over, and what it captured."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Take one restore point: all the disks of a VM, from their sources into the repository."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from cbtfs import __version__
 from cbtfs.core.audit import Sampling
+from cbtfs.core.ids import PointId
 from cbtfs.core.manifest import DiskRecord, IngestKind, Manifest, Vm
 from cbtfs.core.moment import format_moment, point_name
 from cbtfs.core.names import encode_name, printable, unique_name
@@ -116,6 +117,18 @@ def _named(disk: DiskInput) -> Iterator[None]:
         yield
     except (SourceUnavailable, SourceMismatch, ChangeTrackingUnusable) as exc:
         raise type(exc)(f"disk {printable(disk.label)}: {exc}") from exc
+
+
+def bases_of(
+    repository: Repository, vm_input: VmInput, identities: Iterable[str]
+) -> dict[str, PointId | None]:
+    """By identity, the newest point of each disk: what it will be compared with."""
+    vm, is_new = _find_vm(repository, vm_input)
+    found: dict[str, PointId | None] = {}
+    for identity in identities:
+        base = None if is_new else find_baseline(repository, vm.id, identity)
+        found[identity] = None if base is None else base.point.manifest.point
+    return found
 
 
 def _look_at(vm: VmInput, disks: Sequence[DiskInput]) -> None:

@@ -45,6 +45,7 @@ from cbtfs.store.files import (
 )
 from cbtfs.store.identity import new_id
 from cbtfs.store.lock import WriterLock
+from cbtfs.store.pack import PACK_BYTES
 from cbtfs.store.packs import PackFolder
 from cbtfs.store.place import refuse_bad_place
 from cbtfs.store.points import Forgotten, PointFolder
@@ -108,10 +109,11 @@ class Repository:
         known = load_quarantine(self.path) | {*places}
         save_quarantine(self.path, [place for place in known if place.pack in packs])
 
-    def object_writer(self) -> ObjectWriter:
-        """For a writer: where new objects go."""
+    def object_writer(self, pack_bytes: int = PACK_BYTES) -> ObjectWriter:
+        """For a writer: where new objects go, in packs of about that size."""
         bad = self.quarantined()
-        return ObjectWriter(self.catalog, self.packs, self.settings.level, bad=bad)
+        level = self.settings.level
+        return ObjectWriter(self.catalog, self.packs, level, pack_bytes=pack_bytes, bad=bad)
 
     def commit(self, objects: ObjectWriter, manifest: Manifest) -> None:
         """Make *manifest* a restore point of this repository; the one order of a commit.

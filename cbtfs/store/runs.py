@@ -16,7 +16,16 @@ from types import TracebackType
 from typing import Final, Self
 
 from cbtfs.core.ids import is_id
-from cbtfs.store.files import FILE_MODE, make_folder, open_regular, storing, sync_folder
+from cbtfs.core.sealed import MAX_BYTES
+from cbtfs.store.files import (
+    FILE_MODE,
+    load_file,
+    make_folder,
+    open_regular,
+    replace,
+    storing,
+    sync_folder,
+)
 
 _FOLDER: Final = "runs"
 _MAX_BYTES: Final = 1 << 16
@@ -48,7 +57,7 @@ class Run:
 
     def finish(self) -> None:
         """Nothing of the run is left outside: its record goes."""
-        self._path.unlink(missing_ok=True)
+        _remove(self._path)
 
     def close(self) -> None:
         """Let go of the record, which from here on is a dead run's."""
@@ -95,8 +104,19 @@ class RunFolder:
 
     def forget(self, facts: RunFacts) -> None:
         """Nothing of a dead run is left outside: its record goes."""
-        with suppress(FileNotFoundError):
-            (self._path / facts.run).unlink()
+        _remove(self._path / facts.run)
+
+    def save_progress(self, run: str, data: bytes) -> None:
+        """Let *data* be what a run leaves for the next one; StoreFailed if it cannot be kept."""
+        with storing("a run's progress"):
+            replace(_progress_of(self._path / run), data)
+
+    def load_progress(self, run: str) -> bytes | None:
+        """What a run left; None if it left nothing. DataCorrupt if that cannot be read."""
+        try:
+            return load_file(_progress_of(self._path / run), MAX_BYTES)
+        except FileNotFoundError:
+            return None
 
     def _unlocked(self) -> Iterator[RunFacts]:
         names = sorted(os.listdir(self._path)) if self._path.is_dir() else []
@@ -105,6 +125,17 @@ class RunFolder:
                 facts = _load_unlocked(self._path / name)
                 if facts.run == name:
                     yield facts
+
+
+def _progress_of(record: Path) -> Path:
+    return record.with_name(f"{record.name}.progress")
+
+
+def _remove(record: Path) -> None:
+    """A record last: it is what tells of the rest."""
+    progress = _progress_of(record)
+    for path in (progress.with_name(f"{progress.name}.tmp"), progress, record):
+        path.unlink(missing_ok=True)
 
 
 def _document(facts: RunFacts) -> dict[str, object]:

@@ -11,6 +11,7 @@ from cbtfs.core.manifest import Manifest
 from cbtfs.ingest.attempt import attempt, goes_again
 from cbtfs.ingest.fleet import Results, Rules, run_all
 from cbtfs.ingest.machine import Desk, ingest_machine
+from cbtfs.ingest.marks import MARK_SECONDS
 from cbtfs.ingest.outcome import Outcome, Wishes
 from cbtfs.ingest.point import Announce, silent
 from cbtfs.ingest.schedule import Limits
@@ -24,6 +25,7 @@ from cbtfs.source.vsphere.inventory import ListedVm, list_vms, select
 from cbtfs.source.vsphere.patience import Patience
 from cbtfs.source.vsphere.session import Session
 from cbtfs.source.vsphere.tls import verifying
+from cbtfs.store.pack import PACK_BYTES
 from cbtfs.store.repository import writing
 from tests.support import new_repository, read_point
 from tests.vsphere.vddk import by_vddk
@@ -77,6 +79,8 @@ class Lab:
     make_transport: MakeTransport = by_datastore
     patience: Patience = QUICK
     points: list[Manifest] = field(default_factory=list)
+    mark_seconds: float = MARK_SECONDS
+    pack_bytes: int = PACK_BYTES
 
     @contextmanager
     def session(self, stop: threading.Event | None = None) -> Iterator[Session]:
@@ -130,7 +134,7 @@ class Lab:
     ) -> Iterator[Desk]:
         stop = stop or threading.Event()
         with writing(self.repository) as repository, self.session(stop) as session:
-            objects = repository.object_writer()
+            objects = repository.object_writer(self.pack_bytes)
             try:
                 yield Desk(
                     repository,
@@ -140,6 +144,7 @@ class Lab:
                     Wishes(**wishes),
                     stop,
                     announce,
+                    self.mark_seconds,
                 )
             finally:
                 objects.close()

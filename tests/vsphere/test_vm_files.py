@@ -55,10 +55,10 @@ def test_a_point_has_the_files_of_its_vm(lab: Lab) -> None:
 
 def test_they_are_no_disks(lab: Lab) -> None:
     lab.ingest()
-    code, document, _ = done(lab)
+    code, document, _ = done(lab, "--no-resume", VM)
     (point,) = document["points"]
 
-    assert (code, point["kind"]) == (0, "incremental")
+    assert (code, point["kind"], point["resumed"]) == (0, "incremental", None)
     assert [disk["disk"] for disk in point["disks"]] == ["Hard disk 1", "Hard disk 2"]
     assert [file["file"] for file in point["files"]] == FILES
 

@@ -14,6 +14,7 @@ from cbtfs.core import frame as frames
 from cbtfs.core.frame import Codec, Frame, Kind
 from cbtfs.core.ids import PackId, PointId
 from cbtfs.core.manifest import (
+    Counts,
     Manifest,
     PointState,
     Vm,
@@ -24,6 +25,15 @@ from cbtfs.core.manifest import (
 )
 from cbtfs.core.moment import parse_moment
 from cbtfs.core.names import encode_name, printable
+from cbtfs.core.progress import (
+    DiskProgress,
+    HeldDisk,
+    HeldSnapshot,
+    Mark,
+    RunProgress,
+    decode_progress,
+    encode_progress,
+)
 from cbtfs.core.settings import Settings, decode_settings, encode_settings
 from cbtfs.errors import CbtfsError
 from cbtfs.mount.files import encode_vm_json, files_of
@@ -71,6 +81,12 @@ def _state(data: bytes) -> None:
     for each in (data, _sealed(data)):
         with _refusing():
             encode_state(decode_state(each, PointId(_ID)))
+
+
+def _progress(data: bytes) -> None:
+    for each in (data, _sealed(data)):
+        with _refusing():
+            encode_progress(decode_progress(each))
 
 
 def _settings(data: bytes) -> None:
@@ -225,6 +241,7 @@ def _seeds() -> dict[str, list[bytes]]:
     return {
         "manifest": [encode_manifest(manifest)],
         "state": [encode_state(PointState(PointId(_ID)))],
+        "progress": [encode_progress(_a_progress())],
         "settings": [encode_settings(Settings(_ID, "2026-01-01T00:00:00Z", 65536, 1))],
         "frame-header": [header],
         "footer": [trailer[-frames.FOOTER_BYTES :]],
@@ -244,9 +261,21 @@ def _seeds() -> dict[str, list[bytes]]:
     }
 
 
+def _a_progress() -> RunProgress:
+    held = HeldDisk(2000, "uuid:x", "[ds] a/a.vmdk", "[ds] a/a.vmdk", 512, "x", "y/1", None)
+    snapshot = HeldSnapshot(
+        "cbtfs-x", "snapshot-1", "2026-01-01T00:00:00Z", False, "", None, (), (held,)
+    )
+    mark = Mark(1, chunk_digest(_PLAIN), 1, Counts())
+    return RunProgress(
+        _ID, snapshot, {"uuid:x": DiskProgress("full", "first", 4096, "00", (mark,))}
+    )
+
+
 TARGETS: Final[dict[str, Target]] = {
     "manifest": _manifest,
     "state": _state,
+    "progress": _progress,
     "settings": _settings,
     "frame-header": _frame_header,
     "footer": _footer,

@@ -63,9 +63,9 @@ class Watch:
     def is_stopped(self) -> bool:
         return self._stop.is_set()
 
-    def start(self) -> None:
-        """The snapshot is as old as nothing now."""
-        self._began = self._clock()
+    def start(self, age: float = 0.0) -> None:
+        """The snapshot is *age* seconds old now."""
+        self._began = self._clock() - age
 
     def look(self) -> None:
         """Stopped, or SnapshotTooOld, if it is time."""

@@ -165,6 +165,10 @@ class Session:
                 return
             yield pause
 
+    def time(self) -> datetime:
+        """The server's clock."""
+        return cast(datetime, self.repeat(self._instance.CurrentTime, "ask for the time"))
+
     @property
     def disturbances(self) -> int:
         """How often the server went away or the login ended: it goes up when work may suffer."""

@@ -64,17 +64,24 @@ def take_snapshot(
     ours = next((entry for entry in entries if entry.name == name), None)
     if ours is None:
         raise SourceUnavailable(f"the snapshot {name} was made and is gone: see the VM's events")
-    config = read(session, ours.object, "config").get("config")
-    if config is None:
-        raise SourceUnavailable(f"the snapshot {name} has no configuration")
     if ours.is_quiesced:
         words = "quiesced"
     elif quiesce:
         words = f"crash-consistent: {fallback or 'the guest was not asked, are its tools running?'}"
     else:
         words = "crash-consistent"
+    return load_taken(session, entries, ours, words)
+
+
+def load_taken(
+    session: Session, entries: Sequence[SnapshotEntry], ours: SnapshotEntry, consistency: str
+) -> Taken:
+    """A snapshot that is there, one of *entries*."""
+    config = read(session, ours.object, "config").get("config")
+    if config is None:
+        raise SourceUnavailable(f"the snapshot {ours.name} has no configuration")
     others = tuple(entry for entry in entries if entry.id != ours.id)
-    return Taken(ours, config, tuple(disks_of(config)), others, words)
+    return Taken(ours, config, tuple(disks_of(config)), others, consistency)
 
 
 def with_meaning(call: Callable[[], None]) -> None:

@@ -1,0 +1,181 @@
+"""What a run that is killed leaves for the next one: its snapshot, and how far it read each disk.
+
+It is a hint. Who takes over looks whether the snapshot stands and is the same, and whether the
+repository has the trees that are named here; what is not so is read again.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from hashlib import sha256
+from typing import Final, get_args
+
+from cbtfs.core.extent import Extent
+from cbtfs.core.fields import (
+    Document,
+    choice,
+    digest_of,
+    id_of,
+    integer,
+    items,
+    mapping,
+    moment,
+    optional,
+    text,
+    texts,
+    truth,
+)
+from cbtfs.core.ids import Digest, PointId
+from cbtfs.core.manifest import Counts, IngestKind
+from cbtfs.core.sealed import seal, unseal
+
+PROGRESS_FORMAT: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class HeldDisk:
+    """A disk as the snapshot holds it still."""
+
+    key: int
+    identity: str
+    path: str
+    root: str
+    size: int
+    uuid: str | None
+    change_id: str | None
+    base: PointId | None
+    """The newest point of the disk, which it is compared with."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldSnapshot:
+    """A snapshot, by all that tells it from another one."""
+
+    name: str
+    moref: str
+    created: str
+    """RFC 3339."""
+    is_quiesce_wanted: bool
+    consistency: str
+    """How consistent it is, in words."""
+    untracked: str | None
+    """Why changes were not tracked when it was taken."""
+    others: tuple[str, ...]
+    """The machine's other snapshots, by managed object id."""
+    disks: tuple[HeldDisk, ...]
+    """Those that are captured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """All leaves before a number are captured: they are in the tree of that root."""
+
+    leaf: int
+    root: Digest
+    data_blocks: int
+    counts: Counts
+    """Of all that was captured by then; what was read, by the last run only."""
+
+
+@dataclass(frozen=True, slots=True)
+class DiskProgress:
+    """How one disk is captured, and how far."""
+
+    kind: IngestKind
+    reason: str
+    block_size: int
+    wanted: str
+    """What is to be read, as digest_of_extents() has it."""
+    marks: tuple[Mark, ...] = ()
+    """The last few, oldest first: the newest may be in no pack yet."""
+
+    def reaching(self, mark: Mark, keep: int) -> "DiskProgress":
+        """With one mark more, of which the newest *keep* stay."""
+        return replace(self, marks=(*self.marks, mark)[-keep:])
+
+
+@dataclass(frozen=True, slots=True)
+class RunProgress:
+    """All of it."""
+
+    run: str
+    snapshot: HeldSnapshot
+    disks: Mapping[str, DiskProgress] = field(default_factory=dict)
+    """By identity."""
+
+    @property
+    def leaves(self) -> int:
+        """How many leaves are captured, of all disks."""
+        return sum(disk.marks[-1].leaf for disk in self.disks.values() if disk.marks)
+
+
+def digest_of_extents(extents: list[Extent]) -> str:
+    """Equal for equal extents in equal order."""
+    digest = sha256()
+    for extent in extents:
+        digest.update(b"%d %d\n" % (extent.start, extent.length))
+    return digest.hexdigest()
+
+
+def encode_progress(progress: RunProgress) -> bytes:
+    document = asdict(progress) | {"format": PROGRESS_FORMAT}
+    for disk in document["disks"].values():
+        for mark in disk["marks"]:
+            mark["root"] = mark["root"].hex()
+    return seal(document)
+
+
+def decode_progress(data: bytes) -> RunProgress:
+    """What a sealed file tells; ValueError says what is wrong with it."""
+    document = unseal(data)
+    if integer(document, "format") != PROGRESS_FORMAT:
+        raise ValueError("it has another format")
+    snapshot = mapping(document, "snapshot")
+    disks = mapping(document, "disks")
+    return RunProgress(
+        run=id_of(document, "run"),
+        snapshot=HeldSnapshot(
+            name=text(snapshot, "name"),
+            moref=text(snapshot, "moref"),
+            created=moment(snapshot, "created"),
+            is_quiesce_wanted=truth(snapshot, "is_quiesce_wanted"),
+            consistency=text(snapshot, "consistency"),
+            untracked=optional(snapshot, "untracked", text),
+            others=tuple(texts(snapshot, "others")),
+            disks=tuple(map(_held_disk, items(snapshot, "disks"))),
+        ),
+        disks={identity: _disk(mapping(disks, identity)) for identity in disks},
+    )
+
+
+def _held_disk(document: Document) -> HeldDisk:
+    base = optional(document, "base", id_of)
+    return HeldDisk(
+        key=integer(document, "key"),
+        identity=text(document, "identity"),
+        path=text(document, "path"),
+        root=text(document, "root"),
+        size=integer(document, "size"),
+        uuid=optional(document, "uuid", text),
+        change_id=optional(document, "change_id", text),
+        base=None if base is None else PointId(base),
+    )
+
+
+def _disk(document: Document) -> DiskProgress:
+    return DiskProgress(
+        kind=choice(document, "kind", get_args(IngestKind)),
+        reason=text(document, "reason"),
+        block_size=integer(document, "block_size"),
+        wanted=text(document, "wanted"),
+        marks=tuple(map(_mark, items(document, "marks"))),
+    )
+
+
+def _mark(document: Document) -> Mark:
+    counts = mapping(document, "counts")
+    return Mark(
+        leaf=integer(document, "leaf"),
+        root=digest_of(document, "root"),
+        data_blocks=integer(document, "data_blocks"),
+        counts=Counts(**{each.name: integer(counts, each.name) for each in fields(Counts)}),
+    )

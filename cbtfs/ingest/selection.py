@@ -1,0 +1,38 @@
+"""Which of a VM's disks are captured, as the user wishes and snapshots allow."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cbtfs.errors import SourceUnavailable, UsageError
+from cbtfs.ingest.outcome import LeftOut, Wishes
+from cbtfs.source.vsphere.disks import DiskFacts, not_in_snapshots
+
+
+@dataclass(frozen=True, slots=True)
+class Selected:
+    """The disks to capture, and the others."""
+
+    disks: list[DiskFacts]
+    left_out: list[LeftOut]
+
+
+def select_disks(wishes: Wishes, disks: Sequence[DiskFacts]) -> Selected:
+    """The disks that are wanted and can be had; an error that says why if that is none."""
+    chosen: list[DiskFacts] = []
+    left_out: list[LeftOut] = []
+    for disk in disks:
+        names = (disk.label, str(disk.key))
+        reason = not_in_snapshots(disk)
+        if wishes.include and not any(name in wishes.include for name in names):
+            left_out.append(LeftOut(disk.label, disk.key, "not included", False))
+        elif any(name in wishes.exclude for name in names):
+            left_out.append(LeftOut(disk.label, disk.key, "excluded", False))
+        elif reason is not None:
+            left_out.append(LeftOut(disk.label, disk.key, reason, True))
+        else:
+            chosen.append(disk)
+    if not chosen:
+        what = "; ".join(f"{each.disk}: {each.reason}" for each in left_out)
+        kind = SourceUnavailable if any(each.is_wanted for each in left_out) else UsageError
+        raise kind(f"no disk is left to capture: {what}")
+    return Selected(chosen, left_out)

@@ -1,0 +1,152 @@
+"""Taking over from a run that ended early: its snapshot, if that is still what it was.
+
+The record of a dead run says what snapshot it took and how far it had captured it. The snapshot is
+taken over only if it is exactly that one, nothing stands on it, and it would be taken in the same
+way today; else it is removed like any other left by a dead run.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC
+from typing import Final
+
+from cbtfs.core.moment import format_moment
+from cbtfs.core.progress import HeldDisk, HeldSnapshot, RunProgress, decode_progress
+from cbtfs.errors import DataCorrupt
+from cbtfs.ingest.outcome import Wishes
+from cbtfs.ingest.point import VmInput, bases_of
+from cbtfs.ingest.selection import select_disks
+from cbtfs.source.vsphere.disks import DiskFacts
+from cbtfs.source.vsphere.machine import Machine, SnapshotEntry
+from cbtfs.source.vsphere.session import Session
+from cbtfs.source.vsphere.snapshot import Taken, load_taken
+from cbtfs.store.repository import Repository
+from cbtfs.store.runs import RunFacts, RunFolder
+
+OLDEST_SECONDS: Final = 6 * 3600.0
+"""A snapshot that is older is not taken over, where --max-snapshot-age says nothing: whoever runs
+a backup wants a point of now, not of yesterday, and the delta disks have grown enough."""
+
+
+@dataclass(frozen=True, slots=True)
+class Takeover:
+    """A snapshot of a dead run that is taken over, and how far it is captured."""
+
+    taken: Taken
+    progress: RunProgress
+    age: float
+    """Seconds."""
+
+
+class Refused(Exception):
+    """Why a snapshot is not taken over."""
+
+
+def held_snapshot(
+    taken: Taken,
+    disks: Sequence[DiskFacts],
+    wishes: Wishes,
+    untracked: str | None,
+    repository: Repository,
+    vm: VmInput,
+) -> HeldSnapshot:
+    """What a later run must find to be so, to take over."""
+    bases = bases_of(repository, vm, [disk.identity for disk in disks])
+    return HeldSnapshot(
+        name=taken.entry.name,
+        moref=taken.entry.id,
+        created=_moment(taken.entry),
+        is_quiesce_wanted=wishes.quiesce,
+        consistency=taken.quiesce,
+        untracked=untracked,
+        others=tuple(entry.id for entry in taken.others),
+        disks=tuple(
+            HeldDisk(
+                disk.key,
+                disk.identity,
+                disk.path,
+                disk.root,
+                disk.size,
+                disk.uuid,
+                disk.change_id,
+                bases[disk.identity],
+            )
+            for disk in disks
+        ),
+    )
+
+
+def find_takeover(
+    repository: Repository,
+    session: Session,
+    wishes: Wishes,
+    vm: VmInput,
+    machine: Machine,
+    dead: Sequence[RunFacts],
+) -> Takeover | None:
+    """The snapshot of one of the *dead* runs, if there is one to go on with.
+
+    Refused says why one that stands, and is captured in part, is not taken over.
+    """
+    named = {facts.snapshot for facts in dead}
+    standing = [entry for entry in machine.snapshots if entry.name in named]
+    left = _left_by([f for f in dead if f.snapshot in {e.name for e in standing}], repository)
+    if not left:
+        return None
+    if not wishes.resume:
+        raise Refused("--no-resume was given")
+    if len(standing) > 1:
+        raise Refused("it is one of several")
+    (entry,) = standing
+    progress = max(left, key=lambda each: each.leaves)
+    then = progress.snapshot
+    others = [each for each in machine.snapshots if each is not entry]
+    if (then.name, then.moref, then.created) != (entry.name, entry.id, _moment(entry)):
+        raise Refused("it is not the one that the run took")
+    if any(each.depth >= entry.depth for each in others):
+        raise Refused("it is not the newest snapshot of the VM")
+    if then.others != tuple(each.id for each in others):
+        raise Refused("other snapshots of the VM came or went")
+    oldest = OLDEST_SECONDS if wishes.max_snapshot_age is None else wishes.max_snapshot_age
+    age = (session.time() - entry.created).total_seconds()
+    if age >= oldest:
+        raise Refused(f"it is older than {oldest:.0f} s")
+    if then.is_quiesce_wanted != wishes.quiesce:
+        raise Refused(f"it was taken with{'' if then.is_quiesce_wanted else 'out'} --quiesce")
+    if machine.is_tracking != (then.untracked is None):
+        raise Refused("change tracking was switched since")
+    taken = load_taken(session, machine.snapshots, entry, then.consistency)
+    chosen = select_disks(wishes, taken.disks).disks
+    now = held_snapshot(taken, chosen, wishes, then.untracked, repository, vm)
+    _compare(then.disks, now.disks)
+    return Takeover(taken, progress, max(age, 0.0))
+
+
+def _left_by(dead: Sequence[RunFacts], repository: Repository) -> list[RunProgress]:
+    runs = RunFolder(repository.path)
+    return [found for facts in dead if (found := _load(facts, runs)) is not None]
+
+
+def _load(facts: RunFacts, runs: RunFolder) -> RunProgress | None:
+    try:
+        data = runs.load_progress(facts.run)
+        found = None if data is None else decode_progress(data)
+        if found is not None and (found.run, found.snapshot.name) != (facts.run, facts.snapshot):
+            raise ValueError("it is of another run")
+    except (DataCorrupt, ValueError) as exc:
+        raise Refused(f"the record of what was captured is damaged: {exc}") from exc
+    return found
+
+
+def _compare(then: Sequence[HeldDisk], now: Sequence[HeldDisk]) -> None:
+    if [disk.key for disk in then] != [disk.key for disk in now]:
+        raise Refused("other disks are to be captured now")
+    for before, after in zip(then, now, strict=True):
+        if before.base != after.base:
+            raise Refused("there is another point to compare with")
+        if before != after:
+            raise Refused(f"its disk {after.key} is another one")
+
+
+def _moment(entry: SnapshotEntry) -> str:
+    return format_moment(entry.created.astimezone(UTC))

@@ -1,0 +1,40 @@
+"""One ingest of one VM in a process of its own, which is there to be killed.
+
+Arguments: host, port, CA file, NBD URI, repository. Packs are small, and each leaf is marked.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Final
+
+from cbtfs.ingest.machine import Desk, ingest_machine
+from cbtfs.ingest.outcome import Wishes
+from cbtfs.source.secret import Secret
+from cbtfs.source.transport.nbd import NbdTransport
+from cbtfs.source.vsphere.address import Address
+from cbtfs.source.vsphere.inventory import list_vms
+from cbtfs.source.vsphere.session import Session
+from cbtfs.source.vsphere.tls import verifying
+from cbtfs.store.repository import writing
+
+PACK_BYTES: Final = 200_000
+
+
+def main(host: str, port: str, ca: str, nbd: str, path: str) -> None:
+    tls, password = verifying(Path(ca)), Secret(os.environ["PASSWORD"])
+    address = Address(host, int(port))
+    with (
+        writing(Path(path)) as repository,
+        Session(address, tls, os.environ["USERNAME"], password) as session,
+    ):
+        objects = repository.object_writer(PACK_BYTES)
+        transports = [NbdTransport(nbd + "{vm}/{snapshot}/{key}")]
+        desk = Desk(repository, objects, session, transports, Wishes(want="full"), mark_seconds=0.0)
+        (vm,) = list_vms(session)
+        ingest_machine(desk, vm)
+        objects.close()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
