@@ -23,7 +23,6 @@ DIGEST: Final = "BLAKE3 alone, two threads"
 _SOURCE_WARM: Final = "source warm"
 _MIB: Final = 1 << 20
 _STEP: Final = 4 << 20
-_LARGE_REPEATS: Final = 3
 _PARTS: Final = 50
 
 Words = list[str | Path]
@@ -123,7 +122,7 @@ def _zstd(image: Path, options: str) -> Callable[[Path], Ran]:
 def incremental_rows(bench: Bench) -> Iterator[Row]:
     """2 % of the large disk, by a list of changes, against a rescan."""
     image, content = bench.stock.large.image, Content("large deltas")
-    repeats = min(bench.sizes.repeats, _LARGE_REPEATS)
+    repeats = bench.sizes.few
     seconds: dict[str, list[float]] = {}
     changed_bytes = read_bytes = 0
     with bench.scratch() as scratch:

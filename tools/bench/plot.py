@@ -143,7 +143,7 @@ def _scale(ax: Any, label: str) -> None:
     ax.minorticks_off()
     ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,g}"))
     ax.set_xlabel(label)
-    ax.set_ylim(bottom=0)
+    ax.set_ylim(0, ax.get_ylim()[1] * 1.05)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -129,7 +129,7 @@ def cold_rows(bench: Bench) -> Iterator[Row]:
             drop_caches()
             return read_all(path)
 
-        samples = in_turns(each_of(files, measure), bench.sizes.repeats)
+        samples = in_turns(each_of(files, measure), bench.sizes.few)
         yield Row(f"sequential read, depth {newest}", "MB/s", True, "all cold", samples)
 
 
@@ -199,7 +199,8 @@ def each_of(files: Files, measure: Callable[[Path], float]) -> dict[str, Callabl
 
 def sequential_row(bench: Bench, name: str, files: Files, peer: str, goal: float | None) -> Row:
     """From start to end, one reader, through the page cache."""
-    samples = in_turns(each_of(files, read_all), bench.sizes.repeats)
+    repeats = bench.sizes.few if goal is None else bench.sizes.repeats
+    samples = in_turns(each_of(files, read_all), repeats)
     goals = [] if goal is None else [Goal(goal, peer)]
     return Row(name, "MB/s", True, WARM, samples, goals)
 
@@ -217,6 +218,7 @@ def random_row(
 
         return sample
 
-    samples = in_turns({each: measure(each) for each in files}, bench.sizes.repeats)
+    repeats = bench.sizes.few if goal is None else bench.sizes.repeats
+    samples = in_turns({each: measure(each) for each in files}, repeats)
     goals = [] if goal is None else [Goal(goal, peer)]
     return Row(name, "reads/s", True, DIRECT, samples, goals)

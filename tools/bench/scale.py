@@ -21,6 +21,8 @@ from tools.bench.take import DISK, VM, capturing
 
 _MIB: Final = 1 << 20
 _PIECE: Final = 4096
+_MANY: Final = 16_384
+"""Blocks that are read before memory is looked at: more than the caches hold."""
 _FORGOTTEN: Final = 900
 """How many points are forgotten, where there are so many."""
 WARM: Final = "repository warm"
@@ -191,7 +193,7 @@ def _row(
 def _mount_rows(bench: Bench, subjects: Sequence[Subject], axis: str | None) -> Iterator[Row]:
     """From the start of a mount to a listing of all that is in it."""
     found: dict[str, list[Mounted]] = {each.label: [] for each in subjects}
-    for turn in range(min(bench.sizes.repeats, 3)):
+    for turn in range(bench.sizes.few):
         for at in range(len(subjects)):
             each = subjects[(turn + at) % len(subjects)]
             found[each.label].append(_look(bench, each, is_whole=turn == 0))
@@ -224,7 +226,7 @@ def _look(bench: Bench, subject: Subject, *, is_whole: bool) -> Mounted:
         fd = os.open(path, os.O_RDONLY)
         os.pread(fd, _PIECE, subject.stored[0] * BLOCK)
         first = time.perf_counter()
-        for block in subject.stored:
+        for block in subject.stored[:_MANY]:
             os.pread(fd, _PIECE, block * BLOCK)
         os.close(fd)
         listed = time.perf_counter()
@@ -243,7 +245,7 @@ def _command_rows(
     bench: Bench, subjects: Sequence[Subject], axis: str | None, change: int
 ) -> Iterator[Row]:
     """Commands from start to end."""
-    program, repeats = Program(OURS), min(bench.sizes.repeats, 3)
+    program, repeats = Program(OURS), bench.sizes.few
 
     def incremental(subject: Subject, *options: str) -> Callable[[], float]:
         return lambda: subject.take(program, change // BLOCK, *options)

@@ -52,7 +52,7 @@ def shape_rows(bench: Bench) -> Iterator[Row]:
         for block, queue in _SHAPES:
             name = f"{_size(block)} random, queue {queue}, depth {newest}"
             yield random_row(bench, name, files, block, queue, QEMU, None)
-        repeats = min(bench.sizes.repeats, 3)
+        repeats = bench.sizes.few
         for readers in _READERS:
 
             def together(path: Path, readers: int = readers) -> float:

@@ -37,6 +37,8 @@ class Sizes:
     files: int
     """Small files in a file system."""
     repeats: int
+    few: int
+    """The same for rows that have no goal, or take long."""
     fio_seconds: float
 
 
@@ -56,7 +58,8 @@ FULL = Sizes(
     change=64 * MIB,
     files=50_000,
     repeats=5,
-    fio_seconds=2.0,
+    few=3,
+    fio_seconds=1.5,
 )
 QUICK = Sizes(
     name="quick",
@@ -65,7 +68,7 @@ QUICK = Sizes(
     large_disk=2 * GIB,
     large_data=256 * MIB,
     deep_disk=64 * MIB,
-    depths=(1, 10, 50),
+    depths=(1, 50),
     thin_disks=(4 * GIB, 64 * GIB),
     thin_data=64 * MIB,
     thickest_data=128 * MIB,
@@ -74,6 +77,7 @@ QUICK = Sizes(
     change=8 * MIB,
     files=1000,
     repeats=3,
+    few=1,
     fio_seconds=0.25,
 )
 TINY = Sizes(
@@ -92,5 +96,6 @@ TINY = Sizes(
     change=1 * MIB,
     files=50,
     repeats=1,
+    few=1,
     fio_seconds=0.1,
 )

@@ -58,8 +58,8 @@ def _number(value: float) -> str:
 def page(found: Mapping[str, Any]) -> str:
     """The table of a run that was written down, as a page."""
     machine = ", ".join(f"{name}: {value}" for name, value in found["machine"].items())
-    lines = ["# A run of the bench", "", f"`make bench`, the {found['form']} form. {machine}.", ""]
-    lines += [f"Left out: {name}: {why}." for name, why in found["left_out"].items()]
+    lines = ["# A run of the bench", "", f"`make bench`, the {found['form']} form. {machine}."]
+    lines += [f"\nLeft out: {name}: {why}." for name, why in found["left_out"].items()]
     lines += [*_TOP]
     facts = []
     for row in map(_row_of, found["rows"]):

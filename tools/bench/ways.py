@@ -41,7 +41,7 @@ def copy_rows(bench: Bench) -> Iterator[Row]:
                 with bench.scratch() as scratch:
                     return size / run(["sh", "-c", script, path, scratch / "copy"]).seconds / 1e6
 
-            samples = in_turns(each_of(files, measure), bench.sizes.repeats)
+            samples = in_turns(each_of(files, measure), bench.sizes.few)
             yield Row(f"{name} of the disk", "MB/s", True, WARM, samples)
 
 
@@ -66,7 +66,7 @@ def _trees(bench: Bench, chain: Chain, depth: int, what: str) -> Iterator[Row]:
                 with loop_mounted(path, bench.folder / "root") as root:
                     return run(["sh", "-c", script, root]).seconds
 
-            samples = in_turns(each_of(files, measure), min(bench.sizes.repeats, 3))
+            samples = in_turns(each_of(files, measure), bench.sizes.few)
             yield Row(f"{name} {what}", "s", False, f"{WARM}, file system cold", samples)
 
 
