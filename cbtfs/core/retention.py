@@ -37,7 +37,7 @@ class Policy:
     monthly: int = 0
     yearly: int = 0
     within: timedelta | None = None
-    """Keep what is at most so much older than the newest point; no clock is asked."""
+    """Keep what is at most so much older than the point captured last; no clock is asked."""
     tags: frozenset[str] = frozenset()
     min_age: timedelta = field(default_factory=timedelta)
     """Keep what is younger than this, by the clock."""
@@ -101,22 +101,27 @@ def decide(policy: Policy, candidates: Iterable[Candidate], now: datetime) -> li
     """What *policy* says of the points of one VM, newest first.
 
     Protected points stay and count like the others. A damaged point stays too, but takes no
-    other's place; it goes when it is named. The newest point stays if no rule keeps any.
+    other's place; it goes when it is named. The newest point stays if no rule keeps any. The one
+    captured last stays even where another has a later time, which a clock that was wrong gave it:
+    that one must not take the place of all that come after it.
     """
     newest_first = sorted(candidates, key=lambda each: (each.time, each.order), reverse=True)
     reasons: dict[PointId, list[str]] = {each.point: [] for each in newest_first}
     whole = [each for each in newest_first if not each.is_damaged]
+    last = max(whole, key=lambda each: each.order, default=None)
     for each in newest_first:
-        reasons[each.point] += _own_reasons(policy, each, whole, now)
+        reasons[each.point] += _own_reasons(policy, each, last, now)
     for each, reason in _by_count(policy, whole):
         reasons[each.point].append(reason)
     if whole and not any(reasons[each.point] for each in whole):
         reasons[whole[0].point].append("the newest of its VM")
+    if last is not None and not reasons[last.point]:
+        reasons[last.point].append("captured last")
     return [Decision(each.point, tuple(reasons[each.point])) for each in newest_first]
 
 
 def _own_reasons(
-    policy: Policy, each: Candidate, whole: Sequence[Candidate], now: datetime
+    policy: Policy, each: Candidate, last: Candidate | None, now: datetime
 ) -> list[str]:
     """What keeps a point whatever others there are."""
     found = []
@@ -126,7 +131,7 @@ def _own_reasons(
         found.append("damaged: forget it by its id")
     if policy.min_age and now - each.time < policy.min_age:
         found.append("younger than the minimum age")
-    if policy.within is not None and whole and each.time >= whole[0].time - policy.within:
+    if policy.within is not None and last and each.time >= last.time - policy.within:
         found.append("within")
     found += [f"tag {tag}" for tag in each.tags if tag in policy.tags]
     return found

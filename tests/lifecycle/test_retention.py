@@ -73,8 +73,10 @@ def expected(policy: Policy, history: list[Candidate]) -> set[PointId]:
         winners = sorted(newest.values(), key=age, reverse=True)
         found |= {each.point for each in winners[: policy.counts[rule]]}
     if policy.within is not None and ordered:
-        found |= {e.point for e in ordered if ordered[-1].time - e.time <= policy.within}
-    return found or {each.point for each in ordered[-1:]}
+        last = max(history, key=lambda each: each.order)
+        found |= {e.point for e in ordered if last.time - e.time <= policy.within}
+    found = found or {each.point for each in ordered[-1:]}
+    return found | {each.point for each in history if each.order == len(history) - 1}
 
 
 @given(POLICIES, histories())
@@ -99,6 +101,30 @@ def test_a_clock_that_jumps_changes_no_decision(
     policy: Policy, history: list[Candidate], days: int
 ) -> None:
     assert decide(policy, history, NOW + timedelta(days=days)) == decide(policy, history, NOW)
+
+
+@pytest.mark.parametrize("years", [12, -12])
+@pytest.mark.parametrize(
+    "policy", [Policy(within=timedelta(days=7)), Policy(last=3), Policy(daily=3)]
+)
+def test_a_point_that_was_captured_by_a_wrong_clock_takes_the_place_of_one_at_most(
+    policy: Policy, years: int
+) -> None:
+    times = [START + timedelta(days=n) for n in range(5)]
+    times[2] += timedelta(days=366 * years)
+    history = [point_at(number, moment) for number, moment in enumerate(times)]
+
+    found = kept(decide(policy, history, NOW))
+
+    assert {point_at(n, START).point for n in (3, 4)} <= found
+
+
+def test_the_point_captured_last_stays_whatever_time_another_has() -> None:
+    wrong, last = point_at(1, START + timedelta(days=5000)), point_at(2, START)
+
+    decisions = decide(Policy(last=1), [wrong, last], NOW)
+
+    assert [each.reasons for each in decisions] == [("last 1 of 1",), ("captured last",)]
 
 
 def test_each_decision_names_its_rules() -> None:
@@ -134,7 +160,7 @@ def test_the_hour_that_a_clock_shows_twice_is_two_hours() -> None:
 
 
 def test_what_is_younger_than_the_minimum_age_stays() -> None:
-    history = [point_at(n, NOW - timedelta(hours=n)) for n in range(5)]
+    history = [point_at(5 - n, NOW - timedelta(hours=n)) for n in range(5)]
 
     decisions = decide(Policy(last=1, min_age=timedelta(hours=3)), history, NOW)
 

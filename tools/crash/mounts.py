@@ -6,7 +6,7 @@ import random
 import signal
 import subprocess
 import time
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -144,12 +144,19 @@ class Fio:
             self._process = subprocess.Popen(
                 [*_FIO, f"--filename={self._disk}", *options, *output], stdout=said, stderr=said
             )
-        wait_until(self._has_begun, "fio to read")
+        try:
+            wait_until(self._has_begun, "fio to read")
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def _has_begun(self) -> bool:
-        opened = Path(f"/proc/{self._process.pid}/fd")
-        return any(os.path.basename(os.readlink(fd)) == self._disk.name for fd in opened.iterdir())
+        for fd in Path(f"/proc/{self._process.pid}/fd").iterdir():
+            with suppress(FileNotFoundError):
+                if os.path.basename(os.readlink(fd)) == self._disk.name:
+                    return True
+        return False
 
     def end(self) -> int:
         """How many blocks it verified; Violation if one was wrong."""
