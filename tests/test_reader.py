@@ -246,7 +246,7 @@ def test_an_error_says_once_what_to_do(damaged: Damaged, monkeypatch: pytest.Mon
         with pytest.raises(DataCorrupt) as caught:
             disk.read(0, 10)
 
-    assert str(caught.value).count("remove the folder") == 1
+    assert str(caught.value).count("cbtfs repair") == 1
 
 
 def test_an_object_that_moved_is_found_in_its_new_place(damaged: Damaged, tmp_path: Path) -> None:

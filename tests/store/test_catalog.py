@@ -484,7 +484,7 @@ def test_a_damaged_file_is_refused_before_it_is_mapped(folder: Path, kind: str) 
     catalog.close()
     damage(folder, kind)
 
-    with pytest.raises(CatalogDamaged, match="remove the folder"):
+    with pytest.raises(CatalogDamaged, match="cbtfs repair"):
         Catalog(folder, is_writable=False)
 
 
