@@ -265,6 +265,25 @@ def test_growing_past_128_gib_can_spoil_the_map() -> None:
         assert changed(vm, take_snapshot(vm), base) == [(60 * GIB, BLOCK)]
 
 
+@pytest.mark.parametrize(("knob", "reported"), [("allow", 100), ("spoils", 50)])
+def test_tracking_that_begins_with_snapshots_can_be_spoiled(
+    sim: Simulator, vm: Any, knob: str, reported: int
+) -> None:
+    sim.knobs.change("snapshot", enable_with_snapshots=knob)
+    old = take_snapshot(vm, "old")
+    enable_cbt(vm)
+    first = take_snapshot(vm)
+    base = change_id(first)
+    remove(first)
+    remove(old)
+    for name in ("one", "two"):  # it stays so, until tracking starts anew
+        sim.do.write("web1", DISK, 40 * BLOCK if name == "one" else 41 * BLOCK, b"x")
+        take_snapshot(vm, name)
+    found = changed(vm, vm.snapshot.currentSnapshot, base)
+
+    assert found == [(reported * 40 // 100 * BLOCK, 2 * BLOCK)]
+
+
 def test_a_new_snapshot_can_fail_to_count_up(sim: Simulator, vm: Any) -> None:
     base = based(vm)
     sim.knobs.change("cbt", same_sequence=True)

@@ -6,7 +6,8 @@ in a way which nobody can see are left out:
 
 - `cbt.silent_misses`: what is not told is not known until a sample or a full meets it, and never
   where the block is written again and told of before. `test_silent_misses.py` is about them alone.
-- `cbt.extend_skews`, `cbt.restore` as `unseen`: the same, in the map of one disk.
+- `cbt.extend_skews`, `cbt.restore` as `unseen`, `snapshot.enable_with_snapshots` as `spoils`: the
+  same, in the map of one disk.
 - `snapshot.revert_event` as false, where a revert keeps its epoch: the change IDs go on as if
   nothing had been, and the event is the only sign (docs/vsphere.md).
 - `cbt.unmap_reported` as false together with `data.holes` as `hole` or `none`: of what a guest

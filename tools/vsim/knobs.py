@@ -83,7 +83,7 @@ class SnapshotKnobs:
     max_depth: int = 32  # TooManySnapshotLevels beyond
     revert_event: bool = True  # a revert leaves an event
     keep_truth: bool = False  # keep the frozen images of removed snapshots
-    enable_with_snapshots: Literal["allow", "fault"] = "allow"  # CBT on a machine with snapshots
+    enable_with_snapshots: Literal["allow", "spoils", "fault"] = "allow"  # where tracking begins
 
     def __post_init__(self) -> None:
         validate(self)

@@ -354,6 +354,8 @@ class Machine:
         wanted = disk.spec.trackable and self.spec.tracks(disk.spec.slot)
         if wanted and disk.tracker is None:
             disk.start_tracking(self.cbt_of(disk))
+            spoils = self.knobs.snapshot.enable_with_snapshots == "spoils"
+            disk.skewed = spoils and len(self.snapshots) > 0
         elif not wanted:
             disk.stop_tracking()
 
