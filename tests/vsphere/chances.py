@@ -8,8 +8,6 @@ in a way which nobody can see are left out:
   where the block is written again and told of before. `test_silent_misses.py` is about them alone.
 - `cbt.extend_skews`, `cbt.restore` as `unseen`, `snapshot.enable_with_snapshots` as `spoils`: the
   same, in the map of one disk.
-- `snapshot.revert_event` as false, where a revert keeps its epoch: the change IDs go on as if
-  nothing had been, and the event is the only sign (docs/vsphere.md).
 - `cbt.unmap_reported` as false together with `data.holes` as `hole` or `none`: of what a guest
   discards neither the list nor the transport tells then. A history has one or the other.
 - `data.size_delta`, `data.ranges`, `data.max_readers`, `data.locked_status`, `snapshot.max_depth`,
@@ -27,6 +25,7 @@ from cbtfs.core.audit import Sampling
 SIZES: Final = (24 * 4096 + 512, 70 * 4096)
 KEYS: Final = (2000, 2001)
 STORES: Final = ("datastore1", "fast")
+REVERTS: Final = ("keep-id", "keep-epoch", "new-epoch")
 
 Event = tuple[str, dict[str, Any]]
 Drawn = st.SearchStrategy[dict[str, Any]]
@@ -49,7 +48,7 @@ KNOBS: Final[dict[str, Drawn]] = {
         star=st.sampled_from(["allocated", "whole", "fault"]),
         sequence_step=st.integers(1, 20),
         ignore_stale=st.booleans(),
-        revert=st.sampled_from(["new-epoch", "keep-epoch", "keep-id"]),
+        revert=st.sampled_from(REVERTS),
         relocate=st.sampled_from(["keep", "reset", "off"]),
         hard_power_off=st.sampled_from(["keep", "reset"]),
         bad_id=st.sampled_from(["FileFault", "InvalidArgument"]),
@@ -60,6 +59,7 @@ KNOBS: Final[dict[str, Drawn]] = {
         locked_by_readers=st.booleans(),
         consolidate_locked=st.booleans(),
         enable_with_snapshots=st.sampled_from(["allow", "fault"]),
+        revert_event=st.booleans(),
     ),
     "task": _some(in_progress_as=st.sampled_from(["task", "call"])),
     "session": _some(objects_per_page=st.integers(0, 2), updates_per_set=st.integers(1, 3)),
@@ -115,6 +115,7 @@ SNAPSHOTS: Final = st.one_of(
     _event("remove_snapshot", which=st.integers(0, 9)),
     _event("remove_snapshots"),
     _event("revert", which=st.integers(0, 9)),
+    *[_event("try_and_revert", **_PLACE, how=st.sampled_from(REVERTS))] * 2,
 )
 SERVER: Final = st.one_of(
     *(_event("turn_knobs", group=st.just(group), knobs=KNOBS[group]) for group in ("cbt", *KNOBS)),
@@ -149,5 +150,12 @@ DAYS: Final = st.tuples(
     INGEST,
 ).map(lambda day: [*day[0], *day[1], *day[2], day[3]])
 """Work of the guest, at most two things out of the ordinary, more work, an ingest."""
-START: Final = st.tuples(st.booleans(), st.booleans(), KNOBS["cbt"])
-"""Whether changes are tracked already, whether lists have discards, and how the server is."""
+START: Final = st.fixed_dictionaries(
+    {
+        "is_tracking": st.booleans(),
+        "lists_discards": st.booleans(),
+        "transport": st.sampled_from(["nbd", "nbd", "datastore"]),
+        "knobs": KNOBS["cbt"],
+    }
+)
+"""`datastore` does not tell allocation: lists have discards then, whatever is drawn."""

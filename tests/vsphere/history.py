@@ -16,6 +16,8 @@ from cbtfs.core.manifest import Manifest
 from cbtfs.errors import CbtfsError
 from cbtfs.ingest.machine import Desk, ingest_machine
 from cbtfs.ingest.outcome import Wishes
+from cbtfs.source.transport.base import Transport
+from cbtfs.source.transport.datastore import DatastoreTransport
 from cbtfs.source.transport.nbd import NbdTransport
 from cbtfs.source.vsphere.inventory import list_vms, select
 from cbtfs.source.vsphere.session import Session
@@ -41,9 +43,13 @@ class Site:
     """How often disks were captured how: of histories without incrementals little is proved."""
 
 
-def take_point(site: Site, name: str, repository: Path, wishes: Wishes) -> Manifest:
+def take_point(
+    site: Site, name: str, repository: Path, wishes: Wishes, *, by_datastore: bool = False
+) -> Manifest:
     """One point of the VM of that name, in a repository that is opened for it."""
-    transport = NbdTransport(site.sim.nbd_uri + "{vm}/{snapshot}/{key}", QUICK_NBD)
+    transport: Transport = NbdTransport(site.sim.nbd_uri + "{vm}/{snapshot}/{key}", QUICK_NBD)
+    if by_datastore:
+        transport = DatastoreTransport(site.session.web())
     with writing(repository) as opened:
         objects = opened.object_writer()
         try:
@@ -75,7 +81,13 @@ class History:
     """One VM and one repository. The methods are what happens, see `chances`."""
 
     def __init__(
-        self, site: Site, is_tracking: bool, lists_discards: bool, knobs: dict[str, Any]
+        self,
+        site: Site,
+        *,
+        is_tracking: bool,
+        lists_discards: bool,
+        transport: str,
+        knobs: dict[str, Any],
     ) -> None:
         site.histories += 1
         self.site, self.do = site, site.sim.do
@@ -87,7 +99,8 @@ class History:
         self.foreign: list[str] = []
         """Names of the snapshots of others."""
         self.count = 0
-        self.lists_discards = lists_discards
+        self.by_datastore = transport == "datastore"
+        self.lists_discards = lists_discards or self.by_datastore
         self.behave()
         site.sim.knobs.change("cbt", **knobs)
         disks = [{"size": size, "label": f"disk of {size}"} for size in SIZES]
@@ -101,6 +114,7 @@ class History:
             for name, arguments in day:
                 getattr(self, name)(**arguments)
         self.behave()
+        self.by_datastore = False  # that one refuses a VM with snapshots of others
         for key in self.disks():
             self.do.set_disk_cbt(self.name, key)
         last = self.take(Wishes(want="full", audit=Sampling(1.0)))
@@ -205,6 +219,17 @@ class History:
         if self.foreign:
             self.do.revert(self.foreign[which % len(self.foreign)])
 
+    def try_and_revert(self, key: int, offset: int, length: int, how: str) -> None:
+        """Between two points: a snapshot, some work, back to it, and the snapshot goes."""
+        before = len(self.foreign)
+        self.snapshot()
+        if len(self.foreign) > before:
+            self.write(key, offset, length)
+            self.site.sim.knobs.change("cbt", revert=how)
+            self.revert(-1)
+            self.remove_snapshot(-1)
+            self.write(key, offset + length, length)
+
     def _look_for_snapshots(self) -> None:
         names = [each["name"] for each in self._machine()["snapshots"]]
         self.foreign = [name for name in names if not name.startswith("cbtfs-")]
@@ -275,7 +300,9 @@ class History:
         """One point, which is what it should be; None where none can be had, and none is."""
         before = set(listed(self.repository))
         try:
-            manifest = take_point(self.site, self.name, self.repository, wishes)
+            manifest = take_point(
+                self.site, self.name, self.repository, wishes, by_datastore=self.by_datastore
+            )
         except CbtfsError as exc:
             self.site.seen[type(exc).__name__] += 1
             note(f"no point: {exc}")

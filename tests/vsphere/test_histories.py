@@ -26,9 +26,9 @@ PROFILE: Final = settings(
 @PROFILE
 @given(start=START, days=st.lists(DAYS, min_size=3, max_size=12 if LONG else 6))
 def test_every_point_is_what_its_snapshot_held(
-    site: Site, start: tuple[bool, bool, dict[str, Any]], days: Sequence[Sequence[Event]]
+    site: Site, start: dict[str, Any], days: Sequence[Sequence[Event]]
 ) -> None:
-    history = History(site, *start)
+    history = History(site, **start)
     try:
         history.live(days)
     finally:
