@@ -7,7 +7,9 @@ import os
 import sys
 from pathlib import Path
 from typing import Final
+from unittest.mock import patch
 
+from cbtfs.ingest import capture
 from cbtfs.ingest.machine import Desk, ingest_machine
 from cbtfs.ingest.outcome import Wishes
 from cbtfs.source.secret import Secret
@@ -32,7 +34,8 @@ def main(host: str, port: str, ca: str, nbd: str, path: str) -> None:
         transports = [NbdTransport(nbd + "{vm}/{snapshot}/{key}")]
         desk = Desk(repository, objects, session, transports, Wishes(want="full"), mark_seconds=0.0)
         (vm,) = list_vms(session)
-        ingest_machine(desk, vm)
+        with patch.object(capture, "UNIT_BYTES", 64 * repository.settings.block_size):
+            ingest_machine(desk, vm)
         objects.close()
 
 

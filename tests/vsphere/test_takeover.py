@@ -1,11 +1,13 @@
 """A run that ended early leaves a snapshot that is captured in part: the next one goes on."""
 
+import json
 import os
 import random
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +17,17 @@ from cbtfs.core.audit import Sampling
 from cbtfs.core.frame import Kind
 from cbtfs.core.progress import decode_progress
 from cbtfs.errors import SourceUnavailable
+from cbtfs.ingest import capture
 from cbtfs.prune.run import prune
 from cbtfs.prune.select import Limits
+from cbtfs.store.identity import new_id
 from cbtfs.store.quarantine import BadPlace
 from cbtfs.store.repository import writing
+from cbtfs.store.runs import RunFacts, RunFolder
 from tests.support import read_point
 from tests.vsphere import one_ingest
 from tests.vsphere.support import FIRST, MIB, SECOND, TRANSPORTS, VM, Lab, kinds, new_lab, one_vm
-from tools.vsim import DiskEntry, Simulator
+from tools.vsim import DatastoreEntry, DiskEntry, Simulator
 from tools.vsim.rules import ReadRule
 from tools.vsim.soap.certificate import Certificate
 
@@ -51,9 +56,11 @@ class Reads:
 
 
 @pytest.fixture
-def lab(tmp_path: Path, certificate: Certificate) -> Iterator[Lab]:
+def lab(tmp_path: Path, certificate: Certificate, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
     """A VM with a disk of noise and a small one; packs are small, and each leaf is marked."""
-    inventory = one_vm(DiskEntry(size=SIZE), DiskEntry(size=MIB))
+    monkeypatch.setattr(capture, "UNIT_BYTES", LEAF)  # as a leaf of 64 KiB blocks is for large ones
+    stores = (DatastoreEntry("datastore1"), DatastoreEntry("fast", type="NFS"))
+    inventory = replace(one_vm(DiskEntry(size=SIZE), DiskEntry(size=MIB)), datastores=stores)
     with Simulator(inventory, certificate=certificate) as sim:
         made = new_lab(sim, tmp_path, TRANSPORTS["nbd"])
         made.mark_seconds, made.pack_bytes = 0.0, 200_000
@@ -62,14 +69,14 @@ def lab(tmp_path: Path, certificate: Certificate) -> Iterator[Lab]:
         yield made
 
 
-def lose(lab: Lab, disk: int = FIRST, at: int = 14, **wishes: Any) -> None:
+def lose(lab: Lab, disk: int = FIRST, at: int = 14, left: int = 1, **wishes: Any) -> None:
     """A run that loses its source at read number *at* of a disk, and cannot remove its snapshot."""
     lab.sim.do.on_read(export=f"*/*/{disk}", at=at)
     lab.sim.do.on_call("RemoveSnapshot_Task", times=100)
     with pytest.raises(SourceUnavailable):
         lab.ingest(**wishes)
     lab.sim.do.clear_rules()
-    assert len(lab.snapshots()) == 1
+    assert len(lab.snapshots()) == left
 
 
 def refusal(notes: tuple[str, ...]) -> str:
@@ -280,7 +287,14 @@ def _another_snapshot(lab: Lab) -> None:
     lab.sim.do.snapshot(VM, "of somebody else")
 
 
-def _grow(lab: Lab) -> None:
+def _another_run(lab: Lab) -> None:
+    (path,) = (p for p in (lab.repository / "locks" / "runs").iterdir() if "." not in p.name)
+    facts = RunFacts(**json.loads(path.read_bytes()))
+    with RunFolder(lab.repository).start(replace(facts, run=new_id(), snapshot="another")):
+        lab.sim.do.snapshot(VM, "another")
+
+
+def _move(lab: Lab) -> None:
     lab.sim.do.relocate(VM, "fast")
 
 
@@ -313,6 +327,8 @@ def _forget_base(lab: Lab) -> None:
     ("happens", "wishes", "reason"),
     [
         (_another_snapshot, {}, "it is not the newest snapshot of the VM"),
+        (_another_run, {}, "it is one of several"),
+        (_move, {}, "its disk 2000 is another one"),
         (_cbt_off, {}, "change tracking was switched since"),
         (_too_old, {}, "it is older than 21600 s"),
         (_damage, {}, "the record of what was captured is damaged"),
@@ -341,6 +357,30 @@ def test_a_snapshot_that_is_not_as_it_was_is_removed(
     lab.assert_true(outcome.manifest)
     assert name not in lab.snapshots()
     assert lab.run_records() == []
+
+
+def test_a_snapshot_below_that_goes_makes_it_another_one(lab: Lab) -> None:
+    lab.sim.do.set_cbt(VM, True)
+    below = lab.sim.do.snapshot(VM, "of somebody else")
+    lose(lab, left=2)
+    lab.sim.do.remove_snapshot(below)
+    outcome = lab.ingest()
+
+    lab.assert_true(outcome.manifest)
+    lab.assert_clean()
+    assert refusal(outcome.notes) == "other snapshots of the VM came or went"
+
+
+def test_a_snapshot_on_that_of_somebody_else_is_taken_over(lab: Lab) -> None:
+    lab.sim.do.set_cbt(VM, True)
+    lab.sim.do.snapshot(VM, "of somebody else")
+    lose(lab, left=2)
+    lab.write(0, b"after the snapshot")
+    outcome = lab.ingest()
+
+    lab.assert_true(outcome.manifest)
+    assert lab.snapshots() == ["of somebody else"]
+    assert outcome.manifest.metadata["resumed"]["not_read_bytes"]
 
 
 def test_a_snapshot_of_the_same_name_is_not_the_one(lab: Lab) -> None:
