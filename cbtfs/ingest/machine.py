@@ -67,6 +67,7 @@ class Desk:
     stop: threading.Event = field(default_factory=threading.Event)
     announce: Announce = silent
     mark_seconds: float = MARK_SECONDS
+    """Between two marks of how far a disk is captured."""
 
 
 def ingest_machine(desk: Desk, vm: ListedVm) -> Outcome:
