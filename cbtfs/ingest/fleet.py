@@ -18,6 +18,9 @@ Done = TypeVar("Done")
 
 TRIES: Final = 3
 """So often a VM is tried whose failure was none of its own, such as a restart of the vCenter."""
+_ATTENTION: Final = 0.5
+"""Seconds: a signal may reach another thread of the process, which does not wake the waiting one;
+its handler runs when that wakes by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +118,7 @@ class _Fleet(Generic[Item, Done]):
             pool.submit(self._fill, pool)  # by a thread that no signal interrupts
             while not self._over.is_set():
                 try:
-                    self._over.wait()
+                    self._over.wait(_ATTENTION)
                 except BaseException as exc:
                     if interrupt is None:
                         log.warning("ending: what is at hand is cleaned up first")
@@ -158,7 +161,7 @@ class _Fleet(Generic[Item, Done]):
     def _place(self, number: int) -> bool:
         """Whether the item can go where it is now; if not, the schedule has it back."""
         needs: Needs = {}
-        if not self._stop.is_set():
+        if self._rules.limits.jobs > 1 and not self._stop.is_set():
             try:
                 needs = self._rules.needs(self._items[number])
             except CbtfsError as exc:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyVmomi import vmodl
 
 from cbtfs.cli.output import Advance
 from cbtfs.errors import AccessDenied, SourceUnavailable
@@ -14,7 +15,7 @@ from cbtfs.source.vsphere.outage import Outage
 from cbtfs.source.vsphere.patience import Patience
 from tests.vsphere.support import MIB, QUICK, VM, Lab, by_nbd, new_lab
 from tools.vsim import DiskEntry, Inventory, MachineEntry, Simulator
-from tools.vsim.soap.certificate import Certificate
+from tools.vsim.soap.certificate import Certificate, make_certificate
 
 WAITING = replace(QUICK, away=60.0, knock=0.02)
 NAMES = tuple(f"vm{n}" for n in range(6))
@@ -153,6 +154,29 @@ def test_the_end_of_a_run_ends_the_waiting(six: Lab) -> None:
         stop.set()
         with pytest.raises(SourceUnavailable, match="cannot reach"):
             desk.session.repeat(desk.session._instance.CurrentTime, "ask")
+
+
+def test_a_server_that_comes_back_as_another_one_is_not_waited_for(
+    six: Lab, tmp_path: Path
+) -> None:
+    six.patience = replace(WAITING, away=3600.0)
+    with six.session() as session:
+        six.sim._https.tls = make_certificate(tmp_path).server_context()
+        six.sim.do.restart()
+        six.sim.do.wait_restart()
+        with pytest.raises(SourceUnavailable, match="is not trusted"):
+            session.repeat(session._instance.CurrentTime, "ask")
+
+
+def test_a_fault_is_an_answer(six: Lab) -> None:
+    with six.session() as session:
+        six.sim.do.restart(**ANOTHER_PROCESS)
+        six.sim.do.on_call("CurrentTime", fault="vmodl.fault.SystemError")
+        with pytest.raises(vmodl.fault.SystemError):
+            session.repeat(session._instance.CurrentTime, "ask")
+
+        assert session._outage.count == 1
+        assert session._outage._since is None
 
 
 # a long copy

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
-from ssl import SSLContext
+from ssl import SSLCertVerificationError, SSLContext
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, cast
 
@@ -142,12 +142,13 @@ class Session:
             try:
                 result = self._logged_in(call)
             except TROUBLE as exc:
-                pause = next(pauses, None)
+                pause = None if isinstance(exc, SSLCertVerificationError) else next(pauses, None)
                 if pause is None:
                     raise unreachable(self.address, exc) from exc
                 log.info("%s: %s", what, unreachable(self.address, exc))
-            except _PASSING as fault:
-                if faults == len(self.patience.connection):
+            except vmodl.MethodFault as fault:
+                self._outage.ends()
+                if not isinstance(fault, _PASSING) or faults == len(self.patience.connection):
                     raise
                 pause = self.patience.connection[faults]
                 faults += 1
