@@ -67,6 +67,17 @@ KNOBS: Final[dict[str, Drawn]] = {
         holes=st.sampled_from(["zero", "hole", "none"]), min_block=st.sampled_from([1, 512, 4096])
     ),
 }
+PAGES: Final[Drawn] = st.sampled_from(
+    [
+        {},
+        {"empty_pages": True},
+        {"page_span": 512},
+        {"page_span": 5000, "cut_at": "next-start"},
+        {"max_extents": 1, "cut_at": "middle"},
+        {"max_extents": 2, "granularity": 512},
+    ]
+)
+"""How answers are cut into pages; a history begins with one of these ways."""
 RUDE: Final[Drawn] = st.sampled_from(
     [
         *({"malformed": how} for how in ("echo", "zero-length", "overlap", "unsorted")),
@@ -142,6 +153,7 @@ INGEST: Final = st.one_of(
         what=st.sampled_from(["write", "revert", "power", "snapshot", "stun", "set_cbt"]),
     ),
     _event("fail_to_ingest", method=st.sampled_from(["read", *CALLS]), at=st.integers(1, 3)),
+    _event("leave_a_snapshot", offset=_PLACE["offset"], length=_PLACE["length"]),
 )
 DAYS: Final = st.tuples(
     st.lists(GUEST, max_size=3),
@@ -155,7 +167,7 @@ START: Final = st.fixed_dictionaries(
         "is_tracking": st.booleans(),
         "lists_discards": st.booleans(),
         "transport": st.sampled_from(["nbd", "nbd", "datastore"]),
-        "knobs": KNOBS["cbt"],
+        "knobs": st.tuples(PAGES, KNOBS["cbt"]).map(lambda knobs: {**knobs[1], **knobs[0]}),
     }
 )
 """`datastore` does not tell allocation: lists have discards then, whatever is drawn."""

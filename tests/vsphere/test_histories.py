@@ -35,7 +35,8 @@ def test_every_point_is_what_its_snapshot_held(
         history.end()
 
 
-def test_the_histories_had_both_kinds_of_points(site: Site) -> None:
+def test_the_histories_had_points_of_all_kinds(site: Site) -> None:
     assert site.histories >= HISTORIES
     assert site.seen["incremental"] > HISTORIES
     assert site.seen["full"] > HISTORIES
+    assert site.seen["taken over"] > 0
