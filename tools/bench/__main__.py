@@ -119,6 +119,7 @@ def main() -> int:
         require()
         folder = arguments.keep or Path(tempfile.mkdtemp(prefix="cbtfs-bench-", dir="/var/tmp"))
         folder.mkdir(parents=True, exist_ok=True)
+        folder = folder.absolute()
         bench = Bench(folder, sizes, Stock(folder, sizes), arguments.before)
         try:
             found = run_all(bench, arguments.rows or ["*"], sys.stdout)

@@ -32,7 +32,8 @@ def thin_overlay(folder: Path, index: int, image: Path, changed: Sequence[int]) 
         for block in changed:
             file.seek(block * BLOCK)
             file.write(os.pread(source.fileno(), BLOCK, block * BLOCK))
-    run(["qemu-img", "convert", "-O", "qcow2", aside, folder / overlay])
-    below = ["-b", f"{index - 1}.qcow2", "-F", "qcow2"]
-    run(["qemu-img", "rebase", "-u", "-f", "qcow2", *below, overlay], folder=folder)
+    script = (
+        'qemu-img convert -O qcow2 "$0" "$2" && qemu-img rebase -u -f qcow2 -b "$1" -F qcow2 "$2"'
+    )
+    run(["sh", "-c", script, aside, f"{index - 1}.qcow2", overlay], folder=folder)
     aside.unlink()
