@@ -1,7 +1,7 @@
 """A run that fails commits nothing, and the next one works."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -172,9 +172,16 @@ class WrittenWhileRead(ImageSource):
 
     def read(self, extent: Extent) -> bytes:
         data = super().read(extent)
+        self._write_at_end(extent)
+        return data
+
+    def read_into(self, extent: Extent, parts: Sequence[memoryview]) -> None:
+        super().read_into(extent, parts)
+        self._write_at_end(extent)
+
+    def _write_at_end(self, extent: Extent) -> None:
         if extent.end == self.size:
             self._write(self._path)
-        return data
 
 
 def test_a_file_that_changes_while_it_is_read_is_not_committed(path: Path, tmp_path: Path) -> None:
