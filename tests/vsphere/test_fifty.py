@@ -69,6 +69,7 @@ def test_fifty_vms_some_of_which_fail_while_the_vcenter_restarts(
         check=False,
         timeout=100,
     )
+    assert done.stdout, done.stderr
     document = json.loads(done.stdout)
     failed = {each["vm"]: each["exit"] for each in document["failed"]}
     found = Scrape(metrics)
