@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tools.vsim.describe import describe
 from tools.vsim.fault import Fault
 from tools.vsim.inventory import parse_disk, parse_inventory, parse_size
 from tools.vsim.knobs import GROUPS, changed
@@ -51,7 +52,7 @@ class Operations:
     def vms(self) -> list[Table]:
         """All machines with their disks and snapshots."""
         with self._world.lock:
-            return [_describe(machine) for machine in self._world.machines.values()]
+            return [describe(machine) for machine in self._world.machines.values()]
 
     def truth(self, snapshot: str, disk: str | int) -> Table:
         """The frozen image of a disk: a raw file of exactly the snapshot's bytes."""
@@ -370,41 +371,6 @@ class Operations:
             if disk in (each.spec.key, each.spec.label, str(each.spec.key)):
                 return each
         raise LookupError(f"{vm} has no disk {disk!r}")
-
-
-def _describe(machine: Machine) -> Table:
-    return {
-        "id": machine.moid,
-        "name": machine.spec.name,
-        "power": machine.power,
-        "cbt": machine.spec.cbt,
-        "consolidation_needed": machine.consolidation_needed,
-        "relocation_disabled_by": list(machine.relocation_disabled_by),
-        "disks": [
-            {
-                "key": disk.spec.key,
-                "label": disk.spec.label,
-                "size": disk.spec.size,
-                "file": str(disk.live),
-                "datastore_path": disk.path(),
-                "change_id": disk.change_id,
-            }
-            for disk in machine.disks
-        ],
-        "snapshots": [
-            {
-                "id": each.moid,
-                "name": each.name,
-                "parent": each.parent.moid if each.parent else None,
-                "exports": [
-                    f"{machine.moid}/{each.moid}/{frozen.spec.key}"
-                    for frozen in each.disks
-                    if frozen.truth
-                ],
-            }
-            for each in machine.snapshots
-        ],
-    }
 
 
 def _digest(path: Path) -> str:

@@ -11,6 +11,7 @@ from tools.vsim.api.snapshot import SnapshotObject, render_tree
 from tools.vsim.fault import Fault, Ref, invalid_argument, not_found
 from tools.vsim.model.changes import Page
 from tools.vsim.model.machine import Machine
+from tools.vsim.model.query import query_changes
 from tools.vsim.soap.vmodl import long, managed_object, typed, vim
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ class VirtualMachine(Served):
             if not isinstance(found, SnapshotObject) or found.machine is not self.machine:
                 raise invalid_argument("snapshot")
             held = found.snapshot
-        return _render_page(self.machine.query_changes(held, deviceKey, startOffset, changeId))
+        return _render_page(query_changes(self.machine, held, deviceKey, startOffset, changeId))
 
     def _snapshot(
         self, call: Call, name: str, description: str | None, memory: bool, quiesce: bool

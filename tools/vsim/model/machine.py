@@ -13,10 +13,8 @@ from pathlib import Path
 
 from tools.vsim.fault import Fault, invalid_argument, invalid_power_state
 from tools.vsim.knobs import CbtKnobs, Knobs
-from tools.vsim.model.changes import Page, changed_spans, cut_page
 from tools.vsim.model.disk import Disk, Link
 from tools.vsim.model.snapshot import Snapshot, SnapshotTree
-from tools.vsim.model.span import Span
 from tools.vsim.model.spec import VM_LEVEL_KEY, MachineSpec
 
 NEWEST_HARDWARE = 21
@@ -304,52 +302,6 @@ class Machine:
             )
         self._merge_links()
 
-    # change tracking
-
-    def query_changes(
-        self, snapshot: Snapshot | None, key: int, offset: int, change_id: str
-    ) -> Page:
-        """One page of QueryChangedDiskAreas; checks in the order of the API's documentation."""
-        if snapshot is None:
-            if self.is_on:
-                raise invalid_argument("snapshot")
-            disk = self._require_disk(key)
-            disk.settle(self.cbt_of(disk))
-            spec, path = disk.spec, disk.path()
-            tracked = disk.tracker.freeze() if disk.tracker else None
-        else:
-            frozen = snapshot.disk(key)
-            if frozen is None:
-                raise invalid_argument("deviceKey")
-            disk, spec = frozen.disk, frozen.spec
-            path, tracked = disk.path(frozen.link), frozen.tracked
-        knobs = self.cbt_of(disk)
-        if not 0 <= offset < spec.size:
-            raise invalid_argument("startOffset")
-        stale = Fault("vim.fault.FileFault", f"Error caused by file {host_path(path)}")
-        stale.fields["file"] = host_path(path)
-        if tracked is None:
-            raise stale
-        if change_id == "*":
-            if knobs.star == "fault":
-                raise stale
-            if knobs.star == "whole":
-                return cut_page([Span(0, spec.size)], offset, spec.size, knobs)
-            since = 0
-        else:
-            epoch, slash, number = change_id.rpartition("/")
-            if not slash or not number.isdecimal():
-                raise stale if knobs.bad_id == "FileFault" else invalid_argument("changeId")
-            since = int(number)
-            if epoch != tracked.epoch or not 1 <= since <= tracked.sequence:
-                if not knobs.ignore_stale:
-                    raise stale
-                since = 0
-        spans = changed_spans(tracked, since, spec.size, knobs)
-        if disk.skewed:
-            spans = [Span(span.start // 2, span.start // 2 + span.length) for span in spans]
-        return cut_page(spans, offset, spec.size, knobs)
-
     def _apply_tracking(self, disk: Disk) -> None:
         wanted = disk.spec.trackable and self.spec.tracks(disk.spec.slot)
         if wanted and disk.tracker is None:
@@ -414,9 +366,3 @@ class Machine:
         if disk is None:
             raise invalid_argument("deviceKey")
         return disk
-
-
-def host_path(path: str) -> str:
-    """The path on the host, as fault messages show it, of '[datastore] directory/file'."""
-    datastore, _, name = path.partition("] ")
-    return f"/vmfs/volumes/{datastore.removeprefix('[')}/{name}"
