@@ -78,6 +78,16 @@ def test_a_restart_while_bytes_are_read_through_the_server_is_waited_for(six: La
     assert_nothing_stays(six)
 
 
+def test_a_login_for_a_read_is_tried_again_too(six: Lab) -> None:
+    """The session is gone, and then the connection on which it is to be renewed."""
+    six.sim.do.on_read(action="operation", operation="end_sessions", times=1)
+    six.sim.do.on_call("Login", action="lost-request", at=2, times=2)
+    results = six.ingest_all(*NAMES, jobs=1, want="full")
+
+    assert results.failed == []
+    assert six.sim.do.calls().count("Login") == 4
+
+
 def test_a_task_that_the_server_forgot_makes_no_second_snapshot(six: Lab) -> None:
     """The host is still at it when the server is back, and nobody tells."""
     six.sim.do.on_call("CreateSnapshot_Task", action="hold-task", target="vm0")

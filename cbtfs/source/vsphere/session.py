@@ -104,7 +104,7 @@ class Session:
             self.context,
             lambda: Secret(str(self._instance._stub.cookie)),
             lambda: self._logins,
-            self._renew,
+            lambda login: self.repeat(lambda: self._renew(login), "log in anew"),
             self.patience.reply,
             self.patience.connection,
             lambda: self.disturbances,
