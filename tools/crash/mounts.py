@@ -111,8 +111,7 @@ def _torment(stage: _Stage, server: Server, rnd: random.Random, workers: int, ta
         verified = fio.end()
         seen = [reader.end() for reader in readers]
         _expect_refusal(stage, loop)
-    if (backing := Path("/sys/block", loop.name, "loop")).exists():
-        raise Violation(f"{backing} is still there")
+    wait_until(lambda: not _is_on(loop, stage.place), f"{loop} to be free")
     for each in seen[:2]:  # The third reads by the kernel, which asks for more than one thing.
         failed = each.errors.total() - each.errors["ENOTCONN"]
         if failed > workers + _WORKERS:
@@ -120,6 +119,15 @@ def _torment(stage: _Stage, server: Server, rnd: random.Random, workers: int, ta
     for each in seen:
         tally.add(each)
     return verified
+
+
+def _is_on(loop: Path, place: Path) -> bool:
+    """Whether a loop device has a file below *place*; somebody else may have it by now."""
+    try:
+        file = Path("/sys/block", loop.name, "loop", "backing_file").read_text()
+    except OSError:
+        return False
+    return file.startswith(f"{place}/")
 
 
 def _expect_refusal(stage: _Stage, loop: Path) -> None:
