@@ -7,6 +7,7 @@ them. An input that lets out an error that is not meant is left in the corpus fo
 import argparse
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -28,8 +29,9 @@ class Result(NamedTuple):
 
 def fuzz(target: str, seconds: int, corpus: Path) -> Result:
     """Run one target in a process of its own."""
-    folder = corpus / target
+    folder, scratch = corpus / target, corpus / f"{target}.scratch"
     folder.mkdir(parents=True, exist_ok=True)
+    scratch.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "tools.fuzz", "--child", target, f"--corpus={folder}"]
     done = subprocess.run(
         [*command, f"--seconds={seconds}"],
@@ -37,7 +39,9 @@ def fuzz(target: str, seconds: int, corpus: Path) -> Result:
         capture_output=True,
         text=True,
         errors="backslashreplace",
+        env={**os.environ, "TMPDIR": str(scratch)},
     )
+    shutil.rmtree(scratch)  # the fuzzer ends its process without a word to Python
     counts = re.findall(r"^Done (\d+) runs", done.stderr, re.M)
     failure = "" if done.returncode == 0 and counts else (done.stdout + done.stderr)[-3000:]
     return Result(target, int(counts[-1]) if counts else 0, failure or "")
