@@ -91,7 +91,7 @@ def curve_rows(bench: Bench) -> Iterator[Row]:
 def _at(depth: int, row: Row) -> Row:
     """*row* as one place on a curve."""
     curve = Curve("reads", row.name, dict.fromkeys(row.samples, float(depth)))
-    return replace(row, name=f"{row.name}, depth {depth} of 1 MiB each", curve=curve)
+    return replace(row, name=f"{row.name}, deep chain, depth {depth}", curve=curve)
 
 
 def _ends(repository: Repository) -> tuple[DiskRecord, DiskRecord]:
