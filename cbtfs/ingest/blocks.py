@@ -15,13 +15,15 @@ _GAP: Final = 64
 
 
 class Blocks:
-    """Room for some blocks, each behind the prefix of its digest.
+    """Room for some blocks of one source, each behind the prefix of its digest.
 
     One pass over both hashes a block in two thirds of the time that two take: after a prefix, no
     KiB of the block lies where vector instructions want it.
     """
 
-    def __init__(self, block_size: int) -> None:
+    def __init__(self, source: DiskSource, block_size: int) -> None:
+        self._source = source
+        self._read_into = direct(source)
         self._size = block_size
         self._zeros = bytes(block_size)
         self._room = max(READ_BYTES // block_size, 1)
@@ -34,14 +36,14 @@ class Blocks:
         for prefixed in self._prefixed:
             prefixed[: len(CHUNK_PREFIX)] = CHUNK_PREFIX
 
-    def fill(self, source: DiskSource, extent: Extent) -> Iterator[int]:
+    def fill(self, extent: Extent) -> Iterator[int]:
         """Have the blocks of *extent* here, as many at a time as there is room for; how many.
 
         The last one is padded. A source that cannot put them here is asked for all of them at
         once: it may be far away.
         """
-        read_into = direct(source)
-        data = memoryview(b"" if read_into else source.read(extent))
+        read_into = self._read_into
+        data = memoryview(b"" if read_into else self._source.read(extent))
         step = self._room * self._size
         for start in range(0, extent.length, step):
             length = min(step, extent.length - start)

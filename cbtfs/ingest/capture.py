@@ -212,8 +212,8 @@ def _batches(units: Iterator[_Unit]) -> Iterator[list[_Unit]]:
 class _Tools(threading.local):
     """What each thread has of its own."""
 
-    def __init__(self, block_size: int, level: int) -> None:
-        self.blocks = Blocks(block_size)
+    def __init__(self, source: DiskSource, block_size: int, level: int) -> None:
+        self.blocks = Blocks(source, block_size)
         self.encoder = Encoder(level)
 
 
@@ -228,11 +228,10 @@ class _Work:
         objects: ObjectWriter,
         level: int,
     ) -> None:
-        self._source = source
         self._block = shape.block_size
         self._like = like
         self._objects = objects
-        self._local = _Tools(shape.block_size, level)
+        self._local = _Tools(source, shape.block_size, level)
 
     def like_leaf(self, leaf: int) -> list[Ref | None]:
         """What the tree to compare with has there: 64 chunks, None where it has none."""
@@ -261,7 +260,7 @@ class _Work:
         before = self.like_leaf(unit.leaf)
         for extent in unit.extents:
             slot = extent.start // self._block % FANOUT
-            for count in memory.fill(self._source, extent):
+            for count in memory.fill(extent):
                 for index in range(count):
                     ref = None
                     if not memory.is_zero(index):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from cbtfs.core.extent import Extent
 from cbtfs.core.ids import PointId
@@ -65,15 +65,10 @@ ReadInto = Callable[[Extent, Sequence[memoryview]], None]
 """Fills memory, together as long as the extent is, with its bytes; raises what read() raises."""
 
 
-@runtime_checkable
-class Direct(Protocol):
-    """A source that may be able to put bytes where they are wanted."""
-
-    @property
-    def read_into(self) -> ReadInto | None:
-        """How, for requests of any length; None if it cannot."""
-
-
 def direct(source: DiskSource) -> ReadInto | None:
-    """How to have *source* put bytes where they are wanted; None if it cannot."""
-    return source.read_into if isinstance(source, Direct) else None
+    """How to have *source* put bytes where they are wanted: its read_into, if it has that.
+
+    It may be None, and it takes requests of any length.
+    """
+    found: ReadInto | None = getattr(source, "read_into", None)
+    return found

@@ -40,12 +40,12 @@ def test_one_way_is_taken_of_each(source: DiskSource) -> None:
 
 
 def test_blocks_are_those_of_the_source_and_padded_at_its_end(source: DiskSource) -> None:
-    blocks = Blocks(BLOCK)
+    blocks = Blocks(source, BLOCK)
     padded = [each.ljust(BLOCK, b"\0") for each in CONTENTS]
 
     found = [
         (bytes(blocks.content(at)), blocks.digest(at), blocks.is_zero(at))
-        for count in blocks.fill(source, Extent(0, SIZE))
+        for count in blocks.fill(Extent(0, SIZE))
         for at in range(count)
     ]
 
@@ -53,11 +53,11 @@ def test_blocks_are_those_of_the_source_and_padded_at_its_end(source: DiskSource
 
 
 def test_what_was_there_before_does_not_show(source: DiskSource) -> None:
-    blocks = Blocks(BLOCK)
-    for _ in blocks.fill(source, Extent(0, READ_BYTES)):
+    blocks = Blocks(source, BLOCK)
+    for _ in blocks.fill(Extent(0, READ_BYTES)):
         pass
 
-    (count,) = blocks.fill(source, Extent(SIZE - 700, 700))
+    (count,) = blocks.fill(Extent(SIZE - 700, 700))
 
     assert count == 1
     assert blocks.content(0) == CONTENTS[-1].ljust(BLOCK, b"\0")
