@@ -55,7 +55,7 @@ def metadata_of(
         },
         "guest": _guest(machine.guest),
         "host": asdict(machine.host),
-        "datastores": [asdict(store) for store in stores],
+        "datastores": [{"name": store.name, "type": store.type} for store in stores],
         "snapshot": {
             "name": taken.entry.name,
             "moref": taken.entry.id,
