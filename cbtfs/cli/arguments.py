@@ -28,6 +28,8 @@ LockWait = Annotated[
     float,
     typer.Option("--lock-wait", metavar="S", min=0, help="Seconds to wait for another writer."),
 ]
+MAX_LEVEL: Final = 19
+MAX_THREADS: Final = 64
 AUDIT: Final = "0.1%"
 """Of the blocks that a change list calls unchanged: docs/decisions/ tells what an audit reads."""
 Audit = Annotated[
@@ -35,6 +37,26 @@ Audit = Annotated[
     typer.Option(
         metavar="P%",
         help="Read also this share of what a change list calls unchanged, and compare: 0 for none.",
+    ),
+]
+Level = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        max=MAX_LEVEL,
+        show_default="the repository's",
+        help="zstd level of what is stored now, 1 to 19.",
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        max=MAX_THREADS,
+        show_default="one for each core",
+        help="Threads that read, hash and compress a disk; each takes some 10 MiB.",
     ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cbtfs.cli.arguments import AUDIT, Audit, Json, LockWait, example, sampling_of
+from cbtfs.cli.arguments import AUDIT, Audit, Json, Level, LockWait, Threads, example, sampling_of
 from cbtfs.cli.captures import disk_bars, print_point
 from cbtfs.cli.context import repository_path
 from cbtfs.cli.metrics import MetricsFile, Tally, VmResult, metrics_file
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cbtfs.core.manifest import Manifest
     from cbtfs.ingest.plan import Want
     from cbtfs.store.repository import Repository
+    from cbtfs.store.writer import ObjectWriter
 
 
 def add_to(group: typer.Typer) -> None:
@@ -116,6 +117,8 @@ def image(
         typer.Option(metavar="S", min=0.1, help="Seconds that an NBD server may say nothing."),
     ] = 60.0,
     audit: Audit = AUDIT,
+    level: Level = None,
+    threads: Threads = None,
     metrics: MetricsFile = None,
     lock_wait: LockWait = 0.0,
     json: Json = False,
@@ -153,7 +156,11 @@ def image(
     tally = Tally("ingest image", chosen=[(vm, "")])
     with metrics_file(metrics, path, tally):
         with writing(path, lock_wait=lock_wait) as repository:
-            manifest = _take(repository, vm, sources, wishes, when, want, sampling, is_quiet=json)
+            objects = repository.object_writer(level=level, threads=threads)
+            with closing(objects):
+                manifest = _take(
+                    repository, objects, vm, sources, wishes, when, want, sampling, is_quiet=json
+                )
         seconds = time.monotonic() - started
         tally.results.append(VmResult(vm, "", 0, seconds, 1, manifest))
         _report(manifest, seconds, as_json=json)
@@ -193,6 +200,7 @@ def _by_label(option: str, given: Sequence[str], labels: Sequence[str]) -> dict[
 
 def _take(
     repository: Repository,
+    objects: ObjectWriter,
     vm: str,
     sources: Mapping[str, str],
     wishes: Wishes,
@@ -211,20 +219,16 @@ def _take(
             source = open_source(repository, label, place, wishes)
             open_sources.callback(source.close)
             disks.append(DiskInput(label, source, label, change_id=change_id(label, wishes)))
-        objects = repository.object_writer()
-        try:
-            return take_point(
-                repository,
-                objects,
-                VmInput(vm),
-                disks,
-                moment=moment,
-                want=want,
-                announce=announce,
-                audit=audit,
-            )
-        finally:
-            objects.close()
+        return take_point(
+            repository,
+            objects,
+            VmInput(vm),
+            disks,
+            moment=moment,
+            want=want,
+            announce=announce,
+            audit=audit,
+        )
 
 
 def _report(manifest: Manifest, seconds: float, *, as_json: bool) -> None:

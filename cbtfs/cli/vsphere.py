@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from cbtfs.cli.arguments import AUDIT, Audit, Json, LockWait, example, sampling_of
+from cbtfs.cli.arguments import AUDIT, Audit, Json, Level, LockWait, Threads, example, sampling_of
 from cbtfs.cli.captures import disk_bars, print_point
 from cbtfs.cli.context import repository_path
 from cbtfs.cli.fleet import Counted, Names, count_in, document_of, print_fleet
@@ -128,6 +128,8 @@ def vsphere(
         ),
     ] = False,
     audit: Audit = AUDIT,
+    level: Level = None,
+    threads: Threads = None,
     metrics: MetricsFile = None,
     lock_wait: LockWait = 0.0,
     json: Json = False,
@@ -173,7 +175,7 @@ def vsphere(
             selection = select_all(list_vms(session), vm)
             names = Names(selection.vms)
             count_in(tally, selection)
-            objects = repository.object_writer()
+            objects = repository.object_writer(level=level, threads=threads)
             try:
                 ways = transports(transport, nbd_uri, vddk_libdir, vddk_modes, session)
                 desk = Desk(repository, objects, session, ways, wishes, stop, announce)

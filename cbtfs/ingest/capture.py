@@ -22,6 +22,11 @@ from cbtfs.store.writer import ObjectWriter, Put
 UNIT_BYTES: Final = 4 << 20
 """What one thread reads and encodes at a time: large enough for a disk, small enough for memory."""
 
+_MOST_THREADS: Final = 16
+"""Unless more are asked for: a batch that is worked on takes 8 MiB, one that waits half of that."""
+_WAITING: Final = 4
+"""Batches that may wait to be put away, at least."""
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -104,7 +109,7 @@ def capture(
             reached(leaf + 1, lambda: tally.captured(builder.so_far(), base_blocks))
 
     leaf, children, before = -1, list[Ref | None](), list[Ref | None]()
-    for batch, found in _in_order(work.encode, _batches(units)):
+    for batch, found in _in_order(work.encode, _batches(units), objects.threads):
         puts = iter(
             objects.put_chunks([f.content for f in found if isinstance(f.content, Encoded)])
         )
@@ -275,11 +280,14 @@ class _Work:
 
 
 def _in_order(
-    work: Callable[[Item], Result], items: Iterator[Item]
+    work: Callable[[Item], Result], items: Iterator[Item], wanted: int | None
 ) -> Iterator[tuple[Item, Result]]:
-    """What *work* makes of each item, in their order, on all cores; a bounded number at a time."""
-    threads = max(os.cpu_count() or 1, 2)
-    window = threads * 3
+    """What *work* makes of each item, in their order; a bounded number at a time.
+
+    By *wanted* threads, or on all cores.
+    """
+    threads = wanted or min(max(os.cpu_count() or 1, 2), _MOST_THREADS)
+    window = threads + max(threads // 2, _WAITING)
     pending: deque[tuple[Item, Future[Result]]] = deque()
     pool = ThreadPoolExecutor(threads, "capture")
     try:

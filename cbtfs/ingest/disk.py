@@ -213,7 +213,7 @@ class _Run:
             start.data_blocks,
             tree,
             self.objects,
-            self.repository.settings.level,
+            self.objects.level,
             self.orders.announce(self.label, total(start.wanted)),
             reached,
         )

@@ -109,11 +109,25 @@ class Repository:
         known = load_quarantine(self.path) | {*places}
         save_quarantine(self.path, [place for place in known if place.pack in packs])
 
-    def object_writer(self, pack_bytes: int = PACK_BYTES) -> ObjectWriter:
-        """For a writer: where new objects go, in packs of about that size."""
-        bad = self.quarantined()
-        level = self.settings.level
-        return ObjectWriter(self.catalog, self.packs, level, pack_bytes=pack_bytes, bad=bad)
+    def object_writer(
+        self,
+        pack_bytes: int = PACK_BYTES,
+        *,
+        level: int | None = None,
+        threads: int | None = None,
+    ) -> ObjectWriter:
+        """For a writer: where new objects go, in packs of about that size.
+
+        *level* of zstd instead of the repository's, *threads* instead of one for each core.
+        """
+        return ObjectWriter(
+            self.catalog,
+            self.packs,
+            self.settings.level if level is None else level,
+            pack_bytes=pack_bytes,
+            bad=self.quarantined(),
+            threads=threads,
+        )
 
     def commit(self, objects: ObjectWriter, manifest: Manifest) -> None:
         """Make *manifest* a restore point of this repository; the one order of a commit.

@@ -52,8 +52,14 @@ class ObjectWriter:
         *,
         pack_bytes: int = PACK_BYTES,
         bad: Iterable[Digest] = (),
+        threads: int | None = None,
     ) -> None:
-        """*bad* are digests of objects in quarantine: they are stored anew, under their ids."""
+        """*bad* are digests of objects in quarantine: they are stored anew, under their ids.
+
+        *level* is that of zstd, *threads* how many are to make objects; None: as many as cores.
+        """
+        self.level = level
+        self.threads = threads
         self._catalog = catalog
         self._packs = packs
         self._pack_bytes = pack_bytes

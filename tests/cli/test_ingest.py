@@ -1,6 +1,7 @@
 """`cbtfs ingest image`: what it prints, what it believes, what it refuses."""
 
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,36 @@ def test_a_list_is_believed_and_only_what_it_names_is_read(
     assert document["kind"] == "incremental"
     (disk,) = document["disks"]
     assert (disk["read_bytes"], disk["written_blocks"], disk["zero_blocks"]) == (BLOCK, 1, 0)
+
+
+def test_a_level_holds_for_what_is_stored_now(ingest: Ingest, image: Path) -> None:
+    words = [b"%d " % (number * 7919 % 5003) for number in range(SIZE)]
+    stored = []
+    for level, start in (("1", 0), ("19", 1)):
+        image.write_bytes(b"".join(words[start:])[:SIZE])
+        done = ingest("--full", "--level", level)
+        stored.append(done.document["disks"][0]["stored_bytes"])
+
+    assert stored[1] < stored[0]
+
+
+@pytest.mark.parametrize("threads", ["1", "5"])
+def test_any_number_of_threads_takes_the_same_point(
+    run: Run, ingest: Ingest, image: Path, tmp_path: Path, threads: str
+) -> None:
+    image.write_bytes(random.Random(1).randbytes(300 * BLOCK))
+
+    assert ingest("--threads", threads).code == 0
+
+    assert run("restore", "web@latest", "root", tmp_path / "back.raw").code == 0
+    assert (tmp_path / "back.raw").read_bytes() == image.read_bytes()
+
+
+@pytest.mark.parametrize("option", [("--level", "20"), ("--level", "0"), ("--threads", "0")])
+def test_a_level_or_a_number_of_threads_beyond_what_there_is_is_refused(
+    ingest: Ingest, option: tuple[str, str]
+) -> None:
+    assert ingest(*option).code == 2
 
 
 def test_an_empty_list_reads_nothing(ingest: Ingest, tmp_path: Path) -> None:
