@@ -90,7 +90,7 @@ class RunFolder:
             fd = os.open(path, flags, FILE_MODE)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.write(fd, json.dumps(_document(facts)).encode())
+                os.write(fd, encode_facts(facts))
                 os.fsync(fd)
                 sync_folder(self._path)
             except BaseException:
@@ -121,7 +121,7 @@ class RunFolder:
     def _unlocked(self) -> Iterator[RunFacts]:
         names = sorted(os.listdir(self._path)) if self._path.is_dir() else []
         for name in filter(is_id, names):
-            with suppress(OSError, ValueError, KeyError, TypeError):
+            with suppress(OSError, ValueError):
                 facts = _load_unlocked(self._path / name)
                 if facts.run == name:
                     yield facts
@@ -146,11 +146,28 @@ def _document(facts: RunFacts) -> dict[str, object]:
     return document
 
 
+def decode_facts(data: bytes) -> RunFacts:
+    """What a record tells; ValueError if it tells less, or more than this program knows."""
+    try:
+        document = json.loads(data)
+        facts = RunFacts(**document)
+    except (TypeError, RecursionError) as exc:
+        raise ValueError("it is no record of a run") from exc
+    words = (facts.run, facts.server, facts.vm, facts.snapshot)
+    if not (all(isinstance(each, str) for each in words) and isinstance(facts.holds, bool)):
+        raise ValueError("it is no record of a run")
+    return facts
+
+
+def encode_facts(facts: RunFacts) -> bytes:
+    return json.dumps(_document(facts)).encode()
+
+
 def _load_unlocked(path: Path) -> RunFacts:
     """The record at *path*; BlockingIOError if its run lives."""
     fd = open_regular(path)
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return RunFacts(**json.loads(os.pread(fd, _MAX_BYTES, 0)))
+        return decode_facts(os.pread(fd, _MAX_BYTES, 0))
     finally:
         os.close(fd)

@@ -70,7 +70,13 @@ def vars_of(made: RunFacts) -> tuple[str, str, str, str]:
     return made.run, made.server, made.vm, made.snapshot
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"run": "x"}', b'{"vm": 1}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"{", b"[]", b'{"run": "x"}', b'{"vm": 1}'),
+        pytest.param(b"[" * 60_000, id="nested too deeply"),
+    ],
+)
 def test_a_record_that_makes_no_sense_names_nothing(folder: Path, content: bytes) -> None:
     runs = folder / "locks" / "runs"
     runs.mkdir()

@@ -158,6 +158,7 @@ DESCRIPTOR = 'version=1\nRW 2048 VMFS "a-flat.vmdk"\nddb.uuid = "x"\n'
         'RW 1024 VMFS "a-f1.vmdk"\nRW 1024 VMFS "a-f2.vmdk"',
         'RW 2048 FLAT "a-flat.vmdk" 128',
         'parentFileNameHint="b.vmdk"\nRW 2048 VMFS "a-flat.vmdk"',
+        pytest.param(f'RW {"8" * 5000} VMFS "a-flat.vmdk"', id="a number that Python refuses"),
         "",
     ],
 )

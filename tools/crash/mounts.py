@@ -41,7 +41,10 @@ _FILES: Final = 12
 _BETWEEN_SECONDS: Final = 0.3
 """The longest time from one blow to the next."""
 _MOUNT_FAILED: Final = 40
-_FIO: Final = ("fio", "--name=look", "--ioengine=psync", f"--bs={_BLOCK}", "--verify=crc32c")
+_FIO: Final = (
+    *("fio", "--name=look", "--ioengine=psync", f"--bs={_BLOCK}", "--verify=crc32c"),
+    "--verify_state_save=0",  # else a killed fio leaves a file where it was started
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import socket
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -35,21 +36,33 @@ from cbtfs.core.progress import (
     encode_progress,
 )
 from cbtfs.core.settings import Settings, decode_settings, encode_settings
-from cbtfs.errors import CbtfsError
+from cbtfs.errors import CbtfsError, SourceUnavailable
 from cbtfs.mount.files import encode_vm_json, files_of
 from cbtfs.native import Chunks, Leaf, PackFile, crc_table
 from cbtfs.source.listed import load_change_list
 from cbtfs.source.nbd import statuses_of
+from cbtfs.source.transport.base import FrozenDisk
+from cbtfs.source.transport.datastore import flat_file
+from cbtfs.source.transport.vddk import frame as wire
+from cbtfs.source.transport.vddk.process import failure_in
+from cbtfs.source.transport.vddk.reader import Nonsense, checked_blocks
+from cbtfs.source.vsphere.settings import kept_vmx
 from cbtfs.store import codec
 from cbtfs.store.catalog import records
 from cbtfs.store.digest import chunk_digest
 from cbtfs.store.holder import parse_holder
 from cbtfs.store.pack import Pack
+from cbtfs.store.runs import RunFacts, decode_facts, encode_facts
 
 Target = Callable[[bytes], None]
 _ID: Final = "ab" * 16
 _PLAIN: Final = b"content " * 512
 _SEAL: Final = b',"sha256":"'
+_DISK: Final = FrozenDisk(
+    *("disk", "vm-1", "snapshot-1", 2000, 4096, "[ds] vm/disk.vmdk", "VMFS", "DC0"),
+    is_flat=True,
+    is_alone=True,
+)
 
 
 @contextmanager
@@ -194,6 +207,50 @@ def _holder(data: bytes) -> None:
     parse_holder(data)
 
 
+def _run(data: bytes) -> None:
+    """The record of a run, as it stands in locks/runs/."""
+    with _refusing():
+        encode_facts(decode_facts(data))
+
+
+def _vddk(data: bytes) -> None:
+    """What a process with VMware's library sends: any bytes, then frames with any payload."""
+    _take_in(data)
+    for kind in (wire.ANSWER, wire.ERROR):
+        _take_in(wire.header(kind, 1, len(data)) + data)
+
+
+def _take_in(data: bytes) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, contextlib.suppress(wire.FrameError):
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        theirs.sendall(data)
+        theirs.shutdown(socket.SHUT_WR)
+        while (found := wire.receive_frame(ours)) is not None:
+            with contextlib.suppress(Nonsense):
+                end = 0
+                for extent in checked_blocks(found.payload, 0, 1 << 20):
+                    assert end <= extent.start < extent.end <= 512 << 20
+                    end = extent.end
+            with contextlib.suppress(wire.FrameError):
+                failure_in(found, ("secret",))
+
+
+def _vmx(data: bytes) -> None:
+    """A VM's configuration file: what is left of it may be kept, so all of that stays."""
+    kept = kept_vmx(data, {"scsi0:0": "disk.vmdk"})
+    if kept != data:
+        assert b"guestinfo." not in b"\n".join(
+            line for line in kept.splitlines() if not line.startswith(b"#")
+        )
+
+
+def _descriptor(data: bytes) -> None:
+    """The descriptor of a disk, from a datastore."""
+    with contextlib.suppress(SourceUnavailable):
+        assert "/" not in flat_file(data.decode("utf-8", "replace"), _DISK)
+
+
 def _words(data: bytes) -> None:
     """Names and moments."""
     for errors in ("surrogatepass", "surrogateescape"):
@@ -258,6 +315,24 @@ def _seeds() -> dict[str, list[bytes]]:
             b'{"pid": 1, "host": "", "command": "", "since": "", "started": 1}',
             b'{"pid": 1e999, "host": "", "command": "", "since": "", "started": 1}',
         ],
+        "run": [
+            encode_facts(RunFacts(_ID, "server", "vm", "cbtfs-x", holds=True)),
+            b"[" * 5000,
+        ],
+        "vddk": [
+            wire.header(wire.ANSWER, 1, 32) + b"".join(wire.RANGE.pack(at, 128) for at in (0, 256)),
+            b'{"call": "Open", "number": 1, "text": "Unknown error", "said": "secret"}',
+        ],
+        "vmx": [
+            b'#!/usr/bin/vmware\nscsi0:0.fileName = "disk-000001.vmdk"\nguestinfo.x = "secret"\n',
+            b"1" * 60000 + b'x = "y"',
+        ],
+        "descriptor": [
+            b'# Disk DescriptorFile\nRW 8 VMFS "disk-flat.vmdk"\n',
+            b"RW " + b"8" * 5000 + b' VMFS "disk-flat.vmdk"\n',
+        ],
+        "nbd": [b"".join(each.to_bytes(4, "big") for each in (65536, 4096, 3, 61440, 0))],
+        "words": [b"web 01/\xe2\x80\xae.raw", b"2026-01-01T00:00:00Z"],
     }
 
 
@@ -286,6 +361,10 @@ TARGETS: Final[dict[str, Target]] = {
     "catalog": _catalog,
     "changes": _changes,
     "holder": _holder,
+    "run": _run,
+    "vddk": _vddk,
+    "vmx": _vmx,
+    "descriptor": _descriptor,
     "words": _words,
     "nbd": _nbd,
 }

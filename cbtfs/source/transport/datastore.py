@@ -18,7 +18,9 @@ from cbtfs.source.transport.web import DatastoreFiles, Web, parse_path
 SECTOR: Final = 512
 _TYPES: Final = ("VMFS", "NFS", "NFS41")
 _MAX_DESCRIPTOR: Final = 1 << 20
-_EXTENT: Final = re.compile(r'^(?:RW|RDONLY) (\d+) (\w+) "([^"]+)"(?: (\d+))?\s*$', re.MULTILINE)
+_EXTENT: Final = re.compile(
+    r'^(?:RW|RDONLY) (\d{1,18}) (\w+) "([^"]+)"(?: (\d{1,18}))?\s*$', re.MULTILINE
+)
 
 
 class DatastoreTransport:

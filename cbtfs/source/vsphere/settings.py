@@ -28,7 +28,6 @@ _CARE: Final = """
 _FAMILIES: Final = frozenset(f"{_DEVICES} {_MACHINE} {_CARE}".split())
 """First parts of names, in lower case and without numbers."""
 _ALSO: Final = frozenset({"vtpm.present"})
-_NUMBERS: Final = re.compile(r"[\d:]+$")
 _SECRET: Final = re.compile(r"passw|passphrase|secret|token|credential|cookie|key$")
 _LOGIN: Final = re.compile(r"://[^/\s]*@")
 _SETTING: Final = re.compile(r'\s*([^\s=#"]+)\s*=\s*"([^"]*)"\s*\Z')
@@ -47,7 +46,7 @@ def has_login(value: str) -> bool:
 def is_kept(name: str, value: str) -> bool:
     """Whether the value of a setting may stand in the repository."""
     lowered = name.lower()
-    family = _NUMBERS.sub("", lowered.removeprefix(".").partition(".")[0])
+    family = lowered.removeprefix(".").partition(".")[0].rstrip("0123456789:")
     is_known = family in _FAMILIES or lowered in _ALSO
     return is_known and not speaks_of_secret(lowered) and not has_login(value)
 

@@ -42,10 +42,15 @@ class Frame(NamedTuple):
         return found
 
 
+def header(kind: int, tag: int, length: int) -> bytes:
+    """What stands before a payload of *length* bytes."""
+    return _HEADER.pack(_MAGIC, kind, tag, length)
+
+
 def send_frame(stream: socket.socket, kind: int, tag: int, *payload: bytes | memoryview) -> None:
     """One frame; FrameError if the other side is gone. Not safe for several threads."""
     length = sum(len(each) for each in payload)
-    parts = [memoryview(_HEADER.pack(_MAGIC, kind, tag, length))]
+    parts = [memoryview(header(kind, tag, length))]
     parts += [memoryview(each) for each in payload]
     try:
         while parts:

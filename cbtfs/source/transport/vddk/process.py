@@ -170,26 +170,13 @@ class ChildProcess:
         if future is None or future.done():
             raise frame.FrameError("an answer to nothing")
         if found.kind == frame.ERROR:
-            future.set_exception(self._failure(found.words()))
+            future.set_exception(failure_in(found, self._secrets))
         elif (found.kind, length) == (frame.ANSWER, None) or (
             found.kind == frame.DATA and length == len(found.payload)
         ):
             future.set_result(found)
         else:
             raise frame.FrameError("an answer of the wrong kind or length")
-
-    def _failure(self, words: dict[str, Any]) -> VixFailed:
-        call, text, said = (words.get(name) for name in ("call", "text", "said"))
-        number = words.get("number")
-        if not (isinstance(call, str) and isinstance(text, str) and isinstance(number, int)):
-            raise frame.FrameError("an error that says nothing")
-        if not (_NAME.match(call) and isinstance(said, str)):
-            raise frame.FrameError("an error of no function")
-        message = f"VixDiskLib_{call}: {text}" if call else text
-        message += _HINTS.get((call, number)) or _HINTS.get(("", number), "")
-        if number == abi.FAIL and said:  # "Unknown error" alone helps nobody
-            message += f" (it says: {said})"
-        return VixFailed(redacted(message, self._secrets), number)
 
     def _fail_all(self, why: str) -> None:
         with self._lock:
@@ -259,6 +246,22 @@ class ChildProcess:
         for thread in self._threads:
             thread.join(_ENDING_SECONDS)
         self._stream.close()
+
+
+def failure_in(found: frame.Frame, secrets: tuple[str, ...]) -> VixFailed:
+    """The error that a frame tells of, without *secrets*; FrameError if it tells of none."""
+    words = found.words()
+    call, text, said = (words.get(name) for name in ("call", "text", "said"))
+    number = words.get("number")
+    if not (isinstance(call, str) and isinstance(text, str) and isinstance(number, int)):
+        raise frame.FrameError("an error that says nothing")
+    if not (_NAME.match(call) and isinstance(said, str)):
+        raise frame.FrameError("an error of no function")
+    message = f"VixDiskLib_{call}: {text}" if call else text
+    message += _HINTS.get((call, number)) or _HINTS.get(("", number), "")
+    if number == abi.FAIL and said:  # "Unknown error" alone helps nobody
+        message += f" (it says: {said})"
+    return VixFailed(redacted(message, secrets), number)
 
 
 def _started(libdir: Path) -> "tuple[socket.socket, subprocess.Popen[bytes]]":
