@@ -1,5 +1,6 @@
 """docs/operations.md: what it shows of units, alerts and restores is run or read as it stands."""
 
+import json
 import os
 import re
 import subprocess
@@ -95,6 +96,33 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def environment() -> dict[str, str]:
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     return {"PATH": path, "HOME": "/srv", "CBTFS_REPO": "/srv/repository"}
+
+
+def test_the_other_commands_run_in_their_order(tmp_path: Path) -> None:
+    """A VM with five points; the rules let one of them go, the page another."""
+    disk = tmp_path / "web01.raw"
+    made = ["cbtfs init"]
+    for day, hour in ((1, "12-00-00"), (20, "00-15-03"), (22, "06-00-00"), (22, "12-00-00")):
+        time = f"2026-11-{day:02}T{hour.replace('-', ':')}Z"
+        made.append(f"head -c 200000 /dev/urandom > {disk}")
+        made.append(f"cbtfs ingest image --vm web01 --disk root --time {time} {disk}")
+    shown = [block for block in blocks("sh") if not block.startswith("mkdir /srv/restored")]
+    script = "\n".join(["set -e", *made, *shown, "cbtfs list --json > listed"])
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=tmp_path,
+        check=False,
+        capture_output=True,
+        text=True,
+        env=environment() | {"CBTFS_REPO": "repository", "HOME": str(tmp_path)},
+        timeout=200,
+    )
+    points = json.loads((tmp_path / "listed").read_text())["points"]
+
+    assert len(shown) == 7
+    assert done.returncode == 0, done.stderr
+    assert [point["time"] for point in points] == ["2026-11-22T12:00:00Z"]
+    assert "<svg" in (tmp_path / "web01.svg").read_text()
 
 
 def test_forty_disks_are_restored_four_at_a_time(folder: Path) -> None:

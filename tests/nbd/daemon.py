@@ -54,9 +54,7 @@ class Daemon:
         """
         self.points += 1
         number, name = self.points, f"p{self.points}"
-        scratch = self.folder / f"{name}.qcow2"
-        _create(scratch, "-F", "qcow2", "-b", str(self.folder / "disk.qcow2"))
-        file = {"driver": "file", "filename": str(scratch)}
+        file = {"driver": "file", "filename": str(self.create(name))}
         self.ask("blockdev-add", driver="qcow2", **{"node-name": name}, file=file, backing="disk")
         actions = [
             {
@@ -74,6 +72,12 @@ class Daemon:
         export = {"type": "nbd", "id": name, "node-name": name, "name": name}
         self.ask("block-export-add", **export, bitmaps=bitmaps)
         return self.uri(name)
+
+    def create(self, view: str) -> Path:
+        """The file of a view, empty; its backing file is the disk."""
+        scratch = self.folder / f"{view}.qcow2"
+        _create(scratch, "-F", "qcow2", "-b", str(self.folder / "disk.qcow2"))
+        return scratch
 
     def end(self) -> None:
         """Give up the last view: until then QEMU drops the discards of the guest."""

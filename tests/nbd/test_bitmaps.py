@@ -1,6 +1,9 @@
 """Chains of points by QEMU's dirty bitmaps, from a disk that is written to all the while."""
 
+import json
 import random
+import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -72,6 +75,35 @@ def test_every_point_of_a_chain_is_the_disk_of_its_moment(
     assert len(set(expected.values())) == len(expected)
     assert kinds == ["full"] + ["incremental"] * 7
     assert run("check", "--read-data").code == 0
+
+
+def test_the_commands_of_the_recipe_take_the_next_point(
+    daemon: Daemon, run: Run, repository: Path
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text("utf-8")
+    (asked,) = re.findall(r"^```json\n(.*?)^```", page, re.S | re.M)
+    (line,) = re.findall(r"^cbtfs (ingest image .* --next-bitmap b2 .*)$", page, re.M)
+    places = {"/srv/scratch": str(daemon.folder), "/run/disk.sock": f"{daemon.folder}/nbd.sock"}
+    for place, here in places.items():
+        asked, line = asked.replace(place, here), line.replace(place, here)
+    daemon.io("write -P 1 0 2M")
+    first = daemon.point()
+    assert run("ingest", "image", "--vm=vm", "--disk=root", "--next-bitmap=b1", first).code == 0
+    daemon.end()
+    daemon.io("write -P 2 1M 512", "discard 0 64k")
+    moment = daemon.converted(daemon.uri("live"))
+    daemon.create("view2")
+
+    while asked := asked.strip():
+        command, end = json.JSONDecoder().raw_decode(asked)
+        daemon.ask(command["execute"], **command["arguments"])
+        asked = asked[end:]
+    daemon.io("write -P 3 0 4M")
+    done = run(*shlex.split(line), "--json", "--incremental-only")
+
+    assert done.code == 0, done.err
+    assert _content(repository, done.document["point"]) == moment
+    assert done.document["disks"][0]["read_bytes"] == 2 * GRAIN
 
 
 def test_only_what_the_bitmap_marks_is_read(daemon: Daemon, run: Run) -> None:

@@ -18,7 +18,8 @@ MANUAL = (ROOT / "docs" / "vsim.md").read_text()
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the manual mounts a disk, which takes root")
 def test_the_commands_run_as_they_stand() -> None:
-    script = "\n".join(re.findall(r"^```sh\n(.*?)^```$", MANUAL, re.MULTILINE | re.DOTALL))
+    blocks = re.findall(r"^```(sh|console)\n(.*?)^```$", MANUAL, re.MULTILINE | re.DOTALL)
+    script = "\n".join(_typed(text) if kind == "console" else text for kind, text in blocks)
     memory = Path("/dev/shm")  # spares the disk; mktemp heeds TMPDIR
     environment = {**os.environ, **({"TMPDIR": str(memory)} if memory.is_dir() else {})}
     command = ["bash", "-euc", script]
@@ -28,6 +29,16 @@ def test_the_commands_run_as_they_stand() -> None:
 
     assert done.returncode == 0, done.stderr
     assert "web1-flat.vmdk" in done.stdout
+    assert [kind for kind, _ in blocks].count("console") == 1
+    assert re.search(r"^ +\d+ +\d+ +3 +hole,zero$", done.stdout, re.MULTILINE)
+
+
+def _typed(session: str) -> str:
+    """The commands of a session, at the port that there is, where their files may go."""
+    commands = "".join(line.removeprefix("$ ") for line in session.splitlines(keepends=True))
+    port = """$(jq -r '.nbd | capture(":(?<port>[0-9]+)").port' "$VSIM/ready.json")"""
+    compare = "cmp disk.raw snapshots/snapshot-2/2000.raw"
+    return f'(set -e; cd "$VSIM"\n{commands.replace("PORT", port)}{compare})\n'
 
 
 def test_the_python_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
