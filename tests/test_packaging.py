@@ -1,4 +1,4 @@
-"""A wheel works without the checkout; the manual pages say what the help says."""
+"""Source archive and wheel work without the checkout; manual pages say what the help says."""
 
 import shutil
 import subprocess
@@ -29,7 +29,10 @@ def _run(*command: str | Path, cwd: Path) -> str:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A virtual environment with the wheel; what cbtfs depends on comes from that of the tests."""
+    """A virtual environment with the wheel that the source archive builds.
+
+    What cbtfs depends on comes from the tests' environment.
+    """
     folder = tmp_path_factory.mktemp("packaging")
     for part in PARTS:
         source, target = ROOT / part, folder / "source" / part
@@ -38,9 +41,13 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         else:
             target.parent.mkdir(exist_ok=True)
             shutil.copy(source, target)
+    sdist = "from setuptools import build_meta; build_meta.build_sdist('..')"
+    _run(sys.executable, "-c", sdist, cwd=folder / "source")
+    shutil.rmtree(folder / "source")
+    (archive,) = folder.glob("cbtfs-*.tar.gz")
     pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
     options = ("--no-deps", "--no-index")
-    build = ("wheel", *options, "--no-build-isolation", "--wheel-dir", folder, folder / "source")
+    build = ("wheel", *options, "--no-build-isolation", "--wheel-dir", folder, archive)
     _run(*pip, *build, cwd=folder)
     _run(sys.executable, "-m", "venv", "--without-pip", folder / "venv", cwd=folder)
     python = folder / "venv" / "bin" / "python"
@@ -50,7 +57,6 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         _run(python, "-c", "import site; print(site.getsitepackages()[0])", cwd=folder).strip()
     )
     (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    shutil.rmtree(folder / "source")
     return folder / "venv"
 
 
