@@ -28,6 +28,7 @@ cbtfs check --read-data
 """
 _RUN_BY = {
     ("README.md", "make demo"): "test_demo.py",
+    ("README.md", "apt-get install"): "test_packaging.py",
     ("README.md", "export CBTFS_REPO"): "test_docs.py",
     ("README.md", "LOOP=$(losetup"): "test_docs.py",
     ("README.md", "cbtfs ingest vsphere"): "vsphere/test_manual.py",

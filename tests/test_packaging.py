@@ -1,5 +1,6 @@
 """Source archive and wheel work without the checkout; manual pages say what the help says."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -80,6 +81,26 @@ def test_a_wheel_brings_helper_units_and_manual_pages(installed: Path) -> None:
     assert (installed / "lib/systemd/system/cbtfs-mount@.service").exists()
     found = {page.name for page in (installed / "share/man/man1").iterdir()}
     assert found == {page.name for page in FOLDER.glob("*.1")}
+
+
+def test_the_readme_names_what_it_takes_and_the_set_up_installs_it() -> None:
+    """Two of them come with the headers."""
+    readme = (ROOT / "README.md").read_text("utf-8")
+    lines = re.findall(r"^apt-get install (.*?) +# to (build|run)$", readme, re.M)
+    named = {word for packages, _ in lines for word in packages.split()}
+    setup = (ROOT / "tools" / "setup").read_text("utf-8")
+    (listed,) = re.findall(r"^packages=\((.*?)^\)", setup, re.S | re.M)
+    needed = {word for line in listed.splitlines() for word in line.partition("#")[0].split()}
+
+    assert [purpose for _, purpose in lines] == ["build", "run"]
+    assert named - {"libdeflate0", "libzstd1"} <= needed
+    libraries = {f"lib{name}-dev" for name in re.findall(r'"(\w+)"', _linked())}
+    assert libraries <= named
+
+
+def _linked() -> str:
+    (found,) = re.findall(r"libraries=\[(.*?)\]", (ROOT / "setup.py").read_text("utf-8"))
+    return str(found)
 
 
 def test_the_manual_pages_say_what_the_help_says() -> None:
