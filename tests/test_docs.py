@@ -89,3 +89,24 @@ def test_a_block_of_a_document_is_run_by_the_test_that_stands_here() -> None:
     assert [row for row, found in used.items() if not found] == []
     for (page, _), test in _RUN_BY.items():
         assert page in (ROOT / "tests" / test).read_text("utf-8") or test == "test_demo.py"
+
+
+def test_every_link_leads_somewhere() -> None:
+    lost = []
+    for page in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")):
+        for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
+            path, _, anchor = link.partition("#")
+            target = page.parent / path if path else page
+            if link.startswith("http") or (
+                target.exists() and (not anchor or _has(target, anchor))
+            ):
+                continue
+            lost.append((page.name, link))
+
+    assert lost == []
+
+
+def _has(page: Path, anchor: str) -> bool:
+    """Whether a heading of *page* has that anchor, as GitHub makes it."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), re.M)
+    return anchor in {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings}
