@@ -1,5 +1,6 @@
 """Reads at any offset and length against byte strings; what cannot be proven is not returned."""
 
+import os
 import random
 import shutil
 import subprocess
@@ -256,6 +257,25 @@ def test_an_object_that_moved_is_found_in_its_new_place(damaged: Damaged, tmp_pa
         move_objects(damaged, repository, tmp_path)
 
         assert bytes(disk.read(0, len(damaged.image))) == damaged.image
+
+
+def test_a_pack_that_was_removed_takes_no_room(damaged: Damaged, tmp_path: Path) -> None:
+    with reading(damaged.path) as repository:
+        reader = Reader(repository, cache_bytes=0)
+        disk = reader.disk(damaged.disk)
+        disk.read(0, 10)
+        move_objects(damaged, repository, tmp_path)  # which forgets what is open, as many others do
+        assert f"{damaged.pack} (deleted)" in names_of_open_files()
+
+        reader.refresh()
+
+        assert f"{damaged.pack} (deleted)" not in names_of_open_files()
+        assert bytes(disk.read(0, 10)) == damaged.image[:10]
+
+
+def names_of_open_files() -> set[str]:
+    links = Path("/proc/self/fd").iterdir()
+    return {os.readlink(link) for link in links if link.is_symlink()}
 
 
 def move_objects(damaged: Damaged, repository: Repository, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the workers of one mount share: whose turn it is to read a request, and what is open."""
+"""What the workers of one mount share: how many files each point has open."""
 
 import fcntl
 import mmap

@@ -11,6 +11,7 @@ from cbtfs.native._core import (
     crc_table,
     end_at_faults,
     open_pack_files,
+    removed_pack_files,
 )
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "crc_table",
     "end_at_faults",
     "open_pack_files",
+    "removed_pack_files",
 ]

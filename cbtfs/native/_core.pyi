@@ -82,6 +82,9 @@ class Requests:
 def open_pack_files() -> int:
     """How many descriptors of packs this process has open."""
 
+def removed_pack_files() -> bool:
+    """Whether a pack that this process has open was removed: its room is not free until then."""
+
 def end_at_faults(text: bytes, code: int, /) -> None:
     """Write *text*, at most 512 bytes, to stderr and exit with *code* at SIGABRT, SIGBUS, SIGSEGV.
 

@@ -5,6 +5,7 @@
 #include <libdeflate.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
 #include <zstd.h>
@@ -21,6 +22,8 @@ enum {
 /* Pack files */
 
 static atomic_int files_open;
+static pack_file *files;
+static pthread_mutex_t files_lock = PTHREAD_MUTEX_INITIALIZER;
 
 pack_file *pack_file_new(int fd)
 {
@@ -29,22 +32,46 @@ pack_file *pack_file_new(int fd)
         return NULL;
     atomic_init(&file->references, 1);
     file->fd = fd;
+    file->before = NULL;
     atomic_fetch_add(&files_open, 1);
+    pthread_mutex_lock(&files_lock);
+    file->next = files;
+    if (files != NULL)
+        files->before = file;
+    files = file;
+    pthread_mutex_unlock(&files_lock);
     return file;
 }
 
 void pack_file_drop(pack_file *file)
 {
-    if (file != NULL && atomic_fetch_sub(&file->references, 1) == 1) {
-        close(file->fd);
-        atomic_fetch_sub(&files_open, 1);
-        free(file);
-    }
+    if (file == NULL || atomic_fetch_sub(&file->references, 1) != 1)
+        return;
+    pthread_mutex_lock(&files_lock);
+    *(file->before ? &file->before->next : &files) = file->next;
+    if (file->next != NULL)
+        file->next->before = file->before;
+    pthread_mutex_unlock(&files_lock);
+    close(file->fd); /* only now: pack_files_removed() looks at what is listed */
+    atomic_fetch_sub(&files_open, 1);
+    free(file);
 }
 
 int pack_files_open(void)
 {
     return atomic_load(&files_open);
+}
+
+bool pack_files_removed(void)
+{
+    bool is_found = false;
+    pthread_mutex_lock(&files_lock);
+    for (const pack_file *file = files; file != NULL && !is_found; file = file->next) {
+        struct stat facts;
+        is_found = fstat(file->fd, &facts) == 0 && facts.st_nlink == 0;
+    }
+    pthread_mutex_unlock(&files_lock);
+    return is_found;
 }
 
 /* Leaves */

@@ -20,14 +20,17 @@ enum {
 void piece_crcs(const uint8_t *data, size_t length, uint8_t *table);
 
 /* A pack's descriptor; closed when nobody refers to it any more. */
-typedef struct {
+typedef struct pack_file {
     atomic_int references;
     int fd;
+    struct pack_file *before, *next; /* of all that are open */
 } pack_file;
 
 pack_file *pack_file_new(int fd);
 void pack_file_drop(pack_file *file);
 int pack_files_open(void);
+/* Whether a file that is open was removed: its room is not free before it is closed. */
+bool pack_files_removed(void);
 
 /* Where one chunk is. */
 typedef struct {

@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { NO_INODE = 0 }; /* FUSE has none of that number */
+
 void leaves_init(leaves *leaves)
 {
     memset(leaves, 0, sizeof *leaves);
@@ -24,6 +26,27 @@ void leaves_end(leaves *leaves)
     for (int number = 0; number < LEAF_SETS; number++)
         pthread_mutex_destroy(&leaves->sets[number].lock);
     pthread_rwlock_destroy(&leaves->files_lock);
+}
+
+/* Let go of the leaves of a file, of all files where *inode* is NO_INODE. */
+static void forget(leaves *leaves, uint64_t inode)
+{
+    for (int number = 0; number < LEAF_SETS; number++) {
+        leaf_set *set = &leaves->sets[number];
+        pthread_mutex_lock(&set->lock);
+        for (known_leaf *way = set->ways; way < set->ways + LEAF_WAYS; way++) {
+            if (!way->is_used || (inode != NO_INODE && way->inode != inode))
+                continue;
+            leaf_drop(way->leaf);
+            *way = (known_leaf){.is_used = false};
+        }
+        pthread_mutex_unlock(&set->lock);
+    }
+}
+
+void leaves_clear(leaves *leaves)
+{
+    forget(leaves, NO_INODE);
 }
 
 static uint64_t mixed(uint64_t number)
@@ -65,6 +88,7 @@ void leaves_drop_file(leaves *leaves, uint64_t inode)
         *link = found->next;
     pthread_rwlock_unlock(&leaves->files_lock);
     free(found);
+    forget(leaves, inode);
 }
 
 bool leaves_find_file(leaves *leaves, uint64_t inode, uint64_t *size, uint32_t *block_size)
@@ -116,17 +140,4 @@ bool leaves_find(leaves *leaves, uint64_t inode, uint64_t index, leaf **found)
         *found = way->leaf == NULL ? NULL : leaf_hold(way->leaf);
     pthread_mutex_unlock(&set->lock);
     return way != NULL;
-}
-
-void leaves_clear(leaves *leaves)
-{
-    for (int number = 0; number < LEAF_SETS; number++) {
-        leaf_set *set = &leaves->sets[number];
-        pthread_mutex_lock(&set->lock);
-        for (int way = 0; way < LEAF_WAYS; way++)
-            if (set->ways[way].is_used)
-                leaf_drop(set->ways[way].leaf);
-        memset(set->ways, 0, sizeof set->ways);
-        pthread_mutex_unlock(&set->lock);
-    }
 }

@@ -34,6 +34,7 @@ typedef struct {
 void leaves_init(leaves *leaves);
 void leaves_end(leaves *leaves);
 bool leaves_add_file(leaves *leaves, uint64_t inode, uint64_t size, uint32_t block_size);
+/* Its leaves go, too: they hold packs open, and the number may come to mean another file. */
 void leaves_drop_file(leaves *leaves, uint64_t inode);
 bool leaves_find_file(leaves *leaves, uint64_t inode, uint64_t *size, uint32_t *block_size);
 void leaves_put(leaves *leaves, uint64_t inode, uint64_t index, leaf *leaf);

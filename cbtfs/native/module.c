@@ -175,16 +175,19 @@ typedef struct {
     bool is_ready;
 } ChunksObject;
 
+/* An exception, say a KeyboardInterrupt, stays set: it is for whoever asked for the bytes. */
 static bool check_digest(void *context, const uint8_t *data, size_t length, const uint8_t *digest)
 {
     PyObject *digest_of = context;
     PyGILState_STATE state = PyGILState_Ensure();
+    if (PyErr_Occurred()) { /* of a chunk before, still to be raised */
+        PyGILState_Release(state);
+        return false;
+    }
     PyObject *view = PyMemoryView_FromMemory((char *)data, length, PyBUF_READ);
     PyObject *found = view == NULL ? NULL : PyObject_CallOneArg(digest_of, view);
     bool is_equal = found != NULL && PyBytes_Check(found) && PyBytes_GET_SIZE(found) == DIGEST_BYTES
         && memcmp(PyBytes_AS_STRING(found), digest, DIGEST_BYTES) == 0;
-    if (found == NULL)
-        PyErr_WriteUnraisable(digest_of);
     Py_XDECREF(found);
     Py_XDECREF(view);
     PyGILState_Release(state);
@@ -269,7 +272,7 @@ static PyObject *chunks_fill(ChunksObject *self, PyObject *args)
     done = fill(&self->cache, leaf->leaf, block_size, offset, target.buf, target.len);
     Py_END_ALLOW_THREADS
     PyBuffer_Release(&target);
-    return PyLong_FromSize_t(done);
+    return PyErr_Occurred() ? NULL : PyLong_FromSize_t(done);
 }
 
 static PyObject *chunks_held(ChunksObject *self, void *nothing)
@@ -382,12 +385,20 @@ static PyObject *requests_clear(RequestsObject *self, PyObject *nothing)
     Py_RETURN_NONE;
 }
 
+/* What digest_of raised is for nobody here: the read is answered in another way. */
+static void tell_of_digests(RequestsObject *self)
+{
+    if (PyErr_Occurred())
+        PyErr_WriteUnraisable(self->chunks->digest_of);
+}
+
 /* Answer with what *read* returned: bytes, or an errno. */
 static void answer(RequestsObject *self, const fuse_read *asked, PyObject *read)
 {
     PyObject *found = PyObject_CallFunction(read, "KKI", (unsigned long long)asked->inode,
                                             (unsigned long long)asked->offset, (unsigned int)asked->length);
     Py_buffer data;
+    bool is_answered = false;
     int error = EIO;
     if (found != NULL && PyLong_Check(found)) {
         error = PyLong_AsLong(found);
@@ -397,14 +408,14 @@ static void answer(RequestsObject *self, const fuse_read *asked, PyObject *read)
             Py_BEGIN_ALLOW_THREADS
             requests_reply(&self->requests, asked->unique, data.buf, data.len, 0);
             Py_END_ALLOW_THREADS
-            error = 0;
+            is_answered = true;
         }
         PyBuffer_Release(&data);
     }
     if (PyErr_Occurred())
         PyErr_WriteUnraisable(read);
-    if (error != 0)
-        requests_reply(&self->requests, asked->unique, NULL, 0, error);
+    if (!is_answered)
+        requests_reply(&self->requests, asked->unique, NULL, 0, error == 0 ? EIO : error);
     Py_XDECREF(found);
 }
 
@@ -420,6 +431,7 @@ static bool answer_prepared(RequestsObject *self, request_memory *memory, const 
         Py_BEGIN_ALLOW_THREADS
         requests_try(&self->requests, memory, asked, &is_answered);
         Py_END_ALLOW_THREADS
+        tell_of_digests(self);
     }
     Py_XDECREF(found);
     return is_answered;
@@ -448,6 +460,7 @@ static PyObject *requests_serve(RequestsObject *self, PyObject *args)
         Py_BEGIN_ALLOW_THREADS
         status = requests_next(&self->requests, &memory, &asked);
         Py_END_ALLOW_THREADS
+        tell_of_digests(self);
         if (status != NEXT_READ)
             break;
         if (!answer_prepared(self, &memory, &asked, prepare))
@@ -506,6 +519,16 @@ static PyObject *open_pack_files(PyObject *module, PyObject *nothing)
     return PyLong_FromLong(pack_files_open());
 }
 
+static PyObject *removed_pack_files(PyObject *module, PyObject *nothing)
+{
+    (void)module, (void)nothing;
+    bool is_found;
+    Py_BEGIN_ALLOW_THREADS
+    is_found = pack_files_removed();
+    Py_END_ALLOW_THREADS
+    return PyBool_FromLong(is_found);
+}
+
 static PyObject *end_at_faults(PyObject *module, PyObject *args)
 {
     (void)module;
@@ -536,6 +559,7 @@ static PyMethodDef functions[] = {
     {"crc_table", crc_table, METH_O, "The CRC-32 of each 4 KiB of a raw chunk, as they stand before it."},
     {"end_at_faults", end_at_faults, METH_VARARGS, "Say this to stderr and exit so at a fault of memory or abort()."},
     {"open_pack_files", open_pack_files, METH_NOARGS, "How many descriptors of packs this process has open."},
+    {"removed_pack_files", removed_pack_files, METH_NOARGS, "Whether a pack that is open was removed."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -86,8 +86,8 @@ class PackFolder:
             self._open.pop(pack, None)
         self.path(pack).unlink(missing_ok=True)
 
-    def close_removed(self) -> bool:
-        """Let go of open packs that were removed, and say whether there were any.
+    def close_removed(self) -> None:
+        """Let go of open packs that were removed.
 
         Their room is free once nobody else refers to their files.
         """
@@ -95,7 +95,6 @@ class PackFolder:
             removed = [each for each, found in self._open.items() if found.is_removed]
             for pack in removed:
                 del self._open[pack]
-            return bool(removed)
 
     def forget_open(self) -> None:
         """Let go of every open pack: a pack of that name may be another file now."""

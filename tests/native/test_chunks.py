@@ -190,6 +190,17 @@ def test_content_that_is_not_what_its_digest_says_is_not_returned(shelf: Shelf) 
     assert chunks.cached_bytes == 0
 
 
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, MemoryError])
+def test_what_is_raised_while_a_digest_is_made_is_raised(
+    shelf: Shelf, failure: type[BaseException]
+) -> None:
+    def digest_of(_: memoryview) -> bytes:
+        raise failure
+
+    with pytest.raises(failure):
+        fill(Chunks(1 << 20, digest_of, True), shelf.attached(), 0, 7 * BLOCK)
+
+
 def test_the_cache_is_bounded_and_loads_once(shelf: Shelf) -> None:
     asked: list[int] = []
 
