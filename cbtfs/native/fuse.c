@@ -13,6 +13,7 @@ enum {
     REQUEST_BYTES = MAX_READ_BYTES + 4096, /* what the kernel asks for, with the largest write it could send */
     MAX_LISTING = 64 << 10,                /* a reply through the socket must fit its buffer */
     MAX_PARTS = MAX_READ_BYTES / 4096 + 2,
+    MAX_ERRNO = 512,
 };
 
 static const uint8_t zeros[1 << 16];
@@ -30,17 +31,30 @@ void request_memory_end(request_memory *memory)
     free(memory->data);
 }
 
+static bool has_ended(int error)
+{
+    return error == ENODEV || error == ECONNABORTED || error == EBADF;
+}
+
 static void write_reply(requests *requests, struct iovec *parts, int count)
 {
-    /* Errors mean that nobody waits any more: an interrupted request, an unmounted file system. */
+    struct fuse_out_header failed = *(const struct fuse_out_header *)parts->iov_base;
     ssize_t done;
     do
         done = writev(requests->device, parts, count);
     while (done < 0 && errno == EINTR);
+    /* ENOENT: nobody waits any more. After other errors the request may still stand, and would wait for ever. */
+    if (done < 0 && errno != ENOENT && !has_ended(errno)) {
+        failed.len = sizeof failed;
+        failed.error = -EIO;
+        done = write(requests->device, &failed, sizeof failed);
+    }
 }
 
 void requests_reply(requests *requests, uint64_t unique, const void *data, size_t length, int error)
 {
+    if (error < 0 || error >= MAX_ERRNO) /* the kernel would refuse it, and go on waiting */
+        error = EIO;
     struct fuse_out_header head = {.len = sizeof head + length, .error = -error, .unique = unique};
     struct iovec parts[2] = {{&head, sizeof head}, {(void *)data, length}};
     write_reply(requests, parts, data == NULL ? 1 : 2);
@@ -156,7 +170,7 @@ read_status requests_try(requests *requests, request_memory *memory, const fuse_
     return status;
 }
 
-/* Pass a request on to pyfuse3, as it came from the device. */
+/* Pass a request on to pyfuse3, as it came from the device; false once that has closed its end. */
 static bool pass_on(requests *requests, uint8_t *request, size_t length)
 {
     struct fuse_in_header head;
@@ -173,12 +187,13 @@ static bool pass_on(requests *requests, uint8_t *request, size_t length)
     do
         done = send(requests->session, request, length, MSG_NOSIGNAL);
     while (done < 0 && errno == EINTR);
-    return done == (ssize_t)length;
-}
-
-static bool has_ended(int error)
-{
-    return error == ENODEV || error == ECONNABORTED || error == EBADF;
+    if (done == (ssize_t)length)
+        return true;
+    if (errno == EPIPE || errno == ECONNRESET)
+        return false;
+    if (head.opcode != FUSE_FORGET && head.opcode != FUSE_BATCH_FORGET) /* those get no reply */
+        requests_reply(requests, head.unique, NULL, 0, errno);
+    return true;
 }
 
 next_status requests_next(requests *requests, request_memory *memory, fuse_read *found)

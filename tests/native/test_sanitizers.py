@@ -8,18 +8,19 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "cbtfs" / "native"
+TESTS = [ROOT / "tests" / "native" / name for name in ("test_chunks.py", "test_requests.py")]
 
 _RUN = """
 import sys
 from importlib.machinery import ExtensionFileLoader
 from importlib.util import module_from_spec, spec_from_loader
-name, path, tests = "cbtfs.native._core", *sys.argv[1:]
+name, (path, *tests) = "cbtfs.native._core", sys.argv[1:]
 loader = ExtensionFileLoader(name, path)
 module = sys.modules[name] = module_from_spec(spec_from_loader(name, loader))
 loader.exec_module(module)
 import cbtfs.native, pytest
 assert cbtfs.native.Leaf is module.Leaf
-sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", tests]))
+sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", *tests]))
 """
 
 
@@ -37,7 +38,7 @@ def test_no_sanitizer_finds_anything(tmp_path: Path) -> None:
         *("-ldeflate", "-lzstd"),
     )
     done = subprocess.run(
-        [sys.executable, "-c", _RUN, library, ROOT / "tests" / "native" / "test_chunks.py"],
+        [sys.executable, "-c", _RUN, library, *TESTS],
         cwd=ROOT,
         env={
             **os.environ,
