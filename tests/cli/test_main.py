@@ -32,6 +32,7 @@ def wait():
     finally:
         print("closed", flush=True)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, where a shell has it behind &
 sys.argv = ["cbtfs", "wait"]
 run()
 """
