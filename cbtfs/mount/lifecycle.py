@@ -68,7 +68,10 @@ class Mounting:
         try:
             pyfuse3.init(file_system, str(place), options)
         except RuntimeError as exc:
-            raise MountFailed(f"cannot mount on {place}: see the line above") from exc
+            raise MountFailed(
+                f"cannot mount on {place}: libfuse says why in the line before this one, in the "
+                "log, or on standard error with --foreground"
+            ) from exc
         return file_system
 
     def _session(self, file_system: FileSystem) -> Session:

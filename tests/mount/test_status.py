@@ -36,7 +36,7 @@ def test_the_status_is_a_file_that_no_listing_shows(mounted: Server) -> None:
     assert not (folder / "other").exists()
 
 
-def test_the_command_shows_points_workers_and_cache(
+def test_the_command_shows_points_and_workers(
     mounted: Server, repository: Path, point: Manifest
 ) -> None:
     with mounted.disk(point).open("rb") as file:
@@ -51,6 +51,23 @@ def test_the_command_shows_points_workers_and_cache(
     assert (found["errors"], found["restarts"]) == (0, 0)
     assert (found["suspect"], found["damaged"]) == ([], [])
     assert "points      1 of 1 VMs" in process("status", mounted.root).out
+
+
+def test_what_was_decoded_is_in_the_cache_of_some_worker(
+    mounted: Server, repository: Path, point: Manifest
+) -> None:
+    assert [worker["cached_bytes"] for worker in status_of(mounted)["workers"]] == [0, 0]
+    add_point(repository, {"disk": b"compressed " * 50_000}, vm="other")
+
+    assert wait_until(lambda: (mounted.root / "other").exists())
+    (mounted.root / "other" / "latest" / "disk.raw").read_bytes()
+    # What another worker than the one that answers has is told once a second.
+    assert wait_until(lambda: _cached(mounted) > 0)
+    assert _cached(mounted) <= 4 * 550_000
+
+
+def _cached(server: Server) -> int:
+    return sum(worker["cached_bytes"] for worker in status_of(server)["workers"])
 
 
 def test_failed_reads_and_dead_workers_are_counted(
