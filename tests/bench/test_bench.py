@@ -3,11 +3,16 @@
 import io
 import json
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from cbtfs.listing import find_point
 from cbtfs.reader import Reader
 from cbtfs.store.repository import reading
+from tools.bench import __main__ as program
 from tools.bench import plot
 from tools.bench.__main__ import publish, run_all
 from tools.bench.bench import Bench
@@ -17,7 +22,7 @@ from tools.bench.fleet import make_fleet, vm_name
 from tools.bench.ingests import catalog_rows, compare_rows
 from tools.bench.plot import READS, SCALE
 from tools.bench.real import apply_delta, points_of, save_delta
-from tools.bench.row import OURS
+from tools.bench.row import OURS, Row
 from tools.bench.sizes import TINY
 from tools.bench.stock import Stock
 
@@ -55,6 +60,27 @@ def test_every_row_is_measured_and_the_plots_are_drawn_from_what_was_written_dow
         panels = {each["panel"].partition("|")[0] for each in curves if each["figure"] == figure}
         assert wanted <= panels
     assert not list(folder.rglob("root")), "nothing stays mounted"
+
+
+def test_a_run_that_is_told_to_end_keeps_what_it_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = Row("first", "s", False, "-", {OURS: [1.0]})
+
+    def rows(_: Bench) -> Iterator[Row]:
+        yield row
+        os.kill(os.getpid(), signal.SIGTERM)
+        yield row
+
+    monkeypatch.setattr(program, "GROUPS", {"first": rows, "second": rows})
+    before = signal.signal(signal.SIGTERM, program.end)
+    try:
+        found = run_all(tiny_bench(tmp_path), ["*"], io.StringIO())
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+    assert [each["name"] for each in found["rows"]] == ["first"]
+    assert found["left_out"] == {"the rest": "the run was told to end"}
 
 
 def test_a_real_disk_is_played_back_as_it_was(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any, Final, NoReturn, TextIO
 
 from cbtfs.errors import CbtfsError
 from tools.bench import depth, ingests, reads, restores, scale, shapes, ways
@@ -48,6 +48,11 @@ GROUPS: Final[Mapping[str, Callable[[Bench], Iterator[Row]]]] = {
 """Rows by the name that --rows takes: those of a group share what they need."""
 RUN: Final = "run.json"
 TABLE: Final = "table.md"
+REST: Final = "the rest"
+
+
+class Ended(Exception):
+    """The bench is told to end: what is mounted is unmounted, what was measured is kept."""
 
 
 def measure(bench: Bench, patterns: Sequence[str], left_out: dict[str, str]) -> Iterator[Row]:
@@ -73,9 +78,12 @@ def run_all(bench: Bench, patterns: Sequence[str], out: TextIO) -> dict[str, Any
     print(heading(machine), file=out, flush=True)
     rows, left_out = [], dict[str, str]()
     started = time.monotonic()
-    for row in measure(bench, patterns, left_out):
-        print(render(row), file=out, flush=True)
-        rows.append(row)
+    try:
+        for row in measure(bench, patterns, left_out):
+            print(render(row), file=out, flush=True)
+            rows.append(row)
+    except Ended:
+        left_out[REST] = "the run was told to end"
     machine["minutes"] = f"{(time.monotonic() - started) / 60:.0f}"
     return document(rows, machine, bench.sizes.name, left_out)
 
@@ -110,10 +118,16 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def end(*_: object) -> NoReturn:
+    """What SIGTERM does; once."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise Ended
+
+
 def main() -> int:
     """Run the bench; the exit code."""
     arguments = _arguments()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what is mounted is unmounted
+    signal.signal(signal.SIGTERM, end)
     sizes = QUICK if arguments.quick else FULL
     try:
         require()
