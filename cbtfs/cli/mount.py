@@ -78,7 +78,8 @@ def umount(
     lazy: Annotated[
         bool,
         typer.Option(
-            "--lazy", help="Detach it though it is in use: what uses it gets errors at once."
+            "--lazy",
+            help="Detach it though it is in use: what is open reads on, and the mount ends last.",
         ),
     ] = False,
     json: Json = False,

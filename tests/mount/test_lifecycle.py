@@ -75,16 +75,17 @@ def test_a_signal_leaves_a_mount_under_a_loop_device(
 
 
 def test_umount_of_a_busy_mount_fails_unless_it_is_lazy(
-    repository: Path, point: Manifest, tmp_path: Path
+    repository: Path, point: Manifest, image: bytearray, tmp_path: Path
 ) -> None:
     with serving(repository, tmp_path / "mnt") as server:
-        with open(server.disk(point), "rb"):
+        with open(server.disk(point), "rb", buffering=0) as file:
             refused = _run("umount", server.root)
             assert refused.returncode == 40
             assert f"process {os.getpid()}" in refused.stderr
 
             assert _run("umount", "--lazy", server.root).returncode == 0
             assert not _is_mounted(server.root)
+            assert file.read() == image
         assert server.wait() == 0
 
 
