@@ -23,6 +23,10 @@ THREADS: Final = 4
 """Reads of one worker that may wait for the disk at a time, or be decoded on other cores."""
 
 
+_MESSAGE_BYTES: Final = 128 << 10
+"""Room for the longest message, a listing of 64 KiB, whatever the system's default is."""
+
+
 class Reads(Protocol):
     """Who answers the reads that compiled code cannot; both calls may block."""
 
@@ -40,6 +44,8 @@ class Channel:
         device = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
         fcntl.ioctl(device, _CLONE, struct.pack("I", fd))
         self._session, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for each in (self._session, theirs):
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _MESSAGE_BYTES)
         os.dup2(theirs.fileno(), fd, inheritable=False)
         theirs.close()
         self.requests = Requests(device, self._session.fileno(), chunks)

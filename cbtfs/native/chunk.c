@@ -1,13 +1,11 @@
-/* Verified bytes of chunks: from packs, or from the cache of what was decoded. */
+/* Verified bytes of chunks from packs. */
 #include "chunk.h"
 
 #include <errno.h>
 #include <libdeflate.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <sys/uio.h>
-#include <unistd.h>
 #include <zstd.h>
 
 enum {
@@ -16,90 +14,7 @@ enum {
     CODEC_STORED = 0,
     CODEC_ZSTD = 1,
     MAX_TABLE = MAX_CHUNK_BYTES / PIECE_BYTES,
-    BUCKET_BYTES = 16 << 10, /* of cached data for each bucket of the hash table */
 };
-
-/* Pack files */
-
-static atomic_int files_open;
-static pack_file *files;
-static pthread_mutex_t files_lock = PTHREAD_MUTEX_INITIALIZER;
-
-pack_file *pack_file_new(int fd)
-{
-    pack_file *file = malloc(sizeof *file);
-    if (file == NULL)
-        return NULL;
-    atomic_init(&file->references, 1);
-    file->fd = fd;
-    file->before = NULL;
-    atomic_fetch_add(&files_open, 1);
-    pthread_mutex_lock(&files_lock);
-    file->next = files;
-    if (files != NULL)
-        files->before = file;
-    files = file;
-    pthread_mutex_unlock(&files_lock);
-    return file;
-}
-
-void pack_file_drop(pack_file *file)
-{
-    if (file == NULL || atomic_fetch_sub(&file->references, 1) != 1)
-        return;
-    pthread_mutex_lock(&files_lock);
-    *(file->before ? &file->before->next : &files) = file->next;
-    if (file->next != NULL)
-        file->next->before = file->before;
-    pthread_mutex_unlock(&files_lock);
-    close(file->fd); /* only now: pack_files_removed() looks at what is listed */
-    atomic_fetch_sub(&files_open, 1);
-    free(file);
-}
-
-int pack_files_open(void)
-{
-    return atomic_load(&files_open);
-}
-
-bool pack_files_removed(void)
-{
-    bool is_found = false;
-    pthread_mutex_lock(&files_lock);
-    for (const pack_file *file = files; file != NULL && !is_found; file = file->next) {
-        struct stat facts;
-        is_found = fstat(file->fd, &facts) == 0 && facts.st_nlink == 0;
-    }
-    pthread_mutex_unlock(&files_lock);
-    return is_found;
-}
-
-/* Leaves */
-
-leaf *leaf_new(void)
-{
-    leaf *made = calloc(1, sizeof *made);
-    if (made != NULL)
-        atomic_init(&made->references, 1);
-    return made;
-}
-
-leaf *leaf_hold(leaf *leaf)
-{
-    atomic_fetch_add(&leaf->references, 1);
-    return leaf;
-}
-
-void leaf_drop(leaf *leaf)
-{
-    if (leaf == NULL || atomic_fetch_sub(&leaf->references, 1) != 1)
-        return;
-    for (int slot = 0; slot < FANOUT; slot++) {
-        pack_file_drop(atomic_load(&leaf->places[slot].file));
-        free(atomic_load(&leaf->places[slot].table));
-    }
-    free(leaf);
-}
 
 /* Reading packs */
 
@@ -269,7 +184,7 @@ static bool decompress(const place *place, const uint8_t *payload, uint8_t *targ
     return ZSTD_decompressDCtx(context, target, place->plain, payload, place->stored) == place->plain;
 }
 
-static uint8_t *load_decoded(chunk_cache *cache, const place *place, int fd)
+uint8_t *chunk_load_decoded(chunk_cache *cache, const place *place, int fd)
 {
     uint8_t *frame = malloc(HEADER_BYTES + place->stored);
     uint8_t *data = malloc(place->plain);
@@ -283,163 +198,6 @@ static uint8_t *load_decoded(chunk_cache *cache, const place *place, int fd)
         return NULL;
     }
     return data;
-}
-
-/* The cache. Its lock is held for look-ups alone, never while something is read or decoded. */
-
-bool chunk_cache_init(chunk_cache *cache, size_t capacity, bool is_strict, digest_check check, void *context)
-{
-    memset(cache, 0, sizeof *cache);
-    cache->bucket_count = capacity / BUCKET_BYTES + 1;
-    cache->buckets = calloc(cache->bucket_count, sizeof *cache->buckets);
-    cache->capacity = capacity;
-    cache->is_strict = is_strict;
-    cache->check = check;
-    cache->context = context;
-    pthread_mutex_init(&cache->lock, NULL);
-    pthread_cond_init(&cache->loaded, NULL);
-    return cache->buckets != NULL;
-}
-
-static decoded **bucket_of(chunk_cache *cache, const uint8_t *digest)
-{
-    uint64_t hash;
-    memcpy(&hash, digest, sizeof hash);
-    return &cache->buckets[hash % cache->bucket_count];
-}
-
-static void unlist(chunk_cache *cache, decoded *entry)
-{
-    *(entry->newer ? &entry->newer->older : &cache->newest) = entry->older;
-    *(entry->older ? &entry->older->newer : &cache->oldest) = entry->newer;
-    entry->newer = entry->older = NULL;
-}
-
-static void list_first(chunk_cache *cache, decoded *entry)
-{
-    entry->older = cache->newest;
-    *(cache->newest ? &cache->newest->newer : &cache->oldest) = entry;
-    cache->newest = entry;
-}
-
-static void forget_entry(chunk_cache *cache, decoded *entry)
-{
-    decoded **link = bucket_of(cache, entry->digest);
-    while (*link != entry)
-        link = &(*link)->next_in_bucket;
-    *link = entry->next_in_bucket;
-    entry->is_listed = false;
-}
-
-static void free_entry(decoded *entry)
-{
-    free(entry->data);
-    free(entry);
-}
-
-static void make_room(chunk_cache *cache)
-{
-    decoded *entry = cache->oldest;
-    while (entry != NULL && cache->held > cache->capacity) {
-        decoded *newer = entry->newer;
-        if (entry->pins == 0) {
-            unlist(cache, entry);
-            forget_entry(cache, entry);
-            cache->held -= entry->length;
-            free_entry(entry);
-        }
-        entry = newer;
-    }
-}
-
-/* The entry of *digest*, pinned; with is_loading set for the one caller that has to load it. */
-static decoded *find_entry(chunk_cache *cache, const place *place, bool *is_mine)
-{
-    decoded **bucket = bucket_of(cache, place->digest), *entry;
-    *is_mine = false;
-    for (entry = *bucket; entry != NULL; entry = entry->next_in_bucket)
-        if (memcmp(entry->digest, place->digest, DIGEST_BYTES) == 0)
-            break;
-    if (entry == NULL) {
-        entry = calloc(1, sizeof *entry);
-        if (entry == NULL)
-            return NULL;
-        memcpy(entry->digest, place->digest, DIGEST_BYTES);
-        entry->length = place->plain;
-        entry->is_loading = entry->is_listed = *is_mine = true;
-        entry->next_in_bucket = *bucket;
-        *bucket = entry;
-    }
-    entry->pins++;
-    return entry;
-}
-
-static void unpin_locked(decoded *entry)
-{
-    if (--entry->pins == 0 && !entry->is_listed)
-        free_entry(entry);
-}
-
-void chunk_unpin(chunk_cache *cache, decoded *pinned)
-{
-    if (pinned == NULL)
-        return;
-    pthread_mutex_lock(&cache->lock);
-    unpin_locked(pinned);
-    pthread_mutex_unlock(&cache->lock);
-}
-
-static decoded *pin_decoded(chunk_cache *cache, const place *place, int fd)
-{
-    bool is_mine;
-    pthread_mutex_lock(&cache->lock);
-    decoded *entry = find_entry(cache, place, &is_mine);
-    if (entry == NULL) {
-        pthread_mutex_unlock(&cache->lock);
-        return NULL;
-    }
-    if (is_mine) {
-        pthread_mutex_unlock(&cache->lock);
-        uint8_t *data = load_decoded(cache, place, fd);
-        pthread_mutex_lock(&cache->lock);
-        entry->data = data;
-        entry->is_loading = false;
-        entry->has_failed = data == NULL;
-        if (entry->has_failed) {
-            forget_entry(cache, entry);
-        } else {
-            cache->held += entry->length;
-            list_first(cache, entry);
-            make_room(cache);
-        }
-        pthread_cond_broadcast(&cache->loaded);
-    } else {
-        while (entry->is_loading)
-            pthread_cond_wait(&cache->loaded, &cache->lock);
-        if (!entry->has_failed && cache->newest != entry) {
-            unlist(cache, entry);
-            list_first(cache, entry);
-        }
-    }
-    bool has_failed = entry->has_failed || entry->length != place->plain;
-    if (has_failed)
-        unpin_locked(entry);
-    pthread_mutex_unlock(&cache->lock);
-    return has_failed ? NULL : entry;
-}
-
-void chunk_cache_end(chunk_cache *cache)
-{
-    for (size_t number = 0; cache->buckets != NULL && number < cache->bucket_count; number++) {
-        decoded *entry = cache->buckets[number], *next;
-        for (; entry != NULL; entry = next) {
-            next = entry->next_in_bucket;
-            free_entry(entry);
-        }
-    }
-    free(cache->buckets);
-    pthread_mutex_destroy(&cache->lock);
-    pthread_cond_destroy(&cache->loaded);
 }
 
 /* Either codec */
@@ -457,7 +215,7 @@ read_status chunk_read(chunk_cache *cache, place *place, uint32_t offset, uint32
         return read_stored(cache, place, file->fd, offset, length, target);
     if (place->codec != CODEC_ZSTD)
         return READ_FAILED;
-    decoded *entry = pin_decoded(cache, place, file->fd);
+    decoded *entry = chunk_pin_decoded(cache, place, file->fd);
     if (entry == NULL)
         return READ_FAILED;
     *found = (chunk_bytes){entry->data + offset, entry};

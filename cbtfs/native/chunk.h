@@ -96,6 +96,10 @@ typedef struct {
 
 read_status chunk_read(chunk_cache *cache, place *place, uint32_t offset, uint32_t length, uint8_t *target,
                        chunk_bytes *found);
+/* What a compressed chunk decodes to, verified, for the caller to free; NULL if it cannot be proven. */
+uint8_t *chunk_load_decoded(chunk_cache *cache, const place *place, int fd);
+/* The same in the cache, loaded if need be, and kept there until it is unpinned. */
+decoded *chunk_pin_decoded(chunk_cache *cache, const place *place, int fd);
 void chunk_unpin(chunk_cache *cache, decoded *pinned);
 
 #endif

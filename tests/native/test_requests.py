@@ -90,7 +90,11 @@ def test_an_answer_that_the_kernel_would_not_take_is_eio(
     assert kernel.ask(read_request(7, 0, 4)) == (7, errno.EIO, b"")
 
 
-@pytest.mark.parametrize("result", [b"", memoryview(b""), b"four", memoryview(b"four")], ids=repr)
+@pytest.mark.parametrize(
+    "result",
+    [b"", memoryview(b""), b"four", memoryview(b"four")],
+    ids=lambda data: f"{type(data).__name__} of {len(data)}",
+)
 def test_bytes_and_errnos_reach_the_kernel(kernel: Kernel, result: bytes | memoryview) -> None:
     kernel.result = result
     assert kernel.ask(read_request(7, 0, 4)) == (7, 0, bytes(result))
