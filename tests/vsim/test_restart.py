@@ -11,6 +11,7 @@ from tests.vsim.nbd_client import NbdClient
 from tests.vsim.support import DISK, connected, inventory, machine, take_snapshot
 from tools.vsim import Simulator
 from tools.vsim.soap.certificate import Certificate, make_certificate
+from tools.vsim.soap.server import Stream
 from tools.vsimctl import Remote
 
 AWAY = (OSError, http.client.HTTPException)
@@ -29,9 +30,9 @@ def sim(certificate: Certificate) -> Iterator[Simulator]:
 
 def status(sim: Simulator) -> int:
     """What the server answers to who asks for its versions."""
-    connection = http.client.HTTPSConnection(
-        sim.host, sim.port, timeout=20, context=sim.certificate.client_context()
-    )
+    context = sim.certificate.client_context()
+    context.sslsocket_class = Stream
+    connection = http.client.HTTPSConnection(sim.host, sim.port, timeout=20, context=context)
     try:
         connection.request("GET", "/sdk/vimServiceVersions.xml")
         return connection.getresponse().status
@@ -45,7 +46,7 @@ def test_a_server_is_away_then_starting_then_back(sim: Simulator) -> None:
         status(sim)
     sim.do.advance(3600)
     with sim.world.changed:
-        assert sim.world.changed.wait_for(lambda: sim._https.is_starting, 30)
+        assert sim.world.changed.wait_for(lambda: not sim._https.is_away, 30)
     found = status(sim)
     sim.do.advance(60)
     sim.do.wait_restart()

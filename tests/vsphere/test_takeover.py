@@ -343,8 +343,8 @@ def test_a_snapshot_that_is_not_as_it_was_is_removed(
     lab: Lab, happens: Callable[[Lab], None] | None, wishes: dict[str, Any], reason: str
 ) -> None:
     lab.ingest()
-    lab.write(1_000_000, random.Random(7).randbytes(2 * MIB))
-    lose(lab, at=7)
+    lab.write(1_000_000, random.Random(7).randbytes(4 * MIB))
+    lose(lab)
     (name,) = lab.snapshots()
     if happens is not None:
         happens(lab)

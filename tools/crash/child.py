@@ -68,6 +68,8 @@ def _be_child(work: Work, writing: int) -> None:
     def say(message: Message) -> None:
         _write(writing, json.dumps(message).encode() + b"\n")
 
+    for fault in (signal.SIGABRT, signal.SIGBUS, signal.SIGSEGV):
+        signal.signal(fault, signal.SIG_DFL)  # what the program makes of one is tried elsewhere
     code = _BUG
     try:
         work(say)

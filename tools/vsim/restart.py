@@ -41,6 +41,8 @@ class Restarts:
         self._wait_until(back)
         self.server.is_starting = True
         self.server.come_back()
+        with self._site.world.changed:
+            self._site.world.changed.notify_all()
         self._wait_until(started)
         self.server.is_starting = False
 

@@ -19,15 +19,15 @@ Files = Callable[[str, Mapping[str, str]], Sending]  # path, headers
 Control = Callable[[str, str, bytes, str], Reply]  # method, path, body, authorization
 
 
-class _Stream(ssl.SSLSocket):
-    """Is closed if its client hung up before the handshake; ssl.SSLSocket leaves it open then."""
+class Stream(ssl.SSLSocket):
+    """Is closed if the other end hung up before the handshake; ssl.SSLSocket leaves it open."""
 
     def getpeername(self) -> Any:
         try:
             return super().getpeername()
         except OSError as error:
             self.close()
-            raise ConnectionResetError("the client hung up") from error
+            raise ConnectionResetError("the other end hung up") from error
 
 
 class HttpsServer(ThreadingHTTPServer):
@@ -47,7 +47,7 @@ class HttpsServer(ThreadingHTTPServer):
         super().__init__(address, _Exchange)
         self.tls = tls
         if tls:
-            tls.sslsocket_class = _Stream
+            tls.sslsocket_class = Stream
         self.dispatcher = dispatcher
         self.files = files
         self.control = control
