@@ -28,6 +28,8 @@ class Repaired:
     objects: int | None = None
     nodes_left_out: int | None = None
     """Nodes with a child that is nowhere: what they show cannot be read."""
+    nodes_mended: int | None = None
+    """Nodes whose frames were bad or gone, and which the old catalog still knew: stored anew."""
     damaged: tuple[PointId, ...] = ()
     """Points that cannot be read, or not all of them: a block map is missing."""
     problems: tuple[str, ...] = ()
@@ -67,6 +69,7 @@ def repair(
         findings.points_added,
         findings.objects_added,
         findings.nodes_left_out,
+        findings.nodes_mended,
         _damaged(path),
         (*findings.packs_scanned, *findings.unreadable),
     )

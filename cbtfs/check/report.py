@@ -1,7 +1,7 @@
 """What a check found."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from cbtfs.core.extent import Extent
 from cbtfs.core.ids import PointId
@@ -9,6 +9,7 @@ from cbtfs.errors import CbtfsError, ChunkMissing, DataCorrupt
 from cbtfs.store.quarantine import BadPlace
 
 ProblemKind = Literal["pack", "trailer", "chunk", "node", "catalog", "map", "manifest", "state"]
+_FRAMES: Final = ("chunk", "node")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,20 +48,36 @@ class Report:
     """Frames that are not what they should be."""
     verified: dict[PointId, str | None] = field(default_factory=dict)
     """For each point when all its data was last read and found right: RFC 3339, UTC."""
+    are_maps_known: bool = True
+    """Whether block maps were looked at, so that problems name all points that they touch."""
     unrecorded: str | None = None
     """Why what was found could not be written down, if it could not."""
 
     @property
     def whole_points(self) -> list[PointId]:
-        """Points that no problem touches."""
+        """Points that no problem touches; none where block maps could not be looked at."""
+        if not self.are_maps_known:
+            return []
         hurt = {place.point for problem in self.problems for place in problem.places}
         return [point for point in self.verified if point not in hurt]
 
+    @property
+    def harmful(self) -> list[Problem]:
+        """Problems but for bad frames that nothing needs and nothing will be built upon.
+
+        A good copy has taken their place, or no point shows them; they are in quarantine, and
+        go with their packs.
+        """
+        if self.unrecorded is not None:
+            return self.problems
+        return [each for each in self.problems if each.places or each.kind not in _FRAMES]
+
     def verdict(self) -> None:
-        """Raise the gravest kind of error that was found, if any was."""
+        """Raise the gravest kind of error that was found, if any was that matters."""
+        harmful = self.harmful
         for error in (DataCorrupt, ChunkMissing):
-            if any(problem.error is error for problem in self.problems):
-                count = len(self.problems)
+            if any(problem.error is error for problem in harmful):
+                count = len(harmful)
                 raise error(
                     f"{count} problem{'s' * (count > 1)} found: put back good copies of what is "
                     "named, or capture the disks that it hurts in full"

@@ -85,6 +85,7 @@ def _catalog(path: Path, report: Report) -> Iterator[Catalog | None]:
         return
     what = f"{CatalogDamaged(trouble)}; block maps were not looked at"
     report.problems.append(Problem("catalog", what))
+    report.are_maps_known = False
     yield None
 
 

@@ -105,8 +105,11 @@ def _of_problem(problem: Problem) -> Document:
 
 
 def _lines(report: Report, seconds: float) -> Iterator[str]:
+    harmful = report.harmful
     for problem in report.problems:
         yield f"{problem.kind}: {problem.what}"
+        if problem not in harmful:
+            yield "  nothing needs it: no point shows it, or there is a good copy"
         for place in problem.places:
             yield f"  point {place.point}, VM {place.vm}, disk {place.disk}:"
             for extent in place.extents:

@@ -62,6 +62,10 @@ def _lines(done: Repaired) -> Iterator[str]:
         yield f"would be rebuilt from {done.packs} packs and {done.points} manifests"
     else:
         yield f"rebuilt from {done.packs} packs: {done.objects} objects, {done.points} points"
+        if done.nodes_mended:
+            yield f"{done.nodes_mended} nodes of block maps were bad in their packs: stored anew"
+        if done.nodes_left_out:
+            yield f"{done.nodes_left_out} nodes of block maps cannot be had"
 
 
 def unlock(context: typer.Context, json: Json = False) -> None:

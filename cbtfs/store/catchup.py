@@ -43,6 +43,8 @@ class Findings:
     objects_dropped: int = 0
     nodes_left_out: int = 0
     """Nodes with a child that is nowhere, or that are damaged."""
+    nodes_mended: int = 0
+    """Nodes whose frames were bad or gone, written anew from what the old catalog knew."""
     points_added: int = 0
     points_dropped: int = 0
     states_changed: int = 0
@@ -193,7 +195,7 @@ def _add_packs(update: Update, packs: PackFolder, unknown: Unknown, findings: Fi
         findings.packs_added += 1
         add_chunks(update, number, frames, findings)
         nodes += (Placed(number, pack, frame) for frame in frames if frame.kind is Kind.NODE)
-    findings.nodes_left_out = add_nodes(update, packs, nodes, findings)
+    findings.nodes_left_out = len(add_nodes(update, packs, nodes, findings))
 
 
 def add_chunks(update: Update, pack: int, frames: Iterable[Frame], findings: Findings) -> None:
@@ -212,25 +214,32 @@ def _complete(update: Update, packs: PackFolder, present: set[PackId], findings:
         for frame in packs.frames(pack)[0]
         if frame.kind is Kind.NODE
     ]
-    findings.nodes_left_out = add_nodes(update, packs, nodes, findings)
+    findings.nodes_left_out = len(add_nodes(update, packs, nodes, findings))
     update.set_incomplete(findings.nodes_left_out > 0)
 
 
 def add_nodes(
     update: Update, packs: PackFolder, nodes: Iterable[Placed], findings: Findings
-) -> int:
-    """Add the nodes that are not known, the lowest first; how many had to be left out."""
-    left_out = 0
+) -> set[tuple[int, Digest]]:
+    """Add the nodes that are not known, the lowest first; level and digest of those left out."""
+    left_out = set()
     for node in sorted(nodes, key=lambda each: each.frame.level):
         frame = node.frame
         if update.find(frame.kind, frame.level, frame.digest) is not None:
             continue
         children = _resolve(update, packs, node)
         if children is None:
-            left_out += 1
+            left_out.add((frame.level, frame.digest))
         else:
             _add(update, node.pack, [(frame, children)], findings)
-    return left_out
+    return still_left_out(update, left_out)
+
+
+def still_left_out(
+    update: Update, nodes: Iterable[tuple[int, Digest]]
+) -> set[tuple[int, Digest]]:
+    """Of *nodes* those that are not known: of several frames of a node one is enough."""
+    return {node for node in nodes if update.find(Kind.NODE, *node) is None}
 
 
 def _add(

@@ -9,11 +9,18 @@ from collections import defaultdict
 from collections.abc import Callable, Collection
 
 from cbtfs.core.frame import Frame, Kind
-from cbtfs.core.ids import PackId
+from cbtfs.core.ids import Digest, PackId
 from cbtfs.errors import ChunkMissing, DataCorrupt
 from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.update import Update
-from cbtfs.store.catchup import Findings, Placed, add_chunks, add_nodes, settle_points
+from cbtfs.store.catchup import (
+    Findings,
+    Placed,
+    add_chunks,
+    add_nodes,
+    settle_points,
+    still_left_out,
+)
 from cbtfs.store.packs import PackFolder
 from cbtfs.store.points import PointFolder
 from cbtfs.store.quarantine import BadPlace, prefer_good
@@ -55,6 +62,7 @@ def rebuild(
         for level in {frame.level for frame in frames if frame.kind is Kind.NODE}:
             levels[level].append(pack)
         progress(size)
+    left_out = set[tuple[int, Digest]]()
     for level in sorted(levels):
         for pack in levels[level]:
             nodes = [
@@ -62,8 +70,8 @@ def rebuild(
                 for frame in packs.frames(pack)[0]
                 if frame.kind is Kind.NODE and frame.level == level
             ]
-            findings.nodes_left_out += catalog.update(_adding_nodes(packs, nodes, findings))
-    catalog.update(lambda update: _finish(update, points, findings))
+            left_out |= catalog.update(_adding_nodes(packs, nodes, findings))
+    catalog.update(lambda update: _finish(update, points, left_out, findings))
     for problem in (*findings.packs_scanned, *findings.unreadable):
         log.warning("%s", problem)
     return findings
@@ -88,10 +96,13 @@ def _adding(
 
 def _adding_nodes(
     packs: PackFolder, nodes: list[Placed], findings: Findings
-) -> Callable[[Update], int]:
+) -> Callable[[Update], set[tuple[int, Digest]]]:
     return lambda update: add_nodes(update, packs, nodes, findings)
 
 
-def _finish(update: Update, points: PointFolder, findings: Findings) -> None:
+def _finish(
+    update: Update, points: PointFolder, left_out: set[tuple[int, Digest]], findings: Findings
+) -> None:
+    findings.nodes_left_out = len(still_left_out(update, left_out))
     update.set_incomplete(findings.nodes_left_out > 0)
     settle_points(update, points, findings)

@@ -45,6 +45,7 @@ from cbtfs.store.files import (
 )
 from cbtfs.store.identity import new_id
 from cbtfs.store.lock import WriterLock
+from cbtfs.store.mend import copy_nodes_anew, put_nodes_anew
 from cbtfs.store.pack import PACK_BYTES
 from cbtfs.store.packs import PackFolder
 from cbtfs.store.place import refuse_bad_place
@@ -95,13 +96,13 @@ class Repository:
                 self.points.remove_forgotten(point)
         self._forgotten = None
 
-    def quarantined(self) -> frozenset[Digest]:
-        """Digests of objects that stand where they are known to be bad."""
+    def quarantined(self) -> dict[Digest, BadPlace]:
+        """Objects that stand where they are known to be bad, by their digests."""
         places = load_quarantine(self.path)
         if not places:
-            return frozenset()
+            return {}
         with self.catalog.view() as view:
-            return frozenset(still_bad(view, places))
+            return still_bad(view, places)
 
     def add_to_quarantine(self, places: Iterable[BadPlace]) -> None:
         """For a writer: nothing is deduplicated against what stands in *places* from now on."""
@@ -118,16 +119,24 @@ class Repository:
     ) -> ObjectWriter:
         """For a writer: where new objects go, in packs of about that size.
 
-        *level* of zstd instead of the repository's, *threads* instead of one for each core.
+        *level* of zstd instead of the repository's, *threads* instead of one for each core. The
+        first to go there are nodes in quarantine whose children are known.
         """
-        return ObjectWriter(
+        bad = self.quarantined()
+        objects = ObjectWriter(
             self.catalog,
             self.packs,
             self.settings.level if level is None else level,
             pack_bytes=pack_bytes,
-            bad=self.quarantined(),
+            bad=bad,
             threads=threads,
         )
+        try:
+            put_nodes_anew(self.catalog, objects, bad.values())
+        except BaseException:
+            objects.close()
+            raise
+        return objects
 
     def commit(self, objects: ObjectWriter, manifest: Manifest) -> None:
         """Make *manifest* a restore point of this repository; the one order of a commit.
@@ -313,9 +322,10 @@ def rebuild_catalog(
     """Make the catalog anew from packs and points alone, whatever stands there now.
 
     The old one serves until the new one takes its place, so that it may be interrupted at any
-    time. *progress* is told of bytes of packs.
+    time. *progress* is told of bytes of packs. What only the old one still knows is kept: nodes
+    whose frames are bad or gone are written anew first.
     """
-    load_settings(path)
+    settings = load_settings(path)
     with storing("the writer's lock"):
         make_folder(path / "locks")
         lock = WriterLock(path / "locks" / "writer", lock_wait)
@@ -325,7 +335,9 @@ def rebuild_catalog(
             packs, points = PackFolder(path / "packs"), PointFolder(path / "points")
             packs.remove_leftovers()
             points.remove_leftovers()
+            mended = copy_nodes_anew(path / CATALOG, packs, settings.level)
             catalog, findings = _rebuild(path, packs, points, progress)
+            findings.nodes_mended = mended
             catalog.close()
             remove_folder(path / (CATALOG + ".damaged"))
         is_clean = True

@@ -1,13 +1,16 @@
 """What is known to be bad is not built upon, and is mended by the next ingest that has it."""
 
+import json
 import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cbtfs.cli.main import main
 from cbtfs.core.blockmap import FANOUT
 from cbtfs.core.frame import FRAME_HEADER_BYTES, Frame, Kind
 from cbtfs.core.ids import PackId, PointId
@@ -20,10 +23,11 @@ from cbtfs.reader import Reader
 from cbtfs.source.image import ImageSource
 from cbtfs.source.listed import ListedSource, load_change_list
 from cbtfs.store.digest import chunk_digest
+from cbtfs.store.pack import Pack
 from cbtfs.store.quarantine import bad_place, load_quarantine
 from cbtfs.store.repository import reading, writing
 from tests.lifecycle.history import EVERYTHING, block, image
-from tests.support import EPOCH, new_repository
+from tests.support import EPOCH, commit_point, new_repository
 
 CONTENT = image(*range(1, FANOUT + 20))
 
@@ -167,3 +171,90 @@ def test_no_file_of_places_ends_in_anything_but_places(
     (folder / "quarantine").write_bytes(data)
 
     assert isinstance(load_quarantine(folder), frozenset)
+
+
+def spoil_nodes(path: Path, level: int) -> int:
+    """Damage every frame of a node of that level; how many."""
+    count = 0
+    for file in (path / "packs").glob("*/*"):
+        data = bytearray(file.read_bytes())
+        for frame in Pack(file).trailer():
+            if (frame.kind, frame.level) == (Kind.NODE, level):
+                data[frame.payload_offset + 3] ^= 1
+                count += 1
+        file.write_bytes(data)
+    return count
+
+
+def run(path: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, Any]:
+    code = main([f"--repo={path}", *arguments, "--json"])
+    return code, json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("level", [1, 2])
+@pytest.mark.parametrize("is_checked", [True, False])
+def test_a_repair_stores_bad_nodes_anew(
+    path: Path, capsys: pytest.CaptureFixture[str], level: int, is_checked: bool
+) -> None:
+    point = ingest(path, CONTENT)
+    count = spoil_nodes(path, level)
+    if is_checked:
+        code, found = run(path, capsys, "check")
+        assert code == 21
+        assert [problem["kind"] for problem in found["problems"]] == ["node"] * count
+        assert {each["point"] for p in found["problems"] for each in p["points"]} == {point}
+
+    code, done = run(path, capsys, "repair")
+
+    assert (code, done["nodes_mended"], done["nodes_left_out"]) == (0, count, 0)
+    _expect_whole_from_packs_alone(path, capsys, point)
+
+
+def test_any_ingest_stores_bad_nodes_anew(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    point = ingest(path, CONTENT)
+    spoil_nodes(path, 1)
+    spoil_nodes(path, 2)
+    assert run(path, capsys, "check")[1]["quarantined"] == 3
+
+    ingest(path, image(900), is_listed=False)
+
+    with writing(path) as repository:
+        assert not repository.quarantined()
+    _expect_whole_from_packs_alone(path, capsys, point)
+
+
+def test_a_bad_node_of_a_lost_catalog_is_mended_by_an_ingest_that_meets_it(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    point = ingest(path, CONTENT)
+    spoil_nodes(path, 1)
+    shutil.rmtree(path / "catalog")
+    assert run(path, capsys, "repair")[0] == 20
+
+    ingest(path, CONTENT)
+
+    _expect_whole_from_packs_alone(path, capsys, point)
+
+
+def _expect_whole_from_packs_alone(
+    path: Path, capsys: pytest.CaptureFixture[str], point: PointId
+) -> None:
+    for _ in range(3):  # Packs come in the order of their random ids.
+        shutil.rmtree(path / "catalog")
+        assert read(path, point) == CONTENT
+    code, found = run(path, capsys, "check", "--read-data")
+    assert (code, found["verified"][point] is not None) == (0, True)
+    assert all(not problem["points"] for problem in found["problems"])
+
+
+def test_a_pack_of_nodes_that_is_gone_is_written_anew_by_repair(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with writing(path) as repository:
+        manifest = commit_point(repository, {"disk": CONTENT}, pack_bytes=1)
+    (root,) = (file for file in (path / "packs").glob("*/*") if Pack(file).trailer()[0].level == 2)
+    root.unlink()
+
+    assert run(path, capsys, "repair")[1]["nodes_mended"] == 1
+
+    _expect_whole_from_packs_alone(path, capsys, manifest.point)

@@ -3,6 +3,8 @@
 import json
 import random
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +131,8 @@ def test_a_reader_goes_on_with_the_new_catalog(history: History) -> None:
         reader = Reader(repository, cache_bytes=0)
         disk = reader.disk(history.manifests[point].disks[0])
         assert bytes(disk.read(0, disk.size)) == expected["disk"]
-        repair(history.path)
+        command = [sys.executable, "-m", "cbtfs", f"--repo={history.path}", "repair"]
+        subprocess.run(command, check=True, capture_output=True)
 
         assert reader.refresh()
         assert bytes(disk.read(0, disk.size)) == expected["disk"]

@@ -1,0 +1,127 @@
+"""Nodes whose frames are bad, written anew: who knows a node's children knows its content."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+from cbtfs.core.frame import Kind
+from cbtfs.core.ids import ObjectId, Ref
+from cbtfs.errors import ChunkMissing, DataCorrupt, RepositoryNotFound
+from cbtfs.store.catalog import gate
+from cbtfs.store.catalog.catalog import Catalog
+from cbtfs.store.catalog.records import OBJECTS, CatalogDamaged, Location
+from cbtfs.store.catalog.view import Node
+from cbtfs.store.codec import Encoded, Encoder
+from cbtfs.store.digest import node_content
+from cbtfs.store.files import storing
+from cbtfs.store.identity import new_pack_id
+from cbtfs.store.pack import PACK_BYTES
+from cbtfs.store.packs import PackFolder
+from cbtfs.store.quarantine import BadPlace
+from cbtfs.store.writer import ObjectWriter
+
+_BATCH: Final = 4096
+
+
+def put_nodes_anew(catalog: Catalog, objects: ObjectWriter, places: Iterable[BadPlace]) -> int:
+    """Put the nodes in bad *places* again, the lowest first; how many could be.
+
+    One whose children the catalog does not know waits for an ingest that meets it.
+    """
+    put = 0
+    for place in sorted(places, key=lambda each: each.level):
+        if place.kind is Kind.NODE:
+            try:
+                with catalog.view() as view:
+                    number = view.find(place.kind, place.level, place.digest)
+                    node = None if number is None else view.node(number, place.level, place.digest)
+            except CatalogDamaged:
+                continue
+            if node is not None:
+                objects.put_node(place.level, [*_refs(node)])
+                put += 1
+    return put
+
+
+def _refs(node: Node) -> Iterator[Ref | None]:
+    for number, digest in zip(node.children, node.digests(), strict=True):
+        yield None if digest is None else Ref(number, digest)
+
+
+def copy_nodes_anew(folder: Path, packs: PackFolder, level: int) -> int:
+    """Write the nodes that packs lost to new packs, of those that a catalog knows; how many.
+
+    The catalog in *folder* is asked if it is fit to be. Every node's frame is loaded. The new
+    packs are not made known to it: it is to be made anew.
+    """
+    if not (folder / gate.DATA).exists() or gate.verify(folder) is not None:
+        return 0
+    try:
+        catalog = Catalog(folder, is_writable=False)
+    except (RepositoryNotFound, CatalogDamaged):
+        return 0
+    try:
+        return _copy(_lost_nodes(catalog, packs, Encoder(level)), packs)
+    except CatalogDamaged:
+        return 0
+    finally:
+        catalog.close()
+
+
+def _copy(nodes: Iterable[Encoded], packs: PackFolder) -> int:
+    writer, written = None, 0
+    try:
+        for node in nodes:
+            with storing("a pack"):
+                if writer is None:
+                    writer = packs.create(new_pack_id())
+                writer.append(node)
+                written += 1
+                if writer.size >= PACK_BYTES:
+                    full, writer = writer, None
+                    full.close()
+        if writer is not None:
+            last, writer = writer, None
+            with storing("a pack"):
+                last.close()
+    finally:
+        if writer is not None:
+            with storing("a pack"):
+                writer.abandon()
+    return written
+
+
+def _lost_nodes(catalog: Catalog, packs: PackFolder, encoder: Encoder) -> Iterator[Encoded]:
+    """Nodes of the catalog that are not where it looks for them: lower ones first."""
+    for number, location in _nodes(catalog):
+        frame = location.frame
+        try:
+            with catalog.view() as view:
+                record = view.pack(location.pack)
+            if record is not None:
+                packs.open(record.id).load(frame)
+                continue
+        except (ChunkMissing, DataCorrupt):
+            pass
+        try:
+            with catalog.view() as view:
+                node = view.node(number, frame.level, frame.digest)
+        except CatalogDamaged:
+            continue
+        content = node_content(node.digests())
+        yield encoder.encode(Kind.NODE, frame.level, frame.digest, content)
+
+
+def _nodes(catalog: Catalog) -> Iterator[tuple[ObjectId, Location]]:
+    with catalog.view() as view:
+        last = view.last_number(OBJECTS)
+    for first in range(1, last + 1, _BATCH):
+        numbers = [ObjectId(n) for n in range(first, min(first + _BATCH, last + 1))]
+        try:
+            with catalog.view() as view:
+                found = view.locations(numbers)
+        except CatalogDamaged:
+            continue
+        for number, location in found.items():
+            if location.frame.kind is Kind.NODE:
+                yield number, location
