@@ -44,6 +44,7 @@ def check(
     """Prove that the repository holds what it says; name what is damaged and whom it hurts."""
     from cbtfs.check.record import record
     from cbtfs.check.run import check as run_check
+    from cbtfs.check.subset import ALL, NONE
 
     path, part = repository_path(context), _subset(subset)
     started = time.monotonic()
@@ -53,7 +54,7 @@ def check(
             return bar.enter_context(progress("packs", total, is_wanted=not json))
 
         report = run_check(path, read_data=read_data, subset=part, announce=announce)
-    record(path, report, is_full=read_data and part is None, lock_wait=lock_wait)
+    record(path, report, part or (ALL if read_data else NONE), lock_wait=lock_wait)
     seconds = time.monotonic() - started
     if json:
         emit(_document(report, seconds))

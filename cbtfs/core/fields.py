@@ -90,6 +90,14 @@ def mapping(document: Document, key: str) -> Document:
     return value
 
 
+def integers(document: Document, key: str) -> Sequence[int]:
+    """An array of whole numbers."""
+    value = document.get(key)
+    if not isinstance(value, list) or not all(type(each) is int for each in value):
+        raise _wrong(key, "an array of whole numbers")
+    return value
+
+
 def items(document: Document, key: str) -> Sequence[Document]:
     """An array of objects."""
     value = document.get(key)

@@ -244,5 +244,5 @@ def decode_state(data: bytes, point: PointId) -> PointState:
         tags=tuple(tags),
         suspect=optional(document, "suspect", text),
         suspect_disks=tuple(map(DiskId, optional(document, "suspect_disks", ids) or ())),
-        verified=optional(document, "verified", text),
+        verified=optional(document, "verified", moment),
     )

@@ -235,9 +235,7 @@ def add_nodes(
     return still_left_out(update, left_out)
 
 
-def still_left_out(
-    update: Update, nodes: Iterable[tuple[int, Digest]]
-) -> set[tuple[int, Digest]]:
+def still_left_out(update: Update, nodes: Iterable[tuple[int, Digest]]) -> set[tuple[int, Digest]]:
     """Of *nodes* those that are not known: of several frames of a node one is enough."""
     return {node for node in nodes if update.find(Kind.NODE, *node) is None}
 
