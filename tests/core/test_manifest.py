@@ -84,7 +84,7 @@ STATES = st.builds(
     tags=st.lists(TEXTS, max_size=3).map(tuple),
     suspect=st.none() | TEXTS,
     suspect_disks=st.lists(IDS.map(DiskId), max_size=2).map(tuple),
-    verified=st.none() | TEXTS,
+    verified=st.none() | MOMENTS,
 )
 
 ID = "0123456789abcdef" * 2
