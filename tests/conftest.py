@@ -32,9 +32,20 @@ MOUNTING: Final = (
 """Tests that mount, or make namespaces: a mount lives on in a namespace that another one made."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run in several processes, one has all that mount; of the rest, each has files."""
-    for item in items:
-        name = item.path.relative_to(ROOT).as_posix()
-        group = "mounting" if name.startswith(MOUNTING) else name
-        item.add_marker(pytest.mark.xdist_group(group))
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the tests that mount and all others run in a process each."""
+    parser.addoption("--mounting", choices=["only", "not"], help="which tests, by MOUNTING")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what --mounting does not ask for."""
+    wanted = config.getoption("--mounting")
+    if wanted is None:
+        return
+    left = [item for item in items if _mounts(item) != (wanted == "only")]
+    config.hook.pytest_deselected(items=left)
+    items[:] = [item for item in items if _mounts(item) == (wanted == "only")]
+
+
+def _mounts(item: pytest.Item) -> bool:
+    return item.path.relative_to(ROOT).as_posix().startswith(MOUNTING)
