@@ -21,6 +21,8 @@ from tests.support import BLOCK, EPOCH
 ALL: Final = Sampling(1.0)
 """Looks at every block of a small disk."""
 FEW: Final = Sampling(0.001, least=4)
+MOST: Final = Sampling(0.001, least=40)
+"""Of 50 blocks: whatever the places, 20 of 30 that were missed are found."""
 
 
 class Silent(WrappedSource):
