@@ -18,7 +18,7 @@ from cbtfs.native import Chunks, Leaf, open_pack_files, removed_pack_files
 from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.records import location_digest
 from cbtfs.store.catalog.view import Node
-from cbtfs.store.digest import chunk_digest
+from cbtfs.store.digest import prefixed_digest
 from cbtfs.store.repository import Repository
 
 CACHE_BYTES: Final = 64 << 20
@@ -59,7 +59,7 @@ class Reader:
         self._catalog: Catalog = repository.catalog
         self._lock = threading.Lock()
         self._forgotten = forgotten
-        self.chunks = Chunks(cache_bytes, chunk_digest, is_strict)
+        self.chunks = Chunks(cache_bytes, prefixed_digest, is_strict)
         self._most_files = min(_MOST_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
         self._start_over()
 

@@ -145,10 +145,6 @@ class FileSystem(pyfuse3.Operations):
             entry = await self._run(self._served.open, inode)
             return pyfuse3.FileInfo(fh=inode, keep_cache=entry.is_content_lasting)
 
-    async def flush(self, fh: int) -> None:
-        with self._replying():
-            pass
-
     async def fsync(self, fh: int, datasync: bool) -> None:
         with self._replying():
             pass
@@ -176,8 +172,9 @@ class FileSystem(pyfuse3.Operations):
     setattr = mknod = mkdir = unlink = rmdir = symlink = rename = link = _refuse
     create = write = setxattr = removexattr = _refuse
 
-    async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> list[bytes]:
-        return []
+    # What there is not, and the kernel need not ask for again: `ls -l` would for each file.
 
-    async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
-        raise pyfuse3.FUSEError(pyfuse3.ENOATTR)
+    async def _lack(self, *_: Any, **__: Any) -> Any:
+        raise pyfuse3.FUSEError(errno.ENOSYS)
+
+    flush = listxattr = getxattr = _lack

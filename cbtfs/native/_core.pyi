@@ -30,7 +30,8 @@ class Chunks:
 
     Chunks that were compressed are verified by their digest when they are decoded, raw ones by
     the CRC-32 of each 4 KiB that is read; where *is_strict*, raw chunks that are read whole by
-    their digest. *digest_of* computes it from a chunk's bytes. Safe to use from several threads.
+    their digest. *digest_of* computes it from a chunk's bytes, with the prefix of its digest before
+    them (docs/format.md). Safe to use from several threads.
     """
 
     def __new__(

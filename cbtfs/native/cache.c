@@ -52,7 +52,7 @@ static void forget_entry(chunk_cache *cache, decoded *entry)
 
 static void free_entry(decoded *entry)
 {
-    free(entry->data);
+    content_free(entry->data);
     free(entry);
 }
 

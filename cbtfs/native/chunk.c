@@ -16,6 +16,24 @@ enum {
     MAX_TABLE = MAX_CHUNK_BYTES / PIECE_BYTES,
 };
 
+static const uint8_t chunk_prefix[PREFIX_BYTES] = {'c', 'b', 't', 'f', 's', 0, 1, 0};
+
+uint8_t *content_new(size_t length)
+{
+    uint8_t *memory = aligned_alloc(MEMORY_PAGE, MEMORY_PAGE + (length + MEMORY_PAGE - 1) / MEMORY_PAGE * MEMORY_PAGE);
+    if (memory == NULL)
+        return NULL;
+    uint8_t *content = memory + MEMORY_PAGE;
+    memcpy(content - PREFIX_BYTES, chunk_prefix, PREFIX_BYTES);
+    return content;
+}
+
+void content_free(uint8_t *content)
+{
+    if (content != NULL)
+        free(content - MEMORY_PAGE);
+}
+
 /* Reading packs */
 
 static bool read_exactly(int fd, struct iovec *parts, int count, off_t offset)
@@ -105,8 +123,8 @@ static bool pieces_hold(const uint8_t *data, uint32_t length, const uint32_t *cr
     return true;
 }
 
-/* Raw chunks: whole pieces, verified by their CRCs, or all of it by the digest. */
-static bool read_pieces(chunk_cache *cache, place *place, int fd, uint32_t start, uint32_t length, uint8_t *target)
+/* Whole pieces of a raw chunk, verified by their CRCs. */
+static bool read_pieces(place *place, int fd, uint32_t start, uint32_t length, uint8_t *target)
 {
     uint8_t header[HEADER_BYTES + 4 * MAX_TABLE];
     uint32_t header_bytes = HEADER_BYTES + table_bytes(place);
@@ -124,9 +142,20 @@ static bool read_pieces(chunk_cache *cache, place *place, int fd, uint32_t start
     } else if (!read_exactly(fd, parts + 1, 1, payload + start)) {
         return false;
     }
-    if (cache->is_strict && length == place->plain)
-        return cache->check(cache->context, target, length, place->digest);
     return pieces_hold(target, length, table + start / PIECE_BYTES);
+}
+
+/* A whole raw chunk, verified by its digest. */
+static bool read_whole(chunk_cache *cache, const place *place, int fd, uint8_t *target)
+{
+    uint8_t header[HEADER_BYTES + 4 * MAX_TABLE], *content = content_new(place->plain);
+    struct iovec parts[2] = {{header, HEADER_BYTES + table_bytes(place)}, {content, place->plain}};
+    bool is_good = content != NULL && read_exactly(fd, parts, 2, place->offset) && header_holds(place, header)
+        && cache->check(cache->context, content, place->plain, place->digest);
+    if (is_good)
+        memcpy(target, content, place->plain);
+    content_free(content);
+    return is_good;
 }
 
 static read_status read_stored(chunk_cache *cache, place *place, int fd, uint32_t offset, uint32_t length,
@@ -138,10 +167,12 @@ static read_status read_stored(chunk_cache *cache, place *place, int fd, uint32_
         return READ_FAILED;
     if (end > place->plain)
         end = place->plain;
+    if (cache->is_strict && length == place->plain)
+        return read_whole(cache, place, fd, target) ? READ_OK : READ_FAILED;
     if (start == offset && end == offset + length)
-        return read_pieces(cache, place, fd, start, length, target) ? READ_OK : READ_FAILED;
+        return read_pieces(place, fd, start, length, target) ? READ_OK : READ_FAILED;
     uint8_t *pieces = malloc(end - start);
-    bool is_read = pieces != NULL && read_pieces(cache, place, fd, start, end - start, pieces);
+    bool is_read = pieces != NULL && read_pieces(place, fd, start, end - start, pieces);
     if (is_read)
         memcpy(target, pieces + (offset - start), length);
     free(pieces);
@@ -187,17 +218,17 @@ static bool decompress(const place *place, const uint8_t *payload, uint8_t *targ
 uint8_t *chunk_load_decoded(chunk_cache *cache, const place *place, int fd)
 {
     uint8_t *frame = malloc(HEADER_BYTES + place->stored);
-    uint8_t *data = malloc(place->plain);
+    uint8_t *content = content_new(place->plain);
     struct iovec part = {frame, HEADER_BYTES + place->stored};
-    bool is_good = frame != NULL && data != NULL && read_exactly(fd, &part, 1, place->offset)
-        && header_holds(place, frame) && decompress(place, frame + HEADER_BYTES, data)
-        && cache->check(cache->context, data, place->plain, place->digest);
+    bool is_good = frame != NULL && content != NULL && read_exactly(fd, &part, 1, place->offset)
+        && header_holds(place, frame) && decompress(place, frame + HEADER_BYTES, content)
+        && cache->check(cache->context, content, place->plain, place->digest);
     free(frame);
     if (!is_good) {
-        free(data);
+        content_free(content);
         return NULL;
     }
-    return data;
+    return content;
 }
 
 /* Either codec */

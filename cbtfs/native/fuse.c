@@ -16,12 +16,12 @@ enum {
     MAX_ERRNO = 512,
 };
 
-static const uint8_t zeros[1 << 16];
+static const _Alignas(MEMORY_PAGE) uint8_t zeros[1 << 16];
 
 bool request_memory_init(request_memory *memory)
 {
     memory->request = malloc(REQUEST_BYTES);
-    memory->data = malloc(MAX_READ_BYTES);
+    memory->data = aligned_alloc(MEMORY_PAGE, MAX_READ_BYTES);
     return memory->request != NULL && memory->data != NULL;
 }
 

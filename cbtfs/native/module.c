@@ -162,7 +162,7 @@ PyTypeObject LeafType = {
 /* Chunks */
 
 /* An exception, say a KeyboardInterrupt, stays set: it is for whoever asked for the bytes. */
-static bool check_digest(void *context, const uint8_t *data, size_t length, const uint8_t *digest)
+static bool check_digest(void *context, const uint8_t *content, size_t length, const uint8_t *digest)
 {
     PyObject *digest_of = context;
     PyGILState_STATE state = PyGILState_Ensure();
@@ -170,7 +170,8 @@ static bool check_digest(void *context, const uint8_t *data, size_t length, cons
         PyGILState_Release(state);
         return false;
     }
-    PyObject *view = PyMemoryView_FromMemory((char *)data, length, PyBUF_READ);
+    char *prefixed = (char *)content - PREFIX_BYTES;
+    PyObject *view = PyMemoryView_FromMemory(prefixed, PREFIX_BYTES + length, PyBUF_READ);
     PyObject *found = view == NULL ? NULL : PyObject_CallOneArg(digest_of, view);
     bool is_equal = found != NULL && PyBytes_Check(found) && PyBytes_GET_SIZE(found) == DIGEST_BYTES
         && memcmp(PyBytes_AS_STRING(found), digest, DIGEST_BYTES) == 0;

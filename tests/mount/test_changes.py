@@ -176,6 +176,15 @@ def test_nothing_can_be_changed(mounted: Server, point: Manifest, image: bytearr
     assert disk.read_bytes() == image
 
 
+def test_there_are_no_extended_attributes(mounted: Server, point: Manifest) -> None:
+    disk = mounted.disk(point)
+
+    for ask in (lambda: os.getxattr(disk, "user.a"), lambda: os.listxattr(disk)) * 2:
+        with pytest.raises(OSError, match=r".") as caught:
+            ask()
+        assert caught.value.errno == errno.ENOTSUP
+
+
 def _reads(read: Callable[[], object]) -> bool:
     try:
         read()

@@ -158,7 +158,7 @@ CASES: Final = [
 CANNOT_FAIL: Final = {
     *("opendir", "releasedir", "forget", "flush", "fsync", "fsyncdir", "listxattr", "getxattr"),
     *("setattr", "mknod", "mkdir", "unlink", "rmdir", "symlink", "rename", "link", "create"),
-    *("write", "setxattr", "removexattr", "_refuse"),
+    *("write", "setxattr", "removexattr", "_refuse", "_lack"),
 }
 """Handlers that ask nothing of anybody. Reads have tests of their own: test_faults.py."""
 

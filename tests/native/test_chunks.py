@@ -17,7 +17,7 @@ from cbtfs.core.frame import PIECE_BYTES, Codec, Frame, Kind
 from cbtfs.native import Chunks, Leaf, PackFile, Requests, crc_table, open_pack_files
 from cbtfs.store.catalog.records import Location, encode_location
 from cbtfs.store.codec import Encoder
-from cbtfs.store.digest import chunk_digest
+from cbtfs.store.digest import chunk_digest, prefixed_digest
 from cbtfs.store.identity import new_pack_id
 from cbtfs.store.packs import PackFolder
 
@@ -84,7 +84,7 @@ def lasting(tmp_path_factory: pytest.TempPathFactory) -> Leaf:
 
 
 CHUNKS = {
-    (strict, room): Chunks(room, chunk_digest, strict)
+    (strict, room): Chunks(room, prefixed_digest, strict)
     for strict in (False, True)
     for room in (0, 3 * BLOCK)
 }
@@ -105,14 +105,14 @@ def test_any_range_of_a_leaf_is_what_was_stored(
 
 
 def test_nothing_is_read_beyond_a_leaf(lasting: Leaf) -> None:
-    chunks = Chunks(0, chunk_digest, False)
+    chunks = Chunks(0, prefixed_digest, False)
 
     assert fill(chunks, lasting, len(IMAGE) - 10, 20) == IMAGE[-10:]
     assert fill(chunks, lasting, len(IMAGE), 20) == b""
 
 
 def test_a_chunk_waits_for_its_pack_to_be_attached(shelf: Shelf) -> None:
-    chunks, leaf = Chunks(0, chunk_digest, False), shelf.leaf()
+    chunks, leaf = Chunks(0, prefixed_digest, False), shelf.leaf()
 
     assert leaf.wanted_pack(0) == PACK
     assert leaf.wanted_pack(2) is None
@@ -125,7 +125,7 @@ def test_a_chunk_waits_for_its_pack_to_be_attached(shelf: Shelf) -> None:
 @pytest.mark.parametrize("strict", [False, True])
 def test_a_flipped_bit_of_a_raw_chunk_spoils_its_piece(shelf: Shelf, strict: bool) -> None:
     shelf.flip(shelf.frames[0].payload_offset + 2 * 4096 + 17)
-    chunks, leaf = Chunks(0, chunk_digest, strict), shelf.attached()
+    chunks, leaf = Chunks(0, prefixed_digest, strict), shelf.attached()
 
     assert fill(chunks, leaf, 4096, 4096) == RAW[4096:8192]
     assert fill(chunks, leaf, 2 * 4096 + 100, 1) == b""
@@ -140,7 +140,7 @@ def test_no_flipped_bit_of_a_frame_passes(shelf: Shelf, slot: int) -> None:
     ends = [frame.offset, frame.payload_offset - 1, frame.payload_offset, frame.end - 1]
     for at in [*ends, *(rng.randrange(frame.offset, frame.end) for _ in range(200))]:
         shelf.flip(at)
-        found = fill(Chunks(1 << 20, chunk_digest, False), shelf.attached(), slot * BLOCK, BLOCK)
+        found = fill(Chunks(1 << 20, prefixed_digest, False), shelf.attached(), slot * BLOCK, BLOCK)
         shelf.flip(at)
 
         assert found == b""
@@ -168,13 +168,13 @@ def test_a_place_that_tells_something_else_leads_nowhere(
     leaf = shelf.leaf(**changes)
     leaf.attach(PACK, shelf.file())
 
-    assert fill(Chunks(0, chunk_digest, False), leaf, slot * BLOCK, BLOCK) == b""
+    assert fill(Chunks(0, prefixed_digest, False), leaf, slot * BLOCK, BLOCK) == b""
 
 
 def test_a_pack_cut_short_gives_nothing(shelf: Shelf) -> None:
     with shelf.pack.open("r+b") as file:
         file.truncate(shelf.frames[0].payload_offset + 4096)
-    chunks, leaf = Chunks(0, chunk_digest, False), shelf.attached()
+    chunks, leaf = Chunks(0, prefixed_digest, False), shelf.attached()
 
     assert fill(chunks, leaf, 0, 4096) == RAW[:4096]
     assert fill(chunks, leaf, 4096, 1) == b""
@@ -206,7 +206,7 @@ def test_the_cache_is_bounded_and_loads_once(shelf: Shelf) -> None:
 
     def digest_of(content: memoryview) -> bytes:
         asked.append(threading.get_ident())
-        return chunk_digest(content)
+        return prefixed_digest(content)
 
     chunks, leaf = Chunks(BLOCK, digest_of, False), shelf.attached()
     with ThreadPoolExecutor(8) as threads:
@@ -247,7 +247,7 @@ def test_what_is_no_leaf_is_refused() -> None:
 
 
 def test_a_block_size_that_is_none_is_refused(lasting: Leaf) -> None:
-    chunks = Chunks(0, chunk_digest, False)
+    chunks = Chunks(0, prefixed_digest, False)
 
     with pytest.raises(ValueError, match="block size"):
         chunks.fill(lasting, 0, 0, bytearray(1))

@@ -15,7 +15,7 @@ from cbtfs.core.frame import Kind
 from cbtfs.native import Chunks, Leaf, PackFile, Requests, open_pack_files, removed_pack_files
 from cbtfs.store.catalog.records import Location, encode_location
 from cbtfs.store.codec import Encoder
-from cbtfs.store.digest import chunk_digest
+from cbtfs.store.digest import chunk_digest, prefixed_digest
 from cbtfs.store.identity import new_pack_id
 from cbtfs.store.packs import PackFolder
 
@@ -45,7 +45,7 @@ class Kernel:
         for each in (self.device, self.session):
             each.settimeout(20)
         self.result: bytes | memoryview | int = b""
-        self.chunks = Chunks(1 << 20, chunk_digest, False)
+        self.chunks = Chunks(1 << 20, prefixed_digest, False)
         self.requests = Requests(mine.fileno(), other.fileno(), self.chunks)
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()

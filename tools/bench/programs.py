@@ -3,6 +3,7 @@
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -93,8 +94,9 @@ def run(
 ) -> Ran:
     """Run a command to its end; CbtfsError with its last words if it fails."""
     reading, writing = os.pipe()
-    with open(reading) as report:
-        done = subprocess.run(
+    with (
+        open(reading) as report,
+        subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", _LAUNCH, str(writing), *command],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -102,12 +104,18 @@ def run(
             env={**os.environ, **(environment or {})},
             cwd=folder,
             text=True,
-            check=False,
             pass_fds=[writing],
-        )
+            process_group=0,
+        ) as process,
+    ):
         os.close(writing)
+        try:
+            output = process.communicate()[0]
+        except BaseException:  # what it reads is unmounted next: nobody may hold that
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
         seconds, peak = report.read().split() or ("0", "0")
-    if done.returncode:
-        words = done.stdout.strip().splitlines() or [f"code {done.returncode}"]
+    if process.returncode:
+        words = output.strip().splitlines() or [f"code {process.returncode}"]
         raise CbtfsError(f"{command[0]} failed: {words[-1]}")
-    return Ran(float(seconds), int(peak) * 1024, done.stdout)
+    return Ran(float(seconds), int(peak) * 1024, output)
