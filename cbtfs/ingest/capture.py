@@ -89,10 +89,12 @@ def capture(
 
     *extents*, whole blocks and ascending, are read. The rest is as in *base*, of whose blocks
     *base_blocks* hold data; without a base it is zeros. *like* is the tree that blocks are
-    compared with before anything else, as what they hold is most likely there.
+    compared with before anything else, as what they hold is most likely there; where it is the
+    base as well, what is read is what a list calls changed, and is not expected there.
     """
     units = _units(iter(extents), shape.block_size)
-    work = _Work(source, shape, like, objects, level)
+    is_listed = base is not None and like is not None and base.root == like.root
+    work = _Work(source, shape, like, objects, level, is_compared=not is_listed)
     tally = _Tally()
     base_blocks = base_blocks if base is not None else 0
 
@@ -232,8 +234,11 @@ class _Work:
         like: Tree[Ref] | None,
         objects: ObjectWriter,
         level: int,
+        *,
+        is_compared: bool,
     ) -> None:
         self._block = shape.block_size
+        self._is_compared = is_compared
         self._like = like
         self._objects = objects
         self._local = _Tools(source, shape.block_size, level)
@@ -262,7 +267,7 @@ class _Work:
     def _look_at(self, unit: _Unit, blocks: list[_Block], unknown: list[_Unknown]) -> None:
         """Add the blocks of *unit*, those whose content is not where it was to *unknown* too."""
         is_bad, memory = self._objects.is_bad, self._local.blocks
-        before = self.like_leaf(unit.leaf)
+        before = self.like_leaf(unit.leaf) if self._is_compared else [None] * FANOUT
         for extent in unit.extents:
             slot = extent.start // self._block % FANOUT
             for count in memory.fill(extent):
