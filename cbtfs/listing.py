@@ -60,6 +60,15 @@ def decode(view: View, point: PointId, record: PointRecord) -> Point:
     """What the catalog's record of a point says."""
     try:
         manifest = decode_manifest(record.manifest)
+    except ValueError as exc:
+        raise CatalogDamaged(f"point {point}: {exc}") from exc
+    return with_state(view, manifest, record)
+
+
+def with_state(view: View, manifest: Manifest, record: PointRecord) -> Point:
+    """The same, of a point whose *manifest* is decoded already."""
+    point = manifest.point
+    try:
         state = decode_state(record.state, point) if record.state else unknown_state(point)
     except ValueError as exc:
         raise CatalogDamaged(f"point {point}: {exc}") from exc

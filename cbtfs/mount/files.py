@@ -1,7 +1,7 @@
 """What stands in the directory of one point: its disks, and vm.json."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -43,10 +43,10 @@ class PointFiles:
         inode = inode_of(self.stem, EXTRA)
         return Entry(VM_JSON, inode, Form.FILE, self.time_ns, size, size, is_name_lasting=True)
 
-    def entries(self, json_size: int, after: int = 0) -> Iterator[tuple[Entry, int]]:
+    def entries(self, json_size: Callable[[], int], after: int = 0) -> Iterator[tuple[Entry, int]]:
         """Entries beyond offset *after*, each with its own offset, which it keeps for life."""
         if after < EXTRA:
-            yield self.vm_json(json_size), EXTRA
+            yield self.vm_json(json_size()), EXTRA
         for slot, entry in enumerate(self.disks, FIRST_DISK):
             if slot > after:
                 yield entry, slot

@@ -9,7 +9,7 @@ from typing import Final
 from cbtfs import listing
 from cbtfs.cache import Cache
 from cbtfs.core.ids import PointId
-from cbtfs.core.manifest import PointState, decode_manifest
+from cbtfs.core.manifest import Manifest, PointState, decode_manifest
 from cbtfs.core.names import printable
 from cbtfs.errors import ChunkMissing, DataCorrupt, PointNotFound
 from cbtfs.mount.entry import Entry
@@ -26,6 +26,8 @@ REFRESH_SECONDS: Final = 1.0
 """How often it is looked whether the catalog is still the same file."""
 _KEPT_POINTS: Final = 512
 """Points whose manifests stay decoded."""
+_KEPT_BYTES: Final = 1 << 20
+"""Of what vm.json holds: a listing asks for its size, and `ls -l` again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,8 @@ class Served:
         self.leases = Leases(repository.points, shared, self._close_disks)
         self._disks: dict[int, OpenDisk] = {}
         self._files: Cache[PointId, PointFiles] = Cache(_KEPT_POINTS, lambda _: 1)
+        self._documents: Cache[tuple[PointState, bool], bytes] = Cache(_KEPT_BYTES, len)
+        """Each vm.json; a state names its point."""
         self._tree = Tree()
         self._version: bytes | None = None
         self._lock = threading.Lock()
@@ -160,7 +164,8 @@ class Served:
         if isinstance(node, VmNode):
             return node.entries(after)
         files = self._files_of(node)
-        return files.entries(len(self._vm_json(files)), after)
+        # All of them are made here: whoever asks is in a thread that may wait, or fail.
+        return iter(list(files.entries(lambda: len(self._vm_json(files)), after)))
 
     def target(self, inode: int) -> str:
         """Where the link of that number leads to."""
@@ -194,10 +199,15 @@ class Served:
         with self._catalog.view() as view:
             record = view.point(point)
             if record is not None:
-                found = listing.decode(view, point, record)
-                return encode_vm_json(files.manifest, found.state, is_damaged=found.is_damaged)
-        state: PointState = self._points.load_state(point)[0]
-        return encode_vm_json(files.manifest, state, is_damaged=False)
+                found = listing.with_state(view, files.manifest, record)
+                return self._encoded(files.manifest, found.state, found.is_damaged)
+        return self._encoded(files.manifest, self._points.load_state(point)[0], False)
+
+    def _encoded(self, manifest: Manifest, state: PointState, is_damaged: bool) -> bytes:
+        def encode() -> bytes:
+            return encode_vm_json(manifest, state, is_damaged=is_damaged)
+
+        return self._documents.load((state, is_damaged), encode)
 
     def _point_of(self, inode: int) -> PointNode:
         node = self._node(stem_and_slot(inode)[0])

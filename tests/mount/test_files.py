@@ -58,8 +58,8 @@ LABELS = st.lists(st.text(max_size=250) | st.sampled_from(["vm.json", "a", "a.ra
 def test_every_disk_has_a_name_and_a_number_of_its_own(labels: list[str], kind: str) -> None:
     files = _files(*(_disk(number, label, kind=kind) for number, label in enumerate(labels)))
 
-    names = [entry.name for entry, _ in files.entries(10)]
-    inodes = [entry.inode for entry, _ in files.entries(10)]
+    names = [entry.name for entry, _ in files.entries(lambda: 10)]
+    inodes = [entry.inode for entry, _ in files.entries(lambda: 10)]
     assert len(set(names)) == len(set(inodes)) == len(labels) + 1
     assert all(0 < len(name.encode()) <= 255 and "/" not in name for name in names)
     assert all(files.find(name) for name in names if name != VM_JSON)
@@ -77,10 +77,10 @@ def test_a_number_leads_back_to_its_disk(labels: list[str]) -> None:
 
 def test_a_listing_goes_on_where_it_was_left() -> None:
     files = _files(_disk(1, "a"), _disk(2, "b"), _disk(3, "c"))
-    everything = list(files.entries(10))
+    everything = list(files.entries(lambda: 10))
 
     for at, (_, offset) in enumerate(everything):
-        assert list(files.entries(10, offset)) == everything[at + 1 :]
+        assert list(files.entries(lambda: 10, offset)) == everything[at + 1 :]
 
 
 def test_no_disk_is_at_a_slot_that_is_free() -> None:
