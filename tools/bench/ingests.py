@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +25,8 @@ _SOURCE_WARM: Final = "source warm"
 _MIB: Final = 1 << 20
 _STEP: Final = 4 << 20
 _PARTS: Final = 50
+_NOISE_SECONDS: Final = 1e-3
+"""What a difference of two times comes to at least, however small the disk is."""
 
 Words = list[str | Path]
 
@@ -156,15 +159,29 @@ def compare_rows(bench: Bench) -> Iterator[Row]:
     """A point without a list of changes, of a disk that did not change: all is hashed."""
     chain = bench.stock.raw
     size = chain.image.stat().st_size
+    with bench.scratch() as scratch:
+        small = scratch / "disk.raw"
+        small.write_bytes(Content("small").block("random") * 64)
+        for program in bench.programs:
+            program.run(scratch / program.name, "init")
+            capture(program, scratch / program.name, small)
 
-    def ours(program: Program) -> Callable[[], float]:
-        return lambda: size / capture(program, chain.repository, chain.image).seconds / 1e6
+        def whole(program: Program) -> float:
+            return capture(program, chain.repository, chain.image).seconds
 
-    contenders = {program.name: ours(program) for program in bench.programs}
-    contenders[DIGEST] = lambda: _hash(chain.image)
-    samples = in_turns(contenders, bench.sizes.repeats)
-    goals = [Goal(0.8, DIGEST)]
-    yield Row("compare by digest, unchanged", "MB/s", True, _SOURCE_WARM, samples, goals)
+        def beyond(program: Program) -> float:
+            start = capture(program, scratch / program.name, small).seconds
+            more = max(whole(program) - start, _NOISE_SECONDS)
+            return (size - small.stat().st_size) / more / 1e6
+
+        for name, measure in (
+            ("compare by digest, unchanged", lambda program: size / whole(program) / 1e6),
+            ("the same beyond a comparison of 4 MiB", beyond),
+        ):
+            contenders = {each.name: partial(measure, each) for each in bench.programs}
+            contenders[DIGEST] = partial(_hash, chain.image)
+            samples = in_turns(contenders, bench.sizes.repeats)
+            yield Row(name, "MB/s", True, _SOURCE_WARM, samples, [Goal(0.8, DIGEST)])
 
 
 def _hash(image: Path) -> float:

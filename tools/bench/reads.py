@@ -61,6 +61,7 @@ def random_reads(bench: Bench, path: Path, block: int, depth: int, seed: int) ->
         [
             "fio",
             "--name=random",
+            "--thread",  # a process for the job would outlive one that is killed
             f"--filename={path}",
             "--readonly",
             "--rw=randread",

@@ -148,16 +148,21 @@ class Stock:
             for kind in content.kinds(self.sizes.deep_disk):
                 file.write(content.block(kind))
         blocks = content.some_of(range(self.sizes.deep_disk // BLOCK), _REWRITTEN)
+
+        def rewrite() -> None:
+            with image.open("r+b") as file:
+                for number, block in enumerate(blocks):
+                    file.seek(block * BLOCK)
+                    file.write(content.block("text" if number % 2 else "random"))
+
+        rewrite()  # the first point holds of them what the last one does: as much text and noise
         run(["qemu-img", "convert", "-O", "qcow2", image, folder / "0.qcow2"])
         points = self.sizes.depths[-1]
         repository = folder / "repository"
         with in_memory(repository) as path, capturing(new_repository(path), image) as take:
             take(None)
             for index in range(1, points):
-                with image.open("r+b") as file:
-                    for number, block in enumerate(blocks):
-                        file.seek(block * BLOCK)
-                        file.write(content.block("text" if number % 2 else "random"))
+                rewrite()
                 take(blocks)
                 thin_overlay(folder, index, image, blocks)
         image.unlink()
