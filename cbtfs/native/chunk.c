@@ -14,16 +14,17 @@ enum {
     CODEC_STORED = 0,
     CODEC_ZSTD = 1,
     MAX_TABLE = MAX_CHUNK_BYTES / PIECE_BYTES,
+    CONTENT_ROOM = 16, /* before content: the prefix, at its end */
 };
 
 static const uint8_t chunk_prefix[PREFIX_BYTES] = {'c', 'b', 't', 'f', 's', 0, 1, 0};
 
 uint8_t *content_new(size_t length)
 {
-    uint8_t *memory = aligned_alloc(MEMORY_PAGE, MEMORY_PAGE + (length + MEMORY_PAGE - 1) / MEMORY_PAGE * MEMORY_PAGE);
+    uint8_t *memory = malloc(CONTENT_ROOM + length);
     if (memory == NULL)
         return NULL;
-    uint8_t *content = memory + MEMORY_PAGE;
+    uint8_t *content = memory + CONTENT_ROOM;
     memcpy(content - PREFIX_BYTES, chunk_prefix, PREFIX_BYTES);
     return content;
 }
@@ -31,7 +32,7 @@ uint8_t *content_new(size_t length)
 void content_free(uint8_t *content)
 {
     if (content != NULL)
-        free(content - MEMORY_PAGE);
+        free(content - CONTENT_ROOM);
 }
 
 /* Reading packs */

@@ -15,7 +15,6 @@ enum {
     PREFIX_BYTES = 8,          /* what a chunk's digest is computed over before its content */
     PLACE_BYTES = 52,          /* an encoded location: store/catalog/records.py */
     MAX_CHUNK_BYTES = 1 << 22, /* no object is larger when decoded */
-    MEMORY_PAGE = 4096,        /* what is aligned to it goes to and from the kernel page by page, in half the steps */
 };
 
 /* The CRC-32 of each piece of *data*, as they stand before a raw chunk. */
@@ -54,8 +53,8 @@ leaf *leaf_new(void);
 leaf *leaf_hold(leaf *leaf);
 void leaf_drop(leaf *leaf);
 
-/* Memory for a chunk's content, on whole pages, right behind the prefix of its digest: both are hashed in one pass,
- * which takes two thirds of the time that two take. */
+/* Memory for a chunk's content, right behind the prefix of its digest: both are hashed in one pass, which takes two
+ * thirds of the time that two take. */
 uint8_t *content_new(size_t length);
 void content_free(uint8_t *content);
 

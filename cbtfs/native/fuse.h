@@ -4,7 +4,10 @@
 
 #include "leaves.h"
 
-enum { MAX_READ_BYTES = 1 << 20 };
+enum {
+    MAX_READ_BYTES = 1 << 20,
+    MEMORY_PAGE = 4096, /* what is aligned to it goes to and from the kernel page by page, in half the steps */
+};
 
 /* One read as the kernel asks for it. */
 typedef struct {
