@@ -62,12 +62,11 @@ def decode(view: View, point: PointId, record: PointRecord) -> Point:
         manifest = decode_manifest(record.manifest)
     except ValueError as exc:
         raise CatalogDamaged(f"point {point}: {exc}") from exc
-    return with_state(view, manifest, record)
+    return with_state(view, point, manifest, record)
 
 
-def with_state(view: View, manifest: Manifest, record: PointRecord) -> Point:
+def with_state(view: View, point: PointId, manifest: Manifest, record: PointRecord) -> Point:
     """The same, of a point whose *manifest* is decoded already."""
-    point = manifest.point
     try:
         state = decode_state(record.state, point) if record.state else unknown_state(point)
     except ValueError as exc:

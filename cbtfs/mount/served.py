@@ -199,7 +199,7 @@ class Served:
         with self._catalog.view() as view:
             record = view.point(point)
             if record is not None:
-                found = listing.with_state(view, files.manifest, record)
+                found = listing.with_state(view, point, files.manifest, record)
                 return self._encoded(files.manifest, found.state, found.is_damaged)
         return self._encoded(files.manifest, self._points.load_state(point)[0], False)
 

@@ -160,11 +160,7 @@ def compare_rows(bench: Bench) -> Iterator[Row]:
     chain = bench.stock.raw
     size = chain.image.stat().st_size
     with bench.scratch() as scratch:
-        small = scratch / "disk.raw"
-        small.write_bytes(Content("small").block("random") * 64)
-        for program in bench.programs:
-            program.run(scratch / program.name, "init")
-            capture(program, scratch / program.name, small)
+        small = _take_small(bench, scratch)
 
         def whole(program: Program) -> float:
             return capture(program, chain.repository, chain.image).seconds
@@ -200,14 +196,20 @@ def _hash(image: Path) -> float:
     return size / (time.perf_counter() - started) / 1e6
 
 
+def _take_small(bench: Bench, scratch: Path) -> Path:
+    """A disk of 4 MiB, of which every cbtfs has a point in *scratch*; its image."""
+    image = scratch / "disk.raw"
+    image.write_bytes(Content("small").block("text") * 64)
+    for program in bench.programs:
+        program.run(scratch / program.name, "init")
+        capture(program, scratch / program.name, image)
+    return image
+
+
 def small_rows(bench: Bench) -> Iterator[Row]:
     """What a command costs that has next to nothing to do, in a small repository."""
     with bench.scratch() as scratch:
-        image = scratch / "disk.raw"
-        image.write_bytes(Content("small").block("text") * 64)
-        for program in bench.programs:
-            program.run(scratch / program.name, "init")
-            capture(program, scratch / program.name, image)
+        image = _take_small(bench, scratch)
         restic_init(scratch)
         restic_backup(scratch, image)
 
