@@ -130,10 +130,13 @@ def test_nothing_to_do_is_done_at_once() -> None:
 
 
 def test_an_interrupt_stops_all_and_comes_out_at_the_end() -> None:
-    stop, ended = threading.Event(), list[int]()
+    stop, at_work, ended = threading.Event(), threading.Event(), list[int]()
 
     def work(item: int) -> None:
+        if item == 0:
+            at_work.set()  # what has not begun when the signal comes does not begin
         if item == 1:
+            assert at_work.wait(30)
             os.kill(os.getpid(), signal.SIGINT)
         assert stop.wait(30)
         ended.append(item)
