@@ -7,6 +7,7 @@ from pyVmomi import vim, vmodl
 
 from tests.vsim.support import connected, enable_cbt, inventory, machine, take_snapshot
 from tools.vsim import Simulator, UserEntry
+from tools.vsim.soap.vmodl import Collector
 
 
 def test_a_session_expires_when_idle(sim: Simulator, service: Any) -> None:
@@ -95,3 +96,57 @@ def test_privileges_can_be_asked_for() -> None:
         assert [each.isGranted for each in held[0].privAvailability] == [False, True]
         assert asked[0] not in listed[0].privileges
         assert asked[1] in listed[0].privileges
+
+
+def _task_filter(content: Any, task: Any) -> Any:
+    collector = content.propertyCollector.CreatePropertyCollector()
+    collector.CreateFilter(
+        Collector.FilterSpec(
+            objectSet=[Collector.ObjectSpec(obj=task)],
+            propSet=[Collector.PropertySpec(type=vim.Task, pathSet=["info.state"])],
+        ),
+        True,
+    )
+    return collector
+
+
+def test_the_end_of_a_session_may_arrive_as_missing_properties(
+    sim: Simulator, service: Any
+) -> None:
+    """HTTP 200 with NotAuthenticated for each property; other calls fail as ever."""
+    content = service.content
+    vm = machine(service)
+    collector = _task_filter(content, vm.CreateSnapshot_Task("backup", "", False, False))
+    sim.knobs.change("session", ended_as="missing-set")
+    sim.do.end_sessions()
+    spec = Collector.FilterSpec(
+        objectSet=[Collector.ObjectSpec(obj=vm)],
+        propSet=[Collector.PropertySpec(type=vim.VirtualMachine, pathSet=["name", "config"])],
+    )
+    read = content.propertyCollector.RetrievePropertiesEx([spec], Collector.RetrieveOptions())
+    updates = collector.WaitForUpdatesEx("", Collector.WaitOptions(maxWaitSeconds=0))
+
+    (found,) = read.objects
+    assert found.propSet == []
+    assert [each.path for each in found.missingSet] == ["name", "config"]
+    (update,) = updates.filterSet[0].objectSet
+    assert [each.path for each in update.missingSet] == ["info.state"]
+    for each in (*found.missingSet, *update.missingSet):
+        assert isinstance(each.fault, vim.fault.NotAuthenticated)
+    with pytest.raises(vim.fault.NotAuthenticated):
+        service.CurrentTime()
+
+
+def test_a_rule_makes_properties_missing(sim: Simulator, service: Any) -> None:
+    sim.do.on_call("RetrievePropertiesEx", action="missing", fault="vim.fault.NoPermission")
+    vm = machine(service)
+    spec = Collector.FilterSpec(
+        objectSet=[Collector.ObjectSpec(obj=vm)],
+        propSet=[Collector.PropertySpec(type=vim.VirtualMachine, pathSet=["name"])],
+    )
+    reads = [
+        service.content.propertyCollector.RetrievePropertiesEx([spec], Collector.RetrieveOptions())
+        for _ in range(2)
+    ]
+
+    assert [len(read.objects[0].missingSet) for read in reads] == [1, 0]

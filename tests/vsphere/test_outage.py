@@ -53,7 +53,9 @@ def assert_nothing_stays(lab: Lab) -> None:
         "RemoveSnapshot_Task",
     ],
 )
-def test_a_restart_in_the_middle_costs_no_vm_its_point(six: Lab, method: str) -> None:
+@pytest.mark.parametrize("form", ["fault", "missing-set"])
+def test_a_restart_in_the_middle_costs_no_vm_its_point(six: Lab, method: str, form: str) -> None:
+    six.sim.knobs.change("session", ended_as=form)
     rule: dict[str, Any] = {"operation": "restart", "arguments": ANOTHER_PROCESS}
     six.sim.do.on_call(method, action="operation", at=4, **rule)
     results = six.ingest_all(*NAMES, jobs=3)

@@ -24,6 +24,10 @@ METHODS = (
     "QueryChangedDiskAreas",
     "RemoveSnapshot_Task",
 )
+READS_BEFORE = 3
+"""Property reads of a run before it asks for its snapshot."""
+BOTH_FORMS = pytest.mark.parametrize("form", ["fault", "missing-set"])
+"""How a server reports that the session ended: knob `session.ended_as`."""
 
 
 def recovers(lab: Lab) -> None:
@@ -59,7 +63,7 @@ def refused(
 # sessions
 
 
-@pytest.mark.parametrize("action", ["expire-session", "lost-request", "lost-reply", "garbage"])
+@pytest.mark.parametrize("action", ["lost-request", "lost-reply", "garbage"])
 @pytest.mark.parametrize("method", METHODS[1:])
 def test_a_lost_call_is_made_up_for(tracked: Lab, method: str, action: str) -> None:
     tracked.sim.do.on_call(method, action=action)
@@ -74,14 +78,87 @@ def test_a_server_that_is_starting_is_waited_for(tracked: Lab, method: str) -> N
     incremental(tracked)
 
 
+@BOTH_FORMS
+@pytest.mark.parametrize("method", METHODS[1:])
+def test_a_session_may_end_before_any_call(tracked: Lab, method: str, form: str) -> None:
+    tracked.sim.knobs.change("session", ended_as=form)
+    tracked.sim.do.on_call(method, action="expire-session")
+    incremental(tracked)
+
+
+@BOTH_FORMS
 @pytest.mark.parametrize("number", range(1, 10))
-def test_a_session_may_end_before_any_reading_of_properties(tracked: Lab, number: int) -> None:
+def test_a_session_may_end_before_any_reading_of_properties(
+    tracked: Lab, number: int, form: str
+) -> None:
+    tracked.sim.knobs.change("session", ended_as=form)
     tracked.sim.do.on_call("RetrievePropertiesEx", action="expire-session", at=number)
     incremental(tracked)
 
 
+@BOTH_FORMS
+@pytest.mark.parametrize("method", ["CreateSnapshot_Task", "RemoveSnapshot_Task"])
+def test_a_session_may_end_with_the_reply_of_a_task_lost(
+    tracked: Lab, method: str, form: str
+) -> None:
+    tracked.sim.knobs.change("session", ended_as=form)
+    tracked.sim.knobs.change("task", seconds=0.1)
+    tracked.sim.do.on_call(method, action="lost-reply")
+    tracked.sim.do.on_call(method, action="expire-session")
+    tracked.ingest()
+    calls = tracked.sim.do.calls()
+
+    assert calls.count("CreateSnapshot_Task") == (2 if method == "CreateSnapshot_Task" else 1)
+    recovers(tracked)
+
+
+@BOTH_FORMS
+def test_a_snapshot_whose_reply_is_lost_is_found_after_the_new_login(
+    tracked: Lab, form: str
+) -> None:
+    """The session ends just after the snapshot began, before anybody could look for it."""
+    tracked.sim.knobs.change("session", ended_as=form)
+    tracked.sim.knobs.change("task", seconds=0.1)
+    tracked.sim.do.calls(clear=True)
+    tracked.sim.do.on_call("CreateSnapshot_Task", action="lost-reply")
+    tracked.sim.do.on_call("RetrievePropertiesEx", action="expire-session", at=READS_BEFORE + 1)
+    tracked.ingest()
+    calls = tracked.sim.do.calls()
+
+    after = calls[calls.index("CreateSnapshot_Task") :]
+    assert calls.count("CreateSnapshot_Task") == 1
+    assert calls[: calls.index("CreateSnapshot_Task")].count("RetrievePropertiesEx") == READS_BEFORE
+    assert after[:4] == [
+        "CreateSnapshot_Task",
+        "RetrievePropertiesEx",
+        "Login",
+        "RetrievePropertiesEx",
+    ]
+    recovers(tracked)
+
+
+def test_a_task_whose_state_is_missing_is_looked_for_by_its_work(tracked: Lab) -> None:
+    tracked.sim.do.on_call(
+        "WaitForUpdatesEx", action="missing", fault="vmodl.fault.HostCommunication", times=4
+    )
+    incremental(tracked)
+    assert tracked.sim.do.calls().count("CreateSnapshot_Task") == 2  # one for each run
+
+
+def test_a_task_that_may_not_be_read_ends_the_run(tracked: Lab) -> None:
+    tracked.sim.do.on_call(
+        "WaitForUpdatesEx",
+        action="missing",
+        fault="vim.fault.NoPermission",
+        fields={"privilegeId": "System.Read"},
+    )
+    refused(tracked, "lacks the privilege System.Read", AccessDenied)
+
+
+@BOTH_FORMS
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_a_session_may_end_between_two_reads(tracked: Lab, transport: str) -> None:
+def test_a_session_may_end_between_two_reads(tracked: Lab, transport: str, form: str) -> None:
+    tracked.sim.knobs.change("session", ended_as=form)
     tracked.make_transport = TRANSPORTS[transport]
     tracked.sim.do.on_read(action="operation", operation="end_sessions", times=1)
     incremental(tracked)

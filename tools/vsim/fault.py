@@ -52,3 +52,13 @@ def not_found(moid: str, kind: str) -> Fault:
         f"The object '{kind}:{moid}' has already been deleted or has not been completely created",
         obj=Ref(kind, moid),
     )
+
+
+def not_authenticated(target: Ref) -> Fault:
+    """The session of a call does not exist, or has ended."""
+    return Fault(
+        "vim.fault.NotAuthenticated",
+        "The session is not authenticated.",
+        object=target,
+        privilegeId="System.View",
+    )

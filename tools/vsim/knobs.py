@@ -105,6 +105,7 @@ class SessionKnobs:
     """Sessions and the property collector."""
 
     idle_seconds: float = 1800.0
+    ended_as: Literal["fault", "missing-set"] = "fault"  # how a property read reports the end
     wait_seconds: float = 1800.0  # the longest the server keeps a WaitForUpdatesEx
     objects_per_page: int = 0  # RetrievePropertiesEx pages though not asked to; 0: no limit
     updates_per_set: int = 100  # ObjectUpdates in one UpdateSet

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 Action = Literal[
     "fault",  # the call fails with `fault`
+    "missing",  # a property read succeeds, and reports each property as missing for `fault`
     "task-fault",  # the call succeeds, its task ends in error before it did anything
     "task-fault-after",  # the same, after the task did its work
     "hold-task",  # the task stays 'running' until it is released

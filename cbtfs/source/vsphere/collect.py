@@ -7,7 +7,7 @@ from typing import Any, Final
 from pyVmomi import vmodl
 
 from cbtfs.errors import SourceUnavailable
-from cbtfs.source.vsphere.faults import speaking, text_of
+from cbtfs.source.vsphere.faults import raise_ended, speaking, text_of
 from cbtfs.source.vsphere.session import Session
 
 Collector = vmodl.query.PropertyCollector
@@ -90,6 +90,7 @@ def _pages(session: Session, selection: Any) -> Iterator[Found]:
     page = collector.RetrievePropertiesEx([selection], Collector.RetrieveOptions())
     while page is not None:
         for each in page.objects:
+            raise_ended(each.missingSet)
             yield Found(
                 each.obj,
                 {one.name: one.val for one in each.propSet},

@@ -1,6 +1,6 @@
 """What a vSphere fault means for the user: pyVmomi's exceptions end here."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPException
 from typing import Any, Final
@@ -73,6 +73,17 @@ def meaning(fault: Any, what: str) -> CbtfsError:
         if isinstance(fault, kind):
             return SourceUnavailable(f"{what}: {text_of(fault)}: {advice}")
     return SourceUnavailable(f"{what}: {text_of(fault)}")
+
+
+def raise_ended(missing: Iterable[Any]) -> None:
+    """Raise the NotAuthenticated fault that an answer holds for a property, if it holds one.
+
+    vCenter reports a session that ended in either of two forms: the call fails, or it succeeds and
+    each property is in the missingSet of its object (vSphere API reference, MissingProperty).
+    """
+    for each in missing:
+        if isinstance(each.fault, vim.fault.NotAuthenticated):
+            raise each.fault
 
 
 @contextmanager

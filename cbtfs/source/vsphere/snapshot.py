@@ -165,13 +165,23 @@ def _is_made(session: Session, vm: Any, name: str) -> bool:
 
 
 def settle(session: Session, vm: Any) -> None:
-    """Wait for the end of snapshots of this machine that are being made: one may be ours."""
+    """Wait for the end of snapshots of this machine that are being made: one may be ours.
+
+    The machine itself is read too: a server that may not read it follows no traversal, and would
+    otherwise answer as if there were no task.
+    """
     found = retrieve(
         session,
         vm,
-        [properties(vim.Task, "info.state", "info.descriptionId")],
+        [
+            properties(vim.VirtualMachine, "recentTask"),
+            properties(vim.Task, "info.state", "info.descriptionId"),
+        ],
         [walk("tasks", vim.VirtualMachine, "recentTask")],
     )
+    for machine in found:
+        if isinstance(machine.object, vim.VirtualMachine):
+            machine.require()
     for task in found:
         is_create = "createSnapshot" in str(task.values.get("info.descriptionId", ""))
         if is_create and task.values.get("info.state") in _RUNNING:

@@ -6,7 +6,7 @@ arrives, and does not survive the end of a session.
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from pyVmomi import vim, vmodl
@@ -91,6 +91,10 @@ class _Watch:
             more = True
             while more:
                 more = self._session.repeat(lambda: self._update(seconds), "wait for a task")
+        except vmodl.fault.HostCommunication as fault:
+            raise TaskGone(
+                f"the state of task {self._task._moId} cannot be read: {text_of(fault)}"
+            ) from fault
         except _STALE as fault:
             if getattr(fault, "obj", None) == self._task:
                 raise TaskGone(f"task {self._task._moId} is not known any more") from fault
@@ -104,19 +108,31 @@ class _Watch:
         options = Collector.WaitOptions(maxWaitSeconds=seconds)
         try:
             updates = self._collector.WaitForUpdatesEx(self._version, options)
+            if updates is None:
+                return False
+            for filtered in updates.filterSet:
+                self._take_all(filtered)
         except vim.fault.NotAuthenticated:
             self._collector = None  # it ended with its session
             raise
-        if updates is None:
-            return False
         self._version = updates.version
-        for filtered in updates.filterSet:
-            for item in filtered.objectSet:
-                if item.kind == "leave":
-                    raise vmodl.fault.ManagedObjectNotFound(obj=self._task)
-                for change in item.changeSet:
-                    self._take(change.name, change.val)
         return bool(updates.truncated)
+
+    def _take_all(self, filtered: Any) -> None:
+        """The updates of one filter; what could not be read is raised as the fault that it is."""
+        for missing in (*filtered.missingSet, *self._missing(filtered)):
+            raise missing.fault
+        for item in filtered.objectSet:
+            if item.kind == "leave":
+                raise vmodl.fault.ManagedObjectNotFound(obj=self._task)
+            for change in item.changeSet:
+                self._take(change.name, change.val)
+
+    @staticmethod
+    def _missing(filtered: Any) -> Iterator[Any]:
+        """Properties that were not read; an unset property is not among them."""
+        for item in filtered.objectSet:
+            yield from item.missingSet
 
     def _take(self, name: str, value: Any) -> None:
         """A change is of one member, or of the whole info where the server likes that better."""

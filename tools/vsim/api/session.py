@@ -17,6 +17,7 @@ from tools.vsim.soap.vmodl import long, vim
 if TYPE_CHECKING:
     from tools.vsim.api.site import Site
 
+KEPT_ENDED = 64
 NO_PERMISSION = "Permission to perform this operation was denied."
 
 
@@ -53,6 +54,7 @@ class Sessions:
     def __init__(self, world: World) -> None:
         self._world = world
         self._by_key: dict[str, Session] = {}
+        self.ended: dict[str, SessionHeld] = {}  # by id, what the last sessions that ended had
 
     def __iter__(self) -> Iterator[Session]:
         return iter(list(self._by_key.values()))
@@ -89,6 +91,9 @@ class Sessions:
         for held in session.objects.values():
             if isinstance(held, SessionHeld):
                 held.end()
+                self.ended[held.moid] = held
+        for moid in list(self.ended)[:-KEPT_ENDED]:
+            del self.ended[moid]
         session.objects.clear()
 
     def close_all(self) -> None:

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from pyVmomi import VmomiSupport
 
+from tools.vsim.api.collector import PropertyCollector
 from tools.vsim.api.served import Call, Served
-from tools.vsim.fault import Fault, Ref, not_found
+from tools.vsim.api.unread import unread_answer
+from tools.vsim.fault import Fault, Ref, not_authenticated, not_found
 from tools.vsim.rules import CallRule
 from tools.vsim.soap.reply import fault_reply, result_reply
 from tools.vsim.soap.request import Request, parse_request
@@ -84,10 +86,9 @@ class Dispatcher:
                 target = site.find(request.moid, None)
         call = Call(request.method, version, session, task_rules=rules)
         try:
-            for rule in rules:
-                if rule.action == "fault":
-                    raise Fault(rule.fault, rule.message, **rule.fields)
-            value = self._invoke(call, request, target)
+            value = self._ruled(request, target, rules)
+            if value is None:
+                value = self._invoke(call, request, target)
             reply = Reply(200, result_reply(request.method, value, version))
         except Fault as fault:
             reply = Reply(500, fault_reply(fault, version))
@@ -115,6 +116,21 @@ class Dispatcher:
                 self._site.sessions.close(session)
         return None
 
+    def _ruled(self, request: Request, target: Served | None, rules: list[CallRule]) -> Any:
+        """The result that a rule decides; None if none does."""
+        for rule in rules:
+            fault = Fault(rule.fault, rule.message, **rule.fields)
+            if rule.action == "fault":
+                raise fault
+            if rule.action == "missing":
+                return self._unread(request, target, fault)
+        return None
+
+    def _unread(self, request: Request, target: Served | None, fault: Fault) -> Any:
+        collector = target or self._site.sessions.ended.get(request.moid)
+        filters = collector.filters if isinstance(collector, PropertyCollector) else {}
+        return unread_answer(request, filters.values(), fault)
+
     def _invoke(self, call: Call, request: Request, target: Served | None) -> Any:
         is_fetch = request.method == "Fetch"
         wanted = str(request.arguments.get("prop", ""))
@@ -124,12 +140,12 @@ class Dispatcher:
             else request.method in OPEN_METHODS
         )
         if call.session is None and not is_open:
-            raise Fault(
-                "vim.fault.NotAuthenticated",
-                "The session is not authenticated.",
-                object=Ref("vmodl.ManagedObject", request.moid),
-                privilegeId="System.View",
-            )
+            fault = not_authenticated(Ref("vmodl.ManagedObject", request.moid))
+            if self._site.world.knobs.session.ended_as == "missing-set":
+                unread = self._unread(request, target, fault)
+                if unread is not None:
+                    return unread
+            raise fault
         if target is None:
             raise not_found(request.moid, request.kind)
         if is_fetch:

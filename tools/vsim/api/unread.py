@@ -1,0 +1,64 @@
+"""Answers that report every property as missing, as a server gives them after a session ended."""
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from tools.vsim.fault import Fault
+from tools.vsim.soap.request import Request
+from tools.vsim.soap.vmodl import Collector, method_fault, typed
+
+if TYPE_CHECKING:
+    from tools.vsim.api.collector import Filter
+
+
+def unread_answer(request: Request, filters: "Iterable[Filter]", fault: Fault) -> Any:
+    """The result of a property read that could read nothing because of *fault*.
+
+    *filters* are those of the collector that is called. None if the method does not read
+    properties. Traversals are not followed: a server that may
+    not read a property does not know where it leads.
+    """
+    if request.method == "RetrievePropertiesEx":
+        contents = [
+            Collector.ObjectContent(obj=start.obj, missingSet=missing)
+            for spec in request.arguments["specSet"]
+            for start, missing in _unread(spec, fault)
+        ]
+        return Collector.RetrieveResult(objects=contents)
+    if request.method == "WaitForUpdatesEx":
+        return unread_updates(filters, fault)
+    return None
+
+
+def unread_updates(filters: "Iterable[Filter]", fault: Fault) -> Any:
+    """An UpdateSet in which every property of the filters is missing."""
+    sets = [
+        Collector.FilterUpdate(
+            filter=each.object,
+            objectSet=[
+                Collector.ObjectUpdate(
+                    kind=typed(Collector.ObjectUpdate.Kind, "modify"),
+                    obj=start.obj,
+                    missingSet=missing,
+                )
+                for start, missing in _unread(each.spec, fault)
+            ],
+        )
+        for each in filters
+    ]
+    return Collector.UpdateSet(version="unread", filterSet=sets, truncated=False)
+
+
+def _unread(spec: Any, fault: Fault) -> Iterator[tuple[Any, list[Any]]]:
+    for start in spec.objectSet:
+        paths = [
+            path
+            for wanted in spec.propSet
+            if issubclass(type(start.obj), wanted.type)
+            for path in wanted.pathSet
+        ]
+        if paths and not start.skip:
+            yield (
+                start,
+                [Collector.MissingProperty(path=path, fault=method_fault(fault)) for path in paths],
+            )
