@@ -10,6 +10,7 @@ from cbtfs.core.manifest import Manifest, decode_manifest, unknown_state
 from cbtfs.errors import ChunkMissing, DataCorrupt, PointNotFound
 from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.records import CatalogDamaged
+from cbtfs.store.distrust import DistrustFolder
 from cbtfs.store.points import PointFolder
 
 
@@ -20,6 +21,15 @@ class PointFindings:
     manifests: list[Manifest] = field(default_factory=list)
     """As the files have them; as the catalog does where the file is damaged."""
     problems: list[Problem] = field(default_factory=list)
+
+
+def verify_records(records: DistrustFolder) -> Iterator[Problem]:
+    """Look at the records of change lists that lack changes."""
+    for disk in records.disks():
+        try:
+            records.read(disk)
+        except DataCorrupt as exc:
+            yield Problem("state", f"{exc}; the next ingest reads the disk whole and rewrites it")
 
 
 def verify_points(points: PointFolder, catalog: Catalog | None) -> PointFindings:

@@ -8,7 +8,7 @@ from typing import Final
 from cbtfs.check.maps import MapCheck
 from cbtfs.check.objects import verify_objects
 from cbtfs.check.packs import verify_packs
-from cbtfs.check.points import verify_points
+from cbtfs.check.points import verify_points, verify_records
 from cbtfs.check.report import Problem, Report
 from cbtfs.check.subset import ALL, NONE, Subset
 from cbtfs.core.ids import PackId
@@ -16,6 +16,7 @@ from cbtfs.errors import CbtfsError
 from cbtfs.store.catalog import gate
 from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.records import DIGESTS, META, ORDER, PACKS, VMS, CatalogDamaged
+from cbtfs.store.distrust import DistrustFolder
 from cbtfs.store.packs import PackFolder
 from cbtfs.store.points import PointFolder
 from cbtfs.store.repository import CATALOG, load_settings, reading
@@ -54,7 +55,7 @@ def check(
         generation = _generation(catalog)
         found = verify_points(points, catalog)
         report.points = len(found.manifests)
-        report.problems += found.problems
+        report.problems += [*found.problems, *verify_records(DistrustFolder(path))]
         report.verified = {
             each.point: points.load_state(each.point)[0].verified for each in found.manifests
         }

@@ -6,7 +6,7 @@ everything is compared.
 
 import os
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
@@ -18,6 +18,10 @@ from cbtfs.core.ids import Ref
 from cbtfs.core.partitions import HEAD_BYTES, superblocks
 from cbtfs.source.base import DiskSource
 from cbtfs.store.digest import chunk_digest
+
+OnMiss = Callable[[], None]
+"""Called at once when a block differs that the list calls unchanged; from any thread, and perhaps
+several times."""
 
 _READ_BYTES: Final = 4 << 20
 """What one thread reads at a time: bounds memory where neighbours are picked."""
@@ -74,8 +78,12 @@ def audit_sample(
     listed: Sequence[Extent],
     sampling: Sampling,
     seed: str,
+    on_miss: OnMiss,
 ) -> SampleAudit:
-    """Read a sample of *source* besides *listed*, whole blocks, and compare it with *base*."""
+    """Read a sample of *source* besides *listed*, whole blocks, and compare it with *base*.
+
+    *on_miss* is called before anything else is done about a difference: what follows may fail.
+    """
     head = b"".join(
         bytes(source.read(extent)) for extent in between(0, min(HEAD_BYTES, source.size))
     )
@@ -92,10 +100,13 @@ def audit_sample(
 
     def mismatches(piece: Extent) -> int:
         data = bytes(source.read(piece))
-        return sum(
-            _digest(data[at : at + block], block) != _digest_in(base, (piece.start + at) // block)
-            for at in range(0, piece.length, block)
-        )
+        found = 0
+        for at in range(0, piece.length, block):
+            own = _digest(data[at : at + block], block)
+            if own != _digest_in(base, (piece.start + at) // block):
+                on_miss()
+                found += 1
+        return found
 
     pool = ThreadPoolExecutor(max(os.cpu_count() or 1, 2), "audit")
     try:
@@ -116,7 +127,12 @@ def _digest_in(tree: Tree[Ref], block: int) -> bytes | None:
 
 
 def audit_whole(
-    before: Tree[Ref], after: Tree[Ref], listed: Sequence[Extent], shape: Shape, base_size: int
+    before: Tree[Ref],
+    after: Tree[Ref],
+    listed: Sequence[Extent],
+    shape: Shape,
+    base_size: int,
+    on_miss: OnMiss,
 ) -> WholeAudit:
     """Compare what *listed*, whole blocks, does not name, for a disk that was read whole."""
     common = min(-(-base_size // shape.block_size), shape.blocks)
@@ -127,8 +143,10 @@ def audit_whole(
         number = bisect_right(starts, at) - 1
         return number >= 0 and at < told[number].end
 
-    missed = sum(
-        block < common and not is_told(block * shape.block_size) for block in diff(before, after)
-    )
+    missed = 0
+    for block in diff(before, after):
+        if block < common and not is_told(block * shape.block_size):
+            on_miss()
+            missed += 1
     named = sum(-(-extent.length // shape.block_size) for extent in told)
     return WholeAudit(common - named, missed)

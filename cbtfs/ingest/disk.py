@@ -1,32 +1,31 @@
 """Take one disk of a restore point: plan, audit, capture, and what to do when one of them fails."""
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from cbtfs.core.audit import Sampling
 from cbtfs.core.blockmap import Shape, Tree
+from cbtfs.core.distrust import Distrust
 from cbtfs.core.extent import Extent, clip, complement, total, widen
-from cbtfs.core.ids import Ref, VmId
-from cbtfs.core.manifest import MAX_DISK_BYTES, DiskKind, DiskRecord
+from cbtfs.core.ids import Ref
+from cbtfs.core.manifest import MAX_DISK_BYTES, DiskKind, DiskRecord, Vm
 from cbtfs.core.moment import format_moment
 from cbtfs.core.names import printable
 from cbtfs.errors import ChunkMissing, DataCorrupt, UsageError
-from cbtfs.ingest.audit import SampleAudit, audit_sample, audit_whole
+from cbtfs.ingest.audit import OnMiss, SampleAudit, WholeAudit, audit_sample, audit_whole
 from cbtfs.ingest.baseline import Baseline
 from cbtfs.ingest.capture import Captured, Progress, capture
+from cbtfs.ingest.distrust import Misses, find_distrust, missed_blocks
 from cbtfs.ingest.marks import DiskMarks, Start
 from cbtfs.ingest.plan import Plan, Want, make_plan, missed, whole
-from cbtfs.ingest.suspicion import suspect_since_full
 from cbtfs.reader import Reader
 from cbtfs.source.base import DiskSource
 from cbtfs.source.wrappers import CheckedSource
+from cbtfs.store.distrust import Armed
 from cbtfs.store.identity import new_disk_id
 from cbtfs.store.repository import Repository
 from cbtfs.store.writer import ObjectWriter
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +60,7 @@ def silent(label: str, size: int) -> Progress:
 class Orders:
     """What holds for all disks of a point that is taken."""
 
-    vm: VmId
+    vm: Vm
     moment: datetime
     run: str
     want: Want
@@ -84,18 +83,20 @@ def take_disk(
     if source.size > MAX_DISK_BYTES:
         raise UsageError(f"disk {printable(disk.label)} is larger than {MAX_DISK_BYTES} bytes")
     block = repository.settings.block_size if base is None else base.disk.block_size
+    distrust = None if base is None or disk.kind == "file" else find_distrust(repository, base)
     plan = make_plan(
         source,
         base,
         orders.want,
         repository.findings.unreadable,
+        distrust=distrust,
         is_audited=orders.audit is not None,
     )
     if disk.marks is not None:
         plan = disk.marks.adopt(plan, orders.want)
     shape = Shape(source.size, block)
     reader = Reader(repository)
-    run = _Run(repository, objects, source, shape, disk.label, orders, reader, disk.marks)
+    run = _Run(repository, objects, source, shape, disk.label, orders, reader, disk.marks, distrust)
     try:
         return run.take(disk, plan, base)
     except (ChunkMissing, DataCorrupt) as exc:
@@ -118,60 +119,88 @@ class _Run:
     orders: Orders
     reader: Reader
     marks: DiskMarks | None
+    distrust: Distrust | None
+    """The record of an earlier run that forbids trust in the disk's list."""
 
     def take(self, disk: DiskInput, plan: Plan, base: Baseline | None) -> DiskRecord:
         """The disk as *plan* has it, or read whole where an audit shows that to be needed."""
         tree = None if base is None else self.reader.disk(base.disk).tree()
         if tree is not None and plan.told is not None and not disk.lists_discards:
             plan = plan.with_changes(list(self._discarded(tree)))
-        if base is None or tree is None or plan.told is None or self.orders.audit is None:
+        if base is None or tree is None:
+            return self.record(disk, plan, base, self.capture(plan, tree, base))
+        misses = self._misses(base)
+        if self.distrust is not None and self.distrust.is_confirmed:
+            # The run that recorded this may have ended before it marked all points.
+            misses.suspect(missed_blocks(self.distrust.blocks), self.distrust.found)
+        if plan.told is None or self.orders.audit is None:
             return self.record(disk, plan, base, self.capture(plan, tree, base))
         sample, told = None, plan.told
         if plan.extents is not None:
-            sample = self._audit_sample(plan, tree, base, self.orders.audit)
+            sample = self._audit_sample(plan, tree, misses, self.orders.audit)
             if sample.mismatches:
-                reason = _reason(sample.mismatches)
-                self._suspect(base, reason)
-                plan = missed(plan, reason, self.orders.want)
+                plan = missed(plan, missed_blocks(sample.mismatches), self.orders.want)
         record = self.record(disk, plan, base, self.capture(plan, tree, base))
         if plan.extents is None:
-            return self._audited_whole(record, told, tree, base, sample)
+            return self._audited_whole(record, told, tree, misses, sample)
         return record if sample is None else replace(record, audit=sample.document())
 
+    def _misses(self, base: Baseline) -> Misses:
+        orders = self.orders
+        moment = format_moment(orders.moment)
+        return Misses(self.repository, orders.vm, self.label, base, moment, orders.run)
+
     def _audit_sample(
-        self, plan: Plan, tree: Tree[Ref], base: Baseline, sampling: Sampling
+        self, plan: Plan, tree: Tree[Ref], misses: Misses, sampling: Sampling
     ) -> SampleAudit:
-        listed = self._wanted(plan, tree)
-        seed = f"{self.orders.run}/{base.disk.id}"
-        return audit_sample(self.source, self.shape, tree, base.disk.size, listed, sampling, seed)
+        """A sample's audit; what it finds is recorded and the points in doubt are marked."""
+        listed, base = self._wanted(plan, tree), misses.base.disk
+        seed = f"{self.orders.run}/{base.id}"
+        with misses.armed() as armed:
+            sample = audit_sample(
+                self.source, self.shape, tree, base.size, listed, sampling, seed, armed.fire
+            )
+            if sample.mismatches:
+                suspect = self._found(misses, armed, sample.mismatches)
+                misses.warn_of_sample(sample.mismatches, suspect)
+        return sample
+
+    def _found(self, misses: Misses, armed: Armed, blocks: int) -> int:
+        """Complete the record of what was found, and mark points; how many are suspect for it."""
+        armed.count(blocks)
+        self.source.confirm()  # what a disk held that changed meanwhile accuses no point
+        armed.confirm()
+        return misses.suspect(missed_blocks(blocks))
 
     def _audited_whole(
         self,
         record: DiskRecord,
         told: Sequence[Extent],
         tree: Tree[Ref],
-        base: Baseline,
+        misses: Misses,
         sample: SampleAudit | None,
     ) -> DiskRecord:
         """*record* of a disk that was read whole, with what its list lacks of what is new in it."""
         self.objects.flush()  # what is compared must be there to be loaded
         after = self.reader.disk(record).tree()
         listed = list(widen(told, self.shape.block_size, self.shape.size))
-        whole = audit_whole(tree, after, listed, self.shape, base.disk.size)
-        if sample is not None:
-            found = max(whole.missed, sample.mismatches)
-            return replace(record, reason=_reason(found), audit=sample.document(whole.missed))
-        if whole.missed:
-            self._suspect(base, _reason(whole.missed))
-        return replace(record, audit=whole.document())
 
-    def _suspect(self, base: Baseline, reason: str) -> None:
-        """Mark what may be wrong, at once: whatever becomes of this run, that is known now."""
-        self.source.confirm()  # what a disk held that changed meanwhile is evidence of nothing
-        label, moment = printable(self.label), format_moment(self.orders.moment)
-        text = f"disk {label}: {reason}, seen at {moment}"
-        found = suspect_since_full(self.repository, self.orders.vm, base, text)
-        log.warning("disk %s: %s; points that are suspect for it: %d", label, reason, len(found))
+        def audit(on_miss: OnMiss) -> WholeAudit:
+            return audit_whole(tree, after, listed, self.shape, misses.base.disk.size, on_miss)
+
+        if sample is not None:  # it found some, and that is on record
+            whole = audit(lambda: None)
+            found = max(whole.missed, sample.mismatches)
+            misses.warn_of_scan(found, misses.suspect(missed_blocks(found)))
+            return replace(record, reason=missed_blocks(found), audit=sample.document(whole.missed))
+        with misses.armed() as armed:
+            whole = audit(armed.fire)
+            if whole.missed:
+                misses.warn_of_scan(whole.missed, self._found(misses, armed, whole.missed))
+        if self.distrust is not None:
+            found = max(whole.missed, self.distrust.blocks or 0)
+            record = replace(record, reason=missed_blocks(found or None))
+        return replace(record, audit=whole.document())
 
     def record(
         self, disk: DiskInput, plan: Plan, base: Baseline | None, captured: Captured
@@ -251,7 +280,3 @@ class _Run:
 
     def _is_bad(self, ref: Ref) -> bool:
         return self.objects.is_bad(ref.digest)
-
-
-def _reason(blocks: int) -> str:
-    return f"change tracking missed {blocks} blocks"

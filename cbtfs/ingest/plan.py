@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from cbtfs.core.distrust import Distrust
 from cbtfs.core.extent import Extent, clip, coalesce, intersect
 from cbtfs.core.manifest import IngestKind
 from cbtfs.errors import ChangeTrackingUnusable, SourceMismatch
 from cbtfs.ingest.baseline import Baseline
+from cbtfs.ingest.distrust import reason_of
 from cbtfs.source.base import ChangeTrackingInvalid, DiskSource
 
 Want = Literal["auto", "full", "incremental"]
@@ -39,19 +41,24 @@ def make_plan(
     want: Want,
     unreadable: Sequence[str],
     *,
+    distrust: Distrust | None = None,
     is_audited: bool = False,
 ) -> Plan:
     """What to read of *source*.
 
     *unreadable* tells of manifests that cannot be read: one of them may be this disk's newest.
-    A full that was asked for has the list only to be audited. ChangeTrackingUnusable if it takes
-    a whole read and *want* forbids that.
+    *distrust* is the record that an earlier audit left. A full scan that was asked for, or that
+    such a record demands, has the list only to be audited. ChangeTrackingUnusable if it takes a
+    whole read and *want* forbids that, SourceMismatch if it takes one for *distrust*.
     """
     if base is None:
         return whole("first restore point of this disk", want)
     if want == "full":
         plan = whole("a full was asked for", want)
         return replace(plan, told=_told(source, base)) if is_audited else plan
+    if distrust is not None:
+        told = _told(source, base) if is_audited and want != "incremental" else None
+        return missed(Plan("incremental", "", None, told), reason_of(distrust), want)
     if unreadable:
         return whole(f"compared by digest: {unreadable[0]}, it may be this disk's newest", want)
     try:

@@ -84,7 +84,7 @@ def take_point(
     _look_at(vm_input, disks)
     run = run or new_id()
     vm, is_new = _find_vm(repository, vm_input)
-    orders = Orders(vm.id, moment, run, want, audit, announce)
+    orders = Orders(vm, moment, run, want, audit, announce)
     records: list[DiskRecord] = []
     taken: list[DiskInput] = []
     last_hope = [disk for disk in disks if disk.kind == "disk"][-1]

@@ -34,6 +34,7 @@ from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.records import CatalogDamaged, PointRecord
 from cbtfs.store.catalog.update import Update
 from cbtfs.store.catchup import Findings, catch_up
+from cbtfs.store.distrust import DistrustFolder
 from cbtfs.store.files import (
     exchange,
     load_file,
@@ -74,6 +75,7 @@ class Repository:
         self.catalog = catalog
         self.packs = PackFolder(path / "packs")
         self.points = PointFolder(path / "points")
+        self.distrust = DistrustFolder(path)
         self.findings = findings or Findings()
         """What opening for writing had to mend."""
         self._forgotten: Forgotten | None = None
@@ -155,6 +157,9 @@ class Repository:
             self.catalog.update(lambda update: update.put_point(manifest, record))
         except StoreFailed as exc:
             raise StoreFailed(f"point {manifest.point} is committed, but {exc}") from exc
+        for disk in manifest.disks:
+            if disk.ingest == "full":
+                self.distrust.settle(disk.id, manifest.order)
 
     def forget(self, points: Collection[PointId]) -> None:
         """Let *points* be forgotten; what they alone need is freed by the next prune.

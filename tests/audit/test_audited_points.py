@@ -190,7 +190,9 @@ def test_a_full_that_fails_after_the_find_leaves_the_marks(path: Path, disk: Fak
     assert suspects(path) == {wrong.point}
 
 
-def test_a_disk_that_changes_meanwhile_is_evidence_of_nothing(path: Path, disk: FakeDisk) -> None:
+def test_a_disk_that_changes_meanwhile_accuses_no_point_and_is_read_whole_next(
+    path: Path, disk: FakeDisk
+) -> None:
     class Live(WrappedSource):
         def confirm(self) -> None:
             raise SourceMismatch("the file changed while it was read")
@@ -205,7 +207,11 @@ def test_a_disk_that_changes_meanwhile_is_evidence_of_nothing(path: Path, disk: 
     with pytest.raises(SourceMismatch, match="changed while"):
         take(path, ("A", Live(Silent(shot, {HIDDEN})), shot))
 
-    assert points(path) == before
+    after = points(path)
+    (record,) = after.keys() - before.keys()
+    assert record.endswith(".distrusted")
+    assert {name: data for name, data in after.items() if name != record} == before
+    assert take_silent(path, disk, {HIDDEN}, audit=None).kind == "full"
 
 
 def test_a_full_that_was_asked_for_finds_what_no_sample_did(path: Path, disk: FakeDisk) -> None:

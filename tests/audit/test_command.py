@@ -190,6 +190,35 @@ def test_a_vm_whose_change_tracking_misses_some(
     assert right == [True, False, True]
 
 
+def test_a_find_at_a_vm_whose_last_point_is_a_full_is_not_lost(
+    lab: Lab, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sim = lab.sim
+    monkeypatch.setenv("CBTFS_VSPHERE_PASSWORD", sim.user.password)
+    server = ["--server", f"{sim.host}:{sim.port}", "--user", sim.user.name]
+    command = ["ingest", "vsphere", *server, "--ca-file", str(sim.certificate.certificate), VM]
+
+    def run(*more: str) -> tuple[int, Any, str]:
+        return call(lab.repository, capsys, *command, *more)
+
+    assert run()[0] == 0
+    sim.knobs.change("cbt", silent_misses=0.5, seed=3)
+    for block in range(0, 120, 3):
+        lab.write(block * 65536, b"not all of these are listed")
+    forbidden = ["--incremental-only", "--audit"]
+    codes = [run(*forbidden, share)[0] for share in ("100%", "0", "0")]
+    code, taken, _ = run("--audit", "0")
+    again = run(*forbidden, "0")
+
+    assert codes == [33, 33, 33]
+    assert code == 0
+    (point,) = taken["points"]
+    assert [disk["kind"] for disk in point["disks"]] == ["full", "incremental"]
+    assert again[0] == 0
+    shown = call(lab.repository, capsys, "show", point["point"])[1]
+    assert _is_right(lab, point["point"], shown["metadata"]["snapshot"]["moref"])
+
+
 def _is_right(lab: Lab, point: str, snapshot: str) -> bool:
     """Whether the first disk of the point is what the simulator froze."""
     restored = lab.repository.parent / f"{point}.raw"

@@ -46,7 +46,9 @@ def look(tmp_path: Path) -> Iterator[Look]:
             listed = list(coalesce(Extent(block * BLOCK, BLOCK) for block in told))
             shot = now.take_snapshot()
             shape = Shape(shot.size, BLOCK)
-            return audit_sample(shot, shape, tree, shot.size, listed, SAMPLE, f"{seed}/disk")
+            return audit_sample(
+                shot, shape, tree, shot.size, listed, SAMPLE, f"{seed}/disk", lambda: None
+            )
 
         yield audit
 

@@ -1,0 +1,108 @@
+"""A change list that lacks changes: the record that outlives the run, the marks, the warnings.
+
+The record comes first, before the source is asked to confirm and before any point is marked:
+whatever ends the run after that, the next one does not trust a list of that disk. A false record
+costs one full scan; a lost one costs a wrong restore point.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from cbtfs.core.distrust import Distrust
+from cbtfs.core.manifest import Vm
+from cbtfs.core.names import printable
+from cbtfs.ingest.baseline import Baseline
+from cbtfs.ingest.suspicion import suspect_since_full
+from cbtfs.store.distrust import Armed
+from cbtfs.store.repository import Repository
+
+log = logging.getLogger(__name__)
+
+
+def find_distrust(repository: Repository, base: Baseline) -> Distrust | None:
+    """The record that forbids trust in lists since *base*; None if there is none in force."""
+    record = repository.distrust.load(base.disk.id)
+    if record is None:
+        return None
+    order = base.point.manifest.order
+    if record.covers(order, is_full=base.disk.ingest == "full"):
+        return record
+    if record.trusted_from is None:
+        # A run ended between the commit of a full scan and the update of the record.
+        repository.distrust.settle(base.disk.id, order)
+    return None
+
+
+def reason_of(record: Distrust) -> str:
+    """Why a disk with that record is read whole, as its manifest gives it."""
+    if record.found is None:
+        return "change tracking missed blocks, as far as a damaged record shows"
+    return f"{missed_blocks(record.blocks)} at {record.found}, and no full scan followed"
+
+
+def missed_blocks(blocks: int | None) -> str:
+    """The start of every reason that an audit gives."""
+    return f"change tracking missed {'blocks' if blocks is None else f'{blocks} blocks'}"
+
+
+@dataclass(frozen=True, slots=True)
+class Misses:
+    """What becomes of blocks that the list of one disk missed."""
+
+    repository: Repository
+    vm: Vm
+    label: str
+    base: Baseline
+    moment: str
+    """The moment that the disk shows: RFC 3339, UTC."""
+    run: str
+
+    @contextmanager
+    def armed(self) -> Iterator[Armed]:
+        """A record that is durable from its fire() on, whatever ends the run."""
+        base, distrust = self.base, self.repository.distrust
+        order, known = base.point.manifest.order, distrust.load(base.disk.id)
+        armed = distrust.arm(
+            Distrust(
+                disk=base.disk.id,
+                base=base.point.manifest.point,
+                order=order if known is None else max(order, known.order),
+                change_id=base.disk.change_id,
+                run=self.run,
+                found=self.moment,
+            )
+        )
+        try:
+            yield armed
+        finally:
+            armed.disarm()
+
+    def suspect(self, reason: str, moment: str | None = None) -> int:
+        """Mark the points that the list may have made wrong; how many are marked."""
+        text = f"disk {printable(self.label)}: {reason}, seen at {moment or self.moment}"
+        return len(suspect_since_full(self.repository, self.vm.id, self.base, text))
+
+    def warn_of_sample(self, blocks: int, suspect: int) -> None:
+        """Say what a sample found, before the disk is read whole."""
+        self._warn(f"{missed_blocks(blocks)} of those that the audit sampled", suspect)
+
+    def warn_of_scan(self, blocks: int, suspect: int) -> None:
+        """Say what the full scan found."""
+        self._warn(f"{missed_blocks(blocks)}, as the full scan of the disk shows", suspect)
+
+    def _warn(self, found: str, suspect: int) -> None:
+        vm = printable(self.vm.name)
+        is_vsphere = self.vm.vcenter is not None
+        cure = (
+            f"run 'cbtfs cbt reset' for {vm}" if is_vsphere else "check what writes the change list"
+        )
+        log.warning(
+            "VM %s, disk %s: %s; %d of its points are suspect ('cbtfs list'): %s",
+            vm,
+            printable(self.label),
+            found,
+            suspect,
+            cure,
+        )
