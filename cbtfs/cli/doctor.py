@@ -32,6 +32,10 @@ NfcPort = Annotated[
         "--nfc-port", metavar="N", min=1, max=65535, help="Where ESXi hosts serve disks to VDDK."
     ),
 ]
+HttpsPort = Annotated[
+    int,
+    typer.Option("--https-port", metavar="N", min=1, max=65535, help="HTTPS port of ESXi hosts."),
+]
 Seconds = Annotated[
     float, typer.Option("--timeout", metavar="S", min=0.1, help="For a port to answer.")
 ]
@@ -56,6 +60,7 @@ def doctor(
     transport: TransportName = "auto",
     nbd_uri: NbdUri = None,
     vddk_libdir: VddkLibdir = None,
+    https_port: HttpsPort = 443,
     nfc_port: NfcPort = 902,
     timeout: Seconds = 3.0,
     json: Json = False,
@@ -74,7 +79,7 @@ def doctor(
 
         selection = select_all(list_vms(session), vm)
         ways = transports(transport, nbd_uri, vddk_libdir, None, session)
-        exam = Exam(ways, vddk_libdir or VDDK, nfc_port, timeout)
+        exam = Exam(ways, vddk_libdir or VDDK, https_port, nfc_port, timeout)
         report = examine(session, selection.vms, exam)
         about = session.content.about
         product, api = str(about.fullName), str(about.apiVersion)

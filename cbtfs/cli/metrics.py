@@ -198,6 +198,10 @@ class Gauges:
             "vm_new_bytes", "Not in the repository yet.", sum(c.new_bytes for c in counts), vm
         )
         self._set("vm_stored_bytes", "Written for it.", sum(c.stored_bytes for c in counts), vm)
+        if transport:
+            untracked = sum(disk.change_id is None for disk in disks)
+            text = "Disks without change tracking, which each run reads whole."
+            self._set("vm_untracked_disks", text, untracked, vm)
         whole = Counter(class_of(disk.reason) for disk in disks if disk.ingest == "full")
         for reason, count in sorted(whole.items()):
             text = "Disks that were read whole, by the reason."

@@ -2,7 +2,7 @@
 
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -72,13 +72,13 @@ def of_nbdkit() -> Finding:
 
 def of_host(
     host: HostState,
-    https: str | None,
-    nfc: str | None,
+    closed: Mapping[int, str],
+    https_port: int,
     nfc_port: int,
     *,
     is_read: bool,
 ) -> Iterator[Finding]:
-    """*https*, *nfc*: why these ports cannot be reached. *is_read*: by VMware's library."""
+    """*closed*: ports that cannot be reached, and why. *is_read*: by VMware's library."""
     if host.connection != "connected":
         yield Finding(
             "host",
@@ -93,19 +93,19 @@ def of_host(
             "it is in maintenance mode: VMware's library is refused there",
             "end that, or move its VMs away first",
         )
-    if nfc is not None:
+    if nfc_port in closed:
         yield Finding(
             "port",
             Severity.BLOCKS if is_read else Severity.INFO,
-            f"port {nfc_port} cannot be reached from here: {nfc}",
+            f"port {nfc_port} cannot be reached from here: {closed[nfc_port]}",
             f"let this machine through to {host.name}, TCP {nfc_port} (VMware's library reads "
             "disks there), or give --transport datastore",
         )
-    if https is not None:
+    if https_port in closed and https_port != nfc_port:
         yield Finding(
             "port",
             Severity.INFO,
-            f"port {host.https_port} cannot be reached from here: {https}",
+            f"port {https_port} cannot be reached from here: {closed[https_port]}",
             "needed only where --server names the host itself",
         )
 

@@ -28,6 +28,7 @@ from cbtfs.source.vsphere.readiness import enabling_obstacle
 from cbtfs.source.vsphere.role import Use
 from cbtfs.source.vsphere.session import Session
 from cbtfs.source.vsphere.stun import without_stuns
+from cbtfs.source.vsphere.tracking import tracking_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,8 @@ class Exam:
     """Those that an ingest would try, the best first."""
     libdir: Path
     """Where VMware's library is looked for."""
+    https_port: int = 443
+    """Of the hosts. summary.config.port is not it: that is the port of the agent of vCenter."""
     nfc_port: int = 902
     """Of the hosts, where VMware's library reads disks."""
     seconds: float = 3.0
@@ -165,7 +168,7 @@ class _Around:
                 (host.name, port)
                 for host in self._hosts.values()
                 if host.name is not None
-                for port in (host.https_port, exam.nfc_port)
+                for port in (exam.https_port, exam.nfc_port)
             },
             exam.seconds,
         )
@@ -181,9 +184,10 @@ class _Around:
         }
 
     def _of_host(self, host: HostState, *, is_read: bool) -> list[Finding]:
-        name, port = host.name or "", self._exam.nfc_port
-        https, nfc = self._closed.get((name, host.https_port)), self._closed.get((name, port))
-        return gravest_first(of_host(host, https, nfc, port, is_read=is_read))
+        name = host.name or ""
+        ports = (self._exam.https_port, self._exam.nfc_port)
+        closed = [(port, why) for port in ports if (why := self._closed.get((name, port)))]
+        return gravest_first(of_host(host, dict(closed), *ports, is_read=is_read))
 
     def store_places(self, drafts: Sequence[_Draft]) -> dict[str, Place]:
         read = {each for draft in drafts if "datastore" in draft.way.uses for each in draft.stores}
@@ -247,5 +251,7 @@ def _switches(machine: Machine) -> frozenset[Use]:
     """What an ingest would change about the machine."""
     if not machine.can_track:
         return frozenset({"upgrade"})
-    is_enabled = not machine.is_tracking and enabling_obstacle(machine) is None
-    return frozenset({"enable"} if is_enabled else ())
+    if not machine.is_tracking:
+        return frozenset({"enable"} if enabling_obstacle(machine) is None else ())
+    has_setting_off = any(each.switch is False for each in tracking_of(machine).missing)
+    return frozenset({"setting"} if has_setting_off else ())

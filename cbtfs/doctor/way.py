@@ -89,4 +89,4 @@ def _severity(privilege: Privilege, uses: frozenset[Use]) -> Severity | None:
         return None
     if privilege.use == "hold":
         return Severity.WARNING
-    return Severity.INFO if privilege.use == "upgrade" else Severity.BLOCKS
+    return Severity.INFO if privilege.use in ("upgrade", "setting") else Severity.BLOCKS

@@ -7,8 +7,8 @@ process is killed, the next run on the VM finds its record and removes it.
 
 import logging
 import threading
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC
 from typing import Any, Final
@@ -32,7 +32,7 @@ from cbtfs.source.vsphere.disks import DiskFacts
 from cbtfs.source.vsphere.frozen import SnapshotDisk, SnapshotTooOld, Watch, frozen_disks
 from cbtfs.source.vsphere.inventory import ListedVm
 from cbtfs.source.vsphere.machine import DatastoreFacts, Machine, load_datastores, load_machine
-from cbtfs.source.vsphere.readiness import Ready, make_ready
+from cbtfs.source.vsphere.readiness import Ready, disk_notes, make_ready
 from cbtfs.source.vsphere.session import Session
 from cbtfs.source.vsphere.snapshot import (
     Taken,
@@ -86,40 +86,55 @@ def ingest_machine(desk: Desk, vm: ListedVm) -> Outcome:
         machine = load_machine(session, vm)
     holds = {each: end_hold(desk.transports, session, vm, each) for each in dead}
     ready = make_ready(session, vm, machine, may_upgrade=desk.wishes.upgrade_hardware)
-    run = new_id()
-    name = f"{SNAPSHOT_PREFIX}{desk.repository.settings.id[:_PREFIX_ID]}-{run}"
-    if takeover is not None:
-        name = takeover.taken.entry.name
-        ready = replace(ready, untracked=takeover.progress.snapshot.untracked)
-    capture = _Capture(desk, vm, ready, vm_id, run, name, takeover)
-    access = capture.foresee().access
-    facts = RunFacts(run, session.server_id, vm_id, name, holds=access is not None)
-    with runs.start(facts) as record:
-        hold: Held = NotHeld()
-        try:
-            if access is not None:
-                hold = access.hold(vm.id, name)
-            outcome = capture.take()
-        except BaseException as exc:
+    with _reporting(vm, ready):
+        run = new_id()
+        name = f"{SNAPSHOT_PREFIX}{desk.repository.settings.id[:_PREFIX_ID]}-{run}"
+        if takeover is not None:
+            name = takeover.taken.entry.name
+            ready = replace(ready, untracked=takeover.progress.snapshot.untracked)
+        capture = _Capture(desk, vm, ready, vm_id, run, name, takeover)
+        access = capture.foresee().access
+        facts = RunFacts(run, session.server_id, vm_id, name, holds=access is not None)
+        with runs.start(facts) as record:
+            hold: Held = NotHeld()
+            try:
+                if access is not None:
+                    hold = access.hold(vm.id, name)
+                outcome = capture.take()
+            except BaseException as exc:
+                warnings = _clean_up(session, vm, record, hold)
+                for warning in warnings:
+                    log.warning("%s: %s", vm.path, warning)
+                if warnings and isinstance(exc, SourceUnavailable):
+                    _keep_what_is_captured(desk)
+                raise
             warnings = _clean_up(session, vm, record, hold)
-            for warning in warnings:
-                log.warning("%s: %s", vm.path, warning)
-            if warnings and isinstance(exc, SourceUnavailable):
-                _keep_what_is_captured(desk)
-            raise
-        warnings = _clean_up(session, vm, record, hold)
-    if not warnings:
-        for each in dead:  # looked for again: it may have been in the making at the first look
-            remove_named(session, vm.object, each.snapshot)
-            if holds[each] is None:
-                runs.forget(each)
-    warnings += tuple(why for why in holds.values() if why is not None)
+        if not warnings:
+            for each in dead:  # looked for again: it may have been in the making at the first look
+                remove_named(session, vm.object, each.snapshot)
+                if holds[each] is None:
+                    runs.forget(each)
+        warnings += tuple(why for why in holds.values() if why is not None)
     notes = [f"removed the snapshot {each} of a run that ended early" for each in swept.removed]
     notes += [f"has a snapshot that is left alone: {e}" for e in swept.others if e != name]
     notes += refusals
+    notes += disk_notes(ready.machine)
+    if ready.untracked is not None and not ready.machine.is_tracking:
+        notes.append(ready.untracked)
     notes += [each for each in (ready.done, hold.trouble) if each is not None]
     notes += outcome.notes
     return Outcome(outcome.manifest, outcome.left_out, warnings, tuple(notes))
+
+
+@contextmanager
+def _reporting(vm: ListedVm, ready: Ready) -> Iterator[None]:
+    """Report what was changed about a machine of which no restore point comes to be."""
+    try:
+        yield
+    except BaseException:
+        if ready.done is not None:
+            log.warning("%s: %s; this run takes no restore point of it", vm.path, ready.done)
+        raise
 
 
 def _look_for_takeover(

@@ -41,7 +41,7 @@ def load_secret(path: Path) -> Secret:
     if stat.S_ISREG(mode) and mode & 0o077:
         raise UsageError(f"others may read the password file {path}: run 'chmod 600 {path}'")
     try:
-        text = line.decode().rstrip("\r\n")
+        text = line.decode("utf-8-sig").rstrip("\r\n")  # editors on Windows write a BOM
     except UnicodeDecodeError:
         raise UsageError(f"the password file {path} is not text in UTF-8") from None
     if not text:

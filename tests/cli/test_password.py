@@ -54,6 +54,12 @@ def test_a_file_goes_first(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_password(file, "vc1", "me").reveal() == "from the file"
 
 
+def test_a_byte_order_mark_is_no_part_of_the_password(file: Path) -> None:
+    file.write_bytes(b"\xef\xbb\xbfsecret\r\nmore")
+
+    assert find_password(file, "vc1", "me").reveal() == "secret"
+
+
 def test_a_file_that_others_may_read_is_refused(file: Path) -> None:
     file.chmod(0o640)
 

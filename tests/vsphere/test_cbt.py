@@ -7,18 +7,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from pyVmomi import vim
 
 from cbtfs.cli.main import main
-from cbtfs.source.vsphere.disks import disks_of
-from cbtfs.source.vsphere.inventory import list_vms, select
-from cbtfs.source.vsphere.machine import load_machine
 from cbtfs.source.vsphere.stun import whose
-from cbtfs.source.vsphere.switch import obstacle
 from cbtfs.source.vsphere.tracking import _TRACKABLE
 from tests.vsphere.command import ROOT
 from tests.vsphere.server import at, call
@@ -124,18 +119,37 @@ def test_status_tells_why_a_disk_is_not_tracked(sim: Simulator, capsys: Capture)
     assert "convert it to a VM" in mould["obstacle"]
 
 
-def test_a_disks_own_switch_is_told_and_switched(sim: Simulator, capsys: Capture) -> None:
-    sim.do.set_cbt("quiet", True)
-    found = sim.do.find_vm("quiet")
-    switches = {"ctkEnabled": "TRUE", "scsi0:0.ctkEnabled": "FALSE"}
-    found.configure(replace(found.spec, extra=switches))
-    _, document, _ = call(sim, capsys, "cbt", "status", "quiet")
-    (disk,) = document["vms"][0]["disks"]
-
+@pytest.mark.parametrize("vm", [VM, "quiet"])
+def test_a_disks_own_switch_is_told_and_switched(sim: Simulator, capsys: Capture, vm: str) -> None:
+    """The flag is on already, so that setting it once more changes nothing."""
+    sim.do.set_cbt(vm, True)
+    sim.do.set_disk_tracking(vm, 2000, False)
+    if vm == VM:
+        sim.do.stun(vm)
+    _, document, _ = call(sim, capsys, "cbt", "status", vm)
+    disk = document["vms"][0]["disks"][0]
     assert (disk["setting"], disk["tracked"]) == (False, False)
     assert "scsi0:0.ctkEnabled is not TRUE" in disk["reason"]
-    assert call(sim, capsys, "cbt", "enable", "quiet")[0] == 0
-    assert None not in ids(sim, "quiet")
+    code, switched, _ = call(sim, capsys, "cbt", "enable", vm)
+
+    assert code == 0
+    assert switched["vms"][0]["done"][0] == "set to TRUE: scsi0:0.ctkEnabled"
+    assert tasks(sim) == (ENABLE if vm == VM else ["ReconfigVM"])
+    assert None not in ids(sim, vm)
+
+
+def test_a_disks_own_switch_takes_a_privilege_that_is_named(
+    certificate: Certificate, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setenv("CBTFS_VSPHERE_PASSWORD", "vsim")
+    users = (UserEntry("backup", "vsim", denied=("VirtualMachine.Config.AdvancedConfig",)),)
+    with Simulator(Inventory(users=users, machines=MACHINES[1:2]), certificate=certificate) as sim:
+        sim.do.set_cbt("quiet", True)
+        sim.do.set_disk_tracking("quiet", 2000, False)
+        code, _, words = call(sim, capsys, "cbt", "enable", "quiet")
+
+    assert code == 31
+    assert "lacks the privilege VirtualMachine.Config.AdvancedConfig" in words
 
 
 def test_status_of_many_reads_in_pages(sim: Simulator, capsys: Capture) -> None:
@@ -531,17 +545,17 @@ def test_the_backings_that_can_be_tracked_are_those_with_a_change_id() -> None:
     assert set(_TRACKABLE) <= known
 
 
-def test_disks_with_files_left_behind_refuse(lab: Lab) -> None:
-    """A server that does not say that it needs consolidation; a linked clone looks the same."""
-    lab.sim.do.set_knobs("snapshot", needs_consolidation=True)
-    lab.sim.do.remove_snapshot(lab.sim.do.snapshot(VM, "half removed"))
-    with lab.session() as session:
-        (listed,) = select(list_vms(session), VM)
-        found = load_machine(session, listed)
-    silent = replace(found, needs_consolidation=False)
+def test_a_linked_clone_is_no_vm_that_needs_consolidation(sim: Simulator, capsys: Capture) -> None:
+    """Its disks have a parent though it has no snapshot."""
+    clone = {"name": "clone", "disk": [{"size": "1M", "linked": True}]}
+    sim.do.add_vm(clone)
+    _, status, _ = call(sim, capsys, "cbt", "status", "clone")
+    code, document, _ = call(sim, capsys, "cbt", "enable", "clone")
 
-    assert [disk.links for disk in disks_of(found.config)] == [2, 2]
-    assert "full clone" in str(obstacle(silent))
+    assert status["vms"][0]["obstacle"] is None
+    assert code == 0
+    assert document["vms"][0]["disks"][0]["tracked"]
+    assert call(sim, capsys, "cbt", "reset", "clone")[0] == 0
 
 
 def test_the_help_shows_commands_to_type(capsys: Capture) -> None:

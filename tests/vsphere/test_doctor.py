@@ -47,6 +47,7 @@ MACHINES = (
     machine("off", power="off", cbt=True),
     machine("untracked"),
     machine("old", hardware=4, power="off"),
+    machine("setting", power="off", cbt=True),
     machine("mould", template=True),
     machine("diskless", DiskEntry(size=MIB)),
     machine("aside", disk(), disk(mode="independent_persistent"), cbt=True),
@@ -71,6 +72,7 @@ def sim(certificate: Certificate, monkeypatch: pytest.MonkeyPatch) -> Iterator[S
     with Simulator(INVENTORY, certificate=certificate) as made:
         for disk_of_none in list(made.do.find_vm("diskless").disks):
             made.do.remove_disk("diskless", disk_of_none.spec.key)
+        made.do.set_disk_tracking("setting", 2000, False)
         made.do.calls(clear=True)
         yield made
 
@@ -244,6 +246,7 @@ def asked(
     user = UserEntry("backup", "vsim", denied=(lacks,))
     inventory = replace(INVENTORY, users=(user,))
     with Simulator(inventory, certificate=certificate) as sim, socket.create_server((HERE, 0)) as s:
+        sim.do.set_disk_tracking("setting", 2000, False)
         by = ("--vddk-libdir", str(libdir(sim))) if vddk else ()
         port = ("--nfc-port", str(s.getsockname()[1]))
         code, document, words = call(sim, capsys, "doctor", *port, *by, *(more or (VM,)))
@@ -261,10 +264,11 @@ def test_each_privilege_of_the_role_is_missed_where_it_is_needed(
     privilege: Privilege,
 ) -> None:
     monkeypatch.setenv("CBTFS_VSPHERE_PASSWORD", "vsim")
-    vm = {"enable": "untracked", "upgrade": "old"}.get(privilege.use, VM)
+    vm = {"enable": "untracked", "upgrade": "old", "setting": "setting"}.get(privilege.use, VM)
     by_library = privilege.use in ("vddk", "hold")
     code, document = asked(certificate, capsys, privilege.id, vm, vddk=by_library)
-    severity = {"hold": "warning", "upgrade": "info"}.get(privilege.use, "blocks")
+    mild = {"hold": "warning", "upgrade": "info", "setting": "info"}
+    severity = mild.get(privilege.use, "blocks")
 
     assert [each for each, _ in found(document, "privilege")] == [severity]
     assert f"backup lacks {privilege.id}, for" in found(document, "privilege")[0][1]
@@ -345,6 +349,10 @@ def test_ports_are_tried(sim: Simulator, capsys: Capture, open_port: int, closed
     assert f"port {closed_port} cannot be reached from here: Connection refused" in blocking
     assert "give --transport datastore" in blocking
     assert document["vms"][0]["others"] == ["datastore"]
+    infos = [text for each, text in found(document, "port") if each == "info"]
+    assert any("port 443 cannot be reached from here" in text for text in infos)
+    https = ("--https-port", str(open_port), "--nfc-port", str(open_port))
+    assert found(call(sim, capsys, "doctor", *by, *https, VM)[1], "port") == []
     datastore = ("--transport", "datastore", "--nfc-port", str(closed_port))
     assert call(sim, capsys, "doctor", *datastore, VM)[0] == 0
 

@@ -25,10 +25,17 @@ def vms(certificate: Certificate, tmp_path_factory: pytest.TempPathFactory) -> l
         MachineEntry("db", datacenter="DC1", datastore="other"),
         MachineEntry("a*b"),
         MachineEntry("axb"),
+        MachineEntry("team/web 1"),
+        MachineEntry("far", datacenter="DC2", folder="prod", datastore="third"),
     )
     inventory = Inventory(
-        datacenters=("DC0", "DC1"),
-        datastores=(DatastoreEntry(), DatastoreEntry("other", "DC1")),
+        datacenters=("DC0", "DC1", "DC2"),
+        datacenter_folders={"DC2": "europe/north"},
+        datastores=(
+            DatastoreEntry(),
+            DatastoreEntry("other", "DC1"),
+            DatastoreEntry("third", "DC2"),
+        ),
         machines=machines,
     )
     folder: Path = tmp_path_factory.mktemp("inventory")
@@ -51,9 +58,13 @@ def test_paths_and_datacenters(vms: list[ListedVm]) -> None:
         "/DC0/vm/prod/web/web-gold",
         "/DC0/vm/prod/web/web1",
         "/DC0/vm/prod/web/web2",
+        "/DC0/vm/team%2fweb 1",
         "/DC1/vm/db",
+        "/europe/north/DC2/vm/prod/far",
     ]
-    assert {vm.path: vm.datacenter for vm in vms}["/DC1/vm/db"] == "DC1"
+    datacenters = {vm.path: vm.datacenter for vm in vms}
+    assert datacenters["/DC1/vm/db"] == "DC1"
+    assert datacenters["/europe/north/DC2/vm/prod/far"] == "europe/north/DC2"
 
 
 @pytest.mark.parametrize(
@@ -68,6 +79,12 @@ def test_paths_and_datacenters(vms: list[ListedVm]) -> None:
         (UUID.upper(), ["/DC0/vm/prod/db"]),
         ("web-gold", ["/DC0/vm/prod/web/web-gold"]),
         ("a*b", ["/DC0/vm/a*b"]),
+        ("team/web 1", ["/DC0/vm/team%2fweb 1"]),
+        ("team%2fweb 1", ["/DC0/vm/team%2fweb 1"]),
+        ("team%2Fweb*", ["/DC0/vm/team%2fweb 1"]),
+        ("/DC0/vm/team%2Fweb 1", ["/DC0/vm/team%2fweb 1"]),
+        ("far", ["/europe/north/DC2/vm/prod/far"]),
+        ("europe/north/DC2/vm/prod/far", ["/europe/north/DC2/vm/prod/far"]),
         ("a?b", ["/DC0/vm/a*b", "/DC0/vm/axb"]),
     ],
 )

@@ -85,12 +85,21 @@ def test_a_run_that_did_all(three: Lab, capsys: pytest.CaptureFixture[str]) -> N
         assert found.vms("stored_bytes")[point["vm"]] == stored
         assert found.vms("last_good_point_timestamp_seconds")[point["vm"]] >= began - 1
     assert found.of("vm_whole_disks", vm="web1", reason="first") == [2]
+    assert found.of("vm_untracked_disks", vm="web1") == [0]
     assert found.of("vm_point_info", vm="web2", kind="full", transport="datastore") == [1]
     assert {each.labels["run"] for f in found.families.values() for each in f.samples} == {
         "nightly"
     }
     for line in found.text.splitlines():
         assert line.startswith(("# HELP cbtfs_", "# TYPE cbtfs_", "cbtfs_"))
+
+
+def test_a_disk_whose_own_setting_is_off_is_counted(three: Lab) -> None:
+    ingest(three, "web1")
+    three.sim.do.set_disk_tracking("web1", 2001, False)
+    _, found = ingest(three, "web1")
+
+    assert found.of("vm_untracked_disks", vm="web1") == [1]
 
 
 def test_a_vm_that_fails_keeps_its_last_good_point(three: Lab) -> None:

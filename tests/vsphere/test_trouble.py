@@ -3,12 +3,29 @@
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cbtfs.errors import AccessDenied, CbtfsError, SourceMismatch, SourceUnavailable
-from tests.vsphere.support import FIRST, MIB, SECOND, TRANSPORTS, VM, Lab, kinds, reasons
+from cbtfs.source.vsphere.inventory import list_vms, select
+from cbtfs.source.vsphere.switch import enable
+from tests.vsphere.support import (
+    FIRST,
+    MIB,
+    SECOND,
+    TRANSPORTS,
+    VM,
+    Lab,
+    by_nbd,
+    kinds,
+    new_lab,
+    one_vm,
+    reasons,
+)
+from tools.vsim import DiskEntry, Simulator
+from tools.vsim.soap.certificate import Certificate
 
 METHODS = (
     "vimServiceVersions",
@@ -347,10 +364,12 @@ def test_tracking_is_not_enabled_while_there_is_a_snapshot(lab: Lab) -> None:
     lab.make_transport = TRANSPORTS["nbd"]
     lab.sim.do.snapshot(VM, "theirs")
     lab.ingest()
-    manifest = lab.ingest().manifest
+    outcome = lab.ingest()
+    manifest = outcome.manifest
 
     assert "ReconfigVM_Task" not in lab.sim.do.calls()
     assert "is not enabled: the VM has a snapshot, theirs" in manifest.reason
+    assert any("is not enabled: the VM has a snapshot, theirs" in note for note in outcome.notes)
     lab.assert_all_true()
 
 
@@ -551,15 +570,79 @@ def test_tracking_that_somebody_switched_off_is_switched_on_again(tracked: Lab) 
 
 
 def test_a_disk_whose_own_setting_is_off_is_read_whole_and_named(tracked: Lab) -> None:
-    machine = tracked.sim.do.find_vm(VM)
-    extra = {**machine.spec.extra, "scsi0:1.ctkEnabled": "FALSE"}
-    machine.configure(replace(machine.spec, extra=extra))
-    tracked.ingest()
-    manifest = tracked.ingest().manifest
+    tracked.sim.do.set_disk_tracking(VM, SECOND, False)
+    first = tracked.ingest()
+    second = tracked.ingest()
+    with tracked.session() as session:
+        (vm,) = select(list_vms(session), VM)
+        enable(session, vm)
+    third, fourth = tracked.ingest(), tracked.ingest()
 
-    assert kinds(manifest) == ["incremental", "full"]
-    assert "scsi0:1.ctkEnabled is not TRUE" in manifest.disks[1].reason
+    assert kinds(second.manifest) == ["incremental", "full"]
+    assert "scsi0:1.ctkEnabled is not TRUE" in second.manifest.disks[1].reason
+    note = (
+        "disk Hard disk 2 is not tracked and is read whole by each run: the VM's setting "
+        "scsi0:1.ctkEnabled is not TRUE; run 'cbtfs cbt enable'"
+    )
+    assert note in first.notes
+    assert note in second.notes
+    assert note not in third.notes
+    assert kinds(fourth.manifest) == ["incremental", "incremental"]
     tracked.assert_all_true()
+
+
+def test_a_linked_clone_is_tracked(certificate: Certificate, tmp_path: Path) -> None:
+    """Its disks have parents, and no snapshot does."""
+    inventory = one_vm(DiskEntry(size=MIB, linked=True))
+    with Simulator(inventory, certificate=certificate) as sim:
+        lab = new_lab(sim, tmp_path, by_nbd)
+        lab.write(0, b"before")
+        first = lab.ingest()
+        lab.write(500_000, b"after")
+        second = lab.ingest()
+
+        assert "change tracking enabled" in first.notes
+        assert kinds(second.manifest) == ["incremental"], reasons(second.manifest)
+        recovers(lab)
+
+
+def test_a_vm_in_a_datacenter_in_a_folder_is_captured(
+    certificate: Certificate, tmp_path: Path
+) -> None:
+    inventory = replace(one_vm(), datacenter_folders={"DC0": "europe/north sea"})
+    with Simulator(inventory, certificate=certificate) as sim:
+        lab = new_lab(sim, tmp_path)
+        lab.write(0, b"far away")
+        lab.ingest()
+
+        recovers(lab)
+
+
+def test_tracking_is_not_enabled_if_a_snapshot_comes_just_before(lab: Lab) -> None:
+    """The server refuses the task, as the configuration is not the one that was examined."""
+    lab.make_transport = TRANSPORTS["nbd"]
+    lab.sim.do.on_call(
+        "ReconfigVM_Task",
+        action="operation",
+        operation="snapshot",
+        arguments={"vm": VM, "name": "theirs"},
+    )
+    outcome = lab.ingest()
+
+    why = "change tracking is off and is not enabled: the VM has a snapshot, theirs"
+    assert not lab.sim.do.vms()[0]["cbt"]
+    assert why in outcome.notes
+    assert "change tracking enabled" not in outcome.notes
+    lab.assert_all_true()
+
+
+def test_a_run_that_fails_after_it_enabled_tracking_says_so(
+    lab: Lab, caplog: pytest.LogCaptureFixture
+) -> None:
+    lab.sim.do.on_read(action="eio")
+    refused(lab, "cannot read")
+
+    assert "change tracking enabled; this run takes no restore point of it" in caplog.text
 
 
 def test_a_snapshot_without_change_ids_gives_no_base(tracked: Lab) -> None:

@@ -54,7 +54,7 @@ class HostEntry:
 
     name: str  # as vCenter knows it, a name or an address: clients look for its ports there
     datacenter: str = "DC0"
-    port: int = 443  # of its HTTPS, as summary.config.port tells
+    port: int = 902  # as summary.config.port tells: of its agent, not of its HTTPS
     connection: str = "connected"  # disconnected, notResponding
     maintenance: bool = False
 
@@ -72,6 +72,7 @@ class DiskEntry:
     backing: str = "flat2"
     provisioning: str = "thin"
     sharing: str = "sharingNone"
+    linked: bool = False  # as of a linked clone: its delta disk has a parent without a snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,7 @@ class Inventory:
     server: ServerEntry = field(default_factory=ServerEntry)
     users: tuple[UserEntry, ...] = (UserEntry(),)
     datacenters: tuple[str, ...] = ("DC0",)
+    datacenter_folders: Mapping[str, str] = field(default_factory=dict)  # by datacenter: a/b
     datastores: tuple[DatastoreEntry, ...] = (DatastoreEntry(),)
     hosts: tuple[HostEntry, ...] = ()  # a datacenter without one: esx1, esx2 …
     machines: tuple[MachineEntry, ...] = ()
@@ -137,6 +139,11 @@ def parse_inventory(table: Mapping[str, Any], directory: Path) -> Inventory:
         )
         or default.users,
         datacenters=datacenters or default.datacenters,
+        datacenter_folders={
+            str(entry["name"]): str(entry["folder"])
+            for entry in table.get("datacenter", ())
+            if entry.get("folder")
+        },
         datastores=tuple(
             _entry(DatastoreEntry, _sized(_sized(entry, "capacity"), "free"))
             for entry in table.get("datastore", ())

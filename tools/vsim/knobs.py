@@ -60,6 +60,7 @@ class CbtKnobs:
     extend_skews: bool = False  # growing past 128 GiB (or 256, 512 …) spoils the map, KB 310751
     relocate: Literal["keep", "reset", "off"] = "keep"  # storage vMotion; off: as HCX leaves it
     restore: Literal["reset", "unseen"] = "reset"  # what another product writes back to a disk
+    flag_writes_keys: bool = False  # setting the flag to the value it has writes the disks' keys
     hard_power_off: Literal["keep", "reset"] = "keep"
     bad_id: Literal["FileFault", "InvalidArgument"] = "InvalidArgument"  # malformed changeId
 

@@ -143,6 +143,11 @@ class Operations:
         with self._world.changing():
             self.find_vm(vm).set_tracking(enabled)
 
+    def set_disk_tracking(self, vm: str, disk: str | int, enabled: bool) -> None:
+        """What another product does with the own ctkEnabled setting of a disk."""
+        with self._world.changing():
+            self.find_vm(vm).set_disk_tracking(self._disk(vm, disk), enabled)
+
     def reset_tracking(self, vm: str, disk: str | int) -> None:
         """Tracking of one disk starts anew: new epoch, old change IDs are useless."""
         with self._world.changing():

@@ -11,11 +11,9 @@ from cbtfs.source.vsphere.session import Session
 
 _PATHS: Final = (
     "name",
-    "summary.config.port",
     "runtime.connectionState",
     "runtime.inMaintenanceMode",
 )
-_HTTPS: Final = 443
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +22,6 @@ class HostState:
 
     name: str | None
     """As the server knows it, and as VMware's library is told to reach it."""
-    https_port: int
     connection: str
     is_in_maintenance: bool
 
@@ -38,7 +35,6 @@ def load_hosts(session: Session, ids: Collection[str]) -> dict[str, HostState]:
         name = found.values.get("name")
         states[found.id] = HostState(
             None if name is None else str(name),
-            int(found.values.get("summary.config.port") or _HTTPS),
             str(found.values.get("runtime.connectionState", "unknown")),
             bool(found.values.get("runtime.inMaintenanceMode")),
         )

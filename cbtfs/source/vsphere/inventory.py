@@ -97,13 +97,23 @@ def _unescaped(name: str) -> str:
     return _ESCAPES.sub(lambda found: chr(int(found[1], 16)), name)
 
 
+def _lower_escapes(path: str) -> str:
+    """Clients write %2f or %2F."""
+    return _ESCAPES.sub(lambda found: found[0].lower(), path)
+
+
 def select(vms: Sequence[ListedVm], wanted: str) -> list[ListedVm]:
     """The machines that *wanted* means: a name, an inventory path, patterns of both, or a UUID.
 
+    Names and paths may be spelled as the API spells them: `team%2fweb` for `team/web`.
     UsageError if it means none, or if what is no pattern means several: then it lists them.
     """
     path = wanted if wanted.startswith("/") else f"/{wanted}"
-    exact = [vm for vm in vms if vm.name == wanted] or [vm for vm in vms if vm.path == path]
+    exact = (
+        [vm for vm in vms if vm.name == wanted]
+        or [vm for vm in vms if vm.name == _unescaped(wanted)]
+        or [vm for vm in vms if _lower_escapes(vm.path) == _lower_escapes(path)]
+    )
     if not exact and _UUID.match(wanted):
         exact = [vm for vm in vms if (vm.instance_uuid or "").lower() == wanted.lower()]
     if len(exact) > 1:
@@ -112,7 +122,11 @@ def select(vms: Sequence[ListedVm], wanted: str) -> list[ListedVm]:
         vm
         for vm in vms
         if not vm.is_template
-        and (fnmatchcase(vm.name, wanted) or ("/" in wanted and fnmatchcase(vm.path, path)))
+        and (
+            fnmatchcase(vm.name, wanted)
+            or fnmatchcase(vm.name, _unescaped(wanted))
+            or ("/" in wanted and fnmatchcase(vm.path, path))
+        )
     ]
     if not found:
         raise UsageError(f"no VM {printable(wanted)!r} on this server that the user may see")

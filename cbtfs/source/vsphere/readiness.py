@@ -6,17 +6,19 @@ disk left behind, and begins at the next stun, which our own snapshot is (VDDK P
 """
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from pyVmomi import vim, vmodl
 
-from cbtfs.errors import AccessDenied, SourceUnavailable
+from cbtfs.errors import SourceUnavailable
 from cbtfs.source.vsphere.busy import carry_out
-from cbtfs.source.vsphere.disks import DiskFacts
+from cbtfs.source.vsphere.disks import DiskFacts, not_in_snapshots
 from cbtfs.source.vsphere.faults import meaning, text_of
 from cbtfs.source.vsphere.inventory import ListedVm
 from cbtfs.source.vsphere.machine import Machine, load_machine
+from cbtfs.source.vsphere.reconfigure import reconfigure
 from cbtfs.source.vsphere.session import Session
 
 log = logging.getLogger(__name__)
@@ -61,7 +63,9 @@ def make_ready(session: Session, vm: ListedVm, machine: Machine, *, may_upgrade:
     obstacle = enabling_obstacle(machine)
     if obstacle is not None:
         return Ready(machine, f"change tracking is off and is not enabled: {obstacle}", upgraded)
-    machine = _enable(session, vm, machine)
+    machine, obstacle = _enable(session, vm)
+    if obstacle is not None and not machine.is_tracking:
+        return Ready(machine, f"change tracking is off and is not enabled: {obstacle}", upgraded)
     if not machine.is_tracking:
         return Ready(machine, "change tracking was enabled and is off all the same", upgraded)
     words = [upgraded, "change tracking enabled"]
@@ -72,9 +76,7 @@ def enabling_obstacle(machine: Machine) -> str | None:
     """Why an ingest does not enable tracking where it is off; None if it does."""
     if machine.snapshots:
         return f"the VM has a snapshot, {machine.snapshots[0].name}"
-    if machine.needs_consolidation or any(
-        disk.links > 1 and disk.change_id is None for disk in machine.disks
-    ):
+    if machine.needs_consolidation:
         return "the VM's disks need consolidation"
     if machine.power == "suspended":
         return "the VM is suspended"
@@ -96,25 +98,53 @@ def _upgrade(session: Session, vm: ListedVm, machine: Machine) -> tuple[Machine,
     return now, f"virtual hardware upgraded from {machine.config.version} to {now.config.version}"
 
 
-def _enable(session: Session, vm: ListedVm, machine: Machine) -> Machine:
-    """The machine as it is after the task: an object read before still says off."""
-    what = "enable change tracking"
+def _enable(session: Session, vm: ListedVm) -> tuple[Machine, str | None]:
+    """Enable tracking; return the machine afterwards, and why it was not enabled, or None.
+
+    Examined again right before the task: another product may have taken a snapshot meanwhile.
+    """
+
+    def check(machine: Machine) -> None:
+        why = enabling_obstacle(machine)
+        if why is not None:
+            raise _Obstacle(why)
+
     spec = vim.vm.ConfigSpec(changeTrackingEnabled=True)
     try:
-        carry_out(session, lambda: machine.object.ReconfigVM_Task(spec), what)
-    except vmodl.MethodFault as fault:
-        error = meaning(fault, what)
-        if isinstance(error, AccessDenied):
-            raise error from fault
-        log.warning("%s: %s", vm.path, error)
-    return load_machine(session, vm)
+        return reconfigure(session, vm, "enable change tracking", spec, check), None
+    except _Obstacle as why:
+        return load_machine(session, vm), str(why)
+    except SourceUnavailable as exc:
+        log.warning("%s: %s", vm.path, exc)
+        return load_machine(session, vm), None
+
+
+class _Obstacle(Exception):
+    """Raised when tracking must not be enabled now."""
+
+
+def setting_of(disk: DiskFacts) -> str:
+    """Return the name of the disk's own switch in extraConfig: scsi0:1.ctkEnabled."""
+    return f"{disk.slot}.ctkEnabled"
+
+
+def disk_notes(machine: Machine) -> Iterator[str]:
+    """Notes on disks that are not tracked because their own setting is off."""
+    settings = machine.settings()
+    for disk in machine.disks:
+        value = settings.get(setting_of(disk).lower(), "TRUE")
+        if machine.is_tracking and value.upper() != "TRUE" and not_in_snapshots(disk) is None:
+            yield (
+                f"disk {disk.label} is not tracked and is read whole by each run: the VM's setting "
+                f"{setting_of(disk)} is not TRUE; run 'cbtfs cbt enable'"
+            )
 
 
 def untracked_disk(machine: Machine, disk: DiskFacts) -> str | None:
     """Why a disk has no change ID though the machine's changes are tracked; None if unknown."""
     if disk.change_id is not None:
         return None
-    setting = f"{disk.slot}.ctkEnabled"
+    setting = setting_of(disk)
     if machine.settings().get(setting.lower(), "").upper() != "TRUE":
         return f"it is not tracked: the VM's setting {setting} is not TRUE"
     return f"it is not tracked: no change ID, with a backing of type {disk.backing}"

@@ -10,9 +10,9 @@ from typing import Final, Literal
 On = Literal["vm", "datastore", "root"]
 """The object that the privilege is asked on; given above it, it counts as well."""
 
-Use = Literal["always", "enable", "datastore", "vddk", "hold", "upgrade"]
+Use = Literal["always", "enable", "datastore", "vddk", "hold", "upgrade", "setting"]
 """For what: any capture, enabling CBT, that transport, VMware's library, holding a VM's disks where
-they are while that reads, --upgrade-hardware."""
+they are while that reads, --upgrade-hardware, writing a disk's own ctkEnabled setting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,5 +57,11 @@ ROLE: Final = (
         "vm",
         "upgrade",
         "`--upgrade-hardware` only",
+    ),
+    Privilege(
+        "VirtualMachine.Config.AdvancedConfig",
+        "vm",
+        "setting",
+        "`cbt enable` of a disk whose own `ctkEnabled` is FALSE",
     ),
 )

@@ -1,12 +1,13 @@
 """Switch change tracking on, or off and on again, as VMware says that it is to be done.
 
-Never while there is a snapshot, or a delta disk that one left: that makes incrementals wrong
+Never while there is a snapshot, or a delta disk that one left (the server then says that the VM
+needs consolidation; a linked clone has delta disks of its own): that makes incrementals wrong
 without a fault (VMware KB 1020128). This is looked at in the moment of each reconfiguration, and
 the server is told which version of the configuration was looked at.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,11 +16,11 @@ from pyVmomi import vim, vmodl
 from cbtfs.core.names import printable
 from cbtfs.errors import CbtfsError, SourceUnavailable
 from cbtfs.source.base import Stopped
-from cbtfs.source.vsphere.busy import carry_out
 from cbtfs.source.vsphere.disks import bars_snapshots
 from cbtfs.source.vsphere.faults import meaning
 from cbtfs.source.vsphere.inventory import ListedVm
 from cbtfs.source.vsphere.machine import Machine, load_machine
+from cbtfs.source.vsphere.reconfigure import reconfigure
 from cbtfs.source.vsphere.session import Session
 from cbtfs.source.vsphere.stun import stun, sweep_stuns, whose
 from cbtfs.source.vsphere.tracking import Tracking, tracking_of
@@ -61,12 +62,6 @@ def obstacle(machine: Machine) -> str | None:
         )
     if machine.needs_consolidation:
         return "its disks need consolidation: consolidate them (Snapshots > Consolidate)"
-    for disk in machine.disks:
-        if disk.links > 1:
-            return (
-                f"{disk.label} has {disk.links} files though there is no snapshot: consolidate the "
-                "VM's disks or, if it is a linked clone, make a full clone of it"
-            )
     if machine.power == "suspended":
         return "it is suspended: resume it, or power it off"
     return _obstacle_to_stun(machine)
@@ -97,9 +92,12 @@ def enable(
     if not any(each.can_track for each in tracking.disks):
         raise SourceUnavailable("it has no disk that can be tracked: leave it out")
     warnings: list[str] = []
-    if not tracking.is_enabled or any(not each.switch for each in tracking.missing):
+    if not tracking.is_enabled:
         machine = _switch(session, vm, is_on=True)
         done.append("change tracking enabled")
+    if settings := _settings_to_write(machine):
+        machine = _write_settings(session, vm, settings)
+        done.append(f"set to TRUE: {', '.join(settings)}")
     if not machine.is_off:
         warnings += _stun(session, vm, is_stopped)
         done.append("VM stopped for a moment by a snapshot, so that tracking begins")
@@ -159,25 +157,23 @@ def _refuse(machine: Machine) -> None:
         raise SourceUnavailable(why)
 
 
+def _settings_to_write(machine: Machine) -> list[str]:
+    """Return the `scsiX:Y.ctkEnabled` settings of disks that could be tracked and are not."""
+    return [each.setting for each in tracking_of(machine).missing if not each.switch]
+
+
+def _write_settings(session: Session, vm: ListedVm, settings: Sequence[str]) -> Machine:
+    """Set the disks' own settings to TRUE, and return the machine afterwards."""
+    options = [vim.option.OptionValue(key=each, value="TRUE") for each in settings]
+    spec = vim.vm.ConfigSpec(extraConfig=options)
+    return reconfigure(session, vm, f"set {', '.join(settings)} to TRUE", spec, _refuse)
+
+
 def _switch(session: Session, vm: ListedVm, *, is_on: bool) -> Machine:
-    """The machine after its flag was set; the server refuses if it changed since it was looked at.
-
-    Then, and after a lost reply, it is looked at and told again.
-    """
+    """Set the machine's flag, and return the machine afterwards."""
     what = f"{'enable' if is_on else 'disable'} change tracking"
-
-    def start() -> object:
-        machine = load_machine(session, vm)
-        _refuse(machine)
-        spec = vim.vm.ConfigSpec(changeTrackingEnabled=is_on)
-        spec.changeVersion = machine.config.changeVersion or None
-        return vm.object.ReconfigVM_Task(spec)
-
-    try:
-        carry_out(session, start, what)
-    except vmodl.MethodFault as fault:
-        raise meaning(fault, what) from fault
-    machine = load_machine(session, vm)
+    spec = vim.vm.ConfigSpec(changeTrackingEnabled=is_on)
+    machine = reconfigure(session, vm, what, spec, _refuse)
     if machine.is_tracking != is_on:
         now = "off" if is_on else "on"
         raise SourceUnavailable(f"{what}: done, and it is {now} all the same: see the VM's events")

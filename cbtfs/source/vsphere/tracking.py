@@ -11,7 +11,7 @@ from typing import Final
 
 from cbtfs.source.vsphere.disks import DiskFacts, not_in_snapshots
 from cbtfs.source.vsphere.machine import Machine
-from cbtfs.source.vsphere.readiness import untracked_disk
+from cbtfs.source.vsphere.readiness import setting_of, untracked_disk
 
 _TRACKABLE: Final = (
     "FlatVer2BackingInfo",
@@ -30,6 +30,8 @@ class DiskTracking:
     disk: DiskFacts
     switch: bool | None
     """Its own ctkEnabled; None where the machine's settings do not have it."""
+    setting: str
+    """The name of that setting: scsi0:1.ctkEnabled."""
     can_track: bool
     reason: str | None
     """Why it is not tracked; None if it is."""
@@ -78,13 +80,18 @@ def tracking_of(machine: Machine) -> Tracking:
 
 
 def _disk(machine: Machine, settings: Mapping[str, str], disk: DiskFacts) -> DiskTracking:
-    value = settings.get(f"{disk.slot}.ctkEnabled".lower())
+    setting = setting_of(disk)
+    value = settings.get(setting.lower())
     switch = None if value is None else value.upper() == "TRUE"
     never = not_in_snapshots(disk)
     if never is None and disk.backing not in _TRACKABLE:
         never = f"a backing of type {disk.backing} cannot be tracked"
     return DiskTracking(
-        disk, switch, never is None, never or _reason(machine, disk, is_switched=bool(switch))
+        disk,
+        switch,
+        setting,
+        never is None,
+        never or _reason(machine, disk, is_switched=bool(switch)),
     )
 
 

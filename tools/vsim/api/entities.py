@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from tools.vsim.api.served import Properties, Served
+from tools.vsim.api.served import Properties, Served, spelled
 from tools.vsim.model.world import Datastore, Host
 from tools.vsim.soap.vmodl import long, typed, vim
 
@@ -28,7 +28,7 @@ class Entity(Served):
 
     def properties(self) -> Properties:
         return {
-            "name": lambda: self._name.replace("%", "%25").replace("/", "%2f"),
+            "name": lambda: spelled(self._name),
             "parent": lambda: self.parent.object if self.parent else None,
             "overallStatus": lambda: "green",
             "configStatus": lambda: "green",

@@ -3,7 +3,7 @@
 from typing import Any
 
 from tools.vsim.api.render import vmx_path
-from tools.vsim.api.served import Call, Served
+from tools.vsim.api.served import Call, Served, spelled
 from tools.vsim.api.virtualmachine import VirtualMachine
 from tools.vsim.soap.vmodl import vim
 
@@ -36,7 +36,7 @@ class SearchIndex(Served):
         for name in inventoryPath.strip("/").split("/"):
             if not name:
                 continue
-            below = [each for each in place.children() if _spelled(each) == name]
+            below = [each for each in place.children() if spelled(each.name) == name]
             if not below:
                 return None
             place = below[0]
@@ -69,8 +69,3 @@ def descendants(place: Served) -> list[Served]:
         found.append(each)
         found += descendants(each)
     return found
-
-
-def _spelled(each: Served) -> str:
-    """Slashes in names are %2f in inventory paths."""
-    return each.name.replace("%", "%25").replace("/", "%2f")

@@ -98,6 +98,11 @@ def _member(value: Any, part: str, path: str) -> Any:
     return typed(declared, getattr(value, part))
 
 
+def spelled(name: str) -> str:
+    """The name as the API has it: percent, slash and backslash are escaped in it."""
+    return name.replace("%", "%25").replace("/", "%2f").replace("\\", "%5c")
+
+
 def invalid_property(path: str) -> Fault:
     """There is no such property in the type."""
     return Fault("vmodl.query.InvalidProperty", f"The property '{path}' is invalid.", name=path)

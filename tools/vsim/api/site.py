@@ -158,18 +158,22 @@ class Site:
         self.fixed[each.moid] = each
         return each
 
-    def _folder_below(self, parent: Folder, name: str) -> Folder:
+    def _folder_below(self, parent: Folder, name: str, prefix: str = "group-v") -> Folder:
         for each in parent.members:
             if isinstance(each, Folder) and each.name == name:
                 return each
-        made = self._keep(Folder(self, f"group-v{len(self.fixed) + 1000}", name, parent))
+        made = self._keep(Folder(self, f"{prefix}{len(self.fixed) + 1000}", name, parent))
         parent.members.append(made)
         return made
 
     def _add_datacenter(self, name: str, number: int) -> Datacenter:
         moid = f"datacenter-{number}" if self.world.is_vcenter else "ha-datacenter"
-        datacenter = self._keep(Datacenter(self, moid, name, self.root))
-        self.root.members.append(datacenter)
+        above = self.root
+        path = self.world.datacenter_folders.get(name, "")
+        for each in path.split("/") if path else ():
+            above = self._folder_below(above, each, "group-d")
+        datacenter = self._keep(Datacenter(self, moid, name, above))
+        above.members.append(datacenter)
         for letter, label in (("v", "vm"), ("h", "host"), ("s", "datastore"), ("n", "network")):
             folder = Folder(self, f"group-{letter}{number}", label, datacenter)
             datacenter.members.append(self._keep(folder))

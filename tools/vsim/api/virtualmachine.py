@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from tools.vsim.api.capability import render_capability, render_guest, render_runtime
 from tools.vsim.api.reconfigure import check_spec, reconfigure
 from tools.vsim.api.render import render_config, vmx_path
-from tools.vsim.api.served import Call, Properties, Served
+from tools.vsim.api.served import Call, Properties, Served, spelled
 from tools.vsim.api.snapshot import SnapshotObject, render_tree
 from tools.vsim.fault import Fault, Ref, invalid_argument, not_found
 from tools.vsim.model.changes import Page
@@ -33,7 +33,7 @@ class VirtualMachine(Served):
         machine = self.machine
         world = self.site.world
         return {
-            "name": lambda: machine.spec.name,
+            "name": lambda: spelled(machine.spec.name),
             "parent": lambda: self.site.parent_of(self.ref),
             "config": lambda: render_config(world, machine),
             "capability": lambda: render_capability(machine),

@@ -92,7 +92,8 @@ class FolderService:
         """Whether dcPath names the datacenter; a host has only one and need not be told."""
         if not self._site.world.is_vcenter and path in ("", "ha-datacenter"):
             return True
-        return path.rpartition("/")[2] == datacenter
+        folder = self._site.world.datacenter_folders.get(datacenter)
+        return path == (f"{folder}/{datacenter}" if folder else datacenter)
 
     def _session(self, headers: Mapping[str, str]) -> "Session | None":
         found = COOKIE.search(headers.get("Cookie", ""))

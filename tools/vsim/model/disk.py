@@ -47,6 +47,7 @@ class DiskSpec:
     backing: Backing = "flat2"
     provisioning: Literal["thin", "lazy", "eager"] = "thin"
     sharing: str = "sharingNone"
+    linked: bool = False  # a delta disk on top of a disk of another machine, as of a linked clone
 
     @property
     def in_snapshots(self) -> bool:
@@ -94,7 +95,10 @@ class Disk:
         self.tracker: ChangeTracker | None = None
         self.skewed = False
         self.links = [Link(0, None)]
-        self.current = self.links[0]
+        self.origin = self.links[0] if spec.linked else None  # never merged
+        if self.origin:
+            self.links.append(Link(1, self.origin))
+        self.current = self.links[-1]
         self._epochs = random.Random(seed)
         self._settled = store / "settled.raw"
         self._images = 0
@@ -215,7 +219,7 @@ class Disk:
 
     def consolidate(self, held: Iterable[Link]) -> None:
         """Merge every link that no snapshot holds into its only child; drop dead leaves."""
-        kept = set(held)
+        kept = {*held, self.origin}
         while True:
             spare = [link for link in self.links if link not in kept and link is not self.current]
             for link in spare:
@@ -229,10 +233,6 @@ class Disk:
             self.links.remove(link)
             if link.image:
                 link.image.unlink()
-
-    @property
-    def needs_consolidation(self) -> bool:
-        return len(self.links) > 1
 
     # size
 

@@ -113,11 +113,22 @@ class Machine:
         if enabled and len(self.snapshots) and self.knobs.snapshot.enable_with_snapshots == "fault":
             raise Fault("vim.fault.InvalidState", "The virtual machine has snapshots.")
         extra = dict(self.spec.extra)
-        for key in (VM_LEVEL_KEY, *(f"{disk.spec.slot}.{VM_LEVEL_KEY}" for disk in self.disks)):
+        for disk in (None, *self.disks):
+            if enabled == self.spec.cbt and not (disk and self.cbt_of(disk).flag_writes_keys):
+                continue
+            key = f"{disk.spec.slot}.{VM_LEVEL_KEY}" if disk else VM_LEVEL_KEY
             extra.pop(key, None)
             if enabled:
                 extra[key] = "TRUE"
         self.configure(replace(self.spec, cbt=enabled, extra=extra))
+
+    def set_disk_tracking(self, disk: Disk, enabled: bool) -> None:
+        """The own ctkEnabled setting of a disk; acts at the next stun, or now if off."""
+        extra = {
+            **self.spec.extra,
+            f"{disk.spec.slot}.{VM_LEVEL_KEY}": "TRUE" if enabled else "FALSE",
+        }
+        self.configure(replace(self.spec, extra=extra))
 
     def configure(self, spec: MachineSpec) -> None:
         """Take *spec* as the configuration."""
@@ -286,6 +297,7 @@ class Machine:
         return any(
             link not in held
             and link is not disk.current
+            and link is not disk.origin
             and sum(child.parent is link for child in disk.links) < 2
             for disk in self.disks
             for link in disk.links

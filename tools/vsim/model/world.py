@@ -62,6 +62,11 @@ class World:
         self.random = random.Random(inventory.server.seed)
         self.users = {user.name: user for user in inventory.users}
         self.datacenters = inventory.datacenters
+        self.datacenter_folders = {
+            name: folder.strip("/") for name, folder in inventory.datacenter_folders.items()
+        }
+        if unknown := self.datacenter_folders.keys() - set(self.datacenters):
+            raise InventoryError(f"no datacenter {min(unknown)!r}")
         self.is_vcenter = inventory.server.kind == "vcenter"
         self.seed = inventory.server.seed
         self._clock_offset = 0.0
@@ -193,6 +198,7 @@ class World:
             backing=entry.backing,  # type: ignore[arg-type]
             provisioning=entry.provisioning,  # type: ignore[arg-type]
             sharing=entry.sharing,
+            linked=entry.linked,
         )
         live = entry.file or store / "live.raw"
         return Disk(spec, datastore, stem, live, store, f"{self.run}/{self.seed}/{store}")
