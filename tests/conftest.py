@@ -1,10 +1,9 @@
-"""How hypothesis runs here, and which tests one process has to itself."""
-
-from pathlib import Path
-from typing import Final
+"""How hypothesis runs here; the time limits of tests; which tests one process has to itself."""
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+pytest_plugins = ["tests.watchdog.plugin"]
 
 # Without a deadline, as machines that test are shared.
 settings.register_profile(
@@ -12,29 +11,10 @@ settings.register_profile(
 )
 settings.load_profile("cbtfs")
 
-ROOT: Final = Path(__file__).parent
-MOUNTING: Final = (
-    "audit/test_shown.py",
-    "bench/",
-    "crash/",
-    "lifecycle/",
-    "mount/",
-    "source/test_device.py",
-    "test_demo.py",
-    "test_docs.py",
-    "test_hostile.py",
-    "test_operations.py",
-    "test_recipes.py",
-    "test_restore.py",
-    "vsphere/test_chain.py",
-    "vsphere/test_getting_back.py",
-)
-"""Tests that mount, or make namespaces: a mount lives on in a namespace that another one made."""
-
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let the tests that mount and all others run in a process each."""
-    parser.addoption("--mounting", choices=["only", "not"], help="which tests, by MOUNTING")
+    parser.addoption("--mounting", choices=["only", "not"], help="which tests, by marker 'mounts'")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -48,4 +28,4 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _mounts(item: pytest.Item) -> bool:
-    return item.path.relative_to(ROOT).as_posix().startswith(MOUNTING)
+    return item.get_closest_marker("mounts") is not None

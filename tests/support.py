@@ -30,6 +30,9 @@ BLOCK: Final = 4096
 """Bytes of a block: the smallest there is keeps tests fast."""
 MEMORY: Final = Path("/dev/shm")
 """Where files are fast, where there is such a place: flushes are not what most tests are about."""
+SIGNALS: Final = ("env", "--default-signal=INT,TERM,HUP")
+"""Put before the command of a child that gets a signal. A shell has what is behind & ignore SIGINT,
+nohup has SIGHUP ignored, and children inherit that."""
 EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
 """When the first point of a VM is taken; each later one is a second younger."""
 

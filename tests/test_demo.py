@@ -4,6 +4,10 @@ import json
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = pytest.mark.mounts
+
 
 def test_the_demo_finds_every_point_to_be_what_the_disk_was() -> None:
     done = subprocess.run(

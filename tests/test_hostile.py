@@ -24,6 +24,8 @@ from tests.mount.support import Server, serving
 from tests.source.fake import FakeDisk
 from tests.support import new_repository
 
+pytestmark = pytest.mark.mounts
+
 NAMES: Final = list(dict.fromkeys(json.loads(json.dumps(hostile_names()))))
 """As JSON has them: it takes two surrogates side by side for one character."""
 VMS: Final = NAMES[::4]

@@ -10,6 +10,8 @@ from typing import Final
 
 import pytest
 
+pytestmark = pytest.mark.mounts
+
 ROOT: Final = Path(__file__).parent.parent
 PAGE: Final = (ROOT / "docs" / "operations.md").read_text("utf-8")
 COMMANDS: Final = (ROOT / "docs" / "commands.md").read_text("utf-8")

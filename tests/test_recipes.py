@@ -16,6 +16,8 @@ import pytest
 
 from tests.guest import FILES, linux_initrd, make_disk, newest_kernel
 
+pytestmark = pytest.mark.mounts
+
 PAGE: Final = (Path(__file__).parent.parent / "docs" / "recipes.md").read_text("utf-8")
 _PREPARE: Final = """\
 set -e

@@ -4,12 +4,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from cbtfs.store.repository import writing
 from tests.audit.support import a_disk, take_silent, write_block
 from tests.cli.support import process
 from tests.ingest.support import lose_catalog
 from tests.mount.support import serving, wait_until
 from tests.support import new_repository
+
+pytestmark = pytest.mark.mounts
 
 REASON = "disk A: change tracking missed 1 blocks"
 

@@ -27,6 +27,8 @@ from tools.bench.row import OURS, Row
 from tools.bench.sizes import TINY
 from tools.bench.stock import Stock
 
+pytestmark = pytest.mark.mounts
+
 DRAWN = {
     "reads": {"in sequence", "4 KiB at random, queue 16", "64 KiB at random, queue 8"},
     "scale": {"first byte after ready", "memory of a worker", "catalog for each chunk"},

@@ -16,7 +16,7 @@ from cbtfs.core.sealed import seal, unseal
 from cbtfs.errors import CbtfsError
 from cbtfs.store.repository import SETTINGS, writing
 from tests.cli.support import Run, process
-from tests.support import BLOCK, add_point
+from tests.support import BLOCK, SIGNALS, add_point
 
 COMMANDS = ("init", "list", "show", "extents", "diff", "restore", "check", "mount", "umount")
 
@@ -32,7 +32,6 @@ def wait():
     finally:
         print("closed", flush=True)
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, where a shell has it behind &
 sys.argv = ["cbtfs", "wait"]
 run()
 """
@@ -175,7 +174,10 @@ def test_names_in_an_error_cannot_move_the_cursor(
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_closes_what_is_open(signum: signal.Signals, code: int) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", WAITING], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*SIGNALS, sys.executable, "-c", WAITING],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as waiting:
         assert waiting.stdout is not None
         assert waiting.stdout.readline() == "ready\n"

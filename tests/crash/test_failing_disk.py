@@ -7,6 +7,8 @@ import pytest
 from tools.crash.campaign import Campaign
 from tools.crash.trap import Action
 
+pytestmark = pytest.mark.mounts
+
 SEED = 20261123
 BUG = 70
 CALLS = 50

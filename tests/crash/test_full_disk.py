@@ -10,6 +10,8 @@ from tools.crash.child import Outcome, run_child
 from tools.crash.disks import take_all_but
 from tools.crash.loop import LoopDisk, loop_disk
 
+pytestmark = pytest.mark.mounts
+
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[LoopDisk]:

@@ -3,7 +3,11 @@
 from pathlib import Path
 from statistics import median
 
+import pytest
+
 from tools.crash.campaign import Campaign
+
+pytestmark = pytest.mark.mounts
 
 SEED = 20261122
 KILLS = 100

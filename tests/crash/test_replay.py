@@ -19,6 +19,8 @@ from tools.crash.storage import Storage
 from tools.crash.traced import NotModelled, Trace
 from tools.crash.verify import Violation
 
+pytestmark = pytest.mark.mounts
+
 SEED = 20261125
 
 

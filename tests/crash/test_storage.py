@@ -8,6 +8,8 @@ import pytest
 
 from tools.crash.storage import MOODS, SECTOR, Inode, Mood, Storage, Tree
 
+pytestmark = pytest.mark.mounts
+
 OLD, NEW = b"o" * 2 * SECTOR, b"n" * 2 * SECTOR
 
 

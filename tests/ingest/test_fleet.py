@@ -141,6 +141,11 @@ def test_an_interrupt_stops_all_and_comes_out_at_the_end() -> None:
         assert stop.wait(30)
         ended.append(item)
 
-    with pytest.raises(KeyboardInterrupt):
-        run_all(range(9), work, stop, Rules(Limits(2)))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_all(range(9), work, stop, Rules(Limits(2)))
+    finally:
+        signal.signal(signal.SIGINT, before)
+
     assert sorted(ended) == [0, 1]

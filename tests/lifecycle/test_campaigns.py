@@ -8,6 +8,8 @@ import pytest
 
 from tools.crash.campaigns import CAMPAIGNS
 
+pytestmark = pytest.mark.mounts
+
 SEED = 20261122
 
 

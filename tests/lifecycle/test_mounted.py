@@ -12,6 +12,8 @@ from tests.lifecycle.history import History, image
 from tests.mount.support import Server, serving, wait_until
 from tools.crash.child import Say, run_child
 
+pytestmark = pytest.mark.mounts
+
 LONG = image(*range(1, 90))
 
 

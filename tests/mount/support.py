@@ -18,7 +18,7 @@ from cbtfs.core.manifest import Manifest
 from cbtfs.store.catalog.records import Location
 from cbtfs.store.digest import chunk_digest
 from cbtfs.store.repository import reading, writing
-from tests.support import BLOCK
+from tests.support import BLOCK, SIGNALS
 
 PROGRAM: Final = (sys.executable, "-m", "cbtfs")
 
@@ -61,7 +61,15 @@ def serving(
 ) -> Iterator[Server]:
     """A mount in the foreground of a process of its own; unmounted at the end, if it still is."""
     mountpoint.mkdir(exist_ok=True)
-    command = [*program, f"--repo={repository}", "mount", "--foreground", *options, str(mountpoint)]
+    command = [
+        *SIGNALS,
+        *program,
+        f"--repo={repository}",
+        "mount",
+        "--foreground",
+        *options,
+        str(mountpoint),
+    ]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

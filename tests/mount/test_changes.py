@@ -12,6 +12,8 @@ from cbtfs.store.repository import writing
 from tests.mount.support import Server, forget, kill, serving, wait_until
 from tests.support import BLOCK, add_point
 
+pytestmark = pytest.mark.mounts
+
 
 def test_a_new_point_appears_within_a_second(
     mounted: Server, repository: Path, image: bytearray

@@ -11,6 +11,8 @@ from cbtfs.core.manifest import Manifest
 from cbtfs.repair import repair
 from tests.mount.support import Server, serving, wait_until
 
+pytestmark = pytest.mark.mounts
+
 _PAGE = 4096
 
 

@@ -10,6 +10,8 @@ import pytest
 from cbtfs.core.manifest import Manifest
 from tests.mount.support import Server, serving
 
+pytestmark = pytest.mark.mounts
+
 _FAULTY = """
 from pathlib import Path
 from cbtfs.cli.main import run

@@ -12,6 +12,8 @@ from cbtfs.errors import DataCorrupt
 from cbtfs.mount.files import VM_JSON, PointFiles, encode_vm_json, files_of
 from cbtfs.mount.numbers import stem_and_slot
 
+pytestmark = pytest.mark.mounts
+
 STEM = 12345
 
 

@@ -16,6 +16,8 @@ from cbtfs.core.manifest import Manifest
 from cbtfs.mount.fuse import FileSystem
 from tests.mount.support import Server, serving, wait_until
 
+pytestmark = pytest.mark.mounts
+
 ROUNDS: Final = 300
 _BUG: Final = "this is a bug"
 

@@ -10,6 +10,8 @@ from cbtfs.core.manifest import Manifest
 from tests.mount.support import PROGRAM, Server, kill, serving, wait_until
 from tests.support import BLOCK, new_repository
 
+pytestmark = pytest.mark.mounts
+
 
 def _run(*arguments: object) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(

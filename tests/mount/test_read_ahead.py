@@ -7,6 +7,8 @@ import pytest
 from cbtfs.mount.mountpoint import mount_at
 from tests.mount.support import Server
 
+pytestmark = pytest.mark.mounts
+
 
 def test_a_mount_that_is_ready_is_read_ahead_in_megabytes(mounted: Server) -> None:
     there = mount_at(mounted.root)

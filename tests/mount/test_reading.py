@@ -11,6 +11,8 @@ from cbtfs.core.manifest import Manifest
 from tests.mount.support import Server, corrupt, location, read_at, serving, wait_until
 from tests.support import BLOCK, add_point
 
+pytestmark = pytest.mark.mounts
+
 
 def test_a_file_reads_like_the_disk_did(mounted: Server, point: Manifest, image: bytearray) -> None:
     found = mounted.disk(point).read_bytes()

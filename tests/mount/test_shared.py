@@ -9,6 +9,8 @@ from cbtfs.core.ids import PointId
 from cbtfs.mount import shared
 from cbtfs.mount.shared import Shared, TooManyOpen
 
+pytestmark = pytest.mark.mounts
+
 POINTS = [PointId(f"{number:032x}") for number in (1, 256, 1 << 100, (1 << 128) - 1)]
 
 

@@ -15,7 +15,9 @@ from cbtfs.cli.fstab import arguments
 from cbtfs.core.manifest import Manifest
 from tests.cli.support import process
 from tests.mount.support import PROGRAM, Server, corrupt, kill, serving, wait_until
-from tests.support import BLOCK, add_point, new_repository
+from tests.support import BLOCK, SIGNALS, add_point, new_repository
+
+pytestmark = pytest.mark.mounts
 
 UNIT = Path(__file__).parent.parent.parent / "contrib/systemd/cbtfs-mount@.service"
 
@@ -138,7 +140,8 @@ def test_the_journal_gets_the_gravity_of_a_line(
     with log.open("wb") as journal:
         facts = os.fstat(journal.fileno())
         environment = {**os.environ, "JOURNAL_STREAM": f"{facts.st_dev}:{facts.st_ino}"}
-        command = [*PROGRAM, f"--repo={repository}", "mount", "--foreground", str(mountpoint)]
+        command = [*SIGNALS, *PROGRAM, f"--repo={repository}", "mount", "--foreground"]
+        command.append(str(mountpoint))
         with subprocess.Popen(
             command, env=environment, stderr=journal, stdout=subprocess.PIPE
         ) as server:

@@ -10,6 +10,8 @@ from cbtfs.core.manifest import Manifest
 from tests.mount.support import serving
 from tests.support import BLOCK
 
+pytestmark = pytest.mark.mounts
+
 
 @pytest.mark.parametrize("workers", ["1", "3"])
 def test_many_readers_at_once_get_the_right_bytes(

@@ -14,6 +14,8 @@ from cbtfs.mount.entry import Entry, harmless, nanoseconds, time_of_name
 from cbtfs.mount.numbers import ROOT, inode_of, stem_and_slot
 from cbtfs.mount.tree import Tree, VmNode, grown
 
+pytestmark = pytest.mark.mounts
+
 IDS = st.integers(0, (1 << 128) - 1).map(lambda number: f"{number:032x}")
 NAMES = st.text(max_size=300) | st.sampled_from(["..", ".", "", "latest", "a/b", "x" * 256])
 VMS = st.dictionaries(

@@ -14,6 +14,8 @@ from typing import Final
 
 import pytest
 
+pytestmark = pytest.mark.mounts
+
 ROOT: Final = Path(__file__).parent.parent.parent
 USER: Final = 65534  # nobody, on every Debian
 

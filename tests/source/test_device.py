@@ -13,6 +13,8 @@ from cbtfs.source.image import ImageSource
 from tests.cli.support import runner
 from tests.support import new_repository
 
+pytestmark = pytest.mark.mounts
+
 SIZE = 8 << 20
 
 

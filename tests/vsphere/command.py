@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.support import SIGNALS
 from tests.vsphere.support import VM, Lab
 from tools.vsim import Simulator
 
@@ -31,7 +32,7 @@ def environment(sim: Simulator, **more: str) -> dict[str, str]:
 def start(lab: Lab, *more: str) -> "subprocess.Popen[str]":
     """The command, running; its words and documents are pipes."""
     return subprocess.Popen(
-        arguments(lab, *more),
+        [*SIGNALS, *arguments(lab, *more)],
         cwd=ROOT,
         env=environment(lab.sim),
         stdin=subprocess.DEVNULL,

@@ -15,6 +15,7 @@ from pyVmomi import vim
 from cbtfs.cli.main import main
 from cbtfs.source.vsphere.stun import whose
 from cbtfs.source.vsphere.tracking import _TRACKABLE
+from tests.support import SIGNALS
 from tests.vsphere.command import ROOT
 from tests.vsphere.server import at, call
 from tests.vsphere.support import MIB, VM, Lab
@@ -495,7 +496,7 @@ def test_a_signal_leaves_no_snapshot(sim: Simulator, number: signal.Signals, cod
     sim.do.stun(VM)
     sim.do.on_call("CreateSnapshot_Task", action="hold-task")
     with subprocess.Popen(
-        [sys.executable, "-m", "cbtfs", "cbt", "reset", *at(sim), VM],
+        [*SIGNALS, sys.executable, "-m", "cbtfs", "cbt", "reset", *at(sim), VM],
         cwd=ROOT,
         env={**os.environ, "CBTFS_VSPHERE_PASSWORD": "vsim"},
         stdout=subprocess.PIPE,

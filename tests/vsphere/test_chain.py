@@ -13,6 +13,8 @@ from tests.vsphere.support import FIRST, MIB, TRANSPORTS, VM, Lab, kinds, new_la
 from tools.vsim import DiskEntry, Simulator
 from tools.vsim.soap.certificate import Certificate
 
+pytestmark = pytest.mark.mounts
+
 POINTS = 12
 ADDED, GROWN = 4, 7
 """The points before which a disk is added, and before which one grows."""

@@ -7,7 +7,11 @@ import sys
 from pathlib import Path
 from typing import Final
 
+import pytest
+
 from tests.vsphere.support import Lab
+
+pytestmark = pytest.mark.mounts
 
 PAGE: Final = (Path(__file__).parents[2] / "docs" / "vsphere.md").read_text("utf-8")
 _PREPARE: Final = """\

@@ -1,5 +1,6 @@
 """VMware's library in a process of its own: what it does wrong costs a disk, never the run."""
 
+import contextlib
 import ctypes
 import json
 import logging
@@ -49,8 +50,10 @@ def changed_login(**changes: Any) -> Callable[[Simulator, Session], Transport]:
 
 def children() -> list[int]:
     """Processes that were started by this one and live."""
-    tasks = Path("/proc/self/task")
-    found = " ".join((each / "children").read_text() for each in tasks.iterdir())
+    found = ""
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended
+            found += (task / "children").read_text() + " "
     return [int(pid) for pid in found.split()]
 
 

@@ -171,7 +171,7 @@ class Fio:
 
     def end(self) -> int:
         """How many blocks it verified; Violation if one was wrong."""
-        self._process.send_signal(signal.SIGINT)
+        self._process.send_signal(signal.SIGTERM)
         self._process.wait()
         said = self._said.read_text()
         if "verify" in said:
