@@ -117,7 +117,6 @@ def test_the_other_commands_run_in_their_order(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         env=environment() | {"CBTFS_REPO": "repository", "HOME": str(tmp_path)},
-        timeout=200,
     )
     points = json.loads((tmp_path / "listed").read_text())["points"]
 
@@ -138,7 +137,6 @@ def test_forty_disks_are_restored_four_at_a_time(folder: Path) -> None:
         capture_output=True,
         text=True,
         env=environment(),
-        timeout=200,
     )
     target = folder / "restored"
     failed = done.stdout.splitlines()

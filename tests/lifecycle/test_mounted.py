@@ -57,7 +57,7 @@ def test_an_open_file_reads_on_through_forget_and_prune(history: History, tmp_pa
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
             assert os.pread(fd, len(LONG), 0) == LONG
-            assert wait_until(lambda: not path.exists(), 3)
+            assert wait_until(lambda: not path.exists())
         finally:
             os.close(fd)
         assert wait_until(lambda: prune(history)["freed"] > len(LONG) // 2)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -52,7 +53,7 @@ class Server:
 
     def wait(self) -> int:
         """The exit code, once it has ended."""
-        return self.process.wait(timeout=20)
+        return self.process.wait(timeout=60)
 
 
 @contextmanager
@@ -82,17 +83,19 @@ def serving(
         finally:
             subprocess.run(["umount", mountpoint], check=False, capture_output=True)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=10)
+                process.wait(timeout=60)
             process.kill()
             subprocess.run(["umount", "-l", mountpoint], check=False, capture_output=True)
 
 
-def wait_until(holds: Callable[[], bool], seconds: float = 10.0) -> bool:
-    """Whether it comes to hold within so many seconds."""
+def wait_until(holds: Callable[[], bool], seconds: float = 60.0) -> bool:
+    """Whether it comes to hold within so many seconds, which a loaded machine may need."""
     deadline = time.monotonic() + seconds
+    pause = threading.Event()
     while not holds():
         if time.monotonic() > deadline:
             return False
+        pause.wait(0.01)  # the processes that are waited for need the processor, too
     return True
 
 

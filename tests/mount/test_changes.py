@@ -15,18 +15,18 @@ from tests.support import BLOCK, add_point
 pytestmark = pytest.mark.mounts
 
 
-def test_a_new_point_appears_within_a_second(
+def test_a_new_point_appears_without_a_new_mount(
     mounted: Server, repository: Path, image: bytearray
 ) -> None:
     os.listdir(mounted.root / "vm")
 
     newer = add_point(repository, {"disk": bytes(image)})
 
-    assert wait_until(lambda: newer.name in os.listdir(mounted.root / "vm"), seconds=1)
+    assert wait_until(lambda: newer.name in os.listdir(mounted.root / "vm"))
     assert mounted.disk(newer).read_bytes() == image
 
 
-def test_a_forgotten_point_goes_within_a_second(
+def test_a_forgotten_point_goes_from_the_mount(
     mounted: Server, repository: Path, image: bytearray, point: Manifest
 ) -> None:
     add_point(repository, {"disk": bytes(image)})
@@ -34,7 +34,7 @@ def test_a_forgotten_point_goes_within_a_second(
 
     forget(repository, point.point)
 
-    assert wait_until(lambda: not mounted.disk(point).exists(), seconds=1.1)
+    assert wait_until(lambda: not mounted.disk(point).exists())
 
 
 def test_an_open_file_outlives_its_point(
@@ -73,7 +73,7 @@ def test_an_open_file_is_leased_and_a_closed_one_is_not(
         file.read(1)
         assert is_leased()
 
-    assert wait_until(lambda: not is_leased(), seconds=3)
+    assert wait_until(lambda: not is_leased())
 
 
 def test_a_catalog_that_is_deleted_and_rebuilt_is_noticed(
@@ -86,7 +86,7 @@ def test_a_catalog_that_is_deleted_and_rebuilt_is_noticed(
         pass
     newer = add_point(repository, {"disk": bytes(image[: 3 * BLOCK])})
 
-    assert wait_until(lambda: newer.name in os.listdir(mounted.root / "vm"), seconds=1)
+    assert wait_until(lambda: newer.name in os.listdir(mounted.root / "vm"))
     assert mounted.disk(newer).read_bytes() == image[: 3 * BLOCK]
     assert mounted.disk(point).read_bytes() == image
 
@@ -111,7 +111,7 @@ def test_readers_notice_nothing_of_a_catalog_that_is_rebuilt(
     reader.start()
     for _ in range(30):
         shutil.rmtree(repository / "catalog")
-        assert wait_until(lambda: (mounted.root / "vm" / point.name).exists(), seconds=1)
+        assert wait_until(lambda: (mounted.root / "vm" / point.name).exists())
         with writing(repository):
             pass
     is_done.set()

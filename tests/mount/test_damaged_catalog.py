@@ -69,7 +69,7 @@ def test_a_mount_outlives_its_catalog_and_goes_on_when_it_is_mended(
             never_reads_wrong(server, point, bytes(image))
         repair(repository, lock_wait=30)
 
-        assert wait_until(lambda: never_reads_wrong(server, point, bytes(image)), 30)
+        assert wait_until(lambda: never_reads_wrong(server, point, bytes(image)))
         assert server.process.poll() is None
     assert server.wait() == 0
 
@@ -86,8 +86,8 @@ def test_a_mount_whose_workers_were_ended_by_the_catalog_mends_it(
         workers = server.workers()
         damage(repository / "catalog" / "data.mdb")
 
-        assert wait_until(lambda: workers.isdisjoint(server.workers()), 30)
+        assert wait_until(lambda: workers.isdisjoint(server.workers()))
 
-        assert wait_until(lambda: never_reads_wrong(server, point, bytes(image)), 30)
+        assert wait_until(lambda: never_reads_wrong(server, point, bytes(image)))
         assert "run 'cbtfs repair'" in server.log.readline()
     assert server.wait() == 0

@@ -64,8 +64,8 @@ def test_latest_leads_to_the_point_captured_last(
     newer = add_point(repository, {"disk": bytes(image[:BLOCK])})
 
     link = mounted.root / "vm" / "latest"
-    assert wait_until(lambda: os.readlink(link) == newer.name, seconds=1)
-    assert wait_until(lambda: (link / "disk.raw").stat().st_size == BLOCK, seconds=1)
+    assert wait_until(lambda: os.readlink(link) == newer.name)
+    assert wait_until(lambda: (link / "disk.raw").stat().st_size == BLOCK)
 
 
 def test_vm_json_tells_what_the_point_knows(mounted: Server, point: Manifest) -> None:

@@ -197,7 +197,6 @@ ls {mountpoint}
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
     )
 
     assert done.returncode == 0, done.stderr

@@ -63,7 +63,7 @@ def test_reads_that_take_the_long_way_do_not_wait_for_each_other(
     def read(path: Path) -> None:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
         for at in range(500):
-            rounds.wait(timeout=10)
+            rounds.wait(timeout=60)
             os.pread(fd, BLOCK, at % 90 * BLOCK)
         os.close(fd)
         done.append(path)
@@ -74,6 +74,6 @@ def test_reads_that_take_the_long_way_do_not_wait_for_each_other(
         for reader in readers:
             reader.start()
         for reader in readers:
-            reader.join(timeout=20)
+            reader.join(timeout=60)
 
         assert done == [path, path]

@@ -76,7 +76,6 @@ cbtfs ingest image --vm vm --disk root user/disk.raw >/dev/null
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
     )
 
 

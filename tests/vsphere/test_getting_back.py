@@ -40,7 +40,6 @@ def test_a_vm_is_got_back_from_its_latest_point(lab: Lab, tmp_path: Path) -> Non
         capture_output=True,
         text=True,
         check=False,
-        timeout=100,
     )
     folder = tmp_path / "images"
 

@@ -107,7 +107,7 @@ def test_a_child_that_talks_nonsense_is_ended(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sends: str, words: str
 ) -> None:
     monkeypatch.setattr(process, "_PROGRAM", SENDS + sends)
-    child = ChildProcess(tmp_path, 3.0 if "sleep" in sends else 60.0)
+    child = ChildProcess(tmp_path, 0.3 if "sleep" in sends else 60.0)
     with pytest.raises(SourceUnavailable, match=words):
         child.words("load", libdir="x")
     with pytest.raises(ChildGone):
