@@ -95,6 +95,7 @@ def coming_and_going(crowd: Crowd, points: list[Manifest]) -> Iterator[threading
         thread.join()
 
 
+@pytest.mark.mounts
 def test_a_mounts_listing_has_each_point_that_stays_once(crowd: Crowd, tmp_path: Path) -> None:
     going, staying = crowd.points[: GOING // 2], crowd.points[GOING:]
     seen: list[str] = []
