@@ -116,6 +116,22 @@ class SessionKnobs:
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerKnobs:
+    """SOAP answers that no sound server gives."""
+
+    endless_pages: bool = False  # each page of properties has a token for another one
+    always_truncated: bool = False  # each set of updates says that there is more to say
+    parent_cycle: bool = False  # each folder is its own parent
+    current_session: bool = True  # whether SessionManager has the property of that name
+    padding: int = 0  # bytes of white space in each answer
+    gzip: bool = False  # answers are compressed
+    drip_seconds: float = 0.0  # pause before each byte of an answer
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+
+@dataclass(frozen=True, slots=True)
 class DataKnobs:
     """NBD, /folder and leases."""
 
@@ -151,7 +167,7 @@ class VddkKnobs:
         validate(self)
 
 
-GROUPS = ("cbt", "snapshot", "task", "session", "data", "vddk")
+GROUPS = ("cbt", "snapshot", "task", "session", "answer", "data", "vddk")
 
 
 @dataclass(slots=True)
@@ -162,6 +178,7 @@ class Knobs:
     snapshot: SnapshotKnobs = field(default_factory=SnapshotKnobs)
     task: TaskKnobs = field(default_factory=TaskKnobs)
     session: SessionKnobs = field(default_factory=SessionKnobs)
+    answer: AnswerKnobs = field(default_factory=AnswerKnobs)
     data: DataKnobs = field(default_factory=DataKnobs)
     vddk: VddkKnobs = field(default_factory=VddkKnobs)
     rules: Rules = field(default_factory=Rules)

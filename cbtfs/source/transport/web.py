@@ -13,6 +13,7 @@ from cbtfs.core.extent import Extent
 from cbtfs.core.names import printable
 from cbtfs.errors import AccessDenied, SourceUnavailable
 from cbtfs.source.secret import Secret
+from cbtfs.source.transport.answers import CALL_SECONDS, BoundedConnection
 
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)\Z")
 _PATH: Final = re.compile(r"\[([^\]]*)\] ?(.+)\Z")
@@ -59,6 +60,8 @@ class Web(NamedTuple):
     """How often the server went away or the login ended so far."""
     outlast: Callable[[int], bool] = lambda before: False
     """Wait for a server that is away; whether there were more of these since, and it is back."""
+    call: float = CALL_SECONDS
+    """Seconds for one whole answer, however slowly its bytes come."""
 
 
 class Answer(NamedTuple):
@@ -74,7 +77,7 @@ class DatastoreFiles:
     def __init__(self, web: Web) -> None:
         self._web = web
         self._lock = threading.Lock()
-        self._idle: list[http.client.HTTPSConnection] = []
+        self._idle: list[BoundedConnection] = []
 
     def url(self, path: str, datacenter: str) -> str:
         """Where a file is, by the rule of the vSphere API reference, FileManager."""
@@ -163,13 +166,17 @@ class DatastoreFiles:
         content_range = answer.getheader("Content-Range", "")
         return Answer(answer.status, answer.reason, content_range, body)
 
-    def _connection(self) -> http.client.HTTPSConnection:
+    def _connection(self) -> BoundedConnection:
         with self._lock:
             if self._idle:
                 return self._idle.pop()
         web = self._web
-        return http.client.HTTPSConnection(
-            web.host, web.port, timeout=web.seconds, context=web.context
+        return BoundedConnection(
+            web.host,
+            web.port,
+            timeout=web.seconds,
+            context=web.context,
+            call_seconds=web.call,
         )
 
     def close(self) -> None:

@@ -5,7 +5,7 @@ reference, DiskChangeInfo. An answer that breaks one is not believed at all.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Final
 
 from pyVmomi import vim, vmodl
 
@@ -13,6 +13,10 @@ from cbtfs.core.extent import Extent
 from cbtfs.source.base import ChangeTrackingInvalid
 from cbtfs.source.vsphere.faults import meaning, text_of
 from cbtfs.source.vsphere.session import Session
+
+_PAGE_BYTES: Final = 16 << 20
+"""A page has up to 2000 areas, of two blocks at least with the gap behind; blocks are 64 KiB, or
+4 KiB at the least."""
 
 
 def changed_areas(
@@ -25,11 +29,16 @@ def changed_areas(
     """
     found: list[Extent] = []
     offset = 0
-    while offset < size:
+    most = session.patience.max_pages + size // _PAGE_BYTES
+    for _ in range(most):
+        if offset >= size:
+            return found
         page = _query(session, vm, snapshot, key, offset, change_id)
         end = _check_page(page, offset, size)
         found += _extents(page, offset, end)
         offset = end
+    if offset < size:
+        raise _odd(f"{session.address} needs more than {most} pages for {size} bytes")
     return found
 
 

@@ -16,6 +16,10 @@ _OBJECTS: Final = 100
 """Asked for in one call: the configuration of a VM is some 20 kB of XML."""
 
 
+_PAGE: Final = 1000
+"""Objects in one answer, at most."""
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """One object and what it has; properties that are unset are not there."""
@@ -87,8 +91,11 @@ def retrieve_each(session: Session, objects: Sequence[Any], wanted: Sequence[Any
 
 def _pages(session: Session, selection: Any) -> Iterator[Found]:
     collector = session.content.propertyCollector
-    page = collector.RetrievePropertiesEx([selection], Collector.RetrieveOptions())
-    while page is not None:
+    options = Collector.RetrieveOptions(maxObjects=_PAGE)
+    page = collector.RetrievePropertiesEx([selection], options)
+    for _ in range(session.patience.max_pages):
+        if page is None:
+            return
         for each in page.objects:
             raise_ended(each.missingSet)
             yield Found(
@@ -99,6 +106,10 @@ def _pages(session: Session, selection: Any) -> Iterator[Found]:
         if not page.token:
             return
         page = collector.ContinueRetrievePropertiesEx(page.token)
+    raise SourceUnavailable(
+        f"{session.address} answers with more than {session.patience.max_pages} pages of "
+        "properties: it is not read further; see what answers there"
+    )
 
 
 def read(session: Session, start: Any, *paths: str) -> Mapping[str, Any]:

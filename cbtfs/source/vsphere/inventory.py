@@ -9,13 +9,14 @@ from typing import Any, Final
 from pyVmomi import vim
 
 from cbtfs.core.names import printable
-from cbtfs.errors import CbtfsError, UsageError
+from cbtfs.errors import CbtfsError, SourceUnavailable, UsageError
 from cbtfs.source.vsphere.collect import Found, properties, retrieve, walk
 from cbtfs.source.vsphere.session import Session
 
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\Z")
 _ESCAPES: Final = re.compile(r"%(2f|5c|25)", re.IGNORECASE)
 _SHOWN: Final = 8
+_DEEPEST: Final = 250
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +60,15 @@ def list_vms(session: Session) -> list[ListedVm]:
         ],
     )
     places = {each.id: each for each in found}
-    return [_listed(each, places) for each in found if isinstance(each.object, vim.VirtualMachine)]
+    server = str(session.address)
+    return [
+        _listed(each, places, server)
+        for each in found
+        if isinstance(each.object, vim.VirtualMachine)
+    ]
 
 
-def _listed(found: Found, places: Mapping[str, Found]) -> ListedVm:
+def _listed(found: Found, places: Mapping[str, Found], server: str) -> ListedVm:
     name = str(found.values.get("name", ""))
     parts, datacenter = [name], 0
     at = found
@@ -72,6 +78,11 @@ def _listed(found: Found, places: Mapping[str, Found]) -> ListedVm:
         if isinstance(above.object, vim.Datacenter):
             datacenter = len(parts)
         at = above
+        if len(parts) > _DEEPEST:
+            raise SourceUnavailable(
+                f"{server} reports more than {_DEEPEST} folders above {printable(name)}: a folder "
+                "is above itself; see what answers there"
+            )
     parts.reverse()
     return ListedVm(
         found.object,

@@ -25,6 +25,8 @@ _PATHS: Final = (
     "guest",
     "snapshot",
 )
+_DEEPEST: Final = 100
+"""Levels of snapshots; vSphere allows 32."""
 
 
 class NotConnected(SourceUnavailable):
@@ -191,6 +193,8 @@ def entries_of(info: Any) -> tuple[SnapshotEntry, ...]:
 
 
 def _entries(trees: Any, depth: int) -> Iterator[SnapshotEntry]:
+    if depth > _DEEPEST:
+        raise SourceUnavailable(f"the server reports snapshots in more than {_DEEPEST} levels")
     for tree in trees or ():
         yield SnapshotEntry(
             tree.snapshot,

@@ -1,14 +1,18 @@
-"""How long to wait for what, and how often to try."""
+"""How long to wait for what, how often to try, and how much to accept."""
 
 from dataclasses import dataclass
+
+from cbtfs.source.transport.answers import CALL_SECONDS, MAX_BYTES
 
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """Seconds. Pauses stand between tries: so many pauses, so many tries more."""
+    """Times are in seconds. Pauses are between tries: each pause is followed by one more try."""
 
     reply: float = 120.0
     """For the answer to one request; a wait for updates is always shorter."""
+    call: float = CALL_SECONDS
+    """For one whole answer, however slowly its bytes come."""
     poll: int = 5
     """The longest that one wait for updates blocks: how late an interrupt is noticed."""
     task: float = 3600.0
@@ -25,3 +29,10 @@ class Patience:
     """After another operation on the VM stood in the way."""
     quiesce: tuple[float, ...] = (5.0, 5.0)
     """After a guest could not be quiesced."""
+    max_bytes: int = MAX_BYTES
+    """Of one answer, decompressed."""
+    max_pages: int = 10_000
+    """Of one reading of properties, where a page has 1000 objects unless the server allows fewer;
+    of one list of changes, besides one for every 16 MiB of the disk."""
+    max_updates: int = 1_000
+    """Truncated sets of updates, one after the other, about one task."""

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from pyVmomi import vim, vmodl
 
+from cbtfs.errors import SourceUnavailable
 from cbtfs.source.vsphere.collect import read
 from cbtfs.source.vsphere.faults import meaning
 from cbtfs.source.vsphere.role import ROLE, On
@@ -65,5 +66,10 @@ def _lacking(session: Session, objects: Sequence[Any], wanted: list[str]) -> Lac
 def _ask(session: Session, objects: list[Any], wanted: list[str]) -> Any:
     """The session's key changes with each login, so it is read anew for each try."""
     content = session.content
-    current = read(session, content.sessionManager, "currentSession")["currentSession"]
+    current = read(session, content.sessionManager, "currentSession").get("currentSession")
+    if current is None:
+        raise SourceUnavailable(
+            f"{session.address} does not tell the current session: privileges cannot be asked for; "
+            "see what answers there"
+        )
     return content.authorizationManager.HasPrivilegeOnEntities(objects, current.key, wanted)

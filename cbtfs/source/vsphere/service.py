@@ -2,13 +2,15 @@
 
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
-from http.client import HTTPException, HTTPSConnection
+from functools import partial
+from http.client import HTTPException
 from ssl import SSLContext
 from typing import Any, Final
 
 from pyVmomi import SoapAdapter, VmomiSupport, vim
 
 from cbtfs.errors import SourceUnavailable
+from cbtfs.source.transport.answers import BoundedConnection
 from cbtfs.source.vsphere.address import Address
 from cbtfs.source.vsphere.tls import unreachable
 
@@ -19,9 +21,14 @@ OLDEST: Final = "vim25/6.5"
 """Older servers know neither what is asked for here nor TLS as it should be."""
 
 
-def connect(address: Address, context: SSLContext, seconds: float) -> Any:
-    """A ServiceInstance, not logged in, that speaks the newest version both sides know."""
-    version = _newest_common(address, _announced(address, context, seconds))
+def connect(
+    address: Address, context: SSLContext, seconds: float, call_seconds: float, max_bytes: int
+) -> Any:
+    """A ServiceInstance, not logged in, that speaks the newest version both sides know.
+
+    *seconds* bound a wait for bytes, *call_seconds* and *max_bytes* a whole answer.
+    """
+    version = _newest_common(address, _announced(address, context, seconds, call_seconds))
     stub = SoapAdapter.SoapStubAdapter(
         host=address.host,
         port=address.port,
@@ -31,12 +38,17 @@ def connect(address: Address, context: SSLContext, seconds: float) -> Any:
         poolSize=_POOL,
         httpConnectionTimeout=seconds,
     )
+    stub.scheme = partial(BoundedConnection, call_seconds=call_seconds, max_bytes=max_bytes)
     return vim.ServiceInstance("ServiceInstance", stub)
 
 
-def _announced(address: Address, context: SSLContext, seconds: float) -> set[str]:
+def _announced(
+    address: Address, context: SSLContext, seconds: float, call_seconds: float
+) -> set[str]:
     """The versions that the server says it speaks (vSphere Web Services SDK)."""
-    connection = HTTPSConnection(address.host, address.port, timeout=seconds, context=context)
+    connection = BoundedConnection(
+        address.host, address.port, timeout=seconds, context=context, call_seconds=call_seconds
+    )
     try:
         connection.request("GET", _VERSIONS)
         answer = connection.getresponse()

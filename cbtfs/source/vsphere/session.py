@@ -61,7 +61,9 @@ class Session:
         self.user = user
         self.patience = patience or Patience()
         self._password = password
-        self._instance = connect(address, context, self.patience.reply)
+        self._instance = connect(
+            address, context, self.patience.reply, self.patience.call, self.patience.max_bytes
+        )
         self._lock = threading.Lock()
         self._logins = 0
         self._stop = stop or threading.Event()
@@ -109,6 +111,7 @@ class Session:
             self.patience.connection,
             lambda: self.disturbances,
             self.outlast,
+            self.patience.call,
         )
 
     def vddk_login(self, libdir: Path, modes: str | None = None) -> VddkLogin:

@@ -88,9 +88,9 @@ class _Watch:
     def wait(self, seconds: int) -> None:
         """Take in the next updates, or none if there are none within *seconds*."""
         try:
-            more = True
-            while more:
-                more = self._session.repeat(lambda: self._update(seconds), "wait for a task")
+            for _ in range(self._session.patience.max_updates):
+                if not self._session.repeat(lambda: self._update(seconds), "wait for a task"):
+                    return
         except vmodl.fault.HostCommunication as fault:
             raise TaskGone(
                 f"the state of task {self._task._moId} cannot be read: {text_of(fault)}"
@@ -100,6 +100,11 @@ class _Watch:
                 raise TaskGone(f"task {self._task._moId} is not known any more") from fault
             log.info("waiting for a task anew: %s", text_of(fault))
             self._collector = None
+        else:
+            raise SourceUnavailable(
+                f"{self._session.address} has not completed its updates on a task after "
+                f"{self._session.patience.max_updates} answers: see what answers there"
+            )
 
     def _update(self, seconds: int) -> bool:
         """Whether the server has more to say at once: the set of updates was truncated."""

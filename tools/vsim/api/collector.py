@@ -101,6 +101,10 @@ class PropertyCollector(SessionHeld):
 
     def _page(self, contents: list[Any], size: int) -> Any:
         result = Collector.RetrieveResult(objects=contents[:size] if size else contents)
+        if self.site.world.knobs.answer.endless_pages:
+            result.token = uuid4().hex
+            self._pages[result.token] = contents
+            return result
         if size and len(contents) > size:
             self._page_size = size
             result.token = uuid4().hex
@@ -156,11 +160,14 @@ class PropertyCollector(SessionHeld):
         world = self.site.world
         due = world.monotonic() + seconds
         cancellations = self._cancellations
-        if version and version not in self._states:
+        endless = world.knobs.answer.always_truncated
+        if version and version not in self._states and not endless:
             raise Fault("vmodl.query.InvalidCollectorVersion", "The version is not valid.")
         while True:
             generation = world.generation
             found = self._updates(version or "", most, call.version)
+            if world.knobs.answer.always_truncated:
+                return Collector.UpdateSet(version=version or "00000000", truncated=True)
             if found is not None:
                 return found
             while world.generation == generation:

@@ -29,13 +29,18 @@ class Entity(Served):
     def properties(self) -> Properties:
         return {
             "name": lambda: spelled(self._name),
-            "parent": lambda: self.parent.object if self.parent else None,
+            "parent": self._parent,
             "overallStatus": lambda: "green",
             "configStatus": lambda: "green",
             "effectiveRole": lambda: [-1],
             "recentTask": list,
             **self.own_properties(),
         }
+
+    def _parent(self) -> Any:
+        if self.kind is vim.Folder and self.site.world.knobs.answer.parent_cycle:
+            return self.object
+        return self.parent.object if self.parent else None
 
     def own_properties(self) -> Properties:
         return {}

@@ -117,11 +117,16 @@ class SessionManager(Served):
 
     def properties(self) -> Properties:
         return {
-            "currentSession": lambda: _describe(self._session) if self._session else None,
+            "currentSession": self._current,
             "sessionList": lambda: [_describe(session) for session in self.site.sessions],
             "message": lambda: "",
             "defaultLocale": lambda: "en",
         }
+
+    def _current(self) -> Any:
+        if self._session is None or not self.site.world.knobs.answer.current_session:
+            return None
+        return _describe(self._session)
 
     def Login(self, call: Call, userName: str, password: str | None, locale: str | None) -> Any:
         session = self.site.sessions.open(userName, password or "")

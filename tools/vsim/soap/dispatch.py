@@ -10,6 +10,7 @@ from tools.vsim.api.collector import PropertyCollector
 from tools.vsim.api.served import Call, Served
 from tools.vsim.api.unread import unread_answer
 from tools.vsim.fault import Fault, Ref, not_authenticated, not_found
+from tools.vsim.knobs import AnswerKnobs
 from tools.vsim.rules import CallRule
 from tools.vsim.soap.reply import fault_reply, result_reply
 from tools.vsim.soap.request import Request, parse_request
@@ -47,6 +48,11 @@ class Dispatcher:
         self._newest = VmomiSupport.versionMap[f"vim25/{api_version}"]
         self.calls: list[str] = []  # every method that was asked for, for tests
         self._versions = service_versions(api_version)
+
+    @property
+    def knobs(self) -> AnswerKnobs:
+        """What is odd about answers."""
+        return self._site.world.knobs.answer
 
     def versions(self) -> Reply:
         """The versions document; rules call it vimServiceVersions. Raises Dropped."""

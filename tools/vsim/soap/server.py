@@ -4,7 +4,9 @@ import logging
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator, Mapping
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -15,8 +17,27 @@ from tools.vsim.soap.dispatch import Dispatcher, Dropped, Reply
 from tools.vsim.soap.reply import fault_reply
 
 log = logging.getLogger(__name__)
+PIECE = 1 << 20
 Files = Callable[[str, Mapping[str, str]], Sending]  # path, headers
 Control = Callable[[str, str, bytes, str], Reply]  # method, path, body, authorization
+
+
+def padded(head: bytes, padding: int, body: bytes) -> Iterator[bytes]:
+    """The bytes of an answer with white space after the declaration of XML."""
+    yield head
+    while padding > 0:
+        yield b" " * min(padding, PIECE)
+        padding -= PIECE
+    yield body
+
+
+def compressed(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The pieces as one member of gzip."""
+    packer = zlib.compressobj(wbits=zlib.MAX_WBITS + 16)
+    for piece in pieces:
+        if packed := packer.compress(piece):
+            yield packed
+    yield packer.flush()
 
 
 class Stream(ssl.SSLSocket):
@@ -181,7 +202,7 @@ class _Exchange(BaseHTTPRequestHandler):
         if self.server.is_away:  # since this call: what it did is done
             self._drop()
         else:
-            self._send(reply)
+            self._send_soap(reply)
 
     def _control(self) -> None:
         authorization = self.headers.get("Authorization", "")
@@ -189,6 +210,36 @@ class _Exchange(BaseHTTPRequestHandler):
             self._send(self.server.control(self.command, self.path, self._body(), authorization))
             self.wfile.flush()
         self.close_connection = self.close_connection or self.server.is_away
+
+    def _send_soap(self, reply: Reply) -> None:
+        """An answer as the knobs of the group `answer` have it."""
+        knobs = self.server.dispatcher.knobs
+        if not (knobs.padding or knobs.gzip or knobs.drip_seconds):
+            self._send(reply)
+            return
+        head, mark, body = reply.body.partition(b"?>")
+        pieces = padded(head + mark, knobs.padding, body)
+        length = len(reply.body) + knobs.padding
+        self.send_response(reply.status)
+        self.send_header("Content-Type", reply.content_type)
+        if knobs.gzip:
+            pieces = compressed(pieces)
+            self.send_header("Content-Encoding", "gzip")
+            self.send_header("Transfer-Encoding", "chunked")
+        else:
+            self.send_header("Content-Length", str(length))
+        if reply.cookie:
+            self.send_header("Set-Cookie", reply.cookie)
+        self.end_headers()
+        if knobs.drip_seconds:
+            pieces = (piece[at : at + 1] for piece in pieces for at in range(len(piece)))
+        for piece in pieces:
+            if knobs.drip_seconds:
+                self.wfile.flush()
+                time.sleep(knobs.drip_seconds)
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece) if knobs.gzip else piece)
+        if knobs.gzip:
+            self.wfile.write(b"0\r\n\r\n")
 
     def _send(self, reply: Reply) -> None:
         self.send_response(reply.status)
