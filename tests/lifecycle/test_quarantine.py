@@ -25,7 +25,7 @@ from cbtfs.source.listed import ListedSource, load_change_list
 from cbtfs.store.digest import chunk_digest
 from cbtfs.store.pack import Pack
 from cbtfs.store.quarantine import bad_place, load_quarantine
-from cbtfs.store.repository import reading, writing
+from cbtfs.store.repository import reading, rebuild_catalog, writing
 from tests.lifecycle.history import EVERYTHING, block, image
 from tests.support import EPOCH, commit_point, new_repository
 
@@ -126,6 +126,44 @@ def test_what_is_mended_is_not_read_again(path: Path) -> None:
     with writing(path) as repository:
         assert not repository.quarantined()
         assert load_quarantine(path)
+
+
+@pytest.mark.parametrize("is_bad_first", [True, False])
+def test_a_rebuild_finds_the_intact_frame_whatever_the_order_of_packs(
+    path: Path, monkeypatch: pytest.MonkeyPatch, is_bad_first: bool
+) -> None:
+    ids = iter(f"{number:032x}" for number in (range(1, 9) if is_bad_first else range(9, 0, -1)))
+    monkeypatch.setattr("cbtfs.store.writer.new_pack_id", lambda: PackId(next(ids)))
+    first = ingest(path, CONTENT)
+    spoil(path, block(5))
+    second = ingest(path, CONTENT)
+
+    rebuild_catalog(path)
+
+    with writing(path) as repository:
+        assert not repository.quarantined()
+    assert read(path, first) == read(path, second) == CONTENT
+
+
+def test_a_rebuild_keeps_a_bad_frame_that_is_the_only_one(path: Path) -> None:
+    ingest(path, CONTENT)
+    pack, frame = spoil(path, block(5))
+
+    rebuild_catalog(path)
+
+    with writing(path) as repository:
+        assert repository.quarantined() == {frame.digest: bad_place(pack, frame)}
+
+
+def test_new_entries_are_added_to_those_of_before(path: Path) -> None:
+    ingest(path, CONTENT)
+    spoiled = {bad_place(*spoil(path, block(number))) for number in (5, 9, 30)}
+
+    assert load_quarantine(path) == spoiled
+    with writing(path) as repository:
+        assert set(repository.quarantined().values()) == spoiled
+        repository.add_to_quarantine([])
+    assert load_quarantine(path) == spoiled
 
 
 def test_a_prune_drops_the_bad_place_with_its_pack(path: Path) -> None:

@@ -506,6 +506,29 @@ def test_the_verifier_finds_zeroed_pages(folder: Path) -> None:
     assert gate.verify(folder)
 
 
+@pytest.mark.parametrize("number", ["KILL", "BUS", "SEGV", "ABRT"])
+def test_a_verifier_that_dies_finds_the_catalog_damaged(
+    catalog: Catalog, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: str
+) -> None:
+    """A page that LMDB trips over kills its verifier, which can say nothing then."""
+    catalog.close()
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\nulimit -c 0\nkill -{number} $$\n")
+    python.chmod(0o700)
+    monkeypatch.setattr("sys.executable", str(python))
+
+    assert gate.verify(folder)
+
+
+def test_a_verifier_that_fails_in_silence_finds_the_catalog_damaged(
+    catalog: Catalog, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog.close()
+    monkeypatch.setattr("sys.executable", "/bin/false")
+
+    assert gate.verify(folder)
+
+
 def test_no_catalog_is_made_for_a_reader(folder: Path) -> None:
     with pytest.raises(CbtfsError, match="no catalog"):
         Catalog(folder, is_writable=False)

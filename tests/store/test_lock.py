@@ -1,5 +1,6 @@
 """One writer at a time, and a word on who that is."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -10,10 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from cbtfs.errors import AccessDenied, RepositoryLocked
+from cbtfs.errors import (
+    AccessDenied,
+    CbtfsError,
+    DataCorrupt,
+    RepositoryLocked,
+    SourceUnavailable,
+    StoreFailed,
+)
 from cbtfs.store.lock import WriterLock
-from cbtfs.store.repository import reading, writing
-from tests.support import new_repository
+from cbtfs.store.pack import Pack
+from cbtfs.store.packs import PackFolder
+from cbtfs.store.repository import reading, rebuild_catalog, writing
+from tests.support import add_point, new_repository
 
 HOLD = """
 import sys
@@ -149,3 +159,63 @@ def test_a_lock_ends_with_its_descriptor(tmp_path: Path) -> None:
         WriterLock(tmp_path / "writer").release(is_clean=True)
 
     assert set(os.listdir("/proc/self/fd")) == before
+
+
+def is_left_behind(path: Path) -> bool:
+    """Whether the last writer left the lock as a writer does that was killed."""
+    lock = WriterLock(path / "locks" / "writer")
+    lock.release(is_clean=True)
+    return lock.was_left_behind
+
+
+@pytest.mark.parametrize(
+    ("error", "is_left"),
+    [
+        (StoreFailed, True),
+        (SourceUnavailable, False),
+        (KeyboardInterrupt, False),
+        (None, False),
+    ],
+)
+def test_only_a_failed_store_leaves_the_catalog_in_doubt(
+    path: Path, error: type[BaseException] | None, is_left: bool
+) -> None:
+    with contextlib.suppress(CbtfsError, KeyboardInterrupt), writing(path):
+        if error is not None:
+            raise error("planted")
+
+    assert is_left_behind(path) == is_left
+
+
+def test_a_writer_that_fails_to_open_leaves_the_catalog_in_doubt(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_point(path, {"disk": b"x" * 4096})
+
+    def fail(folder: PackFolder) -> None:
+        raise OSError(5, os.strerror(5))
+
+    monkeypatch.setattr(PackFolder, "ids", fail)
+    with pytest.raises(StoreFailed), writing(path):
+        pass
+    monkeypatch.undo()
+
+    assert is_left_behind(path)
+
+
+def test_a_rebuild_that_fails_leaves_the_catalog_in_doubt(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_point(path, {"disk": b"x" * 4096})
+
+    def fail(self: Pack, path: Path) -> None:
+        raise OSError(5, os.strerror(5))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Pack, "__init__", fail)
+        with pytest.raises(DataCorrupt):
+            rebuild_catalog(path)
+
+    assert is_left_behind(path)
+    rebuild_catalog(path)
+    assert not is_left_behind(path)

@@ -1,0 +1,140 @@
+"""The mutation driver: what it changes, what it leaves alone, and that it tells caught from not."""
+
+from pathlib import Path
+
+import pytest
+
+from tools.mutate.__main__ import try_mutant
+from tools.mutate.journal import Journal, Result, Verdict, report
+from tools.mutate.mutants import Mutant, mutants_of, scopes_by_line
+from tools.mutate.reach import Reach
+from tools.mutate.sandbox import ROOT, Sandbox
+
+MODULE = '''"""Text with 1 + 1."""
+import logging, os
+
+log = logging.getLogger(__name__)
+LIMIT: "int" = 7
+
+
+class Store:
+    """Keeps 3 things."""
+
+    def __repr__(self) -> str:
+        return "x" * 3
+
+    def put(self, fd: int, sizes: list[int]) -> bool:
+        """Put 4 things."""
+        if not sizes or max(sizes) > LIMIT:
+            raise ValueError(f"more than {LIMIT + 0}")
+        try:
+            os.fsync(fd)
+        except OSError as exc:
+            log.warning("%d of %d", 5, 6)
+            self.failed = True
+        return self.check(fd)
+'''
+
+
+def changes(source: str) -> set[tuple[str, str, str]]:
+    """For each mutant its operator, what it replaces and what with."""
+    data = source.encode()
+    return {
+        (each.operator, data[each.start : each.end].decode(), each.replacement)
+        for each in mutants_of("cbtfs/core/sample.py", data)
+    }
+
+
+def test_a_module_has_these_mutants_and_no_others() -> None:
+    handler = 'log.warning("%d of %d", 5, 6)\n            self.failed = True'
+    condition = "not sizes or max(sizes) > LIMIT"
+
+    assert changes(MODULE) == {
+        ("constant", "7", "8"),
+        ("condition", condition, "True"),
+        ("condition", condition, "False"),
+        ("boolean", "not sizes", "(sizes)"),
+        ("boolean", "or", "and"),
+        ("call", "max", "min"),
+        ("comparison", ">", ">="),
+        ("comparison", ">", "<="),
+        ("remove raise", 'raise ValueError(f"more than {LIMIT + 0}")', "pass"),
+        ("remove statement", "os.fsync(fd)", "pass"),
+        ("swallow exception", handler, "pass"),
+        ("let exception through", handler, "raise"),
+        ("remove statement", "self.failed = True", "pass"),
+        ("constant", "True", "False"),
+        ("return value", "self.check(fd)", "not (self.check(fd))"),
+    }
+
+
+def test_every_mutant_of_a_module_is_another_program_with_a_name_of_its_own() -> None:
+    path = "cbtfs/core/blockmap.py"
+    source = (ROOT / path).read_bytes()
+    mutants = mutants_of(path, source)
+
+    assert len({each.key for each in mutants}) == len(mutants) > 100
+    for each in mutants:
+        assert each.apply(source) != source
+        compile(each.apply(source), path, "exec")
+
+
+def test_a_name_stays_when_the_code_moves() -> None:
+    before = mutants_of("a.py", MODULE.encode())
+    after = mutants_of("a.py", MODULE.replace("\nLIMIT", "\n# more\n\nLIMIT").encode())
+
+    assert [each.key for each in before] == [each.key for each in after]
+
+
+def test_lines_know_their_scope() -> None:
+    scopes = {text: scope for _, scope, text in scopes_by_line(MODULE.encode())}
+
+    assert scopes["os.fsync(fd)"] == "Store.put"
+    assert scopes["class Store:"] == "Store"
+    assert scopes["import logging, os"] == ""
+
+
+def verdict(mutant: Mutant, result: Result) -> Verdict:
+    return Verdict(
+        mutant.key, mutant.path, mutant.package, mutant.operator, mutant.line, result, "", 1, 0, "-"
+    )
+
+
+def test_the_share_is_of_those_that_are_not_equivalent(tmp_path: Path) -> None:
+    mutants = mutants_of("cbtfs/core/sample.py", MODULE.encode())[:8]
+    results: list[Result] = ["caught"] * 4 + ["timeout", "survived", "unreached", "survived"]
+    journal = Journal(tmp_path / "journal")
+    for mutant, result in zip(mutants, results, strict=True):
+        journal.add(verdict(mutant, result))
+
+    text = report(mutants, Journal(tmp_path / "journal"), {mutants[-1].key: "it is the same"})
+
+    assert [line.split() for line in text.splitlines()[1:3]] == [
+        ["core", "8", "4", "1", "1", "2", "71.4%"],
+        ["all", "8", "4", "1", "1", "2", "71.4%"],
+    ]
+    assert mutants[5].key in text
+    assert mutants[-1].key not in text
+
+
+@pytest.fixture(scope="module")
+def box(tmp_path_factory: pytest.TempPathFactory) -> Sandbox:
+    return Sandbox(tmp_path_factory.mktemp("mutate") / "box")
+
+
+EXTENT = "cbtfs/core/extent.py"
+NEAR = "test_an_extent_that_is_none_cannot_be_made"
+
+
+def test_a_mutant_is_told_caught_survived_or_endless_and_the_checkout_stays(box: Sandbox) -> None:
+    source = (ROOT / EXTENT).read_bytes()
+    tests = [f"tests/core/test_extent.py::{each}" for each in (NEAR, "test_that_is_gone")]
+    reach = Reach({EXTENT: {"": tests}}, dict.fromkeys(tests, 0.0))
+    start = source.index(b"\ndef ")
+    found = []
+    for code, limit in (("raise SystemError", 60.0), ("pass", 60.0), ("while True: pass", 3.0)):
+        mutant = Mutant(EXTENT, "", 1, "", "-", start, start, f"\n{code}", True)
+        found.append(try_mutant(box, mutant, reach, budget=1.0, start_seconds=limit).result)
+
+    assert found == ["caught", "survived", "timeout"]
+    assert (ROOT / EXTENT).read_bytes() == box.read(EXTENT) == source

@@ -1,0 +1,144 @@
+"""Which tests reach which line, and how long they take: measured once, kept in a file.
+
+A line is known by its scope and its text, not by its number, so that the map stays useful while
+the code moves. Processes that a test starts are counted for that test.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import coverage
+
+from tools.mutate import plugin
+from tools.mutate.mutants import Mutant, scopes_by_line
+from tools.mutate.sandbox import Sandbox
+
+PACKAGES: Final = ("core", "store", "ingest", "restore", "prune", "source/vsphere")
+TESTS: Final = (
+    "tests/core", "tests/store", "tests/test_format.py", "tests/test_reader.py",
+    "tests/test_restore.py", "tests/test_check.py", "tests/test_streams.py",
+    "tests/test_hostile.py", "tests/ingest", "tests/audit", "tests/lifecycle",
+    "tests/source", "tests/cli", "tests/vsphere",
+)  # fmt: skip
+"""Tests that are worth their time here: not those of the simulator, the mount, pages and tools."""
+
+_RC: Final = """[run]
+branch = False
+parallel = True
+sigterm = True
+data_file = {folder}/data
+context = ${{{context}-}}
+include = {include}
+disable_warnings = no-data-collected, module-not-imported
+"""
+_WHOLE_RUN_SECONDS: Final = 7200.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """For each module, scope and line of text the tests that run it; seconds of each test."""
+
+    lines: dict[str, dict[str, list[str]]]
+    seconds: dict[str, float]
+
+    def tests_for(self, mutant: Mutant, budget: float) -> list[str]:
+        """Tests that reach *mutant*, the likeliest and fastest first: *budget* seconds of them."""
+        lines = self.lines.get(mutant.path, {})
+        tests = None if mutant.at_import else lines.get(f"{mutant.scope}\t{mutant.text}")
+        if not tests:  # new or changed code: whatever reaches the function, or the module
+            prefix = f"{mutant.scope}\t" if mutant.scope else ""
+            tests = sorted({test for key in lines if key.startswith(prefix) for test in lines[key]})
+        return _chosen([t for t in tests if t in self.seconds], self.seconds, mutant, budget)
+
+
+def _chosen(
+    tests: Iterable[str], seconds: dict[str, float], mutant: Mutant, budget: float
+) -> list[str]:
+    words = set(mutant.path.removesuffix(".py").split("/")) - {"cbtfs", "run"}
+    by_file: dict[str, list[str]] = {}
+    for test in sorted(tests, key=lambda each: (seconds[each], each)):
+        by_file.setdefault(test.partition("::")[0], []).append(test)
+    ranked = []
+    for file, those in by_file.items():
+        near = sum(word in file for word in words)
+        # Of a file that is about the module all tests soon, of others one after the other.
+        ranked += [(rank / (1 + 8 * near), seconds[t], t) for rank, t in enumerate(those)]
+    chosen: list[str] = []
+    spent = 0.0
+    for _, cost, test in sorted(ranked):
+        if chosen and spent + cost > budget:
+            continue
+        chosen.append(test)
+        spent += cost
+    return chosen
+
+
+def measure(sandbox: Sandbox, tests: Sequence[str], output: Path) -> Reach:
+    """Run *tests* under coverage in *sandbox*. Tests that fail there are left out of the map."""
+    folder = sandbox.folder / "reach"
+    folder.mkdir()
+    results = folder / "results"
+    results.touch()
+    rc = folder / "rc"
+    include = ",".join(f"{sandbox.folder}/cbtfs/{each}/*" for each in PACKAGES)
+    rc.write_text(_RC.format(folder=folder, context=plugin.CONTEXT, include=include))
+    command = [
+        "-m", "coverage", "run", f"--rcfile={rc}", "-m", "pytest", "-q",
+        "-p", "tools.mutate.plugin", "-p", "no:cacheprovider", "--hypothesis-seed=0", *tests,
+    ]  # fmt: skip
+    sandbox.run(
+        command,
+        _WHOLE_RUN_SECONDS,
+        output,
+        {"COVERAGE_PROCESS_START": str(rc), plugin.RESULTS: str(results)},
+    )
+    return _read(sandbox, folder, results)
+
+
+def _read(sandbox: Sandbox, folder: Path, results: Path) -> Reach:
+    seconds = {}
+    for line in results.read_text(encoding="utf-8").splitlines():
+        result = json.loads(line)
+        if result["passed"]:
+            seconds[result["test"]] = result["seconds"]
+    combined = coverage.Coverage(data_file=str(folder / "data"), config_file=str(folder / "rc"))
+    combined.combine([str(folder)])
+    data = combined.get_data()
+    lines: dict[str, dict[str, list[str]]] = {}
+    for file in data.measured_files():
+        path = Path(file)
+        texts = {n: (scope, text) for n, scope, text in scopes_by_line(path.read_bytes())}
+        module = path.relative_to(sandbox.folder).as_posix()
+        found: dict[str, set[str]] = {}
+        for number, contexts in data.contexts_by_lineno(file).items():
+            scope, text = texts.get(number, ("", ""))
+            found.setdefault(f"{scope}\t{text}", set()).update(filter(None, contexts))
+        lines[module] = {key: sorted(tests) for key, tests in found.items()}
+    return Reach(lines, seconds)
+
+
+def save_reach(path: Path, reach: Reach) -> None:
+    """Keep the map in the file *path*; tests are numbered there."""
+    names = sorted({t for texts in reach.lines.values() for tests in texts.values() for t in tests})
+    names = sorted({*names, *reach.seconds})
+    numbers = {name: number for number, name in enumerate(names)}
+    lines = {
+        module: {key: [numbers[t] for t in tests] for key, tests in texts.items()}
+        for module, texts in reach.lines.items()
+    }
+    document = {"tests": names, "seconds": reach.seconds, "lines": lines}
+    path.write_text(json.dumps(document), encoding="utf-8")
+
+
+def load_reach(path: Path) -> Reach:
+    """The map in the file *path*."""
+    document = json.loads(path.read_text(encoding="utf-8"))
+    names = document["tests"]
+    lines = {
+        module: {key: [names[n] for n in tests] for key, tests in texts.items()}
+        for module, texts in document["lines"].items()
+    }
+    return Reach(lines, document["seconds"])

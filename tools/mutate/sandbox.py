@@ -1,0 +1,120 @@
+"""A copy of the checkout, with an environment of its own, in which tests may do what they like.
+
+Tests run in their own process and mount namespaces: whatever a mutant leaves behind, a mount, a
+process, a full disk, is gone with them, and the checkout is never touched.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+_COPIED: Final = (
+    "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "README.md", "cbtfs", "contrib", "docs",
+    "pyproject.toml", "setup.py", "tests", "tools",
+)  # fmt: skip
+_SCRATCH_BYTES: Final = 6 << 30
+_DATA_BYTES: Final = 6 << 30
+"""Memory of a process: a mutant that loops and appends ends with MemoryError."""
+TIMED_OUT: Final = 124
+"""Exit code of `timeout`."""
+
+_COVERAGE: Final = (
+    'import os; "COVERAGE_PROCESS_START" in os.environ and __import__("coverage").process_startup()'
+)
+_RUN: Final = """
+mount -t tmpfs -o size="$SCRATCH" cbtfs-mutate "$TMPDIR" || exit 99
+prlimit --pid $$ --data="$DATA" || exit 99
+timeout --kill-after=5 "$LIMIT" "$@"
+exit $?
+"""
+
+
+class Sandbox:
+    """The copy in *folder*, made afresh."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.python = folder / ".venv" / "bin" / "python"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        for name in _COPIED:
+            source = ROOT / name
+            if source.is_dir():
+                ignore = shutil.ignore_patterns("__pycache__", ".hypothesis", "benchmarks")
+                shutil.copytree(source, folder / name, ignore=ignore, symlinks=True)
+            else:
+                shutil.copy2(source, folder / name)
+        (folder / "docs" / "benchmarks").symlink_to(ROOT / "docs" / "benchmarks")
+        (folder / "tmp").mkdir()
+        self._make_environment()
+        # Checked by the source's hash: a mutant of the same size, a moment later, is not missed.
+        self._python("-m", "compileall", "-q", "--invalidation-mode=checked-hash", "cbtfs", "tools")
+
+    def _make_environment(self) -> None:
+        """An environment with the packages of this one, but without its editable installation."""
+        venv = self.folder / ".venv"
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
+        packages = Path(sysconfig.get_paths()["purelib"])
+        site = venv / packages.relative_to(sys.prefix)
+        (site / "sandbox.pth").write_text(f"{self.folder}\n{packages}\n{_COVERAGE}\n")
+        for program in (Path(sys.prefix) / "bin").iterdir():
+            target = venv / "bin" / program.name
+            if program.is_symlink() or target.exists():
+                continue
+            data = program.read_bytes()
+            if data.startswith(f"#!{sys.prefix}".encode()):
+                target.write_bytes(data.replace(sys.prefix.encode(), str(venv).encode()))
+                target.chmod(0o755)
+
+    def _python(self, *arguments: str) -> None:
+        subprocess.run([self.python, *arguments], cwd=self.folder, check=True)
+
+    def read(self, path: str) -> bytes:
+        """The module at *path*, as it is in the copy."""
+        return (self.folder / path).read_bytes()
+
+    def write(self, path: str, data: bytes) -> None:
+        """Put *data* into the copy as module *path*."""
+        (self.folder / path).write_bytes(data)
+
+    def run(
+        self,
+        arguments: Sequence[str],
+        seconds: float,
+        output: Path,
+        environment: Mapping[str, str] | None = None,
+    ) -> int:
+        """Run python with *arguments* in the copy; its exit code, TIMED_OUT after *seconds*."""
+        variables = {
+            **os.environ,
+            "TMPDIR": str(self.folder / "tmp"),
+            "PATH": f"{self.python.parent}:{os.environ['PATH']}",
+            "VIRTUAL_ENV": str(self.folder / ".venv"),
+            "SCRATCH": str(_SCRATCH_BYTES),
+            "DATA": str(_DATA_BYTES),
+            "LIMIT": str(seconds),
+            **(environment or {}),
+        }
+        variables.pop("PYTHONPATH", None)
+        namespaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        command = [*namespaces, "sh", "-c", _RUN, "sh", str(self.python), *arguments]
+        with output.open("wb") as file:
+            return subprocess.run(
+                command,
+                cwd=self.folder,
+                env=variables,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                check=False,
+            ).returncode
+
+    def remove(self) -> None:
+        """Remove the copy."""
+        shutil.rmtree(self.folder, ignore_errors=True)
