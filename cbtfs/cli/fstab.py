@@ -1,6 +1,5 @@
 """mount.cbtfs, which mount(8) runs for file systems of type cbtfs, those of /etc/fstab first."""
 
-import signal
 import sys
 from collections.abc import Sequence
 from typing import Final
@@ -57,7 +56,6 @@ def _translated(option: str) -> str:
 
 def run() -> None:
     """The entry point of mount.cbtfs."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     if "-f" in sys.argv[1:]:
         sys.exit(0)  # mount --fake
     try:

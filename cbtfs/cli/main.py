@@ -1,7 +1,9 @@
 """The `cbtfs` command: its options, its commands, and the edge where errors become exit codes."""
 
 import logging
+import os
 import signal
+import stat
 import sys
 import traceback
 from collections.abc import Sequence
@@ -20,7 +22,6 @@ from cbtfs.core.names import printable
 from cbtfs.errors import CbtfsError
 
 _INTERRUPTED: Final = 128 + signal.SIGINT
-_TERMINATED: Final = 128 + signal.SIGTERM
 _USAGE: Final = 2
 _BUG: Final = 70
 
@@ -49,7 +50,16 @@ app = typer.Typer(
 
 
 class Terminated(BaseException):
-    """SIGTERM arrived: what is open is closed on the way out."""
+    """Raised by SIGTERM and SIGHUP: what is open is closed on the way out."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code that a shell shows for the signal."""
+        return 128 + self.signum
 
 
 def _print_version(is_asked: bool) -> None:
@@ -88,7 +98,22 @@ def _start(
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:
-    raise Terminated
+    if signum == signal.SIGHUP:
+        _leave_terminal()
+    raise Terminated(signum)
+
+
+def _leave_terminal() -> None:
+    """Redirect output to a terminal to /dev/null: cleaning up must not fail on one that is gone."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        try:
+            is_terminal = stat.S_ISCHR(os.fstat(stream).st_mode)  # isatty fails after a hang-up
+        except OSError:
+            continue  # closed
+        if is_terminal:
+            os.dup2(nowhere, stream)
+    os.close(nowhere)
 
 
 class _OneLine(logging.Formatter):
@@ -127,9 +152,9 @@ def main(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         say("interrupted")
         return _INTERRUPTED
-    except Terminated:
-        say("terminated")
-        return _TERMINATED
+    except Terminated as exc:
+        say("terminated" if exc.signum == signal.SIGTERM else "terminated by SIGHUP")
+        return exc.exit_code
     except Exception:
         traceback.print_exc()
         say("this is a bug: please report it with the lines above")
@@ -146,6 +171,9 @@ def _usage_line(exc: typer.TyperException) -> str:
 def run() -> None:
     """The entry point of the program."""
     signal.signal(signal.SIGTERM, _terminate)
+    # Ignored under nohup, and stays so; likewise SIGINT for what a shell runs in the background.
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, _terminate)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     _set_up_log()

@@ -39,7 +39,6 @@ MetricsFile = Annotated[
 
 _BUG: Final = 70
 _INTERRUPTED: Final = 130
-_TERMINATED: Final = 143
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +93,11 @@ def metrics_file(path: Path | None, repository: Path, tally: Tally) -> Iterator[
 def _code_of(exc: BaseException) -> int:
     from cbtfs.cli.main import Terminated
 
-    if isinstance(exc, (CbtfsError, typer.Exit)):
+    if isinstance(exc, (CbtfsError, typer.Exit, Terminated)):
         return exc.exit_code
     if isinstance(exc, KeyboardInterrupt):
         return _INTERRUPTED
-    return _TERMINATED if isinstance(exc, Terminated) else _BUG
+    return _BUG
 
 
 def _write(

@@ -88,7 +88,9 @@ class Supervisor:
         self._signals.setblocking(False)
         self._wakeup.setblocking(False)
         for each in IGNORED:
-            signal.signal(each, lambda *_: None)
+            # nohup has SIGHUP ignored, a shell has SIGINT for what it runs in the background.
+            if each == signal.SIGTERM or signal.getsignal(each) is not signal.SIG_IGN:
+                signal.signal(each, lambda *_: None)
         signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
         self._selector.register(self._signals, selectors.EVENT_READ)
 

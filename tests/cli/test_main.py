@@ -171,7 +171,9 @@ def test_names_in_an_error_cannot_move_the_cursor(
     assert done.err == "cbtfs: VM 'a\\x1b[2J\\u202eb\\n' is odd\n"
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+)
 def test_a_signal_closes_what_is_open(signum: signal.Signals, code: int) -> None:
     with subprocess.Popen(
         [*SIGNALS, sys.executable, "-c", WAITING],
@@ -187,6 +189,32 @@ def test_a_signal_closes_what_is_open(signum: signal.Signals, code: int) -> None
     assert waiting.returncode == code
     assert out == "closed\n"
     assert "Traceback" not in err
+
+
+def test_signals_that_were_ignored_stay_so_and_sigterm_ends() -> None:
+    """Under nohup, and in the background of a shell without job control."""
+    command = ["env", "--ignore-signal=INT,HUP", sys.executable, "-c", WAITING]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as waiting:
+        assert waiting.stdout is not None
+        assert waiting.stdout.readline() == "ready\n"
+        for signum in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+            waiting.send_signal(signum)
+        out, _ = waiting.communicate()
+
+    assert waiting.returncode == 143
+    assert out == "closed\n"
+
+
+def test_mount_from_fstab_leaves_an_ignored_sigint_alone() -> None:
+    script = (
+        "import signal; from cbtfs.cli import fstab\n"
+        "fstab.main = lambda _: print(signal.getsignal(signal.SIGINT).name)\n"
+        "import sys; sys.argv = ['mount.cbtfs', '/r', '/m']; fstab.run()"
+    )
+    command = ["env", "--ignore-signal=INT", sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+
+    assert done.stdout == "SIG_IGN\n"
 
 
 def test_a_closed_pipe_is_no_noise(repository: Path) -> None:

@@ -24,7 +24,7 @@ def _is_mounted(path: Path) -> bool:
 
 
 @pytest.mark.parametrize("workers", ["1", "3"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_an_idle_mount(
     repository: Path, point: Manifest, tmp_path: Path, number: signal.Signals, workers: str
 ) -> None:
@@ -33,6 +33,20 @@ def test_a_signal_ends_an_idle_mount(
 
         assert server.wait() == 0
     assert not _is_mounted(tmp_path / "mnt")
+
+
+def test_a_mount_leaves_ignored_signals_alone_and_ends_by_sigterm(
+    repository: Path, point: Manifest, tmp_path: Path
+) -> None:
+    program = ("env", "--ignore-signal=INT,HUP", *PROGRAM)
+    with serving(repository, tmp_path / "mnt", program=program) as server:
+        status = Path(f"/proc/{server.process.pid}/status").read_text()
+        (ignored,) = re.findall(r"^SigIgn:\t(.*)$", status, re.M)
+        for number in (signal.SIGINT, signal.SIGHUP):
+            assert int(ignored, 16) & 1 << number - 1
+        server.process.send_signal(signal.SIGTERM)
+
+        assert server.wait() == 0
 
 
 @pytest.mark.parametrize("command", [["umount"], ["fusermount3", "-u"], [*PROGRAM, "umount"]])

@@ -1,6 +1,8 @@
 """The command: documents, exit codes, several VMs at once, passwords, signals."""
 
 import json
+import os
+import pty
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -11,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cbtfs.cli.main import app, main
+from tests.support import SIGNALS
 from tests.vsphere.command import ROOT, arguments, done, environment, start
 from tests.vsphere.support import MIB, VM, Lab, new_lab, one_vm
 from tools.vsim import DiskEntry, Inventory, MachineEntry, Simulator, UserEntry
@@ -240,6 +243,29 @@ def test_a_signal_removes_the_snapshot(tracked: Lab, number: signal.Signals, cod
     tracked.assert_clean()
     tracked.ingest()
     tracked.assert_all_true()
+
+
+def test_a_terminal_that_hangs_up_leaves_no_snapshot(tracked: Lab) -> None:
+    """Nothing can be written to it any more, and the snapshot is removed all the same."""
+    tracked.sim.do.on_call("QueryChangedDiskAreas", action="delay", seconds=0.5)
+    tracked.sim.do.calls(clear=True)
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [*SIGNALS, "setsid", "--ctty", *(each for each in arguments(tracked) if each != "--json")],
+        cwd=ROOT,
+        env=environment(tracked.sim),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    ) as process:
+        os.close(theirs)
+        tracked.sim.do.wait_call("QueryChangedDiskAreas")
+        os.close(ours)
+        process.wait(60)
+
+    assert process.returncode == 129
+    assert "RemoveSnapshot_Task" in tracked.sim.do.calls()
+    tracked.assert_clean()
 
 
 def test_a_second_writer_is_locked_out_before_it_logs_in(lab: Lab) -> None:
