@@ -7,7 +7,7 @@ from datetime import datetime
 from cbtfs.core.audit import Sampling
 from cbtfs.core.blockmap import Shape, Tree
 from cbtfs.core.distrust import Distrust
-from cbtfs.core.extent import Extent, clip, complement, total, widen
+from cbtfs.core.extent import Extent, clip, total, widen
 from cbtfs.core.ids import Ref
 from cbtfs.core.manifest import MAX_DISK_BYTES, DiskKind, DiskRecord, Vm
 from cbtfs.core.moment import format_moment
@@ -16,6 +16,7 @@ from cbtfs.errors import ChunkMissing, DataCorrupt, UsageError
 from cbtfs.ingest.audit import OnMiss, SampleAudit, WholeAudit, audit_sample, audit_whole
 from cbtfs.ingest.baseline import Baseline
 from cbtfs.ingest.capture import Captured, Progress, capture
+from cbtfs.ingest.discards import discarded
 from cbtfs.ingest.distrust import Misses, find_distrust, missed_blocks
 from cbtfs.ingest.marks import DiskMarks, Start
 from cbtfs.ingest.plan import Plan, Want, make_plan, missed, whole
@@ -124,11 +125,13 @@ class _Run:
 
     def take(self, disk: DiskInput, plan: Plan, base: Baseline | None) -> DiskRecord:
         """The disk as *plan* has it, or read whole where an audit shows that to be needed."""
-        tree = None if base is None else self.reader.disk(base.disk).tree()
-        if tree is not None and plan.told is not None and not disk.lists_discards:
-            plan = plan.with_changes(list(self._discarded(tree)))
-        if base is None or tree is None:
-            return self.record(disk, plan, base, self.capture(plan, tree, base))
+        if base is None:
+            return self.record(disk, plan, base, self.capture(plan, None, base))
+        before = self.reader.disk(base.disk)
+        tree = before.tree()
+        if plan.told is not None and not disk.lists_discards:
+            gone = discarded(before, self.source.allocated(), self.shape.size)
+            plan = plan.with_changes(list(gone))
         misses = self._misses(base)
         if self.distrust is not None and self.distrust.is_confirmed:
             # The run that recorded this may have ended before it marked all points.
@@ -257,19 +260,6 @@ class _Run:
         if tree is not None:
             extents = [*extents, *self._in_quarantine(tree)]
         return list(widen(extents, self.shape.block_size, self.shape.size))
-
-    def _discarded(self, tree: Tree[Ref]) -> Iterator[Extent]:
-        """Blocks of the base that hold data and of which the disk has none now: they are zeros."""
-        block, size = self.shape.block_size, self.shape.size
-        runs = [
-            (
-                -(-hole.start // block),
-                -(-hole.end // block) if hole.end == size else hole.end // block,
-            )
-            for hole in complement(self.source.allocated(), size)
-        ]
-        found = tree.data_blocks_in([(first, end) for first, end in runs if first < end])
-        return clip((Extent(n * block, block) for n in found), 0, size)
 
     def _in_quarantine(self, tree: Tree[Ref]) -> Iterator[Extent]:
         """Blocks of the base whose chunks are known to be bad: what they hold is stored anew."""

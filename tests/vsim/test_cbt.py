@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +26,8 @@ from tests.vsim.support import (
     take_snapshot,
 )
 from tools.vsim import DiskEntry, MachineEntry, Simulator
+from tools.vsim.model.image import data_spans, punch
+from tools.vsim.model.span import Span
 
 CHANGE_ID = re.compile(r"(?:[0-9a-f]{2} ){7}[0-9a-f]{2}-(?:[0-9a-f]{2} ){7}[0-9a-f]{2}/\d+")
 
@@ -201,7 +204,7 @@ def test_zeros_written_to_a_hole_are_a_change(sim: Simulator, vm: Any) -> None:
 def test_discards_are_reported_or_not(
     sim: Simulator, vm: Any, reported: bool, found: list[tuple[int, int]]
 ) -> None:
-    sim.knobs.change("cbt", unmap_reported=reported)
+    sim.knobs.change("cbt", unmap_reported=reported, unmap_unit=BLOCK)
     sim.do.write("web1", DISK, 0, b"x" * BLOCK)
     base = based(vm)
     sim.do.discard("web1", DISK, 0, BLOCK)
@@ -212,7 +215,52 @@ def test_discards_are_reported_or_not(
         assert file.read(BLOCK) == bytes(BLOCK)
 
 
+@pytest.mark.parametrize(
+    ("offset", "length", "freed"),
+    [
+        (0, MIB, [0]),
+        (4096, 2 * MIB, [1]),
+        (4096, MIB, []),
+        (MIB + 1, MIB - 1, []),
+        (3 * MIB, MIB, [3]),
+        (2 * MIB - 4096, 2 * MIB + 4096, [2, 3]),
+    ],
+)
+def test_whole_units_alone_are_given_back(
+    sim: Simulator, vm: Any, offset: int, length: int, freed: list[int]
+) -> None:
+    """As VMFS does, in units of 1 MiB; the rest of the range keeps its bytes."""
+    sim.knobs.change("cbt", unmap_reported=False)
+    for number in range(4):
+        sim.do.write("web1", DISK, number * MIB, b"x" * MIB)
+    based(vm)
+    sim.do.discard("web1", DISK, offset, length)
+    take_snapshot(vm)
+
+    image = Path(sim.do.truth("backup", DISK)["path"]).read_bytes()
+    assert [n for n in range(4) if image[n * MIB : (n + 1) * MIB] == bytes(MIB)] == freed
+    assert image.count(b"x") == (4 - len(freed)) * MIB
+
+
+def test_a_hole_in_part_of_a_unit_is_zeros_that_were_written(sim: Simulator, vm: Any) -> None:
+    """A guest that has the image loop-mounted punches holes of 4 KiB into it."""
+    sim.knobs.change("cbt", unmap_reported=False)
+    sim.do.write("web1", DISK, 0, b"x" * 2 * MIB)
+    base = based(vm)
+    (live,) = (each["file"] for each in sim.do.vms()[0]["disks"] if each["key"] == DISK)
+    with open(live, "r+b") as file:
+        punch(file.fileno(), Span(MIB - 4096, 2 * MIB))
+    snapshot = take_snapshot(vm)
+
+    assert changed(vm, snapshot, base) == [(MIB - BLOCK, BLOCK)]
+    image = Path(sim.do.truth("backup", DISK)["path"])
+    assert image.read_bytes().rstrip(b"\0") == b"x" * (MIB - 4096)
+    with image.open("rb") as file:
+        assert list(data_spans(file.fileno(), 4 * MIB)) == [Span(0, MIB)]
+
+
 def test_star_is_what_was_ever_in_use(sim: Simulator, vm: Any) -> None:
+    sim.knobs.change("cbt", unmap_unit=4096)
     sim.do.write("web1", DISK, 0, b"x" * 4096)
     based(vm)
     sim.do.discard("web1", DISK, 0, 4096)
@@ -443,7 +491,7 @@ ROUNDS = st.lists(st.lists(PIECES, max_size=4), min_size=1, max_size=5)
 def small() -> Iterator[tuple[Simulator, Any]]:
     """A simulator that many examples share; each adds machines of its own."""
     with Simulator(inventory()) as sim, connected(sim) as service:
-        sim.knobs.change("cbt", granularity=4096)
+        sim.knobs.change("cbt", granularity=4096, unmap_unit=4096)
         yield sim, service
 
 
@@ -463,7 +511,9 @@ def test_a_chain_of_increments_gives_every_byte_of_every_snapshot(
             piece = data[: SIZE - offset]
             if is_discard:
                 sim.do.discard(name, DISK, offset, len(piece))
-                piece = bytes(len(piece))
+                end = SIZE if offset + len(piece) == SIZE else (offset + len(piece)) // 4096 * 4096
+                offset = -(-offset // 4096) * 4096
+                piece = bytes(max(end - offset, 0))
             else:
                 sim.do.write(name, DISK, offset, piece)
             guest[offset : offset + len(piece)] = piece

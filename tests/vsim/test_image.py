@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tools.vsim.model.image import (
     GRAIN,
+    Drift,
     catch_up,
     copy_image,
     data_spans,
@@ -75,6 +76,53 @@ def test_catching_up_finds_every_difference_and_nothing_else(tmp_path: Path) -> 
         assert catch_up(live, copy, SIZE).written == ()
 
     holds()
+
+
+def test_holes_that_are_no_whole_units_stay_allocated(tmp_path: Path) -> None:
+    unit = 4 * GRAIN
+
+    @settings(max_examples=60, deadline=None)
+    @given(STEPS, STEPS)
+    def holds(before: list[tuple[int, str]], after: list[tuple[int, str]]) -> None:
+        live, copy = tmp_path / "live", tmp_path / "copy"
+        for path in (live, copy):
+            path.write_bytes(b"")
+            os.truncate(path, SIZE)
+            play(path, before)
+        play(live, after)
+        had, has = pages_of(copy), pages_of(live)
+        old, new = copy.read_bytes(), live.read_bytes()
+        drift = catch_up(live, copy, SIZE, unit)
+        freed = {page for span in drift.discarded for page in range(PAGES) if touches(span, page)}
+
+        assert copy.read_bytes() == new
+        full = {
+            page for page in range(PAGES) if not has & set(range(page // 4 * 4, page // 4 * 4 + 4))
+        }
+        assert pages_of(copy) == (had - full) | has
+        assert freed <= full
+        found = {
+            page
+            for span in (*drift.written, *drift.discarded)
+            for page in range(PAGES)
+            if touches(span, page)
+        }
+        differing = {
+            p for p in range(PAGES) if old[p * GRAIN :][:GRAIN] != new[p * GRAIN :][:GRAIN]
+        }
+        assert differing <= found
+        assert catch_up(live, copy, SIZE, unit) == Drift((), ())
+
+    holds()
+
+
+def pages_of(path: Path) -> set[int]:
+    """Pages of the file that are allocated."""
+    return {page for span in allocated(path) for page in range(PAGES) if touches(span, page)}
+
+
+def touches(span: Span, page: int) -> bool:
+    return span.start < (page + 1) * GRAIN and page * GRAIN < span.end
 
 
 @pytest.mark.parametrize("copier", [copy_image, overwrite_image])

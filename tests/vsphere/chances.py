@@ -166,6 +166,8 @@ START: Final = st.fixed_dictionaries(
     {
         "is_tracking": st.booleans(),
         "lists_discards": st.booleans(),
+        "unmap_unit": st.sampled_from([4096, 65536]),
+        "block_size": st.sampled_from([4096, 16384]),
         "transport": st.sampled_from(["nbd", "nbd", "datastore"]),
         "knobs": st.tuples(PAGES, KNOBS["cbt"]).map(lambda knobs: {**knobs[1], **knobs[0]}),
     }

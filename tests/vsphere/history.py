@@ -86,6 +86,8 @@ class History:
         *,
         is_tracking: bool,
         lists_discards: bool,
+        unmap_unit: int,
+        block_size: int,
         transport: str,
         knobs: dict[str, Any],
     ) -> None:
@@ -94,7 +96,8 @@ class History:
         self.name = f"vm{site.histories}"
         self.folder = site.folder / self.name
         self.folder.mkdir()
-        self.repository = new_repository(self.folder / "repository")
+        self.repository = new_repository(self.folder / "repository", block_size)
+        self.unmap_unit = unmap_unit
         self.points: list[Manifest] = []
         self.foreign: list[str] = []
         """Names of the snapshots of others."""
@@ -248,7 +251,9 @@ class History:
     def behave(self) -> None:
         self.do.reset_knobs()
         self.site.sim.knobs.change("snapshot", keep_truth=True)
-        self.site.sim.knobs.change("cbt", unmap_reported=self.lists_discards)
+        self.site.sim.knobs.change(
+            "cbt", unmap_reported=self.lists_discards, unmap_unit=self.unmap_unit
+        )
 
     # the repository
 

@@ -9,6 +9,7 @@ from cbtfs.errors import ChangeTrackingUnusable, SourceUnavailable, UsageError
 from cbtfs.reader import Reader
 from cbtfs.store.repository import reading
 from tests.audit.support import listed
+from tests.support import new_repository
 from tests.vsphere.support import (
     FIRST,
     MIB,
@@ -60,6 +61,7 @@ def test_the_base_of_a_point_is_the_id_of_the_snapshot_not_of_the_live_disk(lab:
 
 
 def test_what_changed_and_was_then_discarded_is_zeros(tracked: Lab) -> None:
+    tracked.sim.knobs.change("cbt", unmap_unit=65536)
     tracked.sim.do.discard(VM, FIRST, 65536, 131072)
     outcome = tracked.ingest()
 
@@ -69,7 +71,7 @@ def test_what_changed_and_was_then_discarded_is_zeros(tracked: Lab) -> None:
 
 def test_what_was_discarded_is_zeros_though_no_list_has_it(lab: Lab) -> None:
     lab.make_transport = TRANSPORTS["nbd"]
-    lab.sim.knobs.change("cbt", unmap_reported=False)
+    lab.sim.knobs.change("cbt", unmap_reported=False, unmap_unit=4096)
     lab.write(0, b"data" * 50_000)
     lab.ingest()
     lab.sim.do.discard(VM, FIRST, 4096, 24 * 4096)
@@ -83,9 +85,47 @@ def test_what_was_discarded_is_zeros_though_no_list_has_it(lab: Lab) -> None:
     assert disk.counts.zero_blocks == 24
 
 
-def test_a_full_blames_nobody_for_discards_that_no_list_has(lab: Lab) -> None:
+@pytest.mark.parametrize(
+    ("offset", "length", "blocks"),
+    [(5 * 4096, 3 * 4096, 1), (15 * 4096, 2 * 4096, 2), (4096, 2 * 65536, 3), (4096, 15 * 4096, 1)],
+    ids=["within a block", "across two", "around a whole one", "up to the end"],
+)
+def test_what_was_discarded_in_part_of_a_block_is_zeros(
+    lab: Lab, tmp_path: Path, offset: int, length: int, blocks: int
+) -> None:
+    """The datastore shows holes that are finer than the repository's blocks."""
+    lab.repository = new_repository(tmp_path / "coarse", 65536)
+    lab.make_transport = TRANSPORTS["nbd"]
+    lab.sim.knobs.change("cbt", unmap_reported=False, unmap_unit=4096)
+    lab.write(0, b"data" * 100_000)
+    lab.ingest()
+    lab.sim.do.discard(VM, FIRST, offset, length)
+    disk = lab.ingest(audit=Sampling(1.0)).manifest.disks[0]
+    again = lab.ingest().manifest.disks[0]
+
+    lab.assert_all_true()
+    assert disk.ingest == "incremental"
+    assert disk.audit is not None
+    assert disk.audit["mismatches"] == 0
+    assert disk.counts.written_blocks + disk.counts.zero_blocks == blocks
+    assert again.counts.read_bytes == 0  # holes that the base has as zeros are no change
+
+
+def test_what_was_discarded_in_part_of_a_unit_keeps_its_bytes(lab: Lab) -> None:
     lab.make_transport = TRANSPORTS["nbd"]
     lab.sim.knobs.change("cbt", unmap_reported=False)
+    lab.write(0, b"data" * 400_000)
+    lab.ingest()
+    lab.sim.do.discard(VM, FIRST, 4096, MIB + 8192)
+    record = lab.ingest(audit=Sampling(1.0)).manifest.disks[0]
+
+    lab.assert_all_true()
+    assert (record.ingest, record.counts.read_bytes) == ("incremental", 0)
+
+
+def test_a_full_blames_nobody_for_discards_that_no_list_has(lab: Lab) -> None:
+    lab.make_transport = TRANSPORTS["nbd"]
+    lab.sim.knobs.change("cbt", unmap_reported=False, unmap_unit=4096)
     lab.write(0, b"data" * 50_000)
     first = lab.ingest().manifest
     lab.sim.do.discard(VM, FIRST, 4096, 24 * 4096)
@@ -108,6 +148,7 @@ def test_a_thick_disk_is_not_asked_what_was_discarded(
         lab.ingest()
         sim.knobs.change("cbt", unmap_reported=False)
         for key in (FIRST, SECOND):
+            sim.knobs.change("cbt", unmap_unit=4096)
             sim.do.discard(VM, key, 4096, 24 * 4096)
         manifest = lab.ingest().manifest
 

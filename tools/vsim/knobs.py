@@ -48,6 +48,7 @@ class CbtKnobs:
     silent_misses: float = 0.0  # share of the changed blocks that is not reported
     seed: int = 0  # of the two above
     unmap_reported: bool = True  # whether discarded ranges count as changed
+    unmap_unit: int = 1 << 20  # bytes that are given back together; VMFS: 1 MiB
     star: Literal["allocated", "whole", "fault"] = "allocated"  # the answer to changeId '*'
     malformed: Literal[
         "", "echo", "zero-length", "overlap", "unsorted", "outside", "past-end", "empty-extent"
@@ -68,6 +69,8 @@ class CbtKnobs:
         validate(self)
         if self.granularity < 512 or self.granularity % 512:
             raise KnobError(f"granularity is a multiple of 512, not {self.granularity}")
+        if self.unmap_unit < 4096 or self.unmap_unit % 4096:
+            raise KnobError(f"unmap_unit is a multiple of 4096, not {self.unmap_unit}")
         if self.max_extents < 1:
             raise KnobError("max_extents is at least 1")
 

@@ -114,8 +114,10 @@ class Operations:
             self._disk(vm, disk).write(offset, data)
 
     def discard(self, vm: str, disk: str | int, offset: int, length: int) -> None:
+        """What a guest discards; the datastore gives back whole units of `cbt.unmap_unit`."""
         with self._world.lock:
-            self._disk(vm, disk).discard(offset, length)
+            found = self._disk(vm, disk)
+            found.discard(offset, length, self.find_vm(vm).cbt_of(found))
 
     # the machine
 

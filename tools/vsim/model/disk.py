@@ -23,7 +23,7 @@ from tools.vsim.model.image import (
     punch,
     read_padded,
 )
-from tools.vsim.model.span import Span
+from tools.vsim.model.span import Span, whole_units
 from tools.vsim.model.tracking import ChangeMap, ChangeTracker, new_epoch
 
 Backing = Literal[
@@ -124,10 +124,15 @@ class Disk:
         with self.live.open("r+b", buffering=0) as image:
             os.pwrite(image.fileno(), data, offset)
 
-    def discard(self, offset: int, length: int) -> None:
-        """The guest's TRIM: the range reads as zeros and is allocated no more."""
+    def discard(self, offset: int, length: int, knobs: CbtKnobs) -> None:
+        """The guest's TRIM: whole units read as zeros and are allocated no more.
+
+        The rest of the range stays as it is, as on VMFS.
+        """
+        asked = [Span(offset, min(offset + length, self.spec.size))]
         with self.live.open("r+b") as image:
-            punch(image.fileno(), Span(offset, offset + length))
+            for span in whole_units(asked, knobs.unmap_unit, self.spec.size):
+                punch(image.fileno(), span)
 
     # names
 
@@ -153,18 +158,18 @@ class Disk:
 
     def settle(self, knobs: CbtKnobs) -> None:
         """Find what the guest changed since the last stun and put it into the map."""
-        drift = self._catch_up()
+        drift = self._catch_up(knobs)
         changed = drift.written + (drift.discarded if knobs.unmap_reported else ())
         if self.tracker and changed:
             self.tracker.advance(changed, knobs.sequence_step)
 
-    def overlook(self) -> None:
+    def overlook(self, knobs: CbtKnobs) -> None:
         """Let what the guest changed since the last stun never come into the map."""
-        self._catch_up()
+        self._catch_up(knobs)
 
     def start_tracking(self, knobs: CbtKnobs) -> None:
         """Track from now on, under a new epoch; what is allocated counts as changed."""
-        self._catch_up()
+        self._catch_up(knobs)
         with self._settled.open("rb") as image:
             in_use = list(data_spans(image.fileno(), self.spec.size))
         if self.spec.provisioning == "eager":
@@ -181,7 +186,7 @@ class Disk:
         """The disk as it is now; the guest goes on in a new link. *keep* gets the image."""
         if not self.spec.in_snapshots:
             return FrozenDisk(self, self.spec, self.current, None, None)
-        drift = self._catch_up()
+        drift = self._catch_up(knobs)
         if self.tracker:
             changed = drift.written + (drift.discarded if knobs.unmap_reported else ())
             before = self.tracker.sequence
@@ -247,12 +252,12 @@ class Disk:
             self.skewed = True
 
     def _catch_up_into_tracker(self, knobs: CbtKnobs, extra: Span) -> None:
-        drift = self._catch_up()
+        drift = self._catch_up(knobs)
         if self.tracker:
             self.tracker.advance([*drift.written, *drift.discarded, extra], knobs.sequence_step)
 
-    def _catch_up(self) -> Drift:
-        return catch_up(self.live, self._settled, self.spec.size)
+    def _catch_up(self, knobs: CbtKnobs) -> Drift:
+        return catch_up(self.live, self._settled, self.spec.size, knobs.unmap_unit)
 
     def _descend_from(self, parent: Link) -> None:
         taken = {link.number for link in self.links}

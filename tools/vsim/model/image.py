@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.vsim.model.span import Span, merged, overlaid
+from tools.vsim.model.span import Span, gaps, merged, overlaid, whole_units
 
 PIECE = 1 << 20  # read at once
 GRAIN = 4096  # changes are found in steps of this size: the block size of common file systems
@@ -89,8 +89,11 @@ def overwrite_image(source: Path, target: Path, size: int) -> None:
             _copy_span(from_file.fileno(), to_file.fileno(), span)
 
 
-def catch_up(live: Path, copy: Path, size: int) -> Drift:
-    """Make *copy* equal to *live*, holes included, and tell what had to change.
+def catch_up(live: Path, copy: Path, size: int, unit: int = GRAIN) -> Drift:
+    """Make *copy* equal to *live* and tell what had to change.
+
+    The datastore gives back whole units of *unit* bytes: these become holes. What was discarded in
+    part of a unit stays allocated, and is written with zeros.
 
     Each byte of *live* is read once, and what was read is what *copy* gets: a guest that writes
     meanwhile is caught either now or at the next call, never half.
@@ -101,10 +104,15 @@ def catch_up(live: Path, copy: Path, size: int) -> Drift:
     try:
         os.ftruncate(copy_fd, size)
         in_live, in_copy = (list(data_spans(fd, size)) for fd in (live_fd, copy_fd))
+        free = list(whole_units(gaps(in_live, size), unit, size))
         for span, is_live, is_copied in overlaid(in_live, in_copy):
             if not is_live:
-                discarded += _nonzero(copy_fd, span)
-                punch(copy_fd, span)
+                for part, is_free, is_held in overlaid(free, [span]):
+                    if is_free and is_held:
+                        discarded += _nonzero(copy_fd, part)
+                        punch(copy_fd, part)
+                    elif is_held:
+                        written += _zeroed(copy_fd, part)
             elif not is_copied:  # a hole that became data is a change even if the data is zero
                 _copy_span(live_fd, copy_fd, span)
                 written.append(span)
@@ -125,6 +133,14 @@ def _nonzero(fd: int, span: Span) -> Iterator[Span]:
     for piece in _pieces(span):
         held = read_padded(fd, piece.start, piece.length)
         yield from _unequal(held, bytes(piece.length), piece.start)
+
+
+def _zeroed(fd: int, span: Span) -> list[Span]:
+    """Write zeros where the file has something else in that range; where that was."""
+    found = list(_nonzero(fd, span))
+    for each in found:
+        os.pwrite(fd, bytes(each.length), each.start)
+    return found
 
 
 def _adopt(live_fd: int, copy_fd: int, span: Span) -> Iterator[Span]:

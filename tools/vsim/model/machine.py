@@ -205,7 +205,7 @@ class Machine:
             raise Fault("vim.fault.InvalidState", "The virtual machine has snapshots.")
         disk.settle(self.cbt_of(disk))
         disk.write(offset, data)
-        disk.overlook()
+        disk.overlook(self.cbt_of(disk))
         if self.cbt_of(disk).restore == "reset":
             disk.stop_tracking()
             self._apply_tracking(disk)

@@ -57,6 +57,26 @@ def overlaid(left: Sequence[Span], right: Sequence[Span]) -> Iterator[tuple[Span
             yield Span(start, end), in_left, in_right
 
 
+def whole_units(holes: Iterable[Span], unit: int, size: int) -> Iterator[Span]:
+    """What of *holes* is whole units of *unit* bytes; the last unit ends at *size*."""
+    for hole in holes:
+        start = -(-hole.start // unit) * unit
+        end = hole.end if hole.end == size else hole.end // unit * unit
+        if start < end:
+            yield Span(start, end)
+
+
+def gaps(spans: Iterable[Span], size: int) -> Iterator[Span]:
+    """What of [0, size) lies between *spans*, which are ascending and disjoint."""
+    at = 0
+    for span in spans:
+        if at < span.start:
+            yield Span(at, span.start)
+        at = span.end
+    if at < size:
+        yield Span(at, size)
+
+
 def grains(spans: Iterable[Span], size: int) -> Iterator[int]:
     """Numbers of the *size*-byte grains that *spans* touch; ascending if the spans are."""
     last = -1
