@@ -30,9 +30,11 @@ def discarded(base: Disk, allocated: Iterable[Extent], size: int) -> Iterator[Ex
                 parts.setdefault(number, []).extend(part)
     numbers = list(tree.data_blocks_in(whole))
     edges = [(number, number + 1) for number in sorted(parts)]
-    for number in tree.data_blocks_in(edges):
-        if any(_has_data(base, part) for part in parts[number]):
-            numbers.append(number)
+    numbers += (
+        number
+        for number in tree.data_blocks_in(edges)
+        if any(_has_data(base, part) for part in parts[number])
+    )
     return clip((Extent(n * block, block) for n in sorted(numbers)), 0, size)
 
 
