@@ -32,7 +32,7 @@ VddkLibdir = Annotated[
     typer.Option(
         metavar="DIR",
         show_default=False,
-        help="Where VMware's VDDK is: the directory that has lib64. Else "
+        help="Directory of VMware's VDDK, which has lib64, or the libraries themselves. Else "
         "/opt/vmware-vix-disklib-distrib.",
     ),
 ]
@@ -65,16 +65,18 @@ def transports(
     from cbtfs.source.transport.login import VDDK
     from cbtfs.source.transport.nbd import NbdTransport
     from cbtfs.source.transport.nbdkit import NbdkitTransport
+    from cbtfs.source.transport.nfc import NfcHosts
     from cbtfs.source.transport.vddk.transport import VddkTransport
 
+    hosts = NfcHosts()
     found: list[Transport] = []
     if wanted == "vddk" or (wanted == "auto" and nbd_uri is None):
-        found.append(VddkTransport(session.vddk_login(libdir or VDDK, modes)))
+        found.append(VddkTransport(session.vddk_login(libdir or VDDK, modes), hosts))
     if wanted in ("auto", "nbd"):
         if nbd_uri is not None:
             found.append(NbdTransport(nbd_uri))
         else:
-            found.append(NbdkitTransport(session.vddk_login(libdir or VDDK)))
+            found.append(NbdkitTransport(session.vddk_login(libdir or VDDK), hosts=hosts))
     if wanted in ("auto", "datastore"):
         found.append(DatastoreTransport(session.web()))
     return found

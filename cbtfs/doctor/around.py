@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from cbtfs.doctor.finding import Finding, Severity
-from cbtfs.source.transport.vddk.library import find_library
+from cbtfs.source.transport.vddk.library import VERSIONS, find_library
 from cbtfs.source.vsphere.hosts import HostState
 from cbtfs.source.vsphere.machine import DatastoreFacts
 
@@ -38,8 +38,9 @@ def of_library(libdir: Path) -> Finding:
         return Finding(
             "vddk",
             Severity.INFO,
-            f"there is no VDDK in {libdir}: no transport vddk, nor nbd by nbdkit",
-            "download it from VMware and unpack it there, or name its directory by --vddk-libdir",
+            f"there is no VDDK {VERSIONS} in {libdir}: no transport vddk, nor nbd by nbdkit",
+            "unpack it there (Broadcom gives it to customers), or name its directory by "
+            "--vddk-libdir",
         )
     version = f"{place.major}.{place.minor}"
     return Finding("vddk", Severity.INFO, f"VDDK with interface {version}: {place.path}", "")

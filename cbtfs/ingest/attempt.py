@@ -24,6 +24,10 @@ def needs_of(desk: Desk, vm: ListedVm) -> Needs:
     needs = {Resource("datastore", each): 1 for each in sorted(place.datastores)}
     if place.host is not None:
         needs[Resource("host", place.host)] = place.disks
+    if desk.session.is_vcenter:
+        usable = (count for each in desk.transports if (count := each.connections()))
+        server = Resource("vcenter", desk.session.server_id)
+        needs[server] = place.disks * next(usable, 0)
     return needs
 
 

@@ -338,6 +338,7 @@ class _Capture:
             snapshot,
             datacenter=self._datacenter,
             is_alone=is_alone,
+            host=self._ready.machine.host_id,
         )
 
     def _opened(

@@ -9,18 +9,20 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 PER_HOST: Final = 24
-"""Disks. Each takes up to two connections to the host's NFC service, whose buffers are 48 MB of
-1 MB each up to vSphere 7; guidance is 50 connections a host (VDDK Programming Guide, NBD)."""
+"""Disks. Each takes up to two connections to the host's NFC service; guidance is 50 connections a
+host (VDDK Programming Guide, NBD). Its memory is guarded by source.transport.nfc."""
+PER_VCENTER: Final = 52
+"""NFC connections, one or two for each disk: a limit of vCenter (VDDK Programming Guide, NBD)."""
 PER_DATASTORE: Final = 4
 """VMs with a snapshot: each fills a delta disk with what its guest writes, on storage that all
 of them share."""
 
 
 class Resource(NamedTuple):
-    """What VMs have to share: a host or a datastore."""
+    """What VMs have to share: a host, a datastore or a vCenter."""
 
     kind: str
-    """`host` or `datastore`."""
+    """`host`, `datastore` or `vcenter`."""
     id: str
 
 
@@ -37,14 +39,17 @@ class Limits:
     """Disks."""
     per_datastore: int | None = PER_DATASTORE
     """VMs."""
+    per_vcenter: int | None = PER_VCENTER
+    """NFC connections."""
 
     def __post_init__(self) -> None:
-        for limit in (self.jobs, self.per_host, self.per_datastore):
+        for limit in (self.jobs, self.per_host, self.per_datastore, self.per_vcenter):
             if limit is not None and limit < 1:
                 raise ValueError(f"not limits: {self}")
 
     def of(self, resource: Resource) -> int | None:
-        return self.per_host if resource.kind == "host" else self.per_datastore
+        by_kind = {"host": self.per_host, "vcenter": self.per_vcenter}
+        return by_kind.get(resource.kind, self.per_datastore)
 
 
 class Schedule:

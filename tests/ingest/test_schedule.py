@@ -12,9 +12,10 @@ from cbtfs.ingest.schedule import Limits, Needs, Resource, Schedule
 HOSTS = tuple(Resource("host", name) for name in "abc")
 STORES = tuple(Resource("datastore", name) for name in "xyz")
 HOST, STORE = HOSTS[0], STORES[0]
+VCENTER = Resource("vcenter", "v")
 
 NEEDS = st.builds(
-    lambda host, disks, stores: {host: disks, **dict.fromkeys(stores, 1)},
+    lambda host, disks, stores: {host: disks, VCENTER: disks, **dict.fromkeys(stores, 1)},
     st.sampled_from(HOSTS),
     st.integers(0, 9),
     st.sets(st.sampled_from(STORES), max_size=3),
@@ -24,6 +25,7 @@ LIMITS = st.builds(
     st.integers(1, 6),
     st.none() | st.integers(1, 8),
     st.none() | st.integers(1, 3),
+    st.none() | st.integers(1, 12),
 )
 
 

@@ -39,6 +39,9 @@ class Prepared:
         self.name = self._inner.name
         self.access = self._inner.access
 
+    def connections(self) -> int:
+        return self._inner.connections()
+
     def refusal(self, disk: FrozenDisk) -> str | None:
         return self._inner.refusal(disk)
 

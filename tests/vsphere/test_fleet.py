@@ -3,7 +3,9 @@
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -14,7 +16,7 @@ from cbtfs.ingest.outcome import Outcome
 from cbtfs.ingest.schedule import Limits, Needs, Resource
 from cbtfs.source.vsphere.inventory import ListedVm, list_vms, select
 from cbtfs.source.vsphere.place import Place, load_place
-from tests.vsphere.support import MIB, Lab, new_lab
+from tests.vsphere.support import MIB, Lab, new_lab, one_vm
 from tools.vsim import DatastoreEntry, DiskEntry, Inventory, MachineEntry, Simulator
 from tools.vsim.soap.certificate import Certificate
 
@@ -107,4 +109,36 @@ def test_what_a_vm_takes_is_disks_of_its_host_and_a_snapshot_on_each_datastore(s
         (vm,) = select(list_vms(desk.session), "vm2")
         needs = needs_of(desk, vm)
 
-    assert needs == {Resource("host", "host-1"): 2, Resource("datastore", "datastore-13"): 1}
+        vcenter = Resource("vcenter", desk.session.server_id)
+
+    assert needs == {
+        Resource("host", "host-1"): 2,
+        Resource("datastore", "datastore-13"): 1,
+        vcenter: 2,
+    }
+
+
+@pytest.mark.parametrize(
+    ("transports", "connections"),
+    [((0, 1), 2), ((1, 2), 2), ((0, 2, 1), 4), ((0,), 0)],
+)
+def test_a_vm_takes_connections_of_the_transport_that_will_be_used(
+    spread: Lab, transports: tuple[int, ...], connections: int
+) -> None:
+    """A transport that cannot be used takes none, and the next one counts."""
+    with spread.desk() as desk:
+        (vm,) = select(list_vms(desk.session), "vm2")
+        fakes = [Mock(connections=Mock(return_value=count)) for count in transports]
+        needs = needs_of(replace(desk, transports=fakes), vm)
+
+    assert needs[Resource("vcenter", desk.session.server_id)] == connections
+
+
+def test_a_host_alone_relays_nothing(certificate: Certificate, tmp_path: Path) -> None:
+    inventory = one_vm()
+    host = replace(inventory, server=replace(inventory.server, kind="esxi"))
+    with Simulator(host, certificate=certificate) as sim, new_lab(sim, tmp_path).desk() as desk:
+        (vm,) = list_vms(desk.session)
+        kinds = {each.kind for each in needs_of(desk, vm)}
+
+    assert kinds == {"host", "datastore"}

@@ -6,10 +6,12 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,10 @@ from cbtfs.core.extent import Extent
 from cbtfs.errors import AccessDenied, SourceUnavailable
 from cbtfs.source.secret import Secret
 from cbtfs.source.transport.base import FrozenDisk, Transport
+from cbtfs.source.transport.nfc import NfcHosts, NfcReader
 from cbtfs.source.transport.vddk.child import MAX_READ
+from cbtfs.source.transport.vddk.library import _VERSIONS, VERSIONS, find_library
+from cbtfs.source.transport.vddk.process import ChildProcess
 from cbtfs.source.transport.vddk.reader import VddkReader
 from cbtfs.source.transport.vddk.transport import VddkTransport
 from cbtfs.source.vsphere.inventory import list_vms
@@ -30,8 +35,9 @@ from tests.vsphere.support import FIRST, MIB, SECOND, VM, Lab, kinds, new_lab, o
 from tests.vsphere.vddk import by_vddk, libdir
 from tools.vsim import DiskEntry, Inventory, MachineEntry, Simulator, UserEntry
 from tools.vsim.soap.certificate import Certificate
+from tools.vsim.vddk.build import point_at
 
-SHUTDOWN, NOT_AVAILABLE, NO_PERMISSION = 14014, 14015, 3014
+SHUTDOWN, NOT_AVAILABLE, NO_PERMISSION, ACCESS_DENIED, HOST_AWAY = 14014, 14015, 3014, 35, 3046
 
 
 @pytest.fixture
@@ -177,6 +183,14 @@ def test_without_rights_the_disk_is_denied_and_the_role_named(vddk: Lab) -> None
     vddk.assert_clean()
 
 
+@pytest.mark.parametrize("function", ["ConnectEx", "Open", "Read"])
+def test_denied_access_is_denied_access(vddk: Lab, function: str) -> None:
+    vddk.sim.do.on_vddk(f"VixDiskLib_{function}", code=ACCESS_DENIED, times=99)
+    with pytest.raises(AccessDenied, match=rf"{function}: .*\(35\).*role"):
+        vddk.ingest()
+    vddk.assert_clean()
+
+
 def test_another_certificate_than_the_believed_one_fails_at_open(
     vddk: Lab, certificate: Certificate
 ) -> None:
@@ -260,7 +274,7 @@ def test_a_host_without_memory_is_given_up(vddk: Lab) -> None:
 
 
 @pytest.mark.parametrize("function", ["ConnectEx", "Open", "Read", "QueryAllocatedBlocks"])
-@pytest.mark.parametrize("code", [SHUTDOWN, NOT_AVAILABLE])
+@pytest.mark.parametrize("code", [SHUTDOWN, NOT_AVAILABLE, HOST_AWAY])
 def test_a_host_in_maintenance_is_tried_again_later(vddk: Lab, function: str, code: int) -> None:
     vddk.sim.do.on_vddk(f"VixDiskLib_{function}", code=code, times=2)
     vddk.ingest(want="full")
@@ -283,7 +297,7 @@ def test_the_pauses_of_later_tries_are_those_of_the_login(vddk: Lab) -> None:
     slept: list[float] = []
     with vddk.session() as session:
         login = replace(session.vddk_login(libdir(vddk.sim)), pauses=(5.0, 20.0, 60.0))
-        reader = VddkReader(login, disk_of(session, snapshot), slept.append)
+        reader = VddkReader(login, disk_of(session, snapshot), sleep=slept.append)
         assert len(reader.read(Extent(0, 512))) == 512
         reader.close()
 
@@ -560,7 +574,7 @@ def test_auto_tells_in_the_point_why_it_took_another_one(lab: Lab, tmp_path: Pat
 
     assert (code, document["points"][0]["transport"]) == (0, "datastore")
     assert [each.split(":")[0] for each in metadata["transports_refused"]] == ["vddk", "nbd"]
-    assert "there is no libvixDiskLib.so.N" in metadata["transports_refused"][0]
+    assert "there is no libvixDiskLib.so of VDDK 6.5 to 9 in" in metadata["transports_refused"][0]
 
 
 def test_a_library_that_does_not_load_is_refused_with_the_reason(lab: Lab, tmp_path: Path) -> None:
@@ -570,8 +584,9 @@ def test_a_library_that_does_not_load_is_refused_with_the_reason(lab: Lab, tmp_p
 
     assert code == 30
     assert document["points"] == []
-    assert "cannot be used" in words
-    assert len(words.splitlines()) == 1
+    enabled, failed = words.splitlines()
+    assert "change tracking enabled; this run takes no restore point of it" in enabled
+    assert "cannot be used" in failed
 
 
 def test_a_host_alone_has_nothing_to_hold(tmp_path: Path, certificate: Certificate) -> None:
@@ -584,3 +599,132 @@ def test_a_host_alone_has_nothing_to_hold(tmp_path: Path, certificate: Certifica
         assert "PrepareForAccess" not in calls_of(lab)
         assert outcome.is_whole
         lab.assert_all_true()
+
+
+# where the library is, and how many reads a host gets
+
+
+@pytest.mark.parametrize(
+    ("names", "found", "interface"),
+    [
+        (["lib64/libvixDiskLib.so.8"], "lib64/libvixDiskLib.so.8", (8, 0)),
+        (["libvixDiskLib.so.7"], "libvixDiskLib.so.7", (7, 0)),
+        (["lib64/libvixDiskLib.so.8.0.3"], "lib64/libvixDiskLib.so.8.0.3", (8, 0)),
+        (["libvixDiskLib.so.8.0.3", "libvixDiskLib.so.8.0.10"], "libvixDiskLib.so.8.0.10", (8, 0)),
+        (["libvixDiskLib.so.8.0.3", "libvixDiskLib.so.8"], "libvixDiskLib.so.8", (8, 0)),
+        (["libvixDiskLib.so.6", "libvixDiskLib.so.9.0.0"], "libvixDiskLib.so.9.0.0", (9, 0)),
+        (["lib64/libvixDiskLib.so.6", "libvixDiskLib.so.8"], "lib64/libvixDiskLib.so.6", (6, 5)),
+        (["lib64/other", "libvixDiskLib.so.8"], "libvixDiskLib.so.8", (8, 0)),
+        (["libvixDiskLib.so", "libvixDiskLib.so.5", "libvixDiskLib.so.8x"], None, None),
+    ],
+)
+def test_where_a_library_is_found(
+    tmp_path: Path, names: list[str], found: str | None, interface: tuple[int, int] | None
+) -> None:
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    place = find_library(tmp_path)
+
+    if found is None or interface is None:
+        assert place is None
+    else:
+        assert place == (tmp_path / found, *interface)
+        assert place.home == tmp_path
+
+
+@pytest.mark.parametrize("folder", [".", "lib64"])
+def test_a_lone_library_with_its_full_version_is_used(
+    tracked: Lab, tmp_path: Path, folder: str
+) -> None:
+    """Named by the directory that has it, without the links that VMware's package has."""
+    there = tmp_path / "vddk" / folder
+    there.mkdir(parents=True)
+    built = libdir(tracked.sim) / "lib64"
+    shutil.copy(built / "libvixDiskLib.so.8", there / "libvixDiskLib.so.8.0.3")
+    shutil.copy(built / "libvsimwire.so.1", there)
+    point_at(tmp_path / "vddk", tracked.sim.host, tracked.sim.vddk_port)
+    tracked.make_transport = lambda sim, session: VddkTransport(session.vddk_login(there))
+    manifest = tracked.ingest().manifest
+
+    assert manifest.metadata["transport"] == "vddk"
+    tracked.assert_all_true()
+
+
+def test_the_manual_names_the_versions_that_are_accepted() -> None:
+    manual = (ROOT / "docs" / "vsphere.md").read_text()
+    names = [f"libvixDiskLib.so.{major}" for major in _VERSIONS]
+
+    assert f"VDDK {VERSIONS}" in manual
+    assert ".".join(map(str, _VERSIONS[min(_VERSIONS)])) + f" to {max(_VERSIONS)}" == VERSIONS
+    assert all(name in manual for name in names)
+    assert "download" not in manual.lower().replace("ended the public download", "")
+
+
+def test_reads_of_all_disks_of_a_host_share_its_buffers() -> None:
+    """Readers of two disks, more at once than there are buffers; another host has its own."""
+    hosts = NfcHosts(3 * MIB)
+    at_work, go_on = threading.Semaphore(0), threading.Event()
+    lock, now, most = threading.Lock(), 0, 0
+
+    class Slow:
+        """A reader that waits."""
+
+        size, mode = 16 * MIB, "nbd"
+
+        def allocated(self) -> list[Extent]:
+            return [Extent(0, self.size)]
+
+        def read(self, extent: Extent) -> bytes:
+            nonlocal now, most
+            with lock:
+                now += 1
+                most = max(most, now)
+            at_work.release()
+            assert go_on.wait(30)
+            with lock:
+                now -= 1
+            return bytes(extent.length)
+
+        def close(self) -> None:
+            pass
+
+    readers = [NfcReader(Slow(), hosts.of("host-1")) for _ in range(2)]
+    extents = [Extent(0, 512), Extent(0, MIB), Extent(0, MIB), Extent(0, 2 * MIB)] * 2
+    with ThreadPoolExecutor(16) as pool:
+        reads = [pool.submit(readers[n % 2].read, each) for n, each in enumerate(extents)]
+        for _ in range(2):  # one buffer, and one or two more
+            assert at_work.acquire(timeout=30)
+        other = pool.submit(NfcReader(Slow(), hosts.of("host-2")).read, Extent(0, 3 * MIB))
+        while not other.running():
+            pass
+        go_on.set()
+        data = [len(read.result(30)) for read in reads]
+
+    assert data == [each.length for each in extents]
+    assert most <= 3 + 1  # three of this host, one of the other
+    with hosts.of("host-1").held(100 * MIB):  # more than there is takes all
+        assert hosts.of("host-1")._held == 3
+
+
+def test_each_request_to_the_library_holds_a_buffer(
+    tracked: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hosts = NfcHosts(2 * MIB)
+    held: list[int] = []
+    read = ChildProcess.read
+
+    def look(child: ChildProcess, start: int, count: int) -> memoryview:
+        held.append(hosts.of("host-1")._held)
+        return read(child, start, count)
+
+    monkeypatch.setattr(ChildProcess, "read", look)
+    tracked.make_transport = lambda sim, session: VddkTransport(
+        session.vddk_login(libdir(sim)), hosts
+    )
+    tracked.ingest(want="full")
+
+    assert held
+    assert set(held) <= {1, 2}
+    assert hosts.of("host-1")._held == 0
+    tracked.assert_all_true()

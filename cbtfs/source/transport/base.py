@@ -30,6 +30,8 @@ class FrozenDisk:
     """The backing is a flat file of the disk's size."""
     is_alone: bool
     """The snapshot is the only one of its VM and the disk has no older link."""
+    host: str | None = None
+    """The managed object id of the host that the VM is on; None if it is not known."""
 
 
 class DiskReader(Protocol):
@@ -89,6 +91,9 @@ class Transport(Protocol):
     @property
     def access(self) -> Access | None:
         """How it holds VMs; None if it cannot, or there is no need to."""
+
+    def connections(self) -> int:
+        """NFC connections for one disk, as a vCenter counts them; 0 if it is not usable at all."""
 
     def refusal(self, disk: FrozenDisk) -> str | None:
         """Why this transport cannot read *disk*; None if it can, as far as can be told."""

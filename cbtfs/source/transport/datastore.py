@@ -32,6 +32,10 @@ class DatastoreTransport:
     def __init__(self, web: Web) -> None:
         self._web = web
 
+    def connections(self) -> int:
+        """The vCenter reads the files from the host by NFC."""
+        return 1
+
     def refusal(self, disk: FrozenDisk) -> str | None:
         if not disk.is_alone:
             return "the VM has another snapshot, so the flat file is not what ours holds"

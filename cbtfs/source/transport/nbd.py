@@ -32,6 +32,10 @@ class NbdTransport:
         if not template.startswith(("nbd://", "nbds://", "nbd+unix://", "nbds+unix://")):
             raise UsageError("--nbd-uri starts with nbd://, nbds://, nbd+unix:// or nbds+unix://")
 
+    def connections(self) -> int:
+        """None that is known: the server of --nbd-uri has the disks by itself."""
+        return 0
+
     def refusal(self, disk: FrozenDisk) -> str | None:
         return None
 

@@ -25,6 +25,7 @@ from cbtfs.source.secret import Secret
 from cbtfs.source.transport.base import DiskReader, FrozenDisk
 from cbtfs.source.transport.login import VddkLogin
 from cbtfs.source.transport.nbd import open_export
+from cbtfs.source.transport.nfc import NfcHosts, NfcReader
 
 log = logging.getLogger(__name__)
 
@@ -41,13 +42,22 @@ class NbdkitTransport:
     name = "nbd"
     access = None
 
-    def __init__(self, login: VddkLogin, program: str = "nbdkit") -> None:
+    def __init__(
+        self, login: VddkLogin, program: str = "nbdkit", hosts: NfcHosts | None = None
+    ) -> None:
         self._login = login
+        self._hosts = hosts or NfcHosts()
         self._program = program
         self._refusal: str | None = None
         self._is_probed = False
 
+    def connections(self) -> int:
+        return _CONNECTIONS if self._usability() is None else 0
+
     def refusal(self, disk: FrozenDisk) -> str | None:
+        return self._usability()
+
+    def _usability(self) -> str | None:
         if not self._is_probed:
             self._refusal = self._probe()
             self._is_probed = True
@@ -73,7 +83,8 @@ class NbdkitTransport:
         return None
 
     def open(self, disk: FrozenDisk) -> DiskReader:
-        return _VddkReader(self._program, self._login, disk)
+        reader = _VddkReader(self._program, self._login, disk)
+        return NfcReader(reader, self._hosts.of(disk.host))
 
 
 def _environment() -> dict[str, str]:

@@ -21,8 +21,12 @@ def frozen_disks(
     *,
     datacenter: str,
     is_alone: bool,
+    host: str | None = None,
 ) -> dict[int, FrozenDisk]:
-    """By device key, what a transport needs to know. *is_alone*: the VM has no other snapshot."""
+    """By device key, what a transport needs to know. *is_alone*: the VM has no other snapshot.
+
+    *host* is the managed object id of the host that the VM is on.
+    """
     found = {}
     for disk in disks:
         store = stores.get(disk.datastore or "")
@@ -37,6 +41,7 @@ def frozen_disks(
             datacenter=datacenter,
             is_flat=disk.is_flat,
             is_alone=is_alone and disk.links == 1,
+            host=host,
         )
     return found
 

@@ -15,7 +15,11 @@ MAX_CHUNKS: Final = 512 * 1024
 
 OK, ASYNC = 0, 25000
 FAIL, NO_MEMORY, INVALID_ARGUMENT, NOT_SUPPORTED = 1, 2, 3, 6
+ACCESS_DENIED: Final = 35
+"""The server refuses user, password or cookie, or the user lacks a right."""
 NO_PERMISSION, NO_SESSION = 3014, 3047
+HOST_AWAY: Final = 3046
+"""The vCenter does not reach the VM's host now: to be tried again later."""
 CONNECTION_LOST, TCP_ERROR, TCP_LOST, REFUSED = 36, 14010, 14011, 14009
 NO_HOST: Final = 18000
 """No connection to the server, or no NFC connection left there."""

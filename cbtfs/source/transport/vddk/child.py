@@ -98,7 +98,7 @@ class Child:
         place = find_library(Path(libdir))
         if place is None:
             raise OSError("no libvixDiskLib is there")
-        self._library = Library(place, Path(libdir), self.log)
+        self._library = Library(place, self.log)
         return {"modes": (self._library.call("ListTransportModes") or b"").decode()}
 
     def login(

@@ -10,9 +10,11 @@ from typing import Any, Final, NamedTuple
 from cbtfs.source.transport.vddk import abi, frame
 
 _PREFIX: Final = "VixDiskLib_"
-_NAME: Final = re.compile(r"libvixDiskLib\.so\.(\d+)\Z")
+_NAME: Final = re.compile(r"libvixDiskLib\.so\.(\d{1,3})((?:\.\d{1,6}){0,5})\Z")
 _VERSIONS: Final = {6: (6, 5), 7: (7, 0), 8: (8, 0), 9: (9, 0)}
 """Number in the library's name, and the version of the interface to ask for."""
+VERSIONS: Final = "6.5 to 9"
+"""Releases of VDDK whose names and interfaces are those, for people to read."""
 _LINE: Final = 4000
 _SPARE: Final = 1024
 """Bytes behind our notion of ConnectParams, where the library itself does not allocate one."""
@@ -40,24 +42,41 @@ class Place(NamedTuple):
     major: int
     minor: int
 
+    @property
+    def folder(self) -> Path:
+        """Where the libraries are that it needs."""
+        return self.path.parent
 
-def library_folder(libdir: Path) -> Path:
-    return libdir / "lib64"
+    @property
+    def home(self) -> Path:
+        """What VMware calls libdir: the directory that has lib64, if they are in one."""
+        return self.folder.parent if self.folder.name == "lib64" else self.folder
 
 
 def find_library(libdir: Path) -> Place | None:
-    """The newest libvixDiskLib in the folder lib64 of *libdir*."""
-    try:
-        names = os.listdir(library_folder(libdir))
-    except OSError:
-        return None
-    majors = [int(found[1]) for name in names if (found := _NAME.match(name))]
-    known = [major for major in majors if major in _VERSIONS]
-    if not known:
-        return None
-    newest = max(known)
-    path = library_folder(libdir) / f"libvixDiskLib.so.{newest}"
-    return Place(path, *_VERSIONS[newest])
+    """Return the newest libvixDiskLib in the folder lib64 of *libdir*, or else in *libdir*."""
+    for folder in (libdir / "lib64", libdir):
+        try:
+            names = os.listdir(folder)
+        except OSError:
+            continue
+        known = [found for name in names if (found := _NAME.match(name)) and _major(found)]
+        if known:
+            newest = max(known, key=_preference)
+            return Place(folder / newest[0], *_VERSIONS[_major(newest)])
+    return None
+
+
+def _major(found: re.Match[str]) -> int:
+    """The first number in the name of a library; 0 if cbtfs does not know that version."""
+    major = int(found[1])
+    return major if major in _VERSIONS else 0
+
+
+def _preference(found: re.Match[str]) -> tuple[int, bool, list[int]]:
+    """The newest major version, by its own name where there is one, else the newest release."""
+    rest = [int(number) for number in found[2].split(".")[1:]]
+    return _major(found), not rest, rest
 
 
 def formatted(template: bytes, arguments: int) -> str:
@@ -74,7 +93,7 @@ class Library:
     not documented, and the process has one disk.
     """
 
-    def __init__(self, place: Place, libdir: Path, log: Log) -> None:
+    def __init__(self, place: Place, log: Log) -> None:
         """OSError if it cannot be loaded, VixError if it does not initialise."""
         self._lib: Any = ctypes.CDLL(str(place.path), mode=os.RTLD_NOW | os.RTLD_LOCAL)
         self._functions: dict[str, Any] = {}
@@ -86,7 +105,9 @@ class Library:
         self._kept: list[Any] = [
             self._log_function(level, log) for level in ("debug", "info", "warning")
         ]
-        self.check("InitEx", place.major, place.minor, *self._kept[:3], os.fsencode(libdir), None)
+        self.check(
+            "InitEx", place.major, place.minor, *self._kept[:3], os.fsencode(place.home), None
+        )
 
     def _bind(self, name: str, signature: tuple[Any, tuple[Any, ...]]) -> None:
         try:

@@ -21,9 +21,10 @@ PASSING: Final = (
     abi.SERVER_SHUTDOWN,
     abi.SERVER_NOT_AVAILABLE,
     abi.NO_HOST,
+    abi.HOST_AWAY,
 )
 """Errors that pass: a host goes into maintenance mode (since VDDK 7.0.1), a connection is lost, a
-vCenter restarts, a host has no NFC connection left."""
+vCenter restarts or does not reach a host, a host has no NFC connection left."""
 
 
 def start_child(login: VddkLogin) -> ChildProcess:
@@ -76,7 +77,7 @@ def denied() -> Iterator[None]:
     try:
         yield
     except VixFailed as exc:
-        if exc.number in (abi.NO_PERMISSION, abi.NO_SESSION):
+        if exc.number in (abi.ACCESS_DENIED, abi.NO_PERMISSION, abi.NO_SESSION):
             raise AccessDenied(
                 f"{exc}: the user's role needs what docs/vsphere.md lists for VDDK"
             ) from exc

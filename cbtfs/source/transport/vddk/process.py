@@ -24,7 +24,7 @@ import cbtfs
 from cbtfs.errors import SourceUnavailable
 from cbtfs.source.transport.vddk import abi, frame
 from cbtfs.source.transport.vddk.child import CLOSING_SECONDS, IN_FLIGHT
-from cbtfs.source.transport.vddk.library import library_folder
+from cbtfs.source.transport.vddk.library import find_library
 from cbtfs.source.transport.vddk.redact import redacted
 
 log = logging.getLogger(__name__)
@@ -286,5 +286,6 @@ def _started(libdir: Path) -> "tuple[socket.socket, subprocess.Popen[bytes]]":
 
 def _environment(libdir: Path) -> dict[str, str]:
     """Nothing that is no business of a child: a password may stand in ours."""
+    place = find_library(libdir)
     kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
-    return {**kept, "LD_LIBRARY_PATH": str(library_folder(libdir))}
+    return {**kept, "LD_LIBRARY_PATH": str(libdir if place is None else place.folder)}

@@ -11,8 +11,10 @@ from cbtfs.core.names import printable
 from cbtfs.errors import SourceUnavailable
 from cbtfs.source.transport.base import FrozenDisk
 from cbtfs.source.transport.login import VddkLogin
+from cbtfs.source.transport.nfc import NfcBuffers
 from cbtfs.source.transport.vddk import abi, frame
-from cbtfs.source.transport.vddk.login import PASSING, open_disk
+from cbtfs.source.transport.vddk.child import IN_FLIGHT
+from cbtfs.source.transport.vddk.login import PASSING, denied, open_disk
 from cbtfs.source.transport.vddk.process import ChildGone, ChildProcess, VixFailed
 
 log = logging.getLogger(__name__)
@@ -31,10 +33,13 @@ class VddkReader:
         self,
         login: VddkLogin,
         disk: FrozenDisk,
+        buffers: NfcBuffers | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """SourceUnavailable, AccessDenied."""
+        """SourceUnavailable, AccessDenied. *buffers* are those of the disk's host."""
         self._login = login
+        self._buffers = buffers or NfcBuffers()
+        self._slots = threading.BoundedSemaphore(IN_FLIGHT)
         self._disk = disk
         self._sleep = sleep
         self._lock = threading.Lock()
@@ -85,7 +90,8 @@ class VddkReader:
                 return work(child)
             except VixFailed as exc:
                 if exc.number not in PASSING or not pauses:
-                    raise
+                    with denied():
+                        raise
                 log.info("%s: %s: tried again", printable(self._disk.label), exc)
                 self._forget(child)
                 self._sleep(pauses.pop(0))
@@ -113,10 +119,15 @@ class VddkReader:
                 at += count
         return data[extent.start - first * abi.SECTOR :][: extent.length]
 
+    def _read(self, child: ChildProcess, start: int, count: int) -> memoryview:
+        """One request; a buffer of the host is held only while the library has it."""
+        with self._slots, self._buffers.held(count * abi.SECTOR):
+            return child.read(start, count)
+
     def _sectors(self, start: int, count: int) -> memoryview | None:
         """Some sectors; None if the host wants to be asked for fewer, which it is from now on."""
         try:
-            return self._trying(lambda child: child.read(start, count))
+            return self._trying(lambda child: self._read(child, start, count))
         except VixFailed as exc:
             what = f"cannot read {printable(self._disk.path)} at sector {start}: {exc}"
             if exc.number != abi.NO_MEMORY or count <= _SMALLEST:

@@ -3,8 +3,9 @@
 from cbtfs.errors import SourceUnavailable
 from cbtfs.source.transport.base import DiskReader, FrozenDisk
 from cbtfs.source.transport.login import VddkLogin
+from cbtfs.source.transport.nfc import NfcHosts
 from cbtfs.source.transport.vddk.access import access_for
-from cbtfs.source.transport.vddk.library import find_library
+from cbtfs.source.transport.vddk.library import VERSIONS, find_library
 from cbtfs.source.transport.vddk.login import start_child
 from cbtfs.source.transport.vddk.reader import VddkReader
 
@@ -14,13 +15,20 @@ class VddkTransport:
 
     name = "vddk"
 
-    def __init__(self, login: VddkLogin) -> None:
+    def __init__(self, login: VddkLogin, hosts: NfcHosts | None = None) -> None:
         self._login = login
+        self._hosts = hosts or NfcHosts()
         self._refusal: str | None = None
         self._is_probed = False
         self.access = access_for(login)
 
+    def connections(self) -> int:
+        return 1 if self._usability() is None else 0
+
     def refusal(self, disk: FrozenDisk) -> str | None:
+        return self._usability()
+
+    def _usability(self) -> str | None:
         if not self._is_probed:
             self._refusal = self._probe()
             self._is_probed = True
@@ -30,8 +38,8 @@ class VddkTransport:
         """Whether the library is there, and can be loaded by a child."""
         if find_library(self._login.libdir) is None:
             return (
-                f"there is no libvixDiskLib.so.N in {self._login.libdir / 'lib64'}: unpack "
-                "VMware's VDDK there, or name its directory by --vddk-libdir"
+                f"there is no libvixDiskLib.so of VDDK {VERSIONS} in {self._login.libdir}, nor in "
+                "its lib64: unpack VMware's VDDK there, or name its directory by --vddk-libdir"
             )
         try:
             start_child(self._login).close()
@@ -40,4 +48,4 @@ class VddkTransport:
         return None
 
     def open(self, disk: FrozenDisk) -> DiskReader:
-        return VddkReader(self._login, disk)
+        return VddkReader(self._login, disk, self._hosts.of(disk.host))
