@@ -2,9 +2,10 @@
 
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -13,11 +14,12 @@ from hypothesis import strategies as st
 from cbtfs.check.report import Place, Problem, Report
 from cbtfs.check.run import check
 from cbtfs.core.extent import Extent
-from cbtfs.core.frame import Codec, Frame
-from cbtfs.core.ids import PackId
+from cbtfs.core.frame import Codec, Frame, Kind
+from cbtfs.core.ids import ObjectId, PackId
 from cbtfs.core.manifest import Manifest
 from cbtfs.errors import CbtfsError, ChunkMissing, DataCorrupt
 from cbtfs.store.catalog.gate import DATA
+from cbtfs.store.catalog.records import Location
 from cbtfs.store.digest import chunk_digest
 from cbtfs.store.packs import PackFolder
 from cbtfs.store.repository import CATALOG, reading, writing
@@ -269,6 +271,63 @@ def test_a_damaged_catalog_is_a_finding_and_packs_are_checked_all_the_same(
 
     assert found
     assert manifest.point in os.listdir(path / "points")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"digest": chunk_digest(block(2))},
+        {"stored": 7},
+        {"plain": BLOCK - 1},
+        {"codec": Codec.ZSTD},
+        {"level": 3},
+        {"kind": Kind.NODE, "level": 1},
+        {"offset": 1 << 12},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_location_that_differs_from_the_pack_in_one_fact_is_found(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    path = new_repository(tmp_path / "repository")
+    manifest = add_point(path, {"d": image(1, 2, None, 3)})
+
+    def move(number: ObjectId, place: Location) -> Location:
+        return place._replace(frame=place.frame._replace(**change))
+
+    _move_chunk(path, block(1), move)
+    problems = check(path, read_data=False).problems
+
+    assert problems[0].kind == "catalog"
+    assert "does not hold what the catalog says" in problems[0].what
+    (place,) = [place for problem in problems for place in problem.places]
+    assert place.point == manifest.point
+    assert place.extents[0].start == 0
+
+
+def test_a_chunk_that_the_catalog_places_where_another_is_is_found(tmp_path: Path) -> None:
+    path = new_repository(tmp_path / "repository")
+    manifest = add_point(path, {"d": image(1, 2, None, 3)})
+    _, other = frame_of(path, block(2))
+
+    _move_chunk(path, block(1), lambda _, place: place._replace(frame=other))
+    report = check(path, read_data=False)
+
+    assert [place.point for each in report.problems for place in each.places] == [manifest.point]
+    with pytest.raises(DataCorrupt):
+        report.verdict()
+
+
+def _move_chunk(path: Path, content: bytes, move: Callable[[ObjectId, Location], Location]) -> None:
+    """Have the catalog place a chunk elsewhere."""
+    with writing(path) as repository:
+        with repository.catalog.view() as view:
+            number = view.find(Kind.CHUNK, 0, chunk_digest(content))
+            assert number is not None
+            place = view.location(number)
+        assert place is not None
+        moved = move(number, place)
+        repository.catalog.update(lambda update: update.move_object(number, moved))
 
 
 def test_the_command_prints_the_contract(shared: tuple[Path, list[Manifest]]) -> None:

@@ -94,6 +94,28 @@ def test_a_part_of_the_data_reads_only_that(history: History, check: Any) -> Non
     assert check("--read-data-subset", "1G")[1]["chunks_read"] == 320
 
 
+@pytest.mark.parametrize("part", ["5%", "99%", "10G", "1/2", None])
+def test_less_than_all_data_is_no_date_of_a_verification(
+    history: History, check: Any, part: str | None
+) -> None:
+    """A size dates nothing even where it is beyond all there is; a part waits for the others."""
+    point = history.add(image(1, 2))
+    code, document = check(*(["--read-data-subset", part] if part else []))
+
+    assert code == 0
+    assert document["verified"] == {point: None}
+    with reading(history.path) as repository:
+        assert repository.points.load_state(point)[0].verified is None
+
+
+def test_all_data_is_a_date_of_a_verification_however_it_is_named(
+    history: History, check: Any
+) -> None:
+    point = history.add(image(1, 2))
+
+    assert check("--read-data-subset", "100%")[1]["verified"][point] is not None
+
+
 @given(PACKS, st.integers(1, 9))
 def test_all_parts_cover_every_pack_exactly_once(packs: dict[PackId, int], parts: int) -> None:
     chosen = [Subset(part=n + 1, parts=parts).choose(packs) for n in range(parts)]

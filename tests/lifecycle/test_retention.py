@@ -1,6 +1,7 @@
 """Retention against a plain oracle, and the promises that a user reads in the help."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from zoneinfo import ZoneInfo
 
@@ -167,6 +168,52 @@ def test_what_is_younger_than_the_minimum_age_stays() -> None:
     assert [each.is_kept for each in decisions] == [True, True, True, False, False]
 
 
+def test_a_point_that_is_exactly_as_old_as_within_says_stays() -> None:
+    last = START + timedelta(days=9)
+    ages = [timedelta(days=7, microseconds=1), timedelta(days=7), timedelta(0)]
+    history = [point_at(n, last - age) for n, age in enumerate(ages)]
+
+    decisions = decide(Policy(within=timedelta(days=7)), history, NOW)
+
+    assert [each.reasons for each in decisions] == [("within",), ("within",), ()]
+
+
+def test_within_goes_by_the_point_captured_last_that_is_whole() -> None:
+    times = [START, START + timedelta(days=1), START + timedelta(days=9)]
+    history = [point_at(n, at, is_damaged=n == 2) for n, at in enumerate(times)]
+
+    decisions = decide(Policy(within=timedelta(days=1)), history, NOW)
+
+    assert [each.reasons for each in decisions] == [
+        ("damaged: forget it by its id", "within"),
+        ("within",),
+        ("within",),
+    ]
+
+
+def test_a_time_within_of_zero_is_a_rule_too() -> None:
+    assert not Policy(within=timedelta(0)).keeps_nothing
+    assert Policy(min_age=timedelta(days=1)).keeps_nothing
+    assert not Policy(tags=frozenset("a")).keeps_nothing
+    for rule in Policy().counts:
+        assert not replace(Policy(), **{rule: 1}).keeps_nothing  # type: ignore[arg-type]
+
+
+def test_of_points_of_one_moment_the_one_captured_later_is_the_newer() -> None:
+    history = [point_at(n, START) for n in (2, 1, 3)]
+
+    decisions = decide(Policy(last=2, daily=1), history, NOW)
+
+    assert [each.point for each in decisions] == [point_at(n, START).point for n in (3, 2, 1)]
+    assert [each.is_kept for each in decisions] == [True, True, False]
+
+
+def test_the_longest_time_span_is_a_million_hours() -> None:
+    assert parse_duration("1000000h") == timedelta(hours=1_000_000)
+    with pytest.raises(ValueError, match="not a time span"):
+        parse_duration("1000001h")
+
+
 def test_a_damaged_point_takes_no_other_ones_place() -> None:
     good, bad = point_at(1, START), point_at(2, START + timedelta(days=1), is_damaged=True)
 
@@ -175,6 +222,21 @@ def test_a_damaged_point_takes_no_other_ones_place() -> None:
     assert [each.reasons for each in decisions] == [
         ("damaged: forget it by its id",),
         ("last 1 of 1",),
+    ]
+
+
+def test_a_damaged_point_does_not_count_as_one_that_is_kept() -> None:
+    history = [
+        point_at(1, START + timedelta(days=2)),
+        point_at(2, START + timedelta(days=1)),
+        point_at(3, START, is_damaged=True),
+    ]
+
+    decisions = decide(Policy(tags=frozenset({"release"})), history, NOW)
+
+    assert [each.reasons for each in decisions[:2]] == [
+        ("the newest of its VM",),
+        ("captured last",),
     ]
 
 
