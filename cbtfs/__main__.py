@@ -1,5 +1,5 @@
 """`python -m cbtfs`."""
 
-from cbtfs.cli.main import run
+from cbtfs.cli.start import run
 
 run()

@@ -15,6 +15,10 @@ class CbtfsError(Exception):
     errno: ClassVar[int] = errno.EIO
 
 
+class OutOfResources(CbtfsError):
+    """This process may not open another file or have more memory; nothing is said of the data."""
+
+
 class UsageError(CbtfsError):
     """The command line or the configuration asks for what makes no sense."""
 

@@ -2,22 +2,29 @@
 
 import json
 import subprocess
-import sys
+from pathlib import Path
+
+from tests.planted import Planted, console_script, environment
 
 import pytest
 
 pytestmark = pytest.mark.mounts
 
 
-def test_the_demo_finds_every_point_to_be_what_the_disk_was() -> None:
+def test_the_demo_finds_every_point_to_be_what_the_disk_was(tmp_path: Path) -> None:
+    """It starts many children; none of them imports what is planted where it is started."""
+    planted = Planted(tmp_path / "imported")
+    path = planted.plant(tmp_path / "path", is_in_path=True)
     done = subprocess.run(
-        [sys.executable, "-m", "cbtfs", "demo", "--vsphere", "--json"],
+        [console_script(tmp_path), "demo", "--vsphere", "--json"],
+        cwd=planted.plant(tmp_path / "here"),
+        env=environment(path),
         capture_output=True,
         text=True,
         check=False,
     )
 
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, planted.imported()) == (0, []), done.stderr
     points = json.loads(done.stdout)["points"]
     assert [point["kind"] for point in points] == ["full"] + ["incremental"] * 3
     assert all(point["same_disk"] and point["same_files"] for point in points)

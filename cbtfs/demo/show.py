@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,14 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from cbtfs import process
 from cbtfs.demo.commands import require, run
 from cbtfs.demo.guest import Guest, Tree, changes, sha256, trees
 from cbtfs.demo.site import Site, simulated
-from cbtfs.errors import CbtfsError, DataCorrupt
+from cbtfs.errors import CbtfsError, DataCorrupt, UsageError
 
 VM: Final = "web01"
 DISK: Final = "disk0"
 _DAYS: Final = 4
+_READY_SECONDS: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +127,8 @@ def _names(repository: Path) -> list[dict[str, Any]]:
     return [json.loads(_cbtfs(repository, "show", "--json", point["id"])) for point in listed]
 
 
-def _command(repository: Path, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "cbtfs", "--repo", str(repository), *arguments]
+def _command(repository: Path, *arguments: str) -> list[str | Path]:
+    return process.module("cbtfs", "--repo", repository, *arguments)
 
 
 def _cbtfs(repository: Path, *arguments: str) -> str:
@@ -141,9 +141,8 @@ def _mount(repository: Path, at: Path) -> Iterator[Path]:
     """The repository, mounted at *at* by a process of its own."""
     at.mkdir()
     command = _command(repository, "mount", "--foreground", str(at))
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
-        if server.stdout.readline() != "ready\n":
+    with process.start(command, stdout=process.PIPE) as server:
+        if process.first_line(server, _READY_SECONDS) != b"ready\n":
             raise CbtfsError("the mount did not come up")
         try:
             yield at
@@ -157,7 +156,10 @@ def work_folder(keep: Path | None) -> Iterator[Path]:
     import tempfile
 
     if keep is not None:
-        keep.mkdir(parents=True)
+        try:
+            keep.mkdir(parents=True)
+        except OSError as exc:
+            raise UsageError(f"cannot make {keep}: {exc.strerror}; name a new folder") from exc
         yield keep
         return
     folder = Path(tempfile.mkdtemp(prefix="cbtfs-demo-", dir="/var/tmp"))

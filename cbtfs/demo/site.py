@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,9 +9,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import cbtfs
+from cbtfs import process
 from cbtfs.errors import CbtfsError, UsageError
 
 _CHECKOUT: Final = Path(cbtfs.__file__).parents[1]
+_READY_SECONDS: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +47,11 @@ def simulated(folder: Path, vm: str, disk: str, image: Path) -> Iterator[Site]:
     inventory = folder / "inventory.toml"
     name, file, label = (json.dumps(str(each)) for each in (vm, image, disk))
     inventory.write_text(f"[[vm]]\nname = {name}\n[[vm.disk]]\nfile = {file}\nlabel = {label}\n")
-    command = ["-m", "tools.vsim", "--inventory", str(inventory), "--state", str(folder / "vsim")]
-    with subprocess.Popen(
-        [sys.executable, *command], cwd=_CHECKOUT, stdout=subprocess.PIPE, text=True
-    ) as server:
+    arguments = ("--inventory", inventory, "--state", folder / "vsim")
+    command = process.module("tools.vsim", *arguments)
+    with process.start(command, cwd=_CHECKOUT, stdout=process.PIPE) as server:
         try:
-            assert server.stdout is not None
-            line = server.stdout.readline()
+            line = process.first_line(server, _READY_SECONDS)
             if not line:
                 raise CbtfsError("the simulator did not start: see above")
             yield _site(folder, json.loads(line))

@@ -1,12 +1,11 @@
 """What hosts, datastores, the clock and this machine mean for the backup."""
 
-import shutil
-import subprocess
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+from cbtfs import process
 from cbtfs.doctor.finding import Finding, Severity
 from cbtfs.source.transport.vddk.library import VERSIONS, find_library
 from cbtfs.source.vsphere.hosts import HostState
@@ -48,7 +47,7 @@ def of_library(libdir: Path) -> Finding:
 
 def of_nbdkit() -> Finding:
     """nbdkit, found or not."""
-    program = shutil.which("nbdkit")
+    program = process.find_program("nbdkit")
     if program is None:
         return Finding(
             "nbdkit",
@@ -57,16 +56,8 @@ def of_nbdkit() -> Finding:
             "install nbdkit and its vddk plugin, if that transport is wanted",
         )
     try:
-        said = subprocess.run(
-            [program, "--version"],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            stdin=subprocess.DEVNULL,
-            timeout=_SECONDS,
-            check=False,
-        ).stdout
-    except (OSError, subprocess.TimeoutExpired):
+        said = process.run([program, "--version"], _SECONDS).stdout
+    except (OSError, process.TimeoutExpired):
         said = ""
     return Finding("nbdkit", Severity.INFO, f"{said.strip() or 'nbdkit'}: {program}", "")
 

@@ -1,6 +1,8 @@
 """A mount from its first check to its end, in the foreground or as a process of its own."""
 
+import errno
 import os
+import stat
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -193,9 +195,16 @@ def _device() -> int:
 
 
 def _open_log(path: Path) -> int:
+    """Open the log for appending; it is no link, and no FIFO that nobody may be reading."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        return os.open(path, flags, _LOG_MODE)
+        log = os.open(path, flags, _LOG_MODE)
     except OSError as exc:
-        raise MountFailed(f"cannot write {path}: {exc.strerror}; name a --log-file") from exc
+        why = "it is a symbolic link" if exc.errno == errno.ELOOP else exc.strerror
+        raise MountFailed(f"cannot write {path}: {why}; name a --log-file") from exc
+    if not stat.S_ISREG(os.fstat(log).st_mode) and not os.path.samefile(path, os.devnull):
+        os.close(log)
+        raise MountFailed(f"cannot write {path}: not a regular file; name a --log-file")
+    os.set_blocking(log, True)
+    return log

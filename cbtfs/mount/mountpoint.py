@@ -6,12 +6,11 @@ import errno
 import json
 import os
 import re
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from cbtfs import process
 from cbtfs.core.names import printable
 from cbtfs.errors import MountFailed
 from cbtfs.mount.entry import STATUS_FILE, STATUS_FOLDER
@@ -20,6 +19,7 @@ FSNAME: Final = "cbtfs"
 DEVICE: Final = "/dev/fuse"
 _HELPER: Final = "fusermount3"
 """Setuid root: it mounts for ordinary users."""
+_UNMOUNT_SECONDS: Final = 60
 _CONFIGURATION: Final = "/etc/fuse.conf"
 _DETACH: Final = 2  # MNT_DETACH of mount.h
 _NOFOLLOW: Final = 8  # UMOUNT_NOFOLLOW
@@ -104,7 +104,7 @@ def may_mount(*, for_others: bool) -> None:
         )
     if os.geteuid() == 0:
         return
-    if shutil.which(_HELPER) is None:
+    if process.find_program(_HELPER) is None:
         raise MountFailed(f"only root can mount without {_HELPER}: install the package fuse3")
     if for_others and not _others_are_allowed():
         raise MountFailed(
@@ -175,8 +175,16 @@ def _unmount(path: Path, is_lazy: bool) -> int | None:
         libc = ctypes.CDLL(None, use_errno=True)
         flags = _NOFOLLOW | (_DETACH if is_lazy else 0)
         return ctypes.get_errno() if libc.umount2(os.fsencode(path), flags) else None
-    command = [_HELPER, "-u", *(["-z"] if is_lazy else []), "--", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    helper = process.find_program(_HELPER)
+    if helper is None:
+        return errno.ENOENT
+    command = [helper, "-u", *(["-z"] if is_lazy else []), "--", str(path)]
+    try:
+        done = process.run(command, _UNMOUNT_SECONDS)
+    except process.TimeoutExpired:
+        return errno.ETIMEDOUT
+    except OSError as exc:
+        return exc.errno
     if done.returncode == 0:
         return None
     return errno.EBUSY if "busy" in done.stderr.lower() else errno.EPERM
@@ -189,12 +197,12 @@ def holders(path: Path) -> list[str]:
         f"/dev/{name} on {printable(file)}" for name, file in _loops() if file.startswith(inside)
     ]
     found += [f"the mount {printable(m.path)}" for m in mounts() if m.path.startswith(inside)]
-    for process in sorted((p for p in os.listdir("/proc") if p.isdigit()), key=int):
-        if int(process) == os.getpid():
+    for number in sorted((p for p in os.listdir("/proc") if p.isdigit()), key=int):
+        if int(number) == os.getpid():
             continue
-        held = next((f for f in _open_files(process) if f == str(path) or f.startswith(inside)), "")
+        held = next((f for f in _open_files(number) if f == str(path) or f.startswith(inside)), "")
         if held:
-            found.append(f"process {process} ({_command(process)}) on {printable(held)}")
+            found.append(f"process {number} ({_command(number)}) on {printable(held)}")
     return found
 
 

@@ -6,16 +6,21 @@ from pathlib import Path
 from typing import Final
 
 from cbtfs.errors import UsageError
+from cbtfs.process import forbid_core_dumps
 
 _MAX_BYTES: Final = 4096
 
 
 class Secret:
-    """A text that prints as dots; only reveal() gives it away, where it is sent."""
+    """A text that prints as dots; only reveal() gives it away, where it is sent.
+
+    A process that has one leaves no core dumps.
+    """
 
     __slots__ = ("_text",)
 
     def __init__(self, text: str) -> None:
+        forbid_core_dumps()
         self._text = text
 
     def reveal(self) -> str:

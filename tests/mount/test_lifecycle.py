@@ -190,6 +190,28 @@ def test_in_the_background_the_command_returns_when_the_mount_answers(
     assert log.read_text() == ""
 
 
+@pytest.mark.parametrize("kind", ["link", "dangling link", "fifo", "folder"])
+def test_a_log_that_is_no_regular_file_is_refused(
+    repository: Path, tmp_path: Path, kind: str
+) -> None:
+    place, log, outside = (tmp_path / name for name in ("mnt", "log", "outside"))
+    place.mkdir()
+    if kind == "link":
+        outside.write_text("precious")
+    if "link" in kind:
+        log.symlink_to(outside)
+    elif kind == "fifo":
+        os.mkfifo(log)
+    else:
+        log.mkdir()
+
+    failed = _run(f"--repo={repository}", "mount", f"--log-file={log}", place)
+
+    assert failed.returncode == 40
+    assert re.fullmatch(r"cbtfs: cannot write .*/log: .*; name a --log-file\n", failed.stderr)
+    assert outside.exists() == (kind == "link")
+
+
 @pytest.mark.parametrize("options", [["--foreground"], ["--log-file=/dev/null"]])
 def test_what_keeps_a_mount_from_starting_reaches_the_user(
     tmp_path: Path, options: list[str]

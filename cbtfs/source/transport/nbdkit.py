@@ -9,7 +9,6 @@ import logging
 import os
 import shutil
 import signal
-import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
+from cbtfs import process
 from cbtfs.core.extent import Extent
 from cbtfs.errors import SourceUnavailable
 from cbtfs.source.nbd import NbdLimits
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 _POLL_SECONDS: Final = 0.02
 _CONNECTIONS: Final = 2
 """Each is a connection to the host's NFC service, which has few (VDDK Programming Guide, NBD)."""
-_KEPT: Final = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH")
+_PROBE_SECONDS: Final = 60
 _LAST_WORDS: Final = 4096
 
 
@@ -65,18 +65,17 @@ class NbdkitTransport:
 
     def _probe(self) -> str | None:
         """Whether nbdkit, its plugin and the library are installed."""
-        if shutil.which(self._program) is None:
+        program = process.find_program(self._program)
+        if program is None:
             return "nbdkit is not installed, and no --nbd-uri is given"
-        command = [self._program, "vddk", f"libdir={self._login.libdir}", "--dump-plugin"]
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            stdin=subprocess.DEVNULL,
-            env=_environment(),
-            check=False,
-        )
+        command = [program, "vddk", f"libdir={self._login.libdir}", "--dump-plugin"]
+        try:
+            done = process.run(command, _PROBE_SECONDS, env=_environment())
+        except OSError as exc:
+            return f"{program} cannot be run: {exc.strerror}"
+        except process.TimeoutExpired:
+            return f"{program} did not tell of its vddk plugin in {_PROBE_SECONDS} s"
+        self._program = program
         if done.returncode or "name=vddk" not in done.stdout:
             words = done.stderr.strip().splitlines() or ["no reason given"]
             return f"nbdkit has no working vddk plugin: {words[-1]}"
@@ -88,8 +87,9 @@ class NbdkitTransport:
 
 
 def _environment() -> dict[str, str]:
-    """Nothing that is no business of a child: a password may stand in ours."""
-    return {name: os.environ[name] for name in _KEPT if name in os.environ}
+    """The usual one of a child, and where the user's plugin finds its libraries."""
+    path = os.environ.get("LD_LIBRARY_PATH")
+    return process.environment(**({} if path is None else {"LD_LIBRARY_PATH": path}))
 
 
 class _VddkReader:
@@ -99,7 +99,7 @@ class _VddkReader:
 
     def __init__(self, program: str, login: VddkLogin, disk: FrozenDisk) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="cbtfs-nbdkit-"))
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: process.Popen[bytes] | None = None
         try:
             self._start(program, login, disk)
             uri = f"nbd+unix:///?socket={quote(str(self._folder / 'socket'))}"
@@ -139,9 +139,8 @@ class _VddkReader:
                 f"file={disk.path}",
             ]
             with (self._folder / "log").open("xb") as words:
-                self._process = subprocess.Popen(
+                self._process = process.start(
                     command,
-                    stdin=subprocess.DEVNULL,
                     stdout=words,
                     stderr=words,
                     env=_environment(),
@@ -174,14 +173,14 @@ class _VddkReader:
 
     def _end(self, secret: Secret | None) -> str:
         """End the process, remove its folder; its last words, from which the secret is taken."""
-        process = self._process
-        if process is not None and process.poll() is None:
-            process.send_signal(signal.SIGTERM)
+        child = self._process
+        if child is not None and child.poll() is None:
+            child.send_signal(signal.SIGTERM)
             try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+                child.wait(10)
+            except process.TimeoutExpired:
+                child.kill()
+                child.wait()
         words = ""
         with suppress(OSError):
             text = (self._folder / "log").read_bytes()[-_LAST_WORDS:].decode("utf-8", "replace")

@@ -7,12 +7,13 @@ child process, after a writer has died.
 
 import mmap
 import os
+import signal
 import struct
-import subprocess
-import sys
 from pathlib import Path
 from typing import Final
 
+from cbtfs import process
+from cbtfs.errors import CbtfsError, OutOfResources
 from cbtfs.store.catalog.records import CatalogDamaged
 from cbtfs.store.files import open_regular, read_exactly
 
@@ -26,12 +27,23 @@ _MAGIC: Final = 0xBEEFC0DE
 _VERSION: Final = 1
 _MIN_PAGE, _MAX_PAGE = 512, 65536
 
-_VERIFY: Final = (
-    "import sys; from lmdb.verify import VerifyError, verify\n"
-    "try: found = verify(sys.argv[1], subdir=False)\n"
-    "except VerifyError as exc: found = [str(exc)]\n"
-    "print('\\n'.join(found[:3])); sys.exit(bool(found))"
-)
+_DAMAGED, _NO_MEMORY = 3, 4
+_VERIFY: Final = f"""
+from lmdb import Error
+from lmdb.verify import VerifyError, verify
+try:
+    found = verify(sys.argv[1], subdir=False)
+except (VerifyError, Error, ValueError) as exc:
+    found = [str(exc) or type(exc).__name__]
+except MemoryError:
+    sys.exit({_NO_MEMORY})
+print(*found[:3], sep="\\n")
+sys.exit({_DAMAGED} if found else 0)
+"""
+"""Exit codes of its own: an interpreter that fails to start says nothing about the file."""
+_VERIFY_SECONDS: Final = 600
+_BYTES_PER_SECOND: Final = 1 << 20
+"""The verifier is slow: about 25 MB/s were measured. A storage that hangs must not hang a run."""
 
 
 def check_size(folder: Path) -> None:
@@ -67,13 +79,33 @@ def _meta_at(fd: int, offset: int) -> tuple[int, int, int] | None:
 
 
 def verify(folder: Path) -> str | None:
-    """What LMDB's structural verifier finds wrong with data.mdb in *folder*; None if nothing."""
-    done = subprocess.run(
-        [sys.executable, "-c", _VERIFY, folder / DATA],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    """What LMDB's structural verifier finds wrong with data.mdb in *folder*; None if nothing.
+
+    Raises:
+        DataCorrupt: it is no regular file.
+        OutOfResources: the verifier could not be run, or was killed for its memory.
+    """
+    fd = open_regular(folder / DATA)  # the child would wait at a FIFO
+    seconds = _VERIFY_SECONDS + os.fstat(fd).st_size // _BYTES_PER_SECOND
+    os.close(fd)
+    try:
+        done = process.run(process.interpreter(_VERIFY, folder / DATA), seconds)
+    except OSError as exc:
+        raise OutOfResources(
+            f"cannot start the catalog's verifier: {exc.strerror}; the catalog is as it was"
+        ) from exc
+    except process.TimeoutExpired as exc:
+        raise CbtfsError(
+            f"verifying the catalog did not end in {seconds} s: look for a storage that hangs"
+        ) from exc
     if done.returncode == 0:
         return None
-    return (done.stdout or done.stderr).strip().partition("\n")[0] or f"code {done.returncode}"
+    if done.returncode in (_NO_MEMORY, -signal.SIGKILL):
+        raise OutOfResources(
+            "the catalog's verifier ran out of memory: the catalog is as it was; give it more"
+        )
+    words = (done.stdout if done.returncode == _DAMAGED else done.stderr).strip().splitlines()
+    if done.returncode != _DAMAGED and done.returncode > 0:
+        why = words[-1] if words else f"it ended with {done.returncode}"
+        raise CbtfsError(f"the catalog's verifier does not run: {why}; look at the installation")
+    return words[0] if words else f"the verifier ended with {done.returncode}"

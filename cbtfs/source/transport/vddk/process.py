@@ -5,12 +5,9 @@ does, crash, hang or talk nonsense, ends as a SourceUnavailable here.
 """
 
 import logging
-import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -20,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-import cbtfs
+from cbtfs import process
 from cbtfs.errors import SourceUnavailable
 from cbtfs.source.transport.vddk import abi, frame
 from cbtfs.source.transport.vddk.child import CLOSING_SECONDS, IN_FLIGHT
@@ -29,12 +26,7 @@ from cbtfs.source.transport.vddk.redact import redacted
 
 log = logging.getLogger(__name__)
 
-_PROGRAM: Final = (
-    "import sys; sys.path.insert(0, sys.argv[1]); "
-    "from cbtfs.source.transport.vddk.child import main; main(int(sys.argv[2]))"
-)
-_ROOT: Final = str(Path(cbtfs.__file__).parents[1])
-_KEPT_VARIABLES: Final = ("PATH", "HOME", "LANG", "TMPDIR")
+_PROGRAM: Final = "from cbtfs.source.transport.vddk.child import main; main(int(sys.argv[1]))"
 _LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING}
 _LAST_WORDS: Final = 20
 _HINTS: Final[dict[tuple[str, int], str]] = {
@@ -240,7 +232,7 @@ class ChildProcess:
             self._stream.shutdown(socket.SHUT_RDWR)
         try:
             self._process.wait(CLOSING_SECONDS if self._why is None else _ENDING_SECONDS)
-        except subprocess.TimeoutExpired:
+        except process.TimeoutExpired:
             self._process.kill()
             self._process.wait()
         for thread in self._threads:
@@ -264,28 +256,21 @@ def failure_in(found: frame.Frame, secrets: tuple[str, ...]) -> VixFailed:
     return VixFailed(redacted(message, secrets), number)
 
 
-def _started(libdir: Path) -> "tuple[socket.socket, subprocess.Popen[bytes]]":
+def _started(libdir: Path) -> "tuple[socket.socket, process.Popen[bytes]]":
     """A child, and our end of the socket to it. It is in a session of its own: a Ctrl-C is ours."""
+    place = find_library(libdir)
+    folder = libdir if place is None else place.folder
     ours, theirs = socket.socketpair()
     with theirs:
         try:
-            process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _PROGRAM, _ROOT, str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                env=_environment(libdir),
+            child = process.start(
+                process.interpreter(_PROGRAM, str(theirs.fileno())),
+                stderr=process.PIPE,
+                env=process.environment(LD_LIBRARY_PATH=str(folder)),
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,
             )
         except BaseException:
             ours.close()
             raise
-    return ours, process
-
-
-def _environment(libdir: Path) -> dict[str, str]:
-    """Nothing that is no business of a child: a password may stand in ours."""
-    place = find_library(libdir)
-    kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
-    return {**kept, "LD_LIBRARY_PATH": str(libdir if place is None else place.folder)}
+    return ours, child

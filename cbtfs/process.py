@@ -1,0 +1,170 @@
+"""Child processes: every program and every interpreter is started by this module.
+
+A child gets a clean environment, no standard input and, unless it is to stay, a time limit. An
+interpreter is isolated (-I -S): it takes no module from the current directory, from PYTHONPATH or
+from the user's site directory, and runs no sitecustomize. It finds packages where this process
+found them, behind the standard library, so it works in a virtual environment, in an editable
+install and in a private directory of a distribution's package alike.
+"""
+
+import ctypes
+import os
+import resource
+import selectors
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from subprocess import DEVNULL, PIPE, STDOUT, CompletedProcess, Popen, TimeoutExpired
+from typing import IO, Any, Final
+
+import cbtfs
+from cbtfs.errors import CbtfsError
+
+__all__ = ["DEVNULL", "PIPE", "STDOUT", "CompletedProcess", "Popen", "TimeoutExpired"]
+
+Argument = str | Path
+
+_KEPT_VARIABLES: Final = ("HOME", "LANG", "LC_ALL", "TMPDIR", "TZ")
+_DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
+_SET_DUMPABLE: Final = 4
+"""PR_SET_DUMPABLE of linux/prctl.h."""
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Return the environment of a child: a few harmless variables, and *more*.
+
+    Everything else stays out: a password may be in our environment, and PYTHON… or LD_… change
+    what code a child runs.
+    """
+    kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
+    return {"PATH": search_path(), **kept, **more}
+
+
+def search_path() -> str:
+    """Return PATH without relative directories and, for root, without those of other users."""
+    given = os.environ.get("PATH") or _DEFAULT_PATH
+    return os.pathsep.join(filter(_is_trusted, given.split(os.pathsep))) or _DEFAULT_PATH
+
+
+def _is_trusted(folder: str) -> bool:
+    """Whether programs may be taken from *folder*.
+
+    For root it must belong to root, and nobody else may write to it, as sudo and sshd demand.
+    """
+    if not os.path.isabs(folder):
+        return False
+    if os.geteuid() != 0:
+        return True
+    try:
+        facts = os.stat(folder)
+    except OSError:
+        return False
+    return facts.st_uid == 0 and not facts.st_mode & _OTHERS_WRITE
+
+
+def find_program(name: str) -> str | None:
+    """Return the absolute path of a program, looked up in search_path(); None if there is none."""
+    if os.sep in name:
+        return shutil.which(os.path.abspath(name))
+    return shutil.which(name, path=search_path())
+
+
+def interpreter(program: str, *arguments: Argument) -> list[Argument]:
+    """Return the command that runs *program*, Python source text, in an isolated interpreter."""
+    paths = [str(Path(cbtfs.__file__).parents[1]), *filter(os.path.isabs, sys.path)]
+    start = f"import sys; sys.path += {list(dict.fromkeys(paths))!a}\n"
+    return [sys.executable, "-I", "-S", "-c", start + program, *arguments]
+
+
+def module(name: str, *arguments: Argument) -> list[Argument]:
+    """Return the command that runs the module *name*, as `python -m` does, but isolated."""
+    program = f"import runpy; runpy.run_module({name!r}, run_name='__main__', alter_sys=True)"
+    return interpreter(program, *arguments)
+
+
+def run(
+    command: Sequence[Argument], seconds: float, *, env: Mapping[str, str] | None = None
+) -> CompletedProcess[str]:
+    """Run *command* to its end, for at most *seconds*; its output is captured.
+
+    Raises:
+        OSError: it cannot be started.
+        TimeoutExpired: it did not end in time, and was killed.
+    """
+    return subprocess.run(
+        command,
+        stdin=DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        env=environment() if env is None else env,
+        timeout=seconds,
+        check=False,
+    )
+
+
+def start(
+    command: Sequence[Argument],
+    *,
+    stdout: int | IO[bytes] = DEVNULL,
+    stderr: int | IO[bytes] | None = None,
+    env: Mapping[str, str] | None = None,
+    pass_fds: Sequence[int] = (),
+    cwd: Path | None = None,
+    start_new_session: bool = False,
+) -> Popen[bytes]:
+    """Start *command*, which is to stay; its time limit is for the caller to keep.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    return Popen(
+        command,
+        stdin=DEVNULL,
+        stdout=stdout,
+        stderr=stderr,
+        env=environment() if env is None else env,
+        pass_fds=pass_fds,
+        cwd=cwd,
+        start_new_session=start_new_session,
+    )
+
+
+def first_line(process: Popen[bytes], seconds: float) -> bytes:
+    """Return the first line on a child's standard output; empty if it ends before it has one.
+
+    Raises:
+        CbtfsError: there is none within *seconds*.
+    """
+    assert process.stdout is not None
+    line = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        while not line.endswith(b"\n"):
+            if not selector.select(seconds):
+                process.kill()
+                raise CbtfsError(f"{_name_of(process)} was not ready in {seconds:.0f} s")
+            byte = os.read(process.stdout.fileno(), 1)
+            if not byte:
+                break
+            line += byte
+    return line
+
+
+def _name_of(process: Popen[Any]) -> str:
+    words = process.args
+    return str(words[0]) if isinstance(words, Sequence) and words else "a child process"
+
+
+def forbid_core_dumps() -> None:
+    """Let no core dump and no debugger of the same user show the memory of this process.
+
+    The limit is inherited by children. Where core dumps go to a program, the kernel does not look
+    at the limit (core(5)): for that the process is made undumpable.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    ctypes.CDLL(None).prctl(_SET_DUMPABLE, 0, 0, 0, 0)
