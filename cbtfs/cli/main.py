@@ -1,5 +1,6 @@
 """The `cbtfs` command: its options, its commands, and the edge where errors become exit codes."""
 
+import errno
 import logging
 import os
 import signal
@@ -20,10 +21,13 @@ from cbtfs.cli.output import say
 from cbtfs.cli.verbs import Verbs
 from cbtfs.core.names import printable
 from cbtfs.errors import CbtfsError
+from cbtfs.shortage import SHORTAGES, explain
 
 _INTERRUPTED: Final = 128 + signal.SIGINT
 _USAGE: Final = 2
 _BUG: Final = 70
+_NO_THREAD: Final = "can't start new thread"
+"""The RuntimeError of Python where memory or a limit on processes does not suffice for one."""
 
 _EXIT_CODES: Final = """\b
 Exit codes:
@@ -155,10 +159,31 @@ def main(arguments: Sequence[str]) -> int:
     except Terminated as exc:
         say("terminated" if exc.signum == signal.SIGTERM else "terminated by SIGHUP")
         return exc.exit_code
-    except Exception:
-        traceback.print_exc()
-        say("this is a bug: please report it with the lines above")
-        return _BUG
+    except MemoryError:
+        say(explain(errno.ENOMEM))
+        return CbtfsError.exit_code
+    except OSError as exc:
+        return _failed_call(exc)
+    except Exception as exc:
+        if str(exc) == _NO_THREAD:
+            say(f"{exc}: {explain(errno.ENOMEM)}")
+            return CbtfsError.exit_code
+        return _bug()
+
+
+def _bug() -> int:
+    traceback.print_exc()
+    say("this is a bug: please report it with the lines above")
+    return _BUG
+
+
+def _failed_call(exc: OSError) -> int:
+    """Report what the system refused, where no part of the program expected that."""
+    where = "" if exc.filename is None else f" {os.fsdecode(exc.filename)}"
+    if exc.errno in SHORTAGES:
+        say(f"cannot open{where or ' a file'}: {explain(exc.errno)}")
+        return CbtfsError.exit_code
+    return _bug()
 
 
 def _usage_line(exc: typer.TyperException) -> str:

@@ -17,6 +17,11 @@ FRAME_MAGIC: Final = b"CBTF"
 PACK_VERSION: Final = 1
 MAX_PLAIN_BYTES: Final = 1 << 22
 """No object is larger than this when decoded, whatever a header says."""
+MAX_PACK_BYTES: Final = (1 << 32) - 1
+"""A pack has fewer than 2^32 bytes (docs/format.md)."""
+MAX_TRAILER_BYTES: Final = 256 << 20
+"""A larger trailer is not loaded: the pack is read frame by frame. A pack of 64 MiB whose frames
+are all as small as can be has one of 36 MiB."""
 
 _PACK_HEADER = struct.Struct("<8sHHI16s")
 _FRAME_HEADER = struct.Struct("<4sIHBBBBHIII24s32s8s")
@@ -116,7 +121,7 @@ def decode_frame_header(data: bytes | memoryview, offset: int) -> tuple[Frame, b
     (crc,) = _CRC.unpack_from(data, _FRAME_HEADER.size)
     if len(table) != table_bytes or crc != zlib.crc32(table, zlib.crc32(head)):
         raise ValueError("frame header fails its checksum")
-    if flags or slot or plain > MAX_PLAIN_BYTES:
+    if flags or slot or max(plain, stored) > MAX_PLAIN_BYTES:
         raise ValueError("frame header asks for what this version does not know")
     frame = Frame(offset, stored, plain, Kind(kind), level, Codec(codec), Digest(fields[12]))
     if frame.table_bytes != table_bytes or frame.end - offset != length:
@@ -188,7 +193,7 @@ def decode_trailer(data: bytes, footer: Footer) -> list[Frame]:
         frame = Frame(offset, stored, plain, Kind(kind), level, Codec(codec), Digest(digest))
         if frame.end - offset != length or frame.end > footer.trailer_offset:
             raise ValueError("pack trailer contradicts itself")
-        if plain > MAX_PLAIN_BYTES or len(digest) != DIGEST_BYTES:
+        if max(plain, stored) > MAX_PLAIN_BYTES or len(digest) != DIGEST_BYTES:
             raise ValueError("pack trailer asks for what this version does not know")
         frames.append(frame)
     return frames

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from cbtfs.errors import AccessDenied, DataCorrupt, StoreFailed
+from cbtfs.shortage import SHORTAGES, explain, refuse_shortage
 
 FILE_MODE: Final = 0o600
 FOLDER_MODE: Final = 0o700
@@ -38,13 +39,15 @@ def open_regular(path: Path, flags: int = 0) -> int:
     """A descriptor of the regular file at *path*, by default for reading.
 
     FileNotFoundError or NotADirectoryError if there is none; AccessDenied for writing to a
-    read-only file system; DataCorrupt if it is anything but a regular file, or cannot be read.
+    read-only file system; OutOfResources where a limit of this process is met; DataCorrupt if it is
+    anything but a regular file, or cannot be read.
     """
     try:
         fd = os.open(path, _READ | flags)
     except OSError as exc:
         if isinstance(exc, FileNotFoundError | NotADirectoryError | PermissionError):
             raise
+        refuse_shortage(exc, f"cannot open {path}")
         if exc.errno == errno.EROFS:
             raise AccessDenied(f"cannot write {path}: {exc.strerror}") from exc
         expected = "; expected a regular file" if exc.errno in _NO_REGULAR_FILE else ""
@@ -145,6 +148,8 @@ def storing(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
+        if exc.errno in SHORTAGES:
+            raise StoreFailed(f"cannot write {what}: {explain(exc.errno)}") from exc
         raise StoreFailed(
             f"cannot write {what}: {exc.strerror}; nothing committed is lost, "
             "mend the storage and run the command again"

@@ -1,5 +1,6 @@
 """One pack: appended to while it is open, never changed once it is closed."""
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,9 @@ from cbtfs.core.frame import (
     FOOTER_BYTES,
     FRAME_HEADER_BYTES,
     FRAME_MAGIC,
+    MAX_PACK_BYTES,
     MAX_PLAIN_BYTES,
+    MAX_TRAILER_BYTES,
     PACK_HEADER_BYTES,
     Frame,
     decode_footer,
@@ -25,6 +28,7 @@ from cbtfs.core.frame import PIECE_BYTES as PIECE
 from cbtfs.core.ids import PackId
 from cbtfs.errors import ChunkMissing, DataCorrupt
 from cbtfs.native import PackFile
+from cbtfs.shortage import refuse_shortage
 from cbtfs.store.codec import Encoded, decode
 from cbtfs.store.files import (
     Buffers,
@@ -44,6 +48,8 @@ _BUFFER_BYTES: Final = 1 << 20
 _BEHIND_BYTES: Final = 8 << 20
 """How much is written before the storage is given it: the flush at the end finds less to do."""
 _LONGEST_HEADER: Final = FRAME_HEADER_BYTES + MAX_PLAIN_BYTES // PIECE * 4
+_WINDOW_BYTES: Final = 4 << 20
+"""How much of a pack a scan has in memory at a time."""
 OPEN_SUFFIX: Final = ".open"
 
 
@@ -160,6 +166,7 @@ class Pack:
         try:
             return read_into(self._fd, buffers, offset)
         except OSError as exc:
+            refuse_shortage(exc, f"cannot read {self._path}")
             raise DataCorrupt(f"cannot read {self._path}: {exc.strerror}") from exc
 
     def _look(self, frame: Frame, head: bytes | bytearray) -> bytes:
@@ -177,6 +184,8 @@ class Pack:
         """The frames that the trailer lists; DataCorrupt if trailer or footer is damaged."""
         try:
             name = PackId(self._path.name)
+            if self.size > MAX_PACK_BYTES:
+                raise ValueError(f"{self.size} bytes, where a pack has at most {MAX_PACK_BYTES}")
             found = decode_pack_header(self._read(0, PACK_HEADER_BYTES))
             if found != name:
                 raise ValueError(f"pack header is of pack {found}")
@@ -185,20 +194,42 @@ class Pack:
             if footer.pack != name:
                 raise ValueError(f"pack footer is of pack {footer.pack}")
             span = footer_at - footer.trailer_offset
+            if span > MAX_TRAILER_BYTES:
+                raise ValueError(f"pack trailer of {span} bytes is too large to be loaded")
             return decode_trailer(self._read(footer.trailer_offset, span), footer)
         except ValueError as exc:
             raise DataCorrupt(f"{self._path}: {exc}") from exc
 
     def scan(self) -> Iterator[Frame]:
-        """Yield the frames whose header holds, found without the trailer."""
-        data = self._read(0, self.size)
-        at = data.find(FRAME_MAGIC, PACK_HEADER_BYTES)
-        while at >= 0:
-            try:
-                table_room = data[at : at + FRAME_HEADER_BYTES + 4 * (self.size // PIECE + 1)]
-                frame, _ = decode_frame_header(table_room, at)
-                at = data.find(FRAME_MAGIC, frame.end)
-                if frame.end <= self.size:
-                    yield frame
-            except ValueError:
-                at = data.find(FRAME_MAGIC, at + 1)
+        """Yield the frames whose header holds, found without the trailer.
+
+        The pack is read through a window. Of one that is larger than the format allows, only the
+        bytes that a frame may stand in are read.
+        """
+        end = min(self.size, MAX_PACK_BYTES)
+        at = PACK_HEADER_BYTES
+        while (at := self._data_from(at)) < end:
+            window = self._read(at, min(_WINDOW_BYTES + _LONGEST_HEADER, end - at))
+            start, last = at, len(window) if at + len(window) >= end else _WINDOW_BYTES
+            if not window:
+                return  # it is shorter than it was
+            at += last
+            found = window.find(FRAME_MAGIC)
+            while 0 <= found < last:
+                try:
+                    head = window[found : found + _LONGEST_HEADER]
+                    frame, _ = decode_frame_header(head, start + found)
+                    if frame.end <= end:
+                        yield frame
+                    found = frame.end - start
+                    at = max(at, frame.end)
+                except ValueError:
+                    found += 1
+                found = window.find(FRAME_MAGIC, found)
+
+    def _data_from(self, offset: int) -> int:
+        """The offset of the first byte from *offset* on that is in no hole of the file."""
+        try:
+            return os.lseek(self._fd, offset, os.SEEK_DATA)
+        except OSError as exc:
+            return self.size if exc.errno == errno.ENXIO else offset

@@ -10,7 +10,7 @@ from typing import Final
 
 from cbtfs.core.frame import Frame
 from cbtfs.core.ids import PackId
-from cbtfs.errors import ChunkMissing, DataCorrupt
+from cbtfs.errors import AccessDenied, ChunkMissing, DataCorrupt, OutOfResources
 from cbtfs.store.files import remove
 from cbtfs.store.pack import OPEN_SUFFIX, Pack, PackWriter
 
@@ -61,9 +61,11 @@ class PackFolder:
                 self._open.move_to_end(pack)
                 return found
         try:
-            found = Pack(self.path(pack))
+            found = self._opened(pack)
         except FileNotFoundError as exc:
             raise ChunkMissing(f"pack {pack} is gone") from exc
+        except PermissionError as exc:
+            raise AccessDenied(f"cannot open pack {pack}: {exc.strerror}") from exc
         except OSError as exc:
             raise DataCorrupt(f"cannot open pack {pack}: {exc.strerror}") from exc
         with self._lock:
@@ -71,6 +73,17 @@ class PackFolder:
             while len(self._open) > _MAX_OPEN:
                 self._open.popitem(last=False)
         return found
+
+    def _opened(self, pack: PackId) -> Pack:
+        """Open a pack; where this process may have no more files, close others first."""
+        try:
+            return Pack(self.path(pack))
+        except OutOfResources:
+            with self._lock:
+                if not self._open:
+                    raise
+                self._open.clear()
+            return Pack(self.path(pack))
 
     def frames(self, pack: PackId) -> tuple[list[Frame], str | None]:
         """The frames of a pack, and what is wrong with its trailer if it had to be scanned."""

@@ -21,6 +21,7 @@ from cbtfs.core.manifest import (
 )
 from cbtfs.core.sealed import MAX_BYTES
 from cbtfs.errors import CbtfsError, DataCorrupt, PointNotFound
+from cbtfs.shortage import refuse_shortage
 from cbtfs.store.files import load_file, open_regular, put_if_absent, remove, replace, sync_folder
 
 STATE_SUFFIX: Final = ".state"
@@ -107,7 +108,10 @@ class PointFolder:
                 raise ValueError("it is the manifest of another point")
         except FileNotFoundError as exc:
             raise PointNotFound(f"point {point} is gone") from exc
-        except (OSError, ValueError) as exc:
+        except OSError as exc:
+            refuse_shortage(exc, f"cannot read manifest {path.name}")
+            raise DataCorrupt(f"cannot read manifest {path.name}: {exc.strerror}") from exc
+        except ValueError as exc:
             raise DataCorrupt(f"manifest {path.name} is damaged: {exc}") from exc
         return data, manifest
 
@@ -115,7 +119,7 @@ class PointFolder:
         """The point's state and the mark of its file."""
         try:
             fd = open_regular(self._path / (point + STATE_SUFFIX))
-        except (OSError, CbtfsError):
+        except (OSError, DataCorrupt):
             return unknown_state(point), b""
         try:
             facts = os.fstat(fd)

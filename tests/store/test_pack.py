@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cbtfs.core.frame import FOOTER_BYTES, FRAME_HEADER_BYTES, PACK_HEADER_BYTES, Frame, Kind
+from cbtfs.core.frame import (
+    ENTRY_BYTES,
+    FOOTER_BYTES,
+    FRAME_HEADER_BYTES,
+    PACK_HEADER_BYTES,
+    Frame,
+    Kind,
+)
 from cbtfs.core.ids import PackId
 from cbtfs.errors import CbtfsError, ChunkMissing, DataCorrupt
 from cbtfs.store.codec import Encoder
@@ -162,6 +169,19 @@ def test_a_damaged_trailer_costs_nothing_but_a_scan(folder: PackFolder) -> None:
         assert pack in problem
 
 
+@pytest.mark.parametrize("window", [1, 4, 95, 96, 97, 1000, 4096])
+def test_a_scan_finds_the_same_frames_through_any_window(
+    folder: PackFolder, window: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Magic, header, table and payload are cut by its end, each in turn."""
+    pack, frames = write_pack(folder, CONTENTS)
+    flip(folder.path(pack), frames[2].offset + 6)
+    flip(folder.path(pack), folder.path(pack).stat().st_size - 1)
+    monkeypatch.setattr("cbtfs.store.pack._WINDOW_BYTES", window)
+
+    assert folder.frames(pack)[0] == frames[:2] + frames[3:]
+
+
 @pytest.mark.parametrize("lost", range(len(CONTENTS)))
 def test_a_scan_finds_the_frames_around_a_damaged_header(folder: PackFolder, lost: int) -> None:
     pack, frames = write_pack(folder, CONTENTS)
@@ -178,6 +198,35 @@ def test_a_scan_is_not_misled_by_a_pack_inside_a_chunk(folder: PackFolder) -> No
     flip(folder.path(pack), folder.path(pack).stat().st_size - 1)
 
     assert folder.frames(pack)[0] == frames
+
+
+def test_a_scan_passes_over_holes(folder: PackFolder) -> None:
+    """A pack of nearly 4 GiB, whose last frames stand behind a hole."""
+    pack, frames = write_pack(folder, CONTENTS)
+    whole = folder.path(pack).read_bytes()
+    hole = (4 << 30) - len(whole) - 1
+    with folder.path(pack).open("r+b") as file:
+        file.seek(hole)
+        file.write(whole[PACK_HEADER_BYTES:])
+    folder.forget_open()
+
+    found, _ = folder.frames(pack)
+
+    moved = [f._replace(offset=f.offset + hole - PACK_HEADER_BYTES) for f in frames]
+    assert found == frames + moved
+
+
+def test_a_trailer_that_is_too_large_is_not_loaded(
+    folder: PackFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pack, frames = write_pack(folder, CONTENTS)
+    monkeypatch.setattr("cbtfs.store.pack.MAX_TRAILER_BYTES", ENTRY_BYTES * (len(frames) - 1))
+
+    found, problem = folder.frames(pack)
+
+    assert found == frames
+    assert problem is not None
+    assert "too large" in problem
 
 
 def test_a_pack_under_the_name_of_another_is_scanned(folder: PackFolder) -> None:

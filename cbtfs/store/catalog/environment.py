@@ -12,7 +12,14 @@ from typing import Any, Final, TypeVar
 
 import lmdb
 
-from cbtfs.errors import AccessDenied, DataCorrupt, RepositoryNotFound, StoreFailed
+from cbtfs.errors import (
+    AccessDenied,
+    DataCorrupt,
+    OutOfResources,
+    RepositoryNotFound,
+    StoreFailed,
+)
+from cbtfs.shortage import explain, refuse_shortage
 from cbtfs.store.catalog.gate import DATA, check_size
 from cbtfs.store.catalog.records import DATABASES, INTEGER_KEYS, CatalogDamaged
 from cbtfs.store.files import FILE_MODE, make_folder, refuse_others
@@ -28,8 +35,8 @@ _MAX_READERS: Final = 1024
 LOCK: Final = "lock.mdb"
 _LOCK_BYTES: Final = (_MAX_READERS + 64) * 64
 """64 for each reader, and no more than 4096 for what comes before them."""
-_SHORTAGES: Final = (lmdb.MemoryError, lmdb.ReadersFullError, lmdb.LockError, lmdb.DiskError)
-_SHORTAGE_WORDS: Final = ("Too many open files", "No space left", "Input/output error")
+_SHORTAGES: Final = (lmdb.LockError, lmdb.DiskError)
+_SHORTAGE_WORDS: Final = ("No space left", "Input/output error")
 """What says nothing about the file: it must not be taken for damage, and rebuilt."""
 
 
@@ -39,6 +46,23 @@ def _map_bytes() -> int:
     if limit == resource.RLIM_INFINITY:
         return _MAP_BYTES
     return min(_MAP_BYTES, max(limit // 4, _SMALLEST_MAP_BYTES))
+
+
+def _refuse_shortage(exc: lmdb.Error) -> None:
+    """Raise OutOfResources if *exc* tells of a limit that was met, and nothing of the file."""
+    words = str(exc)
+    if isinstance(exc, lmdb.MemoryError):
+        number = errno.ENOMEM
+    elif "Too many open files" in words:
+        number = errno.ENFILE if "in system" in words else errno.EMFILE
+    elif isinstance(exc, lmdb.ReadersFullError):
+        raise OutOfResources(
+            f"cannot open the catalog: {_MAX_READERS} processes or threads read it, which is the "
+            "most there can be; wait until some have ended"
+        ) from exc
+    else:
+        return
+    raise OutOfResources(f"cannot open the catalog: {explain(number)}") from exc
 
 
 class Environment:
@@ -90,6 +114,7 @@ class Environment:
                 raise AccessDenied(f"cannot open the catalog: {exc}; be its owner") from exc
             if "already open" in str(exc):
                 raise RuntimeError(f"{self._folder} is open in this process already") from exc
+            _refuse_shortage(exc)
             if isinstance(exc, _SHORTAGES) or any(word in str(exc) for word in _SHORTAGE_WORDS):
                 raise StoreFailed(f"cannot open the catalog: {exc}; it is as it was") from exc
             raise CatalogDamaged(str(exc)) from exc
@@ -103,6 +128,7 @@ class Environment:
             }
         except lmdb.Error as exc:
             self._lmdb.close()
+            _refuse_shortage(exc)
             raise CatalogDamaged(str(exc)) from exc
 
     def _have_room_for_lock(self) -> None:
@@ -126,6 +152,7 @@ class Environment:
             is_for_lmdb_to_say = exc.errno in (errno.EACCES, errno.EROFS, errno.ENOENT)
             if is_for_lmdb_to_say or (facts and not self._is_writable):
                 return  # A reader writes to what was written to before.
+            refuse_shortage(exc, "cannot open the catalog")
             raise StoreFailed(
                 f"cannot open the catalog: {exc.strerror} for its lock; it is as it was"
             ) from exc
@@ -184,6 +211,7 @@ class Environment:
                             yield transaction, self._databases
                         return
                 except lmdb.Error as exc:
+                    _refuse_shortage(exc)
                     raise CatalogDamaged(str(exc)) from exc
             self._resize(0)
 

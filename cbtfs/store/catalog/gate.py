@@ -5,6 +5,7 @@ a SIGABRT. The first is looked at before each opening, the second by LMDB's own 
 child process, after a writer has died.
 """
 
+import errno
 import mmap
 import os
 import signal
@@ -14,6 +15,7 @@ from typing import Final
 
 from cbtfs import process
 from cbtfs.errors import CbtfsError, OutOfResources
+from cbtfs.shortage import explain, refuse_shortage
 from cbtfs.store.catalog.records import CatalogDamaged
 from cbtfs.store.files import open_regular, read_exactly
 
@@ -91,9 +93,8 @@ def verify(folder: Path) -> str | None:
     try:
         done = process.run(process.interpreter(_VERIFY, folder / DATA), seconds)
     except OSError as exc:
-        raise OutOfResources(
-            f"cannot start the catalog's verifier: {exc.strerror}; the catalog is as it was"
-        ) from exc
+        refuse_shortage(exc, "cannot start the catalog's verifier")
+        raise CbtfsError(f"cannot start the catalog's verifier: {exc.strerror}") from exc
     except process.TimeoutExpired as exc:
         raise CbtfsError(
             f"verifying the catalog did not end in {seconds} s: look for a storage that hangs"
@@ -101,9 +102,7 @@ def verify(folder: Path) -> str | None:
     if done.returncode == 0:
         return None
     if done.returncode in (_NO_MEMORY, -signal.SIGKILL):
-        raise OutOfResources(
-            "the catalog's verifier ran out of memory: the catalog is as it was; give it more"
-        )
+        raise OutOfResources(f"the catalog's verifier was killed or ended: {explain(errno.ENOMEM)}")
     words = (done.stdout if done.returncode == _DAMAGED else done.stderr).strip().splitlines()
     if done.returncode != _DAMAGED and done.returncode > 0:
         why = words[-1] if words else f"it ended with {done.returncode}"
