@@ -4,9 +4,9 @@ import json
 import subprocess
 from pathlib import Path
 
-from tests.planted import Planted, console_script, environment
-
 import pytest
+
+from tests.planted import Planted, console_script, environment
 
 pytestmark = pytest.mark.mounts
 

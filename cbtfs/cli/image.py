@@ -128,6 +128,7 @@ def image(
 
     from cbtfs.cli.sources import Wishes, look_at
     from cbtfs.core.moment import parse_moment
+    from cbtfs.ingest.point import refuse_many
     from cbtfs.source.listed import load_change_list
     from cbtfs.store.repository import writing
 
@@ -138,6 +139,7 @@ def image(
     except ValueError as exc:
         raise UsageError(str(exc)) from exc
     sources = _pairs(disk, source)
+    refuse_many(vm, len(sources))
     files = _by_label("--changed", changed or [], list(sources))
     wishes = Wishes(
         {label: load_change_list(Path(file)) for label, file in files.items()},

@@ -29,6 +29,8 @@ DiskKind = Literal["disk", "file"]
 MIN_BLOCK_BYTES: Final = 4096
 MAX_BLOCK_BYTES: Final = 1 << 20
 MAX_DISK_BYTES: Final = 1 << 56
+MAX_DISKS: Final = 4094
+"""Disks and small files of one point: the mount has so many inode numbers for each point."""
 
 
 def is_block_size(size: int) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, Final
 from cbtfs import __version__
 from cbtfs.core.audit import Sampling
 from cbtfs.core.ids import PointId
-from cbtfs.core.manifest import DiskRecord, IngestKind, Manifest, Vm
+from cbtfs.core.manifest import MAX_DISKS, DiskRecord, IngestKind, Manifest, Vm
 from cbtfs.core.moment import format_moment, point_name
 from cbtfs.core.names import encode_name, printable, unique_name
 from cbtfs.errors import (
@@ -131,11 +131,21 @@ def bases_of(
     return found
 
 
+def refuse_many(vm: str, count: int) -> None:
+    """UsageError if *count* disks and small files of *vm* are too many for a point."""
+    if count > MAX_DISKS:
+        raise UsageError(
+            f"VM {printable(vm)} has {count} disks and small files, a restore point has at most "
+            f"{MAX_DISKS}: capture them as several VMs"
+        )
+
+
 def _look_at(vm: VmInput, disks: Sequence[DiskInput]) -> None:
     if not vm.name:
         raise UsageError("a VM needs a name")
     if not any(disk.kind == "disk" for disk in disks):
         raise UsageError("a restore point needs a disk")
+    refuse_many(vm.name, len(disks))
     labels = [disk.label for disk in disks]
     identities = [disk.identity for disk in disks]
     if not all(labels) or len(set(labels)) < len(labels) or len(set(identities)) < len(labels):

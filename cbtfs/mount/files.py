@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from cbtfs.core.manifest import DiskRecord, Manifest, PointState
+from cbtfs.core.manifest import MAX_DISKS, DiskRecord, Manifest, PointState
 from cbtfs.core.moment import parse_moment
 from cbtfs.core.names import encode_name, unique_name
 from cbtfs.errors import DataCorrupt
 from cbtfs.mount.entry import Entry, Form, nanoseconds
-from cbtfs.mount.numbers import EXTRA, FIRST_DISK, MAX_SLOT, inode_of
+from cbtfs.mount.numbers import EXTRA, FIRST_DISK, inode_of
 
 VM_JSON: Final = "vm.json"
 _PAGE: Final = 4096
@@ -54,8 +54,11 @@ class PointFiles:
 
 def files_of(manifest: Manifest, stem: int) -> PointFiles:
     """The files of a point; DataCorrupt if they cannot all be numbered or its time is none."""
-    if FIRST_DISK + len(manifest.disks) > MAX_SLOT:
-        raise DataCorrupt(f"point {manifest.point} has {len(manifest.disks)} disks, too many")
+    if len(manifest.disks) > MAX_DISKS:
+        raise DataCorrupt(
+            f"point {manifest.point} has {len(manifest.disks)} disks, the mount shows at most "
+            f"{MAX_DISKS}: use restore"
+        )
     try:
         time = nanoseconds(parse_moment(manifest.time))
     except ValueError as exc:

@@ -10,11 +10,14 @@ import hashlib
 from collections.abc import Container
 from typing import Final
 
+from cbtfs.core.manifest import MAX_DISKS
+
 ROOT: Final = 1
 """What FUSE calls the root: stem 0, slot 1."""
 
-SLOT_BITS: Final = 12
-MAX_SLOT: Final = (1 << SLOT_BITS) - 1
+FIRST_DISK: Final = 2
+MAX_SLOT: Final = FIRST_DISK + MAX_DISKS - 1
+SLOT_BITS: Final = MAX_SLOT.bit_length()
 _STEM_BITS: Final = 51
 """With the slot 63 bits: a number is positive for programs that take it for signed, too."""
 _FIRST_STEM: Final = 16
@@ -27,7 +30,6 @@ SELF: Final = 0
 """The directory itself."""
 EXTRA: Final = 1
 """`latest` of a VM, `vm.json` of a point."""
-FIRST_DISK: Final = 2
 
 
 def inode_of(stem: int, slot: int = SELF) -> int:

@@ -7,7 +7,7 @@ from cbtfs.core.extent import Extent
 from cbtfs.core.names import printable
 from cbtfs.errors import UsageError
 from cbtfs.source.base import ChangeTrackingInvalid, Since
-from cbtfs.source.nbd import ALLOCATION, NbdExport, NbdLimits
+from cbtfs.source.nbd import ALLOCATION, NbdExport, NbdLimits, TooManyExtents
 
 SCHEMES: Final = ("nbd", "nbds", "nbd+unix", "nbds+unix")
 BITMAP: Final = "qemu:dirty-bitmap:"
@@ -67,7 +67,10 @@ class NbdSource:
                 f"{self._export.name} has no bitmap {name}: export it with the disk "
                 "(qemu-nbd --bitmap=NAME)"
             )
-        return self._export.dirty(context)
+        try:
+            return self._export.dirty(context)
+        except TooManyExtents as exc:
+            raise ChangeTrackingInvalid(f"the bitmap {name}: {exc}") from exc
 
     def allocated(self) -> Sequence[Extent]:
         return self._export.allocated()

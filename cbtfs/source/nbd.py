@@ -6,6 +6,7 @@ made anew.
 """
 
 import ctypes
+import logging
 import os
 import threading
 import time
@@ -20,6 +21,8 @@ from cbtfs.core.names import printable
 from cbtfs.errors import SourceUnavailable, UsageError
 from cbtfs.source import libnbd
 
+log = logging.getLogger(__name__)
+
 ALLOCATION: Final = "base:allocation"
 _HOLE, _ZERO = 1, 2
 _DIRTY = 1
@@ -27,6 +30,16 @@ _REQUEST: Final = 2 << 20
 """Bytes of one read: VMware's servers refuse much larger ones (VDDK Programming Guide, NBD)."""
 _STATUS: Final = 1 << 30
 """Bytes that one question for extents covers; the protocol has 32 bits for it."""
+MAX_EXPORT_BYTES: Final = 1 << 50
+"""A larger export is refused: its extents alone would take a million questions."""
+_MAX_MINIMUM: Final = 64 << 10
+"""The largest minimum block size that the protocol allows (NBD, "Block size constraints")."""
+_MAX_EXTENTS: Final = 1 << 21
+"""Pieces of a disk that are kept in memory: about 400 MB."""
+_MAX_PER_ANSWER: Final = 1 << 16
+"""Pieces of one answer that are looked at; the rest is asked for again."""
+_MAX_SPARE_QUESTIONS: Final = 1 << 16
+"""Questions for extents beyond one for each GiB: qemu-nbd describes 2^17 pieces in one answer."""
 _IN_FLIGHT: Final = 4
 _POLL_MS: Final = 1000
 _FURTHER_SECONDS: Final = 3.0
@@ -65,6 +78,10 @@ def statuses_of(pairs: Iterable[tuple[int, int]], start: int, length: int) -> li
     return found
 
 
+class TooManyExtents(Exception):
+    """The server describes the disk in more pieces than are kept; the text says how many."""
+
+
 class _Lost(Exception):
     """The connection is no more; the text says why."""
 
@@ -91,11 +108,24 @@ class NbdExport:
         self._is_closed = False
         self.size = 0
         with self._connection() as first:
+            self._refuse_nonsense(first)
             self.size = first.size
             self._minimum = first.minimum
             self._request = max(first.minimum, min(_REQUEST, first.maximum))
             self.contexts = frozenset(c for c in self._contexts if first.has_context(c))
             self._most = self._limits.connections if first.is_shared else 1
+
+    def _refuse_nonsense(self, first: "_Connection") -> None:
+        if first.size > MAX_EXPORT_BYTES:
+            raise SourceUnavailable(
+                f"{self.name} has {first.size} bytes, at most {MAX_EXPORT_BYTES} are supported: "
+                "name the right export"
+            )
+        if first.minimum > _MAX_MINIMUM:
+            raise SourceUnavailable(
+                f"{self.name} demands requests of {first.minimum} bytes, where the NBD protocol "
+                f"allows {_MAX_MINIMUM}: use another server"
+            )
 
     def read(self, extent: Extent) -> memoryview:
         """Exactly those bytes, or SourceUnavailable."""
@@ -113,12 +143,22 @@ class NbdExport:
         raise AssertionError("the last pause is None")
 
     def statuses(self, context: str) -> list[Status]:
-        """What a metadata context says of the whole disk: ascending, without gaps."""
+        """What a metadata context says of the whole disk: ascending, without gaps.
+
+        Raises:
+            TooManyExtents: it would take too much memory or time to hear it all.
+        """
         found: list[Status] = []
-        at = 0
+        at, questions = 0, 0
         while at < self.size:
+            questions += 1
             found += self._statuses_from(context, at)
             at = found[-1].extent.end
+            if len(found) > _MAX_EXTENTS or questions > _MAX_SPARE_QUESTIONS + at // _STATUS:
+                raise TooManyExtents(
+                    f"{self.name} describes {at} bytes in {len(found)} extents and {questions} "
+                    "answers, which is too many"
+                )
         return found
 
     def _statuses_from(self, context: str, at: int) -> list[Status]:
@@ -140,11 +180,16 @@ class NbdExport:
         if ALLOCATION not in self.contexts:
             return [Extent(0, self.size)]
         known = _HOLE | _ZERO
-        zeros = [each.extent for each in self.statuses(ALLOCATION) if each.flags & known == known]
+        try:
+            statuses = self.statuses(ALLOCATION)
+        except TooManyExtents as exc:
+            log.warning("%s: the whole disk is read", exc)
+            return [Extent(0, self.size)]
+        zeros = [each.extent for each in statuses if each.flags & known == known]
         return list(complement(zeros, self.size))
 
     def dirty(self, context: str) -> list[Extent]:
-        """What a qemu:dirty-bitmap: context marks as written."""
+        """What a qemu:dirty-bitmap: context marks as written; TooManyExtents."""
         return [each.extent for each in self.statuses(context) if each.flags & _DIRTY]
 
     def _try_again(self, why: _Lost, pause: float | None) -> None:
@@ -287,6 +332,7 @@ class _Connection:
 
         def take(_: Any, name: bytes, at: int, pairs: Any, count: int, error: Any) -> int:
             if name.decode("utf-8", "replace") == context and at == start:
+                count = min(count, 2 * _MAX_PER_ANSWER)
                 entries.extend((pairs[i], pairs[i + 1]) for i in range(0, count - 1, 2))
             return 0
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cbtfs.core.ids import NULL_DIGEST, DiskId, PointId, VmId
-from cbtfs.core.manifest import DiskRecord, Manifest, PointState, Vm
+from cbtfs.core.manifest import MAX_DISKS, DiskRecord, Manifest, PointState, Vm
 from cbtfs.errors import DataCorrupt
 from cbtfs.mount.files import VM_JSON, PointFiles, encode_vm_json, files_of
 from cbtfs.mount.numbers import stem_and_slot
@@ -136,3 +136,20 @@ def test_vm_json_is_the_same_for_the_same_state() -> None:
     assert document["state"]["suspect"] == "a list was odd"
     assert document["disks"][0]["disk"] == "a\u202e"
     assert found != encode_vm_json(manifest, state, is_damaged=True)
+
+
+def test_a_point_may_have_as_many_disks_as_an_ingest_takes() -> None:
+    """And one more is told of, not shown in part."""
+    disks = [_disk(number, f"disk{number}") for number in range(MAX_DISKS)]
+    shown = files_of(_manifest(*disks), STEM)
+    numbers = [entry.inode for entry in shown.disks]
+
+    assert len(set(numbers)) == MAX_DISKS
+    for disk, number in zip(disks, numbers, strict=True):
+        stem, slot = stem_and_slot(number)
+        found = shown.at(slot)
+        assert stem == STEM
+        assert found is not None
+        assert found[0] is disk
+    with pytest.raises(DataCorrupt, match="at most 4094"):
+        files_of(_manifest(*disks, _disk(MAX_DISKS, "one more")), STEM)

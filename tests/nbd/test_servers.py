@@ -1,6 +1,7 @@
 """NBD servers that are as they should be, and some that are not."""
 
 import random
+import re
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ import pytest
 from cbtfs.core.extent import Extent
 from cbtfs.errors import SourceUnavailable
 from cbtfs.source.export import NbdSource
-from cbtfs.source.nbd import NbdLimits
+from cbtfs.source.nbd import ALLOCATION, NbdExport, NbdLimits, TooManyExtents
 from tests.cli.support import Run
 from tests.nbd.daemon import qemu_nbd
 from tests.nbd.server import Behaviour, Server, nbd_server
@@ -200,3 +201,51 @@ def test_a_password_in_a_uri_is_not_shown(run: Run) -> None:
 
     assert done.code == 30
     assert "canary" not in done.err
+
+
+def test_an_export_beyond_all_bounds_is_refused(image: Path, run: Run) -> None:
+    with nbd_server(image, Behaviour(announced=[1 << 56])) as server:
+        done = run(*INGEST, server.uri)
+
+    assert done.code == 30
+    assert re.fullmatch(r"cbtfs: .* has 72057594037927936 bytes, at most .*\n", done.err)
+
+
+def test_a_server_that_describes_too_many_pieces_is_read_whole(
+    image: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every other page is a hole, and what is kept in memory is bounded."""
+    with image.open("r+b") as file:
+        for start in range(0, SIZE // 3, 8192):
+            file.seek(start)
+            file.write(bytes(4096))
+    subprocess.run(["fallocate", "--dig-holes", image], check=True)
+    monkeypatch.setattr("cbtfs.source.nbd._MAX_EXTENTS", 64)
+
+    with nbd_server(image) as server, closing(NbdSource(server.uri)) as source:
+        assert source.allocated() == [WHOLE]
+        done = run(*INGEST, server.uri)
+
+    assert done.code == 0, done.err
+    assert run("restore", "vm@latest", "disk", tmp_path / "back").code == 0
+    assert (tmp_path / "back").read_bytes() == image.read_bytes()
+
+
+@pytest.mark.parametrize("bound", ["_MAX_EXTENTS", "_MAX_SPARE_QUESTIONS"])
+def test_a_bitmap_of_too_many_pieces_is_no_list(
+    server: Server, monkeypatch: pytest.MonkeyPatch, bound: str
+) -> None:
+    monkeypatch.setattr(f"cbtfs.source.nbd.{bound}", 0)
+    with closing(NbdExport(server.uri)) as export, pytest.raises(TooManyExtents, match="too many"):
+        export.dirty(ALLOCATION)
+
+
+def test_the_rest_of_a_long_answer_is_asked_for_again(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(NbdExport(server.uri)) as export:
+        whole = export.statuses(ALLOCATION)
+        monkeypatch.setattr("cbtfs.source.nbd._MAX_PER_ANSWER", 1)
+
+        assert export.statuses(ALLOCATION) == whole
+        assert len(whole) > 1

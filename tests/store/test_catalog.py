@@ -16,7 +16,7 @@ from cbtfs.core.blockmap import FANOUT
 from cbtfs.core.frame import Codec, Frame, Kind
 from cbtfs.core.ids import Digest, ObjectId, VmId
 from cbtfs.core.manifest import Manifest, Vm, encode_manifest, encode_state, unknown_state
-from cbtfs.errors import CbtfsError
+from cbtfs.errors import CbtfsError, OutOfResources
 from cbtfs.store.catalog import gate
 from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.records import (
@@ -443,7 +443,7 @@ def test_a_shortage_is_not_damage(folder: Path, limit: str) -> None:
         [sys.executable, "-c", script, str(folder)], capture_output=True, text=True, check=False
     )
 
-    assert done.stdout == "StoreFailed\n", done.stderr
+    assert done.stdout == "OutOfResources\n", done.stderr
 
 
 # The gate
@@ -506,27 +506,48 @@ def test_the_verifier_finds_zeroed_pages(folder: Path) -> None:
     assert gate.verify(folder)
 
 
-@pytest.mark.parametrize("number", ["KILL", "BUS", "SEGV", "ABRT"])
+@pytest.fixture
+def dying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """A function that has every interpreter die of a signal."""
+
+    def die(number: str) -> None:
+        python = tmp_path / "python"
+        python.write_text(f"#!/bin/sh\nulimit -c 0\nkill -{number} $$\n")
+        python.chmod(0o700)
+        monkeypatch.setattr("sys.executable", str(python))
+
+    return die
+
+
+@pytest.mark.parametrize("number", ["BUS", "SEGV", "ABRT"])
 def test_a_verifier_that_dies_finds_the_catalog_damaged(
-    catalog: Catalog, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: str
+    catalog: Catalog, folder: Path, dying: Callable[[str], None], number: str
 ) -> None:
     """A page that LMDB trips over kills its verifier, which can say nothing then."""
     catalog.close()
-    python = tmp_path / "python"
-    python.write_text(f"#!/bin/sh\nulimit -c 0\nkill -{number} $$\n")
-    python.chmod(0o700)
-    monkeypatch.setattr("sys.executable", str(python))
+    dying(number)
 
     assert gate.verify(folder)
 
 
-def test_a_verifier_that_fails_in_silence_finds_the_catalog_damaged(
+def test_a_verifier_that_the_kernel_kills_for_its_memory_says_nothing_of_the_catalog(
+    catalog: Catalog, folder: Path, dying: Callable[[str], None]
+) -> None:
+    catalog.close()
+    dying("KILL")
+
+    with pytest.raises(OutOfResources, match="out of memory"):
+        gate.verify(folder)
+
+
+def test_an_interpreter_that_does_not_run_says_nothing_of_the_catalog(
     catalog: Catalog, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     catalog.close()
     monkeypatch.setattr("sys.executable", "/bin/false")
 
-    assert gate.verify(folder)
+    with pytest.raises(CbtfsError, match="does not run: it ended with 1"):
+        gate.verify(folder)
 
 
 def test_no_catalog_is_made_for_a_reader(folder: Path) -> None:
