@@ -102,3 +102,19 @@ def test_equal_disks_have_equal_roots_at_every_size(path: Path) -> None:
         afresh = ingest(path, {"A": disk_of(bytes(grown.content)).take_snapshot()}, vm=f"vm{size}")
 
         assert found.disks[0].root == afresh.disks[0].root
+
+
+@pytest.mark.parametrize(("size", "before"), [*pairwise(SIZES), (5, BLOCK), (BLOCK + 5, LEAF)])
+def test_a_disk_that_was_cut_has_the_root_of_one_that_never_was_longer(
+    path: Path, size: int, before: int
+) -> None:
+    """The block of the new end is stored without the bytes that are gone."""
+    disk = disk_of(b"x" * before)
+    ingest(path, {"A": disk.take_snapshot()})
+    disk.resize(size)
+
+    cut = take_listed(path, disk, [])
+    afresh = ingest(path, {"A": disk_of(b"x" * size).take_snapshot()}, vm="other")
+
+    assert cut.kind == "incremental"
+    assert cut.disks[0].root == afresh.disks[0].root

@@ -26,6 +26,7 @@ from cbtfs.store.digest import chunk_digest
 from cbtfs.store.pack import Pack
 from cbtfs.store.quarantine import bad_place, load_quarantine
 from cbtfs.store.repository import reading, rebuild_catalog, writing
+from tests.ingest.support import copy_catalog, put_back_catalog
 from tests.lifecycle.history import EVERYTHING, block, image
 from tests.support import EPOCH, commit_point, new_repository
 
@@ -128,12 +129,16 @@ def test_what_is_mended_is_not_read_again(path: Path) -> None:
         assert load_quarantine(path)
 
 
-@pytest.mark.parametrize("is_bad_first", [True, False])
-def test_a_rebuild_finds_the_intact_frame_whatever_the_order_of_packs(
-    path: Path, monkeypatch: pytest.MonkeyPatch, is_bad_first: bool
-) -> None:
-    ids = iter(f"{number:032x}" for number in (range(1, 9) if is_bad_first else range(9, 0, -1)))
+@pytest.fixture(params=["bad first", "intact first"])
+def ordered(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packs get ids that go up, or down: a catalog meets them in the order of their ids."""
+    numbers = range(1, 9) if request.param == "bad first" else range(9, 0, -1)
+    ids = iter(f"{number:032x}" for number in numbers)
     monkeypatch.setattr("cbtfs.store.writer.new_pack_id", lambda: PackId(next(ids)))
+
+
+@pytest.mark.usefixtures("ordered")
+def test_a_rebuild_finds_the_intact_frame_whatever_the_order_of_packs(path: Path) -> None:
     first = ingest(path, CONTENT)
     spoil(path, block(5))
     second = ingest(path, CONTENT)
@@ -141,6 +146,24 @@ def test_a_rebuild_finds_the_intact_frame_whatever_the_order_of_packs(
     rebuild_catalog(path)
 
     with writing(path) as repository:
+        assert not repository.quarantined()
+    assert read(path, first) == read(path, second) == CONTENT
+
+
+@pytest.mark.usefixtures("ordered")
+@pytest.mark.parametrize("knows_bad", [True, False])
+def test_a_catalog_that_lags_finds_the_intact_frame(path: Path, knows_bad: bool) -> None:
+    copy = path.parent / "catalog"
+    copy_catalog(path, copy)
+    first = ingest(path, CONTENT)
+    if knows_bad:
+        copy_catalog(path, copy)
+    spoil(path, block(5))
+    second = ingest(path, CONTENT)
+    put_back_catalog(path, copy)
+
+    with writing(path) as repository:
+        assert not repository.findings.is_empty
         assert not repository.quarantined()
     assert read(path, first) == read(path, second) == CONTENT
 

@@ -1,5 +1,6 @@
 """The mutation driver: what it changes, what it leaves alone, and that it tells caught from not."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -69,11 +70,11 @@ def test_a_module_has_these_mutants_and_no_others() -> None:
 
 
 def test_every_mutant_of_a_module_is_another_program_with_a_name_of_its_own() -> None:
-    path = "cbtfs/core/blockmap.py"
+    path = "cbtfs/core/moment.py"
     source = (ROOT / path).read_bytes()
     mutants = mutants_of(path, source)
 
-    assert len({each.key for each in mutants}) == len(mutants) > 100
+    assert len({each.key for each in mutants}) == len(mutants) > 10
     for each in mutants:
         assert each.apply(source) != source
         compile(each.apply(source), path, "exec")
@@ -120,8 +121,10 @@ def test_the_share_is_of_those_that_are_not_equivalent(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def box(tmp_path_factory: pytest.TempPathFactory) -> Sandbox:
-    return Sandbox(tmp_path_factory.mktemp("mutate") / "box")
+def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    made = Sandbox(tmp_path_factory.mktemp("mutate") / "box")
+    yield made
+    made.remove()
 
 
 EXTENT = "cbtfs/core/extent.py"

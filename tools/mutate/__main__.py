@@ -22,7 +22,8 @@ from typing import Final
 from tools.mutate.journal import Journal, Result, Verdict, load_equivalent, report
 from tools.mutate.mutants import Mutant, mutants_of
 from tools.mutate.reach import PACKAGES, TESTS, Reach, load_reach, measure, save_reach
-from tools.mutate.sandbox import ROOT, TIMED_OUT, Sandbox
+from tools.mutate.sandbox import ROOT, Sandbox
+from tools.mutate.server import TIMED_OUT
 
 _FAILED: Final = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.M)
 _START_SECONDS: Final = 60.0
@@ -62,7 +63,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", nargs="*", default=[], metavar="PATH", help="modules or folders")
     parser.add_argument("--budget", type=float, default=60.0, help="seconds of tests per mutant")
     parser.add_argument("--minutes", type=float, default=0.0, help="start none after that time")
-    parser.add_argument("--measure", action="store_true", help="renew the map of tests")
+    parser.add_argument(
+        "--measure",
+        nargs="*",
+        metavar="TEST",
+        help="renew the map of tests, or what it says of some files of tests",
+    )
     parser.add_argument("--again", action="store_true", help="run survivors again")
     parser.add_argument("--report", action="store_true", help="only print what the journal has")
     parser.add_argument("--count", action="store_true", help="only count mutants")
@@ -131,13 +137,17 @@ def _is_wanted(
 
 def _reach(options: argparse.Namespace) -> Reach:
     path: Path = options.state / "reach.json"
-    if options.measure or not path.exists():
-        box = Sandbox(options.scratch / f"{os.getpid()}-reach")
-        try:
-            save_reach(path, measure(box, TESTS, options.state / "reach.output"))
-        finally:
-            box.remove()
-    return load_reach(path)
+    known = load_reach(path) if path.exists() else Reach({}, {})
+    if options.measure is None and path.exists():
+        return known
+    box = Sandbox(options.scratch / f"{os.getpid()}-reach")
+    try:
+        found = measure(box, options.measure or TESTS, options.state / "reach.output")
+    finally:
+        box.remove()
+    known = known.with_newer(found) if options.measure else found
+    save_reach(path, known)
+    return known
 
 
 def try_mutant(
@@ -177,15 +187,15 @@ def try_mutant(
 def _tested(box: Sandbox, tests: Sequence[str], limit: float) -> tuple[Result, str]:
     names, output = box.folder / "tests.txt", box.folder / "output"
     names.write_text("".join(f"{test}\n" for test in tests), encoding="utf-8")
-    code = box.run(
-        ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--hypothesis-seed=0",
-         "--tb=line", f"@{names}"],
+    code = box.test(
+        ["-q", "-x", "-p", "no:cacheprovider", "--hypothesis-seed=0",
+         "-W", "ignore::pytest.PytestAssertRewriteWarning", "--tb=line", f"@{names}"],
         limit,
         output,
     )  # fmt: skip
     text = output.read_text(errors="replace")
     failed = _FAILED.search(text)
-    if code == TIMED_OUT or code in (-9, 137):
+    if code == TIMED_OUT:
         return "timeout", ""
     if code == _SURVIVED:
         return "survived", ""

@@ -44,6 +44,16 @@ class Reach:
     lines: dict[str, dict[str, list[str]]]
     seconds: dict[str, float]
 
+    def with_newer(self, newer: "Reach") -> "Reach":
+        """This map, where what *newer* says of a test takes the place of what was known of it."""
+        lines: dict[str, dict[str, list[str]]] = {}
+        for module in sorted({*self.lines, *newer.lines}):
+            before, after = self.lines.get(module, {}), newer.lines.get(module, {})
+            for key in {*before, *after}:
+                kept = {test for test in before.get(key, ()) if test not in newer.seconds}
+                lines.setdefault(module, {})[key] = sorted(kept | {*after.get(key, ())})
+        return Reach(lines, self.seconds | newer.seconds)
+
     def tests_for(self, mutant: Mutant, budget: float) -> list[str]:
         """Tests that reach *mutant*, the likeliest and fastest first: *budget* seconds of them."""
         lines = self.lines.get(mutant.path, {})

@@ -4,6 +4,7 @@ Tests run in their own process and mount namespaces: whatever a mutant leaves be
 process, a full disk, is gone with them, and the checkout is never touched.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -21,9 +22,6 @@ _COPIED: Final = (
 _SCRATCH_BYTES: Final = 6 << 30
 _DATA_BYTES: Final = 6 << 30
 """Memory of a process: a mutant that loops and appends ends with MemoryError."""
-TIMED_OUT: Final = 124
-"""Exit code of `timeout`."""
-
 _COVERAGE: Final = (
     'import os; "COVERAGE_PROCESS_START" in os.environ and __import__("coverage").process_startup()'
 )
@@ -41,6 +39,7 @@ class Sandbox:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.python = folder / ".venv" / "bin" / "python"
+        self._server: subprocess.Popen[str] | None = None
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         for name in _COPIED:
@@ -92,16 +91,12 @@ class Sandbox:
     ) -> int:
         """Run python with *arguments* in the copy; its exit code, TIMED_OUT after *seconds*."""
         variables = {
-            **os.environ,
-            "TMPDIR": str(self.folder / "tmp"),
-            "PATH": f"{self.python.parent}:{os.environ['PATH']}",
-            "VIRTUAL_ENV": str(self.folder / ".venv"),
+            **self._variables(),
             "SCRATCH": str(_SCRATCH_BYTES),
             "DATA": str(_DATA_BYTES),
             "LIMIT": str(seconds),
             **(environment or {}),
         }
-        variables.pop("PYTHONPATH", None)
         namespaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
         command = [*namespaces, "sh", "-c", _RUN, "sh", str(self.python), *arguments]
         with output.open("wb") as file:
@@ -115,6 +110,41 @@ class Sandbox:
                 check=False,
             ).returncode
 
+    def test(self, arguments: Sequence[str], seconds: float, output: Path) -> int:
+        """Run pytest with *arguments*; its exit code, TIMED_OUT after *seconds*."""
+        if self._server is None:
+            self._server = subprocess.Popen(
+                [self.python, "-m", "tools.mutate.server"],
+                cwd=self.folder,
+                env=self._variables(),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        request = {
+            "arguments": [*arguments],
+            "seconds": seconds,
+            "output": str(output),
+            "memory_bytes": _DATA_BYTES,
+        }
+        self._server.stdin.write(json.dumps(request) + "\n")
+        self._server.stdin.flush()
+        return int(self._server.stdout.readline())
+
+    def _variables(self) -> dict[str, str]:
+        variables = {
+            **os.environ,
+            "TMPDIR": str(self.folder / "tmp"),
+            "PATH": f"{self.python.parent}:{os.environ['PATH']}",
+            "VIRTUAL_ENV": str(self.folder / ".venv"),
+        }
+        variables.pop("PYTHONPATH", None)
+        return variables
+
     def remove(self) -> None:
-        """Remove the copy."""
+        """End what serves it and remove the copy."""
+        if self._server is not None:
+            self._server.communicate()
         shutil.rmtree(self.folder, ignore_errors=True)
