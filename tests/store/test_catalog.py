@@ -19,9 +19,13 @@ from cbtfs.core.manifest import Manifest, Vm, encode_manifest, encode_state, unk
 from cbtfs.errors import CbtfsError, OutOfResources
 from cbtfs.store.catalog import gate
 from cbtfs.store.catalog.catalog import Catalog
+from cbtfs.store.catalog.environment import LOCK
 from cbtfs.store.catalog.records import (
     DATABASES,
+    DIGESTS,
     INTEGER_KEYS,
+    MAP,
+    OBJECTS,
     CatalogDamaged,
     Location,
     PackRecord,
@@ -271,6 +275,52 @@ def test_dropped_ids_are_not_given_again(catalog: Catalog) -> None:
         return update.next_object()
 
     assert catalog.update(drop) == 3
+
+
+def test_what_is_dropped_leaves_nothing_behind(catalog: Catalog) -> None:
+    objects = [chunk(1), chunk(2), node(3, 1, 2)]
+    add(catalog, *objects)
+    with catalog.view() as view:
+        places = [(each.number, view.location(each.number)) for each in objects]
+    catalog.update(
+        lambda update: update.drop_objects([(n, place) for n, place in places if place is not None])
+    )
+
+    with catalog.view() as view:
+        counts = [view.count(name) for name in (OBJECTS, MAP, DIGESTS)]
+    assert counts == [0, 0, 0]
+
+
+def test_of_digests_with_one_prefix_only_the_dropped_one_goes(catalog: Catalog) -> None:
+    first = chunk(1)
+    other = Digest(first.frame.digest[:-1] + bytes([first.frame.digest[-1] ^ 1]))
+    second = NewObject(ObjectId(2), first.frame._replace(digest=other), None)
+    add(catalog, first, second)
+    with catalog.view() as view:
+        place = view.location(first.number)
+    assert place is not None
+    catalog.update(lambda update: update.drop_objects([(first.number, place)]))
+
+    with catalog.view() as view:
+        assert view.find(Kind.CHUNK, 0, first.frame.digest) is None
+        assert view.find(Kind.CHUNK, 0, other) == second.number
+        assert [view.count(name) for name in (OBJECTS, DIGESTS)] == [1, 1]
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_all_of_the_lock_is_on_the_storage(folder: Path, is_there: bool) -> None:
+    """LMDB writes to it through memory: without a block below that ends the process."""
+    lock = folder / LOCK
+    if is_there:
+        Catalog(folder, is_writable=True).close()
+        lock.write_bytes(b"")
+        os.truncate(lock, 1 << 16)
+        assert lock.stat().st_blocks == 0
+    opened = Catalog(folder, is_writable=True)
+
+    facts = lock.stat()
+    opened.close()
+    assert facts.st_blocks * 512 >= facts.st_size > 0
 
 
 def test_a_node_is_checked_against_its_digest(catalog: Catalog) -> None:

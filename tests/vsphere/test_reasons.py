@@ -14,7 +14,7 @@ REASONS = {
     "cbtfs/source/vsphere/readiness.py": ("make_ready", "enabling_obstacle", "untracked_disk"),
     "cbtfs/ingest/tracked.py": ("_revert",),
     "cbtfs/ingest/plan.py": ("make_plan",),
-    "cbtfs/ingest/disk.py": ("_reason",),
+    "cbtfs/ingest/distrust.py": ("reason_of", "missed_blocks"),
 }
 NO_REASON = (
     "change tracking enabled",  # a note
