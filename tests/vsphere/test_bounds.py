@@ -42,6 +42,7 @@ def server(lab: Lab) -> str:
         ({"parent_cycle": True}, "a folder is above itself"),
         ({"padding": 300 * MIB}, f"answers with more than {MAX_BYTES} bytes"),
         ({"padding": 2 * MAX_BYTES, "gzip": True}, f"answers with more than {MAX_BYTES} bytes"),
+        ({"entities": 9}, "answers with a document type"),
     ],
     ids=str,
 )

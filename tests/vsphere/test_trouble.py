@@ -601,6 +601,10 @@ def test_a_linked_clone_is_tracked(certificate: Certificate, tmp_path: Path) -> 
         lab.write(500_000, b"after")
         second = lab.ingest()
 
+        lab.make_transport = TRANSPORTS["datastore"]
+        with pytest.raises(SourceUnavailable, match="a parent as in a linked clone"):
+            lab.ingest()
+        lab.make_transport = by_nbd
         assert "change tracking enabled" in first.notes
         assert kinds(second.manifest) == ["incremental"], reasons(second.manifest)
         recovers(lab)

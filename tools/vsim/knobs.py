@@ -126,6 +126,7 @@ class AnswerKnobs:
     always_truncated: bool = False  # each set of updates says that there is more to say
     parent_cycle: bool = False  # each folder is its own parent
     current_session: bool = True  # whether SessionManager has the property of that name
+    entities: int = 0  # levels of entities, each ten times the one below, that an answer uses
     padding: int = 0  # bytes of white space in each answer
     gzip: bool = False  # answers are compressed
     drip_seconds: float = 0.0  # pause before each byte of an answer

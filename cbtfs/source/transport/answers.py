@@ -1,8 +1,8 @@
 """HTTPS connections whose answers are bounded in bytes and in time.
 
 The time limit of a socket holds for one receive: a server that sends a byte now and then keeps a
-client for ever. A few kilobytes of gzip expand to gigabytes. Both end here as an error that names
-the server, and is not tried again.
+client for ever. A few kilobytes of gzip expand to gigabytes, and so do the entities of a document
+type. All of them end here as an error that names the server, and is not tried again.
 """
 
 import io
@@ -22,6 +22,10 @@ CALL_SECONDS: Final = 600.0
 _GZIP: Final = zlib.MAX_WBITS + 32
 """zlib.decompressobj: a header of gzip or zlib."""
 _PIECE: Final = 1 << 16
+_DOCUMENT_TYPES: Final = tuple(
+    "<!DOCTYPE".encode(each) for each in ("ascii", "utf-16-le", "utf-16-be")
+)
+_OVERLAP: Final = max(map(len, _DOCUMENT_TYPES)) - 1
 
 
 class AnswerRefused(SourceUnavailable):
@@ -40,10 +44,13 @@ class BoundedConnection(HTTPSConnection):
         context: SSLContext,
         call_seconds: float = CALL_SECONDS,
         max_bytes: int = MAX_BYTES,
+        is_xml: bool = False,
     ) -> None:
+        """*is_xml*: answers are SOAP, which forbids a document type (SOAP 1.1, section 3)."""
         super().__init__(host, port, timeout=timeout, context=context)
         self._call_seconds = call_seconds
         self._max_bytes = max_bytes
+        self._is_xml = is_xml
         self._due = 0.0
 
     @property
@@ -60,7 +67,9 @@ class BoundedConnection(HTTPSConnection):
     def response_class(  # type: ignore[override]  # http.client calls it, as it would a class
         self, sock: socket.socket, method: str | None = None, **named: Any
     ) -> "BoundedResponse":
-        limits = _Limits(self.server, self._due, self._call_seconds, self._max_bytes)
+        limits = _Limits(
+            self.server, self._due, self._call_seconds, self._max_bytes, is_xml=self._is_xml
+        )
         return BoundedResponse(sock, limits, method=method, **named)
 
     def getresponse(self) -> HTTPResponse:
@@ -74,12 +83,17 @@ class BoundedConnection(HTTPSConnection):
 class _Limits:
     """What one answer may take."""
 
-    def __init__(self, server: str, due: float, seconds: float, max_bytes: int) -> None:
+    def __init__(
+        self, server: str, due: float, seconds: float, max_bytes: int, *, is_xml: bool
+    ) -> None:
         self._server = server
         self._due = due
         self._seconds = seconds
         self._max_bytes = max_bytes
         self._taken = 0
+        self._is_xml = is_xml
+        self._end = b""
+        """The last bytes of XML: a word may begin in them."""
 
     def left(self) -> float:
         """Seconds; AnswerRefused if there are none."""
@@ -103,6 +117,14 @@ class _Limits:
         """*data*, counted."""
         self.expect(len(data))
         self._taken += len(data)
+        if self._is_xml:
+            text = self._end + data
+            if any(each in text for each in _DOCUMENT_TYPES):
+                raise AnswerRefused(
+                    f"{self._server} answers with a document type, which SOAP forbids: see what "
+                    "answers there"
+                )
+            self._end = text[-_OVERLAP:]
         return data
 
     @property

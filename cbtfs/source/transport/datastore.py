@@ -38,7 +38,10 @@ class DatastoreTransport:
 
     def refusal(self, disk: FrozenDisk) -> str | None:
         if not disk.is_alone:
-            return "the VM has another snapshot, so the flat file is not what ours holds"
+            return (
+                "the VM has another snapshot, or the disk has a parent as in a linked clone: the "
+                "flat file is not what ours holds"
+            )
         if not disk.is_flat:
             return "its backing is not a flat file"
         if disk.datastore_type not in _TYPES:

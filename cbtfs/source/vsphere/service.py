@@ -38,7 +38,9 @@ def connect(
         poolSize=_POOL,
         httpConnectionTimeout=seconds,
     )
-    stub.scheme = partial(BoundedConnection, call_seconds=call_seconds, max_bytes=max_bytes)
+    stub.scheme = partial(
+        BoundedConnection, call_seconds=call_seconds, max_bytes=max_bytes, is_xml=True
+    )
     return vim.ServiceInstance("ServiceInstance", stub)
 
 
@@ -47,7 +49,12 @@ def _announced(
 ) -> set[str]:
     """The versions that the server says it speaks (vSphere Web Services SDK)."""
     connection = BoundedConnection(
-        address.host, address.port, timeout=seconds, context=context, call_seconds=call_seconds
+        address.host,
+        address.port,
+        timeout=seconds,
+        context=context,
+        call_seconds=call_seconds,
+        is_xml=True,
     )
     try:
         connection.request("GET", _VERSIONS)

@@ -22,6 +22,15 @@ Files = Callable[[str, Mapping[str, str]], Sending]  # path, headers
 Control = Callable[[str, str, bytes, str], Reply]  # method, path, body, authorization
 
 
+def document_type(levels: int) -> bytes:
+    """A declaration of entities that expand to ten to the power of *levels* bytes."""
+    if not levels:
+        return b""
+    entities = ['<!ENTITY e0 "x">']
+    entities += [f'<!ENTITY e{n} "{f"&e{n - 1};" * 10}">' for n in range(1, levels + 1)]
+    return f"<!DOCTYPE a [{''.join(entities)}]>".encode()
+
+
 def padded(head: bytes, padding: int, body: bytes) -> Iterator[bytes]:
     """The bytes of an answer with white space after the declaration of XML."""
     yield head
@@ -214,12 +223,13 @@ class _Exchange(BaseHTTPRequestHandler):
     def _send_soap(self, reply: Reply) -> None:
         """An answer as the knobs of the group `answer` have it."""
         knobs = self.server.dispatcher.knobs
-        if not (knobs.padding or knobs.gzip or knobs.drip_seconds):
+        if not (knobs.entities or knobs.padding or knobs.gzip or knobs.drip_seconds):
             self._send(reply)
             return
         head, mark, body = reply.body.partition(b"?>")
-        pieces = padded(head + mark, knobs.padding, body)
-        length = len(reply.body) + knobs.padding
+        head += mark + document_type(knobs.entities)
+        pieces = padded(head, knobs.padding, body)
+        length = len(head) + knobs.padding + len(body)
         self.send_response(reply.status)
         self.send_header("Content-Type", reply.content_type)
         if knobs.gzip:
