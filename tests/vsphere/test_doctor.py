@@ -316,6 +316,19 @@ def test_a_vm_that_goes_meanwhile_does_not_spoil_the_rest(sim: Simulator, capsys
     assert "removed meanwhile" in gone["findings"][0]["text"]
 
 
+@pytest.mark.parametrize("number", [1, 2, 4])
+def test_a_session_may_end_between_its_questions(
+    sim: Simulator, capsys: Capture, number: int
+) -> None:
+    """With NotAuthenticated in the answer, which would otherwise be a VM that cannot be read."""
+    sim.knobs.change("session", ended_as="missing-set")
+    sim.do.on_call("RetrievePropertiesEx", action="expire-session", at=number)
+    code, document, _ = call(sim, capsys, "doctor", VM, "off")
+
+    assert code == 0
+    assert [vm["findings"] for vm in document["vms"]] == [[], []]
+
+
 def test_the_role_in_the_manual_is_the_one_in_the_code() -> None:
     manual = (ROOT / "docs" / "vsphere.md").read_text()
     on = {"vm": "VM", "datastore": "datastore", "root": "vCenter"}

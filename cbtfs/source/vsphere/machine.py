@@ -127,7 +127,7 @@ def load_machine(session: Session, vm: ListedVm) -> Machine:
         else:
             each.require()
             values = each.values
-    return _machine(vm, values, host)
+    return _machine(session, vm, values, host)
 
 
 def load_machines(
@@ -142,13 +142,15 @@ def load_machines(
             if vm.id not in found:
                 raise SourceUnavailable("it was removed meanwhile")
             found[vm.id].require()
-            states[vm.id] = _machine(vm, found[vm.id].values)
+            states[vm.id] = _machine(session, vm, found[vm.id].values)
         except SourceUnavailable as exc:
             states[vm.id] = exc
     return states
 
 
-def _machine(vm: ListedVm, values: Mapping[str, Any], host: HostFacts = _UNKNOWN) -> Machine:
+def _machine(
+    session: Session, vm: ListedVm, values: Mapping[str, Any], host: HostFacts = _UNKNOWN
+) -> Machine:
     config = values.get("config")
     connection = str(values.get("runtime.connectionState", "unknown"))
     if config is None or connection != "connected":
@@ -163,7 +165,7 @@ def _machine(vm: ListedVm, values: Mapping[str, Any], host: HostFacts = _UNKNOWN
         host=host,
         can_track=bool(values.get("capability.changeTrackingSupported")),
         needs_consolidation=bool(values.get("runtime.consolidationNeeded")),
-        snapshots=entries_of(values.get("snapshot")),
+        snapshots=entries_of(values.get("snapshot"), str(session.address)),
         disks=tuple(disks_of(config)),
         question=_question(values.get("runtime.question")),
         host_id=None if place is None else str(place._moId),
@@ -184,17 +186,20 @@ def _host(found: Found) -> HostFacts:
 
 def load_snapshots(session: Session, vm: Any) -> tuple[SnapshotEntry, ...]:
     """The snapshots that the machine has now."""
-    return entries_of(read(session, vm, "snapshot").get("snapshot"))
+    return entries_of(read(session, vm, "snapshot").get("snapshot"), str(session.address))
 
 
-def entries_of(info: Any) -> tuple[SnapshotEntry, ...]:
-    """The entries of a VirtualMachineSnapshotInfo, parents first."""
-    return () if info is None else tuple(_entries(info.rootSnapshotList, 1))
+def entries_of(info: Any, server: str) -> tuple[SnapshotEntry, ...]:
+    """The entries of a VirtualMachineSnapshotInfo of that server, parents first."""
+    return () if info is None else tuple(_entries(info.rootSnapshotList, 1, server))
 
 
-def _entries(trees: Any, depth: int) -> Iterator[SnapshotEntry]:
+def _entries(trees: Any, depth: int, server: str) -> Iterator[SnapshotEntry]:
     if depth > _DEEPEST:
-        raise SourceUnavailable(f"the server reports snapshots in more than {_DEEPEST} levels")
+        raise SourceUnavailable(
+            f"{server} reports snapshots of a VM in more than {_DEEPEST} levels: see what answers "
+            "there"
+        )
     for tree in trees or ():
         yield SnapshotEntry(
             tree.snapshot,
@@ -204,7 +209,7 @@ def _entries(trees: Any, depth: int) -> Iterator[SnapshotEntry]:
             bool(tree.quiesced),
             depth,
         )
-        yield from _entries(tree.childSnapshotList, depth + 1)
+        yield from _entries(tree.childSnapshotList, depth + 1, server)
 
 
 @dataclass(frozen=True, slots=True)
