@@ -32,7 +32,7 @@ from cbtfs.source.vsphere.disks import DiskFacts
 from cbtfs.source.vsphere.frozen import SnapshotDisk, SnapshotTooOld, Watch, frozen_disks
 from cbtfs.source.vsphere.inventory import ListedVm
 from cbtfs.source.vsphere.machine import DatastoreFacts, Machine, load_datastores, load_machine
-from cbtfs.source.vsphere.readiness import Ready, disk_notes, make_ready
+from cbtfs.source.vsphere.readiness import Ready, make_ready
 from cbtfs.source.vsphere.session import Session
 from cbtfs.source.vsphere.snapshot import (
     Taken,
@@ -43,6 +43,7 @@ from cbtfs.source.vsphere.snapshot import (
     take_snapshot,
 )
 from cbtfs.source.vsphere.stun import left_by_stuns
+from cbtfs.source.vsphere.tracking import disk_notes
 from cbtfs.source.vsphere.vmfiles import Fetched, fetch_files
 from cbtfs.store.identity import new_id
 from cbtfs.store.repository import Repository

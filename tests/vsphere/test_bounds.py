@@ -41,7 +41,7 @@ def server(lab: Lab) -> str:
         ({"endless_pages": True}, "answers with more than 20 pages of properties"),
         ({"parent_cycle": True}, "a folder is above itself"),
         ({"padding": 300 * MIB}, f"answers with more than {MAX_BYTES} bytes"),
-        ({"padding": 2 * MAX_BYTES, "gzip": True}, f"answers with more than {MAX_BYTES} bytes"),
+        ({"padding": MAX_BYTES + MIB, "gzip": True}, f"answers with more than {MAX_BYTES} bytes"),
         ({"entities": 9}, "answers with a document type"),
     ],
     ids=str,
@@ -131,7 +131,7 @@ def test_the_command_refuses_a_gzip_bomb_in_one_line(
     small: Lab, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CBTFS_VSPHERE_PASSWORD", "vsim")
-    small.sim.knobs.change("answer", padding=2 * MAX_BYTES, gzip=True)
+    small.sim.knobs.change("answer", padding=MAX_BYTES + MIB, gzip=True)
     code = main(["cbt", "status", *at(small.sim), VM])
 
     assert code == 30

@@ -6,7 +6,6 @@ disk left behind, and begins at the next stun, which our own snapshot is (VDDK P
 """
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,7 +13,7 @@ from pyVmomi import vim, vmodl
 
 from cbtfs.errors import SourceUnavailable
 from cbtfs.source.vsphere.busy import carry_out
-from cbtfs.source.vsphere.disks import DiskFacts, not_in_snapshots
+from cbtfs.source.vsphere.disks import DiskFacts
 from cbtfs.source.vsphere.faults import meaning, text_of
 from cbtfs.source.vsphere.inventory import ListedVm
 from cbtfs.source.vsphere.machine import Machine, load_machine
@@ -126,18 +125,6 @@ class _Obstacle(Exception):
 def setting_of(disk: DiskFacts) -> str:
     """Return the name of the disk's own switch in extraConfig: scsi0:1.ctkEnabled."""
     return f"{disk.slot}.ctkEnabled"
-
-
-def disk_notes(machine: Machine) -> Iterator[str]:
-    """Notes on disks that are not tracked because their own setting is off."""
-    settings = machine.settings()
-    for disk in machine.disks:
-        value = settings.get(setting_of(disk).lower(), "TRUE")
-        if machine.is_tracking and value.upper() != "TRUE" and not_in_snapshots(disk) is None:
-            yield (
-                f"disk {disk.label} is not tracked and is read whole by each run: the VM's setting "
-                f"{setting_of(disk)} is not TRUE; run 'cbtfs cbt enable'"
-            )
 
 
 def untracked_disk(machine: Machine, disk: DiskFacts) -> str | None:

@@ -5,7 +5,7 @@ a disk is tracked when it shows a change ID. Each disk has a switch of its own b
 `scsi0:0.ctkEnabled` (VDDK Programming Guide, "Enable CBT"; VMware KB 1020128).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -104,3 +104,15 @@ def _reason(machine: Machine, disk: DiskFacts, *, is_switched: bool) -> str | No
     if disk.change_id is None and is_switched and not machine.is_off:
         return "it begins at the next stun: 'cbtfs cbt enable' makes one"
     return untracked_disk(machine, disk)
+
+
+def disk_notes(machine: Machine) -> Iterator[str]:
+    """Notes on disks that are not tracked because of their own setting."""
+    tracking = tracking_of(machine)
+    for each in tracking.disks if tracking.is_enabled else ():
+        is_off = each.switch is False or (each.switch is None and not each.is_tracked)
+        if each.can_track and is_off:
+            yield (
+                f"disk {each.disk.label} is not tracked and is read whole by each run: the VM's "
+                f"setting {each.setting} is not TRUE; run 'cbtfs cbt enable'"
+            )
