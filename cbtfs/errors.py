@@ -65,6 +65,14 @@ class DataCorrupt(CbtfsError):
     exit_code = 21
 
 
+class WrongDirectory(DataCorrupt):
+    """Raised when points/ or packs/ is not the directory that belongs to the repository."""
+
+
+class ManifestsMissing(DataCorrupt):
+    """Raised when points that the catalog knows have neither a manifest nor a forgotten one."""
+
+
 class SourceUnavailable(CbtfsError):
     """A source failed, ended early or cannot be reached."""
 

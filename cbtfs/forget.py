@@ -7,9 +7,11 @@ from datetime import datetime
 from cbtfs.core.ids import PointId, is_id
 from cbtfs.core.manifest import PointState
 from cbtfs.core.moment import parse_moment
+from cbtfs.core.names import printable
 from cbtfs.core.retention import Candidate, Decision, Policy, decide
-from cbtfs.errors import CbtfsError, PointNotFound
+from cbtfs.errors import CbtfsError, ManifestsMissing, PointNotFound, UsageError
 from cbtfs.listing import Point, find_point, find_vm, find_vms, points
+from cbtfs.store.missing import missing_points, name_points, refuse_missing
 from cbtfs.store.repository import Repository
 
 
@@ -26,8 +28,10 @@ def judge(
 ) -> list[Verdict]:
     """What *policy* says of every point of *vms*, or of all VMs, each VM's newest first.
 
-    PointNotFound if there is no VM of a name, or more than one.
+    PointNotFound if there is no VM of a name, or more than one; ManifestsMissing if the manifest
+    of any point is missing, as rules count points.
     """
+    refuse_missing(repository)
     with repository.catalog.view() as view:
         named = [find_vm(view, name) for name in vms] or list(view.vms().values())
         found = {vm.id: list(points(view, vm.id)) for vm in named}
@@ -71,12 +75,41 @@ def to_forget(repository: Repository, specs: Iterable[str]) -> list[PointId]:
                 raise
             found[PointId(spec)] = None
             continue
-        if point.state.is_protected:
-            raise CbtfsError(
-                f"point {point.manifest.point} is protected: "
-                f"run 'cbtfs protect --off {point.manifest.point[:12]}' first"
-            )
+        _refuse_protected(point)
         found[point.manifest.point] = None
+    missing = missing_points(repository) & found.keys()
+    if missing:
+        raise ManifestsMissing(
+            f"points/ lacks the manifests of {name_points(repository, missing)}: put them back "
+            "from a copy of points/, or run 'cbtfs repair --restore-manifests'"
+        )
+    return list(found)
+
+
+def _refuse_protected(point: Point) -> None:
+    if point.state.is_protected:
+        raise CbtfsError(
+            f"point {point.manifest.point} is protected: "
+            f"run 'cbtfs protect --off {point.manifest.point[:12]}' first"
+        )
+
+
+def to_give_up(repository: Repository, ids: Iterable[str]) -> list[PointId]:
+    """Return the missing points that *ids* name, once each.
+
+    UsageError if one is not the whole id of a missing point, CbtfsError if it is protected.
+    """
+    missing = missing_points(repository)
+    found = dict[PointId, None]()
+    for each in ids:
+        point = PointId(each)
+        if point not in missing:
+            raise UsageError(
+                f"{printable(each)} is not the whole id of a point whose manifest is missing: "
+                "'cbtfs check' names these"
+            )
+        _refuse_protected(find_point(repository, each))
+        found[point] = None
     return list(found)
 
 

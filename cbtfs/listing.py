@@ -33,6 +33,8 @@ class Point:
     state: PointState
     is_damaged: bool
     """A block map of it is missing: reads fail."""
+    is_missing: bool = False
+    """Its manifest is missing from points/: only the catalog knows it."""
 
     @property
     def suspect(self) -> str | None:
@@ -47,8 +49,9 @@ class Point:
 
     @property
     def marks(self) -> list[str]:
-        """What a user must know of it: any of "damaged", "suspect", "protected"."""
+        """What a user must know of it: any of "missing", "damaged", "suspect", "protected"."""
         facts = {
+            "missing": self.is_missing,
             "damaged": self.is_damaged,
             "suspect": self.suspect is not None,
             "protected": self.state.is_protected,
@@ -71,7 +74,8 @@ def with_state(view: View, point: PointId, manifest: Manifest, record: PointReco
         state = decode_state(record.state, point) if record.state else unknown_state(point)
     except ValueError as exc:
         raise CatalogDamaged(f"point {point}: {exc}") from exc
-    return Point(manifest, state, any(_is_missing(view, disk) for disk in manifest.disks))
+    is_damaged = any(_is_missing(view, disk) for disk in manifest.disks)
+    return Point(manifest, state, is_damaged, point in view.missing)
 
 
 def _is_missing(view: View, disk: DiskRecord) -> bool:

@@ -1,17 +1,28 @@
 """Rebuild the catalog from packs and points, and clear away what a crash left."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cbtfs.core.ids import PointId
+from cbtfs.core.manifest import Manifest, decode_manifest
+from cbtfs.core.settings import Settings
+from cbtfs.errors import ChunkMissing, DataCorrupt
 from cbtfs.listing import points
+from cbtfs.liveness import Marking
+from cbtfs.store import directories
 from cbtfs.store.catalog import gate
+from cbtfs.store.catalog.catalog import Catalog
+from cbtfs.store.catalog.records import CatalogDamaged
+from cbtfs.store.directories import Directory, look_at_directories
+from cbtfs.store.files import make_folder, storing
 from cbtfs.store.lock import WriterLock
+from cbtfs.store.missing import missing_points, put_back
 from cbtfs.store.pack import OPEN_SUFFIX
 from cbtfs.store.packs import PackFolder
 from cbtfs.store.points import ASIDE_SUFFIX, PointFolder
-from cbtfs.store.repository import CATALOG, load_settings, reading, rebuild_catalog, writing
+from cbtfs.store.repository import CATALOG, Repository, reading, rebuild_catalog, writing
+from cbtfs.store.settings import load_settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,21 +45,41 @@ class Repaired:
     """Points that cannot be read, or not all of them: a block map is missing."""
     problems: tuple[str, ...] = ()
     """Packs and manifests that cannot be read as they should."""
+    missing: tuple[PointId, ...] = ()
+    """Points whose manifests are missing from points/, and that the catalog still knows."""
+    restored: tuple[PointId, ...] = ()
+    """Points whose manifests were, or would be, written back."""
+
+
+@dataclass(frozen=True, slots=True)
+class MissingPoint:
+    """A point whose manifest is missing from points/."""
+
+    manifest: Manifest
+    """The catalog's copy."""
+    problem: str | None
+    """Why its block maps do not resolve; None if they do, so that it can be written back."""
 
 
 def repair(
     path: Path,
     *,
     is_dry_run: bool = False,
+    restores_manifests: bool = False,
     lock_wait: float = 0.0,
     announce: Callable[[int], Callable[[int], None]] = lambda _: lambda _: None,
+    on_missing: Callable[[Sequence[MissingPoint]], None] = lambda _: None,
 ) -> Repaired:
     """Make the catalog anew; the old one serves until then, so it may be interrupted.
 
-    RepositoryLocked while another writes. *announce* is told the bytes of all packs, and returns
-    who is told of progress.
+    With *restores_manifests* the catalog's copies of missing manifests are written back to
+    points/, of the points whose block maps resolve completely. RepositoryLocked while another
+    writes; WrongDirectory where points/ or packs/ is not the repository's. *announce* is told the
+    bytes of all packs, and returns who is told of progress. *on_missing* gets the points whose
+    manifests are missing before any is written back.
     """
-    load_settings(path)
+    settings = load_settings(path)
+    look_at_directories(path, settings.id)
     packs, manifests = PackFolder(path / "packs"), PointFolder(path / "points")
     found = Repaired(
         is_dry_run,
@@ -58,9 +89,13 @@ def repair(
         len(manifests.ids()),
     )
     if is_dry_run:
-        return found
+        foreseen = _foreseen(path, settings) if found.catalog is None else []
+        on_missing(foreseen)
+        restorable = _restorable(foreseen) if restores_manifests else ()
+        return replace(found, missing=_ids(foreseen), restored=restorable)
     size = sum(packs.path(pack).lstat().st_size for pack in packs.ids())
     findings = rebuild_catalog(path, lock_wait=lock_wait, progress=announce(size))
+    missing, restored = _settle_missing(path, restores_manifests, lock_wait, on_missing)
     return Repaired(
         False,
         found.catalog,
@@ -72,7 +107,83 @@ def repair(
         findings.nodes_mended,
         _damaged(path),
         (*findings.packs_scanned, *findings.unreadable),
+        missing,
+        restored,
     )
+
+
+def _settle_missing(
+    path: Path,
+    restores_manifests: bool,
+    lock_wait: float,
+    on_missing: Callable[[Sequence[MissingPoint]], None],
+) -> tuple[tuple[PointId, ...], tuple[PointId, ...]]:
+    """Report missing points, and restore those that can be; which are missing, which restored."""
+    if not restores_manifests:
+        with reading(path) as repository:
+            missing = _missing(repository)
+        on_missing(missing)
+        return _ids(missing), ()
+    with writing(path, lock_wait=lock_wait) as repository:
+        missing = _missing(repository)
+        on_missing(missing)
+        restored = _restorable(missing)
+        put_back(repository, restored)
+    return tuple(point for point in _ids(missing) if point not in restored), restored
+
+
+def _foreseen(path: Path, settings: Settings) -> list[MissingPoint]:
+    """The missing points as the catalog knows them, which is not caught up."""
+    try:
+        catalog = Catalog(path / CATALOG, is_writable=False)
+    except CatalogDamaged:
+        return []
+    try:
+        return _missing(Repository(path, settings, catalog))
+    except CatalogDamaged:
+        return []
+    finally:
+        catalog.close()
+
+
+def _missing(repository: Repository) -> list[MissingPoint]:
+    with repository.catalog.view() as view:
+        packs = view.packs().keys()
+        records = [view.point(point) for point in sorted(missing_points(repository))]
+    manifests = [decode_manifest(record.manifest) for record in records if record is not None]
+    found = []
+    for manifest in sorted(manifests, key=lambda each: (each.vm.name, each.vm.id, each.order)):
+        problem = None
+        try:
+            # One marking for each: nodes that an incomplete map has marked are not looked at again.
+            Marking(repository.catalog, packs).mark([manifest])
+        except (ChunkMissing, DataCorrupt) as exc:
+            problem = str(exc)
+        found.append(MissingPoint(manifest, problem))
+    return found
+
+
+def _ids(missing: Iterable[MissingPoint]) -> tuple[PointId, ...]:
+    return tuple(each.manifest.point for each in missing)
+
+
+def _restorable(missing: Iterable[MissingPoint]) -> tuple[PointId, ...]:
+    return _ids(each for each in missing if each.problem is None)
+
+
+def create_markers(path: Path, *, lock_wait: float = 0.0) -> list[Directory]:
+    """Write the markers of points/ and packs/ that are absent or damaged; which these were.
+
+    The user vouches for the directories. WrongDirectory where one has another's marker.
+    """
+    load_settings(path)
+    with storing("the writer's lock"):
+        make_folder(path / "locks")
+        lock = WriterLock(path / "locks" / "writer", lock_wait)
+    try:
+        return directories.create_markers(path, load_settings(path).id)
+    finally:
+        lock.release(is_clean=not lock.was_left_behind)
 
 
 def _damaged(path: Path) -> tuple[PointId, ...]:

@@ -20,10 +20,10 @@ from cbtfs.store.pack import PACK_BYTES
 from cbtfs.store.repository import (
     Repository,
     create_repository,
-    new_settings,
     reading,
     writing,
 )
+from cbtfs.store.settings import new_settings
 from cbtfs.store.writer import ObjectWriter
 
 BLOCK: Final = 4096

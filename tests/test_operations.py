@@ -120,7 +120,7 @@ def test_the_other_commands_run_in_their_order(tmp_path: Path) -> None:
     )
     points = json.loads((tmp_path / "listed").read_text())["points"]
 
-    assert len(shown) == 7
+    assert len(shown) == 8
     assert done.returncode == 0, done.stderr
     assert [point["time"] for point in points] == ["2026-11-22T12:00:00Z"]
     assert "<svg" in (tmp_path / "web01.svg").read_text()

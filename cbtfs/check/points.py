@@ -43,7 +43,10 @@ def verify_points(points: PointFolder, catalog: Catalog | None) -> PointFindings
             data = points.load_manifest(point)
         except PointNotFound:
             if copy is not None and point not in points.forgotten_ids():
-                what = f"the manifest of point {point} is gone"
+                what = (
+                    f"the manifest of point {point} is missing: put it back from a copy of "
+                    "points/, or run 'cbtfs repair --restore-manifests'"
+                )
                 found.problems.append(Problem("manifest", what, ChunkMissing, [*_all_of(copy)]))
                 found.manifests.append(copy)
             continue

@@ -8,7 +8,9 @@ from cbtfs.core.ids import PointId
 from cbtfs.errors import CbtfsError, ChunkMissing, DataCorrupt
 from cbtfs.store.quarantine import BadPlace
 
-ProblemKind = Literal["pack", "trailer", "chunk", "node", "catalog", "map", "manifest", "state"]
+ProblemKind = Literal[
+    "directory", "pack", "trailer", "chunk", "node", "catalog", "map", "manifest", "state"
+]
 _FRAMES: Final = ("chunk", "node")
 
 

@@ -12,14 +12,16 @@ from cbtfs.check.points import verify_points, verify_records
 from cbtfs.check.report import Problem, Report
 from cbtfs.check.subset import ALL, NONE, Subset
 from cbtfs.core.ids import PackId
-from cbtfs.errors import CbtfsError
+from cbtfs.errors import CbtfsError, WrongDirectory
 from cbtfs.store.catalog import gate
 from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.records import DIGESTS, META, ORDER, PACKS, VMS, CatalogDamaged
+from cbtfs.store.directories import look_at_directories
 from cbtfs.store.distrust import DistrustFolder
 from cbtfs.store.packs import PackFolder
 from cbtfs.store.points import PointFolder
-from cbtfs.store.repository import CATALOG, load_settings, reading
+from cbtfs.store.repository import CATALOG, reading
+from cbtfs.store.settings import load_settings
 
 _SWEPT: Final = (DIGESTS, ORDER, VMS, PACKS, META)
 """Databases whose entries nothing else here looks at one by one."""
@@ -48,8 +50,12 @@ def check(
     Nothing is locked: points that come while it runs are left out. A repository whose settings
     cannot be read is an error, not a problem.
     """
-    load_settings(path)
+    settings = load_settings(path)
     report = Report()
+    try:
+        look_at_directories(path, settings.id)
+    except WrongDirectory as exc:
+        report.problems.append(Problem("directory", str(exc)))
     with _catalog(path, report) as catalog:
         packs, points = PackFolder(path / "packs"), PointFolder(path / "points")
         generation = _generation(catalog)

@@ -93,6 +93,13 @@ def forget(
             help="Where hours, days, weeks, months and years begin, such as Europe/Berlin.",
         ),
     ] = "UTC",
+    missing: Annotated[
+        bool,
+        typer.Option(
+            "--missing",
+            help="Give up points whose manifests are missing, named by their whole ids.",
+        ),
+    ] = False,
     prune: Annotated[bool, typer.Option("--prune", help="Give the space back as well.")] = False,
     dry_run: DryRun = False,
     lock_wait: LockWait = 0.0,
@@ -104,6 +111,7 @@ def forget(
     back by prune.
     """
     from cbtfs.core.retention import Policy
+    from cbtfs.store.missing import give_up, refuse_missing
     from cbtfs.store.repository import writing
     from cbtfs.store.reserve import released
 
@@ -121,14 +129,22 @@ def forget(
     )
     if policy.keeps_nothing and not names:
         raise UsageError("nothing says what to forget: give --keep-… rules, or name points")
+    if missing and not policy.keeps_nothing:
+        raise UsageError("--missing takes ids of points: give it without --keep-… rules")
     path = repository_path(context)
     with released(path), writing(path, lock_wait=lock_wait) as repository:
         verdicts: list[Verdict] = []
-        if policy.keeps_nothing:
+        if missing:
+            points = _missing(repository, names or [])
+        elif policy.keeps_nothing:
             points = _named(repository, names or [])
         else:
             verdicts, points = _by_rules(repository, names or [], policy)
-        if not dry_run and points:
+        if prune and not missing:
+            refuse_missing(repository)
+        if not dry_run and points and missing:
+            give_up(repository, points)
+        elif not dry_run and points:
             repository.forget(points)
         outcome = None
         if prune:
@@ -176,6 +192,12 @@ def _named(repository: Repository, names: Sequence[str]) -> list[PointId]:
         if is_vm(repository, name):
             raise UsageError(f"{name} is a VM: give --keep-… rules for it, or name points")
     return to_forget(repository, names)
+
+
+def _missing(repository: Repository, ids: Sequence[str]) -> list[PointId]:
+    from cbtfs.forget import to_give_up
+
+    return to_give_up(repository, ids)
 
 
 def _by_rules(

@@ -34,7 +34,8 @@ def init(
     """Create a repository in a folder that is empty or not there yet."""
     from cbtfs.core.settings import DEFAULT_BLOCK_BYTES
     from cbtfs.store.codec import DEFAULT_LEVEL
-    from cbtfs.store.repository import create_repository, new_settings
+    from cbtfs.store.repository import create_repository
+    from cbtfs.store.settings import new_settings
 
     path = repository_path(context)
     try:

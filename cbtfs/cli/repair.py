@@ -2,45 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cbtfs.cli.arguments import DryRun, Json, LockWait, example
 from cbtfs.cli.context import repository_path
 from cbtfs.cli.output import Advance, emit, print_lines, progress, say
-from cbtfs.errors import ChunkMissing, DataCorrupt
+from cbtfs.errors import ChunkMissing, DataCorrupt, ManifestsMissing, UsageError
 
 if TYPE_CHECKING:
-    from cbtfs.repair import Repaired
+    from pathlib import Path
+
+    from cbtfs.repair import MissingPoint, Repaired
 
 
 def add_to(app: typer.Typer) -> None:
-    app.command(epilog=example("cbtfs repair --dry-run", "cbtfs repair"))(repair)
+    app.command(
+        epilog=example("cbtfs repair --dry-run", "cbtfs repair", "cbtfs repair --restore-manifests")
+    )(repair)
     app.command(epilog=example("cbtfs unlock"))(unlock)
 
 
 def repair(
-    context: typer.Context, dry_run: DryRun = False, lock_wait: LockWait = 0.0, json: Json = False
+    context: typer.Context,
+    restore_manifests: Annotated[
+        bool,
+        typer.Option(
+            "--restore-manifests",
+            help="Write missing manifests back to points/ from the catalog's copies.",
+        ),
+    ] = False,
+    create_markers: Annotated[
+        bool,
+        typer.Option(
+            "--create-markers",
+            help="Confirm that points/ and packs/ are this repository's: write their markers.",
+        ),
+    ] = False,
+    dry_run: DryRun = False,
+    lock_wait: LockWait = 0.0,
+    json: Json = False,
 ) -> None:
-    """Rebuild the catalog from packs and manifests alone; clear away what a crash left.
+    """Rebuild the catalog from packs and manifests; remove the files that a crash left.
 
-    It may be interrupted at any time. Mounts go on.
+    It may be interrupted at any time, and mounts continue to work. Restore points whose manifests
+    are missing stay in the catalog. With --restore-manifests, those whose block maps resolve
+    completely are listed and written back to points/; make sure first that its file system is
+    mounted and that nobody is still copying files to it. --create-markers only writes markers,
+    for a repository whose directories have none and whose catalog cannot confirm them.
     """
     from cbtfs.repair import repair as run
     from cbtfs.store.reserve import released
 
     path = repository_path(context)
+    if create_markers:
+        if restore_manifests or dry_run:
+            raise UsageError("--create-markers takes neither --restore-manifests nor --dry-run")
+        _create_markers(path, lock_wait, as_json=json)
+        return
     with ExitStack() as stack:
 
         def announce(total: int) -> Advance:
             return stack.enter_context(progress("packs", total, is_wanted=not json))
 
+        def on_missing(missing: Sequence[MissingPoint]) -> None:
+            if not json:
+                print_lines(_missing_lines(missing, will_restore=restore_manifests))
+
         stack.enter_context(released(path))
-        done = run(path, is_dry_run=dry_run, lock_wait=lock_wait, announce=announce)
+        done = run(
+            path,
+            is_dry_run=dry_run,
+            restores_manifests=restore_manifests,
+            lock_wait=lock_wait,
+            announce=announce,
+            on_missing=on_missing,
+        )
     if json:
         emit(asdict(done))
     else:
@@ -49,10 +90,36 @@ def repair(
         say(problem)
     if done.problems:
         raise DataCorrupt("not everything could be read: run check to see whom that hurts")
+    if done.missing and not dry_run:
+        raise ManifestsMissing(
+            f"points/ lacks the manifests of {len(done.missing)} restore points: put them back "
+            "from a copy of points/"
+            + ("" if restore_manifests else ", or run 'cbtfs repair --restore-manifests'")
+        )
     if done.damaged:
         raise ChunkMissing(
             f"objects are missing that {len(done.damaged)} points need: run check to see which"
         )
+
+
+def _create_markers(path: Path, lock_wait: float, *, as_json: bool) -> None:
+    from cbtfs.repair import create_markers
+
+    written = create_markers(path, lock_wait=lock_wait)
+    if as_json:
+        emit({"markers": list(written)})
+    else:
+        print_lines([f"marker of {each}/ written" for each in written] or ["no marker is absent"])
+
+
+def _missing_lines(missing: Sequence[MissingPoint], *, will_restore: bool) -> Iterator[str]:
+    for each in missing:
+        manifest = each.manifest
+        if each.problem is not None:
+            fate = f"cannot be restored: {each.problem}"
+        else:
+            fate = "will be restored" if will_restore else "can be restored"
+        yield f"manifest missing: {manifest.point} {manifest.vm.name} {manifest.name}: {fate}"
 
 
 def _lines(done: Repaired) -> Iterator[str]:
@@ -66,6 +133,9 @@ def _lines(done: Repaired) -> Iterator[str]:
             yield f"{done.nodes_mended} nodes of block maps were bad in their packs: stored anew"
         if done.nodes_left_out:
             yield f"{done.nodes_left_out} nodes of block maps cannot be had"
+    if done.restored:
+        would = "would be " if done.is_dry_run else ""
+        yield f"{len(done.restored)} manifests {would}restored to points/"
 
 
 def unlock(context: typer.Context, json: Json = False) -> None:

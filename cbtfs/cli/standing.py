@@ -23,7 +23,7 @@ class Standing:
     uuid: str
     """vSphere's instance UUID; empty where there is none."""
     last_good: str | None
-    """The time, RFC 3339, of the newest point that is whole, and neither damaged nor suspect."""
+    """Time, RFC 3339, of the newest point that is whole and not missing, damaged or suspect."""
     points: int
     suspect: int
     damaged: int
@@ -54,7 +54,7 @@ def is_good(point: Point) -> bool:
     """Whether all that was wanted is in it, and nothing speaks against any of it."""
     left_out = point.manifest.metadata.get("left_out") or ()
     is_whole = all(_reason(each) in _AS_WISHED for each in left_out)
-    return is_whole and not {"damaged", "suspect"} & set(point.marks)
+    return is_whole and not {"missing", "damaged", "suspect"} & set(point.marks)
 
 
 def _reason(left_out: Any) -> object:

@@ -31,6 +31,7 @@ _CLASSES: Final = (
     ("the bitmap", "list_of_another_point"),
     ("no change list", "no_list"),
     ("no dirty bitmap", "no_list"),
+    ("the manifest of this disk's newest point", "base_missing"),
     ("the point", "base_damaged"),
 )
 

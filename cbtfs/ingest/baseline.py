@@ -18,12 +18,20 @@ class Baseline:
     point: Point
     disk: DiskRecord
     is_last_committed: bool
-    """False if a later point of this disk may have been committed and forgotten."""
+    """False if a later point of this disk may have been committed, whatever became of it."""
+    last: str = "was forgotten"
+    """What may have become of such a later point, for a message."""
+    is_missing: bool = False
+    """The point has no manifest: its disks are read whole."""
 
     @property
     def since(self) -> Since:
         return Since(
-            self.point.manifest.point, self.disk.change_id, self.disk.size, self.is_last_committed
+            self.point.manifest.point,
+            self.disk.change_id,
+            self.disk.size,
+            self.is_last_committed,
+            self.last,
         )
 
     @property
@@ -39,19 +47,28 @@ def disk_of(manifest: Manifest, identity: str) -> DiskRecord | None:
 
 
 def find_baseline(repository: Repository, vm: VmId, identity: str) -> Baseline | None:
-    """The newest retained point that has the disk; None for a disk that is new.
+    """The newest point that has the disk, retained or missing; None for a disk that is new.
 
-    The catalog has just been caught up with points/, so it lists what is retained.
+    The catalog has just been caught up with points/, so it lists what is retained, and knows
+    which points are missing.
     """
     with repository.catalog.view() as view:
         found = _newest_with(view, vm, identity)
+        missing, unproven = view.missing, view.unproven_order(vm)
+        is_any_missing = bool(missing) and any(p in missing for _, p in view.points_of(vm))
     if found is None:
         return None
     point, disk = found
     order = point.manifest.order
     forgotten = find_forgotten(repository, vm)
     is_last = not any(m.order > order and disk_of(m, identity) for m in forgotten.manifests)
-    return Baseline(point, disk, is_last and forgotten.is_complete)
+    is_last = is_last and forgotten.is_complete
+    last = "was forgotten"
+    if is_any_missing:
+        is_last, last = False, "may be missing"
+    elif order <= unproven:
+        is_last, last = False, "the catalog, which was rebuilt or behind, may never have known"
+    return Baseline(point, disk, is_last, last, point.manifest.point in missing)
 
 
 def _newest_with(view: View, vm: VmId, identity: str) -> tuple[Point, DiskRecord] | None:

@@ -53,6 +53,13 @@ def make_plan(
     """
     if base is None:
         return whole("first restore point of this disk", want)
+    if base.is_missing:
+        newest = base.point.manifest
+        return whole(
+            f"compared by digest: the manifest of this disk's newest point, {newest.name} "
+            f"({newest.point}), is missing",
+            want,
+        )
     if want == "full":
         plan = whole("a full was asked for", want)
         return replace(plan, told=_told(source, base)) if is_audited else plan

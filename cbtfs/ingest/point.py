@@ -179,9 +179,11 @@ def _manifest(
     with repository.catalog.view() as view:
         names = {name for name, _ in view.names_of(vm.id)}
         newest = [order for order, _ in islice(view.points_of(vm.id, newest_first=True), 1)]
+        unproven = view.unproven_order(vm.id)
     forgotten = find_forgotten(repository, vm.id)
     dead = [manifest.order for manifest in forgotten.manifests]
     is_all_seen = forgotten.is_complete and not repository.findings.unreadable
+    is_all_seen = is_all_seen and unproven < max(newest, default=0)
     return Manifest(
         point=new_point_id(),
         vm=vm,

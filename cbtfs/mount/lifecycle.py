@@ -23,7 +23,8 @@ from cbtfs.mount.shared import Shared
 from cbtfs.mount.status import facts_of
 from cbtfs.mount.worker import Session, fork
 from cbtfs.mount.workers import Supervisor
-from cbtfs.store.repository import load_settings, reading
+from cbtfs.store.repository import reading
+from cbtfs.store.settings import load_settings
 
 _OPTIONS: Final = ("default_permissions", "ro", "nosuid", "nodev", "noexec", f"fsname={FSNAME}")
 _LOG_MODE: Final = 0o600

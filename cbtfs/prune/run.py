@@ -20,6 +20,7 @@ from cbtfs.prune.select import Limits, PackUse, Selection, select
 from cbtfs.prune.survey import Survey, survey
 from cbtfs.prune.sweep import LARGE, SMALL, sweep
 from cbtfs.store.catalog.update import Update
+from cbtfs.store.missing import refuse_missing
 from cbtfs.store.pack import PACK_BYTES
 from cbtfs.store.repository import Repository
 from cbtfs.store.reserve import is_tight
@@ -84,8 +85,10 @@ def prune(
     """Give back the space of what no point needs; Outcome says how much.
 
     ChunkMissing or DataCorrupt if anything that a point needs does not resolve: then nothing
-    was removed. *without*, for a dry run, takes these points for forgotten.
+    was removed. ManifestsMissing if a point has no manifest: what it needs is not known to be
+    dead. *without*, for a dry run, takes these points for forgotten.
     """
+    refuse_missing(repository)
     _allow_many_files()
     with repository.points.claimed() as dead:
         points = _load_points(repository, dead, without if is_dry_run else ())

@@ -28,6 +28,8 @@ class Since:
     """Of the disk at that point, in bytes."""
     is_last_committed: bool
     """No later point of this disk was ever committed, not even one that was forgotten."""
+    last: str = "was forgotten"
+    """What became of the last committed point where that is another one, for a message."""
 
 
 class DiskSource(Protocol):

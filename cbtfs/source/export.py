@@ -60,7 +60,7 @@ class NbdSource:
             )
         if since.change_id is None and not since.is_last_committed:
             raise ChangeTrackingInvalid(
-                f"the bitmap {name} is since the last committed point, which was forgotten"
+                f"the bitmap {name} is since the last committed point, which {since.last}"
             )
         if context not in self._export.contexts:
             raise ChangeTrackingInvalid(

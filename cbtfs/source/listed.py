@@ -80,7 +80,7 @@ class ListedSource(WrappedSource):
         if self._changes.since is None:
             if not since.is_last_committed:
                 raise ChangeTrackingInvalid(
-                    "the change list is since the last committed point, which was forgotten"
+                    f"the change list is since the last committed point, which {since.last}"
                 )
         elif self._since != since.point:
             meant = printable(self._changes.since[:_SHOWN_CHARACTERS])

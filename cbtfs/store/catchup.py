@@ -23,6 +23,7 @@ from cbtfs.store.catalog.records import (
     PointRecord,
 )
 from cbtfs.store.catalog.update import NewObject, Update
+from cbtfs.store.catalog.view import View
 from cbtfs.store.packs import PackFolder
 from cbtfs.store.points import PointFolder
 from cbtfs.store.quarantine import BadPlace, prefer_good
@@ -48,6 +49,9 @@ class Findings:
     points_added: int = 0
     points_dropped: int = 0
     states_changed: int = 0
+    missing: frozenset[PointId] = frozenset()
+    """Points that the catalog knows and that have neither a manifest nor a forgotten one."""
+    missing_changed: bool = False
     unreadable: list[str] = field(default_factory=list)
     """What is wrong with manifests that cannot be read."""
 
@@ -59,7 +63,11 @@ class Findings:
     def is_empty(self) -> bool:
         """Whether the catalog was as it should be."""
         return not (
-            self.changed_objects or self.points_added or self.points_dropped or self.states_changed
+            self.changed_objects
+            or self.points_added
+            or self.points_dropped
+            or self.states_changed
+            or self.missing_changed
         )
 
 
@@ -91,11 +99,12 @@ def catch_up(
         in_step = (
             present == known.keys()
             and not view.may_be_completed
-            and points.ids() == set(view.point_ids())
-            and not _changed_states(points, view.points())
+            and lacks_nothing(view, points)
+            and not _changed_states(points, view.points(), view.missing)
         )
+        missing = view.missing
     if in_step:
-        return Findings()
+        return Findings(missing=missing)
 
     def change(update: Update) -> Findings:
         findings = Findings()
@@ -111,6 +120,8 @@ def catch_up(
         if update.is_incomplete or findings.nodes_left_out or findings.objects_dropped:
             _complete(update, packs, present, findings)
         settle_points(update, points, findings)
+        if findings.packs_added or findings.points_added:
+            doubt_later_points(update)
         if not findings.is_empty:
             update.renew_generation()
         return findings
@@ -121,12 +132,30 @@ def catch_up(
     return findings
 
 
+def lacks_nothing(view: View, points: PointFolder) -> bool:
+    """Whether the catalog knows every point there is, and which of its points are missing."""
+    there, known = points.ids(), set(view.point_ids())
+    gone = known - there
+    if not there <= known or gone != view.missing:
+        return False
+    return not gone or not gone & points.forgotten_ids()
+
+
 def _changed_states(
-    points: PointFolder, records: Iterable[tuple[PointId, PointRecord]]
+    points: PointFolder,
+    records: Iterable[tuple[PointId, PointRecord]],
+    missing: Collection[PointId],
 ) -> set[PointId]:
+    """Points whose state file is not the one that the catalog copied.
+
+    The copy of a missing point's state is kept when its file is gone, too.
+    """
     marks = points.marks()
     return {
-        point for point, record in records if marks.get(point, b"").ljust(24, b"\0") != record.mark
+        point
+        for point, record in records
+        if marks.get(point, b"").ljust(24, b"\0") != record.mark
+        and (point in marks or point not in missing)
     }
 
 
@@ -276,10 +305,16 @@ def _resolve(update: Update, packs: PackFolder, node: Placed) -> list[ObjectId] 
 
 
 def settle_points(update: Update, points: PointFolder, findings: Findings) -> None:
-    """Manifests that are not known are applied; points whose manifest is gone are dropped."""
+    """Apply unknown manifests, drop forgotten points, and record which points are missing.
+
+    The catalog keeps its copy of the manifest of a missing point: it may be the last one.
+    """
     there = points.ids()
     known = set(update.point_ids())
-    for point in known - there:
+    gone = known - there
+    forgotten = gone & points.forgotten_ids() if gone else gone
+    findings.missing = frozenset(gone - forgotten)
+    for point in forgotten:
         record = update.point(point)
         if record is not None:
             update.drop_point(decode_manifest(record.manifest))
@@ -292,11 +327,22 @@ def settle_points(update: Update, points: PointFolder, findings: Findings) -> No
             continue
         _put(update, points, decode_manifest(data), data)
         findings.points_added += 1
-    for point in _changed_states(points, [*update.points()]):
+    if findings.missing != update.missing:
+        update.set_missing(findings.missing)
+        findings.missing_changed = True
+    for point in _changed_states(points, [*update.points()], findings.missing):
         record = update.point(point)
         if record is not None and point not in there - known:
             _put(update, points, decode_manifest(record.manifest), record.manifest)
             findings.states_changed += 1
+
+
+def doubt_later_points(update: Update) -> None:
+    """Record that points later than the newest known one of each VM may have been lost unseen."""
+    for vm in update.vms():
+        newest = next(update.points_of(vm, newest_first=True), None)
+        if newest is not None:
+            update.set_unproven(vm, newest[0])
 
 
 def _put(update: Update, points: PointFolder, manifest: Manifest, data: bytes) -> None:

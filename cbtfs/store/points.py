@@ -4,7 +4,7 @@ import fcntl
 import os
 import struct
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -154,6 +154,16 @@ class PointFolder:
             except FileNotFoundError as exc:
                 raise PointNotFound(f"point {point} is gone") from exc
         sync_folder(self._path)
+
+    def put_forgotten(self, point: PointId, manifest: bytes) -> None:
+        """Write the manifest of a missing point as that of a forgotten one."""
+        put_if_absent(self._path / (point + FORGOTTEN_SUFFIX), manifest)
+
+    def put_back(self, point: PointId, manifest: bytes, state: bytes) -> None:
+        """Write the manifest of a missing point, and its state, which goes first, if it is gone."""
+        with suppress(FileExistsError):
+            put_if_absent(self._path / (point + STATE_SUFFIX), state)
+        put_if_absent(self.path(point), manifest)
 
     @contextmanager
     def claimed(self) -> Iterator[set[PointId]]:

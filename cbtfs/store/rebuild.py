@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 
 from cbtfs.core.frame import Frame, Kind
 from cbtfs.core.ids import Digest, PackId
+from cbtfs.core.manifest import decode_manifest
 from cbtfs.errors import ChunkMissing, DataCorrupt
 from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.update import Update
@@ -18,12 +19,14 @@ from cbtfs.store.catchup import (
     Placed,
     add_chunks,
     add_nodes,
+    doubt_later_points,
     settle_points,
     still_left_out,
 )
 from cbtfs.store.packs import PackFolder
 from cbtfs.store.points import PointFolder
 from cbtfs.store.quarantine import BadPlace, prefer_good
+from cbtfs.store.salvage import Salvaged
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +40,12 @@ def rebuild(
     points: PointFolder,
     bad: Collection[BadPlace] = (),
     progress: Progress = lambda _: None,
+    salvaged: Salvaged | None = None,
 ) -> Findings:
     """Fill an empty *catalog*. Of like frames one that is not in *bad* is taken.
+
+    *salvaged* are the points that the catalog before it knew: those that are missing from
+    points/ stay known.
 
     DataCorrupt if a pack cannot be opened at all: without it points would be damaged that may
     only have met a moment's trouble of the disk.
@@ -71,7 +78,7 @@ def rebuild(
                 if frame.kind is Kind.NODE and frame.level == level
             ]
             left_out |= catalog.update(_adding_nodes(packs, nodes, findings))
-    catalog.update(lambda update: _finish(update, points, left_out, findings))
+    catalog.update(lambda update: _finish(update, points, left_out, salvaged, findings))
     for problem in (*findings.packs_scanned, *findings.unreadable):
         log.warning("%s", problem)
     return findings
@@ -101,8 +108,22 @@ def _adding_nodes(
 
 
 def _finish(
-    update: Update, points: PointFolder, left_out: set[tuple[int, Digest]], findings: Findings
+    update: Update,
+    points: PointFolder,
+    left_out: set[tuple[int, Digest]],
+    salvaged: Salvaged | None,
+    findings: Findings,
 ) -> None:
     findings.nodes_left_out = len(still_left_out(update, left_out))
     update.set_incomplete(findings.nodes_left_out > 0)
+    there = points.ids()
+    known = {} if salvaged is None else salvaged.points
+    for point in known.keys() - there:
+        record = known[point]
+        update.put_point(decode_manifest(record.manifest), record)
     settle_points(update, points, findings)
+    if salvaged is None or not salvaged.is_complete or there - known.keys():
+        doubt_later_points(update)
+    else:
+        for vm, order in salvaged.unproven.items():
+            update.set_unproven(vm, order)

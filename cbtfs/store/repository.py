@@ -5,7 +5,6 @@ import logging
 import os
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -17,49 +16,45 @@ from cbtfs.core.manifest import (
     encode_manifest,
     encode_state,
 )
-from cbtfs.core.moment import format_moment
-from cbtfs.core.settings import Settings, UnknownFormat, decode_settings, encode_settings
+from cbtfs.core.settings import Settings, encode_settings
 from cbtfs.errors import (
     AccessDenied,
-    DataCorrupt,
-    FormatNotSupported,
     RepositoryLocked,
     RepositoryNotFound,
     StoreFailed,
     UsageError,
+    WrongDirectory,
 )
 from cbtfs.store import reserve
 from cbtfs.store.catalog import gate
 from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.records import CatalogDamaged, PointRecord
 from cbtfs.store.catalog.update import Update
-from cbtfs.store.catchup import Findings, catch_up
+from cbtfs.store.catchup import Findings, catch_up, lacks_nothing
+from cbtfs.store.directories import DIRECTORIES, require_directories, write_marker
 from cbtfs.store.distrust import DistrustFolder
 from cbtfs.store.files import (
     exchange,
-    load_file,
     make_folder,
     put_if_absent,
     remove_folder,
     storing,
     sync_folder,
 )
-from cbtfs.store.identity import new_id
 from cbtfs.store.lock import WriterLock
 from cbtfs.store.mend import copy_nodes_anew, put_nodes_anew
 from cbtfs.store.pack import PACK_BYTES
 from cbtfs.store.packs import PackFolder
-from cbtfs.store.place import refuse_bad_place
 from cbtfs.store.points import Forgotten, PointFolder
 from cbtfs.store.quarantine import BadPlace, load_quarantine, save_quarantine, still_bad
 from cbtfs.store.rebuild import Progress, rebuild
+from cbtfs.store.salvage import salvage
+from cbtfs.store.settings import SETTINGS, load_settings
 from cbtfs.store.writer import ObjectWriter
 
 log = logging.getLogger(__name__)
 
-SETTINGS: Final = "repository.json"
 CATALOG: Final = "catalog"
-_MAX_SETTINGS_BYTES: Final = 1 << 16
 _REBUILD_SECONDS: Final = 60.0
 """What a reader waits for a writer where the catalog cannot be opened: it is being made anew."""
 
@@ -166,9 +161,13 @@ class Repository:
 
         Takes the same time whatever they hold. The new names of their manifests are the commit.
         """
-        self._forgotten = None
         with storing("the folder of points"):
             self.points.forget(points)
+        self.drop_forgotten(points)
+
+    def drop_forgotten(self, points: Collection[PointId]) -> None:
+        """Remove *points*, whose forgotten manifests are written, from the catalog."""
+        self._forgotten = None
         self.catalog.update(lambda update: _drop_points(update, points))
 
     def put_states(self, states: Iterable[PointState]) -> None:
@@ -181,11 +180,14 @@ class Repository:
         self.catalog.update(lambda update: _reload_states(update, self.points, changed))
 
 
-def _drop_points(update: Update, points: Iterable[PointId]) -> None:
+def _drop_points(update: Update, points: Collection[PointId]) -> None:
     for point in points:
         record = update.point(point)
         if record is not None:
             update.drop_point(decode_manifest(record.manifest))
+    gone = update.missing & {*points}
+    if gone:
+        update.set_missing(update.missing - gone)
 
 
 def _reload_states(update: Update, points: PointFolder, changed: Iterable[PointId]) -> None:
@@ -212,38 +214,11 @@ def create_repository(path: Path, settings: Settings) -> None:
     with storing(f"the repository {path}"):
         for name in ("packs", "points", "locks"):
             make_folder(path / name)
+        for directory in DIRECTORIES:
+            write_marker(path, settings.id, directory)
         Catalog(path / CATALOG, is_writable=True).close()
         put_if_absent(path / SETTINGS, encode_settings(settings))
         sync_folder(path.absolute().parent)
-
-
-def new_settings(block_size: int, level: int) -> Settings:
-    """Settings of a repository that is made now; ValueError if they make no sense."""
-    created = format_moment(datetime.now(UTC).replace(microsecond=0))
-    return Settings(new_id(), created, block_size=block_size, level=level)
-
-
-def load_settings(path: Path) -> Settings:
-    """What repository.json says; RepositoryNotFound, FormatNotSupported, DataCorrupt.
-
-    UsageError if it is where no repository may be.
-    """
-    refuse_bad_place(path)
-    try:
-        return decode_settings(load_file(path / SETTINGS, _MAX_SETTINGS_BYTES))
-    except (FileNotFoundError, NotADirectoryError) as exc:
-        raise RepositoryNotFound(
-            f"no repository at {path}: name one with --repo or CBTFS_REPO, or make it with init"
-        ) from exc
-    except PermissionError as exc:
-        raise AccessDenied(f"cannot open the repository {path}: {exc.strerror}") from exc
-    except UnknownFormat as exc:
-        raise FormatNotSupported(
-            f"the repository {path} needs {exc}, which this version of cbtfs does not know: "
-            "use a newer one"
-        ) from exc
-    except ValueError as exc:
-        raise DataCorrupt(f"{path / SETTINGS} is damaged: {exc}; put back a copy of it") from exc
 
 
 @contextmanager
@@ -255,16 +230,18 @@ def writing(
     Waits *lock_wait* seconds for another writer to end, then raises RepositoryLocked. Where the
     catalog *is_suspect*, or the last writer died, it is verified first.
     """
-    settings = load_settings(path)
+    load_settings(path)
     with storing("the writer's lock"):
         make_folder(path / "locks")
         lock = WriterLock(path / "locks" / "writer", lock_wait)
     is_clean = False
     try:
+        # The writer that was waited for may have changed what a program must know.
+        settings = load_settings(path)
         with storing("the repository"):
-            repository = _open_locked(
-                path, settings, must_verify=is_suspect or lock.was_left_behind
-            )
+            is_unsure = is_suspect or lock.was_left_behind
+            require_directories(path, settings.id, is_suspect=is_unsure)
+            repository = _open_locked(path, settings, must_verify=is_unsure)
         reserve.keep(path)
         try:
             yield repository
@@ -302,13 +279,17 @@ def _open_locked(path: Path, settings: Settings, *, must_verify: bool) -> Reposi
 def _rebuild(
     path: Path, packs: PackFolder, points: PointFolder, progress: Progress = lambda _: None
 ) -> tuple[Catalog, Findings]:
-    """A catalog made anew from packs and points beside the old one, which is kept aside."""
+    """A catalog made anew from packs and points beside the old one, which is kept aside.
+
+    Points that the old one knows and that are missing from points/ stay known.
+    """
+    salvaged = salvage(path / CATALOG)
     new, aside = path / (CATALOG + ".new"), path / (CATALOG + ".damaged")
     with storing("the catalog"):
         remove_folder(new)
     catalog = Catalog(new, is_writable=True)
     try:
-        findings = rebuild(catalog, packs, points, load_quarantine(path), progress)
+        findings = rebuild(catalog, packs, points, load_quarantine(path), progress, salvaged)
     finally:
         catalog.close()
     with storing("the catalog"):
@@ -330,13 +311,15 @@ def rebuild_catalog(
     time. *progress* is told of bytes of packs. What only the old one still knows is kept: nodes
     whose frames are bad or gone are written anew first.
     """
-    settings = load_settings(path)
+    load_settings(path)
     with storing("the writer's lock"):
         make_folder(path / "locks")
         lock = WriterLock(path / "locks" / "writer", lock_wait)
     is_clean = False
     try:
+        settings = load_settings(path)
         with storing("the catalog"):
+            require_directories(path, settings.id, is_suspect=True)
             packs, points = PackFolder(path / "packs"), PointFolder(path / "points")
             packs.remove_leftovers()
             points.remove_leftovers()
@@ -370,6 +353,10 @@ def reading(path: Path, *, is_suspect: bool = False) -> Iterator[Repository]:
                 writing(path, lock_wait=wait, is_suspect=is_suspect),
             ):
                 pass
+        except WrongDirectory as exc:
+            if not is_open:
+                raise
+            log.warning("%s; restore points are shown as the catalog knows them", exc)
         except StoreFailed as exc:
             log.warning("points that the catalog does not know yet are not shown: %s", exc)
     catalog = Catalog(path / CATALOG, is_writable=False)
@@ -387,7 +374,7 @@ def _look(path: Path) -> tuple[bool, bool]:
         return False, False
     try:
         with catalog.view() as view:
-            return True, set(view.point_ids()) == PointFolder(path / "points").ids()
+            return True, lacks_nothing(view, PointFolder(path / "points"))
     except CatalogDamaged:
         return True, True
     finally:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cbtfs.store.repository import create_repository, new_settings
+from cbtfs.store.repository import create_repository
+from cbtfs.store.settings import new_settings
 from tests.cli.support import Outcome, Run, process, runner
 from tests.support import BLOCK, add_point
 

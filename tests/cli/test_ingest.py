@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from cbtfs.store.repository import create_repository, new_settings
+from cbtfs.store.repository import create_repository
+from cbtfs.store.settings import new_settings
 from tests.cli.support import Outcome, Run, runner
 
 SIZE = 40_000

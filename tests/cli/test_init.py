@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cbtfs.store.repository import load_settings
+from cbtfs.store.settings import load_settings
 from tests.cli.support import process, runner
 
 

@@ -14,7 +14,8 @@ from cbtfs.cli import main as cli
 from cbtfs.cli.verbs import MODULES, load_commands
 from cbtfs.core.sealed import seal, unseal
 from cbtfs.errors import CbtfsError
-from cbtfs.store.repository import SETTINGS, writing
+from cbtfs.store.repository import writing
+from cbtfs.store.settings import SETTINGS
 from tests.cli.support import Run, process
 from tests.support import BLOCK, SIGNALS, add_point
 

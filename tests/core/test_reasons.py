@@ -28,6 +28,10 @@ def test_every_documented_reason_has_a_word(reason: str) -> None:
         ("change tracking missed 7 blocks", "audit"),
         ("compared by digest: no change list", "no_list"),
         ("compared by digest: x is damaged, it may be this disk's newest", "base_damaged"),
+        (
+            "compared by digest: the manifest of this disk's newest point, t (x), is missing",
+            "base_missing",
+        ),
         ("the sun was in its eyes", OTHER),
     ],
 )

@@ -34,6 +34,8 @@ class Machine:
     disks: dict[str, FakeDisk]
     points: list[Kept] = field(default_factory=list)
     forgotten: set[PointId] = field(default_factory=set)
+    doubted: set[PointId] = field(default_factory=set)
+    """Points of which the catalog cannot tell whether a later one was lost."""
 
     @property
     def retained(self) -> list[Kept]:
@@ -79,7 +81,8 @@ class Machine:
         if base is None or want == "full" or mode in ("digest", "wrong", "since another"):
             return "full"
         is_listed = mode in ("listed", "over")
-        return "full" if is_listed and self.last(label) is not base else "incremental"
+        is_last = self.last(label) is base and base.manifest.point not in self.doubted
+        return "full" if is_listed and not is_last else "incremental"
 
 
 def newest_with(points: Sequence[Kept], label: str) -> Kept | None:

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cbtfs.core.ids import Digest
+from cbtfs.core.ids import Digest, PointId
 from cbtfs.errors import SourceUnavailable
 from cbtfs.ingest.plan import Want
 from cbtfs.reader import Reader
+from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.repository import reading
 from tests.ingest.history import Kept, Machine, Mode, counts_of, without_stored
 from tests.ingest.support import (
@@ -23,6 +24,7 @@ from tests.ingest.support import (
     forget,
     ingest,
     lose_catalog,
+    packs,
     points,
     put_back_catalog,
 )
@@ -108,6 +110,7 @@ class History:
             for vm in ("vm", "other")
         }
         self.known: set[bytes] = set()
+        self.copy_doubted: dict[str, set[PointId]] = {}
 
     @property
     def retained(self) -> list[Kept]:
@@ -187,13 +190,29 @@ class History:
 
     def lose_catalog(self, number: int) -> None:
         lose_catalog(self.path)
+        self.doubt_later_points()
 
     def keep_a_copy_of_the_catalog(self, number: int) -> None:
         shutil.rmtree(self.copy)
         copy_catalog(self.path, self.copy)
+        self.copy_doubted = {vm: {*machine.doubted} for vm, machine in self.vms.items()}
 
     def put_back_catalog(self, number: int) -> None:
         put_back_catalog(self.path, self.copy)
+        for vm, machine in self.vms.items():
+            machine.doubted = {*self.copy_doubted.get(vm, ())}
+        catalog = Catalog(self.path / "catalog", is_writable=False)
+        with catalog.view() as view:
+            is_behind = bool(packs(self.path).keys() - view.pack_numbers())
+            is_behind |= any(kept.manifest.point not in view.point_ids() for kept in self.retained)
+        catalog.close()
+        if is_behind:
+            self.doubt_later_points()
+
+    def doubt_later_points(self) -> None:
+        """A catalog that did not see the points come cannot tell whether it saw the last one."""
+        for machine in self.vms.values():
+            machine.doubted |= {kept.manifest.point for kept in machine.retained}
 
 
 EVENTS = st.sampled_from(

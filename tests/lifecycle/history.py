@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from cbtfs.core.blockmap import Shape
+from cbtfs.core.frame import Kind
 from cbtfs.core.ids import PointId
 from cbtfs.core.manifest import Manifest
 from cbtfs.prune.run import Outcome, prune
@@ -62,6 +64,20 @@ class History:
     def pack_bytes(self) -> int:
         """Bytes in packs on disk."""
         return sum(file.stat().st_size for file in (self.path / "packs").glob("*/*"))
+
+    def packs_of(self, point: PointId) -> list[Path]:
+        """The packs with objects that only that point needs, where each point has its own."""
+        with reading(self.path) as repository, repository.catalog.view() as view:
+            found = set()
+            for disk in self.manifests[point].disks:
+                height = Shape(disk.size, disk.block_size).height
+                number = view.find(Kind.NODE, height, disk.root)
+                location = None if number is None else view.location(number)
+                assert location is not None
+                record = view.pack(location.pack)
+                assert record is not None
+                found.add(repository.packs.path(record.id))
+            return sorted(found)
 
     def verify(self) -> None:
         """Every point is there, reads as it must, and there is no other."""

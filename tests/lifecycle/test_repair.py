@@ -90,15 +90,21 @@ def test_tags_protection_and_marks_survive(history: History) -> None:
         assert b'"a reason"' in record.state
 
 
+def files(path: Path) -> dict[Path, bytes]:
+    """All files but LMDB's table of readers, in which every reader leaves a line."""
+    found = (p for p in path.rglob("*") if p.is_file() and p.name != "lock.mdb")
+    return {p: p.read_bytes() for p in found}
+
+
 def test_a_dry_run_changes_nothing(history: History) -> None:
     (history.path / "packs" / "ab").mkdir(exist_ok=True)
     (history.path / "packs" / "ab" / ("ab" * 16 + ".open")).write_bytes(b"half")
-    before = {p: p.read_bytes() for p in history.path.rglob("*") if p.is_file()}
+    before = files(history.path)
 
     done = repair(history.path, is_dry_run=True)
 
     assert (done.leftovers, done.points, done.catalog) == (1, 3, None)
-    assert {p: p.read_bytes() for p in history.path.rglob("*") if p.is_file()} == before
+    assert files(history.path) == before
 
 
 def test_an_interrupted_repair_leaves_the_old_catalog(

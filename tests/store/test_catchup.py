@@ -13,7 +13,7 @@ from cbtfs import listing
 from cbtfs.core.blockmap import FANOUT
 from cbtfs.core.frame import Frame, Kind
 from cbtfs.core.ids import NULL_DIGEST, Digest, ObjectId, PackId, PointId, Ref
-from cbtfs.core.manifest import Manifest
+from cbtfs.core.manifest import Manifest, decode_manifest
 from cbtfs.errors import CbtfsError, ChunkMissing, StoreFailed
 from cbtfs.store.catalog.environment import ENGINE, Environment
 from cbtfs.store.catalog.records import META, close_value, number_key
@@ -24,6 +24,7 @@ from cbtfs.store.digest import chunk_digest, digest_of, node_content
 from cbtfs.store.identity import new_pack_id
 from cbtfs.store.packs import PackFolder
 from cbtfs.store.repository import reading, writing
+from tests.ingest.support import forget
 from tests.store.crashes import CATCH_UP, Crash, Step, crashing
 from tests.support import BLOCK, add_point, new_repository, read_image
 
@@ -341,20 +342,50 @@ def test_a_manifest_that_was_not_known_is_applied(history: History) -> None:
     assert len(damaged(history.path)) == 4
 
 
-def test_a_point_whose_manifest_is_gone_is_dropped(history: History) -> None:
-    (history.path / "points" / history.points[1].manifest.point).unlink()
+def test_a_point_that_was_forgotten_is_dropped(history: History) -> None:
+    forget(history.path, history.points[1].manifest.point)
 
     findings = open_and_settle(history.path)
 
     assert findings.points_dropped == 1
+    assert findings.missing == frozenset()
     with reading(history.path) as repository, repository.catalog.view() as view:
         ids = [point.manifest.point for point in listing.points(view)]
     assert ids == [history.points[0].manifest.point, history.points[2].manifest.point]
 
 
+def test_a_point_with_neither_manifest_stays_known_and_is_missing(history: History) -> None:
+    gone = history.points[1].manifest
+    (history.path / "points" / gone.point).unlink()
+
+    findings = open_and_settle(history.path)
+
+    assert findings.points_dropped == 0
+    assert findings.missing == {gone.point}
+    with reading(history.path) as repository, repository.catalog.view() as view:
+        found = {point.manifest.point: point.marks for point in listing.points(view)}
+        record = view.point(gone.point)
+    assert found == {
+        point.manifest.point: (["missing"] if point.manifest == gone else [])
+        for point in history.points
+    }
+    assert record is not None
+    assert decode_manifest(record.manifest) == gone
+
+
+def test_a_missing_point_is_settled_once(history: History) -> None:
+    (history.path / "points" / history.points[1].manifest.point).unlink()
+    open_and_settle(history.path)
+
+    findings = open_and_settle(history.path)
+
+    assert findings.is_empty
+    assert findings.missing == {history.points[1].manifest.point}
+
+
 def test_a_vm_goes_with_its_last_point(history: History) -> None:
     for point in history.points:
-        (history.path / "points" / point.manifest.point).unlink()
+        forget(history.path, point.manifest.point)
     open_and_settle(history.path)
 
     with reading(history.path) as repository, repository.catalog.view() as view:

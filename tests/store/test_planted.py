@@ -15,7 +15,8 @@ from cbtfs import listing
 from cbtfs.core.manifest import Manifest
 from cbtfs.errors import CbtfsError, DataCorrupt, RepositoryNotFound, UsageError
 from cbtfs.store.files import load_file, open_regular
-from cbtfs.store.repository import create_repository, new_settings, reading, writing
+from cbtfs.store.repository import create_repository, reading, writing
+from cbtfs.store.settings import new_settings
 from tests.support import add_point, new_repository, read_image
 
 IMAGE = b"an image" * 1000

@@ -13,7 +13,8 @@ from typing import Final
 from cbtfs.ingest.point import DiskInput, VmInput, take_point
 from cbtfs.source.image import ImageSource
 from cbtfs.source.listed import ChangeList, ListedSource
-from cbtfs.store.repository import Repository, create_repository, new_settings, writing
+from cbtfs.store.repository import Repository, create_repository, writing
+from cbtfs.store.settings import new_settings
 from tools.bench.content import BLOCK
 from tools.bench.programs import run
 

@@ -10,7 +10,8 @@ from cbtfs.core.ids import PointId
 from cbtfs.core.manifest import MIN_BLOCK_BYTES
 from cbtfs.ingest.plan import Want
 from cbtfs.source.listed import ChangeList
-from cbtfs.store.repository import create_repository, new_settings
+from cbtfs.store.repository import create_repository
+from cbtfs.store.settings import new_settings
 from tools.crash.capture import Capture
 from tools.crash.child import Outcome, Work, run_child
 from tools.crash.guest import Guest

@@ -14,7 +14,8 @@ from typing import Final
 
 from cbtfs.ingest.point import DiskInput, VmInput, take_point
 from cbtfs.source.image import ImageSource
-from cbtfs.store.repository import create_repository, new_settings, writing
+from cbtfs.store.repository import create_repository, writing
+from cbtfs.store.settings import new_settings
 from tools.crash.campaign import expect_well
 from tools.crash.child import run_child
 from tools.crash.mounted import (

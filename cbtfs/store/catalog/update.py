@@ -2,12 +2,12 @@
 
 import json
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict
 from typing import NamedTuple
 
 from cbtfs.core.frame import Frame
-from cbtfs.core.ids import ObjectId, PackId
+from cbtfs.core.ids import ObjectId, PackId, PointId, VmId
 from cbtfs.core.manifest import Manifest, decode_manifest
 from cbtfs.store.catalog.records import (
     DIGESTS,
@@ -36,11 +36,13 @@ from cbtfs.store.catalog.records import (
 from cbtfs.store.catalog.view import (
     GENERATION,
     LEFT_OUT,
+    MISSING,
     NEXT_OBJECT,
     NEXT_PACK,
     POINTS_VERSION,
     SCHEMA,
     SCHEMA_VERSION,
+    UNPROVEN,
     View,
 )
 
@@ -166,6 +168,15 @@ class Update(View):
                 left = decode_manifest(record.manifest)
                 self._put(VMS, vm, json.dumps(asdict(left.vm)).encode())
         self._points_changed()
+
+    def set_missing(self, points: Collection[PointId]) -> None:
+        """Record which known points have neither a manifest nor a forgotten one."""
+        self._put(META, MISSING, b"".join(map(bytes.fromhex, sorted(points))))
+        self._points_changed()
+
+    def set_unproven(self, vm: VmId, order: int) -> None:
+        """Record that points of *vm* later than *order* may have been lost unseen."""
+        self._put(META, UNPROVEN + bytes.fromhex(vm), number_key(order))
 
     def _points_changed(self) -> None:
         self._put(META, POINTS_VERSION, secrets.token_bytes(8))

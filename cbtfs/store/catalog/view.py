@@ -44,6 +44,10 @@ SCHEMA_VERSION: Final = 3
 NEXT_OBJECT = b"next object"
 NEXT_PACK = b"next pack"
 LEFT_OUT = b"left out"
+MISSING = b"missing"
+UNPROVEN = b"unproven "
+"""Followed by the id of a VM."""
+_ID_BYTES: Final = 16
 
 
 class Node(NamedTuple):
@@ -67,6 +71,13 @@ class Node(NamedTuple):
 def _decode_vm(payload: bytes) -> Vm:
     """All VMs are asked for with each point that is taken, and few of them differ from before."""
     return Vm(**json.loads(payload))
+
+
+@lru_cache(maxsize=16)
+def _decode_point_ids(payload: bytes) -> frozenset[PointId]:
+    """The missing points are asked for with every point that is listed."""
+    ids = (payload[at : at + _ID_BYTES] for at in range(0, len(payload), _ID_BYTES))
+    return frozenset(PointId(each.hex()) for each in ids)
 
 
 class View:
@@ -210,6 +221,20 @@ class View:
                 if key.hex().startswith(prefix):
                     found.append(PointId(key.hex()))
         return found
+
+    @property
+    def missing(self) -> frozenset[PointId]:
+        """Points with neither a manifest nor a forgotten one when the catalog was last updated."""
+        return _decode_point_ids(self.meta(MISSING))
+
+    def unproven_order(self, vm: VmId) -> int:
+        """Largest order number of *vm* up to which later points may be unknown; -1 if none may.
+
+        A catalog that did not see a point being committed cannot tell whether a later one was
+        committed and lost.
+        """
+        found = self.meta(UNPROVEN + bytes.fromhex(vm))
+        return int.from_bytes(found, "big") if found else -1
 
     def vms(self) -> dict[VmId, Vm]:
         """Every VM that has points, as its newest point knows it."""

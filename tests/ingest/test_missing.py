@@ -1,0 +1,219 @@
+"""What an ingest does where the manifests of earlier points are missing."""
+
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cbtfs.core.ids import PointId
+from cbtfs.core.manifest import Manifest
+from cbtfs.errors import ChangeTrackingUnusable, DataCorrupt
+from cbtfs.ingest.plan import Want
+from cbtfs.store.missing import give_up
+from cbtfs.store.repository import writing
+from tests.ingest.support import (
+    copy_catalog,
+    ingest,
+    lose_catalog,
+    put_back_catalog,
+    read_disk,
+    with_list,
+)
+from tests.source.fake import FakeDisk
+from tests.support import BLOCK, new_repository
+
+BLOCKS = 12
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return new_repository(tmp_path / "repository")
+
+
+@pytest.fixture
+def disk() -> FakeDisk:
+    disk = FakeDisk(BLOCKS * BLOCK)
+    disk.write(0, random.Random(1).randbytes(disk.size))
+    return disk
+
+
+def take_listed(
+    path: Path, disk: FakeDisk, *blocks: int, since: PointId | None = None, want: Want = "auto"
+) -> Manifest:
+    """A point by a list of changed *blocks*, since the last committed point or *since*."""
+    extents = [(block * BLOCK, BLOCK) for block in blocks]
+    return ingest(path, {"disk": with_list(disk.take_snapshot(), extents, since)}, want=want)
+
+
+def lose(path: Path, *points: PointId) -> None:
+    for point in points:
+        (path / "points" / point).unlink()
+
+
+def is_right(path: Path, manifest: Manifest, disk: FakeDisk) -> bool:
+    return read_disk(path, manifest.disks[0]) == disk.content
+
+
+def two_points(path: Path, disk: FakeDisk) -> tuple[Manifest, Manifest]:
+    """A full and an incremental: block 3 is in the latter's list alone."""
+    first = take_listed(path, disk)
+    disk.write(3 * BLOCK, b"in the list of the second point alone")
+    second = take_listed(path, disk, 3)
+    assert (first.kind, second.kind) == ("full", "incremental")
+    return first, second
+
+
+def test_a_list_is_not_since_a_point_whose_newest_manifest_is_missing(
+    path: Path, disk: FakeDisk
+) -> None:
+    _, second = two_points(path, disk)
+    lose(path, second.point)
+    disk.write(5 * BLOCK, b"in the list of the third")
+
+    third = take_listed(path, disk, 5)
+
+    assert third.kind == "full"
+    assert f"newest point, {second.name} ({second.point}), is missing" in third.reason
+    assert third.disks[0].id == second.disks[0].id
+    assert third.order > second.order
+    assert is_right(path, third, disk)
+
+
+def test_a_list_that_names_the_missing_point_is_not_used_either(path: Path, disk: FakeDisk) -> None:
+    _, second = two_points(path, disk)
+    lose(path, second.point)
+    disk.write(5 * BLOCK, b"new")
+
+    third = take_listed(path, disk, 5, since=second.point)
+
+    assert third.kind == "full"
+    assert is_right(path, third, disk)
+
+
+def test_a_missing_newest_point_with_fulls_forbidden_is_an_error(
+    path: Path, disk: FakeDisk
+) -> None:
+    _, second = two_points(path, disk)
+    lose(path, second.point)
+
+    with pytest.raises(ChangeTrackingUnusable, match="is missing"):
+        take_listed(path, disk, 5, want="incremental")
+
+
+def test_lists_without_since_are_not_trusted_while_an_older_point_is_missing(
+    path: Path, disk: FakeDisk
+) -> None:
+    first, second = two_points(path, disk)
+    lose(path, first.point)
+
+    third = take_listed(path, disk)
+    fourth = take_listed(path, disk, since=third.point)
+
+    assert (third.kind, "may be missing" in third.reason) == ("full", True)
+    assert third.disks[0].parent == second.point
+    assert fourth.kind == "incremental"
+    assert is_right(path, fourth, disk)
+
+
+def test_points_of_other_vms_void_no_list(path: Path, disk: FakeDisk) -> None:
+    other = ingest(path, {"disk": FakeDisk(BLOCK).take_snapshot()}, vm="other")
+    two_points(path, disk)
+    lose(path, other.point)
+
+    assert take_listed(path, disk).kind == "incremental"
+
+
+def test_a_list_after_a_point_was_given_up_is_since_a_forgotten_point(
+    path: Path, disk: FakeDisk
+) -> None:
+    first, second = two_points(path, disk)
+    lose(path, second.point)
+    with writing(path) as repository:
+        give_up(repository, [second.point])
+    disk.write(5 * BLOCK, b"new")
+
+    third = take_listed(path, disk, 5)
+
+    assert (third.kind, "which was forgotten" in third.reason) == ("full", True)
+    assert third.disks[0].parent == first.point
+    assert is_right(path, third, disk)
+    assert take_listed(path, disk).kind == "incremental"
+
+
+@pytest.mark.parametrize("block", [3, None], ids=["new data", "no new data"])
+def test_a_catalog_made_from_nothing_trusts_no_list_of_points_that_it_did_not_see_committed(
+    path: Path, disk: FakeDisk, block: int | None
+) -> None:
+    _, second = two_points(path, disk)
+    lose(path, second.point)
+    (path / "points" / f"{second.point}.state").unlink()
+    lose_catalog(path)
+    disk.write(5 * BLOCK, b"new")
+
+    third = take_listed(path, disk, 5)
+
+    assert (third.kind, "rebuilt or behind" in third.reason) == ("full", True)
+    assert third.order > second.order
+    assert is_right(path, third, disk)
+    disk.write(6 * BLOCK, b"newer")
+    fourth = take_listed(path, disk, 6)
+    assert fourth.kind == "incremental"
+    assert is_right(path, fourth, disk)
+
+
+def test_an_old_catalog_trusts_no_list_of_points_that_it_did_not_see_committed(
+    path: Path, disk: FakeDisk, tmp_path: Path
+) -> None:
+    take_listed(path, disk)
+    copy_catalog(path, tmp_path / "copy")
+    disk.write(3 * BLOCK, b"in the list of the second point alone")
+    second = take_listed(path, disk, 3)
+    lose(path, second.point)
+    put_back_catalog(path, tmp_path / "copy")
+    disk.write(5 * BLOCK, b"new")
+
+    third = take_listed(path, disk, 5)
+
+    assert third.kind == "full"
+    assert is_right(path, third, disk)
+
+
+def test_a_manifest_that_is_put_back_is_a_base_again(path: Path, disk: FakeDisk) -> None:
+    _, second = two_points(path, disk)
+    manifest = path / "points" / second.point
+    away = path.with_name("away")
+    shutil.move(manifest, away)
+    with writing(path) as repository:
+        assert repository.findings.missing == {second.point}
+    shutil.move(away, manifest)
+    disk.write(5 * BLOCK, b"new")
+
+    third = take_listed(path, disk, 5)
+
+    assert (third.kind, third.disks[0].parent) == ("incremental", second.point)
+    assert is_right(path, third, disk)
+
+
+def test_a_repository_without_any_manifest_still_knows_its_vms_and_disks(
+    path: Path, disk: FakeDisk
+) -> None:
+    first, second = two_points(path, disk)
+    lose(path, first.point, second.point)
+
+    third = take_listed(path, disk)
+
+    assert third.kind == "full"
+    assert (third.vm.id, third.disks[0].id) == (first.vm.id, first.disks[0].id)
+    assert is_right(path, third, disk)
+
+
+def test_an_ingest_stops_where_points_is_another_directory(path: Path, disk: FakeDisk) -> None:
+    two_points(path, disk)
+    (path / "points").rename(path / "mounted elsewhere")
+    (path / "points").mkdir()
+
+    with pytest.raises(DataCorrupt, match="is its file system mounted"):
+        take_listed(path, disk)
+
+    assert not [*(path / "points").iterdir()]
