@@ -26,6 +26,10 @@ class FrameError(Exception):
     """The other side is gone, or sends what is no frame."""
 
 
+class StreamEnded(FrameError):
+    """The other side closed the stream, in the middle of a frame or with bytes it did not read."""
+
+
 class Frame(NamedTuple):
     kind: int
     tag: int
@@ -60,7 +64,7 @@ def send_frame(stream: socket.socket, kind: int, tag: int, *payload: bytes | mem
             if parts and sent:
                 parts[0] = parts[0][sent:]
     except OSError as exc:
-        raise FrameError(f"the other side is gone: {exc.strerror}") from exc
+        raise StreamEnded(f"the other side is gone: {exc.strerror}") from exc
 
 
 def send_words(stream: socket.socket, kind: int, tag: int, words: Mapping[str, Any]) -> None:
@@ -90,8 +94,8 @@ def _receive(stream: socket.socket, length: int, *, may_end: bool) -> memoryview
             if not count:
                 if may_end and not at:
                     return None
-                raise FrameError("half a frame")
+                raise StreamEnded("half a frame")
             at += count
     except OSError as exc:
-        raise FrameError(f"the other side is gone: {exc.strerror}") from exc
+        raise StreamEnded(f"the other side is gone: {exc.strerror}") from exc
     return data

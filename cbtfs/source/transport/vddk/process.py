@@ -144,16 +144,32 @@ class ChildProcess:
 
     def _take_in(self) -> None:
         """Hand answers to who waits for them; whatever is no answer ends the process."""
+        cut_short = ""
         try:
             while (found := frame.receive_frame(self._stream)) is not None:
                 self._hand_over(found)
+        except frame.StreamEnded as exc:
+            cut_short = f" ({exc})"
+            if not self._ends():
+                self._process.kill()
+                self._fail_all(f"VMware's library closed its connection: {exc}")
+                return
         except frame.FrameError as exc:
             self._process.kill()
             self._fail_all(f"VMware's library sends {exc}")
             return
         self._process.wait()
         self._threads[1].join(_ENDING_SECONDS)
-        self._fail_all(self._obituary())
+        is_crash = self._process.returncode < 0
+        self._fail_all(self._obituary() + ("" if is_crash else cut_short))
+
+    def _ends(self) -> bool:
+        """Whether the process ends by itself now that its stream has: then its signal says why."""
+        try:
+            self._process.wait(_ENDING_SECONDS)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
 
     def _hand_over(self, found: frame.Frame) -> None:
         with self._lock:
