@@ -4,6 +4,7 @@ import os
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -363,6 +364,7 @@ def test_the_command_prints_the_contract(shared: tuple[Path, list[Manifest]]) ->
             {
                 "point": second.point,
                 "vm": "vm",
+                "name": second.name,
                 "disk": "d",
                 "extents": [{"start": 4 * BLOCK, "length": BLOCK}],
             }
@@ -370,6 +372,55 @@ def test_the_command_prints_the_contract(shared: tuple[Path, list[Manifest]]) ->
     }
     assert words.code == 21
     assert f"{4 * BLOCK} {BLOCK}" in words.out
+    assert f"  vm@{second.name}, disk d (point {second.point}):" in words.out
+
+
+def test_words_name_points_by_vm_and_time_in_order(tmp_path: Path) -> None:
+    path = new_repository(tmp_path / "repository")
+    points = [add_point(path, {"d": image(1)}, vm=vm) for vm in ("b", "a", "b", "c", "a")]
+    pack, frame = frame_of(path, block(1))
+
+    with flipped(pack, frame.payload_offset):
+        damaged = process("--repo", path, "check", "--read-data")
+        document = process("--repo", path, "check", "--json").document
+
+    order = sorted(points, key=lambda point: (point.vm.name, point.order))
+    assert [line for line in damaged.out.splitlines() if line.startswith("  ") and "@" in line] == [
+        f"  {point.vm.name}@{point.name}, disk d (point {point.point}):" for point in order
+    ]
+    assert list(document["verified"]) == [point.point for point in order]
+
+
+def test_points_that_were_never_verified_are_counted_not_listed(tmp_path: Path) -> None:
+    path = new_repository(tmp_path / "repository")
+    for number in range(3):
+        add_point(path, {"d": image(number + 1)})
+    quick = process("--repo", path, "check")
+    verified = process("--repo", path, "check", "--read-data")
+    add_point(path, {"d": image(9)})
+    later = process("--repo", path, "check")
+
+    words = "of {} points were never verified in full"
+    assert [line for line in quick.out.splitlines() if "never" in line] == [
+        f"3 {words.format(3)}: 'cbtfs check --read-data' does that"
+    ]
+    assert "never" not in verified.out
+    assert f"1 {words.format(4)}" in later.out
+
+
+def test_a_date_of_long_ago_is_told_of_the_oldest_alone(tmp_path: Path) -> None:
+    path = new_repository(tmp_path / "repository")
+    points = [add_point(path, {"d": image(1)}) for _ in range(3)]
+    with writing(path) as repository:
+        for point, day in zip(points, (3, 1, 2), strict=True):
+            state = repository.points.load_state(point.point)[0]
+            repository.put_states([replace(state, verified=f"2026-01-0{day}T00:00:00Z")])
+
+    words = process("--repo", path, "check").out
+
+    assert [line.partition(", ")[0] for line in words.splitlines() if "ago" in line] == [
+        f"verified in full longest ago: vm@{points[1].name}"
+    ]
 
 
 def test_a_repository_of_another_writer_can_be_checked(tmp_path: Path) -> None:

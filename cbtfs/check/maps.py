@@ -44,10 +44,9 @@ class MapCheck:
             for problem, extent in self._touched(disk):
                 touched[problem] += clip([extent], 0, disk.size)
             for problem, extents in touched.items():
-                place = Place(
-                    manifest.point, manifest.vm.name, disk.label, tuple(coalesce(extents))
-                )
-                problem.places.append(place)
+                found = tuple(coalesce(extents))
+                vm, name = manifest.vm.name, manifest.name
+                problem.places.append(Place(manifest.point, vm, disk.label, found, name))
 
     def _touched(self, disk: DiskRecord) -> Iterator[tuple[Problem, Extent]]:
         height = Shape(disk.size, disk.block_size).height

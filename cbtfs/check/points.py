@@ -44,7 +44,7 @@ def verify_points(points: PointFolder, catalog: Catalog | None) -> PointFindings
         except PointNotFound:
             if copy is not None and point not in points.forgotten_ids():
                 what = (
-                    f"the manifest of point {point} is missing: put it back from a copy of "
+                    f"the manifest of point {point} ({spec_of(copy)}) is missing: put it back from a copy of "
                     "points/, or run 'cbtfs repair --restore-manifests'"
                 )
                 found.problems.append(Problem("manifest", what, ChunkMissing, [*_all_of(copy)]))
@@ -59,9 +59,9 @@ def verify_points(points: PointFolder, catalog: Catalog | None) -> PointFindings
             manifest = decode_manifest(data)
             found.manifests.append(manifest)
             if copy is not None and copy != manifest:
-                what = f"the catalog has another manifest of point {point}"
+                what = f"the catalog has another manifest of point {point} ({spec_of(manifest)})"
                 found.problems.append(Problem("catalog", what, places=[*_all_of(manifest)]))
-        found.problems += _wrong_state(points, point)
+        found.problems += _wrong_state(points, point, copy)
     return found
 
 
@@ -88,17 +88,25 @@ def _known(
     return known
 
 
-def _wrong_state(points: PointFolder, point: PointId) -> Iterator[Problem]:
+def _wrong_state(
+    points: PointFolder, point: PointId, manifest: Manifest | None
+) -> Iterator[Problem]:
     state, mark = points.load_state(point)
     if state != unknown_state(point):
         return
+    name = point if manifest is None else f"{point} ({spec_of(manifest)})"
     if mark:
-        yield Problem("state", f"the state file of point {point} is damaged")
+        yield Problem("state", f"the state file of point {name} is damaged")
     else:
-        yield Problem("state", f"the state file of point {point} is missing", ChunkMissing)
+        yield Problem("state", f"the state file of point {name} is missing", ChunkMissing)
+
+
+def spec_of(manifest: Manifest) -> str:
+    """VM@TIME, by which commands take the point and users know it."""
+    return f"{manifest.vm.directory}@{manifest.name}"
 
 
 def _all_of(manifest: Manifest) -> Iterator[Place]:
     for disk in manifest.disks:
         extents = (Extent(0, disk.size),) if disk.size else ()
-        yield Place(manifest.point, manifest.vm.name, disk.label, extents)
+        yield Place(manifest.point, manifest.vm.name, disk.label, extents, manifest.name)

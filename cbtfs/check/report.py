@@ -22,6 +22,8 @@ class Place:
     vm: str
     disk: str
     extents: tuple[Extent, ...]
+    name: str = field(default="", compare=False)
+    """The point's name in the mount: its time."""
 
 
 @dataclass(slots=True, eq=False)
@@ -50,6 +52,8 @@ class Report:
     """Frames that are not what they should be."""
     verified: dict[PointId, str | None] = field(default_factory=dict)
     """For each point when all its data was last read and found right: RFC 3339, UTC."""
+    names: dict[PointId, str] = field(default_factory=dict)
+    """VM@TIME of each point, as commands take it; sorted by VM and time, as *verified* is."""
     are_maps_known: bool = True
     """Whether block maps were looked at, so that problems name all points that they touch."""
     unrecorded: str | None = None

@@ -8,7 +8,7 @@ from typing import Final
 from cbtfs.check.maps import MapCheck
 from cbtfs.check.objects import verify_objects
 from cbtfs.check.packs import verify_packs
-from cbtfs.check.points import verify_points, verify_records
+from cbtfs.check.points import spec_of, verify_points, verify_records
 from cbtfs.check.report import Problem, Report
 from cbtfs.check.subset import ALL, NONE, Subset
 from cbtfs.core.ids import PackId
@@ -62,9 +62,11 @@ def check(
         found = verify_points(points, catalog)
         report.points = len(found.manifests)
         report.problems += [*found.problems, *verify_records(DistrustFolder(path))]
+        found.manifests.sort(key=lambda each: (each.vm.name, each.vm.id, each.order))
         report.verified = {
             each.point: points.load_state(each.point)[0].verified for each in found.manifests
         }
+        report.names = {each.point: spec_of(each) for each in found.manifests}
         chosen = subset or (ALL if read_data else NONE)
         bad_frames = _check_packs(packs, chosen, announce, report)
         if catalog is not None:

@@ -97,6 +97,7 @@ def _of_problem(problem: Problem) -> Document:
             {
                 "point": place.point,
                 "vm": place.vm,
+                "name": place.name,
                 "disk": place.disk,
                 "extents": [of_extent(extent) for extent in place.extents],
             }
@@ -112,7 +113,8 @@ def _lines(report: Report, seconds: float) -> Iterator[str]:
         if problem not in harmful:
             yield "  nothing needs it: no point shows it, or there is a good copy"
         for place in problem.places:
-            yield f"  point {place.point}, VM {place.vm}, disk {place.disk}:"
+            name = report.names.get(place.point, place.vm)
+            yield f"  {name}, disk {place.disk} (point {place.point}):"
             for extent in place.extents:
                 yield f"    {extent.start} {extent.length}"
     yield from _ages(report)
@@ -125,14 +127,21 @@ def _lines(report: Report, seconds: float) -> Iterator[str]:
 
 
 def _ages(report: Report) -> Iterator[str]:
-    """How long ago points were last verified to the last byte."""
+    """How many points were never verified to the last byte, and which one longest ago."""
     from datetime import UTC, datetime
 
     from cbtfs.core.moment import parse_moment
 
-    now = datetime.now(UTC)
-    for point, moment in sorted(report.verified.items(), key=lambda item: item[1] or ""):
-        if moment is None:
-            yield f"point {point} was never verified in full"
-        elif (days := (now - parse_moment(moment)).days) > 0:
-            yield f"point {point} was last verified in full {days} days ago"
+    dated = {point: moment for point, moment in report.verified.items() if moment is not None}
+    never = len(report.verified) - len(dated)
+    if never:
+        yield (
+            f"{never} of {len(report.verified)} points were never verified in full: "
+            "'cbtfs check --read-data' does that"
+        )
+    if dated:
+        oldest = min(dated, key=lambda point: dated[point])
+        days = (datetime.now(UTC) - parse_moment(dated[oldest])).days
+        if days > 0:
+            name = report.names.get(oldest, oldest)
+            yield f"verified in full longest ago: {name}, {days} days ago"

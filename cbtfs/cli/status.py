@@ -43,4 +43,6 @@ def _lines(status: Mapping[str, Any]) -> Iterator[str]:
     yield f"errors      {status['errors']} reads failed"
     for mark in ("suspect", "damaged"):
         for each in status[mark]:
-            yield f"{mark.ljust(11)} {each['vm']}, point {each['point']}"
+            is_named = "name" in each  # not by a mount of an earlier version
+            name = f"{each['directory']}@{each['name']}" if is_named else each["vm"]
+            yield f"{mark.ljust(11)} {name} (point {each['point']})"

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from cbtfs import __version__, listing
-from cbtfs.core.ids import PointId
+from cbtfs.core.manifest import Manifest
 from cbtfs.core.moment import format_moment
 from cbtfs.errors import CbtfsError, PointNotFound
 from cbtfs.mount.board import Board
@@ -125,17 +125,29 @@ class ServedStatus:
             if version != self._points[0]:
                 marked: dict[str, list[dict[str, str]]] = {"suspect": [], "damaged": []}
                 count = 0
-                for point in listing.points(view):
+                for point in sorted(listing.points(view), key=_by_vm):
                     count += 1
                     for mark in marked.keys() & set(point.marks):
-                        marked[mark].append(_named(point.manifest.point, point.manifest.vm.name))
+                        marked[mark].append(_named(point.manifest))
                 found = {"vms": len(view.vms()), "points": count, **marked}
                 self._points = version, found
         return self._points[1]
 
 
-def _named(point: PointId, vm: str) -> dict[str, str]:
-    return {"vm": vm, "point": point}
+def _by_vm(point: listing.Point) -> tuple[str, str, int]:
+    manifest = point.manifest
+    return manifest.vm.name, manifest.vm.id, manifest.order
+
+
+def _named(manifest: Manifest) -> dict[str, str]:
+    vm = manifest.vm
+    return {
+        "vm": vm.name,
+        "point": manifest.point,
+        "directory": vm.directory,
+        "name": manifest.name,
+        "time": manifest.time,
+    }
 
 
 def facts_of(repository: str, mountpoint: str, process: int) -> MountFacts:

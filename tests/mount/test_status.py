@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from cbtfs.cli.fstab import arguments
 from cbtfs.core.manifest import Manifest
+from cbtfs.store.repository import writing
 from tests.cli.support import process
 from tests.mount.support import PROGRAM, Server, corrupt, kill, serving, wait_until
 from tests.support import BLOCK, SIGNALS, add_point, new_repository
@@ -82,6 +84,24 @@ def test_failed_reads_and_dead_workers_are_counted(
 
     assert wait_until(lambda: status_of(mounted)["restarts"] == 1)
     assert status_of(mounted)["errors"] > 0
+
+
+def test_points_not_to_be_trusted_are_named_by_vm_and_time_in_order(
+    mounted: Server, repository: Path, image: bytearray
+) -> None:
+    points = [add_point(repository, {"disk": bytes(image)}, vm=vm) for vm in ("b", "a", "b")]
+    with writing(repository) as opened:
+        opened.put_states(
+            replace(opened.points.load_state(point.point)[0], suspect="why") for point in points
+        )
+
+    assert wait_until(lambda: len(status_of(mounted)["suspect"]) == 3)
+    order = [points[1], points[0], points[2]]
+    assert [each["point"] for each in status_of(mounted)["suspect"]] == [p.point for p in order]
+    lines = process("status", mounted.root).out.splitlines()
+    assert [line for line in lines if line.startswith("suspect")] == [
+        f"suspect     {point.vm.name}@{point.name} (point {point.point})" for point in order
+    ]
 
 
 def test_a_new_point_is_counted(mounted: Server, repository: Path, image: bytearray) -> None:
