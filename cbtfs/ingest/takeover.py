@@ -84,15 +84,20 @@ def find_takeover(
     machine: Machine,
     dead: Sequence[RunFacts],
 ) -> Takeover | None:
-    """The snapshot of one of the *dead* runs, if there is one to go on with.
+    """The snapshot to resume from, of one of the *dead* runs; None if there are none.
 
-    Refused says why one that stands, and is captured in part, is not taken over.
+    Raises:
+        Refused: none of them can be resumed, with the reason.
     """
+    if not dead:
+        return None
     named = {facts.snapshot for facts in dead}
     standing = [entry for entry in machine.snapshots if entry.name in named]
+    if not standing:
+        raise Refused("it does not exist: the run ended before it was taken, or it was removed")
     left = _left_by([f for f in dead if f.snapshot in {e.name for e in standing}], repository)
     if not left:
-        return None
+        raise Refused("the run ended before it recorded progress, which it does every 10 s")
     if not wishes.resume:
         raise Refused("--no-resume was given")
     if len(standing) > 1:

@@ -180,6 +180,30 @@ def test_a_server_that_comes_back_as_another_one_is_not_waited_for(
             session.repeat(session._instance.CurrentTime, "ask")
 
 
+def test_waiting_for_a_server_prints_a_line(six: Lab, caplog: pytest.LogCaptureFixture) -> None:
+    six.sim.do.on_call("Login", action="status", status=503, times=2)
+    with six.session() as session:
+        lines = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+        caplog.clear()
+        six.sim.do.on_call("CurrentTime", action="lost-reply")
+        session.time()
+
+    where = f"{six.sim.host}:{six.sim.port}"
+    assert lines == [f"waiting for {where}, which does not answer", f"{where} answers again"]
+    assert [r for r in caplog.records if r.levelname == "WARNING"] == []  # one connection lost
+
+
+def test_a_try_that_fails_slowly_is_told_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    outage = Outage("vc", Patience())
+    for number, seconds in ((0, 0.1), (0, 30.0), (1, 30.0)):
+        outage.notice(number, seconds)
+        found = len(caplog.records)
+        assert found == (seconds > 1)
+    outage.ends()
+
+    assert caplog.records[-1].getMessage() == "vc answers again"
+
+
 def test_a_fault_is_an_answer(six: Lab) -> None:
     with six.session() as session:
         six.sim.do.restart(**ANOTHER_PROCESS)

@@ -383,6 +383,27 @@ def test_a_snapshot_on_that_of_somebody_else_is_taken_over(lab: Lab) -> None:
     assert outcome.manifest.metadata["resumed"]["not_read_bytes"]
 
 
+def test_a_run_that_recorded_no_progress_is_not_resumed_and_notes_say_so(lab: Lab) -> None:
+    lab.mark_seconds = 3600.0
+    lose(lab)
+    outcome = lab.ingest()
+
+    lab.assert_true(outcome.manifest)
+    assert refusal(outcome.notes).startswith("the run ended before it recorded progress")
+
+
+def test_notes_say_that_there_is_no_snapshot_to_resume_from(lab: Lab) -> None:
+    lose(lab)
+    (moref,) = [each["id"] for each in lab.sim.do.vms()[0]["snapshots"]]
+    lab.sim.do.remove_snapshot(moref)
+    outcome = lab.ingest()
+    again = lab.ingest()
+
+    lab.assert_true(outcome.manifest)
+    assert refusal(outcome.notes).startswith("it does not exist")
+    assert not any("taken over" in note for note in again.notes)
+
+
 def test_a_snapshot_of_the_same_name_is_not_the_one(lab: Lab) -> None:
     lose(lab)
     (name,) = lab.snapshots()

@@ -4,10 +4,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Final
 
 from cbtfs.source.vsphere.patience import Patience
 
 log = logging.getLogger(__name__)
+
+_SLOW_SECONDS: Final = 5.0
+"""A try that takes longer than that to fail is noticed by whoever waits for the command."""
 
 
 class Outage:
@@ -26,6 +30,7 @@ class Outage:
         self._lock = threading.Lock()
         self._since: float | None = None
         self._count = 0
+        self._is_told = False
 
     @property
     def count(self) -> int:
@@ -39,6 +44,18 @@ class Outage:
             since = self._since
         return since is not None and self._clock() - since >= self._patience.away
 
+    def notice(self, number: int, seconds: float) -> None:
+        """Log once that the server is waited for, after failed try *number* that took *seconds*.
+
+        One try that fails quickly is not worth a line: servers close idle connections.
+        """
+        if number == 0 and seconds < _SLOW_SECONDS:
+            return
+        with self._lock:
+            was_told, self._is_told = self._is_told, True
+        if not was_told:
+            log.warning("waiting for %s, which does not answer", self._server)
+
     def begins(self) -> None:
         """No answer came, after as many tries as a lost connection is worth."""
         with self._lock:
@@ -47,17 +64,14 @@ class Outage:
             self._since = self._clock()
             self._count += 1
         if self._patience.away:
-            log.warning(
-                "%s does not answer: it is waited for, %.0f s at most",
-                self._server,
-                self._patience.away,
-            )
+            log.warning("waiting for %s for %.0f s at most", self._server, self._patience.away)
 
     def ends(self) -> None:
         """An answer came."""
         with self._lock:
-            since, self._since = self._since, None
-        if since is not None:
+            was_told, self._is_told = self._is_told, False
+            was_away, self._since = self._since is not None, None
+        if was_away or was_told:
             log.warning("%s answers again", self._server)
 
     def pauses(self) -> Iterator[float]:

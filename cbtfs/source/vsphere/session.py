@@ -6,6 +6,7 @@ then runs twice. So the plain stub is used here, and each call says which kind i
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -140,11 +141,14 @@ class Session:
         called knows what they mean.
         """
         pauses = self._pauses()
-        faults = 0
+        faults = lost = 0
         while True:
+            began = time.monotonic()
             try:
                 result = self._logged_in(call)
             except TROUBLE as exc:
+                self._outage.notice(lost, time.monotonic() - began)
+                lost += 1
                 pause = None if isinstance(exc, SSLCertVerificationError) else next(pauses, None)
                 if pause is None:
                     raise unreachable(self.address, exc) from exc
