@@ -1,6 +1,7 @@
 """The lock that makes one writer of a repository, and says who that is."""
 
 import fcntl
+import logging
 import os
 import time
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Final
 from cbtfs.errors import AccessDenied, RepositoryLocked
 from cbtfs.store.files import FILE_MODE, open_regular
 from cbtfs.store.holder import describe_self, parse_holder
+
+log = logging.getLogger(__name__)
 
 _POLL_SECONDS: Final = 0.05
 _MAX_HOLDER_BYTES: Final = 4096
@@ -37,6 +40,7 @@ class WriterLock:
 
     def _take(self, wait_seconds: float) -> None:
         deadline = time.monotonic() + wait_seconds
+        is_told = False
         while True:
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -48,6 +52,10 @@ class WriterLock:
                         f"the repository is locked by {_holder(self._fd)}: "
                         "wait for it to end, or give --lock-wait SECONDS"
                     ) from None
+                if not is_told:
+                    is_told = True
+                    holder = _holder(self._fd)
+                    log.warning("waiting for %s, for %.0f s at most", holder, wait_seconds)
             time.sleep(min(_POLL_SECONDS, left))
 
     def _write(self, text: bytes) -> None:

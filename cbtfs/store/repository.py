@@ -266,6 +266,7 @@ def _open_locked(path: Path, settings: Settings, *, must_verify: bool) -> Reposi
             raise CatalogDamaged(problem)
         catalog = Catalog(folder, is_writable=True)
         try:
+            _announce_rebuild(catalog, packs)
             findings = catch_up(catalog, packs, points, load_quarantine(path))
         except BaseException:
             catalog.close()
@@ -274,6 +275,14 @@ def _open_locked(path: Path, settings: Settings, *, must_verify: bool) -> Reposi
         log.warning("%s; rebuilding it", exc)
         catalog, findings = _rebuild(path, packs, points)
     return Repository(path, settings, catalog, findings)
+
+
+def _announce_rebuild(catalog: Catalog, packs: PackFolder) -> None:
+    """Log that a catalog which knows no pack is filled from all there are: that takes a while."""
+    with catalog.view() as view:
+        is_empty = not view.pack_numbers()
+    if is_empty and (count := len(packs.ids())):
+        log.warning("the catalog is missing or empty: rebuilding it from %d packs", count)
 
 
 def _rebuild(

@@ -110,6 +110,26 @@ def test_a_list_that_lacks_changes_is_found_out_and_told(
     assert shown["disks"][0]["suspect"] == shown["suspect"]
 
 
+def test_warnings_name_the_vm_what_the_whole_scan_found_and_the_cure(
+    path: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    image = Image(tmp_path)
+    call(path, capsys, *image.arguments())
+    call(path, capsys, *image.arguments())
+    for block in range(100, 250):
+        image.write(block, "not told")
+    call(path, capsys, *image.arguments("--audit", "0.1%"))
+
+    lines = [r.getMessage() for r in caplog.records]
+    assert all(line.startswith("VM web, disk root: change tracking missed") for line in lines)
+    assert "of those that the audit sampled" in lines[0]
+    assert "missed 150 blocks, as the full scan of the disk shows; 1 of its points" in lines[1]
+    assert all("check what writes the change list" in line for line in lines)
+
+
 def test_a_disk_that_may_change_is_not_audited(
     path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -191,7 +211,10 @@ def test_a_vm_whose_change_tracking_misses_some(
 
 
 def test_a_find_at_a_vm_whose_last_point_is_a_full_is_not_lost(
-    lab: Lab, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    lab: Lab,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     sim = lab.sim
     monkeypatch.setenv("CBTFS_VSPHERE_PASSWORD", sim.user.password)
@@ -210,6 +233,9 @@ def test_a_find_at_a_vm_whose_last_point_is_a_full_is_not_lost(
     code, taken, _ = run("--audit", "0")
     again = run(*forbidden, "0")
 
+    warning = caplog.records[0].getMessage()
+    assert warning.startswith("VM web1, disk Hard disk 1: change tracking missed")
+    assert "run 'cbtfs cbt reset' for web1" in warning
     assert codes == [33, 33, 33]
     assert code == 0
     (point,) = taken["points"]

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -71,6 +72,30 @@ def test_a_second_writer_goes_on_when_the_first_ends(path: Path) -> None:
         holder.communicate("\n")
         with writing(path, lock_wait=30) as repository:
             assert repository.findings.is_empty
+
+
+def test_who_waits_for_the_lock_says_so_once(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with held(path), pytest.raises(RepositoryLocked), writing(path, lock_wait=0.2):
+        pass
+
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("waiting for process")
+    assert line.endswith(", for 0 s at most")
+
+
+def test_a_lost_catalog_is_rebuilt_with_a_line(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with writing(path):
+        pass
+    assert caplog.records == []
+    add_point(path, {"disk": b"content"})
+    shutil.rmtree(path / "catalog")
+    with reading(path) as repository, repository.catalog.view() as view:
+        assert len(view.point_ids()) == 1
+
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line == "the catalog is missing or empty: rebuilding it from 1 packs"
 
 
 def test_readers_need_no_lock(path: Path) -> None:

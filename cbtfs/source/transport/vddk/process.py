@@ -169,7 +169,8 @@ class ChildProcess:
             self._process.wait(_ENDING_SECONDS)
         except subprocess.TimeoutExpired:
             return False
-        return True
+        else:
+            return True
 
     def _hand_over(self, found: frame.Frame) -> None:
         with self._lock:
