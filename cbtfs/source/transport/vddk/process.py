@@ -167,7 +167,7 @@ class ChildProcess:
         """Whether the process ends by itself now that its stream has: then its signal says why."""
         try:
             self._process.wait(_ENDING_SECONDS)
-        except subprocess.TimeoutExpired:
+        except process.TimeoutExpired:
             return False
         else:
             return True
