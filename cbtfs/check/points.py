@@ -44,8 +44,8 @@ def verify_points(points: PointFolder, catalog: Catalog | None) -> PointFindings
         except PointNotFound:
             if copy is not None and point not in points.forgotten_ids():
                 what = (
-                    f"the manifest of point {point} ({spec_of(copy)}) is missing: put it back from a copy of "
-                    "points/, or run 'cbtfs repair --restore-manifests'"
+                    f"the manifest of point {point} ({spec_of(copy)}) is missing: put it back "
+                    "from a copy of points/, or run 'cbtfs repair --restore-manifests'"
                 )
                 found.problems.append(Problem("manifest", what, ChunkMissing, [*_all_of(copy)]))
                 found.manifests.append(copy)

@@ -82,7 +82,7 @@ def test_any_bytes_are_a_frame_or_refused(data: bytes) -> None:
 
 
 SENDS = (
-    "import socket, struct, sys, time; s = socket.socket(fileno=int(sys.argv[2])); "
+    "import socket, struct, sys, time; s = socket.socket(fileno=int(sys.argv[1])); "
     "h = struct.Struct('<4sBxxxIQ'); s.recv(1000); "
 )
 """A child that takes one request in."""
