@@ -49,13 +49,16 @@ def _authority(folder: Path) -> Path:
 @contextmanager
 def _serving(image: Path, *options: str) -> Iterator[int]:
     """The port of a qemu-nbd."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = int(found.getsockname()[1])
     pid = image.with_suffix(".pid")
     command = ["qemu-nbd", "--read-only", "--persistent", "--fork", f"--pid-file={pid}"]
-    where = ["--bind=127.0.0.1", f"--port={port}", "--format=raw", "--shared=8"]
-    subprocess.run([*command, *where, *options, str(image)], check=True)
+    for is_last in (False, False, False, True):
+        with socket.socket() as found:
+            found.bind(("127.0.0.1", 0))
+            port = int(found.getsockname()[1])
+        where = ["--bind=127.0.0.1", f"--port={port}", "--format=raw", "--shared=8"]
+        done = subprocess.run([*command, *where, *options, str(image)], check=is_last)
+        if done.returncode == 0:
+            break  # else somebody else has taken the port meanwhile
     try:
         yield port
     finally:

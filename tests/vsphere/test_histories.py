@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import Any, Final
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -23,6 +24,7 @@ PROFILE: Final = settings(
 )
 
 
+@pytest.mark.limit(0 if LONG else 600)
 @PROFILE
 @given(start=START, days=st.lists(DAYS, min_size=3, max_size=12 if LONG else 6))
 def test_every_point_is_what_its_snapshot_held(
