@@ -9,7 +9,7 @@ import typer
 from cbtfs.cli.arguments import DryRun, Json, LockWait, PointName, example
 from cbtfs.cli.context import repository_path
 from cbtfs.cli.output import emit, print_lines, print_table
-from cbtfs.cli.prune import of_outcome, print_outcome, prune_now
+from cbtfs.cli.prune import conclude, of_outcome, print_outcome, prune_now
 from cbtfs.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cbtfs.core.manifest import PointState
     from cbtfs.core.retention import Policy
     from cbtfs.forget import Verdict
+    from cbtfs.prune.run import Outcome
     from cbtfs.store.repository import Repository
 
 _SHORT_ID = 12
@@ -159,7 +160,19 @@ def forget(
             "prune": None if outcome is None else of_outcome(outcome),
         }
         emit(document)
-        return
+    else:
+        _print_forgotten(verdicts, points, outcome, dry_run=dry_run)
+    if outcome is not None:
+        conclude(outcome)
+
+
+def _print_forgotten(
+    verdicts: Sequence[Verdict],
+    points: Sequence[PointId],
+    outcome: Outcome | None,
+    *,
+    dry_run: bool,
+) -> None:
     if verdicts:
         print_table(("vm", "time", "", "why", "point"), map(_row, verdicts))
     print_lines([f"{len(points)} {'would be ' if dry_run else ''}forgotten"])

@@ -12,7 +12,8 @@ import typer
 from cbtfs.cli.arguments import DryRun, Json, LockWait, example
 from cbtfs.cli.context import repository_path
 from cbtfs.cli.output import emit, human_size, print_lines, progress, say
-from cbtfs.errors import DataCorrupt, UsageError
+from cbtfs.cli.verdict import PARTLY
+from cbtfs.errors import DataCorrupt, StoreFailed, UsageError
 
 if TYPE_CHECKING:
     from cbtfs.core.ids import PointId
@@ -68,8 +69,7 @@ def prune(
         emit(of_outcome(outcome))
     else:
         print_outcome(outcome)
-    if outcome.damaged:
-        raise DataCorrupt("what could not be read was left where it is: run check --read-data")
+    conclude(outcome)
 
 
 def _share(text: str) -> float:
@@ -130,3 +130,28 @@ def print_outcome(outcome: Outcome) -> None:
         print_lines([f"{outcome.leased} forgotten points are open: what they need stays"])
     for problem in outcome.damaged:
         say(problem)
+
+
+def conclude(outcome: Outcome) -> None:
+    """End with the code for what a prune left undone, and say it.
+
+    21 where something was unreadable, 3 where free space did not suffice to rewrite packs, 1 where
+    that left nothing to free.
+    """
+    postponed = (
+        f"{outcome.postponed_packs} packs were not rewritten, which would free "
+        f"{human_size(outcome.postponed_bytes)}: not enough free space; make "
+        f"{human_size(outcome.needed_bytes)} free on the repository's file system, then prune again"
+    )
+    if outcome.is_dry_run:
+        if outcome.postponed_packs:
+            say(postponed.replace("were not", "would not be"))
+        return
+    if outcome.postponed_packs and (outcome.removed_packs or outcome.damaged):
+        say(postponed)
+    if outcome.damaged:
+        raise DataCorrupt("what could not be read was left where it is: run check --read-data")
+    if outcome.postponed_packs and not outcome.removed_packs:
+        raise StoreFailed(postponed)
+    if outcome.postponed_packs:
+        raise typer.Exit(PARTLY)

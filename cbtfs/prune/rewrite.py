@@ -1,12 +1,16 @@
 """Move what lives out of packs that are mostly dead."""
 
+import errno
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Final
 
 from cbtfs.core.frame import Frame
 from cbtfs.core.ids import ObjectId
-from cbtfs.errors import ChunkMissing, DataCorrupt
+from cbtfs.errors import ChunkMissing, DataCorrupt, StoreFailed
 from cbtfs.prune.select import PackUse
+from cbtfs.prune.space import Space, step_bytes, take_step
 from cbtfs.store.catalog.records import Location
 from cbtfs.store.catalog.update import Update
 from cbtfs.store.files import storing
@@ -16,75 +20,112 @@ from cbtfs.store.repository import Repository
 
 Progress = Callable[[int], None]
 
+_NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
+
 
 @dataclass(slots=True)
 class _Batch:
-    """A new pack, what moves into it, and the packs that are then empty."""
+    """A new pack, the objects that move into it, and the packs that are then empty."""
 
     writer: PackWriter
     moves: list[tuple[ObjectId, Frame]] = field(default_factory=list)
     emptied: list[PackUse] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
 
 
 class Rewriter:
-    """Copies living objects into new packs, a pack at a time; each step stands for itself.
+    """Copies living objects into new packs, in steps that fit into the free space.
 
-    Every copy is verified. An object that cannot be read stays where it is, and so does its pack.
+    A step writes one pack, makes it durable and known, and removes the packs that it replaces; so
+    each step leaves more free space to the next one, and a prune may end after any of them. Every
+    copy is verified. An object that cannot be read stays where it is, and so does its pack.
     """
 
     def __init__(
-        self, repository: Repository, progress: Progress, *, pack_bytes: int = PACK_BYTES
+        self,
+        repository: Repository,
+        space: Space,
+        *,
+        pack_bytes: int = PACK_BYTES,
     ) -> None:
         self._catalog = repository.catalog
         self._packs = repository.packs
-        self._progress = progress
+        self.space = space
         self._pack_bytes = pack_bytes
-        self._batch: _Batch | None = None
+        self._gone: set[int] = set()
         self.removed_packs = 0
         self.removed_bytes = 0
         self.written_bytes = 0
         self.damaged: list[str] = []
         """What is wrong with packs that were left as they are."""
+        self.postponed: tuple[PackUse, ...] = ()
+        """Packs that were not rewritten, as there was not enough free space."""
 
-    def rewrite(self, packs: Iterable[PackUse]) -> None:
-        """Move all that lives out of *packs* and remove them."""
+    def rewrite(self, packs: Iterable[PackUse], progress: Progress) -> None:
+        """Move all that lives out of *packs* and remove them, as far as the free space allows."""
+        left = deque(packs)
+        while left:
+            free = self.space.free
+            step = take_step(left, free, self.space.catalog, self._pack_bytes)
+            if step:
+                if not self._rewrite_step(step, progress):
+                    self.space.refused(free, step_bytes(step, self.space.catalog))
+                    left.extendleft(reversed(step))
+            elif not self.space.wait_for(least_bytes(left, self.space.catalog)):
+                break
+        self.postponed = tuple(left)
+
+    def _rewrite_step(self, step: Iterable[PackUse], progress: Progress) -> bool:
+        """Rewrite *step* into one pack; False if it did not fit, and nothing changed."""
+        with storing("a pack"):
+            try:
+                writer = self._packs.create(new_pack_id())
+            except OSError as exc:
+                if exc.errno in _NO_SPACE:
+                    return False
+                raise
+        batch = _Batch(writer)
         try:
-            for pack in packs:
-                self._copy(pack)
-                if self._batch is not None and self._batch.writer.size >= self._pack_bytes:
-                    self._settle()
-            self._settle()
-        finally:
-            if self._batch is not None:
-                with storing("a pack"):
-                    self._batch.writer.abandon()
+            for pack in step:
+                self._copy(pack, batch, progress)
+            with storing("a pack"):
+                if not batch.moves:
+                    writer.abandon()
+                    size = 0
+                else:
+                    size = writer.close()
+        except BaseException as exc:
+            with storing("a pack"):
+                writer.abandon()
+            if isinstance(exc, StoreFailed) and _is_no_space(exc):
+                return False
+            raise
+        if size:
+            self._catalog.update(lambda update: _apply(update, batch, size))
+            self.written_bytes += size
+        self.damaged += batch.damaged
+        self.remove(batch.emptied)
+        return True
 
-    def _copy(self, pack: PackUse) -> None:
+    def _copy(self, pack: PackUse, batch: _Batch, progress: Progress) -> None:
         try:
             moving = self._living(pack)
         except (DataCorrupt, ChunkMissing) as exc:
-            self.damaged.append(f"pack {pack.id} is left as it is: {exc}")
+            batch.damaged.append(f"pack {pack.id} is left as it is: {exc}")
             return
         is_emptied = True
         for number, frame in moving:
             try:
                 encoded = self._packs.open(pack.id).load_encoded(frame)
             except (DataCorrupt, ChunkMissing) as exc:
-                self.damaged.append(f"pack {pack.id} is not emptied: {exc}")
+                batch.damaged.append(f"pack {pack.id} is not emptied: {exc}")
                 is_emptied = False
                 continue
-            batch = self._open_batch()
             with storing("a pack"):
                 batch.moves.append((number, batch.writer.append(encoded)))
-            self._progress(frame.end - frame.offset)
+            progress(frame.end - frame.offset)
         if is_emptied:
-            self._open_batch().emptied.append(pack)
-
-    def _open_batch(self) -> _Batch:
-        if self._batch is None:
-            with storing("a pack"):
-                self._batch = _Batch(self._packs.create(new_pack_id()))
-        return self._batch
+            batch.emptied.append(pack)
 
     def _living(self, pack: PackUse) -> list[tuple[ObjectId, Frame]]:
         """The objects that the catalog places in *pack*, in the order they stand there."""
@@ -99,24 +140,27 @@ class Rewriter:
             raise DataCorrupt(f"{pack.live_objects} objects expected in it, {len(found)} found")
         return found
 
-    def _settle(self) -> None:
-        """Make the new pack last and known; only then remove those that it stands for."""
-        batch, self._batch = self._batch, None
-        if batch is None:
-            return
-        with storing("a pack"):
-            size = batch.writer.close()
-        self._catalog.update(lambda update: _apply(update, batch, size))
-        self.written_bytes += size
-        self.remove(batch.emptied)
-
     def remove(self, packs: Iterable[PackUse]) -> None:
-        """Unlink packs that the catalog does not know any more."""
+        """Unlink packs that nothing living is in."""
         for pack in packs:
+            if pack.number in self._gone:
+                continue
             with storing("a pack"):
                 self._packs.remove(pack.id)
+            self.space.removed()
+            self._gone.add(pack.number)
             self.removed_packs += 1
             self.removed_bytes += pack.size
+
+
+def least_bytes(packs: Iterable[PackUse], catalog: int) -> int:
+    """Free space that it takes to rewrite the one of *packs* that takes least; 0 for none."""
+    return min((step_bytes([pack], catalog) for pack in packs), default=0)
+
+
+def _is_no_space(failure: StoreFailed) -> bool:
+    cause = failure.__cause__
+    return isinstance(cause, OSError) and cause.errno in _NO_SPACE
 
 
 def _apply(update: Update, batch: _Batch, size: int) -> None:

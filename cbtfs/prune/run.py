@@ -1,13 +1,16 @@
 """Prune: mark from all roots, drop what is dead, rewrite what is mostly dead, unlink.
 
-The order is what makes it safe to interrupt anywhere, and to run on a full disk: nothing is
-removed before everything that lives has been resolved; the catalog forgets an object before its
-pack goes; a new pack lasts and is known before an old one goes.
+The order makes it safe to interrupt anywhere, and to run on a full disk: nothing is removed before
+everything that lives has been resolved; packs in which nothing lives go before anything is
+written to a new one; a new pack is durable and known before the packs that it replaces go. The
+catalog forgets an object before its pack goes, except where there is no space to write the catalog:
+then packs in which nothing lives go first, and a catch-up does the rest if the prune ends there.
 """
 
 import logging
 import resource
-from collections.abc import Callable, Collection, Iterable
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -15,15 +18,16 @@ from cbtfs.core.ids import DiskId, PointId
 from cbtfs.core.manifest import Manifest
 from cbtfs.errors import ChunkMissing, DataCorrupt, PointNotFound
 from cbtfs.liveness import Marking
-from cbtfs.prune.rewrite import Rewriter
+from cbtfs.prune.rewrite import Rewriter, least_bytes
 from cbtfs.prune.select import Limits, PackUse, Selection, select
+from cbtfs.prune.space import Space, take_step
 from cbtfs.prune.survey import Survey, survey
 from cbtfs.prune.sweep import LARGE, SMALL, sweep
 from cbtfs.store.catalog.update import Update
 from cbtfs.store.missing import refuse_missing
 from cbtfs.store.pack import PACK_BYTES
 from cbtfs.store.repository import Repository
-from cbtfs.store.reserve import is_tight
+from cbtfs.store.reserve import catalog_bytes, is_tight
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +65,12 @@ class Outcome:
     """Manifests of forgotten points that were removed."""
     damaged: tuple[str, ...] = ()
     """What could not be read, and so was left where it is."""
+    postponed_packs: int = 0
+    """Packs that were not rewritten for lack of free space."""
+    postponed_bytes: int = 0
+    """What rewriting them would free."""
+    needed_bytes: int = 0
+    """Free space with which the next prune can go on; 0 if none was postponed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,19 +104,23 @@ def prune(
         points = _load_points(repository, dead, without if is_dry_run else ())
         living, found = _look(repository, points, announce)
         chosen = select(found.packs, limits)
+        space = Space(repository.path)
         if is_dry_run:
-            return _foreseen(points, found, chosen)
+            return _foreseen(points, found, chosen, space, pack_bytes)
+        steps = Rewriter(repository, space, pack_bytes=pack_bytes)
+        if space.is_short_for_catalog:
+            steps.remove(chosen.removed)
+            space.wait_for(catalog_bytes(repository.path))
         with announce("dropping", found.dead_objects) as advance:
             batch = SMALL if is_tight(repository.path) else LARGE
             sweep(repository.catalog, living.marks, advance, batch)
         with announce("rewriting", sum(pack.live_bytes for pack in chosen.rewritten)) as advance:
-            rewriter = Rewriter(repository, advance, pack_bytes=pack_bytes)
             repository.catalog.update(lambda update: _drop_packs(update, chosen.removed))
-            rewriter.remove(chosen.removed)
-            rewriter.rewrite(chosen.rewritten)
+            steps.remove(chosen.removed)
+            steps.rewrite(chosen.rewritten, advance)
         gone = _superseded(points)
         repository.remove_forgotten(gone)
-    return _outcome(points, found, rewriter, len(gone))
+    return _outcome(points, found, steps, len(gone))
 
 
 def _allow_many_files() -> None:
@@ -178,34 +192,57 @@ def _superseded(points: _Points) -> list[PointId]:
     ]
 
 
-def _unused(found: Survey, chosen: Selection) -> int:
-    gone = {pack.number for pack in (*chosen.removed, *chosen.rewritten)}
+def _unused(found: Survey, removed: Iterable[PackUse]) -> int:
+    gone = {pack.number for pack in removed}
     return sum(pack.unused_bytes for pack in found.packs if pack.number not in gone)
 
 
-def _foreseen(points: _Points, found: Survey, chosen: Selection) -> Outcome:
-    removed = (*chosen.removed, *chosen.rewritten)
-    rewritten = sum(pack.used_bytes for pack in chosen.rewritten)
+def _foreseen(
+    points: _Points, found: Survey, chosen: Selection, space: Space, pack_bytes: int
+) -> Outcome:
+    rewritten, postponed = _foreseen_steps(chosen, space, pack_bytes)
+    removed = (*chosen.removed, *rewritten)
+    rewritten_bytes = sum(pack.used_bytes for pack in rewritten)
     return Outcome(
         True,
         len(points.living),
         len(points.leased),
         sum(pack.size for pack in found.packs),
-        sum(pack.size for pack in removed) - rewritten,
-        _unused(found, chosen),
-        rewritten,
+        sum(pack.size for pack in removed) - rewritten_bytes,
+        _unused(found, removed),
+        rewritten_bytes,
         found.dead_objects,
         found.dead_bytes,
         found.shared_objects,
         found.shared_bytes,
         len(removed),
         len(_superseded(points)),
+        (),
+        *_of_postponed(postponed, space),
     )
 
 
-def _outcome(points: _Points, found: Survey, rewriter: Rewriter, forgotten: int) -> Outcome:
+def _foreseen_steps(
+    chosen: Selection, space: Space, pack_bytes: int
+) -> tuple[list[PackUse], list[PackUse]]:
+    """The packs that a prune would rewrite, and those that it would postpone."""
+    left = deque(chosen.rewritten)
+    free = space.free + sum(pack.size for pack in chosen.removed)
+    done: list[PackUse] = []
+    while step := take_step(left, free, space.catalog, pack_bytes):
+        done += step
+        free += sum(pack.unused_bytes for pack in step)
+    return done, [*left]
+
+
+def _of_postponed(packs: Sequence[PackUse], space: Space) -> tuple[int, int, int]:
+    freed = sum(pack.unused_bytes for pack in packs)
+    return len(packs), freed, least_bytes(packs, space.catalog)
+
+
+def _outcome(points: _Points, found: Survey, steps: Rewriter, forgotten: int) -> Outcome:
     size = sum(pack.size for pack in found.packs)
-    freed = rewriter.removed_bytes - rewriter.written_bytes
+    freed = steps.removed_bytes - steps.written_bytes
     used = sum(pack.used_bytes for pack in found.packs)
     return Outcome(
         False,
@@ -214,12 +251,13 @@ def _outcome(points: _Points, found: Survey, rewriter: Rewriter, forgotten: int)
         size,
         freed,
         max(size - freed - used, 0),
-        rewriter.written_bytes,
+        steps.written_bytes,
         found.dead_objects,
         found.dead_bytes,
         found.shared_objects,
         found.shared_bytes,
-        rewriter.removed_packs,
+        steps.removed_packs,
         forgotten,
-        tuple(rewriter.damaged),
+        tuple(steps.damaged),
+        *_of_postponed(steps.postponed, steps.space),
     )

@@ -105,15 +105,20 @@ class PackWriter:
             self._flush()
             os.fsync(self._fd)
         finally:
-            os.close(self._fd)
+            self._close_file()
         os.rename(self._aside, self._path)
         sync_folder(self._path.parent)
         return self.size + len(trailer)
 
     def abandon(self) -> None:
-        """Drop the pack; nothing names it."""
-        os.close(self._fd)
+        """Drop the pack; nothing names it. Also of use after close() failed."""
+        self._close_file()
         self._aside.unlink(missing_ok=True)
+
+    def _close_file(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
 
 
 class Pack:

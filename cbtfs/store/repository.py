@@ -242,8 +242,10 @@ def writing(
             is_unsure = is_suspect or lock.was_left_behind
             require_directories(path, settings.id, is_suspect=is_unsure)
             repository = _open_locked(path, settings, must_verify=is_unsure)
-        reserve.keep(path)
         try:
+            with repository.catalog.view() as view:
+                largest = view.largest_pack()
+            reserve.keep(path, largest)
             yield repository
             is_clean = True
         except StoreFailed:

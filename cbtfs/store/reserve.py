@@ -17,16 +17,26 @@ _LARGEST_BYTES: Final = 64 << 20
 _LEAST_BYTES: Final = 64 << 10
 """Less is of no use."""
 _TIGHT: Final = 4
-"""Room is tight where less is free than so many times the reserve."""
+"""Space is low where less is free than so many times what rewriting the catalog takes."""
+_PLENTY: Final = 2
+"""A reserve is made, and kept, where so many times its size are free."""
 
 
-def wanted_bytes(path: Path) -> int:
-    """What the reserve of the repository at *path* should hold: room to rewrite its catalog."""
+def stored_catalog_bytes(path: Path) -> int:
+    """Size of the catalog's file; 0 if there is none."""
     try:
-        catalog = (path / "catalog" / DATA).stat().st_size
+        return (path / "catalog" / DATA).stat().st_size
     except OSError:
-        catalog = 0
-    return min(max(2 * catalog, _SMALLEST_BYTES), _LARGEST_BYTES)
+        return 0
+
+
+def catalog_bytes(path: Path) -> int:
+    """Free space that it takes to rewrite the catalog of the repository at *path*.
+
+    LMDB writes a copy of each page that a transaction touches, and uses the old ones again only
+    two transactions later.
+    """
+    return min(max(2 * stored_catalog_bytes(path), _SMALLEST_BYTES), _LARGEST_BYTES)
 
 
 def free_bytes(path: Path) -> int:
@@ -36,15 +46,25 @@ def free_bytes(path: Path) -> int:
 
 
 def is_tight(path: Path) -> bool:
-    """Whether so little is free that a writer has to save room."""
-    return free_bytes(path) < _TIGHT * wanted_bytes(path)
+    """Whether so little is free that a writer has to save space in the catalog."""
+    return free_bytes(path) < _TIGHT * catalog_bytes(path)
 
 
-def keep(path: Path) -> None:
-    """Have the reserve of the repository at *path*, unless room is tight."""
+def keep(path: Path, pack_bytes: int) -> None:
+    """Have the reserve of the repository at *path*, unless space is low.
+
+    *pack_bytes* is the size of the largest pack: with that and the catalog's part, a prune on a
+    full disk can rewrite any pack.
+    """
     with contextlib.suppress(OSError):
-        if not is_tight(path):
-            _make(path, wanted_bytes(path))
+        wanted = catalog_bytes(path)
+        with_pack = wanted + wanted // 2 + pack_bytes  # The moves are a third transaction.
+        if is_tight(path):
+            return
+        if free_bytes(path) >= _PLENTY * with_pack:
+            _make(path, with_pack)
+        else:
+            _make(path, wanted)
 
 
 def _make(path: Path, wanted: int) -> None:
@@ -65,17 +85,21 @@ def _make(path: Path, wanted: int) -> None:
 
 @contextmanager
 def released(path: Path) -> Iterator[None]:
-    """Where room is tight, let the reserve go until the end of the block; then have it again.
+    """Where space is low, remove the reserve until the end of the block; then make it again.
 
     What was freed meanwhile goes into it first: all of it, or as much as there is.
     """
-    if path.is_dir() and is_tight(path):
+    held = 0
+    if path.is_dir():
         with contextlib.suppress(OSError):
-            (path / RESERVE).unlink()
+            held = (path / RESERVE).stat(follow_symlinks=False).st_size
+        if is_tight(path) or free_bytes(path) < _PLENTY * held:
+            with contextlib.suppress(OSError):
+                (path / RESERVE).unlink()
     try:
         yield
     finally:
-        wanted = wanted_bytes(path)
+        wanted = max(catalog_bytes(path), held)
         while wanted >= _LEAST_BYTES:
             try:
                 if path.is_dir():

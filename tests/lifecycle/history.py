@@ -1,7 +1,10 @@
 """A repository with a memory: what every point must read as, kept outside of it."""
 
 import random
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from typing import Final
 
@@ -33,8 +36,9 @@ def image(*seeds: int) -> bytes:
 class History:
     """Takes points, forgets them, prunes; knows what each must read as."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, pack_size: int = PACK_BYTES) -> None:
         self.path = new_repository(path)
+        self._pack_size = pack_size
         self.expected: dict[PointId, dict[str, bytes]] = {}
         self.manifests: dict[PointId, Manifest] = {}
 
@@ -45,7 +49,7 @@ class History:
         lists = None if changed is None else {"disk": changed}
         with writing(self.path) as repository:
             manifest = commit_point(
-                repository, {"disk": content}, vm=vm, changed=lists, pack_bytes=PACK_BYTES
+                repository, {"disk": content}, vm=vm, changed=lists, pack_bytes=self._pack_size
             )
         self.expected[manifest.point] = {"disk": content}
         self.manifests[manifest.point] = manifest
@@ -59,7 +63,18 @@ class History:
 
     def prune(self, limits: Limits = EVERYTHING, *, is_dry_run: bool = False) -> Outcome:
         with writing(self.path) as repository:
-            return prune(repository, limits, is_dry_run=is_dry_run, pack_bytes=PACK_BYTES)
+            return prune(repository, limits, is_dry_run=is_dry_run, pack_bytes=self._pack_size)
+
+    @contextmanager
+    def copied(self, path: Path) -> Iterator["History"]:
+        """A copy at *path*, which is removed at the end."""
+        shutil.copytree(self.path, path)
+        found = copy(self)
+        found.path, found.expected, found.manifests = path, {**self.expected}, {**self.manifests}
+        try:
+            yield found
+        finally:
+            shutil.rmtree(path)
 
     def pack_bytes(self) -> int:
         """Bytes in packs on disk."""

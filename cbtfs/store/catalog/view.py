@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from cbtfs.core.frame import Kind
@@ -48,6 +49,8 @@ MISSING = b"missing"
 UNPROVEN = b"unproven "
 """Followed by the id of a VM."""
 _ID_BYTES: Final = 16
+_PACKS_LOOKED_AT: Final = 4096
+"""Enough to meet a pack of full size, and a matter of milliseconds."""
 
 
 class Node(NamedTuple):
@@ -194,6 +197,11 @@ class View:
 
     def packs(self) -> dict[int, PackRecord]:
         return {int.from_bytes(key, "big"): decode_pack(value) for key, value in self._items(PACKS)}
+
+    def largest_pack(self) -> int:
+        """Size of the largest pack in bytes, of the first few thousand; 0 without any."""
+        some = islice(self._items(PACKS), _PACKS_LOOKED_AT)
+        return max((decode_pack(value).size for _, value in some), default=0)
 
     def pack_numbers(self) -> dict[PackId, int]:
         return {record.id: number for number, record in self.packs().items()}
