@@ -17,12 +17,14 @@ set -e
 mount --make-rprivate /
 mount -t tmpfs tmpfs /srv
 mount -t tmpfs tmpfs /mnt
+mount -t tmpfs tmpfs /var/tmp
 mkdir /srv/images /mnt/backup /mnt/look /mnt/tree
 echo looked > /mnt/tree/at
 truncate -s 8M /srv/images/web01.raw
 echo 'start=2048' | sfdisk --quiet --label gpt /srv/images/web01.raw
 mkfs.ext4 -q -d /mnt/tree -E offset=1048576 /srv/images/web01.raw 6M
 trap 'umount -q /mnt/look || true; losetup --detach "$LOOP" || true
+    kill "$(cat /var/tmp/*/pid)" || true
     for i in 1 2 3 4 5; do cbtfs umount /mnt/backup 2>/dev/null && break; done' EXIT
 """
 _COMPARE = """
@@ -34,7 +36,7 @@ _RUN_BY = {
     ("README.md", "make demo"): "test_demo.py",
     ("README.md", "apt-get install"): "test_packaging.py",
     ("README.md", "export CBTFS_REPO"): "test_docs.py",
-    ("README.md", "LOOP=$(losetup"): "test_docs.py",
+    ("README.md", 'cd "$(mktemp'): "test_docs.py",
     ("README.md", "cbtfs ingest vsphere"): "vsphere/test_manual.py",
     ("vsphere.md", "openssl x509"): "vsphere/test_manual.py",
     ("vsphere.md", "cbtfs --repo /srv/backup init"): "vsphere/test_manual.py",
@@ -58,8 +60,8 @@ def _commands(page: str, first: str) -> str:
 
 
 def test_the_five_commands_of_the_readme_capture_list_mount_and_restore() -> None:
-    loop, mount = _commands("README.md", "LOOP=$(losetup").splitlines(keepends=True)
-    look = loop + _PARTITIONS + mount + "cat /mnt/look/at\n"
+    *overlay, mount = _commands("README.md", 'cd "$(mktemp').splitlines(keepends=True)
+    look = "".join(overlay) + _PARTITIONS + mount + "cat /mnt/look/at\n"
     script = _PREPARE + _commands("README.md", "export CBTFS_REPO") + _COMPARE + look
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 

@@ -14,10 +14,15 @@ from typing import Final
 import pytest
 
 from tests.guest import FILES, linux_initrd, make_disk, newest_kernel
+from tools.crash.loop import FileSystem, loop_disk
 
 pytestmark = pytest.mark.mounts
 
 PAGE: Final = (Path(__file__).parent.parent / "docs" / "recipes.md").read_text("utf-8")
+BUSY: Final[dict[FileSystem, int]] = {"ext4": 32, "xfs": 304}
+"""File systems that a guest writes to when the snapshot is taken, in MiB."""
+SYNCED_FILES: Final = 20
+SYNCED_WRITES: Final = 90
 _PREPARE: Final = """\
 set -e
 mount --make-rprivate /
@@ -26,11 +31,21 @@ mount -t tmpfs tmpfs /run
 mount --bind {folder} /srv
 mkdir -p /mnt/backup /srv/images
 trap 'umount -q /mnt/ext4 /mnt/xfs /mnt/btrfs /mnt/ntfs || true
+    if [ -n "${{OVERLAY-}}" ]; then
+        losetup --noheadings --output NAME,BACK-FILE | grep " $OVERLAY/" |
+            cut -d" " -f1 | xargs --no-run-if-empty losetup --detach
+        umount -q "$OVERLAY/root.raw" || true
+        kill "$(cat "$OVERLAY/pid")" 2>/dev/null || true
+    fi
     losetup --noheadings --output NAME,BACK-FILE | grep " /mnt/backup/\\| /srv/loop" |
         cut -d" " -f1 | xargs --no-run-if-empty losetup --detach
     for i in 1 2 3 4 5; do cbtfs umount /mnt/backup 2>/dev/null && break; done' EXIT
 cbtfs mount --allow-other /mnt/backup
 """
+
+
+_OWN_TMP: Final = "mount -t tmpfs tmpfs /var/tmp"
+"""No other process sees the overlays. libguestfs keeps its appliance in the shared /var/tmp."""
 
 
 def block(first: str) -> str:
@@ -45,15 +60,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What will be /srv: the disk, and a repository with a point of it."""
     found = tmp_path_factory.mktemp("recipes")
     make_disk(found / "disk.raw")
-    for command in (["init"], ["ingest", "image", "--vm=web01", "--disk=root", "disk.raw"]):
-        subprocess.run(
-            [sys.executable, "-m", "cbtfs", "--repo=repository", *command],
-            cwd=found,
-            check=True,
-            capture_output=True,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
-        )
+    cbtfs(found, "init")
+    ingest(found, "--vm=web01", "--disk=root", "disk.raw")
     return found
+
+
+def cbtfs(folder: Path, *arguments: str) -> None:
+    """A command on the repository in *folder*."""
+    subprocess.run(
+        [sys.executable, "-m", "cbtfs", "--repo=repository", *arguments],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+    )
+
+
+def ingest(folder: Path, *arguments: str) -> None:
+    """A point of an image in *folder*."""
+    cbtfs(folder, "ingest", "image", *arguments)
 
 
 def run(folder: Path, *scripts: str) -> "subprocess.CompletedProcess[str]":
@@ -128,16 +153,94 @@ def test_extents_are_shown_as_other_tools_know_them(folder: Path) -> None:
     assert '"description": "hole,zero"' in done.stdout
 
 
-def test_four_file_systems_are_mounted_read_only(folder: Path) -> None:
-    done = run(folder, block("LOOP=$(losetup"))
+def test_four_file_systems_are_mounted_through_an_overlay(folder: Path) -> None:
+    compare = "cmp /srv/disk.raw /mnt/backup/web01/latest/root.raw; ls /var/tmp"
+    done = run(folder, _OWN_TMP, block("OVERLAY=$(mktemp"), block("LOOP=$(losetup"), compare)
 
     assert done.stdout == "".join(FILES.values())
 
 
 def test_a_partition_is_mounted_by_its_offset(folder: Path) -> None:
-    done = run(folder, "mkdir /mnt/ext4", block("START=$(sfdisk"))
+    overlay = block("OVERLAY=$(mktemp")
+    done = run(folder, _OWN_TMP, "mkdir /mnt/ext4", overlay, block("START=$(sfdisk"))
 
     assert done.stdout == FILES["ext4"]
+
+
+# What a running guest had fsynced
+
+
+@pytest.fixture(scope="module")
+def busy(folder: Path) -> dict[str, list[str]]:
+    """Points of disks whose file systems were busy when the snapshot was taken.
+
+    By VM, for each file what the guest had last fsynced in it.
+    """
+    found = {}
+    for kind, mebibytes in BUSY.items():
+        with loop_disk(folder, kind, mebibytes << 20) as disk:
+            found[f"busy-{kind}"] = write_and_sync(disk.mountpoint)
+            disk.cut_power()
+            # The snapshot. To unmount writes to their places what the journal has, even now.
+            image = [folder / f"{kind}.img", folder / f"busy-{kind}.img"]
+            subprocess.run(["cp", "--sparse=always", *image], check=True)
+        ingest(folder, f"--vm=busy-{kind}", "--disk=root", f"busy-{kind}.img")
+    return found
+
+
+def write_and_sync(folder: Path) -> list[str]:
+    """Files that are written over and over, each fsynced; the content of each."""
+    contents = [""] * SYNCED_FILES
+    for number in range(SYNCED_WRITES):
+        at = number % SYNCED_FILES
+        contents[at] = f"write {number}\n"
+        fd = os.open(folder / f"new{at}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.write(fd, contents[at].encode())
+        os.fsync(fd)
+        os.close(fd)
+        os.replace(folder / f"new{at}", folder / f"file{at}")
+        fd = os.open(folder, os.O_RDONLY)
+        os.fsync(fd)
+        os.close(fd)
+    return contents
+
+
+def look_at(vm: str, kind: FileSystem) -> str:
+    """The blocks of the page for a disk without partitions: what they show of the files."""
+    overlay = block("OVERLAY=$(mktemp").replace("web01", vm)
+    lines = block("LOOP=$(losetup").splitlines(keepends=True)
+    (mount,) = [line for line in lines if line.startswith(f"mount -t {kind} ")]
+    mount = re.sub(r'"\$\{LOOP\}p\d"', '"$LOOP"', mount)
+    ends = "".join(lines[-4:])
+    shown = f"cat $(seq --format=/mnt/{kind}/file%g 0 {SYNCED_FILES - 1})\numount /mnt/{kind}\n"
+    return f"{overlay}{lines[0]}mkdir /mnt/{kind}\n{mount}{shown}{ends}"
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs"])
+def test_what_a_busy_guest_had_fsynced_is_shown(
+    folder: Path, busy: dict[str, list[str]], kind: FileSystem
+) -> None:
+    vm = f"busy-{kind}"
+    compare = f"cmp /srv/{vm}.img /mnt/backup/{vm}/latest/root.raw"
+
+    done = run(folder, _OWN_TMP, look_at(vm, kind), compare)
+
+    assert done.stdout.splitlines(keepends=True) == busy[vm]
+
+
+@pytest.mark.parametrize(("kind", "skipping"), [("ext4", "noload"), ("xfs", "norecovery")])
+def test_a_mount_that_skips_the_replay_does_not_show_it(
+    folder: Path, busy: dict[str, list[str]], kind: FileSystem, skipping: str
+) -> None:
+    """Else the test above would show nothing: the journals of these disks are dirty."""
+    look = f"""
+mkdir /mnt/{kind}
+mount -o loop,ro,{skipping} /mnt/backup/busy-{kind}/latest/root.raw /mnt/{kind} || exit 0
+cat $(seq --format=/mnt/{kind}/file%g 0 {SYNCED_FILES - 1}) || true
+"""
+    done = run(folder, look)
+
+    assert done.stdout.splitlines(keepends=True) != busy[f"busy-{kind}"]
 
 
 def test_a_guest_that_nobody_trusts_is_looked_into_by_libguestfs(folder: Path) -> None:

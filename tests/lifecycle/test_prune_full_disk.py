@@ -33,6 +33,8 @@ from tools.crash.disks import take_all_but
 from tools.crash.loop import FileSystem, LoopDisk, loop_disk
 from tools.crash.trap import Action, Trap
 
+pytestmark = pytest.mark.mounts
+
 BLOCKS: Final = 1500
 """Of the disk: 6 MiB, in packs of 1 MiB."""
 DEAD: Final = 0.6

@@ -9,6 +9,7 @@ import pytest
 from cbtfs.core.frame import FOOTER_BYTES, Kind
 from cbtfs.core.ids import PackId
 from cbtfs.prune import run
+from cbtfs.prune.rewrite import Rewriter
 from cbtfs.store.catalog.records import Location
 from cbtfs.store.catalog.update import Update
 from cbtfs.store.digest import chunk_digest
@@ -68,11 +69,10 @@ def test_the_catalog_knows_no_pack_that_is_removed(
 
 
 def _watch_catalog(monkeypatch: pytest.MonkeyPatch, found: list[Any]) -> None:
-    real = run.Rewriter
 
     def rewriter(repository: Any, *arguments: Any, **named: Any) -> Any:
         found.append(repository.catalog)
-        return real(repository, *arguments, **named)
+        return Rewriter(repository, *arguments, **named)
 
     monkeypatch.setattr(run, "Rewriter", rewriter)
 
