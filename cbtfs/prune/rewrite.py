@@ -103,6 +103,7 @@ class Rewriter:
         if size:
             self._catalog.update(lambda update: _apply(update, batch, size))
             self.written_bytes += size
+            self.space.wrote(size)
         self.damaged += batch.damaged
         self.remove(batch.emptied)
         return True
@@ -142,15 +143,18 @@ class Rewriter:
 
     def remove(self, packs: Iterable[PackUse]) -> None:
         """Unlink packs that nothing living is in."""
+        before, size = self.space.free, 0
         for pack in packs:
             if pack.number in self._gone:
                 continue
             with storing("a pack"):
                 self._packs.remove(pack.id)
-            self.space.removed()
             self._gone.add(pack.number)
             self.removed_packs += 1
-            self.removed_bytes += pack.size
+            size += pack.size
+        self.removed_bytes += size
+        if size:
+            self.space.removed(before, size)
 
 
 def least_bytes(packs: Iterable[PackUse], catalog: int) -> int:

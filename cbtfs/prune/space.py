@@ -61,7 +61,9 @@ class Space:
         """*path* is the repository's."""
         self._path = path
         self._hidden = 0
-        self._removed: float | None = None
+        self._expected = 0
+        """Free bytes once every removed pack is closed everywhere."""
+        self._removed = 0.0
         self.catalog = stored_catalog_bytes(path)
         """Size of the catalog's file when the prune began."""
 
@@ -83,19 +85,27 @@ class Space:
         A quota, or blocks that are reserved, do not show in what the file system reports. Half of
         *wanted* is tried next, and more once packs were removed.
         """
-        self._hidden += max(free - wanted // 2, 0)
+        less = max(free - wanted // 2, 0)
+        self._hidden += less
+        self._expected -= less
 
-    def removed(self) -> None:
-        """Expect more free space soon: packs were just removed."""
+    def wrote(self, size: int) -> None:
+        """Take into account that a pack of *size* bytes was written."""
+        self._expected -= size
+
+    def removed(self, before: int, size: int) -> None:
+        """Expect *size* bytes more soon, where *before* were free: packs were just removed."""
+        self._expected = max(self._expected, before) + size
         self._removed = time.monotonic()
 
     def wait_for(self, wanted: int) -> bool:
-        """Wait until *wanted* bytes are free, while removed packs may still be open somewhere.
+        """Wait until *wanted* bytes are free, while removed packs are still open somewhere.
 
-        False if they are not, a few seconds after the last pack was removed.
+        False if they are not once all are closed, or a few seconds after the last was removed.
         """
-        while self.free < wanted:
-            if self._removed is None or time.monotonic() - self._removed > RETURN_SECONDS:
+        while (free := self.free) < wanted:
+            is_over = time.monotonic() - self._removed > RETURN_SECONDS
+            if is_over or free >= self._expected:
                 return False
             time.sleep(_PAUSE_SECONDS)
         return True
