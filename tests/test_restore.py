@@ -15,11 +15,21 @@ from hypothesis import strategies as st
 from cbtfs.core.extent import Extent
 from cbtfs.core.frame import Kind
 from cbtfs.core.manifest import Manifest
-from cbtfs.errors import AccessDenied, CbtfsError, DataCorrupt, PointNotFound, UsageError
+from cbtfs.errors import (
+    AccessDenied,
+    CbtfsError,
+    ChunkMissing,
+    DataCorrupt,
+    PointNotFound,
+    UsageError,
+)
 from cbtfs.listing import find_point
+from cbtfs.reader import Reader
 from cbtfs.restore.disk import Restored, explain_loss, restore_disk
+from cbtfs.store.catalog.records import MAP, integer_key
+from cbtfs.store.catalog.update import Update
 from cbtfs.store.digest import chunk_digest
-from cbtfs.store.repository import reading, writing
+from cbtfs.store.repository import Repository, reading, writing
 from tests.cli.support import Outcome, process
 from tests.support import BLOCK, add_point, new_repository
 
@@ -65,7 +75,11 @@ def restore(
 
 def newest(repository: Path) -> Manifest:
     with reading(repository) as opened:
-        return find_point(opened, "vm@latest").manifest
+        return newest_of(opened)
+
+
+def newest_of(repository: Repository) -> Manifest:
+    return find_point(repository, "vm@latest").manifest
 
 
 def damage(repository: Path, block: int) -> None:
@@ -308,6 +322,69 @@ def test_keep_going_zeroes_what_is_lost_on_a_device(damaged: Path, tmp_path: Pat
 
     assert found[4 * BLOCK : 6 * BLOCK] == bytes(2 * BLOCK)
     assert found[6 * BLOCK : SIZE] == IMAGE[6 * BLOCK :]
+
+
+def drop_nodes(repository: Path, level: int) -> None:
+    """Let the catalog have no node of that level."""
+    with writing(repository) as opened:
+
+        def drop(update: Update) -> None:
+            nodes = [
+                (number, location)
+                for number, location in update.all_locations()
+                if location.frame.kind is Kind.NODE and location.frame.level == level
+            ]
+            assert nodes
+            update.drop_objects(nodes)
+
+        opened.catalog.update(drop)
+
+
+@pytest.mark.parametrize(
+    ("level", "lost"),
+    [(1, [Extent(0, SIZE)]), (2, [Extent(0, SIZE)])],
+    ids=["leaves", "root"],
+)
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_what_is_below_a_missing_node_is_lost_and_not_zeros(
+    tmp_path: Path, level: int, lost: list[Extent], is_stream: bool
+) -> None:
+    path = new_repository(tmp_path / "repository")
+    add_point(path, {"d": IMAGE})
+    drop_nodes(path, level)
+    manifest, target = newest(path), tmp_path / "disk.raw"
+
+    with pytest.raises((ChunkMissing, DataCorrupt)):
+        restore(path, target)
+    assert not target.exists()
+    with reading(path) as opened, (tmp_path / "stream").open("wb") as stream:
+        where = stream.fileno() if is_stream else target
+        restored = restore_disk(opened, manifest.point, manifest.disks[0], where, keeps_going=True)
+
+    assert list(restored.lost) == lost
+    assert restored.data_bytes == 0
+    with pytest.raises((ChunkMissing, DataCorrupt)):
+        explain_loss(restored)
+
+
+def test_only_what_is_below_a_damaged_leaf_is_lost(tmp_path: Path) -> None:
+    path = new_repository(tmp_path / "repository")
+    image = bytes([1]) * BLOCK + bytes(63 * BLOCK) + bytes([2]) * BLOCK * 3
+    add_point(path, {"d": image})
+    with writing(path) as opened:
+        disk = newest_of(opened).disks[0]
+        reader = Reader(opened)
+        root = reader.root(disk)
+        assert root is not None
+        (first, *_) = reader.children(root, 2)
+        assert first is not None
+        key = integer_key(first.number)
+        opened.catalog.update(lambda update: update._delete(MAP, key))
+
+    restored = restore(path, tmp_path / "disk.raw", keeps_going=True)
+
+    assert restored.lost == (Extent(0, 64 * BLOCK),)
+    assert (tmp_path / "disk.raw").read_bytes() == bytes(64 * BLOCK) + image[64 * BLOCK :]
 
 
 def test_keep_going_survives_a_lost_pack(tmp_path: Path) -> None:
