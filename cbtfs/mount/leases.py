@@ -36,20 +36,27 @@ class Leases:
                 continue
 
     def open(self, point: PointId) -> None:
-        """Lease *point* and count a file of it as open; PointNotFound if it is forgotten."""
+        """Lease *point* and count a file of it as open; PointNotFound if it is forgotten.
+
+        A forgotten point can be opened again only while it is open: nobody else keeps a prune off.
+        """
+        is_open = self._shared.is_open(point)
         self._shared.add(point)
         try:
-            self.take(point)
+            self.take(point, is_open=is_open)
         except BaseException:
             self._shared.remove(point)
             raise
 
-    def take(self, point: PointId) -> None:
-        """Have a lease of a point with open files; PointNotFound if it is gone."""
+    def take(self, point: PointId, *, is_open: bool = True) -> None:
+        """Have a lease of a point with open files; PointNotFound if it is gone.
+
+        *is_open*: a forgotten point will do, as another worker has a lease of it.
+        """
         with self._lock:
             if point not in self._held:
                 with ExitStack() as stack:
-                    stack.enter_context(self._folder.leased(point, is_open=True))
+                    stack.enter_context(self._folder.leased(point, is_open=is_open))
                     self._held[point] = stack.pop_all()
 
     def close(self, point: PointId) -> None:

@@ -1,0 +1,151 @@
+"""Each worker that reads from a point has a lease of its own, for just as long as files are open.
+
+Two Served of one table stand for two workers: each opens the manifest by itself, so a lease is an
+open descriptor of it.
+"""
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cbtfs.core.manifest import Manifest
+from cbtfs.errors import PointNotFound
+from cbtfs.mount.numbers import ROOT
+from cbtfs.mount.served import Served
+from cbtfs.mount.shared import Shared
+from cbtfs.native import Requests
+from cbtfs.store.repository import Repository, reading
+from tests.support import BLOCK, add_point, new_repository
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return new_repository(tmp_path / "repository")
+
+
+@pytest.fixture
+def points(path: Path) -> list[Manifest]:
+    """Three points with two disks each."""
+    return [
+        add_point(path, {label: bytes([number]) * BLOCK for label in ("a", "b")})
+        for number in (1, 2, 3)
+    ]
+
+
+@pytest.fixture
+def repository(path: Path, points: list[Manifest]) -> Iterator[Repository]:
+    with reading(path) as found:
+        yield found
+
+
+def inode(served: Served, manifest: Manifest, label: str = "a") -> int:
+    """The number of a disk's file."""
+    at = ROOT
+    for name in (manifest.vm.directory, manifest.name, f"{label}.raw"):
+        entry = served.lookup(at, name)
+        assert entry is not None
+        at = entry.inode
+    return at
+
+
+def leases(path: Path, manifest: Manifest) -> int:
+    """How often this process has the manifest open."""
+    names = [str(path / "points" / f"{manifest.point}{suffix}") for suffix in ("", ".forgotten")]
+    found = 0
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            found += os.readlink(f"/proc/self/fd/{number}") in names
+        except FileNotFoundError:
+            continue  # The descriptor of the listing itself.
+    return found
+
+
+@pytest.mark.parametrize("is_prepared", [False, True])
+def test_a_worker_that_reads_takes_a_lease_of_its_own(
+    path: Path, repository: Repository, points: list[Manifest], is_prepared: bool
+) -> None:
+    """Else a point is pruned under it as soon as the worker that opened the file is killed."""
+    shared = Shared()
+    opener, reader = Served(repository, shared), Served(repository, shared)
+    number = inode(opener, points[0])
+    opener.open(number)
+    assert leases(path, points[0]) == 1
+
+    if is_prepared:
+        device, session = socket.socketpair()
+        with device, session:
+            reader.answer_through(Requests(device.fileno(), session.fileno(), reader.chunks))
+            assert reader.prepare(number, 0, BLOCK)
+    else:
+        assert bytes(reader.read(number, 0, BLOCK)) == bytes([1]) * BLOCK
+
+    assert leases(path, points[0]) == 2
+
+
+def test_a_worker_that_starts_leases_all_that_is_open(
+    path: Path, repository: Repository, points: list[Manifest]
+) -> None:
+    shared = Shared()
+    first = Served(repository, shared)
+    for manifest in points[:2]:
+        first.open(inode(first, manifest))
+
+    second = Served(repository, shared)
+
+    assert [leases(path, manifest) for manifest in points] == [2, 2, 0]
+    assert second.open_points == 2
+
+
+def test_closing_one_file_leaves_the_leases_of_all_others(
+    path: Path, repository: Repository, points: list[Manifest]
+) -> None:
+    served = Served(repository, Shared())
+    for manifest in points:
+        served.open(inode(served, manifest))
+    served.open(inode(served, points[0], "b"))
+
+    served.close(inode(served, points[0], "b"))
+    assert [leases(path, manifest) for manifest in points] == [1, 1, 1]
+    served.close(inode(served, points[1]))
+    assert [leases(path, manifest) for manifest in points] == [1, 0, 1]
+    served.close(inode(served, points[0]))
+    assert [leases(path, manifest) for manifest in points] == [0, 0, 1]
+
+
+def test_a_chore_ends_the_leases_of_closed_files_only(
+    path: Path, repository: Repository, points: list[Manifest]
+) -> None:
+    """The other worker learns of a close by the table alone."""
+    shared = Shared()
+    closer, other = Served(repository, shared), Served(repository, shared)
+    for manifest in points[:2]:
+        closer.open(inode(closer, manifest))
+        other.read(inode(other, manifest), 0, 1)
+    closer.close(inode(closer, points[0]))
+    assert [leases(path, manifest) for manifest in points[:2]] == [1, 2]
+
+    other.leases.drop_unused()
+
+    assert [leases(path, manifest) for manifest in points[:2]] == [0, 2]
+
+
+def test_a_forgotten_point_is_leased_by_who_reads_on_and_opened_by_nobody(
+    path: Path, repository: Repository, points: list[Manifest]
+) -> None:
+    shared = Shared()
+    opener, reader = Served(repository, shared), Served(repository, shared)
+    number = inode(opener, points[0])
+    opener.open(number)
+    repository.points.forget([points[0].point])
+
+    assert bytes(reader.read(number, 0, BLOCK)) == bytes([1]) * BLOCK
+    assert leases(path, points[0]) == 2
+    opener.close(number)
+    reader.leases.drop_unused()
+    with pytest.raises(PointNotFound):
+        opener.leases.open(points[0].point)
+    assert leases(path, points[0]) == 0
+    assert not shared.is_open(points[0].point)
