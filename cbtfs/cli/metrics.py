@@ -213,4 +213,6 @@ class Gauges:
         self._set("vm_last_good_point_timestamp_seconds", text, moment, vm)
         self._set("vm_points", "Points in the repository.", each.points, vm)
         self._set("vm_suspect_points", "Points in doubt.", each.suspect, vm)
+        text = "Suspect restore points without the tag 'acknowledged'."
+        self._set("vm_unacknowledged_suspect_points", text, each.unacknowledged, vm)
         self._set("vm_damaged_points", "Points with a block map missing.", each.damaged, vm)

@@ -27,6 +27,8 @@ class Standing:
     points: int
     suspect: int
     damaged: int
+    unacknowledged: int = 0
+    """Suspect points without the tag that says that the operator knows."""
 
 
 def nowhere(name: str, uuid: str) -> Standing:
@@ -36,17 +38,20 @@ def nowhere(name: str, uuid: str) -> Standing:
 
 def standing_of(view: View, vm: Vm, name: str) -> Standing:
     """How that VM stands, which is called *name* now."""
+    from cbtfs.core.manifest import ACKNOWLEDGED
     from cbtfs.listing import points
 
     found = list(points(view, vm.id))
+    suspect = [point for point in found if "suspect" in point.marks]
     good = [point for point in found if is_good(point)]
     return Standing(
         name,
         vm.instance_uuid or "",
         good[-1].manifest.time if good else None,
         len(found),
-        sum("suspect" in point.marks for point in found),
+        len(suspect),
         sum("damaged" in point.marks for point in found),
+        sum(ACKNOWLEDGED not in point.state.tags for point in suspect),
     )
 
 

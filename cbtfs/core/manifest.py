@@ -22,6 +22,8 @@ from cbtfs.core.ids import Digest, DiskId, PointId, VmId
 from cbtfs.core.sealed import seal, unseal
 
 MANIFEST_FORMAT: Final = 1
+ACKNOWLEDGED: Final = "acknowledged"
+"""The tag of a suspect point that its operator knows about."""
 
 IngestKind = Literal["full", "incremental"]
 DiskKind = Literal["disk", "file"]
@@ -150,11 +152,18 @@ class PointState:
         return None if self.suspect_disks and disk not in self.suspect_disks else self.suspect
 
     def suspecting(self, disk: DiskId, reason: str) -> "PointState":
-        """The state once *disk* is suspect; the same where it is so already."""
+        """The state once *disk* is suspect; the same where it is so already.
+
+        What was acknowledged was less than that: the tag goes.
+        """
         if self.suspects(disk) is not None:
             return self
-        reasons = reason if self.suspect is None else f"{self.suspect}; {reason}"
-        return replace(self, suspect=reasons, suspect_disks=(*self.suspect_disks, disk))
+        return replace(
+            self,
+            suspect=reason if self.suspect is None else f"{self.suspect}; {reason}",
+            suspect_disks=(*self.suspect_disks, disk),
+            tags=tuple(tag for tag in self.tags if tag != ACKNOWLEDGED),
+        )
 
 
 def unknown_state(point: PointId) -> PointState:

@@ -58,7 +58,7 @@ class Mounting:
 
         try:
             session = self._session(file_system)
-            Supervisor(place, self.workers, session.work).run(serving)
+            Supervisor(place, self.workers, session.work, session.board.count_error).run(serving)
         except BaseException:
             # A mount that served and died is left to be seen: an empty folder looks like a loss.
             if not has_served:

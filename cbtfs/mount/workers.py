@@ -55,10 +55,14 @@ class Supervisor:
     A pipe from each child tells what it reports, and by its end that the child has.
     """
 
-    def __init__(self, place: Path, count: int, work: Work) -> None:
+    def __init__(
+        self, place: Path, count: int, work: Work, on_death: Callable[[], None] = lambda: None
+    ) -> None:
+        """*on_death* is called for each worker that died while the mount was served."""
         self._place = place
         self._count = count
         self._work = work
+        self._on_death = on_death
         self._children: dict[int, _Child] = {}
         self._selector = selectors.DefaultSelector()
         self._signals, self._wakeup = socket.socketpair()
@@ -155,6 +159,7 @@ class Supervisor:
         why = error_in(child.heard) or MountFailed(_words(code))
         if not self.is_serving:
             raise why
+        self._on_death()  # what it was reading failed, and nobody else counts that
         self._deaths.append(time.monotonic())
         is_many = len(self._deaths) == _MAX_DEATHS
         if is_many and self._deaths[-1] - self._deaths[0] <= _DEATHS_SECONDS:

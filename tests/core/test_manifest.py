@@ -1,6 +1,7 @@
 """Manifests and states: they come back, and whatever is wrong with one is a ValueError."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC
 from typing import Any, Final
 
@@ -297,6 +298,12 @@ def test_a_suspect_disk_leaves_the_others_good() -> None:
 
 
 def test_a_second_suspect_disk_adds_its_reason() -> None:
+    first = PointState(PointId(ID), tags=("kept", "acknowledged")).suspecting(ONE, "why")
+    assert first.tags == ("kept",)
+    known = replace(first, tags=("kept", "acknowledged"))
+    assert known.suspecting(ONE, "once more") == known
+    assert known.suspecting(OTHER, "so").tags == ("kept",)
+
     state = PointState(PointId(ID)).suspecting(ONE, "why").suspecting(OTHER, "so")
 
     assert state.suspect_disks == (ONE, OTHER)

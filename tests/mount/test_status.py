@@ -86,6 +86,15 @@ def test_failed_reads_and_dead_workers_are_counted(
     assert status_of(mounted)["errors"] > 0
 
 
+def test_a_worker_that_died_shows_as_failed_reads(mounted: Server) -> None:
+    assert status_of(mounted)["errors"] == 0
+    kill(next(iter(mounted.workers())))
+
+    assert wait_until(lambda: status_of(mounted)["restarts"] == 1)
+    assert status_of(mounted)["errors"] == 1
+    assert "errors      1 reads failed" in process("status", mounted.root).out
+
+
 def test_points_not_to_be_trusted_are_named_by_vm_and_time_in_order(
     mounted: Server, repository: Path, image: bytearray
 ) -> None:

@@ -11,6 +11,7 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from cbtfs.cli.main import main
+from tests.audit.support import listed
 from tests.vsphere.command import arguments, start
 from tests.vsphere.support import MIB, Lab, new_lab
 from tools.vsim import DiskEntry, Inventory, MachineEntry, Simulator
@@ -149,6 +150,16 @@ def test_a_suspect_point_is_no_good_one(three: Lab) -> None:
     assert code == 0
     assert found.vms("suspect_points")["web1"] >= 1
     assert found.vms("points") == {"web1": 4}
+    assert found.vms("unacknowledged_suspect_points") == found.vms("suspect_points")
+
+    for point in listed(three.repository).values():
+        if point.suspect is not None:
+            tag = ["tag", point.manifest.point, "acknowledged"]
+            assert main(["--repo", str(three.repository), *tag]) == 0
+    _, after = ingest(three, "web1")
+
+    assert after.vms("unacknowledged_suspect_points") == {"web1": 0}
+    assert after.vms("suspect_points") == found.vms("suspect_points")
 
 
 def test_a_disk_that_was_left_out_makes_no_good_point(
