@@ -23,12 +23,11 @@ from cbtfs.store.writer import ObjectWriter
 _BATCH: Final = 4096
 
 
-def put_nodes_anew(catalog: Catalog, objects: ObjectWriter, places: Iterable[BadPlace]) -> int:
-    """Put the nodes in bad *places* again, the lowest first; how many could be.
+def put_nodes_anew(catalog: Catalog, objects: ObjectWriter, places: Iterable[BadPlace]) -> None:
+    """Put the nodes in bad *places* again, the lowest first.
 
     One whose children the catalog does not know waits for an ingest that meets it.
     """
-    put = 0
     for place in sorted(places, key=lambda each: each.level):
         if place.kind is Kind.NODE:
             try:
@@ -39,8 +38,6 @@ def put_nodes_anew(catalog: Catalog, objects: ObjectWriter, places: Iterable[Bad
                 continue
             if node is not None:
                 objects.put_node(place.level, [*_refs(node)])
-                put += 1
-    return put
 
 
 def _refs(node: Node) -> Iterator[Ref | None]:

@@ -1,5 +1,6 @@
 """The catalog: values that vouch for themselves, a map that grows, ids that are used once."""
 
+import errno
 import os
 import random
 import subprocess
@@ -16,7 +17,7 @@ from cbtfs.core.blockmap import FANOUT
 from cbtfs.core.frame import Codec, Frame, Kind
 from cbtfs.core.ids import Digest, ObjectId, VmId
 from cbtfs.core.manifest import Manifest, Vm, encode_manifest, encode_state, unknown_state
-from cbtfs.errors import CbtfsError, OutOfResources
+from cbtfs.errors import CbtfsError, OutOfResources, StoreFailed
 from cbtfs.store.catalog import gate
 from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.environment import LOCK
@@ -321,6 +322,24 @@ def test_all_of_the_lock_is_on_the_storage(folder: Path, is_there: bool) -> None
     facts = lock.stat()
     opened.close()
     assert facts.st_blocks * 512 >= facts.st_size > 0
+
+
+def test_a_lock_without_space_is_an_error_and_no_damage(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Catalog(folder, is_writable=True).close()
+    lock = folder / LOCK
+    lock.write_bytes(b"")
+
+    def fail(fd: int, offset: int, length: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.posix_fallocate", fail)
+    with pytest.raises(StoreFailed, match="No space left"):
+        Catalog(folder, is_writable=True)
+    lock.unlink()
+    with pytest.raises(StoreFailed, match="No space left"):
+        Catalog(folder, is_writable=True)
 
 
 def test_a_node_is_checked_against_its_digest(catalog: Catalog) -> None:

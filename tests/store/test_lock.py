@@ -221,11 +221,22 @@ def test_a_writer_that_fails_to_open_leaves_the_catalog_in_doubt(
         raise OSError(5, os.strerror(5))
 
     monkeypatch.setattr(PackFolder, "ids", fail)
-    with pytest.raises(StoreFailed), writing(path):
+    with pytest.raises(StoreFailed) as error, writing(path):
         pass
     monkeypatch.undo()
 
     assert is_left_behind(path)
+    with writing(path) as repository:  # its catalog was closed, or it could not be opened again
+        assert repository.findings.is_empty
+    assert error.tb is not None  # which holds what was not closed
+
+
+def test_a_pack_is_opened_once(path: Path) -> None:
+    add_point(path, {"disk": b"x" * 4096})
+    packs = PackFolder(path / "packs")
+    (pack,) = packs.ids()
+
+    assert packs.open(pack) is packs.open(pack)
 
 
 def test_a_rebuild_that_fails_leaves_the_catalog_in_doubt(

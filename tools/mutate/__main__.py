@@ -188,7 +188,7 @@ def _tested(box: Sandbox, tests: Sequence[str], limit: float) -> tuple[Result, s
     names, output = box.folder / "tests.txt", box.folder / "output"
     names.write_text("".join(f"{test}\n" for test in tests), encoding="utf-8")
     code = box.test(
-        ["-q", "-x", "-p", "no:cacheprovider", "--hypothesis-seed=0",
+        ["-q", "-x", "-p", "no:cacheprovider", "-p", "tools.mutate.examples", "--hypothesis-seed=0",
          "-W", "ignore::pytest.PytestAssertRewriteWarning", "--tb=line", f"@{names}"],
         limit,
         output,

@@ -11,23 +11,11 @@ from typing import Final
 
 import coverage
 import pytest
-from hypothesis import settings
 
 CONTEXT: Final = "CBTFS_MUTATE_TEST"
 """The running test, for the coverage of child processes: tools/mutate/reach.py names it there."""
 RESULTS: Final = "CBTFS_MUTATE_RESULTS"
 """File that gets a line of JSON for each test: its id, outcome and seconds."""
-
-
-_EXAMPLES: Final = 10
-"""Of each property: enough to see which lines it reaches. What all take is a guess then."""
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection() -> None:
-    """Have few examples tried, after the suite's own profile is loaded."""
-    settings.register_profile("reach", settings.get_profile("cbtfs"), max_examples=_EXAMPLES)
-    settings.load_profile("reach")
 
 
 @pytest.hookimpl(wrapper=True)

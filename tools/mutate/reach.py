@@ -12,7 +12,7 @@ from typing import Final
 
 import coverage
 
-from tools.mutate import plugin
+from tools.mutate import examples, plugin
 from tools.mutate.mutants import Mutant, scopes_by_line
 from tools.mutate.sandbox import Sandbox
 
@@ -34,6 +34,8 @@ context = ${{{context}-}}
 include = {include}
 disable_warnings = no-data-collected, module-not-imported
 """
+_EXAMPLES: Final = 10
+"""Of each property: enough to see which lines it reaches."""
 _WHOLE_RUN_SECONDS: Final = 7200.0
 
 
@@ -97,13 +99,18 @@ def measure(sandbox: Sandbox, tests: Sequence[str], output: Path) -> Reach:
     rc.write_text(_RC.format(folder=folder, context=plugin.CONTEXT, include=include))
     command = [
         "-m", "coverage", "run", f"--rcfile={rc}", "-m", "pytest", "-q",
-        "-p", "tools.mutate.plugin", "-p", "no:cacheprovider", "--hypothesis-seed=0", *tests,
+        "-p", "tools.mutate.plugin", "-p", "tools.mutate.examples", "-p", "no:cacheprovider",
+        "--hypothesis-seed=0", *tests,
     ]  # fmt: skip
     sandbox.run(
         command,
         _WHOLE_RUN_SECONDS,
         output,
-        {"COVERAGE_PROCESS_START": str(rc), plugin.RESULTS: str(results)},
+        {
+            "COVERAGE_PROCESS_START": str(rc),
+            plugin.RESULTS: str(results),
+            examples.EXAMPLES: str(_EXAMPLES),
+        },
     )
     return _read(sandbox, folder, results)
 

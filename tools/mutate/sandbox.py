@@ -14,12 +14,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from tools.mutate import examples
+
 ROOT: Final = Path(__file__).resolve().parents[2]
 _COPIED: Final = (
     "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "README.md", "cbtfs", "contrib", "docs",
     "pyproject.toml", "setup.py", "tests", "tools",
 )  # fmt: skip
 _SCRATCH_BYTES: Final = 6 << 30
+_EXAMPLES: Final = 30
+"""Of each property: a mutant that only a hundred find counts as a survivor."""
 _DATA_BYTES: Final = 6 << 30
 """Memory of a process: a mutant that loops and appends ends with MemoryError."""
 _COVERAGE: Final = (
@@ -139,6 +143,7 @@ class Sandbox:
             "TMPDIR": str(self.folder / "tmp"),
             "PATH": f"{self.python.parent}:{os.environ['PATH']}",
             "VIRTUAL_ENV": str(self.folder / ".venv"),
+            examples.EXAMPLES: str(_EXAMPLES),
         }
         variables.pop("PYTHONPATH", None)
         return variables
