@@ -54,6 +54,16 @@ def test_a_table_that_makes_no_sense_is_passed_over() -> None:
     assert len(find_partitions(a_gpt(512, (1, 8), count=1 << 31), SIZE)) == 1
 
 
+def test_of_a_table_that_is_cut_the_whole_entries_count() -> None:
+    for sector in (512, 4096):
+        head = a_gpt(sector, (2048, 2048), (4096, 4097), (9000, 9001))
+        whole = find_partitions(head, SIZE * 9)
+        assert [extent.length for extent in whole] == [sector, 2 * sector, 2 * sector]
+        for length in range(2 * sector + 3 * 128 + 2):
+            known = max(0, (length - 2 * sector + 128 - 48) // 128) if length >= 2 * sector else 0
+            assert find_partitions(head[:length], SIZE * 9)[:3] == whole[:known]
+
+
 def test_superblocks_of_disk_and_partitions() -> None:
     found = {place.start for place in superblocks(an_mbr((0x83, 2048, 2048)), SIZE)}
 

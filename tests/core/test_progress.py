@@ -101,3 +101,16 @@ def test_extents_are_told_apart_by_place_and_order() -> None:
     lists += [[Extent(2, 1), Extent(0, 1)], [Extent(12, 1)]]
 
     assert len({digest_of_extents(each) for each in lists}) == len(lists)
+
+
+def test_leaves_are_those_of_the_newest_checkpoint_of_each_disk() -> None:
+    def disk(*leaves: int) -> DiskProgress:
+        marks = tuple(Mark(leaf, Digest(bytes(32)), 0, Counts(0, 0, 0, 0, 0)) for leaf in leaves)
+        return DiskProgress("full", "", 4096, "", marks)
+
+    held = HeldSnapshot("", "", "2026-11-25T01:02:03Z", False, "", None, (), ())
+    disks = {"a": disk(3, 5), "b": disk(), "c": disk(7), "d": disk(1).reaching(disk(9).marks[0], 1)}
+
+    assert RunProgress(ID, held, disks).leaves == 5 + 7 + 9
+    assert RunProgress(ID, held).leaves == 0
+    assert [mark.leaf for mark in disk(1, 2).reaching(disk(3).marks[0], 2).marks] == [2, 3]

@@ -1,0 +1,54 @@
+"""What a VM's configuration says of its disks, as pyVmomi has it."""
+
+import pytest
+from pyVmomi import vim
+
+from cbtfs.source.vsphere.disks import DiskFacts, disks_of
+
+Disk = tuple[int, str, str | None]
+
+
+def facts(*disks: Disk) -> list[DiskFacts]:
+    """Of disks with (key, label, UUID), behind one controller."""
+    controller = vim.vm.device.VirtualLsiLogicController(key=1000, busNumber=0)
+    devices: list[object] = [controller]
+    for number, (key, label, uuid) in enumerate(disks):
+        backing = vim.vm.device.VirtualDisk.FlatVer2BackingInfo(
+            fileName=f"[store] vm/{number}.vmdk", diskMode="persistent", uuid=uuid
+        )
+        devices.append(
+            vim.vm.device.VirtualDisk(
+                key=key,
+                controllerKey=1000,
+                unitNumber=number,
+                capacityInBytes=4096,
+                capacityInKB=4,
+                backing=backing,
+                deviceInfo=vim.Description(label=label, summary=""),
+            )
+        )
+    hardware = vim.vm.VirtualHardware(device=devices)
+    return disks_of(vim.vm.ConfigInfo(hardware=hardware))
+
+
+def test_a_disk_is_told_from_others_by_its_uuid() -> None:
+    found = facts((2001, "b", "uuid-b"), (2000, "a", "uuid-a"))
+
+    assert [disk.key for disk in found] == [2000, 2001]
+    assert len({disk.identity for disk in found}) == 2
+    assert not any(disk.identity.startswith("key:") for disk in found)
+    assert [disk.label for disk in found] == ["a", "b"]
+
+
+@pytest.mark.parametrize("uuid", [None, "the same"])
+def test_without_a_uuid_of_its_own_a_disk_is_known_by_its_key(uuid: str | None) -> None:
+    found = facts((2000, "a", uuid), (2001, "b", uuid), (2002, "c", "its own"))
+
+    assert [disk.identity for disk in found[:2]] == ["key:2000", "key:2001"]
+    assert not found[2].identity.startswith("key:")
+
+
+def test_labels_that_are_shared_get_the_key() -> None:
+    found = facts((2000, "disk", "1"), (2001, "disk", "2"), (2002, "other", "3"))
+
+    assert [disk.label for disk in found] == ["disk (2000)", "disk (2001)", "other"]
