@@ -183,6 +183,12 @@ def _failed_call(exc: OSError) -> int:
     if exc.errno in SHORTAGES:
         say(f"cannot open{where or ' a file'}: {explain(exc.errno)}")
         return CbtfsError.exit_code
+    if exc.errno in (errno.EACCES, errno.EPERM) and exc.filename is not None:
+        from cbtfs.store.owner import denied
+
+        error = denied(exc, Path(os.fsdecode(exc.filename)))
+        say(str(error))
+        return error.exit_code
     return _bug()
 
 

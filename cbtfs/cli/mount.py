@@ -107,5 +107,8 @@ def _default_log_file() -> Path:
     import os
 
     state = os.environ.get("XDG_STATE_HOME") or ""
-    base = Path(state) if os.path.isabs(state) else Path.home() / ".local" / "state"
+    try:
+        base = Path(state) if os.path.isabs(state) else Path.home() / ".local" / "state"
+    except RuntimeError as exc:
+        raise UsageError("this user has no home directory: name a --log-file") from exc
     return base / "cbtfs" / "mount.log"

@@ -18,7 +18,7 @@ from cbtfs.core.fields import (
     optional,
     text,
 )
-from cbtfs.core.ids import Digest, DiskId, PointId, VmId
+from cbtfs.core.ids import NULL_DIGEST, Digest, DiskId, PointId, VmId
 from cbtfs.core.sealed import seal, unseal
 
 MANIFEST_FORMAT: Final = 1
@@ -92,6 +92,8 @@ class DiskRecord:
     def __post_init__(self) -> None:
         if not 0 <= self.size <= MAX_DISK_BYTES or not is_block_size(self.block_size):
             raise ValueError(f"no disk: size {self.size}, block size {self.block_size}")
+        if not self.size and self.root != NULL_DIGEST:
+            raise ValueError("a disk of size 0 with content")
 
     @property
     def data_bytes(self) -> int:

@@ -16,6 +16,7 @@ from typing import Final
 
 from cbtfs.errors import AccessDenied, DataCorrupt, StoreFailed
 from cbtfs.shortage import SHORTAGES, explain, refuse_shortage
+from cbtfs.store.owner import give_new, refuse_denied
 
 FILE_MODE: Final = 0o600
 FOLDER_MODE: Final = 0o700
@@ -38,15 +39,16 @@ Buffers = Sequence[bytearray | memoryview]
 def open_regular(path: Path, flags: int = 0) -> int:
     """A descriptor of the regular file at *path*, by default for reading.
 
-    FileNotFoundError or NotADirectoryError if there is none; AccessDenied for writing to a
-    read-only file system; OutOfResources where a limit of this process is met; DataCorrupt if it is
-    anything but a regular file, or cannot be read.
+    FileNotFoundError or NotADirectoryError if there is none; AccessDenied if this user may not, or
+    for writing to a read-only file system; OutOfResources where a limit of this process is met;
+    DataCorrupt if it is anything but a regular file, or cannot be read.
     """
     try:
         fd = os.open(path, _READ | flags)
     except OSError as exc:
-        if isinstance(exc, FileNotFoundError | NotADirectoryError | PermissionError):
+        if isinstance(exc, FileNotFoundError | NotADirectoryError):
             raise
+        refuse_denied(exc, path)
         refuse_shortage(exc, f"cannot open {path}")
         if exc.errno == errno.EROFS:
             raise AccessDenied(f"cannot write {path}: {exc.strerror}") from exc
@@ -148,6 +150,8 @@ def storing(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
+        if exc.filename is not None:
+            refuse_denied(exc, Path(what))
         if exc.errno in SHORTAGES:
             raise StoreFailed(f"cannot write {what}: {explain(exc.errno)}") from exc
         raise StoreFailed(
@@ -158,7 +162,13 @@ def storing(what: str) -> Iterator[None]:
 
 def create(path: Path) -> int:
     """A descriptor of a new file at *path*, for reading and writing; it must not exist."""
-    return os.open(path, _CREATE, FILE_MODE)
+    fd = os.open(path, _CREATE, FILE_MODE)
+    try:
+        give_new(path, fd)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def write_all(fd: int, parts: Sequence[bytes | memoryview]) -> int:
@@ -201,6 +211,7 @@ def make_folder(path: Path) -> None:
         if path.is_symlink() or not path.is_dir():
             raise DataCorrupt(f"{path} is not a folder: remove it") from None
         return
+    give_new(path)
     sync_folder(path.parent)
 
 

@@ -7,9 +7,10 @@ import time
 from pathlib import Path
 from typing import Final
 
-from cbtfs.errors import AccessDenied, RepositoryLocked
+from cbtfs.errors import RepositoryLocked
 from cbtfs.store.files import FILE_MODE, open_regular
 from cbtfs.store.holder import describe_self, parse_holder
+from cbtfs.store.owner import give_new
 
 log = logging.getLogger(__name__)
 
@@ -78,11 +79,9 @@ def _open(path: Path) -> int:
         return open_regular(path, os.O_RDWR)
     except FileNotFoundError:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        return os.open(path, flags, FILE_MODE)
-    except PermissionError as exc:
-        raise AccessDenied(
-            f"cannot open {path}: {exc.strerror}; be the repository's owner"
-        ) from exc
+        fd = os.open(path, flags, FILE_MODE)
+        give_new(path, fd)
+        return fd
 
 
 def _holder(fd: int) -> str:

@@ -10,7 +10,7 @@ from typing import Final
 
 from cbtfs.core.frame import Frame
 from cbtfs.core.ids import PackId
-from cbtfs.errors import AccessDenied, ChunkMissing, DataCorrupt, OutOfResources
+from cbtfs.errors import ChunkMissing, DataCorrupt, OutOfResources
 from cbtfs.store.files import remove
 from cbtfs.store.pack import OPEN_SUFFIX, Pack, PackWriter
 
@@ -64,8 +64,6 @@ class PackFolder:
             found = self._opened(pack)
         except FileNotFoundError as exc:
             raise ChunkMissing(f"pack {pack} is gone") from exc
-        except PermissionError as exc:
-            raise AccessDenied(f"cannot open pack {pack}: {exc.strerror}") from exc
         except OSError as exc:
             raise DataCorrupt(f"cannot open pack {pack}: {exc.strerror}") from exc
         with self._lock:

@@ -1,10 +1,12 @@
 """Where a repository must not be: on a file system that does not do what LMDB needs."""
 
 import os
+import stat
 from pathlib import Path
 from typing import Final
 
-from cbtfs.errors import UsageError
+from cbtfs.errors import DataCorrupt, UsageError
+from cbtfs.store.owner import denied
 
 MOUNTS: Final = Path("/proc/self/mountinfo")
 _REMOTE: Final = frozenset(
@@ -31,6 +33,23 @@ def file_system(path: Path) -> tuple[str, str]:
             kind, source = after.split()[:2]
             return kind, source
     return "", ""
+
+
+def refuse_missing_folders(path: Path) -> None:
+    """DataCorrupt if packs/ or points/ of the repository at *path* is missing or no folder."""
+    for name in ("packs", "points"):
+        folder = path / name
+        try:
+            is_folder = stat.S_ISDIR(os.stat(folder).st_mode)
+        except PermissionError as exc:
+            raise denied(exc, folder) from exc
+        except OSError:
+            is_folder = False
+        if not is_folder:
+            raise DataCorrupt(
+                f"{folder} is missing or no folder: is its file system mounted? Else put it back "
+                "from a copy of the repository"
+            )
 
 
 def refuse_bad_place(path: Path) -> None:

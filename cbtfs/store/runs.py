@@ -26,6 +26,7 @@ from cbtfs.store.files import (
     storing,
     sync_folder,
 )
+from cbtfs.store.owner import give_new
 
 _FOLDER: Final = "runs"
 _MAX_BYTES: Final = 1 << 16
@@ -89,6 +90,7 @@ class RunFolder:
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             fd = os.open(path, flags, FILE_MODE)
             try:
+                give_new(path, fd)
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 os.write(fd, encode_facts(facts))
                 os.fsync(fd)

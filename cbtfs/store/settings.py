@@ -6,10 +6,10 @@ from typing import Final
 
 from cbtfs.core.moment import format_moment
 from cbtfs.core.settings import Settings, UnknownFormat, decode_settings
-from cbtfs.errors import AccessDenied, DataCorrupt, FormatNotSupported, RepositoryNotFound
+from cbtfs.errors import DataCorrupt, FormatNotSupported, RepositoryNotFound
 from cbtfs.store.files import load_file
 from cbtfs.store.identity import new_id
-from cbtfs.store.place import refuse_bad_place
+from cbtfs.store.place import refuse_bad_place, refuse_missing_folders
 
 SETTINGS: Final = "repository.json"
 _MAX_BYTES: Final = 1 << 16
@@ -28,13 +28,11 @@ def load_settings(path: Path) -> Settings:
     """
     refuse_bad_place(path)
     try:
-        return decode_settings(load_file(path / SETTINGS, _MAX_BYTES))
+        settings = decode_settings(load_file(path / SETTINGS, _MAX_BYTES))
     except (FileNotFoundError, NotADirectoryError) as exc:
         raise RepositoryNotFound(
             f"no repository at {path}: name one with --repo or CBTFS_REPO, or make it with init"
         ) from exc
-    except PermissionError as exc:
-        raise AccessDenied(f"cannot open the repository {path}: {exc.strerror}") from exc
     except UnknownFormat as exc:
         raise FormatNotSupported(
             f"the repository {path} needs {exc}, which this version of cbtfs does not know: "
@@ -42,3 +40,5 @@ def load_settings(path: Path) -> Settings:
         ) from exc
     except ValueError as exc:
         raise DataCorrupt(f"{path / SETTINGS} is damaged: {exc}; put back a copy of it") from exc
+    refuse_missing_folders(path)
+    return settings

@@ -23,6 +23,7 @@ from cbtfs.shortage import explain, refuse_shortage
 from cbtfs.store.catalog.gate import DATA, check_size
 from cbtfs.store.catalog.records import DATABASES, INTEGER_KEYS, CatalogDamaged
 from cbtfs.store.files import FILE_MODE, make_folder, refuse_others
+from cbtfs.store.owner import denied, give_new
 
 Databases = dict[bytes, Any]
 Result = TypeVar("Result")
@@ -90,7 +91,8 @@ class Environment:
         refuse_others(self._folder / LOCK)  # LMDB follows links, and writes to where they lead
         self._have_room_for_lock()
         path = self._folder / DATA
-        if path.exists() or path.is_symlink():
+        is_new = not (path.exists() or path.is_symlink())
+        if not is_new:
             check_size(self._folder)
         elif not self._is_writable:
             raise RepositoryNotFound(
@@ -111,13 +113,15 @@ class Environment:
             )
         except lmdb.Error as exc:
             if "Permission denied" in str(exc) or "Read-only" in str(exc):
-                raise AccessDenied(f"cannot open the catalog: {exc}; be its owner") from exc
+                raise self._denied(exc) from exc
             if "already open" in str(exc):
                 raise RuntimeError(f"{self._folder} is open in this process already") from exc
             _refuse_shortage(exc)
             if isinstance(exc, _SHORTAGES) or any(word in str(exc) for word in _SHORTAGE_WORDS):
                 raise StoreFailed(f"cannot open the catalog: {exc}; it is as it was") from exc
             raise CatalogDamaged(str(exc)) from exc
+        if is_new:
+            give_new(path)
         try:
             self._lmdb.reader_check()
             self._databases: Databases = {
@@ -130,6 +134,14 @@ class Environment:
             self._lmdb.close()
             _refuse_shortage(exc)
             raise CatalogDamaged(str(exc)) from exc
+
+    def _denied(self, exc: lmdb.Error) -> AccessDenied:
+        """The error of a catalog that may not be opened, with the file that stands in the way."""
+        for path in (self._folder, self._folder / DATA, self._folder / LOCK):
+            mode = os.R_OK | os.X_OK if path == self._folder else os.R_OK | os.W_OK
+            if not os.access(path, mode):
+                return denied(PermissionError(errno.EACCES, str(exc)), path)
+        return AccessDenied(f"cannot open the catalog: {exc}; be its owner")
 
     def _have_room_for_lock(self) -> None:
         """Let all of LMDB's lock be on the storage: it is written to by memory, without a call
@@ -145,6 +157,8 @@ class Environment:
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
             try:
+                if facts is None:
+                    give_new(path, fd)
                 os.posix_fallocate(fd, 0, _LOCK_BYTES)
             finally:
                 os.close(fd)
