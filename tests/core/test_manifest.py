@@ -43,7 +43,7 @@ DISKS = st.builds(
     identity=TEXTS,
     label=TEXTS,
     kind=st.sampled_from(["disk", "file"]),
-    size=st.integers(0, MAX_DISK_BYTES),
+    size=st.integers(1, MAX_DISK_BYTES),
     block_size=st.sampled_from([4096, 65536, 1 << 20]),
     root=st.binary(min_size=32, max_size=32).map(Digest),
     data_blocks=NUMBERS,
@@ -358,3 +358,9 @@ def test_a_name_that_is_no_file_name_is_refused(place: str, name: str) -> None:
 def test_a_time_that_is_none_is_refused(place: str) -> None:
     with pytest.raises(ValueError, match="RFC 3339"):
         manifest_of(document() | {place: "yesterday"})
+
+
+def test_a_disk_of_size_0_has_no_content() -> None:
+    assert a_disk(size=0).size == 0
+    with pytest.raises(ValueError, match="size 0"):
+        a_disk(size=0, root=Digest(b"x" * 32))
