@@ -1,0 +1,121 @@
+"""The prose of a file: comments, docstrings, messages, documents, commit subjects."""
+
+import ast
+import io
+import re
+import subprocess
+import tokenize
+from collections.abc import Iterator, Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+_WORD = re.compile(r"[A-Za-z][A-Za-z'-]*")
+_MIN_MESSAGE_WORDS: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Prose:
+    """A piece of text and its place."""
+
+    path: str
+    line: int
+    text: str
+
+
+def words(text: str) -> int:
+    """Number of words."""
+    return len(_WORD.findall(text))
+
+
+def python_prose(path: Path, *, name: str) -> tuple[list[Prose], list[Prose]]:
+    """Comments and docstrings of a Python file; string literals of three words or more."""
+    source = path.read_text()
+    tree = ast.parse(source)
+    docstrings = {id(node): node for node in _docstrings(tree)}
+    notes = [Prose(name, node.lineno, str(node.value)) for node in docstrings.values()]
+    notes += _comments(source, name)
+    return notes, _messages(tree, docstrings.keys(), name)
+
+
+def _messages(tree: ast.AST, docstrings: Set[int], name: str) -> list[Prose]:
+    """String literals and f-strings of at least three words."""
+    texts: list[tuple[ast.JoinedStr | ast.Constant, str]] = [
+        (node, "".join(str(part.value) for part in node.values if isinstance(part, ast.Constant)))
+        for node in ast.walk(tree)
+        if isinstance(node, ast.JoinedStr)
+    ]
+    seen = docstrings | {
+        id(part) for node, _ in texts if isinstance(node, ast.JoinedStr) for part in node.values
+    }
+    texts += [
+        (node, node.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in seen
+    ]
+    return [
+        Prose(name, node.lineno, text) for node, text in texts if words(text) >= _MIN_MESSAGE_WORDS
+    ]
+
+
+def _docstrings(tree: ast.AST) -> Iterator[ast.Constant]:
+    """String expressions that are statements: of modules, classes, functions and attributes."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Expr(value=ast.Constant(value=str()) as text):
+                yield text
+
+
+def _comments(source: str, name: str) -> list[Prose]:
+    """Comments; those on consecutive lines are one text."""
+    blocks: list[Prose] = []
+    last = -1
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type != tokenize.COMMENT:
+            continue
+        text = token.string.lstrip("#: ")
+        line = token.start[0]
+        if line == last + 1:
+            blocks[-1] = Prose(name, blocks[-1].line, f"{blocks[-1].text}\n{text}")
+        else:
+            blocks.append(Prose(name, line, text))
+        last = line
+    return blocks
+
+
+def c_prose(path: Path, *, name: str) -> list[Prose]:
+    """Comments of a C file."""
+    source = path.read_text()
+    return [
+        Prose(
+            name, source.count("\n", 0, match.start()) + 1, re.sub(r"(?m)^\s*\*", "", match[0][2:])
+        )
+        for match in re.finditer(r"/\*.*?\*/|//[^\n]*", source, re.DOTALL)
+    ]
+
+
+def plain_prose(path: Path, *, name: str) -> list[Prose]:
+    """Paragraphs of a Markdown document, without its code blocks; of a manual page."""
+    text = path.read_text()
+    text = re.sub(r"(?ms)^```.*?^```", lambda match: "\n" * match[0].count("\n"), text)
+    text = re.sub(r"(?m)^\.(?:TH|SH|TP|B|I|PP|RS|RE|nf|fi|EX|EE)\b", "", text)
+    pieces, line = [], 1
+    for block in re.split(r"(\n\s*\n)", text):
+        if block.strip():
+            pieces.append(Prose(name, line, block))
+        line += block.count("\n")
+    return pieces
+
+
+def commit_subjects(since: str, *, root: Path) -> list[Prose]:
+    """Subjects of the commits after *since*."""
+    done = subprocess.run(
+        ["git", "log", "--no-merges", "--format=%h %s", f"{since}..HEAD"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=True,
+        stdin=subprocess.DEVNULL,
+    )
+    lines = (line.partition(" ") for line in done.stdout.splitlines())
+    return [Prose(commit, 1, subject) for commit, _, subject in lines]
