@@ -11,6 +11,8 @@ from cbtfs.store.quarantine import BadPlace
 ProblemKind = Literal[
     "directory", "pack", "trailer", "chunk", "node", "catalog", "map", "manifest", "state"
 ]
+_REPAIRED: Final = ("catalog", "map", "node")
+"""Kinds of problems that a rebuild of the catalog may end without a new capture."""
 _FRAMES: Final = ("chunk", "node")
 
 
@@ -84,7 +86,9 @@ class Report:
         for error in (DataCorrupt, ChunkMissing):
             if any(problem.error is error for problem in harmful):
                 count = len(harmful)
+                repair = any(problem.kind in _REPAIRED for problem in harmful)
+                first = "run 'cbtfs repair', then check again; if that does not help, "
                 raise error(
-                    f"{count} problem{'s' * (count > 1)} found: put back good copies of what is "
-                    "named, or capture the disks that it hurts in full"
+                    f"{count} problem{'s' * (count > 1)} found: {first * repair}put back good "
+                    "copies of what is named, or capture the disks that it hurts in full"
                 )

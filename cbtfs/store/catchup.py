@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from cbtfs.core.blockmap import FANOUT
+from cbtfs.core.blockmap import FANOUT, Shape
 from cbtfs.core.frame import Frame, Kind
 from cbtfs.core.ids import DIGEST_BYTES, NULL_DIGEST, Digest, ObjectId, PackId, PointId
 from cbtfs.core.manifest import Manifest, decode_manifest, encode_state
@@ -120,6 +120,8 @@ def catch_up(
         if update.is_incomplete or findings.nodes_left_out or findings.objects_dropped:
             _complete(update, packs, present, findings)
         settle_points(update, points, findings)
+        if findings.points_added and _lacks_maps(update):
+            _recover(update, packs, present, bad, findings)
         if findings.packs_added or findings.points_added:
             doubt_later_points(update)
         if not findings.is_empty:
@@ -245,6 +247,40 @@ def _complete(update: Update, packs: PackFolder, present: set[PackId], findings:
     ]
     findings.nodes_left_out = len(add_nodes(update, packs, nodes, findings))
     update.set_incomplete(findings.nodes_left_out > 0)
+
+
+def _lacks_maps(update: Update) -> bool:
+    """Whether the root of any disk is unknown: with a root, all below it is known."""
+    for _, record in update.points():
+        for disk in decode_manifest(record.manifest).disks:
+            height = Shape(disk.size, disk.block_size).height
+            if disk.root != NULL_DIGEST and update.find(Kind.NODE, height, disk.root) is None:
+                return True
+    return False
+
+
+def _recover(
+    update: Update,
+    packs: PackFolder,
+    present: set[PackId],
+    bad: Collection[BadPlace],
+    findings: Findings,
+) -> None:
+    """Add the objects of known packs that the catalog does not know.
+
+    A prune drops the objects of a forgotten point from the catalog and keeps packs that are worth
+    keeping. If the manifest is put back, the objects are still there.
+    """
+    numbers = update.pack_numbers()
+    for pack in sorted(present):
+        try:
+            frames = packs.frames(pack)[0]
+        except (ChunkMissing, DataCorrupt):
+            continue
+        add_chunks(update, numbers[pack], frames, findings)
+        if bad:
+            prefer_good(update, bad, ((numbers[pack], pack, frame) for frame in frames))
+    _complete(update, packs, present, findings)
 
 
 def add_nodes(
