@@ -1,5 +1,6 @@
 """A manifest that is put back after a prune is whole again as far as its packs are still there."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -103,6 +104,24 @@ def _know_the_point_alone(history: History, manifest: Path) -> None:
 
     with writing(history.path) as repository:
         repository.catalog.update(change)
+
+
+def test_a_tree_of_hard_links_shows_points_that_were_pruned_in_the_other(history: History) -> None:
+    """No copy, as the manual says: the two share a catalog. Even so nothing reads wrong."""
+    linked = history.path.with_name("linked")
+    shutil.copytree(history.path, linked, copy_function=os.link)
+    original = history.path
+    expected = dict(history.expected)
+    forget_and_prune(history)
+    history.path, history.expected = linked, expected
+
+    history.verify()
+    assert check(linked, read_data=True).problems == []
+
+    history.path = original  # whose catalog has been told of the point by the other tree
+    history.verify()
+    with reading(original) as repository, repository.catalog.view() as view:
+        assert view.missing == {next(iter(expected))}
 
 
 def test_an_unresolved_root_is_looked_for_once(history: History) -> None:
