@@ -8,9 +8,18 @@ from cbtfs.core.ids import PointId, is_id
 from cbtfs.core.manifest import PointState
 from cbtfs.core.moment import parse_moment
 from cbtfs.core.names import printable
+from cbtfs.core.pointname import Here
 from cbtfs.core.retention import Candidate, Decision, Policy, decide
 from cbtfs.errors import CbtfsError, ManifestsMissing, PointNotFound, UsageError
-from cbtfs.listing import Point, find_point, find_vm, find_vms, points
+from cbtfs.listing import (
+    Point,
+    find_exact_point,
+    find_point,
+    find_vm,
+    labelled,
+    points,
+    vm_names,
+)
 from cbtfs.store.missing import missing_points, name_points, refuse_missing
 from cbtfs.store.repository import Repository
 
@@ -33,8 +42,9 @@ def judge(
     """
     refuse_missing(repository)
     with repository.catalog.view() as view:
+        names = vm_names(view)
         named = [find_vm(view, name) for name in vms] or list(view.vms().values())
-        found = {vm.id: list(points(view, vm.id)) for vm in named}
+        found = {vm.id: [labelled(point, names) for point in points(view, vm.id)] for vm in named}
     by_id = {point.manifest.point: point for mine in found.values() for point in mine}
     return [
         Verdict(by_id[decision.point], decision)
@@ -55,35 +65,53 @@ def _candidate(point: Point) -> Candidate:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A point to forget; *point* is None if its manifest cannot be read."""
+
+    id: PointId
+    point: Point | None
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """A point whose state was changed, and the new state."""
+
+    point: Point
+    state: PointState
+
+
 def is_vm(repository: Repository, name: str) -> bool:
     """Whether a VM has that name: then it takes rules to forget points of it."""
     with repository.catalog.view() as view:
-        return bool(find_vms(view, name))
+        found = vm_names(view).find(name)
+    return found is not None and found.vm.id != name
 
 
-def to_forget(repository: Repository, specs: Iterable[str]) -> list[PointId]:
-    """The points that *specs* name, once each; CbtfsError if one of them is protected.
+def to_forget(repository: Repository, specs: Iterable[str]) -> list[Named]:
+    """The points that *specs* name exactly, once each; CbtfsError if one of them is protected.
 
-    A point whose manifest cannot be read is in no listing: its whole id names it.
+    UsageError if a name depends on the clock or on which other points there are. A point whose
+    manifest cannot be read is in no listing: its whole id names it.
     """
-    found = dict[PointId, None]()
+    found = dict[PointId, Named]()
     for spec in specs:
         try:
-            point = find_point(repository, spec)
+            point = find_exact_point(repository, spec)
         except PointNotFound:
             if not is_id(spec) or spec not in repository.points.ids():
                 raise
-            found[PointId(spec)] = None
+            found[PointId(spec)] = Named(PointId(spec), None)
             continue
         _refuse_protected(point)
-        found[point.manifest.point] = None
+        found[point.manifest.point] = Named(point.manifest.point, point)
     missing = missing_points(repository) & found.keys()
     if missing:
         raise ManifestsMissing(
             f"points/ lacks the manifests of {name_points(repository, missing)}: put them back "
             "from a copy of points/, or run 'cbtfs repair --restore-manifests'"
         )
-    return list(found)
+    return list(found.values())
 
 
 def _refuse_protected(point: Point) -> None:
@@ -113,27 +141,31 @@ def to_give_up(repository: Repository, ids: Iterable[str]) -> list[PointId]:
     return list(found)
 
 
-def protect(repository: Repository, spec: str, *, is_protected: bool) -> PointState:
+def protect(repository: Repository, spec: str, here: Here, *, is_protected: bool) -> Changed:
     """Let no rule and no mistake forget a point, or let them again."""
-    return _change(repository, spec, lambda state: replace(state, is_protected=is_protected))
+    return _change(repository, spec, here, lambda state: replace(state, is_protected=is_protected))
 
 
 def tag(
-    repository: Repository, spec: str, add: Sequence[str] = (), remove: Sequence[str] = ()
-) -> PointState:
+    repository: Repository,
+    spec: str,
+    here: Here,
+    add: Sequence[str] = (),
+    remove: Sequence[str] = (),
+) -> Changed:
     """Give a point tags, and take others from it."""
 
     def change(state: PointState) -> PointState:
         tags = dict.fromkeys((*state.tags, *add))
         return replace(state, tags=tuple(each for each in tags if each not in remove))
 
-    return _change(repository, spec, change)
+    return _change(repository, spec, here, change)
 
 
 def _change(
-    repository: Repository, spec: str, change: Callable[[PointState], PointState]
-) -> PointState:
-    point = find_point(repository, spec)
+    repository: Repository, spec: str, here: Here, change: Callable[[PointState], PointState]
+) -> Changed:
+    point = find_point(repository, spec, here)
     state = change(point.state)
     repository.put_states([state])
-    return state
+    return Changed(point, state)

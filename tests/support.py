@@ -1,6 +1,6 @@
 """Tools that tests share: repositories and restore points, made without the ingest verb."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -50,10 +50,13 @@ def add_point(
     vm: str = "vm",
     changed: Mapping[str, Iterable[int]] | None = None,
     pack_bytes: int = PACK_BYTES,
+    change: Callable[[Manifest], Manifest] = lambda manifest: manifest,
 ) -> Manifest:
     """Open the repository at *path* for writing and commit one point of *vm*."""
     with writing(path) as repository:
-        return commit_point(repository, images, vm=vm, changed=changed, pack_bytes=pack_bytes)
+        return commit_point(
+            repository, images, vm=vm, changed=changed, pack_bytes=pack_bytes, change=change
+        )
 
 
 def commit_point(
@@ -64,8 +67,11 @@ def commit_point(
     changed: Mapping[str, Iterable[int]] | None = None,
     pack_bytes: int = PACK_BYTES,
     kind: DiskKind = "disk",
+    change: Callable[[Manifest], Manifest] = lambda manifest: manifest,
 ) -> Manifest:
     """Commit a point with one disk for each label in *images*, after the newest of its VM.
+
+    *change* has the last word on its manifest.
 
     A disk in *changed* is based on the newest point: only the blocks listed there are looked at,
     and those at the end where its size is another one. All other disks are taken whole.
@@ -87,7 +93,7 @@ def commit_point(
             )
             for label, image in images.items()
         ]
-        manifest = _manifest(vm, parent, tuple(disks))
+        manifest = change(_manifest(vm, parent, tuple(disks)))
         repository.commit(objects, manifest)
     finally:
         objects.close()

@@ -443,6 +443,9 @@ def test_the_command_tells_what_it_did(repository: Path, tmp_path: Path) -> None
     assert document.pop("seconds") >= 0
     assert document == {
         "point": newest(repository).point,
+        "vm": "vm",
+        "time": "2026-01-01T00:00:01Z",
+        "name": "2026-01-01T00-00-01Z",
         "disk": "d",
         "target": str(target),
         "size": SIZE,

@@ -35,7 +35,9 @@ def test_a_pipe_gets_the_disk_with_all_its_zeros_and_nothing_else(repository: Pa
 
     assert done.returncode == 0
     assert done.stdout == CONTENT
-    assert done.stderr.startswith(b"cbtfs: %d bytes" % len(CONTENT))
+    point, words = done.stderr.splitlines()
+    assert point.startswith(b"cbtfs: vm@")
+    assert words.startswith(b"cbtfs: %d bytes" % len(CONTENT))
 
 
 @pytest.mark.usefixtures("point")

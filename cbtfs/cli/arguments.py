@@ -17,9 +17,19 @@ PointName = Annotated[
     typer.Argument(
         metavar="POINT",
         show_default=False,
-        help="VM@latest, VM@TIME as the mount spells it, or the start of an id.",
+        help="VM, VM@latest, VM@latest~1, VM@good, VM@-2d, VM@TIME or the start of an id; "
+        "a TIME means the newest point that is not later.",
     ),
 ]
+TimeZone = Annotated[
+    str,
+    typer.Option(
+        "--time-zone",
+        metavar="ZONE",
+        help="Zone of times without an offset, such as Europe/Berlin; local is this machine's.",
+    ),
+]
+LOCAL: Final = "local"
 DiskName = Annotated[
     str,
     typer.Argument(metavar="DISK", show_default=False, help="The disk's label or id."),

@@ -27,9 +27,7 @@ def disk_bars(*, is_wanted: bool) -> Iterator[Announce]:
 
 def print_point(manifest: Manifest) -> None:
     """A point and its disks, for the user."""
-    print_lines(
-        [f"point {manifest.point}: {manifest.vm.directory}@{manifest.name}, {manifest.kind}"]
-    )
+    print_lines([f"point {manifest.point}: {manifest.vm.name}@{manifest.name}, {manifest.kind}"])
     print_table(
         ("disk", "kind", "size", "read", "new", "stored", "reason"),
         [

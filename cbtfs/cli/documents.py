@@ -15,13 +15,28 @@ def of_extent(extent: Extent) -> Document:
     return {"start": extent.start, "length": extent.length}
 
 
-def of_point(point: Point) -> Document:
+def of_resolved(point: Point) -> Document:
+    """Members that tell which point a name was taken to mean, beside its id."""
+    manifest = point.manifest
+    return {
+        "vm": point.vm_label or manifest.vm.name,
+        "time": manifest.time,
+        "name": manifest.name,
+    }
+
+
+def of_point(point: Point, *, is_out_of_order: bool) -> Document:
     """One item of `list`."""
     manifest = point.manifest
     return {
         "id": manifest.point,
         "vm": manifest.vm.name,
+        "vm_id": manifest.vm.id,
+        "label": point.vm_label or manifest.vm.name,
         "time": manifest.time,
+        "name": manifest.name,
+        "time_source": manifest.time_source or "clock",
+        "is_out_of_order": is_out_of_order,
         "kind": manifest.kind,
         "state": point.marks,
         "disks": [
@@ -41,8 +56,10 @@ def of_whole_point(point: Point) -> Document:
     manifest, state = point.manifest, point.state
     return {
         "id": manifest.point,
-        "vm": asdict(manifest.vm),
+        "vm": {**asdict(manifest.vm), "directory": point.directory},
+        "label": point.vm_label or manifest.vm.name,
         "time": manifest.time,
+        "time_source": manifest.time_source or "clock",
         "name": manifest.name,
         "order": manifest.order,
         "kind": manifest.kind,

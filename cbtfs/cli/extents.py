@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cbtfs.cli.arguments import DiskName, Json, PointName, example
+from cbtfs.cli.arguments import LOCAL, DiskName, Json, PointName, TimeZone, example
 from cbtfs.cli.context import repository_path
+from cbtfs.cli.names import find_and_say
 from cbtfs.cli.output import emit_items, print_lines
 from cbtfs.errors import UsageError
 
@@ -49,11 +50,12 @@ def extents(
     point: PointName,
     disk: DiskName,
     shape: Format = None,
+    time_zone: TimeZone = LOCAL,
     json: Json = False,
 ) -> None:
     """List the extents of a disk that hold data and those that are zeros, all of it in order."""
     _refuse_two(shape, json)
-    with _open(context, disk, point) as (image,):
+    with _open(context, time_zone, disk, point) as (image,):
         found = _covering(image.data(), image.size)
         if json:
             states = {True: "data", False: "zero"}
@@ -83,6 +85,7 @@ def diff(
     ],
     disk: DiskName,
     shape: Format = None,
+    time_zone: TimeZone = LOCAL,
     json: Json = False,
 ) -> None:
     """List the extents in which a disk differs between two points, in whole blocks.
@@ -94,7 +97,7 @@ def diff(
     from cbtfs.cli.documents import of_extent
     from cbtfs.reader import differing
 
-    with _open(context, disk, a, b) as (left, right):
+    with _open(context, time_zone, disk, a, b) as (left, right):
         sizes = left.record.block_size, right.record.block_size
         if sizes[0] != sizes[1]:
             raise UsageError(
@@ -123,15 +126,16 @@ def _refuse_two(shape: Shape | None, json: bool) -> None:
 
 
 @contextmanager
-def _open(context: typer.Context, label: str, *names: str) -> Iterator[list[Disk]]:
+def _open(context: typer.Context, time_zone: str, label: str, *names: str) -> Iterator[list[Disk]]:
     """The disk of that label at each of the named points."""
-    from cbtfs.listing import find_disk, find_point
+    from cbtfs.listing import find_disk, here_and_now
     from cbtfs.reader import Reader
     from cbtfs.store.repository import reading
 
+    here = here_and_now(time_zone)
     with reading(repository_path(context)) as repository:
         reader = Reader(repository)
-        records = [find_disk(find_point(repository, name), label) for name in names]
+        records = [find_disk(find_and_say(repository, name, here), label) for name in names]
         yield [reader.disk(record) for record in records]
 
 

@@ -6,24 +6,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cbtfs.cli.arguments import DryRun, Json, LockWait, PointName, example
+from cbtfs.cli.arguments import LOCAL, DryRun, Json, LockWait, PointName, TimeZone, example
 from cbtfs.cli.context import repository_path
+from cbtfs.cli.names import SHORT_ID, resolved
 from cbtfs.cli.output import emit, print_lines, print_table
 from cbtfs.cli.prune import conclude, of_outcome, print_outcome, prune_now
 from cbtfs.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import timedelta, tzinfo
+    from datetime import timedelta
 
     from cbtfs.core.ids import PointId
-    from cbtfs.core.manifest import PointState
     from cbtfs.core.retention import Policy
-    from cbtfs.forget import Verdict
+    from cbtfs.forget import Changed, Named, Verdict
     from cbtfs.prune.run import Outcome
     from cbtfs.store.repository import Repository
 
-_SHORT_ID = 12
 _RULES = "Rules"
 
 
@@ -55,10 +54,10 @@ def forget(
             metavar="[VM|POINT]…",
             show_default=False,
             help="With rules: the VMs whose points they decide on, all if none is named. "
-            "Without: the points to forget.",
+            "Without: the points to forget, by exact time or id.",
         ),
     ] = None,
-    last: Annotated[int, _count("last", "Keep the newest N.")] = 0,
+    last: Annotated[int, _count("last", "Keep the N captured last.")] = 0,
     hourly: Annotated[int, _count("hourly", "Keep one for each of N hours.")] = 0,
     daily: Annotated[int, _count("daily", "Keep one for each of N days.")] = 0,
     weekly: Annotated[int, _count("weekly", "Keep one for each of N weeks.")] = 0,
@@ -112,6 +111,7 @@ def forget(
     back by prune.
     """
     from cbtfs.core.retention import Policy
+    from cbtfs.listing import zone_of
     from cbtfs.store.missing import give_up, refuse_missing
     from cbtfs.store.repository import writing
     from cbtfs.store.reserve import released
@@ -126,7 +126,7 @@ def forget(
         None if within is None else _span(within),
         frozenset(tags or ()),
         _span(min_age or "0h"),
-        _zone(time_zone),
+        zone_of(time_zone),
     )
     if policy.keeps_nothing and not names:
         raise UsageError("nothing says what to forget: give --keep-… rules, or name points")
@@ -135,10 +135,12 @@ def forget(
     path = repository_path(context)
     with released(path), writing(path, lock_wait=lock_wait) as repository:
         verdicts: list[Verdict] = []
+        named: list[Named] = []
         if missing:
             points = _missing(repository, names or [])
         elif policy.keeps_nothing:
-            points = _named(repository, names or [])
+            named = _named(repository, names or [])
+            points = [each.id for each in named]
         else:
             verdicts, points = _by_rules(repository, names or [], policy)
         if prune and not missing:
@@ -157,17 +159,19 @@ def forget(
             "time_zone": time_zone,
             "forgotten": points,
             "points": [_of_verdict(each) for each in verdicts],
+            "named": [_of_named(each) for each in named],
             "prune": None if outcome is None else of_outcome(outcome),
         }
         emit(document)
     else:
-        _print_forgotten(verdicts, points, outcome, dry_run=dry_run)
+        _print_forgotten(verdicts, named, points, outcome, dry_run=dry_run)
     if outcome is not None:
         conclude(outcome)
 
 
 def _print_forgotten(
     verdicts: Sequence[Verdict],
+    named: Sequence[Named],
     points: Sequence[PointId],
     outcome: Outcome | None,
     *,
@@ -175,6 +179,7 @@ def _print_forgotten(
 ) -> None:
     if verdicts:
         print_table(("vm", "time", "", "why", "point"), map(_row, verdicts))
+    print_lines(_line_of(each) for each in named)
     print_lines([f"{len(points)} {'would be ' if dry_run else ''}forgotten"])
     if outcome is not None:
         print_outcome(outcome)
@@ -189,21 +194,14 @@ def _span(text: str) -> timedelta:
         raise UsageError(str(exc)) from exc
 
 
-def _zone(name: str) -> tzinfo:
-    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
-
-    try:
-        return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError) as exc:
-        raise UsageError(f"no time zone {name!r}: give one such as Europe/Berlin") from exc
-
-
-def _named(repository: Repository, names: Sequence[str]) -> list[PointId]:
+def _named(repository: Repository, names: Sequence[str]) -> list[Named]:
     from cbtfs.forget import is_vm, to_forget
 
     for name in names:
         if is_vm(repository, name):
-            raise UsageError(f"{name} is a VM: give --keep-… rules for it, or name points")
+            raise UsageError(
+                f"{name} is a VM: give --keep-… rules for it, or name points by exact time or id"
+            )
     return to_forget(repository, names)
 
 
@@ -211,6 +209,16 @@ def _missing(repository: Repository, ids: Sequence[str]) -> list[PointId]:
     from cbtfs.forget import to_give_up
 
     return to_give_up(repository, ids)
+
+
+def _of_named(named: Named) -> dict[str, Any]:
+    from cbtfs.cli.documents import of_resolved
+
+    return {"id": named.id, **({} if named.point is None else of_resolved(named.point))}
+
+
+def _line_of(named: Named) -> str:
+    return f"point {named.id}" if named.point is None else resolved(named.point)
 
 
 def _by_rules(
@@ -238,11 +246,11 @@ def _of_verdict(verdict: Verdict) -> dict[str, Any]:
 def _row(verdict: Verdict) -> tuple[str, ...]:
     manifest, decision = verdict.point.manifest, verdict.decision
     return (
-        manifest.vm.name,
+        verdict.point.vm_label or manifest.vm.name,
         manifest.name,
         "keep" if decision.is_kept else "forget",
         ", ".join(decision.reasons) or "no rule keeps it",
-        manifest.point[:_SHORT_ID],
+        manifest.point[:SHORT_ID],
     )
 
 
@@ -250,16 +258,19 @@ def protect(
     context: typer.Context,
     point: PointName,
     off: Annotated[bool, typer.Option("--off", help="Protect it no longer.")] = False,
+    time_zone: TimeZone = LOCAL,
     lock_wait: LockWait = 0.0,
     json: Json = False,
 ) -> None:
     """Keep a restore point from being forgotten, by rule or by name."""
     from cbtfs.forget import protect as protect_point
+    from cbtfs.listing import here_and_now
     from cbtfs.store.repository import writing
 
+    here = here_and_now(time_zone)
     with writing(repository_path(context), lock_wait=lock_wait) as repository:
-        state = protect_point(repository, point, is_protected=not off)
-    _report(state, as_json=json)
+        changed = protect_point(repository, point, here, is_protected=not off)
+    _report(changed, as_json=json)
 
 
 def tag(
@@ -272,23 +283,31 @@ def tag(
         list[str] | None,
         typer.Option("--remove", metavar="T", show_default=False, help="A tag to take away."),
     ] = None,
+    time_zone: TimeZone = LOCAL,
     lock_wait: LockWait = 0.0,
     json: Json = False,
 ) -> None:
     """Give a restore point tags, for --keep-tag and for people."""
     from cbtfs.forget import tag as tag_point
+    from cbtfs.listing import here_and_now
     from cbtfs.store.repository import writing
 
+    here = here_and_now(time_zone)
     if not all(tags or ()):
         raise UsageError("a tag is empty: give it a name")
     with writing(repository_path(context), lock_wait=lock_wait) as repository:
-        state = tag_point(repository, point, tags or (), remove or ())
-    _report(state, as_json=json)
+        changed = tag_point(repository, point, here, tags or (), remove or ())
+    _report(changed, as_json=json)
 
 
-def _report(state: PointState, *, as_json: bool) -> None:
+def _report(changed: Changed, *, as_json: bool) -> None:
+    point, state = changed.point, changed.state
     if as_json:
-        emit({"point": state.point, "is_protected": state.is_protected, "tags": list(state.tags)})
+        from cbtfs.cli.documents import of_resolved
+
+        members = {"is_protected": state.is_protected, "tags": list(state.tags)}
+        emit({"point": state.point, **of_resolved(point), **members})
         return
     protected = "protected" if state.is_protected else "not protected"
-    print_lines([f"point {state.point}: {protected}, tags: {', '.join(state.tags) or 'none'}"])
+    tags = ", ".join(state.tags) or "none"
+    print_lines([f"point {state.point} ({point.spelled}): {protected}, tags: {tags}"])

@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -18,14 +20,15 @@ from cbtfs.cli.output import emit
 from cbtfs.errors import UsageError
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from cbtfs.cli.sources import Wishes
     from cbtfs.core.audit import Sampling
-    from cbtfs.core.manifest import Manifest
+    from cbtfs.core.manifest import Manifest, TimeSource
     from cbtfs.ingest.plan import Want
     from cbtfs.store.repository import Repository
     from cbtfs.store.writer import ObjectWriter
+
+_AHEAD: Final = timedelta(minutes=10)
+"""How far `--time` may be ahead of the clock: two clocks that are kept right differ by less."""
 
 
 def add_to(group: typer.Typer) -> None:
@@ -95,7 +98,8 @@ def image(
             "--time",
             metavar="T",
             show_default="now",
-            help="The moment that the disks show, RFC 3339, such as 2026-11-22T00:15:03Z.",
+            help="The moment that the disks show, RFC 3339, such as 2026-11-22T00:15:03Z; at most "
+            "ten minutes ahead of the clock. An older one does not become the latest point.",
         ),
     ] = None,
     full: Annotated[bool, typer.Option("--full", help="Read all, whatever is known.")] = False,
@@ -124,20 +128,14 @@ def image(
     json: Json = False,
 ) -> None:
     """Capture disk images: files, block devices, NBD exports that nobody writes to meanwhile."""
-    from datetime import UTC, datetime
-
     from cbtfs.cli.sources import Wishes, look_at
-    from cbtfs.core.moment import parse_moment
     from cbtfs.ingest.point import refuse_many
     from cbtfs.source.listed import load_change_list
     from cbtfs.store.repository import writing
 
     if full and incremental_only:
         raise UsageError("--full and --incremental-only exclude each other: give one")
-    try:
-        when = datetime.now(UTC).replace(microsecond=0) if moment is None else parse_moment(moment)
-    except ValueError as exc:
-        raise UsageError(str(exc)) from exc
+    when = _when(moment)
     sources = _pairs(disk, source)
     refuse_many(vm, len(sources))
     files = _by_label("--changed", changed or [], list(sources))
@@ -166,6 +164,34 @@ def image(
         seconds = time.monotonic() - started
         tally.results.append(VmResult(vm, "", 0, seconds, 1, manifest))
         _report(manifest, seconds, as_json=json)
+
+
+@dataclass(frozen=True, slots=True)
+class _When:
+    """The moment that the disks show, and who told it."""
+
+    moment: datetime
+    source: TimeSource
+
+
+def _when(text: str | None) -> _When:
+    """What `--time` says, or the clock; UsageError if it is a time that is yet to come."""
+    from cbtfs.core.moment import format_moment, parse_moment
+
+    now = datetime.now(UTC)
+    if text is None:
+        return _When(now.replace(microsecond=0), "clock")
+    try:
+        moment = parse_moment(text)
+    except ValueError as exc:
+        raise UsageError(str(exc)) from exc
+    if moment > now + _AHEAD:
+        clock = format_moment(now.replace(microsecond=0))
+        raise UsageError(
+            f"--time {text} is more than ten minutes ahead of the clock, which shows {clock}: "
+            "correct it, or set the clock"
+        )
+    return _When(moment, "given")
 
 
 def _pairs(disks: Sequence[str], source: str | None) -> dict[str, str]:
@@ -206,7 +232,7 @@ def _take(
     vm: str,
     sources: Mapping[str, str],
     wishes: Wishes,
-    moment: datetime,
+    when: _When,
     want: Want,
     audit: Sampling | None,
     *,
@@ -226,7 +252,8 @@ def _take(
             objects,
             VmInput(vm),
             disks,
-            moment=moment,
+            moment=when.moment,
+            time_source=when.source,
             want=want,
             announce=announce,
             audit=audit,

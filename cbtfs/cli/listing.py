@@ -7,95 +7,133 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cbtfs.cli.arguments import Json, PointName, example
+from cbtfs.cli.arguments import LOCAL, Json, PointName, TimeZone, example
 from cbtfs.cli.context import repository_path
+from cbtfs.cli.names import SHORT_ID
 from cbtfs.cli.output import emit, human_size, print_lines, print_table
 
 if TYPE_CHECKING:
+    from cbtfs.core.ids import PointId
     from cbtfs.core.manifest import DiskRecord
     from cbtfs.listing import Point
     from cbtfs.store.repository import Repository
 
 _LIST_HEADER = ("vm", "time", "kind", "disks", "size", "data", "stored", "state", "point")
 _LIST_RIGHT = ("disks", "size", "data", "stored")
-_SHORT_ID = 12
-"""Digits of an id that a table shows: enough to be unique in any repository."""
+_OUT_OF_ORDER = "out-of-order"
+"""What a table says of a point whose time contradicts the order of capture."""
 
 
 def add_to(app: typer.Typer) -> None:
-    app.command("list", epilog=example("cbtfs list", "cbtfs list --json web01"))(list_points)
-    app.command("show", epilog=example("cbtfs show web01@latest"))(show)
+    app.command("list", epilog=example("cbtfs list", "cbtfs list --json 'web*'"))(list_points)
+    app.command("show", epilog=example("cbtfs show web01@latest", "cbtfs show 'web*@-2d'"))(show)
 
 
 def list_points(
     context: typer.Context,
     vm: Annotated[
         str | None,
-        typer.Argument(metavar="VM", show_default=False, help="Only the points of this VM."),
+        typer.Argument(
+            metavar="VM",
+            show_default=False,
+            help="Only the points of this VM, or of those that match a pattern such as 'web*'.",
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """List restore points, each VM's in the order of their capture."""
+    """List restore points, each VM's in the order of their capture.
+
+    The state out-of-order is that of a point whose time contradicts the order of capture: its
+    clock was wrong, or it is an older image that was imported.
+    """
     from cbtfs.store.repository import reading
 
     with reading(repository_path(context)) as repository:
-        points = _points(repository, vm)
+        points, misdated = _points(repository, vm)
     if json:
         from cbtfs.cli.documents import of_point
 
-        emit({"points": [of_point(point) for point in points]})
+        documents = [
+            of_point(point, is_out_of_order=point.manifest.point in misdated) for point in points
+        ]
+        emit({"points": documents})
     else:
-        print_table(_LIST_HEADER, map(_row, points), _LIST_RIGHT)
+        rows = (_row(point, misdated) for point in points)
+        print_table(_LIST_HEADER, rows, _LIST_RIGHT)
 
 
-def _points(repository: Repository, name: str | None) -> list[Point]:
-    from cbtfs.listing import find_vm, find_vms, points
+def _points(repository: Repository, name: str | None) -> tuple[list[Point], set[PointId]]:
+    """The points in scope, and those of them whose time contradicts the order of capture."""
+    from cbtfs.core.dated import out_of_order
+    from cbtfs.listing import labelled, matching, no_vm, points, vm_names
 
+    found: list[Point] = []
+    misdated: set[PointId] = set()
     with repository.catalog.view() as view:
-        if name is None:
-            vms = list(view.vms().values())
-        else:
-            vms = find_vms(view, name) or [find_vm(view, name)]
-        vms.sort(key=lambda vm: (vm.name, vm.id))
-        return [point for vm in vms for point in points(view, vm.id)]
+        names = vm_names(view)
+        bearers = names.bearers if name is None else matching(names, name)
+        if name is not None and not bearers:
+            raise no_vm(names, name)
+        for bearer in sorted(bearers, key=lambda each: (names.labels[each.vm.id], each.vm.id)):
+            mine = [labelled(point, names) for point in points(view, bearer.vm.id)]
+            misdated |= out_of_order(point.dated for point in mine)
+            found += mine
+    return found, misdated
 
 
-def _row(point: Point) -> tuple[str, ...]:
+def _row(point: Point, misdated: set[PointId]) -> tuple[str, ...]:
     manifest = point.manifest
     disks = manifest.of_kind("disk")
+    marks = [*point.marks, *([_OUT_OF_ORDER] if manifest.point in misdated else [])]
     return (
-        manifest.vm.name,
+        _vm_column(point),
         manifest.name,
         manifest.kind,
         str(len(disks)),
         human_size(sum(disk.size for disk in disks)),
         human_size(sum(disk.data_bytes for disk in disks)),
         human_size(sum(disk.counts.stored_bytes for disk in manifest.disks)),
-        ",".join(point.marks) or "-",
-        manifest.point[:_SHORT_ID],
+        ",".join(marks) or "-",
+        manifest.point[:SHORT_ID],
     )
 
 
-def show(context: typer.Context, point: PointName, json: Json = False) -> None:
-    """Show all that is known of one restore point."""
-    from cbtfs.listing import find_point
+def _vm_column(point: Point) -> str:
+    """What its VM is called now and, where that is another name, what it was called then."""
+    label, then = point.vm_label, point.manifest.vm.name
+    if label is None or label == then or label.startswith(f"{then}~"):
+        return label or then
+    return f"{label} (was {then})"
+
+
+def show(
+    context: typer.Context, point: PointName, time_zone: TimeZone = LOCAL, json: Json = False
+) -> None:
+    """Show all that is known of one restore point.
+
+    Where the VM is a pattern, of one point of each VM that matches.
+    """
+    from cbtfs.listing import find_points, here_and_now
     from cbtfs.store.repository import reading
 
+    here = here_and_now(time_zone)
     with reading(repository_path(context)) as repository:
-        found = find_point(repository, point)
+        found = find_points(repository, point, here)
     if json:
         from cbtfs.cli.documents import of_whole_point
 
-        emit(of_whole_point(found))
+        documents = [of_whole_point(each) for each in found]
+        emit(documents[0] if len(documents) == 1 else {"points": documents})
     else:
-        print_lines(_description(found))
+        print_lines(line for each in found for line in _description(each))
 
 
 def _description(point: Point) -> Iterator[str]:
     manifest = point.manifest
     yield f"point      {manifest.point}"
-    yield f"vm         {manifest.vm.name}"
-    yield f"time       {manifest.time} (in the mount: {manifest.vm.directory}/{manifest.name})"
+    yield f"vm         {_vm_column(point)}"
+    source = "" if manifest.is_clocked else ", as given by --time"
+    yield f"time       {manifest.time}{source} (in the mount: {point.directory}/{manifest.name})"
     yield f"kind       {manifest.kind}: {manifest.reason}"
     yield f"state      {', '.join(point.marks) or 'good'}"
     if point.suspect is not None:

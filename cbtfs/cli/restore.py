@@ -1,16 +1,52 @@
 """`cbtfs restore`."""
 
+from __future__ import annotations
+
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cbtfs.cli.arguments import DiskName, Json, PointName, example
+from cbtfs.cli.arguments import LOCAL, DiskName, Json, PointName, TimeZone, example
 from cbtfs.cli.context import repository_path
+from cbtfs.cli.names import resolved
 from cbtfs.cli.output import emit, human_size, print_lines, progress, say
-from cbtfs.errors import UsageError
+from cbtfs.errors import CbtfsError, UsageError
+
+if TYPE_CHECKING:
+    from cbtfs.cli.documents import Document
+    from cbtfs.core.manifest import DiskRecord
+    from cbtfs.core.pointname import Here
+    from cbtfs.listing import Point
+    from cbtfs.restore.disk import Restored
+    from cbtfs.store.repository import Repository
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One disk to restore."""
+
+    point: Point
+    disk: DiskRecord
+    target: Path
+    """`-` for standard output."""
+
+    @property
+    def is_stream(self) -> bool:
+        return str(self.target) == "-"
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """One disk that was restored."""
+
+    job: _Job
+    restored: Restored
+    seconds: float
 
 
 def add_to(app: typer.Typer) -> None:
@@ -19,6 +55,7 @@ def add_to(app: typer.Typer) -> None:
             "cbtfs restore web01@latest root /var/lib/images/web01.raw",
             "cbtfs restore web01@latest root /dev/vg/web01 --force",
             "cbtfs restore web01@latest root - | ssh other 'cat > /srv/web01.raw'",
+            "cbtfs restore 'web*@2026-11-20' '*' /var/lib/images",
         )
     )(restore)
 
@@ -32,7 +69,8 @@ def restore(
         typer.Argument(
             metavar="TARGET",
             show_default=False,
-            help="A new file, made sparse, or a device; - for standard output, zeros and all.",
+            help="A new file, made sparse, or a device; - for standard output, zeros and all. "
+            "For several disks, which patterns mean, a folder: each goes to VM/DISK.raw in it.",
         ),
     ],
     force: Annotated[
@@ -47,50 +85,100 @@ def restore(
             "exits with 20 or 21 all the same.",
         ),
     ] = False,
+    time_zone: TimeZone = LOCAL,
     json: Json = False,
 ) -> None:
-    """Write one disk of a restore point to a raw file, a block device or a pipe."""
-    from cbtfs.cli.documents import of_extent
-    from cbtfs.listing import find_disk, find_point
+    """Write disks of restore points to raw files, a block device or a pipe.
+
+    POINT and DISK name one disk, or several by patterns such as 'web*@latest' and '*'.
+    """
+    from cbtfs.listing import here_and_now
     from cbtfs.restore.disk import explain_loss, restore_disk
     from cbtfs.store.repository import reading
 
-    is_stream = str(target) == "-"
-    if is_stream and json:
+    if str(target) == "-" and json:
         raise UsageError("standard output cannot take the disk and a document: leave out --json")
-    started = time.monotonic()
+    here = here_and_now(time_zone)
+    done = list[_Done]()
     with reading(repository_path(context)) as repository:
-        found = find_point(repository, point)
-        record = find_disk(found, disk)
-        with progress(record.label, record.data_bytes, is_wanted=not json) as advance:
-            restored = restore_disk(
-                repository,
-                found.manifest.point,
-                record,
-                sys.stdout.fileno() if is_stream else target,
-                may_overwrite=force,
-                keeps_going=keep_going,
-                advance=advance,
-            )
-    seconds = time.monotonic() - started
+        jobs = list(_jobs(_disks(repository, point, disk, here), target))
+        for job in jobs:
+            started = time.monotonic()
+            with progress(job.disk.label, job.disk.data_bytes, is_wanted=not json) as advance:
+                restored = restore_disk(
+                    repository,
+                    job.point.manifest.point,
+                    job.disk,
+                    sys.stdout.fileno() if job.is_stream else job.target,
+                    may_overwrite=force,
+                    keeps_going=keep_going,
+                    advance=advance,
+                )
+            done.append(_Done(job, restored, time.monotonic() - started))
+            if not json:
+                _print(done[-1])
     if json:
-        emit(
-            {
-                "point": found.manifest.point,
-                "disk": record.label,
-                "target": str(target.absolute()),
-                "size": record.size,
-                "data_bytes": restored.data_bytes,
-                "lost": [of_extent(extent) for extent in restored.lost],
-                "seconds": round(seconds, 3),
-            }
+        documents = [_document(each) for each in done]
+        emit(documents[0] if len(documents) == 1 else {"restored": documents})
+    for each in done:
+        explain_loss(each.restored)
+
+
+def _disks(
+    repository: Repository, spec: str, label: str, here: Here
+) -> list[tuple[Point, DiskRecord]]:
+    """The disks that two names or patterns mean; PointNotFound if they mean none."""
+    from cbtfs.listing import find_disks, find_points
+
+    points = find_points(repository, spec, here)
+    return [(point, disk) for point in points for disk in find_disks(point, label)]
+
+
+def _jobs(disks: Sequence[tuple[Point, DiskRecord]], target: Path) -> Iterator[_Job]:
+    """Where each disk goes: to *target*, or as the mount names it into the folder *target*."""
+    if len(disks) == 1:
+        yield _Job(*disks[0], target)
+        return
+    if str(target) == "-" or not target.is_dir():
+        names = ", ".join(f"{point.spelled} {disk.label}" for point, disk in disks)
+        raise UsageError(
+            f"several disks go into a folder, and {target} is none; name one disk of {names}"
         )
+    from cbtfs.mount.files import files_of
+
+    for point, disk in disks:
+        folder = target / point.directory
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as exc:
+            raise CbtfsError(f"cannot make {folder}: {exc.strerror}") from exc
+        files = files_of(point.manifest, 0)
+        yield _Job(point, disk, folder / files.disks[point.manifest.disks.index(disk)].name)
+
+
+def _document(done: _Done) -> Document:
+    from cbtfs.cli.documents import of_extent, of_resolved
+
+    job = done.job
+    return {
+        "point": job.point.manifest.point,
+        **of_resolved(job.point),
+        "disk": job.disk.label,
+        "target": str(job.target.absolute()),
+        "size": job.disk.size,
+        "data_bytes": done.restored.data_bytes,
+        "lost": [of_extent(extent) for extent in done.restored.lost],
+        "seconds": round(done.seconds, 3),
+    }
+
+
+def _print(done: _Done) -> None:
+    job, size = done.job, human_size(done.restored.data_bytes)
+    words = f"{job.disk.size} bytes, {size} of data, in {done.seconds:.1f} s"
+    lost = [f"lost: {extent.start} {extent.length}" for extent in done.restored.lost]
+    lines = [f"{resolved(job.point)}, disk {job.disk.label}", words, *lost]
+    if job.is_stream:
+        for line in lines:
+            say(line)
     else:
-        done = f"{record.size} bytes, {human_size(restored.data_bytes)} of data, in {seconds:.1f} s"
-        lost = [f"lost: {extent.start} {extent.length}" for extent in restored.lost]
-        if is_stream:
-            for line in (done, *lost):
-                say(line)
-        else:
-            print_lines([f"{target}: {done}", *lost])
-    explain_loss(restored)
+        print_lines([lines[0], f"{job.target}: {words}", *lost])

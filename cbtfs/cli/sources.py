@@ -9,7 +9,7 @@ from typing import Final
 
 from cbtfs.core.ids import PointId
 from cbtfs.errors import PointNotFound, UsageError
-from cbtfs.listing import find_point
+from cbtfs.listing import find_exact_point
 from cbtfs.source.base import DiskSource
 from cbtfs.source.export import NbdSource, change_id_of, is_uri
 from cbtfs.source.image import ImageSource
@@ -90,11 +90,11 @@ def _standard_input() -> Path:
 def _point_of(repository: Repository, since: str | None) -> PointId | None:
     """The point that a list says it is since; None if that is none, or none for certain.
 
-    "latest" is not certain: the point that was the latest when the list was made may be forgotten.
+    Only an exact name is certain: "latest" may have been another point when the list was made.
     """
-    if since is None or since.endswith("@latest"):
+    if since is None:
         return None
     try:
-        return find_point(repository, since).manifest.point
-    except PointNotFound:
+        return find_exact_point(repository, since).manifest.point
+    except (PointNotFound, UsageError):
         return None

@@ -65,7 +65,7 @@ def run() -> None:
     """Run the `cbtfs` command."""
     open_standard_streams()
     isolate()
-    from cbtfs.cli.main import run as run_main
+    from cbtfs.cli.entry import run as run_main
 
     run_main()
 

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cbtfs.cli.arguments import Json, example
+from cbtfs.cli.arguments import LOCAL, Json, TimeZone, example
 from cbtfs.cli.context import repository_path
 from cbtfs.cli.output import emit, human_size, print_lines, print_table, progress
 
 if TYPE_CHECKING:
     from cbtfs.core.manifest import Manifest
+    from cbtfs.core.pointname import Here
     from cbtfs.stats.run import PointStats, Stats
     from cbtfs.store.repository import Repository
 
@@ -34,7 +35,9 @@ def stats(
     scope: Annotated[
         str | None,
         typer.Argument(
-            metavar="[VM|POINT]", show_default=False, help="Only this VM, or only this point."
+            metavar="[VM|POINT]",
+            show_default=False,
+            help="Only this VM, only this point, or those that match a pattern such as 'web*'.",
         ),
     ] = None,
     plot: Annotated[
@@ -45,16 +48,19 @@ def stats(
             help="Draw change rate and growth over time: FILE.svg or FILE.png.",
         ),
     ] = None,
+    time_zone: TimeZone = LOCAL,
     json: Json = False,
 ) -> None:
     """Show what points hold, share and cost, and what forgetting each would free."""
+    from cbtfs.listing import here_and_now
     from cbtfs.stats.run import stats as measure
     from cbtfs.store.repository import reading
 
+    here = here_and_now(time_zone)
     with reading(repository_path(context)) as repository:
         found = measure(
             repository,
-            _scope(repository, scope),
+            _scope(repository, scope, here),
             lambda what, total: progress(what, total, is_wanted=not json),
         )
     if plot is not None:
@@ -68,17 +74,17 @@ def stats(
         print_lines(_totals(found))
 
 
-def _scope(repository: Repository, name: str | None) -> Callable[[Manifest], bool]:
-    from cbtfs.listing import find_point, find_vm, find_vms
+def _scope(repository: Repository, name: str | None, here: Here) -> Callable[[Manifest], bool]:
+    from cbtfs.listing import find_points, find_vms
 
     if name is None:
         return lambda _: True
     with repository.catalog.view() as view:
-        vm = find_vm(view, name) if find_vms(view, name) else None
-    if vm is not None:
-        return lambda manifest: manifest.vm.id == vm.id
-    point = find_point(repository, name).manifest.point
-    return lambda manifest: manifest.point == point
+        vms = {vm.id for vm in find_vms(view, name)}
+    if vms:
+        return lambda manifest: manifest.vm.id in vms
+    points = {point.manifest.point for point in find_points(repository, name, here)}
+    return lambda manifest: manifest.point in points
 
 
 def _document(found: Stats) -> dict[str, Any]:

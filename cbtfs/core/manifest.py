@@ -26,12 +26,13 @@ ACKNOWLEDGED: Final = "acknowledged"
 """The tag of a suspect point that its operator knows about."""
 
 IngestKind = Literal["full", "incremental"]
+TimeSource = Literal["clock", "given"]
 DiskKind = Literal["disk", "file"]
 
 MIN_BLOCK_BYTES: Final = 4096
 MAX_BLOCK_BYTES: Final = 1 << 20
 MAX_DISK_BYTES: Final = 1 << 56
-MAX_DISKS: Final = 4094
+MAX_DISKS: Final = 4093
 """Disks and small files of one point: the mount has so many inode numbers for each point."""
 
 
@@ -42,7 +43,7 @@ def is_block_size(size: int) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Vm:
-    """Whose disks these are. *directory* is its name in the mount, kept for its life."""
+    """Whose disks these are. *directory* is a file name for it, kept for its life."""
 
     id: VmId
     name: str
@@ -122,6 +123,13 @@ class Manifest:
     disks: tuple[DiskRecord, ...]
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """What the source knows of the VM besides; JSON."""
+    time_source: TimeSource | None = None
+    """Whether a clock told *time* or the user did; None in points of older programs."""
+
+    @property
+    def is_clocked(self) -> bool:
+        """Whether a clock told the time, as of any point that does not say otherwise."""
+        return self.time_source != "given"
 
     def of_kind(self, kind: DiskKind) -> list[DiskRecord]:
         """The virtual disks, or the small files of the VM."""
@@ -211,7 +219,13 @@ def manifest_of(document: Document) -> Manifest:
         reason=text(document, "reason"),
         disks=tuple(_disk_of(disk) for disk in items(document, "disks")),
         metadata=mapping(document, "metadata"),
+        time_source=optional(document, "time_source", _time_source),
     )
+
+
+def _time_source(document: Document, key: str) -> TimeSource:
+    found: TimeSource = choice(document, key, get_args(TimeSource))
+    return found
 
 
 def _disk_of(document: Document) -> DiskRecord:

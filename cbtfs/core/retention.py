@@ -31,6 +31,7 @@ class Policy:
     """What is kept. A count of n keeps the newest point of each of the n newest periods."""
 
     last: int = 0
+    """How many of the points captured last are kept, whatever their times."""
     hourly: int = 0
     daily: int = 0
     weekly: int = 0
@@ -139,7 +140,8 @@ def _own_reasons(
 
 def _by_count(policy: Policy, whole: Sequence[Candidate]) -> Iterable[tuple[Candidate, str]]:
     """Points that a count keeps, with the rule."""
-    for number, each in enumerate(whole[: policy.last], 1):
+    by_capture = sorted(whole, key=lambda each: each.order, reverse=True)
+    for number, each in enumerate(by_capture[: policy.last], 1):
         yield each, f"last {number} of {policy.last}"
     for rule, period_of in _PERIODS.items():
         seen = set[str]()

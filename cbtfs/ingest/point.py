@@ -1,5 +1,6 @@
 """Take one restore point: all the disks of a VM, from their sources into the repository."""
 
+import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import Any, Final
 from cbtfs import __version__
 from cbtfs.core.audit import Sampling
 from cbtfs.core.ids import PointId
-from cbtfs.core.manifest import MAX_DISKS, DiskRecord, IngestKind, Manifest, Vm
+from cbtfs.core.manifest import MAX_DISKS, DiskRecord, IngestKind, Manifest, TimeSource, Vm
 from cbtfs.core.moment import format_moment, point_name
 from cbtfs.core.names import encode_name, printable, unique_name
 from cbtfs.errors import (
@@ -23,9 +24,12 @@ from cbtfs.errors import (
 from cbtfs.ingest.baseline import find_baseline, find_forgotten
 from cbtfs.ingest.disk import Announce, DiskInput, Orders, silent, take_disk
 from cbtfs.ingest.plan import Want
+from cbtfs.listing import holder_of, vm_names
 from cbtfs.store.identity import new_id, new_point_id, new_vm_id
 from cbtfs.store.repository import Repository
 from cbtfs.store.writer import ObjectWriter
+
+log = logging.getLogger(__name__)
 
 __all__ = ["Announce", "DiskInput", "LeaveOut", "VmInput", "silent", "take_point"]
 
@@ -67,6 +71,7 @@ def take_point(
     leave_out: LeaveOut = all_or_nothing,
     run: str | None = None,
     audit: Sampling | None = None,
+    time_source: TimeSource = "clock",
 ) -> Manifest:
     """Capture *disks* as they are now and commit them as one restore point.
 
@@ -78,8 +83,8 @@ def take_point(
     *leave_out* says so of is left out, as long as there is another one. *run* is what the point's
     manifest calls the run. *audit* is how a list of changes is put to the test; where it turns out
     to lack some, SourceMismatch if no full may be taken, and the points that may be wrong for it
-    stay marked whatever becomes of this one. Several threads may take points, of a VM one at a
-    time.
+    stay marked whatever becomes of this one. *time_source* says whether a clock told *moment* or
+    the user did. Several threads may take points, of a VM one at a time.
     """
     _look_at(vm_input, disks)
     run = run or new_id()
@@ -105,9 +110,27 @@ def take_point(
     with _committing:
         if is_new:
             vm, _ = _find_vm(repository, vm_input)
-        manifest = _manifest(repository, vm, records, moment, vm_input.metadata, run)
+        manifest = _manifest(repository, vm, records, moment, vm_input.metadata, run, time_source)
+        with repository.catalog.view() as view:
+            before = holder_of(view, vm.name)
         repository.commit(objects, manifest)
+    if before is not None and before.id != vm.id:
+        _warn_of_new_holder(repository, vm, before)
     return manifest
+
+
+def _warn_of_new_holder(repository: Repository, vm: Vm, before: Vm) -> None:
+    """Say that the name of *vm* means another VM than *before* from now on."""
+    with repository.catalog.view() as view:
+        label = vm_names(view).labels[before.id]
+    log.warning(
+        "VM name %r changed hands: it meant VM %s and now means VM %s; the points of the former "
+        "are those of %s from now on",
+        vm.name,
+        before.id,
+        vm.id,
+        label,
+    )
 
 
 @contextmanager
@@ -173,21 +196,27 @@ def _manifest(
     moment: datetime,
     metadata: Mapping[str, Any],
     run: str,
+    time_source: TimeSource,
 ) -> Manifest:
     virtual = [record for record in records if record.kind == "disk"]
     kind: IngestKind = "full" if any(r.ingest == "full" for r in virtual) else "incremental"
     with repository.catalog.view() as view:
         names = {name for name, _ in view.names_of(vm.id)}
-        newest = [order for order, _ in islice(view.points_of(vm.id, newest_first=True), 1)]
+        newest = {
+            each: order
+            for each in view.vms()
+            for order, _ in islice(view.points_of(each, newest_first=True), 1)
+        }
         unproven = view.unproven_order(vm.id)
     forgotten = find_forgotten(repository, vm.id)
     dead = [manifest.order for manifest in forgotten.manifests]
     is_all_seen = forgotten.is_complete and not repository.findings.unreadable
-    is_all_seen = is_all_seen and unproven < max(newest, default=0)
+    is_all_seen = is_all_seen and unproven < newest.get(vm.id, 0)
     return Manifest(
         point=new_point_id(),
         vm=vm,
-        order=max([*newest, *dead], default=0) + (1 if is_all_seen else _UNSEEN_ORDERS),
+        # Above those of all VMs: so it tells, too, which VM was captured last under a name.
+        order=max([*newest.values(), *dead], default=0) + (1 if is_all_seen else _UNSEEN_ORDERS),
         time=format_moment(moment),
         name=point_name(moment, names),
         committed=format_moment(datetime.now(UTC)),
@@ -197,4 +226,5 @@ def _manifest(
         reason=next(record.reason for record in virtual if record.ingest == kind),
         disks=tuple(records),
         metadata=metadata,
+        time_source=time_source,
     )

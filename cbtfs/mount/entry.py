@@ -14,6 +14,7 @@ _MAX_NAME_BYTES: Final = 255
 
 STATUS_FOLDER: Final = ".cbtfs"
 """What the mount has beside VMs; encode_name() leaves no dot at the start of a VM's name."""
+BY_ID_FOLDER: Final = ".by-id"
 STATUS_FILE: Final = "status.json"
 _MOMENT = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d)-(\d\d)-(\d\d)Z", re.ASCII)
 
@@ -41,6 +42,8 @@ class Entry:
     """Whether the name means this for as long as its directory is there."""
     is_content_lasting: bool = False
     """Whether size and bytes never change."""
+    is_fleeting: bool = False
+    """Whether the name may mean something else at the next look: it must not be cached."""
 
 
 def nanoseconds(moment: datetime) -> int:

@@ -38,7 +38,14 @@ def _attribute_seconds(entry: Entry) -> float:
     """How long attributes hold; those of vm.json not at all, or its size would not fit."""
     if entry.is_content_lasting:
         return LASTING_SECONDS
-    return 0 if entry.form is Form.FILE else ENTRY_SECONDS
+    return 0 if entry.form is Form.FILE or entry.is_fleeting else ENTRY_SECONDS
+
+
+def _name_seconds(entry: Entry) -> float:
+    """How long a name means the entry for certain."""
+    if entry.is_fleeting:
+        return 0
+    return LASTING_SECONDS if entry.is_name_lasting else ENTRY_SECONDS
 
 
 class Answers(Protocol):
@@ -90,7 +97,7 @@ class FileSystem(pyfuse3.Operations):
     def _attributes(self, entry: Entry) -> pyfuse3.EntryAttributes:
         attributes = pyfuse3.EntryAttributes()
         attributes.st_ino = entry.inode
-        attributes.entry_timeout = LASTING_SECONDS if entry.is_name_lasting else ENTRY_SECONDS
+        attributes.entry_timeout = _name_seconds(entry)
         attributes.attr_timeout = _attribute_seconds(entry)
         attributes.st_mode = _FORMS[entry.form]
         attributes.st_uid, attributes.st_gid = self._owner

@@ -16,7 +16,8 @@ ROOT: Final = 1
 """What FUSE calls the root: stem 0, slot 1."""
 
 FIRST_DISK: Final = 2
-MAX_SLOT: Final = FIRST_DISK + MAX_DISKS - 1
+MAX_SLOT: Final = FIRST_DISK + MAX_DISKS
+"""Above those of disks."""
 SLOT_BITS: Final = MAX_SLOT.bit_length()
 _STEM_BITS: Final = 51
 """With the slot 63 bits: a number is positive for programs that take it for signed, too."""
@@ -25,11 +26,19 @@ _FIRST_STEM: Final = 16
 
 STATUS_STEM: Final = 2
 """Below those of VMs and points: the folder of the status of the mount."""
+BY_ID_STEM: Final = 3
+"""The folder of links to VMs by their ids."""
 
 SELF: Final = 0
 """The directory itself."""
 EXTRA: Final = 1
 """`latest` of a VM, `vm.json` of a point."""
+BY_ID: Final = 2
+"""The link in the folder of ids to a VM."""
+FORMER: Final = 3
+"""The link to a VM under a name that it had before."""
+POINT_LINK: Final = MAX_SLOT
+"""A link to a point under whatever name: no disk has the slot."""
 
 
 def inode_of(stem: int, slot: int = SELF) -> int:

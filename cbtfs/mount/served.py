@@ -15,7 +15,19 @@ from cbtfs.errors import ChunkMissing, DataCorrupt, PointNotFound
 from cbtfs.mount.entry import Entry
 from cbtfs.mount.files import VM_JSON, PointFiles, encode_vm_json, files_of
 from cbtfs.mount.leases import Leases
-from cbtfs.mount.numbers import EXTRA, ROOT, SELF, stem_and_slot, stem_of
+from cbtfs.mount.listed import listed_vms
+from cbtfs.mount.numbers import (
+    BY_ID,
+    BY_ID_STEM,
+    EXTRA,
+    FORMER,
+    POINT_LINK,
+    ROOT,
+    SELF,
+    inode_of,
+    stem_and_slot,
+    stem_of,
+)
 from cbtfs.mount.shared import Shared
 from cbtfs.mount.tree import PointNode, Tree, VmNode, grown
 from cbtfs.native import Chunks, Requests
@@ -28,6 +40,10 @@ _KEPT_POINTS: Final = 512
 """Points whose manifests stay decoded."""
 _KEPT_BYTES: Final = 1 << 20
 """Of what vm.json holds: a listing asks for its size, and `ls -l` again."""
+
+
+_REQUEST: Final = "@"
+"""What begins the name of a link to a point that is looked for by its time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +118,7 @@ class Served:
             with self._catalog.view() as view:
                 version = view.points_version
                 if version != self._version:
-                    vms = view.vms().values()
-                    listed = ((vm, list(view.names_of(vm.id))) for vm in vms)
-                    self._tree = grown(self._tree, listed)
+                    self._tree = grown(self._tree, listed_vms(view))
                     self._version = version
             return self._tree
 
@@ -127,11 +141,15 @@ class Served:
         if inode == ROOT:
             return self._look().entry
         stem, slot = stem_and_slot(inode)
+        if stem == BY_ID_STEM:
+            return self._look().by_id
         node = self._node(stem)
         if slot == SELF:
             return node.entry
         if isinstance(node, VmNode):
-            return node.link
+            return {BY_ID: node.by_id, FORMER: node.linked(node.name)}.get(slot, node.link)
+        if slot == POINT_LINK:
+            return node.linked(node.name)
         files = self._files_of(node)
         if slot == EXTRA:
             return files.vm_json(len(self._vm_json(files)))
@@ -144,8 +162,12 @@ class Served:
         """The entry of that name in a directory."""
         if parent == ROOT:
             return self._look().find(name) or self._look(is_missed=True).find(name)
+        if parent == inode_of(BY_ID_STEM):
+            return self._look().find_by_id(name) or self._look(is_missed=True).find_by_id(name)
         node = self._node(stem_and_slot(parent)[0])
         if isinstance(node, VmNode):
+            if name.startswith(_REQUEST):
+                return self._requested(node, name)
             found = node.find(name)
             if found is not None:
                 return found
@@ -160,6 +182,8 @@ class Served:
         """Entries of a directory beyond offset *after*, each with its own offset."""
         if inode == ROOT:
             return self._look().entries(after)
+        if inode == inode_of(BY_ID_STEM):
+            return self._look().entries_by_id(after)
         node = self._node(stem_and_slot(inode)[0])
         if isinstance(node, VmNode):
             return node.entries(after)
@@ -169,11 +193,26 @@ class Served:
 
     def target(self, inode: int) -> str:
         """Where the link of that number leads to."""
-        node = self._node(stem_and_slot(inode)[0])
-        latest = node.latest if isinstance(node, VmNode) else None
-        if latest is None:
-            raise PointNotFound("no link has that number")
-        return latest.name
+        stem, slot = stem_and_slot(inode)
+        node = self._node(stem)
+        if isinstance(node, PointNode):
+            if slot == POINT_LINK:
+                return node.name
+        elif slot == BY_ID:
+            return node.name_from_by_id
+        elif slot == FORMER:
+            return node.name
+        elif slot == EXTRA and node.latest is not None:
+            return node.latest.name
+        raise PointNotFound("no link has that number")
+
+    def _requested(self, node: VmNode, name: str) -> Entry | None:
+        """The link called `@-2d`, `@2026-11-20` or the like: to the point that it means now."""
+        with self._catalog.view() as view:
+            found = listing.requested(view, node.vm, name.removeprefix(_REQUEST))
+        now = self._look().by_stem.get(node.stem)
+        point = now.node_of(found) if found is not None and isinstance(now, VmNode) else None
+        return None if point is None else point.linked(name)
 
     # Files
 

@@ -13,10 +13,18 @@ from operator import attrgetter
 from typing import Final
 
 from cbtfs.core.ids import PointId, VmId
-from cbtfs.core.manifest import Vm
-from cbtfs.core.names import encode_name, unique_name
-from cbtfs.mount.entry import STATUS_FOLDER, Entry, Form, harmless, time_of_name
-from cbtfs.mount.numbers import EXTRA, ROOT, inode_of, stem_of
+from cbtfs.core.names import unique_name
+from cbtfs.mount.entry import BY_ID_FOLDER, Entry, Form, harmless, time_of_name
+from cbtfs.mount.numbers import (
+    BY_ID,
+    BY_ID_STEM,
+    EXTRA,
+    FORMER,
+    POINT_LINK,
+    ROOT,
+    inode_of,
+    stem_of,
+)
 
 LATEST: Final = "latest"
 _LATEST_OFFSET: Final = 1
@@ -35,6 +43,12 @@ class PointNode:
         inode, time = inode_of(self.stem), time_of_name(self.name)
         return Entry(self.name, inode, Form.DIRECTORY, time, is_content_lasting=True)
 
+    def linked(self, name: str) -> Entry:
+        """The entry of a link called *name* that leads here now and elsewhere later."""
+        inode = inode_of(self.stem, POINT_LINK)
+        size = _length(self.name)
+        return Entry(name, inode, Form.LINK, time_of_name(self.name), size, is_fleeting=True)
+
 
 @dataclass(frozen=True, slots=True)
 class VmNode:
@@ -47,11 +61,8 @@ class VmNode:
     """By name, in the order of their capture."""
     listed: Sequence[PointNode]
     """In the order of their stems, which are their offsets in a listing."""
-
-    @property
-    def latest(self) -> PointNode | None:
-        """The point captured last."""
-        return self.points[next(reversed(self.points))] if self.points else None
+    latest: PointNode | None
+    """The point that `latest` leads to."""
 
     @property
     def time_ns(self) -> int:
@@ -66,8 +77,25 @@ class VmNode:
     def link(self) -> Entry:
         """The entry of `latest`."""
         latest = self.latest
-        size = 0 if latest is None else len(latest.name.encode("utf-8", "surrogateescape"))
+        size = 0 if latest is None else _length(latest.name)
         return Entry(LATEST, inode_of(self.stem, EXTRA), Form.LINK, self.time_ns, size)
+
+    @property
+    def by_id(self) -> Entry:
+        """The entry of the link in `.by-id` that leads here."""
+        size = _length(self.name_from_by_id)
+        return Entry(self.vm, inode_of(self.stem, BY_ID), Form.LINK, self.time_ns, size)
+
+    @property
+    def name_from_by_id(self) -> str:
+        """Where that link leads to."""
+        return f"../{self.name}"
+
+    def linked(self, name: str) -> Entry:
+        """The entry of a link called *name*, which the VM was called before."""
+        size = _length(self.name)
+        inode = inode_of(self.stem, FORMER)
+        return Entry(name, inode, Form.LINK, self.time_ns, size, is_fleeting=True)
 
     def shows(self, points: Sequence[tuple[str, PointId]]) -> bool:
         """Whether it has just these *points*, by the names that they have in the catalog."""
@@ -77,6 +105,10 @@ class VmNode:
         return all(
             (node.name, node.point) == each for node, each in zip(nodes, points, strict=True)
         )
+
+    def node_of(self, point: PointId) -> PointNode | None:
+        """The node of that point."""
+        return next((node for node in self.listed if node.point == point), None)
 
     def find(self, name: str) -> Entry | None:
         """The entry of that name."""
@@ -96,6 +128,11 @@ class VmNode:
 _stem = attrgetter("stem")
 
 
+def _length(target: str) -> int:
+    """What lstat() says of a link to *target*."""
+    return len(target.encode("utf-8", "surrogateescape"))
+
+
 @dataclass(frozen=True, slots=True)
 class Tree:
     """All VMs and their points."""
@@ -105,6 +142,8 @@ class Tree:
     by_stem: Mapping[int, VmNode | PointNode] = field(default_factory=dict)
     stems: Mapping[str, int] = field(default_factory=dict)
     """Of each VM and point."""
+    former: Mapping[str, VmNode] = field(default_factory=dict)
+    """By a directory's name that no VM has any more, the VM that had it last."""
 
     @property
     def entry(self) -> Entry:
@@ -113,9 +152,29 @@ class Tree:
         return Entry("", ROOT, Form.DIRECTORY, time)
 
     def find(self, name: str) -> Entry | None:
-        """The VM of that name."""
+        """The VM of that name; a link to it if it is one that it had before."""
+        if name == BY_ID_FOLDER:
+            return self.by_id
         vm = self.vms.get(name)
-        return None if vm is None else vm.entry
+        if vm is not None:
+            return vm.entry
+        before = self.former.get(name)
+        return None if before is None else before.linked(name)
+
+    @property
+    def by_id(self) -> Entry:
+        """The folder of links by the ids of VMs, which no listing shows."""
+        return Entry(BY_ID_FOLDER, inode_of(BY_ID_STEM), Form.DIRECTORY, self.entry.time_ns)
+
+    def find_by_id(self, name: str) -> Entry | None:
+        """The link to the VM with that id."""
+        node = self.by_stem.get(self.stems.get(_key(VmId(name)), 0))
+        return node.by_id if isinstance(node, VmNode) and node.vm == name else None
+
+    def entries_by_id(self, after: int = 0) -> Iterator[tuple[Entry, int]]:
+        """Links to VMs beyond offset *after*, each with its own offset, which it keeps for life."""
+        for node in self.listed[bisect_right(self.listed, after, key=_stem) :]:
+            yield node.by_id, node.stem
 
     def entries(self, after: int = 0) -> Iterator[tuple[Entry, int]]:
         """VMs beyond offset *after*, each with its own offset, which it keeps for life."""
@@ -123,26 +182,33 @@ class Tree:
             yield node.entry, node.stem
 
 
-Listed = Iterable[tuple[Vm, Sequence[tuple[str, PointId]]]]
-"""VMs, each with name and id of its points in the order of their capture."""
+@dataclass(frozen=True, slots=True)
+class ListedVm:
+    """What the catalog lists of one VM now."""
+
+    vm: VmId
+    name: str
+    """Of its directory: unique, and harmless."""
+    points: Sequence[tuple[str, PointId]]
+    """Names and ids in the order of their capture."""
+    latest: PointId | None
+    former: Sequence[str] = ()
+    """Names that its directory had before, and that no other VM has or had since."""
 
 
-def grown(tree: Tree, listed: Listed) -> Tree:
+def grown(tree: Tree, listed: Iterable[ListedVm]) -> Tree:
     """The tree of what is *listed* now; what *tree* had keeps its number."""
-    found = sorted(((vm, list(points)) for vm, points in listed), key=lambda each: each[0].id)
-    ids = [*(_key(vm.id) for vm, _ in found), *(point for _, ps in found for _, point in ps)]
+    found = sorted(listed, key=lambda each: each.vm)
+    ids = [*(_key(each.vm) for each in found), *(point for e in found for _, point in e.points)]
     stems = _stems(tree.stems, ids)
     known = {vm.vm: vm for vm in tree.listed}
-    vms: dict[str, VmNode] = {}
-    for vm, points in found:
-        shown = harmless(vm.directory)
-        name = unique_name(encode_name(shown) if shown == STATUS_FOLDER else shown, vms, vm.id)
-        vms[name] = _vm_node(known.get(vm.id), vm.id, name, points, stems)
+    vms = {each.name: _vm_node(known.get(each.vm), each, stems) for each in found}
+    former = {name: vms[each.name] for each in found for name in each.former if name not in vms}
     by_stem: dict[int, VmNode | PointNode] = {}
     for node in vms.values():
         by_stem[node.stem] = node
         by_stem.update((point.stem, point) for point in node.listed)
-    return Tree(vms, sorted(vms.values(), key=_stem), by_stem, stems)
+    return Tree(vms, sorted(vms.values(), key=_stem), by_stem, stems, former)
 
 
 def _key(vm: VmId) -> str:
@@ -159,17 +225,14 @@ def _stems(known: Mapping[str, int], ids: Sequence[str]) -> dict[str, int]:
     return stems
 
 
-def _vm_node(
-    known: VmNode | None,
-    vm: VmId,
-    name: str,
-    points: Sequence[tuple[str, PointId]],
-    stems: Mapping[str, int],
-) -> VmNode:
-    if known is not None and known.name == name and known.shows(points):
+def _vm_node(known: VmNode | None, listed: ListedVm, stems: Mapping[str, int]) -> VmNode:
+    name, points = listed.name, listed.points
+    is_same_vm = known is not None and known.name == name
+    if known is not None and is_same_vm and known.shows(points):
         return known
     before = {} if known is None else {node.point: node for node in known.listed}
     nodes: dict[str, PointNode] = {}
+    latest = None
     taken = {LATEST}
     for plain, point in points:
         shown = unique_name(harmless(plain), taken, point)
@@ -178,7 +241,10 @@ def _vm_node(
         if node is None or node.name != shown:
             node = PointNode(point, stems[point], shown)
         nodes[shown] = node
+        if point == listed.latest:
+            latest = node
     points_then = [] if known is None else list(known.points.values())
-    if known is not None and known.name == name and points_then == list(nodes.values()):
+    if known is not None and is_same_vm and points_then == list(nodes.values()):
         return known
-    return VmNode(vm, stems[_key(vm)], name, nodes, sorted(nodes.values(), key=_stem))
+    in_order = sorted(nodes.values(), key=_stem)
+    return VmNode(listed.vm, stems[_key(listed.vm)], name, nodes, in_order, latest)

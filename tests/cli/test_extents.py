@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from cbtfs.store.repository import create_repository
 from cbtfs.store.settings import new_settings
-from tests.cli.support import Outcome, Run, process, runner
+from tests.cli.support import Run, process, runner
 from tests.support import BLOCK, add_point
 
 BLOCKS = 200
@@ -84,8 +84,21 @@ def test_words_are_columns(repository: Path) -> None:
     extents = process("--repo", repository, "extents", first.point, "d")
     diff = process("--repo", repository, "diff", first.point, "vm@latest", "d")
 
-    assert extents == Outcome(0, f"0 {BLOCK} data\n", "")
-    assert diff == Outcome(0, f"0 {BLOCK + 3}\n", "")
+    assert (extents.code, extents.out) == (0, f"0 {BLOCK} data\n")
+    assert (diff.code, diff.out) == (0, f"0 {BLOCK + 3}\n")
+
+
+def test_the_points_that_names_mean_are_said_beside_the_data(repository: Path) -> None:
+    first = add_point(repository, {"d": b"\x01" * BLOCK})
+    second = add_point(repository, {"d": b"\x02" * BLOCK})
+
+    done = process("--repo", repository, "diff", first.point, "vm@latest", "d", "--json")
+
+    assert done.document == [{"start": 0, "length": BLOCK}]
+    assert done.err.splitlines() == [
+        f"cbtfs: {first.point}: vm@2026-01-01T00-00-01Z (point {first.point[:12]})",
+        f"cbtfs: vm@latest: vm@2026-01-01T00-00-02Z (point {second.point[:12]})",
+    ]
 
 
 def test_an_empty_disk_has_no_extents(run: Run, repository: Path) -> None:

@@ -131,7 +131,12 @@ def test_a_list_since_the_newest_point_is_believed(
     assert ingest("--changed", changes).document["kind"] == "incremental"
 
 
-@pytest.mark.parametrize("since", ["web@latest", "f" * 32, "other@latest", "web@yesterday"])
+NOT_CERTAIN = ["web@latest", "web@latest~0", "web@good", "web@-0min", "web@2099-01-01", "web"]
+
+
+@pytest.mark.parametrize(
+    "since", [*NOT_CERTAIN, "web@2099-01-01T00:00Z", "f" * 32, "other@latest", "web@yesterday"]
+)
 def test_a_list_since_no_certain_point_is_not_believed(
     ingest: Ingest, tmp_path: Path, since: str
 ) -> None:
@@ -149,6 +154,7 @@ def test_a_list_since_no_certain_point_is_not_believed(
         (["--full", "--incremental-only"], 2, "exclude each other"),
         (["--incremental-only"], 32, "without --incremental-only"),
         (["--time", "yesterday"], 2, "RFC 3339"),
+        (["--time", "9999-01-01T00:00:00Z"], 2, "ten minutes ahead of the clock"),
         (["--changed", "/nonexistent"], 2, "cannot read the change list"),
         (["--changed", "other=/nonexistent"], 2, "cannot read the change list"),
         (["--disk", "data"], 2, "one SOURCE is for one --disk"),

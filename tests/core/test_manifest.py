@@ -129,6 +129,7 @@ WHOLE = a_manifest(
     a_disk(parent=PointId(ID), change_id="52 4e/7", suspect="why", audit={"blocks": 3}),
 )
 OPTIONAL = {"vcenter", "instance_uuid", "parent", "change_id", "suspect", "audit", "verified"}
+OPTIONAL |= {"time_source"}
 
 
 def members(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

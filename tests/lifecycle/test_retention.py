@@ -68,7 +68,8 @@ def expected(policy: Policy, history: list[Candidate]) -> set[PointId]:
     }
     found = {each.point for each in history if each.is_protected or policy.tags & {*each.tags}}
     ordered = sorted(history, key=age)
-    found |= {each.point for each in ordered[::-1][: policy.last]}
+    by_capture = sorted(history, key=lambda each: each.order, reverse=True)
+    found |= {each.point for each in by_capture[: policy.last]}
     for rule, key in keys.items():
         newest = {key(local[each.point]): each for each in ordered}
         winners = sorted(newest.values(), key=age, reverse=True)
@@ -123,9 +124,22 @@ def test_a_point_that_was_captured_by_a_wrong_clock_takes_the_place_of_one_at_mo
 def test_the_point_captured_last_stays_whatever_time_another_has() -> None:
     wrong, last = point_at(1, START + timedelta(days=5000)), point_at(2, START)
 
-    decisions = decide(Policy(last=1), [wrong, last], NOW)
+    by_count = decide(Policy(last=1), [wrong, last], NOW)
+    by_period = decide(Policy(daily=1), [wrong, last], NOW)
 
-    assert [each.reasons for each in decisions] == [("last 1 of 1",), ("captured last",)]
+    assert [each.reasons for each in by_count] == [(), ("last 1 of 1",)]
+    assert [each.reasons[-1] for each in by_period] == ["daily 2039-09-10", "captured last"]
+
+
+def test_last_and_within_follow_the_order_of_capture_when_an_older_image_is_imported() -> None:
+    times = [START, START + timedelta(days=1), START - timedelta(days=400)]
+    history = [point_at(number, moment) for number, moment in enumerate(times)]
+
+    by_count = kept(decide(Policy(last=2), history, NOW))
+    within = kept(decide(Policy(within=timedelta(days=7)), history, NOW))
+
+    assert by_count == {history[1].point, history[2].point}
+    assert within == {each.point for each in history}  # counted from the point captured last
 
 
 def test_each_decision_names_its_rules() -> None:

@@ -151,5 +151,5 @@ def test_a_point_may_have_as_many_disks_as_an_ingest_takes() -> None:
         assert stem == STEM
         assert found is not None
         assert found[0] is disk
-    with pytest.raises(DataCorrupt, match="at most 4094"):
+    with pytest.raises(DataCorrupt, match="at most 4093"):
         files_of(_manifest(*disks, _disk(MAX_DISKS, "one more")), STEM)

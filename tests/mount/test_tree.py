@@ -1,6 +1,7 @@
 import random
 import unicodedata
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -9,10 +10,11 @@ from hypothesis import strategies as st
 from cbtfs.core.ids import PointId, VmId
 from cbtfs.core.manifest import Vm
 from cbtfs.core.moment import parse_moment, point_name
+from cbtfs.core.vmname import Bearer, Capture, names_of
 from cbtfs.mount import numbers
-from cbtfs.mount.entry import Entry, harmless, nanoseconds, time_of_name
+from cbtfs.mount.entry import Entry, Form, harmless, nanoseconds, time_of_name
 from cbtfs.mount.numbers import ROOT, inode_of, stem_and_slot
-from cbtfs.mount.tree import Tree, VmNode, grown
+from cbtfs.mount.tree import ListedVm, Tree, VmNode, grown
 
 pytestmark = pytest.mark.mounts
 
@@ -37,15 +39,26 @@ def _with_ids(vms: dict[VmId, tuple[str, list[str]]], ids: Iterator[PointId]) ->
     }
 
 
-def _listed(vms: Vms) -> list[tuple[Vm, list[tuple[str, PointId]]]]:
+def _listed(vms: Vms) -> list[ListedVm]:
+    bearers = [
+        Bearer(Vm(vm, name, name), {name: Capture(True, order, 0)})
+        for order, (vm, (name, _)) in enumerate(vms.items())
+    ]
+    directories = names_of(bearers).directories
     return [
-        (Vm(vm, "", directory), [(name, point) for point, name in points.items()])
-        for vm, (directory, points) in vms.items()
+        ListedVm(
+            vm,
+            directories[vm],
+            [(name, point) for point, name in points.items()],
+            next(iter(points), None),
+        )
+        for vm, (_, points) in vms.items()
     ]
 
 
-def _one_vm(points: list[PointId]) -> list[tuple[Vm, list[tuple[str, PointId]]]]:
-    return [(Vm(VmId("0" * 32), "vm", "vm"), [(point[:8], point) for point in points])]
+def _one_vm(points: list[PointId]) -> list[ListedVm]:
+    listed = [(point[:8], point) for point in points]
+    return [ListedVm(VmId("0" * 32), "vm", listed, points[-1], ("before", "vm"))]
 
 
 def _pages(node: VmNode, after: int, size: int) -> list[tuple[Entry, int]]:
@@ -132,14 +145,59 @@ def test_a_listing_while_points_come_and_go_has_each_that_stays_once() -> None:
     assert {point[:8] for point in staying} <= set(found)
 
 
-def test_latest_is_the_point_captured_last() -> None:
+def test_latest_is_the_point_that_the_catalog_says() -> None:
     points = [PointId(f"{number:032x}") for number in (3, 1, 2)]
 
-    vm = grown(Tree(), _one_vm(points)).listed[0]
+    for latest in points:
+        (listed,) = _one_vm(points)
+        vm = grown(Tree(), [replace(listed, latest=latest)]).listed[0]
 
-    assert vm.latest is not None
-    assert vm.latest.point == points[-1]
-    assert vm.link.size == len(vm.latest.name)
+        assert vm.latest is not None
+        assert vm.latest.point == latest
+        assert vm.link.size == len(vm.latest.name)
+        assert next(entry.name for entry, _ in vm.entries()) == "latest"
+
+
+def test_a_name_that_the_vm_had_before_is_found_and_not_listed() -> None:
+    tree = grown(Tree(), _one_vm([PointId("1" * 32)]))
+    found = tree.find("before")
+
+    assert [entry.name for entry, _ in tree.entries()] == ["vm"]
+    assert found is not None
+    assert (found.form, found.name, found.is_fleeting) == (Form.LINK, "before", True)
+    assert tree.find("vm") == tree.listed[0].entry
+    assert tree.find("after") is None
+
+
+@given(VMS)
+def test_the_folder_of_ids_has_each_vm_once(vms: Vms) -> None:
+    tree = grown(Tree(), _listed(vms))
+    entries = [entry for entry, _ in tree.entries_by_id()]
+
+    assert {entry.name for entry in entries} == vms.keys()
+    assert all(tree.find_by_id(entry.name) == entry for entry in entries)
+    assert tree.find_by_id("0" * 31) is None
+    for _, points in vms.values():
+        assert all(
+            tree.find_by_id(point) is None for point in points if str(point) not in {*map(str, vms)}
+        )
+
+
+def test_a_name_that_changes_hands_leaves_numbers_and_nodes_as_they_are() -> None:
+    points = [PointId(f"{number:032x}") for number in range(4)]
+    a, b = VmId("a" * 32), VmId("b" * 32)
+    first = ListedVm(a, "web1", [("p0", points[0])], points[0])
+    tree = grown(Tree(), [first])
+    then = grown(
+        tree,
+        [replace(first, name="web1~aaaaaaaa"), ListedVm(b, "web1", [("p1", points[1])], points[1])],
+    )
+
+    assert then.vms["web1~aaaaaaaa"].entry.inode == tree.vms["web1"].entry.inode
+    assert then.vms["web1"].entry.inode != tree.vms["web1"].entry.inode
+    assert then.vms["web1~aaaaaaaa"].points["p0"] is tree.vms["web1"].points["p0"]
+    assert then.find_by_id(a) == replace(then.vms["web1~aaaaaaaa"].by_id)
+    assert then.vms["web1~aaaaaaaa"].name_from_by_id == "../web1~aaaaaaaa"
 
 
 def test_what_did_not_change_is_shared() -> None:
@@ -177,7 +235,7 @@ def test_a_new_point_costs_what_its_own_vm_has(monkeypatch: pytest.MonkeyPatch) 
         vm: [(f"point {n}", PointId(f"{m:016x}{n:016x}")) for n in range(10)]
         for m, vm in enumerate(vms)
     }
-    before = grown(Tree(), [(Vm(vm, "", vm), points[vm]) for vm in vms])
+    before = grown(Tree(), [ListedVm(vm, vm, points[vm], None) for vm in vms])
     asked = list[str]()
 
     def counting(name: str) -> str:
@@ -186,9 +244,9 @@ def test_a_new_point_costs_what_its_own_vm_has(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr("cbtfs.mount.tree.harmless", counting)
     points[vms[7]].append(("new", PointId("f" * 32)))
-    after = grown(before, [(Vm(vm, "", vm), points[vm]) for vm in vms])
+    after = grown(before, [ListedVm(vm, vm, points[vm], None) for vm in vms])
 
-    assert len(asked) == len(vms) + len(points[vms[7]])
+    assert len(asked) == len(points[vms[7]])
     assert [a is b for a, b in zip(after.vms.values(), before.vms.values(), strict=True)] == [
         vm != vms[7] for vm in vms
     ]

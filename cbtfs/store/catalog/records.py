@@ -9,11 +9,14 @@ import struct
 import sys
 import zlib
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 
 from cbtfs.core.blockmap import FANOUT
 from cbtfs.core.frame import Codec, Frame, Kind
-from cbtfs.core.ids import DIGEST_BYTES, Digest, ObjectId, PackId
+from cbtfs.core.ids import DIGEST_BYTES, Digest, ObjectId, PackId, PointId
+from cbtfs.core.manifest import Manifest
+from cbtfs.core.moment import parse_moment
 from cbtfs.errors import DataCorrupt
 
 MAP: Final = b"map"
@@ -25,7 +28,7 @@ DIGESTS: Final = b"digests"
 POINTS: Final = b"points"
 """Point id -> its manifest, and its state; replaced when the state changes."""
 ORDER: Final = b"order"
-"""VM id, order number, point id -> the point's name: the points of a VM in order."""
+"""VM id, order number, point id -> name and times of the point: the points of a VM in order."""
 VMS: Final = b"vms"
 """VM id -> what its newest manifest says of the VM; replaced with each point."""
 PACKS: Final = b"packs"
@@ -243,6 +246,64 @@ def decode_pack(payload: bytes) -> PackRecord:
     except struct.error as exc:
         raise CatalogDamaged("an entry of packs is none") from exc
     return PackRecord(PackId(pack.hex()), size, objects)
+
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_TICK: Final = timedelta(microseconds=1)
+_ENTRY = struct.Struct("<qqBB")
+_NUMBERED: Final = 1
+_GIVEN: Final = 2
+
+
+class PointEntry(NamedTuple):
+    """What names of points and VMs are found by, of one point."""
+
+    order: int
+    point: PointId
+    name: str
+    """Of the point in the mount."""
+    vm_name: str
+    """What the VM was called at this point."""
+    time: datetime
+    committed_us: int
+    """Microseconds from 1970 to the commit, by the clock of the program that wrote it."""
+    is_numbered: bool
+    """Whether its order number is above those of all VMs' earlier points."""
+    is_clocked: bool
+    """Whether a clock told its time."""
+
+
+def encode_entry(manifest: Manifest) -> bytes:
+    """The times of a point in microseconds since 1970, flags, its name and its VM's."""
+    flags = _NUMBERED if manifest.time_source is not None else 0
+    flags |= 0 if manifest.is_clocked else _GIVEN
+    name = manifest.name.encode()
+    head = _ENTRY.pack(_ticks(manifest.time), _ticks(manifest.committed), flags, len(name))
+    return head + name + manifest.vm.name.encode("utf-8", "surrogatepass")
+
+
+def decode_entry(order: int, point: PointId, payload: bytes) -> PointEntry:
+    try:
+        time, committed, flags, length = _ENTRY.unpack_from(payload)
+        name = payload[_ENTRY.size : _ENTRY.size + length].decode()
+        vm_name = payload[_ENTRY.size + length :].decode("utf-8", "surrogatepass")
+        moment = _EPOCH + timedelta(microseconds=time)
+    except (struct.error, ValueError, OverflowError) as exc:
+        raise CatalogDamaged("an entry of order is none") from exc
+    return PointEntry(
+        order,
+        point,
+        name,
+        vm_name,
+        moment,
+        committed,
+        bool(flags & _NUMBERED),
+        not flags & _GIVEN,
+    )
+
+
+def _ticks(moment: str) -> int:
+    return (parse_moment(moment) - _EPOCH) // _TICK
 
 
 _LENGTHS = struct.Struct("<II")

@@ -26,6 +26,7 @@ from cbtfs.store.catalog.records import (
     close_value,
     decode_ids,
     encode_children,
+    encode_entry,
     encode_ids,
     encode_location,
     encode_pack,
@@ -147,7 +148,7 @@ class Update(View):
         vm = bytes.fromhex(manifest.vm.id)
         point = bytes.fromhex(manifest.point)
         self._put(POINTS, point, encode_point(record))
-        self._put(ORDER, vm + number_key(manifest.order) + point, manifest.name.encode())
+        self._put(ORDER, vm + number_key(manifest.order) + point, encode_entry(manifest))
         newest, _ = next(self.points_of(manifest.vm.id, newest_first=True))
         if newest == manifest.order:
             self._put(VMS, vm, json.dumps(asdict(manifest.vm)).encode())

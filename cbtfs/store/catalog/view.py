@@ -24,8 +24,10 @@ from cbtfs.store.catalog.records import (
     Location,
     OtherSchema,
     PackRecord,
+    PointEntry,
     PointRecord,
     decode_children,
+    decode_entry,
     decode_ids,
     decode_location,
     decode_pack,
@@ -41,7 +43,7 @@ from cbtfs.store.digest import digest_of, node_content
 GENERATION = b"generation"
 POINTS_VERSION = b"points version"
 SCHEMA = b"schema"
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 NEXT_OBJECT = b"next object"
 NEXT_PACK = b"next pack"
 LEFT_OUT = b"left out"
@@ -253,14 +255,25 @@ class View:
         for order, point, _ in self._ordered(vm, newest_first=newest_first):
             yield order, point
 
+    def entries_of(self, vm: VmId) -> Iterator[PointEntry]:
+        """Names and times of each point of *vm*, in the order of their capture."""
+        for order, point, payload in self._ordered(vm):
+            yield decode_entry(order, point, payload)
+
+    def newest_entry(self, vm: VmId) -> PointEntry | None:
+        """The entry of the point of *vm* that was captured last; None if it has none."""
+        for order, point, payload in self._ordered(vm, newest_first=True):
+            return decode_entry(order, point, payload)
+        return None
+
     def names_of(self, vm: VmId) -> Iterator[tuple[str, PointId]]:
         """Name in the mount and id of each point of *vm*, in the order of their capture."""
-        for _, point, name in self._ordered(vm):
-            yield name, point
+        for entry in self.entries_of(vm):
+            yield entry.name, entry.point
 
     def _ordered(
         self, vm: VmId, *, newest_first: bool = False
-    ) -> Iterator[tuple[int, PointId, str]]:
+    ) -> Iterator[tuple[int, PointId, bytes]]:
         prefix = bytes.fromhex(vm)
         cursor = self._transaction.cursor(self._databases[ORDER])
         if newest_first:
@@ -275,8 +288,8 @@ class View:
         for key, value in entries:
             if not key.startswith(prefix):
                 return
-            name = open_value(ORDER, key, value).decode()
-            yield int.from_bytes(key[16:24], "big"), PointId(key[24:].hex()), name
+            payload = open_value(ORDER, key, value)
+            yield int.from_bytes(key[16:24], "big"), PointId(key[24:].hex()), payload
 
     # Numbers
 

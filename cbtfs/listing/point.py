@@ -1,28 +1,24 @@
-"""Which restore points there are, and the one that a user means."""
+"""Restore points as listings show them, decoded from the catalog."""
 
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cbtfs.core.blockmap import Shape
+from cbtfs.core.dated import Dated
 from cbtfs.core.frame import Kind
 from cbtfs.core.ids import NULL_DIGEST, PointId, VmId
 from cbtfs.core.manifest import (
     DiskRecord,
     Manifest,
     PointState,
-    Vm,
     decode_manifest,
     decode_state,
     unknown_state,
 )
-from cbtfs.core.names import printable
-from cbtfs.errors import PointNotFound
+from cbtfs.core.moment import parse_moment
+from cbtfs.core.vmname import VmNames
 from cbtfs.store.catalog.records import CatalogDamaged, PointRecord
 from cbtfs.store.catalog.view import View
-from cbtfs.store.repository import Repository
-
-_HEX = re.compile(r"[0-9a-f]+\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +31,27 @@ class Point:
     """A block map of it is missing: reads fail."""
     is_missing: bool = False
     """Its manifest is missing from points/: only the catalog knows it."""
+    vm_label: str | None = None
+    """What commands call its VM now; None where nobody has looked."""
+    vm_directory: str | None = None
+    """The VM's directory in the mount; None where nobody has looked."""
+
+    @property
+    def directory(self) -> str:
+        """The VM's directory in the mount, or the one on record."""
+        return self.vm_directory or self.manifest.vm.directory
+
+    @property
+    def spelled(self) -> str:
+        """The point's name as commands take it: VM@NAME."""
+        return f"{self.vm_label or self.manifest.vm.name}@{self.manifest.name}"
+
+    @property
+    def dated(self) -> Dated:
+        """When it was captured and the moment that it shows."""
+        manifest = self.manifest
+        time = parse_moment(manifest.time)
+        return Dated(manifest.point, manifest.order, time, manifest.is_clocked)
 
     @property
     def suspect(self) -> str | None:
@@ -57,6 +74,12 @@ class Point:
             "protected": self.state.is_protected,
         }
         return [mark for mark, holds in facts.items() if holds]
+
+
+def labelled(point: Point, names: VmNames) -> Point:
+    """Return *point* with what its VM is called now."""
+    vm = point.manifest.vm.id
+    return replace(point, vm_label=names.labels.get(vm), vm_directory=names.directories.get(vm))
 
 
 def decode(view: View, point: PointId, record: PointRecord) -> Point:
@@ -90,62 +113,3 @@ def points(view: View, vm: VmId | None = None) -> Iterator[Point]:
             record = view.point(point)
             if record is not None:
                 yield decode(view, point, record)
-
-
-def find_vms(view: View, name: str) -> list[Vm]:
-    """The VMs of that name, directory in the mount, or id."""
-    return [vm for vm in view.vms().values() if name in (vm.name, vm.directory, vm.id)]
-
-
-def find_vm(view: View, name: str) -> Vm:
-    """The one VM of that name; PointNotFound if there is none or more than one."""
-    found = find_vms(view, name)
-    if not found:
-        raise PointNotFound(f"no VM {printable(name)!r} here: 'cbtfs list' shows what there is")
-    if len(found) > 1:
-        names = ", ".join(sorted(vm.directory for vm in found))
-        raise PointNotFound(f"VM {printable(name)!r} is ambiguous: name one of {names}")
-    return found[0]
-
-
-def find_point(repository: Repository, spec: str) -> Point:
-    """The point that *spec* means: VM@latest, VM@TIME as the mount spells it, or an id prefix.
-
-    PointNotFound if it means none, or several: then the message lists them.
-    """
-    with repository.catalog.view() as view:
-        name, at, which = spec.rpartition("@")
-        candidates = list(_of_vm(view, name, which)) if at else _by_prefix(view, spec)
-        if len(candidates) == 1:
-            record = view.point(candidates[0])
-            if record is not None:
-                return decode(view, candidates[0], record)
-        if candidates:
-            shown = ", ".join(candidates[:8]) + (" …" if len(candidates) > 8 else "")
-            raise PointNotFound(f"point {printable(spec)!r} is ambiguous: name one of {shown}")
-    raise PointNotFound(f"no point {printable(spec)!r}: 'cbtfs list' shows what there is")
-
-
-def _by_prefix(view: View, prefix: str) -> list[PointId]:
-    return view.point_ids(prefix) if _HEX.match(prefix) else []
-
-
-def _of_vm(view: View, name: str, which: str) -> Iterator[PointId]:
-    vm = find_vm(view, name)
-    if which == "latest":
-        newest = next(view.points_of(vm.id, newest_first=True), None)
-        if newest is not None:
-            yield newest[1]
-        return
-    for found, point in view.names_of(vm.id):
-        if found == which:
-            yield point
-
-
-def find_disk(point: Point, label: str) -> DiskRecord:
-    """The disk of that label or id; PointNotFound names those that there are."""
-    disk = point.manifest.disk(label)
-    if disk is None:
-        labels = ", ".join(printable(each.label) for each in point.manifest.disks)
-        raise PointNotFound(f"no disk {printable(label)!r} in this point: it has {labels}")
-    return disk

@@ -1,0 +1,210 @@
+"""Completion of VMs, points and disks in the shell, from the catalog alone.
+
+Everything else, options and commands, is left to the command line's library. Names come from
+outside, and shells evaluate what they are offered: none is offered that could do harm there.
+"""
+
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Final
+
+from cbtfs.core.ids import PointId
+from cbtfs.core.manifest import decode_manifest
+from cbtfs.core.settings import decode_settings
+from cbtfs.core.vmname import Bearer, VmNames
+from cbtfs.errors import CbtfsError
+from cbtfs.store.catalog.catalog import Catalog
+from cbtfs.store.catalog.naming import present_names, vm_names
+from cbtfs.store.catalog.view import View
+from cbtfs.store.files import load_file
+
+_ARGUMENTS: Final[Mapping[str, tuple[str, ...]]] = {
+    "list": ("vm",),
+    "show": ("point",),
+    "protect": ("point",),
+    "tag": ("point",),
+    "extents": ("point", "disk"),
+    "diff": ("point", "point", "disk"),
+    "restore": ("point", "disk"),
+    "stats": ("point",),
+    "forget": ("exact", "..."),
+}
+"""What each argument of a command names; "..." repeats the one before it."""
+_FLAGS: Final = frozenset(
+    {"--json", "--force", "--keep-going", "--dry-run", "--prune", "--off", "--help", "-h"}
+)
+"""Options without a value; any other takes the next word."""
+_KEYWORDS: Final = ("latest", "good")
+_BASH_BREAKS: Final = "@:="
+"""Characters at which bash ends a word: it takes what is offered for what follows the last."""
+_SHELL_SAFE: Final = frozenset("._@:~+-,%=/")
+_SETTINGS_BYTES: Final = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A command line up to the cursor."""
+
+    words: Sequence[str]
+    """The words before the one that is completed, without the program's name."""
+    word: str
+
+
+def answer(environment: Mapping[str, str]) -> str | None:
+    """Return what the shell's script expects; None if the line asks for no name of a repository.
+
+    An empty answer if the repository cannot be opened: a shell has no place for an error.
+    """
+    shell = environment.get("_CBTFS_COMPLETE", "").removeprefix("complete_")
+    line = _line(shell, environment)
+    asked = None if line is None else _asked(line)
+    if line is None or asked is None:
+        return None
+    try:
+        path = _repository(line.words, environment)
+        found = [] if path is None else list(_names(path, *asked, line.word))
+    except (CbtfsError, OSError, ValueError):
+        found = []
+    return _format(shell, environment, line.word, found)
+
+
+def _line(shell: str, environment: Mapping[str, str]) -> Line | None:
+    if shell == "bash":
+        words = _joined(
+            environment.get("COMP_WORDS", "").split("\n"), int(environment.get("COMP_CWORD", 0))
+        )
+        return Line(words[1:-1], words[-1]) if len(words) > 1 else None
+    if shell in ("zsh", "fish"):
+        text = environment.get("_TYPER_COMPLETE_ARGS", "")
+        try:
+            words = shlex.split(text)
+        except ValueError:
+            return None
+        if text.endswith(" "):
+            words.append("")
+        return Line(words[1:-1], words[-1]) if len(words) > 1 else None
+    return None
+
+
+def _joined(words: Sequence[str], current: int) -> list[str]:
+    """Bash's words up to the current one as the user wrote them: `web01`, `@`, `la` are one."""
+    found: list[str] = []
+    is_open = False
+    for word in (*words, "")[: current + 1]:
+        is_break = bool(word) and not word.strip(_BASH_BREAKS)
+        plain = word.replace("\\", "")
+        if found and (is_break or is_open):
+            found[-1] += plain
+        else:
+            found.append(plain)
+        is_open = is_break
+    return found
+
+
+def _asked(line: Line) -> tuple[str, Sequence[str]] | None:
+    """What the word is to name, and the arguments before it; None if no name is asked for."""
+    words, arguments = iter(line.words), list[str]()
+    for word in words:
+        if word.startswith("-") and word != "-":
+            if word in _FLAGS or "=" in word:
+                continue
+            if next(words, None) is None:
+                return None  # the word is an option's value
+        else:
+            arguments.append(word)
+    kinds = _ARGUMENTS.get(arguments[0], ()) if arguments else ()
+    at = len(arguments) - 1
+    if line.word.startswith("-") or not kinds:
+        return None
+    if kinds[-1] == "...":
+        return kinds[min(at, len(kinds) - 2)], arguments[1:]
+    return (kinds[at], arguments[1:]) if at < len(kinds) else None
+
+
+def _repository(words: Sequence[str], environment: Mapping[str, str]) -> Path | None:
+    options = dict(pairwise(words))
+    options |= dict(word.split("=", 1) for word in words if word.startswith("--") and "=" in word)
+    if "--repo" in options:
+        return Path(options["--repo"]).expanduser()
+    from cbtfs.config import load_config
+
+    config = options.get("--config")
+    return load_config(None if config is None else Path(config).expanduser(), environment).repo
+
+
+def _names(path: Path, kind: str, before: Sequence[str], word: str) -> Iterator[str]:
+    decode_settings(load_file(path / "repository.json", _SETTINGS_BYTES))
+    catalog = Catalog(path / "catalog", is_writable=False)
+    try:
+        with catalog.view() as view:
+            found = _disks(view, before) if kind == "disk" else _points(view, kind, word)
+            yield from sorted({name for name in found if name.startswith(word)})
+    finally:
+        catalog.close()
+
+
+def _points(view: View, kind: str, word: str) -> Iterator[str]:
+    """VMs and, once it is clear which VM is meant, its points."""
+    names = present_names(view)
+    name, at, _ = word.rpartition("@")
+    bearer = names.find(name) if at and kind != "vm" else None
+    if bearer is not None:
+        entries = view.entries_of(bearer.vm.id)
+        yield from (f"{name}@{entry.name}" for entry in entries)
+        yield from (f"{name}@{each}" for each in _KEYWORDS if kind == "point")
+    labels = [_offered(names, each) for each in names.bearers]
+    matching = [label for label in labels if label.startswith(word)]
+    yield from matching
+    if len(matching) == 1 and kind != "vm":
+        yield f"{matching[0]}@"
+
+
+def _offered(names: VmNames, bearer: Bearer) -> str:
+    """What a VM is called in a shell: its directory in the mount where its name might do harm."""
+    label = names.labels[bearer.vm.id]
+    return label if label.isprintable() else names.directories[bearer.vm.id]
+
+
+def _disks(view: View, before: Sequence[str]) -> list[str]:
+    """The labels of the point that was named, or of its VM's point captured last."""
+    point = _point(view, before[-1]) if before else None
+    record = None if point is None else view.point(point)
+    return [] if record is None else [disk.label for disk in decode_manifest(record.manifest).disks]
+
+
+def _point(view: View, spec: str) -> PointId | None:
+    name, at, which = spec.rpartition("@")
+    names = present_names(view)
+    bearer = (names.find(name) if at else None) or names.find(spec)
+    if bearer is None:
+        bearer = vm_names(view).find(name if at else spec)
+    if bearer is None:
+        ids = view.point_ids(spec) if spec and not spec.strip("0123456789abcdef") else []
+        return ids[0] if len(ids) == 1 else None
+    exact = (entry for entry in view.entries_of(bearer.vm.id) if entry.name == which)
+    entry = next(exact, None) or view.newest_entry(bearer.vm.id)
+    return None if entry is None else entry.point
+
+
+def _format(shell: str, environment: Mapping[str, str], word: str, found: Iterable[str]) -> str:
+    names = [name for name in found if name.isprintable()]
+    if shell == "bash":
+        cut = max(word.rfind(each) for each in _BASH_BREAKS) + 1
+        return "\n".join(_escaped(name[cut:]) for name in names)
+    if shell == "zsh":
+        plain = [n for n in names if all(c.isalnum() or c in _SHELL_SAFE for c in n)]
+        quoted = " ".join('"' + name.replace(":", r"\\:") + '"' for name in plain)
+        return f"_arguments '*: :(({quoted}))'" if plain else ""
+    if environment.get("_TYPER_COMPLETE_FISH_ACTION") == "is-args":
+        if not names:
+            raise SystemExit(1)
+        return ""
+    return "\n".join(names)
+
+
+def _escaped(name: str) -> str:
+    """*name* as bash reads it back: a backslash before what means something to it."""
+    return "".join(c if c.isalnum() or c in _SHELL_SAFE else f"\\{c}" for c in name)

@@ -1,0 +1,149 @@
+"""The grammar of point names: what a user may write behind `VM@`, as typed requests.
+
+Pure: the caller passes the clock's time and the time zone. A time means the newest point that is
+not later than the end of the unit that was written, so that every form of it becomes one moment.
+"""
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from typing import Final
+
+_LATEST: Final = re.compile(r"latest(?:~(\d{1,9}))?\Z", re.ASCII)
+_RELATIVE: Final = re.compile(r"-(\d{1,9})(min|h|d|w)\Z", re.ASCII)
+_TIME: Final = re.compile(
+    r"(\d{4}-\d\d-\d\d)(?:[Tt ](\d\d:\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?)?([Zz]|[+-]\d\d:\d\d)?\Z",
+    re.ASCII,
+)
+_MOUNT: Final = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d)-(\d\d)-(\d\d)Z(?:-\d+)?\Z", re.ASCII)
+_HEX: Final = re.compile(r"[0-9a-f]{1,32}\Z", re.ASCII)
+_UNITS: Final = {
+    "min": timedelta(minutes=1),
+    "h": timedelta(hours=1),
+    "d": timedelta(days=1),
+    "w": timedelta(weeks=1),
+}
+_TICK: Final = timedelta(microseconds=1)
+"""Points have times to the microsecond."""
+
+FORMS: Final = (
+    "latest, latest~1, good, -2d, 2026-11-20, 2026-11-20T14:00, 2026-11-20T14:00:03Z, "
+    "2026-11-20T14-00-03Z or the start of an id"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """The time and time zone that names are read by."""
+
+    now: datetime
+    """Aware. Only relative names depend on it."""
+    zone: tzinfo
+    """The zone of times that are written without an offset."""
+
+
+@dataclass(frozen=True, slots=True)
+class Latest:
+    """The latest point, or the one that is *back* points older."""
+
+    back: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Good:
+    """The latest point of those that are neither damaged nor suspect."""
+
+
+@dataclass(frozen=True, slots=True)
+class Until:
+    """The newest point that is not later than *last*."""
+
+    last: datetime
+    """The last microsecond of the unit that was written, in UTC."""
+    exact: datetime | None = None
+    """The moment itself, where date, seconds and offset were all written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spelled:
+    """The point of exactly that name: a time as the mount spells it."""
+
+    moment: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class IdPrefix:
+    """The point whose id starts with *digits*."""
+
+    digits: str
+
+
+Request = Latest | Good | Until | Spelled | IdPrefix
+
+
+def parse_request(text: str, here: Here) -> Request:
+    """Return the request that *text* makes; ValueError if it has none of the forms."""
+    if match := _LATEST.match(text):
+        return Latest(int(match[1] or 0))
+    if text == "good":
+        return Good()
+    if _HEX.match(text):
+        return IdPrefix(text)
+    try:
+        if match := _RELATIVE.match(text):
+            return Until((here.now - int(match[1]) * _UNITS[match[2]]).astimezone(UTC))
+        if match := _MOUNT.match(text):
+            date, hour, minute, second = match.groups()
+            return Spelled(datetime.fromisoformat(f"{date}T{hour}:{minute}:{second}+00:00"))
+        if match := _TIME.match(text):
+            return _until(match, here.zone)
+    except (ValueError, OverflowError) as exc:
+        raise ValueError(f"no such time: {text!r} ({exc})") from exc
+    raise ValueError(f"{text!r} is neither the name of a point nor a time: use e.g. {FORMS}")
+
+
+def _until(match: re.Match[str], zone: tzinfo) -> Until:
+    date, minutes, second, fraction, offset = match.groups()
+    micro = (fraction or "")[:6]
+    first = datetime.fromisoformat(
+        f"{date}T{minutes or '00:00'}:{second or '00'}.{micro.ljust(6, '0')}"
+    )
+    if minutes is None:
+        unit = timedelta(days=1)
+    elif second is None:
+        unit = timedelta(minutes=1)
+    else:
+        unit = timedelta(seconds=1) / 10 ** len(micro)
+    if offset is None:
+        return Until(_last_instant(first + (unit - _TICK), zone))
+    fixed = UTC if offset in "Zz" else _offset(offset)
+    last = (first + (unit - _TICK)).replace(tzinfo=fixed).astimezone(UTC)
+    is_whole = second is not None
+    return Until(last, first.replace(tzinfo=fixed).astimezone(UTC) if is_whole else None)
+
+
+def _offset(text: str) -> timezone:
+    hours, minutes = int(text[1:3]), int(text[4:6])
+    if minutes > 59:
+        raise ValueError("offset out of range")
+    return timezone(timedelta(hours=hours, minutes=minutes) * (-1 if text[0] == "-" else 1))
+
+
+def _last_instant(wall: datetime, zone: tzinfo) -> datetime:
+    """Return the last instant at which clocks in *zone* show no more than *wall*, in UTC.
+
+    Where clocks are set back and show it twice, that is the second time; where they are set
+    forward and never show it, the instant before they are.
+    """
+    first = wall.replace(tzinfo=zone, fold=0).astimezone(UTC)
+    second = wall.replace(tzinfo=zone, fold=1).astimezone(UTC)
+    if first <= second:
+        return second
+    low, high = second, first  # PEP 495: within a gap fold=1 is before the transition, fold=0 after
+    while high - low > _TICK:
+        middle = low + (high - low) // 2
+        if middle.astimezone(zone).replace(tzinfo=None) <= wall:
+            low = middle
+        else:
+            high = middle
+    return low

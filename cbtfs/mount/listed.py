@@ -1,0 +1,29 @@
+"""What the tree of names is made of: VMs and points as one view of the catalog lists them."""
+
+from collections.abc import Iterator
+
+from cbtfs.core.dated import Dated, latest
+from cbtfs.core.names import encode_name
+from cbtfs.core.vmname import names_of
+from cbtfs.listing import bearer
+from cbtfs.mount.tree import ListedVm
+from cbtfs.store.catalog.view import View
+
+
+def listed_vms(view: View) -> Iterator[ListedVm]:
+    """Yield each VM with its directory, which its name and its captures decide, and its points."""
+    vms = view.vms()
+    entries = {vm: list(view.entries_of(vm)) for vm in vms}
+    names = names_of(bearer(each, entries[vm]) for vm, each in vms.items())
+    former: dict[str, list[str]] = {}
+    for name, last in names.former.items():
+        former.setdefault(last.vm.id, []).append(encode_name(name))
+    for vm, points in entries.items():
+        newest = latest(Dated(e.point, e.order, e.time, e.is_clocked) for e in points)
+        yield ListedVm(
+            vm,
+            names.directories[vm],
+            [(entry.name, entry.point) for entry in points],
+            None if newest is None else newest.point,
+            former.get(vm, ()),
+        )
