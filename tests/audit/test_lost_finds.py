@@ -37,7 +37,7 @@ from tests.audit.support import (
 from tests.ingest.support import forget, lose_catalog, points
 from tests.source.fake import FakeDisk, FakeSnapshot
 from tests.support import BLOCK, EPOCH, new_repository, read_point
-from tools.crash.disks import take_all_but
+from tools.crash.disks import fill_disk
 from tools.crash.loop import loop_disk
 
 BLOCKS = 50
@@ -240,7 +240,7 @@ def test_a_disk_that_becomes_full_meanwhile(tmp_path: Path) -> None:
     class Filling(Silent):
         def read(self, extent: Extent) -> bytes | memoryview:
             if not filler.exists():
-                take_all_but(filler, 0)
+                fill_disk(filler, 0)
             return super().read(extent)
 
     with loop_disk(tmp_path, "ext4", 32 << 20) as loop:

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.mounts
 SEED = 20261123
 BUG = 70
 CALLS = 50
-"""More than a run makes: the last traps are not sprung."""
+"""More than a run makes: the last traps are not triggered."""
 NEEDED = {"fsync", "writev", "rename", "link"}
 """No run ends well without these."""
 
@@ -23,23 +23,23 @@ def test_a_call_that_fails_ends_the_run_with_a_reason_and_harms_nothing(
 ) -> None:
     campaign = Campaign(tmp_path, SEED)
     campaign.make_folders()
-    campaign.run_well()
+    campaign.run_undisturbed()
 
-    outcomes = [campaign.spring(call, action) for call in range(CALLS)]
+    outcomes = [campaign.trigger(call, action) for call in range(CALLS)]
     campaign.prove_all()
 
-    sprung = [outcome for outcome in outcomes if outcome.told("sprung")]
-    assert len(sprung) < len(outcomes)
-    assert {name for outcome in sprung for name in outcome.told("sprung")} >= NEEDED
-    assert [outcome.told("bug") for outcome in sprung if outcome.code == BUG] == []
-    assert [o for o in sprung if not o.code and o.told("sprung")[0] in NEEDED] == []
+    triggered = [outcome for outcome in outcomes if outcome.values("triggered")]
+    assert len(triggered) < len(outcomes)
+    assert {name for outcome in triggered for name in outcome.values("triggered")} >= NEEDED
+    assert [outcome.values("bug") for outcome in triggered if outcome.code == BUG] == []
+    assert [o for o in triggered if not o.code and o.values("triggered")[0] in NEEDED] == []
 
 
 def test_writes_that_the_system_cuts_short_are_gone_on_with(tmp_path: Path) -> None:
     campaign = Campaign(tmp_path, SEED)
 
     for _ in range(3):
-        campaign.write_little()
+        campaign.write_short()
 
     campaign.prove_all()
     assert campaign.points == 3

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from cbtfs.store.catalog.environment import Environment
-from tools.crash.child import Outcome, run_child
-from tools.crash.disks import take_all_but
+from tools.crash.child import ChildExit, run_child
+from tools.crash.disks import fill_disk
 from tools.crash.loop import LoopDisk, loop_disk
 
 pytestmark = pytest.mark.mounts
@@ -19,9 +19,9 @@ def disk(tmp_path: Path) -> Iterator[LoopDisk]:
         yield found
 
 
-def opened(folder: Path, *, is_writable: bool) -> Outcome:
+def opened(folder: Path, *, is_writable: bool) -> ChildExit:
     """How a process ends that opens a catalog, without a word to it."""
-    return run_child(lambda say: Environment(folder, is_writable=is_writable).close())
+    return run_child(lambda send: Environment(folder, is_writable=is_writable).close())
 
 
 def test_a_new_catalog_on_a_full_disk_is_an_error(disk: LoopDisk) -> None:
@@ -29,12 +29,12 @@ def test_a_new_catalog_on_a_full_disk_is_an_error(disk: LoopDisk) -> None:
     for folder in folders:
         folder.mkdir()
     filler = disk.mountpoint / "filler"
-    take_all_but(filler, 0)
+    fill_disk(filler, 0)
 
     ends = [opened(folder, is_writable=True) for folder in folders]
 
     assert ends[-1].code == 1
-    assert "No space left" in ends[-1].told("error")[0]
+    assert "No space left" in ends[-1].values("error")[0]
     assert {end.code for end in ends} <= {0, 1}
     filler.unlink()
     assert [opened(folder, is_writable=True).code for folder in folders] == [0] * 4
@@ -43,6 +43,6 @@ def test_a_new_catalog_on_a_full_disk_is_an_error(disk: LoopDisk) -> None:
 def test_a_full_disk_keeps_nobody_from_opening_a_catalog_for_reading(disk: LoopDisk) -> None:
     folder = disk.mountpoint / "catalog"
     assert opened(folder, is_writable=True).code == 0
-    take_all_but(disk.mountpoint / "filler", 0)
+    fill_disk(disk.mountpoint / "filler", 0)
 
     assert opened(folder, is_writable=False).code == 0

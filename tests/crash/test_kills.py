@@ -12,37 +12,37 @@ pytestmark = pytest.mark.mounts
 SEED = 20261122
 KILLS = 100
 CALLS = 50
-"""More than a run makes: the last traps are not sprung."""
+"""More than a run makes: the last traps are not triggered."""
 
 
-def say(text: str) -> None:
+def send(text: str) -> None:
     print(f"seed {SEED}: {text}")
 
 
 def test_kills_at_random_moments_touch_nothing_that_was_committed(tmp_path: Path) -> None:
     campaign = Campaign(tmp_path, SEED)
-    duration = median(campaign.run_well().seconds for _ in range(7))
+    duration = median(campaign.run_undisturbed().seconds for _ in range(7))
     moments = [duration * (n + 0.5) / KILLS for n in range(KILLS)]
     campaign.rnd.shuffle(moments)
 
-    while campaign.tally.kills < KILLS:
-        campaign.kill_after(moments[campaign.tally.runs % KILLS])
+    while campaign.counts.kills < KILLS:
+        campaign.kill_after(moments[campaign.counts.runs % KILLS])
     campaign.prove_all()
 
-    say(f"{campaign.tally}, {campaign.points} points, a run takes {duration:.3f} s")
+    send(f"{campaign.counts}, {campaign.points} points, a run takes {duration:.3f} s")
     assert campaign.points >= KILLS
 
 
 def test_a_kill_at_any_step_touches_nothing_that_was_committed(tmp_path: Path) -> None:
     campaign = Campaign(tmp_path, SEED)
     campaign.make_folders()
-    campaign.run_well()
+    campaign.run_undisturbed()
 
-    outcomes = [campaign.spring(call, "kill") for call in range(CALLS)]
+    outcomes = [campaign.trigger(call, "kill") for call in range(CALLS)]
     campaign.prove_all()
 
-    say(f"{campaign.tally}, {campaign.points} points")
-    steps = {name for outcome in outcomes for name in outcome.told("sprung")}
+    send(f"{campaign.counts}, {campaign.points} points")
+    steps = {name for outcome in outcomes for name in outcome.values("triggered")}
     assert steps >= {"writev", "fsync", "rename", "link", "replace", "catalog"}
     assert not outcomes[-1].is_killed
-    assert campaign.tally.unacknowledged > 0
+    assert campaign.counts.unacknowledged > 0

@@ -12,8 +12,8 @@ import pytest
 from cbtfs.store import files
 from tools.crash import replay
 from tools.crash.campaign import Campaign
-from tools.crash.child import Say, run_child
-from tools.crash.lives import VERBS, Lives, Verb
+from tools.crash.child import Send, run_child
+from tools.crash.lifecycle import OPERATIONS, Lifecycle, Operation
 from tools.crash.recording import parse, recorder
 from tools.crash.storage import Storage
 from tools.crash.traced import NotModelled, Trace
@@ -33,10 +33,10 @@ def _quiet() -> Iterator[None]:
 
 
 @pytest.fixture
-def lives(tmp_path: Path) -> Lives:
-    found = Lives(Campaign(tmp_path, SEED))
+def lifecycle(tmp_path: Path) -> Lifecycle:
+    found = Lifecycle(Campaign(tmp_path, SEED))
     for _ in range(3):
-        found.campaign.run_well()
+        found.campaign.run_undisturbed()
     return found
 
 
@@ -50,40 +50,40 @@ def contents(path: Path) -> dict[str, bytes | None]:
 
 
 def test_a_recording_that_is_played_to_its_end_is_what_stands_there(
-    lives: Lives, tmp_path: Path
+    lifecycle: Lifecycle, tmp_path: Path
 ) -> None:
-    for verb in VERBS:
-        recorded = replay.record(lives, verb, tmp_path / "recording")
+    for operation in OPERATIONS:
+        recorded = replay.record(lifecycle, operation, tmp_path / "recording")
 
         state = recorded.trace.storage.state(1 << 62, "kept", random.Random())
 
         played = {name: data for name, data in state.items() if "lock.mdb" not in name}
-        assert played == contents(lives.campaign.repository)
+        assert played == contents(lifecycle.campaign.repository)
         assert recorded.trace.counts["fdatasync"] > 0
 
 
-def flush_nothing(say: Say) -> None:
+def flush_nothing(send: Send) -> None:
     os.fsync = lambda fd: None
 
 
-def flush_no_folder(say: Say) -> None:
+def flush_no_folder(send: Send) -> None:
     files.sync_folder.__code__ = (lambda path: None).__code__
 
 
-def try_states(lives: Lives, recorded: replay.Recorded, victim: Path) -> None:
+def try_states(lifecycle: Lifecycle, recorded: replay.Recorded, victim: Path) -> None:
     for _ in range(200):
-        replay.try_state(lives, recorded, victim, is_thorough=False)
+        replay.try_state(lifecycle, recorded, victim, is_thorough=False)
 
 
 @pytest.mark.parametrize("break_it", [flush_nothing, flush_no_folder])
-@pytest.mark.parametrize("verb", ["ingest", "forget"])
+@pytest.mark.parametrize("operation", ["ingest", "forget"])
 def test_a_program_that_does_not_flush_is_found_out(
-    lives: Lives, tmp_path: Path, verb: Verb, break_it: Callable[[Say], None]
+    lifecycle: Lifecycle, tmp_path: Path, operation: Operation, break_it: Callable[[Send], None]
 ) -> None:
-    recorded = replay.record(lives, verb, tmp_path / "recording", break_it)
+    recorded = replay.record(lifecycle, operation, tmp_path / "recording", break_it)
 
     with pytest.raises(Violation):
-        try_states(lives, recorded, tmp_path / "victim")
+        try_states(lifecycle, recorded, tmp_path / "victim")
 
 
 def test_a_file_that_is_written_to_by_memory_is_refused(tmp_path: Path) -> None:
@@ -92,8 +92,8 @@ def test_a_file_that_is_written_to_by_memory_is_refused(tmp_path: Path) -> None:
     (root / "file").write_bytes(bytes(4096))
     trace, tracer = Trace(root, Storage(root)), recorder(tmp_path / "recording")
 
-    def write_by_memory(say: Say) -> None:
-        tracer.install(say)
+    def write_by_memory(send: Send) -> None:
+        tracer.install(send)
         with (root / "file").open("r+b") as file, mmap.mmap(file.fileno(), 4096) as memory:
             memory[0] = 1
 

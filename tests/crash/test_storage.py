@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.crash.storage import MOODS, SECTOR, Inode, Mood, Storage, Tree
+from tools.crash.storage import LOSS_MODES, SECTOR, FileTree, Inode, LossMode, Storage
 
 pytestmark = pytest.mark.mounts
 
@@ -20,16 +20,16 @@ def storage(tmp_path: Path) -> Storage:
     return Storage(tmp_path)
 
 
-def states(storage: Storage, at: int) -> Iterator[Tree]:
+def states(storage: Storage, at: int) -> Iterator[FileTree]:
     """Many that may be found at that moment."""
     rnd = random.Random(1)
     for _ in range(100):
-        for mood in MOODS:
-            yield storage.state(at, mood, rnd)
+        for mode in LOSS_MODES:
+            yield storage.state(at, mode, rnd)
 
 
-def state(storage: Storage, at: int, mood: Mood) -> Tree:
-    return storage.state(at, mood, random.Random(1))
+def state(storage: Storage, at: int, mode: LossMode) -> FileTree:
+    return storage.state(at, mode, random.Random(1))
 
 
 def overwrite(storage: Storage, *, lasts: bool = False) -> Inode:

@@ -10,7 +10,7 @@ import pytest
 from cbtfs.prune.run import Outcome
 from tests.lifecycle.history import History, image
 from tests.mount.support import Server, serving, wait_until
-from tools.crash.child import Say, run_child
+from tools.crash.child import Send, run_child
 
 pytestmark = pytest.mark.mounts
 
@@ -33,9 +33,9 @@ def mounted(history: History, tmp_path: Path) -> Iterator[Server]:
 def prune(history: History) -> dict[str, int]:
     """A prune in a process of its own."""
 
-    def work(say: Say) -> None:
+    def work(send: Send) -> None:
         outcome: Outcome = history.prune()
-        say({"leased": outcome.leased, "freed": outcome.freed_bytes})
+        send({"leased": outcome.leased, "freed": outcome.freed_bytes})
 
     outcome = run_child(work)
     assert outcome.code == 0, outcome.messages

@@ -27,9 +27,8 @@ from cbtfs.store.reserve import RESERVE
 from tests.lifecycle.history import EVERYTHING, History, block, image
 from tests.mount.support import serving, wait_until
 from tests.support import BLOCK, MEMORY
-from tools.crash.child import Outcome as Ended
-from tools.crash.child import Say, run_child
-from tools.crash.disks import take_all_but
+from tools.crash.child import ChildExit, Send, run_child
+from tools.crash.disks import fill_disk
 from tools.crash.loop import FileSystem, LoopDisk, loop_disk
 from tools.crash.trap import Action, Trap
 
@@ -102,7 +101,7 @@ def test_a_full_disk_with_sixty_percent_dead_is_freed_by_one_command(
             os.posix_fallocate(file.fileno(), 0, max(mebibytes - 160, 1) << 20)
         history = history_at(disk.mountpoint / "repository", 64 << 20)
         dead = int(BLOCKS * DEAD) * BLOCK
-        take_all_but(disk.mountpoint / "filler", left)
+        fill_disk(disk.mountpoint / "filler", left)
 
         done = forget_all_but_the_newest(history)
 
@@ -117,7 +116,7 @@ def test_packs_of_which_little_lives_are_rewritten_in_steps_that_fit(disk: LoopD
     """What fits in steps does not fit at once: the living part of all packs is 2.4 MiB."""
     history = history_at(disk.mountpoint / "repository")
     (history.path / RESERVE).unlink()
-    take_all_but(disk.mountpoint / "filler", 1_900_000)
+    fill_disk(disk.mountpoint / "filler", 1_900_000)
 
     done = forget_all_but_the_newest(history)
 
@@ -132,7 +131,7 @@ def test_dead_packs_go_before_anything_is_written(disk: LoopDisk) -> None:
     gone = history.add(random.Random(9).randbytes(BLOCKS * BLOCK))
     history.forget(gone)
     (history.path / RESERVE).unlink()
-    take_all_but(disk.mountpoint / "filler", 0)
+    fill_disk(disk.mountpoint / "filler", 0)
 
     done = command(history, "prune", "--json")
 
@@ -146,7 +145,7 @@ def test_what_does_not_fit_is_named_with_the_space_that_it_takes(disk: LoopDisk)
     history = history_at(disk.mountpoint / "repository", 64 << 20)
     (history.path / RESERVE).unlink()
     filler = disk.mountpoint / "filler"
-    take_all_but(filler, 1_500_000)
+    fill_disk(filler, 1_500_000)
 
     foreseen = json.loads(
         command(history, "forget", "--keep-last", "1", "--prune", "--dry-run", "--json").stdout
@@ -176,7 +175,7 @@ def test_space_that_a_mount_held_is_used_by_the_same_prune(disk: LoopDisk, tmp_p
         with path.open("rb") as file:
             assert file.read() == history.expected[kept]["disk"]
             (history.path / RESERVE).unlink()
-            take_all_but(disk.mountpoint / "filler", 1_900_000)
+            fill_disk(disk.mountpoint / "filler", 1_900_000)
 
             done = forget_all_but_the_newest(history)
 
@@ -272,17 +271,17 @@ def stock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[History]:
     shutil.rmtree(folder)
 
 
-def prune_where_space_is_low(history: History, trap: Trap | None = None) -> Ended:
+def prune_where_space_is_low(history: History, trap: Trap | None = None) -> ChildExit:
     """A prune in a child, that has to go by many steps and removes dead packs first."""
 
-    def work(say: Say) -> None:
+    def work(send: Send) -> None:
         Space.free = LOW  # type: ignore[assignment]
         space.RETURN_SECONDS = 0.0  # type: ignore[misc]
         if trap is not None:
-            trap.install(say)
+            trap.install(send)
         with writing(history.path) as repository:
             outcome = prune(repository, EVERYTHING, pack_bytes=SMALL_PACK)
-            say({"freed": outcome.freed_bytes})
+            send({"freed": outcome.freed_bytes})
 
     return run_child(work)
 
@@ -290,7 +289,7 @@ def prune_where_space_is_low(history: History, trap: Trap | None = None) -> Ende
 def prove(history: History) -> None:
     """Nothing that lives is lost, and another prune does the rest."""
 
-    def work(say: Say) -> None:
+    def work(send: Send) -> None:
         history.verify()
 
     assert run_child(work).messages == []
@@ -307,10 +306,10 @@ def test_a_prune_in_steps_that_ends_at_any_call_loses_nothing(
         with stock.copied(stock.path.with_name("copy")) as history:
             ended = prune_where_space_is_low(history, Trap(at, action))
             prove(history)
-        if not ended.told("sprung"):
+        if not ended.values("triggered"):
             break
-        names |= set(ended.told("sprung"))
-        assert ended.told("bug") == []
+        names |= set(ended.values("triggered"))
+        assert ended.values("bug") == []
 
     assert ended.code == 0
     assert names >= {"open", "writev", "fsync", "rename"}

@@ -1,4 +1,4 @@
-"""`python -m tools.crash`: run campaigns and print what was tried, lost and found late."""
+"""Run crash campaigns and print their counts: `python -m tools.crash`."""
 
 import argparse
 import logging
@@ -17,7 +17,7 @@ SEED = 20261122
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.crash", description=__doc__)
-    parser.add_argument("--list", action="store_true", help="say what campaigns there are")
+    parser.add_argument("--list", action="store_true", help="send what campaigns there are")
     parser.add_argument("--campaign", action="append", choices=CAMPAIGNS, help="only this one")
     parser.add_argument("--long", action="store_true", help="the long form")
     parser.add_argument("--count", type=int, help="how much of it, whatever the form")

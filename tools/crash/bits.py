@@ -13,10 +13,10 @@ from cbtfs.listing import points
 from cbtfs.reader import Reader
 from cbtfs.store.catalog import gate
 from cbtfs.store.repository import reading
-from tools.crash.campaign import Campaign, expect_well
-from tools.crash.child import Say, Work, run_child
-from tools.crash.lives import repairing
-from tools.crash.result import Result
+from tools.crash.campaign import Campaign, expect_success
+from tools.crash.child import Send, Work, run_child
+from tools.crash.lifecycle import repairing
+from tools.crash.result import CampaignResult
 from tools.crash.verify import Violation
 
 _PAGE: Final = 4096
@@ -68,7 +68,7 @@ def read_all(path: Path, expected: Mapping[PointId, bytes]) -> Work:
     A Violation at the first byte that is wrong.
     """
 
-    def look(say: Say) -> None:
+    def look(send: Send) -> None:
         right = refused = 0
         seen = set()
         try:
@@ -92,18 +92,18 @@ def read_all(path: Path, expected: Mapping[PointId, bytes]) -> Work:
                             raise Violation(f"point {number} reads wrong at {at}")
                         right += 1
         except CbtfsError as exc:
-            say({"failed": type(exc).__name__})
-        say({"right": right, "refused": refused, "unseen": len(expected.keys() - seen)})
+            send({"failed": type(exc).__name__})
+        send({"right": right, "refused": refused, "unseen": len(expected.keys() - seen)})
 
     return look
 
 
-def bits(folder: Path, seed: int, count: int) -> Result:
+def bits(folder: Path, seed: int, count: int) -> CampaignResult:
     """Damage one place at a time in packs, manifests, state files and catalog."""
     campaign = Campaign(folder, seed)
     expected = {}
     for _ in range(4):
-        (point,) = campaign.run_well().told("point")
+        (point,) = campaign.run_undisturbed().values("point")
         expected[PointId(point)] = campaign.guest.path.read_bytes()
     victim = folder / "victim"
     right = refused = failed = ended = 0
@@ -123,23 +123,23 @@ def bits(folder: Path, seed: int, count: int) -> Result:
             raise Violation(f"{what}: {outcome}")
         if is_catalog:
             _prove_repair(victim, expected, what)
-        right += sum(outcome.told("right"))
-        refused += sum(outcome.told("refused"))
-        failed += len(outcome.told("failed"))
+        right += sum(outcome.values("right"))
+        refused += sum(outcome.values("refused"))
+        failed += len(outcome.values("failed"))
         shutil.rmtree(victim)
-    expect_well(run_child(read_all(campaign.repository, expected)))
+    expect_success(run_child(read_all(campaign.repository, expected)))
     note = (
         f"{right} reads right, 0 wrong, {refused} refused, {failed} repositories refused, "
         f"{ended} processes ended by LMDB"
     )
-    return Result("bits", count, "damages", len(expected), 0, 0, note)
+    return CampaignResult("bits", count, "damages", len(expected), 0, 0, note)
 
 
 def _prove_repair(path: Path, expected: Mapping[PointId, bytes], what: str) -> None:
     """A repair brings back everything, whatever became of the catalog."""
-    expect_well(run_child(repairing(path, lambda say: None)))
-    outcome = expect_well(run_child(read_all(path, expected)))
-    if outcome.told("refused") != [0] or outcome.told("unseen") != [0]:
+    expect_success(run_child(repairing(path, lambda send: None)))
+    outcome = expect_success(run_child(read_all(path, expected)))
+    if outcome.values("refused") != [0] or outcome.values("unseen") != [0]:
         raise Violation(f"{what}: not mended by repair: {outcome}")
 
 

@@ -13,9 +13,9 @@ from cbtfs.source.listed import ChangeList
 from cbtfs.store.repository import create_repository
 from cbtfs.store.settings import new_settings
 from tools.crash.capture import Capture
-from tools.crash.child import Outcome, Work, run_child
-from tools.crash.guest import Guest
-from tools.crash.trap import Action, Trap, write_little
+from tools.crash.child import ChildExit, Work, run_child
+from tools.crash.guest import GuestImage
+from tools.crash.trap import Action, Trap, write_short
 from tools.crash.verify import (
     Promise,
     Violation,
@@ -29,7 +29,7 @@ _SAMPLE: Final = 4
 
 
 @dataclass(slots=True)
-class Tally:
+class CampaignCounts:
     """What a campaign did."""
 
     runs: int = 0
@@ -44,12 +44,12 @@ class Campaign:
     def __init__(self, folder: Path, seed: int, repository: Path | None = None) -> None:
         self.repository = repository or folder / "repository"
         self.rnd = random.Random(seed)
-        self.guest = Guest(folder / "disk.raw", self.rnd)
-        self.tally = Tally()
+        self.guest = GuestImage(folder / "disk.raw", self.rnd)
+        self.counts = CampaignCounts()
         self._promised: dict[PointId, Promise | None] = {}
         self._last: tuple[PointId, int] | None = None
         settings = new_settings(MIN_BLOCK_BYTES, 1)
-        expect_well(run_child(lambda say: create_repository(self.repository, settings)))
+        expect_success(run_child(lambda send: create_repository(self.repository, settings)))
 
     def make_folders(self) -> None:
         """Make all folders that packs go to: from now on each run makes the same calls."""
@@ -83,13 +83,13 @@ class Campaign:
         work: Work,
         *,
         kill_after: float | None = None,
-        strike: Callable[[], None] = lambda: None,
-    ) -> Outcome:
+        before_kill: Callable[[], None] = lambda: None,
+    ) -> ChildExit:
         """Let a child do *work* on *capture*, and note what it acknowledged."""
-        outcome = run_child(work, kill_after=kill_after, strike=strike)
-        self.tally.runs += 1
-        self.tally.kills += outcome.is_killed
-        for point in outcome.told("point"):
+        outcome = run_child(work, kill_after=kill_after, before_kill=before_kill)
+        self.counts.runs += 1
+        self.counts.kills += outcome.is_killed
+        for point in outcome.values("point"):
             self._promised[point] = None
             self._last = point, capture.version
         return outcome
@@ -106,7 +106,7 @@ class Campaign:
         """What is known of the points that must be there."""
         return dict(self._promised)
 
-    def go_on_with(self, promised: Mapping[PointId, Promise | None]) -> None:
+    def restart_from(self, promised: Mapping[PointId, Promise | None]) -> None:
         """Expect just these points: the repository was put back to a moment when they were."""
         self._promised = dict(promised)
         if self._last is not None and self._last[0] not in promised:
@@ -117,12 +117,12 @@ class Campaign:
         """Points that must be there, the same in each run of a seed."""
         return list(self._promised)
 
-    def run_well(self) -> Outcome:
+    def run_undisturbed(self) -> ChildExit:
         """A run that nothing disturbs; it must work."""
         capture = self.next_capture()
-        return expect_well(self.run(capture, capture.work()))
+        return expect_success(self.run(capture, capture.work()))
 
-    def kill_after(self, seconds: float) -> Outcome:
+    def kill_after(self, seconds: float) -> ChildExit:
         """A run that is killed at that moment, unless it is over; then the proof of no harm."""
         capture = self.next_capture()
         outcome = self.run(capture, capture.work(), kill_after=seconds)
@@ -130,7 +130,7 @@ class Campaign:
             self.prove()
         return outcome
 
-    def spring(self, at: int, action: Action) -> Outcome:
+    def trigger(self, at: int, action: Action) -> ChildExit:
         """A run with a trap on its call number *at*, then the proof that no harm was done."""
         capture = self.next_capture()
         trap = Trap(at, action)
@@ -138,17 +138,17 @@ class Campaign:
         self.prove()
         return outcome
 
-    def write_little(self) -> Outcome:
+    def write_short(self) -> ChildExit:
         """A run whose writes are cut short by the system; it must work."""
         capture = self.next_capture()
-        return expect_well(self.run(capture, capture.work(write_little)))
+        return expect_success(self.run(capture, capture.work(write_short)))
 
     def prove(self) -> None:
         """No promised point is lost or changed, none is half there, and the next run works."""
         before = self.points
         self._look(self.rnd.sample(sorted(self._promised), min(_SAMPLE, self.points)))
-        self.tally.unacknowledged += self.points - before
-        self.run_well()
+        self.counts.unacknowledged += self.points - before
+        self.run_undisturbed()
 
     def prove_readable(self) -> None:
         """Every promised point is there and reads to the last byte."""
@@ -157,20 +157,22 @@ class Campaign:
     def prove_all(self) -> None:
         """Every point to the last byte, a check of everything, and a catalog like a rebuilt one."""
         self._look(None)
-        (problems,) = expect_well(run_child(repository_is_sound(self.repository))).told("problems")
+        (problems,) = expect_success(run_child(repository_is_sound(self.repository))).values(
+            "problems"
+        )
         if problems:
             raise Violation(f"a check finds {problems}")
-        expect_well(run_child(catalog_is_as_rebuilt(self.repository)))
+        expect_success(run_child(catalog_is_as_rebuilt(self.repository)))
         self._look(None)
 
     def _look(self, read: list[PointId] | None) -> None:
         digests = self.guest.digests
         work = promises_hold(self.repository, self._promised, digests, read)
-        (found,) = expect_well(run_child(work)).told("points")
+        (found,) = expect_success(run_child(work)).values("points")
         self._promised = {PointId(point): Promise(*promise) for point, promise in found.items()}
 
 
-def expect_well(outcome: Outcome) -> Outcome:
+def expect_success(outcome: ChildExit) -> ChildExit:
     """*outcome*, if it is that of a child that ended well."""
     if outcome.code:
         raise Violation(f"a child ended with {outcome.code}: {outcome.messages}")

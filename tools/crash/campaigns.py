@@ -11,30 +11,40 @@ from tools.crash.kills import calls, kills
 from tools.crash.mounts import mounts
 from tools.crash.pages import pages
 from tools.crash.replay import replay
-from tools.crash.result import Result
+from tools.crash.result import CampaignResult
 from tools.crash.together import together
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class CampaignSpec:
     """A campaign, and how much of it there is."""
 
-    run: Callable[[Path, int, int], Result]
+    run: Callable[[Path, int, int], CampaignResult]
     short: int
     long: int
     about: str
 
 
 CAMPAIGNS: Final = {
-    "kills": Named(kills, 100, 1000, "SIGKILL at random moments of ingest, forget, prune, repair"),
-    "calls": Named(calls, 1, 3, "the N-th call fails or is the last, for every N; count: actions"),
-    "pages": Named(pages, 1, 3, "the N-th call of LMDB fails, for every N; count: ways to fail"),
-    "replay": Named(
+    "kills": CampaignSpec(
+        kills, 100, 1000, "SIGKILL at random moments of ingest, forget, prune, repair"
+    ),
+    "calls": CampaignSpec(
+        calls, 1, 3, "the N-th call fails or is the last, for every N; count: actions"
+    ),
+    "pages": CampaignSpec(
+        pages, 1, 3, "the N-th call of LMDB fails, for every N; count: ways to fail"
+    ),
+    "replay": CampaignSpec(
         replay, 200, 2000, "recorded calls, cut off with lost and torn writes and names"
     ),
-    "power": Named(power, 20, 300, "power cuts on ext4 and XFS, half of them on each"),
-    "full": Named(full, 10, 100, "full disks, then forget and prune to freedom"),
-    "bits": Named(bits, 300, 10_000, "flipped bits and damaged pages, anywhere"),
-    "mounts": Named(mounts, 20, 500, "workers and mounts killed under fio and a loop device"),
-    "together": Named(together, 60, 1800, "readers beside a writer that does it all; seconds"),
+    "power": CampaignSpec(power, 20, 300, "power cuts on ext4 and XFS, half of them on each"),
+    "full": CampaignSpec(full, 10, 100, "full disks, then forget and prune to freedom"),
+    "bits": CampaignSpec(bits, 300, 10_000, "flipped bits and damaged pages, anywhere"),
+    "mounts": CampaignSpec(
+        mounts, 20, 500, "workers and mounts killed under fio and a loop device"
+    ),
+    "together": CampaignSpec(
+        together, 60, 1800, "readers beside a writer that does it all; seconds"
+    ),
 }

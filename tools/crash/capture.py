@@ -14,7 +14,7 @@ from cbtfs.source.base import DiskSource
 from cbtfs.source.image import ImageSource
 from cbtfs.source.listed import ChangeList, ListedSource
 from cbtfs.store.repository import writing
-from tools.crash.child import Say, Work
+from tools.crash.child import Send, Work
 
 DISK: Final = "D"
 LOCK_WAIT: Final = 10.0
@@ -36,15 +36,15 @@ class Capture:
         source = ImageSource(self.image)
         return source if self.changes is None else ListedSource(source, self.changes, self.since)
 
-    def work(self, prepare: Callable[[Say], None] = lambda say: None) -> Work:
+    def work(self, prepare: Callable[[Send], None] = lambda send: None) -> Work:
         """The run, as a child does it: it acknowledges the point once it is committed.
 
         *prepare* comes first: a trap, perhaps.
         """
 
-        def run(say: Say) -> None:
-            prepare(say)
-            say({"begun": self.version})
+        def run(send: Send) -> None:
+            prepare(send)
+            send({"begun": self.version})
             with writing(self.repository, lock_wait=LOCK_WAIT) as repository:
                 objects = repository.object_writer()
                 try:
@@ -57,7 +57,7 @@ class Capture:
                             moment=datetime.now(UTC),
                             want=self.want,
                         )
-                    say({"point": manifest.point})
+                    send({"point": manifest.point})
                 finally:
                     objects.close()
 

@@ -16,15 +16,15 @@ from typing import Any, Final
 from cbtfs.errors import CbtfsError
 
 Message = dict[str, Any]
-Say = Callable[[Message], None]
-Work = Callable[[Say], None]
+Send = Callable[[Message], None]
+Work = Callable[[Send], None]
 
 _BUG: Final = 70
 _write = os.write  # as it is before a child tampers with it
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ChildExit:
     """How a child ended, and what it had said by then."""
 
     code: int
@@ -37,54 +37,54 @@ class Outcome:
     def is_killed(self) -> bool:
         return self.code == -signal.SIGKILL
 
-    def told(self, key: str) -> list[Any]:
+    def values(self, key: str) -> list[Any]:
         """What it said about *key*."""
         return [message[key] for message in self.messages if key in message]
 
 
 def run_child(
-    work: Work, *, kill_after: float | None = None, strike: Callable[[], None] = lambda: None
-) -> Outcome:
+    work: Work, *, kill_after: float | None = None, before_kill: Callable[[], None] = lambda: None
+) -> ChildExit:
     """Fork, let the child do *work*, wait for its end.
 
     It is killed *kill_after* seconds after its first message, unless it has ended by then;
-    *strike* comes just before that.
+    *before_kill* comes just before that.
     """
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reading)
-        _be_child(work, writing)
+        _run_as_child(work, writing)
     os.close(writing)
     try:
-        said, seconds = _listen(reading, child, kill_after, strike)
+        said, seconds = _listen(reading, child, kill_after, before_kill)
     finally:
         os.close(reading)
         _, status = os.waitpid(child, 0)
-    return Outcome(os.waitstatus_to_exitcode(status), said, seconds)
+    return ChildExit(os.waitstatus_to_exitcode(status), said, seconds)
 
 
-def _be_child(work: Work, writing: int) -> None:
-    def say(message: Message) -> None:
+def _run_as_child(work: Work, writing: int) -> None:
+    def send(message: Message) -> None:
         _write(writing, json.dumps(message).encode() + b"\n")
 
     for fault in (signal.SIGABRT, signal.SIGBUS, signal.SIGSEGV):
         signal.signal(fault, signal.SIG_DFL)  # what the program makes of one is tried elsewhere
     code = _BUG
     try:
-        work(say)
+        work(send)
         code = 0
     except CbtfsError as exc:
         code = exc.exit_code
-        say({"error": str(exc), "class": type(exc).__name__})
+        send({"error": str(exc), "class": type(exc).__name__})
     except BaseException:
-        say({"bug": traceback.format_exc()})
+        send({"bug": traceback.format_exc()})
     finally:
         os._exit(code)
 
 
 def _listen(
-    reading: int, child: int, kill_after: float | None, strike: Callable[[], None]
+    reading: int, child: int, kill_after: float | None, before_kill: Callable[[], None]
 ) -> tuple[list[Message], float]:
     """All that the child says until it has ended, or is killed."""
     said = bytearray()
@@ -94,7 +94,7 @@ def _listen(
         left = None if deadline is None else max(deadline - time.monotonic(), 0)
         ready, _, _ = select.select([reading], [], [], left)
         if not ready:
-            strike()
+            before_kill()
             os.kill(child, signal.SIGKILL)
             deadline = None
             continue

@@ -12,7 +12,7 @@ SIZE: Final = 600_001
 """Three leaves of 4 KiB blocks, and no multiple of anything."""
 
 
-class Guest:
+class GuestImage:
     """Writes to the image at *path*; only while no run reads it."""
 
     def __init__(self, path: Path, rnd: random.Random) -> None:

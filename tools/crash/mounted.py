@@ -38,7 +38,7 @@ class Server:
     """`cbtfs mount` in the foreground."""
 
     process: "subprocess.Popen[str]"
-    place: Path
+    mountpoint: Path
 
     def workers(self) -> set[int]:
         number = self.process.pid
@@ -49,7 +49,7 @@ class Server:
         return {int(child) for child in children.split()}
 
     def kill_worker(self, rnd: random.Random) -> None:
-        """Kill one, and wait until another has taken its place."""
+        """Kill one, and wait until another has taken its mountpoint."""
         before = self.workers()
         victim = rnd.choice(sorted(before))
         os.kill(victim, signal.SIGKILL)
@@ -58,58 +58,58 @@ class Server:
             now = self.workers()
             return victim not in now and len(now) == len(before)
 
-        wait_until(is_replaced, "a worker in place of the dead one")
+        wait_until(is_replaced, "a worker in mountpoint of the dead one")
 
     def kill(self) -> None:
         """Kill the one above the workers; they end with it, and nobody answers any more."""
         self.process.kill()
         self.process.wait()
-        wait_until(lambda: is_dead(self.place), "the end of a mount that was killed")
+        wait_until(lambda: is_dead(self.mountpoint), "the end of a mount that was killed")
 
     def unmount(self) -> None:
-        subprocess.run(["umount", self.place], check=True)
+        subprocess.run(["umount", self.mountpoint], check=True)
         if self.process.wait(_WAIT_SECONDS):
             raise Violation(f"the mount ended with {self.process.returncode}")
 
 
-def is_dead(place: Path) -> bool:
+def is_dead(mountpoint: Path) -> bool:
     try:
-        os.statvfs(place)
+        os.statvfs(mountpoint)
     except OSError as exc:
         return exc.errno == errno.ENOTCONN
     return False
 
 
-def _command(repository: Path, place: Path) -> list[str | Path]:
+def _command(repository: Path, mountpoint: Path) -> list[str | Path]:
     options = ["mount", "--foreground", "--workers=2"]
-    return [sys.executable, "-m", "cbtfs", f"--repo={repository}", *options, place]
+    return [sys.executable, "-m", "cbtfs", f"--repo={repository}", *options, mountpoint]
 
 
 @contextmanager
-def serving(repository: Path, place: Path, log: IO[str]) -> Iterator[Server]:
+def serving(repository: Path, mountpoint: Path, log: IO[str]) -> Iterator[Server]:
     """A mount that serves; Violation if it does not come to.
 
     It is left as it is in the end, dead or unmounted; after an exception nothing is left of it.
     """
     process = subprocess.Popen(
-        _command(repository, place), stdout=subprocess.PIPE, stderr=log, text=True
+        _command(repository, mountpoint), stdout=subprocess.PIPE, stderr=log, text=True
     )
     with process:
         try:
             assert process.stdout is not None
             if process.stdout.readline() != "ready\n":
                 raise Violation(f"cbtfs mount ended with {process.wait()}: see {log.name}")
-            yield Server(process, place)
+            yield Server(process, mountpoint)
         except BaseException:
             process.kill()
-            subprocess.run(["umount", "--lazy", place], check=False, capture_output=True)
+            subprocess.run(["umount", "--lazy", mountpoint], check=False, capture_output=True)
             raise
 
 
-def refusal(repository: Path, place: Path) -> tuple[int, str]:
+def failed_mount(repository: Path, mountpoint: Path) -> tuple[int, str]:
     """How a mount that must fail does: its exit code, and what it says."""
     done = subprocess.run(
-        _command(repository, place),
+        _command(repository, mountpoint),
         capture_output=True,
         text=True,
         check=False,
@@ -119,8 +119,8 @@ def refusal(repository: Path, place: Path) -> tuple[int, str]:
 
 
 @contextmanager
-def loop_mounted(disk: Path, place: Path) -> Iterator[Path]:
-    """The ext4 file system in *disk*, mounted at *place* by a loop device; yields the device.
+def loop_mounted(disk: Path, mountpoint: Path) -> Iterator[Path]:
+    """The ext4 file system in *disk*, mounted at *mountpoint* by a loop device; yields the device.
 
     The device reads by itself, not from the page cache of the file.
     """
@@ -131,23 +131,23 @@ def loop_mounted(disk: Path, place: Path) -> Iterator[Path]:
         text=True,
     ).stdout.strip()
     try:
-        subprocess.run(["mount", "-o", "ro,noload", loop, place], check=True)
+        subprocess.run(["mount", "-o", "ro,noload", loop, mountpoint], check=True)
         try:
             yield Path(loop)
         finally:
-            subprocess.run(["umount", place], check=True)
+            subprocess.run(["umount", mountpoint], check=True)
     finally:
         subprocess.run(["losetup", "--detach", loop], check=True)
 
 
 @dataclass(slots=True)
-class Tally:
+class ReadCounts:
     """What a reader saw; a wrong byte is a Violation."""
 
     right: int = 0
     errors: Counter[str] = field(default_factory=Counter)
 
-    def add(self, other: "Tally") -> None:
+    def add(self, other: "ReadCounts") -> None:
         self.right += other.right
         self.errors += other.errors
 
@@ -184,36 +184,36 @@ class ReaderProcess:
         os.waitpid(self._child, 0)
         return said
 
-    def end(self) -> Tally:
+    def end(self) -> ReadCounts:
         """What it saw until now; Violation if that was not what it should."""
         told = json.loads(self._finish(signal.SIGTERM))
         if told["wrong"]:
             raise Violation(f"a reader saw {told['wrong']}")
-        return Tally(told["right"], Counter(told["errors"]))
+        return ReadCounts(told["right"], Counter(told["errors"]))
 
 
 def _read_on(read: Read, rnd: random.Random, results: int) -> None:
     """Never returns."""
     told: dict[str, object] = {"wrong": "", "right": 0, "errors": {}}
     try:
-        tally, is_told = Tally(), False
+        counts, is_told = ReadCounts(), False
 
         def end(*_: object) -> None:
             nonlocal is_told
             is_told = True
 
         signal.signal(signal.SIGTERM, end)
-        while not is_told and not tally.errors["ENOTCONN"]:
+        while not is_told and not counts.errors["ENOTCONN"]:
             try:
                 if not read(rnd):
                     told["wrong"] = "wrong bytes"
                     break
-                tally.right += 1
+                counts.right += 1
             except OSError as exc:
-                tally.errors[errno.errorcode[exc.errno or 0]] += 1
-            if tally.right == 1:
+                counts.errors[errno.errorcode[exc.errno or 0]] += 1
+            if counts.right == 1:
                 os.write(results, b"going\n")
-        told |= {"right": tally.right, "errors": tally.errors}
+        told |= {"right": counts.right, "errors": counts.errors}
     except BaseException as exc:
         told["wrong"] = f"{type(exc).__name__}: {exc}"
     finally:
@@ -237,7 +237,7 @@ def direct(disk: Path, image: bytes) -> Read:
     return read
 
 
-def anew(disk: Path, image: bytes) -> Read:
+def reopened(disk: Path, image: bytes) -> Read:
     """Looks names up, opens and reads, each time, as somebody who comes new does."""
 
     def read(rnd: random.Random) -> bool:
@@ -254,12 +254,12 @@ def anew(disk: Path, image: bytes) -> Read:
     return read
 
 
-def files(place: Path, contents: dict[str, bytes]) -> Read:
-    """Whole files of the file system at *place*."""
+def files(mountpoint: Path, contents: dict[str, bytes]) -> Read:
+    """Whole files of the file system at *mountpoint*."""
 
     def read(rnd: random.Random) -> bool:
         name = rnd.choice(sorted(contents))
-        fd = os.open(place / name, os.O_RDONLY)
+        fd = os.open(mountpoint / name, os.O_RDONLY)
         try:
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
             found = bytearray()

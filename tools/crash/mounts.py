@@ -16,21 +16,21 @@ from cbtfs.ingest.point import DiskInput, VmInput, take_point
 from cbtfs.source.image import ImageSource
 from cbtfs.store.repository import create_repository, writing
 from cbtfs.store.settings import new_settings
-from tools.crash.campaign import expect_well
+from tools.crash.campaign import expect_success
 from tools.crash.child import run_child
 from tools.crash.mounted import (
+    ReadCounts,
     ReaderProcess,
     Server,
-    Tally,
-    anew,
     direct,
+    failed_mount,
     files,
     loop_mounted,
-    refusal,
+    reopened,
     serving,
     wait_until,
 )
-from tools.crash.result import Result
+from tools.crash.result import CampaignResult
 from tools.crash.verify import Violation
 
 _WORKERS_A_MOUNT: Final = 4
@@ -49,7 +49,7 @@ _FIO: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class _Stage:
+class _Setup:
     """A repository with one point of two disks, and what they hold."""
 
     folder: Path
@@ -62,81 +62,83 @@ class _Stage:
     """Its files."""
 
     @property
-    def place(self) -> Path:
+    def mountpoint(self) -> Path:
         return self.folder / "mnt"
 
     def disk(self, name: str) -> Path:
-        return self.place / "vm" / "latest" / f"{name}.raw"
+        return self.mountpoint / "vm" / "latest" / f"{name}.raw"
 
 
-def mounts(folder: Path, seed: int, count: int) -> Result:
+def mounts(folder: Path, seed: int, count: int) -> CampaignResult:
     """Four workers, then the mount: *count* are killed, and the next mount cleans up."""
     rnd = random.Random(seed)
-    stage = _set_up(folder, rnd)
-    tally, verified, done, whole = Tally(), 0, 0, 0
+    setup = _set_up(folder, rnd)
+    counts, verified, done, whole = ReadCounts(), 0, 0, 0
     with (folder / "log").open("w") as log:
         while done < count:
             workers = min(_WORKERS_A_MOUNT, count - done - 1)
-            with serving(stage.repository, stage.place, log) as server:
-                verified += _torment(stage, server, rnd, workers, tally)
+            with serving(setup.repository, setup.mountpoint, log) as server:
+                verified += _torment(setup, server, rnd, workers, counts)
             done += workers + 1
             whole += 1
-        with serving(stage.repository, stage.place, log) as server:
-            for name, image in (("pattern", stage.pattern), ("guest", stage.guest)):
-                if stage.disk(name).read_bytes() != image:
+        with serving(setup.repository, setup.mountpoint, log) as server:
+            for name, image in (("pattern", setup.pattern), ("guest", setup.guest)):
+                if setup.disk(name).read_bytes() != image:
                     raise Violation(f"disk {name} reads wrong in the end")
             server.unmount()
-    errors = ", ".join(f"{name} {number}" for name, number in sorted(tally.errors.items()))
+    errors = ", ".join(f"{name} {number}" for name, number in sorted(counts.errors.items()))
     note = (
-        f"{done - whole} workers and {whole} mounts; {tally.right} reads compared, {verified} more "
-        f"verified by fio; refused: {errors or 'none'}"
+        f"{done - whole} workers and {whole} mounts; {counts.right} reads compared, "
+        f"{verified} more verified by fio; refused: {errors or 'none'}"
     )
-    return Result("mounts", done, "SIGKILL", 1, 0, 0, note)
+    return CampaignResult("mounts", done, "SIGKILL", 1, 0, 0, note)
 
 
-def _torment(stage: _Stage, server: Server, rnd: random.Random, workers: int, tally: Tally) -> int:
+def _torment(
+    setup: _Setup, server: Server, rnd: random.Random, workers: int, counts: ReadCounts
+) -> int:
     """Kill that many workers, then the mount, under load; how many blocks fio verified."""
-    guest = stage.folder / "guest.mnt"
+    guest = setup.folder / "guest.mnt"
     with ExitStack() as stack:
-        loop = stack.enter_context(loop_mounted(stage.disk("guest"), guest))
-        fio = stack.enter_context(Fio(stage))
-        pattern, inner = direct(stage.disk("pattern"), stage.pattern), files(guest, stage.contents)
+        loop = stack.enter_context(loop_mounted(setup.disk("guest"), guest))
+        fio = stack.enter_context(Fio(setup))
+        pattern, inner = direct(setup.disk("pattern"), setup.pattern), files(guest, setup.contents)
         readers = [
             stack.enter_context(ReaderProcess(read, rnd.randrange(1 << 30)))
-            for read in (pattern, anew(stage.disk("guest"), stage.guest), inner)
+            for read in (pattern, reopened(setup.disk("guest"), setup.guest), inner)
         ]
         for _ in range(workers):
             time.sleep(rnd.random() * _BETWEEN_SECONDS)
             server.kill_worker(rnd)
-            if stage.disk("pattern").read_bytes() != stage.pattern or not inner(rnd):
+            if setup.disk("pattern").read_bytes() != setup.pattern or not inner(rnd):
                 raise Violation("a disk reads wrong after a worker was killed")
         time.sleep(rnd.random() * _BETWEEN_SECONDS)
         server.kill()
         verified = fio.end()
         seen = [reader.end() for reader in readers]
-        _expect_refusal(stage, loop)
-    wait_until(lambda: not _is_on(loop, stage.place), f"{loop} to be free")
+        _expect_refusal(setup, loop)
+    wait_until(lambda: not _is_on(loop, setup.mountpoint), f"{loop} to be free")
     for each in seen[:2]:  # The third reads by the kernel, which asks for more than one thing.
         failed = each.errors.total() - each.errors["ENOTCONN"]
         if failed > workers + _WORKERS:
             raise Violation(f"{workers} workers were killed, a reader met {each.errors}")
     for each in seen:
-        tally.add(each)
+        counts.add(each)
     return verified
 
 
-def _is_on(loop: Path, place: Path) -> bool:
-    """Whether a loop device has a file below *place*; somebody else may have it by now."""
+def _is_on(loop: Path, mountpoint: Path) -> bool:
+    """Whether a loop device has a file below *mountpoint*; somebody else may have it by now."""
     try:
         file = Path("/sys/block", loop.name, "loop", "backing_file").read_text()
     except OSError:
         return False
-    return file.startswith(f"{place}/")
+    return file.startswith(f"{mountpoint}/")
 
 
-def _expect_refusal(stage: _Stage, loop: Path) -> None:
+def _expect_refusal(setup: _Setup, loop: Path) -> None:
     """While something holds the dead mount another is refused, and who holds it is named."""
-    code, said = refusal(stage.repository, stage.place)
+    code, said = failed_mount(setup.repository, setup.mountpoint)
     if code != _MOUNT_FAILED or str(loop) not in said:
         raise Violation(f"a mount on a dead one that {loop} holds ended with {code}: {said}")
 
@@ -144,9 +146,9 @@ def _expect_refusal(stage: _Stage, loop: Path) -> None:
 class Fio:
     """fio, as it reads the pattern from the mount and verifies what it reads."""
 
-    def __init__(self, stage: _Stage) -> None:
-        self._disk = stage.disk("pattern")
-        self._result, self._said = stage.folder / "fio.json", stage.folder / "fio.said"
+    def __init__(self, setup: _Setup) -> None:
+        self._disk = setup.disk("pattern")
+        self._result, self._said = setup.folder / "fio.json", setup.folder / "fio.said"
 
     def __enter__(self) -> "Fio":
         options = ["--rw=randread", "--readonly", "--direct=1", "--verify_fatal=1", "--thread"]
@@ -186,7 +188,7 @@ class Fio:
         self._process.wait()
 
 
-def _set_up(folder: Path, rnd: random.Random) -> _Stage:
+def _set_up(folder: Path, rnd: random.Random) -> _Setup:
     pattern, guest = folder / "pattern.raw", folder / "guest.raw"
     for name in ("mnt", "guest.mnt"):
         (folder / name).mkdir()
@@ -201,8 +203,8 @@ def _set_up(folder: Path, rnd: random.Random) -> _Stage:
         file.truncate(_SIZE)
     subprocess.run(["mkfs.ext4", "-qF", "-d", inner, guest], check=True)
     repository = folder / "repository"
-    expect_well(run_child(lambda say: _capture(repository, [pattern, guest])))
-    return _Stage(folder, repository, pattern.read_bytes(), guest.read_bytes(), contents)
+    expect_success(run_child(lambda send: _capture(repository, [pattern, guest])))
+    return _Setup(folder, repository, pattern.read_bytes(), guest.read_bytes(), contents)
 
 
 def _capture(repository: Path, images: list[Path]) -> None:

@@ -7,10 +7,10 @@ from typing import Final, NamedTuple
 from cbtfs.store.catalog.environment import LOCK
 from cbtfs.store.catalog.gate import DATA
 from cbtfs.store.repository import CATALOG
-from tools.crash.campaign import Campaign, expect_well
-from tools.crash.child import Outcome
-from tools.crash.lives import VERBS, Lives, Verb
-from tools.crash.result import Result
+from tools.crash.campaign import Campaign, expect_success
+from tools.crash.child import ChildExit
+from tools.crash.lifecycle import OPERATIONS, Lifecycle, Operation
+from tools.crash.result import CampaignResult
 from tools.crash.tracer import Tracer
 from tools.crash.verify import Violation
 
@@ -46,51 +46,62 @@ class Failing(NamedTuple):
         return f"{self.call} number {self.number}, {self.way}"
 
 
-def pages(folder: Path, seed: int, count: int) -> Result:
-    """Each call of LMDB fails in turn, in every verb.
+def pages(folder: Path, seed: int, count: int) -> CampaignResult:
+    """Each call of LMDB fails in turn, in every operation.
 
     *count* is how many ways to fail are tried of each; where there are more they are drawn.
     """
-    lives = Lives(Campaign(folder, seed))
+    lifecycle = Lifecycle(Campaign(folder, seed))
     for _ in range(4):
-        lives.campaign.run_well()
+        lifecycle.campaign.run_undisturbed()
     failed = Counter[str]()
-    for verb in VERBS:
+    for operation in OPERATIONS:
         for call, ways in _WAYS.items():
             if call in _RARE and count < _ALL_WAYS:
                 continue
             for turn in range(min(count, len(ways))):
-                failed[call] += _every_number(lives, verb, call, turn, count)
-    lives.prove_all()
+                failed[call] += _every_number(lifecycle, operation, call, turn, count)
+    lifecycle.prove_all()
     note = ", ".join(f"{call} {number}" for call, number in failed.items())
-    return Result(
-        "pages", failed.total(), "calls of LMDB", lives.campaign.points, lives.late, 0, note
+    return CampaignResult(
+        "pages",
+        failed.total(),
+        "calls of LMDB",
+        lifecycle.campaign.points,
+        lifecycle.unacknowledged,
+        0,
+        note,
     )
 
 
-def _every_number(lives: Lives, verb: Verb, call: str, turn: int, turns: int) -> int:
+def _every_number(
+    lifecycle: Lifecycle, operation: Operation, call: str, turn: int, turns: int
+) -> int:
     """How many calls were made to fail, one in each run."""
     ways, number = _WAYS[call], 0
     while True:
-        _keep_small(lives, verb)
-        way = ways[turn] if turns >= len(ways) else lives.campaign.rnd.choice(ways)
-        if not fail(lives, verb, Failing(call, way, number + 1)):
+        _keep_small(lifecycle, operation)
+        way = ways[turn] if turns >= len(ways) else lifecycle.campaign.rnd.choice(ways)
+        if not fail(lifecycle, operation, Failing(call, way, number + 1)):
             return number
         number += 1
 
 
-def _keep_small(lives: Lives, verb: Verb) -> None:
-    """Few points and packs, so that a verb makes few calls; something to give back for a prune."""
-    if lives.campaign.points > _MOST:
-        expect_well(lives.run("forget"))
-        expect_well(lives.run("prune"))
-    if verb == "prune":
-        expect_well(lives.run("forget"))
+def _keep_small(lifecycle: Lifecycle, operation: Operation) -> None:
+    """Keep points and packs few, so that an operation makes few calls; leave work for a prune."""
+    if lifecycle.campaign.points > _MOST:
+        expect_success(lifecycle.run("forget"))
+        expect_success(lifecycle.run("prune"))
+    if operation == "prune":
+        expect_success(lifecycle.run("forget"))
 
 
-def fail(lives: Lives, verb: Verb, failing: Failing) -> bool:
-    """Let one call of LMDB fail while *verb* runs, and look what became of it; whether it came."""
-    repository = lives.campaign.repository
+def fail(lifecycle: Lifecycle, operation: Operation, failing: Failing) -> bool:
+    """Make one call of LMDB fail while *operation* runs; return whether the call was made.
+
+    Raises Violation if the result of the run is not correct.
+    """
+    repository = lifecycle.campaign.repository
     files = [
         str(repository / catalog / name)
         for catalog in (CATALOG, f"{CATALOG}.new")
@@ -102,19 +113,19 @@ def fail(lives: Lives, verb: Verb, failing: Failing) -> bool:
         *("-e", f"trace={','.join({*_WRITES, failing.call})}"),
         *("-e", f"inject={failing.call}:{failing.way}:when={failing.number}"),
     )
-    outcome = lives.run(verb, prepare=tracer.install)
+    outcome = lifecycle.run(operation, prepare=tracer.install)
     lines = tracer.lines()
     struck = next((n for n, line in enumerate(lines) if _INJECTED in line), None)
     try:
         if struck is not None:
             _look(failing, outcome, lines[struck + 1 :])
-        lives.prove()
+        lifecycle.prove()
     except Violation as exc:
-        raise Violation(f"{verb}, {failing}, {outcome}: {exc}") from exc
+        raise Violation(f"{operation}, {failing}, {outcome}: {exc}") from exc
     return struck is not None
 
 
-def _look(failing: Failing, outcome: Outcome, after: list[str]) -> None:
+def _look(failing: Failing, outcome: ChildExit, after: list[str]) -> None:
     """A reason was given, no success, and no flush was tried again."""
     if outcome.code == _BUG or outcome.code < 0:
         raise Violation("it ended without a reason")

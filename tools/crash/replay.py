@@ -1,4 +1,4 @@
-"""Campaign: a verb is recorded, and the power goes at any moment of it, in any legal way."""
+"""Campaign: a operation is recorded, and the power goes at any moment of it, in any legal way."""
 
 import shutil
 from collections import Counter
@@ -9,13 +9,20 @@ from typing import Final
 
 from cbtfs.core.ids import PointId
 from cbtfs.store.repository import CATALOG
-from tools.crash.campaign import Campaign, expect_well
+from tools.crash.campaign import Campaign, expect_success
 from tools.crash.capture import Capture
-from tools.crash.child import Outcome, Say, Work, run_child
-from tools.crash.lives import Lives, Prepare, Verb, none_is_back, pruning, unprepared
+from tools.crash.child import ChildExit, Send, Work, run_child
+from tools.crash.lifecycle import (
+    Lifecycle,
+    Operation,
+    Prepare,
+    none_reappeared,
+    pruning,
+    unprepared,
+)
 from tools.crash.recording import parse, recorder
-from tools.crash.result import Result
-from tools.crash.storage import MOODS, Mood, Storage, Tree
+from tools.crash.result import CampaignResult
+from tools.crash.storage import LOSS_MODES, FileTree, LossMode, Storage
 from tools.crash.traced import Trace
 from tools.crash.verify import (
     Promise,
@@ -25,7 +32,7 @@ from tools.crash.verify import (
     repository_is_sound,
 )
 
-_FIRST: Final[tuple[Verb, ...]] = ("ingest", "forget", "ingest", "prune", "repair")
+_FIRST: Final[tuple[Operation, ...]] = ("ingest", "forget", "ingest", "prune", "repair")
 _GO_ON: Final = 0.4
 _STATES: Final = 20
 """States that one recording ends in."""
@@ -39,9 +46,9 @@ _MODE, _FOLDER_MODE = 0o600, 0o700
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """One verb, what it did to the storage, and what was promised before it began."""
+    """One operation, what it did to the storage, and what was promised before it began."""
 
-    verb: Verb
+    operation: Operation
     trace: Trace
     promised: Mapping[PointId, Promise | None]
     """Without those that it was to forget."""
@@ -51,95 +58,103 @@ class Recorded:
     """Those whose end was acknowledged before."""
 
     def promised_at(self, moment: int) -> dict[PointId, Promise | None]:
-        told = [told.message for told in self.trace.told if told.begun < moment]
+        told = [told.message for told in self.trace.sent if told.begun < moment]
         new = [PointId(message["point"]) for message in told if "point" in message]
         return {**self.promised, **dict.fromkeys(new)}
 
     def gone_at(self, moment: int) -> list[PointId]:
-        told = [told.message for told in self.trace.told if told.begun < moment]
+        told = [told.message for told in self.trace.sent if told.begun < moment]
         return [*self.gone, *(point for message in told for point in message.get("forgot", []))]
 
 
-def replay(folder: Path, seed: int, count: int) -> Result:
-    """Crash states of recordings of every verb; often life goes on from one of them."""
-    lives = Lives(Campaign(folder, seed))
-    campaign, victim = lives.campaign, folder / "victim"
+def replay(folder: Path, seed: int, count: int) -> CampaignResult:
+    """Crash states of recordings of every operation; often life goes on from one of them."""
+    lifecycle = Lifecycle(Campaign(folder, seed))
+    campaign, victim = lifecycle.campaign, folder / "victim"
     for _ in range(3):
-        campaign.run_well()
+        campaign.run_undisturbed()
     calls, seen = Counter[str](), Counter[str]()
-    verbs = [*_FIRST]
+    operations = [*_FIRST]
     while (left := count - seen["tried"]) > 0:
-        verb = verbs.pop(0) if verbs else lives.next_verb()
-        recorded = record(lives, verb, folder / "recording")
+        operation = operations.pop(0) if operations else lifecycle.next_operation()
+        recorded = record(lifecycle, operation, folder / "recording")
         calls.update(recorded.trace.counts)
         for number in range(min(_STATES, left)):
-            seen.update(try_state(lives, recorded, victim, is_thorough=number % _THOROUGH == 0))
-        lives.prove()
+            seen.update(try_state(lifecycle, recorded, victim, is_thorough=number % _THOROUGH == 0))
+        lifecycle.prove()
         if campaign.rnd.random() < _GO_ON:
-            _go_on(lives, recorded)
-    lives.prove_all()
+            _restart(lifecycle, recorded)
+    lifecycle.prove_all()
     made = ", ".join(f"{name} {number}" for name, number in sorted(calls.items()))
     note = f"{seen['rebuilt']} catalogs rebuilt; recorded: {made}"
-    return Result("replay", seen["tried"], "crash states", campaign.points, seen["late"], 0, note)
+    return CampaignResult(
+        "replay", seen["tried"], "crash states", campaign.points, seen["unacknowledged"], 0, note
+    )
 
 
-def record(lives: Lives, verb: Verb, file: Path, prepare: Prepare = unprepared) -> Recorded:
-    """Run *verb* to its end, with strace looking on."""
-    campaign = lives.campaign
+def record(
+    lifecycle: Lifecycle, operation: Operation, file: Path, prepare: Prepare = unprepared
+) -> Recorded:
+    """Run *operation* to its end, with strace looking on."""
+    campaign = lifecycle.campaign
     trace = Trace(campaign.repository, Storage(campaign.repository))
-    tracer, gone = recorder(file), list(lives.gone)
+    tracer, gone = recorder(file), list(lifecycle.gone)
     before = campaign.promises
 
-    def install(say: Say) -> None:
-        prepare(say)
-        tracer.install(say)
+    def install(send: Send) -> None:
+        prepare(send)
+        tracer.install(send)
 
-    outcome = expect_well(lives.run(verb, prepare=install))
+    outcome = expect_success(lifecycle.run(operation, prepare=install))
     trace.play([*parse(tracer.lines())])
     _expect_all_told(outcome, trace)
     there = campaign.promises.keys()
     promised = {point: promise for point, promise in before.items() if point in there}
-    return Recorded(verb, trace, promised, {*before}, gone)
+    return Recorded(operation, trace, promised, {*before}, gone)
 
 
-def _expect_all_told(outcome: Outcome, trace: Trace) -> None:
+def _expect_all_told(outcome: ChildExit, trace: Trace) -> None:
     """What the child said stands in the recording: else its places would mean nothing."""
-    if [told.message for told in trace.told] != outcome.messages:
-        raise Violation(f"{outcome.messages} was said, {trace.told} recorded")
+    if [told.message for told in trace.sent] != outcome.messages:
+        raise Violation(f"{outcome.messages} was said, {trace.sent} recorded")
 
 
-def try_state(lives: Lives, recorded: Recorded, victim: Path, *, is_thorough: bool) -> Counter[str]:
+def try_state(
+    lifecycle: Lifecycle, recorded: Recorded, victim: Path, *, is_thorough: bool
+) -> Counter[str]:
     """Make one state, look at it, and go on from it; what was seen."""
-    campaign = lives.campaign
-    moment, mood = _choose(campaign, recorded)
-    tree = recorded.trace.storage.state(moment, mood, campaign.rnd)
-    lay_out(tree, victim)
+    campaign = lifecycle.campaign
+    moment, mode = _choose(campaign, recorded)
+    tree = recorded.trace.storage.state(moment, mode, campaign.rnd)
+    materialize(tree, victim)
     outcome = run_child(_proof(campaign, recorded, moment, victim, is_thorough=is_thorough))
     if outcome.code:
-        what = f"{recorded.verb}, moment {moment} of the recording, mood {mood}"
+        what = f"{recorded.operation}, moment {moment} of the recording, mode {mode}"
         raise Violation(f"{what}: {outcome}")
     is_rebuilt = _ASIDE not in tree and (victim / _ASIDE).exists()
     shutil.rmtree(victim)
-    (found, *_) = outcome.told("points")
-    late = found.keys() - recorded.promised_at(moment).keys() - {*recorded.gone_at(moment)}
-    return Counter(tried=1, late=len(late - recorded.known), rebuilt=is_rebuilt)
+    (found, *_) = outcome.values("points")
+    unacknowledged = (
+        found.keys() - recorded.promised_at(moment).keys() - {*recorded.gone_at(moment)}
+    )
+    return Counter(tried=1, unacknowledged=len(unacknowledged - recorded.known), rebuilt=is_rebuilt)
 
 
-def _choose(campaign: Campaign, recorded: Recorded) -> tuple[int, Mood]:
-    return campaign.rnd.choice(sorted(recorded.trace.moments)), campaign.rnd.choice(MOODS)
+def _choose(campaign: Campaign, recorded: Recorded) -> tuple[int, LossMode]:
+    return campaign.rnd.choice(sorted(recorded.trace.moments)), campaign.rnd.choice(LOSS_MODES)
 
 
-def _go_on(lives: Lives, recorded: Recorded) -> None:
+def _restart(lifecycle: Lifecycle, recorded: Recorded) -> None:
     """Put the repository back to a state of *recorded*: what runs next finds it like that."""
-    moment, mood = _choose(lives.campaign, recorded)
-    path = lives.campaign.repository
+    moment, mode = _choose(lifecycle.campaign, recorded)
+    path = lifecycle.campaign.repository
     shutil.rmtree(path)
-    lay_out(recorded.trace.storage.state(moment, mood, lives.campaign.rnd), path)
-    lives.campaign.go_on_with(recorded.promised_at(moment))
-    lives.gone = recorded.gone_at(moment)
+    materialize(recorded.trace.storage.state(moment, mode, lifecycle.campaign.rnd), path)
+    lifecycle.campaign.restart_from(recorded.promised_at(moment))
+    lifecycle.gone = recorded.gone_at(moment)
 
 
-def lay_out(tree: Tree, path: Path) -> None:
+def materialize(tree: FileTree, path: Path) -> None:
     """Make a folder that holds *tree*."""
     path.mkdir(_FOLDER_MODE)
     for name, content in tree.items():
@@ -161,21 +176,21 @@ def _proof(
     capture = Capture(victim, guest.path, guest.version, "auto", None)
     digests = list(guest.digests)
 
-    def prove(say: Say) -> None:
-        none_is_back(victim, gone)(say)
-        promises_hold(victim, promised, digests, sample)(say)
-        capture.work()(say)
+    def prove(send: Send) -> None:
+        none_reappeared(victim, gone)(send)
+        promises_hold(victim, promised, digests, sample)(send)
+        capture.work()(send)
         if is_thorough:
-            pruning(victim, unprepared)(say)
-            _expect_sound(victim, say)
-            catalog_is_as_rebuilt(victim)(say)
-        none_is_back(victim, gone)(say)
-        promises_hold(victim, promised, digests, None if is_thorough else sample)(say)
+            pruning(victim, unprepared)(send)
+            _expect_sound(victim, send)
+            catalog_is_as_rebuilt(victim)(send)
+        none_reappeared(victim, gone)(send)
+        promises_hold(victim, promised, digests, None if is_thorough else sample)(send)
 
     return prove
 
 
-def _expect_sound(path: Path, say: Say) -> None:
+def _expect_sound(path: Path, send: Send) -> None:
     report: list[str] = []
     repository_is_sound(path)(lambda message: report.extend(message["problems"]))
     if report:

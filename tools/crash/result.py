@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class CampaignResult:
     """Nothing is lost where this is returned: a loss is a Violation."""
 
     campaign: str
@@ -14,17 +14,25 @@ class Result:
     """Of what."""
     points: int
     """Points that were promised, and read to the last byte in the end."""
-    late: int = 0
+    unacknowledged: int = 0
     """Points that were committed though nobody was told, and found later."""
     lost: int = 0
     note: str = ""
 
 
-def table(results: list[Result], seed: int) -> str:
+def table(results: list[CampaignResult], seed: int) -> str:
     """The results, a line each."""
-    rows = [("campaign", "tried", "of", "points", "lost", "found late", "")]
+    rows = [("campaign", "tried", "of", "points", "lost", "found unacknowledged", "")]
     rows += [
-        (r.campaign, str(r.tried), r.what, str(r.points), str(r.lost), str(r.late), r.note)
+        (
+            r.campaign,
+            str(r.tried),
+            r.what,
+            str(r.points),
+            str(r.lost),
+            str(r.unacknowledged),
+            r.note,
+        )
         for r in results
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -21,13 +21,13 @@ from typing import Final, Literal, NamedTuple, get_args
 
 SECTOR: Final = 512
 
-Mood = Literal["lost", "kept", "names", "bytes", "journal", "mixed"]
+LossMode = Literal["lost", "kept", "names", "bytes", "journal", "mixed"]
 """What becomes of what need not last: all is lost; all is kept; only names are kept, only bytes;
 names are kept in the order of a journal, bytes by chance; both by chance, each for itself."""
-MOODS: Final[tuple[Mood, ...]] = get_args(Mood)
+LOSS_MODES: Final[tuple[LossMode, ...]] = get_args(LossMode)
 
 Fate = Literal["lost", "kept", "torn"]
-Tree = Mapping[str, bytes | None]
+FileTree = Mapping[str, bytes | None]
 """Content of files, None for folders, by path below the root."""
 
 
@@ -120,9 +120,9 @@ class Storage:
         folders = tuple({id(folder): folder for folder, _, _ in names}.values())
         self._rebindings.append(Rebinding(begun, ended, bound, folders))
 
-    def state(self, at: int, mood: Mood, rnd: random.Random) -> Tree:
+    def state(self, at: int, mode: LossMode, rnd: random.Random) -> FileTree:
         """What may be found if the power goes at moment *at*."""
-        names = self._names(at, mood, rnd)
+        names = self._names(at, mode, rnd)
         below: dict[int, list[tuple[str, Inode]]] = {}
         for (folder, name), inode in names.items():
             below.setdefault(folder, []).append((name, inode))
@@ -130,14 +130,14 @@ class Storage:
 
         def walk(folder: Inode, prefix: str) -> None:
             for name, inode in sorted(below.get(id(folder), [])):
-                found[prefix + name] = None if inode.is_folder else _content(inode, at, mood, rnd)
+                found[prefix + name] = None if inode.is_folder else _content(inode, at, mode, rnd)
                 if inode.is_folder:
                     walk(inode, f"{prefix}{name}/")
 
         walk(self.root, "")
         return found
 
-    def _names(self, at: int, mood: Mood, rnd: random.Random) -> dict[tuple[int, str], Inode]:
+    def _names(self, at: int, mode: LossMode, rnd: random.Random) -> dict[tuple[int, str], Inode]:
         names: dict[tuple[int, str], Inode | None] = dict(self._before)
         possible = [each for each in self._rebindings if each.begun < at]
         journal = rnd.randint(0, len(possible))
@@ -145,7 +145,7 @@ class Storage:
         for number, each in enumerate(possible):
             is_flushed = each.is_flushed(at)
             is_kept = is_flushed or (
-                not lost & each.names.keys() and _is_kept(mood, rnd, is_early=number < journal)
+                not lost & each.names.keys() and _is_kept(mode, rnd, is_early=number < journal)
             )
             if is_kept:
                 names.update(each.names)
@@ -154,21 +154,21 @@ class Storage:
         return {key: inode for key, inode in names.items() if inode is not None}
 
 
-def _is_kept(mood: Mood, rnd: random.Random, *, is_early: bool) -> bool:
-    if mood == "journal":
+def _is_kept(mode: LossMode, rnd: random.Random, *, is_early: bool) -> bool:
+    if mode == "journal":
         return is_early
-    return mood in ("kept", "names") or (mood == "mixed" and rnd.random() < 0.5)
+    return mode in ("kept", "names") or (mode == "mixed" and rnd.random() < 0.5)
 
 
-def _fate(mood: Mood, rnd: random.Random) -> Fate:
-    if mood in ("kept", "bytes"):
+def _fate(mode: LossMode, rnd: random.Random) -> Fate:
+    if mode in ("kept", "bytes"):
         return "kept"
-    if mood in ("lost", "names"):
+    if mode in ("lost", "names"):
         return "lost"
     return rnd.choice(get_args(Fate))
 
 
-def _content(inode: Inode, at: int, mood: Mood, rnd: random.Random) -> bytes:
+def _content(inode: Inode, at: int, mode: LossMode, rnd: random.Random) -> bytes:
     """What may be found in a file."""
     flushed = inode.flushed_before(at)
     now, found = bytearray(inode.content), bytearray(inode.content)
@@ -176,7 +176,7 @@ def _content(inode: Inode, at: int, mood: Mood, rnd: random.Random) -> bytes:
         if change.begun >= at:
             break
         is_flushed = change.ended < flushed or (change.is_lasting and change.ended < at)
-        fate: Fate = "kept" if is_flushed else _fate(mood, rnd)
+        fate: Fate = "kept" if is_flushed else _fate(mode, rnd)
         _apply(change, now)
         if fate == "kept":
             if change.data is not None:

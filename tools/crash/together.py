@@ -12,16 +12,16 @@ from cbtfs.errors import PointNotFound
 from cbtfs.listing import points
 from cbtfs.reader import Reader
 from cbtfs.store.repository import Repository, reading
-from tools.crash.campaign import Campaign, expect_well
-from tools.crash.lives import Lives
-from tools.crash.result import Result
+from tools.crash.campaign import Campaign, expect_success
+from tools.crash.lifecycle import Lifecycle
+from tools.crash.result import CampaignResult
 from tools.crash.verify import Violation
 
 _READERS: Final = 2
 _REREAD: Final = 3
 
 
-class Board:
+class SharedFiles:
     """Files through which readers learn what is right, and when to end."""
 
     def __init__(self, folder: Path) -> None:
@@ -45,19 +45,21 @@ class Board:
         return self._end.exists()
 
 
-def _read_on(path: Path, board: Board, seed: int, results: int) -> None:
+def _read_on(path: Path, shared: SharedFiles, seed: int, results: int) -> None:
     """Read points until the end, whole disks, each compared; the number of reads goes out."""
     rnd = random.Random(seed)
     reads = 0
     with reading(path) as repository:
         reader = Reader(repository, cache_bytes=1 << 20)
-        while not board.is_ended:
+        while not shared.is_ended:
             reader.refresh()
-            reads += _read_one(repository, reader, board, rnd)
+            reads += _read_one(repository, reader, shared, rnd)
     os.write(results, f"{reads}\n".encode())
 
 
-def _read_one(repository: Repository, reader: Reader, board: Board, rnd: random.Random) -> int:
+def _read_one(
+    repository: Repository, reader: Reader, shared: SharedFiles, rnd: random.Random
+) -> int:
     with repository.catalog.view() as view:
         listed = list(points(view))
     if not listed:
@@ -70,7 +72,7 @@ def _read_one(repository: Repository, reader: Reader, board: Board, rnd: random.
                 content = disk.read(0, disk.size)
                 if (
                     hashlib.sha256(content).hexdigest()
-                    != board.digests()[manifest.metadata["version"]]
+                    != shared.digests()[manifest.metadata["version"]]
                 ):
                     raise Violation(f"point {manifest.point} reads wrong")
     except PointNotFound:
@@ -78,13 +80,13 @@ def _read_one(repository: Repository, reader: Reader, board: Board, rnd: random.
     return _REREAD
 
 
-def _fork_reader(path: Path, board: Board, seed: int, results: int) -> int:
+def _fork_reader(path: Path, shared: SharedFiles, seed: int, results: int) -> int:
     child = os.fork()
     if child:
         return child
     code = 1
     try:
-        _read_on(path, board, seed, results)
+        _read_on(path, shared, seed, results)
         code = 0
     except BaseException as exc:
         os.write(2, f"reader: {type(exc).__name__}: {exc}\n".encode())
@@ -92,31 +94,35 @@ def _fork_reader(path: Path, board: Board, seed: int, results: int) -> int:
         os._exit(code)
 
 
-def together(folder: Path, seed: int, seconds: int) -> Result:
+def together(folder: Path, seed: int, seconds: int) -> CampaignResult:
     """Two readers, and a writer that does everything, for so many seconds."""
-    lives = Lives(Campaign(folder, seed))
-    campaign, board = lives.campaign, Board(folder)
-    board.write(campaign.guest.digests)
+    lifecycle = Lifecycle(Campaign(folder, seed))
+    campaign, shared = lifecycle.campaign, SharedFiles(folder)
+    shared.write(campaign.guest.digests)
     for _ in range(3):
-        campaign.run_well()
-        board.write(campaign.guest.digests)
+        campaign.run_undisturbed()
+        shared.write(campaign.guest.digests)
     source, results = os.pipe()
-    readers = [_fork_reader(campaign.repository, board, seed + n, results) for n in range(_READERS)]
+    readers = [
+        _fork_reader(campaign.repository, shared, seed + n, results) for n in range(_READERS)
+    ]
     os.close(results)
     runs = 0
     try:
         ends = time.monotonic() + seconds
         while time.monotonic() < ends:
-            verb = lives.next_verb()
-            expect_well(lives.run(verb, before=lambda: board.write(campaign.guest.digests)))
+            operation = lifecycle.next_operation()
+            expect_success(
+                lifecycle.run(operation, before=lambda: shared.write(campaign.guest.digests))
+            )
             runs += 1
     finally:
-        board.end()
+        shared.end()
         codes = [os.waitstatus_to_exitcode(os.waitpid(reader, 0)[1]) for reader in readers]
     with os.fdopen(source) as told:
         reads = sum(map(int, told))
     if any(codes):
         raise Violation(f"readers ended with {codes}")
-    lives.prove_all()
+    lifecycle.prove_all()
     note = f"{reads} whole disks read and compared by {_READERS} readers"
-    return Result("together", runs, "runs of a writer", campaign.points, 0, 0, note)
+    return CampaignResult("together", runs, "runs of a writer", campaign.points, 0, 0, note)

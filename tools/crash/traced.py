@@ -45,7 +45,7 @@ class _Open:
     offset: int = 0
 
 
-class Told(NamedTuple):
+class SentMessage(NamedTuple):
     """What the program told its parent, and when."""
 
     begun: int
@@ -60,7 +60,7 @@ class Trace:
     storage: Storage
     moments: set[int] = field(default_factory=set)
     """Places in the recording around which something changed."""
-    told: list[Told] = field(default_factory=list)
+    sent: list[SentMessage] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     """How often each call changed or flushed something."""
     _files: dict[int, _Open] = field(default_factory=dict)
@@ -203,7 +203,7 @@ class Trace:
     def _write(self, call: Call) -> None:
         opened = self._files.get(int(call.arguments[0]))
         if opened is None:
-            self._tell(call)
+            self._record_message(call)
             return
         data = b"".join(call.strings)
         if call.ended != NEVER:
@@ -215,10 +215,10 @@ class Trace:
             opened.offset += len(data)
         self._changed(call)
 
-    def _tell(self, call: Call) -> None:
+    def _record_message(self, call: Call) -> None:
         data = b"".join(call.strings) if call.name == "write" else b""
         if data.startswith(b'{"'):
-            self.told.append(Told(call.begun, json.loads(data)))
+            self.sent.append(SentMessage(call.begun, json.loads(data)))
             self.moments |= {call.begun, call.begun + 1}
 
     def _seek(self, call: Call) -> None:

@@ -4,18 +4,18 @@ import os
 import subprocess
 from pathlib import Path
 
-from tools.crash.child import Say
+from tools.crash.child import Send
 
 
 class Tracer:
-    """Have strace do what *options* say to a child, and write to *file* what it sees."""
+    """Have strace do what *options* send to a child, and write to *file* what it sees."""
 
     def __init__(self, file: Path, *options: str) -> None:
         self._file = file
         self._options = options
         self._ended, self._open = os.pipe()
 
-    def install(self, say: Say) -> None:
+    def install(self, send: Send) -> None:
         """For the child, while it has one thread."""
         tracer = subprocess.Popen(
             [

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final, Literal
 
 from cbtfs.store.catalog.environment import Environment
-from tools.crash.child import Say
+from tools.crash.child import Send
 
 Action = Literal["kill", "EIO", "ENOSPC"]
 """End before the call, or in the middle of it where it writes; let the call fail."""
@@ -42,9 +42,9 @@ class Trap:
         self._action = action
         self._lock = threading.Lock()
 
-    def install(self, say: Say) -> None:
-        """Replace what is counted; *say* which call it was, before the trap springs."""
-        self._say = say
+    def install(self, send: Send) -> None:
+        """Replace what is counted; *send* which call it was, before the trap springs."""
+        self._send = send
         for name in CALLS:
             setattr(os, name, self._guarded(name, getattr(os, name)))
         if self._action == "kill":
@@ -57,13 +57,13 @@ class Trap:
                 is_mine = self._left == 0
                 self._left -= 1
             if is_mine:
-                self._spring(name, args)
+                self._trigger(name, args)
             return real(*args, **named)
 
         return call
 
-    def _spring(self, name: str, args: tuple[Any, ...]) -> None:
-        self._say({"sprung": name})
+    def _trigger(self, name: str, args: tuple[Any, ...]) -> None:
+        self._send({"triggered": name})
         if self._action in _ERRORS:
             code = _ERRORS[self._action]
             raise OSError(code, os.strerror(code))
@@ -73,9 +73,9 @@ class Trap:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def write_little(say: Say, most: int = 100) -> None:
+def write_short(send: Send, most: int = 100) -> None:
     """Let every write take at most *most* bytes, as a system may."""
-    say({"most": most})
+    send({"most": most})
     real = os.writev
 
     def writev(fd: int, parts: Any) -> int:

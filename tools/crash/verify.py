@@ -11,7 +11,7 @@ from cbtfs.listing import points
 from cbtfs.reader import Reader
 from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.repository import CATALOG, reading, writing
-from tools.crash.child import Say, Work
+from tools.crash.child import Send, Work
 
 
 class Violation(Exception):
@@ -39,7 +39,7 @@ def promises_hold(
     is None, must read like it.
     """
 
-    def look(say: Say) -> None:
+    def look(send: Send) -> None:
         found: dict[PointId, Promise] = {}
         with reading(path) as repository:
             with repository.catalog.view() as view:
@@ -60,7 +60,7 @@ def promises_hold(
         lost = promised.keys() - found.keys()
         if lost:
             raise Violation(f"points are lost: {sorted(lost)}")
-        say({"points": found})
+        send({"points": found})
 
     return look
 
@@ -68,9 +68,9 @@ def promises_hold(
 def repository_is_sound(path: Path) -> Work:
     """Work that tells the problems of a check of every byte, and how much there was to check."""
 
-    def look(say: Say) -> None:
+    def look(send: Send) -> None:
         report = check(path, read_data=True)
-        say({"problems": [p.what for p in report.problems], "chunks": report.chunks_read})
+        send({"problems": [p.what for p in report.problems], "chunks": report.chunks_read})
 
     return look
 
@@ -78,7 +78,7 @@ def repository_is_sound(path: Path) -> Work:
 def catalog_is_as_rebuilt(path: Path) -> Work:
     """Work that fails with a Violation unless a rebuilt catalog says the same."""
 
-    def look(say: Say) -> None:
+    def look(send: Send) -> None:
         with writing(path):
             """Let it catch up."""
         before = _said_by(path)
@@ -89,7 +89,7 @@ def catalog_is_as_rebuilt(path: Path) -> Work:
         for what, left, right in zip(("points", "objects", "nodes"), before, after, strict=True):
             if left != right:
                 raise Violation(f"{what} differ: {len(left)} before, {len(right)} rebuilt")
-        say({"rebuilt": [len(part) for part in after]})
+        send({"rebuilt": [len(part) for part in after]})
 
     return look
 

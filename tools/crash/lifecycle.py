@@ -1,4 +1,4 @@
-"""A repository that lives: points come and go, space is given back, the catalog is made anew.
+"""A repository that lifecycle: points come and go, space is given back, the catalog is made anew.
 
 Any of it is killed or meets a failing call, on one repository, over and over.
 """
@@ -14,36 +14,36 @@ from cbtfs.prune.select import Limits
 from cbtfs.repair import repair
 from cbtfs.store.repository import reading, writing
 from cbtfs.store.reserve import released
-from tools.crash.campaign import Campaign, expect_well
+from tools.crash.campaign import Campaign, expect_success
 from tools.crash.capture import LOCK_WAIT
-from tools.crash.child import Outcome, Say, Work, run_child
+from tools.crash.child import ChildExit, Send, Work, run_child
 from tools.crash.trap import Action, Trap
 from tools.crash.verify import Violation
 
-Verb = Literal["ingest", "forget", "prune", "repair"]
-VERBS: Final[tuple[Verb, ...]] = ("ingest", "forget", "prune", "repair")
+Operation = Literal["ingest", "forget", "prune", "repair"]
+OPERATIONS: Final[tuple[Operation, ...]] = ("ingest", "forget", "prune", "repair")
 
 _PACK_BYTES: Final = 256 << 10
 _MOST: Final = 12
 """Points that are kept, about: enough to share, few enough to read."""
 
-Prepare = Callable[[Say], None]
+Prepare = Callable[[Send], None]
 
 
-def unprepared(say: Say) -> None:
+def unprepared(send: Send) -> None:
     """Come as you are."""
 
 
 def forgetting(path: Path, points: Sequence[PointId], prepare: Prepare) -> Work:
     """Work that forgets *points* and acknowledges it."""
 
-    def run(say: Say) -> None:
-        prepare(say)
-        say({"begun": "forget"})
+    def run(send: Send) -> None:
+        prepare(send)
+        send({"begun": "forget"})
         with released(path), writing(path, lock_wait=LOCK_WAIT) as repository:
             there = repository.points.ids()
             repository.forget([point for point in points if point in there])
-            say({"forgot": list(points)})
+            send({"forgot": list(points)})
 
     return run
 
@@ -51,12 +51,12 @@ def forgetting(path: Path, points: Sequence[PointId], prepare: Prepare) -> Work:
 def pruning(path: Path, prepare: Prepare) -> Work:
     """Work that gives back all that can be given back."""
 
-    def run(say: Say) -> None:
-        prepare(say)
-        say({"begun": "prune"})
+    def run(send: Send) -> None:
+        prepare(send)
+        send({"begun": "prune"})
         with released(path), writing(path, lock_wait=LOCK_WAIT) as repository:
             outcome = prune(repository, Limits(unused_share=0.0), pack_bytes=_PACK_BYTES)
-            say({"freed": outcome.freed_bytes})
+            send({"freed": outcome.freed_bytes})
 
     return run
 
@@ -64,18 +64,18 @@ def pruning(path: Path, prepare: Prepare) -> Work:
 def repairing(path: Path, prepare: Prepare) -> Work:
     """Work that makes the catalog anew."""
 
-    def run(say: Say) -> None:
-        prepare(say)
-        say({"begun": "repair"})
+    def run(send: Send) -> None:
+        prepare(send)
+        send({"begun": "repair"})
         repair(path, lock_wait=LOCK_WAIT)
 
     return run
 
 
-def none_is_back(path: Path, gone: Sequence[PointId]) -> Work:
+def none_reappeared(path: Path, gone: Sequence[PointId]) -> Work:
     """Work that fails with a Violation if a point is listed that was forgotten."""
 
-    def look(say: Say) -> None:
+    def look(send: Send) -> None:
         with reading(path) as repository, repository.catalog.view() as view:
             back = {*gone} & {*view.point_ids()}
         if back:
@@ -85,58 +85,58 @@ def none_is_back(path: Path, gone: Sequence[PointId]) -> Work:
 
 
 @dataclass(slots=True)
-class Lives:
+class Lifecycle:
     """What is done to one Campaign's repository besides capturing."""
 
     campaign: Campaign
     gone: list[PointId] = field(default_factory=list)
     """Points whose end was acknowledged."""
-    kills: dict[Verb, int] = field(default_factory=lambda: dict.fromkeys(VERBS, 0))
-    sprung: set[str] = field(default_factory=set)
-    late: int = 0
+    kills: dict[Operation, int] = field(default_factory=lambda: dict.fromkeys(OPERATIONS, 0))
+    triggered: set[str] = field(default_factory=set)
+    unacknowledged: int = 0
     """Points that were committed though nobody was told."""
     _known: set[PointId] = field(default_factory=set)
 
-    def next_verb(self) -> Verb:
+    def next_operation(self) -> Operation:
         if self.campaign.points > _MOST:
             return "forget"
-        return self.campaign.rnd.choice(VERBS)
+        return self.campaign.rnd.choice(OPERATIONS)
 
     def run(
         self,
-        verb: Verb,
+        operation: Operation,
         *,
         kill_after: float | None = None,
-        strike: Callable[[], None] = lambda: None,
+        before_kill: Callable[[], None] = lambda: None,
         prepare: Prepare = unprepared,
         before: Callable[[], None] = lambda: None,
-    ) -> Outcome:
+    ) -> ChildExit:
         """Let a child do it, and note what it acknowledged and how it ended.
 
         *prepare* is what the child does first: a trap, perhaps. *before* is called when it is clear
         what a capture will capture.
         """
         campaign = self.campaign
-        if verb == "ingest":
+        if operation == "ingest":
             capture = campaign.next_capture()
             before()
             outcome = campaign.run(
-                capture, capture.work(prepare), kill_after=kill_after, strike=strike
+                capture, capture.work(prepare), kill_after=kill_after, before_kill=before_kill
             )
         else:
-            work = self._work(verb, prepare)
-            outcome = run_child(work, kill_after=kill_after, strike=strike)
-        for points in outcome.told("forgot"):
+            work = self._work(operation, prepare)
+            outcome = run_child(work, kill_after=kill_after, before_kill=before_kill)
+        for points in outcome.values("forgot"):
             self.gone += points
-        self.kills[verb] += outcome.is_killed
-        self.sprung.update(outcome.told("sprung"))
+        self.kills[operation] += outcome.is_killed
+        self.triggered.update(outcome.values("triggered"))
         return outcome
 
-    def _work(self, verb: Verb, prepare: Prepare) -> Work:
+    def _work(self, operation: Operation, prepare: Prepare) -> Work:
         path = self.campaign.repository
-        if verb == "prune":
+        if operation == "prune":
             return pruning(path, prepare)
-        if verb == "repair":
+        if operation == "repair":
             return repairing(path, prepare)
         points = self.campaign.promised
         chosen = self.campaign.rnd.sample(points, max(len(points) // 3, min(1, len(points))))
@@ -145,11 +145,13 @@ class Lives:
 
     def prove(self) -> None:
         """Nothing promised is lost or changed, nothing forgotten is back, the next run works."""
-        expect_well(run_child(none_is_back(self.campaign.repository, self.gone)))
+        expect_success(run_child(none_reappeared(self.campaign.repository, self.gone)))
         self._known.update(self.campaign.promised)
         self.campaign.prove()
         found = {*self.campaign.promised} - self._known
-        self.late += len(found) - 1  # one is of the run that proves that the next run works
+        self.unacknowledged += (
+            len(found) - 1
+        )  # one is of the run that proves that the next run works
         self._known |= found
 
     def prove_readable(self) -> None:
@@ -162,15 +164,15 @@ class Lives:
         Only then does a rebuilt catalog know no more than this one: dead frames are gone.
         """
         self.prove()
-        expect_well(self.run("prune"))
-        expect_well(run_child(none_is_back(self.campaign.repository, self.gone)))
+        expect_success(self.run("prune"))
+        expect_success(run_child(none_reappeared(self.campaign.repository, self.gone)))
         self.campaign.prove_all()
 
-    def spring(self, verb: Verb, at: int, action: Action) -> Outcome:
-        """*verb* with a trap on its call number *at*, then the proof."""
-        outcome = self.run(verb, prepare=Trap(at, action).install)
+    def trigger(self, operation: Operation, at: int, action: Action) -> ChildExit:
+        """*operation* with a trap on its call number *at*, then the proof."""
+        outcome = self.run(operation, prepare=Trap(at, action).install)
         try:
             self.prove()
         except Violation as exc:
-            raise Violation(f"{verb}, call {at}, {action}, {outcome}: {exc}") from exc
+            raise Violation(f"{operation}, call {at}, {action}, {outcome}: {exc}") from exc
         return outcome
