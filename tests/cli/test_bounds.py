@@ -16,5 +16,5 @@ def test_more_disks_than_the_mount_can_show_are_refused(
     done = run("ingest", "image", "--vm=vm", *disks)
 
     assert done.code == 2
-    assert "has 4095 disks and small files, a restore point has at most 4094" in done.err
+    assert "has 4094 disks and small files, a restore point has at most 4093" in done.err
     assert list((repository / "points").glob("*[0-9a-f]")) == []
