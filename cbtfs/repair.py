@@ -15,13 +15,10 @@ from cbtfs.store.catalog import gate
 from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.records import CatalogDamaged
 from cbtfs.store.directories import Directory, look_at_directories
-from cbtfs.store.files import make_folder, storing
-from cbtfs.store.lock import WriterLock
 from cbtfs.store.missing import missing_points, put_back
-from cbtfs.store.pack import OPEN_SUFFIX
 from cbtfs.store.packs import PackFolder
-from cbtfs.store.points import ASIDE_SUFFIX, PointFolder
-from cbtfs.store.repository import CATALOG, Repository, reading, rebuild_catalog, writing
+from cbtfs.store.points import PointFolder
+from cbtfs.store.repository import CATALOG, Repository, reading, rebuild_catalog, take_lock, writing
 from cbtfs.store.settings import load_settings
 
 
@@ -93,7 +90,7 @@ def repair(
         on_missing(foreseen)
         restorable = _restorable(foreseen) if restores_manifests else ()
         return replace(found, missing=_ids(foreseen), restored=restorable)
-    size = sum(packs.path(pack).lstat().st_size for pack in packs.ids())
+    size = sum(packs.size(pack) for pack in packs.ids())
     findings = rebuild_catalog(path, lock_wait=lock_wait, progress=announce(size))
     missing, restored = _settle_missing(path, restores_manifests, lock_wait, on_missing)
     return Repaired(
@@ -177,9 +174,7 @@ def create_markers(path: Path, *, lock_wait: float = 0.0) -> list[Directory]:
     The user vouches for the directories. WrongDirectory where one has another's marker.
     """
     load_settings(path)
-    with storing("the writer's lock"):
-        make_folder(path / "locks")
-        lock = WriterLock(path / "locks" / "writer", lock_wait)
+    lock = take_lock(path, lock_wait)
     try:
         return directories.create_markers(path, load_settings(path).id)
     finally:
@@ -198,9 +193,7 @@ def _trouble(path: Path) -> str | None:
 
 
 def _leftovers(path: Path) -> int:
-    packs = (path / "packs").glob(f"*/*{OPEN_SUFFIX}")
-    states = (path / "points").glob(f"*{ASIDE_SUFFIX}")
-    return sum(1 for _ in (*packs, *states))
+    return PackFolder(path / "packs").count_leftovers() + PointFolder(path / "points").count_aside()
 
 
 def unlock(path: Path) -> str | None:
@@ -210,10 +203,9 @@ def unlock(path: Path) -> str | None:
     the lock is held: a process that runs holds it rightly, and one that ends lets go.
     """
     load_settings(path)
-    file = path / "locks" / "writer"
-    if not file.exists():
+    if not (path / "locks" / "writer").exists():
         return None
-    lock = WriterLock(file)
+    lock = take_lock(path, 0.0)
     left = lock.was_left_behind
     lock.release(is_clean=not left)
     if not left:

@@ -12,7 +12,7 @@ from cbtfs.check.points import spec_of, verify_points, verify_records
 from cbtfs.check.report import Problem, Report
 from cbtfs.check.subset import ALL, NONE, Subset
 from cbtfs.core.ids import PackId
-from cbtfs.errors import CbtfsError, WrongDirectory
+from cbtfs.errors import CbtfsError, DataCorrupt, WrongDirectory
 from cbtfs.store.catalog import gate
 from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.records import DIGESTS, META, ORDER, PACKS, VMS, CatalogDamaged
@@ -116,10 +116,10 @@ def _generation(catalog: Catalog | None) -> bytes:
         return view.generation
 
 
-def _size(pack: Path) -> int:
+def _size(packs: PackFolder, pack: PackId) -> int:
     try:
-        return pack.stat().st_size
-    except OSError:
+        return packs.size(pack)
+    except (OSError, DataCorrupt):
         return 0  # what is wrong with it is found out when it is opened
 
 
@@ -127,7 +127,7 @@ def _check_packs(
     packs: PackFolder, subset: Subset, announce: Announce, report: Report
 ) -> dict[PackId, dict[int, Problem]]:
     ids = packs.ids()
-    sizes = {pack: _size(packs.path(pack)) for pack in ids}
+    sizes = {pack: _size(packs, pack) for pack in ids}
     advance = announce(sum(sizes.values()))
     bad_frames = {}
     for found in verify_packs(packs, ids, subset.choose(sizes)):

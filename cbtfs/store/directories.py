@@ -16,6 +16,7 @@ from cbtfs.store.catalog import gate
 from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.records import CatalogDamaged
 from cbtfs.store.files import load_file, replace, storing
+from cbtfs.store.folder import Folder
 from cbtfs.store.packs import PackFolder
 from cbtfs.store.points import PointFolder
 
@@ -50,7 +51,8 @@ def encode_marker(repository: str, directory: Directory) -> bytes:
 def write_marker(path: Path, repository: str, directory: Directory) -> None:
     """Write the marker of one directory of the repository at *path*."""
     with storing(f"the marker of {directory}/"):
-        replace(path / directory / MARKER, encode_marker(repository, directory))
+        folder = Folder(path / directory)
+        replace(folder.at / MARKER, encode_marker(repository, directory))
 
 
 def require_directories(path: Path, repository: str, *, is_suspect: bool) -> None:
@@ -82,11 +84,16 @@ def absent_markers(path: Path, repository: str) -> list[Directory]:
 def has_marker(path: Path, repository: str, directory: Directory) -> bool:
     """Return whether a directory has its marker.
 
-    DamagedMarker if there is one that cannot be read, WrongDirectory if it is another's.
+    DamagedMarker if there is one that cannot be read, WrongDirectory if it is another's,
+    DataCorrupt if the directory is a link.
     """
     try:
-        data = load_file(path / directory / MARKER, _MAX_BYTES)
-    except (FileNotFoundError, NotADirectoryError):
+        folder = Folder(path / directory)
+    except FileNotFoundError:
+        return False
+    try:
+        data = load_file(folder.at / MARKER, _MAX_BYTES)
+    except FileNotFoundError:
         return False
     except OSError as exc:
         raise WrongDirectory(f"cannot read {directory}/{MARKER}: {exc.strerror}") from exc

@@ -21,6 +21,7 @@ from cbtfs.core.sealed import MAX_BYTES
 from cbtfs.errors import DataCorrupt, StoreFailed
 from cbtfs.store.files import create, load_file, storing, sync_folder, write_all
 from cbtfs.store.files import replace as put_file
+from cbtfs.store.folder import open_folder
 from cbtfs.store.reserve import RESERVE
 
 log = logging.getLogger(__name__)
@@ -80,7 +81,8 @@ class DistrustFolder:
 
     def __init__(self, repository: Path) -> None:
         self._repository = repository
-        self._path = repository / "points"
+        self._folder = open_folder(repository / "points")
+        self._path = self._folder.at
 
     def path(self, disk: DiskId) -> Path:
         return self._path / (disk + DISTRUST_SUFFIX)

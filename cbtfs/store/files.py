@@ -17,6 +17,7 @@ from typing import Final
 from cbtfs.errors import AccessDenied, DataCorrupt, StoreFailed
 from cbtfs.shortage import SHORTAGES, explain, refuse_shortage
 from cbtfs.store.owner import give_new, refuse_denied
+from cbtfs.store.shown import shown
 
 FILE_MODE: Final = 0o600
 FOLDER_MODE: Final = 0o700
@@ -49,15 +50,19 @@ def open_regular(path: Path, flags: int = 0) -> int:
         if isinstance(exc, FileNotFoundError | NotADirectoryError):
             raise
         refuse_denied(exc, path)
-        refuse_shortage(exc, f"cannot open {path}")
+        refuse_shortage(exc, f"cannot open {shown(path)}")
         if exc.errno == errno.EROFS:
-            raise AccessDenied(f"cannot write {path}: {exc.strerror}") from exc
+            raise AccessDenied(f"cannot write {shown(path)}: {exc.strerror}") from exc
         expected = "; expected a regular file" if exc.errno in _NO_REGULAR_FILE else ""
-        raise DataCorrupt(f"cannot open {path}: {exc.strerror}{expected}") from exc
+        raise DataCorrupt(f"cannot open {shown(path)}: {exc.strerror}{expected}") from exc
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise DataCorrupt(f"{path} is not a regular file: remove it, no part of a repository is")
+        raise DataCorrupt(_irregular(path))
     return fd
+
+
+def _irregular(path: Path) -> str:
+    return f"{shown(path)} is not a regular file: remove it, no part of a repository is"
 
 
 def refuse_others(path: Path) -> None:
@@ -67,7 +72,7 @@ def refuse_others(path: Path) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISREG(mode):
-        raise DataCorrupt(f"{path} is not a regular file: remove it, no part of a repository is")
+        raise DataCorrupt(_irregular(path))
 
 
 def remove(path: Path) -> None:
@@ -75,7 +80,9 @@ def remove(path: Path) -> None:
     try:
         path.unlink()
     except IsADirectoryError as exc:
-        raise DataCorrupt(f"{path} is a folder: remove it, no part of a repository is") from exc
+        raise DataCorrupt(
+            f"{shown(path)} is a folder: remove it, no part of a repository is"
+        ) from exc
 
 
 def remove_folder(path: Path) -> None:
@@ -209,7 +216,7 @@ def make_folder(path: Path) -> None:
         path.mkdir(FOLDER_MODE)
     except FileExistsError:
         if path.is_symlink() or not path.is_dir():
-            raise DataCorrupt(f"{path} is not a folder: remove it") from None
+            raise DataCorrupt(f"{shown(path)} is not a folder: remove it") from None
         return
     give_new(path)
     sync_folder(path.parent)

@@ -9,6 +9,7 @@ import pwd
 from pathlib import Path
 
 from cbtfs.errors import AccessDenied
+from cbtfs.store.shown import shown
 
 
 def give_new(path: Path, fd: int | None = None) -> None:
@@ -30,7 +31,8 @@ def give_new(path: Path, fd: int | None = None) -> None:
             os.fchown(fd, owner, group)
     except PermissionError as exc:
         raise AccessDenied(
-            f"cannot give {path} to {name_of(owner)}: {exc.strerror}; run the command as that user"
+            f"cannot give {shown(path)} to {name_of(owner)}: {exc.strerror}; "
+            "run the command as that user"
         ) from exc
 
 
@@ -42,7 +44,8 @@ def refuse_denied(exc: OSError, path: Path) -> None:
 
 def denied(exc: OSError, path: Path) -> AccessDenied:
     """Return the error for a path that may not be used: whose it is, and who this process is."""
-    found = Path(os.fsdecode(exc.filename)) if isinstance(exc.filename, str | bytes) else path
+    named = Path(os.fsdecode(exc.filename)) if isinstance(exc.filename, str | bytes) else path
+    found = shown(named)
     return AccessDenied(
         f"cannot open {found}: {exc.strerror}; {_whose(found)}, this process is "
         f"{name_of(os.geteuid())}: run the command as the owner, or let root give it to the "

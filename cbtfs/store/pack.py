@@ -33,13 +33,13 @@ from cbtfs.store.codec import Encoded, decode
 from cbtfs.store.files import (
     Buffers,
     create,
-    make_folder,
     open_regular,
     read_into,
     start_writing,
     sync_folder,
     write_all,
 )
+from cbtfs.store.folder import Folder
 
 PACK_BYTES: Final = 64 << 20
 """A pack is closed when it has grown to this size."""
@@ -56,11 +56,11 @@ OPEN_SUFFIX: Final = ".open"
 class PackWriter:
     """A pack that is being written: `<id>.open` until close() has made it last."""
 
-    def __init__(self, pack: PackId, path: Path) -> None:
+    def __init__(self, pack: PackId, folder: Folder) -> None:
         self.id = pack
-        self._path = path
-        self._aside = path.with_name(path.name + OPEN_SUFFIX)
-        make_folder(path.parent)
+        self._folder = folder
+        self._path = folder.at / pack
+        self._aside = folder.at / (pack + OPEN_SUFFIX)
         self._fd = create(self._aside)
         self._pending: list[bytes | memoryview] = [encode_pack_header(pack)]
         self._pending_bytes = PACK_HEADER_BYTES
@@ -124,8 +124,9 @@ class PackWriter:
 class Pack:
     """A closed pack, open for reading; its descriptor goes when nobody refers to it."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, shown: Path | None = None) -> None:
+        """Open the pack at *path*, called *shown* in messages."""
+        self._path = shown or path
         self._fd = open_regular(path)
         self.file = PackFile(self._fd)
         self.size = os.fstat(self._fd).st_size

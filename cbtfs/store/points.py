@@ -23,6 +23,7 @@ from cbtfs.core.sealed import MAX_BYTES
 from cbtfs.errors import CbtfsError, DataCorrupt, PointNotFound
 from cbtfs.shortage import refuse_shortage
 from cbtfs.store.files import load_file, open_regular, put_if_absent, remove, replace, sync_folder
+from cbtfs.store.folder import open_folder
 
 STATE_SUFFIX: Final = ".state"
 FORGOTTEN_SUFFIX: Final = ".forgotten"
@@ -44,10 +45,16 @@ class PointFolder:
     """points/: `<id>` is a manifest, `<id>.state` its state, `<id>.forgotten` a dead manifest."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        """DataCorrupt if there is no directory at *path*, or a link to one."""
+        self._folder = open_folder(path)
+
+    @property
+    def _path(self) -> Path:
+        return self._folder.at
 
     def path(self, point: PointId) -> Path:
-        return self._path / point
+        """Where the manifest is, for messages and for the curious."""
+        return self._folder.path / point
 
     def ids(self) -> set[PointId]:
         """The points that are committed and not forgotten."""
@@ -74,11 +81,11 @@ class PointFolder:
 
     def load_manifest(self, point: PointId) -> bytes:
         """The manifest's file; PointNotFound if there is none, DataCorrupt if it is damaged."""
-        return self._load_checked(self.path(point), point)[0]
+        return self._load_checked(self._path / point, point)[0]
 
     def read_manifest(self, point: PointId) -> Manifest:
         """What the manifest's file says; raises what load_manifest() raises."""
-        return self._load_checked(self.path(point), point)[1]
+        return self._load_checked(self._path / point, point)[1]
 
     def load_forgotten(self, point: PointId) -> bytes:
         """The manifest's file of a point that was forgotten."""
@@ -140,7 +147,7 @@ class PointFolder:
         The state goes first, as a point without one is taken for suspect.
         """
         self.put_state(state)
-        put_if_absent(self.path(manifest.point), encode_manifest(manifest))
+        put_if_absent(self._path / manifest.point, encode_manifest(manifest))
 
     def forget(self, points: Iterable[PointId]) -> None:
         """Let the points be forgotten: each is in an instant or not at all, and that lasts.
@@ -148,7 +155,7 @@ class PointFolder:
         PointNotFound if one is gone already. Leases of them hold on.
         """
         for point in points:
-            path = self.path(point)
+            path = self._path / point
             try:
                 os.rename(path, path.with_name(path.name + FORGOTTEN_SUFFIX))
             except FileNotFoundError as exc:
@@ -163,7 +170,7 @@ class PointFolder:
         """Write the manifest of a missing point, and its state, which goes first, if it is gone."""
         with suppress(FileExistsError):
             put_if_absent(self._path / (point + STATE_SUFFIX), state)
-        put_if_absent(self.path(point), manifest)
+        put_if_absent(self._path / point, manifest)
 
     @contextmanager
     def claimed(self) -> Iterator[set[PointId]]:
@@ -186,7 +193,7 @@ class PointFolder:
     def remove_forgotten(self, point: PointId) -> None:
         """Remove what is left of a forgotten point: manifest and state."""
         (self._path / (point + FORGOTTEN_SUFFIX)).unlink(missing_ok=True)
-        if not self.path(point).exists():
+        if not (self._path / point).exists():
             (self._path / (point + STATE_SUFFIX)).unlink(missing_ok=True)
 
     def remove_leftovers(self) -> None:
@@ -195,6 +202,10 @@ class PointFolder:
             if name.endswith(ASIDE_SUFFIX):
                 remove(self._path / name)
 
+    def count_aside(self) -> int:
+        """How many files a writer left half written; one that is at work may have some, too."""
+        return sum(name.endswith(ASIDE_SUFFIX) for name in os.listdir(self._path))
+
     @contextmanager
     def leased(self, point: PointId, *, is_open: bool = False) -> Iterator[None]:
         """Keep what the point needs from being pruned, until the end of the block or process.
@@ -202,7 +213,9 @@ class PointFolder:
         PointNotFound if it is forgotten by now; *is_open* leases that too, for one of several
         processes that have the point open, and so leased, between them.
         """
-        path = self.path(point)
+        path = self._path / point
+        if not path.exists():
+            self._folder.reopen()  # A copy of the repository may have been put in its place.
         try:
             fd = open_regular(path)
         except FileNotFoundError as exc:

@@ -41,6 +41,7 @@ from cbtfs.store.files import (
     storing,
     sync_folder,
 )
+from cbtfs.store.folder import Folder
 from cbtfs.store.lock import WriterLock
 from cbtfs.store.mend import copy_nodes_anew, put_nodes_anew
 from cbtfs.store.pack import PACK_BYTES
@@ -221,6 +222,17 @@ def create_repository(path: Path, settings: Settings) -> None:
         sync_folder(path.absolute().parent)
 
 
+def take_lock(path: Path, wait_seconds: float) -> WriterLock:
+    """Take the writer's lock of the repository at *path*, which must be one.
+
+    DataCorrupt if locks/ is a link; raises what WriterLock() raises.
+    """
+    with storing("the writer's lock"):
+        make_folder(path / "locks")
+        folder = Folder(path / "locks")
+        return WriterLock(folder.at / "writer", wait_seconds)
+
+
 @contextmanager
 def writing(
     path: Path, *, lock_wait: float = 0.0, is_suspect: bool = False
@@ -231,9 +243,7 @@ def writing(
     catalog *is_suspect*, or the last writer died, it is verified first.
     """
     load_settings(path)
-    with storing("the writer's lock"):
-        make_folder(path / "locks")
-        lock = WriterLock(path / "locks" / "writer", lock_wait)
+    lock = take_lock(path, lock_wait)
     is_clean = False
     try:
         # The writer that was waited for may have changed what a program must know.
@@ -323,9 +333,7 @@ def rebuild_catalog(
     whose frames are bad or gone are written anew first.
     """
     load_settings(path)
-    with storing("the writer's lock"):
-        make_folder(path / "locks")
-        lock = WriterLock(path / "locks" / "writer", lock_wait)
+    lock = take_lock(path, lock_wait)
     is_clean = False
     try:
         settings = load_settings(path)

@@ -26,6 +26,7 @@ from cbtfs.store.files import (
     storing,
     sync_folder,
 )
+from cbtfs.store.folder import Folder
 from cbtfs.store.owner import give_new
 
 _FOLDER: Final = "runs"
@@ -51,14 +52,14 @@ class RunFacts:
 class Run:
     """A run that lives: its record is locked until finish(), or the end of the process."""
 
-    def __init__(self, path: Path, facts: RunFacts, fd: int) -> None:
+    def __init__(self, folder: Folder, facts: RunFacts, fd: int) -> None:
         self.facts = facts
-        self._path = path
+        self._folder = folder
         self._fd = fd
 
     def finish(self) -> None:
         """Nothing of the run is left outside: its record goes."""
-        _remove(self._path)
+        _remove(self._folder.at / self.facts.run)
 
     def close(self) -> None:
         """Let go of the record, which from here on is a dead run's."""
@@ -80,13 +81,25 @@ class RunFolder:
     """locks/runs/ of a repository."""
 
     def __init__(self, repository: Path) -> None:
-        self._path = repository / "locks" / _FOLDER
+        self._repository = repository
+
+    def _open(self) -> Folder | None:
+        """The directory, if there is one; DataCorrupt if it, or locks/, is a link."""
+        try:
+            return Folder(self._repository / "locks").inner(_FOLDER)
+        except FileNotFoundError:
+            return None
+
+    def _make(self) -> Folder:
+        locks = Folder(self._repository / "locks")
+        make_folder(locks.at / _FOLDER)
+        return locks.inner(_FOLDER)
 
     def start(self, facts: RunFacts) -> Run:
         """A record that lasts from now on; StoreFailed if it cannot be made."""
-        path = self._path / facts.run
         with storing("a run's record"):
-            make_folder(self._path)
+            folder = self._make()
+            path = folder.at / facts.run
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             fd = os.open(path, flags, FILE_MODE)
             try:
@@ -94,11 +107,11 @@ class RunFolder:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 os.write(fd, encode_facts(facts))
                 os.fsync(fd)
-                sync_folder(self._path)
+                sync_folder(folder.at)
             except BaseException:
                 os.close(fd)
                 raise
-        return Run(path, facts, fd)
+        return Run(folder, facts, fd)
 
     def dead(self, server: str, vm: str) -> list[RunFacts]:
         """The runs on that VM that ended without having cleaned up."""
@@ -106,25 +119,34 @@ class RunFolder:
 
     def forget(self, facts: RunFacts) -> None:
         """Nothing of a dead run is left outside: its record goes."""
-        _remove(self._path / facts.run)
+        folder = self._open()
+        if folder is not None:
+            _remove(folder.at / facts.run)
 
     def save_progress(self, run: str, data: bytes) -> None:
         """Let *data* be what a run leaves for the next one; StoreFailed if it cannot be kept."""
         with storing("a run's progress"):
-            replace(_progress_of(self._path / run), data)
+            folder = self._make()
+            replace(_progress_of(folder.at / run), data)
 
     def load_progress(self, run: str) -> bytes | None:
         """What a run left; None if it left nothing. DataCorrupt if that cannot be read."""
+        folder = self._open()
+        if folder is None:
+            return None
         try:
-            return load_file(_progress_of(self._path / run), MAX_BYTES)
+            return load_file(_progress_of(folder.at / run), MAX_BYTES)
         except FileNotFoundError:
             return None
 
     def _unlocked(self) -> Iterator[RunFacts]:
-        names = sorted(os.listdir(self._path)) if self._path.is_dir() else []
+        folder = self._open()
+        if folder is None:
+            return
+        names = sorted(os.listdir(folder.at))
         for name in filter(is_id, names):
             with suppress(OSError, ValueError):
-                facts = _load_unlocked(self._path / name)
+                facts = _load_unlocked(folder.at / name)
                 if facts.run == name:
                     yield facts
 

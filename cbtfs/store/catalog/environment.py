@@ -14,7 +14,6 @@ import lmdb
 
 from cbtfs.errors import (
     AccessDenied,
-    DataCorrupt,
     OutOfResources,
     RepositoryNotFound,
     StoreFailed,
@@ -23,11 +22,13 @@ from cbtfs.shortage import explain, refuse_shortage
 from cbtfs.store.catalog.gate import DATA, check_size
 from cbtfs.store.catalog.records import DATABASES, INTEGER_KEYS, CatalogDamaged
 from cbtfs.store.files import FILE_MODE, make_folder, refuse_others
+from cbtfs.store.folder import Folder
 from cbtfs.store.owner import denied, give_new
 
 Databases = dict[bytes, Any]
 Result = TypeVar("Result")
 
+_NO_CATALOG: Final = "no catalog at {}: run a command that writes, once"
 ENGINE: Final = 0
 """LMDB 0.9: its files are not those of 1.0, and this is the one that other tools read."""
 _MAP_BYTES: Final = 1 << 40
@@ -86,21 +87,21 @@ class Environment:
         self._open()
 
     def _open(self) -> None:
-        if self._folder.is_symlink() or (self._folder.exists() and not self._folder.is_dir()):
-            raise DataCorrupt(f"{self._folder} is not a folder: remove it")
-        refuse_others(self._folder / LOCK)  # LMDB follows links, and writes to where they lead
-        self._have_room_for_lock()
-        path = self._folder / DATA
+        try:
+            opened = Folder(self._folder)
+        except FileNotFoundError as exc:
+            raise RepositoryNotFound(_NO_CATALOG.format(self._folder)) from exc
+        refuse_others(opened.at / LOCK)  # LMDB follows links, and writes to where they lead
+        self._have_room_for_lock(opened)
+        path = opened.at / DATA
         is_new = not (path.exists() or path.is_symlink())
         if not is_new:
             check_size(self._folder)
         elif not self._is_writable:
-            raise RepositoryNotFound(
-                f"no catalog at {self._folder}: run a command that writes, once"
-            )
+            raise RepositoryNotFound(_NO_CATALOG.format(self._folder))
         try:
             self._lmdb = lmdb.open(
-                str(self._folder),
+                str(opened.at),
                 map_size=self._map_bytes,
                 readonly=not self._is_writable,
                 create=self._is_writable,
@@ -143,11 +144,11 @@ class Environment:
                 return denied(PermissionError(errno.EACCES, str(exc)), path)
         return AccessDenied(f"cannot open the catalog: {exc}; be its owner")
 
-    def _have_room_for_lock(self) -> None:
+    def _have_room_for_lock(self, opened: Folder) -> None:
         """Let all of LMDB's lock be on the storage: it is written to by memory, without a call
         that could fail, and where the disk is full that ends the process (SIGBUS).
         """
-        path = self._folder / LOCK
+        path = opened.at / LOCK
         try:
             facts = os.stat(path, follow_symlinks=False)
         except FileNotFoundError:
