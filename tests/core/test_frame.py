@@ -202,3 +202,10 @@ def test_a_trailer_that_lists_an_object_too_large_is_refused() -> None:
 
     with pytest.raises(ValueError, match="does not know"):
         read_trailer(encode_trailer([frame], frame.end, PACK), frame.end)
+
+
+def test_the_limits_are_those_of_the_format() -> None:
+    """docs/format.md has them: a larger object is damage to every other reader."""
+    assert MAX_PLAIN_BYTES == 4 << 20
+    assert (PACK_HEADER_BYTES, FRAME_HEADER_BYTES, ENTRY_BYTES, FOOTER_BYTES) == (32, 96, 56, 64)
+    assert PIECE_BYTES == 4096

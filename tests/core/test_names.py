@@ -56,6 +56,17 @@ def test_any_name_becomes_harmless(name: str) -> None:
     assert is_harmless(encode_name(name))
 
 
+def test_what_is_kept_of_a_long_name_is_its_beginning() -> None:
+    """A character that does not fit ends it, though a shorter one behind it would."""
+    for filler in range(180, MAX_NAME_BYTES):
+        name = "x" * filler + "\u20ac" + "y" * 100
+
+        encoded = encode_name(name)
+
+        assert len(encoded.encode()) <= MAX_NAME_BYTES
+        assert name.startswith(encoded[: -len("~12345678")])
+
+
 def test_hostile_names_that_differ_stay_different() -> None:
     names = set(hostile_names())
 

@@ -457,6 +457,47 @@ def test_a_catalog_put_in_its_place_is_noticed(catalog: Catalog, folder: Path) -
     assert not catalog.is_replaced()
 
 
+def put_in_place(folder: Path, *objects: NewObject) -> None:
+    """Another catalog at *folder*, as a rebuild exchanges them."""
+    other = folder.with_name("other")
+    opened = Catalog(other, is_writable=True)
+    if objects:
+        add(opened, *objects)
+    opened.close()
+    folder.rename(folder.with_name("aside"))
+    other.rename(folder)
+
+
+def test_a_folder_put_in_its_place_is_followed_and_open_views_go_on(
+    catalog: Catalog, folder: Path
+) -> None:
+    add(catalog, chunk(1))
+    put_in_place(folder, chunk(1), chunk(2))
+    assert catalog.is_replaced()
+
+    with catalog.view() as before:
+        assert catalog.reopen()
+        assert before.find(Kind.CHUNK, 0, digest(2)) is None
+        with catalog.view() as after:
+            assert after.find(Kind.CHUNK, 0, digest(2)) == 2
+    assert not catalog.is_replaced()
+
+
+def test_a_catalog_that_is_still_being_built_is_not_followed(
+    catalog: Catalog, folder: Path
+) -> None:
+    point = manifest(Vm(new_vm_id(), "vm", "vm"), 1)
+    put_point(catalog, point)
+    put_in_place(folder)
+
+    for content in (None, b"", b"no catalog" * 9999):
+        if content is not None:
+            (folder / gate.DATA).write_bytes(content)
+        assert not catalog.reopen()
+        with catalog.view() as view:
+            assert set(view.point_ids()) == {point.point}
+
+
 def test_a_catalog_that_was_removed_is_followed_once_there_is_one(
     catalog: Catalog, folder: Path
 ) -> None:
