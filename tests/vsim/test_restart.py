@@ -10,8 +10,8 @@ from pyVmomi import vim, vmodl
 from tests.vsim.nbd_client import NbdClient
 from tests.vsim.support import DISK, connected, inventory, machine, take_snapshot
 from tools.vsim import Simulator
+from tools.vsim.server.https import Stream
 from tools.vsim.soap.certificate import Certificate, make_certificate
-from tools.vsim.soap.server import Stream
 from tools.vsimctl import Remote
 
 AWAY = (OSError, http.client.HTTPException)

@@ -10,8 +10,9 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from tools.vsim.api.site import SimulatedSite
 from tools.vsim.describe import describe
 from tools.vsim.fault import Fault
 from tools.vsim.inventory import parse_disk, parse_inventory, parse_size
@@ -20,11 +21,8 @@ from tools.vsim.model.disk import Disk
 from tools.vsim.model.machine import Machine
 from tools.vsim.model.snapshot import Snapshot
 from tools.vsim.model.world import World
+from tools.vsim.restart import Restarts
 from tools.vsim.rules import CallRule, ReadRule, VddkRule
-
-if TYPE_CHECKING:
-    from tools.vsim.api.site import Site
-    from tools.vsim.restart import Restarts
 
 BY_VSIM = "vsim"  # the user of events that operations cause
 Table = dict[str, Any]
@@ -36,10 +34,10 @@ class Operations:
     def __init__(
         self,
         world: World,
-        site: "Site",
+        site: SimulatedSite,
         calls: list[str],
         vddk_calls: list[str],
-        restarts: "Restarts",
+        restarts: Restarts,
     ) -> None:
         self._world = world
         self._site = site
@@ -257,7 +255,7 @@ class Operations:
         with self._world.changing():
             machine, found = self.find_snapshot(snapshot)
             machine.revert(found)
-            self._site.events.reverted(machine, found, BY_VSIM)
+            self._site.events.add_revert(machine, found, BY_VSIM)
 
     # misbehaviour
 

@@ -1,30 +1,43 @@
-"""Restarts of the server: away, starting, back, by the simulator's clock."""
+"""Simulated restarts of the server, timed by the simulator's clock."""
 
 import threading
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from tools.vsim.api.site import SimulatedSite
 from tools.vsim.fault import Fault
 
-if TYPE_CHECKING:
-    from tools.vsim.api.site import Site
-    from tools.vsim.soap.server import HttpsServer
+
+class RestartableServer(Protocol):
+    """A server that closes its port and opens it again."""
+
+    is_away: bool  # connections are refused
+    is_starting: bool  # requests are answered with HTTP 503
+
+    def go_away(self) -> None:
+        """Close the port and every connection."""
+
+    def come_back(self) -> None:
+        """Listen on the same port again."""
 
 
 class Restarts:
-    """One restart at a time, in a thread."""
+    """Runs one restart at a time, in a thread."""
 
-    server: "HttpsServer"
+    server: RestartableServer
 
-    def __init__(self, site: "Site") -> None:
+    def __init__(self, site: SimulatedSite) -> None:
         self._site = site
         self._thread: threading.Thread | None = None
 
     def begin(self, seconds: float, starting: float) -> None:
-        """Let the server be away, then starting; raises Fault if it is restarting already."""
+        """Start a restart: away for *seconds*, then 503 for *starting* seconds.
+
+        Raises Fault if a restart is in progress.
+        """
         with self._site.world.lock:
             if self._thread is not None and self._thread.is_alive():
-                raise Fault("vim.fault.InvalidState", "The server is restarting already.")
-            self.server.is_away = True  # from now on nobody is answered
+                raise Fault("vim.fault.InvalidState", "The server is already restarting.")
+            self.server.is_away = True  # refuses requests from this moment on
             back = self._site.world.monotonic() + seconds
             self._thread = threading.Thread(target=self._run, args=(back, back + starting))
             self._thread.start()
@@ -34,7 +47,7 @@ class Restarts:
         if self._thread is not None:
             self._thread.join(seconds)
             if self._thread.is_alive():
-                raise TimeoutError(f"the server is not back in {seconds} s")
+                raise TimeoutError(f"the server did not come back within {seconds} s")
 
     def _run(self, back: float, started: float) -> None:
         self.server.go_away()
@@ -47,13 +60,13 @@ class Restarts:
         self.server.is_starting = False
 
     def _wait_until(self, due: float) -> None:
-        """Until that time on the simulator's clock, or until the simulator ends."""
+        """Return at that time of the simulator's clock, or when the simulator closes."""
         world = self._site.world
         with world.changed:
             while not self._site.closing and (left := due - world.monotonic()) > 0:
                 world.changed.wait(left)
 
     def close(self) -> None:
-        """Wait for the end of a restart, which comes at once when the simulator is closing."""
+        """Wait for the restart in progress; it ends at once when the simulator closes."""
         if self._thread is not None:
             self._thread.join()

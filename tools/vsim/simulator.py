@@ -8,20 +8,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tools.vsim.api.site import Site
-from tools.vsim.control import Control
+from tools.vsim.api.site import SimulatedSite
 from tools.vsim.data.exports import NbdServer, SnapshotExports
-from tools.vsim.data.folder import FolderService
-from tools.vsim.data.leased import LeaseService
-from tools.vsim.data.library import LibraryServer
 from tools.vsim.inventory import Inventory, InventoryError
 from tools.vsim.knobs import Knobs
 from tools.vsim.model.world import World
 from tools.vsim.operations import Operations
 from tools.vsim.restart import Restarts
+from tools.vsim.server.control import Control
+from tools.vsim.server.dispatch import Dispatcher, is_known_version
+from tools.vsim.server.folder import FolderService
+from tools.vsim.server.https import HttpsServer
+from tools.vsim.server.leases import LeaseService
+from tools.vsim.server.library import LibraryServer
 from tools.vsim.soap.certificate import Certificate, make_certificate
-from tools.vsim.soap.dispatch import Dispatcher, is_known_version
-from tools.vsim.soap.server import HttpsServer
 
 HOST = "127.0.0.1"
 
@@ -54,7 +54,7 @@ class Simulator:
         self.state.mkdir(parents=True, exist_ok=True)
         self.knobs = Knobs()
         self.world = World(inventory, self.knobs, self.state)
-        self.site = Site(self.world, inventory.server.api)
+        self.site = SimulatedSite(self.world, inventory.server.api)
         self.dispatcher = Dispatcher(self.site, inventory.server.api)
         vddk_calls: list[str] = []
         calls = self.dispatcher.calls

@@ -2,14 +2,13 @@
 
 from typing import Any
 
-from tools.vsim.api.served import Call, Served
-from tools.vsim.api.session import Session
+from tools.vsim.api.base import Call, ClientSession, ManagedObject
 from tools.vsim.fault import Fault, Ref
 from tools.vsim.inventory import UserEntry
 from tools.vsim.soap.vmodl import managed_object, vim
 
 
-class AuthorizationManager(Served):
+class AuthorizationManager(ManagedObject):
     kind = vim.AuthorizationManager
 
     def _user(self, name: str) -> UserEntry:
@@ -18,7 +17,7 @@ class AuthorizationManager(Served):
             raise Fault("vim.fault.UserNotFound", f"User {name} was not found.", principal=name)
         return user
 
-    def _session(self, key: str) -> Session:
+    def _session(self, key: str) -> ClientSession:
         for session in self.site.sessions:
             if session.key == key:
                 return session
@@ -49,7 +48,7 @@ class AuthorizationManager(Served):
 
     def FetchUserPrivilegeOnEntities(self, call: Call, entities: list[Any], userName: str) -> Any:
         user = self._user(userName)
-        probe = Session("", user, self.site.world.now(), 0.0)
+        probe = ClientSession("", user, self.site.world.now(), 0.0)
         granted = [each for each in PRIVILEGES if probe.allows(each)]
         return [
             vim.AuthorizationManager.UserPrivilegeResult(

@@ -2,28 +2,24 @@
 
 import math
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
+from tools.vsim.api.base import Call, ClientSession, Properties, SessionObject, Site
 from tools.vsim.api.selection import Reading, missing_set, read_selected
-from tools.vsim.api.served import Call, Properties
-from tools.vsim.api.session import Session, SessionHeld
 from tools.vsim.api.unread import unread_updates
 from tools.vsim.api.updates import Known, State, updates_between
 from tools.vsim.fault import Fault, invalid_argument, not_authenticated
 from tools.vsim.soap.vmodl import Collector, vmodl
 
-if TYPE_CHECKING:
-    from tools.vsim.api.site import Site
-
 KEPT_VERSIONS = 8  # a client may ask again with a version it already used
 
 
-class Filter(SessionHeld):
+class Filter(SessionObject):
     kind = Collector.Filter
 
     def __init__(
-        self, owner: "PropertyCollector", session: Session, spec: Any, partial: bool
+        self, owner: "PropertyCollector", session: ClientSession, spec: Any, partial: bool
     ) -> None:
         super().__init__(owner.site, f"session[{session.key}]{uuid4()}")
         self.owner = owner
@@ -45,12 +41,12 @@ class Filter(SessionHeld):
             self.owner.filters.pop(self.moid, None)
 
 
-class PropertyCollector(SessionHeld):
+class PropertyCollector(SessionObject):
     """One for each session, more on request."""
 
     kind = Collector
 
-    def __init__(self, site: "Site", moid: str, session: Session) -> None:
+    def __init__(self, site: Site, moid: str, session: ClientSession) -> None:
         super().__init__(site, moid)
         self._session = session
         self.filters: dict[str, Filter] = {}

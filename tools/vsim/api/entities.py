@@ -1,34 +1,31 @@
 """The inventory tree around the machines: folders, datacenters, datastores, hosts, pools."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tools.vsim.api.served import Properties, Served, spelled
+from tools.vsim.api.base import ManagedObject, Properties, Site, escaped_name
 from tools.vsim.model.world import Datastore, Host
 from tools.vsim.soap.vmodl import long, typed, vim
 
-if TYPE_CHECKING:
-    from tools.vsim.api.site import Site
 
-
-class Entity(Served):
+class Entity(ManagedObject):
     """A managed entity: it has a name, a parent and children."""
 
-    def __init__(self, site: "Site", moid: str, name: str, parent: Served | None) -> None:
+    def __init__(self, site: Site, moid: str, name: str, parent: ManagedObject | None) -> None:
         super().__init__(site, moid)
         self._name = name
         self.parent = parent
-        self.members: list[Served] = []
+        self.members: list[ManagedObject] = []
 
     @property
     def name(self) -> str:
         return self._name
 
-    def children(self) -> list[Served]:
+    def children(self) -> list[ManagedObject]:
         return self.members
 
     def properties(self) -> Properties:
         return {
-            "name": lambda: spelled(self._name),
+            "name": lambda: escaped_name(self._name),
             "parent": self._parent,
             "overallStatus": lambda: "green",
             "configStatus": lambda: "green",
@@ -104,7 +101,7 @@ class ResourcePool(Entity):
 class HostSystem(Entity):
     kind = vim.HostSystem
 
-    def __init__(self, site: "Site", moid: str, host: Host, parent: Served) -> None:
+    def __init__(self, site: Site, moid: str, host: Host, parent: ManagedObject) -> None:
         super().__init__(site, moid, host.name, parent)
         self.host = host
 
@@ -137,7 +134,7 @@ class HostSystem(Entity):
 class DatastoreObject(Entity):
     kind = vim.Datastore
 
-    def __init__(self, site: "Site", store: Datastore, parent: Served) -> None:
+    def __init__(self, site: Site, store: Datastore, parent: ManagedObject) -> None:
         super().__init__(site, store.moid, store.name, parent)
         self.store = store
 

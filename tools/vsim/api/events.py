@@ -3,82 +3,18 @@
 A revert leaves an EventEx com.vmware.vc.vm.VmStateRevertedToSnapshot.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
-from tools.vsim.api.served import Call, Properties, Served
-from tools.vsim.api.session import Session, SessionHeld
+from tools.vsim.api.base import Call, ClientSession, ManagedObject, Properties, SessionObject, Site
+from tools.vsim.api.event_log import LoggedEvent
 from tools.vsim.fault import Ref
-from tools.vsim.model.machine import Machine
-from tools.vsim.model.snapshot import Snapshot
 from tools.vsim.soap.vmodl import managed_object, vim, vmodl
 
-if TYPE_CHECKING:
-    from tools.vsim.api.site import Site
-
-REVERTED = "com.vmware.vc.vm.VmStateRevertedToSnapshot"
-NEWEST_PAGE = 1000  # events that QueryEvents returns at most
+MAX_EVENTS = 1000  # number of events that QueryEvents returns at most
 
 
-@dataclass(frozen=True, slots=True)
-class Happening:
-    """One event."""
-
-    key: int
-    time: datetime
-    type_id: str
-    vm: str
-    vm_name: str
-    user: str
-    message: str
-    arguments: tuple[tuple[str, str], ...] = ()
-
-
-class Events:
-    """All events, oldest first."""
-
-    def __init__(self, site: "Site") -> None:
-        self._site = site
-        self._all: list[Happening] = []
-
-    def __iter__(self) -> Iterator[Happening]:
-        return iter(list(self._all))
-
-    def add(
-        self, type_id: str, machine: Machine, user: str, message: str, **arguments: str
-    ) -> None:
-        with self._site.world.changing():
-            self._all.append(
-                Happening(
-                    len(self._all) + 1,
-                    self._site.world.now(),
-                    type_id,
-                    machine.moid,
-                    machine.spec.name,
-                    user,
-                    message,
-                    tuple(arguments.items()),
-                )
-            )
-
-    def reverted(self, machine: Machine, snapshot: Snapshot, user: str) -> None:
-        if not self._site.world.knobs.snapshot.revert_event:
-            return
-        self.add(
-            REVERTED,
-            machine,
-            user,
-            f"The execution state of the virtual machine {machine.spec.name} has been reverted to"
-            f" the state of snapshot {snapshot.name}, with ID {snapshot.number}",
-            snapshotName=snapshot.name,
-            snapshotId=str(snapshot.number),
-        )
-
-
-class EventManager(Served):
+class EventManager(ManagedObject):
     kind = vim.event.EventManager
 
     def properties(self) -> Properties:
@@ -91,16 +27,16 @@ class EventManager(Served):
 
     def QueryEvents(self, call: Call, wanted: Any, eventViewSpec: Any) -> list[Any]:
         found = [_render(each) for each in self.site.events if _matches(each, wanted)]
-        return found[-(wanted.maxCount or NEWEST_PAGE) :]
+        return found[-(wanted.maxCount or MAX_EVENTS) :]
 
     def CreateCollectorForEvents(self, call: Call, wanted: Any) -> Any:
         return EventHistoryCollector(self.site, call.caller, wanted).object
 
 
-class EventHistoryCollector(SessionHeld):
+class EventHistoryCollector(SessionObject):
     kind = vim.event.EventHistoryCollector
 
-    def __init__(self, site: "Site", session: Session, wanted: Any) -> None:
+    def __init__(self, site: Site, session: ClientSession, wanted: Any) -> None:
         super().__init__(site, f"session[{session.key}]{uuid4()}")
         self._session = session
         self._wanted = wanted
@@ -124,11 +60,11 @@ class EventHistoryCollector(SessionHeld):
     def DestroyCollector(self, call: Call) -> None:
         self._session.objects.pop(self.moid, None)
 
-    def _events(self) -> list[Happening]:
+    def _events(self) -> list[LoggedEvent]:
         return [each for each in self.site.events if _matches(each, self._wanted)]
 
 
-def _matches(event: Happening, wanted: Any) -> bool:
+def _matches(event: LoggedEvent, wanted: Any) -> bool:
     if wanted.eventTypeId and event.type_id not in wanted.eventTypeId:
         return False
     if wanted.time and wanted.time.beginTime and event.time < wanted.time.beginTime:
@@ -141,7 +77,7 @@ def _matches(event: Happening, wanted: Any) -> bool:
     return not isinstance(entity, vim.VirtualMachine) or entity._moId == event.vm
 
 
-def _render(event: Happening) -> Any:
+def _render(event: LoggedEvent) -> Any:
     return vim.event.EventEx(
         key=event.key,
         chainId=event.key,

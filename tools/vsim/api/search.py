@@ -2,13 +2,13 @@
 
 from typing import Any
 
+from tools.vsim.api.base import Call, ManagedObject, escaped_name
 from tools.vsim.api.render import vmx_path
-from tools.vsim.api.served import Call, Served, spelled
 from tools.vsim.api.virtualmachine import VirtualMachine
 from tools.vsim.soap.vmodl import vim
 
 
-class SearchIndex(Served):
+class SearchIndex(ManagedObject):
     kind = vim.SearchIndex
 
     def FindByUuid(
@@ -32,11 +32,11 @@ class SearchIndex(Served):
         ]
 
     def FindByInventoryPath(self, call: Call, inventoryPath: str) -> Any:
-        place: Served = self.site.root
+        place: ManagedObject = self.site.root
         for name in inventoryPath.strip("/").split("/"):
             if not name:
                 continue
-            below = [each for each in place.children() if spelled(each.name) == name]
+            below = [each for each in place.children() if escaped_name(each.name) == name]
             if not below:
                 return None
             place = below[0]
@@ -56,15 +56,15 @@ class SearchIndex(Served):
         return None
 
     def _machines(self, datacenter: Any) -> list[VirtualMachine]:
-        place: Served = self.site.root
+        place: ManagedObject = self.site.root
         if datacenter is not None:
             place = self.site.require(datacenter._moId, None)
         return [each for each in descendants(place) if isinstance(each, VirtualMachine)]
 
 
-def descendants(place: Served) -> list[Served]:
+def descendants(place: ManagedObject) -> list[ManagedObject]:
     """All entities below, parents before their children."""
-    found: list[Served] = []
+    found: list[ManagedObject] = []
     for each in place.children():
         found.append(each)
         found += descendants(each)

@@ -2,28 +2,24 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tools.vsim.api.served import Served, invalid_property
-from tools.vsim.api.session import Session
+from tools.vsim.api.base import ClientSession, ManagedObject, Site, invalid_property
 from tools.vsim.fault import Fault, not_found
 from tools.vsim.soap.vmodl import Collector, declared_properties, kind_name, method_fault
-
-if TYPE_CHECKING:
-    from tools.vsim.api.site import Site
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
     """One object with the values of the selected properties."""
 
-    target: Served
+    target: ManagedObject
     values: dict[str, Any]
     missing: dict[str, Fault] = field(default_factory=dict)
 
 
 def read_selected(
-    site: "Site", session: Session, spec: Any, *, without_missing: bool = False
+    site: Site, session: ClientSession, spec: Any, *, without_missing: bool = False
 ) -> list[Reading]:
     """Everything that a FilterSpec covers, as it is now. Raises InvalidProperty.
 
@@ -51,7 +47,7 @@ def declared_properties_of(kind: Any) -> dict[str, Any] | None:
         return None
 
 
-def read_object(session: Session, target: Served, paths: list[str]) -> Reading:
+def read_object(session: ClientSession, target: ManagedObject, paths: list[str]) -> Reading:
     """The values of *paths*; unset ones are left out, forbidden ones are missing."""
     reading = Reading(target, {})
     computed: dict[str, Any] = {}
@@ -69,7 +65,7 @@ def read_object(session: Session, target: Served, paths: list[str]) -> Reading:
     return reading
 
 
-def _paths(target: Served, spec: Any) -> list[str] | None:
+def _paths(target: ManagedObject, spec: Any) -> list[str] | None:
     """The properties that the spec asks of the object; None if it does not cover its type."""
     found: dict[str, None] = {}
     covered = False
@@ -81,8 +77,10 @@ def _paths(target: Served, spec: Any) -> list[str] | None:
     return list(found) if covered else None
 
 
-def _selected(site: "Site", session: Session, spec: Any, without_missing: bool) -> list[Served]:
-    found: dict[str, Served] = {}
+def _selected(
+    site: Site, session: ClientSession, spec: Any, without_missing: bool
+) -> list[ManagedObject]:
+    found: dict[str, ManagedObject] = {}
     for start in spec.objectSet:
         target = site.find(start.obj._moId, session)
         if target is None:
@@ -106,13 +104,13 @@ def _specs(selections: Any) -> Iterator[Any]:
 
 @dataclass(frozen=True, slots=True)
 class _Walk:
-    site: "Site"
-    session: Session
+    site: Site
+    session: ClientSession
     named: dict[str, Any]
-    found: dict[str, Served]
+    found: dict[str, ManagedObject]
     seen: set[tuple[str, int]] = field(default_factory=set)
 
-    def follow(self, target: Served, selections: Any) -> None:
+    def follow(self, target: ManagedObject, selections: Any) -> None:
         for each in selections or ():
             step = each
             if not isinstance(each, Collector.TraversalSpec):
@@ -127,7 +125,7 @@ class _Walk:
                 self.seen.add((target.moid, id(step)))
                 self._step(target, step)
 
-    def _step(self, target: Served, step: Any) -> None:
+    def _step(self, target: ManagedObject, step: Any) -> None:
         value = target.read(str(step.path))
         references = value if isinstance(value, list) else [value]
         for reference in references:

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from tools.vsim.api.served import Call, Properties, Served
+from tools.vsim.api.base import Call, ManagedObject, Properties
 from tools.vsim.soap.vmodl import vim
 
 
-class ServiceInstance(Served):
+class ServiceInstance(ManagedObject):
     kind = vim.ServiceInstance
 
     def properties(self) -> Properties:
@@ -22,7 +22,7 @@ class ServiceInstance(Served):
 
     def content(self) -> Any:
         """ServiceInstanceContent: references to the managers that there are."""
-        refs = {name: self.site.fixed[moid].object for name, moid in self.site.managers.items()}
+        refs = {name: manager.object for name, manager in self.site.managers.items()}
         return vim.ServiceInstanceContent(
             about=self.site.about, rootFolder=self.site.root.object, **refs
         )
@@ -34,7 +34,7 @@ class ServiceInstance(Served):
         return self.site.world.now()
 
 
-class FileManager(Served):
+class FileManager(ManagedObject):
     """There only so that clients see one."""
 
     kind = vim.FileManager

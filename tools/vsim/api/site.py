@@ -3,6 +3,7 @@
 from typing import Any, TypeVar
 
 from tools.vsim.api.authorization import AuthorizationManager
+from tools.vsim.api.base import ClientSession, ManagedObject
 from tools.vsim.api.collector import PropertyCollector
 from tools.vsim.api.entities import (
     ComputeResource,
@@ -13,14 +14,14 @@ from tools.vsim.api.entities import (
     HostSystem,
     ResourcePool,
 )
-from tools.vsim.api.events import EventManager, Events
-from tools.vsim.api.lease import Leases
+from tools.vsim.api.event_log import EventLog
+from tools.vsim.api.events import EventManager
+from tools.vsim.api.leases import Leases
 from tools.vsim.api.search import SearchIndex
-from tools.vsim.api.served import Served
 from tools.vsim.api.service import FileManager, ServiceInstance, render_about
-from tools.vsim.api.session import Session, SessionManager, Sessions
+from tools.vsim.api.sessions import SessionManager, Sessions
 from tools.vsim.api.snapshot import SnapshotObject
-from tools.vsim.api.task import TaskManager, Tasks
+from tools.vsim.api.tasks import TaskManager, Tasks
 from tools.vsim.api.views import ViewManager
 from tools.vsim.api.virtualmachine import VirtualMachine
 from tools.vsim.data.files import DatastoreFiles
@@ -28,10 +29,10 @@ from tools.vsim.fault import Ref, not_found
 from tools.vsim.model.machine import Machine
 from tools.vsim.model.world import World
 
-Kept = TypeVar("Kept", bound=Served)
+Kept = TypeVar("Kept", bound=ManagedObject)
 
 
-class Site:
+class SimulatedSite:
     """What a client can reach. The world's lock covers the methods."""
 
     def __init__(self, world: World, api_version: str) -> None:
@@ -43,32 +44,22 @@ class Site:
         self.leases = Leases(self)
         self.scheme, self.host, self.port = "https", "127.0.0.1", 443  # where it is served
         self.thumbprint = ""  # SHA-1 of the certificate
-        self.events = Events(self)
+        self.events = EventLog(world)
         uuid = f"{world.random.getrandbits(128):032x}"
         uuid = "-".join((uuid[:8], uuid[8:12], uuid[12:16], uuid[16:20], uuid[20:]))
         self.about = render_about(api_version, world.is_vcenter, uuid)
-        self.fixed: dict[str, Served] = {}
-        self.managers = {  # ServiceInstanceContent's names, and ids
-            "propertyCollector": "propertyCollector",
-            "viewManager": "ViewManager",
-            "sessionManager": "SessionManager",
-            "authorizationManager": "AuthorizationManager",
-            "eventManager": "EventManager",
-            "taskManager": "TaskManager",
-            "searchIndex": "SearchIndex",
-            "fileManager": "FileManager",
+        self.fixed: dict[str, ManagedObject] = {}
+        self.managers: dict[str, ManagedObject] = {
+            "propertyCollector": _UnownedCollector(self, "propertyCollector"),
+            "viewManager": ViewManager(self, "ViewManager"),
+            "sessionManager": SessionManager(self, "SessionManager"),
+            "authorizationManager": AuthorizationManager(self, "AuthorizationManager"),
+            "eventManager": EventManager(self, "EventManager"),
+            "taskManager": TaskManager(self, "TaskManager"),
+            "searchIndex": SearchIndex(self, "SearchIndex"),
+            "fileManager": FileManager(self, "FileManager"),
         }
-        for manager in (
-            ServiceInstance(self, "ServiceInstance"),
-            _Nobodys(self, "propertyCollector"),
-            ViewManager(self, "ViewManager"),
-            SessionManager(self, "SessionManager"),
-            AuthorizationManager(self, "AuthorizationManager"),
-            EventManager(self, "EventManager"),
-            TaskManager(self, "TaskManager"),
-            SearchIndex(self, "SearchIndex"),
-            FileManager(self, "FileManager"),
-        ):
+        for manager in (ServiceInstance(self, "ServiceInstance"), *self.managers.values()):
             self.fixed[manager.moid] = manager
         self._parents: dict[str, Entity] = {}
         self._hosts: dict[str, HostSystem] = {}  # by datacenter
@@ -88,7 +79,7 @@ class Site:
 
     # look-up
 
-    def find(self, moid: str, session: Session | None) -> Served | None:
+    def find(self, moid: str, session: ClientSession | None) -> ManagedObject | None:
         """The object with that id, as that session sees it."""
         if session and moid in session.objects:
             return session.objects[moid]
@@ -100,14 +91,14 @@ class Site:
         found = self.world.snapshot(moid)
         return SnapshotObject(self, *found) if found else None
 
-    def require(self, moid: str, session: Session | None) -> Served:
+    def require(self, moid: str, session: ClientSession | None) -> ManagedObject:
         """The same; raises ManagedObjectNotFound."""
         found = self.find(moid, session)
         if found is None:
             raise not_found(moid, "vim.ManagedEntity")
         return found
 
-    def furnish(self, session: Session) -> None:
+    def furnish(self, session: ClientSession) -> None:
         """Give a new session the objects that each session has of its own."""
         PropertyCollector(self, "propertyCollector", session)
         session.objects["SessionManager"] = SessionManager(self, "SessionManager", session)
@@ -140,7 +131,7 @@ class Site:
     def pool_of(self, ref: Ref) -> Any:
         return self._pools[self.world.folders[ref.moid][0]].object
 
-    def machines_on(self, host: HostSystem) -> list[Any]:
+    def machines_on(self, host: ManagedObject) -> list[Any]:
         return [
             self.fixed[moid].object
             for moid, (datacenter, _) in self.world.folders.items()
@@ -189,7 +180,7 @@ class Site:
         return datacenter
 
 
-class _Nobodys(Served):
+class _UnownedCollector(ManagedObject):
     """What has the id of the property collector outside of any session."""
 
     kind = PropertyCollector.kind

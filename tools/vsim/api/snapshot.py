@@ -1,22 +1,19 @@
 """VirtualMachineSnapshot, and the tree that a machine shows of them."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from tools.vsim.api.base import Call, ManagedObject, Properties, Site
 from tools.vsim.api.render import render_snapshot_config
-from tools.vsim.api.served import Call, Properties, Served
 from tools.vsim.fault import Ref
 from tools.vsim.model.machine import Machine
 from tools.vsim.model.snapshot import Snapshot
 from tools.vsim.soap.vmodl import managed_object, typed, vim
 
-if TYPE_CHECKING:
-    from tools.vsim.api.site import Site
 
-
-class SnapshotObject(Served):
+class SnapshotObject(ManagedObject):
     kind = vim.vm.Snapshot
 
-    def __init__(self, site: "Site", machine: Machine, snapshot: Snapshot) -> None:
+    def __init__(self, site: Site, machine: Machine, snapshot: Snapshot) -> None:
         super().__init__(site, snapshot.moid)
         self.machine = machine
         self.snapshot = snapshot
@@ -49,7 +46,7 @@ class SnapshotObject(Served):
     def RevertToSnapshot_Task(self, call: Call, host: Any, suppressPowerOn: bool | None) -> Any:
         def work() -> None:
             self.machine.revert(self.snapshot)
-            self.site.events.reverted(self.machine, self.snapshot, call.caller.user.name)
+            self.site.events.add_revert(self.machine, self.snapshot, call.caller.user.name)
 
         return self.site.tasks.start(call, self.machine, work)
 
@@ -63,7 +60,7 @@ class SnapshotObject(Served):
                 self.snapshot.description = description
 
 
-def render_tree(site: "Site", machine: Machine) -> Any:
+def render_tree(site: Site, machine: Machine) -> Any:
     """VirtualMachineSnapshotInfo; None where there is no snapshot."""
     if not len(machine.snapshots):
         return None

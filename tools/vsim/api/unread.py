@@ -1,17 +1,24 @@
 """Answers that report every property as missing, as a server gives them after a session ended."""
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from tools.vsim.fault import Fault
 from tools.vsim.soap.request import Request
 from tools.vsim.soap.vmodl import Collector, method_fault, typed
 
-if TYPE_CHECKING:
-    from tools.vsim.api.collector import Filter
+
+class SpecifiedFilter(Protocol):
+    """A property filter, as the answers below use it."""
+
+    @property
+    def object(self) -> Any: ...
+
+    @property
+    def spec(self) -> Any: ...
 
 
-def unread_answer(request: Request, filters: "Iterable[Filter]", fault: Fault) -> Any:
+def unread_answer(request: Request, filters: Iterable[SpecifiedFilter], fault: Fault) -> Any:
     """The result of a property read that could read nothing because of *fault*.
 
     *filters* are those of the collector that is called. None if the method does not read
@@ -30,7 +37,7 @@ def unread_answer(request: Request, filters: "Iterable[Filter]", fault: Fault) -
     return None
 
 
-def unread_updates(filters: "Iterable[Filter]", fault: Fault) -> Any:
+def unread_updates(filters: Iterable[SpecifiedFilter], fault: Fault) -> Any:
     """An UpdateSet in which every property of the filters is missing."""
     sets = [
         Collector.FilterUpdate(

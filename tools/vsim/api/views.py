@@ -1,21 +1,17 @@
 """ViewManager, container views, list views."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
+from tools.vsim.api.base import Call, ClientSession, ManagedObject, Properties, SessionObject, Site
 from tools.vsim.api.search import descendants
-from tools.vsim.api.served import Call, Properties, Served
-from tools.vsim.api.session import Session, SessionHeld
 from tools.vsim.soap.vmodl import vim
 
-if TYPE_CHECKING:
-    from tools.vsim.api.site import Site
 
-
-class View(SessionHeld):
+class View(SessionObject):
     """A set of objects that belongs to a session."""
 
-    def __init__(self, site: "Site", session: Session) -> None:
+    def __init__(self, site: Site, session: ClientSession) -> None:
         super().__init__(site, f"session[{session.key}]{uuid4()}")
         self._session = session
         session.objects[self.moid] = self
@@ -34,7 +30,12 @@ class ContainerView(View):
     kind = vim.view.ContainerView
 
     def __init__(
-        self, site: "Site", session: Session, container: Served, kinds: list[Any], recursive: bool
+        self,
+        site: Site,
+        session: ClientSession,
+        container: ManagedObject,
+        kinds: list[Any],
+        recursive: bool,
     ) -> None:
         super().__init__(site, session)
         self._container = container
@@ -61,7 +62,7 @@ class ContainerView(View):
 class ListView(View):
     kind = vim.view.ListView
 
-    def __init__(self, site: "Site", session: Session, objects: list[Any]) -> None:
+    def __init__(self, site: Site, session: ClientSession, objects: list[Any]) -> None:
         super().__init__(site, session)
         self._objects = list(objects)
 
@@ -78,7 +79,7 @@ class ListView(View):
         return [each for each in gone if each not in self._objects]
 
 
-class ViewManager(Served):
+class ViewManager(ManagedObject):
     kind = vim.view.ViewManager
 
     def properties(self) -> Properties:

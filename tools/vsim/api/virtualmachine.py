@@ -1,12 +1,12 @@
 """VirtualMachine: its properties and operations."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from tools.vsim.api.base import Call, ManagedObject, Properties, Site, escaped_name
 from tools.vsim.api.capability import render_capability, render_guest, render_runtime
 from tools.vsim.api.reconfigure import check_spec, reconfigure
 from tools.vsim.api.render import render_config, vmx_path
-from tools.vsim.api.served import Call, Properties, Served, spelled
 from tools.vsim.api.snapshot import SnapshotObject, render_tree
 from tools.vsim.fault import Fault, Ref, invalid_argument, not_found
 from tools.vsim.model.changes import Page
@@ -14,14 +14,11 @@ from tools.vsim.model.machine import Machine
 from tools.vsim.model.query import query_changes
 from tools.vsim.soap.vmodl import long, managed_object, typed, vim
 
-if TYPE_CHECKING:
-    from tools.vsim.api.site import Site
 
-
-class VirtualMachine(Served):
+class VirtualMachine(ManagedObject):
     kind = vim.VirtualMachine
 
-    def __init__(self, site: "Site", machine: Machine) -> None:
+    def __init__(self, site: Site, machine: Machine) -> None:
         super().__init__(site, machine.moid)
         self.machine = machine
 
@@ -33,7 +30,7 @@ class VirtualMachine(Served):
         machine = self.machine
         world = self.site.world
         return {
-            "name": lambda: spelled(machine.spec.name),
+            "name": lambda: escaped_name(machine.spec.name),
             "parent": lambda: self.site.parent_of(self.ref),
             "config": lambda: render_config(world, machine),
             "capability": lambda: render_capability(machine),
@@ -49,9 +46,7 @@ class VirtualMachine(Served):
                 for each in machine.snapshots.children(None)
             ],
             "resourcePool": lambda: self.site.pool_of(self.ref),
-            "recentTask": lambda: [
-                task.object for task in self.site.tasks if task.machine is machine
-            ],
+            "recentTask": lambda: self.site.tasks.references(machine),
             "disabledMethod": lambda: ["RelocateVM_Task"] * bool(machine.relocation_disabled_by),
             "overallStatus": lambda: "green",
             "configStatus": lambda: "green",

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from tools.vsim.data.folder import Sending, refused
 from tools.vsim.fault import Fault
-from tools.vsim.soap.dispatch import Dispatcher, Dropped, Reply
+from tools.vsim.server.dispatch import Dispatcher, Dropped, Reply
+from tools.vsim.server.folder import Sending, refused
 from tools.vsim.soap.reply import fault_reply
 
 log = logging.getLogger(__name__)

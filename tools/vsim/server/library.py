@@ -9,21 +9,19 @@ rules for reads act here too.
 import socketserver
 import struct
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from tools.vsim.api.base import ClientSession
+from tools.vsim.api.site import SimulatedSite
 from tools.vsim.data.exports import SnapshotExport, SnapshotExports
 from tools.vsim.data.serving import StoppableServer
 from tools.vsim.fault import Fault
 from tools.vsim.knobs import VddkKnobs
 from tools.vsim.model.image import data_spans, read_padded
 from tools.vsim.model.span import Span
+from tools.vsim.server.dispatch import COOKIE
+from tools.vsim.server.https import HttpsServer
 from tools.vsim.soap.certificate import Certificate
-from tools.vsim.soap.dispatch import COOKIE
-
-if TYPE_CHECKING:
-    from tools.vsim.api.session import Session
-    from tools.vsim.api.site import Site
-    from tools.vsim.soap.server import HttpsServer
 
 SECTOR: Final = 512
 MOST: Final = 32 << 20
@@ -58,8 +56,8 @@ class LibraryServer(StoppableServer):
     def __init__(
         self,
         address: tuple[str, int],
-        site: "Site",
-        vsphere: "HttpsServer",
+        site: SimulatedSite,
+        vsphere: HttpsServer,
         certificate: Certificate,
         calls: list[str],
     ) -> None:
@@ -108,7 +106,7 @@ class Talk:
         self._server = server
         self._site = server.site
         self._world = server.site.world
-        self._session: Session | None = None
+        self._session: ClientSession | None = None
         self._own_session = False
         self._snapshot = self._vm = self._mode = ""
         self._export: SnapshotExport | None = None

@@ -10,7 +10,7 @@ from hmac import compare_digest
 from typing import Any
 
 from tools.vsim.operations import REFUSALS, Operations
-from tools.vsim.soap.dispatch import Reply
+from tools.vsim.server.dispatch import Reply
 
 
 class Control:

@@ -8,18 +8,14 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
-from tools.vsim.api.served import Call, Properties
-from tools.vsim.api.session import Session, SessionHeld
+from tools.vsim.api.base import Call, ClientSession, Properties, SessionObject, Site
 from tools.vsim.fault import Fault, Ref, invalid_power_state
 from tools.vsim.model.machine import Machine
 from tools.vsim.model.snapshot import Snapshot
 from tools.vsim.soap.vmodl import long, managed_object, method_fault, vim
-
-if TYPE_CHECKING:
-    from tools.vsim.api.site import Site
 
 HELD = ("initializing", "ready")
 
@@ -36,13 +32,13 @@ class LeasedDisk:
     name: str  # the last part of its URL
 
 
-class Lease(SessionHeld):
+class Lease(SessionObject):
     """One export."""
 
     kind = vim.HttpNfcLease
 
     def __init__(
-        self, site: "Site", session: Session, machine: Machine, disks: list[LeasedDisk]
+        self, site: Site, session: ClientSession, machine: Machine, disks: list[LeasedDisk]
     ) -> None:
         super().__init__(site, f"session[{session.key}]{uuid4()}")
         self.machine = machine
@@ -136,7 +132,7 @@ class Lease(SessionHeld):
 class Leases:
     """All leases. The world's lock covers the methods."""
 
-    def __init__(self, site: "Site") -> None:
+    def __init__(self, site: Site) -> None:
         self._site = site
         self._all: list[Lease] = []
 

@@ -12,17 +12,14 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
+from tools.vsim.api.base import ClientSession
+from tools.vsim.api.site import SimulatedSite
 from tools.vsim.data.files import DatastoreFile
 from tools.vsim.fault import Fault
 from tools.vsim.model.image import read_padded
-from tools.vsim.soap.dispatch import COOKIE
-
-if TYPE_CHECKING:
-    from tools.vsim.api.session import Session
-    from tools.vsim.api.site import Site
+from tools.vsim.server.dispatch import COOKIE
 
 PIECE = 1 << 20
 RANGE = re.compile(r"bytes=(\d*)-(\d*)$")
@@ -65,7 +62,7 @@ def refused(status: int, text: str, **headers: str) -> Sending:
 class FolderService:
     """Answers requests below /folder."""
 
-    def __init__(self, site: "Site") -> None:
+    def __init__(self, site: SimulatedSite) -> None:
         self._site = site
 
     def answer(self, target: str, headers: Mapping[str, str]) -> Sending:
@@ -95,7 +92,7 @@ class FolderService:
         folder = self._site.world.datacenter_folders.get(datacenter)
         return path == (f"{folder}/{datacenter}" if folder else datacenter)
 
-    def _session(self, headers: Mapping[str, str]) -> "Session | None":
+    def _session(self, headers: Mapping[str, str]) -> ClientSession | None:
         found = COOKIE.search(headers.get("Cookie", ""))
         session = self._site.sessions.active(found[1] if found else None)
         scheme, _, credentials = headers.get("Authorization", "").partition(" ")

@@ -1,29 +1,23 @@
 """Tasks: queued, running, then success or error, each in a thread of its own."""
 
 import threading
-from collections.abc import Callable
 from datetime import datetime
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tools.vsim.api.served import Call, Properties, Served
+from tools.vsim.api.base import Call, ManagedObject, Properties, Site, Work
 from tools.vsim.fault import Fault, Ref
 from tools.vsim.model.machine import Machine
 from tools.vsim.rules import CallRule
 from tools.vsim.soap.vmodl import managed_object, method_fault, method_named, typed, vim
 
-if TYPE_CHECKING:
-    from tools.vsim.api.site import Site
 
-Work = Callable[[], Ref | None]
-
-
-class Task(Served):
+class Task(ManagedObject):
     """One operation on a machine."""
 
     kind = vim.Task
 
-    def __init__(self, site: "Site", moid: str, call: Call, machine: Machine) -> None:
+    def __init__(self, site: Site, moid: str, call: Call, machine: Machine) -> None:
         super().__init__(site, moid)
         self.method = call.method
         self.machine = machine
@@ -86,7 +80,7 @@ class Task(Served):
 class Tasks:
     """All tasks. A machine has one at a time: a second one fails with TaskInProgress."""
 
-    def __init__(self, site: "Site") -> None:
+    def __init__(self, site: Site) -> None:
         self._site = site
         self._numbers = count(1)
         self._all: dict[str, Task] = {}
@@ -94,8 +88,11 @@ class Tasks:
         self._threads: list[threading.Thread] = []
         self._closing = False
 
-    def __iter__(self) -> Any:
-        return iter(list(self._all.values()))
+    def references(self, machine: Machine | None = None) -> list[Any]:
+        """Return references to the tasks of one machine, or of all machines."""
+        return [
+            task.object for task in self._all.values() if machine is None or task.machine is machine
+        ]
 
     def find(self, moid: str) -> Task | None:
         return self._all.get(moid)
@@ -191,11 +188,11 @@ def _fault_of(rules: list[CallRule], action: str) -> Fault | None:
     return None
 
 
-class TaskManager(Served):
+class TaskManager(ManagedObject):
     kind = vim.TaskManager
 
     def properties(self) -> Properties:
         return {
-            "recentTask": lambda: [task.object for task in self.site.tasks],
+            "recentTask": self.site.tasks.references,
             "maxCollector": lambda: 0,
         }

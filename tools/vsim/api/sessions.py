@@ -1,51 +1,16 @@
 """Sessions: login, expiry, and what belongs to one session and ends with it."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from datetime import datetime
-from fnmatch import fnmatchcase
 from hmac import compare_digest
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
-from tools.vsim.api.served import Call, Properties, Served
-from tools.vsim.fault import Fault, Ref
-from tools.vsim.inventory import UserEntry
+from tools.vsim.api.base import Call, ClientSession, ManagedObject, Properties, SessionObject, Site
+from tools.vsim.fault import Fault
 from tools.vsim.model.world import World
 from tools.vsim.soap.vmodl import long, vim
 
-if TYPE_CHECKING:
-    from tools.vsim.api.site import Site
-
 KEPT_ENDED = 64
-NO_PERMISSION = "Permission to perform this operation was denied."
-
-
-@dataclass(eq=False, slots=True)
-class Session:
-    """One login."""
-
-    key: str
-    user: UserEntry
-    login_time: datetime
-    last_active: float
-    calls: int = 0
-    objects: dict[str, Served] = field(default_factory=dict)  # views, filters, collectors
-
-    def allows(self, privilege: str | None) -> bool:
-        """Whether the user has the privilege with that id."""
-        if not privilege or privilege in ("System.Anonymous", "System.View"):
-            return True
-        return any(fnmatchcase(privilege, each) for each in self.user.privileges) and not any(
-            fnmatchcase(privilege, each) for each in self.user.denied
-        )
-
-    def require(self, privilege: str | None, target: Ref) -> None:
-        """Raise NoPermission where the user lacks the privilege."""
-        if not self.allows(privilege):
-            raise Fault(
-                "vim.fault.NoPermission", NO_PERMISSION, object=target, privilegeId=privilege
-            )
 
 
 class Sessions:
@@ -53,13 +18,13 @@ class Sessions:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._by_key: dict[str, Session] = {}
-        self.ended: dict[str, SessionHeld] = {}  # by id, what the last sessions that ended had
+        self._by_key: dict[str, ClientSession] = {}
+        self.ended: dict[str, SessionObject] = {}  # by id, what the last sessions that ended had
 
-    def __iter__(self) -> Iterator[Session]:
+    def __iter__(self) -> Iterator[ClientSession]:
         return iter(list(self._by_key.values()))
 
-    def open(self, name: str, password: str) -> Session:
+    def open(self, name: str, password: str) -> ClientSession:
         """A new session; raises InvalidLogin."""
         user = self._world.users.get(name)
         if user is None or not compare_digest(user.password.encode(), password.encode()):
@@ -68,11 +33,11 @@ class Sessions:
                 "Cannot complete login due to an incorrect user name or password.",
             )
         now = self._world.monotonic()
-        session = Session(uuid4().hex, user, self._world.now(), now)
+        session = ClientSession(uuid4().hex, user, self._world.now(), now)
         self._by_key[session.key] = session
         return session
 
-    def active(self, key: str | None) -> Session | None:
+    def active(self, key: str | None) -> ClientSession | None:
         """The session with that key, unless it was idle for too long; counts as use of it."""
         session = self._by_key.get(key) if key else None
         if session is None:
@@ -85,11 +50,11 @@ class Sessions:
         session.calls += 1
         return session
 
-    def close(self, session: Session) -> None:
+    def close(self, session: ClientSession) -> None:
         """End it, and all that belongs to it."""
         self._by_key.pop(session.key, None)
         for held in session.objects.values():
-            if isinstance(held, SessionHeld):
+            if isinstance(held, SessionObject):
                 held.end()
                 self.ended[held.moid] = held
         for moid in list(self.ended)[:-KEPT_ENDED]:
@@ -101,17 +66,10 @@ class Sessions:
             self.close(session)
 
 
-class SessionHeld(Served):
-    """An object that belongs to a session."""
-
-    def end(self) -> None:
-        """The session is over."""
-
-
-class SessionManager(Served):
+class SessionManager(ManagedObject):
     kind = vim.SessionManager
 
-    def __init__(self, site: "Site", moid: str, session: Session | None = None) -> None:
+    def __init__(self, site: Site, moid: str, session: ClientSession | None = None) -> None:
         super().__init__(site, moid)
         self._session = session  # whose currentSession this is; each session has its own
 
@@ -152,7 +110,7 @@ class SessionManager(Served):
             self.site.sessions.close(session)
 
 
-def _describe(session: Session) -> Any:
+def _describe(session: ClientSession) -> Any:
     return vim.UserSession(
         key=session.key,
         userName=session.user.name,

@@ -4,19 +4,16 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from tools.vsim.data.folder import Sending, refused
+from tools.vsim.api.site import SimulatedSite
 from tools.vsim.data.streamed import write_streamed
-
-if TYPE_CHECKING:
-    from tools.vsim.api.site import Site
+from tools.vsim.server.folder import Sending, refused
 
 
 class LeaseService:
     """Answers requests below /nfc."""
 
-    def __init__(self, site: "Site") -> None:
+    def __init__(self, site: SimulatedSite) -> None:
         self._site = site
 
     def answer(self, target: str, headers: Mapping[str, str]) -> Sending:

@@ -2,12 +2,13 @@
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pyVmomi import VmomiSupport
 
+from tools.vsim.api.base import Call, ClientSession, ManagedObject
 from tools.vsim.api.collector import PropertyCollector
-from tools.vsim.api.served import Call, Served
+from tools.vsim.api.site import SimulatedSite
 from tools.vsim.api.unread import unread_answer
 from tools.vsim.fault import Fault, Ref, not_authenticated, not_found
 from tools.vsim.knobs import AnswerKnobs
@@ -15,10 +16,6 @@ from tools.vsim.rules import CallRule
 from tools.vsim.soap.reply import fault_reply, result_reply
 from tools.vsim.soap.request import Request, parse_request
 from tools.vsim.soap.vmodl import method_named, typed
-
-if TYPE_CHECKING:
-    from tools.vsim.api.session import Session
-    from tools.vsim.api.site import Site
 
 COOKIE = re.compile(r'vmware_soap_session="?([^";\s]+)"?')
 OPEN_METHODS = ("RetrieveServiceContent", "Login", "Logout")  # allowed without a session
@@ -43,7 +40,7 @@ class Reply:
 class Dispatcher:
     """Answers SOAP requests."""
 
-    def __init__(self, site: "Site", api_version: str) -> None:
+    def __init__(self, site: SimulatedSite, api_version: str) -> None:
         self._site = site
         self._newest = VmomiSupport.versionMap[f"vim25/{api_version}"]
         self.calls: list[str] = []  # every method that was asked for, for tests
@@ -105,7 +102,7 @@ class Dispatcher:
             return Reply(reply.status, reply.body, cookie)
         return reply
 
-    def _early(self, rule: CallRule, session: "Session | None") -> Reply | None:
+    def _early(self, rule: CallRule, session: ClientSession | None) -> Reply | None:
         world = self._site.world
         match rule.action:
             case "lost-request":
@@ -122,7 +119,7 @@ class Dispatcher:
                 self._site.sessions.close(session)
         return None
 
-    def _ruled(self, request: Request, target: Served | None, rules: list[CallRule]) -> Any:
+    def _ruled(self, request: Request, target: ManagedObject | None, rules: list[CallRule]) -> Any:
         """The result that a rule decides; None if none does."""
         for rule in rules:
             fault = Fault(rule.fault, rule.message, **rule.fields)
@@ -132,12 +129,12 @@ class Dispatcher:
                 return self._unread(request, target, fault)
         return None
 
-    def _unread(self, request: Request, target: Served | None, fault: Fault) -> Any:
+    def _unread(self, request: Request, target: ManagedObject | None, fault: Fault) -> Any:
         collector = target or self._site.sessions.ended.get(request.moid)
         filters = collector.filters if isinstance(collector, PropertyCollector) else {}
         return unread_answer(request, filters.values(), fault)
 
-    def _invoke(self, call: Call, request: Request, target: Served | None) -> Any:
+    def _invoke(self, call: Call, request: Request, target: ManagedObject | None) -> Any:
         is_fetch = request.method == "Fetch"
         wanted = str(request.arguments.get("prop", ""))
         is_open = (
