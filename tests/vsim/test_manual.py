@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 MANUAL = (ROOT / "docs" / "vsim.md").read_text()
 
 
+@pytest.mark.mounts
 @pytest.mark.skipif(os.geteuid() != 0, reason="the manual mounts a disk, which takes root")
 def test_the_commands_run_as_they_stand() -> None:
     blocks = re.findall(r"^```(sh|console)\n(.*?)^```$", MANUAL, re.MULTILINE | re.DOTALL)
