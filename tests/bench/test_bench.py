@@ -1,4 +1,4 @@
-"""The bench prepares its data and measures: small, and without asking how fast it is."""
+"""The bench prepares its data and measures every row, in its tiny form."""
 
 import io
 import json
@@ -15,9 +15,10 @@ from cbtfs.store.repository import reading
 from tests.mount.support import wait_until
 from tools.bench import __main__ as program
 from tools.bench import plot, programs
-from tools.bench.__main__ import Ended, publish, run_all
+from tools.bench.__main__ import Interrupted, publish, run_all
 from tools.bench.bench import Bench
 from tools.bench.content import BLOCK, Content
+from tools.bench.datasets import Datasets
 from tools.bench.depth import depth_rows
 from tools.bench.fleet import make_fleet, vm_name
 from tools.bench.ingests import catalog_rows, compare_rows
@@ -25,47 +26,44 @@ from tools.bench.plot import READS, SCALE
 from tools.bench.real import apply_delta, points_of, save_delta
 from tools.bench.row import OURS, Row
 from tools.bench.sizes import TINY
-from tools.bench.stock import Stock
 
 pytestmark = pytest.mark.mounts
 
 DRAWN = {
-    "reads": {"in sequence", "4 KiB at random, queue 16", "64 KiB at random, queue 8"},
-    "scale": {"first byte after ready", "memory of a worker", "catalog for each chunk"},
+    "reads": {"sequential read", "4 KiB random, queue 16", "64 KiB random, queue 8"},
+    "scale": {"first byte after ready", "memory of a worker", "catalog per chunk"},
 }
-"""What must stand in the plots."""
+"""Panels that each plot must have."""
 
 
 def tiny_bench(folder: Path) -> Bench:
-    return Bench(folder, TINY, Stock(folder, TINY))
+    return Bench(folder, TINY, Datasets(folder, TINY))
 
 
-def test_every_row_is_measured_and_the_plots_are_drawn_from_what_was_written_down(
-    tmp_path: Path,
-) -> None:
+def test_every_row_is_measured_and_plots_are_reproducible(tmp_path: Path) -> None:
     folder, into = tmp_path / "bench", tmp_path / "published"
     folder.mkdir()
     printed = io.StringIO()
 
     publish(run_all(tiny_bench(folder), ["*"], printed), into)
-    found = json.loads((into / "run.json").read_bytes())
+    run = json.loads((into / "run.json").read_bytes())
     first = [(into / name).read_bytes() for name in (READS, SCALE)]
     assert plot.main([str(into / "run.json")]) == 0
 
-    assert found["left_out"].keys() == {"ways-debian"}
+    assert run["left_out"].keys() == {"ways-debian"}
     assert [(into / name).read_bytes() for name in (READS, SCALE)] == first
-    for row in found["rows"]:
+    for row in run["rows"]:
         assert "cbtfs" in row["contenders"]
         assert row["name"] in printed.getvalue()
         assert row["name"] in (into / "table.md").read_text()
-    for figure, wanted in DRAWN.items():
-        curves = [row["curve"] for row in found["rows"] if row["curve"] is not None]
-        panels = {each["panel"].partition("|")[0] for each in curves if each["figure"] == figure}
-        assert wanted <= panels
-    assert not list(folder.rglob("root")), "nothing stays mounted"
+    for figure, expected in DRAWN.items():
+        curves = [row["curve"] for row in run["rows"] if row["curve"] is not None]
+        panels = {curve["panel"].partition("|")[0] for curve in curves if curve["figure"] == figure}
+        assert expected <= panels
+    assert not list(folder.rglob("root")), "a mount point is left"
 
 
-def test_a_run_that_is_told_to_end_keeps_what_it_measured(
+def test_an_interrupted_run_keeps_the_measured_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     row = Row("first", "s", False, "-", {OURS: [1.0]})
@@ -78,74 +76,74 @@ def test_a_run_that_is_told_to_end_keeps_what_it_measured(
     monkeypatch.setattr(program, "GROUPS", {"first": rows, "second": rows})
     before = signal.signal(signal.SIGTERM, program.end)
     try:
-        found = run_all(tiny_bench(tmp_path), ["*"], io.StringIO())
+        run = run_all(tiny_bench(tmp_path), ["*"], io.StringIO())
     finally:
         signal.signal(signal.SIGTERM, before)
 
-    assert [each["name"] for each in found["rows"]] == ["first"]
-    assert found["left_out"] == {"the rest": "the run was told to end"}
+    assert [row["name"] for row in run["rows"]] == ["first"]
+    assert run["left_out"] == {"remaining rows": "the run was interrupted"}
 
 
-def test_a_program_that_is_given_up_leaves_nothing_running(tmp_path: Path) -> None:
-    told = tmp_path / "process"
+def test_an_interrupted_program_leaves_no_process(tmp_path: Path) -> None:
+    pidfile = tmp_path / "pid"
 
-    def give_up(*_: object) -> None:
-        if told.exists() and told.read_text().strip():
-            raise Ended
+    def interrupt(*_: object) -> None:
+        if pidfile.exists() and pidfile.read_text().strip():
+            raise Interrupted
 
-    before = signal.signal(signal.SIGALRM, give_up)
+    before = signal.signal(signal.SIGALRM, interrupt)
     signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)
     try:
-        with pytest.raises(Ended):
-            programs.run(["sh", "-c", 'sleep 1000 & echo $! > "$0"; wait', told])
+        with pytest.raises(Interrupted):
+            programs.run(["sh", "-c", 'sleep 1000 & echo $! > "$0"; wait', pidfile])
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
 
-    process = int(told.read_text())
+    process = int(pidfile.read_text())
     assert wait_until(lambda: not _is_running(process))
 
 
 def _is_running(process: int) -> bool:
-    """Whether it has not ended; PID 1 may take its time to notice that it has."""
+    """Whether a process runs; a zombie that PID 1 has not reaped yet does not."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
 
 
-def test_a_real_disk_is_played_back_as_it_was(tmp_path: Path) -> None:
-    before, after, played = (tmp_path / name for name in ("before", "after", "played"))
+def test_replayed_deltas_restore_the_real_disk(tmp_path: Path) -> None:
+    before, after, replayed = (tmp_path / name for name in ("before", "after", "replayed"))
     content = Content("seed")
     first = [content.block("text"), bytes(BLOCK), content.block("random"), content.block("text")]
     second = [first[0], content.block("random"), bytes(BLOCK), first[3]]
     before.write_bytes(b"".join(first))
     after.write_bytes(b"".join(second))
-    played.write_bytes(b"".join(first))
+    replayed.write_bytes(b"".join(first))
 
     save_delta(tmp_path / "1.delta", before, after)
-    changed = apply_delta(tmp_path, 1, played)
+    changed = apply_delta(tmp_path, 1, replayed)
 
     assert changed == [1, 2]
-    assert played.read_bytes() == after.read_bytes()
+    assert replayed.read_bytes() == after.read_bytes()
     assert points_of(tmp_path) == 2
 
 
-def test_the_disks_of_a_fleet_hold_what_their_points_show(tmp_path: Path) -> None:
+def test_the_points_of_a_fleet_have_the_content_of_its_disks(tmp_path: Path) -> None:
     disk = make_fleet(tmp_path, 6, 3)
     disk.save(tmp_path / "disk.raw")
 
     with reading(tmp_path / "repository") as repository:
         point = find_point(repository, f"{vm_name(0)}@latest")
         assert len(repository.points.ids()) == 6
-        shown = Reader(repository).disk(point.manifest.disks[0])
+        reader = Reader(repository).disk(point.manifest.disks[0])
         for block in disk.blocks:
-            assert shown.read(block * BLOCK, BLOCK) == disk.blocks[block]
+            assert reader.read(block * BLOCK, BLOCK) == disk.blocks[block]
     with (tmp_path / "disk.raw").open("rb") as file:
         assert all(os.pread(file.fileno(), BLOCK, n * BLOCK) == d for n, d in disk.blocks.items())
 
 
-def test_content_is_the_same_for_the_same_seed() -> None:
+def test_the_same_seed_gives_the_same_content() -> None:
     first, second = Content("seed"), Content("seed")
 
     assert first.kinds(TINY.disk) == second.kinds(TINY.disk)
@@ -162,16 +160,16 @@ def test_half_of_the_mixed_disk_is_zeros_and_a_quarter_text() -> None:
     assert kinds.count("text") * 4 == len(kinds)
 
 
-def test_the_last_of_many_points_takes_as_many_lookups_as_the_first(tmp_path: Path) -> None:
+def test_the_last_of_many_points_needs_as_many_lookups_as_the_first(tmp_path: Path) -> None:
     rows = list(depth_rows(tiny_bench(tmp_path)))
 
     counts = set(rows[0].facts.values())
     assert len(counts) == 1
     assert counts.pop() > 0
-    assert all(sample > 0 for row in rows for each in row.samples.values() for sample in each)
+    assert all(sample > 0 for row in rows for samples in row.samples.values() for sample in samples)
 
 
-def test_a_catalog_takes_a_plausible_number_of_bytes_for_each_chunk(tmp_path: Path) -> None:
+def test_the_catalog_has_a_plausible_number_of_bytes_per_chunk(tmp_path: Path) -> None:
     bench = tiny_bench(tmp_path)
     blocks = TINY.disk // BLOCK
 
@@ -182,7 +180,7 @@ def test_a_catalog_takes_a_plausible_number_of_bytes_for_each_chunk(tmp_path: Pa
     assert 50 < full.median(OURS) < 500
 
 
-def test_a_disk_that_did_not_change_is_compared(tmp_path: Path) -> None:
+def test_an_unchanged_disk_is_scanned(tmp_path: Path) -> None:
     rows = list(compare_rows(tiny_bench(tmp_path)))
 
     assert len(rows) == 2

@@ -1,4 +1,4 @@
-"""`python -m tools.bench`: prepare data, measure, print a table."""
+"""Prepare test data, measure cbtfs and its peers, print a table: `python -m tools.bench`."""
 
 import argparse
 import json
@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any, Final, NoReturn, TextIO
 
 from cbtfs.errors import CbtfsError
-from tools.bench import depth, ingests, reads, restores, scale, shapes, ways
+from tools.bench import depth, ingests, reads, restores, scale, shapes, workloads
 from tools.bench.bench import Bench
+from tools.bench.datasets import Datasets, DatasetUnavailable
 from tools.bench.machine import describe
 from tools.bench.plot import draw
 from tools.bench.programs import raise_file_limit, require
 from tools.bench.row import Row
 from tools.bench.sizes import FULL, QUICK
-from tools.bench.stock import LeftOut, Stock
 from tools.bench.table import document, heading, page, render
 
 GROUPS: Final[Mapping[str, Callable[[Bench], Iterator[Row]]]] = {
@@ -32,9 +32,9 @@ GROUPS: Final[Mapping[str, Callable[[Bench], Iterator[Row]]]] = {
     "read-memory": reads.memory_rows,
     "depth": depth.depth_rows,
     "depth-curves": depth.curve_rows,
-    "ways-copy": ways.copy_rows,
-    "ways-files": ways.tree_rows,
-    "ways-debian": ways.real_rows,
+    "ways-copy": workloads.copy_rows,
+    "ways-files": workloads.tree_rows,
+    "ways-debian": workloads.real_rows,
     "ingest-full": ingests.full_rows,
     "ingest-incremental": ingests.incremental_rows,
     "ingest-compare": ingests.compare_rows,
@@ -45,34 +45,34 @@ GROUPS: Final[Mapping[str, Callable[[Bench], Iterator[Row]]]] = {
     "scale-thin": scale.thin_rows,
     "scale-long": scale.long_rows,
 }
-"""Rows by the name that --rows takes: those of a group share what they need."""
+"""Groups of rows by the name that --rows takes; the rows of a group share their set-up."""
 RUN: Final = "run.json"
 TABLE: Final = "table.md"
-REST: Final = "the rest"
+REMAINING: Final = "remaining rows"
 
 
-class Ended(Exception):
-    """The bench is told to end: what is mounted is unmounted, what was measured is kept."""
+class Interrupted(Exception):
+    """Raised by SIGTERM: the bench unmounts its mounts and keeps the rows that are measured."""
 
 
 def measure(bench: Bench, patterns: Sequence[str], left_out: dict[str, str]) -> Iterator[Row]:
-    """The rows of every group that one of *patterns* matches; what is under way goes to stderr.
+    """Yield the rows of every group whose name matches a pattern; print progress to stderr.
 
-    *left_out* comes to hold why a group cannot be measured here.
+    Groups that cannot be measured on this machine are added to *left_out*, with the reason.
     """
     for name, group in GROUPS.items():
         if any(fnmatch(name, pattern) for pattern in patterns):
             started = time.monotonic()
             try:
                 yield from group(bench)
-            except LeftOut as exc:
+            except DatasetUnavailable as exc:
                 left_out[name] = str(exc)
                 print(f"{name}: left out: {exc}", file=sys.stderr)
             print(f"{name}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
 
 
 def run_all(bench: Bench, patterns: Sequence[str], out: TextIO) -> dict[str, Any]:
-    """The document of a run; its table goes to *out* line by line."""
+    """Measure and return the document of the run; write its table to *out* line by line."""
     raise_file_limit()
     machine = describe(bench.folder)
     print(heading(machine), file=out, flush=True)
@@ -82,50 +82,57 @@ def run_all(bench: Bench, patterns: Sequence[str], out: TextIO) -> dict[str, Any
         for row in measure(bench, patterns, left_out):
             print(render(row), file=out, flush=True)
             rows.append(row)
-    except Ended:
-        left_out[REST] = "the run was told to end"
+    except Interrupted:
+        left_out[REMAINING] = "the run was interrupted"
     machine["minutes"] = f"{(time.monotonic() - started) / 60:.0f}"
     return document(rows, machine, bench.sizes.name, left_out)
 
 
-def save(found: Mapping[str, Any], path: Path) -> None:
-    """Write all samples down."""
-    path.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+def save(run: Mapping[str, Any], path: Path) -> None:
+    """Write the document of a run, with all samples, as JSON."""
+    path.write_text(json.dumps(run, indent=1, ensure_ascii=False) + "\n")
 
 
-def publish(found: Mapping[str, Any], folder: Path) -> None:
-    """Write down samples, table and plots, in place of those of an earlier run."""
+def publish(run: Mapping[str, Any], folder: Path) -> None:
+    """Write samples, table and plots to *folder*; replace those of an earlier run."""
     folder.mkdir(parents=True, exist_ok=True)
-    save(found, folder / RUN)
-    (folder / TABLE).write_text(page(found))
-    draw(found, folder)
+    save(run, folder / RUN)
+    (folder / TABLE).write_text(page(run))
+    draw(run, folder)
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tools.bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="less of all: under three minutes")
     parser.add_argument(
-        "--rows", metavar="PATTERN", action="append", help=f"some of: {', '.join(GROUPS)}"
+        "--quick", action="store_true", help="use the short form: under three minutes"
     )
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write all samples there too")
     parser.add_argument(
-        "--into", metavar="DIR", type=Path, help="write samples, table and plots there"
+        "--rows",
+        metavar="PATTERN",
+        action="append",
+        help=f"measure matching groups only: {', '.join(GROUPS)}",
     )
-    parser.add_argument("--keep", metavar="DIR", type=Path, help="make the data there; keep it")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write all samples to FILE")
     parser.add_argument(
-        "--before", metavar="CHECKOUT", type=Path, help="measure that cbtfs beside this one"
+        "--into", metavar="DIR", type=Path, help="write samples, table and plots to DIR"
+    )
+    parser.add_argument(
+        "--keep", metavar="DIR", type=Path, help="create the data in DIR and keep it"
+    )
+    parser.add_argument(
+        "--before", metavar="CHECKOUT", type=Path, help="also measure the cbtfs of another checkout"
     )
     return parser.parse_args()
 
 
 def end(*_: object) -> NoReturn:
-    """What SIGTERM does; once."""
+    """Handle the first SIGTERM; ignore later ones."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise Ended
+    raise Interrupted
 
 
 def main() -> int:
-    """Run the bench; the exit code."""
+    """Run the bench and return the exit status."""
     arguments = _arguments()
     signal.signal(signal.SIGTERM, end)
     sizes = QUICK if arguments.quick else FULL
@@ -134,16 +141,16 @@ def main() -> int:
         folder = arguments.keep or Path(tempfile.mkdtemp(prefix="cbtfs-bench-", dir="/var/tmp"))
         folder.mkdir(parents=True, exist_ok=True)
         folder = folder.absolute()
-        bench = Bench(folder, sizes, Stock(folder, sizes), arguments.before)
+        bench = Bench(folder, sizes, Datasets(folder, sizes), arguments.before)
         try:
-            found = run_all(bench, arguments.rows or ["*"], sys.stdout)
+            run = run_all(bench, arguments.rows or ["*"], sys.stdout)
         finally:
             if arguments.keep is None:
                 shutil.rmtree(folder)
         if arguments.json is not None:
-            save(found, arguments.json)
+            save(run, arguments.json)
         if arguments.into is not None:
-            publish(found, arguments.into)
+            publish(run, arguments.into)
     except CbtfsError as exc:
         print(f"bench: {exc}", file=sys.stderr)
         return exc.exit_code

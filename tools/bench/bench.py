@@ -1,4 +1,4 @@
-"""What all rows share: the data, the programs, a folder, and how often to measure."""
+"""State that all rows share: data sets, programs, a folder and the sizes of the run."""
 
 import os
 import shutil
@@ -7,26 +7,26 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tools.bench.datasets import Datasets
 from tools.bench.programs import Program
 from tools.bench.row import BEFORE, OURS
 from tools.bench.servers import mounted
 from tools.bench.sizes import Sizes
-from tools.bench.stock import Stock
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """One run of the bench."""
+    """A run of the bench."""
 
     folder: Path
     sizes: Sizes
-    stock: Stock
+    datasets: Datasets
     before: Path | None = None
-    """A checkout of another version, to be measured beside this one."""
+    """Checkout of another version that is measured in the same run."""
 
     @property
     def programs(self) -> list[Program]:
-        """Every cbtfs to measure, ours first."""
+        """All versions of cbtfs to measure; this checkout comes first."""
         other = [] if self.before is None else [Program(BEFORE, self.before)]
         return [Program(OURS), *other]
 
@@ -36,18 +36,18 @@ class Bench:
 
     @contextmanager
     def mounts(self, repository: Path) -> Iterator[dict[str, Path]]:
-        """*repository*, mounted by every cbtfs: where, by name."""
+        """Mount *repository* by each version of cbtfs; yield mount points by program name."""
         with ExitStack() as stack:
-            found = {}
+            mountpoints = {}
             for program in self.programs:
-                at = self.folder / f"mount-{program.name}"
-                stack.enter_context(mounted(program, repository, at, self.workers))
-                found[program.name] = at
-            yield found
+                mountpoint = self.folder / f"mount-{program.name}"
+                stack.enter_context(mounted(program, repository, mountpoint, self.workers))
+                mountpoints[program.name] = mountpoint
+            yield mountpoints
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """An empty folder that is gone afterwards, with all writing done before and after."""
+        """Yield an empty folder and remove it afterwards; sync(2) before and after."""
         path = self.folder / "scratch"
         path.mkdir()
         os.sync()

@@ -1,45 +1,45 @@
-"""What test disks hold: the same bytes for the same seed, on every machine."""
+"""Content of test disks: the same bytes for the same seed on every machine."""
 
 import random
 from collections.abc import Sequence
 from typing import Final
 
 BLOCK: Final = 65536
-"""The block of a repository and the cluster of a qcow2 image: both sides get their default."""
+"""Block size of the repository and cluster size of the qcow2 images: the default of each."""
 
 _MIX: Final = ("zero", "zero", "text", "random")
-"""Half zeros, a quarter text, a quarter that does not shrink."""
+"""Half zeros, a quarter text, a quarter incompressible bytes."""
 _RUN_BYTES: Final = 1 << 20
 _VOCABULARY: Final = 5000
 _PHRASES: Final = 1 << 16
 _PHRASE_WORDS: Final = 3
 _PHRASE_BYTES: Final = 12
-"""No phrase is shorter: so many phrases fill a block."""
+"""Minimum length of a phrase; it determines the number of phrases that fill a block."""
 
 
 class Content:
-    """Makes the blocks of one disk, in the order in which they are asked for."""
+    """Generator of the blocks of one disk; the order of the calls determines the bytes."""
 
     def __init__(self, seed: str) -> None:
         self._random = random.Random(seed)
         self._phrases = _phrases(random.Random("phrases"))
 
     def kinds(self, size: int) -> list[str]:
-        """What each block of a disk of *size* bytes holds: runs of 1 MiB, in exact shares."""
+        """Return the kind of each block of a disk of *size* bytes: runs of 1 MiB, exact shares."""
         runs = [_MIX[index % len(_MIX)] for index in range(-(-size // _RUN_BYTES))]
         self._random.shuffle(runs)
         return [kind for kind in runs for _ in range(_RUN_BYTES // BLOCK)][: size // BLOCK]
 
     def some_of(self, blocks: Sequence[int], count: int) -> list[int]:
-        """That many different ones, ascending."""
+        """Return a random sample of *count* different blocks, in ascending order."""
         return sorted(self._random.sample(blocks, count))
 
     def mixed(self) -> bytes:
-        """A block of whatever kind the mix has next."""
+        """Return a new block of a random kind of the mix."""
         return self.block(self._random.choice(_MIX))
 
     def block(self, kind: str) -> bytes:
-        """A new block of that kind."""
+        """Return a new block of the given kind: zero, text or random."""
         if kind == "zero":
             return bytes(BLOCK)
         if kind == "random":
@@ -50,7 +50,7 @@ class Content:
 
 
 def _phrases(dice: random.Random) -> list[bytes]:
-    """Words of a small language in runs of three, common words more often than rare ones."""
+    """Return phrases of three words from a small vocabulary with a Zipf-like distribution."""
     syllables = [a + b for a in "bcdfghklmnprstvw" for b in ("a", "e", "i", "o", "u", "an", "er")]
     words = ["".join(dice.choices(syllables, k=dice.randint(2, 4))) for _ in range(_VOCABULARY)]
     weights = [1 / (rank + 3) for rank in range(_VOCABULARY)]

@@ -1,4 +1,4 @@
-"""A Debian root file system on a disk: installed from the mirror that apt uses, then worked in."""
+"""A Debian root file system on a disk, installed from the configured mirror and then modified."""
 
 import os
 import random
@@ -22,33 +22,36 @@ _STATUSES: Final = (200, 200, 200, 304, 404, 500)
 
 @dataclass(frozen=True, slots=True)
 class Mirror:
-    """Where this machine's apt gets Debian from."""
+    """Debian mirror in the apt configuration of this machine."""
 
     uri: str
     release: str
     lines: Sequence[str]
-    """Of a sources.list."""
+    """Lines of a sources.list."""
     proxies: Sequence[str]
-    """Options of apt."""
+    """Proxy options of apt."""
 
     @property
     def environment(self) -> dict[str, str]:
-        """The proxies for programs that are not apt."""
-        pairs = (each.split("=", 1) for each in self.proxies)
+        """Environment variables that give the proxies to programs other than apt."""
+        pairs = (proxy.split("=", 1) for proxy in self.proxies)
         return {f"{name.split('::')[1]}_proxy": value for name, value in pairs}
 
 
 def find_mirror() -> Mirror:
-    """The mirror in apt's configuration; CbtfsError if it names none of Debian."""
+    """Return the mirror in the apt configuration.
+
+    Raises CbtfsError if debootstrap is missing or apt knows no mirror of Debian.
+    """
     if shutil.which("debootstrap") is None:
-        raise CbtfsError("debootstrap is not installed")
+        raise CbtfsError("debootstrap is not installed: run tools/bench/setup")
     shown = "$(ORIGIN) $(REPO_URI) $(RELEASE) $(COMPONENT)"
-    found = run(["apt-get", "indextargets", "--format", shown, "Created-By: Packages"]).output
-    targets = dict.fromkeys(line.split() and tuple(line.split()) for line in found.splitlines())
-    debian = [each[1:] for each in targets if len(each) == 4 and each[0] == "Debian"]
+    output = run(["apt-get", "indextargets", "--format", shown, "Created-By: Packages"]).output
+    targets = dict.fromkeys(line.split() and tuple(line.split()) for line in output.splitlines())
+    debian = [target[1:] for target in targets if len(target) == 4 and target[0] == "Debian"]
     plain = [(uri, release) for uri, release, part in debian if "-" not in release]
     if not plain:
-        raise CbtfsError("apt knows no mirror of Debian, or has no lists: run apt-get update")
+        raise CbtfsError("apt has no mirror of Debian or no package lists: run apt-get update")
     uri, release = plain[0]
     lines = [f"deb {at} {suite} {part}" for at, suite, part in debian if part == "main"]
     proxies = []
@@ -61,7 +64,7 @@ def find_mirror() -> Mirror:
 
 @contextmanager
 def mounted_root(image: Path, at: Path) -> Iterator[Path]:
-    """The file system of *image*, writable at *at*; all of it is in the image afterwards."""
+    """Mount the file system of *image* read-write at *at*; unmounting writes all data back."""
     at.mkdir(exist_ok=True)
     run(["mount", "-o", "loop,nodiscard", image, at])
     try:
@@ -71,8 +74,8 @@ def mounted_root(image: Path, at: Path) -> Iterator[Path]:
         at.rmdir()
 
 
-class Guest:
-    """A root file system, and what is done to it from one point to the next."""
+class DebianSystem:
+    """A mounted root file system, and the modifications between two restore points."""
 
     def __init__(self, root: Path, mirror: Mirror, seed: int) -> None:
         self._root = root
@@ -80,14 +83,14 @@ class Guest:
         self._random = random.Random(seed)
 
     def install(self) -> None:
-        """What debootstrap makes: the release as it first came out."""
+        """Install the original release with debootstrap."""
         options = ["--variant=minbase", f"--cache-dir={self._fetched}"]
         self._fetched.mkdir(exist_ok=True)
         where: list[str | Path] = [self._mirror.release, self._root, self._mirror.uri]
         run(["debootstrap", *options, *where], self._mirror.environment)
         (self._root / "etc/apt/sources.list").write_text("\n".join(self._mirror.lines) + "\n")
         policy = self._root / "usr/sbin/policy-rc.d"
-        policy.write_text("#!/bin/sh\nexit 101\n")  # nothing is started
+        policy.write_text("#!/bin/sh\nexit 101\n")  # packages must not start services
         policy.chmod(0o755)
 
     @property
@@ -108,8 +111,8 @@ class Guest:
         self._apt("clean")
 
     def _apt(self, *arguments: str) -> None:
-        """Run apt-get in the file system."""
-        options = [word for each in self._mirror.proxies for word in ("-o", each)]
+        """Run apt-get in the root file system."""
+        options = [word for proxy in self._mirror.proxies for word in ("-o", proxy)]
         with ExitStack() as stack:
             for kind in ("proc", "sysfs"):
                 at = self._root / {"proc": "proc", "sysfs": "sys"}[kind]
@@ -121,7 +124,7 @@ class Guest:
             run(["chroot", self._root, *_APT, *options, *arguments], environment)
 
     def log(self, lines: int, name: str = "app.log") -> None:
-        """Let a log file grow."""
+        """Append lines to a log file."""
         dice = self._random
         with (self._root / "var/log" / name).open("a") as file:
             for _ in range(lines):
@@ -130,11 +133,11 @@ class Guest:
                 file.write(_LOG_LINE.format(dice.randrange(1 << 31), *facts, size, status))
 
     def rotate(self, name: str = "app.log") -> None:
-        """Compress a log and begin another."""
+        """Compress a log file; the next line starts a new one."""
         run(["gzip", "-9f", self._root / "var/log" / name])
 
     def edit(self, share: float) -> None:
-        """Change a line in some of the files of /etc, as an administrator does."""
+        """Append a line to a share of the files in /etc, as an administrator does."""
         for path in self._some(self._root / "etc", share):
             text = path.read_text(errors="surrogateescape")
             path.write_text(f"{text}# {self._random.getrandbits(64):x}\n", errors="surrogateescape")
@@ -144,7 +147,7 @@ class Guest:
             path.unlink()
 
     def write(self, below: str, count: int, largest: int) -> None:
-        """New files of people: half of them text."""
+        """Write *count* user files, half of them text."""
         folder = self._root / below
         folder.mkdir(parents=True, exist_ok=True)
         for _ in range(count):
@@ -155,7 +158,7 @@ class Guest:
             )
 
     def trim(self) -> None:
-        """Give back what the file system does not use: it reads as zeros."""
+        """Discard unused blocks of the file system; they read as zeros afterwards."""
         run(["fstrim", self._root])
 
     def _some(self, folder: Path, share: float) -> list[Path]:
@@ -164,56 +167,56 @@ class Guest:
         return self._random.sample(files, int(len(files) * share))
 
 
-def _first_days(guest: Guest) -> None:
-    guest.edit(0.05)
-    guest.log(200_000)
+def _first_days(system: DebianSystem) -> None:
+    system.edit(0.05)
+    system.log(200_000)
 
 
-def _growth(guest: Guest) -> None:
-    guest.write("home/user", 400, 1 << 17)
-    guest.log(400_000)
+def _growth(system: DebianSystem) -> None:
+    system.write("home/user", 400, 1 << 17)
+    system.log(400_000)
 
 
-def _cleaning(guest: Guest) -> None:
-    guest.clean()
-    guest.delete("usr/share/doc", 0.5)
-    guest.rotate()
+def _cleaning(system: DebianSystem) -> None:
+    system.clean()
+    system.delete("usr/share/doc", 0.5)
+    system.rotate()
 
 
-def _second_growth(guest: Guest) -> None:
-    guest.delete("home/user", 0.3)
-    guest.write("home/user", 200, 1 << 18)
-    guest.log(300_000)
+def _second_growth(system: DebianSystem) -> None:
+    system.delete("home/user", 0.3)
+    system.write("home/user", 200, 1 << 18)
+    system.log(300_000)
 
 
-def _removal(guest: Guest) -> None:
-    guest.purge("gcc", "libc6-dev")
-    guest.clean()
+def _removal(system: DebianSystem) -> None:
+    system.purge("gcc", "libc6-dev")
+    system.clean()
 
 
-def _last_days(guest: Guest) -> None:
-    guest.trim()
-    guest.log(100_000)
-    guest.edit(0.02)
+def _last_days(system: DebianSystem) -> None:
+    system.trim()
+    system.log(100_000)
+    system.edit(0.02)
 
 
-STEPS: Final[Sequence[Callable[[Guest], None]]] = (
-    Guest.install,
-    Guest.upgrade,
-    lambda guest: guest.add("python3-minimal", "perl", "less", "ca-certificates"),
+STEPS: Final[Sequence[Callable[[DebianSystem], None]]] = (
+    DebianSystem.install,
+    DebianSystem.upgrade,
+    lambda system: system.add("python3-minimal", "perl", "less", "ca-certificates"),
     _first_days,
-    lambda guest: guest.add("gcc", "libc6-dev", "git"),
+    lambda system: system.add("gcc", "libc6-dev", "git"),
     _growth,
     _cleaning,
     _second_growth,
     _removal,
     _last_days,
 )
-"""What happens before each point: ten of them."""
+"""Modifications before each of the ten points."""
 
 
 def make_disk(image: Path) -> None:
-    """An empty ext4 file system."""
+    """Create an image with an empty ext4 file system."""
     with image.open("wb") as file:
         file.truncate(DISK_BYTES)
     run([*_MKFS, image])

@@ -1,4 +1,4 @@
-"""Rows of law 5: what the last of many points costs that the first one does not."""
+"""Rows on law 5: the cost of reading the last of many points, compared with the first."""
 
 import os
 import random
@@ -16,20 +16,21 @@ from cbtfs.reader import Reader
 from cbtfs.store.repository import Repository, reading
 from tools.bench.bench import Bench
 from tools.bench.content import BLOCK
+from tools.bench.datasets import DeepChain
 from tools.bench.footprint import counted_lookups
 from tools.bench.reads import (
     DIRECT,
     NBDFUSE,
     QEMU,
-    each_of,
-    look_equal,
+    SHAPES,
+    bind_files,
+    check_equal,
     point_file,
     random_row,
     sequential_row,
 )
-from tools.bench.row import OURS, Curve, Goal, Row, in_turns
+from tools.bench.row import OURS, Curve, Goal, Row, alternate
 from tools.bench.servers import nbdfuse_exported, qemu_exported
-from tools.bench.stock import DeepChain
 from tools.bench.take import VM
 
 _PIECE: Final = 4096
@@ -38,12 +39,12 @@ FIRST: Final = "the first point"
 
 
 def depth_rows(bench: Bench) -> Iterator[Row]:
-    """Blocks that every point rewrote, at the last point and at the first."""
-    chain = bench.stock.deep
+    """Measure reads of blocks that every point rewrote, at the last point and at the first."""
+    chain = bench.datasets.deep
     repeats = bench.sizes.repeats * 2 + 1
     with reading(chain.repository) as repository:
         first, newest = _ends(repository)
-        samples = in_turns(
+        samples = alternate(
             {
                 OURS: lambda: _fresh(repository, newest, chain),
                 FIRST: lambda: _fresh(repository, first, chain),
@@ -66,14 +67,14 @@ def depth_rows(bench: Bench) -> Iterator[Row]:
     with bench.mounts(chain.repository) as mounts:
         files = {name: point_file(mount, chain.points) for name, mount in mounts.items()}
         files[FIRST] = point_file(mounts[OURS], 1)
-        samples = in_turns(each_of(files, lambda path: _direct(path, chain)), repeats)
+        samples = alternate(bind_files(files, lambda path: _direct(path, chain)), repeats)
         name = f"rewritten blocks at depth {chain.points}, 4 KiB through the mount"
         yield Row(name, "reads/s", True, DIRECT, samples, [Goal(0.95, FIRST)])
 
 
 def curve_rows(bench: Bench) -> Iterator[Row]:
-    """Reads of the whole disk ever further down the chain, beside qcow2 chains as long."""
-    chain = bench.stock.deep
+    """Measure reads of the whole disk at increasing depths, with qcow2 chains of equal length."""
+    chain = bench.datasets.deep
     for depth in bench.sizes.depths:
         with ExitStack() as stack:
             mounts = stack.enter_context(bench.mounts(chain.repository))
@@ -81,15 +82,14 @@ def curve_rows(bench: Bench) -> Iterator[Row]:
             for name, show in ((QEMU, qemu_exported), (NBDFUSE, nbdfuse_exported)):
                 shown = show(chain.overlay(depth), bench.folder / f"{name}.raw")
                 files[name] = stack.enter_context(shown)
-            look_equal(files)
-            yield _at(depth, sequential_row(bench, "in sequence", files, QEMU, None))
-            for block, queue in ((4096, 16), (65536, 8)):
-                name = f"{block >> 10} KiB at random, queue {queue}"
-                yield _at(depth, random_row(bench, name, files, block, queue, QEMU, None))
+            check_equal(files)
+            yield _at(depth, sequential_row(bench, "sequential read", files))
+            for shape in SHAPES:
+                yield _at(depth, random_row(bench, shape.title, files, shape))
 
 
 def _at(depth: int, row: Row) -> Row:
-    """*row* as one place on a curve."""
+    """Return *row* as a point of a curve at *depth*."""
     curve = Curve("reads", row.name, dict.fromkeys(row.samples, float(depth)))
     return replace(row, name=f"{row.name}, deep chain, depth {depth}", curve=curve)
 
@@ -102,7 +102,7 @@ def _ends(repository: Repository) -> tuple[DiskRecord, DiskRecord]:
 
 
 def _fresh(repository: Repository, record: DiskRecord, chain: DeepChain) -> float:
-    """Reads a second of whole blocks by readers that know nothing yet."""
+    """Return whole-block reads per second of new readers with empty caches."""
     started = time.perf_counter()
     for _ in range(_ROUNDS):
         disk = Reader(repository).disk(record)
@@ -120,7 +120,7 @@ def _lookups(repository: Repository, record: DiskRecord, chain: DeepChain) -> in
 
 
 def _direct(path: Path, chain: DeepChain) -> float:
-    """Reads a second of 4 KiB, one at a time, in an order that says nothing."""
+    """Return direct 4 KiB reads per second, one at a time, in random order."""
     offsets = [b * BLOCK + at for b in chain.blocks for at in range(0, BLOCK, _PIECE)]
     random.Random(1).shuffle(offsets)
     buffer = mmap(-1, _PIECE)

@@ -1,8 +1,8 @@
-"""A pyfuse3 file system of one file of zeros: what Python costs before anybody reads a disk.
+"""A pyfuse3 file system with one file of zeros: the cost of FUSE and Python without any disk.
 
-As many workers share the mount as cbtfs has; they take turns at the device, without which they
-stand in each other's way. A request is answered in the handler itself, without a thread: with
-pyfuse3 nothing was found that is faster.
+The mount has as many workers as that of cbtfs. They take turns at the device, because otherwise
+they block each other. The handler answers a request itself, without a thread: no faster method with
+pyfuse3 is known.
 """
 
 import fcntl
@@ -69,14 +69,14 @@ class _Empty(pyfuse3.Operations):
 
 
 async def _greet(file_system: _Empty) -> None:
-    """Let the kernel's first request be answered before the workers are forked."""
+    """Answer the first request of the kernel before the workers are forked."""
     with trio.CancelScope() as file_system.greeting:
         await pyfuse3.main()
 
 
 def _device() -> int:
-    found = (int(name) for name in os.listdir("/proc/self/fd"))
-    return next(fd for fd in found if os.readlink(f"/proc/self/fd/{fd}") == "/dev/fuse")
+    descriptors = (int(name) for name in os.listdir("/proc/self/fd"))
+    return next(fd for fd in descriptors if os.readlink(f"/proc/self/fd/{fd}") == "/dev/fuse")
 
 
 def _serve(file_system: _Empty, fd: int, taken: int) -> None:
@@ -84,14 +84,14 @@ def _serve(file_system: _Empty, fd: int, taken: int) -> None:
     fcntl.ioctl(clone, _CLONE, struct.pack("I", fd))
     os.dup2(clone, fd, inheritable=False)
     os.close(clone)
-    # A descriptor of this process alone: a lock of flock(2) belongs to it.
+    # Open the file again: a lock of flock(2) belongs to the open file description.
     file_system.turn = SharedTurn(os.open(f"/proc/self/fd/{taken}", os.O_RDWR | os.O_CLOEXEC))
     install(file_system.turn.wait_readable)
     trio.run(pyfuse3.main)
 
 
 def main(size: int, workers: int, mountpoint: str) -> None:
-    """Serve until unmounted; prints `ready`."""
+    """Serve until unmounted; print `ready` once the mount is usable."""
     file_system = _Empty(size)
     pyfuse3.init(file_system, mountpoint, {"default_permissions", "ro", "fsname=empty"})
     trio.run(_greet, file_system)

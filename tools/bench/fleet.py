@@ -1,4 +1,4 @@
-"""Repositories of many points of many VMs, taken through the program's own machinery."""
+"""Repositories with many points of many VMs, created by the ingest code of cbtfs."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -15,14 +15,14 @@ from tools.bench.take import DISK, in_memory, new_repository
 _DISK_BYTES: Final = 16 << 30
 _EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
 _BLOCK_STEP: Final = 7919
-"""How far apart the blocks are that a VM writes: each in a leaf of its own."""
+"""Distance of the blocks that a VM writes: each block is in a different leaf."""
 
 
 class WrittenDisk:
-    """A source in memory: a thin disk of which a few blocks were ever written."""
+    """A source in memory: a thin disk with a few written blocks."""
 
     def __init__(self, *, is_kept: bool) -> None:
-        """*is_kept*: what was written before is not forgotten; it will be asked for."""
+        """Create an empty disk; with *is_kept* it also keeps blocks from before the last write."""
         self._is_kept = is_kept
         self.size = _DISK_BYTES
         self.blocks: dict[int, bytes] = {}
@@ -45,13 +45,13 @@ class WrittenDisk:
         return b"".join(self.blocks.get(number, bytes(BLOCK)) for number in numbers)
 
     def confirm(self) -> None:
-        """Nobody else writes to it."""
+        """Do nothing: no other process writes to the disk."""
 
     def close(self) -> None:
-        """It holds nothing open."""
+        """Do nothing: the disk has no open files."""
 
     def save(self, image: Path) -> None:
-        """Write it down as a sparse file."""
+        """Write the disk to a sparse file."""
         with image.open("wb") as file:
             file.truncate(self.size)
             for block, data in self.blocks.items():
@@ -64,7 +64,7 @@ def vm_name(number: int) -> str:
 
 
 def make_fleet(folder: Path, points: int, vms: int) -> WrittenDisk:
-    """A repository in *folder* of so many points, one new block in each; the disk of VM 0."""
+    """Create a repository in *folder* with one new block per point; return the disk of VM 0."""
     content = Content("fleet")
     disks = [WrittenDisk(is_kept=not number) for number in range(vms)]
     with (

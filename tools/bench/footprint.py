@@ -1,4 +1,4 @@
-"""What a catalog takes, and what a reader asks of it."""
+"""Size of a catalog, and the number of look-ups that a reader makes."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ from cbtfs.store.catalog.view import View
 
 @dataclass(frozen=True, slots=True)
 class CatalogUse:
-    """Pages that hold something, and how many chunks they tell of."""
+    """Bytes in used pages, and the number of chunks in the catalog."""
 
     used_bytes: int
     chunks: int
@@ -27,23 +27,23 @@ class CatalogUse:
 
 
 def catalog_use(repository: Path) -> CatalogUse:
-    """How large the catalog of *repository* is; free pages do not count."""
+    """Return the size of the catalog of *repository* without its free pages."""
     folder = repository / "catalog"
     catalog = Catalog(folder, is_writable=False)
     with catalog.view() as view:
-        chunks = sum(place.frame.kind is Kind.CHUNK for _, place in view.all_locations())
+        chunks = sum(location.frame.kind is Kind.CHUNK for _, location in view.all_locations())
     catalog.close()
     environment = lmdb.open(str(folder), readonly=True, max_dbs=len(DATABASES), lib_version=0)
     with environment, environment.begin() as transaction:
-        facts = [environment.stat()]
-        facts += [transaction.stat(environment.open_db(name, transaction)) for name in DATABASES]
-    pages = sum(f["branch_pages"] + f["leaf_pages"] + f["overflow_pages"] for f in facts)
-    return CatalogUse(pages * facts[0]["psize"], chunks)
+        stats = [environment.stat()]
+        stats += [transaction.stat(environment.open_db(name, transaction)) for name in DATABASES]
+    pages = sum(s["branch_pages"] + s["leaf_pages"] + s["overflow_pages"] for s in stats)
+    return CatalogUse(pages * stats[0]["psize"], chunks)
 
 
 @contextmanager
 def counted_lookups() -> Iterator[Callable[[], int]]:
-    """Count what readers of this process ask the catalog for; a node counts as one."""
+    """Count the catalog look-ups of all readers in this process; a node counts as one."""
     names = ("node", "find", "location", "locations", "pack")
     original = {name: getattr(View, name) for name in names}
     count = 0

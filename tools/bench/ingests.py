@@ -1,4 +1,4 @@
-"""Rows of taking restore points."""
+"""Rows on taking restore points."""
 
 import json
 import time
@@ -11,9 +11,9 @@ from typing import Any, Final
 from cbtfs.store.digest import chunk_digest
 from tools.bench.bench import Bench
 from tools.bench.content import BLOCK, Content
-from tools.bench.programs import Program, Ran, run
-from tools.bench.row import OURS, Goal, Row, in_turns
-from tools.bench.stock import write_delta
+from tools.bench.datasets import write_delta
+from tools.bench.programs import Program, ProgramRun, run
+from tools.bench.row import OURS, Goal, Row, alternate
 from tools.bench.take import DISK, VM
 
 RESTIC: Final = "restic"
@@ -26,7 +26,7 @@ _MIB: Final = 1 << 20
 _STEP: Final = 4 << 20
 _PARTS: Final = 50
 _NOISE_SECONDS: Final = 1e-3
-"""What a difference of two times comes to at least, however small the disk is."""
+"""Lower bound of a difference of two times, for very small disks."""
 
 Words = list[str | Path]
 
@@ -42,9 +42,9 @@ def capture(
     *,
     vm: str = VM,
     options: Sequence[str] = (),
-) -> Ran:
-    """One `cbtfs ingest image`; its output is the document of --json."""
-    words: list[str | Path] = ["--vm", vm, "--disk", DISK, "--json", *options]
+) -> ProgramRun:
+    """Run `cbtfs ingest image`; the output of the run is the document of --json."""
+    words: Words = ["--vm", vm, "--disk", DISK, "--json", *options]
     if changed is not None:
         path = repository.with_suffix(".json")
         path.write_text(json.dumps([{"start": b * BLOCK, "length": BLOCK} for b in changed]))
@@ -53,17 +53,17 @@ def capture(
 
 
 def full_rows(bench: Bench) -> Iterator[Row]:
-    """The first point of the mixed disk, until it is durable, and the memory that it took."""
-    image = bench.stock.mixed.image
+    """Measure the first point of the mixed disk until it is durable, and the peak memory."""
+    image = bench.datasets.mixed.image
     size = image.stat().st_size
     peaks: dict[str, list[float]] = {}
 
-    def measure(name: str, work: Callable[[Path], Ran]) -> Callable[[], float]:
+    def measure(name: str, work: Callable[[Path], ProgramRun]) -> Callable[[], float]:
         def sample() -> float:
             with bench.scratch() as scratch:
-                ran = work(scratch)
-            peaks.setdefault(name, []).append(ran.peak_bytes / _MIB)
-            return size / ran.seconds / 1e6
+                result = work(scratch)
+            peaks.setdefault(name, []).append(result.peak_bytes / _MIB)
+            return size / result.seconds / 1e6
 
         return sample
 
@@ -74,19 +74,18 @@ def full_rows(bench: Bench) -> Iterator[Row]:
     contenders[RESTIC] = measure(RESTIC, lambda scratch: _restic(scratch, image))
     for name, options in ((ZSTD, "-1 -T2"), (ZSTD_ALL, "-T0")):
         contenders[name] = measure(name, _zstd(image, options))
-    read = image.open("rb", buffering=0)
-    with read:
-        while read.read(_STEP):
-            pass
-    samples = in_turns(contenders, bench.sizes.repeats)
+    with image.open("rb", buffering=0) as file:
+        while file.read(_STEP):
+            pass  # fill the page cache
+    samples = alternate(contenders, bench.sizes.repeats)
     goals = [Goal(1.5, BORG), Goal(2.5, RESTIC), Goal(0.75, ZSTD)]
     yield Row("full ingest, durable", "MB/s", True, _SOURCE_WARM, samples, goals)
     name = "peak memory of a full ingest"
     yield Row(name, "MiB", False, _SOURCE_WARM, peaks, [Goal(256)])
 
 
-def _ours(program: Program, image: Path) -> Callable[[Path], Ran]:
-    def work(scratch: Path) -> Ran:
+def _ours(program: Program, image: Path) -> Callable[[Path], ProgramRun]:
+    def work(scratch: Path) -> ProgramRun:
         repository = scratch / "repository"
         program.run(repository, "init")
         return capture(program, repository, image)
@@ -94,14 +93,14 @@ def _ours(program: Program, image: Path) -> Callable[[Path], Ran]:
     return work
 
 
-def _borg(scratch: Path, image: Path) -> Ran:
+def _borg(scratch: Path, image: Path) -> ProgramRun:
     environment = {**_BORG, "BORG_BASE_DIR": str(scratch / "base")}
     run(["borg", "init", "--encryption=none", scratch / "borg"], environment)
     archive = f"{scratch / 'borg'}::first"
     return run(["borg", "create", "--compression=zstd,1", archive, image], environment)
 
 
-def _restic(scratch: Path, image: Path) -> Ran:
+def _restic(scratch: Path, image: Path) -> ProgramRun:
     restic_init(scratch)
     return restic_backup(scratch, image)
 
@@ -110,21 +109,21 @@ def restic_init(folder: Path) -> None:
     run(["restic", "init", "--quiet", "--repo", folder / "restic"], _RESTIC)
 
 
-def restic_backup(folder: Path, image: Path) -> Ran:
+def restic_backup(folder: Path, image: Path) -> ProgramRun:
     cache: Words = ["--cache-dir", folder / "cache"]
     command: Words = ["restic", "backup", "--quiet", "--repo", folder / "restic", *cache, image]
     return run(command, _RESTIC)
 
 
-def _zstd(image: Path, options: str) -> Callable[[Path], Ran]:
+def _zstd(image: Path, options: str) -> Callable[[Path], ProgramRun]:
     return lambda scratch: run(
         ["sh", "-c", f'zstd -q {options} -o "$1" "$0" && sync "$1"', image, scratch / "disk.zst"]
     )
 
 
 def incremental_rows(bench: Bench) -> Iterator[Row]:
-    """2 % of the large disk, by a list of changes, against a rescan."""
-    image, content = bench.stock.large.image, Content("large deltas")
+    """Measure an incremental of 2 % of the large disk by change list, against a full rescan."""
+    image, content = bench.datasets.large.image, Content("large deltas")
     repeats = bench.sizes.few
     seconds: dict[str, list[float]] = {}
     changed_bytes = read_bytes = 0
@@ -137,11 +136,11 @@ def incremental_rows(bench: Bench) -> Iterator[Row]:
         for _ in range(repeats):
             changed = write_delta(image, content, _PARTS)
             for program in bench.programs:
-                ran = capture(program, scratch / program.name, image, changed)
-                seconds.setdefault(program.name, []).append(ran.seconds)
+                result = capture(program, scratch / program.name, image, changed)
+                seconds.setdefault(program.name, []).append(result.seconds)
                 if program.name == OURS:
                     changed_bytes += len(changed) * BLOCK
-                    read_bytes += json.loads(ran.output)["disks"][0]["read_bytes"]
+                    read_bytes += json.loads(result.output)["disks"][0]["read_bytes"]
             seconds.setdefault(RESTIC, []).append(restic_backup(scratch, image).seconds)
     size = f"{bench.sizes.large_disk >> 30} GiB" if bench.sizes.large_disk >> 30 else "small"
     yield Row(
@@ -156,8 +155,8 @@ def incremental_rows(bench: Bench) -> Iterator[Row]:
 
 
 def compare_rows(bench: Bench) -> Iterator[Row]:
-    """A point without a list of changes, of a disk that did not change: all is hashed."""
-    chain = bench.stock.raw
+    """Measure a point of an unchanged disk without a change list: all bytes are hashed."""
+    chain = bench.datasets.raw
     size = chain.image.stat().st_size
     with bench.scratch() as scratch:
         small = _take_small(bench, scratch)
@@ -171,12 +170,15 @@ def compare_rows(bench: Bench) -> Iterator[Row]:
             return (size - small.stat().st_size) / more / 1e6
 
         for name, measure in (
-            ("compare by digest, unchanged", lambda program: size / whole(program) / 1e6),
-            ("the same beyond a comparison of 4 MiB", beyond),
+            (
+                "scan with comparison by digest, unchanged",
+                lambda program: size / whole(program) / 1e6,
+            ),
+            ("the same beyond a scan of 4 MiB", beyond),
         ):
-            contenders = {each.name: partial(measure, each) for each in bench.programs}
+            contenders = {program.name: partial(measure, program) for program in bench.programs}
             contenders[DIGEST] = partial(_hash, chain.image)
-            samples = in_turns(contenders, bench.sizes.repeats)
+            samples = alternate(contenders, bench.sizes.repeats)
             yield Row(name, "MB/s", True, _SOURCE_WARM, samples, [Goal(0.8, DIGEST)])
 
 
@@ -197,7 +199,7 @@ def _hash(image: Path) -> float:
 
 
 def _take_small(bench: Bench, scratch: Path) -> Path:
-    """A disk of 4 MiB, of which every cbtfs has a point in *scratch*; its image."""
+    """Take a point of a 4 MiB disk with each version of cbtfs; return the image."""
     image = scratch / "disk.raw"
     image.write_bytes(Content("small").block("text") * 64)
     for program in bench.programs:
@@ -207,7 +209,7 @@ def _take_small(bench: Bench, scratch: Path) -> Path:
 
 
 def small_rows(bench: Bench) -> Iterator[Row]:
-    """What a command costs that has next to nothing to do, in a small repository."""
+    """Measure commands with almost no work, in a small repository: the cost of start-up."""
     with bench.scratch() as scratch:
         image = _take_small(bench, scratch)
         restic_init(scratch)
@@ -224,11 +226,11 @@ def small_rows(bench: Bench) -> Iterator[Row]:
             return sample
 
         repeats = bench.sizes.repeats * 2
-        contenders: dict[str, Any] = {each.name: listing(each) for each in bench.programs}
+        contenders: dict[str, Any] = {program.name: listing(program) for program in bench.programs}
         contenders["restic snapshots"] = lambda: _restic_snapshots(scratch)
-        samples = in_turns(contenders, repeats)
+        samples = alternate(contenders, repeats)
         yield Row("list, from start to end", "s", False, "warm", samples, [Goal(0.25)])
-        samples = in_turns({each.name: empty(each) for each in bench.programs}, repeats)
+        samples = alternate({program.name: empty(program) for program in bench.programs}, repeats)
         yield Row("empty incremental, beyond list", "s", False, "warm", samples, [Goal(0.1)])
 
 
@@ -239,13 +241,13 @@ def _restic_snapshots(folder: Path) -> float:
 
 
 def catalog_rows(bench: Bench) -> Iterator[Row]:
-    """Bytes of the catalog's pages in use for each chunk."""
-    raw = bench.stock.raw
+    """Measure the bytes of used catalog pages per chunk."""
+    raw = bench.datasets.raw
     for name, use, bound in (
         ("a full", raw.after_full, 130),
         (f"{bench.sizes.deltas} x 1 %", raw.after_deltas, 150),
     ):
         samples = {OURS: [use.bytes_per_chunk]}
         facts = {"chunks": use.chunks}
-        title = f"catalog for each chunk, after {name}"
+        title = f"catalog per chunk, after {name}"
         yield Row(title, "bytes", False, "-", samples, [Goal(bound)], facts=facts)

@@ -1,4 +1,4 @@
-"""Where a bench ran, so that nobody compares its numbers with another machine's."""
+"""Description of the machine: numbers of different machines are not comparable."""
 
 import os
 import platform
@@ -9,8 +9,8 @@ from tools.bench.programs import PEERS, ROOT, run
 
 
 def describe(folder: Path) -> dict[str, str]:
-    """Machine, kernel, file system under *folder*, and the version of everything that runs."""
-    found = {
+    """Return machine, kernel, file system of *folder* and the versions of all programs."""
+    description = {
         "processor": f"{_processor()}, {os.cpu_count()} cores",
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / (1 << 30):.0f} GiB",
         "kernel": platform.release(),
@@ -20,8 +20,8 @@ def describe(folder: Path) -> dict[str, str]:
         "cbtfs": f"{__version__} ({_commit()})",
     }
     for name, arguments in PEERS.items():
-        found[name] = _version(run([name, *arguments]).output)
-    return found
+        description[name] = _version(run([name, *arguments]).output)
+    return description
 
 
 def _processor() -> str:
@@ -36,13 +36,13 @@ def _commit() -> str:
 
 
 def _version(text: str) -> str:
-    """The first word with a number and a dot."""
+    """Return the first word with a digit and a dot."""
     words = text.replace(",", " ").split()
     return next((w.strip("*v") for w in words if "." in w and any(map(str.isdigit, w))), "unknown")
 
 
 def drop_pages(path: Path) -> None:
-    """Drop what the kernel keeps of one file; what lies below the file stays."""
+    """Drop the cached pages of one file; lower layers keep their caches."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -51,6 +51,6 @@ def drop_pages(path: Path) -> None:
 
 
 def drop_caches() -> None:
-    """Write out what is dirty and empty the kernel's caches."""
+    """Write dirty pages and drop the caches of the kernel."""
     os.sync()
     Path("/proc/sys/vm/drop_caches").write_text("3\n")

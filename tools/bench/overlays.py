@@ -1,4 +1,4 @@
-"""qcow2 images over others: what a point is to the peers."""
+"""qcow2 overlays: one per restore point, for the peers of cbtfs."""
 
 import os
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from tools.bench.servers import qemu_exported
 
 
 def overlay_of(backing: Path, overlay: Path, image: Path, changed: Sequence[int]) -> Path:
-    """A new qcow2 image over *backing* that holds the blocks *changed* of *image*."""
+    """Create a qcow2 image over *backing* with the blocks *changed* of *image*; return its path."""
     backed = ["-b", backing.name, "-F", "qcow2"]
     run(["qemu-img", "create", "-q", "-f", "qcow2", *backed, overlay], folder=overlay.parent)
     with (
@@ -25,7 +25,10 @@ def overlay_of(backing: Path, overlay: Path, image: Path, changed: Sequence[int]
 
 
 def thin_overlay(folder: Path, index: int, image: Path, changed: Sequence[int]) -> None:
-    """The same without opening the chain below, which takes longer the longer it is."""
+    """Create the overlay of point *index* without opening the chain below it.
+
+    The time to open a chain grows with its length.
+    """
     aside, overlay = folder / "changed.raw", f"{index}.qcow2"
     with image.open("rb") as source, aside.open("wb") as file:
         file.truncate(os.fstat(source.fileno()).st_size)

@@ -1,4 +1,4 @@
-"""`python -m tools.bench.plot RUN.json [DIR]`: the plots of a run, as SVG."""
+"""Draw the plots of a recorded run as SVG: `python -m tools.bench.plot RUN.json [DIR]`."""
 
 import json
 import sys
@@ -23,7 +23,7 @@ _AXES: Final = {
 }
 _GIB: Final = 1 << 30
 _LOOK: Final[Any] = {
-    "svg.hashsalt": "cbtfs",  # the same run gives the same file: no random ids, no date
+    "svg.hashsalt": "cbtfs",  # reproducible output: no random ids
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -31,23 +31,25 @@ _LOOK: Final[Any] = {
     "grid.color": "#e4e4e4",
 }
 _BOUNDS: Final = {"first byte after ready": 100.0, "memory of a worker": 150.0}
-"""Goals, as a dashed line."""
+"""Goals that are drawn as a dashed line."""
 
 Row = Mapping[str, Any]
 
 
 def draw(document: Mapping[str, Any], folder: Path) -> list[Path]:
-    """The plots that the rows of a run allow, drawn into *folder*.
+    """Draw the plots of a run into *folder* and return their paths.
 
-    UsageError without matplotlib.
+    Raises UsageError if matplotlib is not installed.
     """
     try:
         import matplotlib
     except ModuleNotFoundError as exc:
-        raise UsageError("plots take matplotlib: pip install 'cbtfs[plot]'") from exc
+        raise UsageError(
+            "cannot draw plots: matplotlib is not installed; run pip install 'cbtfs[plot]'"
+        ) from exc
     matplotlib.rcParams.update(_LOOK)
     rows = [row for row in document["rows"] if row["curve"] is not None]
-    drawn = []
+    paths = []
     for name, figure, draw_one in (
         (READS, "reads", _draw_reads),
         (SCALE, "scale", _draw_scale),
@@ -57,11 +59,11 @@ def draw(document: Mapping[str, Any], folder: Path) -> list[Path]:
             if row["curve"]["figure"] == figure:
                 panels[row["curve"]["panel"]].append(row)
         if panels:
-            made = draw_one(panels)
-            made.supxlabel(_source(document), x=0.995, ha="right", fontsize=6, color="#777777")
-            made.savefig(folder / name, metadata={"Date": None})
-            drawn.append(folder / name)
-    return drawn
+            plot = draw_one(panels)
+            plot.supxlabel(_source(document), x=0.995, ha="right", fontsize=6, color="#777777")
+            plot.savefig(folder / name, metadata={"Date": None})
+            paths.append(folder / name)
+    return paths
 
 
 def _source(document: Mapping[str, Any]) -> str:
@@ -77,38 +79,38 @@ def _figure(columns: int, lines: int) -> tuple[Any, Any]:
 
 
 def _draw_reads(panels: Mapping[str, Sequence[Row]]) -> Any:
-    """A line for each contender: how fast it reads the further down a chain it is."""
+    """Draw read rate against chain depth, one line per contender."""
     figure, axes = _figure(len(panels), 1)
     for ax, (panel, rows) in zip(axes[0], panels.items(), strict=True):
         lines: dict[str, list[tuple[float, Mapping[str, Any]]]] = defaultdict(list)
         for row in rows:
-            for name, found in row["contenders"].items():
-                lines[name].append((row["curve"]["at"][name], found))
-        for name, places in lines.items():
-            _line(ax, name, sorted(places, key=lambda place: place[0]))
+            for name, contender in row["contenders"].items():
+                lines[name].append((row["curve"]["at"][name], contender))
+        for name, points in lines.items():
+            _line(ax, name, sorted(points, key=lambda point: point[0]))
         ax.set_title(panel, fontsize=9)
         ax.set_ylabel(rows[0]["unit"])
-        _scale(ax, "restore points, images in the chain")
+        _scale(ax, "restore points or images in the chain")
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
     return figure
 
 
 def _draw_scale(panels: Mapping[str, Sequence[Row]]) -> Any:
-    """A line of axes for each thing that grows, with what it costs: flat is good."""
+    """Draw costs against size, one row of axes per growing quantity: a flat line is best."""
     by_axis: dict[str, list[tuple[str, Row]]] = defaultdict(list)
     for panel, (row, *_) in panels.items():
         name, _, axis = panel.partition("|")
         by_axis[axis].append((name, row))
     figure, axes = _figure(max(map(len, by_axis.values())), len(by_axis))
-    for line, (axis, found) in zip(axes, by_axis.items(), strict=True):
-        for ax in line[len(found) :]:
+    for line, (axis, panel_rows) in zip(axes, by_axis.items(), strict=True):
+        for ax in line[len(panel_rows) :]:
             ax.set_visible(False)
-        for ax, (name, row) in zip(line, found, strict=False):
+        for ax, (name, row) in zip(line, panel_rows, strict=False):
             divisor = _GIB if "size" in axis else 1
             at = row["curve"]["at"]
-            places = [(at[who] / divisor, each) for who, each in row["contenders"].items()]
-            _line(ax, "cbtfs", sorted(places, key=lambda place: place[0]))
+            points = [(at[name] / divisor, costs) for name, costs in row["contenders"].items()]
+            _line(ax, "cbtfs", sorted(points, key=lambda point: point[0]))
             if name in _BOUNDS:
                 ax.axhline(_BOUNDS[name], color="#c8553d", linestyle="--", linewidth=1)
                 ax.annotate(
@@ -121,13 +123,13 @@ def _draw_scale(panels: Mapping[str, Sequence[Row]]) -> Any:
     return figure
 
 
-def _line(ax: Any, name: str, places: Sequence[tuple[float, Mapping[str, Any]]]) -> None:
-    """Medians as a line, from the least to the largest sample as bars."""
+def _line(ax: Any, name: str, points: Sequence[tuple[float, Mapping[str, Any]]]) -> None:
+    """Draw medians as a line, and the range of the samples as error bars."""
     color, marker, width = _STYLES.get(name, _OTHER)
-    xs = [x for x, _ in places]
-    medians = [found["median"] for _, found in places]
-    below = [found["median"] - min(found["samples"]) for _, found in places]
-    above = [max(found["samples"]) - found["median"] for _, found in places]
+    xs = [x for x, _ in points]
+    medians = [result["median"] for _, result in points]
+    below = [result["median"] - min(result["samples"]) for _, result in points]
+    above = [max(result["samples"]) - result["median"] for _, result in points]
     ax.errorbar(
         xs, medians, [below, above], label=name, color=color, marker=marker, markersize=4,
         linewidth=width, elinewidth=0.8, capsize=2,
@@ -147,7 +149,7 @@ def _scale(ax: Any, label: str) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Draw what a file tells; the exit code."""
+    """Draw the plots of a recorded run and return the exit status."""
     if len(arguments) not in (1, 2):
         print(__doc__, file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""The programs that a bench runs: which there must be, and what a run of one took."""
+"""Programs that the bench runs: required peers, and the cost of one run."""
 
 import os
 import resource
@@ -23,10 +23,10 @@ PEERS: Final[Mapping[str, tuple[str, ...]]] = {
     "zstd": ("--version",),
     "fio": ("--version",),
 }
-"""What is measured against or with, and how each tells its version."""
+"""Peers and tools that the bench requires, with the arguments that print their version."""
 
 ROOT: Final = Path(__file__).parents[2]
-"""The checkout that this bench belongs to."""
+"""Checkout that contains this bench."""
 
 
 _LAUNCH: Final = """
@@ -39,22 +39,22 @@ seconds = time.perf_counter() - started
 os.write(int(sys.argv[1]), b"%f %d" % (seconds, usage.ru_maxrss))
 sys.exit(min(abs(os.waitstatus_to_exitcode(status)), 255))
 """
-"""A process begins with the peak memory of the one that started it: that one has to be small."""
+"""Small launcher: a process inherits the peak memory of the process that started it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ran:
-    """What a run of a program took."""
+class ProgramRun:
+    """Cost and output of one run of a program."""
 
     seconds: float
     peak_bytes: int
-    """Of the process and those it waited for: the largest resident set of one of them."""
+    """Largest resident set of the process and its children that it waited for."""
     output: str
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """One cbtfs to measure: that of a checkout."""
+    """A version of cbtfs to measure, in a checkout."""
 
     name: str
     checkout: Path = ROOT
@@ -67,21 +67,23 @@ class Program:
     def environment(self) -> dict[str, str]:
         return {"PYTHONPATH": str(self.checkout), "PYTHONSAFEPATH": "1"}
 
-    def run(self, repository: Path, *arguments: str | Path) -> Ran:
+    def run(self, repository: Path, *arguments: str | Path) -> ProgramRun:
         return run(self.command(repository, *arguments), self.environment)
 
 
 def require() -> None:
-    """UsageError unless every peer is there and this process may mount."""
+    """Raise UsageError unless every peer is installed and this process may mount."""
     if os.geteuid() != 0:
-        raise UsageError("a bench drops caches and mounts file systems: run it as root")
+        raise UsageError(
+            "not running as root: the bench drops caches and mounts file systems; run it as root"
+        )
     missing = [name for name in PEERS if shutil.which(name) is None]
     if missing:
-        raise UsageError(f"{', '.join(missing)} not found: run tools/bench/setup")
+        raise UsageError(f"{', '.join(missing)} not installed: run tools/bench/setup")
 
 
 def raise_file_limit() -> None:
-    """A chain of a thousand images takes as many descriptors."""
+    """Raise the limit of open files: a chain of 1,000 images needs as many descriptors."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
@@ -91,8 +93,8 @@ def run(
     environment: Mapping[str, str] | None = None,
     *,
     folder: Path | None = None,
-) -> Ran:
-    """Run a command to its end; CbtfsError with its last words if it fails."""
+) -> ProgramRun:
+    """Run a command and wait for its end; raise CbtfsError with its last line if it fails."""
     reading, writing = os.pipe()
     with (
         open(reading) as report,
@@ -111,11 +113,11 @@ def run(
         os.close(writing)
         try:
             output = process.communicate()[0]
-        except BaseException:  # what it reads is unmounted next: nobody may hold that
+        except BaseException:  # the caller unmounts next: no process may use the mount
             os.killpg(process.pid, signal.SIGKILL)
             raise
         seconds, peak = report.read().split() or ("0", "0")
     if process.returncode:
         words = output.strip().splitlines() or [f"code {process.returncode}"]
         raise CbtfsError(f"{command[0]} failed: {words[-1]}")
-    return Ran(float(seconds), int(peak) * 1024, output)
+    return ProgramRun(float(seconds), int(peak) * 1024, output)

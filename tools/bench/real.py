@@ -1,4 +1,4 @@
-"""The real disk: made once, kept outside the checkout, played back for each run."""
+"""The real disk: created once, kept outside the checkout, replayed for each run."""
 
 import json
 import os
@@ -10,20 +10,21 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from tools.bench.content import BLOCK
-from tools.bench.debian import STEPS, Guest, find_mirror, make_disk, mounted_root
+from tools.bench.debian import STEPS, DebianSystem, find_mirror, make_disk, mounted_root
 from tools.bench.programs import run
 
 KEPT: Final = Path(os.environ.get("CBTFS_BENCH_CACHE", "/var/cache/cbtfs-bench"))
 _NAME: Final = "debian-1"
-"""Another number where what happens to the disk is changed: what is kept is made anew."""
+"""Folder name; increase the number when STEPS change, so that the disk is created again."""
 _SEED: Final = 1
 _STEP: Final = 4 << 20
 
 
 def make_real() -> Path:
-    """The folder of the real disk, made if it is not there yet.
+    """Return the folder of the real disk; create the disk if it does not exist.
 
-    CbtfsError says why it cannot be made: no debootstrap, no mirror, no network.
+    Raises CbtfsError with the reason if the disk cannot be created: debootstrap is missing, or
+    there is no mirror or no network.
     """
     if (KEPT / _NAME).is_dir():
         return KEPT / _NAME
@@ -33,10 +34,10 @@ def make_real() -> Path:
     try:
         image, before = folder / "now.raw", folder / "disk.raw"
         make_disk(image)
-        guest = Guest(folder / "root", mirror, _SEED)
+        system = DebianSystem(folder / "root", mirror, _SEED)
         for number, step in enumerate(STEPS):
             with mounted_root(image, folder / "root"):
-                step(guest)
+                step(system)
             if number:
                 save_delta(folder / f"{number}.delta", before, image)
             copy = before if not number else folder / "last.raw"
@@ -44,8 +45,8 @@ def make_real() -> Path:
             if number:
                 os.replace(folder / "last.raw", folder / "previous.raw")
                 before = folder / "previous.raw"
-        for left in ("now.raw", "previous.raw"):
-            (folder / left).unlink()
+        for name in ("now.raw", "previous.raw"):
+            (folder / name).unlink()
         shutil.rmtree(folder / "fetched")
         os.rename(folder, KEPT / _NAME)
     except BaseException:
@@ -55,7 +56,7 @@ def make_real() -> Path:
 
 
 def save_delta(path: Path, before: Path, after: Path) -> None:
-    """A line of JSON with the numbers of the blocks that differ, then what they hold now."""
+    """Write a delta: a JSON line with the numbers of the changed blocks, then their content."""
     changed = list(_differ(before, after))
     with path.open("wb") as file, after.open("rb") as source:
         file.write(json.dumps(changed).encode() + b"\n")
@@ -82,7 +83,7 @@ def _opened(path: Path) -> Iterator[tuple[list[int], BinaryIO]]:
 
 
 def apply_delta(folder: Path, number: int, image: Path) -> Sequence[int]:
-    """Let *image* become the disk at point *number*, from 1; which blocks are new."""
+    """Apply the delta of point *number* (from 1) to *image*; return the changed blocks."""
     with _opened(folder / f"{number}.delta") as (changed, file), image.open("r+b") as target:
         for block in changed:
             target.seek(block * BLOCK)
@@ -91,7 +92,7 @@ def apply_delta(folder: Path, number: int, image: Path) -> Sequence[int]:
 
 
 def points_of(folder: Path) -> int:
-    """How many points the disk has."""
+    """Return the number of points of the disk."""
     return 1 + len(list(folder.glob("*.delta")))
 
 

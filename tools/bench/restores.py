@@ -1,19 +1,19 @@
-"""Rows of writing a disk back to a raw file."""
+"""Rows on restoring a disk to a raw file."""
 
 from collections.abc import Callable, Iterator
 from typing import Final
 
 from tools.bench.bench import Bench
 from tools.bench.programs import Program, run
-from tools.bench.row import Goal, Row, in_turns
+from tools.bench.row import Goal, Row, alternate
 from tools.bench.take import DISK, VM
 
 QEMU_IMG: Final = "qemu-img convert, fsync"
 
 
 def restore_rows(bench: Bench) -> Iterator[Row]:
-    """The newest point to a sparse file, against a qcow2 image of the same without a chain."""
-    chain = bench.stock.mixed
+    """Measure a restore of the newest point to a sparse file, against a flat qcow2 image."""
+    chain = bench.datasets.mixed
     size = chain.image.stat().st_size
     flat = bench.folder / "flat.qcow2"
     run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", chain.image, flat])
@@ -22,8 +22,8 @@ def restore_rows(bench: Bench) -> Iterator[Row]:
         def sample() -> float:
             with bench.scratch() as scratch:
                 target = scratch / "disk.raw"
-                ran = program.run(chain.repository, "restore", f"{VM}@latest", DISK, target)
-            return size / ran.seconds / 1e6
+                result = program.run(chain.repository, "restore", f"{VM}@latest", DISK, target)
+            return size / result.seconds / 1e6
 
         return sample
 
@@ -34,7 +34,7 @@ def restore_rows(bench: Bench) -> Iterator[Row]:
 
     contenders = {program.name: ours(program) for program in bench.programs}
     contenders[QEMU_IMG] = theirs
-    samples = in_turns(contenders, bench.sizes.repeats)
+    samples = alternate(contenders, bench.sizes.repeats)
     flat.unlink()
     goals = [Goal(0.8, QEMU_IMG)]
     yield Row("restore, durable", "MB/s", True, "repository warm", samples, goals)

@@ -1,4 +1,4 @@
-"""One line of the table: what was measured, of whom, and whether the goal is met."""
+"""A row of the table: a measurement, its contenders, and whether its goals are met."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,14 +7,14 @@ from typing import Final, Literal
 
 OURS: Final = "cbtfs"
 BEFORE: Final = "before"
-"""Another version of cbtfs, measured beside this one."""
+"""Name of the other version of cbtfs that is measured in the same run."""
 
 Measure = Callable[[], float]
 
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """Ours must be so many times as good as *peer*; without a peer, *bound* is for ours alone."""
+    """Minimum ratio of cbtfs to *peer*; without a peer, a bound for the figure of cbtfs."""
 
     bound: float
     peer: str | None = None
@@ -22,44 +22,44 @@ class Goal:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Where a row stands in a plot."""
+    """Position of a row in a plot."""
 
     figure: Literal["reads", "scale"]
     panel: str
-    """One set of axes; rows of one panel make one line for each contender, or one in all."""
+    """Set of axes; the rows of a panel form one line per contender, or one line in total."""
     at: Mapping[str, float]
-    """How far to the right each contender is."""
+    """Horizontal position of each contender."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Samples of every contender, taken in turns."""
+    """Samples of every contender, taken alternately."""
 
     name: str
     unit: str
-    is_more_better: bool
+    is_higher_better: bool
     cache: str
-    """The state of caches, in words."""
+    """State of the caches, as text."""
     samples: Mapping[str, Sequence[float]]
     goals: Sequence[Goal] = ()
     note: str = ""
     facts: Mapping[str, float] = field(default_factory=dict)
-    """Numbers that came with it."""
+    """Additional figures of the measurement."""
     curve: Curve | None = None
 
     def median(self, contender: str) -> float:
         return median(self.samples[contender])
 
     def spread(self, contender: str) -> float:
-        """How far apart the extremes are, in parts of the median."""
-        found = self.samples[contender]
-        middle = median(found)
-        return (max(found) - min(found)) / middle if middle else 0.0
+        """Return (largest - smallest) / median of a contender."""
+        samples = self.samples[contender]
+        middle = median(samples)
+        return (max(samples) - min(samples)) / middle if middle else 0.0
 
     def ratio(self, peer: str) -> float:
-        """How many times as good as *peer* ours is: above 1 is better."""
+        """Return the ratio of cbtfs to *peer*: a value above 1 favours cbtfs."""
         ours, theirs = self.median(OURS), self.median(peer)
-        if not self.is_more_better:
+        if not self.is_higher_better:
             ours, theirs = theirs, ours
         return ours / theirs if theirs else float("inf")
 
@@ -67,18 +67,18 @@ class Row:
         if goal.peer is not None:
             return self.ratio(goal.peer) >= goal.bound
         ours = self.median(OURS)
-        return ours >= goal.bound if self.is_more_better else ours <= goal.bound
+        return ours >= goal.bound if self.is_higher_better else ours <= goal.bound
 
     @property
-    def verdict(self) -> Literal["met", "missed", ""]:
-        """Whether all goals are met; nothing where there is none."""
+    def result(self) -> Literal["met", "missed", ""]:
+        """Whether all goals are met; empty if the row has no goal."""
         if not self.goals:
             return ""
         return "met" if all(map(self.is_met, self.goals)) else "missed"
 
 
-def in_turns(contenders: Mapping[str, Measure], repeats: int) -> dict[str, list[float]]:
-    """Samples of each, taken alternately; who begins changes from round to round."""
+def alternate(contenders: Mapping[str, Measure], repeats: int) -> dict[str, list[float]]:
+    """Take samples of the contenders alternately; the first one changes with each round."""
     names = list(contenders)
     samples: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(repeats):

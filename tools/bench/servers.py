@@ -1,4 +1,4 @@
-"""Whatever shows a disk as a file: mounts of cbtfs, of its peers, and of nothing at all."""
+"""Servers that export a disk as a file: cbtfs, its peers and an empty file system."""
 
 import os
 import signal
@@ -15,13 +15,13 @@ from cbtfs.mount.mountpoint import raise_read_ahead
 from tools.bench.programs import ROOT, Program, run
 
 _START_SECONDS: Final = 120.0
-"""A chain of a thousand images takes seconds to open, many times that on a busy machine."""
+"""Timeout of a start: a chain of 1,000 images takes seconds, and far longer under load."""
 _POLL_SECONDS: Final = 0.02
 
 
 @contextmanager
 def mounted(program: Program, repository: Path, at: Path, workers: int) -> Iterator[int]:
-    """All points of *repository* below *at*; the id of the process above the workers."""
+    """Mount *repository* at *at*; yield the process id of the supervisor of the workers."""
     at.mkdir()
     count = ("--workers", str(workers))
     command = program.command(repository, "mount", "--foreground", *count, at)
@@ -31,7 +31,7 @@ def mounted(program: Program, repository: Path, at: Path, workers: int) -> Itera
 
 @contextmanager
 def empty_mounted(at: Path, size: int, workers: int) -> Iterator[Path]:
-    """A file of zeros in a pyfuse3 file system that does nothing else: the ceiling."""
+    """Mount a pyfuse3 file system with a file of zeros: the upper bound of read rates."""
     at.mkdir()
     command = [sys.executable, "-m", "tools.bench.empty", str(size), str(workers), str(at)]
     with _serving(command, at, {"PYTHONPATH": str(ROOT)}):
@@ -41,14 +41,14 @@ def empty_mounted(at: Path, size: int, workers: int) -> Iterator[Path]:
 
 @contextmanager
 def _serving(command: Sequence[str], at: Path, environment: dict[str, str]) -> Iterator[int]:
-    """A program that prints `ready` and serves *at* until that is unmounted."""
+    """Start a server that prints `ready`, and unmount *at* afterwards; yield its process id."""
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment}
     ) as process:
         assert process.stdout is not None
         try:
             if process.stdout.readline() != "ready\n":
-                raise CbtfsError(f"{' '.join(command)} did not get ready")
+                raise CbtfsError(f"{' '.join(command)} did not become ready")
             yield process.pid
         finally:
             subprocess.run(["umount", at], check=False)
@@ -57,7 +57,7 @@ def _serving(command: Sequence[str], at: Path, environment: dict[str, str]) -> I
 
 @contextmanager
 def qemu_exported(image: Path, at: Path, *, is_writable: bool = False) -> Iterator[Path]:
-    """A qcow2 image with its backing files, shown by qemu-storage-daemon as the file *at*."""
+    """Export a qcow2 image with its backing files by qemu-storage-daemon as the file *at*."""
     at.touch()
     pidfile = at.with_name(at.name + ".pid")
     mode = "on" if is_writable else "off"
@@ -86,7 +86,7 @@ def qemu_exported(image: Path, at: Path, *, is_writable: bool = False) -> Iterat
 
 @contextmanager
 def nbdfuse_exported(image: Path, at: Path) -> Iterator[Path]:
-    """The same by nbdfuse over qemu-nbd."""
+    """Export a qcow2 image by nbdfuse over qemu-nbd as the file *at*."""
     at.touch()
     pidfile = at.with_name(at.name + ".pid")
     server = ["[", "qemu-nbd", "--read-only", "--format=qcow2", str(image), "]"]
@@ -102,7 +102,7 @@ def nbdfuse_exported(image: Path, at: Path) -> Iterator[Path]:
 
 @contextmanager
 def loop_mounted(image: Path, at: Path) -> Iterator[Path]:
-    """The ext4 file system in *image*, read-only, at *at*."""
+    """Mount the ext4 file system in *image* read-only at *at*."""
     at.mkdir()
     try:
         run(["mount", "-o", "loop,ro,noload,nosuid,nodev,noexec", image, at])
@@ -115,22 +115,25 @@ def loop_mounted(image: Path, at: Path) -> Iterator[Path]:
 
 
 def _wait(holds: Callable[[], bool]) -> None:
-    """Return once *holds*; CbtfsError if it takes too long. These peers tell by a file only."""
+    """Poll until *holds* is true, because these peers signal by a file only.
+
+    Raises CbtfsError on timeout.
+    """
     deadline = time.monotonic() + _START_SECONDS
     while not holds():
         if time.monotonic() > deadline:
-            raise CbtfsError("a peer did not start or end in time")
+            raise CbtfsError(f"a peer did not start or end within {_START_SECONDS:.0f} s")
         time.sleep(_POLL_SECONDS)
 
 
 def worker_memory(process: int) -> list[int]:
-    """Anonymous memory of each worker below *process*, in bytes."""
+    """Return the anonymous memory of each child of *process* in bytes."""
     children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
     return [anonymous_memory(int(child)) for child in children]
 
 
 def anonymous_memory(process: int) -> int:
-    """Anonymous memory of a process, in bytes."""
+    """Return the anonymous memory of a process in bytes."""
     for line in Path(f"/proc/{process}/status").read_text().splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024

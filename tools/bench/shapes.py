@@ -1,4 +1,4 @@
-"""Rows of reads of other sizes, by more readers, in other ways than the ones that have goals."""
+"""Rows on reads without a goal: other sizes, several readers, mmap."""
 
 import subprocess
 import time
@@ -10,31 +10,35 @@ from typing import Final
 
 from cbtfs.errors import CbtfsError
 from tools.bench.bench import Bench
+from tools.bench.datasets import Chain
 from tools.bench.machine import drop_pages
 from tools.bench.reads import (
     NBDFUSE,
     QEMU,
     WARM,
     Files,
+    RandomShape,
     at_depth,
-    each_of,
+    bind_files,
     point_file,
     random_row,
 )
-from tools.bench.row import Row, in_turns
+from tools.bench.row import Row, alternate
 from tools.bench.servers import nbdfuse_exported, qemu_exported
-from tools.bench.stock import Chain
 
 _PAGE: Final = 4096
-_SHAPES: Final = ((4096, 1), (65536, 1), (1 << 20, 1), (1 << 20, 16))
-"""One at a time: what a round trip costs. 1 MiB: the largest request there is, queued or not."""
+_SHAPES: Final = tuple(
+    RandomShape(block, queue)
+    for block, queue in ((4096, 1), (65536, 1), (1 << 20, 1), (1 << 20, 16))
+)
+"""Queue 1 gives the cost of a round trip; 1 MiB is the largest request of FUSE."""
 _READERS: Final = (2, 4)
-"""As many as there are workers where goals are set, and more than that."""
+"""As many readers as workers on the reference machine of the goals, and twice as many."""
 
 
 @contextmanager
 def _at_first(bench: Bench, chain: Chain, last: Files) -> Iterator[dict[str, Path]]:
-    """The first point of the disk whose *last* point is shown already."""
+    """Yield the exported first point of the disk whose *last* point is already exported."""
     with ExitStack() as stack:
         ours = {name: path for name, path in last.items() if name not in (QEMU, NBDFUSE)}
         files = {name: point_file(path.parents[2], 1) for name, path in ours.items()}
@@ -45,36 +49,35 @@ def _at_first(bench: Bench, chain: Chain, last: Files) -> Iterator[dict[str, Pat
 
 
 def shape_rows(bench: Bench) -> Iterator[Row]:
-    """Other sizes, queues and numbers of readers, at the last point of the mixed disk."""
+    """Measure other sizes, queues and numbers of readers at the last point of the mixed disk."""
     newest = bench.sizes.deltas + 1
-    chain = bench.stock.mixed
+    chain = bench.datasets.mixed
     with at_depth(bench, chain, newest) as files:
-        for block, queue in _SHAPES:
-            name = f"{_size(block)} random, queue {queue}, depth {newest}"
-            yield random_row(bench, name, files, block, queue, QEMU, None)
+        for shape in _SHAPES:
+            yield random_row(bench, f"{shape.title}, depth {newest}", files, shape)
         repeats = bench.sizes.few
         for readers in _READERS:
 
             def together(path: Path, readers: int = readers) -> float:
                 return read_together([path], readers)
 
-            samples = in_turns(each_of(files, together), repeats)
-            name = f"{readers} readers in sequence, depth {newest}"
+            samples = alternate(bind_files(files, together), repeats)
+            name = f"{readers} sequential readers, depth {newest}"
             yield Row(name, "MB/s", True, WARM, samples)
-        samples = in_turns(each_of(files, read_mapped), repeats)
-        yield Row(f"mmap, a byte of each page, depth {newest}", "MB/s", True, WARM, samples)
+        samples = alternate(bind_files(files, read_mapped), repeats)
+        yield Row(f"mmap, one byte per page, depth {newest}", "MB/s", True, WARM, samples)
     with at_depth(bench, chain, newest) as last, _at_first(bench, chain, last) as first:
         pairs = {name: [path, first[name]] for name, path in last.items()}
 
         def both(name: str) -> Callable[[], float]:
             return lambda: read_together(pairs[name], 2)
 
-        samples = in_turns({name: both(name) for name in pairs}, repeats)
+        samples = alternate({name: both(name) for name in pairs}, repeats)
         yield Row(f"two points at once, depth 1 and {newest}", "MB/s", True, WARM, samples)
 
 
 def read_together(paths: Sequence[Path], readers: int) -> float:
-    """MB/s of all readers, who take parts of a file each, or a file each."""
+    """Return the total MB/s of all readers; each reads one part of a file."""
     parts = readers // len(paths)
     for path in paths:
         drop_pages(path)
@@ -93,13 +96,9 @@ def read_together(paths: Sequence[Path], readers: int) -> float:
 
 
 def read_mapped(path: Path) -> float:
-    """MB/s through a mapping: the kernel asks for what a fault is about."""
+    """Return MB/s of reads through a memory mapping: page faults cause the requests."""
     drop_pages(path)
     with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as mapped:
         started = time.perf_counter()
         sum(mapped[::_PAGE])
         return len(mapped) / (time.perf_counter() - started) / 1e6
-
-
-def _size(block: int) -> str:
-    return f"{block >> 20} MiB" if block >> 20 else f"{block >> 10} KiB"

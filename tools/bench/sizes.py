@@ -1,4 +1,4 @@
-"""How much a bench measures: the whole, a quick form, and one that only shows that it runs."""
+"""Sizes of a bench run: the full form, the quick form, and a tiny one for tests."""
 
 from dataclasses import dataclass
 
@@ -13,32 +13,33 @@ class Sizes:
 
     name: str
     disk: int
-    """The mixed disk, and the one of random bytes that is stored raw."""
+    """Size of the mixed disk and of the disk of random bytes that is stored raw."""
     deltas: int
     large_disk: int
-    """The disk of which an incremental writes a fiftieth."""
+    """Size of the disk of which an incremental writes a fiftieth."""
     large_data: int
-    """How much of it holds data at all."""
+    """Bytes of data on the large disk."""
     deep_disk: int
-    """The disk of the deepest chain."""
+    """Size of the disk of the deepest chain."""
     depths: tuple[int, ...]
-    """Where along that chain reads are measured, ascending."""
+    """Depths of that chain at which reads are measured, ascending."""
     thin_disks: tuple[int, ...]
     """Sizes of disks with the same data, ascending."""
     thin_data: int
     thickest_data: int
-    """What the largest of them holds where it is taken many times."""
+    """Bytes of data on the largest thin disk in the rows with many points."""
     thin_points: int
-    """How many times that is: 1 MiB in each."""
+    """Number of incremental points of that disk, with 1 MiB each."""
     fleets: tuple[tuple[int, int], ...]
-    """Repositories of so many points of so many VMs, ascending."""
+    """Numbers of points and VMs of the repositories, ascending."""
     change: int
-    """Bytes of an incremental in them."""
+    """Bytes of an incremental in these repositories."""
     files: int
-    """Small files in a file system."""
+    """Number of small files in the file system."""
     repeats: int
+    """Number of samples in rows with a goal."""
     few: int
-    """The same for rows that have no goal, or take long."""
+    """Number of samples in rows that have no goal or take long."""
     fio_seconds: float
 
 

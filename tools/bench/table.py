@@ -1,4 +1,4 @@
-"""Rows for people, as a table in Markdown, and for programs, as one document."""
+"""Output of rows: a Markdown table for people, a JSON document for programs."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -7,23 +7,23 @@ from tools.bench.row import OURS, Curve, Goal, Row
 
 _TOP: Final = (
     "",
-    "| what | caches | whose | median | spread | ratio | goal | |",
+    "| measurement | caches | contender | median | spread | ratio | goal | |",
     "|---|---|---|--:|--:|--:|--:|---|",
 )
 
 
 def heading(machine: Mapping[str, str]) -> str:
-    """The machine, and the top of the table."""
+    """Return the description of the machine and the head of the table."""
     lines = [f"- {name}: {value}" for name, value in machine.items()]
     return "\n".join([*lines, *_TOP])
 
 
 def render(row: Row) -> str:
-    """One row as lines of the table, a line for each contender, and what came with it."""
+    """Return the table lines of a row: one per contender, then its facts and note."""
     extra = [f"{name}: {_number(value)}" for name, value in row.facts.items()]
     extra += [row.note] if row.note else []
-    told = [f"| | | {'; '.join(extra)} | | | | | |"] if extra else []
-    return "\n".join([*_lines(row), *told])
+    facts = [f"| | | {'; '.join(extra)} | | | | | |"] if extra else []
+    return "\n".join([*_lines(row), *facts])
 
 
 def _lines(row: Row) -> Iterator[str]:
@@ -38,14 +38,14 @@ def _lines(row: Row) -> Iterator[str]:
             _number(row.median(name)),
             f"{row.spread(name):.0%}",
             "" if name == OURS else f"{row.ratio(name):.2f}",
-            "" if goal is None else _wanted(row, goal),
+            "" if goal is None else _bound(row, goal),
             "" if goal is None else ("met" if row.is_met(goal) else "**missed**"),
         )
         yield "| " + " | ".join(cells) + " |"
 
 
-def _wanted(row: Row, goal: Goal) -> str:
-    sign = "≥" if goal.peer is not None or row.is_more_better else "≤"
+def _bound(row: Row, goal: Goal) -> str:
+    sign = "≥" if goal.peer is not None or row.is_higher_better else "≤"
     return f"{sign} {goal.bound:g}"
 
 
@@ -55,31 +55,31 @@ def _number(value: float) -> str:
     return f"{value:,.0f}"
 
 
-def page(found: Mapping[str, Any]) -> str:
-    """The table of a run that was written down, as a page."""
-    machine = ", ".join(f"{name}: {value}" for name, value in found["machine"].items())
-    lines = ["# A run of the bench", "", f"`make bench`, the {found['form']} form. {machine}."]
-    lines += [f"\nLeft out: {name}: {why}." for name, why in found["left_out"].items()]
+def page(run: Mapping[str, Any]) -> str:
+    """Return the Markdown page of a recorded run."""
+    machine = ", ".join(f"{name}: {value}" for name, value in run["machine"].items())
+    lines = ["# Benchmark run", "", f"`make bench`, {run['form']} form. {machine}."]
+    lines += [f"\nNot measured: {name}: {why}." for name, why in run["left_out"].items()]
     lines += [*_TOP]
     facts = []
-    for row in map(_row_of, found["rows"]):
+    for row in map(_row_of, run["rows"]):
         lines += _lines(row)
         if row.facts:
-            told = ", ".join(f"{name} {_number(value)}" for name, value in row.facts.items())
-            facts.append(f"- {row.name}: {told}")
+            figures = ", ".join(f"{name} {_number(value)}" for name, value in row.facts.items())
+            facts.append(f"- {row.name}: {figures}")
     return "\n".join([*lines, "", *facts]) + "\n"
 
 
-def _row_of(found: Mapping[str, Any]) -> Row:
+def _row_of(row: Mapping[str, Any]) -> Row:
     return Row(
-        found["name"],
-        found["unit"],
-        found["better"] == "more",
-        found["cache"],
-        {name: each["samples"] for name, each in found["contenders"].items()},
-        [Goal(goal["bound"], goal["peer"]) for goal in found["goals"]],
-        found["note"],
-        found["facts"],
+        row["name"],
+        row["unit"],
+        row["better"] == "more",
+        row["cache"],
+        {name: contender["samples"] for name, contender in row["contenders"].items()},
+        [Goal(goal["bound"], goal["peer"]) for goal in row["goals"]],
+        row["note"],
+        row["facts"],
     )
 
 
@@ -93,7 +93,7 @@ def document(
     form: str,
     left_out: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Everything that was measured."""
+    """Return the JSON document of a run."""
     return {
         "form": form,
         "machine": dict(machine),
@@ -102,9 +102,9 @@ def document(
             {
                 "name": row.name,
                 "unit": row.unit,
-                "better": "more" if row.is_more_better else "less",
+                "better": "more" if row.is_higher_better else "less",
                 "cache": row.cache,
-                "verdict": row.verdict,
+                "verdict": row.result,
                 "note": row.note,
                 "facts": dict(row.facts),
                 "curve": None if row.curve is None else _curve(row.curve),

@@ -1,4 +1,4 @@
-"""Points of a disk image, taken in this process, one after the other."""
+"""Take restore points of a disk image in this process."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ DISK: Final = "disk"
 _EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
 _MEMORY: Final = Path("/dev/shm")
 _MEMORY_BYTES: Final = 4 << 30
-"""Of room that there must be, so that a repository is made there."""
+"""Free space in /dev/shm that is required to create a repository there."""
 
 
 @contextmanager
 def in_memory(path: Path) -> Iterator[Path]:
-    """A place for a repository that comes to *path*: in memory, if there is room.
+    """Yield a path in /dev/shm if it has enough free space; copy the repository to *path* later.
 
-    Thousands of points are thousands of flushes; what is measured is what they leave.
+    Thousands of points need thousands of flushes, and the rows measure only their result.
     """
-    room = os.statvfs(_MEMORY) if _MEMORY.is_dir() else None
-    if room is None or room.f_bavail * room.f_frsize < _MEMORY_BYTES:
+    space = os.statvfs(_MEMORY) if _MEMORY.is_dir() else None
+    if space is None or space.f_bavail * space.f_frsize < _MEMORY_BYTES:
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="cbtfs-bench-", dir=_MEMORY) as aside:
         yield Path(aside, "repository")
         run(["cp", "-a", f"{aside}/repository", path])
     with writing(path):
-        pass  # its state files are others now, for all that a catalog can tell
+        pass  # the state files are new inodes: update the catalog once
 
 
 def new_repository(path: Path) -> Path:
@@ -49,14 +49,14 @@ def new_repository(path: Path) -> Path:
 
 
 @contextmanager
-def capturing(path: Path, image: Path) -> Iterator[Take]:
-    """A way to take points of *image*: in full, or by the blocks that changed."""
+def capturing(path: Path, image: Path) -> Iterator[PointTaker]:
+    """Yield a function that takes a point of *image*: full, or by a list of changed blocks."""
     with writing(path) as repository:
-        yield Take(repository, image)
+        yield PointTaker(repository, image)
 
 
-class Take:
-    """Takes one point of an image after the other, a minute apart."""
+class PointTaker:
+    """Callable that takes points of an image; their times are one minute apart."""
 
     def __init__(self, repository: Repository, image: Path) -> None:
         self._repository = repository

@@ -1,9 +1,9 @@
-"""How workers take turns at one queue of requests, and how pyfuse3 is made to wait for its turn.
+"""Workers of the empty file system take turns at one queue of requests.
 
-All workers are woken when a request comes, and one gets it. pyfuse3 then reads from a descriptor
-that blocks, with Python's lock held: a worker that came second would stand still, with answers
-that it owes, until there is another request. So a worker reads only when it has the turn and has
-seen, in its turn, that there is something to read.
+A request wakes all workers, and one receives it. pyfuse3 then reads from a blocking descriptor with
+the GIL held: a worker that comes second would block until the next request, with unfinished
+replies. Therefore a worker reads only while it holds the turn, and only if poll() reports that the
+descriptor is readable.
 """
 
 import fcntl
@@ -16,16 +16,16 @@ import pyfuse3
 import trio
 
 _IN_A_ROW: Final = 16
-"""Requests that a task answers before others get to run, where requests queue up."""
+"""Requests that a task answers in a row before other tasks run, if requests queue up."""
 
 Wait = Callable[[int], Awaitable[None]]
 
 
 class SharedTurn:
-    """A turn that is a lock on *turns*, a descriptor of this process alone.
+    """A turn: an flock(2) on *turns*, an open file of this process alone.
 
-    It ends with its process, however that ends. trio runs nothing else between the return of
-    wait_readable() and the read, so whatever runs next may call end().
+    The kernel releases the lock when the process ends. trio runs no other task between the return
+    of wait_readable() and the read, so the handler that runs next may call end().
     """
 
     def __init__(self, turns: int) -> None:
@@ -45,7 +45,7 @@ class SharedTurn:
             poll = self._polls[fd] = select.poll()
             poll.register(fd, select.POLLIN)
         while True:
-            # Where requests queue up, trio need not be asked.
+            # If requests queue up, skip the event loop of trio.
             if not poll.poll(0):
                 self._in_a_row = 0
                 await trio.lowlevel.wait_readable(fd)
@@ -62,10 +62,10 @@ class SharedTurn:
 
 
 class ReadLock:
-    """What pyfuse3 holds while it waits for a request, in place of trio's lock.
+    """Lock that pyfuse3 holds while it waits for a request; it replaces trio.Lock.
 
-    That one is handed on to whoever waits: then another task answers each request, and each time
-    trio has to run in between. This one goes to whoever comes first.
+    trio.Lock passes ownership to the waiting task: another task answers each request, and trio
+    schedules between two requests. This lock goes to the first task that acquires the free lock.
     """
 
     def __init__(self) -> None:
@@ -83,10 +83,10 @@ class ReadLock:
 
 
 def install(wait_readable: Wait) -> None:
-    """Let pyfuse3 wait for requests with *wait_readable*.
+    """Make pyfuse3 wait for requests with *wait_readable*.
 
-    It looks trio up in its module at each use: that is how its own asyncio mode is made.
+    pyfuse3 looks up trio in its module at each use; its own asyncio mode depends on that.
     """
     lowlevel: dict[str, Any] = {**vars(trio.lowlevel), "wait_readable": wait_readable}
-    shown = {**vars(trio), "Lock": ReadLock, "lowlevel": SimpleNamespace(**lowlevel)}
-    pyfuse3.trio = SimpleNamespace(**shown)  # type: ignore[attr-defined]
+    replaced = {**vars(trio), "Lock": ReadLock, "lowlevel": SimpleNamespace(**lowlevel)}
+    pyfuse3.trio = SimpleNamespace(**replaced)  # type: ignore[attr-defined]

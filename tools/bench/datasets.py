@@ -1,4 +1,4 @@
-"""Disks, repositories and qcow2 chains that rows measure: made once, when first asked for."""
+"""Disks, repositories and qcow2 chains to measure; each is created at its first use."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from tools.bench.sizes import FULL, Sizes
 from tools.bench.take import capturing, in_memory, new_repository
 
 _DELTA_PARTS: Final = 50
-"""A delta rewrites one block in so many: 2 %."""
+"""A delta rewrites one block of 50: 2 %."""
 _SMALL_DELTA_PARTS: Final = 100
 _REWRITTEN: Final = 16
-"""Blocks that each point of the deep chain rewrites: 1 MiB."""
+"""Number of blocks that each point of the deep chain rewrites: 1 MiB."""
 _FILE_BYTES: Final = 8192
-"""What a small file has on average; the file system around them is a few times as large."""
+"""Average size of a small file; the file system is four times the size of all files."""
 _SMALLEST_EXT4: Final = 64 << 20
 _SPARE_INODES: Final = 1000
 _FOLDER_FILES: Final = 200
 
 
-class LeftOut(CbtfsError):
-    """What rows need is not to be had on this machine."""
+class DatasetUnavailable(CbtfsError):
+    """Raised if a data set cannot be created on this machine."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """One disk as a repository of points and, for most, as a qcow2 chain of the same depth."""
+    """A disk as a repository of points and as a qcow2 chain of the same depth."""
 
     image: Path
-    """As it is at the newest point."""
+    """Image of the disk at the newest point."""
     repository: Path
     first_overlay: Path
     newest_overlay: Path
@@ -47,7 +47,7 @@ class Chain:
 
 @dataclass(frozen=True, slots=True)
 class RawChain:
-    """A disk of random bytes: every chunk of it is stored raw."""
+    """A disk of random bytes: all its chunks are stored raw."""
 
     image: Path
     repository: Path
@@ -57,7 +57,7 @@ class RawChain:
 
 @dataclass(frozen=True, slots=True)
 class DeepChain:
-    """A disk of which every point rewrote the same blocks."""
+    """A disk with many points, each of which rewrote the same blocks."""
 
     repository: Path
     blocks: Sequence[int]
@@ -65,7 +65,7 @@ class DeepChain:
     folder: Path
 
     def overlay(self, depth: int) -> Path:
-        """The qcow2 image of the point of that number, from 1."""
+        """Return the qcow2 image of point *depth*, from 1."""
         return self.folder / f"{depth - 1}.qcow2"
 
 
@@ -76,18 +76,18 @@ class RealChain:
     chain: Chain
     points: int
     changed_blocks: int
-    """Of all points but the first."""
+    """Number of changed blocks in all incremental points."""
 
 
 @dataclass(frozen=True, slots=True)
 class ThinDisk:
-    """A sparse image, and which blocks of it were ever written."""
+    """A sparse image and the numbers of its written blocks."""
 
     image: Path
     blocks: Sequence[int]
 
     def rewrite(self, content: Content, count: int) -> list[int]:
-        """Write so many of them anew; which ones."""
+        """Rewrite *count* of the written blocks; return their numbers."""
         changed = content.some_of(self.blocks, min(count, len(self.blocks)))
         with self.image.open("r+b") as file:
             for block in changed:
@@ -96,8 +96,8 @@ class ThinDisk:
         return changed
 
 
-class Stock:
-    """What is measured, below *folder*."""
+class Datasets:
+    """All data sets of a run, below *folder*."""
 
     def __init__(self, folder: Path, sizes: Sizes) -> None:
         self.folder = folder
@@ -141,7 +141,7 @@ class Stock:
 
     @cached_property
     def deep(self) -> DeepChain:
-        """The chain of many points, each of which rewrote the same few blocks."""
+        """The chain of many points, each of which rewrites the same few blocks."""
         folder = self._new("deep")
         image, content = folder / "disk.raw", Content("deep")
         with image.open("wb") as file:
@@ -155,7 +155,7 @@ class Stock:
                     file.seek(block * BLOCK)
                     file.write(content.block("text" if number % 2 else "random"))
 
-        rewrite()  # the first point holds of them what the last one does: as much text and noise
+        rewrite()  # the first point gets the same mix of text and noise as the last one
         run(["qemu-img", "convert", "-O", "qcow2", image, folder / "0.qcow2"])
         points = self.sizes.depths[-1]
         repository = folder / "repository"
@@ -170,31 +170,36 @@ class Stock:
 
     @cached_property
     def real(self) -> RealChain:
-        """The Debian disk; LeftOut if it cannot be made, or is too large for the form."""
+        """The Debian disk.
+
+        Raises DatasetUnavailable if it cannot be created or is too large for this form.
+        """
         if self.sizes is not FULL:
-            raise LeftOut(f"its 2 GiB are too much for the {self.sizes.name} form")
+            raise DatasetUnavailable(
+                f"the disk of 2 GiB is too large for the {self.sizes.name} form"
+            )
         try:
-            kept = make_real()
+            cached = make_real()
         except CbtfsError as exc:
-            raise LeftOut(str(exc)) from exc
+            raise DatasetUnavailable(str(exc)) from exc
         folder = self._new("real")
         image, first = folder / "disk.raw", folder / "0.qcow2"
-        run(["cp", "--sparse=always", kept / "disk.raw", image])
+        run(["cp", "--sparse=always", cached / "disk.raw", image])
         run(["qemu-img", "convert", "-O", "qcow2", image, first])
         repository = new_repository(folder / "repository")
         overlay, count = first, 0
         with capturing(repository, image) as take:
             take(None)
-            for index in range(1, points_of(kept)):
-                changed = apply_delta(kept, index, image)
+            for index in range(1, points_of(cached)):
+                changed = apply_delta(cached, index, image)
                 count += len(changed)
                 take(changed)
                 overlay = overlay_of(overlay, folder / f"{index}.qcow2", image, changed)
-        return RealChain(Chain(image, repository, first, overlay), points_of(kept), count)
+        return RealChain(Chain(image, repository, first, overlay), points_of(cached), count)
 
     @cached_property
     def files(self) -> Chain:
-        """A disk with an ext4 file system of many small files, some rewritten by a second point."""
+        """A disk with an ext4 file system of many small files, with one point."""
         folder = self._new("files")
         image, content = folder / "disk.raw", Content("files")
         with image.open("wb") as file:
@@ -212,11 +217,11 @@ class Stock:
 
     @cached_property
     def large(self) -> ThinDisk:
-        """The large disk, most of which was never written."""
+        """The large disk; most of its blocks were never written."""
         return self.thin("large", self.sizes.large_disk, self.sizes.large_data)
 
     def thin(self, name: str, size: int, data: int) -> ThinDisk:
-        """A disk of that size with so much data, scattered over all of it in runs of 1 MiB."""
+        """Create a disk of *size* bytes with *data* bytes, scattered in runs of 1 MiB."""
         image, content = self._new(name) / "disk.raw", Content("large")
         kinds = [kind for kind in content.kinds(data * 2) if kind != "zero"]
         run_blocks = (1 << 20) // BLOCK
@@ -236,7 +241,7 @@ class Stock:
 
 
 def write_delta(image: Path, content: Content, parts: int, kind: str | None = None) -> list[int]:
-    """Rewrite one block in *parts* of *image*; which ones."""
+    """Rewrite one block of each *parts* blocks of *image*; return their numbers."""
     count = image.stat().st_size // BLOCK
     changed = content.some_of(range(count), count // parts)
     with image.open("r+b") as file:
@@ -247,7 +252,7 @@ def write_delta(image: Path, content: Content, parts: int, kind: str | None = No
 
 
 def write_files(root: Path, content: Content, count: int) -> None:
-    """So many small files in folders, as a source tree or a mail spool has them."""
+    """Write *count* small files in folders, like a source tree or a mail spool."""
     text = content.block("text") * 2
     noise = content.block("random")
     for number in range(count):
