@@ -14,7 +14,7 @@ from cbtfs.core.frame import Kind
 from cbtfs.core.ids import NULL_DIGEST, Digest, PackId, Ref
 from cbtfs.core.manifest import DiskRecord
 from cbtfs.errors import ChunkMissing, DataCorrupt
-from cbtfs.native import Chunks, Leaf, open_pack_files, removed_pack_files
+from cbtfs.native import Chunks, Leaf, has_deleted_pack_files, open_pack_files
 from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.records import location_digest
 from cbtfs.store.catalog.view import Node
@@ -89,7 +89,7 @@ class Reader:
         """
         with self._lock:
             self._packs.close_removed()
-            if removed_pack_files():
+            if has_deleted_pack_files():
                 self._forget_leaves()  # they hold the files, whose room is wanted
             if self._catalog.is_replaced():
                 if not self._catalog.reopen():

@@ -31,9 +31,9 @@ def repository_path(context: typer.Context) -> Path:
     UsageError if none does. Whether there is one is found out when it is opened. From here on a
     process that is ended by a damaged catalog says so, and ends with the exit code of that.
     """
-    from cbtfs.native import end_at_faults
+    from cbtfs.native import exit_on_fault
 
-    end_at_faults(_FAULT, DataCorrupt.exit_code)
+    exit_on_fault(_FAULT, DataCorrupt.exit_code)
     options = cast(Options, context.obj)
     if options.repo is not None:
         return options.repo

@@ -77,5 +77,5 @@ class Channel:
             for _ in range(THREADS):
                 nursery.start_soon(answer)
             await trio.to_thread.run_sync(
-                self.requests.pass_replies, abandon_on_cancel=True, limiter=threads
+                self.requests.forward_replies, abandon_on_cancel=True, limiter=threads
             )

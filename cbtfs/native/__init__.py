@@ -1,6 +1,6 @@
-"""What is compiled: chunks read and verified, FUSE reads answered, without Python's lock.
+"""Compiled code that reads and verifies chunks and answers FUSE reads without Python's lock.
 
-The profile that put it here, and what it may do, stand in docs/decisions/.
+docs/decisions/0013-reads-are-answered-by-compiled-code.md states the reasons and the limits.
 """
 
 from cbtfs.native._core import (
@@ -9,9 +9,9 @@ from cbtfs.native._core import (
     PackFile,
     Requests,
     crc_table,
-    end_at_faults,
+    exit_on_fault,
+    has_deleted_pack_files,
     open_pack_files,
-    removed_pack_files,
 )
 
 __all__ = [
@@ -20,7 +20,7 @@ __all__ = [
     "PackFile",
     "Requests",
     "crc_table",
-    "end_at_faults",
+    "exit_on_fault",
+    "has_deleted_pack_files",
     "open_pack_files",
-    "removed_pack_files",
 ]

@@ -1,96 +1,105 @@
 from collections.abc import Callable
 from typing import final
 
-Read = Callable[[int, int, int], bytes | memoryview | int]
+ReadFunction = Callable[[int, int, int], bytes | memoryview | int]
 
 @final
 class PackFile:
-    """A descriptor of a pack, closed when neither Python nor a leaf refers to it."""
+    """The descriptor of a pack. The last reference, from Python or from a leaf, closes it."""
 
     def __new__(cls, fd: int) -> PackFile: ...
-    def fileno(self) -> int: ...
+    def fileno(self) -> int:
+        """Return the descriptor."""
 
 @final
 class Leaf:
-    """Where 64 chunks are; *entries* are encoded locations (store/catalog/records), None for zeros.
+    """The locations of 64 chunks.
 
-    A chunk can be read once the file of its pack is attached.
+    *entries* are encoded locations (store/catalog/records.py), or None for zeros. A chunk is
+    readable once the file of its pack is attached.
     """
 
     def __new__(cls, entries: tuple[bytes | None, ...]) -> Leaf: ...
     def wanted_pack(self, slot: int, /) -> int | None:
-        """The number of the pack that has to be attached before that slot can be read."""
+        """Return the number of the pack that *slot* still requires, or None."""
 
     def attach(self, pack: int, file: PackFile, /) -> None:
-        """Let all chunks of pack number *pack* be read from *file*."""
+        """Read all chunks in pack number *pack* from *file*."""
 
 @final
 class Chunks:
-    """Verified bytes of chunks, and a cache of those that had to be decoded.
+    """Verified bytes of chunks, with a cache of decoded chunks. Safe to use from several threads.
 
-    Chunks that were compressed are verified by their digest when they are decoded, raw ones by
-    the CRC-32 of each 4 KiB that is read; where *is_strict*, raw chunks that are read whole by
-    their digest. *digest_of* computes it from a chunk's bytes, with the prefix of its digest before
-    them (docs/format.md). Safe to use from several threads.
+    A compressed chunk is verified by its digest when it is decoded. A raw chunk is verified by the
+    CRC-32 of each 4 KiB that is read or, if *is_strict* and the whole chunk is read, by its digest.
+    *digest_of* computes the digest of a chunk's content; its argument begins with the digest's
+    prefix (docs/format.md).
     """
 
     def __new__(
         cls, cache_bytes: int, digest_of: Callable[[memoryview], bytes], is_strict: bool
     ) -> Chunks: ...
     @property
-    def cached_bytes(self) -> int: ...
+    def cached_bytes(self) -> int:
+        """Size of the decoded chunks in the cache."""
+
     def fill(
         self, leaf: Leaf, block_size: int, offset: int, target: bytearray | memoryview, /
     ) -> int:
-        """Put a leaf's bytes from *offset* on into *target*, zeros too; how many are there.
+        """Copy the bytes of *leaf* from *offset* to *target*, and return their number.
 
-        Fewer than it takes where a pack is not attached, or a chunk cannot be proven.
+        It is less than the size of *target* at the end of the leaf, at a chunk whose pack is not
+        attached, and at a chunk that cannot be verified.
         """
 
 @final
 class Requests:
-    """The requests of one FUSE device: reads of known files are answered, the rest is passed on.
+    """The requests of one FUSE device: answers reads of open files and forwards the rest.
 
-    *device* is a descriptor of /dev/fuse, *session* one end of a SOCK_SEQPACKET pair, whose other
-    end pyfuse3 has in place of the device. Both stay the caller's to close. Everything is safe to
-    call while threads are in serve().
+    *device* is a descriptor of /dev/fuse. *session* is one end of a SOCK_SEQPACKET pair; pyfuse3
+    uses the other end as its device. The caller closes both. All methods are safe to call while
+    other threads run serve().
     """
 
     def __new__(cls, device: int, session: int, chunks: Chunks) -> Requests: ...
     def add_file(self, inode: int, size: int, block_size: int, /) -> None:
-        """Answer reads of that inode, as far as its leaves are known."""
+        """Answer reads of *inode* as far as its leaves are known."""
 
     def drop_file(self, inode: int, /) -> None:
-        """Know that inode no more."""
+        """Stop answering reads of *inode*, and drop its leaves."""
 
     def put_leaf(self, inode: int, index: int, leaf: Leaf | None, /) -> None:
-        """Know leaf number *index* of a file for a while; None where it is zeros."""
+        """Cache leaf number *index* of a file; None means zeros. The cache is bounded."""
 
     def clear(self) -> None:
-        """Know no leaf any more."""
+        """Drop all cached leaves."""
 
-    def serve(self, prepare: Callable[[int, int, int], bool], read: Read, /) -> None:
-        """Answer reads and pass on the rest until the file system is unmounted.
+    def serve(self, prepare: Callable[[int, int, int], bool], read: ReadFunction, /) -> None:
+        """Answer reads and forward other requests until the file system is unmounted.
 
-        A read of (inode, offset, length) that cannot be answered goes to *prepare*, which makes
-        known what it takes and returns True, or else to *read*, for bytes or an errno. Neither may
-        raise. OSError if the device cannot be read.
+        For a read of (inode, offset, length) that lacks a leaf or a pack, serve() calls *prepare*,
+        which returns True after it has provided them. Otherwise serve() calls *read*, which returns
+        the bytes or an errno. Neither may raise.
+
+        Raises:
+            OSError: the device cannot be read.
         """
 
-    def pass_replies(self) -> None:
-        """Give the kernel what comes through *session*, until its other end is closed."""
+    def forward_replies(self) -> None:
+        """Forward replies from *session* to the kernel until its other end is closed."""
 
 def open_pack_files() -> int:
-    """How many descriptors of packs this process has open."""
+    """Return the number of pack files that this process has open."""
 
-def removed_pack_files() -> bool:
-    """Whether a pack that this process has open was removed: its room is not free until then."""
+def has_deleted_pack_files() -> bool:
+    """Return True if this process has a deleted pack open, which keeps its space in use."""
 
-def end_at_faults(text: bytes, code: int, /) -> None:
-    """Write *text*, at most 512 bytes, to stderr and exit with *code* at SIGABRT, SIGBUS, SIGSEGV.
+def exit_on_fault(text: bytes, code: int, /) -> None:
+    """Write *text*, at most 512 bytes, to stderr and exit with *code* at a fatal signal.
 
-    For the life of the process, and of those forked from it.
+    The signals are SIGABRT, SIGBUS and SIGSEGV. The setting lasts for the life of the process and
+    is inherited by its forks.
     """
 
 def crc_table(chunk: bytes | bytearray | memoryview, /) -> bytes:
-    """The CRC-32 of each 4 KiB of a raw chunk, as they stand before its payload."""
+    """Return the CRC table of a raw chunk: the CRC-32 of each 4 KiB."""

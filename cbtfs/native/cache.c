@@ -1,91 +1,94 @@
-/* The cache of decoded chunks. Its lock is held for look-ups alone, never while something is read or decoded. */
-#include "chunk.h"
+/* The lock is held for look-ups only, never while a chunk is read or decoded. */
+#include "cache.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-enum { BUCKET_BYTES = 16 << 10 }; /* of cached data for each bucket of the hash table */
+#include "content.h"
 
-bool chunk_cache_init(chunk_cache *cache, size_t capacity, bool is_strict, digest_check check, void *context)
+enum { BYTES_PER_BUCKET = 16 << 10 }; /* capacity for each bucket of the hash table */
+
+bool chunk_cache_init(chunk_cache *cache, size_t capacity)
 {
     memset(cache, 0, sizeof *cache);
-    cache->bucket_count = capacity / BUCKET_BYTES + 1;
+    cache->bucket_count = capacity / BYTES_PER_BUCKET + 1;
     cache->buckets = calloc(cache->bucket_count, sizeof *cache->buckets);
     cache->capacity = capacity;
-    cache->is_strict = is_strict;
-    cache->check = check;
-    cache->context = context;
     pthread_mutex_init(&cache->lock, NULL);
     pthread_cond_init(&cache->loaded, NULL);
     return cache->buckets != NULL;
 }
 
-static decoded **bucket_of(chunk_cache *cache, const uint8_t *digest)
+static cache_entry **bucket_of(chunk_cache *cache, const uint8_t *digest)
 {
     uint64_t hash;
     memcpy(&hash, digest, sizeof hash);
     return &cache->buckets[hash % cache->bucket_count];
 }
 
-static void unlist(chunk_cache *cache, decoded *entry)
+/* The list of loaded entries, most recently used first */
+
+static void list_remove(chunk_cache *cache, cache_entry *entry)
 {
     *(entry->newer ? &entry->newer->older : &cache->newest) = entry->older;
     *(entry->older ? &entry->older->newer : &cache->oldest) = entry->newer;
     entry->newer = entry->older = NULL;
 }
 
-static void list_first(chunk_cache *cache, decoded *entry)
+static void list_insert_newest(chunk_cache *cache, cache_entry *entry)
 {
     entry->older = cache->newest;
     *(cache->newest ? &cache->newest->newer : &cache->oldest) = entry;
     cache->newest = entry;
 }
 
-static void forget_entry(chunk_cache *cache, decoded *entry)
+/* Entries */
+
+static void bucket_remove(chunk_cache *cache, cache_entry *entry)
 {
-    decoded **link = bucket_of(cache, entry->digest);
+    cache_entry **link = bucket_of(cache, entry->digest);
     while (*link != entry)
         link = &(*link)->next_in_bucket;
     *link = entry->next_in_bucket;
-    entry->is_listed = false;
+    entry->is_in_bucket = false;
 }
 
-static void free_entry(decoded *entry)
+static void free_entry(cache_entry *entry)
 {
-    content_free(entry->data);
+    content_free(entry->content);
     free(entry);
 }
 
-static void make_room(chunk_cache *cache)
+static void evict(chunk_cache *cache)
 {
-    decoded *entry = cache->oldest;
-    while (entry != NULL && cache->held > cache->capacity) {
-        decoded *newer = entry->newer;
+    cache_entry *entry = cache->oldest;
+    while (entry != NULL && cache->cached_bytes > cache->capacity) {
+        cache_entry *newer = entry->newer;
         if (entry->pins == 0) {
-            unlist(cache, entry);
-            forget_entry(cache, entry);
-            cache->held -= entry->length;
+            list_remove(cache, entry);
+            bucket_remove(cache, entry);
+            cache->cached_bytes -= entry->length;
             free_entry(entry);
         }
         entry = newer;
     }
 }
 
-/* The entry of *digest*, pinned; with is_loading set for the one caller that has to load it. */
-static decoded *find_entry(chunk_cache *cache, const place *place, bool *is_mine)
+/* Pin and return the entry of *digest*, created if it is missing. *must_load* is true only for its creator. */
+static cache_entry *find_or_create(chunk_cache *cache, const uint8_t *digest, uint32_t length, bool *must_load)
 {
-    decoded **bucket = bucket_of(cache, place->digest), *entry;
-    *is_mine = false;
+    cache_entry **bucket = bucket_of(cache, digest), *entry;
+    *must_load = false;
     for (entry = *bucket; entry != NULL; entry = entry->next_in_bucket)
-        if (memcmp(entry->digest, place->digest, DIGEST_BYTES) == 0)
+        if (memcmp(entry->digest, digest, DIGEST_BYTES) == 0)
             break;
     if (entry == NULL) {
         entry = calloc(1, sizeof *entry);
         if (entry == NULL)
             return NULL;
-        memcpy(entry->digest, place->digest, DIGEST_BYTES);
-        entry->length = place->plain;
-        entry->is_loading = entry->is_listed = *is_mine = true;
+        memcpy(entry->digest, digest, DIGEST_BYTES);
+        entry->length = length;
+        entry->is_loading = entry->is_in_bucket = *must_load = true;
         entry->next_in_bucket = *bucket;
         *bucket = entry;
     }
@@ -93,13 +96,13 @@ static decoded *find_entry(chunk_cache *cache, const place *place, bool *is_mine
     return entry;
 }
 
-static void unpin_locked(decoded *entry)
+static void unpin_locked(cache_entry *entry)
 {
-    if (--entry->pins == 0 && !entry->is_listed)
+    if (--entry->pins == 0 && !entry->is_in_bucket)
         free_entry(entry);
 }
 
-void chunk_unpin(chunk_cache *cache, decoded *pinned)
+void chunk_cache_unpin(chunk_cache *cache, cache_entry *pinned)
 {
     if (pinned == NULL)
         return;
@@ -108,50 +111,68 @@ void chunk_unpin(chunk_cache *cache, decoded *pinned)
     pthread_mutex_unlock(&cache->lock);
 }
 
-decoded *chunk_pin_decoded(chunk_cache *cache, const place *place, int fd)
+/* Load a new entry. The lock is held on entry and on return, but not while *load* runs. */
+static void load_entry(chunk_cache *cache, cache_entry *entry, cache_loader load, void *context)
 {
-    bool is_mine;
-    pthread_mutex_lock(&cache->lock);
-    decoded *entry = find_entry(cache, place, &is_mine);
-    if (entry == NULL) {
-        pthread_mutex_unlock(&cache->lock);
-        return NULL;
-    }
-    if (is_mine) {
-        pthread_mutex_unlock(&cache->lock);
-        uint8_t *data = chunk_load_decoded(cache, place, fd);
-        pthread_mutex_lock(&cache->lock);
-        entry->data = data;
-        entry->is_loading = false;
-        entry->has_failed = data == NULL;
-        if (entry->has_failed) {
-            forget_entry(cache, entry);
-        } else {
-            cache->held += entry->length;
-            list_first(cache, entry);
-            make_room(cache);
-        }
-        pthread_cond_broadcast(&cache->loaded);
-    } else {
-        while (entry->is_loading)
-            pthread_cond_wait(&cache->loaded, &cache->lock);
-        if (!entry->has_failed && cache->newest != entry) {
-            unlist(cache, entry);
-            list_first(cache, entry);
-        }
-    }
-    bool has_failed = entry->has_failed || entry->length != place->plain;
-    if (has_failed)
-        unpin_locked(entry);
     pthread_mutex_unlock(&cache->lock);
-    return has_failed ? NULL : entry;
+    uint8_t *content = load(context);
+    pthread_mutex_lock(&cache->lock);
+    entry->content = content;
+    entry->is_loading = false;
+    entry->has_failed = content == NULL;
+    if (entry->has_failed) {
+        bucket_remove(cache, entry);
+    } else {
+        cache->cached_bytes += entry->length;
+        list_insert_newest(cache, entry);
+        evict(cache);
+    }
+    pthread_cond_broadcast(&cache->loaded);
 }
 
-void chunk_cache_end(chunk_cache *cache)
+/* Wait until another thread has loaded the entry, and mark it as the most recently used. */
+static void await_entry(chunk_cache *cache, cache_entry *entry)
+{
+    while (entry->is_loading)
+        pthread_cond_wait(&cache->loaded, &cache->lock);
+    if (!entry->has_failed && cache->newest != entry) {
+        list_remove(cache, entry);
+        list_insert_newest(cache, entry);
+    }
+}
+
+cache_entry *chunk_cache_pin(chunk_cache *cache, const uint8_t *digest, uint32_t length, cache_loader load,
+                             void *context)
+{
+    bool must_load;
+    pthread_mutex_lock(&cache->lock);
+    cache_entry *entry = find_or_create(cache, digest, length, &must_load);
+    if (entry != NULL) {
+        if (must_load)
+            load_entry(cache, entry, load, context);
+        else
+            await_entry(cache, entry);
+        if (entry->has_failed || entry->length != length) {
+            unpin_locked(entry);
+            entry = NULL;
+        }
+    }
+    pthread_mutex_unlock(&cache->lock);
+    return entry;
+}
+
+size_t chunk_cache_bytes(chunk_cache *cache)
+{
+    pthread_mutex_lock(&cache->lock);
+    size_t bytes = cache->cached_bytes;
+    pthread_mutex_unlock(&cache->lock);
+    return bytes;
+}
+
+void chunk_cache_destroy(chunk_cache *cache)
 {
     for (size_t number = 0; cache->buckets != NULL && number < cache->bucket_count; number++) {
-        decoded *entry = cache->buckets[number], *next;
-        for (; entry != NULL; entry = next) {
+        for (cache_entry *entry = cache->buckets[number], *next; entry != NULL; entry = next) {
             next = entry->next_in_bucket;
             free_entry(entry);
         }

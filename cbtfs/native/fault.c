@@ -7,31 +7,31 @@
 
 static const int signals[] = {SIGABRT, SIGBUS, SIGSEGV};
 
-static char said[512];
-static size_t said_length;
+static char message[512];
+static size_t message_length;
 static int exit_code;
 
-/* Only what may be called in a signal handler: no memory is allocated, no lock is taken. */
-static void end(int number)
+/* Signal handler: it allocates no memory and takes no lock. */
+static void report_and_exit(int number)
 {
     (void)number;
-    ssize_t written = write(STDERR_FILENO, said, said_length);
+    ssize_t written = write(STDERR_FILENO, message, message_length);
     (void)written;
     _exit(exit_code);
 }
 
-int fault_end_with(const char *text, size_t length, int code)
+int fault_exit_with(const char *text, size_t length, int code)
 {
-    if (length > sizeof said) {
+    if (length > sizeof message) {
         errno = EINVAL;
         return -1;
     }
-    memcpy(said, text, length);
-    said_length = length;
+    memcpy(message, text, length);
+    message_length = length;
     exit_code = code;
-    struct sigaction action = {.sa_handler = end};
-    for (size_t n = 0; n < sizeof signals / sizeof *signals; n++)
-        if (sigaction(signals[n], &action, NULL) < 0)
+    struct sigaction action = {.sa_handler = report_and_exit};
+    for (size_t number = 0; number < sizeof signals / sizeof *signals; number++)
+        if (sigaction(signals[number], &action, NULL) < 0)
             return -1;
     return 0;
 }

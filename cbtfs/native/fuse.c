@@ -1,4 +1,4 @@
-/* The loop around /dev/fuse. The protocol is that of linux/fuse.h, version 7. */
+/* The request loop of /dev/fuse. The protocol is version 7 of linux/fuse.h. */
 #include "fuse.h"
 
 #include <errno.h>
@@ -10,28 +10,29 @@
 #include <unistd.h>
 
 enum {
-    REQUEST_BYTES = MAX_READ_BYTES + 4096, /* what the kernel asks for, with the largest write it could send */
-    MAX_LISTING = 64 << 10,                /* a reply through the socket must fit its buffer */
+    REQUEST_BYTES = MAX_READ_BYTES + 4096, /* the kernel requires space for its largest write request */
+    MAX_LISTING = 64 << 10,                /* the socket buffer must hold the reply */
     MAX_PARTS = MAX_READ_BYTES / 4096 + 2,
     MAX_ERRNO = 512,
 };
 
 static const _Alignas(MEMORY_PAGE) uint8_t zeros[1 << 16];
 
-bool request_memory_init(request_memory *memory)
+bool request_buffers_init(request_buffers *buffers)
 {
-    memory->request = malloc(REQUEST_BYTES);
-    memory->data = aligned_alloc(MEMORY_PAGE, MAX_READ_BYTES);
-    return memory->request != NULL && memory->data != NULL;
+    buffers->request = malloc(REQUEST_BYTES);
+    buffers->data = aligned_alloc(MEMORY_PAGE, MAX_READ_BYTES);
+    return buffers->request != NULL && buffers->data != NULL;
 }
 
-void request_memory_end(request_memory *memory)
+void request_buffers_destroy(request_buffers *buffers)
 {
-    free(memory->request);
-    free(memory->data);
+    free(buffers->request);
+    free(buffers->data);
 }
 
-static bool has_ended(int error)
+/* Return true if *error* means that the file system is unmounted. */
+static bool is_unmounted(int error)
 {
     return error == ENODEV || error == ECONNABORTED || error == EBADF;
 }
@@ -43,8 +44,8 @@ static void write_reply(requests *requests, struct iovec *parts, int count)
     do
         done = writev(requests->device, parts, count);
     while (done < 0 && errno == EINTR);
-    /* ENOENT: nobody waits any more. After other errors the request may still stand, and would wait for ever. */
-    if (done < 0 && errno != ENOENT && !has_ended(errno)) {
+    /* ENOENT: the request was interrupted. After another error the request may still be pending: fail it. */
+    if (done < 0 && errno != ENOENT && !is_unmounted(errno)) {
         failed.len = sizeof failed;
         failed.error = -EIO;
         done = write(requests->device, &failed, sizeof failed);
@@ -53,76 +54,77 @@ static void write_reply(requests *requests, struct iovec *parts, int count)
 
 void requests_reply(requests *requests, uint64_t unique, const void *data, size_t length, int error)
 {
-    if (error < 0 || error >= MAX_ERRNO) /* the kernel would refuse it, and go on waiting */
+    if (error < 0 || error >= MAX_ERRNO) /* the kernel would reject the reply, and the request would hang */
         error = EIO;
     struct fuse_out_header head = {.len = sizeof head + length, .error = -error, .unique = unique};
     struct iovec parts[2] = {{&head, sizeof head}, {(void *)data, length}};
     write_reply(requests, parts, data == NULL ? 1 : 2);
 }
 
-/* What a reply is made of: pieces of the thread's memory, of the cache, of zeros. */
+/* The parts of a reply: they refer to the thread's buffer, to the cache, or to zeros. */
 typedef struct {
     struct iovec parts[MAX_PARTS];
     int count;
-    decoded *pinned[MAX_PARTS];
+    cache_entry *pinned[MAX_PARTS];
     int pinned_count;
-} gathered;
+} read_reply;
 
-static bool add_part(gathered *gathered, const uint8_t *data, size_t length)
+static bool add_part(read_reply *reply, const uint8_t *data, size_t length)
 {
-    struct iovec *last = &gathered->parts[gathered->count - 1];
+    struct iovec *last = &reply->parts[reply->count - 1];
     if ((const uint8_t *)last->iov_base + last->iov_len == data) {
         last->iov_len += length;
         return true;
     }
-    if (gathered->count == MAX_PARTS)
+    if (reply->count == MAX_PARTS)
         return false;
-    gathered->parts[gathered->count++] = (struct iovec){(void *)data, length};
+    reply->parts[reply->count++] = (struct iovec){(void *)data, length};
     return true;
 }
 
-static bool add_zeros(gathered *gathered, size_t length)
+static bool add_zeros(read_reply *reply, size_t length)
 {
     while (length > 0) {
         size_t count = length < sizeof zeros ? length : sizeof zeros;
-        if (!add_part(gathered, zeros, count))
+        if (!add_part(reply, zeros, count))
             return false;
         length -= count;
     }
     return true;
 }
 
-/* Gather what one leaf has of the read; READ_NO_FILE where Python has to open a pack first. */
-static read_status gather_leaf(requests *requests, leaf *leaf, uint32_t block_size, uint64_t offset, uint32_t length,
-                               uint8_t *memory, gathered *gathered)
+/* Add the bytes of one leaf. Return READ_NO_FILE if Python must attach a pack first. */
+static read_status add_leaf(requests *requests, leaf *leaf, uint32_t block_size, uint64_t offset, uint32_t length,
+                               uint8_t *buffer, read_reply *reply)
 {
     while (length > 0) {
         uint32_t within = offset % block_size, count = block_size - within;
-        place *place = &leaf->places[offset / block_size % FANOUT];
+        location *location = &leaf->locations[offset / block_size % FANOUT];
         if (count > length)
             count = length;
-        if (!place->is_data) {
-            if (!add_zeros(gathered, count))
+        if (!location->is_data) {
+            if (!add_zeros(reply, count))
                 return READ_FAILED;
         } else {
-            chunk_bytes found;
-            if (place->plain != block_size)
+            chunk_bytes bytes;
+            if (location->plain != block_size)
                 return READ_FAILED;
-            read_status status = chunk_read(requests->cache, place, within, count, memory, &found);
+            read_status status = chunk_read(requests->reader, location, within, count, buffer, &bytes);
             if (status != READ_OK)
                 return status;
-            if (found.pinned != NULL)
-                gathered->pinned[gathered->pinned_count++] = found.pinned;
-            if (!add_part(gathered, found.data, count))
+            if (bytes.pinned != NULL)
+                reply->pinned[reply->pinned_count++] = bytes.pinned;
+            if (!add_part(reply, bytes.data, count))
                 return READ_FAILED;
         }
-        memory += count, offset += count, length -= count;
+        buffer += count, offset += count, length -= count;
     }
     return READ_OK;
 }
 
-static read_status gather(requests *requests, uint64_t inode, uint32_t block_size, uint64_t offset, uint32_t length,
-                          uint8_t *memory, gathered *gathered)
+/* Add the bytes of all leaves. Return READ_NO_FILE if Python must find a leaf or attach a pack first. */
+static read_status add_leaves(requests *requests, uint64_t inode, uint32_t block_size, uint64_t offset, uint32_t length,
+                          uint8_t *buffer, read_reply *reply)
 {
     uint64_t leaf_bytes = (uint64_t)block_size * FANOUT;
     read_status status = READ_OK;
@@ -130,24 +132,24 @@ static read_status gather(requests *requests, uint64_t inode, uint32_t block_siz
         uint64_t left = leaf_bytes - offset % leaf_bytes;
         uint32_t count = length < left ? length : left;
         leaf *leaf;
-        if (!leaves_find(&requests->leaves, inode, offset / leaf_bytes, &leaf))
+        if (!leaf_table_find(&requests->leaves, inode, offset / leaf_bytes, &leaf))
             return READ_NO_FILE;
         if (leaf == NULL)
-            status = add_zeros(gathered, count) ? READ_OK : READ_FAILED;
+            status = add_zeros(reply, count) ? READ_OK : READ_FAILED;
         else
-            status = gather_leaf(requests, leaf, block_size, offset, count, memory, gathered);
+            status = add_leaf(requests, leaf, block_size, offset, count, buffer, reply);
         leaf_drop(leaf);
-        memory += count, offset += count, length -= count;
+        buffer += count, offset += count, length -= count;
     }
     return status;
 }
 
-read_status requests_try(requests *requests, request_memory *memory, const fuse_read *read, bool *is_answered)
+read_status requests_try_read(requests *requests, request_buffers *buffers, const fuse_read *read, bool *is_answered)
 {
     uint64_t size;
     uint32_t block_size, length = read->length;
     *is_answered = false;
-    if (!leaves_find_file(&requests->leaves, read->inode, &size, &block_size))
+    if (!leaf_table_find_file(&requests->leaves, read->inode, &size, &block_size))
         return READ_NO_FILE;
     if (read->offset >= size)
         length = 0;
@@ -156,22 +158,22 @@ read_status requests_try(requests *requests, request_memory *memory, const fuse_
     if (length > MAX_READ_BYTES)
         return READ_FAILED;
     struct fuse_out_header head = {.len = sizeof head + length, .unique = read->unique};
-    gathered gathered;
-    gathered.parts[0] = (struct iovec){&head, sizeof head};
-    gathered.count = 1;
-    gathered.pinned_count = 0;
-    read_status status = gather(requests, read->inode, block_size, read->offset, length, memory->data, &gathered);
+    read_reply reply;
+    reply.parts[0] = (struct iovec){&head, sizeof head};
+    reply.count = 1;
+    reply.pinned_count = 0;
+    read_status status = add_leaves(requests, read->inode, block_size, read->offset, length, buffers->data, &reply);
     if (status == READ_OK) {
-        write_reply(requests, gathered.parts, gathered.count);
+        write_reply(requests, reply.parts, reply.count);
         *is_answered = true;
     }
-    for (int number = 0; number < gathered.pinned_count; number++)
-        chunk_unpin(requests->cache, gathered.pinned[number]);
+    for (int number = 0; number < reply.pinned_count; number++)
+        chunk_cache_unpin(&requests->reader->cache, reply.pinned[number]);
     return status;
 }
 
-/* Pass a request on to pyfuse3, as it came from the device; false once that has closed its end. */
-static bool pass_on(requests *requests, uint8_t *request, size_t length)
+/* Forward a request to pyfuse3. Return false after pyfuse3 has closed its end of the socket. */
+static bool forward(requests *requests, uint8_t *request, size_t length)
 {
     struct fuse_in_header head;
     memcpy(&head, request, sizeof head);
@@ -191,52 +193,52 @@ static bool pass_on(requests *requests, uint8_t *request, size_t length)
         return true;
     if (errno == EPIPE || errno == ECONNRESET)
         return false;
-    if (head.opcode != FUSE_FORGET && head.opcode != FUSE_BATCH_FORGET) /* those get no reply */
+    if (head.opcode != FUSE_FORGET && head.opcode != FUSE_BATCH_FORGET) /* these have no reply */
         requests_reply(requests, head.unique, NULL, 0, errno);
     return true;
 }
 
-next_status requests_next(requests *requests, request_memory *memory, fuse_read *found)
+next_status requests_next(requests *requests, request_buffers *buffers, fuse_read *pending)
 {
     for (;;) {
-        ssize_t length = read(requests->device, memory->request, REQUEST_BYTES);
+        ssize_t length = read(requests->device, buffers->request, REQUEST_BYTES);
         if (length < 0) {
-            if (errno == EINTR || errno == EAGAIN || errno == ENOENT) /* ENOENT: it was interrupted */
+            if (errno == EINTR || errno == EAGAIN || errno == ENOENT) /* ENOENT: the request was interrupted */
                 continue;
-            return has_ended(errno) ? NEXT_ENDED : NEXT_FAILED;
+            return is_unmounted(errno) ? NEXT_ENDED : NEXT_FAILED;
         }
         struct fuse_in_header head;
         if (length < (ssize_t)sizeof head)
             return NEXT_FAILED;
-        memcpy(&head, memory->request, sizeof head);
-        if (head.opcode == FUSE_INTERRUPT) /* every request is answered, and soon: there is nothing to cut short */
+        memcpy(&head, buffers->request, sizeof head);
+        if (head.opcode == FUSE_INTERRUPT) /* ignored: every request is answered soon */
             continue;
         if (head.opcode != FUSE_READ) {
-            if (!pass_on(requests, memory->request, length))
+            if (!forward(requests, buffers->request, length))
                 return NEXT_ENDED;
             continue;
         }
         struct fuse_read_in in;
         if (length < (ssize_t)(sizeof head + sizeof in))
             return NEXT_FAILED;
-        memcpy(&in, memory->request + sizeof head, sizeof in);
-        *found = (fuse_read){head.unique, head.nodeid, in.offset, in.size};
+        memcpy(&in, buffers->request + sizeof head, sizeof in);
+        *pending = (fuse_read){head.unique, head.nodeid, in.offset, in.size};
         bool is_answered;
-        requests_try(requests, memory, found, &is_answered);
+        requests_try_read(requests, buffers, pending, &is_answered);
         if (!is_answered)
             return NEXT_READ;
     }
 }
 
-next_status requests_pass_replies(requests *requests, request_memory *memory)
+next_status requests_forward_replies(requests *requests, request_buffers *buffers)
 {
     for (;;) {
-        ssize_t length = recv(requests->session, memory->request, REQUEST_BYTES, 0);
+        ssize_t length = recv(requests->session, buffers->request, REQUEST_BYTES, 0);
         if (length < 0 && errno == EINTR)
             continue;
         if (length <= 0)
             return length == 0 ? NEXT_ENDED : NEXT_FAILED;
-        struct iovec part = {memory->request, length};
+        struct iovec part = {buffers->request, length};
         write_reply(requests, &part, 1);
     }
 }

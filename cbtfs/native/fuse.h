@@ -1,15 +1,16 @@
-/* Requests of the FUSE device: reads are answered here, everything else is passed on. */
+/* Requests of the FUSE device: this code answers reads and forwards all other requests to pyfuse3. */
 #ifndef CBTFS_FUSE_H
 #define CBTFS_FUSE_H
 
-#include "leaves.h"
+#include "chunk.h"
+#include "leaf_table.h"
 
 enum {
     MAX_READ_BYTES = 1 << 20,
-    MEMORY_PAGE = 4096, /* what is aligned to it goes to and from the kernel page by page, in half the steps */
+    MEMORY_PAGE = 4096, /* the kernel copies aligned memory page by page, in half the steps */
 };
 
-/* One read as the kernel asks for it. */
+/* One read request of the kernel. */
 typedef struct {
     uint64_t unique, inode, offset;
     uint32_t length;
@@ -17,32 +18,33 @@ typedef struct {
 
 typedef struct {
     int device;  /* a clone of /dev/fuse */
-    int session; /* our end of a socket; pyfuse3 has the other, in place of the device */
-    leaves leaves;
-    chunk_cache *cache;
+    int session; /* one end of a socket pair; pyfuse3 uses the other end as its device */
+    leaf_table leaves;
+    chunk_reader *reader;
 } requests;
 
-/* Memory of one thread. */
+/* Buffers of one thread. */
 typedef struct {
     uint8_t *request, *data;
-} request_memory;
+} request_buffers;
 
-bool request_memory_init(request_memory *memory);
-void request_memory_end(request_memory *memory);
+/* Return false if there is no memory; request_buffers_destroy() is required in either case. */
+bool request_buffers_init(request_buffers *buffers);
+void request_buffers_destroy(request_buffers *buffers);
 
 typedef enum {
-    NEXT_READ,   /* a read that takes Python to be answered */
+    NEXT_READ,   /* Python must answer a read */
     NEXT_ENDED,  /* the file system is unmounted */
     NEXT_FAILED, /* see errno */
 } next_status;
 
-/* Answer and pass on requests until one takes Python. */
-next_status requests_next(requests *requests, request_memory *memory, fuse_read *read);
-/* Answer *read* if all that it takes is known; else why not. */
-read_status requests_try(requests *requests, request_memory *memory, const fuse_read *read, bool *is_answered);
-/* Answer with bytes, or with an errno where *data* is NULL. */
+/* Answer or forward requests until Python must answer one, *read*. */
+next_status requests_next(requests *requests, request_buffers *buffers, fuse_read *read);
+/* Answer *read* if its leaves are known and their packs are attached. Otherwise return the reason. */
+read_status requests_try_read(requests *requests, request_buffers *buffers, const fuse_read *read, bool *is_answered);
+/* Reply with *data*, or with the errno *error* if *data* is NULL. */
 void requests_reply(requests *requests, uint64_t unique, const void *data, size_t length, int error);
-/* Write pyfuse3's replies to the device until it closes the socket. */
-next_status requests_pass_replies(requests *requests, request_memory *memory);
+/* Write pyfuse3's replies to the device until pyfuse3 closes the socket. */
+next_status requests_forward_replies(requests *requests, request_buffers *buffers);
 
 #endif

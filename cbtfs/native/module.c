@@ -1,4 +1,4 @@
-/* The module: PackFile, Leaf, Chunks, faults. Its signatures stand in _core.pyi. */
+/* The Python module: PackFile, Leaf, Chunks and functions. _core.pyi declares their signatures. */
 #include "types.h"
 
 #include <errno.h>
@@ -12,7 +12,7 @@ typedef struct {
     pack_file *file;
 } PackFileObject;
 
-static PyObject *pack_file_make(PyTypeObject *type, PyObject *args, PyObject *named)
+static PyObject *PackFile_new(PyTypeObject *type, PyObject *args, PyObject *named)
 {
     static char *names[] = {"fd", NULL};
     int fd;
@@ -26,36 +26,37 @@ static PyObject *pack_file_make(PyTypeObject *type, PyObject *args, PyObject *na
     return (PyObject *)self;
 }
 
-static void pack_file_end(PackFileObject *self)
+static void PackFile_dealloc(PackFileObject *self)
 {
     pack_file_drop(self->file);
     Py_TYPE(self)->tp_free((PyObject *)self);
 }
 
-static PyObject *pack_file_fileno(PackFileObject *self, PyObject *nothing)
+static PyObject *PackFile_fileno(PackFileObject *self, PyObject *nothing)
 {
     (void)nothing;
     return PyLong_FromLong(self->file->fd);
 }
 
 static PyMethodDef pack_file_methods[] = {
-    {"fileno", (PyCFunction)pack_file_fileno, METH_NOARGS, "The descriptor."},
+    {"fileno", (PyCFunction)PackFile_fileno, METH_NOARGS, "Return the descriptor."},
     {NULL, NULL, 0, NULL},
 };
 
 static PyTypeObject PackFileType = {
     PyVarObject_HEAD_INIT(NULL, 0).tp_name = "cbtfs.native.PackFile",
-    .tp_doc = "A descriptor of a pack, closed when neither Python nor a leaf refers to it.",
+    .tp_doc = "The descriptor of a pack. The last reference, from Python or from a leaf, closes it.",
     .tp_basicsize = sizeof(PackFileObject),
     .tp_flags = Py_TPFLAGS_DEFAULT,
-    .tp_new = pack_file_make,
-    .tp_dealloc = (destructor)pack_file_end,
+    .tp_new = PackFile_new,
+    .tp_dealloc = (destructor)PackFile_dealloc,
     .tp_methods = pack_file_methods,
 };
 
 /* Leaf */
 
-static bool decode_place(PyObject *entry, place *place)
+/* Decode an entry of a leaf. Return false and set an exception if it is invalid. */
+static bool decode_location(PyObject *entry, location *location)
 {
     char *data;
     Py_ssize_t length;
@@ -63,21 +64,21 @@ static bool decode_place(PyObject *entry, place *place)
         return true;
     if (PyBytes_AsStringAndSize(entry, &data, &length) < 0)
         return false;
-    if (length != PLACE_BYTES) {
-        PyErr_SetString(PyExc_ValueError, "not an encoded location");
+    if (length != LOCATION_BYTES) {
+        PyErr_SetString(PyExc_ValueError, "an entry is not an encoded location");
         return false;
     }
     const uint8_t *at = (const uint8_t *)data;
-    uint32_t *fields[] = {&place->pack, &place->offset, &place->stored, &place->plain};
+    uint32_t *fields[] = {&location->pack, &location->offset, &location->stored, &location->plain};
     for (int number = 0; number < 4; number++, at += 4)
         *fields[number] = at[0] | at[1] << 8 | at[2] << 16 | (uint32_t)at[3] << 24;
-    place->kind = at[0], place->level = at[1], place->codec = at[2];
-    memcpy(place->digest, at + 4, DIGEST_BYTES);
-    place->is_data = true;
+    location->kind = at[0], location->level = at[1], location->codec = at[2];
+    memcpy(location->digest, at + 4, DIGEST_BYTES);
+    location->is_data = true;
     return true;
 }
 
-static PyObject *leaf_make(PyTypeObject *type, PyObject *args, PyObject *named)
+static PyObject *Leaf_new(PyTypeObject *type, PyObject *args, PyObject *named)
 {
     static char *names[] = {"entries", NULL};
     PyObject *entries;
@@ -95,7 +96,7 @@ static PyObject *leaf_make(PyTypeObject *type, PyObject *args, PyObject *named)
         return PyErr_NoMemory();
     }
     for (int slot = 0; slot < FANOUT; slot++) {
-        if (!decode_place(PyTuple_GET_ITEM(entries, slot), &self->leaf->places[slot])) {
+        if (!decode_location(PyTuple_GET_ITEM(entries, slot), &self->leaf->locations[slot])) {
             Py_DECREF(self);
             return NULL;
         }
@@ -103,13 +104,13 @@ static PyObject *leaf_make(PyTypeObject *type, PyObject *args, PyObject *named)
     return (PyObject *)self;
 }
 
-static void leaf_end(LeafObject *self)
+static void Leaf_dealloc(LeafObject *self)
 {
     leaf_drop(self->leaf);
     Py_TYPE(self)->tp_free((PyObject *)self);
 }
 
-static PyObject *leaf_wanted_pack(LeafObject *self, PyObject *args)
+static PyObject *Leaf_wanted_pack(LeafObject *self, PyObject *args)
 {
     int slot;
     if (!PyArg_ParseTuple(args, "i", &slot))
@@ -118,70 +119,62 @@ static PyObject *leaf_wanted_pack(LeafObject *self, PyObject *args)
         PyErr_SetString(PyExc_IndexError, "a leaf has 64 slots");
         return NULL;
     }
-    place *place = &self->leaf->places[slot];
-    if (!place->is_data || atomic_load(&place->file) != NULL)
+    location *location = &self->leaf->locations[slot];
+    if (!location->is_data || atomic_load(&location->file) != NULL)
         Py_RETURN_NONE;
-    return PyLong_FromUnsignedLong(place->pack);
+    return PyLong_FromUnsignedLong(location->pack);
 }
 
-static PyObject *leaf_attach(LeafObject *self, PyObject *args)
+static PyObject *Leaf_attach(LeafObject *self, PyObject *args)
 {
     unsigned int pack;
     PackFileObject *file;
     if (!PyArg_ParseTuple(args, "IO!", &pack, &PackFileType, &file))
         return NULL;
-    for (int slot = 0; slot < FANOUT; slot++) {
-        place *place = &self->leaf->places[slot];
-        if (!place->is_data || place->pack != pack)
-            continue;
-        pack_file *none = NULL;
-        atomic_fetch_add(&file->file->references, 1);
-        if (!atomic_compare_exchange_strong(&place->file, &none, file->file))
-            pack_file_drop(file->file);
-    }
+    leaf_attach(self->leaf, pack, file->file);
     Py_RETURN_NONE;
 }
 
 static PyMethodDef leaf_methods[] = {
-    {"wanted_pack", (PyCFunction)leaf_wanted_pack, METH_VARARGS,
-     "The number of the pack that has to be attached before that slot can be read, or None."},
-    {"attach", (PyCFunction)leaf_attach, METH_VARARGS, "Let all chunks of a pack be read from its file."},
+    {"wanted_pack", (PyCFunction)Leaf_wanted_pack, METH_VARARGS,
+     "Return the number of the pack that a slot still requires, or None."},
+    {"attach", (PyCFunction)Leaf_attach, METH_VARARGS, "Read all chunks in a pack from its file."},
     {NULL, NULL, 0, NULL},
 };
 
 PyTypeObject LeafType = {
     PyVarObject_HEAD_INIT(NULL, 0).tp_name = "cbtfs.native.Leaf",
-    .tp_doc = "Where 64 chunks are.",
+    .tp_doc = "The locations of 64 chunks.",
     .tp_basicsize = sizeof(LeafObject),
     .tp_flags = Py_TPFLAGS_DEFAULT,
-    .tp_new = leaf_make,
-    .tp_dealloc = (destructor)leaf_end,
+    .tp_new = Leaf_new,
+    .tp_dealloc = (destructor)Leaf_dealloc,
     .tp_methods = leaf_methods,
 };
 
 /* Chunks */
 
-/* An exception, say a KeyboardInterrupt, stays set: it is for whoever asked for the bytes. */
+/* A digest_check_function. An exception, for example KeyboardInterrupt, stays set: the caller of fill() raises it. */
 static bool check_digest(void *context, const uint8_t *content, size_t length, const uint8_t *digest)
 {
     PyObject *digest_of = context;
     PyGILState_STATE state = PyGILState_Ensure();
-    if (PyErr_Occurred()) { /* of a chunk before, still to be raised */
+    if (PyErr_Occurred()) { /* an earlier chunk of this call has failed */
         PyGILState_Release(state);
         return false;
     }
     char *prefixed = (char *)content - PREFIX_BYTES;
     PyObject *view = PyMemoryView_FromMemory(prefixed, PREFIX_BYTES + length, PyBUF_READ);
-    PyObject *found = view == NULL ? NULL : PyObject_CallOneArg(digest_of, view);
-    bool is_equal = found != NULL && PyBytes_Check(found) && PyBytes_GET_SIZE(found) == DIGEST_BYTES
-        && memcmp(PyBytes_AS_STRING(found), digest, DIGEST_BYTES) == 0;
-    Py_XDECREF(found);
+    PyObject *computed = view == NULL ? NULL : PyObject_CallOneArg(digest_of, view);
+    bool is_equal = computed != NULL && PyBytes_Check(computed) && PyBytes_GET_SIZE(computed) == DIGEST_BYTES
+        && memcmp(PyBytes_AS_STRING(computed), digest, DIGEST_BYTES) == 0;
+    Py_XDECREF(computed);
     Py_XDECREF(view);
     PyGILState_Release(state);
     return is_equal;
 }
 
-static PyObject *chunks_make(PyTypeObject *type, PyObject *args, PyObject *named)
+static PyObject *Chunks_new(PyTypeObject *type, PyObject *args, PyObject *named)
 {
     static char *names[] = {"cache_bytes", "digest_of", "is_strict", NULL};
     Py_ssize_t cache_bytes;
@@ -190,30 +183,34 @@ static PyObject *chunks_make(PyTypeObject *type, PyObject *args, PyObject *named
     if (!PyArg_ParseTupleAndKeywords(args, named, "nOp", names, &cache_bytes, &digest_of, &is_strict))
         return NULL;
     if (cache_bytes < 0 || !PyCallable_Check(digest_of)) {
-        PyErr_SetString(PyExc_ValueError, "a size from 0, and what computes digests");
+        PyErr_SetString(PyExc_ValueError, "cache_bytes must not be negative, and digest_of must be callable");
         return NULL;
     }
     ChunksObject *self = (ChunksObject *)type->tp_alloc(type, 0);
     if (self == NULL)
         return NULL;
     self->digest_of = Py_NewRef(digest_of);
-    self->is_ready = chunk_cache_init(&self->cache, cache_bytes, is_strict, check_digest, digest_of);
-    if (!self->is_ready) {
+    self->reader.check = (digest_check){check_digest, digest_of};
+    self->reader.is_strict = is_strict;
+    if (!chunk_cache_init(&self->reader.cache, cache_bytes)) {
         Py_DECREF(self);
         return PyErr_NoMemory();
     }
     return (PyObject *)self;
 }
 
-static void chunks_end(ChunksObject *self)
+static void Chunks_dealloc(ChunksObject *self)
 {
-    if (self->digest_of != NULL)
-        chunk_cache_end(&self->cache);
+    if (self->digest_of != NULL) /* else the constructor failed before it initialized the cache */
+        chunk_cache_destroy(&self->reader.cache);
     Py_XDECREF(self->digest_of);
     Py_TYPE(self)->tp_free((PyObject *)self);
 }
 
-static size_t fill(chunk_cache *cache, leaf *leaf, uint32_t block_size, uint64_t offset, uint8_t *target, size_t length)
+/* Copy verified bytes of a leaf to *target*. Return their number: less than *length* at the end of the leaf, or if a
+ * chunk cannot be read here. */
+static size_t fill(chunk_reader *reader, leaf *leaf, uint32_t block_size, uint64_t offset, uint8_t *target,
+                   size_t length)
 {
     size_t done = 0;
     while (done < length) {
@@ -223,17 +220,17 @@ static size_t fill(chunk_cache *cache, leaf *leaf, uint32_t block_size, uint64_t
             break;
         if (count > length - done)
             count = length - done;
-        place *place = &leaf->places[block];
-        if (!place->is_data) {
+        location *location = &leaf->locations[block];
+        if (!location->is_data) {
             memset(target + done, 0, count);
         } else {
-            chunk_bytes found;
-            if (place->plain != block_size
-                || chunk_read(cache, place, within, count, target + done, &found) != READ_OK)
+            chunk_bytes bytes;
+            if (location->plain != block_size
+                || chunk_read(reader, location, within, count, target + done, &bytes) != READ_OK)
                 break;
-            if (found.pinned != NULL) {
-                memcpy(target + done, found.data, count);
-                chunk_unpin(cache, found.pinned);
+            if (bytes.pinned != NULL) {
+                memcpy(target + done, bytes.data, count);
+                chunk_cache_unpin(&reader->cache, bytes.pinned);
             }
         }
         done += count;
@@ -241,7 +238,7 @@ static size_t fill(chunk_cache *cache, leaf *leaf, uint32_t block_size, uint64_t
     return done;
 }
 
-static PyObject *chunks_fill(ChunksObject *self, PyObject *args)
+static PyObject *Chunks_fill(ChunksObject *self, PyObject *args)
 {
     LeafObject *leaf;
     unsigned int block_size;
@@ -251,44 +248,41 @@ static PyObject *chunks_fill(ChunksObject *self, PyObject *args)
         return NULL;
     if (block_size == 0 || block_size > MAX_CHUNK_BYTES) {
         PyBuffer_Release(&target);
-        PyErr_SetString(PyExc_ValueError, "not a block size");
+        PyErr_SetString(PyExc_ValueError, "invalid block size");
         return NULL;
     }
     size_t done;
     Py_BEGIN_ALLOW_THREADS
-    done = fill(&self->cache, leaf->leaf, block_size, offset, target.buf, target.len);
+    done = fill(&self->reader, leaf->leaf, block_size, offset, target.buf, target.len);
     Py_END_ALLOW_THREADS
     PyBuffer_Release(&target);
     return PyErr_Occurred() ? NULL : PyLong_FromSize_t(done);
 }
 
-static PyObject *chunks_held(ChunksObject *self, void *nothing)
+static PyObject *Chunks_cached_bytes(ChunksObject *self, void *nothing)
 {
     (void)nothing;
-    pthread_mutex_lock(&self->cache.lock);
-    size_t held = self->cache.held;
-    pthread_mutex_unlock(&self->cache.lock);
-    return PyLong_FromSize_t(held);
+    return PyLong_FromSize_t(chunk_cache_bytes(&self->reader.cache));
 }
 
 static PyMethodDef chunks_methods[] = {
-    {"fill", (PyCFunction)chunks_fill, METH_VARARGS,
-     "Put verified bytes of a leaf's blocks into a buffer; how many, fewer where Python has to look."},
+    {"fill", (PyCFunction)Chunks_fill, METH_VARARGS,
+     "Copy verified bytes of a leaf to a buffer and return their number."},
     {NULL, NULL, 0, NULL},
 };
 
 static PyGetSetDef chunks_properties[] = {
-    {"cached_bytes", (getter)chunks_held, NULL, "Of decoded chunks.", NULL},
+    {"cached_bytes", (getter)Chunks_cached_bytes, NULL, "Size of the decoded chunks in the cache.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
 PyTypeObject ChunksType = {
     PyVarObject_HEAD_INIT(NULL, 0).tp_name = "cbtfs.native.Chunks",
-    .tp_doc = "Verified bytes of chunks, and a bounded cache of those that had to be decoded.",
+    .tp_doc = "Verified bytes of chunks, with a cache of decoded chunks.",
     .tp_basicsize = sizeof(ChunksObject),
     .tp_flags = Py_TPFLAGS_DEFAULT,
-    .tp_new = chunks_make,
-    .tp_dealloc = (destructor)chunks_end,
+    .tp_new = Chunks_new,
+    .tp_dealloc = (destructor)Chunks_dealloc,
     .tp_methods = chunks_methods,
     .tp_getset = chunks_properties,
 };
@@ -301,17 +295,17 @@ static PyObject *open_pack_files(PyObject *module, PyObject *nothing)
     return PyLong_FromLong(pack_files_open());
 }
 
-static PyObject *removed_pack_files(PyObject *module, PyObject *nothing)
+static PyObject *has_deleted_pack_files(PyObject *module, PyObject *nothing)
 {
     (void)module, (void)nothing;
-    bool is_found;
+    bool is_deleted;
     Py_BEGIN_ALLOW_THREADS
-    is_found = pack_files_removed();
+    is_deleted = pack_files_deleted();
     Py_END_ALLOW_THREADS
-    return PyBool_FromLong(is_found);
+    return PyBool_FromLong(is_deleted);
 }
 
-static PyObject *end_at_faults(PyObject *module, PyObject *args)
+static PyObject *exit_on_fault(PyObject *module, PyObject *args)
 {
     (void)module;
     const char *text;
@@ -319,7 +313,7 @@ static PyObject *end_at_faults(PyObject *module, PyObject *args)
     int code;
     if (!PyArg_ParseTuple(args, "y#i", &text, &length, &code))
         return NULL;
-    if (fault_end_with(text, (size_t)length, code) < 0)
+    if (fault_exit_with(text, (size_t)length, code) < 0)
         return PyErr_SetFromErrno(PyExc_OSError);
     Py_RETURN_NONE;
 }
@@ -332,23 +326,24 @@ static PyObject *crc_table(PyObject *module, PyObject *chunk)
         return NULL;
     PyObject *table = PyBytes_FromStringAndSize(NULL, (data.len + PIECE_BYTES - 1) / PIECE_BYTES * 4);
     if (table != NULL)
-        piece_crcs(data.buf, data.len, (uint8_t *)PyBytes_AS_STRING(table));
+        frame_piece_crcs(data.buf, data.len, (uint8_t *)PyBytes_AS_STRING(table));
     PyBuffer_Release(&data);
     return table;
 }
 
 static PyMethodDef functions[] = {
-    {"crc_table", crc_table, METH_O, "The CRC-32 of each 4 KiB of a raw chunk, as they stand before it."},
-    {"end_at_faults", end_at_faults, METH_VARARGS, "Say this to stderr and exit so at a fault of memory or abort()."},
-    {"open_pack_files", open_pack_files, METH_NOARGS, "How many descriptors of packs this process has open."},
-    {"removed_pack_files", removed_pack_files, METH_NOARGS, "Whether a pack that is open was removed."},
+    {"crc_table", crc_table, METH_O, "Return the CRC table of a raw chunk."},
+    {"exit_on_fault", exit_on_fault, METH_VARARGS,
+     "Write a message to stderr and exit with a code at SIGABRT, SIGBUS and SIGSEGV."},
+    {"open_pack_files", open_pack_files, METH_NOARGS, "Return the number of pack files that this process has open."},
+    {"has_deleted_pack_files", has_deleted_pack_files, METH_NOARGS, "Return True if a pack that is open was deleted."},
     {NULL, NULL, 0, NULL},
 };
 
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT,
     .m_name = "cbtfs.native._core",
-    .m_doc = "Chunks read and verified, and FUSE reads answered, without Python's lock.",
+    .m_doc = "Chunk reads, verification and FUSE read replies without Python's lock.",
     .m_size = -1,
     .m_methods = functions,
 };

@@ -1,4 +1,4 @@
-/* The Python face of the FUSE device: Requests. Its signatures stand in _core.pyi. */
+/* The Python type Requests: the requests of one FUSE device. _core.pyi declares its signatures. */
 #include "types.h"
 
 #include <errno.h>
@@ -11,7 +11,7 @@ typedef struct {
     ChunksObject *chunks;
 } RequestsObject;
 
-static PyObject *requests_make(PyTypeObject *type, PyObject *args, PyObject *named)
+static PyObject *Requests_new(PyTypeObject *type, PyObject *args, PyObject *named)
 {
     static char *names[] = {"device", "session", "chunks", NULL};
     int device, session;
@@ -23,87 +23,87 @@ static PyObject *requests_make(PyTypeObject *type, PyObject *args, PyObject *nam
         return NULL;
     self->requests.device = device;
     self->requests.session = session;
-    self->requests.cache = &chunks->cache;
+    self->requests.reader = &chunks->reader;
     self->chunks = (ChunksObject *)Py_NewRef(chunks);
-    leaves_init(&self->requests.leaves);
+    leaf_table_init(&self->requests.leaves);
     return (PyObject *)self;
 }
 
-static void requests_end(RequestsObject *self)
+static void Requests_dealloc(RequestsObject *self)
 {
     if (self->chunks != NULL)
-        leaves_end(&self->requests.leaves);
+        leaf_table_destroy(&self->requests.leaves);
     Py_XDECREF(self->chunks);
     Py_TYPE(self)->tp_free((PyObject *)self);
 }
 
-static PyObject *requests_add_file(RequestsObject *self, PyObject *args)
+static PyObject *Requests_add_file(RequestsObject *self, PyObject *args)
 {
     unsigned long long inode, size;
     unsigned int block_size;
     if (!PyArg_ParseTuple(args, "KKI", &inode, &size, &block_size))
         return NULL;
     if (block_size == 0 || block_size > MAX_CHUNK_BYTES) {
-        PyErr_SetString(PyExc_ValueError, "not a block size");
+        PyErr_SetString(PyExc_ValueError, "invalid block size");
         return NULL;
     }
-    if (!leaves_add_file(&self->requests.leaves, inode, size, block_size))
+    if (!leaf_table_add_file(&self->requests.leaves, inode, size, block_size))
         return PyErr_NoMemory();
     Py_RETURN_NONE;
 }
 
-static PyObject *requests_drop_file(RequestsObject *self, PyObject *args)
+static PyObject *Requests_drop_file(RequestsObject *self, PyObject *args)
 {
     unsigned long long inode;
     if (!PyArg_ParseTuple(args, "K", &inode))
         return NULL;
-    leaves_drop_file(&self->requests.leaves, inode);
+    leaf_table_drop_file(&self->requests.leaves, inode);
     Py_RETURN_NONE;
 }
 
-static PyObject *requests_put_leaf(RequestsObject *self, PyObject *args)
+static PyObject *Requests_put_leaf(RequestsObject *self, PyObject *args)
 {
     unsigned long long inode, index;
     PyObject *leaf;
     if (!PyArg_ParseTuple(args, "KKO", &inode, &index, &leaf))
         return NULL;
     if (leaf != Py_None && !PyObject_TypeCheck(leaf, &LeafType)) {
-        PyErr_SetString(PyExc_TypeError, "neither a Leaf nor None");
+        PyErr_SetString(PyExc_TypeError, "leaf must be a Leaf or None");
         return NULL;
     }
-    leaves_put(&self->requests.leaves, inode, index, leaf == Py_None ? NULL : ((LeafObject *)leaf)->leaf);
+    leaf_table_put(&self->requests.leaves, inode, index, leaf == Py_None ? NULL : ((LeafObject *)leaf)->leaf);
     Py_RETURN_NONE;
 }
 
-static PyObject *requests_clear(RequestsObject *self, PyObject *nothing)
+static PyObject *Requests_clear(RequestsObject *self, PyObject *nothing)
 {
     (void)nothing;
-    leaves_clear(&self->requests.leaves);
+    leaf_table_clear(&self->requests.leaves);
     Py_RETURN_NONE;
 }
 
-/* What digest_of raised is for nobody here: the read is answered in another way. */
-static void tell_of_digests(RequestsObject *self)
+/* Report an exception of digest_of. Nobody here can handle it, and the read is answered in another way. */
+static void report_digest_error(RequestsObject *self)
 {
     if (PyErr_Occurred())
         PyErr_WriteUnraisable(self->chunks->digest_of);
 }
 
-/* Answer with what *read* returned: bytes, or an errno. */
-static void answer(RequestsObject *self, const fuse_read *asked, PyObject *read)
+/* Call the Python function *read* and reply with its result: bytes, or an errno. */
+static void answer(RequestsObject *self, const fuse_read *request, PyObject *read)
 {
-    PyObject *found = PyObject_CallFunction(read, "KKI", (unsigned long long)asked->inode,
-                                            (unsigned long long)asked->offset, (unsigned int)asked->length);
+    PyObject *result = PyObject_CallFunction(read, "KKI", (unsigned long long)request->inode,
+                                            (unsigned long long)request->offset, (unsigned int)request->length);
     Py_buffer data;
     bool is_answered = false;
     int error = EIO;
-    if (found != NULL && PyLong_Check(found)) {
-        error = PyLong_AsLong(found);
-    } else if (found != NULL && PyObject_GetBuffer(found, &data, PyBUF_SIMPLE) == 0) {
-        /* More than was asked for breaks the protocol. */
-        if (data.len <= (Py_ssize_t)asked->length) {
+    if (result != NULL && PyLong_Check(result)) {
+        error = PyLong_AsLong(result);
+    } else if (result != NULL && PyObject_GetBuffer(result, &data, PyBUF_SIMPLE) == 0) {
+        /* The protocol forbids a reply longer than the request. */
+        if (data.len <= (Py_ssize_t)request->length) {
             Py_BEGIN_ALLOW_THREADS
-            requests_reply(&self->requests, asked->unique, data.buf, data.len, 0);
+            requests_reply(&self->requests, request->unique, data.buf, data.len, 0);
             Py_END_ALLOW_THREADS
             is_answered = true;
         }
@@ -112,89 +112,91 @@ static void answer(RequestsObject *self, const fuse_read *asked, PyObject *read)
     if (PyErr_Occurred())
         PyErr_WriteUnraisable(read);
     if (!is_answered)
-        requests_reply(&self->requests, asked->unique, NULL, 0, error == 0 ? EIO : error);
-    Py_XDECREF(found);
+        requests_reply(&self->requests, request->unique, NULL, 0, error == 0 ? EIO : error);
+    Py_XDECREF(result);
 }
 
-/* Whether *prepare* made known what the read takes, and it could then be answered without more of Python. */
-static bool answer_prepared(RequestsObject *self, request_memory *memory, const fuse_read *asked, PyObject *prepare)
+/* Call the Python function *prepare*. Return true if the read could then be answered here. */
+static bool answer_prepared(RequestsObject *self, request_buffers *buffers, const fuse_read *request, PyObject *prepare)
 {
-    PyObject *found = PyObject_CallFunction(prepare, "KKI", (unsigned long long)asked->inode,
-                                            (unsigned long long)asked->offset, (unsigned int)asked->length);
+    PyObject *result = PyObject_CallFunction(prepare, "KKI", (unsigned long long)request->inode,
+                                            (unsigned long long)request->offset, (unsigned int)request->length);
     bool is_answered = false;
-    if (found == NULL)
+    if (result == NULL)
         PyErr_WriteUnraisable(prepare);
-    else if (PyObject_IsTrue(found) == 1) {
+    else if (PyObject_IsTrue(result) == 1) {
         Py_BEGIN_ALLOW_THREADS
-        requests_try(&self->requests, memory, asked, &is_answered);
+        requests_try_read(&self->requests, buffers, request, &is_answered);
         Py_END_ALLOW_THREADS
-        tell_of_digests(self);
+        report_digest_error(self);
     }
-    Py_XDECREF(found);
+    Py_XDECREF(result);
     return is_answered;
 }
 
-static PyObject *loop_end(next_status status)
+static PyObject *loop_result(next_status status)
 {
     if (status == NEXT_ENDED)
         Py_RETURN_NONE;
     return PyErr_SetFromErrno(PyExc_OSError);
 }
 
-static PyObject *requests_serve(RequestsObject *self, PyObject *args)
+static PyObject *Requests_serve(RequestsObject *self, PyObject *args)
 {
     PyObject *prepare, *read;
-    request_memory memory;
+    request_buffers buffers;
     if (!PyArg_ParseTuple(args, "OO", &prepare, &read))
         return NULL;
-    if (!request_memory_init(&memory)) {
-        request_memory_end(&memory);
+    if (!request_buffers_init(&buffers)) {
+        request_buffers_destroy(&buffers);
         return PyErr_NoMemory();
     }
     next_status status;
     for (;;) {
-        fuse_read asked;
+        fuse_read request;
         Py_BEGIN_ALLOW_THREADS
-        status = requests_next(&self->requests, &memory, &asked);
+        status = requests_next(&self->requests, &buffers, &request);
         Py_END_ALLOW_THREADS
-        tell_of_digests(self);
+        report_digest_error(self);
         if (status != NEXT_READ)
             break;
-        if (!answer_prepared(self, &memory, &asked, prepare))
-            answer(self, &asked, read);
+        if (!answer_prepared(self, &buffers, &request, prepare))
+            answer(self, &request, read);
     }
     int error = errno;
-    request_memory_end(&memory);
+    request_buffers_destroy(&buffers);
     errno = error;
-    return loop_end(status);
+    return loop_result(status);
 }
 
-static PyObject *requests_replies(RequestsObject *self, PyObject *nothing)
+static PyObject *Requests_forward_replies(RequestsObject *self, PyObject *nothing)
 {
     (void)nothing;
-    request_memory memory;
-    if (!request_memory_init(&memory)) {
-        request_memory_end(&memory);
+    request_buffers buffers;
+    if (!request_buffers_init(&buffers)) {
+        request_buffers_destroy(&buffers);
         return PyErr_NoMemory();
     }
     next_status status;
     Py_BEGIN_ALLOW_THREADS
-    status = requests_pass_replies(&self->requests, &memory);
+    status = requests_forward_replies(&self->requests, &buffers);
     Py_END_ALLOW_THREADS
     int error = errno;
-    request_memory_end(&memory);
+    request_buffers_destroy(&buffers);
     errno = error;
-    return loop_end(status);
+    return loop_result(status);
 }
 
 static PyMethodDef requests_methods[] = {
-    {"add_file", (PyCFunction)requests_add_file, METH_VARARGS, "Know an open file."},
-    {"drop_file", (PyCFunction)requests_drop_file, METH_VARARGS, "Know an open file no more."},
-    {"put_leaf", (PyCFunction)requests_put_leaf, METH_VARARGS, "Know a leaf of an open file; None: zeros."},
-    {"clear", (PyCFunction)requests_clear, METH_NOARGS, "Know no leaf any more."},
-    {"serve", (PyCFunction)requests_serve, METH_VARARGS, "Answer reads and pass on the rest until the mount ends."},
-    {"pass_replies", (PyCFunction)requests_replies, METH_NOARGS,
-     "Give the kernel the replies that come through the session's socket until that is closed."},
+    {"add_file", (PyCFunction)Requests_add_file, METH_VARARGS, "Answer reads of an open file."},
+    {"drop_file", (PyCFunction)Requests_drop_file, METH_VARARGS,
+     "Stop answering reads of a file, and drop its leaves."},
+    {"put_leaf", (PyCFunction)Requests_put_leaf, METH_VARARGS, "Cache a leaf of an open file, or None for zeros."},
+    {"clear", (PyCFunction)Requests_clear, METH_NOARGS, "Drop all cached leaves."},
+    {"serve", (PyCFunction)Requests_serve, METH_VARARGS,
+     "Answer reads and forward other requests until the file system is unmounted."},
+    {"forward_replies", (PyCFunction)Requests_forward_replies, METH_NOARGS,
+     "Forward replies from the session socket to the kernel until the socket is closed."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -203,7 +205,7 @@ PyTypeObject RequestsType = {
     .tp_doc = "The requests of one FUSE device.",
     .tp_basicsize = sizeof(RequestsObject),
     .tp_flags = Py_TPFLAGS_DEFAULT,
-    .tp_new = requests_make,
-    .tp_dealloc = (destructor)requests_end,
+    .tp_new = Requests_new,
+    .tp_dealloc = (destructor)Requests_dealloc,
     .tp_methods = requests_methods,
 };

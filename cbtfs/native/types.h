@@ -1,4 +1,4 @@
-/* The types that Python sees, as the files of this folder share them. */
+/* Python types that the files of this directory share. */
 #ifndef CBTFS_TYPES_H
 #define CBTFS_TYPES_H
 
@@ -14,9 +14,8 @@ typedef struct {
 
 typedef struct {
     PyObject_HEAD
-    chunk_cache cache;
+    chunk_reader reader;
     PyObject *digest_of;
-    bool is_ready;
 } ChunksObject;
 
 extern PyTypeObject LeafType, ChunksType, RequestsType;

@@ -1,4 +1,4 @@
-"""Chunks that compiled code reads: every byte that it returns is proven, the rest is left."""
+"""Chunk reads of the compiled code: every byte that it returns is verified."""
 
 import random
 import struct
@@ -23,14 +23,14 @@ from cbtfs.store.packs import PackFolder
 
 BLOCK = 5 * 4096
 RAW = random.Random(1).randbytes(BLOCK)
-TEXT = (b"every line is like the other\n" * BLOCK)[:BLOCK]
+TEXT = (b"all lines are the same\n" * BLOCK)[:BLOCK]
 SLOTS = {0: RAW, 1: TEXT, 5: RAW[::-1], 6: TEXT[::-1], FANOUT - 1: RAW}
 IMAGE = b"".join(SLOTS.get(slot, bytes(BLOCK)) for slot in range(FANOUT))
 PACK = 7
 
 
-class Shelf:
-    """One leaf whose chunks stand in one pack."""
+class PackedLeaf:
+    """One leaf whose chunks are in one pack."""
 
     def __init__(self, path: Path) -> None:
         path.mkdir()
@@ -68,25 +68,25 @@ def leaf_of(frames: dict[int, Frame]) -> Leaf:
 
 
 def fill(chunks: Chunks, leaf: Leaf, offset: int, length: int) -> bytes:
-    """What can be had: fewer bytes than asked for where Python has to look."""
+    """Return the bytes that the compiled code can read from *offset*, at most *length*."""
     target = bytearray(b"?" * length)
     return bytes(target[: chunks.fill(leaf, BLOCK, offset, target)])
 
 
 @pytest.fixture
-def shelf(tmp_path: Path) -> Shelf:
-    return Shelf(tmp_path / "packs")
+def packed(tmp_path: Path) -> PackedLeaf:
+    return PackedLeaf(tmp_path / "packs")
 
 
 @pytest.fixture(scope="module")
-def lasting(tmp_path_factory: pytest.TempPathFactory) -> Leaf:
-    return Shelf(tmp_path_factory.mktemp("native") / "packs").attached()
+def intact_leaf(tmp_path_factory: pytest.TempPathFactory) -> Leaf:
+    return PackedLeaf(tmp_path_factory.mktemp("native") / "packs").attached()
 
 
 CHUNKS = {
-    (strict, room): Chunks(room, prefixed_digest, strict)
+    (strict, cache_bytes): Chunks(cache_bytes, prefixed_digest, strict)
     for strict in (False, True)
-    for room in (0, 3 * BLOCK)
+    for cache_bytes in (0, 3 * BLOCK)
 }
 
 
@@ -96,36 +96,38 @@ CHUNKS = {
     offset=st.integers(0, len(IMAGE) - 1) | st.integers(0, FANOUT * 5 - 1).map(lambda n: n * 4096),
     length=st.integers(0, 3 * BLOCK) | st.sampled_from([1, 512, 4096, BLOCK, 7 * BLOCK]),
 )
-def test_any_range_of_a_leaf_is_what_was_stored(
-    lasting: Leaf, chunks: tuple[bool, int], offset: int, length: int
+def test_any_range_of_a_leaf_reads_as_it_was_stored(
+    intact_leaf: Leaf, chunks: tuple[bool, int], offset: int, length: int
 ) -> None:
     length = min(length, len(IMAGE) - offset)
 
-    assert fill(CHUNKS[chunks], lasting, offset, length) == IMAGE[offset : offset + length]
+    assert fill(CHUNKS[chunks], intact_leaf, offset, length) == IMAGE[offset : offset + length]
 
 
-def test_nothing_is_read_beyond_a_leaf(lasting: Leaf) -> None:
+def test_a_read_ends_at_the_end_of_the_leaf(intact_leaf: Leaf) -> None:
     chunks = Chunks(0, prefixed_digest, False)
 
-    assert fill(chunks, lasting, len(IMAGE) - 10, 20) == IMAGE[-10:]
-    assert fill(chunks, lasting, len(IMAGE), 20) == b""
+    assert fill(chunks, intact_leaf, len(IMAGE) - 10, 20) == IMAGE[-10:]
+    assert fill(chunks, intact_leaf, len(IMAGE), 20) == b""
 
 
-def test_a_chunk_waits_for_its_pack_to_be_attached(shelf: Shelf) -> None:
-    chunks, leaf = Chunks(0, prefixed_digest, False), shelf.leaf()
+def test_a_chunk_is_readable_once_its_pack_is_attached(packed: PackedLeaf) -> None:
+    chunks, leaf = Chunks(0, prefixed_digest, False), packed.leaf()
 
     assert leaf.wanted_pack(0) == PACK
     assert leaf.wanted_pack(2) is None
     assert fill(chunks, leaf, 2 * BLOCK, 4 * BLOCK) == IMAGE[2 * BLOCK : 5 * BLOCK]
-    leaf.attach(PACK, shelf.file())
+    leaf.attach(PACK, packed.file())
     assert leaf.wanted_pack(0) is None
     assert fill(chunks, leaf, 0, len(IMAGE)) == IMAGE
 
 
 @pytest.mark.parametrize("strict", [False, True])
-def test_a_flipped_bit_of_a_raw_chunk_spoils_its_piece(shelf: Shelf, strict: bool) -> None:
-    shelf.flip(shelf.frames[0].payload_offset + 2 * 4096 + 17)
-    chunks, leaf = Chunks(0, prefixed_digest, strict), shelf.attached()
+def test_a_flipped_bit_of_a_raw_chunk_fails_reads_of_its_piece_only(
+    packed: PackedLeaf, strict: bool
+) -> None:
+    packed.flip(packed.frames[0].payload_offset + 2 * 4096 + 17)
+    chunks, leaf = Chunks(0, prefixed_digest, strict), packed.attached()
 
     assert fill(chunks, leaf, 4096, 4096) == RAW[4096:8192]
     assert fill(chunks, leaf, 2 * 4096 + 100, 1) == b""
@@ -134,16 +136,17 @@ def test_a_flipped_bit_of_a_raw_chunk_spoils_its_piece(shelf: Shelf, strict: boo
 
 
 @pytest.mark.parametrize("slot", [0, 1])
-def test_no_flipped_bit_of_a_frame_passes(shelf: Shelf, slot: int) -> None:
-    frame = shelf.frames[slot]
+def test_a_flipped_bit_anywhere_in_a_frame_is_detected(packed: PackedLeaf, slot: int) -> None:
+    frame = packed.frames[slot]
     rng = random.Random(3)
     ends = [frame.offset, frame.payload_offset - 1, frame.payload_offset, frame.end - 1]
     for at in [*ends, *(rng.randrange(frame.offset, frame.end) for _ in range(200))]:
-        shelf.flip(at)
-        found = fill(Chunks(1 << 20, prefixed_digest, False), shelf.attached(), slot * BLOCK, BLOCK)
-        shelf.flip(at)
+        packed.flip(at)
+        chunks = Chunks(1 << 20, prefixed_digest, False)
+        data = fill(chunks, packed.attached(), slot * BLOCK, BLOCK)
+        packed.flip(at)
 
-        assert found == b""
+        assert data == b""
 
 
 @pytest.mark.parametrize("slot", [0, 1])
@@ -162,28 +165,28 @@ def test_no_flipped_bit_of_a_frame_passes(shelf: Shelf, slot: int) -> None:
     ],
     ids=str,
 )
-def test_a_place_that_tells_something_else_leads_nowhere(
-    shelf: Shelf, slot: int, changes: dict[str, int]
+def test_a_location_that_contradicts_the_frame_is_not_read(
+    packed: PackedLeaf, slot: int, changes: dict[str, int]
 ) -> None:
-    leaf = shelf.leaf(**changes)
-    leaf.attach(PACK, shelf.file())
+    leaf = packed.leaf(**changes)
+    leaf.attach(PACK, packed.file())
 
     assert fill(Chunks(0, prefixed_digest, False), leaf, slot * BLOCK, BLOCK) == b""
 
 
-def test_a_pack_cut_short_gives_nothing(shelf: Shelf) -> None:
-    with shelf.pack.open("r+b") as file:
-        file.truncate(shelf.frames[0].payload_offset + 4096)
-    chunks, leaf = Chunks(0, prefixed_digest, False), shelf.attached()
+def test_the_lost_part_of_a_truncated_pack_is_not_read(packed: PackedLeaf) -> None:
+    with packed.pack.open("r+b") as file:
+        file.truncate(packed.frames[0].payload_offset + 4096)
+    chunks, leaf = Chunks(0, prefixed_digest, False), packed.attached()
 
     assert fill(chunks, leaf, 0, 4096) == RAW[:4096]
     assert fill(chunks, leaf, 4096, 1) == b""
     assert fill(chunks, leaf, BLOCK, 1) == b""
 
 
-def test_content_that_is_not_what_its_digest_says_is_not_returned(shelf: Shelf) -> None:
+def test_content_with_another_digest_is_not_returned(packed: PackedLeaf) -> None:
     chunks = Chunks(1 << 20, lambda _: bytes(32), True)
-    leaf = shelf.attached()
+    leaf = packed.attached()
 
     assert fill(chunks, leaf, 0, BLOCK) == b""
     assert fill(chunks, leaf, BLOCK, 1) == b""
@@ -191,39 +194,39 @@ def test_content_that_is_not_what_its_digest_says_is_not_returned(shelf: Shelf) 
 
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, MemoryError])
-def test_what_is_raised_while_a_digest_is_made_is_raised(
-    shelf: Shelf, failure: type[BaseException]
+def test_an_exception_of_the_digest_function_reaches_the_caller(
+    packed: PackedLeaf, failure: type[BaseException]
 ) -> None:
     def digest_of(_: memoryview) -> bytes:
         raise failure
 
     with pytest.raises(failure):
-        fill(Chunks(1 << 20, digest_of, True), shelf.attached(), 0, 7 * BLOCK)
+        fill(Chunks(1 << 20, digest_of, True), packed.attached(), 0, 7 * BLOCK)
 
 
-def test_the_cache_is_bounded_and_loads_once(shelf: Shelf) -> None:
-    asked: list[int] = []
+def test_the_cache_is_bounded_and_loads_a_chunk_once(packed: PackedLeaf) -> None:
+    digested: list[int] = []
 
     def digest_of(content: memoryview) -> bytes:
-        asked.append(threading.get_ident())
+        digested.append(threading.get_ident())
         return prefixed_digest(content)
 
-    chunks, leaf = Chunks(BLOCK, digest_of, False), shelf.attached()
+    chunks, leaf = Chunks(BLOCK, digest_of, False), packed.attached()
     with ThreadPoolExecutor(8) as threads:
-        found = list(threads.map(lambda at: fill(chunks, leaf, BLOCK + at, 100), range(64)))
+        results = list(threads.map(lambda start: fill(chunks, leaf, BLOCK + start, 100), range(64)))
 
-    assert found == [TEXT[at : at + 100] for at in range(64)]
-    assert len(asked) == 1
+    assert results == [TEXT[start : start + 100] for start in range(64)]
+    assert len(digested) == 1
     assert fill(chunks, leaf, 6 * BLOCK, 10) == TEXT[::-1][:10]
     assert chunks.cached_bytes == BLOCK
     assert fill(chunks, leaf, BLOCK, 10) == TEXT[:10]
-    assert len(asked) == 3
+    assert len(digested) == 3
 
 
-def test_files_of_packs_are_closed_with_the_last_leaf(shelf: Shelf) -> None:
+def test_the_last_leaf_closes_a_pack_file(packed: PackedLeaf) -> None:
     before = open_pack_files()
-    leaf = shelf.attached()
-    shelf._folder.forget_open()
+    leaf = packed.attached()
+    packed._folder.forget_open()
 
     assert open_pack_files() == before + 1
     del leaf
@@ -231,13 +234,13 @@ def test_files_of_packs_are_closed_with_the_last_leaf(shelf: Shelf) -> None:
 
 
 @given(st.binary(max_size=3 * PIECE_BYTES + 5))
-def test_a_table_has_the_crc_of_each_piece(payload: bytes) -> None:
+def test_a_crc_table_has_the_crc_of_each_piece(payload: bytes) -> None:
     pieces = [payload[at : at + PIECE_BYTES] for at in range(0, len(payload), PIECE_BYTES)]
 
     assert crc_table(payload) == struct.pack(f"<{len(pieces)}I", *map(zlib.crc32, pieces))
 
 
-def test_what_is_no_leaf_is_refused() -> None:
+def test_invalid_leaf_entries_and_slots_are_refused() -> None:
     with pytest.raises(ValueError, match="64 entries"):
         Leaf((None,))
     with pytest.raises(ValueError, match="location"):
@@ -246,16 +249,16 @@ def test_what_is_no_leaf_is_refused() -> None:
         Leaf((None,) * 64).wanted_pack(64)
 
 
-def test_a_block_size_that_is_none_is_refused(lasting: Leaf) -> None:
+def test_a_block_size_of_0_is_refused(intact_leaf: Leaf) -> None:
     chunks = Chunks(0, prefixed_digest, False)
 
     with pytest.raises(ValueError, match="block size"):
-        chunks.fill(lasting, 0, 0, bytearray(1))
+        chunks.fill(intact_leaf, 0, 0, bytearray(1))
     with pytest.raises(ValueError, match="block size"):
         Requests(-1, -1, chunks).add_file(1, 1, 0)
 
 
-def test_codecs_of_the_shelf_are_both() -> None:
+def test_the_chunks_of_the_leaf_use_both_codecs() -> None:
     frames = [Encoder().encode(Kind.CHUNK, 0, chunk_digest(c), c) for c in (RAW, TEXT)]
 
     assert [frame.codec for frame in frames] == [Codec.STORED, Codec.ZSTD]

@@ -1,4 +1,4 @@
-"""The loop around the device, with a socket in the device's place: every request is answered."""
+"""The request loop with a socket instead of the device: every request is answered."""
 
 import errno
 import gc
@@ -12,7 +12,7 @@ import pytest
 
 from cbtfs.core.blockmap import FANOUT
 from cbtfs.core.frame import Kind
-from cbtfs.native import Chunks, Leaf, PackFile, Requests, open_pack_files, removed_pack_files
+from cbtfs.native import Chunks, Leaf, PackFile, Requests, has_deleted_pack_files, open_pack_files
 from cbtfs.store.catalog.records import Location, encode_location
 from cbtfs.store.codec import Encoder
 from cbtfs.store.digest import chunk_digest, prefixed_digest
@@ -35,18 +35,23 @@ def read_request(unique: int, offset: int, length: int) -> bytes:
     return request(_READ_CODE, unique, _READ.pack(0, offset, length, 0, 0, 0, 0))
 
 
+def _socket_pair() -> tuple[socket.socket, socket.socket]:
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
 class Kernel:
-    """The other ends: of the device, and of the session that pyfuse3 would have."""
+    """The kernel's end of the device and pyfuse3's end of the session."""
 
     def __init__(self) -> None:
-        self.device, mine = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.session, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.inner, self.passed = mine, other
-        for each in (self.device, self.session):
-            each.settimeout(20)
+        self.device, self.server_device = _socket_pair()
+        self.session, self.server_session = _socket_pair()
+        for end in (self.device, self.session):
+            end.settimeout(20)
         self.result: bytes | memoryview | int = b""
         self.chunks = Chunks(1 << 20, prefixed_digest, False)
-        self.requests = Requests(mine.fileno(), other.fileno(), self.chunks)
+        self.requests = Requests(
+            self.server_device.fileno(), self.server_session.fileno(), self.chunks
+        )
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()
 
@@ -54,37 +59,35 @@ class Kernel:
         self.requests.serve(lambda *_: False, lambda *_: self.result)
 
     def ask(self, message: bytes) -> tuple[int, int, bytes]:
-        """Which request was answered, with what errno, with what bytes."""
+        """Return the reply to *message*: the request's number, the errno and the bytes."""
         self.device.send(message)
         length, error, unique, data = self._reply()
         assert length == _OUT.size + len(data)
         return unique, -error, data
 
     def _reply(self) -> tuple[int, int, int, bytes]:
-        found = self.device.recv(1 << 20)
-        return (*_OUT.unpack_from(found), found[_OUT.size :])
+        reply = self.device.recv(1 << 20)
+        return (*_OUT.unpack_from(reply), reply[_OUT.size :])
 
-    def end(self) -> None:
-        """Let serve() return, as it does when pyfuse3 has gone."""
+    def close(self) -> None:
+        """End serve(), which returns after pyfuse3 has closed its end of the session."""
         self.session.close()
         self.device.send(request(_LOOKUP, 99))
         self._thread.join(20)
         assert not self._thread.is_alive()
-        for each in (self.device, self.inner, self.passed):
-            each.close()
+        for end in (self.device, self.server_device, self.server_session):
+            end.close()
 
 
 @pytest.fixture
 def kernel() -> Iterator[Kernel]:
-    made = Kernel()
-    yield made
-    made.end()
+    kernel = Kernel()
+    yield kernel
+    kernel.close()
 
 
 @pytest.mark.parametrize("result", [0, -5, 512, 1 << 31, b"longer than asked"], ids=repr)
-def test_an_answer_that_the_kernel_would_not_take_is_eio(
-    kernel: Kernel, result: bytes | int
-) -> None:
+def test_an_invalid_reply_becomes_eio(kernel: Kernel, result: bytes | int) -> None:
     kernel.result = result
 
     assert kernel.ask(read_request(7, 0, 4)) == (7, errno.EIO, b"")
@@ -103,16 +106,16 @@ def test_bytes_and_errnos_reach_the_kernel(kernel: Kernel, result: bytes | memor
 
 
 def test_a_reply_that_does_not_reach_the_kernel_becomes_eio(kernel: Kernel) -> None:
-    kernel.inner.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+    kernel.server_device.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
     kernel.result = bytes(1 << 20)
 
     assert kernel.ask(read_request(7, 0, 1 << 20)) == (7, errno.EIO, b"")
 
 
-def test_a_request_that_cannot_be_passed_on_is_refused_and_others_are_served(
+def test_a_request_that_cannot_be_forwarded_fails_and_later_ones_are_served(
     kernel: Kernel,
 ) -> None:
-    kernel.passed.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+    kernel.server_session.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
     large = bytes(100_000)
 
     assert kernel.ask(request(_LOOKUP, 7, large)) == (7, errno.EMSGSIZE, b"")
@@ -122,7 +125,7 @@ def test_a_request_that_cannot_be_passed_on_is_refused_and_others_are_served(
     assert kernel.session.recv(1 << 20) == request(_LOOKUP, 10, b"name\0")
 
 
-def test_reads_at_the_end_of_the_largest_file_are_not_too_long(kernel: Kernel) -> None:
+def test_reads_end_at_the_end_of_the_largest_file(kernel: Kernel) -> None:
     size = (1 << 63) - 5
     kernel.requests.add_file(INODE, size, BLOCK)
     kernel.requests.put_leaf(INODE, size // BLOCK // FANOUT, None)
@@ -132,8 +135,8 @@ def test_reads_at_the_end_of_the_largest_file_are_not_too_long(kernel: Kernel) -
     assert kernel.ask(read_request(9, (1 << 64) - 1, 1 << 20)) == (9, 0, b"")
 
 
-def shelved(folder: PackFolder, content: bytes) -> tuple[Leaf, PackFile, Path]:
-    """A leaf whose first chunk holds *content*, and the pack that it is in."""
+def packed_leaf(folder: PackFolder, content: bytes) -> tuple[Leaf, PackFile, Path]:
+    """Return a leaf whose first chunk has *content*, its pack file and the path of the pack."""
     writer = folder.create(new_pack_id())
     frame = writer.append(Encoder().encode(Kind.CHUNK, 0, chunk_digest(content), content))
     writer.close()
@@ -144,12 +147,12 @@ def shelved(folder: PackFolder, content: bytes) -> tuple[Leaf, PackFile, Path]:
     return leaf, file, folder.path(writer.id)
 
 
-def test_a_number_that_means_another_file_has_none_of_its_leaves(
+def test_a_reused_inode_number_has_no_leaves_of_the_previous_file(
     kernel: Kernel, tmp_path: Path
 ) -> None:
     gc.collect()
     before = open_pack_files()
-    leaf, file, _ = shelved(PackFolder(tmp_path), b"old " * (BLOCK // 4))
+    leaf, file, _ = packed_leaf(PackFolder(tmp_path), b"old " * (BLOCK // 4))
     kernel.requests.add_file(INODE, BLOCK, BLOCK)
     kernel.requests.put_leaf(INODE, 0, leaf)
     kernel.requests.put_leaf(INODE + 1, 0, leaf)
@@ -161,19 +164,19 @@ def test_a_number_that_means_another_file_has_none_of_its_leaves(
 
     assert kernel.ask(read_request(8, 0, 4)) == (8, errno.ENOENT, b"")
     del leaf, file
-    assert open_pack_files() == before + 1  # the other file has its leaf still
+    assert open_pack_files() == before + 1  # the other file still has its leaf
     kernel.requests.drop_file(INODE + 1)
     assert open_pack_files() == before
 
 
-def test_a_pack_that_only_a_leaf_holds_is_known_to_be_removed(tmp_path: Path) -> None:
+def test_the_deletion_of_a_pack_that_only_a_leaf_holds_is_detected(tmp_path: Path) -> None:
     gc.collect()
-    leaf, file, path = shelved(PackFolder(tmp_path), b"text" * (BLOCK // 4))
+    leaf, file, path = packed_leaf(PackFolder(tmp_path), b"text" * (BLOCK // 4))
     del file
-    assert not removed_pack_files()
+    assert not has_deleted_pack_files()
 
     path.unlink()
 
-    assert removed_pack_files()
+    assert has_deleted_pack_files()
     del leaf
-    assert not removed_pack_files()
+    assert not has_deleted_pack_files()

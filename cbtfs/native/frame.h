@@ -1,0 +1,21 @@
+/* Frames of chunks: read from packs and verified without Python's lock. */
+#ifndef CBTFS_FRAME_H
+#define CBTFS_FRAME_H
+
+#include "content.h"
+#include "leaf.h"
+
+/* Write the CRC-32 of each piece of *data* to *table*, in the format that precedes a raw chunk. */
+void frame_piece_crcs(const uint8_t *data, size_t length, uint8_t *table);
+
+/* Read pieces of a raw chunk and verify their CRCs. *start* and the end of the range are piece boundaries, or the
+ * end of the chunk. */
+bool frame_read_pieces(location *location, int fd, uint32_t start, uint32_t length, uint8_t *target);
+
+/* Read a whole raw chunk and verify its digest. */
+bool frame_read_whole(const location *location, int fd, const digest_check *check, uint8_t *target);
+
+/* Read and decompress a chunk and verify its digest. Return memory from content_new(), or NULL. */
+uint8_t *frame_decompress(const location *location, int fd, const digest_check *check);
+
+#endif

@@ -1,0 +1,25 @@
+/* Open pack files, shared by reference counts. */
+#ifndef CBTFS_PACK_FILE_H
+#define CBTFS_PACK_FILE_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+
+/* The descriptor of a pack. The last reference closes it. */
+typedef struct pack_file {
+    atomic_int references;
+    int fd;
+    struct pack_file *previous, *next; /* list of all open pack files */
+} pack_file;
+
+/* Take ownership of *fd*; return the first reference, or NULL. */
+pack_file *pack_file_new(int fd);
+pack_file *pack_file_hold(pack_file *file);
+/* Drop a reference. NULL is allowed. */
+void pack_file_drop(pack_file *file);
+/* Return the number of open pack files. */
+int pack_files_open(void);
+/* Return true if an open pack was deleted. The file system frees its space only when it is closed. */
+bool pack_files_deleted(void);
+
+#endif
