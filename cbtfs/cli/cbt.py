@@ -24,11 +24,11 @@ from cbtfs.cli.verdict import Failed, conclude, failed_documents
 from cbtfs.errors import CbtfsError
 
 if TYPE_CHECKING:
-    from cbtfs.source.vsphere.inventory import ListedVm
-    from cbtfs.source.vsphere.machine import Machine
-    from cbtfs.source.vsphere.session import Session
-    from cbtfs.source.vsphere.switch import Switched
-    from cbtfs.source.vsphere.tracking import DiskTracking
+    from cbtfs.source.vsphere.cbt.switch import Switched
+    from cbtfs.source.vsphere.cbt.tracking import DiskTracking
+    from cbtfs.source.vsphere.connect.session import Session
+    from cbtfs.source.vsphere.inventory.machine import Machine
+    from cbtfs.source.vsphere.inventory.vms import ListedVm
 
 Jobs = Annotated[int, typer.Option(metavar="N", min=1, help="VMs at once.")]
 
@@ -60,8 +60,8 @@ def status(
     """Show for each VM and disk whether its changes are tracked, and if not, why."""
     login = find_login(server, user, password_file, ca_file, thumbprint)
     with login.session() as session:
-        from cbtfs.source.vsphere.inventory import list_vms, select_all
-        from cbtfs.source.vsphere.machine import load_machines
+        from cbtfs.source.vsphere.inventory.machine import load_machines
+        from cbtfs.source.vsphere.inventory.vms import list_vms, select_all
 
         selection = select_all(list_vms(session), vm)
         states = load_machines(session, selection.vms)
@@ -93,7 +93,7 @@ def enable(
     A VM that runs is stopped for a moment, by a snapshot that is made and removed. Refused while it
     has a snapshot, or disks that need consolidation.
     """
-    from cbtfs.source.vsphere.switch import enable as run
+    from cbtfs.source.vsphere.cbt.switch import enable as run
 
     login = find_login(server, user, password_file, ca_file, thumbprint)
     _switch(login, vm, run, jobs, as_json=json, is_reset=False)
@@ -113,7 +113,7 @@ def reset(
 
     Off, a stun, on, a stun, as VMware's procedure has it; a VM that is off is not stunned.
     """
-    from cbtfs.source.vsphere.switch import reset as run
+    from cbtfs.source.vsphere.cbt.switch import reset as run
 
     login = find_login(server, user, password_file, ca_file, thumbprint)
     _switch(login, vm, run, jobs, as_json=json, is_reset=True)
@@ -128,7 +128,7 @@ def _switch(
 ) -> None:
     from cbtfs.ingest.fleet import Rules, run_all
     from cbtfs.ingest.schedule import Limits
-    from cbtfs.source.vsphere.inventory import list_vms, select_all
+    from cbtfs.source.vsphere.inventory.vms import list_vms, select_all
 
     stop = threading.Event()
     with login.session(stop) as session:
@@ -162,9 +162,9 @@ def _switch(
 
 def _advise(shown: Sequence[_Shown]) -> None:
     """Say what has to be done before tracking can be switched on, where that is wanting."""
-    from cbtfs.source.vsphere.stun import left_by_stuns
-    from cbtfs.source.vsphere.switch import obstacle
-    from cbtfs.source.vsphere.tracking import tracking_of
+    from cbtfs.source.vsphere.cbt.switch import obstacle
+    from cbtfs.source.vsphere.cbt.tracking import tracking_of
+    from cbtfs.source.vsphere.snapshots.stun import left_by_stuns
 
     for vm, machine in shown:
         why = obstacle(machine)
@@ -182,7 +182,7 @@ def _report(
 
 
 def _rows(shown: Sequence[_Shown]) -> Iterator[tuple[str, ...]]:
-    from cbtfs.source.vsphere.tracking import tracking_of
+    from cbtfs.source.vsphere.cbt.tracking import tracking_of
 
     for vm, machine in shown:
         tracking = tracking_of(machine)
@@ -200,8 +200,8 @@ def _rows(shown: Sequence[_Shown]) -> Iterator[tuple[str, ...]]:
 
 
 def _document(vm: ListedVm, machine: Machine) -> dict[str, Any]:
-    from cbtfs.source.vsphere.switch import obstacle
-    from cbtfs.source.vsphere.tracking import tracking_of
+    from cbtfs.source.vsphere.cbt.switch import obstacle
+    from cbtfs.source.vsphere.cbt.tracking import tracking_of
 
     tracking = tracking_of(machine)
     return {

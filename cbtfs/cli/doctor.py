@@ -75,7 +75,7 @@ def doctor(
     with login.session() as session:
         from cbtfs.doctor.run import Exam, examine
         from cbtfs.source.transport.login import VDDK
-        from cbtfs.source.vsphere.inventory import list_vms, select_all
+        from cbtfs.source.vsphere.inventory.vms import list_vms, select_all
 
         selection = select_all(list_vms(session), vm)
         ways = transports(transport, nbd_uri, vddk_libdir, None, session)

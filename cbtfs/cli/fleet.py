@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from cbtfs.core.manifest import Manifest
     from cbtfs.ingest.fleet import Ended
     from cbtfs.ingest.outcome import Outcome
-    from cbtfs.source.vsphere.inventory import ListedVm, Selection
+    from cbtfs.source.vsphere.inventory.vms import ListedVm, Selection
 
     VmEnded = Ended[ListedVm, Outcome]
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from threading import Event
 
     from cbtfs.source.secret import Secret
-    from cbtfs.source.vsphere.address import Address
-    from cbtfs.source.vsphere.session import Session
+    from cbtfs.source.vsphere.connect.address import Address
+    from cbtfs.source.vsphere.connect.session import Session
 
 VmNames = Annotated[
     list[str],
@@ -64,7 +64,7 @@ class Login:
 
     def session(self, stop: Event | None = None) -> Session:
         """A session, logged in; to be used with `with`. *stop* ends its waiting for the server."""
-        from cbtfs.source.vsphere.session import Session
+        from cbtfs.source.vsphere.connect.session import Session
 
         return Session(self.address, self.tls, self.user, self.password, stop=stop)
 
@@ -86,14 +86,14 @@ def find_login(
 
     UsageError if they make no sense, SourceUnavailable if the server is not the one pinned.
     """
-    from cbtfs.source.vsphere.address import parse_address
+    from cbtfs.source.vsphere.connect.address import parse_address
 
     check_trust(ca_file, thumbprint)
     address = parse_address(server)
     password = find_password(password_file, address.host, user)
 
-    from cbtfs.source.vsphere.patience import Patience
-    from cbtfs.source.vsphere.tls import parse_thumbprint, pinned, verifying
+    from cbtfs.source.vsphere.connect.retry_policy import Patience
+    from cbtfs.source.vsphere.connect.tls import parse_thumbprint, pinned, verifying
 
     if thumbprint is None:
         tls = verifying(ca_file)

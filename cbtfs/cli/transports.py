@@ -11,7 +11,7 @@ from cbtfs.errors import UsageError
 
 if TYPE_CHECKING:
     from cbtfs.source.transport.base import Transport
-    from cbtfs.source.vsphere.session import Session
+    from cbtfs.source.vsphere.connect.session import Session
 
 _TRANSPORTS: Final = ("auto", "vddk", "nbd", "datastore")
 

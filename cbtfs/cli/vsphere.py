@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from cbtfs.ingest.fleet import Results
     from cbtfs.ingest.outcome import Outcome
     from cbtfs.ingest.plan import Want
-    from cbtfs.source.vsphere.inventory import ListedVm
+    from cbtfs.source.vsphere.inventory.vms import ListedVm
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -136,7 +136,7 @@ def vsphere(
 ) -> None:
     """Capture virtual machines of a vCenter or ESXi host: all their disks, what changed alone."""
     from cbtfs.ingest.outcome import Wishes
-    from cbtfs.source.vsphere.address import parse_address
+    from cbtfs.source.vsphere.connect.address import parse_address
     from cbtfs.store.repository import writing
 
     limits = Limits(jobs, per_host or None, per_datastore or None)
@@ -170,7 +170,7 @@ def vsphere(
             from cbtfs.ingest.attempt import attempt, goes_again, needs_of
             from cbtfs.ingest.fleet import Rules, run_all
             from cbtfs.ingest.machine import Desk
-            from cbtfs.source.vsphere.inventory import list_vms, select_all
+            from cbtfs.source.vsphere.inventory.vms import list_vms, select_all
 
             selection = select_all(list_vms(session), vm)
             names = Names(selection.vms)

@@ -8,8 +8,8 @@ from typing import Final
 from cbtfs import process
 from cbtfs.doctor.finding import Finding, Severity
 from cbtfs.source.transport.vddk.library import VERSIONS, find_library
-from cbtfs.source.vsphere.hosts import HostState
-from cbtfs.source.vsphere.machine import DatastoreFacts
+from cbtfs.source.vsphere.inventory.hosts import HostState
+from cbtfs.source.vsphere.inventory.machine import DatastoreFacts
 
 _CLOCK_SECONDS: Final = 60
 _SCARCE: Final = 0.05

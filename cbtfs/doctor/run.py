@@ -12,23 +12,23 @@ from cbtfs.doctor.state import of_state
 from cbtfs.doctor.way import NO_WAY, Way, of_privileges, of_way, way_of
 from cbtfs.errors import SourceUnavailable
 from cbtfs.source.transport.base import Transport
-from cbtfs.source.vsphere.disks import DiskFacts, not_in_snapshots
-from cbtfs.source.vsphere.frozen import frozen_disks
-from cbtfs.source.vsphere.hosts import HostState, load_hosts
-from cbtfs.source.vsphere.inventory import ListedVm
-from cbtfs.source.vsphere.machine import (
+from cbtfs.source.vsphere.cbt.readiness import enabling_obstacle
+from cbtfs.source.vsphere.cbt.tracking import tracking_of
+from cbtfs.source.vsphere.connect.privileges import Lacking, lacking
+from cbtfs.source.vsphere.connect.role import Use
+from cbtfs.source.vsphere.connect.session import Session
+from cbtfs.source.vsphere.inventory.disks import DiskFacts, not_in_snapshots
+from cbtfs.source.vsphere.inventory.hosts import HostState, load_hosts
+from cbtfs.source.vsphere.inventory.machine import (
     DatastoreFacts,
     Machine,
     NotConnected,
     load_datastores,
     load_machines,
 )
-from cbtfs.source.vsphere.privileges import Lacking, lacking
-from cbtfs.source.vsphere.readiness import enabling_obstacle
-from cbtfs.source.vsphere.role import Use
-from cbtfs.source.vsphere.session import Session
-from cbtfs.source.vsphere.stun import without_stuns
-from cbtfs.source.vsphere.tracking import tracking_of
+from cbtfs.source.vsphere.inventory.vms import ListedVm
+from cbtfs.source.vsphere.snapshots.snapshot_disk import frozen_disks
+from cbtfs.source.vsphere.snapshots.stun import without_stuns
 
 
 @dataclass(frozen=True, slots=True)

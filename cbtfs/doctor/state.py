@@ -5,11 +5,11 @@ from datetime import datetime
 
 from cbtfs.core.names import printable
 from cbtfs.doctor.finding import Finding, Severity
-from cbtfs.source.vsphere.disks import DiskFacts, bars_snapshots, not_in_snapshots
-from cbtfs.source.vsphere.machine import Machine, SnapshotEntry
-from cbtfs.source.vsphere.readiness import enabling_obstacle
-from cbtfs.source.vsphere.stun import left_by_stuns, of_a_run, without_stuns
-from cbtfs.source.vsphere.tracking import DiskTracking, tracking_of
+from cbtfs.source.vsphere.cbt.readiness import enabling_obstacle
+from cbtfs.source.vsphere.cbt.tracking import DiskTracking, tracking_of
+from cbtfs.source.vsphere.inventory.disks import DiskFacts, bars_snapshots, not_in_snapshots
+from cbtfs.source.vsphere.inventory.machine import Machine, SnapshotEntry
+from cbtfs.source.vsphere.snapshots.stun import left_by_stuns, of_a_run, without_stuns
 
 _HOUR = 3600
 _DAY = 24 * _HOUR

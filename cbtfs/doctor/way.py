@@ -10,7 +10,7 @@ from cbtfs.source.transport.choose import choose
 from cbtfs.source.transport.datastore import DatastoreTransport
 from cbtfs.source.transport.nbdkit import NbdkitTransport
 from cbtfs.source.transport.vddk.transport import VddkTransport
-from cbtfs.source.vsphere.role import ROLE, Privilege, Use
+from cbtfs.source.vsphere.connect.role import ROLE, Privilege, Use
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,9 @@ from cbtfs.ingest.machine import Desk, ingest_machine
 from cbtfs.ingest.outcome import Outcome
 from cbtfs.ingest.schedule import Needs, Resource
 from cbtfs.source.base import Stopped
-from cbtfs.source.vsphere.frozen import SnapshotTooOld
-from cbtfs.source.vsphere.inventory import ListedVm
-from cbtfs.source.vsphere.place import load_place
+from cbtfs.source.vsphere.inventory.placement import load_place
+from cbtfs.source.vsphere.inventory.vms import ListedVm
+from cbtfs.source.vsphere.snapshots.snapshot_disk import SnapshotTooOld
 
 log = logging.getLogger(__name__)
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from cbtfs.errors import CbtfsError
 from cbtfs.source.transport.base import Transport
-from cbtfs.source.vsphere.inventory import ListedVm
-from cbtfs.source.vsphere.relocation import relocation_is_disabled
-from cbtfs.source.vsphere.session import Session
+from cbtfs.source.vsphere.connect.session import Session
+from cbtfs.source.vsphere.inventory.relocation import relocation_is_disabled
+from cbtfs.source.vsphere.inventory.vms import ListedVm
 from cbtfs.store.runs import RunFacts
 
 

@@ -28,13 +28,19 @@ from cbtfs.ingest.tracked import Changes
 from cbtfs.source.base import Stopped
 from cbtfs.source.transport.base import DiskReader, FrozenDisk, Held, Transport
 from cbtfs.source.transport.choose import choose
-from cbtfs.source.vsphere.disks import DiskFacts
-from cbtfs.source.vsphere.frozen import SnapshotDisk, SnapshotTooOld, Watch, frozen_disks
-from cbtfs.source.vsphere.inventory import ListedVm
-from cbtfs.source.vsphere.machine import DatastoreFacts, Machine, load_datastores, load_machine
-from cbtfs.source.vsphere.readiness import Ready, make_ready
-from cbtfs.source.vsphere.session import Session
-from cbtfs.source.vsphere.snapshot import (
+from cbtfs.source.vsphere.cbt.readiness import Ready, make_ready
+from cbtfs.source.vsphere.cbt.tracking import disk_notes
+from cbtfs.source.vsphere.connect.session import Session
+from cbtfs.source.vsphere.inventory.disks import DiskFacts
+from cbtfs.source.vsphere.inventory.machine import (
+    DatastoreFacts,
+    Machine,
+    load_datastores,
+    load_machine,
+)
+from cbtfs.source.vsphere.inventory.vm_files import Fetched, fetch_files
+from cbtfs.source.vsphere.inventory.vms import ListedVm
+from cbtfs.source.vsphere.snapshots.snapshot import (
     Taken,
     consolidate,
     remove_named,
@@ -42,9 +48,13 @@ from cbtfs.source.vsphere.snapshot import (
     sweep,
     take_snapshot,
 )
-from cbtfs.source.vsphere.stun import left_by_stuns
-from cbtfs.source.vsphere.tracking import disk_notes
-from cbtfs.source.vsphere.vmfiles import Fetched, fetch_files
+from cbtfs.source.vsphere.snapshots.snapshot_disk import (
+    SnapshotDisk,
+    SnapshotTooOld,
+    Watch,
+    frozen_disks,
+)
+from cbtfs.source.vsphere.snapshots.stun import left_by_stuns
 from cbtfs.store.identity import new_id
 from cbtfs.store.repository import Repository
 from cbtfs.store.runs import Run, RunFacts, RunFolder

@@ -10,12 +10,12 @@ from datetime import UTC
 from typing import Any
 
 from cbtfs.ingest.outcome import LeftOut
-from cbtfs.source.vsphere.disks import DiskFacts
-from cbtfs.source.vsphere.inventory import ListedVm
-from cbtfs.source.vsphere.machine import DatastoreFacts
-from cbtfs.source.vsphere.readiness import Ready
-from cbtfs.source.vsphere.session import Session
-from cbtfs.source.vsphere.snapshot import Taken
+from cbtfs.source.vsphere.cbt.readiness import Ready
+from cbtfs.source.vsphere.connect.session import Session
+from cbtfs.source.vsphere.inventory.disks import DiskFacts
+from cbtfs.source.vsphere.inventory.machine import DatastoreFacts
+from cbtfs.source.vsphere.inventory.vms import ListedVm
+from cbtfs.source.vsphere.snapshots.snapshot import Taken
 
 
 def metadata_of(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from cbtfs.errors import SourceUnavailable, UsageError
 from cbtfs.ingest.outcome import LeftOut, Wishes
-from cbtfs.source.vsphere.disks import DiskFacts, not_in_snapshots
+from cbtfs.source.vsphere.inventory.disks import DiskFacts, not_in_snapshots
 
 
 @dataclass(frozen=True, slots=True)

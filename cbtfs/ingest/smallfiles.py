@@ -6,8 +6,8 @@ from typing import Any, Final
 
 from cbtfs.ingest.disk import DiskInput
 from cbtfs.source.content import ContentSource
-from cbtfs.source.vsphere.document import document_of
-from cbtfs.source.vsphere.vmfiles import VmFile
+from cbtfs.source.vsphere.inventory.document import document_of
+from cbtfs.source.vsphere.inventory.vm_files import VmFile
 
 CONFIG: Final = "config.json"
 

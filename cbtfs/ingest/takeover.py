@@ -16,10 +16,10 @@ from cbtfs.errors import DataCorrupt
 from cbtfs.ingest.outcome import Wishes
 from cbtfs.ingest.point import VmInput, bases_of
 from cbtfs.ingest.selection import select_disks
-from cbtfs.source.vsphere.disks import DiskFacts
-from cbtfs.source.vsphere.machine import Machine, SnapshotEntry
-from cbtfs.source.vsphere.session import Session
-from cbtfs.source.vsphere.snapshot import Taken, load_taken
+from cbtfs.source.vsphere.connect.session import Session
+from cbtfs.source.vsphere.inventory.disks import DiskFacts
+from cbtfs.source.vsphere.inventory.machine import Machine, SnapshotEntry
+from cbtfs.source.vsphere.snapshots.snapshot import Taken, load_taken
 from cbtfs.store.repository import Repository
 from cbtfs.store.runs import RunFacts, RunFolder
 

@@ -9,15 +9,15 @@ from cbtfs.core.ids import PointId
 from cbtfs.core.manifest import decode_manifest
 from cbtfs.errors import DataCorrupt, PointNotFound
 from cbtfs.source.base import ChangeTrackingInvalid, Since
-from cbtfs.source.vsphere.changes import changed_areas
-from cbtfs.source.vsphere.disks import DiskFacts
-from cbtfs.source.vsphere.events import reverted_since
-from cbtfs.source.vsphere.frozen import never_changed
-from cbtfs.source.vsphere.inventory import ListedVm
-from cbtfs.source.vsphere.readiness import Ready, untracked_disk
-from cbtfs.source.vsphere.session import Session
-from cbtfs.source.vsphere.snapshot import Taken
-from cbtfs.source.vsphere.trust import distrust, foreign_snapshots
+from cbtfs.source.vsphere.cbt.changed_areas import changed_areas
+from cbtfs.source.vsphere.cbt.readiness import Ready, untracked_disk
+from cbtfs.source.vsphere.cbt.trust import distrust, foreign_snapshots
+from cbtfs.source.vsphere.connect.session import Session
+from cbtfs.source.vsphere.inventory.disks import DiskFacts
+from cbtfs.source.vsphere.inventory.vms import ListedVm
+from cbtfs.source.vsphere.snapshots.reverts import reverted_since
+from cbtfs.source.vsphere.snapshots.snapshot import Taken
+from cbtfs.source.vsphere.snapshots.snapshot_disk import never_changed
 from cbtfs.store.repository import Repository
 
 

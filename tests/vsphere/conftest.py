@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from cbtfs.source.secret import Secret
-from cbtfs.source.vsphere.address import Address
-from cbtfs.source.vsphere.session import Session
-from cbtfs.source.vsphere.tls import verifying
+from cbtfs.source.vsphere.connect.address import Address
+from cbtfs.source.vsphere.connect.session import Session
+from cbtfs.source.vsphere.connect.tls import verifying
 from tests.support import MEMORY
 from tests.vsphere.chances import STORES
 from tests.vsphere.history import Site

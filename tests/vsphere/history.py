@@ -19,8 +19,8 @@ from cbtfs.ingest.outcome import Wishes
 from cbtfs.source.transport.base import Transport
 from cbtfs.source.transport.datastore import DatastoreTransport
 from cbtfs.source.transport.nbd import NbdTransport
-from cbtfs.source.vsphere.inventory import list_vms, select
-from cbtfs.source.vsphere.session import Session
+from cbtfs.source.vsphere.connect.session import Session
+from cbtfs.source.vsphere.inventory.vms import list_vms, select
 from cbtfs.store.repository import writing
 from tests.audit.support import listed, suspects
 from tests.ingest.support import forget, lose_catalog

@@ -7,7 +7,7 @@ from typing import Any
 
 from cbtfs.source.transport.base import DiskReader, FrozenDisk, Transport
 from cbtfs.source.transport.nbdkit import NbdkitTransport
-from cbtfs.source.vsphere.session import Session
+from cbtfs.source.vsphere.connect.session import Session
 from tools.vsim import Simulator
 
 ROOT = Path(__file__).parents[2]

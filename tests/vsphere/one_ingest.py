@@ -14,10 +14,10 @@ from cbtfs.ingest.machine import Desk, ingest_machine
 from cbtfs.ingest.outcome import Wishes
 from cbtfs.source.secret import Secret
 from cbtfs.source.transport.nbd import NbdTransport
-from cbtfs.source.vsphere.address import Address
-from cbtfs.source.vsphere.inventory import list_vms
-from cbtfs.source.vsphere.session import Session
-from cbtfs.source.vsphere.tls import verifying
+from cbtfs.source.vsphere.connect.address import Address
+from cbtfs.source.vsphere.connect.session import Session
+from cbtfs.source.vsphere.connect.tls import verifying
+from cbtfs.source.vsphere.inventory.vms import list_vms
 from cbtfs.store.repository import writing
 
 PACK_BYTES: Final = 200_000

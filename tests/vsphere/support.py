@@ -20,11 +20,11 @@ from cbtfs.source.secret import Secret
 from cbtfs.source.transport.base import Transport
 from cbtfs.source.transport.datastore import DatastoreTransport
 from cbtfs.source.transport.nbd import NbdTransport
-from cbtfs.source.vsphere.address import Address
-from cbtfs.source.vsphere.inventory import ListedVm, list_vms, select
-from cbtfs.source.vsphere.patience import Patience
-from cbtfs.source.vsphere.session import Session
-from cbtfs.source.vsphere.tls import verifying
+from cbtfs.source.vsphere.connect.address import Address
+from cbtfs.source.vsphere.connect.retry_policy import Patience
+from cbtfs.source.vsphere.connect.session import Session
+from cbtfs.source.vsphere.connect.tls import verifying
+from cbtfs.source.vsphere.inventory.vms import ListedVm, list_vms, select
 from cbtfs.store.pack import PACK_BYTES
 from cbtfs.store.repository import writing
 from tests.support import new_repository, read_point

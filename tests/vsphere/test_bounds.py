@@ -11,8 +11,8 @@ from pyVmomi import vim
 from cbtfs.cli.main import main
 from cbtfs.errors import SourceUnavailable
 from cbtfs.source.transport.answers import MAX_BYTES, AnswerRefused
-from cbtfs.source.vsphere.inventory import list_vms
-from cbtfs.source.vsphere.machine import entries_of
+from cbtfs.source.vsphere.inventory.machine import entries_of
+from cbtfs.source.vsphere.inventory.vms import list_vms
 from tests.vsphere.server import at, call
 from tests.vsphere.support import FIRST, MIB, QUICK, VM, Lab, kinds, new_lab, one_vm, reasons
 from tools.vsim import DiskEntry, Simulator

@@ -13,8 +13,8 @@ import pytest
 from pyVmomi import vim
 
 from cbtfs.cli.main import main
-from cbtfs.source.vsphere.stun import whose
-from cbtfs.source.vsphere.tracking import _TRACKABLE
+from cbtfs.source.vsphere.cbt.tracking import _TRACKABLE
+from cbtfs.source.vsphere.snapshots.stun import whose
 from tests.support import SIGNALS
 from tests.vsphere.command import ROOT
 from tests.vsphere.server import at, call

@@ -12,7 +12,7 @@ from pyVmomi import vim
 
 from cbtfs.core.extent import Extent
 from cbtfs.source.base import ChangeTrackingInvalid
-from cbtfs.source.vsphere.changes import _check_page, _extents
+from cbtfs.source.vsphere.cbt.changed_areas import _check_page, _extents
 
 SIZE = 1 << 20
 MAX = 1 << 62

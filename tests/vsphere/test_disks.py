@@ -3,7 +3,7 @@
 import pytest
 from pyVmomi import vim
 
-from cbtfs.source.vsphere.disks import DiskFacts, disks_of
+from cbtfs.source.vsphere.inventory.disks import DiskFacts, disks_of
 
 Disk = tuple[int, str, str | None]
 

@@ -11,7 +11,7 @@ import pytest
 
 from cbtfs.cli.main import main
 from cbtfs.doctor.reach import unreachable_places
-from cbtfs.source.vsphere.role import ROLE, Privilege
+from cbtfs.source.vsphere.connect.role import ROLE, Privilege
 from tests.support import new_repository
 from tests.vsphere.nbdkit import install
 from tests.vsphere.server import at, call

@@ -14,8 +14,8 @@ from cbtfs.ingest.attempt import attempt, needs_of
 from cbtfs.ingest.fleet import Rules, run_all
 from cbtfs.ingest.outcome import Outcome
 from cbtfs.ingest.schedule import Limits, Needs, Resource
-from cbtfs.source.vsphere.inventory import ListedVm, list_vms, select
-from cbtfs.source.vsphere.place import Place, load_place
+from cbtfs.source.vsphere.inventory.placement import Place, load_place
+from cbtfs.source.vsphere.inventory.vms import ListedVm, list_vms, select
 from tests.vsphere.support import MIB, Lab, new_lab, one_vm
 from tools.vsim import DatastoreEntry, DiskEntry, Inventory, MachineEntry, Simulator
 from tools.vsim.soap.certificate import Certificate

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cbtfs.errors import UsageError
-from cbtfs.source.vsphere.inventory import ListedVm, list_vms, select, select_all
+from cbtfs.source.vsphere.inventory.vms import ListedVm, list_vms, select, select_all
 from tests.support import new_repository
 from tests.vsphere.support import Lab, names_of
 from tools.vsim import DatastoreEntry, Inventory, MachineEntry, Simulator

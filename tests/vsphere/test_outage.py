@@ -11,8 +11,8 @@ from pyVmomi import vmodl
 
 from cbtfs.cli.output import Advance
 from cbtfs.errors import AccessDenied, SourceUnavailable
-from cbtfs.source.vsphere.outage import Outage
-from cbtfs.source.vsphere.patience import Patience
+from cbtfs.source.vsphere.connect.outage import Outage
+from cbtfs.source.vsphere.connect.retry_policy import Patience
 from tests.vsphere.support import MIB, QUICK, VM, Lab, by_nbd, new_lab
 from tools.vsim import DiskEntry, Inventory, MachineEntry, Simulator
 from tools.vsim.soap.certificate import Certificate, make_certificate

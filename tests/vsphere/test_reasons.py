@@ -8,10 +8,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 REASONS = {
-    "cbtfs/source/vsphere/trust.py": ("distrust", "_new_epoch", "foreign_snapshots"),
-    "cbtfs/source/vsphere/events.py": ("reverted_since",),
-    "cbtfs/source/vsphere/changes.py": ("_query", "_odd"),
-    "cbtfs/source/vsphere/readiness.py": ("make_ready", "enabling_obstacle", "untracked_disk"),
+    "cbtfs/source/vsphere/cbt/trust.py": ("distrust", "_new_epoch", "foreign_snapshots"),
+    "cbtfs/source/vsphere/snapshots/reverts.py": ("reverted_since",),
+    "cbtfs/source/vsphere/cbt/changed_areas.py": ("_query", "_odd"),
+    "cbtfs/source/vsphere/cbt/readiness.py": ("make_ready", "enabling_obstacle", "untracked_disk"),
     "cbtfs/ingest/tracked.py": ("_revert",),
     "cbtfs/ingest/plan.py": ("make_plan",),
     "cbtfs/ingest/distrust.py": ("reason_of", "missed_blocks"),

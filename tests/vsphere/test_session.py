@@ -12,10 +12,10 @@ import pytest
 
 from cbtfs.errors import AccessDenied, SourceUnavailable, UsageError
 from cbtfs.source.secret import Secret, load_secret
-from cbtfs.source.vsphere.address import Address
-from cbtfs.source.vsphere.faults import ReplyLost
-from cbtfs.source.vsphere.session import Session
-from cbtfs.source.vsphere.tls import verifying
+from cbtfs.source.vsphere.connect.address import Address
+from cbtfs.source.vsphere.connect.faults import ReplyLost
+from cbtfs.source.vsphere.connect.session import Session
+from cbtfs.source.vsphere.connect.tls import verifying
 from tests.vsphere.support import QUICK, Lab, one_vm
 from tools.vsim import Inventory, ServerEntry, Simulator
 from tools.vsim.soap.certificate import Certificate

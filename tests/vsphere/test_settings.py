@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyVmomi import vim
 
-from cbtfs.source.vsphere.document import document_of
-from cbtfs.source.vsphere.settings import is_kept, kept_vmx
+from cbtfs.source.vsphere.inventory.document import document_of
+from cbtfs.source.vsphere.inventory.settings import is_kept, kept_vmx
 
 HARMLESS = {
     ".encoding": "UTF-8",

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from cbtfs.errors import SourceUnavailable
-from cbtfs.source.vsphere.frozen import Watch
+from cbtfs.source.vsphere.snapshots.snapshot_disk import Watch
 from tests.vsphere.support import SECOND, TRANSPORTS, VM, Lab
 
 OTHERS = "cbtfs-00000000-" + "0" * 32

@@ -9,9 +9,9 @@ import pytest
 
 from cbtfs.errors import CbtfsError, SourceUnavailable, UsageError
 from cbtfs.source.secret import Secret
-from cbtfs.source.vsphere.address import Address, parse_address
-from cbtfs.source.vsphere.session import Session
-from cbtfs.source.vsphere.tls import fetch_certificate, parse_thumbprint, pinned, verifying
+from cbtfs.source.vsphere.connect.address import Address, parse_address
+from cbtfs.source.vsphere.connect.session import Session
+from cbtfs.source.vsphere.connect.tls import fetch_certificate, parse_thumbprint, pinned, verifying
 from tests.vsphere.support import QUICK, one_vm
 from tools.vsim import Simulator
 from tools.vsim.soap.certificate import Certificate, make_certificate

@@ -15,7 +15,7 @@ from cbtfs.source.transport.choose import choose
 from cbtfs.source.transport.datastore import DatastoreTransport, flat_file
 from cbtfs.source.transport.nbd import NbdTransport
 from cbtfs.source.transport.nbdkit import NbdkitTransport
-from cbtfs.source.vsphere.inventory import list_vms
+from cbtfs.source.vsphere.inventory.vms import list_vms
 from tests.vsphere import nbdkit
 from tests.vsphere.support import FIRST, MIB, TRANSPORTS, VM, Lab, new_lab, one_vm
 from tools.vsim import DiskEntry, Simulator

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from cbtfs.errors import AccessDenied, CbtfsError, SourceMismatch, SourceUnavailable
-from cbtfs.source.vsphere.inventory import list_vms, select
-from cbtfs.source.vsphere.switch import enable
+from cbtfs.source.vsphere.cbt.switch import enable
+from cbtfs.source.vsphere.inventory.vms import list_vms, select
 from tests.vsphere.support import (
     FIRST,
     MIB,

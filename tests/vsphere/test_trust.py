@@ -6,8 +6,8 @@ import pytest
 
 from cbtfs.core.ids import PointId
 from cbtfs.source.base import Since
-from cbtfs.source.vsphere.disks import DiskFacts
-from cbtfs.source.vsphere.trust import distrust, foreign_snapshots
+from cbtfs.source.vsphere.cbt.trust import distrust, foreign_snapshots
+from cbtfs.source.vsphere.inventory.disks import DiskFacts
 
 EPOCH = "52 de c0 d9 b9 43 9d 10-61 d5 4c 1b e9 7b 65 63"
 DISK = DiskFacts(

@@ -28,8 +28,8 @@ from cbtfs.source.transport.vddk.library import _VERSIONS, VERSIONS, find_librar
 from cbtfs.source.transport.vddk.process import ChildProcess
 from cbtfs.source.transport.vddk.reader import VddkReader
 from cbtfs.source.transport.vddk.transport import VddkTransport
-from cbtfs.source.vsphere.inventory import list_vms
-from cbtfs.source.vsphere.session import Session
+from cbtfs.source.vsphere.connect.session import Session
+from cbtfs.source.vsphere.inventory.vms import list_vms
 from tests.vsphere.command import ROOT, arguments, done, environment, start
 from tests.vsphere.support import FIRST, MIB, SECOND, VM, Lab, kinds, new_lab, one_vm
 from tests.vsphere.vddk import by_vddk, libdir

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cbtfs.source.transport.base import Transport
 from cbtfs.source.transport.vddk.transport import VddkTransport
-from cbtfs.source.vsphere.session import Session
+from cbtfs.source.vsphere.connect.session import Session
 from tools.vsim import Simulator
 from tools.vsim.vddk.build import build, point_at
 

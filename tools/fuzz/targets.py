@@ -46,7 +46,7 @@ from cbtfs.source.transport.datastore import flat_file
 from cbtfs.source.transport.vddk import frame as wire
 from cbtfs.source.transport.vddk.process import failure_in
 from cbtfs.source.transport.vddk.reader import Nonsense, checked_blocks
-from cbtfs.source.vsphere.settings import kept_vmx
+from cbtfs.source.vsphere.inventory.settings import kept_vmx
 from cbtfs.store import codec
 from cbtfs.store.catalog import records
 from cbtfs.store.digest import chunk_digest

@@ -6,8 +6,8 @@ from typing import Any, Final
 
 from pyVmomi import vim, vmodl
 
-from cbtfs.source.vsphere.faults import text_of
-from cbtfs.source.vsphere.session import Session
+from cbtfs.source.vsphere.connect.faults import text_of
+from cbtfs.source.vsphere.connect.session import Session
 
 _REVERTS: Final = (
     "com.vmware.vc.vm.VmStateRevertedToSnapshot",

@@ -11,8 +11,8 @@ from pyVmomi import vim, vmodl
 
 from cbtfs.core.extent import Extent
 from cbtfs.source.base import ChangeTrackingInvalid
-from cbtfs.source.vsphere.faults import meaning, text_of
-from cbtfs.source.vsphere.session import Session
+from cbtfs.source.vsphere.connect.faults import meaning, text_of
+from cbtfs.source.vsphere.connect.session import Session
 
 _PAGE_BYTES: Final = 16 << 20
 """A page has up to 2000 areas, of two blocks at least with the gap behind; blocks are 64 KiB, or

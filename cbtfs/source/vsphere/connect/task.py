@@ -13,9 +13,9 @@ from pyVmomi import vim, vmodl
 
 from cbtfs.errors import SourceUnavailable
 from cbtfs.source.base import Stopped
-from cbtfs.source.vsphere.collect import Collector
-from cbtfs.source.vsphere.faults import text_of
-from cbtfs.source.vsphere.session import Session
+from cbtfs.source.vsphere.connect.faults import text_of
+from cbtfs.source.vsphere.connect.session import Session
+from cbtfs.source.vsphere.inventory.properties import Collector
 
 log = logging.getLogger(__name__)
 

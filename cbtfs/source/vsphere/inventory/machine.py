@@ -8,10 +8,17 @@ from typing import Any, ClassVar, Final
 from pyVmomi import vim
 
 from cbtfs.errors import SourceUnavailable
-from cbtfs.source.vsphere.collect import Found, properties, read, retrieve, retrieve_each, walk
-from cbtfs.source.vsphere.disks import DiskFacts, disks_of
-from cbtfs.source.vsphere.inventory import ListedVm
-from cbtfs.source.vsphere.session import Session
+from cbtfs.source.vsphere.connect.session import Session
+from cbtfs.source.vsphere.inventory.disks import DiskFacts, disks_of
+from cbtfs.source.vsphere.inventory.properties import (
+    Found,
+    properties,
+    read,
+    retrieve,
+    retrieve_each,
+    walk,
+)
+from cbtfs.source.vsphere.inventory.vms import ListedVm
 
 _PATHS: Final = (
     "name",

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cbtfs.errors import SourceUnavailable, UsageError
-from cbtfs.source.vsphere.address import Address
+from cbtfs.source.vsphere.connect.address import Address
 
 _SHA256: Final = re.compile(r"(?:[0-9A-Fa-f]{2}:?){31}[0-9A-Fa-f]{2}\Z")
 

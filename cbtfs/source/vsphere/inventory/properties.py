@@ -7,8 +7,8 @@ from typing import Any, Final
 from pyVmomi import vmodl
 
 from cbtfs.errors import SourceUnavailable
-from cbtfs.source.vsphere.faults import raise_ended, speaking, text_of
-from cbtfs.source.vsphere.session import Session
+from cbtfs.source.vsphere.connect.faults import raise_ended, speaking, text_of
+from cbtfs.source.vsphere.connect.session import Session
 
 Collector = vmodl.query.PropertyCollector
 

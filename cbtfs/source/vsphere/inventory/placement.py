@@ -5,9 +5,9 @@ from typing import Final
 
 from pyVmomi import vim
 
-from cbtfs.source.vsphere.collect import read
-from cbtfs.source.vsphere.inventory import ListedVm
-from cbtfs.source.vsphere.session import Session
+from cbtfs.source.vsphere.connect.session import Session
+from cbtfs.source.vsphere.inventory.properties import read
+from cbtfs.source.vsphere.inventory.vms import ListedVm
 
 _PATHS: Final = ("runtime.host", "config.hardware.device")
 

@@ -10,13 +10,13 @@ from pyVmomi import vim, vmodl
 
 from cbtfs.errors import CbtfsError, SourceUnavailable
 from cbtfs.source.base import Stopped
-from cbtfs.source.vsphere.busy import carry_out, done, let_pass, may_pass
-from cbtfs.source.vsphere.collect import properties, read, retrieve, walk
-from cbtfs.source.vsphere.disks import DiskFacts, disks_of
-from cbtfs.source.vsphere.faults import ObjectGone, ReplyLost, meaning, text_of
-from cbtfs.source.vsphere.machine import SnapshotEntry, load_snapshots
-from cbtfs.source.vsphere.session import Session
-from cbtfs.source.vsphere.task import TaskGone, wait_task
+from cbtfs.source.vsphere.connect.faults import ObjectGone, ReplyLost, meaning, text_of
+from cbtfs.source.vsphere.connect.session import Session
+from cbtfs.source.vsphere.connect.task import TaskGone, wait_task
+from cbtfs.source.vsphere.connect.task_retry import carry_out, done, let_pass, may_pass
+from cbtfs.source.vsphere.inventory.disks import DiskFacts, disks_of
+from cbtfs.source.vsphere.inventory.machine import SnapshotEntry, load_snapshots
+from cbtfs.source.vsphere.inventory.properties import properties, read, retrieve, walk
 
 log = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from cbtfs.source.vsphere.disks import DiskFacts, not_in_snapshots
-from cbtfs.source.vsphere.machine import Machine
-from cbtfs.source.vsphere.readiness import setting_of, untracked_disk
+from cbtfs.source.vsphere.cbt.readiness import setting_of, untracked_disk
+from cbtfs.source.vsphere.inventory.disks import DiskFacts, not_in_snapshots
+from cbtfs.source.vsphere.inventory.machine import Machine
 
 _TRACKABLE: Final = (
     "FlatVer2BackingInfo",

@@ -2,8 +2,8 @@
 
 from typing import Any, Final
 
-from cbtfs.source.vsphere.faults import speaking
-from cbtfs.source.vsphere.session import Session
+from cbtfs.source.vsphere.connect.faults import speaking
+from cbtfs.source.vsphere.connect.session import Session
 
 _METHOD: Final = "RelocateVM_Task"
 

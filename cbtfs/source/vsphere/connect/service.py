@@ -11,8 +11,8 @@ from pyVmomi import SoapAdapter, VmomiSupport, vim
 
 from cbtfs.errors import SourceUnavailable
 from cbtfs.source.transport.answers import BoundedConnection
-from cbtfs.source.vsphere.address import Address
-from cbtfs.source.vsphere.tls import unreachable
+from cbtfs.source.vsphere.connect.address import Address
+from cbtfs.source.vsphere.connect.tls import unreachable
 
 _VERSIONS: Final = "/sdk/vimServiceVersions.xml"
 _MAX_BYTES: Final = 1 << 20

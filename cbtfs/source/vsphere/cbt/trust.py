@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cbtfs.source.base import Since
-from cbtfs.source.vsphere.disks import DiskFacts
+from cbtfs.source.vsphere.inventory.disks import DiskFacts
 
 
 def distrust(disk: DiskFacts, since: Since, then: Mapping[str, Any] | None) -> str | None:

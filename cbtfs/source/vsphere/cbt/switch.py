@@ -16,14 +16,14 @@ from pyVmomi import vim, vmodl
 from cbtfs.core.names import printable
 from cbtfs.errors import CbtfsError, SourceUnavailable
 from cbtfs.source.base import Stopped
-from cbtfs.source.vsphere.disks import bars_snapshots
-from cbtfs.source.vsphere.faults import meaning
-from cbtfs.source.vsphere.inventory import ListedVm
-from cbtfs.source.vsphere.machine import Machine, load_machine
-from cbtfs.source.vsphere.reconfigure import reconfigure
-from cbtfs.source.vsphere.session import Session
-from cbtfs.source.vsphere.stun import stun, sweep_stuns, whose
-from cbtfs.source.vsphere.tracking import Tracking, tracking_of
+from cbtfs.source.vsphere.cbt.reconfigure import reconfigure
+from cbtfs.source.vsphere.cbt.tracking import Tracking, tracking_of
+from cbtfs.source.vsphere.connect.faults import meaning
+from cbtfs.source.vsphere.connect.session import Session
+from cbtfs.source.vsphere.inventory.disks import bars_snapshots
+from cbtfs.source.vsphere.inventory.machine import Machine, load_machine
+from cbtfs.source.vsphere.inventory.vms import ListedVm
+from cbtfs.source.vsphere.snapshots.stun import stun, sweep_stuns, whose
 
 log = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ from dataclasses import replace
 from typing import Any, Final
 
 from cbtfs.errors import CbtfsError
-from cbtfs.source.vsphere.machine import Machine, SnapshotEntry, load_snapshots
-from cbtfs.source.vsphere.session import Session
-from cbtfs.source.vsphere.snapshot import (
+from cbtfs.source.vsphere.connect.session import Session
+from cbtfs.source.vsphere.inventory.machine import Machine, SnapshotEntry, load_snapshots
+from cbtfs.source.vsphere.snapshots.snapshot import (
     consolidate,
     make_snapshot,
     remove_named,

@@ -7,10 +7,10 @@ from typing import Any, Final
 from pyVmomi import vim, vmodl
 
 from cbtfs.errors import SourceUnavailable
-from cbtfs.source.vsphere.collect import read
-from cbtfs.source.vsphere.faults import meaning
-from cbtfs.source.vsphere.role import ROLE, On
-from cbtfs.source.vsphere.session import Session
+from cbtfs.source.vsphere.connect.faults import meaning
+from cbtfs.source.vsphere.connect.role import ROLE, On
+from cbtfs.source.vsphere.connect.session import Session
+from cbtfs.source.vsphere.inventory.properties import read
 
 _ENTITIES: Final = 250
 """Asked about in one call."""

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from pyVmomi import VmomiSupport, vim
 
-from cbtfs.source.vsphere.settings import has_login, is_kept, speaks_of_secret
+from cbtfs.source.vsphere.inventory.settings import has_login, is_kept, speaks_of_secret
 
 _OPTION: Final = vim.option.OptionValue
 

@@ -8,9 +8,9 @@ from typing import Any
 from pyVmomi import vim, vmodl
 
 from cbtfs.errors import SourceUnavailable
-from cbtfs.source.vsphere.faults import meaning, text_of
-from cbtfs.source.vsphere.session import Session
-from cbtfs.source.vsphere.task import TaskGone, wait_task
+from cbtfs.source.vsphere.connect.faults import meaning, text_of
+from cbtfs.source.vsphere.connect.session import Session
+from cbtfs.source.vsphere.connect.task import TaskGone, wait_task
 
 log = logging.getLogger(__name__)
 

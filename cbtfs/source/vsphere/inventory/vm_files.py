@@ -11,9 +11,9 @@ from typing import Final, NamedTuple
 
 from cbtfs.errors import AccessDenied, CbtfsError
 from cbtfs.source.transport.web import DatastoreFiles, Web, is_path
-from cbtfs.source.vsphere.disks import DiskFacts
-from cbtfs.source.vsphere.machine import Machine
-from cbtfs.source.vsphere.settings import kept_vmx
+from cbtfs.source.vsphere.inventory.disks import DiskFacts
+from cbtfs.source.vsphere.inventory.machine import Machine
+from cbtfs.source.vsphere.inventory.settings import kept_vmx
 
 _MOST_BYTES: Final = 8 << 20
 """Of one file: an NVRAM with EFI variables has 0.3 MB."""

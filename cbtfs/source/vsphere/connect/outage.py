@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from cbtfs.source.vsphere.patience import Patience
+from cbtfs.source.vsphere.connect.retry_policy import Patience
 
 log = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from pyVmomi import vim
 
 from cbtfs.core.names import printable
 from cbtfs.errors import CbtfsError, SourceUnavailable, UsageError
-from cbtfs.source.vsphere.collect import Found, properties, retrieve, walk
-from cbtfs.source.vsphere.session import Session
+from cbtfs.source.vsphere.connect.session import Session
+from cbtfs.source.vsphere.inventory.properties import Found, properties, retrieve, walk
 
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\Z")
 _ESCAPES: Final = re.compile(r"%(2f|5c|25)", re.IGNORECASE)

@@ -8,9 +8,9 @@ from cbtfs.core.extent import Extent
 from cbtfs.errors import SourceUnavailable
 from cbtfs.source.base import ChangeTrackingInvalid, Since, Stopped
 from cbtfs.source.transport.base import DiskReader, FrozenDisk
-from cbtfs.source.vsphere.disks import DiskFacts
-from cbtfs.source.vsphere.inventory import ListedVm
-from cbtfs.source.vsphere.machine import DatastoreFacts
+from cbtfs.source.vsphere.inventory.disks import DiskFacts
+from cbtfs.source.vsphere.inventory.machine import DatastoreFacts
+from cbtfs.source.vsphere.inventory.vms import ListedVm
 
 
 def frozen_disks(

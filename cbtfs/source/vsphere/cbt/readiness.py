@@ -12,13 +12,13 @@ from typing import Final
 from pyVmomi import vim, vmodl
 
 from cbtfs.errors import SourceUnavailable
-from cbtfs.source.vsphere.busy import carry_out
-from cbtfs.source.vsphere.disks import DiskFacts
-from cbtfs.source.vsphere.faults import meaning, text_of
-from cbtfs.source.vsphere.inventory import ListedVm
-from cbtfs.source.vsphere.machine import Machine, load_machine
-from cbtfs.source.vsphere.reconfigure import reconfigure
-from cbtfs.source.vsphere.session import Session
+from cbtfs.source.vsphere.cbt.reconfigure import reconfigure
+from cbtfs.source.vsphere.connect.faults import meaning, text_of
+from cbtfs.source.vsphere.connect.session import Session
+from cbtfs.source.vsphere.connect.task_retry import carry_out
+from cbtfs.source.vsphere.inventory.disks import DiskFacts
+from cbtfs.source.vsphere.inventory.machine import Machine, load_machine
+from cbtfs.source.vsphere.inventory.vms import ListedVm
 
 log = logging.getLogger(__name__)
 

@@ -20,12 +20,12 @@ from cbtfs.errors import AccessDenied, CbtfsError, SourceUnavailable
 from cbtfs.source.secret import Secret
 from cbtfs.source.transport.login import VddkLogin
 from cbtfs.source.transport.web import Web
-from cbtfs.source.vsphere.address import Address
-from cbtfs.source.vsphere.faults import TROUBLE, ReplyLost, meaning, speaking, text_of
-from cbtfs.source.vsphere.outage import Outage
-from cbtfs.source.vsphere.patience import Patience
-from cbtfs.source.vsphere.service import connect
-from cbtfs.source.vsphere.tls import believed_certificate, unreachable
+from cbtfs.source.vsphere.connect.address import Address
+from cbtfs.source.vsphere.connect.faults import TROUBLE, ReplyLost, meaning, speaking, text_of
+from cbtfs.source.vsphere.connect.outage import Outage
+from cbtfs.source.vsphere.connect.retry_policy import Patience
+from cbtfs.source.vsphere.connect.service import connect
+from cbtfs.source.vsphere.connect.tls import believed_certificate, unreachable
 
 log = logging.getLogger(__name__)
 

@@ -7,11 +7,11 @@ from typing import Any
 from pyVmomi import vmodl
 
 from cbtfs.errors import CbtfsError
-from cbtfs.source.vsphere.busy import carry_out
-from cbtfs.source.vsphere.faults import meaning
-from cbtfs.source.vsphere.inventory import ListedVm
-from cbtfs.source.vsphere.machine import Machine, load_machine
-from cbtfs.source.vsphere.session import Session
+from cbtfs.source.vsphere.connect.faults import meaning
+from cbtfs.source.vsphere.connect.session import Session
+from cbtfs.source.vsphere.connect.task_retry import carry_out
+from cbtfs.source.vsphere.inventory.machine import Machine, load_machine
+from cbtfs.source.vsphere.inventory.vms import ListedVm
 
 log = logging.getLogger(__name__)
 

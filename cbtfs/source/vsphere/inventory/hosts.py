@@ -6,8 +6,8 @@ from typing import Final
 
 from pyVmomi import vim
 
-from cbtfs.source.vsphere.collect import properties, retrieve_each
-from cbtfs.source.vsphere.session import Session
+from cbtfs.source.vsphere.connect.session import Session
+from cbtfs.source.vsphere.inventory.properties import properties, retrieve_each
 
 _PATHS: Final = (
     "name",
