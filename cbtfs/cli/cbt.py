@@ -126,8 +126,8 @@ _Run = Callable[["Session", "ListedVm", Callable[[], bool]], "Switched"]
 def _switch(
     login: Login, names: Sequence[str], run: _Run, jobs: int, *, as_json: bool, is_reset: bool
 ) -> None:
-    from cbtfs.ingest.fleet import Rules, run_all
-    from cbtfs.ingest.schedule import Limits
+    from cbtfs.ingest.fleet.pool import Rules, run_all
+    from cbtfs.ingest.fleet.schedule import Limits
     from cbtfs.source.vsphere.inventory.vms import list_vms, select_all
 
     stop = threading.Event()

@@ -13,8 +13,8 @@ from cbtfs.errors import CbtfsError
 
 if TYPE_CHECKING:
     from cbtfs.core.manifest import Manifest
-    from cbtfs.ingest.fleet import Ended
-    from cbtfs.ingest.outcome import Outcome
+    from cbtfs.ingest.fleet.pool import Ended
+    from cbtfs.ingest.vsphere.options import Outcome
     from cbtfs.source.vsphere.inventory.vms import ListedVm, Selection
 
     VmEnded = Ended[ListedVm, Outcome]

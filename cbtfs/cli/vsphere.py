@@ -34,12 +34,12 @@ from cbtfs.cli.transports import (
 )
 from cbtfs.cli.verdict import Failed, conclude
 from cbtfs.errors import UsageError
-from cbtfs.ingest.schedule import PER_DATASTORE, PER_HOST, Limits
+from cbtfs.ingest.fleet.schedule import PER_DATASTORE, PER_HOST, Limits
 
 if TYPE_CHECKING:
-    from cbtfs.ingest.fleet import Results
-    from cbtfs.ingest.outcome import Outcome
+    from cbtfs.ingest.fleet.pool import Results
     from cbtfs.ingest.plan import Want
+    from cbtfs.ingest.vsphere.options import Outcome
     from cbtfs.source.vsphere.inventory.vms import ListedVm
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -135,7 +135,7 @@ def vsphere(
     json: Json = False,
 ) -> None:
     """Capture virtual machines of a vCenter or ESXi host: all their disks, what changed alone."""
-    from cbtfs.ingest.outcome import Wishes
+    from cbtfs.ingest.vsphere.options import Wishes
     from cbtfs.source.vsphere.connect.address import parse_address
     from cbtfs.store.repository import writing
 
@@ -167,9 +167,9 @@ def vsphere(
             login.session(stop) as session,
             disk_bars(is_wanted=not json and jobs == 1) as announce,
         ):
-            from cbtfs.ingest.attempt import attempt, goes_again, needs_of
-            from cbtfs.ingest.fleet import Rules, run_all
-            from cbtfs.ingest.machine import Desk
+            from cbtfs.ingest.fleet.pool import Rules, run_all
+            from cbtfs.ingest.vsphere.attempt import attempt, goes_again, needs_of
+            from cbtfs.ingest.vsphere.vm import Desk
             from cbtfs.source.vsphere.inventory.vms import list_vms, select_all
 
             selection = select_all(list_vms(session), vm)

@@ -16,9 +16,9 @@ from cbtfs.errors import ChunkMissing, DataCorrupt, UsageError
 from cbtfs.ingest.audit import OnMiss, SampleAudit, WholeAudit, audit_sample, audit_whole
 from cbtfs.ingest.baseline import Baseline
 from cbtfs.ingest.capture import Captured, Progress, capture
+from cbtfs.ingest.checkpoints import DiskMarks, Start
 from cbtfs.ingest.discards import discarded
 from cbtfs.ingest.distrust import Misses, find_distrust, missed_blocks
-from cbtfs.ingest.marks import DiskMarks, Start
 from cbtfs.ingest.plan import Plan, Want, make_plan, missed, whole
 from cbtfs.reader import Reader
 from cbtfs.source.base import DiskSource

@@ -14,7 +14,7 @@ from cbtfs.core.distrust import Distrust
 from cbtfs.core.manifest import Vm
 from cbtfs.core.names import printable
 from cbtfs.ingest.baseline import Baseline
-from cbtfs.ingest.suspicion import suspect_since_full
+from cbtfs.ingest.suspect_points import suspect_since_full
 from cbtfs.store.distrust import Armed
 from cbtfs.store.repository import Repository
 

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 import pytest
 
 from cbtfs.errors import CbtfsError, SourceUnavailable, StoreFailed
-from cbtfs.ingest.fleet import TRIES, Ended, Rules, run_all
-from cbtfs.ingest.schedule import Limits, Needs, Resource
+from cbtfs.ingest.fleet.pool import TRIES, Ended, Rules, run_all
+from cbtfs.ingest.fleet.schedule import Limits, Needs, Resource
 
 
 class Meter:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cbtfs.ingest.schedule import Limits, Needs, Resource, Schedule
+from cbtfs.ingest.fleet.schedule import Limits, Needs, Resource, Schedule
 
 HOSTS = tuple(Resource("host", name) for name in "abc")
 STORES = tuple(Resource("datastore", name) for name in "xyz")

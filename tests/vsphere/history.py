@@ -14,8 +14,8 @@ from hypothesis import note
 from cbtfs.core.audit import Sampling
 from cbtfs.core.manifest import Manifest
 from cbtfs.errors import CbtfsError
-from cbtfs.ingest.machine import Desk, ingest_machine
-from cbtfs.ingest.outcome import Wishes
+from cbtfs.ingest.vsphere.options import Wishes
+from cbtfs.ingest.vsphere.vm import Desk, ingest_machine
 from cbtfs.source.transport.base import Transport
 from cbtfs.source.transport.datastore import DatastoreTransport
 from cbtfs.source.transport.nbd import NbdTransport

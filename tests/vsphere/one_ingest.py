@@ -10,8 +10,8 @@ from typing import Final
 from unittest.mock import patch
 
 from cbtfs.ingest import capture
-from cbtfs.ingest.machine import Desk, ingest_machine
-from cbtfs.ingest.outcome import Wishes
+from cbtfs.ingest.vsphere.options import Wishes
+from cbtfs.ingest.vsphere.vm import Desk, ingest_machine
 from cbtfs.source.secret import Secret
 from cbtfs.source.transport.nbd import NbdTransport
 from cbtfs.source.vsphere.connect.address import Address

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from cbtfs.core.manifest import Manifest
-from cbtfs.ingest.attempt import attempt, goes_again
-from cbtfs.ingest.fleet import Results, Rules, run_all
-from cbtfs.ingest.machine import Desk, ingest_machine
-from cbtfs.ingest.marks import MARK_SECONDS
-from cbtfs.ingest.outcome import Outcome, Wishes
+from cbtfs.ingest.checkpoints import MARK_SECONDS
+from cbtfs.ingest.fleet.pool import Results, Rules, run_all
+from cbtfs.ingest.fleet.schedule import Limits
 from cbtfs.ingest.point import Announce, silent
-from cbtfs.ingest.schedule import Limits
+from cbtfs.ingest.vsphere.attempt import attempt, goes_again
+from cbtfs.ingest.vsphere.options import Outcome, Wishes
+from cbtfs.ingest.vsphere.vm import Desk, ingest_machine
 from cbtfs.source.nbd import NbdLimits
 from cbtfs.source.secret import Secret
 from cbtfs.source.transport.base import Transport

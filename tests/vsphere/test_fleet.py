@@ -10,10 +10,10 @@ from unittest.mock import Mock
 import pytest
 
 from cbtfs.cli.output import Advance
-from cbtfs.ingest.attempt import attempt, needs_of
-from cbtfs.ingest.fleet import Rules, run_all
-from cbtfs.ingest.outcome import Outcome
-from cbtfs.ingest.schedule import Limits, Needs, Resource
+from cbtfs.ingest.fleet.pool import Rules, run_all
+from cbtfs.ingest.fleet.schedule import Limits, Needs, Resource
+from cbtfs.ingest.vsphere.attempt import attempt, needs_of
+from cbtfs.ingest.vsphere.options import Outcome
 from cbtfs.source.vsphere.inventory.placement import Place, load_place
 from cbtfs.source.vsphere.inventory.vms import ListedVm, list_vms, select
 from tests.vsphere.support import MIB, Lab, new_lab, one_vm

@@ -12,7 +12,7 @@ REASONS = {
     "cbtfs/source/vsphere/snapshots/reverts.py": ("reverted_since",),
     "cbtfs/source/vsphere/cbt/changed_areas.py": ("_query", "_odd"),
     "cbtfs/source/vsphere/cbt/readiness.py": ("make_ready", "enabling_obstacle", "untracked_disk"),
-    "cbtfs/ingest/tracked.py": ("_revert",),
+    "cbtfs/ingest/vsphere/changes.py": ("_revert",),
     "cbtfs/ingest/plan.py": ("make_plan",),
     "cbtfs/ingest/distrust.py": ("reason_of", "missed_blocks"),
 }

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from cbtfs.core.audit import Sampling, detection
 from cbtfs.core.ids import PointId
 from cbtfs.core.manifest import DiskRecord, Manifest
-from cbtfs.ingest.outcome import Wishes
+from cbtfs.ingest.vsphere.options import Wishes
 from tests.audit.support import listed
 from tests.ingest.support import lose_catalog
 from tests.support import BLOCK, new_repository

@@ -13,9 +13,9 @@ from typing import Final
 from cbtfs.core.moment import format_moment
 from cbtfs.core.progress import HeldDisk, HeldSnapshot, RunProgress, decode_progress
 from cbtfs.errors import DataCorrupt
-from cbtfs.ingest.outcome import Wishes
 from cbtfs.ingest.point import VmInput, bases_of
-from cbtfs.ingest.selection import select_disks
+from cbtfs.ingest.vsphere.disk_selection import select_disks
+from cbtfs.ingest.vsphere.options import Wishes
 from cbtfs.source.vsphere.connect.session import Session
 from cbtfs.source.vsphere.inventory.disks import DiskFacts
 from cbtfs.source.vsphere.inventory.machine import Machine, SnapshotEntry

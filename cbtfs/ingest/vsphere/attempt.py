@@ -3,9 +3,9 @@
 import logging
 
 from cbtfs.errors import CbtfsError, SourceUnavailable
-from cbtfs.ingest.machine import Desk, ingest_machine
-from cbtfs.ingest.outcome import Outcome
-from cbtfs.ingest.schedule import Needs, Resource
+from cbtfs.ingest.fleet.schedule import Needs, Resource
+from cbtfs.ingest.vsphere.options import Outcome
+from cbtfs.ingest.vsphere.vm import Desk, ingest_machine
 from cbtfs.source.base import Stopped
 from cbtfs.source.vsphere.inventory.placement import load_place
 from cbtfs.source.vsphere.inventory.vms import ListedVm

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cbtfs.errors import SourceUnavailable, UsageError
-from cbtfs.ingest.outcome import LeftOut, Wishes
+from cbtfs.ingest.vsphere.options import LeftOut, Wishes
 from cbtfs.source.vsphere.inventory.disks import DiskFacts, not_in_snapshots
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from datetime import UTC
 from typing import Any
 
-from cbtfs.ingest.outcome import LeftOut
+from cbtfs.ingest.vsphere.options import LeftOut
 from cbtfs.source.vsphere.cbt.readiness import Ready
 from cbtfs.source.vsphere.connect.session import Session
 from cbtfs.source.vsphere.inventory.disks import DiskFacts

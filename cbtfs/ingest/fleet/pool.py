@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
 from cbtfs.errors import CbtfsError, StoreFailed
-from cbtfs.ingest.schedule import Limits, Needs, Schedule
+from cbtfs.ingest.fleet.schedule import Limits, Needs, Schedule
 
 log = logging.getLogger(__name__)
 

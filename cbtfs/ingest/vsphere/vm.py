@@ -16,15 +16,15 @@ from typing import Any, Final
 from cbtfs.core.moment import format_moment
 from cbtfs.core.progress import RunProgress
 from cbtfs.errors import CbtfsError, SourceUnavailable, StoreFailed
-from cbtfs.ingest.holding import NotHeld, end_hold
-from cbtfs.ingest.marks import MARK_SECONDS, Marks
-from cbtfs.ingest.outcome import LeftOut, Outcome, Wishes
-from cbtfs.ingest.passport import left_out_documents, metadata_of
+from cbtfs.ingest.checkpoints import MARK_SECONDS, Marks
 from cbtfs.ingest.point import Announce, DiskInput, VmInput, silent, take_point
-from cbtfs.ingest.selection import select_disks
-from cbtfs.ingest.smallfiles import inputs_of
-from cbtfs.ingest.takeover import Refused, Takeover, find_takeover, held_snapshot
-from cbtfs.ingest.tracked import Changes
+from cbtfs.ingest.vsphere.changes import Changes
+from cbtfs.ingest.vsphere.disk_selection import select_disks
+from cbtfs.ingest.vsphere.options import LeftOut, Outcome, Wishes
+from cbtfs.ingest.vsphere.relocation_hold import NotHeld, end_hold
+from cbtfs.ingest.vsphere.resume import Refused, Takeover, find_takeover, held_snapshot
+from cbtfs.ingest.vsphere.small_files import inputs_of
+from cbtfs.ingest.vsphere.vm_metadata import left_out_documents, metadata_of
 from cbtfs.source.base import Stopped
 from cbtfs.source.transport.base import DiskReader, FrozenDisk, Held, Transport
 from cbtfs.source.transport.choose import choose
