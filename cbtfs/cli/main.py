@@ -15,10 +15,10 @@ from typing import Annotated, Final
 import typer
 
 from cbtfs import __version__
-from cbtfs.cli.context import Options
-from cbtfs.cli.journal import gravity, is_journal
-from cbtfs.cli.output import say
-from cbtfs.cli.verbs import Verbs
+from cbtfs.cli.lazy_commands import Verbs
+from cbtfs.cli.options.context import Options
+from cbtfs.cli.report.journal import gravity, is_journal
+from cbtfs.cli.report.output import say
 from cbtfs.core.names import printable
 from cbtfs.errors import CbtfsError
 from cbtfs.shortage import SHORTAGES, explain

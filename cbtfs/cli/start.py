@@ -74,6 +74,6 @@ def mount() -> None:
     """Run `mount.cbtfs`."""
     open_standard_streams()
     isolate()
-    from cbtfs.cli.fstab import run as run_mount
+    from cbtfs.cli.commands.mount_helper import run as run_mount
 
     run_mount()

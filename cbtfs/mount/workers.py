@@ -26,7 +26,7 @@ _DEATHS_SECONDS: Final = 10.0
 _RETRY_SECONDS: Final = 1.0
 """How often a busy mount that shall end is looked at again."""
 _FAULTS: Final = (DataCorrupt.exit_code, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGSEGV)
-"""How a process ends that maps a damaged catalog (cli/context)."""
+"""How a process ends that maps a damaged catalog (cli/options/context)."""
 _END_SECONDS: Final = 5.0
 """What a worker may take to end once the file system is unmounted."""
 

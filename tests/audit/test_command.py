@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from cbtfs.cli.arguments import AUDIT, sampling_of
 from cbtfs.cli.main import main
+from cbtfs.cli.options.arguments import AUDIT, sampling_of
 from cbtfs.core.audit import Sampling
 from cbtfs.errors import UsageError
 from tests.support import BLOCK, new_repository

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cbtfs.cli.output import human_size
+from cbtfs.cli.report.output import human_size
 from cbtfs.core.manifest import Manifest, PointState
 from cbtfs.store.repository import writing
 from tests.cli.support import Run, process

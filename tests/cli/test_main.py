@@ -11,7 +11,7 @@ import pytest
 
 from cbtfs import __version__
 from cbtfs.cli import main as cli
-from cbtfs.cli.verbs import MODULES, load_commands
+from cbtfs.cli.lazy_commands import MODULES, load_commands
 from cbtfs.core.sealed import seal, unseal
 from cbtfs.errors import CbtfsError
 from cbtfs.store.repository import writing

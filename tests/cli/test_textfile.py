@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cbtfs.cli.textfile import check_writable, replace_text
+from cbtfs.cli.report.textfile import check_writable, replace_text
 from cbtfs.errors import CbtfsError, UsageError
 
 

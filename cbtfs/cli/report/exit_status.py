@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import typer
 
-from cbtfs.cli.output import say
+from cbtfs.cli.report.output import say
 from cbtfs.errors import CbtfsError, ChunkMissing, DataCorrupt
 
 PARTLY: Final = 3

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cbtfs.cli.arguments import LOCAL, Json, PointName, TimeZone, example
-from cbtfs.cli.context import repository_path
-from cbtfs.cli.names import SHORT_ID
-from cbtfs.cli.output import emit, human_size, print_lines, print_table
+from cbtfs.cli.options.arguments import LOCAL, Json, PointName, TimeZone, example
+from cbtfs.cli.options.context import repository_path
+from cbtfs.cli.report.names import SHORT_ID
+from cbtfs.cli.report.output import emit, human_size, print_lines, print_table
 
 if TYPE_CHECKING:
     from cbtfs.core.ids import PointId
@@ -51,7 +51,7 @@ def list_points(
     with reading(repository_path(context)) as repository:
         points, misdated = _points(repository, vm)
     if json:
-        from cbtfs.cli.documents import of_point
+        from cbtfs.cli.report.documents import of_point
 
         documents = [
             of_point(point, is_out_of_order=point.manifest.point in misdated) for point in points
@@ -120,7 +120,7 @@ def show(
     with reading(repository_path(context)) as repository:
         found = find_points(repository, point, here)
     if json:
-        from cbtfs.cli.documents import of_whole_point
+        from cbtfs.cli.report.documents import of_whole_point
 
         documents = [of_whole_point(each) for each in found]
         emit(documents[0] if len(documents) == 1 else {"points": documents})

@@ -2,11 +2,11 @@
 
 import typer
 
-from cbtfs.cli import image, vsphere
+from cbtfs.cli.commands import ingest_image, ingest_vsphere
 
 group = typer.Typer(help="Take a restore point.", rich_markup_mode=None)
-image.add_to(group)
-vsphere.add_to(group)
+ingest_image.add_to(group)
+ingest_vsphere.add_to(group)
 
 
 def add_to(app: typer.Typer) -> None:

@@ -8,11 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from cbtfs.cli.arguments import AUDIT, Audit, Json, Level, LockWait, Threads, example, sampling_of
-from cbtfs.cli.captures import disk_bars, print_point
-from cbtfs.cli.context import repository_path
-from cbtfs.cli.fleet import Counted, Names, count_in, document_of, print_fleet
-from cbtfs.cli.login import (
+from cbtfs.cli.options.arguments import (
+    AUDIT,
+    Audit,
+    Json,
+    Level,
+    LockWait,
+    Threads,
+    example,
+    sampling_of,
+)
+from cbtfs.cli.options.context import repository_path
+from cbtfs.cli.options.login import (
     CaFile,
     PasswordFile,
     Server,
@@ -22,9 +29,7 @@ from cbtfs.cli.login import (
     check_trust,
     find_login,
 )
-from cbtfs.cli.metrics import MetricsFile, Tally, metrics_file
-from cbtfs.cli.output import emit, say
-from cbtfs.cli.transports import (
+from cbtfs.cli.options.transports import (
     NbdUri,
     TransportName,
     VddkLibdir,
@@ -32,7 +37,11 @@ from cbtfs.cli.transports import (
     check_transport,
     transports,
 )
-from cbtfs.cli.verdict import Failed, conclude
+from cbtfs.cli.report.captures import disk_bars, print_point
+from cbtfs.cli.report.exit_status import Failed, conclude
+from cbtfs.cli.report.fleet import Counted, Names, count_in, document_of, print_fleet
+from cbtfs.cli.report.metrics import MetricsFile, Tally, metrics_file
+from cbtfs.cli.report.output import emit, say
 from cbtfs.errors import UsageError
 from cbtfs.ingest.fleet.schedule import PER_DATASTORE, PER_HOST, Limits
 

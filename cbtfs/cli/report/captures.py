@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from cbtfs.cli.output import Advance, human_size, print_lines, print_table, progress
+from cbtfs.cli.report.output import Advance, human_size, print_lines, print_table, progress
 
 if TYPE_CHECKING:
     from cbtfs.core.manifest import Manifest

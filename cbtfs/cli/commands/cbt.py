@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cbtfs.cli.arguments import Json, example
-from cbtfs.cli.login import (
+from cbtfs.cli.options.arguments import Json, example
+from cbtfs.cli.options.login import (
     CaFile,
     Login,
     PasswordFile,
@@ -19,8 +19,8 @@ from cbtfs.cli.login import (
     VmNames,
     find_login,
 )
-from cbtfs.cli.output import emit, print_table, say
-from cbtfs.cli.verdict import Failed, conclude, failed_documents
+from cbtfs.cli.report.exit_status import Failed, conclude, failed_documents
+from cbtfs.cli.report.output import emit, print_table, say
 from cbtfs.errors import CbtfsError
 
 if TYPE_CHECKING:

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cbtfs.cli.arguments import Json, LockWait, example
-from cbtfs.cli.context import repository_path
-from cbtfs.cli.output import Advance, emit, human_size, print_lines, progress
+from cbtfs.cli.options.arguments import Json, LockWait, example
+from cbtfs.cli.options.context import repository_path
+from cbtfs.cli.report.output import Advance, emit, human_size, print_lines, progress
 from cbtfs.errors import UsageError
 
 if TYPE_CHECKING:
     from cbtfs.check.report import Problem, Report
     from cbtfs.check.subset import Subset
-    from cbtfs.cli.documents import Document
+    from cbtfs.cli.report.documents import Document
 
 
 def add_to(app: typer.Typer) -> None:
@@ -87,7 +87,7 @@ def _document(report: Report, seconds: float) -> Document:
 
 
 def _of_problem(problem: Problem) -> Document:
-    from cbtfs.cli.documents import of_extent
+    from cbtfs.cli.report.documents import of_extent
 
     return {
         "kind": problem.kind,

@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from cbtfs import __version__
-from cbtfs.cli.output import say
-from cbtfs.cli.textfile import check_writable, replace_text
+from cbtfs.cli.report.output import say
+from cbtfs.cli.report.textfile import check_writable, replace_text
 from cbtfs.core.exposition import Gauge, Labels, render
 from cbtfs.core.moment import parse_moment
 from cbtfs.core.reasons import class_of
 from cbtfs.errors import CbtfsError
 
 if TYPE_CHECKING:
-    from cbtfs.cli.standing import Standing
+    from cbtfs.cli.report.vm_status import Standing
     from cbtfs.core.manifest import Manifest
 
 MetricsFile = Annotated[
@@ -131,7 +131,7 @@ def _results(tally: Tally, code: int) -> Iterator[VmResult]:
 
 def _standings(repository: Path, tally: Tally) -> Iterator[Standing]:
     """Of the VMs of this run, or those that it would have been about."""
-    from cbtfs.cli.standing import nowhere, standing_of, vms_meant
+    from cbtfs.cli.report.vm_status import nowhere, standing_of, vms_meant
     from cbtfs.store.repository import reading
 
     met = dict.fromkeys([(e.name, e.uuid) for e in tally.results] + (tally.chosen or []))

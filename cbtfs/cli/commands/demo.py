@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cbtfs.cli.arguments import Json, example
-from cbtfs.cli.output import emit, human_size, print_lines, print_table, say
+from cbtfs.cli.options.arguments import Json, example
+from cbtfs.cli.report.output import emit, human_size, print_lines, print_table, say
 
 if TYPE_CHECKING:
     from cbtfs.demo.show import Outcome

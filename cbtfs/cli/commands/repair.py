@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cbtfs.cli.arguments import DryRun, Json, LockWait, example
-from cbtfs.cli.context import repository_path
-from cbtfs.cli.output import Advance, emit, print_lines, progress, say
+from cbtfs.cli.options.arguments import DryRun, Json, LockWait, example
+from cbtfs.cli.options.context import repository_path
+from cbtfs.cli.report.output import Advance, emit, print_lines, progress, say
 from cbtfs.errors import ChunkMissing, DataCorrupt, ManifestsMissing, UsageError
 
 if TYPE_CHECKING:

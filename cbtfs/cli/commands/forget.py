@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cbtfs.cli.arguments import LOCAL, DryRun, Json, LockWait, PointName, TimeZone, example
-from cbtfs.cli.context import repository_path
-from cbtfs.cli.names import SHORT_ID, resolved
-from cbtfs.cli.output import emit, print_lines, print_table
-from cbtfs.cli.prune import conclude, of_outcome, print_outcome, prune_now
+from cbtfs.cli.commands.prune import conclude, of_outcome, print_outcome, prune_now
+from cbtfs.cli.options.arguments import LOCAL, DryRun, Json, LockWait, PointName, TimeZone, example
+from cbtfs.cli.options.context import repository_path
+from cbtfs.cli.report.names import SHORT_ID, resolved
+from cbtfs.cli.report.output import emit, print_lines, print_table
 from cbtfs.errors import UsageError
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ def _missing(repository: Repository, ids: Sequence[str]) -> list[PointId]:
 
 
 def _of_named(named: Named) -> dict[str, Any]:
-    from cbtfs.cli.documents import of_resolved
+    from cbtfs.cli.report.documents import of_resolved
 
     return {"id": named.id, **({} if named.point is None else of_resolved(named.point))}
 
@@ -303,7 +303,7 @@ def tag(
 def _report(changed: Changed, *, as_json: bool) -> None:
     point, state = changed.point, changed.state
     if as_json:
-        from cbtfs.cli.documents import of_resolved
+        from cbtfs.cli.report.documents import of_resolved
 
         members = {"is_protected": state.is_protected, "tags": list(state.tags)}
         emit({"point": state.point, **of_resolved(point), **members})

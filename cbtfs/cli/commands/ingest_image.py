@@ -12,15 +12,24 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from cbtfs.cli.arguments import AUDIT, Audit, Json, Level, LockWait, Threads, example, sampling_of
-from cbtfs.cli.captures import disk_bars, print_point
-from cbtfs.cli.context import repository_path
-from cbtfs.cli.metrics import MetricsFile, Tally, VmResult, metrics_file
-from cbtfs.cli.output import emit
+from cbtfs.cli.options.arguments import (
+    AUDIT,
+    Audit,
+    Json,
+    Level,
+    LockWait,
+    Threads,
+    example,
+    sampling_of,
+)
+from cbtfs.cli.options.context import repository_path
+from cbtfs.cli.report.captures import disk_bars, print_point
+from cbtfs.cli.report.metrics import MetricsFile, Tally, VmResult, metrics_file
+from cbtfs.cli.report.output import emit
 from cbtfs.errors import UsageError
 
 if TYPE_CHECKING:
-    from cbtfs.cli.sources import Wishes
+    from cbtfs.cli.options.sources import Wishes
     from cbtfs.core.audit import Sampling
     from cbtfs.core.manifest import Manifest, TimeSource
     from cbtfs.ingest.plan import Want
@@ -128,7 +137,7 @@ def image(
     json: Json = False,
 ) -> None:
     """Capture disk images: files, block devices, NBD exports that nobody writes to meanwhile."""
-    from cbtfs.cli.sources import Wishes, look_at
+    from cbtfs.cli.options.sources import Wishes, look_at
     from cbtfs.ingest.point import refuse_many
     from cbtfs.source.listed import load_change_list
     from cbtfs.store.repository import writing
@@ -238,7 +247,7 @@ def _take(
     *,
     is_quiet: bool,
 ) -> Manifest:
-    from cbtfs.cli.sources import change_id, open_source
+    from cbtfs.cli.options.sources import change_id, open_source
     from cbtfs.ingest.point import DiskInput, VmInput, take_point
 
     with ExitStack() as open_sources, disk_bars(is_wanted=not is_quiet) as announce:
@@ -262,7 +271,7 @@ def _take(
 
 def _report(manifest: Manifest, seconds: float, *, as_json: bool) -> None:
     if as_json:
-        from cbtfs.cli.documents import of_ingest
+        from cbtfs.cli.report.documents import of_ingest
 
         emit(of_ingest(manifest, seconds))
     else:

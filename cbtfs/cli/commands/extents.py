@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cbtfs.cli.arguments import LOCAL, DiskName, Json, PointName, TimeZone, example
-from cbtfs.cli.context import repository_path
-from cbtfs.cli.names import find_and_say
-from cbtfs.cli.output import emit_items, print_lines
+from cbtfs.cli.options.arguments import LOCAL, DiskName, Json, PointName, TimeZone, example
+from cbtfs.cli.options.context import repository_path
+from cbtfs.cli.report.names import find_and_say
+from cbtfs.cli.report.output import emit_items, print_lines
 from cbtfs.errors import UsageError
 
 if TYPE_CHECKING:
-    from cbtfs.cli.documents import Document
+    from cbtfs.cli.report.documents import Document
     from cbtfs.core.extent import Extent
     from cbtfs.reader import Disk
 
@@ -94,7 +94,7 @@ def diff(
     disk: what differs is dirty, or data; what does not is clean, or no data.
     """
     _refuse_two(shape, json)
-    from cbtfs.cli.documents import of_extent
+    from cbtfs.cli.report.documents import of_extent
     from cbtfs.reader import differing
 
     with _open(context, time_zone, disk, a, b) as (left, right):

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from cbtfs.cli.arguments import Json, example
-from cbtfs.cli.output import emit, human_size, print_lines
+from cbtfs.cli.options.arguments import Json, example
+from cbtfs.cli.report.output import emit, human_size, print_lines
 
 
 def add_to(app: typer.Typer) -> None:

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from cbtfs.cli.metrics import Tally, VmResult
-from cbtfs.cli.output import human_size, human_time, print_table, say
-from cbtfs.cli.verdict import PARTLY, Failed, failed_documents
+from cbtfs.cli.report.exit_status import PARTLY, Failed, failed_documents
+from cbtfs.cli.report.metrics import Tally, VmResult
+from cbtfs.cli.report.output import human_size, human_time, print_table, say
 from cbtfs.errors import CbtfsError
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def document_of(ended: Sequence[VmEnded], refused: Failed, seconds: float) -> di
 
 
 def _document(outcome: Outcome, ended: VmEnded) -> dict[str, Any]:
-    from cbtfs.cli.documents import of_ingest
+    from cbtfs.cli.report.documents import of_ingest
 
     metadata = outcome.manifest.metadata
     return {

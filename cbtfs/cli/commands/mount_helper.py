@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from cbtfs.cli.main import main
-from cbtfs.cli.output import say
+from cbtfs.cli.report.output import say
 
 _USAGE: Final = 1
 _FAILED: Final = 32

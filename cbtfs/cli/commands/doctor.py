@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cbtfs.cli.arguments import Json, example
-from cbtfs.cli.login import (
+from cbtfs.cli.options.arguments import Json, example
+from cbtfs.cli.options.login import (
     CaFile,
     PasswordFile,
     Server,
@@ -18,9 +18,15 @@ from cbtfs.cli.login import (
     check_trust,
     find_login,
 )
-from cbtfs.cli.output import emit, print_lines
-from cbtfs.cli.transports import NbdUri, TransportName, VddkLibdir, check_transport, transports
-from cbtfs.cli.verdict import conclude, failed_documents
+from cbtfs.cli.options.transports import (
+    NbdUri,
+    TransportName,
+    VddkLibdir,
+    check_transport,
+    transports,
+)
+from cbtfs.cli.report.exit_status import conclude, failed_documents
+from cbtfs.cli.report.output import emit, print_lines
 
 if TYPE_CHECKING:
     from cbtfs.doctor.finding import Finding

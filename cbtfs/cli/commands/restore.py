@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cbtfs.cli.arguments import LOCAL, DiskName, Json, PointName, TimeZone, example
-from cbtfs.cli.context import repository_path
-from cbtfs.cli.names import resolved
-from cbtfs.cli.output import emit, human_size, print_lines, progress, say
+from cbtfs.cli.options.arguments import LOCAL, DiskName, Json, PointName, TimeZone, example
+from cbtfs.cli.options.context import repository_path
+from cbtfs.cli.report.names import resolved
+from cbtfs.cli.report.output import emit, human_size, print_lines, progress, say
 from cbtfs.errors import CbtfsError, UsageError
 
 if TYPE_CHECKING:
-    from cbtfs.cli.documents import Document
+    from cbtfs.cli.report.documents import Document
     from cbtfs.core.manifest import DiskRecord
     from cbtfs.core.pointname import Here
     from cbtfs.listing import Point
@@ -157,7 +157,7 @@ def _jobs(disks: Sequence[tuple[Point, DiskRecord]], target: Path) -> Iterator[_
 
 
 def _document(done: _Done) -> Document:
-    from cbtfs.cli.documents import of_extent, of_resolved
+    from cbtfs.cli.report.documents import of_extent, of_resolved
 
     job = done.job
     return {

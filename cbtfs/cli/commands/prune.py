@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from cbtfs.cli.arguments import DryRun, Json, LockWait, example
-from cbtfs.cli.context import repository_path
-from cbtfs.cli.output import emit, human_size, print_lines, progress, say
-from cbtfs.cli.verdict import PARTLY
+from cbtfs.cli.options.arguments import DryRun, Json, LockWait, example
+from cbtfs.cli.options.context import repository_path
+from cbtfs.cli.report.exit_status import PARTLY
+from cbtfs.cli.report.output import emit, human_size, print_lines, progress, say
 from cbtfs.errors import DataCorrupt, StoreFailed, UsageError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cbtfs.cli.password import find_password
+from cbtfs.cli.options.password import find_password
 from cbtfs.errors import UsageError
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from cbtfs.cli.output import say
+from cbtfs.cli.report.output import say
 
 if TYPE_CHECKING:
     from cbtfs.core.pointname import Here

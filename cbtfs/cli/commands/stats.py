@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cbtfs.cli.arguments import LOCAL, Json, TimeZone, example
-from cbtfs.cli.context import repository_path
-from cbtfs.cli.output import emit, human_size, print_lines, print_table, progress
+from cbtfs.cli.options.arguments import LOCAL, Json, TimeZone, example
+from cbtfs.cli.options.context import repository_path
+from cbtfs.cli.report.output import emit, human_size, print_lines, print_table, progress
 
 if TYPE_CHECKING:
     from cbtfs.core.manifest import Manifest

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from cbtfs.cli.arguments import Json, example
-from cbtfs.cli.context import repository_path
-from cbtfs.cli.output import emit, print_lines
+from cbtfs.cli.options.arguments import Json, example
+from cbtfs.cli.options.context import repository_path
+from cbtfs.cli.report.output import emit, print_lines
 from cbtfs.errors import UsageError
 
 Mountpoint = Annotated[
