@@ -10,7 +10,7 @@ from cbtfs.core.moment import parse_moment
 from cbtfs.core.names import encode_name, unique_name
 from cbtfs.errors import DataCorrupt
 from cbtfs.mount.entry import Entry, Form, nanoseconds
-from cbtfs.mount.numbers import EXTRA, FIRST_DISK, inode_of
+from cbtfs.mount.inodes import EXTRA, FIRST_DISK, inode_of
 
 VM_JSON: Final = "vm.json"
 _PAGE: Final = 4096

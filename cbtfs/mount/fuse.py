@@ -11,7 +11,7 @@ import pyfuse3
 import trio
 
 from cbtfs.mount.entry import Entry, Form
-from cbtfs.mount.failure import errno_of
+from cbtfs.mount.errnos import errno_of
 
 ENTRY_SECONDS: Final = 0.5
 """How long the kernel trusts a name that may come to mean something else."""

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 from cbtfs.core.ids import PointId
 from cbtfs.errors import PointNotFound
-from cbtfs.mount.shared import Shared
+from cbtfs.mount.open_counts import Shared
 from cbtfs.store.points import PointFolder
 
 

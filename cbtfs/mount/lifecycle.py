@@ -15,14 +15,14 @@ import pyfuse3
 import trio
 
 from cbtfs.errors import CbtfsError, MountFailed
-from cbtfs.mount.board import Board
 from cbtfs.mount.fuse import FileSystem
 from cbtfs.mount.mountpoint import DEVICE, FSNAME, may_mount, prepare, raise_read_ahead, unmount
-from cbtfs.mount.report import READY, error_in, send_error, send_ready
-from cbtfs.mount.shared import Shared
+from cbtfs.mount.open_counts import Shared
+from cbtfs.mount.readiness_pipe import READY, error_in, send_error, send_ready
 from cbtfs.mount.status import facts_of
+from cbtfs.mount.supervisor import Supervisor
 from cbtfs.mount.worker import Session, fork
-from cbtfs.mount.workers import Supervisor
+from cbtfs.mount.worker_stats import Board
 from cbtfs.store.repository import reading
 from cbtfs.store.settings import load_settings
 

@@ -11,10 +11,10 @@ from cbtfs import __version__, listing
 from cbtfs.core.manifest import Manifest
 from cbtfs.core.moment import format_moment
 from cbtfs.errors import CbtfsError, PointNotFound
-from cbtfs.mount.board import Board
 from cbtfs.mount.entry import STATUS_FILE, STATUS_FOLDER, Entry, Form
-from cbtfs.mount.numbers import EXTRA, ROOT, STATUS_STEM, inode_of
-from cbtfs.mount.served import Served
+from cbtfs.mount.filesystem import Served
+from cbtfs.mount.inodes import EXTRA, ROOT, STATUS_STEM, inode_of
+from cbtfs.mount.worker_stats import Board
 from cbtfs.store.repository import Repository
 
 _FOLDER_INODE: Final = inode_of(STATUS_STEM)

@@ -15,16 +15,7 @@ from typing import Final
 from cbtfs.core.ids import PointId, VmId
 from cbtfs.core.names import unique_name
 from cbtfs.mount.entry import BY_ID_FOLDER, Entry, Form, harmless, time_of_name
-from cbtfs.mount.numbers import (
-    BY_ID,
-    BY_ID_STEM,
-    EXTRA,
-    FORMER,
-    POINT_LINK,
-    ROOT,
-    inode_of,
-    stem_of,
-)
+from cbtfs.mount.inodes import BY_ID, BY_ID_STEM, EXTRA, FORMER, POINT_LINK, ROOT, inode_of, stem_of
 
 LATEST: Final = "latest"
 _LATEST_OFFSET: Final = 1

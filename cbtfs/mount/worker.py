@@ -14,13 +14,13 @@ from typing import Final, NoReturn
 import trio
 
 from cbtfs.errors import CbtfsError
-from cbtfs.mount.board import Board
-from cbtfs.mount.channel import Channel
+from cbtfs.mount.device import Channel
+from cbtfs.mount.filesystem import Served
 from cbtfs.mount.fuse import FileSystem
-from cbtfs.mount.report import send_error, send_ready
-from cbtfs.mount.served import Served
-from cbtfs.mount.shared import Shared
+from cbtfs.mount.open_counts import Shared
+from cbtfs.mount.readiness_pipe import send_error, send_ready
 from cbtfs.mount.status import MountFacts, ServedStatus
+from cbtfs.mount.worker_stats import Board
 from cbtfs.store.repository import reading
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.mounts
 _FAULTY = """
 from pathlib import Path
 from cbtfs.cli.main import run
-from cbtfs.mount.served import Served
+from cbtfs.mount.filesystem import Served
 from cbtfs.reader import Disk
 {first}
 real = {name}

@@ -10,7 +10,7 @@ from cbtfs.core.ids import NULL_DIGEST, DiskId, PointId, VmId
 from cbtfs.core.manifest import MAX_DISKS, DiskRecord, Manifest, PointState, Vm
 from cbtfs.errors import DataCorrupt
 from cbtfs.mount.files import VM_JSON, PointFiles, encode_vm_json, files_of
-from cbtfs.mount.numbers import stem_and_slot
+from cbtfs.mount.inodes import stem_and_slot
 
 pytestmark = pytest.mark.mounts
 

@@ -13,9 +13,9 @@ import pytest
 
 from cbtfs.core.manifest import Manifest
 from cbtfs.errors import PointNotFound
-from cbtfs.mount.numbers import ROOT
-from cbtfs.mount.served import Served
-from cbtfs.mount.shared import Shared
+from cbtfs.mount.filesystem import Served
+from cbtfs.mount.inodes import ROOT
+from cbtfs.mount.open_counts import Shared
 from cbtfs.native import Requests
 from cbtfs.store.repository import Repository, reading
 from tests.support import BLOCK, add_point, new_repository

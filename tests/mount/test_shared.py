@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cbtfs.core.ids import PointId
-from cbtfs.mount import shared
-from cbtfs.mount.shared import Shared, TooManyOpen
+from cbtfs.mount import open_counts
+from cbtfs.mount.open_counts import Shared, TooManyOpen
 
 pytestmark = pytest.mark.mounts
 
@@ -49,7 +49,7 @@ def test_counts_of_several_processes_add_up() -> None:
 
 
 def test_a_full_table_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared, "_SLOTS", 2)
+    monkeypatch.setattr(open_counts, "_SLOTS", 2)
     table = Shared()
     for point in POINTS[:2]:
         table.add(point)

@@ -48,7 +48,7 @@ def test_many_readers_at_once_get_the_right_bytes(
 
 _UNPREPARED = """
 from cbtfs.cli.main import run
-from cbtfs.mount.served import Served
+from cbtfs.mount.filesystem import Served
 Served.prepare = lambda *_: False
 run()
 """

@@ -11,9 +11,9 @@ from cbtfs.core.ids import PointId, VmId
 from cbtfs.core.manifest import Vm
 from cbtfs.core.moment import parse_moment, point_name
 from cbtfs.core.vmname import Bearer, Capture, names_of
-from cbtfs.mount import numbers
+from cbtfs.mount import inodes
 from cbtfs.mount.entry import Entry, Form, harmless, nanoseconds, time_of_name
-from cbtfs.mount.numbers import ROOT, inode_of, stem_and_slot
+from cbtfs.mount.inodes import ROOT, inode_of, stem_and_slot
 from cbtfs.mount.tree import ListedVm, Tree, VmNode, grown
 
 pytestmark = pytest.mark.mounts
@@ -113,7 +113,7 @@ def test_numbers_are_unique_and_none_is_the_root(vms: Vms) -> None:
 def test_ids_whose_hashes_collide_get_numbers_of_their_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(numbers, "_hash", lambda identity, attempt: 100 + attempt)
+    monkeypatch.setattr(inodes, "_hash", lambda identity, attempt: 100 + attempt)
     points = [PointId(f"{number:032x}") for number in range(5)]
 
     few = grown(Tree(), _one_vm(points[2:]))
@@ -123,7 +123,7 @@ def test_ids_whose_hashes_collide_get_numbers_of_their_own(
     assert few.stems.items() <= more.stems.items()
 
 
-@given(st.integers(1, 1 << 51), st.integers(0, numbers.MAX_SLOT))
+@given(st.integers(1, 1 << 51), st.integers(0, inodes.MAX_SLOT))
 def test_a_number_tells_its_directory_and_slot(stem: int, slot: int) -> None:
     assert stem_and_slot(inode_of(stem, slot)) == (stem, slot)
 

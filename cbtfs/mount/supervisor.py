@@ -16,7 +16,7 @@ from typing import Final, Protocol
 from cbtfs.errors import CbtfsError, DataCorrupt, MountFailed
 from cbtfs.mount.mountpoint import Busy, unmount
 from cbtfs.mount.notify import notify
-from cbtfs.mount.report import READY, error_in
+from cbtfs.mount.readiness_pipe import READY, error_in
 from cbtfs.mount.worker import IGNORED, fork
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from typing import Final, Protocol
 import pyfuse3
 import trio
 
-from cbtfs.mount.failure import errno_of
+from cbtfs.mount.errnos import errno_of
 from cbtfs.mount.mountpoint import DEVICE
 from cbtfs.native import Chunks, Requests
 

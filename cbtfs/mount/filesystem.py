@@ -14,9 +14,7 @@ from cbtfs.core.names import printable
 from cbtfs.errors import ChunkMissing, DataCorrupt, PointNotFound
 from cbtfs.mount.entry import Entry
 from cbtfs.mount.files import VM_JSON, PointFiles, encode_vm_json, files_of
-from cbtfs.mount.leases import Leases
-from cbtfs.mount.listed import listed_vms
-from cbtfs.mount.numbers import (
+from cbtfs.mount.inodes import (
     BY_ID,
     BY_ID_STEM,
     EXTRA,
@@ -28,7 +26,9 @@ from cbtfs.mount.numbers import (
     stem_and_slot,
     stem_of,
 )
-from cbtfs.mount.shared import Shared
+from cbtfs.mount.leases import Leases
+from cbtfs.mount.listed import listed_vms
+from cbtfs.mount.open_counts import Shared
 from cbtfs.mount.tree import PointNode, Tree, VmNode, grown
 from cbtfs.native import Chunks, Requests
 from cbtfs.reader import Disk, Reader
