@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cbtfs.check.check import check
 from cbtfs.check.report import Place, Problem, Report
-from cbtfs.check.run import check
 from cbtfs.core.extent import Extent
 from cbtfs.core.frame import Codec, Frame, Kind
 from cbtfs.core.ids import ObjectId, PackId

@@ -12,7 +12,7 @@ from typing import Final
 
 import pytest
 
-from cbtfs.check.run import check
+from cbtfs.check.check import check
 from tests.support import MEMORY, add_point, new_repository
 
 IMAGE: Final = random.Random(1).randbytes(93 * 8192)

@@ -5,9 +5,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cbtfs.check.proven import load_proven, save_proven
 from cbtfs.check.report import Report
 from cbtfs.check.subset import ALL, Subset
+from cbtfs.check.verification import load_proven, save_proven
 from cbtfs.core.ids import PointId
 from cbtfs.core.manifest import PointState, unknown_state
 from cbtfs.core.moment import format_moment, parse_moment

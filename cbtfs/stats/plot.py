@@ -7,7 +7,7 @@ from typing import Final
 from cbtfs.core.moment import parse_moment
 from cbtfs.core.names import printable
 from cbtfs.errors import CbtfsError, UsageError
-from cbtfs.stats.run import PointStats
+from cbtfs.stats.measure import PointStats
 
 KINDS: Final = (".svg", ".png")
 _MIB: Final = 1 << 20

@@ -43,7 +43,7 @@ from cbtfs.store.files import (
 )
 from cbtfs.store.folder import Folder
 from cbtfs.store.lock import WriterLock
-from cbtfs.store.mend import copy_nodes_anew, put_nodes_anew
+from cbtfs.store.node_repair import copy_nodes_anew, put_nodes_anew
 from cbtfs.store.pack import PACK_BYTES
 from cbtfs.store.packs import PackFolder
 from cbtfs.store.points import Forgotten, PointFolder

@@ -7,9 +7,9 @@ from typing import Final
 from cbtfs.core.moment import format_moment
 from cbtfs.core.settings import Settings, UnknownFormat, decode_settings
 from cbtfs.errors import DataCorrupt, FormatNotSupported, RepositoryNotFound
+from cbtfs.store.file_system import refuse_bad_place, refuse_missing_folders
 from cbtfs.store.files import load_file
 from cbtfs.store.identity import new_id
-from cbtfs.store.place import refuse_bad_place, refuse_missing_folders
 
 SETTINGS: Final = "repository.json"
 _MAX_BYTES: Final = 1 << 16

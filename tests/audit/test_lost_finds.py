@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from cbtfs.check.run import check
+from cbtfs.check.check import check
 from cbtfs.cli.main import main
 from cbtfs.core.extent import Extent
 from cbtfs.errors import CbtfsError, SourceMismatch, SourceUnavailable, StoreFailed

@@ -12,7 +12,7 @@ from cbtfs.core.blockmap import Shape
 from cbtfs.core.frame import Kind
 from cbtfs.core.ids import PointId
 from cbtfs.core.manifest import Manifest
-from cbtfs.prune.run import Outcome, prune
+from cbtfs.prune.prune import Outcome, prune
 from cbtfs.prune.select import Limits
 from cbtfs.reader import Reader
 from cbtfs.store.repository import reading, writing

@@ -11,7 +11,7 @@ import pytest
 
 from cbtfs.cli.main import main
 from cbtfs.errors import RepositoryLocked, UsageError
-from cbtfs.store import place
+from cbtfs.store import file_system
 from cbtfs.store.holder import Holder, describe_self, parse_holder
 from cbtfs.store.repository import reading, writing
 from tests.support import new_repository
@@ -104,7 +104,7 @@ def test_a_place_where_no_repository_can_be_is_refused(
     table.write_text(
         f"1 2 0:1 / /x rw - proc proc rw\n36 35 {at} / / rw shared:1 - {kind} {source} rw\n"
     )
-    monkeypatch.setattr(place, "MOUNTS", table)
+    monkeypatch.setattr(file_system, "MOUNTS", table)
 
     with pytest.raises(UsageError, match=said), reading(path):
         pass

@@ -436,7 +436,7 @@ def test_a_rebuilt_catalog_keeps_the_manifests_of_missing_points(
 
 
 def history_prune(repository: Any) -> None:
-    from cbtfs.prune.run import prune
+    from cbtfs.prune.prune import prune
     from cbtfs.prune.select import Limits
 
     prune(repository, Limits())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cbtfs.prune.run import Outcome
+from cbtfs.prune.prune import Outcome
 from tests.lifecycle.history import History, image
 from tests.mount.support import Server, serving, wait_until
 from tools.crash.child import Send, run_child

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cbtfs.check.proven import Proven, load_proven, save_proven
+from cbtfs.check.verification import Proven, load_proven, save_proven
 from cbtfs.cli.main import main
 from cbtfs.core.ids import PointId
 from cbtfs.core.sealed import seal

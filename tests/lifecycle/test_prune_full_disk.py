@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from cbtfs.core.ids import PackId
 from cbtfs.prune import space
-from cbtfs.prune.run import prune
+from cbtfs.prune.prune import prune
 from cbtfs.prune.select import PackUse
 from cbtfs.prune.space import Space, step_bytes, take_step
 from cbtfs.store.repository import writing

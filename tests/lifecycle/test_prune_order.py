@@ -8,7 +8,7 @@ import pytest
 
 from cbtfs.core.frame import FOOTER_BYTES, Kind
 from cbtfs.core.ids import PackId
-from cbtfs.prune import run
+from cbtfs.prune import prune
 from cbtfs.prune.rewrite import Rewriter
 from cbtfs.store.catalog.records import Location
 from cbtfs.store.catalog.update import Update
@@ -74,7 +74,7 @@ def _watch_catalog(monkeypatch: pytest.MonkeyPatch, found: list[Any]) -> None:
         found.append(repository.catalog)
         return Rewriter(repository, *arguments, **named)
 
-    monkeypatch.setattr(run, "Rewriter", rewriter)
+    monkeypatch.setattr(prune, "Rewriter", rewriter)
 
 
 def test_a_new_pack_is_durable_before_the_catalog_knows_it(

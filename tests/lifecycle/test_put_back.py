@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cbtfs.check.run import check
+from cbtfs.check.check import check
 from cbtfs.core.frame import Kind
 from cbtfs.core.ids import PointId
 from cbtfs.errors import ChunkMissing

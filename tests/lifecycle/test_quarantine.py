@@ -18,7 +18,7 @@ from cbtfs.core.sealed import seal
 from cbtfs.errors import DataCorrupt
 from cbtfs.ingest.point import DiskInput, VmInput, take_point
 from cbtfs.listing import find_point
-from cbtfs.prune.run import prune
+from cbtfs.prune.prune import prune
 from cbtfs.reader import Reader
 from cbtfs.source.image import ImageSource
 from cbtfs.source.listed import ListedSource, load_change_list

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cbtfs.prune.run import prune
+from cbtfs.prune.prune import prune
 from cbtfs.prune.select import Limits
 from cbtfs.store.repository import writing
 from tests.ingest.support import disk_of, ingest_into

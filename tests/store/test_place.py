@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from cbtfs.errors import UsageError
-from cbtfs.store import place
-from cbtfs.store.place import file_system, refuse_bad_place
+from cbtfs.store import file_system
+from cbtfs.store.file_system import file_system, refuse_bad_place
 
 REMOTE = ["nfs", "nfs4", "cifs", "smb3", "ceph", "9p", "fuse.sshfs", "fuse.s3fs"]
 
@@ -16,7 +16,7 @@ REMOTE = ["nfs", "nfs4", "cifs", "smb3", "ceph", "9p", "fuse.sshfs", "fuse.s3fs"
 def mounts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What stands in for the kernel's list of mounts."""
     file = tmp_path / "mountinfo"
-    monkeypatch.setattr(place, "MOUNTS", file)
+    monkeypatch.setattr(file_system, "MOUNTS", file)
     return file
 
 

@@ -18,7 +18,7 @@ from cbtfs.core.frame import Kind
 from cbtfs.core.progress import decode_progress
 from cbtfs.errors import SourceUnavailable
 from cbtfs.ingest import capture
-from cbtfs.prune.run import prune
+from cbtfs.prune.prune import prune
 from cbtfs.prune.select import Limits
 from cbtfs.store.identity import new_id
 from cbtfs.store.quarantine import BadPlace

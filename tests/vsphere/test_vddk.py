@@ -22,7 +22,7 @@ from cbtfs.core.extent import Extent
 from cbtfs.errors import AccessDenied, SourceUnavailable
 from cbtfs.source.secret import Secret
 from cbtfs.source.transport.base import FrozenDisk, Transport
-from cbtfs.source.transport.nfc import NfcHosts, NfcReader
+from cbtfs.source.transport.nfc_buffers import NfcHosts, NfcReader
 from cbtfs.source.transport.vddk.child import MAX_READ
 from cbtfs.source.transport.vddk.library import _VERSIONS, VERSIONS, find_library
 from cbtfs.source.transport.vddk.process import ChildProcess

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from cbtfs.core.ids import PointId
-from cbtfs.prune.run import prune
+from cbtfs.prune.prune import prune
 from cbtfs.prune.select import Limits
 from cbtfs.repair import repair
 from cbtfs.store.repository import reading, writing

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cbtfs.check.run import check
+from cbtfs.check.check import check
 from cbtfs.core.ids import PointId
 from cbtfs.listing import points
 from cbtfs.reader import Reader

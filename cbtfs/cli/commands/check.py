@@ -42,8 +42,8 @@ def check(
     json: Json = False,
 ) -> None:
     """Prove that the repository holds what it says; name what is damaged and whom it hurts."""
+    from cbtfs.check.check import check as run_check
     from cbtfs.check.record import record
-    from cbtfs.check.run import check as run_check
     from cbtfs.check.subset import ALL, NONE
 
     path, part = repository_path(context), _subset(subset)

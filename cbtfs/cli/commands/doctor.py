@@ -29,8 +29,8 @@ from cbtfs.cli.report.exit_status import conclude, failed_documents
 from cbtfs.cli.report.output import emit, print_lines
 
 if TYPE_CHECKING:
+    from cbtfs.doctor.examine import Place, Report, VmReport
     from cbtfs.doctor.finding import Finding
-    from cbtfs.doctor.run import Place, Report, VmReport
 
 NfcPort = Annotated[
     int,
@@ -79,7 +79,7 @@ def doctor(
     check_transport(transport)
     login = find_login(server, user, password_file, ca_file, thumbprint)
     with login.session() as session:
-        from cbtfs.doctor.run import Exam, examine
+        from cbtfs.doctor.examine import Exam, examine
         from cbtfs.source.transport.login import VDDK
         from cbtfs.source.vsphere.inventory.vms import list_vms, select_all
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cbtfs.core.ids import PointId
     from cbtfs.core.retention import Policy
     from cbtfs.forget import Changed, Named, Verdict
-    from cbtfs.prune.run import Outcome
+    from cbtfs.prune.prune import Outcome
     from cbtfs.store.repository import Repository
 
 _RULES = "Rules"

@@ -17,7 +17,7 @@ from cbtfs.errors import DataCorrupt, StoreFailed, UsageError
 
 if TYPE_CHECKING:
     from cbtfs.core.ids import PointId
-    from cbtfs.prune.run import Outcome
+    from cbtfs.prune.prune import Outcome
     from cbtfs.prune.select import Limits
     from cbtfs.store.repository import Repository
 
@@ -97,7 +97,7 @@ def prune_now(
     without: Collection[PointId] = (),
 ) -> Outcome:
     """Prune with bars on a terminal."""
-    from cbtfs.prune.run import prune as run
+    from cbtfs.prune.prune import prune as run
     from cbtfs.prune.select import Limits
 
     return run(

@@ -15,7 +15,7 @@ from cbtfs.cli.report.output import emit, human_size, print_lines, print_table, 
 if TYPE_CHECKING:
     from cbtfs.core.manifest import Manifest
     from cbtfs.core.pointname import Here
-    from cbtfs.stats.run import PointStats, Stats
+    from cbtfs.stats.measure import PointStats, Stats
     from cbtfs.store.repository import Repository
 
 _SHORT_ID = 12
@@ -53,7 +53,7 @@ def stats(
 ) -> None:
     """Show what points hold, share and cost, and what forgetting each would free."""
     from cbtfs.listing import here_and_now
-    from cbtfs.stats.run import stats as measure
+    from cbtfs.stats.measure import stats as measure
     from cbtfs.store.repository import reading
 
     here = here_and_now(time_zone)

@@ -65,7 +65,7 @@ def transports(
     from cbtfs.source.transport.login import VDDK
     from cbtfs.source.transport.nbd import NbdTransport
     from cbtfs.source.transport.nbdkit import NbdkitTransport
-    from cbtfs.source.transport.nfc import NfcHosts
+    from cbtfs.source.transport.nfc_buffers import NfcHosts
     from cbtfs.source.transport.vddk.transport import VddkTransport
 
     hosts = NfcHosts()

@@ -25,7 +25,7 @@ from cbtfs.source.secret import Secret
 from cbtfs.source.transport.base import DiskReader, FrozenDisk
 from cbtfs.source.transport.login import VddkLogin
 from cbtfs.source.transport.nbd import open_export
-from cbtfs.source.transport.nfc import NfcHosts, NfcReader
+from cbtfs.source.transport.nfc_buffers import NfcHosts, NfcReader
 
 log = logging.getLogger(__name__)
 

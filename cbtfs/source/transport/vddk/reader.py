@@ -11,7 +11,7 @@ from cbtfs.core.names import printable
 from cbtfs.errors import SourceUnavailable
 from cbtfs.source.transport.base import FrozenDisk
 from cbtfs.source.transport.login import VddkLogin
-from cbtfs.source.transport.nfc import NfcBuffers
+from cbtfs.source.transport.nfc_buffers import NfcBuffers
 from cbtfs.source.transport.vddk import abi, frame
 from cbtfs.source.transport.vddk.child import IN_FLIGHT
 from cbtfs.source.transport.vddk.login import PASSING, denied, open_disk

@@ -3,7 +3,7 @@
 from cbtfs.errors import SourceUnavailable
 from cbtfs.source.transport.base import DiskReader, FrozenDisk
 from cbtfs.source.transport.login import VddkLogin
-from cbtfs.source.transport.nfc import NfcHosts
+from cbtfs.source.transport.nfc_buffers import NfcHosts
 from cbtfs.source.transport.vddk.access import access_for
 from cbtfs.source.transport.vddk.library import VERSIONS, find_library
 from cbtfs.source.transport.vddk.login import start_child

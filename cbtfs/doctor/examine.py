@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cbtfs.doctor.around import of_clock, of_datastore, of_host, of_library, of_nbdkit
+from cbtfs.doctor.environment import of_clock, of_datastore, of_host, of_library, of_nbdkit
 from cbtfs.doctor.finding import Finding, Severity, gravest_first, is_blocked
 from cbtfs.doctor.reach import unreachable_places
 from cbtfs.doctor.state import of_state
-from cbtfs.doctor.way import NO_WAY, Way, of_privileges, of_way, way_of
+from cbtfs.doctor.transport import NO_WAY, Way, of_privileges, of_way, way_of
 from cbtfs.errors import SourceUnavailable
 from cbtfs.source.transport.base import Transport
 from cbtfs.source.vsphere.cbt.readiness import enabling_obstacle
