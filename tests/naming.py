@@ -8,7 +8,7 @@ from cbtfs.core.ids import VmId
 from cbtfs.core.manifest import Manifest, TimeSource, Vm
 from cbtfs.core.moment import format_moment, parse_moment, point_name
 from cbtfs.core.names import encode_name
-from tests.support import add_point
+from tests.make_points import add_point
 
 
 def vm_of(digit: str, name: str) -> Vm:

@@ -25,7 +25,7 @@ from cbtfs.store.catalog.records import CatalogDamaged
 from cbtfs.store.catalog.view import View
 from cbtfs.store.packs import PackFolder
 from cbtfs.store.repository import Repository, reading
-from tests.support import BLOCK, MEMORY, add_point, new_repository
+from tests.make_points import BLOCK, MEMORY, add_point, new_repository
 
 LARGE = 16 * BLOCK
 """A block size that is worth reading in pieces."""

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.support import Run, runner
-from tests.support import new_repository
+from tests.cli.run_cbtfs import Run, runner
+from tests.make_points import new_repository
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from cbtfs.core.manifest import MAX_DISKS
-from tests.cli.support import Run
+from tests.cli.run_cbtfs import Run
 
 
 def test_more_disks_than_the_mount_can_show_are_refused(

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.support import add_point, new_repository
+from tests.make_points import add_point, new_repository
 
 _FAULTS = """
 import ctypes, mmap, os, sys

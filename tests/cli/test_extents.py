@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from cbtfs.store.repository import create_repository
 from cbtfs.store.settings import new_settings
-from tests.cli.support import Run, process, runner
-from tests.support import BLOCK, add_point
+from tests.cli.run_cbtfs import Run, process, runner
+from tests.make_points import BLOCK, add_point
 
 BLOCKS = 200
 IMAGES = st.builds(

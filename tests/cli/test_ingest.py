@@ -10,7 +10,7 @@ import pytest
 
 from cbtfs.store.repository import create_repository
 from cbtfs.store.settings import new_settings
-from tests.cli.support import Outcome, Run, runner
+from tests.cli.run_cbtfs import Outcome, Run, runner
 
 SIZE = 40_000
 BLOCK = 4096

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cbtfs.store.settings import load_settings
-from tests.cli.support import process, runner
+from tests.cli.run_cbtfs import process, runner
 
 
 def test_init_makes_a_repository_with_defaults(

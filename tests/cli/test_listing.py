@@ -9,8 +9,8 @@ from pathlib import Path
 from cbtfs.cli.report.output import human_size
 from cbtfs.core.manifest import Manifest, PointState
 from cbtfs.store.repository import writing
-from tests.cli.support import Run, process
-from tests.support import BLOCK, add_point, commit_point
+from tests.cli.run_cbtfs import Run, process
+from tests.make_points import BLOCK, add_point, commit_point
 
 HOSTILE = "../\x1b[31mvm\u202e\n"
 DATA = b"\x01" * BLOCK

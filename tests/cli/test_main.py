@@ -16,8 +16,8 @@ from cbtfs.core.sealed import seal, unseal
 from cbtfs.errors import CbtfsError
 from cbtfs.store.repository import writing
 from cbtfs.store.settings import SETTINGS
-from tests.cli.support import Run, process
-from tests.support import BLOCK, SIGNALS, add_point
+from tests.cli.run_cbtfs import Run, process
+from tests.make_points import BLOCK, SIGNALS, add_point
 
 COMMANDS = ("init", "list", "show", "extents", "diff", "restore", "check", "mount", "umount")
 

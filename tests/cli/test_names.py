@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cbtfs.core.moment import format_moment
-from tests.cli.support import Run
+from tests.cli.run_cbtfs import Run
 from tests.naming import Names, vm_of
 
 A, B = vm_of("a", "web1"), vm_of("b", "web1")

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from cbtfs.core.sealed import seal, unseal
-from tests.cli.support import Run
-from tests.support import add_point
+from tests.cli.run_cbtfs import Run
+from tests.make_points import add_point
 
 READING = [("list",), ("show", "vm@latest"), ("stats",), ("extents", "vm@latest", "disk")]
 ALL = [*READING, ("check",), ("prune",), ("repair",), ("forget", "vm@latest")]

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.cli.support import Run
-from tests.support import BLOCK, add_point
+from tests.cli.run_cbtfs import Run
+from tests.make_points import BLOCK, add_point
 
 A = b"\1" * 2 * BLOCK + bytes(3 * BLOCK) + b"\2" * (BLOCK + 512)
 B = b"\1" * BLOCK + bytes(4 * BLOCK) + b"\2" * (BLOCK + 512) + b"\3" * BLOCK

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.make_points import add_point, new_repository, read_point
 from tests.planted import console_script
-from tests.support import add_point, new_repository, read_point
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from cbtfs.errors import RepositoryLocked
 from cbtfs.listing import find_point
 from cbtfs.reader import Reader
 from cbtfs.store.repository import reading, writing
-from tests.ingest.peer import Line, peer
-from tests.ingest.support import disk_of, ingest, ingest_into, points
-from tests.support import BLOCK, new_repository, read_point
+from tests.ingest.fake_disks import disk_of, ingest, ingest_into, points
+from tests.ingest.peer_process import Line, peer
+from tests.make_points import BLOCK, new_repository, read_point
 
 Work = Callable[[Path, PointId, Line], None]
 

@@ -11,7 +11,7 @@ from cbtfs.errors import ChangeTrackingUnusable
 from cbtfs.ingest.plan import Want
 from cbtfs.listing import find_point
 from cbtfs.store.repository import reading, writing
-from tests.ingest.support import (
+from tests.ingest.fake_disks import (
     Untracked,
     disk_of,
     forget,
@@ -22,8 +22,8 @@ from tests.ingest.support import (
     read_disk,
     with_list,
 )
+from tests.make_points import BLOCK, new_repository, read_point
 from tests.source.fake import FakeDisk
-from tests.support import BLOCK, new_repository, read_point
 
 SIZE = 70 * BLOCK + 17
 WRITTEN = [(5 * BLOCK, 3)]

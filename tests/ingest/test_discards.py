@@ -11,9 +11,9 @@ from cbtfs.core.manifest import Manifest
 from cbtfs.ingest.point import DiskInput, VmInput, take_point
 from cbtfs.source.base import DiskSource
 from cbtfs.store.repository import writing
-from tests.ingest.support import data_blocks, disk_of, ingest, with_list
+from tests.ingest.fake_disks import data_blocks, disk_of, ingest, with_list
+from tests.make_points import BLOCK, EPOCH, new_repository, read_point
 from tests.source.fake import FakeSnapshot
-from tests.support import BLOCK, EPOCH, new_repository, read_point
 
 
 class Mapped(FakeSnapshot):

@@ -13,7 +13,7 @@ from cbtfs.source.base import DiskSource
 from cbtfs.source.image import ImageSource
 from cbtfs.source.wrappers import ChangingSource, WrappedSource
 from cbtfs.store.repository import writing
-from tests.ingest.support import (
+from tests.ingest.fake_disks import (
     BREAK_AFTER,
     Breaking,
     broken,
@@ -24,7 +24,7 @@ from tests.ingest.support import (
     points,
     read_disk,
 )
-from tests.support import BLOCK, new_repository, read_point
+from tests.make_points import BLOCK, new_repository, read_point
 
 CONTENT = bytes(range(1, 252)) * 4000
 """Three leaves."""

@@ -16,8 +16,7 @@ from cbtfs.ingest.plan import Want
 from cbtfs.reader import Reader
 from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.repository import reading
-from tests.ingest.history import Kept, Machine, Mode, counts_of, without_stored
-from tests.ingest.support import (
+from tests.ingest.fake_disks import (
     broken,
     copy_catalog,
     data_blocks,
@@ -28,8 +27,9 @@ from tests.ingest.support import (
     points,
     put_back_catalog,
 )
+from tests.ingest.ingest_history import Kept, Machine, Mode, counts_of, without_stored
+from tests.make_points import BLOCK, new_repository, read_image
 from tests.source.fake import FakeDisk
-from tests.support import BLOCK, new_repository, read_image
 
 LEAF = 64 * BLOCK
 SIZES = [0, 1, 511, BLOCK - 1, BLOCK, BLOCK + 1, 50_000, LEAF - 1, LEAF, LEAF + 1, LEAF + 40_001]

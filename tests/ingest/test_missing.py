@@ -12,7 +12,7 @@ from cbtfs.errors import ChangeTrackingUnusable, DataCorrupt
 from cbtfs.ingest.plan import Want
 from cbtfs.store.missing import give_up
 from cbtfs.store.repository import writing
-from tests.ingest.support import (
+from tests.ingest.fake_disks import (
     copy_catalog,
     ingest,
     lose_catalog,
@@ -20,8 +20,8 @@ from tests.ingest.support import (
     read_disk,
     with_list,
 )
+from tests.make_points import BLOCK, new_repository
 from tests.source.fake import FakeDisk
-from tests.support import BLOCK, new_repository
 
 BLOCKS = 12
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from cbtfs.core.manifest import Manifest
-from tests.ingest.support import data_blocks, disk_of, ingest, lose_catalog, with_list
+from tests.ingest.fake_disks import data_blocks, disk_of, ingest, lose_catalog, with_list
+from tests.make_points import BLOCK, new_repository, read_point
 from tests.source.fake import FakeDisk
-from tests.support import BLOCK, new_repository, read_point
 
 LEAF = 64 * BLOCK
 NODE = 64 * LEAF

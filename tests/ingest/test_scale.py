@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from cbtfs.store.repository import writing
-from tests.ingest.support import disk_of, ingest_into
-from tests.support import BLOCK, new_repository
+from tests.ingest.fake_disks import disk_of, ingest_into
+from tests.make_points import BLOCK, new_repository
 
 VMS = 4
 

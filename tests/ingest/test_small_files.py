@@ -14,9 +14,9 @@ from cbtfs.ingest.point import DiskInput, LeaveOut, VmInput, all_or_nothing, tak
 from cbtfs.source.base import DiskSource
 from cbtfs.source.content import ContentSource
 from cbtfs.store.repository import writing
-from tests.ingest.support import broken
+from tests.ingest.fake_disks import broken
+from tests.make_points import BLOCK, EPOCH, new_repository, read_point
 from tests.source.fake import FakeDisk
-from tests.support import BLOCK, EPOCH, new_repository, read_point
 
 DISK = bytes(range(256)) * 64
 

@@ -12,8 +12,8 @@ from cbtfs.core.ids import Digest, Ref
 from cbtfs.ingest.capture import Captured, Reached, capture
 from cbtfs.reader import Reader
 from cbtfs.store.repository import writing
+from tests.make_points import BLOCK, add_point, new_repository
 from tests.source.fake import FakeDisk
-from tests.support import BLOCK, add_point, new_repository
 
 LEAF = FANOUT * BLOCK
 SIZE = 5 * LEAF + 3 * BLOCK

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.ingest.support import Untracked, data_blocks, disk_of, ingest, packs, with_list
+from tests.ingest.fake_disks import Untracked, data_blocks, disk_of, ingest, packs, with_list
+from tests.make_points import BLOCK, new_repository, read_point
 from tests.source.fake import FakeDisk
-from tests.support import BLOCK, new_repository, read_point
 
 NOISE = random.Random(5).randbytes(100 * BLOCK)
 

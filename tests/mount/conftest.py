@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from cbtfs.core.manifest import Manifest
-from tests.mount.support import Server, serving
-from tests.support import BLOCK, add_point, new_repository
+from tests.make_points import BLOCK, add_point, new_repository
+from tests.mount.mount_process import Server, serving
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import pytest
 
 from cbtfs.core.manifest import Manifest
 from cbtfs.store.repository import writing
-from tests.mount.support import Server, forget, kill, serving, wait_until
-from tests.support import BLOCK, add_point
+from tests.make_points import BLOCK, add_point
+from tests.mount.mount_process import Server, forget, kill, serving, wait_until
 
 pytestmark = pytest.mark.mounts
 

@@ -9,7 +9,7 @@ import pytest
 
 from cbtfs.core.manifest import Manifest
 from cbtfs.repair import repair
-from tests.mount.support import Server, serving, wait_until
+from tests.mount.mount_process import Server, serving, wait_until
 
 pytestmark = pytest.mark.mounts
 

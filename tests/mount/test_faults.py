@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cbtfs.core.manifest import Manifest
-from tests.mount.support import Server, serving
+from tests.mount.mount_process import Server, serving
 
 pytestmark = pytest.mark.mounts
 

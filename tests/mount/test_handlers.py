@@ -14,7 +14,7 @@ import pytest
 
 from cbtfs.core.manifest import Manifest
 from cbtfs.mount.fuse import FileSystem
-from tests.mount.support import Server, serving, wait_until
+from tests.mount.mount_process import Server, serving, wait_until
 
 pytestmark = pytest.mark.mounts
 

@@ -18,7 +18,7 @@ from cbtfs.mount.inodes import ROOT
 from cbtfs.mount.open_counts import Shared
 from cbtfs.native import Requests
 from cbtfs.store.repository import Repository, reading
-from tests.support import BLOCK, add_point, new_repository
+from tests.make_points import BLOCK, add_point, new_repository
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from cbtfs.core.manifest import Manifest
-from tests.mount.support import PROGRAM, Server, kill, serving, wait_until
-from tests.support import BLOCK, new_repository
+from tests.make_points import BLOCK, new_repository
+from tests.mount.mount_process import PROGRAM, Server, kill, serving, wait_until
 
 pytestmark = pytest.mark.mounts
 

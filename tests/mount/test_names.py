@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from cbtfs.core.moment import format_moment
-from tests.mount.support import Server, serving, wait_until
+from tests.make_points import BLOCK
+from tests.mount.mount_process import Server, serving, wait_until
 from tests.naming import Names, vm_of
-from tests.support import BLOCK
 
 pytestmark = pytest.mark.mounts
 

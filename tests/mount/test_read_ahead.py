@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cbtfs.mount.mountpoint import mount_at
-from tests.mount.support import Server
+from tests.mount.mount_process import Server
 
 pytestmark = pytest.mark.mounts
 

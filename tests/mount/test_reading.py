@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from cbtfs.core.manifest import Manifest
-from tests.mount.support import Server, corrupt, location, read_at, serving, wait_until
-from tests.support import BLOCK, add_point
+from tests.make_points import BLOCK, add_point
+from tests.mount.mount_process import Server, corrupt, location, read_at, serving, wait_until
 
 pytestmark = pytest.mark.mounts
 

@@ -15,9 +15,9 @@ import pytest
 from cbtfs.cli.commands.mount_helper import arguments
 from cbtfs.core.manifest import Manifest
 from cbtfs.store.repository import writing
-from tests.cli.support import process
-from tests.mount.support import PROGRAM, Server, corrupt, kill, serving, wait_until
-from tests.support import BLOCK, SIGNALS, add_point, new_repository
+from tests.cli.run_cbtfs import process
+from tests.make_points import BLOCK, SIGNALS, add_point, new_repository
+from tests.mount.mount_process import PROGRAM, Server, corrupt, kill, serving, wait_until
 
 pytestmark = pytest.mark.mounts
 

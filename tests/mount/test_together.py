@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from cbtfs.core.manifest import Manifest
-from tests.mount.support import serving
-from tests.support import BLOCK
+from tests.make_points import BLOCK
+from tests.mount.mount_process import serving
 
 pytestmark = pytest.mark.mounts
 

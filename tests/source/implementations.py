@@ -13,8 +13,8 @@ from cbtfs.source.export import NbdSource
 from cbtfs.source.image import ImageSource
 from cbtfs.source.listed import ChangeList, ListedSource
 from cbtfs.source.wrappers import ChangingSource, CheckedSource
-from tests.nbd.daemon import qemu_nbd
 from tests.source.fake import FakeDisk
+from tests.source.nbd.storage_daemon import qemu_nbd
 
 ANOTHER: Final = PointId("ab" * 16)
 """A point that nothing is compared with."""

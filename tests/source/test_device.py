@@ -10,8 +10,8 @@ import pytest
 from cbtfs.core.extent import Extent
 from cbtfs.errors import SourceMismatch
 from cbtfs.source.image import ImageSource
-from tests.cli.support import runner
-from tests.support import new_repository
+from tests.cli.run_cbtfs import runner
+from tests.make_points import new_repository
 
 pytestmark = pytest.mark.mounts
 

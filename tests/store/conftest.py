@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import MEMORY
+from tests.make_points import MEMORY
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from cbtfs.core.manifest import Manifest
 from cbtfs.errors import CbtfsError
 from cbtfs.reader import Disk, Reader
 from cbtfs.store.repository import Repository, reading, writing
-from tests.support import BLOCK, add_point, new_repository
+from tests.make_points import BLOCK, add_point, new_repository
 
 FLIPS = 300
 CATALOG_FLIPS = 120

@@ -24,9 +24,9 @@ from cbtfs.store.digest import chunk_digest, digest_of, node_content
 from cbtfs.store.identity import new_pack_id
 from cbtfs.store.packs import PackFolder
 from cbtfs.store.repository import reading, writing
-from tests.ingest.support import forget
+from tests.ingest.fake_disks import forget
+from tests.make_points import BLOCK, add_point, new_repository, read_image
 from tests.store.crashes import CATCH_UP, Crash, Step, crashing
-from tests.support import BLOCK, add_point, new_repository, read_image
 
 RAW = random.Random(5).randbytes(8 * BLOCK)
 

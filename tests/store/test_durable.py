@@ -20,7 +20,7 @@ from cbtfs.store import files
 from cbtfs.store.identity import new_pack_id
 from cbtfs.store.packs import PackFolder
 from cbtfs.store.repository import reading, writing
-from tests.lifecycle.history import History, image
+from tests.scenarios.repository_history import History, image
 
 DERIVED: Final = ("catalog", "locks", "reserve")
 """LMDB flushes by itself; a lock and the reserve mean nothing after a crash."""

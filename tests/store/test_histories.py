@@ -14,9 +14,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from cbtfs.core.manifest import Manifest, decode_manifest
 from cbtfs.errors import CbtfsError
 from cbtfs.store.repository import reading, writing
-from tests import independent_reader
+from tests.docs import independent_reader
+from tests.make_points import BLOCK, MEMORY, commit_point, new_repository, read_image
 from tests.store.crashes import CATCH_UP, COMMIT, Crash, Step, crashing
-from tests.support import BLOCK, MEMORY, commit_point, new_repository, read_image
 
 CONTENTS: Final = [
     bytes(BLOCK),

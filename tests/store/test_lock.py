@@ -24,7 +24,7 @@ from cbtfs.store.lock import WriterLock
 from cbtfs.store.pack import Pack
 from cbtfs.store.packs import PackFolder
 from cbtfs.store.repository import reading, rebuild_catalog, writing
-from tests.support import add_point, new_repository
+from tests.make_points import add_point, new_repository
 
 HOLD = """
 import sys

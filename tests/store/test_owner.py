@@ -10,8 +10,8 @@ from typing import Final
 
 import pytest
 
-from tests.cli.support import Outcome
-from tests.support import MEMORY, new_repository
+from tests.cli.run_cbtfs import Outcome
+from tests.make_points import MEMORY, new_repository
 
 USER: Final = 12345
 """A user without name, home directory and groups."""

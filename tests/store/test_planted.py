@@ -17,7 +17,7 @@ from cbtfs.errors import CbtfsError, DataCorrupt, RepositoryNotFound, UsageError
 from cbtfs.store.files import load_file, open_regular
 from cbtfs.store.repository import create_repository, reading, writing
 from cbtfs.store.settings import new_settings
-from tests.support import add_point, new_repository, read_image
+from tests.make_points import add_point, new_repository, read_image
 
 IMAGE = b"an image" * 1000
 
@@ -152,7 +152,7 @@ MODES = """
 import os, sys
 from pathlib import Path
 os.umask(int(sys.argv[2], 8))
-from tests.support import add_point, new_repository
+from tests.make_points import add_point, new_repository
 path = new_repository(Path(sys.argv[1]))
 add_point(path, {"disk": b"x" * 9000})
 (path / "catalog" / "data.mdb").write_bytes(b"")

@@ -16,7 +16,7 @@ from cbtfs.store.digest import chunk_digest
 from cbtfs.store.pack import PACK_BYTES, PackWriter
 from cbtfs.store.repository import Repository, writing
 from cbtfs.store.writer import ObjectWriter
-from tests.support import BLOCK, new_repository
+from tests.make_points import BLOCK, new_repository
 
 
 @pytest.fixture

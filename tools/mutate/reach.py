@@ -18,9 +18,9 @@ from tools.mutate.sandbox import Sandbox
 
 PACKAGES: Final = ("core", "store", "ingest", "restore", "prune", "source/vsphere")
 TESTS: Final = (
-    "tests/core", "tests/store", "tests/test_format.py", "tests/test_reader.py",
-    "tests/test_restore.py", "tests/test_check.py", "tests/test_streams.py",
-    "tests/test_hostile.py", "tests/ingest", "tests/audit", "tests/lifecycle",
+    "tests/core", "tests/store", "tests/docs/test_format.py", "tests/test_reader.py",
+    "tests/restore/test_restore.py", "tests/check/test_check.py", "tests/scenarios/test_streams.py",
+    "tests/scenarios/test_hostile_names.py", "tests/ingest", "tests/audit", "tests/lifecycle",
     "tests/source", "tests/cli", "tests/vsphere",
 )  # fmt: skip
 """Tests that are worth their time here: not those of the simulator, the mount, pages and tools."""

@@ -1,0 +1,118 @@
+"""The commands that the documents show are run as they stand there."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.mounts
+
+ROOT = Path(__file__).parents[2]
+
+_PREPARE = """\
+set -e
+mount --make-rprivate /
+mount -t tmpfs tmpfs /srv
+mount -t tmpfs tmpfs /mnt
+mount -t tmpfs tmpfs /var/tmp
+mkdir /srv/images /mnt/backup /mnt/look /mnt/tree
+echo looked > /mnt/tree/at
+truncate -s 8M /srv/images/web01.raw
+echo 'start=2048' | sfdisk --quiet --label gpt /srv/images/web01.raw
+mkfs.ext4 -q -d /mnt/tree -E offset=1048576 /srv/images/web01.raw 6M
+trap 'umount -q /mnt/look || true; losetup --detach "$LOOP" || true
+    kill "$(cat /var/tmp/*/pid)" || true
+    for i in 1 2 3 4 5; do cbtfs umount /mnt/backup 2>/dev/null && break; done' EXIT
+"""
+_COMPARE = """
+cmp /srv/images/web01.raw /srv/images/web01-restored.raw
+cmp /srv/images/web01.raw /mnt/backup/web01/latest/root.raw
+cbtfs check --read-data
+"""
+_RUN_BY = {
+    ("README.md", "make demo"): "test_demo.py",
+    ("README.md", "apt-get install"): "test_packaging.py",
+    ("README.md", "export CBTFS_REPO"): "test_docs.py",
+    ("README.md", 'cd "$(mktemp'): "test_docs.py",
+    ("README.md", "cbtfs ingest vsphere"): "scenarios/vsphere/test_manual.py",
+    ("vsphere.md", "openssl x509"): "scenarios/vsphere/test_manual.py",
+    ("vsphere.md", "cbtfs --repo /srv/backup init"): "scenarios/vsphere/test_manual.py",
+    ("vsphere.md", "cbtfs doctor"): "scenarios/vsphere/test_manual.py",
+    ("vsphere.md", "cbtfs cbt"): "scenarios/vsphere/test_manual.py",
+    ("vsphere.md", "cd /srv/images"): "scenarios/vsphere/test_getting_back.py",
+    ("recipes.md", '{"execute": "blockdev-add"'): "source/nbd/test_bitmaps.py",
+    ("recipes.md", ""): "test_recipes.py",
+    ("operations.md", ""): "test_operations.py",
+    ("vsim.md", ""): "tools/vsim/test_manual.py",
+}
+"""By page and beginning of the first line; of pages without one every block."""
+_PARTITIONS = 'partx --update "$LOOP"  # this kernel may read no partition tables by itself\n'
+
+
+def _commands(page: str, first: str) -> str:
+    """The block of commands on a page that starts with *first*."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", (ROOT / page).read_text(), re.S | re.M)
+    (found,) = [block for block in blocks if block.startswith(first)]
+    return str(found)
+
+
+def test_the_five_commands_of_the_readme_capture_list_mount_and_restore() -> None:
+    *overlay, mount = _commands("README.md", 'cd "$(mktemp').splitlines(keepends=True)
+    look = "".join(overlay) + _PARTITIONS + mount + "cat /mnt/look/at\n"
+    script = _PREPARE + _commands("README.md", "export CBTFS_REPO") + _COMPARE + look
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+
+    done = subprocess.run(
+        ["unshare", "--mount", "bash", "-c", script],
+        env={"PATH": path, "HOME": "/mnt"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^web01 +\S+ +full ", done.stdout, re.M)
+    assert done.stdout.endswith("looked\n")
+
+
+def test_a_block_of_a_document_is_run_by_the_test_that_stands_here() -> None:
+    """What has a language is run, or read by what it is for; the rest is only shown."""
+    pages = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md"))
+    shown = [
+        (page.name, first)
+        for page in pages
+        for first in re.findall(r"^```[a-z]+\n(.*)\n", page.read_text("utf-8"), re.M)
+    ]
+    used = {
+        row: [each for each in shown if each[0] == row[0] and each[1].startswith(row[1])]
+        for row in _RUN_BY
+    }
+
+    assert [each for each in shown if not any(each in found for found in used.values())] == []
+    assert [row for row, found in used.items() if not found] == []
+    for (page, _), test in _RUN_BY.items():
+        assert page in (ROOT / "tests" / test).read_text("utf-8") or test == "test_demo.py"
+
+
+def test_every_link_leads_somewhere() -> None:
+    lost = []
+    for page in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")):
+        for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
+            path, _, anchor = link.partition("#")
+            target = page.parent / path if path else page
+            if link.startswith("http") or (
+                target.exists() and (not anchor or _has(target, anchor))
+            ):
+                continue
+            lost.append((page.name, link))
+
+    assert lost == []
+
+
+def _has(page: Path, anchor: str) -> bool:
+    """Whether a heading of *page* has that anchor, as GitHub makes it."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), re.M)
+    return anchor in {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings}

@@ -1,0 +1,275 @@
+"""The commands of docs/recipes.md, as they stand there, on a disk with four file systems.
+
+They run in a mount namespace with a /srv, /mnt and /run of its own, so that no path of the machine
+is touched; loop devices are let go of whatever happens.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.guest import FILES, linux_initrd, make_disk, newest_kernel
+from tools.crash.loop import FileSystem, loop_disk
+
+pytestmark = pytest.mark.mounts
+
+PAGE: Final = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text("utf-8")
+BUSY: Final[dict[FileSystem, int]] = {"ext4": 32, "xfs": 304}
+"""File systems that a guest writes to when the snapshot is taken, in MiB."""
+SYNCED_FILES: Final = 20
+SYNCED_WRITES: Final = 90
+_PREPARE: Final = """\
+set -e
+mount --make-rprivate /
+mount -t tmpfs tmpfs /mnt
+mount -t tmpfs tmpfs /run
+mount --bind {folder} /srv
+mkdir -p /mnt/backup /srv/images
+trap 'umount -q /mnt/ext4 /mnt/xfs /mnt/btrfs /mnt/ntfs || true
+    if [ -n "${{OVERLAY-}}" ]; then
+        losetup --noheadings --output NAME,BACK-FILE | grep " $OVERLAY/" |
+            cut -d" " -f1 | xargs --no-run-if-empty losetup --detach
+        umount -q "$OVERLAY/root.raw" || true
+        kill "$(cat "$OVERLAY/pid")" 2>/dev/null || true
+    fi
+    losetup --noheadings --output NAME,BACK-FILE | grep " /mnt/backup/\\| /srv/loop" |
+        cut -d" " -f1 | xargs --no-run-if-empty losetup --detach
+    for i in 1 2 3 4 5; do cbtfs umount /mnt/backup 2>/dev/null && break; done' EXIT
+cbtfs mount --allow-other /mnt/backup
+"""
+
+
+_OWN_TMP: Final = "mount -t tmpfs tmpfs /var/tmp"
+"""No other process sees the overlays. libguestfs keeps its appliance in the shared /var/tmp."""
+
+
+def block(first: str) -> str:
+    """The block of commands of the page that has *first* in its first line."""
+    blocks: list[str] = re.findall(r"^```sh\n(.*?)^```", PAGE, re.S | re.M)
+    (found,) = [each for each in blocks if first in each.partition("\n")[0]]
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What will be /srv: the disk, and a repository with a point of it."""
+    found = tmp_path_factory.mktemp("recipes")
+    make_disk(found / "disk.raw")
+    cbtfs(found, "init")
+    ingest(found, "--vm=web01", "--disk=root", "disk.raw")
+    return found
+
+
+def cbtfs(folder: Path, *arguments: str) -> None:
+    """A command on the repository in *folder*."""
+    subprocess.run(
+        [sys.executable, "-m", "cbtfs", "--repo=repository", *arguments],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+
+
+def ingest(folder: Path, *arguments: str) -> None:
+    """A point of an image in *folder*."""
+    cbtfs(folder, "ingest", "image", *arguments)
+
+
+def run(folder: Path, *scripts: str) -> "subprocess.CompletedProcess[str]":
+    """Run *scripts* with cbtfs mounted; they must succeed."""
+    done = subprocess.run(
+        ["unshare", "--mount", "bash", "-c", _PREPARE.format(folder=folder) + "\n".join(scripts)],
+        env={
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "HOME": str(folder),
+            "CBTFS_REPO": "/srv/repository",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_every_block_of_the_page_is_run() -> None:
+    text = Path(__file__).read_text("utf-8")
+    blocks = re.findall(r"^```sh\n(.*?)\n", PAGE, re.M)
+
+    used = re.findall(r'block\("(.*?)"\)', text)
+    assert [line for line in blocks if not any(first in line for first in used)] == []
+
+
+def test_a_qcow2_is_captured_through_qemu_nbd(folder: Path) -> None:
+    image = "qemu-img convert -O qcow2 /srv/disk.raw /srv/images/web02.qcow2"
+    compare = """
+cbtfs restore web02@latest root /srv/images/web02.raw
+cmp /srv/images/web02.raw /srv/disk.raw
+rm /srv/images/*
+"""
+    run(folder, image, block("qemu-nbd --read-only"), compare)
+
+
+def test_a_device_is_captured(folder: Path) -> None:
+    device = """
+head -c 1M /srv/disk.raw > /srv/loop.raw
+DEVICE=$(losetup --find --show /srv/loop.raw)
+"""
+    compare = """
+cbtfs restore web03@latest data - | cmp - /srv/loop.raw
+losetup --detach "$DEVICE"
+rm /srv/loop.raw
+"""
+    run(folder, device, block("cbtfs ingest image --vm web03"), compare)
+
+
+def test_four_ways_make_the_same_copy(folder: Path) -> None:
+    compare = """
+for copy in restored dd cp piped; do cmp /srv/disk.raw /srv/images/$copy.raw; done
+du --block-size=1 /srv/images/*.raw | cut -f1
+rm /srv/images/*
+"""
+    done = run(folder, block("cbtfs restore web01@latest root /srv"), compare)
+
+    sizes = [int(line) for line in done.stdout.split()[-4:]]
+    assert max(sizes) < (folder / "disk.raw").stat().st_size // 4
+
+
+def test_other_formats_are_the_disk(folder: Path) -> None:
+    done = run(folder, block("qemu-img convert -f raw -O qcow2"), "rm /srv/images/*")
+
+    assert done.stdout.count("Images are identical.") == 3
+
+
+def test_extents_are_shown_as_other_tools_know_them(folder: Path) -> None:
+    done = run(folder, block("cbtfs extents"))
+
+    assert '"description": "hole,zero"' in done.stdout
+
+
+def test_four_file_systems_are_mounted_through_an_overlay(folder: Path) -> None:
+    compare = "cmp /srv/disk.raw /mnt/backup/web01/latest/root.raw; ls /var/tmp"
+    done = run(folder, _OWN_TMP, block("OVERLAY=$(mktemp"), block("LOOP=$(losetup"), compare)
+
+    assert done.stdout == "".join(FILES.values())
+
+
+def test_a_partition_is_mounted_by_its_offset(folder: Path) -> None:
+    overlay = block("OVERLAY=$(mktemp")
+    done = run(folder, _OWN_TMP, "mkdir /mnt/ext4", overlay, block("START=$(sfdisk"))
+
+    assert done.stdout == FILES["ext4"]
+
+
+# What a running guest had fsynced
+
+
+@pytest.fixture(scope="module")
+def busy(folder: Path) -> dict[str, list[str]]:
+    """Points of disks whose file systems were busy when the snapshot was taken.
+
+    By VM, for each file what the guest had last fsynced in it.
+    """
+    found = {}
+    for kind, mebibytes in BUSY.items():
+        with loop_disk(folder, kind, mebibytes << 20) as disk:
+            found[f"busy-{kind}"] = write_and_sync(disk.mountpoint)
+            disk.cut_power()
+            # The snapshot. To unmount writes to their places what the journal has, even now.
+            image = [folder / f"{kind}.img", folder / f"busy-{kind}.img"]
+            subprocess.run(["cp", "--sparse=always", *image], check=True)
+        ingest(folder, f"--vm=busy-{kind}", "--disk=root", f"busy-{kind}.img")
+    return found
+
+
+def write_and_sync(folder: Path) -> list[str]:
+    """Files that are written over and over, each fsynced; the content of each."""
+    contents = [""] * SYNCED_FILES
+    for number in range(SYNCED_WRITES):
+        at = number % SYNCED_FILES
+        contents[at] = f"write {number}\n"
+        fd = os.open(folder / f"new{at}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.write(fd, contents[at].encode())
+        os.fsync(fd)
+        os.close(fd)
+        os.replace(folder / f"new{at}", folder / f"file{at}")
+        fd = os.open(folder, os.O_RDONLY)
+        os.fsync(fd)
+        os.close(fd)
+    return contents
+
+
+def look_at(vm: str, kind: FileSystem) -> str:
+    """The blocks of the page for a disk without partitions: what they show of the files."""
+    overlay = block("OVERLAY=$(mktemp").replace("web01", vm)
+    lines = block("LOOP=$(losetup").splitlines(keepends=True)
+    (mount,) = [line for line in lines if line.startswith(f"mount -t {kind} ")]
+    mount = re.sub(r'"\$\{LOOP\}p\d"', '"$LOOP"', mount)
+    ends = "".join(lines[-4:])
+    shown = f"cat $(seq --format=/mnt/{kind}/file%g 0 {SYNCED_FILES - 1})\numount /mnt/{kind}\n"
+    return f"{overlay}{lines[0]}mkdir /mnt/{kind}\n{mount}{shown}{ends}"
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs"])
+def test_what_a_busy_guest_had_fsynced_is_shown(
+    folder: Path, busy: dict[str, list[str]], kind: FileSystem
+) -> None:
+    vm = f"busy-{kind}"
+    compare = f"cmp /srv/{vm}.img /mnt/backup/{vm}/latest/root.raw"
+
+    done = run(folder, _OWN_TMP, look_at(vm, kind), compare)
+
+    assert done.stdout.splitlines(keepends=True) == busy[vm]
+
+
+@pytest.mark.parametrize(("kind", "skipping"), [("ext4", "noload"), ("xfs", "norecovery")])
+def test_a_mount_that_skips_the_replay_does_not_show_it(
+    folder: Path, busy: dict[str, list[str]], kind: FileSystem, skipping: str
+) -> None:
+    """Else the test above would show nothing: the journals of these disks are dirty."""
+    look = f"""
+mkdir /mnt/{kind}
+mount -o loop,ro,{skipping} /mnt/backup/busy-{kind}/latest/root.raw /mnt/{kind} || exit 0
+cat $(seq --format=/mnt/{kind}/file%g 0 {SYNCED_FILES - 1}) || true
+"""
+    done = run(folder, look)
+
+    assert done.stdout.splitlines(keepends=True) != busy[f"busy-{kind}"]
+
+
+def test_a_guest_that_nobody_trusts_is_looked_into_by_libguestfs(folder: Path) -> None:
+    done = run(folder, block("export LIBGUESTFS_BACKEND"))
+
+    assert done.stdout.strip() == FILES["ext4"].strip()
+
+
+def test_a_point_boots_and_stays_as_it_was(folder: Path) -> None:
+    compare = "cmp /srv/disk.raw /mnt/backup/web01/latest/root.raw"
+    done = run(folder, block("qemu-system-x86_64 -m 256"), compare)
+
+    assert "BOOTED FROM A POINT" in done.stdout
+
+
+def test_a_linux_finds_its_disk_in_a_point_and_writes_to_it_in_vain(folder: Path) -> None:
+    kernel = newest_kernel()
+    linux_initrd(folder / "initrd", kernel)
+    boot = block("qemu-system-x86_64 -m 256").rstrip()
+    boot += f" -kernel /boot/vmlinuz-{kernel} -initrd /srv/initrd"
+    boot += " -append 'console=ttyS0 quiet panic=-1'"
+    done = run(folder, boot, "cmp /srv/disk.raw /mnt/backup/web01/latest/root.raw")
+
+    assert FILES["ext4"].strip() in done.stdout
+    assert "WRITTEN AND READ BACK" in done.stdout
+
+
+def test_a_live_mount_tells_how_it_is(folder: Path) -> None:
+    done = run(folder, block("cbtfs status"))
+
+    assert "errors      0 reads failed" in done.stdout
+    assert '"errors": 0' in done.stdout

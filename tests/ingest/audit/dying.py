@@ -1,0 +1,29 @@
+"""`cbtfs` that sends itself a signal at a given step: -m tests.ingest.audit.dying STEP SIGNAL WORDS."""
+
+import os
+import signal
+import sys
+from typing import Any
+
+from cbtfs.cli.main import main
+from cbtfs.ingest import disk
+from cbtfs.store.distrust import DistrustFolder
+from cbtfs.store.points import PointFolder
+
+STEPS = {
+    "record": (DistrustFolder, "amend"),
+    "capture": (disk, "capture"),
+    "commit": (PointFolder, "commit"),
+}
+"""What is replaced by the signal: the record just took effect; the disk is to be read whole; all
+of it is read."""
+
+if __name__ == "__main__":
+    step, number = sys.argv[1], signal.Signals[sys.argv[2]]
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def die(*arguments: Any, **options: Any) -> None:
+        os.kill(os.getpid(), number)
+
+    setattr(*STEPS[step], die)
+    sys.exit(main(sys.argv[3:]))

@@ -1,0 +1,105 @@
+"""A repository with a memory: what every point must read as, kept outside of it."""
+
+import random
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from copy import copy
+from pathlib import Path
+from typing import Final
+
+from cbtfs.core.blockmap import Shape
+from cbtfs.core.frame import Kind
+from cbtfs.core.ids import PointId
+from cbtfs.core.manifest import Manifest
+from cbtfs.prune.prune import Outcome, prune
+from cbtfs.prune.select import Limits
+from cbtfs.reader import Reader
+from cbtfs.store.repository import reading, writing
+from tests.make_points import BLOCK, commit_point, new_repository
+
+PACK_BYTES: Final = 64 << 10
+"""Small packs, so that a small history has many."""
+EVERYTHING: Final = Limits(unused_share=0.0)
+
+
+def block(seed: int) -> bytes:
+    """A block that does not compress, the same for the same seed."""
+    return random.Random(seed).randbytes(BLOCK)
+
+
+def image(*seeds: int) -> bytes:
+    """A disk with one block for each seed; zeros for 0."""
+    return b"".join(block(seed) if seed else bytes(BLOCK) for seed in seeds)
+
+
+class History:
+    """Takes points, forgets them, prunes; knows what each must read as."""
+
+    def __init__(self, path: Path, pack_size: int = PACK_BYTES) -> None:
+        self.path = new_repository(path)
+        self._pack_size = pack_size
+        self.expected: dict[PointId, dict[str, bytes]] = {}
+        self.manifests: dict[PointId, Manifest] = {}
+
+    def add(
+        self, content: bytes, *, vm: str = "vm", changed: Iterable[int] | None = None
+    ) -> PointId:
+        """A point of one disk; with *changed*, an incremental of those blocks."""
+        lists = None if changed is None else {"disk": changed}
+        with writing(self.path) as repository:
+            manifest = commit_point(
+                repository, {"disk": content}, vm=vm, changed=lists, pack_bytes=self._pack_size
+            )
+        self.expected[manifest.point] = {"disk": content}
+        self.manifests[manifest.point] = manifest
+        return manifest.point
+
+    def forget(self, *points: PointId) -> None:
+        with writing(self.path) as repository:
+            repository.forget(points)
+        for point in points:
+            del self.expected[point]
+
+    def prune(self, limits: Limits = EVERYTHING, *, is_dry_run: bool = False) -> Outcome:
+        with writing(self.path) as repository:
+            return prune(repository, limits, is_dry_run=is_dry_run, pack_bytes=self._pack_size)
+
+    @contextmanager
+    def copied(self, path: Path) -> Iterator["History"]:
+        """A copy at *path*, which is removed at the end."""
+        shutil.copytree(self.path, path)
+        found = copy(self)
+        found.path, found.expected, found.manifests = path, {**self.expected}, {**self.manifests}
+        try:
+            yield found
+        finally:
+            shutil.rmtree(path)
+
+    def pack_bytes(self) -> int:
+        """Bytes in packs on disk."""
+        return sum(file.stat().st_size for file in (self.path / "packs").glob("*/*"))
+
+    def packs_of(self, point: PointId) -> list[Path]:
+        """The packs with objects that only that point needs, where each point has its own."""
+        with reading(self.path) as repository, repository.catalog.view() as view:
+            found = set()
+            for disk in self.manifests[point].disks:
+                height = Shape(disk.size, disk.block_size).height
+                number = view.find(Kind.NODE, height, disk.root)
+                location = None if number is None else view.location(number)
+                assert location is not None
+                record = view.pack(location.pack)
+                assert record is not None
+                found.add(repository.packs.path(record.id))
+            return sorted(found)
+
+    def verify(self) -> None:
+        """Every point is there, reads as it must, and there is no other."""
+        with reading(self.path) as repository:
+            with repository.catalog.view() as view:
+                assert set(view.point_ids()) == set(self.expected)
+            for point, disks in self.expected.items():
+                for record in self.manifests[point].disks:
+                    found = Reader(repository).disk(record).read(0, record.size)
+                    assert bytes(found) == disks[record.label]

@@ -1,0 +1,206 @@
+"""What the tests of vSphere ingests share: a simulated site with a repository beside it."""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from cbtfs.core.manifest import Manifest
+from cbtfs.ingest.checkpoints import MARK_SECONDS
+from cbtfs.ingest.fleet.pool import Results, Rules, run_all
+from cbtfs.ingest.fleet.schedule import Limits
+from cbtfs.ingest.point import Announce, silent
+from cbtfs.ingest.vsphere.attempt import attempt, goes_again
+from cbtfs.ingest.vsphere.options import Outcome, Wishes
+from cbtfs.ingest.vsphere.vm import Desk, ingest_machine
+from cbtfs.source.nbd import NbdLimits
+from cbtfs.source.secret import Secret
+from cbtfs.source.transport.base import Transport
+from cbtfs.source.transport.datastore import DatastoreTransport
+from cbtfs.source.transport.nbd import NbdTransport
+from cbtfs.source.vsphere.connect.address import Address
+from cbtfs.source.vsphere.connect.retry_policy import Patience
+from cbtfs.source.vsphere.connect.session import Session
+from cbtfs.source.vsphere.connect.tls import verifying
+from cbtfs.source.vsphere.inventory.vms import ListedVm, list_vms, select
+from cbtfs.store.pack import PACK_BYTES
+from cbtfs.store.repository import writing
+from tests.make_points import new_repository, read_point
+from tests.scenarios.vsphere.vddk import by_vddk
+from tools.vsim import DiskEntry, Inventory, MachineEntry, Simulator
+
+MIB: Final = 1 << 20
+VM: Final = "web1"
+FIRST, SECOND = 2000, 2001
+QUICK: Final = Patience(
+    reply=20.0,
+    poll=1,
+    task=20.0,
+    connection=(0.0, 0.0),
+    away=0.0,
+    busy=(0.0, 0.0, 0.0),
+    quiesce=(0.0, 0.0),
+)
+"""Tries as often as ever, but does not pause in between."""
+QUICK_NBD: Final = NbdLimits(seconds=20.0, pauses=(0.0, 0.0))
+
+MakeTransport = Callable[[Simulator, Session], Transport]
+
+
+def by_datastore(sim: Simulator, session: Session) -> Transport:
+    return DatastoreTransport(session.web())
+
+
+def by_nbd(sim: Simulator, session: Session) -> Transport:
+    return NbdTransport(sim.nbd_uri + "{vm}/{snapshot}/{key}", QUICK_NBD)
+
+
+TRANSPORTS: Final[Mapping[str, MakeTransport]] = {
+    "datastore": by_datastore,
+    "nbd": by_nbd,
+    "vddk": by_vddk,
+}
+
+
+def one_vm(*disks: DiskEntry, **parts: Any) -> Inventory:
+    """A machine that is on, with two small disks, or those given."""
+    default = (DiskEntry(size=2 * MIB), DiskEntry(size=MIB))
+    return Inventory(machines=(MachineEntry(VM, disks=disks or default, **parts),))
+
+
+@dataclass
+class Lab:
+    """A site, a repository, and ingests from the one into the other."""
+
+    sim: Simulator
+    repository: Path
+    make_transport: MakeTransport = by_datastore
+    patience: Patience = QUICK
+    points: list[Manifest] = field(default_factory=list)
+    mark_seconds: float = MARK_SECONDS
+    pack_bytes: int = PACK_BYTES
+
+    @contextmanager
+    def session(self, stop: threading.Event | None = None) -> Iterator[Session]:
+        address = Address(self.sim.host, self.sim.port)
+        tls = verifying(self.sim.certificate.certificate)
+        password = Secret(self.sim.user.password)
+        user = self.sim.user.name
+        with Session(address, tls, user, password, self.patience, stop) as session:
+            yield session
+
+    def ingest(
+        self,
+        name: str = VM,
+        *,
+        announce: Announce = silent,
+        stop: threading.Event | None = None,
+        **wishes: Any,
+    ) -> Outcome:
+        """One run of one VM: a login, a point, a logout."""
+        with self.desk(announce=announce, stop=stop, **wishes) as desk:
+            (vm,) = select(list_vms(desk.session), name)
+            outcome = ingest_machine(desk, vm)
+        self.points.append(outcome.manifest)
+        return outcome
+
+    def ingest_with_nbd(self) -> Outcome:
+        """The same by a transport that does not mind other snapshots."""
+        kept, self.make_transport = self.make_transport, by_nbd
+        try:
+            return self.ingest()
+        finally:
+            self.make_transport = kept
+
+    def ingest_all(self, *names: str, jobs: int = 2, **wishes: Any) -> Results[ListedVm, Outcome]:
+        with self.desk(**wishes) as desk:
+            listed = list_vms(desk.session)
+            vms = [vm for name in names for vm in select(listed, name)]
+            rules: Rules[ListedVm, Outcome] = Rules(
+                Limits(jobs, None, None),
+                goes_again=lambda each, error: goes_again(desk, each, error),
+            )
+            return run_all(vms, lambda vm: attempt(desk, vm), desk.stop, rules)
+
+    @contextmanager
+    def desk(
+        self,
+        *,
+        announce: Announce = silent,
+        stop: threading.Event | None = None,
+        **wishes: Any,
+    ) -> Iterator[Desk]:
+        stop = stop or threading.Event()
+        with writing(self.repository) as repository, self.session(stop) as session:
+            objects = repository.object_writer(self.pack_bytes)
+            try:
+                yield Desk(
+                    repository,
+                    objects,
+                    session,
+                    [self.make_transport(self.sim, session)],
+                    Wishes(**wishes),
+                    stop,
+                    announce,
+                    self.mark_seconds,
+                )
+            finally:
+                objects.close()
+
+    def write(self, offset: int, data: bytes, disk: int = FIRST, vm: str = VM) -> None:
+        self.sim.do.write(vm, disk, offset, data)
+
+    def snapshots(self, vm: str = VM) -> list[str]:
+        """Names of the snapshots that the VM has now."""
+        found = next(each for each in self.sim.do.vms() if each["name"] == vm)
+        return [each["name"] for each in found["snapshots"]]
+
+    def truth(self, manifest: Manifest, disk: Mapping[str, Any]) -> bytes:
+        """What the simulator froze: the raw image of the disk at the point's snapshot."""
+        moref: str = manifest.metadata["snapshot"]["moref"]
+        return (self.sim.state / "snapshots" / moref / f"{disk['key']}.raw").read_bytes()
+
+    def assert_true(self, manifest: Manifest) -> None:
+        """Every disk of the point is, byte for byte, what the snapshot held."""
+        virtual = {disk.label for disk in manifest.of_kind("disk")}
+        everything = read_point(self.repository, manifest)
+        images = {label: image for label, image in everything.items() if label in virtual}
+        disks = manifest.metadata["disks"]
+        captured = [disk for disk in disks if disk["label"] in images]
+
+        assert len(captured) == len(images) > 0
+        for disk in captured:
+            assert images[disk["label"]] == self.truth(manifest, disk), disk["label"]
+
+    def assert_all_true(self) -> None:
+        for manifest in self.points:
+            self.assert_true(manifest)
+
+    def run_records(self) -> list[str]:
+        folder = self.repository / "locks" / "runs"
+        return sorted(each.name for each in folder.iterdir()) if folder.is_dir() else []
+
+    def assert_clean(self, vm: str = VM) -> None:
+        """Nothing of ours is left on the server, and nothing is thought to be."""
+        assert self.snapshots(vm) == []
+        assert self.run_records() == []
+
+
+def reasons(manifest: Manifest) -> dict[str, str]:
+    return {disk.label: disk.reason for disk in manifest.of_kind("disk")}
+
+
+def kinds(manifest: Manifest) -> list[str]:
+    return [disk.ingest for disk in manifest.of_kind("disk")]
+
+
+def new_lab(sim: Simulator, folder: Path, make_transport: MakeTransport = by_datastore) -> Lab:
+    """Frozen images stay, so that points can be compared with them later."""
+    sim.knobs.change("snapshot", keep_truth=True)
+    return Lab(sim, new_repository(folder / "repository"), make_transport)
+
+
+def names_of(vms: Sequence[ListedVm]) -> list[str]:
+    return [vm.name for vm in vms]

@@ -1,0 +1,496 @@
+"""`cbtfs doctor`: what can stand in the way, its severity and fix, and the truth of it."""
+
+import re
+import socket
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cbtfs.cli.main import main
+from cbtfs.doctor.reach import unreachable_places
+from cbtfs.source.vsphere.connect.role import ROLE, Privilege
+from tests.make_points import new_repository
+from tests.scenarios.vsphere.nbdkit import install
+from tests.scenarios.vsphere.server import at, call
+from tests.scenarios.vsphere.site import MIB, VM
+from tests.scenarios.vsphere.vddk import libdir
+from tools.vsim import (
+    DatastoreEntry,
+    DiskEntry,
+    HostEntry,
+    Inventory,
+    MachineEntry,
+    Simulator,
+    UserEntry,
+)
+from tools.vsim.soap.certificate import Certificate
+
+ROOT = Path(__file__).parents[3]
+Capture = pytest.CaptureFixture[str]
+Document = dict[str, Any]
+HERE = "127.0.0.1"
+
+
+def disk(**parts: Any) -> DiskEntry:
+    return DiskEntry(size=MIB, **parts)
+
+
+def machine(name: str, *disks: DiskEntry, **parts: Any) -> MachineEntry:
+    return MachineEntry(name, disks=disks or (disk(),), **parts)
+
+
+MACHINES = (
+    machine(VM, cbt=True),
+    machine("off", power="off", cbt=True),
+    machine("untracked"),
+    machine("old", hardware=4, power="off"),
+    machine("setting", power="off", cbt=True),
+    machine("mould", template=True),
+    machine("diskless", DiskEntry(size=MIB)),
+    machine("aside", disk(), disk(mode="independent_persistent"), cbt=True),
+    machine("all-aside", disk(mode="independent_persistent"), cbt=True),
+    machine("raw", disk(), disk(backing="rdm-physical"), cbt=True),
+    machine("mapped", disk(), disk(backing="rdm-virtual"), cbt=True),
+    machine("shared", disk(sharing="sharingMultiWriter"), cbt=True),
+    machine("bus", shared_bus="physicalSharing", cbt=True),
+    machine("version1", disk(), disk(backing="sparse1"), cbt=True),
+    machine("elsewhere", disk(datastore="vsan"), cbt=True),
+)
+INVENTORY = Inventory(
+    hosts=(HostEntry(HERE),),
+    datastores=(DatastoreEntry(), DatastoreEntry("vsan", type="vsan")),
+    machines=MACHINES,
+)
+
+
+@pytest.fixture
+def sim(certificate: Certificate, monkeypatch: pytest.MonkeyPatch) -> Iterator[Simulator]:
+    monkeypatch.setenv("CBTFS_VSPHERE_PASSWORD", "vsim")
+    with Simulator(INVENTORY, certificate=certificate) as made:
+        for disk_of_none in list(made.do.find_vm("diskless").disks):
+            made.do.remove_disk("diskless", disk_of_none.spec.key)
+        made.do.set_disk_tracking("setting", 2000, False)
+        made.do.calls(clear=True)
+        yield made
+
+
+@pytest.fixture
+def open_port() -> Iterator[int]:
+    with socket.create_server((HERE, 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """Bound, so that nobody else takes it, and not listened on."""
+    with socket.socket() as silent:
+        silent.bind((HERE, 0))
+        yield silent.getsockname()[1]
+
+
+def found(document: Document, check: str) -> list[tuple[str, str]]:
+    """Severity and words of the findings of a kind, wherever they are."""
+    places = [
+        document["server"], *document["hosts"], *document["datastores"], *document["vms"]
+    ]  # fmt: skip
+    return [
+        (each["severity"], f"{each['text']}: {each['fix']}")
+        for place in places
+        for each in place["findings"]
+        if each["check"] == check
+    ]
+
+
+def test_nothing_stands_in_the_way_of_a_tracked_vm(sim: Simulator, capsys: Capture) -> None:
+    code, document, words = call(sim, capsys, "doctor", VM, "off")
+
+    assert code == 0, words
+    for vm in document["vms"]:
+        assert (vm["findings"], vm["blocked_by"], vm["transport"]) == ([], [], "datastore")
+        assert (vm["host"], vm["datastores"]) == (HERE, ["datastore1"])
+        assert [each.partition(":")[0] for each in vm["refused"]] == ["vddk", "nbd"]
+    assert document["server"]["product"].startswith("VMware vCenter Server 8.0.3")
+    assert not [each for each in sim.do.calls() if each.endswith("_Task")]
+
+
+TROUBLES: dict[str, tuple[dict[str, Any], str, str, str]] = {
+    # name of the VM: what happens to it first, the check, its severity, words
+    "old": ({}, "hardware", "full", "vmx-04 cannot track changes: power it off, and give"),
+    "mould": ({}, "template", "blocks", "convert it to a VM"),
+    "diskless": ({}, "disk", "blocks", "it has no disk: leave it out"),
+    "untracked": ({}, "cbt", "info", "change tracking is off: the next backup enables it"),
+    "aside": ({}, "disk", "warning", "give --exclude-disk 'Hard disk 2'"),
+    "all-aside": ({}, "disk", "blocks", "no disk of it is in snapshots"),
+    "raw": ({}, "disk", "blocks", "change the mapping to virtual compatibility"),
+    "mapped": ({}, "transport", "blocks", "datastore: Hard disk 2: its backing is not a flat"),
+    "shared": ({}, "disk", "blocks", "switch multi-writer off"),
+    "bus": ({}, "disk", "blocks", "physicalSharing): set the controller's bus sharing to none"),
+    "version1": ({}, "disk", "full", "SparseVer1BackingInfo cannot be tracked"),
+    "elsewhere": ({}, "transport", "blocks", "its datastore is of type vsan"),
+    "snapshot": (
+        {"snapshot": {"name": "by hand"}}, "snapshot", "full",
+        "it has the snapshot 'by hand', 3 days old, not of cbtfs (VMware KB 1020128): remove it",
+    ),
+    "run": (
+        {"snapshot": {"name": f"cbtfs-01234567-{'a' * 32}"}}, "snapshot", "warning",
+        "of a run of 'cbtfs ingest vsphere': let that end",
+    ),
+    "stun": (
+        {"snapshot": {"name": f"cbtfs-stun-{'a' * 32}"}}, "snapshot", "info",
+        "left by a 'cbtfs cbt' that was killed: the next backup removes it",
+    ),
+    "stun-off": (
+        {"set_cbt": {"enabled": False}, "snapshot": {"name": f"cbtfs-stun-{'a' * 32}"}},
+        "cbt", "info", "change tracking is off: the next backup enables it",
+    ),
+    "left-over": ({"left_over": {}}, "consolidation", "warning", "consolidate them"),
+    "suspended": (
+        {"set_cbt": {"enabled": False}, "power": {"state": "suspend"}}, "cbt", "full",
+        "is not enabled: the VM is suspended: mend that",
+    ),
+    "asleep": ({"power": {"state": "suspend"}}, "power", "info", "its disks are captured as they"),
+    "asking": ({"ask": {"question": "moved?"}}, "question", "blocks", "answer to 'moved?'"),
+    "pending": ({"pend": {}}, "cbt", "info", "Hard disk 1 is not tracked yet"),
+    "switched": ({"switch": {}}, "cbt", "full", "scsi0:0.ctkEnabled is not TRUE"),
+}  # fmt: skip
+
+
+def trouble(sim: Simulator, name: str) -> str:
+    """Do to a VM what the table says; which VM it is."""
+    deeds = TROUBLES[name][0]
+    vm = VM if deeds else name
+    for operation, arguments in deeds.items():
+        if operation == "left_over":
+            sim.do.set_knobs("snapshot", needs_consolidation=True)
+            sim.do.remove_snapshot(sim.do.snapshot(vm, "half removed"))
+            sim.do.set_knobs("snapshot", needs_consolidation=False)
+        elif operation == "pend":
+            sim.do.set_cbt(vm, False)
+            sim.do.stun(vm)
+            sim.do.set_cbt(vm, True)
+        elif operation == "switch":
+            there = sim.do.find_vm(vm)
+            there.configure(replace(there.spec, extra={"ctkEnabled": "TRUE"}))
+            sim.do.stun(vm)
+        else:
+            sim.do.find_operation(operation)(vm, **arguments)
+    return vm
+
+
+@pytest.mark.parametrize("name", TROUBLES)
+def test_what_stands_in_the_way_is_named_with_its_fix(
+    sim: Simulator, capsys: Capture, name: str
+) -> None:
+    _, check, severity, words = TROUBLES[name]
+    vm = trouble(sim, name)
+    if "days old" in words:
+        sim.do.advance(3 * 86400 + 60)
+    code, document, _ = call(sim, capsys, "doctor", vm)
+
+    findings = found(document, check)
+    assert any(each == severity and words in text for each, text in findings), findings
+    is_blocked = "blocks" in {each["severity"] for each in document["vms"][0]["findings"]}
+    assert (document["vms"][0]["blocked_by"] == ["vm"]) is is_blocked
+    assert code == (3 if is_blocked else 0)
+
+
+@pytest.mark.parametrize("name", TROUBLES)
+def test_a_backup_does_what_the_doctor_said(
+    sim: Simulator, capsys: Capture, tmp_path: Path, name: str
+) -> None:
+    """Blocked if and only if there is no point, by the transport that was told, in full if told."""
+    vm = trouble(sim, name)
+    _, document, _ = call(sim, capsys, "doctor", vm)
+    (told,) = document["vms"]
+    if name == "asking":
+        sim.do.on_call(
+            "CreateSnapshot_Task", action="task-fault", fault="vim.fault.QuestionPending", times=9
+        )
+    repository = ("--repo", str(new_repository(tmp_path / "r")), "ingest", "vsphere")
+    code, first, _ = call(sim, capsys, *repository, vm)
+    _, second, _ = call(sim, capsys, *repository, vm)
+
+    assert bool(told["blocked_by"]) == (not first["points"]), first
+    if not told["blocked_by"]:
+        assert first["points"][0]["transport"] == told["transport"]
+        is_full = any(each["severity"] == "full" for each in told["findings"])
+        kinds = {each["kind"] for each in second["points"][0]["disks"]}
+        assert ("full" in kinds) is is_full
+        is_partial = any(each["check"] == "disk" for each in told["findings"] if not is_full)
+        assert code == (3 if is_partial else 0)
+
+
+def test_a_backup_by_vmwares_library_does_what_the_doctor_said(
+    sim: Simulator, capsys: Capture, tmp_path: Path, open_port: int
+) -> None:
+    sim.do.snapshot(VM, "by hand")
+    vms, by = (VM, "mapped", "elsewhere", "raw"), ("--vddk-libdir", str(libdir(sim)))
+    _, document, _ = call(sim, capsys, "doctor", *by, "--nfc-port", str(open_port), *vms)
+    repository = ("--repo", str(new_repository(tmp_path / "r")), "ingest", "vsphere")
+    _, taken, _ = call(sim, capsys, *repository, *by, *vms)
+
+    told = {vm["vm"]: vm["transport"] for vm in document["vms"] if not vm["blocked_by"]}
+    assert told == {VM: "vddk", "mapped": "vddk", "elsewhere": "vddk"}
+    assert {point["vm"]: point["transport"] for point in taken["points"]} == told
+
+
+# privileges
+
+
+def asked(
+    certificate: Certificate, capsys: Capture, lacks: str, *more: str, vddk: bool = False
+) -> tuple[int, Document]:
+    user = UserEntry("backup", "vsim", denied=(lacks,))
+    inventory = replace(INVENTORY, users=(user,))
+    with Simulator(inventory, certificate=certificate) as sim, socket.create_server((HERE, 0)) as s:
+        sim.do.set_disk_tracking("setting", 2000, False)
+        by = ("--vddk-libdir", str(libdir(sim))) if vddk else ()
+        port = ("--nfc-port", str(s.getsockname()[1]))
+        code, document, words = call(sim, capsys, "doctor", *port, *by, *(more or (VM,)))
+        assert "Traceback" not in words
+        return code, document
+
+
+@pytest.mark.parametrize(
+    "privilege", [each for each in ROLE if each.id != "System.Read"], ids=lambda each: each.id
+)
+def test_each_privilege_of_the_role_is_missed_where_it_is_needed(
+    certificate: Certificate,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+    privilege: Privilege,
+) -> None:
+    monkeypatch.setenv("CBTFS_VSPHERE_PASSWORD", "vsim")
+    vm = {"enable": "untracked", "upgrade": "old", "setting": "setting"}.get(privilege.use, VM)
+    by_library = privilege.use in ("vddk", "hold")
+    code, document = asked(certificate, capsys, privilege.id, vm, vddk=by_library)
+    mild = {"hold": "warning", "upgrade": "info", "setting": "info"}
+    severity = mild.get(privilege.use, "blocks")
+
+    assert [each for each, _ in found(document, "privilege")] == [severity]
+    assert f"backup lacks {privilege.id}, for" in found(document, "privilege")[0][1]
+    whose = {"vm": "vm", "datastore": "datastore datastore1", "root": "server"}[privilege.on]
+    assert document["vms"][0]["blocked_by"] == ([whose] if severity == "blocks" else [])
+    assert code == (3 if severity == "blocks" else 0)
+
+
+def test_what_another_transport_needs_is_not_missed(
+    certificate: Certificate, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CBTFS_VSPHERE_PASSWORD", "vsim")
+    code, document = asked(certificate, capsys, "Global.*")
+    assert (code, found(document, "privilege")) == (0, [])
+    code, document = asked(certificate, capsys, "Datastore.*", vddk=True)
+
+    assert code == 0
+    assert {each for each, _ in found(document, "privilege")} == {"warning"}
+
+
+def test_who_may_not_see_the_top_of_the_tree_is_told_what_is_lacking_there(
+    sim: Simulator, capsys: Capture
+) -> None:
+    sim.do.on_call(
+        "HasPrivilegeOnEntities",
+        fault="vim.fault.NoPermission",
+        fields={"privilegeId": "System.View"},
+        times=99,
+    )
+    code, document, _ = call(sim, capsys, "doctor", VM)
+
+    assert code == 3
+    assert document["vms"][0]["blocked_by"] == ["vm", "datastore datastore1"]
+
+
+def test_a_vm_that_goes_meanwhile_does_not_spoil_the_rest(sim: Simulator, capsys: Capture) -> None:
+    sim.do.on_call(
+        "CurrentTime", action="operation", operation="remove_vm", arguments={"vm": "off"}
+    )
+    code, document, _ = call(sim, capsys, "doctor", VM, "off")
+
+    assert code == 3
+    here, gone = document["vms"]
+    assert here["findings"] == []
+    assert "removed meanwhile" in gone["findings"][0]["text"]
+
+
+@pytest.mark.parametrize("number", [1, 2, 4])
+def test_a_session_may_end_between_its_questions(
+    sim: Simulator, capsys: Capture, number: int
+) -> None:
+    """With NotAuthenticated in the answer, which would otherwise be a VM that cannot be read."""
+    sim.knobs.change("session", ended_as="missing-set")
+    sim.do.on_call("RetrievePropertiesEx", action="expire-session", at=number)
+    code, document, _ = call(sim, capsys, "doctor", VM, "off")
+
+    assert code == 0
+    assert [vm["findings"] for vm in document["vms"]] == [[], []]
+
+
+def test_the_role_in_the_manual_is_the_one_in_the_code() -> None:
+    manual = (ROOT / "docs" / "vsphere.md").read_text()
+    on = {"vm": "VM", "datastore": "datastore", "root": "vCenter"}
+    rows = [f"| `{each.id}` | {on[each.on]} | {each.purpose} |" for each in ROLE]
+
+    assert "\n".join(["| privilege | on | for |", "|---|---|---|", *rows, ""]) in manual
+
+
+def test_every_check_stands_in_the_manual() -> None:
+    sources = "".join(path.read_text() for path in (ROOT / "cbtfs" / "doctor").glob("*.py"))
+    checks = set(re.findall(r'Finding\(\s*"([a-z]+)"', sources))
+    manual = (ROOT / "docs" / "commands.md").read_text()
+
+    assert len(checks) > 10
+    assert {each for each in checks if f"`{each}`" not in manual} == set()
+
+
+# hosts, datastores, the clock
+
+
+def test_ports_are_tried(sim: Simulator, capsys: Capture, open_port: int, closed_port: int) -> None:
+    by = ("--vddk-libdir", str(libdir(sim)))
+    code, document, _ = call(sim, capsys, "doctor", *by, "--nfc-port", str(open_port), VM)
+    assert (code, document["vms"][0]["transport"]) == (0, "vddk")
+    assert not [text for _, text in found(document, "port") if str(open_port) in text]
+    code, document, _ = call(sim, capsys, "doctor", *by, "--nfc-port", str(closed_port), VM)
+
+    assert code == 3
+    assert document["vms"][0]["blocked_by"] == [f"host {HERE}"]
+    (blocking,) = [text for each, text in found(document, "port") if each == "blocks"]
+    assert f"port {closed_port} cannot be reached from here: Connection refused" in blocking
+    assert "give --transport datastore" in blocking
+    assert document["vms"][0]["others"] == ["datastore"]
+    infos = [text for each, text in found(document, "port") if each == "info"]
+    assert any("port 443 cannot be reached from here" in text for text in infos)
+    https = ("--https-port", str(open_port), "--nfc-port", str(open_port))
+    assert found(call(sim, capsys, "doctor", *by, *https, VM)[1], "port") == []
+    datastore = ("--transport", "datastore", "--nfc-port", str(closed_port))
+    assert call(sim, capsys, "doctor", *datastore, VM)[0] == 0
+
+
+def test_a_name_that_is_not_known_and_a_port_that_is_silent_are_told() -> None:
+    with socket.create_server((HERE, 0), backlog=0) as full:
+        place = full.getsockname()
+        waiting = [socket.socket() for _ in range(8)]
+        for each in waiting:  # the queue of a listener that never accepts
+            each.setblocking(False)
+            each.connect_ex(place)
+        why = unreachable_places({("no-such-host.invalid", 902), place}, 0.3)
+        for each in waiting:
+            each.close()
+
+    assert "not known here, add it to DNS" in why[("no-such-host.invalid", 902)]
+    assert why[place] == "no answer in 0.3 s"
+
+
+def test_a_host_that_is_away_blocks_its_vms(sim: Simulator, capsys: Capture) -> None:
+    sim.do.host(HERE, connection="notResponding")
+    code, document, _ = call(sim, capsys, "doctor", VM)
+
+    assert code == 3
+    assert found(document, "connection") == [
+        ("blocks", "its state is disconnected: see to it that its host runs and is connected")
+    ]
+
+
+def test_maintenance_mode_is_a_warning(sim: Simulator, capsys: Capture) -> None:
+    sim.do.host(HERE, maintenance=True)
+    code, document, _ = call(sim, capsys, "doctor", VM)
+
+    assert code == 0
+    assert found(document, "host")[0][0] == "warning"
+
+
+@pytest.mark.parametrize(
+    ("state", "severity", "words"),
+    [({"free": "512G"}, "warning", "3.1% of it is free"), ({"accessible": False}, "blocks", "acc")],
+    ids=["full", "away"],
+)
+def test_a_datastore_that_is_full_or_away(
+    sim: Simulator, capsys: Capture, state: dict[str, Any], severity: str, words: str
+) -> None:
+    sim.do.datastore("datastore1", **state)
+    code, document, _ = call(sim, capsys, "doctor", VM)
+
+    assert [each for each, _ in found(document, "datastore")] == [severity]
+    assert words in found(document, "datastore")[0][1]
+    blocked = ["datastore datastore1"] if severity == "blocks" else []
+    assert document["vms"][0]["blocked_by"] == blocked
+    assert code == (3 if blocked else 0)
+
+
+def test_a_clock_that_is_off_is_told(sim: Simulator, capsys: Capture) -> None:
+    _, document, _ = call(sim, capsys, "doctor", VM)
+    assert found(document, "clock") == []
+    sim.do.advance(600)
+    _, document, _ = call(sim, capsys, "doctor", VM)
+
+    ((severity, text),) = found(document, "clock")
+    assert severity == "warning"
+    assert re.search(r"clock is (599|600) s ahead of the one here: synchronise both", text)
+
+
+# what is installed here
+
+
+def test_what_is_installed_is_told(
+    sim: Simulator, capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    _, document, _ = call(sim, capsys, "doctor", "--vddk-libdir", str(libdir(sim)), VM)
+
+    assert "VDDK with interface 8.0" in found(document, "vddk")[0][1]
+    assert str(tmp_path / "nbdkit") in found(document, "nbdkit")[0][1]
+
+
+def test_an_nbd_server_takes_no_privilege_and_no_port(sim: Simulator, capsys: Capture) -> None:
+    uri = ("--nbd-uri", sim.nbd_uri + "{vm}/{snapshot}/{key}")
+    code, document, _ = call(sim, capsys, "doctor", *uri, "elsewhere", "mapped")
+
+    assert code == 0
+    assert {vm["transport"] for vm in document["vms"]} == {"nbd"}
+
+
+# the command
+
+
+def test_names_that_fit_nothing_are_kept_apart(sim: Simulator, capsys: Capture) -> None:
+    code, document, _ = call(sim, capsys, "doctor", VM, "none")
+    assert (code, [each["vm"] for each in document["failed"]]) == (3, ["none"])
+
+    assert call(sim, capsys, "doctor", "none")[0] == 2
+
+
+def test_without_json_findings_are_lines(sim: Simulator, capsys: Capture) -> None:
+    code = main(["doctor", *at(sim), VM, "mould"])
+    out, _ = capsys.readouterr()
+
+    assert code == 3
+    assert f"\n/DC0/vm/{VM}: by datastore\n" in out
+    assert "\n/DC0/vm/mould: blocked\n  blocks   it is a template" in out
+
+
+def test_an_esxi_host_is_looked_at_too(
+    certificate: Certificate, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CBTFS_VSPHERE_PASSWORD", "vsim")
+    esxi = replace(INVENTORY, server=replace(INVENTORY.server, kind="esxi"))
+    with Simulator(esxi, certificate=certificate) as sim:
+        code, document, words = call(sim, capsys, "doctor", VM)
+
+        assert code == 0, words
+        assert document["vms"][0]["transport"] == "datastore"
+
+
+def test_many_vms_take_few_calls(sim: Simulator, capsys: Capture) -> None:
+    for number in range(260):
+        sim.do.add_vm({"name": f"many{number}", "power": "off", "disk": [{"size": "1M"}]})
+    sim.do.calls(clear=True)
+    code, document, _ = call(sim, capsys, "doctor", "many*")
+
+    assert code == 0
+    assert len(document["vms"]) == 260
+    assert len(sim.do.calls()) <= 20, sim.do.calls()

@@ -1,0 +1,44 @@
+"""Random histories of a VM: every committed point is what the simulator froze, and stays so.
+
+`CBTFS_HISTORIES=N` has N histories, longer ones, and other ones each time: see CONTRIBUTING.md.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import Any, Final
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.scenarios.vsphere.chances import DAYS, START, Event
+from tests.scenarios.vsphere.vm_history import History, Site
+
+LONG: Final = int(os.environ.get("CBTFS_HISTORIES", "0"))
+HISTORIES: Final = LONG or 30
+PROFILE: Final = settings(
+    max_examples=HISTORIES,
+    derandomize=not LONG,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+
+@pytest.mark.limit(0 if LONG else 600)
+@PROFILE
+@given(start=START, days=st.lists(DAYS, min_size=3, max_size=12 if LONG else 6))
+def test_every_point_is_what_its_snapshot_held(
+    site: Site, start: dict[str, Any], days: Sequence[Sequence[Event]]
+) -> None:
+    history = History(site, **start)
+    try:
+        history.live(days)
+    finally:
+        history.end()
+
+
+def test_the_histories_had_points_of_all_kinds(site: Site) -> None:
+    assert site.histories >= HISTORIES
+    assert site.seen["incremental"] > HISTORIES
+    assert site.seen["full"] > HISTORIES
+    assert site.seen["taken over"] > 0

@@ -1,0 +1,194 @@
+"""The one snapshot of a run among others: what is removed, what stays, what is noticed."""
+
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from cbtfs.errors import SourceUnavailable
+from cbtfs.source.vsphere.snapshots.snapshot_disk import Watch
+from tests.scenarios.vsphere.site import SECOND, TRANSPORTS, VM, Lab
+
+OTHERS = "cbtfs-00000000-" + "0" * 32
+"""A snapshot of a run into another repository."""
+
+
+@pytest.fixture
+def beside(tracked: Lab) -> Lab:
+    """A site whose transport does not mind other snapshots."""
+    tracked.make_transport = TRANSPORTS["nbd"]
+    tracked.write(0, b"changed", disk=SECOND)
+    return tracked
+
+
+def during(action: Callable[[], object]) -> Callable[[str, int], Callable[[int], None]]:
+    """An announcement that has *action* happen once, while the first disk is read."""
+    left = [action]
+
+    def announce(label: str, size: int) -> Callable[[int], None]:
+        if left:
+            left.pop()()
+        return lambda count: None
+
+    return announce
+
+
+def after_the_reads_of(
+    disk: str, action: Callable[[], object]
+) -> Callable[[str, int], Callable[[int], None]]:
+    """An announcement that has *action* happen once all of *disk* is read."""
+
+    def announce(label: str, size: int) -> Callable[[int], None]:
+        left = [size]
+
+        def progress(count: int) -> None:
+            left[0] -= count
+            if label == disk and left[0] == 0:
+                action()
+
+        return progress
+
+    return announce
+
+
+def points_of(lab: Lab) -> int:
+    return len(list((lab.repository / "points").glob("*.state")))
+
+
+def stale_run(lab: Lab) -> str:
+    """A run whose snapshot could not be removed; the snapshot's name."""
+    lab.sim.do.on_call("RemoveSnapshot_Task", fault="vmodl.fault.SystemError", times=100)
+    lab.ingest()
+    lab.sim.do.clear_rules()
+    (name,) = lab.snapshots()
+    return name
+
+
+def remove(lab: Lab, name: str) -> None:
+    machine = next(each for each in lab.sim.do.vms() if each["name"] == VM)
+    (found,) = (each for each in machine["snapshots"] if each["name"] == name)
+    lab.sim.do.remove_snapshot(found["id"])
+
+
+def test_a_snapshot_that_a_user_takes_on_top_of_ours_stays(beside: Lab) -> None:
+    outcome = beside.ingest(announce=during(lambda: beside.sim.do.snapshot(VM, "theirs")))
+
+    assert beside.snapshots() == ["theirs"]
+    beside.assert_true(outcome.manifest)
+
+
+def test_a_snapshot_on_top_of_a_stale_one_stays(beside: Lab) -> None:
+    ours = stale_run(beside)
+    beside.sim.do.snapshot(VM, "theirs")
+    outcome = beside.ingest()
+
+    assert f"removed the snapshot {ours} of a run that ended early" in outcome.notes
+    assert beside.snapshots() == ["theirs"]
+    assert beside.run_records() == []
+
+
+@pytest.mark.parametrize("name", [OTHERS, "cbtfs-nightly", "cbtfs-stun-by-hand"])
+def test_a_snapshot_without_a_record_here_stays(beside: Lab, name: str) -> None:
+    """Whatever it is called: it may be of a run that lives, into another repository."""
+    beside.sim.do.snapshot(VM, name)
+    outcome = beside.ingest()
+
+    assert beside.snapshots() == [name]
+    assert not any("removed" in note for note in outcome.notes)
+    beside.assert_true(outcome.manifest)
+
+
+def test_a_snapshot_of_this_repository_without_a_record_stays(beside: Lab) -> None:
+    ours = stale_run(beside)
+    beside.ingest()
+    name = ours[: -len("0" * 32)] + "0" * 32
+    beside.sim.do.snapshot(VM, name)
+    beside.ingest()
+
+    assert beside.snapshots() == [name]
+
+
+def test_a_stale_runs_snapshot_that_appears_late_is_removed(beside: Lab) -> None:
+    """Its host was still making it when the next run looked for it the first time."""
+    ours = stale_run(beside)
+    remove(beside, ours)
+    outcome = beside.ingest(announce=during(lambda: beside.sim.do.snapshot(VM, ours)))
+
+    assert beside.snapshots() == []
+    assert beside.run_records() == []
+    beside.assert_true(outcome.manifest)
+
+
+def test_a_stale_runs_record_stays_while_its_snapshot_cannot_be_removed(beside: Lab) -> None:
+    ours = stale_run(beside)
+    remove(beside, ours)
+
+    def appear() -> None:
+        beside.sim.do.snapshot(VM, ours)
+        beside.sim.do.on_call("RemoveSnapshot_Task", fault="vmodl.fault.SystemError", times=100)
+
+    beside.ingest(announce=during(appear))
+    beside.sim.do.clear_rules()
+    assert ours in beside.snapshots()
+    assert len(beside.run_records()) >= 2
+
+    beside.ingest()
+    assert beside.snapshots() == []
+    assert beside.run_records() == []
+
+
+def test_a_snapshot_that_goes_after_the_last_read_costs_the_point(beside: Lab) -> None:
+    """Its bytes were read through a chain that may have been another one by then."""
+    before = points_of(beside)
+    stop = threading.Event()
+
+    def lose() -> None:
+        stop.set()
+        (name,) = beside.snapshots()
+        remove(beside, name)
+
+    with pytest.raises(SourceUnavailable, match="was removed while"):
+        beside.ingest(announce=after_the_reads_of("Hard disk 2", lose))
+
+    assert stop.is_set()
+    assert points_of(beside) == before
+
+
+def test_an_interrupt_after_a_whole_disk_makes_no_partial_point(beside: Lab) -> None:
+    before = points_of(beside)
+    stop = threading.Event()
+    announce = after_the_reads_of("Hard disk 1", lambda: None)
+
+    def interrupt(label: str, size: int) -> Callable[[int], None]:
+        if label == "Hard disk 2":
+            stop.set()
+        return announce(label, size)
+
+    with pytest.raises(SourceUnavailable, match="interrupted"):
+        beside.ingest(announce=interrupt, stop=stop, allow_partial=True)
+
+    assert points_of(beside) == before
+    assert beside.snapshots() == []
+
+
+def test_an_old_snapshot_after_a_whole_disk_makes_no_partial_point(
+    beside: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = points_of(beside)
+    hours = [0.0]
+    make = Watch.__init__
+
+    def with_clock(self: Watch, stop: threading.Event, max_age: float | None) -> None:
+        make(self, stop, max_age, lambda: hours[0] * 3600)
+
+    def wait(label: str, size: int) -> Callable[[int], None]:
+        if label == "Hard disk 2":
+            hours[0] += 5
+        return lambda count: None
+
+    monkeypatch.setattr(Watch, "__init__", with_clock)
+    with pytest.raises(SourceUnavailable, match="max-snapshot-age"):
+        beside.ingest(announce=wait, max_snapshot_age=4 * 3600.0, allow_partial=True)
+
+    assert points_of(beside) == before
+    assert beside.snapshots() == []

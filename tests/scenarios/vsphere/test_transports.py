@@ -1,0 +1,233 @@
+"""What every transport must keep: sizes, bytes, holes, threads, errors, nothing left open."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cbtfs.core.extent import Extent, complement
+from cbtfs.errors import SourceUnavailable, UsageError
+from cbtfs.source.transport.base import DiskReader, FrozenDisk, Transport
+from cbtfs.source.transport.choose import choose
+from cbtfs.source.transport.datastore import DatastoreTransport, flat_file
+from cbtfs.source.transport.nbd import NbdTransport
+from cbtfs.source.transport.nbdkit import NbdkitTransport
+from cbtfs.source.vsphere.inventory.vms import list_vms
+from tests.scenarios.vsphere import nbdkit
+from tests.scenarios.vsphere.site import FIRST, MIB, TRANSPORTS, VM, Lab, new_lab, one_vm
+from tools.vsim import DiskEntry, Simulator
+from tools.vsim.soap.certificate import Certificate
+
+SIZE = 3 * MIB + 512
+"""No multiple of any block size but the sector's."""
+
+
+@dataclass
+class Frozen:
+    """A disk of a snapshot, a transport that reads it, and what it must find."""
+
+    lab: Lab
+    transport: Transport
+    disk: FrozenDisk
+    content: bytes
+
+
+@pytest.fixture(params=["datastore", "nbd", "nbdkit", "vddk"])
+def frozen(
+    request: pytest.FixtureRequest, tmp_path: Path, certificate: Certificate
+) -> Iterator[Frozen]:
+    with Simulator(one_vm(DiskEntry(size=SIZE)), certificate=certificate) as sim:
+        lab = new_lab(sim, tmp_path)
+        lab.write(10_000, bytes(range(256)) * 4000)
+        lab.write(SIZE - 700, b"the end" * 100)
+        snapshot = sim.do.snapshot(VM, "frozen")
+        content = Path(sim.do.truth(snapshot, FIRST)["path"]).read_bytes()
+        lab.write(0, b"what the guest writes later" * 10_000)
+        folder = tmp_path / "nbdkit"
+        folder.mkdir()
+        makers: dict[str, Any] = {**TRANSPORTS, "nbdkit": nbdkit.by_nbdkit(folder)}
+        with lab.session() as session:
+            (vm,) = list_vms(session)
+            disk = FrozenDisk(
+                "Hard disk 1", vm.id, snapshot, FIRST, SIZE, "[datastore1] web1/web1.vmdk",
+                "VMFS", vm.datacenter, is_flat=True, is_alone=True,
+            )  # fmt: skip
+            yield Frozen(lab, makers[request.param](sim, session), disk, content)
+
+
+@pytest.fixture
+def reader(frozen: Frozen) -> Iterator[DiskReader]:
+    assert frozen.transport.refusal(frozen.disk) is None
+    opened = frozen.transport.open(frozen.disk)
+    yield opened
+    opened.close()
+
+
+def test_the_size_is_the_disks(reader: DiskReader) -> None:
+    assert reader.size == SIZE
+
+
+@pytest.mark.parametrize(
+    ("start", "length"),
+    [(0, 1), (0, SIZE), (511, 2), (9_999, 70_001), (SIZE - 1, 1), (SIZE - 513, 513), (65536, MIB)],
+)
+def test_any_extent_is_what_the_snapshot_holds(
+    frozen: Frozen, reader: DiskReader, start: int, length: int
+) -> None:
+    found = reader.read(Extent(start, length))
+
+    assert bytes(found) == frozen.content[start : start + length]
+
+
+def test_several_threads_read_at_once(frozen: Frozen, reader: DiskReader) -> None:
+    extents = [Extent(at, 40_000) for at in range(0, SIZE - 40_000, 33_333)]
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(lambda extent: bytes(reader.read(extent)), extents))
+
+    assert found == [frozen.content[e.start : e.end] for e in extents]
+
+
+def test_what_is_not_allocated_is_zeros(frozen: Frozen, reader: DiskReader) -> None:
+    for hole in complement(reader.allocated(), SIZE):
+        assert not any(frozen.content[hole.start : hole.end])
+
+
+def test_beyond_the_end_there_is_nothing(reader: DiskReader) -> None:
+    with pytest.raises(SourceUnavailable):
+        reader.read(Extent(SIZE - 512, 1024))
+
+
+def test_a_disk_that_is_not_there_cannot_be_opened(frozen: Frozen) -> None:
+    gone = replace(frozen.disk, snapshot="snapshot-77", path="[datastore1] web1/none.vmdk")
+    with pytest.raises(SourceUnavailable):
+        frozen.transport.open(gone)
+
+
+def test_a_disk_of_another_size_is_refused(frozen: Frozen) -> None:
+    with pytest.raises(SourceUnavailable):
+        frozen.transport.open(replace(frozen.disk, size=SIZE + 512))
+
+
+def test_nothing_stays_open(frozen: Frozen) -> None:
+    reader = frozen.transport.open(frozen.disk)
+    reader.read(Extent(0, SIZE))
+    reader.close()
+    machine = frozen.lab.sim.do.find_vm(VM)
+    with frozen.lab.sim.world.changed:
+        gone = frozen.lab.sim.world.changed.wait_for(lambda: not +machine.readers, 10)
+
+    assert gone
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"is_alone": False}, "another snapshot"),
+        ({"is_flat": False}, "not a flat file"),
+        ({"datastore_type": "vsan"}, "of type vsan"),
+        ({"datastore_type": "VVOL"}, "of type VVOL"),
+    ],
+)
+def test_the_datastore_transport_says_where_it_does_not_work(
+    lab: Lab, change: dict[str, Any], words: str
+) -> None:
+    disk = FrozenDisk(
+        "d", "vm-1", "snapshot-1", 2000, MIB, "[d] a/a.vmdk", "VMFS", "DC0", True, True
+    )
+    with lab.session() as session:
+        transport = DatastoreTransport(session.web())
+        refusal = transport.refusal(replace(disk, **change))
+        with pytest.raises(SourceUnavailable, match=words):
+            transport.open(replace(disk, **change))
+
+    assert words in str(refusal)
+
+
+DESCRIPTOR = 'version=1\nRW 2048 VMFS "a-flat.vmdk"\nddb.uuid = "x"\n'
+
+
+@pytest.mark.parametrize(
+    "descriptor",
+    [
+        'RW 2047 VMFS "a-flat.vmdk"',
+        'RW 2048 SESPARSE "a-sesparse.vmdk"',
+        'RW 2048 VMFS "../b/b-flat.vmdk"',
+        'RW 1024 VMFS "a-f1.vmdk"\nRW 1024 VMFS "a-f2.vmdk"',
+        'RW 2048 FLAT "a-flat.vmdk" 128',
+        'parentFileNameHint="b.vmdk"\nRW 2048 VMFS "a-flat.vmdk"',
+        pytest.param(f'RW {"8" * 5000} VMFS "a-flat.vmdk"', id="a number that Python refuses"),
+        "",
+    ],
+)
+def test_only_the_descriptor_of_one_whole_flat_file_is_followed(descriptor: str) -> None:
+    disk = FrozenDisk(
+        "d", "vm-1", "snapshot-1", 2000, MIB, "[d] a/a.vmdk", "VMFS", "DC0", True, True
+    )
+
+    assert flat_file(DESCRIPTOR, disk) == "a-flat.vmdk"
+    with pytest.raises(SourceUnavailable):
+        flat_file(descriptor, disk)
+
+
+@pytest.mark.parametrize(
+    "template", ["nbd://h/{cookie}", "nbd://h/{vm", "http://h/{vm}", "nbd://h/{}"]
+)
+def test_a_template_that_makes_no_sense_is_refused(template: str) -> None:
+    with pytest.raises(UsageError, match="--nbd-uri"):
+        NbdTransport(template)
+
+
+def test_auto_takes_the_best_and_tells_why_none_works(frozen: Frozen, tmp_path: Path) -> None:
+    with frozen.lab.session() as session:
+        datastore = DatastoreTransport(session.web())
+        missing = NbdkitTransport(session.vddk_login(tmp_path), str(tmp_path / "none"))
+
+        assert choose([missing, datastore], [frozen.disk]).transport is datastore
+        with pytest.raises(
+            SourceUnavailable, match=r"nbd: .* not installed.*; datastore: .*another snapshot"
+        ):
+            choose([missing, datastore], [replace(frozen.disk, is_alone=False)])
+
+
+def test_an_nbdkit_without_the_plugin_is_no_transport(lab: Lab, tmp_path: Path) -> None:
+    program = tmp_path / "nbdkit"
+    program.write_text("#!/bin/sh\necho 'nbdkit: error: cannot open plugin vddk' >&2\nexit 1\n")
+    program.chmod(0o755)
+    disk = FrozenDisk(
+        "d", "vm-1", "snapshot-1", 2000, MIB, "[d] a/a.vmdk", "VMFS", "DC0", True, True
+    )
+    with lab.session() as session:
+        refusal = NbdkitTransport(session.vddk_login(tmp_path), str(program)).refusal(disk)
+
+    assert refusal == "nbdkit has no working vddk plugin: nbdkit: error: cannot open plugin vddk"
+
+
+def test_nbdkit_gets_what_vmwares_library_needs(lab: Lab, tmp_path: Path) -> None:
+    folder = tmp_path / "vddk"
+    folder.mkdir()
+    lab.make_transport = nbdkit.by_nbdkit(folder)
+    lab.ingest()
+    lab.assert_all_true()
+    first = nbdkit.started(folder)[0]
+    options = first["options"]
+
+    assert first["password"] == lab.sim.user.password
+    assert lab.sim.user.password not in first["command"]
+    assert options["thumbprint"] == lab.sim.certificate.thumbprint_sha1
+    assert options["vm"] == "moref=vm-101"
+    assert options["snapshot"].startswith("snapshot-")
+    assert options["server"] == lab.sim.host
+    assert options["port"] == str(lab.sim.port)
+
+
+def test_the_last_words_of_nbdkit_are_told_without_the_password(lab: Lab, tmp_path: Path) -> None:
+    nbdkit.install(tmp_path)
+    lab.make_transport = lambda sim, session: NbdkitTransport(
+        session.vddk_login(tmp_path), str(tmp_path / "nbdkit")
+    )
+    with pytest.raises(SourceUnavailable, match="wrong password … or no such disk"):
+        lab.ingest()
+    lab.assert_clean()

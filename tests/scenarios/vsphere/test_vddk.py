@@ -1,0 +1,736 @@
+"""VMware's library in a process of its own: what it does wrong costs a disk, never the run."""
+
+import contextlib
+import ctypes
+import json
+import logging
+import os
+import re
+import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cbtfs.core.extent import Extent
+from cbtfs.errors import AccessDenied, SourceUnavailable
+from cbtfs.source.secret import Secret
+from cbtfs.source.transport.base import FrozenDisk, Transport
+from cbtfs.source.transport.nfc_buffers import NfcHosts, NfcReader
+from cbtfs.source.transport.vddk.child import MAX_READ
+from cbtfs.source.transport.vddk.library import _VERSIONS, VERSIONS, find_library
+from cbtfs.source.transport.vddk.process import ChildProcess
+from cbtfs.source.transport.vddk.reader import VddkReader
+from cbtfs.source.transport.vddk.transport import VddkTransport
+from cbtfs.source.vsphere.connect.session import Session
+from cbtfs.source.vsphere.inventory.vms import list_vms
+from tests.scenarios.vsphere.command import ROOT, arguments, done, environment, start
+from tests.scenarios.vsphere.site import FIRST, MIB, SECOND, VM, Lab, kinds, new_lab, one_vm
+from tests.scenarios.vsphere.vddk import by_vddk, libdir
+from tools.vsim import DiskEntry, Inventory, MachineEntry, Simulator, UserEntry
+from tools.vsim.soap.certificate import Certificate
+from tools.vsim.vddk.build import point_at
+
+SHUTDOWN, NOT_AVAILABLE, NO_PERMISSION, ACCESS_DENIED, HOST_AWAY = 14014, 14015, 3014, 35, 3046
+
+
+@pytest.fixture
+def vddk(tracked: Lab) -> Lab:
+    """A VM with one point, read by VMware's library from now on."""
+    tracked.make_transport = by_vddk
+    return tracked
+
+
+def changed_login(**changes: Any) -> Callable[[Simulator, Session], Transport]:
+    def make(sim: Simulator, session: Session) -> Transport:
+        return VddkTransport(replace(session.vddk_login(libdir(sim)), **changes))
+
+    return make
+
+
+def children() -> list[int]:
+    """Processes that were started by this one and live."""
+    found = ""
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended
+            found += (task / "children").read_text() + " "
+    return [int(pid) for pid in found.split()]
+
+
+def calls_of(lab: Lab) -> list[str]:
+    return [each.removeprefix("VixDiskLib_") for each in lab.sim.do.vddk_calls()]
+
+
+def held_by(lab: Lab) -> list[str]:
+    found: list[str] = lab.sim.do.vms()[0]["relocation_disabled_by"]
+    return found
+
+
+def recovers(lab: Lab) -> None:
+    """The next run takes a true point, and nothing of ours is left."""
+    lab.sim.knobs.change("snapshot", keep_truth=True)
+    lab.ingest()
+    lab.assert_all_true()
+    lab.assert_clean()
+    assert held_by(lab) == []
+
+
+# a point
+
+
+def test_the_order_of_calls_is_that_of_the_guide(vddk: Lab) -> None:
+    vddk.sim.do.vddk_calls(clear=True)
+    manifest = vddk.ingest().manifest
+
+    calls = calls_of(vddk)
+    assert manifest.kind == "incremental"
+    assert calls[:3] == ["PrepareForAccess", "ConnectEx", "Open"]
+    assert calls[-2:] == ["Close", "EndAccess"]
+    assert set(calls[3:-2]) <= {*calls[1:3], "QueryAllocatedBlocks", "Read", "Close"}
+    assert "Read" in calls
+    assert [calls.count(each) for each in ("ConnectEx", "Open", "Close")] == [2, 2, 2]
+    vddk.assert_all_true()
+    assert held_by(vddk) == []
+
+
+def test_the_point_tells_how_the_bytes_really_travelled(vddk: Lab) -> None:
+    vddk.make_transport = changed_login(modes="hotadd")
+    metadata = vddk.ingest().manifest.metadata
+
+    assert metadata["transport"] == "vddk"
+    assert {disk["transport_mode"] for disk in metadata["disks"]} == {"nbdssl"}
+
+
+def test_only_what_is_allocated_is_read_of_a_full(vddk: Lab) -> None:
+    vddk.sim.do.vddk_calls(clear=True)
+    full = vddk.ingest(want="full").manifest
+
+    assert "QueryAllocatedBlocks" in calls_of(vddk)
+    assert 0 < full.disks[0].counts.read_bytes < full.disks[0].size
+    vddk.assert_all_true()
+
+
+def test_a_large_disk_is_asked_for_in_pieces(tmp_path: Path, certificate: Certificate) -> None:
+    """One question covers 524288 chunks, 32 GiB; the tail that is no whole chunk is allocated."""
+    size = (70 << 30) + 512
+    with Simulator(one_vm(DiskEntry(size=size)), certificate=certificate) as sim:
+        lab = new_lab(sim, tmp_path)
+        lab.write(40 << 30, b"far away" * 10_000)
+        snapshot = sim.do.snapshot(VM, "frozen")
+        with lab.session() as session:
+            reader = by_vddk(sim, session).open(disk_of(session, snapshot, size))
+            found = list(reader.allocated())
+            reader.close()
+
+        assert found == [Extent(40 << 30, 128 << 10), Extent(70 << 30, 512)]
+        assert calls_of(lab).count("QueryAllocatedBlocks") == 3
+
+
+@pytest.mark.parametrize("answer", ["unsupported", "malformed"])
+def test_without_a_sound_answer_everything_is_allocated(vddk: Lab, answer: str) -> None:
+    vddk.sim.knobs.change("vddk", allocated=answer)
+    full = vddk.ingest(want="full").manifest
+
+    assert full.disks[0].counts.read_bytes == full.disks[0].size
+    vddk.assert_all_true()
+
+
+def test_a_library_without_asynchronous_reads_is_enough(vddk: Lab) -> None:
+    vddk.sim.knobs.change("vddk", asynchronous=False)
+    vddk.ingest(want="full")
+
+    vddk.assert_all_true()
+
+
+# login
+
+
+def test_the_session_is_used_and_no_other_login_is_made(vddk: Lab) -> None:
+    seen = []
+
+    def look(disk: str, size: int) -> Callable[[int], None]:
+        seen.append(len(list(vddk.sim.site.sessions)))
+        return lambda count: None
+
+    vddk.ingest(announce=look)
+    vddk.sim.knobs.change("vddk", sessions=False)
+    vddk.ingest(announce=look, want="full")
+
+    assert set(seen[:2]) == {1}
+    assert max(seen[2:]) >= 2
+    vddk.assert_all_true()
+    vddk.assert_clean()
+
+
+def test_a_cookie_that_is_not_valid_any_more_gives_way_to_the_password(vddk: Lab) -> None:
+    vddk.make_transport = changed_login(cookie=lambda: Secret('vmware_soap_session="old"'))
+    vddk.ingest()
+
+    vddk.assert_all_true()
+    vddk.assert_clean()
+
+
+def test_without_rights_the_disk_is_denied_and_the_role_named(vddk: Lab) -> None:
+    vddk.sim.do.on_vddk("VixDiskLib_ConnectEx", code=NO_PERMISSION, times=2)
+    with pytest.raises(AccessDenied, match=r"ConnectEx: Insufficient permissions \(3014\).*role"):
+        vddk.ingest()
+    vddk.assert_clean()
+
+
+@pytest.mark.parametrize("function", ["ConnectEx", "Open", "Read"])
+def test_denied_access_is_denied_access(vddk: Lab, function: str) -> None:
+    vddk.sim.do.on_vddk(f"VixDiskLib_{function}", code=ACCESS_DENIED, times=99)
+    with pytest.raises(AccessDenied, match=rf"{function}: .*\(35\).*role"):
+        vddk.ingest()
+    vddk.assert_clean()
+
+
+def test_another_certificate_than_the_believed_one_fails_at_open(
+    vddk: Lab, certificate: Certificate
+) -> None:
+    vddk.make_transport = changed_login(certificate=lambda: b"another certificate")
+    words = r"VixDiskLib_Open: Unknown error \(1\): the server's certificate may be another"
+    with pytest.raises(SourceUnavailable, match=words):
+        vddk.ingest()
+    vddk.assert_clean()
+
+
+def test_the_believed_certificate_is_not_asked_for_again(
+    lab: Lab, certificate: Certificate
+) -> None:
+    with lab.session() as session:
+        login = session.vddk_login(Path("/nowhere"))
+    lab.sim.close()
+
+    assert login.thumbprint() == certificate.thumbprint_sha1
+
+
+# a library that misbehaves
+
+
+def test_a_crash_is_an_error_of_the_disk(vddk: Lab) -> None:
+    vddk.write(0, b"changed", disk=SECOND)
+    vddk.sim.do.on_vddk("VixDiskLib_Read", action="crash")
+    outcome = vddk.ingest(allow_partial=True)
+    (left,) = outcome.left_out
+
+    assert "VMware's library crashed (SIGSEGV)" in left.reason
+    assert kinds(outcome.manifest) == ["incremental"]
+    vddk.assert_all_true()
+    vddk.assert_clean()
+    assert children() == []
+
+
+def test_a_hang_is_noticed_and_ended(vddk: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = ChildProcess.read
+
+    def read_hastily(self: ChildProcess, start: int, count: int) -> memoryview:
+        self._seconds = 1.0  # only now: a loaded machine takes its time to load the library
+        return read(self, start, count)
+
+    monkeypatch.setattr(ChildProcess, "read", read_hastily)
+    vddk.sim.do.on_vddk("VixDiskLib_Read", action="hang")
+    with pytest.raises(SourceUnavailable, match="library hangs: no answer to read in 1 s"):
+        vddk.ingest()
+    vddk.assert_clean()
+    assert children() == []
+
+
+@pytest.mark.parametrize("action", ["crash", "crash-after"])
+@pytest.mark.parametrize("function", ["PrepareForAccess", "EndAccess"])
+def test_a_hold_that_crashes_costs_nothing_but_a_word(
+    vddk: Lab, function: str, action: str
+) -> None:
+    """Before the server did as it was told, or after: nobody told us which."""
+    vddk.sim.do.on_vddk(f"VixDiskLib_{function}", action=action)
+    outcome = vddk.ingest()
+
+    assert "VMware's library crashed" in " ".join([*outcome.notes, *outcome.warnings])
+    assert outcome.is_whole == (function == "PrepareForAccess")
+    if outcome.is_whole:
+        vddk.assert_clean()
+        assert held_by(vddk) == []
+    assert vddk.ingest().is_whole
+    vddk.assert_all_true()
+    vddk.assert_clean()
+    assert held_by(vddk) == []
+
+
+def test_a_host_with_little_memory_is_asked_for_less(vddk: Lab) -> None:
+    vddk.sim.knobs.change("vddk", nfc_limit=256 << 10)
+    vddk.write(0, b"all over" * (MIB // 8))
+    vddk.ingest()
+
+    vddk.assert_all_true()
+
+
+def test_a_host_without_memory_is_given_up(vddk: Lab) -> None:
+    vddk.sim.knobs.change("vddk", nfc_limit=4096)
+    vddk.write(0, b"all over" * (MIB // 8))
+    words = r"cannot read .* Memory allocation failed \(2\): the host has no buffers left"
+    with pytest.raises(SourceUnavailable, match=words):
+        vddk.ingest()
+    vddk.assert_clean()
+
+
+@pytest.mark.parametrize("function", ["ConnectEx", "Open", "Read", "QueryAllocatedBlocks"])
+@pytest.mark.parametrize("code", [SHUTDOWN, NOT_AVAILABLE, HOST_AWAY])
+def test_a_host_in_maintenance_is_tried_again_later(vddk: Lab, function: str, code: int) -> None:
+    vddk.sim.do.on_vddk(f"VixDiskLib_{function}", code=code, times=2)
+    vddk.ingest(want="full")
+
+    vddk.assert_all_true()
+    vddk.assert_clean()
+
+
+def test_a_host_that_stays_in_maintenance_is_given_up(vddk: Lab) -> None:
+    vddk.sim.do.on_vddk("VixDiskLib_Open", code=SHUTDOWN, times=99)
+    with pytest.raises(SourceUnavailable, match=r"is being shut down \(14014\)"):
+        vddk.ingest()
+    assert calls_of(vddk).count("Open") == 1 + len(vddk.patience.busy)
+    vddk.assert_clean()
+
+
+def test_the_pauses_of_later_tries_are_those_of_the_login(vddk: Lab) -> None:
+    vddk.sim.do.on_vddk("VixDiskLib_Open", code=SHUTDOWN, times=2)
+    snapshot = vddk.sim.do.snapshot(VM, "frozen")
+    slept: list[float] = []
+    with vddk.session() as session:
+        login = replace(session.vddk_login(libdir(vddk.sim)), pauses=(5.0, 20.0, 60.0))
+        reader = VddkReader(login, disk_of(session, snapshot), sleep=slept.append)
+        assert len(reader.read(Extent(0, 512))) == 512
+        reader.close()
+
+    assert slept == [5.0, 20.0]
+
+
+def disk_of(session: Session, snapshot: str, size: int = 2 * MIB) -> FrozenDisk:
+    (vm,) = list_vms(session)
+    return FrozenDisk(
+        "Hard disk 1", vm.id, snapshot, FIRST, size, "[datastore1] web1/web1.vmdk", "VMFS",
+        vm.datacenter, is_flat=True, is_alone=True,
+    )  # fmt: skip
+
+
+# what it logs
+
+
+def test_a_storm_of_log_lines_disturbs_nobody_and_tells_no_secret(
+    vddk: Lab, caplog: pytest.LogCaptureFixture, certificate: Certificate
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    vddk.sim.knobs.change("vddk", log_lines=1000, log_secrets=True)
+    cookies: list[str] = []
+
+    def look(disk: str, size: int) -> Callable[[int], None]:
+        cookies.extend(each.key for each in vddk.sim.site.sessions)
+        return lambda count: None
+
+    vddk.ingest(announce=look)
+    vddk.sim.knobs.change("vddk", sessions=False)
+    vddk.ingest(want="full", announce=look)
+    said = [each.getMessage() for each in caplog.records if each.getMessage().startswith("vddk")]
+
+    assert sum("line 999 of 1000: user administrator@" in each for each in said) >= 8
+    for hidden in (*cookies, "=vsim", certificate.thumbprint_sha1):
+        assert not any(hidden in each for each in said)
+    vddk.assert_all_true()
+
+
+def test_argv_environments_logs_and_repository_keep_the_secrets(
+    tmp_path: Path, certificate: Certificate
+) -> None:
+    """While a capture is under way: all processes of the machine, then all that was written."""
+    secret = "Tr0ub4dor-and-3-more"
+    inventory = Inventory(users=(UserEntry("backup", secret),), machines=one_vm(cbt=True).machines)
+    with Simulator(inventory, certificate=certificate) as sim:
+        lab = new_lab(sim, tmp_path)
+        lab.write(0, b"some data" * 1000)
+        file = tmp_path / "password"
+        file.touch(0o600)
+        file.write_text(secret)
+        sim.knobs.change("vddk", sessions=False, log_lines=200, log_secrets=True)
+        sim.do.on_vddk("VixDiskLib_Read", action="delay", seconds=3600.0)
+        more = ("--transport", "vddk", "--vddk-libdir", str(libdir(sim)))
+        with subprocess.Popen(
+            arguments(lab, "--password-file", str(file), *more, VM),
+            cwd=ROOT,
+            env={k: v for k, v in environment(sim).items() if k != "CBTFS_VSPHERE_PASSWORD"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as process:
+            sim.do.wait_vddk("VixDiskLib_Read")
+            keys = [each.key for each in sim.site.sessions]
+            shown = b"".join(_shown_by_processes())
+            descendants = _descendants(process.pid)
+            sim.do.advance(3600.0)
+            output, _ = process.communicate(timeout=60)
+        files = b"".join(f.read_bytes() for f in lab.repository.rglob("*") if f.is_file())
+
+    assert process.returncode == 0, output
+    assert len(descendants) >= 2  # one holds the VM, one has the disk
+    assert len(keys) >= 2
+    for hidden in (secret, *keys):
+        assert hidden.encode() not in shown + files + output.encode()
+
+
+def _shown_by_processes() -> Iterator[bytes]:
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal() and int(folder.name) != os.getpid():
+            for name in ("cmdline", "environ"):
+                try:
+                    yield (folder / name).read_bytes()
+                except OSError:
+                    continue  # it ended
+
+
+def _descendants(pid: int) -> list[int]:
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            found += [int(child), *_descendants(int(child))]
+    return found
+
+
+# the process
+
+
+def test_the_library_and_its_path_are_the_childs_alone(vddk: Lab) -> None:
+    """What it depends on is found only by LD_LIBRARY_PATH; nothing of the system's is mixed in."""
+    library = libdir(vddk.sim) / "lib64" / "libvixDiskLib.so.8"
+    with pytest.raises(OSError, match="libvsimwire"):
+        ctypes.CDLL(str(library))
+    snapshot = vddk.sim.do.snapshot(VM, "frozen")
+    with vddk.session() as session:
+        reader = by_vddk(vddk.sim, session).open(disk_of(session, snapshot))
+        (child,) = children()
+        maps = Path(f"/proc/{child}/maps").read_text()
+        variables = Path(f"/proc/{child}/environ").read_bytes()
+        limits = Path(f"/proc/{child}/limits").read_text()
+        reader.close()
+
+    assert "libvsimwire.so.1" in maps
+    assert not [name for name in ("libssl", "libcrypto", "libstdc++") if name in maps]
+    assert f"LD_LIBRARY_PATH={library.parent}".encode() in variables
+    assert b"CBTFS" not in variables
+    assert re.search(r"^Max core file size +0 +0 ", limits, re.M)  # a dump would have secrets
+    assert "vsim" not in Path("/proc/self/maps").read_text()
+
+
+def test_several_requests_are_in_flight_and_none_is_large(vddk: Lab) -> None:
+    snapshot = vddk.sim.do.snapshot(VM, "frozen")
+    vddk.sim.do.on_vddk("VixDiskLib_Read", action="delay", seconds=60.0)
+    with vddk.session() as session:
+        reader = by_vddk(vddk.sim, session).open(disk_of(session, snapshot))
+        threads = [threading.Thread(target=reader.read, args=(Extent(0, 512),)) for _ in range(9)]
+        for thread in threads:
+            thread.start()
+        vddk.sim.do.wait_vddk("VixDiskLib_Read")
+        vddk.sim.do.advance(60.0)
+        for thread in threads:
+            thread.join()
+        vddk.sim.knobs.change("vddk", nfc_limit=MAX_READ)
+        assert len(reader.read(Extent(0, 2 * MIB))) == 2 * MIB
+        reader.close()
+
+    assert calls_of(vddk).count("Read") == 9 + 2
+
+
+def test_a_vcenter_that_restarts_meanwhile_is_waited_for(vddk: Lab) -> None:
+    """Bytes keep flowing from the host; the login that ends the hold is a new one."""
+    vddk.patience = replace(vddk.patience, away=60.0, busy=(0.2,) * 50)
+    arguments = {"seconds": 0.5, "starting": 0.5}
+    vddk.sim.do.on_read(action="operation", operation="restart", arguments=arguments, times=1)
+    outcome = vddk.ingest()
+
+    assert outcome.is_whole
+    vddk.assert_all_true()
+    vddk.assert_clean()
+    assert held_by(vddk) == []
+
+
+# holding the VM
+
+
+def test_storage_vmotion_is_refused_while_a_vm_is_captured(vddk: Lab) -> None:
+    refusals = []
+
+    def move(disk: str, size: int) -> Callable[[int], None]:
+        try:
+            vddk.sim.do.relocate(VM, "datastore1")
+        except Exception as exc:
+            refusals.append(str(exc))
+        return lambda count: None
+
+    vddk.ingest(announce=move)
+
+    assert refusals
+    assert all("vim.fault.MethodDisabled" in each for each in refusals)
+    vddk.sim.do.relocate(VM, "datastore1")
+
+
+def test_a_vm_that_another_product_holds_is_captured_with_a_note(vddk: Lab) -> None:
+    machine = vddk.sim.do.find_vm(VM)
+    machine.disable_relocation("another product")
+    outcome = vddk.ingest()
+
+    said = " ".join(outcome.notes)
+    assert "storage vMotion of the VM could not be disabled" in said
+    assert "RelocateVM_Task is disabled by 'another product'" in said
+    assert held_by(vddk) == ["another product"]
+    vddk.assert_all_true()
+    vddk.assert_clean()
+
+
+def test_a_user_who_may_not_hold_a_vm_is_told_so(tmp_path: Path, certificate: Certificate) -> None:
+    user = UserEntry("backup", "vsim", denied=("Global.DisableMethods",))
+    inventory = Inventory(users=(user,), machines=one_vm(cbt=True).machines)
+    with Simulator(inventory, certificate=certificate) as sim:
+        lab = new_lab(sim, tmp_path, by_vddk)
+        outcome = lab.ingest()
+
+        assert re.search(r"could not be disabled: .*\(3014\): the user's role", outcome.notes[0])
+        lab.assert_all_true()
+        lab.assert_clean()
+
+
+def killed(lab: Lab, *, with_its_children: bool) -> None:
+    """A run that is killed while it reads."""
+    lab.sim.do.on_vddk("VixDiskLib_Read", action="delay", seconds=3600.0)
+    lab.sim.do.vddk_calls(clear=True)
+    more = ("--transport", "vddk", "--vddk-libdir", str(libdir(lab.sim)), VM)
+    with start(lab, *more) as process:
+        lab.sim.do.wait_vddk("VixDiskLib_Read")
+        doomed = [process.pid, *(_descendants(process.pid) if with_its_children else ())]
+        for pid in doomed:
+            os.kill(pid, signal.SIGKILL)
+        process.communicate()
+
+
+def test_what_a_killed_run_held_its_own_process_ends(vddk: Lab) -> None:
+    killed(vddk, with_its_children=False)
+    with vddk.sim.world.changed:
+        machine = vddk.sim.do.find_vm(VM)
+        ended = vddk.sim.world.changed.wait_for(lambda: not machine.relocation_disabled_by, 30)
+
+    assert ended
+    vddk.sim.do.reset_knobs()
+    vddk.sim.do.advance(3600.0)
+    recovers(vddk)
+
+
+def test_what_a_killed_run_left_held_is_ended_by_the_next_with_the_library(vddk: Lab) -> None:
+    killed(vddk, with_its_children=True)
+    vddk.sim.do.advance(3600.0)
+    (record,) = vddk.run_records()
+    assert len(held_by(vddk)) == 1
+    code, document, words = done(vddk, "--transport", "datastore", VM)
+
+    assert code == 3, words
+    assert "is disabled by a run that ended early" in document["points"][0]["warnings"][0]
+    assert vddk.run_records() == [record]
+    outcome = vddk.ingest()
+    assert outcome.is_whole
+    assert held_by(vddk) == []
+    assert kinds(outcome.manifest)[0] == "incremental"
+    vddk.assert_clean()
+
+
+def test_several_vms_are_held_and_read_at_once(tmp_path: Path, certificate: Certificate) -> None:
+    machines = tuple(MachineEntry(f"vm{n}", disks=(DiskEntry(size=MIB),) * 2) for n in range(3))
+    with Simulator(Inventory(machines=machines), certificate=certificate) as sim:
+        lab = new_lab(sim, tmp_path, by_vddk)
+        for vm in sim.do.vms():
+            lab.write(5000, f"on {vm['id']}".encode() * 1000, vm=vm["id"])
+        results = lab.ingest_all("vm*", jobs=3)
+
+        assert len(results.done) == 3
+        for _, outcome in results.done:
+            lab.assert_true(outcome.manifest)
+            assert outcome.notes == ("change tracking enabled",)
+        assert [vm["relocation_disabled_by"] for vm in sim.do.vms()] == [[], [], []]
+    assert children() == []
+
+
+# the choice
+
+
+def test_auto_takes_the_library_where_there_is_one(lab: Lab) -> None:
+    code, document, words = done(lab, "--vddk-libdir", str(libdir(lab.sim)), VM)
+
+    assert (code, document["points"][0]["transport"]) == (0, "vddk"), words
+
+
+def test_auto_tells_in_the_point_why_it_took_another_one(lab: Lab, tmp_path: Path) -> None:
+    code, document, _ = done(lab, "--vddk-libdir", str(tmp_path), VM)
+    shown = subprocess.run(
+        [*arguments(lab)[:5], "show", "--json", document["points"][0]["point"]],
+        capture_output=True,
+        cwd=ROOT,
+        check=True,
+    )
+    metadata = json.loads(shown.stdout)["metadata"]
+
+    assert (code, document["points"][0]["transport"]) == (0, "datastore")
+    assert [each.split(":")[0] for each in metadata["transports_refused"]] == ["vddk", "nbd"]
+    assert "there is no libvixDiskLib.so of VDDK 6.5 to 9 in" in metadata["transports_refused"][0]
+
+
+def test_a_library_that_does_not_load_is_refused_with_the_reason(lab: Lab, tmp_path: Path) -> None:
+    (tmp_path / "lib64").mkdir()
+    (tmp_path / "lib64" / "libvixDiskLib.so.8").write_bytes(b"no library")
+    code, document, words = done(lab, "--transport", "vddk", "--vddk-libdir", str(tmp_path), VM)
+
+    assert code == 30
+    assert document["points"] == []
+    enabled, failed = words.splitlines()
+    assert "change tracking enabled; this run takes no restore point of it" in enabled
+    assert "cannot be used" in failed
+
+
+def test_a_host_alone_has_nothing_to_hold(tmp_path: Path, certificate: Certificate) -> None:
+    inventory = one_vm(DiskEntry(size=MIB))
+    host = replace(inventory, server=replace(inventory.server, kind="esxi"))
+    with Simulator(host, certificate=certificate) as sim:
+        lab = new_lab(sim, tmp_path, by_vddk)
+        outcome = lab.ingest()
+
+        assert "PrepareForAccess" not in calls_of(lab)
+        assert outcome.is_whole
+        lab.assert_all_true()
+
+
+# where the library is, and how many reads a host gets
+
+
+@pytest.mark.parametrize(
+    ("names", "found", "interface"),
+    [
+        (["lib64/libvixDiskLib.so.8"], "lib64/libvixDiskLib.so.8", (8, 0)),
+        (["libvixDiskLib.so.7"], "libvixDiskLib.so.7", (7, 0)),
+        (["lib64/libvixDiskLib.so.8.0.3"], "lib64/libvixDiskLib.so.8.0.3", (8, 0)),
+        (["libvixDiskLib.so.8.0.3", "libvixDiskLib.so.8.0.10"], "libvixDiskLib.so.8.0.10", (8, 0)),
+        (["libvixDiskLib.so.8.0.3", "libvixDiskLib.so.8"], "libvixDiskLib.so.8", (8, 0)),
+        (["libvixDiskLib.so.6", "libvixDiskLib.so.9.0.0"], "libvixDiskLib.so.9.0.0", (9, 0)),
+        (["lib64/libvixDiskLib.so.6", "libvixDiskLib.so.8"], "lib64/libvixDiskLib.so.6", (6, 5)),
+        (["lib64/other", "libvixDiskLib.so.8"], "libvixDiskLib.so.8", (8, 0)),
+        (["libvixDiskLib.so", "libvixDiskLib.so.5", "libvixDiskLib.so.8x"], None, None),
+    ],
+)
+def test_where_a_library_is_found(
+    tmp_path: Path, names: list[str], found: str | None, interface: tuple[int, int] | None
+) -> None:
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    place = find_library(tmp_path)
+
+    if found is None or interface is None:
+        assert place is None
+    else:
+        assert place == (tmp_path / found, *interface)
+        assert place.home == tmp_path
+
+
+@pytest.mark.parametrize("folder", [".", "lib64"])
+def test_a_lone_library_with_its_full_version_is_used(
+    tracked: Lab, tmp_path: Path, folder: str
+) -> None:
+    """Named by the directory that has it, without the links that VMware's package has."""
+    there = tmp_path / "vddk" / folder
+    there.mkdir(parents=True)
+    built = libdir(tracked.sim) / "lib64"
+    shutil.copy(built / "libvixDiskLib.so.8", there / "libvixDiskLib.so.8.0.3")
+    shutil.copy(built / "libvsimwire.so.1", there)
+    point_at(tmp_path / "vddk", tracked.sim.host, tracked.sim.vddk_port)
+    tracked.make_transport = lambda sim, session: VddkTransport(session.vddk_login(there))
+    manifest = tracked.ingest().manifest
+
+    assert manifest.metadata["transport"] == "vddk"
+    tracked.assert_all_true()
+
+
+def test_the_manual_names_the_versions_that_are_accepted() -> None:
+    manual = (ROOT / "docs" / "vsphere.md").read_text()
+    names = [f"libvixDiskLib.so.{major}" for major in _VERSIONS]
+
+    assert f"VDDK {VERSIONS}" in manual
+    assert ".".join(map(str, _VERSIONS[min(_VERSIONS)])) + f" to {max(_VERSIONS)}" == VERSIONS
+    assert all(name in manual for name in names)
+    assert "download" not in manual.lower().replace("ended the public download", "")
+
+
+def test_reads_of_all_disks_of_a_host_share_its_buffers() -> None:
+    """Readers of two disks, more at once than there are buffers; another host has its own."""
+    hosts = NfcHosts(3 * MIB)
+    at_work, go_on = threading.Semaphore(0), threading.Event()
+    lock, now, most = threading.Lock(), 0, 0
+
+    class Slow:
+        """A reader that waits."""
+
+        size, mode = 16 * MIB, "nbd"
+
+        def allocated(self) -> list[Extent]:
+            return [Extent(0, self.size)]
+
+        def read(self, extent: Extent) -> bytes:
+            nonlocal now, most
+            with lock:
+                now += 1
+                most = max(most, now)
+            at_work.release()
+            assert go_on.wait(30)
+            with lock:
+                now -= 1
+            return bytes(extent.length)
+
+        def close(self) -> None:
+            pass
+
+    readers = [NfcReader(Slow(), hosts.of("host-1")) for _ in range(2)]
+    extents = [Extent(0, 512), Extent(0, MIB), Extent(0, MIB), Extent(0, 2 * MIB)] * 2
+    with ThreadPoolExecutor(16) as pool:
+        reads = [pool.submit(readers[n % 2].read, each) for n, each in enumerate(extents)]
+        for _ in range(2):  # one buffer, and one or two more
+            assert at_work.acquire(timeout=30)
+        other = pool.submit(NfcReader(Slow(), hosts.of("host-2")).read, Extent(0, 3 * MIB))
+        while not other.running():
+            pass
+        go_on.set()
+        data = [len(read.result(30)) for read in reads]
+
+    assert data == [each.length for each in extents]
+    assert most <= 3 + 1  # three of this host, one of the other
+    with hosts.of("host-1").held(100 * MIB):  # more than there is takes all
+        assert hosts.of("host-1")._held == 3
+
+
+def test_each_request_to_the_library_holds_a_buffer(
+    tracked: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hosts = NfcHosts(2 * MIB)
+    held: list[int] = []
+    read = ChildProcess.read
+
+    def look(child: ChildProcess, start: int, count: int) -> memoryview:
+        held.append(hosts.of("host-1")._held)
+        return read(child, start, count)
+
+    monkeypatch.setattr(ChildProcess, "read", look)
+    tracked.make_transport = lambda sim, session: VddkTransport(
+        session.vddk_login(libdir(sim)), hosts
+    )
+    tracked.ingest(want="full")
+
+    assert held
+    assert set(held) <= {1, 2}
+    assert hosts.of("host-1")._held == 0
+    tracked.assert_all_true()

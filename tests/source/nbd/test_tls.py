@@ -1,0 +1,135 @@
+"""NBD over TLS: what is served by another than the one that was meant is not read."""
+
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from cbtfs.core.extent import Extent
+from cbtfs.source.export import NbdSource
+from tests.cli.run_cbtfs import Run
+
+CONTENT = bytes(range(256)) * 256
+INGEST = ("ingest", "image", "--vm=vm", "--disk=disk", "--timeout=5")
+
+
+def _certificate(folder: Path, name: str, template: str, *options: str) -> None:
+    key, info, target = (
+        folder / f"{name}-key.pem",
+        folder / f"{name}.info",
+        folder / f"{name}-cert.pem",
+    )
+    info.write_text(template)
+    commands = [
+        ["--generate-privkey", "--key-type=ecdsa", f"--outfile={key}"],
+        [*options, f"--load-privkey={key}", f"--template={info}", f"--outfile={target}"],
+    ]
+    for command in commands:
+        subprocess.run(["certtool", *command], check=True, capture_output=True)
+
+
+def _authority(folder: Path) -> Path:
+    """A folder as QEMU and libnbd want it: an authority, and a server named localhost."""
+    folder.mkdir()
+    _certificate(folder, "ca", "cn = tests\nca\ncert_signing_key\n", "--generate-self-signed")
+    _certificate(
+        folder,
+        "server",
+        "cn = localhost\ndns_name = localhost\ntls_www_server\nsigning_key\n",
+        "--generate-certificate",
+        f"--load-ca-certificate={folder / 'ca-cert.pem'}",
+        f"--load-ca-privkey={folder / 'ca-key.pem'}",
+    )
+    return folder
+
+
+@contextmanager
+def _serving(image: Path, *options: str) -> Iterator[int]:
+    """The port of a qemu-nbd."""
+    pid = image.with_suffix(".pid")
+    command = ["qemu-nbd", "--read-only", "--persistent", "--fork", f"--pid-file={pid}"]
+    for is_last in (False, False, False, True):
+        with socket.socket() as found:
+            found.bind(("127.0.0.1", 0))
+            port = int(found.getsockname()[1])
+        where = ["--bind=127.0.0.1", f"--port={port}", "--format=raw", "--shared=8"]
+        done = subprocess.run([*command, *where, *options, str(image)], check=is_last)
+        if done.returncode == 0:
+            break  # else somebody else has taken the port meanwhile
+    try:
+        yield port
+    finally:
+        subprocess.run(["kill", pid.read_text().strip()], check=False)
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _authority(tmp_path_factory.mktemp("tls") / "pki")
+
+
+@pytest.fixture(scope="module")
+def port(authority: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    image = tmp_path_factory.mktemp("disk") / "disk.raw"
+    image.write_bytes(CONTENT)
+    credentials = f"tls-creds-x509,id=tls,endpoint=server,verify-peer=off,dir={authority}"
+    with _serving(image, f"--object={credentials}", "--tls-creds=tls") as found:
+        yield found
+
+
+def test_a_server_that_the_authority_vouches_for_is_read(port: int, authority: Path) -> None:
+    with closing(NbdSource(f"nbds://localhost:{port}/?tls-certificates={authority}")) as source:
+        assert source.read(Extent(0, len(CONTENT))) == CONTENT
+
+
+def test_a_server_of_another_name_is_refused(port: int, authority: Path, run: Run) -> None:
+    done = run(*INGEST, f"nbds://127.0.0.1:{port}/?tls-certificates={authority}")
+
+    assert done.code == 30
+
+
+def test_a_server_of_another_authority_is_refused(port: int, tmp_path: Path, run: Run) -> None:
+    other = _authority(tmp_path / "other")
+
+    done = run(*INGEST, f"nbds://localhost:{port}/?tls-certificates={other}")
+
+    assert done.code == 30
+
+
+@pytest.mark.parametrize(
+    ("uri", "words"),
+    [
+        ("nbds://localhost:{port}/", "whom to trust"),
+        ("nbds://localhost:{port}/?tls-certificates={empty}", "whom to trust"),
+        ("nbds+unix:///?socket={empty}/none&tls-certificates={authority}", "cannot be verified"),
+        ("nbds+unix:///?socket={empty}/none", "cannot be verified"),
+        ("nbds://[", "is no URI"),
+    ],
+)
+def test_where_nobody_would_be_verified_is_a_usage_error(
+    port: int, authority: Path, tmp_path: Path, run: Run, uri: str, words: str
+) -> None:
+    done = run(*INGEST, uri.format(port=port, empty=tmp_path, authority=authority))
+
+    assert done.code == 2
+    assert words in done.err
+
+
+def test_a_server_that_wants_tls_is_not_read_without(port: int, run: Run) -> None:
+    done = run(*INGEST, f"nbd://localhost:{port}/")
+
+    assert done.code == 30
+
+
+def test_nbds_never_falls_back_to_a_server_without_tls(
+    authority: Path, tmp_path: Path, run: Run
+) -> None:
+    image = tmp_path / "disk.raw"
+    image.write_bytes(CONTENT)
+
+    with _serving(image) as plain:
+        done = run(*INGEST, f"nbds://localhost:{plain}/?tls-certificates={authority}")
+
+    assert done.code == 30

@@ -1,0 +1,529 @@
+"""QueryChangedDiskAreas: activation, pages, faults, and the bytes it must not miss."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pyVmomi import vim, vmodl
+
+from tests.tools.vsim.clients import (
+    BLOCK,
+    DISK,
+    MIB,
+    changed,
+    connected,
+    disk_of,
+    enable_cbt,
+    finished,
+    inventory,
+    machine,
+    pages,
+    remove,
+    take_snapshot,
+)
+from tools.vsim import DiskEntry, MachineEntry, Simulator
+from tools.vsim.model.image import data_spans, punch
+from tools.vsim.model.span import Span
+
+CHANGE_ID = re.compile(r"(?:[0-9a-f]{2} ){7}[0-9a-f]{2}-(?:[0-9a-f]{2} ){7}[0-9a-f]{2}/\d+")
+
+
+def change_id(snapshot: Any, key: int = DISK) -> str:
+    return str(disk_of(snapshot.config, key).backing.changeId)
+
+
+def based(vm: Any) -> str:
+    """Enable tracking, take and remove a snapshot; its change ID."""
+    enable_cbt(vm)
+    snapshot = take_snapshot(vm)
+    base = change_id(snapshot)
+    remove(snapshot)
+    return base
+
+
+# activation
+
+
+def test_tracking_waits_for_a_stun(vm: Any) -> None:
+    enable_cbt(vm)
+
+    assert vm.config.changeTrackingEnabled is True
+    assert disk_of(vm.config).backing.changeId is None
+
+
+def test_the_backup_snapshot_is_itself_a_stun(vm: Any) -> None:
+    enable_cbt(vm)
+    snapshot = take_snapshot(vm)
+
+    assert CHANGE_ID.fullmatch(change_id(snapshot))
+    assert disk_of(vm.config).backing.changeId is not None
+
+
+def test_a_machine_that_is_off_tracks_at_once(sim: Simulator, vm: Any) -> None:
+    sim.do.power("web1", "off")
+    sim.do.write("web1", DISK, 0, b"data")
+    enable_cbt(vm)
+    page = vm.QueryChangedDiskAreas(None, DISK, 0, "*")
+
+    assert [(each.start, each.length) for each in page.changedArea] == [(0, BLOCK)]
+
+
+def test_a_running_machine_has_no_current_changes(vm: Any) -> None:
+    enable_cbt(vm)
+
+    with pytest.raises(vmodl.fault.InvalidArgument):
+        vm.QueryChangedDiskAreas(None, DISK, 0, "*")
+
+
+def test_the_flag_is_mirrored_in_the_settings(vm: Any) -> None:
+    enable_cbt(vm)
+    settings_on = {each.key: each.value for each in vm.config.extraConfig}
+    enable_cbt(vm, False)
+
+    assert settings_on == {
+        "ctkEnabled": "TRUE",
+        "scsi0:0.ctkEnabled": "TRUE",
+        "scsi0:1.ctkEnabled": "TRUE",
+    }
+    assert vm.config.extraConfig == []
+    assert vm.config.changeTrackingEnabled is False
+
+
+def test_a_disk_whose_own_key_is_missing_has_no_change_id(vm: Any) -> None:
+    enable_cbt(vm)
+    off = vim.option.OptionValue(key="scsi0:1.ctkEnabled", value="")
+    finished(vm.ReconfigVM_Task(vim.vm.ConfigSpec(extraConfig=[off])))
+    snapshot = take_snapshot(vm)
+
+    assert disk_of(snapshot.config, 2000).backing.changeId is not None
+    assert disk_of(snapshot.config, 2001).backing.changeId is None
+
+
+def test_settings_alone_do_not_flip_the_flag_of_a_running_machine(sim: Simulator, vm: Any) -> None:
+    keys = ["ctkEnabled", "scsi0:0.ctkEnabled"]
+    extra = [vim.option.OptionValue(key=key, value="TRUE") for key in keys]
+    finished(vm.ReconfigVM_Task(vim.vm.ConfigSpec(extraConfig=extra)))
+    before = vm.config.changeTrackingEnabled
+    sim.do.power("web1", "off")
+    sim.do.power("web1", "on")
+
+    assert before is False
+    assert vm.config.changeTrackingEnabled is True
+    assert disk_of(vm.config).backing.changeId is not None
+
+
+def test_old_hardware_cannot_track_until_it_is_upgraded() -> None:
+    old = MachineEntry("web1", hardware=4, power="off", disks=(DiskEntry(size=MIB),))
+    with Simulator(inventory(old)) as sim, connected(sim) as service:
+        vm = machine(service)
+        assert vm.capability.changeTrackingSupported is False
+        assert vm.config.version == "vmx-04"
+        with pytest.raises(vmodl.fault.NotSupported):
+            enable_cbt(vm)
+        finished(vm.UpgradeVM_Task("vmx-13"))
+        enable_cbt(vm)
+
+        assert vm.config.version == "vmx-13"
+        assert disk_of(vm.config).backing.changeId is not None
+        with pytest.raises(vim.fault.AlreadyUpgraded):
+            finished(vm.UpgradeVM_Task("vmx-13"))
+        finished(vm.PowerOnVM_Task())
+        with pytest.raises(vim.fault.InvalidPowerState):
+            finished(vm.UpgradeVM_Task(None))
+
+
+@pytest.mark.parametrize("backing", ["flat1", "sparse1"])
+def test_old_backings_have_no_change_id(backing: str) -> None:
+    entry = MachineEntry("web1", cbt=True, disks=(DiskEntry(size=MIB, backing=backing),))
+    with Simulator(inventory(entry)) as sim, connected(sim) as service:
+        assert not hasattr(disk_of(take_snapshot(machine(service)).config).backing, "changeId")
+
+
+@pytest.mark.parametrize("backing", ["flat2", "sparse2", "sesparse", "rdm-virtual", "raw2"])
+def test_other_backings_have_one(backing: str) -> None:
+    entry = MachineEntry("web1", cbt=True, disks=(DiskEntry(size=MIB, backing=backing),))
+    with Simulator(inventory(entry)) as sim, connected(sim) as service:
+        assert CHANGE_ID.fullmatch(change_id(take_snapshot(machine(service))))
+
+
+# what the extents say
+
+
+def test_a_snapshot_tells_what_changed_before_it_and_nothing_after(sim: Simulator, vm: Any) -> None:
+    base = based(vm)
+    sim.do.write("web1", DISK, 3 * BLOCK + 7, b"before")
+    snapshot = take_snapshot(vm)
+    sim.do.write("web1", DISK, 9 * BLOCK, b"after")
+
+    assert changed(vm, snapshot, base) == [(3 * BLOCK, BLOCK)]
+
+
+def test_what_changed_before_the_base_is_not_reported(sim: Simulator, vm: Any) -> None:
+    based(vm)
+    sim.do.write("web1", DISK, 0, b"old")
+    first = take_snapshot(vm)
+    base = change_id(first)
+    remove(first)
+    sim.do.write("web1", DISK, BLOCK, b"new")
+
+    assert changed(vm, take_snapshot(vm), base) == [(BLOCK, BLOCK)]
+
+
+def test_an_id_of_a_removed_snapshot_stays_valid_and_cumulative(sim: Simulator, vm: Any) -> None:
+    base = based(vm)
+    for number in range(3):
+        sim.do.write("web1", DISK, 2 * number * BLOCK, b"x")
+        remove(take_snapshot(vm))
+    snapshot = take_snapshot(vm)
+
+    assert changed(vm, snapshot, base) == [(number * BLOCK, BLOCK) for number in (0, 2, 4)]
+
+
+def test_a_block_changed_before_and_after_the_snapshot_is_reported(sim: Simulator, vm: Any) -> None:
+    base = based(vm)
+    sim.do.write("web1", DISK, 0, b"1")
+    first = take_snapshot(vm, "first")
+    sim.do.write("web1", DISK, 0, b"2")
+    take_snapshot(vm, "second")
+
+    assert changed(vm, first, base) == [(0, BLOCK)]
+
+
+def test_zeros_written_to_a_hole_are_a_change(sim: Simulator, vm: Any) -> None:
+    base = based(vm)
+    sim.do.write("web1", DISK, BLOCK, bytes(4096))
+
+    assert changed(vm, take_snapshot(vm), base) == [(BLOCK, BLOCK)]
+
+
+@pytest.mark.parametrize(("reported", "found"), [(True, [(0, BLOCK)]), (False, [])])
+def test_discards_are_reported_or_not(
+    sim: Simulator, vm: Any, reported: bool, found: list[tuple[int, int]]
+) -> None:
+    sim.knobs.change("cbt", unmap_reported=reported, unmap_unit=BLOCK)
+    sim.do.write("web1", DISK, 0, b"x" * BLOCK)
+    base = based(vm)
+    sim.do.discard("web1", DISK, 0, BLOCK)
+    snapshot = take_snapshot(vm)
+
+    assert changed(vm, snapshot, base) == found
+    with open(sim.do.truth("backup", DISK)["path"], "rb") as file:
+        assert file.read(BLOCK) == bytes(BLOCK)
+
+
+@pytest.mark.parametrize(
+    ("offset", "length", "freed"),
+    [
+        (0, MIB, [0]),
+        (4096, 2 * MIB, [1]),
+        (4096, MIB, []),
+        (MIB + 1, MIB - 1, []),
+        (3 * MIB, MIB, [3]),
+        (2 * MIB - 4096, 2 * MIB + 4096, [2, 3]),
+    ],
+)
+def test_whole_units_alone_are_given_back(
+    sim: Simulator, vm: Any, offset: int, length: int, freed: list[int]
+) -> None:
+    """As VMFS does, in units of 1 MiB; the rest of the range keeps its bytes."""
+    sim.knobs.change("cbt", unmap_reported=False)
+    for number in range(4):
+        sim.do.write("web1", DISK, number * MIB, b"x" * MIB)
+    based(vm)
+    sim.do.discard("web1", DISK, offset, length)
+    take_snapshot(vm)
+
+    image = Path(sim.do.truth("backup", DISK)["path"]).read_bytes()
+    assert [n for n in range(4) if image[n * MIB : (n + 1) * MIB] == bytes(MIB)] == freed
+    assert image.count(b"x") == (4 - len(freed)) * MIB
+
+
+def test_a_hole_in_part_of_a_unit_is_zeros_that_were_written(sim: Simulator, vm: Any) -> None:
+    """A guest that has the image loop-mounted punches holes of 4 KiB into it."""
+    sim.knobs.change("cbt", unmap_reported=False)
+    sim.do.write("web1", DISK, 0, b"x" * 2 * MIB)
+    base = based(vm)
+    (live,) = (each["file"] for each in sim.do.vms()[0]["disks"] if each["key"] == DISK)
+    with open(live, "r+b") as file:
+        punch(file.fileno(), Span(MIB - 4096, 2 * MIB))
+    snapshot = take_snapshot(vm)
+
+    assert changed(vm, snapshot, base) == [(MIB - BLOCK, BLOCK)]
+    image = Path(sim.do.truth("backup", DISK)["path"])
+    assert image.read_bytes().rstrip(b"\0") == b"x" * (MIB - 4096)
+    with image.open("rb") as file:
+        assert list(data_spans(file.fileno(), 4 * MIB)) == [Span(0, MIB)]
+
+
+def test_star_is_what_was_ever_in_use(sim: Simulator, vm: Any) -> None:
+    sim.knobs.change("cbt", unmap_unit=4096)
+    sim.do.write("web1", DISK, 0, b"x" * 4096)
+    based(vm)
+    sim.do.discard("web1", DISK, 0, 4096)
+    sim.do.write("web1", DISK, 5 * BLOCK, b"y")
+
+    assert changed(vm, take_snapshot(vm), "*") == [(0, BLOCK), (5 * BLOCK, BLOCK)]
+
+
+def test_star_can_be_the_whole_disk_or_refused(sim: Simulator, vm: Any) -> None:
+    based(vm)
+    snapshot = take_snapshot(vm)
+    sim.knobs.change("cbt", star="whole")
+    whole = changed(vm, snapshot, "*")
+    sim.knobs.change("cbt", star="fault")
+
+    assert whole == [(0, 4 * MIB)]
+    with pytest.raises(vim.fault.FileFault):
+        vm.QueryChangedDiskAreas(snapshot, DISK, 0, "*")
+
+
+def test_the_last_extent_ends_where_the_disk_does() -> None:
+    size = MIB + 512
+    entry = MachineEntry("web1", disks=(DiskEntry(size=size),))
+    with Simulator(inventory(entry)) as sim, connected(sim) as service:
+        vm = machine(service)
+        base = based(vm)
+        sim.do.write("web1", DISK, size - 1, b"x")
+
+        assert changed(vm, take_snapshot(vm), base) == [(MIB, 512)]
+
+
+@pytest.mark.parametrize("granularity", [4096, 65536, 262144])
+def test_the_granularity_is_a_knob(sim: Simulator, vm: Any, granularity: int) -> None:
+    sim.knobs.change("cbt", granularity=granularity)
+    base = based(vm)
+    sim.do.write("web1", DISK, MIB + 5, b"x")
+
+    assert changed(vm, take_snapshot(vm), base) == [(MIB, granularity)]
+
+
+# pages
+
+
+@pytest.fixture
+def scattered(sim: Simulator, vm: Any) -> tuple[Any, str]:
+    """A snapshot with ten changed blocks, and the change ID before them."""
+    base = based(vm)
+    for number in range(10):
+        sim.do.write("web1", DISK, (3 + 6 * number) * BLOCK, b"x")
+    return take_snapshot(vm), base
+
+
+SCATTERED = [((3 + 6 * number) * BLOCK, BLOCK) for number in range(10)]
+
+
+@pytest.mark.parametrize("cut_at", ["extent-end", "next-start", "middle"])
+@pytest.mark.parametrize("most", [1, 3, 2000])
+def test_pages_hold_so_many_extents(
+    sim: Simulator, vm: Any, scattered: tuple[Any, str], most: int, cut_at: str
+) -> None:
+    snapshot, base = scattered
+    sim.knobs.change("cbt", max_extents=most, cut_at=cut_at)
+    found = pages(vm, snapshot, base)
+    starts = {3 * BLOCK + BLOCK, 9 * BLOCK, 6 * BLOCK + BLOCK // 2}
+
+    assert [(e.start, e.length) for page in found for e in page.changedArea] == SCATTERED
+    assert max(len(page.changedArea) for page in found) == min(most, 10)
+    if most == 1:
+        assert found[1].startOffset in starts
+        assert (cut_at == "next-start") == (found[1].startOffset == 9 * BLOCK)
+
+
+def test_pages_in_the_middle_can_be_empty(
+    sim: Simulator, vm: Any, scattered: tuple[Any, str]
+) -> None:
+    snapshot, base = scattered
+    sim.knobs.change("cbt", empty_pages=True)
+    found = pages(vm, snapshot, base)
+
+    assert [len(page.changedArea) for page in found] == [0, 1] * 10 + [0]
+    assert [(e.start, e.length) for page in found for e in page.changedArea] == SCATTERED
+
+
+def test_pages_can_be_short(sim: Simulator, vm: Any, scattered: tuple[Any, str]) -> None:
+    snapshot, base = scattered
+    sim.knobs.change("cbt", page_span=BLOCK + 512)
+    found = pages(vm, snapshot, base)
+
+    assert max(page.length for page in found) == BLOCK + 512
+    assert sum(extent.length for page in found for extent in page.changedArea) == 10 * BLOCK
+
+
+def test_false_positives_come_on_top(sim: Simulator, vm: Any, scattered: tuple[Any, str]) -> None:
+    snapshot, base = scattered
+    sim.knobs.change("cbt", false_positives=20, seed=5)
+    covered = {
+        block
+        for start, length in changed(vm, snapshot, base)
+        for block in range(start // BLOCK, (start + length) // BLOCK)
+    }
+
+    assert {start // BLOCK for start, _ in SCATTERED} < covered
+
+
+def test_misses_are_silent_and_the_same_each_time(
+    sim: Simulator, vm: Any, scattered: tuple[Any, str]
+) -> None:
+    snapshot, base = scattered
+    sim.knobs.change("cbt", silent_misses=0.5, seed=1)
+    found = changed(vm, snapshot, base)
+
+    assert set(found) < set(SCATTERED)
+    assert changed(vm, snapshot, base) == found
+
+
+def test_one_disk_can_have_knobs_of_its_own(sim: Simulator, vm: Any) -> None:
+    sim.do.set_disk_cbt("web1", 2001, silent_misses=1.0)
+    enable_cbt(vm)
+    first = take_snapshot(vm)
+    bases = {key: change_id(first, key) for key in (2000, 2001)}
+    remove(first)
+    for key in bases:
+        sim.do.write("web1", key, 0, b"x")
+    snapshot = take_snapshot(vm)
+
+    assert changed(vm, snapshot, bases[2000], 2000) == [(0, BLOCK)]
+    assert changed(vm, snapshot, bases[2001], 2001) == []
+
+
+def broken(page: Any, offset: int, capacity: int) -> bool:
+    """Whether the page breaks a rule of the answer."""
+    end = page.startOffset + page.length
+    previous = offset
+    for extent in page.changedArea:
+        if extent.length <= 0 or extent.start < previous or extent.start + extent.length > end:
+            return True
+        previous = extent.start + extent.length
+    return bool(page.startOffset != offset or page.length <= 0 or end > capacity)
+
+
+@pytest.mark.parametrize(
+    "how",
+    ["echo", "zero-length", "overlap", "unsorted", "outside", "past-end", "empty-extent"],
+)
+def test_answers_can_be_malformed(
+    sim: Simulator, vm: Any, scattered: tuple[Any, str], how: str
+) -> None:
+    snapshot, base = scattered
+    sim.knobs.change("cbt", max_extents=4)
+    assert not broken(vm.QueryChangedDiskAreas(snapshot, DISK, 0, base), 0, 4 * MIB)
+    sim.knobs.change("cbt", malformed=how)
+
+    assert broken(vm.QueryChangedDiskAreas(snapshot, DISK, 0, base), 0, 4 * MIB)
+
+
+# faults
+
+
+@pytest.mark.parametrize("offset", [-1, 4 * MIB, 5 * MIB])
+def test_an_offset_outside_of_the_disk_is_an_invalid_argument(vm: Any, offset: int) -> None:
+    base = based(vm)
+    snapshot = take_snapshot(vm)
+
+    with pytest.raises(vmodl.fault.InvalidArgument) as refused:
+        vm.QueryChangedDiskAreas(snapshot, DISK, offset, base)
+    assert refused.value.msg == "A specified parameter was not correct: startOffset"
+    assert refused.value.invalidProperty == "startOffset"
+
+
+def test_an_unknown_disk_is_an_invalid_argument(vm: Any) -> None:
+    base = based(vm)
+
+    with pytest.raises(vmodl.fault.InvalidArgument, match="deviceKey"):
+        vm.QueryChangedDiskAreas(take_snapshot(vm), 2015, 0, base)
+
+
+def test_an_id_of_another_epoch_is_a_file_fault(vm: Any) -> None:
+    based(vm)
+    stranger = "52 de c0 d9 b9 43 9d 10-61 d5 4c 1b e9 7b 65 63/1"
+
+    with pytest.raises(vim.fault.FileFault) as refused:
+        vm.QueryChangedDiskAreas(take_snapshot(vm), DISK, 0, stranger)
+    assert refused.value.file == "/vmfs/volumes/datastore1/web1/web1.vmdk"
+    assert refused.value.msg == f"Error caused by file {refused.value.file}"
+
+
+def test_an_id_from_the_future_is_a_file_fault(vm: Any) -> None:
+    epoch = based(vm).partition("/")[0]
+
+    with pytest.raises(vim.fault.FileFault):
+        vm.QueryChangedDiskAreas(take_snapshot(vm), DISK, 0, f"{epoch}/1000")
+
+
+def test_a_malformed_id_is_one_of_two_faults(sim: Simulator, vm: Any) -> None:
+    based(vm)
+    snapshot = take_snapshot(vm)
+
+    with pytest.raises(vmodl.fault.InvalidArgument, match="changeId"):
+        vm.QueryChangedDiskAreas(snapshot, DISK, 0, "nonsense")
+    sim.knobs.change("cbt", bad_id="FileFault")
+    with pytest.raises(vim.fault.FileFault):
+        vm.QueryChangedDiskAreas(snapshot, DISK, 0, "nonsense")
+
+
+def test_a_disk_that_is_not_tracked_is_a_file_fault(vm: Any) -> None:
+    with pytest.raises(vim.fault.FileFault):
+        vm.QueryChangedDiskAreas(take_snapshot(vm), DISK, 0, "*")
+
+
+def test_a_removed_snapshot_is_not_found(vm: Any) -> None:
+    base = based(vm)
+    snapshot = take_snapshot(vm)
+    remove(snapshot)
+
+    with pytest.raises(vmodl.fault.ManagedObjectNotFound) as refused:
+        vm.QueryChangedDiskAreas(snapshot, DISK, 0, base)
+    assert refused.value.obj == snapshot
+
+
+# against an oracle
+
+SIZE = 24 * 4096 + 512
+PIECES = st.tuples(st.integers(0, SIZE - 1), st.binary(min_size=1, max_size=9000), st.booleans())
+ROUNDS = st.lists(st.lists(PIECES, max_size=4), min_size=1, max_size=5)
+
+
+@pytest.fixture(scope="module")
+def small() -> Iterator[tuple[Simulator, Any]]:
+    """A simulator that many examples share; each adds machines of its own."""
+    with Simulator(inventory()) as sim, connected(sim) as service:
+        sim.knobs.change("cbt", granularity=4096, unmap_unit=4096)
+        yield sim, service
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(rounds=ROUNDS, most=st.integers(1, 3), cut_at=st.sampled_from(["next-start", "middle"]))
+def test_a_chain_of_increments_gives_every_byte_of_every_snapshot(
+    small: tuple[Simulator, Any], rounds: list[list[Any]], most: int, cut_at: str
+) -> None:
+    sim, service = small
+    sim.knobs.change("cbt", max_extents=most, cut_at=cut_at)
+    name = f"vm{len(sim.do.vms())}"
+    sim.do.add_vm({"name": name, "cbt": True, "disk": [{"size": SIZE}]})
+    vm = machine(service, name)
+    guest, copy, base = bytearray(SIZE), bytearray(SIZE), None
+    for writes in rounds:
+        for offset, data, is_discard in writes:
+            piece = data[: SIZE - offset]
+            if is_discard:
+                sim.do.discard(name, DISK, offset, len(piece))
+                end = SIZE if offset + len(piece) == SIZE else (offset + len(piece)) // 4096 * 4096
+                offset = -(-offset // 4096) * 4096
+                piece = bytes(max(end - offset, 0))
+            else:
+                sim.do.write(name, DISK, offset, piece)
+            guest[offset : offset + len(piece)] = piece
+        snapshot = take_snapshot(vm, f"{name}-backup")
+        truth = sim.do.truth(f"{name}-backup", DISK)
+        with open(truth["path"], "rb") as file:
+            frozen = file.read()
+        assert frozen == guest
+        for start, length in changed(vm, snapshot, base or "*"):
+            copy[start : start + length] = frozen[start : start + length]
+        assert copy == guest
+        base = change_id(snapshot)
+        remove(snapshot)
