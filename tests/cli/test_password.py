@@ -12,7 +12,11 @@ import pytest
 from cbtfs.cli.options.password import PASSWORD_VARIABLE, find_password
 from cbtfs.errors import UsageError
 
-ASK = "from cbtfs.cli.options.password import find_password as f; print(f(None, 'vc1', 'me').reveal()[::-1])"
+ASK = """
+from cbtfs.cli.options.password import find_password
+
+print(find_password(None, "vc1", "me").reveal()[::-1])
+"""
 
 
 class FakeKeyring(ModuleType):

@@ -204,7 +204,8 @@ def test_fstab_mounts_by_the_helper(repository: Path, point: Manifest, tmp_path:
     mountpoint.mkdir()
     helper = helpers / "mount.cbtfs"
     helper.write_text(
-        f"#!/bin/sh\nexec {sys.executable} -c 'from cbtfs.cli.commands.mount_helper import run; run()' \"$@\"\n"
+        f"#!/bin/sh\nexec {sys.executable} -c "
+        "'from cbtfs.cli.commands.mount_helper import run; run()' \"$@\"\n"
     )
     helper.chmod(0o755)
     options = f"defaults,nofail,x-systemd.automount,workers=1,log_file={tmp_path / 'log'}"

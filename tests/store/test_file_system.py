@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from cbtfs.errors import UsageError
-from cbtfs.store import file_system
 from cbtfs.store.file_system import file_system, refuse_bad_place
 
 REMOTE = ["nfs", "nfs4", "cifs", "smb3", "ceph", "9p", "fuse.sshfs", "fuse.s3fs"]

@@ -19,9 +19,9 @@ from tools.mutate.sandbox import Sandbox
 PACKAGES: Final = ("core", "store", "ingest", "restore", "prune", "source/vsphere")
 TESTS: Final = (
     "tests/core", "tests/store", "tests/docs/test_format.py", "tests/test_reader.py",
-    "tests/restore/test_restore.py", "tests/check/test_check.py", "tests/scenarios/test_streams.py",
-    "tests/scenarios/test_hostile_names.py", "tests/ingest", "tests/audit", "tests/lifecycle",
-    "tests/source", "tests/cli", "tests/vsphere",
+    "tests/restore", "tests/check", "tests/prune", "tests/scenarios/test_streams.py",
+    "tests/scenarios/test_hostile_names.py", "tests/ingest",
+    "tests/source", "tests/cli", "tests/scenarios/vsphere", "tests/test_repair.py",
 )  # fmt: skip
 """Tests that are worth their time here: not those of the simulator, the mount, pages and tools."""
 

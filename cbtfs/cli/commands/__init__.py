@@ -1,1 +1,1 @@
-""""""
+"""One module per command: its options, its call, its report."""

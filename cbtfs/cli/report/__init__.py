@@ -1,1 +1,1 @@
-""""""
+"""Output of commands: documents, tables, metrics, log lines, exit status."""

@@ -1,1 +1,1 @@
-""""""
+"""Capture a vSphere VM: prepare, snapshot, read, commit, clean up."""

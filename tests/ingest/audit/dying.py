@@ -1,4 +1,4 @@
-"""`cbtfs` that sends itself a signal at a given step: -m tests.ingest.audit.dying STEP SIGNAL WORDS."""
+"""Run cbtfs and send it a signal at a step: -m tests.ingest.audit.dying STEP SIGNAL WORDS."""
 
 import os
 import signal

@@ -1,1 +1,1 @@
-""""""
+"""Changed Block Tracking: switch it, query it, decide whether to trust it."""

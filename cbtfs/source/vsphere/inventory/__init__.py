@@ -1,1 +1,1 @@
-""""""
+"""VMs, hosts, datastores and disks, as the server describes them."""
