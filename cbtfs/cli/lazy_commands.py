@@ -14,7 +14,7 @@ from typer.main import get_group
 MODULES: Final[Mapping[str, tuple[str, ...]]] = {
     "init": ("init",),
     "ingest": ("ingest",),
-    "listing": ("list", "show"),
+    "list_show": ("list", "show"),
     "extents": ("extents", "diff"),
     "mount": ("mount", "umount"),
     "restore": ("restore",),
@@ -32,10 +32,10 @@ _HOMES: Final = {verb: module for module, verbs in MODULES.items() for verb in v
 
 
 def load_commands(module: str) -> dict[str, Any]:
-    """The commands of `cbtfs.cli.<module>`, by name."""
+    """The commands of `cbtfs.cli.commands.<module>`, by name."""
     app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
     app.callback()(lambda: None)
-    import_module(f"cbtfs.cli.{module}").add_to(app)
+    import_module(f"cbtfs.cli.commands.{module}").add_to(app)
     return dict(get_group(app).commands)
 
 
