@@ -1,4 +1,4 @@
-"""A cache that is bounded in bytes and loads what is missing once, however many ask for it."""
+"""A cache that is bounded in bytes. Concurrent misses of one key share one load."""
 
 import threading
 from collections import OrderedDict
@@ -9,8 +9,8 @@ Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
 
-class _Loading(Generic[Value]):
-    """What several callers wait for. A future does the same in five times the time."""
+class _Load(Generic[Value]):
+    """The result of a load that several callers await. A future takes five times as long."""
 
     def __init__(self) -> None:
         self._is_loading = threading.Lock()
@@ -18,7 +18,7 @@ class _Loading(Generic[Value]):
         self._error: BaseException | None = None
         self._value: Value
 
-    def end(self, value: Value) -> None:
+    def finish(self, value: Value) -> None:
         self._value = value
         self._is_loading.release()
 
@@ -35,9 +35,9 @@ class _Loading(Generic[Value]):
 
 
 class Cache(Generic[Key, Value]):
-    """Least recently used goes first; safe to use from several threads.
+    """Values by key; evicts the least recently used first. Safe to use from several threads.
 
-    *cost* tells what a value weighs, in bytes.
+    *cost* returns the size of a value in bytes.
     """
 
     def __init__(self, capacity: int, cost: Callable[[Value], int]) -> None:
@@ -45,15 +45,11 @@ class Cache(Generic[Key, Value]):
         self._cost = cost
         self._bytes = 0
         self._entries: OrderedDict[Key, Value] = OrderedDict()
-        self._loading: dict[Key, _Loading[Value]] = {}
+        self._loading: dict[Key, _Load[Value]] = {}
         self._lock = threading.Lock()
 
-    @property
-    def bytes_held(self) -> int:
-        return self._bytes
-
     def get(self, key: Key) -> Value | None:
-        """What is cached under *key*."""
+        """Return the cached value of *key*, or None."""
         with self._lock:
             value = self._entries.get(key)
             if value is not None:
@@ -61,9 +57,9 @@ class Cache(Generic[Key, Value]):
             return value
 
     def load(self, key: Key, load: Callable[[], Value]) -> Value:
-        """What is cached under *key*, or what *load* returns, which is then kept.
+        """Return the cached value of *key*, or cache and return the result of *load*.
 
-        While one caller loads, others wait for the same outcome, be it a value or an error.
+        While one caller loads, others wait and get the same value or exception.
         """
         with self._lock:
             value = self._entries.get(key)
@@ -72,7 +68,7 @@ class Cache(Generic[Key, Value]):
                 return value
             loading = self._loading.get(key)
             if loading is None:
-                mine = self._loading[key] = _Loading()
+                mine = self._loading[key] = _Load()
         if loading is not None:
             return loading.wait()
         try:
@@ -85,11 +81,11 @@ class Cache(Generic[Key, Value]):
         with self._lock:
             del self._loading[key]
             self._keep(key, value)
-        mine.end(value)
+        mine.finish(value)
         return value
 
     def keep(self, key: Key, value: Value) -> None:
-        """Let *value* be cached under *key*, unless there is one."""
+        """Cache *value* unless *key* is cached already."""
         with self._lock:
             if key not in self._entries:
                 self._keep(key, value)
@@ -102,7 +98,7 @@ class Cache(Generic[Key, Value]):
             self._bytes -= self._cost(dropped)
 
     def drop(self, key: Key) -> None:
-        """Forget *key*."""
+        """Remove *key* from the cache."""
         with self._lock:
             value = self._entries.pop(key, None)
             if value is not None:

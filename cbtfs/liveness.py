@@ -1,4 +1,4 @@
-"""Which objects restore points need: one bit for each object, found from the roots down."""
+"""Mark the objects that restore points reference, from the roots down."""
 
 import struct
 from collections.abc import Callable, Collection, Iterable
@@ -13,16 +13,16 @@ from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.records import location_digest
 from cbtfs.store.catalog.view import View
 
-_NODES_A_VIEW: Final = 2048
-"""Nodes that are looked at before the view is renewed: none is held for long beside a writer."""
+_NODES_PER_VIEW: Final = 2048
+"""Nodes visited per view of the catalog: a long view keeps a writer from reusing pages."""
 
 _PACK = struct.Struct("<I")
 
 Progress = Callable[[int], None]
-"""Told how many bytes of disks more have been gone through."""
+"""Called with the number of disk bytes processed since the last call."""
 
 
-class Marks:
+class ObjectSet:
     """A set of object ids, one bit each."""
 
     def __init__(self, ids: int) -> None:
@@ -32,33 +32,34 @@ class Marks:
         return bool(self._bits[number >> 3] >> (number & 7) & 1)
 
     def has(self, number: int) -> bool:
-        """The same, for an id that may be younger than the set."""
+        """Return True if *number*, which may be newer than the set, is in it."""
         return number >> 3 < len(self._bits) and number in self
 
     def add(self, number: int) -> bool:
-        """Put *number* in; whether it was not there."""
-        at, bit = number >> 3, 1 << (number & 7)
-        if self._bits[at] & bit:
+        """Add *number*. Return False if it was in the set already."""
+        index, bit = number >> 3, 1 << (number & 7)
+        if self._bits[index] & bit:
             return False
-        self._bits[at] |= bit
+        self._bits[index] |= bit
         return True
 
 
-class Marking:
-    """Marks what manifests need. A node that is marked is not gone through again."""
+class Marker:
+    """Marks the objects that manifests reference. Each node is visited once."""
 
     def __init__(self, catalog: Catalog, packs: Collection[int]) -> None:
-        """*packs* are the numbers of packs that stand."""
+        """*packs* are the numbers of the packs that exist."""
         self._catalog = catalog
         self._packs = packs
         with catalog.view() as view:
-            self.marks = Marks(view.next_object())
+            self.marked = ObjectSet(view.next_object())
 
-    def mark(self, manifests: Iterable[Manifest], progress: Progress = lambda _: None) -> None:
-        """Mark all that *manifests* need, recomputing the digest of every node.
+    def mark(self, manifests: Iterable[Manifest], on_progress: Progress = lambda _: None) -> None:
+        """Mark all objects of *manifests*, and recompute the digest of every node.
 
-        ChunkMissing or DataCorrupt at the first thing that does not resolve: then the marks are
-        of no use.
+        Raises:
+            ChunkMissing: an object or its pack does not exist; the set is then incomplete.
+            DataCorrupt: a node does not match its digest; the set is then incomplete.
         """
         for manifest in manifests:
             for disk in manifest.disks:
@@ -67,22 +68,23 @@ class Marking:
                 except (ChunkMissing, DataCorrupt) as exc:
                     where = f"point {manifest.point} of {manifest.vm.name}, disk {disk.label}"
                     raise type(exc)(f"{where}: {exc}") from exc
-                progress(disk.size)
+                on_progress(disk.size)
 
     def mark_disk(self, disk: DiskRecord) -> None:
+        """Mark all objects of one disk. Raises what mark() raises."""
         if disk.root == NULL_DIGEST:
             return
         height = Shape(disk.size, disk.block_size).height
         with self._catalog.view() as view:
             root = view.find(Kind.NODE, height, disk.root)
         if root is None:
-            raise ChunkMissing(f"the block map {disk.root.hex()} is missing")
-        if not self.marks.add(root):
+            raise ChunkMissing(f"block map {disk.root.hex()} is missing")
+        if not self.marked.add(root):
             return
         pending = [(root, height, disk.root)]
         while pending:
             with self._catalog.view() as view:
-                for _ in range(_NODES_A_VIEW):
+                for _ in range(_NODES_PER_VIEW):
                     if not pending:
                         break
                     self._mark_children(view, *pending.pop(), pending)
@@ -101,6 +103,8 @@ class Marking:
                 continue
             (pack,) = _PACK.unpack_from(entry)
             if pack not in self._packs:
-                raise ChunkMissing(f"object {location_digest(entry).hex()} has no pack")
-            if self.marks.add(child) and level > 1:
+                raise ChunkMissing(
+                    f"object {location_digest(entry).hex()} is in a pack that does not exist"
+                )
+            if self.marked.add(child) and level > 1:
                 pending.append((child, level - 1, location_digest(entry)))

@@ -1,4 +1,4 @@
-"""Bytes at an offset of one disk at one restore point, verified before they are returned."""
+"""Read verified bytes at an offset of one disk at one restore point."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from cbtfs.store.digest import prefixed_digest
 from cbtfs.store.repository import Repository
 
 CACHE_BYTES: Final = 64 << 20
-"""Decoded chunks that one process keeps; the kernel's page cache holds what was read."""
+"""Size of the decoded chunks that one process caches, beside the kernel's page cache."""
 _NODE_CACHE_BYTES: Final = 32 << 20
 _NODE_BYTES: Final = 8 << 10
-"""What a cached node weighs: 64 entries of 56 bytes, with what Python adds."""
-_LISTS: Final = 1 << 9
-"""Nodes whose children stay decoded: an ingest asks for each leaf three times, and for what is
-above it each time."""
+"""Size of a cached node: 64 entries of 56 bytes, and Python's overhead."""
+_CHILD_LISTS: Final = 1 << 9
+"""Nodes whose children stay decoded: an ingest visits each leaf three times, and its ancestors
+each time."""
 _LEAVES: Final = 1 << 11
-"""Leaves that are found without a walk from the root; one weighs 5 KiB, twice that where its
-chunks are raw."""
-_MOST_FILES: Final = 1 << 12
-"""Packs that leaves may hold open, where the process may have twice as many files."""
+"""Leaves that are found without a walk from the root; each takes 5 KiB, or 10 KiB if its chunks
+are raw."""
+_MAX_PACK_FILES: Final = 1 << 12
+"""Packs that leaves may keep open; half of the process's limit of open files if that is less."""
 
 
 class Reader:
     """Reads disks of one repository; safe to use from several threads.
 
-    Caches are keyed by digest, so what is cached is right whatever happens to the catalog.
-    Numbers and places are hints: what they lead to is verified, and looked up anew once.
+    Caches are keyed by digest, so cached objects stay valid if the catalog changes. Object numbers
+    and locations are hints: the object is verified, and looked up a second time if it is not found.
     """
 
     def __init__(
@@ -49,48 +49,50 @@ class Reader:
         cache_bytes: int = CACHE_BYTES,
         *,
         is_strict: bool = True,
-        forgotten: Callable[[], None] = lambda: None,
+        on_leaves_dropped: Callable[[], None] = lambda: None,
     ) -> None:
-        """*is_strict*: raw chunks that are read whole are verified by their digest, not by CRCs.
+        """*is_strict*: verify whole raw chunks by their digest, not by their CRCs.
 
-        *forgotten* is told when leaves that were handed out should be asked for anew.
+        *on_leaves_dropped* is called when users of leaf() should drop their leaves.
         """
         self._packs = repository.packs
         self._catalog: Catalog = repository.catalog
         self._lock = threading.Lock()
-        self._forgotten = forgotten
+        self._on_leaves_dropped = on_leaves_dropped
         self.chunks = Chunks(cache_bytes, prefixed_digest, is_strict)
-        self._most_files = min(_MOST_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
-        self._start_over()
+        self._max_pack_files = min(
+            _MAX_PACK_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
+        )
+        self._reset()
 
-    def _start_over(self) -> None:
-        self._lists: dict[Digest, Sequence[Ref | None]] = {}
+    def _reset(self) -> None:
+        self._child_lists: dict[Digest, Sequence[Ref | None]] = {}
         self._nodes: Cache[Digest, Node] = Cache(_NODE_CACHE_BYTES, lambda _: _NODE_BYTES)
         self._roots: dict[Digest, Ref] = {}
         self._pack_ids: dict[int, PackId] = {}
-        self._forget_leaves()
+        self._drop_leaves()
         with self._catalog.view() as view:
             self._generation = view.generation
 
-    def _forget_leaves(self) -> None:
-        self._places: dict[tuple[Digest, int], Leaf | None] = {}
+    def _drop_leaves(self) -> None:
+        self._leaf_by_position: dict[tuple[Digest, int], Leaf | None] = {}
         self._leaves: Cache[Digest, Leaf] = Cache(_LEAVES, lambda _: 1)
-        self._forgotten()
+        self._on_leaves_dropped()
 
     @property
     def cached_bytes(self) -> int:
-        """Of decoded chunks."""
+        """Size of the decoded chunks in the cache."""
         return self.chunks.cached_bytes
 
     def refresh(self) -> bool:
-        """Look whether numbers still mean what they meant; False if they do.
+        """Follow changes of the catalog. Return False if its object numbers are unchanged.
 
-        Once a second is often enough: a number that lies is found out, and costs a second look.
+        Once a second is enough: an outdated number is detected and costs a second look-up.
         """
         with self._lock:
             self._packs.close_removed()
             if has_deleted_pack_files():
-                self._forget_leaves()  # they hold the files, whose room is wanted
+                self._drop_leaves()  # they keep the files open, and so their space in use
             if self._catalog.is_replaced():
                 if not self._catalog.reopen():
                     return False
@@ -98,36 +100,48 @@ class Reader:
                 with self._catalog.view() as view:
                     if view.generation == self._generation:
                         return False
-            self._start_over()
+            self._reset()
             return True
 
     def disk(self, record: DiskRecord) -> Disk:
-        """The image that *record* names."""
+        """Return the disk of *record*."""
         return Disk(self, record)
 
     def root(self, record: DiskRecord) -> Ref | None:
-        """The root of a block map; ChunkMissing if the repository does not have it."""
+        """Return the root of a disk's block map, or None if all is zeros.
+
+        Raises:
+            ChunkMissing: the repository does not contain it.
+        """
         return self._find_root(record.root, Shape(record.size, record.block_size))
 
     def tree(self, root: Digest, shape: Shape) -> Tree[Ref]:
-        """The block map of that root; ChunkMissing if the repository does not have it."""
+        """Return the block map with that root.
+
+        Raises:
+            ChunkMissing: the repository does not contain it.
+        """
         return Tree(self._find_root(root, shape), shape.blocks, self.children)
 
     def _find_root(self, root: Digest, shape: Shape) -> Ref | None:
         if root == NULL_DIGEST:
             return None
         roots = self._roots
-        found = roots.get(root)
-        if found is None:
+        reference = roots.get(root)
+        if reference is None:
             with self._catalog.view() as view:
                 number = view.find(Kind.NODE, shape.height, root)
             if number is None:
                 raise ChunkMissing(f"block map {root.hex()} is missing")
-            found = roots[root] = Ref(number, root)
-        return found
+            reference = roots[root] = Ref(number, root)
+        return reference
 
     def node(self, child: Ref, level: int) -> Node:
-        """A node of a block map; DataCorrupt if it is not what its digest says."""
+        """Return a node of a block map.
+
+        Raises:
+            DataCorrupt: it does not match its digest.
+        """
         return self._nodes.load(child.digest, lambda: self._load_node(child, level))
 
     def _load_node(self, child: Ref, level: int) -> Node:
@@ -135,36 +149,36 @@ class Reader:
             return view.node(child.number, level, child.digest)
 
     def children(self, child: Ref, level: int) -> Sequence[Ref | None]:
-        """The 64 children of a node: what a Tree loads."""
-        lists = self._lists
-        found = lists.get(child.digest)
-        if found is None:
+        """Return the 64 children of a node. This is the loader of a Tree."""
+        lists = self._child_lists
+        children = lists.get(child.digest)
+        if children is None:
             node = self.node(child, level)
-            found = tuple(
+            children = tuple(
                 None if digest is None else Ref(number, digest)
                 for number, digest in zip(node.children, node.digests(), strict=True)
             )
-            if len(lists) >= _LISTS:
+            if len(lists) >= _CHILD_LISTS:
                 lists.clear()
-            lists[child.digest] = found
-        return found
+            lists[child.digest] = children
+        return children
 
     def leaf(self, record: DiskRecord, index: int) -> Leaf | None:
-        """Leaf *index* of a block map; None if it is zeros."""
-        places = self._places
+        """Return leaf *index* of a block map, or None if it is all zeros."""
+        leaves = self._leaf_by_position
         key = record.root, index
         try:
-            return places[key]
+            return leaves[key]
         except KeyError:
             pass
         child = self._leaf_ref(record, index)
-        found = (
-            None if child is None else self._leaves.load(child.digest, lambda: self._leaf(child))
-        )
-        if len(places) >= _LEAVES:
-            places.clear()
-        places[key] = found
-        return found
+        leaf = None
+        if child is not None:
+            leaf = self._leaves.load(child.digest, lambda: self._load_leaf(child))
+        if len(leaves) >= _LEAVES:
+            leaves.clear()
+        leaves[key] = leaf
+        return leaf
 
     def _leaf_ref(self, record: DiskRecord, index: int) -> Ref | None:
         child = self.root(record)
@@ -177,55 +191,61 @@ class Reader:
             child = None if entry is None else Ref(node.children[slot], location_digest(entry))
         return child
 
-    def _leaf(self, child: Ref) -> Leaf:
+    def _load_leaf(self, child: Ref) -> Leaf:
         return Leaf(self._load_node(child, 1).entries)
 
     def attach(self, leaf: Leaf, slot: int) -> bool:
-        """Open the pack that a chunk is in; False if that is not what it takes to read it.
+        """Attach the pack of a chunk. Return False if it is attached already.
 
-        ChunkMissing or DataCorrupt if the pack cannot be opened.
+        Raises:
+            ChunkMissing: the pack does not exist.
+            DataCorrupt: the pack cannot be opened.
         """
         number = leaf.wanted_pack(slot)
         if number is None:
             return False
-        if open_pack_files() > self._most_files:
-            self._forget_leaves()
+        if open_pack_files() > self._max_pack_files:
+            self._drop_leaves()
         leaf.attach(number, self._packs.open(self._pack_id(number)).file)
         return True
 
     def load_chunk(self, record: DiskRecord, block: int) -> bytes:
-        """A whole block's bytes, verified by their digest, from where they are now.
+        """Return the bytes of a whole block from its current location, verified by their digest.
 
-        What to ask when Chunks has nothing: ChunkMissing or DataCorrupt tell why.
+        Called when Chunks cannot read the block, to read it or to find the reason.
+
+        Raises:
+            ChunkMissing: the chunk or its pack does not exist.
+            DataCorrupt: the chunk does not match its digest.
         """
         child = self._leaf_ref(record, block // FANOUT)
-        place = None if child is None else self.node(child, 1).place(block % FANOUT)
-        if place is None:
+        location = None if child is None else self.node(child, 1).place(block % FANOUT)
+        if location is None:
             return bytes(record.block_size)
-        frame = place.frame
+        frame = location.frame
         if frame.plain != record.block_size:
-            raise DataCorrupt(f"chunk {frame.digest.hex()} is of another block size")
+            raise DataCorrupt(f"chunk {frame.digest.hex()} has another block size")
         try:
-            return self._packs.open(self._pack_id(place.pack)).load(frame)
+            return self._packs.open(self._pack_id(location.pack)).load(frame)
         except (ChunkMissing, DataCorrupt) as exc:
             raise type(exc)(f"chunk {frame.digest.hex()}: {exc}") from exc
 
-    def look_again(self) -> None:
-        """Forget where things are, after something was not where it should be."""
+    def drop_locations(self) -> None:
+        """Drop cached locations after an object was not found at its location."""
         if not self.refresh():
             with self._lock:
-                self._start_over()
+                self._reset()
 
     def _pack_id(self, number: int) -> PackId:
         ids = self._pack_ids
-        found = ids.get(number)
-        if found is None:
+        pack_id = ids.get(number)
+        if pack_id is None:
             with self._catalog.view() as view:
                 record = view.pack(number)
             if record is None:
-                raise ChunkMissing(f"pack number {number} is not known")
-            found = ids[number] = record.id
-        return found
+                raise ChunkMissing(f"pack number {number} is not in the catalog")
+            pack_id = ids[number] = record.id
+        return pack_id
 
 
 class Disk:
@@ -240,9 +260,12 @@ class Disk:
         self._shape = Shape(record.size, record.block_size)
 
     def read(self, offset: int, length: int) -> bytes | memoryview:
-        """The bytes [offset, offset + length), fewer only where the disk ends.
+        """Return the bytes [offset, offset + length), fewer only at the end of the disk.
 
-        DataCorrupt or ChunkMissing, which name chunk and extent, if one byte cannot be proven.
+        Raises:
+            ChunkMissing: a chunk does not exist; the message names chunk and extent.
+            DataCorrupt: a byte cannot be verified; the message names chunk and extent.
+            ValueError: *offset* or *length* is negative.
         """
         end = min(offset + length, self.size)
         if offset < 0 or length < 0:
@@ -254,20 +277,20 @@ class Disk:
         return data
 
     def read_into(self, offset: int, target: memoryview) -> None:
-        """Fill *target* from *offset* on, all of it within the disk; raises what read() raises."""
+        """Fill *target* from *offset*; the range is within the disk. Raises what read() raises."""
         done = 0
         while done < len(target):
             done += self._read_some(offset + done, target[done:])
 
     def _read_some(self, offset: int, target: memoryview) -> int:
-        """Some bytes from *offset* on, at least one; how many."""
+        """Read at least one byte from *offset*. Return the number of bytes."""
         try:
             done = self._fill(offset, target)
         except (ChunkMissing, DataCorrupt):
             done = 0
         if done:
             return done
-        self._reader.look_again()
+        self._reader.drop_locations()
         block, within = divmod(offset, self._block)
         part = target[: self._block - within]
         try:
@@ -279,7 +302,7 @@ class Disk:
         return len(part)
 
     def _fill(self, offset: int, target: memoryview) -> int:
-        """What can be had of one leaf; how many bytes, 0 where its first chunk needs a look."""
+        """Read from one leaf. Return the number of bytes, 0 if its first chunk is unreadable."""
         index, within = divmod(offset, self._leaf_bytes)
         part = target[: self._leaf_bytes - within]
         leaf = self._reader.leaf(self.record, index)
@@ -288,16 +311,18 @@ class Disk:
             return len(part)
         done = 0
         while True:
-            at = within + done
-            done += self._reader.chunks.fill(leaf, self._block, at, part[done:])
+            position = within + done
+            done += self._reader.chunks.fill(leaf, self._block, position, part[done:])
             slot = (within + done) // self._block
             if done == len(part) or not self._reader.attach(leaf, slot):
                 return done
 
     def leaves(self, offset: int, length: int) -> Iterator[tuple[int, Leaf | None]]:
-        """The leaves that the bytes [offset, offset + length) lie in, fit to be read from.
+        """Yield the leaves of the bytes [offset, offset + length), with their packs attached.
 
-        ChunkMissing or DataCorrupt if one, or a pack with its chunks, cannot be had.
+        Raises:
+            ChunkMissing: a leaf or a pack does not exist.
+            DataCorrupt: a leaf or a pack cannot be read.
         """
         end = min(offset + length, self.size)
         while offset < end:
@@ -312,19 +337,22 @@ class Disk:
             offset = until
 
     def tree(self) -> Tree[Ref]:
-        """The block map."""
+        """Return the block map."""
         return self._reader.tree(self.record.root, self._shape)
 
     def data(self) -> Iterator[Extent]:
-        """Extents that hold data, ascending; the rest of the disk is zeros."""
+        """Yield the extents with data, ascending; the rest of the disk is zeros."""
         runs = (Extent(f * self._block, n * self._block) for f, n in self.tree().data_runs())
         return clip(runs, 0, self.size)
 
 
 def differing(left: Disk, right: Disk) -> Iterator[Extent]:
-    """Extents in which two images may differ, whole blocks, ascending.
+    """Yield the extents in which two disks may differ: whole blocks, ascending.
 
-    ValueError if their block sizes differ. Bytes beyond the end of the shorter one differ.
+    Bytes beyond the end of the shorter disk count as different.
+
+    Raises:
+        ValueError: the block sizes differ.
     """
     if left.record.block_size != right.record.block_size:
         raise ValueError("the disks have different block sizes")

@@ -9,7 +9,7 @@ from cbtfs.core.manifest import Manifest, decode_manifest
 from cbtfs.core.settings import Settings
 from cbtfs.errors import ChunkMissing, DataCorrupt
 from cbtfs.listing import points
-from cbtfs.liveness import Marking
+from cbtfs.liveness import Marker
 from cbtfs.store import directories
 from cbtfs.store.catalog import gate
 from cbtfs.store.catalog.catalog import Catalog
@@ -153,7 +153,7 @@ def _missing(repository: Repository) -> list[MissingPoint]:
         problem = None
         try:
             # One marking for each: nodes that an incomplete map has marked are not looked at again.
-            Marking(repository.catalog, packs).mark([manifest])
+            Marker(repository.catalog, packs).mark([manifest])
         except (ChunkMissing, DataCorrupt) as exc:
             problem = str(exc)
         found.append(MissingPoint(manifest, problem))

@@ -1,4 +1,4 @@
-"""Reads at any offset and length against byte strings; what cannot be proven is not returned."""
+"""Reads match byte strings at any offset and length, and return verified bytes only."""
 
 import os
 import random
@@ -28,11 +28,11 @@ from cbtfs.store.repository import Repository, reading
 from tests.make_points import BLOCK, MEMORY, add_point, new_repository
 
 LARGE = 16 * BLOCK
-"""A block size that is worth reading in pieces."""
+"""A block size of several pieces."""
 
 
 def patchwork(seed: int, size: int, unit: int) -> bytes:
-    """Zeros, text and noise in turn, by units."""
+    """Return a random sequence of units of zeros, text and noise."""
     rng = random.Random(seed)
     kinds = [bytes(unit), b"0123456789abcde\n" * (unit // 16), rng.randbytes(unit)]
     return b"".join(rng.choice(kinds) for _ in range(-(-size // unit)))[:size]
@@ -63,8 +63,8 @@ def records(path: Path) -> dict[str, DiskRecord]:
     first = add_point(path, IMAGES)
     later = add_point(path, {"odd": bytes(CHANGED)}, changed={"odd": [5, 6, 100]})
     grown = add_point(path, {"odd": bytes(CHANGED) + b"more" * BLOCK}, changed={"odd": []})
-    found = {disk.label: disk for disk in first.disks}
-    return found | {"changed": later.disks[0], "grown": grown.disks[0]}
+    records = {disk.label: disk for disk in first.disks}
+    return records | {"changed": later.disks[0], "grown": grown.disks[0]}
 
 
 @pytest.fixture(scope="module")
@@ -101,12 +101,14 @@ def test_any_range_reads_as_it_was(
 
 
 @pytest.mark.parametrize(("offset", "length"), [(-1, 5), (5, -1)])
-def test_a_range_that_is_none_is_refused(disks: dict[str, Disk], offset: int, length: int) -> None:
+def test_a_negative_offset_or_length_is_refused(
+    disks: dict[str, Disk], offset: int, length: int
+) -> None:
     with pytest.raises(ValueError, match="cannot read"):
         disks["odd"].read(offset, length)
 
 
-def test_reads_from_many_threads_are_right(
+def test_reads_from_several_threads_are_correct(
     opened: Repository, records: dict[str, DiskRecord]
 ) -> None:
     image = IMAGES["odd"]
@@ -114,9 +116,9 @@ def test_reads_from_many_threads_are_right(
     ranges = [(rng.randrange(len(image)), rng.randrange(30000)) for _ in range(300)]
     with ThreadPoolExecutor(6) as threads:
         disk = Reader(opened, cache_bytes=10 * BLOCK).disk(records["odd"])
-        found = list(threads.map(lambda where: bytes(disk.read(*where)), ranges))
+        results = list(threads.map(lambda range_: bytes(disk.read(*range_)), ranges))
 
-    assert found == [image[at : at + length] for at, length in ranges]
+    assert results == [image[offset : offset + length] for offset, length in ranges]
 
 
 def blocks_that(image: bytes, *, hold_data: bool) -> set[int]:
@@ -145,16 +147,17 @@ def test_a_diff_names_the_blocks_that_differ(disks: dict[str, Disk]) -> None:
     assert covered(list(differing(disks["odd"], disks["changed"]))) == expected
 
 
-def test_a_diff_includes_what_only_one_disk_has(disks: dict[str, Disk]) -> None:
+def test_a_diff_includes_the_end_of_the_longer_disk(disks: dict[str, Disk]) -> None:
     old, new = disks["changed"], disks["grown"]
 
-    found = list(differing(old, new))
-    assert found == list(differing(new, old))
-    assert found[-1].end == new.size
-    assert found[0].start <= old.size
+    extents = list(differing(old, new))
+
+    assert extents == list(differing(new, old))
+    assert extents[-1].end == new.size
+    assert extents[0].start <= old.size
 
 
-def test_disks_of_other_block_sizes_are_not_compared(disks: dict[str, Disk]) -> None:
+def test_disks_with_different_block_sizes_are_not_compared(disks: dict[str, Disk]) -> None:
     record = replace(disks["odd"].record, block_size=2 * BLOCK)
 
     with pytest.raises(ValueError, match="block sizes"):
@@ -165,7 +168,7 @@ def test_disks_of_other_block_sizes_are_not_compared(disks: dict[str, Disk]) -> 
 
 
 class Damaged:
-    """A repository of 64 KiB blocks, one raw and one compressed, and how to spoil it."""
+    """A repository of 64 KiB blocks, one raw and one compressed, and methods to damage it."""
 
     def __init__(self, path: Path) -> None:
         self.path = new_repository(path, LARGE)
@@ -202,7 +205,7 @@ def test_a_damaged_piece_fails_and_the_rest_of_its_chunk_reads(damaged: Damaged)
 
 
 @pytest.mark.parametrize("codec", list(Codec))
-def test_what_is_damaged_is_named(damaged: Damaged, codec: Codec) -> None:
+def test_the_error_names_the_damaged_chunk_and_extent(damaged: Damaged, codec: Codec) -> None:
     frame = damaged.frame(codec)
     damaged.flip(frame.payload_offset)
     start = 0 if codec is Codec.STORED else LARGE
@@ -219,13 +222,13 @@ def test_a_lost_pack_is_a_missing_chunk(damaged: Damaged) -> None:
         Reader(repository).disk(damaged.disk).read(0, 10)
 
 
-def test_a_root_that_is_nowhere_is_missing(damaged: Damaged) -> None:
+def test_an_unknown_root_is_a_missing_chunk(damaged: Damaged) -> None:
     record = replace(damaged.disk, root=Digest(b"r" * 32))
     with reading(damaged.path) as repository, pytest.raises(ChunkMissing, match="block map"):
         Reader(repository).disk(record).read(0, 10)
 
 
-def test_a_root_of_another_size_of_disk_is_refused(damaged: Damaged) -> None:
+def test_a_root_of_a_disk_with_another_size_is_refused(damaged: Damaged) -> None:
     record = replace(damaged.disk, size=100 * LARGE)
     with reading(damaged.path) as repository, pytest.raises(CbtfsError):
         Reader(repository).disk(record).read(0, 10)
@@ -237,7 +240,7 @@ def test_chunks_of_another_block_size_are_refused(damaged: Damaged) -> None:
         Reader(repository).disk(record).read(0, 10)
 
 
-def test_an_error_says_once_what_to_do(damaged: Damaged, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_states_the_remedy_once(damaged: Damaged, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> bytes:
         raise CatalogDamaged("an entry of map fails its checksum")
 
@@ -250,7 +253,7 @@ def test_an_error_says_once_what_to_do(damaged: Damaged, monkeypatch: pytest.Mon
     assert str(caught.value).count("cbtfs repair") == 1
 
 
-def test_an_object_that_moved_is_found_in_its_new_place(damaged: Damaged, tmp_path: Path) -> None:
+def test_a_moved_object_is_found_at_its_new_location(damaged: Damaged, tmp_path: Path) -> None:
     with reading(damaged.path) as repository:
         disk = Reader(repository, cache_bytes=0).disk(damaged.disk)
         assert bytes(disk.read(0, 10)) == damaged.image[:10]
@@ -259,11 +262,11 @@ def test_an_object_that_moved_is_found_in_its_new_place(damaged: Damaged, tmp_pa
         assert bytes(disk.read(0, len(damaged.image))) == damaged.image
 
 
-def test_a_pack_that_was_removed_takes_no_room(damaged: Damaged) -> None:
+def test_a_refresh_closes_a_deleted_pack(damaged: Damaged) -> None:
     with reading(damaged.path) as repository:
         reader = Reader(repository, cache_bytes=0)
         reader.disk(damaged.disk).read(0, 10)
-        repository.packs.forget_open()  # as it does with the oldest of many
+        repository.packs.forget_open()  # as for the oldest of many open packs
         damaged.pack.unlink()
         assert f"{damaged.pack} (deleted)" in names_of_open_files()
 
@@ -278,7 +281,7 @@ def names_of_open_files() -> set[str]:
 
 
 def move_objects(damaged: Damaged, repository: Repository, tmp_path: Path) -> None:
-    """Let another process put everything into another pack, as a prune does."""
+    """Move all objects to another pack in another process, as prune does."""
     other = new_repository(tmp_path / "other", LARGE)
     add_point(other, {"disk": damaged.image})
     (copy,) = other.glob("packs/*/*")
@@ -298,7 +301,7 @@ def catch_up_elsewhere(path: Path) -> None:
     subprocess.run([sys.executable, "-c", script, str(path)], check=True, capture_output=True)
 
 
-def test_a_reader_outlives_a_catalog_that_is_rebuilt(damaged: Damaged) -> None:
+def test_a_reader_follows_a_rebuilt_catalog(damaged: Damaged) -> None:
     with reading(damaged.path) as repository:
         reader = Reader(repository, cache_bytes=0)
         disk = reader.disk(damaged.disk)
@@ -311,6 +314,6 @@ def test_a_reader_outlives_a_catalog_that_is_rebuilt(damaged: Damaged) -> None:
         assert bytes(disk.read(0, len(damaged.image))) == damaged.image
 
 
-def test_a_refresh_finds_nothing_new_where_nothing_changed(damaged: Damaged) -> None:
+def test_a_refresh_returns_false_if_nothing_changed(damaged: Damaged) -> None:
     with reading(damaged.path) as repository:
         assert not Reader(repository).refresh()

@@ -66,7 +66,7 @@ class Served:
         self._catalog = repository.catalog
         self._points = repository.points
         self._requests: Requests | None = None
-        self._reader = Reader(repository, is_strict=False, forgotten=self._forget_leaves)
+        self._reader = Reader(repository, is_strict=False, on_leaves_dropped=self._drop_leaves)
         self._shared = shared
         self.leases = Leases(repository.points, shared, self._close_disks)
         self._disks: dict[int, OpenDisk] = {}
@@ -91,7 +91,7 @@ class Served:
         """Make known to *requests*, from now on, what reads of open disks take."""
         self._requests = requests
 
-    def _forget_leaves(self) -> None:
+    def _drop_leaves(self) -> None:
         if self._requests is not None:
             self._requests.clear()
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from cbtfs.core.ids import DiskId, PointId
 from cbtfs.core.manifest import Manifest
 from cbtfs.errors import ChunkMissing, DataCorrupt, PointNotFound
-from cbtfs.liveness import Marking
+from cbtfs.liveness import Marker
 from cbtfs.prune.rewrite import Rewriter, least_bytes
 from cbtfs.prune.select import Limits, PackUse, Selection, select
 from cbtfs.prune.space import Space, take_step
@@ -113,7 +113,7 @@ def prune(
             space.wait_for(catalog_bytes(repository.path))
         with announce("dropping", found.dead_objects) as advance:
             batch = SMALL if is_tight(repository.path) else LARGE
-            sweep(repository.catalog, living.marks, advance, batch)
+            sweep(repository.catalog, living.marked, advance, batch)
         with announce("rewriting", sum(pack.live_bytes for pack in chosen.rewritten)) as advance:
             repository.catalog.update(lambda update: _drop_packs(update, chosen.removed))
             steps.remove(chosen.removed)
@@ -148,10 +148,10 @@ def _load_points(
     return _Points(sorted(living, key=lambda each: (each.vm.id, each.order)), leased, known)
 
 
-def _look(repository: Repository, points: _Points, announce: Announce) -> tuple[Marking, Survey]:
+def _look(repository: Repository, points: _Points, announce: Announce) -> tuple[Marker, Survey]:
     with repository.catalog.view() as view:
         packs = view.packs().keys()
-    living, forgotten = (Marking(repository.catalog, packs) for _ in range(2))
+    living, forgotten = (Marker(repository.catalog, packs) for _ in range(2))
     total = sum(disk.size for each in points.living for disk in each.disks)
     with announce("marking", total) as advance:
         try:
@@ -168,7 +168,7 @@ def _look(repository: Repository, points: _Points, announce: Announce) -> tuple[
             except (ChunkMissing, DataCorrupt):
                 continue  # An earlier prune took it.
     with repository.catalog.view() as view:
-        return living, survey(view, living.marks, forgotten.marks)
+        return living, survey(view, living.marked, forgotten.marked)
 
 
 def _drop_packs(update: Update, packs: Iterable[PackUse]) -> None:

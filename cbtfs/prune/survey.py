@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from cbtfs.liveness import Marks
+from cbtfs.liveness import ObjectSet
 from cbtfs.prune.select import PackUse
 from cbtfs.store.catalog.view import View
 
@@ -29,7 +29,7 @@ class Survey:
     shared_bytes: int = 0
 
 
-def survey(view: View, living: Marks, forgotten: Marks) -> Survey:
+def survey(view: View, living: ObjectSet, forgotten: ObjectSet) -> Survey:
     """Go through all objects once."""
     records = view.packs()
     live = {number: _Count() for number in records}

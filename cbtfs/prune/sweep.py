@@ -5,7 +5,7 @@ from itertools import islice
 from typing import Final
 
 from cbtfs.core.ids import ObjectId
-from cbtfs.liveness import Marks
+from cbtfs.liveness import ObjectSet
 from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.records import Location
 from cbtfs.store.catalog.update import Update
@@ -21,7 +21,7 @@ _LOOKED_AT: Final = 20
 
 
 def sweep(
-    catalog: Catalog, living: Marks, progress: Callable[[int], None], batch: int = LARGE
+    catalog: Catalog, living: ObjectSet, progress: Callable[[int], None], batch: int = LARGE
 ) -> int:
     """Drop every object that is not marked; how many.
 

@@ -10,7 +10,7 @@ from cbtfs.core.ids import PointId
 from cbtfs.core.manifest import Manifest
 from cbtfs.core.moment import parse_moment
 from cbtfs.listing import points
-from cbtfs.liveness import Marking
+from cbtfs.liveness import Marker
 from cbtfs.stats.owners import owners_of
 from cbtfs.store.repository import Repository
 
@@ -91,7 +91,7 @@ def stats(
         owners = owners_of(repository.catalog, every, advance)
         with repository.catalog.view() as view:
             packs = view.packs()
-        ours, others = (Marking(repository.catalog, packs.keys()) for _ in range(2))
+        ours, others = (Marker(repository.catalog, packs.keys()) for _ in range(2))
         ours.mark(mine, advance)
         others.mark(rest, advance)
     owned: defaultdict[int, int] = defaultdict(int)
@@ -100,8 +100,8 @@ def stats(
         for number, (_, frame) in view.all_locations():
             size = frame.end - frame.offset
             owned[owners.of(number)] += size
-            is_mine = ours.marks.has(number)
-            is_theirs = others.marks.has(number)
+            is_mine = ours.marked.has(number)
+            is_theirs = others.marked.has(number)
             used += size if is_mine or is_theirs else 0
             if is_mine:
                 stored += size

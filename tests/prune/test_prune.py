@@ -15,7 +15,7 @@ from cbtfs.core.blockmap import FANOUT
 from cbtfs.core.frame import FRAME_HEADER_BYTES, Kind
 from cbtfs.core.ids import PackId
 from cbtfs.errors import DataCorrupt
-from cbtfs.liveness import Marking
+from cbtfs.liveness import Marker
 from cbtfs.prune import sweep
 from cbtfs.prune.select import Limits, PackUse, select
 from cbtfs.reader import Reader
@@ -259,12 +259,12 @@ def test_dropping_in_small_steps_comes_to_the_same(
     history.forget(history.add(long_image(90)))
     with writing(history.path) as repository:
         with repository.catalog.view() as view:
-            living = Marking(repository.catalog, view.packs().keys())
+            living = Marker(repository.catalog, view.packs().keys())
         living.mark([history.manifests[point] for point in history.expected])
 
-        assert sweep.sweep(repository.catalog, living.marks, lambda _: None, batch=3) > FANOUT
+        assert sweep.sweep(repository.catalog, living.marked, lambda _: None, batch=3) > FANOUT
         with repository.catalog.view() as view:
-            assert all(number in living.marks for number, _ in view.all_locations())
+            assert all(number in living.marked for number, _ in view.all_locations())
     history.verify()
 
 
