@@ -1,1 +1,1 @@
-"""The main job on an embedded default: a guest disk, captured day by day, read back, compared."""
+"""A demonstration: capture the disk of a guest on four days, read it back and compare it."""

@@ -1,4 +1,4 @@
-"""Programs of the system that the demo runs, and what it needs of the machine."""
+"""System programs of the demo, and its requirements."""
 
 import os
 from collections.abc import Iterator
@@ -9,31 +9,45 @@ from typing import Final
 from cbtfs import process
 from cbtfs.errors import CbtfsError, UsageError
 
-_NEEDED = ("sgdisk", "mkfs.ext4", "mkfs.xfs", "losetup", "mount", "umount", "fstrim")
-_SECONDS: Final = 600
+_PROGRAMS = ("sgdisk", "mkfs.ext4", "mkfs.xfs", "losetup", "mount", "umount", "fstrim")
+_TIMEOUT_SECONDS: Final = 600
 
 
-def require() -> None:
-    """UsageError unless loop devices can be set up and file systems mounted here."""
+def check_requirements() -> None:
+    """Check that this process can set up loop devices and mount file systems.
+
+    Raises:
+        UsageError: it is not root, or a program is missing.
+    """
     if os.geteuid() != 0:
-        raise UsageError("the demo mounts file systems on loop devices: run it as root")
-    missing = [name for name in _NEEDED if process.find_program(name) is None]
+        raise UsageError(
+            "cannot run the demo: it mounts file systems on loop devices; run it as root"
+        )
+    missing = [name for name in _PROGRAMS if process.find_program(name) is None]
     if missing:
-        raise UsageError(f"the demo needs {', '.join(missing)}: run tools/setup, or install them")
+        raise UsageError(
+            f"cannot run the demo: {', '.join(missing)} not found; install them, or run tools/setup"
+        )
 
 
 def run(*command: str | Path) -> str:
-    """Standard output of a command; CbtfsError with its last words if it fails."""
+    """Return the standard output of a command.
+
+    Raises:
+        CbtfsError: the command failed; the message contains its last line.
+    """
     name, *arguments = command
     try:
-        done = process.run([process.find_program(str(name)) or name, *arguments], _SECONDS)
+        done = process.run([process.find_program(str(name)) or name, *arguments], _TIMEOUT_SECONDS)
     except OSError as exc:
         raise CbtfsError(f"cannot run {name}: {exc.strerror}") from exc
     except process.TimeoutExpired as exc:
-        raise CbtfsError(f"{name} did not end in {_SECONDS} s") from exc
+        raise CbtfsError(f"{name} timed out after {_TIMEOUT_SECONDS} s") from exc
     if done.returncode:
-        words = (done.stderr or done.stdout).strip().splitlines() or [f"code {done.returncode}"]
-        raise CbtfsError(f"{command[0]} failed: {words[-1]}")
+        lines = (done.stderr or done.stdout).strip().splitlines() or [
+            f"exit code {done.returncode}"
+        ]
+        raise CbtfsError(f"{command[0]} failed: {lines[-1]}")
     return done.stdout
 
 
@@ -41,13 +55,13 @@ def run(*command: str | Path) -> str:
 def loop_mounted(
     image: Path, offset: int, length: int, at: Path, kind: str, options: str
 ) -> Iterator[Path]:
-    """The file system in part of *image*, mounted at *at* through a loop device.
+    """Mount the file system in part of *image* at *at* through a loop device.
 
-    Read-only where *options* say ro: then the loop device is read-only too.
+    The loop device is read-only if *options* contain ro.
     """
     flags = ["--read-only"] if "ro" in options.split(",") else []
-    place = ["--offset", str(offset), "--sizelimit", str(length)]
-    device = run("losetup", "--find", "--show", *flags, *place, image).strip()
+    part = ["--offset", str(offset), "--sizelimit", str(length)]
+    device = run("losetup", "--find", "--show", *flags, *part, image).strip()
     try:
         at.mkdir(exist_ok=True)
         run("mount", "-t", kind, "-o", options, device, at)

@@ -1,4 +1,4 @@
-"""A guest's disk: GPT, ext4 and XFS, real files, and a guest that works on them."""
+"""The disk of a guest: GPT, ext4 and XFS with real files, and the guest's daily changes."""
 
 import hashlib
 import os
@@ -17,34 +17,36 @@ from cbtfs.demo.commands import loop_mounted, run
 MIB: Final = 1 << 20
 _DISK_BYTES: Final = 640 * MIB
 _TRACKED_BYTES: Final = 64 << 10
-"""What the change tracker of the demo tells apart, as that of a hypervisor does."""
+"""Granularity of the demo's change tracking; hypervisors use similar values."""
 _COMPARED_BYTES: Final = 4 * MIB
 
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """One partition: its place on the disk in bytes, its file system, and how to mount that."""
+    """One partition: its range on the disk in bytes, its file system and its mount options."""
 
     number: int
     start: int
     length: int
-    kind: str
-    writing: str
-    reading: str
+    file_system: str
+    write_options: str
+    read_options: str
 
 
-# mkfs.xfs refuses less than 300 MiB.
+# mkfs.xfs refuses less than 300 MiB. The guest is unmounted at each snapshot, so its journals are
+# empty: plain `ro` is enough. It fails on a journal that needs a replay, because the loop device is
+# read-only; noload and norecovery would ignore that journal and compare outdated files.
 PARTITIONS: Final = (
-    Partition(1, 1 * MIB, 256 * MIB, "ext4", "rw", "ro,noload"),
-    Partition(2, 257 * MIB, 380 * MIB, "xfs", "rw,nouuid", "ro,norecovery,nouuid"),
+    Partition(1, 1 * MIB, 256 * MIB, "ext4", "rw", "ro"),
+    Partition(2, 257 * MIB, 380 * MIB, "xfs", "rw,nouuid", "ro,nouuid"),
 )
 
-Tree = dict[str, tuple[object, ...]]
-"""By path: type and mode, owner, size, time, and what a file or link holds."""
+FileTree = dict[str, tuple[object, ...]]
+"""Attributes by path: mode, owner, then size, time and hash of a file, or target of a link."""
 
 
 class Guest:
-    """A disk image that a guest works on between snapshots; a fixed seed makes what it writes."""
+    """A disk image that changes between snapshots. A fixed seed determines the written data."""
 
     def __init__(self, folder: Path) -> None:
         self.image = folder / "guest.raw"
@@ -52,7 +54,7 @@ class Guest:
         self._random = random.Random(2026)
 
     def install(self) -> None:
-        """Partition the disk, make the file systems, copy files of this machine into them."""
+        """Partition the disk, create the file systems and copy files of this machine to them."""
         with self.image.open("xb") as file:
             file.truncate(_DISK_BYTES)
         layout = [
@@ -72,16 +74,16 @@ class Guest:
             (root / "link").symlink_to("lib/json")
 
     def _make_file_system(self, partition: Partition) -> None:
-        place = ["--offset", str(partition.start), "--sizelimit", str(partition.length)]
-        device = run("losetup", "--find", "--show", *place, self.image).strip()
+        part = ["--offset", str(partition.start), "--sizelimit", str(partition.length)]
+        device = run("losetup", "--find", "--show", *part, self.image).strip()
         try:
-            flags = ["-q", "-F"] if partition.kind == "ext4" else ["-q", "-f"]
-            run(f"mkfs.{partition.kind}", *flags, device)
+            flags = ["-q", "-F"] if partition.file_system == "ext4" else ["-q", "-f"]
+            run(f"mkfs.{partition.file_system}", *flags, device)
         finally:
             run("losetup", "--detach", device)
 
     def work(self, day: int) -> None:
-        """What a guest does in a day: add, change, delete, overwrite in place, trim."""
+        """Make the changes of one day: add, modify, delete and overwrite files, then trim."""
         for root in self._mounted():
             self._write(root / "data" / f"day-{day}", 3 * MIB)
             for path in sorted((root / "lib").rglob("*.py"))[day::17]:
@@ -101,53 +103,55 @@ class Guest:
 
     def _mounted(self) -> Iterator[Path]:
         for partition in PARTITIONS:
-            with mounted(self.image, partition, self._mount_point, partition.writing) as root:
+            with mounted(self.image, partition, self._mount_point, partition.write_options) as root:
                 yield root
 
 
 @contextmanager
 def mounted(image: Path, partition: Partition, at: Path, options: str) -> Iterator[Path]:
-    """One partition's file system, mounted at *at*."""
-    place = (image, partition.start, partition.length)
-    with loop_mounted(*place, at, partition.kind, options) as root:
+    """Mount the file system of one partition at *at*."""
+    part = (image, partition.start, partition.length)
+    with loop_mounted(*part, at, partition.file_system, options) as root:
         yield root
 
 
-def trees(image: Path, at: Path) -> list[Tree]:
-    """What the file systems of *image* hold, mounted read-only, one after the other, at *at*."""
-    found = []
+def file_trees(image: Path, at: Path) -> list[FileTree]:
+    """Return the files of each partition of *image*, mounted read-only at *at* in turn."""
+    trees = []
     for partition in PARTITIONS:
-        with mounted(image, partition, at, partition.reading) as root:
-            found.append({str(path.relative_to(root)): _facts(path) for path in root.rglob("*")})
-    return found
+        with mounted(image, partition, at, partition.read_options) as root:
+            trees.append(
+                {str(path.relative_to(root)): _attributes(path) for path in root.rglob("*")}
+            )
+    return trees
 
 
-def _facts(path: Path) -> tuple[object, ...]:
-    facts = path.lstat()
-    common = (facts.st_mode, facts.st_uid, facts.st_gid)
-    if stat.S_ISLNK(facts.st_mode):
+def _attributes(path: Path) -> tuple[object, ...]:
+    status = path.lstat()
+    common = (status.st_mode, status.st_uid, status.st_gid)
+    if stat.S_ISLNK(status.st_mode):
         return (*common, os.readlink(path))
-    if stat.S_ISREG(facts.st_mode):
-        return (*common, facts.st_size, facts.st_mtime_ns, sha256(path))
+    if stat.S_ISREG(status.st_mode):
+        return (*common, status.st_size, status.st_mtime_ns, sha256(path))
     return common
 
 
 def sha256(path: Path) -> str:
-    """The hash of a file's content."""
+    """Return the SHA-256 of a file in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def changes(before: Path, after: Path) -> list[dict[str, int]]:
-    """What a change tracker would say: areas of 64 KiB in which two images differ."""
-    found: list[dict[str, int]] = []
+def changed_areas(before: Path, after: Path) -> list[dict[str, int]]:
+    """Return the areas of 64 KiB in which two images differ, like a change tracker."""
+    areas: list[dict[str, int]] = []
     with before.open("rb") as old, after.open("rb") as new:
         for start in range(0, _DISK_BYTES, _COMPARED_BYTES):
             left, right = old.read(_COMPARED_BYTES), new.read(_COMPARED_BYTES)
             if left == right:
                 continue
-            for at in range(0, len(right), _TRACKED_BYTES):
-                area = slice(at, at + _TRACKED_BYTES)
+            for offset in range(0, len(right), _TRACKED_BYTES):
+                area = slice(offset, offset + _TRACKED_BYTES)
                 if left[area] != right[area]:
-                    found.append({"start": start + at, "length": _TRACKED_BYTES})
-    return found
+                    areas.append({"start": start + offset, "length": _TRACKED_BYTES})
+    return areas

@@ -1,4 +1,4 @@
-"""The demo: every step by the commands that a user types, every byte compared afterwards."""
+"""Run the demo with the commands that a user types, and compare every byte afterwards."""
 
 import json
 import shutil
@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from cbtfs import process
-from cbtfs.demo.commands import require, run
-from cbtfs.demo.guest import Guest, Tree, changes, sha256, trees
-from cbtfs.demo.site import Site, simulated
+from cbtfs.demo.commands import check_requirements, run
+from cbtfs.demo.guest import FileTree, Guest, changed_areas, file_trees, sha256
+from cbtfs.demo.site import SimulatedVcenter, simulated_vcenter
 from cbtfs.errors import CbtfsError, DataCorrupt, UsageError
 
 VM: Final = "web01"
@@ -22,47 +22,48 @@ _READY_SECONDS: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """One restore point, and what came of comparing it."""
+class ComparedPoint:
+    """One restore point and the result of its comparison with the golden copy."""
 
     name: str
     ingest: dict[str, Any]
-    """What `ingest --json` said."""
+    """The JSON document of `ingest --json`."""
     is_same_disk: bool
     """The raw file in the mount has the hash of the golden copy."""
     is_same_files: bool
-    """Its file systems, loop-mounted, hold the same files."""
+    """Its file systems contain the same files as those of the golden copy."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Golden:
     image: Path
     sha256: str
-    trees: list[Tree]
+    trees: list[FileTree]
 
 
-Say = Callable[[str], None]
+Progress = Callable[[str], None]
+"""Called with a line of text at each step."""
 
 
-def demonstrate(folder: Path, say: Say, *, over_vsphere: bool) -> list[Outcome]:
-    """Run the demo in the empty *folder*; DataCorrupt if one byte differs.
+def demonstrate(folder: Path, on_progress: Progress, *, over_vsphere: bool) -> list[ComparedPoint]:
+    """Run the demo in the empty *folder* and return the compared points.
 
-    *over_vsphere*: the disk is that of a VM on a simulated vCenter, and is captured over TLS.
+    *over_vsphere*: the disk belongs to a VM on a simulated vCenter, and is captured over TLS.
     """
-    require()
+    check_requirements()
     guest = Guest(folder)
-    say("making a guest's disk: GPT, ext4, XFS, real files")
+    on_progress("creating the disk of a guest: GPT, ext4, XFS, real files")
     guest.install()
     if not over_vsphere:
-        return _captured_and_compared(folder, guest, say, None)
-    say("starting a simulated vCenter with a VM that has this disk")
-    with simulated(folder, VM, DISK, guest.image) as site:
-        return _captured_and_compared(folder, guest, say, site)
+        return _capture_and_compare(folder, guest, on_progress, None)
+    on_progress("starting a simulated vCenter with a VM that has this disk")
+    with simulated_vcenter(folder, VM, DISK, guest.image) as site:
+        return _capture_and_compare(folder, guest, on_progress, site)
 
 
-def _captured_and_compared(
-    folder: Path, guest: Guest, say: Say, site: Site | None
-) -> list[Outcome]:
+def _capture_and_compare(
+    folder: Path, guest: Guest, on_progress: Progress, site: SimulatedVcenter | None
+) -> list[ComparedPoint]:
     repository = folder / "repository"
     _cbtfs(repository, "init")
     golden: list[_Golden] = []
@@ -71,41 +72,49 @@ def _captured_and_compared(
         if day:
             guest.work(day)
         golden.append(_copy(guest, folder, day))
-        say(f"day {day}: " + ("capturing the changes" if day else "capturing the whole disk"))
+        on_progress(
+            f"day {day}: " + ("capturing the changes" if day else "capturing the whole disk")
+        )
         ingests.append(_ingest(repository, guest, golden, site))
     _cbtfs(repository, "check", "--read-data")
-    names = [p["name"] for p in _names(repository)]
-    say("mounting the repository, comparing every point with its golden copy")
-    outcomes = []
+    names = [point["name"] for point in _list_points(repository)]
+    on_progress("mounting the repository and comparing every point with its golden copy")
+    points = []
     with _mount(repository, folder / "mnt") as mount:
         for name, ingest, copy in zip(names, ingests, golden, strict=True):
             raw = mount / VM / name / f"{DISK}.raw"
-            outcomes.append(
-                Outcome(
+            points.append(
+                ComparedPoint(
                     f"{VM}@{name}",
                     ingest,
                     is_same_disk=sha256(raw) == copy.sha256,
-                    is_same_files=trees(raw, folder / "look") == copy.trees,
+                    is_same_files=file_trees(raw, folder / "look") == copy.trees,
                 )
             )
-    return outcomes
+    return points
 
 
-def verdict(outcomes: list[Outcome]) -> None:
-    """DataCorrupt unless every point is what the disk was."""
-    wrong = [o.name for o in outcomes if not (o.is_same_disk and o.is_same_files)]
+def require_equal(points: list[ComparedPoint]) -> None:
+    """Check that every point equals its golden copy.
+
+    Raises:
+        DataCorrupt: a point differs.
+    """
+    wrong = [point.name for point in points if not (point.is_same_disk and point.is_same_files)]
     if wrong:
-        raise DataCorrupt(f"not what the disk was: {', '.join(wrong)}; this is a bug, report it")
+        raise DataCorrupt(
+            f"the demo failed: {', '.join(wrong)} differs from its golden copy; report this bug"
+        )
 
 
 def _copy(guest: Guest, folder: Path, day: int) -> _Golden:
     copy = folder / f"golden-{day}.raw"
     run("cp", "--sparse=always", guest.image, copy)
-    return _Golden(copy, sha256(copy), trees(copy, folder / "look"))
+    return _Golden(copy, sha256(copy), file_trees(copy, folder / "look"))
 
 
 def _ingest(
-    repository: Path, guest: Guest, golden: list[_Golden], site: Site | None
+    repository: Path, guest: Guest, golden: list[_Golden], site: SimulatedVcenter | None
 ) -> dict[str, Any]:
     if site is not None:
         document = json.loads(
@@ -115,14 +124,14 @@ def _ingest(
         return point
     command = ["ingest", "image", "--json", "--vm", VM, "--disk", DISK, str(guest.image)]
     if len(golden) > 1:
-        listed = guest.image.with_name("changed.json")
-        listed.write_text(json.dumps(changes(golden[-2].image, golden[-1].image)))
-        command += ["--changed", str(listed)]
-    found: dict[str, Any] = json.loads(_cbtfs(repository, *command))
-    return found
+        change_list = guest.image.with_name("changed.json")
+        change_list.write_text(json.dumps(changed_areas(golden[-2].image, golden[-1].image)))
+        command += ["--changed", str(change_list)]
+    captured: dict[str, Any] = json.loads(_cbtfs(repository, *command))
+    return captured
 
 
-def _names(repository: Path) -> list[dict[str, Any]]:
+def _list_points(repository: Path) -> list[dict[str, Any]]:
     listed = json.loads(_cbtfs(repository, "list", "--json", VM))["points"]
     return [json.loads(_cbtfs(repository, "show", "--json", point["id"])) for point in listed]
 
@@ -132,18 +141,18 @@ def _command(repository: Path, *arguments: str) -> list[str | Path]:
 
 
 def _cbtfs(repository: Path, *arguments: str) -> str:
-    """Standard output of the cbtfs command with those arguments."""
+    """Return the standard output of a cbtfs command."""
     return run(*_command(repository, *arguments))
 
 
 @contextmanager
 def _mount(repository: Path, at: Path) -> Iterator[Path]:
-    """The repository, mounted at *at* by a process of its own."""
+    """Mount the repository at *at* in another process."""
     at.mkdir()
     command = _command(repository, "mount", "--foreground", str(at))
     with process.start(command, stdout=process.PIPE) as server:
         if process.first_line(server, _READY_SECONDS) != b"ready\n":
-            raise CbtfsError("the mount did not come up")
+            raise CbtfsError("the mount did not start: see its errors above")
         try:
             yield at
         finally:
@@ -152,14 +161,14 @@ def _mount(repository: Path, at: Path) -> Iterator[Path]:
 
 @contextmanager
 def work_folder(keep: Path | None) -> Iterator[Path]:
-    """An empty folder for the demo: *keep*, which stays, or one that goes afterwards."""
+    """Yield an empty directory: *keep*, which is kept, or one that is removed afterwards."""
     import tempfile
 
     if keep is not None:
         try:
             keep.mkdir(parents=True)
         except OSError as exc:
-            raise UsageError(f"cannot make {keep}: {exc.strerror}; name a new folder") from exc
+            raise UsageError(f"cannot create {keep}: {exc.strerror}; name a new directory") from exc
         yield keep
         return
     folder = Path(tempfile.mkdtemp(prefix="cbtfs-demo-", dir="/var/tmp"))
@@ -169,8 +178,10 @@ def work_folder(keep: Path | None) -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
-def timed(folder: Path, say: Say, *, over_vsphere: bool) -> tuple[list[Outcome], float]:
-    """The outcomes, and how many seconds it all took."""
+def timed(
+    folder: Path, on_progress: Progress, *, over_vsphere: bool
+) -> tuple[list[ComparedPoint], float]:
+    """Run the demo. Return the compared points and the duration in seconds."""
     started = time.monotonic()
-    outcomes = demonstrate(folder, say, over_vsphere=over_vsphere)
-    return outcomes, time.monotonic() - started
+    points = demonstrate(folder, on_progress, over_vsphere=over_vsphere)
+    return points, time.monotonic() - started

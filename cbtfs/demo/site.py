@@ -1,4 +1,4 @@
-"""A simulated vSphere with one VM, whose disk is the demo's; a process of its own."""
+"""A simulated vCenter in another process, with one VM that has the demo's disk."""
 
 import json
 import os
@@ -17,8 +17,8 @@ _READY_SECONDS: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
-    """Where the simulator answers, and what a client must know."""
+class SimulatedVcenter:
+    """Address and credentials of a running simulator."""
 
     server: str
     thumbprint: str
@@ -27,7 +27,7 @@ class Site:
 
     @property
     def arguments(self) -> list[str]:
-        """For `cbtfs ingest vsphere`."""
+        """Login options of `cbtfs ingest vsphere`."""
         return [
             *("--server", self.server),
             *("--thumbprint", self.thumbprint),
@@ -37,15 +37,18 @@ class Site:
 
 
 @contextmanager
-def simulated(folder: Path, vm: str, disk: str, image: Path) -> Iterator[Site]:
-    """A vCenter with the machine *vm*, whose only disk is the raw file *image*.
+def simulated_vcenter(folder: Path, vm: str, disk: str, image: Path) -> Iterator[SimulatedVcenter]:
+    """Start a simulated vCenter with the VM *vm*, whose only disk is the raw file *image*.
 
-    UsageError outside of a checkout: the simulator is no part of the installed program.
+    Raises:
+        UsageError: the simulator is not installed; only a checkout contains it.
     """
     if not (_CHECKOUT / "tools" / "vsim").is_dir():
-        raise UsageError("the simulator is in a checkout of cbtfs only: run the demo there")
+        raise UsageError(
+            "cannot start the simulator: only a checkout of cbtfs contains it; run the demo there"
+        )
     inventory = folder / "inventory.toml"
-    name, file, label = (json.dumps(str(each)) for each in (vm, image, disk))
+    name, file, label = (json.dumps(str(value)) for value in (vm, image, disk))
     inventory.write_text(f"[[vm]]\nname = {name}\n[[vm.disk]]\nfile = {file}\nlabel = {label}\n")
     arguments = ("--inventory", inventory, "--state", folder / "vsim")
     command = process.module("tools.vsim", *arguments)
@@ -53,14 +56,18 @@ def simulated(folder: Path, vm: str, disk: str, image: Path) -> Iterator[Site]:
         try:
             line = process.first_line(server, _READY_SECONDS)
             if not line:
-                raise CbtfsError("the simulator did not start: see above")
+                raise CbtfsError("the simulator did not start: see its errors above")
             yield _site(folder, json.loads(line))
         finally:
             server.terminate()
 
 
-def _site(folder: Path, ready: dict[str, Any]) -> Site:
-    file = folder / "password"
-    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as password:
-        password.write(ready["password"])
-    return Site(f"{ready['host']}:{ready['port']}", ready["thumbprint"], ready["user"], file)
+def _site(folder: Path, ready: dict[str, Any]) -> SimulatedVcenter:
+    path = folder / "password"
+    with os.fdopen(
+        os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w"
+    ) as password_file:
+        password_file.write(ready["password"])
+    return SimulatedVcenter(
+        f"{ready['host']}:{ready['port']}", ready["thumbprint"], ready["user"], path
+    )

@@ -1,4 +1,4 @@
-"""The main job, as `make demo` runs it: a guest's disk over TLS from a simulated vCenter."""
+"""The demo as `make demo` runs it: a guest's disk over TLS from a simulated vCenter."""
 
 import json
 import subprocess
@@ -11,8 +11,8 @@ from tests.planted import Planted, console_script, environment
 pytestmark = pytest.mark.mounts
 
 
-def test_the_demo_finds_every_point_to_be_what_the_disk_was(tmp_path: Path) -> None:
-    """It starts many children; none of them imports what is planted where it is started."""
+def test_every_point_of_the_demo_equals_its_golden_copy(tmp_path: Path) -> None:
+    """No child process imports a module that is planted in the current directory."""
     planted = Planted(tmp_path / "imported")
     path = planted.plant(tmp_path / "path", is_in_path=True)
     done = subprocess.run(

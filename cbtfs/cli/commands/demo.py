@@ -11,7 +11,7 @@ from cbtfs.cli.options.arguments import Json, example
 from cbtfs.cli.report.output import emit, human_size, print_lines, print_table, say
 
 if TYPE_CHECKING:
-    from cbtfs.demo.show import Outcome
+    from cbtfs.demo.show import ComparedPoint
 
 
 def add_to(app: typer.Typer) -> None:
@@ -36,7 +36,7 @@ def demo(
     json: Json = False,
 ) -> None:
     """Make a guest's disk, capture it four times, mount the points, compare every byte."""
-    from cbtfs.demo.show import timed, verdict, work_folder
+    from cbtfs.demo.show import require_equal, timed, work_folder
 
     with work_folder(keep) as folder:
         outcomes, seconds = timed(folder, say, over_vsphere=vsphere)
@@ -44,10 +44,10 @@ def demo(
         emit({"points": [_document(o) for o in outcomes], "seconds": round(seconds, 3)})
     else:
         _print(outcomes, seconds)
-    verdict(outcomes)
+    require_equal(outcomes)
 
 
-def _document(outcome: Outcome) -> dict[str, object]:
+def _document(outcome: ComparedPoint) -> dict[str, object]:
     return {
         **outcome.ingest,
         "same_disk": outcome.is_same_disk,
@@ -55,7 +55,7 @@ def _document(outcome: Outcome) -> dict[str, object]:
     }
 
 
-def _print(outcomes: list[Outcome], seconds: float) -> None:
+def _print(outcomes: list[ComparedPoint], seconds: float) -> None:
     rows = []
     for outcome in outcomes:
         disk = outcome.ingest["disks"][0]
