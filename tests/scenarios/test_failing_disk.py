@@ -1,4 +1,4 @@
-"""Calls to the system fail one after the other: the run ends with a reason, the rest stands."""
+"""System calls fail one after the other: the run ends with a reason, committed data is intact."""
 
 from pathlib import Path
 
@@ -12,30 +12,30 @@ pytestmark = pytest.mark.mounts
 SEED = 20261123
 BUG = 70
 CALLS = 50
-"""More than a run makes: the last traps are not triggered."""
+"""Upper bound of the calls of a run: the last traps do not trigger."""
 NEEDED = {"fsync", "writev", "rename", "link"}
-"""No run ends well without these."""
+"""Calls that every successful run makes."""
 
 
 @pytest.mark.parametrize("action", ["EIO", "ENOSPC"])
-def test_a_call_that_fails_ends_the_run_with_a_reason_and_harms_nothing(
+def test_a_failed_call_ends_the_run_with_a_reason_and_without_damage(
     tmp_path: Path, action: Action
 ) -> None:
     campaign = Campaign(tmp_path, SEED)
     campaign.make_folders()
     campaign.run_undisturbed()
 
-    outcomes = [campaign.trigger(call, action) for call in range(CALLS)]
+    results = [campaign.trigger(call, action) for call in range(CALLS)]
     campaign.prove_all()
 
-    triggered = [outcome for outcome in outcomes if outcome.values("triggered")]
-    assert len(triggered) < len(outcomes)
-    assert {name for outcome in triggered for name in outcome.values("triggered")} >= NEEDED
-    assert [outcome.values("bug") for outcome in triggered if outcome.code == BUG] == []
-    assert [o for o in triggered if not o.code and o.values("triggered")[0] in NEEDED] == []
+    failed = [result for result in results if result.values("triggered")]
+    assert len(failed) < len(results)
+    assert {name for result in failed for name in result.values("triggered")} >= NEEDED
+    assert [result.values("bug") for result in failed if result.code == BUG] == []
+    assert [r for r in failed if not r.code and r.values("triggered")[0] in NEEDED] == []
 
 
-def test_writes_that_the_system_cuts_short_are_gone_on_with(tmp_path: Path) -> None:
+def test_short_writes_are_continued(tmp_path: Path) -> None:
     campaign = Campaign(tmp_path, SEED)
 
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""A disk with no room left is an error, and never the end of a process."""
+"""A full disk causes an error, never the death of the process by a signal."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,16 +15,16 @@ pytestmark = pytest.mark.mounts
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[LoopDisk]:
-    with loop_disk(tmp_path, "ext4", 32 << 20) as found:
-        yield found
+    with loop_disk(tmp_path, "ext4", 32 << 20) as file_system:
+        yield file_system
 
 
 def opened(folder: Path, *, is_writable: bool) -> ChildExit:
-    """How a process ends that opens a catalog, without a word to it."""
+    """Open and close a catalog in a child; return its exit."""
     return run_child(lambda send: Environment(folder, is_writable=is_writable).close())
 
 
-def test_a_new_catalog_on_a_full_disk_is_an_error(disk: LoopDisk) -> None:
+def test_a_new_catalog_on_a_full_disk_fails_with_an_error(disk: LoopDisk) -> None:
     folders = [disk.mountpoint / f"catalog{n}" for n in range(4)]
     for folder in folders:
         folder.mkdir()
@@ -40,7 +40,7 @@ def test_a_new_catalog_on_a_full_disk_is_an_error(disk: LoopDisk) -> None:
     assert [opened(folder, is_writable=True).code for folder in folders] == [0] * 4
 
 
-def test_a_full_disk_keeps_nobody_from_opening_a_catalog_for_reading(disk: LoopDisk) -> None:
+def test_a_catalog_on_a_full_disk_opens_for_reading(disk: LoopDisk) -> None:
     folder = disk.mountpoint / "catalog"
     assert opened(folder, is_writable=True).code == 0
     fill_disk(disk.mountpoint / "filler", 0)

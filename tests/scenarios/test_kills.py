@@ -1,4 +1,4 @@
-"""Runs are killed over and over on one repository: nothing that was committed is touched."""
+"""Runs on one repository are killed again and again: committed data stays intact."""
 
 from pathlib import Path
 from statistics import median
@@ -12,14 +12,14 @@ pytestmark = pytest.mark.mounts
 SEED = 20261122
 KILLS = 100
 CALLS = 50
-"""More than a run makes: the last traps are not triggered."""
+"""Upper bound of the calls of a run: the last traps do not trigger."""
 
 
 def send(text: str) -> None:
     print(f"seed {SEED}: {text}")
 
 
-def test_kills_at_random_moments_touch_nothing_that_was_committed(tmp_path: Path) -> None:
+def test_kills_at_random_moments_leave_committed_data_intact(tmp_path: Path) -> None:
     campaign = Campaign(tmp_path, SEED)
     duration = median(campaign.run_undisturbed().seconds for _ in range(7))
     moments = [duration * (n + 0.5) / KILLS for n in range(KILLS)]
@@ -33,16 +33,16 @@ def test_kills_at_random_moments_touch_nothing_that_was_committed(tmp_path: Path
     assert campaign.points >= KILLS
 
 
-def test_a_kill_at_any_step_touches_nothing_that_was_committed(tmp_path: Path) -> None:
+def test_a_kill_at_any_call_leaves_committed_data_intact(tmp_path: Path) -> None:
     campaign = Campaign(tmp_path, SEED)
     campaign.make_folders()
     campaign.run_undisturbed()
 
-    outcomes = [campaign.trigger(call, "kill") for call in range(CALLS)]
+    results = [campaign.trigger(call, "kill") for call in range(CALLS)]
     campaign.prove_all()
 
     send(f"{campaign.counts}, {campaign.points} points")
-    steps = {name for outcome in outcomes for name in outcome.values("triggered")}
+    steps = {name for result in results for name in result.values("triggered")}
     assert steps >= {"writev", "fsync", "rename", "link", "replace", "catalog"}
-    assert not outcomes[-1].is_killed
+    assert not results[-1].is_killed
     assert campaign.counts.unacknowledged > 0

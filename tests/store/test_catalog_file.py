@@ -1,4 +1,4 @@
-"""A catalog's file is not as long as its pages where LMDB left free ones unwritten."""
+"""The file of a catalog may be shorter than its pages: LMDB does not write trailing free pages."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,7 +12,7 @@ from cbtfs.store.catalog.gate import DATA, check_size
 from cbtfs.store.catalog.records import POINTS, VMS, CatalogDamaged
 
 MANIFEST = bytes(3000)
-"""Too large for a page of the tree: it gets one of its own, at the end of the file."""
+"""Value too large for a tree page: LMDB gives it an overflow page at the end of the file."""
 
 
 def put(transaction: Any, databases: Iterable[Any], key: bytes) -> None:
@@ -21,7 +21,7 @@ def put(transaction: Any, databases: Iterable[Any], key: bytes) -> None:
 
 
 def put_and_drop_all(transaction: Any, databases: Iterable[Any]) -> None:
-    """Leave nothing in *databases*, each with one key b"a", and use pages on the way."""
+    """Empty *databases*, which have one key b"a" each, and use more pages meanwhile."""
     put(transaction, databases, b"b")
     for database in databases:
         transaction.delete(b"b", db=database)
@@ -29,13 +29,13 @@ def put_and_drop_all(transaction: Any, databases: Iterable[Any]) -> None:
 
 
 def bytes_of_pages(folder: Path) -> int:
-    with lmdb.open(str(folder), readonly=True, lib_version=ENGINE) as found:
-        return int(found.info()["last_pgno"] + 1) * int(found.stat()["psize"])
+    with lmdb.open(str(folder), readonly=True, lib_version=ENGINE) as environment:
+        return int(environment.info()["last_pgno"] + 1) * int(environment.stat()["psize"])
 
 
 @pytest.fixture
 def unwritten(tmp_path: Path) -> Path:
-    """A folder with an LMDB file whose last page was used and freed in one transaction."""
+    """Folder with an LMDB file whose last page was used and freed in one transaction."""
     with lmdb.open(str(tmp_path), max_dbs=2, lib_version=ENGINE) as environment:
         databases = [environment.open_db(name) for name in (b"one", b"two")]
         with environment.begin(write=True) as transaction:
@@ -46,7 +46,7 @@ def unwritten(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_file_that_lacks_free_pages_is_whole(unwritten: Path) -> None:
+def test_a_file_without_its_trailing_free_pages_is_intact(unwritten: Path) -> None:
     before = (unwritten / DATA).read_bytes()
 
     check_size(unwritten)
@@ -54,7 +54,7 @@ def test_a_file_that_lacks_free_pages_is_whole(unwritten: Path) -> None:
     assert (unwritten / DATA).read_bytes() == before
 
 
-def test_a_file_that_lacks_pages_in_use_is_damaged(unwritten: Path) -> None:
+def test_a_file_without_used_pages_is_damaged(unwritten: Path) -> None:
     with (unwritten / DATA).open("r+b") as file:
         file.truncate(3 * 4096)
 
@@ -62,10 +62,10 @@ def test_a_file_that_lacks_pages_in_use_is_damaged(unwritten: Path) -> None:
         check_size(unwritten)
 
 
-def test_a_writer_leaves_the_file_as_long_as_its_pages(tmp_path: Path) -> None:
+def test_a_writer_extends_the_file_to_all_its_pages(tmp_path: Path) -> None:
     environment = Environment(tmp_path, is_writable=True)
-    environment.write(lambda t, found: put(t, (found[POINTS], found[VMS]), b"a"))
-    environment.write(lambda t, found: put_and_drop_all(t, (found[POINTS], found[VMS])))
+    environment.write(lambda t, tables: put(t, (tables[POINTS], tables[VMS]), b"a"))
+    environment.write(lambda t, tables: put_and_drop_all(t, (tables[POINTS], tables[VMS])))
     environment.close()
 
     assert (tmp_path / DATA).stat().st_size == bytes_of_pages(tmp_path)

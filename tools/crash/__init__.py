@@ -1,1 +1,1 @@
-"""Runs that are killed or meet a failing disk, and the proof that nothing committed is touched."""
+"""Crash campaigns: kill runs and fail their calls, and verify that committed data is intact."""

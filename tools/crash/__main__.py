@@ -17,18 +17,20 @@ SEED = 20261122
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.crash", description=__doc__)
-    parser.add_argument("--list", action="store_true", help="send what campaigns there are")
-    parser.add_argument("--campaign", action="append", choices=CAMPAIGNS, help="only this one")
-    parser.add_argument("--long", action="store_true", help="the long form")
-    parser.add_argument("--count", type=int, help="how much of it, whatever the form")
+    parser.add_argument("--list", action="store_true", help="list the campaigns")
+    parser.add_argument(
+        "--campaign", action="append", choices=CAMPAIGNS, help="run this campaign only"
+    )
+    parser.add_argument("--long", action="store_true", help="run the long form")
+    parser.add_argument("--count", type=int, help="number of rounds, instead of that of the form")
     parser.add_argument("--seed", type=int, default=SEED)
-    parser.add_argument("--folder", type=Path, help="where to work; by default a temporary one")
+    parser.add_argument("--folder", type=Path, help="work folder (default: a temporary one)")
     options = parser.parse_args(arguments)
     if options.list:
-        for name, each in CAMPAIGNS.items():
-            print(f"{name:10} {each.short:5} {each.long:6}  {each.about}")
+        for name, campaign in CAMPAIGNS.items():
+            print(f"{name:10} {campaign.short:5} {campaign.long:6}  {campaign.about}")
         return 0
-    logging.disable(logging.WARNING)  # what is mended on the way is what this is about
+    logging.disable(logging.WARNING)  # repairs are expected here
     results = []
     for name in options.campaign or CAMPAIGNS:
         campaign = CAMPAIGNS[name]

@@ -1,4 +1,4 @@
-"""Campaign: bits flip and pages rot, anywhere in a repository; no wrong byte is ever read."""
+"""Campaign: flip bits and damage pages anywhere in a repository; no read returns a wrong byte."""
 
 import random
 import shutil
@@ -22,8 +22,9 @@ from tools.crash.verify import Violation
 _PAGE: Final = 4096
 _STEP: Final = 64 << 10
 _SIGNALS: Final = (-signal.SIGABRT, -signal.SIGBUS, -signal.SIGSEGV)
-"""LMDB has no checksums of its own pages: one that is not what its parent says can end a process.
-Nothing wrong is read then; the next writer finds the lock left behind, or repair is called."""
+"""Signals that a damaged catalog may cause: LMDB does not checksum its pages.
+
+No wrong byte is read then. The next writer finds the stale lock, or the user runs repair."""
 
 
 def _flip(data: bytearray, rnd: random.Random) -> None:
@@ -63,14 +64,14 @@ _DAMAGES: Final[tuple[Callable[[bytearray, random.Random], None], ...]] = (
 
 
 def read_all(path: Path, expected: Mapping[PointId, bytes]) -> Work:
-    """Work that reads every point and tells how much was right, refused, and gone.
+    """Return work that reads every point and sends the counts of correct, refused, unlisted parts.
 
-    A Violation at the first byte that is wrong.
+    The work raises Violation at the first wrong byte.
     """
 
-    def look(send: Send) -> None:
+    def read_points(send: Send) -> None:
         right = refused = 0
-        seen = set()
+        listed_points = set()
         try:
             with reading(path) as repository:
                 with repository.catalog.view() as view:
@@ -78,28 +79,28 @@ def read_all(path: Path, expected: Mapping[PointId, bytes]) -> Work:
                 reader = Reader(repository)
                 for point in listed:
                     number = point.manifest.point
-                    seen.add(number)
+                    listed_points.add(number)
                     disk = reader.disk(point.manifest.disks[0])
                     if disk.size != len(expected[number]):
-                        raise Violation(f"point {number} has another size")
+                        raise Violation(f"point {number} has the wrong size")
                     for at in range(0, disk.size, _STEP):
                         try:
-                            found = disk.read(at, _STEP)
+                            content = disk.read(at, _STEP)
                         except CbtfsError:
                             refused += 1
                             continue
-                        if found != expected[number][at : at + _STEP]:
-                            raise Violation(f"point {number} reads wrong at {at}")
+                        if content != expected[number][at : at + _STEP]:
+                            raise Violation(f"point {number} returns wrong bytes at {at}")
                         right += 1
         except CbtfsError as exc:
             send({"failed": type(exc).__name__})
-        send({"right": right, "refused": refused, "unseen": len(expected.keys() - seen)})
+        send({"right": right, "refused": refused, "unlisted": len(expected.keys() - listed_points)})
 
-    return look
+    return read_points
 
 
 def bits(folder: Path, seed: int, count: int) -> CampaignResult:
-    """Damage one place at a time in packs, manifests, state files and catalog."""
+    """Damage one spot at a time in packs, manifests, state files and the catalog."""
     campaign = Campaign(folder, seed)
     expected = {}
     for _ in range(4):
@@ -114,37 +115,37 @@ def bits(folder: Path, seed: int, count: int) -> CampaignResult:
         damage = campaign.rnd.choice(_DAMAGES)
         damage(data, campaign.rnd)
         file.write_bytes(data)
-        outcome = run_child(read_all(victim, expected))
-        what = f"number {number}, {damage.__name__} of {file.relative_to(victim)}"
+        result = run_child(read_all(victim, expected))
+        label = f"number {number}, {damage.__name__} of {file.relative_to(victim)}"
         is_catalog = file.name == gate.DATA
-        if outcome.code in _SIGNALS and is_catalog:
+        if result.code in _SIGNALS and is_catalog:
             ended += 1
-        elif outcome.code:
-            raise Violation(f"{what}: {outcome}")
+        elif result.code:
+            raise Violation(f"{label}: {result}")
         if is_catalog:
-            _prove_repair(victim, expected, what)
-        right += sum(outcome.values("right"))
-        refused += sum(outcome.values("refused"))
-        failed += len(outcome.values("failed"))
+            _prove_repair(victim, expected, label)
+        right += sum(result.values("right"))
+        refused += sum(result.values("refused"))
+        failed += len(result.values("failed"))
         shutil.rmtree(victim)
     expect_success(run_child(read_all(campaign.repository, expected)))
     note = (
-        f"{right} reads right, 0 wrong, {refused} refused, {failed} repositories refused, "
+        f"{right} reads correct, 0 wrong, {refused} refused, {failed} repositories refused, "
         f"{ended} processes ended by LMDB"
     )
     return CampaignResult("bits", count, "damages", len(expected), 0, 0, note)
 
 
-def _prove_repair(path: Path, expected: Mapping[PointId, bytes], what: str) -> None:
-    """A repair brings back everything, whatever became of the catalog."""
+def _prove_repair(path: Path, expected: Mapping[PointId, bytes], label: str) -> None:
+    """Verify that a repair restores every point, whatever the damage of the catalog."""
     expect_success(run_child(repairing(path, lambda send: None)))
-    outcome = expect_success(run_child(read_all(path, expected)))
-    if outcome.values("refused") != [0] or outcome.values("unseen") != [0]:
-        raise Violation(f"{what}: not mended by repair: {outcome}")
+    result = expect_success(run_child(read_all(path, expected)))
+    if result.values("refused") != [0] or result.values("unlisted") != [0]:
+        raise Violation(f"{label}: not repaired: {result}")
 
 
 def _choose(path: Path, rnd: random.Random) -> Path:
-    """A file of the repository: each kind as often as the others, whatever its size."""
+    """Return a random file of the repository; each kind has the same probability."""
     kinds = [
         [*path.glob("packs/*/*")],
         [file for file in path.glob("points/*") if not file.suffix],

@@ -1,4 +1,4 @@
-"""A long-lived repository whose runs are killed over and over."""
+"""A long-lived repository whose runs are killed again and again."""
 
 import random
 from collections.abc import Callable, Iterable, Mapping
@@ -25,21 +25,21 @@ from tools.crash.verify import (
 )
 
 _SAMPLE: Final = 4
-"""Old points that are read again after each round; the end reads them all."""
+"""Old points to read again after each round; the last round reads all points."""
 
 
 @dataclass(slots=True)
 class CampaignCounts:
-    """What a campaign did."""
+    """Counts of a campaign."""
 
     runs: int = 0
     kills: int = 0
     unacknowledged: int = 0
-    """Points of killed runs that were committed, though nobody was told."""
+    """Points that a killed run committed but did not acknowledge."""
 
 
 class Campaign:
-    """One repository in *folder*, one guest, and a record of what was promised, outside of it."""
+    """A repository, a guest image, and a record of acknowledged points outside the repository."""
 
     def __init__(self, folder: Path, seed: int, repository: Path | None = None) -> None:
         self.repository = repository or folder / "repository"
@@ -52,7 +52,7 @@ class Campaign:
         expect_success(run_child(lambda send: create_repository(self.repository, settings)))
 
     def make_folders(self) -> None:
-        """Make all folders that packs go to: from now on each run makes the same calls."""
+        """Create all pack folders, so that each later run makes the same calls."""
         for number in range(256):
             (self.repository / "packs" / f"{number:02x}").mkdir(0o700)
 
@@ -61,7 +61,7 @@ class Campaign:
         return len(self._promised)
 
     def next_capture(self) -> Capture:
-        """A run of a new version: in full, by digest, or by one of two kinds of list."""
+        """Return a run of a new version: full, full scan, or by one of two kinds of change list."""
         self.guest.change()
         want: Want = self.rnd.choice(["auto", "auto", "auto", "auto", "full"])
         changes, since = self._changes()
@@ -69,7 +69,7 @@ class Campaign:
         return Capture(self.repository, self.guest.path, version, want, changes, since)
 
     def _changes(self) -> tuple[ChangeList | None, PointId | None]:
-        """A list since the last point that was acknowledged: later ones, nobody knows of."""
+        """Return a change list since the last acknowledged point, and that point; or neither."""
         if self._last is None or self.rnd.random() < 0.25:
             return None, None
         point, version = self._last
@@ -85,17 +85,17 @@ class Campaign:
         kill_after: float | None = None,
         before_kill: Callable[[], None] = lambda: None,
     ) -> ChildExit:
-        """Let a child do *work* on *capture*, and note what it acknowledged."""
-        outcome = run_child(work, kill_after=kill_after, before_kill=before_kill)
+        """Run *work* of *capture* in a child, and record the points that it acknowledged."""
+        result = run_child(work, kill_after=kill_after, before_kill=before_kill)
         self.counts.runs += 1
-        self.counts.kills += outcome.is_killed
-        for point in outcome.values("point"):
+        self.counts.kills += result.is_killed
+        for point in result.values("point"):
             self._promised[point] = None
             self._last = point, capture.version
-        return outcome
+        return result
 
     def release(self, points: Iterable[PointId]) -> None:
-        """Expect these points no more: somebody is about to forget them."""
+        """Stop expecting these points: the caller is about to forget them."""
         for point in points:
             self._promised.pop(point, None)
             if self._last is not None and self._last[0] == point:
@@ -103,77 +103,77 @@ class Campaign:
 
     @property
     def promises(self) -> dict[PointId, Promise | None]:
-        """What is known of the points that must be there."""
+        """Recorded facts of the points that must exist."""
         return dict(self._promised)
 
     def restart_from(self, promised: Mapping[PointId, Promise | None]) -> None:
-        """Expect just these points: the repository was put back to a moment when they were."""
+        """Expect exactly these points: the repository was reset to an earlier state."""
         self._promised = dict(promised)
         if self._last is not None and self._last[0] not in promised:
             self._last = None
 
     @property
     def promised(self) -> list[PointId]:
-        """Points that must be there, the same in each run of a seed."""
+        """Points that must exist, in the same order in each run of a seed."""
         return list(self._promised)
 
     def run_undisturbed(self) -> ChildExit:
-        """A run that nothing disturbs; it must work."""
+        """Run without a fault; the run must succeed."""
         capture = self.next_capture()
         return expect_success(self.run(capture, capture.work()))
 
     def kill_after(self, seconds: float) -> ChildExit:
-        """A run that is killed at that moment, unless it is over; then the proof of no harm."""
+        """Kill a run after *seconds*, unless it has ended; then verify the repository."""
         capture = self.next_capture()
-        outcome = self.run(capture, capture.work(), kill_after=seconds)
-        if outcome.is_killed:
+        result = self.run(capture, capture.work(), kill_after=seconds)
+        if result.is_killed:
             self.prove()
-        return outcome
+        return result
 
     def trigger(self, at: int, action: Action) -> ChildExit:
-        """A run with a trap on its call number *at*, then the proof that no harm was done."""
+        """Run with a trap on call number *at*, then verify the repository."""
         capture = self.next_capture()
         trap = Trap(at, action)
-        outcome = self.run(capture, capture.work(trap.install))
+        result = self.run(capture, capture.work(trap.install))
         self.prove()
-        return outcome
+        return result
 
     def write_short(self) -> ChildExit:
-        """A run whose writes are cut short by the system; it must work."""
+        """Run with short writes; the run must succeed."""
         capture = self.next_capture()
         return expect_success(self.run(capture, capture.work(write_short)))
 
     def prove(self) -> None:
-        """No promised point is lost or changed, none is half there, and the next run works."""
+        """Verify that acknowledged points are intact, none is partial, and the next run works."""
         before = self.points
-        self._look(self.rnd.sample(sorted(self._promised), min(_SAMPLE, self.points)))
+        self._verify_points(self.rnd.sample(sorted(self._promised), min(_SAMPLE, self.points)))
         self.counts.unacknowledged += self.points - before
         self.run_undisturbed()
 
     def prove_readable(self) -> None:
-        """Every promised point is there and reads to the last byte."""
-        self._look(None)
+        """Verify that every acknowledged point exists, and read all its bytes."""
+        self._verify_points(None)
 
     def prove_all(self) -> None:
-        """Every point to the last byte, a check of everything, and a catalog like a rebuilt one."""
-        self._look(None)
+        """Read every point, check all data, and compare the catalog with a rebuilt one."""
+        self._verify_points(None)
         (problems,) = expect_success(run_child(repository_is_sound(self.repository))).values(
             "problems"
         )
         if problems:
-            raise Violation(f"a check finds {problems}")
+            raise Violation(f"check reports {problems}")
         expect_success(run_child(catalog_is_as_rebuilt(self.repository)))
-        self._look(None)
+        self._verify_points(None)
 
-    def _look(self, read: list[PointId] | None) -> None:
+    def _verify_points(self, read: list[PointId] | None) -> None:
         digests = self.guest.digests
         work = promises_hold(self.repository, self._promised, digests, read)
-        (found,) = expect_success(run_child(work)).values("points")
-        self._promised = {PointId(point): Promise(*promise) for point, promise in found.items()}
+        (present,) = expect_success(run_child(work)).values("points")
+        self._promised = {PointId(point): Promise(*promise) for point, promise in present.items()}
 
 
-def expect_success(outcome: ChildExit) -> ChildExit:
-    """*outcome*, if it is that of a child that ended well."""
-    if outcome.code:
-        raise Violation(f"a child ended with {outcome.code}: {outcome.messages}")
-    return outcome
+def expect_success(result: ChildExit) -> ChildExit:
+    """Return *result*; raise Violation unless the child succeeded."""
+    if result.code:
+        raise Violation(f"a child exited with {result.code}: {result.messages}")
+    return result

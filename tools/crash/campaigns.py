@@ -1,4 +1,4 @@
-"""The campaigns, by name, each with a short form for tests and a long one."""
+"""All campaigns by name, each with a short form for tests and a long form."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from tools.crash.together import together
 
 @dataclass(frozen=True, slots=True)
 class CampaignSpec:
-    """A campaign, and how much of it there is."""
+    """A campaign and its numbers of rounds."""
 
     run: Callable[[Path, int, int], CampaignResult]
     short: int
@@ -29,22 +29,18 @@ CAMPAIGNS: Final = {
     "kills": CampaignSpec(
         kills, 100, 1000, "SIGKILL at random moments of ingest, forget, prune, repair"
     ),
-    "calls": CampaignSpec(
-        calls, 1, 3, "the N-th call fails or is the last, for every N; count: actions"
-    ),
-    "pages": CampaignSpec(
-        pages, 1, 3, "the N-th call of LMDB fails, for every N; count: ways to fail"
-    ),
+    "calls": CampaignSpec(calls, 1, 3, "the N-th call fails or kills, for every N; count: actions"),
+    "pages": CampaignSpec(pages, 1, 3, "the N-th call of LMDB fails, for every N; count: failures"),
     "replay": CampaignSpec(
-        replay, 200, 2000, "recorded calls, cut off with lost and torn writes and names"
+        replay, 200, 2000, "crash states of recorded calls with lost and torn writes"
     ),
-    "power": CampaignSpec(power, 20, 300, "power cuts on ext4 and XFS, half of them on each"),
-    "full": CampaignSpec(full, 10, 100, "full disks, then forget and prune to freedom"),
-    "bits": CampaignSpec(bits, 300, 10_000, "flipped bits and damaged pages, anywhere"),
+    "power": CampaignSpec(power, 20, 300, "power cuts on ext4 and XFS, half on each"),
+    "full": CampaignSpec(full, 10, 100, "full disks, then forget and prune to free space"),
+    "bits": CampaignSpec(bits, 300, 10_000, "flipped bits and damaged pages anywhere"),
     "mounts": CampaignSpec(
         mounts, 20, 500, "workers and mounts killed under fio and a loop device"
     ),
     "together": CampaignSpec(
-        together, 60, 1800, "readers beside a writer that does it all; seconds"
+        together, 60, 1800, "readers during all operations of a writer; count: seconds"
     ),
 }

@@ -1,4 +1,4 @@
-"""One run of an ingest, as it is killed, and the points that it may leave."""
+"""An ingest run of a crash campaign."""
 
 from collections.abc import Callable
 from contextlib import closing
@@ -18,12 +18,12 @@ from tools.crash.child import Send, Work
 
 DISK: Final = "D"
 LOCK_WAIT: Final = 10.0
-"""Seconds; the lock of a killed run is free as soon as the kernel has buried it."""
+"""Timeout in seconds; the kernel releases the lock of a killed process after its exit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Capture:
-    """What one run captures: a version of the image, and what it is told of its changes."""
+    """Input of a run: a version of the image, and its change list."""
 
     repository: Path
     image: Path
@@ -37,9 +37,9 @@ class Capture:
         return source if self.changes is None else ListedSource(source, self.changes, self.since)
 
     def work(self, prepare: Callable[[Send], None] = lambda send: None) -> Work:
-        """The run, as a child does it: it acknowledges the point once it is committed.
+        """Return the run as work of a child; it acknowledges the point after the commit.
 
-        *prepare* comes first: a trap, perhaps.
+        The child calls *prepare* first, e.g. to install a trap.
         """
 
         def run(send: Send) -> None:

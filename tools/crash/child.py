@@ -1,6 +1,7 @@
-"""Work in a forked child of a warm process: no start-up to pay, and it can be killed at will.
+"""Work in a forked child of a warm process: no start-up cost, and the child can be killed.
 
-The parent must never open a catalog (LMDB does not outlive a fork) nor leave threads running.
+The parent must never open a catalog, because LMDB does not survive a fork, and must not leave
+threads running.
 """
 
 import json
@@ -20,35 +21,35 @@ Send = Callable[[Message], None]
 Work = Callable[[Send], None]
 
 _BUG: Final = 70
-_write = os.write  # as it is before a child tampers with it
+_write = os.write  # the original, before a child replaces it
 
 
 @dataclass(frozen=True, slots=True)
 class ChildExit:
-    """How a child ended, and what it had said by then."""
+    """Exit status of a child, and the messages that it sent."""
 
     code: int
-    """Exit code; negative: the signal that ended it."""
+    """Exit code, or the negative number of the signal that ended the child."""
     messages: list[Message]
     seconds: float
-    """From its first message on."""
+    """Time from the first message to the end."""
 
     @property
     def is_killed(self) -> bool:
         return self.code == -signal.SIGKILL
 
     def values(self, key: str) -> list[Any]:
-        """What it said about *key*."""
+        """Return the values of *key* in all messages."""
         return [message[key] for message in self.messages if key in message]
 
 
 def run_child(
     work: Work, *, kill_after: float | None = None, before_kill: Callable[[], None] = lambda: None
 ) -> ChildExit:
-    """Fork, let the child do *work*, wait for its end.
+    """Run *work* in a forked child and wait for its end.
 
-    It is killed *kill_after* seconds after its first message, unless it has ended by then;
-    *before_kill* comes just before that.
+    The child is killed *kill_after* seconds after its first message, unless it has ended before.
+    *before_kill* is called just before the kill.
     """
     reading, writing = os.pipe()
     child = os.fork()
@@ -57,11 +58,11 @@ def run_child(
         _run_as_child(work, writing)
     os.close(writing)
     try:
-        said, seconds = _listen(reading, child, kill_after, before_kill)
+        messages, seconds = _listen(reading, child, kill_after, before_kill)
     finally:
         os.close(reading)
         _, status = os.waitpid(child, 0)
-    return ChildExit(os.waitstatus_to_exitcode(status), said, seconds)
+    return ChildExit(os.waitstatus_to_exitcode(status), messages, seconds)
 
 
 def _run_as_child(work: Work, writing: int) -> None:
@@ -69,7 +70,7 @@ def _run_as_child(work: Work, writing: int) -> None:
         _write(writing, json.dumps(message).encode() + b"\n")
 
     for fault in (signal.SIGABRT, signal.SIGBUS, signal.SIGSEGV):
-        signal.signal(fault, signal.SIG_DFL)  # what the program makes of one is tried elsewhere
+        signal.signal(fault, signal.SIG_DFL)  # other tests cover the handlers of cbtfs
     code = _BUG
     try:
         work(send)
@@ -86,8 +87,8 @@ def _run_as_child(work: Work, writing: int) -> None:
 def _listen(
     reading: int, child: int, kill_after: float | None, before_kill: Callable[[], None]
 ) -> tuple[list[Message], float]:
-    """All that the child says until it has ended, or is killed."""
-    said = bytearray()
+    """Return the messages that a child sends until it ends or is killed, and the seconds."""
+    received = bytearray()
     started: float | None = None
     deadline: float | None = None
     while True:
@@ -103,10 +104,10 @@ def _listen(
             started = time.monotonic()
             deadline = None if kill_after is None else started + kill_after
         if not data:
-            return _parsed(bytes(said)), time.monotonic() - started
-        said += data
+            return _parsed(bytes(received)), time.monotonic() - started
+        received += data
 
 
-def _parsed(said: bytes) -> list[Message]:
-    whole = said[: said.rfind(b"\n") + 1]
+def _parsed(received: bytes) -> list[Message]:
+    whole = received[: received.rfind(b"\n") + 1]
     return [json.loads(line) for line in whole.splitlines()]

@@ -1,4 +1,4 @@
-"""Campaigns: the power is cut, and the disk is full."""
+"""Campaigns: power cuts and full disks."""
 
 import contextlib
 import os
@@ -12,14 +12,14 @@ from tools.crash.result import CampaignResult
 from tools.crash.verify import Violation
 
 _SIZE: Final = 320 << 20
-"""The smallest that mkfs.xfs takes, and a little."""
+"""Slightly more than the minimum size of mkfs.xfs."""
 _SMALL: Final = 64 << 20
 _BUG: Final = 70
 _ZEROS: Final = bytes(64 << 10)
 
 
 def power(folder: Path, seed: int, count: int) -> CampaignResult:
-    """The power goes at random moments of ingest, forget, prune and repair, on ext4 and XFS."""
+    """Cut the power at random moments of ingest, forget, prune and repair, on ext4 and XFS."""
     unacknowledged = points = 0
     kinds: tuple[FileSystem, ...] = get_args(FileSystem)
     for kind in kinds:
@@ -34,7 +34,7 @@ def power(folder: Path, seed: int, count: int) -> CampaignResult:
 
 
 def _campaign(folder: Path, seed: int, disk: LoopDisk) -> Campaign:
-    """A campaign whose image and record are not on the disk that is tormented."""
+    """Return a campaign whose image and record are outside the disk under test."""
     folder.mkdir()
     return Campaign(folder, seed, disk.mountpoint / "repository")
 
@@ -53,14 +53,14 @@ def _cut(lifecycle: Lifecycle, disk: LoopDisk, count: int) -> None:
         seconds = lifecycle.campaign.rnd.random() * 0.15
         lifecycle.run(lifecycle.next_operation(), kill_after=seconds, before_kill=before_kill)
         if not is_cut:
-            disk.cut_power()  # Just after it was acknowledged: that must last, too.
+            disk.cut_power()  # A power cut just after the acknowledgement must not lose data.
         disk.power_up()
         lifecycle.prove()
     lifecycle.prove_all()
 
 
 def full(folder: Path, seed: int, count: int) -> CampaignResult:
-    """The disk is full at random levels; then points are forgotten and pruned to freedom."""
+    """Fill the disk to random levels; forget and prune must then free space."""
     codes: list[int] = []
     freed = 0
     with loop_disk(folder, "ext4", _SMALL) as disk:
@@ -69,13 +69,13 @@ def full(folder: Path, seed: int, count: int) -> CampaignResult:
         for _ in range(6):
             lifecycle.campaign.run_undisturbed()
         for _ in range(count):
-            ended, given_back = _fill(lifecycle, filler)
-            codes += ended
-            freed += given_back
+            exit_codes, freed_bytes = _fill(lifecycle, filler)
+            codes += exit_codes
+            freed += freed_bytes
             lifecycle.prove()
         lifecycle.prove_all()
         failed = sum(1 for code in codes if code)
-        note = f"{failed} of {len(codes)} runs ended for want of room; prunes freed {freed} bytes"
+        note = f"{failed} of {len(codes)} runs failed for lack of space; prune freed {freed} bytes"
         return CampaignResult(
             "full",
             count,
@@ -88,18 +88,18 @@ def full(folder: Path, seed: int, count: int) -> CampaignResult:
 
 
 def _fill(lifecycle: Lifecycle, filler: Path) -> tuple[list[int], int]:
-    """Leave a little, or nothing; run every operation; then forget and prune must work.
+    """Run every operation with little or no free space; then forget and prune must succeed.
 
-    The exit codes of the operations, and the bytes that the last prune freed.
+    Returns the exit codes of the operations and the bytes that the last prune freed.
     """
     left = lifecycle.campaign.rnd.choice([0, 0, 4096, 50_000, 100_000, 400_000])
     codes = []
     for operation in lifecycle.campaign.rnd.sample(OPERATIONS, len(OPERATIONS)):
         fill_disk(filler, left)
-        outcome = lifecycle.run(operation)
-        if outcome.code == _BUG or outcome.code < 0:
-            raise Violation(f"{operation} with {left} bytes left: {outcome}")
-        codes.append(outcome.code)
+        result = lifecycle.run(operation)
+        if result.code == _BUG or result.code < 0:
+            raise Violation(f"{operation} with {left} bytes free: {result}")
+        codes.append(result.code)
     lifecycle.prove_readable()
     fill_disk(filler, left)
     expect_success(lifecycle.run("forget"))
@@ -109,7 +109,7 @@ def _fill(lifecycle: Lifecycle, filler: Path) -> tuple[list[int], int]:
 
 
 def fill_disk(filler: Path, left: int) -> None:
-    """Let *filler* take all room there is, but for *left* bytes."""
+    """Extend *filler* until only *left* bytes are free."""
     with filler.open("ab", buffering=0) as file:
         size = file.tell()
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""A disk image that a guest changes between runs, and what it was at each version."""
+"""A disk image that a guest modifies between runs, with the digest of each version."""
 
 import hashlib
 import os
@@ -9,11 +9,11 @@ from typing import Final
 from cbtfs.core.extent import Extent, clip
 
 SIZE: Final = 600_001
-"""Three leaves of 4 KiB blocks, and no multiple of anything."""
+"""Size in bytes: three leaves of 4 KiB blocks, and no multiple of a block or sector."""
 
 
 class GuestImage:
-    """Writes to the image at *path*; only while no run reads it."""
+    """A disk image at *path*. It must not be changed while a run reads it."""
 
     def __init__(self, path: Path, rnd: random.Random) -> None:
         self.path = path
@@ -33,7 +33,7 @@ class GuestImage:
         return self.path.stat().st_size
 
     def change(self) -> None:
-        """Make the next version: writes, trims, now and then another size."""
+        """Create the next version by writes, trims and, in a fifth of all cases, a new size."""
         rnd, written = self._rnd, list[Extent]()
         if rnd.random() < 0.2:
             before, size = self.size, rnd.choice([SIZE, SIZE - 5000, SIZE // 2, SIZE + 70_000])
@@ -54,6 +54,6 @@ class GuestImage:
         self.digests.append(hashlib.sha256(self.path.read_bytes()).hexdigest())
 
     def changed_since(self, version: int) -> list[Extent]:
-        """What may differ now from what it was at *version*."""
+        """Return the extents that may have changed since *version*."""
         parts = self._written[version + 1 :]
         return list(clip((e for part in parts for e in part), 0, self.size))

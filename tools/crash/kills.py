@@ -1,4 +1,4 @@
-"""Campaigns: writers are killed, and their calls fail."""
+"""Campaigns: kill writers, and fail their system calls."""
 
 from pathlib import Path
 from typing import Final
@@ -11,19 +11,19 @@ from tools.crash.verify import Violation
 
 _BUG: Final = 70
 _CALLS: Final = 80
-"""More than a run makes of a small disk."""
+"""Upper bound of the calls of a run with a small disk."""
 _ACTIONS: Final[tuple[Action, ...]] = ("EIO", "ENOSPC", "kill")
 
 
 def kills(folder: Path, seed: int, count: int) -> CampaignResult:
-    """SIGKILL at random moments of ingest, forget, prune and repair."""
+    """Kill ingest, forget, prune and repair at random moments."""
     lifecycle = Lifecycle(Campaign(folder, seed))
     campaign = lifecycle.campaign
     for _ in range(5):
         campaign.run_undisturbed()
     seconds = {operation: max(lifecycle.run(operation).seconds, 0.005) for operation in OPERATIONS}
     while sum(lifecycle.kills.values()) < count:
-        rarest = min(OPERATIONS, key=lambda each: lifecycle.kills[each])
+        rarest = min(OPERATIONS, key=lambda operation: lifecycle.kills[operation])
         operation = rarest if campaign.rnd.random() < 0.5 else lifecycle.next_operation()
         lifecycle.run(operation, kill_after=campaign.rnd.random() * seconds[operation])
         lifecycle.prove()
@@ -41,10 +41,10 @@ def kills(folder: Path, seed: int, count: int) -> CampaignResult:
 
 
 def calls(folder: Path, seed: int, count: int) -> CampaignResult:
-    """The N-th call to the system fails or is the last, for every N and operation.
+    """Fail the N-th system call, or kill the process there, for every N and operation.
 
-    *count* is how many of EIO, ENOSPC and SIGKILL are tried at each call: with less than three
-    they are drawn.
+    *count* is the number of actions (EIO, ENOSPC, SIGKILL) to try at each call; fewer than three
+    are chosen at random.
     """
     lifecycle = Lifecycle(Campaign(folder, seed))
     for _ in range(4):
@@ -68,16 +68,16 @@ def calls(folder: Path, seed: int, count: int) -> CampaignResult:
 
 
 def _every_call(lifecycle: Lifecycle, operation: Operation, turn: int, turns: int) -> int:
-    """How many calls of *operation* were made to fail, one in each run."""
+    """Fail one call per run of *operation*; return the number of failed calls."""
     for at in range(_CALLS):
         action = (
             _ACTIONS[turn] if turns == len(_ACTIONS) else lifecycle.campaign.rnd.choice(_ACTIONS)
         )
         if operation == "prune":
-            lifecycle.run("forget")  # something to give back
-        outcome = lifecycle.trigger(operation, at, action)
-        if outcome.code == _BUG:
-            raise Violation(f"{operation}, call {at}, {action}: {outcome.messages}")
-        if not outcome.values("triggered"):
+            lifecycle.run("forget")  # leave unused data to prune
+        result = lifecycle.trigger(operation, at, action)
+        if result.code == _BUG:
+            raise Violation(f"{operation}, call {at}, {action}: {result.messages}")
+        if not result.values("triggered"):
             return at
     return _CALLS

@@ -1,6 +1,6 @@
-"""A repository that lifecycle: points come and go, space is given back, the catalog is made anew.
+"""All operations on one repository: ingest, forget, prune and repair.
 
-Any of it is killed or meets a failing call, on one repository, over and over.
+A campaign kills them or fails their calls, again and again, on the same repository.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,44 +25,44 @@ OPERATIONS: Final[tuple[Operation, ...]] = ("ingest", "forget", "prune", "repair
 
 _PACK_BYTES: Final = 256 << 10
 _MOST: Final = 12
-"""Points that are kept, about: enough to share, few enough to read."""
+"""Approximate number of points to keep: enough to share data, few enough to read often."""
 
 Prepare = Callable[[Send], None]
 
 
 def unprepared(send: Send) -> None:
-    """Come as you are."""
+    """Do nothing before the operation."""
 
 
 def forgetting(path: Path, points: Sequence[PointId], prepare: Prepare) -> Work:
-    """Work that forgets *points* and acknowledges it."""
+    """Return work that forgets *points* and acknowledges it."""
 
     def run(send: Send) -> None:
         prepare(send)
         send({"begun": "forget"})
         with released(path), writing(path, lock_wait=LOCK_WAIT) as repository:
-            there = repository.points.ids()
-            repository.forget([point for point in points if point in there])
+            existing = repository.points.ids()
+            repository.forget([point for point in points if point in existing])
             send({"forgot": list(points)})
 
     return run
 
 
 def pruning(path: Path, prepare: Prepare) -> Work:
-    """Work that gives back all that can be given back."""
+    """Return work that prunes all unused data."""
 
     def run(send: Send) -> None:
         prepare(send)
         send({"begun": "prune"})
         with released(path), writing(path, lock_wait=LOCK_WAIT) as repository:
-            outcome = prune(repository, Limits(unused_share=0.0), pack_bytes=_PACK_BYTES)
-            send({"freed": outcome.freed_bytes})
+            result = prune(repository, Limits(unused_share=0.0), pack_bytes=_PACK_BYTES)
+            send({"freed": result.freed_bytes})
 
     return run
 
 
 def repairing(path: Path, prepare: Prepare) -> Work:
-    """Work that makes the catalog anew."""
+    """Return work that rebuilds the catalog."""
 
     def run(send: Send) -> None:
         prepare(send)
@@ -72,29 +72,29 @@ def repairing(path: Path, prepare: Prepare) -> Work:
     return run
 
 
-def none_reappeared(path: Path, gone: Sequence[PointId]) -> Work:
-    """Work that fails with a Violation if a point is listed that was forgotten."""
+def none_reappeared(path: Path, forgotten: Sequence[PointId]) -> Work:
+    """Return work that raises Violation if a forgotten point is listed."""
 
-    def look(send: Send) -> None:
+    def compare(send: Send) -> None:
         with reading(path) as repository, repository.catalog.view() as view:
-            back = {*gone} & {*view.point_ids()}
-        if back:
-            raise Violation(f"points are back that were forgotten: {sorted(back)}")
+            listed = {*forgotten} & {*view.point_ids()}
+        if listed:
+            raise Violation(f"forgotten points are listed: {sorted(listed)}")
 
-    return look
+    return compare
 
 
 @dataclass(slots=True)
 class Lifecycle:
-    """What is done to one Campaign's repository besides capturing."""
+    """Operations on the repository of a campaign, with counts of their faults."""
 
     campaign: Campaign
-    gone: list[PointId] = field(default_factory=list)
-    """Points whose end was acknowledged."""
+    forgotten: list[PointId] = field(default_factory=list)
+    """Points that an acknowledged forget removed."""
     kills: dict[Operation, int] = field(default_factory=lambda: dict.fromkeys(OPERATIONS, 0))
     triggered: set[str] = field(default_factory=set)
     unacknowledged: int = 0
-    """Points that were committed though nobody was told."""
+    """Points that a killed run committed but did not acknowledge."""
     _known: set[PointId] = field(default_factory=set)
 
     def next_operation(self) -> Operation:
@@ -111,26 +111,26 @@ class Lifecycle:
         prepare: Prepare = unprepared,
         before: Callable[[], None] = lambda: None,
     ) -> ChildExit:
-        """Let a child do it, and note what it acknowledged and how it ended.
+        """Run an operation in a child, and record its acknowledgements and its end.
 
-        *prepare* is what the child does first: a trap, perhaps. *before* is called when it is clear
-        what a capture will capture.
+        The child calls *prepare* first, e.g. to install a trap. The parent calls *before* once the
+        guest image has its new version.
         """
         campaign = self.campaign
         if operation == "ingest":
             capture = campaign.next_capture()
             before()
-            outcome = campaign.run(
+            result = campaign.run(
                 capture, capture.work(prepare), kill_after=kill_after, before_kill=before_kill
             )
         else:
             work = self._work(operation, prepare)
-            outcome = run_child(work, kill_after=kill_after, before_kill=before_kill)
-        for points in outcome.values("forgot"):
-            self.gone += points
-        self.kills[operation] += outcome.is_killed
-        self.triggered.update(outcome.values("triggered"))
-        return outcome
+            result = run_child(work, kill_after=kill_after, before_kill=before_kill)
+        for points in result.values("forgot"):
+            self.forgotten += points
+        self.kills[operation] += result.is_killed
+        self.triggered.update(result.values("triggered"))
+        return result
 
     def _work(self, operation: Operation, prepare: Prepare) -> Work:
         path = self.campaign.repository
@@ -144,35 +144,33 @@ class Lifecycle:
         return forgetting(path, chosen, prepare)
 
     def prove(self) -> None:
-        """Nothing promised is lost or changed, nothing forgotten is back, the next run works."""
-        expect_success(run_child(none_reappeared(self.campaign.repository, self.gone)))
+        """Verify that acknowledged points are intact, forgotten ones absent, and a run works."""
+        expect_success(run_child(none_reappeared(self.campaign.repository, self.forgotten)))
         self._known.update(self.campaign.promised)
         self.campaign.prove()
-        found = {*self.campaign.promised} - self._known
-        self.unacknowledged += (
-            len(found) - 1
-        )  # one is of the run that proves that the next run works
-        self._known |= found
+        new = {*self.campaign.promised} - self._known
+        self.unacknowledged += len(new) - 1  # the verification itself takes one point
+        self._known |= new
 
     def prove_readable(self) -> None:
-        """Everything promised is there and reads right; nothing is written."""
+        """Verify that every acknowledged point exists and reads correctly, without a write."""
         self.campaign.prove_readable()
 
     def prove_all(self) -> None:
-        """The same to the last byte of every point, after a last prune.
+        """Prune, read every point, and compare the catalog with a rebuilt one.
 
-        Only then does a rebuilt catalog know no more than this one: dead frames are gone.
+        The prune is needed because a rebuilt catalog also lists unreferenced frames.
         """
         self.prove()
         expect_success(self.run("prune"))
-        expect_success(run_child(none_reappeared(self.campaign.repository, self.gone)))
+        expect_success(run_child(none_reappeared(self.campaign.repository, self.forgotten)))
         self.campaign.prove_all()
 
     def trigger(self, operation: Operation, at: int, action: Action) -> ChildExit:
-        """*operation* with a trap on its call number *at*, then the proof."""
-        outcome = self.run(operation, prepare=Trap(at, action).install)
+        """Run *operation* with a trap on call number *at*, then verify the repository."""
+        result = self.run(operation, prepare=Trap(at, action).install)
         try:
             self.prove()
         except Violation as exc:
-            raise Violation(f"{operation}, call {at}, {action}, {outcome}: {exc}") from exc
-        return outcome
+            raise Violation(f"{operation}, call {at}, {action}, {result}: {exc}") from exc
+        return result

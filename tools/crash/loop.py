@@ -1,4 +1,4 @@
-"""File systems in a file: their power is cut, or they are full. As root, with loop devices."""
+"""File systems on loop devices, for power cuts and full disks. Requires root."""
 
 import contextlib
 import fcntl
@@ -15,14 +15,14 @@ FileSystem = Literal["ext4", "xfs"]
 _SHUTDOWN: Final = 0x8004587D
 """FS_IOC_SHUTDOWN (linux/fs.h)."""
 _DROP: Final = (2).to_bytes(4, "little")
-"""FS_SHUTDOWN_FLAGS_NOLOGFLUSH: what is neither on the disk nor flushed is gone."""
+"""FS_SHUTDOWN_FLAGS_NOLOGFLUSH: drop all data that is not on the disk, the journal included."""
 _TRIES: Final = 600
 _PAUSE_SECONDS: Final = 0.05
 _MAKE: Final = {"ext4": ["mkfs.ext4", "-qF", "-m0"], "xfs": ["mkfs.xfs", "-qf"]}
 
 
 class LoopDisk:
-    """One file system, mounted at *mountpoint*."""
+    """A file system on a loop device, mounted at *mountpoint*."""
 
     def __init__(self, folder: Path, kind: FileSystem, size: int) -> None:
         self._image = folder / f"{kind}.img"
@@ -40,7 +40,7 @@ class LoopDisk:
         subprocess.run(["umount", self.mountpoint], check=True)
 
     def cut_power(self) -> None:
-        """Lose everything that was not flushed; only unmount() is of use afterwards."""
+        """Drop all data that was not flushed; afterwards only unmount() succeeds."""
         fd = os.open(self.mountpoint, os.O_RDONLY)
         try:
             fcntl.ioctl(fd, _SHUTDOWN, _DROP)
@@ -48,7 +48,10 @@ class LoopDisk:
             os.close(fd)
 
     def power_up(self) -> None:
-        """Mount it anew; who copied the mounts meanwhile keeps the dead one alive for a while."""
+        """Mount the file system again.
+
+        Retries, because a process that copied the mount namespace may keep the old mount busy.
+        """
         for _ in range(_TRIES):
             self.unmount()
             self.mount()
@@ -58,12 +61,12 @@ class LoopDisk:
                 probe.unlink()
                 return
             time.sleep(_PAUSE_SECONDS)
-        raise OSError(f"{self.mountpoint} does not come up again")
+        raise OSError(f"{self.mountpoint} cannot be mounted again")
 
 
 @contextmanager
 def loop_disk(folder: Path, kind: FileSystem, size: int) -> Iterator[LoopDisk]:
-    """A new file system, unmounted at the end."""
+    """Create and mount a file system; unmount it afterwards."""
     disk = LoopDisk(folder, kind, size)
     try:
         yield disk

@@ -1,4 +1,4 @@
-"""A mount in processes of its own, and who reads from it until it is gone: each byte compared."""
+"""A mount in separate processes, and reader processes that compare each byte."""
 
 import errno
 import json
@@ -19,17 +19,17 @@ from typing import IO, Final, Self
 from tools.crash.verify import Violation
 
 _WAIT_SECONDS: Final = 60.0
-"""For what comes within a second, unless the machine is busy."""
+"""Timeout for events that take a second on an idle machine."""
 _LONGEST: Final = 512 << 10
 _ALIGNED: Final = 4096
 
 
-def wait_until(holds: Callable[[], bool], what: str) -> None:
-    """Wait for *holds*; Violation if it does not come to."""
+def wait_until(holds: Callable[[], bool], event: str) -> None:
+    """Wait until *holds* is true; raise Violation on timeout."""
     deadline = time.monotonic() + _WAIT_SECONDS
     while not holds():
         if time.monotonic() > deadline:
-            raise Violation(f"waited in vain for {what}")
+            raise Violation(f"timeout while waiting for {event}")
         time.sleep(0.005)
 
 
@@ -49,7 +49,7 @@ class Server:
         return {int(child) for child in children.split()}
 
     def kill_worker(self, rnd: random.Random) -> None:
-        """Kill one, and wait until another has taken its mountpoint."""
+        """Kill a worker, and wait until the supervisor has replaced it."""
         before = self.workers()
         victim = rnd.choice(sorted(before))
         os.kill(victim, signal.SIGKILL)
@@ -58,21 +58,22 @@ class Server:
             now = self.workers()
             return victim not in now and len(now) == len(before)
 
-        wait_until(is_replaced, "a worker in mountpoint of the dead one")
+        wait_until(is_replaced, "a replacement of the killed worker")
 
     def kill(self) -> None:
-        """Kill the one above the workers; they end with it, and nobody answers any more."""
+        """Kill the supervisor; its workers end too, and the mount is disconnected."""
         self.process.kill()
         self.process.wait()
-        wait_until(lambda: is_dead(self.mountpoint), "the end of a mount that was killed")
+        wait_until(lambda: is_dead(self.mountpoint), "the end of a killed mount")
 
     def unmount(self) -> None:
         subprocess.run(["umount", self.mountpoint], check=True)
         if self.process.wait(_WAIT_SECONDS):
-            raise Violation(f"the mount ended with {self.process.returncode}")
+            raise Violation(f"the mount exited with {self.process.returncode}")
 
 
 def is_dead(mountpoint: Path) -> bool:
+    """Whether the server of a FUSE mount has ended (ENOTCONN)."""
     try:
         os.statvfs(mountpoint)
     except OSError as exc:
@@ -87,9 +88,9 @@ def _command(repository: Path, mountpoint: Path) -> list[str | Path]:
 
 @contextmanager
 def serving(repository: Path, mountpoint: Path, log: IO[str]) -> Iterator[Server]:
-    """A mount that serves; Violation if it does not come to.
+    """Start a mount and yield it once it is ready; raise Violation if it does not start.
 
-    It is left as it is in the end, dead or unmounted; after an exception nothing is left of it.
+    The caller unmounts or kills the mount. After an exception the mount is removed.
     """
     process = subprocess.Popen(
         _command(repository, mountpoint), stdout=subprocess.PIPE, stderr=log, text=True
@@ -98,7 +99,7 @@ def serving(repository: Path, mountpoint: Path, log: IO[str]) -> Iterator[Server
         try:
             assert process.stdout is not None
             if process.stdout.readline() != "ready\n":
-                raise Violation(f"cbtfs mount ended with {process.wait()}: see {log.name}")
+                raise Violation(f"cbtfs mount exited with {process.wait()}: see {log.name}")
             yield Server(process, mountpoint)
         except BaseException:
             process.kill()
@@ -107,7 +108,7 @@ def serving(repository: Path, mountpoint: Path, log: IO[str]) -> Iterator[Server
 
 
 def failed_mount(repository: Path, mountpoint: Path) -> tuple[int, str]:
-    """How a mount that must fail does: its exit code, and what it says."""
+    """Run a mount that must fail; return its exit code and stderr."""
     done = subprocess.run(
         _command(repository, mountpoint),
         capture_output=True,
@@ -120,9 +121,9 @@ def failed_mount(repository: Path, mountpoint: Path) -> tuple[int, str]:
 
 @contextmanager
 def loop_mounted(disk: Path, mountpoint: Path) -> Iterator[Path]:
-    """The ext4 file system in *disk*, mounted at *mountpoint* by a loop device; yields the device.
+    """Mount the ext4 file system in *disk* at *mountpoint*; yield the loop device.
 
-    The device reads by itself, not from the page cache of the file.
+    The device uses direct I/O, not the page cache of the file.
     """
     loop = subprocess.run(
         ["losetup", "--find", "--show", "--read-only", "--direct-io=on", disk],
@@ -142,22 +143,22 @@ def loop_mounted(disk: Path, mountpoint: Path) -> Iterator[Path]:
 
 @dataclass(slots=True)
 class ReadCounts:
-    """What a reader saw; a wrong byte is a Violation."""
+    """Counts of correct reads and errors of a reader."""
 
-    right: int = 0
+    correct: int = 0
     errors: Counter[str] = field(default_factory=Counter)
 
     def add(self, other: "ReadCounts") -> None:
-        self.right += other.right
+        self.correct += other.correct
         self.errors += other.errors
 
 
 Read = Callable[[random.Random], bool]
-"""One read; whether it was right. OSError is let through."""
+"""Function that reads once and returns whether the bytes are correct. Raises OSError."""
 
 
 class ReaderProcess:
-    """Reads on in a process of its own until it is told to end, or the mount is gone."""
+    """A process that reads until it gets SIGTERM or the mount is disconnected."""
 
     def __init__(self, read: Read, seed: int) -> None:
         source, results = os.pipe()
@@ -168,7 +169,7 @@ class ReaderProcess:
         os.close(results)
         self._results = os.fdopen(source, "rb")
         if self._results.readline() != b"going\n":
-            raise Violation(f"a reader does not come to read: {self._results.read()!r}")
+            raise Violation(f"a reader did not start: {self._results.read()!r}")
 
     def __enter__(self) -> Self:
         return self
@@ -177,52 +178,52 @@ class ReaderProcess:
         if not self._results.closed:
             self._finish(signal.SIGKILL)
 
-    def _finish(self, how: signal.Signals) -> bytes:
-        os.kill(self._child, how)
+    def _finish(self, number: signal.Signals) -> bytes:
+        os.kill(self._child, number)
         with self._results:
-            said = self._results.read()
+            report = self._results.read()
         os.waitpid(self._child, 0)
-        return said
+        return report
 
     def end(self) -> ReadCounts:
-        """What it saw until now; Violation if that was not what it should."""
-        told = json.loads(self._finish(signal.SIGTERM))
-        if told["wrong"]:
-            raise Violation(f"a reader saw {told['wrong']}")
-        return ReadCounts(told["right"], Counter(told["errors"]))
+        """End the reader and return its counts; raise Violation if it read wrong bytes."""
+        report = json.loads(self._finish(signal.SIGTERM))
+        if report["wrong"]:
+            raise Violation(f"a reader reports {report['wrong']}")
+        return ReadCounts(report["correct"], Counter(report["errors"]))
 
 
 def _read_on(read: Read, rnd: random.Random, results: int) -> None:
-    """Never returns."""
-    told: dict[str, object] = {"wrong": "", "right": 0, "errors": {}}
+    """Read until the end, report to *results*, and exit the process."""
+    report: dict[str, object] = {"wrong": "", "correct": 0, "errors": {}}
     try:
-        counts, is_told = ReadCounts(), False
+        counts, is_ended = ReadCounts(), False
 
         def end(*_: object) -> None:
-            nonlocal is_told
-            is_told = True
+            nonlocal is_ended
+            is_ended = True
 
         signal.signal(signal.SIGTERM, end)
-        while not is_told and not counts.errors["ENOTCONN"]:
+        while not is_ended and not counts.errors["ENOTCONN"]:
             try:
                 if not read(rnd):
-                    told["wrong"] = "wrong bytes"
+                    report["wrong"] = "wrong bytes"
                     break
-                counts.right += 1
+                counts.correct += 1
             except OSError as exc:
                 counts.errors[errno.errorcode[exc.errno or 0]] += 1
-            if counts.right == 1:
+            if counts.correct == 1:
                 os.write(results, b"going\n")
-        told |= {"right": counts.right, "errors": counts.errors}
+        report |= {"correct": counts.correct, "errors": counts.errors}
     except BaseException as exc:
-        told["wrong"] = f"{type(exc).__name__}: {exc}"
+        report["wrong"] = f"{type(exc).__name__}: {exc}"
     finally:
-        os.write(results, json.dumps(told).encode())
+        os.write(results, json.dumps(report).encode())
         os._exit(0)
 
 
 def direct(disk: Path, image: bytes) -> Read:
-    """Reads of pieces of *disk*, past the page cache, through one open file."""
+    """Return a function that reads parts of *disk* with O_DIRECT through one open file."""
     opened: list[int] = []
 
     def read(rnd: random.Random) -> bool:
@@ -238,7 +239,7 @@ def direct(disk: Path, image: bytes) -> Read:
 
 
 def reopened(disk: Path, image: bytes) -> Read:
-    """Looks names up, opens and reads, each time, as somebody who comes new does."""
+    """Return a function that looks up, opens and reads *disk*, like a new process."""
 
     def read(rnd: random.Random) -> bool:
         if disk.name not in os.listdir(disk.parent) or disk.stat().st_size != len(image):
@@ -255,17 +256,17 @@ def reopened(disk: Path, image: bytes) -> Read:
 
 
 def files(mountpoint: Path, contents: dict[str, bytes]) -> Read:
-    """Whole files of the file system at *mountpoint*."""
+    """Return a function that reads whole files of the file system at *mountpoint*."""
 
     def read(rnd: random.Random) -> bool:
         name = rnd.choice(sorted(contents))
         fd = os.open(mountpoint / name, os.O_RDONLY)
         try:
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-            found = bytearray()
-            while part := os.pread(fd, 1 << 20, len(found)):
-                found += part
-            return found == contents[name]
+            content = bytearray()
+            while part := os.pread(fd, 1 << 20, len(content)):
+                content += part
+            return content == contents[name]
         finally:
             os.close(fd)
 

@@ -1,4 +1,4 @@
-"""Campaign: workers and whole mounts are killed under fio, readers and a file system on a loop."""
+"""Campaign: kill workers and mounts under the load of fio, readers and a loop device."""
 
 import json
 import os
@@ -34,32 +34,32 @@ from tools.crash.result import CampaignResult
 from tools.crash.verify import Violation
 
 _WORKERS_A_MOUNT: Final = 4
-"""Killed before the mount is: five deaths within ten seconds would end it."""
+"""Workers to kill before the mount: the fifth death within ten seconds would end the mount."""
 _WORKERS: Final = 2
 _BLOCK: Final = 16 << 10
 _SIZE: Final = 16 << 20
 _FILES: Final = 12
 _BETWEEN_SECONDS: Final = 0.3
-"""The longest time from one blow to the next."""
+"""Maximum time between two kills."""
 _MOUNT_FAILED: Final = 40
 _FIO: Final = (
     *("fio", "--name=look", "--ioengine=psync", f"--bs={_BLOCK}", "--verify=crc32c"),
-    "--verify_state_save=0",  # else a killed fio leaves a file where it was started
+    "--verify_state_save=0",  # a killed fio would leave a state file behind
 )
 
 
 @dataclass(frozen=True, slots=True)
 class _Setup:
-    """A repository with one point of two disks, and what they hold."""
+    """A repository with one point of two disks, and the content of the disks."""
 
     folder: Path
     repository: Path
     pattern: bytes
-    """Written by fio, each block with a checksum that fio verifies."""
+    """Content of a disk that fio wrote, with a checksum in each block."""
     guest: bytes
-    """An ext4 file system."""
+    """Content of a disk with an ext4 file system."""
     contents: dict[str, bytes]
-    """Its files."""
+    """Files of the ext4 file system by name."""
 
     @property
     def mountpoint(self) -> Path:
@@ -70,7 +70,7 @@ class _Setup:
 
 
 def mounts(folder: Path, seed: int, count: int) -> CampaignResult:
-    """Four workers, then the mount: *count* are killed, and the next mount cleans up."""
+    """Kill four workers, then the mount, until *count* processes are killed; remount each time."""
     rnd = random.Random(seed)
     setup = _set_up(folder, rnd)
     counts, verified, done, whole = ReadCounts(), 0, 0, 0
@@ -78,26 +78,26 @@ def mounts(folder: Path, seed: int, count: int) -> CampaignResult:
         while done < count:
             workers = min(_WORKERS_A_MOUNT, count - done - 1)
             with serving(setup.repository, setup.mountpoint, log) as server:
-                verified += _torment(setup, server, rnd, workers, counts)
+                verified += _kill_under_load(setup, server, rnd, workers, counts)
             done += workers + 1
             whole += 1
         with serving(setup.repository, setup.mountpoint, log) as server:
             for name, image in (("pattern", setup.pattern), ("guest", setup.guest)):
                 if setup.disk(name).read_bytes() != image:
-                    raise Violation(f"disk {name} reads wrong in the end")
+                    raise Violation(f"disk {name} returns wrong bytes at the end")
             server.unmount()
     errors = ", ".join(f"{name} {number}" for name, number in sorted(counts.errors.items()))
     note = (
-        f"{done - whole} workers and {whole} mounts; {counts.right} reads compared, "
+        f"{done - whole} workers and {whole} mounts; {counts.correct} reads compared, "
         f"{verified} more verified by fio; refused: {errors or 'none'}"
     )
     return CampaignResult("mounts", done, "SIGKILL", 1, 0, 0, note)
 
 
-def _torment(
+def _kill_under_load(
     setup: _Setup, server: Server, rnd: random.Random, workers: int, counts: ReadCounts
 ) -> int:
-    """Kill that many workers, then the mount, under load; how many blocks fio verified."""
+    """Kill *workers* workers, then the mount, under load; return the blocks that fio verified."""
     guest = setup.folder / "guest.mnt"
     with ExitStack() as stack:
         loop = stack.enter_context(loop_mounted(setup.disk("guest"), guest))
@@ -111,24 +111,24 @@ def _torment(
             time.sleep(rnd.random() * _BETWEEN_SECONDS)
             server.kill_worker(rnd)
             if setup.disk("pattern").read_bytes() != setup.pattern or not inner(rnd):
-                raise Violation("a disk reads wrong after a worker was killed")
+                raise Violation("a disk returns wrong bytes after the death of a worker")
         time.sleep(rnd.random() * _BETWEEN_SECONDS)
         server.kill()
         verified = fio.end()
-        seen = [reader.end() for reader in readers]
+        totals = [reader.end() for reader in readers]
         _expect_refusal(setup, loop)
     wait_until(lambda: not _is_on(loop, setup.mountpoint), f"{loop} to be free")
-    for each in seen[:2]:  # The third reads by the kernel, which asks for more than one thing.
-        failed = each.errors.total() - each.errors["ENOTCONN"]
+    for total in totals[:2]:  # the third reads through ext4: one read causes several requests
+        failed = total.errors.total() - total.errors["ENOTCONN"]
         if failed > workers + _WORKERS:
-            raise Violation(f"{workers} workers were killed, a reader met {each.errors}")
-    for each in seen:
-        counts.add(each)
+            raise Violation(f"{workers} workers were killed, a reader reports {total.errors}")
+    for total in totals:
+        counts.add(total)
     return verified
 
 
 def _is_on(loop: Path, mountpoint: Path) -> bool:
-    """Whether a loop device has a file below *mountpoint*; somebody else may have it by now."""
+    """Whether a loop device still uses a file below *mountpoint*."""
     try:
         file = Path("/sys/block", loop.name, "loop", "backing_file").read_text()
     except OSError:
@@ -137,29 +137,29 @@ def _is_on(loop: Path, mountpoint: Path) -> bool:
 
 
 def _expect_refusal(setup: _Setup, loop: Path) -> None:
-    """While something holds the dead mount another is refused, and who holds it is named."""
-    code, said = failed_mount(setup.repository, setup.mountpoint)
-    if code != _MOUNT_FAILED or str(loop) not in said:
-        raise Violation(f"a mount on a dead one that {loop} holds ended with {code}: {said}")
+    """Verify that a mount over a busy dead mount fails and names the loop device."""
+    code, message = failed_mount(setup.repository, setup.mountpoint)
+    if code != _MOUNT_FAILED or str(loop) not in message:
+        raise Violation(f"a mount over a dead one in use by {loop} exited with {code}: {message}")
 
 
 class Fio:
-    """fio, as it reads the pattern from the mount and verifies what it reads."""
+    """A running fio that reads the pattern disk and verifies its checksums."""
 
     def __init__(self, setup: _Setup) -> None:
         self._disk = setup.disk("pattern")
-        self._result, self._said = setup.folder / "fio.json", setup.folder / "fio.said"
+        self._result, self._output = setup.folder / "fio.json", setup.folder / "fio.log"
 
     def __enter__(self) -> "Fio":
         options = ["--rw=randread", "--readonly", "--direct=1", "--verify_fatal=1", "--thread"]
         options += ["--continue_on_error=io", "--time_based", "--runtime=3600"]
         output = ["--output-format=json", f"--output={self._result}"]
-        with self._said.open("wb") as said:
+        with self._output.open("wb") as log:
             self._process = subprocess.Popen(
-                [*_FIO, f"--filename={self._disk}", *options, *output], stdout=said, stderr=said
+                [*_FIO, f"--filename={self._disk}", *options, *output], stdout=log, stderr=log
             )
         try:
-            wait_until(self._has_begun, "fio to read")
+            wait_until(self._has_begun, "the start of fio")
         except BaseException:
             self.__exit__()
             raise
@@ -173,12 +173,12 @@ class Fio:
         return False
 
     def end(self) -> int:
-        """How many blocks it verified; Violation if one was wrong."""
+        """End fio and return the number of verified blocks; raise Violation if one is wrong."""
         self._process.send_signal(signal.SIGTERM)
         self._process.wait()
-        said = self._said.read_text()
-        if "verify" in said:
-            raise Violation(f"fio says {said[:1000]}")
+        output = self._output.read_text()
+        if "verify" in output:
+            raise Violation(f"fio reports {output[:1000]}")
         text = self._result.read_text()
         (job,) = json.loads(text[text.index("{") :])["jobs"]
         return int(job["read"]["total_ios"])
@@ -192,8 +192,8 @@ def _set_up(folder: Path, rnd: random.Random) -> _Setup:
     pattern, guest = folder / "pattern.raw", folder / "guest.raw"
     for name in ("mnt", "guest.mnt"):
         (folder / name).mkdir()
-    writing_it = ["--rw=write", "--do_verify=0", f"--size={_SIZE}", f"--filename={pattern}"]
-    subprocess.run([*_FIO, *writing_it], check=True, stdout=subprocess.DEVNULL)
+    options = ["--rw=write", "--do_verify=0", f"--size={_SIZE}", f"--filename={pattern}"]
+    subprocess.run([*_FIO, *options], check=True, stdout=subprocess.DEVNULL)
     contents = {f"file{n}": rnd.randbytes(rnd.randrange(1 << 19)) for n in range(_FILES)}
     inner = folder / "guest"
     inner.mkdir()

@@ -1,4 +1,4 @@
-"""Campaign: a call of LMDB's own fails, or writes too little; the run ends, and nothing is lost."""
+"""Campaign: fail or shorten a system call of LMDB; the run ends and no data is lost."""
 
 from collections import Counter
 from pathlib import Path
@@ -17,10 +17,10 @@ from tools.crash.verify import Violation
 _BUG: Final = 70
 _INJECTED: Final = "(INJECTED)"
 _MOST: Final = 8
-"""Points."""
+"""Maximum number of points."""
 _WRITES: Final = ("pwrite64", "writev", "fdatasync")
 _FLUSH: Final = "fdatasync"
-_WAYS: Final = {
+_FAILURES: Final = {
     "pwrite64": ("error=EIO", "error=ENOSPC", "retval=100"),
     "writev": ("error=EIO", "error=ENOSPC", "retval=100"),
     "fdatasync": ("error=EIO", "error=ENOSPC"),
@@ -29,37 +29,37 @@ _WAYS: Final = {
     "lseek": ("error=EIO",),
     "mmap": ("error=ENOMEM",),
 }
-"""How each call fails. retval: not a byte is written, and 100 are said to be."""
+"""Failures of each call for strace. `retval=100` writes nothing and returns 100."""
 _RARE: Final = ("lseek", "mmap")
-"""Only where all ways are tried."""
-_ALL_WAYS: Final = 3
+"""Calls that are tried only if all failures are tried."""
+_ALL_FAILURES: Final = 3
 
 
 class Failing(NamedTuple):
-    """The N-th of some call, counted from 1, on the files of LMDB."""
+    """The N-th call of a name on the files of LMDB, counted from 1."""
 
     call: str
-    way: str
+    failure: str
     number: int
 
     def __str__(self) -> str:
-        return f"{self.call} number {self.number}, {self.way}"
+        return f"{self.call} number {self.number}, {self.failure}"
 
 
 def pages(folder: Path, seed: int, count: int) -> CampaignResult:
-    """Each call of LMDB fails in turn, in every operation.
+    """Fail each call of LMDB in turn, in every operation.
 
-    *count* is how many ways to fail are tried of each; where there are more they are drawn.
+    *count* is the number of failures to try per call; they are chosen at random if there are more.
     """
     lifecycle = Lifecycle(Campaign(folder, seed))
     for _ in range(4):
         lifecycle.campaign.run_undisturbed()
     failed = Counter[str]()
     for operation in OPERATIONS:
-        for call, ways in _WAYS.items():
-            if call in _RARE and count < _ALL_WAYS:
+        for call, failures in _FAILURES.items():
+            if call in _RARE and count < _ALL_FAILURES:
                 continue
-            for turn in range(min(count, len(ways))):
+            for turn in range(min(count, len(failures))):
                 failed[call] += _every_number(lifecycle, operation, call, turn, count)
     lifecycle.prove_all()
     note = ", ".join(f"{call} {number}" for call, number in failed.items())
@@ -77,12 +77,14 @@ def pages(folder: Path, seed: int, count: int) -> CampaignResult:
 def _every_number(
     lifecycle: Lifecycle, operation: Operation, call: str, turn: int, turns: int
 ) -> int:
-    """How many calls were made to fail, one in each run."""
-    ways, number = _WAYS[call], 0
+    """Fail one call per run; return the number of failed calls."""
+    failures, number = _FAILURES[call], 0
     while True:
         _keep_small(lifecycle, operation)
-        way = ways[turn] if turns >= len(ways) else lifecycle.campaign.rnd.choice(ways)
-        if not fail(lifecycle, operation, Failing(call, way, number + 1)):
+        failure = (
+            failures[turn] if turns >= len(failures) else lifecycle.campaign.rnd.choice(failures)
+        )
+        if not fail(lifecycle, operation, Failing(call, failure, number + 1)):
             return number
         number += 1
 
@@ -111,25 +113,25 @@ def fail(lifecycle: Lifecycle, operation: Operation, failing: Failing) -> bool:
         repository.with_name("injected"),
         *(option for file in files for option in ("-P", file)),
         *("-e", f"trace={','.join({*_WRITES, failing.call})}"),
-        *("-e", f"inject={failing.call}:{failing.way}:when={failing.number}"),
+        *("-e", f"inject={failing.call}:{failing.failure}:when={failing.number}"),
     )
-    outcome = lifecycle.run(operation, prepare=tracer.install)
+    result = lifecycle.run(operation, prepare=tracer.install)
     lines = tracer.lines()
-    struck = next((n for n, line in enumerate(lines) if _INJECTED in line), None)
+    injected = next((n for n, line in enumerate(lines) if _INJECTED in line), None)
     try:
-        if struck is not None:
-            _look(failing, outcome, lines[struck + 1 :])
+        if injected is not None:
+            _expect_reported(failing, result, lines[injected + 1 :])
         lifecycle.prove()
     except Violation as exc:
-        raise Violation(f"{operation}, {failing}, {outcome}: {exc}") from exc
-    return struck is not None
+        raise Violation(f"{operation}, {failing}, {result}: {exc}") from exc
+    return injected is not None
 
 
-def _look(failing: Failing, outcome: ChildExit, after: list[str]) -> None:
-    """A reason was given, no success, and no flush was tried again."""
-    if outcome.code == _BUG or outcome.code < 0:
-        raise Violation("it ended without a reason")
-    if failing.call in _WRITES and outcome.code == 0:
-        raise Violation("it passed for a success")
+def _expect_reported(failing: Failing, result: ChildExit, after: list[str]) -> None:
+    """Verify that the run failed with a reason and did not flush again."""
+    if result.code == _BUG or result.code < 0:
+        raise Violation("the run ended without a reason")
+    if failing.call in _WRITES and result.code == 0:
+        raise Violation("the run succeeded despite a failed write")
     if failing.call in _WRITES and any(f" {_FLUSH}(" in line for line in after):
-        raise Violation("it went on writing")
+        raise Violation("the run flushed after a failed write")

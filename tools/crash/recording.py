@@ -1,4 +1,4 @@
-"""What a child asks of the system, recorded by strace: all calls that change or flush a file."""
+"""Recording of the system calls of a child by strace: all calls that change or flush a file."""
 
 import re
 import sys
@@ -18,7 +18,7 @@ _CHANGING: Final = (
 )
 _BIRTHS: Final = ("clone", "clone3", "fork", "vfork")
 _LONGEST: Final = 8 << 20
-"""Bytes of one call that are recorded: more than any writes."""
+"""Maximum recorded bytes of a call: more than any write of cbtfs."""
 NEVER: Final = sys.maxsize
 
 _LINE = re.compile(
@@ -31,46 +31,46 @@ _STRING = re.compile(r'"((?:\\x[0-9a-f]{2})*)"(\.\.\.)?')
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call that succeeded, or never came back."""
+    """A call that succeeded or did not return."""
 
     name: str
     text: str
-    """Its arguments, as strace shows them; strings in hexadecimal, so that no comma is theirs."""
+    """Arguments as printed by strace, with strings in hexadecimal, so that they have no comma."""
     result: int
     begun: int
-    """Its place in the recording; an earlier place is an earlier moment, for all threads."""
+    """Line number in the recording; an earlier line is an earlier moment for all threads."""
     ended: int
     is_own: bool
-    """Whether the recorded process made it, and not a child of it."""
+    """Whether the recorded process made the call, not one of its children."""
 
     @property
     def arguments(self) -> list[str]:
-        """One string for each argument; only of calls without structures among them."""
+        """One string per argument; only valid for calls without structures."""
         return self.text.split(", ")
 
     @property
     def strings(self) -> list[bytes]:
         """The strings among the arguments."""
-        found = []
+        strings = []
         for digits, cut in _STRING.findall(self.text):
             if cut:
-                raise ValueError(f"{self.name} at {self.begun} was not recorded whole")
-            found.append(bytes.fromhex(digits.replace("\\x", "")))
-        return found
+                raise ValueError(f"{self.name} at {self.begun} was truncated")
+            strings.append(bytes.fromhex(digits.replace("\\x", "")))
+        return strings
 
 
 def recorder(file: Path) -> Tracer:
-    """What records a child; its lines are for parse()."""
+    """Return an strace that records a child; parse() reads its lines."""
     traced = f"trace={_CHANGING},{','.join(_BIRTHS)}"
     return Tracer(file, "-xx", "-s", str(_LONGEST), "-e", traced)
 
 
 def parse(lines: Sequence[str]) -> Iterator[Call]:
-    """Yield the calls that succeeded or never came back, in the order in which they began."""
+    """Yield the calls that succeeded or did not return, in the order of their begin."""
     open_calls: dict[str, tuple[str, str, int]] = {}
-    found: list[tuple[str, Call]] = []
+    recorded: list[tuple[str, Call]] = []
     others: set[str] = set()
-    for place, line in enumerate(lines):
+    for number, line in enumerate(lines):
         match = _LINE.match(line)
         if match is None:
             continue
@@ -78,7 +78,7 @@ def parse(lines: Sequence[str]) -> Iterator[Call]:
         if match["name"] is None:
             name, text, begun = open_calls.pop(task)
         else:
-            name, text, begun = match["name"], "", place
+            name, text, begun = match["name"], "", number
         text += match["rest"]
         if text.endswith(_UNFINISHED):
             open_calls[task] = name, text.removesuffix(_UNFINISHED), begun
@@ -91,27 +91,27 @@ def parse(lines: Sequence[str]) -> Iterator[Call]:
         if name in _BIRTHS and "CLONE_THREAD" not in text:
             others.add(str(result))
         if result >= 0 or end["result"] == "?":
-            ended = NEVER if end["result"] == "?" else place
-            found.append((task, Call(name, text, result, begun, ended, is_own=True)))
+            ended = NEVER if end["result"] == "?" else number
+            recorded.append((task, Call(name, text, result, begun, ended, is_own=True)))
     for task, (name, text, begun) in open_calls.items():
-        found.append((task, Call(name, text, -1, begun, NEVER, is_own=True)))
-    threads = _threads(found)
-    for task, call in sorted(found, key=lambda each: each[1].begun):
+        recorded.append((task, Call(name, text, -1, begun, NEVER, is_own=True)))
+    threads = _threads(recorded)
+    for task, call in sorted(recorded, key=lambda pair: pair[1].begun):
         is_own = _process(task, threads) not in others
         yield Call(call.name, call.text, call.result, call.begun, call.ended, is_own)
 
 
-def _threads(found: Sequence[tuple[str, Call]]) -> dict[str, str]:
-    """For each thread that was started the one that did it."""
+def _threads(recorded: Sequence[tuple[str, Call]]) -> dict[str, str]:
+    """Return the parent thread of each started thread."""
     return {
         str(call.result): task
-        for task, call in found
+        for task, call in recorded
         if call.name in _BIRTHS and "CLONE_THREAD" in call.text
     }
 
 
 def _process(task: str, threads: dict[str, str]) -> str:
-    """The first thread of the process of *task*."""
+    """Return the main thread of the process of *task*."""
     while task in threads:
         task = threads[task]
     return task

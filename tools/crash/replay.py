@@ -1,4 +1,4 @@
-"""Campaign: a operation is recorded, and the power goes at any moment of it, in any legal way."""
+"""Campaign: record an operation, and verify the states that a power cut may leave."""
 
 import shutil
 from collections import Counter
@@ -11,7 +11,7 @@ from cbtfs.core.ids import PointId
 from cbtfs.store.repository import CATALOG
 from tools.crash.campaign import Campaign, expect_success
 from tools.crash.capture import Capture
-from tools.crash.child import ChildExit, Send, Work, run_child
+from tools.crash.child import ChildExit, Message, Send, Work, run_child
 from tools.crash.lifecycle import (
     Lifecycle,
     Operation,
@@ -33,129 +33,139 @@ from tools.crash.verify import (
 )
 
 _FIRST: Final[tuple[Operation, ...]] = ("ingest", "forget", "ingest", "prune", "repair")
-_GO_ON: Final = 0.4
+_RESTART_SHARE: Final = 0.4
 _STATES: Final = 20
-"""States that one recording ends in."""
+"""Crash states to try per recording."""
 _THOROUGH: Final = 10
-"""One in so many is pruned, read to the last byte, and its catalog compared with a rebuilt one."""
+"""One state of ten is pruned and read whole, and its catalog compared with a rebuilt one."""
 _SAMPLE: Final = 2
 _ASIDE: Final = f"{CATALOG}.damaged"
-"""Where a catalog goes that had to be made anew."""
+"""Name of the old catalog after a rebuild."""
 _MODE, _FOLDER_MODE = 0o600, 0o700
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
-    """One operation, what it did to the storage, and what was promised before it began."""
+class RecordedOperation:
+    """A recorded operation, its effect on storage, and the points promised before its start."""
 
     operation: Operation
     trace: Trace
     promised: Mapping[PointId, Promise | None]
-    """Without those that it was to forget."""
+    """Acknowledged points, without those that the operation forgets."""
     known: set[PointId]
-    """All points that stood before it, those that it was to forget too."""
-    gone: list[PointId]
-    """Those whose end was acknowledged before."""
+    """All points before the operation, including those that it forgets."""
+    forgotten: list[PointId]
+    """Points that an earlier, acknowledged forget removed."""
 
     def promised_at(self, moment: int) -> dict[PointId, Promise | None]:
-        told = [told.message for told in self.trace.sent if told.begun < moment]
-        new = [PointId(message["point"]) for message in told if "point" in message]
+        new = [PointId(m["point"]) for m in self._sent_before(moment) if "point" in m]
         return {**self.promised, **dict.fromkeys(new)}
 
-    def gone_at(self, moment: int) -> list[PointId]:
-        told = [told.message for told in self.trace.sent if told.begun < moment]
-        return [*self.gone, *(point for message in told for point in message.get("forgot", []))]
+    def forgotten_at(self, moment: int) -> list[PointId]:
+        sent = self._sent_before(moment)
+        return [*self.forgotten, *(point for m in sent for point in m.get("forgot", []))]
+
+    def _sent_before(self, moment: int) -> list[Message]:
+        return [sent.message for sent in self.trace.sent if sent.begun < moment]
 
 
 def replay(folder: Path, seed: int, count: int) -> CampaignResult:
-    """Crash states of recordings of every operation; often life goes on from one of them."""
+    """Verify crash states of every operation; continue from one of them in 40 % of all rounds."""
     lifecycle = Lifecycle(Campaign(folder, seed))
     campaign, victim = lifecycle.campaign, folder / "victim"
     for _ in range(3):
         campaign.run_undisturbed()
-    calls, seen = Counter[str](), Counter[str]()
+    calls, totals = Counter[str](), Counter[str]()
     operations = [*_FIRST]
-    while (left := count - seen["tried"]) > 0:
+    while (left := count - totals["tried"]) > 0:
         operation = operations.pop(0) if operations else lifecycle.next_operation()
         recorded = record(lifecycle, operation, folder / "recording")
         calls.update(recorded.trace.counts)
         for number in range(min(_STATES, left)):
-            seen.update(try_state(lifecycle, recorded, victim, is_thorough=number % _THOROUGH == 0))
+            totals.update(
+                try_state(lifecycle, recorded, victim, is_thorough=number % _THOROUGH == 0)
+            )
         lifecycle.prove()
-        if campaign.rnd.random() < _GO_ON:
+        if campaign.rnd.random() < _RESTART_SHARE:
             _restart(lifecycle, recorded)
     lifecycle.prove_all()
     made = ", ".join(f"{name} {number}" for name, number in sorted(calls.items()))
-    note = f"{seen['rebuilt']} catalogs rebuilt; recorded: {made}"
+    note = f"{totals['rebuilt']} catalogs rebuilt; recorded: {made}"
     return CampaignResult(
-        "replay", seen["tried"], "crash states", campaign.points, seen["unacknowledged"], 0, note
+        "replay",
+        totals["tried"],
+        "crash states",
+        campaign.points,
+        totals["unacknowledged"],
+        0,
+        note,
     )
 
 
 def record(
     lifecycle: Lifecycle, operation: Operation, file: Path, prepare: Prepare = unprepared
-) -> Recorded:
-    """Run *operation* to its end, with strace looking on."""
+) -> RecordedOperation:
+    """Run *operation* to its end under strace, and return the recording."""
     campaign = lifecycle.campaign
     trace = Trace(campaign.repository, Storage(campaign.repository))
-    tracer, gone = recorder(file), list(lifecycle.gone)
+    tracer, forgotten = recorder(file), list(lifecycle.forgotten)
     before = campaign.promises
 
     def install(send: Send) -> None:
         prepare(send)
         tracer.install(send)
 
-    outcome = expect_success(lifecycle.run(operation, prepare=install))
+    result = expect_success(lifecycle.run(operation, prepare=install))
     trace.play([*parse(tracer.lines())])
-    _expect_all_told(outcome, trace)
-    there = campaign.promises.keys()
-    promised = {point: promise for point, promise in before.items() if point in there}
-    return Recorded(operation, trace, promised, {*before}, gone)
+    _expect_all_recorded(result, trace)
+    remaining = campaign.promises.keys()
+    promised = {point: promise for point, promise in before.items() if point in remaining}
+    return RecordedOperation(operation, trace, promised, {*before}, forgotten)
 
 
-def _expect_all_told(outcome: ChildExit, trace: Trace) -> None:
-    """What the child said stands in the recording: else its places would mean nothing."""
-    if [told.message for told in trace.sent] != outcome.messages:
-        raise Violation(f"{outcome.messages} was said, {trace.sent} recorded")
+def _expect_all_recorded(result: ChildExit, trace: Trace) -> None:
+    """Verify that the recording has every message of the child: they give the moments."""
+    if [sent.message for sent in trace.sent] != result.messages:
+        raise Violation(f"{result.messages} was sent, {trace.sent} was recorded")
 
 
 def try_state(
-    lifecycle: Lifecycle, recorded: Recorded, victim: Path, *, is_thorough: bool
+    lifecycle: Lifecycle, recorded: RecordedOperation, victim: Path, *, is_thorough: bool
 ) -> Counter[str]:
-    """Make one state, look at it, and go on from it; what was seen."""
+    """Create one crash state, verify it and run the next operation; return the counts."""
     campaign = lifecycle.campaign
     moment, mode = _choose(campaign, recorded)
     tree = recorded.trace.storage.state(moment, mode, campaign.rnd)
     materialize(tree, victim)
-    outcome = run_child(_proof(campaign, recorded, moment, victim, is_thorough=is_thorough))
-    if outcome.code:
-        what = f"{recorded.operation}, moment {moment} of the recording, mode {mode}"
-        raise Violation(f"{what}: {outcome}")
+    result = run_child(_proof(campaign, recorded, moment, victim, is_thorough=is_thorough))
+    if result.code:
+        label = f"{recorded.operation}, moment {moment} of the recording, mode {mode}"
+        raise Violation(f"{label}: {result}")
     is_rebuilt = _ASIDE not in tree and (victim / _ASIDE).exists()
     shutil.rmtree(victim)
-    (found, *_) = outcome.values("points")
+    (present, *_) = result.values("points")
     unacknowledged = (
-        found.keys() - recorded.promised_at(moment).keys() - {*recorded.gone_at(moment)}
+        present.keys() - recorded.promised_at(moment).keys() - {*recorded.forgotten_at(moment)}
     )
     return Counter(tried=1, unacknowledged=len(unacknowledged - recorded.known), rebuilt=is_rebuilt)
 
 
-def _choose(campaign: Campaign, recorded: Recorded) -> tuple[int, LossMode]:
+def _choose(campaign: Campaign, recorded: RecordedOperation) -> tuple[int, LossMode]:
     return campaign.rnd.choice(sorted(recorded.trace.moments)), campaign.rnd.choice(LOSS_MODES)
 
 
-def _restart(lifecycle: Lifecycle, recorded: Recorded) -> None:
-    """Put the repository back to a state of *recorded*: what runs next finds it like that."""
+def _restart(lifecycle: Lifecycle, recorded: RecordedOperation) -> None:
+    """Reset the repository to a crash state of *recorded*, for the next operations."""
     moment, mode = _choose(lifecycle.campaign, recorded)
     path = lifecycle.campaign.repository
     shutil.rmtree(path)
     materialize(recorded.trace.storage.state(moment, mode, lifecycle.campaign.rnd), path)
     lifecycle.campaign.restart_from(recorded.promised_at(moment))
-    lifecycle.gone = recorded.gone_at(moment)
+    lifecycle.forgotten = recorded.forgotten_at(moment)
 
 
 def materialize(tree: FileTree, path: Path) -> None:
-    """Make a folder that holds *tree*."""
+    """Create a folder with the content of *tree*."""
     path.mkdir(_FOLDER_MODE)
     for name, content in tree.items():
         if content is None:
@@ -166,10 +176,10 @@ def materialize(tree: FileTree, path: Path) -> None:
 
 
 def _proof(
-    campaign: Campaign, recorded: Recorded, moment: int, victim: Path, *, is_thorough: bool
+    campaign: Campaign, recorded: RecordedOperation, moment: int, victim: Path, *, is_thorough: bool
 ) -> Work:
-    """Work that proves a state: what was promised is there, the next run works, and again."""
-    promised, gone = recorded.promised_at(moment), recorded.gone_at(moment)
+    """Return work that verifies a state, runs an ingest, and verifies the result."""
+    promised, forgotten = recorded.promised_at(moment), recorded.forgotten_at(moment)
     sample = campaign.rnd.sample(sorted(promised), min(_SAMPLE, len(promised)))
     campaign.guest.change()
     guest = campaign.guest
@@ -177,21 +187,21 @@ def _proof(
     digests = list(guest.digests)
 
     def prove(send: Send) -> None:
-        none_reappeared(victim, gone)(send)
+        none_reappeared(victim, forgotten)(send)
         promises_hold(victim, promised, digests, sample)(send)
         capture.work()(send)
         if is_thorough:
             pruning(victim, unprepared)(send)
             _expect_sound(victim, send)
             catalog_is_as_rebuilt(victim)(send)
-        none_reappeared(victim, gone)(send)
+        none_reappeared(victim, forgotten)(send)
         promises_hold(victim, promised, digests, None if is_thorough else sample)(send)
 
     return prove
 
 
 def _expect_sound(path: Path, send: Send) -> None:
-    report: list[str] = []
-    repository_is_sound(path)(lambda message: report.extend(message["problems"]))
-    if report:
-        raise Violation(f"a check finds {report}")
+    problems: list[str] = []
+    repository_is_sound(path)(lambda message: problems.extend(message["problems"]))
+    if problems:
+        raise Violation(f"check reports {problems}")

@@ -1,33 +1,33 @@
-"""What a campaign hands back, and how a table shows it."""
+"""Result of a campaign, and the table of results."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class CampaignResult:
-    """Nothing is lost where this is returned: a loss is a Violation."""
+    """Result of a campaign without a loss: a loss raises Violation."""
 
     campaign: str
     tried: int
-    """How often what the campaign is about was done."""
-    what: str
-    """Of what."""
+    """Number of faults that were tried."""
+    fault: str
+    """Kind of the faults."""
     points: int
-    """Points that were promised, and read to the last byte in the end."""
+    """Acknowledged points that were read whole at the end."""
     unacknowledged: int = 0
-    """Points that were committed though nobody was told, and found later."""
+    """Points that a killed run committed but did not acknowledge."""
     lost: int = 0
     note: str = ""
 
 
 def table(results: list[CampaignResult], seed: int) -> str:
-    """The results, a line each."""
-    rows = [("campaign", "tried", "of", "points", "lost", "found unacknowledged", "")]
+    """Return the table of results, one line per campaign."""
+    rows = [("campaign", "tried", "of", "points", "lost", "unacknowledged", "")]
     rows += [
         (
             r.campaign,
             str(r.tried),
-            r.what,
+            r.fault,
             str(r.points),
             str(r.lost),
             str(r.unacknowledged),

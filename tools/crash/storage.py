@@ -1,16 +1,17 @@
-"""What storage may hold when the power goes, told from the calls that were made until then.
+"""Model of storage: its possible content after a power cut, derived from the recorded calls.
 
-The promises that are taken for granted are those of POSIX, and of a journal no more than this:
+The model assumes the guarantees of POSIX and a minimal journal:
 
-- What was written lasts once an fsync or fdatasync of the file, begun after the write had
-  returned, has returned; or the write itself, where the file is open with O_DSYNC. The size of a
-  file lasts with its bytes. Nothing else makes bytes last: no close, no rename, no sync_file_range.
-- Names made, changed and removed last once an fsync of their folder, begun after that call had
-  returned, has returned. An fsync of a file makes no name of it last.
-- Until then each write may be on the storage, or not, or in any of its sectors of 512 bytes; and
-  each change of names may be there or not, in any combination in which changes of the same name
-  keep their order. A rename is there as a whole or not at all; so is an exchange.
-- A sector holds what the file held there at some moment. Bytes that never came there are zeros.
+- Written bytes are durable once an fsync or fdatasync of the file has returned that began after the
+  return of the write; if the file is open with O_DSYNC, once the write has returned. The size of a
+  file is durable with its bytes. No other call makes bytes durable: not close, rename or
+  sync_file_range.
+- A created, changed or removed name is durable once an fsync of its folder has returned that began
+  after the return of that call. An fsync of a file does not make its name durable.
+- Before that, a write may be on the storage completely, not at all, or in any of its sectors of 512
+  bytes. Each change of a name may be present or absent, in any combination that keeps the order of
+  the changes of one name. A rename is atomic; so is an exchange.
+- A sector has the content of the file at some moment. Bytes that were never written are zeros.
 """
 
 import random
@@ -22,41 +23,44 @@ from typing import Final, Literal, NamedTuple, get_args
 SECTOR: Final = 512
 
 LossMode = Literal["lost", "kept", "names", "bytes", "journal", "mixed"]
-"""What becomes of what need not last: all is lost; all is kept; only names are kept, only bytes;
-names are kept in the order of a journal, bytes by chance; both by chance, each for itself."""
+"""Treatment of changes that are not durable.
+
+*lost*: all are lost. *kept*: all are kept. *names*, *bytes*: only names or only bytes are kept.
+*journal*: names are kept in journal order, bytes at random. *mixed*: each is kept at random.
+"""
 LOSS_MODES: Final[tuple[LossMode, ...]] = get_args(LossMode)
 
 Fate = Literal["lost", "kept", "torn"]
 FileTree = Mapping[str, bytes | None]
-"""Content of files, None for folders, by path below the root."""
+"""Content of files by path below the root; None for folders."""
 
 
 class Change(NamedTuple):
-    """Bytes that were written, or, where there are none, another size."""
+    """A write, or, without data, a change of the size."""
 
     begun: int
     ended: int
     offset: int
     data: bytes | None
     size: int
-    """Of the whole file, afterwards."""
+    """Size of the whole file after the change."""
     is_lasting: bool
-    """Whether it lasts once it has returned."""
+    """Whether the change is durable once the call has returned."""
 
 
 @dataclass(eq=False, slots=True)
 class Inode:
-    """A file or a folder: what it was at first, and what was done to it."""
+    """A file or a folder: its initial content and its changes."""
 
     is_folder: bool
     content: bytes = b""
     size: int = 0
-    """Now."""
+    """Current size."""
     changes: list[Change] = field(default_factory=list)
     entries: "dict[str, Inode]" = field(default_factory=dict)
-    """Now."""
+    """Current entries of a folder."""
     syncs: list[tuple[int, int]] = field(default_factory=list)
-    """When it was flushed: begun, ended."""
+    """Begin and end of each flush."""
 
     def write(self, begun: int, ended: int, offset: int, data: bytes, *, lasts: bool) -> None:
         if data:
@@ -68,17 +72,17 @@ class Inode:
         self.size = size
 
     def flushed_before(self, at: int) -> int:
-        """Whatever had ended by then lasts, at moment *at*."""
+        """Return the moment before which all ended changes are durable, at moment *at*."""
         return max((begun for begun, ended in self.syncs if ended < at), default=-1)
 
 
 class Rebinding(NamedTuple):
-    """Names that came to mean something else, all in one instant."""
+    """An atomic change of one or more names."""
 
     begun: int
     ended: int
     names: dict[tuple[int, str], Inode | None]
-    """By the folder's id() and the name; None: it is gone."""
+    """New inode by id() of the folder and name; None for a removed name."""
     folders: tuple[Inode, ...]
 
     def is_flushed(self, at: int) -> bool:
@@ -86,10 +90,10 @@ class Rebinding(NamedTuple):
 
 
 class Storage:
-    """A folder with all below it, as it was and as it became."""
+    """A folder tree: its initial state and all changes."""
 
     def __init__(self, path: Path) -> None:
-        """What stands at *path* lasts already."""
+        """Load the tree at *path*; its content is durable."""
         self._folders: dict[int, Inode] = {}
         self._before: dict[tuple[int, str], Inode] = {}
         self._rebindings: list[Rebinding] = []
@@ -100,9 +104,9 @@ class Storage:
             data = path.read_bytes()
             return Inode(is_folder=False, content=data, size=len(data))
         folder = self.make_folder()
-        for each in sorted(path.iterdir()):
-            folder.entries[each.name] = self._load(each)
-            self._before[id(folder), each.name] = folder.entries[each.name]
+        for entry in sorted(path.iterdir()):
+            folder.entries[entry.name] = self._load(entry)
+            self._before[id(folder), entry.name] = folder.entries[entry.name]
         return folder
 
     def make_folder(self) -> Inode:
@@ -111,7 +115,7 @@ class Storage:
         return folder
 
     def rebind(self, begun: int, ended: int, *names: tuple[Inode, str, Inode | None]) -> None:
-        """Let names in folders mean something else from now on."""
+        """Change names in folders atomically; each is given as folder, name and new inode."""
         for folder, name, inode in names:
             folder.entries.pop(name, None)
             if inode is not None:
@@ -121,36 +125,36 @@ class Storage:
         self._rebindings.append(Rebinding(begun, ended, bound, folders))
 
     def state(self, at: int, mode: LossMode, rnd: random.Random) -> FileTree:
-        """What may be found if the power goes at moment *at*."""
+        """Return a possible content after a power cut at moment *at*."""
         names = self._names(at, mode, rnd)
         below: dict[int, list[tuple[str, Inode]]] = {}
         for (folder, name), inode in names.items():
             below.setdefault(folder, []).append((name, inode))
-        found: dict[str, bytes | None] = {}
+        tree: dict[str, bytes | None] = {}
 
         def walk(folder: Inode, prefix: str) -> None:
             for name, inode in sorted(below.get(id(folder), [])):
-                found[prefix + name] = None if inode.is_folder else _content(inode, at, mode, rnd)
+                tree[prefix + name] = None if inode.is_folder else _content(inode, at, mode, rnd)
                 if inode.is_folder:
                     walk(inode, f"{prefix}{name}/")
 
         walk(self.root, "")
-        return found
+        return tree
 
     def _names(self, at: int, mode: LossMode, rnd: random.Random) -> dict[tuple[int, str], Inode]:
         names: dict[tuple[int, str], Inode | None] = dict(self._before)
-        possible = [each for each in self._rebindings if each.begun < at]
+        possible = [rebinding for rebinding in self._rebindings if rebinding.begun < at]
         journal = rnd.randint(0, len(possible))
         lost: set[tuple[int, str]] = set()
-        for number, each in enumerate(possible):
-            is_flushed = each.is_flushed(at)
+        for number, rebinding in enumerate(possible):
+            is_flushed = rebinding.is_flushed(at)
             is_kept = is_flushed or (
-                not lost & each.names.keys() and _is_kept(mode, rnd, is_early=number < journal)
+                not lost & rebinding.names.keys() and _is_kept(mode, rnd, is_early=number < journal)
             )
             if is_kept:
-                names.update(each.names)
+                names.update(rebinding.names)
             else:
-                lost |= each.names.keys()
+                lost |= rebinding.names.keys()
         return {key: inode for key, inode in names.items() if inode is not None}
 
 
@@ -169,30 +173,30 @@ def _fate(mode: LossMode, rnd: random.Random) -> Fate:
 
 
 def _content(inode: Inode, at: int, mode: LossMode, rnd: random.Random) -> bytes:
-    """What may be found in a file."""
+    """Return a possible content of a file after a power cut at moment *at*."""
     flushed = inode.flushed_before(at)
-    now, found = bytearray(inode.content), bytearray(inode.content)
+    current, stored = bytearray(inode.content), bytearray(inode.content)
     for change in inode.changes:
         if change.begun >= at:
             break
         is_flushed = change.ended < flushed or (change.is_lasting and change.ended < at)
         fate: Fate = "kept" if is_flushed else _fate(mode, rnd)
-        _apply(change, now)
+        _apply(change, current)
         if fate == "kept":
             if change.data is not None:
-                _reach(found, now, change.offset, change.offset + len(change.data))
-            _resize(found, change.size)
+                _store(stored, current, change.offset, change.offset + len(change.data))
+            _resize(stored, change.size)
         elif fate == "torn":
             if change.data is not None:
                 end = change.offset + len(change.data)
                 for start in range(change.offset // SECTOR * SECTOR, end, SECTOR):
                     if rnd.random() < 0.5:
-                        size = len(found)
-                        _reach(found, now, start, start + SECTOR)
-                        _resize(found, max(size, len(found) if rnd.random() < 0.5 else size))
+                        size = len(stored)
+                        _store(stored, current, start, start + SECTOR)
+                        _resize(stored, max(size, len(stored) if rnd.random() < 0.5 else size))
             elif rnd.random() < 0.5:
-                _resize(found, change.size)
-    return bytes(found)
+                _resize(stored, change.size)
+    return bytes(stored)
 
 
 def _apply(change: Change, content: bytearray) -> None:
@@ -202,12 +206,12 @@ def _apply(change: Change, content: bytearray) -> None:
     _resize(content, change.size)
 
 
-def _reach(found: bytearray, now: bytearray, start: int, end: int) -> None:
-    """Let the sectors from *start* to *end* be on the storage as they are now."""
+def _store(stored: bytearray, current: bytearray, start: int, end: int) -> None:
+    """Copy the sectors from *start* to *end* of the current content to the storage."""
     start = start // SECTOR * SECTOR
-    data = now[start : -(-end // SECTOR) * SECTOR]
-    _resize(found, max(len(found), start))
-    found[start : start + len(data)] = data
+    data = current[start : -(-end // SECTOR) * SECTOR]
+    _resize(stored, max(len(stored), start))
+    stored[start : start + len(data)] = data
 
 
 def _resize(content: bytearray, size: int) -> None:

@@ -1,4 +1,4 @@
-"""Campaign: readers read while a writer captures, forgets, prunes and repairs beside them."""
+"""Campaign: readers read while a writer ingests, forgets, prunes and repairs."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ _REREAD: Final = 3
 
 
 class SharedFiles:
-    """Files through which readers learn what is right, and when to end."""
+    """Files that give readers the digests of all versions and the signal to end."""
 
     def __init__(self, folder: Path) -> None:
         self._digests = folder / "digests.json"
@@ -34,8 +34,8 @@ class SharedFiles:
         aside.rename(self._digests)
 
     def digests(self) -> list[str]:
-        found: list[str] = json.loads(self._digests.read_text())
-        return found
+        digests: list[str] = json.loads(self._digests.read_text())
+        return digests
 
     def end(self) -> None:
         self._end.touch()
@@ -46,7 +46,7 @@ class SharedFiles:
 
 
 def _read_on(path: Path, shared: SharedFiles, seed: int, results: int) -> None:
-    """Read points until the end, whole disks, each compared; the number of reads goes out."""
+    """Read and compare whole disks until the end; write the number of reads to *results*."""
     rnd = random.Random(seed)
     reads = 0
     with reading(path) as repository:
@@ -74,7 +74,7 @@ def _read_one(
                     hashlib.sha256(content).hexdigest()
                     != shared.digests()[manifest.metadata["version"]]
                 ):
-                    raise Violation(f"point {manifest.point} reads wrong")
+                    raise Violation(f"point {manifest.point} returns wrong bytes")
     except PointNotFound:
         return 0
     return _REREAD
@@ -95,7 +95,7 @@ def _fork_reader(path: Path, shared: SharedFiles, seed: int, results: int) -> in
 
 
 def together(folder: Path, seed: int, seconds: int) -> CampaignResult:
-    """Two readers, and a writer that does everything, for so many seconds."""
+    """Run two readers during all operations of a writer for *seconds* seconds."""
     lifecycle = Lifecycle(Campaign(folder, seed))
     campaign, shared = lifecycle.campaign, SharedFiles(folder)
     shared.write(campaign.guest.digests)
@@ -119,10 +119,10 @@ def together(folder: Path, seed: int, seconds: int) -> CampaignResult:
     finally:
         shared.end()
         codes = [os.waitstatus_to_exitcode(os.waitpid(reader, 0)[1]) for reader in readers]
-    with os.fdopen(source) as told:
-        reads = sum(map(int, told))
+    with os.fdopen(source) as reports:
+        reads = sum(map(int, reports))
     if any(codes):
-        raise Violation(f"readers ended with {codes}")
+        raise Violation(f"readers exited with {codes}")
     lifecycle.prove_all()
     note = f"{reads} whole disks read and compared by {_READERS} readers"
     return CampaignResult("together", runs, "runs of a writer", campaign.points, 0, 0, note)

@@ -1,4 +1,4 @@
-"""A recording, played on a model of the storage: what each call did to which file."""
+"""Replay of a recording on the model of storage: the effect of each call on its file."""
 
 import json
 import os
@@ -26,14 +26,14 @@ _NOT_MODELLED: Final = {
     ),
     *("symlink", "symlinkat", "mknod", "mknodat", "io_uring_setup", "io_submit"),
 }
-"""Calls that this program does not make; an answer for them would be a guess."""
+"""Calls that cbtfs does not make and the model does not cover."""
 
 
 _HERE: Final = "AT_FDCWD"
 
 
 class NotModelled(Exception):
-    """The recorded program did what the model has no answer for."""
+    """Raised when the recording has a call that the model does not cover."""
 
 
 @dataclass(slots=True)
@@ -46,7 +46,7 @@ class _Open:
 
 
 class SentMessage(NamedTuple):
-    """What the program told its parent, and when."""
+    """A message of the program to its parent, with its moment."""
 
     begun: int
     message: Message
@@ -54,31 +54,35 @@ class SentMessage(NamedTuple):
 
 @dataclass(slots=True)
 class Trace:
-    """What a recorded program did below *root*, from a Storage that is like it was before."""
+    """Effects of a recorded program below *root*, applied to *storage*."""
 
     root: Path
     storage: Storage
     moments: set[int] = field(default_factory=set)
-    """Places in the recording around which something changed."""
+    """Line numbers of the recording before and after each change."""
     sent: list[SentMessage] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
-    """How often each call changed or flushed something."""
+    """Number of calls that changed or flushed a file, by name."""
     _files: dict[int, _Open] = field(default_factory=dict)
 
     def play(self, calls: Sequence[Call]) -> None:
-        """Files are found by what a descriptor means when a call begins, and when others end."""
+        """Apply all calls.
+
+        Calls that change content use the descriptors at their begin; calls that change names or
+        descriptors take effect at their end.
+        """
         steps = [(call.begun, False, call) for call in calls]
         steps += [(call.ended, True, call) for call in calls if call.ended != NEVER]
         for _, is_end, call in sorted(steps, key=lambda step: step[:2]):
             if not call.is_own:
-                self._refuse_of_others(call)
+                self._refuse_writes_of_children(call)
             elif (act := (_AT_END if is_end else _AT_BEGIN).get(call.name)) is not None:
                 act(self, call)
             elif call.name in _NOT_MODELLED:
                 raise NotModelled(f"{call.name}({call.text[:80]})")
 
-    def _refuse_of_others(self, call: Call) -> None:
-        """Children of the program may read, no more."""
+    def _refuse_writes_of_children(self, call: Call) -> None:
+        """Raise NotModelled if a child of the program opens a file for writing."""
         if call.name == "openat" and not self._is_reading(call):
             path = self._path(call.strings[0])
             if path is not None:
@@ -97,39 +101,39 @@ class Trace:
     # Names
 
     def _path(self, name: bytes) -> tuple[str, ...] | None:
-        """The parts of an absolute path below the root; None of any other path."""
+        """Return the parts of an absolute path below the root; None for any other path."""
         path = os.path.normpath(os.fsdecode(name))
         if not path.startswith(str(self.root)):
             return None
         rest = path[len(str(self.root)) :]
         return None if rest and rest[0] != "/" else tuple(part for part in rest.split("/") if part)
 
-    def _place(self, name: bytes, folder: str = _HERE) -> tuple[Inode, str] | None:
-        """The folder in which a name is looked up, and its last part; None if not of ours."""
+    def _entry(self, name: bytes, folder: str = _HERE) -> tuple[Inode, str] | None:
+        """Return the folder and the last part of a name; None if it is outside the repository."""
         if folder != _HERE and not name.startswith(b"/"):
             opened = self._files.get(int(folder))
             return None if opened is None else (opened.inode, os.fsdecode(name))
         parts = self._path(name)
         if parts is None:
             return None
-        at = self.storage.root
+        parent = self.storage.root
         for part in parts[:-1]:
-            at = at.entries[part]
-        return at, parts[-1] if parts else ""
+            parent = parent.entries[part]
+        return parent, parts[-1] if parts else ""
 
-    def _inode(self, place: tuple[Inode, str]) -> Inode | None:
-        folder, name = place
+    def _inode(self, entry: tuple[Inode, str]) -> Inode | None:
+        folder, name = entry
         return folder.entries.get(name) if name else folder
 
     def _openat(self, call: Call) -> None:
         folder, _, flags, *_ = call.arguments
-        place = self._place(call.strings[0], folder)
-        if place is None:
+        entry = self._entry(call.strings[0], folder)
+        if entry is None:
             return
-        inode = self._inode(place)
+        inode = self._inode(entry)
         if inode is None:
             inode = Inode(is_folder=False)
-            self._rebind(call, (*place, inode))
+            self._rebind(call, (*entry, inode))
         elif "O_TRUNC" in flags and inode.size:
             inode.resize(call.begun, call.ended, 0)
             self._changed(call)
@@ -142,37 +146,38 @@ class Trace:
         self._changed(call)
 
     def _rename(self, call: Call) -> None:
-        there, here = self._two_places(call)
-        if there is None and here is None:
+        old, new = self._two_entries(call)
+        if old is None and new is None:
             return
-        if there is None or here is None:
-            raise NotModelled("a rename into the repository, or out of it")
-        moved, replaced = self._inode(there), self._inode(here)
-        left = replaced if "RENAME_EXCHANGE" in call.text else None
-        self._rebind(call, (*there, left), (*here, moved))
+        if old is None or new is None:
+            raise NotModelled("a rename across the border of the repository")
+        moved, replaced = self._inode(old), self._inode(new)
+        exchanged = replaced if "RENAME_EXCHANGE" in call.text else None
+        self._rebind(call, (*old, exchanged), (*new, moved))
 
-    def _two_places(self, call: Call) -> list[tuple[Inode, str] | None]:
-        """What a rename or link names: from where, and to where."""
+    def _two_entries(self, call: Call) -> list[tuple[Inode, str] | None]:
+        """Return the old and the new entry of a rename or link."""
         given = call.arguments
         folders = given[0:4:2] if call.name.removesuffix("2").endswith("at") else [_HERE, _HERE]
-        return [self._place(*each) for each in zip(call.strings, folders, strict=True)]
+        pairs = zip(call.strings, folders, strict=True)
+        return [self._entry(name, folder) for name, folder in pairs]
 
     def _link(self, call: Call) -> None:
-        there, here = self._two_places(call)
-        if there is not None and here is not None:
-            self._rebind(call, (*here, self._inode(there)))
+        old, new = self._two_entries(call)
+        if old is not None and new is not None:
+            self._rebind(call, (*new, self._inode(old)))
 
     def _unlink(self, call: Call) -> None:
         folder = call.arguments[0] if call.name == "unlinkat" else _HERE
-        place = self._place(call.strings[0], folder)
-        if place is not None:
-            self._rebind(call, (*place, None))
+        entry = self._entry(call.strings[0], folder)
+        if entry is not None:
+            self._rebind(call, (*entry, None))
 
     def _mkdir(self, call: Call) -> None:
         folder = call.arguments[0] if call.name == "mkdirat" else _HERE
-        place = self._place(call.strings[0], folder)
-        if place is not None:
-            self._rebind(call, (*place, self.storage.make_folder()))
+        entry = self._entry(call.strings[0], folder)
+        if entry is not None:
+            self._rebind(call, (*entry, self.storage.make_folder()))
 
     # Descriptors
 
@@ -186,7 +191,7 @@ class Trace:
                 self._files[call.result] = opened
 
     def _mmap(self, call: Call) -> None:
-        """Only the lock of LMDB is written to by memory, and it is nothing that need last."""
+        """Refuse writable shared mappings, except of the lock file of LMDB: it is not durable."""
         _, _, protection, flags, fd, _ = call.arguments
         opened = self._files.get(int(fd))
         if opened is not None and "MAP_SHARED" in flags and "PROT_WRITE" in protection:
@@ -196,7 +201,7 @@ class Trace:
                 if folder.is_folder
             ]
             if opened.inode not in locks:
-                raise NotModelled("a file is written to by memory")
+                raise NotModelled("a write to a file by a memory mapping")
 
     # Content
 
@@ -241,8 +246,8 @@ class Trace:
 
     def _of(self, call: Call) -> Inode | None:
         if call.name == "truncate":
-            place = self._place(call.strings[0])
-            return None if place is None else self._inode(place)
+            entry = self._entry(call.strings[0])
+            return None if entry is None else self._inode(entry)
         opened = self._files.get(int(call.arguments[0]))
         return None if opened is None else opened.inode
 

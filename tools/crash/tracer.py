@@ -1,4 +1,4 @@
-"""strace, looking on at a child or meddling with it, from the moment that the child asks for it."""
+"""strace attached to a child, to record or fail its calls."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ from tools.crash.child import Send
 
 
 class Tracer:
-    """Have strace do what *options* send to a child, and write to *file* what it sees."""
+    """An strace with *options* that attaches to a child and writes its output to *file*."""
 
     def __init__(self, file: Path, *options: str) -> None:
         self._file = file
@@ -16,7 +16,7 @@ class Tracer:
         self._ended, self._open = os.pipe()
 
     def install(self, send: Send) -> None:
-        """For the child, while it has one thread."""
+        """Attach strace to this process. Call it in the child, while it has one thread."""
         tracer = subprocess.Popen(
             [
                 *("strace", "-f", "-e", "signal=none", *self._options),
@@ -29,11 +29,11 @@ class Tracer:
         assert tracer.stderr is not None
         line = tracer.stderr.readline()
         if "attached" not in line:
-            raise OSError(f"strace does not look on: {line.strip()}")
+            raise OSError(f"strace did not attach: {line.strip()}")
 
     def lines(self) -> list[str]:
-        """What strace wrote, once the child has ended; once only."""
+        """Wait for the end of the child and return the output of strace. Call it once."""
         os.close(self._open)
-        os.read(self._ended, 1)  # strace has written its last line when it lets go of the pipe
+        os.read(self._ended, 1)  # strace closes the pipe after its last line
         os.close(self._ended)
         return self._file.read_text().splitlines()

@@ -1,6 +1,6 @@
-"""Traps on what a writer asks of the system: one call of it kills, fails or writes too little.
+"""Traps on the system calls of a writer: one call kills the process, fails or writes too little.
 
-For a child that will end soon: what is replaced stays replaced.
+For short-lived children only: the replaced functions are not restored.
 """
 
 import errno
@@ -14,7 +14,7 @@ from cbtfs.store.catalog.environment import Environment
 from tools.crash.child import Send
 
 Action = Literal["kill", "EIO", "ENOSPC"]
-"""End before the call, or in the middle of it where it writes; let the call fail."""
+"""`kill` ends the process before the call, or half-way through a write; others fail the call."""
 
 CALLS: Final = (
     "fsync",
@@ -30,12 +30,12 @@ CALLS: Final = (
     "ftruncate",
     "posix_fallocate",
 )
-_write = os.write  # as it is before a trap is installed
+_write = os.write  # the original, before a trap replaces it
 _ERRORS: Final = {"EIO": errno.EIO, "ENOSPC": errno.ENOSPC}
 
 
 class Trap:
-    """Counts calls from here on; springs at call number *at*, counted from 0."""
+    """A counter of calls that triggers at call number *at*, counted from 0."""
 
     def __init__(self, at: int, action: Action) -> None:
         self._left = at
@@ -43,7 +43,7 @@ class Trap:
         self._lock = threading.Lock()
 
     def install(self, send: Send) -> None:
-        """Replace what is counted; *send* which call it was, before the trap springs."""
+        """Replace the counted functions; send the name of the call before the trap triggers."""
         self._send = send
         for name in CALLS:
             setattr(os, name, self._guarded(name, getattr(os, name)))
@@ -73,12 +73,12 @@ class Trap:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def write_short(send: Send, most: int = 100) -> None:
-    """Let every write take at most *most* bytes, as a system may."""
-    send({"most": most})
+def write_short(send: Send, limit: int = 100) -> None:
+    """Limit every writev(2) to *limit* bytes: short writes are legal."""
+    send({"limit": limit})
     real = os.writev
 
     def writev(fd: int, parts: Any) -> int:
-        return real(fd, [memoryview(parts[0])[:most]])
+        return real(fd, [memoryview(parts[0])[:limit]])
 
     os.writev = writev

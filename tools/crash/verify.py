@@ -1,4 +1,4 @@
-"""Whether a repository still holds what it promised, seen by a child that opens it anew."""
+"""Verification of a repository by a child process that opens it."""
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
@@ -15,15 +15,15 @@ from tools.crash.child import Send, Work
 
 
 class Violation(Exception):
-    """A promise of the repository does not hold."""
+    """Raised when a guarantee of the repository does not hold."""
 
 
 class Promise(NamedTuple):
-    """A point that was acknowledged, or seen."""
+    """Recorded facts of a point that was acknowledged or listed."""
 
     version: int
     manifest: str
-    """SHA-256 of its file."""
+    """SHA-256 of the manifest file."""
 
 
 def promises_hold(
@@ -32,15 +32,15 @@ def promises_hold(
     digests: Sequence[str],
     read: Collection[PointId] | None,
 ) -> Work:
-    """Work that tells all points there are as Promises, or fails with a Violation.
+    """Return work that sends all points as Promises, or raises Violation.
 
-    A point that is *promised* must be there, with the manifest that it had (None: not seen yet).
-    Each must be of a version in *digests*; those in *read*, those not seen before, or all if it
-    is None, must read like it.
+    A *promised* point must exist with an unchanged manifest (None: the manifest is not known yet).
+    Each point must be of a version in *digests*. The work reads and compares the points in *read*
+    (None: all points) and those that are not in *promised*.
     """
 
-    def look(send: Send) -> None:
-        found: dict[PointId, Promise] = {}
+    def compare(send: Send) -> None:
+        present: dict[PointId, Promise] = {}
         with reading(path) as repository:
             with repository.catalog.view() as view:
                 listed = list(points(view))
@@ -48,63 +48,64 @@ def promises_hold(
             for point in listed:
                 number = point.manifest.point
                 seal = hashlib.sha256(repository.points.load_manifest(number)).hexdigest()
-                found[number] = Promise(point.manifest.metadata["version"], seal)
+                present[number] = Promise(point.manifest.metadata["version"], seal)
                 before = promised.get(number)
-                if point.marks or before not in (None, found[number]):
+                if point.marks or before not in (None, present[number]):
                     raise Violation(f"point {number} has changed: {point.marks}")
                 if read is None or number in read or before is None:
                     disk = point.manifest.disks[0]
                     content = reader.disk(disk).read(0, disk.size)
-                    if hashlib.sha256(content).hexdigest() != digests[found[number].version]:
-                        raise Violation(f"point {number} is not version {found[number].version}")
-        lost = promised.keys() - found.keys()
+                    if hashlib.sha256(content).hexdigest() != digests[present[number].version]:
+                        version = present[number].version
+                        raise Violation(f"point {number} is not version {version}")
+        lost = promised.keys() - present.keys()
         if lost:
             raise Violation(f"points are lost: {sorted(lost)}")
-        send({"points": found})
+        send({"points": present})
 
-    return look
+    return compare
 
 
 def repository_is_sound(path: Path) -> Work:
-    """Work that tells the problems of a check of every byte, and how much there was to check."""
+    """Return work that sends the problems of a check of all data and the number of chunks."""
 
-    def look(send: Send) -> None:
+    def check_all(send: Send) -> None:
         report = check(path, read_data=True)
         send({"problems": [p.what for p in report.problems], "chunks": report.chunks_read})
 
-    return look
+    return check_all
 
 
 def catalog_is_as_rebuilt(path: Path) -> Work:
-    """Work that fails with a Violation unless a rebuilt catalog says the same."""
+    """Return work that raises Violation unless a rebuilt catalog has the same content."""
 
-    def look(send: Send) -> None:
+    def rebuild(send: Send) -> None:
         with writing(path):
-            """Let it catch up."""
-        before = _said_by(path)
+            pass  # update the catalog
+        before = _content_of(path)
         (path / CATALOG).rename(path / "catalog.before")
         with writing(path):
-            """Let it be rebuilt."""
-        after = _said_by(path)
-        for what, left, right in zip(("points", "objects", "nodes"), before, after, strict=True):
+            pass  # rebuild the catalog
+        after = _content_of(path)
+        for table, left, right in zip(("points", "objects", "nodes"), before, after, strict=True):
             if left != right:
-                raise Violation(f"{what} differ: {len(left)} before, {len(right)} rebuilt")
+                raise Violation(f"{table} differ: {len(left)} before, {len(right)} rebuilt")
         send({"rebuilt": [len(part) for part in after]})
 
-    return look
+    return rebuild
 
 
-def _said_by(path: Path) -> tuple[dict[Any, Any], ...]:
-    """What a catalog says, without the numbers that it made up."""
+def _content_of(path: Path) -> tuple[dict[Any, Any], ...]:
+    """Return points, locations and children of a catalog, without its internal numbers."""
     catalog = Catalog(path / CATALOG, is_writable=False)
     try:
         with catalog.view() as view:
             packs = {number: record.id for number, record in view.packs().items()}
-            places = dict(view.all_locations())
-            digests = {number: place.frame.digest for number, place in places.items()}
+            locations = dict(view.all_locations())
+            digests = {number: location.frame.digest for number, location in locations.items()}
             return (
                 dict(view.points()),
-                {digests[n]: (packs[p.pack], p.frame) for n, p in places.items()},
+                {digests[n]: (packs[loc.pack], loc.frame) for n, loc in locations.items()},
                 {
                     digests[node]: [digests[child] if child else None for child in children]
                     for node, children in view.all_children()

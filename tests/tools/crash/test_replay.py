@@ -1,4 +1,4 @@
-"""A recording is what was done, and a program that does not flush is found out."""
+"""A recording reproduces the repository, and replay detects a program that does not flush."""
 
 import logging
 import mmap
@@ -26,7 +26,7 @@ SEED = 20261125
 
 @pytest.fixture(autouse=True)
 def _quiet() -> Iterator[None]:
-    """What is mended on the way is not told: it is what this is about."""
+    """What is mended on the failure is not told: it is what this is about."""
     logging.disable(logging.WARNING)
     yield
     logging.disable(logging.NOTSET)
@@ -34,24 +34,22 @@ def _quiet() -> Iterator[None]:
 
 @pytest.fixture
 def lifecycle(tmp_path: Path) -> Lifecycle:
-    found = Lifecycle(Campaign(tmp_path, SEED))
+    new = Lifecycle(Campaign(tmp_path, SEED))
     for _ in range(3):
-        found.campaign.run_undisturbed()
-    return found
+        new.campaign.run_undisturbed()
+    return new
 
 
 def contents(path: Path) -> dict[str, bytes | None]:
-    """All that stands at *path*, but for the lock of LMDB, which is written to by memory."""
+    """Return all files below *path* without the lock of LMDB, which is written by a mapping."""
     return {
-        str(each.relative_to(path)): None if each.is_dir() else each.read_bytes()
-        for each in path.rglob("*")
-        if each.name != "lock.mdb"
+        str(file.relative_to(path)): None if file.is_dir() else file.read_bytes()
+        for file in path.rglob("*")
+        if file.name != "lock.mdb"
     }
 
 
-def test_a_recording_that_is_played_to_its_end_is_what_stands_there(
-    lifecycle: Lifecycle, tmp_path: Path
-) -> None:
+def test_a_replayed_recording_equals_the_repository(lifecycle: Lifecycle, tmp_path: Path) -> None:
     for operation in OPERATIONS:
         recorded = replay.record(lifecycle, operation, tmp_path / "recording")
 
@@ -70,14 +68,14 @@ def flush_no_folder(send: Send) -> None:
     files.sync_folder.__code__ = (lambda path: None).__code__
 
 
-def try_states(lifecycle: Lifecycle, recorded: replay.Recorded, victim: Path) -> None:
+def try_states(lifecycle: Lifecycle, recorded: replay.RecordedOperation, victim: Path) -> None:
     for _ in range(200):
         replay.try_state(lifecycle, recorded, victim, is_thorough=False)
 
 
 @pytest.mark.parametrize("break_it", [flush_nothing, flush_no_folder])
 @pytest.mark.parametrize("operation", ["ingest", "forget"])
-def test_a_program_that_does_not_flush_is_found_out(
+def test_a_program_that_does_not_flush_is_detected(
     lifecycle: Lifecycle, tmp_path: Path, operation: Operation, break_it: Callable[[Send], None]
 ) -> None:
     recorded = replay.record(lifecycle, operation, tmp_path / "recording", break_it)
@@ -86,19 +84,19 @@ def test_a_program_that_does_not_flush_is_found_out(
         try_states(lifecycle, recorded, tmp_path / "victim")
 
 
-def test_a_file_that_is_written_to_by_memory_is_refused(tmp_path: Path) -> None:
+def test_a_write_by_a_memory_mapping_is_refused(tmp_path: Path) -> None:
     root = tmp_path / "root"
     root.mkdir()
     (root / "file").write_bytes(bytes(4096))
     trace, tracer = Trace(root, Storage(root)), recorder(tmp_path / "recording")
 
-    def write_by_memory(send: Send) -> None:
+    def write_by_mapping(send: Send) -> None:
         tracer.install(send)
         with (root / "file").open("r+b") as file, mmap.mmap(file.fileno(), 4096) as memory:
             memory[0] = 1
 
-    run_child(write_by_memory)
+    run_child(write_by_mapping)
     calls = [*parse(tracer.lines())]
 
-    with pytest.raises(NotModelled, match="by memory"):
+    with pytest.raises(NotModelled, match="memory mapping"):
         trace.play(calls)

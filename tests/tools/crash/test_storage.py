@@ -1,4 +1,4 @@
-"""What the model of storage takes for granted, and what it does not."""
+"""The guarantees that the model of storage assumes, and those that it does not."""
 
 import random
 from collections.abc import Iterator
@@ -15,13 +15,13 @@ OLD, NEW = b"o" * 2 * SECTOR, b"n" * 2 * SECTOR
 
 @pytest.fixture
 def storage(tmp_path: Path) -> Storage:
-    """A folder with one file."""
+    """Folder with one file."""
     (tmp_path / "file").write_bytes(OLD)
     return Storage(tmp_path)
 
 
 def states(storage: Storage, at: int) -> Iterator[FileTree]:
-    """Many that may be found at that moment."""
+    """Yield many possible states after a power cut at moment *at*."""
     rnd = random.Random(1)
     for _ in range(100):
         for mode in LOSS_MODES:
@@ -33,31 +33,29 @@ def state(storage: Storage, at: int, mode: LossMode) -> FileTree:
 
 
 def overwrite(storage: Storage, *, lasts: bool = False) -> Inode:
-    """Written from moment 10 to 11."""
+    """Overwrite the file from moment 10 to 11."""
     file = storage.root.entries["file"]
     file.write(10, 11, 0, NEW, lasts=lasts)
     return file
 
 
-def test_what_was_not_flushed_may_be_there_or_not_or_in_any_of_its_sectors(
-    storage: Storage,
-) -> None:
+def test_an_unflushed_write_may_be_lost_kept_or_torn_by_sector(storage: Storage) -> None:
     overwrite(storage)
 
-    found = {tree["file"] for tree in states(storage, 12)}
+    contents = {tree["file"] for tree in states(storage, 12)}
 
     half = SECTOR
-    assert found == {OLD, NEW, OLD[:half] + NEW[half:], NEW[:half] + OLD[half:]}
+    assert contents == {OLD, NEW, OLD[:half] + NEW[half:], NEW[:half] + OLD[half:]}
 
 
-def test_what_was_flushed_lasts_once_the_flush_has_returned(storage: Storage) -> None:
+def test_a_write_is_durable_once_a_later_flush_has_returned(storage: Storage) -> None:
     overwrite(storage).syncs.append((12, 14))
 
     assert {tree["file"] for tree in states(storage, 15)} == {NEW}
     assert OLD in {tree["file"] for tree in states(storage, 14)}
 
 
-def test_a_flush_that_began_during_a_write_promises_nothing(storage: Storage) -> None:
+def test_a_flush_that_began_during_a_write_guarantees_nothing(storage: Storage) -> None:
     file = storage.root.entries["file"]
     file.write(10, 13, 0, NEW, lasts=False)
     file.syncs.append((12, 14))
@@ -65,19 +63,19 @@ def test_a_flush_that_began_during_a_write_promises_nothing(storage: Storage) ->
     assert OLD in {tree["file"] for tree in states(storage, 20)}
 
 
-def test_a_write_that_lasts_needs_no_flush(storage: Storage) -> None:
+def test_a_synchronous_write_needs_no_flush(storage: Storage) -> None:
     overwrite(storage, lasts=True)
 
     assert {tree["file"] for tree in states(storage, 12)} == {NEW}
 
 
-def test_a_write_that_has_not_begun_is_never_there(storage: Storage) -> None:
+def test_a_write_that_has_not_begun_is_never_present(storage: Storage) -> None:
     overwrite(storage)
 
     assert {tree["file"] for tree in states(storage, 10)} == {OLD}
 
 
-def test_a_sector_that_lasts_holds_what_was_written_to_it_before(storage: Storage) -> None:
+def test_a_durable_sector_includes_earlier_writes(storage: Storage) -> None:
     file = storage.root.entries["file"]
     file.write(10, 11, 0, b"a", lasts=False)
     file.write(12, 13, 1, b"b", lasts=True)
@@ -85,17 +83,17 @@ def test_a_sector_that_lasts_holds_what_was_written_to_it_before(storage: Storag
     assert {tree["file"] for tree in states(storage, 14)} == {b"ab" + OLD[2:]}
 
 
-def test_bytes_that_never_came_there_are_zeros(storage: Storage) -> None:
+def test_bytes_that_were_never_written_are_zeros(storage: Storage) -> None:
     file = storage.root.entries["file"]
     file.write(10, 11, len(OLD), NEW, lasts=False)
     file.write(12, 13, 4 * SECTOR, b"end", lasts=True)
 
-    found = state(storage, 14, "lost")["file"]
+    content = state(storage, 14, "lost")["file"]
 
-    assert found == OLD + bytes(2 * SECTOR) + b"end"
+    assert content == OLD + bytes(2 * SECTOR) + b"end"
 
 
-def test_a_file_is_cut_or_not(storage: Storage) -> None:
+def test_an_unflushed_truncation_may_be_lost(storage: Storage) -> None:
     storage.root.entries["file"].resize(10, 11, 5)
 
     assert {tree["file"] for tree in states(storage, 12)} == {OLD, OLD[:5]}
@@ -116,14 +114,14 @@ def test_a_flushed_file_may_have_no_name_until_its_folder_is_flushed(storage: St
     assert all("new" in tree for tree in states(storage, 16))
 
 
-def test_a_name_may_last_before_the_bytes(storage: Storage) -> None:
+def test_a_name_may_be_durable_before_the_bytes(storage: Storage) -> None:
     new_file(storage, "new", 10).write(12, 13, 0, NEW, lasts=False)
     storage.root.syncs.append((14, 15))
 
     assert state(storage, 16, "names")["new"] == b""
 
 
-def test_a_rename_is_whole_or_not_at_all(storage: Storage) -> None:
+def test_a_rename_is_atomic(storage: Storage) -> None:
     file = storage.root.entries["file"]
     storage.rebind(10, 11, (storage.root, "file", None), (storage.root, "other", file))
 
@@ -134,22 +132,22 @@ def test_changes_of_one_name_keep_their_order(storage: Storage) -> None:
     file = new_file(storage, "aside", 10)
     storage.rebind(12, 13, (storage.root, "aside", None), (storage.root, "file", file))
 
-    found = {tuple(sorted(tree.items())) for tree in states(storage, 14)}
+    trees = {tuple(sorted(tree.items())) for tree in states(storage, 14)}
 
     before, made = (("file", OLD),), (("aside", b""), ("file", OLD))
-    assert found == {before, made, (("file", b""),)}
+    assert trees == {before, made, (("file", b""),)}
 
 
-def test_changes_of_different_names_come_in_any_order(storage: Storage) -> None:
+def test_changes_of_different_names_may_be_reordered(storage: Storage) -> None:
     new_file(storage, "a", 10)
     new_file(storage, "b", 12)
 
-    found = {tuple(sorted(tree)) for tree in states(storage, 14)}
+    trees = {tuple(sorted(tree)) for tree in states(storage, 14)}
 
-    assert found == {("file",), ("a", "file"), ("b", "file"), ("a", "b", "file")}
+    assert trees == {("file",), ("a", "file"), ("b", "file"), ("a", "b", "file")}
 
 
-def test_what_is_in_a_folder_goes_with_its_name(storage: Storage) -> None:
+def test_the_content_of_a_folder_needs_the_name_of_the_folder(storage: Storage) -> None:
     folder = storage.make_folder()
     storage.rebind(10, 11, (storage.root, "folder", folder))
     storage.rebind(12, 13, (folder, "inner", Inode(is_folder=False)))
