@@ -30,6 +30,8 @@ _NOT_MODELLED: Final = {
 
 
 _HERE: Final = "AT_FDCWD"
+_BY_DESCRIPTOR: Final = "/proc/self/fd/"
+"""Prefix of paths below an open directory (cbtfs/store/folder.py)."""
 
 
 class NotModelled(Exception):
@@ -113,13 +115,23 @@ class Trace:
         if folder != _HERE and not name.startswith(b"/"):
             opened = self._files.get(int(folder))
             return None if opened is None else (opened.inode, os.fsdecode(name))
-        parts = self._path(name)
-        if parts is None:
+        base, parts = self._base(name)
+        if base is None:
             return None
-        parent = self.storage.root
         for part in parts[:-1]:
-            parent = parent.entries[part]
-        return parent, parts[-1] if parts else ""
+            base = base.entries[part]
+        return base, parts[-1] if parts else ""
+
+    def _base(self, name: bytes) -> tuple[Inode | None, tuple[str, ...]]:
+        """Return the root or open directory that an absolute path starts at, and the rest."""
+        path = os.fsdecode(name)
+        if not path.startswith(_BY_DESCRIPTOR):
+            parts = self._path(name)
+            return (None, ()) if parts is None else (self.storage.root, parts)
+        number, _, rest = path.removeprefix(_BY_DESCRIPTOR).partition("/")
+        opened = self._files.get(int(number))
+        parts = tuple(part for part in rest.split("/") if part)
+        return None if opened is None else opened.inode, parts
 
     def _inode(self, entry: tuple[Inode, str]) -> Inode | None:
         folder, name = entry
