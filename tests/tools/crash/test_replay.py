@@ -26,7 +26,7 @@ SEED = 20261125
 
 @pytest.fixture(autouse=True)
 def _quiet() -> Iterator[None]:
-    """What is mended on the failure is not told: it is what this is about."""
+    """Suppress warnings about repairs: they are expected here."""
     logging.disable(logging.WARNING)
     yield
     logging.disable(logging.NOTSET)
