@@ -110,7 +110,7 @@ def plain_prose(path: Path, *, name: str) -> list[Prose]:
 def commit_subjects(since: str, *, root: Path) -> list[Prose]:
     """Subjects of the commits after *since*."""
     done = subprocess.run(
-        ["git", "log", "--no-merges", "--format=%h %s", f"{since}..HEAD"],
+        ["git", "log", "--no-merges", "--abbrev=7", "--format=%h %s", f"{since}..HEAD"],
         cwd=root,
         capture_output=True,
         text=True,
