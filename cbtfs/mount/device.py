@@ -1,7 +1,7 @@
 """The kernel's requests of one worker: reads are answered by threads, the rest goes to pyfuse3.
 
 What is compiled reads the device. A read of a file that it knows never meets Python; one that it
-does not is prepared or answered by Answers, in the same thread. Everything else goes through a
+does not is prepared or answered by Backend, in the same thread. Everything else goes through a
 socket that pyfuse3 has in place of the device, and the replies come back through it.
 """
 
@@ -20,14 +20,14 @@ from cbtfs.native import Chunks, Requests
 
 _CLONE: Final = 0x8004E500  # FUSE_DEV_IOC_CLONE of linux/fuse.h
 THREADS: Final = 4
-"""Reads of one worker that may wait for the disk at a time, or be decoded on other cores."""
+"""ReadFallback of one worker that may wait for the disk at a time, or be decoded on other cores."""
 
 
 _MESSAGE_BYTES: Final = 128 << 10
 """Room for the longest message, a listing of 64 KiB, whatever the system's default is."""
 
 
-class Reads(Protocol):
+class ReadFallback(Protocol):
     """Who answers the reads that compiled code cannot; both calls may block."""
 
     def prepare(self, inode: int, offset: int, length: int) -> bool:
@@ -36,7 +36,7 @@ class Reads(Protocol):
     def read(self, inode: int, offset: int, length: int) -> bytes | memoryview: ...
 
 
-class Channel:
+class Device:
     """The device's requests, for the process that made it; *fd* is pyfuse3's descriptor of it."""
 
     def __init__(self, fd: int, chunks: Chunks) -> None:
@@ -50,7 +50,7 @@ class Channel:
         theirs.close()
         self.requests = Requests(device, self._session.fileno(), chunks)
 
-    async def serve(self, reads: Reads) -> None:
+    async def serve(self, reads: ReadFallback) -> None:
         """Answer requests until the file system is unmounted."""
 
         def prepare(inode: int, offset: int, length: int) -> bool:

@@ -9,7 +9,7 @@ from cbtfs.core.manifest import MAX_DISKS, DiskRecord, Manifest, PointState
 from cbtfs.core.moment import parse_moment
 from cbtfs.core.names import encode_name, unique_name
 from cbtfs.errors import DataCorrupt
-from cbtfs.mount.entry import Entry, Form, nanoseconds
+from cbtfs.mount.entry import Entry, EntryType, nanoseconds
 from cbtfs.mount.inodes import EXTRA, FIRST_DISK, inode_of
 
 VM_JSON: Final = "vm.json"
@@ -23,7 +23,7 @@ class PointFiles:
     """The files of one point, as its manifest has them."""
 
     manifest: Manifest
-    stem: int
+    base: int
     time_ns: int
     disks: tuple[Entry, ...]
 
@@ -40,8 +40,10 @@ class PointFiles:
 
     def vm_json(self, size: int) -> Entry:
         """The entry of vm.json; the state of a point changes, and the file with it."""
-        inode = inode_of(self.stem, EXTRA)
-        return Entry(VM_JSON, inode, Form.FILE, self.time_ns, size, size, is_name_lasting=True)
+        inode = inode_of(self.base, EXTRA)
+        return Entry(
+            VM_JSON, inode, EntryType.FILE, self.time_ns, size, size, is_name_permanent=True
+        )
 
     def entries(self, json_size: Callable[[], int], after: int = 0) -> Iterator[tuple[Entry, int]]:
         """Entries beyond offset *after*, each with its own offset, which it keeps for life."""
@@ -52,7 +54,7 @@ class PointFiles:
                 yield entry, slot
 
 
-def files_of(manifest: Manifest, stem: int) -> PointFiles:
+def files_of(manifest: Manifest, base: int) -> PointFiles:
     """The files of a point; DataCorrupt if they cannot all be numbered or its time is none."""
     if len(manifest.disks) > MAX_DISKS:
         raise DataCorrupt(
@@ -68,14 +70,14 @@ def files_of(manifest: Manifest, stem: int) -> PointFiles:
     for slot, disk in enumerate(manifest.disks, FIRST_DISK):
         name = _file_name(disk, taken)
         taken.add(name)
-        disks.append(_disk_entry(disk, name, inode_of(stem, slot), time))
-    return PointFiles(manifest, stem, time, tuple(disks))
+        disks.append(_disk_entry(disk, name, inode_of(base, slot), time))
+    return PointFiles(manifest, base, time, tuple(disks))
 
 
 def _file_name(disk: DiskRecord, taken: set[str]) -> str:
     suffix = ".raw" if disk.kind == "disk" else ""
-    stems = {name.removesuffix(suffix) for name in taken if name.endswith(suffix)}
-    return unique_name(encode_name(disk.label), stems, disk.id) + suffix
+    bases = {name.removesuffix(suffix) for name in taken if name.endswith(suffix)}
+    return unique_name(encode_name(disk.label), bases, disk.id) + suffix
 
 
 def _disk_entry(disk: DiskRecord, name: str, inode: int, time: int) -> Entry:
@@ -83,12 +85,12 @@ def _disk_entry(disk: DiskRecord, name: str, inode: int, time: int) -> Entry:
     return Entry(
         name,
         inode,
-        Form.FILE,
+        EntryType.FILE,
         time,
         size=disk.size,
         allocated_bytes=min(disk.data_blocks * disk.block_size, in_pages),
-        is_name_lasting=True,
-        is_content_lasting=True,
+        is_name_permanent=True,
+        is_content_permanent=True,
     )
 
 

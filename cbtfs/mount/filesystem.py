@@ -16,33 +16,33 @@ from cbtfs.mount.entry import Entry
 from cbtfs.mount.files import VM_JSON, PointFiles, encode_vm_json, files_of
 from cbtfs.mount.inodes import (
     BY_ID,
-    BY_ID_STEM,
+    BY_ID_BASE,
     EXTRA,
     FORMER,
     POINT_LINK,
     ROOT,
     SELF,
+    base_and_slot,
+    inode_base_of,
     inode_of,
-    stem_and_slot,
-    stem_of,
 )
 from cbtfs.mount.leases import Leases
 from cbtfs.mount.listed import listed_vms
-from cbtfs.mount.open_counts import Shared
-from cbtfs.mount.tree import PointNode, Tree, VmNode, grown
+from cbtfs.mount.open_counts import OpenCounts
+from cbtfs.mount.tree import DirectoryTree, PointNode, VmNode, updated_tree
 from cbtfs.native import Chunks, Requests
 from cbtfs.reader import Disk, Reader
 from cbtfs.store.repository import Repository
 
 REFRESH_SECONDS: Final = 1.0
 """How often it is looked whether the catalog is still the same file."""
-_KEPT_POINTS: Final = 512
+_CACHED_POINTS: Final = 512
 """Points whose manifests stay decoded."""
-_KEPT_BYTES: Final = 1 << 20
+_CACHED_JSON_BYTES: Final = 1 << 20
 """Of what vm.json holds: a listing asks for its size, and `ls -l` again."""
 
 
-_REQUEST: Final = "@"
+_TIME_LINK_PREFIX: Final = "@"
 """What begins the name of a link to a point that is looked for by its time."""
 
 
@@ -55,14 +55,14 @@ class OpenDisk:
     disk: Disk
 
 
-class Served:
+class FileSystem:
     """One repository as a file system; safe to use from several threads.
 
     Nothing here is needed by a later request: what a number means is found again from the
     catalog, and what is open from the counts that all workers share.
     """
 
-    def __init__(self, repository: Repository, shared: Shared) -> None:
+    def __init__(self, repository: Repository, shared: OpenCounts) -> None:
         self._catalog = repository.catalog
         self._points = repository.points
         self._requests: Requests | None = None
@@ -70,24 +70,24 @@ class Served:
         self._shared = shared
         self.leases = Leases(repository.points, shared, self._close_disks)
         self._disks: dict[int, OpenDisk] = {}
-        self._files: Cache[PointId, PointFiles] = Cache(_KEPT_POINTS, lambda _: 1)
-        self._documents: Cache[tuple[PointState, bool], bytes] = Cache(_KEPT_BYTES, len)
+        self._files: Cache[PointId, PointFiles] = Cache(_CACHED_POINTS, lambda _: 1)
+        self._documents: Cache[tuple[PointState, bool], bytes] = Cache(_CACHED_JSON_BYTES, len)
         """Each vm.json; a state names its point."""
-        self._tree = Tree()
+        self._tree = DirectoryTree()
         self._version: bytes | None = None
         self._lock = threading.Lock()
         self._refreshed = time.monotonic()
         self.leases.take_all()
-        self._look()
+        self._current_tree()
 
-    # Reads that are answered without asking
+    # ReadFallback that are answered without asking
 
     @property
     def chunks(self) -> Chunks:
         """What verifies and caches the bytes of chunks."""
         return self._reader.chunks
 
-    def answer_through(self, requests: Requests) -> None:
+    def provide_leaves_to(self, requests: Requests) -> None:
         """Make known to *requests*, from now on, what reads of open disks take."""
         self._requests = requests
 
@@ -106,44 +106,44 @@ class Served:
 
     # Names
 
-    def _look(self, *, is_missed: bool = False) -> Tree:
+    def _current_tree(self, *, is_missing: bool = False) -> DirectoryTree:
         """The tree as the catalog has it now: workers that are asked in turn agree.
 
-        *is_missed* looks for another catalog at once, as something is not in this one.
+        *is_missing* looks for another catalog at once, as something is not in this one.
         """
         with self._lock:
             now = time.monotonic()
-            if is_missed or now - self._refreshed >= REFRESH_SECONDS:
+            if is_missing or now - self._refreshed >= REFRESH_SECONDS:
                 self._refresh()
             with self._catalog.view() as view:
                 version = view.points_version
                 if version != self._version:
-                    self._tree = grown(self._tree, listed_vms(view))
+                    self._tree = updated_tree(self._tree, listed_vms(view))
                     self._version = version
             return self._tree
 
-    def _node(self, stem: int) -> VmNode | PointNode:
-        """The directory of that stem; PointNotFound if there is none."""
-        node = self._tree.by_stem.get(stem)
+    def _node(self, base: int) -> VmNode | PointNode:
+        """The directory of that base; PointNotFound if there is none."""
+        node = self._tree.by_base.get(base)
         if not isinstance(node, PointNode):
-            node = self._look().by_stem.get(stem)
+            node = self._current_tree().by_base.get(base)
         if node is None:
-            node = self._look(is_missed=True).by_stem.get(stem)
+            node = self._current_tree(is_missing=True).by_base.get(base)
         if node is not None:
             return node
         for point in self._shared.points():
-            if stem_of(point) == stem:
-                return PointNode(point, stem, "")
-        raise PointNotFound(f"no file has the number {stem}")
+            if inode_base_of(point) == base:
+                return PointNode(point, base, "")
+        raise PointNotFound(f"no file has the number {base}")
 
     def entry(self, inode: int) -> Entry:
         """What has that number; PointNotFound if nothing has it."""
         if inode == ROOT:
-            return self._look().entry
-        stem, slot = stem_and_slot(inode)
-        if stem == BY_ID_STEM:
-            return self._look().by_id
-        node = self._node(stem)
+            return self._current_tree().entry
+        base, slot = base_and_slot(inode)
+        if base == BY_ID_BASE:
+            return self._current_tree().by_id
+        node = self._node(base)
         if slot == SELF:
             return node.entry
         if isinstance(node, VmNode):
@@ -161,17 +161,19 @@ class Served:
     def lookup(self, parent: int, name: str) -> Entry | None:
         """The entry of that name in a directory."""
         if parent == ROOT:
-            return self._look().find(name) or self._look(is_missed=True).find(name)
-        if parent == inode_of(BY_ID_STEM):
-            return self._look().find_by_id(name) or self._look(is_missed=True).find_by_id(name)
-        node = self._node(stem_and_slot(parent)[0])
+            return self._current_tree().find(name) or self._current_tree(is_missing=True).find(name)
+        if parent == inode_of(BY_ID_BASE):
+            return self._current_tree().find_by_id(name) or self._current_tree(
+                is_missing=True
+            ).find_by_id(name)
+        node = self._node(base_and_slot(parent)[0])
         if isinstance(node, VmNode):
-            if name.startswith(_REQUEST):
-                return self._requested(node, name)
+            if name.startswith(_TIME_LINK_PREFIX):
+                return self._time_link(node, name)
             found = node.find(name)
             if found is not None:
                 return found
-            again = self._look(is_missed=True).by_stem.get(node.stem)
+            again = self._current_tree(is_missing=True).by_base.get(node.base)
             return again.find(name) if isinstance(again, VmNode) else None
         files = self._files_of(node)
         if name == VM_JSON:
@@ -181,10 +183,10 @@ class Served:
     def entries(self, inode: int, after: int) -> Iterator[tuple[Entry, int]]:
         """Entries of a directory beyond offset *after*, each with its own offset."""
         if inode == ROOT:
-            return self._look().entries(after)
-        if inode == inode_of(BY_ID_STEM):
-            return self._look().entries_by_id(after)
-        node = self._node(stem_and_slot(inode)[0])
+            return self._current_tree().entries(after)
+        if inode == inode_of(BY_ID_BASE):
+            return self._current_tree().entries_by_id(after)
+        node = self._node(base_and_slot(inode)[0])
         if isinstance(node, VmNode):
             return node.entries(after)
         files = self._files_of(node)
@@ -193,8 +195,8 @@ class Served:
 
     def target(self, inode: int) -> str:
         """Where the link of that number leads to."""
-        stem, slot = stem_and_slot(inode)
-        node = self._node(stem)
+        base, slot = base_and_slot(inode)
+        node = self._node(base)
         if isinstance(node, PointNode):
             if slot == POINT_LINK:
                 return node.name
@@ -206,11 +208,11 @@ class Served:
             return node.latest.name
         raise PointNotFound("no link has that number")
 
-    def _requested(self, node: VmNode, name: str) -> Entry | None:
+    def _time_link(self, node: VmNode, name: str) -> Entry | None:
         """The link called `@-2d`, `@2026-11-20` or the like: to the point that it means now."""
         with self._catalog.view() as view:
-            found = listing.requested(view, node.vm, name.removeprefix(_REQUEST))
-        now = self._look().by_stem.get(node.stem)
+            found = listing.requested(view, node.vm, name.removeprefix(_TIME_LINK_PREFIX))
+        now = self._current_tree().by_base.get(node.base)
         point = now.node_of(found) if found is not None and isinstance(now, VmNode) else None
         return None if point is None else point.linked(name)
 
@@ -227,7 +229,7 @@ class Served:
             else:
                 raise PointNotFound(f"point {node.point} is gone")
             try:
-                return files_of(decode_manifest(data), node.stem)
+                return files_of(decode_manifest(data), node.base)
             except ValueError as exc:
                 raise DataCorrupt(f"point {node.point}: {exc}") from exc
 
@@ -249,7 +251,7 @@ class Served:
         return self._documents.load((state, is_damaged), encode)
 
     def _point_of(self, inode: int) -> PointNode:
-        node = self._node(stem_and_slot(inode)[0])
+        node = self._node(base_and_slot(inode)[0])
         if isinstance(node, VmNode):
             raise PointNotFound("a directory is no file")
         return node
@@ -270,7 +272,7 @@ class Served:
 
     def prepare(self, inode: int, offset: int, length: int) -> bool:
         """Make known what a read of an open disk takes; False if only read() can answer it."""
-        if self._requests is None or stem_and_slot(inode)[1] == EXTRA:
+        if self._requests is None or base_and_slot(inode)[1] == EXTRA:
             return False
         opened = self._disks.get(inode) or self._open_disk(inode)
         for index, leaf in opened.disk.leaves(offset, length):
@@ -283,13 +285,13 @@ class Served:
         DataCorrupt or ChunkMissing, which name point, disk, extent and chunk, if one of them
         cannot be proven.
         """
-        if stem_and_slot(inode)[1] == EXTRA:
+        if base_and_slot(inode)[1] == EXTRA:
             content = self._vm_json(self._files_of(self._point_of(inode)))
             return content[offset : offset + length]
         opened = self._disks.get(inode) or self._open_disk(inode)
         try:
             data = opened.disk.read(offset, length)
-            return _whole(data, opened.disk.size, offset, length)
+            return _require_length(data, opened.disk.size, offset, length)
         except (ChunkMissing, DataCorrupt) as exc:
             failure = ChunkMissing if isinstance(exc, ChunkMissing) else DataCorrupt
             raise failure(
@@ -299,7 +301,7 @@ class Served:
     def _open_disk(self, inode: int) -> OpenDisk:
         node = self._point_of(inode)
         self.leases.take(node.point)
-        found = self._files_of(node).at(stem_and_slot(inode)[1])
+        found = self._files_of(node).at(base_and_slot(inode)[1])
         if found is None:
             raise PointNotFound(f"point {node.point} has no such disk")
         record = found[0]
@@ -327,7 +329,9 @@ class Served:
                     self._requests.drop_file(inode)
 
 
-def _whole(data: bytes | memoryview, size: int, offset: int, length: int) -> bytes | memoryview:
+def _require_length(
+    data: bytes | memoryview, size: int, offset: int, length: int
+) -> bytes | memoryview:
     """*data* if it has the length that was asked for: less would be the end of the file."""
     wanted = max(min(length, size - offset), 0)
     if len(data) != wanted:

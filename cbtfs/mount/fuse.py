@@ -1,4 +1,4 @@
-"""FUSE requests translated: inode numbers in, attributes and errnos out. Reads go by channel."""
+"""FUSE requests translated: inode numbers in, attributes and errnos out. Reads use device.py."""
 
 import errno
 import os
@@ -10,20 +10,20 @@ from typing import Any, Final, Protocol, TypeVar, TypeVarTuple
 import pyfuse3
 import trio
 
-from cbtfs.mount.entry import Entry, Form
+from cbtfs.mount.entry import Entry, EntryType
 from cbtfs.mount.errnos import errno_of
 
-ENTRY_SECONDS: Final = 0.5
+VOLATILE_SECONDS: Final = 0.5
 """How long the kernel trusts a name that may come to mean something else."""
-LASTING_SECONDS: Final = 3600
+PERMANENT_SECONDS: Final = 3600
 """How long it trusts what never changes."""
 _THREADS: Final = 8
 """Requests of one worker, other than reads, that may wait for the disk at a time."""
 _NAME_BYTES: Final = 255
-_FORMS: Final = {
-    Form.DIRECTORY: stat.S_IFDIR | 0o500,
-    Form.FILE: stat.S_IFREG | 0o400,
-    Form.LINK: stat.S_IFLNK | 0o777,
+_MODES: Final = {
+    EntryType.DIRECTORY: stat.S_IFDIR | 0o500,
+    EntryType.FILE: stat.S_IFREG | 0o400,
+    EntryType.LINK: stat.S_IFLNK | 0o777,
 }
 
 Value = TypeVar("Value")
@@ -36,20 +36,20 @@ def _text(name: bytes) -> str:
 
 def _attribute_seconds(entry: Entry) -> float:
     """How long attributes hold; those of vm.json not at all, or its size would not fit."""
-    if entry.is_content_lasting:
-        return LASTING_SECONDS
-    return 0 if entry.form is Form.FILE or entry.is_fleeting else ENTRY_SECONDS
+    if entry.is_content_permanent:
+        return PERMANENT_SECONDS
+    return 0 if entry.type is EntryType.FILE or entry.is_volatile else VOLATILE_SECONDS
 
 
 def _name_seconds(entry: Entry) -> float:
     """How long a name means the entry for certain."""
-    if entry.is_fleeting:
+    if entry.is_volatile:
         return 0
-    return LASTING_SECONDS if entry.is_name_lasting else ENTRY_SECONDS
+    return PERMANENT_SECONDS if entry.is_name_permanent else VOLATILE_SECONDS
 
 
-class Answers(Protocol):
-    """What a file system is asked for, by inode number; Served keeps it. Any call may block."""
+class Backend(Protocol):
+    """What a file system is asked for, by inode number; FileSystem keeps it. Any call may block."""
 
     def lookup(self, parent: int, name: str) -> Entry | None: ...
     def entry(self, inode: int) -> Entry: ...
@@ -60,7 +60,7 @@ class Answers(Protocol):
     def close(self, inode: int) -> None: ...
 
 
-class FileSystem(pyfuse3.Operations):
+class FuseOperations(pyfuse3.Operations):
     """What pyfuse3 calls. serve() must have been called before the first request but INIT."""
 
     supports_dot_lookup = False
@@ -70,15 +70,15 @@ class FileSystem(pyfuse3.Operations):
         super().__init__()
         self.is_initialised = False
         self._owner = os.getuid(), os.getgid()
-        self._served: Answers
+        self._file_system: Backend
         self._threads: trio.CapacityLimiter
 
     def init(self) -> None:
         self.is_initialised = True
 
-    def serve(self, served: Answers) -> None:
-        """Answer requests with what *served* says, from now on."""
-        self._served = served
+    def serve(self, file_system: Backend) -> None:
+        """Answer requests with what *file_system* says, from now on."""
+        self._file_system = file_system
         self._threads = trio.CapacityLimiter(_THREADS)
 
     @contextmanager
@@ -99,7 +99,7 @@ class FileSystem(pyfuse3.Operations):
         attributes.st_ino = entry.inode
         attributes.entry_timeout = _name_seconds(entry)
         attributes.attr_timeout = _attribute_seconds(entry)
-        attributes.st_mode = _FORMS[entry.form]
+        attributes.st_mode = _MODES[entry.type]
         attributes.st_uid, attributes.st_gid = self._owner
         attributes.st_size = entry.size
         attributes.st_blocks = -(-entry.allocated_bytes // 512)
@@ -112,18 +112,18 @@ class FileSystem(pyfuse3.Operations):
         self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
         with self._replying():
-            entry = await self._run(self._served.lookup, parent_inode, _text(name))
+            entry = await self._run(self._file_system.lookup, parent_inode, _text(name))
             if entry is None:
                 raise pyfuse3.FUSEError(errno.ENOENT)
             return self._attributes(entry)
 
     async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         with self._replying():
-            return self._attributes(await self._run(self._served.entry, inode))
+            return self._attributes(await self._run(self._file_system.entry, inode))
 
     async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:
         with self._replying():
-            return os.fsencode(await self._run(self._served.target, inode))
+            return os.fsencode(await self._run(self._file_system.target, inode))
 
     async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
         with self._replying():
@@ -131,7 +131,7 @@ class FileSystem(pyfuse3.Operations):
 
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         with self._replying():
-            for entry, offset in await self._run(self._served.entries, fh, start_id):
+            for entry, offset in await self._run(self._file_system.entries, fh, start_id):
                 attributes = self._attributes(entry)
                 if not pyfuse3.readdir_reply(token, os.fsencode(entry.name), attributes, offset):
                     break
@@ -149,8 +149,8 @@ class FileSystem(pyfuse3.Operations):
         with self._replying():
             if flags & os.O_ACCMODE != os.O_RDONLY:
                 raise pyfuse3.FUSEError(errno.EROFS)
-            entry = await self._run(self._served.open, inode)
-            return pyfuse3.FileInfo(fh=inode, keep_cache=entry.is_content_lasting)
+            entry = await self._run(self._file_system.open, inode)
+            return pyfuse3.FileInfo(fh=inode, keep_cache=entry.is_content_permanent)
 
     async def fsync(self, fh: int, datasync: bool) -> None:
         with self._replying():
@@ -162,7 +162,7 @@ class FileSystem(pyfuse3.Operations):
 
     async def release(self, fh: int) -> None:
         with self._replying():
-            await self._run(self._served.close, fh)
+            await self._run(self._file_system.close, fh)
 
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
         with self._replying():

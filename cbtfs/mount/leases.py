@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 from cbtfs.core.ids import PointId
 from cbtfs.errors import PointNotFound
-from cbtfs.mount.open_counts import Shared
+from cbtfs.mount.open_counts import OpenCounts
 from cbtfs.store.points import PointFolder
 
 
@@ -18,7 +18,7 @@ class Leases:
     """
 
     def __init__(
-        self, folder: PointFolder, shared: Shared, dropped: Callable[[PointId], None]
+        self, folder: PointFolder, shared: OpenCounts, dropped: Callable[[PointId], None]
     ) -> None:
         """*dropped* is told of each point whose lease ended."""
         self._folder = folder

@@ -15,14 +15,14 @@ import pyfuse3
 import trio
 
 from cbtfs.errors import CbtfsError, MountFailed
-from cbtfs.mount.fuse import FileSystem
+from cbtfs.mount.fuse import FuseOperations
 from cbtfs.mount.mountpoint import DEVICE, FSNAME, may_mount, prepare, raise_read_ahead, unmount
-from cbtfs.mount.open_counts import Shared
-from cbtfs.mount.readiness_pipe import READY, error_in, send_error, send_ready
-from cbtfs.mount.status import facts_of
+from cbtfs.mount.open_counts import OpenCounts
+from cbtfs.mount.readiness_pipe import READY, parse_error, send_error, send_ready
+from cbtfs.mount.status import mount_info
 from cbtfs.mount.supervisor import Supervisor
-from cbtfs.mount.worker import Session, fork
-from cbtfs.mount.worker_stats import Board
+from cbtfs.mount.worker import WorkerContext, fork
+from cbtfs.mount.worker_stats import WorkerStats
 from cbtfs.store.repository import reading
 from cbtfs.store.settings import load_settings
 
@@ -31,7 +31,7 @@ _LOG_MODE: Final = 0o600
 
 
 @dataclass(frozen=True, slots=True)
-class Mounting:
+class MountServer:
     """What shall be mounted where, and how."""
 
     repository: Path
@@ -45,7 +45,7 @@ class Mounting:
         place = prepare(self.mountpoint, self.repository)
         load_settings(self.repository)
         may_mount(for_others=self.is_for_others)
-        _check(self.repository)
+        _check_repository(self.repository)
         file_system = self._mount(place)
         has_served = False
 
@@ -65,8 +65,8 @@ class Mounting:
                 unmount(place, is_lazy=True)
             raise
 
-    def _mount(self, place: Path) -> FileSystem:
-        file_system = FileSystem()
+    def _mount(self, place: Path) -> FuseOperations:
+        file_system = FuseOperations()
         options = {*_OPTIONS, *(["allow_other"] if self.is_for_others else [])}
         try:
             pyfuse3.init(file_system, str(place), options)
@@ -77,16 +77,16 @@ class Mounting:
             ) from exc
         return file_system
 
-    def _session(self, file_system: FileSystem) -> Session:
-        trio.run(_greet, file_system)
+    def _session(self, file_system: FuseOperations) -> WorkerContext:
+        trio.run(_answer_init, file_system)
         repository = self.repository.absolute()
-        return Session(
+        return WorkerContext(
             repository,
             file_system,
-            _device(),
-            Shared(),
-            Board(),
-            facts_of(str(repository), str(self.mountpoint.absolute()), os.getpid()),
+            _find_device(),
+            OpenCounts(),
+            WorkerStats(),
+            mount_info(str(repository), str(self.mountpoint.absolute()), os.getpid()),
         )
 
     def serve_in_background(self, log_file: Path) -> None:
@@ -106,7 +106,7 @@ class Mounting:
         with open(heard, "rb") as file:
             said = file.readline()  # not all there is: the workers have the other end, too
         if said != READY:
-            raise error_in(said) or MountFailed(f"the mount ended at once: see {log_file}")
+            raise parse_error(said) or MountFailed(f"the mount ended at once: see {log_file}")
 
     def _serve_detached(self, log: int, report: int) -> None:
         """Serve as a process that no terminal knows; never returns."""
@@ -139,7 +139,7 @@ class Mounting:
             os._exit(code)
 
 
-def _check(repository: Path) -> None:
+def _check_repository(repository: Path) -> None:
     """Open the repository once, in a child: LMDB does not survive the forks to come."""
 
     def open_it(_: int) -> None:
@@ -153,10 +153,12 @@ def _check(repository: Path) -> None:
         said = file.read()
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if code != 0:
-        raise error_in(said) or MountFailed(f"the repository {repository} cannot be opened: {code}")
+        raise parse_error(said) or MountFailed(
+            f"the repository {repository} cannot be opened: {code}"
+        )
 
 
-async def _greet(file_system: FileSystem) -> None:
+async def _answer_init(file_system: FuseOperations) -> None:
     """Answer the kernel's first request, and read no other."""
 
     async def wait_readable(fd: int) -> None:
@@ -164,12 +166,12 @@ async def _greet(file_system: FileSystem) -> None:
             greeting.cancel()
         await trio.lowlevel.wait_readable(fd)
 
-    with trio.CancelScope() as greeting, _waiting_by(wait_readable):
+    with trio.CancelScope() as greeting, _replaced_wait(wait_readable):
         await pyfuse3.main()
 
 
 @contextmanager
-def _waiting_by(wait_readable: Callable[[int], Awaitable[None]]) -> Iterator[None]:
+def _replaced_wait(wait_readable: Callable[[int], Awaitable[None]]) -> Iterator[None]:
     """Let pyfuse3 wait for requests with *wait_readable*.
 
     It looks trio up in its module at each use: that is how its own asyncio mode is made.
@@ -183,7 +185,7 @@ def _waiting_by(wait_readable: Callable[[int], Awaitable[None]]) -> Iterator[Non
         pyfuse3.trio = trio  # type: ignore[attr-defined]
 
 
-def _device() -> int:
+def _find_device() -> int:
     """pyfuse3's descriptor of /dev/fuse, which it does not tell."""
     for name in os.listdir("/proc/self/fd"):
         fd = int(name)

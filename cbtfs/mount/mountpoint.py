@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 from cbtfs import process
 from cbtfs.core.names import printable
 from cbtfs.errors import MountFailed
-from cbtfs.mount.entry import STATUS_FILE, STATUS_FOLDER
+from cbtfs.mount.entry import STATUS_DIRECTORY, STATUS_FILE
 
 FSNAME: Final = "cbtfs"
 DEVICE: Final = "/dev/fuse"
@@ -150,7 +150,7 @@ def load_status(path: Path) -> dict[str, Any]:
             f"{path} has no mount of cbtfs: findmnt -S {FSNAME} shows those there are"
         )
     try:
-        found = json.loads((place / STATUS_FOLDER / STATUS_FILE).read_bytes())
+        found = json.loads((place / STATUS_DIRECTORY / STATUS_FILE).read_bytes())
     except (OSError, ValueError) as exc:
         raise MountFailed(
             f"the mount at {path} does not answer ({exc}): see its log, then mount it again"

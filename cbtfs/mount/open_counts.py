@@ -23,7 +23,7 @@ class TooManyOpen(CbtfsError):
     errno = 23  # ENFILE
 
 
-class Shared:
+class OpenCounts:
     """Memory that is made before the workers are forked.
 
     How many open files each point has is counted here, since open and release of one file come

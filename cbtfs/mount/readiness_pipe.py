@@ -20,7 +20,7 @@ def send_error(fd: int, exc: CbtfsError) -> None:
     os.write(fd, line.encode())
 
 
-def error_in(data: bytes) -> CbtfsError | None:
+def parse_error(data: bytes) -> CbtfsError | None:
     """The last error that was sent, of a class with its exit code; None if there was none."""
     for line in reversed(data.splitlines()):
         if line.startswith(b"{"):

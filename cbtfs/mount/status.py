@@ -11,20 +11,20 @@ from cbtfs import __version__, listing
 from cbtfs.core.manifest import Manifest
 from cbtfs.core.moment import format_moment
 from cbtfs.errors import CbtfsError, PointNotFound
-from cbtfs.mount.entry import STATUS_FILE, STATUS_FOLDER, Entry, Form
-from cbtfs.mount.filesystem import Served
-from cbtfs.mount.inodes import EXTRA, ROOT, STATUS_STEM, inode_of
-from cbtfs.mount.worker_stats import Board
+from cbtfs.mount.entry import STATUS_DIRECTORY, STATUS_FILE, Entry, EntryType
+from cbtfs.mount.filesystem import FileSystem
+from cbtfs.mount.inodes import EXTRA, ROOT, STATUS_BASE, inode_of
+from cbtfs.mount.worker_stats import WorkerStats
 from cbtfs.store.repository import Repository
 
-_FOLDER_INODE: Final = inode_of(STATUS_STEM)
-_FILE_INODE: Final = inode_of(STATUS_STEM, EXTRA)
-_GRAIN: Final = 4096
+_DIRECTORY_INODE: Final = inode_of(STATUS_BASE)
+_FILE_INODE: Final = inode_of(STATUS_BASE, EXTRA)
+_PADDING_BYTES: Final = 4096
 """The file is padded with spaces to a multiple: its size stays while its numbers change."""
 
 
 @dataclass(frozen=True, slots=True)
-class MountFacts:
+class MountInfo:
     """What stays the same for as long as a mount lasts."""
 
     repository: str
@@ -33,90 +33,90 @@ class MountFacts:
     since: str
 
 
-class ServedStatus:
+class FileSystemWithStatus:
     """Adds the status to what a worker answers with, and keeps its own line on the board."""
 
     def __init__(
-        self, served: Served, repository: Repository, board: Board, facts: MountFacts
+        self, file_system: FileSystem, repository: Repository, board: WorkerStats, facts: MountInfo
     ) -> None:
-        self._served = served
+        self._file_system = file_system
         self._catalog = repository.catalog
         self._board = board
         self._facts = facts
         self._points: tuple[bytes | None, dict[str, Any]] = (None, {})
-        self.target = served.target
+        self.target = file_system.target
         board.join()
 
     # Names
 
     def lookup(self, parent: int, name: str) -> Entry | None:
-        if parent == ROOT and name == STATUS_FOLDER:
+        if parent == ROOT and name == STATUS_DIRECTORY:
             return self._folder()
-        if parent == _FOLDER_INODE:
+        if parent == _DIRECTORY_INODE:
             return self._file() if name == STATUS_FILE else None
-        return self._served.lookup(parent, name)
+        return self._file_system.lookup(parent, name)
 
     def entry(self, inode: int) -> Entry:
-        if inode == _FOLDER_INODE:
+        if inode == _DIRECTORY_INODE:
             return self._folder()
-        return self._file() if inode == _FILE_INODE else self._served.entry(inode)
+        return self._file() if inode == _FILE_INODE else self._file_system.entry(inode)
 
     def entries(self, inode: int, after: int) -> Iterator[tuple[Entry, int]]:
-        if inode == _FOLDER_INODE:
+        if inode == _DIRECTORY_INODE:
             return iter([(self._file(), EXTRA)] if after < EXTRA else [])
-        return self._served.entries(inode, after)
+        return self._file_system.entries(inode, after)
 
     def _folder(self) -> Entry:
-        return Entry(STATUS_FOLDER, _FOLDER_INODE, Form.DIRECTORY, time.time_ns())
+        return Entry(STATUS_DIRECTORY, _DIRECTORY_INODE, EntryType.DIRECTORY, time.time_ns())
 
     def _file(self) -> Entry:
         size = len(self._content())
-        return Entry(STATUS_FILE, _FILE_INODE, Form.FILE, time.time_ns(), size, size)
+        return Entry(STATUS_FILE, _FILE_INODE, EntryType.FILE, time.time_ns(), size, size)
 
     # Files
 
     def open(self, inode: int) -> Entry:
-        return self._file() if inode == _FILE_INODE else self._served.open(inode)
+        return self._file() if inode == _FILE_INODE else self._file_system.open(inode)
 
     def close(self, inode: int) -> None:
         if inode != _FILE_INODE:
-            self._served.close(inode)
+            self._file_system.close(inode)
 
     def prepare(self, inode: int, offset: int, length: int) -> bool:
-        return inode != _FILE_INODE and self._served.prepare(inode, offset, length)
+        return inode != _FILE_INODE and self._file_system.prepare(inode, offset, length)
 
     def read(self, inode: int, offset: int, length: int) -> bytes | memoryview:
         if inode == _FILE_INODE:
             return self._content()[offset : offset + length]
         try:
-            return self._served.read(inode, offset, length)
+            return self._file_system.read(inode, offset, length)
         except PointNotFound:
             raise
         except CbtfsError:
             self._board.count_error()
             raise
 
-    def let_go(self) -> None:
+    def run_periodic_work(self) -> None:
         """What is to be done every second: end leases, free room, tell of this worker."""
-        self._served.leases.drop_unused()
-        self._served.refresh()
-        self._board.tell(self._served.cached_bytes)
+        self._file_system.leases.drop_unused()
+        self._file_system.refresh()
+        self._board.tell(self._file_system.cached_bytes)
 
     # The document
 
     def _content(self) -> bytes:
-        self._board.tell(self._served.cached_bytes)
+        self._board.tell(self._file_system.cached_bytes)
         document = {
             **asdict(self._facts),
             "program": __version__,
             "workers": [asdict(worker) for worker in self._board.workers()],
             "restarts": max(self._board.started - len(self._board.workers()), 0),
             "errors": self._board.errors,
-            "open_points": self._served.open_points,
+            "open_points": self._file_system.open_points,
             **self._of_points(),
         }
         text = json.dumps(document, indent=2).encode()
-        return text + b" " * (-(len(text) + 1) % _GRAIN) + b"\n"
+        return text + b" " * (-(len(text) + 1) % _PADDING_BYTES) + b"\n"
 
     def _of_points(self) -> dict[str, Any]:
         """Numbers, and the points not to be trusted; looked at again when any changed."""
@@ -150,7 +150,7 @@ def _named(manifest: Manifest) -> dict[str, str]:
     }
 
 
-def facts_of(repository: str, mountpoint: str, process: int) -> MountFacts:
+def mount_info(repository: str, mountpoint: str, process: int) -> MountInfo:
     """The facts of a mount that begins now."""
     now = format_moment(datetime.now(UTC).replace(microsecond=0))
-    return MountFacts(repository, mountpoint, process, now)
+    return MountInfo(repository, mountpoint, process, now)

@@ -16,7 +16,7 @@ from typing import Final, Protocol
 from cbtfs.errors import CbtfsError, DataCorrupt, MountFailed
 from cbtfs.mount.mountpoint import Busy, unmount
 from cbtfs.mount.notify import notify
-from cbtfs.mount.readiness_pipe import READY, error_in
+from cbtfs.mount.readiness_pipe import READY, parse_error
 from cbtfs.mount.worker import IGNORED, fork
 
 log = logging.getLogger(__name__)
@@ -156,7 +156,7 @@ class Supervisor:
             self._replace(child, code)
 
     def _replace(self, child: _Child, code: int) -> None:
-        why = error_in(child.heard) or MountFailed(_words(code))
+        why = parse_error(child.heard) or MountFailed(_words(code))
         if not self.is_serving:
             raise why
         self._on_death()  # what it was reading failed, and nobody else counts that
@@ -165,7 +165,9 @@ class Supervisor:
         if is_many and self._deaths[-1] - self._deaths[0] <= _DEATHS_SECONDS:
             raise _given_up(self._place, why)
         log.error("worker %d ended (%s): another takes its place", child.process, why)
-        self._start(partial(self._work, is_suspect=code in _FAULTS and not error_in(child.heard)))
+        self._start(
+            partial(self._work, is_suspect=code in _FAULTS and not parse_error(child.heard))
+        )
 
 
 def _list(place: Path) -> None:

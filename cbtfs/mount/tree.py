@@ -1,6 +1,6 @@
 """The directories of the mount: VMs, and the points of each, by name and by number.
 
-A tree is immutable; grown() makes the next one from what the catalog lists now. It is made of
+A tree is immutable; updated_tree() makes the next one from the catalog. It is made of
 names alone, so that ten thousand points cost a few megabytes and no manifest is read.
 """
 
@@ -14,8 +14,17 @@ from typing import Final
 
 from cbtfs.core.ids import PointId, VmId
 from cbtfs.core.names import unique_name
-from cbtfs.mount.entry import BY_ID_FOLDER, Entry, Form, harmless, time_of_name
-from cbtfs.mount.inodes import BY_ID, BY_ID_STEM, EXTRA, FORMER, POINT_LINK, ROOT, inode_of, stem_of
+from cbtfs.mount.entry import BY_ID_DIRECTORY, Entry, EntryType, listable_name, time_of_name
+from cbtfs.mount.inodes import (
+    BY_ID,
+    BY_ID_BASE,
+    EXTRA,
+    FORMER,
+    POINT_LINK,
+    ROOT,
+    inode_base_of,
+    inode_of,
+)
 
 LATEST: Final = "latest"
 _LATEST_OFFSET: Final = 1
@@ -26,19 +35,19 @@ class PointNode:
     """The directory of one point."""
 
     point: PointId
-    stem: int
+    base: int
     name: str
 
     @property
     def entry(self) -> Entry:
-        inode, time = inode_of(self.stem), time_of_name(self.name)
-        return Entry(self.name, inode, Form.DIRECTORY, time, is_content_lasting=True)
+        inode, time = inode_of(self.base), time_of_name(self.name)
+        return Entry(self.name, inode, EntryType.DIRECTORY, time, is_content_permanent=True)
 
     def linked(self, name: str) -> Entry:
         """The entry of a link called *name* that leads here now and elsewhere later."""
-        inode = inode_of(self.stem, POINT_LINK)
+        inode = inode_of(self.base, POINT_LINK)
         size = _length(self.name)
-        return Entry(name, inode, Form.LINK, time_of_name(self.name), size, is_fleeting=True)
+        return Entry(name, inode, EntryType.LINK, time_of_name(self.name), size, is_volatile=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +55,12 @@ class VmNode:
     """The directory of one VM."""
 
     vm: VmId
-    stem: int
+    base: int
     name: str
     points: dict[str, PointNode]
     """By name, in the order of their capture."""
     listed: Sequence[PointNode]
-    """In the order of their stems, which are their offsets in a listing."""
+    """In the order of their bases, which are their offsets in a listing."""
     latest: PointNode | None
     """The point that `latest` leads to."""
 
@@ -62,20 +71,20 @@ class VmNode:
 
     @property
     def entry(self) -> Entry:
-        return Entry(self.name, inode_of(self.stem), Form.DIRECTORY, self.time_ns)
+        return Entry(self.name, inode_of(self.base), EntryType.DIRECTORY, self.time_ns)
 
     @property
     def link(self) -> Entry:
         """The entry of `latest`."""
         latest = self.latest
         size = 0 if latest is None else _length(latest.name)
-        return Entry(LATEST, inode_of(self.stem, EXTRA), Form.LINK, self.time_ns, size)
+        return Entry(LATEST, inode_of(self.base, EXTRA), EntryType.LINK, self.time_ns, size)
 
     @property
     def by_id(self) -> Entry:
         """The entry of the link in `.by-id` that leads here."""
         size = _length(self.name_from_by_id)
-        return Entry(self.vm, inode_of(self.stem, BY_ID), Form.LINK, self.time_ns, size)
+        return Entry(self.vm, inode_of(self.base, BY_ID), EntryType.LINK, self.time_ns, size)
 
     @property
     def name_from_by_id(self) -> str:
@@ -85,8 +94,8 @@ class VmNode:
     def linked(self, name: str) -> Entry:
         """The entry of a link called *name*, which the VM was called before."""
         size = _length(self.name)
-        inode = inode_of(self.stem, FORMER)
-        return Entry(name, inode, Form.LINK, self.time_ns, size, is_fleeting=True)
+        inode = inode_of(self.base, FORMER)
+        return Entry(name, inode, EntryType.LINK, self.time_ns, size, is_volatile=True)
 
     def shows(self, points: Sequence[tuple[str, PointId]]) -> bool:
         """Whether it has just these *points*, by the names that they have in the catalog."""
@@ -112,11 +121,11 @@ class VmNode:
         """Entries beyond offset *after*, each with its own offset, which it keeps for life."""
         if after < _LATEST_OFFSET and self.points:
             yield self.link, _LATEST_OFFSET
-        for node in self.listed[bisect_right(self.listed, after, key=_stem) :]:
-            yield node.entry, node.stem
+        for node in self.listed[bisect_right(self.listed, after, key=_by_base) :]:
+            yield node.entry, node.base
 
 
-_stem = attrgetter("stem")
+_by_base = attrgetter("base")
 
 
 def _length(target: str) -> int:
@@ -125,13 +134,13 @@ def _length(target: str) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Tree:
+class DirectoryTree:
     """All VMs and their points."""
 
     vms: Mapping[str, VmNode] = field(default_factory=dict)
     listed: Sequence[VmNode] = ()
-    by_stem: Mapping[int, VmNode | PointNode] = field(default_factory=dict)
-    stems: Mapping[str, int] = field(default_factory=dict)
+    by_base: Mapping[int, VmNode | PointNode] = field(default_factory=dict)
+    bases: Mapping[str, int] = field(default_factory=dict)
     """Of each VM and point."""
     former: Mapping[str, VmNode] = field(default_factory=dict)
     """By a directory's name that no VM has any more, the VM that had it last."""
@@ -140,11 +149,11 @@ class Tree:
     def entry(self) -> Entry:
         """The root."""
         time = max((vm.time_ns for vm in self.listed), default=0)
-        return Entry("", ROOT, Form.DIRECTORY, time)
+        return Entry("", ROOT, EntryType.DIRECTORY, time)
 
     def find(self, name: str) -> Entry | None:
         """The VM of that name; a link to it if it is one that it had before."""
-        if name == BY_ID_FOLDER:
+        if name == BY_ID_DIRECTORY:
             return self.by_id
         vm = self.vms.get(name)
         if vm is not None:
@@ -155,22 +164,22 @@ class Tree:
     @property
     def by_id(self) -> Entry:
         """The folder of links by the ids of VMs, which no listing shows."""
-        return Entry(BY_ID_FOLDER, inode_of(BY_ID_STEM), Form.DIRECTORY, self.entry.time_ns)
+        return Entry(BY_ID_DIRECTORY, inode_of(BY_ID_BASE), EntryType.DIRECTORY, self.entry.time_ns)
 
     def find_by_id(self, name: str) -> Entry | None:
         """The link to the VM with that id."""
-        node = self.by_stem.get(self.stems.get(_key(VmId(name)), 0))
+        node = self.by_base.get(self.bases.get(_key(VmId(name)), 0))
         return node.by_id if isinstance(node, VmNode) and node.vm == name else None
 
     def entries_by_id(self, after: int = 0) -> Iterator[tuple[Entry, int]]:
         """Links to VMs beyond offset *after*, each with its own offset, which it keeps for life."""
-        for node in self.listed[bisect_right(self.listed, after, key=_stem) :]:
-            yield node.by_id, node.stem
+        for node in self.listed[bisect_right(self.listed, after, key=_by_base) :]:
+            yield node.by_id, node.base
 
     def entries(self, after: int = 0) -> Iterator[tuple[Entry, int]]:
         """VMs beyond offset *after*, each with its own offset, which it keeps for life."""
-        for node in self.listed[bisect_right(self.listed, after, key=_stem) :]:
-            yield node.entry, node.stem
+        for node in self.listed[bisect_right(self.listed, after, key=_by_base) :]:
+            yield node.entry, node.base
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +188,7 @@ class ListedVm:
 
     vm: VmId
     name: str
-    """Of its directory: unique, and harmless."""
+    """Of its directory: unique, and listable_name."""
     points: Sequence[tuple[str, PointId]]
     """Names and ids in the order of their capture."""
     latest: PointId | None
@@ -187,36 +196,36 @@ class ListedVm:
     """Names that its directory had before, and that no other VM has or had since."""
 
 
-def grown(tree: Tree, listed: Iterable[ListedVm]) -> Tree:
+def updated_tree(tree: DirectoryTree, listed: Iterable[ListedVm]) -> DirectoryTree:
     """The tree of what is *listed* now; what *tree* had keeps its number."""
     found = sorted(listed, key=lambda each: each.vm)
     ids = [*(_key(each.vm) for each in found), *(point for e in found for _, point in e.points)]
-    stems = _stems(tree.stems, ids)
+    bases = _inode_bases(tree.bases, ids)
     known = {vm.vm: vm for vm in tree.listed}
-    vms = {each.name: _vm_node(known.get(each.vm), each, stems) for each in found}
+    vms = {each.name: _vm_node(known.get(each.vm), each, bases) for each in found}
     former = {name: vms[each.name] for each in found for name in each.former if name not in vms}
-    by_stem: dict[int, VmNode | PointNode] = {}
+    by_base: dict[int, VmNode | PointNode] = {}
     for node in vms.values():
-        by_stem[node.stem] = node
-        by_stem.update((point.stem, point) for point in node.listed)
-    return Tree(vms, sorted(vms.values(), key=_stem), by_stem, stems, former)
+        by_base[node.base] = node
+        by_base.update((point.base, point) for point in node.listed)
+    return DirectoryTree(vms, sorted(vms.values(), key=_by_base), by_base, bases, former)
 
 
 def _key(vm: VmId) -> str:
-    """What a VM's stem is made from: not the id of a point, whatever a repository says."""
+    """What a VM's base is made from: not the id of a point, whatever a repository says."""
     return f"vm {vm}"
 
 
-def _stems(known: Mapping[str, int], ids: Sequence[str]) -> dict[str, int]:
-    stems = {each: known[each] for each in ids if each in known}
-    taken = set(stems.values())
-    for each in sorted(each for each in ids if each not in stems):
-        stems[each] = stem_of(each, taken)
-        taken.add(stems[each])
-    return stems
+def _inode_bases(known: Mapping[str, int], ids: Sequence[str]) -> dict[str, int]:
+    bases = {each: known[each] for each in ids if each in known}
+    taken = set(bases.values())
+    for each in sorted(each for each in ids if each not in bases):
+        bases[each] = inode_base_of(each, taken)
+        taken.add(bases[each])
+    return bases
 
 
-def _vm_node(known: VmNode | None, listed: ListedVm, stems: Mapping[str, int]) -> VmNode:
+def _vm_node(known: VmNode | None, listed: ListedVm, bases: Mapping[str, int]) -> VmNode:
     name, points = listed.name, listed.points
     is_same_vm = known is not None and known.name == name
     if known is not None and is_same_vm and known.shows(points):
@@ -226,16 +235,16 @@ def _vm_node(known: VmNode | None, listed: ListedVm, stems: Mapping[str, int]) -
     latest = None
     taken = {LATEST}
     for plain, point in points:
-        shown = unique_name(harmless(plain), taken, point)
+        shown = unique_name(listable_name(plain), taken, point)
         taken.add(shown)
         node = before.get(point)
         if node is None or node.name != shown:
-            node = PointNode(point, stems[point], shown)
+            node = PointNode(point, bases[point], shown)
         nodes[shown] = node
         if point == listed.latest:
             latest = node
     points_then = [] if known is None else list(known.points.values())
     if known is not None and is_same_vm and points_then == list(nodes.values()):
         return known
-    in_order = sorted(nodes.values(), key=_stem)
-    return VmNode(listed.vm, stems[_key(listed.vm)], name, nodes, in_order, latest)
+    in_order = sorted(nodes.values(), key=_by_base)
+    return VmNode(listed.vm, bases[_key(listed.vm)], name, nodes, in_order, latest)

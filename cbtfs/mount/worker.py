@@ -1,4 +1,4 @@
-"""One worker process of a mount: it answers requests until the file system is unmounted."""
+"""One worker process of a mount: it file_system requests until the file system is unmounted."""
 
 import ctypes
 import logging
@@ -14,13 +14,13 @@ from typing import Final, NoReturn
 import trio
 
 from cbtfs.errors import CbtfsError
-from cbtfs.mount.device import Channel
-from cbtfs.mount.filesystem import Served
-from cbtfs.mount.fuse import FileSystem
-from cbtfs.mount.open_counts import Shared
+from cbtfs.mount.device import Device
+from cbtfs.mount.filesystem import FileSystem
+from cbtfs.mount.fuse import FuseOperations
+from cbtfs.mount.open_counts import OpenCounts
 from cbtfs.mount.readiness_pipe import send_error, send_ready
-from cbtfs.mount.status import MountFacts, ServedStatus
-from cbtfs.mount.worker_stats import Board
+from cbtfs.mount.status import FileSystemWithStatus, MountInfo
+from cbtfs.mount.worker_stats import WorkerStats
 from cbtfs.store.repository import reading
 
 log = logging.getLogger(__name__)
@@ -34,16 +34,16 @@ IGNORED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
+class WorkerContext:
     """A mounted file system that waits for workers; made before they are forked."""
 
     repository: Path
-    file_system: FileSystem
+    file_system: FuseOperations
     fd: int
     """pyfuse3's descriptor of /dev/fuse."""
-    shared: Shared
-    board: Board
-    facts: MountFacts
+    shared: OpenCounts
+    board: WorkerStats
+    facts: MountInfo
 
     def work(self, report: int, is_suspect: bool) -> None:
         """Answer requests, in a process of its own, until the file system is unmounted.
@@ -53,13 +53,13 @@ class Session:
         """
         _allow_files()
         with reading(self.repository, is_suspect=is_suspect) as repository:
-            served = Served(repository, self.shared)
-            channel = Channel(self.fd, served.chunks)
-            served.answer_through(channel.requests)
-            answers = ServedStatus(served, repository, self.board, self.facts)
-            self.file_system.serve(answers)
+            inner = FileSystem(repository, self.shared)
+            device = Device(self.fd, inner.chunks)
+            inner.provide_leaves_to(device.requests)
+            file_system = FileSystemWithStatus(inner, repository, self.board, self.facts)
+            self.file_system.serve(file_system)
             send_ready(report)
-            trio.run(_serve, channel, answers)
+            trio.run(_serve, device, file_system)
 
 
 def _allow_files() -> None:
@@ -68,20 +68,20 @@ def _allow_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-async def _serve(channel: Channel, answers: ServedStatus) -> None:
+async def _serve(device: Device, file_system: FileSystemWithStatus) -> None:
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_let_go, answers)
-        await channel.serve(answers)
+        nursery.start_soon(_repeat_periodic_work, file_system)
+        await device.serve(file_system)
         nursery.cancel_scope.cancel()
 
 
-async def _let_go(served: ServedStatus) -> None:
+async def _repeat_periodic_work(served: FileSystemWithStatus) -> None:
     """Do the chores of every second; a catalog that cannot be read now may be mended meanwhile."""
     told = ""
     while True:
         await trio.sleep(_LEASE_SECONDS)
         try:
-            await trio.to_thread.run_sync(served.let_go)
+            await trio.to_thread.run_sync(served.run_periodic_work)
             told = ""
         except CbtfsError as exc:
             if str(exc) != told:

@@ -18,16 +18,16 @@ _SLOTS: Final = 128
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerFacts:
+class WorkerStatus:
     """One worker that runs."""
 
     process: int
     errors: int
-    """Reads that failed for damage or a failing disk."""
+    """ReadFallback that failed for damage or a failing disk."""
     cached_bytes: int
 
 
-class Board:
+class WorkerStats:
     """Memory that is made before the workers are forked; each has a line of its own."""
 
     def __init__(self) -> None:
@@ -88,9 +88,9 @@ class Board:
         """Workers that ever were."""
         return int(_HEAD.unpack_from(self._memory)[1])
 
-    def workers(self) -> list[WorkerFacts]:
+    def workers(self) -> list[WorkerStatus]:
         """Those that run."""
-        return [WorkerFacts(*slot) for _, slot in self._slots() if _runs(slot[0])]
+        return [WorkerStatus(*slot) for _, slot in self._slots() if _runs(slot[0])]
 
 
 def _runs(process: int) -> bool:

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.mounts
 _FAULTY = """
 from pathlib import Path
 from cbtfs.cli.main import run
-from cbtfs.mount.filesystem import Served
+from cbtfs.mount.filesystem import FileSystem
 from cbtfs.reader import Disk
 {first}
 real = {name}
@@ -51,15 +51,15 @@ def _read_direct(path: Path) -> bytes:
 
 
 USES: dict[str, Callable[[Server, Manifest], object]] = {
-    "Served.lookup": lambda server, point: server.disk(point).lstat(),
-    "Served.entry": lambda server, point: (server.folder(point) / "vm.json").stat(),
-    "Served.entries": lambda server, point: os.listdir(server.root),
-    "Served.target": lambda server, point: os.readlink(server.root / "vm" / "latest"),
-    "Served.open": lambda server, point: _read_direct(server.disk(point)),
-    "Served.read": lambda server, point: (server.folder(point) / "vm.json").read_bytes(),
+    "FileSystem.lookup": lambda server, point: server.disk(point).lstat(),
+    "FileSystem.entry": lambda server, point: (server.folder(point) / "vm.json").stat(),
+    "FileSystem.entries": lambda server, point: os.listdir(server.root),
+    "FileSystem.target": lambda server, point: os.readlink(server.root / "vm" / "latest"),
+    "FileSystem.open": lambda server, point: _read_direct(server.disk(point)),
+    "FileSystem.read": lambda server, point: (server.folder(point) / "vm.json").read_bytes(),
 }
-UNPREPARED = "Served.prepare = lambda *_: False"
-"""No read is answered but by Served.read."""
+UNPREPARED = "FileSystem.prepare = lambda *_: False"
+"""No read is answered but by FileSystem.read."""
 
 
 @pytest.mark.parametrize("name", USES)
@@ -80,7 +80,7 @@ def test_a_failing_release_is_nobodys_trouble(
     repository: Path, point: Manifest, image: bytearray, tmp_path: Path
 ) -> None:
     fault = "raise ValueError('injected')"
-    with _faulty(repository, tmp_path, "Served.close", fault) as (server, trigger):
+    with _faulty(repository, tmp_path, "FileSystem.close", fault) as (server, trigger):
         trigger.touch()
         server.disk(point).read_bytes()
         assert "this is a bug" in server.log.readline()
@@ -93,7 +93,7 @@ def test_a_read_that_cannot_be_prepared_is_answered_all_the_same(
     repository: Path, point: Manifest, image: bytearray, tmp_path: Path
 ) -> None:
     fault = "raise ValueError('injected')"
-    with _faulty(repository, tmp_path, "Served.prepare", fault) as (server, trigger):
+    with _faulty(repository, tmp_path, "FileSystem.prepare", fault) as (server, trigger):
         trigger.touch()
 
         assert _read_direct(server.disk(point)) == image

@@ -10,11 +10,11 @@ from cbtfs.core.ids import NULL_DIGEST, DiskId, PointId, VmId
 from cbtfs.core.manifest import MAX_DISKS, DiskRecord, Manifest, PointState, Vm
 from cbtfs.errors import DataCorrupt
 from cbtfs.mount.files import VM_JSON, PointFiles, encode_vm_json, files_of
-from cbtfs.mount.inodes import stem_and_slot
+from cbtfs.mount.inodes import base_and_slot
 
 pytestmark = pytest.mark.mounts
 
-STEM = 12345
+BASE = 12345
 
 
 def _disk(number: int, label: str, **changes: Any) -> DiskRecord:
@@ -50,7 +50,7 @@ def _manifest(*disks: DiskRecord, time: str = "2026-01-02T03:04:05.5Z") -> Manif
 
 
 def _files(*disks: DiskRecord) -> PointFiles:
-    return files_of(_manifest(*disks), STEM)
+    return files_of(_manifest(*disks), BASE)
 
 
 LABELS = st.lists(st.text(max_size=250) | st.sampled_from(["vm.json", "a", "a.raw", "../x"]))
@@ -72,8 +72,8 @@ def test_a_number_leads_back_to_its_disk(labels: list[str]) -> None:
     files = _files(*(_disk(number, label) for number, label in enumerate(labels)))
 
     for record, entry in zip(files.manifest.disks, files.disks, strict=True):
-        stem, slot = stem_and_slot(entry.inode)
-        assert stem == STEM
+        base, slot = base_and_slot(entry.inode)
+        assert base == BASE
         assert files.at(slot) == (record, entry)
 
 
@@ -110,12 +110,12 @@ def test_allocation_is_that_of_the_data(size: int, data_blocks: int, allocated: 
     ],
 )
 def test_times_are_exact_however_far(time: str, found: int) -> None:
-    assert files_of(_manifest(_disk(1, "a"), time=time), STEM).disks[0].time_ns == found
+    assert files_of(_manifest(_disk(1, "a"), time=time), BASE).disks[0].time_ns == found
 
 
 def test_a_point_of_no_time_is_damaged() -> None:
     with pytest.raises(DataCorrupt):
-        files_of(_manifest(time="yesterday"), STEM)
+        files_of(_manifest(time="yesterday"), BASE)
 
 
 def test_more_disks_than_numbers_are_an_error() -> None:
@@ -141,15 +141,15 @@ def test_vm_json_is_the_same_for_the_same_state() -> None:
 def test_a_point_may_have_as_many_disks_as_an_ingest_takes() -> None:
     """And one more is told of, not shown in part."""
     disks = [_disk(number, f"disk{number}") for number in range(MAX_DISKS)]
-    shown = files_of(_manifest(*disks), STEM)
+    shown = files_of(_manifest(*disks), BASE)
     numbers = [entry.inode for entry in shown.disks]
 
     assert len(set(numbers)) == MAX_DISKS
     for disk, number in zip(disks, numbers, strict=True):
-        stem, slot = stem_and_slot(number)
+        base, slot = base_and_slot(number)
         found = shown.at(slot)
-        assert stem == STEM
+        assert base == BASE
         assert found is not None
         assert found[0] is disk
     with pytest.raises(DataCorrupt, match="at most 4093"):
-        files_of(_manifest(*disks, _disk(MAX_DISKS, "one more")), STEM)
+        files_of(_manifest(*disks, _disk(MAX_DISKS, "one more")), BASE)

@@ -13,7 +13,7 @@ from typing import Final
 import pytest
 
 from cbtfs.core.manifest import Manifest
-from cbtfs.mount.fuse import FileSystem
+from cbtfs.mount.fuse import FuseOperations
 from tests.mount.mount_process import Server, serving, wait_until
 
 pytestmark = pytest.mark.mounts
@@ -54,8 +54,8 @@ class Faulty:
     def __getattr__(self, name):
         return guarded("served." + name, getattr(self._served, name))
 
-serve = fuse.FileSystem.serve
-fuse.FileSystem.serve = lambda self, served, *rest: serve(self, Faulty(served), *rest)
+serve = fuse.FuseOperations.serve
+fuse.FuseOperations.serve = lambda self, served, *rest: serve(self, Faulty(served), *rest)
 
 pyfuse3 = types.SimpleNamespace(**vars(fuse.pyfuse3))
 for name in ("EntryAttributes", "FileInfo", "readdir_reply", "StatvfsData"):
@@ -162,7 +162,7 @@ CANNOT_FAIL: Final = {
     *("setattr", "mknod", "mkdir", "unlink", "rmdir", "symlink", "rename", "link", "create"),
     *("write", "setxattr", "removexattr", "_refuse", "_lack"),
 }
-"""Handlers that ask nothing of anybody. Reads have tests of their own: test_faults.py."""
+"""Handlers that ask nothing of anybody. ReadFallback have tests of their own: test_faults.py."""
 
 
 @pytest.fixture
@@ -177,7 +177,7 @@ def mount(repository: Path, point: Manifest, tmp_path: Path) -> Iterator[Mounted
 
 
 def test_every_handler_is_among_the_cases() -> None:
-    handlers = {n for n, each in vars(FileSystem).items() if inspect.iscoroutinefunction(each)}
+    handlers = {n for n, each in vars(FuseOperations).items() if inspect.iscoroutinefunction(each)}
 
     assert handlers - {"_run"} == {*POINTS.values()} | CANNOT_FAIL
 

@@ -1,7 +1,7 @@
-"""Each worker that reads from a point has a lease of its own, for just as long as files are open.
+"""Each worker that reads from a point holds its own lease while files of the point are open.
 
-Two Served of one table stand for two workers: each opens the manifest by itself, so a lease is an
-open descriptor of it.
+Two instances of FileSystem with one table of counts represent two workers. Each opens the manifest
+itself, so the tests count leases as open descriptors of the manifest.
 """
 
 import os
@@ -13,9 +13,9 @@ import pytest
 
 from cbtfs.core.manifest import Manifest
 from cbtfs.errors import PointNotFound
-from cbtfs.mount.filesystem import Served
+from cbtfs.mount.filesystem import FileSystem
 from cbtfs.mount.inodes import ROOT
-from cbtfs.mount.open_counts import Shared
+from cbtfs.mount.open_counts import OpenCounts
 from cbtfs.native import Requests
 from cbtfs.store.repository import Repository, reading
 from tests.make_points import BLOCK, add_point, new_repository
@@ -41,11 +41,11 @@ def repository(path: Path, points: list[Manifest]) -> Iterator[Repository]:
         yield found
 
 
-def inode(served: Served, manifest: Manifest, label: str = "a") -> int:
+def inode(file_system: FileSystem, manifest: Manifest, label: str = "a") -> int:
     """The number of a disk's file."""
     at = ROOT
     for name in (manifest.vm.directory, manifest.name, f"{label}.raw"):
-        entry = served.lookup(at, name)
+        entry = file_system.lookup(at, name)
         assert entry is not None
         at = entry.inode
     return at
@@ -68,8 +68,8 @@ def test_a_worker_that_reads_takes_a_lease_of_its_own(
     path: Path, repository: Repository, points: list[Manifest], is_prepared: bool
 ) -> None:
     """Else a point is pruned under it as soon as the worker that opened the file is killed."""
-    shared = Shared()
-    opener, reader = Served(repository, shared), Served(repository, shared)
+    shared = OpenCounts()
+    opener, reader = FileSystem(repository, shared), FileSystem(repository, shared)
     number = inode(opener, points[0])
     opener.open(number)
     assert leases(path, points[0]) == 1
@@ -77,7 +77,7 @@ def test_a_worker_that_reads_takes_a_lease_of_its_own(
     if is_prepared:
         device, session = socket.socketpair()
         with device, session:
-            reader.answer_through(Requests(device.fileno(), session.fileno(), reader.chunks))
+            reader.provide_leaves_to(Requests(device.fileno(), session.fileno(), reader.chunks))
             assert reader.prepare(number, 0, BLOCK)
     else:
         assert bytes(reader.read(number, 0, BLOCK)) == bytes([1]) * BLOCK
@@ -88,12 +88,12 @@ def test_a_worker_that_reads_takes_a_lease_of_its_own(
 def test_a_worker_that_starts_leases_all_that_is_open(
     path: Path, repository: Repository, points: list[Manifest]
 ) -> None:
-    shared = Shared()
-    first = Served(repository, shared)
+    shared = OpenCounts()
+    first = FileSystem(repository, shared)
     for manifest in points[:2]:
         first.open(inode(first, manifest))
 
-    second = Served(repository, shared)
+    second = FileSystem(repository, shared)
 
     assert [leases(path, manifest) for manifest in points] == [2, 2, 0]
     assert second.open_points == 2
@@ -102,16 +102,16 @@ def test_a_worker_that_starts_leases_all_that_is_open(
 def test_closing_one_file_leaves_the_leases_of_all_others(
     path: Path, repository: Repository, points: list[Manifest]
 ) -> None:
-    served = Served(repository, Shared())
+    file_system = FileSystem(repository, OpenCounts())
     for manifest in points:
-        served.open(inode(served, manifest))
-    served.open(inode(served, points[0], "b"))
+        file_system.open(inode(file_system, manifest))
+    file_system.open(inode(file_system, points[0], "b"))
 
-    served.close(inode(served, points[0], "b"))
+    file_system.close(inode(file_system, points[0], "b"))
     assert [leases(path, manifest) for manifest in points] == [1, 1, 1]
-    served.close(inode(served, points[1]))
+    file_system.close(inode(file_system, points[1]))
     assert [leases(path, manifest) for manifest in points] == [1, 0, 1]
-    served.close(inode(served, points[0]))
+    file_system.close(inode(file_system, points[0]))
     assert [leases(path, manifest) for manifest in points] == [0, 0, 1]
 
 
@@ -119,8 +119,8 @@ def test_a_chore_ends_the_leases_of_closed_files_only(
     path: Path, repository: Repository, points: list[Manifest]
 ) -> None:
     """The other worker learns of a close by the table alone."""
-    shared = Shared()
-    closer, other = Served(repository, shared), Served(repository, shared)
+    shared = OpenCounts()
+    closer, other = FileSystem(repository, shared), FileSystem(repository, shared)
     for manifest in points[:2]:
         closer.open(inode(closer, manifest))
         other.read(inode(other, manifest), 0, 1)
@@ -135,8 +135,8 @@ def test_a_chore_ends_the_leases_of_closed_files_only(
 def test_a_forgotten_point_is_leased_by_who_reads_on_and_opened_by_nobody(
     path: Path, repository: Repository, points: list[Manifest]
 ) -> None:
-    shared = Shared()
-    opener, reader = Served(repository, shared), Served(repository, shared)
+    shared = OpenCounts()
+    opener, reader = FileSystem(repository, shared), FileSystem(repository, shared)
     number = inode(opener, points[0])
     opener.open(number)
     repository.points.forget([points[0].point])

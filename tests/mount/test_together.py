@@ -48,8 +48,8 @@ def test_many_readers_at_once_get_the_right_bytes(
 
 _UNPREPARED = """
 from cbtfs.cli.main import run
-from cbtfs.mount.filesystem import Served
-Served.prepare = lambda *_: False
+from cbtfs.mount.filesystem import FileSystem
+FileSystem.prepare = lambda *_: False
 run()
 """
 

@@ -12,9 +12,9 @@ from cbtfs.core.manifest import Vm
 from cbtfs.core.moment import parse_moment, point_name
 from cbtfs.core.vmname import Bearer, Capture, names_of
 from cbtfs.mount import inodes
-from cbtfs.mount.entry import Entry, Form, harmless, nanoseconds, time_of_name
-from cbtfs.mount.inodes import ROOT, inode_of, stem_and_slot
-from cbtfs.mount.tree import ListedVm, Tree, VmNode, grown
+from cbtfs.mount.entry import Entry, EntryType, listable_name, nanoseconds, time_of_name
+from cbtfs.mount.inodes import ROOT, base_and_slot, inode_of
+from cbtfs.mount.tree import DirectoryTree, ListedVm, VmNode, updated_tree
 
 pytestmark = pytest.mark.mounts
 
@@ -68,7 +68,7 @@ def _pages(node: VmNode, after: int, size: int) -> list[tuple[Entry, int]]:
 
 @given(VMS)
 def test_every_name_can_stand_in_a_listing_and_stands_once(vms: Vms) -> None:
-    tree = grown(Tree(), _listed(vms))
+    tree = updated_tree(DirectoryTree(), _listed(vms))
 
     listings = [list(tree.entries()), *(list(vm.entries()) for vm in tree.listed)]
     assert len(tree.listed) == len(vms)
@@ -84,7 +84,7 @@ def test_every_name_can_stand_in_a_listing_and_stands_once(vms: Vms) -> None:
 
 @given(VMS)
 def test_what_a_listing_has_is_found_by_its_name(vms: Vms) -> None:
-    tree = grown(Tree(), _listed(vms))
+    tree = updated_tree(DirectoryTree(), _listed(vms))
 
     assert all(tree.find(entry.name) == entry for entry, _ in tree.entries())
     for vm in tree.listed:
@@ -93,15 +93,15 @@ def test_what_a_listing_has_is_found_by_its_name(vms: Vms) -> None:
 
 @given(VMS, VMS)
 def test_numbers_do_not_depend_on_what_was_there_before(first: Vms, second: Vms) -> None:
-    alone = grown(Tree(), _listed(second))
-    after = grown(grown(Tree(), _listed(first)), _listed(second))
+    alone = updated_tree(DirectoryTree(), _listed(second))
+    after = updated_tree(updated_tree(DirectoryTree(), _listed(first)), _listed(second))
 
     assert after == alone
 
 
 @given(VMS)
 def test_numbers_are_unique_and_none_is_the_root(vms: Vms) -> None:
-    tree = grown(Tree(), _listed(vms))
+    tree = updated_tree(DirectoryTree(), _listed(vms))
 
     entries = [entry for entry, _ in tree.entries()]
     entries += [entry for vm in tree.listed for entry, _ in vm.entries()]
@@ -116,30 +116,30 @@ def test_ids_whose_hashes_collide_get_numbers_of_their_own(
     monkeypatch.setattr(inodes, "_hash", lambda identity, attempt: 100 + attempt)
     points = [PointId(f"{number:032x}") for number in range(5)]
 
-    few = grown(Tree(), _one_vm(points[2:]))
-    more = grown(few, _one_vm(points))
+    few = updated_tree(DirectoryTree(), _one_vm(points[2:]))
+    more = updated_tree(few, _one_vm(points))
 
-    assert len(set(more.stems.values())) == 6
-    assert few.stems.items() <= more.stems.items()
+    assert len(set(more.bases.values())) == 6
+    assert few.bases.items() <= more.bases.items()
 
 
 @given(st.integers(1, 1 << 51), st.integers(0, inodes.MAX_SLOT))
-def test_a_number_tells_its_directory_and_slot(stem: int, slot: int) -> None:
-    assert stem_and_slot(inode_of(stem, slot)) == (stem, slot)
+def test_a_number_tells_its_directory_and_slot(base: int, slot: int) -> None:
+    assert base_and_slot(inode_of(base, slot)) == (base, slot)
 
 
 def test_a_listing_while_points_come_and_go_has_each_that_stays_once() -> None:
     choose = random.Random(7)
     points = [PointId(f"{choose.getrandbits(128):032x}") for _ in range(10_000)]
     staying, leaving = points[:5_000], points[5_000:]
-    tree = grown(Tree(), _one_vm(points))
+    tree = updated_tree(DirectoryTree(), _one_vm(points))
     found, after = [], 0
     while page := _pages(tree.listed[0], after, 300):
         found += [entry.name for entry, _ in page]
         after = page[-1][1]
         leaving = leaving[100:]
         coming = [PointId(f"{choose.getrandbits(128):032x}") for _ in range(50)]
-        tree = grown(tree, _one_vm(staying + leaving + coming))
+        tree = updated_tree(tree, _one_vm(staying + leaving + coming))
 
     assert len(found) == len(set(found))
     assert {point[:8] for point in staying} <= set(found)
@@ -150,7 +150,7 @@ def test_latest_is_the_point_that_the_catalog_says() -> None:
 
     for latest in points:
         (listed,) = _one_vm(points)
-        vm = grown(Tree(), [replace(listed, latest=latest)]).listed[0]
+        vm = updated_tree(DirectoryTree(), [replace(listed, latest=latest)]).listed[0]
 
         assert vm.latest is not None
         assert vm.latest.point == latest
@@ -159,19 +159,19 @@ def test_latest_is_the_point_that_the_catalog_says() -> None:
 
 
 def test_a_name_that_the_vm_had_before_is_found_and_not_listed() -> None:
-    tree = grown(Tree(), _one_vm([PointId("1" * 32)]))
+    tree = updated_tree(DirectoryTree(), _one_vm([PointId("1" * 32)]))
     found = tree.find("before")
 
     assert [entry.name for entry, _ in tree.entries()] == ["vm"]
     assert found is not None
-    assert (found.form, found.name, found.is_fleeting) == (Form.LINK, "before", True)
+    assert (found.type, found.name, found.is_volatile) == (EntryType.LINK, "before", True)
     assert tree.find("vm") == tree.listed[0].entry
     assert tree.find("after") is None
 
 
 @given(VMS)
 def test_the_folder_of_ids_has_each_vm_once(vms: Vms) -> None:
-    tree = grown(Tree(), _listed(vms))
+    tree = updated_tree(DirectoryTree(), _listed(vms))
     entries = [entry for entry, _ in tree.entries_by_id()]
 
     assert {entry.name for entry in entries} == vms.keys()
@@ -187,8 +187,8 @@ def test_a_name_that_changes_hands_leaves_numbers_and_nodes_as_they_are() -> Non
     points = [PointId(f"{number:032x}") for number in range(4)]
     a, b = VmId("a" * 32), VmId("b" * 32)
     first = ListedVm(a, "web1", [("p0", points[0])], points[0])
-    tree = grown(Tree(), [first])
-    then = grown(
+    tree = updated_tree(DirectoryTree(), [first])
+    then = updated_tree(
         tree,
         [replace(first, name="web1~aaaaaaaa"), ListedVm(b, "web1", [("p1", points[1])], points[1])],
     )
@@ -202,10 +202,10 @@ def test_a_name_that_changes_hands_leaves_numbers_and_nodes_as_they_are() -> Non
 
 def test_what_did_not_change_is_shared() -> None:
     points = [PointId(f"{number:032x}") for number in range(3)]
-    tree = grown(Tree(), _one_vm(points))
+    tree = updated_tree(DirectoryTree(), _one_vm(points))
 
-    assert grown(tree, _one_vm(points)).listed[0] is tree.listed[0]
-    more = grown(tree, _one_vm([*points, PointId("f" * 32)]))
+    assert updated_tree(tree, _one_vm(points)).listed[0] is tree.listed[0]
+    more = updated_tree(tree, _one_vm([*points, PointId("f" * 32)]))
     assert more.listed[0].points[points[0][:8]] is tree.listed[0].points[points[0][:8]]
 
 
@@ -225,7 +225,7 @@ def test_a_name_that_is_no_time_has_none(name: str) -> None:
 
 @given(NAMES)
 def test_a_harmless_name_stays_as_it_is(name: str) -> None:
-    assert harmless(harmless(name)) == harmless(name)
+    assert listable_name(listable_name(name)) == listable_name(name)
 
 
 def test_a_new_point_costs_what_its_own_vm_has(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,16 +235,16 @@ def test_a_new_point_costs_what_its_own_vm_has(monkeypatch: pytest.MonkeyPatch) 
         vm: [(f"point {n}", PointId(f"{m:016x}{n:016x}")) for n in range(10)]
         for m, vm in enumerate(vms)
     }
-    before = grown(Tree(), [ListedVm(vm, vm, points[vm], None) for vm in vms])
+    before = updated_tree(DirectoryTree(), [ListedVm(vm, vm, points[vm], None) for vm in vms])
     asked = list[str]()
 
     def counting(name: str) -> str:
         asked.append(name)
-        return harmless(name)
+        return listable_name(name)
 
-    monkeypatch.setattr("cbtfs.mount.tree.harmless", counting)
+    monkeypatch.setattr("cbtfs.mount.tree.listable_name", counting)
     points[vms[7]].append(("new", PointId("f" * 32)))
-    after = grown(before, [ListedVm(vm, vm, points[vm], None) for vm in vms])
+    after = updated_tree(before, [ListedVm(vm, vm, points[vm], None) for vm in vms])
 
     assert len(asked) == len(points[vms[7]])
     assert [a is b for a, b in zip(after.vms.values(), before.vms.values(), strict=True)] == [
@@ -259,4 +259,4 @@ def test_plain_names_are_judged_as_any_other(name: str) -> None:
         c == "/" or unicodedata.category(c)[0] == "C" for c in name
     )
 
-    assert (harmless(name) == name) == (not is_harmful and len(name) <= 255)
+    assert (listable_name(name) == name) == (not is_harmful and len(name) <= 255)

@@ -49,11 +49,11 @@ def mount(
     json: Json = False,
 ) -> None:
     """Show every restore point as raw disk files, read-only, until it is unmounted."""
-    from cbtfs.mount.lifecycle import Mounting
+    from cbtfs.mount.lifecycle import MountServer
     from cbtfs.mount.notify import notify
 
     count = _worker_count(workers)
-    mounting = Mounting(
+    mounting = MountServer(
         repository_path(context).absolute(), mountpoint.absolute(), count, allow_other
     )
     if foreground:

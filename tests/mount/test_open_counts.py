@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from cbtfs.core.ids import PointId
 from cbtfs.mount import open_counts
-from cbtfs.mount.open_counts import Shared, TooManyOpen
+from cbtfs.mount.open_counts import OpenCounts, TooManyOpen
 
 pytestmark = pytest.mark.mounts
 
@@ -16,7 +16,7 @@ POINTS = [PointId(f"{number:032x}") for number in (1, 256, 1 << 100, (1 << 128) 
 
 @given(st.lists(st.tuples(st.booleans(), st.sampled_from(POINTS))))
 def test_a_point_is_there_while_it_has_open_files(steps: list[tuple[bool, PointId]]) -> None:
-    counts, table = Counter[PointId](), Shared()
+    counts, table = Counter[PointId](), OpenCounts()
     for is_open, point in steps:
         if is_open:
             table.add(point)
@@ -29,7 +29,7 @@ def test_a_point_is_there_while_it_has_open_files(steps: list[tuple[bool, PointI
 
 
 def test_counts_of_several_processes_add_up() -> None:
-    table = Shared()
+    table = OpenCounts()
     children = []
     for _ in range(4):
         child = os.fork()
@@ -50,7 +50,7 @@ def test_counts_of_several_processes_add_up() -> None:
 
 def test_a_full_table_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(open_counts, "_SLOTS", 2)
-    table = Shared()
+    table = OpenCounts()
     for point in POINTS[:2]:
         table.add(point)
 
