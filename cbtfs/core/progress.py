@@ -66,7 +66,7 @@ class HeldSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class Checkpoint:
     """All leaves before a number are captured: they are in the tree of that root."""
 
     leaf: int
@@ -85,12 +85,12 @@ class DiskProgress:
     block_size: int
     wanted: str
     """What is to be read, as digest_of_extents() has it."""
-    marks: tuple[Mark, ...] = ()
+    checkpoints: tuple[Checkpoint, ...] = ()
     """The last few, oldest first: the newest may be in no pack yet."""
 
-    def reaching(self, mark: Mark, keep: int) -> "DiskProgress":
-        """With one mark more, of which the newest *keep* stay."""
-        return replace(self, marks=(*self.marks, mark)[-keep:])
+    def with_checkpoint(self, checkpoint: Checkpoint, keep: int) -> "DiskProgress":
+        """With one checkpoint more, of which the newest *keep* stay."""
+        return replace(self, checkpoints=(*self.checkpoints, checkpoint)[-keep:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ class RunProgress:
     @property
     def leaves(self) -> int:
         """How many leaves are captured, of all disks."""
-        return sum(disk.marks[-1].leaf for disk in self.disks.values() if disk.marks)
+        return sum(disk.checkpoints[-1].leaf for disk in self.disks.values() if disk.checkpoints)
 
 
 def digest_of_extents(extents: list[Extent]) -> str:
@@ -119,8 +119,9 @@ def digest_of_extents(extents: list[Extent]) -> str:
 def encode_progress(progress: RunProgress) -> bytes:
     document = asdict(progress) | {"format": PROGRESS_FORMAT}
     for disk in document["disks"].values():
-        for mark in disk["marks"]:
-            mark["root"] = mark["root"].hex()
+        disk["marks"] = disk.pop("checkpoints")
+        for checkpoint in disk["marks"]:
+            checkpoint["root"] = checkpoint["root"].hex()
     return seal(document)
 
 
@@ -167,13 +168,13 @@ def _disk(document: Document) -> DiskProgress:
         reason=text(document, "reason"),
         block_size=integer(document, "block_size"),
         wanted=text(document, "wanted"),
-        marks=tuple(map(_mark, items(document, "marks"))),
+        checkpoints=tuple(map(_checkpoint, items(document, "marks"))),
     )
 
 
-def _mark(document: Document) -> Mark:
+def _checkpoint(document: Document) -> Checkpoint:
     counts = mapping(document, "counts")
-    return Mark(
+    return Checkpoint(
         leaf=integer(document, "leaf"),
         root=digest_of(document, "root"),
         data_blocks=integer(document, "data_blocks"),

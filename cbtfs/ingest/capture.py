@@ -43,7 +43,7 @@ class Captured:
     counts: Counts
 
 
-Reached = Callable[[int, Callable[[], Captured]], None]
+OnCheckpoint = Callable[[int, Callable[[], Captured]], None]
 """Told that all leaves before a number are as they will be; what it is given stores the disk's tree
 as it is then, for a disk of the size of its base."""
 
@@ -83,7 +83,7 @@ def capture(
     objects: ObjectWriter,
     level: int,
     progress: Progress,
-    reached: Reached | None = None,
+    reached: OnCheckpoint | None = None,
 ) -> Captured:
     """Put a disk's blocks into the repository and return its block map.
 
@@ -95,7 +95,7 @@ def capture(
     units = _units(iter(extents), shape.block_size)
     is_listed = base is not None and like is not None and base.root == like.root
     work = _Work(source, shape, like, objects, level, is_compared=not is_listed)
-    tally = _Tally()
+    tally = _CaptureCounts()
     base_blocks = base_blocks if base is not None else 0
 
     def make_node(node_level: int, children: Sequence[Ref | None]) -> Ref:
@@ -137,7 +137,7 @@ def capture(
 
 
 @dataclass(slots=True)
-class _Tally:
+class _CaptureCounts:
     read_bytes: int = 0
     written_blocks: int = 0
     zero_blocks: int = 0
@@ -164,7 +164,7 @@ def _settle(
     before: Ref | None,
     puts: Iterator[Put],
     block_size: int,
-    tally: _Tally,
+    tally: _CaptureCounts,
 ) -> Ref | None:
     """What the leaf refers to now; *puts* tell what became of each chunk that was to be stored."""
     if content is None:

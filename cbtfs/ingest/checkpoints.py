@@ -1,7 +1,7 @@
-"""Marks on the way: how far each disk of a VM is captured, for a run that takes over from this one.
+"""Record how far each disk of a VM is captured, so that a later run can resume.
 
-A mark names the tree of what is captured so far. It is kept on record beside the run's own record,
-not in the repository: a mark whose tree the repository does not have is passed over.
+A checkpoint names the tree of the leaves captured so far. It is stored with the record of the run,
+not in the repository. A later run ignores a checkpoint whose tree is not in the repository.
 """
 
 import logging
@@ -15,14 +15,14 @@ from cbtfs.core.extent import Extent, clip, total
 from cbtfs.core.frame import Kind
 from cbtfs.core.ids import NULL_DIGEST, Digest, Ref
 from cbtfs.core.progress import (
+    Checkpoint,
     DiskProgress,
-    Mark,
     RunProgress,
     digest_of_extents,
     encode_progress,
 )
 from cbtfs.errors import ChunkMissing, DataCorrupt
-from cbtfs.ingest.capture import Captured, Reached
+from cbtfs.ingest.capture import Captured, OnCheckpoint
 from cbtfs.ingest.plan import Plan, Want
 from cbtfs.reader import Reader
 from cbtfs.store.repository import Repository
@@ -30,15 +30,15 @@ from cbtfs.store.writer import ObjectWriter
 
 log = logging.getLogger(__name__)
 
-MARK_SECONDS: Final = 10.0
-"""Between two marks: what a killed run read after its last one is read again."""
+CHECKPOINT_SECONDS: Final = 10.0
+"""Interval between checkpoints. A later run reads again what was read after the last one."""
 _KEPT: Final = 3
-"""Marks of a disk on record. Only the oldest is seen to be in a closed pack: so packs need not be
-closed for the sake of marks, as long as they fill anyway."""
+"""Checkpoints recorded per disk. Only the oldest must be in a closed pack, so checkpoints do not
+force packs to be closed while packs fill by themselves."""
 
 
-class Marks:
-    """The marks of one run on one VM; for one thread."""
+class Checkpoints:
+    """The checkpoints of one run on one VM; for one thread."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Marks:
         objects: ObjectWriter,
         save: Callable[[bytes], None],
         progress: RunProgress,
-        seconds: float = MARK_SECONDS,
+        seconds: float = CHECKPOINT_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """*progress* may hold what an earlier run left of the same snapshot."""
@@ -60,25 +60,25 @@ class Marks:
         self.not_read_bytes: dict[str, int] = {}
         """By the label of a disk: what did not have to be read again."""
 
-    def of_disk(self, identity: str, label: str) -> "DiskMarks":
-        return DiskMarks(self, identity, label)
+    def of_disk(self, identity: str, label: str) -> "DiskCheckpoints":
+        return DiskCheckpoints(self, identity, label)
 
     def progress(self, identity: str) -> DiskProgress | None:
         return self._progress.disks.get(identity)
 
     def put(self, identity: str, disk: DiskProgress) -> None:
-        """Let *disk* be the progress of a disk, saved with the next mark."""
+        """Let *disk* be the progress of a disk, saved with the next checkpoint."""
         self._progress = replace(self._progress, disks={**self._progress.disks, identity: disk})
 
     def is_due(self) -> bool:
-        """Whether it is time for another mark, of whatever disk."""
+        """Whether it is time for another checkpoint, of whatever disk."""
         return self._clock() - self._marked >= self._seconds
 
-    def add(self, identity: str, disk: DiskProgress, mark: Mark, shape: Shape) -> None:
-        """Put *mark* to those of *disk* and save all; one that lasts stays among them."""
-        if len(disk.marks) >= _KEPT and not self.stands(disk.marks[1].root, shape):
+    def add(self, identity: str, disk: DiskProgress, checkpoint: Checkpoint, shape: Shape) -> None:
+        """Put *checkpoint* to those of *disk* and save all; one that lasts stays among them."""
+        if len(disk.checkpoints) >= _KEPT and not self.stands(disk.checkpoints[1].root, shape):
             self._objects.flush()
-        self.put(identity, disk.reaching(mark, _KEPT))
+        self.put(identity, disk.with_checkpoint(checkpoint, _KEPT))
         self._save(encode_progress(self._progress))
         self._marked = self._clock()
 
@@ -105,13 +105,13 @@ class Start:
     base: Tree[Ref] | None
     data_blocks: int
     """Of the base."""
-    mark: Mark | None = None
+    checkpoint: Checkpoint | None = None
 
     def whole(self, captured: Captured) -> Captured:
         """What is captured from here on, with what was before."""
-        if self.mark is None:
+        if self.checkpoint is None:
             return captured
-        before, after = self.mark.counts, captured.counts
+        before, after = self.checkpoint.counts, captured.counts
         counts = replace(
             after,
             written_blocks=before.written_blocks + after.written_blocks,
@@ -122,79 +122,83 @@ class Start:
         return replace(captured, counts=counts)
 
 
-class DiskMarks:
-    """The marks of one disk."""
+class DiskCheckpoints:
+    """The checkpoints of one disk."""
 
-    def __init__(self, marks: Marks, identity: str, label: str) -> None:
-        self._marks = marks
+    def __init__(self, checkpoints: Checkpoints, identity: str, label: str) -> None:
+        self._checkpoints = checkpoints
         self._identity = identity
         self._label = label
 
     def adopt(self, plan: Plan, want: Want) -> Plan:
         """*plan*, or the whole read that an earlier run found to be needed and began."""
-        found = self._marks.progress(self._identity)
-        is_begun = found is not None and found.kind == "full" and found.marks
+        found = self._checkpoints.progress(self._identity)
+        is_begun = found is not None and found.kind == "full" and found.checkpoints
         if not is_begun or plan.kind == "full" or want == "incremental":
             return plan
         assert found is not None
-        return Plan("full", found.reason, None, plan.told)
+        return Plan("full", found.reason, None, plan.listed)
 
     def begin(self, plan: Plan, shape: Shape, start: Start, reader: Reader) -> Start:
-        """*start*, or the last mark of an earlier run that did the very same."""
+        """*start*, or the last checkpoint of an earlier run that did the very same."""
         disk = DiskProgress(
             plan.kind, plan.reason, shape.block_size, digest_of_extents(start.wanted)
         )
         found = self._find(disk, shape, start, reader)
-        self._marks.not_read_bytes.pop(self._label, None)
-        if found.mark is not None:
-            disk = replace(disk, marks=(found.mark,))
-            self._marks.not_read_bytes[self._label] = total(start.wanted) - total(found.wanted)
-        self._marks.put(self._identity, disk)
+        self._checkpoints.not_read_bytes.pop(self._label, None)
+        if found.checkpoint is not None:
+            disk = replace(disk, checkpoints=(found.checkpoint,))
+            self._checkpoints.not_read_bytes[self._label] = total(start.wanted) - total(
+                found.wanted
+            )
+        self._checkpoints.put(self._identity, disk)
         return found
 
     def _find(self, disk: DiskProgress, shape: Shape, start: Start, reader: Reader) -> Start:
-        found = self._marks.progress(self._identity)
-        if found is None or replace(found, marks=(), reason=disk.reason) != disk:
+        found = self._checkpoints.progress(self._identity)
+        if found is None or replace(found, checkpoints=(), reason=disk.reason) != disk:
             return start
-        for mark in reversed(found.marks):
-            if not 0 < mark.leaf <= shape.leaves or not self._marks.stands(mark.root, shape):
+        for checkpoint in reversed(found.checkpoints):
+            if not 0 < checkpoint.leaf <= shape.leaves or not self._checkpoints.stands(
+                checkpoint.root, shape
+            ):
                 continue
             try:
-                tree = reader.tree(mark.root, shape)
-                tree.children(1, mark.leaf - 1)
-                if not self._marks.is_sound(tree):
+                tree = reader.tree(checkpoint.root, shape)
+                tree.children(1, checkpoint.leaf - 1)
+                if not self._checkpoints.is_sound(tree):
                     continue
             except (ChunkMissing, DataCorrupt) as exc:
                 log.warning("what an earlier run captured cannot be used: %s", exc)
                 continue
-            at = mark.leaf * FANOUT * shape.block_size
+            at = checkpoint.leaf * FANOUT * shape.block_size
             rest = list(clip(start.wanted, at, max(at, shape.size)))
-            return Start(rest, tree, mark.data_blocks, mark)
+            return Start(rest, tree, checkpoint.data_blocks, checkpoint)
         return start
 
-    def reached(self, shape: Shape, start: Start) -> Reached | None:
-        """Who is told how far the capture is; None if marks of it cannot be made."""
+    def reached(self, shape: Shape, start: Start) -> OnCheckpoint | None:
+        """Who is told how far the capture is; None if checkpoints of it cannot be made."""
         if start.base is not None and start.base.blocks != shape.blocks:
             return None
 
         def told(leaf: int, so_far: Callable[[], Captured]) -> None:
-            if self._marks.is_due():
-                mark = _mark(leaf, start.whole(so_far()))
-                self._marks.add(self._identity, self._progress, mark, shape)
+            if self._checkpoints.is_due():
+                checkpoint = _checkpoint(leaf, start.whole(so_far()))
+                self._checkpoints.add(self._identity, self._progress, checkpoint, shape)
 
         return told
 
     def finish(self, captured: Captured, shape: Shape) -> None:
-        """All of the disk is captured, which the next mark, of whatever disk, will tell."""
-        mark = _mark(shape.leaves, captured)
-        self._marks.put(self._identity, self._progress.reaching(mark, _KEPT + 1))
+        """All of the disk is captured, which the next checkpoint, of whatever disk, will tell."""
+        checkpoint = _checkpoint(shape.leaves, captured)
+        self._checkpoints.put(self._identity, self._progress.with_checkpoint(checkpoint, _KEPT + 1))
 
     @property
     def _progress(self) -> DiskProgress:
-        found = self._marks.progress(self._identity)
+        found = self._checkpoints.progress(self._identity)
         assert found is not None, "it was not begun"
         return found
 
 
-def _mark(leaf: int, captured: Captured) -> Mark:
-    return Mark(leaf, captured.root, captured.data_blocks, captured.counts)
+def _checkpoint(leaf: int, captured: Captured) -> Checkpoint:
+    return Checkpoint(leaf, captured.root, captured.data_blocks, captured.counts)

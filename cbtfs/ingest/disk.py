@@ -16,7 +16,7 @@ from cbtfs.errors import ChunkMissing, DataCorrupt, UsageError
 from cbtfs.ingest.audit import OnMiss, SampleAudit, WholeAudit, audit_sample, audit_whole
 from cbtfs.ingest.baseline import Baseline
 from cbtfs.ingest.capture import Captured, Progress, capture
-from cbtfs.ingest.checkpoints import DiskMarks, Start
+from cbtfs.ingest.checkpoints import DiskCheckpoints, Start
 from cbtfs.ingest.discards import discarded
 from cbtfs.ingest.distrust import Misses, find_distrust, missed_blocks
 from cbtfs.ingest.plan import Plan, Want, make_plan, missed, whole
@@ -44,7 +44,7 @@ class DiskInput:
     lists_discards: bool = True
     """Its list of changes has what a guest discarded. Where that is not known, blocks that the
     source has no data for and the base has are changes as well."""
-    marks: DiskMarks | None = None
+    checkpoints: DiskCheckpoints | None = None
     """Where it is kept on record how far the disk is captured."""
 
 
@@ -58,7 +58,7 @@ def silent(label: str, size: int) -> Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class Orders:
+class PointOptions:
     """What holds for all disks of a point that is taken."""
 
     vm: Vm
@@ -75,12 +75,12 @@ def take_disk(
     objects: ObjectWriter,
     disk: DiskInput,
     base: Baseline | None,
-    orders: Orders,
+    options: PointOptions,
 ) -> DiskRecord:
     """What the point will say of *disk*, all of whose blocks are in *objects* then."""
     source = CheckedSource(disk.source)
     if disk.kind == "file":
-        orders = replace(orders, want="auto", audit=None, announce=silent)
+        options = replace(options, want="auto", audit=None, announce=silent)
     if source.size > MAX_DISK_BYTES:
         raise UsageError(f"disk {printable(disk.label)} is larger than {MAX_DISK_BYTES} bytes")
     block = repository.settings.block_size if base is None else base.disk.block_size
@@ -88,28 +88,30 @@ def take_disk(
     plan = make_plan(
         source,
         base,
-        orders.want,
+        options.want,
         repository.findings.unreadable,
         distrust=distrust,
-        is_audited=orders.audit is not None,
+        is_audited=options.audit is not None,
     )
-    if disk.marks is not None:
-        plan = disk.marks.adopt(plan, orders.want)
+    if disk.checkpoints is not None:
+        plan = disk.checkpoints.adopt(plan, options.want)
     shape = Shape(source.size, block)
     reader = Reader(repository)
-    run = _Run(repository, objects, source, shape, disk.label, orders, reader, disk.marks, distrust)
+    run = _DiskIngest(
+        repository, objects, source, shape, disk.label, options, reader, disk.checkpoints, distrust
+    )
     try:
         return run.take(disk, plan, base)
     except (ChunkMissing, DataCorrupt) as exc:
         if base is None:
             raise
-        plan = whole(f"the point {base.point.manifest.point} is damaged: {exc}", orders.want)
+        plan = whole(f"the point {base.point.manifest.point} is damaged: {exc}", options.want)
         record = run.record(disk, plan, base, run.capture(plan, None, None))
         return replace(record, parent=None)
 
 
 @dataclass(frozen=True, slots=True)
-class _Run:
+class _DiskIngest:
     """What stays the same when a disk has to be captured in another way after all."""
 
     repository: Repository
@@ -117,9 +119,9 @@ class _Run:
     source: DiskSource
     shape: Shape
     label: str
-    orders: Orders
+    options: PointOptions
     reader: Reader
-    marks: DiskMarks | None
+    checkpoints: DiskCheckpoints | None
     distrust: Distrust | None
     """The record of an earlier run that forbids trust in the disk's list."""
 
@@ -129,36 +131,36 @@ class _Run:
             return self.record(disk, plan, base, self.capture(plan, None, base))
         before = self.reader.disk(base.disk)
         tree = before.tree()
-        if plan.told is not None and not disk.lists_discards:
+        if plan.listed is not None and not disk.lists_discards:
             gone = discarded(before, self.source.allocated(), self.shape.size)
             plan = plan.with_changes(list(gone))
         misses = self._misses(base)
         if self.distrust is not None and self.distrust.is_confirmed:
             # The run that recorded this may have ended before it marked all points.
             misses.suspect(missed_blocks(self.distrust.blocks), self.distrust.found)
-        if plan.told is None or self.orders.audit is None:
+        if plan.listed is None or self.options.audit is None:
             return self.record(disk, plan, base, self.capture(plan, tree, base))
-        sample, told = None, plan.told
+        sample, source_list = None, plan.listed
         if plan.extents is not None:
-            sample = self._audit_sample(plan, tree, misses, self.orders.audit)
+            sample = self._audit_sample(plan, tree, misses, self.options.audit)
             if sample.mismatches:
-                plan = missed(plan, missed_blocks(sample.mismatches), self.orders.want)
+                plan = missed(plan, missed_blocks(sample.mismatches), self.options.want)
         record = self.record(disk, plan, base, self.capture(plan, tree, base))
         if plan.extents is None:
-            return self._audited_whole(record, told, tree, misses, sample)
+            return self._audited_whole(record, source_list, tree, misses, sample)
         return record if sample is None else replace(record, audit=sample.document())
 
     def _misses(self, base: Baseline) -> Misses:
-        orders = self.orders
-        moment = format_moment(orders.moment)
-        return Misses(self.repository, orders.vm, self.label, base, moment, orders.run)
+        options = self.options
+        moment = format_moment(options.moment)
+        return Misses(self.repository, options.vm, self.label, base, moment, options.run)
 
     def _audit_sample(
         self, plan: Plan, tree: Tree[Ref], misses: Misses, sampling: Sampling
     ) -> SampleAudit:
         """A sample's audit; what it finds is recorded and the points in doubt are marked."""
         listed, base = self._wanted(plan, tree), misses.base.disk
-        seed = f"{self.orders.run}/{base.id}"
+        seed = f"{self.options.run}/{base.id}"
         with misses.armed() as armed:
             sample = audit_sample(
                 self.source, self.shape, tree, base.size, listed, sampling, seed, armed.fire
@@ -178,7 +180,7 @@ class _Run:
     def _audited_whole(
         self,
         record: DiskRecord,
-        told: Sequence[Extent],
+        listed: Sequence[Extent],
         tree: Tree[Ref],
         misses: Misses,
         sample: SampleAudit | None,
@@ -186,10 +188,10 @@ class _Run:
         """*record* of a disk that was read whole, with what its list lacks of what is new in it."""
         self.objects.flush()  # what is compared must be there to be loaded
         after = self.reader.disk(record).tree()
-        listed = list(widen(told, self.shape.block_size, self.shape.size))
+        ranges = list(widen(listed, self.shape.block_size, self.shape.size))
 
         def audit(on_miss: OnMiss) -> WholeAudit:
-            return audit_whole(tree, after, listed, self.shape, misses.base.disk.size, on_miss)
+            return audit_whole(tree, after, ranges, self.shape, misses.base.disk.size, on_miss)
 
         if sample is not None:  # it found some, and that is on record
             whole = audit(lambda: None)
@@ -234,9 +236,9 @@ class _Run:
             0 if base is None else base.disk.data_blocks,
         )
         reached = None
-        if self.marks is not None:
-            start = self.marks.begin(plan, self.shape, start, self.reader)
-            reached = self.marks.reached(self.shape, start)
+        if self.checkpoints is not None:
+            start = self.checkpoints.begin(plan, self.shape, start, self.reader)
+            reached = self.checkpoints.reached(self.shape, start)
         captured = capture(
             self.source,
             self.shape,
@@ -246,12 +248,12 @@ class _Run:
             tree,
             self.objects,
             self.objects.level,
-            self.orders.announce(self.label, total(start.wanted)),
+            self.options.announce(self.label, total(start.wanted)),
             reached,
         )
         captured = start.whole(captured)
-        if self.marks is not None:
-            self.marks.finish(captured, self.shape)
+        if self.checkpoints is not None:
+            self.checkpoints.finish(captured, self.shape)
         return captured
 
     def _wanted(self, plan: Plan, tree: Tree[Ref] | None) -> list[Extent]:

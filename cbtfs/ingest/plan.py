@@ -24,15 +24,15 @@ class Plan:
     reason: str
     extents: Sequence[Extent] | None
     """What to read; None for the whole disk."""
-    told: Sequence[Extent] | None = None
+    listed: Sequence[Extent] | None = None
     """All that may differ from the base if the source's list can be believed; None without one."""
 
     def with_changes(self, found: Sequence[Extent]) -> "Plan":
         """The same, where *found* has changed too, listed or not."""
-        if self.told is None or not found:
+        if self.listed is None or not found:
             return self
         extents = None if self.extents is None else [*self.extents, *found]
-        return replace(self, extents=extents, told=[*self.told, *found])
+        return replace(self, extents=extents, listed=[*self.listed, *found])
 
 
 def make_plan(
@@ -62,10 +62,10 @@ def make_plan(
         )
     if want == "full":
         plan = whole("a full was asked for", want)
-        return replace(plan, told=_told(source, base)) if is_audited else plan
+        return replace(plan, listed=_listed(source, base)) if is_audited else plan
     if distrust is not None:
-        told = _told(source, base) if is_audited and want != "incremental" else None
-        return missed(Plan("incremental", "", None, told), reason_of(distrust), want)
+        listed = _listed(source, base) if is_audited and want != "incremental" else None
+        return missed(Plan("incremental", "", None, listed), reason_of(distrust), want)
     if unreadable:
         return whole(f"compared by digest: {unreadable[0]}, it may be this disk's newest", want)
     try:
@@ -76,7 +76,7 @@ def make_plan(
     return Plan("incremental", f"changes since {base.point.manifest.name}", extents, extents)
 
 
-def _told(source: DiskSource, base: Baseline) -> Sequence[Extent] | None:
+def _listed(source: DiskSource, base: Baseline) -> Sequence[Extent] | None:
     try:
         return to_read(source, source.changed(base.since), base)
     except ChangeTrackingInvalid:
@@ -90,7 +90,7 @@ def missed(plan: Plan, reason: str, want: Want) -> Plan:
     """
     if want == "incremental":
         raise SourceMismatch(f"{reason}: run without --incremental-only, to read the whole disk")
-    return Plan("full", reason, None, plan.told)
+    return Plan("full", reason, None, plan.listed)
 
 
 def whole(reason: str, want: Want) -> Plan:

@@ -22,7 +22,7 @@ from cbtfs.errors import (
     UsageError,
 )
 from cbtfs.ingest.baseline import find_baseline, find_forgotten
-from cbtfs.ingest.disk import Announce, DiskInput, Orders, silent, take_disk
+from cbtfs.ingest.disk import Announce, DiskInput, PointOptions, silent, take_disk
 from cbtfs.ingest.plan import Want
 from cbtfs.listing import holder_of, vm_names
 from cbtfs.store.identity import new_id, new_point_id, new_vm_id
@@ -89,7 +89,7 @@ def take_point(
     _look_at(vm_input, disks)
     run = run or new_id()
     vm, is_new = _find_vm(repository, vm_input)
-    orders = Orders(vm, moment, run, want, audit, announce)
+    options = PointOptions(vm, moment, run, want, audit, announce)
     records: list[DiskRecord] = []
     taken: list[DiskInput] = []
     last_hope = [disk for disk in disks if disk.kind == "disk"][-1]
@@ -97,7 +97,7 @@ def take_point(
         base = None if is_new else find_baseline(repository, vm.id, disk.identity)
         try:
             with _named(disk):
-                records.append(take_disk(repository, objects, disk, base, orders))
+                records.append(take_disk(repository, objects, disk, base, options))
         except SourceUnavailable as exc:
             is_last_hope = disk is last_hope and not any(t.kind == "disk" for t in taken)
             if is_last_hope or not leave_out(disk, exc):

@@ -10,10 +10,10 @@ from cbtfs.core.extent import Extent
 from cbtfs.core.ids import Digest, PointId
 from cbtfs.core.manifest import Counts
 from cbtfs.core.progress import (
+    Checkpoint,
     DiskProgress,
     HeldDisk,
     HeldSnapshot,
-    Mark,
     RunProgress,
     decode_progress,
     digest_of_extents,
@@ -24,8 +24,8 @@ from cbtfs.core.sealed import seal
 ID = "ab" * 16
 NUMBERS = st.integers(0, 1 << 60)
 TEXTS = st.text(max_size=20)
-MARKS = st.builds(
-    Mark,
+CHECKPOINTS = st.builds(
+    Checkpoint,
     NUMBERS,
     st.binary(min_size=32, max_size=32).map(Digest),
     NUMBERS,
@@ -37,7 +37,7 @@ DISKS = st.builds(
     TEXTS,
     NUMBERS,
     TEXTS,
-    st.lists(MARKS, max_size=3).map(tuple),
+    st.lists(CHECKPOINTS, max_size=3).map(tuple),
 )
 HELD = st.builds(
     HeldDisk,
@@ -105,12 +105,22 @@ def test_extents_are_told_apart_by_place_and_order() -> None:
 
 def test_leaves_are_those_of_the_newest_checkpoint_of_each_disk() -> None:
     def disk(*leaves: int) -> DiskProgress:
-        marks = tuple(Mark(leaf, Digest(bytes(32)), 0, Counts(0, 0, 0, 0, 0)) for leaf in leaves)
-        return DiskProgress("full", "", 4096, "", marks)
+        checkpoints = tuple(
+            Checkpoint(leaf, Digest(bytes(32)), 0, Counts(0, 0, 0, 0, 0)) for leaf in leaves
+        )
+        return DiskProgress("full", "", 4096, "", checkpoints)
 
     held = HeldSnapshot("", "", "2026-11-25T01:02:03Z", False, "", None, (), ())
-    disks = {"a": disk(3, 5), "b": disk(), "c": disk(7), "d": disk(1).reaching(disk(9).marks[0], 1)}
+    disks = {
+        "a": disk(3, 5),
+        "b": disk(),
+        "c": disk(7),
+        "d": disk(1).with_checkpoint(disk(9).checkpoints[0], 1),
+    }
 
     assert RunProgress(ID, held, disks).leaves == 5 + 7 + 9
     assert RunProgress(ID, held).leaves == 0
-    assert [mark.leaf for mark in disk(1, 2).reaching(disk(3).marks[0], 2).marks] == [2, 3]
+    assert [
+        checkpoint.leaf
+        for checkpoint in disk(1, 2).with_checkpoint(disk(3).checkpoints[0], 2).checkpoints
+    ] == [2, 3]

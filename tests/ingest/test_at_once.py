@@ -91,9 +91,9 @@ def test_writers_that_wait_for_each_other_all_commit(path: Path) -> None:
 
     with reading(path) as repository, repository.catalog.view() as view:
         (vm,) = view.vms()
-        orders = [order for order, _ in view.points_of(vm)]
+        options = [order for order, _ in view.points_of(vm)]
     assert done == ["done"] * WRITERS
-    assert orders == list(range(1, WRITERS * INGESTS + 1))
+    assert options == list(range(1, WRITERS * INGESTS + 1))
 
 
 def digest_of(path: Path, point: PointId) -> str:

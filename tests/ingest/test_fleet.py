@@ -11,7 +11,7 @@ import pytest
 
 from cbtfs.errors import CbtfsError, SourceUnavailable, StoreFailed
 from cbtfs.ingest.fleet.pool import TRIES, Ended, Rules, run_all
-from cbtfs.ingest.fleet.schedule import Limits, Needs, Resource
+from cbtfs.ingest.fleet.schedule import FleetLimits, Needs, Resource
 
 
 class Meter:
@@ -46,7 +46,7 @@ def test_no_host_has_more_than_its_limit_and_all_jobs_are_used() -> None:
             gate.wait(30)  # four at a time, or nobody goes on
         return -item
 
-    rules: Rules[int, int] = Rules(Limits(4, per_host=2), needs)
+    rules: Rules[int, int] = Rules(FleetLimits(4, per_host=2), needs)
     results = run_all(range(24), work, threading.Event(), rules)
 
     assert results.done == [(item, -item) for item in range(24)]
@@ -107,7 +107,7 @@ def test_what_fails_for_no_fault_of_its_own_goes_again_a_few_times() -> None:
     def goes_again(item: int, error: CbtfsError) -> bool:
         return isinstance(error, SourceUnavailable)
 
-    rules: Rules[int, int] = Rules(Limits(2), goes_again=goes_again, told=told.append)
+    rules: Rules[int, int] = Rules(FleetLimits(2), goes_again=goes_again, on_end=told.append)
     results = run_all(range(4), work, threading.Event(), rules)
 
     assert tries == {0: TRIES, 1: 2, 2: 1, 3: 1}
@@ -120,7 +120,7 @@ def test_where_an_item_is_may_be_unknown() -> None:
     def needs(item: int) -> Needs:
         raise SourceUnavailable("nobody knows")
 
-    results = run_all(range(3), lambda item: item, threading.Event(), Rules(Limits(2), needs))
+    results = run_all(range(3), lambda item: item, threading.Event(), Rules(FleetLimits(2), needs))
 
     assert len(results.done) == 3
 
@@ -144,7 +144,7 @@ def test_an_interrupt_stops_all_and_comes_out_at_the_end() -> None:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
-            run_all(range(9), work, stop, Rules(Limits(2)))
+            run_all(range(9), work, stop, Rules(FleetLimits(2)))
     finally:
         signal.signal(signal.SIGINT, before)
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cbtfs.ingest.fleet.schedule import Limits, Needs, Resource, Schedule
+from cbtfs.ingest.fleet.schedule import FleetLimits, Needs, Resource, Schedule
 
 HOSTS = tuple(Resource("host", name) for name in "abc")
 STORES = tuple(Resource("datastore", name) for name in "xyz")
@@ -21,7 +21,7 @@ NEEDS = st.builds(
     st.sets(st.sampled_from(STORES), max_size=3),
 )
 LIMITS = st.builds(
-    Limits,
+    FleetLimits,
     st.integers(1, 6),
     st.none() | st.integers(1, 8),
     st.none() | st.integers(1, 3),
@@ -33,7 +33,7 @@ LIMITS = st.builds(
 class Room:
     """Who is at work, counted beside the schedule."""
 
-    limits: Limits
+    limits: FleetLimits
     at_work: dict[int, Needs] = field(default_factory=dict)
 
     def in_use(self) -> "Counter[Resource]":
@@ -66,7 +66,7 @@ class Room:
     st.data(),
 )
 def test_limits_hold_each_has_its_turn_and_nobody_waits_in_vain(
-    limits: Limits, needs: list[Needs], data: st.DataObject
+    limits: FleetLimits, needs: list[Needs], data: st.DataObject
 ) -> None:
     """Whoever moves meanwhile, ends in any order, or has to go again."""
     schedule, room = Schedule(len(needs), limits), Room(limits)
@@ -100,11 +100,11 @@ def test_limits_hold_each_has_its_turn_and_nobody_waits_in_vain(
 
 
 @given(LIMITS, st.lists(NEEDS, max_size=12))
-def test_the_same_vms_go_in_the_same_order(limits: Limits, needs: list[Needs]) -> None:
+def test_the_same_vms_go_in_the_same_order(limits: FleetLimits, needs: list[Needs]) -> None:
     assert order(limits, needs) == order(limits, needs)
 
 
-def order(limits: Limits, needs: list[Needs]) -> list[int]:
+def order(limits: FleetLimits, needs: list[Needs]) -> list[int]:
     """Who goes when, if the one that went first ends first."""
     schedule = Schedule(len(needs), limits)
     went: list[int] = []
@@ -119,11 +119,11 @@ def order(limits: Limits, needs: list[Needs]) -> list[int]:
 def test_a_vm_whose_host_is_busy_lets_another_go_first() -> None:
     busy, other = {HOST: 2}, {HOSTS[1]: 2}
 
-    assert order(Limits(2, per_host=3), [busy, busy, busy, other]) == [0, 3, 1, 2]
+    assert order(FleetLimits(2, per_host=3), [busy, busy, busy, other]) == [0, 3, 1, 2]
 
 
 def test_who_waits_goes_before_who_comes_later() -> None:
-    schedule = Schedule(4, Limits(2, per_host=1))
+    schedule = Schedule(4, FleetLimits(2, per_host=1))
     for number in (0, 1):
         assert schedule.take() == number
         schedule.place(number, {HOST: 1})
@@ -136,12 +136,12 @@ def test_who_waits_goes_before_who_comes_later() -> None:
 
 
 def test_a_vm_that_is_too_large_goes_when_nobody_else_is_there() -> None:
-    assert order(Limits(3, per_host=4), [{HOST: 9}, {HOST: 1}, {HOST: 4}]) == [0, 1, 2]
-    assert order(Limits(3, per_host=4), [{HOST: 1}, {HOST: 9}, {HOST: 1}]) == [0, 2, 1]
+    assert order(FleetLimits(3, per_host=4), [{HOST: 9}, {HOST: 1}, {HOST: 4}]) == [0, 1, 2]
+    assert order(FleetLimits(3, per_host=4), [{HOST: 1}, {HOST: 9}, {HOST: 1}]) == [0, 2, 1]
 
 
 def test_a_vm_that_moves_to_a_full_host_waits_and_others_go() -> None:
-    schedule = Schedule(3, Limits(2, per_host=1))
+    schedule = Schedule(3, FleetLimits(2, per_host=1))
     assert schedule.place(number_of(schedule.take()), {HOST: 1})
     moved = number_of(schedule.take())
     assert not schedule.place(moved, {HOST: 1})
@@ -160,7 +160,7 @@ def number_of(taken: int | None) -> int:
 
 
 def test_one_that_goes_again_goes_last() -> None:
-    schedule = Schedule(3, Limits(1))
+    schedule = Schedule(3, FleetLimits(1))
     assert schedule.take() == 0
     schedule.again(0)
 
@@ -171,7 +171,7 @@ def test_one_that_goes_again_goes_last() -> None:
 
 
 def test_without_limits_only_jobs_count() -> None:
-    schedule = Schedule(9, Limits(3, None, None))
+    schedule = Schedule(9, FleetLimits(3, None, None))
     for number in range(3):
         assert schedule.take() == number
         assert schedule.place(number, {HOST: 100, STORE: 1})
@@ -180,7 +180,7 @@ def test_without_limits_only_jobs_count() -> None:
 
 
 def test_who_waits_can_be_dropped() -> None:
-    schedule = Schedule(3, Limits(1))
+    schedule = Schedule(3, FleetLimits(1))
     assert schedule.take() == 0
     schedule.drop()
     schedule.end(0)
@@ -191,4 +191,4 @@ def test_who_waits_can_be_dropped() -> None:
 @pytest.mark.parametrize("limits", [{"jobs": 0}, {"per_host": 0}, {"per_datastore": -1}])
 def test_a_limit_is_at_least_one(limits: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="not limits"):
-        Limits(**limits)
+        FleetLimits(**limits)

@@ -9,7 +9,7 @@ import pytest
 from cbtfs.core.blockmap import FANOUT, Shape, Tree
 from cbtfs.core.extent import Extent
 from cbtfs.core.ids import Digest, Ref
-from cbtfs.ingest.capture import Captured, Reached, capture
+from cbtfs.ingest.capture import Captured, OnCheckpoint, capture
 from cbtfs.reader import Reader
 from cbtfs.store.repository import writing
 from tests.make_points import BLOCK, add_point, new_repository
@@ -38,7 +38,7 @@ def test_a_capture_is_gone_on_with_from_any_leaf(tmp_path: Path, is_based: bool)
         def take(
             extents: list[Extent],
             base: tuple[Tree[Ref] | None, int],
-            reached: Reached | None = None,
+            reached: OnCheckpoint | None = None,
         ) -> Captured:
             return capture(source, shape, extents, *base, tree, objects, 1, lambda _: None, reached)
 

@@ -27,10 +27,10 @@ from cbtfs.core.manifest import (
 from cbtfs.core.moment import parse_moment
 from cbtfs.core.names import encode_name, printable
 from cbtfs.core.progress import (
+    Checkpoint,
     DiskProgress,
     HeldDisk,
     HeldSnapshot,
-    Mark,
     RunProgress,
     decode_progress,
     encode_progress,
@@ -338,7 +338,7 @@ def _a_progress() -> RunProgress:
     snapshot = HeldSnapshot(
         "cbtfs-x", "snapshot-1", "2026-01-01T00:00:00Z", False, "", None, (), (held,)
     )
-    mark = Mark(1, chunk_digest(_PLAIN), 1, Counts())
+    mark = Checkpoint(1, chunk_digest(_PLAIN), 1, Counts())
     return RunProgress(
         _ID, snapshot, {"uuid:x": DiskProgress("full", "first", 4096, "00", (mark,))}
     )

@@ -127,13 +127,13 @@ def _switch(
     login: Login, names: Sequence[str], run: _Run, jobs: int, *, as_json: bool, is_reset: bool
 ) -> None:
     from cbtfs.ingest.fleet.pool import Rules, run_all
-    from cbtfs.ingest.fleet.schedule import Limits
+    from cbtfs.ingest.fleet.schedule import FleetLimits
     from cbtfs.source.vsphere.inventory.vms import list_vms, select_all
 
     stop = threading.Event()
     with login.session(stop) as session:
         selection = select_all(list_vms(session), names)
-        rules: Rules[ListedVm, Switched] = Rules(Limits(jobs))
+        rules: Rules[ListedVm, Switched] = Rules(FleetLimits(jobs))
         results = run_all(selection.vms, lambda each: run(session, each, stop.is_set), stop, rules)
     failed = selection.refused + [(vm.name, error) for vm, error in results.failed]
     shown = [(vm, switched.machine) for vm, switched in results.done]

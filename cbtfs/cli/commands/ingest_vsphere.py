@@ -43,12 +43,12 @@ from cbtfs.cli.report.fleet import Counted, Names, count_in, document_of, print_
 from cbtfs.cli.report.metrics import MetricsFile, Tally, metrics_file
 from cbtfs.cli.report.output import emit, say
 from cbtfs.errors import UsageError
-from cbtfs.ingest.fleet.schedule import PER_DATASTORE, PER_HOST, Limits
+from cbtfs.ingest.fleet.schedule import PER_DATASTORE, PER_HOST, FleetLimits
 
 if TYPE_CHECKING:
     from cbtfs.ingest.fleet.pool import Results
     from cbtfs.ingest.plan import Want
-    from cbtfs.ingest.vsphere.options import Outcome
+    from cbtfs.ingest.vsphere.options import VmIngestResult
     from cbtfs.source.vsphere.inventory.vms import ListedVm
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -144,17 +144,17 @@ def vsphere(
     json: Json = False,
 ) -> None:
     """Capture virtual machines of a vCenter or ESXi host: all their disks, what changed alone."""
-    from cbtfs.ingest.vsphere.options import Wishes
+    from cbtfs.ingest.vsphere.options import IngestOptions
     from cbtfs.source.vsphere.connect.address import parse_address
     from cbtfs.store.repository import writing
 
-    limits = Limits(jobs, per_host or None, per_datastore or None)
+    limits = FleetLimits(jobs, per_host or None, per_datastore or None)
     if full and incremental_only:
         raise UsageError("--full and --incremental-only exclude each other: give one")
     check_trust(ca_file, thumbprint)
     check_transport(transport)
     want: Want = "full" if full else "incremental" if incremental_only else "auto"
-    wishes = Wishes(
+    wishes = IngestOptions(
         want=want,
         quiesce=quiesce,
         upgrade_hardware=upgrade_hardware,
@@ -178,7 +178,7 @@ def vsphere(
         ):
             from cbtfs.ingest.fleet.pool import Rules, run_all
             from cbtfs.ingest.vsphere.attempt import attempt, goes_again, needs_of
-            from cbtfs.ingest.vsphere.vm import Desk
+            from cbtfs.ingest.vsphere.vm import IngestContext
             from cbtfs.source.vsphere.inventory.vms import list_vms, select_all
 
             selection = select_all(list_vms(session), vm)
@@ -187,14 +187,18 @@ def vsphere(
             objects = repository.object_writer(level=level, threads=threads)
             try:
                 ways = transports(transport, nbd_uri, vddk_libdir, vddk_modes, session)
-                desk = Desk(repository, objects, session, ways, wishes, stop, announce)
-                rules: Rules[ListedVm, Outcome] = Rules(
-                    limits,
-                    needs=lambda each: needs_of(desk, each),
-                    goes_again=lambda each, error: goes_again(desk, each, error),
-                    told=Counted(names, tally),
+                ingest_context = IngestContext(
+                    repository, objects, session, ways, wishes, stop, announce
                 )
-                results = run_all(selection.vms, lambda each: attempt(desk, each), stop, rules)
+                rules: Rules[ListedVm, VmIngestResult] = Rules(
+                    limits,
+                    needs=lambda each: needs_of(ingest_context, each),
+                    goes_again=lambda each, error: goes_again(ingest_context, each, error),
+                    on_end=Counted(names, tally),
+                )
+                results = run_all(
+                    selection.vms, lambda each: attempt(ingest_context, each), stop, rules
+                )
             finally:
                 objects.close()
         _report(results, names, selection.refused, time.monotonic() - began, as_json=json)
@@ -211,7 +215,7 @@ def _seconds(text: str | None) -> float | None:
 
 
 def _report(
-    results: Results[ListedVm, Outcome],
+    results: Results[ListedVm, VmIngestResult],
     names: Names,
     refused: Failed,
     seconds: float,

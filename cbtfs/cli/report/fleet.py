@@ -14,10 +14,10 @@ from cbtfs.errors import CbtfsError
 if TYPE_CHECKING:
     from cbtfs.core.manifest import Manifest
     from cbtfs.ingest.fleet.pool import Ended
-    from cbtfs.ingest.vsphere.options import Outcome
+    from cbtfs.ingest.vsphere.options import VmIngestResult
     from cbtfs.source.vsphere.inventory.vms import ListedVm, Selection
 
-    VmEnded = Ended[ListedVm, Outcome]
+    VmEnded = Ended[ListedVm, VmIngestResult]
 
 
 class Names:
@@ -107,7 +107,7 @@ def document_of(ended: Sequence[VmEnded], refused: Failed, seconds: float) -> di
     return {"points": points, "failed": failed, "seconds": round(seconds, 3)}
 
 
-def _document(outcome: Outcome, ended: VmEnded) -> dict[str, Any]:
+def _document(outcome: VmIngestResult, ended: VmEnded) -> dict[str, Any]:
     from cbtfs.cli.report.documents import of_ingest
 
     metadata = outcome.manifest.metadata

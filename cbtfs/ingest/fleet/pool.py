@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
 from cbtfs.errors import CbtfsError, StoreFailed
-from cbtfs.ingest.fleet.schedule import Limits, Needs, Schedule
+from cbtfs.ingest.fleet.schedule import FleetLimits, Needs, Schedule
 
 log = logging.getLogger(__name__)
 
@@ -67,12 +67,12 @@ def _never(item: object, error: CbtfsError) -> bool:
 class Rules(Generic[Item, Done]):
     """How a fleet is worked through."""
 
-    limits: Limits = field(default_factory=Limits)
+    limits: FleetLimits = field(default_factory=FleetLimits)
     needs: Callable[[Item], Needs] = _nothing
     """What an item takes now, asked just before it starts."""
     goes_again: Callable[[Item, CbtfsError], bool] = _never
     """Whether an item that failed so is tried once more, after all others."""
-    told: Callable[[Ended[Item, Done]], None] = lambda ended: None
+    on_end: Callable[[Ended[Item, Done]], None] = lambda ended: None
     """Told of each item that is done with, by one thread at a time."""
 
 
@@ -193,5 +193,5 @@ class _Fleet(Generic[Item, Done]):
         with self._lock:
             ended = Ended(item, result, sum(spent), len(spent))
             self._ended[number] = ended
-            self._rules.told(ended)
+            self._rules.on_end(ended)
         return False

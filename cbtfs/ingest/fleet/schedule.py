@@ -31,7 +31,7 @@ Needs = Mapping[Resource, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class FleetLimits:
     """How much may be taken at once; None for no limit."""
 
     jobs: int = 1
@@ -61,7 +61,7 @@ class Schedule:
     else takes anything of that resource, so each has its turn.
     """
 
-    def __init__(self, count: int, limits: Limits) -> None:
+    def __init__(self, count: int, limits: FleetLimits) -> None:
         self._limits = limits
         self._waiting = list(range(count))
         self._turns = dict(enumerate(range(count)))

@@ -1,4 +1,4 @@
-"""What a user wishes of the capture of VMs, and what became of it."""
+"""What a user options of the capture of VMs, and what became of it."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from cbtfs.ingest.plan import Want
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class IngestOptions:
     """How the user wants VMs to be captured."""
 
     want: Want = "auto"
@@ -38,7 +38,7 @@ class LeftOut:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class VmIngestResult:
     """A point that was taken."""
 
     manifest: Manifest

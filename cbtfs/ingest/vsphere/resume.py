@@ -15,7 +15,7 @@ from cbtfs.core.progress import HeldDisk, HeldSnapshot, RunProgress, decode_prog
 from cbtfs.errors import DataCorrupt
 from cbtfs.ingest.point import VmInput, bases_of
 from cbtfs.ingest.vsphere.disk_selection import select_disks
-from cbtfs.ingest.vsphere.options import Wishes
+from cbtfs.ingest.vsphere.options import IngestOptions
 from cbtfs.source.vsphere.connect.session import Session
 from cbtfs.source.vsphere.inventory.disks import DiskFacts
 from cbtfs.source.vsphere.inventory.machine import Machine, SnapshotEntry
@@ -29,7 +29,7 @@ a backup wants a point of now, not of yesterday, and the delta disks have grown 
 
 
 @dataclass(frozen=True, slots=True)
-class Takeover:
+class InterruptedRun:
     """A snapshot of a dead run that is taken over, and how far it is captured."""
 
     taken: Taken
@@ -38,14 +38,14 @@ class Takeover:
     """Seconds."""
 
 
-class Refused(Exception):
+class ResumeRefused(Exception):
     """Why a snapshot is not taken over."""
 
 
 def held_snapshot(
     taken: Taken,
     disks: Sequence[DiskFacts],
-    wishes: Wishes,
+    options: IngestOptions,
     untracked: str | None,
     repository: Repository,
     vm: VmInput,
@@ -56,7 +56,7 @@ def held_snapshot(
         name=taken.entry.name,
         moref=taken.entry.id,
         created=_moment(taken.entry),
-        is_quiesce_wanted=wishes.quiesce,
+        is_quiesce_wanted=options.quiesce,
         consistency=taken.quiesce,
         untracked=untracked,
         others=tuple(entry.id for entry in taken.others),
@@ -76,55 +76,57 @@ def held_snapshot(
     )
 
 
-def find_takeover(
+def find_interrupted(
     repository: Repository,
     session: Session,
-    wishes: Wishes,
+    options: IngestOptions,
     vm: VmInput,
     machine: Machine,
     dead: Sequence[RunFacts],
-) -> Takeover | None:
+) -> InterruptedRun | None:
     """The snapshot to resume from, of one of the *dead* runs; None if there are none.
 
     Raises:
-        Refused: none of them can be resumed, with the reason.
+        ResumeRefused: none of them can be resumed, with the reason.
     """
     if not dead:
         return None
     named = {facts.snapshot for facts in dead}
     standing = [entry for entry in machine.snapshots if entry.name in named]
     if not standing:
-        raise Refused("it does not exist: the run ended before it was taken, or it was removed")
+        raise ResumeRefused(
+            "it does not exist: the run ended before it was taken, or it was removed"
+        )
     left = _left_by([f for f in dead if f.snapshot in {e.name for e in standing}], repository)
     if not left:
-        raise Refused("the run ended before it recorded progress, which it does every 10 s")
-    if not wishes.resume:
-        raise Refused("--no-resume was given")
+        raise ResumeRefused("the run ended before it recorded progress, which it does every 10 s")
+    if not options.resume:
+        raise ResumeRefused("--no-resume was given")
     if len(standing) > 1:
-        raise Refused("it is one of several")
+        raise ResumeRefused("it is one of several")
     (entry,) = standing
     progress = max(left, key=lambda each: each.leaves)
     then = progress.snapshot
     others = [each for each in machine.snapshots if each is not entry]
     if (then.name, then.moref, then.created) != (entry.name, entry.id, _moment(entry)):
-        raise Refused("it is not the one that the run took")
+        raise ResumeRefused("it is not the one that the run took")
     if any(each.depth >= entry.depth for each in others):
-        raise Refused("it is not the newest snapshot of the VM")
+        raise ResumeRefused("it is not the newest snapshot of the VM")
     if then.others != tuple(each.id for each in others):
-        raise Refused("other snapshots of the VM came or went")
-    oldest = OLDEST_SECONDS if wishes.max_snapshot_age is None else wishes.max_snapshot_age
+        raise ResumeRefused("other snapshots of the VM came or went")
+    oldest = OLDEST_SECONDS if options.max_snapshot_age is None else options.max_snapshot_age
     age = (session.time() - entry.created).total_seconds()
     if age >= oldest:
-        raise Refused(f"it is older than {oldest:.0f} s")
-    if then.is_quiesce_wanted != wishes.quiesce:
-        raise Refused(f"it was taken with{'' if then.is_quiesce_wanted else 'out'} --quiesce")
+        raise ResumeRefused(f"it is older than {oldest:.0f} s")
+    if then.is_quiesce_wanted != options.quiesce:
+        raise ResumeRefused(f"it was taken with{'' if then.is_quiesce_wanted else 'out'} --quiesce")
     if machine.is_tracking != (then.untracked is None):
-        raise Refused("change tracking was switched since")
+        raise ResumeRefused("change tracking was switched since")
     taken = load_taken(session, machine.snapshots, entry, then.consistency)
-    chosen = select_disks(wishes, taken.disks).disks
-    now = held_snapshot(taken, chosen, wishes, then.untracked, repository, vm)
+    chosen = select_disks(options, taken.disks).disks
+    now = held_snapshot(taken, chosen, options, then.untracked, repository, vm)
     _compare(then.disks, now.disks)
-    return Takeover(taken, progress, max(age, 0.0))
+    return InterruptedRun(taken, progress, max(age, 0.0))
 
 
 def _left_by(dead: Sequence[RunFacts], repository: Repository) -> list[RunProgress]:
@@ -139,18 +141,18 @@ def _load(facts: RunFacts, runs: RunFolder) -> RunProgress | None:
         if found is not None and (found.run, found.snapshot.name) != (facts.run, facts.snapshot):
             raise ValueError("it is of another run")
     except (DataCorrupt, ValueError) as exc:
-        raise Refused(f"the record of what was captured is damaged: {exc}") from exc
+        raise ResumeRefused(f"the record of what was captured is damaged: {exc}") from exc
     return found
 
 
 def _compare(then: Sequence[HeldDisk], now: Sequence[HeldDisk]) -> None:
     if [disk.key for disk in then] != [disk.key for disk in now]:
-        raise Refused("other disks are to be captured now")
+        raise ResumeRefused("other disks are to be captured now")
     for before, after in zip(then, now, strict=True):
         if before.base != after.base:
-            raise Refused("there is another point to compare with")
+            raise ResumeRefused("there is another point to compare with")
         if before != after:
-            raise Refused(f"its disk {after.key} is another one")
+            raise ResumeRefused(f"its disk {after.key} is another one")
 
 
 def _moment(entry: SnapshotEntry) -> str:

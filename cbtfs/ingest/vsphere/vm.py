@@ -16,13 +16,18 @@ from typing import Any, Final
 from cbtfs.core.moment import format_moment
 from cbtfs.core.progress import RunProgress
 from cbtfs.errors import CbtfsError, SourceUnavailable, StoreFailed
-from cbtfs.ingest.checkpoints import MARK_SECONDS, Marks
+from cbtfs.ingest.checkpoints import CHECKPOINT_SECONDS, Checkpoints
 from cbtfs.ingest.point import Announce, DiskInput, VmInput, silent, take_point
 from cbtfs.ingest.vsphere.changes import Changes
 from cbtfs.ingest.vsphere.disk_selection import select_disks
-from cbtfs.ingest.vsphere.options import LeftOut, Outcome, Wishes
+from cbtfs.ingest.vsphere.options import IngestOptions, LeftOut, VmIngestResult
 from cbtfs.ingest.vsphere.relocation_hold import NotHeld, end_hold
-from cbtfs.ingest.vsphere.resume import Refused, Takeover, find_takeover, held_snapshot
+from cbtfs.ingest.vsphere.resume import (
+    InterruptedRun,
+    ResumeRefused,
+    find_interrupted,
+    held_snapshot,
+)
 from cbtfs.ingest.vsphere.small_files import inputs_of
 from cbtfs.ingest.vsphere.vm_metadata import left_out_documents, metadata_of
 from cbtfs.source.base import Stopped
@@ -67,43 +72,43 @@ _PREFIX_ID: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class IngestContext:
     """What the captures of several VMs share; all of it may be used by several threads."""
 
     repository: Repository
     objects: ObjectWriter
     session: Session
     transports: Sequence[Transport]
-    wishes: Wishes = field(default_factory=Wishes)
+    options: IngestOptions = field(default_factory=IngestOptions)
     stop: threading.Event = field(default_factory=threading.Event)
     announce: Announce = silent
-    mark_seconds: float = MARK_SECONDS
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
     """Between two marks of how far a disk is captured."""
 
 
-def ingest_machine(desk: Desk, vm: ListedVm) -> Outcome:
+def ingest_machine(context: IngestContext, vm: ListedVm) -> VmIngestResult:
     """One restore point of *vm*, and nothing left behind on the server."""
-    session, runs = desk.session, RunFolder(desk.repository.path)
+    session, runs = context.session, RunFolder(context.repository.path)
     vm_id = vm.instance_uuid or f"moref:{vm.id}"
     dead = runs.dead(session.server_id, vm_id)
     machine = load_machine(session, vm)
-    takeover, refusals = _look_for_takeover(desk, vm, vm_id, machine, dead)
+    interrupted, refusals = _look_for_interrupted(context, vm, vm_id, machine, dead)
     ours = [each.snapshot for each in dead] + left_by_stuns(machine.snapshots)
-    if takeover is not None:
+    if interrupted is not None:
         ours = []
     swept = sweep(session, vm.object, machine.snapshots, ours)
     if swept.removed:
         consolidate(session, vm.object)
         machine = load_machine(session, vm)
-    holds = {each: end_hold(desk.transports, session, vm, each) for each in dead}
-    ready = make_ready(session, vm, machine, may_upgrade=desk.wishes.upgrade_hardware)
+    holds = {each: end_hold(context.transports, session, vm, each) for each in dead}
+    ready = make_ready(session, vm, machine, may_upgrade=context.options.upgrade_hardware)
     with _reporting(vm, ready):
         run = new_id()
-        name = f"{SNAPSHOT_PREFIX}{desk.repository.settings.id[:_PREFIX_ID]}-{run}"
-        if takeover is not None:
-            name = takeover.taken.entry.name
-            ready = replace(ready, untracked=takeover.progress.snapshot.untracked)
-        capture = _Capture(desk, vm, ready, vm_id, run, name, takeover)
+        name = f"{SNAPSHOT_PREFIX}{context.repository.settings.id[:_PREFIX_ID]}-{run}"
+        if interrupted is not None:
+            name = interrupted.taken.entry.name
+            ready = replace(ready, untracked=interrupted.progress.snapshot.untracked)
+        capture = _Capture(context, vm, ready, vm_id, run, name, interrupted)
         access = capture.foresee().access
         facts = RunFacts(run, session.server_id, vm_id, name, holds=access is not None)
         with runs.start(facts) as record:
@@ -117,7 +122,7 @@ def ingest_machine(desk: Desk, vm: ListedVm) -> Outcome:
                 for warning in warnings:
                     log.warning("%s: %s", vm.path, warning)
                 if warnings and isinstance(exc, SourceUnavailable):
-                    _keep_what_is_captured(desk)
+                    _keep_what_is_captured(context)
                 raise
             warnings = _clean_up(session, vm, record, hold)
         if not warnings:
@@ -134,7 +139,7 @@ def ingest_machine(desk: Desk, vm: ListedVm) -> Outcome:
         notes.append(ready.untracked)
     notes += [each for each in (ready.done, hold.trouble) if each is not None]
     notes += outcome.notes
-    return Outcome(outcome.manifest, outcome.left_out, warnings, tuple(notes))
+    return VmIngestResult(outcome.manifest, outcome.left_out, warnings, tuple(notes))
 
 
 @contextmanager
@@ -148,22 +153,24 @@ def _reporting(vm: ListedVm, ready: Ready) -> Iterator[None]:
         raise
 
 
-def _look_for_takeover(
-    desk: Desk, vm: ListedVm, vm_id: str, machine: Machine, dead: Sequence[RunFacts]
-) -> tuple[Takeover | None, list[str]]:
+def _look_for_interrupted(
+    context: IngestContext, vm: ListedVm, vm_id: str, machine: Machine, dead: Sequence[RunFacts]
+) -> tuple[InterruptedRun | None, list[str]]:
     """The snapshot to go on with, if there is one; if not, what is to be said about that."""
-    identity = VmInput(vm.name, desk.session.server_id, vm_id)
+    identity = VmInput(vm.name, context.session.server_id, vm_id)
     try:
-        found = find_takeover(desk.repository, desk.session, desk.wishes, identity, machine, dead)
-    except Refused as why:
+        found = find_interrupted(
+            context.repository, context.session, context.options, identity, machine, dead
+        )
+    except ResumeRefused as why:
         return None, [f"the snapshot of a run that ended early is not taken over: {why}"]
     return found, []
 
 
-def _keep_what_is_captured(desk: Desk) -> None:
+def _keep_what_is_captured(context: IngestContext) -> None:
     """The snapshot stands, so the next run may take over: what is in an open pack is worth it."""
     try:
-        desk.objects.flush()
+        context.objects.flush()
     except StoreFailed as exc:
         log.warning("what was captured last is lost: %s", exc)
 
@@ -192,42 +199,42 @@ class _Capture:
 
     def __init__(
         self,
-        desk: Desk,
+        context: IngestContext,
         vm: ListedVm,
         ready: Ready,
         vm_id: str,
         run: str,
         name: str,
-        takeover: Takeover | None,
+        interrupted: InterruptedRun | None,
     ) -> None:
-        self._desk = desk
+        self._context = context
         self._vm = vm
         self._ready = ready
         self._vm_id = vm_id
         self._run = run
         self._name = name
-        self._takeover = takeover
-        self._watch = Watch(desk.stop, desk.wishes.max_snapshot_age)
+        self._interrupted = interrupted
+        self._watch = Watch(context.stop, context.options.max_snapshot_age)
         self._left_out: list[LeftOut] = []
         self._stores: dict[str, DatastoreFacts] = {}
 
-    def take(self) -> Outcome:
-        desk, session, vm = self._desk, self._desk.session, self._vm
+    def take(self) -> VmIngestResult:
+        context, session, vm = self._context, self._context.session, self._vm
         files = self._fetch_files()
         taken = self._taken()
         disks = self._select(taken.disks)
         frozen = self._frozen(disks, taken.entry.id, is_alone=not taken.others)
-        transport, refusals = choose(desk.transports, list(frozen.values()))
+        transport, refusals = choose(context.transports, list(frozen.values()))
         stores = list(self._stores.values())
         metadata = metadata_of(session, vm, self._ready, taken, disks, stores, transport.name)
         metadata["left_out"] = left_out_documents(self._left_out)
         metadata["transports_refused"] = list(refusals)
-        changes = Changes(desk.repository, session, vm, self._ready, taken)
-        marks = self._marks(taken, disks)
-        if self._takeover is not None:
+        changes = Changes(context.repository, session, vm, self._ready, taken)
+        checkpoints = self._checkpoints(taken, disks)
+        if self._interrupted is not None:
             metadata["resumed"] = {
-                "run": self._takeover.progress.run,
-                "not_read_bytes": marks.not_read_bytes,
+                "run": self._interrupted.progress.run,
+                "not_read_bytes": checkpoints.not_read_bytes,
             }
         with ExitStack() as opened:
             inputs = []
@@ -248,58 +255,60 @@ class _Capture:
                         disk.identity,
                         change_id=change_id,
                         lists_discards=disk.thin is False,
-                        marks=marks.of_disk(disk.identity, disk.label),
+                        checkpoints=checkpoints.of_disk(disk.identity, disk.label),
                     )
                 )
             inputs += inputs_of(taken.config, files.files, [disk.label for disk in disks])
             manifest = take_point(
-                desk.repository,
-                desk.objects,
+                context.repository,
+                context.objects,
                 VmInput(vm.name, session.server_id, self._vm_id, metadata),
                 inputs,
                 moment=taken.entry.created.astimezone(UTC).replace(microsecond=0),
-                want=desk.wishes.want,
-                announce=desk.announce,
+                want=context.options.want,
+                announce=context.announce,
                 leave_out=lambda disk, error: self._leave_out(disk, error, metadata, disks),
                 run=self._run,
-                audit=desk.wishes.audit,
+                audit=context.options.audit,
             )
-        notes = [*self._resumed(marks), *files.notes()]
-        return Outcome(manifest, tuple(self._left_out), (), tuple(notes))
+        notes = [*self._resumed(checkpoints), *files.notes()]
+        return VmIngestResult(manifest, tuple(self._left_out), (), tuple(notes))
 
     def _taken(self) -> Taken:
         """A snapshot of ours: the one that is taken over, or a new one."""
-        if self._takeover is not None:
-            self._watch.start(self._takeover.age)
-            return self._takeover.taken
+        if self._interrupted is not None:
+            self._watch.start(self._interrupted.age)
+            return self._interrupted.taken
         self._watch.start()
         return take_snapshot(
-            self._desk.session,
+            self._context.session,
             self._vm.object,
             self._name,
-            quiesce=self._desk.wishes.quiesce,
-            is_stopped=self._desk.stop.is_set,
+            quiesce=self._context.options.quiesce,
+            is_stopped=self._context.stop.is_set,
         )
 
-    def _marks(self, taken: Taken, disks: Sequence[DiskFacts]) -> Marks:
+    def _checkpoints(self, taken: Taken, disks: Sequence[DiskFacts]) -> Checkpoints:
         """Where it is kept how far the disks are captured, from how far they were."""
-        desk, untracked = self._desk, self._ready.untracked
-        identity = VmInput(self._vm.name, desk.session.server_id, self._vm_id)
-        snapshot = held_snapshot(taken, disks, desk.wishes, untracked, desk.repository, identity)
-        before = {} if self._takeover is None else self._takeover.progress.disks
-        runs = RunFolder(desk.repository.path)
-        return Marks(
-            desk.repository,
-            desk.objects,
+        context, untracked = self._context, self._ready.untracked
+        identity = VmInput(self._vm.name, context.session.server_id, self._vm_id)
+        snapshot = held_snapshot(
+            taken, disks, context.options, untracked, context.repository, identity
+        )
+        before = {} if self._interrupted is None else self._interrupted.progress.disks
+        runs = RunFolder(context.repository.path)
+        return Checkpoints(
+            context.repository,
+            context.objects,
             lambda data: runs.save_progress(self._run, data),
             RunProgress(self._run, snapshot, before),
-            desk.mark_seconds,
+            context.checkpoint_seconds,
         )
 
-    def _resumed(self, marks: Marks) -> list[str]:
-        if self._takeover is None:
+    def _resumed(self, checkpoints: Checkpoints) -> list[str]:
+        if self._interrupted is None:
             return []
-        entry, saved = self._takeover.taken.entry, sum(marks.not_read_bytes.values())
+        entry, saved = self._interrupted.taken.entry, sum(checkpoints.not_read_bytes.values())
         created = format_moment(entry.created)
         return [
             f"took over the snapshot {entry.name} of {created} from a run that ended early: "
@@ -308,33 +317,33 @@ class _Capture:
 
     def _fetch_files(self) -> Fetched:
         """Before the snapshot: meanwhile the VM's files speak of delta disks, and it is short."""
-        web, machine = self._desk.session.web(), self._ready.machine
+        web, machine = self._context.session.web(), self._ready.machine
         return fetch_files(web, self._datacenter, self._vm.name, machine, self._foreseen())
 
     def _foreseen(self) -> list[DiskFacts]:
         """The disks to capture, as far as they are known before there is a snapshot."""
-        taken = None if self._takeover is None else self._takeover.taken
+        taken = None if self._interrupted is None else self._interrupted.taken
         return self._select(self._ready.machine.disks if taken is None else taken.disks)
 
     @property
     def _datacenter(self) -> str:
         """As the server's /folder wants it."""
-        return self._vm.datacenter if self._desk.session.is_vcenter else "ha-datacenter"
+        return self._vm.datacenter if self._context.session.is_vcenter else "ha-datacenter"
 
     def foresee(self) -> Transport:
         """Refuse before a snapshot is taken what would be refused afterwards."""
         disks = self._foreseen()
         others = self._ready.machine.snapshots
-        if self._takeover is not None:
-            others = self._takeover.taken.others
+        if self._interrupted is not None:
+            others = self._interrupted.taken.others
         stores = {disk.datastore for disk in disks if disk.datastore is not None}
-        self._stores = load_datastores(self._desk.session, stores)
+        self._stores = load_datastores(self._context.session, stores)
         frozen = self._frozen(disks, "", is_alone=not others)
-        return choose(self._desk.transports, list(frozen.values())).transport
+        return choose(self._context.transports, list(frozen.values())).transport
 
     def _select(self, disks: Sequence[DiskFacts]) -> list[DiskFacts]:
         """The disks to capture; the others make the list of what is left out."""
-        found = select_disks(self._desk.wishes, disks)
+        found = select_disks(self._context.options, disks)
         self._left_out = found.left_out
         return found.disks
 
@@ -364,7 +373,7 @@ class _Capture:
 
     def _confirm(self, taken: Taken) -> None:
         """Asked anew each time: a disk is confirmed when an audit finds something, and read on."""
-        why = still_there(self._desk.session, self._vm.object, taken)
+        why = still_there(self._context.session, self._vm.object, taken)
         if why is not None:
             raise SourceUnavailable(f"{why}: run again")
 
@@ -375,7 +384,7 @@ class _Capture:
         metadata: dict[str, Any],
         disks: Sequence[DiskFacts],
     ) -> bool:
-        if not self._desk.wishes.allow_partial or isinstance(error, (Stopped, SnapshotTooOld)):
+        if not self._context.options.allow_partial or isinstance(error, (Stopped, SnapshotTooOld)):
             return False
         key = next(each.key for each in disks if each.identity == disk.identity)
         self._left_out.append(LeftOut(disk.label, key, str(error), True))

@@ -233,7 +233,6 @@ def test_storage_that_refuses_a_write(
 
 
 @pytest.mark.mounts
-@pytest.mark.mounts
 def test_a_disk_that_becomes_full_meanwhile(tmp_path: Path) -> None:
     """Not even the record needs space: it is on the disk before the audit begins."""
 

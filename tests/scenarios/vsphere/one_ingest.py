@@ -10,8 +10,8 @@ from typing import Final
 from unittest.mock import patch
 
 from cbtfs.ingest import capture
-from cbtfs.ingest.vsphere.options import Wishes
-from cbtfs.ingest.vsphere.vm import Desk, ingest_machine
+from cbtfs.ingest.vsphere.options import IngestOptions
+from cbtfs.ingest.vsphere.vm import IngestContext, ingest_machine
 from cbtfs.source.secret import Secret
 from cbtfs.source.transport.nbd import NbdTransport
 from cbtfs.source.vsphere.connect.address import Address
@@ -32,10 +32,17 @@ def main(host: str, port: str, ca: str, nbd: str, path: str) -> None:
     ):
         objects = repository.object_writer(PACK_BYTES)
         transports = [NbdTransport(nbd + "{vm}/{snapshot}/{key}")]
-        desk = Desk(repository, objects, session, transports, Wishes(want="full"), mark_seconds=0.0)
+        context = IngestContext(
+            repository,
+            objects,
+            session,
+            transports,
+            IngestOptions(want="full"),
+            checkpoint_seconds=0.0,
+        )
         (vm,) = list_vms(session)
         with patch.object(capture, "UNIT_BYTES", 64 * repository.settings.block_size):
-            ingest_machine(desk, vm)
+            ingest_machine(context, vm)
         objects.close()
 
 

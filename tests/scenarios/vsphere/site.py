@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from cbtfs.core.manifest import Manifest
-from cbtfs.ingest.checkpoints import MARK_SECONDS
+from cbtfs.ingest.checkpoints import CHECKPOINT_SECONDS
 from cbtfs.ingest.fleet.pool import Results, Rules, run_all
-from cbtfs.ingest.fleet.schedule import Limits
+from cbtfs.ingest.fleet.schedule import FleetLimits
 from cbtfs.ingest.point import Announce, silent
 from cbtfs.ingest.vsphere.attempt import attempt, goes_again
-from cbtfs.ingest.vsphere.options import Outcome, Wishes
-from cbtfs.ingest.vsphere.vm import Desk, ingest_machine
+from cbtfs.ingest.vsphere.options import IngestOptions, VmIngestResult
+from cbtfs.ingest.vsphere.vm import IngestContext, ingest_machine
 from cbtfs.source.nbd import NbdLimits
 from cbtfs.source.secret import Secret
 from cbtfs.source.transport.base import Transport
@@ -79,7 +79,7 @@ class Lab:
     make_transport: MakeTransport = by_datastore
     patience: Patience = QUICK
     points: list[Manifest] = field(default_factory=list)
-    mark_seconds: float = MARK_SECONDS
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
     pack_bytes: int = PACK_BYTES
 
     @contextmanager
@@ -97,16 +97,16 @@ class Lab:
         *,
         announce: Announce = silent,
         stop: threading.Event | None = None,
-        **wishes: Any,
-    ) -> Outcome:
+        **options: Any,
+    ) -> VmIngestResult:
         """One run of one VM: a login, a point, a logout."""
-        with self.desk(announce=announce, stop=stop, **wishes) as desk:
-            (vm,) = select(list_vms(desk.session), name)
-            outcome = ingest_machine(desk, vm)
+        with self.context(announce=announce, stop=stop, **options) as context:
+            (vm,) = select(list_vms(context.session), name)
+            outcome = ingest_machine(context, vm)
         self.points.append(outcome.manifest)
         return outcome
 
-    def ingest_with_nbd(self) -> Outcome:
+    def ingest_with_nbd(self) -> VmIngestResult:
         """The same by a transport that does not mind other snapshots."""
         kept, self.make_transport = self.make_transport, by_nbd
         try:
@@ -114,37 +114,39 @@ class Lab:
         finally:
             self.make_transport = kept
 
-    def ingest_all(self, *names: str, jobs: int = 2, **wishes: Any) -> Results[ListedVm, Outcome]:
-        with self.desk(**wishes) as desk:
-            listed = list_vms(desk.session)
+    def ingest_all(
+        self, *names: str, jobs: int = 2, **options: Any
+    ) -> Results[ListedVm, VmIngestResult]:
+        with self.context(**options) as context:
+            listed = list_vms(context.session)
             vms = [vm for name in names for vm in select(listed, name)]
-            rules: Rules[ListedVm, Outcome] = Rules(
-                Limits(jobs, None, None),
-                goes_again=lambda each, error: goes_again(desk, each, error),
+            rules: Rules[ListedVm, VmIngestResult] = Rules(
+                FleetLimits(jobs, None, None),
+                goes_again=lambda each, error: goes_again(context, each, error),
             )
-            return run_all(vms, lambda vm: attempt(desk, vm), desk.stop, rules)
+            return run_all(vms, lambda vm: attempt(context, vm), context.stop, rules)
 
     @contextmanager
-    def desk(
+    def context(
         self,
         *,
         announce: Announce = silent,
         stop: threading.Event | None = None,
-        **wishes: Any,
-    ) -> Iterator[Desk]:
+        **options: Any,
+    ) -> Iterator[IngestContext]:
         stop = stop or threading.Event()
         with writing(self.repository) as repository, self.session(stop) as session:
             objects = repository.object_writer(self.pack_bytes)
             try:
-                yield Desk(
+                yield IngestContext(
                     repository,
                     objects,
                     session,
                     [self.make_transport(self.sim, session)],
-                    Wishes(**wishes),
+                    IngestOptions(**options),
                     stop,
                     announce,
-                    self.mark_seconds,
+                    self.checkpoint_seconds,
                 )
             finally:
                 objects.close()

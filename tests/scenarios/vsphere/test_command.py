@@ -269,7 +269,7 @@ def test_a_terminal_that_hangs_up_leaves_no_snapshot(tracked: Lab) -> None:
 
 
 def test_a_second_writer_is_locked_out_before_it_logs_in(lab: Lab) -> None:
-    with lab.desk():
+    with lab.context():
         lab.sim.do.calls(clear=True)
         code, _, words = done(lab)
 

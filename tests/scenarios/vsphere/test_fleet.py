@@ -1,4 +1,4 @@
-"""Limits per host and datastore, against a server whose machines move meanwhile."""
+"""FleetLimits per host and datastore, against a server whose machines move meanwhile."""
 
 import threading
 from collections import Counter
@@ -11,9 +11,9 @@ import pytest
 
 from cbtfs.cli.report.output import Advance
 from cbtfs.ingest.fleet.pool import Rules, run_all
-from cbtfs.ingest.fleet.schedule import Limits, Needs, Resource
+from cbtfs.ingest.fleet.schedule import FleetLimits, Needs, Resource
 from cbtfs.ingest.vsphere.attempt import attempt, needs_of
-from cbtfs.ingest.vsphere.options import Outcome
+from cbtfs.ingest.vsphere.options import VmIngestResult
 from cbtfs.source.vsphere.inventory.placement import Place, load_place
 from cbtfs.source.vsphere.inventory.vms import ListedVm, list_vms, select
 from tests.scenarios.vsphere.site import MIB, Lab, new_lab, one_vm
@@ -63,12 +63,12 @@ def test_snapshots_on_a_datastore_stay_within_the_limit(spread: Lab) -> None:
                 most[store] = max(most[store], count)
         return lambda _: None
 
-    with spread.desk(announce=look) as desk:
-        vms = select(list_vms(desk.session), "vm*")
-        rules: Rules[ListedVm, Outcome] = Rules(
-            Limits(8, per_host=None, per_datastore=1), lambda vm: needs_of(desk, vm)
+    with spread.context(announce=look) as context:
+        vms = select(list_vms(context.session), "vm*")
+        rules: Rules[ListedVm, VmIngestResult] = Rules(
+            FleetLimits(8, per_host=None, per_datastore=1), lambda vm: needs_of(context, vm)
         )
-        results = run_all(vms, lambda vm: attempt(desk, vm), desk.stop, rules)
+        results = run_all(vms, lambda vm: attempt(context, vm), context.stop, rules)
 
     assert len(results.done) == 8
     assert set(most.values()) == {1}
@@ -93,23 +93,23 @@ def test_a_machine_that_moved_is_counted_where_it_is(spread: Lab) -> None:
     def needs(vm: ListedVm) -> Needs:
         if vm.name == "vm4":
             assert moved.wait(30)
-        return needs_of(desk, vm)
+        return needs_of(context, vm)
 
-    with spread.desk() as desk:
-        listed = list_vms(desk.session)
+    with spread.context() as context:
+        listed = list_vms(context.session)
         vms = [*select(listed, "vm0"), *select(listed, "vm4")]
-        rules: Rules[ListedVm, str] = Rules(Limits(2, per_datastore=1), needs)
-        results = run_all(vms, work, desk.stop, rules)
+        rules: Rules[ListedVm, str] = Rules(FleetLimits(2, per_datastore=1), needs)
+        results = run_all(vms, work, context.stop, rules)
 
     assert [name for _, name in results.done] == ["vm0", "vm4"]
 
 
 def test_what_a_vm_takes_is_disks_of_its_host_and_a_snapshot_on_each_datastore(spread: Lab) -> None:
-    with spread.desk() as desk:
-        (vm,) = select(list_vms(desk.session), "vm2")
-        needs = needs_of(desk, vm)
+    with spread.context() as context:
+        (vm,) = select(list_vms(context.session), "vm2")
+        needs = needs_of(context, vm)
 
-        vcenter = Resource("vcenter", desk.session.server_id)
+        vcenter = Resource("vcenter", context.session.server_id)
 
     assert needs == {
         Resource("host", "host-1"): 2,
@@ -126,19 +126,22 @@ def test_a_vm_takes_connections_of_the_transport_that_will_be_used(
     spread: Lab, transports: tuple[int, ...], connections: int
 ) -> None:
     """A transport that cannot be used takes none, and the next one counts."""
-    with spread.desk() as desk:
-        (vm,) = select(list_vms(desk.session), "vm2")
+    with spread.context() as context:
+        (vm,) = select(list_vms(context.session), "vm2")
         fakes = [Mock(connections=Mock(return_value=count)) for count in transports]
-        needs = needs_of(replace(desk, transports=fakes), vm)
+        needs = needs_of(replace(context, transports=fakes), vm)
 
-    assert needs[Resource("vcenter", desk.session.server_id)] == connections
+    assert needs[Resource("vcenter", context.session.server_id)] == connections
 
 
 def test_a_host_alone_relays_nothing(certificate: Certificate, tmp_path: Path) -> None:
     inventory = one_vm()
     host = replace(inventory, server=replace(inventory.server, kind="esxi"))
-    with Simulator(host, certificate=certificate) as sim, new_lab(sim, tmp_path).desk() as desk:
-        (vm,) = list_vms(desk.session)
-        kinds = {each.kind for each in needs_of(desk, vm)}
+    with (
+        Simulator(host, certificate=certificate) as sim,
+        new_lab(sim, tmp_path).context() as context,
+    ):
+        (vm,) = list_vms(context.session)
+        kinds = {each.kind for each in needs_of(context, vm)}
 
     assert kinds == {"host", "datastore"}

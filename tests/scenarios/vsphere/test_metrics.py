@@ -183,7 +183,7 @@ def test_a_disk_that_was_left_out_makes_no_good_point(
 def test_a_locked_repository_and_one_that_is_not_there(three: Lab, tmp_path: Path) -> None:
     ingest(three, "web1")
     with (
-        three.desk(),
+        three.context(),
         start(three, "--metrics", str(tmp_path / "locked.prom"), "web1") as process,
     ):
         process.communicate(timeout=60)

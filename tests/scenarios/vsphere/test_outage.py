@@ -161,11 +161,11 @@ def test_a_password_that_is_refused_after_a_restart_is_not_tried_again(six: Lab)
 def test_the_end_of_a_run_ends_the_waiting(six: Lab) -> None:
     six.patience = replace(WAITING, away=3600.0)
     stop = threading.Event()
-    with six.desk(stop=stop) as desk:
+    with six.context(stop=stop) as context:
         six.sim.do.restart(3600)
         stop.set()
         with pytest.raises(SourceUnavailable, match="cannot reach"):
-            desk.session.repeat(desk.session._instance.CurrentTime, "ask")
+            context.session.repeat(context.session._instance.CurrentTime, "ask")
 
 
 def test_a_server_that_comes_back_as_another_one_is_not_waited_for(

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from cbtfs.core.audit import Sampling, detection
 from cbtfs.core.ids import PointId
 from cbtfs.core.manifest import DiskRecord, Manifest
-from cbtfs.ingest.vsphere.options import Wishes
+from cbtfs.ingest.vsphere.options import IngestOptions
 from tests.ingest.audit.silent_tracker import listed
 from tests.ingest.fake_disks import lose_catalog
 from tests.make_points import BLOCK, new_repository
@@ -60,8 +60,8 @@ class Silent:
             data = random.Random(self.writes).randbytes(100)
             self.site.sim.do.write(self.name, f"disk {disk}", block * BLOCK, data)
 
-    def take(self, **wishes: Any) -> Manifest:
-        manifest = take_point(self.site, self.name, self.repository, Wishes(**wishes))
+    def take(self, **options: Any) -> Manifest:
+        manifest = take_point(self.site, self.name, self.repository, IngestOptions(**options))
         self.points.append(manifest)
         for disk in manifest.of_kind("disk"):
             if disk.ingest == "full":
@@ -177,10 +177,10 @@ def test_after_a_find_or_a_full_every_wrong_point_says_so(
 ) -> None:
     picker = random.Random(seed)
     with silent(site, 2, share) as vm:
-        for counts, wishes, is_lost in days:
+        for counts, options, is_lost in days:
             for disk, count in enumerate(counts):
                 vm.write(disk, picker, count)
-            manifest = vm.take(**wishes)
+            manifest = vm.take(**options)
             read_whole = [disk for disk in manifest.of_kind("disk") if disk.ingest == "full"]
             vm.assert_what_is_wrong_says_so(read_whole)
             if is_lost:

@@ -73,18 +73,18 @@ def lab(tmp_path: Path, certificate: Certificate, monkeypatch: pytest.MonkeyPatc
     inventory = replace(one_vm(DiskEntry(size=SIZE), DiskEntry(size=MIB)), datastores=stores)
     with Simulator(inventory, certificate=certificate) as sim:
         made = new_lab(sim, tmp_path, TRANSPORTS["nbd"])
-        made.mark_seconds, made.pack_bytes = 0.0, 200_000
+        made.checkpoint_seconds, made.pack_bytes = 0.0, 200_000
         made.write(0, random.Random(1).randbytes(SIZE))
         made.write(0, random.Random(2).randbytes(MIB), disk=SECOND)
         yield made
 
 
-def lose(lab: Lab, disk: int = FIRST, at: int = 14, left: int = 1, **wishes: Any) -> None:
+def lose(lab: Lab, disk: int = FIRST, at: int = 14, left: int = 1, **options: Any) -> None:
     """A run that loses its source at read number *at* of a disk, and cannot remove its snapshot."""
     lab.sim.do.on_read(export=f"*/*/{disk}", at=at)
     lab.sim.do.on_call("RemoveSnapshot_Task", times=100)
     with pytest.raises(SourceUnavailable):
-        lab.ingest(**wishes)
+        lab.ingest(**options)
     lab.sim.do.clear_rules()
     assert len(lab.snapshots()) == left
 
@@ -334,7 +334,7 @@ def _forget_base(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize(
-    ("happens", "wishes", "reason"),
+    ("happens", "options", "reason"),
     [
         (_another_snapshot, {}, "it is not the newest snapshot of the VM"),
         (_another_run, {}, "it is one of several"),
@@ -350,7 +350,7 @@ def _forget_base(lab: Lab) -> None:
     ],
 )
 def test_a_snapshot_that_is_not_as_it_was_is_removed(
-    lab: Lab, happens: Callable[[Lab], None] | None, wishes: dict[str, Any], reason: str
+    lab: Lab, happens: Callable[[Lab], None] | None, options: dict[str, Any], reason: str
 ) -> None:
     lab.ingest()
     lab.write(1_000_000, random.Random(7).randbytes(4 * MIB))
@@ -358,7 +358,7 @@ def test_a_snapshot_that_is_not_as_it_was_is_removed(
     (name,) = lab.snapshots()
     if happens is not None:
         happens(lab)
-    outcome = lab.ingest(**wishes)
+    outcome = lab.ingest(**options)
 
     assert refusal(outcome.notes).startswith(reason)
     assert f"removed the snapshot {name} of a run that ended early" in outcome.notes
@@ -394,7 +394,7 @@ def test_a_snapshot_on_that_of_somebody_else_is_taken_over(lab: Lab) -> None:
 
 
 def test_a_run_that_recorded_no_progress_is_not_resumed_and_notes_say_so(lab: Lab) -> None:
-    lab.mark_seconds = 3600.0
+    lab.checkpoint_seconds = 3600.0
     lose(lab)
     outcome = lab.ingest()
 
@@ -436,5 +436,7 @@ def test_a_record_tells_no_more_than_it_must(lab: Lab) -> None:
     assert path.stat().st_size < 4000
     assert [disk.key for disk in found.snapshot.disks] == [FIRST, SECOND]
     (disk,) = found.disks.values()
-    assert len(disk.marks) == 3
-    assert [mark.leaf for mark in disk.marks] == sorted({mark.leaf for mark in disk.marks})
+    assert len(disk.checkpoints) == 3
+    assert [checkpoint.leaf for checkpoint in disk.checkpoints] == sorted(
+        {checkpoint.leaf for checkpoint in disk.checkpoints}
+    )

@@ -68,11 +68,11 @@ def incremental(lab: Lab) -> None:
 
 
 def refused(
-    lab: Lab, words: str, kind: type[CbtfsError] = SourceUnavailable, **wishes: Any
+    lab: Lab, words: str, kind: type[CbtfsError] = SourceUnavailable, **options: Any
 ) -> None:
     """The run at hand takes no point."""
     with pytest.raises(kind, match=words):
-        lab.ingest(**wishes)
+        lab.ingest(**options)
     assert len(list((lab.repository / "points").glob("*.state"))) == len(lab.points)
     recovers(lab)
 

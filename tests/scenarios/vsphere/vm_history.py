@@ -14,8 +14,8 @@ from hypothesis import note
 from cbtfs.core.audit import Sampling
 from cbtfs.core.manifest import Manifest
 from cbtfs.errors import CbtfsError
-from cbtfs.ingest.vsphere.options import Wishes
-from cbtfs.ingest.vsphere.vm import Desk, ingest_machine
+from cbtfs.ingest.vsphere.options import IngestOptions
+from cbtfs.ingest.vsphere.vm import IngestContext, ingest_machine
 from cbtfs.source.transport.base import Transport
 from cbtfs.source.transport.datastore import DatastoreTransport
 from cbtfs.source.transport.nbd import NbdTransport
@@ -44,7 +44,7 @@ class Site:
 
 
 def take_point(
-    site: Site, name: str, repository: Path, wishes: Wishes, *, by_datastore: bool = False
+    site: Site, name: str, repository: Path, options: IngestOptions, *, by_datastore: bool = False
 ) -> Manifest:
     """One point of the VM of that name, in a repository that is opened for it."""
     transport: Transport = NbdTransport(site.sim.nbd_uri + "{vm}/{snapshot}/{key}", QUICK_NBD)
@@ -53,9 +53,11 @@ def take_point(
     with writing(repository) as opened:
         objects = opened.object_writer()
         try:
-            desk = Desk(opened, objects, site.session, [transport], wishes, mark_seconds=0.0)
+            context = IngestContext(
+                opened, objects, site.session, [transport], options, checkpoint_seconds=0.0
+            )
             (vm,) = select(list_vms(site.session), name)
-            return ingest_machine(desk, vm).manifest
+            return ingest_machine(context, vm).manifest
         finally:
             objects.close()
 
@@ -120,7 +122,7 @@ class History:
         self.by_datastore = False  # that one refuses a VM with snapshots of others
         for key in self.disks():
             self.do.set_disk_cbt(self.name, key)
-        last = self.take(Wishes(want="full", audit=Sampling(1.0)))
+        last = self.take(IngestOptions(want="full", audit=Sampling(1.0)))
 
         assert last is not None
         for manifest in self.points:
@@ -264,8 +266,8 @@ class History:
     def lose_the_catalog(self) -> None:
         lose_catalog(self.repository)
 
-    def ingest(self, **wishes: Any) -> None:
-        self.take(Wishes(**wishes))
+    def ingest(self, **options: Any) -> None:
+        self.take(IngestOptions(**options))
 
     def ingest_while_something_happens(self, method: str, at: int, what: str) -> None:
         self.count += 1
@@ -288,7 +290,7 @@ class History:
         self.do.on_call(
             method=method, action="operation", at=at, operation=what, arguments=arguments
         )
-        self.take(Wishes())
+        self.take(IngestOptions())
         self.do.clear_rules()
         self._look_for_snapshots()
 
@@ -298,7 +300,7 @@ class History:
             self.do.on_read(action="eio", at=at, times=3)
         else:
             self.do.on_call(method=method, action="fault", at=at, times=5)
-        self.take(Wishes())
+        self.take(IngestOptions())
         self.do.clear_rules()
 
     def leave_a_snapshot(self, offset: int, length: int) -> None:
@@ -307,18 +309,18 @@ class History:
             self.write(key, offset, length)
         self.do.on_read(action="eio", export=f"*/{KEYS[1]}")
         self.do.on_call(method="RemoveSnapshot_Task", action="fault", times=9)
-        self.take(Wishes())
+        self.take(IngestOptions())
         self.do.clear_rules()
         for key in KEYS:
             self.write(key, offset, length)
-        self.take(Wishes())
+        self.take(IngestOptions())
 
-    def take(self, wishes: Wishes) -> Manifest | None:
+    def take(self, options: IngestOptions) -> Manifest | None:
         """One point, which is what it should be; None where none can be had, and none is."""
         before = set(listed(self.repository))
         try:
             manifest = take_point(
-                self.site, self.name, self.repository, wishes, by_datastore=self.by_datastore
+                self.site, self.name, self.repository, options, by_datastore=self.by_datastore
             )
         except CbtfsError as exc:
             self.site.seen[type(exc).__name__] += 1
