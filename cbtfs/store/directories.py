@@ -15,6 +15,7 @@ from cbtfs.errors import DataCorrupt, RepositoryNotFound, WrongDirectory
 from cbtfs.store.catalog import gate
 from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.records import CatalogDamaged
+from cbtfs.store.catalog.view import POINTS_SCHEMAS
 from cbtfs.store.files import load_file, replace, storing
 from cbtfs.store.folder import Folder
 from cbtfs.store.packs import PackFolder
@@ -39,6 +40,8 @@ class Known:
 
     points: frozenset[PointId]
     """Without those that were forgotten since."""
+    has_points: bool
+    """It knows points, be they forgotten since."""
     packs: frozenset[PackId]
     is_new: bool
     """Nothing was ever stored in this repository, as far as the catalog knows."""
@@ -129,8 +132,9 @@ def _refuse_unless_known(path: Path, absent: list[Directory], *, is_suspect: boo
     if known is None:
         raise _wrong(first, f"it has no marker, and there is no catalog to compare with; {_OURS}")
     there, packs = PointFolder(path / "points").ids(), PackFolder(path / "packs").ids()
-    if known.is_new and (there or packs):
-        raise _wrong(first, f"it has no marker, and the catalog is empty; {_OURS}")
+    if not known.has_points and (there or packs or not known.is_new or len(absent) == 1):
+        # It cannot tell an empty directory from one that is not mounted.
+        raise _wrong(first, f"it has no marker, and the catalog knows no point; {_OURS}")
     gone = known.points - there
     if gone:
         raise _wrong(
@@ -150,7 +154,7 @@ def _is_damaged(path: Path) -> bool:
 def load_known(path: Path) -> Known | None:
     """Return what the catalog of the repository at *path* knows; None if it cannot be opened."""
     try:
-        catalog = Catalog(path / "catalog", is_writable=False)
+        catalog = Catalog(path / "catalog", is_writable=False, schemas=POINTS_SCHEMAS)
     except (RepositoryNotFound, CatalogDamaged):
         return None
     try:
@@ -159,7 +163,7 @@ def load_known(path: Path) -> Known | None:
             forgotten = PointFolder(path / "points").forgotten_ids() & points
             packs = frozenset(view.pack_numbers())
             is_new = not view.points_version and view.next_object() == 1 and not packs
-            return Known(points - forgotten, packs, is_new)
+            return Known(points - forgotten, bool(points), packs, is_new)
     except CatalogDamaged:
         return None
     finally:

@@ -9,7 +9,7 @@ from cbtfs.errors import RepositoryNotFound
 from cbtfs.store.catalog import gate
 from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.records import ORDER, POINTS, CatalogDamaged, PointRecord
-from cbtfs.store.catalog.view import View
+from cbtfs.store.catalog.view import POINTS_SCHEMAS, SCHEMA_VERSION, View
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,11 @@ class Salvaged:
     unproven: dict[VmId, int]
     """For each VM the order number up to which later points may be unknown."""
     is_complete: bool
-    """Whether every entry could be read: no point that the old catalog knew is left out."""
+    """Whether no point that was ever committed can be unknown to the old catalog or left out here.
+
+    False if an entry cannot be read, and for an older schema: the programs that wrote it dropped a
+    point whose manifest was gone, like a forgotten one.
+    """
 
 
 def salvage(folder: Path) -> Salvaged | None:
@@ -29,7 +33,7 @@ def salvage(folder: Path) -> Salvaged | None:
     if not (folder / gate.DATA).exists() or gate.verify(folder) is not None:
         return None
     try:
-        catalog = Catalog(folder, is_writable=False)
+        catalog = Catalog(folder, is_writable=False, schemas=POINTS_SCHEMAS)
     except (RepositoryNotFound, CatalogDamaged):
         return None
     try:
@@ -44,7 +48,7 @@ def salvage(folder: Path) -> Salvaged | None:
 def _all_of(view: View) -> Salvaged:
     points: dict[PointId, PointRecord] = {}
     unproven: dict[VmId, int] = {}
-    is_complete = view.count(POINTS) == view.count(ORDER)
+    is_complete = view.schema == SCHEMA_VERSION and view.count(POINTS) == view.count(ORDER)
     for point in view.point_ids():
         try:
             record = view.point(point)

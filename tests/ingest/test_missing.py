@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from cbtfs.core.distrust import Distrust
 from cbtfs.core.ids import PointId
 from cbtfs.core.manifest import Manifest
 from cbtfs.errors import ChangeTrackingUnusable, DataCorrupt
 from cbtfs.ingest.plan import Want
+from cbtfs.store.catalog.catalog import Catalog
+from cbtfs.store.distrust import DistrustFolder
 from cbtfs.store.missing import give_up
 from cbtfs.store.repository import writing
 from tests.ingest.fake_disks import (
@@ -22,6 +25,7 @@ from tests.ingest.fake_disks import (
 )
 from tests.make_points import BLOCK, new_repository
 from tests.source.fake import FakeDisk
+from tests.store.older_catalog import make_older
 
 BLOCKS = 12
 
@@ -160,6 +164,50 @@ def test_a_catalog_made_from_nothing_trusts_no_list_of_points_that_it_did_not_se
     fourth = take_listed(path, disk, 6)
     assert fourth.kind == "incremental"
     assert is_right(path, fourth, disk)
+
+
+def test_a_catalog_of_an_older_schema_trusts_no_list_of_points_that_it_may_have_dropped(
+    path: Path, disk: FakeDisk
+) -> None:
+    """The programs that wrote it took a point without a manifest for a forgotten one."""
+    _, second = two_points(path, disk)
+    drop_as_older_programs_did(path, second)
+    make_older(path)
+    disk.write(5 * BLOCK, b"new")
+
+    third = take_listed(path, disk, 5)
+
+    assert (third.kind, "rebuilt or behind" in third.reason) == ("full", True)
+    assert third.order > second.order
+    assert is_right(path, third, disk)
+    disk.write(6 * BLOCK, b"newer")
+    fourth = take_listed(path, disk, 6)
+    assert fourth.kind == "incremental"
+    assert is_right(path, fourth, disk)
+
+
+def drop_as_older_programs_did(path: Path, manifest: Manifest) -> None:
+    """Let the manifest be lost, and the point be gone from the catalog, without a trace."""
+    lose(path, manifest.point)
+    (path / "points" / f"{manifest.point}.state").unlink()
+    catalog = Catalog(path / "catalog", is_writable=True)
+    catalog.update(lambda update: update.drop_point(manifest))
+    catalog.close()
+
+
+def test_a_record_of_distrust_holds_across_the_rebuild_of_an_older_catalog(
+    path: Path, disk: FakeDisk
+) -> None:
+    first, second = two_points(path, disk)
+    record = Distrust(second.disks[0].id, first.point, first.order, None, None, None)
+    DistrustFolder(path).arm(record).fire()
+    make_older(path)
+    disk.write(5 * BLOCK, b"new")
+
+    third = take_listed(path, disk, 5, since=second.point)
+
+    assert (third.kind, "change tracking missed" in third.reason) == ("full", True)
+    assert take_listed(path, disk, since=third.point).kind == "incremental"
 
 
 def test_an_old_catalog_trusts_no_list_of_points_that_it_did_not_see_committed(

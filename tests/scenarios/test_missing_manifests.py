@@ -15,14 +15,17 @@ from hypothesis import strategies as st
 from cbtfs import listing
 from cbtfs.cli.main import main
 from cbtfs.core.ids import PointId
-from cbtfs.core.manifest import PointState
+from cbtfs.core.manifest import PointState, decode_manifest
 from cbtfs.errors import ManifestsMissing, WrongDirectory
 from cbtfs.repair import repair
 from cbtfs.store import directories
+from cbtfs.store.catalog.catalog import Catalog
+from cbtfs.store.catalog.update import Update
 from cbtfs.store.missing import give_up, missing_points, put_back
 from cbtfs.store.repository import reading, writing
 from tests.make_points import MEMORY
 from tests.scenarios.repository_history import History, image
+from tests.store.older_catalog import make_older
 
 
 @pytest.fixture
@@ -33,18 +36,33 @@ def history(tmp_path: Path) -> History:
     return history
 
 
-@pytest.fixture
-def run(history: History, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
-    def run_one(*arguments: str) -> tuple[int, str]:
-        capsys.readouterr()
-        code = main(["--repo", str(history.path), *arguments])
-        captured = capsys.readouterr()
-        return code, captured.out + captured.err
-
-    return run_one
-
-
 Run = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def run_in(capsys: pytest.CaptureFixture[str]) -> Callable[[Path], Run]:
+    def for_path(path: Path) -> Run:
+        def run_one(*arguments: str) -> tuple[int, str]:
+            capsys.readouterr()
+            code = main(["--repo", str(path), *arguments])
+            captured = capsys.readouterr()
+            return code, captured.out + captured.err
+
+        return run_one
+
+    return for_path
+
+
+@pytest.fixture
+def run(history: History, run_in: Callable[[Path], Run]) -> Run:
+    return run_in(history.path)
+
+
+def is_refused(result: tuple[int, str]) -> bool:
+    """Whether a command ended because a directory may not be the repository's."""
+    return result[0] == 21 and "is not this repository's directory" in result[1]
+
+
 RULES = ("forget", "--keep-last", "1")
 
 
@@ -194,6 +212,119 @@ def test_a_crash_between_the_markers_is_made_up_for(history: History) -> None:
     history.prune()
 
     assert markers(history.path) == ["packs", "points"]
+
+
+@pytest.mark.parametrize("directory", directories.DIRECTORIES)
+@pytest.mark.parametrize("is_pruned", [False, True], ids=["forgotten", "pruned"])
+def test_a_catalog_that_knows_no_point_vouches_for_no_directory(
+    history: History, run: Run, directory: str, is_pruned: bool
+) -> None:
+    history.forget(*[*history.expected])
+    if is_pruned:
+        history.prune()
+    empty(history.path / directory)
+
+    assert is_refused(run("prune"))
+
+    assert not (history.path / directory / directories.MARKER).exists()
+    mount_again(history.path / directory)
+    history.verify()
+
+
+@pytest.mark.parametrize("is_marked", [True, False], ids=["marked", "from before markers"])
+def test_a_commit_that_the_catalog_missed_is_not_pruned_where_points_is_not_mounted(
+    tmp_path: Path, run_in: Callable[[Path], Run], is_marked: bool
+) -> None:
+    """The first point was committed, and the program died before the catalog knew it."""
+    history = History(tmp_path / "first")
+    history.add(image(1, 2, 3))
+    forget_in_catalog(history.path)
+    if not is_marked:
+        remove_markers(history.path)
+    empty(history.path / "points")
+    before = all_files(history.path)
+
+    assert is_refused(run_in(history.path)("prune"))
+
+    assert all_files(history.path) == before
+    mount_again(history.path / "points")
+    if not is_marked:
+        assert run_in(history.path)("repair", "--create-markers")[0] == 0
+    history.verify()
+
+
+def test_a_new_repository_is_not_written_to_where_one_directory_is_not_mounted(
+    tmp_path: Path, run_in: Callable[[Path], Run]
+) -> None:
+    history = History(tmp_path / "new")
+    empty(history.path / "points")
+
+    assert is_refused(run_in(history.path)("prune"))
+
+
+def forget_in_catalog(path: Path) -> None:
+    """Let the catalog know what it knew between the flush of the first packs and the commit."""
+    catalog = Catalog(path / "catalog", is_writable=True)
+
+    def forget(update: Update) -> None:
+        for _, record in [*update.points()]:
+            update.drop_point(decode_manifest(record.manifest))
+
+    catalog.update(forget)
+    catalog.close()
+
+
+def test_a_catalog_of_an_older_schema_vouches_for_the_points_that_it_knows(
+    history: History,
+) -> None:
+    remove_markers(history.path)
+    make_older(history.path)
+
+    history.prune()
+
+    assert markers(history.path) == ["packs", "points"]
+    history.verify()
+
+
+@pytest.mark.parametrize("schema", [3, 5])
+def test_a_catalog_of_another_schema_keeps_markers_from_being_made(
+    history: History, run: Run, schema: int
+) -> None:
+    """It knows a point that is not there, or cannot be understood at all."""
+    remove_markers(history.path)
+    make_older(history.path, schema)
+    if schema == 3:
+        lose(history, next(iter(history.expected)))
+    before = all_files(history.path)
+
+    for command in WRITERS:
+        if command[0] != "forget":
+            assert is_refused(run(*command)), command
+
+    assert markers(history.path) == []
+    assert all_files(history.path) == before
+
+
+@pytest.mark.parametrize("is_repaired", [False, True], ids=["opened", "repaired"])
+def test_the_rebuild_of_a_catalog_of_an_older_schema_keeps_missing_manifests(
+    history: History, run: Run, is_repaired: bool
+) -> None:
+    first, second, _ = history.expected
+    make_older(history.path)
+    lose(history, first, second)
+
+    if is_repaired:
+        assert run("repair")[0] == 21
+    assert run("prune")[0] == 21
+    code, text = run("list", "--json")
+
+    assert code == 0
+    assert {p["id"] for p in json.loads(text)["points"] if p["state"] == ["missing"]} == {
+        first,
+        second,
+    }
+    assert run("repair", "--restore-manifests")[0] == 0
+    history.verify()
 
 
 def test_packs_without_a_marker_beside_points_with_one_are_refused(

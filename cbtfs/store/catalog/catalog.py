@@ -1,7 +1,7 @@
 """The catalog as the rest of the store sees it: views, updates, and whether it is still the one."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -11,7 +11,7 @@ from cbtfs.store.catalog.environment import Environment
 from cbtfs.store.catalog.gate import DATA
 from cbtfs.store.catalog.records import CatalogDamaged
 from cbtfs.store.catalog.update import Update
-from cbtfs.store.catalog.view import View
+from cbtfs.store.catalog.view import SCHEMA_VERSION, View
 
 Result = TypeVar("Result")
 
@@ -28,7 +28,23 @@ def _knows_points(environment: Environment) -> bool:
 class Catalog:
     """An open catalog."""
 
-    def __init__(self, folder: Path, *, is_writable: bool, map_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        is_writable: bool,
+        map_bytes: int | None = None,
+        schemas: Collection[int] = (SCHEMA_VERSION,),
+    ) -> None:
+        """Open the catalog in *folder*.
+
+        A reader that uses nothing but points and packs may pass POINTS_SCHEMAS.
+
+        Raises:
+            RepositoryNotFound: there is no catalog, and *is_writable* is false.
+            OtherSchema: its schema is none of *schemas*.
+            CatalogDamaged: it cannot be opened.
+        """
         self._folder = folder
         self._is_writable = is_writable
         self._map_bytes = map_bytes
@@ -41,7 +57,7 @@ class Catalog:
                 self.update(lambda update: update.set_up())
             else:
                 with self.view() as view:
-                    view.look_at_schema()
+                    view.look_at_schema(schemas)
         except BaseException:
             self._environment.close()
             raise

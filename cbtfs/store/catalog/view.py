@@ -1,7 +1,7 @@
 """What one transaction sees of the catalog."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
 from typing import Any, Final, NamedTuple
@@ -44,6 +44,9 @@ GENERATION = b"generation"
 POINTS_VERSION = b"points version"
 SCHEMA = b"schema"
 SCHEMA_VERSION: Final = 4
+POINTS_SCHEMAS: Final = frozenset({3, SCHEMA_VERSION})
+"""Schemas whose databases of points and packs have the form of this one. Schema 3 has names of
+points, and no times, in its database of their order."""
 NEXT_OBJECT = b"next object"
 NEXT_PACK = b"next pack"
 LEFT_OUT = b"left out"
@@ -297,11 +300,15 @@ class View:
         """A fact about the catalog; empty if there is none."""
         return self._get(META, key) or b""
 
-    def look_at_schema(self) -> None:
-        """OtherSchema if the values here are not to be read as this program reads them."""
-        found = self.meta(SCHEMA)
-        if found and found != number_key(SCHEMA_VERSION):
-            raise OtherSchema(int.from_bytes(found, "big"))
+    @property
+    def schema(self) -> int:
+        """The schema of the values here; this program's in a catalog that has none yet."""
+        return int.from_bytes(self.meta(SCHEMA), "big") or SCHEMA_VERSION
+
+    def look_at_schema(self, schemas: Collection[int] = (SCHEMA_VERSION,)) -> None:
+        """OtherSchema if the schema is none of *schemas*: values are to be read in another way."""
+        if self.schema not in schemas:
+            raise OtherSchema(self.schema)
 
     @property
     def generation(self) -> bytes:
