@@ -1,4 +1,4 @@
-"""Write the manual pages from the program's own help: `python -m tools.manpages`."""
+"""Generate the manual pages from the help texts of cbtfs: `python -m tools.manpages`."""
 
 import re
 import sys
@@ -15,37 +15,41 @@ FOLDER: Final = Path(__file__).parent.parent / "contrib" / "man"
 
 
 def pages() -> dict[str, str]:
-    """The text of each page by its file name."""
+    """Return the text of each page by file name."""
     command: Any = typer.main.get_command(app)
-    return {f"{name}.1": _page(name, each) for name, each in _commands("cbtfs", command)}
+    return {f"{name}.1": _page(name, node) for name, node in _commands("cbtfs", command)}
+
+
+def _children(command: Any) -> list[Any]:
+    """Return the subcommands of a command, sorted by name."""
+    return sorted(getattr(command, "commands", {}).values(), key=lambda child: child.name)
 
 
 def _commands(name: str, command: Any) -> Iterator[tuple[str, Any]]:
+    """Yield a command and all commands below it, with the names of their pages."""
     yield name, command
-    for child in sorted(getattr(command, "commands", {}).values(), key=lambda each: each.name):
+    for child in _children(command):
         yield from _commands(f"{name}-{child.name}", child)
 
 
 def _page(name: str, command: Any) -> str:
-    words = name.replace("-", " ") if name == "cbtfs" else _spaced(name)
     lines = [
         f'.TH "{name.upper()}" 1 "" "cbtfs {__version__}" "cbtfs"',
         ".SH NAME",
         f"{name} \\- {_escaped(_first_line(command))}",
         ".SH SYNOPSIS",
-        f".B {words}",
+        f".B {_spaced(name)}",
         _escaped(" ".join(_usage(command))),
         ".SH DESCRIPTION",
         *_paragraphs(command.help or ""),
     ]
-    arguments = [each for each in command.params if each.param_type_name == "argument"]
-    options = [each for each in command.params if each.param_type_name == "option"]
-    for title, found in (("ARGUMENTS", arguments), ("OPTIONS", options)):
-        if found:
+    for title, kind in (("ARGUMENTS", "argument"), ("OPTIONS", "option")):
+        parameters = [param for param in command.params if param.param_type_name == kind]
+        if parameters:
             lines.append(f".SH {title}")
-            for each in found:
-                lines += [".TP", f".B {_escaped(_spelled(each))}", _escaped(_help(each))]
-    children = sorted(getattr(command, "commands", {}).values(), key=lambda each: each.name)
+        for parameter in parameters:
+            lines += [".TP", f".B {_escaped(_spelled(parameter))}", _escaped(_help(parameter))]
+    children = _children(command)
     if children:
         lines.append(".SH COMMANDS")
         for child in children:
@@ -53,12 +57,12 @@ def _page(name: str, command: Any) -> str:
     lines += _epilog(command.epilog or "")
     lines += [".SH SEE ALSO"]
     others = ["cbtfs"] if name != "cbtfs" else []
-    lines.append(", ".join([f"\\fB{each}\\fR(1)" for each in others] + ["docs/ of the sources"]))
+    lines.append(", ".join([f"\\fB{page}\\fR(1)" for page in others] + ["docs/ of the sources"]))
     return "\n".join(lines) + "\n"
 
 
 def _spaced(name: str) -> str:
-    """`cbtfs ingest image` for cbtfs-ingest-image; no command of ours has a dash in it."""
+    """Return `cbtfs ingest image` for cbtfs-ingest-image; no command name has a hyphen."""
     return name.replace("-", " ")
 
 
@@ -67,11 +71,11 @@ def _first_line(command: Any) -> str:
 
 
 def _usage(command: Any) -> Iterator[str]:
-    if any(each.param_type_name == "option" for each in command.params):
+    if any(param.param_type_name == "option" for param in command.params):
         yield "[OPTIONS]"
-    for each in command.params:
-        if each.param_type_name == "argument":
-            yield _spelled(each)
+    for param in command.params:
+        if param.param_type_name == "argument":
+            yield _spelled(param)
     if hasattr(command, "commands"):
         yield "COMMAND [ARGS]..."
 
@@ -101,7 +105,7 @@ def _paragraphs(text: str) -> Iterator[str]:
 
 
 def _epilog(text: str) -> Iterator[str]:
-    """Blocks that start with a title and a colon are shown line by line."""
+    """Yield a section per block of the epilog: its first line is the title, e.g. `Examples:`."""
     for block in re.split(r"\n?\x08\n", text):
         title, _, rest = block.strip("\n").partition("\n")
         if rest:
@@ -112,19 +116,19 @@ def _epilog(text: str) -> Iterator[str]:
 
 
 def _escaped(text: str) -> str:
-    """*text* as roff takes it; a dash stays the one that can be typed."""
+    """Return *text* escaped for roff; a hyphen stays an ASCII hyphen."""
     plain = text.replace("\\", "\\e").replace("-", "\\-").replace("…", "...")
     return f"\\&{plain}" if plain[:1] in (".", "'") else plain
 
 
 def write(folder: Path) -> None:
-    """Write all pages, and remove those of commands that are no more."""
+    """Write all pages to *folder*, and remove pages of commands that no longer exist."""
     folder.mkdir(parents=True, exist_ok=True)
-    found = pages()
+    current = pages()
     for old in folder.glob("*.1"):
-        if old.name not in found:
+        if old.name not in current:
             old.unlink()
-    for name, text in found.items():
+    for name, text in current.items():
         (folder / name).write_text(text, encoding="utf-8")
 
 

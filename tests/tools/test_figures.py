@@ -1,4 +1,4 @@
-"""The figures of the documentation are those that the script draws."""
+"""The figures of the documentation equal the output of their script."""
 
 import pytest
 

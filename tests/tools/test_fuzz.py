@@ -1,4 +1,4 @@
-"""A short form of tools/fuzz, and a fuzzer that finds what is planted."""
+"""A short run of each fuzz target, and valid inputs that are cut or flipped."""
 
 from pathlib import Path
 
@@ -9,15 +9,15 @@ from tools.fuzz.targets import TARGETS, seeds
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_decoder_lets_out_no_error_but_those_that_are_meant(target: str, tmp_path: Path) -> None:
-    found = fuzz(target, 1, tmp_path)
+def test_a_decoder_raises_no_unexpected_error(target: str, tmp_path: Path) -> None:
+    result = fuzz(target, 1, tmp_path)
 
-    assert found.failure == ""
-    assert found.runs > 10
+    assert result.failure == ""
+    assert result.runs > 10
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_what_is_valid_and_cut_short_or_flipped_does_no_harm(target: str) -> None:
+def test_a_truncated_or_flipped_valid_input_raises_no_unexpected_error(target: str) -> None:
     for seed in seeds(target):
         for at in range(0, len(seed), max(len(seed) // 200, 1)):
             TARGETS[target](seed[:at])
@@ -25,6 +25,6 @@ def test_what_is_valid_and_cut_short_or_flipped_does_no_harm(target: str) -> Non
 
 
 def test_a_target_that_fails_is_reported(tmp_path: Path) -> None:
-    found = fuzz("no such target", 1, tmp_path)
+    result = fuzz("no such target", 1, tmp_path)
 
-    assert "KeyError" in found.failure
+    assert "KeyError" in result.failure

@@ -1,4 +1,4 @@
-"""The language counter finds constructions where they are and holds counts against limits."""
+"""The language counter locates constructions and compares counts with limits."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def test_each_construction_is_found_in_an_example() -> None:
         assert [hit for hit, _ in find(text)] == [name]
 
 
-def test_plain_english_has_none() -> None:
+def test_plain_english_has_no_constructions() -> None:
     text = "Return the extents that changed since the base. Raises SourceError if a page is odd."
 
     assert find(text) == []
@@ -70,7 +70,7 @@ def test_prose_of_c_and_markdown(tmp_path: Path) -> None:
         (1, ["one", "two", "*/"]),
         (3, ["three"]),
     ]
-    assert [(each.line, each.text.strip()) for each in paragraphs] == [
+    assert [(paragraph.line, paragraph.text.strip()) for paragraph in paragraphs] == [
         (1, "A line."),
         (7, "The end."),
     ]
@@ -79,7 +79,7 @@ def test_prose_of_c_and_markdown(tmp_path: Path) -> None:
 def test_limits_only_go_down() -> None:
     assert problems({"docs": 20}, {"docs": 20}, {"docs": 20}) == []
     assert "limit 10" in problems({"docs": 11}, {"docs": 10}, {})[0]
-    assert "above 20" in problems({"docs": 21}, {"docs": 21}, {"docs": 20})[0]
+    assert "committed limit 20" in problems({"docs": 21}, {"docs": 21}, {"docs": 20})[0]
     assert "--lower" in problems({"docs": 20}, {"docs": 30}, {"docs": 30})[0]
 
 

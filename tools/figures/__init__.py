@@ -1,1 +1,1 @@
-"""Draw the figures of the documentation."""
+"""Figures of the documentation."""

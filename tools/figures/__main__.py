@@ -1,4 +1,4 @@
-"""Write the figures of the documentation to docs/images. Usage: python -m tools.figures"""
+"""Draw the figures of the documentation to docs/images: `python -m tools.figures`."""
 
 from pathlib import Path
 from typing import Final

@@ -1,4 +1,4 @@
-"""The data flow of cbtfs: from a VM's disks through the repository to readers."""
+"""Data flow of cbtfs: from the disks of a VM through the repository to readers."""
 
 from typing import Final
 
@@ -12,7 +12,7 @@ OUT: Final = "#f0f4f8"
 
 
 def draw() -> str:
-    """The figure as an SVG document."""
+    """Return the figure as an SVG document."""
     canvas = Canvas(1080, 500)
     canvas.group(20, 20, 210, 460, "sources")
     canvas.box(40, 60, 170, 70, "vSphere", "snapshot, CBT list", fill=SOURCE)

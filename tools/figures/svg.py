@@ -1,4 +1,4 @@
-"""A small SVG canvas: boxes, arrows and labels. Lengths are pixels of the picture."""
+"""A small SVG canvas with boxes, arrows and labels. Lengths are in pixels."""
 
 from html import escape
 from typing import Final
@@ -12,14 +12,14 @@ _ARROW: Final = (
 
 
 class Canvas:
-    """A picture of *width* by *height*."""
+    """A picture of *width* by *height* pixels."""
 
     def __init__(self, width: int, height: int) -> None:
         self._size = width, height
         self._parts: list[str] = []
 
     def group(self, x: int, y: int, width: int, height: int, title: str) -> None:
-        """A dashed frame around related boxes, with its title at the top left."""
+        """Draw a dashed frame around related boxes, with its title at the top left."""
         self._parts.append(
             f"<rect x='{x}' y='{y}' width='{width}' height='{height}' rx='8' fill='none' "
             f"stroke='#9aa5b1' stroke-dasharray='5 4'/>"
@@ -27,7 +27,7 @@ class Canvas:
         self._text(x + 10, y + 18, title, size=12, colour="#52606d", anchor="start")
 
     def box(self, x: int, y: int, width: int, height: int, *lines: str, fill: str) -> None:
-        """A box with centred lines of text; the first one is bold."""
+        """Draw a box with centred lines of text; the first one is bold."""
         self._parts.append(
             f"<rect x='{x}' y='{y}' width='{width}' height='{height}' rx='6' fill='{fill}' "
             f"stroke='{INK}'/>"
@@ -41,7 +41,7 @@ class Canvas:
     def arrow(
         self, *points: tuple[int, int], label: str = "", at: tuple[int, int] = (0, 0)
     ) -> None:
-        """A line through *points* with a head at its end, and a label at *at*."""
+        """Draw a line through *points* with an arrowhead, and a label at *at*."""
         path = " L".join(f"{x},{y}" for x, y in points)
         self._parts.append(
             f"<path d='M{path}' fill='none' stroke='{INK}' stroke-width='1.5' "
@@ -67,7 +67,7 @@ class Canvas:
         )
 
     def render(self) -> str:
-        """The picture as an SVG document."""
+        """Return the picture as an SVG document."""
         width, height = self._size
         body = "\n".join(self._parts)
         return (

@@ -1,1 +1,1 @@
-"""Fuzzers for everything that decodes bytes from disk or from a server."""
+"""Fuzzers for all decoders of bytes from disk or from a server."""

@@ -1,7 +1,7 @@
 """Fuzz decoders: `python -m tools.fuzz [--seconds S] [--corpus DIR] [TARGET…]`, all by default.
 
-Each target runs in a process of its own, as many at once as there are cores; S is for each of
-them. An input that lets out an error that is not meant is left in the corpus folder and named.
+Each target runs for S seconds in a separate process; as many run in parallel as there are cores. An
+input that causes an unexpected error stays in the corpus folder, and its name is printed.
 """
 
 import argparse
@@ -20,15 +20,17 @@ _LIMIT_MIB: Final = 1024
 _MAX_BYTES: Final = 65536
 
 
-class Result(NamedTuple):
+class FuzzResult(NamedTuple):
+    """Number of runs of a target, and its failure."""
+
     target: str
     runs: int
     failure: str
-    """The end of what it said; empty if all went well."""
+    """Last output of the fuzzer; empty without a failure."""
 
 
-def fuzz(target: str, seconds: int, corpus: Path) -> Result:
-    """Run one target in a process of its own."""
+def fuzz(target: str, seconds: int, corpus: Path) -> FuzzResult:
+    """Run one target in a separate process."""
     folder, scratch = corpus / target, corpus / f"{target}.scratch"
     folder.mkdir(parents=True, exist_ok=True)
     scratch.mkdir(exist_ok=True)
@@ -41,10 +43,10 @@ def fuzz(target: str, seconds: int, corpus: Path) -> Result:
         errors="backslashreplace",
         env={**os.environ, "TMPDIR": str(scratch)},
     )
-    shutil.rmtree(scratch)  # the fuzzer ends its process without a word to Python
+    shutil.rmtree(scratch)  # the fuzzer exits without the cleanup of Python
     counts = re.findall(r"^Done (\d+) runs", done.stderr, re.M)
     failure = "" if done.returncode == 0 and counts else (done.stdout + done.stderr)[-3000:]
-    return Result(target, int(counts[-1]) if counts else 0, failure or "")
+    return FuzzResult(target, int(counts[-1]) if counts else 0, failure or "")
 
 
 def _child(target: str, seconds: int, corpus: Path) -> None:
@@ -66,10 +68,12 @@ def _child(target: str, seconds: int, corpus: Path) -> None:
 
 
 def main() -> int:
-    """Exit code 1 if a target failed."""
+    """Run the targets; return exit status 1 if one failed."""
     parser = argparse.ArgumentParser(prog="python -m tools.fuzz", description=__doc__)
-    parser.add_argument("--seconds", type=int, default=3)
-    parser.add_argument("--corpus", type=Path)
+    parser.add_argument("--seconds", type=int, default=3, help="time per target (default: 3)")
+    parser.add_argument(
+        "--corpus", type=Path, help="folder for inputs and failures (default: a temporary one)"
+    )
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("targets", nargs="*", metavar="TARGET")
     given = parser.parse_args()
@@ -83,8 +87,8 @@ def main() -> int:
         names = given.targets or list(TARGETS)
         results = list(pool.map(lambda name: fuzz(name, given.seconds, corpus), names))
     for result in results:
-        outcome = "FAILED" if result.failure else "ok"
-        print(f"{result.target.ljust(14)} {result.runs:>10} runs  {outcome}")
+        status = "FAILED" if result.failure else "ok"
+        print(f"{result.target.ljust(14)} {result.runs:>10} runs  {status}")
         if result.failure:
             print(result.failure)
     return int(any(result.failure for result in results))

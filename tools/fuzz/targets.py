@@ -1,4 +1,4 @@
-"""What is fuzzed: each target takes any bytes, and lets no error out but those that are meant."""
+"""Fuzz targets: each one accepts any bytes and raises no unexpected error."""
 
 import contextlib
 import hashlib
@@ -67,13 +67,13 @@ _DISK: Final = FrozenDisk(
 
 @contextmanager
 def _refusing() -> Iterator[None]:
-    """ValueError and our own errors are how a decoder says no."""
+    """Suppress the errors by which a decoder refuses its input: ValueError and CbtfsError."""
     with contextlib.suppress(ValueError, CbtfsError):
         yield
 
 
 def _sealed(body: bytes) -> bytes:
-    """*body* with a seal that fits, so that what is behind it is reached."""
+    """Return *body* with a valid seal, so that the decoder accepts it."""
     head = body.rstrip().removesuffix(b"}")
     if _SEAL in head:
         head = head.partition(_SEAL)[0]
@@ -82,47 +82,47 @@ def _sealed(body: bytes) -> bytes:
 
 
 def _manifest(data: bytes) -> None:
-    for each in (data, _sealed(data)):
+    for document in (data, _sealed(data)):
         with _refusing():
-            found = decode_manifest(each)
-            encode_manifest(found)
-            files_of(found, 16)
-            encode_vm_json(found, PointState(found.point), is_damaged=False)
+            manifest = decode_manifest(document)
+            encode_manifest(manifest)
+            files_of(manifest, 16)
+            encode_vm_json(manifest, PointState(manifest.point), is_damaged=False)
 
 
 def _state(data: bytes) -> None:
-    for each in (data, _sealed(data)):
+    for document in (data, _sealed(data)):
         with _refusing():
-            encode_state(decode_state(each, PointId(_ID)))
+            encode_state(decode_state(document, PointId(_ID)))
 
 
 def _progress(data: bytes) -> None:
-    for each in (data, _sealed(data)):
+    for document in (data, _sealed(data)):
         with _refusing():
-            encode_progress(decode_progress(each))
+            encode_progress(decode_progress(document))
 
 
 def _settings(data: bytes) -> None:
-    for each in (data, _sealed(data)):
+    for document in (data, _sealed(data)):
         with _refusing():
-            decode_settings(each)
+            decode_settings(document)
 
 
 def _frame_header(data: bytes) -> None:
     head = data[: frames.FRAME_HEADER_BYTES - 4].ljust(frames.FRAME_HEADER_BYTES - 4, b"\0")
     table = data[frames.FRAME_HEADER_BYTES :]
-    mended = head + zlib.crc32(table, zlib.crc32(head)).to_bytes(4, "little") + table
-    for each in (data, mended):
+    repaired = head + zlib.crc32(table, zlib.crc32(head)).to_bytes(4, "little") + table
+    for header in (data, repaired):
         with _refusing():
-            found, table = frames.decode_frame_header(each, 0)
-            assert found.end >= found.payload_offset
+            frame, table = frames.decode_frame_header(header, 0)
+            assert frame.end >= frame.payload_offset
 
 
 def _footer(data: bytes) -> None:
     body = data[: frames.FOOTER_BYTES - 4].ljust(frames.FOOTER_BYTES - 4, b"\0")
-    for each in (data, body + zlib.crc32(body).to_bytes(4, "little")):
+    for footer in (data, body + zlib.crc32(body).to_bytes(4, "little")):
         with _refusing():
-            frames.decode_footer(each, len(data))
+            frames.decode_footer(footer, len(data))
     with _refusing():
         frames.decode_pack_header(data)
 
@@ -136,11 +136,11 @@ def _trailer(data: bytes) -> None:
 
 
 def _payload(data: bytes) -> None:
-    """A stored payload under a header that asks for 4 KiB: a bomb gives no more than that."""
+    """Decode a payload with a header of 4 KiB: a decompression bomb must not exceed it."""
     digest = chunk_digest(_PLAIN)
-    for each in (Codec.STORED, Codec.ZSTD):
+    for kind in (Codec.STORED, Codec.ZSTD):
         with _refusing():
-            frame = Frame(64, len(data), len(_PLAIN), Kind.CHUNK, 0, each, digest)
+            frame = Frame(64, len(data), len(_PLAIN), Kind.CHUNK, 0, kind, digest)
             assert bytes(codec.decode(frame, data)) == _PLAIN
 
 
@@ -148,7 +148,7 @@ _FOLDER: Final = tempfile.TemporaryDirectory(prefix="cbtfs-fuzz-")
 
 
 def _pack(data: bytes) -> None:
-    """A whole pack from disk: header, frames, trailer, footer; then frame by frame."""
+    """Read a whole pack: header, frames, trailer and footer; then scan it frame by frame."""
     path = Path(_FOLDER.name, "pack")
     path.write_bytes(data)
     with _refusing():
@@ -163,12 +163,12 @@ def _pack(data: bytes) -> None:
 
 
 def _chunk(data: bytes) -> None:
-    """A chunk read by compiled code: any frame, and any payload behind a header that fits."""
+    """Read a chunk by native code: any frame, and any payload with a valid header."""
     digest = chunk_digest(_PLAIN)
-    for each in (Codec.STORED, Codec.ZSTD):
+    for kind in (Codec.STORED, Codec.ZSTD):
         table = crc_table(data.ljust(len(_PLAIN), b"\0")[: len(_PLAIN)])
-        frame = Frame(0, len(data), len(_PLAIN), Kind.CHUNK, 0, each, digest)
-        header = frames.encode_frame_header(frame, table if each is Codec.STORED else b"")
+        frame = Frame(0, len(data), len(_PLAIN), Kind.CHUNK, 0, kind, digest)
+        header = frames.encode_frame_header(frame, table if kind is Codec.STORED else b"")
         for content in (data, header + data):
             assert _PLAIN.startswith(_read_chunk(frame, content))
 
@@ -208,48 +208,48 @@ def _holder(data: bytes) -> None:
 
 
 def _run(data: bytes) -> None:
-    """The record of a run, as it stands in locks/runs/."""
+    """Decode the record of a run in locks/runs/."""
     with _refusing():
         encode_facts(decode_facts(data))
 
 
 def _vddk(data: bytes) -> None:
-    """What a process with VMware's library sends: any bytes, then frames with any payload."""
-    _take_in(data)
+    """Decode messages of a process with the VDDK: any bytes, then frames with any payload."""
+    _receive(data)
     for kind in (wire.ANSWER, wire.ERROR):
-        _take_in(wire.header(kind, 1, len(data)) + data)
+        _receive(wire.header(kind, 1, len(data)) + data)
 
 
-def _take_in(data: bytes) -> None:
+def _receive(data: bytes) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs, contextlib.suppress(wire.FrameError):
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         theirs.sendall(data)
         theirs.shutdown(socket.SHUT_WR)
-        while (found := wire.receive_frame(ours)) is not None:
+        while (message := wire.receive_frame(ours)) is not None:
             with contextlib.suppress(Nonsense):
                 end = 0
-                for extent in checked_blocks(found.payload, 0, 1 << 20):
+                for extent in checked_blocks(message.payload, 0, 1 << 20):
                     assert end <= extent.start < extent.end <= 512 << 20
                     end = extent.end
             with contextlib.suppress(wire.FrameError):
-                failure_in(found, ("secret",))
+                failure_in(message, ("secret",))
 
 
 def _vmx(data: bytes) -> None:
-    """A VM's configuration file: no setting of the guest's stays, whatever is around it."""
+    """Filter the configuration file of a VM: no guestinfo setting remains."""
     for line in kept_vmx(data, {"scsi0:0": "disk.vmdk"}).splitlines():
         assert not line.lstrip().lower().startswith(b"guestinfo.")
 
 
 def _descriptor(data: bytes) -> None:
-    """The descriptor of a disk, from a datastore."""
+    """Parse the descriptor of a disk on a datastore."""
     with contextlib.suppress(SourceUnavailable):
         assert "/" not in flat_file(data.decode("utf-8", "replace"), _DISK)
 
 
 def _words(data: bytes) -> None:
-    """Names and moments."""
+    """Encode names and parse moments."""
     for errors in ("surrogatepass", "surrogateescape"):
         with _refusing():
             text = data.decode("utf-8", errors)
@@ -259,20 +259,20 @@ def _words(data: bytes) -> None:
 
 
 def _nbd(data: bytes) -> None:
-    """What a server says of a disk's extents: lengths and flags, of which none need make sense."""
+    """Decode the extent list of an NBD server: arbitrary lengths and flags."""
     numbers = [int.from_bytes(data[at : at + 4], "big") for at in range(0, len(data) - 3, 4)]
     pairs = list(zip(numbers[1::2], numbers[2::2], strict=False))
     length = numbers[0] % (1 << 30) + 1 if numbers else 1
-    found = statuses_of(pairs, 512, length)
+    statuses = statuses_of(pairs, 512, length)
     at = 512
-    for extent, _ in found:
+    for extent, _ in statuses:
         assert extent.start == at
         at = extent.end
     assert at <= 512 + length
 
 
 def _seeds() -> dict[str, list[bytes]]:
-    """Something valid for each target that needs it to get anywhere."""
+    """Return valid inputs by target; without them a fuzzer rarely passes the first check."""
     manifest = Manifest(
         point=PointId(_ID),
         vm=Vm("cd" * 16, "vm", "vm"),  # type: ignore[arg-type]
@@ -328,7 +328,7 @@ def _seeds() -> dict[str, list[bytes]]:
             b'# Disk DescriptorFile\nRW 8 VMFS "disk-flat.vmdk"\n',
             b"RW " + b"8" * 5000 + b' VMFS "disk-flat.vmdk"\n',
         ],
-        "nbd": [b"".join(each.to_bytes(4, "big") for each in (65536, 4096, 3, 61440, 0))],
+        "nbd": [b"".join(number.to_bytes(4, "big") for number in (65536, 4096, 3, 61440, 0))],
         "words": [b"web 01/\xe2\x80\xae.raw", b"2026-01-01T00:00:00Z"],
     }
 
@@ -368,5 +368,5 @@ TARGETS: Final[dict[str, Target]] = {
 
 
 def seeds(name: str) -> list[bytes]:
-    """Valid inputs for a target, where there are any."""
+    """Return the valid inputs of a target; empty if it needs none."""
     return _seeds().get(name, [])

@@ -1,1 +1,1 @@
-"""Count constructions of translated English, so that the project's words stay plain."""
+"""Counter of constructions of translated English in the prose of the project."""

@@ -1,10 +1,10 @@
-"""Compare the count of translated English with its limits, or lower the limits.
+"""Compare the counts of translated English with their limits, or lower the limits.
 
 Usage: python -m tools.language [--show CATEGORY] [--lower]
 
 A count is the number of constructions (constructions.py) per 10,000 words of a category. It must
-not exceed the category's limit in limits.json; a limit that could be lower by more than SLACK must
-be lowered, and no limit rises: git knows the one before.
+not exceed the limit of the category in limits.json. A limit that exceeds its count by more than
+SLACK must be lowered, and no limit may rise above that of the last commit.
 """
 
 import argparse
@@ -20,15 +20,15 @@ from tools.language.prose import Prose, words
 
 LIMITS: Final = Path(__file__).with_name("limits.json")
 GOAL: Final = 10
-"""Constructions per 10,000 words that every category may have."""
+"""Limit of a category that has reached the goal, in constructions per 10,000 words."""
 SLACK: Final = 5
-"""How far a limit may be above its count before it has to be lowered."""
+"""Maximum difference between a limit and its count."""
 _FEW_WORDS: Final = 2500
-"""A category with fewer words may have two constructions, whatever the rate is."""
+"""Below this number of words a category may have two constructions, whatever the rate."""
 
 
 def rate(prose: list[Prose]) -> int:
-    """Constructions per 10,000 words, rounded up; 0 where a small category has two at most."""
+    """Return constructions per 10,000 words, rounded up; 0 for at most two in a small category."""
     count = sum(len(find(piece.text)) for piece in prose)
     total = sum(words(piece.text) for piece in prose)
     if total < _FEW_WORDS and count <= 2:
@@ -37,7 +37,7 @@ def rate(prose: list[Prose]) -> int:
 
 
 def problems(rates: dict[str, int], limits: dict[str, int], committed: dict[str, int]) -> list[str]:
-    """Errors, one line each: counts above limits, limits that rose or could be lower."""
+    """Return one line per error: a count above its limit, a limit that rose or is too high."""
     lines = []
     for category, count in rates.items():
         limit = limits.get(category, GOAL)
@@ -47,23 +47,25 @@ def problems(rates: dict[str, int], limits: dict[str, int], committed: dict[str,
                 f"see python -m tools.language --show {category}"
             )
         if limit > committed.get(category, limit):
-            lines.append(f"{category}: limit {limit} is above {committed[category]}, the last one")
+            lines.append(
+                f"{category}: limit {limit} is above the committed limit {committed[category]}"
+            )
         if limit > max(count + SLACK, GOAL):
             lines.append(f"{category}: limit {limit}, count {count}: run with --lower")
     return lines
 
 
 def _committed() -> dict[str, int]:
-    """Limits of the last commit; none outside of a git checkout."""
+    """Return the limits of the last commit; empty outside a git checkout."""
     name = LIMITS.relative_to(ROOT).as_posix()
-    done = subprocess.run(
+    result = subprocess.run(
         ["git", "show", f"HEAD:{name}"],
         cwd=ROOT,
         capture_output=True,
         stdin=subprocess.DEVNULL,
         check=False,
     )
-    return dict(json.loads(done.stdout)) if done.returncode == 0 else {}
+    return dict(json.loads(result.stdout)) if result.returncode == 0 else {}
 
 
 def _show(prose: list[Prose]) -> None:
@@ -75,7 +77,7 @@ def _show(prose: list[Prose]) -> None:
 
 
 def main() -> int:
-    """Exit status: 0 if every count is within its limit."""
+    """Compare or lower the limits; return 0 if every count is within its limit."""
     parser = argparse.ArgumentParser(prog="python -m tools.language", description=__doc__)
     parser.add_argument("--show", choices=CATEGORIES, help="list the constructions of a category")
     parser.add_argument("--lower", action="store_true", help="lower limits to the counts")

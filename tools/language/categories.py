@@ -1,4 +1,4 @@
-"""The project's prose by category."""
+"""Prose of the project by category."""
 
 import subprocess
 from pathlib import Path
@@ -25,9 +25,9 @@ MERGED: Final = frozenset({"4ee947d", "b40c4df", "d625587"})
 
 
 def collect() -> dict[str, list[Prose]]:
-    """All prose of the checkout by category.
+    """Return all prose of the checkout by category.
 
-    Messages are the string literals of the package, help texts included. Source, tools and tests
+    Messages are the string literals of the package, including help texts. Source, tools and tests
     are comments and docstrings.
     """
     prose: dict[str, list[Prose]] = {category: [] for category in CATEGORIES}
@@ -56,7 +56,7 @@ def collect() -> dict[str, list[Prose]]:
 
 
 def _files() -> list[str]:
-    done = subprocess.run(
+    result = subprocess.run(
         ["git", "ls-files"],
         cwd=ROOT,
         capture_output=True,
@@ -64,4 +64,4 @@ def _files() -> list[str]:
         stdin=subprocess.DEVNULL,
         check=True,
     )
-    return [name for name in done.stdout.splitlines() if (ROOT / name).is_file()]
+    return [name for name in result.stdout.splitlines() if (ROOT / name).is_file()]

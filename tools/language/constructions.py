@@ -1,4 +1,4 @@
-"""The ten constructions of translated English that the project avoids (CONTRIBUTING.md)."""
+"""The ten constructions of translated English to avoid (CONTRIBUTING.md)."""
 
 import re
 from typing import Final
@@ -21,7 +21,7 @@ CONSTRUCTIONS: Final = {
     "be had, so many": r"\bbe had\b|\bhas to be\b|\bso (?:many|much)\b(?! (?:as|that)\b)"
     r"|\b(?:is|are) none\b|\bbecame of\b|\bbecomes? of\b",
 }
-"""Name to regular expression. Each is rare in the prose of other Python projects."""
+"""Regular expressions by name. Each is rare in the prose of other Python projects."""
 
 PATTERNS: Final = {
     name: re.compile(pattern, re.MULTILINE) for name, pattern in CONSTRUCTIONS.items()
@@ -29,7 +29,7 @@ PATTERNS: Final = {
 
 
 def find(text: str) -> list[tuple[str, int]]:
-    """Name and offset of each construction in *text*, in the order of the text."""
+    """Return name and offset of each construction in *text*, in ascending order of offsets."""
     hits = [
         (name, match.start())
         for name, pattern in PATTERNS.items()

@@ -1,4 +1,4 @@
-"""The prose of a file: comments, docstrings, messages, documents, commit subjects."""
+"""Prose of a file: comments, docstrings, messages, paragraphs; subjects of commits."""
 
 import ast
 import io
@@ -16,7 +16,7 @@ _MIN_MESSAGE_WORDS: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Prose:
-    """A piece of text and its place."""
+    """A piece of text with its path and line."""
 
     path: str
     line: int
@@ -24,12 +24,12 @@ class Prose:
 
 
 def words(text: str) -> int:
-    """Number of words."""
+    """Return the number of words."""
     return len(_WORD.findall(text))
 
 
 def python_prose(path: Path, *, name: str) -> tuple[list[Prose], list[Prose]]:
-    """Comments and docstrings of a Python file; string literals of three words or more."""
+    """Return comments and docstrings of a Python file, and string literals of 3 or more words."""
     source = path.read_text()
     tree = ast.parse(source)
     docstrings = {id(node): node for node in _docstrings(tree)}
@@ -39,19 +39,21 @@ def python_prose(path: Path, *, name: str) -> tuple[list[Prose], list[Prose]]:
 
 
 def _messages(tree: ast.AST, docstrings: Set[int], name: str) -> list[Prose]:
-    """String literals and f-strings of at least three words."""
+    """Return string literals and f-strings of at least three words."""
     texts: list[tuple[ast.JoinedStr | ast.Constant, str]] = [
         (node, "".join(str(part.value) for part in node.values if isinstance(part, ast.Constant)))
         for node in ast.walk(tree)
         if isinstance(node, ast.JoinedStr)
     ]
-    seen = docstrings | {
+    covered = docstrings | {
         id(part) for node, _ in texts if isinstance(node, ast.JoinedStr) for part in node.values
     }
     texts += [
         (node, node.value)
         for node in ast.walk(tree)
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in seen
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and id(node) not in covered
     ]
     return [
         Prose(name, node.lineno, text) for node, text in texts if words(text) >= _MIN_MESSAGE_WORDS
@@ -59,7 +61,7 @@ def _messages(tree: ast.AST, docstrings: Set[int], name: str) -> list[Prose]:
 
 
 def _docstrings(tree: ast.AST) -> Iterator[ast.Constant]:
-    """String expressions that are statements: of modules, classes, functions and attributes."""
+    """Yield string expressions that are statements: docstrings of all kinds."""
     for node in ast.walk(tree):
         match node:
             case ast.Expr(value=ast.Constant(value=str()) as text):
@@ -67,7 +69,7 @@ def _docstrings(tree: ast.AST) -> Iterator[ast.Constant]:
 
 
 def _comments(source: str, name: str) -> list[Prose]:
-    """Comments; those on consecutive lines are one text."""
+    """Return the comments; those on consecutive lines are one text."""
     blocks: list[Prose] = []
     last = -1
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
@@ -84,7 +86,7 @@ def _comments(source: str, name: str) -> list[Prose]:
 
 
 def c_prose(path: Path, *, name: str) -> list[Prose]:
-    """Comments of a C file."""
+    """Return the comments of a C file."""
     source = path.read_text()
     return [
         Prose(
@@ -95,7 +97,7 @@ def c_prose(path: Path, *, name: str) -> list[Prose]:
 
 
 def plain_prose(path: Path, *, name: str) -> list[Prose]:
-    """Paragraphs of a Markdown document, without its code blocks; of a manual page."""
+    """Return the paragraphs of a manual page or Markdown document, without code blocks."""
     text = path.read_text()
     text = re.sub(r"(?ms)^```.*?^```", lambda match: "\n" * match[0].count("\n"), text)
     text = re.sub(r"(?m)^\.(?:TH|SH|TP|B|I|PP|RS|RE|nf|fi|EX|EE)\b", "", text)
@@ -108,8 +110,8 @@ def plain_prose(path: Path, *, name: str) -> list[Prose]:
 
 
 def commit_subjects(since: str, *, root: Path) -> list[Prose]:
-    """Subjects of the commits after *since*."""
-    done = subprocess.run(
+    """Return the subjects of the commits after *since*."""
+    result = subprocess.run(
         ["git", "log", "--no-merges", "--abbrev=7", "--format=%h %s", f"{since}..HEAD"],
         cwd=root,
         capture_output=True,
@@ -117,5 +119,5 @@ def commit_subjects(since: str, *, root: Path) -> list[Prose]:
         check=True,
         stdin=subprocess.DEVNULL,
     )
-    lines = (line.partition(" ") for line in done.stdout.splitlines())
+    lines = (line.partition(" ") for line in result.stdout.splitlines())
     return [Prose(commit, 1, subject) for commit, _, subject in lines]
