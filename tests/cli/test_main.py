@@ -208,9 +208,9 @@ def test_signals_that_were_ignored_stay_so_and_sigterm_ends() -> None:
 
 def test_mount_from_fstab_leaves_an_ignored_sigint_alone() -> None:
     script = (
-        "import signal; from cbtfs.cli import fstab\n"
-        "fstab.main = lambda _: print(signal.getsignal(signal.SIGINT).name)\n"
-        "import sys; sys.argv = ['mount.cbtfs', '/r', '/m']; fstab.run()"
+        "import signal; from cbtfs.cli.commands import mount_helper\n"
+        "mount_helper.main = lambda _: print(signal.getsignal(signal.SIGINT).name)\n"
+        "import sys; sys.argv = ['mount.cbtfs', '/r', '/m']; mount_helper.run()"
     )
     command = ["env", "--ignore-signal=INT", sys.executable, "-c", script]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
