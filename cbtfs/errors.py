@@ -1,68 +1,103 @@
-"""What can go wrong, split by who can do something about it; a class carries exit code and errno.
+"""Errors, one class for each remedy; a class carries an exit code and an errno.
 
-The exit codes are a contract with scripts: docs/commands.md lists them. Two edges read these
-attributes: cli (exit_code) and mount/fuse (errno).
+The exit codes are a contract with scripts: docs/commands.md describes them. Two edges read these
+attributes: cli (exit_code) and mount/fuse (errno). A new exit code is a member of ExitCode; the
+help and the manual list it then.
 """
 
 import errno
+from enum import IntEnum
 from typing import ClassVar
 
 
-class CbtfsError(Exception):
-    """A failure that is no bug: its text is one line, what failed and then what to do."""
+class ExitCode(IntEnum):
+    """Exit codes of the program, each with its meaning as the help shows it."""
 
-    exit_code: ClassVar[int] = 1
+    summary: str
+
+    def __new__(cls, code: int, summary: str) -> "ExitCode":
+        """Return the member *code*, described by *summary*."""
+        member = int.__new__(cls, code)
+        member._value_ = code
+        member.summary = summary
+        return member
+
+    DONE = 0, "success"
+    FAILURE = 1, "another failure"
+    USAGE = 2, "usage or configuration error"
+    PARTIAL = 3, "partial success"
+    NO_REPOSITORY = 10, "no repository"
+    LOCKED = 11, "repository locked"
+    UNSUPPORTED_FORMAT = 12, "format not supported"
+    NO_POINT = 13, "no such restore point"
+    CHUNK_MISSING = 20, "data missing"
+    DATA_CORRUPT = 21, "data corrupt"
+    SOURCE_UNAVAILABLE = 30, "source unavailable"
+    ACCESS_DENIED = 31, "access denied"
+    NO_CHANGE_TRACKING = 32, "full scan needed, but forbidden"
+    SOURCE_MISMATCH = 33, "source and repository disagree"
+    MOUNT_FAILED = 40, "mount failed"
+    BUG = 70, "a bug in cbtfs"
+    HANGUP = 129, "ended by SIGHUP"
+    INTERRUPTED = 130, "ended by SIGINT"
+    TERMINATED = 143, "ended by SIGTERM"
+
+
+class CbtfsError(Exception):
+    """A failure that is not a bug. Its text is one line: what failed, why, and what to do."""
+
+    exit_code: ClassVar[ExitCode] = ExitCode.FAILURE
     errno: ClassVar[int] = errno.EIO
 
 
 class OutOfResources(CbtfsError):
-    """This process may not open another file or have more memory; nothing is said of the data."""
+    """Raised at a limit on descriptors, memory or threads; it says nothing about the data."""
 
 
 class UsageError(CbtfsError):
-    """The command line or the configuration asks for what makes no sense."""
+    """Raised for an invalid command line or configuration."""
 
-    exit_code = 2
+    exit_code = ExitCode.USAGE
     errno = errno.EINVAL
 
 
 class RepositoryNotFound(CbtfsError):
-    """There is no repository at that place."""
+    """Raised if the directory does not contain a repository."""
 
-    exit_code = 10
+    exit_code = ExitCode.NO_REPOSITORY
     errno = errno.ENOENT
 
 
 class RepositoryLocked(CbtfsError):
-    """Another process writes to the repository."""
+    """Raised if another process holds the writer's lock."""
 
-    exit_code = 11
+    exit_code = ExitCode.LOCKED
     errno = errno.EBUSY
 
 
 class FormatNotSupported(CbtfsError):
-    """The repository needs a feature that this program does not know."""
+    """Raised if the repository needs a feature that this version does not support."""
 
-    exit_code = 12
+    exit_code = ExitCode.UNSUPPORTED_FORMAT
 
 
 class PointNotFound(CbtfsError):
-    """No such restore point, or no such disk in it, or a name that fits several."""
+    """Raised for an unknown or ambiguous name of a restore point, disk or VM."""
 
-    exit_code = 13
+    exit_code = ExitCode.NO_POINT
     errno = errno.ENOENT
 
 
 class ChunkMissing(CbtfsError):
-    """An object that a restore point needs is not there."""
+    """Raised if an object that a restore point needs is missing."""
 
-    exit_code = 20
+    exit_code = ExitCode.CHUNK_MISSING
 
 
 class DataCorrupt(CbtfsError):
-    """Bytes are there and are not what they should be."""
+    """Raised if stored bytes do not match their checksum, digest or format."""
 
-    exit_code = 21
+    exit_code = ExitCode.DATA_CORRUPT
 
 
 class WrongDirectory(DataCorrupt):
@@ -74,39 +109,39 @@ class ManifestsMissing(DataCorrupt):
 
 
 class SourceUnavailable(CbtfsError):
-    """A source failed, ended early or cannot be reached."""
+    """Raised if a source failed, ended early or cannot be reached."""
 
-    exit_code = 30
+    exit_code = ExitCode.SOURCE_UNAVAILABLE
 
 
 class AccessDenied(CbtfsError):
-    """Credentials or permissions do not suffice."""
+    """Raised if credentials or permissions are insufficient."""
 
-    exit_code = 31
+    exit_code = ExitCode.ACCESS_DENIED
     errno = errno.EACCES
 
 
 class ChangeTrackingUnusable(CbtfsError):
-    """Only reading the whole disk would be right, and that was forbidden."""
+    """Raised if only a full scan is safe, and --incremental-only forbids it."""
 
-    exit_code = 32
+    exit_code = ExitCode.NO_CHANGE_TRACKING
 
 
 class SourceMismatch(CbtfsError):
-    """Source and repository disagree, or the source changed while it was read."""
+    """Raised if source and repository disagree, or the source changed while it was read."""
 
-    exit_code = 33
+    exit_code = ExitCode.SOURCE_MISMATCH
 
 
 class MountFailed(CbtfsError):
-    """The mount could not be made, or did not end well."""
+    """Raised if a mount cannot be created, or fails."""
 
-    exit_code = 40
+    exit_code = ExitCode.MOUNT_FAILED
 
 
 class StoreFailed(CbtfsError):
-    """The repository's storage refused a write or a flush; what was committed stands."""
+    """Raised if the repository's storage refused a write or a flush; committed data is intact."""
 
 
 class TargetFailed(CbtfsError):
-    """What a restore writes to refused a write or a flush."""
+    """Raised if the target of a restore refused a write or a flush."""

@@ -198,3 +198,13 @@ def test_the_minimum_age_holds_back_what_is_young(history: History, run: Any) ->
     assert held["forgotten"] == []
     assert "younger than the minimum age" in held["points"][-1]["reasons"]
     history.verify()
+
+
+@pytest.mark.parametrize("option", ["--keep-within", "--min-age"])
+def test_the_unit_m_of_retention_options_is_refused(
+    option: str, history: History, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = main([f"--repo={history.path}", "forget", "--keep-last", "1", option, "6m"])
+
+    assert code == 2
+    assert "use 'mo' for months, e.g. 6mo" in capsys.readouterr().err

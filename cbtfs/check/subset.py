@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from cbtfs.core.ids import PackId
+from cbtfs.core.units import parse_size
 
 _PART = re.compile(r"(\d{1,4})/(\d{1,4})", re.ASCII)
 _SHARE = re.compile(r"(\d+(?:\.\d+)?)%", re.ASCII)
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)([KMGTP])(?:i?B)?", re.ASCII)
-_UNITS: Final = " KMGTP"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +55,14 @@ NONE: Final = Subset(size=0)
 
 
 def parse_subset(text: str) -> Subset:
-    """The subset that *text* names: 5%, 3/10 or 10G; ValueError if none."""
+    """Return the subset that *text* names: 5%, 3/10 or 10G; ValueError if it names none."""
     if (found := _PART.fullmatch(text)) and int(found[2]):
         return Subset(part=int(found[1]), parts=int(found[2]))
     if found := _SHARE.fullmatch(text):
         return Subset(share=float(found[1]) / 100)
-    if found := _SIZE.fullmatch(text):
-        return Subset(size=int(float(found[1]) * 1024 ** _UNITS.index(found[2])))
-    raise ValueError(f"no part of the data: {text!r}; give one such as 5%, 3/10 or 10G")
+    try:
+        if text.isdecimal():
+            raise ValueError("a size needs a unit here")
+        return Subset(size=parse_size(text))
+    except ValueError as exc:
+        raise ValueError(f"invalid --read-data-subset {text!r}: use e.g. 5%, 3/10 or 10G") from exc

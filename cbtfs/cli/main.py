@@ -8,6 +8,7 @@ import stat
 import sys
 import traceback
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Final
@@ -20,29 +21,21 @@ from cbtfs.cli.options.context import Options
 from cbtfs.cli.report.journal import gravity, is_journal
 from cbtfs.cli.report.output import say
 from cbtfs.core.names import printable
-from cbtfs.errors import CbtfsError
+from cbtfs.errors import CbtfsError, ExitCode
 from cbtfs.shortage import SHORTAGES, explain
 
-_INTERRUPTED: Final = 128 + signal.SIGINT
-_USAGE: Final = 2
-_BUG: Final = 70
 _NO_THREAD: Final = "can't start new thread"
 """The RuntimeError of Python where memory or a limit on processes does not suffice for one."""
 
-_EXIT_CODES: Final = """\b
-Exit codes:
-   0  done                         20  a chunk is missing
-   1  another failure              21  data is corrupt
-   2  usage or configuration       30  source unavailable
-   3  done, something left out     31  access denied
-  10  no repository                32  change tracking unusable, fulls forbidden
-  11  locked                       33  source and repository disagree
-  12  format not supported         40  mount failed
-  13  no such restore point        70  a bug
 
-\b
-Example:
-  cbtfs --repo /srv/backup list"""
+def _exit_codes() -> str:
+    """Return the epilog of the help, which lists the exit codes in two columns."""
+    codes = [f"{code:4}  {code.summary}" for code in ExitCode]
+    half = (len(codes) + 1) // 2
+    rows = zip_longest(codes[:half], codes[half:], fillvalue="")
+    table = "\n".join(f"{left:<39} {right}".rstrip() for left, right in rows)
+    return f"\b\nExit codes:\n{table}\n\n\b\nExample:\n  cbtfs --repo /srv/backup list"
+
 
 app = typer.Typer(
     cls=Verbs,
@@ -72,7 +65,7 @@ def _print_version(is_asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(invoke_without_command=True, epilog=_EXIT_CODES)
+@app.callback(invoke_without_command=True, epilog=_exit_codes())
 def _start(
     context: typer.Context,
     repo: Annotated[
@@ -98,7 +91,7 @@ def _start(
     context.obj = Options(repo, config)
     if context.invoked_subcommand is None:
         typer.echo(context.get_help(), err=True)
-        raise typer.Exit(_USAGE)
+        raise typer.Exit(ExitCode.USAGE)
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:
@@ -143,7 +136,7 @@ def _set_up_log() -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one command; its exit code."""
+    """Run one command and return its exit code."""
     try:
         code = app(args=arguments, prog_name="cbtfs", standalone_mode=False)
         return code if isinstance(code, int) else 0
@@ -152,10 +145,10 @@ def main(arguments: Sequence[str]) -> int:
         return exc.exit_code
     except typer.TyperException as exc:
         say(_usage_line(exc))
-        return _USAGE
+        return ExitCode.USAGE
     except (KeyboardInterrupt, typer.Abort):
         say("interrupted")
-        return _INTERRUPTED
+        return ExitCode.INTERRUPTED
     except Terminated as exc:
         say("terminated" if exc.signum == signal.SIGTERM else "terminated by SIGHUP")
         return exc.exit_code
@@ -174,7 +167,7 @@ def main(arguments: Sequence[str]) -> int:
 def _bug() -> int:
     traceback.print_exc()
     say("this is a bug: please report it with the lines above")
-    return _BUG
+    return ExitCode.BUG
 
 
 def _failed_call(exc: OSError) -> int:

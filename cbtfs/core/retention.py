@@ -1,17 +1,11 @@
 """Which restore points a policy keeps, and the rule that keeps each."""
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Final
 
 from cbtfs.core.ids import PointId
-
-_DURATION = re.compile(r"(\d+)([hdwmy])", re.ASCII)
-_HOURS: Final = {"h": 1, "d": 24, "w": 7 * 24, "m": 31 * 24, "y": 366 * 24}
-"""A month and a year are taken at their longest: a rule keeps a day too many, never one too few."""
-_MAX_HOURS: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +70,6 @@ class Decision:
     @property
     def is_kept(self) -> bool:
         return bool(self.reasons)
-
-
-def parse_duration(text: str) -> timedelta:
-    """The time that *text* names: 12h, 7d, 2w, 6m (31 days each), 1y (366 days), or 1y6m."""
-    parts = _DURATION.findall(text)
-    hours = sum(int(count) * _HOURS[unit] for count, unit in parts)
-    if not parts or "".join(map("".join, parts)) != text or hours > _MAX_HOURS:
-        raise ValueError(f"not a time span, such as 12h, 7d, 2w, 6m or 1y: {text!r}")
-    return timedelta(hours=hours)
 
 
 Period = Callable[[datetime], str]

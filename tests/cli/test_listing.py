@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cbtfs.cli.report.output import human_size
 from cbtfs.core.manifest import Manifest, PointState
 from cbtfs.store.repository import writing
 from tests.cli.run_cbtfs import Run, process
@@ -207,12 +206,6 @@ def test_a_terminal_gets_a_drawn_table_with_literal_names(repository: Path) -> N
     os.close(main)
 
     assert "[red]vm" in drawn
-
-
-def test_sizes_have_three_digits_or_so() -> None:
-    sizes = [human_size(size) for size in (0, 999, 1000, 1 << 20, 123 << 30)]
-
-    assert sizes == ["0 B", "999 B", "0.98 KiB", "1.00 MiB", "123 GiB"]
 
 
 def test_a_small_file_is_no_disk_and_is_shown(run: Run, repository: Path, tmp_path: Path) -> None:

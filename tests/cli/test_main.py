@@ -2,18 +2,20 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from cbtfs import __version__
 from cbtfs.cli import main as cli
 from cbtfs.cli.lazy_commands import MODULES, load_commands
 from cbtfs.core.sealed import seal, unseal
-from cbtfs.errors import CbtfsError
+from cbtfs.errors import CbtfsError, ExitCode
 from cbtfs.store.repository import writing
 from cbtfs.store.settings import SETTINGS
 from tests.cli.run_cbtfs import Run, process
@@ -294,3 +296,26 @@ def test_listing_loads_nothing_that_it_does_not_need(repository: Path) -> None:
     loaded = set(json.loads(done.stderr))
 
     assert not loaded & {"trio", "pyfuse3", "pydantic", "rich", "pyVmomi", "ssl", "asyncio"}
+
+
+def test_the_help_lists_every_exit_code() -> None:
+    shown = " ".join(CliRunner().invoke(cli.app, ["--help"]).output.split())
+
+    assert all(f"{code:d} {code.summary}" in shown for code in ExitCode)
+
+
+def test_the_documentation_lists_every_exit_code() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "commands.md").read_text(encoding="utf-8")
+    section = text.partition("## Exit codes")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| ([0-9, ]+) \|", section, re.MULTILINE)
+    documented = {int(code) for row in rows for code in row.split(",")}
+
+    assert documented == set(ExitCode)
+
+
+def test_every_error_has_an_exit_code_of_the_enumeration() -> None:
+    classes = [CbtfsError]
+    for kind in classes:
+        classes += kind.__subclasses__()
+
+    assert all(isinstance(kind.exit_code, ExitCode) for kind in classes)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cbtfs.core.ids import PointId
-from cbtfs.core.retention import Candidate, Decision, Policy, decide, parse_duration
+from cbtfs.core.retention import Candidate, Decision, Policy, decide
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 NOW = START + timedelta(days=900)
@@ -222,12 +222,6 @@ def test_of_points_of_one_moment_the_one_captured_later_is_the_newer() -> None:
     assert [each.is_kept for each in decisions] == [True, True, False]
 
 
-def test_the_longest_time_span_is_a_million_hours() -> None:
-    assert parse_duration("1000000h") == timedelta(hours=1_000_000)
-    with pytest.raises(ValueError, match="not a time span"):
-        parse_duration("1000001h")
-
-
 def test_a_damaged_point_takes_no_other_ones_place() -> None:
     good, bad = point_at(1, START), point_at(2, START + timedelta(days=1), is_damaged=True)
 
@@ -260,19 +254,6 @@ def test_the_newest_stays_where_no_rule_keeps_any() -> None:
     decisions = decide(Policy(tags=frozenset({"release"})), history, NOW)
 
     assert [each.reasons for each in decisions] == [("the newest of its VM",), (), ()]
-
-
-@pytest.mark.parametrize(
-    ("text", "hours"), [("12h", 12), ("7d", 168), ("2w", 336), ("1y6m", 366 * 24 + 6 * 31 * 24)]
-)
-def test_time_spans_are_read(text: str, hours: int) -> None:
-    assert parse_duration(text) == timedelta(hours=hours)
-
-
-@pytest.mark.parametrize("text", ["", "7", "d", "7 d", "-7d", "7d!", "٣d", "9999999999y"])
-def test_what_is_no_time_span_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="not a time span"):
-        parse_duration(text)
 
 
 def test_a_negative_count_is_refused() -> None:

@@ -11,7 +11,8 @@ import typer
 
 from cbtfs.cli.options.arguments import Json, LockWait, example
 from cbtfs.cli.options.context import repository_path
-from cbtfs.cli.report.output import Advance, emit, human_size, print_lines, progress
+from cbtfs.cli.report.output import Advance, emit, print_lines, progress
+from cbtfs.core.units import format_size
 from cbtfs.errors import UsageError
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def _lines(report: Report, seconds: float) -> Iterator[str]:
         yield f"not written down: {report.unrecorded}"
     yield (
         f"{report.points} points, {report.objects} objects, {report.chunks_read} chunks read "
-        f"({human_size(report.bytes_read)}), {len(report.problems)} problems, {seconds:.1f} s"
+        f"({format_size(report.bytes_read)}), {len(report.problems)} problems, {seconds:.1f} s"
     )
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cbtfs.cli.options.arguments import Json, example
-from cbtfs.cli.report.output import emit, human_size, print_lines, print_table, say
+from cbtfs.cli.report.output import emit, print_lines, print_table, say
+from cbtfs.core.units import format_size
 
 if TYPE_CHECKING:
     from cbtfs.demo.show import ComparedPoint
@@ -63,10 +64,10 @@ def _print(outcomes: list[ComparedPoint], seconds: float) -> None:
             (
                 outcome.name,
                 disk["kind"],
-                human_size(disk["size"]),
-                human_size(disk["read_bytes"]),
+                format_size(disk["size"]),
+                format_size(disk["read_bytes"]),
                 str(disk["zero_blocks"]),
-                human_size(disk["stored_bytes"]),
+                format_size(disk["stored_bytes"]),
                 "same" if outcome.is_same_disk else "DIFFERENT",
                 "same" if outcome.is_same_files else "DIFFERENT",
             )

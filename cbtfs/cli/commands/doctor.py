@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cbtfs.cli.options.arguments import Json, example
+from cbtfs.cli.options.arguments import Json, duration_parser, example
 from cbtfs.cli.options.login import (
     CaFile,
     PasswordFile,
@@ -43,7 +43,13 @@ HttpsPort = Annotated[
     typer.Option("--https-port", metavar="N", min=1, max=65535, help="HTTPS port of ESXi hosts."),
 ]
 Seconds = Annotated[
-    float, typer.Option("--timeout", metavar="S", min=0.1, help="For a port to answer.")
+    float,
+    typer.Option(
+        "--timeout",
+        metavar="T",
+        parser=duration_parser(0.1),
+        help="Maximum time to wait for a port to answer: 3s, 1m.",
+    ),
 ]
 
 

@@ -67,9 +67,10 @@ def forget(
         str | None,
         typer.Option(
             "--keep-within",
-            metavar="SPAN",
+            metavar="PERIOD",
             show_default=False,
-            help="Keep what is at most so much older than the newest: 12h, 7d, 2w, 6m, 1y.",
+            help="Keep points at most this much older than the one captured last: 12h, 7d, 2w, "
+            "6mo or 1y.",
         ),
     ] = None,
     tags: Annotated[
@@ -80,9 +81,9 @@ def forget(
         str | None,
         typer.Option(
             "--min-age",
-            metavar="SPAN",
+            metavar="PERIOD",
             show_default=False,
-            help="Forget nothing by rule that is younger than this.",
+            help="Keep points younger than this, by the clock: 12h, 7d, 2w, 6mo or 1y.",
         ),
     ] = None,
     time_zone: Annotated[
@@ -123,9 +124,9 @@ def forget(
         weekly,
         monthly,
         yearly,
-        None if within is None else _span(within),
+        None if within is None else _period("--keep-within", within),
         frozenset(tags or ()),
-        _span(min_age or "0h"),
+        _period("--min-age", min_age or "0h"),
         zone_of(time_zone),
     )
     if policy.keeps_nothing and not names:
@@ -185,13 +186,13 @@ def _print_forgotten(
         print_outcome(outcome)
 
 
-def _span(text: str) -> timedelta:
-    from cbtfs.core.retention import parse_duration
+def _period(option: str, text: str) -> timedelta:
+    from cbtfs.core.units import parse_retention
 
     try:
-        return parse_duration(text)
+        return parse_retention(text)
     except ValueError as exc:
-        raise UsageError(str(exc)) from exc
+        raise UsageError(f"invalid {option} {exc}") from exc
 
 
 def _named(repository: Repository, names: Sequence[str]) -> list[Named]:

@@ -19,6 +19,7 @@ from cbtfs.cli.options.arguments import (
     Level,
     LockWait,
     Threads,
+    duration_parser,
     example,
     sampling_of,
 )
@@ -127,7 +128,11 @@ def image(
     ] = False,
     timeout: Annotated[
         float,
-        typer.Option(metavar="S", min=0.1, help="Seconds that an NBD server may say nothing."),
+        typer.Option(
+            metavar="T",
+            parser=duration_parser(0.1),
+            help="Maximum time without an answer from an NBD server: 90s, 30m, 4h or 1d.",
+        ),
     ] = 60.0,
     audit: Audit = AUDIT,
     level: Level = None,

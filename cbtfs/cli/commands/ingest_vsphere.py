@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from threading import Event
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -42,6 +42,7 @@ from cbtfs.cli.report.exit_status import Failed, conclude
 from cbtfs.cli.report.fleet import Counted, Names, count_in, document_of, print_fleet
 from cbtfs.cli.report.metrics import MetricsFile, Tally, metrics_file
 from cbtfs.cli.report.output import emit, say
+from cbtfs.core.units import parse_duration
 from cbtfs.errors import UsageError
 from cbtfs.ingest.fleet.schedule import PER_DATASTORE, PER_HOST, FleetLimits
 
@@ -50,8 +51,6 @@ if TYPE_CHECKING:
     from cbtfs.ingest.plan import Want
     from cbtfs.ingest.vsphere.options import VmIngestResult
     from cbtfs.source.vsphere.inventory.vms import ListedVm
-
-_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def add_to(group: typer.Typer) -> None:
@@ -205,13 +204,10 @@ def vsphere(
 
 
 def _seconds(text: str | None) -> float | None:
-    """Seconds of 90, 90s, 30m, 4h or 1d."""
-    if text is None:
-        return None
-    number, unit = (text[:-1], text[-1]) if text[-1:] in _UNITS else (text, "s")
-    if not number.isdecimal():
-        raise UsageError(f"--max-snapshot-age {text} is no time such as 90s, 30m, 4h or 1d")
-    return float(int(number) * _UNITS[unit])
+    try:
+        return None if text is None else parse_duration(text)
+    except ValueError as exc:
+        raise UsageError(f"invalid --max-snapshot-age {exc}") from exc
 
 
 def _report(

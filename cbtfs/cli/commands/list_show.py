@@ -10,7 +10,8 @@ import typer
 from cbtfs.cli.options.arguments import LOCAL, Json, PointName, TimeZone, example
 from cbtfs.cli.options.context import repository_path
 from cbtfs.cli.report.names import SHORT_ID
-from cbtfs.cli.report.output import emit, human_size, print_lines, print_table
+from cbtfs.cli.report.output import emit, print_lines, print_table
+from cbtfs.core.units import format_size
 
 if TYPE_CHECKING:
     from cbtfs.core.ids import PointId
@@ -90,9 +91,9 @@ def _row(point: Point, misdated: set[PointId]) -> tuple[str, ...]:
         manifest.name,
         manifest.kind,
         str(len(disks)),
-        human_size(sum(disk.size for disk in disks)),
-        human_size(sum(disk.data_bytes for disk in disks)),
-        human_size(sum(disk.counts.stored_bytes for disk in manifest.disks)),
+        format_size(sum(disk.size for disk in disks)),
+        format_size(sum(disk.data_bytes for disk in disks)),
+        format_size(sum(disk.counts.stored_bytes for disk in manifest.disks)),
         ",".join(marks) or "-",
         manifest.point[:SHORT_ID],
     )
@@ -148,21 +149,21 @@ def _description(point: Point) -> Iterator[str]:
     for file in manifest.of_kind("file"):
         yield f"file {file.label}"
         yield f"  size     {file.size} bytes"
-        yield f"  stored   {human_size(file.counts.stored_bytes)}"
+        yield f"  stored   {format_size(file.counts.stored_bytes)}"
 
 
 def _disk_lines(disk: DiskRecord, suspect: str | None) -> Iterator[str]:
     counts = disk.counts
     yield f"disk {disk.label}"
     yield f"  id       {disk.id}"
-    yield f"  size     {disk.size} bytes, {human_size(disk.data_bytes)} of data"
+    yield f"  size     {disk.size} bytes, {format_size(disk.data_bytes)} of data"
     yield f"  blocks   of {disk.block_size} bytes"
     yield f"  ingest   {disk.ingest}: {disk.reason}"
     yield (
-        f"  read     {human_size(counts.read_bytes)}: {counts.written_blocks} blocks differ, "
+        f"  read     {format_size(counts.read_bytes)}: {counts.written_blocks} blocks differ, "
         f"{counts.zero_blocks} are zeros"
     )
-    yield f"  stored   {human_size(counts.stored_bytes)} for {human_size(counts.new_bytes)} new"
+    yield f"  stored   {format_size(counts.stored_bytes)} for {format_size(counts.new_bytes)} new"
     if disk.parent is not None:
         yield f"  parent   {disk.parent}"
     if disk.change_id is not None:

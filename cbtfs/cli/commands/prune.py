@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cbtfs.cli.options.arguments import DryRun, Json, LockWait, example
 from cbtfs.cli.options.context import repository_path
-from cbtfs.cli.report.exit_status import PARTLY
-from cbtfs.cli.report.output import emit, human_size, print_lines, progress, say
-from cbtfs.errors import DataCorrupt, StoreFailed, UsageError
+from cbtfs.cli.report.output import emit, print_lines, progress, say
+from cbtfs.core.units import format_size, parse_size
+from cbtfs.errors import DataCorrupt, ExitCode, StoreFailed, UsageError
 
 if TYPE_CHECKING:
     from cbtfs.core.ids import PointId
@@ -21,9 +21,7 @@ if TYPE_CHECKING:
     from cbtfs.prune.select import Limits
     from cbtfs.store.repository import Repository
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)([KMGTP]?)(?:i?B)?", re.IGNORECASE | re.ASCII)
 _SHARE = re.compile(r"(\d+(?:\.\d+)?)%", re.ASCII)
-_UNITS: Final = " KMGTP"
 
 
 def add_to(app: typer.Typer) -> None:
@@ -61,7 +59,7 @@ def prune(
     from cbtfs.store.repository import writing
     from cbtfs.store.reserve import released
 
-    limits = Limits(_share(max_unused), None if max_repack is None else size_of(max_repack))
+    limits = Limits(_share(max_unused), None if max_repack is None else _size(max_repack))
     path = repository_path(context)
     with released(path), writing(path, lock_wait=lock_wait) as repository:
         outcome = prune_now(repository, limits, is_dry_run=dry_run, is_quiet=json)
@@ -76,16 +74,15 @@ def _share(text: str) -> float:
     found = _SHARE.fullmatch(text)
     share = float(found[1]) / 100 if found else -1.0
     if not 0 <= share <= 1:
-        raise UsageError(f"--max-unused {text}: give a percentage, such as 5%")
+        raise UsageError(f"invalid --max-unused {text!r}: use a percentage, e.g. 5%")
     return share
 
 
-def size_of(text: str) -> int:
-    """The bytes that *text* names: a number with K, M, G, T or P for powers of 1024."""
-    found = _SIZE.fullmatch(text)
-    if found is None:
-        raise UsageError(f"no size: {text}; give one such as 500M or 50G")
-    return int(float(found[1]) * 1024 ** _UNITS.index(found[2].upper() or " "))
+def _size(text: str) -> int:
+    try:
+        return parse_size(text)
+    except ValueError as exc:
+        raise UsageError(f"invalid --max-repack {exc}") from exc
 
 
 def prune_now(
@@ -118,12 +115,12 @@ def print_outcome(outcome: Outcome) -> None:
     would = "would be " if outcome.is_dry_run else ""
     print_lines(
         [
-            f"{human_size(outcome.freed_bytes)} {would}freed of {human_size(outcome.size_before)}: "
-            f"{outcome.removed_packs} packs {would}removed, "
-            f"{human_size(outcome.rewritten_bytes)} {would}rewritten",
-            f"{human_size(outcome.dead_bytes)} needed by no point, "
-            f"{human_size(outcome.shared_bytes)} of forgotten points shared with others: they stay",
-            f"{human_size(outcome.unused_bytes)} left unused in packs",
+            f"{format_size(outcome.freed_bytes)} {would}freed of "
+            f"{format_size(outcome.size_before)}: {outcome.removed_packs} packs {would}removed, "
+            f"{format_size(outcome.rewritten_bytes)} {would}rewritten",
+            f"{format_size(outcome.dead_bytes)} unreferenced, {format_size(outcome.shared_bytes)} "
+            "of forgotten points retained: other points share them",
+            f"{format_size(outcome.unused_bytes)} still unused in packs",
         ]
     )
     if outcome.leased:
@@ -140,8 +137,9 @@ def conclude(outcome: Outcome) -> None:
     """
     postponed = (
         f"{outcome.postponed_packs} packs were not rewritten, which would free "
-        f"{human_size(outcome.postponed_bytes)}: not enough free space; make "
-        f"{human_size(outcome.needed_bytes)} free on the repository's file system, then prune again"
+        f"{format_size(outcome.postponed_bytes)}: not enough free space; make "
+        f"{format_size(outcome.needed_bytes)} free on the repository's file system, "
+        "then prune again"
     )
     if outcome.is_dry_run:
         if outcome.postponed_packs:
@@ -154,4 +152,4 @@ def conclude(outcome: Outcome) -> None:
     if outcome.postponed_packs and not outcome.removed_packs:
         raise StoreFailed(postponed)
     if outcome.postponed_packs:
-        raise typer.Exit(PARTLY)
+        raise typer.Exit(ExitCode.PARTIAL)

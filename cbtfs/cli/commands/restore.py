@@ -14,7 +14,8 @@ import typer
 from cbtfs.cli.options.arguments import LOCAL, DiskName, Json, PointName, TimeZone, example
 from cbtfs.cli.options.context import repository_path
 from cbtfs.cli.report.names import resolved
-from cbtfs.cli.report.output import emit, human_size, print_lines, progress, say
+from cbtfs.cli.report.output import emit, print_lines, progress, say
+from cbtfs.core.units import format_size
 from cbtfs.errors import CbtfsError, UsageError
 
 if TYPE_CHECKING:
@@ -173,7 +174,7 @@ def _document(done: _Done) -> Document:
 
 
 def _print(done: _Done) -> None:
-    job, size = done.job, human_size(done.restored.data_bytes)
+    job, size = done.job, format_size(done.restored.data_bytes)
     words = f"{job.disk.size} bytes, {size} of data, in {done.seconds:.1f} s"
     lost = [f"lost: {extent.start} {extent.length}" for extent in done.restored.lost]
     lines = [f"{resolved(job.point)}, disk {job.disk.label}", words, *lost]

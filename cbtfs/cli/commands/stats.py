@@ -10,7 +10,8 @@ import typer
 
 from cbtfs.cli.options.arguments import LOCAL, Json, TimeZone, example
 from cbtfs.cli.options.context import repository_path
-from cbtfs.cli.report.output import emit, human_size, print_lines, print_table, progress
+from cbtfs.cli.report.output import emit, print_lines, print_table, progress
+from cbtfs.core.units import format_size
 
 if TYPE_CHECKING:
     from cbtfs.core.manifest import Manifest
@@ -123,25 +124,25 @@ def _row(row: PointStats) -> tuple[str, ...]:
     return (
         manifest.vm.name,
         manifest.name,
-        human_size(row.logical_bytes),
-        human_size(row.data_bytes),
-        human_size(row.changed_bytes),
+        format_size(row.logical_bytes),
+        format_size(row.data_bytes),
+        format_size(row.changed_bytes),
         f"{100 * row.change_rate:.1f}%",
-        human_size(row.stored_bytes),
-        human_size(row.freed_bytes),
+        format_size(row.stored_bytes),
+        format_size(row.freed_bytes),
         manifest.point[:_SHORT_ID],
     )
 
 
 def _totals(found: Stats) -> Iterator[str]:
-    logical, data = human_size(found.logical_bytes), human_size(found.data_bytes)
-    distinct, stored = human_size(found.distinct_bytes), human_size(found.stored_bytes)
+    logical, data = format_size(found.logical_bytes), format_size(found.data_bytes)
+    distinct, stored = format_size(found.distinct_bytes), format_size(found.stored_bytes)
     yield f"logical     {logical}, of it data {data}"
     yield f"distinct    {distinct}: deduplication {found.deduplication:.2f}"
     yield f"compressed  {stored}: compression {found.compression:.2f}"
-    yield f"unique      {human_size(found.unique_bytes)} that no other point needs"
-    yield f"shared      {human_size(found.shared_bytes)} that other points need, too"
+    yield f"unique      {format_size(found.unique_bytes)} that no other point needs"
+    yield f"shared      {format_size(found.shared_bytes)} that other points need, too"
     yield (
-        f"packs       {human_size(found.pack_bytes)}, "
-        f"of it {human_size(found.unused_bytes)} needed by no point"
+        f"packs       {format_size(found.pack_bytes)}, "
+        f"of it {format_size(found.unused_bytes)} needed by no point"
     )

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from cbtfs.cli.options.arguments import Json, example
-from cbtfs.cli.report.output import emit, human_size, print_lines
+from cbtfs.cli.report.output import emit, print_lines
+from cbtfs.core.units import format_size
 
 
 def add_to(app: typer.Typer) -> None:
@@ -39,7 +40,7 @@ def _lines(status: Mapping[str, Any]) -> Iterator[str]:
     yield f"mounted     on {status['mountpoint']} since {status['since']}"
     yield f"points      {status['points']} of {status['vms']} VMs, {status['open_points']} open"
     yield f"workers     {len(workers)}, {status['restarts']} replaced"
-    yield f"cache       {human_size(cached)}"
+    yield f"cache       {format_size(cached)}"
     yield f"errors      {status['errors']} reads failed"
     for mark in ("suspect", "damaged"):
         for each in status[mark]:

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from cbtfs.core.units import parse_duration
 from cbtfs.errors import UsageError
 
 if TYPE_CHECKING:
     from cbtfs.core.audit import Sampling
+
+
+def duration_parser(minimum: float) -> Callable[[object], float]:
+    """Return a parser for options whose value is a duration of at least *minimum* seconds."""
+
+    def parse(given: object) -> float:
+        try:
+            seconds = parse_duration(str(given))
+        except ValueError as exc:
+            raise typer.BadParameter(str(exc)) from exc
+        if seconds < minimum:
+            raise typer.BadParameter(f"{str(given)!r} is less than {minimum:g} s")
+        return seconds
+
+    return parse
+
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 PointName = Annotated[
@@ -36,7 +54,12 @@ DiskName = Annotated[
 ]
 LockWait = Annotated[
     float,
-    typer.Option("--lock-wait", metavar="S", min=0, help="Seconds to wait for another writer."),
+    typer.Option(
+        "--lock-wait",
+        metavar="T",
+        parser=duration_parser(0),
+        help="Time to wait for another writer: 90s, 30m, 4h or 1d.",
+    ),
 ]
 MAX_LEVEL: Final = 19
 MAX_THREADS: Final = 64

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from cbtfs.cli.report.output import Advance, human_size, print_lines, print_table, progress
+from cbtfs.cli.report.output import Advance, print_lines, print_table, progress
+from cbtfs.core.units import format_size
 
 if TYPE_CHECKING:
     from cbtfs.core.manifest import Manifest
@@ -34,10 +35,10 @@ def print_point(manifest: Manifest) -> None:
             (
                 disk.label,
                 disk.ingest,
-                human_size(disk.size),
-                human_size(disk.counts.read_bytes),
-                human_size(disk.counts.new_bytes),
-                human_size(disk.counts.stored_bytes),
+                format_size(disk.size),
+                format_size(disk.counts.read_bytes),
+                format_size(disk.counts.new_bytes),
+                format_size(disk.counts.stored_bytes),
                 disk.reason,
             )
             for disk in manifest.of_kind("disk")

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 import typer
 
 from cbtfs.cli.report.output import say
-from cbtfs.errors import CbtfsError, ChunkMissing, DataCorrupt
-
-PARTLY: Final = 3
+from cbtfs.errors import CbtfsError, ChunkMissing, DataCorrupt, ExitCode
 
 Failed = Sequence[tuple[str, CbtfsError]]
 """Names of VMs, and why each failed."""
@@ -32,7 +30,7 @@ def conclude(failed: Failed, *, is_any_done: bool, is_whole: bool) -> None:
     if failed and not is_any_done:
         raise typer.Exit(_gravest([error for _, error in failed]))
     if failed or not is_whole:
-        raise typer.Exit(PARTLY)
+        raise typer.Exit(ExitCode.PARTIAL)
 
 
 def _gravest(errors: Sequence[CbtfsError]) -> int:

@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from cbtfs.cli.report.exit_status import PARTLY, Failed, failed_documents
+from cbtfs.cli.report.exit_status import Failed, failed_documents
 from cbtfs.cli.report.metrics import Tally, VmResult
-from cbtfs.cli.report.output import human_size, human_time, print_table, say
-from cbtfs.errors import CbtfsError
+from cbtfs.cli.report.output import print_table, say
+from cbtfs.core.units import format_duration, format_size
+from cbtfs.errors import CbtfsError, ExitCode
 
 if TYPE_CHECKING:
     from cbtfs.core.manifest import Manifest
@@ -50,11 +51,11 @@ class Counted:
 
 def _in_words(ended: VmEnded) -> str:
     tries = f", at try {ended.tries}" if ended.tries > 1 else ""
-    time = f"{human_time(ended.seconds)}{tries}"
+    time = f"{format_duration(ended.seconds)}{tries}"
     if isinstance(ended.result, CbtfsError):
         return f"failed with {ended.result.exit_code} after {time}"
     manifest = ended.result.manifest
-    read, stored = human_size(_read(manifest)), human_size(_stored(manifest))
+    read, stored = format_size(_read(manifest)), format_size(_stored(manifest))
     return f"{manifest.kind}, {read} read, {stored} stored, {time}"
 
 
@@ -70,7 +71,7 @@ def print_fleet(ended: Sequence[VmEnded], names: Names, refused: Failed) -> None
 
 
 def _row(ended: VmEnded, names: Names) -> tuple[str, ...]:
-    name, time = names.of(ended.item), human_time(ended.seconds)
+    name, time = names.of(ended.item), format_duration(ended.seconds)
     if isinstance(ended.result, CbtfsError):
         return (name, "failed", "", "", "", time, "", str(ended.result))
     manifest = ended.result.manifest
@@ -78,8 +79,8 @@ def _row(ended: VmEnded, names: Names) -> tuple[str, ...]:
         name,
         "done" if ended.result.is_whole else "partly",
         manifest.kind,
-        human_size(_read(manifest)),
-        human_size(_stored(manifest)),
+        format_size(_read(manifest)),
+        format_size(_stored(manifest)),
         time,
         str(manifest.metadata["transport"]),
         manifest.reason,
@@ -134,7 +135,7 @@ def _result_of(ended: VmEnded) -> VmResult:
     name, uuid, result = ended.item.name, _uuid(ended.item), ended.result
     if isinstance(result, CbtfsError):
         return VmResult(name, uuid, result.exit_code, ended.seconds, ended.tries)
-    code = 0 if result.is_whole else PARTLY
+    code = ExitCode.DONE if result.is_whole else ExitCode.PARTIAL
     left_out = sum(each.is_wanted for each in result.left_out)
     return VmResult(name, uuid, code, ended.seconds, ended.tries, result.manifest, left_out)
 

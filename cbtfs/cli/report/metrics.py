@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,7 +21,7 @@ from cbtfs.cli.report.textfile import check_writable, replace_text
 from cbtfs.core.exposition import Gauge, Labels, render
 from cbtfs.core.moment import parse_moment
 from cbtfs.core.reasons import class_of
-from cbtfs.errors import CbtfsError
+from cbtfs.errors import CbtfsError, ExitCode
 
 if TYPE_CHECKING:
     from cbtfs.cli.report.vm_status import Standing
@@ -36,9 +36,6 @@ MetricsFile = Annotated[
         "node_exporter's textfile collector.",
     ),
 ]
-
-_BUG: Final = 70
-_INTERRUPTED: Final = 130
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +93,8 @@ def _code_of(exc: BaseException) -> int:
     if isinstance(exc, (CbtfsError, typer.Exit, Terminated)):
         return exc.exit_code
     if isinstance(exc, KeyboardInterrupt):
-        return _INTERRUPTED
-    return _BUG
+        return ExitCode.INTERRUPTED
+    return ExitCode.BUG
 
 
 def _write(
@@ -126,7 +123,7 @@ def _results(tally: Tally, code: int) -> Iterator[VmResult]:
     ended = {(each.name, each.uuid) for each in tally.results}
     for name, uuid in tally.chosen or ():
         if (name, uuid) not in ended:
-            yield VmResult(name, uuid, code or _BUG)
+            yield VmResult(name, uuid, code or ExitCode.BUG)
 
 
 def _standings(repository: Path, tally: Tally) -> Iterator[Standing]:

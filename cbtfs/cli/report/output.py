@@ -5,15 +5,13 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any
 
 from cbtfs.core.names import printable
 from cbtfs.errors import CbtfsError
 
 Advance = Callable[[int], None]
 """Told how many bytes more are done."""
-
-_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
 @contextmanager
@@ -103,25 +101,6 @@ def _align(header: Sequence[str], rows: list[list[str]], right: frozenset[str]) 
             for name, cell, width in zip(header, row, widths, strict=True)
         )
         sys.stdout.write("  ".join(cells).rstrip() + "\n")
-
-
-def human_size(size: int) -> str:
-    """*size* bytes with a binary unit and three digits or so."""
-    value, unit = float(size), 0
-    while value >= 1000 and unit < len(_UNITS) - 1:
-        value, unit = value / 1024, unit + 1
-    digits = 0 if unit == 0 or value >= 100 else 1 if value >= 10 else 2
-    return f"{value:.{digits}f} {_UNITS[unit]}"
-
-
-def human_time(seconds: float) -> str:
-    """*seconds* as 4.2 s, 75 s, 12 min or 3 h 5 min."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
 @contextmanager

@@ -207,7 +207,7 @@ def test_without_any_password_there_is_no_run(
         (("--full", "--incremental-only", VM), "exclude each other"),
         (("--thumbprint", "AA", VM), "exclude each other"),
         (("--transport", "ftp", VM), "--transport is one of"),
-        (("--max-snapshot-age", "soon", VM), "is no time"),
+        (("--max-snapshot-age", "soon", VM), "invalid --max-snapshot-age 'soon'"),
         (("--nbd-uri", "nbd://x/{nonsense}", VM), "only {vm}"),
     ],
 )
