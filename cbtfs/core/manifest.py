@@ -19,6 +19,7 @@ from cbtfs.core.fields import (
     text,
 )
 from cbtfs.core.ids import NULL_DIGEST, Digest, DiskId, PointId, VmId
+from cbtfs.core.reasons import FullReason, parse_full_reason
 from cbtfs.core.sealed import seal, unseal
 
 MANIFEST_FORMAT: Final = 1
@@ -88,6 +89,8 @@ class DiskRecord:
     change_id: str | None = None
     suspect: str | None = None
     audit: Mapping[str, Any] | None = None
+    full_reason: FullReason | None = None
+    """Code of *reason* if the whole disk was read; None for points of older programs too."""
     counts: Counts = field(default_factory=Counts)
 
     def __post_init__(self) -> None:
@@ -246,8 +249,14 @@ def _disk_of(document: Document) -> DiskRecord:
         change_id=optional(document, "change_id", text),
         suspect=optional(document, "suspect", text),
         audit=optional(document, "audit", mapping),
+        full_reason=optional(document, "full_reason", full_reason_in),
         counts=Counts(**{each.name: integer(counts, each.name) for each in fields(Counts)}),
     )
+
+
+def full_reason_in(document: Document, key: str) -> FullReason:
+    """Return the reason code in a member of *document*; OTHER if a newer program wrote it."""
+    return parse_full_reason(text(document, key))
 
 
 def encode_state(state: PointState) -> bytes:

@@ -25,7 +25,8 @@ from cbtfs.core.fields import (
     truth,
 )
 from cbtfs.core.ids import Digest, PointId
-from cbtfs.core.manifest import Counts, IngestKind
+from cbtfs.core.manifest import Counts, IngestKind, full_reason_in
+from cbtfs.core.reasons import FullReason, Reason
 from cbtfs.core.sealed import seal, unseal
 
 PROGRESS_FORMAT: Final = 1
@@ -63,6 +64,15 @@ class HeldSnapshot:
     """The machine's other snapshots, by managed object id."""
     disks: tuple[HeldDisk, ...]
     """Those that are captured."""
+    untracked_code: FullReason | None = None
+    """Code of *untracked*; None if changes were tracked, or in records of older programs."""
+
+    @property
+    def untracked_reason(self) -> Reason | None:
+        """Why changes were not tracked; None if they were."""
+        if self.untracked is None:
+            return None
+        return Reason(self.untracked_code or FullReason.OTHER, self.untracked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +97,8 @@ class DiskProgress:
     """What is to be read, as digest_of_extents() has it."""
     checkpoints: tuple[Checkpoint, ...] = ()
     """The last few, oldest first: the newest may be in no pack yet."""
+    full_reason: FullReason | None = None
+    """Code of *reason* if the whole disk is read."""
 
     def with_checkpoint(self, checkpoint: Checkpoint, keep: int) -> "DiskProgress":
         """With one checkpoint more, of which the newest *keep* stay."""
@@ -143,6 +155,7 @@ def decode_progress(data: bytes) -> RunProgress:
             untracked=optional(snapshot, "untracked", text),
             others=tuple(texts(snapshot, "others")),
             disks=tuple(map(_held_disk, items(snapshot, "disks"))),
+            untracked_code=optional(snapshot, "untracked_code", full_reason_in),
         ),
         disks={identity: _disk(mapping(disks, identity)) for identity in disks},
     )
@@ -169,6 +182,7 @@ def _disk(document: Document) -> DiskProgress:
         block_size=integer(document, "block_size"),
         wanted=text(document, "wanted"),
         checkpoints=tuple(map(_checkpoint, items(document, "marks"))),
+        full_reason=optional(document, "full_reason", full_reason_in),
     )
 
 

@@ -1,45 +1,73 @@
-"""Why a disk was read whole, in one word of a few: reasons name disks and times without end."""
+"""Reasons to read a whole disk: a code for programs, a text for people."""
 
-from typing import Final
-
-_BEFORE: Final = "compared by digest: "
-OTHER: Final = "other"
-_CLASSES: Final = (
-    ("first restore point", "first"),
-    ("a full was asked for", "asked_for"),
-    ("change tracking missed", "audit"),
-    ("its virtual hardware", "hardware"),
-    ("change tracking is off", "tracking_off"),
-    ("change tracking was enabled and is off", "tracking_off"),
-    ("change tracking started anew", "tracking_reset"),
-    ("the change ID did not go up", "tracking_reset"),
-    ("it is not tracked", "not_tracked"),
-    ("the snapshot has no change ID", "not_tracked"),
-    ("the last point has no change ID", "base_unknown"),
-    ("the last point does not tell", "base_unknown"),
-    ("the disk was", "moved"),
-    ("the disk had", "resized"),
-    ("the VM has a snapshot", "foreign_snapshot"),
-    ("at the last point the VM had a snapshot", "foreign_snapshot"),
-    ("the VM was reverted", "reverted"),
-    ("the VM's events", "reverts_unknown"),
-    ("the last point is older", "reverts_unknown"),
-    ("the change query failed", "query_failed"),
-    ("the change list is not believed", "list_refused"),
-    ("the change list reaches", "list_refused"),
-    ("the change list is since", "list_of_another_point"),
-    ("the bitmap", "list_of_another_point"),
-    ("no change list", "no_list"),
-    ("no dirty bitmap", "no_list"),
-    ("the manifest of this disk's newest point", "base_missing"),
-    ("the point", "base_damaged"),
-)
+from dataclasses import dataclass
+from enum import StrEnum
 
 
-def class_of(reason: str) -> str:
-    """One of a few words for *reason*, as a manifest has it of a disk."""
-    text = reason.removeprefix(_BEFORE)
-    for start, word in _CLASSES:
-        if text.startswith(start):
-            return word
-    return "base_damaged" if text.endswith("it may be this disk's newest") else OTHER
+class FullReason(StrEnum):
+    """Why a whole disk was read.
+
+    The value is a member of manifests (docs/format.md) and a label of metrics (docs/commands.md).
+    Values are added, never renamed.
+    """
+
+    FIRST = "first"
+    """The disk has no earlier restore point."""
+    ASKED_FOR = "asked_for"
+    """The user asked for a full."""
+    AUDIT = "audit"
+    """An audit proved that change lists of the disk lack changes."""
+    HARDWARE = "hardware"
+    """The virtual hardware of the VM is too old to track changes."""
+    TRACKING_OFF = "tracking_off"
+    """Change tracking of the VM is off."""
+    TRACKING_RESET = "tracking_reset"
+    """Change tracking was reset since the parent point."""
+    NOT_TRACKED = "not_tracked"
+    """Change tracking of the VM is on, but the disk has no change ID."""
+    BASE_UNKNOWN = "base_unknown"
+    """The parent point does not record what the source needs for a change list."""
+    BASE_DAMAGED = "base_damaged"
+    """The parent point, or a manifest that may be the parent's, is damaged."""
+    BASE_MISSING = "base_missing"
+    """The manifest of the parent point is missing."""
+    MOVED = "moved"
+    """The disk was moved or replaced."""
+    RESIZED = "resized"
+    """The disk has another size than at the parent point."""
+    FOREIGN_SNAPSHOT = "foreign_snapshot"
+    """The VM has, or had at the parent point, a snapshot of another program."""
+    REVERTED = "reverted"
+    """The VM was reverted to a snapshot since the parent point."""
+    REVERTS_UNKNOWN = "reverts_unknown"
+    """The events that would show a revert are not available."""
+    QUERY_FAILED = "query_failed"
+    """The source failed to return a change list."""
+    LIST_REFUSED = "list_refused"
+    """The change list is malformed."""
+    LIST_OF_ANOTHER_POINT = "list_of_another_point"
+    """The change list starts from another moment than the parent point."""
+    NO_LIST = "no_list"
+    """The source has no change list."""
+    OTHER = "other"
+    """A code of a newer program, or a run of an older program that recorded no code."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """One reason to read a whole disk."""
+
+    code: FullReason
+    text: str
+    """For people only: no program may depend on its wording."""
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def parse_full_reason(value: str) -> FullReason:
+    """Return the code with that value, or OTHER for a value that this program does not know."""
+    try:
+        return FullReason(value)
+    except ValueError:
+        return FullReason.OTHER

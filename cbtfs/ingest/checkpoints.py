@@ -21,6 +21,7 @@ from cbtfs.core.progress import (
     digest_of_extents,
     encode_progress,
 )
+from cbtfs.core.reasons import FullReason
 from cbtfs.errors import ChunkMissing, DataCorrupt
 from cbtfs.ingest.capture import Captured, OnCheckpoint
 from cbtfs.ingest.plan import Plan, Want
@@ -137,12 +138,16 @@ class DiskCheckpoints:
         if not is_begun or plan.kind == "full" or want == "incremental":
             return plan
         assert found is not None
-        return Plan("full", found.reason, None, plan.listed)
+        return Plan("full", found.reason, None, plan.listed, found.full_reason or FullReason.OTHER)
 
     def begin(self, plan: Plan, shape: Shape, start: Start, reader: Reader) -> Start:
         """*start*, or the last checkpoint of an earlier run that did the very same."""
         disk = DiskProgress(
-            plan.kind, plan.reason, shape.block_size, digest_of_extents(start.wanted)
+            plan.kind,
+            plan.reason,
+            shape.block_size,
+            digest_of_extents(start.wanted),
+            full_reason=plan.full_reason,
         )
         found = self._find(disk, shape, start, reader)
         self._checkpoints.not_read_bytes.pop(self._label, None)
@@ -156,7 +161,10 @@ class DiskCheckpoints:
 
     def _find(self, disk: DiskProgress, shape: Shape, start: Start, reader: Reader) -> Start:
         found = self._checkpoints.progress(self._identity)
-        if found is None or replace(found, checkpoints=(), reason=disk.reason) != disk:
+        if found is None:
+            return start
+        bare = replace(found, checkpoints=(), reason=disk.reason, full_reason=disk.full_reason)
+        if bare != disk:
             return start
         for checkpoint in reversed(found.checkpoints):
             if not 0 < checkpoint.leaf <= shape.leaves or not self._checkpoints.stands(

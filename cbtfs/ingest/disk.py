@@ -12,6 +12,7 @@ from cbtfs.core.ids import Ref
 from cbtfs.core.manifest import MAX_DISK_BYTES, DiskKind, DiskRecord, Vm
 from cbtfs.core.moment import format_moment
 from cbtfs.core.names import printable
+from cbtfs.core.reasons import FullReason, Reason
 from cbtfs.errors import ChunkMissing, DataCorrupt, UsageError
 from cbtfs.ingest.audit import OnMiss, SampleAudit, WholeAudit, audit_sample, audit_whole
 from cbtfs.ingest.baseline import Baseline
@@ -105,7 +106,8 @@ def take_disk(
     except (ChunkMissing, DataCorrupt) as exc:
         if base is None:
             raise
-        plan = whole(f"the point {base.point.manifest.point} is damaged: {exc}", options.want)
+        text = f"the point {base.point.manifest.point} is damaged: {exc}"
+        plan = whole(Reason(FullReason.BASE_DAMAGED, text), options.want)
         record = run.record(disk, plan, base, run.capture(plan, None, None))
         return replace(record, parent=None)
 
@@ -204,7 +206,9 @@ class _DiskIngest:
                 misses.warn_of_scan(whole.missed, self._found(misses, armed, whole.missed))
         if self.distrust is not None:
             found = max(whole.missed, self.distrust.blocks or 0)
-            record = replace(record, reason=missed_blocks(found or None))
+            record = replace(
+                record, reason=missed_blocks(found or None), full_reason=FullReason.AUDIT
+            )
         return replace(record, audit=whole.document())
 
     def record(
@@ -222,6 +226,7 @@ class _DiskIngest:
             data_blocks=captured.data_blocks,
             ingest=plan.kind,
             reason=plan.reason,
+            full_reason=plan.full_reason,
             parent=None if base is None else base.point.manifest.point,
             change_id=disk.change_id,
             suspect=base.suspect if base is not None and plan.kind == "incremental" else None,

@@ -7,6 +7,7 @@ from typing import Literal
 from cbtfs.core.distrust import Distrust
 from cbtfs.core.extent import Extent, clip, coalesce, intersect
 from cbtfs.core.manifest import IngestKind
+from cbtfs.core.reasons import FullReason, Reason
 from cbtfs.errors import ChangeTrackingUnusable, SourceMismatch
 from cbtfs.ingest.baseline import Baseline
 from cbtfs.ingest.distrust import reason_of
@@ -26,6 +27,12 @@ class Plan:
     """What to read; None for the whole disk."""
     listed: Sequence[Extent] | None = None
     """All that may differ from the base if the source's list can be believed; None without one."""
+    full_reason: FullReason | None = None
+    """Code of *reason* for a full; None for an incremental."""
+
+    def __post_init__(self) -> None:
+        if (self.kind == "full") != (self.full_reason is not None):
+            raise ValueError(f"a {self.kind} plan with the reason code {self.full_reason}")
 
     def with_changes(self, found: Sequence[Extent]) -> "Plan":
         """The same, where *found* has changed too, listed or not."""
@@ -52,26 +59,27 @@ def make_plan(
     whole read and *want* forbids that, SourceMismatch if it takes one for *distrust*.
     """
     if base is None:
-        return whole("first restore point of this disk", want)
+        return whole(Reason(FullReason.FIRST, "first restore point of this disk"), want)
     if base.is_missing:
         newest = base.point.manifest
-        return whole(
+        text = (
             f"compared by digest: the manifest of this disk's newest point, {newest.name} "
-            f"({newest.point}), is missing",
-            want,
+            f"({newest.point}), is missing"
         )
+        return whole(Reason(FullReason.BASE_MISSING, text), want)
     if want == "full":
-        plan = whole("a full was asked for", want)
+        plan = whole(Reason(FullReason.ASKED_FOR, "a full was asked for"), want)
         return replace(plan, listed=_listed(source, base)) if is_audited else plan
     if distrust is not None:
         listed = _listed(source, base) if is_audited and want != "incremental" else None
         return missed(Plan("incremental", "", None, listed), reason_of(distrust), want)
     if unreadable:
-        return whole(f"compared by digest: {unreadable[0]}, it may be this disk's newest", want)
+        text = f"compared by digest: {unreadable[0]}, it may be this disk's newest"
+        return whole(Reason(FullReason.BASE_DAMAGED, text), want)
     try:
         changed = source.changed(base.since)
     except ChangeTrackingInvalid as exc:
-        return whole(f"compared by digest: {exc}", want)
+        return whole(Reason(exc.code, f"compared by digest: {exc}"), want)
     extents = to_read(source, changed, base)
     return Plan("incremental", f"changes since {base.point.manifest.name}", extents, extents)
 
@@ -90,16 +98,16 @@ def missed(plan: Plan, reason: str, want: Want) -> Plan:
     """
     if want == "incremental":
         raise SourceMismatch(f"{reason}: run without --incremental-only, to read the whole disk")
-    return Plan("full", reason, None, plan.listed)
+    return Plan("full", reason, None, plan.listed, FullReason.AUDIT)
 
 
-def whole(reason: str, want: Want) -> Plan:
+def whole(reason: Reason, want: Want) -> Plan:
     """A plan to read everything; ChangeTrackingUnusable where that is forbidden."""
     if want == "incremental":
         raise ChangeTrackingUnusable(
             f"the whole disk would have to be read ({reason}): run without --incremental-only"
         )
-    return Plan("full", reason, None)
+    return Plan("full", reason.text, None, full_reason=reason.code)
 
 
 def to_read(source: DiskSource, changed: Sequence[Extent], base: Baseline) -> list[Extent]:

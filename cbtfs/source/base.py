@@ -6,11 +6,24 @@ from typing import Protocol
 
 from cbtfs.core.extent import Extent
 from cbtfs.core.ids import PointId
+from cbtfs.core.reasons import FullReason, Reason
 from cbtfs.errors import ChangeTrackingUnusable, SourceUnavailable
 
 
 class ChangeTrackingInvalid(ChangeTrackingUnusable):
-    """A change list is not to be had or not to be trusted; its text is the reason."""
+    """Raised when a change list is unavailable or cannot be trusted.
+
+    The message is the text of the reason, for people only; *code* is the reason for programs.
+    """
+
+    def __init__(self, text: str, code: FullReason) -> None:
+        super().__init__(text)
+        self.code = code
+
+    @property
+    def reason(self) -> Reason:
+        """The reason to read the whole disk."""
+        return Reason(self.code, str(self))
 
 
 class Stopped(SourceUnavailable):

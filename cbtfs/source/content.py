@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from cbtfs.core.extent import Extent, between
+from cbtfs.core.reasons import FullReason
 from cbtfs.errors import SourceUnavailable
 from cbtfs.source.base import ChangeTrackingInvalid, Since
 
@@ -15,7 +16,7 @@ class ContentSource:
         self.size = len(content)
 
     def changed(self, since: Since) -> Sequence[Extent]:
-        raise ChangeTrackingInvalid("it is a small file")
+        raise ChangeTrackingInvalid("it is a small file", FullReason.NO_LIST)
 
     def allocated(self) -> Sequence[Extent]:
         return list(between(0, self.size))

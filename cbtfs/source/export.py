@@ -5,6 +5,7 @@ from typing import Final
 
 from cbtfs.core.extent import Extent
 from cbtfs.core.names import printable
+from cbtfs.core.reasons import FullReason
 from cbtfs.errors import UsageError
 from cbtfs.source.base import ChangeTrackingInvalid, Since
 from cbtfs.source.nbd import ALLOCATION, NbdExport, NbdLimits, TooManyExtents
@@ -51,26 +52,31 @@ class NbdSource:
         """
         context = self._context
         if context is None:
-            raise ChangeTrackingInvalid("no dirty bitmap was named")
+            raise ChangeTrackingInvalid("no dirty bitmap was named", FullReason.NO_LIST)
         name = printable(context.removeprefix(BITMAP))
         if since.change_id is not None and since.change_id != context:
             recorded = printable(since.change_id.removeprefix(BITMAP))
             raise ChangeTrackingInvalid(
-                f"the bitmap {name} is not the one that starts at {since.point}: {recorded} does"
+                f"the bitmap {name} is not the one that starts at {since.point}: {recorded} does",
+                FullReason.LIST_OF_ANOTHER_POINT,
             )
         if since.change_id is None and not since.is_last_committed:
             raise ChangeTrackingInvalid(
-                f"the bitmap {name} is since the last committed point, which {since.last}"
+                f"the bitmap {name} is since the last committed point, which {since.last}",
+                FullReason.LIST_OF_ANOTHER_POINT,
             )
         if context not in self._export.contexts:
             raise ChangeTrackingInvalid(
                 f"{self._export.name} has no bitmap {name}: export it with the disk "
-                "(qemu-nbd --bitmap=NAME)"
+                "(qemu-nbd --bitmap=NAME)",
+                FullReason.NO_LIST,
             )
         try:
             return self._export.dirty(context)
         except TooManyExtents as exc:
-            raise ChangeTrackingInvalid(f"the bitmap {name}: {exc}") from exc
+            raise ChangeTrackingInvalid(
+                f"the bitmap {name}: {exc}", FullReason.LIST_OF_ANOTHER_POINT
+            ) from exc
 
     def allocated(self) -> Sequence[Extent]:
         return self._export.allocated()

@@ -12,6 +12,7 @@ from typing import Final
 
 from cbtfs.core.extent import Extent
 from cbtfs.core.names import printable
+from cbtfs.core.reasons import FullReason
 from cbtfs.errors import AccessDenied, SourceMismatch, SourceUnavailable, UsageError
 from cbtfs.source.base import ChangeTrackingInvalid, Since
 
@@ -54,7 +55,7 @@ class ImageSource:
             raise SourceUnavailable(f"cannot open {self._name}: {exc.strerror}") from exc
 
     def changed(self, since: Since) -> Sequence[Extent]:
-        raise ChangeTrackingInvalid("no change list")
+        raise ChangeTrackingInvalid("no change list", FullReason.NO_LIST)
 
     def allocated(self) -> Sequence[Extent]:
         """From SEEK_DATA and SEEK_HOLE; a device, or a file system without them, is all data."""

@@ -11,6 +11,7 @@ from cbtfs.core.extent import Extent
 from cbtfs.core.fields import MAX_INTEGER
 from cbtfs.core.ids import PointId
 from cbtfs.core.names import printable
+from cbtfs.core.reasons import FullReason
 from cbtfs.errors import UsageError
 from cbtfs.source.base import ChangeTrackingInvalid, DiskSource, ReadInto, Since, direct
 from cbtfs.source.wrappers import WrappedSource
@@ -80,17 +81,20 @@ class ListedSource(WrappedSource):
         if self._changes.since is None:
             if not since.is_last_committed:
                 raise ChangeTrackingInvalid(
-                    f"the change list is since the last committed point, which {since.last}"
+                    f"the change list is since the last committed point, which {since.last}",
+                    FullReason.LIST_OF_ANOTHER_POINT,
                 )
         elif self._since != since.point:
             meant = printable(self._changes.since[:_SHOWN_CHARACTERS])
             raise ChangeTrackingInvalid(
-                f"the change list is since {meant}, not since {since.point}"
+                f"the change list is since {meant}, not since {since.point}",
+                FullReason.LIST_OF_ANOTHER_POINT,
             )
         for number, (start, length) in enumerate(self._changes.extents):
             if start < 0 or length <= 0 or start + length > self.size:
                 raise ChangeTrackingInvalid(
                     f"the change list is not believed: item {number} (start {start}, length "
-                    f"{length}) does not lie within the disk's {self.size} bytes"
+                    f"{length}) does not lie within the disk's {self.size} bytes",
+                    FullReason.LIST_REFUSED,
                 )
         return [Extent(start, length) for start, length in self._changes.extents]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from cbtfs.core.extent import Extent, between
+from cbtfs.core.reasons import FullReason
 from cbtfs.errors import SourceUnavailable
 from cbtfs.source.base import ChangeTrackingInvalid, DiskSource, ReadInto, Since, direct
 
@@ -49,7 +50,8 @@ class CheckedSource(WrappedSource):
         for extent in found:
             if extent.end > self.size:
                 raise ChangeTrackingInvalid(
-                    f"the change list reaches to {extent.end}, beyond the disk's {self.size} bytes"
+                    f"the change list reaches to {extent.end}, beyond the disk's {self.size} bytes",
+                    FullReason.LIST_REFUSED,
                 )
         return found
 

@@ -27,6 +27,7 @@ from cbtfs.core.manifest import (
 )
 from cbtfs.core.moment import format_moment
 from cbtfs.core.names import encode_name
+from cbtfs.core.reasons import FullReason
 from cbtfs.core.sealed import seal, unseal
 
 IDS = st.text("0123456789abcdef", min_size=32, max_size=32)
@@ -126,10 +127,16 @@ def a_manifest(*disks: DiskRecord) -> Manifest:
 
 
 WHOLE = a_manifest(
-    a_disk(parent=PointId(ID), change_id="52 4e/7", suspect="why", audit={"blocks": 3}),
+    a_disk(
+        parent=PointId(ID),
+        change_id="52 4e/7",
+        suspect="why",
+        audit={"blocks": 3},
+        full_reason=FullReason.NO_LIST,
+    ),
 )
 OPTIONAL = {"vcenter", "instance_uuid", "parent", "change_id", "suspect", "audit", "verified"}
-OPTIONAL |= {"time_source"}
+OPTIONAL |= {"time_source", "full_reason"}
 
 
 def members(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -188,6 +195,13 @@ def test_a_manifest_without_an_optional_member_is_whole(path: tuple[Any, ...]) -
     parent_of(null, path)[path[-1]] = None
 
     assert manifest_of(lacking) == manifest_of(null)
+
+
+def test_a_reason_code_of_a_newer_program_is_other() -> None:
+    newer = document()
+    newer["disks"][0]["full_reason"] = "sunspots"
+
+    assert manifest_of(newer).disks[0].full_reason is FullReason.OTHER
 
 
 @pytest.mark.parametrize("path", MEMBERS)

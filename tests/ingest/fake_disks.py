@@ -8,6 +8,7 @@ from typing import Final
 from cbtfs.core.extent import Extent
 from cbtfs.core.ids import PointId
 from cbtfs.core.manifest import DiskRecord, Manifest
+from cbtfs.core.reasons import FullReason
 from cbtfs.errors import SourceUnavailable
 from cbtfs.ingest.plan import Want
 from cbtfs.ingest.point import DiskInput, VmInput, take_point
@@ -65,7 +66,7 @@ class Untracked(WrappedSource):
     """A source without a change tracker."""
 
     def changed(self, since: Since) -> Sequence[Extent]:
-        raise ChangeTrackingInvalid("no change list")
+        raise ChangeTrackingInvalid("no change list", FullReason.NO_LIST)
 
 
 class Breaking(WrappedSource):

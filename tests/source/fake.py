@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from cbtfs.core.extent import Extent, clip
+from cbtfs.core.reasons import FullReason
 from cbtfs.errors import SourceUnavailable
 from cbtfs.source.base import ChangeTrackingInvalid, Since
 
@@ -54,7 +55,9 @@ class FakeDisk:
         """The snapshot of that change ID; ChangeTrackingInvalid if it is none of this disk's."""
         name, _, number = (change_id or "").rpartition("/")
         if name != self._name:
-            raise ChangeTrackingInvalid(f"{change_id} is no change ID of this disk")
+            raise ChangeTrackingInvalid(
+                f"{change_id} is no change ID of this disk", FullReason.NO_LIST
+            )
         return int(number)
 
     def change_id(self, number: int) -> str:

@@ -20,7 +20,7 @@ from cbtfs.cli.report.output import say
 from cbtfs.cli.report.textfile import check_writable, replace_text
 from cbtfs.core.exposition import Gauge, Labels, render
 from cbtfs.core.moment import parse_moment
-from cbtfs.core.reasons import class_of
+from cbtfs.core.reasons import FullReason
 from cbtfs.errors import CbtfsError, ExitCode
 
 if TYPE_CHECKING:
@@ -198,10 +198,12 @@ class Gauges:
             untracked = sum(disk.change_id is None for disk in disks)
             text = "Disks without change tracking, which each run reads whole."
             self._set("vm_untracked_disks", text, untracked, vm)
-        whole = Counter(class_of(disk.reason) for disk in disks if disk.ingest == "full")
+        whole = Counter(
+            (disk.full_reason or FullReason.OTHER) for disk in disks if disk.ingest == "full"
+        )
         for reason, count in sorted(whole.items()):
             text = "Disks that were read whole, by the reason."
-            self._set("vm_whole_disks", text, count, {**vm, "reason": reason})
+            self._set("vm_whole_disks", text, count, {**vm, "reason": reason.value})
 
     def add_standing(self, each: Standing) -> None:
         vm = {"vm": each.name, "uuid": each.uuid}

@@ -7,6 +7,7 @@ from typing import Any
 from cbtfs.core.extent import Extent
 from cbtfs.core.ids import PointId
 from cbtfs.core.manifest import decode_manifest
+from cbtfs.core.reasons import FullReason, Reason
 from cbtfs.errors import DataCorrupt, PointNotFound
 from cbtfs.source.base import ChangeTrackingInvalid, Since
 from cbtfs.source.vsphere.cbt.changed_areas import changed_areas
@@ -33,7 +34,7 @@ class Changes:
         self._ready = ready
         self._taken = taken
         self._known: dict[PointId, dict[str, Any]] = {}
-        self._reverted: dict[PointId, str | None] = {}
+        self._reverted: dict[PointId, Reason | None] = {}
 
     def of(self, disk: DiskFacts) -> Callable[[Since], Sequence[Extent]]:
         """For a source: raises ChangeTrackingInvalid with the reason that the point will tell."""
@@ -54,7 +55,7 @@ class Changes:
             or self._revert(since.point, known)
         )
         if reason is not None:
-            raise ChangeTrackingInvalid(reason)
+            raise ChangeTrackingInvalid(reason.text, reason.code)
         assert since.change_id is not None
         return changed_areas(
             self._session,
@@ -75,11 +76,14 @@ class Changes:
                 self._known[point] = {}
         return self._known[point]
 
-    def _revert(self, point: PointId, known: dict[str, Any]) -> str | None:
+    def _revert(self, point: PointId, known: dict[str, Any]) -> Reason | None:
         if point not in self._reverted:
             created = known.get("snapshot", {}).get("created")
             self._reverted[point] = (
-                "the last point does not tell when its snapshot was made"
+                Reason(
+                    FullReason.BASE_UNKNOWN,
+                    "the last point does not tell when its snapshot was made",
+                )
                 if created is None
                 else reverted_since(
                     self._session,

@@ -12,6 +12,7 @@ from typing import Final
 
 from cbtfs.core.moment import format_moment
 from cbtfs.core.progress import HeldDisk, HeldSnapshot, RunProgress, decode_progress
+from cbtfs.core.reasons import Reason
 from cbtfs.errors import DataCorrupt
 from cbtfs.ingest.point import VmInput, bases_of
 from cbtfs.ingest.vsphere.disk_selection import select_disks
@@ -46,7 +47,7 @@ def held_snapshot(
     taken: Taken,
     disks: Sequence[DiskFacts],
     options: IngestOptions,
-    untracked: str | None,
+    untracked: Reason | None,
     repository: Repository,
     vm: VmInput,
 ) -> HeldSnapshot:
@@ -58,7 +59,8 @@ def held_snapshot(
         created=_moment(taken.entry),
         is_quiesce_wanted=options.quiesce,
         consistency=taken.quiesce,
-        untracked=untracked,
+        untracked=None if untracked is None else untracked.text,
+        untracked_code=None if untracked is None else untracked.code,
         others=tuple(entry.id for entry in taken.others),
         disks=tuple(
             HeldDisk(
@@ -124,7 +126,7 @@ def find_interrupted(
         raise ResumeRefused("change tracking was switched since")
     taken = load_taken(session, machine.snapshots, entry, then.consistency)
     chosen = select_disks(options, taken.disks).disks
-    now = held_snapshot(taken, chosen, options, then.untracked, repository, vm)
+    now = held_snapshot(taken, chosen, options, then.untracked_reason, repository, vm)
     _compare(then.disks, now.disks)
     return InterruptedRun(taken, progress, max(age, 0.0))
 

@@ -107,7 +107,7 @@ def ingest_machine(context: IngestContext, vm: ListedVm) -> VmIngestResult:
         name = f"{SNAPSHOT_PREFIX}{context.repository.settings.id[:_PREFIX_ID]}-{run}"
         if interrupted is not None:
             name = interrupted.taken.entry.name
-            ready = replace(ready, untracked=interrupted.progress.snapshot.untracked)
+            ready = replace(ready, untracked=interrupted.progress.snapshot.untracked_reason)
         capture = _Capture(context, vm, ready, vm_id, run, name, interrupted)
         access = capture.foresee().access
         facts = RunFacts(run, session.server_id, vm_id, name, holds=access is not None)
@@ -136,7 +136,7 @@ def ingest_machine(context: IngestContext, vm: ListedVm) -> VmIngestResult:
     notes += refusals
     notes += disk_notes(ready.machine)
     if ready.untracked is not None and not ready.machine.is_tracking:
-        notes.append(ready.untracked)
+        notes.append(ready.untracked.text)
     notes += [each for each in (ready.done, hold.trouble) if each is not None]
     notes += outcome.notes
     return VmIngestResult(outcome.manifest, outcome.left_out, warnings, tuple(notes))

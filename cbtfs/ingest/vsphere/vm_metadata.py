@@ -63,7 +63,10 @@ def metadata_of(
             "consistency": taken.quiesce,
             "others": [each.name for each in taken.others],
         },
-        "tracking": {"is_on": ready.untracked is None, "reason": ready.untracked},
+        "tracking": {
+            "is_on": ready.untracked is None,
+            "reason": None if ready.untracked is None else ready.untracked.text,
+        },
         "changed": ready.done,
         "transport": transport,
         "disks": [disk.metadata() for disk in disks],

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from cbtfs import listing
+from cbtfs.core.reasons import FullReason
 from cbtfs.store.repository import reading
 from tests.cli.run_cbtfs import Run
 from tests.make_points import BLOCK, read_image
@@ -157,8 +158,8 @@ def test_a_bitmap_since_a_point_that_was_forgotten_is_not_believed(
     assert _content(repository, document["point"]) == daemon.converted(uri)
 
 
-def test_a_bitmap_that_is_not_there_is_a_whole_read_with_the_reason(
-    daemon: Daemon, run: Run
+def test_a_missing_bitmap_is_a_full_with_the_reason(
+    daemon: Daemon, run: Run, repository: Path
 ) -> None:
     _ingest(run, daemon.point())
     uri = daemon.point()
@@ -170,6 +171,9 @@ def test_a_bitmap_that_is_not_there_is_a_whole_read_with_the_reason(
 
     assert document["kind"] == "full"
     assert "has no bitmap nothing" in document["reason"]
+    with reading(repository) as opened:
+        manifest = listing.find_point(opened, document["point"]).manifest
+    assert manifest.disks[0].full_reason is FullReason.NO_LIST
     assert refused.code == 32
 
 

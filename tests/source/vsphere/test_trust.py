@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from cbtfs.core.ids import PointId
+from cbtfs.core.reasons import FullReason
 from cbtfs.source.base import Since
 from cbtfs.source.vsphere.cbt.trust import distrust, foreign_snapshots
 from cbtfs.source.vsphere.inventory.disks import DiskFacts
@@ -25,28 +26,31 @@ def test_the_same_disk_in_the_same_epoch_is_believed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("disk", "since", "then", "words"),
+    ("disk", "since", "then", "code"),
     [
-        (DISK, replace(SINCE, change_id=None), THEN, "last point has no change ID"),
-        (replace(DISK, change_id=None), SINCE, THEN, "snapshot has no change ID"),
-        (DISK, SINCE, None, "does not tell where"),
-        (DISK, SINCE, {"root": "[e] a/a.vmdk"}, "moved or replaced"),
-        (DISK, SINCE, {}, "moved or replaced"),
-        (DISK, replace(SINCE, size=(1 << 30) - 512), THEN, "KB 2090639"),
-        (DISK, replace(SINCE, size=(1 << 30) + 512), THEN, "KB 2090639"),
-        (DISK, replace(SINCE, change_id=f"{EPOCH[:-1]}4/80"), THEN, "started anew"),
-        (DISK, replace(SINCE, change_id="80"), THEN, "started anew"),
-        (DISK, replace(SINCE, change_id=f"{EPOCH}/81"), THEN, "did not go up"),
-        (DISK, replace(SINCE, change_id=f"{EPOCH}/100"), THEN, "did not go up"),
-        (DISK, replace(SINCE, change_id=f"{EPOCH}/8f"), THEN, "did not go up"),
-        (DISK, replace(SINCE, change_id=f"{EPOCH}/x"), THEN, "did not go up"),
-        (DISK, replace(SINCE, change_id=f"{EPOCH}/"), THEN, "did not go up"),
+        (DISK, replace(SINCE, change_id=None), THEN, FullReason.BASE_UNKNOWN),
+        (replace(DISK, change_id=None), SINCE, THEN, FullReason.NOT_TRACKED),
+        (DISK, SINCE, None, FullReason.BASE_UNKNOWN),
+        (DISK, SINCE, {"root": "[e] a/a.vmdk"}, FullReason.MOVED),
+        (DISK, SINCE, {}, FullReason.MOVED),
+        (DISK, replace(SINCE, size=(1 << 30) - 512), THEN, FullReason.RESIZED),
+        (DISK, replace(SINCE, size=(1 << 30) + 512), THEN, FullReason.RESIZED),
+        (DISK, replace(SINCE, change_id=f"{EPOCH[:-1]}4/80"), THEN, FullReason.TRACKING_RESET),
+        (DISK, replace(SINCE, change_id="80"), THEN, FullReason.TRACKING_RESET),
+        (DISK, replace(SINCE, change_id=f"{EPOCH}/81"), THEN, FullReason.TRACKING_RESET),
+        (DISK, replace(SINCE, change_id=f"{EPOCH}/100"), THEN, FullReason.TRACKING_RESET),
+        (DISK, replace(SINCE, change_id=f"{EPOCH}/8f"), THEN, FullReason.TRACKING_RESET),
+        (DISK, replace(SINCE, change_id=f"{EPOCH}/x"), THEN, FullReason.TRACKING_RESET),
+        (DISK, replace(SINCE, change_id=f"{EPOCH}/"), THEN, FullReason.TRACKING_RESET),
     ],
 )
 def test_anything_else_is_not(
-    disk: DiskFacts, since: Since, then: dict[str, str] | None, words: str
+    disk: DiskFacts, since: Since, then: dict[str, str] | None, code: FullReason
 ) -> None:
-    assert words in str(distrust(disk, since, then))
+    reason = distrust(disk, since, then)
+
+    assert reason is not None
+    assert reason.code is code
 
 
 def test_hexadecimal_numbers_are_compared_as_such() -> None:
@@ -55,5 +59,6 @@ def test_hexadecimal_numbers_are_compared_as_such() -> None:
 
 def test_snapshots_of_others_at_either_point() -> None:
     assert foreign_snapshots([], []) is None
-    assert "at the last point" in str(foreign_snapshots(["theirs"], []))
-    assert "has a snapshot" in str(foreign_snapshots([], ["theirs"]))
+    for reason in (foreign_snapshots(["theirs"], []), foreign_snapshots([], ["theirs"])):
+        assert reason is not None
+        assert reason.code is FullReason.FOREIGN_SNAPSHOT

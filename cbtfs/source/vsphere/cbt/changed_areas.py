@@ -10,6 +10,7 @@ from typing import Any, Final
 from pyVmomi import vim, vmodl
 
 from cbtfs.core.extent import Extent
+from cbtfs.core.reasons import FullReason
 from cbtfs.source.base import ChangeTrackingInvalid
 from cbtfs.source.vsphere.connect.faults import meaning, text_of
 from cbtfs.source.vsphere.connect.session import Session
@@ -56,7 +57,9 @@ def _query(session: Session, vm: Any, snapshot: Any, key: int, offset: int, chan
     ) as fault:
         raise meaning(fault, what) from fault
     except vmodl.MethodFault as fault:
-        raise ChangeTrackingInvalid(f"the change query failed: {text_of(fault)}") from fault
+        raise ChangeTrackingInvalid(
+            f"the change query failed: {text_of(fault)}", FullReason.QUERY_FAILED
+        ) from fault
 
 
 def _check_page(page: Any, offset: int, size: int) -> int:
@@ -85,4 +88,6 @@ def _extents(page: Any, start: int, end: int) -> Iterator[Extent]:
 
 
 def _odd(what: str) -> ChangeTrackingInvalid:
-    return ChangeTrackingInvalid(f"the change list is not believed: {what}")
+    return ChangeTrackingInvalid(
+        f"the change list is not believed: {what}", FullReason.LIST_REFUSED
+    )

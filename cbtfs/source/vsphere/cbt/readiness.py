@@ -11,6 +11,7 @@ from typing import Final
 
 from pyVmomi import vim, vmodl
 
+from cbtfs.core.reasons import FullReason, Reason
 from cbtfs.errors import SourceUnavailable
 from cbtfs.source.vsphere.cbt.reconfigure import reconfigure
 from cbtfs.source.vsphere.connect.faults import meaning, text_of
@@ -30,7 +31,7 @@ class Ready:
     """A machine that can be captured."""
 
     machine: Machine
-    untracked: str | None = None
+    untracked: Reason | None = None
     """Why its changes are not tracked; None if they are, or will be from the snapshot on."""
     done: str | None = None
     """What was changed about the machine."""
@@ -53,22 +54,33 @@ def make_ready(session: Session, vm: ListedVm, machine: Machine, *, may_upgrade:
     if not machine.can_track:
         return Ready(
             machine,
-            f"its virtual hardware {machine.config.version} cannot track changes: power it off and "
-            "give --upgrade-hardware",
+            Reason(
+                FullReason.HARDWARE,
+                f"its virtual hardware {machine.config.version} cannot track changes: power it "
+                "off and give --upgrade-hardware",
+            ),
             upgraded,
         )
     if machine.is_tracking:
         return Ready(machine, None, upgraded)
     obstacle = enabling_obstacle(machine)
     if obstacle is not None:
-        return Ready(machine, f"change tracking is off and is not enabled: {obstacle}", upgraded)
+        return Ready(
+            machine, _off(f"change tracking is off and is not enabled: {obstacle}"), upgraded
+        )
     machine, obstacle = _enable(session, vm)
     if obstacle is not None and not machine.is_tracking:
-        return Ready(machine, f"change tracking is off and is not enabled: {obstacle}", upgraded)
+        return Ready(
+            machine, _off(f"change tracking is off and is not enabled: {obstacle}"), upgraded
+        )
     if not machine.is_tracking:
-        return Ready(machine, "change tracking was enabled and is off all the same", upgraded)
+        return Ready(machine, _off("change tracking was enabled and is off all the same"), upgraded)
     words = [upgraded, "change tracking enabled"]
     return Ready(machine, None, ", ".join(word for word in words if word))
+
+
+def _off(text: str) -> Reason:
+    return Reason(FullReason.TRACKING_OFF, text)
 
 
 def enabling_obstacle(machine: Machine) -> str | None:
@@ -127,11 +139,13 @@ def setting_of(disk: DiskFacts) -> str:
     return f"{disk.slot}.ctkEnabled"
 
 
-def untracked_disk(machine: Machine, disk: DiskFacts) -> str | None:
+def untracked_disk(machine: Machine, disk: DiskFacts) -> Reason | None:
     """Why a disk has no change ID though the machine's changes are tracked; None if unknown."""
     if disk.change_id is not None:
         return None
     setting = setting_of(disk)
     if machine.settings().get(setting.lower(), "").upper() != "TRUE":
-        return f"it is not tracked: the VM's setting {setting} is not TRUE"
-    return f"it is not tracked: no change ID, with a backing of type {disk.backing}"
+        text = f"it is not tracked: the VM's setting {setting} is not TRUE"
+    else:
+        text = f"it is not tracked: no change ID, with a backing of type {disk.backing}"
+    return Reason(FullReason.NOT_TRACKED, text)

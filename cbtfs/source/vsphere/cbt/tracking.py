@@ -103,7 +103,8 @@ def _reason(machine: Machine, disk: DiskFacts, *, is_switched: bool) -> str | No
         return "change tracking is off"
     if disk.change_id is None and is_switched and not machine.is_off:
         return "it begins at the next stun: 'cbtfs cbt enable' makes one"
-    return untracked_disk(machine, disk)
+    why = untracked_disk(machine, disk)
+    return None if why is None else why.text
 
 
 def disk_notes(machine: Machine) -> Iterator[str]:

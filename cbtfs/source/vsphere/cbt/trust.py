@@ -8,37 +8,53 @@ be told from outside is looked at here.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cbtfs.core.reasons import FullReason, Reason
 from cbtfs.source.base import Since
 from cbtfs.source.vsphere.inventory.disks import DiskFacts
 
 
-def distrust(disk: DiskFacts, since: Since, then: Mapping[str, Any] | None) -> str | None:
+def distrust(disk: DiskFacts, since: Since, then: Mapping[str, Any] | None) -> Reason | None:
     """Why changes of *disk* since that point are not to be believed; None if they may be.
 
     *then* is what that point's manifest knows of the disk.
     """
     if since.change_id is None:
-        return "the last point has no change ID of this disk"
+        return Reason(FullReason.BASE_UNKNOWN, "the last point has no change ID of this disk")
     if disk.change_id is None:
-        return "the snapshot has no change ID of this disk: it is not tracked"
+        return Reason(
+            FullReason.NOT_TRACKED,
+            "the snapshot has no change ID of this disk: it is not tracked",
+        )
     if then is None:
-        return "the last point does not tell where the disk was"
+        return Reason(FullReason.BASE_UNKNOWN, "the last point does not tell where the disk was")
     if then.get("root") != disk.root:
-        return f"the disk was {then.get('root')} and is {disk.root} now: it was moved or replaced"
+        return Reason(
+            FullReason.MOVED,
+            f"the disk was {then.get('root')} and is {disk.root} now: it was moved or replaced",
+        )
     if since.size != disk.size:
-        return f"the disk had {since.size} bytes and has {disk.size} now (VMware KB 2090639)"
+        return Reason(
+            FullReason.RESIZED,
+            f"the disk had {since.size} bytes and has {disk.size} now (VMware KB 2090639)",
+        )
     return _new_epoch(since.change_id, disk.change_id)
 
 
-def _new_epoch(old: str, new: str) -> str | None:
+def _new_epoch(old: str, new: str) -> Reason | None:
     """A change ID is `<uuid>/<number>`: another UUID means that tracking started anew."""
     old_epoch, _, old_number = old.rpartition("/")
     new_epoch, _, new_number = new.rpartition("/")
     if not old_epoch or old_epoch != new_epoch:
-        return f"change tracking started anew: the change ID was {old} and is {new} now"
+        return Reason(
+            FullReason.TRACKING_RESET,
+            f"change tracking started anew: the change ID was {old} and is {new} now",
+        )
     numbers = _numbers(old_number, new_number)
     if numbers is None or numbers[1] <= numbers[0]:
-        return f"the change ID did not go up: it was {old} and is {new} now"
+        return Reason(
+            FullReason.TRACKING_RESET,
+            f"the change ID did not go up: it was {old} and is {new} now",
+        )
     return None
 
 
@@ -52,10 +68,16 @@ def _numbers(*texts: str) -> list[int] | None:
     return None
 
 
-def foreign_snapshots(then: Sequence[str], now: Sequence[str]) -> str | None:
+def foreign_snapshots(then: Sequence[str], now: Sequence[str]) -> Reason | None:
     """Why snapshots of others stand against a change list (VMware KB 1020128)."""
     if now:
-        return f"the VM has a snapshot that is not of this repository: {now[0]}"
+        return Reason(
+            FullReason.FOREIGN_SNAPSHOT,
+            f"the VM has a snapshot that is not of this repository: {now[0]}",
+        )
     if then:
-        return f"at the last point the VM had a snapshot that is not of this repository: {then[0]}"
+        return Reason(
+            FullReason.FOREIGN_SNAPSHOT,
+            f"at the last point the VM had a snapshot that is not of this repository: {then[0]}",
+        )
     return None

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from pyVmomi import vim, vmodl
 
+from cbtfs.core.reasons import FullReason, Reason
 from cbtfs.source.vsphere.connect.faults import text_of
 from cbtfs.source.vsphere.connect.session import Session
 
@@ -18,13 +19,16 @@ KEPT: Final = timedelta(days=30)
 """vCenter keeps events for so long unless it is told otherwise."""
 
 
-def reverted_since(session: Session, vm: Any, moment: datetime, now: datetime) -> str | None:
+def reverted_since(session: Session, vm: Any, moment: datetime, now: datetime) -> Reason | None:
     """Why a revert since *moment* cannot be excluded; None if there was none.
 
     Both times are of the server's clock.
     """
     if now - moment > KEPT:
-        return f"the last point is older than the {KEPT.days} days that a server keeps events"
+        return Reason(
+            FullReason.REVERTS_UNKNOWN,
+            f"the last point is older than the {KEPT.days} days that a server keeps events",
+        )
     spec = vim.event.EventFilterSpec(
         entity=vim.event.EventFilterSpec.ByEntity(entity=vm, recursion="self"),
         time=vim.event.EventFilterSpec.ByTime(beginTime=moment),
@@ -35,9 +39,11 @@ def reverted_since(session: Session, vm: Any, moment: datetime, now: datetime) -
             lambda: session.content.eventManager.QueryEvents(spec), "read events"
         )
     except vmodl.MethodFault as fault:
-        return f"the VM's events cannot be read: {text_of(fault)}"
+        return Reason(
+            FullReason.REVERTS_UNKNOWN, f"the VM's events cannot be read: {text_of(fault)}"
+        )
     for event in events or ():
         if event.createdTime >= moment:
             when = event.createdTime.strftime("%Y-%m-%dT%H:%M:%SZ")
-            return f"the VM was reverted to a snapshot at {when}"
+            return Reason(FullReason.REVERTED, f"the VM was reverted to a snapshot at {when}")
     return None

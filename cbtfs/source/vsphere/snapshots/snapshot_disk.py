@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from cbtfs.core.extent import Extent
+from cbtfs.core.reasons import Reason
 from cbtfs.errors import SourceUnavailable
 from cbtfs.source.base import ChangeTrackingInvalid, Since, Stopped
 from cbtfs.source.transport.base import DiskReader, FrozenDisk
@@ -130,10 +131,10 @@ class SnapshotDisk:
                 self._opened.close()
 
 
-def never_changed(reason: str) -> Callable[[Since], Sequence[Extent]]:
+def never_changed(reason: Reason) -> Callable[[Since], Sequence[Extent]]:
     """For a disk whose changes nobody tracks."""
 
     def changes(since: Since) -> Sequence[Extent]:
-        raise ChangeTrackingInvalid(reason)
+        raise ChangeTrackingInvalid(reason.text, reason.code)
 
     return changes
