@@ -1,4 +1,4 @@
-"""The short forms of the campaigns: nothing that was promised is lost, no byte reads wrong."""
+"""Short forms of the crash campaigns: no acknowledged point is lost, no byte is wrong."""
 
 import logging
 from collections.abc import Iterator
@@ -15,14 +15,14 @@ SEED = 20261122
 
 @pytest.fixture(autouse=True)
 def _quiet() -> Iterator[None]:
-    """What is mended on the way is not told: it is what this is about."""
+    """Suppress warnings about repairs: they are expected here."""
     logging.disable(logging.WARNING)
     yield
     logging.disable(logging.NOTSET)
 
 
 @pytest.mark.parametrize("name", CAMPAIGNS)
-def test_nothing_is_lost(name: str, tmp_path: Path) -> None:
+def test_a_campaign_loses_no_data(name: str, tmp_path: Path) -> None:
     campaign = CAMPAIGNS[name]
 
     result = campaign.run(tmp_path, SEED, campaign.short)

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from tools.crash.campaign import Campaign
+from tools.crash.child import BUG
 from tools.crash.trap import Action
 
 pytestmark = pytest.mark.mounts
 
 SEED = 20261123
-BUG = 70
 CALLS = 50
 """Upper bound of the calls of a run: the last traps do not trigger."""
 NEEDED = {"fsync", "writev", "rename", "link"}

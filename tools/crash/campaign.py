@@ -12,7 +12,7 @@ from cbtfs.ingest.plan import Want
 from cbtfs.source.listed import ChangeList
 from cbtfs.store.repository import create_repository
 from cbtfs.store.settings import new_settings
-from tools.crash.capture import Capture
+from tools.crash.capture import IngestRun
 from tools.crash.child import ChildExit, Work, run_child
 from tools.crash.guest import GuestImage
 from tools.crash.trap import Action, Trap, write_short
@@ -60,13 +60,13 @@ class Campaign:
     def points(self) -> int:
         return len(self._promised)
 
-    def next_capture(self) -> Capture:
+    def next_capture(self) -> IngestRun:
         """Return a run of a new version: full, full scan, or by one of two kinds of change list."""
         self.guest.change()
         want: Want = self.rnd.choice(["auto", "auto", "auto", "auto", "full"])
         changes, since = self._changes()
         version = self.guest.version
-        return Capture(self.repository, self.guest.path, version, want, changes, since)
+        return IngestRun(self.repository, self.guest.path, version, want, changes, since)
 
     def _changes(self) -> tuple[ChangeList | None, PointId | None]:
         """Return a change list since the last acknowledged point, and that point; or neither."""
@@ -79,7 +79,7 @@ class Campaign:
 
     def run(
         self,
-        capture: Capture,
+        capture: IngestRun,
         work: Work,
         *,
         kill_after: float | None = None,

@@ -22,7 +22,7 @@ LOCK_WAIT: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Capture:
+class IngestRun:
     """Input of a run: a version of the image, and its change list."""
 
     repository: Path

@@ -20,7 +20,8 @@ Message = dict[str, Any]
 Send = Callable[[Message], None]
 Work = Callable[[Send], None]
 
-_BUG: Final = 70
+BUG: Final = 70
+"""Exit code of a child that raised an unexpected exception."""
 _write = os.write  # the original, before a child replaces it
 
 
@@ -71,7 +72,7 @@ def _run_as_child(work: Work, writing: int) -> None:
 
     for fault in (signal.SIGABRT, signal.SIGBUS, signal.SIGSEGV):
         signal.signal(fault, signal.SIG_DFL)  # other tests cover the handlers of cbtfs
-    code = _BUG
+    code = BUG
     try:
         work(send)
         code = 0

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final, get_args
 
 from tools.crash.campaign import Campaign, expect_success
+from tools.crash.child import BUG
 from tools.crash.lifecycle import OPERATIONS, Lifecycle
 from tools.crash.loop import FileSystem, LoopDisk, loop_disk
 from tools.crash.result import CampaignResult
@@ -14,7 +15,6 @@ from tools.crash.verify import Violation
 _SIZE: Final = 320 << 20
 """Slightly more than the minimum size of mkfs.xfs."""
 _SMALL: Final = 64 << 20
-_BUG: Final = 70
 _ZEROS: Final = bytes(64 << 10)
 
 
@@ -97,7 +97,7 @@ def _fill(lifecycle: Lifecycle, filler: Path) -> tuple[list[int], int]:
     for operation in lifecycle.campaign.rnd.sample(OPERATIONS, len(OPERATIONS)):
         fill_disk(filler, left)
         result = lifecycle.run(operation)
-        if result.code == _BUG or result.code < 0:
+        if result.code == BUG or result.code < 0:
             raise Violation(f"{operation} with {left} bytes free: {result}")
         codes.append(result.code)
     lifecycle.prove_readable()

@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Final
 
 from tools.crash.campaign import Campaign
+from tools.crash.child import BUG
 from tools.crash.lifecycle import OPERATIONS, Lifecycle, Operation
 from tools.crash.result import CampaignResult
 from tools.crash.trap import Action
 from tools.crash.verify import Violation
 
-_BUG: Final = 70
 _CALLS: Final = 80
 """Upper bound of the calls of a run with a small disk."""
 _ACTIONS: Final[tuple[Action, ...]] = ("EIO", "ENOSPC", "kill")
@@ -76,7 +76,7 @@ def _every_call(lifecycle: Lifecycle, operation: Operation, turn: int, turns: in
         if operation == "prune":
             lifecycle.run("forget")  # leave unused data to prune
         result = lifecycle.trigger(operation, at, action)
-        if result.code == _BUG:
+        if result.code == BUG:
             raise Violation(f"{operation}, call {at}, {action}: {result.messages}")
         if not result.values("triggered"):
             return at

@@ -8,13 +8,12 @@ from cbtfs.store.catalog.environment import LOCK
 from cbtfs.store.catalog.gate import DATA
 from cbtfs.store.repository import CATALOG
 from tools.crash.campaign import Campaign, expect_success
-from tools.crash.child import ChildExit
+from tools.crash.child import BUG, ChildExit
 from tools.crash.lifecycle import OPERATIONS, Lifecycle, Operation
 from tools.crash.result import CampaignResult
 from tools.crash.tracer import Tracer
 from tools.crash.verify import Violation
 
-_BUG: Final = 70
 _INJECTED: Final = "(INJECTED)"
 _MOST: Final = 8
 """Maximum number of points."""
@@ -129,7 +128,7 @@ def fail(lifecycle: Lifecycle, operation: Operation, failing: Failing) -> bool:
 
 def _expect_reported(failing: Failing, result: ChildExit, after: list[str]) -> None:
     """Verify that the run failed with a reason and did not flush again."""
-    if result.code == _BUG or result.code < 0:
+    if result.code == BUG or result.code < 0:
         raise Violation("the run ended without a reason")
     if failing.call in _WRITES and result.code == 0:
         raise Violation("the run succeeded despite a failed write")

@@ -30,7 +30,7 @@ _STRING = re.compile(r'"((?:\\x[0-9a-f]{2})*)"(\.\.\.)?')
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class RecordedCall:
     """A call that succeeded or did not return."""
 
     name: str
@@ -65,10 +65,10 @@ def recorder(file: Path) -> Tracer:
     return Tracer(file, "-xx", "-s", str(_LONGEST), "-e", traced)
 
 
-def parse(lines: Sequence[str]) -> Iterator[Call]:
+def parse(lines: Sequence[str]) -> Iterator[RecordedCall]:
     """Yield the calls that succeeded or did not return, in the order of their begin."""
     open_calls: dict[str, tuple[str, str, int]] = {}
-    recorded: list[tuple[str, Call]] = []
+    recorded: list[tuple[str, RecordedCall]] = []
     others: set[str] = set()
     for number, line in enumerate(lines):
         match = _LINE.match(line)
@@ -92,16 +92,16 @@ def parse(lines: Sequence[str]) -> Iterator[Call]:
             others.add(str(result))
         if result >= 0 or end["result"] == "?":
             ended = NEVER if end["result"] == "?" else number
-            recorded.append((task, Call(name, text, result, begun, ended, is_own=True)))
+            recorded.append((task, RecordedCall(name, text, result, begun, ended, is_own=True)))
     for task, (name, text, begun) in open_calls.items():
-        recorded.append((task, Call(name, text, -1, begun, NEVER, is_own=True)))
+        recorded.append((task, RecordedCall(name, text, -1, begun, NEVER, is_own=True)))
     threads = _threads(recorded)
     for task, call in sorted(recorded, key=lambda pair: pair[1].begun):
         is_own = _process(task, threads) not in others
-        yield Call(call.name, call.text, call.result, call.begun, call.ended, is_own)
+        yield RecordedCall(call.name, call.text, call.result, call.begun, call.ended, is_own)
 
 
-def _threads(recorded: Sequence[tuple[str, Call]]) -> dict[str, str]:
+def _threads(recorded: Sequence[tuple[str, RecordedCall]]) -> dict[str, str]:
     """Return the parent thread of each started thread."""
     return {
         str(call.result): task

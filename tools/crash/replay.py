@@ -10,7 +10,7 @@ from typing import Final
 from cbtfs.core.ids import PointId
 from cbtfs.store.repository import CATALOG
 from tools.crash.campaign import Campaign, expect_success
-from tools.crash.capture import Capture
+from tools.crash.capture import IngestRun
 from tools.crash.child import ChildExit, Message, Send, Work, run_child
 from tools.crash.lifecycle import (
     Lifecycle,
@@ -183,7 +183,7 @@ def _proof(
     sample = campaign.rnd.sample(sorted(promised), min(_SAMPLE, len(promised)))
     campaign.guest.change()
     guest = campaign.guest
-    capture = Capture(victim, guest.path, guest.version, "auto", None)
+    capture = IngestRun(victim, guest.path, guest.version, "auto", None)
     digests = list(guest.digests)
 
     def prove(send: Send) -> None:

@@ -35,7 +35,7 @@ FileTree = Mapping[str, bytes | None]
 """Content of files by path below the root; None for folders."""
 
 
-class Change(NamedTuple):
+class ContentChange(NamedTuple):
     """A write, or, without data, a change of the size."""
 
     begun: int
@@ -56,7 +56,7 @@ class Inode:
     content: bytes = b""
     size: int = 0
     """Current size."""
-    changes: list[Change] = field(default_factory=list)
+    changes: list[ContentChange] = field(default_factory=list)
     entries: "dict[str, Inode]" = field(default_factory=dict)
     """Current entries of a folder."""
     syncs: list[tuple[int, int]] = field(default_factory=list)
@@ -65,10 +65,10 @@ class Inode:
     def write(self, begun: int, ended: int, offset: int, data: bytes, *, lasts: bool) -> None:
         if data:
             self.size = max(self.size, offset + len(data))
-            self.changes.append(Change(begun, ended, offset, data, self.size, lasts))
+            self.changes.append(ContentChange(begun, ended, offset, data, self.size, lasts))
 
     def resize(self, begun: int, ended: int, size: int) -> None:
-        self.changes.append(Change(begun, ended, 0, None, size, is_lasting=False))
+        self.changes.append(ContentChange(begun, ended, 0, None, size, is_lasting=False))
         self.size = size
 
     def flushed_before(self, at: int) -> int:
@@ -199,7 +199,7 @@ def _content(inode: Inode, at: int, mode: LossMode, rnd: random.Random) -> bytes
     return bytes(stored)
 
 
-def _apply(change: Change, content: bytearray) -> None:
+def _apply(change: ContentChange, content: bytearray) -> None:
     if change.data is not None:
         _resize(content, max(len(content), change.offset))
         content[change.offset : change.offset + len(change.data)] = change.data

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from cbtfs.store.catalog.environment import LOCK
 from tools.crash.child import Message
-from tools.crash.recording import NEVER, Call
+from tools.crash.recording import NEVER, RecordedCall
 from tools.crash.storage import Inode, Storage
 
 _NOT_MODELLED: Final = {
@@ -39,7 +39,7 @@ class NotModelled(Exception):
 
 
 @dataclass(slots=True)
-class _Open:
+class _OpenFile:
     """An open file of the repository."""
 
     inode: Inode
@@ -65,9 +65,9 @@ class Trace:
     sent: list[SentMessage] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     """Number of calls that changed or flushed a file, by name."""
-    _files: dict[int, _Open] = field(default_factory=dict)
+    _files: dict[int, _OpenFile] = field(default_factory=dict)
 
-    def play(self, calls: Sequence[Call]) -> None:
+    def play(self, calls: Sequence[RecordedCall]) -> None:
         """Apply all calls.
 
         Calls that change content use the descriptors at their begin; calls that change names or
@@ -83,7 +83,7 @@ class Trace:
             elif call.name in _NOT_MODELLED:
                 raise NotModelled(f"{call.name}({call.text[:80]})")
 
-    def _refuse_writes_of_children(self, call: Call) -> None:
+    def _refuse_writes_of_children(self, call: RecordedCall) -> None:
         """Raise NotModelled if a child of the program opens a file for writing."""
         if call.name == "openat" and not self._is_reading(call):
             path = self._path(call.strings[0])
@@ -91,10 +91,10 @@ class Trace:
                 raise NotModelled(f"a child process writes to {path}")
 
     @staticmethod
-    def _is_reading(call: Call) -> bool:
+    def _is_reading(call: RecordedCall) -> bool:
         return "O_RDONLY" in call.text and "O_CREAT" not in call.text
 
-    def _changed(self, call: Call) -> None:
+    def _changed(self, call: RecordedCall) -> None:
         self.moments |= {call.begun, call.begun + 1}
         if call.ended != NEVER:
             self.moments |= {call.ended, call.ended + 1}
@@ -137,7 +137,7 @@ class Trace:
         folder, name = entry
         return folder.entries.get(name) if name else folder
 
-    def _openat(self, call: Call) -> None:
+    def _openat(self, call: RecordedCall) -> None:
         folder, _, flags, *_ = call.arguments
         entry = self._entry(call.strings[0], folder)
         if entry is None:
@@ -151,13 +151,13 @@ class Trace:
             self._changed(call)
         if "O_APPEND" in flags:
             raise NotModelled("O_APPEND")
-        self._files[call.result] = _Open(inode, "SYNC" in flags)
+        self._files[call.result] = _OpenFile(inode, "SYNC" in flags)
 
-    def _rebind(self, call: Call, *names: tuple[Inode, str, Inode | None]) -> None:
+    def _rebind(self, call: RecordedCall, *names: tuple[Inode, str, Inode | None]) -> None:
         self.storage.rebind(call.begun, call.ended, *names)
         self._changed(call)
 
-    def _rename(self, call: Call) -> None:
+    def _rename(self, call: RecordedCall) -> None:
         old, new = self._two_entries(call)
         if old is None and new is None:
             return
@@ -167,25 +167,25 @@ class Trace:
         exchanged = replaced if "RENAME_EXCHANGE" in call.text else None
         self._rebind(call, (*old, exchanged), (*new, moved))
 
-    def _two_entries(self, call: Call) -> list[tuple[Inode, str] | None]:
+    def _two_entries(self, call: RecordedCall) -> list[tuple[Inode, str] | None]:
         """Return the old and the new entry of a rename or link."""
         given = call.arguments
         folders = given[0:4:2] if call.name.removesuffix("2").endswith("at") else [_HERE, _HERE]
         pairs = zip(call.strings, folders, strict=True)
         return [self._entry(name, folder) for name, folder in pairs]
 
-    def _link(self, call: Call) -> None:
+    def _link(self, call: RecordedCall) -> None:
         old, new = self._two_entries(call)
         if old is not None and new is not None:
             self._rebind(call, (*new, self._inode(old)))
 
-    def _unlink(self, call: Call) -> None:
+    def _unlink(self, call: RecordedCall) -> None:
         folder = call.arguments[0] if call.name == "unlinkat" else _HERE
         entry = self._entry(call.strings[0], folder)
         if entry is not None:
             self._rebind(call, (*entry, None))
 
-    def _mkdir(self, call: Call) -> None:
+    def _mkdir(self, call: RecordedCall) -> None:
         folder = call.arguments[0] if call.name == "mkdirat" else _HERE
         entry = self._entry(call.strings[0], folder)
         if entry is not None:
@@ -193,16 +193,16 @@ class Trace:
 
     # Descriptors
 
-    def _close(self, call: Call) -> None:
+    def _close(self, call: RecordedCall) -> None:
         self._files.pop(int(call.text), None)
 
-    def _dup(self, call: Call) -> None:
+    def _dup(self, call: RecordedCall) -> None:
         if call.name != "fcntl" or "F_DUPFD" in call.text:
             opened = self._files.get(int(call.arguments[0]))
             if opened is not None:
                 self._files[call.result] = opened
 
-    def _mmap(self, call: Call) -> None:
+    def _mmap(self, call: RecordedCall) -> None:
         """Refuse writable shared mappings, except of the lock file of LMDB: it is not durable."""
         _, _, protection, flags, fd, _ = call.arguments
         opened = self._files.get(int(fd))
@@ -217,7 +217,7 @@ class Trace:
 
     # Content
 
-    def _write(self, call: Call) -> None:
+    def _write(self, call: RecordedCall) -> None:
         opened = self._files.get(int(call.arguments[0]))
         if opened is None:
             self._record_message(call)
@@ -232,18 +232,18 @@ class Trace:
             opened.offset += len(data)
         self._changed(call)
 
-    def _record_message(self, call: Call) -> None:
+    def _record_message(self, call: RecordedCall) -> None:
         data = b"".join(call.strings) if call.name == "write" else b""
         if data.startswith(b'{"'):
             self.sent.append(SentMessage(call.begun, json.loads(data)))
             self.moments |= {call.begun, call.begun + 1}
 
-    def _seek(self, call: Call) -> None:
+    def _seek(self, call: RecordedCall) -> None:
         opened = self._files.get(int(call.arguments[0]))
         if opened is not None:
             opened.offset = call.result
 
-    def _resize(self, call: Call) -> None:
+    def _resize(self, call: RecordedCall) -> None:
         inode = self._of(call)
         if inode is None:
             return
@@ -256,21 +256,21 @@ class Trace:
             inode.resize(call.begun, call.ended, size)
             self._changed(call)
 
-    def _of(self, call: Call) -> Inode | None:
+    def _of(self, call: RecordedCall) -> Inode | None:
         if call.name == "truncate":
             entry = self._entry(call.strings[0])
             return None if entry is None else self._inode(entry)
         opened = self._files.get(int(call.arguments[0]))
         return None if opened is None else opened.inode
 
-    def _sync(self, call: Call) -> None:
+    def _sync(self, call: RecordedCall) -> None:
         opened = self._files.get(int(call.text))
         if opened is not None and call.ended != NEVER:
             opened.inode.syncs.append((call.begun, call.ended))
             self._changed(call)
 
 
-_Act = Callable[[Trace, Call], Any]
+_Act = Callable[[Trace, RecordedCall], Any]
 _AT_BEGIN: Final[dict[str, _Act]] = {
     "write": Trace._write,
     "writev": Trace._write,
