@@ -39,8 +39,10 @@ def test_a_mark_shows_everywhere_and_outlives_the_catalog(tmp_path: Path) -> Non
             lambda: REASON in str(json.loads(vm_json.read_bytes())["state"]["suspect"])
         )
         status = process("status", "--json", root).document
-        assert status["suspect"] == [{"vm": "vm", "point": wrong.point}]
-        assert f"suspect     vm, point {wrong.point}" in process("status", root).out
+        (suspect,) = status["suspect"]
+        assert (suspect["vm"], suspect["point"]) == ("vm", wrong.point)
+        line = f"suspect     vm@{wrong.name} (point {wrong.point})"
+        assert line in process("status", root).out
         newest = json.loads((root / "vm" / "latest" / "vm.json").read_bytes())
         assert (newest["point"], newest["state"]["suspect"]) == (found.point, None)
     for _ in range(2):
