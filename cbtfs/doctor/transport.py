@@ -7,9 +7,6 @@ from cbtfs.doctor.finding import Finding, Severity
 from cbtfs.errors import SourceUnavailable
 from cbtfs.source.transport.base import FrozenDisk, Transport
 from cbtfs.source.transport.choose import choose
-from cbtfs.source.transport.datastore import DatastoreTransport
-from cbtfs.source.transport.nbdkit import NbdkitTransport
-from cbtfs.source.transport.vddk.transport import VddkTransport
 from cbtfs.source.vsphere.connect.role import ROLE, Privilege, Use
 
 
@@ -43,17 +40,7 @@ def way_of(transports: Sequence[Transport], disks: Sequence[FrozenDisk]) -> Way:
         return Way(None, (str(exc),), (), frozenset())
     after = transports[list(transports).index(chosen) + 1 :]
     others = tuple(each.name for each in after if all(each.refusal(disk) is None for disk in disks))
-    return Way(chosen.name, refusals, others, _uses(chosen))
-
-
-def _uses(transport: Transport) -> frozenset[Use]:
-    if isinstance(transport, VddkTransport):
-        return frozenset({"vddk", "hold"} if transport.access is not None else {"vddk"})
-    if isinstance(transport, NbdkitTransport):
-        return frozenset({"vddk"})
-    if isinstance(transport, DatastoreTransport):
-        return frozenset({"datastore"})
-    return frozenset()
+    return Way(chosen.name, refusals, others, chosen.privileges)
 
 
 def of_way(way: Way) -> Iterator[Finding]:

@@ -5,7 +5,7 @@ from typing import Final
 
 from cbtfs.core.extent import Extent
 from cbtfs.core.ids import Digest
-from cbtfs.source.base import DiskSource, direct
+from cbtfs.source.base import DiskSource
 from cbtfs.store.digest import CHUNK_PREFIX, prefixed_digest
 
 READ_BYTES: Final = 512 << 10
@@ -23,7 +23,6 @@ class Blocks:
 
     def __init__(self, source: DiskSource, block_size: int) -> None:
         self._source = source
-        self._read_into = direct(source)
         self._size = block_size
         self._zeros = bytes(block_size)
         self._room = max(READ_BYTES // block_size, 1)
@@ -37,19 +36,19 @@ class Blocks:
             prefixed[: len(CHUNK_PREFIX)] = CHUNK_PREFIX
 
     def fill(self, extent: Extent) -> Iterator[int]:
-        """Have the blocks of *extent* here, as many at a time as there is room for; how many.
+        """Read the blocks of *extent*, as many at a time as fit; yield how many were read.
 
-        The last one is padded. A source that cannot put them here is asked for all of them at
-        once: it may be far away.
+        The last one is padded. A source that is not local is asked for all of them at once,
+        because each read costs a round trip.
         """
-        read_into = self._read_into
-        data = memoryview(b"" if read_into else self._source.read(extent))
+        is_local = self._source.is_local
+        data = memoryview(b"" if is_local else self._source.read(extent))
         step = self._room * self._size
         for start in range(0, extent.length, step):
             length = min(step, extent.length - start)
             parts = self._parts(length)
-            if read_into is not None:
-                read_into(Extent(extent.start + start, length), parts)
+            if is_local:
+                self._source.read_into(Extent(extent.start + start, length), parts)
             else:
                 for part in parts:
                     part[:] = data[: len(part)]

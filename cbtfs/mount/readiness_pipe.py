@@ -1,13 +1,20 @@
-"""How a process of the mount tells the one above it that it is ready, or why it failed."""
+"""A pipe on which a process of the mount reports that it is ready, or why it failed."""
 
+import inspect
 import json
 import os
 from typing import Final
 
 from cbtfs import errors
-from cbtfs.errors import CbtfsError, MountFailed
+from cbtfs.errors import CbtfsError
 
 READY: Final = b"ready\n"
+
+_CLASSES: Final = {
+    name: cls
+    for name, cls in inspect.getmembers(errors, inspect.isclass)
+    if issubclass(cls, CbtfsError)
+}
 
 
 def send_ready(fd: int) -> None:
@@ -15,21 +22,20 @@ def send_ready(fd: int) -> None:
 
 
 def send_error(fd: int, exc: CbtfsError) -> None:
-    """Send *exc* as one line."""
-    line = json.dumps({"exit_code": exc.exit_code, "message": str(exc)}) + "\n"
+    """Send *exc* as one line.
+
+    An exception of a class that is defined outside of cbtfs.errors arrives as its nearest base
+    class there, so that exit code and errno are kept.
+    """
+    name = next(cls.__name__ for cls in type(exc).__mro__ if cls in _CLASSES.values())
+    line = json.dumps({"class": name, "message": str(exc)}) + "\n"
     os.write(fd, line.encode())
 
 
 def parse_error(data: bytes) -> CbtfsError | None:
-    """The last error that was sent, of a class with its exit code; None if there was none."""
+    """Return the last error in *data*, an instance of the class that was sent; None if none."""
     for line in reversed(data.splitlines()):
         if line.startswith(b"{"):
-            found = json.loads(line)
-            return _class_of(found["exit_code"])(found["message"])
+            sent = json.loads(line)
+            return _CLASSES[sent["class"]](sent["message"])
     return None
-
-
-def _class_of(exit_code: int) -> type[CbtfsError]:
-    classes = (each for each in vars(errors).values() if isinstance(each, type))
-    found = (each for each in classes if issubclass(each, CbtfsError) and each is not CbtfsError)
-    return next((each for each in found if each.exit_code == exit_code != 1), MountFailed)

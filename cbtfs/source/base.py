@@ -1,6 +1,6 @@
 """What an ingest reads: the protocol that every source keeps, wrappers included."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -55,6 +55,10 @@ class DiskSource(Protocol):
     def size(self) -> int:
         """Bytes."""
 
+    @property
+    def is_local(self) -> bool:
+        """A read costs no round trip, so small reads are as fast as large ones."""
+
     def changed(self, since: Since) -> Sequence[Extent]:
         """Extents that may differ from what the disk was at *since*, never too few.
 
@@ -69,6 +73,12 @@ class DiskSource(Protocol):
     def read(self, extent: Extent) -> bytes | memoryview:
         """Exactly extent.length bytes, or SourceUnavailable."""
 
+    def read_into(self, extent: Extent, parts: Sequence[memoryview]) -> None:
+        """Fill *parts*, together extent.length bytes, with the bytes that read() returns.
+
+        Raises what read() raises; then the content of *parts* is undefined.
+        """
+
     def confirm(self) -> None:
         """Raise SourceMismatch if the disk did not stay as it was since it was opened."""
 
@@ -76,14 +86,16 @@ class DiskSource(Protocol):
         """Let go of the disk."""
 
 
-ReadInto = Callable[[Extent, Sequence[memoryview]], None]
-"""Fills memory, together as long as the extent is, with its bytes; raises what read() raises."""
+def copy_into(data: bytes | memoryview, parts: Sequence[memoryview]) -> None:
+    """Copy *data* into *parts*, one after the other.
 
-
-def direct(source: DiskSource) -> ReadInto | None:
-    """How to have *source* put bytes where they are wanted: its read_into, if it has that.
-
-    It may be None, and it takes requests of any length.
+    Raises:
+        SourceUnavailable: data has another length than all parts together.
     """
-    found: ReadInto | None = getattr(source, "read_into", None)
-    return found
+    length = sum(len(part) for part in parts)
+    if len(data) != length:
+        raise SourceUnavailable(f"{length} bytes wanted, {len(data)} read")
+    view = memoryview(data)
+    for part in parts:
+        part[:] = view[: len(part)]
+        view = view[len(part) :]

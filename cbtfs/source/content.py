@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from cbtfs.core.extent import Extent, between
 from cbtfs.core.reasons import FullReason
 from cbtfs.errors import SourceUnavailable
-from cbtfs.source.base import ChangeTrackingInvalid, Since
+from cbtfs.source.base import ChangeTrackingInvalid, Since, copy_into
 
 
 class ContentSource:
     """Bytes that are at hand; nobody lists their changes."""
+
+    is_local = True
 
     def __init__(self, content: bytes) -> None:
         self._content = memoryview(content)
@@ -25,6 +27,9 @@ class ContentSource:
         if extent.end > self.size:
             raise SourceUnavailable(f"the file has {self.size} bytes, {extent.end} are wanted")
         return self._content[extent.start : extent.end]
+
+    def read_into(self, extent: Extent, parts: Sequence[memoryview]) -> None:
+        copy_into(self.read(extent), parts)
 
     def confirm(self) -> None:
         """They stay as they are."""

@@ -7,7 +7,7 @@ from cbtfs.core.extent import Extent
 from cbtfs.core.names import printable
 from cbtfs.core.reasons import FullReason
 from cbtfs.errors import UsageError
-from cbtfs.source.base import ChangeTrackingInvalid, Since
+from cbtfs.source.base import ChangeTrackingInvalid, Since, copy_into
 from cbtfs.source.nbd import ALLOCATION, NbdExport, NbdLimits, TooManyExtents
 
 SCHEMES: Final = ("nbd", "nbds", "nbd+unix", "nbds+unix")
@@ -31,6 +31,8 @@ def change_id_of(bitmap: str) -> str:
 
 class NbdSource:
     """One export, which shows one moment and should stay so until close()."""
+
+    is_local = False
 
     def __init__(
         self, uri: str, bitmap: str | None = None, limits: NbdLimits | None = None
@@ -83,6 +85,9 @@ class NbdSource:
 
     def read(self, extent: Extent) -> memoryview:
         return self._export.read(extent)
+
+    def read_into(self, extent: Extent, parts: Sequence[memoryview]) -> None:
+        copy_into(self.read(extent), parts)
 
     def confirm(self) -> None:
         """Nothing to ask: NBD does not tell whether an export was written to."""

@@ -25,6 +25,8 @@ _MOST_PARTS: Final = 512
 class ImageSource:
     """A raw disk image; what nobody has written yet, a hole, is known to be zeros."""
 
+    is_local = True
+
     def __init__(self, path: Path) -> None:
         """Open the file or device at *path*; it should not change until close()."""
         self._name = printable(str(path))

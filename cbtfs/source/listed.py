@@ -13,7 +13,7 @@ from cbtfs.core.ids import PointId
 from cbtfs.core.names import printable
 from cbtfs.core.reasons import FullReason
 from cbtfs.errors import UsageError
-from cbtfs.source.base import ChangeTrackingInvalid, DiskSource, ReadInto, Since, direct
+from cbtfs.source.base import ChangeTrackingInvalid, DiskSource, Since
 from cbtfs.source.wrappers import WrappedSource
 
 _FORM: Final = '[{"start": n, "length": n}, …] in bytes, or {"since": POINT, "extents": […]}'
@@ -73,9 +73,8 @@ class ListedSource(WrappedSource):
         self._changes = changes
         self._since = since
 
-    @property
-    def read_into(self) -> ReadInto | None:
-        return direct(self._source)
+    def read_into(self, extent: Extent, parts: Sequence[memoryview]) -> None:
+        self._source.read_into(extent, parts)
 
     def changed(self, since: Since) -> Sequence[Extent]:
         if self._changes.since is None:

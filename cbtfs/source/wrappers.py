@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from cbtfs.core.extent import Extent, between
 from cbtfs.core.reasons import FullReason
 from cbtfs.errors import SourceUnavailable
-from cbtfs.source.base import ChangeTrackingInvalid, DiskSource, ReadInto, Since, direct
+from cbtfs.source.base import ChangeTrackingInvalid, DiskSource, Since, copy_into
 
 
 class WrappedSource:
@@ -18,6 +18,10 @@ class WrappedSource:
     def size(self) -> int:
         return self._source.size
 
+    @property
+    def is_local(self) -> bool:
+        return self._source.is_local
+
     def changed(self, since: Since) -> Sequence[Extent]:
         return self._source.changed(since)
 
@@ -26,6 +30,10 @@ class WrappedSource:
 
     def read(self, extent: Extent) -> bytes | memoryview:
         return self._source.read(extent)
+
+    def read_into(self, extent: Extent, parts: Sequence[memoryview]) -> None:
+        """Copy what read() returns, so that a wrapper that overrides read() changes both."""
+        copy_into(self.read(extent), parts)
 
     def confirm(self) -> None:
         self._source.confirm()
@@ -73,18 +81,16 @@ class CheckedSource(WrappedSource):
             )
         return data
 
-    @property
-    def read_into(self) -> ReadInto | None:
-        """It fills what it is given, or raises: there is nothing to check."""
-        return direct(self._source)
+    def read_into(self, extent: Extent, parts: Sequence[memoryview]) -> None:
+        """Fill *parts* by the source itself: they fix the length, so nothing is left to check."""
+        self._source.read_into(extent, parts)
 
 
 class ChangingSource(WrappedSource):
     """Does not mind that a source changes while it is read: what is captured may be torn."""
 
-    @property
-    def read_into(self) -> ReadInto | None:
-        return direct(self._source)
+    def read_into(self, extent: Extent, parts: Sequence[memoryview]) -> None:
+        self._source.read_into(extent, parts)
 
     def confirm(self) -> None:
         """Whatever happened meanwhile is all right."""

@@ -9,7 +9,7 @@ import pytest
 
 from cbtfs.core.extent import Extent
 from cbtfs.ingest.blocks import READ_BYTES, Blocks
-from cbtfs.source.base import DiskSource, direct
+from cbtfs.source.base import DiskSource
 from cbtfs.source.image import ImageSource
 from cbtfs.source.wrappers import WrappedSource
 from cbtfs.store.digest import chunk_digest
@@ -28,15 +28,17 @@ def contents() -> list[bytes]:
 CONTENTS = contents()
 
 
-@pytest.fixture(params=["direct", "copied"])
+class Remote(WrappedSource):
+    """A source that prefers large reads."""
+
+    is_local = False
+
+
+@pytest.fixture(params=["local", "remote"])
 def source(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DiskSource]:
     (tmp_path / "disk.raw").write_bytes(b"".join(CONTENTS))
     with closing(ImageSource(tmp_path / "disk.raw")) as image:
-        yield image if request.param == "direct" else WrappedSource(image)
-
-
-def test_one_way_is_taken_of_each(source: DiskSource) -> None:
-    assert (direct(source) is None) == isinstance(source, WrappedSource)
+        yield image if request.param == "local" else Remote(image)
 
 
 def test_blocks_are_those_of_the_source_and_padded_at_its_end(source: DiskSource) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from cbtfs.core.extent import Extent, clip
 from cbtfs.core.reasons import FullReason
 from cbtfs.errors import SourceUnavailable
-from cbtfs.source.base import ChangeTrackingInvalid, Since
+from cbtfs.source.base import ChangeTrackingInvalid, Since, copy_into
 
 _ALLOCATION_BYTES = 1000
 """What a part of the disk is allocated in: no divisor or multiple of any block size."""
@@ -67,6 +67,8 @@ class FakeDisk:
 class FakeSnapshot:
     """A source: a fake disk frozen at one moment, that counts what is read of it."""
 
+    is_local = False
+
     def __init__(self, disk: FakeDisk, number: int) -> None:
         self._disk = disk
         self.number = number
@@ -96,6 +98,9 @@ class FakeSnapshot:
             raise SourceUnavailable(f"nothing at {extent.end}")
         self.fetched.append(extent)
         return memoryview(self.content)[extent.start : extent.end]
+
+    def read_into(self, extent: Extent, parts: Sequence[memoryview]) -> None:
+        copy_into(self.read(extent), parts)
 
     def confirm(self) -> None:
         """A snapshot stays as it is."""

@@ -1,17 +1,23 @@
 """Every implementation of DiskSource, made over given bytes."""
 
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Final
 
 from cbtfs.core.ids import PointId
+from cbtfs.core.reasons import FullReason, Reason
 from cbtfs.source.base import DiskSource
 from cbtfs.source.content import ContentSource
 from cbtfs.source.export import NbdSource
 from cbtfs.source.image import ImageSource
 from cbtfs.source.listed import ChangeList, ListedSource
+from cbtfs.source.transport.base import DiskReader, FrozenDisk
+from cbtfs.source.transport.nbd import NbdTransport
+from cbtfs.source.transport.nfc_buffers import NfcBuffers, NfcReader
+from cbtfs.source.vsphere.snapshots.snapshot_disk import SnapshotDisk, Watch, never_changed
 from cbtfs.source.wrappers import ChangingSource, CheckedSource
 from tests.source.fake import FakeDisk
 from tests.source.nbd.storage_daemon import qemu_nbd
@@ -63,6 +69,43 @@ def nbd(folder: Path, content: bytes) -> Iterator[DiskSource]:
         yield source
 
 
+@contextmanager
+def snapshot_disk(folder: Path, content: bytes) -> Iterator[DiskSource]:
+    """A disk of a snapshot, read by an NBD server and through the NFC buffers of a host."""
+    path = write_sparse(folder / "snapshot.raw", content)
+    with qemu_nbd(path, "-f", "raw", "--shared=8") as uri:
+
+        def open_reader() -> DiskReader:
+            return NfcReader(NbdTransport(uri).open(frozen_disk(len(content))), NfcBuffers())
+
+        with closing(
+            SnapshotDisk(
+                len(content),
+                open_reader,
+                never_changed(Reason(FullReason.OTHER, "nobody tracks it")),
+                lambda: None,
+                Watch(threading.Event(), None),
+            )
+        ) as source:
+            yield source
+
+
+def frozen_disk(size: int) -> FrozenDisk:
+    """A snapshot disk of that size, as far as a transport needs to know it."""
+    return FrozenDisk(
+        label="disk",
+        vm="vm-1",
+        snapshot="snapshot-1",
+        key=2000,
+        size=size,
+        path="[ds] vm/vm.vmdk",
+        datastore_type="VMFS",
+        datacenter="DC0",
+        is_flat=True,
+        is_alone=True,
+    )
+
+
 def listed(folder: Path, content: bytes) -> AbstractContextManager[DiskSource]:
     source = ImageSource(write_sparse(folder / "listed.raw", content))
     return closing(ListedSource(source, ChangeList((), since="another"), ANOTHER))
@@ -90,6 +133,7 @@ IMPLEMENTATIONS: Final[dict[str, Factory]] = {
     "image": image,
     "loop device": loop_device,
     "nbd": nbd,
+    "snapshot disk": snapshot_disk,
     "listed": listed,
     "content": content,
     "checked": checked,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from cbtfs.core.extent import Extent, total
 from cbtfs.core.ids import PointId
 from cbtfs.errors import SourceUnavailable
-from cbtfs.source.base import ChangeTrackingInvalid, DiskSource, Since, direct
+from cbtfs.source.base import ChangeTrackingInvalid, DiskSource, Since
 from tests.source.implementations import IMPLEMENTATIONS, SECTOR
 
 SIZE = (150 << 10) + SECTOR
@@ -59,17 +59,15 @@ def test_a_read_is_exact_at_any_alignment(source: DiskSource, extent: Extent) ->
 
 
 @given(extent=extents(), cut=st.integers(1, 40_000))
-def test_bytes_that_are_put_where_they_are_wanted_are_those_of_a_read(
+def test_read_into_fills_memory_with_the_bytes_of_a_read(
     source: DiskSource, extent: Extent, cut: int
 ) -> None:
     memory = memoryview(bytearray(extent.length))
     parts = [memory[at : at + cut] for at in range(0, extent.length, cut)]
-    read_into = direct(source)
 
-    if read_into is not None:
-        read_into(extent, parts)
+    source.read_into(extent, parts)
 
-        assert memory == CONTENT[extent.start : extent.end]
+    assert memory == CONTENT[extent.start : extent.end]
 
 
 def test_reads_from_several_threads_do_not_disturb_each_other(source: DiskSource) -> None:
@@ -103,6 +101,8 @@ def test_allocated_extents_ascend_apart_and_within_the_disk(source: DiskSource) 
 def test_a_read_past_the_end_is_refused(source: DiskSource, extent: Extent) -> None:
     with pytest.raises(SourceUnavailable):
         source.read(extent)
+    with pytest.raises(SourceUnavailable):
+        source.read_into(extent, [memoryview(bytearray(extent.length))])
 
 
 def test_without_a_list_since_the_base_changes_are_unknown(source: DiskSource) -> None:

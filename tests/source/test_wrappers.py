@@ -8,8 +8,8 @@ import pytest
 from cbtfs.core.extent import Extent
 from cbtfs.core.ids import PointId
 from cbtfs.errors import SourceUnavailable
-from cbtfs.source.base import ChangeTrackingInvalid, Since
-from cbtfs.source.wrappers import CheckedSource
+from cbtfs.source.base import ChangeTrackingInvalid, Since, copy_into
+from cbtfs.source.wrappers import ChangingSource, CheckedSource, WrappedSource
 
 SIZE = 1000
 BASE = Since(PointId("12" * 16), None, SIZE, is_last_committed=True)
@@ -23,6 +23,7 @@ class Liar:
     size: int = SIZE
     extents: Sequence[Extent] = field(default_factory=list)
     surplus: int = 0
+    is_local: bool = False
 
     def changed(self, since: Since) -> Sequence[Extent]:
         return self.extents
@@ -32,6 +33,9 @@ class Liar:
 
     def read(self, extent: Extent) -> bytes:
         return bytes(extent.length + self.surplus)
+
+    def read_into(self, extent: Extent, parts: Sequence[memoryview]) -> None:
+        copy_into(self.read(extent), parts)
 
     def confirm(self) -> None:
         """Says that all is well."""
@@ -44,6 +48,33 @@ class Liar:
 def test_a_read_of_another_length_is_refused(surplus: int) -> None:
     with pytest.raises(SourceUnavailable, match="10 bytes wanted at 5"):
         CheckedSource(Liar(surplus=surplus)).read(Extent(5, 10))
+
+
+@pytest.mark.parametrize("surplus", [-10, -1, 1])
+@pytest.mark.parametrize("wrapper", [CheckedSource, ChangingSource, WrappedSource])
+def test_memory_is_not_filled_with_a_read_of_another_length(
+    surplus: int, wrapper: type[WrappedSource]
+) -> None:
+    with pytest.raises(SourceUnavailable, match="10 bytes wanted"):
+        wrapper(Liar(surplus=surplus)).read_into(Extent(5, 10), [memoryview(bytearray(10))])
+
+
+class Negative(WrappedSource):
+    """Overrides read() alone."""
+
+    def read(self, extent: Extent) -> bytes:
+        return bytes(byte ^ 0xFF for byte in self._source.read(extent))
+
+
+@pytest.mark.parametrize("is_local", [False, True])
+def test_a_wrapper_that_overrides_read_alone_changes_every_read(is_local: bool) -> None:
+    memory = memoryview(bytearray(10))
+    source = CheckedSource(Negative(Liar(is_local=is_local)))
+
+    source.read_into(Extent(5, 10), [memory[:3], memory[3:]])
+
+    assert source.is_local is is_local
+    assert memory == source.read(Extent(5, 10)) == b"\xff" * 10
 
 
 @pytest.mark.parametrize("extent", [Extent(999, 2), Extent(1000, 1), Extent(5000, 1)])

@@ -7,7 +7,7 @@ from typing import Final
 
 from cbtfs.core.extent import Extent
 from cbtfs.ingest.point import DiskInput, VmInput, take_point
-from cbtfs.source.base import Since
+from cbtfs.source.base import Since, copy_into
 from cbtfs.store.repository import writing
 from tools.bench.content import BLOCK, Content
 from tools.bench.take import DISK, in_memory, new_repository
@@ -20,6 +20,8 @@ _BLOCK_STEP: Final = 7919
 
 class WrittenDisk:
     """A source in memory: a thin disk with a few written blocks."""
+
+    is_local = False
 
     def __init__(self, *, is_kept: bool) -> None:
         """Create an empty disk; with *is_kept* it also keeps blocks from before the last write."""
@@ -43,6 +45,9 @@ class WrittenDisk:
     def read(self, extent: Extent) -> bytes:
         numbers = range(extent.start // BLOCK, extent.end // BLOCK)
         return b"".join(self.blocks.get(number, bytes(BLOCK)) for number in numbers)
+
+    def read_into(self, extent: Extent, parts: Sequence[memoryview]) -> None:
+        copy_into(self.read(extent), parts)
 
     def confirm(self) -> None:
         """Do nothing: no other process writes to the disk."""

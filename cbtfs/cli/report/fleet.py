@@ -126,19 +126,15 @@ def _document(outcome: VmIngestResult, ended: VmEnded) -> dict[str, Any]:
 
 def count_in(tally: Tally, selection: Selection) -> None:
     """Let the metrics know which VMs a run is about."""
-    tally.chosen = [(vm.name, _uuid(vm)) for vm in selection.vms]
+    tally.chosen = [(vm.name, vm.identity) for vm in selection.vms]
     tally.results += [VmResult(name, "", error.exit_code) for name, error in selection.refused]
 
 
 def _result_of(ended: VmEnded) -> VmResult:
     """What the metrics tell of a VM."""
-    name, uuid, result = ended.item.name, _uuid(ended.item), ended.result
+    name, uuid, result = ended.item.name, ended.item.identity, ended.result
     if isinstance(result, CbtfsError):
         return VmResult(name, uuid, result.exit_code, ended.seconds, ended.tries)
     code = ExitCode.DONE if result.is_whole else ExitCode.PARTIAL
     left_out = sum(each.is_wanted for each in result.left_out)
     return VmResult(name, uuid, code, ended.seconds, ended.tries, result.manifest, left_out)
-
-
-def _uuid(vm: ListedVm) -> str:
-    return vm.instance_uuid or f"moref:{vm.id}"

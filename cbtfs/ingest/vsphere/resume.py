@@ -117,7 +117,7 @@ def find_interrupted(
     if then.others != tuple(each.id for each in others):
         raise ResumeRefused("other snapshots of the VM came or went")
     oldest = OLDEST_SECONDS if options.max_snapshot_age is None else options.max_snapshot_age
-    age = (session.time() - entry.created).total_seconds()
+    age = (session.now() - entry.created).total_seconds()
     if age >= oldest:
         raise ResumeRefused(f"it is older than {oldest:.0f} s")
     if then.is_quiesce_wanted != options.quiesce:

@@ -89,7 +89,7 @@ class IngestContext:
 def ingest_machine(context: IngestContext, vm: ListedVm) -> VmIngestResult:
     """One restore point of *vm*, and nothing left behind on the server."""
     session, runs = context.session, RunFolder(context.repository.path)
-    vm_id = vm.instance_uuid or f"moref:{vm.id}"
+    vm_id = vm.identity
     dead = runs.dead(session.server_id, vm_id)
     machine = load_machine(session, vm)
     interrupted, refusals = _look_for_interrupted(context, vm, vm_id, machine, dead)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from cbtfs.core.extent import Extent
+from cbtfs.source.vsphere.connect.role import Use
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,9 @@ class DiskReader(Protocol):
     def read(self, extent: Extent) -> bytes | memoryview:
         """Exactly extent.length bytes, or SourceUnavailable."""
 
+    def read_into(self, extent: Extent, parts: Sequence[memoryview]) -> None:
+        """Fill *parts*, together extent.length bytes; raises what read() raises."""
+
     def close(self) -> None:
         """Let go of the disk: a snapshot with readers is not removed cleanly."""
 
@@ -91,6 +95,10 @@ class Transport(Protocol):
     @property
     def access(self) -> Access | None:
         """How it holds VMs; None if it cannot, or there is no need to."""
+
+    @property
+    def privileges(self) -> frozenset[Use]:
+        """The groups of the role's privileges that it needs besides those of every capture."""
 
     def connections(self) -> int:
         """NFC connections for one disk, as a vCenter counts them; 0 if it is not usable at all."""

@@ -12,8 +12,10 @@ from typing import Final
 from cbtfs.core.extent import Extent
 from cbtfs.core.names import printable
 from cbtfs.errors import SourceUnavailable
+from cbtfs.source.base import copy_into
 from cbtfs.source.transport.base import DiskReader, FrozenDisk
 from cbtfs.source.transport.web import DatastoreFiles, Web, parse_path
+from cbtfs.source.vsphere.connect.role import Use
 
 SECTOR: Final = 512
 _TYPES: Final = ("VMFS", "NFS", "NFS41")
@@ -28,6 +30,7 @@ class DatastoreTransport:
 
     name = "datastore"
     access = None
+    privileges: frozenset[Use] = frozenset({"datastore"})
 
     def __init__(self, web: Web) -> None:
         self._web = web
@@ -80,6 +83,9 @@ class _FlatReader:
 
     def read(self, extent: Extent) -> bytes:
         return self._files.read(self._path, self._url, extent, self.size)
+
+    def read_into(self, extent: Extent, parts: Sequence[memoryview]) -> None:
+        copy_into(self.read(extent), parts)
 
     def close(self) -> None:
         self._files.close()

@@ -6,8 +6,10 @@ from urllib.parse import quote
 
 from cbtfs.core.extent import Extent
 from cbtfs.errors import SourceUnavailable, UsageError
+from cbtfs.source.base import copy_into
 from cbtfs.source.nbd import NbdExport, NbdLimits
 from cbtfs.source.transport.base import DiskReader, FrozenDisk
+from cbtfs.source.vsphere.connect.role import Use
 
 FIELDS: Final = ("vm", "snapshot", "key", "path")
 
@@ -17,6 +19,7 @@ class NbdTransport:
 
     name = "nbd"
     access = None
+    privileges: frozenset[Use] = frozenset()
 
     def __init__(self, template: str, limits: NbdLimits | None = None) -> None:
         """UsageError if *template* names what is not known of a disk."""
@@ -62,6 +65,9 @@ class _Reader:
 
     def read(self, extent: Extent) -> memoryview:
         return self._export.read(extent)
+
+    def read_into(self, extent: Extent, parts: Sequence[memoryview]) -> None:
+        copy_into(self.read(extent), parts)
 
     def close(self) -> None:
         self._export.close()

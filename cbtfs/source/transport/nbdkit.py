@@ -26,6 +26,7 @@ from cbtfs.source.transport.base import DiskReader, FrozenDisk
 from cbtfs.source.transport.login import VddkLogin
 from cbtfs.source.transport.nbd import open_export
 from cbtfs.source.transport.nfc_buffers import NfcHosts, NfcReader
+from cbtfs.source.vsphere.connect.role import Use
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class NbdkitTransport:
 
     name = "nbd"
     access = None
+    privileges: frozenset[Use] = frozenset({"vddk"})
 
     def __init__(
         self, login: VddkLogin, program: str = "nbdkit", hosts: NfcHosts | None = None
@@ -166,6 +168,9 @@ class _VddkReader:
 
     def read(self, extent: Extent) -> bytes | memoryview:
         return self._reader.read(extent)
+
+    def read_into(self, extent: Extent, parts: Sequence[memoryview]) -> None:
+        self._reader.read_into(extent, parts)
 
     def close(self) -> None:
         self._reader.close()

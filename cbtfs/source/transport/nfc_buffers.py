@@ -5,7 +5,7 @@ Programming Guide, "NFC session limits"; up to vSphere 7, and not stated otherwi
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -72,6 +72,10 @@ class NfcReader:
     def read(self, extent: Extent) -> bytes | memoryview:
         with self._buffers.held(extent.length):
             return self._reader.read(extent)
+
+    def read_into(self, extent: Extent, parts: Sequence[memoryview]) -> None:
+        with self._buffers.held(extent.length):
+            self._reader.read_into(extent, parts)
 
     def close(self) -> None:
         self._reader.close()

@@ -38,6 +38,7 @@ class Prepared:
         self._inner = NbdkitTransport(session.vddk_login(folder), str(folder / "nbdkit"))
         self.name = self._inner.name
         self.access = self._inner.access
+        self.privileges = self._inner.privileges
 
     def connections(self) -> int:
         return self._inner.connections()

@@ -186,7 +186,7 @@ def test_waiting_for_a_server_prints_a_line(six: Lab, caplog: pytest.LogCaptureF
         lines = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
         caplog.clear()
         six.sim.do.on_call("CurrentTime", action="lost-reply")
-        session.time()
+        session.now()
 
     where = f"{six.sim.host}:{six.sim.port}"
     assert lines == [f"waiting for {where}, which does not answer", f"{where} answers again"]

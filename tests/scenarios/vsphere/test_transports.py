@@ -18,7 +18,7 @@ from cbtfs.source.transport.nbdkit import NbdkitTransport
 from cbtfs.source.vsphere.inventory.vms import list_vms
 from tests.scenarios.vsphere import nbdkit
 from tests.scenarios.vsphere.site import FIRST, MIB, TRANSPORTS, VM, Lab, new_lab, one_vm
-from tools.vsim import DiskEntry, Simulator
+from tools.vsim import DiskEntry, ServerEntry, Simulator
 from tools.vsim.soap.certificate import Certificate
 
 SIZE = 3 * MIB + 512
@@ -77,9 +77,13 @@ def test_the_size_is_the_disks(reader: DiskReader) -> None:
 def test_any_extent_is_what_the_snapshot_holds(
     frozen: Frozen, reader: DiskReader, start: int, length: int
 ) -> None:
-    found = reader.read(Extent(start, length))
+    expected = frozen.content[start : start + length]
+    memory = memoryview(bytearray(length))
 
-    assert bytes(found) == frozen.content[start : start + length]
+    reader.read_into(Extent(start, length), [memory[: length // 3], memory[length // 3 :]])
+
+    assert reader.read(Extent(start, length)) == expected
+    assert memory == expected
 
 
 def test_several_threads_read_at_once(frozen: Frozen, reader: DiskReader) -> None:
@@ -98,6 +102,35 @@ def test_what_is_not_allocated_is_zeros(frozen: Frozen, reader: DiskReader) -> N
 def test_beyond_the_end_there_is_nothing(reader: DiskReader) -> None:
     with pytest.raises(SourceUnavailable):
         reader.read(Extent(SIZE - 512, 1024))
+    with pytest.raises(SourceUnavailable):
+        reader.read_into(Extent(SIZE - 512, 1024), [memoryview(bytearray(1024))])
+
+
+PRIVILEGES = {
+    "datastore": {"datastore"},
+    "nbd": set[str](),
+    "nbdkit": {"vddk"},
+    "vddk": {"vddk", "hold"},
+}
+
+
+def test_a_transport_names_the_privileges_it_needs(
+    frozen: Frozen, request: pytest.FixtureRequest
+) -> None:
+    name = request.node.callspec.params["frozen"]
+
+    assert frozen.transport.privileges == PRIVILEGES[name]
+
+
+def test_vddk_holds_no_vm_on_a_host_without_vcenter(
+    tmp_path: Path, certificate: Certificate
+) -> None:
+    inventory = replace(one_vm(), server=ServerEntry(kind="esxi"))
+    with (
+        Simulator(inventory, certificate=certificate) as sim,
+        new_lab(sim, tmp_path).session() as session,
+    ):
+        assert TRANSPORTS["vddk"](sim, session).privileges == {"vddk"}
 
 
 def test_a_disk_that_is_not_there_cannot_be_opened(frozen: Frozen) -> None:

@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +20,7 @@ import pytest
 
 from cbtfs.core.extent import Extent
 from cbtfs.errors import AccessDenied, SourceUnavailable
+from cbtfs.source.base import copy_into
 from cbtfs.source.secret import Secret
 from cbtfs.source.transport.base import FrozenDisk, Transport
 from cbtfs.source.transport.nfc_buffers import NfcHosts, NfcReader
@@ -691,6 +692,9 @@ def test_reads_of_all_disks_of_a_host_share_its_buffers() -> None:
             with lock:
                 now -= 1
             return bytes(extent.length)
+
+        def read_into(self, extent: Extent, parts: Sequence[memoryview]) -> None:
+            copy_into(self.read(extent), parts)
 
         def close(self) -> None:
             pass

@@ -9,6 +9,7 @@ from typing import Final, TypeVar
 from cbtfs.core.extent import Extent, between, coalesce
 from cbtfs.core.names import printable
 from cbtfs.errors import SourceUnavailable
+from cbtfs.source.base import copy_into
 from cbtfs.source.transport.base import FrozenDisk
 from cbtfs.source.transport.login import VddkLogin
 from cbtfs.source.transport.nfc_buffers import NfcBuffers
@@ -118,6 +119,9 @@ class VddkReader:
                 data[start : start + len(found)] = found
                 at += count
         return data[extent.start - first * abi.SECTOR :][: extent.length]
+
+    def read_into(self, extent: Extent, parts: Sequence[memoryview]) -> None:
+        copy_into(self.read(extent), parts)
 
     def _read(self, child: ChildProcess, start: int, count: int) -> memoryview:
         """One request; a buffer of the host is held only while the library has it."""

@@ -8,6 +8,7 @@ from cbtfs.source.transport.vddk.access import access_for
 from cbtfs.source.transport.vddk.library import VERSIONS, find_library
 from cbtfs.source.transport.vddk.login import start_child
 from cbtfs.source.transport.vddk.reader import VddkReader
+from cbtfs.source.vsphere.connect.role import Use
 
 
 class VddkTransport:
@@ -21,6 +22,10 @@ class VddkTransport:
         self._refusal: str | None = None
         self._is_probed = False
         self.access = access_for(login)
+
+    @property
+    def privileges(self) -> frozenset[Use]:
+        return frozenset({"vddk"} if self.access is None else {"vddk", "hold"})
 
     def connections(self) -> int:
         return 1 if self._usability() is None else 0

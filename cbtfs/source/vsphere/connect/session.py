@@ -93,9 +93,9 @@ class Session:
     def is_vcenter(self) -> bool:
         return bool(self.content.about.apiType == "VirtualCenter")
 
-    def now(self) -> datetime:
-        """What the server's clock says."""
-        return cast(datetime, self.repeat(self._instance.CurrentTime, "ask for the time"))
+    def now(self, what: str = "ask for the time") -> datetime:
+        """Return the time of the server's clock; *what* names the call in messages."""
+        return cast(datetime, self.repeat(self._instance.CurrentTime, what))
 
     # for transports
 
@@ -173,10 +173,6 @@ class Session:
                 return
             yield pause
 
-    def time(self) -> datetime:
-        """The server's clock."""
-        return cast(datetime, self.repeat(self._instance.CurrentTime, "ask for the time"))
-
     @property
     def disturbances(self) -> int:
         """How often the server went away or the login ended: it goes up when work may suffer."""
@@ -193,7 +189,7 @@ class Session:
         For who reads its files: an error of one file is no outage.
         """
         try:
-            self.repeat(self._instance.CurrentTime, "wait for the server")
+            self.now("wait for the server")
         except (vmodl.MethodFault, SourceUnavailable) as exc:
             log.info("the server is not back: %s", exc)
             return False
@@ -238,7 +234,7 @@ class Session:
     def _keep_alive(self) -> None:
         while not self._ended.wait(self.patience.login):
             try:
-                self.repeat(self._instance.CurrentTime, "keep the session alive")
+                self.now("keep the session alive")
             except (CbtfsError, vmodl.MethodFault) as exc:
                 log.warning("the session with %s may end: %s", self.address, exc)
 

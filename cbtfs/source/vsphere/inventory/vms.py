@@ -33,6 +33,11 @@ class ListedVm:
     instance_uuid: str | None
     is_template: bool
 
+    @property
+    def identity(self) -> str:
+        """The VM's key in a repository: its instance UUID, or its managed object id."""
+        return self.instance_uuid or f"moref:{self.id}"
+
 
 def list_vms(session: Session) -> list[ListedVm]:
     """Every virtual machine that the user may see."""

@@ -87,6 +87,8 @@ class Watch:
 class SnapshotDisk:
     """A DiskSource over one disk of a snapshot; its reader is opened when it is first needed."""
 
+    is_local = False
+
     def __init__(
         self,
         size: int,
@@ -113,6 +115,9 @@ class SnapshotDisk:
 
     def read(self, extent: Extent) -> bytes | memoryview:
         return self._reader().read(extent)
+
+    def read_into(self, extent: Extent, parts: Sequence[memoryview]) -> None:
+        self._reader().read_into(extent, parts)
 
     def _reader(self) -> DiskReader:
         self._watch.look()
