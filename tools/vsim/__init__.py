@@ -1,4 +1,4 @@
-"""vsim: a vSphere that keeps real disks, tracks their changes, and misbehaves on request."""
+"""vsim: a vSphere simulator with real disks, change tracking and fault injection."""
 
 from tools.vsim.inventory import (
     DatastoreEntry,

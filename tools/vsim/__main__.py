@@ -1,4 +1,4 @@
-"""`python -m tools.vsim --inventory FILE`: serve until SIGINT or SIGTERM."""
+"""Serve a simulated vSphere until SIGINT or SIGTERM: `python -m tools.vsim --inventory FILE`."""
 
 import argparse
 import json
@@ -11,34 +11,43 @@ from tools.vsim.inventory import InventoryError, load_inventory
 from tools.vsim.simulator import HOST, Simulator
 from tools.vsim.soap.certificate import Certificate
 
+DESCRIPTION = "Serve a simulated vSphere until SIGINT or SIGTERM."
+
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="tools.vsim", description=__doc__)
-    parser.add_argument("--inventory", type=Path, required=True, help="TOML file, see docs/vsim.md")
-    parser.add_argument("--host", default=HOST, help="address to listen on (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=0, help="HTTPS port (default: a free one)")
-    parser.add_argument("--nbd-port", type=int, default=0, help="NBD port (default: a free one)")
-    parser.add_argument("--nbd-socket", type=Path, help="serve NBD on this Unix socket instead")
+    parser = argparse.ArgumentParser(prog="tools.vsim", description=DESCRIPTION)
     parser.add_argument(
-        "--vddk-port", type=int, default=0, help="for tools/vsim/vddk (default: free)"
+        "--inventory", type=Path, required=True, help="inventory (TOML; see docs/vsim.md)"
     )
-    parser.add_argument("--state", type=Path, help="directory for images, certificate, snapshots")
-    parser.add_argument("--certificate", type=Path, help="PEM file to serve with; needs --key")
-    parser.add_argument("--key", type=Path, help="PEM file of the certificate's key")
-    parser.add_argument("--plain-http", action="store_true", help="no TLS")
+    parser.add_argument(
+        "--host", default=HOST, help="listen on this address (default: %(default)s)"
+    )
+    parser.add_argument("--port", type=int, default=0, help="HTTPS port (default: a free port)")
+    parser.add_argument("--nbd-port", type=int, default=0, help="NBD port (default: a free port)")
+    parser.add_argument(
+        "--nbd-socket", type=Path, help="serve NBD on this Unix socket, not on a port"
+    )
+    parser.add_argument(
+        "--vddk-port", type=int, default=0, help="port for the library of tools/vsim/vddk"
+    )
+    parser.add_argument("--state", type=Path, help="keep images and certificate in this directory")
+    parser.add_argument("--certificate", type=Path, help="server certificate (PEM); needs --key")
+    parser.add_argument("--key", type=Path, help="key of the certificate (PEM)")
+    parser.add_argument("--plain-http", action="store_true", help="serve HTTP without TLS")
     parser.add_argument("--verbose", action="store_true", help="log requests to stderr")
     return parser
 
 
 def main() -> int:
+    """Run the command; return its exit status."""
     parser = _parser()
     options = parser.parse_args()
     if bool(options.certificate) != bool(options.key):
-        parser.error("--certificate and --key go together")
-    given = Certificate(options.certificate, options.key) if options.key else None
+        parser.error("--certificate requires --key, and --key requires --certificate")
+    certificate = Certificate(options.certificate, options.key) if options.key else None
     logging.basicConfig(level=logging.DEBUG if options.verbose else logging.WARNING)
     signals = {signal.SIGINT, signal.SIGTERM}
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # before any thread, so that all inherit it
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # every later thread inherits the mask
     try:
         simulator = Simulator(
             load_inventory(options.inventory),
@@ -47,7 +56,7 @@ def main() -> int:
             port=options.port,
             nbd=options.nbd_socket or options.nbd_port,
             vddk_port=options.vddk_port,
-            certificate=given,
+            certificate=certificate,
             tls=not options.plain_http,
         )
     except (InventoryError, OSError) as error:

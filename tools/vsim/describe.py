@@ -1,12 +1,12 @@
-"""Machines, as the operation `vms` tells of them."""
+"""JSON documents of machines, for the operation `vms`."""
 
 from typing import Any
 
-from tools.vsim.model.machine import Machine
+from tools.vsim.model.machine import SimulatedMachine
 
 
-def describe(machine: Machine) -> dict[str, Any]:
-    """A JSON object."""
+def describe(machine: SimulatedMachine) -> dict[str, Any]:
+    """Return the JSON object of a machine."""
     return {
         "id": machine.moid,
         "name": machine.spec.name,
@@ -27,15 +27,15 @@ def describe(machine: Machine) -> dict[str, Any]:
         ],
         "snapshots": [
             {
-                "id": each.moid,
-                "name": each.name,
-                "parent": each.parent.moid if each.parent else None,
+                "id": snapshot.moid,
+                "name": snapshot.name,
+                "parent": snapshot.parent.moid if snapshot.parent else None,
                 "exports": [
-                    f"{machine.moid}/{each.moid}/{frozen.spec.key}"
-                    for frozen in each.disks
-                    if frozen.truth
+                    f"{machine.moid}/{snapshot.moid}/{disk.spec.key}"
+                    for disk in snapshot.disks
+                    if disk.truth
                 ],
             }
-            for each in machine.snapshots
+            for snapshot in machine.snapshots
         ],
     }

@@ -1,19 +1,20 @@
-"""Faults by their vSphere names: the model raises them, the SOAP side turns them into XML."""
+"""vSphere faults by name: the model raises them, the SOAP layer serialises them."""
 
 from typing import NamedTuple
 
 
-class Ref(NamedTuple):
-    """A managed object reference: its vSphere type, such as vim.VirtualMachine, and its id."""
+class MoRef(NamedTuple):
+    """Managed object reference: a vSphere type, such as vim.VirtualMachine, and an id."""
 
     kind: str
     moid: str
 
 
 class Fault(Exception):
-    """A vim or vmodl fault. *fields* are its properties; a Ref stands for a managed object.
+    """A vim or vmodl fault.
 
-    *name* is the full name of the fault's type, such as vim.fault.FileFault.
+    *name* is the full type name, such as vim.fault.FileFault. *fields* are its properties; a
+    property that refers to a managed object is a MoRef.
     """
 
     def __init__(self, name: str, message: str, /, **fields: object) -> None:
@@ -27,7 +28,7 @@ class Fault(Exception):
 
 
 def invalid_argument(parameter: str) -> Fault:
-    """What a host says of a parameter out of range."""
+    """Return the fault for a parameter that is out of range."""
     return Fault(
         "vmodl.fault.InvalidArgument",
         f"A specified parameter was not correct: {parameter}",
@@ -36,7 +37,7 @@ def invalid_argument(parameter: str) -> Fault:
 
 
 def invalid_power_state(existing: str, requested: str) -> Fault:
-    """The operation is not allowed while the machine is in its power state."""
+    """Return the fault for an operation that the power state does not allow."""
     return Fault(
         "vim.fault.InvalidPowerState",
         f"The attempted operation cannot be performed in the current state ({existing}).",
@@ -46,16 +47,16 @@ def invalid_power_state(existing: str, requested: str) -> Fault:
 
 
 def not_found(moid: str, kind: str) -> Fault:
-    """The object was deleted or never was."""
+    """Return the fault for an object that does not exist."""
     return Fault(
         "vmodl.fault.ManagedObjectNotFound",
         f"The object '{kind}:{moid}' has already been deleted or has not been completely created",
-        obj=Ref(kind, moid),
+        obj=MoRef(kind, moid),
     )
 
 
-def not_authenticated(target: Ref) -> Fault:
-    """The session of a call does not exist, or has ended."""
+def not_authenticated(target: MoRef) -> Fault:
+    """Return the fault for a call without a session."""
     return Fault(
         "vim.fault.NotAuthenticated",
         "The session is not authenticated.",

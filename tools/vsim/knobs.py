@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from tools.vsim.rules import Rules
+from tools.vsim.rules import FaultRules
 
 Group = TypeVar("Group")
 
@@ -185,7 +185,7 @@ class Knobs:
     answer: AnswerKnobs = field(default_factory=AnswerKnobs)
     data: DataKnobs = field(default_factory=DataKnobs)
     vddk: VddkKnobs = field(default_factory=VddkKnobs)
-    rules: Rules = field(default_factory=Rules)
+    rules: FaultRules = field(default_factory=FaultRules)
 
     def change(self, group: str, **changes: Any) -> None:
         """Set some knobs of a group; raises KnobError."""

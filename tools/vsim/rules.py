@@ -99,7 +99,7 @@ class VddkRule:
             raise RuleError("at, times and code are at least 1")
 
 
-class Rules:
+class FaultRules:
     """The rules in force. Safe to use from several threads."""
 
     def __init__(self) -> None:

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from tools.vsim.api.base import Call, ClientSession, ManagedObject
-from tools.vsim.fault import Fault, Ref
+from tools.vsim.api.base import ClientSession, ManagedObject, MethodCall
+from tools.vsim.fault import Fault, MoRef
 from tools.vsim.inventory import UserEntry
 from tools.vsim.soap.vmodl import managed_object, vim
 
@@ -24,7 +24,7 @@ class AuthorizationManager(ManagedObject):
         raise Fault("vim.fault.NotFound", "The session does not exist.")
 
     def HasPrivilegeOnEntities(
-        self, call: Call, entity: list[Any], sessionId: str, privId: list[str] | None
+        self, call: MethodCall, entity: list[Any], sessionId: str, privId: list[str] | None
     ) -> Any:
         session = self._session(sessionId)
         return [
@@ -41,18 +41,20 @@ class AuthorizationManager(ManagedObject):
         ]
 
     def HasPrivilegeOnEntity(
-        self, call: Call, entity: Any, sessionId: str, privId: list[str] | None
+        self, call: MethodCall, entity: Any, sessionId: str, privId: list[str] | None
     ) -> list[bool]:
         session = self._session(sessionId)
         return [session.allows(privilege) for privilege in privId or ()]
 
-    def FetchUserPrivilegeOnEntities(self, call: Call, entities: list[Any], userName: str) -> Any:
+    def FetchUserPrivilegeOnEntities(
+        self, call: MethodCall, entities: list[Any], userName: str
+    ) -> Any:
         user = self._user(userName)
         probe = ClientSession("", user, self.site.world.now(), 0.0)
         granted = [each for each in PRIVILEGES if probe.allows(each)]
         return [
             vim.AuthorizationManager.UserPrivilegeResult(
-                entity=managed_object(Ref(type(each).__name__, each._moId)), privileges=granted
+                entity=managed_object(MoRef(type(each).__name__, each._moId)), privileges=granted
             )
             for each in entities
         ]

@@ -11,17 +11,17 @@ from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Protocol
 
 from tools.vsim.api.event_log import EventLog
-from tools.vsim.data.files import DatastoreFiles
-from tools.vsim.fault import Fault, Ref
+from tools.vsim.data.files import DatastoreContents
+from tools.vsim.fault import Fault, MoRef
 from tools.vsim.inventory import UserEntry
-from tools.vsim.model.machine import Machine
+from tools.vsim.model.machine import SimulatedMachine
 from tools.vsim.model.snapshot import Snapshot
 from tools.vsim.model.world import World
 from tools.vsim.rules import CallRule
 from tools.vsim.soap.vmodl import declared_properties, kind_name, managed_object, typed
 
 Properties = Mapping[str, Callable[[], Any]]
-Work = Callable[[], Ref | None]
+Work = Callable[[], MoRef | None]
 NO_PERMISSION = "Permission to perform this operation was denied."
 
 
@@ -40,26 +40,28 @@ class SessionTable(Protocol):
 class TaskTable(Protocol):
     """All tasks."""
 
-    def references(self, machine: Machine | None = None) -> list[Any]:
+    def references(self, machine: SimulatedMachine | None = None) -> list[Any]:
         """Return references to the tasks of one machine, or of all machines."""
 
-    def active(self, machine: Machine) -> "ManagedObject | None":
+    def active(self, machine: SimulatedMachine) -> "ManagedObject | None":
         """Return the unfinished task of a machine."""
 
-    def start(self, call: "Call", machine: Machine, work: Work) -> Any:
+    def start(self, call: "MethodCall", machine: SimulatedMachine, work: Work) -> Any:
         """Start a task that runs *work*; return its reference."""
 
 
 class LeaseTable(Protocol):
     """All export leases."""
 
-    def require_none(self, machine: Machine) -> None:
+    def require_none(self, machine: SimulatedMachine) -> None:
         """Raise InvalidState while the machine is exported."""
 
-    def export_snapshot(self, call: "Call", machine: Machine, snapshot: Snapshot) -> Any:
+    def export_snapshot(
+        self, call: "MethodCall", machine: SimulatedMachine, snapshot: Snapshot
+    ) -> Any:
         """Open a lease on the disks of a snapshot; return its reference."""
 
-    def export_machine(self, call: "Call", machine: Machine) -> Any:
+    def export_machine(self, call: "MethodCall", machine: SimulatedMachine) -> Any:
         """Open a lease on the disks of a machine that is off; return its reference."""
 
 
@@ -83,7 +85,7 @@ class Site(Protocol):
         """AboutInfo."""
 
     @property
-    def files(self) -> DatastoreFiles: ...
+    def files(self) -> DatastoreContents: ...
 
     @property
     def sessions(self) -> SessionTable: ...
@@ -114,13 +116,13 @@ class Site(Protocol):
     def furnish(self, session: "ClientSession") -> None:
         """Create the objects that every session owns."""
 
-    def parent_of(self, ref: Ref) -> Any:
+    def parent_of(self, ref: MoRef) -> Any:
         """Return a reference to the folder of a machine."""
 
-    def host_of(self, ref: Ref) -> Any:
+    def host_of(self, ref: MoRef) -> Any:
         """Return a reference to the host of a machine."""
 
-    def pool_of(self, ref: Ref) -> Any:
+    def pool_of(self, ref: MoRef) -> Any:
         """Return a reference to the resource pool of a machine."""
 
     def machines_on(self, host: "ManagedObject") -> list[Any]:
@@ -143,8 +145,8 @@ class ManagedObject:
         self.moid = moid
 
     @property
-    def ref(self) -> Ref:
-        return Ref(kind_name(self.kind), self.moid)
+    def ref(self) -> MoRef:
+        return MoRef(kind_name(self.kind), self.moid)
 
     @property
     def object(self) -> Any:
@@ -213,7 +215,7 @@ class ClientSession:
             fnmatchcase(privilege, pattern) for pattern in self.user.denied
         )
 
-    def require(self, privilege: str | None, target: Ref) -> None:
+    def require(self, privilege: str | None, target: MoRef) -> None:
         """Raise NoPermission if the user lacks the privilege."""
         if not self.allows(privilege):
             raise Fault(
@@ -222,7 +224,7 @@ class ClientSession:
 
 
 @dataclass(slots=True)
-class Call:
+class MethodCall:
     """One call of an API method."""
 
     method: str  # WSDL name

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from tools.vsim.model.machine import Machine
+from tools.vsim.model.machine import SimulatedMachine
 from tools.vsim.soap.vmodl import typed, vim
 
 
-def render_capability(machine: Machine) -> Any:
+def render_capability(machine: SimulatedMachine) -> Any:
     """VirtualMachineCapability."""
     return vim.vm.Capability(
         snapshotOperationsSupported=True,
@@ -20,7 +20,7 @@ def render_capability(machine: Machine) -> Any:
     )
 
 
-def render_runtime(machine: Machine, host: Any, connection: str) -> Any:
+def render_runtime(machine: SimulatedMachine, host: Any, connection: str) -> Any:
     """VirtualMachineRuntimeInfo, on a host whose own connection that is."""
     states = vim.VirtualMachine
     runtime = vim.vm.RuntimeInfo(
@@ -45,7 +45,7 @@ def render_runtime(machine: Machine, host: Any, connection: str) -> Any:
     return runtime
 
 
-def render_guest(machine: Machine) -> Any:
+def render_guest(machine: SimulatedMachine) -> Any:
     """GuestInfo."""
     running = machine.is_on and machine.tools_running
     known = machine.power != "poweredOff" and machine.tools_running

@@ -5,10 +5,10 @@ from itertools import count
 from typing import Any
 from uuid import uuid4
 
-from tools.vsim.api.base import Call, ClientSession, Properties, SessionObject, Site
+from tools.vsim.api.base import ClientSession, MethodCall, Properties, SessionObject, Site
 from tools.vsim.api.selection import Reading, missing_set, read_selected
 from tools.vsim.api.unread import unread_updates
-from tools.vsim.api.updates import Known, State, updates_between
+from tools.vsim.api.updates import FilterState, ObjectState, updates_between
 from tools.vsim.fault import Fault, invalid_argument, not_authenticated
 from tools.vsim.soap.vmodl import Collector, vmodl
 
@@ -30,12 +30,12 @@ class Filter(SessionObject):
     def properties(self) -> Properties:
         return {"spec": lambda: self.spec, "partialUpdates": lambda: self.partial}
 
-    def state(self, version: str) -> State:
+    def state(self, version: str) -> FilterState:
         """What the filter covers now."""
         readings = read_selected(self.site, self._session, self.spec, without_missing=True)
-        return {reading.target.moid: Known.of(reading, version) for reading in readings}
+        return {reading.target.moid: ObjectState.of(reading, version) for reading in readings}
 
-    def DestroyPropertyFilter(self, call: Call) -> None:
+    def DestroyPropertyFilter(self, call: MethodCall) -> None:
         with self.site.world.changing():
             self._session.objects.pop(self.moid, None)
             self.owner.filters.pop(self.moid, None)
@@ -52,7 +52,7 @@ class PropertyCollector(SessionObject):
         self.filters: dict[str, Filter] = {}
         self._pages: dict[str, list[Any]] = {}
         self._page_size = 0
-        self._states: dict[str, dict[str, State]] = {}
+        self._states: dict[str, dict[str, FilterState]] = {}
         self._truncated: set[str] = set()
         self._versions = count(1)
         self._cancellations = 0
@@ -67,10 +67,10 @@ class PropertyCollector(SessionObject):
 
     # retrieval
 
-    def RetrieveProperties(self, call: Call, specSet: list[Any]) -> list[Any]:
+    def RetrieveProperties(self, call: MethodCall, specSet: list[Any]) -> list[Any]:
         return self._contents(specSet)
 
-    def RetrievePropertiesEx(self, call: Call, specSet: list[Any], options: Any) -> Any:
+    def RetrievePropertiesEx(self, call: MethodCall, specSet: list[Any], options: Any) -> Any:
         most = options.maxObjects if options else None
         if most is not None and most < 1:
             raise invalid_argument("options.maxObjects")
@@ -79,12 +79,12 @@ class PropertyCollector(SessionObject):
         contents = self._contents(specSet)
         return self._page(contents, min(sizes) if sizes else 0) if contents else None
 
-    def ContinueRetrievePropertiesEx(self, call: Call, token: str) -> Any:
+    def ContinueRetrievePropertiesEx(self, call: MethodCall, token: str) -> Any:
         if token not in self._pages:
             raise invalid_argument("token")
         return self._page(self._pages.pop(token), self._page_size)
 
-    def CancelRetrievePropertiesEx(self, call: Call, token: str) -> None:
+    def CancelRetrievePropertiesEx(self, call: MethodCall, token: str) -> None:
         if self._pages.pop(token, None) is None:
             raise invalid_argument("token")
 
@@ -109,17 +109,17 @@ class PropertyCollector(SessionObject):
 
     # filters and updates
 
-    def CreatePropertyCollector(self, call: Call) -> Any:
+    def CreatePropertyCollector(self, call: MethodCall) -> Any:
         moid = f"session[{call.caller.key}]{uuid4()}"
         return PropertyCollector(self.site, moid, call.caller).object
 
-    def DestroyPropertyCollector(self, call: Call) -> None:
+    def DestroyPropertyCollector(self, call: MethodCall) -> None:
         with self.site.world.changing():
             for moid in [self.moid, *self.filters]:
                 self._session.objects.pop(moid, None)
             self._ended = True
 
-    def CreateFilter(self, call: Call, spec: Any, partialUpdates: bool) -> Any:
+    def CreateFilter(self, call: MethodCall, spec: Any, partialUpdates: bool) -> Any:
         read_selected(self.site, self._session, spec)  # refuses what is wrong with it
         made = Filter(self, self._session, spec, partialUpdates)
         with self.site.world.changing():
@@ -127,19 +127,19 @@ class PropertyCollector(SessionObject):
             self.filters[made.moid] = made
         return made.object
 
-    def CancelWaitForUpdates(self, call: Call) -> None:
+    def CancelWaitForUpdates(self, call: MethodCall) -> None:
         with self.site.world.changing():
             self._cancellations += 1
 
-    def CheckForUpdates(self, call: Call, version: str | None) -> Any:
+    def CheckForUpdates(self, call: MethodCall, version: str | None) -> Any:
         self._refuse_truncated(version)
         return self._wait(call, version, 0, 0)
 
-    def WaitForUpdates(self, call: Call, version: str | None) -> Any:
+    def WaitForUpdates(self, call: MethodCall, version: str | None) -> Any:
         self._refuse_truncated(version)
         return self._wait(call, version, math.inf, 0)
 
-    def WaitForUpdatesEx(self, call: Call, version: str | None, options: Any) -> Any:
+    def WaitForUpdatesEx(self, call: MethodCall, version: str | None, options: Any) -> Any:
         seconds = options.maxWaitSeconds if options else None
         most = options.maxObjectUpdates if options else None
         if seconds is not None and seconds < 0:
@@ -151,7 +151,7 @@ class PropertyCollector(SessionObject):
         sizes = [size for size in (most, policy.updates_per_set) if size]
         return self._wait(call, version, longest, min(sizes) if sizes else 0)
 
-    def _wait(self, call: Call, version: str | None, seconds: float, most: int) -> Any:
+    def _wait(self, call: MethodCall, version: str | None, seconds: float, most: int) -> Any:
         """The next UpdateSet; None when *seconds* are over. Frees the lock while it waits."""
         world = self.site.world
         due = world.monotonic() + seconds
@@ -181,7 +181,7 @@ class PropertyCollector(SessionObject):
 
     def _updates(self, version: str, most: int, api: str) -> Any:
         before = self._states.get(version, {})
-        after: dict[str, State] = {}
+        after: dict[str, FilterState] = {}
         sets, taken, truncated = [], 0, False
         for each in self.filters.values():
             old = before.get(each.moid, {})

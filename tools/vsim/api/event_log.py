@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-from tools.vsim.model.machine import Machine
+from tools.vsim.model.machine import SimulatedMachine
 from tools.vsim.model.snapshot import Snapshot
 from tools.vsim.model.world import World
 
@@ -36,7 +36,7 @@ class EventLog:
         return iter(list(self._events))
 
     def add(
-        self, type_id: str, machine: Machine, user: str, message: str, **arguments: str
+        self, type_id: str, machine: SimulatedMachine, user: str, message: str, **arguments: str
     ) -> None:
         """Append an event of a machine."""
         with self._world.changing():
@@ -53,7 +53,7 @@ class EventLog:
                 )
             )
 
-    def add_revert(self, machine: Machine, snapshot: Snapshot, user: str) -> None:
+    def add_revert(self, machine: SimulatedMachine, snapshot: Snapshot, user: str) -> None:
         """Append the EventEx of a revert, unless the knob `snapshot.revert_event` is off."""
         if not self._world.knobs.snapshot.revert_event:
             return

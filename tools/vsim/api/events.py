@@ -6,9 +6,16 @@ A revert leaves an EventEx com.vmware.vc.vm.VmStateRevertedToSnapshot.
 from typing import Any
 from uuid import uuid4
 
-from tools.vsim.api.base import Call, ClientSession, ManagedObject, Properties, SessionObject, Site
+from tools.vsim.api.base import (
+    ClientSession,
+    ManagedObject,
+    MethodCall,
+    Properties,
+    SessionObject,
+    Site,
+)
 from tools.vsim.api.event_log import LoggedEvent
-from tools.vsim.fault import Ref
+from tools.vsim.fault import MoRef
 from tools.vsim.soap.vmodl import managed_object, vim, vmodl
 
 MAX_EVENTS = 1000  # number of events that QueryEvents returns at most
@@ -25,11 +32,11 @@ class EventManager(ManagedObject):
             "maxCollector": lambda: 32,
         }
 
-    def QueryEvents(self, call: Call, wanted: Any, eventViewSpec: Any) -> list[Any]:
+    def QueryEvents(self, call: MethodCall, wanted: Any, eventViewSpec: Any) -> list[Any]:
         found = [_render(each) for each in self.site.events if _matches(each, wanted)]
         return found[-(wanted.maxCount or MAX_EVENTS) :]
 
-    def CreateCollectorForEvents(self, call: Call, wanted: Any) -> Any:
+    def CreateCollectorForEvents(self, call: MethodCall, wanted: Any) -> Any:
         return EventHistoryCollector(self.site, call.caller, wanted).object
 
 
@@ -49,15 +56,15 @@ class EventHistoryCollector(SessionObject):
             "filter": lambda: self._wanted,
         }
 
-    def ReadNextEvents(self, call: Call, maxCount: int) -> list[Any]:
+    def ReadNextEvents(self, call: MethodCall, maxCount: int) -> list[Any]:
         page = self._events()[self._position : self._position + maxCount]
         self._position += len(page)
         return [_render(each) for each in page]
 
-    def RewindCollector(self, call: Call) -> None:
+    def RewindCollector(self, call: MethodCall) -> None:
         self._position = 0
 
-    def DestroyCollector(self, call: Call) -> None:
+    def DestroyCollector(self, call: MethodCall) -> None:
         self._session.objects.pop(self.moid, None)
 
     def _events(self) -> list[LoggedEvent]:
@@ -84,7 +91,7 @@ def _render(event: LoggedEvent) -> Any:
         createdTime=event.time,
         userName=event.user,
         vm=vim.event.VmEventArgument(
-            name=event.vm_name, vm=managed_object(Ref("vim.VirtualMachine", event.vm))
+            name=event.vm_name, vm=managed_object(MoRef("vim.VirtualMachine", event.vm))
         ),
         fullFormattedMessage=event.message,
         eventTypeId=event.type_id,

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from tools.vsim.api.base import Call, ClientSession, Properties, SessionObject, Site
-from tools.vsim.fault import Fault, Ref, invalid_power_state
-from tools.vsim.model.machine import Machine
+from tools.vsim.api.base import ClientSession, MethodCall, Properties, SessionObject, Site
+from tools.vsim.fault import Fault, MoRef, invalid_power_state
+from tools.vsim.model.machine import SimulatedMachine
 from tools.vsim.model.snapshot import Snapshot
 from tools.vsim.soap.vmodl import long, managed_object, method_fault, vim
 
@@ -38,7 +38,7 @@ class Lease(SessionObject):
     kind = vim.HttpNfcLease
 
     def __init__(
-        self, site: Site, session: ClientSession, machine: Machine, disks: list[LeasedDisk]
+        self, site: Site, session: ClientSession, machine: SimulatedMachine, disks: list[LeasedDisk]
     ) -> None:
         super().__init__(site, f"session[{session.key}]{uuid4()}")
         self.machine = machine
@@ -79,18 +79,18 @@ class Lease(SessionObject):
             "error": lambda: method_fault(self.error) if self.error else None,
         }
 
-    def HttpNfcLeaseProgress(self, call: Call, percent: int) -> None:
+    def HttpNfcLeaseProgress(self, call: MethodCall, percent: int) -> None:
         self._require_ready()
         with self.site.world.changing():
             self.percent = percent
             self._told = self.site.world.monotonic()
 
-    def HttpNfcLeaseComplete(self, call: Call) -> None:
+    def HttpNfcLeaseComplete(self, call: MethodCall) -> None:
         self._require_ready()
         with self.site.world.changing():
             self.state = "done"
 
-    def HttpNfcLeaseAbort(self, call: Call, fault: Any) -> None:
+    def HttpNfcLeaseAbort(self, call: MethodCall, fault: Any) -> None:
         self.look()
         if self.state in HELD:
             with self.site.world.changing():
@@ -122,14 +122,14 @@ class Lease(SessionObject):
         ]
         return vim.HttpNfcLease.Info(
             lease=self.object,
-            entity=managed_object(Ref("vim.VirtualMachine", self.machine.moid)),
+            entity=managed_object(MoRef("vim.VirtualMachine", self.machine.moid)),
             deviceUrl=urls,
             totalDiskCapacityInKB=long(sum(disk.size for disk in self.disks) >> 10),
             leaseTimeout=int(self.site.world.knobs.data.lease_seconds),
         )
 
 
-class Leases:
+class LeaseRegistry:
     """All leases. The world's lock covers the methods."""
 
     def __init__(self, site: Site) -> None:
@@ -141,11 +141,11 @@ class Leases:
             lease.look()
         return iter([lease for lease in self._all if lease.state in HELD])
 
-    def of(self, machine: Machine) -> Lease | None:
+    def of(self, machine: SimulatedMachine) -> Lease | None:
         """The lease that keeps a machine as it is."""
         return next((lease for lease in self if lease.machine is machine), None)
 
-    def require_none(self, machine: Machine) -> None:
+    def require_none(self, machine: SimulatedMachine) -> None:
         """Raise InvalidState while the machine is exported."""
         if self.of(machine):
             raise Fault(
@@ -153,7 +153,9 @@ class Leases:
                 "The operation is not allowed in the current state: the machine is exported.",
             )
 
-    def export_snapshot(self, call: Call, machine: Machine, snapshot: Snapshot) -> Any:
+    def export_snapshot(
+        self, call: MethodCall, machine: SimulatedMachine, snapshot: Snapshot
+    ) -> Any:
         disks = [
             LeasedDisk(
                 frozen.spec.key,
@@ -168,7 +170,7 @@ class Leases:
         ]
         return self._open(call, machine, disks)
 
-    def export_machine(self, call: Call, machine: Machine) -> Any:
+    def export_machine(self, call: MethodCall, machine: SimulatedMachine) -> Any:
         """Of a machine that is off: its disks as they are."""
         if machine.power != "poweredOff":
             raise invalid_power_state(machine.power, "poweredOff")
@@ -192,13 +194,13 @@ class Leases:
                 return next((disk for disk in lease.disks if disk.name == name), None)
         return None
 
-    def _open(self, call: Call, machine: Machine, disks: list[LeasedDisk]) -> Any:
+    def _open(self, call: MethodCall, machine: SimulatedMachine, disks: list[LeasedDisk]) -> Any:
         task, other = self._site.tasks.active(machine), self.of(machine)
         if task or other:
             raise Fault(
                 "vim.fault.TaskInProgress",
                 "Another task is already in progress.",
-                task=task.ref if task else Ref("vim.Task", "task-0"),
+                task=task.ref if task else MoRef("vim.Task", "task-0"),
             )
         lease = Lease(self._site, call.caller, machine, disks)
         self._all = [*self, lease]

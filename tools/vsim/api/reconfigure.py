@@ -6,8 +6,8 @@ from typing import Any
 
 from tools.vsim.fault import Fault
 from tools.vsim.inventory import DiskEntry, InventoryError
-from tools.vsim.model.disk import Disk
-from tools.vsim.model.machine import Machine
+from tools.vsim.model.disk import SimulatedDisk
+from tools.vsim.model.machine import SimulatedMachine
 from tools.vsim.model.slots import slot_of
 from tools.vsim.model.world import World
 from tools.vsim.soap.vmodl import vim
@@ -34,7 +34,7 @@ def check_spec(spec: Any, require: Callable[[str], None]) -> None:
         require(DEVICE_PRIVILEGES[str(change.operation)])
 
 
-def reconfigure(world: World, machine: Machine, spec: Any) -> None:
+def reconfigure(world: World, machine: SimulatedMachine, spec: Any) -> None:
     """Make the changes of *spec*; raises Fault before the first one where it can."""
     if spec.changeVersion and spec.changeVersion != str(machine.change_version):
         raise Fault("vim.fault.ConcurrentAccess", "The configuration changed meanwhile.")
@@ -56,7 +56,7 @@ def reconfigure(world: World, machine: Machine, spec: Any) -> None:
         _change_disk(world, machine, change, index)
 
 
-def _change_disk(world: World, machine: Machine, change: Any, index: int) -> None:
+def _change_disk(world: World, machine: SimulatedMachine, change: Any, index: int) -> None:
     device = change.device
     wrong = Fault(
         "vim.fault.InvalidDeviceSpec",
@@ -74,7 +74,7 @@ def _change_disk(world: World, machine: Machine, change: Any, index: int) -> Non
         machine.add_disk(_new_disk(world, machine, device, wrong))
 
 
-def _new_disk(world: World, machine: Machine, device: Any, wrong: Fault) -> Disk:
+def _new_disk(world: World, machine: SimulatedMachine, device: Any, wrong: Fault) -> SimulatedDisk:
     try:
         entry = DiskEntry(
             size=_capacity(device),

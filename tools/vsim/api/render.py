@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from typing import Any
 
-from tools.vsim.fault import Ref
+from tools.vsim.fault import MoRef
 from tools.vsim.model.disk import DiskSpec, Link
-from tools.vsim.model.machine import Machine
+from tools.vsim.model.machine import SimulatedMachine
 from tools.vsim.model.slots import CONTROLLER_KEYS, controller_key, parse_slot
 from tools.vsim.model.snapshot import Snapshot
 from tools.vsim.model.spec import MachineSpec
@@ -31,7 +31,7 @@ CONTROLLERS = {
 }
 
 
-def render_config(world: World, machine: Machine) -> Any:
+def render_config(world: World, machine: SimulatedMachine) -> Any:
     """VirtualMachineConfigInfo as it is now."""
     disks = [
         _disk(world, disk.spec, disk.path, disk.current, _shown(machine, disk.change_id, disk))
@@ -40,7 +40,7 @@ def render_config(world: World, machine: Machine) -> Any:
     return _config(world, machine, machine.spec, disks)
 
 
-def render_snapshot_config(world: World, machine: Machine, snapshot: Snapshot) -> Any:
+def render_snapshot_config(world: World, machine: SimulatedMachine, snapshot: Snapshot) -> Any:
     """VirtualMachineConfigInfo as the snapshot keeps it."""
     disks = [
         _disk(
@@ -55,11 +55,11 @@ def render_snapshot_config(world: World, machine: Machine, snapshot: Snapshot) -
     return _config(world, machine, snapshot.spec, disks)
 
 
-def _shown(machine: Machine, change_id: str | None, disk: Any) -> str | None:
+def _shown(machine: SimulatedMachine, change_id: str | None, disk: Any) -> str | None:
     return None if machine.cbt_of(disk).no_change_id else change_id
 
 
-def _config(world: World, machine: Machine, spec: MachineSpec, disks: list[Any]) -> Any:
+def _config(world: World, machine: SimulatedMachine, spec: MachineSpec, disks: list[Any]) -> Any:
     return vim.vm.ConfigInfo(
         changeVersion=str(machine.change_version),
         modified=world.now(),
@@ -96,7 +96,7 @@ def _config(world: World, machine: Machine, spec: MachineSpec, disks: list[Any])
     )
 
 
-def vmx_path(machine: Machine) -> str:
+def vmx_path(machine: SimulatedMachine) -> str:
     return f"[{machine.datastore}] {machine.directory}/{machine.directory}.vmx"
 
 
@@ -139,7 +139,7 @@ def _backing(world: World, spec: DiskSpec, path: Any, link: Link, change_id: str
         "descriptorFileName": name,
         "deviceName": f"vml.{spec.uuid.replace('-', '')}",
         "datastore": managed_object(
-            Ref("vim.Datastore", world.datastores[name[1 : name.index("]")]].moid)
+            MoRef("vim.Datastore", world.datastores[name[1 : name.index("]")]].moid)
         ),
         "diskMode": spec.mode,
         "thinProvisioned": spec.provisioning == "thin",

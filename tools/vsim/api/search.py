@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tools.vsim.api.base import Call, ManagedObject, escaped_name
+from tools.vsim.api.base import ManagedObject, MethodCall, escaped_name
 from tools.vsim.api.render import vmx_path
 from tools.vsim.api.virtualmachine import VirtualMachine
 from tools.vsim.soap.vmodl import vim
@@ -12,13 +12,23 @@ class SearchIndex(ManagedObject):
     kind = vim.SearchIndex
 
     def FindByUuid(
-        self, call: Call, datacenter: Any, uuid: str, vmSearch: bool, instanceUuid: bool | None
+        self,
+        call: MethodCall,
+        datacenter: Any,
+        uuid: str,
+        vmSearch: bool,
+        instanceUuid: bool | None,
     ) -> Any:
         found = self.FindAllByUuid(call, datacenter, uuid, vmSearch, instanceUuid)
         return found[0] if found else None
 
     def FindAllByUuid(
-        self, call: Call, datacenter: Any, uuid: str, vmSearch: bool, instanceUuid: bool | None
+        self,
+        call: MethodCall,
+        datacenter: Any,
+        uuid: str,
+        vmSearch: bool,
+        instanceUuid: bool | None,
     ) -> list[Any]:
         if not vmSearch:
             return []
@@ -31,7 +41,7 @@ class SearchIndex(ManagedObject):
             ).lower()
         ]
 
-    def FindByInventoryPath(self, call: Call, inventoryPath: str) -> Any:
+    def FindByInventoryPath(self, call: MethodCall, inventoryPath: str) -> Any:
         place: ManagedObject = self.site.root
         for name in inventoryPath.strip("/").split("/"):
             if not name:
@@ -42,17 +52,17 @@ class SearchIndex(ManagedObject):
             place = below[0]
         return place.object
 
-    def FindChild(self, call: Call, entity: Any, name: str) -> Any:
+    def FindChild(self, call: MethodCall, entity: Any, name: str) -> Any:
         place = self.site.require(entity._moId, call.session)
         return next((each.object for each in place.children() if each.name == name), None)
 
-    def FindByDatastorePath(self, call: Call, datacenter: Any, path: str) -> Any:
+    def FindByDatastorePath(self, call: MethodCall, datacenter: Any, path: str) -> Any:
         return next(
             (each.object for each in self._machines(datacenter) if vmx_path(each.machine) == path),
             None,
         )
 
-    def FindByDnsName(self, call: Call, datacenter: Any, dnsName: str, vmSearch: bool) -> Any:
+    def FindByDnsName(self, call: MethodCall, datacenter: Any, dnsName: str, vmSearch: bool) -> Any:
         return None
 
     def _machines(self, datacenter: Any) -> list[VirtualMachine]:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tools.vsim.api.base import Call, ManagedObject, Properties
+from tools.vsim.api.base import ManagedObject, MethodCall, Properties
 from tools.vsim.soap.vmodl import vim
 
 
@@ -27,10 +27,10 @@ class ServiceInstance(ManagedObject):
             about=self.site.about, rootFolder=self.site.root.object, **refs
         )
 
-    def RetrieveServiceContent(self, call: Call) -> Any:
+    def RetrieveServiceContent(self, call: MethodCall) -> Any:
         return self.content()
 
-    def CurrentTime(self, call: Call) -> Any:
+    def CurrentTime(self, call: MethodCall) -> Any:
         return self.site.world.now()
 
 

@@ -5,7 +5,14 @@ from hmac import compare_digest
 from typing import Any
 from uuid import uuid4
 
-from tools.vsim.api.base import Call, ClientSession, ManagedObject, Properties, SessionObject, Site
+from tools.vsim.api.base import (
+    ClientSession,
+    ManagedObject,
+    MethodCall,
+    Properties,
+    SessionObject,
+    Site,
+)
 from tools.vsim.fault import Fault
 from tools.vsim.model.world import World
 from tools.vsim.soap.vmodl import long, vim
@@ -86,23 +93,25 @@ class SessionManager(ManagedObject):
             return None
         return _describe(self._session)
 
-    def Login(self, call: Call, userName: str, password: str | None, locale: str | None) -> Any:
+    def Login(
+        self, call: MethodCall, userName: str, password: str | None, locale: str | None
+    ) -> Any:
         session = self.site.sessions.open(userName, password or "")
         self.site.furnish(session)
         call.opened = session
         return _describe(session)
 
-    def Logout(self, call: Call) -> None:
+    def Logout(self, call: MethodCall) -> None:
         if call.session:
             self.site.sessions.close(call.session)
 
-    def SessionIsActive(self, call: Call, sessionID: str, userName: str) -> bool:
+    def SessionIsActive(self, call: MethodCall, sessionID: str, userName: str) -> bool:
         return any(
             session.key == sessionID and session.user.name == userName
             for session in self.site.sessions
         )
 
-    def TerminateSession(self, call: Call, sessionId: list[str]) -> None:
+    def TerminateSession(self, call: MethodCall, sessionId: list[str]) -> None:
         found = [session for session in self.site.sessions if session.key in sessionId]
         if len(found) != len(set(sessionId)):
             raise Fault("vim.fault.NotFound", "The object or item referred to could not be found.")

@@ -16,7 +16,7 @@ from tools.vsim.api.entities import (
 )
 from tools.vsim.api.event_log import EventLog
 from tools.vsim.api.events import EventManager
-from tools.vsim.api.leases import Leases
+from tools.vsim.api.leases import LeaseRegistry
 from tools.vsim.api.search import SearchIndex
 from tools.vsim.api.service import FileManager, ServiceInstance, render_about
 from tools.vsim.api.sessions import SessionManager, Sessions
@@ -24,9 +24,9 @@ from tools.vsim.api.snapshot import SnapshotObject
 from tools.vsim.api.tasks import TaskManager, Tasks
 from tools.vsim.api.views import ViewManager
 from tools.vsim.api.virtualmachine import VirtualMachine
-from tools.vsim.data.files import DatastoreFiles
-from tools.vsim.fault import Ref, not_found
-from tools.vsim.model.machine import Machine
+from tools.vsim.data.files import DatastoreContents
+from tools.vsim.fault import MoRef, not_found
+from tools.vsim.model.machine import SimulatedMachine
 from tools.vsim.model.world import World
 
 Kept = TypeVar("Kept", bound=ManagedObject)
@@ -38,10 +38,10 @@ class SimulatedSite:
     def __init__(self, world: World, api_version: str) -> None:
         self.world = world
         self.closing = False
-        self.files = DatastoreFiles(world)
+        self.files = DatastoreContents(world)
         self.sessions = Sessions(world)
         self.tasks = Tasks(self)
-        self.leases = Leases(self)
+        self.leases = LeaseRegistry(self)
         self.scheme, self.host, self.port = "https", "127.0.0.1", 443  # where it is served
         self.thumbprint = ""  # SHA-1 of the certificate
         self.events = EventLog(world)
@@ -105,7 +105,7 @@ class SimulatedSite:
 
     # tree
 
-    def add_machine(self, machine: Machine) -> None:
+    def add_machine(self, machine: SimulatedMachine) -> None:
         """Put a machine of the world into its folder."""
         datacenter, path = self.world.folders[machine.moid]
         folder = self._datacenters[datacenter].folder(0)
@@ -116,19 +116,19 @@ class SimulatedSite:
         self._parents[shown.moid] = folder
         folder.members.append(shown)
 
-    def remove_machine(self, machine: Machine) -> None:
+    def remove_machine(self, machine: SimulatedMachine) -> None:
         """Take a machine out of the inventory, as unregistering does."""
         shown = self.fixed.pop(machine.moid)
         self._parents.pop(machine.moid).members.remove(shown)
         del self.world.machines[machine.moid], self.world.folders[machine.moid]
 
-    def parent_of(self, ref: Ref) -> Any:
+    def parent_of(self, ref: MoRef) -> Any:
         return self._parents[ref.moid].object
 
-    def host_of(self, ref: Ref) -> Any:
+    def host_of(self, ref: MoRef) -> Any:
         return self._hosts[self.world.folders[ref.moid][0]].object
 
-    def pool_of(self, ref: Ref) -> Any:
+    def pool_of(self, ref: MoRef) -> Any:
         return self._pools[self.world.folders[ref.moid][0]].object
 
     def machines_on(self, host: ManagedObject) -> list[Any]:

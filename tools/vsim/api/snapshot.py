@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from tools.vsim.api.base import Call, ManagedObject, Properties, Site
+from tools.vsim.api.base import ManagedObject, MethodCall, Properties, Site
 from tools.vsim.api.render import render_snapshot_config
-from tools.vsim.fault import Ref
-from tools.vsim.model.machine import Machine
+from tools.vsim.fault import MoRef
+from tools.vsim.model.machine import SimulatedMachine
 from tools.vsim.model.snapshot import Snapshot
 from tools.vsim.soap.vmodl import managed_object, typed, vim
 
@@ -13,7 +13,7 @@ from tools.vsim.soap.vmodl import managed_object, typed, vim
 class SnapshotObject(ManagedObject):
     kind = vim.vm.Snapshot
 
-    def __init__(self, site: Site, machine: Machine, snapshot: Snapshot) -> None:
+    def __init__(self, site: Site, machine: SimulatedMachine, snapshot: Snapshot) -> None:
         super().__init__(site, snapshot.moid)
         self.machine = machine
         self.snapshot = snapshot
@@ -29,11 +29,11 @@ class SnapshotObject(ManagedObject):
                 SnapshotObject(self.site, self.machine, each).object
                 for each in self.machine.snapshots.children(self.snapshot)
             ],
-            "vm": lambda: managed_object(Ref("vim.VirtualMachine", self.machine.moid)),
+            "vm": lambda: managed_object(MoRef("vim.VirtualMachine", self.machine.moid)),
         }
 
     def RemoveSnapshot_Task(
-        self, call: Call, removeChildren: bool, consolidate: bool | None
+        self, call: MethodCall, removeChildren: bool, consolidate: bool | None
     ) -> Any:
         def work() -> None:
             if self.snapshot in self.machine.snapshots:
@@ -43,24 +43,26 @@ class SnapshotObject(ManagedObject):
 
         return self.site.tasks.start(call, self.machine, work)
 
-    def RevertToSnapshot_Task(self, call: Call, host: Any, suppressPowerOn: bool | None) -> Any:
+    def RevertToSnapshot_Task(
+        self, call: MethodCall, host: Any, suppressPowerOn: bool | None
+    ) -> Any:
         def work() -> None:
             self.machine.revert(self.snapshot)
             self.site.events.add_revert(self.machine, self.snapshot, call.caller.user.name)
 
         return self.site.tasks.start(call, self.machine, work)
 
-    def ExportSnapshot(self, call: Call) -> Any:
+    def ExportSnapshot(self, call: MethodCall) -> Any:
         return self.site.leases.export_snapshot(call, self.machine, self.snapshot)
 
-    def RenameSnapshot(self, call: Call, name: str | None, description: str | None) -> None:
+    def RenameSnapshot(self, call: MethodCall, name: str | None, description: str | None) -> None:
         with self.site.world.changing():
             self.snapshot.name = name or self.snapshot.name
             if description is not None:
                 self.snapshot.description = description
 
 
-def render_tree(site: Site, machine: Machine) -> Any:
+def render_tree(site: Site, machine: SimulatedMachine) -> Any:
     """VirtualMachineSnapshotInfo; None where there is no snapshot."""
     if not len(machine.snapshots):
         return None
@@ -69,7 +71,7 @@ def render_tree(site: Site, machine: Machine) -> Any:
         return [
             vim.vm.SnapshotTree(
                 snapshot=SnapshotObject(site, machine, snapshot).object,
-                vm=managed_object(Ref("vim.VirtualMachine", machine.moid)),
+                vm=managed_object(MoRef("vim.VirtualMachine", machine.moid)),
                 name=snapshot.name,
                 description=snapshot.description,
                 id=snapshot.number,

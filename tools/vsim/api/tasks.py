@@ -5,9 +5,9 @@ from datetime import datetime
 from itertools import count
 from typing import Any
 
-from tools.vsim.api.base import Call, ManagedObject, Properties, Site, Work
-from tools.vsim.fault import Fault, Ref
-from tools.vsim.model.machine import Machine
+from tools.vsim.api.base import ManagedObject, MethodCall, Properties, Site, Work
+from tools.vsim.fault import Fault, MoRef
+from tools.vsim.model.machine import SimulatedMachine
 from tools.vsim.rules import CallRule
 from tools.vsim.soap.vmodl import managed_object, method_fault, method_named, typed, vim
 
@@ -17,7 +17,7 @@ class Task(ManagedObject):
 
     kind = vim.Task
 
-    def __init__(self, site: Site, moid: str, call: Call, machine: Machine) -> None:
+    def __init__(self, site: Site, moid: str, call: MethodCall, machine: SimulatedMachine) -> None:
         super().__init__(site, moid)
         self.method = call.method
         self.machine = machine
@@ -25,7 +25,7 @@ class Task(ManagedObject):
         self.state = "queued"
         self.progress: int | None = None
         self.error: Fault | None = None
-        self.result: Ref | None = None
+        self.result: MoRef | None = None
         self.cancelled = False
         self.released = False
         self.queued = site.world.now()
@@ -48,7 +48,7 @@ class Task(ManagedObject):
             task=self.object,
             name=method,
             descriptionId=f"VirtualMachine.{name[0].lower()}{name[1:]}",
-            entity=managed_object(Ref("vim.VirtualMachine", self.machine.moid)),
+            entity=managed_object(MoRef("vim.VirtualMachine", self.machine.moid)),
             entityName=self.machine.spec.name,
             state=typed(vim.TaskInfo.State, self.state),
             cancelled=self.cancelled,
@@ -63,13 +63,13 @@ class Task(ManagedObject):
             eventChainId=int(self.moid.rpartition("-")[2]),
         )
 
-    def CancelTask(self, call: Call) -> None:
+    def CancelTask(self, call: MethodCall) -> None:
         if self.is_over:
             raise Fault("vim.fault.InvalidState", "The task is over.")
         with self.site.world.changing():
             self.cancelled = True
 
-    def finish(self, error: Fault | None = None, result: Ref | None = None) -> None:
+    def finish(self, error: Fault | None = None, result: MoRef | None = None) -> None:
         with self.site.world.changing():
             self.state = "error" if error else "success"
             self.error, self.result = error, result
@@ -88,7 +88,7 @@ class Tasks:
         self._threads: list[threading.Thread] = []
         self._closing = False
 
-    def references(self, machine: Machine | None = None) -> list[Any]:
+    def references(self, machine: SimulatedMachine | None = None) -> list[Any]:
         """Return references to the tasks of one machine, or of all machines."""
         return [
             task.object for task in self._all.values() if machine is None or task.machine is machine
@@ -97,11 +97,11 @@ class Tasks:
     def find(self, moid: str) -> Task | None:
         return self._all.get(moid)
 
-    def active(self, machine: Machine) -> Task | None:
+    def active(self, machine: SimulatedMachine) -> Task | None:
         every = (*self._all.values(), *self._unknown)
         return next((each for each in every if each.machine is machine and not each.is_over), None)
 
-    def start(self, call: Call, machine: Machine, work: Work) -> Any:
+    def start(self, call: MethodCall, machine: SimulatedMachine, work: Work) -> Any:
         """Begin a task that does *work*; its reference."""
         site = self._site
         other = self.active(machine)

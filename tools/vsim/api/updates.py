@@ -7,7 +7,7 @@ from typing import Any
 from pyVmomi.VmomiSupport import DataObject
 
 from tools.vsim.api.selection import Reading, missing_set
-from tools.vsim.fault import Fault, Ref
+from tools.vsim.fault import Fault, MoRef
 from tools.vsim.soap.reply import fingerprint
 from tools.vsim.soap.vmodl import Collector, managed_object, typed
 
@@ -16,25 +16,25 @@ ObjectUpdate = Collector.ObjectUpdate
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class ObjectState:
     """An object as a client knows it."""
 
-    ref: Ref
+    ref: MoRef
     values: Mapping[str, Any]
     texts: Mapping[str, str]
     missing: Mapping[str, Fault] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, reading: Reading, version: str) -> "Known":
+    def of(cls, reading: Reading, version: str) -> "ObjectState":
         texts = {path: fingerprint(value, version) for path, value in reading.values.items()}
         return cls(reading.target.ref, reading.values, texts, reading.missing)
 
 
-State = dict[str, Known]  # by object id
+FilterState = dict[str, ObjectState]  # by object id
 
 
 def updates_between(
-    old: State, new: State, partial: bool, version: str
+    old: FilterState, new: FilterState, partial: bool, version: str
 ) -> Iterator[tuple[str, Any]]:
     """Object id and ObjectUpdate of all that entered, changed or left."""
     for moid, known in new.items():
@@ -53,7 +53,7 @@ def updates_between(
             )
 
 
-def _update(kind: str, known: Known, changes: list[Any]) -> Any:
+def _update(kind: str, known: ObjectState, changes: list[Any]) -> Any:
     return ObjectUpdate(
         kind=typed(ObjectUpdate.Kind, kind),
         obj=managed_object(known.ref),
@@ -66,7 +66,7 @@ def _assign(path: str, value: Any) -> Any:
     return Change(name=path, op=typed(Change.Op, "assign"), val=value)
 
 
-def _changes(before: Known, now: Known, partial: bool, version: str) -> Iterator[Any]:
+def _changes(before: ObjectState, now: ObjectState, partial: bool, version: str) -> Iterator[Any]:
     for path in {**before.texts, **now.texts}:
         if before.texts.get(path) == now.texts.get(path):
             continue

@@ -3,12 +3,19 @@
 from typing import Any
 from uuid import uuid4
 
-from tools.vsim.api.base import Call, ClientSession, ManagedObject, Properties, SessionObject, Site
+from tools.vsim.api.base import (
+    ClientSession,
+    ManagedObject,
+    MethodCall,
+    Properties,
+    SessionObject,
+    Site,
+)
 from tools.vsim.api.search import descendants
 from tools.vsim.soap.vmodl import vim
 
 
-class View(SessionObject):
+class ObjectView(SessionObject):
     """A set of objects that belongs to a session."""
 
     def __init__(self, site: Site, session: ClientSession) -> None:
@@ -22,11 +29,11 @@ class View(SessionObject):
     def properties(self) -> Properties:
         return {"view": self.shown}
 
-    def DestroyView(self, call: Call) -> None:
+    def DestroyView(self, call: MethodCall) -> None:
         self._session.objects.pop(self.moid, None)
 
 
-class ContainerView(View):
+class ContainerView(ObjectView):
     kind = vim.view.ContainerView
 
     def __init__(
@@ -59,7 +66,7 @@ class ContainerView(View):
         }
 
 
-class ListView(View):
+class ListView(ObjectView):
     kind = vim.view.ListView
 
     def __init__(self, site: Site, session: ClientSession, objects: list[Any]) -> None:
@@ -70,7 +77,7 @@ class ListView(View):
         return self._objects
 
     def ModifyListView(
-        self, call: Call, add: list[Any] | None, remove: list[Any] | None
+        self, call: MethodCall, add: list[Any] | None, remove: list[Any] | None
     ) -> list[Any]:
         with self.site.world.changing():
             gone = list(remove or ())
@@ -87,7 +94,7 @@ class ViewManager(ManagedObject):
 
     def CreateContainerView(
         self,
-        call: Call,
+        call: MethodCall,
         container: Any,
         kinds: list[Any] | None,
         recursive: bool,
@@ -95,5 +102,5 @@ class ViewManager(ManagedObject):
         place = self.site.require(container._moId, call.session)
         return ContainerView(self.site, call.caller, place, kinds or [], recursive).object
 
-    def CreateListView(self, call: Call, obj: list[Any] | None) -> Any:
+    def CreateListView(self, call: MethodCall, obj: list[Any] | None) -> Any:
         return ListView(self.site, call.caller, obj or []).object

@@ -3,14 +3,14 @@
 from collections.abc import Callable
 from typing import Any
 
-from tools.vsim.api.base import Call, ManagedObject, Properties, Site, escaped_name
+from tools.vsim.api.base import ManagedObject, MethodCall, Properties, Site, escaped_name
 from tools.vsim.api.capability import render_capability, render_guest, render_runtime
 from tools.vsim.api.reconfigure import check_spec, reconfigure
 from tools.vsim.api.render import render_config, vmx_path
 from tools.vsim.api.snapshot import SnapshotObject, render_tree
-from tools.vsim.fault import Fault, Ref, invalid_argument, not_found
+from tools.vsim.fault import Fault, MoRef, invalid_argument, not_found
 from tools.vsim.model.changes import Page
-from tools.vsim.model.machine import Machine
+from tools.vsim.model.machine import SimulatedMachine
 from tools.vsim.model.query import query_changes
 from tools.vsim.soap.vmodl import long, managed_object, typed, vim
 
@@ -18,7 +18,7 @@ from tools.vsim.soap.vmodl import long, managed_object, typed, vim
 class VirtualMachine(ManagedObject):
     kind = vim.VirtualMachine
 
-    def __init__(self, site: Site, machine: Machine) -> None:
+    def __init__(self, site: Site, machine: SimulatedMachine) -> None:
         super().__init__(site, machine.moid)
         self.machine = machine
 
@@ -57,27 +57,27 @@ class VirtualMachine(ManagedObject):
 
     # power
 
-    def PowerOnVM_Task(self, call: Call, host: Any) -> Any:
+    def PowerOnVM_Task(self, call: MethodCall, host: Any) -> Any:
         return self._task(call, self.machine.power_on)
 
-    def PowerOffVM_Task(self, call: Call) -> Any:
+    def PowerOffVM_Task(self, call: MethodCall) -> Any:
         return self._task(call, self.machine.power_off)
 
-    def SuspendVM_Task(self, call: Call) -> Any:
+    def SuspendVM_Task(self, call: MethodCall) -> Any:
         return self._task(call, self.machine.suspend)
 
-    def ShutdownGuest(self, call: Call) -> None:
+    def ShutdownGuest(self, call: MethodCall) -> None:
         self.site.leases.require_none(self.machine)
         with self.site.world.changing():
             self.machine.power_off(hard=False)
 
     # configuration
 
-    def ReconfigVM_Task(self, call: Call, spec: Any) -> Any:
+    def ReconfigVM_Task(self, call: MethodCall, spec: Any) -> Any:
         check_spec(spec, lambda privilege: call.caller.require(privilege, self.ref))
         return self._task(call, lambda: reconfigure(self.site.world, self.machine, spec))
 
-    def UpgradeVM_Task(self, call: Call, version: str | None) -> Any:
+    def UpgradeVM_Task(self, call: MethodCall, version: str | None) -> Any:
         hardware = None
         if version:
             if not version.removeprefix("vmx-").isdecimal():
@@ -85,7 +85,7 @@ class VirtualMachine(ManagedObject):
             hardware = int(version.removeprefix("vmx-"))
         return self._task(call, lambda: self.machine.upgrade(hardware))
 
-    def RelocateVM_Task(self, call: Call, spec: Any, priority: Any) -> Any:
+    def RelocateVM_Task(self, call: MethodCall, spec: Any, priority: Any) -> Any:
         """A disk goes where its own locator says, else with the machine."""
         home = None
         if spec.datastore is not None:
@@ -109,19 +109,19 @@ class VirtualMachine(ManagedObject):
     # snapshots
 
     def CreateSnapshot_Task(
-        self, call: Call, name: str, description: str | None, memory: bool, quiesce: bool
+        self, call: MethodCall, name: str, description: str | None, memory: bool, quiesce: bool
     ) -> Any:
         return self._snapshot(call, name, description, memory, quiesce)
 
     def CreateSnapshotEx_Task(
-        self, call: Call, name: str, description: str | None, memory: bool, quiesceSpec: Any
+        self, call: MethodCall, name: str, description: str | None, memory: bool, quiesceSpec: Any
     ) -> Any:
         minutes = quiesceSpec.timeout if quiesceSpec else None
         if minutes is not None and not 5 <= minutes <= 240:
             raise invalid_argument("quiesceSpec.timeout")
         return self._snapshot(call, name, description, memory, quiesceSpec is not None)
 
-    def RemoveAllSnapshots_Task(self, call: Call, consolidate: bool | None, spec: Any) -> Any:
+    def RemoveAllSnapshots_Task(self, call: MethodCall, consolidate: bool | None, spec: Any) -> Any:
         def work() -> None:
             self.machine.remove_snapshots(
                 list(self.machine.snapshots), consolidate=consolidate is not False
@@ -130,7 +130,7 @@ class VirtualMachine(ManagedObject):
         return self._task(call, work)
 
     def RevertToCurrentSnapshot_Task(
-        self, call: Call, host: Any, suppressPowerOn: bool | None
+        self, call: MethodCall, host: Any, suppressPowerOn: bool | None
     ) -> Any:
         current = self.machine.snapshots.current
         if current is None:
@@ -139,14 +139,14 @@ class VirtualMachine(ManagedObject):
             call, host, suppressPowerOn
         )
 
-    def ExportVm(self, call: Call) -> Any:
+    def ExportVm(self, call: MethodCall) -> Any:
         return self.site.leases.export_machine(call, self.machine)
 
-    def ConsolidateVMDisks_Task(self, call: Call) -> Any:
+    def ConsolidateVMDisks_Task(self, call: MethodCall) -> Any:
         return self._task(call, self.machine.consolidate)
 
     def QueryChangedDiskAreas(
-        self, call: Call, snapshot: Any, deviceKey: int, startOffset: int, changeId: str
+        self, call: MethodCall, snapshot: Any, deviceKey: int, startOffset: int, changeId: str
     ) -> Any:
         held = None
         if snapshot is not None:
@@ -159,17 +159,17 @@ class VirtualMachine(ManagedObject):
         return _render_page(query_changes(self.machine, held, deviceKey, startOffset, changeId))
 
     def _snapshot(
-        self, call: Call, name: str, description: str | None, memory: bool, quiesce: bool
+        self, call: MethodCall, name: str, description: str | None, memory: bool, quiesce: bool
     ) -> Any:
-        def work() -> Ref:
+        def work() -> MoRef:
             snapshot = self.site.world.take_snapshot(
                 self.machine, name, description or "", memory=memory, quiesce=quiesce
             )
-            return Ref("vim.vm.Snapshot", snapshot.moid)
+            return MoRef("vim.vm.Snapshot", snapshot.moid)
 
         return self._task(call, work)
 
-    def _task(self, call: Call, work: Callable[[], Ref | None]) -> Any:
+    def _task(self, call: MethodCall, work: Callable[[], MoRef | None]) -> Any:
         return self.site.tasks.start(call, self.machine, work)
 
     # properties
@@ -181,7 +181,7 @@ class VirtualMachine(ManagedObject):
     def _datastores(self) -> list[Any]:
         names = {self.machine.datastore, *(disk.datastore for disk in self.machine.disks)}
         stores = self.site.world.datastores
-        return [managed_object(Ref("vim.Datastore", stores[name].moid)) for name in sorted(names)]
+        return [managed_object(MoRef("vim.Datastore", stores[name].moid)) for name in sorted(names)]
 
     def _summary(self) -> Any:
         spec = self.machine.spec

@@ -11,7 +11,7 @@ from typing import Any
 from tools.vsim.data.nbd import Closed, Conversation
 from tools.vsim.data.serving import StoppableServer
 from tools.vsim.knobs import DataKnobs
-from tools.vsim.model.machine import Machine
+from tools.vsim.model.machine import SimulatedMachine
 from tools.vsim.model.world import World
 from tools.vsim.rules import ReadRule
 
@@ -23,7 +23,7 @@ class SnapshotExport:
     """One open disk of a snapshot."""
 
     world: World
-    machine: Machine
+    machine: SimulatedMachine
     name: str
     fd: int
     size: int
@@ -71,7 +71,7 @@ class SnapshotExports:
         announced = size + self.knobs.size_delta
         return SnapshotExport(self._world, machine, name, fd, size, announced)
 
-    def _find(self, name: str) -> tuple[Machine, Path, int] | None:
+    def _find(self, name: str) -> tuple[SimulatedMachine, Path, int] | None:
         vm, _, rest = name.partition("/")
         snapshot_id, _, key = rest.partition("/")
         found = self._world.snapshot(snapshot_id)
@@ -90,7 +90,7 @@ class NbdServer(StoppableServer):
         self.exports = exports
         if isinstance(address, Path):
             self.address_family = socket.AF_UNIX
-        super().__init__(address if isinstance(address, tuple) else str(address), _Connection)
+        super().__init__(address if isinstance(address, tuple) else str(address), _NbdHandler)
 
     @property
     def uri(self) -> str:
@@ -106,7 +106,7 @@ class NbdServer(StoppableServer):
             Path(str(self.server_address)).unlink()
 
 
-class _Connection(socketserver.StreamRequestHandler):
+class _NbdHandler(socketserver.StreamRequestHandler):
     server: NbdServer
     wbufsize = 1 << 20
 

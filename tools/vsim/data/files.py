@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.vsim.model.disk import Disk, Link
-from tools.vsim.model.machine import Machine
+from tools.vsim.model.disk import Link, SimulatedDisk
+from tools.vsim.model.machine import SimulatedMachine
 from tools.vsim.model.world import World
 
 NVRAM = b"MRVN" + bytes(8680)  # the usual size of the file
@@ -31,13 +31,13 @@ class DatastoreFile:
         return self.path.rpartition("/")[2]
 
 
-class DatastoreFiles:
+class DatastoreContents:
     """What a datastore browser sees. The world's lock covers the methods."""
 
     def __init__(self, world: World) -> None:
         self._world = world
 
-    def of_machine(self, machine: Machine) -> list[DatastoreFile]:
+    def of_machine(self, machine: SimulatedMachine) -> list[DatastoreFile]:
         """All files of a machine, its disks on other datastores included."""
         base = f"[{machine.datastore}] {machine.directory}/{machine.directory}"
         vmx = _vmx(machine)
@@ -74,7 +74,9 @@ class DatastoreFiles:
         return found
 
 
-def _link_files(machine: Machine, disk: Disk, link: Link) -> Iterator[DatastoreFile]:
+def _link_files(
+    machine: SimulatedMachine, disk: SimulatedDisk, link: Link
+) -> Iterator[DatastoreFile]:
     spec, tracked = disk.spec, disk.tracker is not None
     if link.number:
         extent, kind = disk.path(link, "-sesparse"), "SESPARSE"
@@ -94,7 +96,7 @@ def _link_files(machine: Machine, disk: Disk, link: Link) -> Iterator[DatastoreF
         yield DatastoreFile(disk.path(link, "-ctk"), "diskExtent", size, None, locked)
 
 
-def _descriptor(disk: Disk, link: Link, extent: str, tracked: bool) -> bytes:
+def _descriptor(disk: SimulatedDisk, link: Link, extent: str, tracked: bool) -> bytes:
     hexes = disk.spec.uuid.replace("-", "")
     pairs = [hexes[at : at + 2] for at in range(0, 32, 2)]
     lines = [
@@ -121,7 +123,7 @@ def _descriptor(disk: Disk, link: Link, extent: str, tracked: bool) -> bytes:
     return ("\n".join(lines) + "\n").encode()
 
 
-def _vmx(machine: Machine) -> bytes:
+def _vmx(machine: SimulatedMachine) -> bytes:
     spec = machine.spec
     settings = {
         "config.version": "8",

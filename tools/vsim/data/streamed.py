@@ -27,10 +27,10 @@ END_OF_STREAM, GRAIN_TABLE, GRAIN_DIRECTORY, FOOTER = range(4)
 
 def write_streamed(fd: int, size: int, name: str, target: BinaryIO) -> None:
     """Put the disk of *size* bytes behind *fd* into *target*; what is not allocated is left out."""
-    _Stream(fd, size, target).write(name)
+    _StreamedWriter(fd, size, target).write(name)
 
 
-class _Stream:
+class _StreamedWriter:
     def __init__(self, fd: int, size: int, target: BinaryIO) -> None:
         self._fd = fd
         self._size = size

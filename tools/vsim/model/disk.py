@@ -68,10 +68,10 @@ class Link:
 
 
 @dataclass(eq=False, slots=True)
-class FrozenDisk:
+class DiskState:
     """A disk as one snapshot holds it."""
 
-    disk: "Disk"
+    disk: "SimulatedDisk"
     spec: DiskSpec
     link: Link
     tracked: ChangeMap | None
@@ -80,7 +80,7 @@ class FrozenDisk:
     )  # exactly the bytes of the disk at the snapshot; None if it has no part in it
 
 
-class Disk:
+class SimulatedDisk:
     """A disk of a machine. The machine's lock covers every method but `read` and `write`."""
 
     def __init__(
@@ -182,10 +182,10 @@ class Disk:
 
     # snapshots
 
-    def freeze(self, knobs: CbtKnobs, keep: Path) -> FrozenDisk:
+    def freeze(self, knobs: CbtKnobs, keep: Path) -> DiskState:
         """The disk as it is now; the guest goes on in a new link. *keep* gets the image."""
         if not self.spec.in_snapshots:
-            return FrozenDisk(self, self.spec, self.current, None, None)
+            return DiskState(self, self.spec, self.current, None, None)
         drift = self._catch_up(knobs)
         if self.tracker:
             changed = drift.written + (drift.discarded if knobs.unmap_reported else ())
@@ -200,9 +200,9 @@ class Disk:
         os.link(frozen.image, keep)
         self._descend_from(frozen)
         tracked = self.tracker.freeze() if self.tracker else None
-        return FrozenDisk(self, self.spec, frozen, tracked, keep)
+        return DiskState(self, self.spec, frozen, tracked, keep)
 
-    def revert(self, to: FrozenDisk, knobs: CbtKnobs) -> None:
+    def revert(self, to: DiskState, knobs: CbtKnobs) -> None:
         """Give the guest the bytes of *to*; what was written since is gone."""
         if to.truth is None:
             return

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from tools.vsim.fault import Fault, invalid_argument, invalid_power_state
 from tools.vsim.knobs import CbtKnobs, Knobs
-from tools.vsim.model.disk import Disk, Link
+from tools.vsim.model.disk import Link, SimulatedDisk
 from tools.vsim.model.snapshot import Snapshot, SnapshotTree
 from tools.vsim.model.spec import VM_LEVEL_KEY, MachineSpec
 
 NEWEST_HARDWARE = 21
-Place = tuple[str, str]  # datastore, directory
+FileLocation = tuple[str, str]  # datastore, directory
 QUIESCE_FAULTS = {
     "application": (
         "vim.fault.ApplicationQuiesceFault",
@@ -36,7 +36,7 @@ QUIESCE_FAULTS = {
 }
 
 
-class Machine:
+class SimulatedMachine:
     """A virtual machine of the inventory."""
 
     def __init__(
@@ -49,7 +49,7 @@ class Machine:
         self.datastore = datastore
         self.power = "poweredOff"
         self.tools_running = True
-        self.disks: list[Disk] = []
+        self.disks: list[SimulatedDisk] = []
         self.snapshots = SnapshotTree()
         self.readers: Counter[str] = Counter()  # open data-plane connections by snapshot id
         self.change_version = 0
@@ -61,10 +61,10 @@ class Machine:
     def is_on(self) -> bool:
         return self.power == "poweredOn"
 
-    def disk(self, key: int) -> Disk | None:
+    def disk(self, key: int) -> SimulatedDisk | None:
         return next((disk for disk in self.disks if disk.spec.key == key), None)
 
-    def cbt_of(self, disk: Disk) -> CbtKnobs:
+    def cbt_of(self, disk: SimulatedDisk) -> CbtKnobs:
         return disk.cbt or self.knobs.cbt
 
     # power
@@ -122,7 +122,7 @@ class Machine:
                 extra[key] = "TRUE"
         self.configure(replace(self.spec, cbt=enabled, extra=extra))
 
-    def set_disk_tracking(self, disk: Disk, enabled: bool) -> None:
+    def set_disk_tracking(self, disk: SimulatedDisk, enabled: bool) -> None:
         """The own ctkEnabled setting of a disk; acts at the next stun, or now if off."""
         extra = {
             **self.spec.extra,
@@ -146,7 +146,7 @@ class Machine:
             raise Fault("vim.fault.AlreadyUpgraded", "Virtual machine is already up to date.")
         self.configure(replace(self.spec, hardware=wanted))
 
-    def add_disk(self, disk: Disk) -> None:
+    def add_disk(self, disk: SimulatedDisk) -> None:
         self.disks.append(disk)
         if self.spec.cbt and disk.spec.trackable:
             extra = {**self.spec.extra, f"{disk.spec.slot}.{VM_LEVEL_KEY}": "TRUE"}
@@ -171,7 +171,7 @@ class Machine:
         disk.grow(size, self.cbt_of(disk))
         self.change_version += 1
 
-    def relocate(self, home: Place | None, disks: Mapping[int, Place]) -> None:
+    def relocate(self, home: FileLocation | None, disks: Mapping[int, FileLocation]) -> None:
         """Move the machine's own files to *home*, and disks by device key to their places."""
         if self.relocation_disabled_by:
             raise Fault(
@@ -314,7 +314,7 @@ class Machine:
             )
         self._merge_links()
 
-    def _apply_tracking(self, disk: Disk) -> None:
+    def _apply_tracking(self, disk: SimulatedDisk) -> None:
         wanted = disk.spec.trackable and self.spec.tracks(disk.spec.slot)
         if wanted and disk.tracker is None:
             disk.start_tracking(self.cbt_of(disk))
@@ -358,7 +358,7 @@ class Machine:
             raise Fault(*QUIESCE_FAULTS[self.knobs.snapshot.quiesce])
         return self.knobs.snapshot.quiesce == "ok"
 
-    def _is_on_shared_bus(self, disk: Disk) -> bool:
+    def _is_on_shared_bus(self, disk: SimulatedDisk) -> bool:
         return self.shared_bus != "noSharing" and disk.spec.slot.startswith("scsi")
 
     def _held_links(self) -> set[Link]:
@@ -373,7 +373,7 @@ class Machine:
         if self.power not in states:
             raise invalid_power_state(self.power, wanted)
 
-    def _require_disk(self, key: int) -> Disk:
+    def _require_disk(self, key: int) -> SimulatedDisk:
         disk = self.disk(key)
         if disk is None:
             raise invalid_argument("deviceKey")

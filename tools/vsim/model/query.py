@@ -3,7 +3,7 @@
 from tools.vsim.fault import Fault, invalid_argument
 from tools.vsim.knobs import CbtKnobs
 from tools.vsim.model.changes import Page, changed_spans, cut_page
-from tools.vsim.model.machine import Machine
+from tools.vsim.model.machine import SimulatedMachine
 from tools.vsim.model.snapshot import Snapshot
 from tools.vsim.model.span import Span
 from tools.vsim.model.tracking import ChangeMap
@@ -12,7 +12,7 @@ EVERYTHING = "*"
 
 
 def query_changes(
-    machine: Machine, snapshot: Snapshot | None, key: int, offset: int, change_id: str
+    machine: SimulatedMachine, snapshot: Snapshot | None, key: int, offset: int, change_id: str
 ) -> Page:
     """One page; without a snapshot of what the disks of a machine that is off hold now."""
     if snapshot is None:

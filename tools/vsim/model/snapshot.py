@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-from tools.vsim.model.disk import FrozenDisk
+from tools.vsim.model.disk import DiskState
 from tools.vsim.model.spec import MachineSpec
 
 
@@ -21,13 +21,13 @@ class Snapshot:
     power: str
     parent: "Snapshot | None"
     spec: MachineSpec
-    disks: tuple[FrozenDisk, ...]
+    disks: tuple[DiskState, ...]
 
     @property
     def depth(self) -> int:
         return 1 + (self.parent.depth if self.parent else 0)
 
-    def disk(self, key: int) -> FrozenDisk | None:
+    def disk(self, key: int) -> DiskState | None:
         return next((disk for disk in self.disks if disk.spec.key == key), None)
 
 

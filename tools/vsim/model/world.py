@@ -15,8 +15,8 @@ from typing import Any, get_args
 
 from tools.vsim.inventory import DiskEntry, HostEntry, Inventory, InventoryError, MachineEntry
 from tools.vsim.knobs import Knobs
-from tools.vsim.model.disk import Backing, Disk, DiskSpec
-from tools.vsim.model.machine import Machine
+from tools.vsim.model.disk import Backing, DiskSpec, SimulatedDisk
+from tools.vsim.model.machine import SimulatedMachine
 from tools.vsim.model.slots import disk_key, free_slot
 from tools.vsim.model.snapshot import Snapshot
 from tools.vsim.model.spec import MachineSpec
@@ -74,7 +74,7 @@ class World:
         self.run = _count_run(state)
         self._snapshot_numbers = count(self.run * 1000 + 1)  # ids are never used again
         self._machine_numbers = count(101)
-        self.machines: dict[str, Machine] = {}
+        self.machines: dict[str, SimulatedMachine] = {}
         self.folders: dict[str, tuple[str, str]] = {}  # machine id -> datacenter, folder path
         self.datastores = {
             entry.name: Datastore(
@@ -137,7 +137,7 @@ class World:
 
     # machines
 
-    def add_machine(self, entry: MachineEntry) -> Machine:
+    def add_machine(self, entry: MachineEntry) -> SimulatedMachine:
         """A machine as the inventory describes it; raises InventoryError."""
         if entry.datacenter not in self.datacenters:
             raise InventoryError(f"{entry.name}: no datacenter {entry.datacenter!r}")
@@ -153,7 +153,7 @@ class World:
             extra=dict(entry.extra),
         )
         directory = self._free_directory(entry.name.replace("/", "%2f"), entry.datastore, None)
-        machine = Machine(moid, spec, self.knobs, directory, entry.datastore)
+        machine = SimulatedMachine(moid, spec, self.knobs, directory, entry.datastore)
         machine.tools_running = entry.tools
         machine.shared_bus = entry.shared_bus
         for disk in entry.disks:
@@ -167,7 +167,7 @@ class World:
             machine.power_on()
         return machine
 
-    def make_disk(self, machine: Machine, entry: DiskEntry) -> Disk:
+    def make_disk(self, machine: SimulatedMachine, entry: DiskEntry) -> SimulatedDisk:
         """A disk for the machine, not yet added to it; raises InventoryError."""
         used = {disk.spec.slot for disk in machine.disks}
         slot = entry.slot or free_slot(used)
@@ -201,11 +201,11 @@ class World:
             linked=entry.linked,
         )
         live = entry.file or store / "live.raw"
-        return Disk(spec, datastore, stem, live, store, f"{self.run}/{self.seed}/{store}")
+        return SimulatedDisk(spec, datastore, stem, live, store, f"{self.run}/{self.seed}/{store}")
 
     def take_snapshot(
         self,
-        machine: Machine,
+        machine: SimulatedMachine,
         name: str,
         description: str = "",
         *,
@@ -227,7 +227,7 @@ class World:
             quiesce=quiesce,
         )
 
-    def snapshot(self, moid: str) -> tuple[Machine, Snapshot] | None:
+    def snapshot(self, moid: str) -> tuple[SimulatedMachine, Snapshot] | None:
         for machine in self.machines.values():
             for snapshot in machine.snapshots:
                 if snapshot.moid == moid:
@@ -244,7 +244,9 @@ class World:
         there = (each for each in self.machines.values() if self.host_of(each.moid) is host)
         return bool(most) and sum(each.readers.total() for each in there) >= most
 
-    def relocate(self, machine: Machine, home: str | None, disks: Mapping[int, str]) -> None:
+    def relocate(
+        self, machine: SimulatedMachine, home: str | None, disks: Mapping[int, str]
+    ) -> None:
         """Move a machine's own files, and disks by their device keys, to other datastores."""
 
         def place(datastore: str) -> tuple[str, str]:
@@ -257,13 +259,13 @@ class World:
             None if home is None else place(home), {key: place(disks[key]) for key in disks}
         )
 
-    def rename(self, machine: Machine, name: str) -> None:
+    def rename(self, machine: SimulatedMachine, name: str) -> None:
         machine.configure(replace(machine.spec, name=name))
 
     def _uuid(self) -> str:
         return str(uuid.UUID(bytes=self.random.randbytes(16), version=4))
 
-    def _free_directory(self, name: str, datastore: str, owner: Machine | None) -> str:
+    def _free_directory(self, name: str, datastore: str, owner: SimulatedMachine | None) -> str:
         taken = {
             directory
             for each in self.machines.values()

@@ -6,11 +6,11 @@ from typing import Any
 
 from pyVmomi import VmomiSupport
 
-from tools.vsim.api.base import Call, ClientSession, ManagedObject
+from tools.vsim.api.base import ClientSession, ManagedObject, MethodCall
 from tools.vsim.api.collector import PropertyCollector
 from tools.vsim.api.site import SimulatedSite
 from tools.vsim.api.unread import unread_answer
-from tools.vsim.fault import Fault, Ref, not_authenticated, not_found
+from tools.vsim.fault import Fault, MoRef, not_authenticated, not_found
 from tools.vsim.knobs import AnswerKnobs
 from tools.vsim.rules import CallRule
 from tools.vsim.soap.reply import fault_reply, result_reply
@@ -87,7 +87,7 @@ class Dispatcher:
             if rule.action == "expire-session" and session:
                 session = None
                 target = site.find(request.moid, None)
-        call = Call(request.method, version, session, task_rules=rules)
+        call = MethodCall(request.method, version, session, task_rules=rules)
         try:
             value = self._ruled(request, target, rules)
             if value is None:
@@ -134,7 +134,7 @@ class Dispatcher:
         filters = collector.filters if isinstance(collector, PropertyCollector) else {}
         return unread_answer(request, filters.values(), fault)
 
-    def _invoke(self, call: Call, request: Request, target: ManagedObject | None) -> Any:
+    def _invoke(self, call: MethodCall, request: Request, target: ManagedObject | None) -> Any:
         is_fetch = request.method == "Fetch"
         wanted = str(request.arguments.get("prop", ""))
         is_open = (
@@ -143,7 +143,7 @@ class Dispatcher:
             else request.method in OPEN_METHODS
         )
         if call.session is None and not is_open:
-            fault = not_authenticated(Ref("vmodl.ManagedObject", request.moid))
+            fault = not_authenticated(MoRef("vmodl.ManagedObject", request.moid))
             if self._site.world.knobs.session.ended_as == "missing-set":
                 unread = self._unread(request, target, fault)
                 if unread is not None:

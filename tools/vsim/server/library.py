@@ -42,7 +42,7 @@ FUNCTIONS: Final = {
 """What a rule calls a request."""
 
 
-class Refused(Exception):
+class LibraryError(Exception):
     """The request fails with this error of VDDK's."""
 
     def __init__(self, code: int, words: str) -> None:
@@ -83,7 +83,7 @@ class _Library(socketserver.StreamRequestHandler):
     disable_nagle_algorithm = True
 
     def handle(self) -> None:
-        talk = Talk(self.server)
+        talk = LibraryConnection(self.server)
         try:
             while line := self.rfile.readline(1 << 16):
                 name, *fields = line.decode().rstrip("\n").split("\t")
@@ -99,7 +99,7 @@ class _Library(socketserver.StreamRequestHandler):
             talk.end()
 
 
-class Talk:
+class LibraryConnection:
     """One connection of a library."""
 
     def __init__(self, server: LibraryServer) -> None:
@@ -133,7 +133,7 @@ class Talk:
         action = "crash" if rule is not None and rule.action == "crash-after" else "-"
         try:
             return 0, action, self._perform(name, fields)
-        except Refused as refused:
+        except LibraryError as refused:
             return refused.code, "-", str(refused).encode()
         except Fault as fault:
             return FAIL, "-", str(fault).encode()
@@ -153,7 +153,7 @@ class Talk:
             "allocated": self._allocated,
         }
         if name != "login" and self._session is None:
-            raise Refused(PERMISSIONS, "not logged in")
+            raise LibraryError(PERMISSIONS, "not logged in")
         return requests[name](*fields)
 
     # control
@@ -162,31 +162,31 @@ class Talk:
         """What the library shall log: lines in a storm, and whether with secrets."""
         vsphere = self._server.vsphere
         if vsphere.is_away or vsphere.is_starting or (host, int(port)) != vsphere.server_address:
-            raise Refused(NO_HOST, f"no vSphere at {host}:{port}")
+            raise LibraryError(NO_HOST, f"no vSphere at {host}:{port}")
         with self._world.changing():
             if kind == "session":
                 if not self._knobs.sessions:
-                    raise Refused(NOT_SUPPORTED, "session cookies are not supported")
+                    raise LibraryError(NOT_SUPPORTED, "session cookies are not supported")
                 found = COOKIE.fullmatch(secret)
                 self._session = self._site.sessions.active(found[1] if found else None)
                 if self._session is None:
-                    raise Refused(NO_SESSION, "no such session")
+                    raise LibraryError(NO_SESSION, "no such session")
             else:
                 try:
                     self._session = self._site.sessions.open(user, secret)
                 except Fault as fault:
-                    raise Refused(PERMISSIONS, "wrong user or password") from fault
+                    raise LibraryError(PERMISSIONS, "wrong user or password") from fault
                 self._own_session = True
         return b"%d %d" % (self._knobs.log_lines, self._knobs.log_secrets)
 
     def _require(self, *privileges: str) -> None:
         for privilege in privileges:
             if self._session is None or not self._session.allows(privilege):
-                raise Refused(PERMISSIONS, f"needs {privilege}")
+                raise LibraryError(PERMISSIONS, f"needs {privilege}")
 
     def _prepare(self, vm: str, identity: str) -> bytes:
         if not self._world.is_vcenter:
-            raise Refused(NOT_SUPPORTED, "HostAgent is not a vCenter, cannot disable svMotion")
+            raise LibraryError(NOT_SUPPORTED, "HostAgent is not a vCenter, cannot disable svMotion")
         self._require("Global.DisableMethods")
         with self._world.changing():
             self._machine(vm).disable_relocation(identity)
@@ -204,7 +204,7 @@ class Talk:
     def _machine(self, vm: str) -> Any:
         found = self._world.machines.get(vm)
         if found is None:
-            raise Refused(INVALID, f"no machine {vm}")
+            raise LibraryError(INVALID, f"no machine {vm}")
         return found
 
     def _connect(self, vm: str, snapshot: str, modes: str) -> bytes:
@@ -212,7 +212,7 @@ class Talk:
             self._machine(vm)
         wanted = modes.split(":") if modes else list(MODES)
         if not set(wanted) <= set(MODES):
-            raise Refused(INVALID, f"not all of {modes} are transport modes")
+            raise LibraryError(INVALID, f"not all of {modes} are transport modes")
         offered = [mode for mode in wanted if mode in self._knobs.modes.split(":")]
         self._vm, self._snapshot = vm, snapshot
         self._mode = offered[0] if offered else "nbdssl"  # a forced one falls back (the guide)
@@ -221,25 +221,25 @@ class Talk:
     def _open(self, thumbprint: str, path: str, flags: str) -> bytes:
         self._require("VirtualMachine.Provisioning.DiskRandomRead")
         if thumbprint.upper() != self._server.certificate.thumbprint_sha1:
-            raise Refused(FAIL, "the certificate has another thumbprint")
+            raise LibraryError(FAIL, "the certificate has another thumbprint")
         with self._world.lock:
             found = self._world.snapshot(self._snapshot)
             if found is None or found[0].moid != self._vm:
-                raise Refused(NO_SNAPSHOT, f"no snapshot {self._snapshot}")
+                raise LibraryError(NO_SNAPSHOT, f"no snapshot {self._snapshot}")
             frozen = next(
                 (each for each in found[1].disks if each.disk.path(each.link) == path), None
             )
             if frozen is None or frozen.truth is None:
-                raise Refused(FILE_NOT_FOUND, f"no disk {path}")
+                raise LibraryError(FILE_NOT_FOUND, f"no disk {path}")
             links = 1 + (frozen.link.parent is not None)
             key = frozen.spec.key
         self._close()
         try:
             self._export = self._server.exports.open(f"{self._vm}/{self._snapshot}/{key}")
         except PermissionError as error:
-            raise Refused(NO_HOST, "no more NFC connections") from error
+            raise LibraryError(NO_HOST, "no more NFC connections") from error
         if self._export is None:
-            raise Refused(NO_SNAPSHOT, f"no snapshot {self._snapshot}")
+            raise LibraryError(NO_SNAPSHOT, f"no snapshot {self._snapshot}")
         sectors = self._export.announced // SECTOR
         return f"{sectors} {links} {self._mode} {int(self._knobs.asynchronous)}".encode()
 
@@ -260,30 +260,30 @@ class Talk:
 
     def _opened(self) -> SnapshotExport:
         if self._export is None:
-            raise Refused(INVALID, "no disk is open")
+            raise LibraryError(INVALID, "no disk is open")
         return self._export
 
     def _read(self, start: str, count: str) -> bytes:
         export, offset, length = self._opened(), int(start) * SECTOR, int(count) * SECTOR
         limit = self._knobs.nfc_limit or MOST
         if length > limit:
-            raise Refused(
+            raise LibraryError(
                 NO_MEMORY,
                 f"NFC error 5 from server: Failed to allocate the requested {length} bytes",
             )
         if not 0 <= offset < offset + length <= export.announced:
-            raise Refused(INVALID, "not a range of the disk")
+            raise LibraryError(INVALID, "not a range of the disk")
         rule = export.on_read(offset, offset + length)
         if rule is not None and rule.action == "eio":
-            raise Refused(FILE_ERROR, "injected")
+            raise LibraryError(FILE_ERROR, "injected")
         if rule is not None and rule.action in ("close", "short"):
-            raise Refused(CONNECTION_LOST, "the connection is lost")
+            raise LibraryError(CONNECTION_LOST, "the connection is lost")
         return read_padded(export.fd, offset, length)
 
     def _allocated(self, start: str, count: str, chunk: str) -> bytes:
         """Pairs of first sector and number, whole chunks."""
         if self._knobs.allocated == "unsupported":
-            raise Refused(NOT_SUPPORTED, "QueryAllocatedBlocks is not supported")
+            raise LibraryError(NOT_SUPPORTED, "QueryAllocatedBlocks is not supported")
         export, size = self._opened(), int(chunk) * SECTOR
         begin, end = int(start) * SECTOR, (int(start) + int(count)) * SECTOR
         found: list[Span] = []

@@ -30,7 +30,7 @@ class Request:
 
 def parse_request(body: bytes) -> Request:
     """The call in *body*; raises InvalidRequest for anything that is not one."""
-    reader = _Reader()
+    reader = _RequestParser()
     try:
         reader.parser.Parse(body, True)
     except (expat.ExpatError, KeyError, TypeError, AttributeError, ValueError) as error:
@@ -51,7 +51,7 @@ def _gathered(declared: Any, values: list[Any]) -> Any:
     return declared(values) if issubclass(declared, list) else values[-1]
 
 
-class _Reader(SoapAdapter.ExpatDeserializerNSHandlers):  # type: ignore[misc]
+class _RequestParser(SoapAdapter.ExpatDeserializerNSHandlers):  # type: ignore[misc]
     """Handlers for expat: counts depth below Body, hands parameters to the deserialiser."""
 
     def __init__(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pyVmomi import VmomiSupport, vim, vmodl
 
-from tools.vsim.fault import Fault, Ref
+from tools.vsim.fault import Fault, MoRef
 
 __all__ = [
     "Collector",
@@ -91,7 +91,7 @@ def method_named(wsdl_name: str) -> Any:
     return VmomiSupport.GetWsdlMethod(VmomiSupport.XMLNS_VMODL_BASE, wsdl_name)
 
 
-def managed_object(ref: Ref) -> Any:
+def managed_object(ref: MoRef) -> Any:
     """The reference as pyVmomi has it."""
     return type_named(ref.kind)(ref.moid)
 
@@ -123,7 +123,7 @@ def method_fault(fault: Fault) -> Any:
 
 
 def _field(value: object) -> Any:
-    if isinstance(value, Ref):
+    if isinstance(value, MoRef):
         return managed_object(value)
     if isinstance(value, Fault):
         return method_fault(value)
