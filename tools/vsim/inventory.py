@@ -1,4 +1,4 @@
-"""The inventory: what the simulator has when it starts. A TOML file, or these classes in Python."""
+"""The initial inventory of the simulator, from a TOML file or as Python values."""
 
 import re
 import tomllib
@@ -12,7 +12,7 @@ Entry = TypeVar("Entry")
 
 
 class InventoryError(ValueError):
-    """The inventory cannot be used."""
+    """Raised when the inventory is invalid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,59 +20,61 @@ class ServerEntry:
     """The server itself."""
 
     kind: str = "vcenter"  # or esxi
-    api: str = "8.0.3.0"  # the newest API version it announces: 6.7, 7.0.3.0, 8.0.3.0 …
-    seed: int = 0  # of ids and UUIDs
+    api: str = "8.0.3.0"  # newest API version: 6.7, 7.0.3.0, 8.0.3.0 …
+    seed: int = 0  # random seed of ids and UUIDs
 
     def __post_init__(self) -> None:
         if self.kind not in ("vcenter", "esxi"):
-            raise InventoryError(f"server.kind is vcenter or esxi, not {self.kind!r}")
+            raise InventoryError(f"invalid server.kind {self.kind!r}: use vcenter or esxi")
 
 
 @dataclass(frozen=True, slots=True)
 class UserEntry:
-    """Somebody who may log in."""
+    """A user who may log in."""
 
     name: str = "administrator@vsphere.local"
     password: str = "vsim"
     privileges: tuple[str, ...] = ("*",)  # shell patterns of privilege ids
-    denied: tuple[str, ...] = ()  # taken away again
+    denied: tuple[str, ...] = ()  # exceptions to privileges
 
 
 @dataclass(frozen=True, slots=True)
 class DatastoreEntry:
+    """A datastore."""
+
     name: str = "datastore1"
     datacenter: str = "DC0"
     type: str = "VMFS"
     capacity: int = 1 << 44
-    free: int = -1  # default: half of it
+    free: int = -1  # default: half of the capacity
     accessible: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class HostEntry:
-    """The ESXi host of a datacenter: each has one."""
+    """The ESXi host of a datacenter. A datacenter has one host."""
 
-    name: str  # as vCenter knows it, a name or an address: clients look for its ports there
+    name: str  # name or address in vCenter; clients connect to it
     datacenter: str = "DC0"
-    port: int = 902  # as summary.config.port tells: of its agent, not of its HTTPS
+    port: int = 902  # summary.config.port: the agent's port, not the HTTPS port
     connection: str = "connected"  # disconnected, notResponding
     maintenance: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class DiskEntry:
-    """A disk. Either *size* (bytes) or a raw *file*, or both."""
+    """A disk, values by its *size* in bytes, a raw *file*, or both."""
 
     size: int = 0
     file: Path | None = None
     label: str = ""  # default: Hard disk 1, 2 …
     slot: str = ""  # default: scsi0:0, scsi0:1 …
-    datastore: str = ""  # default: the machine's
+    datastore: str = ""  # default: the datastore of the machine
     mode: str = "persistent"
     backing: str = "flat2"
     provisioning: str = "thin"
     sharing: str = "sharingNone"
-    linked: bool = False  # as of a linked clone: its delta disk has a parent without a snapshot
+    linked: bool = False  # like a linked clone: a delta disk whose parent has no snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ class MachineEntry:
 
     name: str
     datacenter: str = "DC0"
-    folder: str = ""  # below the datacenter's vm folder, such as prod/web
+    folder: str = ""  # path below the datacenter's vm folder, such as prod/web
     datastore: str = "datastore1"
     hardware: int = 19
     power: str = "on"
@@ -91,34 +93,41 @@ class MachineEntry:
     instance_uuid: str = ""
     bios_uuid: str = ""
     annotation: str = ""
-    shared_bus: str = "noSharing"  # of its SCSI controllers: virtualSharing, physicalSharing
+    shared_bus: str = (
+        "noSharing"  # sharing of the SCSI controllers: virtualSharing, physicalSharing
+    )
     extra: Mapping[str, str] = field(default_factory=dict)
     disks: tuple[DiskEntry, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """All of it. The defaults make a server with one user and nothing to back up."""
+    """A whole inventory. The defaults make a server with one user and no machine."""
 
     server: ServerEntry = field(default_factory=ServerEntry)
     users: tuple[UserEntry, ...] = (UserEntry(),)
     datacenters: tuple[str, ...] = ("DC0",)
-    datacenter_folders: Mapping[str, str] = field(default_factory=dict)  # by datacenter: a/b
+    datacenter_folders: Mapping[str, str] = field(
+        default_factory=dict
+    )  # datacenter name to folder path
     datastores: tuple[DatastoreEntry, ...] = (DatastoreEntry(),)
-    hosts: tuple[HostEntry, ...] = ()  # a datacenter without one: esx1, esx2 …
+    hosts: tuple[HostEntry, ...] = ()  # default host of a datacenter: esx1, esx2 …
     machines: tuple[MachineEntry, ...] = ()
 
 
 def parse_size(text: str | int) -> int:
-    """Bytes of '256M', '1.5G' or a plain number."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", str(text).strip(), re.IGNORECASE)
-    if not found:
-        raise InventoryError(f"not a size: {text!r}")
-    return int(float(found[1]) * UNITS[found[2].upper()])
+    """Return the bytes of a size such as '256M', '1.5G' or a number; raises InventoryError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", str(text).strip(), re.IGNORECASE)
+    if not match:
+        raise InventoryError(f"invalid size {text!r}: use e.g. 256M, 1.5G or a number of bytes")
+    return int(float(match[1]) * UNITS[match[2].upper()])
 
 
 def load_inventory(path: Path) -> Inventory:
-    """The inventory in a TOML file; raises InventoryError. Disk files are relative to it."""
+    """Load the inventory from a TOML file; raises InventoryError.
+
+    Paths of disk files are relative to the TOML file.
+    """
     try:
         with path.open("rb") as file:
             return parse_inventory(tomllib.load(file), path.parent)
@@ -127,8 +136,10 @@ def load_inventory(path: Path) -> Inventory:
 
 
 def parse_inventory(table: Mapping[str, Any], directory: Path) -> Inventory:
-    """The inventory in a TOML table; raises InventoryError."""
-    _only(table, {"server", "user", "datacenter", "datastore", "host", "vm"}, "the inventory")
+    """Return the inventory of a TOML table; raises InventoryError."""
+    _require_known(
+        table, {"server", "user", "datacenter", "datastore", "host", "vm"}, "the inventory"
+    )
     default = Inventory()
     datacenters = tuple(str(entry["name"]) for entry in table.get("datacenter", ()))
     return Inventory(
@@ -155,41 +166,41 @@ def parse_inventory(table: Mapping[str, Any], directory: Path) -> Inventory:
 
 
 def _machine(entry: Mapping[str, Any], directory: Path) -> MachineEntry:
-    given = dict(entry)
-    disks = tuple(parse_disk(disk, directory) for disk in given.pop("disk", ()))
-    return _entry(MachineEntry, {**given, "disks": disks})
+    values = dict(entry)
+    disks = tuple(parse_disk(disk, directory) for disk in values.pop("disk", ()))
+    return _entry(MachineEntry, {**values, "disks": disks})
 
 
 def parse_disk(entry: Mapping[str, Any], directory: Path) -> DiskEntry:
-    """A disk of a TOML or JSON table; raises InventoryError."""
-    given = _sized(entry, "size")
-    if "file" in given:
-        given["file"] = directory / given["file"]
-    if not {"file", "size"} & given.keys():
-        raise InventoryError("a disk has a size or a file")
-    return _entry(DiskEntry, given)
+    """Return the disk of a TOML or JSON table; raises InventoryError."""
+    values = _sized(entry, "size")
+    if "file" in values:
+        values["file"] = directory / values["file"]
+    if not {"file", "size"} & values.keys():
+        raise InventoryError("a disk needs a size or a file")
+    return _entry(DiskEntry, values)
 
 
 def _sized(entry: Mapping[str, Any], name: str) -> dict[str, Any]:
-    given = dict(entry)
-    if name in given:
-        given[name] = parse_size(given[name])
-    return given
+    values = dict(entry)
+    if name in values:
+        values[name] = parse_size(values[name])
+    return values
 
 
 def _as_tuples(entry: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {key: tuple(value) if key in names else value for key, value in entry.items()}
 
 
-def _entry(kind: type[Entry], given: Mapping[str, Any]) -> Entry:
-    _only(given, {each.name for each in fields(kind)}, kind.__name__)  # type: ignore[arg-type]
+def _entry(kind: type[Entry], values: Mapping[str, Any]) -> Entry:
+    _require_known(values, {member.name for member in fields(kind)}, kind.__name__)  # type: ignore[arg-type]
     try:
-        return kind(**given)
+        return kind(**values)
     except TypeError as error:
         raise InventoryError(f"{kind.__name__}: {error}") from error
 
 
-def _only(given: Mapping[str, Any], known: set[str], where: str) -> None:
-    unknown = given.keys() - known
+def _require_known(table: Mapping[str, Any], known: set[str], where: str) -> None:
+    unknown = table.keys() - known
     if unknown:
-        raise InventoryError(f"{where} has no {', '.join(sorted(unknown))}")
+        raise InventoryError(f"unknown key of {where}: {', '.join(sorted(unknown))}")

@@ -1,4 +1,4 @@
-"""Rules: what goes wrong at the n-th call of a method or the n-th read of a disk."""
+"""Rules that inject a fault at the n-th call of a method or the n-th read of a disk."""
 
 import threading
 from collections.abc import Mapping
@@ -7,58 +7,63 @@ from fnmatch import fnmatchcase
 from typing import Any, Literal, get_args
 
 Action = Literal[
-    "fault",  # the call fails with `fault`
-    "missing",  # a property read succeeds, and reports each property as missing for `fault`
-    "task-fault",  # the call succeeds, its task ends in error before it did anything
-    "task-fault-after",  # the same, after the task did its work
-    "hold-task",  # the task stays 'running' until it is released
-    "lost-request",  # the connection closes, nothing was done
-    "lost-reply",  # the call is carried out, then the connection closes
-    "expire-session",  # the caller's session ends before the call
-    "status",  # an HTTP answer with `status` instead of SOAP
-    "garbage",  # an HTTP 200 that is not XML
-    "delay",  # `seconds` before the call
-    "operation",  # `operation` with `arguments` happens just before the call
+    "fault",  # fail the call with `fault`
+    "missing",  # answer a property read with every property missing because of `fault`
+    "task-fault",  # the call succeeds; its task fails before it does anything
+    "task-fault-after",  # the call succeeds; its task fails after it has done its work
+    "hold-task",  # keep the task in state 'running' until it is released
+    "lost-request",  # close the connection before the call is carried out
+    "lost-reply",  # carry out the call, then close the connection
+    "expire-session",  # end the caller's session before the call
+    "status",  # answer with HTTP `status` in place of SOAP
+    "garbage",  # answer with HTTP 200 and a body that is not XML
+    "delay",  # wait `seconds` before the call
+    "operation",  # run `operation` with `arguments` just before the call
 ]
 ReadAction = Literal["eio", "close", "short", "delay", "operation"]
 VddkAction = Literal["error", "hang", "crash", "crash-after", "delay"]
 
 
 class RuleError(ValueError):
-    """Not a rule."""
+    """Raised when the fields of a rule are invalid."""
 
 
 @dataclass(slots=True)
 class CallRule:
-    """Acts on matching calls number *at* .. *at* + *times* - 1, counted since it was added."""
+    """Rule for SOAP calls: acts on matching calls *at* to *at* + *times* - 1.
 
-    method: str  # wsdl name, such as CreateSnapshot_Task; * and ? match
+    Calls are counted from the moment at which the rule is added.
+    """
+
+    method: str  # WSDL name, such as CreateSnapshot_Task, or a shell pattern
     action: Action = "fault"
     fault: str = "vmodl.fault.SystemError"
     message: str = "injected by vsim"
     fields: Mapping[str, Any] = field(default_factory=dict)
     at: int = 1
     times: int = 1
-    target: str = "*"  # id or name of the object that is called
+    target: str = "*"  # id or name of the called object, or a shell pattern
     user: str = "*"
     status: int = 503
     seconds: float = 0.0
-    operation: str = ""  # of operations.Operations
+    operation: str = ""  # name of a method of operations.Operations
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    seen: int = 0
+    matched: int = 0  # number of matching calls so far
 
     def __post_init__(self) -> None:
         if self.action not in get_args(Action):
-            raise RuleError(f"action is one of {get_args(Action)}, not {self.action!r}")
+            raise RuleError(f"invalid action {self.action!r}: use one of {get_args(Action)}")
         if (self.action == "operation") != bool(self.operation):
-            raise RuleError("operation goes with the action of that name")
+            raise RuleError(
+                "set the field operation with the action operation, and with no other action"
+            )
         if self.at < 1 or self.times < 1:
-            raise RuleError("at and times are at least 1")
+            raise RuleError("at and times must be 1 or more")
 
 
 @dataclass(slots=True)
 class ReadRule:
-    """Acts on reads number *at* .. *at* + *times* - 1 that touch [start, end) of a disk."""
+    """Rule for reads of [start, end) of a disk: acts on reads *at* to *at* + *times* - 1."""
 
     action: ReadAction = "eio"
     export: str = "*"  # <vm>/<snapshot>/<deviceKey>, or [datastore] path for /folder
@@ -69,38 +74,40 @@ class ReadRule:
     seconds: float = 0.0
     operation: str = ""
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    seen: int = 0
+    matched: int = 0  # number of matching calls so far
 
     def __post_init__(self) -> None:
         if self.action not in get_args(ReadAction):
-            raise RuleError(f"action is one of {get_args(ReadAction)}, not {self.action!r}")
+            raise RuleError(f"invalid action {self.action!r}: use one of {get_args(ReadAction)}")
         if (self.action == "operation") != bool(self.operation):
-            raise RuleError("operation goes with the action of that name")
+            raise RuleError(
+                "set the field operation with the action operation, and with no other action"
+            )
         if self.at < 1 or self.times < 1:
-            raise RuleError("at and times are at least 1")
+            raise RuleError("at and times must be 1 or more")
 
 
 @dataclass(slots=True)
 class VddkRule:
-    """Acts on calls number *at* .. *at* + *times* - 1 of a function of the VDDK library."""
+    """Rule for the VDDK library: acts on calls *at* to *at* + *times* - 1 of a function."""
 
-    function: str  # such as VixDiskLib_Open; * and ? match
+    function: str  # name, such as VixDiskLib_Open, or a shell pattern
     action: VddkAction = "error"
-    code: int = 1  # an error of VDDK's
+    code: int = 1  # VDDK error code
     at: int = 1
     times: int = 1
     seconds: float = 0.0
-    seen: int = 0
+    matched: int = 0  # number of matching calls so far
 
     def __post_init__(self) -> None:
         if self.action not in get_args(VddkAction):
-            raise RuleError(f"action is one of {get_args(VddkAction)}, not {self.action!r}")
+            raise RuleError(f"invalid action {self.action!r}: use one of {get_args(VddkAction)}")
         if self.at < 1 or self.times < 1 or self.code < 1:
-            raise RuleError("at, times and code are at least 1")
+            raise RuleError("at, times and code must be 1 or more")
 
 
 class FaultRules:
-    """The rules in force. Safe to use from several threads."""
+    """The active rules. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -109,6 +116,7 @@ class FaultRules:
         self._vddk: list[VddkRule] = []
 
     def add(self, rule: CallRule | ReadRule | VddkRule) -> None:
+        """Activate a rule."""
         with self._lock:
             if isinstance(rule, CallRule):
                 self._calls.append(rule)
@@ -118,13 +126,14 @@ class FaultRules:
                 self._vddk.append(rule)
 
     def clear(self) -> None:
+        """Remove all rules."""
         with self._lock:
             self._calls.clear()
             self._reads.clear()
             self._vddk.clear()
 
     def on_call(self, method: str, user: str, *names: str) -> list[CallRule]:
-        """Count the call against every rule that matches; return those that act now."""
+        """Count the call against every matching rule; return the rules that act on it."""
         with self._lock:
             return [
                 rule
@@ -136,7 +145,7 @@ class FaultRules:
             ]
 
     def on_read(self, start: int, end: int, *names: str) -> ReadRule | None:
-        """Count the read against every rule that matches; return the first that acts now."""
+        """Count the read against every matching rule; return the first that acts on it."""
         with self._lock:
             due = [
                 rule
@@ -149,7 +158,7 @@ class FaultRules:
         return due[0] if due else None
 
     def on_vddk(self, function: str) -> VddkRule | None:
-        """Count the call against every rule that matches; return the first that acts now."""
+        """Count the call against every matching rule; return the first that acts on it."""
         with self._lock:
             due = [
                 rule for rule in self._vddk if fnmatchcase(function, rule.function) and _due(rule)
@@ -158,5 +167,5 @@ class FaultRules:
 
 
 def _due(rule: CallRule | ReadRule | VddkRule) -> bool:
-    rule.seen += 1
-    return rule.at <= rule.seen < rule.at + rule.times
+    rule.matched += 1
+    return rule.at <= rule.matched < rule.at + rule.times

@@ -169,7 +169,7 @@ def test_a_request_for_each_file_is_all_that_they_cost(
         sim.do.calls(clear=True)
         lab.ingest()
 
-        assert never.seen == 2 + len(disks)
+        assert never.matched == 2 + len(disks)
         assert sim.do.calls().count("RetrievePropertiesEx") <= 12
 
 

@@ -1,1 +1,1 @@
-"""The managed objects that clients talk to: a class for each type, methods by WSDL name."""
+"""Managed objects of the vSphere API: one class per type, with methods named as in the WSDL."""

@@ -1,4 +1,4 @@
-"""Who may do what: AuthorizationManager."""
+"""AuthorizationManager: the privileges of users and sessions."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ class AuthorizationManager(ManagedObject):
         session = self._session(sessionId)
         return [
             vim.AuthorizationManager.EntityPrivilege(
-                entity=each,
+                entity=member,
                 privAvailability=[
                     vim.AuthorizationManager.PrivilegeAvailability(
                         privId=privilege, isGranted=session.allows(privilege)
@@ -37,7 +37,7 @@ class AuthorizationManager(ManagedObject):
                     for privilege in privId or ()
                 ],
             )
-            for each in entity
+            for member in entity
         ]
 
     def HasPrivilegeOnEntity(
@@ -51,12 +51,13 @@ class AuthorizationManager(ManagedObject):
     ) -> Any:
         user = self._user(userName)
         probe = ClientSession("", user, self.site.world.now(), 0.0)
-        granted = [each for each in PRIVILEGES if probe.allows(each)]
+        granted = [privilege for privilege in PRIVILEGES if probe.allows(privilege)]
         return [
             vim.AuthorizationManager.UserPrivilegeResult(
-                entity=managed_object(MoRef(type(each).__name__, each._moId)), privileges=granted
+                entity=managed_object(MoRef(type(entity).__name__, entity._moId)),
+                privileges=granted,
             )
-            for each in entities
+            for entity in entities
         ]
 
 

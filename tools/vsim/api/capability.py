@@ -1,4 +1,4 @@
-"""What a virtual machine can do, and the state it is in."""
+"""Capabilities, runtime state and guest information of a virtual machine."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from tools.vsim.soap.vmodl import typed, vim
 
 
 def render_capability(machine: SimulatedMachine) -> Any:
-    """VirtualMachineCapability."""
+    """Return the VirtualMachineCapability of a machine."""
     return vim.vm.Capability(
         snapshotOperationsSupported=True,
         multipleSnapshotsSupported=True,
@@ -21,7 +21,7 @@ def render_capability(machine: SimulatedMachine) -> Any:
 
 
 def render_runtime(machine: SimulatedMachine, host: Any, connection: str) -> Any:
-    """VirtualMachineRuntimeInfo, on a host whose own connection that is."""
+    """Return the VirtualMachineRuntimeInfo; *connection* is the host's connection state."""
     states = vim.VirtualMachine
     runtime = vim.vm.RuntimeInfo(
         connectionState=typed(
@@ -46,7 +46,7 @@ def render_runtime(machine: SimulatedMachine, host: Any, connection: str) -> Any
 
 
 def render_guest(machine: SimulatedMachine) -> Any:
-    """GuestInfo."""
+    """Return the GuestInfo of a machine."""
     running = machine.is_on and machine.tools_running
     known = machine.power != "poweredOff" and machine.tools_running
     return vim.vm.GuestInfo(

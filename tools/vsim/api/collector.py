@@ -1,4 +1,4 @@
-"""PropertyCollector: retrieve with paging, filters, and updates with versions."""
+"""PropertyCollector: retrieval with pages, filters, updates with versions."""
 
 import math
 from itertools import count
@@ -12,10 +12,12 @@ from tools.vsim.api.updates import FilterState, ObjectState, updates_between
 from tools.vsim.fault import Fault, invalid_argument, not_authenticated
 from tools.vsim.soap.vmodl import Collector, vmodl
 
-KEPT_VERSIONS = 8  # a client may ask again with a version it already used
+KEPT_VERSIONS = 8  # a client may repeat a request with an older version
 
 
 class Filter(SessionObject):
+    """A property filter of a collector."""
+
     kind = Collector.Filter
 
     def __init__(
@@ -31,7 +33,7 @@ class Filter(SessionObject):
         return {"spec": lambda: self.spec, "partialUpdates": lambda: self.partial}
 
     def state(self, version: str) -> FilterState:
-        """What the filter covers now."""
+        """Return the present state of the objects that the filter covers."""
         readings = read_selected(self.site, self._session, self.spec, without_missing=True)
         return {reading.target.moid: ObjectState.of(reading, version) for reading in readings}
 
@@ -42,7 +44,7 @@ class Filter(SessionObject):
 
 
 class PropertyCollector(SessionObject):
-    """One for each session, more on request."""
+    """A property collector. Each session has one; CreatePropertyCollector makes more."""
 
     kind = Collector
 
@@ -63,7 +65,7 @@ class PropertyCollector(SessionObject):
         self._ended = True
 
     def properties(self) -> Properties:
-        return {"filter": lambda: [each.object for each in self.filters.values()]}
+        return {"filter": lambda: [member.object for member in self.filters.values()]}
 
     # retrieval
 
@@ -71,11 +73,11 @@ class PropertyCollector(SessionObject):
         return self._contents(specSet)
 
     def RetrievePropertiesEx(self, call: MethodCall, specSet: list[Any], options: Any) -> Any:
-        most = options.maxObjects if options else None
-        if most is not None and most < 1:
+        limit = options.maxObjects if options else None
+        if limit is not None and limit < 1:
             raise invalid_argument("options.maxObjects")
         policy = self.site.world.knobs.session.objects_per_page
-        sizes = [size for size in (most, policy) if size]
+        sizes = [size for size in (limit, policy) if size]
         contents = self._contents(specSet)
         return self._page(contents, min(sizes) if sizes else 0) if contents else None
 
@@ -120,12 +122,12 @@ class PropertyCollector(SessionObject):
             self._ended = True
 
     def CreateFilter(self, call: MethodCall, spec: Any, partialUpdates: bool) -> Any:
-        read_selected(self.site, self._session, spec)  # refuses what is wrong with it
-        made = Filter(self, self._session, spec, partialUpdates)
+        read_selected(self.site, self._session, spec)  # raises if the spec is invalid
+        filter_ = Filter(self, self._session, spec, partialUpdates)
         with self.site.world.changing():
-            self._session.objects[made.moid] = made
-            self.filters[made.moid] = made
-        return made.object
+            self._session.objects[filter_.moid] = filter_
+            self.filters[filter_.moid] = filter_
+        return filter_.object
 
     def CancelWaitForUpdates(self, call: MethodCall) -> None:
         with self.site.world.changing():
@@ -141,18 +143,18 @@ class PropertyCollector(SessionObject):
 
     def WaitForUpdatesEx(self, call: MethodCall, version: str | None, options: Any) -> Any:
         seconds = options.maxWaitSeconds if options else None
-        most = options.maxObjectUpdates if options else None
+        limit = options.maxObjectUpdates if options else None
         if seconds is not None and seconds < 0:
             raise invalid_argument("options.maxWaitSeconds")
-        if most is not None and most < 1:
+        if limit is not None and limit < 1:
             raise invalid_argument("options.maxObjectUpdates")
         policy = self.site.world.knobs.session
         longest = policy.wait_seconds if seconds is None else min(seconds, policy.wait_seconds)
-        sizes = [size for size in (most, policy.updates_per_set) if size]
+        sizes = [size for size in (limit, policy.updates_per_set) if size]
         return self._wait(call, version, longest, min(sizes) if sizes else 0)
 
-    def _wait(self, call: MethodCall, version: str | None, seconds: float, most: int) -> Any:
-        """The next UpdateSet; None when *seconds* are over. Frees the lock while it waits."""
+    def _wait(self, call: MethodCall, version: str | None, seconds: float, limit: int) -> Any:
+        """Return the next UpdateSet, or None after *seconds*; releases the lock while it waits."""
         world = self.site.world
         due = world.monotonic() + seconds
         cancellations = self._cancellations
@@ -161,11 +163,11 @@ class PropertyCollector(SessionObject):
             raise Fault("vmodl.query.InvalidCollectorVersion", "The version is not valid.")
         while True:
             generation = world.generation
-            found = self._updates(version or "", most, call.version)
+            update_set = self._updates(version or "", limit, call.version)
             if world.knobs.answer.always_truncated:
                 return Collector.UpdateSet(version=version or "00000000", truncated=True)
-            if found is not None:
-                return found
+            if update_set is not None:
+                return update_set
             while world.generation == generation:
                 left = due - world.monotonic()
                 if left <= 0:
@@ -179,17 +181,17 @@ class PropertyCollector(SessionObject):
                     return unread_updates(self.filters.values(), fault)
                 raise fault
 
-    def _updates(self, version: str, most: int, api: str) -> Any:
+    def _updates(self, version: str, limit: int, api: str) -> Any:
         before = self._states.get(version, {})
         after: dict[str, FilterState] = {}
         sets, taken, truncated = [], 0, False
-        for each in self.filters.values():
-            old = before.get(each.moid, {})
-            new = each.state(api)
+        for member in self.filters.values():
+            old = before.get(member.moid, {})
+            new = member.state(api)
             reached = dict(old)
             updates = []
-            for moid, update in updates_between(old, new, each.partial, api):
-                if most and taken == most:
+            for moid, update in updates_between(old, new, member.partial, api):
+                if limit and taken == limit:
                     truncated = True
                     break
                 taken += 1
@@ -198,9 +200,9 @@ class PropertyCollector(SessionObject):
                     reached[moid] = new[moid]
                 else:
                     reached.pop(moid)
-            after[each.moid] = reached
+            after[member.moid] = reached
             if updates:
-                sets.append(Collector.FilterUpdate(filter=each.object, objectSet=updates))
+                sets.append(Collector.FilterUpdate(filter=member.object, objectSet=updates))
         if not sets and (version or not self.filters):
             return None
         if version in self._truncated:

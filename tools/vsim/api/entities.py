@@ -1,4 +1,4 @@
-"""The inventory tree around the machines: folders, datacenters, datastores, hosts, pools."""
+"""Managed entities of the inventory tree: folders, datacenters, datastores, hosts, pools."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from tools.vsim.soap.vmodl import long, typed, vim
 
 
 class Entity(ManagedObject):
-    """A managed entity: it has a name, a parent and children."""
+    """A managed entity with a name, a parent and children."""
 
     def __init__(self, site: Site, moid: str, name: str, parent: ManagedObject | None) -> None:
         super().__init__(site, moid)
@@ -43,7 +43,7 @@ class Entity(ManagedObject):
         return {}
 
     def of_kind(self, kind: Any) -> list[Any]:
-        return [each.object for each in self.members if each.kind is kind]
+        return [member.object for member in self.members if member.kind is kind]
 
 
 class Folder(Entity):
@@ -51,20 +51,20 @@ class Folder(Entity):
 
     def own_properties(self) -> Properties:
         return {
-            "childEntity": lambda: [each.object for each in self.members],
+            "childEntity": lambda: [member.object for member in self.members],
             "childType": list,
         }
 
 
 class Datacenter(Entity):
-    """Its members are the folders for machines, hosts, datastores, networks, in this order."""
+    """A datacenter. Its members are the folders of machines, hosts, datastores and networks."""
 
     kind = vim.Datacenter
 
     def folder(self, number: int) -> Folder:
-        found = self.members[number]
-        assert isinstance(found, Folder)
-        return found
+        member = self.members[number]
+        assert isinstance(member, Folder)
+        return member
 
     def own_properties(self) -> Properties:
         return {
@@ -72,13 +72,13 @@ class Datacenter(Entity):
             "hostFolder": lambda: self.folder(1).object,
             "datastoreFolder": lambda: self.folder(2).object,
             "networkFolder": lambda: self.folder(3).object,
-            "datastore": lambda: [each.object for each in self.folder(2).members],
+            "datastore": lambda: [store.object for store in self.folder(2).members],
             "network": list,
         }
 
 
 class ComputeResource(Entity):
-    """Its members are one host and one pool."""
+    """A compute resource. Its members are one host and one resource pool."""
 
     kind = vim.ComputeResource
 

@@ -1,6 +1,6 @@
-"""EventManager: what happened to the machines, as events that a client can query.
+"""EventManager: queries of the event log.
 
-A revert leaves an EventEx com.vmware.vc.vm.VmStateRevertedToSnapshot.
+A revert logs an EventEx com.vmware.vc.vm.VmStateRevertedToSnapshot.
 """
 
 from typing import Any
@@ -27,39 +27,39 @@ class EventManager(ManagedObject):
     def properties(self) -> Properties:
         return {
             "latestEvent": lambda: next(
-                (_render(each) for each in reversed(list(self.site.events))), None
+                (_render(event) for event in reversed(list(self.site.events))), None
             ),
             "maxCollector": lambda: 32,
         }
 
-    def QueryEvents(self, call: MethodCall, wanted: Any, eventViewSpec: Any) -> list[Any]:
-        found = [_render(each) for each in self.site.events if _matches(each, wanted)]
-        return found[-(wanted.maxCount or MAX_EVENTS) :]
+    def QueryEvents(self, call: MethodCall, filter_spec: Any, eventViewSpec: Any) -> list[Any]:
+        matches = [_render(event) for event in self.site.events if _matches(event, filter_spec)]
+        return matches[-(filter_spec.maxCount or MAX_EVENTS) :]
 
-    def CreateCollectorForEvents(self, call: MethodCall, wanted: Any) -> Any:
-        return EventHistoryCollector(self.site, call.caller, wanted).object
+    def CreateCollectorForEvents(self, call: MethodCall, filter_spec: Any) -> Any:
+        return EventHistoryCollector(self.site, call.caller, filter_spec).object
 
 
 class EventHistoryCollector(SessionObject):
     kind = vim.event.EventHistoryCollector
 
-    def __init__(self, site: Site, session: ClientSession, wanted: Any) -> None:
+    def __init__(self, site: Site, session: ClientSession, filter_spec: Any) -> None:
         super().__init__(site, f"session[{session.key}]{uuid4()}")
         self._session = session
-        self._wanted = wanted
+        self._filter_spec = filter_spec
         self._position = 0
         session.objects[self.moid] = self
 
     def properties(self) -> Properties:
         return {
-            "latestPage": lambda: [_render(each) for each in reversed(self._events())],
-            "filter": lambda: self._wanted,
+            "latestPage": lambda: [_render(event) for event in reversed(self._events())],
+            "filter": lambda: self._filter_spec,
         }
 
     def ReadNextEvents(self, call: MethodCall, maxCount: int) -> list[Any]:
         page = self._events()[self._position : self._position + maxCount]
         self._position += len(page)
-        return [_render(each) for each in page]
+        return [_render(event) for event in page]
 
     def RewindCollector(self, call: MethodCall) -> None:
         self._position = 0
@@ -68,19 +68,21 @@ class EventHistoryCollector(SessionObject):
         self._session.objects.pop(self.moid, None)
 
     def _events(self) -> list[LoggedEvent]:
-        return [each for each in self.site.events if _matches(each, self._wanted)]
+        return [event for event in self.site.events if _matches(event, self._filter_spec)]
 
 
-def _matches(event: LoggedEvent, wanted: Any) -> bool:
-    if wanted.eventTypeId and event.type_id not in wanted.eventTypeId:
+def _matches(event: LoggedEvent, filter_spec: Any) -> bool:
+    if filter_spec.eventTypeId and event.type_id not in filter_spec.eventTypeId:
         return False
-    if wanted.time and wanted.time.beginTime and event.time < wanted.time.beginTime:
+    if filter_spec.time and filter_spec.time.beginTime and event.time < filter_spec.time.beginTime:
         return False
-    if wanted.time and wanted.time.endTime and event.time > wanted.time.endTime:
+    if filter_spec.time and filter_spec.time.endTime and event.time > filter_spec.time.endTime:
         return False
-    if wanted.type and not any(issubclass(vim.event.EventEx, kind) for kind in wanted.type):
+    if filter_spec.type and not any(
+        issubclass(vim.event.EventEx, kind) for kind in filter_spec.type
+    ):
         return False
-    entity = wanted.entity.entity if wanted.entity else None
+    entity = filter_spec.entity.entity if filter_spec.entity else None
     return not isinstance(entity, vim.VirtualMachine) or entity._moId == event.vm
 
 

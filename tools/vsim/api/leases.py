@@ -1,7 +1,7 @@
-"""HttpNfcLease: the disks of a snapshot, or of a machine that is off, for download by URL.
+"""HttpNfcLease: download of the disks of a snapshot, or of a machine that is off.
 
-While a lease is held no task may change its machine. A lease whose holder tells no progress for
-`data.lease_seconds` is over.
+No task may change a machine while a lease on it is open. A lease times out after
+`data.lease_seconds` without a progress report.
 """
 
 import threading
@@ -22,18 +22,18 @@ HELD = ("initializing", "ready")
 
 @dataclass(frozen=True, slots=True)
 class LeasedDisk:
-    """One disk that can be downloaded."""
+    """A disk that a lease offers for download."""
 
     key: int
     label: str
     size: int
     image: Path
-    export: str  # what rules for reads call it
-    name: str  # the last part of its URL
+    export: str  # name for read rules
+    name: str  # last component of the URL
 
 
 class Lease(SessionObject):
-    """One export."""
+    """One export lease."""
 
     kind = vim.HttpNfcLease
 
@@ -47,26 +47,27 @@ class Lease(SessionObject):
         self.state = "initializing"
         self.error: Fault | None = None
         self.percent = 0
-        self._told = site.world.monotonic()
+        self._reported_at = site.world.monotonic()
         session.objects[self.moid] = self
 
     def end(self) -> None:
-        """The session is over, and with it the lease."""
-        self._fail(Fault("vim.fault.NotAuthenticated", "The session is over."))
+        """Fail the lease because its session ended."""
+        self._fail(Fault("vim.fault.NotAuthenticated", "The session has ended."))
 
     def make_ready(self) -> None:
+        """Set the state to ready."""
         if self.state == "initializing":
             self.state = "ready"
-            self._told = self.site.world.monotonic()
+            self._reported_at = self.site.world.monotonic()
 
-    def look(self) -> None:
-        """Find out whether nobody told of progress for too long."""
+    def check_timeout(self) -> None:
+        """Fail the lease if the last progress report is too old."""
         seconds = self.site.world.knobs.data.lease_seconds
-        if self.state == "ready" and self.site.world.monotonic() - self._told > seconds:
+        if self.state == "ready" and self.site.world.monotonic() - self._reported_at > seconds:
             self._fail(Fault("vim.fault.Timedout", "The lease has timed out."))
 
     def properties(self) -> Properties:
-        self.look()
+        self.check_timeout()
         return {
             "initializeProgress": lambda: 0 if self.state == "initializing" else 100,
             "transferProgress": lambda: self.percent,
@@ -83,7 +84,7 @@ class Lease(SessionObject):
         self._require_ready()
         with self.site.world.changing():
             self.percent = percent
-            self._told = self.site.world.monotonic()
+            self._reported_at = self.site.world.monotonic()
 
     def HttpNfcLeaseComplete(self, call: MethodCall) -> None:
         self._require_ready()
@@ -91,13 +92,13 @@ class Lease(SessionObject):
             self.state = "done"
 
     def HttpNfcLeaseAbort(self, call: MethodCall, fault: Any) -> None:
-        self.look()
+        self.check_timeout()
         if self.state in HELD:
             with self.site.world.changing():
                 self._fail(Fault("vmodl.fault.RequestCanceled", "The lease was aborted."))
 
     def _require_ready(self) -> None:
-        self.look()
+        self.check_timeout()
         if self.state != "ready":
             if self.error and self.error.name == "vim.fault.Timedout":
                 raise self.error
@@ -130,7 +131,7 @@ class Lease(SessionObject):
 
 
 class LeaseRegistry:
-    """All leases. The world's lock covers the methods."""
+    """All open leases. The world's lock covers the methods."""
 
     def __init__(self, site: Site) -> None:
         self._site = site
@@ -138,15 +139,15 @@ class LeaseRegistry:
 
     def __iter__(self) -> Iterator[Lease]:
         for lease in self._all:
-            lease.look()
+            lease.check_timeout()
         return iter([lease for lease in self._all if lease.state in HELD])
 
     def of(self, machine: SimulatedMachine) -> Lease | None:
-        """The lease that keeps a machine as it is."""
+        """Return the open lease of a machine."""
         return next((lease for lease in self if lease.machine is machine), None)
 
     def require_none(self, machine: SimulatedMachine) -> None:
-        """Raise InvalidState while the machine is exported."""
+        """Raise InvalidState if the machine is exported."""
         if self.of(machine):
             raise Fault(
                 "vim.fault.InvalidState",
@@ -156,22 +157,23 @@ class LeaseRegistry:
     def export_snapshot(
         self, call: MethodCall, machine: SimulatedMachine, snapshot: Snapshot
     ) -> Any:
+        """Open a lease on the disks of a snapshot; return its reference."""
         disks = [
             LeasedDisk(
-                frozen.spec.key,
-                frozen.spec.label,
-                frozen.spec.size,
-                frozen.truth,
-                f"{machine.moid}/{snapshot.moid}/{frozen.spec.key}",
+                state.spec.key,
+                state.spec.label,
+                state.spec.size,
+                state.truth,
+                f"{machine.moid}/{snapshot.moid}/{state.spec.key}",
                 f"disk-{number}.vmdk",
             )
-            for number, frozen in enumerate(snapshot.disks)
-            if frozen.truth
+            for number, state in enumerate(snapshot.disks)
+            if state.truth
         ]
         return self._open(call, machine, disks)
 
     def export_machine(self, call: MethodCall, machine: SimulatedMachine) -> Any:
-        """Of a machine that is off: its disks as they are."""
+        """Open a lease on the live disks of a machine that is off; return its reference."""
         if machine.power != "poweredOff":
             raise invalid_power_state(machine.power, "poweredOff")
         disks = [
@@ -188,7 +190,7 @@ class LeaseRegistry:
         return self._open(call, machine, disks)
 
     def find(self, ticket: str, name: str) -> LeasedDisk | None:
-        """What a URL leads to; only while its lease is ready."""
+        """Return the disk of a download URL if its lease is ready."""
         for lease in self:
             if lease.ticket == ticket and lease.state == "ready":
                 return next((disk for disk in lease.disks if disk.name == name), None)

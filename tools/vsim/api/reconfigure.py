@@ -1,4 +1,4 @@
-"""ReconfigVM_Task: which fields of a ConfigSpec act, and which privilege each needs."""
+"""ReconfigVM_Task: the supported fields of a ConfigSpec and their privileges."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,7 +26,7 @@ DEVICE_PRIVILEGES = {
 
 
 def check_spec(spec: Any, require: Callable[[str], None]) -> None:
-    """Ask *require* for the privilege of every field that is set."""
+    """Call *require* with the privilege of every field that is set."""
     for name, privilege in PRIVILEGES.items():
         if getattr(spec, name) not in (None, []):
             require(privilege)
@@ -35,9 +35,11 @@ def check_spec(spec: Any, require: Callable[[str], None]) -> None:
 
 
 def reconfigure(world: World, machine: SimulatedMachine, spec: Any) -> None:
-    """Make the changes of *spec*; raises Fault before the first one where it can."""
+    """Apply *spec*; raises Fault, before the first change where possible."""
     if spec.changeVersion and spec.changeVersion != str(machine.change_version):
-        raise Fault("vim.fault.ConcurrentAccess", "The configuration changed meanwhile.")
+        raise Fault(
+            "vim.fault.ConcurrentAccess", "The configuration has changed since it was read."
+        )
     if spec.name:
         world.rename(machine, spec.name)
     if spec.annotation is not None:
@@ -58,23 +60,25 @@ def reconfigure(world: World, machine: SimulatedMachine, spec: Any) -> None:
 
 def _change_disk(world: World, machine: SimulatedMachine, change: Any, index: int) -> None:
     device = change.device
-    wrong = Fault(
+    invalid = Fault(
         "vim.fault.InvalidDeviceSpec",
         f"Invalid configuration for device '{index}'.",
         deviceIndex=index,
         property="device",
     )
     if not isinstance(device, vim.vm.device.VirtualDisk):
-        raise wrong
+        raise invalid
     if change.operation == "remove":
         machine.remove_disk(device.key)
     elif change.operation == "edit":
         machine.grow_disk(device.key, _capacity(device))
     else:
-        machine.add_disk(_new_disk(world, machine, device, wrong))
+        machine.add_disk(_new_disk(world, machine, device, invalid))
 
 
-def _new_disk(world: World, machine: SimulatedMachine, device: Any, wrong: Fault) -> SimulatedDisk:
+def _new_disk(
+    world: World, machine: SimulatedMachine, device: Any, invalid: Fault
+) -> SimulatedDisk:
     try:
         entry = DiskEntry(
             size=_capacity(device),
@@ -83,7 +87,7 @@ def _new_disk(world: World, machine: SimulatedMachine, device: Any, wrong: Fault
         )
         return world.make_disk(machine, entry)
     except (InventoryError, AttributeError) as error:
-        raise wrong from error
+        raise invalid from error
 
 
 def _capacity(device: Any) -> int:

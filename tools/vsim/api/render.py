@@ -1,4 +1,4 @@
-"""From the model's values to vSphere's data objects: configuration, devices, files."""
+"""Conversion of model values to vSphere data objects: configuration, devices, files."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -32,30 +32,30 @@ CONTROLLERS = {
 
 
 def render_config(world: World, machine: SimulatedMachine) -> Any:
-    """VirtualMachineConfigInfo as it is now."""
+    """Return the present VirtualMachineConfigInfo."""
     disks = [
-        _disk(world, disk.spec, disk.path, disk.current, _shown(machine, disk.change_id, disk))
+        _disk(world, disk.spec, disk.path, disk.current, _visible(machine, disk.change_id, disk))
         for disk in machine.disks
     ]
     return _config(world, machine, machine.spec, disks)
 
 
 def render_snapshot_config(world: World, machine: SimulatedMachine, snapshot: Snapshot) -> Any:
-    """VirtualMachineConfigInfo as the snapshot keeps it."""
+    """Return the VirtualMachineConfigInfo of a snapshot."""
     disks = [
         _disk(
             world,
-            frozen.spec,
-            frozen.disk.path,
-            frozen.link,
-            _shown(machine, frozen.tracked.change_id if frozen.tracked else None, frozen.disk),
+            state.spec,
+            state.disk.path,
+            state.link,
+            _visible(machine, state.tracked.change_id if state.tracked else None, state.disk),
         )
-        for frozen in snapshot.disks
+        for state in snapshot.disks
     ]
     return _config(world, machine, snapshot.spec, disks)
 
 
-def _shown(machine: SimulatedMachine, change_id: str | None, disk: Any) -> str | None:
+def _visible(machine: SimulatedMachine, change_id: str | None, disk: Any) -> str | None:
     return None if machine.cbt_of(disk).no_change_id else change_id
 
 
@@ -97,6 +97,7 @@ def _config(world: World, machine: SimulatedMachine, spec: MachineSpec, disks: l
 
 
 def vmx_path(machine: SimulatedMachine) -> str:
+    """Return the datastore path of the .vmx file."""
     return f"[{machine.datastore}] {machine.directory}/{machine.directory}.vmx"
 
 

@@ -1,4 +1,4 @@
-"""SearchIndex: machines and other entities by UUID, path, name."""
+"""SearchIndex: lookup of machines and other entities by UUID, path or name."""
 
 from typing import Any
 
@@ -19,8 +19,8 @@ class SearchIndex(ManagedObject):
         vmSearch: bool,
         instanceUuid: bool | None,
     ) -> Any:
-        found = self.FindAllByUuid(call, datacenter, uuid, vmSearch, instanceUuid)
-        return found[0] if found else None
+        matches = self.FindAllByUuid(call, datacenter, uuid, vmSearch, instanceUuid)
+        return matches[0] if matches else None
 
     def FindAllByUuid(
         self,
@@ -33,32 +33,32 @@ class SearchIndex(ManagedObject):
         if not vmSearch:
             return []
         return [
-            each.object
-            for each in self._machines(datacenter)
+            vm.object
+            for vm in self._machines(datacenter)
             if uuid.lower()
             == (
-                each.machine.spec.instance_uuid if instanceUuid else each.machine.spec.bios_uuid
+                vm.machine.spec.instance_uuid if instanceUuid else vm.machine.spec.bios_uuid
             ).lower()
         ]
 
     def FindByInventoryPath(self, call: MethodCall, inventoryPath: str) -> Any:
-        place: ManagedObject = self.site.root
+        entity: ManagedObject = self.site.root
         for name in inventoryPath.strip("/").split("/"):
             if not name:
                 continue
-            below = [each for each in place.children() if escaped_name(each.name) == name]
-            if not below:
+            children = [child for child in entity.children() if escaped_name(child.name) == name]
+            if not children:
                 return None
-            place = below[0]
-        return place.object
+            entity = children[0]
+        return entity.object
 
     def FindChild(self, call: MethodCall, entity: Any, name: str) -> Any:
-        place = self.site.require(entity._moId, call.session)
-        return next((each.object for each in place.children() if each.name == name), None)
+        parent = self.site.require(entity._moId, call.session)
+        return next((child.object for child in parent.children() if child.name == name), None)
 
     def FindByDatastorePath(self, call: MethodCall, datacenter: Any, path: str) -> Any:
         return next(
-            (each.object for each in self._machines(datacenter) if vmx_path(each.machine) == path),
+            (vm.object for vm in self._machines(datacenter) if vmx_path(vm.machine) == path),
             None,
         )
 
@@ -66,16 +66,16 @@ class SearchIndex(ManagedObject):
         return None
 
     def _machines(self, datacenter: Any) -> list[VirtualMachine]:
-        place: ManagedObject = self.site.root
+        top: ManagedObject = self.site.root
         if datacenter is not None:
-            place = self.site.require(datacenter._moId, None)
-        return [each for each in descendants(place) if isinstance(each, VirtualMachine)]
+            top = self.site.require(datacenter._moId, None)
+        return [entity for entity in descendants(top) if isinstance(entity, VirtualMachine)]
 
 
-def descendants(place: ManagedObject) -> list[ManagedObject]:
-    """All entities below, parents before their children."""
-    found: list[ManagedObject] = []
-    for each in place.children():
-        found.append(each)
-        found += descendants(each)
-    return found
+def descendants(top: ManagedObject) -> list[ManagedObject]:
+    """Return all entities below *top*, parents before their children."""
+    entities: list[ManagedObject] = []
+    for child in top.children():
+        entities.append(child)
+        entities += descendants(child)
+    return entities

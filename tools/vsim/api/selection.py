@@ -1,4 +1,4 @@
-"""Which objects and properties a PropertyCollector filter covers, and their values."""
+"""The objects and properties that a PropertyCollector filter covers, and their values."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from tools.vsim.soap.vmodl import Collector, declared_properties, kind_name, met
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One object with the values of the selected properties."""
+    """An object with the values of its selected properties."""
 
     target: ManagedObject
     values: dict[str, Any]
@@ -21,9 +21,9 @@ class Reading:
 def read_selected(
     site: Site, session: ClientSession, spec: Any, *, without_missing: bool = False
 ) -> list[Reading]:
-    """Everything that a FilterSpec covers, as it is now. Raises InvalidProperty.
+    """Return the present values of all that a FilterSpec covers; raises InvalidProperty.
 
-    An object to start from that is gone raises ManagedObjectNotFound, or is left out.
+    A missing start object raises ManagedObjectNotFound, or is left out with *without_missing*.
     """
     for wanted in spec.propSet:
         declared = declared_properties_of(wanted.type)
@@ -40,7 +40,7 @@ def read_selected(
 
 
 def declared_properties_of(kind: Any) -> dict[str, Any] | None:
-    """Declared properties; None for a type that no object here has, such as a base type."""
+    """Return the declared properties; None for a type that the simulator has no object of."""
     try:
         return declared_properties(kind)
     except KeyError:
@@ -48,7 +48,7 @@ def declared_properties_of(kind: Any) -> dict[str, Any] | None:
 
 
 def read_object(session: ClientSession, target: ManagedObject, paths: list[str]) -> Reading:
-    """The values of *paths*; unset ones are left out, forbidden ones are missing."""
+    """Read *paths* of an object: unset values are left out, forbidden ones are in `missing`."""
     reading = Reading(target, {})
     computed: dict[str, Any] = {}
     for path in paths:
@@ -66,40 +66,40 @@ def read_object(session: ClientSession, target: ManagedObject, paths: list[str])
 
 
 def _paths(target: ManagedObject, spec: Any) -> list[str] | None:
-    """The properties that the spec asks of the object; None if it does not cover its type."""
-    found: dict[str, None] = {}
+    """Return the selected properties of an object; None if the spec excludes its type."""
+    selected: dict[str, None] = {}
     covered = False
     for wanted in spec.propSet:
         if issubclass(target.kind, wanted.type):
             covered = True
             names = list(declared_properties(target.kind)) if wanted.all else wanted.pathSet
-            found.update(dict.fromkeys(str(name) for name in names))
-    return list(found) if covered else None
+            selected.update(dict.fromkeys(str(name) for name in names))
+    return list(selected) if covered else None
 
 
 def _selected(
     site: Site, session: ClientSession, spec: Any, without_missing: bool
 ) -> list[ManagedObject]:
-    found: dict[str, ManagedObject] = {}
+    selected: dict[str, ManagedObject] = {}
     for start in spec.objectSet:
         target = site.find(start.obj._moId, session)
         if target is None:
             if without_missing:
                 continue
             raise not_found(start.obj._moId, kind_name(type(start.obj)))
-        named = {each.name: each for each in _specs(start.selectSet) if each.name}
-        walk = _Walk(site, session, named, found)
+        named = {step.name: step for step in _specs(start.selectSet) if step.name}
+        walk = _Walk(site, session, named, selected)
         if not start.skip:
-            found.setdefault(target.moid, target)
+            selected.setdefault(target.moid, target)
         walk.follow(target, start.selectSet)
-    return list(found.values())
+    return list(selected.values())
 
 
 def _specs(selections: Any) -> Iterator[Any]:
-    for each in selections or ():
-        if isinstance(each, Collector.TraversalSpec):
-            yield each
-            yield from _specs(each.selectSet)
+    for selection in selections or ():
+        if isinstance(selection, Collector.TraversalSpec):
+            yield selection
+            yield from _specs(selection.selectSet)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,22 +107,22 @@ class _Walk:
     site: Site
     session: ClientSession
     named: dict[str, Any]
-    found: dict[str, ManagedObject]
-    seen: set[tuple[str, int]] = field(default_factory=set)
+    selected: dict[str, ManagedObject]
+    visited: set[tuple[str, int]] = field(default_factory=set)
 
     def follow(self, target: ManagedObject, selections: Any) -> None:
-        for each in selections or ():
-            step = each
-            if not isinstance(each, Collector.TraversalSpec):
-                if each.name not in self.named:
+        for selection in selections or ():
+            step = selection
+            if not isinstance(selection, Collector.TraversalSpec):
+                if selection.name not in self.named:
                     raise Fault(
                         "vmodl.fault.InvalidArgument",
-                        f"No selection is named {each.name!r}.",
+                        f"No selection is named {selection.name!r}.",
                         invalidProperty="selectSet",
                     )
-                step = self.named[each.name]
-            if issubclass(target.kind, step.type) and (target.moid, id(step)) not in self.seen:
-                self.seen.add((target.moid, id(step)))
+                step = self.named[selection.name]
+            if issubclass(target.kind, step.type) and (target.moid, id(step)) not in self.visited:
+                self.visited.add((target.moid, id(step)))
                 self._step(target, step)
 
     def _step(self, target: ManagedObject, step: Any) -> None:
@@ -132,12 +132,12 @@ class _Walk:
             below = reference is not None and self.site.find(reference._moId, self.session)
             if below:
                 if not step.skip:
-                    self.found.setdefault(below.moid, below)
+                    self.selected.setdefault(below.moid, below)
                 self.follow(below, step.selectSet)
 
 
 def missing_set(missing: Mapping[str, Fault]) -> list[Any]:
-    """The MissingProperty values of a reading."""
+    """Return the MissingProperty values of a reading."""
     return [
         Collector.MissingProperty(path=path, fault=method_fault(fault))
         for path, fault in missing.items()

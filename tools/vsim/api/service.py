@@ -1,4 +1,4 @@
-"""ServiceInstance: the entry to everything else."""
+"""ServiceInstance, the entry point of the API."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ class ServiceInstance(ManagedObject):
         }
 
     def content(self) -> Any:
-        """ServiceInstanceContent: references to the managers that there are."""
+        """Return the ServiceInstanceContent: references to all managers."""
         refs = {name: manager.object for name, manager in self.site.managers.items()}
         return vim.ServiceInstanceContent(
             about=self.site.about, rootFolder=self.site.root.object, **refs
@@ -35,13 +35,13 @@ class ServiceInstance(ManagedObject):
 
 
 class FileManager(ManagedObject):
-    """There only so that clients see one."""
+    """FileManager without methods; clients only check that it exists."""
 
     kind = vim.FileManager
 
 
 def render_about(api_version: str, is_vcenter: bool, instance_uuid: str) -> Any:
-    """AboutInfo for an API version such as 8.0.3.0."""
+    """Return the AboutInfo for an API version such as 8.0.3.0."""
     version = ".".join([*api_version.split("."), "0", "0"][:3])
     name = "VMware vCenter Server" if is_vcenter else "VMware ESXi"
     return vim.AboutInfo(

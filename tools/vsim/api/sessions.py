@@ -1,4 +1,4 @@
-"""Sessions: login, expiry, and what belongs to one session and ends with it."""
+"""Sessions: login, expiry and the objects that belong to a session."""
 
 from collections.abc import Iterator
 from hmac import compare_digest
@@ -21,18 +21,18 @@ KEPT_ENDED = 64
 
 
 class Sessions:
-    """All logins. The world's lock covers the methods."""
+    """All open sessions. The world's lock covers the methods."""
 
     def __init__(self, world: World) -> None:
         self._world = world
         self._by_key: dict[str, ClientSession] = {}
-        self.ended: dict[str, SessionObject] = {}  # by id, what the last sessions that ended had
+        self.ended: dict[str, SessionObject] = {}  # by id: objects of recently ended sessions
 
     def __iter__(self) -> Iterator[ClientSession]:
         return iter(list(self._by_key.values()))
 
     def open(self, name: str, password: str) -> ClientSession:
-        """A new session; raises InvalidLogin."""
+        """Open a session; raises InvalidLogin."""
         user = self._world.users.get(name)
         if user is None or not compare_digest(user.password.encode(), password.encode()):
             raise Fault(
@@ -45,7 +45,10 @@ class Sessions:
         return session
 
     def active(self, key: str | None) -> ClientSession | None:
-        """The session with that key, unless it was idle for too long; counts as use of it."""
+        """Return the session with that key and mark it as used; None if it does not exist.
+
+        A session that was idle for too long is closed here.
+        """
         session = self._by_key.get(key) if key else None
         if session is None:
             return None
@@ -58,7 +61,7 @@ class Sessions:
         return session
 
     def close(self, session: ClientSession) -> None:
-        """End it, and all that belongs to it."""
+        """End the session and every object that belongs to it."""
         self._by_key.pop(session.key, None)
         for held in session.objects.values():
             if isinstance(held, SessionObject):
@@ -69,6 +72,7 @@ class Sessions:
         session.objects.clear()
 
     def close_all(self) -> None:
+        """End all sessions."""
         for session in list(self._by_key.values()):
             self.close(session)
 
@@ -78,7 +82,7 @@ class SessionManager(ManagedObject):
 
     def __init__(self, site: Site, moid: str, session: ClientSession | None = None) -> None:
         super().__init__(site, moid)
-        self._session = session  # whose currentSession this is; each session has its own
+        self._session = session  # each session has its own manager, with its currentSession
 
     def properties(self) -> Properties:
         return {
@@ -112,10 +116,10 @@ class SessionManager(ManagedObject):
         )
 
     def TerminateSession(self, call: MethodCall, sessionId: list[str]) -> None:
-        found = [session for session in self.site.sessions if session.key in sessionId]
-        if len(found) != len(set(sessionId)):
+        doomed = [session for session in self.site.sessions if session.key in sessionId]
+        if len(doomed) != len(set(sessionId)):
             raise Fault("vim.fault.NotFound", "The object or item referred to could not be found.")
-        for session in found:
+        for session in doomed:
             self.site.sessions.close(session)
 
 

@@ -1,4 +1,4 @@
-"""All managed objects of the simulator by their ids, and the tree they form."""
+"""All managed objects of the simulator by id, and the inventory tree."""
 
 from typing import Any, TypeVar
 
@@ -33,7 +33,7 @@ Kept = TypeVar("Kept", bound=ManagedObject)
 
 
 class SimulatedSite:
-    """What a client can reach. The world's lock covers the methods."""
+    """The site that clients see: implements `base.Site`. The world's lock covers the methods."""
 
     def __init__(self, world: World, api_version: str) -> None:
         self.world = world
@@ -42,7 +42,7 @@ class SimulatedSite:
         self.sessions = Sessions(world)
         self.tasks = Tasks(self)
         self.leases = LeaseRegistry(self)
-        self.scheme, self.host, self.port = "https", "127.0.0.1", 443  # where it is served
+        self.scheme, self.host, self.port = "https", "127.0.0.1", 443  # of the HTTPS server
         self.thumbprint = ""  # SHA-1 of the certificate
         self.events = EventLog(world)
         uuid = f"{world.random.getrandbits(128):032x}"
@@ -62,7 +62,7 @@ class SimulatedSite:
         for manager in (ServiceInstance(self, "ServiceInstance"), *self.managers.values()):
             self.fixed[manager.moid] = manager
         self._parents: dict[str, Entity] = {}
-        self._hosts: dict[str, HostSystem] = {}  # by datacenter
+        self._hosts: dict[str, HostSystem] = {}  # by datacenter name
         self._pools: dict[str, ResourcePool] = {}
         self.root = self._keep(
             Folder(self, "group-d1" if world.is_vcenter else "ha-folder-root", "Datacenters", None)
@@ -77,10 +77,10 @@ class SimulatedSite:
         for machine in world.machines.values():
             self.add_machine(machine)
 
-    # look-up
+    # lookup
 
     def find(self, moid: str, session: ClientSession | None) -> ManagedObject | None:
-        """The object with that id, as that session sees it."""
+        """Return the object with that id, as *session* sees it."""
         if session and moid in session.objects:
             return session.objects[moid]
         if moid in self.fixed:
@@ -88,50 +88,54 @@ class SimulatedSite:
         task = self.tasks.find(moid)
         if task:
             return task
-        found = self.world.snapshot(moid)
-        return SnapshotObject(self, *found) if found else None
+        pair = self.world.snapshot(moid)
+        return SnapshotObject(self, *pair) if pair else None
 
     def require(self, moid: str, session: ClientSession | None) -> ManagedObject:
-        """The same; raises ManagedObjectNotFound."""
-        found = self.find(moid, session)
-        if found is None:
+        """Return the object like `find`; raises ManagedObjectNotFound."""
+        target = self.find(moid, session)
+        if target is None:
             raise not_found(moid, "vim.ManagedEntity")
-        return found
+        return target
 
     def furnish(self, session: ClientSession) -> None:
-        """Give a new session the objects that each session has of its own."""
+        """Create the objects that every session owns."""
         PropertyCollector(self, "propertyCollector", session)
         session.objects["SessionManager"] = SessionManager(self, "SessionManager", session)
 
     # tree
 
     def add_machine(self, machine: SimulatedMachine) -> None:
-        """Put a machine of the world into its folder."""
+        """Show a machine of the world in its folder."""
         datacenter, path = self.world.folders[machine.moid]
         folder = self._datacenters[datacenter].folder(0)
         for name in path.split("/") if path else ():
             folder = self._folder_below(folder, name)
-        shown = VirtualMachine(self, machine)
-        self.fixed[shown.moid] = shown
-        self._parents[shown.moid] = folder
-        folder.members.append(shown)
+        vm = VirtualMachine(self, machine)
+        self.fixed[vm.moid] = vm
+        self._parents[vm.moid] = folder
+        folder.members.append(vm)
 
     def remove_machine(self, machine: SimulatedMachine) -> None:
-        """Take a machine out of the inventory, as unregistering does."""
-        shown = self.fixed.pop(machine.moid)
-        self._parents.pop(machine.moid).members.remove(shown)
+        """Remove a machine from the inventory, as unregistering does."""
+        vm = self.fixed.pop(machine.moid)
+        self._parents.pop(machine.moid).members.remove(vm)
         del self.world.machines[machine.moid], self.world.folders[machine.moid]
 
     def parent_of(self, ref: MoRef) -> Any:
+        """Return a reference to the folder of a machine."""
         return self._parents[ref.moid].object
 
     def host_of(self, ref: MoRef) -> Any:
+        """Return a reference to the host of a machine."""
         return self._hosts[self.world.folders[ref.moid][0]].object
 
     def pool_of(self, ref: MoRef) -> Any:
+        """Return a reference to the resource pool of a machine."""
         return self._pools[self.world.folders[ref.moid][0]].object
 
     def machines_on(self, host: ManagedObject) -> list[Any]:
+        """Return references to the machines of a host."""
         return [
             self.fixed[moid].object
             for moid, (datacenter, _) in self.world.folders.items()
@@ -139,30 +143,31 @@ class SimulatedSite:
         ]
 
     def machines_of(self, datastore: str) -> list[Any]:
+        """Return references to the machines with files on a datastore."""
         return [
             self.fixed[machine.moid].object
             for machine in self.world.machines.values()
             if datastore in {machine.datastore, *(disk.datastore for disk in machine.disks)}
         ]
 
-    def _keep(self, each: Kept) -> Kept:
-        self.fixed[each.moid] = each
-        return each
+    def _keep(self, entity: Kept) -> Kept:
+        self.fixed[entity.moid] = entity
+        return entity
 
     def _folder_below(self, parent: Folder, name: str, prefix: str = "group-v") -> Folder:
-        for each in parent.members:
-            if isinstance(each, Folder) and each.name == name:
-                return each
-        made = self._keep(Folder(self, f"{prefix}{len(self.fixed) + 1000}", name, parent))
-        parent.members.append(made)
-        return made
+        for member in parent.members:
+            if isinstance(member, Folder) and member.name == name:
+                return member
+        folder = self._keep(Folder(self, f"{prefix}{len(self.fixed) + 1000}", name, parent))
+        parent.members.append(folder)
+        return folder
 
     def _add_datacenter(self, name: str, number: int) -> Datacenter:
         moid = f"datacenter-{number}" if self.world.is_vcenter else "ha-datacenter"
         above = self.root
         path = self.world.datacenter_folders.get(name, "")
-        for each in path.split("/") if path else ():
-            above = self._folder_below(above, each, "group-d")
+        for part in path.split("/") if path else ():
+            above = self._folder_below(above, part, "group-d")
         datacenter = self._keep(Datacenter(self, moid, name, above))
         above.members.append(datacenter)
         for letter, label in (("v", "vm"), ("h", "host"), ("s", "datastore"), ("n", "network")):
@@ -181,6 +186,6 @@ class SimulatedSite:
 
 
 class _UnownedCollector(ManagedObject):
-    """What has the id of the property collector outside of any session."""
+    """The object with the id of the property collector outside of sessions."""
 
     kind = PropertyCollector.kind

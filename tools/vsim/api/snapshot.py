@@ -1,4 +1,4 @@
-"""VirtualMachineSnapshot, and the tree that a machine shows of them."""
+"""VirtualMachineSnapshot, and the snapshot tree of a machine."""
 
 from typing import Any
 
@@ -20,14 +20,14 @@ class SnapshotObject(ManagedObject):
 
     @property
     def name(self) -> str:
-        return self.machine.spec.name  # rules name the machine
+        return self.machine.spec.name  # rules match the name of the machine
 
     def properties(self) -> Properties:
         return {
             "config": lambda: render_snapshot_config(self.site.world, self.machine, self.snapshot),
             "childSnapshot": lambda: [
-                SnapshotObject(self.site, self.machine, each).object
-                for each in self.machine.snapshots.children(self.snapshot)
+                SnapshotObject(self.site, self.machine, child).object
+                for child in self.machine.snapshots.children(self.snapshot)
             ],
             "vm": lambda: managed_object(MoRef("vim.VirtualMachine", self.machine.moid)),
         }
@@ -63,7 +63,7 @@ class SnapshotObject(ManagedObject):
 
 
 def render_tree(site: Site, machine: SimulatedMachine) -> Any:
-    """VirtualMachineSnapshotInfo; None where there is no snapshot."""
+    """Return the VirtualMachineSnapshotInfo; None without snapshots."""
     if not len(machine.snapshots):
         return None
 

@@ -1,4 +1,4 @@
-"""Tasks: queued, running, then success or error, each in a thread of its own."""
+"""Tasks, each in its own thread: queued, running, then success or error."""
 
 import threading
 from datetime import datetime
@@ -40,7 +40,7 @@ class Task(ManagedObject):
         return {"info": self.info}
 
     def info(self) -> Any:
-        """TaskInfo as it is now."""
+        """Return the present TaskInfo."""
         method = method_named(self.method)
         name = method.info.name
         return vim.TaskInfo(
@@ -65,11 +65,12 @@ class Task(ManagedObject):
 
     def CancelTask(self, call: MethodCall) -> None:
         if self.is_over:
-            raise Fault("vim.fault.InvalidState", "The task is over.")
+            raise Fault("vim.fault.InvalidState", "The task has ended.")
         with self.site.world.changing():
             self.cancelled = True
 
     def finish(self, error: Fault | None = None, result: MoRef | None = None) -> None:
+        """End the task with an error or a result."""
         with self.site.world.changing():
             self.state = "error" if error else "success"
             self.error, self.result = error, result
@@ -78,13 +79,13 @@ class Task(ManagedObject):
 
 
 class Tasks:
-    """All tasks. A machine has one at a time: a second one fails with TaskInProgress."""
+    """All tasks. A machine runs one at a time; a second one fails with TaskInProgress."""
 
     def __init__(self, site: Site) -> None:
         self._site = site
         self._numbers = count(1)
         self._all: dict[str, Task] = {}
-        self._unknown: list[Task] = []  # hosts go on with what a vCenter forgot in a restart
+        self._detached: list[Task] = []  # run on hosts; vCenter lost their records in a restart
         self._threads: list[threading.Thread] = []
         self._closing = False
 
@@ -98,11 +99,12 @@ class Tasks:
         return self._all.get(moid)
 
     def active(self, machine: SimulatedMachine) -> Task | None:
-        every = (*self._all.values(), *self._unknown)
-        return next((each for each in every if each.machine is machine and not each.is_over), None)
+        """Return the unfinished task of a machine."""
+        tasks = (*self._all.values(), *self._detached)
+        return next((task for task in tasks if task.machine is machine and not task.is_over), None)
 
     def start(self, call: MethodCall, machine: SimulatedMachine, work: Work) -> Any:
-        """Begin a task that does *work*; its reference."""
+        """Start a task that runs *work*; return its reference."""
         site = self._site
         other = self.active(machine)
         busy = other and Fault(
@@ -127,22 +129,22 @@ class Tasks:
         return task.object
 
     def release(self) -> None:
-        """Let every held task go on."""
+        """Continue every task that a hold-task rule holds."""
         with self._site.world.changing():
-            for task in (*self._all.values(), *self._unknown):
+            for task in (*self._all.values(), *self._detached):
                 task.released = True
 
     def forget(self) -> None:
-        """Drop what is over."""
+        """Drop finished tasks."""
         self._all = {moid: task for moid, task in self._all.items() if not task.is_over}
 
     def forget_all(self) -> None:
-        """Drop every record, as a restart of a vCenter does; what runs goes on on its host."""
-        self._unknown += [task for task in self._all.values() if not task.is_over]
+        """Drop all records, as a restart of vCenter does; running tasks continue on their hosts."""
+        self._detached += [task for task in self._all.values() if not task.is_over]
         self._all = {}
 
     def close(self) -> None:
-        """Cancel what still runs and wait for its end."""
+        """Cancel all running tasks and wait for them."""
         with self._site.world.changing():
             self._closing = True
         for thread in self._threads:
@@ -160,13 +162,13 @@ class Tasks:
                 error = _fault_of(rules, "task-fault-after")
         except Fault as fault:
             error = fault
-        except Exception as bug:  # the edge of this thread: a bug becomes the task's error
+        except Exception as bug:  # end of the thread: report a bug as the error of the task
             task.finish(Fault("vmodl.fault.SystemError", f"bug in vsim: {bug!r}", reason=repr(bug)))
             raise
         task.finish(error, None if error else result)
 
     def _before(self, task: Task, rules: list[CallRule]) -> Fault | None:
-        """Wait as the knobs and rules say; the fault that ends the task before it began."""
+        """Wait as knobs and rules require; return the fault that ends the task before its work."""
         world = self._site.world
         held = any(rule.action == "hold-task" for rule in rules)
         due = world.monotonic() + world.knobs.task.seconds

@@ -1,4 +1,4 @@
-"""Answers that report every property as missing, as a server gives them after a session ended."""
+"""Answers that report every property as missing, as a server sends them after a session ended."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
@@ -19,11 +19,10 @@ class SpecifiedFilter(Protocol):
 
 
 def unread_answer(request: Request, filters: Iterable[SpecifiedFilter], fault: Fault) -> Any:
-    """The result of a property read that could read nothing because of *fault*.
+    """Return the result of a property read in which *fault* prevents every read.
 
-    *filters* are those of the collector that is called. None if the method does not read
-    properties. Traversals are not followed: a server that may
-    not read a property does not know where it leads.
+    *filters* are the filters of the called collector. The result is None if the method does not
+    read properties. Traversals are not followed, since that takes reading a property.
     """
     if request.method == "RetrievePropertiesEx":
         contents = [
@@ -38,20 +37,20 @@ def unread_answer(request: Request, filters: Iterable[SpecifiedFilter], fault: F
 
 
 def unread_updates(filters: Iterable[SpecifiedFilter], fault: Fault) -> Any:
-    """An UpdateSet in which every property of the filters is missing."""
+    """Return an UpdateSet in which every property of the filters is missing."""
     sets = [
         Collector.FilterUpdate(
-            filter=each.object,
+            filter=member.object,
             objectSet=[
                 Collector.ObjectUpdate(
                     kind=typed(Collector.ObjectUpdate.Kind, "modify"),
                     obj=start.obj,
                     missingSet=missing,
                 )
-                for start, missing in _unread(each.spec, fault)
+                for start, missing in _unread(member.spec, fault)
             ],
         )
-        for each in filters
+        for member in filters
     ]
     return Collector.UpdateSet(version="unread", filterSet=sets, truncated=False)
 

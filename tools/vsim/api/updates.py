@@ -1,4 +1,4 @@
-"""From two states of the filtered objects to the ObjectUpdates between them."""
+"""ObjectUpdates between two states of the filtered objects."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ ObjectUpdate = Collector.ObjectUpdate
 
 @dataclass(frozen=True, slots=True)
 class ObjectState:
-    """An object as a client knows it."""
+    """The state of an object as a client last received it."""
 
     ref: MoRef
     values: Mapping[str, Any]
@@ -26,6 +26,7 @@ class ObjectState:
 
     @classmethod
     def of(cls, reading: Reading, version: str) -> "ObjectState":
+        """Return the state of an object that was just read."""
         texts = {path: fingerprint(value, version) for path, value in reading.values.items()}
         return cls(reading.target.ref, reading.values, texts, reading.missing)
 
@@ -36,7 +37,7 @@ FilterState = dict[str, ObjectState]  # by object id
 def updates_between(
     old: FilterState, new: FilterState, partial: bool, version: str
 ) -> Iterator[tuple[str, Any]]:
-    """Object id and ObjectUpdate of all that entered, changed or left."""
+    """Return object id and ObjectUpdate of the objects that entered, changed or left."""
     for moid, known in new.items():
         before = old.get(moid)
         if before is None:

@@ -1,4 +1,4 @@
-"""ViewManager, container views, list views."""
+"""ViewManager, container views and list views."""
 
 from typing import Any
 from uuid import uuid4
@@ -24,6 +24,7 @@ class ObjectView(SessionObject):
         session.objects[self.moid] = self
 
     def shown(self) -> list[Any]:
+        """Return references to the objects in the view."""
         return []
 
     def properties(self) -> Properties:
@@ -50,11 +51,11 @@ class ContainerView(ObjectView):
         self._recursive = recursive
 
     def shown(self) -> list[Any]:
-        found = descendants(self._container) if self._recursive else self._container.children()
+        entities = descendants(self._container) if self._recursive else self._container.children()
         return [
-            each.object
-            for each in found
-            if not self._kinds or any(issubclass(each.kind, kind) for kind in self._kinds)
+            entity.object
+            for entity in entities
+            if not self._kinds or any(issubclass(entity.kind, kind) for kind in self._kinds)
         ]
 
     def properties(self) -> Properties:
@@ -80,10 +81,10 @@ class ListView(ObjectView):
         self, call: MethodCall, add: list[Any] | None, remove: list[Any] | None
     ) -> list[Any]:
         with self.site.world.changing():
-            gone = list(remove or ())
-            kept = [each for each in self._objects if each not in gone]
-            self._objects = kept + [each for each in add or () if each not in kept]
-        return [each for each in gone if each not in self._objects]
+            removed = list(remove or ())
+            kept = [member for member in self._objects if member not in removed]
+            self._objects = kept + [member for member in add or () if member not in kept]
+        return [member for member in removed if member not in self._objects]
 
 
 class ViewManager(ManagedObject):
@@ -99,8 +100,8 @@ class ViewManager(ManagedObject):
         kinds: list[Any] | None,
         recursive: bool,
     ) -> Any:
-        place = self.site.require(container._moId, call.session)
-        return ContainerView(self.site, call.caller, place, kinds or [], recursive).object
+        top = self.site.require(container._moId, call.session)
+        return ContainerView(self.site, call.caller, top, kinds or [], recursive).object
 
     def CreateListView(self, call: MethodCall, obj: list[Any] | None) -> Any:
         return ListView(self.site, call.caller, obj or []).object

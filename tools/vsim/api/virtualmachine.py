@@ -1,4 +1,4 @@
-"""VirtualMachine: its properties and operations."""
+"""VirtualMachine: properties and methods."""
 
 from collections.abc import Callable
 from typing import Any
@@ -42,8 +42,8 @@ class VirtualMachine(ManagedObject):
             "network": list,
             "snapshot": lambda: render_tree(self.site, machine),
             "rootSnapshot": lambda: [
-                SnapshotObject(self.site, machine, each).object
-                for each in machine.snapshots.children(None)
+                SnapshotObject(self.site, machine, child).object
+                for child in machine.snapshots.children(None)
             ],
             "resourcePool": lambda: self.site.pool_of(self.ref),
             "recentTask": lambda: self.site.tasks.references(machine),
@@ -86,7 +86,7 @@ class VirtualMachine(ManagedObject):
         return self._task(call, lambda: self.machine.upgrade(hardware))
 
     def RelocateVM_Task(self, call: MethodCall, spec: Any, priority: Any) -> Any:
-        """A disk goes where its own locator says, else with the machine."""
+        """Relocate the machine; a disk with a locator of its own goes to that datastore."""
         home = None
         if spec.datastore is not None:
             home = self._datastore_named(spec.datastore, "spec.datastore")
@@ -150,12 +150,12 @@ class VirtualMachine(ManagedObject):
     ) -> Any:
         held = None
         if snapshot is not None:
-            found = self.site.find(snapshot._moId, call.session)
-            if found is None:
+            target = self.site.find(snapshot._moId, call.session)
+            if target is None:
                 raise not_found(snapshot._moId, "vim.vm.Snapshot")
-            if not isinstance(found, SnapshotObject) or found.machine is not self.machine:
+            if not isinstance(target, SnapshotObject) or target.machine is not self.machine:
                 raise invalid_argument("snapshot")
-            held = found.snapshot
+            held = target.snapshot
         return _render_page(query_changes(self.machine, held, deviceKey, startOffset, changeId))
 
     def _snapshot(

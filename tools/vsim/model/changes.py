@@ -1,8 +1,8 @@
-"""The answer to QueryChangedDiskAreas: which extents, cut into which pages.
+"""The answer of QueryChangedDiskAreas: its extents and its pages.
 
 Rules of the answer (vSphere API reference, VirtualMachine.QueryChangedDiskAreas, DiskChangeInfo):
-startOffset echoes the question, length is what the page describes, extents are absolute. The knobs
-bend or break them.
+startOffset repeats the request, length is the size of the described range, extents are absolute.
+Knobs change the answer or break these rules.
 """
 
 import hashlib
@@ -25,7 +25,10 @@ class Page:
 
 
 def changed_spans(tracked: ChangeMap, since: int, capacity: int, knobs: CbtKnobs) -> list[Span]:
-    """Blocks that changed after number *since*; 0 is all in use. The last may pass the end."""
+    """Return the blocks that changed after sequence number *since*; 0 means all blocks in use.
+
+    The last span may extend past the end of the disk.
+    """
     size = tracked.granularity
     blocks = set(tracked.blocks_since(since))
     if knobs.silent_misses:
@@ -38,7 +41,7 @@ def changed_spans(tracked: ChangeMap, since: int, capacity: int, knobs: CbtKnobs
 
 
 def cut_page(spans: Sequence[Span], offset: int, capacity: int, knobs: CbtKnobs) -> Page:
-    """The page at *offset*, which is inside the disk."""
+    """Return the page at *offset*, which must be inside the disk."""
     limit = min(capacity, offset + knobs.page_span) if knobs.page_span else capacity
     rest = list(clipped(spans, Span(offset, limit)))
     if knobs.empty_pages and rest and rest[0].start > offset:
@@ -56,7 +59,7 @@ def cut_page(spans: Sequence[Span], offset: int, capacity: int, knobs: CbtKnobs)
 
 
 def _missed(block: int, tracked: ChangeMap, knobs: CbtKnobs) -> bool:
-    """Decided by the change itself, so that every query hides the same ones."""
+    """Return whether the knob hides a change; the result is the same in every query."""
     change = f"{knobs.seed}/{tracked.epoch}/{tracked.changed_at[block]}/{block}"
     number = int.from_bytes(hashlib.sha256(change.encode()).digest()[:8], "big")
     return number < knobs.silent_misses * 2**64

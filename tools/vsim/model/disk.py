@@ -1,8 +1,8 @@
-"""One virtual disk: the live image that the guest writes, its frozen links, its change tracking.
+"""One virtual disk: the live image that the guest writes, its delta chain and its change tracking.
 
-Three kinds of files make a disk. The live image is what the guest sees; anybody may write it, at
-any time, loop-mounted or not. The settled image is what it held at the last stun. Each snapshot
-leaves a frozen image, owned by a link of the delta chain.
+A disk has three kinds of files. The live image is the guest's view; any process may write to it at
+any time, loop-mounted or not. The settled image is a copy of the live image as of the last stun.
+Each snapshot creates a frozen image, which belongs to a link of the delta chain.
 """
 
 import os
@@ -29,13 +29,13 @@ from tools.vsim.model.tracking import ChangeMap, ChangeTracker, new_epoch
 Backing = Literal[
     "flat2", "flat1", "sparse2", "sparse1", "sesparse", "rdm-virtual", "rdm-physical", "raw2"
 ]
-UNTRACKABLE = ("flat1", "sparse1", "rdm-physical")  # their backing has no changeId
-EXTEND_BOUNDARY = 128 << 30  # VMware KB 310751: the map goes wrong past this and each doubling
+UNTRACKABLE = ("flat1", "sparse1", "rdm-physical")  # these backings have no changeId
+EXTEND_BOUNDARY = 128 << 30  # VMware KB 310751: growth past this size, or a doubling of it
 
 
 @dataclass(frozen=True, slots=True)
 class DiskSpec:
-    """What the configuration says of a disk."""
+    """The configuration of a disk."""
 
     key: int
     label: str
@@ -47,7 +47,9 @@ class DiskSpec:
     backing: Backing = "flat2"
     provisioning: Literal["thin", "lazy", "eager"] = "thin"
     sharing: str = "sharingNone"
-    linked: bool = False  # a delta disk on top of a disk of another machine, as of a linked clone
+    linked: bool = (
+        False  # a delta disk whose parent belongs to another machine, as in a linked clone
+    )
 
     @property
     def in_snapshots(self) -> bool:
@@ -60,7 +62,7 @@ class DiskSpec:
 
 @dataclass(eq=False, slots=True)
 class Link:
-    """One file of the chain: number 0 is the base, image None is the live one."""
+    """One file of the delta chain: number 0 is the base; the live link has no image."""
 
     number: int
     parent: "Link | None"
@@ -69,29 +71,28 @@ class Link:
 
 @dataclass(eq=False, slots=True)
 class DiskState:
-    """A disk as one snapshot holds it."""
+    """The state of a disk in one snapshot."""
 
     disk: "SimulatedDisk"
     spec: DiskSpec
     link: Link
     tracked: ChangeMap | None
-    truth: (
-        Path | None
-    )  # exactly the bytes of the disk at the snapshot; None if it has no part in it
+    truth: Path | None
+    """Raw file of the disk's bytes at the snapshot; None if the snapshot excludes the disk."""
 
 
 class SimulatedDisk:
-    """A disk of a machine. The machine's lock covers every method but `read` and `write`."""
+    """A disk of a machine. The world's lock covers every method except `read` and `write`."""
 
     def __init__(
-        self, spec: DiskSpec, datastore: str, stem: str, live: Path, store: Path, seed: str
+        self, spec: DiskSpec, datastore: str, base: str, live: Path, store: Path, seed: str
     ) -> None:
         self.spec = spec
         self.datastore = datastore
-        self.stem = stem  # directory and name on the datastore, without suffix
+        self.base = base  # directory and file name on the datastore, without suffix
         self.live = live
         self.store = store
-        self.cbt: CbtKnobs | None = None  # in place of the simulator's knobs
+        self.cbt: CbtKnobs | None = None  # replaces the common knobs
         self.tracker: ChangeTracker | None = None
         self.skewed = False
         self.links = [Link(0, None)]
@@ -110,24 +111,24 @@ class SimulatedDisk:
         self._settled.touch()
         catch_up(live, self._settled, spec.size)
 
-    # the guest's side
+    # guest
 
     def read(self, offset: int, length: int) -> bytes:
-        """What the guest reads now."""
+        """Return bytes of the live image."""
         with self.live.open("rb") as image:
             return read_padded(image.fileno(), offset, length)
 
     def write(self, offset: int, data: bytes) -> None:
-        """What a guest does; writing the file itself does the same."""
+        """Write to the live image as a guest does; raises ValueError outside the disk."""
         if offset < 0 or offset + len(data) > self.spec.size:
-            raise ValueError(f"not inside the disk: {offset} + {len(data)}")
+            raise ValueError(f"cannot write {len(data)} bytes at {offset}: outside the disk")
         with self.live.open("r+b", buffering=0) as image:
             os.pwrite(image.fileno(), data, offset)
 
     def discard(self, offset: int, length: int, knobs: CbtKnobs) -> None:
-        """The guest's TRIM: whole units read as zeros and are allocated no more.
+        """Discard a range as the guest's TRIM does.
 
-        The rest of the range stays as it is, as on VMFS.
+        Whole units become holes. The rest of the range is unchanged, as on VMFS.
         """
         asked = [Span(offset, min(offset + length, self.spec.size))]
         with self.live.open("r+b") as image:
@@ -137,18 +138,18 @@ class SimulatedDisk:
     # names
 
     def path(self, link: Link | None = None, suffix: str = "") -> str:
-        """The datastore path of a link's descriptor, or of the file with *suffix* beside it."""
+        """Return the datastore path of a link's descriptor, or of its file with *suffix*."""
         number = (link or self.current).number
-        return f"[{self.datastore}] {self.stem}{f'-{number:06d}' if number else ''}{suffix}.vmdk"
+        return f"[{self.datastore}] {self.base}{f'-{number:06d}' if number else ''}{suffix}.vmdk"
 
     def move(self, datastore: str, directory: str) -> None:
-        """Have all its files in that directory."""
+        """Move all files of the disk to a directory."""
         self.datastore = datastore
-        self.stem = f"{directory}/{self.stem.rpartition('/')[2]}"
+        self.base = f"{directory}/{self.base.rpartition('/')[2]}"
 
     @property
     def directory(self) -> str:
-        return self.stem.rpartition("/")[0]
+        return self.base.rpartition("/")[0]
 
     # tracking
 
@@ -157,18 +158,18 @@ class SimulatedDisk:
         return self.tracker.freeze().change_id if self.tracker else None
 
     def settle(self, knobs: CbtKnobs) -> None:
-        """Find what the guest changed since the last stun and put it into the map."""
+        """Add the guest's changes since the last stun to the change map."""
         drift = self._catch_up(knobs)
         changed = drift.written + (drift.discarded if knobs.unmap_reported else ())
         if self.tracker and changed:
             self.tracker.advance(changed, knobs.sequence_step)
 
     def overlook(self, knobs: CbtKnobs) -> None:
-        """Let what the guest changed since the last stun never come into the map."""
+        """Drop the guest's changes since the last stun: the change map never shows them."""
         self._catch_up(knobs)
 
     def start_tracking(self, knobs: CbtKnobs) -> None:
-        """Track from now on, under a new epoch; what is allocated counts as changed."""
+        """Start tracking with a new epoch; allocated blocks count as changed."""
         self._catch_up(knobs)
         with self._settled.open("rb") as image:
             in_use = list(data_spans(image.fileno(), self.spec.size))
@@ -178,12 +179,16 @@ class SimulatedDisk:
         self.skewed = False
 
     def stop_tracking(self) -> None:
+        """Drop the change map."""
         self.tracker = None
 
     # snapshots
 
     def freeze(self, knobs: CbtKnobs, keep: Path) -> DiskState:
-        """The disk as it is now; the guest goes on in a new link. *keep* gets the image."""
+        """Return the present state of the disk; the guest continues in a new link.
+
+        *keep* is the path of the reference image.
+        """
         if not self.spec.in_snapshots:
             return DiskState(self, self.spec, self.current, None, None)
         drift = self._catch_up(knobs)
@@ -193,17 +198,17 @@ class SimulatedDisk:
             self.tracker.advance(changed, knobs.sequence_step)
             if knobs.same_sequence:
                 self.tracker.sequence = before
-        frozen = self.current
+        link = self.current
         self._images += 1
-        frozen.image = self.store / "links" / f"{self._images}.raw"
-        copy_image(self._settled, frozen.image, self.spec.size)
-        os.link(frozen.image, keep)
-        self._descend_from(frozen)
+        link.image = self.store / "links" / f"{self._images}.raw"
+        copy_image(self._settled, link.image, self.spec.size)
+        os.link(link.image, keep)
+        self._descend_from(link)
         tracked = self.tracker.freeze() if self.tracker else None
-        return DiskState(self, self.spec, frozen, tracked, keep)
+        return DiskState(self, self.spec, link, tracked, keep)
 
     def revert(self, to: DiskState, knobs: CbtKnobs) -> None:
-        """Give the guest the bytes of *to*; what was written since is gone."""
+        """Restore the bytes of *to*; later writes are lost."""
         if to.truth is None:
             return
         overwrite_image(to.truth, self.live, to.spec.size)
@@ -223,7 +228,7 @@ class SimulatedDisk:
             self.tracker = ChangeTracker.resume(to.tracked, to.tracked.epoch, number)
 
     def consolidate(self, held: Iterable[Link]) -> None:
-        """Merge every link that no snapshot holds into its only child; drop dead leaves."""
+        """Merge each link that no snapshot holds into its only child; remove unused leaves."""
         kept = {*held, self.origin}
         while True:
             spare = [link for link in self.links if link not in kept and link is not self.current]
@@ -233,7 +238,7 @@ class SimulatedDisk:
                     break
             else:
                 return
-            if children:  # the child's bytes go on under the name of the link
+            if children:  # the child's file takes the name of the link
                 children[0].number, children[0].parent = link.number, link.parent
             self.links.remove(link)
             if link.image:
@@ -242,7 +247,7 @@ class SimulatedDisk:
     # size
 
     def grow(self, size: int, knobs: CbtKnobs) -> None:
-        """Extend the disk; only without snapshots, as vSphere demands."""
+        """Extend the disk. The machine must have no snapshots (vSphere requires this)."""
         old, self.spec = self.spec.size, replace(self.spec, size=size)
         os.truncate(self.live, size)
         self._catch_up_into_tracker(knobs, Span(old, size))

@@ -1,6 +1,7 @@
-"""Sparse raw files: where their data is, exact copies, and what one has that the other has not.
+"""Sparse raw files: data ranges, exact copies, differences.
 
-All work is proportional to the data of the files, not to their size (lseek(2): SEEK_DATA).
+The cost of every function depends on the data in the files, not on their size (lseek(2):
+SEEK_DATA).
 """
 
 import ctypes
@@ -13,8 +14,8 @@ from pathlib import Path
 
 from tools.vsim.model.span import Span, gaps, merged, overlaid, whole_units
 
-PIECE = 1 << 20  # read at once
-GRAIN = 4096  # changes are found in steps of this size: the block size of common file systems
+PIECE = 1 << 20  # bytes per read
+GRAIN = 4096  # granularity of differences: the block size of common file systems
 FICLONE = 0x40049409  # linux/fs.h
 PUNCH_HOLE_KEEP_SIZE = 0x02 | 0x01  # linux/falloc.h
 
@@ -24,20 +25,20 @@ _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """How a live image moved away from its copy: what was written, what was discarded."""
+    """The difference between a live image and its copy: written and discarded ranges."""
 
     written: tuple[Span, ...]
     discarded: tuple[Span, ...]
 
 
 def data_spans(fd: int, size: int, start: int = 0) -> Iterator[Span]:
-    """Where [start, size) of the file may hold other bytes than zeros, ascending."""
+    """Return the ranges of [start, size) that may hold nonzero bytes, ascending."""
     position = start
     while position < size:
         try:
             begin = os.lseek(fd, position, os.SEEK_DATA)
         except OSError as error:
-            if error.errno == errno.ENXIO:  # only a hole is left
+            if error.errno == errno.ENXIO:  # the rest is a hole
                 return
             raise
         if begin >= size:
@@ -47,7 +48,7 @@ def data_spans(fd: int, size: int, start: int = 0) -> Iterator[Span]:
 
 
 def read_padded(fd: int, start: int, length: int) -> bytes:
-    """Exactly *length* bytes; what lies behind the end of the file reads as zeros."""
+    """Return exactly *length* bytes; bytes past the end of the file are zeros."""
     pieces = []
     while length > 0:
         piece = os.pread(fd, length, start)
@@ -61,19 +62,19 @@ def read_padded(fd: int, start: int, length: int) -> bytes:
 
 
 def punch(fd: int, span: Span) -> None:
-    """Make the range a hole; where the file system cannot, write zeros."""
+    """Punch a hole; write zeros if the file system has no holes."""
     if _libc.fallocate(fd, PUNCH_HOLE_KEEP_SIZE, span.start, span.length) != 0:
         for start in range(span.start, span.end, PIECE):
             os.pwrite(fd, bytes(min(PIECE, span.end - start)), start)
 
 
 def copy_image(source: Path, target: Path, size: int) -> None:
-    """Make *target* a file of its own with the same bytes and holes; replaces it atomically."""
+    """Replace *target* atomically with a copy of *source* that has the same bytes and holes."""
     aside = target.with_name(target.name + ".new")
     with source.open("rb") as from_file, aside.open("wb") as to_file:
         try:
             fcntl.ioctl(to_file, FICLONE, from_file.fileno())
-        except OSError:  # no reflinks on this file system
+        except OSError:  # this file system has no reflinks
             for span in data_spans(from_file.fileno(), size):
                 _copy_span(from_file.fileno(), to_file.fileno(), span)
         os.ftruncate(to_file.fileno(), size)
@@ -81,7 +82,7 @@ def copy_image(source: Path, target: Path, size: int) -> None:
 
 
 def overwrite_image(source: Path, target: Path, size: int) -> None:
-    """Give the existing file *target* the bytes of *source* in place: it keeps its inode."""
+    """Overwrite *target* in place with the bytes of *source*; *target* keeps its inode."""
     with source.open("rb") as from_file, target.open("r+b") as to_file:
         os.ftruncate(to_file.fileno(), 0)
         os.ftruncate(to_file.fileno(), size)
@@ -90,13 +91,13 @@ def overwrite_image(source: Path, target: Path, size: int) -> None:
 
 
 def catch_up(live: Path, copy: Path, size: int, unit: int = GRAIN) -> Drift:
-    """Make *copy* equal to *live* and tell what had to change.
+    """Make *copy* equal to *live*; return the differences.
 
-    The datastore gives back whole units of *unit* bytes: these become holes. What was discarded in
-    part of a unit stays allocated, and is written with zeros.
+    The datastore frees whole units of *unit* bytes, which become holes in *copy*. A unit that was
+    discarded only in part stays allocated, and zeros are written to it.
 
-    Each byte of *live* is read once, and what was read is what *copy* gets: a guest that writes
-    meanwhile is caught either now or at the next call, never half.
+    Each byte of *live* is read once, and *copy* receives the bytes that were read: this call or
+    the next one catches a concurrent write of the guest, and never half of it.
     """
     written: list[Span] = []
     discarded: list[Span] = []
@@ -113,7 +114,7 @@ def catch_up(live: Path, copy: Path, size: int, unit: int = GRAIN) -> Drift:
                         punch(copy_fd, part)
                     elif is_held:
                         written += _zeroed(copy_fd, part)
-            elif not is_copied:  # a hole that became data is a change even if the data is zero
+            elif not is_copied:  # data in place of a hole is a change even if it is zero
                 _copy_span(live_fd, copy_fd, span)
                 written.append(span)
             else:
@@ -136,11 +137,11 @@ def _nonzero(fd: int, span: Span) -> Iterator[Span]:
 
 
 def _zeroed(fd: int, span: Span) -> list[Span]:
-    """Write zeros where the file has something else in that range; where that was."""
-    found = list(_nonzero(fd, span))
-    for each in found:
-        os.pwrite(fd, bytes(each.length), each.start)
-    return found
+    """Overwrite nonzero bytes of the range with zeros; return their spans."""
+    nonzero = list(_nonzero(fd, span))
+    for part in nonzero:
+        os.pwrite(fd, bytes(part.length), part.start)
+    return nonzero
 
 
 def _adopt(live_fd: int, copy_fd: int, span: Span) -> Iterator[Span]:

@@ -1,8 +1,8 @@
-"""One virtual machine: power, configuration, disks, snapshots, and what happens to CBT with them.
+"""One virtual machine: power, configuration, disks, snapshots, and their effects on CBT.
 
-Methods raise Fault as vSphere would. The world's lock covers them all. Change tracking begins and
-ends at a stun: power-on, snapshot create, remove or revert, resume, migration (VDDK Programming
-Guide, "Enable CBT").
+Methods raise Fault where vSphere does. The world's lock covers all methods. Change tracking
+starts and ends at a stun: power-on, snapshot create, remove or revert, resume, migration (VDDK
+Programming Guide, "Enable CBT").
 """
 
 from collections import Counter
@@ -37,7 +37,7 @@ QUIESCE_FAULTS = {
 
 
 class SimulatedMachine:
-    """A virtual machine of the inventory."""
+    """A virtual machine."""
 
     def __init__(
         self, moid: str, spec: MachineSpec, knobs: Knobs, directory: str, datastore: str
@@ -51,11 +51,11 @@ class SimulatedMachine:
         self.tools_running = True
         self.disks: list[SimulatedDisk] = []
         self.snapshots = SnapshotTree()
-        self.readers: Counter[str] = Counter()  # open data-plane connections by snapshot id
+        self.readers: Counter[str] = Counter()  # open data connections by snapshot id
         self.change_version = 0
-        self.relocation_disabled_by: list[str] = []  # identities of PrepareForAccess
+        self.relocation_disabled_by: list[str] = []  # identity given to PrepareForAccess
         self.question: str | None = None
-        self.shared_bus = "noSharing"  # of its SCSI controllers
+        self.shared_bus = "noSharing"  # sharing of the SCSI controllers
 
     @property
     def is_on(self) -> bool:
@@ -70,6 +70,7 @@ class SimulatedMachine:
     # power
 
     def power_on(self) -> None:
+        """Power on, from off or suspended."""
         self._require("poweredOff", "suspended", wanted="poweredOn")
         if self.spec.template:
             raise Fault("vmodl.fault.NotSupported", "The operation is not supported on the object.")
@@ -79,6 +80,7 @@ class SimulatedMachine:
         self.stun()
 
     def power_off(self, *, hard: bool = True) -> None:
+        """Power off; *hard* is PowerOffVM_Task, otherwise the guest shuts down."""
         self._require("poweredOn", "suspended", wanted="poweredOff")
         self.power = "poweredOff"
         self.stun()
@@ -87,19 +89,20 @@ class SimulatedMachine:
                 disk.stop_tracking()
 
     def suspend(self) -> None:
+        """Suspend the running machine."""
         self._require("poweredOn", wanted="suspended")
         self.power = "suspended"
         self.stun()
 
     def crash(self) -> None:
-        """The host loses power: maps kept in memory are gone (VMware KB 432633)."""
+        """Simulate a power loss of the host: change maps in memory are lost (VMware KB 432633)."""
         self._require("poweredOn", wanted="poweredOff")
         self.power = "poweredOff"
         for disk in self.disks:
             disk.stop_tracking()
 
     def stun(self) -> None:
-        """Stop the guest for a moment: pending settings act, maps are brought up to date."""
+        """Stun the guest: apply pending settings and update the change maps."""
         for disk in self.disks:
             self._apply_tracking(disk)
             disk.settle(self.cbt_of(disk))
@@ -107,7 +110,7 @@ class SimulatedMachine:
     # configuration
 
     def set_tracking(self, enabled: bool) -> None:
-        """changeTrackingEnabled of the configuration; acts at the next stun, or now if off."""
+        """Set changeTrackingEnabled; it acts at the next stun, or at once if the machine is off."""
         if enabled and not self.spec.can_track:
             raise Fault("vmodl.fault.NotSupported", "Change tracking needs virtual hardware 7.")
         if enabled and len(self.snapshots) and self.knobs.snapshot.enable_with_snapshots == "fault":
@@ -123,7 +126,7 @@ class SimulatedMachine:
         self.configure(replace(self.spec, cbt=enabled, extra=extra))
 
     def set_disk_tracking(self, disk: SimulatedDisk, enabled: bool) -> None:
-        """The own ctkEnabled setting of a disk; acts at the next stun, or now if off."""
+        """Set ctkEnabled of a disk; it acts at the next stun, or at once if the machine is off."""
         extra = {
             **self.spec.extra,
             f"{disk.spec.slot}.{VM_LEVEL_KEY}": "TRUE" if enabled else "FALSE",
@@ -131,7 +134,7 @@ class SimulatedMachine:
         self.configure(replace(self.spec, extra=extra))
 
     def configure(self, spec: MachineSpec) -> None:
-        """Take *spec* as the configuration."""
+        """Replace the configuration."""
         self.spec = spec
         self.change_version += 1
         if not self.is_on:
@@ -139,6 +142,7 @@ class SimulatedMachine:
                 self._apply_tracking(disk)
 
     def upgrade(self, hardware: int | None) -> None:
+        """Upgrade the virtual hardware, by default to the newest version."""
         if self.power != "poweredOff":
             raise invalid_power_state(self.power, "poweredOff")
         wanted = hardware or NEWEST_HARDWARE
@@ -147,6 +151,7 @@ class SimulatedMachine:
         self.configure(replace(self.spec, hardware=wanted))
 
     def add_disk(self, disk: SimulatedDisk) -> None:
+        """Add a disk; it is tracked if the machine is."""
         self.disks.append(disk)
         if self.spec.cbt and disk.spec.trackable:
             extra = {**self.spec.extra, f"{disk.spec.slot}.{VM_LEVEL_KEY}": "TRUE"}
@@ -154,6 +159,7 @@ class SimulatedMachine:
         self.configure(self.spec)
 
     def remove_disk(self, key: int) -> None:
+        """Remove the disk with that device key."""
         disk = self._require_disk(key)
         self.disks.remove(disk)
         slot_key = f"{disk.spec.slot}.{VM_LEVEL_KEY}"
@@ -161,6 +167,7 @@ class SimulatedMachine:
         self.configure(replace(self.spec, extra=extra))
 
     def grow_disk(self, key: int, size: int) -> None:
+        """Extend a disk; raises Fault if the machine has snapshots."""
         disk = self._require_disk(key)
         if len(self.snapshots) or size < disk.spec.size:
             raise Fault(
@@ -172,7 +179,7 @@ class SimulatedMachine:
         self.change_version += 1
 
     def relocate(self, home: FileLocation | None, disks: Mapping[int, FileLocation]) -> None:
-        """Move the machine's own files to *home*, and disks by device key to their places."""
+        """Move the machine's own files to *home*, and disks by device key to other locations."""
         if self.relocation_disabled_by:
             raise Fault(
                 "vim.fault.MethodDisabled",
@@ -194,10 +201,10 @@ class SimulatedMachine:
         self.stun()
 
     def restore(self, key: int, offset: int, data: bytes) -> None:
-        """What another product writes back to a disk; that takes a machine at rest.
+        """Write to a disk as the restore of another product does; the machine must be off.
 
-        Tracking starts anew, or has not seen it (VDDK Programming Guide, "Restore Incremental
-        Backup Data": tracking misreports once restoring starts).
+        The write resets tracking, or tracking misses it (VDDK Programming Guide, "Restore
+        Incremental Backup Data": tracking is wrong once a restore starts).
         """
         disk = self._require_disk(key)
         self._require("poweredOff", wanted="poweredOff")
@@ -211,7 +218,7 @@ class SimulatedMachine:
             self._apply_tracking(disk)
 
     def disable_relocation(self, identity: str) -> None:
-        """What VDDK's PrepareForAccess does; one at a time."""
+        """Disable relocation, as VDDK's PrepareForAccess does, for one identity at a time."""
         if self.relocation_disabled_by:
             raise Fault(
                 "vim.fault.MethodAlreadyDisabledFault",
@@ -221,7 +228,7 @@ class SimulatedMachine:
         self.relocation_disabled_by.append(identity)
 
     def enable_relocation(self, identity: str) -> None:
-        """What EndAccess does: only who disabled it can."""
+        """Enable relocation, as EndAccess does; *identity* must be the one that disabled it."""
         if identity not in self.relocation_disabled_by:
             raise Fault("vim.fault.NotFound", f"RelocateVM_Task is not disabled by '{identity}'")
         self.relocation_disabled_by.remove(identity)
@@ -240,13 +247,13 @@ class SimulatedMachine:
         memory: bool = False,
         quiesce: bool = False,
     ) -> Snapshot:
-        """A snapshot as CreateSnapshot_Task makes it; *keep* is where its frozen images go."""
+        """Take a snapshot as CreateSnapshot_Task does; *keep* is the directory of its images."""
         quiesced = self._check_snapshot(memory, quiesce)
         keep.mkdir(parents=True)
-        frozen = []
+        states = []
         for disk in self.disks:
             self._apply_tracking(disk)
-            frozen.append(disk.freeze(self.cbt_of(disk), keep / f"{disk.spec.key}.raw"))
+            states.append(disk.freeze(self.cbt_of(disk), keep / f"{disk.spec.key}.raw"))
         snapshot = Snapshot(
             moid=moid,
             number=number,
@@ -257,22 +264,22 @@ class SimulatedMachine:
             power=self.power if memory else "poweredOff",
             parent=self.snapshots.current,
             spec=self.spec,
-            disks=tuple(frozen),
+            disks=tuple(states),
         )
         self.snapshots.add(snapshot)
         self.change_version += 1
         return snapshot
 
     def remove_snapshots(self, doomed: Iterable[Snapshot], *, consolidate: bool = True) -> None:
-        """Remove in the order given; the data of the rest stays what it was."""
+        """Remove snapshots in the given order; the data of the others does not change."""
         locked = False
         for snapshot in doomed:
             locked = locked or self.readers[snapshot.moid] > 0
             self.snapshots.remove(snapshot)
             if not self.knobs.snapshot.keep_truth:
-                for frozen in snapshot.disks:
-                    if frozen.truth:
-                        frozen.truth.unlink()
+                for state in snapshot.disks:
+                    if state.truth:
+                        state.truth.unlink()
         self.change_version += 1
         self.stun()
         locked = locked and self.knobs.snapshot.locked_by_readers
@@ -280,12 +287,12 @@ class SimulatedMachine:
             self._merge_links()
 
     def revert(self, snapshot: Snapshot) -> None:
-        """Back to the snapshot's disks and settings; what was written since is lost."""
+        """Restore disks and configuration of the snapshot; later writes are lost."""
         self.stun()
         self.spec = snapshot.spec
-        self.disks = [frozen.disk for frozen in snapshot.disks]
-        for frozen in snapshot.disks:
-            frozen.disk.revert(frozen, self.cbt_of(frozen.disk))
+        self.disks = [state.disk for state in snapshot.disks]
+        for state in snapshot.disks:
+            state.disk.revert(state, self.cbt_of(state.disk))
         self.snapshots.current = snapshot
         self.power = snapshot.power
         self.change_version += 1
@@ -293,6 +300,7 @@ class SimulatedMachine:
 
     @property
     def consolidation_needed(self) -> bool:
+        """Whether a disk has links that no snapshot needs."""
         held = self._held_links()
         return any(
             link not in held
@@ -304,6 +312,7 @@ class SimulatedMachine:
         )
 
     def consolidate(self) -> None:
+        """Merge links that no snapshot needs; raises FileLocked as the knobs say."""
         if self.knobs.snapshot.consolidate_locked or (
             self.knobs.snapshot.locked_by_readers and +self.readers
         ):
@@ -324,7 +333,7 @@ class SimulatedMachine:
             disk.stop_tracking()
 
     def _check_snapshot(self, memory: bool, quiesce: bool) -> bool:
-        """Whether the snapshot will be quiesced; raises what stands against it."""
+        """Return whether the snapshot is quiesced; raises Fault if it cannot be taken."""
         if self.spec.template:
             raise Fault("vmodl.fault.NotSupported", "The operation is not supported on the object.")
         depth = self.snapshots.current.depth if self.snapshots.current else 0
@@ -362,11 +371,11 @@ class SimulatedMachine:
         return self.shared_bus != "noSharing" and disk.spec.slot.startswith("scsi")
 
     def _held_links(self) -> set[Link]:
-        return {frozen.link for snapshot in self.snapshots for frozen in snapshot.disks}
+        return {state.link for snapshot in self.snapshots for state in snapshot.disks}
 
     def _merge_links(self) -> None:
         held = self._held_links()
-        for disk in {*self.disks, *(f.disk for s in self.snapshots for f in s.disks)}:
+        for disk in {*self.disks, *(state.disk for held in self.snapshots for state in held.disks)}:
             disk.consolidate(held)
 
     def _require(self, *states: str, wanted: str) -> None:

@@ -1,4 +1,4 @@
-"""QueryChangedDiskAreas of a machine: what is asked, in the order in which hosts look at it."""
+"""QueryChangedDiskAreas of a machine. Arguments are checked in the order in which hosts do it."""
 
 from tools.vsim.fault import Fault, invalid_argument
 from tools.vsim.knobs import CbtKnobs
@@ -14,7 +14,10 @@ EVERYTHING = "*"
 def query_changes(
     machine: SimulatedMachine, snapshot: Snapshot | None, key: int, offset: int, change_id: str
 ) -> Page:
-    """One page; without a snapshot of what the disks of a machine that is off hold now."""
+    """Return one page of a snapshot's disk.
+
+    Without *snapshot*, the page describes the live disk of a machine that is off.
+    """
     if snapshot is None:
         disk = machine.disk(key)
         if machine.is_on:
@@ -25,11 +28,11 @@ def query_changes(
         spec, path = disk.spec, disk.path()
         tracked = disk.tracker.freeze() if disk.tracker else None
     else:
-        frozen = snapshot.disk(key)
-        if frozen is None:
+        state = snapshot.disk(key)
+        if state is None:
             raise invalid_argument("deviceKey")
-        disk, spec = frozen.disk, frozen.spec
-        path, tracked = disk.path(frozen.link), frozen.tracked
+        disk, spec = state.disk, state.spec
+        path, tracked = disk.path(state.link), state.tracked
     knobs = machine.cbt_of(disk)
     if not 0 <= offset < spec.size:
         raise invalid_argument("startOffset")
@@ -47,7 +50,7 @@ def query_changes(
 
 
 def _sequence(change_id: str, tracked: ChangeMap, knobs: CbtKnobs, stale: Fault) -> int:
-    """The number in a change ID that belongs to *tracked*; raises *stale*, or InvalidArgument."""
+    """Return the sequence number of a change ID of *tracked*; raises *stale* or InvalidArgument."""
     epoch, slash, number = change_id.rpartition("/")
     if not slash or not number.isdecimal():
         raise stale if knobs.bad_id == "FileFault" else invalid_argument("changeId")
@@ -59,6 +62,6 @@ def _sequence(change_id: str, tracked: ChangeMap, knobs: CbtKnobs, stale: Fault)
 
 
 def host_path(path: str) -> str:
-    """The path on the host, as fault messages show it, of '[datastore] directory/file'."""
+    """Return the host's path of '[datastore] directory/file', as fault messages show it."""
     datastore, _, name = path.partition("] ")
     return f"/vmfs/volumes/{datastore.removeprefix('[')}/{name}"

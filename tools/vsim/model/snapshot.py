@@ -1,4 +1,4 @@
-"""Snapshots of a machine and their tree."""
+"""Snapshots of a machine, and their tree."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from tools.vsim.model.spec import MachineSpec
 
 @dataclass(eq=False, slots=True)
 class Snapshot:
-    """The state of a machine at one moment, and its place in the tree."""
+    """The state of a machine at one moment, and its parent in the tree."""
 
     moid: str
     number: int
@@ -51,16 +51,17 @@ class SnapshotTree:
         return [snapshot for snapshot in self._members if snapshot.parent is parent]
 
     def below(self, snapshot: Snapshot) -> list[Snapshot]:
-        """The snapshot and all that descend from it, leaves first."""
-        found = [each for child in self.children(snapshot) for each in self.below(child)]
-        return [*found, snapshot]
+        """Return the snapshot and its descendants, leaves first."""
+        descendants = [member for child in self.children(snapshot) for member in self.below(child)]
+        return [*descendants, snapshot]
 
     def add(self, snapshot: Snapshot) -> None:
+        """Add a snapshot and make it the current one."""
         self._members.append(snapshot)
         self.current = snapshot
 
     def remove(self, snapshot: Snapshot) -> None:
-        """Take it out; its children become its parent's."""
+        """Remove a snapshot; its children move to its parent."""
         self._members.remove(snapshot)
         for child in self.children(snapshot):
             child.parent = snapshot.parent

@@ -1,4 +1,4 @@
-"""Half-open byte ranges and the little arithmetic that the simulator does with them."""
+"""Half-open byte ranges and operations on sequences of them."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
@@ -17,7 +17,7 @@ class Span(NamedTuple):
 
 
 def merged(spans: Iterable[Span]) -> Iterator[Span]:
-    """The same bytes as ascending spans with a gap between each two."""
+    """Return the union of the spans, as ascending spans with gaps between them."""
     pending: Span | None = None
     for span in sorted(spans):
         if pending is None:
@@ -32,7 +32,7 @@ def merged(spans: Iterable[Span]) -> Iterator[Span]:
 
 
 def clipped(spans: Iterable[Span], bounds: Span) -> Iterator[Span]:
-    """What of *spans* lies inside *bounds*."""
+    """Return the intersection of *spans* and *bounds*."""
     for span in spans:
         start, end = max(span.start, bounds.start), min(span.end, bounds.end)
         if start < end:
@@ -40,9 +40,10 @@ def clipped(spans: Iterable[Span], bounds: Span) -> Iterator[Span]:
 
 
 def overlaid(left: Sequence[Span], right: Sequence[Span]) -> Iterator[tuple[Span, bool, bool]]:
-    """What either covers, in ascending pieces, each with whether *left* and *right* cover it.
+    """Return the union of *left* and *right* as ascending pieces.
 
-    Both are ascending and disjoint.
+    Each piece comes with two flags: whether *left* and whether *right* covers it. Both inputs
+    must be ascending and disjoint.
     """
     edges = sorted({edge for span in (*left, *right) for edge in span})
     at_left = at_right = 0
@@ -58,7 +59,7 @@ def overlaid(left: Sequence[Span], right: Sequence[Span]) -> Iterator[tuple[Span
 
 
 def whole_units(holes: Iterable[Span], unit: int, size: int) -> Iterator[Span]:
-    """What of *holes* is whole units of *unit* bytes; the last unit ends at *size*."""
+    """Return the whole units of *unit* bytes inside *holes*; the last unit ends at *size*."""
     for hole in holes:
         start = -(-hole.start // unit) * unit
         end = hole.end if hole.end == size else hole.end // unit * unit
@@ -67,7 +68,7 @@ def whole_units(holes: Iterable[Span], unit: int, size: int) -> Iterator[Span]:
 
 
 def gaps(spans: Iterable[Span], size: int) -> Iterator[Span]:
-    """What of [0, size) lies between *spans*, which are ascending and disjoint."""
+    """Return the gaps of [0, size) between *spans*, which must be ascending and disjoint."""
     at = 0
     for span in spans:
         if at < span.start:
@@ -78,7 +79,7 @@ def gaps(spans: Iterable[Span], size: int) -> Iterator[Span]:
 
 
 def grains(spans: Iterable[Span], size: int) -> Iterator[int]:
-    """Numbers of the *size*-byte grains that *spans* touch; ascending if the spans are."""
+    """Return the numbers of the *size*-byte grains that *spans* touch, in the order of *spans*."""
     last = -1
     for span in spans:
         first = max(span.start // size, last + 1)

@@ -1,4 +1,4 @@
-"""What the configuration of a machine says, apart from its disks."""
+"""The configuration of a machine without its disks."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ VM_LEVEL_KEY = "ctkEnabled"
 
 @dataclass(frozen=True, slots=True)
 class MachineSpec:
-    """Immutable, so that a snapshot keeps it by reference."""
+    """The configuration of a machine. It is immutable, so a snapshot can keep a reference."""
 
     name: str
     instance_uuid: str
@@ -24,9 +24,9 @@ class MachineSpec:
 
     @property
     def can_track(self) -> bool:
-        """Change tracking needs virtual hardware 7 (VMware KB 1020128)."""
+        """Whether CBT is available: it needs virtual hardware 7 (VMware KB 1020128)."""
         return self.hardware >= 7
 
     def tracks(self, slot: str) -> bool:
-        """Whether the settings ask for tracking of the disk in *slot*, such as scsi0:0."""
+        """Return whether the settings enable tracking of the disk in *slot*, such as scsi0:0."""
         return self.cbt and self.extra.get(f"{slot}.{VM_LEVEL_KEY}", "").upper() == "TRUE"

@@ -1,8 +1,8 @@
-"""Changed block tracking of one disk: which blocks changed since which change ID.
+"""Changed block tracking of one disk: the blocks that changed since a change ID.
 
-A change ID is '<epoch>/<sequence>'. The epoch is new whenever tracking starts anew; ids of an older
-epoch are useless then. Blocks ever written stay "in use" for ever (vSphere Virtual Disk Development
-Kit Programming Guide, "About Changed Block Tracking").
+A change ID is '<epoch>/<sequence>'. A reset of tracking creates a new epoch and invalidates the
+change IDs of the old one. A block that was ever written remains "in use" (vSphere Virtual Disk
+Development Kit Programming Guide, "About Changed Block Tracking").
 """
 
 import random
@@ -26,13 +26,13 @@ class ChangeMap:
         return f"{self.epoch}/{self.sequence}"
 
     def blocks_since(self, sequence: int) -> Iterator[int]:
-        """Blocks that changed after *sequence*, ascending."""
+        """Return the blocks that changed after *sequence*, ascending."""
         return (block for block in sorted(self.changed_at) if self.changed_at[block] > sequence)
 
 
 @dataclass(slots=True)
 class ChangeTracker:
-    """The tracking data of a disk, growing."""
+    """The tracking data of a disk while it changes."""
 
     epoch: str
     granularity: int
@@ -41,25 +41,26 @@ class ChangeTracker:
 
     @classmethod
     def start(cls, epoch: str, granularity: int, in_use: Iterable[Span]) -> "ChangeTracker":
-        """Tracking as it begins on a disk that already holds data."""
+        """Start tracking of a disk that already holds data."""
         return cls(epoch, granularity, 1, dict.fromkeys(grains(in_use, granularity), 1))
 
     @classmethod
     def resume(cls, past: ChangeMap, epoch: str, sequence: int) -> "ChangeTracker":
-        """Tracking as it was at *past*, under *epoch* and *sequence*."""
+        """Continue the tracking of *past* with another epoch and sequence number."""
         return cls(epoch, past.granularity, sequence, dict(past.changed_at))
 
     def advance(self, changed: Iterable[Span], step: int = 1) -> None:
-        """Give *changed*, in any order, the next sequence number."""
+        """Assign the next sequence number to the changed spans, which may be in any order."""
         self.sequence += step
         touched = grains(sorted(changed), self.granularity)
         self.changed_at.update(dict.fromkeys(touched, self.sequence))
 
     def freeze(self) -> ChangeMap:
+        """Return a copy of the tracking data."""
         return ChangeMap(self.epoch, self.sequence, self.granularity, dict(self.changed_at))
 
 
 def new_epoch(source: random.Random) -> str:
-    """A UUID as ESXi writes it: 16 hex pairs, a space between two, one dash in the middle."""
+    """Return a random UUID in ESXi's format: 16 hex pairs with spaces and one dash."""
     pairs = [f"{byte:02x}" for byte in source.randbytes(16)]
     return f"{' '.join(pairs[:8])}-{' '.join(pairs[8:])}"

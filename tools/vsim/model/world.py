@@ -1,4 +1,4 @@
-"""Everything there is: datacenters, folders, datastores, machines; and the lock around it."""
+"""The simulated world: datacenters, folders, datastores, hosts, machines, and their lock."""
 
 import random
 import shutil
@@ -27,6 +27,8 @@ Operate = Callable[[str, Mapping[str, Any]], object]
 
 @dataclass(eq=False, slots=True)
 class Datastore:
+    """A datastore."""
+
     moid: str
     name: str
     datacenter: str
@@ -49,8 +51,8 @@ class Host:
 class World:
     """The state of the simulated installation.
 
-    `lock` is held by whoever reads or changes any of it. `generation` goes up with every change;
-    those who wait for updates wait on `changed`.
+    Hold `lock` to read or change it. Every change increments `generation` and notifies `changed`,
+    the condition for waiting for updates.
     """
 
     def __init__(self, inventory: Inventory, knobs: Knobs, state: Path) -> None:
@@ -66,13 +68,13 @@ class World:
             name: folder.strip("/") for name, folder in inventory.datacenter_folders.items()
         }
         if unknown := self.datacenter_folders.keys() - set(self.datacenters):
-            raise InventoryError(f"no datacenter {min(unknown)!r}")
+            raise InventoryError(f"unknown datacenter {min(unknown)!r}")
         self.is_vcenter = inventory.server.kind == "vcenter"
         self.seed = inventory.server.seed
         self._clock_offset = 0.0
-        self.operate: Operate = _no_operations  # what rules may do to the world
+        self.operate: Operate = _no_operations  # runs the operation of a rule
         self.run = _count_run(state)
-        self._snapshot_numbers = count(self.run * 1000 + 1)  # ids are never used again
+        self._snapshot_numbers = count(self.run * 1000 + 1)  # ids are never reused
         self._machine_numbers = count(101)
         self.machines: dict[str, SimulatedMachine] = {}
         self.folders: dict[str, tuple[str, str]] = {}  # machine id -> datacenter, folder path
@@ -90,7 +92,7 @@ class World:
         }
         for store in self.datastores.values():
             if store.datacenter not in self.datacenters:
-                raise InventoryError(f"no datacenter {store.datacenter!r}")
+                raise InventoryError(f"unknown datacenter {store.datacenter!r}")
         self.hosts = _hosts(inventory)
         for entry in inventory.machines:
             self.add_machine(entry)
@@ -98,25 +100,27 @@ class World:
     # time
 
     def now(self) -> datetime:
+        """Return the wall-clock time of the simulator."""
         return datetime.now(UTC) + timedelta(seconds=self._clock_offset)
 
     def monotonic(self) -> float:
-        """Seconds of a clock that `advance` can put forward; sessions age by it."""
+        """Return seconds of the simulator's clock, which `advance` moves forward."""
         return time.monotonic() + self._clock_offset
 
     def advance(self, seconds: float) -> None:
+        """Move the clock forward."""
         with self.changing():
             self._clock_offset += seconds
 
     def pause(self, seconds: float) -> None:
-        """Wait until so many seconds passed on that clock; frees the lock meanwhile."""
+        """Wait for *seconds* of the simulator's clock; releases the lock while it waits."""
         due = self.monotonic() + seconds
         with self.changed:
             while (left := due - self.monotonic()) > 0:
                 self.changed.wait(left)
 
     def on_read(self, start: int, end: int, name: str) -> ReadRule | None:
-        """Do what knobs and rules say before a read; the rule that spoils the read itself."""
+        """Apply knobs and rules before a read; return the rule that changes the read, if any."""
         rule = self.knobs.rules.on_read(start, end, name)
         self.pause(self.knobs.data.delay_seconds + (rule.seconds if rule else 0))
         if rule and rule.action == "operation":
@@ -127,7 +131,7 @@ class World:
 
     @contextmanager
     def changing(self) -> Iterator[None]:
-        """Hold the lock, and wake who waits for updates."""
+        """Hold the lock; on exit, wake the threads that wait for updates."""
         with self.changed:
             try:
                 yield
@@ -138,9 +142,9 @@ class World:
     # machines
 
     def add_machine(self, entry: MachineEntry) -> SimulatedMachine:
-        """A machine as the inventory describes it; raises InventoryError."""
+        """Add a machine of the inventory; raises InventoryError."""
         if entry.datacenter not in self.datacenters:
-            raise InventoryError(f"{entry.name}: no datacenter {entry.datacenter!r}")
+            raise InventoryError(f"{entry.name}: unknown datacenter {entry.datacenter!r}")
         number = next(self._machine_numbers)
         moid = f"vm-{number}" if self.is_vcenter else str(number - 100)
         spec = MachineSpec(
@@ -168,23 +172,27 @@ class World:
         return machine
 
     def make_disk(self, machine: SimulatedMachine, entry: DiskEntry) -> SimulatedDisk:
-        """A disk for the machine, not yet added to it; raises InventoryError."""
+        """Create a disk without adding it to the machine; raises InventoryError."""
         used = {disk.spec.slot for disk in machine.disks}
         slot = entry.slot or free_slot(used)
         if slot in used:
-            raise InventoryError(f"{machine.spec.name}: {slot} is taken")
+            raise InventoryError(f"{machine.spec.name}: slot {slot} is in use")
         if entry.backing not in get_args(Backing):
-            raise InventoryError(f"backing is one of {get_args(Backing)}, not {entry.backing!r}")
+            raise InventoryError(
+                f"invalid backing {entry.backing!r}: use one of {get_args(Backing)}"
+            )
         datastore = entry.datastore or machine.datastore
         if datastore not in self.datastores:
-            raise InventoryError(f"{machine.spec.name}: no datastore {datastore!r}")
+            raise InventoryError(f"{machine.spec.name}: unknown datastore {datastore!r}")
         size = entry.size or (entry.file.stat().st_size if entry.file else 0)
         if size <= 0 or size % 512:
-            raise InventoryError(f"{machine.spec.name}: {size} is not a size of a disk")
-        taken = {each.stem for each in machine.disks}
-        base = f"{machine.directory}/{machine.directory}"
-        stems = (f"{base}_{number}" if number else base for number in count())
-        stem = next(each for each in stems if each not in taken)
+            raise InventoryError(
+                f"{machine.spec.name}: invalid disk size {size}: use a multiple of 512"
+            )
+        taken = {disk.base for disk in machine.disks}
+        first = f"{machine.directory}/{machine.directory}"
+        candidates = (f"{first}_{number}" if number else first for number in count())
+        base = next(name for name in candidates if name not in taken)
         key = disk_key(slot)
         store = self.state / "disks" / machine.moid / f"{key}-{self.random.getrandbits(32):08x}"
         spec = DiskSpec(
@@ -201,7 +209,7 @@ class World:
             linked=entry.linked,
         )
         live = entry.file or store / "live.raw"
-        return SimulatedDisk(spec, datastore, stem, live, store, f"{self.run}/{self.seed}/{store}")
+        return SimulatedDisk(spec, datastore, base, live, store, f"{self.run}/{self.seed}/{store}")
 
     def take_snapshot(
         self,
@@ -212,7 +220,7 @@ class World:
         memory: bool = False,
         quiesce: bool = False,
     ) -> Snapshot:
-        """A snapshot with an id of its own."""
+        """Take a snapshot and give it a new id."""
         number = next(self._snapshot_numbers)
         moid = f"snapshot-{number}" if self.is_vcenter else f"{machine.moid}-snapshot-{number}"
         keep = self.state / "snapshots" / moid
@@ -228,6 +236,7 @@ class World:
         )
 
     def snapshot(self, moid: str) -> tuple[SimulatedMachine, Snapshot] | None:
+        """Return the snapshot with that id, and its machine."""
         for machine in self.machines.values():
             for snapshot in machine.snapshots:
                 if snapshot.moid == moid:
@@ -235,31 +244,32 @@ class World:
         return None
 
     def host_of(self, moid: str) -> Host:
-        """The host that a machine is on."""
+        """Return the host of a machine."""
         return self.hosts[self.folders[moid][0]]
 
     def is_host_busy(self, moid: str) -> bool:
-        """Whether the machine's host has as many readers of its disks as it allows."""
-        most, host = self.knobs.data.max_readers, self.host_of(moid)
-        there = (each for each in self.machines.values() if self.host_of(each.moid) is host)
-        return bool(most) and sum(each.readers.total() for each in there) >= most
+        """Return whether the machine's host serves its maximum of readers."""
+        limit, host = self.knobs.data.max_readers, self.host_of(moid)
+        local = (vm for vm in self.machines.values() if self.host_of(vm.moid) is host)
+        return bool(limit) and sum(vm.readers.total() for vm in local) >= limit
 
     def relocate(
         self, machine: SimulatedMachine, home: str | None, disks: Mapping[int, str]
     ) -> None:
-        """Move a machine's own files, and disks by their device keys, to other datastores."""
+        """Move a machine's own files, and disks by device key, to other datastores."""
 
-        def place(datastore: str) -> tuple[str, str]:
+        def locate(datastore: str) -> tuple[str, str]:
             if datastore not in self.datastores:
-                raise LookupError(f"no datastore {datastore!r}")
+                raise LookupError(f"unknown datastore {datastore!r}")
             name = machine.spec.name.replace("/", "%2f")
             return datastore, self._free_directory(name, datastore, machine)
 
         machine.relocate(
-            None if home is None else place(home), {key: place(disks[key]) for key in disks}
+            None if home is None else locate(home), {key: locate(disks[key]) for key in disks}
         )
 
     def rename(self, machine: SimulatedMachine, name: str) -> None:
+        """Rename a machine."""
         machine.configure(replace(machine.spec, name=name))
 
     def _uuid(self) -> str:
@@ -268,28 +278,28 @@ class World:
     def _free_directory(self, name: str, datastore: str, owner: SimulatedMachine | None) -> str:
         taken = {
             directory
-            for each in self.machines.values()
-            if each is not owner
+            for machine in self.machines.values()
+            if machine is not owner
             for store, directory in (
-                (each.datastore, each.directory),
-                *((disk.datastore, disk.directory) for disk in each.disks),
+                (machine.datastore, machine.directory),
+                *((disk.datastore, disk.directory) for disk in machine.disks),
             )
             if store == datastore
         }
-        names = (name if number == 0 else f"{name}_{number}" for number in count())
-        return next(each for each in names if each not in taken)
+        candidates = (name if number == 0 else f"{name}_{number}" for number in count())
+        return next(candidate for candidate in candidates if candidate not in taken)
 
 
 def _hosts(inventory: Inventory) -> dict[str, Host]:
-    """By datacenter; raises InventoryError."""
-    given = {each.datacenter: each for each in inventory.hosts}
-    if unknown := given.keys() - set(inventory.datacenters):
-        raise InventoryError(f"no datacenter {min(unknown)!r}")
-    found = {}
+    """Return the hosts by datacenter; raises InventoryError."""
+    entries = {entry.datacenter: entry for entry in inventory.hosts}
+    if unknown := entries.keys() - set(inventory.datacenters):
+        raise InventoryError(f"unknown datacenter {min(unknown)!r}")
+    hosts = {}
     for number, datacenter in enumerate(inventory.datacenters, 1):
-        entry = given.get(datacenter) or HostEntry(f"esx{number}", datacenter)
-        found[datacenter] = Host(entry.name, entry.port, entry.connection, entry.maintenance)
-    return found
+        entry = entries.get(datacenter) or HostEntry(f"esx{number}", datacenter)
+        hosts[datacenter] = Host(entry.name, entry.port, entry.connection, entry.maintenance)
+    return hosts
 
 
 def _no_operations(name: str, arguments: Mapping[str, Any]) -> None:
@@ -297,7 +307,10 @@ def _no_operations(name: str, arguments: Mapping[str, Any]) -> None:
 
 
 def _count_run(state: Path) -> int:
-    """How often this state was used before: live images last, snapshots and tracking do not."""
+    """Return the number of earlier runs on this state directory, and count this one.
+
+    Live images survive from run to run; snapshots and tracking do not.
+    """
     counter = state / "runs"
     number = int(counter.read_text()) if counter.exists() else 0
     counter.write_text(f"{number + 1}\n")
