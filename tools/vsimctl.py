@@ -1,9 +1,11 @@
-"""`python -m tools.vsimctl READY OPERATION [NAME=VALUE …]`: one operation of a running simulator.
+"""Run one operation of a running simulator.
 
-READY is a file with the line that the simulator printed, such as ready.json of its state. Values
-are JSON where they parse as such, else text; a value that begins with @ is the content of that
-file. The result goes to stdout as JSON. `Remote` is the same for Python; it needs nothing of the
-simulator's own code.
+Usage: python -m tools.vsimctl READY OPERATION [NAME=VALUE …]
+
+READY is a file with the line that the simulator printed, such as ready.json in its state directory.
+A value is parsed as JSON if possible, otherwise it is text; @FILE stands for the content of a file.
+The result is written to stdout as JSON. `Remote` offers the operations to Python programs; this
+module imports nothing from the simulator.
 """
 
 import base64
@@ -18,11 +20,11 @@ from typing import Any
 
 
 class ControlError(Exception):
-    """The operation was refused."""
+    """Raised when the simulator refuses an operation."""
 
 
 class Remote:
-    """The operations of a simulator in another process: Remote(…).write(vm=…, …)."""
+    """Operations of a simulator in another process, as methods: Remote(…).write(vm=…, …)."""
 
     def __init__(self, url: str, certificate: str, token: str) -> None:
         self._url = url.removesuffix("/sdk").rstrip("/")
@@ -59,7 +61,7 @@ class Remote:
 
 
 def parse_value(name: str, text: str) -> Any:
-    """The argument *name* as the control channel wants it."""
+    """Return the value of the argument *name* for the control channel."""
     if text.startswith("@"):
         return Path(text[1:]).read_bytes()
     if name == "data":
@@ -71,12 +73,13 @@ def parse_value(name: str, text: str) -> Any:
 
 
 def main(arguments: list[str]) -> int:
-    if len(arguments) < 2 or not all("=" in each for each in arguments[2:]):
+    """Run the command; return its exit status."""
+    if len(arguments) < 2 or not all("=" in argument for argument in arguments[2:]):
         print(__doc__, file=sys.stderr)
         return 2
     ready = json.loads(Path(arguments[0]).read_text())
     remote = Remote(ready["url"], ready["certificate"], ready["token"])
-    pairs = (each.partition("=") for each in arguments[2:])
+    pairs = (argument.partition("=") for argument in arguments[2:])
     try:
         result = getattr(remote, arguments[1])(
             **{name: parse_value(name, value) for name, _, value in pairs}

@@ -54,7 +54,7 @@ class DatastoreEntry:
 class HostEntry:
     """The ESXi host of a datacenter. A datacenter has one host."""
 
-    name: str  # name or address in vCenter; clients connect to it
+    name: str  # name or address in vCenter, to which clients connect
     datacenter: str = "DC0"
     port: int = 902  # summary.config.port: the agent's port, not the HTTPS port
     connection: str = "connected"  # disconnected, notResponding

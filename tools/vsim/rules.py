@@ -133,7 +133,7 @@ class FaultRules:
             self._vddk.clear()
 
     def on_call(self, method: str, user: str, *names: str) -> list[CallRule]:
-        """Count the call against every matching rule; return the rules that act on it."""
+        """Count the call against every matching rule; return the rules that act."""
         with self._lock:
             return [
                 rule
@@ -145,7 +145,7 @@ class FaultRules:
             ]
 
     def on_read(self, start: int, end: int, *names: str) -> ReadRule | None:
-        """Count the read against every matching rule; return the first that acts on it."""
+        """Count the read against every matching rule; return the first rule that acts."""
         with self._lock:
             due = [
                 rule
@@ -158,7 +158,7 @@ class FaultRules:
         return due[0] if due else None
 
     def on_vddk(self, function: str) -> VddkRule | None:
-        """Count the call against every matching rule; return the first that acts on it."""
+        """Count the call against every matching rule; return the first rule that acts."""
         with self._lock:
             due = [
                 rule for rule in self._vddk if fnmatchcase(function, rule.function) and _due(rule)

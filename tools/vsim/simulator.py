@@ -1,4 +1,4 @@
-"""The simulator as one object: `with Simulator(inventory) as sim:` and a vSphere is there."""
+"""The simulator as a context manager: `with Simulator(inventory) as sim:`."""
 
 import secrets
 import ssl
@@ -27,11 +27,11 @@ HOST = "127.0.0.1"
 
 
 class Simulator:
-    """A vCenter or ESXi host, serving from when it is made until `close`.
+    """A simulated vCenter or ESXi host that serves from its creation until `close`.
 
-    *state* keeps images and snapshots; without it they are in a temporary directory. `do` has what
-    a test does to the world, `knobs` how it misbehaves. Without a *certificate* it takes the one of
-    the state or makes one. *tls* False serves plain HTTP; a context serves as it says.
+    *state* is the directory of images and snapshots (default: a temporary directory). `do` has the
+    operations of tests, `knobs` the configuration of faults. Without *certificate* the simulator
+    reuses or creates one in *state*. *tls* is False for plain HTTP, or an SSL context.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Simulator:
     ) -> None:
         inventory = inventory or Inventory()
         if not is_known_version(inventory.server.api):
-            raise InventoryError(f"server.api: pyVmomi does not know {inventory.server.api!r}")
+            raise InventoryError(f"invalid server.api {inventory.server.api!r}: unknown to pyVmomi")
         self._temporary = None if state else tempfile.TemporaryDirectory(prefix="vsim-")
         self.state = state or Path(self._temporary.name if self._temporary else "")
         self.state.mkdir(parents=True, exist_ok=True)
@@ -97,21 +97,21 @@ class Simulator:
 
     @property
     def url(self) -> str:
-        """Where SOAP clients go."""
+        """URL for SOAP clients."""
         return f"{self.scheme}://{self.host}:{self.port}/sdk"
 
     @property
     def nbd_uri(self) -> str:
-        """Where NBD clients go; export names are <vm id>/<snapshot id>/<device key>."""
+        """URI of the NBD server; export names are <vm id>/<snapshot id>/<device key>."""
         return self._nbd.uri
 
     @property
     def vddk_port(self) -> int:
-        """Where the library of tools/vsim/vddk goes."""
+        """Port for the library of tools/vsim/vddk."""
         return self._library.port
 
     def close(self) -> None:
-        """End every connection and task; a temporary state is removed."""
+        """End every connection and task; remove a temporary state directory."""
         with self.world.changing():
             self.site.closing = True
         self._restarts.close()
@@ -137,6 +137,6 @@ class Simulator:
 
 
 def _certificate(state: Path) -> Certificate:
-    """The certificate of an earlier run on the same state, so that its thumbprint lasts."""
-    found = Certificate(state / "cert.pem", state / "cert-key.pem")
-    return found if found.certificate.exists() else make_certificate(state)
+    """Return the certificate of an earlier run on the same state, or a new one."""
+    earlier = Certificate(state / "cert.pem", state / "cert-key.pem")
+    return earlier if earlier.certificate.exists() else make_certificate(state)

@@ -34,7 +34,7 @@ class SessionTable(Protocol):
         """Return a new session; raise InvalidLogin."""
 
     def close(self, session: "ClientSession") -> None:
-        """End the session and every object that belongs to it."""
+        """End the session and its objects."""
 
 
 class TaskTable(Protocol):

@@ -37,9 +37,7 @@ def check_spec(spec: Any, require: Callable[[str], None]) -> None:
 def reconfigure(world: World, machine: SimulatedMachine, spec: Any) -> None:
     """Apply *spec*; raises Fault, before the first change where possible."""
     if spec.changeVersion and spec.changeVersion != str(machine.change_version):
-        raise Fault(
-            "vim.fault.ConcurrentAccess", "The configuration has changed since it was read."
-        )
+        raise Fault("vim.fault.ConcurrentAccess", "The configuration has changed.")
     if spec.name:
         world.rename(machine, spec.name)
     if spec.annotation is not None:

@@ -61,7 +61,7 @@ class Sessions:
         return session
 
     def close(self, session: ClientSession) -> None:
-        """End the session and every object that belongs to it."""
+        """End the session and its objects."""
         self._by_key.pop(session.key, None)
         for held in session.objects.values():
             if isinstance(held, SessionObject):

@@ -144,7 +144,7 @@ class Tasks:
         self._all = {}
 
     def close(self) -> None:
-        """Cancel all running tasks and wait for them."""
+        """Cancel all running tasks and wait for their threads."""
         with self._site.world.changing():
             self._closing = True
         for thread in self._threads:

@@ -1,1 +1,1 @@
-"""Bytes: files of datastores over HTTPS, snapshots over NBD."""
+"""Disk data: files of datastores, NBD exports, streamOptimized VMDKs."""

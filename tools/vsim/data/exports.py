@@ -1,4 +1,4 @@
-"""The NBD server: exports <vm>/<snapshot>/<deviceKey>, each exactly the bytes of the snapshot."""
+"""The NBD server. Export <vm>/<snapshot>/<deviceKey> is exactly one disk of a snapshot."""
 
 import logging
 import os
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class SnapshotExport:
-    """One open disk of a snapshot."""
+    """An open disk of a snapshot."""
 
     world: World
     machine: SimulatedMachine
@@ -39,7 +39,7 @@ class SnapshotExport:
 
 
 class SnapshotExports:
-    """All disks of all snapshots."""
+    """The disks of all snapshots, as NBD exports."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -49,23 +49,25 @@ class SnapshotExports:
         return self._world.knobs.data
 
     def names(self) -> list[str]:
+        """Return the names of all exports."""
         with self._world.lock:
             return [
-                f"{machine.moid}/{snapshot.moid}/{frozen.spec.key}"
+                f"{machine.moid}/{snapshot.moid}/{state.spec.key}"
                 for machine in self._world.machines.values()
                 for snapshot in machine.snapshots
-                for frozen in snapshot.disks
-                if frozen.truth
+                for state in snapshot.disks
+                if state.truth
             ]
 
     def open(self, name: str) -> SnapshotExport | None:
+        """Open an export; None if it does not exist. Raises PermissionError if its host is busy."""
         with self._world.lock:
-            found = self._find(name)
-            if found is None:
+            target = self._find(name)
+            if target is None:
                 return None
-            machine, path, size = found
+            machine, path, size = target
             if self._world.is_host_busy(machine.moid):
-                raise PermissionError("too many readers")
+                raise PermissionError("the host has too many readers")
             fd = os.open(path, os.O_RDONLY)
             machine.readers[name.split("/")[1]] += 1
         announced = size + self.knobs.size_delta
@@ -74,17 +76,18 @@ class SnapshotExports:
     def _find(self, name: str) -> tuple[SimulatedMachine, Path, int] | None:
         vm, _, rest = name.partition("/")
         snapshot_id, _, key = rest.partition("/")
-        found = self._world.snapshot(snapshot_id)
-        if found is None or found[0].moid != vm or not key.isdecimal():
+        pair = self._world.snapshot(snapshot_id)
+        if pair is None or pair[0].moid != vm or not key.isdecimal():
             return None
-        frozen = found[1].disk(int(key))
-        if frozen is None or frozen.truth is None:
+        machine, snapshot = pair
+        state = snapshot.disk(int(key))
+        if state is None or state.truth is None:
             return None
-        return found[0], frozen.truth, frozen.spec.size
+        return machine, state.truth, state.spec.size
 
 
 class NbdServer(StoppableServer):
-    """Serves over TCP, or over a Unix socket if the address is a path."""
+    """Serves NBD over TCP, or over a Unix socket if the address is a path."""
 
     def __init__(self, address: tuple[str, int] | Path, exports: SnapshotExports) -> None:
         self.exports = exports
@@ -94,13 +97,14 @@ class NbdServer(StoppableServer):
 
     @property
     def uri(self) -> str:
-        """nbd://host:port/ or nbd+unix:///?socket=path; export names go behind the slash."""
+        """URI nbd://host:port/ or nbd+unix:///?socket=path; export names follow the slash."""
         address: Any = self.server_address
         if self.address_family == socket.AF_UNIX:
             return f"nbd+unix:///?socket={address}"
         return f"nbd://{address[0]}:{address[1]}/"
 
     def stop(self) -> None:
+        """Close the port and every connection; remove the Unix socket."""
         super().stop()
         if self.address_family == socket.AF_UNIX:
             Path(str(self.server_address)).unlink()
@@ -114,19 +118,19 @@ class _NbdHandler(socketserver.StreamRequestHandler):
         if self.connection.family != socket.AF_UNIX:
             self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         exports = self.server.exports
-        stream: Any = _Both(self.rfile, self.wfile)
-        talk = Conversation(stream, exports)
+        stream: Any = _Duplex(self.rfile, self.wfile)
+        conversation = Conversation(stream, exports)
         try:
-            talk.run()
+            conversation.run()
         except (Closed, ConnectionError) as error:
             log.debug("NBD connection ended: %r", error)
         finally:
-            if talk.export:
-                talk.export.close()
+            if conversation.export:
+                conversation.export.close()
 
 
 @dataclass(frozen=True, slots=True)
-class _Both:
+class _Duplex:
     reader: Any
     writer: Any
 

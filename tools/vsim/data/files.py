@@ -1,7 +1,7 @@
 """The files on the datastores: configuration, descriptors, extents.
 
-While a machine has snapshots, the base extent (-flat.vmdk) holds the frozen bytes of the oldest.
-Extents of delta disks and -ctk.vmdk files have names and sizes; their formats are not simulated.
+If a machine has snapshots, the base extent (-flat.vmdk) holds the bytes of the oldest one. Extents
+of delta disks and -ctk.vmdk files have names and sizes; their formats are not simulated.
 """
 
 from collections.abc import Iterator
@@ -18,13 +18,13 @@ HAS_FLAT = ("flat2", "flat1")
 
 @dataclass(frozen=True, slots=True)
 class DatastoreFile:
-    """A file; *content* None: its format is not simulated."""
+    """A file on a datastore; *content* is None if the format is not simulated."""
 
     path: str  # [datastore] directory/name
-    kind: str  # as FileLayoutEx has it
+    kind: str  # type in FileLayoutEx
     size: int
     content: bytes | Path | None
-    locked: bool = False  # a running machine holds it open
+    locked: bool = False  # a running machine has it open
 
     @property
     def name(self) -> str:
@@ -32,30 +32,30 @@ class DatastoreFile:
 
 
 class DatastoreContents:
-    """What a datastore browser sees. The world's lock covers the methods."""
+    """The files that a datastore browser shows. The world's lock covers the methods."""
 
     def __init__(self, world: World) -> None:
         self._world = world
 
     def of_machine(self, machine: SimulatedMachine) -> list[DatastoreFile]:
-        """All files of a machine, its disks on other datastores included."""
+        """Return all files of a machine, also on other datastores."""
         base = f"[{machine.datastore}] {machine.directory}/{machine.directory}"
         vmx = _vmx(machine)
-        found = [
+        files = [
             DatastoreFile(f"{base}.vmx", "config", len(vmx), vmx),
             DatastoreFile(f"{base}.nvram", "nvram", len(NVRAM), NVRAM),
         ]
         disks = {
             *machine.disks,
-            *(frozen.disk for snapshot in machine.snapshots for frozen in snapshot.disks),
+            *(state.disk for snapshot in machine.snapshots for state in snapshot.disks),
         }
         for disk in sorted(disks, key=lambda disk: disk.spec.key):
             for link in disk.links:
-                found += _link_files(machine, disk, link)
-        return found
+                files += _link_files(machine, disk, link)
+        return files
 
     def find(self, path: str) -> DatastoreFile | None:
-        """The file at '[datastore] directory/name'."""
+        """Return the file at '[datastore] directory/name'."""
         for machine in self._world.machines.values():
             for file in self.of_machine(machine):
                 if file.path == path:
@@ -63,15 +63,18 @@ class DatastoreContents:
         return None
 
     def below(self, datastore: str, directory: str) -> dict[str, DatastoreFile | None]:
-        """Names in a directory; None stands for a directory. Empty if there is none such."""
+        """Return the files of a directory by name; None for a subdirectory.
+
+        The result is empty if the directory does not exist.
+        """
         prefix = f"[{datastore}] " + (f"{directory}/" if directory else "")
-        found: dict[str, DatastoreFile | None] = {}
+        entries: dict[str, DatastoreFile | None] = {}
         for machine in self._world.machines.values():
             for file in self.of_machine(machine):
                 if file.path.startswith(prefix):
                     name, slash, _ = file.path.removeprefix(prefix).partition("/")
-                    found[name] = None if slash else file
-        return found
+                    entries[name] = None if slash else file
+        return entries
 
 
 def _link_files(

@@ -1,4 +1,4 @@
-"""The NBD protocol as a server speaks it: option haggling, then requests.
+"""The server side of the NBD protocol: option negotiation, then requests.
 
 Fixed newstyle, read-only, structured replies, base:allocation. Source: the NBD protocol document,
 https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md
@@ -32,34 +32,36 @@ EPERM, EIO, EINVAL = 1, 5, 22
 ALLOCATION, ALLOCATION_ID = b"base:allocation", 1
 STATE_HOLE, STATE_ZERO = 1, 2
 MAX_REQUEST = 32 << 20
-MAX_STATUS = 4096  # descriptors in one answer
+MAX_STATUS = 4096  # maximum of descriptors in one reply
 MAX_OPTION = 65536
 
 
 class Closed(Exception):
-    """The connection is over."""
+    """Raised when the connection ends."""
 
 
 class Export(Protocol):
-    """What is served."""
+    """A disk that the server can export."""
 
     fd: int
     size: int
-    announced: int  # bytes; a knob makes it differ from size
+    announced: int  # bytes; differs from size if a knob says so
 
     def on_read(self, start: int, end: int) -> ReadRule | None:
-        """Wait as the knobs say; the rule that acts on this read."""
+        """Wait as the knobs say; return the rule that acts on this read."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Close the export."""
 
 
 class Exports(Protocol):
-    """All that can be served."""
+    """The exports of a server."""
 
-    def names(self) -> list[str]: ...
+    def names(self) -> list[str]:
+        """Return the names of all exports."""
 
     def open(self, name: str) -> Export | None:
-        """The export; None if there is none of that name. Raises PermissionError."""
+        """Open an export; None if it does not exist. Raises PermissionError."""
 
     @property
     def knobs(self) -> DataKnobs: ...
@@ -67,7 +69,7 @@ class Exports(Protocol):
 
 @dataclass(slots=True)
 class Conversation:
-    """One connection."""
+    """One NBD connection."""
 
     stream: BinaryIO
     exports: Exports
@@ -77,7 +79,7 @@ class Conversation:
     no_zeroes: bool = False
 
     def run(self) -> None:
-        """Serve until the client leaves; raises Closed."""
+        """Serve until the connection ends; raises Closed."""
         self._send(b"NBDMAGIC", struct.pack(">QH", OPTION_MAGIC, 1 | 2))
         (flags,) = struct.unpack(">I", self._take(4))
         self.no_zeroes = bool(flags & 2)
@@ -191,7 +193,7 @@ class Conversation:
             or offset % block
             or length % block
         ):
-            self._error(cookie, EINVAL, "not a range of the disk")
+            self._error(cookie, EINVAL, "range is outside the disk or unaligned")
         elif kind == READ:
             self._read(export, cookie, offset, length, whole=bool(flags & FLAG_DF))
         elif self.allocation:
@@ -262,7 +264,7 @@ class Conversation:
 
 
 def _allocation(fd: int, offset: int, length: int) -> Iterator[tuple[Span, bool]]:
-    """Ascending pieces of the range; True where there is data."""
+    """Return ascending pieces of the range, with True for data and False for holes."""
     bounds = Span(offset, offset + length)
     position = offset
     for span in clipped(data_spans(fd, bounds.end, offset), bounds):

@@ -1,4 +1,4 @@
-"""A TCP server whose connections end with it."""
+"""A TCP server that closes its connections when it stops."""
 
 import contextlib
 import socket
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class StoppableServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
-    """Each connection is a thread; stop() ends them all."""
+    """Serves each connection in a thread; stop() ends all connections."""
 
     daemon_threads = True
     allow_reuse_address = True

@@ -1,7 +1,7 @@
-"""Disks as streamOptimized VMDK, the form in which a lease hands them out.
+"""Writer of streamOptimized VMDKs, the format of a lease's downloads.
 
-Written from the front, never seeking: a header whose grain directory is "at the end", compressed
-grains behind markers, tables, directory, and a footer that says where these are. Source: VMware,
+The file is written sequentially: a header whose grain directory is "at the end", compressed grains
+with markers, grain tables, the grain directory, and a footer with its position. Source: VMware,
 "Virtual Disk Format 5.0", sections "Hosted Sparse Extent Header" and "Stream-Optimized Compressed
 Sparse Extents".
 """
@@ -21,12 +21,12 @@ TABLE_ENTRIES = 512
 DESCRIPTOR_SECTORS = 20
 OVERHEAD_SECTORS = 128
 AT_END = (1 << 64) - 1
-FLAGS = 1 | 1 << 16 | 1 << 17  # line ends can be checked; grains are compressed; markers
+FLAGS = 1 | 1 << 16 | 1 << 17  # newline test is valid; grains are compressed; markers are present
 END_OF_STREAM, GRAIN_TABLE, GRAIN_DIRECTORY, FOOTER = range(4)
 
 
 def write_streamed(fd: int, size: int, name: str, target: BinaryIO) -> None:
-    """Put the disk of *size* bytes behind *fd* into *target*; what is not allocated is left out."""
+    """Write the disk of *size* bytes in *fd* to *target*; holes are left out."""
     _StreamedWriter(fd, size, target).write(name)
 
 
@@ -53,8 +53,8 @@ class _StreamedWriter:
             self._put(struct.pack("<QI", grain * GRAIN_SECTORS, len(packed)) + packed)
         self._finish_table(directory, number, table)
         entries = struct.pack(f"<{len(directory)}I", *directory)
-        place = self._put_marked(GRAIN_DIRECTORY, entries)
-        self._put_marked(FOOTER, _header(self._size, place))
+        sector = self._put_marked(GRAIN_DIRECTORY, entries)
+        self._put_marked(FOOTER, _header(self._size, sector))
         self._put(_marker(0, END_OF_STREAM))
 
     def _grains(self) -> Iterator[tuple[int, bytes]]:
@@ -67,11 +67,11 @@ class _StreamedWriter:
             directory[number] = self._put_marked(GRAIN_TABLE, entries)
 
     def _put_marked(self, kind: int, data: bytes) -> int:
-        """The sector of *data*, which follows its marker."""
+        """Write a marker and *data*; return the sector of *data*."""
         self._put(_marker(-(-len(data) // SECTOR), kind))
-        place = self._sectors
+        sector = self._sectors
         self._put(data)
-        return place
+        return sector
 
     def _put(self, data: bytes) -> None:
         sectors = -(-len(data) // SECTOR)

@@ -1,1 +1,1 @@
-"""What the simulator knows: disks, change tracking, machines, snapshots. No SOAP in here."""
+"""The model of the simulated world: disks, change tracking, snapshots, machines."""

@@ -30,7 +30,7 @@ Backing = Literal[
     "flat2", "flat1", "sparse2", "sparse1", "sesparse", "rdm-virtual", "rdm-physical", "raw2"
 ]
 UNTRACKABLE = ("flat1", "sparse1", "rdm-physical")  # these backings have no changeId
-EXTEND_BOUNDARY = 128 << 30  # VMware KB 310751: growth past this size, or a doubling of it
+EXTEND_BOUNDARY = 128 << 30  # VMware KB 310751: growth past this size or its doublings
 
 
 @dataclass(frozen=True, slots=True)

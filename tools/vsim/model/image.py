@@ -94,10 +94,10 @@ def catch_up(live: Path, copy: Path, size: int, unit: int = GRAIN) -> Drift:
     """Make *copy* equal to *live*; return the differences.
 
     The datastore frees whole units of *unit* bytes, which become holes in *copy*. A unit that was
-    discarded only in part stays allocated, and zeros are written to it.
+    discarded only in part stays allocated, and becomes zeros.
 
     Each byte of *live* is read once, and *copy* receives the bytes that were read: this call or
-    the next one catches a concurrent write of the guest, and never half of it.
+    the next one catches a concurrent write of the guest, never half.
     """
     written: list[Span] = []
     discarded: list[Span] = []

@@ -1,4 +1,4 @@
-"""Half-open byte ranges and operations on sequences of them."""
+"""Half-open byte ranges, and operations on sequences of ranges."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise

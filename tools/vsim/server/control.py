@@ -1,7 +1,8 @@
-"""The control channel: the operations as JSON over HTTPS; tools/vsimctl.py is a client.
+"""The control channel: operations as JSON over HTTPS. tools/vsimctl.py is a client.
 
-POST /vsim/<operation> with a JSON object of arguments and `Authorization: Bearer <token>`; GET does
-the same without arguments. The answer is {"result": …}, or {"error": …} with status 400.
+The request is POST /vsim/<operation> with a JSON object of arguments and `Authorization: Bearer
+<token>`, or GET for an operation without arguments. The response is {"result": …}, or {"error":
+…} with status 400.
 """
 
 import base64
@@ -14,15 +15,16 @@ from tools.vsim.server.dispatch import Reply
 
 
 class Control:
-    """Answers requests below /vsim/."""
+    """Answers requests for /vsim/."""
 
     def __init__(self, operations: Operations, token: str) -> None:
         self._operations = operations
         self._token = token
 
     def answer(self, method: str, path: str, body: bytes, authorization: str) -> Reply:
+        """Run the operation in the path; return its result as a JSON reply."""
         if not compare_digest(authorization.encode(), f"Bearer {self._token}".encode()):
-            return _json(401, {"error": "wrong or no token"})
+            return _json(401, {"error": "the token is missing or wrong"})
         name = path.removeprefix("/vsim/")
         try:
             result = self._operations.perform(name, json.loads(body) if body else {})

@@ -1,4 +1,4 @@
-"""From a SOAP request to its reply: session, rules, privileges, the method itself."""
+"""Dispatch of SOAP requests: session, rules, privileges, method call."""
 
 import re
 from dataclasses import dataclass
@@ -18,18 +18,18 @@ from tools.vsim.soap.request import Request, parse_request
 from tools.vsim.soap.vmodl import method_named, typed
 
 COOKIE = re.compile(r'vmware_soap_session="?([^";\s]+)"?')
-OPEN_METHODS = ("RetrieveServiceContent", "Login", "Logout")  # allowed without a session
+OPEN_METHODS = ("RetrieveServiceContent", "Login", "Logout")  # callable without a session
 OPEN_PROPERTIES = (("ServiceInstance", "content"), ("SessionManager", "currentSession"))
 ACTION = re.compile(r"urn:(vim25/[0-9A-Za-z.]+)")
 
 
 class Dropped(Exception):
-    """Close the connection without an answer."""
+    """Raised to close the connection without a reply."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An HTTP answer."""
+    """An HTTP response."""
 
     status: int
     body: bytes
@@ -43,16 +43,19 @@ class Dispatcher:
     def __init__(self, site: SimulatedSite, api_version: str) -> None:
         self._site = site
         self._newest = VmomiSupport.versionMap[f"vim25/{api_version}"]
-        self.calls: list[str] = []  # every method that was asked for, for tests
+        self.calls: list[str] = []  # names of all called methods, for tests
         self._versions = service_versions(api_version)
 
     @property
     def knobs(self) -> AnswerKnobs:
-        """What is odd about answers."""
+        """Knobs of SOAP answers."""
         return self._site.world.knobs.answer
 
     def versions(self) -> Reply:
-        """The versions document; rules call it vimServiceVersions. Raises Dropped."""
+        """Return the versions document. Raises Dropped.
+
+        Rules for it use the method name vimServiceVersions.
+        """
         with self._site.world.lock:
             for rule in self._site.world.knobs.rules.on_call("vimServiceVersions", "", ""):
                 reply = self._early(rule, None)
@@ -61,15 +64,15 @@ class Dispatcher:
         return Reply(200, self._versions)
 
     def answer(self, body: bytes, soap_action: str, cookie: str) -> Reply:
-        """The reply to one request; raises Dropped when the connection shall close."""
+        """Return the reply to a request; raises Dropped to close the connection."""
         version = self._version(soap_action)
         try:
             request = parse_request(body)
         except Fault as fault:
             return Reply(500, fault_reply(fault, version))
-        found = COOKIE.search(cookie)
+        match = COOKIE.search(cookie)
         with self._site.world.lock:
-            return self._answer(request, version, found[1] if found else None)
+            return self._answer(request, version, match[1] if match else None)
 
     def _answer(self, request: Request, version: str, key: str | None) -> Reply:
         site = self._site
@@ -120,7 +123,7 @@ class Dispatcher:
         return None
 
     def _ruled(self, request: Request, target: ManagedObject | None, rules: list[CallRule]) -> Any:
-        """The result that a rule decides; None if none does."""
+        """Return the result that a rule dictates; None without such a rule."""
         for rule in rules:
             fault = Fault(rule.fault, rule.message, **rule.fields)
             if rule.action == "fault":
@@ -160,22 +163,22 @@ class Dispatcher:
         if method is None or not issubclass(target.kind, info.type):
             raise Fault(
                 "vmodl.fault.MethodNotFound",
-                f"vsim does not have {request.method} of {target.ref.kind}.",
+                f"vsim does not implement {request.method} of {target.ref.kind}.",
                 receiver=target.ref,
                 method=request.method,
             )
         if call.session:
             call.session.require(info.privId, target.ref)
-        value = method(call, *(request.arguments.get(each.name) for each in info.params))
+        value = method(call, *(request.arguments.get(parameter.name) for parameter in info.params))
         return typed(info.result, value) if value is not None else None
 
     def _version(self, soap_action: str) -> str:
-        found = ACTION.search(soap_action)
-        return str(VmomiSupport.versionMap.get(found[1], self._newest) if found else self._newest)
+        match = ACTION.search(soap_action)
+        return str(VmomiSupport.versionMap.get(match[1], self._newest) if match else self._newest)
 
 
 def service_versions(api_version: str) -> bytes:
-    """What GET /sdk/vimServiceVersions.xml answers: the newest version and all before it."""
+    """Return the document of /sdk/vimServiceVersions.xml: the newest and all prior versions."""
     newest = VmomiSupport.versionMap[f"vim25/{api_version}"]
     prior = [
         VmomiSupport.versionIdMap[version]
@@ -191,5 +194,5 @@ def service_versions(api_version: str) -> bytes:
 
 
 def is_known_version(api_version: str) -> bool:
-    """Whether pyVmomi knows the API version."""
+    """Return whether pyVmomi knows the API version."""
     return f"vim25/{api_version}" in VmomiSupport.versionMap

@@ -23,7 +23,7 @@ Control = Callable[[str, str, bytes, str], Reply]  # method, path, body, authori
 
 
 def document_type(levels: int) -> bytes:
-    """A declaration of entities that expand to ten to the power of *levels* bytes."""
+    """Return a DOCTYPE with entities that expand to 10 to the power of *levels* bytes."""
     if not levels:
         return b""
     entities = ['<!ENTITY e0 "x">']
@@ -32,7 +32,7 @@ def document_type(levels: int) -> bytes:
 
 
 def padded(head: bytes, padding: int, body: bytes) -> Iterator[bytes]:
-    """The bytes of an answer with white space after the declaration of XML."""
+    """Yield a response with white space between the XML declaration and the body."""
     yield head
     while padding > 0:
         yield b" " * min(padding, PIECE)
@@ -41,7 +41,7 @@ def padded(head: bytes, padding: int, body: bytes) -> Iterator[bytes]:
 
 
 def compressed(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """The pieces as one member of gzip."""
+    """Compress the pieces to one gzip member."""
     packer = zlib.compressobj(wbits=zlib.MAX_WBITS + 16)
     for piece in pieces:
         if packed := packer.compress(piece):
@@ -50,18 +50,18 @@ def compressed(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 class Stream(ssl.SSLSocket):
-    """Is closed if the other end hung up before the handshake; ssl.SSLSocket leaves it open."""
+    """TLS socket that closes if the peer disconnects before the handshake; ssl.SSLSocket leaks."""
 
     def getpeername(self) -> Any:
         try:
             return super().getpeername()
         except OSError as error:
             self.close()
-            raise ConnectionResetError("the other end hung up") from error
+            raise ConnectionResetError("the peer disconnected before the TLS handshake") from error
 
 
 class HttpsServer(ThreadingHTTPServer):
-    """One thread for each connection; the TLS handshake happens in it."""
+    """HTTPS server with one thread per connection, which also does the TLS handshake."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -84,12 +84,12 @@ class HttpsServer(ThreadingHTTPServer):
         self.is_away = False
         self.is_starting = False
         self._open: set[Any] = set()
-        self._asking: set[Any] = set()  # who is being answered on the control channel
+        self._controlled: set[Any] = set()  # connections with a control request in progress
         self._lock = threading.Lock()
         self._serving: threading.Thread | None = None
 
     def serve(self) -> None:
-        """Answer, in a thread of its own."""
+        """Start a thread that accepts connections."""
         self._serving = threading.Thread(
             target=self.serve_forever, kwargs={"poll_interval": 0.01}, name="https"
         )
@@ -98,7 +98,7 @@ class HttpsServer(ThreadingHTTPServer):
     def finish_request(self, request: Any, client_address: Any) -> None:
         try:
             stream = self.tls.wrap_socket(request, server_side=True) if self.tls else request
-        except OSError as error:  # a client that does not trust us, or speaks plain HTTP
+        except OSError as error:  # the client rejects the certificate, or speaks plain HTTP
             log.info("no TLS with %s: %s", client_address, error)
             return
         stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -114,7 +114,7 @@ class HttpsServer(ThreadingHTTPServer):
             stream.close()
 
     def come_back(self) -> None:
-        """Listen on the same port again, after go_away()."""
+        """Listen on the same port again after go_away()."""
         self.socket = socket.socket(self.address_family, self.socket_type)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
@@ -123,15 +123,15 @@ class HttpsServer(ThreadingHTTPServer):
         self.serve()
 
     @contextmanager
-    def asking(self, stream: Any) -> Iterator[None]:
-        """Let a connection last while it is answered, even if the server goes away meanwhile."""
+    def controlling(self, stream: Any) -> Iterator[None]:
+        """Keep a connection open until its control request is answered, whatever happens."""
         with self._lock:
-            self._asking.add(stream)
+            self._controlled.add(stream)
         try:
             yield
         finally:
             with self._lock:
-                self._asking.discard(stream)
+                self._controlled.discard(stream)
 
     def go_away(self) -> None:
         """Close the port and every connection."""
@@ -141,17 +141,17 @@ class HttpsServer(ThreadingHTTPServer):
             self._serving.join()
         self.server_close()
         with self._lock:
-            streams = self._open - self._asking
+            streams = self._open - self._controlled
         for stream in streams:
             try:
                 stream.shutdown(socket.SHUT_RDWR)
             except OSError as error:
-                log.debug("already gone: %s", error)
+                log.debug("connection already closed: %s", error)
 
 
 class _Exchange(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    wbufsize = 65536  # headers and body in one segment
+    wbufsize = 65536  # send headers and body in one segment
     server: HttpsServer
 
     def do_GET(self) -> None:
@@ -184,7 +184,10 @@ class _Exchange(BaseHTTPRequestHandler):
             self._send(Reply(404, b"not found", content_type="text/plain"))
 
     def _is_closed(self) -> bool:
-        """Whether the server goes away, or is starting and says so; the control channel works."""
+        """Drop or refuse the request if the server is away or starting; return whether it did.
+
+        The control channel works while the server is starting.
+        """
         if self.server.is_away:
             self._drop()
             return True
@@ -204,30 +207,30 @@ class _Exchange(BaseHTTPRequestHandler):
         except Dropped:
             self._drop()
             return
-        except Exception as bug:  # the edge of the server: a bug becomes a SOAP fault
+        except Exception as bug:  # end of the request: report a bug as a SOAP fault
             log.exception("bug in vsim")
             fault = Fault("vmodl.fault.SystemError", f"bug in vsim: {bug!r}", reason=repr(bug))
             reply = Reply(500, fault_reply(fault, "vim.version.version9"))
-        if self.server.is_away:  # since this call: what it did is done
+        if self.server.is_away:  # the call was carried out, its reply is lost
             self._drop()
         else:
             self._send_soap(reply)
 
     def _control(self) -> None:
         authorization = self.headers.get("Authorization", "")
-        with self.server.asking(self.connection):
+        with self.server.controlling(self.connection):
             self._send(self.server.control(self.command, self.path, self._body(), authorization))
             self.wfile.flush()
         self.close_connection = self.close_connection or self.server.is_away
 
     def _send_soap(self, reply: Reply) -> None:
-        """An answer as the knobs of the group `answer` have it."""
+        """Send a SOAP reply, changed by the knobs of group `answer`."""
         knobs = self.server.dispatcher.knobs
         if not (knobs.entities or knobs.padding or knobs.gzip or knobs.drip_seconds):
             self._send(reply)
             return
-        head, mark, body = reply.body.partition(b"?>")
-        head += mark + document_type(knobs.entities)
+        head, separator, body = reply.body.partition(b"?>")
+        head += separator + document_type(knobs.entities)
         pieces = padded(head, knobs.padding, body)
         length = len(head) + knobs.padding + len(body)
         self.send_response(reply.status)
@@ -261,8 +264,10 @@ class _Exchange(BaseHTTPRequestHandler):
         self.wfile.write(reply.body)
 
     def _send_file(self, with_body: bool) -> None:
-        found = (each for start, each in self.server.files.items() if self.path.startswith(start))
-        answer = next(found, lambda path, headers: refused(404, "not found"))
+        services = (
+            service for start, service in self.server.files.items() if self.path.startswith(start)
+        )
+        answer = next(services, lambda path, headers: refused(404, "not found"))
         sending = answer(self.path, dict(self.headers))
         self.send_response(sending.status)
         for name, value in sending.headers.items():
@@ -282,5 +287,5 @@ class _Exchange(BaseHTTPRequestHandler):
         self.close_connection = True
         self.connection.shutdown(socket.SHUT_RDWR)
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the base class's name
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  name of the base class
         log.debug(format, *args)

@@ -1,4 +1,4 @@
-"""Downloads of a lease: GET /nfc/<ticket>/<disk>, which asks for no login, as the ticket is one."""
+"""Downloads of a lease: GET /nfc/<ticket>/<disk>. The ticket replaces the login."""
 
 import os
 import tempfile
@@ -11,19 +11,19 @@ from tools.vsim.server.folder import Sending, refused
 
 
 class LeaseService:
-    """Answers requests below /nfc."""
+    """Answers requests for /nfc."""
 
     def __init__(self, site: SimulatedSite) -> None:
         self._site = site
 
     def answer(self, target: str, headers: Mapping[str, str]) -> Sending:
-        """A whole disk as streamOptimized VMDK; ranges are not honoured."""
+        """Return a whole disk as a streamOptimized VMDK; Range is ignored."""
         ticket, _, name = target.removeprefix("/nfc/").partition("/")
         world = self._site.world
         with world.lock:
             disk = self._site.leases.find(ticket, name)
             if disk is None:
-                return refused(404, "no such lease, or it is over")
+                return refused(404, "the lease does not exist or has ended")
             source = os.open(disk.image, os.O_RDONLY)
         try:
             rule = world.on_read(0, disk.size, disk.export)

@@ -1,9 +1,9 @@
-"""The server's end of tools/vsim/vddk: what a library with VDDK's ABI asks for, a line at a time.
+"""The server for tools/vsim/vddk, the library with VDDK's ABI.
 
-A request is one line of fields with tabs between them. An answer is a line `<error> <action>
-<bytes>` and so many bytes; error is a number of VDDK's, action what the library does before it
-returns. Bytes are those of the snapshot, through the exports of the NBD server, so that knobs and
-rules for reads act here too.
+A request is one line of fields, separated by tabs. A response is a line `<error> <action> <length>`
+and *length* bytes; error is a VDDK error code, and action is a fault that the library carries out
+before it returns. Disk data comes from the exports of the NBD server, so that knobs and rules for
+reads apply here too.
 """
 
 import socketserver
@@ -39,19 +39,19 @@ FUNCTIONS: Final = {
     "read": "VixDiskLib_Read",
     "allocated": "VixDiskLib_QueryAllocatedBlocks",
 }
-"""What a rule calls a request."""
+"""Request names and the VDDK functions that rules match."""
 
 
 class LibraryError(Exception):
-    """The request fails with this error of VDDK's."""
+    """Raised when a request fails with a VDDK error code."""
 
-    def __init__(self, code: int, words: str) -> None:
-        super().__init__(words)
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
         self.code = code
 
 
 class LibraryServer(StoppableServer):
-    """Serves libraries; a vCenter that is away lets nobody log in, and hosts go on."""
+    """Serves VDDK libraries. While vCenter is away, logins fail and open disks remain readable."""
 
     def __init__(
         self,
@@ -61,9 +61,10 @@ class LibraryServer(StoppableServer):
         certificate: Certificate,
         calls: list[str],
     ) -> None:
-        """*vsphere* is what a library believes that it logs in at, *certificate* what that shows.
+        """Prepare to serve on *address*.
 
-        The functions that are called are appended to *calls*.
+        *vsphere* is the server that libraries log in to, with *certificate*. The names of called
+        functions are appended to *calls*.
         """
         self.site = site
         self.vsphere = vsphere
@@ -83,11 +84,11 @@ class _Library(socketserver.StreamRequestHandler):
     disable_nagle_algorithm = True
 
     def handle(self) -> None:
-        talk = LibraryConnection(self.server)
+        connection = LibraryConnection(self.server)
         try:
             while line := self.rfile.readline(1 << 16):
                 name, *fields = line.decode().rstrip("\n").split("\t")
-                code, action, data = talk.answer(name, fields)
+                code, action, data = connection.answer(name, fields)
                 self.wfile.write(b"%d %s %d\n" % (code, action.encode(), len(data)))
                 self.wfile.write(data)
                 self.wfile.flush()
@@ -96,11 +97,11 @@ class _Library(socketserver.StreamRequestHandler):
         except (OSError, UnicodeDecodeError):
             return
         finally:
-            talk.end()
+            connection.end()
 
 
 class LibraryConnection:
-    """One connection of a library."""
+    """The state of one library connection."""
 
     def __init__(self, server: LibraryServer) -> None:
         self._server = server
@@ -116,7 +117,7 @@ class LibraryConnection:
         return self._world.knobs.vddk
 
     def answer(self, name: str, fields: list[str]) -> tuple[int, str, bytes]:
-        """Error, action, bytes."""
+        """Return error code, action and data."""
         caller = fields[0] if name == "login" and fields else FUNCTIONS.get(name, name)
         with self._world.changing():
             if name == "login":
@@ -127,18 +128,18 @@ class LibraryConnection:
         if rule is not None:
             self._world.pause(rule.seconds)
             if rule.action == "error":
-                return rule.code, "-", b"as a rule says"
+                return rule.code, "-", b"injected by a rule"
             if rule.action in ("hang", "crash"):
                 return 0, rule.action, b""
         action = "crash" if rule is not None and rule.action == "crash-after" else "-"
         try:
             return 0, action, self._perform(name, fields)
-        except LibraryError as refused:
-            return refused.code, "-", str(refused).encode()
+        except LibraryError as error:
+            return error.code, "-", str(error).encode()
         except Fault as fault:
             return FAIL, "-", str(fault).encode()
         except (ValueError, TypeError):
-            return INVALID, "-", b"not a request"
+            return INVALID, "-", b"invalid request"
 
     def _perform(self, name: str, fields: list[str]) -> bytes:
         requests: dict[str, Callable[..., bytes]] = {
@@ -159,18 +160,18 @@ class LibraryConnection:
     # control
 
     def _login(self, caller: str, host: str, port: str, kind: str, user: str, secret: str) -> bytes:
-        """What the library shall log: lines in a storm, and whether with secrets."""
+        """Log in; return the number of lines to log, and whether they contain secrets."""
         vsphere = self._server.vsphere
         if vsphere.is_away or vsphere.is_starting or (host, int(port)) != vsphere.server_address:
-            raise LibraryError(NO_HOST, f"no vSphere at {host}:{port}")
+            raise LibraryError(NO_HOST, f"vSphere does not answer at {host}:{port}")
         with self._world.changing():
             if kind == "session":
                 if not self._knobs.sessions:
                     raise LibraryError(NOT_SUPPORTED, "session cookies are not supported")
-                found = COOKIE.fullmatch(secret)
-                self._session = self._site.sessions.active(found[1] if found else None)
+                cookie = COOKIE.fullmatch(secret)
+                self._session = self._site.sessions.active(cookie[1] if cookie else None)
                 if self._session is None:
-                    raise LibraryError(NO_SESSION, "no such session")
+                    raise LibraryError(NO_SESSION, "the session does not exist")
             else:
                 try:
                     self._session = self._site.sessions.open(user, secret)
@@ -182,7 +183,7 @@ class LibraryConnection:
     def _require(self, *privileges: str) -> None:
         for privilege in privileges:
             if self._session is None or not self._session.allows(privilege):
-                raise LibraryError(PERMISSIONS, f"needs {privilege}")
+                raise LibraryError(PERMISSIONS, f"privilege {privilege} is required")
 
     def _prepare(self, vm: str, identity: str) -> bytes:
         if not self._world.is_vcenter:
@@ -202,44 +203,46 @@ class LibraryConnection:
         return b""
 
     def _machine(self, vm: str) -> Any:
-        found = self._world.machines.get(vm)
-        if found is None:
-            raise LibraryError(INVALID, f"no machine {vm}")
-        return found
+        machine = self._world.machines.get(vm)
+        if machine is None:
+            raise LibraryError(INVALID, f"machine {vm} does not exist")
+        return machine
 
     def _connect(self, vm: str, snapshot: str, modes: str) -> bytes:
         with self._world.lock:
             self._machine(vm)
         wanted = modes.split(":") if modes else list(MODES)
         if not set(wanted) <= set(MODES):
-            raise LibraryError(INVALID, f"not all of {modes} are transport modes")
+            raise LibraryError(INVALID, f"invalid transport modes {modes}")
         offered = [mode for mode in wanted if mode in self._knobs.modes.split(":")]
         self._vm, self._snapshot = vm, snapshot
-        self._mode = offered[0] if offered else "nbdssl"  # a forced one falls back (the guide)
+        self._mode = (
+            offered[0] if offered else "nbdssl"
+        )  # fallback even for a forced mode (Programming Guide)
         return b""
 
     def _open(self, thumbprint: str, path: str, flags: str) -> bytes:
         self._require("VirtualMachine.Provisioning.DiskRandomRead")
         if thumbprint.upper() != self._server.certificate.thumbprint_sha1:
-            raise LibraryError(FAIL, "the certificate has another thumbprint")
+            raise LibraryError(FAIL, "the thumbprint does not match the certificate")
         with self._world.lock:
-            found = self._world.snapshot(self._snapshot)
-            if found is None or found[0].moid != self._vm:
-                raise LibraryError(NO_SNAPSHOT, f"no snapshot {self._snapshot}")
-            frozen = next(
-                (each for each in found[1].disks if each.disk.path(each.link) == path), None
+            pair = self._world.snapshot(self._snapshot)
+            if pair is None or pair[0].moid != self._vm:
+                raise LibraryError(NO_SNAPSHOT, f"snapshot {self._snapshot} does not exist")
+            state = next(
+                (held for held in pair[1].disks if held.disk.path(held.link) == path), None
             )
-            if frozen is None or frozen.truth is None:
-                raise LibraryError(FILE_NOT_FOUND, f"no disk {path}")
-            links = 1 + (frozen.link.parent is not None)
-            key = frozen.spec.key
+            if state is None or state.truth is None:
+                raise LibraryError(FILE_NOT_FOUND, f"disk {path} does not exist")
+            links = 1 + (state.link.parent is not None)
+            key = state.spec.key
         self._close()
         try:
             self._export = self._server.exports.open(f"{self._vm}/{self._snapshot}/{key}")
         except PermissionError as error:
-            raise LibraryError(NO_HOST, "no more NFC connections") from error
+            raise LibraryError(NO_HOST, "the host has no free NFC connection") from error
         if self._export is None:
-            raise LibraryError(NO_SNAPSHOT, f"no snapshot {self._snapshot}")
+            raise LibraryError(NO_SNAPSHOT, f"snapshot {self._snapshot} does not exist")
         sectors = self._export.announced // SECTOR
         return f"{sectors} {links} {self._mode} {int(self._knobs.asynchronous)}".encode()
 
@@ -250,7 +253,7 @@ class LibraryConnection:
         return b""
 
     def end(self) -> None:
-        """The library is gone, or its connection is."""
+        """Close the disk and the session after the connection ended."""
         self._close()
         if self._own_session and self._session is not None:
             with self._world.changing():
@@ -272,30 +275,30 @@ class LibraryConnection:
                 f"NFC error 5 from server: Failed to allocate the requested {length} bytes",
             )
         if not 0 <= offset < offset + length <= export.announced:
-            raise LibraryError(INVALID, "not a range of the disk")
+            raise LibraryError(INVALID, "range is outside the disk")
         rule = export.on_read(offset, offset + length)
         if rule is not None and rule.action == "eio":
             raise LibraryError(FILE_ERROR, "injected")
         if rule is not None and rule.action in ("close", "short"):
-            raise LibraryError(CONNECTION_LOST, "the connection is lost")
+            raise LibraryError(CONNECTION_LOST, "connection lost")
         return read_padded(export.fd, offset, length)
 
     def _allocated(self, start: str, count: str, chunk: str) -> bytes:
-        """Pairs of first sector and number, whole chunks."""
+        """Return first sector and sector count of each allocated block, in whole chunks."""
         if self._knobs.allocated == "unsupported":
             raise LibraryError(NOT_SUPPORTED, "QueryAllocatedBlocks is not supported")
         export, size = self._opened(), int(chunk) * SECTOR
         begin, end = int(start) * SECTOR, (int(start) + int(count)) * SECTOR
-        found: list[Span] = []
+        blocks: list[Span] = []
         for span in data_spans(export.fd, min(end, export.size), begin):
             first = begin + (span.start - begin) // size * size
             last = begin + -(-(span.end - begin) // size) * size
-            if found and first <= found[-1].end:
-                found[-1] = Span(found[-1].start, max(found[-1].end, last))
+            if blocks and first <= blocks[-1].end:
+                blocks[-1] = Span(blocks[-1].start, max(blocks[-1].end, last))
             else:
-                found.append(Span(first, last))
+                blocks.append(Span(first, last))
         if self._knobs.allocated == "malformed":
-            found.append(Span(end, end + size))
+            blocks.append(Span(end, end + size))
         return b"".join(
-            struct.pack("<QQ", span.start // SECTOR, span.length // SECTOR) for span in found
+            struct.pack("<QQ", span.start // SECTOR, span.length // SECTOR) for span in blocks
         )

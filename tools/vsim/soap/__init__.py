@@ -1,1 +1,1 @@
-"""SOAP over HTTPS: requests in, replies and faults out, with pyVmomi's types and serialiser."""
+"""SOAP requests, replies and faults, with pyVmomi's types and serialiser; certificates."""

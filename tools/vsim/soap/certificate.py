@@ -1,4 +1,4 @@
-"""Server certificates, good and bad, made by the openssl command."""
+"""Server certificates, valid and invalid, from the openssl command."""
 
 import hashlib
 import ssl
@@ -9,7 +9,7 @@ from pathlib import Path
 
 NAMES = "IP:127.0.0.1,IP:::1,DNS:localhost"
 KEY = ["-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
-BYGONE = ["-startdate", "20200101000000Z", "-enddate", "20200201000000Z"]
+PAST_DATES = ["-startdate", "20200101000000Z", "-enddate", "20200201000000Z"]
 CA_SETTINGS = """
 [ca]
 default_ca = here
@@ -34,12 +34,12 @@ class Certificate:
 
     @property
     def thumbprint(self) -> str:
-        """SHA-256 of the certificate, AA:BB:…"""
+        """SHA-256 thumbprint of the certificate: AA:BB:…"""
         return self._digest("sha256")
 
     @property
     def thumbprint_sha1(self) -> str:
-        """SHA-1, as VMware's disk library wants it."""
+        """SHA-1 thumbprint, which VMware's disk library requires."""
         return self._digest("sha1")
 
     def _digest(self, algorithm: str) -> str:
@@ -48,12 +48,13 @@ class Certificate:
         return ":".join(digest[at : at + 2] for at in range(0, len(digest), 2))
 
     def server_context(self) -> ssl.SSLContext:
+        """Return a context that serves with this certificate."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self.certificate, self.key)
         return context
 
     def client_context(self) -> ssl.SSLContext:
-        """A context that trusts this certificate, or what it signed, and nothing else."""
+        """Return a context that trusts only this certificate and the ones it signed."""
         return ssl.create_default_context(cafile=str(self.certificate))
 
 
@@ -65,10 +66,10 @@ def make_certificate(
     expired: bool = False,
     stem: str = "cert",
 ) -> Certificate:
-    """A new certificate <stem>.pem with its key in the directory.
+    """Create a certificate <stem>.pem and its key in *directory*.
 
-    *names* are subject alternative names as openssl writes them. Without an *issuer* it signs
-    itself, and may sign others.
+    *names* are subject alternative names in openssl's format. Without an *issuer* the certificate
+    is self-signed and can sign others.
     """
     made = Certificate(directory / f"{stem}.pem", directory / f"{stem}-key.pem")
     subject = ["-subj", f"/CN={stem}", "-addext", f"subjectAltName={names}"]
@@ -83,7 +84,7 @@ def make_certificate(
 
 
 def _make_expired(made: Certificate, request: list[str], issuer: Certificate | None) -> None:
-    """`openssl req` knows no dates in the past, `openssl ca` does."""
+    """Create an expired certificate. `openssl ca` accepts past dates; `openssl req` does not."""
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         (work / "index").touch()
@@ -94,7 +95,7 @@ def _make_expired(made: Certificate, request: list[str], issuer: Certificate | N
             signer = ["-cert", str(issuer.certificate), "-keyfile", str(issuer.key)]
         files = ["-in", str(work / "request"), "-out", str(made.certificate)]
         settings = ["-config", str(work / "settings"), "-batch", "-notext"]
-        _openssl("ca", *settings, *BYGONE, *signer, *files)
+        _openssl("ca", *settings, *PAST_DATES, *signer, *files)
 
 
 def _openssl(*arguments: str) -> None:

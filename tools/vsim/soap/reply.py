@@ -1,4 +1,4 @@
-"""From results and faults to the bytes of a SOAP reply."""
+"""Serialisation of results and faults to SOAP replies."""
 
 import copy
 from typing import Any
@@ -28,7 +28,7 @@ def _element(value: Any, declared: Any, version: str, name: str, optional: bool 
 
 
 def result_reply(method: str, value: Any, version: str) -> bytes:
-    """A reply with the result of *method*; nothing in it where there is none."""
+    """Return a reply with the result of *method*; it is empty if *value* is None."""
     declared = object if method == "Fetch" else method_named(method).info.result
     inner = "" if value is None else _element(value, declared, version, "returnval", optional=True)
     response = f'<{method}Response xmlns="{NAMESPACE}">{inner}</{method}Response>'
@@ -36,7 +36,7 @@ def result_reply(method: str, value: Any, version: str) -> bytes:
 
 
 def fault_reply(fault: Fault, version: str) -> bytes:
-    """A SOAP fault. Its own children are in no namespace; the detail is named <Type>Fault."""
+    """Return a SOAP fault. Its children have no namespace; its detail is named <Type>Fault."""
     detail = copy.copy(method_fault(fault))
     detail.msg = None
     name = VmomiSupport.GetWsdlName(type(detail))
@@ -52,5 +52,5 @@ def fault_reply(fault: Fault, version: str) -> bytes:
 
 
 def fingerprint(value: Any, version: str) -> str:
-    """A text that is equal for equal values."""
+    """Return a text that is equal for equal values."""
     return _element(value, object, version, "value", optional=True)

@@ -1,7 +1,7 @@
-"""From the bytes of a SOAP request to a method, its target and its arguments.
+"""Parser of SOAP requests: method, target and arguments.
 
-Values go through pyVmomi's own deserialiser, one element at a time: xsi:type holds qualified names,
-whose prefixes only a parser that reports namespaces can resolve.
+pyVmomi's deserialiser reads the values, one element at a time: xsi:type contains qualified names,
+and only a parser that reports namespaces can resolve their prefixes.
 """
 
 from dataclasses import dataclass
@@ -20,16 +20,16 @@ BODY = f"{SoapAdapter.XMLNS_SOAPENV}{SEPARATOR}Body"
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One call."""
+    """A parsed request."""
 
-    method: str  # wsdl name
+    method: str  # WSDL name
     kind: str  # the target's type, such as vim.VirtualMachine
     moid: str
     arguments: dict[str, Any]
 
 
 def parse_request(body: bytes) -> Request:
-    """The call in *body*; raises InvalidRequest for anything that is not one."""
+    """Return the request in *body*; raises InvalidRequest if it cannot be parsed."""
     reader = _RequestParser()
     try:
         reader.parser.Parse(body, True)
@@ -52,7 +52,7 @@ def _gathered(declared: Any, values: list[Any]) -> Any:
 
 
 class _RequestParser(SoapAdapter.ExpatDeserializerNSHandlers):  # type: ignore[misc]
-    """Handlers for expat: counts depth below Body, hands parameters to the deserialiser."""
+    """Expat handlers that track the depth below Body and pass parameters to the deserialiser."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class _RequestParser(SoapAdapter.ExpatDeserializerNSHandlers):  # type: ignore[m
         self.target: tuple[str, str] | None = None
         self.parameters: dict[str, Any] = {}
         self.values: dict[str, list[Any]] = {}
-        self._depth = -1  # below Body: 0 the body, 1 the method, 2 its parameters
+        self._depth = -1  # 0 is Body, 1 the method, 2 its parameters
         self._name = ""
         self._kind = ""
         self._characters = ""
@@ -105,7 +105,7 @@ class _RequestParser(SoapAdapter.ExpatDeserializerNSHandlers):  # type: ignore[m
 
     def _begin_method(self, name: str) -> None:
         self.method = name
-        if name == "Fetch":  # not in the WSDL: how attribute access reads one property
+        if name == "Fetch":  # not in the WSDL: reads one property by attribute access
             self.parameters = {"prop": str}
         else:
             self.parameters = {param.name: param.type for param in method_named(name).info.params}
@@ -122,7 +122,7 @@ class _RequestParser(SoapAdapter.ExpatDeserializerNSHandlers):  # type: ignore[m
 
 
 def _no_parser() -> Any:
-    """Something whose handlers the deserialiser may set; the real ones stay ours."""
+    """Return a dummy parser: the deserialiser replaces its handlers, and not the real ones."""
     return SimpleNamespace(
         StartElementHandler=None,
         EndElementHandler=None,

@@ -1,7 +1,7 @@
-"""The door to pyVmomi: its types, and what it knows of properties and methods.
+"""pyVmomi's types, and its descriptions of properties and methods.
 
 pyVmomi changes its global type information when a client in the same process reads array
-properties, so declared property types are copied before the first request.
+properties. Declared property types are therefore copied before the first request.
 """
 
 from functools import cache
@@ -63,18 +63,18 @@ _DECLARED: dict[str, dict[str, Any]] = {kind.__name__: _properties(kind) for kin
 
 
 def kind_name(kind: Any) -> str:
-    """The vSphere name of a pyVmomi type, such as vim.VirtualMachine."""
+    """Return the vSphere name of a pyVmomi type, such as vim.VirtualMachine."""
     return str(kind.__name__)
 
 
 def declared_properties(kind: Any) -> dict[str, Any]:
-    """Name and type of each property of a managed object type."""
+    """Return name and type of each property of a managed object type."""
     return _DECLARED[kind.__name__]
 
 
 @cache
 def type_named(name: str) -> Any:
-    """The pyVmomi type of a full name such as vim.fault.FileFault; raises KeyError."""
+    """Return the pyVmomi type of a full name such as vim.fault.FileFault; raises KeyError."""
     try:
         return VmomiSupport.GetVmodlType(name)
     except (KeyError, AttributeError) as error:
@@ -82,22 +82,22 @@ def type_named(name: str) -> Any:
 
 
 def kind_named(wsdl_name: str) -> str:
-    """The vSphere name of a managed object type's WSDL name; raises KeyError."""
+    """Return the vSphere name of a managed object type, by WSDL name; raises KeyError."""
     return kind_name(VmomiSupport.GetWsdlType(VmomiSupport.XMLNS_VMODL_BASE, wsdl_name))
 
 
 def method_named(wsdl_name: str) -> Any:
-    """pyVmomi's description of a method; raises KeyError."""
+    """Return pyVmomi's description of a method; raises KeyError."""
     return VmomiSupport.GetWsdlMethod(VmomiSupport.XMLNS_VMODL_BASE, wsdl_name)
 
 
 def managed_object(ref: MoRef) -> Any:
-    """The reference as pyVmomi has it."""
+    """Return the reference as a pyVmomi object."""
     return type_named(ref.kind)(ref.moid)
 
 
 def typed(declared: Any, value: Any) -> Any:
-    """*value* such that the serialiser announces the declared type where any may stand."""
+    """Convert *value* so that the serialiser writes its declared type for type `any`."""
     if value is None:
         return None
     if issubclass(declared, list):
@@ -110,16 +110,16 @@ def typed(declared: Any, value: Any) -> Any:
 
 
 def method_fault(fault: Fault) -> Any:
-    """The fault as a pyVmomi exception object; raises KeyError for a name that does not exist."""
+    """Return the fault as a pyVmomi exception; raises KeyError if its type does not exist."""
     kind = type_named(fault.name)
-    built = kind()
+    exception = kind()
     for name, value in fault.fields.items():
-        setattr(built, name, _field(value))
-    for info in kind._GetPropertyList():  # the serialiser refuses unset required fields
-        if not info.flags & VmomiSupport.F_OPTIONAL and getattr(built, info.name) is None:
-            setattr(built, info.name, _placeholder(info.type))
-    built.msg = fault.message
-    return built
+        setattr(exception, name, _field(value))
+    for info in kind._GetPropertyList():  # the serialiser rejects unset required fields
+        if not info.flags & VmomiSupport.F_OPTIONAL and getattr(exception, info.name) is None:
+            setattr(exception, info.name, _placeholder(info.type))
+    exception.msg = fault.message
+    return exception
 
 
 def _field(value: object) -> Any:

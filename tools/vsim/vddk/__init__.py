@@ -1,1 +1,1 @@
-"""A library with the ABI of VMware's VDDK, in C, that reads the simulator's disks."""
+"""A C library with the ABI of VMware's VDDK that reads the simulator's disks."""

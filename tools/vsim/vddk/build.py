@@ -1,4 +1,4 @@
-"""Compile the library and lay it out as VMware's distribution is: DIR/lib64 has the libraries."""
+"""Compile the library into the layout of VMware's distribution: DIR/lib64."""
 
 import subprocess
 from pathlib import Path
@@ -13,7 +13,7 @@ _WIRE, _LIBRARY = "libvsimwire.so.1", "libvixDiskLib.so.8"
 
 
 def build(folder: Path) -> None:
-    """The two libraries in *folder*/lib64; neither knows where the other one is."""
+    """Compile both libraries into *folder*/lib64; neither has a run path (as in VMware's)."""
     lib64 = folder / "lib64"
     lib64.mkdir(parents=True, exist_ok=True)
     wire, library = lib64 / _WIRE, lib64 / _LIBRARY
@@ -30,5 +30,5 @@ def _compile(target: Path, *inputs: Path) -> None:
 
 
 def point_at(folder: Path, host: str, port: int) -> None:
-    """Have the library in *folder* go to the simulator there."""
+    """Configure the library in *folder* to connect to the simulator at *host* and *port*."""
     (folder / "vsim.conf").write_text(f"{host} {port}\n")
