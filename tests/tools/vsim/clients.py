@@ -1,4 +1,4 @@
-"""What the tests of the simulator share: clients, and the calls that every backup makes."""
+"""Clients of the simulator, and the API calls of a backup."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,36 +16,36 @@ DISK = 2000
 
 
 def inventory(*machines: MachineEntry, **parts: Any) -> Inventory:
-    """One machine that is on, with two disks, or those given."""
+    """Return an inventory of *machines*; by default, of one running machine with two disks."""
     default = MachineEntry("web1", disks=(DiskEntry(size=4 * MIB), DiskEntry(size=2 * MIB)))
     return Inventory(machines=machines or (default,), **parts)
 
 
 @contextmanager
 def connected(sim: Simulator, user: UserEntry | None = None) -> Iterator[Any]:
-    """A logged-in ServiceInstance, as SmartConnect makes it."""
-    who = user or sim.user
+    """Log in with SmartConnect; yield the ServiceInstance."""
+    account = user or sim.user
     service = SmartConnect(
         host=sim.host,
         port=sim.port,
-        user=who.name,
-        pwd=who.password,
+        user=account.name,
+        pwd=account.password,
         sslContext=sim.certificate.client_context(),
     )
     try:
         yield service
     finally:
         Disconnect(service)
-        service._stub.DropConnections()  # else they are closed when garbage is collected
+        service._stub.DropConnections()  # otherwise the garbage collector closes them
 
 
 def machine(service: Any, name: str = "web1") -> Any:
-    """The virtual machine of that name in the first datacenter."""
+    """Return the virtual machine of that name in the first datacenter."""
     return service.content.searchIndex.FindByInventoryPath(f"DC0/vm/{name}")
 
 
 def finished(task: Any) -> Any:
-    """The result of the task; raises its error."""
+    """Wait for a task; return its result or raise its error."""
     WaitForTask(task)
     return task.info.result
 
@@ -63,7 +63,9 @@ def remove(snapshot: Any) -> None:
 
 
 def disks_of(config: Any) -> list[Any]:
-    return [each for each in config.hardware.device if isinstance(each, vim.vm.device.VirtualDisk)]
+    return [
+        device for device in config.hardware.device if isinstance(device, vim.vm.device.VirtualDisk)
+    ]
 
 
 def disk_of(config: Any, key: int = DISK) -> Any:
@@ -71,20 +73,20 @@ def disk_of(config: Any, key: int = DISK) -> Any:
 
 
 def pages(vm: Any, snapshot: Any, change_id: str, key: int = DISK) -> list[Any]:
-    """Every page of a query, by the loop that VMware documents."""
+    """Return every page of a query, with the loop that VMware documents."""
     capacity = disk_of(snapshot.config, key).capacityInBytes
-    found, offset = [], 0
+    received, offset = [], 0
     while offset < capacity:
         page = vm.QueryChangedDiskAreas(snapshot, key, offset, change_id)
         assert page.startOffset == offset
         assert page.length > 0
-        found.append(page)
+        received.append(page)
         offset = page.startOffset + page.length
-    return found
+    return received
 
 
 def changed(vm: Any, snapshot: Any, change_id: str, key: int = DISK) -> list[tuple[int, int]]:
-    """(start, length) of all extents."""
+    """Return (start, length) of all extents of a query."""
     return [
         (extent.start, extent.length)
         for page in pages(vm, snapshot, change_id, key)

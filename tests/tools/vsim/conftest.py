@@ -1,4 +1,4 @@
-"""A simulator, and a client that is logged in to it."""
+"""Fixtures: a simulator, and a client with a session."""
 
 from collections.abc import Iterator
 from typing import Any

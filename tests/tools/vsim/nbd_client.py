@@ -1,4 +1,4 @@
-"""A small NBD client, written from the protocol document and not from the server."""
+"""A small NBD client, written from the protocol document, independent of the server."""
 
 import socket
 import struct
@@ -10,7 +10,7 @@ GO, STRUCTURED, SET_META = 7, 8, 10
 
 
 class NbdError(Exception):
-    """The server refused, or answered with an error number."""
+    """Raised when the server refuses a request or returns an error number."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -88,7 +88,7 @@ class NbdClient:
             replies.append((kind, body))
 
     def read(self, offset: int, length: int) -> bytes:
-        """Exactly those bytes; raises NbdError, ConnectionError."""
+        """Return exactly *length* bytes; raises NbdError, ConnectionError."""
         self._request(0, offset, length)
         if not self._structured:
             magic, error, cookie = struct.unpack(">IIQ", self._take(16))
@@ -107,14 +107,14 @@ class NbdClient:
         return bytes(data)
 
     def status(self, offset: int, length: int) -> list[tuple[int, int]]:
-        """(length, flags) of the extents from *offset* on."""
+        """Return (length, flags) of the extents from *offset*."""
         self._request(7, offset, length)
-        found = []
+        extents = []
         for kind, body in self._chunks():
             assert kind == 5
             assert struct.unpack_from(">I", body)[0] == self.context
-            found += list(struct.iter_unpack(">II", body[4:]))
-        return found
+            extents += list(struct.iter_unpack(">II", body[4:]))
+        return extents
 
     def write(self, offset: int, data: bytes) -> None:
         self._request(1, offset, len(data))

@@ -1,4 +1,4 @@
-"""QueryChangedDiskAreas: activation, pages, faults, and the bytes it must not miss."""
+"""QueryChangedDiskAreas: activation, pages, faults, completeness."""
 
 import re
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ def change_id(snapshot: Any, key: int = DISK) -> str:
 
 
 def based(vm: Any) -> str:
-    """Enable tracking, take and remove a snapshot; its change ID."""
+    """Enable tracking, take and remove a snapshot; return its change ID."""
     enable_cbt(vm)
     snapshot = take_snapshot(vm)
     base = change_id(snapshot)
@@ -69,7 +69,7 @@ def test_a_machine_that_is_off_tracks_at_once(sim: Simulator, vm: Any) -> None:
     enable_cbt(vm)
     page = vm.QueryChangedDiskAreas(None, DISK, 0, "*")
 
-    assert [(each.start, each.length) for each in page.changedArea] == [(0, BLOCK)]
+    assert [(extent.start, extent.length) for extent in page.changedArea] == [(0, BLOCK)]
 
 
 def test_a_running_machine_has_no_current_changes(vm: Any) -> None:
@@ -81,7 +81,7 @@ def test_a_running_machine_has_no_current_changes(vm: Any) -> None:
 
 def test_the_flag_is_mirrored_in_the_settings(vm: Any) -> None:
     enable_cbt(vm)
-    settings_on = {each.key: each.value for each in vm.config.extraConfig}
+    settings_on = {option.key: option.value for option in vm.config.extraConfig}
     enable_cbt(vm, False)
 
     assert settings_on == {
@@ -93,7 +93,7 @@ def test_the_flag_is_mirrored_in_the_settings(vm: Any) -> None:
     assert vm.config.changeTrackingEnabled is False
 
 
-def test_a_disk_whose_own_key_is_missing_has_no_change_id(vm: Any) -> None:
+def test_a_disk_without_its_ctk_key_has_no_change_id(vm: Any) -> None:
     enable_cbt(vm)
     off = vim.option.OptionValue(key="scsi0:1.ctkEnabled", value="")
     finished(vm.ReconfigVM_Task(vim.vm.ConfigSpec(extraConfig=[off])))
@@ -103,7 +103,9 @@ def test_a_disk_whose_own_key_is_missing_has_no_change_id(vm: Any) -> None:
     assert disk_of(snapshot.config, 2001).backing.changeId is None
 
 
-def test_settings_alone_do_not_flip_the_flag_of_a_running_machine(sim: Simulator, vm: Any) -> None:
+def test_settings_alone_do_not_change_the_flag_of_a_running_machine(
+    sim: Simulator, vm: Any
+) -> None:
     keys = ["ctkEnabled", "scsi0:0.ctkEnabled"]
     extra = [vim.option.OptionValue(key=key, value="TRUE") for key in keys]
     finished(vm.ReconfigVM_Task(vim.vm.ConfigSpec(extraConfig=extra)))
@@ -144,16 +146,16 @@ def test_old_backings_have_no_change_id(backing: str) -> None:
 
 
 @pytest.mark.parametrize("backing", ["flat2", "sparse2", "sesparse", "rdm-virtual", "raw2"])
-def test_other_backings_have_one(backing: str) -> None:
+def test_other_backings_have_a_change_id(backing: str) -> None:
     entry = MachineEntry("web1", cbt=True, disks=(DiskEntry(size=MIB, backing=backing),))
     with Simulator(inventory(entry)) as sim, connected(sim) as service:
         assert CHANGE_ID.fullmatch(change_id(take_snapshot(machine(service))))
 
 
-# what the extents say
+# extents
 
 
-def test_a_snapshot_tells_what_changed_before_it_and_nothing_after(sim: Simulator, vm: Any) -> None:
+def test_a_snapshot_reports_changes_before_it_and_none_after(sim: Simulator, vm: Any) -> None:
     base = based(vm)
     sim.do.write("web1", DISK, 3 * BLOCK + 7, b"before")
     snapshot = take_snapshot(vm)
@@ -162,7 +164,7 @@ def test_a_snapshot_tells_what_changed_before_it_and_nothing_after(sim: Simulato
     assert changed(vm, snapshot, base) == [(3 * BLOCK, BLOCK)]
 
 
-def test_what_changed_before_the_base_is_not_reported(sim: Simulator, vm: Any) -> None:
+def test_changes_before_the_base_are_not_reported(sim: Simulator, vm: Any) -> None:
     based(vm)
     sim.do.write("web1", DISK, 0, b"old")
     first = take_snapshot(vm)
@@ -200,9 +202,9 @@ def test_zeros_written_to_a_hole_are_a_change(sim: Simulator, vm: Any) -> None:
     assert changed(vm, take_snapshot(vm), base) == [(BLOCK, BLOCK)]
 
 
-@pytest.mark.parametrize(("reported", "found"), [(True, [(0, BLOCK)]), (False, [])])
+@pytest.mark.parametrize(("reported", "expected"), [(True, [(0, BLOCK)]), (False, [])])
 def test_discards_are_reported_or_not(
-    sim: Simulator, vm: Any, reported: bool, found: list[tuple[int, int]]
+    sim: Simulator, vm: Any, reported: bool, expected: list[tuple[int, int]]
 ) -> None:
     sim.knobs.change("cbt", unmap_reported=reported, unmap_unit=BLOCK)
     sim.do.write("web1", DISK, 0, b"x" * BLOCK)
@@ -210,7 +212,7 @@ def test_discards_are_reported_or_not(
     sim.do.discard("web1", DISK, 0, BLOCK)
     snapshot = take_snapshot(vm)
 
-    assert changed(vm, snapshot, base) == found
+    assert changed(vm, snapshot, base) == expected
     with open(sim.do.truth("backup", DISK)["path"], "rb") as file:
         assert file.read(BLOCK) == bytes(BLOCK)
 
@@ -226,10 +228,10 @@ def test_discards_are_reported_or_not(
         (2 * MIB - 4096, 2 * MIB + 4096, [2, 3]),
     ],
 )
-def test_whole_units_alone_are_given_back(
+def test_a_discard_frees_only_whole_units(
     sim: Simulator, vm: Any, offset: int, length: int, freed: list[int]
 ) -> None:
-    """As VMFS does, in units of 1 MiB; the rest of the range keeps its bytes."""
+    """VMFS frees units of 1 MiB; the rest of the range keeps its bytes."""
     sim.knobs.change("cbt", unmap_reported=False)
     for number in range(4):
         sim.do.write("web1", DISK, number * MIB, b"x" * MIB)
@@ -242,12 +244,12 @@ def test_whole_units_alone_are_given_back(
     assert image.count(b"x") == (4 - len(freed)) * MIB
 
 
-def test_a_hole_in_part_of_a_unit_is_zeros_that_were_written(sim: Simulator, vm: Any) -> None:
-    """A guest that has the image loop-mounted punches holes of 4 KiB into it."""
+def test_a_hole_smaller_than_a_unit_counts_as_written_zeros(sim: Simulator, vm: Any) -> None:
+    """A guest with the image loop-mounted punches holes of 4 KiB."""
     sim.knobs.change("cbt", unmap_reported=False)
     sim.do.write("web1", DISK, 0, b"x" * 2 * MIB)
     base = based(vm)
-    (live,) = (each["file"] for each in sim.do.vms()[0]["disks"] if each["key"] == DISK)
+    (live,) = (document["file"] for document in sim.do.vms()[0]["disks"] if document["key"] == DISK)
     with open(live, "r+b") as file:
         punch(file.fileno(), Span(MIB - 4096, 2 * MIB))
     snapshot = take_snapshot(vm)
@@ -259,7 +261,7 @@ def test_a_hole_in_part_of_a_unit_is_zeros_that_were_written(sim: Simulator, vm:
         assert list(data_spans(file.fileno(), 4 * MIB)) == [Span(0, MIB)]
 
 
-def test_star_is_what_was_ever_in_use(sim: Simulator, vm: Any) -> None:
+def test_star_reports_every_block_ever_in_use(sim: Simulator, vm: Any) -> None:
     sim.knobs.change("cbt", unmap_unit=4096)
     sim.do.write("web1", DISK, 0, b"x" * 4096)
     based(vm)
@@ -269,7 +271,7 @@ def test_star_is_what_was_ever_in_use(sim: Simulator, vm: Any) -> None:
     assert changed(vm, take_snapshot(vm), "*") == [(0, BLOCK), (5 * BLOCK, BLOCK)]
 
 
-def test_star_can_be_the_whole_disk_or_refused(sim: Simulator, vm: Any) -> None:
+def test_star_can_report_the_whole_disk_or_fail(sim: Simulator, vm: Any) -> None:
     based(vm)
     snapshot = take_snapshot(vm)
     sim.knobs.change("cbt", star="whole")
@@ -281,7 +283,7 @@ def test_star_can_be_the_whole_disk_or_refused(sim: Simulator, vm: Any) -> None:
         vm.QueryChangedDiskAreas(snapshot, DISK, 0, "*")
 
 
-def test_the_last_extent_ends_where_the_disk_does() -> None:
+def test_the_last_extent_ends_at_the_end_of_the_disk() -> None:
     size = MIB + 512
     entry = MachineEntry("web1", disks=(DiskEntry(size=size),))
     with Simulator(inventory(entry)) as sim, connected(sim) as service:
@@ -306,7 +308,7 @@ def test_the_granularity_is_a_knob(sim: Simulator, vm: Any, granularity: int) ->
 
 @pytest.fixture
 def scattered(sim: Simulator, vm: Any) -> tuple[Any, str]:
-    """A snapshot with ten changed blocks, and the change ID before them."""
+    """Yield a snapshot with ten changed blocks, and the change ID before the changes."""
     base = based(vm)
     for number in range(10):
         sim.do.write("web1", DISK, (3 + 6 * number) * BLOCK, b"x")
@@ -318,19 +320,19 @@ SCATTERED = [((3 + 6 * number) * BLOCK, BLOCK) for number in range(10)]
 
 @pytest.mark.parametrize("cut_at", ["extent-end", "next-start", "middle"])
 @pytest.mark.parametrize("most", [1, 3, 2000])
-def test_pages_hold_so_many_extents(
+def test_pages_hold_at_most_max_extents(
     sim: Simulator, vm: Any, scattered: tuple[Any, str], most: int, cut_at: str
 ) -> None:
     snapshot, base = scattered
     sim.knobs.change("cbt", max_extents=most, cut_at=cut_at)
-    found = pages(vm, snapshot, base)
+    received = pages(vm, snapshot, base)
     starts = {3 * BLOCK + BLOCK, 9 * BLOCK, 6 * BLOCK + BLOCK // 2}
 
-    assert [(e.start, e.length) for page in found for e in page.changedArea] == SCATTERED
-    assert max(len(page.changedArea) for page in found) == min(most, 10)
+    assert [(e.start, e.length) for page in received for e in page.changedArea] == SCATTERED
+    assert max(len(page.changedArea) for page in received) == min(most, 10)
     if most == 1:
-        assert found[1].startOffset in starts
-        assert (cut_at == "next-start") == (found[1].startOffset == 9 * BLOCK)
+        assert received[1].startOffset in starts
+        assert (cut_at == "next-start") == (received[1].startOffset == 9 * BLOCK)
 
 
 def test_pages_in_the_middle_can_be_empty(
@@ -338,22 +340,24 @@ def test_pages_in_the_middle_can_be_empty(
 ) -> None:
     snapshot, base = scattered
     sim.knobs.change("cbt", empty_pages=True)
-    found = pages(vm, snapshot, base)
+    received = pages(vm, snapshot, base)
 
-    assert [len(page.changedArea) for page in found] == [0, 1] * 10 + [0]
-    assert [(e.start, e.length) for page in found for e in page.changedArea] == SCATTERED
+    assert [len(page.changedArea) for page in received] == [0, 1] * 10 + [0]
+    assert [(e.start, e.length) for page in received for e in page.changedArea] == SCATTERED
 
 
 def test_pages_can_be_short(sim: Simulator, vm: Any, scattered: tuple[Any, str]) -> None:
     snapshot, base = scattered
     sim.knobs.change("cbt", page_span=BLOCK + 512)
-    found = pages(vm, snapshot, base)
+    received = pages(vm, snapshot, base)
 
-    assert max(page.length for page in found) == BLOCK + 512
-    assert sum(extent.length for page in found for extent in page.changedArea) == 10 * BLOCK
+    assert max(page.length for page in received) == BLOCK + 512
+    assert sum(extent.length for page in received for extent in page.changedArea) == 10 * BLOCK
 
 
-def test_false_positives_come_on_top(sim: Simulator, vm: Any, scattered: tuple[Any, str]) -> None:
+def test_false_positives_are_added_to_real_changes(
+    sim: Simulator, vm: Any, scattered: tuple[Any, str]
+) -> None:
     snapshot, base = scattered
     sim.knobs.change("cbt", false_positives=20, seed=5)
     covered = {
@@ -365,15 +369,15 @@ def test_false_positives_come_on_top(sim: Simulator, vm: Any, scattered: tuple[A
     assert {start // BLOCK for start, _ in SCATTERED} < covered
 
 
-def test_misses_are_silent_and_the_same_each_time(
+def test_silent_misses_are_the_same_in_every_query(
     sim: Simulator, vm: Any, scattered: tuple[Any, str]
 ) -> None:
     snapshot, base = scattered
     sim.knobs.change("cbt", silent_misses=0.5, seed=1)
-    found = changed(vm, snapshot, base)
+    extents = changed(vm, snapshot, base)
 
-    assert set(found) < set(SCATTERED)
-    assert changed(vm, snapshot, base) == found
+    assert set(extents) < set(SCATTERED)
+    assert changed(vm, snapshot, base) == extents
 
 
 def test_one_disk_can_have_knobs_of_its_own(sim: Simulator, vm: Any) -> None:
@@ -391,7 +395,7 @@ def test_one_disk_can_have_knobs_of_its_own(sim: Simulator, vm: Any) -> None:
 
 
 def broken(page: Any, offset: int, capacity: int) -> bool:
-    """Whether the page breaks a rule of the answer."""
+    """Return whether the page breaks a rule of the answer."""
     end = page.startOffset + page.length
     previous = offset
     for extent in page.changedArea:
@@ -465,7 +469,7 @@ def test_a_malformed_id_is_one_of_two_faults(sim: Simulator, vm: Any) -> None:
         vm.QueryChangedDiskAreas(snapshot, DISK, 0, "nonsense")
 
 
-def test_a_disk_that_is_not_tracked_is_a_file_fault(vm: Any) -> None:
+def test_a_query_of_an_untracked_disk_is_a_file_fault(vm: Any) -> None:
     with pytest.raises(vim.fault.FileFault):
         vm.QueryChangedDiskAreas(take_snapshot(vm), DISK, 0, "*")
 
@@ -480,7 +484,7 @@ def test_a_removed_snapshot_is_not_found(vm: Any) -> None:
     assert refused.value.obj == snapshot
 
 
-# against an oracle
+# comparison with an oracle
 
 SIZE = 24 * 4096 + 512
 PIECES = st.tuples(st.integers(0, SIZE - 1), st.binary(min_size=1, max_size=9000), st.booleans())
@@ -489,7 +493,7 @@ ROUNDS = st.lists(st.lists(PIECES, max_size=4), min_size=1, max_size=5)
 
 @pytest.fixture(scope="module")
 def small() -> Iterator[tuple[Simulator, Any]]:
-    """A simulator that many examples share; each adds machines of its own."""
+    """Yield a simulator for many examples; each example adds its own machines."""
     with Simulator(inventory()) as sim, connected(sim) as service:
         sim.knobs.change("cbt", granularity=4096, unmap_unit=4096)
         yield sim, service
@@ -497,7 +501,7 @@ def small() -> Iterator[tuple[Simulator, Any]]:
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(rounds=ROUNDS, most=st.integers(1, 3), cut_at=st.sampled_from(["next-start", "middle"]))
-def test_a_chain_of_increments_gives_every_byte_of_every_snapshot(
+def test_a_chain_of_increments_restores_every_byte_of_every_snapshot(
     small: tuple[Simulator, Any], rounds: list[list[Any]], most: int, cut_at: str
 ) -> None:
     sim, service = small

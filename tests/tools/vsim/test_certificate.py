@@ -1,4 +1,4 @@
-"""Certificates that a client must refuse, and the one it must not."""
+"""Certificates that a client must reject, and certificates that it must accept."""
 
 import socket
 import ssl
@@ -12,7 +12,7 @@ from tools.vsim.soap.certificate import Certificate, make_certificate
 
 
 def handshake(sim: Simulator, trusted: Certificate) -> str:
-    """The TLS version that a client settles on which trusts the certificate."""
+    """Connect with a client that trusts *trusted*; return the negotiated TLS version."""
     context = trusted.client_context()
     with (
         socket.create_connection((sim.host, sim.port), timeout=10) as plain,
@@ -21,7 +21,7 @@ def handshake(sim: Simulator, trusted: Certificate) -> str:
         return str(stream.version())
 
 
-def test_a_certificate_of_an_authority_is_trusted_through_it(tmp_path: Path) -> None:
+def test_a_certificate_is_trusted_through_its_authority(tmp_path: Path) -> None:
     authority = make_certificate(tmp_path, names="DNS:authority", stem="authority")
     server = make_certificate(tmp_path, issuer=authority)
     with Simulator(inventory(), certificate=server) as sim:
@@ -29,7 +29,7 @@ def test_a_certificate_of_an_authority_is_trusted_through_it(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("self_signed", [True, False])
-def test_an_expired_certificate(tmp_path: Path, self_signed: bool) -> None:
+def test_an_expired_certificate_is_rejected(tmp_path: Path, self_signed: bool) -> None:
     authority = make_certificate(tmp_path, names="DNS:authority", stem="authority")
     server = make_certificate(tmp_path, issuer=None if self_signed else authority, expired=True)
     with (
@@ -39,7 +39,7 @@ def test_an_expired_certificate(tmp_path: Path, self_signed: bool) -> None:
         handshake(sim, server if self_signed else authority)
 
 
-def test_a_certificate_for_another_host(tmp_path: Path) -> None:
+def test_a_certificate_for_another_host_is_rejected(tmp_path: Path) -> None:
     server = make_certificate(tmp_path, names="DNS:other.example")
     with (
         Simulator(inventory(), certificate=server) as sim,

@@ -1,4 +1,4 @@
-"""PropertyCollector: traversal, paging, what is missing."""
+"""PropertyCollector: traversal, pages, missing properties."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ PC = vmodl.query.PropertyCollector
 
 
 def all_machines(service: Any, paths: list[str]) -> Any:
-    """The filter that every inventory tool builds, and its view."""
+    """Return the filter that every inventory tool builds."""
     content = service.content
     view = content.viewManager.CreateContainerView(content.rootFolder, [vim.VirtualMachine], True)
     step = PC.TraversalSpec(name="v", type=vim.view.ContainerView, path="view", skip=False)
@@ -23,7 +23,9 @@ def all_machines(service: Any, paths: list[str]) -> Any:
 
 
 def names(result: Any) -> list[str]:
-    return [prop.val for each in result.objects for prop in each.propSet if prop.name == "name"]
+    return [
+        prop.val for content in result.objects for prop in content.propSet if prop.name == "name"
+    ]
 
 
 @pytest.fixture
@@ -36,17 +38,17 @@ def test_paging_returns_each_machine_once(many: Inventory) -> None:
         collector = service.content.propertyCollector
         spec = all_machines(service, ["name"])
         result = collector.RetrievePropertiesEx([spec], PC.RetrieveOptions(maxObjects=3))
-        found, sizes = names(result), [len(result.objects)]
+        listed, sizes = names(result), [len(result.objects)]
         while result.token:
             result = collector.ContinueRetrievePropertiesEx(result.token)
-            found += names(result)
+            listed += names(result)
             sizes.append(len(result.objects))
 
         assert sizes == [3, 3, 1]
-        assert sorted(found) == [f"vm{number}" for number in range(7)]
+        assert sorted(listed) == [f"vm{number}" for number in range(7)]
 
 
-def test_the_server_may_page_though_nobody_asked(many: Inventory) -> None:
+def test_the_server_may_page_without_max_objects(many: Inventory) -> None:
     with Simulator(many) as sim, connected(sim) as service:
         sim.knobs.change("session", objects_per_page=2)
         spec = all_machines(service, ["name"])
@@ -90,7 +92,7 @@ def test_a_path_that_does_not_exist_is_invalid(service: Any, path: str) -> None:
     assert refused.value.name == path
 
 
-def test_nothing_selected_is_no_result(service: Any) -> None:
+def test_an_empty_selection_has_no_result(service: Any) -> None:
     spec = all_machines(service, ["name"])
     spec.propSet[0].type = vim.Datastore
 
@@ -119,10 +121,10 @@ def test_named_selections_walk_the_folders(many: Inventory) -> None:
             propSet=[PC.PropertySpec(type=vim.ManagedEntity, pathSet=["name"])],
         )
         result = service.content.propertyCollector.RetrieveProperties([spec])
-        found = [each.propSet[0].val for each in result]
+        visited = [content.propSet[0].val for content in result]
 
-        assert found[:5] == ["Datacenters", "DC0", "vm", "a", "b"]
-        assert len(found) == 12
+        assert visited[:5] == ["Datacenters", "DC0", "vm", "a", "b"]
+        assert len(visited) == 12
 
 
 def test_forbidden_properties_are_in_the_missing_set() -> None:
@@ -133,7 +135,7 @@ def test_forbidden_properties_are_in_the_missing_set() -> None:
         )
         missing = result.objects[0].missingSet
 
-        assert [str(each.path) for each in missing] == ["name"]
+        assert [str(entry.path) for entry in missing] == ["name"]
         assert isinstance(missing[0].fault, vim.fault.NoPermission)
 
 
@@ -157,9 +159,9 @@ def test_all_properties_of_a_machine_can_be_read(service: Any, vm: Any) -> None:
         propSet=[PC.PropertySpec(type=vim.VirtualMachine, all=True)],
     )
     result = service.content.propertyCollector.RetrievePropertiesEx([spec], PC.RetrieveOptions())
-    found = {prop.name for prop in result.objects[0].propSet}
+    properties = {prop.name for prop in result.objects[0].propSet}
 
-    assert {"name", "config", "runtime", "capability", "guest", "summary", "layoutEx"} <= found
+    assert {"name", "config", "runtime", "capability", "guest", "summary", "layoutEx"} <= properties
     assert result.objects[0].missingSet == []
 
 

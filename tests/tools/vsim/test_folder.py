@@ -20,7 +20,7 @@ from tools.vsim import ReadRule, ServerEntry, Simulator, UserEntry
 
 
 class Browser:
-    """Requests with the cookie of a SOAP session."""
+    """Client of /folder with the cookie of a SOAP session."""
 
     def __init__(self, sim: Simulator, service: Any) -> None:
         self._sim = sim
@@ -67,7 +67,7 @@ def test_the_base_extent_is_the_snapshot(sim: Simulator, vm: Any, browser: Brows
         ("bytes=-5", 4 * MIB - 5, 4 * MIB),
     ],
 )
-def test_ranges(
+def test_a_range_returns_exactly_its_bytes(
     sim: Simulator, vm: Any, browser: Browser, asked: str, start: int, end: int
 ) -> None:
     sim.do.write("web1", DISK, 0, bytes(range(256)) * (4 * MIB // 256))
@@ -79,7 +79,7 @@ def test_ranges(
     assert body == (bytes(range(256)) * (4 * MIB // 256))[start:end]
 
 
-def test_a_range_behind_the_end_is_not_satisfiable(vm: Any, browser: Browser) -> None:
+def test_a_range_past_the_end_is_not_satisfiable(vm: Any, browser: Browser) -> None:
     take_snapshot(vm)
     status, headers, _ = browser.get("web1/web1-flat.vmdk", Range=f"bytes={4 * MIB}-")
 
@@ -87,7 +87,7 @@ def test_a_range_behind_the_end_is_not_satisfiable(vm: Any, browser: Browser) ->
     assert headers["Content-Range"] == f"bytes */{4 * MIB}"
 
 
-def test_a_server_need_not_know_ranges(sim: Simulator, vm: Any, browser: Browser) -> None:
+def test_a_server_can_ignore_ranges(sim: Simulator, vm: Any, browser: Browser) -> None:
     sim.knobs.change("data", ranges=False)
     take_snapshot(vm)
     status, _, body = browser.get("web1/web1-flat.vmdk", Range="bytes=0-0")
@@ -153,7 +153,7 @@ def test_directories_are_listed(vm: Any, browser: Browser) -> None:
 
 def test_the_machine_lists_the_same_files(vm: Any, browser: Browser) -> None:
     take_snapshot(vm)
-    files = [each.name.removeprefix("[datastore1] web1/") for each in vm.layoutEx.file]
+    files = [file.name.removeprefix("[datastore1] web1/") for file in vm.layoutEx.file]
     listing = browser.get("web1/")[2].decode()
 
     assert "web1-000001.vmdk" in files
@@ -163,7 +163,9 @@ def test_the_machine_lists_the_same_files(vm: Any, browser: Browser) -> None:
 @pytest.mark.parametrize(
     ("store", "dc"), [("nowhere", "DC0"), ("datastore1", "nowhere"), ("datastore1", "")]
 )
-def test_datastore_and_datacenter_must_be_right(browser: Browser, store: str, dc: str) -> None:
+def test_an_unknown_datastore_or_datacenter_is_not_found(
+    browser: Browser, store: str, dc: str
+) -> None:
     assert browser.get("web1/web1.vmx", store=store, dc=dc)[0] == 404
 
 
@@ -179,14 +181,16 @@ def test_without_a_session_nothing_is_served(sim: Simulator) -> None:
 
 
 @pytest.mark.parametrize(("password", "status"), [("vsim", 200), ("wrong", 401)])
-def test_basic_authentication(sim: Simulator, password: str, status: int) -> None:
+def test_basic_authentication_checks_the_password(
+    sim: Simulator, password: str, status: int
+) -> None:
     credentials = base64.b64encode(f"{sim.user.name}:{password}".encode()).decode()
-    found = Browser(sim, None).get("web1/web1.vmx", Authorization=f"Basic {credentials}")
+    response = Browser(sim, None).get("web1/web1.vmx", Authorization=f"Basic {credentials}")
 
-    assert found[0] == status
+    assert response[0] == status
 
 
-def test_browsing_needs_its_privilege() -> None:
+def test_browsing_requires_its_privilege() -> None:
     poor = UserEntry("poor", "pw", denied=("Datastore.Browse",))
     with Simulator(inventory(users=(poor,))) as sim, connected(sim) as service:
         assert Browser(sim, service).get("web1/web1.vmx")[0] == 403
@@ -203,12 +207,14 @@ def test_a_range_can_be_unreadable(sim: Simulator, vm: Any, browser: Browser) ->
 def test_a_session_can_end_between_two_reads(sim: Simulator, vm: Any, browser: Browser) -> None:
     take_snapshot(vm)
     sim.do.on_read(action="operation", operation="end_sessions", times=1)
-    found = [browser.get("web1/web1-flat.vmdk", Range="bytes=0-1")[0] for _ in range(2)]
+    statuses = [browser.get("web1/web1-flat.vmdk", Range="bytes=0-1")[0] for _ in range(2)]
 
-    assert found == [206, 401]
+    assert statuses == [206, 401]
 
 
-def test_the_connection_can_close_within_a_file(sim: Simulator, vm: Any, browser: Browser) -> None:
+def test_the_connection_can_close_in_the_middle_of_a_file(
+    sim: Simulator, vm: Any, browser: Browser
+) -> None:
     take_snapshot(vm)
     sim.knobs.rules.add(ReadRule("close", export="*-flat.vmdk"))
 

@@ -1,4 +1,4 @@
-"""Connecting: version negotiation, login, TLS."""
+"""Connections: version negotiation, login, TLS."""
 
 import hashlib
 import http.client
@@ -28,7 +28,7 @@ from tools.vsim.inventory import InventoryError
     ("api", "chosen"),
     [("6.7", "6.7"), ("7.0.3.0", "7.0.3.0"), ("8.0.3.0", "8.0.3.0"), ("9.1.1.0", "9.1.1.0")],
 )
-def test_a_client_settles_on_the_announced_version(api: str, chosen: str) -> None:
+def test_a_client_negotiates_the_announced_version(api: str, chosen: str) -> None:
     with Simulator(inventory(server=ServerEntry(api=api))) as sim, connected(sim) as service:
         version = service._stub.versionId
 
@@ -43,12 +43,12 @@ def test_a_backup_works_in_every_version(api: str) -> None:
         enable_cbt(vm)
         sim.do.write("web1", DISK, BLOCK, b"x")
         snapshot = take_snapshot(vm)
-        found = changed(vm, snapshot, "*")
+        extents = changed(vm, snapshot, "*")
         with pytest.raises(vim.fault.FileFault):
             changed(vm, snapshot, "00/1")
         remove(snapshot)
 
-        assert found == [(BLOCK, BLOCK)]
+        assert extents == [(BLOCK, BLOCK)]
         assert vm.snapshot is None
 
 
@@ -57,7 +57,7 @@ def test_an_unknown_version_is_refused_at_the_start() -> None:
         Simulator(inventory(server=ServerEntry(api="1.2.3")))
 
 
-def test_an_esxi_host_says_so() -> None:
+def test_an_esxi_host_identifies_itself() -> None:
     host = inventory(server=ServerEntry(kind="esxi"))
     with Simulator(host) as sim, connected(sim) as service:
         assert service.content.about.apiType == "HostAgent"
@@ -109,7 +109,7 @@ def test_the_thumbprint_is_that_of_the_certificate_on_the_wire(sim: Simulator) -
         ("lost-request", "closed connection without response"),
     ],
 )
-def test_a_server_that_is_starting(sim: Simulator, action: Any, text: str) -> None:
+def test_a_client_reports_a_server_that_is_starting(sim: Simulator, action: Any, text: str) -> None:
     sim.do.on_call("vimServiceVersions", action=action)
 
     with pytest.raises(Exception, match=text):
@@ -124,7 +124,7 @@ def test_a_server_that_is_starting(sim: Simulator, action: Any, text: str) -> No
         assert service.CurrentTime() is not None
 
 
-def test_plain_http_can_be_had() -> None:
+def test_the_simulator_can_serve_plain_http() -> None:
     with Simulator(inventory(), tls=False) as sim:
         service = SmartConnect(
             protocol="http",
@@ -139,7 +139,7 @@ def test_plain_http_can_be_had() -> None:
         service._stub.DropConnections()
 
 
-def test_garbage_is_a_soap_fault_and_the_server_lives(sim: Simulator, service: Any) -> None:
+def test_garbage_is_a_soap_fault_and_the_server_continues(sim: Simulator, service: Any) -> None:
     connection = http.client.HTTPSConnection(
         sim.host, sim.port, context=sim.certificate.client_context()
     )

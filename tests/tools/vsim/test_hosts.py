@@ -1,4 +1,4 @@
-"""Hosts and datastores that are not as they should be, and what AuthorizationManager tells."""
+"""States of hosts and datastores; privileges in AuthorizationManager."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from tools.vsim.model.world import World
 READER = UserEntry("reader", "vsim", ("System.*", "Datastore.*"), ("Datastore.FileManagement",))
 
 
-def test_a_host_is_what_the_inventory_and_operations_say() -> None:
+def test_a_host_has_the_state_of_inventory_and_operations() -> None:
     hosts = (HostEntry("127.0.0.1", port=8443),)
     with Simulator(inventory(hosts=hosts)) as sim, connected(sim) as service:
         vm = machine(service)
@@ -27,7 +27,7 @@ def test_a_host_is_what_the_inventory_and_operations_say() -> None:
         assert host.runtime.inMaintenanceMode
 
 
-def test_a_datastore_tells_its_room() -> None:
+def test_a_datastore_reports_its_free_space() -> None:
     stores = (DatastoreEntry(capacity=100 << 30, free=7 << 30),)
     with Simulator(inventory(datastores=stores)) as sim, connected(sim) as service:
         (store,) = machine(service).datastore
@@ -37,7 +37,7 @@ def test_a_datastore_tells_its_room() -> None:
         assert (store.summary.freeSpace, store.summary.accessible) == (1 << 30, False)
 
 
-def test_privileges_are_told_as_they_are() -> None:
+def test_the_authorization_manager_reports_the_privileges_of_users() -> None:
     users = (UserEntry(), READER)
     asked = ["System.Read", "Datastore.Browse", "Datastore.FileManagement", "Global.Licenses"]
     with Simulator(inventory(users=users)) as sim, connected(sim, READER) as service:
@@ -48,18 +48,20 @@ def test_privileges_are_told_as_they_are() -> None:
 
     assert [answer.entity for answer in answers] == entities
     for answer in answers:
-        granted = {each.privId: each.isGranted for each in answer.privAvailability}
+        granted = {
+            availability.privId: availability.isGranted for availability in answer.privAvailability
+        }
         assert granted == dict(zip(asked, (True, True, False, False), strict=True))
 
 
-def test_a_host_of_no_datacenter_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InventoryError, match="no datacenter 'DC7'"):
+def test_a_host_of_an_unknown_datacenter_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InventoryError, match="unknown datacenter 'DC7'"):
         World(Inventory(hosts=(HostEntry("esx", "DC7"),)), Knobs(), tmp_path)
 
 
-def test_a_state_that_is_none_is_refused() -> None:
+def test_an_unknown_state_is_refused() -> None:
     with Simulator(inventory()) as sim:
-        with pytest.raises(ValueError, match="no state of a connection"):
+        with pytest.raises(ValueError, match="invalid connection state"):
             sim.do.host("esx1", connection="gone")
         with pytest.raises(LookupError, match="no host"):
             sim.do.host("esx9", maintenance=True)

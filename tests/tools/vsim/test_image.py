@@ -1,4 +1,4 @@
-"""Sparse images: finding what changed, against plain bytes."""
+"""Sparse images: differences and copies, compared with plain bytes."""
 
 import os
 from pathlib import Path
@@ -41,7 +41,7 @@ def allocated(path: Path) -> list[Span]:
         return list(data_spans(file.fileno(), SIZE))
 
 
-def test_catching_up_finds_every_difference_and_nothing_else(tmp_path: Path) -> None:
+def test_catch_up_reports_exactly_the_differences(tmp_path: Path) -> None:
     @settings(max_examples=60, deadline=None)
     @given(STEPS, STEPS)
     def holds(before: list[tuple[int, str]], after: list[tuple[int, str]]) -> None:
@@ -58,7 +58,7 @@ def test_catching_up_finds_every_difference_and_nothing_else(tmp_path: Path) -> 
         play(live, after)
         old, new = copy.read_bytes(), live.read_bytes()
         drift = catch_up(live, copy, SIZE)
-        found = {
+        reported = {
             span.start // GRAIN + n
             for span in (*drift.written, *drift.discarded)
             for n in range(span.length // GRAIN)
@@ -72,13 +72,13 @@ def test_catching_up_finds_every_difference_and_nothing_else(tmp_path: Path) -> 
 
         assert copy.read_bytes() == new
         assert allocated(copy) == allocated(live)
-        assert differing <= found <= differing | zeroed
+        assert differing <= reported <= differing | zeroed
         assert catch_up(live, copy, SIZE).written == ()
 
     holds()
 
 
-def test_holes_that_are_no_whole_units_stay_allocated(tmp_path: Path) -> None:
+def test_holes_smaller_than_a_unit_stay_allocated(tmp_path: Path) -> None:
     unit = 4 * GRAIN
 
     @settings(max_examples=60, deadline=None)
@@ -101,7 +101,7 @@ def test_holes_that_are_no_whole_units_stay_allocated(tmp_path: Path) -> None:
         }
         assert pages_of(copy) == (had - full) | has
         assert freed <= full
-        found = {
+        reported = {
             page
             for span in (*drift.written, *drift.discarded)
             for page in range(PAGES)
@@ -110,14 +110,14 @@ def test_holes_that_are_no_whole_units_stay_allocated(tmp_path: Path) -> None:
         differing = {
             p for p in range(PAGES) if old[p * GRAIN :][:GRAIN] != new[p * GRAIN :][:GRAIN]
         }
-        assert differing <= found
+        assert differing <= reported
         assert catch_up(live, copy, SIZE, unit) == Drift((), ())
 
     holds()
 
 
 def pages_of(path: Path) -> set[int]:
-    """Pages of the file that are allocated."""
+    """Return the allocated pages of the file."""
     return {page for span in allocated(path) for page in range(PAGES) if touches(span, page)}
 
 
@@ -138,14 +138,14 @@ def test_copies_have_the_same_bytes_and_holes(tmp_path: Path, copier: object) ->
     assert allocated(target) == allocated(source)
 
 
-def test_what_is_behind_the_end_reads_as_zeros(tmp_path: Path) -> None:
+def test_bytes_past_the_end_read_as_zeros(tmp_path: Path) -> None:
     (tmp_path / "short").write_bytes(b"abc")
     with (tmp_path / "short").open("rb") as file:
         assert read_padded(file.fileno(), 1, 5) == b"bc\0\0\0"
 
 
 @given(SPANS, SPANS)
-def test_overlaid_spans_cover_what_either_covers(
+def test_overlaid_spans_are_the_union_of_both(
     left: list[tuple[int, int]], right: list[tuple[int, int]]
 ) -> None:
     sides = [

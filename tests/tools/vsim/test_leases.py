@@ -1,4 +1,4 @@
-"""Export leases: whole disks by URL, and a machine that stays as it is meanwhile."""
+"""Export leases: downloads of whole disks, and protection of the machine."""
 
 import subprocess
 import urllib.error
@@ -33,7 +33,7 @@ def download(sim: Simulator, url: str) -> bytes:
 
 
 def plain(streamed: Path) -> bytes:
-    """The disk in a streamOptimized file, as QEMU understands it."""
+    """Convert a streamOptimized file to raw with QEMU; return its bytes."""
     raw = streamed.with_suffix(".raw")
     command = ["qemu-img", "convert", "-f", "vmdk", "-O", "raw", str(streamed), str(raw)]
     subprocess.run(command, check=True, capture_output=True)
@@ -42,7 +42,7 @@ def plain(streamed: Path) -> bytes:
 
 @pytest.fixture
 def lease(sim: Simulator, vm: Any) -> Any:
-    """Of a snapshot with data here and there; the guest goes on."""
+    """Return the lease of a snapshot with scattered data; the guest writes more afterwards."""
     for place in (0, 3 * MIB - 17, 4 * MIB - 512):
         sim.do.write("web1", DISK, place, b"frozen" * 80)
     snapshot = take_snapshot(vm, "s")
@@ -59,8 +59,10 @@ def test_a_lease_has_a_url_for_each_disk(sim: Simulator, vm: Any, lease: Any) ->
     assert info.lease == lease
     assert info.leaseTimeout == 300
     assert info.totalDiskCapacityInKB == 6 * 1024
-    assert [each.disk for each in info.deviceUrl] == [True, True]
-    assert {each.sslThumbprint for each in info.deviceUrl} == {sim.certificate.thumbprint_sha1}
+    assert [device_url.disk for device_url in info.deviceUrl] == [True, True]
+    assert {device_url.sslThumbprint for device_url in info.deviceUrl} == {
+        sim.certificate.thumbprint_sha1
+    }
 
 
 def test_a_download_is_the_snapshot_as_a_stream_optimized_vmdk(
@@ -74,7 +76,7 @@ def test_a_download_is_the_snapshot_as_a_stream_optimized_vmdk(
         assert streamed.stat().st_size < MIB // 2
 
 
-def test_nobody_without_the_ticket_gets_a_disk(sim: Simulator, lease: Any) -> None:
+def test_a_download_requires_the_ticket(sim: Simulator, lease: Any) -> None:
     url = lease.info.deviceUrl[0].url
     wrong = url.replace(url.split("/")[-2], "52fc0dd4-0000-0000-0000-000000000000")
 
@@ -82,13 +84,13 @@ def test_nobody_without_the_ticket_gets_a_disk(sim: Simulator, lease: Any) -> No
         download(sim, wrong)
 
 
-def test_a_url_may_leave_the_host_to_the_client(sim: Simulator, lease: Any) -> None:
+def test_the_host_of_a_url_can_be_a_star(sim: Simulator, lease: Any) -> None:
     sim.knobs.change("data", lease_star=True)
 
     assert lease.info.deviceUrl[0].url.startswith(f"https://*:{sim.port}/nfc/")
 
 
-def test_progress_is_shown_and_completion_ends_it(sim: Simulator, vm: Any, lease: Any) -> None:
+def test_a_lease_shows_progress_until_completion(sim: Simulator, vm: Any, lease: Any) -> None:
     url = lease.info.deviceUrl[0].url
     lease.HttpNfcLeaseProgress(42)
     percent = lease.transferProgress
@@ -104,9 +106,7 @@ def test_progress_is_shown_and_completion_ends_it(sim: Simulator, vm: Any, lease
     finished(vm.RemoveAllSnapshots_Task())
 
 
-def test_progress_keeps_a_lease_alive_and_silence_ends_it(
-    sim: Simulator, vm: Any, lease: Any
-) -> None:
+def test_a_lease_times_out_without_progress(sim: Simulator, vm: Any, lease: Any) -> None:
     for percent in (10, 20, 30):
         sim.do.advance(250)
         lease.HttpNfcLeaseProgress(percent)
@@ -127,7 +127,7 @@ def test_a_lease_can_be_aborted(vm: Any, lease: Any) -> None:
     finished(vm.RemoveAllSnapshots_Task())
 
 
-def test_what_would_change_the_machine_waits_for_the_end(vm: Any, lease: Any) -> None:
+def test_tasks_on_the_machine_are_refused_until_the_lease_ends(vm: Any, lease: Any) -> None:
     for start in (
         vm.PowerOffVM_Task,
         lambda: vm.CreateSnapshot_Task("other", "", False, False),
@@ -142,7 +142,7 @@ def test_what_would_change_the_machine_waits_for_the_end(vm: Any, lease: Any) ->
     with pytest.raises(vim.fault.InvalidState):
         vm.ShutdownGuest()
 
-    assert [each.name for each in vm.snapshot.rootSnapshotList] == ["s"]
+    assert [root.name for root in vm.snapshot.rootSnapshotList] == ["s"]
     assert vm.runtime.powerState == "poweredOn"
 
 
@@ -158,7 +158,7 @@ def test_a_lease_ends_with_its_session(sim: Simulator, vm: Any) -> None:
     finished(snapshot.RemoveSnapshot_Task(False))
 
 
-def test_a_lease_can_take_its_time(sim: Simulator, service: Any, vm: Any) -> None:
+def test_a_lease_can_initialize_slowly(sim: Simulator, service: Any, vm: Any) -> None:
     snapshot = take_snapshot(vm)
     sim.knobs.change("task", seconds=60)
     exported = snapshot.ExportSnapshot()
@@ -175,9 +175,7 @@ def test_a_lease_can_take_its_time(sim: Simulator, service: Any, vm: Any) -> Non
     assert len(exported.info.deviceUrl) == 2
 
 
-def test_a_machine_that_is_off_can_be_exported_as_it_is(
-    sim: Simulator, vm: Any, tmp_path: Path
-) -> None:
+def test_a_machine_that_is_off_can_be_exported(sim: Simulator, vm: Any, tmp_path: Path) -> None:
     with pytest.raises(vim.fault.InvalidPowerState):
         vm.ExportVm()
     sim.do.power("web1", "off")
@@ -189,7 +187,7 @@ def test_a_machine_that_is_off_can_be_exported_as_it_is(
     assert plain(streamed)[MIB : MIB + 8] == b"as it is"
 
 
-def test_an_export_takes_a_privilege() -> None:
+def test_an_export_requires_a_privilege() -> None:
     poor = UserEntry("poor", "pw", denied=("VApp.Export",))
     with Simulator(inventory(users=(poor,))) as sim, connected(sim) as service:
         snapshot = take_snapshot(machine(service))
@@ -214,13 +212,13 @@ def test_downloads_fail_on_request(
 @settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     size=st.integers(1, 40_000).map(lambda sectors: sectors * 512),
-    places=st.lists(st.integers(0, 40_000 * 512), max_size=5),
+    offsets=st.lists(st.integers(0, 40_000 * 512), max_size=5),
 )
-def test_any_sparse_disk_can_be_streamed(tmp_path: Path, size: int, places: list[int]) -> None:
+def test_any_sparse_disk_can_be_streamed(tmp_path: Path, size: int, offsets: list[int]) -> None:
     image, streamed = tmp_path / "image.raw", tmp_path / "disk.vmdk"
     with image.open("wb") as file:
         file.truncate(size)
-        for place in places:
+        for place in offsets:
             file.seek(min(place % size, size - 1))
             file.write(b"data!"[: size - file.tell()])
     with image.open("rb") as source, streamed.open("wb") as target:
@@ -238,12 +236,12 @@ def test_a_huge_thin_disk_streams_only_its_data(tmp_path: Path) -> None:
         file.write(b"at the end")
     with image.open("rb") as source, streamed.open("wb") as target:
         write_streamed(source.fileno(), size, "disk.vmdk", target)
-    found = subprocess.run(
+    done = subprocess.run(
         ["qemu-img", "compare", "-f", "vmdk", "-F", "raw", str(streamed), str(image)],
         check=False,
         capture_output=True,
         text=True,
     )
 
-    assert found.returncode == 0, found.stdout
+    assert done.returncode == 0, done.stdout
     assert streamed.stat().st_size < MIB

@@ -1,4 +1,4 @@
-"""docs/vsim.md: its commands run as they stand, its tables name every knob and operation."""
+"""docs/vsim.md: the commands run unchanged, the tables name every knob and operation."""
 
 import os
 import re
@@ -18,10 +18,10 @@ MANUAL = (ROOT / "docs" / "vsim.md").read_text()
 
 @pytest.mark.mounts
 @pytest.mark.skipif(os.geteuid() != 0, reason="the manual mounts a disk, which takes root")
-def test_the_commands_run_as_they_stand() -> None:
+def test_the_commands_run_unchanged() -> None:
     blocks = re.findall(r"^```(sh|console)\n(.*?)^```$", MANUAL, re.MULTILINE | re.DOTALL)
     script = "\n".join(_typed(text) if kind == "console" else text for kind, text in blocks)
-    memory = Path("/dev/shm")  # spares the disk; mktemp heeds TMPDIR
+    memory = Path("/dev/shm")  # avoids disk I/O; mktemp uses TMPDIR
     environment = {**os.environ, **({"TMPDIR": str(memory)} if memory.is_dir() else {})}
     command = ["bash", "-euc", script]
     done = subprocess.run(
@@ -35,7 +35,7 @@ def test_the_commands_run_as_they_stand() -> None:
 
 
 def _typed(session: str) -> str:
-    """The commands of a session, at the port that there is, where their files may go."""
+    """Return the commands of a console session with the real port, in the state directory."""
     commands = "".join(line.removeprefix("$ ") for line in session.splitlines(keepends=True))
     port = """$(jq -r '.nbd | capture(":(?<port>[0-9]+)").port' "$VSIM/ready.json")"""
     compare = "cmp disk.raw snapshots/snapshot-2/2000.raw"
@@ -51,27 +51,29 @@ def test_the_python_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == ""
 
 
-def test_every_knob_stands_in_the_manual_with_its_default() -> None:
+def test_the_manual_lists_every_knob_with_its_default() -> None:
     knobs = Knobs()
     for group in GROUPS:
         values = getattr(knobs, group)
         for knob in fields(values):
             default = getattr(values, knob.name)
             shown = str(default).lower() if isinstance(default, bool) else str(default)
-            found = re.search(rf"^\| `{group}\.{knob.name}` \| `?(.*?)`? \|", MANUAL, re.MULTILINE)
+            row = re.search(rf"^\| `{group}\.{knob.name}` \| `?(.*?)`? \|", MANUAL, re.MULTILINE)
 
-            assert found, f"{group}.{knob.name}"
-            assert found[1] == (shown or "none")
+            assert row, f"{group}.{knob.name}"
+            assert row[1] == (shown or "none")
 
 
-def test_the_manual_tells_of_no_other_knob() -> None:
+def test_the_manual_lists_no_other_knob() -> None:
     knobs = Knobs()
-    there = {f"{group}.{knob.name}" for group in GROUPS for knob in fields(getattr(knobs, group))}
+    existing = {
+        f"{group}.{knob.name}" for group in GROUPS for knob in fields(getattr(knobs, group))
+    }
 
-    assert set(re.findall(r"^\| `([a-z]+\.[a-z_]+)` \|", MANUAL, re.MULTILINE)) == there
+    assert set(re.findall(r"^\| `([a-z]+\.[a-z_]+)` \|", MANUAL, re.MULTILINE)) == existing
 
 
-def test_the_operations_of_the_manual_are_those_there_are() -> None:
+def test_the_manual_lists_exactly_the_operations() -> None:
     public = {
         name
         for name in vars(Operations)

@@ -1,4 +1,4 @@
-"""NBD: exactly the snapshot's bytes, allocation, and what goes wrong on request."""
+"""NBD: the exact bytes of a snapshot, allocation, injected faults."""
 
 import errno
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ HOLE_AND_ZERO = 3
 
 @pytest.fixture
 def export(sim: Simulator, vm: Any) -> str:
-    """An export whose disk has data at 1 MiB and is a hole elsewhere; the guest went on."""
+    """Return an export with data at 1 MiB and holes elsewhere; the guest wrote more afterwards."""
     sim.do.write("web1", DISK, MIB, b"frozen" * 1000)
     snapshot = take_snapshot(vm, "s")
     sim.do.write("web1", DISK, MIB, b"moving" * 2000)
@@ -46,17 +46,19 @@ def test_the_export_is_the_snapshot(sim: Simulator, client: NbdClient) -> None:
     assert whole[MIB : MIB + 6] == b"frozen"
 
 
-def test_a_client_without_structured_replies_gets_the_same(sim: Simulator, export: str) -> None:
+def test_a_client_without_structured_replies_gets_the_same_bytes(
+    sim: Simulator, export: str
+) -> None:
     with NbdClient(sim.nbd_uri, export, structured=False) as simple:
         assert simple.read(MIB - 10, 20) == bytes(10) + b"frozenfroz"
 
 
-def test_allocation_tells_holes_from_data(client: NbdClient) -> None:
+def test_allocation_distinguishes_holes_and_data(client: NbdClient) -> None:
     assert client.status(0, 4 * MIB) == [(MIB, 3), (8192, 0), (3 * MIB - 8192, HOLE_AND_ZERO)]
     assert client.status(MIB + 4096, 8192) == [(4096, 0), (4096, HOLE_AND_ZERO)]
 
 
-def test_a_hole_need_not_be_called_zero(sim: Simulator, client: NbdClient) -> None:
+def test_a_hole_can_lack_the_zero_flag(sim: Simulator, client: NbdClient) -> None:
     sim.knobs.change("data", holes="hole")
 
     assert client.status(0, MIB) == [(MIB, 1)]
@@ -86,7 +88,7 @@ def test_reads_outside_of_the_disk_are_invalid(client: NbdClient, offset: int, l
     assert client.read(4 * MIB - 1, 1) == b"\0"
 
 
-def test_alignment_can_be_demanded(sim: Simulator, export: str) -> None:
+def test_alignment_can_be_required(sim: Simulator, export: str) -> None:
     sim.knobs.change("data", min_block=512)
     with NbdClient(sim.nbd_uri, export) as connection:
         assert connection.block_sizes[0] == 512
@@ -121,7 +123,7 @@ def test_the_nth_read_can_fail_once(sim: Simulator, client: NbdClient) -> None:
 
 
 @pytest.mark.parametrize("structured", [True, False])
-def test_the_connection_can_close_within_a_read(
+def test_the_connection_can_close_in_the_middle_of_a_read(
     sim: Simulator, export: str, structured: bool
 ) -> None:
     sim.knobs.rules.add(ReadRule("close", export=export, times=1))
@@ -134,7 +136,9 @@ def test_the_connection_can_close_within_a_read(
         assert connection.read(MIB, 6) == b"frozen"
 
 
-def test_something_can_happen_within_a_read(sim: Simulator, vm: Any, client: NbdClient) -> None:
+def test_a_rule_can_run_an_operation_before_a_read(
+    sim: Simulator, vm: Any, client: NbdClient
+) -> None:
     sim.do.on_read(action="operation", operation="power", arguments={"vm": "web1", "state": "off"})
 
     assert client.read(MIB, 6) == b"frozen"
@@ -157,12 +161,12 @@ def test_readers_can_be_limited(sim: Simulator, client: NbdClient, export: str) 
         assert second.read(0, 1) == client.read(0, 1)
 
 
-def test_the_limit_of_readers_is_each_hosts_own() -> None:
+def test_each_host_has_its_own_limit_of_readers() -> None:
     disks = (DiskEntry(size=MIB),)
     machines = MachineEntry("one", disks=disks), MachineEntry("two", datacenter="DC1", disks=disks)
     with Simulator(inventory(*machines, datacenters=("DC0", "DC1"))) as sim:
         sim.knobs.change("data", max_readers=1)
-        ids = [each["id"] for each in sim.do.vms()]
+        ids = [document["id"] for document in sim.do.vms()]
         exports = [
             f"{moid}/{sim.do.snapshot(name, name)}/{DISK}"
             for moid, name in zip(ids, ("one", "two"), strict=True)
@@ -174,7 +178,7 @@ def test_the_limit_of_readers_is_each_hosts_own() -> None:
                 NbdClient(sim.nbd_uri, exports[0])
 
 
-def test_an_open_reader_can_keep_a_snapshot_from_going(
+def test_an_open_reader_can_prevent_consolidation(
     sim: Simulator, vm: Any, client: NbdClient
 ) -> None:
     sim.knobs.change("snapshot", locked_by_readers=True)
@@ -185,7 +189,7 @@ def test_an_open_reader_can_keep_a_snapshot_from_going(
         finished(vm.ConsolidateVMDisks_Task())
 
 
-def test_a_unix_socket_serves_as_well(tmp_path: Path) -> None:
+def test_nbd_can_be_served_on_a_unix_socket(tmp_path: Path) -> None:
     with Simulator(inventory(), nbd=tmp_path / "nbd") as sim, connected(sim) as service:
         vm = machine(service)
         sim.do.write("web1", DISK, 0, b"here")

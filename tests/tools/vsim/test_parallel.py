@@ -1,4 +1,4 @@
-"""Several clients at once, guests that never stop writing, and all is still exact."""
+"""Backups by several clients at once while guests write."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +24,7 @@ ROUNDS = 4
 
 
 def back_up(sim: Simulator, name: str) -> None:
-    """Full, then incrementals into one copy, each compared with the frozen image."""
+    """Take a full and incremental backups of one copy; compare each with the reference image."""
     copy, base = bytearray(2 * MIB), "*"
     with connected(sim) as service:
         vm = machine(service, name)
@@ -40,7 +40,7 @@ def back_up(sim: Simulator, name: str) -> None:
             remove(snapshot)
 
 
-def test_parallel_backups_of_machines_that_write() -> None:
+def test_parallel_backups_of_writing_guests_are_exact() -> None:
     disks = (DiskEntry(size=2 * MIB),)
     machines = [MachineEntry(f"vm{n}", cbt=True, disks=disks) for n in range(MACHINES)]
     done = threading.Event()

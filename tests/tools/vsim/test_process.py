@@ -1,4 +1,4 @@
-"""`python -m tools.vsim` in a process of its own, and its control channel."""
+"""`python -m tools.vsim` in its own process, and its control channel."""
 
 import json
 import os
@@ -41,7 +41,7 @@ folder = "prod"
 
 @pytest.fixture
 def started(tmp_path: Path) -> Iterator[dict[str, Any]]:
-    """What the simulator prints when it is ready."""
+    """Yield the document that the simulator prints when it is ready."""
     (tmp_path / "inventory.toml").write_text(INVENTORY)
     with (tmp_path / "root.raw").open("wb") as file:
         file.truncate(1 << 20)
@@ -61,7 +61,7 @@ def remote(started: dict[str, Any]) -> Remote:
     return Remote(started["url"], started["certificate"], started["token"])
 
 
-def test_a_backup_from_another_process(started: dict[str, Any], remote: Remote) -> None:
+def test_a_backup_works_from_another_process(started: dict[str, Any], remote: Remote) -> None:
     service = SmartConnect(
         host=started["host"],
         port=started["port"],
@@ -87,7 +87,7 @@ def test_a_backup_from_another_process(started: dict[str, Any], remote: Remote) 
     service._stub.DropConnections()
 
 
-def test_the_ready_line_says_all_that_a_client_needs(started: dict[str, Any]) -> None:
+def test_the_ready_line_has_all_that_a_client_needs(started: dict[str, Any]) -> None:
     assert started["url"] == f"https://127.0.0.1:{started['port']}/sdk"
     assert len(started["thumbprint"].split(":")) == 32
     assert started["nbd"].startswith("nbd://127.0.0.1:")
@@ -103,8 +103,8 @@ def test_slots_labels_and_files_come_from_the_inventory(remote: Remote) -> None:
     ]
 
 
-def test_refusals_say_why(started: dict[str, Any], remote: Remote) -> None:
-    with pytest.raises(ControlError, match="0 machines are called 'nobody'"):
+def test_a_refused_operation_has_a_reason(started: dict[str, Any], remote: Remote) -> None:
+    with pytest.raises(ControlError, match="0 machines have the name or id 'nobody'"):
         remote.power(vm="nobody", state="on")
     with pytest.raises(ControlError, match="InvalidPowerState"):
         remote.power(vm="web1", state="on")
@@ -115,10 +115,10 @@ def test_refusals_say_why(started: dict[str, Any], remote: Remote) -> None:
         stranger.vms()
 
 
-def test_a_bad_inventory_is_one_line_and_exit_2(tmp_path: Path) -> None:
+def test_an_invalid_inventory_is_one_line_and_exit_2(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text('[[vm]]\nname = "x"\ncolour = "red"\n')
     command = [sys.executable, "-m", "tools.vsim", "--inventory", str(tmp_path / "bad.toml")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
 
     assert done.returncode == 2
-    assert done.stderr == "vsim: MachineEntry has no colour\n"
+    assert done.stderr == "vsim: unknown key of MachineEntry: colour\n"

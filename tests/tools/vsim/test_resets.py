@@ -1,4 +1,4 @@
-"""What happens to change tracking when machines crash, move, grow, revert."""
+"""Change tracking when machines crash, move, grow or revert."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -65,7 +65,7 @@ def test_one_disk_can_lose_its_tracking(sim: Simulator, vm: Any) -> None:
     assert [old == new for old, new in zip(before, after, strict=True)] == [True, False]
 
 
-def test_off_and_on_again_is_a_new_epoch(vm: Any) -> None:
+def test_tracking_off_and_on_is_a_new_epoch(vm: Any) -> None:
     base = based(vm)
     enable_cbt(vm, False)
     remove(take_snapshot(vm))
@@ -74,7 +74,7 @@ def test_off_and_on_again_is_a_new_epoch(vm: Any) -> None:
     assert epoch(change_id(take_snapshot(vm))) != epoch(base)
 
 
-def test_off_and_on_between_two_stuns_changes_nothing(vm: Any) -> None:
+def test_tracking_off_and_on_between_two_stuns_changes_nothing(vm: Any) -> None:
     base = based(vm)
     enable_cbt(vm, False)
     enable_cbt(vm)
@@ -86,7 +86,7 @@ def test_off_and_on_between_two_stuns_changes_nothing(vm: Any) -> None:
     ("knob", "same_epoch", "answered"),
     [("new-epoch", False, False), ("keep-epoch", True, True), ("keep-id", True, False)],
 )
-def test_a_revert_is_honest_or_not(
+def test_a_revert_resets_tracking_or_answers_wrongly(
     sim: Simulator, vm: Any, knob: str, same_epoch: bool, answered: bool
 ) -> None:
     sim.knobs.change("cbt", revert=knob)
@@ -104,7 +104,7 @@ def test_a_revert_is_honest_or_not(
 
     assert sim.do.read("web1", DISK, 0, 4) == b"root"
     assert (epoch(change_id(snapshot)) == epoch(later)) is same_epoch
-    if answered:  # the lie: what was lost again is not reported
+    if answered:  # wrong answer: the reverted block is not reported
         assert changed(vm, snapshot, later) == []
     else:
         with pytest.raises(vim.fault.FileFault):
@@ -120,7 +120,9 @@ def test_a_storage_vmotion_moves_every_path(knob: str, kept: bool) -> None:
         vm = machine(service)
         base = based(vm)
         target = next(
-            each for each in vm.runtime.host.parent.parent.parent.datastore if each.name == "fast"
+            store
+            for store in vm.runtime.host.parent.parent.parent.datastore
+            if store.name == "fast"
         )
         finished(vm.RelocateVM_Task(vim.vm.RelocateSpec(datastore=target)))
         backing = disk_of(vm.config).backing
@@ -132,7 +134,7 @@ def test_a_storage_vmotion_moves_every_path(knob: str, kept: bool) -> None:
 
 @pytest.fixture
 def two_stores() -> Iterator[tuple[Simulator, Any]]:
-    """A machine, and a second one of the same name's directory on the other datastore."""
+    """Yield a machine on one datastore; the other one has a directory of the same name."""
     stores = (DatastoreEntry("datastore1"), DatastoreEntry("fast"))
     disks = (DiskEntry(size=MIB), DiskEntry(size=MIB))
     machines = MachineEntry("web1", disks=disks), MachineEntry("a/b", datastore="fast")
@@ -145,7 +147,7 @@ def two_stores() -> Iterator[tuple[Simulator, Any]]:
 
 def datastore(vm: Any, name: str) -> Any:
     stores = vm.runtime.host.parent.parent.parent.datastore
-    return next(each for each in stores if each.name == name)
+    return next(store for store in stores if store.name == name)
 
 
 def test_one_disk_can_move_alone(two_stores: tuple[Simulator, Any]) -> None:
@@ -158,7 +160,7 @@ def test_one_disk_can_move_alone(two_stores: tuple[Simulator, Any]) -> None:
         "[fast] web1/web1_1.vmdk",
     ]
     assert vm.config.files.vmPathName == "[datastore1] web1/web1.vmx"
-    assert {each.name for each in vm.datastore} == {"datastore1", "fast"}
+    assert {store.name for store in vm.datastore} == {"datastore1", "fast"}
 
 
 def test_two_machines_do_not_share_a_directory(two_stores: tuple[Simulator, Any]) -> None:
@@ -185,7 +187,7 @@ def test_a_migration_can_end_with_tracking_disabled(two_stores: tuple[Simulator,
     assert disk_of(vm.config).backing.changeId is None
 
 
-def test_a_removed_and_added_disk_has_another_history(sim: Simulator, vm: Any) -> None:
+def test_a_removed_and_added_disk_has_a_new_history(sim: Simulator, vm: Any) -> None:
     base = based(vm)
     uuid = disk_of(vm.config).backing.uuid
     sim.do.remove_disk("web1", DISK)
@@ -197,7 +199,7 @@ def test_a_removed_and_added_disk_has_another_history(sim: Simulator, vm: Any) -
 
 
 @pytest.mark.parametrize(("knob", "is_reset"), [("reset", True), ("unseen", False)])
-def test_what_is_restored_into_a_disk_resets_tracking_or_is_not_seen(
+def test_a_restore_resets_tracking_or_is_missed_by_it(
     sim: Simulator, vm: Any, knob: str, is_reset: bool
 ) -> None:
     sim.knobs.change("cbt", restore=knob)
@@ -212,11 +214,11 @@ def test_what_is_restored_into_a_disk_resets_tracking_or_is_not_seen(
 
     assert sim.do.read("web1", DISK, 0, 8) == b"restored"
     assert (epoch(change_id(snapshot)) != epoch(base)) is is_reset
-    if not is_reset:  # the lie
+    if not is_reset:  # wrong answer: the restored block is missing
         assert changed(vm, snapshot, base) == [(5 * BLOCK, BLOCK)]
 
 
-def test_nothing_is_restored_into_a_machine_with_snapshots(sim: Simulator, vm: Any) -> None:
+def test_a_restore_to_a_machine_with_snapshots_is_refused(sim: Simulator, vm: Any) -> None:
     take_snapshot(vm)
     sim.do.power("web1", "off")
 
@@ -224,14 +226,14 @@ def test_nothing_is_restored_into_a_machine_with_snapshots(sim: Simulator, vm: A
         sim.do.restore_disk("web1", DISK, 0, b"restored")
 
 
-def test_a_revert_can_leave_no_event(sim: Simulator, service: Any, vm: Any) -> None:
+def test_a_revert_can_log_no_event(sim: Simulator, service: Any, vm: Any) -> None:
     sim.knobs.change("snapshot", revert_event=False)
     finished(take_snapshot(vm).RevertToSnapshot_Task())
 
     assert service.content.eventManager.QueryEvents(vim.event.EventFilterSpec()) == []
 
 
-def test_what_a_disk_grew_by_counts_as_changed(sim: Simulator, vm: Any) -> None:
+def test_the_extension_of_a_disk_counts_as_changed(sim: Simulator, vm: Any) -> None:
     base = based(vm)
     sim.do.grow_disk("web1", DISK, "5M")
     snapshot = take_snapshot(vm)
@@ -250,7 +252,7 @@ def test_a_disk_with_snapshots_does_not_grow(vm: Any) -> None:
         finished(vm.ReconfigVM_Task(vim.vm.ConfigSpec(deviceChange=[change])))
 
 
-def test_growing_past_128_gib_can_spoil_the_map() -> None:
+def test_growth_past_128_gib_can_corrupt_the_map() -> None:
     entry = MachineEntry("web1", disks=(DiskEntry(size=100 * GIB),))
     with Simulator(inventory(entry)) as sim, connected(sim) as service:
         sim.knobs.change("cbt", extend_skews=True)
@@ -266,7 +268,7 @@ def test_growing_past_128_gib_can_spoil_the_map() -> None:
 
 
 @pytest.mark.parametrize(("knob", "reported"), [("allow", 100), ("spoils", 50)])
-def test_tracking_that_begins_with_snapshots_can_be_spoiled(
+def test_tracking_that_starts_with_snapshots_can_be_wrong(
     sim: Simulator, vm: Any, knob: str, reported: int
 ) -> None:
     sim.knobs.change("snapshot", enable_with_snapshots=knob)
@@ -276,15 +278,15 @@ def test_tracking_that_begins_with_snapshots_can_be_spoiled(
     base = change_id(first)
     remove(first)
     remove(old)
-    for name in ("one", "two"):  # it stays so, until tracking starts anew
+    for name in ("one", "two"):  # the map remains wrong until tracking is reset
         sim.do.write("web1", DISK, 40 * BLOCK if name == "one" else 41 * BLOCK, b"x")
         take_snapshot(vm, name)
-    found = changed(vm, vm.snapshot.currentSnapshot, base)
+    extents = changed(vm, vm.snapshot.currentSnapshot, base)
 
-    assert found == [(reported * 40 // 100 * BLOCK, 2 * BLOCK)]
+    assert extents == [(reported * 40 // 100 * BLOCK, 2 * BLOCK)]
 
 
-def test_a_new_snapshot_can_fail_to_count_up(sim: Simulator, vm: Any) -> None:
+def test_a_new_snapshot_can_repeat_the_sequence_number(sim: Simulator, vm: Any) -> None:
     base = based(vm)
     sim.knobs.change("cbt", same_sequence=True)
 

@@ -1,4 +1,4 @@
-"""A restart of the server: what is gone, what stays, what clients see meanwhile."""
+"""Restarts of the server: lost state, kept state, the view of clients."""
 
 import http.client
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ def sim(certificate: Certificate) -> Iterator[Simulator]:
 
 
 def status(sim: Simulator) -> int:
-    """What the server answers to who asks for its versions."""
+    """Return the HTTP status of a request for the versions document."""
     context = sim.certificate.client_context()
     context.sslsocket_class = Stream
     connection = http.client.HTTPSConnection(sim.host, sim.port, timeout=20, context=context)
@@ -47,15 +47,15 @@ def test_a_server_is_away_then_starting_then_back(sim: Simulator) -> None:
     sim.do.advance(3600)
     with sim.world.changed:
         assert sim.world.changed.wait_for(lambda: not sim._https.is_away, 30)
-    found = status(sim)
+    answer = status(sim)
     sim.do.advance(60)
     sim.do.wait_restart()
 
-    assert found == 503
+    assert answer == 503
     assert status(sim) == 200
 
 
-def test_sessions_are_gone_and_machines_stay(sim: Simulator) -> None:
+def test_sessions_are_lost_and_machines_stay(sim: Simulator) -> None:
     with connected(sim) as service:
         take_snapshot(machine(service), "kept")
         sim.do.restart()
@@ -65,12 +65,12 @@ def test_sessions_are_gone_and_machines_stay(sim: Simulator) -> None:
         with pytest.raises(vim.fault.NotAuthenticated):
             service.CurrentTime()
     with connected(sim) as service:
-        names = [each.name for each in machine(service).snapshot.rootSnapshotList]
+        names = [root.name for root in machine(service).snapshot.rootSnapshotList]
 
     assert names == ["kept"]
 
 
-def test_a_task_is_forgotten_and_its_work_is_done(sim: Simulator) -> None:
+def test_a_task_record_is_lost_and_its_work_is_done(sim: Simulator) -> None:
     with connected(sim) as service:
         sim.do.on_call("CreateSnapshot_Task", action="hold-task")
         task = machine(service).CreateSnapshot_Task("late", "", False, False)
@@ -87,10 +87,10 @@ def test_a_task_is_forgotten_and_its_work_is_done(sim: Simulator) -> None:
             assert sim.world.changed.wait_for(lambda: sim.do.vms()[0]["snapshots"], 30)
 
     assert isinstance(busy, vim.fault.TaskInProgress)
-    assert [each["name"] for each in sim.do.vms()[0]["snapshots"]] == ["late"]
+    assert [document["name"] for document in sim.do.vms()[0]["snapshots"]] == ["late"]
 
 
-def test_a_call_at_that_moment_is_carried_out_and_its_reply_lost(sim: Simulator) -> None:
+def test_a_call_during_the_restart_is_carried_out_and_its_reply_lost(sim: Simulator) -> None:
     with connected(sim) as service:
         vm = machine(service)
         sim.do.on_call("CreateSnapshot_Task", action="operation", operation="restart")
@@ -101,7 +101,7 @@ def test_a_call_at_that_moment_is_carried_out_and_its_reply_lost(sim: Simulator)
             assert sim.world.changed.wait_for(lambda: sim.do.vms()[0]["snapshots"], 30)
 
 
-def test_nbd_clients_do_not_notice(sim: Simulator) -> None:
+def test_nbd_clients_are_not_affected(sim: Simulator) -> None:
     sim.do.write("web1", DISK, 0, b"guest")
     snapshot = sim.do.snapshot("web1", "mine")
     with NbdClient(sim.nbd_uri, f"{sim.do.vms()[0]['id']}/{snapshot}/{DISK}") as client:
@@ -112,7 +112,7 @@ def test_nbd_clients_do_not_notice(sim: Simulator) -> None:
         sim.do.wait_restart()
 
 
-def test_who_asks_for_a_restart_gets_an_answer(sim: Simulator) -> None:
+def test_the_client_that_requests_a_restart_gets_an_answer(sim: Simulator) -> None:
     remote = Remote(sim.url, str(sim.certificate.certificate), sim.token)
     remote.restart(seconds=3600)
     with pytest.raises(AWAY):
@@ -123,7 +123,7 @@ def test_who_asks_for_a_restart_gets_an_answer(sim: Simulator) -> None:
     assert remote.vms()
 
 
-def test_a_simulator_that_is_away_can_be_closed(certificate: Certificate) -> None:
+def test_a_simulator_can_close_while_it_is_away(certificate: Certificate) -> None:
     with Simulator(inventory(), certificate=certificate) as sim:
         sim.do.restart(3600)
     with pytest.raises(AWAY):

@@ -17,7 +17,7 @@ LOST = (http.client.HTTPException, ConnectionError)
 
 
 def snapshots(sim: Simulator) -> list[str]:
-    return [each["name"] for each in sim.do.vms()[0]["snapshots"]]
+    return [document["name"] for document in sim.do.vms()[0]["snapshots"]]
 
 
 def test_the_second_call_fails_once(sim: Simulator, service: Any) -> None:
@@ -38,7 +38,7 @@ def test_a_fault_can_carry_fields(sim: Simulator, vm: Any) -> None:
     assert refused.value.datastore == "d"
 
 
-def test_a_rule_can_be_meant_for_one_object_or_user(sim: Simulator, vm: Any) -> None:
+def test_a_rule_can_match_one_object_or_user(sim: Simulator, vm: Any) -> None:
     sim.do.on_call("CreateSnapshot_Task", target="another", times=100)
     sim.do.on_call("CreateSnapshot_Task", user="another", times=100)
     take_snapshot(vm)
@@ -50,7 +50,7 @@ def test_a_rule_can_be_meant_for_one_object_or_user(sim: Simulator, vm: Any) -> 
     take_snapshot(vm)
 
 
-def test_a_task_fails_before_or_after_it_did_its_work(sim: Simulator, vm: Any) -> None:
+def test_a_task_fails_before_or_after_its_work(sim: Simulator, vm: Any) -> None:
     for action in ("task-fault", "task-fault-after"):
         sim.do.on_call("CreateSnapshot_Task", action=action, fault="vim.fault.SnapshotFault")
         task = vm.CreateSnapshot_Task(action, "", False, False)
@@ -88,7 +88,7 @@ def test_a_session_expires_at_the_nth_call(sim: Simulator, service: Any, vm: Any
         service.CurrentTime()
 
 
-def test_http_errors_and_foreign_answers(sim: Simulator, service: Any) -> None:
+def test_http_errors_and_answers_that_are_not_soap(sim: Simulator, service: Any) -> None:
     sim.do.on_call("CurrentTime", action="status", status=503)
     sim.do.on_call("CurrentTime", action="garbage", at=2)
 
@@ -99,7 +99,7 @@ def test_http_errors_and_foreign_answers(sim: Simulator, service: Any) -> None:
     assert service.CurrentTime() is not None
 
 
-def test_a_delay_can_be_cut_short_by_the_clock(sim: Simulator, service: Any) -> None:
+def test_advancing_the_clock_ends_a_delay(sim: Simulator, service: Any) -> None:
     sim.do.on_call("CurrentTime", action="delay", seconds=0.01)
 
     assert service.CurrentTime() is not None
@@ -160,7 +160,7 @@ def test_a_question_blocks_a_waiting_client(sim: Simulator, vm: Any) -> None:
     assert vm.runtime.question.text == "moved or copied?"
 
 
-def test_task_states_and_progress(vm: Any) -> None:
+def test_a_task_reports_state_and_progress(vm: Any) -> None:
     task = vm.CreateSnapshot_Task("s", "", False, False)
     snapshot = finished(task)
     info = task.info
@@ -170,7 +170,7 @@ def test_task_states_and_progress(vm: Any) -> None:
     assert info.entity == vm
 
 
-def test_something_can_happen_between_two_calls(sim: Simulator, vm: Any) -> None:
+def test_a_rule_can_run_an_operation_between_two_calls(sim: Simulator, vm: Any) -> None:
     foreign = {"vm": "web1", "name": "foreign"}
     sim.do.on_call("Fetch", action="operation", operation="snapshot", arguments=foreign, at=2)
 
@@ -182,20 +182,20 @@ def test_something_can_happen_between_two_calls(sim: Simulator, vm: Any) -> None
         sim.do.on_call("Fetch", action="operation", operation="explode")
 
 
-def test_wrong_knobs_and_rules_are_refused(sim: Simulator) -> None:
+def test_invalid_knobs_and_rules_are_refused(sim: Simulator) -> None:
     with pytest.raises(KnobError, match="granularity"):
         sim.knobs.change("cbt", granularity=1000)
     with pytest.raises(KnobError, match="star"):
         sim.knobs.change("cbt", star="sometimes")
     with pytest.raises(KnobError, match="no knob"):
         sim.knobs.change("cbt", colour=1)
-    with pytest.raises(KnobError, match="no group"):
+    with pytest.raises(KnobError, match="no knob group"):
         sim.knobs.change("cbd")
     with pytest.raises(RuleError, match="action"):
         CallRule("x", action="explode")  # type: ignore[arg-type]
 
 
-def test_knobs_go_back_to_normal(sim: Simulator) -> None:
+def test_reset_knobs_restores_the_defaults(sim: Simulator) -> None:
     before = sim.do.knobs()
     sim.knobs.change("cbt", max_extents=1)
     sim.do.on_call("CurrentTime")
@@ -206,7 +206,7 @@ def test_knobs_go_back_to_normal(sim: Simulator) -> None:
     assert sim.do.knobs() == before
 
 
-def test_old_tasks_are_forgotten(sim: Simulator, vm: Any) -> None:
+def test_finished_tasks_can_be_forgotten(sim: Simulator, vm: Any) -> None:
     task = vm.CreateSnapshot_Task("s", "", False, False)
     WaitForTask(task)
     sim.do.forget_tasks()

@@ -1,4 +1,4 @@
-"""Sessions: expiry, termination, what ends with them, privileges."""
+"""Sessions: expiry, termination, session objects, privileges."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ def test_a_session_expires_when_idle(sim: Simulator, service: Any) -> None:
     assert refused.value.msg == "The session is not authenticated."
 
 
-def test_use_keeps_a_session_alive(sim: Simulator, service: Any) -> None:
+def test_a_session_in_use_does_not_expire(sim: Simulator, service: Any) -> None:
     for _ in range(3):
         sim.do.advance(1700)
         service.CurrentTime()
@@ -26,14 +26,14 @@ def test_use_keeps_a_session_alive(sim: Simulator, service: Any) -> None:
     assert service.content.sessionManager.currentSession.userName == sim.user.name
 
 
-def test_a_dead_session_may_ask_who_it_is(sim: Simulator, service: Any) -> None:
+def test_current_session_is_readable_without_a_session(sim: Simulator, service: Any) -> None:
     sessions = service.content.sessionManager
     sim.do.end_sessions()
 
     assert sessions.currentSession is None
 
 
-def test_filters_views_and_versions_die_with_their_session(sim: Simulator, service: Any) -> None:
+def test_filters_views_and_versions_end_with_their_session(sim: Simulator, service: Any) -> None:
     content = service.content
     view = content.viewManager.CreateContainerView(content.rootFolder, [vim.VirtualMachine], True)
     sim.do.end_sessions()
@@ -55,7 +55,7 @@ def test_an_administrator_ends_the_session_of_another(sim: Simulator, service: A
         assert service.CurrentTime() is not None
 
 
-def test_a_missing_privilege_is_named() -> None:
+def test_no_permission_names_the_privilege() -> None:
     poor = UserEntry("poor", "pw", denied=("VirtualMachine.State.*",))
     with Simulator(inventory(users=(poor,))) as sim, connected(sim) as service:
         vm = machine(service)
@@ -66,7 +66,7 @@ def test_a_missing_privilege_is_named() -> None:
         assert refused.value.object == vm
 
 
-def test_reconfigure_asks_for_the_privilege_of_each_field() -> None:
+def test_reconfigure_requires_the_privilege_of_each_field() -> None:
     poor = UserEntry("poor", "pw", denied=("VirtualMachine.Config.ChangeTracking",))
     with Simulator(inventory(users=(poor,))) as sim, connected(sim) as service:
         with pytest.raises(vim.fault.NoPermission) as refused:
@@ -74,7 +74,7 @@ def test_reconfigure_asks_for_the_privilege_of_each_field() -> None:
         assert refused.value.privilegeId == "VirtualMachine.Config.ChangeTracking"
 
 
-def test_the_query_needs_random_read() -> None:
+def test_the_query_requires_random_read() -> None:
     poor = UserEntry("poor", "pw", denied=("VirtualMachine.Provisioning.DiskRandomRead",))
     with Simulator(inventory(users=(poor,))) as sim, connected(sim) as service:
         vm = machine(service)
@@ -84,7 +84,7 @@ def test_the_query_needs_random_read() -> None:
             vm.QueryChangedDiskAreas(snapshot, 2000, 0, "*")
 
 
-def test_privileges_can_be_asked_for() -> None:
+def test_a_client_can_query_its_privileges() -> None:
     poor = UserEntry("poor", "pw", denied=("VirtualMachine.State.CreateSnapshot",))
     with Simulator(inventory(users=(poor,))) as sim, connected(sim) as service:
         vm, content = machine(service), service.content
@@ -93,7 +93,10 @@ def test_privileges_can_be_asked_for() -> None:
         held = content.authorizationManager.HasPrivilegeOnEntities([vm], key, asked)
         listed = content.authorizationManager.FetchUserPrivilegeOnEntities([vm], "poor")
 
-        assert [each.isGranted for each in held[0].privAvailability] == [False, True]
+        assert [availability.isGranted for availability in held[0].privAvailability] == [
+            False,
+            True,
+        ]
         assert asked[0] not in listed[0].privileges
         assert asked[1] in listed[0].privileges
 
@@ -113,7 +116,7 @@ def _task_filter(content: Any, task: Any) -> Any:
 def test_the_end_of_a_session_may_arrive_as_missing_properties(
     sim: Simulator, service: Any
 ) -> None:
-    """HTTP 200 with NotAuthenticated for each property; other calls fail as ever."""
+    """The answer is HTTP 200 with NotAuthenticated for each property; other calls fail."""
     content = service.content
     vm = machine(service)
     collector = _task_filter(content, vm.CreateSnapshot_Task("backup", "", False, False))
@@ -126,13 +129,13 @@ def test_the_end_of_a_session_may_arrive_as_missing_properties(
     read = content.propertyCollector.RetrievePropertiesEx([spec], Collector.RetrieveOptions())
     updates = collector.WaitForUpdatesEx("", Collector.WaitOptions(maxWaitSeconds=0))
 
-    (found,) = read.objects
-    assert found.propSet == []
-    assert [each.path for each in found.missingSet] == ["name", "config"]
+    (content,) = read.objects
+    assert content.propSet == []
+    assert [entry.path for entry in content.missingSet] == ["name", "config"]
     (update,) = updates.filterSet[0].objectSet
-    assert [each.path for each in update.missingSet] == ["info.state"]
-    for each in (*found.missingSet, *update.missingSet):
-        assert isinstance(each.fault, vim.fault.NotAuthenticated)
+    assert [entry.path for entry in update.missingSet] == ["info.state"]
+    for entry in (*content.missingSet, *update.missingSet):
+        assert isinstance(entry.fault, vim.fault.NotAuthenticated)
     with pytest.raises(vim.fault.NotAuthenticated):
         service.CurrentTime()
 

@@ -1,4 +1,4 @@
-"""Snapshots: trees, file names, removal, revert, consolidation, what stands against them."""
+"""Snapshots: trees, file names, removal, revert, consolidation, obstacles."""
 
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ def truth(sim: Simulator, snapshot: str, disk: int = DISK) -> bytes:
     return Path(sim.do.truth(snapshot, disk)["path"]).read_bytes()
 
 
-def test_the_tree_shows_what_was_taken(vm: Any) -> None:
+def test_the_tree_shows_every_snapshot(vm: Any) -> None:
     first = take_snapshot(vm, "first")
     second = finished(vm.CreateSnapshot_Task("second", "why", True, False))
     root = vm.snapshot.rootSnapshotList[0]
@@ -41,13 +41,13 @@ def test_the_tree_shows_what_was_taken(vm: Any) -> None:
     assert second.vm == vm
 
 
-def test_no_snapshot_no_tree(vm: Any) -> None:
+def test_a_machine_without_snapshots_has_no_tree(vm: Any) -> None:
     remove(take_snapshot(vm))
 
     assert vm.snapshot is None
 
 
-def test_file_names_alternate_and_come_back(vm: Any) -> None:
+def test_file_names_are_reused(vm: Any) -> None:
     snapshot = take_snapshot(vm)
     frozen, current = disk_of(snapshot.config).backing, disk_of(vm.config).backing
     remove(snapshot)
@@ -59,7 +59,7 @@ def test_file_names_alternate_and_come_back(vm: Any) -> None:
     assert disk_of(vm.config).backing.fileName == frozen.fileName
 
 
-def test_the_oldest_of_three_goes_and_the_rest_stays_as_it_was(sim: Simulator, vm: Any) -> None:
+def test_removal_of_the_oldest_of_three_leaves_the_others_intact(sim: Simulator, vm: Any) -> None:
     snapshots = []
     for number in range(3):
         sim.do.write("web1", DISK, 0, f"state {number}".encode())
@@ -72,7 +72,7 @@ def test_the_oldest_of_three_goes_and_the_rest_stays_as_it_was(sim: Simulator, v
     assert vm.runtime.consolidationNeeded is False
 
 
-def test_children_go_with_their_parent_if_asked(vm: Any) -> None:
+def test_children_are_removed_with_their_parent_on_request(vm: Any) -> None:
     first = take_snapshot(vm, "first")
     take_snapshot(vm, "second")
     finished(first.RemoveSnapshot_Task(True))
@@ -81,7 +81,7 @@ def test_children_go_with_their_parent_if_asked(vm: Any) -> None:
     assert disk_of(vm.config).backing.parent is None
 
 
-def test_all_snapshots_go_at_once(vm: Any) -> None:
+def test_all_snapshots_are_removed_at_once(vm: Any) -> None:
     for name in ("a", "b", "c"):
         take_snapshot(vm, name)
     finished(vm.RemoveAllSnapshots_Task())
@@ -90,7 +90,7 @@ def test_all_snapshots_go_at_once(vm: Any) -> None:
     assert disk_of(vm.config).backing.fileName == "[datastore1] web1/web1.vmdk"
 
 
-def test_a_snapshot_keeps_the_configuration_of_its_moment(vm: Any) -> None:
+def test_a_snapshot_keeps_its_configuration(vm: Any) -> None:
     snapshot = take_snapshot(vm)
     finished(vm.ReconfigVM_Task(vim.vm.ConfigSpec(name="renamed", annotation="later")))
 
@@ -98,7 +98,7 @@ def test_a_snapshot_keeps_the_configuration_of_its_moment(vm: Any) -> None:
     assert snapshot.config.annotation == ""
 
 
-def test_the_frozen_bytes_do_not_move_while_the_guest_writes(sim: Simulator, vm: Any) -> None:
+def test_snapshot_bytes_do_not_change_while_the_guest_writes(sim: Simulator, vm: Any) -> None:
     sim.do.write("web1", DISK, 100, b"before")
     take_snapshot(vm, "s")
     sim.do.write("web1", DISK, 100, b"after!")
@@ -110,19 +110,17 @@ def test_the_frozen_bytes_do_not_move_while_the_guest_writes(sim: Simulator, vm:
 def test_the_images_of_removed_snapshots_can_be_kept(sim: Simulator, vm: Any) -> None:
     kept: list[Path] = []
     gone: list[Path] = []
-    for keep, found in ((False, gone), (True, kept)):
+    for keep, paths in ((False, gone), (True, kept)):
         sim.knobs.change("snapshot", keep_truth=keep)
         snapshot = take_snapshot(vm, "s")
-        found.append(Path(sim.do.truth("s", DISK)["path"]))
+        paths.append(Path(sim.do.truth("s", DISK)["path"]))
         remove(snapshot)
 
     assert kept[0].exists()
     assert not gone[0].exists()
 
 
-def test_a_revert_brings_back_bytes_and_leaves_an_event(
-    sim: Simulator, service: Any, vm: Any
-) -> None:
+def test_a_revert_restores_bytes_and_logs_an_event(sim: Simulator, service: Any, vm: Any) -> None:
     sim.do.write("web1", DISK, 0, b"one")
     first = take_snapshot(vm, "first")
     sim.do.write("web1", DISK, 0, b"two")
@@ -138,10 +136,10 @@ def test_a_revert_brings_back_bytes_and_leaves_an_event(
     assert vm.snapshot.currentSnapshot == first
     assert vm.runtime.powerState == "poweredOff"
     assert truth(sim, "second")[:3] == b"two"
-    assert [(each.vm.vm, each.arguments[0].value) for each in events] == [(vm, "first")]
+    assert [(event.vm.vm, event.arguments[0].value) for event in events] == [(vm, "first")]
 
 
-def test_branches_after_a_revert_are_kept_apart(sim: Simulator, vm: Any) -> None:
+def test_branches_after_a_revert_are_separate(sim: Simulator, vm: Any) -> None:
     sim.do.write("web1", DISK, 0, b"root")
     root = take_snapshot(vm, "root")
     sim.do.write("web1", DISK, 0, b"left")
@@ -149,7 +147,7 @@ def test_branches_after_a_revert_are_kept_apart(sim: Simulator, vm: Any) -> None
     finished(root.RevertToSnapshot_Task())
     sim.do.write("web1", DISK, 0, b"rite")
     right = take_snapshot(vm, "right")
-    branches = [each.name for each in vm.snapshot.rootSnapshotList[0].childSnapshotList]
+    branches = [child.name for child in vm.snapshot.rootSnapshotList[0].childSnapshotList]
     remove(root)
 
     assert branches == ["left", "right"]
@@ -160,18 +158,18 @@ def test_branches_after_a_revert_are_kept_apart(sim: Simulator, vm: Any) -> None
     assert sim.do.read("web1", DISK, 0, 4) == b"rite"
 
 
-def test_events_can_be_asked_for_by_time(sim: Simulator, service: Any, vm: Any) -> None:
+def test_events_can_be_queried_by_time(sim: Simulator, service: Any, vm: Any) -> None:
     take_snapshot(vm, "s")
     sim.do.revert("s")
     sim.do.advance(60)
     since = vim.event.EventFilterSpec.ByTime(beginTime=service.CurrentTime())
     sim.do.revert("s")
-    found = service.content.eventManager.QueryEvents(vim.event.EventFilterSpec(time=since))
+    recent = service.content.eventManager.QueryEvents(vim.event.EventFilterSpec(time=since))
 
-    assert [each.key for each in found] == [2]
+    assert [event.key for event in recent] == [2]
 
 
-def test_consolidation_can_be_left_over(sim: Simulator, vm: Any) -> None:
+def test_removal_can_leave_consolidation_to_do(sim: Simulator, vm: Any) -> None:
     sim.knobs.change("snapshot", needs_consolidation=True)
     remove(take_snapshot(vm))
     left_over = vm.runtime.consolidationNeeded
@@ -187,7 +185,7 @@ def test_consolidation_can_be_left_over(sim: Simulator, vm: Any) -> None:
     assert disk_of(vm.config).backing.parent is None
 
 
-def test_quiescing_shows_in_the_tree_only_if_it_happened(sim: Simulator, vm: Any) -> None:
+def test_the_tree_shows_whether_a_snapshot_is_quiesced(sim: Simulator, vm: Any) -> None:
     def quiesced() -> bool:
         snapshot = take_snapshot(vm, quiesce=True)
         flag = bool(vm.snapshot.rootSnapshotList[0].quiesced)
@@ -234,7 +232,7 @@ def with_disks(*disks: DiskEntry) -> Any:
     return inventory(MachineEntry("web1", cbt=True, disks=disks))
 
 
-def test_independent_disks_have_no_part_in_snapshots() -> None:
+def test_snapshots_exclude_independent_disks() -> None:
     disks = DiskEntry(size=MIB), DiskEntry(size=MIB, mode="independent_persistent")
     with Simulator(with_disks(*disks)) as sim, connected(sim) as service:
         vm = machine(service)
@@ -265,15 +263,15 @@ def test_a_physical_rdm_fails_the_snapshot_or_is_left_out() -> None:
 
 
 @pytest.mark.parametrize(("sharing", "bus"), [("MultiWriter", "no"), ("None", "physical")])
-def test_a_disk_or_a_bus_that_is_shared_fails_the_snapshot(sharing: str, bus: str) -> None:
+def test_a_shared_disk_or_bus_fails_the_snapshot(sharing: str, bus: str) -> None:
     disks = (DiskEntry(size=MIB, sharing=f"sharing{sharing}"),)
     entry = MachineEntry("web1", shared_bus=f"{bus}Sharing", disks=disks)
     with Simulator(inventory(entry)) as sim, connected(sim) as service:
         vm = machine(service)
         controller = next(
-            each
-            for each in vm.config.hardware.device
-            if isinstance(each, vim.vm.device.VirtualSCSIController)
+            controller
+            for controller in vm.config.hardware.device
+            if isinstance(controller, vim.vm.device.VirtualSCSIController)
         )
 
         with pytest.raises(vim.fault.SnapshotIncompatibleDeviceInVm) as refused:
@@ -315,7 +313,7 @@ def test_power_states_are_checked(vm: Any) -> None:
     assert vm.runtime.powerState == "poweredOff"
 
 
-def test_disks_come_and_go_by_reconfiguration(vm: Any) -> None:
+def test_reconfiguration_adds_and_removes_disks(vm: Any) -> None:
     enable_cbt(vm)
     added = vim.vm.device.VirtualDisk(
         key=-1,
@@ -337,7 +335,7 @@ def test_disks_come_and_go_by_reconfiguration(vm: Any) -> None:
     assert disk_of(take_snapshot(vm).config, 2003).backing.changeId is not None
 
 
-def test_a_configuration_changed_meanwhile_is_a_concurrent_access(vm: Any) -> None:
+def test_a_stale_change_version_is_a_concurrent_access(vm: Any) -> None:
     stale = vm.config.changeVersion
     enable_cbt(vm)
 

@@ -1,4 +1,4 @@
-"""A state directory that lasts from one run to the next."""
+"""A state directory in several runs."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from tests.tools.vsim.clients import DISK, connected, disk_of, inventory, machin
 from tools.vsim import DiskEntry, MachineEntry, Simulator
 
 
-def test_bytes_and_names_last_and_change_ids_do_not(tmp_path: Path) -> None:
+def test_bytes_and_names_survive_a_run_and_change_ids_do_not(tmp_path: Path) -> None:
     entry = MachineEntry("web1", cbt=True, disks=(DiskEntry(size=1 << 20),))
     seen = []
     for number in range(2):

@@ -1,4 +1,4 @@
-"""Filters and updates: versions, partial updates, truncated sets, timeouts, cancelling."""
+"""Filters and updates: versions, partial updates, truncated sets, timeouts, cancellation."""
 
 import threading
 from collections.abc import Callable
@@ -26,14 +26,14 @@ def watch(service: Any, target: Any, paths: list[str], partial: bool = True) -> 
 def changes(update: Any) -> dict[str, Any]:
     return {
         change.name: change.val
-        for each in update.filterSet
-        for item in each.objectSet
+        for filter_update in update.filterSet
+        for item in filter_update.objectSet
         for change in item.changeSet
     }
 
 
 def in_background(action: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
-    """Run *action* in a thread; its result or exception will be in the list."""
+    """Run *action* in a thread; the list receives its result or exception."""
     results: list[Any] = []
 
     def run() -> None:
@@ -55,7 +55,7 @@ def test_the_first_answer_is_the_present_state(service: Any, vm: Any) -> None:
     assert update.filterSet[0].objectSet[0].kind == "enter"
 
 
-def test_nothing_new_is_none(service: Any, vm: Any) -> None:
+def test_no_change_is_no_update(service: Any, vm: Any) -> None:
     watch(service, vm, ["name"])
     collector = service.content.propertyCollector
     version = collector.WaitForUpdatesEx("", POLL).version
@@ -64,7 +64,7 @@ def test_nothing_new_is_none(service: Any, vm: Any) -> None:
     assert collector.CheckForUpdates(version) is None
 
 
-def test_a_wait_ends_after_its_time(sim: Simulator, service: Any, vm: Any) -> None:
+def test_a_wait_ends_after_max_wait_seconds(sim: Simulator, service: Any, vm: Any) -> None:
     watch(service, vm, ["name"])
     collector = service.content.propertyCollector
     version = collector.WaitForUpdatesEx("", POLL).version
@@ -89,7 +89,7 @@ def test_a_change_wakes_a_waiting_client(sim: Simulator, service: Any, vm: Any) 
     assert changes(results[0]) == {"name": "web2"}
 
 
-def test_an_old_version_can_be_used_again(sim: Simulator, service: Any, vm: Any) -> None:
+def test_an_old_version_can_be_reused(sim: Simulator, service: Any, vm: Any) -> None:
     watch(service, vm, ["name"])
     collector = service.content.propertyCollector
     version = collector.WaitForUpdatesEx("", POLL).version
@@ -118,12 +118,12 @@ def test_partial_updates_name_the_fields(sim: Simulator, service: Any, vm: Any) 
     sim.do.release_tasks()
     while states[-1] != "success":
         update = collector.WaitForUpdatesEx(update.version, PC.WaitOptions(maxWaitSeconds=10))
-        found = changes(update)
-        assert all(name.startswith("info.") for name in found)
-        states.append(found["info.state"])
+        fields = changes(update)
+        assert all(name.startswith("info.") for name in fields)
+        states.append(fields["info.state"])
 
     assert states[0] in ("queued", "running")
-    assert found["info.result"] == vm.snapshot.currentSnapshot
+    assert fields["info.result"] == vm.snapshot.currentSnapshot
 
 
 def test_unset_properties_arrive_without_value(service: Any, vm: Any) -> None:
@@ -146,7 +146,7 @@ def test_truncated_sets_come_piece_by_piece() -> None:
         while truncated:
             update = collector.WaitForUpdatesEx(version, POLL)
             spent, version, truncated = version, update.version, update.truncated
-            items = [item for each in update.filterSet for item in each.objectSet]
+            items = [item for filter_update in update.filterSet for item in filter_update.objectSet]
             sizes.append(len(items))
             seen |= {item.obj._moId for item in items}
 
@@ -181,14 +181,14 @@ def test_machines_enter_and_leave(sim: Simulator, service: Any) -> None:
     assert kinds == {added: "enter", "vm-101": "leave"}
 
 
-def test_a_watched_object_leaves_when_it_is_gone(sim: Simulator, service: Any, vm: Any) -> None:
+def test_a_removed_object_leaves_the_filter(sim: Simulator, service: Any, vm: Any) -> None:
     watch(service, vm, ["name"])
     collector = service.content.propertyCollector
     version = collector.WaitForUpdatesEx("", POLL).version
     sim.do.remove_vm("web1")
     update = collector.WaitForUpdatesEx(version, POLL)
 
-    assert [each.kind for each in update.filterSet[0].objectSet] == ["leave"]
+    assert [update_item.kind for update_item in update.filterSet[0].objectSet] == ["leave"]
 
 
 def test_a_destroyed_filter_reports_nothing(sim: Simulator, service: Any, vm: Any) -> None:

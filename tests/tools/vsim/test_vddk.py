@@ -1,4 +1,4 @@
-"""The library of tools/vsim/vddk holds its callers to VDDK's rules, and tells the simulator."""
+"""The library of tools/vsim/vddk: exact bytes, VDDK's rules for callers, injected faults."""
 
 import subprocess
 import sys
@@ -57,7 +57,7 @@ def sim() -> Iterator[Simulator]:
 
 
 def run(library: Path, sim: Simulator, program: str) -> list[str]:
-    """What a program that uses the library prints."""
+    """Run a Python program that loads the library; return the lines that it prints."""
     point_at(library, sim.host, sim.vddk_port)
     snapshot = sim.do.vms()[0]["snapshots"][0]["id"]
     place = (sim.host, str(sim.port), sim.certificate.thumbprint_sha1, snapshot)
@@ -73,7 +73,7 @@ def run(library: Path, sim: Simulator, program: str) -> list[str]:
     return done.stdout.split()
 
 
-def test_bytes_are_those_of_the_snapshot(library: Path, sim: Simulator) -> None:
+def test_reads_return_the_bytes_of_the_snapshot(library: Path, sim: Simulator) -> None:
     program = """
 init()
 error, connection = connect(params())
@@ -107,12 +107,12 @@ print(lib.VixDiskLib_QueryAllocatedBlocks(handle, 0, 2048, 128, ctypes.byref(blo
 print(blocks.contents.numBlocks)
 print(lib.VixDiskLib_Read(handle, 2047, 2, ctypes.create_string_buffer(1024)))
 """
-    found = run(library, sim, program)
+    printed = run(library, sim, program)
 
-    assert found[:3] == ["3", "0", "3"]
-    assert found[3:7] == ["3", "3", "3", "3"]
-    assert found[7:13] == ["3", "3", "3", "3", "0", "1"]
-    assert found[13] == "16007"
+    assert printed[:3] == ["3", "0", "3"]
+    assert printed[3:7] == ["3", "3", "3", "3"]
+    assert printed[7:13] == ["3", "3", "3", "3", "0", "1"]
+    assert printed[13] == "16007"
 
 
 def test_a_handle_has_one_reader_at_a_time(library: Path, sim: Simulator) -> None:
@@ -131,7 +131,7 @@ print(lib.VixDiskLib_Wait(handle), first.raw[:6].decode(), lib.VixDiskLib_Close(
     assert run(library, sim, program) == ["25000", "5", "5", "0", "before", "0"]
 
 
-def test_errors_are_those_of_vddk(library: Path, sim: Simulator) -> None:
+def test_error_codes_are_those_of_vddk(library: Path, sim: Simulator) -> None:
     program = """
 init()
 print(connect(params(password=b"wrong"))[0], connect(params(vm=b"moref=vm-7"))[0])
@@ -146,7 +146,7 @@ print(error, disk(connection)[0])
     assert run(library, sim, program) == ["3014", "3", "4", "0", "1"]
 
 
-def test_a_prepared_vm_does_not_move_until_the_same_identity_ends_it(
+def test_a_prepared_vm_cannot_move_until_the_same_identity_ends_access(
     library: Path, sim: Simulator
 ) -> None:
     program = """

@@ -18,7 +18,8 @@ def build(folder: Path) -> None:
     lib64.mkdir(parents=True, exist_ok=True)
     wire, library = lib64 / _WIRE, lib64 / _LIBRARY
     _compile(wire, _SOURCES / "wire.c")
-    _compile(library, _SOURCES / "vixDiskLib.c", wire)
+    sources = [_SOURCES / name for name in ("vixDiskLib.c", "request.c", "disk.c")]
+    _compile(library, *sources, wire)
     link = lib64 / "libvixDiskLib.so"
     link.unlink(missing_ok=True)
     link.symlink_to(_LIBRARY)

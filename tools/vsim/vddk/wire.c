@@ -8,7 +8,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { MOST = 64 << 20 };
+enum { MAX_REPLY = 64 << 20 };
 
 struct wire {
    FILE *stream;
@@ -18,19 +18,19 @@ struct wire {
 
 static int dial(const char *host, const char *port)
 {
-   struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *found, *each;
+   struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *addresses, *address;
    int fd = -1;
 
-   if (getaddrinfo(host, port, &hints, &found) != 0)
+   if (getaddrinfo(host, port, &hints, &addresses) != 0)
       return -1;
-   for (each = found; each && fd < 0; each = each->ai_next) {
-      fd = socket(each->ai_family, each->ai_socktype | SOCK_CLOEXEC, each->ai_protocol);
-      if (fd >= 0 && connect(fd, each->ai_addr, each->ai_addrlen) != 0) {
+   for (address = addresses; address && fd < 0; address = address->ai_next) {
+      fd = socket(address->ai_family, address->ai_socktype | SOCK_CLOEXEC, address->ai_protocol);
+      if (fd >= 0 && connect(fd, address->ai_addr, address->ai_addrlen) != 0) {
          close(fd);
          fd = -1;
       }
    }
-   freeaddrinfo(found);
+   freeaddrinfo(addresses);
    return fd;
 }
 
@@ -88,7 +88,7 @@ static int exchange(struct wire *wire, struct reply *reply, const char *line, si
 
    if (send_all(wire->fd, line, length) != 0 || !fgets(head, sizeof head, wire->stream))
       return -1;
-   if (sscanf(head, "%u %15s %zu", &reply->code, reply->action, &reply->length) != 3 || reply->length > MOST)
+   if (sscanf(head, "%u %15s %zu", &reply->code, reply->action, &reply->length) != 3 || reply->length > MAX_REPLY)
       return -1;
    reply->bytes = malloc(reply->length + 1);
    if (!reply->bytes)

@@ -1,7 +1,7 @@
-/* The connection to the simulator, in place of the real library's HTTPS and NFC.
+/* The connection to the simulator. It replaces the HTTPS and NFC of the real library.
  *
- * It is a library of its own, without an rpath to it: as with the real one's dependencies, the loader finds it
- * through LD_LIBRARY_PATH alone.
+ * It is a separate shared library, and vixDiskLib has no rpath to it: as with the dependencies of the real library,
+ * the loader finds it only through LD_LIBRARY_PATH.
  */
 
 #ifndef VSIM_WIRE_H
@@ -13,17 +13,17 @@
 struct wire;
 
 struct reply {
-   unsigned code;        /* a VIX error, 0 for none */
-   char action[16];      /* what the library is to do before it returns: "-", "hang", "crash" */
+   unsigned code;        /* VIX error; 0 is success */
+   char action[16];      /* action before the function returns: "-", "hang" or "crash" */
    size_t length;
-   unsigned char *bytes; /* malloc; a NUL stands behind them */
+   unsigned char *bytes; /* from malloc, terminated by a NUL */
 };
 
-/* NULL if DIR/vsim.conf does not name a simulator, or it is not there. */
+/* Connect to the simulator in DIR/vsim.conf. Return NULL if the file is invalid or the connection fails. */
 struct wire *wire_open(const char *directory);
 void wire_close(struct wire *wire);
 
-/* Send fields, the last one NULL, and wait for the reply. -1 if the connection is lost. Safe for several threads. */
+/* Send fields, terminated by NULL, and wait for the reply. Return -1 if the connection is lost. Thread-safe. */
 int wire_ask(struct wire *wire, struct reply *reply, const char *const *fields);
 
 #endif
