@@ -92,3 +92,17 @@ def changed(vm: Any, snapshot: Any, change_id: str, key: int = DISK) -> list[tup
         for page in pages(vm, snapshot, change_id, key)
         for extent in page.changedArea
     ]
+
+
+def change_id(snapshot: Any, key: int = DISK) -> str:
+    """Return the change ID of a snapshot's disk."""
+    return str(disk_of(snapshot.config, key).backing.changeId)
+
+
+def based(vm: Any) -> str:
+    """Enable tracking, take and remove a snapshot; return its change ID."""
+    enable_cbt(vm)
+    snapshot = take_snapshot(vm)
+    base = change_id(snapshot)
+    remove(snapshot)
+    return base

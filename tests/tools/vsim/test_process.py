@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 from pyVim.connect import Disconnect, SmartConnect
 
-from tests.tools.vsim.clients import BLOCK, DISK, changed, machine, remove, take_snapshot
-from tests.tools.vsim.test_cbt import change_id
+from tests.tools.vsim.clients import BLOCK, DISK, change_id, changed, machine, remove, take_snapshot
 from tools.vsimctl import ControlError, Remote
 
 ROOT = Path(__file__).parents[3]

@@ -10,6 +10,8 @@ from tests.tools.vsim.clients import (
     BLOCK,
     DISK,
     MIB,
+    based,
+    change_id,
     changed,
     connected,
     disk_of,
@@ -20,7 +22,6 @@ from tests.tools.vsim.clients import (
     remove,
     take_snapshot,
 )
-from tests.tools.vsim.test_cbt import based, change_id
 from tools.vsim import DatastoreEntry, DiskEntry, MachineEntry, Simulator
 from tools.vsim.fault import Fault
 
