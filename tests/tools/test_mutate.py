@@ -1,4 +1,4 @@
-"""The mutation driver: what it changes, what it leaves alone, and that it tells caught from not."""
+"""The mutation driver: mutants, unchanged places, and the difference of caught and survived."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,7 +38,7 @@ class Store:
 
 
 def changes(source: str) -> set[tuple[str, str, str]]:
-    """For each mutant its operator, what it replaces and what with."""
+    """Return operator, original and replacement of each mutant."""
     data = source.encode()
     return {
         (each.operator, data[each.start : each.end].decode(), each.replacement)
