@@ -7,9 +7,15 @@ from pathlib import Path
 
 from cbtfs.doctor.environment import of_clock, of_datastore, of_host, of_library, of_nbdkit
 from cbtfs.doctor.finding import Finding, Severity, gravest_first, is_blocked
-from cbtfs.doctor.reach import unreachable_places
+from cbtfs.doctor.reach import unreachable_endpoints
 from cbtfs.doctor.state import of_state
-from cbtfs.doctor.transport import NO_WAY, Way, of_privileges, of_way, way_of
+from cbtfs.doctor.transport import (
+    NO_TRANSPORT,
+    TransportChoice,
+    choose_transport,
+    of_privileges,
+    of_transport,
+)
 from cbtfs.errors import SourceUnavailable
 from cbtfs.source.transport.base import Transport
 from cbtfs.source.vsphere.cbt.readiness import enabling_obstacle
@@ -48,7 +54,7 @@ class Exam:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ObjectReport:
     """A host or a datastore."""
 
     id: str
@@ -63,7 +69,7 @@ class VmReport:
     vm: ListedVm
     host: str | None
     datastores: list[str]
-    way: Way
+    choice: TransportChoice
     findings: list[Finding]
     blocked_by: list[str]
     """`vm`, `server`, `host NAME`, `datastore NAME`: whose findings block it."""
@@ -74,8 +80,8 @@ class Report:
     """All that was found."""
 
     server: list[Finding]
-    hosts: list[Place]
-    datastores: list[Place]
+    hosts: list[ObjectReport]
+    datastores: list[ObjectReport]
     vms: list[VmReport]
 
 
@@ -88,21 +94,21 @@ def examine(session: Session, vms: Sequence[ListedVm], exam: Exam) -> Report:
     on_vms = lacking(session, [vm.id for vm in vms], "vm")
     judge = _Judge(session, exam, around, on_vms, server_time)
     drafts = [judge.draft(vm, states[vm.id]) for vm in vms]
-    by_library = any(draft.way.is_by_library for draft in drafts)
+    by_library = any(draft.choice.is_by_library for draft in drafts)
     server = [
         *of_clock(server_time, here),
-        *around.on_root({use for draft in drafts for use in draft.way.uses}),
+        *around.on_root({use for draft in drafts for use in draft.choice.uses}),
         of_library(exam.libdir),
         of_nbdkit(),
     ]
-    hosts = around.host_places({each.host for each in drafts if each.way.is_by_library})
-    stores = around.store_places(drafts)
+    hosts = around.host_reports({each.host for each in drafts if each.choice.is_by_library})
+    stores = around.store_reports(drafts)
     is_server_blocking = by_library and is_blocked(server)
     reports = [
         draft.report(
             hosts.get(draft.host or ""),
             [stores[each] for each in draft.stores if each in stores],
-            is_server_blocking=is_server_blocking and draft.way.is_by_library,
+            is_server_blocking=is_server_blocking and draft.choice.is_by_library,
         )
         for draft in drafts
     ]
@@ -117,10 +123,10 @@ class _Draft:
     findings: list[Finding]
     host: str | None = None
     stores: list[str] = field(default_factory=list)
-    way: Way = NO_WAY
+    choice: TransportChoice = NO_TRANSPORT
 
     def report(
-        self, host: Place | None, stores: Sequence[Place], *, is_server_blocking: bool
+        self, host: ObjectReport | None, stores: Sequence[ObjectReport], *, is_server_blocking: bool
     ) -> VmReport:
         blocked_by = ["vm"] if is_blocked(self.findings) else []
         if is_server_blocking:
@@ -136,7 +142,7 @@ class _Draft:
             self.vm,
             None if host is None else host.name,
             [each.name for each in stores],
-            self.way,
+            self.choice,
             gravest_first(self.findings),
             blocked_by,
         )
@@ -146,8 +152,8 @@ class _Draft:
         if finding.severity is not Severity.BLOCKS:
             return False
         if finding.check == "port":
-            return self.way.is_by_library
-        return finding.check != "privilege" or "datastore" in self.way.uses
+            return self.choice.is_by_library
+        return finding.check != "privilege" or "datastore" in self.choice.uses
 
 
 class _Around:
@@ -163,7 +169,7 @@ class _Around:
         root = str(session.content.rootFolder._moId)
         self._on_root = lacking(session, [root], "root").get(root, frozenset())
         self._on_stores: Lacking = lacking(session, sorted(ids), "datastore")
-        self._closed = unreachable_places(
+        self._closed = unreachable_endpoints(
             {
                 (host.name, port)
                 for host in self._hosts.values()
@@ -176,10 +182,10 @@ class _Around:
     def on_root(self, uses: set[Use]) -> Iterator[Finding]:
         yield from of_privileges(self._on_root, frozenset(uses), self._user, "the top of the tree")
 
-    def host_places(self, read: set[str | None]) -> dict[str, Place]:
+    def host_reports(self, read: set[str | None]) -> dict[str, ObjectReport]:
         """By managed object id; *read* are hosts from which VMware's library reads."""
         return {
-            key: Place(key, host.name or key, self._of_host(host, is_read=key in read))
+            key: ObjectReport(key, host.name or key, self._of_host(host, is_read=key in read))
             for key, host in self._hosts.items()
         }
 
@@ -189,9 +195,11 @@ class _Around:
         closed = [(port, why) for port in ports if (why := self._closed.get((name, port)))]
         return gravest_first(of_host(host, dict(closed), *ports, is_read=is_read))
 
-    def store_places(self, drafts: Sequence[_Draft]) -> dict[str, Place]:
-        read = {each for draft in drafts if "datastore" in draft.way.uses for each in draft.stores}
-        places = {}
+    def store_reports(self, drafts: Sequence[_Draft]) -> dict[str, ObjectReport]:
+        read = {
+            each for draft in drafts if "datastore" in draft.choice.uses for each in draft.stores
+        }
+        reports = {}
         for key, store in self.stores.items():
             uses: frozenset[Use] = frozenset({"datastore"} if key in read else ())
             lacks = self._on_stores.get(key, frozenset())
@@ -199,8 +207,8 @@ class _Around:
                 *of_datastore(store),
                 *of_privileges(lacks, uses, self._user, f"the datastore {store.name}"),
             ]
-            places[key] = Place(key, store.name or key, gravest_first(findings))
-        return places
+            reports[key] = ObjectReport(key, store.name or key, gravest_first(findings))
+        return reports
 
 
 class _Judge:
@@ -223,19 +231,21 @@ class _Judge:
             return _Draft(vm, [Finding("connection", Severity.BLOCKS, str(state), "look again")])
         after = without_stuns(state)
         disks = [disk for disk in after.disks if not_in_snapshots(disk) is None]
-        way = self._way(vm, after, disks) if disks else NO_WAY
-        uses = way.uses | _switches(after)
+        choice = self._choose(vm, after, disks) if disks else NO_TRANSPORT
+        uses = choice.uses | _switches(after)
         findings = [
             *of_state(state, self._now),
-            *of_way(way),
+            *of_transport(choice),
             *of_privileges(
                 self._lacks.get(vm.id, frozenset()), uses, self._session.user, "the VM, or above it"
             ),
         ]
         stores = sorted({disk.datastore for disk in disks if disk.datastore is not None})
-        return _Draft(vm, findings, state.host_id, stores, way)
+        return _Draft(vm, findings, state.host_id, stores, choice)
 
-    def _way(self, vm: ListedVm, machine: Machine, disks: Sequence[DiskFacts]) -> Way:
+    def _choose(
+        self, vm: ListedVm, machine: Machine, disks: Sequence[DiskFacts]
+    ) -> TransportChoice:
         frozen = frozen_disks(
             vm,
             disks,
@@ -244,7 +254,7 @@ class _Judge:
             datacenter=vm.datacenter,
             is_alone=not machine.snapshots,
         )
-        return way_of(self._exam.transports, list(frozen.values()))
+        return choose_transport(self._exam.transports, list(frozen.values()))
 
 
 def _switches(machine: Machine) -> frozenset[Use]:

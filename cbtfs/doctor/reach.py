@@ -5,28 +5,30 @@ from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
-Place = tuple[str, int]
+Endpoint = tuple[str, int]
 _AT_ONCE: Final = 32
 
 
-def unreachable_places(places: Collection[Place], seconds: float) -> dict[Place, str]:
-    """Why those of *places* cannot be reached that cannot; each is given *seconds*.
+def unreachable_endpoints(endpoints: Collection[Endpoint], seconds: float) -> dict[Endpoint, str]:
+    """Why those of *endpoints* cannot be reached that cannot; each is given *seconds*.
 
     The look-up of a name takes as long as the system's resolver lets it.
     """
-    if not places:
+    if not endpoints:
         return {}
-    ordered = sorted(places)
+    ordered = sorted(endpoints)
     with ThreadPoolExecutor(min(_AT_ONCE, len(ordered)), "reach") as pool:
-        answers = list(pool.map(lambda place: _why_not(place, seconds), ordered))
-    return {place: why for place, why in zip(ordered, answers, strict=True) if why is not None}
+        answers = list(pool.map(lambda endpoint: _why_not(endpoint, seconds), ordered))
+    return {
+        endpoint: why for endpoint, why in zip(ordered, answers, strict=True) if why is not None
+    }
 
 
-def _why_not(place: Place, seconds: float) -> str | None:
+def _why_not(endpoint: Endpoint, seconds: float) -> str | None:
     try:
-        socket.create_connection(place, seconds).close()
+        socket.create_connection(endpoint, seconds).close()
     except socket.gaierror:
-        return f"the name {place[0]} is not known here, add it to DNS or /etc/hosts"
+        return f"the name {endpoint[0]} is not known here, add it to DNS or /etc/hosts"
     except TimeoutError:
         return f"no answer in {seconds:g} s"
     except OSError as exc:

@@ -11,7 +11,7 @@ from cbtfs.source.vsphere.connect.role import ROLE, Privilege, Use
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class TransportChoice:
     """What an ingest would choose."""
 
     transport: str | None
@@ -29,23 +29,25 @@ class Way:
         return "vddk" in self.uses
 
 
-NO_WAY = Way(None, (), (), frozenset())
+NO_TRANSPORT = TransportChoice(None, (), (), frozenset())
 
 
-def way_of(transports: Sequence[Transport], disks: Sequence[FrozenDisk]) -> Way:
+def choose_transport(
+    transports: Sequence[Transport], disks: Sequence[FrozenDisk]
+) -> TransportChoice:
     """The transport for *disks*, as an ingest chooses it."""
     try:
         chosen, refusals = choose(transports, disks)
     except SourceUnavailable as exc:
-        return Way(None, (str(exc),), (), frozenset())
+        return TransportChoice(None, (str(exc),), (), frozenset())
     after = transports[list(transports).index(chosen) + 1 :]
     others = tuple(each.name for each in after if all(each.refusal(disk) is None for disk in disks))
-    return Way(chosen.name, refusals, others, chosen.privileges)
+    return TransportChoice(chosen.name, refusals, others, chosen.privileges)
 
 
-def of_way(way: Way) -> Iterator[Finding]:
-    if way.transport is None:
-        for refusal in way.refusals:
+def of_transport(choice: TransportChoice) -> Iterator[Finding]:
+    if choice.transport is None:
+        for refusal in choice.refusals:
             yield Finding(
                 "transport",
                 Severity.BLOCKS,

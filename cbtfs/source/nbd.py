@@ -255,9 +255,9 @@ class _Connection:
     """One libnbd handle; one thread at a time uses it."""
 
     def __init__(
-        self, uri: str, name: str, contexts: Sequence[str], patience: float, seconds: float
+        self, uri: str, name: str, contexts: Sequence[str], connect_seconds: float, seconds: float
     ) -> None:
-        """*patience* is for the connection, *seconds* for each request after that."""
+        """*connect_seconds* limit the connection, *seconds* each request after that."""
         self._lib = libnbd.library()
         self._name = name
         self._seconds = seconds
@@ -266,7 +266,7 @@ class _Connection:
         if not self._handle:
             raise SourceUnavailable(f"{name}: {libnbd.last_error()[0]}")
         try:
-            self._connect(uri, patience)
+            self._connect(uri, connect_seconds)
             self.size = self._sure(self._lib.nbd_get_size(self._handle))
             self.minimum = self._block_size(libnbd.SIZE_MINIMUM) or 1
             self.maximum = self._block_size(libnbd.SIZE_MAXIMUM) or _REQUEST
@@ -275,15 +275,15 @@ class _Connection:
             self.close()
             raise
 
-    def _connect(self, uri: str, patience: float) -> None:
+    def _connect(self, uri: str, connect_seconds: float) -> None:
         self._sure(self._lib.nbd_set_uri_allow_local_file(self._handle, True))
         for context in self._contexts:
             self._sure(self._lib.nbd_add_meta_context(self._handle, context.encode()))
         try:
             self._ask(self._lib.nbd_aio_connect_uri(self._handle, uri.encode()))
-            due = time.monotonic() + patience
+            due = time.monotonic() + connect_seconds
             while self._lib.nbd_aio_is_connecting(self._handle):
-                self._poll(due, patience)
+                self._poll(due, connect_seconds)
             if not self._lib.nbd_aio_is_ready(self._handle):
                 raise _Lost(libnbd.last_error()[0])
         except _Lost as exc:
@@ -378,10 +378,10 @@ class _Connection:
             raise SourceUnavailable(f"cannot {what} of {self._name}: {libnbd.error_name(number)}")
         return bool(state)
 
-    def _poll(self, due: float, patience: float) -> None:
+    def _poll(self, due: float, seconds: float) -> None:
         left = due - time.monotonic()
         if left <= 0:
-            raise _Lost(f"no answer in {patience:g} s")
+            raise _Lost(f"no answer in {seconds:g} s")
         wait = min(_POLL_MS, int(left * 1000) + 1)
         if self._lib.nbd_poll(self._handle, wait) < 0:
             raise _Lost(libnbd.last_error()[0])

@@ -29,7 +29,7 @@ from cbtfs.cli.report.exit_status import conclude, failed_documents
 from cbtfs.cli.report.output import emit, print_lines
 
 if TYPE_CHECKING:
-    from cbtfs.doctor.examine import Place, Report, VmReport
+    from cbtfs.doctor.examine import ObjectReport, Report, VmReport
     from cbtfs.doctor.finding import Finding
 
 NfcPort = Annotated[
@@ -105,8 +105,8 @@ def doctor(
                     "api": api,
                     "findings": _findings(report.server),
                 },
-                "hosts": [_of_place(each) for each in report.hosts],
-                "datastores": [_of_place(each) for each in report.datastores],
+                "hosts": [_of_object(each) for each in report.hosts],
+                "datastores": [_of_object(each) for each in report.datastores],
                 "vms": [_of_vm(each) for each in report.vms],
                 "failed": failed_documents(failed),
             }
@@ -129,8 +129,8 @@ def _findings(findings: list[Finding]) -> list[dict[str, Any]]:
     ]
 
 
-def _of_place(place: Place) -> dict[str, Any]:
-    return {"name": place.name, "findings": _findings(place.findings)}
+def _of_object(report: ObjectReport) -> dict[str, Any]:
+    return {"name": report.name, "findings": _findings(report.findings)}
 
 
 def _of_vm(report: VmReport) -> dict[str, Any]:
@@ -139,9 +139,9 @@ def _of_vm(report: VmReport) -> dict[str, Any]:
         "path": report.vm.path,
         "host": report.host,
         "datastores": report.datastores,
-        "transport": report.way.transport,
-        "refused": list(report.way.refusals),
-        "others": list(report.way.others),
+        "transport": report.choice.transport,
+        "refused": list(report.choice.refusals),
+        "others": list(report.choice.others),
         "blocked_by": report.blocked_by,
         "findings": _findings(report.findings),
     }
@@ -150,8 +150,8 @@ def _of_vm(report: VmReport) -> dict[str, Any]:
 def _lines(title: str, report: Report) -> Iterator[str]:
     yield title
     yield from _finding_lines(report.server)
-    for kind, places in (("host", report.hosts), ("datastore", report.datastores)):
-        for place in places:
+    for kind, reports in (("host", report.hosts), ("datastore", report.datastores)):
+        for place in reports:
             if place.findings:
                 yield f"{kind} {place.name}"
                 yield from _finding_lines(place.findings)
@@ -160,7 +160,7 @@ def _lines(title: str, report: Report) -> Iterator[str]:
             elsewhere = [name for name in each.blocked_by if name != "vm"]
             verdict = "blocked" + (f" by {', '.join(elsewhere)}" if elsewhere else "")
         else:
-            verdict = f"by {each.way.transport}"
+            verdict = f"by {each.choice.transport}"
         yield f"{each.vm.path}: {verdict}"
         yield from _finding_lines(each.findings)
 

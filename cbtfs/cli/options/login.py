@@ -92,11 +92,11 @@ def find_login(
     address = parse_address(server)
     password = find_password(password_file, address.host, user)
 
-    from cbtfs.source.vsphere.connect.retry_policy import Patience
+    from cbtfs.source.vsphere.connect.retry_policy import RetryPolicy
     from cbtfs.source.vsphere.connect.tls import parse_thumbprint, pinned, verifying
 
     if thumbprint is None:
         tls = verifying(ca_file)
     else:
-        tls = pinned(address, parse_thumbprint(thumbprint), Patience().reply)
+        tls = pinned(address, parse_thumbprint(thumbprint), RetryPolicy().reply)
     return Login(address, tls, user, password)

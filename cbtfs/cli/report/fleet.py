@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cbtfs.core.manifest import Manifest
     from cbtfs.ingest.fleet.pool import Ended
     from cbtfs.ingest.vsphere.options import VmIngestResult
-    from cbtfs.source.vsphere.inventory.vms import ListedVm, Selection
+    from cbtfs.source.vsphere.inventory.vms import ListedVm, VmSelection
 
     VmEnded = Ended[ListedVm, VmIngestResult]
 
@@ -124,7 +124,7 @@ def _document(outcome: VmIngestResult, ended: VmEnded) -> dict[str, Any]:
     }
 
 
-def count_in(tally: Tally, selection: Selection) -> None:
+def count_in(tally: Tally, selection: VmSelection) -> None:
     """Let the metrics know which VMs a run is about."""
     tally.chosen = [(vm.name, vm.identity) for vm in selection.vms]
     tally.results += [VmResult(name, "", error.exit_code) for name, error in selection.refused]

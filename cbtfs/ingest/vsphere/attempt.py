@@ -7,7 +7,7 @@ from cbtfs.ingest.fleet.schedule import Needs, Resource
 from cbtfs.ingest.vsphere.options import VmIngestResult
 from cbtfs.ingest.vsphere.vm import IngestContext, ingest_machine
 from cbtfs.source.base import Stopped
-from cbtfs.source.vsphere.inventory.placement import load_place
+from cbtfs.source.vsphere.inventory.placement import load_placement
 from cbtfs.source.vsphere.inventory.vms import ListedVm
 from cbtfs.source.vsphere.snapshots.snapshot_disk import SnapshotTooOld
 
@@ -20,7 +20,7 @@ class Disturbed(SourceUnavailable):
 
 def needs_of(context: IngestContext, vm: ListedVm) -> Needs:
     """What *vm* takes of what it shares with others, where it is now."""
-    place = load_place(context.session, vm)
+    place = load_placement(context.session, vm)
     needs = {Resource("datastore", each): 1 for each in sorted(place.datastores)}
     if place.host is not None:
         needs[Resource("host", place.host)] = place.disks

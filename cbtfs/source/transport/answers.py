@@ -139,7 +139,7 @@ class _Stream(io.RawIOBase):
     def __init__(self, sock: socket.socket, limits: _Limits) -> None:
         self._sock = sock
         self._raw = sock.makefile("rb", buffering=0)
-        self._patience = sock.gettimeout()
+        self._socket_timeout = sock.gettimeout()
         self._limits = limits
 
     def readable(self) -> bool:
@@ -147,8 +147,8 @@ class _Stream(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int | None:
         left = self._limits.left()
-        is_last = self._patience is None or left < self._patience
-        self._sock.settimeout(left if is_last else self._patience)
+        is_last = self._socket_timeout is None or left < self._socket_timeout
+        self._sock.settimeout(left if is_last else self._socket_timeout)
         try:
             return self._raw.readinto(buffer)
         except TimeoutError:

@@ -21,7 +21,7 @@ from cbtfs.source.transport.base import Transport
 from cbtfs.source.transport.datastore import DatastoreTransport
 from cbtfs.source.transport.nbd import NbdTransport
 from cbtfs.source.vsphere.connect.address import Address
-from cbtfs.source.vsphere.connect.retry_policy import Patience
+from cbtfs.source.vsphere.connect.retry_policy import RetryPolicy
 from cbtfs.source.vsphere.connect.session import Session
 from cbtfs.source.vsphere.connect.tls import verifying
 from cbtfs.source.vsphere.inventory.vms import ListedVm, list_vms, select
@@ -34,7 +34,7 @@ from tools.vsim import DiskEntry, Inventory, MachineEntry, Simulator
 MIB: Final = 1 << 20
 VM: Final = "web1"
 FIRST, SECOND = 2000, 2001
-QUICK: Final = Patience(
+QUICK: Final = RetryPolicy(
     reply=20.0,
     poll=1,
     task=20.0,
@@ -77,7 +77,7 @@ class Lab:
     sim: Simulator
     repository: Path
     make_transport: MakeTransport = by_datastore
-    patience: Patience = QUICK
+    retry_policy: RetryPolicy = QUICK
     points: list[Manifest] = field(default_factory=list)
     checkpoint_seconds: float = CHECKPOINT_SECONDS
     pack_bytes: int = PACK_BYTES
@@ -88,7 +88,7 @@ class Lab:
         tls = verifying(self.sim.certificate.certificate)
         password = Secret(self.sim.user.password)
         user = self.sim.user.name
-        with Session(address, tls, user, password, self.patience, stop) as session:
+        with Session(address, tls, user, password, self.retry_policy, stop) as session:
             yield session
 
     def ingest(

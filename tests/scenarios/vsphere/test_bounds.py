@@ -27,7 +27,7 @@ def small(certificate: Certificate, tmp_path: Path) -> Iterator[Lab]:
     """One small VM, and a client that gives up soon."""
     with Simulator(one_vm(DiskEntry(size=MIB)), certificate=certificate) as sim:
         lab = new_lab(sim, tmp_path)
-        lab.patience = QUICK_TO_REFUSE
+        lab.retry_policy = QUICK_TO_REFUSE
         yield lab
 
 

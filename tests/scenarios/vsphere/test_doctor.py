@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cbtfs.cli.main import main
-from cbtfs.doctor.reach import unreachable_places
+from cbtfs.doctor.reach import unreachable_endpoints
 from cbtfs.source.vsphere.connect.role import ROLE, Privilege
 from tests.make_points import new_repository
 from tests.scenarios.vsphere.nbdkit import install
@@ -377,7 +377,7 @@ def test_a_name_that_is_not_known_and_a_port_that_is_silent_are_told() -> None:
         for each in waiting:  # the queue of a listener that never accepts
             each.setblocking(False)
             each.connect_ex(place)
-        why = unreachable_places({("no-such-host.invalid", 902), place}, 0.3)
+        why = unreachable_endpoints({("no-such-host.invalid", 902), place}, 0.3)
         for each in waiting:
             each.close()
 

@@ -14,7 +14,7 @@ from cbtfs.ingest.fleet.pool import Rules, run_all
 from cbtfs.ingest.fleet.schedule import FleetLimits, Needs, Resource
 from cbtfs.ingest.vsphere.attempt import attempt, needs_of
 from cbtfs.ingest.vsphere.options import VmIngestResult
-from cbtfs.source.vsphere.inventory.placement import Place, load_place
+from cbtfs.source.vsphere.inventory.placement import Placement, load_placement
 from cbtfs.source.vsphere.inventory.vms import ListedVm, list_vms, select
 from tests.scenarios.vsphere.site import MIB, Lab, new_lab, one_vm
 from tools.vsim import DatastoreEntry, DiskEntry, Inventory, MachineEntry, Simulator
@@ -43,9 +43,9 @@ def spread(tmp_path: Path, certificate: Certificate) -> Iterator[Lab]:
 def test_a_place_is_host_disks_and_their_datastores(spread: Lab) -> None:
     with spread.session() as session:
         (vm,) = select(list_vms(session), "vm3")
-        place = load_place(session, vm)
+        place = load_placement(session, vm)
 
-    assert place == Place("host-2", frozenset({"datastore-14"}), 2)
+    assert place == Placement("host-2", frozenset({"datastore-14"}), 2)
 
 
 def test_snapshots_on_a_datastore_stay_within_the_limit(spread: Lab) -> None:

@@ -12,7 +12,7 @@ from pyVmomi import vmodl
 from cbtfs.cli.report.output import Advance
 from cbtfs.errors import AccessDenied, SourceUnavailable
 from cbtfs.source.vsphere.connect.outage import Outage
-from cbtfs.source.vsphere.connect.retry_policy import Patience
+from cbtfs.source.vsphere.connect.retry_policy import RetryPolicy
 from tests.scenarios.vsphere.site import MIB, QUICK, VM, Lab, by_nbd, new_lab
 from tools.vsim import DiskEntry, Inventory, MachineEntry, Simulator
 from tools.vsim.soap.certificate import Certificate, make_certificate
@@ -33,7 +33,7 @@ def six(tmp_path: Path, certificate: Certificate) -> Iterator[Lab]:
         lab.ingest_all(*NAMES, jobs=3)
         for name in NAMES:
             lab.write(300_000, name.encode() * 1000, vm=name)
-        lab.patience = WAITING
+        lab.retry_policy = WAITING
         sim.do.calls(clear=True)
         yield lab
 
@@ -122,7 +122,7 @@ def test_a_failure_that_came_with_the_end_of_the_login_is_tried_again(six: Lab) 
 
 
 def test_a_server_that_stays_away_is_given_up_once_for_all(six: Lab) -> None:
-    six.patience = replace(WAITING, away=0.5)
+    six.retry_policy = replace(WAITING, away=0.5)
     six.sim.do.on_call(
         "CreateSnapshot_Task",
         action="operation",
@@ -134,7 +134,7 @@ def test_a_server_that_stays_away_is_given_up_once_for_all(six: Lab) -> None:
     six.sim.do.advance(3600)
     six.sim.do.wait_restart()
     left = {name for name in NAMES if six.snapshots(name)}
-    six.patience = WAITING
+    six.retry_policy = WAITING
     again = six.ingest_all(*NAMES, jobs=2)
 
     assert len(results.failed) >= len(NAMES) - 1
@@ -159,7 +159,7 @@ def test_a_password_that_is_refused_after_a_restart_is_not_tried_again(six: Lab)
 
 
 def test_the_end_of_a_run_ends_the_waiting(six: Lab) -> None:
-    six.patience = replace(WAITING, away=3600.0)
+    six.retry_policy = replace(WAITING, away=3600.0)
     stop = threading.Event()
     with six.context(stop=stop) as context:
         six.sim.do.restart(3600)
@@ -171,7 +171,7 @@ def test_the_end_of_a_run_ends_the_waiting(six: Lab) -> None:
 def test_a_server_that_comes_back_as_another_one_is_not_waited_for(
     six: Lab, tmp_path: Path
 ) -> None:
-    six.patience = replace(WAITING, away=3600.0)
+    six.retry_policy = replace(WAITING, away=3600.0)
     with six.session() as session:
         six.sim._https.tls = make_certificate(tmp_path).server_context()
         six.sim.do.restart()
@@ -194,7 +194,7 @@ def test_waiting_for_a_server_prints_a_line(six: Lab, caplog: pytest.LogCaptureF
 
 
 def test_a_try_that_fails_slowly_is_told_at_once(caplog: pytest.LogCaptureFixture) -> None:
-    outage = Outage("vc", Patience())
+    outage = Outage("vc", RetryPolicy())
     for number, seconds in ((0, 0.1), (0, 30.0), (1, 30.0)):
         outage.notice(number, seconds)
         found = len(caplog.records)
@@ -230,7 +230,7 @@ def copying(lab: Lab, hours: float) -> None:
             if next(left, None) is not None:
                 lab.sim.do.calls(clear=True)
                 lab.sim.do.advance(600)
-                if lab.patience.login < 1:
+                if lab.retry_policy.login < 1:
                     lab.sim.do.wait_call("CurrentTime")
 
         return read
@@ -251,7 +251,7 @@ def large(tmp_path: Path, certificate: Certificate) -> Iterator[Lab]:
 
 def test_a_session_lives_through_two_hours_of_copying(large: Lab) -> None:
     """The data path does not touch it; a server ends it after half an hour of silence."""
-    large.patience = replace(QUICK, login=0.02)
+    large.retry_policy = replace(QUICK, login=0.02)
     copying(large, hours=2)
 
     assert "Login" not in large.sim.do.calls()
@@ -260,7 +260,7 @@ def test_a_session_lives_through_two_hours_of_copying(large: Lab) -> None:
 
 
 def test_without_signs_of_life_it_would_end(large: Lab) -> None:
-    large.patience = replace(QUICK, login=3600.0)
+    large.retry_policy = replace(QUICK, login=3600.0)
     copying(large, hours=2)
 
     assert "Login" in large.sim.do.calls()
@@ -280,7 +280,7 @@ class Clock:
 
 def test_an_outage_is_borne_for_a_while_by_all_together() -> None:
     clock = Clock()
-    outage = Outage("vc", Patience(connection=(1.0, 2.0), away=20.0, knock=5.0), clock)
+    outage = Outage("vc", RetryPolicy(connection=(1.0, 2.0), away=20.0, knock=5.0), clock)
     waited = []
     for pause in outage.pauses():
         waited.append(pause)
@@ -294,7 +294,7 @@ def test_an_outage_is_borne_for_a_while_by_all_together() -> None:
 
 def test_a_server_that_answers_is_not_lost_any_more() -> None:
     clock = Clock()
-    outage = Outage("vc", Patience(connection=(1.0,), away=10.0), clock)
+    outage = Outage("vc", RetryPolicy(connection=(1.0,), away=10.0), clock)
     outage.begins()
     outage.begins()
     clock.now = 60.0

@@ -33,7 +33,7 @@ def clock(session: Session) -> object:
 
 
 def test_an_idle_session_is_kept_alive(lab: Lab) -> None:
-    lab.patience = replace(QUICK, login=0.01)
+    lab.retry_policy = replace(QUICK, login=0.01)
     with lab.session():
         lab.sim.do.calls(clear=True)
         lab.sim.do.wait_call("CurrentTime")

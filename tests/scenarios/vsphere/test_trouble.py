@@ -52,7 +52,7 @@ def recovers(lab: Lab) -> None:
     assert lab.snapshots() == []
     lab.sim.do.reset_knobs()
     lab.sim.knobs.change("snapshot", keep_truth=True)
-    lab.patience = replace(lab.patience, task=20.0)
+    lab.retry_policy = replace(lab.retry_policy, task=20.0)
     lab.write(700_000, b"after the trouble" * 100)
     lab.ingest()
     lab.assert_all_true()
@@ -245,7 +245,7 @@ def test_updates_may_come_one_by_one(tracked: Lab) -> None:
 
 
 def test_a_task_that_does_not_end_is_cancelled(tracked: Lab) -> None:
-    tracked.patience = replace(tracked.patience, task=1.0)
+    tracked.retry_policy = replace(tracked.retry_policy, task=1.0)
     tracked.sim.do.on_call("CreateSnapshot_Task", action="hold-task")
     refused(tracked, "not done in 1 s, cancelled")
 

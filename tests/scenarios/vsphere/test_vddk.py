@@ -294,7 +294,7 @@ def test_a_host_that_stays_in_maintenance_is_given_up(vddk: Lab) -> None:
     vddk.sim.do.on_vddk("VixDiskLib_Open", code=SHUTDOWN, times=99)
     with pytest.raises(SourceUnavailable, match=r"is being shut down \(14014\)"):
         vddk.ingest()
-    assert calls_of(vddk).count("Open") == 1 + len(vddk.patience.busy)
+    assert calls_of(vddk).count("Open") == 1 + len(vddk.retry_policy.busy)
     vddk.assert_clean()
 
 
@@ -446,7 +446,7 @@ def test_several_requests_are_in_flight_and_none_is_large(vddk: Lab) -> None:
 
 def test_a_vcenter_that_restarts_meanwhile_is_waited_for(vddk: Lab) -> None:
     """Bytes keep flowing from the host; the login that ends the hold is a new one."""
-    vddk.patience = replace(vddk.patience, away=60.0, busy=(0.2,) * 50)
+    vddk.retry_policy = replace(vddk.retry_policy, away=60.0, busy=(0.2,) * 50)
     arguments = {"seconds": 0.5, "starting": 0.5}
     vddk.sim.do.on_read(action="operation", operation="restart", arguments=arguments, times=1)
     outcome = vddk.ingest()
@@ -631,13 +631,13 @@ def test_where_a_library_is_found(
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    place = find_library(tmp_path)
+    file = find_library(tmp_path)
 
     if found is None or interface is None:
-        assert place is None
+        assert file is None
     else:
-        assert place == (tmp_path / found, *interface)
-        assert place.home == tmp_path
+        assert file == (tmp_path / found, *interface)
+        assert file.home == tmp_path
 
 
 @pytest.mark.parametrize("folder", [".", "lib64"])

@@ -65,7 +65,7 @@ def test_what_is_no_frame_is_refused(pair: Pair, sent: bytes) -> None:
 @pytest.mark.parametrize("payload", [b"", b"{", b"[]", b"\xff", b"[" * 100_000, b"1"])
 def test_words_that_are_no_object_are_refused(payload: bytes) -> None:
     with pytest.raises(frame.FrameError):
-        frame.Frame(frame.ANSWER, 1, memoryview(payload)).words()
+        frame.VddkFrame(frame.ANSWER, 1, memoryview(payload)).words()
 
 
 @given(data=st.binary(max_size=200))

@@ -73,7 +73,7 @@ class Child:
 
     # what a parent may ask for
 
-    def answer(self, asked: frame.Frame) -> None:
+    def answer(self, asked: frame.VddkFrame) -> None:
         """Carry out one frame."""
         self._said = ""
         try:
@@ -95,10 +95,10 @@ class Child:
 
     def load(self, libdir: str) -> Words:
         """Load and initialise the library; the ways that it knows."""
-        place = find_library(Path(libdir))
-        if place is None:
+        file = find_library(Path(libdir))
+        if file is None:
             raise OSError("no libvixDiskLib is there")
-        self._library = Library(place, self.log)
+        self._library = Library(file, self.log)
         return {"modes": (self._library.call("ListTransportModes") or b"").decode()}
 
     def login(
@@ -204,7 +204,7 @@ class Child:
         if self._disk is not None and self._loaded.has("Wait"):
             self._loaded.call("Wait", self._disk)
 
-    def _read(self, asked: frame.Frame) -> None:
+    def _read(self, asked: frame.VddkFrame) -> None:
         if self._reads is None or len(asked.payload) != frame.RANGE.size:
             raise ValueError("no disk is open")
         start, count = frame.RANGE.unpack(asked.payload)
@@ -292,7 +292,7 @@ def _value_of(cookie: str | None) -> str | None:
     return None if cookie is None else cookie.partition("=")[2].strip('"') or None
 
 
-def _listen(stream: socket.socket, asked: "SimpleQueue[frame.Frame | None]") -> None:
+def _listen(stream: socket.socket, asked: "SimpleQueue[frame.VddkFrame | None]") -> None:
     """Take in what the parent sends, even while the library is busy; None when it is gone."""
     try:
         while (found := frame.receive_frame(stream)) is not None:
@@ -315,7 +315,7 @@ def _shut_in() -> None:
 def main(descriptor: int) -> NoReturn:
     """Serve the parent at the other end of a socket, until it is gone or has closed all."""
     _shut_in()
-    asked: SimpleQueue[frame.Frame | None] = SimpleQueue()
+    asked: SimpleQueue[frame.VddkFrame | None] = SimpleQueue()
     stream = socket.socket(fileno=descriptor)
     child = Child(stream)
     threading.Thread(target=_listen, args=(stream, asked), daemon=True).start()

@@ -30,7 +30,7 @@ class StreamEnded(FrameError):
     """The other side closed the stream, in the middle of a frame or with bytes it did not read."""
 
 
-class Frame(NamedTuple):
+class VddkFrame(NamedTuple):
     kind: int
     tag: int
     payload: memoryview
@@ -71,7 +71,7 @@ def send_words(stream: socket.socket, kind: int, tag: int, words: Mapping[str, A
     send_frame(stream, kind, tag, json.dumps(words).encode())
 
 
-def receive_frame(stream: socket.socket) -> Frame | None:
+def receive_frame(stream: socket.socket) -> VddkFrame | None:
     """The next frame; None at the end of the stream; FrameError."""
     head = _receive(stream, _HEADER.size, may_end=True)
     if head is None:
@@ -82,7 +82,7 @@ def receive_frame(stream: socket.socket) -> Frame | None:
         raise FrameError("what is no frame")
     payload = _receive(stream, length, may_end=False)
     assert payload is not None
-    return Frame(kind, tag, payload)
+    return VddkFrame(kind, tag, payload)
 
 
 def _receive(stream: socket.socket, length: int, *, may_end: bool) -> memoryview | None:

@@ -35,7 +35,7 @@ class VixError(Exception):
         self.text = text
 
 
-class Place(NamedTuple):
+class LibraryFile(NamedTuple):
     """Where a library is, and the version of the interface that it has."""
 
     path: Path
@@ -53,7 +53,7 @@ class Place(NamedTuple):
         return self.folder.parent if self.folder.name == "lib64" else self.folder
 
 
-def find_library(libdir: Path) -> Place | None:
+def find_library(libdir: Path) -> LibraryFile | None:
     """Return the newest libvixDiskLib in the folder lib64 of *libdir*, or else in *libdir*."""
     for folder in (libdir / "lib64", libdir):
         try:
@@ -63,7 +63,7 @@ def find_library(libdir: Path) -> Place | None:
         known = [found for name in names if (found := _NAME.match(name)) and _major(found)]
         if known:
             newest = max(known, key=_preference)
-            return Place(folder / newest[0], *_VERSIONS[_major(newest)])
+            return LibraryFile(folder / newest[0], *_VERSIONS[_major(newest)])
     return None
 
 
@@ -93,9 +93,9 @@ class Library:
     not documented, and the process has one disk.
     """
 
-    def __init__(self, place: Place, log: Log) -> None:
+    def __init__(self, file: LibraryFile, log: Log) -> None:
         """OSError if it cannot be loaded, VixError if it does not initialise."""
-        self._lib: Any = ctypes.CDLL(str(place.path), mode=os.RTLD_NOW | os.RTLD_LOCAL)
+        self._lib: Any = ctypes.CDLL(str(file.path), mode=os.RTLD_NOW | os.RTLD_LOCAL)
         self._functions: dict[str, Any] = {}
         for name, signature in abi.SIGNATURES.items():
             self._bind(name, signature)
@@ -105,9 +105,7 @@ class Library:
         self._kept: list[Any] = [
             self._log_function(level, log) for level in ("debug", "info", "warning")
         ]
-        self.check(
-            "InitEx", place.major, place.minor, *self._kept[:3], os.fsencode(place.home), None
-        )
+        self.check("InitEx", file.major, file.minor, *self._kept[:3], os.fsencode(file.home), None)
 
     def _bind(self, name: str, signature: tuple[Any, tuple[Any, ...]]) -> None:
         try:

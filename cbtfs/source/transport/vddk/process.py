@@ -61,7 +61,7 @@ class ChildProcess:
         self._secrets: tuple[str, ...] = ()
         self._lock = threading.Lock()
         self._sending = threading.Lock()
-        self._pending: dict[int, Future[frame.Frame]] = {}
+        self._pending: dict[int, Future[frame.VddkFrame]] = {}
         self._expected: dict[int, int] = {}
         self._next = 0
         self._why: str | None = None
@@ -90,7 +90,7 @@ class ChildProcess:
 
     # requests
 
-    def call(self, do: str, **words: Any) -> frame.Frame:
+    def call(self, do: str, **words: Any) -> frame.VddkFrame:
         """The answer to a call; VixFailed, ChildGone."""
         tag, future = self._expect(None)
         with self._sending:
@@ -113,8 +113,8 @@ class ChildProcess:
                 self._send(lambda: frame.send_frame(self._stream, frame.READ, tag, asked))
             return self._wait(tag, future, "read").payload
 
-    def _expect(self, length: int | None) -> "tuple[int, Future[frame.Frame]]":
-        future: Future[frame.Frame] = Future()
+    def _expect(self, length: int | None) -> "tuple[int, Future[frame.VddkFrame]]":
+        future: Future[frame.VddkFrame] = Future()
         with self._lock:
             if self._why is not None:
                 raise ChildGone(self._why)
@@ -128,7 +128,7 @@ class ChildProcess:
         with suppress(frame.FrameError):  # who waits for the answer is told by who takes it in
             send()
 
-    def _wait(self, tag: int, future: "Future[frame.Frame]", what: str) -> frame.Frame:
+    def _wait(self, tag: int, future: "Future[frame.VddkFrame]", what: str) -> frame.VddkFrame:
         try:
             return future.result(self._seconds)
         except Late:
@@ -172,7 +172,7 @@ class ChildProcess:
         else:
             return True
 
-    def _hand_over(self, found: frame.Frame) -> None:
+    def _hand_over(self, found: frame.VddkFrame) -> None:
         with self._lock:
             future = self._pending.get(found.tag)
             length = self._expected.get(found.tag)
@@ -257,7 +257,7 @@ class ChildProcess:
         self._stream.close()
 
 
-def failure_in(found: frame.Frame, secrets: tuple[str, ...]) -> VixFailed:
+def failure_in(found: frame.VddkFrame, secrets: tuple[str, ...]) -> VixFailed:
     """The error that a frame tells of, without *secrets*; FrameError if it tells of none."""
     words = found.words()
     call, text, said = (words.get(name) for name in ("call", "text", "said"))
@@ -275,8 +275,8 @@ def failure_in(found: frame.Frame, secrets: tuple[str, ...]) -> VixFailed:
 
 def _started(libdir: Path) -> "tuple[socket.socket, process.Popen[bytes]]":
     """A child, and our end of the socket to it. It is in a session of its own: a Ctrl-C is ours."""
-    place = find_library(libdir)
-    folder = libdir if place is None else place.folder
+    file = find_library(libdir)
+    folder = libdir if file is None else file.folder
     ours, theirs = socket.socketpair()
     with theirs:
         try:

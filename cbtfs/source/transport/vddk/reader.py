@@ -24,7 +24,7 @@ _REQUEST: Final = 2048
 """Sectors: 1 MiB, which is a buffer of the NFC service (VDDK Programming Guide, NBD)."""
 _SMALLEST: Final = 128
 """Sectors: below that a host that has no memory is given up."""
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
 class VddkReader:
@@ -81,7 +81,7 @@ class VddkReader:
             self._child = None
         child.end()
 
-    def _trying(self, work: Callable[[ChildProcess], Found]) -> Found:
+    def _trying(self, work: Callable[[ChildProcess], Result]) -> Result:
         """What *work* finds; after an error that passes it is tried again, and later."""
         pauses = list(self._login.pauses)
         while True:

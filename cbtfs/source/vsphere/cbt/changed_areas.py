@@ -30,7 +30,7 @@ def changed_areas(
     """
     found: list[Extent] = []
     offset = 0
-    most = session.patience.max_pages + size // _PAGE_BYTES
+    most = session.retry_policy.max_pages + size // _PAGE_BYTES
     for _ in range(most):
         if offset >= size:
             return found

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from cbtfs.source.vsphere.connect.retry_policy import Patience
+from cbtfs.source.vsphere.connect.retry_policy import RetryPolicy
 
 log = logging.getLogger(__name__)
 
@@ -22,10 +22,10 @@ class Outage:
     """
 
     def __init__(
-        self, server: str, patience: Patience, clock: Callable[[], float] = time.monotonic
+        self, server: str, retry_policy: RetryPolicy, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._server = server
-        self._patience = patience
+        self._retry_policy = retry_policy
         self._clock = clock
         self._lock = threading.Lock()
         self._since: float | None = None
@@ -42,7 +42,7 @@ class Outage:
         """It is away, and has been for longer than anybody waits."""
         with self._lock:
             since = self._since
-        return since is not None and self._clock() - since >= self._patience.away
+        return since is not None and self._clock() - since >= self._retry_policy.away
 
     def notice(self, number: int, seconds: float) -> None:
         """Log once that the server is waited for, after failed try *number* that took *seconds*.
@@ -63,8 +63,8 @@ class Outage:
                 return
             self._since = self._clock()
             self._count += 1
-        if self._patience.away:
-            log.warning("waiting for %s for %.0f s at most", self._server, self._patience.away)
+        if self._retry_policy.away:
+            log.warning("waiting for %s for %.0f s at most", self._server, self._retry_policy.away)
 
     def ends(self) -> None:
         """An answer came."""
@@ -81,7 +81,7 @@ class Outage:
         """
         if self.is_lost:
             return
-        yield from self._patience.connection
+        yield from self._retry_policy.connection
         self.begins()
         while not self.is_lost:
-            yield self._patience.knock
+            yield self._retry_policy.knock

@@ -6,7 +6,7 @@ from cbtfs.source.transport.answers import CALL_SECONDS, MAX_BYTES
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class RetryPolicy:
     """Times are in seconds. Pauses are between tries: each pause is followed by one more try."""
 
     reply: float = 120.0

@@ -23,7 +23,7 @@ from cbtfs.source.transport.web import Web
 from cbtfs.source.vsphere.connect.address import Address
 from cbtfs.source.vsphere.connect.faults import TROUBLE, ReplyLost, meaning, speaking, text_of
 from cbtfs.source.vsphere.connect.outage import Outage
-from cbtfs.source.vsphere.connect.retry_policy import Patience
+from cbtfs.source.vsphere.connect.retry_policy import RetryPolicy
 from cbtfs.source.vsphere.connect.service import connect
 from cbtfs.source.vsphere.connect.tls import believed_certificate, unreachable
 
@@ -50,7 +50,7 @@ class Session:
         context: SSLContext,
         user: str,
         password: Secret,
-        patience: Patience | None = None,
+        retry_policy: RetryPolicy | None = None,
         stop: threading.Event | None = None,
     ) -> None:
         """AccessDenied, or SourceUnavailable if there is no vSphere to be trusted there.
@@ -60,15 +60,19 @@ class Session:
         self.address = address
         self.context = context
         self.user = user
-        self.patience = patience or Patience()
+        self.retry_policy = retry_policy or RetryPolicy()
         self._password = password
         self._instance = connect(
-            address, context, self.patience.reply, self.patience.call, self.patience.max_bytes
+            address,
+            context,
+            self.retry_policy.reply,
+            self.retry_policy.call,
+            self.retry_policy.max_bytes,
         )
         self._lock = threading.Lock()
         self._logins = 0
         self._stop = stop or threading.Event()
-        self._outage = Outage(str(address), self.patience)
+        self._outage = Outage(str(address), self.retry_policy)
         self._denied: str | None = None
         self._ended = threading.Event()
         try:
@@ -108,11 +112,11 @@ class Session:
             lambda: Secret(str(self._instance._stub.cookie)),
             lambda: self._logins,
             lambda login: self.repeat(lambda: self._renew(login), "log in anew"),
-            self.patience.reply,
-            self.patience.connection,
+            self.retry_policy.reply,
+            self.retry_policy.connection,
             lambda: self.disturbances,
             self.outlast,
-            self.patience.call,
+            self.retry_policy.call,
         )
 
     def vddk_login(self, libdir: Path, modes: str | None = None) -> VddkLogin:
@@ -127,8 +131,8 @@ class Session:
             is_vcenter=self.is_vcenter,
             libdir=libdir,
             modes=modes,
-            seconds=self.patience.reply,
-            pauses=self.patience.busy,
+            seconds=self.retry_policy.reply,
+            pauses=self.retry_policy.busy,
         )
 
     # calls
@@ -155,9 +159,9 @@ class Session:
                 log.info("%s: %s", what, unreachable(self.address, exc))
             except vmodl.MethodFault as fault:
                 self._outage.ends()
-                if not isinstance(fault, _PASSING) or faults == len(self.patience.connection):
+                if not isinstance(fault, _PASSING) or faults == len(self.retry_policy.connection):
                     raise
-                pause = self.patience.connection[faults]
+                pause = self.retry_policy.connection[faults]
                 faults += 1
                 log.info("%s: %s", what, text_of(fault))
             else:
@@ -168,7 +172,7 @@ class Session:
     def _pauses(self) -> Iterator[float]:
         """Between tries of a call that gets no answer; who is not logged in yet waits little."""
         for number, pause in enumerate(self._outage.pauses()):
-            is_away = number >= len(self.patience.connection)
+            is_away = number >= len(self.retry_policy.connection)
             if is_away and (not self._logins or self._stop.is_set() or self._ended.is_set()):
                 return
             yield pause
@@ -232,7 +236,7 @@ class Session:
     # life
 
     def _keep_alive(self) -> None:
-        while not self._ended.wait(self.patience.login):
+        while not self._ended.wait(self.retry_policy.login):
             try:
                 self.now("keep the session alive")
             except (CbtfsError, vmodl.MethodFault) as exc:

@@ -44,7 +44,7 @@ def wait_task(
     TaskTimeout after *seconds*, Stopped once *is_stopped* says so; both cancel the task. TaskGone
     if the server forgot it.
     """
-    limit = session.patience.task if seconds is None else seconds
+    limit = session.retry_policy.task if seconds is None else seconds
     watch = _Watch(session, task)
     try:
         due = time.monotonic() + limit
@@ -56,7 +56,7 @@ def wait_task(
             if is_stopped():
                 _cancel(session, task)
                 raise Stopped(f"{what}: interrupted")
-            watch.wait(max(1, min(session.patience.poll, int(left) + 1)))
+            watch.wait(max(1, min(session.retry_policy.poll, int(left) + 1)))
     finally:
         watch.close()
     if watch.facts["info.state"] == "error":
@@ -88,7 +88,7 @@ class _Watch:
     def wait(self, seconds: int) -> None:
         """Take in the next updates, or none if there are none within *seconds*."""
         try:
-            for _ in range(self._session.patience.max_updates):
+            for _ in range(self._session.retry_policy.max_updates):
                 if not self._session.repeat(lambda: self._update(seconds), "wait for a task"):
                     return
         except vmodl.fault.HostCommunication as fault:
@@ -103,7 +103,7 @@ class _Watch:
         else:
             raise SourceUnavailable(
                 f"{self._session.address} has not completed its updates on a task after "
-                f"{self._session.patience.max_updates} answers: see what answers there"
+                f"{self._session.retry_policy.max_updates} answers: see what answers there"
             )
 
     def _update(self, seconds: int) -> bool:

@@ -49,7 +49,7 @@ def carry_out(session: Session, start: Callable[[], Any], what: str) -> Any:
 
     The fault that ends it for good comes out as it is.
     """
-    for pause in session.patience.busy:
+    for pause in session.retry_policy.busy:
         try:
             return wait_task(session, session.repeat(start, what), what)
         except vmodl.MethodFault as fault:

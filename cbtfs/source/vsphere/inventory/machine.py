@@ -11,7 +11,7 @@ from cbtfs.errors import SourceUnavailable
 from cbtfs.source.vsphere.connect.session import Session
 from cbtfs.source.vsphere.inventory.disks import DiskFacts, disks_of
 from cbtfs.source.vsphere.inventory.properties import (
-    Found,
+    ObjectProperties,
     properties,
     read,
     retrieve,
@@ -183,7 +183,7 @@ def _question(info: Any) -> str | None:
     return None if info is None else " ".join(str(info.text or "").split())
 
 
-def _host(found: Found) -> HostFacts:
+def _host(found: ObjectProperties) -> HostFacts:
     product = found.values.get("summary.config.product")
     name = found.values.get("name")
     return HostFacts(

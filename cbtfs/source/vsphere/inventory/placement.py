@@ -13,7 +13,7 @@ _PATHS: Final = ("runtime.host", "config.hardware.device")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Placement:
     """Whom a machine shares its host and its storage with depends on this."""
 
     host: str | None
@@ -23,7 +23,7 @@ class Place:
     disks: int
 
 
-def load_place(session: Session, vm: ListedVm) -> Place:
+def load_placement(session: Session, vm: ListedVm) -> Placement:
     """Where *vm* is, by one call; it moves whenever vMotion likes."""
     values = read(session, vm.object, *_PATHS)
     disks = [
@@ -33,7 +33,7 @@ def load_place(session: Session, vm: ListedVm) -> Place:
     ]
     stores = [getattr(disk.backing, "datastore", None) for disk in disks]
     host = values.get("runtime.host")
-    return Place(
+    return Placement(
         None if host is None else str(host._moId),
         frozenset(str(store._moId) for store in stores if store is not None),
         len(disks),

@@ -21,7 +21,7 @@ _PAGE: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ObjectProperties:
     """One object and what it has; properties that are unset are not there."""
 
     object: Any
@@ -57,7 +57,7 @@ def walk(name: str, kind: Any, path: str, *then: str) -> Any:
 
 def retrieve(
     session: Session, start: Any, wanted: Sequence[Any], steps: Sequence[Any] = ()
-) -> list[Found]:
+) -> list[ObjectProperties]:
     """What *start* and the objects that *steps* lead to have, in as many pages as it takes.
 
     ObjectGone if *start* is no more.
@@ -71,10 +71,12 @@ def retrieve(
         return session.repeat(lambda: list(_pages(session, selection)), what)
 
 
-def retrieve_each(session: Session, objects: Sequence[Any], wanted: Sequence[Any]) -> list[Found]:
+def retrieve_each(
+    session: Session, objects: Sequence[Any], wanted: Sequence[Any]
+) -> list[ObjectProperties]:
     """What each of *objects* has; those that are no more are not there."""
     what = "read properties"
-    found: list[Found] = []
+    found: list[ObjectProperties] = []
     for start in range(0, len(objects), _OBJECTS):
         selection = Collector.FilterSpec(
             objectSet=[
@@ -89,16 +91,16 @@ def retrieve_each(session: Session, objects: Sequence[Any], wanted: Sequence[Any
     return found
 
 
-def _pages(session: Session, selection: Any) -> Iterator[Found]:
+def _pages(session: Session, selection: Any) -> Iterator[ObjectProperties]:
     collector = session.content.propertyCollector
     options = Collector.RetrieveOptions(maxObjects=_PAGE)
     page = collector.RetrievePropertiesEx([selection], options)
-    for _ in range(session.patience.max_pages):
+    for _ in range(session.retry_policy.max_pages):
         if page is None:
             return
         for each in page.objects:
             raise_ended(each.missingSet)
-            yield Found(
+            yield ObjectProperties(
                 each.obj,
                 {one.name: one.val for one in each.propSet},
                 {one.path: one.fault for one in each.missingSet},
@@ -107,7 +109,7 @@ def _pages(session: Session, selection: Any) -> Iterator[Found]:
             return
         page = collector.ContinueRetrievePropertiesEx(page.token)
     raise SourceUnavailable(
-        f"{session.address} answers with more than {session.patience.max_pages} pages of "
+        f"{session.address} answers with more than {session.retry_policy.max_pages} pages of "
         "properties: it is not read further; see what answers there"
     )
 

@@ -11,7 +11,7 @@ from pyVmomi import vim
 from cbtfs.core.names import printable
 from cbtfs.errors import CbtfsError, SourceUnavailable, UsageError
 from cbtfs.source.vsphere.connect.session import Session
-from cbtfs.source.vsphere.inventory.properties import Found, properties, retrieve, walk
+from cbtfs.source.vsphere.inventory.properties import ObjectProperties, properties, retrieve, walk
 
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\Z")
 _ESCAPES: Final = re.compile(r"%(2f|5c|25)", re.IGNORECASE)
@@ -73,7 +73,9 @@ def list_vms(session: Session) -> list[ListedVm]:
     ]
 
 
-def _listed(found: Found, places: Mapping[str, Found], server: str) -> ListedVm:
+def _listed(
+    found: ObjectProperties, places: Mapping[str, ObjectProperties], server: str
+) -> ListedVm:
     name = str(found.values.get("name", ""))
     parts, datacenter = [name], 0
     at = found
@@ -100,7 +102,7 @@ def _listed(found: Found, places: Mapping[str, Found], server: str) -> ListedVm:
     )
 
 
-def _parent_id(found: Found) -> str:
+def _parent_id(found: ObjectProperties) -> str:
     for path in ("parent", "parentVApp", "parentFolder"):
         above = found.values.get(path)
         if above is not None:
@@ -155,14 +157,14 @@ def _listing(vms: Iterable[ListedVm]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
+class VmSelection:
     """What several names mean together, each machine once, and what is wrong with some."""
 
     vms: list[ListedVm]
     refused: list[tuple[str, CbtfsError]]
 
 
-def select_all(vms: Sequence[ListedVm], wanted: Iterable[str]) -> Selection:
+def select_all(vms: Sequence[ListedVm], wanted: Iterable[str]) -> VmSelection:
     """What each of *wanted* means."""
     found: dict[str, ListedVm] = {}
     refused: list[tuple[str, CbtfsError]] = []
@@ -171,4 +173,4 @@ def select_all(vms: Sequence[ListedVm], wanted: Iterable[str]) -> Selection:
             found.update((vm.id, vm) for vm in select(vms, name))
         except UsageError as exc:
             refused.append((name, exc))
-    return Selection(list(found.values()), refused)
+    return VmSelection(list(found.values()), refused)

@@ -93,7 +93,7 @@ def with_meaning(call: Callable[[], None]) -> None:
 
 def _quiesced(session: Session, vm: Any, name: str, is_stopped: Callable[[], bool]) -> str | None:
     """Try it quiesced; why it has to be done without, or None where it worked."""
-    pauses = session.patience.quiesce
+    pauses = session.retry_policy.quiesce
     for number in range(len(pauses) + 1):
         try:
             with_meaning_of_rest(
@@ -132,7 +132,7 @@ def make_snapshot(
 ) -> None:
     """Have the snapshot made exactly once; faults come out as they are."""
     what = "take a snapshot"
-    pauses = session.patience.busy
+    pauses = session.retry_policy.busy
     is_unsure = False
     for number in range(len(pauses) + 1):
         try:
