@@ -19,7 +19,7 @@ from tools.vsim.inventory import parse_disk, parse_inventory, parse_size
 from tools.vsim.knobs import GROUPS, changed
 from tools.vsim.model.disk import SimulatedDisk
 from tools.vsim.model.machine import SimulatedMachine
-from tools.vsim.model.snapshot import Snapshot
+from tools.vsim.model.snapshot import Snapshot, SnapshotRequest
 from tools.vsim.model.world import World
 from tools.vsim.restart import Restarts
 from tools.vsim.rules import CallRule, ReadRule, VddkRule
@@ -228,9 +228,9 @@ class Operations:
         """Add a disk, described as in the inventory file; return its device key."""
         with self._world.changing():
             machine = self.find_vm(vm)
-            made = self._world.make_disk(machine, parse_disk(disk, Path.cwd()))
-            machine.add_disk(made)
-            return made.spec.key
+            added = self._world.make_disk(machine, parse_disk(disk, Path.cwd()))
+            machine.add_disk(added)
+            return added.spec.key
 
     def remove_disk(self, vm: str, disk: str | int) -> None:
         """Remove a disk from its machine."""
@@ -252,7 +252,9 @@ class Operations:
     def snapshot(self, vm: str, name: str, quiesce: bool = False) -> str:
         """Take a snapshot, as another product does; return its id."""
         with self._world.changing():
-            return self._world.take_snapshot(self.find_vm(vm), name, quiesce=quiesce).moid
+            return self._world.take_snapshot(
+                self.find_vm(vm), SnapshotRequest(name, quiesce=quiesce)
+            ).moid
 
     def remove_snapshot(self, snapshot: str) -> None:
         """Remove a snapshot."""

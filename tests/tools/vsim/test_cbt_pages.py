@@ -38,18 +38,18 @@ SCATTERED = [((3 + 6 * number) * BLOCK, BLOCK) for number in range(10)]
 
 
 @pytest.mark.parametrize("cut_at", ["extent-end", "next-start", "middle"])
-@pytest.mark.parametrize("most", [1, 3, 2000])
+@pytest.mark.parametrize("limit", [1, 3, 2000])
 def test_pages_hold_at_most_max_extents(
-    sim: Simulator, vm: Any, scattered: tuple[Any, str], most: int, cut_at: str
+    sim: Simulator, vm: Any, scattered: tuple[Any, str], limit: int, cut_at: str
 ) -> None:
     snapshot, base = scattered
-    sim.knobs.change("cbt", max_extents=most, cut_at=cut_at)
+    sim.knobs.change("cbt", max_extents=limit, cut_at=cut_at)
     received = pages(vm, snapshot, base)
     starts = {3 * BLOCK + BLOCK, 9 * BLOCK, 6 * BLOCK + BLOCK // 2}
 
     assert [(e.start, e.length) for page in received for e in page.changedArea] == SCATTERED
-    assert max(len(page.changedArea) for page in received) == min(most, 10)
-    if most == 1:
+    assert max(len(page.changedArea) for page in received) == min(limit, 10)
+    if limit == 1:
         assert received[1].startOffset in starts
         assert (cut_at == "next-start") == (received[1].startOffset == 9 * BLOCK)
 
@@ -125,16 +125,16 @@ def broken(page: Any, offset: int, capacity: int) -> bool:
 
 
 @pytest.mark.parametrize(
-    "how",
+    "malformed",
     ["echo", "zero-length", "overlap", "unsorted", "outside", "past-end", "empty-extent"],
 )
 def test_answers_can_be_malformed(
-    sim: Simulator, vm: Any, scattered: tuple[Any, str], how: str
+    sim: Simulator, vm: Any, scattered: tuple[Any, str], malformed: str
 ) -> None:
     snapshot, base = scattered
     sim.knobs.change("cbt", max_extents=4)
     assert not broken(vm.QueryChangedDiskAreas(snapshot, DISK, 0, base), 0, 4 * MIB)
-    sim.knobs.change("cbt", malformed=how)
+    sim.knobs.change("cbt", malformed=malformed)
 
     assert broken(vm.QueryChangedDiskAreas(snapshot, DISK, 0, base), 0, 4 * MIB)
 
@@ -155,12 +155,12 @@ def small() -> Iterator[tuple[Simulator, Any]]:
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(rounds=ROUNDS, most=st.integers(1, 3), cut_at=st.sampled_from(["next-start", "middle"]))
+@given(rounds=ROUNDS, limit=st.integers(1, 3), cut_at=st.sampled_from(["next-start", "middle"]))
 def test_a_chain_of_increments_restores_every_byte_of_every_snapshot(
-    small: tuple[Simulator, Any], rounds: list[list[Any]], most: int, cut_at: str
+    small: tuple[Simulator, Any], rounds: list[list[Any]], limit: int, cut_at: str
 ) -> None:
     sim, service = small
-    sim.knobs.change("cbt", max_extents=most, cut_at=cut_at)
+    sim.knobs.change("cbt", max_extents=limit, cut_at=cut_at)
     name = f"vm{len(sim.do.vms())}"
     sim.do.add_vm({"name": name, "cbt": True, "disk": [{"size": SIZE}]})
     vm = machine(service, name)
@@ -179,10 +179,10 @@ def test_a_chain_of_increments_restores_every_byte_of_every_snapshot(
         snapshot = take_snapshot(vm, f"{name}-backup")
         truth = sim.do.truth(f"{name}-backup", DISK)
         with open(truth["path"], "rb") as file:
-            frozen = file.read()
-        assert frozen == guest
+            held = file.read()
+        assert held == guest
         for start, length in changed(vm, snapshot, base or "*"):
-            copy[start : start + length] = frozen[start : start + length]
+            copy[start : start + length] = held[start : start + length]
         assert copy == guest
         base = change_id(snapshot)
         remove(snapshot)

@@ -41,11 +41,11 @@ def test_a_clean_power_cycle_keeps_tracking(sim: Simulator, vm: Any) -> None:
     assert changed(vm, take_snapshot(vm), base) == [(0, BLOCK)]
 
 
-@pytest.mark.parametrize("how", ["crash", "off"])
-def test_a_crash_resets_tracking(sim: Simulator, vm: Any, how: str) -> None:
+@pytest.mark.parametrize("state", ["crash", "off"])
+def test_a_crash_resets_tracking(sim: Simulator, vm: Any, state: str) -> None:
     sim.knobs.change("cbt", hard_power_off="reset")
     base = based(vm)
-    sim.do.power("web1", how)
+    sim.do.power("web1", state)
     sim.do.power("web1", "on")
     snapshot = take_snapshot(vm)
 

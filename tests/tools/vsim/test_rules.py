@@ -174,10 +174,10 @@ def test_a_rule_can_run_an_operation_between_two_calls(sim: Simulator, vm: Any) 
     foreign = {"vm": "web1", "name": "foreign"}
     sim.do.on_call("Fetch", action="operation", operation="snapshot", arguments=foreign, at=2)
 
-    seen = [vm.snapshot, vm.snapshot]
+    states = [vm.snapshot, vm.snapshot]
 
-    assert seen[0] is None
-    assert seen[1].rootSnapshotList[0].name == "foreign"
+    assert states[0] is None
+    assert states[1].rootSnapshotList[0].name == "foreign"
     with pytest.raises(LookupError):
         sim.do.on_call("Fetch", action="operation", operation="explode")
 

@@ -49,14 +49,14 @@ def test_a_machine_without_snapshots_has_no_tree(vm: Any) -> None:
 
 def test_file_names_are_reused(vm: Any) -> None:
     snapshot = take_snapshot(vm)
-    frozen, current = disk_of(snapshot.config).backing, disk_of(vm.config).backing
+    held, current = disk_of(snapshot.config).backing, disk_of(vm.config).backing
     remove(snapshot)
 
-    assert frozen.fileName == "[datastore1] web1/web1.vmdk"
-    assert frozen.parent is None
+    assert held.fileName == "[datastore1] web1/web1.vmdk"
+    assert held.parent is None
     assert current.fileName == "[datastore1] web1/web1-000001.vmdk"
-    assert current.parent.fileName == frozen.fileName
-    assert disk_of(vm.config).backing.fileName == frozen.fileName
+    assert current.parent.fileName == held.fileName
+    assert disk_of(vm.config).backing.fileName == held.fileName
 
 
 def test_removal_of_the_oldest_of_three_leaves_the_others_intact(sim: Simulator, vm: Any) -> None:

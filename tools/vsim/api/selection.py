@@ -25,9 +25,9 @@ def read_selected(
 
     A missing start object raises ManagedObjectNotFound, or is left out with *without_missing*.
     """
-    for wanted in spec.propSet:
-        declared = declared_properties_of(wanted.type)
-        for path in wanted.pathSet:
+    for prop_spec in spec.propSet:
+        declared = declared_properties_of(prop_spec.type)
+        for path in prop_spec.pathSet:
             if declared is not None and str(path).partition(".")[0] not in declared:
                 raise invalid_property(str(path))
     readings = []
@@ -69,10 +69,10 @@ def _paths(target: ManagedObject, spec: Any) -> list[str] | None:
     """Return the selected properties of an object; None if the spec excludes its type."""
     selected: dict[str, None] = {}
     covered = False
-    for wanted in spec.propSet:
-        if issubclass(target.kind, wanted.type):
+    for prop_spec in spec.propSet:
+        if issubclass(target.kind, prop_spec.type):
             covered = True
-            names = list(declared_properties(target.kind)) if wanted.all else wanted.pathSet
+            names = list(declared_properties(target.kind)) if prop_spec.all else prop_spec.pathSet
             selected.update(dict.fromkeys(str(name) for name in names))
     return list(selected) if covered else None
 

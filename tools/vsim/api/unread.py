@@ -59,9 +59,9 @@ def _unread(spec: Any, fault: Fault) -> Iterator[tuple[Any, list[Any]]]:
     for start in spec.objectSet:
         paths = [
             path
-            for wanted in spec.propSet
-            if issubclass(type(start.obj), wanted.type)
-            for path in wanted.pathSet
+            for prop_spec in spec.propSet
+            if issubclass(type(start.obj), prop_spec.type)
+            for path in prop_spec.pathSet
         ]
         if paths and not start.skip:
             yield (

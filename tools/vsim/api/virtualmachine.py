@@ -12,6 +12,7 @@ from tools.vsim.fault import Fault, MoRef, invalid_argument, not_found
 from tools.vsim.model.changes import Page
 from tools.vsim.model.machine import SimulatedMachine
 from tools.vsim.model.query import query_changes
+from tools.vsim.model.snapshot import SnapshotRequest
 from tools.vsim.soap.vmodl import long, managed_object, typed, vim
 
 
@@ -111,7 +112,7 @@ class VirtualMachine(ManagedObject):
     def CreateSnapshot_Task(
         self, call: MethodCall, name: str, description: str | None, memory: bool, quiesce: bool
     ) -> Any:
-        return self._snapshot(call, name, description, memory, quiesce)
+        return self._snapshot(call, SnapshotRequest(name, description or "", memory, quiesce))
 
     def CreateSnapshotEx_Task(
         self, call: MethodCall, name: str, description: str | None, memory: bool, quiesceSpec: Any
@@ -119,7 +120,8 @@ class VirtualMachine(ManagedObject):
         minutes = quiesceSpec.timeout if quiesceSpec else None
         if minutes is not None and not 5 <= minutes <= 240:
             raise invalid_argument("quiesceSpec.timeout")
-        return self._snapshot(call, name, description, memory, quiesceSpec is not None)
+        request = SnapshotRequest(name, description or "", memory, quiesceSpec is not None)
+        return self._snapshot(call, request)
 
     def RemoveAllSnapshots_Task(self, call: MethodCall, consolidate: bool | None, spec: Any) -> Any:
         def work() -> None:
@@ -158,13 +160,9 @@ class VirtualMachine(ManagedObject):
             held = target.snapshot
         return _render_page(query_changes(self.machine, held, deviceKey, startOffset, changeId))
 
-    def _snapshot(
-        self, call: MethodCall, name: str, description: str | None, memory: bool, quiesce: bool
-    ) -> Any:
+    def _snapshot(self, call: MethodCall, request: SnapshotRequest) -> Any:
         def work() -> MoRef:
-            snapshot = self.site.world.take_snapshot(
-                self.machine, name, description or "", memory=memory, quiesce=quiesce
-            )
+            snapshot = self.site.world.take_snapshot(self.machine, request)
             return MoRef("vim.vm.Snapshot", snapshot.moid)
 
         return self._task(call, work)

@@ -160,12 +160,14 @@ class Conversation:
             (size,) = struct.unpack_from(">I", data, position)
             queries.append(data[position + 4 : position + 4 + size])
             position += 4 + size
-        wanted = ALLOCATION in queries or b"base:" in queries or (option == LIST_META and not count)
-        offered = wanted and self.exports.knobs.holes != "none"
-        if offered:
+        is_requested = (
+            ALLOCATION in queries or b"base:" in queries or (option == LIST_META and not count)
+        )
+        is_offered = is_requested and self.exports.knobs.holes != "none"
+        if is_offered:
             self._reply(option, REP_META, struct.pack(">I", ALLOCATION_ID) + ALLOCATION)
         if option == SET_META:
-            self.allocation = offered and self.structured
+            self.allocation = is_offered and self.structured
         self._reply(option, ACK)
 
     def _flags(self) -> int:

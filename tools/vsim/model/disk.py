@@ -130,9 +130,9 @@ class SimulatedDisk:
 
         Whole units become holes. The rest of the range is unchanged, as on VMFS.
         """
-        asked = [Span(offset, min(offset + length, self.spec.size))]
+        ranges = [Span(offset, min(offset + length, self.spec.size))]
         with self.live.open("r+b") as image:
-            for span in whole_units(asked, knobs.unmap_unit, self.spec.size):
+            for span in whole_units(ranges, knobs.unmap_unit, self.spec.size):
                 punch(image.fileno(), span)
 
     # names

@@ -14,7 +14,7 @@ from pathlib import Path
 from tools.vsim.fault import Fault, invalid_argument, invalid_power_state
 from tools.vsim.knobs import CbtKnobs, Knobs
 from tools.vsim.model.disk import Link, SimulatedDisk
-from tools.vsim.model.snapshot import Snapshot, SnapshotTree
+from tools.vsim.model.snapshot import Snapshot, SnapshotRequest, SnapshotTree
 from tools.vsim.model.spec import VM_LEVEL_KEY, MachineSpec
 
 NEWEST_HARDWARE = 21
@@ -71,7 +71,7 @@ class SimulatedMachine:
 
     def power_on(self) -> None:
         """Power on, from off or suspended."""
-        self._require("poweredOff", "suspended", wanted="poweredOn")
+        self._require("poweredOff", "suspended", requested="poweredOn")
         if self.spec.template:
             raise Fault("vmodl.fault.NotSupported", "The operation is not supported on the object.")
         self.power = "poweredOn"
@@ -81,7 +81,7 @@ class SimulatedMachine:
 
     def power_off(self, *, hard: bool = True) -> None:
         """Power off; *hard* is PowerOffVM_Task, otherwise the guest shuts down."""
-        self._require("poweredOn", "suspended", wanted="poweredOff")
+        self._require("poweredOn", "suspended", requested="poweredOff")
         self.power = "poweredOff"
         self.stun()
         for disk in self.disks:
@@ -90,13 +90,13 @@ class SimulatedMachine:
 
     def suspend(self) -> None:
         """Suspend the running machine."""
-        self._require("poweredOn", wanted="suspended")
+        self._require("poweredOn", requested="suspended")
         self.power = "suspended"
         self.stun()
 
     def crash(self) -> None:
         """Simulate a power loss of the host: change maps in memory are lost (VMware KB 432633)."""
-        self._require("poweredOn", wanted="poweredOff")
+        self._require("poweredOn", requested="poweredOff")
         self.power = "poweredOff"
         for disk in self.disks:
             disk.stop_tracking()
@@ -145,10 +145,10 @@ class SimulatedMachine:
         """Upgrade the virtual hardware, by default to the newest version."""
         if self.power != "poweredOff":
             raise invalid_power_state(self.power, "poweredOff")
-        wanted = hardware or NEWEST_HARDWARE
-        if wanted <= self.spec.hardware:
+        target = hardware or NEWEST_HARDWARE
+        if target <= self.spec.hardware:
             raise Fault("vim.fault.AlreadyUpgraded", "Virtual machine is already up to date.")
-        self.configure(replace(self.spec, hardware=wanted))
+        self.configure(replace(self.spec, hardware=target))
 
     def add_disk(self, disk: SimulatedDisk) -> None:
         """Add a disk; it is tracked if the machine is."""
@@ -207,7 +207,7 @@ class SimulatedMachine:
         Incremental Backup Data": tracking is wrong once a restore starts).
         """
         disk = self._require_disk(key)
-        self._require("poweredOff", wanted="poweredOff")
+        self._require("poweredOff", requested="poweredOff")
         if len(self.snapshots):
             raise Fault("vim.fault.InvalidState", "The virtual machine has snapshots.")
         disk.settle(self.cbt_of(disk))
@@ -236,19 +236,10 @@ class SimulatedMachine:
     # snapshots
 
     def take_snapshot(
-        self,
-        moid: str,
-        number: int,
-        created: datetime,
-        keep: Path,
-        *,
-        name: str,
-        description: str = "",
-        memory: bool = False,
-        quiesce: bool = False,
+        self, request: SnapshotRequest, moid: str, number: int, created: datetime, keep: Path
     ) -> Snapshot:
         """Take a snapshot as CreateSnapshot_Task does; *keep* is the directory of its images."""
-        quiesced = self._check_snapshot(memory, quiesce)
+        quiesced = self._check_snapshot(request)
         keep.mkdir(parents=True)
         states = []
         for disk in self.disks:
@@ -257,11 +248,11 @@ class SimulatedMachine:
         snapshot = Snapshot(
             moid=moid,
             number=number,
-            name=name,
-            description=description,
+            name=request.name,
+            description=request.description,
             created=created,
             quiesced=quiesced,
-            power=self.power if memory else "poweredOff",
+            power=self.power if request.memory else "poweredOff",
             parent=self.snapshots.current,
             spec=self.spec,
             disks=tuple(states),
@@ -324,15 +315,15 @@ class SimulatedMachine:
         self._merge_links()
 
     def _apply_tracking(self, disk: SimulatedDisk) -> None:
-        wanted = disk.spec.trackable and self.spec.tracks(disk.spec.slot)
-        if wanted and disk.tracker is None:
+        enabled = disk.spec.trackable and self.spec.tracks(disk.spec.slot)
+        if enabled and disk.tracker is None:
             disk.start_tracking(self.cbt_of(disk))
             spoils = self.knobs.snapshot.enable_with_snapshots == "spoils"
             disk.skewed = spoils and len(self.snapshots) > 0
-        elif not wanted:
+        elif not enabled:
             disk.stop_tracking()
 
-    def _check_snapshot(self, memory: bool, quiesce: bool) -> bool:
+    def _check_snapshot(self, request: SnapshotRequest) -> bool:
         """Return whether the snapshot is quiesced; raises Fault if it cannot be taken."""
         if self.spec.template:
             raise Fault("vmodl.fault.NotSupported", "The operation is not supported on the object.")
@@ -356,12 +347,12 @@ class SimulatedMachine:
                         device=disk.spec.label,
                     ),
                 )
-            if memory and disk.spec.mode.startswith("independent"):
+            if request.memory and disk.spec.mode.startswith("independent"):
                 raise Fault(
                     "vim.fault.MemorySnapshotOnIndependentDisk",
                     "Cannot take a memory snapshot of a machine with independent disks.",
                 )
-        if not (quiesce and self.is_on and self.tools_running):
+        if not (request.quiesce and self.is_on and self.tools_running):
             return False
         if self.knobs.snapshot.quiesce in QUIESCE_FAULTS:
             raise Fault(*QUIESCE_FAULTS[self.knobs.snapshot.quiesce])
@@ -378,9 +369,9 @@ class SimulatedMachine:
         for disk in {*self.disks, *(state.disk for held in self.snapshots for state in held.disks)}:
             disk.consolidate(held)
 
-    def _require(self, *states: str, wanted: str) -> None:
+    def _require(self, *states: str, requested: str) -> None:
         if self.power not in states:
-            raise invalid_power_state(self.power, wanted)
+            raise invalid_power_state(self.power, requested)
 
     def _require_disk(self, key: int) -> SimulatedDisk:
         disk = self.disk(key)

@@ -8,6 +8,16 @@ from tools.vsim.model.disk import DiskState
 from tools.vsim.model.spec import MachineSpec
 
 
+@dataclass(frozen=True, slots=True)
+class SnapshotRequest:
+    """The arguments of CreateSnapshot_Task."""
+
+    name: str
+    description: str = ""
+    memory: bool = False
+    quiesce: bool = False
+
+
 @dataclass(eq=False, slots=True)
 class Snapshot:
     """The state of a machine at one moment, and its parent in the tree."""

@@ -18,7 +18,7 @@ from tools.vsim.knobs import Knobs
 from tools.vsim.model.disk import Backing, DiskSpec, SimulatedDisk
 from tools.vsim.model.machine import SimulatedMachine
 from tools.vsim.model.slots import disk_key, free_slot
-from tools.vsim.model.snapshot import Snapshot
+from tools.vsim.model.snapshot import Snapshot, SnapshotRequest
 from tools.vsim.model.spec import MachineSpec
 from tools.vsim.rules import ReadRule
 
@@ -211,29 +211,12 @@ class World:
         live = entry.file or store / "live.raw"
         return SimulatedDisk(spec, datastore, base, live, store, f"{self.run}/{self.seed}/{store}")
 
-    def take_snapshot(
-        self,
-        machine: SimulatedMachine,
-        name: str,
-        description: str = "",
-        *,
-        memory: bool = False,
-        quiesce: bool = False,
-    ) -> Snapshot:
+    def take_snapshot(self, machine: SimulatedMachine, request: SnapshotRequest) -> Snapshot:
         """Take a snapshot and give it a new id."""
         number = next(self._snapshot_numbers)
         moid = f"snapshot-{number}" if self.is_vcenter else f"{machine.moid}-snapshot-{number}"
         keep = self.state / "snapshots" / moid
-        return machine.take_snapshot(
-            moid,
-            number,
-            self.now(),
-            keep,
-            name=name,
-            description=description,
-            memory=memory,
-            quiesce=quiesce,
-        )
+        return machine.take_snapshot(request, moid, number, self.now(), keep)
 
     def snapshot(self, moid: str) -> tuple[SimulatedMachine, Snapshot] | None:
         """Return the snapshot with that id, and its machine."""

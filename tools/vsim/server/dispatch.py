@@ -139,11 +139,9 @@ class Dispatcher:
 
     def _invoke(self, call: MethodCall, request: Request, target: ManagedObject | None) -> Any:
         is_fetch = request.method == "Fetch"
-        wanted = str(request.arguments.get("prop", ""))
+        path = str(request.arguments.get("prop", ""))
         is_open = (
-            (request.moid, wanted) in OPEN_PROPERTIES
-            if is_fetch
-            else request.method in OPEN_METHODS
+            (request.moid, path) in OPEN_PROPERTIES if is_fetch else request.method in OPEN_METHODS
         )
         if call.session is None and not is_open:
             fault = not_authenticated(MoRef("vmodl.ManagedObject", request.moid))
@@ -157,7 +155,7 @@ class Dispatcher:
         if is_fetch:
             if call.session and not is_open:
                 call.session.require("System.Read", target.ref)
-            return target.read(wanted)
+            return target.read(path)
         info = method_named(request.method).info
         method = getattr(target, request.method, None)
         if method is None or not issubclass(target.kind, info.type):

@@ -211,10 +211,10 @@ class LibraryConnection:
     def _connect(self, vm: str, snapshot: str, modes: str) -> bytes:
         with self._world.lock:
             self._machine(vm)
-        wanted = modes.split(":") if modes else list(MODES)
-        if not set(wanted) <= set(MODES):
+        requested = modes.split(":") if modes else list(MODES)
+        if not set(requested) <= set(MODES):
             raise LibraryError(INVALID, f"invalid transport modes {modes}")
-        offered = [mode for mode in wanted if mode in self._knobs.modes.split(":")]
+        offered = [mode for mode in requested if mode in self._knobs.modes.split(":")]
         self._vm, self._snapshot = vm, snapshot
         self._mode = (
             offered[0] if offered else "nbdssl"

@@ -71,29 +71,29 @@ def make_certificate(
     *names* are subject alternative names in openssl's format. Without an *issuer* the certificate
     is self-signed and can sign others.
     """
-    made = Certificate(directory / f"{stem}.pem", directory / f"{stem}-key.pem")
+    certificate = Certificate(directory / f"{stem}.pem", directory / f"{stem}-key.pem")
     subject = ["-subj", f"/CN={stem}", "-addext", f"subjectAltName={names}"]
-    key = [*KEY, "-keyout", str(made.key)]
+    key = [*KEY, "-keyout", str(certificate.key)]
     if expired:
-        _make_expired(made, [*key, *subject], issuer)
-        return made
+        _make_expired(certificate, [*key, *subject], issuer)
+        return certificate
     signer = ["-CA", str(issuer.certificate), "-CAkey", str(issuer.key)] if issuer else []
-    output = ["-days", "30", "-out", str(made.certificate)]
+    output = ["-days", "30", "-out", str(certificate.certificate)]
     _openssl("req", "-x509", *key, *subject, *signer, *output)
-    return made
+    return certificate
 
 
-def _make_expired(made: Certificate, request: list[str], issuer: Certificate | None) -> None:
+def _make_expired(certificate: Certificate, request: list[str], issuer: Certificate | None) -> None:
     """Create an expired certificate. `openssl ca` accepts past dates; `openssl req` does not."""
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         (work / "index").touch()
         (work / "settings").write_text(CA_SETTINGS.format(work))
         _openssl("req", "-new", *request, "-out", str(work / "request"))
-        signer = ["-selfsign", "-keyfile", str(made.key)]
+        signer = ["-selfsign", "-keyfile", str(certificate.key)]
         if issuer:
             signer = ["-cert", str(issuer.certificate), "-keyfile", str(issuer.key)]
-        files = ["-in", str(work / "request"), "-out", str(made.certificate)]
+        files = ["-in", str(work / "request"), "-out", str(certificate.certificate)]
         settings = ["-config", str(work / "settings"), "-batch", "-notext"]
         _openssl("ca", *settings, *PAST_DATES, *signer, *files)
 
