@@ -1,6 +1,6 @@
-"""Which module has which command; each is loaded when it is asked for.
+"""Commands by module, loaded at their first use.
 
-Loading all of them took a third of the time of a command that has next to nothing to do.
+Loading all modules took a third of the time of a short command.
 """
 
 from collections.abc import Iterator, Mapping, MutableMapping
@@ -28,7 +28,7 @@ MODULES: Final[Mapping[str, tuple[str, ...]]] = {
     "doctor": ("doctor",),
     "demo": ("demo",),
 }
-_HOMES: Final = {verb: module for module, verbs in MODULES.items() for verb in verbs}
+_HOMES: Final = {name: module for module, names in MODULES.items() for name in names}
 
 
 def load_commands(module: str) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def load_commands(module: str) -> dict[str, Any]:
 
 
 class _Commands(MutableMapping[str, Any]):
-    """Commands by name, those of MODULES first."""
+    """Mapping of names to commands, with those of MODULES first."""
 
     def __init__(self, others: Mapping[str, Any]) -> None:
         self._loaded = dict(others)
@@ -64,8 +64,8 @@ class _Commands(MutableMapping[str, Any]):
         return len(_HOMES.keys() | self._loaded.keys())
 
 
-class Verbs(TyperGroup):
-    """The group of all commands."""
+class LazyCommands(TyperGroup):
+    """Group of all commands, each loaded at its first use."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)

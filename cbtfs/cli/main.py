@@ -1,4 +1,4 @@
-"""The `cbtfs` command: its options, its commands, and the edge where errors become exit codes."""
+"""The `cbtfs` command: global options, and the translation of errors to exit codes."""
 
 import errno
 import logging
@@ -16,7 +16,7 @@ from typing import Annotated, Final
 import typer
 
 from cbtfs import __version__
-from cbtfs.cli.lazy_commands import Verbs
+from cbtfs.cli.lazy_commands import LazyCommands
 from cbtfs.cli.options.context import Options
 from cbtfs.cli.report.journal import gravity, is_journal
 from cbtfs.cli.report.output import say
@@ -25,7 +25,7 @@ from cbtfs.errors import CbtfsError, ExitCode
 from cbtfs.shortage import SHORTAGES, explain
 
 _NO_THREAD: Final = "can't start new thread"
-"""The RuntimeError of Python where memory or a limit on processes does not suffice for one."""
+"""Text of the RuntimeError that Python raises if the system refuses a thread."""
 
 
 def _exit_codes() -> str:
@@ -38,7 +38,7 @@ def _exit_codes() -> str:
 
 
 app = typer.Typer(
-    cls=Verbs,
+    cls=LazyCommands,
     add_completion=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -47,7 +47,7 @@ app = typer.Typer(
 
 
 class Terminated(BaseException):
-    """Raised by SIGTERM and SIGHUP: what is open is closed on the way out."""
+    """Raised by SIGTERM and SIGHUP, so that resources are closed during the exit."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signum)
@@ -55,7 +55,7 @@ class Terminated(BaseException):
 
     @property
     def exit_code(self) -> int:
-        """The exit code that a shell shows for the signal."""
+        """Exit code that a shell reports for the signal."""
         return 128 + self.signum
 
 
@@ -70,24 +70,32 @@ def _start(
     context: typer.Context,
     repo: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="The repository; CBTFS_REPO stands in for it."),
+        typer.Option(metavar="DIR", help="Repository directory (default: $CBTFS_REPO)."),
     ] = None,
     config: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Configuration in TOML; CBTFS_CONFIG stands in for it, "
-            "else ~/.config/cbtfs/config.toml.",
+            help="Configuration file, TOML (default: $CBTFS_CONFIG, else "
+            "~/.config/cbtfs/config.toml).",
         ),
     ] = None,
     version: Annotated[
         bool,
         typer.Option(
-            "--version", callback=_print_version, is_eager=True, help="Print the version."
+            "--version",
+            callback=_print_version,
+            is_eager=True,
+            help="Print the version and exit.",
         ),
     ] = False,
 ) -> None:
-    """Capture virtual disks with Changed Block Tracking; read every restore point as a raw file."""
+    """Back up virtual disks, and read every restore point as a raw file.
+
+    Virtual machines are captured with Changed Block Tracking, disk images by change lists, bitmaps
+    or digests. All restore points are in one deduplicated repository; any of them can be mounted,
+    restored or forgotten independently of the others.
+    """
     context.obj = Options(repo, config)
     if context.invoked_subcommand is None:
         typer.echo(context.get_help(), err=True)
@@ -101,7 +109,7 @@ def _terminate(signum: int, frame: FrameType | None) -> None:
 
 
 def _leave_terminal() -> None:
-    """Redirect output to a terminal to /dev/null: cleaning up must not fail on one that is gone."""
+    """Redirect terminal output to /dev/null: cleanup must not fail if the terminal is gone."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
         try:
@@ -114,14 +122,14 @@ def _leave_terminal() -> None:
 
 
 class _OneLine(logging.Formatter):
-    """A record as one line in which no name can do harm."""
+    """Formats a record as printable lines."""
 
     def format(self, record: logging.LogRecord) -> str:
         return "\n".join(printable(line) for line in super().format(record).splitlines())
 
 
 class _Filed(_OneLine):
-    """The same with its gravity, for the journal."""
+    """Formats a record for the journal, with its priority."""
 
     def format(self, record: logging.LogRecord) -> str:
         before = gravity(record.levelno)
@@ -171,7 +179,7 @@ def _bug() -> int:
 
 
 def _failed_call(exc: OSError) -> int:
-    """Report what the system refused, where no part of the program expected that."""
+    """Report a system error that no other part of the program handled."""
     where = "" if exc.filename is None else f" {os.fsdecode(exc.filename)}"
     if exc.errno in SHORTAGES:
         say(f"cannot open{where or ' a file'}: {explain(exc.errno)}")

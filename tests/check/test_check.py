@@ -419,7 +419,7 @@ def test_a_date_of_long_ago_is_told_of_the_oldest_alone(tmp_path: Path) -> None:
     words = process("--repo", path, "check").out
 
     assert [line.partition(", ")[0] for line in words.splitlines() if "ago" in line] == [
-        f"verified in full longest ago: vm@{points[1].name}"
+        f"oldest full verification: vm@{points[1].name}"
     ]
 
 

@@ -32,7 +32,7 @@ def test_a_fault_of_the_catalogs_memory_says_what_to_do(tmp_path: Path) -> None:
         )
 
         assert done.returncode == 21, how
-        assert done.stderr.startswith("cbtfs: a page of the catalog cannot be read")
+        assert done.stderr.startswith("cbtfs: catalog unusable: a page cannot be read")
         assert "run 'cbtfs repair'" in done.stderr
         assert done.stderr.count("\n") == 1
 

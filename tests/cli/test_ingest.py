@@ -151,13 +151,13 @@ def test_a_list_since_no_certain_point_is_not_believed(
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [
-        (["--full", "--incremental-only"], 2, "exclude each other"),
+        (["--full", "--incremental-only"], 2, "mutually exclusive"),
         (["--incremental-only"], 32, "without --incremental-only"),
         (["--time", "yesterday"], 2, "RFC 3339"),
         (["--time", "9999-01-01T00:00:00Z"], 2, "ten minutes ahead of the clock"),
         (["--changed", "/nonexistent"], 2, "cannot read the change list"),
         (["--changed", "other=/nonexistent"], 2, "cannot read the change list"),
-        (["--disk", "data"], 2, "one SOURCE is for one --disk"),
+        (["--disk", "data"], 2, "SOURCE belongs to a single --disk"),
         (["--vm", ""], 2, "a VM needs a name"),
     ],
 )

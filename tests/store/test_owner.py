@@ -121,4 +121,6 @@ def test_a_mount_of_a_user_without_home_and_name_asks_for_a_log_file(
     done = as_user("--repo", repository, "mount", folder / "mnt")
 
     assert done.code == 2
-    assert done.err == "cbtfs: this user has no home directory: name a --log-file\n"
+    assert (
+        done.err == "cbtfs: no default log file: this user has no home directory; use --log-file\n"
+    )

@@ -1,4 +1,4 @@
-"""`cbtfs cbt`: change tracking of virtual machines, looked at and switched."""
+"""`cbtfs cbt`: show, enable and reset change tracking of virtual machines."""
 
 from __future__ import annotations
 
@@ -9,16 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cbtfs.cli.options.arguments import Json, example
-from cbtfs.cli.options.login import (
-    CaFile,
-    Login,
-    PasswordFile,
-    Server,
-    Thumbprint,
-    User,
-    VmNames,
-    find_login,
-)
+from cbtfs.cli.options.groups import expand_groups
+from cbtfs.cli.options.login import Login, LoginOptions, VmNames
 from cbtfs.cli.report.exit_status import Failed, conclude, failed_documents
 from cbtfs.cli.report.output import emit, print_table, say
 from cbtfs.errors import CbtfsError
@@ -30,36 +22,39 @@ if TYPE_CHECKING:
     from cbtfs.source.vsphere.inventory.machine import Machine
     from cbtfs.source.vsphere.inventory.vms import ListedVm
 
-Jobs = Annotated[int, typer.Option(metavar="N", min=1, help="VMs at once.")]
+Jobs = Annotated[int, typer.Option(metavar="N", min=1, help="VMs processed at once.")]
 
-group = typer.Typer(help="Look at and switch change tracking.", rich_markup_mode=None)
+group = typer.Typer(rich_markup_mode=None)
 
 
 def add_to(app: typer.Typer) -> None:
     login = "--server vc1 --user backup@vsphere.local"
-    group.command(epilog=example(f"cbtfs cbt status {login} 'web*'"))(status)
-    group.command(epilog=example(f"cbtfs cbt enable {login} web1 db1"))(enable)
-    group.command(epilog=example(f"cbtfs cbt reset {login} web1"))(reset)
+    group.command(epilog=example(f"cbtfs cbt status {login} 'web*'"))(expand_groups(status))
+    group.command(epilog=example(f"cbtfs cbt enable {login} web1 db1"))(expand_groups(enable))
+    group.command(epilog=example(f"cbtfs cbt reset {login} web1"))(expand_groups(reset))
     app.add_typer(group, name="cbt")
 
 
-@group.callback()
+@group.callback(epilog=example("cbtfs cbt status --server vc1 --user backup@vsphere.local 'web*'"))
 def _cbt() -> None:
-    """Look at and switch Changed Block Tracking (CBT) of VMs of a vCenter or ESXi host."""
+    """Show, enable or reset change tracking of VMs.
+
+    Changed Block Tracking (CBT) of vSphere makes incremental captures possible. 'status' changes
+    nothing; 'enable' and 'reset' reconfigure VMs and stun those that are running.
+    """
 
 
 def status(
     vm: VmNames,
-    server: Server,
-    user: User,
-    password_file: PasswordFile = None,
-    ca_file: CaFile = None,
-    thumbprint: Thumbprint = None,
+    server: LoginOptions,
     json: Json = False,
 ) -> None:
-    """Show for each VM and disk whether its changes are tracked, and if not, why."""
-    login = find_login(server, user, password_file, ca_file, thumbprint)
-    with login.session() as session:
+    """Show the state of change tracking of each VM and disk.
+
+    Nothing is changed. A disk whose changes are not tracked is shown with the reason; each run
+    reads such a disk whole.
+    """
+    with server.login().session() as session:
         from cbtfs.source.vsphere.inventory.machine import load_machines
         from cbtfs.source.vsphere.inventory.vms import list_vms, select_all
 
@@ -80,43 +75,34 @@ def status(
 
 def enable(
     vm: VmNames,
-    server: Server,
-    user: User,
-    password_file: PasswordFile = None,
-    ca_file: CaFile = None,
-    thumbprint: Thumbprint = None,
+    server: LoginOptions,
     jobs: Jobs = 1,
     json: Json = False,
 ) -> None:
-    """Have vSphere track the changes of VMs from now on.
+    """Enable change tracking of VMs.
 
-    A VM that runs is stopped for a moment, by a snapshot that is made and removed. Refused while it
-    has a snapshot, or disks that need consolidation.
+    A running VM is stunned once, by a snapshot that is created and removed. A VM with a snapshot
+    or with disks that need consolidation is refused. The next capture reads all disks whole.
     """
     from cbtfs.source.vsphere.cbt.switch import enable as run
 
-    login = find_login(server, user, password_file, ca_file, thumbprint)
-    _switch(login, vm, run, jobs, as_json=json, is_reset=False)
+    _switch(server.login(), vm, run, jobs, as_json=json, is_reset=False)
 
 
 def reset(
     vm: VmNames,
-    server: Server,
-    user: User,
-    password_file: PasswordFile = None,
-    ca_file: CaFile = None,
-    thumbprint: Thumbprint = None,
+    server: LoginOptions,
     jobs: Jobs = 1,
     json: Json = False,
 ) -> None:
-    """Begin change tracking of VMs anew, where it is wrong: the next backup reads all of them.
+    """Reset change tracking of VMs whose change lists are wrong.
 
-    Off, a stun, on, a stun, as VMware's procedure has it; a VM that is off is not stunned.
+    Tracking is disabled and enabled again, each time with a stun as in VMware's procedure; a
+    powered-off VM is not stunned. The next capture reads all disks of the VM whole.
     """
     from cbtfs.source.vsphere.cbt.switch import reset as run
 
-    login = find_login(server, user, password_file, ca_file, thumbprint)
-    _switch(login, vm, run, jobs, as_json=json, is_reset=True)
+    _switch(server.login(), vm, run, jobs, as_json=json, is_reset=True)
 
 
 _Shown = tuple["ListedVm", "Machine"]
@@ -147,10 +133,10 @@ def _switch(
     ]
     _report(shown, failed, documents, as_json=as_json)
     for vm, switched in results.done:
-        for word in switched.done or ("nothing to do: its changes are tracked",):
+        for word in switched.done or ("nothing to do: changes are already tracked",):
             say(f"{vm.name}: {word}")
         if is_reset:
-            say(f"{vm.name}: the next backup reads all its disks")
+            say(f"{vm.name}: the next capture reads all its disks whole")
         for warning in switched.warnings:
             say(f"{vm.name}: {warning}")
     conclude(
@@ -161,7 +147,7 @@ def _switch(
 
 
 def _advise(shown: Sequence[_Shown]) -> None:
-    """Say what has to be done before tracking can be switched on, where that is wanting."""
+    """Report the obstacles that prevent tracking from being enabled."""
     from cbtfs.source.vsphere.cbt.switch import obstacle
     from cbtfs.source.vsphere.cbt.tracking import tracking_of
     from cbtfs.source.vsphere.snapshots.stun import left_by_stuns
@@ -178,7 +164,7 @@ def _report(
     if as_json:
         emit({"vms": documents, "failed": failed_documents(failed)})
     elif shown:
-        print_table(("vm", "cbt", "disk", "setting", "change ID", "why not"), _rows(shown))
+        print_table(("vm", "cbt", "disk", "setting", "change ID", "reason"), _rows(shown))
 
 
 def _rows(shown: Sequence[_Shown]) -> Iterator[tuple[str, ...]]:
@@ -186,17 +172,17 @@ def _rows(shown: Sequence[_Shown]) -> Iterator[tuple[str, ...]]:
 
     for vm, machine in shown:
         tracking = tracking_of(machine)
-        for each in tracking.disks:
+        for disk in tracking.disks:
             yield (
                 vm.name,
                 tracking.word,
-                each.disk.label,
-                {True: "on", False: "off", None: "none"}[each.switch],
-                "none" if each.disk.change_id is None else "yes",
-                each.reason or "",
+                disk.disk.label,
+                {True: "on", False: "off", None: "none"}[disk.switch],
+                "none" if disk.disk.change_id is None else "yes",
+                disk.reason or "",
             )
         if not tracking.disks:
-            yield (vm.name, tracking.word, "", "", "", "it has no disk")
+            yield (vm.name, tracking.word, "", "", "", "no disks")
 
 
 def _document(vm: ListedVm, machine: Machine) -> dict[str, Any]:
@@ -214,18 +200,18 @@ def _document(vm: ListedVm, machine: Machine) -> dict[str, Any]:
         "pending": tracking.is_pending,
         "snapshots": [each.name for each in machine.snapshots],
         "obstacle": obstacle(machine),
-        "disks": [_disk_document(each) for each in tracking.disks],
+        "disks": [_disk_document(disk) for disk in tracking.disks],
     }
 
 
-def _disk_document(each: DiskTracking) -> dict[str, Any]:
+def _disk_document(disk: DiskTracking) -> dict[str, Any]:
     return {
-        "disk": each.disk.label,
-        "key": each.disk.key,
-        "slot": each.disk.slot,
-        "setting": each.switch,
-        "change_id": each.disk.change_id,
-        "can_track": each.can_track,
-        "tracked": each.is_tracked,
-        "reason": each.reason,
+        "disk": disk.disk.label,
+        "key": disk.disk.key,
+        "slot": disk.disk.slot,
+        "setting": disk.switch,
+        "change_id": disk.disk.change_id,
+        "can_track": disk.can_track,
+        "tracked": disk.is_tracked,
+        "reason": disk.reason,
     }

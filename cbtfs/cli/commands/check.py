@@ -28,7 +28,7 @@ def add_to(app: typer.Typer) -> None:
 def check(
     context: typer.Context,
     read_data: Annotated[
-        bool, typer.Option("--read-data", help="Load and verify every chunk, too.")
+        bool, typer.Option("--read-data", help="Read and verify every chunk as well.")
     ] = False,
     subset: Annotated[
         str | None,
@@ -36,13 +36,18 @@ def check(
             "--read-data-subset",
             metavar="PART",
             show_default=False,
-            help="Load and verify the chunks of some packs: 5%, 3/10 or 10G.",
+            help="Read and verify the chunks of some packs: 5%, 3/10 or 10G.",
         ),
     ] = None,
     lock_wait: LockWait = 0.0,
     json: Json = False,
 ) -> None:
-    """Prove that the repository holds what it says; name what is damaged and whom it hurts."""
+    """Verify the repository; list damaged objects and the restore points they affect.
+
+    Packs, catalog, manifests and block maps are verified; chunks only with --read-data or
+    --read-data-subset. Nothing is repaired. Corrupt chunks are quarantined, so that the next ingest
+    of the same data stores them again. The exit code is 20 if data is missing, 21 if it is corrupt.
+    """
     from cbtfs.check.check import check as run_check
     from cbtfs.check.record import record
     from cbtfs.check.subset import ALL, NONE
@@ -112,7 +117,7 @@ def _lines(report: Report, seconds: float) -> Iterator[str]:
     for problem in report.problems:
         yield f"{problem.kind}: {problem.what}"
         if problem not in harmful:
-            yield "  nothing needs it: no point shows it, or there is a good copy"
+            yield "  harmless: no restore point needs it, or an intact copy exists"
         for place in problem.places:
             name = report.names.get(place.point, place.vm)
             yield f"  {name}, disk {place.disk} (point {place.point}):"
@@ -120,7 +125,7 @@ def _lines(report: Report, seconds: float) -> Iterator[str]:
                 yield f"    {extent.start} {extent.length}"
     yield from _ages(report)
     if report.unrecorded is not None:
-        yield f"not written down: {report.unrecorded}"
+        yield f"cannot record the result: {report.unrecorded}"
     yield (
         f"{report.points} points, {report.objects} objects, {report.chunks_read} chunks read "
         f"({format_size(report.bytes_read)}), {len(report.problems)} problems, {seconds:.1f} s"
@@ -128,7 +133,7 @@ def _lines(report: Report, seconds: float) -> Iterator[str]:
 
 
 def _ages(report: Report) -> Iterator[str]:
-    """How many points were never verified to the last byte, and which one longest ago."""
+    """Yield the number of points never verified in full, and the oldest verification."""
     from datetime import UTC, datetime
 
     from cbtfs.core.moment import parse_moment
@@ -138,11 +143,11 @@ def _ages(report: Report) -> Iterator[str]:
     if never:
         yield (
             f"{never} of {len(report.verified)} points were never verified in full: "
-            "'cbtfs check --read-data' does that"
+            "run 'cbtfs check --read-data'"
         )
     if dated:
         oldest = min(dated, key=lambda point: dated[point])
         days = (datetime.now(UTC) - parse_moment(dated[oldest])).days
         if days > 0:
             name = report.names.get(oldest, oldest)
-            yield f"verified in full longest ago: {name}, {days} days ago"
+            yield f"oldest full verification: {name}, {days} days ago"

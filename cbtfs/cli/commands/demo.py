@@ -1,4 +1,4 @@
-"""`cbtfs demo`: see it work, on a disk that it makes."""
+"""`cbtfs demo`: capture, mount and verify a generated disk."""
 
 from __future__ import annotations
 
@@ -25,18 +25,20 @@ def demo(
         typer.Option(
             metavar="DIR",
             show_default=False,
-            help="Leave disk, repository and golden copies in this new folder.",
+            help="Keep the disk, the repository and the reference copies in this new directory.",
         ),
     ] = None,
     vsphere: Annotated[
         bool,
-        typer.Option(
-            "--vsphere", help="Capture it over TLS as a VM's disk on a simulated vCenter."
-        ),
+        typer.Option("--vsphere", help="Capture the disk over TLS as a VM of a simulated vCenter."),
     ] = False,
     json: Json = False,
 ) -> None:
-    """Make a guest's disk, capture it four times, mount the points, compare every byte."""
+    """Show cbtfs at work: capture, mount and compare a generated disk.
+
+    A disk with a file system is generated, captured four times, mounted and compared byte by byte
+    with reference copies. Everything is removed at the end unless --keep is given.
+    """
     from cbtfs.demo.show import require_equal, timed, work_folder
 
     with work_folder(keep) as folder:

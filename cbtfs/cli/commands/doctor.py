@@ -1,4 +1,4 @@
-"""`cbtfs doctor`: what stands in the way of backing virtual machines up."""
+"""`cbtfs doctor`: find problems that block the capture of virtual machines."""
 
 from __future__ import annotations
 
@@ -8,23 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cbtfs.cli.options.arguments import Json, duration_parser, example
-from cbtfs.cli.options.login import (
-    CaFile,
-    PasswordFile,
-    Server,
-    Thumbprint,
-    User,
-    VmNames,
-    check_trust,
-    find_login,
-)
-from cbtfs.cli.options.transports import (
-    NbdUri,
-    TransportName,
-    VddkLibdir,
-    check_transport,
-    transports,
-)
+from cbtfs.cli.options.groups import expand_groups
+from cbtfs.cli.options.login import LoginOptions, VmNames
+from cbtfs.cli.options.transports import TransportOptions
 from cbtfs.cli.report.exit_status import conclude, failed_documents
 from cbtfs.cli.report.output import emit, print_lines
 
@@ -35,7 +21,11 @@ if TYPE_CHECKING:
 NfcPort = Annotated[
     int,
     typer.Option(
-        "--nfc-port", metavar="N", min=1, max=65535, help="Where ESXi hosts serve disks to VDDK."
+        "--nfc-port",
+        metavar="N",
+        min=1,
+        max=65535,
+        help="NFC port of ESXi hosts, which serves disks to VDDK.",
     ),
 ]
 HttpsPort = Annotated[
@@ -59,39 +49,33 @@ def add_to(app: typer.Typer) -> None:
             "cbtfs doctor --server vc1 --user backup@vsphere.local \\",
             "    --password-file /etc/cbtfs/vc1 'web*' db1",
         )
-    )(doctor)
+    )(expand_groups(doctor))
 
 
 def doctor(
     vm: VmNames,
-    server: Server,
-    user: User,
-    password_file: PasswordFile = None,
-    ca_file: CaFile = None,
-    thumbprint: Thumbprint = None,
-    transport: TransportName = "auto",
-    nbd_uri: NbdUri = None,
-    vddk_libdir: VddkLibdir = None,
+    server: LoginOptions,
+    transport: TransportOptions,
     https_port: HttpsPort = 443,
     nfc_port: NfcPort = 902,
     timeout: Seconds = 3.0,
     json: Json = False,
 ) -> None:
-    """Tell what stands in the way of backing VMs up, and what to do about it.
+    """Find problems that block the capture of VMs, and suggest fixes.
 
-    Nothing is changed. Exits with 3 if something blocks the backup of a VM.
+    Privileges, hosts, ports, datastores, snapshots, change tracking and the installed transports
+    are examined. Nothing is changed. The exit code is 3 if the capture of a VM is blocked.
     """
-    check_trust(ca_file, thumbprint)
-    check_transport(transport)
-    login = find_login(server, user, password_file, ca_file, thumbprint)
+    transport.check()
+    login = server.login()
     with login.session() as session:
         from cbtfs.doctor.examine import Exam, examine
         from cbtfs.source.transport.login import VDDK
         from cbtfs.source.vsphere.inventory.vms import list_vms, select_all
 
         selection = select_all(list_vms(session), vm)
-        ways = transports(transport, nbd_uri, vddk_libdir, None, session)
-        exam = Exam(ways, vddk_libdir or VDDK, https_port, nfc_port, timeout)
+        ways = transport.transports(session)
+        exam = Exam(ways, transport.vddk_libdir or VDDK, https_port, nfc_port, timeout)
         report = examine(session, selection.vms, exam)
         about = session.content.about
         product, api = str(about.fullName), str(about.apiVersion)

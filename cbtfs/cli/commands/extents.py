@@ -1,4 +1,4 @@
-"""`cbtfs extents` and `cbtfs diff`: where a disk has data, and where two points differ."""
+"""`cbtfs extents` and `cbtfs diff`: extents of a disk, and differences between two points."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 class Shape(enum.StrEnum):
-    """How extents are printed."""
+    """Output formats of extents."""
 
     PLAIN = "plain"
     NBD = "nbd"
@@ -39,8 +39,8 @@ Format = Annotated[
     typer.Option(
         "--format",
         show_default="plain",
-        help="plain: columns; nbd: as 'nbdinfo --map --json' prints it; qemu: as 'qemu-img map "
-        "--output=json' does, with all of the disk in order.",
+        help="Output format: plain columns; nbd, as of 'nbdinfo --map --json'; qemu, as of "
+        "'qemu-img map --output=json'.",
     ),
 ]
 
@@ -53,7 +53,10 @@ def extents(
     time_zone: TimeZone = LOCAL,
     json: Json = False,
 ) -> None:
-    """List the extents of a disk that hold data and those that are zeros, all of it in order."""
+    """List the data and zero extents of a disk.
+
+    The extents cover the whole disk in ascending order. Only the block map is read, no data.
+    """
     _refuse_two(shape, json)
     with _open(context, time_zone, disk, point) as (image,):
         found = _covering(image.data(), image.size)
@@ -78,20 +81,24 @@ def extents(
 def diff(
     context: typer.Context,
     a: Annotated[
-        str, typer.Argument(metavar="A", show_default=False, help="A point, named like any.")
+        str,
+        typer.Argument(
+            metavar="A", show_default=False, help="Point to compare, named as in other commands."
+        ),
     ],
     b: Annotated[
-        str, typer.Argument(metavar="B", show_default=False, help="The point to compare with.")
+        str, typer.Argument(metavar="B", show_default=False, help="Point to compare with.")
     ],
     disk: DiskName,
     shape: Format = None,
     time_zone: TimeZone = LOCAL,
     json: Json = False,
 ) -> None:
-    """List the extents in which a disk differs between two points, in whole blocks.
+    """List the extents of a disk that differ between two points.
 
-    What one of them has beyond the end of the other differs. The formats nbd and qemu cover the
-    disk: what differs is dirty, or data; what does not is clean, or no data.
+    Extents are whole blocks; only block maps are read. If the sizes differ, the end of the larger
+    disk counts as different. The formats nbd and qemu cover the whole disk: extents that differ are
+    dirty (nbd) or data (qemu).
     """
     _refuse_two(shape, json)
     from cbtfs.cli.report.documents import of_extent
@@ -101,8 +108,8 @@ def diff(
         sizes = left.record.block_size, right.record.block_size
         if sizes[0] != sizes[1]:
             raise UsageError(
-                f"the disks have blocks of {sizes[0]} and {sizes[1]} bytes, which cannot be "
-                "compared by their block maps: restore both and compare the files"
+                f"cannot compare disks with blocks of {sizes[0]} and {sizes[1]} bytes: their block "
+                "maps differ in unit; restore both and compare the files"
             )
         found = differing(left, right)
         if json:
@@ -122,12 +129,12 @@ def diff(
 
 def _refuse_two(shape: Shape | None, json: bool) -> None:
     if shape is not None and json:
-        raise UsageError("--json and --format exclude each other: give one")
+        raise UsageError("--json and --format are mutually exclusive: give one")
 
 
 @contextmanager
 def _open(context: typer.Context, time_zone: str, label: str, *names: str) -> Iterator[list[Disk]]:
-    """The disk of that label at each of the named points."""
+    """Open the disk with that label in each of the named points."""
     from cbtfs.listing import find_disk, here_and_now
     from cbtfs.reader import Reader
     from cbtfs.store.repository import reading

@@ -53,16 +53,26 @@ def forget(
         typer.Argument(
             metavar="[VM|POINT]…",
             show_default=False,
-            help="With rules: the VMs whose points they decide on, all if none is named. "
-            "Without: the points to forget, by exact time or id.",
+            help="With --keep rules: VMs to apply them to (default: all). Without: points to "
+            "forget, by exact time or id.",
         ),
     ] = None,
-    last: Annotated[int, _count("last", "Keep the N captured last.")] = 0,
-    hourly: Annotated[int, _count("hourly", "Keep one for each of N hours.")] = 0,
-    daily: Annotated[int, _count("daily", "Keep one for each of N days.")] = 0,
-    weekly: Annotated[int, _count("weekly", "Keep one for each of N weeks.")] = 0,
-    monthly: Annotated[int, _count("monthly", "Keep one for each of N months.")] = 0,
-    yearly: Annotated[int, _count("yearly", "Keep one for each of N years.")] = 0,
+    last: Annotated[int, _count("last", "Keep the N points captured last.")] = 0,
+    hourly: Annotated[
+        int, _count("hourly", "Keep the newest point of each of the N newest hours.")
+    ] = 0,
+    daily: Annotated[
+        int, _count("daily", "Keep the newest point of each of the N newest days.")
+    ] = 0,
+    weekly: Annotated[
+        int, _count("weekly", "Keep the newest point of each of the N newest weeks.")
+    ] = 0,
+    monthly: Annotated[
+        int, _count("monthly", "Keep the newest point of each of the N newest months.")
+    ] = 0,
+    yearly: Annotated[
+        int, _count("yearly", "Keep the newest point of each of the N newest years.")
+    ] = 0,
     within: Annotated[
         str | None,
         typer.Option(
@@ -75,7 +85,9 @@ def forget(
     ] = None,
     tags: Annotated[
         list[str] | None,
-        typer.Option("--keep-tag", metavar="T", show_default=False, help="Keep what has this tag."),
+        typer.Option(
+            "--keep-tag", metavar="T", show_default=False, help="Keep points with this tag."
+        ),
     ] = None,
     min_age: Annotated[
         str | None,
@@ -91,25 +103,27 @@ def forget(
         typer.Option(
             "--time-zone",
             metavar="ZONE",
-            help="Where hours, days, weeks, months and years begin, such as Europe/Berlin.",
+            help="Time zone in which hours, days, weeks, months and years begin, e.g. "
+            "Europe/Berlin.",
         ),
     ] = "UTC",
     missing: Annotated[
         bool,
         typer.Option(
             "--missing",
-            help="Give up points whose manifests are missing, named by their whole ids.",
+            help="Give up points whose manifests are missing; name them by their full ids.",
         ),
     ] = False,
-    prune: Annotated[bool, typer.Option("--prune", help="Give the space back as well.")] = False,
+    prune: Annotated[bool, typer.Option("--prune", help="Run prune afterwards.")] = False,
     dry_run: DryRun = False,
     lock_wait: LockWait = 0.0,
     json: Json = False,
 ) -> None:
-    """Let restore points go: those that no rule keeps, or those that are named.
+    """Remove restore points by retention policy or by name.
 
-    Any may go, in any order; the others do not change. Protected points stay. Space is given
-    back by prune.
+    With --keep rules, every point that no rule keeps is forgotten. Points can be forgotten in any
+    order; the others do not change. Protected points are kept. Disk space is reclaimed by prune,
+    and until then a point can be brought back by renaming its manifest.
     """
     from cbtfs.core.retention import Policy
     from cbtfs.listing import zone_of
@@ -130,9 +144,11 @@ def forget(
         zone_of(time_zone),
     )
     if policy.keeps_nothing and not names:
-        raise UsageError("nothing says what to forget: give --keep-… rules, or name points")
+        raise UsageError("nothing to forget: give --keep-… rules, or name points")
     if missing and not policy.keeps_nothing:
-        raise UsageError("--missing takes ids of points: give it without --keep-… rules")
+        raise UsageError(
+            "--missing and --keep-… rules are mutually exclusive: name points by their full ids"
+        )
     path = repository_path(context)
     with released(path), writing(path, lock_wait=lock_wait) as repository:
         verdicts: list[Verdict] = []
@@ -201,7 +217,7 @@ def _named(repository: Repository, names: Sequence[str]) -> list[Named]:
     for name in names:
         if is_vm(repository, name):
             raise UsageError(
-                f"{name} is a VM: give --keep-… rules for it, or name points by exact time or id"
+                f"{name} is a VM: add --keep-… rules, or name points by exact time or id"
             )
     return to_forget(repository, names)
 
@@ -258,12 +274,15 @@ def _row(verdict: Verdict) -> tuple[str, ...]:
 def protect(
     context: typer.Context,
     point: PointName,
-    off: Annotated[bool, typer.Option("--off", help="Protect it no longer.")] = False,
+    off: Annotated[bool, typer.Option("--off", help="Remove the protection.")] = False,
     time_zone: TimeZone = LOCAL,
     lock_wait: LockWait = 0.0,
     json: Json = False,
 ) -> None:
-    """Keep a restore point from being forgotten, by rule or by name."""
+    """Protect a restore point from forget, or remove the protection.
+
+    A protected point is kept by rules and refused by name until --off is given.
+    """
     from cbtfs.forget import protect as protect_point
     from cbtfs.listing import here_and_now
     from cbtfs.store.repository import writing
@@ -282,20 +301,24 @@ def tag(
     ] = None,
     remove: Annotated[
         list[str] | None,
-        typer.Option("--remove", metavar="T", show_default=False, help="A tag to take away."),
+        typer.Option("--remove", metavar="T", show_default=False, help="Tag to remove."),
     ] = None,
     time_zone: TimeZone = LOCAL,
     lock_wait: LockWait = 0.0,
     json: Json = False,
 ) -> None:
-    """Give a restore point tags, for --keep-tag and for people."""
+    """Add tags to a restore point, or remove them.
+
+    'forget --keep-tag' keeps points by tag. The tag 'acknowledged' silences the alert about a
+    suspect point.
+    """
     from cbtfs.forget import tag as tag_point
     from cbtfs.listing import here_and_now
     from cbtfs.store.repository import writing
 
     here = here_and_now(time_zone)
     if not all(tags or ()):
-        raise UsageError("a tag is empty: give it a name")
+        raise UsageError("empty tag: use a name such as release")
     with writing(repository_path(context), lock_wait=lock_wait) as repository:
         changed = tag_point(repository, point, here, tags or (), remove or ())
     _report(changed, as_json=json)

@@ -12,33 +12,26 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from cbtfs.cli.options.arguments import (
-    AUDIT,
-    Audit,
-    Json,
-    Level,
-    LockWait,
-    Threads,
-    duration_parser,
-    example,
-    sampling_of,
-)
+from cbtfs.cli.options.arguments import Json, LockWait, duration_parser, example
+from cbtfs.cli.options.capture import CaptureOptions
 from cbtfs.cli.options.context import repository_path
+from cbtfs.cli.options.groups import expand_groups
 from cbtfs.cli.report.captures import disk_bars, print_point
-from cbtfs.cli.report.metrics import MetricsFile, Tally, VmResult, metrics_file
+from cbtfs.cli.report.metrics import MetricsFile, RunCounts, VmResult, metrics_file
 from cbtfs.cli.report.output import emit
 from cbtfs.errors import UsageError
 
 if TYPE_CHECKING:
-    from cbtfs.cli.options.sources import Wishes
+    from cbtfs.cli.options.sources import SourceOptions
     from cbtfs.core.audit import Sampling
     from cbtfs.core.manifest import Manifest, TimeSource
     from cbtfs.ingest.plan import Want
     from cbtfs.store.repository import Repository
     from cbtfs.store.writer import ObjectWriter
 
+_CAPTURE: Final = CaptureOptions()
 _AHEAD: Final = timedelta(minutes=10)
-"""How far `--time` may be ahead of the clock: two clocks that are kept right differ by less."""
+"""Maximum lead of `--time` over the clock. Synchronized clocks differ by less."""
 
 
 def add_to(group: typer.Typer) -> None:
@@ -49,20 +42,23 @@ def add_to(group: typer.Typer) -> None:
             "cbtfs ingest image --vm db1 --disk root=root.raw --disk data=/dev/vg/data",
             "cbtfs ingest image --vm db2 --disk root nbd+unix:///root?socket=/run/db2.sock",
         )
-    )(image)
+    )(expand_groups(image))
 
 
 def image(
     context: typer.Context,
     vm: Annotated[
-        str, typer.Option(metavar="V", show_default=False, help="Whose disks these are.")
+        str,
+        typer.Option(
+            metavar="V", show_default=False, help="Name of the VM that the disks belong to."
+        ),
     ],
     disk: Annotated[
         list[str],
         typer.Option(
             metavar="D",
             show_default=False,
-            help="What the disk is called; D=SOURCE where there are several.",
+            help="Label of the disk; D=SOURCE for several disks.",
         ),
     ],
     source: Annotated[
@@ -70,8 +66,8 @@ def image(
         typer.Argument(
             metavar="[SOURCE]",
             show_default=False,
-            help="A raw file, a block device or the URI of an NBD export, if there is one disk "
-            "only; - for a file that standard input was redirected from.",
+            help="Raw file, block device or URI of an NBD export of the only disk; - for a file "
+            "redirected to standard input.",
         ),
     ] = None,
     changed: Annotated[
@@ -79,9 +75,9 @@ def image(
         typer.Option(
             metavar="FILE",
             show_default=False,
-            help="What changed since the disk's last committed point: JSON, "
+            help="Change list since the last committed point of the disk, as JSON: "
             '[{"start": n, "length": n}, …] in bytes, or {"since": POINT, "extents": […]}; '
-            "D=FILE where there are several disks. Without a list all is compared by digest.",
+            "D=FILE for several disks. Without a list, the whole disk is read.",
         ),
     ] = None,
     bitmap: Annotated[
@@ -89,8 +85,8 @@ def image(
         typer.Option(
             metavar="NAME",
             show_default=False,
-            help="QEMU's dirty bitmap of an NBD export that marks what changed since the disk's "
-            "last committed point; D=NAME where there are several disks.",
+            help="QEMU dirty bitmap of the NBD export, with the changes since the last committed "
+            "point of the disk; D=NAME for several disks.",
         ),
     ] = None,
     next_bitmap: Annotated[
@@ -98,8 +94,7 @@ def image(
         typer.Option(
             metavar="NAME",
             show_default=False,
-            help="The bitmap that starts at the moment that the disk shows: on record, it is the "
-            "only one that the next point believes.",
+            help="QEMU dirty bitmap that starts at this point; the next point trusts no other.",
         ),
     ] = None,
     moment: Annotated[
@@ -108,22 +103,14 @@ def image(
             "--time",
             metavar="T",
             show_default="now",
-            help="The moment that the disks show, RFC 3339, such as 2026-11-22T00:15:03Z; at most "
-            "ten minutes ahead of the clock. An older one does not become the latest point.",
+            help="Time of the disks' content, RFC 3339, e.g. 2026-11-22T00:15:03Z; at most ten "
+            "minutes ahead of the clock. An older one does not become the latest point.",
         ),
     ] = None,
-    full: Annotated[bool, typer.Option("--full", help="Read all, whatever is known.")] = False,
-    incremental_only: Annotated[
-        bool,
-        typer.Option(
-            "--incremental-only",
-            help="Exit with 32 (33 if the audit fails) rather than read a whole disk.",
-        ),
-    ] = False,
     allow_changing: Annotated[
         bool,
         typer.Option(
-            "--allow-changing", help="Commit even if a file changed while it was read: torn."
+            "--allow-changing", help="Commit a torn point if a file changes during the capture."
         ),
     ] = False,
     timeout: Annotated[
@@ -134,62 +121,63 @@ def image(
             help="Maximum time without an answer from an NBD server: 90s, 30m, 4h or 1d.",
         ),
     ] = 60.0,
-    audit: Audit = AUDIT,
-    level: Level = None,
-    threads: Threads = None,
+    capture: CaptureOptions = _CAPTURE,
     metrics: MetricsFile = None,
     lock_wait: LockWait = 0.0,
     json: Json = False,
 ) -> None:
-    """Capture disk images: files, block devices, NBD exports that nobody writes to meanwhile."""
-    from cbtfs.cli.options.sources import Wishes, look_at
+    """Take a restore point of disk images: files, block devices or NBD exports.
+
+    Nobody may write to the images meanwhile: a file that changes fails the capture with exit code
+    33. With a change list or a bitmap only the changed blocks are read; otherwise the whole disk is
+    read and only new chunks are stored.
+    """
+    from cbtfs.cli.options.sources import SourceOptions, check_sources
     from cbtfs.ingest.point import refuse_many
     from cbtfs.source.listed import load_change_list
     from cbtfs.store.repository import writing
 
-    if full and incremental_only:
-        raise UsageError("--full and --incremental-only exclude each other: give one")
+    want = capture.want()
     when = _when(moment)
     sources = _pairs(disk, source)
     refuse_many(vm, len(sources))
     files = _by_label("--changed", changed or [], list(sources))
-    wishes = Wishes(
+    options = SourceOptions(
         {label: load_change_list(Path(file)) for label, file in files.items()},
         _by_label("--bitmap", bitmap or [], list(sources)),
         _by_label("--next-bitmap", next_bitmap or [], list(sources)),
         timeout,
         allow_changing,
     )
-    look_at(sources, wishes)
-    sampling = sampling_of(audit)
+    check_sources(sources, options)
+    sampling = capture.sampling()
     if allow_changing:
-        sampling = None  # what is written meanwhile is in no list: that would be taken for a miss
-    want: Want = "full" if full else "incremental" if incremental_only else "auto"
+        sampling = None  # writes after the list would look like missed changes
     path = repository_path(context)
     started = time.monotonic()
-    tally = Tally("ingest image", chosen=[(vm, "")])
-    with metrics_file(metrics, path, tally):
+    counts = RunCounts("ingest image", chosen=[(vm, "")])
+    with metrics_file(metrics, path, counts):
         with writing(path, lock_wait=lock_wait) as repository:
-            objects = repository.object_writer(level=level, threads=threads)
+            objects = repository.object_writer(level=capture.level, threads=capture.threads)
             with closing(objects):
                 manifest = _take(
-                    repository, objects, vm, sources, wishes, when, want, sampling, is_quiet=json
+                    repository, objects, vm, sources, options, when, want, sampling, is_quiet=json
                 )
         seconds = time.monotonic() - started
-        tally.results.append(VmResult(vm, "", 0, seconds, 1, manifest))
+        counts.results.append(VmResult(vm, "", 0, seconds, 1, manifest))
         _report(manifest, seconds, as_json=json)
 
 
 @dataclass(frozen=True, slots=True)
 class _When:
-    """The moment that the disks show, and who told it."""
+    """The time of the disks' content, and the origin of that time."""
 
     moment: datetime
     source: TimeSource
 
 
 def _when(text: str | None) -> _When:
-    """What `--time` says, or the clock; UsageError if it is a time that is yet to come."""
+    """Return the time of `--time`, or of the clock; UsageError if it is in the future."""
     from cbtfs.core.moment import format_moment, parse_moment
 
     now = datetime.now(UTC)
@@ -209,16 +197,18 @@ def _when(text: str | None) -> _When:
 
 
 def _pairs(disks: Sequence[str], source: str | None) -> dict[str, str]:
-    """Source by label, from `--disk D SOURCE` or from several `--disk D=SOURCE`."""
+    """Return sources by label, from `--disk D SOURCE` or from several `--disk D=SOURCE`."""
     if source is not None:
         if len(disks) != 1:
-            raise UsageError("one SOURCE is for one --disk: give --disk D=SOURCE for several")
+            raise UsageError(
+                "SOURCE belongs to a single --disk: use --disk D=SOURCE for several disks"
+            )
         return {disks[0]: source}
     pairs = {}
     for disk in disks:
         label, equals, place = disk.partition("=")
         if not equals:
-            raise UsageError(f"--disk {disk} has no source: give --disk {disk}=SOURCE")
+            raise UsageError(f"--disk {disk} has no source: use --disk {disk}=SOURCE")
         if label in pairs:
             raise UsageError(f"disk {label} is given twice")
         pairs[label] = place
@@ -226,13 +216,13 @@ def _pairs(disks: Sequence[str], source: str | None) -> dict[str, str]:
 
 
 def _by_label(option: str, given: Sequence[str], labels: Sequence[str]) -> dict[str, str]:
-    """Value by label, from one `OPTION VALUE` or from several `OPTION D=VALUE`."""
+    """Return values by label, from one `OPTION VALUE` or from several `OPTION D=VALUE`."""
     found: dict[str, str] = {}
     for item in given:
         label, equals, value = item.partition("=")
         if not equals or label not in labels:
             if len(labels) != 1:
-                raise UsageError(f"{option} {item} is for none of the disks: give D=VALUE")
+                raise UsageError(f"{option} {item} names none of the disks: use D=VALUE")
             label, value = labels[0], item
         if label in found:
             raise UsageError(f"disk {label} has {option} twice")
@@ -245,7 +235,7 @@ def _take(
     objects: ObjectWriter,
     vm: str,
     sources: Mapping[str, str],
-    wishes: Wishes,
+    options: SourceOptions,
     when: _When,
     want: Want,
     audit: Sampling | None,
@@ -258,9 +248,9 @@ def _take(
     with ExitStack() as open_sources, disk_bars(is_wanted=not is_quiet) as announce:
         disks = []
         for label, place in sources.items():
-            source = open_source(repository, label, place, wishes)
+            source = open_source(repository, label, place, options)
             open_sources.callback(source.close)
-            disks.append(DiskInput(label, source, label, change_id=change_id(label, wishes)))
+            disks.append(DiskInput(label, source, label, change_id=change_id(label, options)))
         return take_point(
             repository,
             objects,

@@ -3,52 +3,27 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from threading import Event
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cbtfs.cli.options.arguments import (
-    AUDIT,
-    Audit,
-    Json,
-    Level,
-    LockWait,
-    Threads,
-    example,
-    sampling_of,
-)
+from cbtfs.cli.options.arguments import Json, LockWait, duration_parser, example
+from cbtfs.cli.options.capture import CaptureOptions
 from cbtfs.cli.options.context import repository_path
-from cbtfs.cli.options.login import (
-    CaFile,
-    PasswordFile,
-    Server,
-    Thumbprint,
-    User,
-    VmNames,
-    check_trust,
-    find_login,
-)
-from cbtfs.cli.options.transports import (
-    NbdUri,
-    TransportName,
-    VddkLibdir,
-    VddkModes,
-    check_transport,
-    transports,
-)
+from cbtfs.cli.options.groups import expand_groups
+from cbtfs.cli.options.login import LoginOptions, VmNames
+from cbtfs.cli.options.transports import TransportOptions, VddkModes
 from cbtfs.cli.report.captures import disk_bars, print_point
 from cbtfs.cli.report.exit_status import Failed, conclude
-from cbtfs.cli.report.fleet import Counted, Names, count_in, document_of, print_fleet
-from cbtfs.cli.report.metrics import MetricsFile, Tally, metrics_file
+from cbtfs.cli.report.fleet import Names, VmProgress, document_of, print_fleet, record_selection
+from cbtfs.cli.report.metrics import MetricsFile, RunCounts, metrics_file
 from cbtfs.cli.report.output import emit, say
-from cbtfs.core.units import parse_duration
-from cbtfs.errors import UsageError
 from cbtfs.ingest.fleet.schedule import PER_DATASTORE, PER_HOST, FleetLimits
 
 if TYPE_CHECKING:
     from cbtfs.ingest.fleet.pool import Results
-    from cbtfs.ingest.plan import Want
     from cbtfs.ingest.vsphere.options import VmIngestResult
     from cbtfs.source.vsphere.inventory.vms import ListedVm
 
@@ -60,120 +35,129 @@ def add_to(group: typer.Typer) -> None:
             "cbtfs ingest vsphere --server vc1 --user backup@vsphere.local \\",
             "    --password-file /etc/cbtfs/vc1 --jobs 4 'web*' /DC0/vm/prod/db1",
         )
-    )(vsphere)
+    )(expand_groups(vsphere))
 
 
-def vsphere(
-    context: typer.Context,
-    vm: VmNames,
-    server: Server,
-    user: User,
-    password_file: PasswordFile = None,
-    ca_file: CaFile = None,
-    thumbprint: Thumbprint = None,
-    transport: TransportName = "auto",
-    nbd_uri: NbdUri = None,
-    vddk_libdir: VddkLibdir = None,
-    vddk_modes: VddkModes = None,
-    jobs: Annotated[int, typer.Option(metavar="N", min=1, help="VMs at once.")] = 1,
+@dataclass(frozen=True, slots=True)
+class FleetOptions:
+    """How many VMs and disks are captured at once."""
+
+    jobs: Annotated[int, typer.Option(metavar="N", min=1, help="VMs captured at once.")] = 1
     per_host: Annotated[
         int,
         typer.Option(
-            metavar="N", min=0, help="Disks at once of VMs on one ESXi host; 0 for no limit."
+            metavar="N", min=0, help="Disks of VMs on one ESXi host read at once; 0: no limit."
         ),
-    ] = PER_HOST,
+    ] = PER_HOST
     per_datastore: Annotated[
         int,
         typer.Option(
             metavar="N",
             min=0,
-            help="VMs at once that have snapshots on one datastore; 0 for no limit.",
+            help="VMs with a snapshot on one datastore at once; 0: no limit.",
         ),
-    ] = PER_DATASTORE,
+    ] = PER_DATASTORE
+
+    def limits(self) -> FleetLimits:
+        """Return the limits of the run."""
+        return FleetLimits(self.jobs, self.per_host or None, self.per_datastore or None)
+
+
+@dataclass(frozen=True, slots=True)
+class VmOptions:
+    """How the snapshot of a VM is taken, and which disks are captured."""
+
     include_disk: Annotated[
         list[str] | None,
-        typer.Option(metavar="D", show_default=False, help="Only this disk: label or device key."),
-    ] = None,
+        typer.Option(
+            metavar="D", show_default=False, help="Capture only this disk: label or device key."
+        ),
+    ] = None
     exclude_disk: Annotated[
         list[str] | None,
-        typer.Option(metavar="D", show_default=False, help="Not this disk: label or device key."),
-    ] = None,
+        typer.Option(
+            metavar="D", show_default=False, help="Do not capture this disk: label or device key."
+        ),
+    ] = None
     quiesce: Annotated[
-        bool, typer.Option("--quiesce", help="Have the guest quiesce its file systems.")
-    ] = False,
+        bool, typer.Option("--quiesce", help="Quiesce the file systems of the guest.")
+    ] = False
     upgrade_hardware: Annotated[
         bool,
         typer.Option(
             "--upgrade-hardware",
-            help="Upgrade the virtual hardware of a VM that is off and cannot track changes.",
+            help="Upgrade the virtual hardware of a powered-off VM that is too old for CBT.",
         ),
-    ] = False,
+    ] = False
     allow_partial: Annotated[
         bool,
-        typer.Option("--allow-partial", help="Leave out disks that cannot be read; exit with 3."),
-    ] = False,
+        typer.Option("--allow-partial", help="Omit disks that cannot be read; exit with 3."),
+    ] = False
     max_snapshot_age: Annotated[
-        str | None,
+        float | None,
         typer.Option(
             metavar="T",
+            parser=duration_parser(0),
             show_default=False,
-            help="Give up, commit nothing and remove the snapshot after 90s, 30m, 4h, 1d.",
+            help="Maximum age of the snapshot: 90s, 30m, 4h or 1d. After it, nothing is "
+            "committed and the snapshot is removed.",
         ),
-    ] = None,
-    full: Annotated[bool, typer.Option("--full", help="Read all, whatever is known.")] = False,
-    incremental_only: Annotated[
-        bool,
-        typer.Option(
-            "--incremental-only",
-            help="Exit with 32 (33 if the audit fails) rather than read a whole disk.",
-        ),
-    ] = False,
+    ] = None
     no_resume: Annotated[
         bool,
         typer.Option(
             "--no-resume",
-            help="Do not take over the snapshot of a run that ended early: take a new one.",
+            help="Take a new snapshot even if an interrupted run can be resumed.",
         ),
-    ] = False,
-    audit: Audit = AUDIT,
-    level: Level = None,
-    threads: Threads = None,
+    ] = False
+
+
+def vsphere(
+    context: typer.Context,
+    vm: VmNames,
+    login: LoginOptions,
+    transport: TransportOptions,
+    fleet: FleetOptions,
+    vms: VmOptions,
+    capture: CaptureOptions,
+    vddk_modes: VddkModes = None,
     metrics: MetricsFile = None,
     lock_wait: LockWait = 0.0,
     json: Json = False,
 ) -> None:
-    """Capture virtual machines of a vCenter or ESXi host: all their disks, what changed alone."""
+    """Take restore points of virtual machines of a vCenter or ESXi host.
+
+    For each VM, a snapshot is created, its disks are read, and the snapshot is removed. If Changed
+    Block Tracking (CBT) is off, it is enabled first. Later runs read only the changed blocks. A VM
+    that fails does not stop the others: the exit code is 3 if some succeeded.
+    """
     from cbtfs.ingest.vsphere.options import IngestOptions
     from cbtfs.source.vsphere.connect.address import parse_address
     from cbtfs.store.repository import writing
 
-    limits = FleetLimits(jobs, per_host or None, per_datastore or None)
-    if full and incremental_only:
-        raise UsageError("--full and --incremental-only exclude each other: give one")
-    check_trust(ca_file, thumbprint)
-    check_transport(transport)
-    want: Want = "full" if full else "incremental" if incremental_only else "auto"
-    wishes = IngestOptions(
-        want=want,
-        quiesce=quiesce,
-        upgrade_hardware=upgrade_hardware,
-        allow_partial=allow_partial,
-        include=tuple(include_disk or ()),
-        exclude=tuple(exclude_disk or ()),
-        max_snapshot_age=_seconds(max_snapshot_age),
-        audit=sampling_of(audit),
-        resume=not no_resume,
+    login.check()
+    transport.check()
+    options = IngestOptions(
+        want=capture.want(),
+        quiesce=vms.quiesce,
+        upgrade_hardware=vms.upgrade_hardware,
+        allow_partial=vms.allow_partial,
+        include=tuple(vms.include_disk or ()),
+        exclude=tuple(vms.exclude_disk or ()),
+        max_snapshot_age=vms.max_snapshot_age,
+        audit=capture.sampling(),
+        resume=not vms.no_resume,
     )
     path = repository_path(context)
     began = time.monotonic()
-    tally = Tally("ingest vsphere", str(parse_address(server)), tuple(vm))
-    with metrics_file(metrics, path, tally):
-        login = find_login(server, user, password_file, ca_file, thumbprint)
+    counts = RunCounts("ingest vsphere", str(parse_address(login.server)), tuple(vm))
+    with metrics_file(metrics, path, counts):
+        server = login.login()
         stop = Event()
         with (
             writing(path, lock_wait=lock_wait) as repository,
-            login.session(stop) as session,
-            disk_bars(is_wanted=not json and jobs == 1) as announce,
+            server.session(stop) as session,
+            disk_bars(is_wanted=not json and fleet.jobs == 1) as announce,
         ):
             from cbtfs.ingest.fleet.pool import Rules, run_all
             from cbtfs.ingest.vsphere.attempt import attempt, goes_again, needs_of
@@ -182,18 +166,18 @@ def vsphere(
 
             selection = select_all(list_vms(session), vm)
             names = Names(selection.vms)
-            count_in(tally, selection)
-            objects = repository.object_writer(level=level, threads=threads)
+            record_selection(counts, selection)
+            objects = repository.object_writer(level=capture.level, threads=capture.threads)
             try:
-                ways = transports(transport, nbd_uri, vddk_libdir, vddk_modes, session)
+                transports = transport.transports(session, vddk_modes)
                 ingest_context = IngestContext(
-                    repository, objects, session, ways, wishes, stop, announce
+                    repository, objects, session, transports, options, stop, announce
                 )
                 rules: Rules[ListedVm, VmIngestResult] = Rules(
-                    limits,
+                    fleet.limits(),
                     needs=lambda each: needs_of(ingest_context, each),
                     goes_again=lambda each, error: goes_again(ingest_context, each, error),
-                    on_end=Counted(names, tally),
+                    on_end=VmProgress(names, counts),
                 )
                 results = run_all(
                     selection.vms, lambda each: attempt(ingest_context, each), stop, rules
@@ -201,13 +185,6 @@ def vsphere(
             finally:
                 objects.close()
         _report(results, names, selection.refused, time.monotonic() - began, as_json=json)
-
-
-def _seconds(text: str | None) -> float | None:
-    try:
-        return None if text is None else parse_duration(text)
-    except ValueError as exc:
-        raise UsageError(f"invalid --max-snapshot-age {exc}") from exc
 
 
 def _report(
@@ -218,7 +195,7 @@ def _report(
     *,
     as_json: bool,
 ) -> None:
-    """Print what became of it all; exit with 3 if that is not all that was wanted."""
+    """Print the results of all VMs; exit with 3 if any VM is incomplete."""
     done = [outcome for _, outcome in results.done]
     if as_json:
         emit(document_of(results.ended, refused, seconds))
@@ -232,7 +209,7 @@ def _report(
         for note in outcome.notes:
             say(f"{vm}: {note}")
         for left_out in outcome.left_out:
-            say(f"{vm}: disk {left_out.disk} is left out: {left_out.reason}")
+            say(f"{vm}: disk {left_out.disk} is omitted: {left_out.reason}")
         for warning in outcome.warnings:
             say(f"{vm}: {warning}")
     failed = [*refused, *((names.of(each), error) for each, error in results.failed)]

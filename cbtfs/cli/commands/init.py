@@ -23,15 +23,22 @@ def init(
         typer.Option(
             metavar="N",
             show_default="65536",
-            help="Bytes in a block of disks that are new: a power of two, 4096 to 1048576.",
+            help="Block size of new disks in bytes: a power of two from 4096 to 1048576.",
         ),
     ] = None,
     level: Annotated[
-        int | None, typer.Option(metavar="N", show_default="1", help="zstd level, 1 to 19.")
+        int | None,
+        typer.Option(
+            metavar="N", show_default="1", help="Default zstd compression level, 1 to 19."
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Create a repository in a folder that is empty or not there yet."""
+    """Create a repository.
+
+    The directory must be empty or absent. Its file system must be local: catalog and locks do not
+    work on network file systems.
+    """
     from cbtfs.core.settings import DEFAULT_BLOCK_BYTES
     from cbtfs.store.codec import DEFAULT_LEVEL
     from cbtfs.store.repository import create_repository

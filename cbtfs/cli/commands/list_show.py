@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _LIST_HEADER = ("vm", "time", "kind", "disks", "size", "data", "stored", "state", "point")
 _LIST_RIGHT = ("disks", "size", "data", "stored")
 _OUT_OF_ORDER = "out-of-order"
-"""What a table says of a point whose time contradicts the order of capture."""
+"""State of a point whose time contradicts the order of capture."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -37,15 +37,15 @@ def list_points(
         typer.Argument(
             metavar="VM",
             show_default=False,
-            help="Only the points of this VM, or of those that match a pattern such as 'web*'.",
+            help="List only points of this VM, or of VMs that match a pattern such as 'web*'.",
         ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """List restore points, each VM's in the order of their capture.
+    """List restore points of each VM in order of capture.
 
-    The state out-of-order is that of a point whose time contradicts the order of capture: its
-    clock was wrong, or it is an older image that was imported.
+    A point has the state 'out-of-order' if its time contradicts the order of capture: a clock was
+    wrong, or an older image was imported. Other states are missing, damaged, suspect and protected.
     """
     from cbtfs.store.repository import reading
 
@@ -64,7 +64,7 @@ def list_points(
 
 
 def _points(repository: Repository, name: str | None) -> tuple[list[Point], set[PointId]]:
-    """The points in scope, and those of them whose time contradicts the order of capture."""
+    """Return the points in scope, and those whose time contradicts the order of capture."""
     from cbtfs.core.dated import out_of_order
     from cbtfs.listing import labelled, matching, no_vm, points, vm_names
 
@@ -100,7 +100,7 @@ def _row(point: Point, misdated: set[PointId]) -> tuple[str, ...]:
 
 
 def _vm_column(point: Point) -> str:
-    """What its VM is called now and, where that is another name, what it was called then."""
+    """Return the present name of the VM, and the name at the time of capture if it differs."""
     label, then = point.vm_label, point.manifest.vm.name
     if label is None or label == then or label.startswith(f"{then}~"):
         return label or then
@@ -110,9 +110,9 @@ def _vm_column(point: Point) -> str:
 def show(
     context: typer.Context, point: PointName, time_zone: TimeZone = LOCAL, json: Json = False
 ) -> None:
-    """Show all that is known of one restore point.
+    """Show the details of a restore point and of its disks.
 
-    Where the VM is a pattern, of one point of each VM that matches.
+    If the VM is a pattern, one point of each matching VM is shown.
     """
     from cbtfs.listing import find_points, here_and_now
     from cbtfs.store.repository import reading
@@ -175,6 +175,6 @@ def _disk_lines(disk: DiskRecord, suspect: str | None) -> Iterator[str]:
 
 
 def _audit(audit: Mapping[str, Any]) -> str:
-    """What was compared; by whom it was written nobody knows, so nothing is taken for granted."""
+    """Describe an audit record of any version of the program: members may be absent."""
     found = f"{audit.get('blocks')} of {audit.get('of')} unchanged blocks compared"
     return f"{found} ({audit.get('method')}): {audit.get('mismatches')} differ"

@@ -11,7 +11,7 @@ from cbtfs.cli.report.output import emit, print_lines
 from cbtfs.errors import UsageError
 
 Mountpoint = Annotated[
-    Path, typer.Argument(metavar="MNT", show_default=False, help="An empty folder.")
+    Path, typer.Argument(metavar="MNT", show_default=False, help="Mount point: an empty directory.")
 ]
 
 
@@ -28,27 +28,34 @@ def mount(
     foreground: Annotated[
         bool,
         typer.Option(
-            "--foreground", help="Stay until it is unmounted; print 'ready' once it can be used."
+            "--foreground",
+            help="Stay in the foreground; print 'ready' when the mount can be used.",
         ),
     ] = False,
     workers: Annotated[
-        str, typer.Option(metavar="N", help="Processes that answer; auto: one for each core.")
+        str, typer.Option(metavar="N", help="Worker processes, 1 to 64; auto: one for each core.")
     ] = "auto",
     allow_other: Annotated[
         bool,
-        typer.Option("--allow-other", help="Let root and other users in, as far as modes allow."),
+        typer.Option(
+            "--allow-other", help="Allow access by root and other users, as file modes permit."
+        ),
     ] = False,
     log_file: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
             show_default="~/.local/state/cbtfs/mount.log",
-            help="Where errors go without --foreground.",
+            help="Log file of errors without --foreground.",
         ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Show every restore point as raw disk files, read-only, until it is unmounted."""
+    """Mount all restore points as read-only raw disk files.
+
+    Each VM is a directory, each point a directory with one file per disk. New points appear while
+    the mount is running; reads of corrupt data fail with EIO. Unmount with 'cbtfs umount'.
+    """
     from cbtfs.mount.lifecycle import MountServer
     from cbtfs.mount.notify import notify
 
@@ -79,12 +86,15 @@ def umount(
         bool,
         typer.Option(
             "--lazy",
-            help="Detach it though it is in use: what is open reads on, and the mount ends last.",
+            help="Detach a busy mount: open files stay readable, and it ends when they are closed.",
         ),
     ] = False,
     json: Json = False,
 ) -> None:
-    """Unmount a mount of cbtfs; one that is in use stays, and what uses it is named."""
+    """Unmount a mount of cbtfs.
+
+    A busy mount is not unmounted; the processes that use it are listed.
+    """
     from cbtfs.mount.mountpoint import remove
 
     remove(mountpoint, is_lazy=lazy)
@@ -98,17 +108,19 @@ def _worker_count(text: str) -> int:
     if text == "auto":
         return len(os.sched_getaffinity(0))
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 64:
-        raise UsageError(f"--workers {text!r} is no number from 1 to 64, nor 'auto'")
+        raise UsageError(f"invalid --workers {text!r}: use a number from 1 to 64, or auto")
     return int(text)
 
 
 def _default_log_file() -> Path:
-    """Where the XDG Base Directory Specification has logs."""
+    """Return the log file in the state directory of the XDG Base Directory Specification."""
     import os
 
     state = os.environ.get("XDG_STATE_HOME") or ""
     try:
         base = Path(state) if os.path.isabs(state) else Path.home() / ".local" / "state"
     except RuntimeError as exc:
-        raise UsageError("this user has no home directory: name a --log-file") from exc
+        raise UsageError(
+            "no default log file: this user has no home directory; use --log-file"
+        ) from exc
     return base / "cbtfs" / "mount.log"

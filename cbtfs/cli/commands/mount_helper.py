@@ -1,4 +1,4 @@
-"""mount.cbtfs, which mount(8) runs for file systems of type cbtfs, those of /etc/fstab first."""
+"""`mount.cbtfs`: the helper of mount(8) for file systems of type cbtfs, as in /etc/fstab."""
 
 import sys
 from collections.abc import Sequence
@@ -14,13 +14,13 @@ _WORDS: Final = """\
 defaults ro rw auto noauto user nouser users owner group nosuid nodev noexec suid dev exec async
 relatime noatime nofail _netdev"""
 _SILENT: Final = frozenset(_WORDS.split())
-"""What stands in any fstab and changes nothing here: the mount is always read-only."""
+"""Options of any file system, ignored here: the mount is always read-only."""
 
 
 def arguments(given: Sequence[str]) -> list[str]:
-    """What `cbtfs` is called with for `mount.cbtfs REPO MNT [-sfnv] [-o OPTIONS]`.
+    """Return the arguments of `cbtfs` for `mount.cbtfs REPO MNT [-sfnv] [-o OPTIONS]`.
 
-    ValueError says what is wrong with it.
+    ValueError if *given* is invalid.
     """
     places: list[str] = []
     options: list[str] = []
@@ -51,7 +51,7 @@ def _translated(option: str) -> str:
         return "--allow-other"
     if name in ("workers", "log_file") and value:
         return f"--{name.replace('_', '-')}={value}"
-    raise ValueError(f"unknown mount option {option}: there are workers, allow_other, log_file")
+    raise ValueError(f"unknown mount option {option}: use workers, allow_other or log_file")
 
 
 def run() -> None:

@@ -35,7 +35,7 @@ def prune(
         typer.Option(
             "--max-unused",
             metavar="PERCENT",
-            help="How much of the packs may stay unused: less means more rewriting.",
+            help="Unused share of the packs to tolerate; a smaller one rewrites more.",
         ),
     ] = "5%",
     max_repack: Annotated[
@@ -44,16 +44,18 @@ def prune(
             "--max-repack",
             metavar="SIZE",
             show_default=False,
-            help="Rewrite at most so much, such as 50G; the next prune goes on.",
+            help="Maximum size of the packs to rewrite, e.g. 50G; the next prune continues.",
         ),
     ] = None,
     dry_run: DryRun = False,
     lock_wait: LockWait = 0.0,
     json: Json = False,
 ) -> None:
-    """Give back the space of what no restore point needs.
+    """Reclaim space used by unreferenced objects.
 
-    Mounts read on meanwhile. What an open file needs stays until it is closed.
+    Unreferenced packs are removed, and packs with unused data are rewritten. Mounts continue to
+    work; objects that an open file needs are kept until it is closed. Nothing is removed if an
+    object that a restore point needs cannot be found.
     """
     from cbtfs.prune.select import Limits
     from cbtfs.store.repository import writing
@@ -93,7 +95,7 @@ def prune_now(
     is_quiet: bool,
     without: Collection[PointId] = (),
 ) -> Outcome:
-    """Prune with bars on a terminal."""
+    """Prune, with progress bars on a terminal."""
     from cbtfs.prune.prune import prune as run
     from cbtfs.prune.select import Limits
 
@@ -107,7 +109,7 @@ def prune_now(
 
 
 def of_outcome(outcome: Outcome) -> dict[str, Any]:
-    """What `prune --json` prints."""
+    """Return the document of `prune --json`."""
     return {**asdict(outcome), "damaged": list(outcome.damaged)}
 
 
@@ -124,16 +126,16 @@ def print_outcome(outcome: Outcome) -> None:
         ]
     )
     if outcome.leased:
-        print_lines([f"{outcome.leased} forgotten points are open: what they need stays"])
+        print_lines([f"{outcome.leased} forgotten points are open: their objects are kept"])
     for problem in outcome.damaged:
         say(problem)
 
 
 def conclude(outcome: Outcome) -> None:
-    """End with the code for what a prune left undone, and say it.
+    """Report what the prune could not do, and exit with its code.
 
-    21 where something was unreadable, 3 where free space did not suffice to rewrite packs, 1 where
-    that left nothing to free.
+    21 if objects were unreadable, 3 if free space did not suffice to rewrite packs, 1 if nothing
+    was freed for that reason.
     """
     postponed = (
         f"{outcome.postponed_packs} packs were not rewritten, which would free "
@@ -148,7 +150,7 @@ def conclude(outcome: Outcome) -> None:
     if outcome.postponed_packs and (outcome.removed_packs or outcome.damaged):
         say(postponed)
     if outcome.damaged:
-        raise DataCorrupt("what could not be read was left where it is: run check --read-data")
+        raise DataCorrupt("unreadable objects were left in place: run 'cbtfs check --read-data'")
     if outcome.postponed_packs and not outcome.removed_packs:
         raise StoreFailed(postponed)
     if outcome.postponed_packs:

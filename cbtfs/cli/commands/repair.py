@@ -47,12 +47,12 @@ def repair(
     lock_wait: LockWait = 0.0,
     json: Json = False,
 ) -> None:
-    """Rebuild the catalog from packs and manifests; remove the files that a crash left.
+    """Rebuild the catalog from packs and manifests, and remove leftovers of a crash.
 
-    It may be interrupted at any time, and mounts continue to work. Restore points whose manifests
-    are missing stay in the catalog. With --restore-manifests, those whose block maps resolve
-    completely are listed and written back to points/; make sure first that its file system is
-    mounted and that nobody is still copying files to it. --create-markers only writes markers,
+    The command can be interrupted at any time, and mounts continue to work. Restore points whose
+    manifests are missing stay in the catalog. With --restore-manifests, those whose block maps
+    resolve completely are listed and written back to points/; make sure first that its file system
+    is mounted and that nobody is still copying files to it. --create-markers only writes markers,
     for a repository whose directories have none and whose catalog cannot confirm them.
     """
     from cbtfs.repair import repair as run
@@ -89,7 +89,9 @@ def repair(
     for problem in done.problems:
         say(problem)
     if done.problems:
-        raise DataCorrupt("not everything could be read: run check to see whom that hurts")
+        raise DataCorrupt(
+            "some objects are unreadable; run 'cbtfs check' to list the affected restore points"
+        )
     if done.missing and not dry_run:
         raise ManifestsMissing(
             f"points/ lacks the manifests of {len(done.missing)} restore points: put them back "
@@ -98,7 +100,7 @@ def repair(
         )
     if done.damaged:
         raise ChunkMissing(
-            f"objects are missing that {len(done.damaged)} points need: run check to see which"
+            f"{len(done.damaged)} restore points lack objects: run 'cbtfs check' to list them"
         )
 
 
@@ -124,26 +126,29 @@ def _missing_lines(missing: Sequence[MissingPoint], *, will_restore: bool) -> It
 
 def _lines(done: Repaired) -> Iterator[str]:
     yield f"catalog: {done.catalog or 'no damage to its pages'}"
-    yield f"{done.leftovers} files that a crash left half written"
+    yield f"{done.leftovers} partial files of a crash"
     if done.is_dry_run:
         yield f"would be rebuilt from {done.packs} packs and {done.points} manifests"
     else:
         yield f"rebuilt from {done.packs} packs: {done.objects} objects, {done.points} points"
         if done.nodes_mended:
-            yield f"{done.nodes_mended} nodes of block maps were bad in their packs: stored anew"
+            yield f"{done.nodes_mended} corrupt or missing nodes of block maps rewritten"
         if done.nodes_left_out:
-            yield f"{done.nodes_left_out} nodes of block maps cannot be had"
+            yield f"{done.nodes_left_out} nodes of block maps are lost"
     if done.restored:
         would = "would be " if done.is_dry_run else ""
         yield f"{len(done.restored)} manifests {would}restored to points/"
 
 
 def unlock(context: typer.Context, json: Json = False) -> None:
-    """Clear what a dead writer left in the lock; say who holds it if one is alive."""
+    """Clear the lock of a writer that died.
+
+    The catalog is verified first. If the writer is alive, it is named, and the exit code is 11.
+    """
     from cbtfs.repair import unlock as run
 
     left = run(repository_path(context))
     if json:
         emit({"left_by": left})
     else:
-        print_lines([f"left behind by {left}: cleared" if left else "not locked"])
+        print_lines([f"lock of {left} cleared" if left else "not locked"])

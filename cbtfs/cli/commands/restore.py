@@ -70,20 +70,20 @@ def restore(
         typer.Argument(
             metavar="TARGET",
             show_default=False,
-            help="A new file, made sparse, or a device; - for standard output, zeros and all. "
-            "For several disks, which patterns mean, a folder: each goes to VM/DISK.raw in it.",
+            help="New file (sparse), block device, or - for standard output. For several disks, "
+            "a directory: each disk is written to VM/DISK.raw in it.",
         ),
     ],
     force: Annotated[
         bool,
-        typer.Option("--force", help="Overwrite the file, or the first bytes of the device."),
+        typer.Option("--force", help="Overwrite an existing file, or the start of a device."),
     ] = False,
     keep_going: Annotated[
         bool,
         typer.Option(
             "--keep-going",
-            help="Restore what can be had: damaged extents become zeros and are listed; "
-            "exits with 20 or 21 all the same.",
+            help="Continue at unreadable extents: write zeros there, list them, and exit with 20 "
+            "or 21.",
         ),
     ] = False,
     time_zone: TimeZone = LOCAL,
@@ -91,14 +91,15 @@ def restore(
 ) -> None:
     """Write disks of restore points to raw files, a block device or a pipe.
 
-    POINT and DISK name one disk, or several by patterns such as 'web*@latest' and '*'.
+    POINT and DISK name one disk, or several by patterns such as 'web*@latest' and '*'. All data is
+    verified. An existing file or a device is overwritten only with --force.
     """
     from cbtfs.listing import here_and_now
     from cbtfs.restore.disk import explain_loss, restore_disk
     from cbtfs.store.repository import reading
 
     if str(target) == "-" and json:
-        raise UsageError("standard output cannot take the disk and a document: leave out --json")
+        raise UsageError("--json and TARGET - are mutually exclusive: standard output is the disk")
     here = here_and_now(time_zone)
     done = list[_Done]()
     with reading(repository_path(context)) as repository:
@@ -128,7 +129,7 @@ def restore(
 def _disks(
     repository: Repository, spec: str, label: str, here: Here
 ) -> list[tuple[Point, DiskRecord]]:
-    """The disks that two names or patterns mean; PointNotFound if they mean none."""
+    """Return the disks that two names or patterns match; PointNotFound if there are none."""
     from cbtfs.listing import find_disks, find_points
 
     points = find_points(repository, spec, here)
@@ -136,14 +137,14 @@ def _disks(
 
 
 def _jobs(disks: Sequence[tuple[Point, DiskRecord]], target: Path) -> Iterator[_Job]:
-    """Where each disk goes: to *target*, or as the mount names it into the folder *target*."""
+    """Yield a job per disk: to *target*, or to a file in the directory *target*."""
     if len(disks) == 1:
         yield _Job(*disks[0], target)
         return
     if str(target) == "-" or not target.is_dir():
         names = ", ".join(f"{point.spelled} {disk.label}" for point, disk in disks)
         raise UsageError(
-            f"several disks go into a folder, and {target} is none; name one disk of {names}"
+            f"{target} is not a directory, which several disks need; name one disk of {names}"
         )
     from cbtfs.mount.files import files_of
 
@@ -152,7 +153,7 @@ def _jobs(disks: Sequence[tuple[Point, DiskRecord]], target: Path) -> Iterator[_
         try:
             folder.mkdir(exist_ok=True)
         except OSError as exc:
-            raise CbtfsError(f"cannot make {folder}: {exc.strerror}") from exc
+            raise CbtfsError(f"cannot create directory {folder}: {exc.strerror}") from exc
         files = files_of(point.manifest, 0)
         yield _Job(point, disk, folder / files.disks[point.manifest.disks.index(disk)].name)
 

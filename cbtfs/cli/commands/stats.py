@@ -38,7 +38,7 @@ def stats(
         typer.Argument(
             metavar="[VM|POINT]",
             show_default=False,
-            help="Only this VM, only this point, or those that match a pattern such as 'web*'.",
+            help="Show only this VM or point, or those that match a pattern such as 'web*'.",
         ),
     ] = None,
     plot: Annotated[
@@ -46,13 +46,17 @@ def stats(
         typer.Option(
             metavar="FILE",
             show_default=False,
-            help="Draw change rate and growth over time: FILE.svg or FILE.png.",
+            help="Plot change rate and growth over time to FILE.svg or FILE.png.",
         ),
     ] = None,
     time_zone: TimeZone = LOCAL,
     json: Json = False,
 ) -> None:
-    """Show what points hold, share and cost, and what forgetting each would free."""
+    """Show sizes, change rates, shared data and reclaimable space of restore points.
+
+    The column 'frees' is the space that forgetting that point alone would reclaim at the next
+    prune.
+    """
     from cbtfs.listing import here_and_now
     from cbtfs.stats.measure import stats as measure
     from cbtfs.store.repository import reading
@@ -137,12 +141,12 @@ def _row(row: PointStats) -> tuple[str, ...]:
 def _totals(found: Stats) -> Iterator[str]:
     logical, data = format_size(found.logical_bytes), format_size(found.data_bytes)
     distinct, stored = format_size(found.distinct_bytes), format_size(found.stored_bytes)
-    yield f"logical     {logical}, of it data {data}"
+    yield f"logical     {logical}, {data} of data"
     yield f"distinct    {distinct}: deduplication {found.deduplication:.2f}"
     yield f"compressed  {stored}: compression {found.compression:.2f}"
-    yield f"unique      {format_size(found.unique_bytes)} that no other point needs"
-    yield f"shared      {format_size(found.shared_bytes)} that other points need, too"
+    yield f"unique      {format_size(found.unique_bytes)} of no other point"
+    yield f"shared      {format_size(found.shared_bytes)} shared with other points"
     yield (
         f"packs       {format_size(found.pack_bytes)}, "
-        f"of it {format_size(found.unused_bytes)} needed by no point"
+        f"{format_size(found.unused_bytes)} unreferenced"
     )

@@ -19,11 +19,14 @@ def add_to(app: typer.Typer) -> None:
 
 def status(
     mountpoint: Annotated[
-        Path, typer.Argument(metavar="MNT", show_default=False, help="Where cbtfs is mounted.")
+        Path, typer.Argument(metavar="MNT", show_default=False, help="Mount point of cbtfs.")
     ],
     json: Json = False,
 ) -> None:
-    """Show how a live mount is: points, workers, errors; what .cbtfs/status.json in it says."""
+    """Show the status of a mount: points, workers, cache and errors.
+
+    The data is that of MNT/.cbtfs/status.json. Suspect and damaged points are listed.
+    """
     from cbtfs.mount.mountpoint import load_status
 
     found = load_status(mountpoint)

@@ -29,14 +29,14 @@ def duration_parser(minimum: float) -> Callable[[object], float]:
     return parse
 
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to standard output.")]
 PointName = Annotated[
     str,
     typer.Argument(
         metavar="POINT",
         show_default=False,
-        help="VM, VM@latest, VM@latest~1, VM@good, VM@-2d, VM@TIME or the start of an id; "
-        "a TIME means the newest point that is not later.",
+        help="VM, VM@latest, VM@latest~1, VM@good, VM@-2d, VM@TIME or the start of an id. "
+        "TIME means the newest point that is not later.",
     ),
 ]
 TimeZone = Annotated[
@@ -44,13 +44,13 @@ TimeZone = Annotated[
     typer.Option(
         "--time-zone",
         metavar="ZONE",
-        help="Zone of times without an offset, such as Europe/Berlin; local is this machine's.",
+        help="Time zone of times without an offset, e.g. Europe/Berlin; local: of this machine.",
     ),
 ]
 LOCAL: Final = "local"
 DiskName = Annotated[
     str,
-    typer.Argument(metavar="DISK", show_default=False, help="The disk's label or id."),
+    typer.Argument(metavar="DISK", show_default=False, help="Label or id of the disk."),
 ]
 LockWait = Annotated[
     float,
@@ -64,12 +64,12 @@ LockWait = Annotated[
 MAX_LEVEL: Final = 19
 MAX_THREADS: Final = 64
 AUDIT: Final = "0.1%"
-"""Of the blocks that a change list calls unchanged: docs/decisions/ tells what an audit reads."""
+"""Share of the blocks that a change list omits; docs/decisions/ explains what an audit reads."""
 Audit = Annotated[
     str,
     typer.Option(
         metavar="P%",
-        help="Read also this share of what a change list calls unchanged, and compare: 0 for none.",
+        help="Share of the blocks that a change list omits to read and compare; 0: no audit.",
     ),
 ]
 Level = Annotated[
@@ -79,7 +79,7 @@ Level = Annotated[
         min=1,
         max=MAX_LEVEL,
         show_default="the repository's",
-        help="zstd level of what is stored now, 1 to 19.",
+        help="zstd compression level of new data, 1 to 19.",
     ),
 ]
 Threads = Annotated[
@@ -89,19 +89,21 @@ Threads = Annotated[
         min=1,
         max=MAX_THREADS,
         show_default="one for each core",
-        help="Threads that read, hash and compress a disk; each takes some 10 MiB.",
+        help="Threads that read, hash and compress a disk; each uses about 10 MiB of memory.",
     ),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Report what would be done; change nothing.")
+]
 
 
 def example(*lines: str) -> str:
-    """An epilog of the help that shows how a command is called, line by line."""
+    """Return the epilog of a help page that shows *lines* as an example."""
     return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
 
 
 def sampling_of(text: str) -> Sampling | None:
-    """What `--audit` says; None for no audit."""
+    """Return the sampling of `--audit`; None for no audit."""
     from cbtfs.core.audit import Sampling
 
     try:
@@ -113,5 +115,5 @@ def sampling_of(text: str) -> Sampling | None:
         return Sampling(share)
     except ValueError as exc:
         raise UsageError(
-            f"--audit {text} is no share: give one from 0% to 100%, such as {AUDIT}, or 0"
+            f"invalid --audit {text!r}: use a percentage from 0% to 100%, e.g. {AUDIT}, or 0"
         ) from exc

@@ -1,4 +1,4 @@
-"""What the options before the command say, kept for the command."""
+"""Options that precede the command, and the repository that they select."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,25 +11,25 @@ from cbtfs.errors import DataCorrupt, UsageError
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The options of `cbtfs` itself."""
+    """Values of the options of `cbtfs` itself."""
 
     repo: Path | None = None
     config: Path | None = None
 
 
 _FAULT: Final = (
-    b"cbtfs: a page of the catalog cannot be read, or is not what it should be: "
-    b"run 'cbtfs repair', then this again; if that does not help, this is a bug\n"
+    b"cbtfs: catalog unusable: a page cannot be read or is corrupt; run 'cbtfs repair', then "
+    b"repeat the command; if that does not help, this is a bug\n"
 )
-"""LMDB maps the catalog, and does not check its pages: damage there can be an abort() of its own
-or a fault of memory, where no exception can be raised."""
+"""LMDB maps the catalog without checksums. A corrupt page can end in abort() or in a memory fault,
+where Python cannot raise an exception."""
 
 
 def repository_path(context: typer.Context) -> Path:
-    """The repository that --repo, CBTFS_REPO or the configuration names, in this order.
+    """Return the directory that --repo, CBTFS_REPO or the configuration names, in this order.
 
-    UsageError if none does. Whether there is one is found out when it is opened. From here on a
-    process that is ended by a damaged catalog says so, and ends with the exit code of that.
+    UsageError if none does. The directory is not opened. From now on a fault in the catalog's
+    memory map ends the process with a message and the exit code of corrupt data.
     """
     from cbtfs.native import exit_on_fault
 
@@ -43,5 +43,7 @@ def repository_path(context: typer.Context) -> Path:
 
     repo = load_config(options.config, os.environ).repo
     if repo is None:
-        raise UsageError("no repository named: give --repo DIR before the command, or CBTFS_REPO")
+        raise UsageError(
+            "no repository given: use --repo DIR before the command, or set CBTFS_REPO"
+        )
     return repo

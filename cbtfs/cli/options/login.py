@@ -1,4 +1,4 @@
-"""The options that say which vCenter or ESXi host is meant, and who logs in to it."""
+"""Options for the login to a vCenter or ESXi host."""
 
 from __future__ import annotations
 
@@ -24,38 +24,40 @@ VmNames = Annotated[
     typer.Argument(
         metavar="VM…",
         show_default=False,
-        help="Names, inventory paths, patterns of both, or instance UUIDs.",
+        help="VMs by name, inventory path, pattern of either, or instance UUID.",
     ),
 ]
 Server = Annotated[
     str,
-    typer.Option(metavar="HOST", show_default=False, help="The vCenter or ESXi host."),
+    typer.Option(metavar="HOST", show_default=False, help="Address of the vCenter or ESXi host."),
 ]
-User = Annotated[str, typer.Option(metavar="U", show_default=False, help="Who logs in.")]
+User = Annotated[str, typer.Option(metavar="U", show_default=False, help="User name.")]
 PasswordFile = Annotated[
     Path | None,
     typer.Option(
         metavar="F",
         show_default=False,
-        help="Its first line is the password. Else CBTFS_VSPHERE_PASSWORD, the keyring, "
-        "or a prompt.",
+        help="File whose first line is the password (default: $CBTFS_VSPHERE_PASSWORD, the "
+        "keyring, or a prompt).",
     ),
 ]
 CaFile = Annotated[
     Path | None,
-    typer.Option(metavar="F", show_default=False, help="Certificates of the CAs to trust, in PEM."),
+    typer.Option(metavar="F", show_default=False, help="PEM file of trusted CA certificates."),
 ]
 Thumbprint = Annotated[
     str | None,
     typer.Option(
-        metavar="HEX", show_default=False, help="SHA-256 of the only certificate to trust."
+        metavar="HEX",
+        show_default=False,
+        help="SHA-256 fingerprint of the only trusted certificate.",
     ),
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """A server that is to be believed, and who logs in to it."""
+    """A trusted server, and the user to log in with."""
 
     address: Address
     tls: SSLContext
@@ -63,40 +65,44 @@ class Login:
     password: Secret
 
     def session(self, stop: Event | None = None) -> Session:
-        """A session, logged in; to be used with `with`. *stop* ends its waiting for the server."""
+        """Return a session as a context manager. *stop* ends its waits for the server."""
         from cbtfs.source.vsphere.connect.session import Session
 
         return Session(self.address, self.tls, self.user, self.password, stop=stop)
 
 
-def check_trust(ca_file: Path | None, thumbprint: str | None) -> None:
-    """UsageError if both say whom to trust."""
-    if ca_file is not None and thumbprint is not None:
-        raise UsageError("--ca-file and --thumbprint exclude each other: give one")
+@dataclass(frozen=True, slots=True)
+class LoginOptions:
+    """Server, user, and the trust in the server's certificate."""
 
+    server: Server
+    user: User
+    password_file: PasswordFile = None
+    ca_file: CaFile = None
+    thumbprint: Thumbprint = None
 
-def find_login(
-    server: str,
-    user: str,
-    password_file: Path | None,
-    ca_file: Path | None,
-    thumbprint: str | None,
-) -> Login:
-    """What the options say; asks for a password where none is given.
+    def check(self) -> None:
+        """Raise UsageError if the options exclude each other."""
+        if self.ca_file is not None and self.thumbprint is not None:
+            raise UsageError("--ca-file and --thumbprint are mutually exclusive: give one")
 
-    UsageError if they make no sense, SourceUnavailable if the server is not the one pinned.
-    """
-    from cbtfs.source.vsphere.connect.address import parse_address
+    def login(self) -> Login:
+        """Return the login that the options describe; prompt for a password if none is given.
 
-    check_trust(ca_file, thumbprint)
-    address = parse_address(server)
-    password = find_password(password_file, address.host, user)
+        UsageError if the options are invalid, SourceUnavailable if the server's certificate does
+        not have the thumbprint.
+        """
+        from cbtfs.source.vsphere.connect.address import parse_address
 
-    from cbtfs.source.vsphere.connect.retry_policy import RetryPolicy
-    from cbtfs.source.vsphere.connect.tls import parse_thumbprint, pinned, verifying
+        self.check()
+        address = parse_address(self.server)
+        password = find_password(self.password_file, address.host, self.user)
 
-    if thumbprint is None:
-        tls = verifying(ca_file)
-    else:
-        tls = pinned(address, parse_thumbprint(thumbprint), RetryPolicy().reply)
-    return Login(address, tls, user, password)
+        from cbtfs.source.vsphere.connect.retry_policy import RetryPolicy
+        from cbtfs.source.vsphere.connect.tls import parse_thumbprint, pinned, verifying
+
+        if self.thumbprint is None:
+            tls = verifying(self.ca_file)
+        else:
+            tls = pinned(address, parse_thumbprint(self.thumbprint), RetryPolicy().reply)
+        return Login(address, tls, self.user, password)

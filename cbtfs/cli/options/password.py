@@ -1,4 +1,4 @@
-"""Where a password comes from; never from the command line."""
+"""The sources of a password. The command line is not one of them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ PASSWORD_VARIABLE: Final = "CBTFS_VSPHERE_PASSWORD"
 
 
 def find_password(file: Path | None, host: str, user: str) -> Secret:
-    """From the file, the environment, the keyring, or a prompt; in this order.
+    """Return the password from *file*, the environment, the keyring or a prompt, in this order.
 
-    UsageError if there is nobody to ask.
+    UsageError if there is no terminal for the prompt.
     """
     from cbtfs.source.secret import Secret, load_secret
 
@@ -28,14 +28,14 @@ def find_password(file: Path | None, host: str, user: str) -> Secret:
     if text:
         return Secret(text)
     if not sys.stdin.isatty():
-        raise UsageError(f"no password: give --password-file, or set {PASSWORD_VARIABLE}")
+        raise UsageError(f"no password: use --password-file, or set {PASSWORD_VARIABLE}")
     from getpass import getpass
 
     return Secret(getpass(f"password of {user} at {host}: "))
 
 
 def _from_keyring(host: str, user: str) -> str | None:
-    """What the user's keyring keeps for `cbtfs <host>`, where the package is installed."""
+    """Return the password of `cbtfs <host>` in the user's keyring, if keyring is installed."""
     from importlib import import_module
 
     try:

@@ -1,4 +1,4 @@
-"""The sources that `cbtfs ingest image` is given: what a place and its options stand for."""
+"""Sources of `cbtfs ingest image`: a file, a device or an NBD export, with its options."""
 
 import os
 import stat
@@ -22,8 +22,8 @@ _STANDARD_INPUT: Final = "-"
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
-    """What the options say of the disks; by label."""
+class SourceOptions:
+    """Options of the disks; mappings have the labels of disks as keys."""
 
     lists: Mapping[str, ChangeList]
     bitmaps: Mapping[str, str]
@@ -32,65 +32,69 @@ class Wishes:
     may_change: bool
 
 
-def look_at(sources: Mapping[str, str], wishes: Wishes) -> None:
-    """UsageError if the options of a disk do not go together."""
-    for label in (*wishes.bitmaps, *wishes.next_bitmaps):
+def check_sources(sources: Mapping[str, str], options: SourceOptions) -> None:
+    """Raise UsageError if options of a disk contradict each other."""
+    for label in (*options.bitmaps, *options.next_bitmaps):
         if not is_uri(sources[label]):
             raise UsageError(
-                f"disk {label} is no NBD export, so it has no bitmap: serve it with qemu-nbd "
+                f"disk {label} has no bitmap: it is not an NBD export; serve it with qemu-nbd "
                 "--bitmap=NAME"
             )
-    for label in wishes.bitmaps:
-        if label in wishes.lists:
-            raise UsageError(f"disk {label} has --changed and --bitmap: give one")
+    for label in options.bitmaps:
+        if label in options.lists:
+            raise UsageError(
+                f"--changed and --bitmap of disk {label} are mutually exclusive: give one"
+            )
     for label in sources:
-        change_id(label, wishes)
+        change_id(label, options)
     if list(sources.values()).count(_STANDARD_INPUT) > 1:
-        raise UsageError("two disks cannot both come from standard input: name the other")
+        raise UsageError("only one disk can be read from standard input: name a file for the other")
 
 
-def change_id(label: str, wishes: Wishes) -> str | None:
-    """What the point is to record for the next one's list of changes."""
-    name = wishes.next_bitmaps.get(label)
+def change_id(label: str, options: SourceOptions) -> str | None:
+    """Return the change ID to record for the next point of the disk."""
+    name = options.next_bitmaps.get(label)
     return None if name is None else change_id_of(name)
 
 
-def open_source(repository: Repository, label: str, place: str, wishes: Wishes) -> DiskSource:
-    """The source at *place*: an NBD export, standard input, a file or a device."""
+def open_source(
+    repository: Repository, label: str, place: str, options: SourceOptions
+) -> DiskSource:
+    """Open the source at *place*: an NBD export, standard input, a file or a device."""
     source: DiskSource
     if is_uri(place):
-        limits = NbdLimits(seconds=wishes.timeout)
-        source = NbdSource(place, wishes.bitmaps.get(label), limits)
+        limits = NbdLimits(seconds=options.timeout)
+        source = NbdSource(place, options.bitmaps.get(label), limits)
     else:
         source = ImageSource(_standard_input() if place == _STANDARD_INPUT else Path(place))
-    if wishes.may_change:
+    if options.may_change:
         source = ChangingSource(source)
     try:
-        source.confirm()  # what is in use already need not be read first
+        source.confirm()  # fail before the first read if the source is in use
     except BaseException:
         source.close()
         raise
-    changes = wishes.lists.get(label)
+    changes = options.lists.get(label)
     if changes is not None:
         source = ListedSource(source, changes, _point_of(repository, changes.since))
     return source
 
 
 def _standard_input() -> Path:
-    """Where a redirected file can be opened again; a pipe can be read once only, and in order."""
+    """Return the path of a redirected file. A pipe is refused: it cannot be read at an offset."""
     mode = os.fstat(0).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
         raise UsageError(
-            "standard input is no file: its size must be known before its bytes are read, so "
-            "redirect a file (< FILE), or serve what the pipe is fed from by NBD"
+            "cannot read standard input: it is a pipe, whose size is unknown; redirect a file "
+            "(< FILE), or serve the data by NBD"
         )
     return Path("/dev/stdin")
 
 
 def _point_of(repository: Repository, since: str | None) -> PointId | None:
-    """The point that a list says it is since; None if that is none, or none for certain.
+    """Return the point named by the member `since` of a change list; None if it is not exact.
 
-    Only an exact name is certain: "latest" may have been another point when the list was made.
+    "latest" may have been another point when the list was made.
     """
     if since is None:
         return None

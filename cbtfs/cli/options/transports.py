@@ -1,7 +1,8 @@
-"""The options that say how the bytes of a VM's disks travel."""
+"""Options for the transport that reads the disks of a VM."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -16,15 +17,16 @@ if TYPE_CHECKING:
 _TRANSPORTS: Final = ("auto", "vddk", "nbd", "datastore")
 
 TransportName = Annotated[
-    str, typer.Option(metavar="T", help="How bytes travel: auto, vddk, nbd or datastore.")
+    str,
+    typer.Option(metavar="T", help="Transport that reads the disks: auto, vddk, nbd or datastore."),
 ]
 NbdUri = Annotated[
     str | None,
     typer.Option(
         metavar="URI",
         show_default=False,
-        help="An NBD server that has the snapshots: {vm}, {snapshot}, {key} and {path} "
-        "are filled in.",
+        help="URI of an NBD server that exports the snapshots, with the placeholders {vm}, "
+        "{snapshot}, {key} and {path}.",
     ),
 ]
 VddkLibdir = Annotated[
@@ -32,8 +34,8 @@ VddkLibdir = Annotated[
     typer.Option(
         metavar="DIR",
         show_default=False,
-        help="Directory of VMware's VDDK, which has lib64, or the libraries themselves. Else "
-        "/opt/vmware-vix-disklib-distrib.",
+        help="Directory of VMware's VDDK, or of its libraries (default: "
+        "/opt/vmware-vix-disklib-distrib).",
     ),
 ]
 
@@ -42,41 +44,46 @@ VddkModes = Annotated[
     typer.Option(
         metavar="M:M",
         show_default=False,
-        help="How VDDK may read: san, hotadd, nbdssl, nbd, with colons between. Else it chooses.",
+        help="Transport modes of VDDK, separated by colons: san, hotadd, nbdssl, nbd (default: "
+        "VDDK chooses).",
     ),
 ]
 
 
-def check_transport(wanted: str) -> None:
-    """UsageError if there is no transport of that name."""
-    if wanted not in _TRANSPORTS:
-        raise UsageError(f"--transport is one of {', '.join(_TRANSPORTS)}")
+@dataclass(frozen=True, slots=True)
+class TransportOptions:
+    """How disks are read."""
 
+    transport: TransportName = "auto"
+    nbd_uri: NbdUri = None
+    vddk_libdir: VddkLibdir = None
 
-def transports(
-    wanted: str,
-    nbd_uri: str | None,
-    libdir: Path | None,
-    modes: str | None,
-    session: Session,
-) -> list[Transport]:
-    """Those that may be tried, the best first."""
-    from cbtfs.source.transport.datastore import DatastoreTransport
-    from cbtfs.source.transport.login import VDDK
-    from cbtfs.source.transport.nbd import NbdTransport
-    from cbtfs.source.transport.nbdkit import NbdkitTransport
-    from cbtfs.source.transport.nfc_buffers import NfcHosts
-    from cbtfs.source.transport.vddk.transport import VddkTransport
+    def check(self) -> None:
+        """Raise UsageError if there is no transport of that name."""
+        if self.transport not in _TRANSPORTS:
+            raise UsageError(
+                f"unknown --transport {self.transport!r}: use one of {', '.join(_TRANSPORTS)}"
+            )
 
-    hosts = NfcHosts()
-    found: list[Transport] = []
-    if wanted == "vddk" or (wanted == "auto" and nbd_uri is None):
-        found.append(VddkTransport(session.vddk_login(libdir or VDDK, modes), hosts))
-    if wanted in ("auto", "nbd"):
-        if nbd_uri is not None:
-            found.append(NbdTransport(nbd_uri))
-        else:
-            found.append(NbdkitTransport(session.vddk_login(libdir or VDDK), hosts=hosts))
-    if wanted in ("auto", "datastore"):
-        found.append(DatastoreTransport(session.web()))
-    return found
+    def transports(self, session: Session, vddk_modes: str | None = None) -> list[Transport]:
+        """Return the transports to try, in order of preference."""
+        from cbtfs.source.transport.datastore import DatastoreTransport
+        from cbtfs.source.transport.login import VDDK
+        from cbtfs.source.transport.nbd import NbdTransport
+        from cbtfs.source.transport.nbdkit import NbdkitTransport
+        from cbtfs.source.transport.nfc_buffers import NfcHosts
+        from cbtfs.source.transport.vddk.transport import VddkTransport
+
+        hosts = NfcHosts()
+        wanted, libdir = self.transport, self.vddk_libdir or VDDK
+        transports: list[Transport] = []
+        if wanted == "vddk" or (wanted == "auto" and self.nbd_uri is None):
+            transports.append(VddkTransport(session.vddk_login(libdir, vddk_modes), hosts))
+        if wanted in ("auto", "nbd"):
+            if self.nbd_uri is not None:
+                transports.append(NbdTransport(self.nbd_uri))
+            else:
+                transports.append(NbdkitTransport(session.vddk_login(libdir), hosts=hosts))
+        if wanted in ("auto", "datastore"):
+            transports.append(DatastoreTransport(session.web()))
+        return transports

@@ -1,4 +1,4 @@
-"""What became of several VMs: failures kept apart, and one exit code for all."""
+"""Exit status of a command for several VMs."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from cbtfs.cli.report.output import say
 from cbtfs.errors import CbtfsError, ChunkMissing, DataCorrupt, ExitCode
 
 Failed = Sequence[tuple[str, CbtfsError]]
-"""Names of VMs, and why each failed."""
+"""Names of VMs, and the error of each."""
 
 
 def failed_documents(failed: Failed) -> list[dict[str, Any]]:
-    """The member `failed` of a document."""
+    """Return the member `failed` of a document."""
     return [{"vm": name, "exit": error.exit_code, "error": str(error)} for name, error in failed]
 
 
 def conclude(failed: Failed, *, is_any_done: bool, is_whole: bool) -> None:
-    """Say what failed, and end with the code for it.
+    """Print the failures, and exit with their code.
 
-    3 if some of it was done, the code of what failed if nothing was. *is_whole* says that of what
-    was done nothing is amiss.
+    The code is 3 if some VMs succeeded, else that of the failures. *is_whole* tells whether the
+    successful ones are complete.
     """
     for name, error in failed:
         say(f"{name}: {error}")
     if failed and not is_any_done:
-        raise typer.Exit(_gravest([error for _, error in failed]))
+        raise typer.Exit(_most_severe([error for _, error in failed]))
     if failed or not is_whole:
         raise typer.Exit(ExitCode.PARTIAL)
 
 
-def _gravest(errors: Sequence[CbtfsError]) -> int:
+def _most_severe(errors: Sequence[CbtfsError]) -> int:
     for kind in (DataCorrupt, ChunkMissing):
         if any(isinstance(error, kind) for error in errors):
             return kind.exit_code

@@ -1,4 +1,4 @@
-"""What a run of several VMs shows: a line when each ends, a table when all have, documents."""
+"""Output of a run of several VMs: a line per VM, a final table, and documents."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from cbtfs.cli.report.exit_status import Failed, failed_documents
-from cbtfs.cli.report.metrics import Tally, VmResult
+from cbtfs.cli.report.metrics import RunCounts, VmResult
 from cbtfs.cli.report.output import print_table, say
 from cbtfs.core.units import format_duration, format_size
 from cbtfs.errors import CbtfsError, ExitCode
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Names:
-    """What to call each VM in words: its name, or its path where several have that name."""
+    """Display names of VMs: the name, or the path if several VMs have that name."""
 
     def __init__(self, vms: Sequence[ListedVm]) -> None:
         names = Counter(vm.name for vm in vms)
@@ -33,17 +33,17 @@ class Names:
         return self._of[vm.id]
 
 
-class Counted:
-    """Says of each VM that it is done with, and how many are; lets the metrics know."""
+class VmProgress:
+    """Prints a line for each finished VM, and records its result for the metrics."""
 
-    def __init__(self, names: Names, tally: Tally) -> None:
+    def __init__(self, names: Names, counts: RunCounts) -> None:
         self._names = names
-        self._tally = tally
+        self._counts = counts
         self._count = 0
 
     def __call__(self, ended: VmEnded) -> None:
         self._count += 1
-        self._tally.results.append(_result_of(ended))
+        self._counts.results.append(_result_of(ended))
         if self._names.total > 1:
             place = f"[{self._count}/{self._names.total}]"
             say(f"{place} {self._names.of(ended.item)}: {_in_words(ended)}")
@@ -60,7 +60,7 @@ def _in_words(ended: VmEnded) -> str:
 
 
 def print_fleet(ended: Sequence[VmEnded], names: Names, refused: Failed) -> None:
-    """A table with a row for each VM, in the order in which they were named."""
+    """Print a table with a row for each VM, in the order in which they were named."""
     rows = [_row(each, names) for each in ended]
     rows += [(name, "failed", "", "", "", "", "", str(error)) for name, error in refused]
     print_table(
@@ -96,7 +96,7 @@ def _stored(manifest: Manifest) -> int:
 
 
 def document_of(ended: Sequence[VmEnded], refused: Failed, seconds: float) -> dict[str, Any]:
-    """What `ingest vsphere --json` prints."""
+    """Return the document of `ingest vsphere --json`."""
     points, failed = [], failed_documents(refused)
     for each in ended:
         if isinstance(each.result, CbtfsError):
@@ -124,14 +124,14 @@ def _document(outcome: VmIngestResult, ended: VmEnded) -> dict[str, Any]:
     }
 
 
-def count_in(tally: Tally, selection: VmSelection) -> None:
-    """Let the metrics know which VMs a run is about."""
-    tally.chosen = [(vm.name, vm.identity) for vm in selection.vms]
-    tally.results += [VmResult(name, "", error.exit_code) for name, error in selection.refused]
+def record_selection(counts: RunCounts, selection: VmSelection) -> None:
+    """Record the VMs of a run for the metrics."""
+    counts.chosen = [(vm.name, vm.identity) for vm in selection.vms]
+    counts.results += [VmResult(name, "", error.exit_code) for name, error in selection.refused]
 
 
 def _result_of(ended: VmEnded) -> VmResult:
-    """What the metrics tell of a VM."""
+    """Return the result of a VM for the metrics."""
     name, uuid, result = ended.item.name, ended.item.identity, ended.result
     if isinstance(result, CbtfsError):
         return VmResult(name, uuid, result.exit_code, ended.seconds, ended.tries)

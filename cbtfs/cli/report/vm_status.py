@@ -1,4 +1,4 @@
-"""How VMs stand in a repository: which point of each can be relied upon, how many cannot."""
+"""Backup status of VMs: the newest reliable point, and the number of unreliable ones."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from cbtfs.listing import Point
     from cbtfs.store.catalog.view import View
 
-_AS_WISHED: Final = ("excluded", "not included")
+_EXCLUDED: Final = ("excluded", "not included")
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """One VM's points."""
+class VmStatus:
+    """Backup status of one VM."""
 
     name: str
     uuid: str
@@ -28,23 +28,23 @@ class Standing:
     suspect: int
     damaged: int
     unacknowledged: int = 0
-    """Suspect points without the tag that says that the operator knows."""
+    """Number of suspect points without the tag `acknowledged`."""
 
 
-def nowhere(name: str, uuid: str) -> Standing:
-    """How a VM stands that was never captured."""
-    return Standing(name, uuid, None, 0, 0, 0)
+def never_captured(name: str, uuid: str) -> VmStatus:
+    """Return the status of a VM without restore points."""
+    return VmStatus(name, uuid, None, 0, 0, 0)
 
 
-def standing_of(view: View, vm: Vm, name: str) -> Standing:
-    """How that VM stands, which is called *name* now."""
+def status_of(view: View, vm: Vm, name: str) -> VmStatus:
+    """Return the status of *vm*, whose present name is *name*."""
     from cbtfs.core.manifest import ACKNOWLEDGED
     from cbtfs.listing import points
 
     found = list(points(view, vm.id))
     suspect = [point for point in found if "suspect" in point.marks]
     good = [point for point in found if is_good(point)]
-    return Standing(
+    return VmStatus(
         name,
         vm.instance_uuid or "",
         good[-1].manifest.time if good else None,
@@ -56,9 +56,9 @@ def standing_of(view: View, vm: Vm, name: str) -> Standing:
 
 
 def is_good(point: Point) -> bool:
-    """Whether all that was wanted is in it, and nothing speaks against any of it."""
+    """Return whether the point has all wanted disks and is not missing, damaged or suspect."""
     left_out = point.manifest.metadata.get("left_out") or ()
-    is_whole = all(_reason(each) in _AS_WISHED for each in left_out)
+    is_whole = all(_reason(each) in _EXCLUDED for each in left_out)
     return is_whole and not {"missing", "damaged", "suspect"} & set(point.marks)
 
 
@@ -66,11 +66,11 @@ def _reason(left_out: Any) -> object:
     return left_out.get("reason") if isinstance(left_out, dict) else None
 
 
-def vms_meant(view: View, wanted: Iterable[str], server: str) -> Iterator[Vm]:
-    """Those of a server that names, paths, patterns or UUIDs mean, as the repository knows them.
+def matching_vms(view: View, wanted: Iterable[str], server: str) -> Iterator[Vm]:
+    """Yield the VMs in the repository that match *wanted*: names, paths, patterns or UUIDs.
 
     For a run that could not ask the server. *server* is its address; empty for disk images, which
-    are known by name alone.
+    have only a name.
     """
     wanted = list(wanted)
     for vm in view.vms().values():
@@ -78,11 +78,11 @@ def vms_meant(view: View, wanted: Iterable[str], server: str) -> Iterator[Vm]:
         if (_member(metadata, "server", "name") or "") != server:
             continue
         path = str(_member(metadata, "vm", "path") or f"/{vm.name}")
-        if any(_means(each, vm, path) for each in wanted):
+        if any(_matches(each, vm, path) for each in wanted):
             yield vm
 
 
-def _means(wanted: str, vm: Vm, path: str) -> bool:
+def _matches(wanted: str, vm: Vm, path: str) -> bool:
     as_path = wanted if wanted.startswith("/") else f"/{wanted}"
     return (
         fnmatchcase(vm.name, wanted)

@@ -298,7 +298,7 @@ def test_reset_of_a_running_vm_is_the_procedure(sim: Simulator, capsys: Capture)
     assert not set(before) & set(epochs(sim))
     assert snapshots(sim) == []
     assert document["vms"][0]["done"][0] == "change tracking disabled"
-    assert "the next backup reads all its disks" in words
+    assert "the next capture reads all its disks whole" in words
 
 
 def test_reset_of_a_vm_that_is_off_needs_no_stun(sim: Simulator, capsys: Capture) -> None:

@@ -204,10 +204,10 @@ def test_without_any_password_there_is_no_run(
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (("--full", "--incremental-only", VM), "exclude each other"),
-        (("--thumbprint", "AA", VM), "exclude each other"),
-        (("--transport", "ftp", VM), "--transport is one of"),
-        (("--max-snapshot-age", "soon", VM), "invalid --max-snapshot-age 'soon'"),
+        (("--full", "--incremental-only", VM), "mutually exclusive"),
+        (("--thumbprint", "AA", VM), "mutually exclusive"),
+        (("--transport", "ftp", VM), "use one of auto, vddk"),
+        (("--max-snapshot-age", "soon", VM), "Invalid value for '--max-snapshot-age': 'soon'"),
         (("--nbd-uri", "nbd://x/{nonsense}", VM), "only {vm}"),
     ],
 )
