@@ -30,7 +30,9 @@ CAMPAIGNS: Final = {
         kills, 100, 1000, "SIGKILL at random moments of ingest, forget, prune, repair"
     ),
     "calls": CampaignSpec(calls, 1, 3, "the N-th call fails or kills, for every N; count: actions"),
-    "pages": CampaignSpec(pages, 1, 3, "the N-th call of LMDB fails, for every N; count: failures"),
+    "pages": CampaignSpec(
+        pages, 0, 3, "the N-th call of LMDB fails, for every N; count: failures; 0: every third N"
+    ),
     "replay": CampaignSpec(
         replay, 200, 2000, "crash states of recorded calls with lost and torn writes"
     ),

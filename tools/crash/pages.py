@@ -1,6 +1,8 @@
 """Campaign: fail or shorten a system call of LMDB; the run ends and no data is lost."""
 
+import itertools
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -32,6 +34,7 @@ _FAILURES: Final = {
 _RARE: Final = ("lseek", "mmap")
 """Calls that are tried only if all failures are tried."""
 _ALL_FAILURES: Final = 3
+_SAMPLE_STEP: Final = 3
 
 
 class Failing(NamedTuple):
@@ -49,17 +52,21 @@ def pages(folder: Path, seed: int, count: int) -> CampaignResult:
     """Fail each call of LMDB in turn, in every operation.
 
     *count* is the number of failures to try per call; they are chosen at random if there are more.
+    0 is a sample: one failure for every third call.
     """
+    turns, step = (count, 1) if count else (1, _SAMPLE_STEP)
     lifecycle = Lifecycle(Campaign(folder, seed))
     for _ in range(4):
         lifecycle.campaign.run_undisturbed()
     failed = Counter[str]()
     for operation in OPERATIONS:
         for call, failures in _FAILURES.items():
-            if call in _RARE and count < _ALL_FAILURES:
+            if call in _RARE and turns < _ALL_FAILURES:
                 continue
-            for turn in range(min(count, len(failures))):
-                failed[call] += _every_number(lifecycle, operation, call, turn, count)
+            for turn in range(min(turns, len(failures))):
+                number = lifecycle.campaign.rnd.randrange(step) if step > 1 else 0
+                numbers = itertools.count(number, step)
+                failed[call] += _fail_numbers(lifecycle, operation, call, turn, turns, numbers)
     lifecycle.prove_all()
     note = ", ".join(f"{call} {number}" for call, number in failed.items())
     return CampaignResult(
@@ -73,19 +80,25 @@ def pages(folder: Path, seed: int, count: int) -> CampaignResult:
     )
 
 
-def _every_number(
-    lifecycle: Lifecycle, operation: Operation, call: str, turn: int, turns: int
+def _fail_numbers(
+    lifecycle: Lifecycle,
+    operation: Operation,
+    call: str,
+    turn: int,
+    turns: int,
+    numbers: Iterable[int],
 ) -> int:
-    """Fail one call per run; return the number of failed calls."""
-    failures, number = _FAILURES[call], 0
-    while True:
+    """Fail one call per run, those of *numbers*; return how many calls failed."""
+    failures, failed = _FAILURES[call], 0
+    for number in numbers:
         _keep_small(lifecycle, operation)
         failure = (
             failures[turn] if turns >= len(failures) else lifecycle.campaign.rnd.choice(failures)
         )
         if not fail(lifecycle, operation, Failing(call, failure, number + 1)):
-            return number
-        number += 1
+            break
+        failed += 1
+    return failed
 
 
 def _keep_small(lifecycle: Lifecycle, operation: Operation) -> None:
