@@ -33,10 +33,10 @@ cmp /srv/images/web01.raw /mnt/backup/web01/latest/root.raw
 cbtfs check --read-data
 """
 _RUN_BY = {
-    ("README.md", "make demo"): "test_demo.py",
+    ("README.md", "make demo"): "demo/test_demo.py",
     ("README.md", "apt-get install"): "test_packaging.py",
-    ("README.md", "export CBTFS_REPO"): "test_docs.py",
-    ("README.md", 'cd "$(mktemp'): "test_docs.py",
+    ("README.md", "export CBTFS_REPO"): "docs/test_docs.py",
+    ("README.md", 'cd "$(mktemp'): "docs/test_docs.py",
     ("README.md", "cbtfs ingest vsphere"): "scenarios/vsphere/test_manual.py",
     ("vsphere.md", "openssl x509"): "scenarios/vsphere/test_manual.py",
     ("vsphere.md", "cbtfs --repo /srv/backup init"): "scenarios/vsphere/test_manual.py",
@@ -44,8 +44,8 @@ _RUN_BY = {
     ("vsphere.md", "cbtfs cbt"): "scenarios/vsphere/test_manual.py",
     ("vsphere.md", "cd /srv/images"): "scenarios/vsphere/test_getting_back.py",
     ("recipes.md", '{"execute": "blockdev-add"'): "source/nbd/test_bitmaps.py",
-    ("recipes.md", ""): "test_recipes.py",
-    ("operations.md", ""): "test_operations.py",
+    ("recipes.md", ""): "docs/test_recipes.py",
+    ("operations.md", ""): "docs/test_operations.py",
     ("vsim.md", ""): "tools/vsim/test_manual.py",
 }
 """By page and beginning of the first line; of pages without one every block."""
@@ -94,7 +94,7 @@ def test_a_block_of_a_document_is_run_by_the_test_that_stands_here() -> None:
     assert [each for each in shown if not any(each in found for found in used.values())] == []
     assert [row for row, found in used.items() if not found] == []
     for (page, _), test in _RUN_BY.items():
-        assert page in (ROOT / "tests" / test).read_text("utf-8") or test == "test_demo.py"
+        assert page in (ROOT / "tests" / test).read_text("utf-8") or test == "demo/test_demo.py"
 
 
 def test_every_link_leads_somewhere() -> None:
