@@ -35,12 +35,16 @@ _ERRORS: Final = {"EIO": errno.EIO, "ENOSPC": errno.ENOSPC}
 
 
 class Trap:
-    """A counter of calls that triggers at call number *at*, counted from 0."""
+    """A counter of calls that triggers at call number *at*, counted from 0.
+
+    Consecutive opens of directories count as one call: a scan of packs/ opens up to 256 of them.
+    """
 
     def __init__(self, at: int, action: Action) -> None:
         self._left = at
         self._action = action
         self._lock = threading.Lock()
+        self._is_scanning = False
 
     def install(self, send: Send) -> None:
         """Replace the counted functions; send the name of the call before the trap triggers."""
@@ -54,8 +58,11 @@ class Trap:
     def _guarded(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **named: Any) -> Any:
             with self._lock:
-                is_mine = self._left == 0
-                self._left -= 1
+                is_scan = name == "open" and len(args) > 1 and bool(args[1] & os.O_DIRECTORY)
+                is_repeated = is_scan and self._is_scanning
+                self._is_scanning = is_scan
+                is_mine = self._left == 0 and not is_repeated
+                self._left -= not is_repeated
             if is_mine:
                 self._trigger(name, args)
             return real(*args, **named)
