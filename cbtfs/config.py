@@ -1,4 +1,4 @@
-"""The configuration: a TOML file, then the environment, as one frozen value."""
+"""Configuration from a TOML file and the environment."""
 
 import tomllib
 from collections.abc import Mapping
@@ -14,17 +14,17 @@ FILE_VARIABLE: Final = "CBTFS_CONFIG"
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """What a user sets once instead of on each command line."""
+    """Settings that apply to every command."""
 
     repo: Path | None = None
-    """The repository's folder; in a file a relative one is relative to the file's folder."""
+    """Repository directory; a relative path in a file is relative to that file."""
 
 
 def load_config(file: Path | None, environment: Mapping[str, str]) -> Config:
-    """The configuration in *file*, overridden by *environment*; UsageError if it makes no sense.
+    """Return the configuration in *file*, overridden by *environment*; UsageError if invalid.
 
-    Without *file*: what CBTFS_CONFIG names, or else cbtfs/config.toml in the user's folder of
-    configuration (XDG Base Directory Specification), which need not be there.
+    Without *file*: the file of CBTFS_CONFIG, else cbtfs/config.toml in the configuration directory
+    of the XDG Base Directory Specification, which may be absent.
     """
     named = file or _path(environment.get(FILE_VARIABLE))
     config = _load(named or _default_file(environment), must_exist=named is not None)
@@ -47,14 +47,16 @@ def _load(file: Path, *, must_exist: bool) -> Config:
         document = tomllib.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as exc:
         if must_exist:
-            raise UsageError(f"no configuration at {file}: name a file that is there") from exc
+            raise UsageError(
+                f"cannot read the configuration {file}: no such file; check --config, CBTFS_CONFIG"
+            ) from exc
         return Config()
     except (OSError, ValueError) as exc:
         raise UsageError(f"cannot read the configuration {file}: {exc}") from exc
     known = [field.name for field in fields(Config)]
     unknown = sorted(document.keys() - set(known))
     if unknown:
-        raise UsageError(f"{file}: unknown key {unknown[0]!r}; known are {', '.join(known)}")
+        raise UsageError(f"{file}: unknown key {unknown[0]!r}; use {', '.join(known)}")
     return Config(repo=_folder(file, document, "repo"))
 
 
@@ -63,7 +65,7 @@ def _folder(file: Path, document: Mapping[str, Any], key: str) -> Path | None:
     if value is None:
         return None
     if not isinstance(value, str) or not value:
-        raise UsageError(f"{file}: {key!r} is not the name of a folder")
+        raise UsageError(f'{file}: {key!r} is not a path; use a string such as "/srv/backup"')
     try:
         return file.parent / Path(value).expanduser()
     except RuntimeError as exc:

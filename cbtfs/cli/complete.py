@@ -1,7 +1,7 @@
-"""Completion of VMs, points and disks in the shell, from the catalog alone.
+"""Shell completion of VMs, points and disks from the catalog.
 
-Everything else, options and commands, is left to the command line's library. Names come from
-outside, and shells evaluate what they are offered: none is offered that could do harm there.
+Typer completes options and commands. Names in a repository are untrusted, and shells evaluate
+completions: a name with characters that a shell interprets is escaped or omitted.
 """
 
 import shlex
@@ -32,14 +32,14 @@ _ARGUMENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "stats": ("point",),
     "forget": ("exact", "..."),
 }
-"""What each argument of a command names; "..." repeats the one before it."""
+"""Kind of each argument of a command; "..." repeats the last kind."""
 _FLAGS: Final = frozenset(
     {"--json", "--force", "--keep-going", "--dry-run", "--prune", "--off", "--help", "-h"}
 )
-"""Options without a value; any other takes the next word."""
+"""Options without a value. All others take the next word."""
 _KEYWORDS: Final = ("latest", "good")
 _BASH_BREAKS: Final = "@:="
-"""Characters at which bash ends a word: it takes what is offered for what follows the last."""
+"""Word separators of bash. A completion replaces only the text after the last one."""
 _SHELL_SAFE: Final = frozenset("._@:~+-,%=/")
 _SETTINGS_BYTES: Final = 1 << 16
 
@@ -49,14 +49,14 @@ class Line:
     """A command line up to the cursor."""
 
     words: Sequence[str]
-    """The words before the one that is completed, without the program's name."""
+    """Words before the completed one, without the program's name."""
     word: str
 
 
 def answer(environment: Mapping[str, str]) -> str | None:
-    """Return what the shell's script expects; None if the line asks for no name of a repository.
+    """Return the completions for the shell's script; None if the word is not a name.
 
-    An empty answer if the repository cannot be opened: a shell has no place for an error.
+    The result is empty if the repository cannot be opened: completion must not print errors.
     """
     shell = environment.get("_CBTFS_COMPLETE", "").removeprefix("complete_")
     line = _line(shell, environment)
@@ -90,7 +90,7 @@ def _line(shell: str, environment: Mapping[str, str]) -> Line | None:
 
 
 def _joined(words: Sequence[str], current: int) -> list[str]:
-    """Bash's words up to the current one as the user wrote them: `web01`, `@`, `la` are one."""
+    """Return the words up to the current one, with pieces such as `web01`, `@`, `la` joined."""
     found: list[str] = []
     is_open = False
     for word in (*words, "")[: current + 1]:
@@ -105,7 +105,7 @@ def _joined(words: Sequence[str], current: int) -> list[str]:
 
 
 def _asked(line: Line) -> tuple[str, Sequence[str]] | None:
-    """What the word is to name, and the arguments before it; None if no name is asked for."""
+    """Return the kind of the word and the arguments before it; None if it is not a name."""
     words, arguments = iter(line.words), list[str]()
     for word in words:
         if word.startswith("-") and word != "-":
@@ -147,7 +147,7 @@ def _names(path: Path, kind: str, before: Sequence[str], word: str) -> Iterator[
 
 
 def _points(view: View, kind: str, word: str) -> Iterator[str]:
-    """VMs and, once it is clear which VM is meant, its points."""
+    """Yield VMs and, if only one VM matches, its points."""
     names = present_names(view)
     name, at, _ = word.rpartition("@")
     bearer = names.find(name) if at and kind != "vm" else None
@@ -163,13 +163,13 @@ def _points(view: View, kind: str, word: str) -> Iterator[str]:
 
 
 def _offered(names: VmNames, bearer: Bearer) -> str:
-    """What a VM is called in a shell: its directory in the mount where its name might do harm."""
+    """Return the name of a VM for a shell: its directory name if the name is not printable."""
     label = names.labels[bearer.vm.id]
     return label if label.isprintable() else names.directories[bearer.vm.id]
 
 
 def _disks(view: View, before: Sequence[str]) -> list[str]:
-    """The labels of the point that was named, or of its VM's point captured last."""
+    """Return the labels of the named point, or of the last captured point of the VM."""
     point = _point(view, before[-1]) if before else None
     record = None if point is None else view.point(point)
     return [] if record is None else [disk.label for disk in decode_manifest(record.manifest).disks]
@@ -206,5 +206,5 @@ def _format(shell: str, environment: Mapping[str, str], word: str, found: Iterab
 
 
 def _escaped(name: str) -> str:
-    """*name* as bash reads it back: a backslash before what means something to it."""
+    """Return *name* with a backslash before each special character of bash."""
     return "".join(c if c.isalnum() or c in _SHELL_SAFE else f"\\{c}" for c in name)

@@ -1,17 +1,17 @@
-"""What a run of the program is: names for the shell's completion, or a command.
+"""Entry point: completion of names, or a command.
 
-Completion is asked for at each press of a key. What it answers from the catalog does without the
-command line's library, which takes longer to load than the catalog to read.
+The shell runs completion at each press of a key. Names are completed without importing Typer, which
+takes longer than reading the catalog.
 """
 
 import os
 
 _ASKED = "_CBTFS_COMPLETE"
-"""What the shell's script for completion sets."""
+"""Variable that the completion script of the shell sets."""
 
 
 def run() -> None:
-    """Run what the command line asks for; does not return."""
+    """Complete a name or run a command; does not return."""
     if os.environ.get(_ASKED, "").startswith("complete_"):
         from cbtfs.cli.complete import answer
 

@@ -203,7 +203,7 @@ def _usage_line(exc: typer.TyperException) -> str:
 def run() -> None:
     """The entry point of the program."""
     signal.signal(signal.SIGTERM, _terminate)
-    # Ignored under nohup, and stays so; likewise SIGINT for what a shell runs in the background.
+    # Keep SIGHUP ignored under nohup, as Python keeps SIGINT ignored in background jobs.
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         signal.signal(signal.SIGHUP, _terminate)
     for stream in (sys.stdout, sys.stderr):

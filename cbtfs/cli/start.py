@@ -1,4 +1,4 @@
-"""The entry points of the installed programs, and what must hold before any other code runs.
+"""Entry points of the installed programs, and the isolation of the process.
 
 Until isolate() has run, only modules that the interpreter has loaded itself are imported: whatever
 else is imported could come from the current directory or from PYTHONPATH.
@@ -11,8 +11,7 @@ import sys
 def open_standard_streams() -> None:
     """Open the null device on descriptors 0 to 2 where they are closed.
 
-    Otherwise the next file that is opened takes such a number, and what is meant for the terminal
-    is written into it.
+    Otherwise the next open file gets such a descriptor, and terminal output is written into it.
     """
     for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:

@@ -1,4 +1,4 @@
-"""Which restore points a policy keeps, and the rule that keeps each."""
+"""Retention policies: the points that a policy keeps, and the rule that keeps each."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from cbtfs.core.ids import PointId
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """What a policy knows of one point."""
+    """Facts about a point that a policy decides by."""
 
     point: PointId
     time: datetime
@@ -22,22 +22,22 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What is kept. A count of n keeps the newest point of each of the n newest periods."""
+    """Rules of retention. A count of n keeps the newest point of each of the n newest periods."""
 
     last: int = 0
-    """How many of the points captured last are kept, whatever their times."""
+    """Number of points to keep, in order of capture."""
     hourly: int = 0
     daily: int = 0
     weekly: int = 0
     monthly: int = 0
     yearly: int = 0
     within: timedelta | None = None
-    """Keep what is at most so much older than the point captured last; no clock is asked."""
+    """Maximum age relative to the point captured last. The clock is not used."""
     tags: frozenset[str] = frozenset()
     min_age: timedelta = field(default_factory=timedelta)
-    """Keep what is younger than this, by the clock."""
+    """Age, by the clock, below which every point is kept."""
     zone: tzinfo = UTC
-    """Where hours, days, weeks, months and years begin."""
+    """Time zone in which hours, days, weeks, months and years begin."""
 
     def __post_init__(self) -> None:
         if any(count < 0 for count in self.counts.values()):
@@ -56,13 +56,13 @@ class Policy:
 
     @property
     def keeps_nothing(self) -> bool:
-        """Whether no rule is given: then there is nothing to decide by."""
+        """Whether the policy has no rule."""
         return not (any(self.counts.values()) or self.within is not None or self.tags)
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What becomes of a point; *reasons* are the rules that keep it, none if it goes."""
+    """Decision on a point. *reasons* are the rules that keep it; it is forgotten without any."""
 
     point: PointId
     reasons: tuple[str, ...]
@@ -84,12 +84,11 @@ _PERIODS: Final[dict[str, Period]] = {
 
 
 def decide(policy: Policy, candidates: Iterable[Candidate], now: datetime) -> list[Decision]:
-    """What *policy* says of the points of one VM, newest first.
+    """Return the decisions of *policy* on the points of one VM, newest first.
 
-    Protected points stay and count like the others. A damaged point stays too, but takes no
-    other's place; it goes when it is named. The newest point stays if no rule keeps any. The one
-    captured last stays even where another has a later time, which a clock that was wrong gave it:
-    that one must not take the place of all that come after it.
+    Protected points are kept and count like the others. Damaged points are kept and do not count;
+    they are forgotten only by name. The newest point is kept if no rule keeps any. The point
+    captured last is always kept: a wrong clock may have given an earlier point a later time.
     """
     newest_first = sorted(candidates, key=lambda each: (each.time, each.order), reverse=True)
     reasons: dict[PointId, list[str]] = {each.point: [] for each in newest_first}
@@ -109,7 +108,7 @@ def decide(policy: Policy, candidates: Iterable[Candidate], now: datetime) -> li
 def _own_reasons(
     policy: Policy, each: Candidate, last: Candidate | None, now: datetime
 ) -> list[str]:
-    """What keeps a point whatever others there are."""
+    """Return the rules that keep a point regardless of the other points."""
     found = []
     if each.is_protected:
         found.append("protected")
@@ -124,7 +123,7 @@ def _own_reasons(
 
 
 def _by_count(policy: Policy, whole: Sequence[Candidate]) -> Iterable[tuple[Candidate, str]]:
-    """Points that a count keeps, with the rule."""
+    """Yield the points that a count keeps, with the rule."""
     by_capture = sorted(whole, key=lambda each: each.order, reverse=True)
     for number, each in enumerate(by_capture[: policy.last], 1):
         yield each, f"last {number} of {policy.last}"

@@ -402,7 +402,7 @@ def test_points_that_were_never_verified_are_counted_not_listed(tmp_path: Path) 
 
     words = "of {} points were never verified in full"
     assert [line for line in quick.out.splitlines() if "never" in line] == [
-        f"3 {words.format(3)}: 'cbtfs check --read-data' does that"
+        f"3 {words.format(3)}: run 'cbtfs check --read-data'"
     ]
     assert "never" not in verified.out
     assert f"1 {words.format(4)}" in later.out

@@ -65,8 +65,8 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_it_is_known_before_that_a_file_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="it is a folder"):
+    with pytest.raises(UsageError, match="it is a directory"):
         check_writable(tmp_path)
-    with pytest.raises(UsageError, match="there is no folder"):
+    with pytest.raises(UsageError, match="does not exist"):
         check_writable(tmp_path / "none" / "a.prom")
     check_writable(tmp_path / "a.prom")

@@ -1,4 +1,4 @@
-"""The sources of a password. The command line is not one of them."""
+"""Sources of a password. It is never read from the command line."""
 
 from __future__ import annotations
 

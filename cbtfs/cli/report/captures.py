@@ -1,4 +1,4 @@
-"""What ingests show: a bar while a disk is read, a point when it is taken."""
+"""Output of ingests: a progress bar per disk, and a table per point."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def disk_bars(*, is_wanted: bool) -> Iterator[Announce]:
-    """A progress bar for the disk at hand."""
+    """Show a progress bar for the current disk."""
     with ExitStack() as bar:
 
         def announce(label: str, size: int) -> Advance:
@@ -27,7 +27,7 @@ def disk_bars(*, is_wanted: bool) -> Iterator[Announce]:
 
 
 def print_point(manifest: Manifest) -> None:
-    """A point and its disks, for the user."""
+    """Print a point and its disks."""
     print_lines([f"point {manifest.point}: {manifest.vm.name}@{manifest.name}, {manifest.kind}"])
     print_table(
         ("disk", "kind", "size", "read", "new", "stored", "reason"),

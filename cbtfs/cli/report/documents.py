@@ -1,4 +1,4 @@
-"""The JSON documents of listings: their shapes are a contract (docs/commands.md)."""
+"""JSON documents of restore points. Their members are a contract (docs/commands.md)."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -16,7 +16,7 @@ def of_extent(extent: Extent) -> Document:
 
 
 def of_resolved(point: Point) -> Document:
-    """Members that tell which point a name was taken to mean, beside its id."""
+    """Return members that identify the point of a name, in addition to its id."""
     manifest = point.manifest
     return {
         "vm": point.vm_label or manifest.vm.name,
@@ -26,7 +26,7 @@ def of_resolved(point: Point) -> Document:
 
 
 def of_point(point: Point, *, is_out_of_order: bool) -> Document:
-    """One item of `list`."""
+    """Return an item of `list`."""
     manifest = point.manifest
     return {
         "id": manifest.point,
@@ -52,7 +52,7 @@ def of_point(point: Point, *, is_out_of_order: bool) -> Document:
 
 
 def of_whole_point(point: Point) -> Document:
-    """`show`: all that the manifest and the state file say."""
+    """Return the document of `show`: manifest and state file."""
     manifest, state = point.manifest, point.state
     return {
         "id": manifest.point,
@@ -101,7 +101,7 @@ def _plain(mapping: Mapping[str, Any]) -> Document:
 
 
 def of_ingest(manifest: Manifest, seconds: float) -> Document:
-    """What `ingest --json` prints of a point."""
+    """Return the document of a point for `ingest --json`."""
     return {
         "point": manifest.point,
         "vm": manifest.vm.name,

@@ -22,8 +22,8 @@ def failed_documents(failed: Failed) -> list[dict[str, Any]]:
 def conclude(failed: Failed, *, is_any_done: bool, is_whole: bool) -> None:
     """Print the failures, and exit with their code.
 
-    The code is 3 if some VMs succeeded, else that of the failures. *is_whole* tells whether the
-    successful ones are complete.
+    The code is 3 if some VMs succeeded, else that of the failures. *is_whole*: all successful
+    ones are complete.
     """
     for name, error in failed:
         say(f"{name}: {error}")

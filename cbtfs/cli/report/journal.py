@@ -1,4 +1,4 @@
-"""Log lines for the journal of systemd: with their gravity, which it files them by."""
+"""Log lines for the journal of systemd, with priority prefixes."""
 
 import logging
 import os
@@ -14,11 +14,11 @@ _GRAVITIES: Final = (
 
 
 def is_journal(fd: int) -> bool:
-    """Whether *fd* leads to the journal, which JOURNAL_STREAM of systemd.exec(5) tells."""
+    """Return whether *fd* is connected to the journal (JOURNAL_STREAM in systemd.exec(5))."""
     facts = os.fstat(fd)
     return os.environ.get("JOURNAL_STREAM") == f"{facts.st_dev}:{facts.st_ino}"
 
 
 def gravity(level: int) -> str:
-    """What a line of that level starts with."""
+    """Return the prefix of a line of that level."""
     return next((prefix for least, prefix in _GRAVITIES if level >= least), "<7>")

@@ -54,7 +54,7 @@ class VmResult:
 
 @dataclass(slots=True)
 class RunCounts:
-    """What a run has done so far."""
+    """Selected VMs and results of a run, while it is running."""
 
     command: str
     server: str = ""

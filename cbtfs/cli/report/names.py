@@ -1,4 +1,4 @@
-"""What commands say of the point that a name was taken to mean."""
+"""Messages that report the point of a name."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ if TYPE_CHECKING:
     from cbtfs.store.repository import Repository
 
 SHORT_ID: Final = 12
-"""Digits of an id that people are shown: enough to be unique in any repository."""
+"""Digits of an id in tables and messages: enough to be unique in any repository."""
 
 
 def resolved(point: Point) -> str:
-    """A point in one phrase: what names it for certain, and its id."""
+    """Return a point's exact name and id, as one phrase."""
     return f"{point.spelled} (point {point.manifest.point[:SHORT_ID]})"
 
 
 def find_and_say(repository: Repository, spec: str, here: Here) -> Point:
-    """The point that *spec* means; which it is is said on standard error.
+    """Return the point that *spec* names, and report it on standard error.
 
-    For commands whose standard output is data, or a document that has no member for it.
+    For commands whose standard output is data or a fixed document.
     """
     from cbtfs.listing import find_point
 

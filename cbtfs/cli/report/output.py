@@ -1,4 +1,4 @@
-"""Documents and tables on standard output; words and progress on standard error."""
+"""Documents and tables on standard output; messages and progress on standard error."""
 
 import json
 import os
@@ -11,12 +11,12 @@ from cbtfs.core.names import printable
 from cbtfs.errors import CbtfsError
 
 Advance = Callable[[int], None]
-"""Told how many bytes more are done."""
+"""Callback with the number of bytes completed since the last call."""
 
 
 @contextmanager
 def _printing() -> Iterator[None]:
-    """A pipe that nobody reads any more passes; Typer ends quietly on it."""
+    """Turn errors of standard output into CbtfsError. Typer handles a broken pipe."""
     try:
         yield
         sys.stdout.flush()
@@ -28,21 +28,21 @@ def _printing() -> Iterator[None]:
 
 
 def _give_up_on_output() -> None:
-    """Let what is still to be written go nowhere: Python would fail on it once more at its end."""
+    """Redirect standard output to /dev/null: the flush at exit would fail again."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
 
 
 def emit(document: Mapping[str, Any]) -> None:
-    """Print one JSON document, in ASCII: no name in it can move a cursor."""
+    """Print a JSON document in ASCII, so that names cannot send control sequences."""
     with _printing():
         json.dump(document, sys.stdout, indent=2 if sys.stdout.isatty() else None)
         sys.stdout.write("\n")
 
 
 def emit_items(items: Iterable[Mapping[str, Any]]) -> None:
-    """Print one JSON array while its items come, however many there are."""
+    """Print a JSON array item by item, without collecting the items."""
     with _printing():
         before = "["
         for item in items:
@@ -52,12 +52,12 @@ def emit_items(items: Iterable[Mapping[str, Any]]) -> None:
 
 
 def say(text: str) -> None:
-    """Print a line for the user on standard error, harmless whatever names are in it."""
+    """Print a message to standard error, with unprintable characters escaped."""
     print(f"cbtfs: {printable(text)}", file=sys.stderr, flush=True)
 
 
 def print_lines(lines: Iterable[str]) -> None:
-    """Print lines for the user on standard output, harmless whatever names are in them."""
+    """Print lines to standard output, with unprintable characters escaped."""
     with _printing():
         for line in lines:
             sys.stdout.write(printable(line) + "\n")
@@ -66,9 +66,9 @@ def print_lines(lines: Iterable[str]) -> None:
 def print_table(
     header: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[str] = ()
 ) -> None:
-    """Print a table: drawn on a terminal, aligned columns in a pipe.
+    """Print a table: drawn on a terminal, else with aligned columns.
 
-    Columns that *right* names are flush right.
+    The columns in *right* are right-aligned.
     """
     flush_right = frozenset(right)
     cells = [[printable(cell) for cell in row] for row in rows]
@@ -105,9 +105,9 @@ def _align(header: Sequence[str], rows: list[list[str]], right: frozenset[str]) 
 
 @contextmanager
 def progress(what: str, total: int, *, is_wanted: bool = True) -> Iterator[Advance]:
-    """Show how far *what* has come, in bytes of *total*, where standard error is a terminal.
+    """Show a progress bar of *total* bytes if standard error is a terminal.
 
-    *is_wanted* is False under --json. The function that is yielded may be called from any thread.
+    *is_wanted* is False under --json. Any thread may call the yielded function.
     """
     if not is_wanted or not sys.stderr.isatty():
         yield lambda _: None

@@ -1,4 +1,4 @@
-"""A small file that another program reads: replaced at once, readable, never half."""
+"""Atomic replacement of a small file that another program reads."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from typing import Final
 from cbtfs.errors import CbtfsError, UsageError
 
 _MODE: Final = 0o644
-"""node_exporter runs as a user of its own."""
+"""Readable by node_exporter, which runs as another user."""
 
 
 def check_writable(path: Path) -> None:
-    """UsageError if no file can be put at *path*: to be known before an hour of work."""
+    """Raise UsageError if *path* is not writable. Call this before the work starts."""
     folder = path.absolute().parent
     if path.is_dir():
-        raise UsageError(f"cannot write {path}: it is a folder, name a file in it")
+        raise UsageError(f"cannot write {path}: it is a directory; name a file")
     if not folder.is_dir():
-        raise UsageError(f"cannot write {path}: there is no folder {folder}, make it first")
+        raise UsageError(f"cannot write {path}: directory {folder} does not exist; create it first")
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise UsageError(f"cannot write {path}: the folder {folder} is not writable")
+        raise UsageError(f"cannot write {path}: directory {folder} is not writable")
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Let *path* hold *text*; who reads it sees the old or the new one.
+    """Replace the content of *path* atomically: readers see the old or the new text.
 
-    A new file can be read by all; one that is there keeps its mode and, as far as that is allowed,
-    its owner. The name in between ends in `.tmp`, which a collector of `*.prom` passes over.
+    A new file has mode 644; an existing one keeps its mode and, if permitted, its owner. The
+    temporary name ends in `.tmp`, which a collector of `*.prom` ignores.
     """
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -49,7 +49,7 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def _dress(fd: int, path: Path) -> None:
-    """Give a file the mode and owner of the one whose place it takes."""
+    """Copy mode and owner of the file at *path* to *fd*."""
     mode = _MODE
     with suppress(FileNotFoundError):
         before = path.lstat()

@@ -21,7 +21,7 @@ class VmStatus:
 
     name: str
     uuid: str
-    """vSphere's instance UUID; empty where there is none."""
+    """Instance UUID of vSphere, or an empty string."""
     last_good: str | None
     """Time, RFC 3339, of the newest point that is whole and not missing, damaged or suspect."""
     points: int

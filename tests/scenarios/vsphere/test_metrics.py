@@ -218,7 +218,7 @@ def test_a_place_that_cannot_be_written_is_known_before_the_login(
     code = main(arguments(three, "--metrics", "/nowhere/a.prom", "web1")[3:])
 
     assert code == 2
-    assert "there is no folder /nowhere" in capsys.readouterr().err
+    assert "directory /nowhere does not exist" in capsys.readouterr().err
     assert three.sim.do.calls() == []
 
 
