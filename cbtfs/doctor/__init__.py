@@ -1,1 +1,1 @@
-"""What stands in the way of backing VMs up, and what to do about it. Nothing is changed."""
+"""Find obstacles to the backup of VMs, each with its fix. Nothing is changed."""

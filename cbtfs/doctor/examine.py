@@ -1,4 +1,4 @@
-"""Ask the server and this machine, in few calls however many VMs there are; judge what they say."""
+"""Examine server and machine, with a number of calls that does not depend on that of VMs."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -39,23 +39,23 @@ from cbtfs.source.vsphere.snapshots.stun import without_stuns
 
 @dataclass(frozen=True, slots=True)
 class Exam:
-    """What is to be looked at besides the machines."""
+    """Parameters of an examination."""
 
     transports: Sequence[Transport]
-    """Those that an ingest would try, the best first."""
+    """Transports that an ingest would try, in order."""
     libdir: Path
-    """Where VMware's library is looked for."""
+    """Directory of VMware's library."""
     https_port: int = 443
     """Of the hosts. summary.config.port is not it: that is the port of the agent of vCenter."""
     nfc_port: int = 902
     """Of the hosts, where VMware's library reads disks."""
     seconds: float = 3.0
-    """For one port to answer."""
+    """Timeout in seconds of one connection."""
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectReport:
-    """A host or a datastore."""
+    """The findings of a host or a datastore."""
 
     id: str
     name: str
@@ -64,7 +64,7 @@ class ObjectReport:
 
 @dataclass(frozen=True, slots=True)
 class VmReport:
-    """One machine."""
+    """The findings of one VM."""
 
     vm: ListedVm
     host: str | None
@@ -77,7 +77,7 @@ class VmReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All that was found."""
+    """All findings."""
 
     server: list[Finding]
     hosts: list[ObjectReport]
@@ -86,7 +86,7 @@ class Report:
 
 
 def examine(session: Session, vms: Sequence[ListedVm], exam: Exam) -> Report:
-    """What stands in the way of backing *vms* up. SourceUnavailable, AccessDenied."""
+    """Return the obstacles to the backup of *vms*; raise SourceUnavailable or AccessDenied."""
     server_time, here = session.now(), datetime.now(UTC)
     states = load_machines(session, vms)
     machines = {key: each for key, each in states.items() if isinstance(each, Machine)}
@@ -117,7 +117,7 @@ def examine(session: Session, vms: Sequence[ListedVm], exam: Exam) -> Report:
 
 @dataclass(frozen=True, slots=True)
 class _Draft:
-    """A machine, before its surroundings are judged."""
+    """A VM before the findings of its host and datastores are known."""
 
     vm: ListedVm
     findings: list[Finding]
@@ -148,7 +148,10 @@ class _Draft:
         )
 
     def _is_hurt(self, finding: Finding) -> bool:
-        """A closed port, a privilege on a datastore: they hurt those that are read through it."""
+        """Whether a finding of a host or a datastore blocks this VM.
+
+        A closed port, or a missing privilege on a datastore, blocks only the VMs that use it.
+        """
         if finding.severity is not Severity.BLOCKS:
             return False
         if finding.check == "port":
@@ -157,7 +160,7 @@ class _Draft:
 
 
 class _Around:
-    """Hosts and datastores of all machines, each asked for once."""
+    """Hosts and datastores of all VMs, each queried once."""
 
     def __init__(self, session: Session, machines: Sequence[Machine], exam: Exam) -> None:
         self._exam = exam
@@ -212,7 +215,7 @@ class _Around:
 
 
 class _Judge:
-    """Judges machines one by one, from what was asked before."""
+    """Examines each VM, with the data that was queried before."""
 
     def __init__(
         self, session: Session, exam: Exam, around: _Around, lacks: Lacking, now: datetime
@@ -258,7 +261,7 @@ class _Judge:
 
 
 def _switches(machine: Machine) -> frozenset[Use]:
-    """What an ingest would change about the machine."""
+    """Return the groups of privileges for the changes that an ingest would make to the VM."""
     if not machine.can_track:
         return frozenset({"upgrade"})
     if not machine.is_tracking:

@@ -10,7 +10,7 @@ _AT_ONCE: Final = 32
 
 
 def unreachable_endpoints(endpoints: Collection[Endpoint], seconds: float) -> dict[Endpoint, str]:
-    """Why those of *endpoints* cannot be reached that cannot; each is given *seconds*.
+    """Return the unreachable endpoints with the reason; the timeout of each is *seconds*.
 
     The look-up of a name takes as long as the system's resolver lets it.
     """

@@ -1,4 +1,4 @@
-"""By which transport a machine's disks would be read, and what that needs besides."""
+"""The transport that an ingest would use for a VM, and the privileges that it needs."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,16 +12,16 @@ from cbtfs.source.vsphere.connect.role import ROLE, Privilege, Use
 
 @dataclass(frozen=True, slots=True)
 class TransportChoice:
-    """What an ingest would choose."""
+    """The choice that an ingest would make."""
 
     transport: str | None
     """Its name; None if none can read all disks."""
     refusals: tuple[str, ...]
-    """Why those before it cannot; `name: why`."""
+    """Why each earlier transport cannot; `name: why`."""
     others: tuple[str, ...]
-    """Names of those after it that could as well."""
+    """Names of later transports that could read the disks, too."""
     uses: frozenset[Use]
-    """Which privileges it takes."""
+    """Groups of privileges that it needs."""
 
     @property
     def is_by_library(self) -> bool:
@@ -35,7 +35,7 @@ NO_TRANSPORT = TransportChoice(None, (), (), frozenset())
 def choose_transport(
     transports: Sequence[Transport], disks: Sequence[FrozenDisk]
 ) -> TransportChoice:
-    """The transport for *disks*, as an ingest chooses it."""
+    """Return the transport for *disks* that an ingest would choose."""
     try:
         chosen, refusals = choose(transports, disks)
     except SourceUnavailable as exc:
@@ -59,7 +59,7 @@ def of_transport(choice: TransportChoice) -> Iterator[Finding]:
 def of_privileges(
     lacking: frozenset[str], uses: frozenset[Use], user: str, where: str
 ) -> Iterator[Finding]:
-    """What is lacking of the role on one object, as far as *uses* take it."""
+    """Yield a finding for each privilege of *uses* that is missing on one object."""
     for privilege in ROLE:
         severity = _severity(privilege, uses)
         if privilege.id in lacking and severity is not None:

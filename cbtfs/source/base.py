@@ -1,4 +1,4 @@
-"""What an ingest reads: the protocol that every source keeps, wrappers included."""
+"""The protocol of sources, which an ingest reads; wrappers implement it, too."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class ChangeTrackingInvalid(ChangeTrackingUnusable):
 
 
 class Stopped(SourceUnavailable):
-    """The run is to end before its time: nothing more is read, nothing is committed."""
+    """Raised when the run is cancelled: nothing more is read, nothing is committed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +36,17 @@ class Since:
 
     point: PointId
     change_id: str | None
-    """The source's own token, as the point recorded it."""
+    """Token of the source, as recorded in the point."""
     size: int
-    """Of the disk at that point, in bytes."""
+    """Size of the disk at that point, in bytes."""
     is_last_committed: bool
     """No later point of this disk was ever committed, not even one that was forgotten."""
     last: str = "was forgotten"
-    """What became of the last committed point where that is another one, for a message."""
+    """State of the last committed point if it is another one, for a message."""
 
 
 class DiskSource(Protocol):
-    """One virtual disk, frozen at one moment, with its list of changes.
+    """One virtual disk at one moment, with its list of changes.
 
     read() may be called from several threads at once; extents may have any alignment.
     """
@@ -60,18 +60,18 @@ class DiskSource(Protocol):
         """A read costs no round trip, so small reads are as fast as large ones."""
 
     def changed(self, since: Since) -> Sequence[Extent]:
-        """Extents that may differ from what the disk was at *since*, never too few.
+        """Return all extents that may differ from the disk at *since*.
 
-        In any order, overlapping or not, within the disk; what lies beyond the old size need not
-        be listed. Raises ChangeTrackingInvalid when the answer cannot be trusted; then everything
+        In any order, within the disk; they may overlap, and need not cover space beyond the old
+        size. Raises ChangeTrackingInvalid when the answer cannot be trusted; then the whole disk
         is read.
         """
 
     def allocated(self) -> Sequence[Extent]:
-        """Extents outside of which the disk is known to read as zeros: ascending, disjoint."""
+        """Return the extents outside of which the disk reads as zeros: ascending, disjoint."""
 
     def read(self, extent: Extent) -> bytes | memoryview:
-        """Exactly extent.length bytes, or SourceUnavailable."""
+        """Return exactly extent.length bytes; raise SourceUnavailable if that is impossible."""
 
     def read_into(self, extent: Extent, parts: Sequence[memoryview]) -> None:
         """Fill *parts*, together extent.length bytes, with the bytes that read() returns.
@@ -80,10 +80,10 @@ class DiskSource(Protocol):
         """
 
     def confirm(self) -> None:
-        """Raise SourceMismatch if the disk did not stay as it was since it was opened."""
+        """Raise SourceMismatch if the disk has changed since it was opened."""
 
     def close(self) -> None:
-        """Let go of the disk."""
+        """Close the disk."""
 
 
 def copy_into(data: bytes | memoryview, parts: Sequence[memoryview]) -> None:

@@ -1,4 +1,4 @@
-"""A small file that is in memory as a source."""
+"""A source that is a small file in memory."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from cbtfs.source.base import ChangeTrackingInvalid, Since, copy_into
 
 
 class ContentSource:
-    """Bytes that are at hand; nobody lists their changes."""
+    """Bytes in memory, without a change list."""
 
     is_local = True
 
@@ -32,7 +32,7 @@ class ContentSource:
         copy_into(self.read(extent), parts)
 
     def confirm(self) -> None:
-        """They stay as they are."""
+        """Do nothing: the bytes cannot change."""
 
     def close(self) -> None:
-        """There is nothing to let go of."""
+        """Do nothing: no file is open."""

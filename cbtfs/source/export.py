@@ -1,4 +1,4 @@
-"""An NBD export as a source; a dirty bitmap of QEMU's can be its list of changes."""
+"""An NBD export as a source; a dirty bitmap of QEMU can be its change list."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -12,9 +12,9 @@ from cbtfs.source.nbd import ALLOCATION, NbdExport, NbdLimits, TooManyExtents
 
 SCHEMES: Final = ("nbd", "nbds", "nbd+unix", "nbds+unix")
 BITMAP: Final = "qemu:dirty-bitmap:"
-"""How QEMU's NBD servers call the metadata context of a bitmap (docs/interop/nbd.txt of QEMU)."""
+"""Prefix of the metadata context of a bitmap in QEMU's NBD servers (docs/interop/nbd.txt)."""
 _MAX_NAME: Final = 1023
-"""Bytes of a bitmap's name (BDRV_BITMAP_MAX_NAME_SIZE of QEMU)."""
+"""Maximum length of a bitmap's name in bytes (BDRV_BITMAP_MAX_NAME_SIZE of QEMU)."""
 
 
 def is_uri(place: str) -> bool:
@@ -23,23 +23,23 @@ def is_uri(place: str) -> bool:
 
 
 def change_id_of(bitmap: str) -> str:
-    """What a point records as its change ID if *bitmap* starts at the moment that it shows."""
+    """Return the change ID of a point whose moment is the start of *bitmap*."""
     if not bitmap or len(bitmap.encode()) > _MAX_NAME or not bitmap.isprintable():
         raise UsageError(f"{printable(bitmap[:80])!r} is no name of a bitmap: see query-block")
     return BITMAP + bitmap
 
 
 class NbdSource:
-    """One export, which shows one moment and should stay so until close()."""
+    """One export, which should not change until close()."""
 
     is_local = False
 
     def __init__(
         self, uri: str, bitmap: str | None = None, limits: NbdLimits | None = None
     ) -> None:
-        """SourceUnavailable if the export cannot be opened.
+        """Open the export; SourceUnavailable if that fails.
 
-        *bitmap* marks what was written since a point; a server that lacks it is read whole.
+        *bitmap* marks the blocks written since a point; without it the whole export is read.
         """
         self._context = None if bitmap is None else change_id_of(bitmap)
         contexts = [ALLOCATION, *([] if self._context is None else [self._context])]
@@ -47,10 +47,10 @@ class NbdSource:
         self.size = self._export.size
 
     def changed(self, since: Since) -> Sequence[Extent]:
-        """What the bitmap marks, if the base says nothing against its being since then.
+        """Return the extents that the bitmap marks, unless the base contradicts it.
 
-        A base that recorded the name of the bitmap that starts with it is matched by that name;
-        one that did not is believed to be where the bitmap starts if it is the last committed.
+        A base that recorded the name of a bitmap must name this one. A base without a name counts
+        as the start of the bitmap if it is the last committed point.
         """
         context = self._context
         if context is None:
@@ -90,7 +90,7 @@ class NbdSource:
         copy_into(self.read(extent), parts)
 
     def confirm(self) -> None:
-        """Nothing to ask: NBD does not tell whether an export was written to."""
+        """Do nothing: NBD does not report writes to an export."""
 
     def close(self) -> None:
         self._export.close()

@@ -17,13 +17,13 @@ from cbtfs.errors import AccessDenied, SourceMismatch, SourceUnavailable, UsageE
 from cbtfs.source.base import ChangeTrackingInvalid, Since
 
 _BLKROGET: Final = 0x125E
-"""linux/fs.h: whether a block device takes no writes."""
+"""ioctl that reports whether a block device is read-only (linux/fs.h)."""
 _MOST_PARTS: Final = 512
-"""Of one system call; Linux takes 1,024."""
+"""Maximum number of buffers in one system call; Linux accepts 1,024."""
 
 
 class ImageSource:
-    """A raw disk image; what nobody has written yet, a hole, is known to be zeros."""
+    """A raw disk image; its holes read as zeros."""
 
     is_local = True
 
@@ -60,7 +60,7 @@ class ImageSource:
         raise ChangeTrackingInvalid("no change list", FullReason.NO_LIST)
 
     def allocated(self) -> Sequence[Extent]:
-        """From SEEK_DATA and SEEK_HOLE; a device, or a file system without them, is all data."""
+        """Return the data by SEEK_DATA and SEEK_HOLE; the whole disk for a device or an error."""
         whole = [Extent(0, self.size)] if self.size else []
         if self._is_device:
             return whole
@@ -113,9 +113,9 @@ class ImageSource:
             raise SourceUnavailable(f"{self._name} ends at {at}, {self.size} bytes expected")
 
     def confirm(self) -> None:
-        """A file whose size or time of change moved was written to while it was read.
+        """Raise SourceMismatch if the file's size or mtime changed during the capture.
 
-        A device does not tell; one that is mounted or part of another may be written to.
+        A device has no mtime; a device in use (mounted, part of another) may be written to.
         """
         if self._is_device:
             if self._claim is None and not self._is_read_only():

@@ -18,21 +18,21 @@ from cbtfs.source.wrappers import WrappedSource
 
 _FORM: Final = '[{"start": n, "length": n}, …] in bytes, or {"since": POINT, "extents": […]}'
 _SHOWN_CHARACTERS: Final = 80
-"""What a message repeats of a name that came from outside."""
+"""Length of an external name in a message."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChangeList:
-    """What a file says has changed: numbers as they stand there, not looked at yet."""
+    """The changes that a file lists, not validated yet."""
 
     extents: tuple[tuple[int, int], ...]
     """(start, length), bytes."""
     since: str | None = None
-    """The point that the changes are since, as a user writes it; None: the last committed one."""
+    """The base point of the changes, as the user writes it; None: the last committed one."""
 
 
 def load_change_list(path: Path) -> ChangeList:
-    """The change list in the JSON file at *path*; UsageError if it has another form."""
+    """Return the change list in the JSON file at *path*; UsageError if it is malformed."""
     name = printable(str(path))
     try:
         document = json.loads(path.read_bytes())
@@ -63,12 +63,12 @@ def _whole(value: Any) -> int:
 
 
 class ListedSource(WrappedSource):
-    """Adds a list of changes to a source. The list is a hint: what is odd about it voids it."""
+    """Adds a change list to a source; an invalid list is not used at all."""
 
     def __init__(
         self, source: DiskSource, changes: ChangeList, since: PointId | None = None
     ) -> None:
-        """*since* is the point that the list's own since means; None if it means none here."""
+        """*since* is the point that the list names; None if no point has that name."""
         super().__init__(source)
         self._changes = changes
         self._since = since

@@ -1,4 +1,4 @@
-"""Sources that wrap a source: the same protocol in and out, one property more."""
+"""Sources that wrap a source, with the same protocol and one more property."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from cbtfs.source.base import ChangeTrackingInvalid, DiskSource, Since, copy_int
 
 
 class WrappedSource:
-    """A source that is another one; what wraps overrides what it adds to."""
+    """A source that delegates to another one; subclasses override methods."""
 
     def __init__(self, source: DiskSource) -> None:
         self._source = source
@@ -43,7 +43,7 @@ class WrappedSource:
 
 
 class CheckedSource(WrappedSource):
-    """Holds a source to its protocol: one size, lengths of reads, extents within the disk."""
+    """Enforces the protocol: a constant size, exact reads, extents within the disk."""
 
     def __init__(self, source: DiskSource) -> None:
         super().__init__(source)
@@ -64,7 +64,7 @@ class CheckedSource(WrappedSource):
         return found
 
     def allocated(self) -> Sequence[Extent]:
-        """The whole disk where the source's answer makes no sense."""
+        """Return the allocated extents; the whole disk if the source's answer is invalid."""
         found = self._source.allocated()
         at = 0
         for extent in found:
@@ -87,10 +87,10 @@ class CheckedSource(WrappedSource):
 
 
 class ChangingSource(WrappedSource):
-    """Does not mind that a source changes while it is read: what is captured may be torn."""
+    """Accepts a source that changes during the capture: the point may be inconsistent."""
 
     def read_into(self, extent: Extent, parts: Sequence[memoryview]) -> None:
         self._source.read_into(extent, parts)
 
     def confirm(self) -> None:
-        """Whatever happened meanwhile is all right."""
+        """Do nothing: changes are accepted."""

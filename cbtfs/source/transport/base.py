@@ -1,4 +1,4 @@
-"""What every transport keeps: a frozen disk in, a reader of its bytes out."""
+"""The protocol of transports, which open readers for the disks of a snapshot."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,21 +10,21 @@ from cbtfs.source.vsphere.connect.role import Use
 
 @dataclass(frozen=True, slots=True)
 class FrozenDisk:
-    """A disk of a snapshot, as far as a transport needs to know it."""
+    """The data of a snapshot disk that a transport needs."""
 
     label: str
     vm: str
     """The managed object id of the VM."""
     snapshot: str
-    """The managed object id of the snapshot that holds the disk still."""
+    """The managed object id of the snapshot."""
     key: int
     """The device key."""
     size: int
     """Bytes."""
     path: str
-    """Of the disk in the snapshot's configuration: `[datastore] folder/name.vmdk`."""
+    """Path of the disk in the snapshot's configuration: `[datastore] folder/name.vmdk`."""
     datastore_type: str
-    """As vSphere calls it: VMFS, NFS, NFS41, vsan, VVOL …"""
+    """The name in vSphere: VMFS, NFS, NFS41, vsan, VVOL …"""
     datacenter: str
     """Inventory path of the datacenter that the datastore belongs to."""
     is_flat: bool
@@ -32,79 +32,81 @@ class FrozenDisk:
     is_alone: bool
     """The snapshot is the only one of its VM and the disk has no older link."""
     host: str | None = None
-    """The managed object id of the host that the VM is on; None if it is not known."""
+    """The managed object id of the VM's host; None if unknown."""
 
 
 class DiskReader(Protocol):
-    """The bytes of one frozen disk. read() may be called from several threads at once."""
+    """Reads one snapshot disk. Several threads may call read() at once."""
 
     @property
     def size(self) -> int:
-        """Bytes; what the transport found, which must be what vSphere said."""
+        """Size in bytes as seen by the transport; it must equal the size in vSphere."""
 
     @property
     def mode(self) -> str:
-        """How the bytes really travel, for the point to tell: https, nbd, nbdssl, hotadd …"""
+        """The effective transport mode, recorded in the point: https, nbd, nbdssl, hotadd …"""
 
     def allocated(self) -> Sequence[Extent]:
-        """Extents outside of which the disk is known to read as zeros: ascending, disjoint."""
+        """Return the extents outside of which the disk reads as zeros: ascending, disjoint."""
 
     def read(self, extent: Extent) -> bytes | memoryview:
-        """Exactly extent.length bytes, or SourceUnavailable."""
+        """Return exactly extent.length bytes; raise SourceUnavailable if that is impossible."""
 
     def read_into(self, extent: Extent, parts: Sequence[memoryview]) -> None:
         """Fill *parts*, together extent.length bytes; raises what read() raises."""
 
     def close(self) -> None:
-        """Let go of the disk: a snapshot with readers is not removed cleanly."""
+        """Close the disk: a snapshot with open readers is not removed cleanly."""
 
 
 class Held(Protocol):
-    """A VM whose disks stay where they are."""
+    """A VM for which storage vMotion is disabled."""
 
     @property
     def trouble(self) -> str | None:
-        """Why they may move all the same; None if they may not."""
+        """Why its disks may move nevertheless; None if storage vMotion is disabled."""
 
     def end(self) -> None:
-        """Let them move again; SourceUnavailable if that did not succeed."""
+        """Enable storage vMotion again; SourceUnavailable if that fails."""
 
 
 class Access(Protocol):
-    """What keeps storage vMotion from a VM while its snapshot is read.
+    """Disables storage vMotion of a VM while its snapshot is read.
 
     From before the snapshot is taken until after it is gone (VDDK Programming Guide, Prepare For
-    Access and End Access). What a killed process held stays held until somebody ends it.
+    Access and End Access). After a killed process it stays disabled until end() is called.
     """
 
     def hold(self, vm: str, identity: str) -> Held:
-        """Hold the VM with that managed object id, in the name of *identity*; never raises for
-        want of success: a capture goes on without."""
+        """Hold the VM with that managed object id, in the name of *identity*.
+
+        A failure is not raised but reported by the result: the capture continues.
+        """
 
     def end(self, vm: str, identity: str) -> None:
-        """End what a process held that is no more; SourceUnavailable."""
+        """End the hold of a process that is gone; SourceUnavailable if that fails."""
 
 
 class Transport(Protocol):
-    """A way for bytes."""
+    """Reads the disks of a snapshot over one protocol."""
 
     @property
     def name(self) -> str:
-        """As --transport spells it."""
+        """The name in --transport."""
 
     @property
     def access(self) -> Access | None:
-        """How it holds VMs; None if it cannot, or there is no need to."""
+        """Holds VMs during the capture; None if that is impossible or unnecessary."""
 
     @property
     def privileges(self) -> frozenset[Use]:
         """The groups of the role's privileges that it needs besides those of every capture."""
 
     def connections(self) -> int:
-        """NFC connections for one disk, as a vCenter counts them; 0 if it is not usable at all."""
+        """Return the NFC connections per disk; 0 if none are needed or it is not usable."""
 
     def refusal(self, disk: FrozenDisk) -> str | None:
-        """Why this transport cannot read *disk*; None if it can, as far as can be told."""
+        """Return why this transport cannot read *disk*; None if no obstacle is known."""
 
     def open(self, disk: FrozenDisk) -> DiskReader:
-        """A reader whose size is the disk's; SourceUnavailable, AccessDenied."""
+        """Return a reader of the disk's size; raise SourceUnavailable or AccessDenied."""

@@ -1,4 +1,4 @@
-"""Which of several transports reads the disks of a snapshot."""
+"""Choose the transport that reads the disks of a snapshot."""
 
 import logging
 from collections.abc import Sequence
@@ -12,14 +12,17 @@ log = logging.getLogger(__name__)
 
 
 class Choice(NamedTuple):
-    """The transport to use, and why those before it are not."""
+    """The chosen transport, and why each earlier one was refused."""
 
     transport: Transport
     refusals: tuple[str, ...]
 
 
 def choose(transports: Sequence[Transport], disks: Sequence[FrozenDisk]) -> Choice:
-    """The first that refuses none of *disks*; SourceUnavailable tells why each refused."""
+    """Return the first transport that can read all *disks*.
+
+    SourceUnavailable names the reason of each transport if none can.
+    """
     refusals: list[str] = []
     for transport in transports:
         refusal = _refusal(transport, disks)

@@ -1,8 +1,8 @@
-"""The datastore transport: a frozen base disk's flat file, by ranges over HTTPS.
+"""The datastore transport: HTTPS range requests for the flat file of a disk.
 
 While a VM has exactly one snapshot, its guest writes to delta files, and the flat file of each
-disk is what the snapshot holds, byte for byte. So it needs no library of VMware's; where there is
-an older snapshot, another kind of backing or no file at all (vSAN, VVol), it does not work.
+disk has exactly the content of the snapshot. This transport needs no VMware library. It cannot
+read a VM with an older snapshot, another kind of backing, or storage without files (vSAN, VVol).
 """
 
 import re
@@ -36,7 +36,7 @@ class DatastoreTransport:
         self._web = web
 
     def connections(self) -> int:
-        """The vCenter reads the files from the host by NFC."""
+        """Return 1: the vCenter reads the files from the host by NFC."""
         return 1
 
     def refusal(self, disk: FrozenDisk) -> str | None:
@@ -78,7 +78,7 @@ class _FlatReader:
         self._url = files.url(self._path, disk.datacenter)
 
     def allocated(self) -> Sequence[Extent]:
-        """The whole disk: over HTTPS a hole looks like zeros."""
+        """Return the whole disk: HTTPS does not distinguish holes from zeros."""
         return [Extent(0, self.size)] if self.size else []
 
     def read(self, extent: Extent) -> bytes:
@@ -92,7 +92,7 @@ class _FlatReader:
 
 
 def flat_file(descriptor: str, disk: FrozenDisk) -> str:
-    """The one flat extent that a disk's descriptor names; SourceUnavailable if it has others.
+    """Return the only flat extent of a disk's descriptor; SourceUnavailable if it has others.
 
     The form is that of VMware's Virtual Disk Format 5.0.
     """

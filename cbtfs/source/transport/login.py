@@ -1,4 +1,4 @@
-"""What VMware's library needs to log in by itself: for nbdkit's plugin, and for our own binding."""
+"""Login data for VMware's library, used by nbdkit's plugin and by the vddk transport."""
 
 import hashlib
 from collections.abc import Callable
@@ -9,32 +9,32 @@ from typing import Final
 from cbtfs.source.secret import Secret
 
 VDDK: Final = Path("/opt/vmware-vix-disklib-distrib")
-"""Where VMware's documentation has it unpacked."""
+"""Installation directory in VMware's documentation."""
 
 
 @dataclass(frozen=True, slots=True)
 class VddkLogin:
-    """Where the library goes, as whom, and what it is to believe."""
+    """Server, user and trusted certificate of a login."""
 
     server: str
     port: int
     user: str
     password: Secret
     cookie: Callable[[], Secret]
-    """Of the session that is in force, `vmware_soap_session="…"`."""
+    """Return the cookie of the current session, `vmware_soap_session="…"`."""
     certificate: Callable[[], bytes]
-    """The server's certificate in DER, as the session believed it."""
+    """Return the server certificate that the session trusted, in DER."""
     is_vcenter: bool
     libdir: Path = VDDK
     seconds: float = 60.0
-    """For a server process to be ready, or a call of the library to return."""
+    """Timeout in seconds for the start of a server process and for a call of the library."""
     pauses: tuple[float, ...] = (5.0, 20.0, 60.0)
-    """Before each new try after the host shut down or the connection was lost."""
+    """Seconds before each retry after the host shut down or the connection was lost."""
     nfc_port: int = 902
     modes: str | None = None
-    """The library's own transports that it may use, `san:nbdssl`; None: it chooses."""
+    """Transport modes that the library may use, `san:nbdssl`; None: all."""
 
     def thumbprint(self) -> str:
-        """SHA-1 of the certificate, AA:BB:…, which is all that the library compares with."""
+        """Return the SHA-1 of the certificate, AA:BB:…; the library checks nothing else."""
         digest = hashlib.sha1(self.certificate(), usedforsecurity=False).digest()
         return digest.hex(":").upper()

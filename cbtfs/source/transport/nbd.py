@@ -1,4 +1,4 @@
-"""The nbd transport: any NBD server that has the disks of snapshots, found by a URI template."""
+"""The nbd transport: any NBD server that exports snapshot disks, found by a URI template."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -15,14 +15,14 @@ FIELDS: Final = ("vm", "snapshot", "key", "path")
 
 
 class NbdTransport:
-    """Reads exports of a server that somebody else runs."""
+    """Reads exports of a server that the user runs."""
 
     name = "nbd"
     access = None
     privileges: frozenset[Use] = frozenset()
 
     def __init__(self, template: str, limits: NbdLimits | None = None) -> None:
-        """UsageError if *template* names what is not known of a disk."""
+        """UsageError if *template* has an unknown field or scheme."""
         self._template = template
         self._limits = limits
         try:
@@ -36,7 +36,7 @@ class NbdTransport:
             raise UsageError("--nbd-uri starts with nbd://, nbds://, nbd+unix:// or nbds+unix://")
 
     def connections(self) -> int:
-        """None that is known: the server of --nbd-uri has the disks by itself."""
+        """Return 0: the server of --nbd-uri reads the disks by itself."""
         return 0
 
     def refusal(self, disk: FrozenDisk) -> str | None:
@@ -53,7 +53,7 @@ class NbdTransport:
 
 
 class _Reader:
-    """An export whose size is the disk's."""
+    """An export with the size of the disk."""
 
     def __init__(self, export: NbdExport) -> None:
         self._export = export
@@ -74,7 +74,7 @@ class _Reader:
 
 
 def open_export(uri: str, disk: FrozenDisk, limits: NbdLimits | None) -> DiskReader:
-    """A reader of the export; SourceUnavailable if it is not as large as vSphere says."""
+    """Return a reader of the export; SourceUnavailable if its size is not that in vSphere."""
     export = NbdExport(uri, limits=limits)
     if export.size != disk.size:
         export.close()

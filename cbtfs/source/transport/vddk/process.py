@@ -45,15 +45,15 @@ class VixFailed(SourceUnavailable):
     def __init__(self, message: str, number: int = 0) -> None:
         super().__init__(message)
         self.number = number
-        """As VDDK has it; 0 where the child could not do as it was asked."""
+        """Error number of VDDK; 0 if the child could not carry out the request."""
 
 
 class ChildGone(SourceUnavailable):
-    """The process ended, or was ended because it hung."""
+    """Raised when the process has ended, or was killed because it hung."""
 
 
 class ChildProcess:
-    """One process; its calls may come from several threads, and each waits so long at most."""
+    """A child process; several threads may make calls, each with a timeout."""
 
     def __init__(self, libdir: Path, seconds: float) -> None:
         """SourceUnavailable if the library cannot be used."""
@@ -85,27 +85,27 @@ class ChildProcess:
         return self._process.pid
 
     def hide(self, secrets: Iterable[str]) -> None:
-        """Take *secrets* out of whatever the process says from now on."""
+        """Remove *secrets* from all further log lines of the process."""
         self._secrets = tuple(secrets)
 
     # requests
 
     def call(self, do: str, **words: Any) -> frame.VddkFrame:
-        """The answer to a call; VixFailed, ChildGone."""
+        """Return the answer to a call; raise VixFailed or ChildGone."""
         tag, future = self._expect(None)
         with self._sending:
             self._send(lambda: frame.send_words(self._stream, frame.CALL, tag, {"do": do, **words}))
         return self._wait(tag, future, do)
 
     def words(self, do: str, **words: Any) -> dict[str, Any]:
-        """The same where the answer is JSON."""
+        """Return the answer to a call as a JSON object."""
         try:
             return self.call(do, **words).words()
         except frame.FrameError as exc:
             raise self._give_up(f"VMware's library answers {do} with {exc}") from exc
 
     def read(self, start: int, count: int) -> memoryview:
-        """So many sectors; VixFailed, ChildGone."""
+        """Return *count* sectors; raise VixFailed or ChildGone."""
         with self._slots:
             tag, future = self._expect(count * abi.SECTOR)
             with self._sending:
@@ -143,7 +143,7 @@ class ChildProcess:
     # answers
 
     def _take_in(self) -> None:
-        """Hand answers to who waits for them; whatever is no answer ends the process."""
+        """Deliver answers to the waiting threads; kill the process on an invalid frame."""
         cut_short = ""
         try:
             while (found := frame.receive_frame(self._stream)) is not None:
@@ -164,7 +164,7 @@ class ChildProcess:
         self._fail_all(self._obituary() + ("" if is_crash else cut_short))
 
     def _ends(self) -> bool:
-        """Whether the process ends by itself now that its stream has: then its signal says why."""
+        """Return whether the process ends after its stream; then its signal is the reason."""
         try:
             self._process.wait(_ENDING_SECONDS)
         except process.TimeoutExpired:
@@ -209,7 +209,7 @@ class ChildProcess:
         return f"VMware's library {how}{f': {said}' if said else ''}"
 
     def _give_up(self, why: str) -> ChildGone:
-        """End the process at once; the error that says why."""
+        """Kill the process; return the error to raise."""
         with self._lock:
             self._why = self._why or why
         self._process.kill()
@@ -218,7 +218,7 @@ class ChildProcess:
     # what it says
 
     def _take_words(self) -> None:
-        """Log what comes by stderr: lines of ours begin with their level."""
+        """Log the lines from stderr; lines of the child itself start with their level."""
         assert self._process.stderr is not None
         with self._process.stderr as stream:
             for raw in iter(lambda: stream.readline(8192), b""):
@@ -231,20 +231,20 @@ class ChildProcess:
                 log.log(_LEVELS[level], "vddk %d: %s", self._process.pid, said)
 
     def last_words(self) -> str:
-        """The last thing worth telling."""
+        """Return the last line above level debug; empty if none."""
         return self._words[-1] if self._words else ""
 
     # the end
 
     def close(self) -> None:
-        """Have the library close all and end; SourceUnavailable if it did not do so in order."""
+        """Close the disk and the library; SourceUnavailable if that fails."""
         try:
             self.call("close")
         finally:
             self.end()
 
     def end(self) -> None:
-        """The process is no more, and nothing is left of it."""
+        """End the process and release its resources."""
         with suppress(OSError):
             self._stream.shutdown(socket.SHUT_RDWR)
         try:
@@ -258,7 +258,7 @@ class ChildProcess:
 
 
 def failure_in(found: frame.VddkFrame, secrets: tuple[str, ...]) -> VixFailed:
-    """The error that a frame tells of, without *secrets*; FrameError if it tells of none."""
+    """Return the error in a frame, without *secrets*; FrameError if it is malformed."""
     words = found.words()
     call, text, said = (words.get(name) for name in ("call", "text", "said"))
     number = words.get("number")
@@ -274,7 +274,7 @@ def failure_in(found: frame.VddkFrame, secrets: tuple[str, ...]) -> VixFailed:
 
 
 def _started(libdir: Path) -> "tuple[socket.socket, process.Popen[bytes]]":
-    """A child, and our end of the socket to it. It is in a session of its own: a Ctrl-C is ours."""
+    """Return the socket to a new child, and the child, which a Ctrl-C does not reach."""
     file = find_library(libdir)
     folder = libdir if file is None else file.folder
     ours, theirs = socket.socketpair()

@@ -63,7 +63,7 @@ def _query(session: Session, vm: Any, snapshot: Any, key: int, offset: int, chan
 
 
 def _check_page(page: Any, offset: int, size: int) -> int:
-    """Where the next page starts."""
+    """Return the start of the next page."""
     if page.startOffset != offset:
         raise _odd(f"asked from {offset}, answered from {page.startOffset}")
     if page.length <= 0:

@@ -28,13 +28,13 @@ OLDEST_HARDWARE: Final = 7
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A machine that can be captured."""
+    """A VM that is ready to be captured."""
 
     machine: Machine
     untracked: Reason | None = None
-    """Why its changes are not tracked; None if they are, or will be from the snapshot on."""
+    """Why changes are not tracked; None if they are, or will be from the snapshot on."""
     done: str | None = None
-    """What was changed about the machine."""
+    """The changes that were made to the VM."""
 
 
 def make_ready(session: Session, vm: ListedVm, machine: Machine, *, may_upgrade: bool) -> Ready:
@@ -84,7 +84,7 @@ def _off(text: str) -> Reason:
 
 
 def enabling_obstacle(machine: Machine) -> str | None:
-    """Why an ingest does not enable tracking where it is off; None if it does."""
+    """Return why an ingest does not enable tracking; None if it does."""
     if machine.snapshots:
         return f"the VM has a snapshot, {machine.snapshots[0].name}"
     if machine.needs_consolidation:
@@ -140,7 +140,7 @@ def setting_of(disk: DiskFacts) -> str:
 
 
 def untracked_disk(machine: Machine, disk: DiskFacts) -> Reason | None:
-    """Why a disk has no change ID though the machine's changes are tracked; None if unknown."""
+    """Return why a disk of a tracked VM has no change ID; None if unknown."""
     if disk.change_id is not None:
         return None
     setting = setting_of(disk)

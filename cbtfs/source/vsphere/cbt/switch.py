@@ -32,17 +32,17 @@ _SHOWN: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Switched:
-    """A machine after it was switched."""
+    """A VM after tracking was switched."""
 
     machine: Machine
     done: tuple[str, ...]
-    """What was done, in this order; nothing if all was as it should be."""
+    """The actions taken, in order; empty if none was needed."""
     warnings: tuple[str, ...]
-    """What is not as it should be now."""
+    """Remaining problems."""
 
 
 def obstacle(machine: Machine) -> str | None:
-    """Why tracking must not be switched now, ending with what to do; None if it may be."""
+    """Return why tracking cannot be switched now, with the fix; None if it can."""
     if machine.config.template:
         return "it is a template, which has no snapshots: convert it to a VM, or leave it out"
     if not machine.can_track:
@@ -68,7 +68,7 @@ def obstacle(machine: Machine) -> str | None:
 
 
 def _obstacle_to_stun(machine: Machine) -> str | None:
-    """A disk for which a snapshot of the running machine may be refused."""
+    """Return a disk for which vSphere may refuse a snapshot of the running VM."""
     for disk in machine.disks if not machine.is_off else ():
         why = bars_snapshots(disk)
         if why is not None:
@@ -82,7 +82,7 @@ def _obstacle_to_stun(machine: Machine) -> str | None:
 def enable(
     session: Session, vm: ListedVm, is_stopped: Callable[[], bool] = lambda: False
 ) -> Switched:
-    """See to it that every disk that can be tracked is; SourceUnavailable, AccessDenied if not."""
+    """Enable tracking of every disk that supports it; raise SourceUnavailable or AccessDenied."""
     done = _swept(session, vm)
     machine = load_machine(session, vm)
     tracking = tracking_of(machine)
@@ -186,7 +186,7 @@ def _stun(session: Session, vm: ListedVm, is_stopped: Callable[[], bool]) -> lis
 
 
 def _epochs(machine: Machine) -> dict[str, str]:
-    """By label, what stays the same of a disk's change ID as long as it is tracked."""
+    """Return by label the part of a change ID that is constant while a disk is tracked."""
     return {
         disk.label: disk.change_id.rpartition("/")[0]
         for disk in machine.disks

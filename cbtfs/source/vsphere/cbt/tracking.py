@@ -20,16 +20,16 @@ _TRACKABLE: Final = (
     "RawDiskMappingVer1BackingInfo",
     "RawDiskVer2BackingInfo",
 )
-"""Those that have a changeId at all in the vSphere API."""
+"""Backing types that have a changeId in the vSphere API."""
 
 
 @dataclass(frozen=True, slots=True)
 class DiskTracking:
-    """One disk."""
+    """Tracking of one disk."""
 
     disk: DiskFacts
     switch: bool | None
-    """Its own ctkEnabled; None where the machine's settings do not have it."""
+    """The disk's own ctkEnabled; None if the VM's settings do not have it."""
     setting: str
     """The name of that setting: scsi0:1.ctkEnabled."""
     can_track: bool
@@ -43,14 +43,14 @@ class DiskTracking:
 
 @dataclass(frozen=True, slots=True)
 class Tracking:
-    """A machine."""
+    """Tracking of one VM."""
 
     is_supported: bool
     is_enabled: bool
-    """What the flag says."""
+    """The flag of the VM."""
     disks: tuple[DiskTracking, ...]
     is_pending: bool
-    """What the flag says acts on a disk only from the next stun on."""
+    """The flag takes effect on a disk only at the next stun."""
 
     @property
     def word(self) -> str:
@@ -62,12 +62,12 @@ class Tracking:
 
     @property
     def missing(self) -> list[DiskTracking]:
-        """Disks that could be tracked and are not."""
+        """Disks that support tracking and are not tracked."""
         return [each for each in self.disks if each.can_track and not each.is_tracked]
 
 
 def tracking_of(machine: Machine) -> Tracking:
-    """What is known without asking for more."""
+    """Return the state of tracking, without further calls."""
     settings = machine.settings()
     disks = tuple(_disk(machine, settings, disk) for disk in machine.disks)
     if machine.is_tracking:
@@ -96,7 +96,7 @@ def _disk(machine: Machine, settings: Mapping[str, str], disk: DiskFacts) -> Dis
 
 
 def _reason(machine: Machine, disk: DiskFacts, *, is_switched: bool) -> str | None:
-    """Why a disk that can be tracked is not."""
+    """Return why a disk that supports tracking is not tracked."""
     if not machine.can_track:
         return f"the virtual hardware {machine.config.version} cannot track changes"
     if not machine.is_tracking:
@@ -108,7 +108,7 @@ def _reason(machine: Machine, disk: DiskFacts, *, is_switched: bool) -> str | No
 
 
 def disk_notes(machine: Machine) -> Iterator[str]:
-    """Notes on disks that are not tracked because of their own setting."""
+    """Return notes on disks that are not tracked because of their own setting."""
     tracking = tracking_of(machine)
     for each in tracking.disks if tracking.is_enabled else ():
         is_off = each.switch is False or (each.switch is None and not each.is_tracked)

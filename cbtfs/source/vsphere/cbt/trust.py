@@ -1,4 +1,4 @@
-"""Whether a disk's change list can be believed: what must not have happened since the last point.
+"""Decide whether a disk's change list can be trusted since the last point.
 
 Sources: VDDK Programming Guide, "Changed Block Tracking"; VMware KB 1020128, 2090639 (grown disks),
 KB 432633 (power loss). A corrupt map is not reported as a fault since vSphere 6.5, so all that can
@@ -14,7 +14,7 @@ from cbtfs.source.vsphere.inventory.disks import DiskFacts
 
 
 def distrust(disk: DiskFacts, since: Since, then: Mapping[str, Any] | None) -> Reason | None:
-    """Why changes of *disk* since that point are not to be believed; None if they may be.
+    """Return why changes of *disk* since that point cannot be trusted; None if they can.
 
     *then* is what that point's manifest knows of the disk.
     """
@@ -41,7 +41,7 @@ def distrust(disk: DiskFacts, since: Since, then: Mapping[str, Any] | None) -> R
 
 
 def _new_epoch(old: str, new: str) -> Reason | None:
-    """A change ID is `<uuid>/<number>`: another UUID means that tracking started anew."""
+    """Compare change IDs, `<uuid>/<number>`: another UUID means that tracking was restarted."""
     old_epoch, _, old_number = old.rpartition("/")
     new_epoch, _, new_number = new.rpartition("/")
     if not old_epoch or old_epoch != new_epoch:
@@ -59,7 +59,7 @@ def _new_epoch(old: str, new: str) -> Reason | None:
 
 
 def _numbers(*texts: str) -> list[int] | None:
-    """Decimal wherever it was seen; hexadecimal is allowed for."""
+    """Parse a number: decimal in all observed IDs; hexadecimal is accepted."""
     for base in (10, 16):
         try:
             return [int(text, base) for text in texts]
@@ -69,7 +69,7 @@ def _numbers(*texts: str) -> list[int] | None:
 
 
 def foreign_snapshots(then: Sequence[str], now: Sequence[str]) -> Reason | None:
-    """Why snapshots of others stand against a change list (VMware KB 1020128)."""
+    """Return why foreign snapshots invalidate a change list (VMware KB 1020128)."""
     if now:
         return Reason(
             FullReason.FOREIGN_SNAPSHOT,

@@ -1,4 +1,4 @@
-"""How long to wait for what, how often to try, and how much to accept."""
+"""Timeouts, retries and size limits of calls to a server."""
 
 from dataclasses import dataclass
 
@@ -7,32 +7,32 @@ from cbtfs.source.transport.answers import CALL_SECONDS, MAX_BYTES
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """Times are in seconds. Pauses are between tries: each pause is followed by one more try."""
+    """Timeouts in seconds. A tuple has one pause before each retry."""
 
     reply: float = 120.0
-    """For the answer to one request; a wait for updates is always shorter."""
+    """Timeout of one request; a wait for updates is always shorter."""
     call: float = CALL_SECONDS
-    """For one whole answer, however slowly its bytes come."""
+    """Timeout of one whole answer, from the request to the last byte."""
     poll: int = 5
-    """The longest that one wait for updates blocks: how late an interrupt is noticed."""
+    """Maximum duration of one wait for updates: an interrupt is delayed by as much."""
     task: float = 3600.0
-    """For one task: consolidating a large delta disk can take that long."""
+    """Timeout of one task: the consolidation of a large delta disk can take that long."""
     login: float = 300.0
-    """Between two signs of life; an idle session ends after 30 minutes."""
+    """Interval of keep-alive calls; an idle session ends after 30 minutes."""
     connection: tuple[float, ...] = (0.5, 2.0, 8.0)
     """After a lost connection, or while the server is starting."""
     away: float = 900.0
-    """For a server that answers nobody to come back: a vCenter that restarts takes minutes."""
+    """Maximum wait for an unavailable server: the restart of a vCenter takes minutes."""
     knock: float = 5.0
-    """Between two tries whether it has come back."""
+    """Interval of checks whether the server is available again."""
     busy: tuple[float, ...] = (5.0, 15.0, 30.0, 60.0)
-    """After another operation on the VM stood in the way."""
+    """Pauses while another operation on the VM is in progress."""
     quiesce: tuple[float, ...] = (5.0, 5.0)
-    """After a guest could not be quiesced."""
+    """Pauses after a failed attempt to quiesce the guest."""
     max_bytes: int = MAX_BYTES
-    """Of one answer, decompressed."""
+    """Maximum size of one answer, decompressed."""
     max_pages: int = 10_000
-    """Of one reading of properties, where a page has 1000 objects unless the server allows fewer;
-    of one list of changes, besides one for every 16 MiB of the disk."""
+    """Maximum number of pages of one reading of properties, with up to 1000 objects per page, and
+    of one change list, plus one page per 16 MiB of the disk."""
     max_updates: int = 1_000
-    """Truncated sets of updates, one after the other, about one task."""
+    """Maximum number of consecutive truncated updates about one task."""

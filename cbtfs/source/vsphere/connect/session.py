@@ -1,7 +1,7 @@
-"""One login: kept alive, renewed when it ends; calls that may be repeated and calls that may not.
+"""A login that is kept alive and renewed; calls that may be repeated and calls that may not.
 
 pyVmomi's own session stub repeats any call after a lost connection, CreateSnapshot_Task too, which
-then runs twice. So the plain stub is used here, and each call says which kind it is.
+then runs twice. So this module uses the plain stub, and each call states its kind.
 """
 
 import logging
@@ -32,16 +32,16 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 _LOGINS: Final = 3
-"""Renewals that one call may need before the server is given up."""
+"""Maximum number of renewals of the login within one call."""
 _PASSING: Final = (vim.fault.HostConnectFault, vim.fault.Timedout, vmodl.fault.HostCommunication)
-"""Faults that pass: a host behind vCenter did not answer."""
+"""Transient faults: a host behind vCenter did not answer."""
 
 
 class Session:
     """A login to one server; safe to use from several threads.
 
-    Managed objects that came through it stay usable when the login is renewed. Filters and views
-    do not: they end with the login, and who made them makes them anew.
+    Managed objects stay valid when the login is renewed. Filters and views end with the login;
+    their owner creates them again.
     """
 
     def __init__(
@@ -53,9 +53,9 @@ class Session:
         retry_policy: RetryPolicy | None = None,
         stop: threading.Event | None = None,
     ) -> None:
-        """AccessDenied, or SourceUnavailable if there is no vSphere to be trusted there.
+        """Log in; AccessDenied, or SourceUnavailable if no trusted vSphere server answers.
 
-        Once *stop* is set, a server that went away is not waited for any more.
+        After *stop* is set, the session does not wait for an unavailable server.
         """
         self.address = address
         self.context = context
@@ -90,7 +90,7 @@ class Session:
 
     @property
     def server_id(self) -> str:
-        """What tells this vCenter from all others; a host alone is known by its address."""
+        """Unique id of the vCenter, or the address of a standalone host."""
         return str(self.content.about.instanceUuid or f"host:{self.address}")
 
     @property
@@ -104,7 +104,7 @@ class Session:
     # for transports
 
     def web(self) -> Web:
-        """What reads files of datastores need of this session."""
+        """Return the parameters for reading datastore files in this session."""
         return Web(
             self.address.host,
             self.address.port,
@@ -120,7 +120,7 @@ class Session:
         )
 
     def vddk_login(self, libdir: Path, modes: str | None = None) -> VddkLogin:
-        """What VMware's library needs to log in as this session's user."""
+        """Return the data with which VMware's library logs in as this session's user."""
         return VddkLogin(
             self.address.host,
             self.address.port,
@@ -138,11 +138,10 @@ class Session:
     # calls
 
     def repeat(self, call: Callable[[], Result], what: str) -> Result:
-        """The result of a *call* that does no harm when it is carried out twice.
+        """Return the result of a *call* that may be carried out twice.
 
-        After the end of the login, a lost connection or a passing fault it is tried again; a
-        server that went away is waited for. Faults of the call itself come out as they are: who
-        called knows what they mean.
+        The call is repeated after the end of the login, a lost connection or a transient fault;
+        an unavailable server is waited for. Other faults of the call are raised unchanged.
         """
         pauses = self._pauses()
         faults = lost = 0
@@ -170,7 +169,7 @@ class Session:
             self._ended.wait(pause)
 
     def _pauses(self) -> Iterator[float]:
-        """Between tries of a call that gets no answer; who is not logged in yet waits little."""
+        """Yield the pauses between retries of an unanswered call; few before the first login."""
         for number, pause in enumerate(self._outage.pauses()):
             is_away = number >= len(self.retry_policy.connection)
             if is_away and (not self._logins or self._stop.is_set() or self._ended.is_set()):
@@ -179,18 +178,18 @@ class Session:
 
     @property
     def disturbances(self) -> int:
-        """How often the server went away or the login ended: it goes up when work may suffer."""
+        """Number of outages and logins; an increase means that work may have been disturbed."""
         return self._outage.count + self._logins
 
     @property
     def is_lost(self) -> bool:
-        """The server went away and did not come back in time."""
+        """The server became unavailable and did not return in time."""
         return self._outage.is_lost
 
     def outlast(self, before: int) -> bool:
-        """Wait for a server that is away; whether it was disturbed since *before*, and is back.
+        """Wait until the server is available; return whether it was disturbed since *before*.
 
-        For who reads its files: an error of one file is no outage.
+        Readers of datastore files use this to tell an outage from an error of one file.
         """
         try:
             self.now("wait for the server")
@@ -200,14 +199,14 @@ class Session:
         return self.disturbances != before
 
     def once(self, call: Callable[[], Result], what: str) -> Result:
-        """The result of a *call* that must not be carried out twice; ReplyLost if nobody knows."""
+        """Return the result of a *call* that must run at most once; ReplyLost if it is unknown."""
         try:
             return self._logged_in(call)
         except TROUBLE as exc:
             raise ReplyLost(f"{what}: {unreachable(self.address, exc)}") from exc
 
     def _logged_in(self, call: Callable[[], Result]) -> Result:
-        """A call that the server refused for want of a login was not carried out: again."""
+        """Make a call; repeat it if it was refused, and so not carried out, without a login."""
         for _ in range(_LOGINS):
             login = self._logins
             try:
@@ -217,7 +216,7 @@ class Session:
         return call()
 
     def _renew(self, login: int) -> None:
-        """Log in anew, unless that happened since *login* was the number in force."""
+        """Log in again, unless another thread has done so since login number *login*."""
         with self._lock:
             if self._logins != login:
                 return
@@ -243,7 +242,7 @@ class Session:
                 log.warning("the session with %s may end: %s", self.address, exc)
 
     def close(self) -> None:
-        """Log out, as far as that is still possible."""
+        """Log out if the server is reachable, and end the session."""
         self._ended.set()
         self._alive.join()
         try:

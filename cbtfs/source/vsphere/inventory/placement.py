@@ -1,4 +1,4 @@
-"""Where a machine is now: its host, and the datastores that its disks are on."""
+"""The placement of a VM: its host and the datastores of its disks."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -14,17 +14,17 @@ _PATHS: Final = ("runtime.host", "config.hardware.device")
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Whom a machine shares its host and its storage with depends on this."""
+    """Host and datastores of a VM, for the limits per host and per datastore."""
 
     host: str | None
     """The managed object id."""
     datastores: frozenset[str]
-    """Managed object ids, of disks only: an ISO image in the drive is on another one."""
+    """Managed object ids of the disks' datastores; ISO images do not count."""
     disks: int
 
 
 def load_placement(session: Session, vm: ListedVm) -> Placement:
-    """Where *vm* is, by one call; it moves whenever vMotion likes."""
+    """Return the present placement of *vm*, by one call; vMotion may change it at any time."""
     values = read(session, vm.object, *_PATHS)
     disks = [
         device

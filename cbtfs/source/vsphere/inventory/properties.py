@@ -13,21 +13,21 @@ from cbtfs.source.vsphere.connect.session import Session
 Collector = vmodl.query.PropertyCollector
 
 _OBJECTS: Final = 100
-"""Asked for in one call: the configuration of a VM is some 20 kB of XML."""
+"""Objects requested in one call: the configuration of a VM is about 20 kB of XML."""
 
 
 _PAGE: Final = 1000
-"""Objects in one answer, at most."""
+"""Maximum number of objects in one answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectProperties:
-    """One object and what it has; properties that are unset are not there."""
+    """One managed object and its properties; unset ones are absent."""
 
     object: Any
     values: Mapping[str, Any]
     missing: Mapping[str, Any]
-    """Faults by property that could not be read."""
+    """Fault of each property that could not be read."""
 
     @property
     def id(self) -> str:
@@ -40,12 +40,12 @@ class ObjectProperties:
 
 
 def properties(kind: Any, *paths: str) -> Any:
-    """Which properties to read of objects of that type."""
+    """Return the specification of the properties to read from objects of a type."""
     return Collector.PropertySpec(type=kind, pathSet=list(paths))
 
 
 def walk(name: str, kind: Any, path: str, *then: str) -> Any:
-    """A step from objects of a type along one of their properties; *then* names the next ones."""
+    """Return a traversal along a property of a type; *then* names the following steps."""
     return Collector.TraversalSpec(
         name=name,
         type=kind,
@@ -58,9 +58,9 @@ def walk(name: str, kind: Any, path: str, *then: str) -> Any:
 def retrieve(
     session: Session, start: Any, wanted: Sequence[Any], steps: Sequence[Any] = ()
 ) -> list[ObjectProperties]:
-    """What *start* and the objects that *steps* lead to have, in as many pages as it takes.
+    """Return the properties of *start* and of the objects that *steps* reach, from all pages.
 
-    ObjectGone if *start* is no more.
+    ObjectGone if *start* does not exist any more.
     """
     selection = Collector.FilterSpec(
         objectSet=[Collector.ObjectSpec(obj=start, skip=False, selectSet=list(steps))],
@@ -74,7 +74,7 @@ def retrieve(
 def retrieve_each(
     session: Session, objects: Sequence[Any], wanted: Sequence[Any]
 ) -> list[ObjectProperties]:
-    """What each of *objects* has; those that are no more are not there."""
+    """Return the properties of each of *objects*; deleted objects are absent."""
     what = "read properties"
     found: list[ObjectProperties] = []
     for start in range(0, len(objects), _OBJECTS):
@@ -115,7 +115,7 @@ def _pages(session: Session, selection: Any) -> Iterator[ObjectProperties]:
 
 
 def read(session: Session, start: Any, *paths: str) -> Mapping[str, Any]:
-    """The properties of one object; SourceUnavailable if one of them cannot be read."""
+    """Return the properties of one object; SourceUnavailable if one cannot be read."""
     found = retrieve(session, start, [properties(type(start), *paths)])
     if not found:
         return {}

@@ -1,4 +1,4 @@
-"""Whether a machine was reverted to a snapshot: its change IDs then tell of a discarded past."""
+"""Detect reverts of a VM to a snapshot, which invalidate its change IDs."""
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
@@ -16,7 +16,7 @@ _REVERTS: Final = (
     "com.vmware.vc.vm.VmMemoryStateRevertedToSnapshot",
 )
 KEPT: Final = timedelta(days=30)
-"""vCenter keeps events for so long unless it is told otherwise."""
+"""Default retention of events in vCenter."""
 
 
 def reverted_since(session: Session, vm: Any, moment: datetime, now: datetime) -> Reason | None:

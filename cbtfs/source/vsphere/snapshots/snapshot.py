@@ -1,4 +1,4 @@
-"""The one snapshot of a run: taken, found again, removed whatever happens."""
+"""The snapshot of a run: create it exactly once, find it, always remove it."""
 
 import logging
 import time
@@ -31,16 +31,16 @@ _QUIESCE: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A snapshot of ours, and what its configuration holds still."""
+    """A snapshot of cbtfs, and the configuration in it."""
 
     entry: SnapshotEntry
     config: Any
     """The VirtualMachineConfigInfo of that moment."""
     disks: tuple[DiskFacts, ...]
     others: tuple[SnapshotEntry, ...]
-    """All other snapshots of the machine."""
+    """All other snapshots of the VM."""
     quiesce: str
-    """How consistent it is, in words."""
+    """Consistency of the snapshot, as recorded in the point."""
 
 
 def take_snapshot(
@@ -76,7 +76,7 @@ def take_snapshot(
 def load_taken(
     session: Session, entries: Sequence[SnapshotEntry], ours: SnapshotEntry, consistency: str
 ) -> Taken:
-    """A snapshot that is there, one of *entries*."""
+    """Return the data of an existing snapshot, one of *entries*."""
     config = read(session, ours.object, "config").get("config")
     if config is None:
         raise SourceUnavailable(f"the snapshot {ours.name} has no configuration")
@@ -92,7 +92,7 @@ def with_meaning(call: Callable[[], None]) -> None:
 
 
 def _quiesced(session: Session, vm: Any, name: str, is_stopped: Callable[[], bool]) -> str | None:
-    """Try it quiesced; why it has to be done without, or None where it worked."""
+    """Try a quiesced snapshot; return why that failed, None on success."""
     pauses = session.retry_policy.quiesce
     for number in range(len(pauses) + 1):
         try:
@@ -110,7 +110,7 @@ def _quiesced(session: Session, vm: Any, name: str, is_stopped: Callable[[], boo
 
 
 class _QuiesceFailed(Exception):
-    """The guest could not be quiesced; the text tells the fault."""
+    """Raised when the guest could not be quiesced; the text is the fault."""
 
 
 def with_meaning_of_rest(call: Callable[[], None]) -> None:
@@ -130,7 +130,7 @@ def make_snapshot(
     quiesce: bool,
     is_stopped: Callable[[], bool],
 ) -> None:
-    """Have the snapshot made exactly once; faults come out as they are."""
+    """Create the snapshot exactly once; faults are raised unchanged."""
     what = "take a snapshot"
     pauses = session.retry_policy.busy
     is_unsure = False
@@ -159,7 +159,7 @@ def make_snapshot(
 
 
 def _is_made(session: Session, vm: Any, name: str) -> bool:
-    """Whether the snapshot is there, once none is being made any more."""
+    """Return whether the snapshot exists, after all pending snapshot tasks have ended."""
     settle(session, vm)
     return any(entry.name == name for entry in load_snapshots(session, vm))
 
@@ -192,7 +192,7 @@ def settle(session: Session, vm: Any) -> None:
 
 
 def remove_named(session: Session, vm: Any, name: str) -> None:
-    """Remove the snapshot of that name, made or still being made; no harm if there is none."""
+    """Remove the snapshot of that name, complete or in progress; do nothing if there is none."""
     try:
         settle(session, vm)
         for entry in load_snapshots(session, vm):
@@ -213,7 +213,7 @@ def _remove(session: Session, entry: SnapshotEntry) -> None:
 
 
 def consolidate(session: Session, vm: Any) -> str | None:
-    """Consolidate disks that removal left apart; why that could not be done, or None."""
+    """Consolidate the disks; return why that failed, None on success."""
     try:
         if not read(session, vm, "runtime.consolidationNeeded").get("runtime.consolidationNeeded"):
             return None
@@ -225,17 +225,17 @@ def consolidate(session: Session, vm: Any) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """What a sweep found."""
+    """The result of a sweep."""
 
     removed: tuple[str, ...]
     others: tuple[str, ...]
-    """Names of the snapshots that stay: of users, other products, other repositories."""
+    """Names of the snapshots that were kept: of users, other products, other repositories."""
 
 
 def sweep(
     session: Session, vm: Any, snapshots: Sequence[SnapshotEntry], dead: Sequence[str]
 ) -> Swept:
-    """Remove the snapshots that *dead* names, of runs that are over; leave all others alone."""
+    """Remove the snapshots that *dead* names, of ended runs, and no others."""
     removed = []
     for entry in snapshots:
         if entry.name in dead:
@@ -249,7 +249,7 @@ def sweep(
 
 
 def still_there(session: Session, vm: Any, taken: Taken) -> str | None:
-    """Why what was read through the snapshot may not be what it held; None if it is."""
+    """Return why data read from the snapshot cannot be trusted; None if it can."""
     if all(entry.id != taken.entry.id for entry in load_snapshots(session, vm)):
         return f"the snapshot {taken.entry.name} was removed while its disks were read"
     return None

@@ -1,4 +1,4 @@
-"""A disk of our snapshot as a source: its bytes by a transport, its changes by vSphere."""
+"""A snapshot disk as a source: bytes from a transport, changes from vSphere."""
 
 import threading
 import time
@@ -48,11 +48,11 @@ def frozen_disks(
 
 
 class SnapshotTooOld(SourceUnavailable):
-    """The snapshot has been there for as long as it may."""
+    """Raised when the snapshot has reached its maximum age."""
 
 
 class Watch:
-    """Ends reads when the run is to stop, or the snapshot has become too old."""
+    """Ends reads when the run is cancelled or the snapshot is too old."""
 
     def __init__(
         self,
@@ -70,11 +70,11 @@ class Watch:
         return self._stop.is_set()
 
     def start(self, age: float = 0.0) -> None:
-        """The snapshot is *age* seconds old now."""
+        """Start the clock of a snapshot that is *age* seconds old now."""
         self._began = self._clock() - age
 
     def look(self) -> None:
-        """Stopped, or SnapshotTooOld, if it is time."""
+        """Raise Stopped if the run is cancelled, SnapshotTooOld if the snapshot is too old."""
         if self._stop.is_set():
             raise Stopped("interrupted")
         if self._max_age is not None and self._clock() - self._began >= self._max_age:
@@ -85,7 +85,7 @@ class Watch:
 
 
 class SnapshotDisk:
-    """A DiskSource over one disk of a snapshot; its reader is opened when it is first needed."""
+    """A DiskSource for one disk of a snapshot; its reader is opened on first use."""
 
     is_local = False
 
@@ -97,7 +97,7 @@ class SnapshotDisk:
         check: Callable[[], None],
         watch: Watch,
     ) -> None:
-        """*check* raises if the snapshot did not stay as it was."""
+        """*check* raises an error if the snapshot has changed."""
         self.size = size
         self._open = open_reader
         self._changes = changes
@@ -137,7 +137,7 @@ class SnapshotDisk:
 
 
 def never_changed(reason: Reason) -> Callable[[Since], Sequence[Extent]]:
-    """For a disk whose changes nobody tracks."""
+    """Return a change query that always raises *reason*."""
 
     def changes(since: Since) -> Sequence[Extent]:
         raise ChangeTrackingInvalid(reason.text, reason.code)

@@ -37,7 +37,7 @@ _DESCRIPTION: Final = (
 
 
 def stun(session: Session, vm: Any, is_stopped: Callable[[], bool]) -> str | None:
-    """Stop the machine for a moment; what is left to be done about its disks, or None."""
+    """Stun the VM; return what is left to be done about its disks, or None."""
     name = f"{_PREFIX}{new_id()}"
     try:
         with_meaning(lambda: make_snapshot(session, vm, name, _DESCRIPTION, False, is_stopped))
@@ -52,12 +52,12 @@ def stun(session: Session, vm: Any, is_stopped: Callable[[], bool]) -> str | Non
 
 
 def left_by_stuns(snapshots: Iterable[SnapshotEntry]) -> list[str]:
-    """Names of the snapshots of stuns whose maker was killed, or is about to remove them."""
+    """Return the names of stun snapshots, whose process was killed or is about to remove them."""
     return [entry.name for entry in snapshots if _OURS.match(entry.name)]
 
 
 def without_stuns(machine: Machine) -> Machine:
-    """The machine as it will be once what killed stuns left is removed."""
+    """Return the VM as it is without the stun snapshots of killed processes."""
     left = left_by_stuns(machine.snapshots)
     if not left:
         return machine
@@ -69,12 +69,12 @@ def without_stuns(machine: Machine) -> Machine:
 
 
 def of_a_run(name: str) -> bool:
-    """Whether a snapshot of that name is of a run of `ingest vsphere`, of whatever repository."""
+    """Return whether `ingest vsphere` of any repository made a snapshot of that name."""
     return _RUN.match(name) is not None
 
 
 def sweep_stuns(session: Session, vm: Any) -> tuple[str, ...]:
-    """Remove what killed stuns left, being made or made; the names."""
+    """Remove the stun snapshots of killed processes, also pending ones; return their names."""
     settle(session, vm)
     snapshots = load_snapshots(session, vm)
     swept = sweep(session, vm, snapshots, left_by_stuns(snapshots))
@@ -84,7 +84,7 @@ def sweep_stuns(session: Session, vm: Any) -> tuple[str, ...]:
 
 
 def whose(name: str) -> str:
-    """Whose snapshot that is, as far as its name tells, and what to do about it."""
+    """Return the owner of a snapshot, as far as its name shows it, and what to do about it."""
     if _OURS.match(name):
         return "left by a 'cbtfs cbt' that was killed: 'cbtfs cbt enable' removes it"
     if of_a_run(name):
