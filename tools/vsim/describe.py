@@ -1,7 +1,10 @@
-"""JSON documents of machines, for the operation `vms`."""
+"""JSON documents of machines and disk images, for operations."""
 
+import hashlib
+from pathlib import Path
 from typing import Any
 
+from tools.vsim.model.disk import DiskState
 from tools.vsim.model.machine import SimulatedMachine
 
 
@@ -38,4 +41,16 @@ def describe(machine: SimulatedMachine) -> dict[str, Any]:
             }
             for snapshot in machine.snapshots
         ],
+    }
+
+
+def describe_image(disk: DiskState, image: Path) -> dict[str, Any]:
+    """Return the JSON object of a snapshot disk's reference image."""
+    with image.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {
+        "path": str(image),
+        "size": disk.spec.size,
+        "sha256": digest,
+        "change_id": disk.tracked.change_id if disk.tracked else None,
     }

@@ -6,14 +6,13 @@ are JSON values, except that `data` is bytes (base64 on the wire). A *vm* is a n
 """
 
 import base64
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from tools.vsim.api.site import SimulatedSite
-from tools.vsim.describe import describe
+from tools.vsim.describe import describe, describe_image
 from tools.vsim.fault import Fault
 from tools.vsim.inventory import parse_disk, parse_inventory, parse_size
 from tools.vsim.knobs import GROUPS, changed
@@ -66,12 +65,7 @@ class Operations:
             )
             if held is None or held.truth is None:
                 raise LookupError(f"snapshot {snapshot} has no image of disk {disk}")
-            return {
-                "path": str(held.truth),
-                "size": held.spec.size,
-                "sha256": _digest(held.truth),
-                "change_id": held.tracked.change_id if held.tracked else None,
-            }
+            return describe_image(held, held.truth)
 
     def calls(self, clear: bool = False) -> list[str]:
         """Return the names of the SOAP methods that clients called, oldest first."""
@@ -391,11 +385,6 @@ class Operations:
             if disk in (candidate.spec.key, candidate.spec.label, str(candidate.spec.key)):
                 return candidate
         raise LookupError(f"machine {vm} has no disk {disk!r}")
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 REFUSALS = (
