@@ -1,25 +1,22 @@
-"""The door to NBD servers: size, extents and bytes of one export, through libnbd.
+"""A client of NBD servers: size, extents and bytes of one export, through libnbd.
 
-Several requests are in flight on a connection, and several connections are open where the server
-says that it allows that. What a server reports as an error is final; a connection that is lost is
-made anew.
+A connection has several requests in flight; a server that allows it gets several connections.
+An error from the server is final; a lost connection is opened again.
 """
 
 import ctypes
 import logging
-import os
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
-from urllib.parse import parse_qsl, urlsplit
 
 from cbtfs.core.extent import Extent, complement
-from cbtfs.core.names import printable
-from cbtfs.errors import SourceUnavailable, UsageError
+from cbtfs.errors import SourceUnavailable
 from cbtfs.source import libnbd
+from cbtfs.source.nbd_uri import refuse_unverified, without_secrets
 
 log = logging.getLogger(__name__)
 
@@ -92,12 +89,9 @@ class NbdExport:
     def __init__(
         self, uri: str, contexts: Sequence[str] = (ALLOCATION,), limits: NbdLimits | None = None
     ) -> None:
-        """SourceUnavailable if the server is not there, or has no such export.
-
-        UsageError if the URI asks for TLS in a way in which nobody would be verified.
-        """
-        self.name = _without_secrets(uri)
-        _refuse_unverified(uri)
+        """SourceUnavailable without such an export, UsageError if TLS would verify no server."""
+        self.name = without_secrets(uri)
+        refuse_unverified(uri)
         self._uri = uri
         self._contexts = tuple(contexts)
         self._limits = limits or NbdLimits()
@@ -404,43 +398,3 @@ class _Connection:
         if self._handle:
             self._lib.nbd_close(self._handle)
             self._handle = None
-
-
-def _refuse_unverified(uri: str) -> None:
-    """See that the server of a TLS URI will be verified.
-
-    libnbd before 1.20.2 takes any server where it finds no authority, and any behind a Unix
-    socket (CVE-2024-7383; Debian 12 has 1.14).
-    """
-    try:
-        parts = urlsplit(uri)
-        query = dict(parse_qsl(parts.query))
-    except ValueError as exc:
-        raise UsageError(f"{printable(uri[:80])} is no URI: {exc}") from exc
-    scheme = parts.scheme.lower()
-    if not scheme.startswith("nbds") or "tls-psk-file" in query:
-        return
-    if query.get("tls-verify-peer", "").lower() in ("0", "f", "false", "n", "no", "off"):
-        return  # the user wrote it
-    folder = query.get("tls-certificates")
-    if scheme == "nbds+unix":
-        raise UsageError(
-            "a server behind a Unix socket cannot be verified by its certificate: use "
-            "tls-psk-file=FILE, or nbds://HOST, or nbd+unix:// if nobody else can reach the socket"
-        )
-    if folder is None or not os.path.isfile(os.path.join(folder, "ca-cert.pem")):
-        raise UsageError(
-            "nbds:// needs to know whom to trust: add ?tls-certificates=DIR, with the authority "
-            "in DIR/ca-cert.pem, or ?tls-psk-file=FILE"
-        )
-
-
-def _without_secrets(uri: str) -> str:
-    """The URI as it may be shown: without user and password."""
-    try:
-        parts = urlsplit(uri)
-    except ValueError:
-        return "the NBD server"
-    place = parts.netloc.rpartition("@")[2]
-    query = f"?{parts.query}" if "socket=" in parts.query else ""
-    return printable(f"{parts.scheme}://{place}{parts.path}{query}")
