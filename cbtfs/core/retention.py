@@ -90,47 +90,47 @@ def decide(policy: Policy, candidates: Iterable[Candidate], now: datetime) -> li
     they are forgotten only by name. The newest point is kept if no rule keeps any. The point
     captured last is always kept: a wrong clock may have given an earlier point a later time.
     """
-    newest_first = sorted(candidates, key=lambda each: (each.time, each.order), reverse=True)
-    reasons: dict[PointId, list[str]] = {each.point: [] for each in newest_first}
-    whole = [each for each in newest_first if not each.is_damaged]
-    last = max(whole, key=lambda each: each.order, default=None)
-    for each in newest_first:
-        reasons[each.point] += _own_reasons(policy, each, last, now)
-    for each, reason in _by_count(policy, whole):
-        reasons[each.point].append(reason)
-    if whole and not any(reasons[each.point] for each in whole):
+    newest_first = sorted(candidates, key=lambda point: (point.time, point.order), reverse=True)
+    reasons: dict[PointId, list[str]] = {candidate.point: [] for candidate in newest_first}
+    whole = [candidate for candidate in newest_first if not candidate.is_damaged]
+    last = max(whole, key=lambda candidate: candidate.order, default=None)
+    for candidate in newest_first:
+        reasons[candidate.point] += _own_reasons(policy, candidate, last, now)
+    for candidate, reason in _by_count(policy, whole):
+        reasons[candidate.point].append(reason)
+    if whole and not any(reasons[candidate.point] for candidate in whole):
         reasons[whole[0].point].append("the newest of its VM")
     if last is not None and not reasons[last.point]:
         reasons[last.point].append("captured last")
-    return [Decision(each.point, tuple(reasons[each.point])) for each in newest_first]
+    return [Decision(item.point, tuple(reasons[item.point])) for item in newest_first]
 
 
 def _own_reasons(
-    policy: Policy, each: Candidate, last: Candidate | None, now: datetime
+    policy: Policy, candidate: Candidate, last: Candidate | None, now: datetime
 ) -> list[str]:
     """Return the rules that keep a point regardless of the other points."""
-    found = []
-    if each.is_protected:
-        found.append("protected")
-    if each.is_damaged:
-        found.append("damaged: forget it by its id")
-    if policy.min_age and now - each.time < policy.min_age:
-        found.append("younger than the minimum age")
-    if policy.within is not None and last and each.time >= last.time - policy.within:
-        found.append("within")
-    found += [f"tag {tag}" for tag in each.tags if tag in policy.tags]
-    return found
+    reasons = []
+    if candidate.is_protected:
+        reasons.append("protected")
+    if candidate.is_damaged:
+        reasons.append("damaged: forget it by its id")
+    if policy.min_age and now - candidate.time < policy.min_age:
+        reasons.append("younger than the minimum age")
+    if policy.within is not None and last and candidate.time >= last.time - policy.within:
+        reasons.append("within")
+    reasons += [f"tag {tag}" for tag in candidate.tags if tag in policy.tags]
+    return reasons
 
 
 def _by_count(policy: Policy, whole: Sequence[Candidate]) -> Iterable[tuple[Candidate, str]]:
     """Yield the points that a count keeps, with the rule."""
-    by_capture = sorted(whole, key=lambda each: each.order, reverse=True)
-    for number, each in enumerate(by_capture[: policy.last], 1):
-        yield each, f"last {number} of {policy.last}"
+    by_capture = sorted(whole, key=lambda candidate: candidate.order, reverse=True)
+    for number, candidate in enumerate(by_capture[: policy.last], 1):
+        yield candidate, f"last {number} of {policy.last}"
     for rule, period_of in _PERIODS.items():
         seen = set[str]()
-        for each in whole:
-            period = period_of(each.time.astimezone(policy.zone))
+        for candidate in whole:
+            period = period_of(candidate.time.astimezone(policy.zone))
             if period not in seen and len(seen) < policy.counts[rule]:
                 seen.add(period)
-                yield each, f"{rule} {period}"
+                yield candidate, f"{rule} {period}"

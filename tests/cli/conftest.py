@@ -1,4 +1,4 @@
-"""A repository and a way to run commands on it."""
+"""Fixtures: a repository, and a function that runs commands."""
 
 from pathlib import Path
 

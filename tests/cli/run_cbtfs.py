@@ -14,8 +14,8 @@ from cbtfs.cli.main import main
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a command printed, and its exit code."""
+class CommandResult:
+    """Output and exit code of a command."""
 
     code: int
     out: str
@@ -27,22 +27,22 @@ class Outcome:
         return json.loads(self.out)
 
 
-Run = Callable[..., Outcome]
+Run = Callable[..., CommandResult]
 
 
 def runner(repository: Path, capsys: pytest.CaptureFixture[str]) -> Run:
     """A function that runs one command on *repository* in this process."""
 
-    def run(*arguments: str | Path) -> Outcome:
+    def run(*arguments: str | Path) -> CommandResult:
         capsys.readouterr()
         code = main(["--repo", str(repository), *map(str, arguments)])
         captured = capsys.readouterr()
-        return Outcome(code, captured.out, captured.err)
+        return CommandResult(code, captured.out, captured.err)
 
     return run
 
 
-def process(*arguments: str | Path) -> Outcome:
+def process(*arguments: str | Path) -> CommandResult:
     """Run `python -m cbtfs` with *arguments*."""
     done = subprocess.run(
         [sys.executable, "-m", "cbtfs", *map(str, arguments)],
@@ -50,4 +50,4 @@ def process(*arguments: str | Path) -> Outcome:
         text=True,
         check=False,
     )
-    return Outcome(done.returncode, done.stdout, done.stderr)
+    return CommandResult(done.returncode, done.stdout, done.stderr)

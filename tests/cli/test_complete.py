@@ -22,7 +22,7 @@ def names(repository: Path) -> Names:
 
 @pytest.fixture
 def complete(repository: Path, tmp_path: Path) -> Complete:
-    """What fish is offered for a command line, which it does not change."""
+    """Return a function that completes a command line as fish does."""
 
     def run(line: str, repo: Path | str = repository) -> list[str] | None:
         found = answer(
@@ -126,7 +126,7 @@ HOSTILE = [
 
 
 def _bash(repository: Path, *words: str) -> list[str]:
-    """What bash makes of it, in the way of the script that --install-completion writes."""
+    """Return the completions of bash, with the script of --install-completion."""
     quoted = " ".join(f"'{word}'" for word in words)
     script = f"""
     set -- {quoted}; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1))

@@ -1,4 +1,4 @@
-"""`cbtfs ingest image`: what it prints, what it believes, what it refuses."""
+"""`cbtfs ingest image`: output, trusted change lists and usage errors."""
 
 import json
 import random
@@ -10,7 +10,7 @@ import pytest
 
 from cbtfs.store.repository import create_repository
 from cbtfs.store.settings import new_settings
-from tests.cli.run_cbtfs import Outcome, Run, runner
+from tests.cli.run_cbtfs import CommandResult, Run, runner
 
 SIZE = 40_000
 BLOCK = 4096
@@ -29,12 +29,12 @@ def image(tmp_path: Path) -> Path:
     return path
 
 
-Ingest = Callable[..., Outcome]
+Ingest = Callable[..., CommandResult]
 
 
 @pytest.fixture
 def ingest(run: Run, image: Path) -> Ingest:
-    def one(*options: str | Path) -> Outcome:
+    def one(*options: str | Path) -> CommandResult:
         return run("ingest", "image", "--vm", "web", "--disk", "root", "--json", *options, image)
 
     return one

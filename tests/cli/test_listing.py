@@ -194,7 +194,7 @@ def test_an_ambiguous_id_lists_the_candidates(run: Run, repository: Path) -> Non
 
 
 def test_a_terminal_gets_a_drawn_table_with_literal_names(repository: Path) -> None:
-    """Rich reads [brackets] as markup unless it is told not to."""
+    """Rich interprets [brackets] as markup by default."""
     add_point(repository, {"d": DATA}, vm="[red]vm")
     main, side = pty.openpty()
     with subprocess.Popen(

@@ -1,4 +1,4 @@
-"""The edge: errors become one line and an exit code, whatever the command."""
+"""Every command turns an error into one line and an exit code."""
 
 import json
 import os
@@ -284,7 +284,7 @@ def test_a_shell_can_complete_commands() -> None:
 
 
 def test_listing_loads_nothing_that_it_does_not_need(repository: Path) -> None:
-    """Each of these costs a tenth of what the whole command may take."""
+    """Each of these modules takes a tenth of the time limit of the command."""
     add_point(repository, {"d": bytes(BLOCK)})
     code = (
         "import json, sys; from cbtfs.cli.main import main; "

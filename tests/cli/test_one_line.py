@@ -1,4 +1,4 @@
-"""What is wrong with a repository's files ends in one line and the exit code of damage."""
+"""Damaged files of a repository end a command with one line and the exit code of damage."""
 
 import os
 import shutil

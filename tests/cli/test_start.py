@@ -1,4 +1,4 @@
-"""What holds before the first line of the program: standard streams are open."""
+"""Standard streams are open before the program starts."""
 
 import os
 import subprocess

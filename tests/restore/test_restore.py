@@ -30,7 +30,7 @@ from cbtfs.store.catalog.records import MAP, integer_key
 from cbtfs.store.catalog.update import Update
 from cbtfs.store.digest import chunk_digest
 from cbtfs.store.repository import Repository, reading, writing
-from tests.cli.run_cbtfs import Outcome, process
+from tests.cli.run_cbtfs import CommandResult, process
 from tests.make_points import BLOCK, add_point, new_repository
 
 SIZE = 70 * BLOCK + 777
@@ -452,7 +452,7 @@ def test_the_command_tells_what_it_did(repository: Path, tmp_path: Path) -> None
         "data_bytes": 47 * BLOCK - BLOCK + SIZE % BLOCK,
         "lost": [],
     }
-    assert again == Outcome(
+    assert again == CommandResult(
         2, "", f"cbtfs: {target} is there already: give --force to overwrite it\n"
     )
 

@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from tests.cli.run_cbtfs import Outcome
+from tests.cli.run_cbtfs import CommandResult
 from tests.make_points import MEMORY, new_repository
 
 USER: Final = 12345
@@ -50,11 +50,11 @@ def repository(folder: Path) -> Path:
     return path
 
 
-def as_user(*arguments: str | Path) -> Outcome:
+def as_user(*arguments: str | Path) -> CommandResult:
     """Run a command as the user."""
     command = [sys.executable, "-c", _PROGRAM, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return Outcome(done.returncode, done.stdout, done.stderr)
+    return CommandResult(done.returncode, done.stdout, done.stderr)
 
 
 def owners(path: Path) -> set[tuple[int, int]]:
