@@ -102,6 +102,7 @@ def prune(
     _allow_many_files()
     with repository.points.claimed() as dead:
         points = _load_points(repository, dead, without if is_dry_run else ())
+        refuse_missing(repository)  # points/ may have lost files since, and before they were listed
         living, found = _look(repository, points, announce)
         chosen = select(found.packs, limits)
         space = Space(repository.path)

@@ -17,16 +17,14 @@ from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.records import CatalogDamaged
 from cbtfs.store.catalog.view import POINTS_SCHEMAS
 from cbtfs.store.files import load_file, replace, storing
-from cbtfs.store.folder import Folder
+from cbtfs.store.folder import MARKER, MAX_MARKER_BYTES, Folder
 from cbtfs.store.packs import PackFolder
 from cbtfs.store.points import PointFolder
 
-MARKER: Final = "marker.json"
 FORMAT: Final = "cbtfs directory"
 Directory = Literal["points", "packs"]
 DIRECTORIES: Final[tuple[Directory, ...]] = ("packs", "points")
 """In the order in which markers are written: a crash leaves points/ without one, never packs/."""
-_MAX_BYTES: Final = 1 << 16
 _OURS: Final = "if it is, run 'cbtfs repair --create-markers'"
 
 
@@ -95,7 +93,7 @@ def has_marker(path: Path, repository: str, directory: Directory) -> bool:
     except FileNotFoundError:
         return False
     try:
-        data = load_file(folder.at / MARKER, _MAX_BYTES)
+        data = load_file(folder.at / MARKER, MAX_MARKER_BYTES)
     except FileNotFoundError:
         return False
     except OSError as exc:

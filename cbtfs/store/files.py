@@ -102,13 +102,26 @@ def exchange(new: Path, path: Path) -> None:
         if code == errno.ENOENT:
             os.rename(new, path)
         elif code in (errno.EINVAL, errno.ENOSYS):  # A file system that cannot.
-            aside = path.with_name(path.name + ".old")
+            aside = _aside_of(path)
+            remove_folder(aside)
             os.rename(path, aside)
             os.rename(new, path)
             os.rename(aside, new)
         else:
             raise OSError(code, os.strerror(code), str(path))
     sync_folder(path.parent)
+
+
+def finish_exchange(path: Path) -> None:
+    """Put *path* back if a crash in exchange() left it aside, on a file system that cannot swap."""
+    aside = _aside_of(path)
+    if not os.path.lexists(path) and os.path.lexists(aside):
+        os.rename(aside, path)
+        sync_folder(path.parent)
+
+
+def _aside_of(path: Path) -> Path:
+    return path.with_name(path.name + ".old")
 
 
 def load_file(path: Path, limit: int) -> bytes:

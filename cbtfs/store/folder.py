@@ -12,7 +12,12 @@ from typing import Final
 
 from cbtfs.errors import CbtfsError, DataCorrupt
 from cbtfs.shortage import refuse_shortage
+from cbtfs.store.files import load_file
 from cbtfs.store.owner import refuse_denied
+
+MARKER: Final = "marker.json"
+"""File in points/ and packs/ that names the repository (store/directories.py)."""
+MAX_MARKER_BYTES: Final = 1 << 16
 
 _OPEN: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NO_DIRECTORY: Final = (errno.ELOOP, errno.ENOTDIR)
@@ -60,12 +65,15 @@ class Folder:
         return Folder(self.at / name, self.path / name)
 
     def reopen(self) -> bool:
-        """Open the directory that is at the path now; False if it is this one, or none is."""
+        """Open the directory that is at the path now; False if it is this one, or none is.
+
+        One without the marker of this one is not taken: its file system may not be mounted.
+        """
         try:
             fd = self._open()
         except (OSError, CbtfsError):
             return False
-        if os.path.sameopenfile(fd, self._fd):
+        if os.path.sameopenfile(fd, self._fd) or _marker(self._fd) not in (None, _marker(fd)):
             os.close(fd)
             return False
         os.dup2(fd, self._fd, inheritable=False)
@@ -76,6 +84,14 @@ class Folder:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _marker(fd: int) -> bytes | None:
+    """The bytes of the marker in an open directory; None without one that can be read."""
+    try:
+        return load_file(Path(f"/proc/self/fd/{fd}") / MARKER, MAX_MARKER_BYTES)
+    except (OSError, CbtfsError):
+        return None
 
 
 def open_folder(path: Path) -> Folder:

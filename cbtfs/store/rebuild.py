@@ -44,8 +44,8 @@ def rebuild(
 ) -> Findings:
     """Fill an empty *catalog*. Of like frames one that is not in *bad* is taken.
 
-    *salvaged* are the points that the catalog before it knew: those that are missing from
-    points/ stay known.
+    *salvaged* are the points that the catalog before it knew: those whose manifests are missing
+    from points/, or are damaged there, stay known.
 
     DataCorrupt if a pack cannot be opened at all: without it points would be damaged that may
     only have met a moment's trouble of the disk.
@@ -122,6 +122,10 @@ def _finish(
         record = known[point]
         update.put_point(decode_manifest(record.manifest), record)
     settle_points(update, points, findings)
+    for point in (known.keys() & there) - {*update.point_ids()}:
+        # Its file is damaged: the copy may be the last one, and is kept as without a rebuild.
+        record = known[point]
+        update.put_point(decode_manifest(record.manifest), record)
     if salvaged is None or not salvaged.is_complete or there - known.keys():
         doubt_later_points(update)
     else:

@@ -35,6 +35,7 @@ from cbtfs.store.directories import DIRECTORIES, require_directories, write_mark
 from cbtfs.store.distrust import DistrustFolder
 from cbtfs.store.files import (
     exchange,
+    finish_exchange,
     make_folder,
     put_if_absent,
     remove_folder,
@@ -79,8 +80,7 @@ class Repository:
     def forgotten(self) -> Forgotten:
         """What is known of points that were forgotten, for the one writer.
 
-        Nobody else forgets or removes any, so that the folder is looked at once, and not for
-        each point that is taken: it has two files for every point there is.
+        Nobody else forgets or removes any, so the folder, which may be large, is listed once.
         """
         found = self._forgotten
         if found is None:
@@ -230,7 +230,9 @@ def take_lock(path: Path, wait_seconds: float) -> WriterLock:
     with storing("the writer's lock"):
         make_folder(path / "locks")
         folder = Folder(path / "locks")
-        return WriterLock(folder.at / "writer", wait_seconds)
+        lock = WriterLock(folder.at / "writer", wait_seconds)
+        finish_exchange(path / CATALOG)
+    return lock
 
 
 @contextmanager
@@ -328,9 +330,8 @@ def rebuild_catalog(
 ) -> Findings:
     """Make the catalog anew from packs and points alone, whatever stands there now.
 
-    The old one serves until the new one takes its place, so that it may be interrupted at any
-    time. *progress* is told of bytes of packs. What only the old one still knows is kept: nodes
-    whose frames are bad or gone are written anew first.
+    The old one serves until the new one replaces it, so this may be interrupted at any time.
+    *progress* gets bytes of packs. Nodes that only the old one still knows are written first.
     """
     load_settings(path)
     lock = take_lock(path, lock_wait)
@@ -357,10 +358,9 @@ def rebuild_catalog(
 def reading(path: Path, *, is_suspect: bool = False) -> Iterator[Repository]:
     """The repository at *path*, for one of many readers.
 
-    Where the catalog lags behind points/, and nobody writes, it is caught up first: a point that
-    was committed just before a crash is there. Where there is no room for that, what the catalog
-    knows can be read all the same. Where it is damaged it is made anew, or waited for who does
-    that; *is_suspect* looks for damage that opening it does not show.
+    Where the catalog lags behind points/, and nobody writes, it is caught up first, if there is
+    space for that: a point that was committed just before a crash is there. A damaged one is
+    rebuilt, by this process or another; *is_suspect* verifies it.
     """
     settings = load_settings(path)
     is_open, is_in_step = _look(path)

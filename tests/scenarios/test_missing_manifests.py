@@ -1,6 +1,9 @@
 """Missing manifests: nothing that their points need is removed, and they can be written back."""
 
+import ctypes
+import errno
 import json
+import os
 import random
 import re
 import shutil
@@ -17,10 +20,12 @@ from cbtfs.cli.main import main
 from cbtfs.core.ids import PointId
 from cbtfs.core.manifest import PointState, decode_manifest
 from cbtfs.errors import ManifestsMissing, WrongDirectory
+from cbtfs.prune import prune as prune_module
 from cbtfs.repair import repair
 from cbtfs.store import directories
 from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.update import Update
+from cbtfs.store.folder import MARKER
 from cbtfs.store.missing import give_up, missing_points, put_back
 from cbtfs.store.repository import reading, writing
 from tests.make_points import MEMORY
@@ -85,11 +90,11 @@ def mount_again(folder: Path) -> None:
 def remove_markers(path: Path) -> None:
     """Make the repository one from before there were markers."""
     for directory in directories.DIRECTORIES:
-        (path / directory / directories.MARKER).unlink()
+        (path / directory / MARKER).unlink()
 
 
 def markers(path: Path) -> list[str]:
-    return [d for d in directories.DIRECTORIES if (path / d / directories.MARKER).exists()]
+    return [d for d in directories.DIRECTORIES if (path / d / MARKER).exists()]
 
 
 def all_files(path: Path) -> dict[str, bytes]:
@@ -207,7 +212,7 @@ def test_a_point_forgotten_just_before_a_crash_does_not_keep_markers_from_being_
 
 
 def test_a_crash_between_the_markers_is_made_up_for(history: History) -> None:
-    (history.path / "points" / directories.MARKER).unlink()
+    (history.path / "points" / MARKER).unlink()
 
     history.prune()
 
@@ -226,7 +231,7 @@ def test_a_catalog_that_knows_no_point_vouches_for_no_directory(
 
     assert is_refused(run("prune"))
 
-    assert not (history.path / directory / directories.MARKER).exists()
+    assert not (history.path / directory / MARKER).exists()
     mount_again(history.path / directory)
     history.verify()
 
@@ -330,7 +335,7 @@ def test_the_rebuild_of_a_catalog_of_an_older_schema_keeps_missing_manifests(
 def test_packs_without_a_marker_beside_points_with_one_are_refused(
     history: History, run: Run
 ) -> None:
-    (history.path / "packs" / directories.MARKER).unlink()
+    (history.path / "packs" / MARKER).unlink()
 
     code, text = run("prune")
 
@@ -363,7 +368,7 @@ def link(marker: Path, tmp_path: Path) -> None:
 def test_a_marker_that_is_not_the_directorys_own_stops_every_writer(
     history: History, run: Run, spoil: Any, tmp_path: Path
 ) -> None:
-    spoil(history.path / "points" / directories.MARKER, tmp_path)
+    spoil(history.path / "points" / MARKER, tmp_path)
     before = all_files(history.path)
 
     for command in WRITERS:
@@ -380,7 +385,7 @@ def test_a_marker_that_is_not_the_directorys_own_stops_every_writer(
 def test_a_damaged_marker_is_written_again_on_request(
     history: History, run: Run, spoil: Any, tmp_path: Path
 ) -> None:
-    spoil(history.path / "points" / directories.MARKER, tmp_path)
+    spoil(history.path / "points" / MARKER, tmp_path)
 
     code, text = run("repair", "--create-markers")
 
@@ -393,7 +398,7 @@ def test_a_damaged_marker_is_written_again_on_request(
 def test_a_foreign_marker_is_not_overwritten(
     history: History, run: Run, spoil: Any, tmp_path: Path
 ) -> None:
-    marker = history.path / "points" / directories.MARKER
+    marker = history.path / "points" / MARKER
     spoil(marker, tmp_path)
     before = marker.read_bytes()
 
@@ -564,6 +569,72 @@ def test_a_rebuilt_catalog_keeps_the_manifests_of_missing_points(
             history_prune(repository)
         put_back(repository, [point])
     history.verify()
+
+
+def test_the_last_copy_of_a_damaged_manifest_outlives_a_rebuild(history: History, run: Run) -> None:
+    point = next(iter(history.expected))
+    file = history.path / "points" / point
+    file.write_bytes(file.read_bytes()[:-20])
+
+    assert run("repair")[0] == 21
+    assert point[:12] in run("list")[1]
+    file.unlink()
+
+    assert run("prune")[0] == 21
+    assert run("repair", "--restore-manifests")[0] == 0
+    history.verify()
+
+
+def test_a_manifest_that_is_lost_while_a_prune_begins_stops_it(
+    history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point = next(iter(history.expected))
+    before = all_files(history.path)
+    monkeypatch.setattr(prune_module, "_allow_many_files", lambda: lose(history, point))
+
+    with pytest.raises(ManifestsMissing, match=point):
+        history.prune()
+
+    del before[str(history.path / "points" / point)]
+    assert all_files(history.path) == before
+
+
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_a_crash_in_an_exchange_of_catalogs_loses_no_copy_of_a_manifest(
+    history: History, run: Run, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """Where a file system cannot exchange two names, there is a moment without a catalog."""
+    point = next(iter(history.expected))
+    lose(history, point)
+    monkeypatch.setattr(ctypes, "CDLL", CannotExchange)
+    rename, calls = os.rename, iter(range(1, 100))
+
+    def crash(source: Path, target: Path) -> None:
+        if next(calls) == step:
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    with monkeypatch.context() as crashing:
+        crashing.setattr(os, "rename", crash)
+        assert run("repair")[0] == 130
+
+    for _ in range(2):
+        assert run("repair")[0] == 21
+    assert run("repair", "--restore-manifests")[0] == 0
+    history.verify()
+    assert not (history.path / "catalog.old").exists()
+
+
+class CannotExchange:
+    """A C library on a file system without RENAME_EXCHANGE."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        self.renameat2 = self.refuse
+
+    @staticmethod
+    def refuse(*_: object) -> int:
+        ctypes.set_errno(errno.EINVAL)
+        return -1
 
 
 def history_prune(repository: Any) -> None:

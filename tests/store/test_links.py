@@ -10,7 +10,7 @@ import pytest
 from cbtfs.cli.main import main
 from cbtfs.core.ids import PackId
 from cbtfs.errors import CbtfsError, DataCorrupt
-from cbtfs.store.folder import Folder
+from cbtfs.store.folder import MARKER, Folder
 from cbtfs.store.packs import PackFolder
 from cbtfs.store.points import PointFolder
 from cbtfs.store.runs import RunFacts, RunFolder
@@ -178,6 +178,22 @@ def test_a_reader_goes_on_with_a_copy_that_took_the_place_of_a_directory(
 
     with points.leased(new):
         assert packs.frames(PackId(pack.name))
+
+
+@pytest.mark.parametrize("name", ["packs", "points"])
+def test_a_directory_that_is_unmounted_meanwhile_is_not_taken_for_a_copy(
+    history: History, name: str
+) -> None:
+    """An unmounted directory is empty: packs and points must not be written to it."""
+    folder = Folder(history.path / name)
+    (history.path / name).rename(history.path / "elsewhere")
+    (history.path / name).mkdir()
+
+    assert not folder.reopen()
+
+    assert (folder.at / MARKER).exists()
+    shutil.copy(folder.at / MARKER, history.path / name)
+    assert folder.reopen()
 
 
 def test_descriptors_are_closed(history: History) -> None:
