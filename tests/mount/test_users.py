@@ -53,9 +53,13 @@ def run(home: Path, script: str, mode: str = "666") -> "subprocess.CompletedProc
         source=ROOT, packages=packages, base=sys.base_prefix, mode=mode, user=USER
     )
     python = f"{home}/base/bin/python3.{sys.version_info.minor}"
+    program = (
+        f"import sys; sys.path[:0] = ['{home}/src', '{home}/packages']; "
+        "from cbtfs.cli.start import run; run()"
+    )
     before = f"""\
 set -e
-cbtfs() {{ {python} -m cbtfs "$@"; }}
+cbtfs() {{ {python} -c "{program}" "$@"; }}
 head -c 300000 /dev/urandom > user/disk.raw
 cbtfs init
 cbtfs ingest image --vm vm --disk root user/disk.raw >/dev/null
@@ -64,7 +68,6 @@ cbtfs ingest image --vm vm --disk root user/disk.raw >/dev/null
         "PATH": os.environ["PATH"],
         "HOME": str(home / "user"),
         "CBTFS_REPO": str(home / "user" / "repository"),
-        "PYTHONPATH": f"{home}/src:{home}/packages",
         "PYTHONDONTWRITEBYTECODE": "1",
         "LD_LIBRARY_PATH": f"{home}/base/lib",
         "SCRIPT": before + script,

@@ -101,4 +101,4 @@ def test_a_pipe_is_no_source_and_is_told_why(repository: Path) -> None:
     done = subprocess.run(command, check=False, input=CONTENT, capture_output=True)
 
     assert done.returncode == 2
-    assert b"its size must be known" in done.stderr
+    assert b"whose size is unknown" in done.stderr
