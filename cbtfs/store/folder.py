@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-from cbtfs.errors import CbtfsError, DataCorrupt
+from cbtfs.errors import CbtfsError, DataCorrupt, StoreFailed
 from cbtfs.shortage import refuse_shortage
 from cbtfs.store.files import load_file
 from cbtfs.store.owner import refuse_denied
@@ -34,6 +34,7 @@ class Folder:
             AccessDenied: this user may not open it.
             OutOfResources: a limit of this process is met.
             DataCorrupt: it is a symbolic link or anything else but a directory.
+            StoreFailed: the storage refused to open it.
         """
         self._fd = -1
         self._opened = path
@@ -47,8 +48,10 @@ class Folder:
         except OSError as exc:
             refuse_denied(exc, self.path)
             refuse_shortage(exc, f"cannot open {self.path}")
-            if exc.errno not in _NO_DIRECTORY:
+            if isinstance(exc, FileNotFoundError):
                 raise
+            if exc.errno not in _NO_DIRECTORY:
+                raise StoreFailed(f"cannot open {self.path}: {exc.strerror}") from exc
             kind = "a symbolic link" if os.path.islink(self._opened) else "no directory"
             raise DataCorrupt(
                 f"{self.path} is {kind}, which no directory of a repository may be: move the "

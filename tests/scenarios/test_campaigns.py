@@ -8,7 +8,7 @@ import pytest
 
 from tools.crash.campaigns import CAMPAIGNS
 
-pytestmark = pytest.mark.mounts
+pytestmark = [pytest.mark.mounts, pytest.mark.limit(900)]
 
 SEED = 20261122
 
