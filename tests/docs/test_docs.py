@@ -1,4 +1,4 @@
-"""The commands that the documents show are run as they stand there."""
+"""Run the commands of README.md, and check that tests run those of every other document."""
 
 import os
 import re
@@ -48,15 +48,15 @@ _RUN_BY = {
     ("operations.md", ""): "docs/test_operations.py",
     ("vsim.md", ""): "tools/vsim/test_manual.py",
 }
-"""By page and beginning of the first line; of pages without one every block."""
-_PARTITIONS = 'partx --update "$LOOP"  # this kernel may read no partition tables by itself\n'
+"""Test files by page and start of a block's first line; an empty start means every block."""
+_PARTITIONS = 'partx --update "$LOOP"  # the kernel may not read partition tables\n'
 
 
 def _commands(page: str, first: str) -> str:
-    """The block of commands on a page that starts with *first*."""
+    """Return the block of commands of *page* that starts with *first*."""
     blocks = re.findall(r"^```sh\n(.*?)^```", (ROOT / page).read_text(), re.S | re.M)
-    (found,) = [block for block in blocks if block.startswith(first)]
-    return str(found)
+    (match,) = [block for block in blocks if block.startswith(first)]
+    return str(match)
 
 
 def test_the_five_commands_of_the_readme_capture_list_mount_and_restore() -> None:
@@ -78,27 +78,28 @@ def test_the_five_commands_of_the_readme_capture_list_mount_and_restore() -> Non
     assert done.stdout.endswith("looked\n")
 
 
-def test_a_block_of_a_document_is_run_by_the_test_that_stands_here() -> None:
-    """What has a language is run, or read by what it is for; the rest is only shown."""
+def test_every_code_block_with_a_language_has_a_test() -> None:
+    """A block without a language is only shown."""
     pages = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md"))
-    shown = [
+    blocks = [
         (page.name, first)
         for page in pages
         for first in re.findall(r"^```[a-z]+\n(.*)\n", page.read_text("utf-8"), re.M)
     ]
-    used = {
-        row: [each for each in shown if each[0] == row[0] and each[1].startswith(row[1])]
+    covered = {
+        row: [block for block in blocks if block[0] == row[0] and block[1].startswith(row[1])]
         for row in _RUN_BY
     }
 
-    assert [each for each in shown if not any(each in found for found in used.values())] == []
-    assert [row for row, found in used.items() if not found] == []
+    assert [b for b in blocks if not any(b in matches for matches in covered.values())] == []
+    assert [row for row, matches in covered.items() if not matches] == []
     for (page, _), test in _RUN_BY.items():
-        assert page in (ROOT / "tests" / test).read_text("utf-8") or test == "demo/test_demo.py"
+        text = (ROOT / "tests" / test).read_text("utf-8")
+        assert page in text or test == "demo/test_demo.py"
 
 
-def test_every_link_leads_somewhere() -> None:
-    lost = []
+def test_every_link_has_a_target() -> None:
+    broken = []
     for page in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")):
         for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
             path, _, anchor = link.partition("#")
@@ -107,12 +108,12 @@ def test_every_link_leads_somewhere() -> None:
                 target.exists() and (not anchor or _has(target, anchor))
             ):
                 continue
-            lost.append((page.name, link))
+            broken.append((page.name, link))
 
-    assert lost == []
+    assert broken == []
 
 
 def _has(page: Path, anchor: str) -> bool:
-    """Whether a heading of *page* has that anchor, as GitHub makes it."""
+    """Return whether *page* has a heading with the anchor *anchor*, by GitHub's rules."""
     headings = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), re.M)
-    return anchor in {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings}
+    return anchor in {re.sub(r"[^\w -]", "", text.lower()).replace(" ", "-") for text in headings}
