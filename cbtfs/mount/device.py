@@ -1,8 +1,8 @@
-"""The kernel's requests of one worker: reads are answered by threads, the rest goes to pyfuse3.
+"""The FUSE device of one worker: threads answer reads, pyfuse3 answers all other requests.
 
-What is compiled reads the device. A read of a file that it knows never meets Python; one that it
-does not is prepared or answered by Backend, in the same thread. Everything else goes through a
-socket that pyfuse3 has in place of the device, and the replies come back through it.
+Compiled code reads the device. It answers a read without Python if it knows the leaves of the
+file; otherwise ReadFallback prepares or answers the read in the same thread. All other requests go
+through a socket that replaces pyfuse3's device, and the replies return through it.
 """
 
 import fcntl
@@ -20,48 +20,46 @@ from cbtfs.native import Chunks, Requests
 
 _CLONE: Final = 0x8004E500  # FUSE_DEV_IOC_CLONE of linux/fuse.h
 THREADS: Final = 4
-"""ReadFallback of one worker that may wait for the disk at a time, or be decoded on other cores."""
-
-
+"""Reads of one worker that can wait for the disk, or be decoded on other cores, at a time."""
 _MESSAGE_BYTES: Final = 128 << 10
-"""Room for the longest message, a listing of 64 KiB, whatever the system's default is."""
+"""Socket buffer for the longest message, a listing of 64 KiB; system defaults differ."""
 
 
 class ReadFallback(Protocol):
-    """Who answers the reads that compiled code cannot; both calls may block."""
+    """Answers the reads that compiled code cannot answer. Both methods may block."""
 
     def prepare(self, inode: int, offset: int, length: int) -> bool:
-        """Make known to Requests what a read takes; False if only read() can answer it."""
+        """Provide the leaves of a read to Requests. Return False if only read() can answer it."""
 
     def read(self, inode: int, offset: int, length: int) -> bytes | memoryview: ...
 
 
 class Device:
-    """The device's requests, for the process that made it; *fd* is pyfuse3's descriptor of it."""
+    """A clone of the FUSE device for the calling process. *fd* is pyfuse3's descriptor."""
 
     def __init__(self, fd: int, chunks: Chunks) -> None:
-        # A clone has a queue of its own: when this process dies, what it had read fails at once.
-        device = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
-        fcntl.ioctl(device, _CLONE, struct.pack("I", fd))
-        self._session, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        for each in (self._session, theirs):
-            each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _MESSAGE_BYTES)
-        os.dup2(theirs.fileno(), fd, inheritable=False)
-        theirs.close()
-        self.requests = Requests(device, self._session.fileno(), chunks)
+        # A clone has its own queue: if this process dies, the requests that it has read fail.
+        clone = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
+        fcntl.ioctl(clone, _CLONE, struct.pack("I", fd))
+        self._session, pyfuse3_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for end in (self._session, pyfuse3_end):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _MESSAGE_BYTES)
+        os.dup2(pyfuse3_end.fileno(), fd, inheritable=False)
+        pyfuse3_end.close()
+        self.requests = Requests(clone, self._session.fileno(), chunks)
 
-    async def serve(self, reads: ReadFallback) -> None:
+    async def serve(self, fallback: ReadFallback) -> None:
         """Answer requests until the file system is unmounted."""
 
         def prepare(inode: int, offset: int, length: int) -> bool:
             try:
-                return reads.prepare(inode, offset, length)
+                return fallback.prepare(inode, offset, length)
             except Exception:
-                return False  # read() fails, too, and that is told
+                return False  # read() fails as well, and its error is logged
 
         def read(inode: int, offset: int, length: int) -> bytes | memoryview | int:
             try:
-                return reads.read(inode, offset, length)
+                return fallback.read(inode, offset, length)
             except Exception as exc:
                 return errno_of(exc)
 

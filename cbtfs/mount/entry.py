@@ -1,4 +1,4 @@
-"""One name in the mount, with what a file system says of it."""
+"""Entries of directories in the mount, and their names and times."""
 
 import enum
 import re
@@ -13,14 +13,14 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_NAME_BYTES: Final = 255
 
 STATUS_DIRECTORY: Final = ".cbtfs"
-"""What the mount has beside VMs; encode_name() leaves no dot at the start of a VM's name."""
+"""Directory of the mount's status. No VM has this name: encode_name() encodes a leading dot."""
 BY_ID_DIRECTORY: Final = ".by-id"
 STATUS_FILE: Final = "status.json"
 _MOMENT = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d)-(\d\d)-(\d\d)Z", re.ASCII)
 
 
 class EntryType(enum.Enum):
-    """What an entry is."""
+    """Type of an entry."""
 
     DIRECTORY = enum.auto()
     FILE = enum.auto()
@@ -29,30 +29,30 @@ class EntryType(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One file, directory or link."""
+    """One file, directory or symbolic link."""
 
     name: str
     inode: int
     type: EntryType
     time_ns: int
-    """The moment of the point, in nanoseconds since 1970."""
+    """Time of the point in nanoseconds since 1970."""
     size: int = 0
     allocated_bytes: int = 0
     is_name_permanent: bool = False
-    """Whether the name means this for as long as its directory is there."""
+    """The name refers to this file as long as its directory exists."""
     is_content_permanent: bool = False
-    """Whether size and bytes never change."""
+    """Size and content never change."""
     is_volatile: bool = False
-    """Whether the name may mean something else at the next look: it must not be cached."""
+    """The name may refer to another file at the next look-up, so it must not be cached."""
 
 
 def nanoseconds(moment: datetime) -> int:
-    """Nanoseconds from 1970 to *moment*, exactly; negative before."""
+    """Return the exact number of nanoseconds from 1970 to *moment*; negative before 1970."""
     return (moment - _EPOCH) // timedelta(microseconds=1) * 1000
 
 
 def time_of_name(name: str) -> int:
-    """The moment that a point's name spells, in nanoseconds since 1970; 0 if it spells none."""
+    """Return the time in a point's name in nanoseconds since 1970, or 0 if it has none."""
     match = _MOMENT.match(name)
     if match is None:
         return 0
@@ -64,8 +64,8 @@ def time_of_name(name: str) -> int:
 
 
 def listable_name(name: str) -> str:
-    """*name* if it can stand in a listing, else encoded: one bad name hides all the others."""
-    is_plain = name.isascii() and name.isprintable() and "/" not in name  # nearly all are
+    """Return *name*, encoded if it is invalid: the kernel would reject the whole listing."""
+    is_plain = name.isascii() and name.isprintable() and "/" not in name  # nearly all names are
     is_fine = name not in ("", ".", "..") and (is_plain or not any(map(_is_unlistable, name)))
     if is_fine and len(name.encode()) <= _MAX_NAME_BYTES:
         return name

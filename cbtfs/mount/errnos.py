@@ -1,4 +1,4 @@
-"""What a failed request is answered with, and what the log keeps of it."""
+"""The errno and the log line of a failed request."""
 
 import errno
 import logging
@@ -9,7 +9,7 @@ log = logging.getLogger(__name__)
 
 
 def errno_of(exc: Exception) -> int:
-    """The errno for *exc*; what a user may have to look into is logged, once."""
+    """Return the errno of *exc*. Log it if it is damage or a bug."""
     if isinstance(exc, CbtfsError):
         if exc.errno == errno.EIO:
             log.error("%s", exc)

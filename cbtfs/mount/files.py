@@ -1,4 +1,4 @@
-"""What stands in the directory of one point: its disks, and vm.json."""
+"""The files in the directory of one point: its disks, and vm.json."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -14,13 +14,11 @@ from cbtfs.mount.inodes import EXTRA, FIRST_DISK, inode_of
 
 VM_JSON: Final = "vm.json"
 _PAGE: Final = 4096
-_STEM_BYTES: Final = 180
-"""What a disk's name may have before suffixes are added to it."""
 
 
 @dataclass(frozen=True, slots=True)
 class PointFiles:
-    """The files of one point, as its manifest has them."""
+    """The files of one point according to its manifest."""
 
     manifest: Manifest
     base: int
@@ -28,25 +26,25 @@ class PointFiles:
     disks: tuple[Entry, ...]
 
     def find(self, name: str) -> Entry | None:
-        """The disk of that file name."""
+        """Return the entry of a disk by its file name, or None."""
         return next((entry for entry in self.disks if entry.name == name), None)
 
     def at(self, slot: int) -> tuple[DiskRecord, Entry] | None:
-        """The disk at that slot of the point."""
-        place = slot - FIRST_DISK
-        if not 0 <= place < len(self.disks):
+        """Return record and entry of the disk in a slot, or None."""
+        index = slot - FIRST_DISK
+        if not 0 <= index < len(self.disks):
             return None
-        return self.manifest.disks[place], self.disks[place]
+        return self.manifest.disks[index], self.disks[index]
 
     def vm_json(self, size: int) -> Entry:
-        """The entry of vm.json; the state of a point changes, and the file with it."""
+        """Return the entry of vm.json, whose content follows the state of the point."""
         inode = inode_of(self.base, EXTRA)
         return Entry(
             VM_JSON, inode, EntryType.FILE, self.time_ns, size, size, is_name_permanent=True
         )
 
     def entries(self, json_size: Callable[[], int], after: int = 0) -> Iterator[tuple[Entry, int]]:
-        """Entries beyond offset *after*, each with its own offset, which it keeps for life."""
+        """Yield the entries after offset *after*, each with its permanent offset."""
         if after < EXTRA:
             yield self.vm_json(json_size()), EXTRA
         for slot, entry in enumerate(self.disks, FIRST_DISK):
@@ -55,11 +53,15 @@ class PointFiles:
 
 
 def files_of(manifest: Manifest, base: int) -> PointFiles:
-    """The files of a point; DataCorrupt if they cannot all be numbered or its time is none."""
+    """Return the files of a point.
+
+    Raises:
+        DataCorrupt: the point has more disks than slots, or an invalid time.
+    """
     if len(manifest.disks) > MAX_DISKS:
         raise DataCorrupt(
-            f"point {manifest.point} has {len(manifest.disks)} disks, the mount shows at most "
-            f"{MAX_DISKS}: use restore"
+            f"cannot show point {manifest.point}: it has {len(manifest.disks)} disks, the mount "
+            f"shows at most {MAX_DISKS}; use 'cbtfs restore'"
         )
     try:
         time = nanoseconds(parse_moment(manifest.time))
@@ -76,26 +78,26 @@ def files_of(manifest: Manifest, base: int) -> PointFiles:
 
 def _file_name(disk: DiskRecord, taken: set[str]) -> str:
     suffix = ".raw" if disk.kind == "disk" else ""
-    bases = {name.removesuffix(suffix) for name in taken if name.endswith(suffix)}
-    return unique_name(encode_name(disk.label), bases, disk.id) + suffix
+    taken_names = {name.removesuffix(suffix) for name in taken if name.endswith(suffix)}
+    return unique_name(encode_name(disk.label), taken_names, disk.id) + suffix
 
 
 def _disk_entry(disk: DiskRecord, name: str, inode: int, time: int) -> Entry:
-    in_pages = -(-disk.size // _PAGE) * _PAGE
+    page_aligned_size = -(-disk.size // _PAGE) * _PAGE
     return Entry(
         name,
         inode,
         EntryType.FILE,
         time,
         size=disk.size,
-        allocated_bytes=min(disk.data_blocks * disk.block_size, in_pages),
+        allocated_bytes=min(disk.data_blocks * disk.block_size, page_aligned_size),
         is_name_permanent=True,
         is_content_permanent=True,
     )
 
 
 def encode_vm_json(manifest: Manifest, state: PointState, *, is_damaged: bool) -> bytes:
-    """What vm.json holds: the same bytes for as long as the point's state is the same."""
+    """Return the content of vm.json, which depends only on manifest and state."""
     suspect = state.suspect or next((d.suspect for d in manifest.disks if d.suspect), None)
     document = {
         "point": manifest.point,

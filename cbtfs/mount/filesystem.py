@@ -1,4 +1,4 @@
-"""What one worker answers with: names, attributes and bytes by inode number. It may block."""
+"""The file system of one worker: names, attributes and bytes by inode number. Calls may block."""
 
 import threading
 import time
@@ -35,15 +35,13 @@ from cbtfs.reader import Disk, Reader
 from cbtfs.store.repository import Repository
 
 REFRESH_SECONDS: Final = 1.0
-"""How often it is looked whether the catalog is still the same file."""
+"""Interval in which the catalog is checked for a replacement."""
 _CACHED_POINTS: Final = 512
-"""Points whose manifests stay decoded."""
+"""Number of points whose decoded manifests are cached."""
 _CACHED_JSON_BYTES: Final = 1 << 20
-"""Of what vm.json holds: a listing asks for its size, and `ls -l` again."""
-
-
+"""Size of the cached vm.json documents: a listing needs their sizes, `ls -l` again."""
 _TIME_LINK_PREFIX: Final = "@"
-"""What begins the name of a link to a point that is looked for by its time."""
+"""First character of the name of a link to a point by time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,23 +54,23 @@ class OpenDisk:
 
 
 class FileSystem:
-    """One repository as a file system; safe to use from several threads.
+    """One repository as a file system. Safe to use from several threads.
 
-    Nothing here is needed by a later request: what a number means is found again from the
-    catalog, and what is open from the counts that all workers share.
+    All state is a cache: the catalog determines the meaning of an inode number, and the counts that
+    the workers share determine the open files. Any worker can therefore answer any request.
     """
 
-    def __init__(self, repository: Repository, shared: OpenCounts) -> None:
+    def __init__(self, repository: Repository, open_counts: OpenCounts) -> None:
         self._catalog = repository.catalog
         self._points = repository.points
         self._requests: Requests | None = None
         self._reader = Reader(repository, is_strict=False, on_leaves_dropped=self._drop_leaves)
-        self._shared = shared
-        self.leases = Leases(repository.points, shared, self._close_disks)
+        self._open_counts = open_counts
+        self.leases = Leases(repository.points, open_counts, self._close_disks)
         self._disks: dict[int, OpenDisk] = {}
         self._files: Cache[PointId, PointFiles] = Cache(_CACHED_POINTS, lambda _: 1)
         self._documents: Cache[tuple[PointState, bool], bytes] = Cache(_CACHED_JSON_BYTES, len)
-        """Each vm.json; a state names its point."""
+        """Documents by state; a state contains the id of its point."""
         self._tree = DirectoryTree()
         self._version: bytes | None = None
         self._lock = threading.Lock()
@@ -80,15 +78,15 @@ class FileSystem:
         self.leases.take_all()
         self._current_tree()
 
-    # ReadFallback that are answered without asking
+    # Reads that compiled code answers
 
     @property
     def chunks(self) -> Chunks:
-        """What verifies and caches the bytes of chunks."""
+        """The reader of chunks, for Requests."""
         return self._reader.chunks
 
     def provide_leaves_to(self, requests: Requests) -> None:
-        """Make known to *requests*, from now on, what reads of open disks take."""
+        """Provide the leaves of open disks to *requests*."""
         self._requests = requests
 
     def _drop_leaves(self) -> None:
@@ -96,7 +94,7 @@ class FileSystem:
             self._requests.clear()
 
     def refresh(self) -> None:
-        """Let go of packs that were removed: to be called every second or so."""
+        """Close deleted packs and follow changes of the catalog. Call about once a second."""
         with self._lock:
             self._refresh()
 
@@ -107,9 +105,9 @@ class FileSystem:
     # Names
 
     def _current_tree(self, *, is_missing: bool = False) -> DirectoryTree:
-        """The tree as the catalog has it now: workers that are asked in turn agree.
+        """Return the tree of the catalog's current state, so that all workers agree.
 
-        *is_missing* looks for another catalog at once, as something is not in this one.
+        *is_missing*: a name is missing, so check at once if the catalog was replaced.
         """
         with self._lock:
             now = time.monotonic()
@@ -123,7 +121,11 @@ class FileSystem:
             return self._tree
 
     def _node(self, base: int) -> VmNode | PointNode:
-        """The directory of that base; PointNotFound if there is none."""
+        """Return the directory with that base.
+
+        Raises:
+            PointNotFound: no directory has it.
+        """
         node = self._tree.by_base.get(base)
         if not isinstance(node, PointNode):
             node = self._current_tree().by_base.get(base)
@@ -131,13 +133,17 @@ class FileSystem:
             node = self._current_tree(is_missing=True).by_base.get(base)
         if node is not None:
             return node
-        for point in self._shared.points():
+        for point in self._open_counts.points():
             if inode_base_of(point) == base:
                 return PointNode(point, base, "")
-        raise PointNotFound(f"no file has the number {base}")
+        raise PointNotFound(f"no directory has the inode base {base}")
 
     def entry(self, inode: int) -> Entry:
-        """What has that number; PointNotFound if nothing has it."""
+        """Return the entry with that inode number.
+
+        Raises:
+            PointNotFound: no entry has it.
+        """
         if inode == ROOT:
             return self._current_tree().entry
         base, slot = base_and_slot(inode)
@@ -153,13 +159,13 @@ class FileSystem:
         files = self._files_of(node)
         if slot == EXTRA:
             return files.vm_json(len(self._vm_json(files)))
-        found = files.at(slot)
-        if found is None:
-            raise PointNotFound(f"point {node.point} has no disk number {slot}")
-        return found[1]
+        disk = files.at(slot)
+        if disk is None:
+            raise PointNotFound(f"point {node.point} has no file in slot {slot}")
+        return disk[1]
 
     def lookup(self, parent: int, name: str) -> Entry | None:
-        """The entry of that name in a directory."""
+        """Return the entry with that name in a directory, or None."""
         if parent == ROOT:
             return self._current_tree().find(name) or self._current_tree(is_missing=True).find(name)
         if parent == inode_of(BY_ID_BASE):
@@ -170,18 +176,18 @@ class FileSystem:
         if isinstance(node, VmNode):
             if name.startswith(_TIME_LINK_PREFIX):
                 return self._time_link(node, name)
-            found = node.find(name)
-            if found is not None:
-                return found
-            again = self._current_tree(is_missing=True).by_base.get(node.base)
-            return again.find(name) if isinstance(again, VmNode) else None
+            entry = node.find(name)
+            if entry is not None:
+                return entry
+            current = self._current_tree(is_missing=True).by_base.get(node.base)
+            return current.find(name) if isinstance(current, VmNode) else None
         files = self._files_of(node)
         if name == VM_JSON:
             return files.vm_json(len(self._vm_json(files)))
         return files.find(name)
 
     def entries(self, inode: int, after: int) -> Iterator[tuple[Entry, int]]:
-        """Entries of a directory beyond offset *after*, each with its own offset."""
+        """Return the entries of a directory after offset *after*, each with its offset."""
         if inode == ROOT:
             return self._current_tree().entries(after)
         if inode == inode_of(BY_ID_BASE):
@@ -190,11 +196,15 @@ class FileSystem:
         if isinstance(node, VmNode):
             return node.entries(after)
         files = self._files_of(node)
-        # All of them are made here: whoever asks is in a thread that may wait, or fail.
+        # Built as a list, because this thread may block or fail and the consumer may not.
         return iter(list(files.entries(lambda: len(self._vm_json(files)), after)))
 
     def target(self, inode: int) -> str:
-        """Where the link of that number leads to."""
+        """Return the target of a symbolic link.
+
+        Raises:
+            PointNotFound: no link has that inode number.
+        """
         base, slot = base_and_slot(inode)
         node = self._node(base)
         if isinstance(node, PointNode):
@@ -206,15 +216,15 @@ class FileSystem:
             return node.name
         elif slot == EXTRA and node.latest is not None:
             return node.latest.name
-        raise PointNotFound("no link has that number")
+        raise PointNotFound(f"no link has the inode number {inode}")
 
     def _time_link(self, node: VmNode, name: str) -> Entry | None:
-        """The link called `@-2d`, `@2026-11-20` or the like: to the point that it means now."""
+        """Return the link with a name like `@-2d` or `@2026-11-20` to the matching point."""
         with self._catalog.view() as view:
-            found = listing.requested(view, node.vm, name.removeprefix(_TIME_LINK_PREFIX))
-        now = self._current_tree().by_base.get(node.base)
-        point = now.node_of(found) if found is not None and isinstance(now, VmNode) else None
-        return None if point is None else point.linked(name)
+            point = listing.requested(view, node.vm, name.removeprefix(_TIME_LINK_PREFIX))
+        vm = self._current_tree().by_base.get(node.base)
+        target = vm.node_of(point) if point is not None and isinstance(vm, VmNode) else None
+        return None if target is None else target.linked(name)
 
     # Files
 
@@ -224,10 +234,10 @@ class FileSystem:
                 record = view.point(node.point)
             if record is not None:
                 data = record.manifest
-            elif self._shared.is_open(node.point):
+            elif self._open_counts.is_open(node.point):
                 data = self._points.load_forgotten(node.point)
             else:
-                raise PointNotFound(f"point {node.point} is gone")
+                raise PointNotFound(f"point {node.point} does not exist")
             try:
                 return files_of(decode_manifest(data), node.base)
             except ValueError as exc:
@@ -240,8 +250,8 @@ class FileSystem:
         with self._catalog.view() as view:
             record = view.point(point)
             if record is not None:
-                found = listing.with_state(view, point, files.manifest, record)
-                return self._encoded(files.manifest, found.state, found.is_damaged)
+                current = listing.with_state(view, point, files.manifest, record)
+                return self._encoded(files.manifest, current.state, current.is_damaged)
         return self._encoded(files.manifest, self._points.load_state(point)[0], False)
 
     def _encoded(self, manifest: Manifest, state: PointState, is_damaged: bool) -> bytes:
@@ -253,11 +263,11 @@ class FileSystem:
     def _point_of(self, inode: int) -> PointNode:
         node = self._node(base_and_slot(inode)[0])
         if isinstance(node, VmNode):
-            raise PointNotFound("a directory is no file")
+            raise PointNotFound("the inode number belongs to a directory, not to a file")
         return node
 
     def open(self, inode: int) -> Entry:
-        """Keep a file readable until close(), whatever becomes of its point; what it is."""
+        """Open a file: it is readable until close(), even if its point is forgotten."""
         node = self._point_of(inode)
         self.leases.open(node.point)
         try:
@@ -267,11 +277,11 @@ class FileSystem:
             raise
 
     def close(self, inode: int) -> None:
-        """Let go of a file that was opened."""
+        """Close an open file."""
         self.leases.close(self._point_of(inode).point)
 
     def prepare(self, inode: int, offset: int, length: int) -> bool:
-        """Make known what a read of an open disk takes; False if only read() can answer it."""
+        """Provide the leaves of a read to Requests. Return False if only read() can answer it."""
         if self._requests is None or base_and_slot(inode)[1] == EXTRA:
             return False
         opened = self._disks.get(inode) or self._open_disk(inode)
@@ -280,10 +290,11 @@ class FileSystem:
         return True
 
     def read(self, inode: int, offset: int, length: int) -> bytes | memoryview:
-        """The bytes [offset, offset + length) of an open file, fewer only where it ends.
+        """Return the bytes [offset, offset + length) of an open file, fewer only at its end.
 
-        DataCorrupt or ChunkMissing, which name point, disk, extent and chunk, if one of them
-        cannot be proven.
+        Raises:
+            ChunkMissing: a chunk does not exist; the message names point, disk, extent and chunk.
+            DataCorrupt: a byte cannot be verified; the message names the same.
         """
         if base_and_slot(inode)[1] == EXTRA:
             content = self._vm_json(self._files_of(self._point_of(inode)))
@@ -301,10 +312,11 @@ class FileSystem:
     def _open_disk(self, inode: int) -> OpenDisk:
         node = self._point_of(inode)
         self.leases.take(node.point)
-        found = self._files_of(node).at(base_and_slot(inode)[1])
-        if found is None:
-            raise PointNotFound(f"point {node.point} has no such disk")
-        record = found[0]
+        slot = base_and_slot(inode)[1]
+        disk = self._files_of(node).at(slot)
+        if disk is None:
+            raise PointNotFound(f"point {node.point} has no file in slot {slot}")
+        record = disk[0]
         opened = OpenDisk(node.point, record.label, self._reader.disk(record))
         self._disks[inode] = opened
         if self._requests is not None:
@@ -313,13 +325,13 @@ class FileSystem:
 
     @property
     def cached_bytes(self) -> int:
-        """Of decoded chunks."""
+        """Size of the decoded chunks in the cache."""
         return self._reader.cached_bytes
 
     @property
     def open_points(self) -> int:
-        """Points that have open files, through whatever worker."""
-        return len(self._shared.points())
+        """Number of points with open files, in all workers."""
+        return len(self._open_counts.points())
 
     def _close_disks(self, point: PointId) -> None:
         for inode, opened in list(self._disks.items()):
@@ -332,8 +344,8 @@ class FileSystem:
 def _require_length(
     data: bytes | memoryview, size: int, offset: int, length: int
 ) -> bytes | memoryview:
-    """*data* if it has the length that was asked for: less would be the end of the file."""
-    wanted = max(min(length, size - offset), 0)
-    if len(data) != wanted:
-        raise DataCorrupt(f"{wanted} bytes wanted at {offset}, {len(data)} read")
+    """Return *data* if its length is right: a short reply would mean the end of the file."""
+    expected = max(min(length, size - offset), 0)
+    if len(data) != expected:
+        raise DataCorrupt(f"{len(data)} bytes read at {offset}, {expected} expected")
     return data

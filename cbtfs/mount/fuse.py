@@ -1,4 +1,7 @@
-"""FUSE requests translated: inode numbers in, attributes and errnos out. Reads use device.py."""
+"""Translate FUSE requests to calls by inode number, and results to attributes and errnos.
+
+Reads do not pass here: see device.py.
+"""
 
 import errno
 import os
@@ -14,11 +17,11 @@ from cbtfs.mount.entry import Entry, EntryType
 from cbtfs.mount.errnos import errno_of
 
 VOLATILE_SECONDS: Final = 0.5
-"""How long the kernel trusts a name that may come to mean something else."""
+"""Seconds that the kernel caches a name or attributes that can change."""
 PERMANENT_SECONDS: Final = 3600
-"""How long it trusts what never changes."""
+"""Seconds that the kernel caches a name or attributes that never change."""
 _THREADS: Final = 8
-"""Requests of one worker, other than reads, that may wait for the disk at a time."""
+"""Requests of one worker, except reads, that can wait for the disk at a time."""
 _NAME_BYTES: Final = 255
 _MODES: Final = {
     EntryType.DIRECTORY: stat.S_IFDIR | 0o500,
@@ -35,21 +38,21 @@ def _text(name: bytes) -> str:
 
 
 def _attribute_seconds(entry: Entry) -> float:
-    """How long attributes hold; those of vm.json not at all, or its size would not fit."""
+    """Return how long attributes are cached: 0 for vm.json, whose size must match its content."""
     if entry.is_content_permanent:
         return PERMANENT_SECONDS
     return 0 if entry.type is EntryType.FILE or entry.is_volatile else VOLATILE_SECONDS
 
 
 def _name_seconds(entry: Entry) -> float:
-    """How long a name means the entry for certain."""
+    """Return how long a name is cached."""
     if entry.is_volatile:
         return 0
     return PERMANENT_SECONDS if entry.is_name_permanent else VOLATILE_SECONDS
 
 
 class Backend(Protocol):
-    """What a file system is asked for, by inode number; FileSystem keeps it. Any call may block."""
+    """A file system by inode number: FileSystem, or a wrapper. Each method may block."""
 
     def lookup(self, parent: int, name: str) -> Entry | None: ...
     def entry(self, inode: int) -> Entry: ...
@@ -61,7 +64,7 @@ class Backend(Protocol):
 
 
 class FuseOperations(pyfuse3.Operations):
-    """What pyfuse3 calls. serve() must have been called before the first request but INIT."""
+    """The handlers that pyfuse3 calls. Call serve() before the first request other than INIT."""
 
     supports_dot_lookup = False
     enable_writeback_cache = False
@@ -77,13 +80,13 @@ class FuseOperations(pyfuse3.Operations):
         self.is_initialised = True
 
     def serve(self, file_system: Backend) -> None:
-        """Answer requests with what *file_system* says, from now on."""
+        """Answer requests from *file_system*."""
         self._file_system = file_system
         self._threads = trio.CapacityLimiter(_THREADS)
 
     @contextmanager
-    def _replying(self) -> Iterator[None]:
-        """Let only FUSEError out: pyfuse3 ends the whole mount for any other exception."""
+    def _errnos(self) -> Iterator[None]:
+        """Convert exceptions to FUSEError: pyfuse3 ends the whole mount at any other exception."""
         try:
             yield
         except pyfuse3.FUSEError:
@@ -111,33 +114,33 @@ class FuseOperations(pyfuse3.Operations):
     async def lookup(
         self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
-        with self._replying():
+        with self._errnos():
             entry = await self._run(self._file_system.lookup, parent_inode, _text(name))
             if entry is None:
                 raise pyfuse3.FUSEError(errno.ENOENT)
             return self._attributes(entry)
 
     async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
-        with self._replying():
+        with self._errnos():
             return self._attributes(await self._run(self._file_system.entry, inode))
 
     async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:
-        with self._replying():
+        with self._errnos():
             return os.fsencode(await self._run(self._file_system.target, inode))
 
     async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
-        with self._replying():
+        with self._errnos():
             return inode
 
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
-        with self._replying():
+        with self._errnos():
             for entry, offset in await self._run(self._file_system.entries, fh, start_id):
                 attributes = self._attributes(entry)
                 if not pyfuse3.readdir_reply(token, os.fsencode(entry.name), attributes, offset):
                     break
 
     async def releasedir(self, fh: int) -> None:
-        with self._replying():
+        with self._errnos():
             pass
 
     async def forget(self, inode_list: Any) -> None:
@@ -146,32 +149,32 @@ class FuseOperations(pyfuse3.Operations):
     # Files
 
     async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
-        with self._replying():
+        with self._errnos():
             if flags & os.O_ACCMODE != os.O_RDONLY:
                 raise pyfuse3.FUSEError(errno.EROFS)
             entry = await self._run(self._file_system.open, inode)
             return pyfuse3.FileInfo(fh=inode, keep_cache=entry.is_content_permanent)
 
     async def fsync(self, fh: int, datasync: bool) -> None:
-        with self._replying():
+        with self._errnos():
             pass
 
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
-        with self._replying():
+        with self._errnos():
             pass
 
     async def release(self, fh: int) -> None:
-        with self._replying():
+        with self._errnos():
             await self._run(self._file_system.close, fh)
 
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
-        with self._replying():
-            facts = pyfuse3.StatvfsData()
-            facts.f_bsize = facts.f_frsize = 4096
-            facts.f_namemax = _NAME_BYTES
-            return facts
+        with self._errnos():
+            statistics = pyfuse3.StatvfsData()
+            statistics.f_bsize = statistics.f_frsize = 4096
+            statistics.f_namemax = _NAME_BYTES
+            return statistics
 
-    # What would change something. The mount is read-only: the kernel refuses before it asks.
+    # Changes. The mount is read-only, so the kernel rejects most of them itself.
 
     async def _refuse(self, *_: Any, **__: Any) -> Any:
         raise pyfuse3.FUSEError(errno.EROFS)
@@ -179,9 +182,9 @@ class FuseOperations(pyfuse3.Operations):
     setattr = mknod = mkdir = unlink = rmdir = symlink = rename = link = _refuse
     create = write = setxattr = removexattr = _refuse
 
-    # What there is not, and the kernel need not ask for again: `ls -l` would for each file.
+    # Unsupported requests. ENOSYS keeps the kernel from asking again: `ls -l` would for each file.
 
-    async def _lack(self, *_: Any, **__: Any) -> Any:
+    async def _not_supported(self, *_: Any, **__: Any) -> Any:
         raise pyfuse3.FUSEError(errno.ENOSYS)
 
-    flush = listxattr = getxattr = _lack
+    flush = listxattr = getxattr = _not_supported

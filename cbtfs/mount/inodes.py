@@ -1,9 +1,9 @@
-"""Inode numbers: derived from random ids, so that they survive a remount and mean one thing ever.
+"""Inode numbers, derived from random ids: they survive a remount and are never reused.
 
-A number is a base, a hash of the id of a VM or a point, and a slot, the place of a file within
-that one's directory. So a process that meets the number of a file that it has not looked up finds
-the point without reading every manifest. A disk's slot is its place in the manifest, which never
-changes.
+A number consists of a base, which is a hash of the id of a VM or a point, and a slot, which is the
+position of a file in the directory of that VM or point. A process that receives an inode number
+which it has not looked up can therefore find the point without reading every manifest. A disk's
+slot is its position in the manifest, which never changes.
 """
 
 import hashlib
@@ -13,49 +13,49 @@ from typing import Final
 from cbtfs.core.manifest import MAX_DISKS
 
 ROOT: Final = 1
-"""What FUSE calls the root: base 0, slot 1."""
+"""Root inode of FUSE: base 0, slot 1."""
 
 FIRST_DISK: Final = 2
 MAX_SLOT: Final = FIRST_DISK + MAX_DISKS
-"""Above those of disks."""
+"""One above the slots of disks."""
 SLOT_BITS: Final = MAX_SLOT.bit_length()
 _BASE_BITS: Final = 51
-"""With the slot 63 bits: a number is positive for programs that take it for signed, too."""
+"""With the slot 63 bits, so that the number is positive as a signed integer."""
 _FIRST_BASE: Final = 16
-"""Offsets in a directory are bases; those below are for what has none."""
+"""Offsets in a directory are bases; offsets below are reserved for entries without a base."""
 
 STATUS_BASE: Final = 2
-"""Below those of VMs and points: the folder of the status of the mount."""
+"""Base of the status directory, below those of VMs and points."""
 BY_ID_BASE: Final = 3
-"""The folder of links to VMs by their ids."""
+"""Base of the directory with links to VMs by id."""
 
 SELF: Final = 0
 """The directory itself."""
 EXTRA: Final = 1
-"""`latest` of a VM, `vm.json` of a point."""
+"""`latest` of a VM, or `vm.json` of a point."""
 BY_ID: Final = 2
-"""The link in the folder of ids to a VM."""
+"""The link to a VM in the directory of ids."""
 FORMER: Final = 3
-"""The link to a VM under a name that it had before."""
+"""The link to a VM under a former name."""
 POINT_LINK: Final = MAX_SLOT
-"""A link to a point under whatever name: no disk has the slot."""
+"""A link to a point under any name; no disk uses this slot."""
 
 
 def inode_of(base: int, slot: int = SELF) -> int:
-    """The number of file *slot* of the directory with that base."""
+    """Return the inode number of file *slot* in the directory with that base."""
     return base << SLOT_BITS | slot
 
 
 def base_and_slot(inode: int) -> tuple[int, int]:
-    """What inode_of() was given."""
+    """Return the base and the slot of an inode number."""
     return inode >> SLOT_BITS, inode & MAX_SLOT
 
 
 def inode_base_of(identity: str, taken: Container[int] = ()) -> int:
-    """A base for *identity* that is not taken.
+    """Return a base for *identity* that is not in *taken*.
 
-    Two of a million ids share one with a probability of 1 in 4,500: then the second gets
-    another, which holds as long as the first is there.
+    Two of a million ids have the same hash with a probability of 1 in 4,500. The second then gets
+    another base, which is stable as long as the first id exists.
     """
     attempt = 0
     while True:

@@ -1,4 +1,4 @@
-"""The leases that one worker holds: what open files need is not pruned."""
+"""Leases of one worker, which keep prune from deleting the objects of open files."""
 
 import threading
 from collections.abc import Callable
@@ -13,45 +13,51 @@ from cbtfs.store.points import PointFolder
 class Leases:
     """Leases of points with open files; safe to use from several threads.
 
-    Each worker takes one of its own when it first reads from a point, and keeps it for as long
-    as any worker has a file of it open: whichever is killed, the others hold on.
+    Each worker takes its own lease of a point at its first read and keeps it while any worker has a
+    file of the point open. If a worker is killed, the leases of the others remain.
     """
 
     def __init__(
-        self, folder: PointFolder, shared: OpenCounts, dropped: Callable[[PointId], None]
+        self, folder: PointFolder, open_counts: OpenCounts, on_dropped: Callable[[PointId], None]
     ) -> None:
-        """*dropped* is told of each point whose lease ended."""
+        """*on_dropped* is called for each point whose lease ends."""
         self._folder = folder
-        self._shared = shared
-        self._dropped = dropped
+        self._open_counts = open_counts
+        self._on_dropped = on_dropped
         self._lock = threading.Lock()
         self._held: dict[PointId, ExitStack] = {}
 
     def take_all(self) -> None:
-        """Lease every point that has open files: what a worker does that takes another's place."""
-        for point in self._shared.points():
+        """Lease every point that has open files, as a replacement of a dead worker must."""
+        for point in self._open_counts.points():
             try:
                 self.take(point)
             except PointNotFound:
                 continue
 
     def open(self, point: PointId) -> None:
-        """Lease *point* and count a file of it as open; PointNotFound if it is forgotten.
+        """Lease *point* and count an open file.
 
-        A forgotten point can be opened again only while it is open: nobody else keeps a prune off.
+        A forgotten point can be opened only while it has open files: no other lease protects it.
+
+        Raises:
+            PointNotFound: the point is forgotten, or does not exist.
         """
-        is_open = self._shared.is_open(point)
-        self._shared.add(point)
+        is_open = self._open_counts.is_open(point)
+        self._open_counts.add(point)
         try:
             self.take(point, is_open=is_open)
         except BaseException:
-            self._shared.remove(point)
+            self._open_counts.remove(point)
             raise
 
     def take(self, point: PointId, *, is_open: bool = True) -> None:
-        """Have a lease of a point with open files; PointNotFound if it is gone.
+        """Lease a point unless this worker has a lease already.
 
-        *is_open*: a forgotten point will do, as another worker has a lease of it.
+        *is_open*: accept a forgotten point, because another worker holds a lease.
+
+        Raises:
+            PointNotFound: the point does not exist.
         """
         with self._lock:
             if point not in self._held:
@@ -60,13 +66,13 @@ class Leases:
                     self._held[point] = stack.pop_all()
 
     def close(self, point: PointId) -> None:
-        """Count a file of *point* as closed."""
-        self._shared.remove(point)
+        """Count a closed file of *point*."""
+        self._open_counts.remove(point)
         self.drop_unused()
 
     def drop_unused(self) -> None:
-        """Let go of points that no worker has open files of."""
+        """End the leases of points without open files."""
         with self._lock:
-            for point in [each for each in self._held if not self._shared.is_open(each)]:
+            for point in [held for held in self._held if not self._open_counts.is_open(held)]:
                 self._held.pop(point).close()
-                self._dropped(point)
+                self._on_dropped(point)

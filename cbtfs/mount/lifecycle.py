@@ -1,4 +1,4 @@
-"""A mount from its first check to its end, in the foreground or as a process of its own."""
+"""Start and serve a mount, in the foreground or in the background."""
 
 import errno
 import os
@@ -16,7 +16,14 @@ import trio
 
 from cbtfs.errors import CbtfsError, MountFailed
 from cbtfs.mount.fuse import FuseOperations
-from cbtfs.mount.mountpoint import DEVICE, FSNAME, may_mount, prepare, raise_read_ahead, unmount
+from cbtfs.mount.mountpoint import (
+    DEVICE,
+    FSNAME,
+    prepare,
+    raise_read_ahead,
+    require_permission,
+    unmount,
+)
 from cbtfs.mount.open_counts import OpenCounts
 from cbtfs.mount.readiness_pipe import READY, parse_error, send_error, send_ready
 from cbtfs.mount.status import mount_info
@@ -32,57 +39,59 @@ _LOG_MODE: Final = 0o600
 
 @dataclass(frozen=True, slots=True)
 class MountServer:
-    """What shall be mounted where, and how."""
+    """One mount: repository, mount point and options."""
 
     repository: Path
     mountpoint: Path
     workers: int
-    is_for_others: bool = False
-    """Whether other users than the one who mounts are let in, as far as modes allow."""
+    allows_others: bool = False
+    """Allow access by other users, as far as file modes permit."""
 
-    def serve(self, ready: Callable[[], None]) -> None:
-        """Mount and serve until unmounted; *ready* is called once the root can be listed."""
-        place = prepare(self.mountpoint, self.repository)
+    def serve(self, on_ready: Callable[[], None]) -> None:
+        """Mount, and serve until unmounted. Call *on_ready* once the root can be listed."""
+        mountpoint = prepare(self.mountpoint, self.repository)
         load_settings(self.repository)
-        may_mount(for_others=self.is_for_others)
+        require_permission(for_others=self.allows_others)
         _check_repository(self.repository)
-        file_system = self._mount(place)
-        has_served = False
+        operations = self._mount(mountpoint)
+        is_ready = False
 
-        def serving() -> None:
-            nonlocal has_served
-            has_served = True
-            # Not before: the answer to the kernel's first request would lower it again.
-            raise_read_ahead(place)
-            ready()
+        def report_ready() -> None:
+            nonlocal is_ready
+            is_ready = True
+            # Set here because the reply to the kernel's first request would lower it again.
+            raise_read_ahead(mountpoint)
+            on_ready()
 
         try:
-            session = self._session(file_system)
-            Supervisor(place, self.workers, session.work, session.board.count_error).run(serving)
+            context = self._worker_context(operations)
+            Supervisor(mountpoint, self.workers, context.work, context.stats.count_error).run(
+                report_ready
+            )
         except BaseException:
-            # A mount that served and died is left to be seen: an empty folder looks like a loss.
-            if not has_served:
-                unmount(place, is_lazy=True)
+            # A mount that died in service stays: an empty directory would look like data loss.
+            if not is_ready:
+                unmount(mountpoint, is_lazy=True)
             raise
 
-    def _mount(self, place: Path) -> FuseOperations:
-        file_system = FuseOperations()
-        options = {*_OPTIONS, *(["allow_other"] if self.is_for_others else [])}
+    def _mount(self, mountpoint: Path) -> FuseOperations:
+        operations = FuseOperations()
+        options = {*_OPTIONS, *(["allow_other"] if self.allows_others else [])}
         try:
-            pyfuse3.init(file_system, str(place), options)
+            pyfuse3.init(operations, str(mountpoint), options)
         except RuntimeError as exc:
             raise MountFailed(
-                f"cannot mount on {place}: libfuse says why in the line before this one, in the "
-                "log, or on standard error with --foreground"
+                f"cannot mount on {mountpoint}: libfuse failed; see its message before this line, "
+                "in the log, or on standard error with --foreground"
             ) from exc
-        return file_system
+        return operations
 
-    def _session(self, file_system: FuseOperations) -> WorkerContext:
-        trio.run(_answer_init, file_system)
+    def _worker_context(self, operations: FuseOperations) -> WorkerContext:
+        trio.run(_answer_init, operations)
         repository = self.repository.absolute()
         return WorkerContext(
             repository,
-            file_system,
+            operations,
             _find_device(),
             OpenCounts(),
             WorkerStats(),
@@ -90,33 +99,34 @@ class MountServer:
         )
 
     def serve_in_background(self, log_file: Path) -> None:
-        """Mount, and return once the root can be listed; what goes wrong later is in *log_file*.
+        """Mount in a child process, and return once the root can be listed. Log to *log_file*.
 
-        Raises what kept the mount from starting.
+        Raises:
+            CbtfsError: the mount could not start; the error is that of the child.
         """
         log = _open_log(log_file)
-        heard, report = os.pipe()
+        read_end, write_end = os.pipe()
         sys.stdout.flush()
         sys.stderr.flush()
         if os.fork() == 0:
-            os.close(heard)
-            self._serve_detached(log, report)
-        os.close(report)
+            os.close(read_end)
+            self._serve_detached(log, write_end)
+        os.close(write_end)
         os.close(log)
-        with open(heard, "rb") as file:
-            said = file.readline()  # not all there is: the workers have the other end, too
-        if said != READY:
-            raise parse_error(said) or MountFailed(f"the mount ended at once: see {log_file}")
+        with open(read_end, "rb") as file:
+            line = file.readline()  # not read(): the workers keep the write end open
+        if line != READY:
+            raise parse_error(line) or MountFailed(f"the mount ended early: see {log_file}")
 
     def _serve_detached(self, log: int, report: int) -> None:
-        """Serve as a process that no terminal knows; never returns."""
+        """Serve in a session without a terminal. Never return."""
         os.setsid()
-        nothing = os.open(os.devnull, os.O_RDWR)
-        for stream, source in ((0, nothing), (1, log), (2, log)):
+        null = os.open(os.devnull, os.O_RDWR)
+        for stream, source in ((0, null), (1, log), (2, log)):
             os.dup2(source, stream)
         is_ready = False
 
-        def ready() -> None:
+        def on_ready() -> None:
             nonlocal is_ready
             is_ready = True
             send_ready(report)
@@ -125,7 +135,7 @@ class MountServer:
         code = 70
         try:
             os.chdir("/")
-            self.serve(ready)
+            self.serve(on_ready)
             code = 0
         except CbtfsError as exc:
             if not is_ready:
@@ -140,45 +150,45 @@ class MountServer:
 
 
 def _check_repository(repository: Path) -> None:
-    """Open the repository once, in a child: LMDB does not survive the forks to come."""
+    """Open the repository in a child process, because LMDB must not be used across forks."""
 
-    def open_it(_: int) -> None:
+    def open_repository(_: int) -> None:
         with reading(repository):
             pass
 
-    heard, report = os.pipe()
-    child = fork(open_it, report)
-    os.close(report)
-    with open(heard, "rb") as file:
-        said = file.read()
+    read_end, write_end = os.pipe()
+    child = fork(open_repository, write_end)
+    os.close(write_end)
+    with open(read_end, "rb") as file:
+        report = file.read()
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if code != 0:
-        raise parse_error(said) or MountFailed(
+        raise parse_error(report) or MountFailed(
             f"the repository {repository} cannot be opened: {code}"
         )
 
 
-async def _answer_init(file_system: FuseOperations) -> None:
-    """Answer the kernel's first request, and read no other."""
+async def _answer_init(operations: FuseOperations) -> None:
+    """Answer the kernel's first request, INIT, and read no other."""
 
     async def wait_readable(fd: int) -> None:
-        if file_system.is_initialised:
-            greeting.cancel()
+        if operations.is_initialised:
+            scope.cancel()
         await trio.lowlevel.wait_readable(fd)
 
-    with trio.CancelScope() as greeting, _replaced_wait(wait_readable):
+    with trio.CancelScope() as scope, _replaced_wait(wait_readable):
         await pyfuse3.main()
 
 
 @contextmanager
 def _replaced_wait(wait_readable: Callable[[int], Awaitable[None]]) -> Iterator[None]:
-    """Let pyfuse3 wait for requests with *wait_readable*.
+    """Make pyfuse3 wait for requests with *wait_readable*.
 
-    It looks trio up in its module at each use: that is how its own asyncio mode is made.
+    pyfuse3 looks up the name trio in its module at each use; its asyncio mode relies on that.
     """
     lowlevel: dict[str, Any] = {**vars(trio.lowlevel), "wait_readable": wait_readable}
-    shown = {**vars(trio), "lowlevel": SimpleNamespace(**lowlevel)}
-    pyfuse3.trio = SimpleNamespace(**shown)  # type: ignore[attr-defined]
+    replacement = {**vars(trio), "lowlevel": SimpleNamespace(**lowlevel)}
+    pyfuse3.trio = SimpleNamespace(**replacement)  # type: ignore[attr-defined]
     try:
         yield
     finally:
@@ -186,7 +196,7 @@ def _replaced_wait(wait_readable: Callable[[int], Awaitable[None]]) -> Iterator[
 
 
 def _find_device() -> int:
-    """pyfuse3's descriptor of /dev/fuse, which it does not tell."""
+    """Return pyfuse3's descriptor of /dev/fuse, which pyfuse3 does not publish."""
     for name in os.listdir("/proc/self/fd"):
         fd = int(name)
         try:
@@ -198,14 +208,14 @@ def _find_device() -> int:
 
 
 def _open_log(path: Path) -> int:
-    """Open the log for appending; it is no link, and no FIFO that nobody may be reading."""
+    """Open the log for appending. Refuse a link, and a FIFO, which may have no reader."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         log = os.open(path, flags, _LOG_MODE)
     except OSError as exc:
-        why = "it is a symbolic link" if exc.errno == errno.ELOOP else exc.strerror
-        raise MountFailed(f"cannot write {path}: {why}; name a --log-file") from exc
+        reason = "it is a symbolic link" if exc.errno == errno.ELOOP else exc.strerror
+        raise MountFailed(f"cannot write {path}: {reason}; name a --log-file") from exc
     if not stat.S_ISREG(os.fstat(log).st_mode) and not os.path.samefile(path, os.devnull):
         os.close(log)
         raise MountFailed(f"cannot write {path}: not a regular file; name a --log-file")

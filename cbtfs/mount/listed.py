@@ -1,4 +1,4 @@
-"""What the tree of names is made of: VMs and points as one view of the catalog lists them."""
+"""VMs and points in one view of the catalog, as input of the directory tree."""
 
 from collections.abc import Iterator
 
@@ -11,10 +11,10 @@ from cbtfs.store.catalog.view import View
 
 
 def listed_vms(view: View) -> Iterator[ListedVm]:
-    """Yield each VM with its directory, which its name and its captures decide, and its points."""
+    """Yield each VM with its points and its directory, which depends on its name and captures."""
     vms = view.vms()
     entries = {vm: list(view.entries_of(vm)) for vm in vms}
-    names = names_of(bearer(each, entries[vm]) for vm, each in vms.items())
+    names = names_of(bearer(facts, entries[vm]) for vm, facts in vms.items())
     former: dict[str, list[str]] = {}
     for name, last in names.former.items():
         former.setdefault(last.vm.id, []).append(encode_name(name))

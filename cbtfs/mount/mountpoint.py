@@ -1,4 +1,4 @@
-"""The place of a mount: what may be mounted where, what is mounted there, and who holds it."""
+"""Mount points: checks before a mount, mounted file systems, unmounting and open files."""
 
 import contextlib
 import ctypes
@@ -18,23 +18,23 @@ from cbtfs.mount.entry import STATUS_DIRECTORY, STATUS_FILE
 FSNAME: Final = "cbtfs"
 DEVICE: Final = "/dev/fuse"
 _HELPER: Final = "fusermount3"
-"""Setuid root: it mounts for ordinary users."""
+"""Program with setuid root that mounts for other users than root."""
 _UNMOUNT_SECONDS: Final = 60
-_CONFIGURATION: Final = "/etc/fuse.conf"
+_FUSE_CONF: Final = "/etc/fuse.conf"
 _DETACH: Final = 2  # MNT_DETACH of mount.h
 _NOFOLLOW: Final = 8  # UMOUNT_NOFOLLOW
 _READ_AHEAD_KIB: Final = 4096
-"""128 KiB is the kernel's; with 4 MiB a sequential read was measured to be a third faster."""
+"""The kernel's default is 128 KiB. With 4 MiB, sequential reads were measured a third faster."""
 
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
 
 
 class Busy(MountFailed):
-    """Something is open below the mount point."""
+    """Raised when a file below the mount point is in use."""
 
 
 class Mount(NamedTuple):
-    """A line of /proc/self/mountinfo."""
+    """A mounted file system: one line of /proc/self/mountinfo."""
 
     path: str
     device: str
@@ -47,7 +47,7 @@ class Mount(NamedTuple):
 
 
 def mounts() -> Iterator[Mount]:
-    """All that is mounted, later mounts last."""
+    """Yield the mounted file systems, later mounts last."""
     with open("/proc/self/mountinfo", "rb") as file:
         for line in file:
             fields = line.split()
@@ -57,120 +57,150 @@ def mounts() -> Iterator[Mount]:
 
 
 def mount_at(path: Path) -> Mount | None:
-    """What is mounted at *path*, on top."""
+    """Return the topmost file system at *path*, or None."""
     return next((m for m in reversed(list(mounts())) if m.path == str(path)), None)
 
 
 def prepare(path: Path, repository: Path) -> Path:
-    """The mount point as the kernel spells it, fit to be mounted on, or MountFailed.
+    """Check that *path* is a suitable mount point, and return its canonical path.
 
-    A mount of ours there whose processes have died is removed first.
+    A dead mount of cbtfs at *path* is unmounted first.
+
+    Raises:
+        MountFailed: the mount point is unsuitable.
     """
-    place = Path(os.path.realpath(path))
+    mountpoint = Path(os.path.realpath(path))
     home = Path(os.path.realpath(repository))
-    if place.is_relative_to(home) or home.is_relative_to(place):
+    if mountpoint.is_relative_to(home) or home.is_relative_to(mountpoint):
         raise MountFailed(
-            f"{path} and the repository {repository} contain each other: name another"
+            f"cannot mount on {path}: it and the repository {repository} contain each other; "
+            "name another directory"
         )
-    there = mount_at(place)
-    if there is not None and there.is_ours and is_dead(place):
-        unmount(place)
-        there = mount_at(place)
-    if there is not None and there.is_ours:
-        raise MountFailed(f"{path} has a mount of cbtfs already: umount it, or name another folder")
-    if any(m.is_ours and place.is_relative_to(m.path) for m in mounts()):
-        raise MountFailed(f"{path} is inside a mount of cbtfs: name a folder outside")
+    mount = mount_at(mountpoint)
+    if mount is not None and mount.is_ours and is_dead(mountpoint):
+        unmount(mountpoint)
+        mount = mount_at(mountpoint)
+    if mount is not None and mount.is_ours:
+        raise MountFailed(
+            f"cannot mount on {path}: it is a mount of cbtfs already; unmount it, or name another "
+            "directory"
+        )
+    if any(m.is_ours and mountpoint.is_relative_to(m.path) for m in mounts()):
+        raise MountFailed(
+            f"cannot mount on {path}: it is inside a mount of cbtfs; name another directory"
+        )
     try:
-        names = os.listdir(place)
+        names = os.listdir(mountpoint)
     except FileNotFoundError as exc:
-        raise MountFailed(f"there is no folder {path}: make it") from exc
+        raise MountFailed(f"cannot mount on {path}: no such directory; create it") from exc
     except OSError as exc:
-        raise MountFailed(f"cannot mount on {path}: {exc.strerror}; name a folder") from exc
+        raise MountFailed(
+            f"cannot mount on {path}: {exc.strerror}; name an empty directory"
+        ) from exc
     if names:
-        raise MountFailed(f"{path} is not empty: name a folder that is")
-    return place
+        raise MountFailed(f"cannot mount on {path}: it is not empty; name an empty directory")
+    return mountpoint
 
 
-def may_mount(*, for_others: bool) -> None:
-    """MountFailed, with what to do, if this user cannot mount at all or not for others."""
+def require_permission(*, for_others: bool) -> None:
+    """Check that this user can mount.
+
+    Raises:
+        MountFailed: the user cannot mount, or not *for_others*.
+    """
     if not os.path.exists(DEVICE):
         raise MountFailed(
-            f"there is no {DEVICE}: load the module 'fuse', or give it to a container"
+            f"cannot mount: {DEVICE} does not exist; load the kernel module 'fuse', or pass the "
+            "device to the container"
         )
     if not os.access(DEVICE, os.R_OK | os.W_OK, effective_ids=True):
         raise MountFailed(
-            f"you may not open {DEVICE}: let root run 'chmod 666 {DEVICE}', as udev does on most "
-            "systems, or mount as root"
+            f"cannot mount: no permission to open {DEVICE}; run 'chmod 666 {DEVICE}' as root, the "
+            "mode that udev sets on most systems, or mount as root"
         )
     if os.geteuid() == 0:
         return
     if process.find_program(_HELPER) is None:
-        raise MountFailed(f"only root can mount without {_HELPER}: install the package fuse3")
+        raise MountFailed(
+            f"cannot mount: only root can mount without {_HELPER}; install the package fuse3"
+        )
     if for_others and not _others_are_allowed():
         raise MountFailed(
-            f"only root may mount for others: leave out --allow-other, or let root put the line "
-            f"user_allow_other into {_CONFIGURATION}"
+            f"cannot mount with --allow-other: only root may; omit the option, or add the line "
+            f"user_allow_other to {_FUSE_CONF} as root"
         )
 
 
 def _others_are_allowed() -> bool:
     try:
-        lines = Path(_CONFIGURATION).read_text("utf-8", "replace").splitlines()
+        lines = Path(_FUSE_CONF).read_text("utf-8", "replace").splitlines()
     except OSError:
         return False
     return any(line.strip() == "user_allow_other" for line in lines)
 
 
 def is_dead(path: Path) -> bool:
-    """Whether nobody answers for the file system at *path* any more."""
+    """Return True if the processes of the file system at *path* have died."""
     try:
-        os.statvfs(path)  # the kernel answers stat() itself for a while
+        os.statvfs(path)  # unlike stat(), which the kernel answers from its cache
     except OSError as exc:
         return exc.errno == errno.ENOTCONN
     return False
 
 
 def remove(path: Path, *, is_lazy: bool = False) -> None:
-    """Unmount the mount of ours at *path*, dead or alive; MountFailed if there is none."""
-    place = Path(os.path.realpath(path))
-    there = mount_at(place)
-    if there is None or not there.is_ours:
+    """Unmount the mount of cbtfs at *path*, dead or alive.
+
+    Raises:
+        MountFailed: *path* is not a mount of cbtfs, or it cannot be unmounted.
+    """
+    unmount(_require_ours(path), is_lazy=is_lazy)
+
+
+def _require_ours(path: Path) -> Path:
+    mountpoint = Path(os.path.realpath(path))
+    mount = mount_at(mountpoint)
+    if mount is None or not mount.is_ours:
         raise MountFailed(
-            f"{path} has no mount of cbtfs: findmnt -S {FSNAME} shows those there are"
+            f"{path} is not a mount of cbtfs: list the mounts with 'findmnt -S {FSNAME}'"
         )
-    unmount(place, is_lazy=is_lazy)
+    return mountpoint
 
 
 def load_status(path: Path) -> dict[str, Any]:
-    """What the mount of ours at *path* says of itself; MountFailed if there is none, or dead."""
-    place = Path(os.path.realpath(path))
-    there = mount_at(place)
-    if there is None or not there.is_ours:
-        raise MountFailed(
-            f"{path} has no mount of cbtfs: findmnt -S {FSNAME} shows those there are"
-        )
+    """Return the status document of the mount of cbtfs at *path*.
+
+    Raises:
+        MountFailed: *path* is not a mount of cbtfs, or it does not answer.
+    """
+    mountpoint = _require_ours(path)
     try:
-        found = json.loads((place / STATUS_DIRECTORY / STATUS_FILE).read_bytes())
+        document = json.loads((mountpoint / STATUS_DIRECTORY / STATUS_FILE).read_bytes())
     except (OSError, ValueError) as exc:
         raise MountFailed(
-            f"the mount at {path} does not answer ({exc}): see its log, then mount it again"
+            f"the mount at {path} does not answer: {exc}; see its log, then mount it again"
         ) from exc
-    return dict(found)
+    return dict(document)
 
 
 def unmount(path: Path, *, is_lazy: bool = False) -> None:
-    """Unmount what is at *path*; Busy, with its holders, if it is in use and must not be lazy."""
+    """Unmount the file system at *path*. *is_lazy*: detach it even if it is in use.
+
+    Raises:
+        Busy: it is in use; the message names the users.
+        MountFailed: it cannot be unmounted.
+    """
     failure = _unmount(path, is_lazy)
     if failure is None:
         return
     if failure == errno.EBUSY:
-        held = ", ".join(holders(path)) or "a process that cannot be seen"
-        raise Busy(f"{path} is busy: it is held by {held}; close that first")
+        users = ", ".join(holders(path)) or "a process that is not visible here"
+        raise Busy(f"{path} is busy: it is held by {users}; close the files first")
     raise MountFailed(f"cannot unmount {path}: {os.strerror(failure)}")
 
 
 def _unmount(path: Path, is_lazy: bool) -> int | None:
-    """The errno of a failure."""
+    """Return the errno of a failure, or None."""
     if os.geteuid() == 0:
         libc = ctypes.CDLL(None, use_errno=True)
         flags = _NOFOLLOW | (_DETACH if is_lazy else 0)
@@ -191,19 +221,21 @@ def _unmount(path: Path, is_lazy: bool) -> int | None:
 
 
 def holders(path: Path) -> list[str]:
-    """What keeps the file system at *path* in use, in words: loop devices, mounts, processes."""
+    """Describe the loop devices, mounts and processes that use the file system at *path*."""
     inside = f"{path}/"
-    found = [
+    descriptions = [
         f"/dev/{name} on {printable(file)}" for name, file in _loops() if file.startswith(inside)
     ]
-    found += [f"the mount {printable(m.path)}" for m in mounts() if m.path.startswith(inside)]
+    descriptions += [
+        f"the mount {printable(m.path)}" for m in mounts() if m.path.startswith(inside)
+    ]
     for number in sorted((p for p in os.listdir("/proc") if p.isdigit()), key=int):
         if int(number) == os.getpid():
             continue
-        held = next((f for f in _open_files(number) if f == str(path) or f.startswith(inside)), "")
-        if held:
-            found.append(f"process {number} ({_command(number)}) on {printable(held)}")
-    return found
+        file = next((f for f in _open_files(number) if f == str(path) or f.startswith(inside)), "")
+        if file:
+            descriptions.append(f"process {number} ({_command(number)}) on {printable(file)}")
+    return descriptions
 
 
 def _loops() -> Iterator[tuple[str, str]]:
@@ -232,9 +264,9 @@ def _command(process: str) -> str:
 
 
 def raise_read_ahead(path: Path) -> None:
-    """Let the kernel read further ahead, where this process may ask for it."""
-    there = mount_at(path)
-    if there is not None:
+    """Raise the kernel's read-ahead for the mount at *path* if this process has the permission."""
+    mount = mount_at(path)
+    if mount is not None:
         with contextlib.suppress(OSError):
-            setting = Path("/sys/class/bdi", there.device, "read_ahead_kb")
+            setting = Path("/sys/class/bdi", mount.device, "read_ahead_kb")
             setting.write_text(str(_READ_AHEAD_KIB))

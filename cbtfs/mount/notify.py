@@ -1,11 +1,11 @@
-"""Word to systemd, where it waits for some: sd_notify(3)."""
+"""Notifications to systemd: sd_notify(3)."""
 
 import os
 import socket
 
 
 def notify(state: str) -> None:
-    """Send *state*, such as READY=1, to the service manager; nothing if there is none."""
+    """Send *state*, for example READY=1, to the service manager if there is one."""
     path = os.environ.get("NOTIFY_SOCKET", "")
     if path[:1] not in ("/", "@"):
         return

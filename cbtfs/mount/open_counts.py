@@ -1,4 +1,4 @@
-"""What the workers of one mount share: how many files each point has open."""
+"""The number of open files of each point, in memory that the workers of one mount share."""
 
 import fcntl
 import mmap
@@ -18,17 +18,17 @@ _FREE: Final = bytes(16)
 
 
 class TooManyOpen(CbtfsError):
-    """More points have open files than the mount can keep account of."""
+    """Raised when more points have open files than the mount can count."""
 
     errno = 23  # ENFILE
 
 
 class OpenCounts:
-    """Memory that is made before the workers are forked.
+    """Shared memory with the number of open files of each point. Create it before the forks.
 
-    How many open files each point has is counted here, since open and release of one file come
-    to any worker. A worker that is killed between the count and its reply leaves the count too
-    high: then the point keeps its lease until the mount ends.
+    The counts are shared because the kernel may send the open and the release of one file to
+    different workers. If a worker is killed after it has counted an open and before it replies, the
+    count remains too high and the point remains leased until the mount ends.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class OpenCounts:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        # POSIX locks are of a process: they hold between workers, the other lock within one.
+        # POSIX locks belong to a process: they exclude other workers, the lock excludes threads.
         with self._lock:
             fcntl.lockf(self._fd, fcntl.LOCK_EX)
             try:
@@ -50,39 +50,41 @@ class OpenCounts:
     def add(self, point: PointId) -> None:
         """Count one more open file of *point*."""
         with self._locked():
-            at = self._find(bytes.fromhex(point))
-            if at is None:
-                at = self._find(_FREE)
-            if at is None:
-                raise TooManyOpen(f"{_SLOTS} points have open files: close some")
-            _, count = _SLOT.unpack_from(self._memory, at)
-            _SLOT.pack_into(self._memory, at, bytes.fromhex(point), count + 1)
+            offset = self._find(bytes.fromhex(point))
+            if offset is None:
+                offset = self._find(_FREE)
+            if offset is None:
+                raise TooManyOpen(
+                    f"cannot open a file: {_SLOTS} points have open files already; close some"
+                )
+            _, count = _SLOT.unpack_from(self._memory, offset)
+            _SLOT.pack_into(self._memory, offset, bytes.fromhex(point), count + 1)
 
     def remove(self, point: PointId) -> None:
         """Count one open file of *point* less."""
         with self._locked():
-            at = self._find(bytes.fromhex(point))
-            if at is None:
+            offset = self._find(bytes.fromhex(point))
+            if offset is None:
                 return
-            key, count = _SLOT.unpack_from(self._memory, at)
+            key, count = _SLOT.unpack_from(self._memory, offset)
             if count > 1:
-                _SLOT.pack_into(self._memory, at, key, count - 1)
+                _SLOT.pack_into(self._memory, offset, key, count - 1)
             else:
-                _SLOT.pack_into(self._memory, at, _FREE, 0)
+                _SLOT.pack_into(self._memory, offset, _FREE, 0)
 
     def is_open(self, point: PointId) -> bool:
-        """Whether *point* has open files."""
+        """Return True if *point* has open files."""
         with self._locked():
             return self._find(bytes.fromhex(point)) is not None
 
     def points(self) -> set[PointId]:
-        """The points that have open files."""
+        """Return the points that have open files."""
         with self._locked():
-            found = (key for key, _ in _SLOT.iter_unpack(self._memory[:]))
-            return {PointId(key.hex()) for key in found if key != _FREE}
+            keys = (key for key, _ in _SLOT.iter_unpack(self._memory[:]))
+            return {PointId(key.hex()) for key in keys if key != _FREE}
 
     def _find(self, key: bytes) -> int | None:
-        at = self._memory.find(key)
-        while at >= 0 and at % _SLOT.size:
-            at = self._memory.find(key, at + 1)
-        return at if at >= 0 else None
+        offset = self._memory.find(key)
+        while offset >= 0 and offset % _SLOT.size:
+            offset = self._memory.find(key, offset + 1)
+        return offset if offset >= 0 else None

@@ -1,4 +1,4 @@
-"""A pipe on which a process of the mount reports that it is ready, or why it failed."""
+"""The pipe through which a process of the mount reports to its parent: ready, or an error."""
 
 import inspect
 import json
@@ -18,11 +18,12 @@ _CLASSES: Final = {
 
 
 def send_ready(fd: int) -> None:
+    """Report that the process is ready."""
     os.write(fd, READY)
 
 
 def send_error(fd: int, exc: CbtfsError) -> None:
-    """Send *exc* as one line.
+    """Report *exc* in one line.
 
     An exception of a class that is defined outside of cbtfs.errors arrives as its nearest base
     class there, so that exit code and errno are kept.
@@ -33,9 +34,9 @@ def send_error(fd: int, exc: CbtfsError) -> None:
 
 
 def parse_error(data: bytes) -> CbtfsError | None:
-    """Return the last error in *data*, an instance of the class that was sent; None if none."""
+    """Return the last reported error in *data*, of the class that was sent, or None."""
     for line in reversed(data.splitlines()):
         if line.startswith(b"{"):
-            sent = json.loads(line)
-            return _CLASSES[sent["class"]](sent["message"])
+            document = json.loads(line)
+            return _CLASSES[document["class"]](document["message"])
     return None

@@ -1,4 +1,4 @@
-"""The state of a live mount, as a file in it that no listing shows: .cbtfs/status.json."""
+"""The status of a running mount in the file .cbtfs/status.json, which no listing shows."""
 
 import json
 import time
@@ -20,12 +20,12 @@ from cbtfs.store.repository import Repository
 _DIRECTORY_INODE: Final = inode_of(STATUS_BASE)
 _FILE_INODE: Final = inode_of(STATUS_BASE, EXTRA)
 _PADDING_BYTES: Final = 4096
-"""The file is padded with spaces to a multiple: its size stays while its numbers change."""
+"""The file is padded with spaces to a multiple, so that its size is stable."""
 
 
 @dataclass(frozen=True, slots=True)
 class MountInfo:
-    """What stays the same for as long as a mount lasts."""
+    """Members of the status that are constant for the life of a mount."""
 
     repository: str
     mountpoint: str
@@ -34,31 +34,35 @@ class MountInfo:
 
 
 class FileSystemWithStatus:
-    """Adds the status to what a worker answers with, and keeps its own line on the board."""
+    """Add the status file to a file system, and publish the statistics of this worker."""
 
     def __init__(
-        self, file_system: FileSystem, repository: Repository, board: WorkerStats, facts: MountInfo
+        self,
+        file_system: FileSystem,
+        repository: Repository,
+        stats: WorkerStats,
+        mount_info: MountInfo,
     ) -> None:
         self._file_system = file_system
         self._catalog = repository.catalog
-        self._board = board
-        self._facts = facts
+        self._stats = stats
+        self._mount_info = mount_info
         self._points: tuple[bytes | None, dict[str, Any]] = (None, {})
         self.target = file_system.target
-        board.join()
+        stats.register()
 
     # Names
 
     def lookup(self, parent: int, name: str) -> Entry | None:
         if parent == ROOT and name == STATUS_DIRECTORY:
-            return self._folder()
+            return self._directory()
         if parent == _DIRECTORY_INODE:
             return self._file() if name == STATUS_FILE else None
         return self._file_system.lookup(parent, name)
 
     def entry(self, inode: int) -> Entry:
         if inode == _DIRECTORY_INODE:
-            return self._folder()
+            return self._directory()
         return self._file() if inode == _FILE_INODE else self._file_system.entry(inode)
 
     def entries(self, inode: int, after: int) -> Iterator[tuple[Entry, int]]:
@@ -66,7 +70,7 @@ class FileSystemWithStatus:
             return iter([(self._file(), EXTRA)] if after < EXTRA else [])
         return self._file_system.entries(inode, after)
 
-    def _folder(self) -> Entry:
+    def _directory(self) -> Entry:
         return Entry(STATUS_DIRECTORY, _DIRECTORY_INODE, EntryType.DIRECTORY, time.time_ns())
 
     def _file(self) -> Entry:
@@ -93,44 +97,44 @@ class FileSystemWithStatus:
         except PointNotFound:
             raise
         except CbtfsError:
-            self._board.count_error()
+            self._stats.count_error()
             raise
 
     def run_periodic_work(self) -> None:
-        """What is to be done every second: end leases, free room, tell of this worker."""
+        """End unused leases, close deleted packs and publish statistics. Call once a second."""
         self._file_system.leases.drop_unused()
         self._file_system.refresh()
-        self._board.tell(self._file_system.cached_bytes)
+        self._stats.update(self._file_system.cached_bytes)
 
     # The document
 
     def _content(self) -> bytes:
-        self._board.tell(self._file_system.cached_bytes)
+        self._stats.update(self._file_system.cached_bytes)
         document = {
-            **asdict(self._facts),
+            **asdict(self._mount_info),
             "program": __version__,
-            "workers": [asdict(worker) for worker in self._board.workers()],
-            "restarts": max(self._board.started - len(self._board.workers()), 0),
-            "errors": self._board.errors,
+            "workers": [asdict(worker) for worker in self._stats.workers()],
+            "restarts": max(self._stats.started - len(self._stats.workers()), 0),
+            "errors": self._stats.errors,
             "open_points": self._file_system.open_points,
-            **self._of_points(),
+            **self._points_summary(),
         }
         text = json.dumps(document, indent=2).encode()
         return text + b" " * (-(len(text) + 1) % _PADDING_BYTES) + b"\n"
 
-    def _of_points(self) -> dict[str, Any]:
-        """Numbers, and the points not to be trusted; looked at again when any changed."""
+    def _points_summary(self) -> dict[str, Any]:
+        """Return counts of VMs and points, and the suspect and damaged points."""
         with self._catalog.view() as view:
             version = view.points_version
             if version != self._points[0]:
-                marked: dict[str, list[dict[str, str]]] = {"suspect": [], "damaged": []}
+                by_mark: dict[str, list[dict[str, str]]] = {"suspect": [], "damaged": []}
                 count = 0
                 for point in sorted(listing.points(view), key=_by_vm):
                     count += 1
-                    for mark in marked.keys() & set(point.marks):
-                        marked[mark].append(_named(point.manifest))
-                found = {"vms": len(view.vms()), "points": count, **marked}
-                self._points = version, found
+                    for mark in by_mark.keys() & set(point.marks):
+                        by_mark[mark].append(_named(point.manifest))
+                summary = {"vms": len(view.vms()), "points": count, **by_mark}
+                self._points = version, summary
         return self._points[1]
 
 
@@ -151,6 +155,6 @@ def _named(manifest: Manifest) -> dict[str, str]:
 
 
 def mount_info(repository: str, mountpoint: str, process: int) -> MountInfo:
-    """The facts of a mount that begins now."""
+    """Return the constant members of the status of a mount that starts now."""
     now = format_moment(datetime.now(UTC).replace(microsecond=0))
     return MountInfo(repository, mountpoint, process, now)

@@ -1,4 +1,4 @@
-"""The process above the workers: it starts them, replaces what dies, and ends the mount."""
+"""The process that starts the workers of a mount, replaces dead ones and ends the mount."""
 
 import logging
 import os
@@ -24,15 +24,15 @@ log = logging.getLogger(__name__)
 _MAX_DEATHS: Final = 5
 _DEATHS_SECONDS: Final = 10.0
 _RETRY_SECONDS: Final = 1.0
-"""How often a busy mount that shall end is looked at again."""
-_FAULTS: Final = (DataCorrupt.exit_code, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGSEGV)
-"""How a process ends that maps a damaged catalog (cli/options/context)."""
-_END_SECONDS: Final = 5.0
-"""What a worker may take to end once the file system is unmounted."""
+"""Interval of attempts to unmount a busy mount."""
+_FAULT_CODES: Final = (DataCorrupt.exit_code, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGSEGV)
+"""Exit codes of a process that has mapped a damaged catalog (cli/options/context)."""
+_EXIT_SECONDS: Final = 5.0
+"""Time that workers have to exit after the file system is unmounted."""
 
 
 class Work(Protocol):
-    """What a worker does, in its process; it tells *report* that it is ready, or why it is not."""
+    """Run a worker in the calling process; report readiness or an error to *report*."""
 
     def __call__(self, report: int, is_suspect: bool) -> None: ...
 
@@ -40,26 +40,26 @@ class Work(Protocol):
 @dataclass(slots=True)
 class _Child:
     process: int
-    heard: bytes = b""
+    output: bytes = b""
     is_probe: bool = False
 
     @property
     def is_ready(self) -> bool:
-        return READY in self.heard
+        return READY in self.output
 
 
 class Supervisor:
-    """Keeps *count* workers running until the file system at *place* is unmounted.
+    """Keep *count* workers running until the file system at *mountpoint* is unmounted.
 
-    *work* is told whether the catalog is suspect: a worker before it ended by a fault.
-    A pipe from each child tells what it reports, and by its end that the child has.
+    The argument is_suspect of *work* is True if the previous worker died of a fault. Each child has
+    a pipe to the supervisor: it transports reports, and its end means that the child has exited.
     """
 
     def __init__(
-        self, place: Path, count: int, work: Work, on_death: Callable[[], None] = lambda: None
+        self, mountpoint: Path, count: int, work: Work, on_death: Callable[[], None] = lambda: None
     ) -> None:
-        """*on_death* is called for each worker that died while the mount was served."""
-        self._place = place
+        """*on_death* is called for each worker that dies while the mount is in service."""
+        self._mountpoint = mountpoint
         self._count = count
         self._work = work
         self._on_death = on_death
@@ -70,19 +70,21 @@ class Supervisor:
         self.is_serving = False
         self._is_ending = False
         self._is_unmounted = False
-        self._complaint = ""
+        self._busy_message = ""
 
-    def run(self, ready: Callable[[], None]) -> None:
-        """Serve until unmounted; *ready* is called once the root can be listed.
+    def run(self, on_ready: Callable[[], None]) -> None:
+        """Serve until the file system is unmounted. Call *on_ready* once the root can be listed.
 
-        Raises what kept the workers from starting, or MountFailed if they keep dying.
+        Raises:
+            CbtfsError: a worker could not start; the error is its own.
+            MountFailed: workers die repeatedly.
         """
         self._watch_signals()
         try:
             for _ in range(self._count):
                 self._start(partial(self._work, is_suspect=False))
             while self._children:
-                self._step(ready)
+                self._step(on_ready)
         finally:
             for child in self._children.values():
                 os.kill(child.process, signal.SIGKILL)
@@ -91,26 +93,26 @@ class Supervisor:
     def _watch_signals(self) -> None:
         self._signals.setblocking(False)
         self._wakeup.setblocking(False)
-        for each in IGNORED:
-            # nohup has SIGHUP ignored, a shell has SIGINT for what it runs in the background.
-            if each == signal.SIGTERM or signal.getsignal(each) is not signal.SIG_IGN:
-                signal.signal(each, lambda *_: None)
+        for number in IGNORED:
+            # nohup ignores SIGHUP; a shell ignores SIGINT in background processes.
+            if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, lambda *_: None)
         signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
         self._selector.register(self._signals, selectors.EVENT_READ)
 
     def _start(self, run: Callable[[int], None], *, is_probe: bool = False) -> None:
-        heard, report = os.pipe()
-        process = fork(run, report)
-        os.close(report)
-        self._children[heard] = _Child(process, is_probe=is_probe)
-        self._selector.register(heard, selectors.EVENT_READ)
+        read_end, write_end = os.pipe()
+        process = fork(run, write_end)
+        os.close(write_end)
+        self._children[read_end] = _Child(process, is_probe=is_probe)
+        self._selector.register(read_end, selectors.EVENT_READ)
 
-    def _step(self, ready: Callable[[], None]) -> None:
-        timeout = _END_SECONDS if self._is_unmounted else _RETRY_SECONDS
+    def _step(self, on_ready: Callable[[], None]) -> None:
+        timeout = _EXIT_SECONDS if self._is_unmounted else _RETRY_SECONDS
         is_waiting = self._is_ending or self._is_unmounted
         events = self._selector.select(timeout if is_waiting else None)
         if not events and self._is_unmounted:
-            log.warning("ending workers that did not end with the mount")
+            log.warning("killing workers that did not exit after the unmount")
             for child in self._children.values():
                 os.kill(child.process, signal.SIGKILL)
         for key, _ in events:
@@ -118,29 +120,29 @@ class Supervisor:
                 self._signals.recv(64)
                 self._is_ending = True
                 notify("STOPPING=1")
-                self._complaint = ""
+                self._busy_message = ""
             else:
-                self._hear(key.fd, ready)
+                self._read_report(key.fd, on_ready)
         if self._is_ending and not self._is_unmounted:
             self._try_unmount()
 
     def _try_unmount(self) -> None:
         try:
-            unmount(self._place)
+            unmount(self._mountpoint)
             self._is_unmounted = True
         except Busy as exc:
-            if str(exc) != self._complaint:
-                self._complaint = str(exc)
+            if str(exc) != self._busy_message:
+                self._busy_message = str(exc)
                 notify(f"STATUS={exc}")
-                log.warning("%s; the mount stays until then", exc)
+                log.warning("%s; the mount remains until then", exc)
 
-    def _hear(self, fd: int, ready: Callable[[], None]) -> None:
+    def _read_report(self, fd: int, on_ready: Callable[[], None]) -> None:
         child = self._children[fd]
         data = os.read(fd, 4096)
         if data:
-            child.heard += data
+            child.output += data
             if not self.is_serving and all(c.is_ready for c in self._children.values()):
-                self._start(lambda _: _list(self._place), is_probe=True)
+                self._start(lambda _: _list_root(self._mountpoint), is_probe=True)
             return
         self._selector.unregister(fd)
         os.close(fd)
@@ -149,39 +151,39 @@ class Supervisor:
         code = os.waitstatus_to_exitcode(status)
         if child.is_probe and code == 0:
             self.is_serving = True
-            ready()
+            on_ready()
         elif code == 0:
             self._is_unmounted = True
         elif not self._is_unmounted:
             self._replace(child, code)
 
     def _replace(self, child: _Child, code: int) -> None:
-        why = parse_error(child.heard) or MountFailed(_words(code))
+        reason = parse_error(child.output) or MountFailed(_describe_exit(code))
         if not self.is_serving:
-            raise why
-        self._on_death()  # what it was reading failed, and nobody else counts that
+            raise reason
+        self._on_death()  # its pending reads fail, and no other process counts them
         self._deaths.append(time.monotonic())
-        is_many = len(self._deaths) == _MAX_DEATHS
-        if is_many and self._deaths[-1] - self._deaths[0] <= _DEATHS_SECONDS:
-            raise _given_up(self._place, why)
-        log.error("worker %d ended (%s): another takes its place", child.process, why)
+        has_many = len(self._deaths) == _MAX_DEATHS
+        if has_many and self._deaths[-1] - self._deaths[0] <= _DEATHS_SECONDS:
+            raise _repeated_deaths(self._mountpoint, reason)
+        log.error("worker %d ended (%s): starting another one", child.process, reason)
         self._start(
-            partial(self._work, is_suspect=code in _FAULTS and not parse_error(child.heard))
+            partial(self._work, is_suspect=code in _FAULT_CODES and not parse_error(child.output))
         )
 
 
-def _list(place: Path) -> None:
-    os.listdir(place)
+def _list_root(mountpoint: Path) -> None:
+    os.listdir(mountpoint)
 
 
-def _words(code: int) -> str:
+def _describe_exit(code: int) -> str:
     if code < 0:
         return f"killed by {signal.Signals(-code).name}"
     return f"ended with code {code}"
 
 
-def _given_up(place: Path, why: CbtfsError) -> MountFailed:
+def _repeated_deaths(mountpoint: Path, reason: CbtfsError) -> MountFailed:
     return MountFailed(
-        f"the workers of {place} keep dying, the last one so: {why}; nothing answers there until "
-        "you run 'cbtfs umount' or 'cbtfs mount' on it"
+        f"the mount at {mountpoint} ended because its workers died repeatedly, most recently: "
+        f"{reason}; run 'cbtfs umount' or 'cbtfs mount' on {mountpoint}"
     )

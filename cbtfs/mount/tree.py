@@ -1,7 +1,7 @@
-"""The directories of the mount: VMs, and the points of each, by name and by number.
+"""The directories of the mount: VMs and their points, by name and by inode number.
 
-A tree is immutable; updated_tree() makes the next one from the catalog. It is made of
-names alone, so that ten thousand points cost a few megabytes and no manifest is read.
+A tree is immutable; updated_tree() derives the next one from the catalog. It contains names only:
+ten thousand points take a few megabytes, and no manifest is read.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class PointNode:
         return Entry(self.name, inode, EntryType.DIRECTORY, time, is_content_permanent=True)
 
     def linked(self, name: str) -> Entry:
-        """The entry of a link called *name* that leads here now and elsewhere later."""
+        """Return the entry of a link called *name* whose target is this point at present."""
         inode = inode_of(self.base, POINT_LINK)
         size = _length(self.name)
         return Entry(name, inode, EntryType.LINK, time_of_name(self.name), size, is_volatile=True)
@@ -58,11 +58,11 @@ class VmNode:
     base: int
     name: str
     points: dict[str, PointNode]
-    """By name, in the order of their capture."""
+    """Points by name, in the order of their capture."""
     listed: Sequence[PointNode]
-    """In the order of their bases, which are their offsets in a listing."""
+    """Points in the order of their bases, which are their offsets in a listing."""
     latest: PointNode | None
-    """The point that `latest` leads to."""
+    """Target of the link `latest`."""
 
     @property
     def time_ns(self) -> int:
@@ -75,50 +75,50 @@ class VmNode:
 
     @property
     def link(self) -> Entry:
-        """The entry of `latest`."""
+        """The entry of the link `latest`."""
         latest = self.latest
         size = 0 if latest is None else _length(latest.name)
         return Entry(LATEST, inode_of(self.base, EXTRA), EntryType.LINK, self.time_ns, size)
 
     @property
     def by_id(self) -> Entry:
-        """The entry of the link in `.by-id` that leads here."""
+        """The entry of the link in `.by-id` to this directory."""
         size = _length(self.name_from_by_id)
         return Entry(self.vm, inode_of(self.base, BY_ID), EntryType.LINK, self.time_ns, size)
 
     @property
     def name_from_by_id(self) -> str:
-        """Where that link leads to."""
+        """Target of the link in `.by-id`."""
         return f"../{self.name}"
 
     def linked(self, name: str) -> Entry:
-        """The entry of a link called *name*, which the VM was called before."""
+        """Return the entry of a link with the former name *name* of the VM."""
         size = _length(self.name)
         inode = inode_of(self.base, FORMER)
         return Entry(name, inode, EntryType.LINK, self.time_ns, size, is_volatile=True)
 
-    def shows(self, points: Sequence[tuple[str, PointId]]) -> bool:
-        """Whether it has just these *points*, by the names that they have in the catalog."""
+    def has_points(self, points: Sequence[tuple[str, PointId]]) -> bool:
+        """Return True if the directory has exactly these *points* with these names."""
         if len(points) != len(self.points):
             return False
         nodes = self.points.values()
         return all(
-            (node.name, node.point) == each for node, each in zip(nodes, points, strict=True)
+            (node.name, node.point) == point for node, point in zip(nodes, points, strict=True)
         )
 
     def node_of(self, point: PointId) -> PointNode | None:
-        """The node of that point."""
+        """Return the directory of a point, or None."""
         return next((node for node in self.listed if node.point == point), None)
 
     def find(self, name: str) -> Entry | None:
-        """The entry of that name."""
+        """Return the entry with that name, or None."""
         if name == LATEST:
             return self.link if self.points else None
         point = self.points.get(name)
         return None if point is None else point.entry
 
     def entries(self, after: int = 0) -> Iterator[tuple[Entry, int]]:
-        """Entries beyond offset *after*, each with its own offset, which it keeps for life."""
+        """Yield the entries after offset *after*, each with its permanent offset."""
         if after < _LATEST_OFFSET and self.points:
             yield self.link, _LATEST_OFFSET
         for node in self.listed[bisect_right(self.listed, after, key=_by_base) :]:
@@ -129,7 +129,7 @@ _by_base = attrgetter("base")
 
 
 def _length(target: str) -> int:
-    """What lstat() says of a link to *target*."""
+    """Return the size of a symbolic link to *target*."""
     return len(target.encode("utf-8", "surrogateescape"))
 
 
@@ -141,69 +141,69 @@ class DirectoryTree:
     listed: Sequence[VmNode] = ()
     by_base: Mapping[int, VmNode | PointNode] = field(default_factory=dict)
     bases: Mapping[str, int] = field(default_factory=dict)
-    """Of each VM and point."""
+    """Inode base of each VM and point."""
     former: Mapping[str, VmNode] = field(default_factory=dict)
-    """By a directory's name that no VM has any more, the VM that had it last."""
+    """The last VM of each former directory name that no VM has now."""
 
     @property
     def entry(self) -> Entry:
-        """The root."""
+        """The entry of the root."""
         time = max((vm.time_ns for vm in self.listed), default=0)
         return Entry("", ROOT, EntryType.DIRECTORY, time)
 
     def find(self, name: str) -> Entry | None:
-        """The VM of that name; a link to it if it is one that it had before."""
+        """Return the VM with that name, a link to the VM with that former name, or None."""
         if name == BY_ID_DIRECTORY:
             return self.by_id
         vm = self.vms.get(name)
         if vm is not None:
             return vm.entry
-        before = self.former.get(name)
-        return None if before is None else before.linked(name)
+        former = self.former.get(name)
+        return None if former is None else former.linked(name)
 
     @property
     def by_id(self) -> Entry:
-        """The folder of links by the ids of VMs, which no listing shows."""
+        """The directory of links by VM id, which no listing shows."""
         return Entry(BY_ID_DIRECTORY, inode_of(BY_ID_BASE), EntryType.DIRECTORY, self.entry.time_ns)
 
     def find_by_id(self, name: str) -> Entry | None:
-        """The link to the VM with that id."""
+        """Return the link to the VM with that id, or None."""
         node = self.by_base.get(self.bases.get(_key(VmId(name)), 0))
         return node.by_id if isinstance(node, VmNode) and node.vm == name else None
 
     def entries_by_id(self, after: int = 0) -> Iterator[tuple[Entry, int]]:
-        """Links to VMs beyond offset *after*, each with its own offset, which it keeps for life."""
+        """Yield the links to VMs after offset *after*, each with its permanent offset."""
         for node in self.listed[bisect_right(self.listed, after, key=_by_base) :]:
             yield node.by_id, node.base
 
     def entries(self, after: int = 0) -> Iterator[tuple[Entry, int]]:
-        """VMs beyond offset *after*, each with its own offset, which it keeps for life."""
+        """Yield the VMs after offset *after*, each with its permanent offset."""
         for node in self.listed[bisect_right(self.listed, after, key=_by_base) :]:
             yield node.entry, node.base
 
 
 @dataclass(frozen=True, slots=True)
 class ListedVm:
-    """What the catalog lists of one VM now."""
+    """One VM and its points in the catalog."""
 
     vm: VmId
     name: str
-    """Of its directory: unique, and listable_name."""
+    """Name of its directory: unique, and safe to list."""
     points: Sequence[tuple[str, PointId]]
-    """Names and ids in the order of their capture."""
+    """Names and ids of its points in the order of their capture."""
     latest: PointId | None
     former: Sequence[str] = ()
-    """Names that its directory had before, and that no other VM has or had since."""
+    """Former names of its directory that no other VM has or had since."""
 
 
 def updated_tree(tree: DirectoryTree, listed: Iterable[ListedVm]) -> DirectoryTree:
-    """The tree of what is *listed* now; what *tree* had keeps its number."""
-    found = sorted(listed, key=lambda each: each.vm)
-    ids = [*(_key(each.vm) for each in found), *(point for e in found for _, point in e.points)]
+    """Return the tree of the *listed* VMs. Entries of *tree* keep their inode numbers."""
+    listed = sorted(listed, key=lambda vm: vm.vm)
+    ids = [*(_key(vm.vm) for vm in listed), *(point for vm in listed for _, point in vm.points)]
     bases = _inode_bases(tree.bases, ids)
-    known = {vm.vm: vm for vm in tree.listed}
-    vms = {each.name: _vm_node(known.get(each.vm), each, bases) for each in found}
-    former = {name: vms[each.name] for each in found for name in each.former if name not in vms}
+    known = {node.vm: node for node in tree.listed}
+    vms = {vm.name: _vm_node(known.get(vm.vm), vm, bases) for vm in listed}
+    former = {name: vms[vm.name] for vm in listed for name in vm.former if name not in vms}
     by_base: dict[int, VmNode | PointNode] = {}
     for node in vms.values():
         by_base[node.base] = node
@@ -212,39 +212,39 @@ def updated_tree(tree: DirectoryTree, listed: Iterable[ListedVm]) -> DirectoryTr
 
 
 def _key(vm: VmId) -> str:
-    """What a VM's base is made from: not the id of a point, whatever a repository says."""
+    """Return the identity of a VM's base. It never equals the id of a point."""
     return f"vm {vm}"
 
 
 def _inode_bases(known: Mapping[str, int], ids: Sequence[str]) -> dict[str, int]:
-    bases = {each: known[each] for each in ids if each in known}
+    bases = {identity: known[identity] for identity in ids if identity in known}
     taken = set(bases.values())
-    for each in sorted(each for each in ids if each not in bases):
-        bases[each] = inode_base_of(each, taken)
-        taken.add(bases[each])
+    for identity in sorted(identity for identity in ids if identity not in bases):
+        bases[identity] = inode_base_of(identity, taken)
+        taken.add(bases[identity])
     return bases
 
 
 def _vm_node(known: VmNode | None, listed: ListedVm, bases: Mapping[str, int]) -> VmNode:
     name, points = listed.name, listed.points
     is_same_vm = known is not None and known.name == name
-    if known is not None and is_same_vm and known.shows(points):
+    if known is not None and is_same_vm and known.has_points(points):
         return known
-    before = {} if known is None else {node.point: node for node in known.listed}
+    previous = {} if known is None else {node.point: node for node in known.listed}
     nodes: dict[str, PointNode] = {}
     latest = None
     taken = {LATEST}
-    for plain, point in points:
-        shown = unique_name(listable_name(plain), taken, point)
+    for catalog_name, point in points:
+        shown = unique_name(listable_name(catalog_name), taken, point)
         taken.add(shown)
-        node = before.get(point)
+        node = previous.get(point)
         if node is None or node.name != shown:
             node = PointNode(point, bases[point], shown)
         nodes[shown] = node
         if point == listed.latest:
             latest = node
-    points_then = [] if known is None else list(known.points.values())
-    if known is not None and is_same_vm and points_then == list(nodes.values()):
+    previous_points = [] if known is None else list(known.points.values())
+    if known is not None and is_same_vm and previous_points == list(nodes.values()):
         return known
-    in_order = sorted(nodes.values(), key=_by_base)
-    return VmNode(listed.vm, bases[_key(listed.vm)], name, nodes, in_order, latest)
+    by_base = sorted(nodes.values(), key=_by_base)
+    return VmNode(listed.vm, bases[_key(listed.vm)], name, nodes, by_base, latest)

@@ -1,4 +1,4 @@
-"""One worker process of a mount: it file_system requests until the file system is unmounted."""
+"""A worker process of a mount, which answers requests until the file system is unmounted."""
 
 import ctypes
 import logging
@@ -26,46 +26,46 @@ from cbtfs.store.repository import reading
 log = logging.getLogger(__name__)
 
 _SET_PDEATHSIG: Final = 1  # PR_SET_PDEATHSIG of linux/prctl.h
-_LEASE_SECONDS: Final = 1
-"""How long a point may stay leased after its last file was closed through another worker."""
+_PERIOD_SECONDS: Final = 1
+"""Period of the periodic work, which ends leases of files closed by another worker."""
 
 IGNORED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Signals that the supervising process alone acts on: a terminal sends them to all."""
+"""Signals that only the supervisor handles; a terminal sends them to all processes."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerContext:
-    """A mounted file system that waits for workers; made before they are forked."""
+    """The resources of a mount that its workers inherit. Create it before they are forked."""
 
     repository: Path
-    file_system: FuseOperations
+    operations: FuseOperations
     fd: int
     """pyfuse3's descriptor of /dev/fuse."""
-    shared: OpenCounts
-    board: WorkerStats
-    facts: MountInfo
+    open_counts: OpenCounts
+    stats: WorkerStats
+    mount_info: MountInfo
 
     def work(self, report: int, is_suspect: bool) -> None:
-        """Answer requests, in a process of its own, until the file system is unmounted.
+        """Answer requests in this process until the file system is unmounted.
 
-        The catalog is opened here: LMDB does not survive a fork. It is looked at first where it
-        *is_suspect*: a worker that had it open ended by a fault.
+        The catalog is opened here, because an LMDB environment must not be used across a fork.
+        *is_suspect*: verify the catalog first, because a worker that had it open died of a fault.
         """
-        _allow_files()
+        _raise_file_limit()
         with reading(self.repository, is_suspect=is_suspect) as repository:
-            inner = FileSystem(repository, self.shared)
+            inner = FileSystem(repository, self.open_counts)
             device = Device(self.fd, inner.chunks)
             inner.provide_leaves_to(device.requests)
-            file_system = FileSystemWithStatus(inner, repository, self.board, self.facts)
-            self.file_system.serve(file_system)
+            file_system = FileSystemWithStatus(inner, repository, self.stats, self.mount_info)
+            self.operations.serve(file_system)
             send_ready(report)
             trio.run(_serve, device, file_system)
 
 
-def _allow_files() -> None:
-    """Let this process have as many files open as it may: a read can meet thousands of packs."""
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+def _raise_file_limit() -> None:
+    """Raise the limit of open files to the maximum: a read can use thousands of packs."""
+    maximum = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (maximum, maximum))
 
 
 async def _serve(device: Device, file_system: FileSystemWithStatus) -> None:
@@ -75,22 +75,22 @@ async def _serve(device: Device, file_system: FileSystemWithStatus) -> None:
         nursery.cancel_scope.cancel()
 
 
-async def _repeat_periodic_work(served: FileSystemWithStatus) -> None:
-    """Do the chores of every second; a catalog that cannot be read now may be mended meanwhile."""
-    told = ""
+async def _repeat_periodic_work(file_system: FileSystemWithStatus) -> None:
+    """Run the periodic work. Log each error once; a damaged catalog may be repaired meanwhile."""
+    logged = ""
     while True:
-        await trio.sleep(_LEASE_SECONDS)
+        await trio.sleep(_PERIOD_SECONDS)
         try:
-            await trio.to_thread.run_sync(served.run_periodic_work)
-            told = ""
+            await trio.to_thread.run_sync(file_system.run_periodic_work)
+            logged = ""
         except CbtfsError as exc:
-            if str(exc) != told:
+            if str(exc) != logged:
                 log.error("%s", exc)
-                told = str(exc)
+                logged = str(exc)
 
 
 def fork(run: Callable[[int], None], report: int) -> int:
-    """The process id of a child that does *run*, and tells *report* why if that fails."""
+    """Fork a child that calls *run* and reports an error to *report*. Return its process id."""
     parent = os.getpid()
     child = os.fork()
     if child == 0:
@@ -102,8 +102,8 @@ def _run_as_child(run: Callable[[int], None], report: int, parent: int) -> NoRet
     code = 70
     try:
         signal.set_wakeup_fd(-1)
-        for each in IGNORED:
-            signal.signal(each, signal.SIG_IGN)
+        for number in IGNORED:
+            signal.signal(number, signal.SIG_IGN)
         ctypes.CDLL(None).prctl(_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() == parent:
             run(report)

@@ -1,4 +1,4 @@
-"""What the workers of one mount tell each other of themselves."""
+"""Statistics of the workers of one mount, in memory that all of them share."""
 
 import fcntl
 import mmap
@@ -11,24 +11,24 @@ from dataclasses import dataclass
 from typing import Final
 
 _HEAD = struct.Struct("<QQ")
-"""Errors of all workers, those that ended too; workers that ever started."""
+"""Number of errors of all workers, including dead ones; number of workers ever started."""
 _SLOT = struct.Struct("<QQQ")
-"""Process, errors, bytes that its cache holds."""
+"""Process id, number of errors, size of the cache in bytes."""
 _SLOTS: Final = 128
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerStatus:
-    """One worker that runs."""
+    """Statistics of one running worker."""
 
     process: int
     errors: int
-    """ReadFallback that failed for damage or a failing disk."""
+    """Number of reads that failed because of damage or a failing disk."""
     cached_bytes: int
 
 
 class WorkerStats:
-    """Memory that is made before the workers are forked; each has a line of its own."""
+    """Shared memory with a slot for each worker. Create it before the workers are forked."""
 
     def __init__(self) -> None:
         self._fd = os.memfd_create("cbtfs status", os.MFD_CLOEXEC)
@@ -36,7 +36,7 @@ class WorkerStats:
         os.ftruncate(self._fd, size)
         self._memory = mmap.mmap(self._fd, size)
         self._lock = threading.Lock()
-        self._at: int | None = None
+        self._offset: int | None = None
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -47,53 +47,54 @@ class WorkerStats:
             finally:
                 fcntl.lockf(self._fd, fcntl.LOCK_UN)
 
-    def join(self) -> None:
-        """Have a line for the calling process, in the place of one that ended."""
+    def register(self) -> None:
+        """Take the slot of a dead worker, or a free one, for the calling process."""
         with self._locked():
-            errors, joined = _HEAD.unpack_from(self._memory)
-            _HEAD.pack_into(self._memory, 0, errors, joined + 1)
-            for at, slot in self._slots():
-                if not _runs(slot[0]):
-                    self._at = at
-                    _SLOT.pack_into(self._memory, at, os.getpid(), 0, 0)
+            errors, started = _HEAD.unpack_from(self._memory)
+            _HEAD.pack_into(self._memory, 0, errors, started + 1)
+            for offset, slot in self._slots():
+                if not _is_running(slot[0]):
+                    self._offset = offset
+                    _SLOT.pack_into(self._memory, offset, os.getpid(), 0, 0)
                     return
 
     def _slots(self) -> Iterator[tuple[int, tuple[int, int, int]]]:
         for number in range(_SLOTS):
-            at = _HEAD.size + number * _SLOT.size
-            yield at, _SLOT.unpack_from(self._memory, at)
+            offset = _HEAD.size + number * _SLOT.size
+            yield offset, _SLOT.unpack_from(self._memory, offset)
 
     def count_error(self) -> None:
-        """Count a read of this process that failed."""
+        """Count a failed read, for all workers and for the calling process."""
         with self._locked():
-            errors, joined = _HEAD.unpack_from(self._memory)
-            _HEAD.pack_into(self._memory, 0, errors + 1, joined)
-            if self._at is not None:
-                process, mine, cached = _SLOT.unpack_from(self._memory, self._at)
-                _SLOT.pack_into(self._memory, self._at, process, mine + 1, cached)
+            errors, started = _HEAD.unpack_from(self._memory)
+            _HEAD.pack_into(self._memory, 0, errors + 1, started)
+            if self._offset is not None:
+                process, own_errors, cached = _SLOT.unpack_from(self._memory, self._offset)
+                _SLOT.pack_into(self._memory, self._offset, process, own_errors + 1, cached)
 
-    def tell(self, cached_bytes: int) -> None:
-        """Note what this process holds."""
-        if self._at is not None:
+    def update(self, cached_bytes: int) -> None:
+        """Publish the size of the calling process's cache."""
+        if self._offset is not None:
             with self._locked():
-                process, errors, _ = _SLOT.unpack_from(self._memory, self._at)
-                _SLOT.pack_into(self._memory, self._at, process, errors, cached_bytes)
+                process, errors, _ = _SLOT.unpack_from(self._memory, self._offset)
+                _SLOT.pack_into(self._memory, self._offset, process, errors, cached_bytes)
 
     @property
     def errors(self) -> int:
+        """Number of failed reads of all workers, including dead ones."""
         return int(_HEAD.unpack_from(self._memory)[0])
 
     @property
     def started(self) -> int:
-        """Workers that ever were."""
+        """Number of workers ever started."""
         return int(_HEAD.unpack_from(self._memory)[1])
 
     def workers(self) -> list[WorkerStatus]:
-        """Those that run."""
-        return [WorkerStatus(*slot) for _, slot in self._slots() if _runs(slot[0])]
+        """Return the statistics of the running workers."""
+        return [WorkerStatus(*slot) for _, slot in self._slots() if _is_running(slot[0])]
 
 
-def _runs(process: int) -> bool:
+def _is_running(process: int) -> bool:
     if not process:
         return False
     try:

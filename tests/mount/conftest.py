@@ -1,4 +1,4 @@
-"""A repository with one point, and a mount of it."""
+"""Fixtures: a repository with one point, mounted."""
 
 import random
 from collections.abc import Iterator
@@ -13,10 +13,10 @@ from tests.mount.mount_process import Server, serving
 
 @pytest.fixture
 def image() -> bytearray:
-    """A disk with data, zeros and a tail that is no block."""
-    found = bytearray(random.Random(4).randbytes(96 * BLOCK))
-    found[8 * BLOCK : 24 * BLOCK] = bytes(16 * BLOCK)
-    return found + b"the end"
+    """Return a disk with data, zeros and an incomplete last block."""
+    content = bytearray(random.Random(4).randbytes(96 * BLOCK))
+    content[8 * BLOCK : 24 * BLOCK] = bytes(16 * BLOCK)
+    return content + b"the end"
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def point(repository: Path, image: bytearray) -> Manifest:
 
 @pytest.fixture
 def mounted(repository: Path, point: Manifest, tmp_path: Path) -> Iterator[Server]:
-    """A mount that is unmounted from outside in the end, and ends well."""
+    """Mount the repository, unmount it with umount, and expect exit code 0."""
     with serving(repository, tmp_path / "mnt") as server:
         yield server
     assert server.wait() == 0

@@ -1,4 +1,4 @@
-"""What tests of the mount share: mounts in processes of their own, and ways to do them harm."""
+"""Mounts in child processes, and ways to damage their repositories."""
 
 import contextlib
 import os
@@ -26,7 +26,7 @@ PROGRAM: Final = (sys.executable, "-m", "cbtfs")
 
 @dataclass
 class Server:
-    """A mount that is served."""
+    """A running mount."""
 
     process: "subprocess.Popen[str]"
     root: Path
@@ -37,14 +37,14 @@ class Server:
         return self.process.stderr
 
     def folder(self, manifest: Manifest) -> Path:
-        """The directory of a point."""
+        """Return the directory of a point."""
         return self.root / manifest.vm.directory / manifest.name
 
     def disk(self, manifest: Manifest, label: str = "disk") -> Path:
         return self.folder(manifest) / f"{label}.raw"
 
     def workers(self) -> set[int]:
-        """The processes that answer requests."""
+        """Return the process ids of the workers."""
         process = self.process.pid
         return {
             int(child)
@@ -52,7 +52,7 @@ class Server:
         }
 
     def wait(self) -> int:
-        """The exit code, once it has ended."""
+        """Wait for the end of the mount and return its exit code."""
         return self.process.wait(timeout=60)
 
 
@@ -60,7 +60,7 @@ class Server:
 def serving(
     repository: Path, mountpoint: Path, *options: str, program: tuple[str, ...] = PROGRAM
 ) -> Iterator[Server]:
-    """A mount in the foreground of a process of its own; unmounted at the end, if it still is."""
+    """Mount in the foreground of a child process. Unmount at the end."""
     mountpoint.mkdir(exist_ok=True)
     command = [
         *SIGNALS,
@@ -89,18 +89,18 @@ def serving(
 
 
 def wait_until(holds: Callable[[], bool], seconds: float = 60.0) -> bool:
-    """Whether it comes to hold within so many seconds, which a loaded machine may need."""
+    """Return True once *holds* does, or False after *seconds*; loaded machines are slow."""
     deadline = time.monotonic() + seconds
     pause = threading.Event()
     while not holds():
         if time.monotonic() > deadline:
             return False
-        pause.wait(0.01)  # the processes that are waited for need the processor, too
+        pause.wait(0.01)  # leave the processor to the other processes
     return True
 
 
 def read_at(path: Path, offset: int, length: int) -> bytes:
-    """One read of a file that is opened for it."""
+    """Open a file, read once and close it."""
     fd = os.open(path, os.O_RDONLY)
     try:
         return os.pread(fd, length, offset)
@@ -109,34 +109,34 @@ def read_at(path: Path, offset: int, length: int) -> bytes:
 
 
 def forget(path: Path, point: PointId) -> None:
-    """Forget a point: its manifest gets another name, the catalog follows."""
+    """Forget a point: rename its manifest and update the catalog."""
     manifest = path / "points" / point
     manifest.rename(manifest.with_name(f"{point}.forgotten"))
     with writing(path):
         pass
 
 
-def location(path: Path, block: bytes | bytearray) -> tuple[Path, Location]:
-    """The pack in which a chunk with that content is, and where."""
+def locate(path: Path, block: bytes | bytearray) -> tuple[Path, Location]:
+    """Return the pack and the location of the chunk with that content."""
     with reading(path) as repository, repository.catalog.view() as view:
         number = view.find(Kind.CHUNK, 0, chunk_digest(bytes(block).ljust(BLOCK, b"\0")))
         assert number is not None
-        found = view.location(number)
-        assert found is not None
-        record = view.pack(found.pack)
+        location = view.location(number)
+        assert location is not None
+        record = view.pack(location.pack)
         assert record is not None
-        return repository.packs.path(record.id), found
+        return repository.packs.path(record.id), location
 
 
 def corrupt(path: Path, block: bytes | bytearray) -> str:
-    """Flip a bit of the chunk with that content; its digest."""
-    pack, found = location(path, block)
+    """Flip a bit in the chunk with that content, and return its digest in hexadecimal."""
+    pack, location = locate(path, block)
     with open(pack, "r+b") as file:
-        file.seek(found.frame.payload_offset + 7)
+        file.seek(location.frame.payload_offset + 7)
         byte = file.read(1)[0]
-        file.seek(found.frame.payload_offset + 7)
+        file.seek(location.frame.payload_offset + 7)
         file.write(bytes([byte ^ 4]))
-    return found.frame.digest.hex()
+    return location.frame.digest.hex()
 
 
 def kill(process: int) -> None:

@@ -15,7 +15,7 @@ from tests.mount.mount_process import Server, forget, kill, serving, wait_until
 pytestmark = pytest.mark.mounts
 
 
-def test_a_new_point_appears_without_a_new_mount(
+def test_a_new_point_appears_in_a_running_mount(
     mounted: Server, repository: Path, image: bytearray
 ) -> None:
     os.listdir(mounted.root / "vm")
@@ -26,7 +26,7 @@ def test_a_new_point_appears_without_a_new_mount(
     assert mounted.disk(newer).read_bytes() == image
 
 
-def test_a_forgotten_point_goes_from_the_mount(
+def test_a_forgotten_point_disappears_from_the_mount(
     mounted: Server, repository: Path, image: bytearray, point: Manifest
 ) -> None:
     add_point(repository, {"disk": bytes(image)})
@@ -37,7 +37,7 @@ def test_a_forgotten_point_goes_from_the_mount(
     assert wait_until(lambda: not mounted.disk(point).exists())
 
 
-def test_an_open_file_outlives_its_point(
+def test_an_open_file_stays_readable_after_its_point_is_forgotten(
     mounted: Server, repository: Path, image: bytearray, point: Manifest
 ) -> None:
     with open(mounted.disk(point), "rb") as file:
@@ -48,7 +48,7 @@ def test_an_open_file_outlives_its_point(
         assert os.fstat(file.fileno()).st_size == len(image)
 
 
-def test_an_open_file_outlives_its_point_and_every_worker_that_knew_it(
+def test_an_open_file_stays_readable_after_its_point_and_all_workers_are_gone(
     mounted: Server, repository: Path, image: bytearray, point: Manifest
 ) -> None:
     with open(mounted.disk(point), "rb", buffering=0) as file:
@@ -57,7 +57,7 @@ def test_an_open_file_outlives_its_point_and_every_worker_that_knew_it(
             kill(worker)
             mounted.log.readline()
 
-        assert wait_until(lambda: _reads(lambda: os.pread(file.fileno(), BLOCK, 0)))
+        assert wait_until(lambda: _succeeds(lambda: os.pread(file.fileno(), BLOCK, 0)))
         assert os.pread(file.fileno(), len(image), 0) == image
 
 
@@ -65,9 +65,9 @@ def test_an_open_file_is_leased_and_a_closed_one_is_not(
     mounted: Server, repository: Path, point: Manifest
 ) -> None:
     def is_leased() -> bool:
-        facts = (repository / "points" / point.point).stat()
-        mark = f":{facts.st_ino} "
-        return any(mark in line for line in Path("/proc/locks").read_text().splitlines())
+        status = (repository / "points" / point.point).stat()
+        inode = f":{status.st_ino} "
+        return any(inode in line for line in Path("/proc/locks").read_text().splitlines())
 
     with open(mounted.disk(point), "rb") as file:
         file.read(1)
@@ -76,7 +76,7 @@ def test_an_open_file_is_leased_and_a_closed_one_is_not(
     assert wait_until(lambda: not is_leased())
 
 
-def test_a_catalog_that_is_deleted_and_rebuilt_is_noticed(
+def test_a_mount_follows_a_deleted_and_rebuilt_catalog(
     mounted: Server, repository: Path, image: bytearray, point: Manifest
 ) -> None:
     shutil.rmtree(repository / "catalog")
@@ -91,7 +91,7 @@ def test_a_catalog_that_is_deleted_and_rebuilt_is_noticed(
     assert mounted.disk(point).read_bytes() == image
 
 
-def test_readers_notice_nothing_of_a_catalog_that_is_rebuilt(
+def test_rebuilding_the_catalog_does_not_disturb_readers(
     mounted: Server, repository: Path, image: bytearray, point: Manifest
 ) -> None:
     failures: list[str] = []
@@ -120,7 +120,7 @@ def test_readers_notice_nothing_of_a_catalog_that_is_rebuilt(
     assert failures == []
 
 
-def test_a_catalog_that_is_overwritten_is_noticed_once_it_is_whole(
+def test_a_mount_follows_an_overwritten_catalog_once_it_is_complete(
     repository: Path, image: bytearray, point: Manifest, tmp_path: Path
 ) -> None:
     file = repository / "catalog" / "data.mdb"
@@ -132,7 +132,7 @@ def test_a_catalog_that_is_overwritten_is_noticed_once_it_is_whole(
         assert set(os.listdir(server.root / "vm")) == names
         with open(file, "r+b") as target:
             target.write(old[: 2 * 4096])
-        wait_until(lambda: not _reads(lambda: os.listdir(server.root / "vm")), seconds=1.5)
+        wait_until(lambda: not _succeeds(lambda: os.listdir(server.root / "vm")), seconds=1.5)
         file.write_bytes(old)
 
         assert wait_until(lambda: _lists(server.root / "vm", {"latest", point.name}))
@@ -166,7 +166,7 @@ CHANGES: dict[str, Callable[[Path, Path], object]] = {
 }
 
 
-def test_nothing_can_be_changed(mounted: Server, point: Manifest, image: bytearray) -> None:
+def test_every_change_fails_with_erofs(mounted: Server, point: Manifest, image: bytearray) -> None:
     disk = mounted.disk(point)
     refused = {}
     for name, change in CHANGES.items():
@@ -178,7 +178,7 @@ def test_nothing_can_be_changed(mounted: Server, point: Manifest, image: bytearr
     assert disk.read_bytes() == image
 
 
-def test_there_are_no_extended_attributes(mounted: Server, point: Manifest) -> None:
+def test_extended_attributes_are_not_supported(mounted: Server, point: Manifest) -> None:
     disk = mounted.disk(point)
 
     for ask in (lambda: os.getxattr(disk, "user.a"), lambda: os.listxattr(disk)) * 2:
@@ -187,7 +187,7 @@ def test_there_are_no_extended_attributes(mounted: Server, point: Manifest) -> N
         assert caught.value.errno == errno.ENOTSUP
 
 
-def _reads(read: Callable[[], object]) -> bool:
+def _succeeds(read: Callable[[], object]) -> bool:
     try:
         read()
     except OSError:

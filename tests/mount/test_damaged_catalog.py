@@ -1,4 +1,4 @@
-"""A catalog that rots under a mount: no byte is wrong, and the mount goes on once it is mended."""
+"""Damage of the catalog of a running mount: no read returns wrong bytes, and the mount recovers."""
 
 import os
 import random
@@ -16,23 +16,23 @@ pytestmark = pytest.mark.mounts
 _PAGE = 4096
 
 
-def put_garbage_in_place(data: Path) -> None:
-    """Another file, under the name of this one."""
+def replace_with_garbage(data: Path) -> None:
+    """Replace the file with another one."""
     other = data.with_name("other")
     other.write_bytes(b"garbage" * 1000)
     other.rename(data)
 
 
 def fill_pages_with_noise(data: Path) -> None:
-    """All but those that LMDB looks at to open it."""
+    """Overwrite all pages except those that LMDB reads when it opens the file."""
     size = data.stat().st_size
     with data.open("r+b") as file:
         file.seek(2 * _PAGE)
         file.write(random.Random(1).randbytes(size - 2 * _PAGE))
 
 
-def cut(data: Path) -> None:
-    """No page is there any more: to touch one is a SIGBUS."""
+def truncate(data: Path) -> None:
+    """Cut the file so that an access to a data page is a SIGBUS."""
     os.truncate(data, 2 * _PAGE)
 
 
@@ -40,20 +40,20 @@ def empty(data: Path) -> None:
     os.truncate(data, 0)
 
 
-def never_reads_wrong(server: Server, point: Manifest, image: bytes) -> bool:
-    """Whether the disk reads right, when it can be read."""
+def reads_correctly(server: Server, point: Manifest, image: bytes) -> bool:
+    """Return False if the disk cannot be read; assert that its bytes are correct otherwise."""
     try:
         with server.disk(point).open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-            found = file.read()
+            content = file.read()
     except OSError:
         return False
-    assert found == image
+    assert content == image
     return True
 
 
-@pytest.mark.parametrize("damage", [put_garbage_in_place, fill_pages_with_noise, cut, empty])
-def test_a_mount_outlives_its_catalog_and_goes_on_when_it_is_mended(
+@pytest.mark.parametrize("damage", [replace_with_garbage, fill_pages_with_noise, truncate, empty])
+def test_a_mount_survives_a_damaged_catalog_and_recovers_after_a_repair(
     repository: Path,
     point: Manifest,
     image: bytearray,
@@ -61,21 +61,21 @@ def test_a_mount_outlives_its_catalog_and_goes_on_when_it_is_mended(
     damage: Callable[[Path], None],
 ) -> None:
     with serving(repository, tmp_path / "mnt", "--workers=2") as server:
-        assert never_reads_wrong(server, point, bytes(image))
+        assert reads_correctly(server, point, bytes(image))
 
         damage(repository / "catalog" / "data.mdb")
         for _ in range(20):
-            never_reads_wrong(server, point, bytes(image))
-            never_reads_wrong(server, point, bytes(image))
+            reads_correctly(server, point, bytes(image))
+            reads_correctly(server, point, bytes(image))
         repair(repository, lock_wait=30)
 
-        assert wait_until(lambda: never_reads_wrong(server, point, bytes(image)))
+        assert wait_until(lambda: reads_correctly(server, point, bytes(image)))
         assert server.process.poll() is None
     assert server.wait() == 0
 
 
-@pytest.mark.parametrize("damage", [cut, empty])
-def test_a_mount_whose_workers_were_ended_by_the_catalog_mends_it(
+@pytest.mark.parametrize("damage", [truncate, empty])
+def test_workers_that_die_of_a_damaged_catalog_are_replaced_and_repair_it(
     repository: Path,
     point: Manifest,
     image: bytearray,
@@ -88,6 +88,6 @@ def test_a_mount_whose_workers_were_ended_by_the_catalog_mends_it(
 
         assert wait_until(lambda: workers.isdisjoint(server.workers()))
 
-        assert wait_until(lambda: never_reads_wrong(server, point, bytes(image)))
+        assert wait_until(lambda: reads_correctly(server, point, bytes(image)))
         assert "run 'cbtfs repair'" in server.log.readline()
     assert server.wait() == 0

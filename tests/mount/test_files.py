@@ -57,7 +57,7 @@ LABELS = st.lists(st.text(max_size=250) | st.sampled_from(["vm.json", "a", "a.ra
 
 
 @given(LABELS, st.sampled_from(["disk", "file"]))
-def test_every_disk_has_a_name_and_a_number_of_its_own(labels: list[str], kind: str) -> None:
+def test_every_disk_has_a_unique_name_and_inode_number(labels: list[str], kind: str) -> None:
     files = _files(*(_disk(number, label, kind=kind) for number, label in enumerate(labels)))
 
     names = [entry.name for entry, _ in files.entries(lambda: 10)]
@@ -68,7 +68,7 @@ def test_every_disk_has_a_name_and_a_number_of_its_own(labels: list[str], kind: 
 
 
 @given(LABELS)
-def test_a_number_leads_back_to_its_disk(labels: list[str]) -> None:
+def test_an_inode_number_identifies_its_disk(labels: list[str]) -> None:
     files = _files(*(_disk(number, label) for number, label in enumerate(labels)))
 
     for record, entry in zip(files.manifest.disks, files.disks, strict=True):
@@ -77,15 +77,15 @@ def test_a_number_leads_back_to_its_disk(labels: list[str]) -> None:
         assert files.at(slot) == (record, entry)
 
 
-def test_a_listing_goes_on_where_it_was_left() -> None:
+def test_a_listing_continues_at_an_offset() -> None:
     files = _files(_disk(1, "a"), _disk(2, "b"), _disk(3, "c"))
     everything = list(files.entries(lambda: 10))
 
-    for at, (_, offset) in enumerate(everything):
-        assert list(files.entries(lambda: 10, offset)) == everything[at + 1 :]
+    for index, (_, offset) in enumerate(everything):
+        assert list(files.entries(lambda: 10, offset)) == everything[index + 1 :]
 
 
-def test_no_disk_is_at_a_slot_that_is_free() -> None:
+def test_a_free_slot_has_no_disk() -> None:
     files = _files(_disk(1, "a"))
 
     assert [files.at(slot) for slot in (0, 1, 3, 4095)] == [None] * 4
@@ -95,51 +95,53 @@ def test_no_disk_is_at_a_slot_that_is_free() -> None:
     ("size", "data_blocks", "allocated"),
     [(1 << 20, 3, 3 << 16), (100, 1, 4096), (0, 0, 0), (1 << 20, 99, 1 << 20)],
 )
-def test_allocation_is_that_of_the_data(size: int, data_blocks: int, allocated: int) -> None:
+def test_the_allocated_size_is_the_size_of_the_data_blocks(
+    size: int, data_blocks: int, allocated: int
+) -> None:
     (entry,) = _files(_disk(1, "a", size=size, data_blocks=data_blocks)).disks
 
     assert (entry.size, entry.allocated_bytes) == (size, allocated)
 
 
 @pytest.mark.parametrize(
-    ("time", "found"),
+    ("time", "expected"),
     [
         ("2026-01-02T03:04:05.25Z", 1767323045_250_000_000),
         ("1969-12-31T23:59:59Z", -1_000_000_000),
         ("9999-12-31T23:59:59Z", 253402300799_000_000_000),
     ],
 )
-def test_times_are_exact_however_far(time: str, found: int) -> None:
-    assert files_of(_manifest(_disk(1, "a"), time=time), BASE).disks[0].time_ns == found
+def test_times_are_exact_in_any_year(time: str, expected: int) -> None:
+    assert files_of(_manifest(_disk(1, "a"), time=time), BASE).disks[0].time_ns == expected
 
 
-def test_a_point_of_no_time_is_damaged() -> None:
+def test_a_point_with_an_invalid_time_is_corrupt() -> None:
     with pytest.raises(DataCorrupt):
         files_of(_manifest(time="yesterday"), BASE)
 
 
-def test_more_disks_than_numbers_are_an_error() -> None:
+def test_more_disks_than_slots_are_an_error() -> None:
     with pytest.raises(DataCorrupt):
         _files(*(_disk(number, "a") for number in range(4095)))
 
 
-def test_vm_json_is_the_same_for_the_same_state() -> None:
+def test_vm_json_depends_on_manifest_and_state_only() -> None:
     manifest = _manifest(_disk(1, "a\u202e", suspect="a list was odd"))
     state = PointState(manifest.point, tags=("weekly",))
 
-    found = encode_vm_json(manifest, state, is_damaged=False)
+    content = encode_vm_json(manifest, state, is_damaged=False)
 
-    assert found == encode_vm_json(manifest, replace(state), is_damaged=False)
-    assert found.isascii()
-    document = json.loads(found)
+    assert content == encode_vm_json(manifest, replace(state), is_damaged=False)
+    assert content.isascii()
+    document = json.loads(content)
     assert document["state"]["tags"] == ["weekly"]
     assert document["state"]["suspect"] == "a list was odd"
     assert document["disks"][0]["disk"] == "a\u202e"
-    assert found != encode_vm_json(manifest, state, is_damaged=True)
+    assert content != encode_vm_json(manifest, state, is_damaged=True)
 
 
-def test_a_point_may_have_as_many_disks_as_an_ingest_takes() -> None:
-    """And one more is told of, not shown in part."""
+def test_a_point_can_have_as_many_disks_as_an_ingest_accepts() -> None:
+    """A point with one more disk is refused instead of shown in part."""
     disks = [_disk(number, f"disk{number}") for number in range(MAX_DISKS)]
     shown = files_of(_manifest(*disks), BASE)
     numbers = [entry.inode for entry in shown.disks]
@@ -147,9 +149,9 @@ def test_a_point_may_have_as_many_disks_as_an_ingest_takes() -> None:
     assert len(set(numbers)) == MAX_DISKS
     for disk, number in zip(disks, numbers, strict=True):
         base, slot = base_and_slot(number)
-        found = shown.at(slot)
+        disk_at_slot = shown.at(slot)
         assert base == BASE
-        assert found is not None
-        assert found[0] is disk
+        assert disk_at_slot is not None
+        assert disk_at_slot[0] is disk
     with pytest.raises(DataCorrupt, match="at most 4093"):
         files_of(_manifest(*disks, _disk(MAX_DISKS, "one more")), BASE)

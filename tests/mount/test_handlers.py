@@ -1,4 +1,4 @@
-"""Exceptions in every handler of FUSE, at whatever it asks of others, and at every await."""
+"""Inject exceptions in every FUSE handler, at each call and at each await."""
 
 import contextlib
 import errno
@@ -49,13 +49,13 @@ def guarded(point, real):
     return call
 
 class Faulty:
-    def __init__(self, served):
-        self._served = served
+    def __init__(self, backend):
+        self._backend = backend
     def __getattr__(self, name):
-        return guarded("served." + name, getattr(self._served, name))
+        return guarded("backend." + name, getattr(self._backend, name))
 
 serve = fuse.FuseOperations.serve
-fuse.FuseOperations.serve = lambda self, served, *rest: serve(self, Faulty(served), *rest)
+fuse.FuseOperations.serve = lambda self, backend, *rest: serve(self, Faulty(backend), *rest)
 
 pyfuse3 = types.SimpleNamespace(**vars(fuse.pyfuse3))
 for name in ("EntryAttributes", "FileInfo", "readdir_reply", "StatvfsData"):
@@ -75,12 +75,12 @@ run()
 
 
 def files_in(folder: Path) -> tuple[Path, Path, Path]:
-    """Where it is told what shall fail; the log; a byte for each exception."""
+    """Return the paths of the trigger, of the log and of a file with one byte per exception."""
     return folder / "trigger", folder / "log", folder / "strikes"
 
 
 class Mounted:
-    """A mount that fails where it is told to; and each way to make it ask."""
+    """A mount that fails at a chosen point, and a use of each handler."""
 
     def __init__(self, server: Server, point: Manifest, folder: Path) -> None:
         self.server = server
@@ -125,44 +125,44 @@ class Mounted:
 
     @property
     def strikes(self) -> int:
-        """Exceptions that were raised; not only by requests of ours, if somebody else looks."""
+        """Number of injected exceptions; requests of other programs count as well."""
         return self._strikes.stat().st_size
 
     @property
     def bugs(self) -> int:
-        """Lines of the log."""
+        """Number of bugs reported in the log."""
         return self._log.read_text().count(_BUG)
 
 
 POINTS: Final = {
-    "served.lookup": "lookup",
-    "served.entry": "getattr",
-    "served.target": "readlink",
-    "served.entries": "readdir",
-    "served.open": "open",
-    "served.close": "release",
+    "backend.lookup": "lookup",
+    "backend.entry": "getattr",
+    "backend.target": "readlink",
+    "backend.entries": "readdir",
+    "backend.open": "open",
+    "backend.close": "release",
     "pyfuse3.EntryAttributes": "getattr",
     "pyfuse3.readdir_reply": "readdir",
     "pyfuse3.FileInfo": "open",
     "pyfuse3.StatvfsData": "statfs",
 }
-"""What may raise, and a handler that asks for it."""
+"""Points of injection, and the handler that reaches each."""
 CASES: Final = [
     *POINTS.items(),
     *(
         (f"{when} {point}", handler)
         for point, handler in POINTS.items()
         for when in ("before", "after")
-        if point.startswith("served.")
+        if point.startswith("backend.")
     ),
 ]
-"""The calls to what is served are what is awaited: before it begins, and when it is done."""
+"""The calls of the backend are awaited: inject before they begin and after they end."""
 CANNOT_FAIL: Final = {
     *("opendir", "releasedir", "forget", "flush", "fsync", "fsyncdir", "listxattr", "getxattr"),
     *("setattr", "mknod", "mkdir", "unlink", "rmdir", "symlink", "rename", "link", "create"),
-    *("write", "setxattr", "removexattr", "_refuse", "_lack"),
+    *("write", "setxattr", "removexattr", "_refuse", "_not_supported"),
 }
-"""Handlers that ask nothing of anybody. ReadFallback have tests of their own: test_faults.py."""
+"""Handlers without calls. test_faults.py tests reads."""
 
 
 @pytest.fixture
@@ -176,13 +176,15 @@ def mount(repository: Path, point: Manifest, tmp_path: Path) -> Iterator[Mounted
     assert server.wait() == 0
 
 
-def test_every_handler_is_among_the_cases() -> None:
-    handlers = {n for n, each in vars(FuseOperations).items() if inspect.iscoroutinefunction(each)}
+def test_the_cases_include_every_handler() -> None:
+    handlers = {
+        name for name, member in vars(FuseOperations).items() if inspect.iscoroutinefunction(member)
+    }
 
     assert handlers - {"_run"} == {*POINTS.values()} | CANNOT_FAIL
 
 
-def test_an_exception_anywhere_is_one_error_and_one_line_and_the_mount_lives(
+def test_each_exception_is_one_eio_and_one_log_line_and_the_mount_continues(
     mount: Mounted,
 ) -> None:
     workers = mount.server.workers()
@@ -192,7 +194,7 @@ def test_an_exception_anywhere_is_one_error_and_one_line_and_the_mount_lives(
         before = mount.strikes
         with mount.failing(point):
             if handler == "release":
-                mount.open()  # Nobody waits for the end of a close.
+                mount.open()  # close() does not wait for the release.
                 assert wait_until(lambda: mount.strikes > before), point  # noqa: B023
             else:
                 with pytest.raises(OSError, match=r".") as caught:

@@ -37,39 +37,39 @@ def points(path: Path) -> list[Manifest]:
 
 @pytest.fixture
 def repository(path: Path, points: list[Manifest]) -> Iterator[Repository]:
-    with reading(path) as found:
-        yield found
+    with reading(path) as opened:
+        yield opened
 
 
 def inode(file_system: FileSystem, manifest: Manifest, label: str = "a") -> int:
-    """The number of a disk's file."""
-    at = ROOT
+    """Return the inode number of a disk."""
+    number = ROOT
     for name in (manifest.vm.directory, manifest.name, f"{label}.raw"):
-        entry = file_system.lookup(at, name)
+        entry = file_system.lookup(number, name)
         assert entry is not None
-        at = entry.inode
-    return at
+        number = entry.inode
+    return number
 
 
 def leases(path: Path, manifest: Manifest) -> int:
-    """How often this process has the manifest open."""
+    """Return how often this process has the manifest open."""
     names = [str(path / "points" / f"{manifest.point}{suffix}") for suffix in ("", ".forgotten")]
-    found = 0
+    count = 0
     for number in os.listdir("/proc/self/fd"):
         try:
-            found += os.readlink(f"/proc/self/fd/{number}") in names
+            count += os.readlink(f"/proc/self/fd/{number}") in names
         except FileNotFoundError:
-            continue  # The descriptor of the listing itself.
-    return found
+            continue  # the descriptor of the listing itself
+    return count
 
 
 @pytest.mark.parametrize("is_prepared", [False, True])
-def test_a_worker_that_reads_takes_a_lease_of_its_own(
+def test_each_worker_that_reads_takes_its_own_lease(
     path: Path, repository: Repository, points: list[Manifest], is_prepared: bool
 ) -> None:
-    """Else a point is pruned under it as soon as the worker that opened the file is killed."""
-    shared = OpenCounts()
-    opener, reader = FileSystem(repository, shared), FileSystem(repository, shared)
+    """Otherwise prune could delete the point once the worker that opened the file is killed."""
+    open_counts = OpenCounts()
+    opener, reader = FileSystem(repository, open_counts), FileSystem(repository, open_counts)
     number = inode(opener, points[0])
     opener.open(number)
     assert leases(path, points[0]) == 1
@@ -85,21 +85,21 @@ def test_a_worker_that_reads_takes_a_lease_of_its_own(
     assert leases(path, points[0]) == 2
 
 
-def test_a_worker_that_starts_leases_all_that_is_open(
+def test_a_new_worker_leases_all_points_with_open_files(
     path: Path, repository: Repository, points: list[Manifest]
 ) -> None:
-    shared = OpenCounts()
-    first = FileSystem(repository, shared)
+    open_counts = OpenCounts()
+    first = FileSystem(repository, open_counts)
     for manifest in points[:2]:
         first.open(inode(first, manifest))
 
-    second = FileSystem(repository, shared)
+    second = FileSystem(repository, open_counts)
 
     assert [leases(path, manifest) for manifest in points] == [2, 2, 0]
     assert second.open_points == 2
 
 
-def test_closing_one_file_leaves_the_leases_of_all_others(
+def test_closing_a_file_keeps_the_leases_of_other_files(
     path: Path, repository: Repository, points: list[Manifest]
 ) -> None:
     file_system = FileSystem(repository, OpenCounts())
@@ -115,12 +115,12 @@ def test_closing_one_file_leaves_the_leases_of_all_others(
     assert [leases(path, manifest) for manifest in points] == [0, 0, 1]
 
 
-def test_a_chore_ends_the_leases_of_closed_files_only(
+def test_periodic_work_ends_only_leases_of_closed_files(
     path: Path, repository: Repository, points: list[Manifest]
 ) -> None:
-    """The other worker learns of a close by the table alone."""
-    shared = OpenCounts()
-    closer, other = FileSystem(repository, shared), FileSystem(repository, shared)
+    """The other worker learns of a close from the table of counts."""
+    open_counts = OpenCounts()
+    closer, other = FileSystem(repository, open_counts), FileSystem(repository, open_counts)
     for manifest in points[:2]:
         closer.open(inode(closer, manifest))
         other.read(inode(other, manifest), 0, 1)
@@ -132,11 +132,11 @@ def test_a_chore_ends_the_leases_of_closed_files_only(
     assert [leases(path, manifest) for manifest in points[:2]] == [0, 2]
 
 
-def test_a_forgotten_point_is_leased_by_who_reads_on_and_opened_by_nobody(
+def test_a_forgotten_point_is_leased_by_readers_and_cannot_be_opened_again(
     path: Path, repository: Repository, points: list[Manifest]
 ) -> None:
-    shared = OpenCounts()
-    opener, reader = FileSystem(repository, shared), FileSystem(repository, shared)
+    open_counts = OpenCounts()
+    opener, reader = FileSystem(repository, open_counts), FileSystem(repository, open_counts)
     number = inode(opener, points[0])
     opener.open(number)
     repository.points.forget([points[0].point])
@@ -148,4 +148,4 @@ def test_a_forgotten_point_is_leased_by_who_reads_on_and_opened_by_nobody(
     with pytest.raises(PointNotFound):
         opener.leases.open(points[0].point)
     assert leases(path, points[0]) == 0
-    assert not shared.is_open(points[0].point)
+    assert not open_counts.is_open(points[0].point)

@@ -35,7 +35,7 @@ def test_a_signal_ends_an_idle_mount(
     assert not _is_mounted(tmp_path / "mnt")
 
 
-def test_a_mount_leaves_ignored_signals_alone_and_ends_by_sigterm(
+def test_a_mount_keeps_ignored_signals_ignored_and_ends_at_sigterm(
     repository: Path, point: Manifest, tmp_path: Path
 ) -> None:
     program = ("env", "--ignore-signal=INT,HUP", *PROGRAM)
@@ -50,7 +50,7 @@ def test_a_mount_leaves_ignored_signals_alone_and_ends_by_sigterm(
 
 
 @pytest.mark.parametrize("command", [["umount"], ["fusermount3", "-u"], [*PROGRAM, "umount"]])
-def test_an_unmount_from_outside_ends_it(
+def test_an_external_unmount_ends_the_mount(
     repository: Path, point: Manifest, tmp_path: Path, command: list[str]
 ) -> None:
     with serving(repository, tmp_path / "mnt") as server:
@@ -60,7 +60,7 @@ def test_an_unmount_from_outside_ends_it(
         assert server.log.read() == ""
 
 
-def test_a_signal_leaves_a_busy_mount_and_names_the_holder(
+def test_a_busy_mount_survives_a_signal_and_the_log_names_the_holder(
     repository: Path, point: Manifest, image: bytearray, tmp_path: Path
 ) -> None:
     with serving(repository, tmp_path / "mnt") as server:
@@ -74,7 +74,7 @@ def test_a_signal_leaves_a_busy_mount_and_names_the_holder(
         assert server.wait() == 0
 
 
-def test_a_signal_leaves_a_mount_under_a_loop_device(
+def test_a_mount_with_a_loop_device_survives_a_signal(
     repository: Path, point: Manifest, image: bytearray, tmp_path: Path
 ) -> None:
     with serving(repository, tmp_path / "mnt") as server:
@@ -105,7 +105,7 @@ def test_umount_of_a_busy_mount_fails_unless_it_is_lazy(
         assert server.wait() == 0
 
 
-def test_after_sigkill_of_everything_the_next_mount_works(
+def test_a_mount_works_after_sigkill_of_the_previous_one(
     repository: Path, point: Manifest, image: bytearray, tmp_path: Path
 ) -> None:
     with serving(repository, tmp_path / "mnt") as first:
@@ -126,7 +126,7 @@ def _is_dead(path: Path) -> bool:
     return False
 
 
-def test_a_worker_that_is_killed_is_replaced_while_others_answer(
+def test_a_killed_worker_is_replaced_while_others_answer(
     mounted: Server, point: Manifest, image: bytearray
 ) -> None:
     fd = os.open(mounted.disk(point), os.O_RDONLY | os.O_DIRECT)
@@ -150,7 +150,7 @@ def test_a_worker_that_is_killed_is_replaced_while_others_answer(
     assert mounted.disk(point).read_bytes() == image
 
 
-def test_workers_that_keep_dying_end_the_mount_with_the_reason(
+def test_repeated_worker_deaths_end_the_mount_with_the_reason(
     repository: Path, point: Manifest, tmp_path: Path
 ) -> None:
     with serving(repository, tmp_path / "mnt", "--workers=1") as server:
@@ -163,7 +163,7 @@ def test_workers_that_keep_dying_end_the_mount_with_the_reason(
         assert _is_dead(server.root)
 
 
-def test_a_catalog_that_is_cut_short_under_a_mount_is_mended(
+def test_a_catalog_truncated_under_a_mount_is_repaired(
     repository: Path, point: Manifest, image: bytearray, tmp_path: Path
 ) -> None:
     with serving(repository, tmp_path / "mnt", "--workers=1") as server:
@@ -175,27 +175,27 @@ def test_a_catalog_that_is_cut_short_under_a_mount_is_mended(
     assert server.wait() == 0
 
 
-def test_in_the_background_the_command_returns_when_the_mount_answers(
+def test_a_background_mount_returns_when_the_mount_answers(
     repository: Path, point: Manifest, image: bytearray, tmp_path: Path
 ) -> None:
-    place, log = tmp_path / "mnt", tmp_path / "state" / "log"
-    place.mkdir()
+    mountpoint, log = tmp_path / "mnt", tmp_path / "state" / "log"
+    mountpoint.mkdir()
 
-    started = _run(f"--repo={repository}", "mount", f"--log-file={log}", place)
+    started = _run(f"--repo={repository}", "mount", f"--log-file={log}", mountpoint)
 
     assert (started.returncode, started.stdout, started.stderr) == (0, "", "")
-    assert (place / "vm" / point.name / "disk.raw").read_bytes() == image
-    assert _run("umount", place).returncode == 0
-    assert not any(place.iterdir())
+    assert (mountpoint / "vm" / point.name / "disk.raw").read_bytes() == image
+    assert _run("umount", mountpoint).returncode == 0
+    assert not any(mountpoint.iterdir())
     assert log.read_text() == ""
 
 
 @pytest.mark.parametrize("kind", ["link", "dangling link", "fifo", "folder"])
-def test_a_log_that_is_no_regular_file_is_refused(
+def test_a_log_that_is_not_a_regular_file_is_refused(
     repository: Path, tmp_path: Path, kind: str
 ) -> None:
-    place, log, outside = (tmp_path / name for name in ("mnt", "log", "outside"))
-    place.mkdir()
+    mountpoint, log, outside = (tmp_path / name for name in ("mnt", "log", "outside"))
+    mountpoint.mkdir()
     if kind == "link":
         outside.write_text("precious")
     if "link" in kind:
@@ -205,7 +205,7 @@ def test_a_log_that_is_no_regular_file_is_refused(
     else:
         log.mkdir()
 
-    failed = _run(f"--repo={repository}", "mount", f"--log-file={log}", place)
+    failed = _run(f"--repo={repository}", "mount", f"--log-file={log}", mountpoint)
 
     assert failed.returncode == 40
     assert re.fullmatch(r"cbtfs: cannot write .*/log: .*; name a --log-file\n", failed.stderr)
@@ -213,19 +213,17 @@ def test_a_log_that_is_no_regular_file_is_refused(
 
 
 @pytest.mark.parametrize("options", [["--foreground"], ["--log-file=/dev/null"]])
-def test_what_keeps_a_mount_from_starting_reaches_the_user(
-    tmp_path: Path, options: list[str]
-) -> None:
-    place = tmp_path / "mnt"
-    place.mkdir()
+def test_the_user_sees_why_a_mount_does_not_start(tmp_path: Path, options: list[str]) -> None:
+    mountpoint = tmp_path / "mnt"
+    mountpoint.mkdir()
 
-    failed = _run(f"--repo={tmp_path / 'nothing'}", "mount", *options, place)
+    failed = _run(f"--repo={tmp_path / 'nothing'}", "mount", *options, mountpoint)
 
     assert failed.returncode == 10
     assert re.fullmatch(r"cbtfs: no repository at .*\n", failed.stderr)
 
 
-def test_a_damaged_catalog_is_mended_before_the_mount(
+def test_a_damaged_catalog_is_repaired_before_the_mount(
     repository: Path, point: Manifest, image: bytearray, tmp_path: Path
 ) -> None:
     os.truncate(repository / "catalog" / "data.mdb", 8192)
@@ -234,26 +232,28 @@ def test_a_damaged_catalog_is_mended_before_the_mount(
         assert server.disk(point).read_bytes() == image
 
 
-def test_some_places_are_refused(repository: Path, point: Manifest, tmp_path: Path) -> None:
+def test_unsuitable_mount_points_are_refused(
+    repository: Path, point: Manifest, tmp_path: Path
+) -> None:
     full = tmp_path / "full"
     full.mkdir()
     (full / "file").touch()
     other = new_repository(tmp_path / "other")
 
     with serving(repository, tmp_path / "mnt") as server:
-        places = {
+        unsuitable = {
             repository: "contain each other",
             repository / "packs": "contain each other",
             tmp_path: "contain each other",
             full: "not empty",
             full / "file": "Not a directory",
-            tmp_path / "missing": "no folder",
+            tmp_path / "missing": "no such directory",
         }
-        for place, reason in places.items():
-            failed = _run(f"--repo={repository}", "mount", "--foreground", place)
+        for path, reason in unsuitable.items():
+            failed = _run(f"--repo={repository}", "mount", "--foreground", path)
             assert (failed.returncode, reason in failed.stderr) == (40, True), failed.stderr
 
         nested = {server.root: "already", server.folder(point): "inside a mount"}
-        for place, reason in nested.items():
-            failed = _run(f"--repo={other}", "mount", "--foreground", place)
+        for path, reason in nested.items():
+            failed = _run(f"--repo={other}", "mount", "--foreground", path)
             assert (failed.returncode, reason in failed.stderr) == (40, True), failed.stderr

@@ -1,4 +1,4 @@
-"""Names in the mount: who holds a VM's name, links by id, links by time."""
+"""Names in the mount: directories of VMs that share a name, links by id and links by time."""
 
 import os
 from collections.abc import Iterator
@@ -29,9 +29,7 @@ def server(repository: Path, names: Names, tmp_path: Path) -> Iterator[Server]:
         yield server
 
 
-def test_a_name_changes_hands_and_nothing_that_is_open_notices(
-    server: Server, names: Names
-) -> None:
+def test_open_files_stay_valid_when_another_vm_takes_the_name(server: Server, names: Names) -> None:
     root = server.root
     folder = root / "web1"
     number, numbers = folder.stat().st_ino, {p.lstat().st_ino for p in folder.rglob("*")}
@@ -57,7 +55,7 @@ def test_a_name_changes_hands_and_nothing_that_is_open_notices(
     assert os.readlink(root / ".by-id" / B.id) == "../web1"
 
 
-def test_a_renamed_vm_is_found_by_its_former_name_until_another_has_it(
+def test_a_renamed_vm_has_a_link_with_its_former_name_until_another_vm_takes_it(
     server: Server, names: Names
 ) -> None:
     root = server.root
@@ -73,7 +71,7 @@ def test_a_renamed_vm_is_found_by_its_former_name_until_another_has_it(
     assert (root / "web1-old" / "2020-01-01T00-00-00Z" / "disk.raw").read_bytes()
 
 
-def test_the_folder_of_ids_is_found_and_lists_every_vm(server: Server, names: Names) -> None:
+def test_the_directory_of_ids_is_hidden_and_lists_every_vm(server: Server, names: Names) -> None:
     names.add("2020-01-02T00:00:00Z", B)
     folder = server.root / ".by-id"
 
@@ -85,7 +83,7 @@ def test_the_folder_of_ids_is_found_and_lists_every_vm(server: Server, names: Na
     assert folder.stat().st_mode & 0o777 == 0o500
 
 
-def test_a_time_is_a_link_that_is_looked_up_each_time_and_not_listed(
+def test_a_link_by_time_is_resolved_at_each_look_up_and_not_listed(
     server: Server, names: Names
 ) -> None:
     now = datetime.now(UTC).replace(microsecond=0)
@@ -103,7 +101,7 @@ def test_a_time_is_a_link_that_is_looked_up_each_time_and_not_listed(
 
     newer = names.add(format_moment(now - timedelta(days=2, minutes=1)), A)
     assert wait_until(lambda: os.readlink(vm / "latest") == newer.name)
-    assert os.readlink(vm / "@-2d") == newer.name  # at once: it is cached by nobody
+    assert os.readlink(vm / "@-2d") == newer.name  # at once: the kernel does not cache it
     assert (vm / "@-2d" / "disk.raw").read_bytes() == newer.time.encode()
 
 

@@ -15,7 +15,7 @@ POINTS = [PointId(f"{number:032x}") for number in (1, 256, 1 << 100, (1 << 128) 
 
 
 @given(st.lists(st.tuples(st.booleans(), st.sampled_from(POINTS))))
-def test_a_point_is_there_while_it_has_open_files(steps: list[tuple[bool, PointId]]) -> None:
+def test_a_point_is_listed_while_it_has_open_files(steps: list[tuple[bool, PointId]]) -> None:
     counts, table = Counter[PointId](), OpenCounts()
     for is_open, point in steps:
         if is_open:
@@ -25,7 +25,7 @@ def test_a_point_is_there_while_it_has_open_files(steps: list[tuple[bool, PointI
             table.remove(point)
             counts[point] = max(counts[point] - 1, 0)
 
-        assert table.points() == {each for each in POINTS if counts[each]}
+        assert table.points() == {point for point in POINTS if counts[point]}
 
 
 def test_counts_of_several_processes_add_up() -> None:

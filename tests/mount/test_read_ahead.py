@@ -1,4 +1,4 @@
-"""The kernel reads further ahead in a mount than it would by itself."""
+"""A mount raises the kernel's read-ahead."""
 
 from pathlib import Path
 
@@ -10,10 +10,10 @@ from tests.mount.mount_process import Server
 pytestmark = pytest.mark.mounts
 
 
-def test_a_mount_that_is_ready_is_read_ahead_in_megabytes(mounted: Server) -> None:
-    there = mount_at(mounted.root)
-    assert there is not None
-    setting = Path("/sys/class/bdi", there.device, "read_ahead_kb")
+def test_the_read_ahead_of_a_mount_is_4_mib(mounted: Server) -> None:
+    mount = mount_at(mounted.root)
+    assert mount is not None
+    setting = Path("/sys/class/bdi", mount.device, "read_ahead_kb")
     if not setting.exists():
         pytest.skip("sysfs is not mounted, or not for this user")
 

@@ -9,19 +9,19 @@ import pytest
 
 from cbtfs.core.manifest import Manifest
 from tests.make_points import BLOCK, add_point
-from tests.mount.mount_process import Server, corrupt, location, read_at, serving, wait_until
+from tests.mount.mount_process import Server, corrupt, locate, read_at, serving, wait_until
 
 pytestmark = pytest.mark.mounts
 
 
-def test_a_file_reads_like_the_disk_did(mounted: Server, point: Manifest, image: bytearray) -> None:
-    found = mounted.disk(point).read_bytes()
-
-    assert found == image
+def test_a_file_has_the_content_of_the_disk(
+    mounted: Server, point: Manifest, image: bytearray
+) -> None:
+    assert mounted.disk(point).read_bytes() == image
 
 
 @pytest.mark.parametrize("flags", [0, os.O_DIRECT])
-def test_reads_at_any_offset_and_length_are_right(
+def test_reads_at_any_offset_and_length_are_correct(
     mounted: Server, point: Manifest, image: bytearray, flags: int
 ) -> None:
     choose = random.Random(5)
@@ -31,14 +31,16 @@ def test_reads_at_any_offset_and_length_are_right(
             offset = choose.randrange(len(image) + 2 * BLOCK)
             length = choose.choice([1, 511, BLOCK, 3 * BLOCK + 5, 40 * BLOCK])
 
-            found = os.pread(fd, length, offset)
+            data = os.pread(fd, length, offset)
 
-            assert found == image[offset : offset + length]
+            assert data == image[offset : offset + length]
     finally:
         os.close(fd)
 
 
-def test_nothing_is_read_past_the_end(mounted: Server, point: Manifest, image: bytearray) -> None:
+def test_a_read_ends_at_the_end_of_the_disk(
+    mounted: Server, point: Manifest, image: bytearray
+) -> None:
     disk = mounted.disk(point)
 
     assert read_at(disk, len(image) - 3, 100) == b"end"
@@ -46,19 +48,17 @@ def test_nothing_is_read_past_the_end(mounted: Server, point: Manifest, image: b
     assert read_at(disk, len(image) + BLOCK, 100) == b""
 
 
-def test_attributes_are_those_of_the_point(
-    mounted: Server, point: Manifest, image: bytearray
-) -> None:
-    facts = mounted.disk(point).stat()
+def test_attributes_match_the_point(mounted: Server, point: Manifest, image: bytearray) -> None:
+    status = mounted.disk(point).stat()
 
-    assert facts.st_size == len(image)
-    assert facts.st_blocks == 81 * BLOCK // 512
-    assert facts.st_mtime == 1767225601
-    assert stat.filemode(facts.st_mode) == "-r--------"
+    assert status.st_size == len(image)
+    assert status.st_blocks == 81 * BLOCK // 512
+    assert status.st_mtime == 1767225601
+    assert stat.filemode(status.st_mode) == "-r--------"
     assert stat.filemode(mounted.folder(point).stat().st_mode) == "dr-x------"
 
 
-def test_latest_leads_to_the_point_captured_last(
+def test_latest_links_to_the_newest_point(
     mounted: Server, repository: Path, image: bytearray
 ) -> None:
     newer = add_point(repository, {"disk": bytes(image[:BLOCK])})
@@ -68,13 +68,13 @@ def test_latest_leads_to_the_point_captured_last(
     assert wait_until(lambda: (link / "disk.raw").stat().st_size == BLOCK)
 
 
-def test_vm_json_tells_what_the_point_knows(mounted: Server, point: Manifest) -> None:
-    found = json.loads((mounted.folder(point) / "vm.json").read_bytes())
+def test_vm_json_describes_the_point(mounted: Server, point: Manifest) -> None:
+    document = json.loads((mounted.folder(point) / "vm.json").read_bytes())
 
-    assert found["point"] == point.point
-    assert found["vm"]["name"] == "vm"
-    assert [disk["size"] for disk in found["disks"]] == [point.disks[0].size]
-    assert found["state"]["protected"] is False
+    assert document["point"] == point.point
+    assert document["vm"]["name"] == "vm"
+    assert [disk["size"] for disk in document["disks"]] == [point.disks[0].size]
+    assert document["state"]["protected"] is False
 
 
 def test_vm_json_follows_the_state(mounted: Server, repository: Path, point: Manifest) -> None:
@@ -105,7 +105,7 @@ def test_a_remount_keeps_inode_numbers(
     assert len(set(after.values())) == len(after)
 
 
-def test_a_corrupt_chunk_fails_alone_and_is_named(
+def test_a_corrupt_chunk_fails_only_its_own_reads_and_is_logged(
     mounted: Server, repository: Path, point: Manifest, image: bytearray
 ) -> None:
     digest = corrupt(repository, image[40 * BLOCK : 41 * BLOCK])
@@ -113,8 +113,8 @@ def test_a_corrupt_chunk_fails_alone_and_is_named(
 
     for block in range(97):
         try:
-            found = read_at(disk, block * BLOCK, BLOCK)
-            assert found == image[block * BLOCK : (block + 1) * BLOCK]
+            data = read_at(disk, block * BLOCK, BLOCK)
+            assert data == image[block * BLOCK : (block + 1) * BLOCK]
         except OSError:
             failed.append(block)
 
@@ -127,7 +127,7 @@ def test_a_corrupt_chunk_fails_alone_and_is_named(
 def test_a_missing_pack_fails_the_read(
     mounted: Server, repository: Path, point: Manifest, image: bytearray
 ) -> None:
-    pack, _ = location(repository, image[:BLOCK])
+    pack, _ = locate(repository, image[:BLOCK])
     pack.unlink()
 
     with pytest.raises(OSError, match="Input/output error"):
@@ -136,7 +136,7 @@ def test_a_missing_pack_fails_the_read(
 
 
 @pytest.mark.parametrize("vm", ["../../etc", "a/b", ".", "a\nb\x1b[2J", "\u202egnp", "x" * 300])
-def test_hostile_names_stay_harmless(
+def test_hostile_names_are_encoded(
     repository: Path, image: bytearray, tmp_path: Path, vm: str
 ) -> None:
     manifest = add_point(repository, {vm: bytes(image)}, vm=vm)
@@ -159,12 +159,12 @@ def test_a_file_system_in_a_disk_can_be_mounted(repository: Path, tmp_path: Path
     point = add_point(repository, {"disk": raw.read_bytes()})
 
     with serving(repository, tmp_path / "mnt") as server:
-        options = "loop,ro,noload,nosuid,nodev,noexec"
+        options = "loop,ro,nosuid,nodev,noexec"
         subprocess.run(["mount", "-o", options, server.disk(point), inner], check=True)
         try:
-            found = (inner / "file").read_bytes()
+            content = (inner / "file").read_bytes()
         finally:
             subprocess.run(["umount", inner], check=True)
 
-    assert found == (source / "file").read_bytes()
+    assert content == (source / "file").read_bytes()
     assert server.wait() == 0

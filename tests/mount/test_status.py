@@ -1,4 +1,4 @@
-"""What a live mount tells of itself, and to whom."""
+"""The status of a running mount, for users, systemd and mount(8)."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def status_of(server: Server) -> Any:
     return done.document
 
 
-def test_the_status_is_a_file_that_no_listing_shows(mounted: Server) -> None:
+def test_the_status_is_a_file_in_a_hidden_directory(mounted: Server) -> None:
     folder = mounted.root / ".cbtfs"
 
     assert os.listdir(mounted.root) == ["vm"]
@@ -45,19 +45,19 @@ def test_the_command_shows_points_and_workers(
 ) -> None:
     with mounted.disk(point).open("rb") as file:
         file.read()
-        found = status_of(mounted)
+        status = status_of(mounted)
 
-    assert found["repository"] == str(repository)
-    assert found["mountpoint"] == str(mounted.root)
-    assert found["process"] == mounted.process.pid
-    assert {worker["process"] for worker in found["workers"]} == mounted.workers()
-    assert (found["vms"], found["points"], found["open_points"]) == (1, 1, 1)
-    assert (found["errors"], found["restarts"]) == (0, 0)
-    assert (found["suspect"], found["damaged"]) == ([], [])
+    assert status["repository"] == str(repository)
+    assert status["mountpoint"] == str(mounted.root)
+    assert status["process"] == mounted.process.pid
+    assert {worker["process"] for worker in status["workers"]} == mounted.workers()
+    assert (status["vms"], status["points"], status["open_points"]) == (1, 1, 1)
+    assert (status["errors"], status["restarts"]) == (0, 0)
+    assert (status["suspect"], status["damaged"]) == ([], [])
     assert "points      1 of 1 VMs" in process("status", mounted.root).out
 
 
-def test_what_was_decoded_is_in_the_cache_of_some_worker(
+def test_the_status_shows_the_cached_bytes_of_the_workers(
     mounted: Server, repository: Path, point: Manifest
 ) -> None:
     assert [worker["cached_bytes"] for worker in status_of(mounted)["workers"]] == [0, 0]
@@ -65,7 +65,7 @@ def test_what_was_decoded_is_in_the_cache_of_some_worker(
 
     assert wait_until(lambda: (mounted.root / "other").exists())
     (mounted.root / "other" / "latest" / "disk.raw").read_bytes()
-    # What another worker than the one that answers has is told once a second.
+    # The other workers publish their sizes once a second.
     assert wait_until(lambda: _cached(mounted) > 0)
     assert _cached(mounted) <= 4 * 550_000
 
@@ -86,7 +86,7 @@ def test_failed_reads_and_dead_workers_are_counted(
     assert status_of(mounted)["errors"] > 0
 
 
-def test_a_worker_that_died_shows_as_failed_reads(mounted: Server) -> None:
+def test_a_dead_worker_counts_as_a_failed_read(mounted: Server) -> None:
     assert status_of(mounted)["errors"] == 0
     kill(next(iter(mounted.workers())))
 
@@ -95,7 +95,7 @@ def test_a_worker_that_died_shows_as_failed_reads(mounted: Server) -> None:
     assert "errors      1 reads failed" in process("status", mounted.root).out
 
 
-def test_points_not_to_be_trusted_are_named_by_vm_and_time_in_order(
+def test_suspect_points_are_listed_by_vm_and_time(
     mounted: Server, repository: Path, image: bytearray
 ) -> None:
     points = [add_point(repository, {"disk": bytes(image)}, vm=vm) for vm in ("b", "a", "b")]
@@ -106,7 +106,9 @@ def test_points_not_to_be_trusted_are_named_by_vm_and_time_in_order(
 
     assert wait_until(lambda: len(status_of(mounted)["suspect"]) == 3)
     order = [points[1], points[0], points[2]]
-    assert [each["point"] for each in status_of(mounted)["suspect"]] == [p.point for p in order]
+    assert [suspect["point"] for suspect in status_of(mounted)["suspect"]] == [
+        p.point for p in order
+    ]
     lines = process("status", mounted.root).out.splitlines()
     assert [line for line in lines if line.startswith("suspect")] == [
         f"suspect     {point.vm.name}@{point.name} (point {point.point})" for point in order
@@ -119,7 +121,7 @@ def test_a_new_point_is_counted(mounted: Server, repository: Path, image: bytear
     assert wait_until(lambda: (status_of(mounted)["vms"], status_of(mounted)["points"]) == (2, 2))
 
 
-def test_a_vm_of_that_name_stands_beside_it(tmp_path: Path) -> None:
+def test_a_vm_with_the_name_of_the_status_directory_is_encoded(tmp_path: Path) -> None:
     repository = new_repository(tmp_path / "repository")
     add_point(repository, {"disk": b"content"}, vm=".cbtfs")
 
@@ -128,11 +130,11 @@ def test_a_vm_of_that_name_stands_beside_it(tmp_path: Path) -> None:
         assert status_of(server)["points"] == 1
 
 
-def test_where_nothing_is_mounted_is_40(tmp_path: Path) -> None:
+def test_status_without_a_mount_exits_with_40(tmp_path: Path) -> None:
     assert process("status", tmp_path).code == 40
 
 
-def test_a_dead_mount_is_40(mounted: Server) -> None:
+def test_status_of_a_dead_mount_exits_with_40(mounted: Server) -> None:
     for worker in [mounted.process.pid, *mounted.workers()]:
         kill(worker)
     mounted.process.wait()
@@ -143,7 +145,7 @@ def test_a_dead_mount_is_40(mounted: Server) -> None:
         mounted.process.returncode = 0
 
 
-def test_systemd_is_told_when_it_is_ready_and_when_it_ends(
+def test_systemd_is_notified_of_readiness_and_of_the_end(
     repository: Path, point: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address = tmp_path / "notify"
@@ -160,15 +162,15 @@ def test_systemd_is_told_when_it_is_ready_and_when_it_ends(
             assert server.wait() == 0
 
 
-def test_the_journal_gets_the_gravity_of_a_line(
+def test_lines_to_the_journal_have_a_priority(
     repository: Path, point: Manifest, image: bytearray, tmp_path: Path
 ) -> None:
     corrupt(repository, image[:BLOCK])
     log, mountpoint = tmp_path / "journal", tmp_path / "mnt"
     mountpoint.mkdir()
     with log.open("wb") as journal:
-        facts = os.fstat(journal.fileno())
-        environment = {**os.environ, "JOURNAL_STREAM": f"{facts.st_dev}:{facts.st_ino}"}
+        status = os.fstat(journal.fileno())
+        environment = {**os.environ, "JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
         command = [*SIGNALS, *PROGRAM, f"--repo={repository}", "mount", "--foreground"]
         command.append(str(mountpoint))
         with subprocess.Popen(
@@ -183,7 +185,7 @@ def test_the_journal_gets_the_gravity_of_a_line(
     assert log.read_text().startswith(f"<3>cbtfs: cannot read point {point.point}")
 
 
-def test_the_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
+def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
     unit = tmp_path / "cbtfs-mount@mnt-backup.service"
     program = Path(sys.executable).with_name("cbtfs")
     unit.write_text(
@@ -198,7 +200,9 @@ def test_the_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
     assert done.returncode == 0
 
 
-def test_fstab_mounts_by_the_helper(repository: Path, point: Manifest, tmp_path: Path) -> None:
+def test_an_fstab_line_mounts_with_the_helper(
+    repository: Path, point: Manifest, tmp_path: Path
+) -> None:
     helpers, mountpoint = tmp_path / "sbin", tmp_path / "mnt"
     helpers.mkdir()
     mountpoint.mkdir()
@@ -244,11 +248,11 @@ ls {mountpoint}
         ),
     ],
 )
-def test_what_mount_gives_becomes_a_command(given: list[str], expected: list[str]) -> None:
+def test_arguments_of_mount_become_a_command(given: list[str], expected: list[str]) -> None:
     assert arguments(given) == expected
 
 
 @pytest.mark.parametrize("given", [[], ["/r"], ["/r", "/m", "-x"], ["/r", "/m", "-o", "subdir=x"]])
-def test_what_is_not_known_is_refused(given: list[str]) -> None:
+def test_unknown_arguments_of_mount_are_refused(given: list[str]) -> None:
     with pytest.raises(ValueError, match=r"usage|unknown"):
         arguments(given)

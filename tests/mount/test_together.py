@@ -14,7 +14,7 @@ pytestmark = pytest.mark.mounts
 
 
 @pytest.mark.parametrize("workers", ["1", "3"])
-def test_many_readers_at_once_get_the_right_bytes(
+def test_concurrent_readers_get_correct_bytes(
     repository: Path, point: Manifest, image: bytearray, tmp_path: Path, workers: str
 ) -> None:
     failures: list[object] = []
@@ -54,7 +54,7 @@ run()
 """
 
 
-def test_reads_that_take_the_long_way_do_not_wait_for_each_other(
+def test_unprepared_reads_do_not_wait_for_each_other(
     repository: Path, point: Manifest, image: bytearray, tmp_path: Path
 ) -> None:
     rounds, done = threading.Barrier(2), []
@@ -62,9 +62,9 @@ def test_reads_that_take_the_long_way_do_not_wait_for_each_other(
 
     def read(path: Path) -> None:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
-        for at in range(500):
+        for number in range(500):
             rounds.wait(timeout=60)
-            os.pread(fd, BLOCK, at % 90 * BLOCK)
+            os.pread(fd, BLOCK, number % 90 * BLOCK)
         os.close(fd)
         done.append(path)
 

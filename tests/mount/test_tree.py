@@ -67,7 +67,7 @@ def _pages(node: VmNode, after: int, size: int) -> list[tuple[Entry, int]]:
 
 
 @given(VMS)
-def test_every_name_can_stand_in_a_listing_and_stands_once(vms: Vms) -> None:
+def test_every_name_in_a_listing_is_valid_and_unique(vms: Vms) -> None:
     tree = updated_tree(DirectoryTree(), _listed(vms))
 
     listings = [list(tree.entries()), *(list(vm.entries()) for vm in tree.listed)]
@@ -83,7 +83,7 @@ def test_every_name_can_stand_in_a_listing_and_stands_once(vms: Vms) -> None:
 
 
 @given(VMS)
-def test_what_a_listing_has_is_found_by_its_name(vms: Vms) -> None:
+def test_every_listed_entry_is_found_by_its_name(vms: Vms) -> None:
     tree = updated_tree(DirectoryTree(), _listed(vms))
 
     assert all(tree.find(entry.name) == entry for entry, _ in tree.entries())
@@ -92,7 +92,7 @@ def test_what_a_listing_has_is_found_by_its_name(vms: Vms) -> None:
 
 
 @given(VMS, VMS)
-def test_numbers_do_not_depend_on_what_was_there_before(first: Vms, second: Vms) -> None:
+def test_inode_numbers_do_not_depend_on_the_previous_tree(first: Vms, second: Vms) -> None:
     alone = updated_tree(DirectoryTree(), _listed(second))
     after = updated_tree(updated_tree(DirectoryTree(), _listed(first)), _listed(second))
 
@@ -100,7 +100,7 @@ def test_numbers_do_not_depend_on_what_was_there_before(first: Vms, second: Vms)
 
 
 @given(VMS)
-def test_numbers_are_unique_and_none_is_the_root(vms: Vms) -> None:
+def test_inode_numbers_are_unique_and_differ_from_the_root(vms: Vms) -> None:
     tree = updated_tree(DirectoryTree(), _listed(vms))
 
     entries = [entry for entry, _ in tree.entries()]
@@ -110,7 +110,7 @@ def test_numbers_are_unique_and_none_is_the_root(vms: Vms) -> None:
     assert all(ROOT < inode < 1 << 63 for inode in inodes)
 
 
-def test_ids_whose_hashes_collide_get_numbers_of_their_own(
+def test_ids_with_equal_hashes_get_different_inode_numbers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(inodes, "_hash", lambda identity, attempt: 100 + attempt)
@@ -124,28 +124,28 @@ def test_ids_whose_hashes_collide_get_numbers_of_their_own(
 
 
 @given(st.integers(1, 1 << 51), st.integers(0, inodes.MAX_SLOT))
-def test_a_number_tells_its_directory_and_slot(base: int, slot: int) -> None:
+def test_an_inode_number_contains_its_base_and_slot(base: int, slot: int) -> None:
     assert base_and_slot(inode_of(base, slot)) == (base, slot)
 
 
-def test_a_listing_while_points_come_and_go_has_each_that_stays_once() -> None:
+def test_a_listing_contains_each_lasting_point_once_while_others_come_and_go() -> None:
     choose = random.Random(7)
     points = [PointId(f"{choose.getrandbits(128):032x}") for _ in range(10_000)]
     staying, leaving = points[:5_000], points[5_000:]
     tree = updated_tree(DirectoryTree(), _one_vm(points))
-    found, after = [], 0
+    names, after = [], 0
     while page := _pages(tree.listed[0], after, 300):
-        found += [entry.name for entry, _ in page]
+        names += [entry.name for entry, _ in page]
         after = page[-1][1]
         leaving = leaving[100:]
         coming = [PointId(f"{choose.getrandbits(128):032x}") for _ in range(50)]
         tree = updated_tree(tree, _one_vm(staying + leaving + coming))
 
-    assert len(found) == len(set(found))
-    assert {point[:8] for point in staying} <= set(found)
+    assert len(names) == len(set(names))
+    assert {point[:8] for point in staying} <= set(names)
 
 
-def test_latest_is_the_point_that_the_catalog_says() -> None:
+def test_latest_is_the_latest_point_of_the_catalog() -> None:
     points = [PointId(f"{number:032x}") for number in (3, 1, 2)]
 
     for latest in points:
@@ -158,19 +158,19 @@ def test_latest_is_the_point_that_the_catalog_says() -> None:
         assert next(entry.name for entry, _ in vm.entries()) == "latest"
 
 
-def test_a_name_that_the_vm_had_before_is_found_and_not_listed() -> None:
+def test_a_former_name_is_found_and_not_listed() -> None:
     tree = updated_tree(DirectoryTree(), _one_vm([PointId("1" * 32)]))
-    found = tree.find("before")
+    link = tree.find("before")
 
     assert [entry.name for entry, _ in tree.entries()] == ["vm"]
-    assert found is not None
-    assert (found.type, found.name, found.is_volatile) == (EntryType.LINK, "before", True)
+    assert link is not None
+    assert (link.type, link.name, link.is_volatile) == (EntryType.LINK, "before", True)
     assert tree.find("vm") == tree.listed[0].entry
     assert tree.find("after") is None
 
 
 @given(VMS)
-def test_the_folder_of_ids_has_each_vm_once(vms: Vms) -> None:
+def test_the_directory_of_ids_contains_each_vm_once(vms: Vms) -> None:
     tree = updated_tree(DirectoryTree(), _listed(vms))
     entries = [entry for entry, _ in tree.entries_by_id()]
 
@@ -183,7 +183,7 @@ def test_the_folder_of_ids_has_each_vm_once(vms: Vms) -> None:
         )
 
 
-def test_a_name_that_changes_hands_leaves_numbers_and_nodes_as_they_are() -> None:
+def test_inode_numbers_and_nodes_survive_when_another_vm_takes_the_name() -> None:
     points = [PointId(f"{number:032x}") for number in range(4)]
     a, b = VmId("a" * 32), VmId("b" * 32)
     first = ListedVm(a, "web1", [("p0", points[0])], points[0])
@@ -200,7 +200,7 @@ def test_a_name_that_changes_hands_leaves_numbers_and_nodes_as_they_are() -> Non
     assert then.vms["web1~aaaaaaaa"].name_from_by_id == "../web1~aaaaaaaa"
 
 
-def test_what_did_not_change_is_shared() -> None:
+def test_unchanged_nodes_are_shared() -> None:
     points = [PointId(f"{number:032x}") for number in range(3)]
     tree = updated_tree(DirectoryTree(), _one_vm(points))
 
@@ -210,7 +210,7 @@ def test_what_did_not_change_is_shared() -> None:
 
 
 @given(st.datetimes(timezones=st.none()))
-def test_the_time_of_a_point_is_in_its_name(moment: object) -> None:
+def test_the_name_of_a_point_contains_its_time(moment: object) -> None:
     text = f"{moment:%Y}".zfill(4) + f"-{moment:%m-%dT%H:%M:%S}Z"
     exact = parse_moment(text)
 
@@ -219,34 +219,34 @@ def test_the_time_of_a_point_is_in_its_name(moment: object) -> None:
 
 
 @pytest.mark.parametrize("name", ["nothing", "2026-99-99T00-00-00Z", ""])
-def test_a_name_that_is_no_time_has_none(name: str) -> None:
+def test_a_name_without_a_time_has_time_0(name: str) -> None:
     assert time_of_name(name) == 0
 
 
 @given(NAMES)
-def test_a_harmless_name_stays_as_it_is(name: str) -> None:
+def test_a_listable_name_is_unchanged(name: str) -> None:
     assert listable_name(listable_name(name)) == listable_name(name)
 
 
-def test_a_new_point_costs_what_its_own_vm_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every worker looks at the tree anew after each commit: thousands of points do not change."""
+def test_a_new_point_rebuilds_only_its_own_vm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every worker updates the tree after each commit, and most of its points are unchanged."""
     vms = [VmId(f"{number:032x}") for number in range(20)]
     points = {
         vm: [(f"point {n}", PointId(f"{m:016x}{n:016x}")) for n in range(10)]
         for m, vm in enumerate(vms)
     }
     before = updated_tree(DirectoryTree(), [ListedVm(vm, vm, points[vm], None) for vm in vms])
-    asked = list[str]()
+    checked = list[str]()
 
     def counting(name: str) -> str:
-        asked.append(name)
+        checked.append(name)
         return listable_name(name)
 
     monkeypatch.setattr("cbtfs.mount.tree.listable_name", counting)
     points[vms[7]].append(("new", PointId("f" * 32)))
     after = updated_tree(before, [ListedVm(vm, vm, points[vm], None) for vm in vms])
 
-    assert len(asked) == len(points[vms[7]])
+    assert len(checked) == len(points[vms[7]])
     assert [a is b for a, b in zip(after.vms.values(), before.vms.values(), strict=True)] == [
         vm != vms[7] for vm in vms
     ]
@@ -254,7 +254,7 @@ def test_a_new_point_costs_what_its_own_vm_has(monkeypatch: pytest.MonkeyPatch) 
 
 
 @given(st.text(st.characters(max_codepoint=0x7F)))
-def test_plain_names_are_judged_as_any_other(name: str) -> None:
+def test_ascii_names_follow_the_same_rules(name: str) -> None:
     is_harmful = name in ("", ".", "..") or any(
         c == "/" or unicodedata.category(c)[0] == "C" for c in name
     )

@@ -1,6 +1,6 @@
-"""Mounts by users that are not root, through fusermount3; the machine stays as it is.
+"""Mounts by users other than root, with fusermount3, in a private mount namespace.
 
-Program and interpreter are bound to where the user can read them, whatever folder they are in.
+Program and interpreter are bind-mounted to a directory that the user can read.
 """
 
 import os
@@ -35,19 +35,19 @@ exec setpriv --reuid={user} --regid={user} --clear-groups bash -c "$SCRIPT"
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    """A folder that the user owns and can come to."""
-    with tempfile.TemporaryDirectory() as found:
-        folder = Path(found)
+    """Yield a directory that the user owns and can reach."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         for name in ("src", "packages", "base", "mnt", "user"):
             (folder / name).mkdir()
         (folder / "fuse.conf").touch()
-        for each in (folder, folder / "mnt", folder / "user"):
-            os.chown(each, USER, USER)
+        for path in (folder, folder / "mnt", folder / "user"):
+            os.chown(path, USER, USER)
         yield folder
 
 
 def run(home: Path, script: str, mode: str = "666") -> "subprocess.CompletedProcess[str]":
-    """Run *script* as the user, in a mount namespace with a /dev/fuse of that mode."""
+    """Run *script* as the user, in a mount namespace whose /dev/fuse has *mode*."""
     packages = sysconfig.get_path("purelib")
     prepare = _PREPARE.format(
         source=ROOT, packages=packages, base=sys.base_prefix, mode=mode, user=USER
@@ -97,14 +97,14 @@ def test_a_user_mounts_reads_and_unmounts(home: Path, umount: str) -> None:
     )
 
     assert done.returncode == 0, done.stderr
-    facts, mount, *rest = done.stdout.splitlines()[1:]
-    assert facts == f"{USER} -r--------"
+    status, mount, *rest = done.stdout.splitlines()[1:]
+    assert status == f"{USER} -r--------"
     for option in ("fuse", "ro", "nosuid", "nodev", "noexec", "default_permissions"):
         assert option in mount
     assert rest == []
 
 
-def test_a_busy_mount_of_a_user_stays_and_its_holder_is_named(home: Path) -> None:
+def test_umount_of_a_users_busy_mount_fails_and_names_the_holder(home: Path) -> None:
     done = run(
         home,
         """
@@ -121,24 +121,24 @@ def test_a_busy_mount_of_a_user_stays_and_its_holder_is_named(home: Path) -> Non
     assert "is busy: it is held by process" in done.stderr
 
 
-def test_a_device_that_is_closed_to_the_user_is_told_with_what_to_do(home: Path) -> None:
+def test_a_mount_without_permission_on_the_device_fails_with_a_remedy(home: Path) -> None:
     done = run(home, "cbtfs mount mnt", mode="600")
 
     assert done.returncode == 40
     assert done.stderr.splitlines() == [
-        "cbtfs: you may not open /dev/fuse: let root run 'chmod 666 /dev/fuse', as udev does on "
-        "most systems, or mount as root"
+        "cbtfs: cannot mount: no permission to open /dev/fuse; run 'chmod 666 /dev/fuse' as root, "
+        "the mode that udev sets on most systems, or mount as root"
     ]
 
 
-def test_mounting_for_others_needs_the_consent_of_root(home: Path) -> None:
+def test_allow_other_requires_a_line_in_fuse_conf(home: Path) -> None:
     done = run(home, "cbtfs mount --allow-other mnt")
 
     assert done.returncode == 40
-    assert "put the line user_allow_other into /etc/fuse.conf" in done.stderr
+    assert "add the line user_allow_other to /etc/fuse.conf" in done.stderr
 
 
-def test_with_consent_root_may_look_and_a_third_user_may_not(home: Path) -> None:
+def test_allow_other_works_with_the_line_in_fuse_conf(home: Path) -> None:
     (home / "fuse.conf").write_text("# comment\nuser_allow_other\n")
     done = run(home, "cbtfs mount --allow-other mnt\nfindmnt -no OPTIONS mnt\ncbtfs umount mnt")
 
@@ -146,7 +146,7 @@ def test_with_consent_root_may_look_and_a_third_user_may_not(home: Path) -> None
     assert "allow_other" in done.stdout.splitlines()[-1]
 
 
-def test_root_lets_nobody_else_in_by_default_nor_to_the_files_with_allow_other(
+def test_a_mount_of_root_is_closed_to_others_and_its_files_remain_so_with_allow_other(
     home: Path,
 ) -> None:
     script = f"""

@@ -60,24 +60,24 @@ def mount(
     from cbtfs.mount.notify import notify
 
     count = _worker_count(workers)
-    mounting = MountServer(
+    server = MountServer(
         repository_path(context).absolute(), mountpoint.absolute(), count, allow_other
     )
     if foreground:
 
         def ready() -> None:
-            notify(f"READY=1\nSTATUS=mounted on {mounting.mountpoint}")
+            notify(f"READY=1\nSTATUS=mounted on {server.mountpoint}")
             if json:
-                emit({"mountpoint": str(mounting.mountpoint), "workers": count})
+                emit({"mountpoint": str(server.mountpoint), "workers": count})
             else:
                 print_lines(["ready"])
 
-        mounting.serve(ready)
+        server.serve(ready)
         return
     log = (log_file or _default_log_file()).absolute()
-    mounting.serve_in_background(log)
+    server.serve_in_background(log)
     if json:
-        emit({"mountpoint": str(mounting.mountpoint), "workers": count, "log_file": str(log)})
+        emit({"mountpoint": str(server.mountpoint), "workers": count, "log_file": str(log)})
 
 
 def umount(
