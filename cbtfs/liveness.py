@@ -32,7 +32,7 @@ class ObjectSet:
         return bool(self._bits[number >> 3] >> (number & 7) & 1)
 
     def has(self, number: int) -> bool:
-        """Return True if *number*, which may be newer than the set, is in it."""
+        """Return True if the set contains *number*, which may be newer than the set."""
         return number >> 3 < len(self._bits) and number in self
 
     def add(self, number: int) -> bool:

@@ -54,7 +54,7 @@ class Guest:
         self._random = random.Random(2026)
 
     def install(self) -> None:
-        """Partition the disk, create the file systems and copy files of this machine to them."""
+        """Partition the disk, create the file systems and copy files of this machine."""
         with self.image.open("xb") as file:
             file.truncate(_DISK_BYTES)
         layout = [

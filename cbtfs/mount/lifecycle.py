@@ -164,7 +164,7 @@ def _check_repository(repository: Path) -> None:
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if code != 0:
         raise parse_error(report) or MountFailed(
-            f"the repository {repository} cannot be opened: {code}"
+            f"cannot open the repository {repository}: the check ended with code {code}"
         )
 
 
@@ -204,7 +204,7 @@ def _find_device() -> int:
                 return fd
         except FileNotFoundError:
             continue
-    raise MountFailed(f"{DEVICE} is not open after the mount")
+    raise MountFailed(f"cannot serve the mount: pyfuse3 has not opened {DEVICE}")
 
 
 def _open_log(path: Path) -> int:

@@ -61,7 +61,7 @@ class OpenCounts:
             _SLOT.pack_into(self._memory, offset, bytes.fromhex(point), count + 1)
 
     def remove(self, point: PointId) -> None:
-        """Count one open file of *point* less."""
+        """Count one closed file of *point*."""
         with self._locked():
             offset = self._find(bytes.fromhex(point))
             if offset is None:
