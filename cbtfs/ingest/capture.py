@@ -1,4 +1,4 @@
-"""One disk's blocks into the repository: read, hashed and compressed on all cores, in order."""
+"""Capture one disk: read, hash and compress its blocks on all cores, and store them in order."""
 
 import os
 import threading
@@ -20,23 +20,23 @@ from cbtfs.store.codec import Encoded, Encoder
 from cbtfs.store.writer import ObjectWriter, Put
 
 UNIT_BYTES: Final = 4 << 20
-"""What one thread reads and encodes at a time: large enough for a disk, small enough for memory."""
+"""Size of the batch that one thread reads and encodes: efficient reads, bounded memory."""
 
 _MOST_THREADS: Final = 16
-"""Unless more are asked for: a batch that is worked on takes 8 MiB, one that waits half of that."""
+"""Default limit on threads. A batch takes 8 MiB while it is encoded and 4 MiB while it waits."""
 _WAITING: Final = 4
-"""Batches that may wait to be put away, at least."""
+"""Minimum number of encoded batches that may wait to be stored."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 Progress = Callable[[int], None]
-"""Told how many more bytes have been read and put away."""
+"""Called with the number of bytes read and stored since the last call."""
 
 
 @dataclass(frozen=True, slots=True)
 class Captured:
-    """What became of one disk."""
+    """The block map of a captured disk."""
 
     root: Digest
     data_blocks: int
@@ -44,8 +44,28 @@ class Captured:
 
 
 OnCheckpoint = Callable[[int, Callable[[], Captured]], None]
-"""Told that all leaves before a number are as they will be; what it is given stores the disk's tree
-as it is then, for a disk of the size of its base."""
+"""Called with a leaf number: all leaves before it are complete. The function that it gets stores
+the block map as it is then, for a disk of the size of its base."""
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureOptions:
+    """What to read of one disk, and the trees that it is compared with."""
+
+    shape: Shape
+    extents: Sequence[Extent]
+    """Extents to read: whole blocks, ascending. All other blocks are those of *base*."""
+    base: Tree[Ref] | None = None
+    """Block map to start from; None: blocks that are not read are zeros."""
+    base_blocks: int = 0
+    """Number of blocks of *base* that hold data."""
+    like: Tree[Ref] | None = None
+    """Block map to compare blocks with before the repository is searched for their digests."""
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether the extents come from a change list: their blocks probably differ from *like*."""
+        return self.base is not None and self.like is not None and self.base.root == self.like.root
 
 
 class _Unit(NamedTuple):
@@ -54,86 +74,116 @@ class _Unit(NamedTuple):
     leaf: int
     extents: list[Extent]
     length: int
-    """Of the extents together, in bytes."""
+    """Bytes of all extents."""
     blocks: int
 
 
 class _Block(NamedTuple):
     slot: int
     content: Ref | Encoded | None
-    """What the repository has already, what it is to store, or zeros."""
+    """A stored chunk, a chunk to store, or None for zeros."""
 
 
 class _Unknown(NamedTuple):
-    """A block that is not what it was."""
+    """A block whose content is not that of the block map it is compared with."""
 
-    place: int
-    """Among the blocks that are encoded with it."""
+    position: int
+    """Position among the blocks of the batch."""
     digest: Digest
     content: memoryview
 
 
 def capture(
     source: DiskSource,
-    shape: Shape,
-    extents: Sequence[Extent],
-    base: Tree[Ref] | None,
-    base_blocks: int,
-    like: Tree[Ref] | None,
+    options: CaptureOptions,
     objects: ObjectWriter,
-    level: int,
     progress: Progress,
-    reached: OnCheckpoint | None = None,
+    on_checkpoint: OnCheckpoint | None = None,
 ) -> Captured:
-    """Put a disk's blocks into the repository and return its block map.
+    """Store the blocks of a disk in the repository and return its block map."""
+    shape = options.shape
+    encoder = _BatchEncoder(source, options, objects)
+    assembler = LeafAssembler(options, objects, on_checkpoint)
+    batches = _batches(_units(iter(options.extents), shape.block_size))
+    for batch, blocks in _in_order(encoder.encode, batches, objects.threads):
+        assembler.add(batch, blocks)
+        for unit in batch:
+            progress(unit.length)
+    return assembler.finish()
 
-    *extents*, whole blocks and ascending, are read. The rest is as in *base*, of whose blocks
-    *base_blocks* hold data; without a base it is zeros. *like* is the tree that blocks are
-    compared with before anything else, as what they hold is most likely there; where it is the
-    base as well, what is read is what a list calls changed, and is not expected there.
-    """
-    units = _units(iter(extents), shape.block_size)
-    is_listed = base is not None and like is not None and base.root == like.root
-    work = _Work(source, shape, like, objects, level, is_compared=not is_listed)
-    tally = _CaptureCounts()
-    base_blocks = base_blocks if base is not None else 0
 
-    def make_node(node_level: int, children: Sequence[Ref | None]) -> Ref:
-        put = objects.put_node(node_level, children)
-        tally.stored_bytes += put.stored
+class LeafAssembler:
+    """Assembles the leaves of a block map from encoded blocks, in ascending order."""
+
+    def __init__(
+        self,
+        options: CaptureOptions,
+        objects: ObjectWriter,
+        on_checkpoint: OnCheckpoint | None = None,
+    ) -> None:
+        self._options = options
+        self._objects = objects
+        self._on_checkpoint = on_checkpoint
+        self._counts = _CaptureCounts()
+        self._builder = Builder(options.shape, options.base, self._put_node)
+        self._leaf: int | None = None
+        self._children: list[Ref | None] = []
+        self._before: list[Ref | None] = []
+
+    def add(self, units: Sequence[_Unit], blocks: Sequence[_Block]) -> None:
+        """Store the new chunks among *blocks*, which are those of *units*, in their leaves."""
+        encoded = [block.content for block in blocks if isinstance(block.content, Encoded)]
+        puts = iter(self._objects.put_chunks(encoded))
+        remaining = iter(blocks)
+        counts, block_size = self._counts, self._options.shape.block_size
+        for unit in units:
+            if unit.leaf != self._leaf:
+                self._close_leaf()
+                self._open_leaf(unit.leaf)
+            for slot, content in islice(remaining, unit.blocks):
+                counts.data_blocks -= self._children[slot] is not None
+                ref = _settle(content, self._before[slot], puts, block_size, counts)
+                counts.data_blocks += ref is not None
+                self._children[slot] = ref
+            counts.read_bytes += unit.length
+
+    def finish(self) -> Captured:
+        """Store the rest of the block map and return it."""
+        self._close_leaf()
+        base, blocks = self._options.base, self._base_blocks
+        if base is not None:
+            blocks -= sum(1 for _ in base.data_blocks(self._options.shape.blocks))
+        return self._counts.captured(self._builder.finish(), blocks)
+
+    @property
+    def _base_blocks(self) -> int:
+        return 0 if self._options.base is None else self._options.base_blocks
+
+    def _put_node(self, level: int, children: Sequence[Ref | None]) -> Ref:
+        put = self._objects.put_node(level, children)
+        self._counts.stored_bytes += put.stored
         return put.ref
 
-    builder = Builder(shape, base, make_node)
+    def _open_leaf(self, leaf: int) -> None:
+        self._leaf = leaf
+        self._children = self._builder.leaf(leaf)
+        self._before = _leaf_of(self._options.like, leaf)
 
-    def put_leaf() -> None:
-        builder.put_leaf(leaf, children)
-        if reached is not None:
-            reached(leaf + 1, lambda: tally.captured(builder.so_far(), base_blocks))
+    def _close_leaf(self) -> None:
+        if self._leaf is None:
+            return
+        self._builder.put_leaf(self._leaf, self._children)
+        if self._on_checkpoint is not None:
+            self._on_checkpoint(self._leaf + 1, self._so_far)
+        self._leaf = None
 
-    leaf, children, before = -1, list[Ref | None](), list[Ref | None]()
-    for batch, found in _in_order(work.encode, _batches(units), objects.threads):
-        puts = iter(
-            objects.put_chunks([f.content for f in found if isinstance(f.content, Encoded)])
-        )
-        blocks = iter(found)
-        for unit in batch:
-            if unit.leaf != leaf:
-                if leaf >= 0:
-                    put_leaf()
-                leaf, children = unit.leaf, builder.leaf(unit.leaf)
-                before = work.like_leaf(leaf)
-            for slot, content in islice(blocks, unit.blocks):
-                tally.data_blocks -= children[slot] is not None
-                ref = _settle(content, before[slot], puts, shape.block_size, tally)
-                tally.data_blocks += ref is not None
-                children[slot] = ref
-            tally.read_bytes += unit.length
-            progress(unit.length)
-    if leaf >= 0:
-        put_leaf()
-    if base is not None:
-        base_blocks -= sum(1 for _ in base.data_blocks(shape.blocks))
-    return tally.captured(builder.finish(), base_blocks)
+    def _so_far(self) -> Captured:
+        return self._counts.captured(self._builder.so_far(), self._base_blocks)
+
+
+def _leaf_of(tree: Tree[Ref] | None, leaf: int) -> list[Ref | None]:
+    """The 64 children of a leaf of *tree*; None for zeros and for blocks beyond its end."""
+    return [None] * FANOUT if tree is None else tree.children(1, leaf)
 
 
 @dataclass(slots=True)
@@ -164,25 +214,25 @@ def _settle(
     before: Ref | None,
     puts: Iterator[Put],
     block_size: int,
-    tally: _CaptureCounts,
+    counts: _CaptureCounts,
 ) -> Ref | None:
-    """What the leaf refers to now; *puts* tell what became of each chunk that was to be stored."""
+    """Return the reference of a block; *puts* are the results of storing chunks, in order."""
     if content is None:
-        tally.zero_blocks += 1
+        counts.zero_blocks += 1
         return None
     if isinstance(content, Encoded):
         put = next(puts)
         if put.stored:
-            tally.new_bytes += block_size
-            tally.stored_bytes += put.stored
+            counts.new_bytes += block_size
+            counts.stored_bytes += put.stored
         content = put.ref
     if content != before:
-        tally.written_blocks += 1
+        counts.written_blocks += 1
     return content
 
 
 def _units(extents: Iterator[Extent], block_size: int) -> Iterator[_Unit]:
-    """Cut ascending extents at the borders of leaves, and to what one thread takes at a time."""
+    """Split ascending extents at the boundaries of leaves and of batches."""
     leaf_bytes = block_size * FANOUT
     step = min(leaf_bytes, max(UNIT_BYTES, block_size))
     at, pending = -1, list[Extent]()
@@ -204,7 +254,7 @@ def _units(extents: Iterator[Extent], block_size: int) -> Iterator[_Unit]:
 
 
 def _batches(units: Iterator[_Unit]) -> Iterator[list[_Unit]]:
-    """Yield units, together what one thread takes: those of a list of changes are small."""
+    """Group units into batches: the units of a change list are small."""
     batch, length = list[_Unit](), 0
     for unit in units:
         if batch and length + unit.length > UNIT_BYTES:
@@ -216,60 +266,49 @@ def _batches(units: Iterator[_Unit]) -> Iterator[list[_Unit]]:
         yield batch
 
 
-class _Tools(threading.local):
-    """What each thread has of its own."""
+class _ThreadState(threading.local):
+    """Buffers and encoder of one thread."""
 
     def __init__(self, source: DiskSource, block_size: int, level: int) -> None:
         self.blocks = Blocks(source, block_size)
         self.encoder = Encoder(level)
 
 
-class _Work:
-    """What the threads share; encode() runs in any of them."""
+class _BatchEncoder:
+    """Reads and encodes batches; several threads may call encode() at once."""
 
-    def __init__(
-        self,
-        source: DiskSource,
-        shape: Shape,
-        like: Tree[Ref] | None,
-        objects: ObjectWriter,
-        level: int,
-        *,
-        is_compared: bool,
-    ) -> None:
-        self._block = shape.block_size
-        self._is_compared = is_compared
-        self._like = like
+    def __init__(self, source: DiskSource, options: CaptureOptions, objects: ObjectWriter) -> None:
+        self._block_size = options.shape.block_size
+        self._like = None if options.is_listed else options.like
         self._objects = objects
-        self._local = _Tools(source, shape.block_size, level)
-
-    def like_leaf(self, leaf: int) -> list[Ref | None]:
-        """What the tree to compare with has there: 64 chunks, None where it has none."""
-        return [None] * FANOUT if self._like is None else self._like.children(1, leaf)
+        self._local = _ThreadState(source, self._block_size, objects.level)
 
     def encode(self, batch: Sequence[_Unit]) -> list[_Block]:
-        """The blocks of some units, read from the source."""
+        """Read the blocks of *batch*; encode those that the repository does not have."""
         blocks, unknown = list[_Block](), list[_Unknown]()
         for unit in batch:
-            self._look_at(unit, blocks, unknown)
-        known = self._objects.find_all(Kind.CHUNK, 0, [each.digest for each in unknown])
-        fresh = [each for each in unknown if each.digest not in known]
-        contents = [each.content for each in fresh]
-        encoded = self._local.encoder.encode_chunks([each.digest for each in fresh], contents)
-        for each, chunk in zip(fresh, encoded, strict=True):
-            blocks[each.place] = _Block(blocks[each.place].slot, chunk)
-        for each in unknown:
-            number = known.get(each.digest)
+            self._read(unit, blocks, unknown)
+        known = self._objects.find_all(Kind.CHUNK, 0, [block.digest for block in unknown])
+        new = [block for block in unknown if block.digest not in known]
+        encoded = self._local.encoder.encode_chunks(
+            [block.digest for block in new], [block.content for block in new]
+        )
+        for block, chunk in zip(new, encoded, strict=True):
+            blocks[block.position] = _Block(blocks[block.position].slot, chunk)
+        for block in unknown:
+            number = known.get(block.digest)
             if number is not None:
-                blocks[each.place] = _Block(blocks[each.place].slot, Ref(number, each.digest))
+                blocks[block.position] = _Block(
+                    blocks[block.position].slot, Ref(number, block.digest)
+                )
         return blocks
 
-    def _look_at(self, unit: _Unit, blocks: list[_Block], unknown: list[_Unknown]) -> None:
-        """Add the blocks of *unit*, those whose content is not where it was to *unknown* too."""
+    def _read(self, unit: _Unit, blocks: list[_Block], unknown: list[_Unknown]) -> None:
+        """Append the blocks of *unit*; also to *unknown* where the content is not the old one."""
         is_bad, memory = self._objects.is_bad, self._local.blocks
-        before = self.like_leaf(unit.leaf) if self._is_compared else [None] * FANOUT
+        before = _leaf_of(self._like, unit.leaf)
         for extent in unit.extents:
-            slot = extent.start // self._block % FANOUT
+            slot = extent.start // self._block_size % FANOUT
             for count in memory.fill(extent):
                 for index in range(count):
                     ref = None
@@ -287,9 +326,9 @@ class _Work:
 def _in_order(
     work: Callable[[Item], Result], items: Iterator[Item], wanted: int | None
 ) -> Iterator[tuple[Item, Result]]:
-    """What *work* makes of each item, in their order; a bounded number at a time.
+    """Yield each item with the result of *work*, in order; a bounded number is under way.
 
-    By *wanted* threads, or on all cores.
+    *wanted* is the number of threads; None: one per core.
     """
     threads = wanted or min(max(os.cpu_count() or 1, 2), _MOST_THREADS)
     window = threads + max(threads // 2, _WAITING)

@@ -184,7 +184,7 @@ class DiskCheckpoints:
             return Start(rest, tree, checkpoint.data_blocks, checkpoint)
         return start
 
-    def reached(self, shape: Shape, start: Start) -> OnCheckpoint | None:
+    def on_checkpoint(self, shape: Shape, start: Start) -> OnCheckpoint | None:
         """Who is told how far the capture is; None if checkpoints of it cannot be made."""
         if start.base is not None and start.base.blocks != shape.blocks:
             return None

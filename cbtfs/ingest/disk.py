@@ -16,7 +16,7 @@ from cbtfs.core.reasons import FullReason, Reason
 from cbtfs.errors import ChunkMissing, DataCorrupt, UsageError
 from cbtfs.ingest.audit import OnMiss, SampleAudit, WholeAudit, audit_sample, audit_whole
 from cbtfs.ingest.baseline import Baseline
-from cbtfs.ingest.capture import Captured, Progress, capture
+from cbtfs.ingest.capture import Captured, CaptureOptions, Progress, capture
 from cbtfs.ingest.checkpoints import DiskCheckpoints, Start
 from cbtfs.ingest.discards import discarded
 from cbtfs.ingest.distrust import Misses, find_distrust, missed_blocks
@@ -240,21 +240,16 @@ class _DiskIngest:
             None if plan.extents is None else tree,
             0 if base is None else base.disk.data_blocks,
         )
-        reached = None
+        on_checkpoint = None
         if self.checkpoints is not None:
             start = self.checkpoints.begin(plan, self.shape, start, self.reader)
-            reached = self.checkpoints.reached(self.shape, start)
+            on_checkpoint = self.checkpoints.on_checkpoint(self.shape, start)
         captured = capture(
             self.source,
-            self.shape,
-            start.wanted,
-            start.base,
-            start.data_blocks,
-            tree,
+            CaptureOptions(self.shape, start.wanted, start.base, start.data_blocks, tree),
             self.objects,
-            self.objects.level,
             self.options.announce(self.label, total(start.wanted)),
-            reached,
+            on_checkpoint,
         )
         captured = start.whole(captured)
         if self.checkpoints is not None:

@@ -1,4 +1,4 @@
-"""A capture tells how far it is: what it tells is what another one may go on from."""
+"""A capture reports checkpoints, and a later capture resumes from any of them."""
 
 import random
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import pytest
 from cbtfs.core.blockmap import FANOUT, Shape, Tree
 from cbtfs.core.extent import Extent
 from cbtfs.core.ids import Digest, Ref
-from cbtfs.ingest.capture import Captured, OnCheckpoint, capture
+from cbtfs.ingest.capture import Captured, CaptureOptions, OnCheckpoint, capture
 from cbtfs.reader import Reader
 from cbtfs.store.repository import writing
 from tests.make_points import BLOCK, add_point, new_repository
@@ -20,7 +20,7 @@ SIZE = 5 * LEAF + 3 * BLOCK
 
 
 @pytest.mark.parametrize("is_based", [False, True])
-def test_a_capture_is_gone_on_with_from_any_leaf(tmp_path: Path, is_based: bool) -> None:
+def test_a_capture_resumes_from_any_leaf(tmp_path: Path, is_based: bool) -> None:
     rng = random.Random(1)
     path = new_repository(tmp_path / "r")
     old = FakeDisk(SIZE)
@@ -38,9 +38,10 @@ def test_a_capture_is_gone_on_with_from_any_leaf(tmp_path: Path, is_based: bool)
         def take(
             extents: list[Extent],
             base: tuple[Tree[Ref] | None, int],
-            reached: OnCheckpoint | None = None,
+            on_checkpoint: OnCheckpoint | None = None,
         ) -> Captured:
-            return capture(source, shape, extents, *base, tree, objects, 1, lambda _: None, reached)
+            options = CaptureOptions(shape, extents, *base, tree)
+            return capture(source, options, objects, lambda _: None, on_checkpoint)
 
         def tree_of(root: Digest) -> Tree[Ref]:
             objects.flush()
@@ -48,20 +49,20 @@ def test_a_capture_is_gone_on_with_from_any_leaf(tmp_path: Path, is_based: bool)
 
         base = (tree, point.data_blocks) if is_based else (None, 0)
         wanted = [Extent(0, 2 * LEAF), Extent(2 * LEAF + BLOCK, SIZE - 2 * LEAF - BLOCK)]
-        told: list[tuple[int, Captured]] = []
+        checkpoints: list[tuple[int, Captured]] = []
 
         def keep(leaf: int, so_far: Callable[[], Captured]) -> None:
-            told.append((leaf, so_far()))
+            checkpoints.append((leaf, so_far()))
 
         whole = take(wanted, base, keep)
         try:
-            assert [leaf for leaf, _ in told] == [1, 2, 3, 4, 5, 6]
-            for leaf, found in told:
-                rest = [e for each in wanted for e in _beyond(each, leaf * LEAF)]
-                again = take(rest, (tree_of(found.root), found.data_blocks))
+            assert [leaf for leaf, _ in checkpoints] == [1, 2, 3, 4, 5, 6]
+            for leaf, captured in checkpoints:
+                rest = [part for extent in wanted for part in _beyond(extent, leaf * LEAF)]
+                again = take(rest, (tree_of(captured.root), captured.data_blocks))
                 assert (again.root, again.data_blocks) == (whole.root, whole.data_blocks)
                 for name in ("read_bytes", "written_blocks", "zero_blocks"):
-                    both = getattr(found.counts, name) + getattr(again.counts, name)
+                    both = getattr(captured.counts, name) + getattr(again.counts, name)
                     assert both == getattr(whole.counts, name)
         finally:
             objects.close()
