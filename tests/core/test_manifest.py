@@ -359,6 +359,13 @@ def test_other_numbers_are_no_block_sizes(size: int) -> None:
     assert not is_block_size(size)
 
 
+def test_a_name_may_be_as_long_as_file_names_are() -> None:
+    long = document()
+    long["name"] = "x" * 255
+
+    assert manifest_of(long).name == "x" * 255
+
+
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\0b", "x" * 256, "\ud800"])
 @pytest.mark.parametrize("place", ["directory", "name"])
 def test_a_name_that_is_no_file_name_is_refused(place: str, name: str) -> None:

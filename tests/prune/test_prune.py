@@ -17,11 +17,14 @@ from cbtfs.core.ids import PackId
 from cbtfs.errors import DataCorrupt
 from cbtfs.liveness import Marker
 from cbtfs.prune import sweep
+from cbtfs.prune.prune import prune
 from cbtfs.prune.select import Limits, PackUse, select
 from cbtfs.reader import Reader
+from cbtfs.store.catalog.records import META
+from cbtfs.store.catalog.view import NEXT_OBJECT
 from cbtfs.store.digest import chunk_digest
 from cbtfs.store.repository import reading, writing
-from tests.make_points import BLOCK
+from tests.make_points import BLOCK, add_point, new_repository
 from tests.scenarios.repository_history import History, block, image
 
 
@@ -251,10 +254,11 @@ def test_the_manifest_of_a_disks_newest_point_stays_until_a_newer_one(history: H
     assert not list((history.path / "points").glob(f"{newest}*"))
 
 
+@pytest.mark.parametrize("looked_at", [1, 20])
 def test_dropping_in_small_steps_comes_to_the_same(
-    history: History, monkeypatch: pytest.MonkeyPatch
+    history: History, monkeypatch: pytest.MonkeyPatch, looked_at: int
 ) -> None:
-    monkeypatch.setattr(sweep, "_LOOKED_AT", 1)
+    monkeypatch.setattr(sweep, "_LOOKED_AT", looked_at)
     history.add(long_image(1))
     history.forget(history.add(long_image(90)))
     with writing(history.path) as repository:
@@ -287,3 +291,51 @@ def test_no_more_is_rewritten_than_allowed() -> None:
     chosen = select(packs, Limits(unused_share=0.0, repack_bytes=3500))
 
     assert [pack.number for pack in chosen.rewritten] == [3, 2]
+
+
+def test_what_a_rewrite_frees_no_longer_counts_as_size() -> None:
+    packs = [use(1, 10_000, 100), use(2, 10_000, 8100)]
+
+    chosen = select(packs, Limits(unused_share=0.12))
+
+    assert [pack.number for pack in chosen.rewritten] == [1, 2]
+
+
+def test_a_sweep_gives_no_number_twice_where_the_next_one_was_lost(history: History) -> None:
+    history.add(image(1, 2))
+    with writing(history.path) as repository:
+        catalog = repository.catalog
+        catalog.update(lambda update: update._delete(META, NEXT_OBJECT))
+        with catalog.view() as view:
+            following = view.next_object()
+            nothing = Marker(catalog, view.packs().keys())
+
+        assert sweep.sweep(catalog, nothing.marked, lambda _: None) > 0
+        with catalog.view() as view:
+            assert view.next_object() == following
+
+
+def test_every_damaged_object_of_a_pack_is_told(history: History) -> None:
+    whole = history.add(image(*range(1, 9)))
+    history.add(image(*range(1, 5)))
+    history.forget(whole)
+    for number in (2, 3):
+        pack, at = _place_of(history, block(number))
+        _flip(history.path / "packs" / pack[:2] / pack, at + FRAME_HEADER_BYTES + 99)
+
+    assert len(history.prune().damaged) == 2
+
+
+@pytest.mark.parametrize("newer", [["A"], ["A", "B"]])
+def test_a_manifest_stays_until_each_of_its_disks_has_a_newer_point(
+    tmp_path: Path, newer: list[str]
+) -> None:
+    path = new_repository(tmp_path / "repo")
+    both = {"A": block(1), "B": block(2)}
+    older = add_point(path, both)
+    add_point(path, {label: both[label] for label in newer})
+    with writing(path) as repository:
+        repository.forget([older.point])
+        outcome = prune(repository, Limits())
+
+    assert outcome.forgotten == (1 if newer == ["A", "B"] else 0)

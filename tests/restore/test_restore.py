@@ -367,7 +367,8 @@ def test_what_is_below_a_missing_node_is_lost_and_not_zeros(
         explain_loss(restored)
 
 
-def test_only_what_is_below_a_damaged_leaf_is_lost(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lost", [Extent(0, 64 * BLOCK), Extent(64 * BLOCK, 3 * BLOCK)])
+def test_only_what_is_below_a_damaged_leaf_is_lost(tmp_path: Path, lost: Extent) -> None:
     path = new_repository(tmp_path / "repository")
     image = bytes([1]) * BLOCK + bytes(63 * BLOCK) + bytes([2]) * BLOCK * 3
     add_point(path, {"d": image})
@@ -376,15 +377,16 @@ def test_only_what_is_below_a_damaged_leaf_is_lost(tmp_path: Path) -> None:
         reader = Reader(opened)
         root = reader.root(disk)
         assert root is not None
-        (first, *_) = reader.children(root, 2)
-        assert first is not None
-        key = integer_key(first.number)
+        leaf = reader.children(root, 2)[lost.start // (64 * BLOCK)]
+        assert leaf is not None
+        key = integer_key(leaf.number)
         opened.catalog.update(lambda update: update._delete(MAP, key))
 
     restored = restore(path, tmp_path / "disk.raw", keeps_going=True)
 
-    assert restored.lost == (Extent(0, 64 * BLOCK),)
-    assert (tmp_path / "disk.raw").read_bytes() == bytes(64 * BLOCK) + image[64 * BLOCK :]
+    assert restored.lost == (lost,)
+    expected = image[: lost.start] + bytes(lost.length) + image[lost.end :]
+    assert (tmp_path / "disk.raw").read_bytes() == expected
 
 
 def test_keep_going_survives_a_lost_pack(tmp_path: Path) -> None:
