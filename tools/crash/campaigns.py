@@ -29,7 +29,9 @@ CAMPAIGNS: Final = {
     "kills": CampaignSpec(
         kills, 100, 1000, "SIGKILL at random moments of ingest, forget, prune, repair"
     ),
-    "calls": CampaignSpec(calls, 1, 3, "the N-th call fails or kills, for every N; count: actions"),
+    "calls": CampaignSpec(
+        calls, 0, 3, "the N-th call fails or kills, for every N; count: actions; 0: every second N"
+    ),
     "pages": CampaignSpec(
         pages, 0, 3, "the N-th call of LMDB fails, for every N; count: failures; 0: every third N"
     ),
@@ -43,6 +45,6 @@ CAMPAIGNS: Final = {
         mounts, 20, 500, "workers and mounts killed under fio and a loop device"
     ),
     "together": CampaignSpec(
-        together, 60, 1800, "readers during all operations of a writer; count: seconds"
+        together, 30, 1800, "readers during all operations of a writer; count: seconds"
     ),
 }
