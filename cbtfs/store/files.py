@@ -21,6 +21,7 @@ from cbtfs.store.shown import shown
 
 FILE_MODE: Final = 0o600
 FOLDER_MODE: Final = 0o700
+_REMOVE_ATTEMPTS: Final = 10
 
 _HERE: Final = -100
 _RENAME_EXCHANGE: Final = 2
@@ -86,11 +87,22 @@ def remove(path: Path) -> None:
 
 
 def remove_folder(path: Path) -> None:
-    """Remove what stands at *path*: a folder with the files in it, or a file or link."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
+    """Remove a directory with its files, or a file or link, at *path*.
+
+    A reader that has just opened the directory may still create LMDB's lock file in it.
+    """
+    if not path.is_dir() or path.is_symlink():
         path.unlink(missing_ok=True)
+        return
+    for _ in range(_REMOVE_ATTEMPTS - 1):
+        try:
+            shutil.rmtree(path)
+        except OSError as exc:
+            if exc.errno != errno.ENOTEMPTY:
+                raise
+        else:
+            return
+    shutil.rmtree(path)
 
 
 def exchange(new: Path, path: Path) -> None:

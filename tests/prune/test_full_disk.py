@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cbtfs.core.ids import PackId
-from cbtfs.prune import space
+from cbtfs.prune import rewrite, space
 from cbtfs.prune.prune import prune
 from cbtfs.prune.select import PackUse
 from cbtfs.prune.space import Space, step_bytes, take_step
@@ -278,6 +278,9 @@ def prune_where_space_is_low(history: History, trap: Trap | None = None) -> Chil
         Space.free = LOW  # type: ignore[assignment]
         space.RETURN_SECONDS = 0.0  # type: ignore[misc]
         if trap is not None:
+            # Random ids would change which calls a run makes, and so which call the N-th one is.
+            ids = (PackId(f"{number:032x}") for number in range(1000))
+            rewrite.new_pack_id = lambda: next(ids)  # type: ignore[attr-defined]
             trap.install(send)
         with writing(history.path) as repository:
             outcome = prune(repository, EVERYTHING, pack_bytes=SMALL_PACK)
