@@ -104,7 +104,8 @@ class RunFolder:
             fd = os.open(path, flags, FILE_MODE)
             try:
                 give_new(path, fd)
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Wait: a run beside this one may hold the new record for a moment to look at it.
+                fcntl.flock(fd, fcntl.LOCK_EX)
                 os.write(fd, encode_facts(facts))
                 os.fsync(fd)
                 sync_folder(folder.at)

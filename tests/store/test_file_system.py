@@ -13,9 +13,9 @@ REMOTE = ["nfs", "nfs4", "cifs", "smb3", "ceph", "9p", "fuse.sshfs", "fuse.s3fs"
 
 @pytest.fixture
 def mounts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What stands in for the kernel's list of mounts."""
+    """Return a file that replaces the kernel's list of mounts."""
     file = tmp_path / "mountinfo"
-    monkeypatch.setattr(file_system, "MOUNTS", file)
+    monkeypatch.setattr("cbtfs.store.file_system.MOUNTS", file)
     return file
 
 

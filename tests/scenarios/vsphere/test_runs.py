@@ -1,9 +1,11 @@
 """Records of runs: dead ones are found, live ones are not, whatever happened to their process."""
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,6 +40,20 @@ def test_a_run_that_ended_without_finishing_is_dead(folder: Path) -> None:
     assert RunFolder(folder).dead("other", "vm") == []
     RunFolder(folder).forget(made)
     assert RunFolder(folder).dead("server", "vm") == []
+
+
+def test_a_new_record_that_another_run_looks_at_is_waited_for(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look(path: Path, _: int) -> None:
+        fd = os.open(path, os.O_RDONLY)
+        fcntl.flock(fd, fcntl.LOCK_SH)
+        threading.Timer(0.05, os.close, [fd]).start()
+
+    monkeypatch.setattr("cbtfs.store.runs.give_new", look)
+
+    with RunFolder(folder).start(facts()):
+        assert RunFolder(folder).dead("server", "vm") == []
 
 
 def test_a_finished_run_leaves_nothing(folder: Path) -> None:

@@ -197,8 +197,8 @@ def test_a_disk_that_grew_is_captured_to_its_new_end(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--bitmap=b1", "image.raw"], "is no NBD export, so it has no bitmap"),
-        (["--next-bitmap=b1", "image.raw"], "is no NBD export, so it has no bitmap"),
+        (["--bitmap=b1", "image.raw"], "has no bitmap: it is not an NBD export"),
+        (["--next-bitmap=b1", "image.raw"], "has no bitmap: it is not an NBD export"),
         (["--bitmap=", "nbd://localhost"], "is no name of a bitmap"),
         (["--next-bitmap=", "nbd://localhost"], "is no name of a bitmap"),
     ],
