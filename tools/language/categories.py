@@ -20,8 +20,6 @@ CATEGORIES: Final = (
 )
 FIRST_COMMIT: Final = "d4762be"
 """Subjects of commits after this one are counted: older ones cannot be rewritten."""
-MERGED: Final = frozenset({"4ee947d", "b40c4df", "d625587"})
-"""Commits whose subject exceeds the limit but was merged; a subject cannot be rewritten then."""
 
 
 def collect() -> dict[str, list[Prose]]:
@@ -47,11 +45,7 @@ def collect() -> dict[str, list[Prose]]:
             prose["readme"] += plain_prose(path, name=name)
         elif path.suffix == ".md":
             prose["docs"] += plain_prose(path, name=name)
-    prose["commits"] = [
-        subject
-        for subject in commit_subjects(FIRST_COMMIT, root=ROOT)
-        if subject.path not in MERGED
-    ]
+    prose["commits"] = commit_subjects(FIRST_COMMIT, root=ROOT)
     return prose
 
 
