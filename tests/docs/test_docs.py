@@ -46,6 +46,8 @@ _RUN_BY = {
     ("recipes.md", '{"execute": "blockdev-add"'): "source/nbd/test_bitmaps.py",
     ("recipes.md", ""): "docs/test_recipes.py",
     ("operations.md", ""): "docs/test_operations.py",
+    ("getting-started.md", ""): "docs/test_getting_started.py",
+    ("troubleshooting.md", ""): "docs/test_troubleshooting.py",
     ("vsim.md", ""): "tools/vsim/test_manual.py",
 }
 """Test files by page and start of a block's first line; an empty start means every block."""

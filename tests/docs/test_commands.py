@@ -1,0 +1,120 @@
+"""docs/commands.md: the tables have exactly the members that the program prints."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cbtfs.cli.main import main
+from tests.docs.documents import MemberTables
+from tests.make_points import BLOCK, add_point, new_repository
+from tests.scenarios.vsphere.server import at
+from tests.scenarios.vsphere.site import MIB
+from tools.vsim import DiskEntry, Inventory, MachineEntry, Simulator
+from tools.vsim.soap.certificate import make_certificate
+
+_MACHINES = (
+    MachineEntry("web1", disks=(DiskEntry(size=MIB),)),
+    MachineEntry("aside", disks=(DiskEntry(size=MIB, mode="independent_persistent"),)),
+)
+_ELSEWHERE = {"status", "listed point", "demo"}
+"""Documents of a mount: tests/mount/test_status.py and tests/demo/test_demo.py compare these."""
+
+Capture = pytest.CaptureFixture[str]
+
+
+class Printed:
+    """Runs commands with --json and compares their documents with the tables."""
+
+    def __init__(self, repository: Path, capsys: Capture) -> None:
+        self.tables = MemberTables()
+        self.repository = repository
+        self.capsys = capsys
+
+    def __call__(self, name: str, *words: str | Path, form: str = "--json") -> Any:
+        """Run a command; its document is that of the table *name*."""
+        self.capsys.readouterr()
+        main(["--repo", str(self.repository), *map(str, words), *form.split()])
+        out, err = self.capsys.readouterr()
+        assert out, err
+        document = json.loads(out)
+        self.tables.compare(name, document)
+        return document
+
+
+@pytest.fixture
+def printed(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> Printed:
+    monkeypatch.setenv("CBTFS_VSPHERE_PASSWORD", "vsim")
+    return Printed(tmp_path / "repository", capsys)
+
+
+def test_the_tables_have_the_members_that_commands_print(printed: Printed, tmp_path: Path) -> None:
+    _images(printed, tmp_path)
+    _virtual_machines(printed, tmp_path)
+    _lifecycle(printed)
+    _damage(printed)
+
+    assert printed.tables.problems == []
+    assert [row for row in printed.tables.never_printed() if row[0] not in _ELSEWHERE] == []
+
+
+def _images(printed: Printed, folder: Path) -> None:
+    disk = folder / "disk.raw"
+    disk.write_bytes(b"1" * BLOCK + bytes(BLOCK))
+    printed("init", "init", "--block-size", str(BLOCK))
+    for vm in ("web", "web", "db"):
+        disks = f"--disk=a={disk}", f"--disk=b={disk}"
+        printed("ingest image", "ingest", "image", "--vm", vm, *disks)
+        disk.write_bytes(b"2" * BLOCK * 3)
+    printed("show", "show", "web")
+    printed("show with", "show", "*")
+    printed("stats", "stats")
+    printed("extents", "extents", "web", "a")
+    printed("diff", "diff", "web@latest~1", "web", "a")
+    for form in ("qemu", "nbd"):
+        shape = f"--format {form}"
+        printed(f"extents {shape}", "extents", "web", "a", form=shape)
+        printed(f"diff {shape}", "diff", "web@latest~1", "web", "a", form=shape)
+    printed("restore", "restore", "web", "a", folder / "restored")
+    (folder / "many").mkdir()
+    printed("restore with", "restore", "web", "*", folder / "many")
+
+
+def _virtual_machines(printed: Printed, folder: Path) -> None:
+    certificate = make_certificate(folder)
+    with Simulator(Inventory(machines=_MACHINES), certificate=certificate) as sim:
+        printed("cbt status", "cbt", "status", *at(sim), "web1", "nobody")
+        printed("cbt enable", "cbt", "enable", *at(sim), "web1", "nobody")
+        printed("cbt reset", "cbt", "reset", *at(sim), "web1")
+        printed("doctor", "doctor", *at(sim), "*", "nobody")
+        vms = ("web1", "aside", "nobody")
+        printed("ingest vsphere", "ingest", "vsphere", *at(sim), "--allow-partial", *vms)
+    printed("list", "list")
+    printed("show", "show", "web1")
+
+
+def _lifecycle(printed: Printed) -> None:
+    printed("protect", "protect", "db")
+    printed("tag", "tag", "db", "kept")
+    points = printed("list", "list", "web")["points"]
+    printed("forget", "forget", "--keep-last", "1", "--dry-run")
+    printed("forget", "forget", "--prune", points[0]["id"])
+    printed("prune", "prune")
+    printed("repair", "repair")
+    printed("repair --create-markers", "repair", "--create-markers")
+    printed("unlock", "unlock")
+    printed("check", "check")
+
+
+def _damage(printed: Printed) -> None:
+    """A repository with a changed byte in a chunk."""
+    damaged = printed.repository.with_name("damaged")
+    add_point(new_repository(damaged), {"disk": b"x" * BLOCK})
+    (pack,) = damaged.glob("packs/*/*")
+    data = bytearray(pack.read_bytes())
+    data[150] ^= 1
+    pack.write_bytes(data)
+    printed.repository = damaged
+    assert printed("check", "check", "--read-data")["problems"]
+    printed("restore", "restore", "--keep-going", "vm", "disk", damaged.with_name("lost"))
