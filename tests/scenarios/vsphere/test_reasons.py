@@ -69,7 +69,9 @@ def _reasons() -> list[str]:
 @pytest.mark.parametrize("reason", _reasons())
 def test_a_reason_stands_in_the_manual(reason: str) -> None:
     page = (ROOT / "docs" / "vsphere.md").read_text()
-    section = page[page.index("## Why a disk was read whole") : page.index("## Timeouts and retries")]
+    section = page[
+        page.index("## Why a disk was read whole") : page.index("## Timeouts and retries")
+    ]
 
     assert reason.partition(": ")[0] in section or reason in section
 
