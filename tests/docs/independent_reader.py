@@ -1,6 +1,6 @@
 """Write one disk of one point as a raw image: REPO POINT DISK IMAGE.
 
-Made from docs/format.md alone: it uses neither the catalog nor anything of cbtfs.
+Written from docs/format.md alone: it uses neither the catalog nor modules of cbtfs.
 """
 
 import hashlib
@@ -20,11 +20,11 @@ from blake3 import blake3
 CHUNK, NODE = 1, 2
 UNPACKER = zstandard.ZstdDecompressor(max_window_size=8 << 20)
 Frame = tuple[int, int, int, int, int, int, int, bytes]
-"""Offset, length, kind, level, codec, stored and plain length, digest: an entry of a trailer."""
+"""Entry of a trailer: offset, length, kind, level, codec, stored and plain length, digest."""
 
 
 class Damaged(Exception):
-    """Something is not as the format says."""
+    """Raised when bytes contradict the format."""
 
 
 def demand(holds: bool, what: str) -> None:
@@ -47,7 +47,7 @@ def unseal(path: Path) -> dict[str, Any]:
 
 
 def frame_at(data: bytes, at: int, offset: int) -> Frame:
-    """The frame whose header stands at *at* in *data*, and at *offset* in its pack."""
+    """Return the frame whose header is at *at* in *data*, and at *offset* in its pack."""
     head = data[at : at + 92]
     demand(len(head) == 92 and head[:4] == b"CBTF", "no frame here")
     length, flags, kind, level, codec, slot, stored, plain, table, digest = struct.unpack(
@@ -63,7 +63,7 @@ def frame_at(data: bytes, at: int, offset: int) -> Frame:
 
 
 def listed(pack: Path, data: bytes) -> Iterator[Frame]:
-    """The frames that the trailer lists; Damaged if header, trailer or footer fails."""
+    """Yield the frames that the trailer lists; Damaged if header, trailer or footer fails."""
     demand(data[:16] == b"CBTFSPAK\1" + bytes(7) and data[16:32].hex() == pack.name, "header")
     foot = data[-64:]
     demand(len(foot) == 64 and foot[:12] == b"CBTFSEND\1\0\0\0", "footer")
@@ -85,7 +85,7 @@ def scanned(data: bytes) -> Iterator[Frame]:
 
 
 def find_frames(packs: Path) -> dict[bytes, list[tuple[Path, Frame]]]:
-    """Every frame of every closed pack, by digest."""
+    """Return every frame of every closed pack, by digest."""
     found: dict[bytes, list[tuple[Path, Frame]]] = {}
     for pack in packs.glob("[0-9a-f][0-9a-f]/" + "[0-9a-f]" * 32):
         data = load_file(pack)
@@ -98,7 +98,7 @@ def find_frames(packs: Path) -> dict[bytes, list[tuple[Path, Frame]]]:
 
 
 def load(pack: Path, frame: Frame) -> bytes:
-    """The content of the object in a frame, verified."""
+    """Return the content of the object in a frame, verified."""
     offset, length, kind, level, codec, stored, plain, digest = frame
     data = load_file(pack, offset, length)
     demand(frame_at(data, 0, offset) == frame and len(data) == length, "frame")

@@ -1,4 +1,4 @@
-"""docs/format.md says enough: a reader written from it alone reads what cbtfs wrote."""
+"""docs/format.md is complete: a reader written from that page alone reads every point."""
 
 import random
 import re
@@ -21,7 +21,7 @@ History = list[tuple[Manifest, Images]]
 
 
 def image(seed: int, blocks: int, tail: int = 0) -> bytes:
-    """Zeros, text and noise in turn; *tail* bytes more than whole blocks."""
+    """Return blocks of zeros, text and noise at random, and *tail* more bytes."""
     rng = random.Random(seed)
     kinds = [bytes(BLOCK), b"text%d " % seed * 800, rng.randbytes(BLOCK)]
     parts = [kinds[rng.randrange(3)][:BLOCK].ljust(BLOCK, b".") for _ in range(blocks)]
@@ -29,7 +29,7 @@ def image(seed: int, blocks: int, tail: int = 0) -> bytes:
 
 
 def write_history(path: Path) -> History:
-    """Points with several disks that are sparse, odd in size, that grow and shrink."""
+    """Write points of several disks: sparse, of odd sizes, growing and shrinking."""
     new_repository(path)
     small, large = image(1, 40, tail=77), image(2, 150)
     high = bytes(4099 * BLOCK) + image(3, 1, tail=1)
@@ -73,7 +73,7 @@ def test_an_independent_reader_reads_every_point(
         assert read_independently(path, manifest, label, tmp_path / "image") == content
 
 
-def test_an_independent_reader_does_without_trailers(tmp_path: Path) -> None:
+def test_an_independent_reader_needs_no_trailers(tmp_path: Path) -> None:
     path = tmp_path / "repo"
     history = write_history(path)
     for pack in path.glob("packs/*/*"):
@@ -101,7 +101,7 @@ def frames_of(path: Path) -> list[Frame]:
     return [frame for pack in packs.ids() for frame in packs.frames(pack)[0]]
 
 
-def test_the_repository_holds_what_the_format_speaks_of(written: tuple[Path, History]) -> None:
+def test_the_repository_has_every_codec_and_level(written: tuple[Path, History]) -> None:
     frames = frames_of(written[0])
 
     assert {frame.codec for frame in frames} == set(Codec)

@@ -1,4 +1,4 @@
-"""docs/operations.md: what it shows of units, alerts and restores is run or read as it stands."""
+"""docs/operations.md: systemd units, names of metrics, and commands, as printed."""
 
 import json
 import os
@@ -48,7 +48,7 @@ def test_systemd_takes_service_and_timer(tmp_path: Path) -> None:
     assert done.returncode == 0
 
 
-def test_the_options_of_the_service_are_ones_that_there_are() -> None:
+def test_the_options_of_the_service_exist() -> None:
     (command,) = re.findall(r"^ExecStart=\S+ (ingest vsphere) (.*)$", PAGE, re.M)
     shown = subprocess.run(
         [sys.executable, "-m", "cbtfs", *command[0].split(), "--help"],
@@ -63,7 +63,7 @@ def test_the_options_of_the_service_are_ones_that_there_are() -> None:
         assert f"{option} " in shown
 
 
-def test_the_metrics_that_documents_name_are_those_that_are_written() -> None:
+def test_the_documents_name_the_metrics_that_are_written() -> None:
     written = {f"cbtfs_{name}" for name in re.findall(r'"((?:vm|run)_[a-z_]+)"', METRICS)}
     described = set(re.findall(r"`(cbtfs_[a-z_]+)`", COMMANDS))
     used = set(re.findall(r"\bcbtfs_[a-z_]+", PAGE))
@@ -75,10 +75,10 @@ def test_the_metrics_that_documents_name_are_those_that_are_written() -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What will be /srv: a repository with ten VMs of four disks, two points of the first."""
-    found = tmp_path_factory.mktemp("operations")
+    """Return a directory for /srv: a repository of ten VMs with four disks each."""
+    srv = tmp_path_factory.mktemp("operations")
     for number in range(40):
-        (found / f"{number}.raw").write_bytes(os.urandom(20_000 + number).ljust(SIZE, b"\0"))
+        (srv / f"{number}.raw").write_bytes(os.urandom(20_000 + number).ljust(SIZE, b"\0"))
     script = ["set -e", "cbtfs init"]
     for vm in range(10):
         disks = [f"--disk '{label}={4 * vm + n}.raw'" for n, label in enumerate(LABELS)]
@@ -87,12 +87,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     script.insert(2, "cbtfs ingest image --vm 'vm 0' --time 2026-10-01T00:00:00Z --disk b/c=0.raw")
     subprocess.run(
         ["bash", "-c", "\n".join(script)],
-        cwd=found,
+        cwd=srv,
         check=True,
         capture_output=True,
         env=environment() | {"CBTFS_REPO": "repository"},
     )
-    return found
+    return srv
 
 
 def environment() -> dict[str, str]:
@@ -100,8 +100,8 @@ def environment() -> dict[str, str]:
     return {"PATH": path, "HOME": "/srv", "CBTFS_REPO": "/srv/repository"}
 
 
-def test_the_other_commands_run_in_their_order(tmp_path: Path) -> None:
-    """A VM with five points; the rules let one of them go, the page another."""
+def test_the_other_commands_run_in_order(tmp_path: Path) -> None:
+    """A VM with four points: one is left after the rules and the commands of the page."""
     disk = tmp_path / "web01.raw"
     made = ["cbtfs init"]
     for day, hour in ((1, "12-00-00"), (20, "00-15-03"), (22, "06-00-00"), (22, "12-00-00")):
@@ -127,7 +127,7 @@ def test_the_other_commands_run_in_their_order(tmp_path: Path) -> None:
 
 
 def test_forty_disks_are_restored_four_at_a_time(folder: Path) -> None:
-    (recipe,) = [each for each in blocks("sh") if each.startswith("mkdir /srv/restored")]
+    (recipe,) = [block for block in blocks("sh") if block.startswith("mkdir /srv/restored")]
     first, rest = recipe.split("\n", 1)
     in_the_way = "echo kept > /srv/restored/vm_7-Hard_disk_1.raw\n"
     script = f"{_NAMESPACE.format(folder=folder)}{first}\n{in_the_way}set +e\n{rest}"

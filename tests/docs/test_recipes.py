@@ -1,7 +1,7 @@
-"""The commands of docs/recipes.md, as they stand there, on a disk with four file systems.
+"""The commands of docs/recipes.md, as printed, on a disk with four file systems.
 
-They run in a mount namespace with a /srv, /mnt and /run of its own, so that no path of the machine
-is touched; loop devices are let go of whatever happens.
+They run in a mount namespace with its own /srv, /mnt and /run, so they change no path of the
+machine. Loop devices are detached in any case.
 """
 
 import os
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.mounts
 
 PAGE: Final = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text("utf-8")
 BUSY: Final[dict[FileSystem, int]] = {"ext4": 32, "xfs": 304}
-"""File systems that a guest writes to when the snapshot is taken, in MiB."""
+"""Sizes in MiB of file systems to which a guest writes during the snapshot."""
 SYNCED_FILES: Final = 20
 SYNCED_WRITES: Final = 90
 _PREPARE: Final = """\
@@ -49,24 +49,24 @@ _OWN_TMP: Final = "mount -t tmpfs tmpfs /var/tmp"
 
 
 def block(first: str) -> str:
-    """The block of commands of the page that has *first* in its first line."""
+    """Return the block of commands that has *first* in its first line."""
     blocks: list[str] = re.findall(r"^```sh\n(.*?)^```", PAGE, re.S | re.M)
-    (found,) = [each for each in blocks if first in each.partition("\n")[0]]
-    return found
+    (match,) = [block for block in blocks if first in block.partition("\n")[0]]
+    return match
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What will be /srv: the disk, and a repository with a point of it."""
-    found = tmp_path_factory.mktemp("recipes")
-    make_disk(found / "disk.raw")
-    cbtfs(found, "init")
-    ingest(found, "--vm=web01", "--disk=root", "disk.raw")
-    return found
+    """Return a directory for /srv: the disk, and a repository with one point."""
+    srv = tmp_path_factory.mktemp("recipes")
+    make_disk(srv / "disk.raw")
+    cbtfs(srv, "init")
+    ingest(srv, "--vm=web01", "--disk=root", "disk.raw")
+    return srv
 
 
 def cbtfs(folder: Path, *arguments: str) -> None:
-    """A command on the repository in *folder*."""
+    """Run a command on the repository in *folder*."""
     subprocess.run(
         [sys.executable, "-m", "cbtfs", "--repo=repository", *arguments],
         cwd=folder,
@@ -77,12 +77,12 @@ def cbtfs(folder: Path, *arguments: str) -> None:
 
 
 def ingest(folder: Path, *arguments: str) -> None:
-    """A point of an image in *folder*."""
+    """Take a point of an image in *folder*."""
     cbtfs(folder, "ingest", "image", *arguments)
 
 
 def run(folder: Path, *scripts: str) -> "subprocess.CompletedProcess[str]":
-    """Run *scripts* with cbtfs mounted; they must succeed."""
+    """Run *scripts* with cbtfs mounted. They must succeed."""
     done = subprocess.run(
         ["unshare", "--mount", "bash", "-c", _PREPARE.format(folder=folder) + "\n".join(scripts)],
         env={
@@ -129,7 +129,7 @@ rm /srv/loop.raw
     run(folder, device, block("cbtfs ingest image --vm web03"), compare)
 
 
-def test_four_ways_make_the_same_copy(folder: Path) -> None:
+def test_four_commands_make_the_same_copy(folder: Path) -> None:
     compare = """
 for copy in restored dd cp piped; do cmp /srv/disk.raw /srv/images/$copy.raw; done
 du --block-size=1 /srv/images/*.raw | cut -f1
@@ -141,13 +141,13 @@ rm /srv/images/*
     assert max(sizes) < (folder / "disk.raw").stat().st_size // 4
 
 
-def test_other_formats_are_the_disk(folder: Path) -> None:
+def test_other_formats_equal_the_disk(folder: Path) -> None:
     done = run(folder, block("qemu-img convert -f raw -O qcow2"), "rm /srv/images/*")
 
     assert done.stdout.count("Images are identical.") == 3
 
 
-def test_extents_are_shown_as_other_tools_know_them(folder: Path) -> None:
+def test_extents_are_shown_in_formats_of_other_tools(folder: Path) -> None:
     done = run(folder, block("cbtfs extents"))
 
     assert '"description": "hole,zero"' in done.stdout
@@ -167,29 +167,29 @@ def test_a_partition_is_mounted_by_its_offset(folder: Path) -> None:
     assert done.stdout == FILES["ext4"]
 
 
-# What a running guest had fsynced
+# Data that a running guest had fsynced
 
 
 @pytest.fixture(scope="module")
 def busy(folder: Path) -> dict[str, list[str]]:
-    """Points of disks whose file systems were busy when the snapshot was taken.
+    """Take points of disks during writes to their file systems.
 
-    By VM, for each file what the guest had last fsynced in it.
+    Return, by VM, the last fsynced content of each file.
     """
-    found = {}
+    contents = {}
     for kind, mebibytes in BUSY.items():
         with loop_disk(folder, kind, mebibytes << 20) as disk:
-            found[f"busy-{kind}"] = write_and_sync(disk.mountpoint)
+            contents[f"busy-{kind}"] = write_and_sync(disk.mountpoint)
             disk.cut_power()
-            # The snapshot. To unmount writes to their places what the journal has, even now.
+            # The snapshot. An unmount would write the journal to its final positions, even now.
             image = [folder / f"{kind}.img", folder / f"busy-{kind}.img"]
             subprocess.run(["cp", "--sparse=always", *image], check=True)
         ingest(folder, f"--vm=busy-{kind}", "--disk=root", f"busy-{kind}.img")
-    return found
+    return contents
 
 
 def write_and_sync(folder: Path) -> list[str]:
-    """Files that are written over and over, each fsynced; the content of each."""
+    """Replace files again and again, each with fsync. Return their last contents."""
     contents = [""] * SYNCED_FILES
     for number in range(SYNCED_WRITES):
         at = number % SYNCED_FILES
@@ -206,7 +206,7 @@ def write_and_sync(folder: Path) -> list[str]:
 
 
 def look_at(vm: str, kind: FileSystem) -> str:
-    """The blocks of the page for a disk without partitions: what they show of the files."""
+    """Return the commands of the page for a disk without partitions; they print the files."""
     overlay = block("OVERLAY=$(mktemp").replace("web01", vm)
     lines = block("LOOP=$(losetup").splitlines(keepends=True)
     (mount,) = [line for line in lines if line.startswith(f"mount -t {kind} ")]
@@ -217,7 +217,7 @@ def look_at(vm: str, kind: FileSystem) -> str:
 
 
 @pytest.mark.parametrize("kind", ["ext4", "xfs"])
-def test_what_a_busy_guest_had_fsynced_is_shown(
+def test_files_that_a_busy_guest_fsynced_are_shown(
     folder: Path, busy: dict[str, list[str]], kind: FileSystem
 ) -> None:
     vm = f"busy-{kind}"
@@ -229,10 +229,10 @@ def test_what_a_busy_guest_had_fsynced_is_shown(
 
 
 @pytest.mark.parametrize(("kind", "skipping"), [("ext4", "noload"), ("xfs", "norecovery")])
-def test_a_mount_that_skips_the_replay_does_not_show_it(
+def test_a_mount_without_the_replay_does_not_show_them(
     folder: Path, busy: dict[str, list[str]], kind: FileSystem, skipping: str
 ) -> None:
-    """Else the test above would show nothing: the journals of these disks are dirty."""
+    """Otherwise the test above would prove nothing: the journals of these disks are dirty."""
     look = f"""
 mkdir /mnt/{kind}
 mount -o loop,ro,{skipping} /mnt/backup/busy-{kind}/latest/root.raw /mnt/{kind} || exit 0
@@ -243,20 +243,20 @@ cat $(seq --format=/mnt/{kind}/file%g 0 {SYNCED_FILES - 1}) || true
     assert done.stdout.splitlines(keepends=True) != busy[f"busy-{kind}"]
 
 
-def test_a_guest_that_nobody_trusts_is_looked_into_by_libguestfs(folder: Path) -> None:
+def test_libguestfs_reads_a_file_of_an_untrusted_guest(folder: Path) -> None:
     done = run(folder, block("export LIBGUESTFS_BACKEND"))
 
     assert done.stdout.strip() == FILES["ext4"].strip()
 
 
-def test_a_point_boots_and_stays_as_it_was(folder: Path) -> None:
+def test_a_point_boots_and_does_not_change(folder: Path) -> None:
     compare = "cmp /srv/disk.raw /mnt/backup/web01/latest/root.raw"
     done = run(folder, block("qemu-system-x86_64 -m 256"), compare)
 
     assert "BOOTED FROM A POINT" in done.stdout
 
 
-def test_a_linux_finds_its_disk_in_a_point_and_writes_to_it_in_vain(folder: Path) -> None:
+def test_a_linux_guest_writes_to_the_overlay_and_not_to_the_point(folder: Path) -> None:
     kernel = newest_kernel()
     linux_initrd(folder / "initrd", kernel)
     boot = block("qemu-system-x86_64 -m 256").rstrip()
@@ -268,7 +268,7 @@ def test_a_linux_finds_its_disk_in_a_point_and_writes_to_it_in_vain(folder: Path
     assert "WRITTEN AND READ BACK" in done.stdout
 
 
-def test_a_live_mount_tells_how_it_is(folder: Path) -> None:
+def test_a_live_mount_reports_its_status(folder: Path) -> None:
     done = run(folder, block("cbtfs status"))
 
     assert "errors      0 reads failed" in done.stdout

@@ -22,7 +22,7 @@ VALUE: Final = "\0"
 
 @cache
 def _texts() -> str:
-    """Return all texts of the program, one per line, with VALUE for each value in them."""
+    """Return all texts of the program, one per line, with VALUE in place of values."""
     texts = []
     for path in (ROOT / "cbtfs").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
