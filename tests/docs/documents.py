@@ -33,8 +33,8 @@ def _tables() -> dict[str, dict[str, str]]:
     for caption, rows in _TABLE.findall(_PAGE):
         cells = [line.split("|")[1:3] for line in rows.splitlines()]
         paths = {path.strip(" `"): kind.strip() for path, kind in cells}
-        for name in re.findall(r"`([^`]+(?:` with\b)?)", caption):
-            tables[name.replace("`", "")] = paths
+        for name, more in re.findall(r"`([^`]+)`( with\b)?", caption.partition(", as ")[0]):
+            tables[name + more] = paths
     return tables
 
 

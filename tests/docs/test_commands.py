@@ -14,9 +14,11 @@ from tests.scenarios.vsphere.site import MIB
 from tools.vsim import DiskEntry, Inventory, MachineEntry, Simulator
 from tools.vsim.soap.certificate import make_certificate
 
+_INDEPENDENT = DiskEntry(size=MIB, mode="independent_persistent")
 _MACHINES = (
     MachineEntry("web1", disks=(DiskEntry(size=MIB),)),
-    MachineEntry("aside", disks=(DiskEntry(size=MIB, mode="independent_persistent"),)),
+    MachineEntry("aside", disks=(DiskEntry(size=MIB), _INDEPENDENT)),
+    MachineEntry("mould", template=True, disks=(DiskEntry(size=MIB),)),
 )
 _ELSEWHERE = {"status", "listed point", "demo"}
 """Documents of a mount: tests/mount/test_status.py and tests/demo/test_demo.py compare these."""
@@ -88,7 +90,7 @@ def _virtual_machines(printed: Printed, folder: Path) -> None:
         printed("cbt enable", "cbt", "enable", *at(sim), "web1", "nobody")
         printed("cbt reset", "cbt", "reset", *at(sim), "web1")
         printed("doctor", "doctor", *at(sim), "*", "nobody")
-        vms = ("web1", "aside", "nobody")
+        vms = ("web1", "aside", "mould", "nobody")
         printed("ingest vsphere", "ingest", "vsphere", *at(sim), "--allow-partial", *vms)
     printed("list", "list")
     printed("show", "show", "web1")
