@@ -56,8 +56,8 @@ def folder(tmp_path: Path) -> Path:
     with disk.open("wb") as file:
         file.truncate(SIZE)
     for command in (
-        ["sfdisk", "--quiet", "--label=gpt", disk],
-        ["mkfs.ext4", "-q", "-d", tree.parent, "-E", "offset=1048576", disk, "6M"],
+        ["sfdisk", "--quiet", "--label=gpt", str(disk)],
+        ["mkfs.ext4", "-q", "-d", str(tree.parent), "-E", "offset=1048576", str(disk), "6M"],
     ):
         subprocess.run(command, input=b"start=2048\n", check=True)
     return tmp_path
