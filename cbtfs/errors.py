@@ -6,6 +6,7 @@ help and the manual list it then.
 """
 
 import errno
+from collections.abc import Iterable
 from enum import IntEnum
 from typing import ClassVar
 
@@ -48,6 +49,11 @@ class CbtfsError(Exception):
 
     exit_code: ClassVar[ExitCode] = ExitCode.FAILURE
     errno: ClassVar[int] = errno.EIO
+
+    def __init__(self, message: str = "", candidates: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.candidates = tuple(candidates)
+        """Names that the user may have meant; `--json` prints them with the error."""
 
 
 class OutOfResources(CbtfsError):

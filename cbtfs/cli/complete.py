@@ -116,6 +116,8 @@ def _asked(line: Line) -> tuple[str, Sequence[str]] | None:
         else:
             arguments.append(word)
     kinds = _ARGUMENTS.get(arguments[0], ()) if arguments else ()
+    if arguments[:1] == ["restore"] and any(w.split("=")[0] == "--all" for w in line.words):
+        kinds = ("point", "...")
     at = len(arguments) - 1
     if line.word.startswith("-") or not kinds:
         return None

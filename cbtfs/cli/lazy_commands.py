@@ -20,6 +20,7 @@ MODULES: Final[Mapping[str, tuple[str, ...]]] = {
     "restore": ("restore",),
     "check": ("check",),
     "forget": ("forget", "protect", "tag"),
+    "unforget": ("unforget",),
     "prune": ("prune",),
     "repair": ("repair", "unlock"),
     "stats": ("stats",),

@@ -8,10 +8,10 @@ import stat
 import sys
 import traceback
 from collections.abc import Sequence
-from itertools import zip_longest
+from itertools import takewhile, zip_longest
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Final
+from typing import Annotated, Final, NamedTuple
 
 import typer
 
@@ -19,7 +19,7 @@ from cbtfs import __version__
 from cbtfs.cli.lazy_commands import LazyCommands
 from cbtfs.cli.options.context import Options
 from cbtfs.cli.report.journal import gravity, is_journal
-from cbtfs.cli.report.output import say
+from cbtfs.cli.report.output import begin_output, emit_error, say
 from cbtfs.core.names import printable
 from cbtfs.errors import CbtfsError, ExitCode
 from cbtfs.shortage import SHORTAGES, explain
@@ -144,53 +144,77 @@ def _set_up_log() -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one command and return its exit code."""
+    """Run one command and return its exit code.
+
+    With `--json`, an error is also a document on standard output.
+    """
+    begin_output()
     try:
         code = app(args=arguments, prog_name="cbtfs", standalone_mode=False)
         return code if isinstance(code, int) else 0
-    except CbtfsError as exc:
-        say(str(exc))
-        return exc.exit_code
-    except typer.TyperException as exc:
-        say(_usage_line(exc))
-        return ExitCode.USAGE
-    except (KeyboardInterrupt, typer.Abort):
-        say("interrupted")
-        return ExitCode.INTERRUPTED
-    except Terminated as exc:
-        say("terminated" if exc.signum == signal.SIGTERM else "terminated by SIGHUP")
-        return exc.exit_code
-    except MemoryError:
-        say(explain(errno.ENOMEM))
-        return CbtfsError.exit_code
-    except OSError as exc:
-        return _failed_call(exc)
-    except Exception as exc:
-        if str(exc) == _NO_THREAD:
-            say(f"{exc}: {explain(errno.ENOMEM)}")
-            return CbtfsError.exit_code
-        return _bug()
+    except BaseException as exc:
+        failure = _failure(exc)
+    say(failure.message)
+    if is_json(arguments):
+        emit_error(failure.code, failure.message, failure.candidates)
+    return failure.code
 
 
-def _bug() -> int:
-    traceback.print_exc()
-    say("this is a bug: please report it with the lines above")
-    return ExitCode.BUG
+def is_json(arguments: Sequence[str]) -> bool:
+    """Return whether *arguments* ask for JSON. They may be invalid."""
+    return "--json" in takewhile(lambda argument: argument != "--", arguments)
 
 
-def _failed_call(exc: OSError) -> int:
-    """Report a system error that no other part of the program handled."""
+class _Failure(NamedTuple):
+    """The end of a command that failed."""
+
+    code: int
+    message: str
+    candidates: Sequence[str] = ()
+
+
+def _failure(exc: BaseException) -> _Failure:
+    """Return how an exception is reported. An exception that asks for an exit is raised again."""
+    match exc:
+        case CbtfsError():
+            return _Failure(exc.exit_code, str(exc), exc.candidates)
+        case typer.TyperException():
+            near = getattr(exc, "possibilities", None) or ()
+            return _Failure(ExitCode.USAGE, _usage_line(exc), near)
+        case KeyboardInterrupt() | typer.Abort():
+            return _Failure(ExitCode.INTERRUPTED, "interrupted")
+        case Terminated():
+            by = "" if exc.signum == signal.SIGTERM else " by SIGHUP"
+            return _Failure(exc.exit_code, f"terminated{by}")
+        case MemoryError():
+            return _Failure(CbtfsError.exit_code, explain(errno.ENOMEM))
+        case OSError():
+            return _failed_call(exc)
+        case Exception() if str(exc) == _NO_THREAD:
+            return _Failure(CbtfsError.exit_code, f"{exc}: {explain(errno.ENOMEM)}")
+        case Exception():
+            return _bug(exc)
+        case _:
+            raise exc
+
+
+def _bug(exc: Exception) -> _Failure:
+    traceback.print_exception(exc)
+    return _Failure(ExitCode.BUG, "this is a bug: please report it with the lines above")
+
+
+def _failed_call(exc: OSError) -> _Failure:
+    """Return the report of a system error that no other part of the program handled."""
     where = "" if exc.filename is None else f" {os.fsdecode(exc.filename)}"
     if exc.errno in SHORTAGES:
-        say(f"cannot open{where or ' a file'}: {explain(exc.errno)}")
-        return CbtfsError.exit_code
+        message = f"cannot open{where or ' a file'}: {explain(exc.errno)}"
+        return _Failure(CbtfsError.exit_code, message)
     if exc.errno in (errno.EACCES, errno.EPERM) and exc.filename is not None:
         from cbtfs.store.owner import denied
 
         error = denied(exc, Path(os.fsdecode(exc.filename)))
-        say(str(error))
-        return error.exit_code
-    return _bug()
+        return _Failure(error.exit_code, str(error))
+    return _bug(exc)
 
 
 def _usage_line(exc: typer.TyperException) -> str:

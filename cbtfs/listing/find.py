@@ -25,7 +25,7 @@ from cbtfs.core.pointname import (
 from cbtfs.core.vmname import Bearer, VmNames, names_of
 from cbtfs.errors import PointNotFound, UsageError
 from cbtfs.listing.point import Point, decode, labelled
-from cbtfs.listing.vm import is_pattern, no_vm, suggest
+from cbtfs.listing.vm import alike, is_pattern, no_vm, suggestion
 from cbtfs.listing.zone import here_and_now
 from cbtfs.store.catalog.naming import bearer, vm_names
 from cbtfs.store.catalog.records import PointEntry
@@ -109,8 +109,8 @@ class _Finder:
             return self._latest_of(whole, spec)
         if at:
             raise no_vm(self._names, name)
-        known = [*self._names.labels.values(), *self._names.former]
-        raise PointNotFound(f"no point or VM {printable(spec)!r}{suggest(spec, known)}")
+        near = alike(spec, [*self._names.labels.values(), *self._names.former])
+        raise PointNotFound(f"no point or VM {printable(spec)!r}{suggestion(near)}", near)
 
     def of_vm(self, vm: VmId, which: str) -> Point:
         """The point of the VM with that id that *which* means."""
@@ -190,10 +190,12 @@ class _Finder:
             if same:
                 return self._only(same, spec)
         elif not isinstance(request, Spelled):
-            means = "" if found is None else f" (now it means {of.spelled(found)})"
+            means = [] if found is None else [of.spelled(found)]
+            now = f" (now it means {means[0]})" if means else ""
             raise UsageError(
-                f"{printable(spec)} is not the exact name of a point{means}: "
-                "name it by its exact time or id"
+                f"{printable(spec)} is not the exact name of a point{now}: "
+                "name it by its exact time or id",
+                means,
             )
         raise self._none(of, request, spec)
 
@@ -204,7 +206,7 @@ class _Finder:
             raise PointNotFound(f"no point {printable(spec)!r}: 'cbtfs list' shows what there is")
         shown = ", ".join(found[:_MAX_CANDIDATES])
         shown += " …" if len(found) > _MAX_CANDIDATES else ""
-        raise PointNotFound(f"point {printable(spec)!r} is ambiguous: name one of {shown}")
+        raise PointNotFound(f"point {printable(spec)!r} is ambiguous: name one of {shown}", found)
 
     def _none(self, of: _OfVm, request: Request, spec: str) -> PointNotFound:
         """The error for a request that no point of the VM meets; it names the nearest."""
@@ -221,8 +223,9 @@ class _Finder:
             why = f"VM {printable(of.label)} has none at that time"
             if isinstance(request, Until):
                 why = f"VM {printable(of.label)} has none up to {format_moment(request.last)}"
-        hint = "" if close is None else f"; the nearest is {of.spelled(close)}"
-        return PointNotFound(f"no point {shown!r}: {why}{hint}{self._of_earlier(of, moment)}")
+        near = [] if close is None else [of.spelled(close)]
+        hint = f"; the nearest is {near[0]}" if near else ""
+        return PointNotFound(f"no point {shown!r}: {why}{hint}{self._of_earlier(of, moment)}", near)
 
     def _of_earlier(self, of: _OfVm, moment: datetime | None) -> str:
         """What to say of a VM that had the name before and has a point at that time."""
@@ -257,12 +260,12 @@ def find_disk(point: Point, label: str) -> DiskRecord:
     disk = point.manifest.disk(label)
     if disk is None:
         labels = [each.label for each in point.manifest.disks]
-        near = suggest(label, labels)
-        if "did you mean" not in near:
-            near = ""
+        near = alike(label, labels)
+        hint = suggestion(near) if near else ""
         raise PointNotFound(
-            f"no disk {printable(label)!r} in point {printable(point.spelled)}{near}"
-            f"{' It' if near else ': it'} has {', '.join(map(printable, labels))}"
+            f"no disk {printable(label)!r} in point {printable(point.spelled)}{hint}"
+            f"{' It' if near else ': it'} has {', '.join(map(printable, labels))}",
+            near or labels,
         )
     return disk
 

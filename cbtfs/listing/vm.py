@@ -1,6 +1,6 @@
 """The VMs of a repository by name, former name, label or pattern."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Final
 
@@ -63,15 +63,21 @@ def matching(names: VmNames, name: str) -> list[Bearer]:
 def no_vm(names: VmNames, name: str) -> PointNotFound:
     """Return the error for a name that means no VM; it suggests names that are like it."""
     known = [*names.labels.values(), *names.former]
-    return PointNotFound(f"no VM {printable(name)!r}{suggest(name, known)}")
+    near = alike(name, known)
+    return PointNotFound(f"no VM {printable(name)!r}{suggestion(near)}", near)
 
 
-def suggest(wanted: str, known: Iterable[str]) -> str:
-    """Return what an error says of names that are like *wanted*, or where to find all names."""
+def alike(wanted: str, known: Iterable[str]) -> list[str]:
+    """Return the names that resemble *wanted*, the closest first."""
     by_key: dict[str, str] = {}
     for each in known:
         by_key.setdefault(each.casefold(), each)
     found = get_close_matches(wanted.casefold(), by_key, _SUGGESTIONS, _LIKENESS)
-    if not found:
+    return [by_key[key] for key in found]
+
+
+def suggestion(names: Sequence[str]) -> str:
+    """Return the end of an error message that suggests *names*, or the listing of all names."""
+    if not names:
         return ": 'cbtfs list' shows what there is"
-    return f": did you mean {' or '.join(printable(by_key[key]) for key in found)}?"
+    return f": did you mean {' or '.join(map(printable, names))}?"

@@ -121,7 +121,7 @@ def catch_up(
             _complete(update, packs, present, findings)
         settle_points(update, points, findings)
         if findings.points_added and _lacks_maps(update):
-            _recover(update, packs, present, bad, findings)
+            recover_objects(update, packs, present, bad, findings)
         if findings.packs_added or findings.points_added:
             doubt_later_points(update)
         if not findings.is_empty:
@@ -259,7 +259,7 @@ def _lacks_maps(update: Update) -> bool:
     return False
 
 
-def _recover(
+def recover_objects(
     update: Update,
     packs: PackFolder,
     present: set[PackId],

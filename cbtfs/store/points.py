@@ -162,6 +162,20 @@ class PointFolder:
                 raise PointNotFound(f"point {point} is gone") from exc
         sync_folder(self._path)
 
+    def unforget(self, points: Iterable[PointId]) -> None:
+        """Give forgotten points their manifests' names back, and flush the folder.
+
+        Raises:
+            PointNotFound: a forgotten manifest does not exist.
+        """
+        for point in points:
+            path = self._path / point
+            try:
+                os.rename(path.with_name(path.name + FORGOTTEN_SUFFIX), path)
+            except FileNotFoundError as exc:
+                raise PointNotFound(f"point {point} is gone") from exc
+        sync_folder(self._path)
+
     def put_forgotten(self, point: PointId, manifest: bytes) -> None:
         """Write the manifest of a missing point as that of a forgotten one."""
         put_if_absent(self._path / (point + FORGOTTEN_SUFFIX), manifest)

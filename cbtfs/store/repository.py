@@ -9,13 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from cbtfs.core.ids import Digest, PointId
-from cbtfs.core.manifest import (
-    Manifest,
-    PointState,
-    decode_manifest,
-    encode_manifest,
-    encode_state,
-)
+from cbtfs.core.manifest import Manifest, PointState, decode_manifest, encode_manifest, encode_state
 from cbtfs.core.settings import Settings, encode_settings
 from cbtfs.errors import (
     AccessDenied,
@@ -170,6 +164,10 @@ class Repository:
         """Remove *points*, whose forgotten manifests are written, from the catalog."""
         self._forgotten = None
         self.catalog.update(lambda update: _drop_points(update, points))
+
+    def drop_forgotten_listing(self) -> None:
+        """Let forgotten() list the folder again, after forgotten points were brought back."""
+        self._forgotten = None
 
     def put_states(self, states: Iterable[PointState]) -> None:
         """Let *states* be those of their points."""

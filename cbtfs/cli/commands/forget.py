@@ -123,7 +123,7 @@ def forget(
 
     With --keep rules, every point that no rule keeps is forgotten. Points can be forgotten in any
     order; the others do not change. Protected points are kept. Disk space is reclaimed by prune,
-    and until then a point can be brought back by renaming its manifest.
+    and until then 'cbtfs unforget' brings a point back.
     """
     from cbtfs.core.retention import Policy
     from cbtfs.listing import zone_of

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cbtfs.cli.options.arguments import LOCAL, DiskName, Json, PointName, TimeZone, example
+from cbtfs.cli.options.arguments import LOCAL, Json, TimeZone, example
 from cbtfs.cli.options.context import repository_path
+from cbtfs.cli.report.exit_status import most_severe
 from cbtfs.cli.report.names import resolved
-from cbtfs.cli.report.output import emit, print_lines, progress, say
+from cbtfs.cli.report.output import Advance, emit, print_lines, progress, say
 from cbtfs.core.units import format_size
-from cbtfs.errors import CbtfsError, UsageError
+from cbtfs.errors import CbtfsError, ExitCode, UsageError
 
 if TYPE_CHECKING:
     from cbtfs.cli.report.documents import Document
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
     from cbtfs.listing import Point
     from cbtfs.restore.disk import Restored
     from cbtfs.store.repository import Repository
+
+MAX_JOBS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,10 @@ class _Job:
     def is_stream(self) -> bool:
         return str(self.target) == "-"
 
+    @property
+    def name(self) -> str:
+        return f"{self.point.spelled}, disk {self.disk.label}"
+
 
 @dataclass(frozen=True, slots=True)
 class _Done:
@@ -50,6 +59,20 @@ class _Done:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """Options that apply to each disk."""
+
+    may_overwrite: bool
+    keeps_going: bool
+    jobs: int
+    is_quiet: bool
+
+
+class _Stopped(CbtfsError):
+    """Raised in a thread to end the restore of a disk early."""
+
+
 def add_to(app: typer.Typer) -> None:
     app.command(
         epilog=example(
@@ -57,23 +80,37 @@ def add_to(app: typer.Typer) -> None:
             "cbtfs restore web01@latest root /dev/vg/web01 --force",
             "cbtfs restore web01@latest root - | ssh other 'cat > /srv/web01.raw'",
             "cbtfs restore 'web*@2026-11-20' '*' /var/lib/images",
+            "cbtfs restore --all /var/lib/images --jobs 4 'web*@latest' db01@-2d",
         )
     )(restore)
 
 
 def restore(
     context: typer.Context,
-    point: PointName,
-    disk: DiskName,
-    target: Annotated[
-        Path,
+    names: Annotated[
+        list[str],
         typer.Argument(
-            metavar="TARGET",
+            metavar="POINT DISK TARGET",
             show_default=False,
-            help="New file (sparse), block device, or - for standard output. For several disks, "
-            "a directory: each disk is written to VM/DISK.raw in it.",
+            help="POINT: VM, VM@latest, VM@latest~1, VM@good, VM@-2d, VM@TIME or the start of an "
+            "id. DISK: label or id of the disk. TARGET: new file (sparse), block device, or - for "
+            "standard output; for several disks a directory: each disk is written to VM/DISK.raw "
+            "in it. With --all: points only, one or several.",
         ),
     ],
+    directory: Annotated[
+        Path | None,
+        typer.Option(
+            "--all",
+            metavar="DIR",
+            show_default=False,
+            help="Restore all disks and small files of the points to VM/POINT/DISK.raw in this "
+            "directory, as a mount names them. A disk that fails does not stop the others.",
+        ),
+    ] = None,
+    jobs: Annotated[
+        int, typer.Option(metavar="N", min=1, max=MAX_JOBS, help="Disks restored at once.")
+    ] = 1,
     force: Annotated[
         bool,
         typer.Option("--force", help="Overwrite an existing file, or the start of a device."),
@@ -91,37 +128,43 @@ def restore(
 ) -> None:
     """Write disks of restore points to raw files, a block device or a pipe.
 
-    POINT and DISK name one disk, or several by patterns such as 'web*@latest' and '*'. All data is
-    verified. An existing file or a device is overwritten only with --force.
+    POINT and DISK name one disk, or several by patterns such as 'web*@latest' and '*'; --all takes
+    all disks of one or several points. All data is verified. An existing file or a device is
+    overwritten only with --force. With --all, the exit code is 3 if some disks failed.
     """
     from cbtfs.listing import here_and_now
-    from cbtfs.restore.disk import explain_loss, restore_disk
+    from cbtfs.restore.disk import explain_loss
     from cbtfs.store.repository import reading
 
-    if str(target) == "-" and json:
+    if directory is None and len(names) != 3:
+        raise UsageError(
+            f"restore takes POINT DISK TARGET, not {len(names)} arguments; to restore all disks "
+            "of points, use --all DIR POINT…"
+        )
+    if directory is None and names[2] == "-" and json:
         raise UsageError("--json and TARGET - are mutually exclusive: standard output is the disk")
     here = here_and_now(time_zone)
-    done = list[_Done]()
-    with reading(repository_path(context)) as repository:
-        jobs = list(_jobs(_disks(repository, point, disk, here), target))
-        for job in jobs:
-            started = time.monotonic()
-            with progress(job.disk.label, job.disk.data_bytes, is_wanted=not json) as advance:
-                restored = restore_disk(
-                    repository,
-                    job.point.manifest.point,
-                    job.disk,
-                    sys.stdout.fileno() if job.is_stream else job.target,
-                    may_overwrite=force,
-                    keeps_going=keep_going,
-                    advance=advance,
-                )
-            done.append(_Done(job, restored, time.monotonic() - started))
-            if not json:
-                _print(done[-1])
+    options = _Options(force, keep_going, jobs, json)
+    with reading(repository_path(context)) as repository, ExitStack() as leases:
+        if directory is None:
+            work = list(_jobs(_disks(repository, names[0], names[1], here), Path(names[2])))
+        else:
+            work = list(_all_jobs(repository, names, directory, here))
+        for point in dict.fromkeys(job.point.manifest.point for job in work):
+            leases.enter_context(repository.points.leased(point))
+        failed: list[tuple[_Job, CbtfsError]] = []
+        if len(work) == 1 and directory is None:
+            done = [_restore_one(repository, work[0], options)]
+        else:
+            done, failed = _restore_all(repository, work, options, stops=directory is None)
     if json:
         documents = [_document(each) for each in done]
-        emit(documents[0] if len(documents) == 1 else {"restored": documents})
+        if directory is not None:
+            emit({"restored": documents, "failed": [_failed_document(*each) for each in failed]})
+        else:
+            emit(documents[0] if len(documents) == 1 else {"restored": documents})
+    if directory is not None:
+        _conclude(done, failed)
     for each in done:
         explain_loss(each.restored)
 
@@ -142,20 +185,139 @@ def _jobs(disks: Sequence[tuple[Point, DiskRecord]], target: Path) -> Iterator[_
         yield _Job(*disks[0], target)
         return
     if str(target) == "-" or not target.is_dir():
-        names = ", ".join(f"{point.spelled} {disk.label}" for point, disk in disks)
+        names = [f"{point.spelled} {disk.label}" for point, disk in disks]
         raise UsageError(
-            f"{target} is not a directory, which several disks need; name one disk of {names}"
+            f"{target} is not a directory, which several disks need; name one disk of "
+            + ", ".join(names),
+            names,
         )
-    from cbtfs.mount.files import files_of
-
     for point, disk in disks:
         folder = target / point.directory
-        try:
-            folder.mkdir(exist_ok=True)
-        except OSError as exc:
-            raise CbtfsError(f"cannot create directory {folder}: {exc.strerror}") from exc
-        files = files_of(point.manifest, 0)
-        yield _Job(point, disk, folder / files.disks[point.manifest.disks.index(disk)].name)
+        _make(folder)
+        yield _Job(point, disk, folder / _file_names(point)[point.manifest.disks.index(disk)])
+
+
+def _all_jobs(
+    repository: Repository, names: Sequence[str], directory: Path, here: Here
+) -> Iterator[_Job]:
+    """Yield a job per disk and small file of the points, once each."""
+    from cbtfs.listing import find_points
+
+    points = [point for name in names for point in find_points(repository, name, here)]
+    _make(directory)
+    for point in {point.manifest.point: point for point in points}.values():
+        _make(directory / point.directory)
+        folder = directory / point.directory / point.manifest.name
+        _make(folder)
+        for disk, name in zip(point.manifest.disks, _file_names(point), strict=True):
+            yield _Job(point, disk, folder / name)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as exc:
+        raise CbtfsError(f"cannot create directory {folder}: {exc.strerror}") from exc
+
+
+def _file_names(point: Point) -> list[str]:
+    """Return the file names of the disks of a point in a mount."""
+    from cbtfs.mount.files import files_of
+
+    return [entry.name for entry in files_of(point.manifest, 0).disks]
+
+
+def _restore_one(repository: Repository, job: _Job, options: _Options) -> _Done:
+    is_wanted = not options.is_quiet
+    with progress(job.disk.label, job.disk.data_bytes, is_wanted=is_wanted) as advance:
+        done = _restore(repository, job, options, advance)
+    if not options.is_quiet:
+        _print(done)
+    return done
+
+
+def _restore(repository: Repository, job: _Job, options: _Options, advance: Advance) -> _Done:
+    from cbtfs.restore.disk import restore_disk
+
+    started = time.monotonic()
+    restored = restore_disk(
+        repository,
+        job.point.manifest.point,
+        job.disk,
+        sys.stdout.fileno() if job.is_stream else job.target,
+        may_overwrite=options.may_overwrite,
+        keeps_going=options.keeps_going,
+        advance=advance,
+    )
+    return _Done(job, restored, time.monotonic() - started)
+
+
+def _restore_all(
+    repository: Repository, work: Sequence[_Job], options: _Options, *, stops: bool
+) -> tuple[list[_Done], list[tuple[_Job, CbtfsError]]]:
+    """Restore several disks, some at once. Return the restored and the failed ones.
+
+    *stops*: raise the first error, after the other disks have been stopped.
+    """
+    from cbtfs.ingest.fleet.pool import Ended, Rules, run_all
+    from cbtfs.ingest.fleet.schedule import FleetLimits
+
+    stop = threading.Event()
+    errors: list[CbtfsError] = []
+
+    def on_end(ended: Ended[_Job, _Done]) -> None:
+        if isinstance(ended.result, CbtfsError):
+            errors.append(ended.result)
+            if stops:
+                stop.set()
+        elif not options.is_quiet:
+            _print(ended.result)
+
+    total = sum(job.disk.data_bytes for job in work)
+    with progress(f"{len(work)} disks", total, is_wanted=not options.is_quiet) as advance:
+
+        def advance_or_stop(count: int) -> None:
+            if stop.is_set():
+                raise _Stopped("stopped")
+            advance(count)
+
+        rules: Rules[_Job, _Done] = Rules(FleetLimits(options.jobs), on_end=on_end)
+        results = run_all(
+            work, lambda job: _restore(repository, job, options, advance_or_stop), stop, rules
+        )
+    if stops and errors:
+        raise errors[0]
+    return [done for _, done in results.done], results.failed
+
+
+def _conclude(done: Sequence[_Done], failed: Sequence[tuple[_Job, CbtfsError]]) -> None:
+    """Print the failures and losses, and exit with their code.
+
+    Corrupt data (21) wins over missing data (20), and that over 3, some disks failed.
+    """
+    losses = [(each.job, each.restored.loss) for each in done if each.restored.loss is not None]
+    for job, error in failed:
+        say(f"{job.name}: {error}")
+    for job, loss in losses:
+        say(f"{job.name}: some bytes were lost and are zeros in the target: {loss}")
+    errors = [error for _, error in [*failed, *losses]]
+    if errors:
+        code = most_severe(errors)
+        is_data = code in (ExitCode.DATA_CORRUPT, ExitCode.CHUNK_MISSING)
+        raise typer.Exit(code if is_data or not done else ExitCode.PARTIAL)
+
+
+def _failed_document(job: _Job, error: CbtfsError) -> Document:
+    from cbtfs.cli.report.documents import of_resolved
+
+    return {
+        "point": job.point.manifest.point,
+        **of_resolved(job.point),
+        "disk": job.disk.label,
+        "target": str(job.target.absolute()),
+        "exit": error.exit_code,
+        "error": str(error),
+    }
 
 
 def _document(done: _Done) -> Document:

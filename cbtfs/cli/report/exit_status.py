@@ -28,12 +28,13 @@ def conclude(failed: Failed, *, is_any_done: bool, is_whole: bool) -> None:
     for name, error in failed:
         say(f"{name}: {error}")
     if failed and not is_any_done:
-        raise typer.Exit(_most_severe([error for _, error in failed]))
+        raise typer.Exit(most_severe([error for _, error in failed]))
     if failed or not is_whole:
         raise typer.Exit(ExitCode.PARTIAL)
 
 
-def _most_severe(errors: Sequence[CbtfsError]) -> int:
+def most_severe(errors: Sequence[CbtfsError]) -> int:
+    """Return the exit code of several errors: 21 wins over 20, and 20 over that of the first."""
     for kind in (DataCorrupt, ChunkMissing):
         if any(isinstance(error, kind) for error in errors):
             return kind.exit_code

@@ -14,9 +14,37 @@ Advance = Callable[[int], None]
 """Callback with the number of bytes completed since the last call."""
 
 
+class _Begun:
+    """Whether a document was begun on standard output; `--json` prints one document only."""
+
+    is_begun = False
+
+
+def begin_output() -> None:
+    """Start a command: nothing has been printed to standard output yet."""
+    _Begun.is_begun = False
+
+
+def emit_error(code: int, message: str, candidates: Iterable[str]) -> None:
+    """Print an error as a JSON document, unless the command has begun another document.
+
+    An error of standard output is ignored: the exit code and the message remain.
+    """
+    if _Begun.is_begun:
+        return
+    error = {"code": code, "message": message, "candidates": list(candidates)}
+    try:
+        emit({"error": error})
+    except BrokenPipeError:
+        _give_up_on_output()
+    except CbtfsError as exc:
+        say(str(exc))
+
+
 @contextmanager
-def _printing() -> Iterator[None]:
+def _printing(*, is_begun: bool = True) -> Iterator[None]:
     """Turn errors of standard output into CbtfsError. Typer handles a broken pipe."""
+    _Begun.is_begun = _Begun.is_begun or is_begun
     try:
         yield
         sys.stdout.flush()
@@ -43,9 +71,10 @@ def emit(document: Mapping[str, Any]) -> None:
 
 def emit_items(items: Iterable[Mapping[str, Any]]) -> None:
     """Print a JSON array item by item, without collecting the items."""
-    with _printing():
+    with _printing(is_begun=False):
         before = "["
         for item in items:
+            _Begun.is_begun = True
             sys.stdout.write(before + json.dumps(item))
             before = ",\n"
         sys.stdout.write("]\n" if before != "[" else "[]\n")
