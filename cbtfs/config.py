@@ -1,15 +1,66 @@
-"""Configuration from a TOML file and the environment."""
+"""Configuration from a TOML file and the environment; docs/configuration.md describes the file."""
 
-import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from cbtfs.errors import UsageError
 
 REPO_VARIABLE: Final = "CBTFS_REPO"
 FILE_VARIABLE: Final = "CBTFS_CONFIG"
+NOT_IN_JOBS: Final = ("run", "mount", "umount", "demo")
+"""Commands that cannot be steps of a job: they start other programs or serve until they end."""
+
+Table = TypeVar("Table")
+
+_MAX_BYTES: Final = 1 << 20
+_TOP: Final = ("repo", "server", "defaults", "job")
+_SERVER: Final = ("address", "user", "password-file", "ca-file", "thumbprint")
+
+DEFAULT_KEYS: Final[Mapping[str, type]] = {
+    "server": str,
+    "time-zone": str,
+    "lock-wait": str,
+    "jobs": int,
+    "per-host": int,
+    "per-datastore": int,
+    "max-snapshot-age": str,
+    "transport": str,
+    "nbd-uri": str,
+    "vddk-libdir": Path,
+    "vddk-modes": str,
+    "level": int,
+    "threads": int,
+    "audit": str,
+}
+"""Options that [defaults] and jobs may set, with the type of the value. An option that overwrites
+or removes something is none of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A table `[server.NAME]`: a vCenter or ESXi host, and the login."""
+
+    address: str
+    user: str | None = None
+    password_file: Path | None = None
+    ca_file: Path | None = None
+    thumbprint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A table `[job.NAME]`: commands of cbtfs that `cbtfs run NAME` runs in order."""
+
+    steps: tuple[tuple[str, ...], ...]
+    """Arguments of each command."""
+    repo: Path | None = None
+    defaults: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +69,12 @@ class Config:
 
     repo: Path | None = None
     """Repository directory; a relative path in a file is relative to that file."""
+    servers: Mapping[str, Server] = field(default_factory=dict)
+    defaults: Mapping[str, str] = field(default_factory=dict)
+    """Values of options by parameter name, e.g. `lock_wait`, as text."""
+    jobs: Mapping[str, Job] = field(default_factory=dict)
+    file: Path | None = None
+    """The file that was read; None if there is none."""
 
 
 def load_config(file: Path | None, environment: Mapping[str, str]) -> Config:
@@ -44,29 +101,169 @@ def _default_file(environment: Mapping[str, str]) -> Path:
 
 def _load(file: Path, *, must_exist: bool) -> Config:
     try:
-        document = tomllib.loads(file.read_text(encoding="utf-8"))
+        with file.open("rb") as opened:
+            facts = os.fstat(opened.fileno())
+            data = opened.read(_MAX_BYTES + 1)
+        if len(data) > _MAX_BYTES:
+            raise ValueError("it is larger than 1 MiB")
+        import tomllib
+
+        document = tomllib.loads(data.decode("utf-8"))
     except (FileNotFoundError, NotADirectoryError) as exc:
         if must_exist:
             raise UsageError(
                 f"cannot read the configuration {file}: no such file; check --config, CBTFS_CONFIG"
             ) from exc
         return Config()
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, RecursionError) as exc:
         raise UsageError(f"cannot read the configuration {file}: {exc}") from exc
-    known = [field.name for field in fields(Config)]
-    unknown = sorted(document.keys() - set(known))
-    if unknown:
-        raise UsageError(f"{file}: unknown key {unknown[0]!r}; use {', '.join(known)}")
-    return Config(repo=_folder(file, document, "repo"))
+    if document.keys() - {"repo"}:
+        _require_owner(file, facts)
+    return _Reader(file).config(document)
 
 
-def _folder(file: Path, document: Mapping[str, Any], key: str) -> Path | None:
-    value = document.get(key)
-    if value is None:
-        return None
-    if not isinstance(value, str) or not value:
-        raise UsageError(f'{file}: {key!r} is not a path; use a string such as "/srv/backup"')
-    try:
-        return file.parent / Path(value).expanduser()
-    except RuntimeError as exc:
-        raise UsageError(f"{file}: {key!r}: {exc}") from exc
+def _require_owner(file: Path, facts: os.stat_result) -> None:
+    """Raise UsageError if somebody else can change a file that names secrets or commands."""
+    if facts.st_uid not in (0, os.geteuid()):
+        raise UsageError(
+            f"the configuration {file} belongs to another user (uid {facts.st_uid}): it names "
+            "password files or commands, so it must belong to you or root; run 'chown'"
+        )
+    if stat.S_ISREG(facts.st_mode) and facts.st_mode & 0o022:
+        import shlex
+
+        fix = f"chmod go-w {shlex.quote(str(file))}"
+        raise UsageError(f"others may write to the configuration {file}: run '{fix}'")
+
+
+class _Reader:
+    """Validates the tables of one file."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def config(self, document: Mapping[str, Any]) -> Config:
+        self._refuse_unknown("", document, _TOP)
+        defaults = self._table("defaults", document.get("defaults", {}))
+        self._refuse_unknown("defaults", defaults, ("repo", *DEFAULT_KEYS))
+        repo = self._folder("repo", document.get("repo"))
+        if "repo" in defaults:
+            if repo is not None:
+                raise self._error("repo", "it is given twice, also in [defaults]; remove one")
+            repo = self._folder("defaults.repo", defaults["repo"])
+        return Config(
+            repo,
+            self._tables("server", document, self._server),
+            self._values("defaults", defaults),
+            self._tables("job", document, self._job),
+            self._file,
+        )
+
+    def _tables(
+        self,
+        kind: str,
+        document: Mapping[str, Any],
+        read: Callable[[str, Mapping[str, Any]], Table],
+    ) -> dict[str, Table]:
+        tables = self._table(kind, document.get(kind, {}))
+        return {
+            name: read(f"{kind}.{name}", self._table(f"{kind}.{name}", table))
+            for name, table in tables.items()
+        }
+
+    def _server(self, where: str, table: Mapping[str, Any]) -> Server:
+        if "password" in table:
+            raise self._error(
+                f"{where}.password",
+                "a password in the configuration is not supported; write it to a file with mode "
+                "600, and use password-file",
+            )
+        self._refuse_unknown(where, table, _SERVER)
+        if "ca-file" in table and "thumbprint" in table:
+            raise self._error(where, "ca-file and thumbprint are mutually exclusive; give one")
+        address = self._text(f"{where}.address", table.get("address"))
+        if address is None:
+            raise self._error(where, 'address is missing; use e.g. address = "vc1.example"')
+        return Server(
+            address,
+            self._text(f"{where}.user", table.get("user")),
+            self._folder(f"{where}.password-file", table.get("password-file")),
+            self._folder(f"{where}.ca-file", table.get("ca-file")),
+            self._text(f"{where}.thumbprint", table.get("thumbprint")),
+        )
+
+    def _job(self, where: str, table: Mapping[str, Any]) -> Job:
+        self._refuse_unknown(where, table, ("steps", "repo", *DEFAULT_KEYS))
+        steps = table.get("steps")
+        if not isinstance(steps, list) or not steps:
+            raise self._error(
+                f"{where}.steps", 'use an array of commands such as ["prune --max-unused 5%"]'
+            )
+        return Job(
+            tuple(self._step(f"{where}.steps", step) for step in steps),
+            self._folder(f"{where}.repo", table.get("repo")),
+            self._values(where, table),
+        )
+
+    def _step(self, where: str, step: object) -> tuple[str, ...]:
+        import shlex
+
+        text = self._text(where, step) or ""
+        try:
+            arguments = tuple(shlex.split(text))
+        except ValueError as exc:
+            raise self._error(where, f"cannot split {text!r}: {exc}") from exc
+        if not arguments or arguments[0].startswith("-"):
+            raise self._error(where, f"{text!r} does not start with a command of cbtfs")
+        if arguments[0] in NOT_IN_JOBS:
+            raise self._error(where, f"'{arguments[0]}' cannot be a step of a job")
+        return arguments
+
+    def _values(self, where: str, table: Mapping[str, Any]) -> dict[str, str]:
+        """Return the values of options in a table, by parameter name."""
+        found = {}
+        for key, kind in DEFAULT_KEYS.items():
+            value = table.get(key)
+            if value is None:
+                continue
+            if kind is Path:
+                text = str(self._folder(f"{where}.{key}", value))
+            elif kind is int:
+                if not isinstance(value, int) or isinstance(value, bool):
+                    raise self._error(f"{where}.{key}", "it is not an integer")
+                text = str(value)
+            else:
+                text = str(self._text(f"{where}.{key}", value))
+            found[key.replace("-", "_")] = text
+        return found
+
+    def _table(self, where: str, value: object) -> Mapping[str, Any]:
+        if not isinstance(value, dict):
+            raise self._error(where, f"it is not a table; use [{where}]")
+        return value
+
+    def _refuse_unknown(self, where: str, table: Mapping[str, Any], known: Sequence[str]) -> None:
+        unknown = sorted(table.keys() - set(known))
+        if unknown:
+            place = f" in [{where}]" if where else ""
+            raise UsageError(
+                f"{self._file}: unknown key {unknown[0]!r}{place}; use {', '.join(known)}", known
+            )
+
+    def _text(self, where: str, value: object) -> str | None:
+        if value is not None and (not isinstance(value, str) or not value or "\0" in value):
+            raise self._error(where, "it is not a string with content")
+        return value
+
+    def _folder(self, where: str, value: object) -> Path | None:
+        if value is None:
+            return None
+        if not isinstance(value, str) or not value or "\0" in value:
+            raise self._error(where, 'it is not a path; use a string such as "/srv/backup"')
+        try:
+            return self._file.parent / Path(value).expanduser()
+        except RuntimeError as exc:
+            raise self._error(where, str(exc)) from exc
+
+    def _error(self, where: str, why: str) -> UsageError:
+        return UsageError(f"{self._file}: {where}: {why}")

@@ -27,9 +27,12 @@ MODULES: Final[Mapping[str, tuple[str, ...]]] = {
     "status": ("status",),
     "cbt": ("cbt",),
     "doctor": ("doctor",),
+    "run": ("run",),
     "demo": ("demo",),
 }
 _HOMES: Final = {name: module for module, names in MODULES.items() for name in names}
+COMMANDS: Final = tuple(_HOMES)
+"""Names of all commands."""
 
 
 def load_commands(module: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import signal
 import stat
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import takewhile, zip_longest
 from pathlib import Path
 from types import FrameType
@@ -16,8 +16,9 @@ from typing import Annotated, Final, NamedTuple
 import typer
 
 from cbtfs import __version__
-from cbtfs.cli.lazy_commands import LazyCommands
+from cbtfs.cli.lazy_commands import COMMANDS, LazyCommands
 from cbtfs.cli.options.context import Options
+from cbtfs.cli.options.defaults import option_defaults
 from cbtfs.cli.report.journal import gravity, is_journal
 from cbtfs.cli.report.output import begin_output, emit_error, say
 from cbtfs.core.names import printable
@@ -143,14 +144,20 @@ def _set_up_log() -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[stderr])
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str], overrides: Mapping[str, str] | None = None) -> int:
     """Run one command and return its exit code.
 
-    With `--json`, an error is also a document on standard output.
+    With `--json`, an error is also a document on standard output. *overrides* are defaults of
+    options by parameter name, which win over those of the configuration.
     """
     begin_output()
     try:
-        code = app(args=arguments, prog_name="cbtfs", standalone_mode=False)
+        code = app(
+            args=arguments,
+            prog_name="cbtfs",
+            standalone_mode=False,
+            default_map=option_defaults(arguments, COMMANDS, overrides or {}),
+        )
         return code if isinstance(code, int) else 0
     except BaseException as exc:
         failure = _failure(exc)

@@ -45,6 +45,7 @@ def _cbt() -> None:
 
 
 def status(
+    context: typer.Context,
     vm: VmNames,
     server: LoginOptions,
     json: Json = False,
@@ -54,7 +55,7 @@ def status(
     Nothing is changed. A disk whose changes are not tracked is shown with the reason; each run
     reads such a disk whole.
     """
-    with server.login().session() as session:
+    with server.resolve(context).login().session() as session:
         from cbtfs.source.vsphere.inventory.machine import load_machines
         from cbtfs.source.vsphere.inventory.vms import list_vms, select_all
 
@@ -74,6 +75,7 @@ def status(
 
 
 def enable(
+    context: typer.Context,
     vm: VmNames,
     server: LoginOptions,
     jobs: Jobs = 1,
@@ -86,10 +88,11 @@ def enable(
     """
     from cbtfs.source.vsphere.cbt.switch import enable as run
 
-    _switch(server.login(), vm, run, jobs, as_json=json, is_reset=False)
+    _switch(server.resolve(context).login(), vm, run, jobs, as_json=json, is_reset=False)
 
 
 def reset(
+    context: typer.Context,
     vm: VmNames,
     server: LoginOptions,
     jobs: Jobs = 1,
@@ -102,7 +105,7 @@ def reset(
     """
     from cbtfs.source.vsphere.cbt.switch import reset as run
 
-    _switch(server.login(), vm, run, jobs, as_json=json, is_reset=True)
+    _switch(server.resolve(context).login(), vm, run, jobs, as_json=json, is_reset=True)
 
 
 _Shown = tuple["ListedVm", "Machine"]

@@ -53,6 +53,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def doctor(
+    context: typer.Context,
     vm: VmNames,
     server: LoginOptions,
     transport: TransportOptions,
@@ -67,7 +68,7 @@ def doctor(
     are examined. Nothing is changed. The exit code is 3 if the capture of a VM is blocked.
     """
     transport.check()
-    login = server.login()
+    login = server.resolve(context).login()
     with login.session() as session:
         from cbtfs.doctor.examine import Exam, examine
         from cbtfs.source.transport.login import VDDK

@@ -135,7 +135,7 @@ def vsphere(
     from cbtfs.source.vsphere.connect.address import parse_address
     from cbtfs.store.repository import writing
 
-    login.check()
+    wanted = login.resolve(context)
     transport.check()
     options = IngestOptions(
         want=capture.want(),
@@ -150,9 +150,9 @@ def vsphere(
     )
     path = repository_path(context)
     began = time.monotonic()
-    counts = RunCounts("ingest vsphere", str(parse_address(login.server)), tuple(vm))
+    counts = RunCounts("ingest vsphere", str(parse_address(wanted.server)), tuple(vm))
     with metrics_file(metrics, path, counts):
-        server = login.login()
+        server = wanted.login()
         stop = Event()
         with (
             writing(path, lock_wait=lock_wait) as repository,

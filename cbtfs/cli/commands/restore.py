@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from cbtfs.restore.disk import Restored
     from cbtfs.store.repository import Repository
 
-MAX_JOBS = 32
-
 
 @dataclass(frozen=True, slots=True)
 class _Job:
@@ -108,9 +106,7 @@ def restore(
             "directory, as a mount names them. A disk that fails does not stop the others.",
         ),
     ] = None,
-    jobs: Annotated[
-        int, typer.Option(metavar="N", min=1, max=MAX_JOBS, help="Disks restored at once.")
-    ] = 1,
+    jobs: Annotated[int, typer.Option(metavar="N", min=1, help="Disks restored at once.")] = 1,
     force: Annotated[
         bool,
         typer.Option("--force", help="Overwrite an existing file, or the start of a device."),

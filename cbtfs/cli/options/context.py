@@ -1,12 +1,17 @@
 """Options that precede the command, and the repository that they select."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import typer
 
 from cbtfs.errors import DataCorrupt, UsageError
+
+if TYPE_CHECKING:
+    from cbtfs.config import Config
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +20,22 @@ class Options:
 
     repo: Path | None = None
     config: Path | None = None
+
+
+def global_arguments(context: typer.Context) -> list[str]:
+    """Return the options in front of the command, for another command."""
+    options = cast(Options, context.obj)
+    repo = [] if options.repo is None else ["--repo", str(options.repo)]
+    return repo if options.config is None else [*repo, "--config", str(options.config)]
+
+
+def configuration(context: typer.Context) -> Config:
+    """Return the configuration of --config, CBTFS_CONFIG or the default file; UsageError if bad."""
+    import os
+
+    from cbtfs.config import load_config
+
+    return load_config(cast(Options, context.obj).config, os.environ)
 
 
 _FAULT: Final = (
@@ -37,11 +58,7 @@ def repository_path(context: typer.Context) -> Path:
     options = cast(Options, context.obj)
     if options.repo is not None:
         return options.repo
-    import os
-
-    from cbtfs.config import load_config
-
-    repo = load_config(options.config, os.environ).repo
+    repo = configuration(context).repo
     if repo is None:
         raise UsageError(
             "no repository given: use --repo DIR before the command, or set CBTFS_REPO"

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 PASSWORD_VARIABLE: Final = "CBTFS_VSPHERE_PASSWORD"
 
 
+def has_password_variable() -> bool:
+    """Return whether the environment has a password."""
+    return bool(os.environ.get(PASSWORD_VARIABLE))
+
+
 def find_password(file: Path | None, host: str, user: str) -> Secret:
     """Return the password from *file*, the environment, the keyring or a prompt, in this order.
 
@@ -28,7 +33,10 @@ def find_password(file: Path | None, host: str, user: str) -> Secret:
     if text:
         return Secret(text)
     if not sys.stdin.isatty():
-        raise UsageError(f"no password: use --password-file, or set {PASSWORD_VARIABLE}")
+        raise UsageError(
+            f"no password: use --password-file, or set {PASSWORD_VARIABLE} or password-file in "
+            "the configuration"
+        )
     from getpass import getpass
 
     return Secret(getpass(f"password of {user} at {host}: "))
