@@ -93,7 +93,8 @@ def test_random_forgets_and_unforgets_keep_every_byte(
         elif kind == "prune" and step % 2:
             history.prune()
             for point in forgotten:
-                assert main(["--repo", str(history.path), "unforget", point]) == 13
+                # A prune keeps the manifest of the newest point of a disk for its change ID.
+                assert main(["--repo", str(history.path), "unforget", point]) in (13, 21)
             forgotten.clear()
         history.verify()
     capsys.readouterr()

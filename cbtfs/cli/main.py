@@ -158,7 +158,9 @@ def main(arguments: Sequence[str], overrides: Mapping[str, str] | None = None) -
             standalone_mode=False,
             default_map=option_defaults(arguments, COMMANDS, overrides or {}),
         )
-        return code if isinstance(code, int) else 0
+        if code != ExitCode.INTERRUPTED:
+            return code if isinstance(code, int) else 0
+        failure = _INTERRUPTED  # Typer turns a KeyboardInterrupt into this code
     except BaseException as exc:
         failure = _failure(exc)
     say(failure.message)
@@ -180,6 +182,9 @@ class _Failure(NamedTuple):
     candidates: Sequence[str] = ()
 
 
+_INTERRUPTED: Final = _Failure(ExitCode.INTERRUPTED, "interrupted")
+
+
 def _failure(exc: BaseException) -> _Failure:
     """Return how an exception is reported. An exception that asks for an exit is raised again."""
     match exc:
@@ -189,7 +194,7 @@ def _failure(exc: BaseException) -> _Failure:
             near = getattr(exc, "possibilities", None) or ()
             return _Failure(ExitCode.USAGE, _usage_line(exc), near)
         case KeyboardInterrupt() | typer.Abort():
-            return _Failure(ExitCode.INTERRUPTED, "interrupted")
+            return _INTERRUPTED
         case Terminated():
             by = "" if exc.signum == signal.SIGTERM else " by SIGHUP"
             return _Failure(exc.exit_code, f"terminated{by}")

@@ -53,9 +53,9 @@ def test_a_missing_repository_is_a_document(tmp_path: Path) -> None:
         (["list", "web1"], 13, ["web01"]),
         (["restore", "web01", "dsk", "x"], 13, ["disk"]),
         (["restore", "web01", "zzzz", "x"], 13, ["disk"]),
-        (["show", "web01@2001-01-01"], 13, ["web01@2026-01-01T00-00-00Z"]),
+        (["show", "web01@2001-01-01"], 13, ["web01@2026-01-01T00-00-01Z"]),
         (["show", "web01@latest~9"], 13, ["web01@2026-01-01T00-00-01Z"]),
-        (["forget", "web01@latest"], 2, ["web01@2026-01-01T00-00-01Z"]),
+        (["forget", "web01@latest"], 2, ["web01@2026-01-01T00-00-02Z"]),
         (["list", "--jsn"], 2, ["--json"]),
     ],
 )
@@ -102,6 +102,18 @@ def test_a_bug_is_a_document_of_code_70(run: Run, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("cbtfs.store.repository.reading", lambda _: 1 / 0)
 
     assert run("list", "--json").document["error"]["code"] == 70
+
+
+def test_an_interrupt_is_a_document(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cbtfs.store.repository.reading", interrupt)
+
+    done = run("list", "--json")
+
+    assert (done.code, done.err) == (130, "cbtfs: interrupted\n")
+    assert done.document["error"]["code"] == 130
 
 
 def test_a_full_standard_output_keeps_the_exit_code_of_the_error(tmp_path: Path) -> None:

@@ -81,8 +81,8 @@ def test_partial_success_does_not_stop_a_job_and_is_its_code(
     job: Run, repository: Path, tmp_path: Path
 ) -> None:
     add_point(repository, {"a": b"\1" * BLOCK, "b": b"\2" * BLOCK}, vm="v")
-    (tmp_path / "out" / "v" / "2026-01-01T00-00-00Z").mkdir(parents=True)
-    (tmp_path / "out" / "v" / "2026-01-01T00-00-00Z" / "a.raw").touch()
+    (tmp_path / "out" / "v" / "2026-01-01T00-00-01Z").mkdir(parents=True)
+    (tmp_path / "out" / "v" / "2026-01-01T00-00-01Z" / "a.raw").touch()
 
     done = job("[job.j]\nsteps = ['restore --all out v', 'list']", "--json")
 

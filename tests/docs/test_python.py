@@ -39,7 +39,7 @@ def test_the_examples_print_and_copy_what_the_page_says(outputs: list[str], tmp_
     listing, digest, nothing = outputs
 
     assert re.findall(r"web01@\S+ \['root'\]", listing) == [
-        f"web01@2026-01-01T00-00-0{n}Z ['root']" for n in range(2)
+        f"web01@2026-01-01T00-00-0{n}Z ['root']" for n in (1, 2)
     ]
     assert listing.endswith(f"{len(NEW)} {NEW[512:520]!r}\n")
     assert digest == f"{hashlib.sha256(NEW).hexdigest()}\n"

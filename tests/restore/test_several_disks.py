@@ -12,7 +12,7 @@ from cbtfs.core.frame import Kind
 from cbtfs.core.manifest import Manifest
 from cbtfs.store.digest import chunk_digest
 from cbtfs.store.repository import reading, writing
-from tests.cli.run_cbtfs import Run, process, runner
+from tests.cli.run_cbtfs import Run, runner
 from tests.make_points import BLOCK, SIGNALS, add_point, commit_point, new_repository
 
 DISKS = {name: bytes([n]) * (3 * BLOCK) + bytes(BLOCK) for n, name in enumerate("abcd", 1)}
@@ -61,7 +61,7 @@ def test_all_disks_of_several_points_have_the_paths_of_a_mount(
 
     done = run("restore", "--all", target, "--jobs", jobs, "web01@latest~1", "web*", "db/1")
 
-    first, second = "2026-01-01T00-00-00Z", "2026-01-01T00-00-01Z"
+    first, second = "2026-01-01T00-00-01Z", "2026-01-01T00-00-02Z"
     assert (done.code, done.err) == (0, "")
     assert files(target) == {
         **{f"web01/{first}/{name}.raw": data for name, data in DISKS.items()},
@@ -163,11 +163,13 @@ def test_two_disks_of_a_pattern_stop_at_the_first_error(
     assert (done.code, done.document["error"]["code"]) == (21, 21)
 
 
-def test_an_interrupt_ends_all_disks_and_leaves_no_partial_file(tmp_path: Path) -> None:
+def test_an_interrupt_ends_all_disks_and_leaves_no_partial_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     repository = new_repository(tmp_path / "repository", 1 << 20)
     block = os.urandom(1 << 20)
     points: list[Manifest] = []
-    images = {f"d{n}": b"".join(bytes([n, m]) + block[2:] for m in range(48)) for n in range(4)}
+    images = {f"d{n}": b"".join(bytes([n, m]) + block[2:] for m in range(16)) for n in range(4)}
     points.append(add_point(repository, images))
     command = [*SIGNALS, sys.executable, "-m", "cbtfs", f"--repo={repository}", "restore"]
     target = tmp_path / "out"
@@ -182,5 +184,5 @@ def test_an_interrupt_ends_all_disks_and_leaves_no_partial_file(tmp_path: Path) 
     assert child.returncode in (0, 130)
     assert ("interrupted" in err) == (child.returncode == 130)
     assert not list(target.rglob("*.partial"))
-    assert process(f"--repo={repository}", "restore", "vm", "--all", target, "--force").code == 0
+    assert runner(repository, capsys)("restore", "vm", "--all", target, "--force").code == 0
     assert {p.stem: p.read_bytes() for p in target.rglob("*.raw")} == images

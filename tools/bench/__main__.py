@@ -40,6 +40,7 @@ GROUPS: Final[Mapping[str, Callable[[Bench], Iterator[Row]]]] = {
     "ingest-compare": ingests.compare_rows,
     "small": ingests.small_rows,
     "restore": restores.restore_rows,
+    "python-api": restores.api_rows,
     "catalog": ingests.catalog_rows,
     "scale-fleet": scale.fleet_rows,
     "scale-thin": scale.thin_rows,
