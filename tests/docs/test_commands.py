@@ -81,6 +81,10 @@ def _images(printed: Printed, folder: Path) -> None:
     printed("restore", "restore", "web", "a", folder / "restored")
     (folder / "many").mkdir()
     printed("restore with", "restore", "web", "*", folder / "many")
+    printed("restore --all", "restore", "--all", folder / "all", "web")
+    next((folder / "all").rglob("a.raw")).unlink()
+    printed("restore --all", "restore", "--all", folder / "all", "web")
+    printed("error", "show", "wbe")
 
 
 def _virtual_machines(printed: Printed, folder: Path) -> None:
@@ -101,7 +105,13 @@ def _lifecycle(printed: Printed) -> None:
     printed("tag", "tag", "db", "kept")
     points = printed("list", "list", "web")["points"]
     printed("forget", "forget", "--keep-last", "1", "--dry-run")
+    printed("forget", "forget", points[0]["id"])
+    printed("unforget", "unforget", points[0]["id"])
     printed("forget", "forget", "--prune", points[0]["id"])
+    config = printed.repository.with_name("config.toml")
+    config.write_text("[job.nightly]\nsteps = ['unlock']")
+    config.chmod(0o600)
+    printed("run", "--config", config, "run", "nightly")
     printed("prune", "prune")
     printed("repair", "repair")
     printed("repair --create-markers", "repair", "--create-markers")

@@ -48,6 +48,8 @@ _RUN_BY = {
     ("operations.md", ""): "docs/test_operations.py",
     ("getting-started.md", ""): "docs/test_getting_started.py",
     ("troubleshooting.md", ""): "docs/test_troubleshooting.py",
+    ("configuration.md", ""): "scenarios/vsphere/test_configuration.py",
+    ("python.md", ""): "docs/test_python.py",
     ("vsim.md", ""): "tools/vsim/test_manual.py",
 }
 """Test files by page and start of a block's first line; an empty start means every block."""
