@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.docs.documents import MemberTables
 from tests.planted import Planted, console_script, environment
 
 pytestmark = pytest.mark.mounts
@@ -25,6 +26,12 @@ def test_every_point_of_the_demo_equals_its_golden_copy(tmp_path: Path) -> None:
     )
 
     assert (done.returncode, planted.imported()) == (0, []), done.stderr
-    points = json.loads(done.stdout)["points"]
+    document = json.loads(done.stdout)
+    tables = MemberTables()
+    tables.compare("demo", document)
+    points = document["points"]
+
     assert [point["kind"] for point in points] == ["full"] + ["incremental"] * 3
     assert all(point["same_disk"] and point["same_files"] for point in points)
+    assert tables.problems == []
+    assert "demo" not in {row[0] for row in tables.never_printed()}

@@ -16,6 +16,7 @@ from cbtfs.cli.commands.mount_helper import arguments
 from cbtfs.core.manifest import Manifest
 from cbtfs.store.repository import writing
 from tests.cli.run_cbtfs import process
+from tests.docs.documents import MemberTables
 from tests.make_points import BLOCK, SIGNALS, add_point, new_repository
 from tests.mount.mount_process import PROGRAM, Server, corrupt, kill, serving, wait_until
 
@@ -105,6 +106,10 @@ def test_suspect_points_are_listed_by_vm_and_time(
         )
 
     assert wait_until(lambda: len(status_of(mounted)["suspect"]) == 3)
+    tables = MemberTables()
+    tables.compare("status", status_of(mounted))
+    assert tables.problems == []
+    assert {row[0] for row in tables.never_printed()}.isdisjoint({"status", "listed point"})
     order = [points[1], points[0], points[2]]
     assert [suspect["point"] for suspect in status_of(mounted)["suspect"]] == [
         p.point for p in order
