@@ -1,7 +1,7 @@
-"""Look whether a source told all its changes: compare what it calls unchanged with the base.
+"""Audit a change list: read blocks that it calls unchanged, and compare them with the base.
 
-An incremental has a sample of that read and compared; where the disk is read whole all the same,
-everything is compared.
+For an incremental, the audit reads a sample. If the disk is read completely anyway, the audit
+compares all blocks.
 """
 
 import os
@@ -20,25 +20,43 @@ from cbtfs.source.base import DiskSource
 from cbtfs.store.digest import chunk_digest
 
 OnMiss = Callable[[], None]
-"""Called at once when a block differs that the list calls unchanged; from any thread, and perhaps
-several times."""
+"""Called when a block differs that the list calls unchanged, before anything else is done about
+it. Several threads may call it, several times."""
 
 _READ_BYTES: Final = 4 << 20
-"""What one thread reads at a time: bounds memory where neighbours are picked."""
+"""Maximum size of a read of one thread: bounds memory if the sample has adjacent blocks."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditedList:
+    """A change list to audit."""
+
+    shape: Shape
+    """Shape of the disk now."""
+    base: Tree[Ref]
+    """Block map of the disk at the base."""
+    base_size: int
+    """Bytes."""
+    extents: Sequence[Extent]
+    """The change list, in whole blocks."""
 
 
 @dataclass(frozen=True, slots=True)
 class SampleAudit:
-    """What a sample of the blocks that a list calls unchanged turned out to be."""
+    """Result of the audit of a sample."""
 
     sample: Sample
     share: float
+    """Share of the unchanged blocks that the sample was asked to have."""
     mismatches: int
     read_bytes: int
 
     def document(self, missed: int | None = None) -> Mapping[str, Any]:
-        """What the manifest keeps of it; *missed* where the disk was then read whole."""
-        found = {
+        """Return the audit for the manifest.
+
+        *missed* is the number of missed blocks on the whole disk, if it was then read completely.
+        """
+        document = {
             "method": "sample",
             "of": self.sample.unchanged,
             "blocks": len(self.sample.blocks),
@@ -48,17 +66,20 @@ class SampleAudit:
             "read_bytes": self.read_bytes,
             "seed": self.sample.seed,
         }
-        return found if missed is None else found | {"missed": missed}
+        return document if missed is None else document | {"missed": missed}
 
 
 @dataclass(frozen=True, slots=True)
 class WholeAudit:
-    """What all blocks that a list calls unchanged turned out to be."""
+    """Result of the audit of a disk that was read completely."""
 
     unchanged: int
+    """Number of blocks that the list calls unchanged."""
     missed: int
+    """Number of those that differ from the base."""
 
     def document(self) -> Mapping[str, Any]:
+        """Return the audit for the manifest."""
         return {
             "method": "whole",
             "of": self.unchanged,
@@ -72,23 +93,18 @@ class WholeAudit:
 
 def audit_sample(
     source: DiskSource,
-    shape: Shape,
-    base: Tree[Ref],
-    base_size: int,
-    listed: Sequence[Extent],
+    audited: AuditedList,
     sampling: Sampling,
     seed: str,
     on_miss: OnMiss,
 ) -> SampleAudit:
-    """Read a sample of *source* besides *listed*, whole blocks, and compare it with *base*.
-
-    *on_miss* is called before anything else is done about a difference: what follows may fail.
-    """
+    """Read a sample of the blocks of *source* that the list lacks; compare it with the base."""
+    shape = audited.shape
     head = b"".join(
         bytes(source.read(extent)) for extent in between(0, min(HEAD_BYTES, source.size))
     )
-    places = superblocks(head, source.size)
-    sample = choose(shape, listed, places, base_size, sampling, seed)
+    weighted = superblocks(head, source.size)
+    sample = choose(shape, audited.extents, weighted, audited.base_size, sampling, seed)
     block = shape.block_size
     runs = coalesce(Extent(number * block, block) for number in sample.blocks)
     pieces = [
@@ -100,24 +116,24 @@ def audit_sample(
 
     def mismatches(piece: Extent) -> int:
         data = bytes(source.read(piece))
-        found = 0
+        count = 0
         for at in range(0, piece.length, block):
-            own = _digest(data[at : at + block], block)
-            if own != _digest_in(base, (piece.start + at) // block):
+            digest = _digest(data[at : at + block], block)
+            if digest != _digest_in(audited.base, (piece.start + at) // block):
                 on_miss()
-                found += 1
-        return found
+                count += 1
+        return count
 
     pool = ThreadPoolExecutor(max(os.cpu_count() or 1, 2), "audit")
     try:
-        found = sum(pool.map(mismatches, pieces))
+        count = sum(pool.map(mismatches, pieces))
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-    return SampleAudit(sample, sampling.share, found, len(head) + total(pieces))
+    return SampleAudit(sample, sampling.share, count, len(head) + total(pieces))
 
 
 def _digest(content: bytes, block_size: int) -> bytes | None:
-    """Of a block's content as it is stored, padded at the disk's end; None for zeros."""
+    """Return the digest of a block, padded to *block_size*; None for zeros."""
     return chunk_digest(content.ljust(block_size, b"\0")) if content.strip(b"\0") else None
 
 
@@ -126,27 +142,21 @@ def _digest_in(tree: Tree[Ref], block: int) -> bytes | None:
     return None if ref is None else ref.digest
 
 
-def audit_whole(
-    before: Tree[Ref],
-    after: Tree[Ref],
-    listed: Sequence[Extent],
-    shape: Shape,
-    base_size: int,
-    on_miss: OnMiss,
-) -> WholeAudit:
-    """Compare what *listed*, whole blocks, does not name, for a disk that was read whole."""
-    common = min(-(-base_size // shape.block_size), shape.blocks)
-    told = list(clip(coalesce(listed), 0, common * shape.block_size))
-    starts = [extent.start for extent in told]
+def audit_whole(audited: AuditedList, after: Tree[Ref], on_miss: OnMiss) -> WholeAudit:
+    """Compare all blocks that the list lacks; *after* is the block map of the disk now."""
+    shape = audited.shape
+    common = min(-(-audited.base_size // shape.block_size), shape.blocks)
+    listed = list(clip(coalesce(audited.extents), 0, common * shape.block_size))
+    starts = [extent.start for extent in listed]
 
-    def is_told(at: int) -> bool:
+    def is_listed(at: int) -> bool:
         number = bisect_right(starts, at) - 1
-        return number >= 0 and at < told[number].end
+        return number >= 0 and at < listed[number].end
 
     missed = 0
-    for block in diff(before, after):
-        if block < common and not is_told(block * shape.block_size):
+    for block in diff(audited.base, after):
+        if block < common and not is_listed(block * shape.block_size):
             on_miss()
             missed += 1
-    named = sum(-(-extent.length // shape.block_size) for extent in told)
-    return WholeAudit(common - named, missed)
+    listed_blocks = sum(-(-extent.length // shape.block_size) for extent in listed)
+    return WholeAudit(common - listed_blocks, missed)

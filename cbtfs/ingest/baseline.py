@@ -1,4 +1,4 @@
-"""What an ingest compares with: the disk's newest retained point, and how far that is trusted."""
+"""Find the base of an ingest: the disk's newest point, and whether change lists may start there."""
 
 from dataclasses import dataclass
 
@@ -13,16 +13,16 @@ from cbtfs.store.repository import Repository
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """One disk at the newest point that shows it."""
+    """One disk at the newest point that contains it."""
 
     point: Point
     disk: DiskRecord
     is_last_committed: bool
-    """False if a later point of this disk may have been committed, whatever became of it."""
+    """False if a later point of this disk may have been committed, even if it was forgotten."""
     last: str = "was forgotten"
-    """What may have become of such a later point, for a message."""
+    """State of such a later point, for a message."""
     is_missing: bool = False
-    """The point has no manifest: its disks are read whole."""
+    """The point has no manifest: its disks must be read completely."""
 
     @property
     def since(self) -> Since:
@@ -36,29 +36,29 @@ class Baseline:
 
     @property
     def suspect(self) -> str | None:
-        """Why what is based on it is suspect too."""
-        found = self.disk.suspect or self.point.state.suspects(self.disk.id)
-        return found and f"based on {self.point.manifest.point}, which is suspect: {found}"
+        """Reason why an incremental on this base is suspect; None if it is not."""
+        reason = self.disk.suspect or self.point.state.suspects(self.disk.id)
+        return reason and f"based on {self.point.manifest.point}, which is suspect: {reason}"
 
 
 def disk_of(manifest: Manifest, identity: str) -> DiskRecord | None:
-    """The disk that a source tells by *identity*, as a point has it."""
+    """Return the record of the disk with that identity; None if the point lacks it."""
     return next((disk for disk in manifest.disks if disk.identity == identity), None)
 
 
 def find_baseline(repository: Repository, vm: VmId, identity: str) -> Baseline | None:
-    """The newest point that has the disk, retained or missing; None for a disk that is new.
+    """Return the newest point with the disk, retained or missing; None for a new disk.
 
-    The catalog has just been caught up with points/, so it lists what is retained, and knows
+    The catalog must have been caught up with points/: then it lists the retained points and knows
     which points are missing.
     """
     with repository.catalog.view() as view:
-        found = _newest_with(view, vm, identity)
+        newest = _newest_with(view, vm, identity)
         missing, unproven = view.missing, view.unproven_order(vm)
         is_any_missing = bool(missing) and any(p in missing for _, p in view.points_of(vm))
-    if found is None:
+    if newest is None:
         return None
-    point, disk = found
+    point, disk = newest
     order = point.manifest.order
     forgotten = find_forgotten(repository, vm)
     is_last = not any(m.order > order and disk_of(m, identity) for m in forgotten.manifests)
@@ -83,7 +83,7 @@ def _newest_with(view: View, vm: VmId, identity: str) -> tuple[Point, DiskRecord
 
 
 def find_forgotten(repository: Repository, vm: VmId) -> Forgotten:
-    """What is known of points of *vm* that were forgotten and are still there to tell."""
-    found = repository.forgotten()
-    mine = tuple(manifest for manifest in found.manifests if manifest.vm.id == vm)
-    return Forgotten(mine, found.is_complete)
+    """Return the manifests of forgotten points of *vm* that still exist."""
+    forgotten = repository.forgotten()
+    of_vm = tuple(manifest for manifest in forgotten.manifests if manifest.vm.id == vm)
+    return Forgotten(of_vm, forgotten.is_complete)

@@ -1,4 +1,4 @@
-"""Memory in which blocks of a disk are read, looked at and hashed, some at a time."""
+"""Buffers for the blocks of a disk while they are read, tested for zeros, and hashed."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -9,25 +9,26 @@ from cbtfs.source.base import DiskSource
 from cbtfs.store.digest import CHUNK_PREFIX, prefixed_digest
 
 READ_BYTES: Final = 512 << 10
-"""What is read at a time: what was read is still near the processor when it is hashed."""
+"""Size of a read, so small that the data is still in the processor's cache when it is hashed."""
 _GAP: Final = 64
-"""Room before each block, which stays aligned: to read it elsewhere takes thrice as long."""
+"""Bytes before each block, for the prefix of its digest. A multiple of the cache line: reads into
+unaligned memory take three times as long."""
 
 
 class Blocks:
-    """Room for some blocks of one source, each behind the prefix of its digest.
+    """Buffers for some blocks of one source, each after the prefix of its digest.
 
-    One pass over both hashes a block in two thirds of the time that two take: after a prefix, no
-    KiB of the block lies where vector instructions want it.
+    Hashing prefix and block in one pass takes two thirds of the time of two passes, because with
+    two passes the block is not aligned for vector instructions.
     """
 
     def __init__(self, source: DiskSource, block_size: int) -> None:
         self._source = source
         self._size = block_size
         self._zeros = bytes(block_size)
-        self._room = max(READ_BYTES // block_size, 1)
+        self._capacity = max(READ_BYTES // block_size, 1)
         stride = _GAP + block_size
-        self._memory = bytearray(self._room * stride)
+        self._memory = bytearray(self._capacity * stride)
         view = memoryview(self._memory)
         self._starts = [at + _GAP for at in range(0, len(view), stride)]
         self._contents = [view[at : at + block_size] for at in self._starts]
@@ -36,14 +37,14 @@ class Blocks:
             prefixed[: len(CHUNK_PREFIX)] = CHUNK_PREFIX
 
     def fill(self, extent: Extent) -> Iterator[int]:
-        """Read the blocks of *extent*, as many at a time as fit; yield how many were read.
+        """Read the blocks of *extent*, as many at a time as fit; yield the number of each read.
 
-        The last one is padded. A source that is not local is asked for all of them at once,
-        because each read costs a round trip.
+        The last block is padded with zeros. If the source is not local, all blocks are read at
+        once, because each read costs a round trip.
         """
         is_local = self._source.is_local
         data = memoryview(b"" if is_local else self._source.read(extent))
-        step = self._room * self._size
+        step = self._capacity * self._size
         for start in range(0, extent.length, step):
             length = min(step, extent.length - start)
             parts = self._parts(length)
@@ -70,5 +71,5 @@ class Blocks:
         return prefixed_digest(self._prefixed[index])
 
     def content(self, index: int) -> memoryview:
-        """A copy of a block's bytes."""
+        """Return a copy of the bytes of a block."""
         return memoryview(bytes(self._contents[index]))

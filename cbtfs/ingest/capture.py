@@ -44,19 +44,19 @@ class Captured:
 
 
 OnCheckpoint = Callable[[int, Callable[[], Captured]], None]
-"""Called with a leaf number: all leaves before it are complete. The function that it gets stores
-the block map as it is then, for a disk of the size of its base."""
+"""Called with a leaf number and a function: all leaves before that number are complete, and the
+function stores the block map as it is now. Only for a disk of the size of its base."""
 
 
 @dataclass(frozen=True, slots=True)
 class CaptureOptions:
-    """What to read of one disk, and the trees that it is compared with."""
+    """Extents to read from one disk, and the trees that it is compared with."""
 
     shape: Shape
     extents: Sequence[Extent]
     """Extents to read: whole blocks, ascending. All other blocks are those of *base*."""
     base: Tree[Ref] | None = None
-    """Block map to start from; None: blocks that are not read are zeros."""
+    """Block map to start from; if None, blocks that are not read are zeros."""
     base_blocks: int = 0
     """Number of blocks of *base* that hold data."""
     like: Tree[Ref] | None = None
@@ -304,7 +304,7 @@ class _BatchEncoder:
         return blocks
 
     def _read(self, unit: _Unit, blocks: list[_Block], unknown: list[_Unknown]) -> None:
-        """Append the blocks of *unit*; also to *unknown* where the content is not the old one."""
+        """Append the blocks of *unit* to *blocks*, and those with new content to *unknown*."""
         is_bad, memory = self._objects.is_bad, self._local.blocks
         before = _leaf_of(self._like, unit.leaf)
         for extent in unit.extents:
@@ -326,7 +326,7 @@ class _BatchEncoder:
 def _in_order(
     work: Callable[[Item], Result], items: Iterator[Item], wanted: int | None
 ) -> Iterator[tuple[Item, Result]]:
-    """Yield each item with the result of *work*, in order; a bounded number is under way.
+    """Yield each item with the result of *work*, in order; a bounded number is in flight.
 
     *wanted* is the number of threads; None: one per core.
     """

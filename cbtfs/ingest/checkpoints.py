@@ -48,18 +48,16 @@ class Checkpoints:
         save: Callable[[bytes], None],
         progress: RunProgress,
         seconds: float = CHECKPOINT_SECONDS,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """*progress* may hold what an earlier run left of the same snapshot."""
+        """*save* stores the progress; *progress* may contain that of an interrupted run."""
         self._repository = repository
         self._objects = objects
         self._save = save
         self._progress = progress
         self._seconds = seconds
-        self._clock = clock
-        self._marked = clock()
+        self._saved = time.monotonic()
         self.not_read_bytes: dict[str, int] = {}
-        """By the label of a disk: what did not have to be read again."""
+        """Bytes that the interrupted run had read and this run did not, by label of the disk."""
 
     def of_disk(self, identity: str, label: str) -> "DiskCheckpoints":
         return DiskCheckpoints(self, identity, label)
@@ -68,48 +66,49 @@ class Checkpoints:
         return self._progress.disks.get(identity)
 
     def put(self, identity: str, disk: DiskProgress) -> None:
-        """Let *disk* be the progress of a disk, saved with the next checkpoint."""
+        """Replace the progress of a disk; the next checkpoint saves it."""
         self._progress = replace(self._progress, disks={**self._progress.disks, identity: disk})
 
     def is_due(self) -> bool:
-        """Whether it is time for another checkpoint, of whatever disk."""
-        return self._clock() - self._marked >= self._seconds
+        """Return whether the interval since the last checkpoint of any disk has passed."""
+        return time.monotonic() - self._saved >= self._seconds
 
     def add(self, identity: str, disk: DiskProgress, checkpoint: Checkpoint, shape: Shape) -> None:
-        """Put *checkpoint* to those of *disk* and save all; one that lasts stays among them."""
-        if len(disk.checkpoints) >= _KEPT and not self.stands(disk.checkpoints[1].root, shape):
+        """Add *checkpoint* to *disk* and save all; the oldest that is kept is in closed packs."""
+        if len(disk.checkpoints) >= _KEPT and not self.is_durable(disk.checkpoints[1].root, shape):
             self._objects.flush()
         self.put(identity, disk.with_checkpoint(checkpoint, _KEPT))
         self._save(encode_progress(self._progress))
-        self._marked = self._clock()
+        self._saved = time.monotonic()
 
-    def stands(self, root: Digest, shape: Shape) -> bool:
-        """Whether the repository has the tree of that root, in packs that last."""
+    def is_durable(self, root: Digest, shape: Shape) -> bool:
+        """Return whether the tree with that root is complete in closed packs."""
         if root == NULL_DIGEST:
             return True
         with self._repository.catalog.view() as view:
             return view.find(Kind.NODE, shape.height, root) is not None
 
-    def is_sound(self, tree: Tree[Ref]) -> bool:
-        """Whether nothing of a tree is in quarantine, as far as anything is."""
+    def is_intact(self, tree: Tree[Ref]) -> bool:
+        """Return whether no chunk of the tree is in quarantine."""
         if not self._objects.has_bad:
             return True
-        bad = tree.blocks_of(lambda ref: self._objects.is_bad(ref.digest))
-        return next(bad, None) is None
+        corrupt = tree.blocks_of(lambda ref: self._objects.is_bad(ref.digest))
+        return next(corrupt, None) is None
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Where the capture of a disk begins."""
+    """The state from which the capture of a disk begins."""
 
-    wanted: list[Extent]
+    extents: list[Extent]
+    """Extents to read."""
     base: Tree[Ref] | None
     data_blocks: int
-    """Of the base."""
+    """Number of blocks of *base* that hold data."""
     checkpoint: Checkpoint | None = None
 
     def whole(self, captured: Captured) -> Captured:
-        """What is captured from here on, with what was before."""
+        """Return *captured* with the counts of the interrupted run added."""
         if self.checkpoint is None:
             return captured
         before, after = self.checkpoint.counts, captured.counts
@@ -132,80 +131,80 @@ class DiskCheckpoints:
         self._label = label
 
     def adopt(self, plan: Plan, want: Want) -> Plan:
-        """*plan*, or the whole read that an earlier run found to be needed and began."""
-        found = self._checkpoints.progress(self._identity)
-        is_begun = found is not None and found.kind == "full" and found.checkpoints
+        """Return *plan*, or a full if the interrupted run had begun one."""
+        progress = self._checkpoints.progress(self._identity)
+        is_begun = progress is not None and progress.kind == "full" and progress.checkpoints
         if not is_begun or plan.kind == "full" or want == "incremental":
             return plan
-        assert found is not None
-        return Plan("full", found.reason, None, plan.listed, found.full_reason or FullReason.OTHER)
+        assert progress is not None
+        full_reason = progress.full_reason or FullReason.OTHER
+        return Plan("full", progress.reason, None, plan.listed, full_reason)
 
     def begin(self, plan: Plan, shape: Shape, start: Start, reader: Reader) -> Start:
-        """*start*, or the last checkpoint of an earlier run that did the very same."""
+        """Return *start*, or the last usable checkpoint of an interrupted run with this plan."""
         disk = DiskProgress(
             plan.kind,
             plan.reason,
             shape.block_size,
-            digest_of_extents(start.wanted),
+            digest_of_extents(start.extents),
             full_reason=plan.full_reason,
         )
-        found = self._find(disk, shape, start, reader)
+        resumed = self._resume(disk, shape, start, reader)
         self._checkpoints.not_read_bytes.pop(self._label, None)
-        if found.checkpoint is not None:
-            disk = replace(disk, checkpoints=(found.checkpoint,))
-            self._checkpoints.not_read_bytes[self._label] = total(start.wanted) - total(
-                found.wanted
-            )
+        if resumed.checkpoint is not None:
+            disk = replace(disk, checkpoints=(resumed.checkpoint,))
+            not_read_bytes = total(start.extents) - total(resumed.extents)
+            self._checkpoints.not_read_bytes[self._label] = not_read_bytes
         self._checkpoints.put(self._identity, disk)
-        return found
+        return resumed
 
-    def _find(self, disk: DiskProgress, shape: Shape, start: Start, reader: Reader) -> Start:
-        found = self._checkpoints.progress(self._identity)
-        if found is None:
+    def _resume(self, disk: DiskProgress, shape: Shape, start: Start, reader: Reader) -> Start:
+        progress = self._checkpoints.progress(self._identity)
+        if progress is None:
             return start
-        bare = replace(found, checkpoints=(), reason=disk.reason, full_reason=disk.full_reason)
+        bare = replace(progress, checkpoints=(), reason=disk.reason, full_reason=disk.full_reason)
         if bare != disk:
             return start
-        for checkpoint in reversed(found.checkpoints):
-            if not 0 < checkpoint.leaf <= shape.leaves or not self._checkpoints.stands(
+        for checkpoint in reversed(progress.checkpoints):
+            if not 0 < checkpoint.leaf <= shape.leaves or not self._checkpoints.is_durable(
                 checkpoint.root, shape
             ):
                 continue
             try:
                 tree = reader.tree(checkpoint.root, shape)
                 tree.children(1, checkpoint.leaf - 1)
-                if not self._checkpoints.is_sound(tree):
+                if not self._checkpoints.is_intact(tree):
                     continue
             except (ChunkMissing, DataCorrupt) as exc:
-                log.warning("what an earlier run captured cannot be used: %s", exc)
+                log.warning("a checkpoint of the interrupted run cannot be used: %s", exc)
                 continue
             at = checkpoint.leaf * FANOUT * shape.block_size
-            rest = list(clip(start.wanted, at, max(at, shape.size)))
+            rest = list(clip(start.extents, at, max(at, shape.size)))
             return Start(rest, tree, checkpoint.data_blocks, checkpoint)
         return start
 
     def on_checkpoint(self, shape: Shape, start: Start) -> OnCheckpoint | None:
-        """Who is told how far the capture is; None if checkpoints of it cannot be made."""
+        """Return the callback of the capture; None if the disk cannot have checkpoints."""
         if start.base is not None and start.base.blocks != shape.blocks:
             return None
 
-        def told(leaf: int, so_far: Callable[[], Captured]) -> None:
+        def save_if_due(leaf: int, so_far: Callable[[], Captured]) -> None:
             if self._checkpoints.is_due():
                 checkpoint = _checkpoint(leaf, start.whole(so_far()))
                 self._checkpoints.add(self._identity, self._progress, checkpoint, shape)
 
-        return told
+        return save_if_due
 
     def finish(self, captured: Captured, shape: Shape) -> None:
-        """All of the disk is captured, which the next checkpoint, of whatever disk, will tell."""
+        """Record that the disk is complete; the next checkpoint of any disk saves it."""
         checkpoint = _checkpoint(shape.leaves, captured)
         self._checkpoints.put(self._identity, self._progress.with_checkpoint(checkpoint, _KEPT + 1))
 
     @property
     def _progress(self) -> DiskProgress:
-        found = self._checkpoints.progress(self._identity)
-        assert found is not None, "it was not begun"
-        return found
+        progress = self._checkpoints.progress(self._identity)
+        assert progress is not None, "begin() was not called"
+        return progress
 
 
 def _checkpoint(leaf: int, captured: Captured) -> Checkpoint:

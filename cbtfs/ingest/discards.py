@@ -1,4 +1,4 @@
-"""Blocks of the base that hold data where the disk has none now (docs/decisions/0017)."""
+"""Find blocks with data in the base that are unallocated now (docs/decisions/0017)."""
 
 from collections.abc import Iterable, Iterator
 
@@ -7,13 +7,13 @@ from cbtfs.reader import Disk
 
 
 def discarded(base: Disk, allocated: Iterable[Extent], size: int) -> Iterator[Extent]:
-    """Extents of blocks in which *base* has other bytes than zeros outside of *allocated*.
+    """Return the blocks of *base* with data outside of *allocated*, clipped to *size*.
 
-    Whole blocks, clipped to the disk's *size*. A block that is a hole in part counts only if the
-    base has data in that part: that is read from the repository, not from the source.
+    A block that is only partly allocated is included if the base has data in the unallocated
+    part; that part is read from the repository, not from the source.
 
     Raises:
-        ChunkMissing, DataCorrupt: the base cannot be read there.
+        ChunkMissing, DataCorrupt: these blocks of the base cannot be read.
     """
     block = base.record.block_size
     tree = base.tree()

@@ -1,8 +1,8 @@
-"""A change list that lacks changes: the record that outlives the run, the marks, the warnings.
+"""React to a change list that lacks changes: a durable record, suspect points, warnings.
 
-The record comes first, before the source is asked to confirm and before any point is marked:
-whatever ends the run after that, the next one does not trust a list of that disk. A false record
-costs one full scan; a lost one costs a wrong restore point.
+The record is written first, before the source confirms the disk and before points are marked.
+Whatever ends the run after that, the next run does not trust change lists of the disk. A false
+record costs one full scan; a lost record costs a wrong restore point.
 """
 
 import logging
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def find_distrust(repository: Repository, base: Baseline) -> Distrust | None:
-    """The record that forbids trust in lists since *base*; None if there is none in force."""
+    """Return the record in effect that distrusts change lists since *base*, or None."""
     record = repository.distrust.load(base.disk.id)
     if record is None:
         return None
@@ -36,20 +36,20 @@ def find_distrust(repository: Repository, base: Baseline) -> Distrust | None:
 
 
 def reason_of(record: Distrust) -> str:
-    """Why a disk with that record is read whole, as its manifest gives it."""
+    """Return the reason of the full that a record causes."""
     if record.found is None:
         return "change tracking missed blocks, as far as a damaged record shows"
     return f"{missed_blocks(record.blocks)} at {record.found}, and no full scan followed"
 
 
 def missed_blocks(blocks: int | None) -> str:
-    """The start of every reason that an audit gives."""
+    """Return the start of the reason of an audit; *blocks* is None if the number is unknown."""
     return f"change tracking missed {'blocks' if blocks is None else f'{blocks} blocks'}"
 
 
 @dataclass(frozen=True, slots=True)
 class Misses:
-    """What becomes of blocks that the list of one disk missed."""
+    """Handles the blocks that the change list of one disk missed."""
 
     repository: Repository
     vm: Vm
@@ -58,10 +58,11 @@ class Misses:
     moment: str
     """The moment that the disk shows: RFC 3339, UTC."""
     run: str
+    """ID of the run."""
 
     @contextmanager
     def armed(self) -> Iterator[Armed]:
-        """A record that is durable from its fire() on, whatever ends the run."""
+        """Prepare a record that fire() puts into effect, even on a full disk."""
         base, distrust = self.base, self.repository.distrust
         order, known = base.point.manifest.order, distrust.load(base.disk.id)
         armed = distrust.arm(
@@ -80,29 +81,29 @@ class Misses:
             armed.disarm()
 
     def suspect(self, reason: str, moment: str | None = None) -> int:
-        """Mark the points that the list may have made wrong; how many are marked."""
+        """Mark the points that may be wrong; return their number."""
         text = f"disk {printable(self.label)}: {reason}, seen at {moment or self.moment}"
         return len(suspect_since_full(self.repository, self.vm.id, self.base, text))
 
     def warn_of_sample(self, blocks: int, suspect: int) -> None:
-        """Say what a sample found, before the disk is read whole."""
+        """Warn about mismatches in a sample, before the full scan."""
         self._warn(f"{missed_blocks(blocks)} of those that the audit sampled", suspect)
 
     def warn_of_scan(self, blocks: int, suspect: int) -> None:
-        """Say what the full scan found."""
+        """Warn about missed blocks that the full scan found."""
         self._warn(f"{missed_blocks(blocks)}, as the full scan of the disk shows", suspect)
 
-    def _warn(self, found: str, suspect: int) -> None:
+    def _warn(self, text: str, suspect: int) -> None:
         vm = printable(self.vm.name)
         is_vsphere = self.vm.vcenter is not None
-        cure = (
+        advice = (
             f"run 'cbtfs cbt reset' for {vm}" if is_vsphere else "check what writes the change list"
         )
         log.warning(
             "VM %s, disk %s: %s; %d of its points are suspect ('cbtfs list'): %s",
             vm,
             printable(self.label),
-            found,
+            text,
             suspect,
-            cure,
+            advice,
         )

@@ -1,4 +1,7 @@
-"""How one disk is to be captured, and why so: a change list is a hint, this is who doubts it."""
+"""Plan the capture of one disk: the extents to read, and the reason if it is a full.
+
+A change list is a hint. Any doubt about it makes the plan a full.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,19 +17,19 @@ from cbtfs.ingest.distrust import reason_of
 from cbtfs.source.base import ChangeTrackingInvalid, DiskSource
 
 Want = Literal["auto", "full", "incremental"]
-"""What the user allows: whatever is right, only a full, or only an incremental."""
+"""Kind of ingest that the user allows: any, only a full, or only an incremental."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How one disk is captured, and why so."""
+    """The extents to read from one disk, with the reason."""
 
     kind: IngestKind
     reason: str
     extents: Sequence[Extent] | None
-    """What to read; None for the whole disk."""
+    """Extents to read; None for the whole disk."""
     listed: Sequence[Extent] | None = None
-    """All that may differ from the base if the source's list can be believed; None without one."""
+    """Extents that may differ from the base according to the source; None without a list."""
     full_reason: FullReason | None = None
     """Code of *reason* for a full; None for an incremental."""
 
@@ -34,30 +37,35 @@ class Plan:
         if (self.kind == "full") != (self.full_reason is not None):
             raise ValueError(f"a {self.kind} plan with the reason code {self.full_reason}")
 
-    def with_changes(self, found: Sequence[Extent]) -> "Plan":
-        """The same, where *found* has changed too, listed or not."""
-        if self.listed is None or not found:
+    def with_changes(self, changes: Sequence[Extent]) -> "Plan":
+        """Return the plan with *changes* added to the list and to the extents to read."""
+        if self.listed is None or not changes:
             return self
-        extents = None if self.extents is None else [*self.extents, *found]
-        return replace(self, extents=extents, listed=[*self.listed, *found])
+        extents = None if self.extents is None else [*self.extents, *changes]
+        return replace(self, extents=extents, listed=[*self.listed, *changes])
 
 
-def make_plan(
-    source: DiskSource,
-    base: Baseline | None,
-    want: Want,
-    unreadable: Sequence[str],
-    *,
-    distrust: Distrust | None = None,
-    is_audited: bool = False,
-) -> Plan:
-    """What to read of *source*.
+@dataclass(frozen=True, slots=True)
+class PlanOptions:
+    """Facts about a disk that decide on its plan, beside its source and base."""
 
-    *unreadable* tells of manifests that cannot be read: one of them may be this disk's newest.
-    *distrust* is the record that an earlier audit left. A full scan that was asked for, or that
-    such a record demands, has the list only to be audited. ChangeTrackingUnusable if it takes a
-    whole read and *want* forbids that, SourceMismatch if it takes one for *distrust*.
+    want: Want = "auto"
+    unreadable: Sequence[str] = ()
+    """Descriptions of unreadable manifests: one of them may be the newest point of the disk."""
+    distrust: Distrust | None = None
+    """Record of an earlier audit that change lists of this disk lack changes."""
+    is_audited: bool = False
+    """Whether the change list is audited: then a full needs the list too."""
+
+
+def make_plan(source: DiskSource, base: Baseline | None, options: PlanOptions) -> Plan:
+    """Plan the capture of *source*.
+
+    Raises:
+        ChangeTrackingUnusable: a full is needed, and options.want forbids it.
+        SourceMismatch: a full is needed because of options.distrust, and options.want forbids it.
     """
+    want = options.want
     if base is None:
         return whole(Reason(FullReason.FIRST, "first restore point of this disk"), want)
     if base.is_missing:
@@ -69,12 +77,13 @@ def make_plan(
         return whole(Reason(FullReason.BASE_MISSING, text), want)
     if want == "full":
         plan = whole(Reason(FullReason.ASKED_FOR, "a full was asked for"), want)
-        return replace(plan, listed=_listed(source, base)) if is_audited else plan
-    if distrust is not None:
-        listed = _listed(source, base) if is_audited and want != "incremental" else None
-        return missed(Plan("incremental", "", None, listed), reason_of(distrust), want)
-    if unreadable:
-        text = f"compared by digest: {unreadable[0]}, it may be this disk's newest"
+        return replace(plan, listed=_listed(source, base)) if options.is_audited else plan
+    if options.distrust is not None:
+        is_used = options.is_audited and want != "incremental"
+        listed = _listed(source, base) if is_used else None
+        return missed(Plan("incremental", "", None, listed), reason_of(options.distrust), want)
+    if options.unreadable:
+        text = f"compared by digest: {options.unreadable[0]}, it may be this disk's newest"
         return whole(Reason(FullReason.BASE_DAMAGED, text), want)
     try:
         changed = source.changed(base.since)
@@ -92,9 +101,11 @@ def _listed(source: DiskSource, base: Baseline) -> Sequence[Extent] | None:
 
 
 def missed(plan: Plan, reason: str, want: Want) -> Plan:
-    """*plan* for a disk whose list is known to lack changes; SourceMismatch if fulls are forbidden.
+    """Return a full in place of *plan*, because the change list lacks changes.
 
-    Not ChangeTrackingUnusable: the source gave a list, and it is not what the disk says.
+    Raises:
+        SourceMismatch: *want* forbids a full. Not ChangeTrackingUnusable: there is a list, but it
+            contradicts the disk.
     """
     if want == "incremental":
         raise SourceMismatch(f"{reason}: run without --incremental-only, to read the whole disk")
@@ -102,7 +113,7 @@ def missed(plan: Plan, reason: str, want: Want) -> Plan:
 
 
 def whole(reason: Reason, want: Want) -> Plan:
-    """A plan to read everything; ChangeTrackingUnusable where that is forbidden."""
+    """Return a full without a change list; ChangeTrackingUnusable if *want* forbids it."""
     if want == "incremental":
         raise ChangeTrackingUnusable(
             f"the whole disk would have to be read ({reason}): run without --incremental-only"
@@ -111,18 +122,18 @@ def whole(reason: Reason, want: Want) -> Plan:
 
 
 def to_read(source: DiskSource, changed: Sequence[Extent], base: Baseline) -> list[Extent]:
-    """What an incremental must read: changes, what was added, and the blocks of both ends.
+    """Return the extents that an incremental reads: changes, growth, and the blocks at both ends.
 
-    Where the size changed, the block that held the old end held padding, and the one that holds
-    the new end held bytes that are gone: both are read whatever the list says. Of what was added
-    only the allocated part is read: the rest is known to be zeros, and so is what is not there.
+    If the size changed, two blocks are read whatever the list says: the block at the old end
+    contained padding, and the block at the new end contained bytes that no longer exist. Of the
+    added space only the allocated part is read; the rest is zeros.
     """
     size, before, block = source.size, base.disk.size, base.disk.block_size
-    found = list(changed)
+    extents = list(changed)
     if size != before:
         for end in (size, before):
             start = (end - 1) // block * block if end else 0
-            found += clip([Extent(start, block)], 0, size)
+            extents += clip([Extent(start, block)], 0, size)
     if size > before:
-        found += intersect([Extent(before, size - before)], source.allocated())
-    return list(coalesce(found))
+        extents += intersect([Extent(before, size - before)], source.allocated())
+    return list(coalesce(extents))

@@ -1,18 +1,17 @@
-"""Take one restore point: all the disks of a VM, from their sources into the repository."""
+"""Take a restore point: read all disks of a VM into the repository, then commit them together."""
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, Final
 
 from cbtfs import __version__
-from cbtfs.core.audit import Sampling
 from cbtfs.core.ids import PointId
-from cbtfs.core.manifest import MAX_DISKS, DiskRecord, IngestKind, Manifest, TimeSource, Vm
+from cbtfs.core.manifest import MAX_DISKS, DiskRecord, IngestKind, Manifest, Vm
 from cbtfs.core.moment import format_moment, point_name
 from cbtfs.core.names import encode_name, printable, unique_name
 from cbtfs.errors import (
@@ -22,95 +21,120 @@ from cbtfs.errors import (
     UsageError,
 )
 from cbtfs.ingest.baseline import find_baseline, find_forgotten
-from cbtfs.ingest.disk import Announce, DiskInput, PointOptions, silent, take_disk
-from cbtfs.ingest.plan import Want
+from cbtfs.ingest.disk import DiskContext, take_disk
+from cbtfs.ingest.inputs import DiskInput, PointOptions, VmInput
 from cbtfs.listing import holder_of, vm_names
-from cbtfs.store.identity import new_id, new_point_id, new_vm_id
+from cbtfs.store.identity import new_point_id, new_vm_id
 from cbtfs.store.repository import Repository
 from cbtfs.store.writer import ObjectWriter
 
 log = logging.getLogger(__name__)
 
-__all__ = ["Announce", "DiskInput", "LeaveOut", "VmInput", "silent", "take_point"]
-
-_UNSEEN_ORDERS: Final = 1 << 20
-"""Order numbers that are left out where a manifest cannot be read: its own may be among them."""
+_ORDER_GAP: Final = 1 << 20
+"""Order numbers to skip if a manifest is unreadable: its own number is unknown."""
+_committing = threading.Lock()
+"""Held from the choice of a name and an order number until their point is committed."""
 
 
 @dataclass(frozen=True, slots=True)
-class VmInput:
-    """The VM that is captured."""
+class CapturedDisk:
+    """A disk whose blocks are all in the repository."""
 
-    name: str
-    vcenter: str | None = None
-    instance_uuid: str | None = None
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+    disk: DiskInput
+    record: DiskRecord
 
 
-LeaveOut = Callable[[DiskInput, SourceUnavailable], bool]
-"""Told of a disk that cannot be read; whether the point is to be taken without it."""
+@dataclass(frozen=True, slots=True)
+class OmittedDisk:
+    """A disk that cannot be read and is left out of the point."""
 
-_committing = threading.Lock()
-"""Names and order numbers are chosen, and what has them is committed, by one thread at a time."""
+    disk: DiskInput
+    error: SourceUnavailable
 
 
-def all_or_nothing(disk: DiskInput, error: SourceUnavailable) -> bool:
-    """Leave no disk out."""
-    return False
+@dataclass(frozen=True, slots=True)
+class TakenPoint:
+    """The disks of a point that is read but not committed: one result per disk, in their order."""
+
+    vm: VmInput
+    options: PointOptions
+    results: tuple[CapturedDisk | OmittedDisk, ...]
+
+    @property
+    def captured(self) -> list[CapturedDisk]:
+        return [result for result in self.results if isinstance(result, CapturedDisk)]
+
+    @property
+    def omitted(self) -> list[OmittedDisk]:
+        return [result for result in self.results if isinstance(result, OmittedDisk)]
+
+
+def ingest_point(
+    repository: Repository,
+    objects: ObjectWriter,
+    vm: VmInput,
+    disks: Sequence[DiskInput],
+    options: PointOptions,
+) -> Manifest:
+    """Take a restore point without VM metadata and commit it. Errors: see take_point()."""
+    return commit_point(repository, objects, take_point(repository, objects, vm, disks, options))
 
 
 def take_point(
     repository: Repository,
     objects: ObjectWriter,
-    vm_input: VmInput,
+    vm: VmInput,
     disks: Sequence[DiskInput],
-    *,
-    moment: datetime,
-    want: Want = "auto",
-    announce: Announce = silent,
-    leave_out: LeaveOut = all_or_nothing,
-    run: str | None = None,
-    audit: Sampling | None = None,
-    time_source: TimeSource = "clock",
-) -> Manifest:
-    """Capture *disks* as they are now and commit them as one restore point.
+    options: PointOptions,
+) -> TakenPoint:
+    """Read *disks* into the repository. The point exists once commit_point() has returned.
 
-    Small files of the VM may stand among them: they are read whole, whatever *want* says, and do
-    not make a point a full.
+    *disks* may include small files of the VM. They are read completely, whatever options.want is,
+    and do not make the point a full. options.leave_out decides whether the point is taken without
+    a disk that cannot be read; at least one disk must be readable. Several threads may take
+    points, each of another VM.
 
-    Nothing is committed unless all of it is: SourceUnavailable, SourceMismatch or
-    ChangeTrackingUnusable leaves the repository's points as they were. Only a disk that
-    *leave_out* says so of is left out, as long as there is another one. *run* is what the point's
-    manifest calls the run. *audit* is how a list of changes is put to the test; where it turns out
-    to lack some, SourceMismatch if no full may be taken, and the points that may be wrong for it
-    stay marked whatever becomes of this one. *time_source* says whether a clock told *moment* or
-    the user did. Several threads may take points, of a VM one at a time.
+    Raises:
+        SourceUnavailable: a disk cannot be read, and may not be left out.
+        SourceMismatch: a disk changed while it was read, or an audit found that a change list
+            lacks changes and options.want forbids a full. The suspect points stay marked.
+        ChangeTrackingUnusable: a full is needed and options.want forbids it.
     """
-    _look_at(vm_input, disks)
-    run = run or new_id()
-    vm, is_new = _find_vm(repository, vm_input)
-    options = PointOptions(vm, moment, run, want, audit, announce)
-    records: list[DiskRecord] = []
-    taken: list[DiskInput] = []
-    last_hope = [disk for disk in disks if disk.kind == "disk"][-1]
+    _check_inputs(vm, disks)
+    known, is_new = _find_vm(repository, vm)
+    context = DiskContext(repository, objects, known, options)
+    results: list[CapturedDisk | OmittedDisk] = []
+    last = [disk for disk in disks if disk.kind == "disk"][-1]
+    has_disk = False
     for disk in disks:
-        base = None if is_new else find_baseline(repository, vm.id, disk.identity)
+        base = None if is_new else find_baseline(repository, known.id, disk.identity)
         try:
-            with _named(disk):
-                records.append(take_disk(repository, objects, disk, base, options))
+            with _naming(disk):
+                results.append(CapturedDisk(disk, take_disk(context, disk, base)))
         except SourceUnavailable as exc:
-            is_last_hope = disk is last_hope and not any(t.kind == "disk" for t in taken)
-            if is_last_hope or not leave_out(disk, exc):
+            is_needed = disk is last and not has_disk
+            if is_needed or not options.leave_out(disk, exc):
                 raise
+            results.append(OmittedDisk(disk, exc))
         else:
-            taken.append(disk)
-    for disk in taken:
-        with _named(disk):
-            disk.source.confirm()
+            has_disk = has_disk or disk.kind == "disk"
+    taken = TakenPoint(vm, options, tuple(results))
+    for captured in taken.captured:
+        with _naming(captured.disk):
+            captured.disk.source.confirm()
+    return taken
+
+
+def commit_point(
+    repository: Repository,
+    objects: ObjectWriter,
+    taken: TakenPoint,
+    metadata: Mapping[str, Any] | None = None,
+) -> Manifest:
+    """Commit a point, with *metadata* as the document about its VM; return its manifest."""
     with _committing:
-        if is_new:
-            vm, _ = _find_vm(repository, vm_input)
-        manifest = _manifest(repository, vm, records, moment, vm_input.metadata, run, time_source)
+        vm, _ = _find_vm(repository, taken.vm)
+        manifest = _manifest(repository, vm, taken, metadata or {})
         with repository.catalog.view() as view:
             before = holder_of(view, vm.name)
         repository.commit(objects, manifest)
@@ -120,7 +144,7 @@ def take_point(
 
 
 def _warn_of_new_holder(repository: Repository, vm: Vm, before: Vm) -> None:
-    """Say that the name of *vm* means another VM than *before* from now on."""
+    """Warn that the name of *vm* meant another VM, *before*, until now."""
     with repository.catalog.view() as view:
         label = vm_names(view).labels[before.id]
     log.warning(
@@ -134,8 +158,8 @@ def _warn_of_new_holder(repository: Repository, vm: Vm, before: Vm) -> None:
 
 
 @contextmanager
-def _named(disk: DiskInput) -> Iterator[None]:
-    """Let what went wrong with a source say with which."""
+def _naming(disk: DiskInput) -> Iterator[None]:
+    """Add the label of *disk* to errors of its source."""
     try:
         yield
     except (SourceUnavailable, SourceMismatch, ChangeTrackingUnusable) as exc:
@@ -143,19 +167,19 @@ def _named(disk: DiskInput) -> Iterator[None]:
 
 
 def bases_of(
-    repository: Repository, vm_input: VmInput, identities: Iterable[str]
+    repository: Repository, vm: VmInput, identities: Iterable[str]
 ) -> dict[str, PointId | None]:
-    """By identity, the newest point of each disk: what it will be compared with."""
-    vm, is_new = _find_vm(repository, vm_input)
-    found: dict[str, PointId | None] = {}
+    """Return the base of each disk by its identity: the newest point with that disk, or None."""
+    known, is_new = _find_vm(repository, vm)
+    bases: dict[str, PointId | None] = {}
     for identity in identities:
-        base = None if is_new else find_baseline(repository, vm.id, identity)
-        found[identity] = None if base is None else base.point.manifest.point
-    return found
+        base = None if is_new else find_baseline(repository, known.id, identity)
+        bases[identity] = None if base is None else base.point.manifest.point
+    return bases
 
 
 def refuse_many(vm: str, count: int) -> None:
-    """UsageError if *count* disks and small files of *vm* are too many for a point."""
+    """Raise UsageError if *count* disks and small files of *vm* are too many for a point."""
     if count > MAX_DISKS:
         raise UsageError(
             f"VM {printable(vm)} has {count} disks and small files, a restore point has at most "
@@ -163,7 +187,7 @@ def refuse_many(vm: str, count: int) -> None:
         )
 
 
-def _look_at(vm: VmInput, disks: Sequence[DiskInput]) -> None:
+def _check_inputs(vm: VmInput, disks: Sequence[DiskInput]) -> None:
     if not vm.name:
         raise UsageError("a VM needs a name")
     if not any(disk.kind == "disk" for disk in disks):
@@ -176,55 +200,55 @@ def _look_at(vm: VmInput, disks: Sequence[DiskInput]) -> None:
 
 
 def _find_vm(repository: Repository, wanted: VmInput) -> tuple[Vm, bool]:
-    """The VM whose history this is, and whether it starts here."""
+    """Return the VM in the repository that *wanted* is, or a new one; True if it is new."""
     with repository.catalog.view() as view:
         known = view.vms()
     for vm in known.values():
-        same_place = vm.vcenter == wanted.vcenter and vm.instance_uuid == wanted.instance_uuid
-        if same_place and (vm.instance_uuid is not None or vm.name == wanted.name):
+        is_same = vm.vcenter == wanted.vcenter and vm.instance_uuid == wanted.instance_uuid
+        if is_same and (vm.instance_uuid is not None or vm.name == wanted.name):
             return Vm(vm.id, wanted.name, vm.directory, vm.vcenter, vm.instance_uuid), False
     new = new_vm_id()
-    taken = {vm.directory for vm in known.values()}
-    directory = unique_name(encode_name(wanted.name), taken, new)
+    directories = {vm.directory for vm in known.values()}
+    directory = unique_name(encode_name(wanted.name), directories, new)
     return Vm(new, wanted.name, directory, wanted.vcenter, wanted.instance_uuid), True
 
 
 def _manifest(
-    repository: Repository,
-    vm: Vm,
-    records: Sequence[DiskRecord],
-    moment: datetime,
-    metadata: Mapping[str, Any],
-    run: str,
-    time_source: TimeSource,
+    repository: Repository, vm: Vm, taken: TakenPoint, metadata: Mapping[str, Any]
 ) -> Manifest:
-    virtual = [record for record in records if record.kind == "disk"]
-    kind: IngestKind = "full" if any(r.ingest == "full" for r in virtual) else "incremental"
+    options = taken.options
+    records = [captured.record for captured in taken.captured]
+    disks = [record for record in records if record.kind == "disk"]
+    kind: IngestKind = "full" if any(r.ingest == "full" for r in disks) else "incremental"
     with repository.catalog.view() as view:
         names = {name for name, _ in view.names_of(vm.id)}
         newest = {
-            each: order
-            for each in view.vms()
-            for order, _ in islice(view.points_of(each, newest_first=True), 1)
+            vm_id: order
+            for vm_id in view.vms()
+            for order, _ in islice(view.points_of(vm_id, newest_first=True), 1)
         }
         unproven = view.unproven_order(vm.id)
     forgotten = find_forgotten(repository, vm.id)
-    dead = [manifest.order for manifest in forgotten.manifests]
-    is_all_seen = forgotten.is_complete and not repository.findings.unreadable
-    is_all_seen = is_all_seen and unproven < newest.get(vm.id, 0)
+    forgotten_orders = [manifest.order for manifest in forgotten.manifests]
+    are_all_known = (
+        forgotten.is_complete
+        and not repository.findings.unreadable
+        and unproven < newest.get(vm.id, 0)
+    )
     return Manifest(
         point=new_point_id(),
         vm=vm,
-        # Above those of all VMs: so it tells, too, which VM was captured last under a name.
-        order=max([*newest.values(), *dead], default=0) + (1 if is_all_seen else _UNSEEN_ORDERS),
-        time=format_moment(moment),
-        name=point_name(moment, names),
+        # Above the orders of all VMs: the order also shows which VM last had a name.
+        order=max([*newest.values(), *forgotten_orders], default=0)
+        + (1 if are_all_known else _ORDER_GAP),
+        time=format_moment(options.moment),
+        name=point_name(options.moment, names),
         committed=format_moment(datetime.now(UTC)),
-        run=run,
+        run=options.run,
         program=f"cbtfs {__version__}",
         kind=kind,
-        reason=next(record.reason for record in virtual if record.ingest == kind),
+        reason=next(record.reason for record in disks if record.ingest == kind),
         disks=tuple(records),
         metadata=metadata,
-        time_source=time_source,
+        time_source=options.time_source,
     )

@@ -1,4 +1,4 @@
-"""Which points a source that does not tell all its changes puts in doubt, and saying so of them."""
+"""Mark the points of a disk that may be wrong because a change list lacked changes."""
 
 from collections.abc import Iterator
 
@@ -12,21 +12,20 @@ from cbtfs.store.repository import Repository
 def suspect_since_full(
     repository: Repository, vm: VmId, base: Baseline, reason: str
 ) -> list[PointId]:
-    """Mark every point of the disk that its list of changes may have made wrong; those points.
+    """Mark the points of a disk since its last full as suspect; return them.
 
-    These are the base and what is before it, back to the last point for which the disk was read
-    whole: that one is right whatever the list says. The marks are in state files: they last, and
-    a catalog that is made anew has them.
+    The full itself is not marked: it does not depend on a change list. The marks are in state
+    files, so they survive a rebuild of the catalog.
     """
-    found = list(_since_full(repository, vm, base.disk))
-    states = [repository.points.load_state(point)[0] for point in found]
+    points = list(_since_full(repository, vm, base.disk))
+    states = [repository.points.load_state(point)[0] for point in points]
     marked = [state.suspecting(base.disk.id, reason) for state in states]
     repository.put_states(new for new, old in zip(marked, states, strict=True) if new != old)
-    return found
+    return points
 
 
 def _since_full(repository: Repository, vm: VmId, disk: DiskRecord) -> Iterator[PointId]:
-    """Points that are retained, newest first. A full that was forgotten ends them, too."""
+    """Yield the retained points after the last full of the disk, even a forgotten full."""
     forgotten = find_forgotten(repository, vm).manifests
     first = max((m.order for m in forgotten if _is_full(m, disk)), default=-1)
     with repository.catalog.view() as view:
@@ -42,5 +41,5 @@ def _since_full(repository: Repository, vm: VmId, disk: DiskRecord) -> Iterator[
 
 
 def _is_full(manifest: Manifest, disk: DiskRecord) -> bool:
-    found = disk_of(manifest, disk.identity)
-    return found is not None and found.ingest == "full"
+    record = disk_of(manifest, disk.identity)
+    return record is not None and record.ingest == "full"

@@ -1,4 +1,4 @@
-"""Taking points of fake disks, and what tests do to a repository behind its back."""
+"""Points of fake disks, and direct manipulations of a repository."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -10,8 +10,9 @@ from cbtfs.core.ids import PointId
 from cbtfs.core.manifest import DiskRecord, Manifest
 from cbtfs.core.reasons import FullReason
 from cbtfs.errors import SourceUnavailable
+from cbtfs.ingest.inputs import DiskInput, PointOptions, VmInput
 from cbtfs.ingest.plan import Want
-from cbtfs.ingest.point import DiskInput, VmInput, take_point
+from cbtfs.ingest.point import ingest_point
 from cbtfs.source.base import ChangeTrackingInvalid, DiskSource, Since
 from cbtfs.source.listed import ChangeList, ListedSource
 from cbtfs.source.wrappers import WrappedSource
@@ -20,7 +21,7 @@ from tests.make_points import BLOCK, EPOCH, read_image
 from tests.source.fake import FakeDisk, FakeSnapshot
 
 BREAK_AFTER: Final = 3 * BLOCK
-"""How many bytes a source that breaks has given by then."""
+"""Bytes that a broken source returns before it fails."""
 
 
 def ingest(
@@ -45,14 +46,14 @@ def ingest_into(
     want: Want = "auto",
     change_ids: Mapping[str, str] | None = None,
 ) -> Manifest:
-    """Take one point; a snapshot's own change ID is recorded where none is given."""
+    """Take one point. *change_ids* by label replace the change IDs of the snapshots."""
     inputs = [
         DiskInput(label, source, label, change_id=_change_id(label, source, change_ids or {}))
         for label, source in sources.items()
     ]
     objects = repository.object_writer()
     try:
-        return take_point(repository, objects, VmInput(vm), inputs, moment=EPOCH, want=want)
+        return ingest_point(repository, objects, VmInput(vm), inputs, PointOptions(EPOCH, want))
     finally:
         objects.close()
 
@@ -70,7 +71,7 @@ class Untracked(WrappedSource):
 
 
 class Breaking(WrappedSource):
-    """Fails for good once it has given so many bytes."""
+    """Fails permanently after a number of bytes."""
 
     def __init__(self, source: DiskSource, error: Exception, after: int = BREAK_AFTER) -> None:
         super().__init__(source)
@@ -91,57 +92,60 @@ def broken(source: DiskSource, after: int = BREAK_AFTER) -> Breaking:
 def with_list(
     source: DiskSource, extents: Sequence[tuple[int, int]], since: PointId | None = None
 ) -> ListedSource:
-    """*source* with a list of (start, length), since the last committed point or *since*."""
+    """Return *source* with a change list of (start, length) pairs since *since*.
+
+    None: since the last committed point.
+    """
     return ListedSource(source, ChangeList(tuple(extents), since), since)
 
 
 def disk_of(content: bytes) -> FakeDisk:
-    """A fake disk that holds *content*."""
+    """Return a fake disk with that content."""
     disk = FakeDisk(len(content))
     disk.write(0, content)
     return disk
 
 
 def forget(path: Path, point: PointId) -> None:
-    """Forget a point as the verb does: its manifest gets another name."""
+    """Forget a point like the command: rename its manifest."""
     (path / "points" / point).rename(path / "points" / f"{point}.forgotten")
 
 
 def lose_catalog(path: Path) -> None:
-    """Remove the catalog, if it is not lost already."""
+    """Remove the catalog, if it exists."""
     if (path / "catalog").exists():
         shutil.rmtree(path / "catalog")
 
 
 def copy_catalog(path: Path, copy: Path) -> None:
-    """Keep a copy of the catalog at *copy*."""
+    """Copy the catalog to *copy*."""
     shutil.copytree(path / "catalog", copy, dirs_exist_ok=True)
 
 
 def put_back_catalog(path: Path, copy: Path) -> None:
-    """Let the catalog be the copy that was kept at *copy*."""
+    """Replace the catalog by its copy at *copy*."""
     lose_catalog(path)
     shutil.copytree(copy, path / "catalog")
 
 
 def packs(path: Path) -> dict[str, bytes]:
-    """The repository's packs by name."""
+    """Return the content of the packs by file name."""
     return {file.name: file.read_bytes() for file in path.glob("packs/*/*")}
 
 
 def points(path: Path) -> dict[str, bytes]:
-    """What stands in points/, by name."""
+    """Return the content of the files in points/ by name."""
     return {file.name: file.read_bytes() for file in (path / "points").iterdir()}
 
 
 def read_disk(path: Path, disk: DiskRecord) -> bytes:
-    """All bytes of one disk, from a repository that is opened for it."""
+    """Open the repository and return all bytes of one disk."""
     with reading(path) as repository:
         return read_image(repository, disk)
 
 
 def blocks_of(content: bytes) -> list[bytes]:
-    """The blocks of a disk, the last one padded with zeros."""
+    """Return the blocks of a disk, the last one padded with zeros."""
     return [content[at : at + BLOCK].ljust(BLOCK, b"\0") for at in range(0, len(content), BLOCK)]
 
 

@@ -1,4 +1,4 @@
-"""Discards that no list names: what a disk has no data for any more is zeros in its point."""
+"""Discards that are in no change list: unallocated parts of a disk are zeros in the point."""
 
 from pathlib import Path
 
@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from cbtfs.core.extent import Extent
 from cbtfs.core.manifest import Manifest
-from cbtfs.ingest.point import DiskInput, VmInput, take_point
+from cbtfs.ingest.inputs import DiskInput, PointOptions, VmInput
+from cbtfs.ingest.point import ingest_point
 from cbtfs.source.base import DiskSource
 from cbtfs.store.repository import writing
 from tests.ingest.fake_disks import data_blocks, disk_of, ingest, with_list
@@ -17,19 +18,19 @@ from tests.source.fake import FakeSnapshot
 
 
 class Mapped(FakeSnapshot):
-    """A snapshot that tells to the byte which parts have data."""
+    """A snapshot that reports its allocated extents to the byte."""
 
     holes: tuple[Extent, ...] = ()
 
     def allocated(self) -> list[Extent]:
-        found, at = [], 0
+        extents, at = [], 0
         for hole in sorted(self.holes, key=lambda extent: extent.start):
             if hole.start > at:
-                found.append(Extent(at, hole.start - at))
+                extents.append(Extent(at, hole.start - at))
             at = max(at, hole.end)
         if at < self.size:
-            found.append(Extent(at, self.size - at))
-        return found
+            extents.append(Extent(at, self.size - at))
+        return extents
 
 
 def take(path: Path, source: DiskSource, *, lists_discards: bool) -> Manifest:
@@ -37,13 +38,13 @@ def take(path: Path, source: DiskSource, *, lists_discards: bool) -> Manifest:
         objects = repository.object_writer()
         try:
             given = DiskInput("A", source, "A", lists_discards=lists_discards)
-            return take_point(repository, objects, VmInput("vm"), [given], moment=EPOCH)
+            return ingest_point(repository, objects, VmInput("vm"), [given], PointOptions(EPOCH))
         finally:
             objects.close()
 
 
 def discarded(path: Path, size: int, hole: Extent, *, lists_discards: bool) -> Manifest:
-    """The second point of a disk full of data, with *hole* discarded and nothing listed."""
+    """Return the second point of a full disk, with *hole* discarded and an empty change list."""
     disk = disk_of(b"x" * size)
     ingest(path, {"A": disk.take_snapshot()})
     disk.trim(hole.start, hole.length)
@@ -56,7 +57,7 @@ SIZES = [1, 512, BLOCK - 1, BLOCK, BLOCK + 1, 5 * BLOCK, 5 * BLOCK + 512, 70 * B
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_a_last_block_that_is_discarded_is_zeros(tmp_path: Path, size: int) -> None:
+def test_a_discarded_last_block_is_zeros(tmp_path: Path, size: int) -> None:
     path = new_repository(tmp_path / "repository")
     start = (size - 1) // BLOCK * BLOCK
     point = discarded(path, size, Extent(start, size - start), lists_discards=False)
@@ -68,7 +69,7 @@ def test_a_last_block_that_is_discarded_is_zeros(tmp_path: Path, size: int) -> N
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_a_disk_that_is_discarded_is_zeros(tmp_path: Path, size: int) -> None:
+def test_a_discarded_disk_is_zeros(tmp_path: Path, size: int) -> None:
     path = new_repository(tmp_path / "repository")
     point = discarded(path, size, Extent(0, size), lists_discards=False)
 

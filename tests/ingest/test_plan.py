@@ -1,11 +1,11 @@
-"""Plans carry the code of the reason, whatever the wording of its text."""
+"""Plans carry the code of their reason, independent of its text."""
 
 import pytest
 
 from cbtfs.core.extent import Extent
 from cbtfs.core.reasons import FullReason, Reason
 from cbtfs.errors import ChangeTrackingUnusable, SourceMismatch
-from cbtfs.ingest.plan import Plan, make_plan, missed, whole
+from cbtfs.ingest.plan import Plan, PlanOptions, make_plan, missed, whole
 from cbtfs.source.base import ChangeTrackingInvalid
 from tests.source.fake import FakeDisk
 
@@ -38,7 +38,7 @@ def test_a_full_that_is_forbidden_is_an_error() -> None:
 
 
 def test_the_first_point_of_a_disk_has_the_code_first() -> None:
-    plan = make_plan(FakeDisk(4096).take_snapshot(), None, "auto", [])
+    plan = make_plan(FakeDisk(4096).take_snapshot(), None, PlanOptions())
 
     assert plan.full_reason is FullReason.FIRST
 

@@ -1,4 +1,4 @@
-"""Small files of a VM stand in a point like disks, and are none."""
+"""Small files of a VM are stored in a point beside its disks."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,8 +9,9 @@ from cbtfs.core.audit import Sampling
 from cbtfs.core.manifest import Manifest
 from cbtfs.errors import SourceUnavailable, UsageError
 from cbtfs.ingest.capture import Progress
+from cbtfs.ingest.inputs import DiskInput, LeaveOut, PointOptions, VmInput, all_or_nothing
 from cbtfs.ingest.plan import Want
-from cbtfs.ingest.point import DiskInput, LeaveOut, VmInput, all_or_nothing, take_point
+from cbtfs.ingest.point import ingest_point
 from cbtfs.source.base import DiskSource
 from cbtfs.source.content import ContentSource
 from cbtfs.store.repository import writing
@@ -28,7 +29,7 @@ def take(
     want: Want = "auto",
     leave_out: LeaveOut = all_or_nothing,
 ) -> tuple[Manifest, list[str]]:
-    """A point, and what was announced."""
+    """Take a point; return its manifest and the labels passed to on_disk."""
     inputs = [
         DiskInput(label, source, label, change_id=getattr(source, "change_id", None))
         for label, source in disks.items()
@@ -37,29 +38,20 @@ def take(
         DiskInput(label, ContentSource(content), f"file:{label}", "file")
         for label, content in files.items()
     ]
-    announced: list[str] = []
+    reported: list[str] = []
 
-    def announce(label: str, size: int) -> Progress:
-        announced.append(label)
+    def on_disk(label: str, size: int) -> Progress:
+        reported.append(label)
         return lambda _: None
 
     with writing(path) as repository:
         objects = repository.object_writer()
         try:
-            manifest = take_point(
-                repository,
-                objects,
-                VmInput("vm"),
-                inputs,
-                moment=EPOCH,
-                want=want,
-                announce=announce,
-                leave_out=leave_out,
-                audit=Sampling(1.0),
-            )
+            options = PointOptions(EPOCH, want, Sampling(1.0), on_disk, leave_out)
+            manifest = ingest_point(repository, objects, VmInput("vm"), inputs, options)
         finally:
             objects.close()
-    return manifest, announced
+    return manifest, reported
 
 
 @pytest.fixture
@@ -76,17 +68,17 @@ def test_files_keep_their_bytes_and_do_not_make_a_point_a_full(
     files = {"a.vmx": b"memSize = 4\n", "a.nvram": bytes(3 * BLOCK) + b"\1", "empty": b""}
     first, _ = take(path, {"d": disk.take_snapshot()}, files)
     changed = {**files, "a.vmx": b"memSize = 8\n"}
-    second, announced = take(path, {"d": disk.take_snapshot()}, changed)
+    second, reported = take(path, {"d": disk.take_snapshot()}, changed)
 
     assert read_point(path, first) == {"d": DISK, **files}
     assert read_point(path, second) == {"d": DISK, **changed}
     assert (first.kind, second.kind) == ("full", "incremental")
     assert [record.size for record in second.of_kind("file")] == [12, 3 * BLOCK + 1, 0]
     assert [record.counts.new_bytes for record in second.of_kind("file")] == [BLOCK, 0, 0]
-    assert announced == ["d"]
+    assert reported == ["d"]
 
 
-def test_a_new_file_is_read_where_fulls_are_forbidden(tmp_path: Path, disk: FakeDisk) -> None:
+def test_a_new_file_is_read_even_if_fulls_are_forbidden(tmp_path: Path, disk: FakeDisk) -> None:
     path = new_repository(tmp_path / "r")
     take(path, {"d": disk.take_snapshot()}, {})
     manifest, _ = take(path, {"d": disk.take_snapshot()}, {"a.vmx": b"x"}, want="incremental")

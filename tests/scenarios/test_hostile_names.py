@@ -1,4 +1,4 @@
-"""2,000 hostile names of VMs and disks, all the way through; and bombs."""
+"""2,000 hostile names of VMs and disks from ingest to mount; and decompression bombs."""
 
 import json
 import os
@@ -14,7 +14,8 @@ import zstandard
 
 from cbtfs.core.frame import Codec, Frame, Kind
 from cbtfs.errors import DataCorrupt
-from cbtfs.ingest.point import DiskInput, VmInput, take_point
+from cbtfs.ingest.inputs import DiskInput, PointOptions, VmInput
+from cbtfs.ingest.point import ingest_point
 from cbtfs.store import codec
 from cbtfs.store.digest import chunk_digest
 from cbtfs.store.repository import writing
@@ -27,7 +28,7 @@ from tests.source.fake import FakeDisk
 pytestmark = pytest.mark.mounts
 
 NAMES: Final = list(dict.fromkeys(json.loads(json.dumps(hostile_names()))))
-"""As JSON has them: it takes two surrogates side by side for one character."""
+"""Names as JSON decodes them: two adjacent surrogates become one character."""
 VMS: Final = NAMES[::4]
 MOMENT: Final = datetime(2026, 1, 1, tzinfo=UTC)
 BLOCK: Final = 64 << 10
@@ -35,7 +36,7 @@ BLOCK: Final = 64 << 10
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A VM of every fourth name, with a disk of that name and of the three after it."""
+    """Create a VM for every fourth name, with disks of that name and the next three."""
     folder = tmp_path_factory.mktemp("hostile")
     path = new_repository(folder / "repository")
     before = sorted(os.listdir(folder))
@@ -44,7 +45,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number, name in enumerate(VMS):
             labels = NAMES[4 * number : 4 * number + 4]
             disks = [DiskInput(label, FakeDisk(512).take_snapshot(), label) for label in labels]
-            take_point(opened, objects, VmInput(name), disks, moment=MOMENT)
+            ingest_point(opened, objects, VmInput(name), disks, PointOptions(MOMENT))
         objects.close()
     assert sorted(os.listdir(folder)) == before
     return path
@@ -56,22 +57,22 @@ def mounted(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield server
 
 
-def test_there_are_about_two_thousand() -> None:
+def test_there_are_about_two_thousand_names() -> None:
     assert len(NAMES) > 1500
 
 
-def test_every_vm_and_disk_stands_in_the_mount_once_and_tells_its_name(mounted: Server) -> None:
-    found, labels = [], []
+def test_every_vm_and_disk_is_in_the_mount_once_and_has_its_name(mounted: Server) -> None:
+    names, labels = [], []
     for folder in mounted.root.iterdir():
         document = json.loads((folder / "latest" / "vm.json").read_bytes())
-        found.append(document["vm"]["name"])
+        names.append(document["vm"]["name"])
         labels += [disk["disk"] for disk in document["disks"]]
         assert document["vm"]["directory"] == folder.name
         images = sorted(path.name for path in (folder / "latest").glob("*.raw"))
         assert len(images) == len(document["disks"])
         assert all((folder / "latest" / image).read_bytes() == bytes(512) for image in images)
 
-    assert sorted(found) == sorted(VMS)
+    assert sorted(names) == sorted(VMS)
     assert sorted(labels) == sorted(NAMES)
 
 
@@ -87,7 +88,7 @@ def test_a_listing_names_them_all_and_moves_no_cursor(repository: Path) -> None:
     assert document.out.isascii()
 
 
-def test_names_come_through_the_command_line(
+def test_names_are_accepted_by_the_command_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     image = tmp_path / "disk.raw"
@@ -104,8 +105,8 @@ def _peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
 
-def test_ten_thousand_bombs_and_mutants_take_no_room() -> None:
-    """What declares or makes more than a block is refused before it is made."""
+def test_ten_thousand_bombs_and_mutants_take_no_memory() -> None:
+    """Content that declares or yields more than a block is refused before it is decompressed."""
     plain = random.Random(1).randbytes(BLOCK // 2) + bytes(BLOCK // 2)
     good = zstandard.compress(plain)
     bombs = [

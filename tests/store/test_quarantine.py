@@ -16,7 +16,8 @@ from cbtfs.core.frame import FRAME_HEADER_BYTES, Frame, Kind
 from cbtfs.core.ids import PackId, PointId
 from cbtfs.core.sealed import seal
 from cbtfs.errors import DataCorrupt
-from cbtfs.ingest.point import DiskInput, VmInput, take_point
+from cbtfs.ingest.inputs import DiskInput, PointOptions, VmInput
+from cbtfs.ingest.point import ingest_point
 from cbtfs.listing import find_point
 from cbtfs.prune.prune import prune
 from cbtfs.reader import Reader
@@ -50,12 +51,12 @@ def ingest(path: Path, content: bytes, *, is_listed: bool = False) -> PointId:
             objects = repository.object_writer()
             given = ListedSource(source, load_change_list(changes), None) if is_listed else source
             try:
-                return take_point(
+                return ingest_point(
                     repository,
                     objects,
                     VmInput("vm"),
                     [DiskInput("disk", given, "disk")],
-                    moment=EPOCH,
+                    PointOptions(EPOCH),
                 ).point
             finally:
                 objects.close()

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Final
 
 from cbtfs.core.extent import Extent
-from cbtfs.ingest.point import DiskInput, VmInput, take_point
+from cbtfs.ingest.inputs import DiskInput, PointOptions, VmInput
+from cbtfs.ingest.point import ingest_point
 from cbtfs.source.base import Since, copy_into
 from cbtfs.store.repository import writing
 from tools.bench.content import BLOCK, Content
@@ -80,12 +81,12 @@ def make_fleet(folder: Path, points: int, vms: int) -> WrittenDisk:
         for number in range(points):
             disk = disks[number % vms]
             disk.write(number * _BLOCK_STEP % (_DISK_BYTES // BLOCK), content.block("text"))
-            take_point(
+            ingest_point(
                 repository,
                 objects,
                 VmInput(vm_name(number % vms)),
                 [DiskInput(DISK, disk, identity=DISK)],
-                moment=_EPOCH + timedelta(minutes=number),
+                PointOptions(_EPOCH + timedelta(minutes=number)),
             )
         objects.close()
     return disks[0]

@@ -10,7 +10,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from cbtfs.ingest.point import DiskInput, VmInput, take_point
+from cbtfs.ingest.inputs import DiskInput, PointOptions, VmInput
+from cbtfs.ingest.point import ingest_point
 from cbtfs.source.image import ImageSource
 from cbtfs.source.listed import ChangeList, ListedSource
 from cbtfs.store.repository import Repository, create_repository, writing
@@ -71,13 +72,15 @@ class PointTaker:
             listed = ListedSource(image, ChangeList(tuple((b * BLOCK, BLOCK) for b in changed)))
         objects = self._repository.object_writer()
         try:
-            take_point(
+            ingest_point(
                 self._repository,
                 objects,
                 VmInput(VM),
                 [DiskInput(DISK, listed or image, identity=DISK)],
-                moment=_EPOCH + timedelta(minutes=self._taken),
-                want="auto" if changed is None else "incremental",
+                PointOptions(
+                    _EPOCH + timedelta(minutes=self._taken),
+                    "auto" if changed is None else "incremental",
+                ),
             )
         finally:
             objects.close()

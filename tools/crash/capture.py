@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Final
 
 from cbtfs.core.ids import PointId
+from cbtfs.ingest.inputs import DiskInput, PointOptions, VmInput
 from cbtfs.ingest.plan import Want
-from cbtfs.ingest.point import DiskInput, VmInput, take_point
+from cbtfs.ingest.point import commit_point, take_point
 from cbtfs.source.base import DiskSource
 from cbtfs.source.image import ImageSource
 from cbtfs.source.listed import ChangeList, ListedSource
@@ -49,13 +50,15 @@ class IngestRun:
                 objects = repository.object_writer()
                 try:
                     with closing(self.source()) as source:
-                        manifest = take_point(
+                        taken = take_point(
                             repository,
                             objects,
-                            VmInput("vm", metadata={"version": self.version}),
+                            VmInput("vm"),
                             [DiskInput(DISK, source, DISK)],
-                            moment=datetime.now(UTC),
-                            want=self.want,
+                            PointOptions(datetime.now(UTC), self.want),
+                        )
+                        manifest = commit_point(
+                            repository, objects, taken, {"version": self.version}
                         )
                     send({"point": manifest.point})
                 finally:

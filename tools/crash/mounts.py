@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from cbtfs.ingest.point import DiskInput, VmInput, take_point
+from cbtfs.ingest.inputs import DiskInput, PointOptions, VmInput
+from cbtfs.ingest.point import ingest_point
 from cbtfs.source.image import ImageSource
 from cbtfs.store.repository import create_repository, writing
 from cbtfs.store.settings import new_settings
@@ -218,4 +219,5 @@ def _capture(repository: Path, images: list[Path]) -> None:
             DiskInput(image.stem, stack.enter_context(closing(ImageSource(image))), image.stem)
             for image in images
         ]
-        take_point(opened, objects, VmInput("vm"), disks, moment=datetime.now(UTC), want="full")
+        options = PointOptions(datetime.now(UTC), "full")
+        ingest_point(opened, objects, VmInput("vm"), disks, options)

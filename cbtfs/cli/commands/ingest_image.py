@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -23,9 +23,8 @@ from cbtfs.errors import UsageError
 
 if TYPE_CHECKING:
     from cbtfs.cli.options.sources import SourceOptions
-    from cbtfs.core.audit import Sampling
     from cbtfs.core.manifest import Manifest, TimeSource
-    from cbtfs.ingest.plan import Want
+    from cbtfs.ingest.inputs import PointOptions
     from cbtfs.store.repository import Repository
     from cbtfs.store.writer import ObjectWriter
 
@@ -133,6 +132,7 @@ def image(
     read and only new chunks are stored.
     """
     from cbtfs.cli.options.sources import SourceOptions, check_sources
+    from cbtfs.ingest.inputs import PointOptions
     from cbtfs.ingest.point import refuse_many
     from cbtfs.source.listed import load_change_list
     from cbtfs.store.repository import writing
@@ -150,9 +150,10 @@ def image(
         allow_changing,
     )
     check_sources(sources, options)
-    sampling = capture.sampling()
-    if allow_changing:
-        sampling = None  # writes after the list would look like missed changes
+    # Writes after the change list was made would look like missed changes.
+    sampling = None if allow_changing else capture.sampling()
+    point = PointOptions(when.moment, want, sampling, time_source=when.source)
+    images = _Images(vm, sources, options, point)
     path = repository_path(context)
     started = time.monotonic()
     counts = RunCounts("ingest image", chosen=[(vm, "")])
@@ -160,12 +161,21 @@ def image(
         with writing(path, lock_wait=lock_wait) as repository:
             objects = repository.object_writer(level=capture.level, threads=capture.threads)
             with closing(objects):
-                manifest = _take(
-                    repository, objects, vm, sources, options, when, want, sampling, is_quiet=json
-                )
+                manifest = _ingest(repository, objects, images, is_quiet=json)
         seconds = time.monotonic() - started
         counts.results.append(VmResult(vm, "", 0, seconds, 1, manifest))
         _report(manifest, seconds, as_json=json)
+
+
+@dataclass(frozen=True, slots=True)
+class _Images:
+    """The images of a VM, and the options of its point."""
+
+    vm: str
+    sources: Mapping[str, str]
+    """Files or URIs by label of the disk."""
+    source_options: SourceOptions
+    point_options: PointOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,38 +240,23 @@ def _by_label(option: str, given: Sequence[str], labels: Sequence[str]) -> dict[
     return found
 
 
-def _take(
-    repository: Repository,
-    objects: ObjectWriter,
-    vm: str,
-    sources: Mapping[str, str],
-    options: SourceOptions,
-    when: _When,
-    want: Want,
-    audit: Sampling | None,
-    *,
-    is_quiet: bool,
+def _ingest(
+    repository: Repository, objects: ObjectWriter, images: _Images, *, is_quiet: bool
 ) -> Manifest:
+    """Take and commit the point."""
     from cbtfs.cli.options.sources import change_id, open_source
-    from cbtfs.ingest.point import DiskInput, VmInput, take_point
+    from cbtfs.ingest.inputs import DiskInput, VmInput
+    from cbtfs.ingest.point import ingest_point
 
-    with ExitStack() as open_sources, disk_bars(is_wanted=not is_quiet) as announce:
+    options = images.source_options
+    with ExitStack() as open_sources, disk_bars(is_wanted=not is_quiet) as on_disk:
         disks = []
-        for label, place in sources.items():
-            source = open_source(repository, label, place, options)
+        for label, location in images.sources.items():
+            source = open_source(repository, label, location, options)
             open_sources.callback(source.close)
             disks.append(DiskInput(label, source, label, change_id=change_id(label, options)))
-        return take_point(
-            repository,
-            objects,
-            VmInput(vm),
-            disks,
-            moment=when.moment,
-            time_source=when.source,
-            want=want,
-            announce=announce,
-            audit=audit,
-        )
+        point_options = replace(images.point_options, on_disk=on_disk)
+        return ingest_point(repository, objects, VmInput(images.vm), disks, point_options)
 
 
 def _report(manifest: Manifest, seconds: float, *, as_json: bool) -> None:

@@ -157,11 +157,11 @@ def vsphere(
         with (
             writing(path, lock_wait=lock_wait) as repository,
             server.session(stop) as session,
-            disk_bars(is_wanted=not json and fleet.jobs == 1) as announce,
+            disk_bars(is_wanted=not json and fleet.jobs == 1) as on_disk,
         ):
             from cbtfs.ingest.fleet.pool import Rules, run_all
             from cbtfs.ingest.vsphere.attempt import attempt, goes_again, needs_of
-            from cbtfs.ingest.vsphere.vm import IngestContext
+            from cbtfs.ingest.vsphere.context import IngestContext
             from cbtfs.source.vsphere.inventory.vms import list_vms, select_all
 
             selection = select_all(list_vms(session), vm)
@@ -171,7 +171,7 @@ def vsphere(
             try:
                 transports = transport.transports(session, vddk_modes)
                 ingest_context = IngestContext(
-                    repository, objects, session, transports, options, stop, announce
+                    repository, objects, session, transports, options, stop, on_disk
                 )
                 rules: Rules[ListedVm, VmIngestResult] = Rules(
                     fleet.limits(),

@@ -11,19 +11,19 @@ from cbtfs.core.units import format_size
 
 if TYPE_CHECKING:
     from cbtfs.core.manifest import Manifest
-    from cbtfs.ingest.point import Announce
+    from cbtfs.ingest.inputs import OnDisk
 
 
 @contextmanager
-def disk_bars(*, is_wanted: bool) -> Iterator[Announce]:
+def disk_bars(*, is_wanted: bool) -> Iterator[OnDisk]:
     """Show a progress bar for the current disk."""
     with ExitStack() as bar:
 
-        def announce(label: str, size: int) -> Advance:
+        def on_disk(label: str, size: int) -> Advance:
             bar.close()
             return bar.enter_context(progress(label, size, is_wanted=is_wanted))
 
-        yield announce
+        yield on_disk
 
 
 def print_point(manifest: Manifest) -> None:

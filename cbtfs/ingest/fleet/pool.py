@@ -1,4 +1,4 @@
-"""Several VMs at once: each in a thread, failures kept apart, an interrupt passed on to all."""
+"""Capture several VMs at once: one thread per VM, separate failures, one interrupt for all."""
 
 import logging
 import threading
@@ -17,41 +17,43 @@ Item = TypeVar("Item")
 Done = TypeVar("Done")
 
 TRIES: Final = 3
-"""So often a VM is tried whose failure was none of its own, such as a restart of the vCenter."""
-_ATTENTION: Final = 0.5
-"""Seconds: a signal may reach another thread of the process, which does not wake the waiting one;
-its handler runs when that wakes by itself."""
+"""Maximum number of attempts per VM if the failure is temporary, e.g. a restart of the vCenter."""
+_POLL_SECONDS: Final = 0.5
+"""Interval at which the main thread wakes. A signal may be delivered to another thread, which does
+not wake the main thread, and its Python handler runs only in the main thread."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ended(Generic[Item, Done]):
-    """What became of an item."""
+    """Result of one item."""
 
     item: Item
     result: Done | CbtfsError
     seconds: float
-    """At work on it, all tries together."""
+    """Time spent on the item, in all attempts."""
     tries: int
 
 
 @dataclass(frozen=True, slots=True)
 class Results(Generic[Item, Done]):
-    """What became of each item that had its turn, in the order in which they were given."""
+    """Results of the items that were started, in the order of the items."""
 
     ended: list[Ended[Item, Done]]
 
     @property
     def done(self) -> list[tuple[Item, Done]]:
         return [
-            (each.item, each.result)
-            for each in self.ended
-            if not isinstance(each.result, CbtfsError)
+            (ended.item, ended.result)
+            for ended in self.ended
+            if not isinstance(ended.result, CbtfsError)
         ]
 
     @property
     def failed(self) -> list[tuple[Item, CbtfsError]]:
         return [
-            (each.item, each.result) for each in self.ended if isinstance(each.result, CbtfsError)
+            (ended.item, ended.result)
+            for ended in self.ended
+            if isinstance(ended.result, CbtfsError)
         ]
 
 
@@ -65,15 +67,15 @@ def _never(item: object, error: CbtfsError) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Rules(Generic[Item, Done]):
-    """How a fleet is worked through."""
+    """Limits and callbacks of a run."""
 
     limits: FleetLimits = field(default_factory=FleetLimits)
     needs: Callable[[Item], Needs] = _nothing
-    """What an item takes now, asked just before it starts."""
+    """Returns the resources that an item needs; called just before it starts."""
     goes_again: Callable[[Item, CbtfsError], bool] = _never
-    """Whether an item that failed so is tried once more, after all others."""
+    """Returns whether a failed item is tried again, after all others."""
     on_end: Callable[[Ended[Item, Done]], None] = lambda ended: None
-    """Told of each item that is done with, by one thread at a time."""
+    """Called with the result of each item, by one thread at a time."""
 
 
 def run_all(
@@ -82,17 +84,17 @@ def run_all(
     stop: threading.Event,
     rules: Rules[Item, Done] | None = None,
 ) -> Results[Item, Done]:
-    """Do *work* for each item, as many at a time as the limits allow.
+    """Call *work* for each item, as many at once as the limits allow.
 
-    An exception in the waiting thread, such as that of a signal, sets *stop*; it comes out only
-    when all work at hand has ended, so that nothing is left behind. A repository that cannot be
-    written to stops the rest too. What is no CbtfsError is a bug, and comes out at the end.
+    An exception in the waiting thread, e.g. from a signal handler, sets *stop* and is raised after
+    all running items have ended, so nothing is left behind. StoreFailed stops the rest too.
+    Exceptions other than CbtfsError are bugs; they are raised at the end.
     """
     return _Fleet(items, work, stop, rules or Rules()).run()
 
 
 class _Fleet(Generic[Item, Done]):
-    """One run: its schedule, its threads, and what has ended so far."""
+    """One run: its schedule, its threads, and the results so far."""
 
     def __init__(
         self,
@@ -115,13 +117,13 @@ class _Fleet(Generic[Item, Done]):
     def run(self) -> Results[Item, Done]:
         interrupt: BaseException | None = None
         with ThreadPoolExecutor(self._rules.limits.jobs, "vm") as pool:
-            pool.submit(self._fill, pool)  # by a thread that no signal interrupts
+            pool.submit(self._fill, pool)  # in a thread that no signal interrupts
             while not self._over.is_set():
                 try:
-                    self._over.wait(_ATTENTION)
+                    self._over.wait(_POLL_SECONDS)
                 except BaseException as exc:
                     if interrupt is None:
-                        log.warning("ending: what is at hand is cleaned up first")
+                        log.warning("interrupted: cleaning up the VMs in progress first")
                     interrupt = interrupt or exc
                     self._stop.set()
         if interrupt is not None:
@@ -131,7 +133,7 @@ class _Fleet(Generic[Item, Done]):
         return Results([self._ended[number] for number in sorted(self._ended)])
 
     def _fill(self, pool: ThreadPoolExecutor) -> None:
-        """Set to work all who can go."""
+        """Start all items that the limits allow."""
         with self._lock:
             if self._stop.is_set():
                 self._schedule.drop()
@@ -141,7 +143,7 @@ class _Fleet(Generic[Item, Done]):
                 self._over.set()
 
     def _turn(self, pool: ThreadPoolExecutor, number: int) -> None:
-        """One item, from its being placed to its end."""
+        """Place one item, and work on it if it can start."""
         is_open = True
         try:
             is_open = self._place(number)
@@ -159,18 +161,18 @@ class _Fleet(Generic[Item, Done]):
             self._fill(pool)
 
     def _place(self, number: int) -> bool:
-        """Whether the item can go where it is now; if not, the schedule has it back."""
+        """Return whether the item can start; if not, it waits again."""
         needs: Needs = {}
         if self._rules.limits.jobs > 1 and not self._stop.is_set():
             try:
                 needs = self._rules.needs(self._items[number])
             except CbtfsError as exc:
-                log.debug("where it is cannot be told: %s", exc)  # its capture will tell
+                log.debug("placement unknown: %s", exc)  # the capture will fail and report it
         with self._lock:
             return self._schedule.place(number, needs)
 
     def _attempt(self, number: int) -> bool:
-        """Do the work once; whether to do it once more."""
+        """Work on the item once; return whether to try again."""
         if self._stop.is_set():
             return False
         item, spent = self._items[number], self._spent.setdefault(number, [])

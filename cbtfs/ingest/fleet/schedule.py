@@ -1,6 +1,6 @@
-"""Which VM goes next: as many at once as limits allow, none held back by another's full host.
+"""Choose the next VM to capture: as many at once as the limits of hosts and datastores allow.
 
-Arithmetic only: who runs what, and in which threads, is the caller's business. It locks, too.
+This module only computes. The caller runs the VMs in threads, and locks the schedule.
 """
 
 from collections import Counter
@@ -9,17 +9,16 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 PER_HOST: Final = 24
-"""Disks. Each takes up to two connections to the host's NFC service; guidance is 50 connections a
-host (VDDK Programming Guide, NBD). Its memory is guarded by source.transport.nfc."""
+"""Disks per host. Each takes up to two connections to the host's NFC service; VMware recommends at
+most 50 (VDDK Programming Guide, NBD). source.transport.nfc_buffers limits the memory."""
 PER_VCENTER: Final = 52
-"""NFC connections, one or two for each disk: a limit of vCenter (VDDK Programming Guide, NBD)."""
+"""NFC connections per vCenter, one or two per disk (VDDK Programming Guide, NBD)."""
 PER_DATASTORE: Final = 4
-"""VMs with a snapshot: each fills a delta disk with what its guest writes, on storage that all
-of them share."""
+"""VMs with a snapshot per datastore: each grows a delta disk on the shared storage."""
 
 
 class Resource(NamedTuple):
-    """What VMs have to share: a host, a datastore or a vCenter."""
+    """A resource that VMs share: a host, a datastore or a vCenter."""
 
     kind: str
     """`host`, `datastore` or `vcenter`."""
@@ -27,12 +26,12 @@ class Resource(NamedTuple):
 
 
 Needs = Mapping[Resource, int]
-"""How much of what a VM takes while it is captured."""
+"""Amount of each resource that a VM takes while it is captured."""
 
 
 @dataclass(frozen=True, slots=True)
 class FleetLimits:
-    """How much may be taken at once; None for no limit."""
+    """Maximum amounts that may be taken at once; None: no limit."""
 
     jobs: int = 1
     per_host: int | None = PER_HOST
@@ -53,12 +52,12 @@ class FleetLimits:
 
 
 class Schedule:
-    """The order of *count* VMs, by their numbers.
+    """The order in which VMs, numbered from 0 to *count* - 1, are captured.
 
-    A VM that is taken is first placed: what it needs is looked up, as it may have moved. place()
-    says whether it can go; else it waits, and others go. Those that wait go first, in the order
-    of their numbers, whenever something ends. A VM that needs more than a limit goes when nobody
-    else takes anything of that resource, so each has its turn.
+    The caller takes a VM with take(), looks up its current needs, because it may have moved, and
+    passes them to place(). That returns whether the VM can start; otherwise it waits. When a VM
+    ends, the waiting ones have precedence, in the order of their numbers. A VM that needs more than
+    a limit starts when no other VM takes that resource, so every VM is captured eventually.
     """
 
     def __init__(self, count: int, limits: FleetLimits) -> None:
@@ -75,11 +74,11 @@ class Schedule:
 
     @property
     def taken(self) -> Sequence[int]:
-        """Those at work, in the order in which they were taken."""
+        """The VMs in progress, in the order in which they were taken."""
         return list(self._taken)
 
     def take(self) -> int | None:
-        """The first of those that wait and, as far as is known, fit; None if there is none."""
+        """Take the first waiting VM that fits, as far as its needs are known; None without one."""
         if len(self._taken) == self._limits.jobs:
             return None
         for number in self._waiting:
@@ -91,7 +90,7 @@ class Schedule:
         return None
 
     def place(self, number: int, needs: Needs) -> bool:
-        """Whether a VM that was taken and needs that can go; if not, it waits again."""
+        """Return whether a taken VM with these needs can start; if not, it waits again."""
         self._release(number)
         self._known[number] = needs
         if self._fits(needs):
@@ -101,23 +100,23 @@ class Schedule:
         return False
 
     def end(self, number: int) -> None:
-        """A VM that was taken is done with."""
+        """Release the resources of a taken VM that has ended."""
         self._release(number)
 
     def again(self, number: int) -> None:
-        """A VM that was taken is to go once more, after all others."""
+        """Queue a taken VM for another attempt, after all others."""
         self._release(number)
         self._turns[number] = 1 + max(self._turns.values())
         self._waiting.append(number)
 
     def drop(self) -> None:
-        """Nobody who waits shall go any more."""
+        """Drop all waiting VMs."""
         self._waiting.clear()
 
     def _fits(self, needs: Needs) -> bool:
-        return all(self._has_room(resource, amount) for resource, amount in needs.items())
+        return all(self._is_free(resource, amount) for resource, amount in needs.items())
 
-    def _has_room(self, resource: Resource, amount: int) -> bool:
+    def _is_free(self, resource: Resource, amount: int) -> bool:
         limit, in_use = self._limits.of(resource), self._in_use[resource]
         return limit is None or in_use == 0 or in_use + amount <= limit
 

@@ -1,11 +1,12 @@
-"""One try to capture a VM: where it is just before, and whether a failure is the VM's own."""
+"""One attempt to capture a VM: the resources that it needs, and whether a retry may succeed."""
 
 import logging
 
 from cbtfs.errors import CbtfsError, SourceUnavailable
 from cbtfs.ingest.fleet.schedule import Needs, Resource
+from cbtfs.ingest.vsphere.context import IngestContext
 from cbtfs.ingest.vsphere.options import VmIngestResult
-from cbtfs.ingest.vsphere.vm import IngestContext, ingest_machine
+from cbtfs.ingest.vsphere.vm import ingest_machine
 from cbtfs.source.base import Stopped
 from cbtfs.source.vsphere.inventory.placement import load_placement
 from cbtfs.source.vsphere.inventory.vms import ListedVm
@@ -15,24 +16,28 @@ log = logging.getLogger(__name__)
 
 
 class Disturbed(SourceUnavailable):
-    """A capture failed while the server went away or ended the login: another may succeed."""
+    """Raised when a capture failed while the server was away or ended the login: retry it."""
 
 
 def needs_of(context: IngestContext, vm: ListedVm) -> Needs:
-    """What *vm* takes of what it shares with others, where it is now."""
-    place = load_placement(context.session, vm)
-    needs = {Resource("datastore", each): 1 for each in sorted(place.datastores)}
-    if place.host is not None:
-        needs[Resource("host", place.host)] = place.disks
+    """Return the shared resources that a capture of *vm* takes, at its current placement."""
+    placement = load_placement(context.session, vm)
+    needs = {Resource("datastore", store): 1 for store in sorted(placement.datastores)}
+    if placement.host is not None:
+        needs[Resource("host", placement.host)] = placement.disks
     if context.session.is_vcenter:
-        usable = (count for each in context.transports if (count := each.connections()))
+        connections = (transport.connections() for transport in context.transports)
         server = Resource("vcenter", context.session.server_id)
-        needs[server] = place.disks * next(usable, 0)
+        needs[server] = placement.disks * next((count for count in connections if count), 0)
     return needs
 
 
 def attempt(context: IngestContext, vm: ListedVm) -> VmIngestResult:
-    """One restore point of *vm*; Disturbed where a failure came with trouble of the server."""
+    """Take one restore point of *vm*.
+
+    Raises:
+        Disturbed: the capture failed while the server was away or ended the login.
+    """
     before = context.session.disturbances
     try:
         return ingest_machine(context, vm)
@@ -45,7 +50,7 @@ def attempt(context: IngestContext, vm: ListedVm) -> VmIngestResult:
 
 
 def goes_again(context: IngestContext, vm: ListedVm, error: CbtfsError) -> bool:
-    """Whether another try may succeed: the failure came with a disturbance that is over."""
+    """Return whether a retry may succeed: the failure was a disturbance, and it is over."""
     if not isinstance(error, Disturbed) or context.session.is_lost:
         return False
     log.warning("%s is tried again: %s", vm.path, error)

@@ -1,4 +1,4 @@
-"""What changed on a VM's disks since an earlier point, where that can be believed."""
+"""The change lists of a VM's disks since an earlier point, if they can be trusted."""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -23,7 +23,7 @@ from cbtfs.store.repository import Repository
 
 
 class Changes:
-    """What changed on a VM's disks since an earlier point, where that can be believed."""
+    """Queries the changes of a VM's disks since an earlier point."""
 
     def __init__(
         self, repository: Repository, session: Session, vm: ListedVm, ready: Ready, taken: Taken
@@ -33,11 +33,14 @@ class Changes:
         self._vm = vm
         self._ready = ready
         self._taken = taken
-        self._known: dict[PointId, dict[str, Any]] = {}
+        self._metadata: dict[PointId, dict[str, Any]] = {}
         self._reverted: dict[PointId, Reason | None] = {}
 
     def of(self, disk: DiskFacts) -> Callable[[Since], Sequence[Extent]]:
-        """For a source: raises ChangeTrackingInvalid with the reason that the point will tell."""
+        """Return the change query of *disk* for its source.
+
+        The query raises ChangeTrackingInvalid with the reason if the list cannot be trusted.
+        """
         if self._ready.untracked is not None:
             return never_changed(self._ready.untracked)
         reason = untracked_disk(self._ready.machine, disk)
@@ -46,13 +49,13 @@ class Changes:
         return lambda since: self._changed(disk, since)
 
     def _changed(self, disk: DiskFacts, since: Since) -> Sequence[Extent]:
-        known = self._knowledge(since.point)
-        then = next((d for d in known.get("disks", ()) if d["identity"] == disk.identity), None)
-        others = known.get("snapshot", {}).get("others", ())
+        metadata = self._load_metadata(since.point)
+        then = next((d for d in metadata.get("disks", ()) if d["identity"] == disk.identity), None)
+        others = metadata.get("snapshot", {}).get("others", ())
         reason = (
             distrust(disk, since, then)
-            or foreign_snapshots(others, [each.name for each in self._taken.others])
-            or self._revert(since.point, known)
+            or foreign_snapshots(others, [entry.name for entry in self._taken.others])
+            or self._revert(since.point, metadata)
         )
         if reason is not None:
             raise ChangeTrackingInvalid(reason.text, reason.code)
@@ -66,23 +69,23 @@ class Changes:
             since.change_id,
         )
 
-    def _knowledge(self, point: PointId) -> dict[str, Any]:
-        """The metadata of an earlier point; empty if it cannot be had."""
-        if point not in self._known:
+    def _load_metadata(self, point: PointId) -> dict[str, Any]:
+        """Return the VM metadata of an earlier point; empty if the manifest is unreadable."""
+        if point not in self._metadata:
             try:
                 manifest = decode_manifest(self._repository.points.load_manifest(point))
-                self._known[point] = dict(manifest.metadata)
+                self._metadata[point] = dict(manifest.metadata)
             except (PointNotFound, DataCorrupt):
-                self._known[point] = {}
-        return self._known[point]
+                self._metadata[point] = {}
+        return self._metadata[point]
 
-    def _revert(self, point: PointId, known: dict[str, Any]) -> Reason | None:
+    def _revert(self, point: PointId, metadata: dict[str, Any]) -> Reason | None:
         if point not in self._reverted:
-            created = known.get("snapshot", {}).get("created")
+            created = metadata.get("snapshot", {}).get("created")
             self._reverted[point] = (
                 Reason(
                     FullReason.BASE_UNKNOWN,
-                    "the last point does not tell when its snapshot was made",
+                    "the last point does not record when its snapshot was created",
                 )
                 if created is None
                 else reverted_since(

@@ -1,4 +1,4 @@
-"""Which of a VM's disks are captured, as the user options and snapshots allow."""
+"""Select the disks of a VM to capture, by the options and the limits of snapshots."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,14 +10,19 @@ from cbtfs.source.vsphere.inventory.disks import DiskFacts, not_in_snapshots
 
 @dataclass(frozen=True, slots=True)
 class DiskSelection:
-    """The disks to capture, and the others."""
+    """The disks to capture, and those left out."""
 
-    disks: list[DiskFacts]
-    left_out: list[LeftOut]
+    disks: tuple[DiskFacts, ...]
+    left_out: tuple[LeftOut, ...]
 
 
 def select_disks(options: IngestOptions, disks: Sequence[DiskFacts]) -> DiskSelection:
-    """The disks that are wanted and can be had; an error that says why if that is none."""
+    """Return the disks that the options include and snapshots contain.
+
+    Raises:
+        SourceUnavailable: no disk remains, and at least one cannot be captured.
+        UsageError: no disk remains, because the options exclude all.
+    """
     chosen: list[DiskFacts] = []
     left_out: list[LeftOut] = []
     for disk in disks:
@@ -32,7 +37,7 @@ def select_disks(options: IngestOptions, disks: Sequence[DiskFacts]) -> DiskSele
         else:
             chosen.append(disk)
     if not chosen:
-        what = "; ".join(f"{each.disk}: {each.reason}" for each in left_out)
-        kind = SourceUnavailable if any(each.is_wanted for each in left_out) else UsageError
-        raise kind(f"no disk is left to capture: {what}")
-    return DiskSelection(chosen, left_out)
+        reasons = "; ".join(f"{disk.disk}: {disk.reason}" for disk in left_out)
+        kind = SourceUnavailable if any(disk.is_wanted for disk in left_out) else UsageError
+        raise kind(f"no disk is left to capture: {reasons}")
+    return DiskSelection(tuple(chosen), tuple(left_out))

@@ -1,4 +1,4 @@
-"""What a user options of the capture of VMs, and what became of it."""
+"""Options of the capture of VMs, and its result."""
 
 from dataclasses import dataclass
 
@@ -9,21 +9,22 @@ from cbtfs.ingest.plan import Want
 
 @dataclass(frozen=True, slots=True)
 class IngestOptions:
-    """How the user wants VMs to be captured."""
+    """Options of the capture of VMs."""
 
     want: Want = "auto"
     quiesce: bool = False
     upgrade_hardware: bool = False
     allow_partial: bool = False
     include: tuple[str, ...] = ()
-    """Labels or device keys: only these disks; empty for all."""
+    """Labels or device keys of the only disks to capture; empty: all disks."""
     exclude: tuple[str, ...] = ()
+    """Labels or device keys of disks to leave out."""
     max_snapshot_age: float | None = None
     """Seconds."""
     audit: Sampling | None = None
-    """How the server's lists of changes are put to the test; None: they are not."""
+    """Sample size for the audit of change lists; None: no audit."""
     resume: bool = True
-    """Whether the snapshot of a run that ended early may be taken over, and what it captured."""
+    """Whether an interrupted run may be resumed from its snapshot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,23 +32,26 @@ class LeftOut:
     """A disk that is not in the point."""
 
     disk: str
+    """Label."""
     key: int
+    """Device key."""
     reason: str
     is_wanted: bool
-    """The user did not ask for that."""
+    """The options do not exclude the disk: the point is incomplete without it."""
 
 
 @dataclass(frozen=True, slots=True)
 class VmIngestResult:
-    """A point that was taken."""
+    """A point that was committed, with messages about it."""
 
     manifest: Manifest
     left_out: tuple[LeftOut, ...]
     warnings: tuple[str, ...]
-    """What is not as it should be on the server now."""
+    """Problems that remain on the server."""
     notes: tuple[str, ...] = ()
-    """What was done to the VM, or is worth knowing of it."""
+    """Changes made to the VM, and other remarks."""
 
     @property
     def is_whole(self) -> bool:
-        return not self.warnings and not any(each.is_wanted for each in self.left_out)
+        is_any_wanted = any(left_out.is_wanted for left_out in self.left_out)
+        return not self.warnings and not is_any_wanted

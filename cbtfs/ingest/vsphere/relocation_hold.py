@@ -1,4 +1,4 @@
-"""Keeping storage vMotion from a VM while it is captured, and ending what killed runs kept."""
+"""Disable storage vMotion of a VM while it is captured, and end the holds of interrupted runs."""
 
 from collections.abc import Sequence
 
@@ -11,28 +11,28 @@ from cbtfs.store.runs import RunFacts
 
 
 class NotHeld:
-    """Nothing is held, and nothing needs to be."""
+    """The hold of a transport that needs none."""
 
     trouble = None
 
     def end(self) -> None:
-        """Nothing to end."""
+        """Do nothing."""
 
 
 def end_hold(
     transports: Sequence[Transport], session: Session, vm: ListedVm, run: RunFacts
 ) -> str | None:
-    """End what a dead run holds of *vm*; why it cannot be ended, if so."""
+    """End the hold of an interrupted run on *vm*; return why that failed, None on success."""
     if not run.holds or not relocation_is_disabled(session, vm.object):
         return None
-    access = next((each.access for each in transports if each.access is not None), None)
-    why = "run once with --transport vddk, which can end that"
+    access = next((t.access for t in transports if t.access is not None), None)
+    reason = "run once with --transport vddk, which can enable it"
     if access is not None:
         try:
             access.end(vm.id, run.snapshot)
             return None
         except CbtfsError as exc:
-            why = str(exc)
+            reason = str(exc)
         if not relocation_is_disabled(session, vm.object):
-            return None  # the dead run's own process ended it meanwhile
-    return f"storage vMotion of the VM is disabled by a run that ended early: {why}"
+            return None  # the process of the interrupted run has ended it meanwhile
+    return f"storage vMotion of the VM is disabled by an interrupted run: {reason}"

@@ -1,4 +1,4 @@
-"""The audit finds what a tracker misses as often as the formula says: counted, with fixed seeds."""
+"""The audit detects missed changes as often as the formula predicts, for fixed seeds."""
 
 import random
 from collections.abc import Callable, Collection, Iterator
@@ -12,7 +12,7 @@ from cbtfs.core.audit import Sampling, detection
 from cbtfs.core.blockmap import Shape, Tree
 from cbtfs.core.extent import Extent, coalesce
 from cbtfs.core.ids import Ref
-from cbtfs.ingest.audit import SampleAudit, audit_sample
+from cbtfs.ingest.audit import AuditedList, SampleAudit, audit_sample
 from cbtfs.reader import Reader
 from cbtfs.store.repository import writing
 from tests.ingest.audit.silent_tracker import a_disk, take_silent
@@ -22,7 +22,7 @@ from tests.source.fake import FakeDisk
 BLOCKS: Final = 400
 TRIALS: Final = 600
 SPREADS: Final = 4.5
-"""How many standard deviations a count may be off: with fixed seeds it is the same each time."""
+"""Allowed deviation of a count, in standard deviations; with fixed seeds the count is constant."""
 SAMPLE: Final = Sampling(0.05, 20, 20)
 
 Look = Callable[[Collection[int], Collection[int], int], SampleAudit]
@@ -30,7 +30,7 @@ Look = Callable[[Collection[int], Collection[int], int], SampleAudit]
 
 @pytest.fixture
 def look(tmp_path: Path) -> Iterator[Look]:
-    """An audit of a disk on which blocks changed, some told of and others not; seeded."""
+    """Return a seeded audit of a disk with listed and hidden changes."""
     path = new_repository(tmp_path / "repository")
     disk = a_disk(BLOCKS)
     manifest = take_silent(path, disk)
@@ -45,10 +45,8 @@ def look(tmp_path: Path) -> Iterator[Look]:
                 now.content[block * BLOCK] ^= 0xFF
             listed = list(coalesce(Extent(block * BLOCK, BLOCK) for block in told))
             shot = now.take_snapshot()
-            shape = Shape(shot.size, BLOCK)
-            return audit_sample(
-                shot, shape, tree, shot.size, listed, SAMPLE, f"{seed}/disk", lambda: None
-            )
+            audited = AuditedList(Shape(shot.size, BLOCK), tree, shot.size, listed)
+            return audit_sample(shot, audited, SAMPLE, f"{seed}/disk", lambda: None)
 
         yield audit
 
@@ -56,11 +54,11 @@ def look(tmp_path: Path) -> Iterator[Look]:
 def assert_as_likely(hits: int, probability: float) -> None:
     spread = (TRIALS * probability * (1 - probability)) ** 0.5
     assert abs(hits - TRIALS * probability) <= SPREADS * spread
-    assert 0.1 < probability < 0.9  # elsewhere a count proves little
+    assert 0.1 < probability < 0.9  # at the extremes a count proves little
 
 
 @pytest.mark.parametrize("missed", [3, 10, 30])
-def test_changes_missed_anywhere_are_found_as_often_as_computed(look: Look, missed: int) -> None:
+def test_changes_missed_anywhere_are_detected_at_the_computed_rate(look: Look, missed: int) -> None:
     told = range(100, 130)
     rest = [block for block in range(BLOCKS) if block not in told]
     hits = 0
@@ -71,7 +69,7 @@ def test_changes_missed_anywhere_are_found_as_often_as_computed(look: Look, miss
     assert_as_likely(hits, detection(len(rest), missed, SAMPLE.least))
 
 
-def test_a_share_of_the_changes_that_is_hidden_is_found_as_often_as_computed(look: Look) -> None:
+def test_a_hidden_share_of_the_changes_is_detected_at_the_computed_rate(look: Look) -> None:
     changes, share = 60, 0.15
     hits = 0
     for trial in range(TRIALS):
@@ -90,7 +88,7 @@ def test_a_share_of_the_changes_that_is_hidden_is_found_as_often_as_computed(loo
     assert_as_likely(hits, computed)
 
 
-def test_changes_missed_in_one_place_are_found_as_often_as_the_random_part_finds_them(
+def test_adjacent_missed_changes_are_detected_at_the_rate_of_the_random_part(
     look: Look,
 ) -> None:
     told, hidden = range(100, 130), range(250, 265)
@@ -105,7 +103,7 @@ def test_changes_missed_in_one_place_are_found_as_often_as_the_random_part_finds
     assert_as_likely(hits, detection(unweighted, len(hidden), SAMPLE.least - sample.weighted))
 
 
-def test_as_many_mismatches_are_counted_as_were_sampled(look: Look) -> None:
+def test_every_sampled_mismatch_is_counted(look: Look) -> None:
     told, hidden = range(100, 130), range(200, 300)
     for trial in range(20):
         audit = look(told, hidden, trial)

@@ -1,7 +1,7 @@
-"""A miss that an audit found outlives its run: no list is trusted until a full scan is committed.
+"""A miss found by an audit is recorded durably: no list is trusted until a full scan is committed.
 
-In each case a change is hidden from the list of a disk whose newest point is its last full, an
-audit finds it, and the run ends without a point of the disk.
+In each case the change list of a disk omits a change since its last full, an audit finds the miss,
+and the run ends without a point of the disk.
 """
 
 import errno
@@ -20,7 +20,8 @@ from cbtfs.check.check import check
 from cbtfs.cli.main import main
 from cbtfs.core.extent import Extent
 from cbtfs.errors import CbtfsError, SourceMismatch, SourceUnavailable, StoreFailed
-from cbtfs.ingest.point import DiskInput, VmInput, take_point
+from cbtfs.ingest.inputs import DiskInput, PointOptions, VmInput
+from cbtfs.ingest.point import ingest_point
 from cbtfs.source.wrappers import WrappedSource
 from cbtfs.store.pack import PackWriter
 from cbtfs.store.points import PointFolder
@@ -54,7 +55,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def disk(path: Path) -> FakeDisk:
-    """A disk with a full, and a change since then that its list hides."""
+    """Return a disk with a full point and a hidden change since."""
     disk = a_disk(BLOCKS)
     take_silent(path, disk)
     write_block(disk, HIDDEN, "not listed")
@@ -72,16 +73,16 @@ def is_right(path: Path, disk: FakeDisk) -> bool:
 
 
 def assert_not_lost(path: Path, disk: FakeDisk) -> None:
-    """No run trusts the list, until one commits a full scan; from then on it is trusted."""
+    """Assert that lists are distrusted until a full scan is committed, and trusted afterwards."""
     before = points(path)
     with pytest.raises(SourceMismatch, match=f"disk A: {MISSED}") as refused:
         take_silent(path, disk, {HIDDEN}, audit=None, want="incremental")
     assert refused.value.exit_code == 33
     assert points(path) == before
     lose_catalog(path)
-    found = take_silent(path, disk, {HIDDEN}, audit=None).disks[0]
-    assert found.ingest == "full"
-    assert found.reason.startswith(MISSED)
+    record = take_silent(path, disk, {HIDDEN}, audit=None).disks[0]
+    assert record.ingest == "full"
+    assert record.reason.startswith(MISSED)
     assert is_right(path, disk)
     for number in range(2):
         write_block(disk, number, "listed")
@@ -89,7 +90,7 @@ def assert_not_lost(path: Path, disk: FakeDisk) -> None:
         assert is_right(path, disk)
 
 
-def test_where_fulls_are_forbidden(path: Path, disk: FakeDisk) -> None:
+def test_a_run_that_may_not_take_a_full(path: Path, disk: FakeDisk) -> None:
     with pytest.raises(SourceMismatch, match=f"{MISSED} 1 blocks"):
         take_silent(path, disk, {HIDDEN}, want="incremental")
 
@@ -97,7 +98,7 @@ def test_where_fulls_are_forbidden(path: Path, disk: FakeDisk) -> None:
 
 
 class FailsAfterFind(WrappedSource):
-    """Raises an error at a read once the hidden block was read."""
+    """Raises an error at the next read after the hidden block was read."""
 
     def __init__(self, source: Silent, error: BaseException) -> None:
         super().__init__(source)
@@ -113,7 +114,7 @@ class FailsAfterFind(WrappedSource):
 
 
 class Unconfirmed(WrappedSource):
-    """Its confirm() raises an error."""
+    """A source with a confirm() that raises an error."""
 
     def __init__(self, source: Silent, error: CbtfsError) -> None:
         super().__init__(source)
@@ -143,7 +144,7 @@ def test_a_source_that_fails_in_the_rest_of_the_audit(
 @pytest.mark.parametrize(
     "error", [LOST, SourceMismatch("the file changed while it was read")], ids=["lost", "changed"]
 )
-def test_a_source_that_cannot_confirm_what_it_showed(
+def test_a_source_that_cannot_confirm_its_content(
     path: Path, disk: FakeDisk, error: CbtfsError
 ) -> None:
     source, shot = silent(disk)
@@ -156,7 +157,7 @@ def test_a_source_that_cannot_confirm_what_it_showed(
 
 
 class Whole(WrappedSource):
-    """Raises an error when the disk is read whole."""
+    """A source that raises an error at a full scan."""
 
     def __init__(self, source: Silent, error: BaseException) -> None:
         super().__init__(source)
@@ -187,13 +188,13 @@ def test_another_disk_that_fails(path: Path, disk: FakeDisk) -> None:
 
 
 def test_a_point_without_the_disk(path: Path, disk: FakeDisk) -> None:
-    """As --allow-partial commits it."""
+    """With --allow-partial."""
     source, shot = silent(disk)
     other, other_shot = silent(a_disk(3))
     with writing(path) as repository:
         objects = repository.object_writer()
         try:
-            manifest = take_point(
+            manifest = ingest_point(
                 repository,
                 objects,
                 VmInput("vm"),
@@ -201,13 +202,11 @@ def test_a_point_without_the_disk(path: Path, disk: FakeDisk) -> None:
                     DiskInput("A", Whole(source, LOST), "A", change_id=shot.change_id),
                     DiskInput("B", other, "B", change_id=other_shot.change_id),
                 ],
-                moment=EPOCH,
-                audit=ALL,
-                leave_out=lambda disk, error: True,
+                PointOptions(EPOCH, audit=ALL, leave_out=lambda disk, error: True),
             )
         finally:
             objects.close()
-    assert [each.label for each in manifest.disks] == ["B"]
+    assert [record.label for record in manifest.disks] == ["B"]
 
     assert_not_lost(path, disk)
 
@@ -222,7 +221,7 @@ def no_space(*arguments: Any, **options: Any) -> None:
 def test_storage_that_refuses_a_write(
     path: Path, disk: FakeDisk, owner: type, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Data, marks of suspect points, the commit itself."""
+    """The writes: data, marks of suspect points, the commit itself."""
     wrong = take_silent(path, disk, {HIDDEN}, audit=None)
     with monkeypatch.context() as patch:
         patch.setattr(owner, step, no_space)
@@ -234,8 +233,8 @@ def test_storage_that_refuses_a_write(
 
 
 @pytest.mark.mounts
-def test_a_disk_that_becomes_full_meanwhile(tmp_path: Path) -> None:
-    """Not even the record needs space: it is on the disk before the audit begins."""
+def test_storage_that_becomes_full_during_the_run(tmp_path: Path) -> None:
+    """The record needs no space: it is on the disk before the audit begins."""
 
     class Filling(Silent):
         def read(self, extent: Extent) -> bytes | memoryview:
@@ -250,7 +249,7 @@ def test_a_disk_that_becomes_full_meanwhile(tmp_path: Path) -> None:
         take_silent(path, disk)
         disk.write(500 * BLOCK, random.Random(1).randbytes(500 * BLOCK))
         (path / "reserve").unlink()
-        (path / "reserve").symlink_to("nowhere")  # so that there is none to release
+        (path / "reserve").symlink_to("nowhere")  # without it there is nothing to release
         write_block(disk, HIDDEN, "not listed")
         shot = disk.take_snapshot()
 
@@ -318,7 +317,7 @@ def test_a_clean_audit_leaves_no_record(path: Path) -> None:
 
 
 def test_lists_since_older_points_stay_distrusted(path: Path, disk: FakeDisk) -> None:
-    """The full that was committed is forgotten, so that the base is the old one once more."""
+    """After the committed full is forgotten, the base is the earlier point again."""
     take_silent(path, disk, {HIDDEN})
     write_block(disk, 1, "listed")
     take_silent(path, disk, {HIDDEN}, audit=None)
@@ -328,7 +327,7 @@ def test_lists_since_older_points_stay_distrusted(path: Path, disk: FakeDisk) ->
     assert_not_lost(path, disk)
 
 
-def test_an_end_between_the_commit_and_the_record_costs_no_second_scan(
+def test_a_run_that_ends_between_commit_and_record_costs_no_second_scan(
     path: Path, disk: FakeDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -341,7 +340,7 @@ def test_an_end_between_the_commit_and_the_record_costs_no_second_scan(
         assert is_right(path, disk)
 
 
-def test_a_point_of_a_program_that_knows_no_record_is_not_trusted(
+def test_a_point_of_a_program_without_records_is_not_trusted(
     path: Path, disk: FakeDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(SourceMismatch):
@@ -365,7 +364,7 @@ def become_a_link(record: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", [damage, become_a_link])
-def test_a_damaged_record_trusts_no_list(
+def test_a_damaged_record_voids_all_lists(
     path: Path, disk: FakeDisk, spoil: Callable[[Path], None]
 ) -> None:
     take_silent(path, disk, {HIDDEN})
@@ -378,7 +377,7 @@ def test_a_damaged_record_trusts_no_list(
     assert take_silent(path, disk).kind == "incremental"
 
 
-def test_the_full_scan_counts_what_the_list_lacks(path: Path, disk: FakeDisk) -> None:
+def test_the_full_scan_counts_the_missed_blocks(path: Path, disk: FakeDisk) -> None:
     with pytest.raises(SourceMismatch):
         take_silent(path, disk, {HIDDEN}, want="incremental")
     write_block(disk, HIDDEN + 1, "not listed either")

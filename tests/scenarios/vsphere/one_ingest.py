@@ -1,6 +1,7 @@
-"""One ingest of one VM in a process of its own, which is there to be killed.
+"""Ingest one VM in a separate process, which a test kills.
 
-Arguments: host, port, CA file, NBD URI, repository. Packs are small, and each leaf is marked.
+Arguments: host, port, CA file, NBD URI, repository. Packs are small, and every leaf is a
+checkpoint.
 """
 
 import os
@@ -10,8 +11,9 @@ from typing import Final
 from unittest.mock import patch
 
 from cbtfs.ingest import capture
+from cbtfs.ingest.vsphere.context import IngestContext
 from cbtfs.ingest.vsphere.options import IngestOptions
-from cbtfs.ingest.vsphere.vm import IngestContext, ingest_machine
+from cbtfs.ingest.vsphere.vm import ingest_machine
 from cbtfs.source.secret import Secret
 from cbtfs.source.transport.nbd import NbdTransport
 from cbtfs.source.vsphere.connect.address import Address

@@ -1,4 +1,4 @@
-"""What the tests of vSphere ingests share: a simulated site with a repository beside it."""
+"""A simulated site with a repository, for tests of vSphere ingests."""
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,10 +11,11 @@ from cbtfs.core.manifest import Manifest
 from cbtfs.ingest.checkpoints import CHECKPOINT_SECONDS
 from cbtfs.ingest.fleet.pool import Results, Rules, run_all
 from cbtfs.ingest.fleet.schedule import FleetLimits
-from cbtfs.ingest.point import Announce, silent
+from cbtfs.ingest.inputs import OnDisk, no_progress
 from cbtfs.ingest.vsphere.attempt import attempt, goes_again
+from cbtfs.ingest.vsphere.context import IngestContext
 from cbtfs.ingest.vsphere.options import IngestOptions, VmIngestResult
-from cbtfs.ingest.vsphere.vm import IngestContext, ingest_machine
+from cbtfs.ingest.vsphere.vm import ingest_machine
 from cbtfs.source.nbd import NbdLimits
 from cbtfs.source.secret import Secret
 from cbtfs.source.transport.base import Transport
@@ -43,7 +44,7 @@ QUICK: Final = RetryPolicy(
     busy=(0.0, 0.0, 0.0),
     quiesce=(0.0, 0.0),
 )
-"""Tries as often as ever, but does not pause in between."""
+"""The usual number of retries, without pauses."""
 QUICK_NBD: Final = NbdLimits(seconds=20.0, pauses=(0.0, 0.0))
 
 MakeTransport = Callable[[Simulator, Session], Transport]
@@ -65,14 +66,14 @@ TRANSPORTS: Final[Mapping[str, MakeTransport]] = {
 
 
 def one_vm(*disks: DiskEntry, **parts: Any) -> Inventory:
-    """A machine that is on, with two small disks, or those given."""
+    """Return an inventory with one running VM with two small disks, or with *disks*."""
     default = (DiskEntry(size=2 * MIB), DiskEntry(size=MIB))
     return Inventory(machines=(MachineEntry(VM, disks=disks or default, **parts),))
 
 
 @dataclass
 class Lab:
-    """A site, a repository, and ingests from the one into the other."""
+    """A site, a repository, and ingests of the VMs into the repository."""
 
     sim: Simulator
     repository: Path
@@ -95,19 +96,19 @@ class Lab:
         self,
         name: str = VM,
         *,
-        announce: Announce = silent,
+        on_disk: OnDisk = no_progress,
         stop: threading.Event | None = None,
         **options: Any,
     ) -> VmIngestResult:
-        """One run of one VM: a login, a point, a logout."""
-        with self.context(announce=announce, stop=stop, **options) as context:
+        """Log in, take one point of a VM, and log out."""
+        with self.context(on_disk=on_disk, stop=stop, **options) as context:
             (vm,) = select(list_vms(context.session), name)
             outcome = ingest_machine(context, vm)
         self.points.append(outcome.manifest)
         return outcome
 
     def ingest_with_nbd(self) -> VmIngestResult:
-        """The same by a transport that does not mind other snapshots."""
+        """Take a point by a transport that accepts other snapshots of the VM."""
         kept, self.make_transport = self.make_transport, by_nbd
         try:
             return self.ingest()
@@ -122,7 +123,7 @@ class Lab:
             vms = [vm for name in names for vm in select(listed, name)]
             rules: Rules[ListedVm, VmIngestResult] = Rules(
                 FleetLimits(jobs, None, None),
-                goes_again=lambda each, error: goes_again(context, each, error),
+                goes_again=lambda vm, error: goes_again(context, vm, error),
             )
             return run_all(vms, lambda vm: attempt(context, vm), context.stop, rules)
 
@@ -130,7 +131,7 @@ class Lab:
     def context(
         self,
         *,
-        announce: Announce = silent,
+        on_disk: OnDisk = no_progress,
         stop: threading.Event | None = None,
         **options: Any,
     ) -> Iterator[IngestContext]:
@@ -145,7 +146,7 @@ class Lab:
                     [self.make_transport(self.sim, session)],
                     IngestOptions(**options),
                     stop,
-                    announce,
+                    on_disk,
                     self.checkpoint_seconds,
                 )
             finally:
@@ -155,17 +156,17 @@ class Lab:
         self.sim.do.write(vm, disk, offset, data)
 
     def snapshots(self, vm: str = VM) -> list[str]:
-        """Names of the snapshots that the VM has now."""
-        found = next(each for each in self.sim.do.vms() if each["name"] == vm)
-        return [each["name"] for each in found["snapshots"]]
+        """Return the names of the VM's snapshots."""
+        document = next(listed for listed in self.sim.do.vms() if listed["name"] == vm)
+        return [snapshot["name"] for snapshot in document["snapshots"]]
 
     def truth(self, manifest: Manifest, disk: Mapping[str, Any]) -> bytes:
-        """What the simulator froze: the raw image of the disk at the point's snapshot."""
+        """Return the raw image of the disk at the point's snapshot, from the simulator."""
         moref: str = manifest.metadata["snapshot"]["moref"]
         return (self.sim.state / "snapshots" / moref / f"{disk['key']}.raw").read_bytes()
 
     def assert_true(self, manifest: Manifest) -> None:
-        """Every disk of the point is, byte for byte, what the snapshot held."""
+        """Assert that every disk of the point equals the snapshot disk, byte for byte."""
         virtual = {disk.label for disk in manifest.of_kind("disk")}
         everything = read_point(self.repository, manifest)
         images = {label: image for label, image in everything.items() if label in virtual}
@@ -182,10 +183,10 @@ class Lab:
 
     def run_records(self) -> list[str]:
         folder = self.repository / "locks" / "runs"
-        return sorted(each.name for each in folder.iterdir()) if folder.is_dir() else []
+        return sorted(file.name for file in folder.iterdir()) if folder.is_dir() else []
 
     def assert_clean(self, vm: str = VM) -> None:
-        """Nothing of ours is left on the server, and nothing is thought to be."""
+        """Assert that neither snapshots nor records of runs are left."""
         assert self.snapshots(vm) == []
         assert self.run_records() == []
 
@@ -199,7 +200,7 @@ def kinds(manifest: Manifest) -> list[str]:
 
 
 def new_lab(sim: Simulator, folder: Path, make_transport: MakeTransport = by_datastore) -> Lab:
-    """Frozen images stay, so that points can be compared with them later."""
+    """Return a site that keeps the images of snapshots, to compare points with them later."""
     sim.knobs.change("snapshot", keep_truth=True)
     return Lab(sim, new_repository(folder / "repository"), make_transport)
 

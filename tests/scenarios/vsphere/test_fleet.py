@@ -1,4 +1,4 @@
-"""FleetLimits per host and datastore, against a server whose machines move meanwhile."""
+"""Limits per host and datastore, while VMs move."""
 
 import threading
 from collections import Counter
@@ -25,7 +25,7 @@ STORES = tuple(DatastoreEntry(f"ds{n}", f"DC{n % 2}") for n in range(4))
 
 @pytest.fixture
 def spread(tmp_path: Path, certificate: Certificate) -> Iterator[Lab]:
-    """Eight VMs on two hosts and four datastores."""
+    """A site with eight VMs on two hosts and four datastores."""
     machines = tuple(
         MachineEntry(
             f"vm{n}",
@@ -49,7 +49,7 @@ def test_a_place_is_host_disks_and_their_datastores(spread: Lab) -> None:
 
 
 def test_snapshots_on_a_datastore_stay_within_the_limit(spread: Lab) -> None:
-    """Counted by the server, at each snapshot that is asked for."""
+    """The test counts when a snapshot is requested from the server."""
     most: Counter[str] = Counter()
     lock = threading.Lock()
 
@@ -63,7 +63,7 @@ def test_snapshots_on_a_datastore_stay_within_the_limit(spread: Lab) -> None:
                 most[store] = max(most[store], count)
         return lambda _: None
 
-    with spread.context(announce=look) as context:
+    with spread.context(on_disk=look) as context:
         vms = select(list_vms(context.session), "vm*")
         rules: Rules[ListedVm, VmIngestResult] = Rules(
             FleetLimits(8, per_host=None, per_datastore=1), lambda vm: needs_of(context, vm)
@@ -77,7 +77,7 @@ def test_snapshots_on_a_datastore_stay_within_the_limit(spread: Lab) -> None:
 
 
 def test_a_machine_that_moved_is_counted_where_it_is(spread: Lab) -> None:
-    """vm4 shares vm0's datastore until it is moved away; it is looked at just before it starts."""
+    """vm4 shares the datastore of vm0 until it moves; its placement is loaded when it starts."""
     at_work = threading.Event()
     moved = threading.Event()
 
@@ -125,7 +125,7 @@ def test_what_a_vm_takes_is_disks_of_its_host_and_a_snapshot_on_each_datastore(s
 def test_a_vm_takes_connections_of_the_transport_that_will_be_used(
     spread: Lab, transports: tuple[int, ...], connections: int
 ) -> None:
-    """A transport that cannot be used takes none, and the next one counts."""
+    """A transport that cannot be used takes no connections; then the next one counts."""
     with spread.context() as context:
         (vm,) = select(list_vms(context.session), "vm2")
         fakes = [Mock(connections=Mock(return_value=count)) for count in transports]
@@ -142,6 +142,6 @@ def test_a_host_alone_relays_nothing(certificate: Certificate, tmp_path: Path) -
         new_lab(sim, tmp_path).context() as context,
     ):
         (vm,) = list_vms(context.session)
-        kinds = {each.kind for each in needs_of(context, vm)}
+        kinds = {resource.kind for resource in needs_of(context, vm)}
 
     assert kinds == {"host", "datastore"}

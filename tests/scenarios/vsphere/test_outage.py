@@ -1,4 +1,4 @@
-"""A server that goes away in the middle of a run: waited for, together, and not for ever."""
+"""Outages of the server during a run: all threads wait together, up to a limit."""
 
 import threading
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ ANOTHER_PROCESS = {"seconds": 0.2, "starting": 0.1}
 
 @pytest.fixture
 def six(tmp_path: Path, certificate: Certificate) -> Iterator[Lab]:
-    """Six VMs with one point each, and changes since."""
+    """A site with six VMs, each with one point and later changes."""
     machines = tuple(MachineEntry(name, cbt=True, disks=(DiskEntry(size=MIB),)) for name in NAMES)
     with Simulator(Inventory(machines=machines), certificate=certificate) as sim:
         lab = new_lab(sim, tmp_path)
@@ -81,7 +81,7 @@ def test_a_restart_while_bytes_are_read_through_the_server_is_waited_for(six: La
 
 
 def test_a_login_for_a_read_is_tried_again_too(six: Lab) -> None:
-    """The session is gone, and then the connection on which it is to be renewed."""
+    """The session ends, and then the connection for the new login breaks."""
     six.sim.do.on_read(action="operation", operation="end_sessions", times=1)
     six.sim.do.on_call("Login", action="lost-request", at=2, times=2)
     results = six.ingest_all(*NAMES, jobs=1, want="full")
@@ -91,7 +91,7 @@ def test_a_login_for_a_read_is_tried_again_too(six: Lab) -> None:
 
 
 def test_a_task_that_the_server_forgot_makes_no_second_snapshot(six: Lab) -> None:
-    """The host is still at it when the server is back, and nobody tells."""
+    """The host is still taking the snapshot when the server is back, without a task."""
     six.sim.do.on_call("CreateSnapshot_Task", action="hold-task", target="vm0")
     six.sim.do.on_call(
         "WaitForUpdatesEx", action="operation", operation="restart", arguments=ANOTHER_PROCESS
@@ -114,9 +114,9 @@ def test_a_failure_that_came_with_the_end_of_the_login_is_tried_again(six: Lab) 
     results = six.ingest_all("vm3", "vm5", jobs=1)
     others = six.ingest_all("vm4", jobs=1)
 
-    assert [(each.item.name, each.tries) for each in results.ended] == [("vm3", 2), ("vm5", 1)]
+    assert [(ended.item.name, ended.tries) for ended in results.ended] == [("vm3", 2), ("vm5", 1)]
     assert results.failed == []
-    assert [(each.item.name, each.tries) for each in others.ended] == [("vm4", 1)]
+    assert [(ended.item.name, ended.tries) for ended in others.ended] == [("vm4", 1)]
     assert len(others.failed) == 1
     assert_nothing_stays(six)
 
@@ -139,7 +139,7 @@ def test_a_server_that_stays_away_is_given_up_once_for_all(six: Lab) -> None:
 
     assert len(results.failed) >= len(NAMES) - 1
     assert all(isinstance(error, SourceUnavailable) for _, error in results.failed)
-    assert {each.tries for each in results.ended} == {1}
+    assert {ended.tries for ended in results.ended} == {1}
     assert left, "the restart came too late to tell anything"
     assert again.failed == []
     for _, outcome in again.done:
@@ -197,8 +197,8 @@ def test_a_try_that_fails_slowly_is_told_at_once(caplog: pytest.LogCaptureFixtur
     outage = Outage("vc", RetryPolicy())
     for number, seconds in ((0, 0.1), (0, 30.0), (1, 30.0)):
         outage.notice(number, seconds)
-        found = len(caplog.records)
-        assert found == (seconds > 1)
+        lines = len(caplog.records)
+        assert lines == (seconds > 1)
     outage.ends()
 
     assert caplog.records[-1].getMessage() == "vc answers again"
@@ -219,7 +219,7 @@ def test_a_fault_is_an_answer(six: Lab) -> None:
 
 
 def copying(lab: Lab, hours: float) -> None:
-    """One point of the VM, by NBD, whose reads take so long on the server's clock."""
+    """Take one point by NBD, with reads that take long on the server's clock."""
     lab.make_transport = by_nbd
     steps = int(hours * 6)
 
@@ -235,7 +235,7 @@ def copying(lab: Lab, hours: float) -> None:
 
         return read
 
-    lab.ingest(announce=pace)
+    lab.ingest(on_disk=pace)
 
 
 @pytest.fixture
@@ -250,7 +250,7 @@ def large(tmp_path: Path, certificate: Certificate) -> Iterator[Lab]:
 
 
 def test_a_session_lives_through_two_hours_of_copying(large: Lab) -> None:
-    """The data path does not touch it; a server ends it after half an hour of silence."""
+    """The data path does not use the session, and a server ends an idle one after half an hour."""
     large.retry_policy = replace(QUICK, login=0.02)
     copying(large, hours=2)
 
@@ -267,7 +267,7 @@ def test_without_signs_of_life_it_would_end(large: Lab) -> None:
     large.assert_all_true()
 
 
-# how long is waited
+# duration of waits
 
 
 class Clock:
@@ -288,7 +288,7 @@ def test_an_outage_is_borne_for_a_while_by_all_together() -> None:
 
     assert waited == [1.0, 2.0, 5.0, 5.0, 5.0, 5.0]
     assert outage.is_lost
-    assert list(outage.pauses()) == []  # who comes later has one try
+    assert list(outage.pauses()) == []  # a later caller has one attempt
     assert outage.count == 1
 
 

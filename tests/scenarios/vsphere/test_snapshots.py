@@ -1,4 +1,4 @@
-"""The one snapshot of a run among others: what is removed, what stays, what is noticed."""
+"""The snapshot of a run among others: which are removed, kept or noticed."""
 
 import threading
 from collections.abc import Callable
@@ -15,30 +15,30 @@ OTHERS = "cbtfs-00000000-" + "0" * 32
 
 @pytest.fixture
 def beside(tracked: Lab) -> Lab:
-    """A site whose transport does not mind other snapshots."""
+    """A site with a transport that accepts other snapshots."""
     tracked.make_transport = TRANSPORTS["nbd"]
     tracked.write(0, b"changed", disk=SECOND)
     return tracked
 
 
 def during(action: Callable[[], object]) -> Callable[[str, int], Callable[[int], None]]:
-    """An announcement that has *action* happen once, while the first disk is read."""
+    """Return an on_disk callback that calls *action* once, while the first disk is read."""
     left = [action]
 
-    def announce(label: str, size: int) -> Callable[[int], None]:
+    def on_disk(label: str, size: int) -> Callable[[int], None]:
         if left:
             left.pop()()
         return lambda count: None
 
-    return announce
+    return on_disk
 
 
 def after_the_reads_of(
     disk: str, action: Callable[[], object]
 ) -> Callable[[str, int], Callable[[int], None]]:
-    """An announcement that has *action* happen once all of *disk* is read."""
+    """Return an on_disk callback that calls *action* when *disk* has been read."""
 
-    def announce(label: str, size: int) -> Callable[[int], None]:
+    def on_disk(label: str, size: int) -> Callable[[int], None]:
         left = [size]
 
         def progress(count: int) -> None:
@@ -48,7 +48,7 @@ def after_the_reads_of(
 
         return progress
 
-    return announce
+    return on_disk
 
 
 def points_of(lab: Lab) -> int:
@@ -56,7 +56,7 @@ def points_of(lab: Lab) -> int:
 
 
 def stale_run(lab: Lab) -> str:
-    """A run whose snapshot could not be removed; the snapshot's name."""
+    """Leave a snapshot that could not be removed; return its name."""
     lab.sim.do.on_call("RemoveSnapshot_Task", fault="vmodl.fault.SystemError", times=100)
     lab.ingest()
     lab.sim.do.clear_rules()
@@ -65,13 +65,13 @@ def stale_run(lab: Lab) -> str:
 
 
 def remove(lab: Lab, name: str) -> None:
-    machine = next(each for each in lab.sim.do.vms() if each["name"] == VM)
-    (found,) = (each for each in machine["snapshots"] if each["name"] == name)
-    lab.sim.do.remove_snapshot(found["id"])
+    machine = next(listed for listed in lab.sim.do.vms() if listed["name"] == VM)
+    (snapshot,) = (entry for entry in machine["snapshots"] if entry["name"] == name)
+    lab.sim.do.remove_snapshot(snapshot["id"])
 
 
 def test_a_snapshot_that_a_user_takes_on_top_of_ours_stays(beside: Lab) -> None:
-    outcome = beside.ingest(announce=during(lambda: beside.sim.do.snapshot(VM, "theirs")))
+    outcome = beside.ingest(on_disk=during(lambda: beside.sim.do.snapshot(VM, "theirs")))
 
     assert beside.snapshots() == ["theirs"]
     beside.assert_true(outcome.manifest)
@@ -82,14 +82,14 @@ def test_a_snapshot_on_top_of_a_stale_one_stays(beside: Lab) -> None:
     beside.sim.do.snapshot(VM, "theirs")
     outcome = beside.ingest()
 
-    assert f"removed the snapshot {ours} of a run that ended early" in outcome.notes
+    assert f"removed the snapshot {ours} of an interrupted run" in outcome.notes
     assert beside.snapshots() == ["theirs"]
     assert beside.run_records() == []
 
 
 @pytest.mark.parametrize("name", [OTHERS, "cbtfs-nightly", "cbtfs-stun-by-hand"])
 def test_a_snapshot_without_a_record_here_stays(beside: Lab, name: str) -> None:
-    """Whatever it is called: it may be of a run that lives, into another repository."""
+    """Even with a name of cbtfs: it may belong to a run on another repository."""
     beside.sim.do.snapshot(VM, name)
     outcome = beside.ingest()
 
@@ -109,10 +109,10 @@ def test_a_snapshot_of_this_repository_without_a_record_stays(beside: Lab) -> No
 
 
 def test_a_stale_runs_snapshot_that_appears_late_is_removed(beside: Lab) -> None:
-    """Its host was still making it when the next run looked for it the first time."""
+    """The host was still taking it at the first look of the next run."""
     ours = stale_run(beside)
     remove(beside, ours)
-    outcome = beside.ingest(announce=during(lambda: beside.sim.do.snapshot(VM, ours)))
+    outcome = beside.ingest(on_disk=during(lambda: beside.sim.do.snapshot(VM, ours)))
 
     assert beside.snapshots() == []
     assert beside.run_records() == []
@@ -127,7 +127,7 @@ def test_a_stale_runs_record_stays_while_its_snapshot_cannot_be_removed(beside: 
         beside.sim.do.snapshot(VM, ours)
         beside.sim.do.on_call("RemoveSnapshot_Task", fault="vmodl.fault.SystemError", times=100)
 
-    beside.ingest(announce=during(appear))
+    beside.ingest(on_disk=during(appear))
     beside.sim.do.clear_rules()
     assert ours in beside.snapshots()
     assert len(beside.run_records()) >= 2
@@ -138,7 +138,7 @@ def test_a_stale_runs_record_stays_while_its_snapshot_cannot_be_removed(beside: 
 
 
 def test_a_snapshot_that_goes_after_the_last_read_costs_the_point(beside: Lab) -> None:
-    """Its bytes were read through a chain that may have been another one by then."""
+    """The chain of the disk may have changed before the last bytes were read."""
     before = points_of(beside)
     stop = threading.Event()
 
@@ -148,7 +148,7 @@ def test_a_snapshot_that_goes_after_the_last_read_costs_the_point(beside: Lab) -
         remove(beside, name)
 
     with pytest.raises(SourceUnavailable, match="was removed while"):
-        beside.ingest(announce=after_the_reads_of("Hard disk 2", lose))
+        beside.ingest(on_disk=after_the_reads_of("Hard disk 2", lose))
 
     assert stop.is_set()
     assert points_of(beside) == before
@@ -157,15 +157,15 @@ def test_a_snapshot_that_goes_after_the_last_read_costs_the_point(beside: Lab) -
 def test_an_interrupt_after_a_whole_disk_makes_no_partial_point(beside: Lab) -> None:
     before = points_of(beside)
     stop = threading.Event()
-    announce = after_the_reads_of("Hard disk 1", lambda: None)
+    on_disk = after_the_reads_of("Hard disk 1", lambda: None)
 
     def interrupt(label: str, size: int) -> Callable[[int], None]:
         if label == "Hard disk 2":
             stop.set()
-        return announce(label, size)
+        return on_disk(label, size)
 
     with pytest.raises(SourceUnavailable, match="interrupted"):
-        beside.ingest(announce=interrupt, stop=stop, allow_partial=True)
+        beside.ingest(on_disk=interrupt, stop=stop, allow_partial=True)
 
     assert points_of(beside) == before
     assert beside.snapshots() == []
@@ -188,7 +188,7 @@ def test_an_old_snapshot_after_a_whole_disk_makes_no_partial_point(
 
     monkeypatch.setattr(Watch, "__init__", with_clock)
     with pytest.raises(SourceUnavailable, match="max-snapshot-age"):
-        beside.ingest(announce=wait, max_snapshot_age=4 * 3600.0, allow_partial=True)
+        beside.ingest(on_disk=wait, max_snapshot_age=4 * 3600.0, allow_partial=True)
 
     assert points_of(beside) == before
     assert beside.snapshots() == []

@@ -1,4 +1,4 @@
-"""A run that ended early leaves a snapshot that is captured in part: the next one goes on."""
+"""An interrupted run leaves a partly captured snapshot, and the next run resumes it."""
 
 import json
 import os
@@ -46,7 +46,7 @@ LEAF = 64 * 4096
 
 
 class Reads:
-    """How many bytes of disks the simulator was asked for; who is killed when it is so many."""
+    """Counts the bytes of disks read from the simulator; kills a process at a limit."""
 
     def __init__(self, sim: Simulator) -> None:
         self.bytes = 0
@@ -67,8 +67,8 @@ class Reads:
 
 @pytest.fixture
 def lab(tmp_path: Path, certificate: Certificate, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
-    """A VM with a disk of noise and a small one; packs are small, and each leaf is marked."""
-    monkeypatch.setattr(capture, "UNIT_BYTES", LEAF)  # as a leaf of 64 KiB blocks is for large ones
+    """A VM with a disk of noise and a small one; packs are small, every leaf is a checkpoint."""
+    monkeypatch.setattr(capture, "UNIT_BYTES", LEAF)  # one leaf per batch, as with 64 KiB blocks
     stores = (DatastoreEntry("datastore1"), DatastoreEntry("fast", type="NFS"))
     inventory = replace(one_vm(DiskEntry(size=SIZE), DiskEntry(size=MIB)), datastores=stores)
     with Simulator(inventory, certificate=certificate) as sim:
@@ -80,7 +80,7 @@ def lab(tmp_path: Path, certificate: Certificate, monkeypatch: pytest.MonkeyPatc
 
 
 def lose(lab: Lab, disk: int = FIRST, at: int = 14, left: int = 1, **options: Any) -> None:
-    """A run that loses its source at read number *at* of a disk, and cannot remove its snapshot."""
+    """Start a run that fails at read *at* of a disk and cannot remove its snapshot."""
     lab.sim.do.on_read(export=f"*/*/{disk}", at=at)
     lab.sim.do.on_call("RemoveSnapshot_Task", times=100)
     with pytest.raises(SourceUnavailable):
@@ -90,19 +90,19 @@ def lose(lab: Lab, disk: int = FIRST, at: int = 14, left: int = 1, **options: An
 
 
 def refusal(notes: tuple[str, ...]) -> str:
-    (found,) = [note for note in notes if "not taken over" in note]
-    return found.partition(" is not taken over: ")[2]
+    (refused,) = [note for note in notes if "cannot resume" in note]
+    return refused.partition(" of an interrupted run: ")[2]
 
 
 def frames(lab: Lab) -> tuple[int, int]:
-    """How many frames all packs have, and how many objects the catalog knows."""
+    """Return the number of frames in all packs, and of objects in the catalog."""
     with writing(lab.repository) as repository, repository.catalog.view() as view:
-        found = sum(record.objects for record in view.packs().values())
-        return found, sum(1 for _ in view.all_locations())
+        frames = sum(record.objects for record in view.packs().values())
+        return frames, sum(1 for _ in view.all_locations())
 
 
 def kill_at(lab: Lab, reads: Reads, limit: int) -> None:
-    """Start a full in a process of its own, and kill it when it has read so many bytes."""
+    """Start a full in a separate process, and kill it after *limit* bytes."""
     sim = lab.sim
     place = [sim.host, str(sim.port), str(sim.certificate.certificate), sim.nbd_uri]
     reads.bytes, reads.limit = 0, limit
@@ -116,7 +116,7 @@ def kill_at(lab: Lab, reads: Reads, limit: int) -> None:
     assert len(lab.snapshots()) == 1
 
 
-def test_a_full_is_gone_on_with_while_the_guest_writes(lab: Lab) -> None:
+def test_a_full_is_resumed_while_the_guest_writes(lab: Lab) -> None:
     lose(lab)
     for at in range(0, SIZE, 300_000):
         lab.write(at, b"written after the snapshot" * 50)
@@ -135,7 +135,7 @@ def test_a_full_is_gone_on_with_while_the_guest_writes(lab: Lab) -> None:
     assert any(f"{saved} bytes were not read again" in note for note in outcome.notes)
 
 
-def test_the_next_point_is_based_on_the_snapshot_that_was_taken_over(lab: Lab) -> None:
+def test_the_next_point_is_based_on_the_resumed_snapshot(lab: Lab) -> None:
     lose(lab)
     lab.write(100_000, b"between the snapshot and its capture" * 100)
     first = lab.ingest().manifest
@@ -148,7 +148,7 @@ def test_the_next_point_is_based_on_the_snapshot_that_was_taken_over(lab: Lab) -
     assert second.disks[0].counts.read_bytes < 200_000
 
 
-def test_an_incremental_is_gone_on_with(lab: Lab) -> None:
+def test_an_incremental_is_resumed(lab: Lab) -> None:
     lab.ingest()
     for number in range(20):
         lab.write(number * 300_000, bytes([number + 1]) * 5000)
@@ -168,7 +168,7 @@ def test_an_incremental_is_gone_on_with(lab: Lab) -> None:
     assert manifest.disks[0].counts.written_blocks == differing
 
 
-def test_a_disk_that_is_done_is_not_read_at_all(lab: Lab) -> None:
+def test_a_complete_disk_is_not_read_again(lab: Lab) -> None:
     lose(lab, disk=SECOND, at=3)
     manifest = lab.ingest().manifest
 
@@ -176,7 +176,7 @@ def test_a_disk_that_is_done_is_not_read_at_all(lab: Lab) -> None:
     assert manifest.disks[0].counts.read_bytes == 0
 
 
-def test_what_is_in_quarantine_is_read_again(lab: Lab) -> None:
+def test_blocks_in_quarantine_are_read_again(lab: Lab) -> None:
     lose(lab)
     with writing(lab.repository) as repository:
         with repository.catalog.view() as view:
@@ -194,11 +194,11 @@ def test_what_is_in_quarantine_is_read_again(lab: Lab) -> None:
 def test_files_name_the_disks_and_not_their_deltas(lab: Lab) -> None:
     lose(lab)
     manifest = lab.ingest().manifest
-    found = read_point(lab.repository, manifest)
+    contents = read_point(lab.repository, manifest)
 
-    assert b"web1-flat.vmdk" in found["Hard disk 1.vmdk"]
-    assert b'scsi0:0.fileName = "web1.vmdk"' in found["web1.vmx"]
-    assert b"# scsi0:0.fileName was web1-000001.vmdk, a file of a snapshot" in found["web1.vmx"]
+    assert b"web1-flat.vmdk" in contents["Hard disk 1.vmdk"]
+    assert b'scsi0:0.fileName = "web1.vmdk"' in contents["web1.vmx"]
+    assert b"# scsi0:0.fileName was web1-000001.vmdk, a file of a snapshot" in contents["web1.vmx"]
 
 
 @pytest.mark.parametrize("resume", [True, False])
@@ -213,10 +213,12 @@ def test_after_a_kill_nothing_is_stored_twice(lab: Lab, resume: bool) -> None:
     whole, known = frames(lab)
     assert whole == known
     blocks = (SIZE + MIB) // 4096
-    assert whole < blocks + blocks // 64 + 150  # chunks, leaves; nodes above, marks, small files
+    assert (
+        whole < blocks + blocks // 64 + 150
+    )  # chunks, leaves; nodes above, checkpoints, small files
 
 
-def test_kills_at_random_moments_lose_little_and_nothing_that_counts(lab: Lab) -> None:
+def test_kills_at_random_moments_lose_little_and_no_committed_data(lab: Lab) -> None:
     rng, reads, saved = random.Random(11), Reads(lab.sim), 0
     lab.ingest()
     for _ in range(5):
@@ -237,7 +239,7 @@ def test_kills_at_random_moments_lose_little_and_nothing_that_counts(lab: Lab) -
     assert saved > SIZE
 
 
-def test_runs_that_end_early_one_after_the_other_get_there(lab: Lab) -> None:
+def test_interrupted_runs_make_progress_until_a_point_is_committed(lab: Lab) -> None:
     lose(lab, at=8)
     name = lab.snapshots()
     for at in (6, 3):
@@ -250,7 +252,7 @@ def test_runs_that_end_early_one_after_the_other_get_there(lab: Lab) -> None:
     assert manifest.disks[0].counts.read_bytes <= SIZE - 9 * LEAF
 
 
-def test_a_run_that_can_remove_its_snapshot_does(lab: Lab) -> None:
+def test_a_run_removes_its_snapshot_if_it_can(lab: Lab) -> None:
     lab.sim.do.on_read(export=f"*/*/{FIRST}", at=14)
     with pytest.raises(SourceUnavailable):
         lab.ingest()
@@ -258,7 +260,7 @@ def test_a_run_that_can_remove_its_snapshot_does(lab: Lab) -> None:
     lab.assert_clean()
 
 
-def test_what_was_pruned_meanwhile_is_read_again(lab: Lab) -> None:
+def test_pruned_data_is_read_again(lab: Lab) -> None:
     lab.ingest()
     for number in range(20):
         lab.write(number * 300_000, random.Random(number).randbytes(100_000))
@@ -271,7 +273,7 @@ def test_what_was_pruned_meanwhile_is_read_again(lab: Lab) -> None:
     assert manifest.metadata["resumed"]["not_read_bytes"] == {}
 
 
-def test_a_whole_read_that_was_begun_is_gone_on_with(lab: Lab) -> None:
+def test_a_begun_full_scan_is_resumed(lab: Lab) -> None:
     lab.ingest()
     lose(lab, want="full")
     manifest = lab.ingest().manifest
@@ -281,7 +283,7 @@ def test_a_whole_read_that_was_begun_is_gone_on_with(lab: Lab) -> None:
     assert manifest.metadata["resumed"]["not_read_bytes"]["Hard disk 1"] > 0
 
 
-def test_an_audit_is_made_all_the_same(lab: Lab) -> None:
+def test_a_resumed_run_is_audited(lab: Lab) -> None:
     lab.ingest()
     lab.write(0, random.Random(5).randbytes(4 * MIB))
     lose(lab, at=12)
@@ -338,18 +340,18 @@ def _forget_base(lab: Lab) -> None:
     [
         (_another_snapshot, {}, "it is not the newest snapshot of the VM"),
         (_another_run, {}, "it is one of several"),
-        (_move, {}, "its disk 2000 is another one"),
+        (_move, {}, "disk 2000 has changed"),
         (_cbt_off, {}, "change tracking was switched since"),
         (_too_old, {}, "it is older than 21600 s"),
-        (_damage, {}, "the record of what was captured is damaged"),
-        (_cut, {}, "the record of what was captured is damaged"),
-        (_forget_base, {}, "there is another point to compare with"),
+        (_damage, {}, "the record of its progress is damaged"),
+        (_cut, {}, "the record of its progress is damaged"),
+        (_forget_base, {}, "the base of disk 2000 is another point"),
         (None, {"resume": False}, "--no-resume was given"),
         (None, {"quiesce": True}, "it was taken without --quiesce"),
         (None, {"exclude": ("2001",)}, "other disks are to be captured now"),
     ],
 )
-def test_a_snapshot_that_is_not_as_it_was_is_removed(
+def test_a_changed_snapshot_is_removed(
     lab: Lab, happens: Callable[[Lab], None] | None, options: dict[str, Any], reason: str
 ) -> None:
     lab.ingest()
@@ -361,7 +363,7 @@ def test_a_snapshot_that_is_not_as_it_was_is_removed(
     outcome = lab.ingest(**options)
 
     assert refusal(outcome.notes).startswith(reason)
-    assert f"removed the snapshot {name} of a run that ended early" in outcome.notes
+    assert f"removed the snapshot {name} of an interrupted run" in outcome.notes
     assert outcome.manifest.metadata.get("resumed") is None
     assert outcome.manifest.metadata["snapshot"]["name"] != name
     lab.assert_true(outcome.manifest)
@@ -369,7 +371,7 @@ def test_a_snapshot_that_is_not_as_it_was_is_removed(
     assert lab.run_records() == []
 
 
-def test_a_snapshot_below_that_goes_makes_it_another_one(lab: Lab) -> None:
+def test_a_run_is_not_resumed_if_the_snapshot_below_was_removed(lab: Lab) -> None:
     lab.sim.do.set_cbt(VM, True)
     below = lab.sim.do.snapshot(VM, "of somebody else")
     lose(lab, left=2)
@@ -381,7 +383,7 @@ def test_a_snapshot_below_that_goes_makes_it_another_one(lab: Lab) -> None:
     assert refusal(outcome.notes) == "other snapshots of the VM came or went"
 
 
-def test_a_snapshot_on_that_of_somebody_else_is_taken_over(lab: Lab) -> None:
+def test_a_run_is_resumed_on_top_of_a_foreign_snapshot(lab: Lab) -> None:
     lab.sim.do.set_cbt(VM, True)
     lab.sim.do.snapshot(VM, "of somebody else")
     lose(lab, left=2)
@@ -393,7 +395,7 @@ def test_a_snapshot_on_that_of_somebody_else_is_taken_over(lab: Lab) -> None:
     assert outcome.manifest.metadata["resumed"]["not_read_bytes"]
 
 
-def test_a_run_that_recorded_no_progress_is_not_resumed_and_notes_say_so(lab: Lab) -> None:
+def test_a_run_without_recorded_progress_is_not_resumed_and_notes_say_so(lab: Lab) -> None:
     lab.checkpoint_seconds = 3600.0
     lose(lab)
     outcome = lab.ingest()
@@ -404,20 +406,20 @@ def test_a_run_that_recorded_no_progress_is_not_resumed_and_notes_say_so(lab: La
 
 def test_notes_say_that_there_is_no_snapshot_to_resume_from(lab: Lab) -> None:
     lose(lab)
-    (moref,) = [each["id"] for each in lab.sim.do.vms()[0]["snapshots"]]
+    (moref,) = [snapshot["id"] for snapshot in lab.sim.do.vms()[0]["snapshots"]]
     lab.sim.do.remove_snapshot(moref)
     outcome = lab.ingest()
     again = lab.ingest()
 
     lab.assert_true(outcome.manifest)
     assert refusal(outcome.notes).startswith("it does not exist")
-    assert not any("taken over" in note for note in again.notes)
+    assert not any("resume" in note for note in again.notes)
 
 
-def test_a_snapshot_of_the_same_name_is_not_the_one(lab: Lab) -> None:
+def test_another_snapshot_of_the_same_name_is_not_resumed(lab: Lab) -> None:
     lose(lab)
     (name,) = lab.snapshots()
-    (moref,) = [each["id"] for each in lab.sim.do.vms()[0]["snapshots"]]
+    (moref,) = [snapshot["id"] for snapshot in lab.sim.do.vms()[0]["snapshots"]]
     lab.sim.do.remove_snapshot(moref)
     lab.write(0, b"before the second one of that name")
     lab.sim.do.snapshot(VM, name)
@@ -427,15 +429,15 @@ def test_a_snapshot_of_the_same_name_is_not_the_one(lab: Lab) -> None:
     assert refusal(outcome.notes) == "it is not the one that the run took"
 
 
-def test_a_record_tells_no_more_than_it_must(lab: Lab) -> None:
+def test_a_progress_record_has_only_what_a_resume_needs(lab: Lab) -> None:
     lose(lab)
     (path,) = (lab.repository / "locks" / "runs").glob("*.progress")
-    found = decode_progress(path.read_bytes())
+    progress = decode_progress(path.read_bytes())
 
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.stat().st_size < 4000
-    assert [disk.key for disk in found.snapshot.disks] == [FIRST, SECOND]
-    (disk,) = found.disks.values()
+    assert [disk.key for disk in progress.snapshot.disks] == [FIRST, SECOND]
+    (disk,) = progress.disks.values()
     assert len(disk.checkpoints) == 3
     assert [checkpoint.leaf for checkpoint in disk.checkpoints] == sorted(
         {checkpoint.leaf for checkpoint in disk.checkpoints}

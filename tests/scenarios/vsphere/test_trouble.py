@@ -1,4 +1,4 @@
-"""The fault matrix: the point is right or there is none, nothing is left, the next run recovers."""
+"""Fault matrix: the point is correct or absent, nothing is left, the next run recovers."""
 
 import threading
 from collections.abc import Callable
@@ -48,7 +48,7 @@ BOTH_FORMS = pytest.mark.parametrize("form", ["fault", "missing-set"])
 
 
 def recovers(lab: Lab) -> None:
-    """Nothing of ours is on the server, and the next run takes a true point by itself."""
+    """Assert that nothing is left on the server and that the next run takes a correct point."""
     assert lab.snapshots() == []
     lab.sim.do.reset_knobs()
     lab.sim.knobs.change("snapshot", keep_truth=True)
@@ -60,7 +60,7 @@ def recovers(lab: Lab) -> None:
 
 
 def incremental(lab: Lab) -> None:
-    """The run at hand takes a true incremental point as if nothing had happened."""
+    """Assert that a run takes a correct incremental point despite the trouble."""
     manifest = lab.ingest().manifest
 
     assert manifest.kind == "incremental", reasons(manifest)
@@ -70,7 +70,7 @@ def incremental(lab: Lab) -> None:
 def refused(
     lab: Lab, words: str, kind: type[CbtfsError] = SourceUnavailable, **options: Any
 ) -> None:
-    """The run at hand takes no point."""
+    """Assert that a run takes no point."""
     with pytest.raises(kind, match=words):
         lab.ingest(**options)
     assert len(list((lab.repository / "points").glob("*.state"))) == len(lab.points)
@@ -133,7 +133,7 @@ def test_a_session_may_end_with_the_reply_of_a_task_lost(
 def test_a_snapshot_whose_reply_is_lost_is_found_after_the_new_login(
     tracked: Lab, form: str
 ) -> None:
-    """The session ends just after the snapshot began, before anybody could look for it."""
+    """The session ends just after the snapshot began, before it could be looked up."""
     tracked.sim.knobs.change("session", ended_as=form)
     tracked.sim.knobs.change("task", seconds=0.1)
     tracked.sim.do.calls(clear=True)
@@ -333,7 +333,7 @@ def test_a_snapshot_that_somebody_removes_while_it_is_read_costs_the_point(track
         return lambda count: None
 
     with pytest.raises((SourceUnavailable, SourceMismatch)):
-        tracked.ingest(announce=remove, stop=stop)
+        tracked.ingest(on_disk=remove, stop=stop)
     recovers(tracked)
 
 
@@ -411,7 +411,7 @@ def test_a_snapshot_that_cannot_be_removed_is_removed_by_the_next_run(tracked: L
     assert len(left) == 1
     tracked.write(900_000, b"while it was there")
     again = tracked.ingest()
-    assert f"removed the snapshot {left[0]} of a run that ended early" in again.notes
+    assert f"removed the snapshot {left[0]} of an interrupted run" in again.notes
     assert again.manifest.kind == "incremental"
     recovers(tracked)
 
@@ -432,7 +432,7 @@ def test_an_interrupt_removes_the_snapshot(tracked: Lab) -> None:
         return lambda count: None
 
     with pytest.raises(SourceUnavailable, match="interrupted"):
-        tracked.ingest(announce=interrupt, stop=stop, allow_partial=True)
+        tracked.ingest(on_disk=interrupt, stop=stop, allow_partial=True)
     recovers(tracked)
 
 
@@ -457,7 +457,7 @@ def test_an_interrupt_cancels_the_snapshot_that_is_being_made(tracked: Lab) -> N
 
 
 def full(lab: Lab, words: str) -> None:
-    """The first disk is read whole for that reason, the second is not; then all is well again."""
+    """Assert a full of the first disk only, with that reason, and an incremental afterwards."""
     manifest = lab.ingest().manifest
 
     assert kinds(manifest) == ["full", "incremental"], reasons(manifest)
@@ -592,7 +592,7 @@ def test_a_disk_whose_own_setting_is_off_is_read_whole_and_named(tracked: Lab) -
 
 
 def test_a_linked_clone_is_tracked(certificate: Certificate, tmp_path: Path) -> None:
-    """Its disks have parents, and no snapshot does."""
+    """Its disks have parents, but it has no snapshot."""
     inventory = one_vm(DiskEntry(size=MIB, linked=True))
     with Simulator(inventory, certificate=certificate) as sim:
         lab = new_lab(sim, tmp_path, by_nbd)
@@ -623,7 +623,7 @@ def test_a_vm_in_a_datacenter_in_a_folder_is_captured(
 
 
 def test_tracking_is_not_enabled_if_a_snapshot_comes_just_before(lab: Lab) -> None:
-    """The server refuses the task, as the configuration is not the one that was examined."""
+    """The server refuses the task because the configuration has changed since it was read."""
     lab.make_transport = TRANSPORTS["nbd"]
     lab.sim.do.on_call(
         "ReconfigVM_Task",
@@ -646,7 +646,7 @@ def test_a_run_that_fails_after_it_enabled_tracking_says_so(
     lab.sim.do.on_read(action="eio")
     refused(lab, "cannot read")
 
-    assert "change tracking enabled; this run takes no restore point of it" in caplog.text
+    assert "change tracking enabled; this run takes no restore point" in caplog.text
 
 
 def test_a_snapshot_without_change_ids_gives_no_base(tracked: Lab) -> None:
@@ -716,7 +716,7 @@ def test_an_unreadable_disk_can_be_left_out(tracked: Lab, transport: str) -> Non
     outcome = tracked.ingest(allow_partial=True)
 
     assert [disk.label for disk in outcome.manifest.of_kind("disk")] == ["Hard disk 1"]
-    assert [each.disk for each in outcome.left_out] == ["Hard disk 2"]
+    assert [disk.disk for disk in outcome.left_out] == ["Hard disk 2"]
     assert "cannot read" in outcome.manifest.metadata["left_out"][0]["reason"]
     assert not outcome.is_whole
     recovers(tracked)

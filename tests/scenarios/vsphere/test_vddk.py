@@ -1,4 +1,4 @@
-"""VMware's library in a process of its own: what it does wrong costs a disk, never the run."""
+"""VMware's library in separate processes: its failures cost a disk, never the run."""
 
 import contextlib
 import ctypes
@@ -43,7 +43,7 @@ SHUTDOWN, NOT_AVAILABLE, NO_PERMISSION, ACCESS_DENIED, HOST_AWAY = 14014, 14015,
 
 @pytest.fixture
 def vddk(tracked: Lab) -> Lab:
-    """A VM with one point, read by VMware's library from now on."""
+    """A VM with one point; later points are read by VMware's library."""
     tracked.make_transport = by_vddk
     return tracked
 
@@ -56,25 +56,25 @@ def changed_login(**changes: Any) -> Callable[[Simulator, Session], Transport]:
 
 
 def children() -> list[int]:
-    """Processes that were started by this one and live."""
-    found = ""
+    """Return the running child processes of this process."""
+    pids = ""
     for task in Path("/proc/self/task").iterdir():
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended
-            found += (task / "children").read_text() + " "
-    return [int(pid) for pid in found.split()]
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended
+            pids += (task / "children").read_text() + " "
+    return [int(pid) for pid in pids.split()]
 
 
 def calls_of(lab: Lab) -> list[str]:
-    return [each.removeprefix("VixDiskLib_") for each in lab.sim.do.vddk_calls()]
+    return [call.removeprefix("VixDiskLib_") for call in lab.sim.do.vddk_calls()]
 
 
 def held_by(lab: Lab) -> list[str]:
-    found: list[str] = lab.sim.do.vms()[0]["relocation_disabled_by"]
-    return found
+    holders: list[str] = lab.sim.do.vms()[0]["relocation_disabled_by"]
+    return holders
 
 
 def recovers(lab: Lab) -> None:
-    """The next run takes a true point, and nothing of ours is left."""
+    """Assert that the next run takes a correct point and that nothing is left."""
     lab.sim.knobs.change("snapshot", keep_truth=True)
     lab.ingest()
     lab.assert_all_true()
@@ -95,7 +95,7 @@ def test_the_order_of_calls_is_that_of_the_guide(vddk: Lab) -> None:
     assert calls[-2:] == ["Close", "EndAccess"]
     assert set(calls[3:-2]) <= {*calls[1:3], "QueryAllocatedBlocks", "Read", "Close"}
     assert "Read" in calls
-    assert [calls.count(each) for each in ("ConnectEx", "Open", "Close")] == [2, 2, 2]
+    assert [calls.count(name) for name in ("ConnectEx", "Open", "Close")] == [2, 2, 2]
     vddk.assert_all_true()
     assert held_by(vddk) == []
 
@@ -118,7 +118,7 @@ def test_only_what_is_allocated_is_read_of_a_full(vddk: Lab) -> None:
 
 
 def test_a_large_disk_is_asked_for_in_pieces(tmp_path: Path, certificate: Certificate) -> None:
-    """One question covers 524288 chunks, 32 GiB; the tail that is no whole chunk is allocated."""
+    """One query covers 524288 chunks, 32 GiB; the partial chunk at the end counts as allocated."""
     size = (70 << 30) + 512
     with Simulator(one_vm(DiskEntry(size=size)), certificate=certificate) as sim:
         lab = new_lab(sim, tmp_path)
@@ -126,10 +126,10 @@ def test_a_large_disk_is_asked_for_in_pieces(tmp_path: Path, certificate: Certif
         snapshot = sim.do.snapshot(VM, "frozen")
         with lab.session() as session:
             reader = by_vddk(sim, session).open(disk_of(session, snapshot, size))
-            found = list(reader.allocated())
+            allocated = list(reader.allocated())
             reader.close()
 
-        assert found == [Extent(40 << 30, 128 << 10), Extent(70 << 30, 512)]
+        assert allocated == [Extent(40 << 30, 128 << 10), Extent(70 << 30, 512)]
         assert calls_of(lab).count("QueryAllocatedBlocks") == 3
 
 
@@ -159,9 +159,9 @@ def test_the_session_is_used_and_no_other_login_is_made(vddk: Lab) -> None:
         seen.append(len(list(vddk.sim.site.sessions)))
         return lambda count: None
 
-    vddk.ingest(announce=look)
+    vddk.ingest(on_disk=look)
     vddk.sim.knobs.change("vddk", sessions=False)
-    vddk.ingest(announce=look, want="full")
+    vddk.ingest(on_disk=look, want="full")
 
     assert set(seen[:2]) == {1}
     assert max(seen[2:]) >= 2
@@ -232,7 +232,7 @@ def test_a_hang_is_noticed_and_ended(vddk: Lab, monkeypatch: pytest.MonkeyPatch)
     read = ChildProcess.read
 
     def read_hastily(self: ChildProcess, start: int, count: int) -> memoryview:
-        self._seconds = 1.0  # only now: a loaded machine takes its time to load the library
+        self._seconds = 1.0  # only now: loading the library may be slow on a busy machine
         return read(self, start, count)
 
     monkeypatch.setattr(ChildProcess, "read", read_hastily)
@@ -248,7 +248,7 @@ def test_a_hang_is_noticed_and_ended(vddk: Lab, monkeypatch: pytest.MonkeyPatch)
 def test_a_hold_that_crashes_costs_nothing_but_a_word(
     vddk: Lab, function: str, action: str
 ) -> None:
-    """Before the server did as it was told, or after: nobody told us which."""
+    """Before the server carried out the call, or after it: cbtfs cannot know which."""
     vddk.sim.do.on_vddk(f"VixDiskLib_{function}", action=action)
     outcome = vddk.ingest()
 
@@ -319,7 +319,7 @@ def disk_of(session: Session, snapshot: str, size: int = 2 * MIB) -> FrozenDisk:
     )  # fmt: skip
 
 
-# what it logs
+# log lines of the library
 
 
 def test_a_storm_of_log_lines_disturbs_nobody_and_tells_no_secret(
@@ -330,24 +330,25 @@ def test_a_storm_of_log_lines_disturbs_nobody_and_tells_no_secret(
     cookies: list[str] = []
 
     def look(disk: str, size: int) -> Callable[[int], None]:
-        cookies.extend(each.key for each in vddk.sim.site.sessions)
+        cookies.extend(login.key for login in vddk.sim.site.sessions)
         return lambda count: None
 
-    vddk.ingest(announce=look)
+    vddk.ingest(on_disk=look)
     vddk.sim.knobs.change("vddk", sessions=False)
-    vddk.ingest(want="full", announce=look)
-    said = [each.getMessage() for each in caplog.records if each.getMessage().startswith("vddk")]
+    vddk.ingest(want="full", on_disk=look)
+    messages = [record.getMessage() for record in caplog.records]
+    said = [message for message in messages if message.startswith("vddk")]
 
-    assert sum("line 999 of 1000: user administrator@" in each for each in said) >= 8
+    assert sum("line 999 of 1000: user administrator@" in message for message in said) >= 8
     for hidden in (*cookies, "=vsim", certificate.thumbprint_sha1):
-        assert not any(hidden in each for each in said)
+        assert not any(hidden in message for message in said)
     vddk.assert_all_true()
 
 
 def test_argv_environments_logs_and_repository_keep_the_secrets(
     tmp_path: Path, certificate: Certificate
 ) -> None:
-    """While a capture is under way: all processes of the machine, then all that was written."""
+    """During a capture: all processes of the machine; afterwards: all files written."""
     secret = "Tr0ub4dor-and-3-more"
     inventory = Inventory(users=(UserEntry("backup", secret),), machines=one_vm(cbt=True).machines)
     with Simulator(inventory, certificate=certificate) as sim:
@@ -368,7 +369,7 @@ def test_argv_environments_logs_and_repository_keep_the_secrets(
             text=True,
         ) as process:
             sim.do.wait_vddk("VixDiskLib_Read")
-            keys = [each.key for each in sim.site.sessions]
+            keys = [login.key for login in sim.site.sessions]
             shown = b"".join(_shown_by_processes())
             descendants = _descendants(process.pid)
             sim.do.advance(3600.0)
@@ -376,7 +377,7 @@ def test_argv_environments_logs_and_repository_keep_the_secrets(
         files = b"".join(f.read_bytes() for f in lab.repository.rglob("*") if f.is_file())
 
     assert process.returncode == 0, output
-    assert len(descendants) >= 2  # one holds the VM, one has the disk
+    assert len(descendants) >= 2  # one holds the VM, one has opened the disk
     assert len(keys) >= 2
     for hidden in (secret, *keys):
         assert hidden.encode() not in shown + files + output.encode()
@@ -389,22 +390,22 @@ def _shown_by_processes() -> Iterator[bytes]:
                 try:
                     yield (folder / name).read_bytes()
                 except OSError:
-                    continue  # it ended
+                    continue  # it has ended
 
 
 def _descendants(pid: int) -> list[int]:
-    found = []
+    descendants = []
     for task in Path(f"/proc/{pid}/task").iterdir():
         for child in (task / "children").read_text().split():
-            found += [int(child), *_descendants(int(child))]
-    return found
+            descendants += [int(child), *_descendants(int(child))]
+    return descendants
 
 
 # the process
 
 
 def test_the_library_and_its_path_are_the_childs_alone(vddk: Lab) -> None:
-    """What it depends on is found only by LD_LIBRARY_PATH; nothing of the system's is mixed in."""
+    """Its dependencies are loaded by LD_LIBRARY_PATH, without libraries of the system."""
     library = libdir(vddk.sim) / "lib64" / "libvixDiskLib.so.8"
     with pytest.raises(OSError, match="libvsimwire"):
         ctypes.CDLL(str(library))
@@ -421,7 +422,9 @@ def test_the_library_and_its_path_are_the_childs_alone(vddk: Lab) -> None:
     assert not [name for name in ("libssl", "libcrypto", "libstdc++") if name in maps]
     assert f"LD_LIBRARY_PATH={library.parent}".encode() in variables
     assert b"CBTFS" not in variables
-    assert re.search(r"^Max core file size +0 +0 ", limits, re.M)  # a dump would have secrets
+    assert re.search(
+        r"^Max core file size +0 +0 ", limits, re.M
+    )  # a core dump would contain secrets
     assert "vsim" not in Path("/proc/self/maps").read_text()
 
 
@@ -445,7 +448,7 @@ def test_several_requests_are_in_flight_and_none_is_large(vddk: Lab) -> None:
 
 
 def test_a_vcenter_that_restarts_meanwhile_is_waited_for(vddk: Lab) -> None:
-    """Bytes keep flowing from the host; the login that ends the hold is a new one."""
+    """Reads from the host continue; a new login ends the hold."""
     vddk.retry_policy = replace(vddk.retry_policy, away=60.0, busy=(0.2,) * 50)
     arguments = {"seconds": 0.5, "starting": 0.5}
     vddk.sim.do.on_read(action="operation", operation="restart", arguments=arguments, times=1)
@@ -470,10 +473,10 @@ def test_storage_vmotion_is_refused_while_a_vm_is_captured(vddk: Lab) -> None:
             refusals.append(str(exc))
         return lambda count: None
 
-    vddk.ingest(announce=move)
+    vddk.ingest(on_disk=move)
 
     assert refusals
-    assert all("vim.fault.MethodDisabled" in each for each in refusals)
+    assert all("vim.fault.MethodDisabled" in refusal for refusal in refusals)
     vddk.sim.do.relocate(VM, "datastore1")
 
 
@@ -503,7 +506,7 @@ def test_a_user_who_may_not_hold_a_vm_is_told_so(tmp_path: Path, certificate: Ce
 
 
 def killed(lab: Lab, *, with_its_children: bool) -> None:
-    """A run that is killed while it reads."""
+    """Start a run and kill it while it reads."""
     lab.sim.do.on_vddk("VixDiskLib_Read", action="delay", seconds=3600.0)
     lab.sim.do.vddk_calls(clear=True)
     more = ("--transport", "vddk", "--vddk-libdir", str(libdir(lab.sim)), VM)
@@ -535,7 +538,7 @@ def test_what_a_killed_run_left_held_is_ended_by_the_next_with_the_library(vddk:
     code, document, words = done(vddk, "--transport", "datastore", VM)
 
     assert code == 3, words
-    assert "is disabled by a run that ended early" in document["points"][0]["warnings"][0]
+    assert "is disabled by an interrupted run" in document["points"][0]["warnings"][0]
     assert vddk.run_records() == [record]
     outcome = vddk.ingest()
     assert outcome.is_whole
@@ -580,7 +583,7 @@ def test_auto_tells_in_the_point_why_it_took_another_one(lab: Lab, tmp_path: Pat
     metadata = json.loads(shown.stdout)["metadata"]
 
     assert (code, document["points"][0]["transport"]) == (0, "datastore")
-    assert [each.split(":")[0] for each in metadata["transports_refused"]] == ["vddk", "nbd"]
+    assert [refusal.split(":")[0] for refusal in metadata["transports_refused"]] == ["vddk", "nbd"]
     assert "there is no libvixDiskLib.so of VDDK 6.5 to 9 in" in metadata["transports_refused"][0]
 
 
@@ -592,7 +595,7 @@ def test_a_library_that_does_not_load_is_refused_with_the_reason(lab: Lab, tmp_p
     assert code == 30
     assert document["points"] == []
     enabled, failed = words.splitlines()
-    assert "change tracking enabled; this run takes no restore point of it" in enabled
+    assert "change tracking enabled; this run takes no restore point" in enabled
     assert "cannot be used" in failed
 
 
@@ -612,7 +615,7 @@ def test_a_host_alone_has_nothing_to_hold(tmp_path: Path, certificate: Certifica
 
 
 @pytest.mark.parametrize(
-    ("names", "found", "interface"),
+    ("names", "expected", "interface"),
     [
         (["lib64/libvixDiskLib.so.8"], "lib64/libvixDiskLib.so.8", (8, 0)),
         (["libvixDiskLib.so.7"], "libvixDiskLib.so.7", (7, 0)),
@@ -626,17 +629,17 @@ def test_a_host_alone_has_nothing_to_hold(tmp_path: Path, certificate: Certifica
     ],
 )
 def test_where_a_library_is_found(
-    tmp_path: Path, names: list[str], found: str | None, interface: tuple[int, int] | None
+    tmp_path: Path, names: list[str], expected: str | None, interface: tuple[int, int] | None
 ) -> None:
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     file = find_library(tmp_path)
 
-    if found is None or interface is None:
+    if expected is None or interface is None:
         assert file is None
     else:
-        assert file == (tmp_path / found, *interface)
+        assert file == (tmp_path / expected, *interface)
         assert file.home == tmp_path
 
 
@@ -644,7 +647,7 @@ def test_where_a_library_is_found(
 def test_a_lone_library_with_its_full_version_is_used(
     tracked: Lab, tmp_path: Path, folder: str
 ) -> None:
-    """Named by the directory that has it, without the links that VMware's package has."""
+    """In a directory that has no symbolic links like those in VMware's package."""
     there = tmp_path / "vddk" / folder
     there.mkdir(parents=True)
     built = libdir(tracked.sim) / "lib64"
@@ -669,13 +672,13 @@ def test_the_manual_names_the_versions_that_are_accepted() -> None:
 
 
 def test_reads_of_all_disks_of_a_host_share_its_buffers() -> None:
-    """Readers of two disks, more at once than there are buffers; another host has its own."""
+    """Readers of two disks use more threads than there are buffers; another host has its own."""
     hosts = NfcHosts(3 * MIB)
     at_work, go_on = threading.Semaphore(0), threading.Event()
     lock, now, most = threading.Lock(), 0, 0
 
     class Slow:
-        """A reader that waits."""
+        """A reader whose reads block until released."""
 
         size, mode = 16 * MIB, "nbd"
 
@@ -702,7 +705,7 @@ def test_reads_of_all_disks_of_a_host_share_its_buffers() -> None:
     readers = [NfcReader(Slow(), hosts.of("host-1")) for _ in range(2)]
     extents = [Extent(0, 512), Extent(0, MIB), Extent(0, MIB), Extent(0, 2 * MIB)] * 2
     with ThreadPoolExecutor(16) as pool:
-        reads = [pool.submit(readers[n % 2].read, each) for n, each in enumerate(extents)]
+        reads = [pool.submit(readers[n % 2].read, extent) for n, extent in enumerate(extents)]
         for _ in range(2):  # one buffer, and one or two more
             assert at_work.acquire(timeout=30)
         other = pool.submit(NfcReader(Slow(), hosts.of("host-2")).read, Extent(0, 3 * MIB))
@@ -711,9 +714,9 @@ def test_reads_of_all_disks_of_a_host_share_its_buffers() -> None:
         go_on.set()
         data = [len(read.result(30)) for read in reads]
 
-    assert data == [each.length for each in extents]
+    assert data == [extent.length for extent in extents]
     assert most <= 3 + 1  # three of this host, one of the other
-    with hosts.of("host-1").held(100 * MIB):  # more than there is takes all
+    with hosts.of("host-1").held(100 * MIB):  # a request beyond the total takes all buffers
         assert hosts.of("host-1")._held == 3
 
 

@@ -1,4 +1,4 @@
-"""The life of one VM on a simulated site, with points taken of it, each held to the truth."""
+"""Random life of one VM on a simulated site; every point is compared with its snapshot."""
 
 import random
 import shutil
@@ -14,8 +14,9 @@ from hypothesis import note
 from cbtfs.core.audit import Sampling
 from cbtfs.core.manifest import Manifest
 from cbtfs.errors import CbtfsError
+from cbtfs.ingest.vsphere.context import IngestContext
 from cbtfs.ingest.vsphere.options import IngestOptions
-from cbtfs.ingest.vsphere.vm import IngestContext, ingest_machine
+from cbtfs.ingest.vsphere.vm import ingest_machine
 from cbtfs.source.transport.base import Transport
 from cbtfs.source.transport.datastore import DatastoreTransport
 from cbtfs.source.transport.nbd import NbdTransport
@@ -33,20 +34,20 @@ from tools.vsim.fault import Fault
 
 @dataclass
 class Site:
-    """A simulator and a login that many histories share; each adds a VM of its own."""
+    """A simulator and a login that many histories share; each history adds a VM."""
 
     sim: Simulator
     session: Session
     folder: Path
     histories: int = 0
     seen: Counter[str] = field(default_factory=Counter)
-    """How often disks were captured how: of histories without incrementals little is proved."""
+    """Counts of ingests by kind, of resumed runs and of errors, to show the coverage."""
 
 
 def take_point(
     site: Site, name: str, repository: Path, options: IngestOptions, *, by_datastore: bool = False
 ) -> Manifest:
-    """One point of the VM of that name, in a repository that is opened for it."""
+    """Open the repository and take one point of the VM with that name."""
     transport: Transport = NbdTransport(site.sim.nbd_uri + "{vm}/{snapshot}/{key}", QUICK_NBD)
     if by_datastore:
         transport = DatastoreTransport(site.session.web())
@@ -63,24 +64,24 @@ def take_point(
 
 
 def wrong_blocks(site: Site, repository: Path, manifest: Manifest) -> dict[str, list[int]]:
-    """By label of the disk, the blocks that are not what the simulator froze."""
+    """Return the blocks that differ from the snapshot disk, by label of the disk."""
     moref = manifest.metadata["snapshot"]["moref"]
     keys = {disk["label"]: disk["key"] for disk in manifest.metadata["disks"]}
     images = read_point(repository, manifest)
-    found = {}
+    wrong = {}
     for label in (disk.label for disk in manifest.of_kind("disk")):
         image = images[label]
         truth = (site.sim.state / "snapshots" / moref / f"{keys[label]}.raw").read_bytes()
         assert len(image) == len(truth)
         starts = range(0, len(truth), BLOCK)
-        found[label] = [
+        wrong[label] = [
             at // BLOCK for at in starts if image[at : at + BLOCK] != truth[at : at + BLOCK]
         ]
-    return found
+    return wrong
 
 
 class History:
-    """One VM and one repository. The methods are what happens, see `chances`."""
+    """One VM and one repository. The methods are the events of `chances`."""
 
     def __init__(
         self,
@@ -102,7 +103,7 @@ class History:
         self.unmap_unit = unmap_unit
         self.points: list[Manifest] = []
         self.foreign: list[str] = []
-        """Names of the snapshots of others."""
+        """Names of foreign snapshots."""
         self.count = 0
         self.by_datastore = transport == "datastore"
         self.lists_discards = lists_discards or self.by_datastore
@@ -114,12 +115,12 @@ class History:
             self.write(key, 0, size // 2)
 
     def live(self, days: Sequence[Sequence[Event]]) -> None:
-        """All of that, then a full on a server that behaves: all points are as they were."""
+        """Play all events, then take a full from a server without faults; verify all points."""
         for day in days:
             for name, arguments in day:
                 getattr(self, name)(**arguments)
         self.behave()
-        self.by_datastore = False  # that one refuses a VM with snapshots of others
+        self.by_datastore = False  # which refuses a VM with foreign snapshots
         for key in self.disks():
             self.do.set_disk_cbt(self.name, key)
         last = self.take(IngestOptions(want="full", audit=Sampling(1.0)))
@@ -127,17 +128,18 @@ class History:
         assert last is not None
         for manifest in self.points:
             self.assert_true(manifest)
-        assert suspects(self.repository) == set()  # nobody is accused for nothing
+        assert suspects(self.repository) == set()  # no correct point is suspect
 
     def end(self) -> None:
-        """Leave nothing behind for the next history."""
+        """Remove everything of this history."""
         self.do.reset_knobs()
         self.do.forget_tasks()
         self.do.calls(clear=True)
         self.do.remove_vm(self.moid)
         state = self.site.sim.state
-        for each in (state / "disks" / self.moid, *(state / "snapshots").iterdir(), self.folder):
-            shutil.rmtree(each)
+        snapshots = (state / "snapshots").iterdir()
+        for directory in (state / "disks" / self.moid, *snapshots, self.folder):
+            shutil.rmtree(directory)
 
     # the guest
 
@@ -204,7 +206,7 @@ class History:
     def wait(self, days: int) -> None:
         self.do.advance(days * 86400)
 
-    # snapshots of others
+    # foreign snapshots
 
     def snapshot(self) -> None:
         self.count += 1
@@ -225,7 +227,7 @@ class History:
             self.do.revert(self.foreign[which % len(self.foreign)])
 
     def try_and_revert(self, key: int, offset: int, length: int, how: str) -> None:
-        """Between two points: a snapshot, some work, back to it, and the snapshot goes."""
+        """Take a snapshot, write, revert to the snapshot and remove it."""
         before = len(self.foreign)
         self.snapshot()
         if len(self.foreign) > before:
@@ -236,7 +238,7 @@ class History:
             self.write(key, offset + length, length)
 
     def _look_for_snapshots(self) -> None:
-        names = [each["name"] for each in self._machine()["snapshots"]]
+        names = [entry["name"] for entry in self._machine()["snapshots"]]
         self.foreign = [name for name in names if not name.startswith("cbtfs-")]
 
     # the server
@@ -295,7 +297,7 @@ class History:
         self._look_for_snapshots()
 
     def fail_to_ingest(self, method: str, at: int) -> None:
-        """Trouble that an ingest may outlive, or not."""
+        """Ingest with a fault that the ingest may or may not survive."""
         if method == "read":
             self.do.on_read(action="eio", at=at, times=3)
         else:
@@ -304,7 +306,7 @@ class History:
         self.do.clear_rules()
 
     def leave_a_snapshot(self, offset: int, length: int) -> None:
-        """Of the second disk reads fail, and so does the removal: the next run may go on."""
+        """Fail reads of the second disk and the snapshot removal; the next run may resume."""
         for key in KEYS:
             self.write(key, offset, length)
         self.do.on_read(action="eio", export=f"*/{KEYS[1]}")
@@ -316,7 +318,7 @@ class History:
         self.take(IngestOptions())
 
     def take(self, options: IngestOptions) -> Manifest | None:
-        """One point, which is what it should be; None where none can be had, and none is."""
+        """Take a point and verify it; return None if the ingest failed and committed nothing."""
         before = set(listed(self.repository))
         try:
             manifest = take_point(
@@ -327,7 +329,7 @@ class History:
             note(f"no point: {exc}")
             assert set(listed(self.repository)) == before
             return None
-        self.site.seen["taken over"] += "resumed" in manifest.metadata
+        self.site.seen["resumed"] += "resumed" in manifest.metadata
         for disk in manifest.of_kind("disk"):
             self.site.seen[disk.ingest] += 1
             note(f"{manifest.name}, {disk.label}: {disk.ingest}, {disk.reason}")
@@ -335,16 +337,16 @@ class History:
         self.assert_true(manifest)
         return manifest
 
-    # the truth
+    # verification
 
     def assert_true(self, manifest: Manifest) -> None:
-        """Every disk of the point is what the simulator froze at its snapshot."""
+        """Assert that every disk of the point equals the snapshot disk."""
         wrong = wrong_blocks(self.site, self.repository, manifest)
         assert wrong == {disk.label: [] for disk in manifest.of_kind("disk")}, manifest.name
 
     def _machine(self) -> dict[str, Any]:
-        return next(each for each in self.do.vms() if each["name"] == self.name)
+        return next(listed for listed in self.do.vms() if listed["name"] == self.name)
 
     def disks(self) -> dict[int, int]:
-        """Size by key."""
+        """Return the sizes of the disks by key."""
         return {disk["key"]: disk["size"] for disk in self._machine()["disks"]}

@@ -105,6 +105,8 @@ class SnapshotDisk:
         self._watch = watch
         self._lock = threading.Lock()
         self._opened: DiskReader | None = None
+        self.transport_mode: str | None = None
+        """Mode of the reader when it was opened; None before."""
 
     def changed(self, since: Since) -> Sequence[Extent]:
         self._watch.look()
@@ -124,6 +126,7 @@ class SnapshotDisk:
         with self._lock:
             if self._opened is None:
                 self._opened = self._open()
+                self.transport_mode = self._opened.mode
             return self._opened
 
     def confirm(self) -> None:
