@@ -1,4 +1,4 @@
-"""What a repository must hold after a history: the oracle that histories are played against."""
+"""Oracle of random histories: the points that the repository must contain."""
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,13 +15,13 @@ from tests.make_points import BLOCK
 from tests.source.fake import FakeDisk, FakeSnapshot
 
 Mode = Literal["tracked", "digest", "listed", "over", "wrong", "since base", "since another"]
-"""How a run learns what changed, and whether it is told the truth."""
+"""Kind of change list that a run gets, and whether the list is correct."""
 
 NOWHERE: Final = PointId("0" * 32)
 
 
 class Kept(NamedTuple):
-    """One point, and what its disks were when it was taken."""
+    """One point, and the snapshots of its disks."""
 
     manifest: Manifest
     shots: Mapping[str, FakeSnapshot]
@@ -29,34 +29,34 @@ class Kept(NamedTuple):
 
 @dataclass
 class Machine:
-    """One VM: its disks, and the points that were ever committed of it."""
+    """One VM: its disks, and all points that were ever committed."""
 
     disks: dict[str, FakeDisk]
     points: list[Kept] = field(default_factory=list)
     forgotten: set[PointId] = field(default_factory=set)
     doubted: set[PointId] = field(default_factory=set)
-    """Points of which the catalog cannot tell whether a later one was lost."""
+    """Points after which the catalog may have lost a later one."""
 
     @property
     def retained(self) -> list[Kept]:
         return [kept for kept in self.points if kept.manifest.point not in self.forgotten]
 
     def base(self, label: str) -> Kept | None:
-        """The newest retained point that has the disk."""
+        """Return the newest retained point with the disk."""
         return newest_with(self.retained, label)
 
     def last(self, label: str) -> Kept | None:
-        """The newest point that has the disk, forgotten or not."""
+        """Return the newest point with the disk, even if it is forgotten."""
         return newest_with(self.points, label)
 
     def others(self, label: str) -> list[PointId]:
-        """Points that a list may be since by mistake."""
+        """Return points that a change list may start from by mistake."""
         base = self.base(label)
         ids = [kept.manifest.point for kept in self.points]
         return [NOWHERE, *(i for i in ids if base is None or i != base.manifest.point)]
 
     def source(self, label: str, shot: FakeSnapshot, mode: Mode, rnd: random.Random) -> DiskSource:
-        """The disk at *shot*, as a run in *mode* meets it."""
+        """Return the source of the disk at *shot* for a run in *mode*."""
         base, last = self.base(label), self.last(label)
         disk = self.disks[label]
         match mode:
@@ -76,7 +76,7 @@ class Machine:
                 return with_list(shot, [], rnd.choice(self.others(label)))
 
     def expected_kind(self, label: str, mode: Mode, want: Want) -> IngestKind:
-        """How the disk must be captured by the rules of what an ingest compares with."""
+        """Return the kind of ingest that the rules for bases require."""
         base = self.base(label)
         if base is None or want == "full" or mode in ("digest", "wrong", "since another"):
             return "full"
@@ -90,7 +90,7 @@ def newest_with(points: Sequence[Kept], label: str) -> Kept | None:
 
 
 def written(disk: FakeDisk, shot: FakeSnapshot, kept: Kept | None) -> list[Extent]:
-    """What was written since the disk was as in *kept*."""
+    """Return the extents that were written after the point *kept*."""
     number = 0 if kept is None else shot_of(disk, kept)
     return list(clip(disk.written_since(number), 0, shot.size))
 
@@ -106,21 +106,21 @@ def pairs(extents: Iterable[Extent]) -> list[tuple[int, int]]:
 def over_reported(
     extents: Sequence[Extent], size: int, rnd: random.Random
 ) -> list[tuple[int, int]]:
-    """More than *extents*: grown by odd numbers, doubled, in disorder, with some that is not so."""
+    """Return *extents* enlarged, duplicated, shuffled, and with unchanged extents added."""
     grown = [
         Extent(max(e.start - rnd.randint(0, 900), 0), e.length + rnd.randint(900, 3000))
         for e in extents
     ]
     invented = [Extent(rnd.randrange(size), rnd.randint(1, 9000)) for _ in range(3) if size]
-    found = pairs(clip([*extents, *grown, *invented], 0, size))
-    rnd.shuffle(found)
-    return found
+    reported = pairs(clip([*extents, *grown, *invented], 0, size))
+    rnd.shuffle(reported)
+    return reported
 
 
 def counts_of(shot: FakeSnapshot, before: bytes, known: set[bytes]) -> Counts:
-    """What an ingest that fetched what *shot* tells, over a parent *before*, has to count.
+    """Return the expected counts of an ingest that fetched shot.fetched, with the base *before*.
 
-    *known* are the blocks that the repository has; those that it got are added.
+    The function adds new blocks to *known*, the blocks in the repository.
     """
     blocks, parents = blocks_of(shot.content), blocks_of(before)
     numbers = {n for e in shot.fetched for n in range(e.start // BLOCK, -(-e.end // BLOCK))}
@@ -137,6 +137,6 @@ def counts_of(shot: FakeSnapshot, before: bytes, known: set[bytes]) -> Counts:
 
 
 def without_stored(disk: DiskRecord) -> Counts:
-    """The counts of a disk but for stored bytes, which depend on compression."""
+    """Return the counts of a disk without the stored bytes, which depend on compression."""
     c = disk.counts
     return Counts(c.read_bytes, c.written_blocks, c.zero_blocks, c.new_bytes)

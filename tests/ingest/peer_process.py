@@ -1,4 +1,4 @@
-"""Another process that works on the same repository, in step with the test."""
+"""A second process that works on the same repository in lockstep with the test."""
 
 import os
 import traceback
@@ -8,27 +8,27 @@ from typing import BinaryIO, NoReturn
 
 
 class Line:
-    """What two processes tell each other, a line at a time."""
+    """A connection between two processes that transfers lines."""
 
     def __init__(self, reading: int, writing: int) -> None:
         self._reading: BinaryIO = os.fdopen(reading, "rb", 0)
         self._writing: BinaryIO = os.fdopen(writing, "wb", 0)
 
-    def tell(self, text: str) -> None:
+    def send(self, text: str) -> None:
         self._writing.write(text.encode() + b"\n")
 
-    def hear(self) -> str:
-        """The next line; empty once the other process has hung up."""
+    def receive(self) -> str:
+        """Return the next line; empty if the other process closed the connection."""
         return self._reading.readline().decode().rstrip("\n")
 
-    def hang_up(self) -> None:
+    def close(self) -> None:
         self._writing.close()
         self._reading.close()
 
 
 @contextmanager
 def peer(work: Callable[[Line], None]) -> Iterator[Line]:
-    """A forked process that does *work*; it must have done it well at the end of the block."""
+    """Fork a process that does *work*; assert at the end of the block that it succeeded."""
     down, up = os.pipe(), os.pipe()
     child = os.fork()
     if child == 0:
@@ -41,7 +41,7 @@ def peer(work: Callable[[Line], None]) -> Iterator[Line]:
     try:
         yield line
     finally:
-        line.hang_up()
+        line.close()
         _, status = os.waitpid(child, 0)
     assert status == 0
 

@@ -1,4 +1,4 @@
-"""Several processes at one repository: one writes, the others wait, or read what stands."""
+"""Concurrent processes on one repository: one writes, the others wait or read."""
 
 import hashlib
 import os
@@ -31,19 +31,19 @@ def path(tmp_path: Path) -> Path:
 
 
 def hold(path: Path, line: Line) -> None:
-    """Take a point, and keep the repository until told to let go."""
+    """Lock the repository until the peer sends a line; then take a point."""
     with writing(path) as repository:
-        line.tell(str(os.getpid()))
-        line.hear()
+        line.send(str(os.getpid()))
+        line.receive()
         ingest_into(repository, {"A": disk_of(CONTENT).take_snapshot()})
 
 
-def test_a_second_writer_is_told_who_holds_the_repository(path: Path) -> None:
+def test_the_error_of_a_second_writer_names_the_first(path: Path) -> None:
     with peer(lambda line: hold(path, line)) as holder:
-        pid = holder.hear()
+        pid = holder.receive()
         with pytest.raises(RepositoryLocked, match=f"process {pid} on ") as caught:
             ingest(path, {"B": disk_of(CONTENT).take_snapshot()})
-        holder.tell("go")
+        holder.send("go")
 
     assert caught.value.exit_code == 11
     assert len([name for name in points(path) if "." not in name]) == 1
@@ -53,16 +53,16 @@ def test_a_second_writer_that_waits_gets_its_turn(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with peer(lambda line: hold(path, line)) as holder:
-        holder.hear()
+        holder.receive()
         waited, pause = list[float](), time.sleep
 
-        def let_go_and_pause(seconds: float) -> None:
+        def release_and_pause(seconds: float) -> None:
             if not waited:
-                holder.tell("go")
+                holder.send("go")
             waited.append(seconds)
             pause(seconds)
 
-        monkeypatch.setattr(time, "sleep", let_go_and_pause)
+        monkeypatch.setattr(time, "sleep", release_and_pause)
         manifest = ingest(path, {"B": disk_of(CONTENT).take_snapshot()}, lock_wait=60)
 
     assert waited
@@ -72,12 +72,12 @@ def test_a_second_writer_that_waits_gets_its_turn(
 
 def test_writers_that_wait_for_each_other_all_commit(path: Path) -> None:
     def work(line: Line) -> None:
-        line.hear()
+        line.receive()
         for n in range(INGESTS):
             disk = disk_of(CONTENT)
             disk.write(0, f"{os.getpid()} {n}".encode())
             ingest(path, {"A": disk.take_snapshot()}, lock_wait=60)
-        line.tell("done")
+        line.send("done")
 
     with (
         peer(work) as first,
@@ -86,14 +86,14 @@ def test_writers_that_wait_for_each_other_all_commit(path: Path) -> None:
     ):
         writers = (first, second, third)
         for writer in writers:
-            writer.tell("go")
-        done = [writer.hear() for writer in writers]
+            writer.send("go")
+        done = [writer.receive() for writer in writers]
 
     with reading(path) as repository, repository.catalog.view() as view:
         (vm,) = view.vms()
-        options = [order for order, _ in view.points_of(vm)]
+        orders = [order for order, _ in view.points_of(vm)]
     assert done == ["done"] * WRITERS
-    assert options == list(range(1, WRITERS * INGESTS + 1))
+    assert orders == list(range(1, WRITERS * INGESTS + 1))
 
 
 def digest_of(path: Path, point: PointId) -> str:
@@ -103,18 +103,18 @@ def digest_of(path: Path, point: PointId) -> str:
 
 
 def hash_over_and_over(path: Path, point: PointId, line: Line) -> None:
-    """Tell a point's digest whenever asked: by a reader that stays open, and by a new one."""
+    """Send the digest of a point on request, by one reader that stays open."""
     with reading(path) as repository:
         disk = find_point(repository, point).manifest.disks[0]
         reader = Reader(repository, cache_bytes=0)
-        while line.hear():
+        while line.receive():
             content = reader.disk(disk).read(0, disk.size)
-            line.tell(hashlib.sha256(content).hexdigest())
+            line.send(hashlib.sha256(content).hexdigest())
 
 
 def reopen_over_and_over(path: Path, point: PointId, line: Line) -> None:
-    while line.hear():
-        line.tell(digest_of(path, point))
+    while line.receive():
+        line.send(digest_of(path, point))
 
 
 @pytest.mark.parametrize("work", [hash_over_and_over, reopen_over_and_over])
@@ -122,13 +122,13 @@ def test_an_old_point_reads_the_same_while_ingests_go_on(path: Path, work: Work)
     disk = disk_of(CONTENT)
     first = ingest(path, {"A": disk.take_snapshot()})
     rnd = random.Random(8)
-    found = []
+    digests = []
 
     with peer(lambda line: work(path, first.point, line)) as reader:
         for _ in range(20):
-            reader.tell("again")
+            reader.send("again")
             disk.write(rnd.randrange(len(CONTENT)), rnd.randbytes(30_000))
             ingest(path, {"A": disk.take_snapshot()}, lock_wait=60)
-            found.append(reader.hear())
+            digests.append(reader.receive())
 
-    assert found == [hashlib.sha256(CONTENT).hexdigest()] * 20
+    assert digests == [hashlib.sha256(CONTENT).hexdigest()] * 20

@@ -1,4 +1,4 @@
-"""Units of work that one thread takes together."""
+"""Batches of units that one thread reads."""
 
 from hypothesis import given
 from hypothesis import strategies as st

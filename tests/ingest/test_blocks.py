@@ -1,4 +1,4 @@
-"""Blocks are the same wherever a source puts them, and whatever was there before."""
+"""Blocks are correct for local and remote sources, whatever the buffers contained before."""
 
 import random
 from collections.abc import Iterator
@@ -19,10 +19,10 @@ SIZE = READ_BYTES * 2 + BLOCK + 700
 
 
 def contents() -> list[bytes]:
-    """Of every block: data, or zeros for each third; the last one short."""
+    """Return the blocks of a disk: every third is zeros, the last one is short."""
     noise = random.Random(1).randbytes(SIZE)
-    found = [noise[at : at + BLOCK] for at in range(0, SIZE, BLOCK)]
-    return [bytes(len(each)) if index % 3 == 1 else each for index, each in enumerate(found)]
+    blocks = [noise[at : at + BLOCK] for at in range(0, SIZE, BLOCK)]
+    return [bytes(len(block)) if n % 3 == 1 else block for n, block in enumerate(blocks)]
 
 
 CONTENTS = contents()
@@ -41,20 +41,20 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DiskSourc
         yield image if request.param == "local" else Remote(image)
 
 
-def test_blocks_are_those_of_the_source_and_padded_at_its_end(source: DiskSource) -> None:
+def test_blocks_equal_those_of_the_source_and_the_last_is_padded(source: DiskSource) -> None:
     blocks = Blocks(source, BLOCK)
-    padded = [each.ljust(BLOCK, b"\0") for each in CONTENTS]
+    padded = [block.ljust(BLOCK, b"\0") for block in CONTENTS]
 
-    found = [
+    filled = [
         (bytes(blocks.content(at)), blocks.digest(at), blocks.is_zero(at))
         for count in blocks.fill(Extent(0, SIZE))
         for at in range(count)
     ]
 
-    assert found == [(each, chunk_digest(each), not any(each)) for each in padded]
+    assert filled == [(block, chunk_digest(block), not any(block)) for block in padded]
 
 
-def test_what_was_there_before_does_not_show(source: DiskSource) -> None:
+def test_earlier_content_of_the_buffers_is_overwritten(source: DiskSource) -> None:
     blocks = Blocks(source, BLOCK)
     for _ in blocks.fill(Extent(0, READ_BYTES)):
         pass

@@ -1,4 +1,4 @@
-"""Of the checkpoints of a disk, the oldest that is recorded lasts."""
+"""The oldest recorded checkpoint of a disk is durable."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from cbtfs.store.repository import writing
 from tests.make_points import BLOCK, new_repository
 
 
-def test_packs_are_closed_before_the_last_checkpoint_that_may_last_is_dropped(
+def test_packs_are_closed_before_the_last_durable_checkpoint_is_dropped(
     tmp_path: Path,
 ) -> None:
     shape = Shape(100 * BLOCK, BLOCK)
@@ -25,9 +25,9 @@ def test_packs_are_closed_before_the_last_checkpoint_that_may_last_is_dropped(
         for leaf in range(5):
             checkpoint = Checkpoint(leaf, Digest(bytes([leaf + 1]) * 32), 0, Counts())
             checkpoints.add("disk", disk, checkpoint, shape)
-            found = checkpoints.progress("disk")
-            assert found is not None
-            disk = found
+            progress = checkpoints.progress("disk")
+            assert progress is not None
+            disk = progress
 
     assert flushes == [3, 3]
-    assert [each.leaf for each in disk.checkpoints] == [2, 3, 4]
+    assert [checkpoint.leaf for checkpoint in disk.checkpoints] == [2, 3, 4]

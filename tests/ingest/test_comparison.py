@@ -1,4 +1,4 @@
-"""What an ingest compares with, what it believes, and what it says about that."""
+"""The base of an ingest, the trust in change lists, and the recorded reasons."""
 
 import shutil
 from collections.abc import Callable
@@ -44,7 +44,7 @@ def take(path: Path, disk: FakeDisk, *, vm: str = "vm", want: Want = "auto") -> 
 
 
 def take_listed(path: Path, disk: FakeDisk, since: Manifest | None = None) -> Manifest:
-    """One more point after three bytes were written, from a list of just these."""
+    """Write three bytes and take a point from a change list with exactly these."""
     disk.write(5 * BLOCK, bytes([disk.content[5 * BLOCK] ^ 1]) * 3)
     point = None if since is None else since.point
     return ingest(path, {"A": with_list(disk.take_snapshot(), WRITTEN, point)})
@@ -80,9 +80,7 @@ def test_a_list_is_since_the_last_committed_point(path: Path, disk: FakeDisk) ->
     assert is_right(path, second, disk)
 
 
-def test_a_list_is_not_believed_once_the_last_point_is_forgotten(
-    path: Path, disk: FakeDisk
-) -> None:
+def test_a_list_is_not_trusted_once_the_last_point_is_forgotten(path: Path, disk: FakeDisk) -> None:
     first = take(path, disk)
     disk.write(0, b"changed before the point that is forgotten")
     second = take(path, disk)
@@ -96,7 +94,7 @@ def test_a_list_is_not_believed_once_the_last_point_is_forgotten(
     assert is_right(path, third, disk)
 
 
-def test_an_older_point_that_is_forgotten_does_not_void_a_list(path: Path, disk: FakeDisk) -> None:
+def test_a_forgotten_older_point_does_not_void_a_list(path: Path, disk: FakeDisk) -> None:
     first = take(path, disk)
     take(path, disk)
     forget(path, first.point)
@@ -107,7 +105,7 @@ def test_an_older_point_that_is_forgotten_does_not_void_a_list(path: Path, disk:
     assert is_right(path, third, disk)
 
 
-def test_a_list_is_believed_again_after_the_run_that_followed_a_forget(
+def test_a_list_is_trusted_again_after_the_run_that_followed_a_forget(
     path: Path, disk: FakeDisk
 ) -> None:
     take(path, disk)
@@ -120,7 +118,7 @@ def test_a_list_is_believed_again_after_the_run_that_followed_a_forget(
     assert is_right(path, fourth, disk)
 
 
-def test_a_list_is_not_believed_when_a_forgotten_manifest_cannot_be_read(
+def test_a_list_is_not_trusted_if_a_forgotten_manifest_is_unreadable(
     path: Path, disk: FakeDisk
 ) -> None:
     take(path, disk)
@@ -135,7 +133,7 @@ def test_a_list_is_not_believed_when_a_forgotten_manifest_cannot_be_read(
     assert is_right(path, third, disk)
 
 
-def test_a_tracker_that_names_its_since_is_believed_though_the_last_point_is_forgotten(
+def test_a_list_that_names_its_start_is_trusted_although_the_last_point_is_forgotten(
     path: Path, disk: FakeDisk
 ) -> None:
     take(path, disk)
@@ -150,7 +148,7 @@ def test_a_tracker_that_names_its_since_is_believed_though_the_last_point_is_for
     assert is_right(path, third, disk)
 
 
-def test_a_disk_with_all_points_forgotten_starts_anew(path: Path, disk: FakeDisk) -> None:
+def test_a_disk_with_all_points_forgotten_gets_a_full(path: Path, disk: FakeDisk) -> None:
     forget(path, take(path, disk).point)
 
     second = take_listed(path, disk)
@@ -159,7 +157,7 @@ def test_a_disk_with_all_points_forgotten_starts_anew(path: Path, disk: FakeDisk
     assert is_right(path, second, disk)
 
 
-def test_a_list_since_an_older_point_is_not_believed(path: Path, disk: FakeDisk) -> None:
+def test_a_list_since_an_older_point_is_not_trusted(path: Path, disk: FakeDisk) -> None:
     first = take(path, disk)
     disk.write(0, b"changed before the second point")
     take(path, disk)
@@ -172,18 +170,18 @@ def test_a_list_since_an_older_point_is_not_believed(path: Path, disk: FakeDisk)
     assert is_right(path, third, disk)
 
 
-def test_a_list_since_the_point_of_another_vm_is_not_believed(path: Path, disk: FakeDisk) -> None:
+def test_a_list_since_the_point_of_another_vm_is_not_trusted(path: Path, disk: FakeDisk) -> None:
     take(path, disk)
     other = take(path, disk, vm="other")
     disk.write(0, b"not in the list")
 
-    found = take_listed(path, disk, since=other)
+    manifest = take_listed(path, disk, since=other)
 
-    assert found.kind == "full"
-    assert is_right(path, found, disk)
+    assert manifest.kind == "full"
+    assert is_right(path, manifest, disk)
 
 
-def test_a_list_of_a_disk_that_was_away_is_since_the_point_that_had_it(
+def test_a_list_of_a_disk_that_was_absent_starts_at_the_last_point_with_it(
     path: Path, disk: FakeDisk
 ) -> None:
     first = take(path, disk)
@@ -208,9 +206,7 @@ def test_a_disk_without_a_tracker_is_compared_by_digest(path: Path, disk: FakeDi
     assert is_right(path, second, disk)
 
 
-def test_a_manifest_that_cannot_be_read_makes_lists_unbelievable(
-    path: Path, disk: FakeDisk
-) -> None:
+def test_an_unreadable_manifest_voids_lists(path: Path, disk: FakeDisk) -> None:
     take(path, disk)
     disk.write(0, b"changed before the point that cannot be read")
     second = take(path, disk)
@@ -229,21 +225,21 @@ def test_a_point_taken_beside_an_unreadable_manifest_is_newer_than_it(
 ) -> None:
     take(path, disk)
     hidden = [take(path, disk) for _ in range(3)]
-    kept = [points(path)[each.point] for each in hidden]
-    for each in hidden:
-        damage_manifest(path, each.point)
+    kept = [points(path)[manifest.point] for manifest in hidden]
+    for manifest in hidden:
+        damage_manifest(path, manifest.point)
     lose_catalog(path)
     last = take(path, disk)
-    for each, data in zip(hidden, kept, strict=True):
-        (path / "points" / each.point).write_bytes(data)
+    for manifest, data in zip(hidden, kept, strict=True):
+        (path / "points" / manifest.point).write_bytes(data)
 
-    found = take(path, disk)
+    newest = take(path, disk)
 
-    assert last.order > max(each.order for each in hidden)
-    assert found.disks[0].parent == last.point
+    assert last.order > max(manifest.order for manifest in hidden)
+    assert newest.disks[0].parent == last.point
 
 
-def test_a_base_whose_objects_are_lost_is_read_in_full_and_says_so(
+def test_a_base_with_lost_objects_causes_a_full_with_that_reason(
     path: Path, disk: FakeDisk
 ) -> None:
     first = take(path, disk)
@@ -257,7 +253,7 @@ def test_a_base_whose_objects_are_lost_is_read_in_full_and_says_so(
     assert is_right(path, second, disk)
 
 
-def test_an_older_base_does_not_stand_in_for_a_damaged_one(path: Path, disk: FakeDisk) -> None:
+def test_an_older_point_does_not_replace_a_damaged_base(path: Path, disk: FakeDisk) -> None:
     take(path, disk)
     before = set(packs(path))
     disk.write(0, b"only in the pack that is lost")
@@ -271,7 +267,7 @@ def test_an_older_base_does_not_stand_in_for_a_damaged_one(path: Path, disk: Fak
     assert is_right(path, third, disk)
 
 
-def test_a_damaged_point_is_whole_again_once_its_blocks_were_read_again(
+def test_a_damaged_point_is_repaired_when_its_blocks_are_read_again(
     path: Path, disk: FakeDisk
 ) -> None:
     first = take(path, disk)
@@ -312,7 +308,7 @@ def take_untracked(path: Path, disk: FakeDisk) -> Manifest:
 
 
 @pytest.mark.parametrize("take_whole", [take_full, take_untracked])
-def test_reading_everything_ends_suspicion(
+def test_a_full_on_a_suspect_base_is_not_suspect(
     path: Path, disk: FakeDisk, take_whole: Callable[[Path, FakeDisk], Manifest]
 ) -> None:
     mark_suspect(path, take(path, disk))
@@ -344,7 +340,7 @@ def test_incremental_only_takes_an_incremental(path: Path, disk: FakeDisk) -> No
 
 
 def never(path: Path, disk: FakeDisk) -> None:
-    """The disk has no point yet."""
+    """The disk has no point."""
 
 
 def with_newest_forgotten(path: Path, disk: FakeDisk) -> None:
@@ -366,7 +362,7 @@ def with_unreadable_manifest(path: Path, disk: FakeDisk) -> None:
 @pytest.mark.parametrize(
     "prepare", [never, with_newest_forgotten, with_damaged_base, with_unreadable_manifest]
 )
-def test_incremental_only_refuses_to_read_it_all_and_commits_nothing(
+def test_incremental_only_refuses_a_full_and_commits_nothing(
     path: Path, disk: FakeDisk, prepare: Callable[[Path, FakeDisk], None]
 ) -> None:
     prepare(path, disk)
@@ -378,30 +374,32 @@ def test_incremental_only_refuses_to_read_it_all_and_commits_nothing(
     assert points(path) == before
 
 
-def test_a_full_that_was_asked_for_ignores_the_list(path: Path, disk: FakeDisk) -> None:
+def test_a_requested_full_ignores_the_list(path: Path, disk: FakeDisk) -> None:
     take(path, disk)
     disk.write(0, b"not in the list")
 
-    found = ingest(path, {"A": with_list(disk.take_snapshot(), [])}, want="full")
+    manifest = ingest(path, {"A": with_list(disk.take_snapshot(), [])}, want="full")
 
-    assert (found.kind, found.reason) == ("full", "a full was asked for")
-    assert is_right(path, found, disk)
+    assert (manifest.kind, manifest.reason) == ("full", "a full was asked for")
+    assert is_right(path, manifest, disk)
 
 
-def test_a_point_is_full_if_any_disk_was_read_whole(path: Path, disk: FakeDisk) -> None:
+def test_a_point_is_a_full_if_any_disk_is(path: Path, disk: FakeDisk) -> None:
     take(path, disk)
 
-    found = ingest(path, {"A": disk.take_snapshot(), "B": disk_of(b"new").take_snapshot()})
+    manifest = ingest(path, {"A": disk.take_snapshot(), "B": disk_of(b"new").take_snapshot()})
 
-    assert [each.ingest for each in found.disks] == ["incremental", "full"]
-    assert (found.kind, found.reason) == ("full", "first restore point of this disk")
+    assert [record.ingest for record in manifest.disks] == ["incremental", "full"]
+    assert (manifest.kind, manifest.reason) == ("full", "first restore point of this disk")
 
 
-def test_a_repository_that_was_copied_goes_on(path: Path, disk: FakeDisk, tmp_path: Path) -> None:
+def test_a_copied_repository_accepts_an_incremental(
+    path: Path, disk: FakeDisk, tmp_path: Path
+) -> None:
     take(path, disk)
     shutil.copytree(path, tmp_path / "copy")
 
-    found = take_listed(tmp_path / "copy", disk)
+    manifest = take_listed(tmp_path / "copy", disk)
 
-    assert found.kind == "incremental"
-    assert read_disk(tmp_path / "copy", found.disks[0]) == disk.content
+    assert manifest.kind == "incremental"
+    assert read_disk(tmp_path / "copy", manifest.disks[0]) == disk.content

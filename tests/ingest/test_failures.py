@@ -1,4 +1,4 @@
-"""A run that fails commits nothing, and the next one works."""
+"""A failed run commits nothing, and the next run succeeds."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ CHANGED = b"changed" + CONTENT[7:]
 
 
 class Short(WrappedSource):
-    """Says that it is longer than it is."""
+    """Reports a size larger than the real one."""
 
     @property
     def size(self) -> int:
@@ -40,7 +40,7 @@ class Short(WrappedSource):
 
 
 class Curtailed(WrappedSource):
-    """Gives one byte less than it should from the second leaf on."""
+    """Returns one byte too few from the second leaf on."""
 
     def read(self, extent: Extent) -> bytes | memoryview:
         data = self._source.read(extent)
@@ -48,7 +48,7 @@ class Curtailed(WrappedSource):
 
 
 class Moved(WrappedSource):
-    """Has changed when it is asked at the end."""
+    """Has changed by the time of confirm()."""
 
     def confirm(self) -> None:
         raise SourceMismatch("it changed")
@@ -102,7 +102,7 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(("fail", "error", "message"), FAILURES)
-def test_a_run_that_fails_leaves_the_points_as_they_were(
+def test_a_failed_run_leaves_the_points_unchanged(
     path: Path, fail: Callable[[DiskSource], DiskSource], error: type[Exception], message: str
 ) -> None:
     before = points(path), packs(path)
@@ -114,7 +114,7 @@ def test_a_run_that_fails_leaves_the_points_as_they_were(
 
 
 @pytest.mark.parametrize(("fail", "error", "message"), FAILURES)
-def test_after_a_run_that_failed_the_next_one_works(
+def test_after_a_failed_run_the_next_one_succeeds(
     path: Path, fail: Callable[[DiskSource], DiskSource], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error):
@@ -135,7 +135,7 @@ def test_a_failed_run_is_never_a_base(path: Path) -> None:
     assert manifest.disks[0].parent == first
 
 
-def test_the_same_opening_can_be_used_after_a_run_that_failed(path: Path) -> None:
+def test_an_open_repository_can_be_used_after_a_failed_run(path: Path) -> None:
     with writing(path) as repository:
         with pytest.raises(SourceUnavailable):
             ingest_into(repository, {"A": broken(disk_of(CHANGED).take_snapshot())}, want="full")
@@ -145,7 +145,7 @@ def test_the_same_opening_can_be_used_after_a_run_that_failed(path: Path) -> Non
     assert read_point(path, manifest) == {"A": CHANGED}
 
 
-def test_a_second_disk_that_fails_takes_the_first_one_with_it(path: Path) -> None:
+def test_a_second_disk_that_fails_discards_the_first(path: Path) -> None:
     before = points(path)
     sources: dict[str, DiskSource] = {
         "A": disk_of(CHANGED).take_snapshot(),
@@ -164,7 +164,7 @@ def rewrite(path: Path) -> None:
 
 
 class WrittenWhileRead(ImageSource):
-    """An image that somebody writes to when its last byte is read."""
+    """An image that is modified when its last byte is read."""
 
     def __init__(self, path: Path, write: Callable[[Path], None]) -> None:
         super().__init__(path)
@@ -209,7 +209,7 @@ def test_a_file_that_may_change_while_it_is_read_is_committed(path: Path, tmp_pa
     assert len(read_disk(path, manifest.disks[0])) == len(CONTENT)
 
 
-def test_a_file_that_is_cut_while_it_is_read_is_not_committed_even_if_it_may_change(
+def test_a_file_truncated_while_it_is_read_is_not_committed_even_if_it_may_change(
     path: Path, tmp_path: Path
 ) -> None:
     image = tmp_path / "disk.raw"
@@ -227,7 +227,7 @@ def test_a_file_that_is_cut_while_it_is_read_is_not_committed_even_if_it_may_cha
 @pytest.mark.parametrize(
     ("labels", "vm"), [([], "vm"), ([""], "vm"), (["A"], "")], ids=["no disk", "no label", "no VM"]
 )
-def test_what_has_no_name_is_refused(path: Path, labels: list[str], vm: str) -> None:
+def test_disks_and_vms_without_a_name_are_refused(path: Path, labels: list[str], vm: str) -> None:
     before = points(path)
 
     with pytest.raises(UsageError):

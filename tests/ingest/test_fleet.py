@@ -1,4 +1,4 @@
-"""Several at once, in threads: failures kept apart, interrupts, tries, limits that hold."""
+"""Several items at once, in threads: separate failures, interrupts, retries, limits."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from cbtfs.ingest.fleet.schedule import FleetLimits, Needs, Resource
 
 
 class Meter:
-    """How many are at work at once, in all and by resource."""
+    """Counts the items in progress at the same time, by resource."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -26,8 +26,8 @@ class Meter:
     def counting(self, *what: object) -> Iterator[None]:
         with self._lock:
             self._now.update(what)
-            for each in what:
-                self.most[each] = max(self.most[each], self._now[each])
+            for resource in what:
+                self.most[resource] = max(self.most[resource], self._now[resource])
         try:
             yield
         finally:
@@ -35,7 +35,7 @@ class Meter:
                 self._now.subtract(what)
 
 
-def test_no_host_has_more_than_its_limit_and_all_jobs_are_used() -> None:
+def test_no_host_exceeds_its_limit_and_all_jobs_are_used() -> None:
     meter, gate = Meter(), threading.Barrier(4)
 
     def needs(item: int) -> Needs:
@@ -43,7 +43,7 @@ def test_no_host_has_more_than_its_limit_and_all_jobs_are_used() -> None:
 
     def work(item: int) -> int:
         with meter.counting("all", item % 3):
-            gate.wait(30)  # four at a time, or nobody goes on
+            gate.wait(30)  # passes only with four items at a time
         return -item
 
     rules: Rules[int, int] = Rules(FleetLimits(4, per_host=2), needs)
@@ -54,7 +54,7 @@ def test_no_host_has_more_than_its_limit_and_all_jobs_are_used() -> None:
     assert max(meter.most[host] for host in range(3)) == 2
 
 
-def test_a_failure_is_kept_and_the_others_go_on() -> None:
+def test_a_failed_item_does_not_affect_the_others() -> None:
     def work(item: int) -> int:
         if item == 2:
             raise SourceUnavailable("two")
@@ -66,7 +66,7 @@ def test_a_failure_is_kept_and_the_others_go_on() -> None:
     assert [(item, str(error)) for item, error in results.failed] == [(2, "two")]
 
 
-def test_a_bug_comes_out_when_the_others_are_done() -> None:
+def test_a_bug_is_raised_after_the_others_have_ended() -> None:
     done: list[int] = []
 
     def work(item: int) -> None:
@@ -79,7 +79,7 @@ def test_a_bug_comes_out_when_the_others_are_done() -> None:
     assert done == [0, 2, 3]
 
 
-def test_a_repository_that_takes_no_more_stops_the_rest() -> None:
+def test_a_repository_that_cannot_be_written_stops_the_rest() -> None:
     done: list[int] = []
 
     def work(item: int) -> None:
@@ -92,9 +92,9 @@ def test_a_repository_that_takes_no_more_stops_the_rest() -> None:
     assert done == [0]
 
 
-def test_what_fails_for_no_fault_of_its_own_goes_again_a_few_times() -> None:
+def test_an_item_with_a_temporary_failure_is_retried_a_few_times() -> None:
     tries: Counter[int] = Counter()
-    told: list[Ended[int, int]] = []
+    reported: list[Ended[int, int]] = []
 
     def work(item: int) -> int:
         tries[item] += 1
@@ -107,16 +107,16 @@ def test_what_fails_for_no_fault_of_its_own_goes_again_a_few_times() -> None:
     def goes_again(item: int, error: CbtfsError) -> bool:
         return isinstance(error, SourceUnavailable)
 
-    rules: Rules[int, int] = Rules(FleetLimits(2), goes_again=goes_again, on_end=told.append)
+    rules: Rules[int, int] = Rules(FleetLimits(2), goes_again=goes_again, on_end=reported.append)
     results = run_all(range(4), work, threading.Event(), rules)
 
     assert tries == {0: TRIES, 1: 2, 2: 1, 3: 1}
     assert [item for item, _ in results.done] == [1, 3]
     assert [item for item, _ in results.failed] == [0, 2]
-    assert {each.item: each.tries for each in told} == dict(tries)
+    assert {ended.item: ended.tries for ended in reported} == dict(tries)
 
 
-def test_where_an_item_is_may_be_unknown() -> None:
+def test_items_with_unknown_needs_are_started() -> None:
     def needs(item: int) -> Needs:
         raise SourceUnavailable("nobody knows")
 
@@ -125,16 +125,16 @@ def test_where_an_item_is_may_be_unknown() -> None:
     assert len(results.done) == 3
 
 
-def test_nothing_to_do_is_done_at_once() -> None:
+def test_an_empty_run_ends_at_once() -> None:
     assert run_all([], lambda item: item, threading.Event()).ended == []
 
 
-def test_an_interrupt_stops_all_and_comes_out_at_the_end() -> None:
+def test_an_interrupt_stops_all_and_is_raised_at_the_end() -> None:
     stop, at_work, ended = threading.Event(), threading.Event(), list[int]()
 
     def work(item: int) -> None:
         if item == 0:
-            at_work.set()  # what has not begun when the signal comes does not begin
+            at_work.set()  # items that have not started before the signal do not start
         if item == 1:
             assert at_work.wait(30)
             os.kill(os.getpid(), signal.SIGINT)

@@ -1,4 +1,4 @@
-"""Whole histories of VMs, against what their disks were."""
+"""Random histories of VMs: every point reads like its disks did."""
 
 import random
 import shutil
@@ -52,7 +52,7 @@ class Write(NamedTuple):
     length: int
     seed: int
 
-    def befall(self, disk: FakeDisk) -> None:
+    def apply(self, disk: FakeDisk) -> None:
         disk.write(self.at % (disk.size or 1), random.Random(self.seed).randbytes(self.length))
 
 
@@ -61,7 +61,7 @@ class Trim(NamedTuple):
     at: int
     length: int
 
-    def befall(self, disk: FakeDisk) -> None:
+    def apply(self, disk: FakeDisk) -> None:
         disk.trim(self.at % (disk.size or 1), self.length)
 
 
@@ -69,12 +69,12 @@ class Resize(NamedTuple):
     label: str
     size: int
 
-    def befall(self, disk: FakeDisk) -> None:
+    def apply(self, disk: FakeDisk) -> None:
         disk.resize(self.size)
 
 
 class Run(NamedTuple):
-    """What befalls the disks of a VM, and how they are captured then."""
+    """Changes to the disks of a VM, and how the disks are then captured."""
 
     vm: str
     changes: list[Write | Trim | Resize]
@@ -99,7 +99,7 @@ RUNS = st.builds(
 
 
 class History:
-    """One repository, two VMs, and what they were."""
+    """One repository, two VMs, and the expected content of their points."""
 
     def __init__(self, folder: Path) -> None:
         self.path = new_repository(folder / "repository")
@@ -127,7 +127,7 @@ class History:
 
     def take(self, run: Run) -> None:
         for change in run.changes:
-            change.befall(self.vms[run.vm].disks[change.label])
+            change.apply(self.vms[run.vm].disks[change.label])
         self.take_a_point(run.vm, run.modes, run.want, run.seed)
 
     def take_a_point(self, vm: str, modes: Mapping[str, Mode], want: Want, seed: int) -> None:
@@ -157,7 +157,7 @@ class History:
             assert without_stored(disk) == counts_of(shots[disk.label], parent, self.known)
 
     def fail(self, number: int) -> None:
-        """A run breaks off."""
+        """Start a run that fails."""
         disk = self.vms["vm"].disks["A"]
         disk.resize(LEAF + 1)
         disk.write(0, b"\x05")
@@ -185,8 +185,8 @@ class History:
             offset, length = number % LEAF, number % 20_000
             with reading(self.path) as repository:
                 for disk in kept.manifest.disks:
-                    found = bytes(Reader(repository).disk(disk).read(offset, length))
-                    assert found == kept.shots[disk.label].content[offset : offset + length]
+                    content = bytes(Reader(repository).disk(disk).read(offset, length))
+                    assert content == kept.shots[disk.label].content[offset : offset + length]
 
     def lose_catalog(self, number: int) -> None:
         lose_catalog(self.path)
@@ -210,7 +210,7 @@ class History:
             self.doubt_later_points()
 
     def doubt_later_points(self) -> None:
-        """A catalog that did not see the points come cannot tell whether it saw the last one."""
+        """Doubt the points that an old catalog learns from manifests: it may lack later ones."""
         for machine in self.vms.values():
             machine.doubted |= {kept.manifest.point for kept in machine.retained}
 
@@ -232,7 +232,7 @@ CHAPTERS = st.tuples(st.lists(RUNS, min_size=1, max_size=5), EVENTS, st.integers
 
 @settings(max_examples=60)
 @given(chapters=st.lists(CHAPTERS, min_size=2, max_size=MAX_POINTS // 5))
-def test_every_point_reads_like_the_disks_did(
+def test_every_point_reads_like_its_disks(
     tmp_path_factory: pytest.TempPathFactory, chapters: list[Chapter]
 ) -> None:
     history = History(tmp_path_factory.mktemp("history"))

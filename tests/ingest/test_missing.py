@@ -1,4 +1,4 @@
-"""What an ingest does where the manifests of earlier points are missing."""
+"""Ingests while manifests of earlier points are missing."""
 
 import random
 import shutil
@@ -45,7 +45,7 @@ def disk() -> FakeDisk:
 def take_listed(
     path: Path, disk: FakeDisk, *blocks: int, since: PointId | None = None, want: Want = "auto"
 ) -> Manifest:
-    """A point by a list of changed *blocks*, since the last committed point or *since*."""
+    """Take a point from a change list of *blocks* since *since*; None: the last committed point."""
     extents = [(block * BLOCK, BLOCK) for block in blocks]
     return ingest(path, {"disk": with_list(disk.take_snapshot(), extents, since)}, want=want)
 
@@ -60,7 +60,7 @@ def is_right(path: Path, manifest: Manifest, disk: FakeDisk) -> bool:
 
 
 def two_points(path: Path, disk: FakeDisk) -> tuple[Manifest, Manifest]:
-    """A full and an incremental: block 3 is in the latter's list alone."""
+    """Take a full and an incremental; only the list of the incremental has block 3."""
     first = take_listed(path, disk)
     disk.write(3 * BLOCK, b"in the list of the second point alone")
     second = take_listed(path, disk, 3)
@@ -68,9 +68,7 @@ def two_points(path: Path, disk: FakeDisk) -> tuple[Manifest, Manifest]:
     return first, second
 
 
-def test_a_list_is_not_since_a_point_whose_newest_manifest_is_missing(
-    path: Path, disk: FakeDisk
-) -> None:
+def test_a_list_is_not_used_if_the_newest_manifest_is_missing(path: Path, disk: FakeDisk) -> None:
     _, second = two_points(path, disk)
     lose(path, second.point)
     disk.write(5 * BLOCK, b"in the list of the third")
@@ -128,7 +126,7 @@ def test_points_of_other_vms_void_no_list(path: Path, disk: FakeDisk) -> None:
     assert take_listed(path, disk).kind == "incremental"
 
 
-def test_a_list_after_a_point_was_given_up_is_since_a_forgotten_point(
+def test_a_list_after_a_missing_point_was_forgotten_is_not_trusted(
     path: Path, disk: FakeDisk
 ) -> None:
     first, second = two_points(path, disk)
@@ -146,7 +144,7 @@ def test_a_list_after_a_point_was_given_up_is_since_a_forgotten_point(
 
 
 @pytest.mark.parametrize("block", [3, None], ids=["new data", "no new data"])
-def test_a_catalog_made_from_nothing_trusts_no_list_of_points_that_it_did_not_see_committed(
+def test_a_new_catalog_trusts_no_list_since_points_committed_before_it(
     path: Path, disk: FakeDisk, block: int | None
 ) -> None:
     _, second = two_points(path, disk)
@@ -166,10 +164,10 @@ def test_a_catalog_made_from_nothing_trusts_no_list_of_points_that_it_did_not_se
     assert is_right(path, fourth, disk)
 
 
-def test_a_catalog_of_an_older_schema_trusts_no_list_of_points_that_it_may_have_dropped(
+def test_a_catalog_of_an_older_schema_trusts_no_list_since_points_that_it_may_have_dropped(
     path: Path, disk: FakeDisk
 ) -> None:
-    """The programs that wrote it took a point without a manifest for a forgotten one."""
+    """Programs with that schema treated a point without a manifest as forgotten."""
     _, second = two_points(path, disk)
     drop_as_older_programs_did(path, second)
     make_older(path)
@@ -187,7 +185,7 @@ def test_a_catalog_of_an_older_schema_trusts_no_list_of_points_that_it_may_have_
 
 
 def drop_as_older_programs_did(path: Path, manifest: Manifest) -> None:
-    """Let the manifest be lost, and the point be gone from the catalog, without a trace."""
+    """Remove the manifest, and the point from the catalog."""
     lose(path, manifest.point)
     (path / "points" / f"{manifest.point}.state").unlink()
     catalog = Catalog(path / "catalog", is_writable=True)
@@ -210,7 +208,7 @@ def test_a_record_of_distrust_holds_across_the_rebuild_of_an_older_catalog(
     assert take_listed(path, disk, since=third.point).kind == "incremental"
 
 
-def test_an_old_catalog_trusts_no_list_of_points_that_it_did_not_see_committed(
+def test_an_old_catalog_trusts_no_list_since_points_committed_after_it(
     path: Path, disk: FakeDisk, tmp_path: Path
 ) -> None:
     take_listed(path, disk)
@@ -227,7 +225,7 @@ def test_an_old_catalog_trusts_no_list_of_points_that_it_did_not_see_committed(
     assert is_right(path, third, disk)
 
 
-def test_a_manifest_that_is_put_back_is_a_base_again(path: Path, disk: FakeDisk) -> None:
+def test_a_restored_manifest_is_a_base_again(path: Path, disk: FakeDisk) -> None:
     _, second = two_points(path, disk)
     manifest = path / "points" / second.point
     away = path.with_name("away")
@@ -256,7 +254,7 @@ def test_a_repository_without_any_manifest_still_knows_its_vms_and_disks(
     assert is_right(path, third, disk)
 
 
-def test_an_ingest_stops_where_points_is_another_directory(path: Path, disk: FakeDisk) -> None:
+def test_an_ingest_stops_if_points_is_another_directory(path: Path, disk: FakeDisk) -> None:
     two_points(path, disk)
     (path / "points").rename(path / "mounted elsewhere")
     (path / "points").mkdir()

@@ -24,7 +24,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def speckled(size: int) -> FakeDisk:
-    """A disk with data at both ends and here and there."""
+    """Return a disk with data at both ends and at random offsets."""
     disk, rnd = FakeDisk(size), random.Random(size)
     for at in (0, *(rnd.randrange(size or 1) for _ in range(8)), max(size - 3, 0)):
         disk.write(at, rnd.randbytes(500))
@@ -37,7 +37,7 @@ def take_listed(path: Path, disk: FakeDisk, extents: list[tuple[int, int]]) -> M
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("before", SIZES)
-def test_a_resized_disk_is_right_with_nothing_listed(path: Path, before: int, size: int) -> None:
+def test_a_resized_disk_is_correct_with_an_empty_list(path: Path, before: int, size: int) -> None:
     disk = speckled(before)
     first = ingest(path, {"A": disk.take_snapshot()})
     was = bytes(disk.content)
@@ -52,9 +52,7 @@ def test_a_resized_disk_is_right_with_nothing_listed(path: Path, before: int, si
 
 
 @pytest.mark.parametrize(("before", "size"), list(pairwise(SIZES)))
-def test_what_is_written_beyond_the_old_end_need_not_be_listed(
-    path: Path, before: int, size: int
-) -> None:
+def test_writes_beyond_the_old_end_need_not_be_listed(path: Path, before: int, size: int) -> None:
     disk = speckled(before)
     ingest(path, {"A": disk.take_snapshot()})
     disk.resize(size)
@@ -66,7 +64,7 @@ def test_what_is_written_beyond_the_old_end_need_not_be_listed(
     assert read_point(path, second) == {"A": bytes(disk.content)}
 
 
-def test_what_was_cut_does_not_come_back(path: Path) -> None:
+def test_truncated_content_does_not_reappear(path: Path) -> None:
     disk = disk_of(b"x" * (NODE + LEAF))
     history = []
     for size in (NODE + LEAF, LEAF + 1, NODE + LEAF, 1, 0, NODE + LEAF, BLOCK + 3, LEAF):
@@ -74,13 +72,13 @@ def test_what_was_cut_does_not_come_back(path: Path) -> None:
         history.append((take_listed(path, disk, []), bytes(disk.content)))
     lose_catalog(path)
 
-    found = [read_point(path, manifest) for manifest, _ in history]
+    contents = [read_point(path, manifest) for manifest, _ in history]
 
-    assert found == [{"A": content} for _, content in history]
+    assert contents == [{"A": content} for _, content in history]
     assert [m.kind for m, _ in history] == ["full"] + ["incremental"] * 7
 
 
-def test_growth_reads_what_was_added_and_no_more(path: Path) -> None:
+def test_growth_reads_only_the_added_space(path: Path) -> None:
     disk = disk_of(b"x" * LEAF)
     ingest(path, {"A": disk.take_snapshot()})
     disk.resize(NODE + 1)
@@ -97,18 +95,18 @@ def test_equal_disks_have_equal_roots_at_every_size(path: Path) -> None:
     for size in SIZES:
         grown.resize(size)
         grown.write(size // 2, b"in the middle")
-        found = ingest(path, {"A": grown.take_snapshot()})
+        manifest = ingest(path, {"A": grown.take_snapshot()})
 
         afresh = ingest(path, {"A": disk_of(bytes(grown.content)).take_snapshot()}, vm=f"vm{size}")
 
-        assert found.disks[0].root == afresh.disks[0].root
+        assert manifest.disks[0].root == afresh.disks[0].root
 
 
 @pytest.mark.parametrize(("size", "before"), [*pairwise(SIZES), (5, BLOCK), (BLOCK + 5, LEAF)])
-def test_a_disk_that_was_cut_has_the_root_of_one_that_never_was_longer(
+def test_a_truncated_disk_has_the_root_of_a_disk_that_never_was_longer(
     path: Path, size: int, before: int
 ) -> None:
-    """The block of the new end is stored without the bytes that are gone."""
+    """The block at the new end is stored without the removed bytes."""
     disk = disk_of(b"x" * before)
     ingest(path, {"A": disk.take_snapshot()})
     disk.resize(size)

@@ -1,4 +1,4 @@
-"""What a point costs does not grow with the points that are there: calls are counted, not time."""
+"""The cost of a point does not depend on the number of points: measured by counting calls."""
 
 import json
 import os
@@ -18,7 +18,7 @@ VMS = 4
 
 @contextmanager
 def counted(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> Iterator[list[Any]]:
-    """The first argument of each call of *owner.name*."""
+    """Record the first argument of each call of *owner.name*."""
     calls = list[Any]()
     original = getattr(owner, name)
 
@@ -31,7 +31,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> Iterator[
         yield calls
 
 
-def test_the_folder_of_points_is_looked_through_once_for_many_points(
+def test_the_folder_of_points_is_listed_once_for_many_points(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk = disk_of(b"x" * BLOCK)
@@ -45,10 +45,10 @@ def test_the_folder_of_points_is_looked_through_once_for_many_points(
         known = repository.forgotten().manifests
 
     assert listed == []
-    assert [each.point for each in known] == [first.point]
+    assert [point.point for point in known] == [first.point]
 
 
-def test_vms_that_did_not_change_are_not_decoded_again(
+def test_unchanged_vms_are_not_decoded_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with writing(new_repository(tmp_path / "repository")) as repository:

@@ -1,4 +1,4 @@
-"""The order of VMs: never over a limit, each its turn, nobody idle who could work."""
+"""The order of VMs: no limit is exceeded, each VM is captured, and no VM waits needlessly."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -30,8 +30,8 @@ LIMITS = st.builds(
 
 
 @dataclass
-class Room:
-    """Who is at work, counted beside the schedule."""
+class InProgress:
+    """The VMs in progress, counted independently of the schedule."""
 
     limits: FleetLimits
     at_work: dict[int, Needs] = field(default_factory=dict)
@@ -43,7 +43,7 @@ class Room:
         return total
 
     def fits(self, needs: Needs) -> bool:
-        """Within the limits; one that is too large for them goes alone."""
+        """Return whether the limits allow a VM; a VM above a limit needs an unused resource."""
         in_use = self.in_use()
         return all(
             (limit := self.limits.of(resource)) is None
@@ -65,11 +65,11 @@ class Room:
     st.lists(NEEDS, max_size=12),
     st.data(),
 )
-def test_limits_hold_each_has_its_turn_and_nobody_waits_in_vain(
+def test_limits_hold_each_vm_is_captured_and_none_waits_needlessly(
     limits: FleetLimits, needs: list[Needs], data: st.DataObject
 ) -> None:
-    """Whoever moves meanwhile, ends in any order, or has to go again."""
-    schedule, room = Schedule(len(needs), limits), Room(limits)
+    """VMs may move, end in any order, and be retried."""
+    schedule, progress = Schedule(len(needs), limits), InProgress(limits)
     where = dict(enumerate(needs))
     left = set(where)
     again = {number: data.draw(st.integers(0, 2), "tries more") for number in left}
@@ -77,17 +77,19 @@ def test_limits_hold_each_has_its_turn_and_nobody_waits_in_vain(
         while (number := schedule.take()) is not None:
             if data.draw(st.booleans(), "moved"):
                 where[number] = data.draw(NEEDS, "to")
-            fits = room.fits(where[number])
+            fits = progress.fits(where[number])
             assert schedule.place(number, where[number]) == fits
             if fits:
-                room.at_work[number] = where[number]
-            room.assert_within()
-        waiting = left - room.at_work.keys()
-        assert len(room.at_work) == limits.jobs or not any(room.fits(where[n]) for n in waiting)
-        assert room.at_work or not left
-        if room.at_work:
-            ends = data.draw(st.sampled_from(sorted(room.at_work)), "ends")
-            del room.at_work[ends]
+                progress.at_work[number] = where[number]
+            progress.assert_within()
+        waiting = left - progress.at_work.keys()
+        assert len(progress.at_work) == limits.jobs or not any(
+            progress.fits(where[n]) for n in waiting
+        )
+        assert progress.at_work or not left
+        if progress.at_work:
+            ends = data.draw(st.sampled_from(sorted(progress.at_work)), "ends")
+            del progress.at_work[ends]
             if again[ends]:
                 again[ends] -= 1
                 schedule.again(ends)
@@ -105,7 +107,7 @@ def test_the_same_vms_go_in_the_same_order(limits: FleetLimits, needs: list[Need
 
 
 def order(limits: FleetLimits, needs: list[Needs]) -> list[int]:
-    """Who goes when, if the one that went first ends first."""
+    """Return the order in which VMs start if they end in the order of their starts."""
     schedule = Schedule(len(needs), limits)
     went: list[int] = []
     while not schedule.is_over:
@@ -116,13 +118,13 @@ def order(limits: FleetLimits, needs: list[Needs]) -> list[int]:
     return went
 
 
-def test_a_vm_whose_host_is_busy_lets_another_go_first() -> None:
+def test_a_vm_on_a_busy_host_does_not_block_another() -> None:
     busy, other = {HOST: 2}, {HOSTS[1]: 2}
 
     assert order(FleetLimits(2, per_host=3), [busy, busy, busy, other]) == [0, 3, 1, 2]
 
 
-def test_who_waits_goes_before_who_comes_later() -> None:
+def test_a_waiting_vm_starts_before_later_ones() -> None:
     schedule = Schedule(4, FleetLimits(2, per_host=1))
     for number in (0, 1):
         assert schedule.take() == number
@@ -135,12 +137,12 @@ def test_who_waits_goes_before_who_comes_later() -> None:
     assert schedule.place(1, {HOST: 1})
 
 
-def test_a_vm_that_is_too_large_goes_when_nobody_else_is_there() -> None:
+def test_a_vm_over_the_limit_starts_when_no_other_uses_the_host() -> None:
     assert order(FleetLimits(3, per_host=4), [{HOST: 9}, {HOST: 1}, {HOST: 4}]) == [0, 1, 2]
     assert order(FleetLimits(3, per_host=4), [{HOST: 1}, {HOST: 9}, {HOST: 1}]) == [0, 2, 1]
 
 
-def test_a_vm_that_moves_to_a_full_host_waits_and_others_go() -> None:
+def test_a_vm_that_moves_to_a_full_host_waits_and_others_start() -> None:
     schedule = Schedule(3, FleetLimits(2, per_host=1))
     assert schedule.place(number_of(schedule.take()), {HOST: 1})
     moved = number_of(schedule.take())
@@ -159,7 +161,7 @@ def number_of(taken: int | None) -> int:
     return taken
 
 
-def test_one_that_goes_again_goes_last() -> None:
+def test_a_retried_vm_goes_last() -> None:
     schedule = Schedule(3, FleetLimits(1))
     assert schedule.take() == 0
     schedule.again(0)
@@ -179,7 +181,7 @@ def test_without_limits_only_jobs_count() -> None:
     assert schedule.take() is None
 
 
-def test_who_waits_can_be_dropped() -> None:
+def test_waiting_vms_can_be_dropped() -> None:
     schedule = Schedule(3, FleetLimits(1))
     assert schedule.take() == 0
     schedule.drop()

@@ -1,4 +1,4 @@
-"""A capture reports checkpoints, and a later capture resumes from any of them."""
+"""A capture reports checkpoints, and a later capture resumes from any one."""
 
 import random
 from collections.abc import Callable

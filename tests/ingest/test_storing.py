@@ -1,4 +1,4 @@
-"""What an ingest stores: everything once, zeros never."""
+"""An ingest stores each block once, and never stores zeros."""
 
 import random
 from pathlib import Path
@@ -42,19 +42,19 @@ def test_an_incremental_without_changes_reads_and_writes_nothing(path: Path) -> 
     assert second.disks[0].root == first.disks[0].root
 
 
-def test_disks_and_vms_share_what_is_equal(path: Path) -> None:
+def test_disks_and_vms_share_equal_blocks(path: Path) -> None:
     ingest(path, {"A": disk_of(NOISE).take_snapshot()})
     before = packs(path)
 
     again = ingest(path, {"A": disk_of(NOISE).take_snapshot()}, vm="other")
-    both = ingest(path, {each: disk_of(NOISE).take_snapshot() for each in "BC"}, vm="third")
+    both = ingest(path, {label: disk_of(NOISE).take_snapshot() for label in "BC"}, vm="third")
 
     assert packs(path) == before
     assert [d.counts.new_bytes for d in (*again.disks, *both.disks)] == [0, 0, 0]
 
 
-def test_two_new_disks_of_one_point_share_what_is_equal(path: Path) -> None:
-    manifest = ingest(path, {each: disk_of(NOISE).take_snapshot() for each in "AB"})
+def test_two_new_disks_of_one_point_share_equal_blocks(path: Path) -> None:
+    manifest = ingest(path, {label: disk_of(NOISE).take_snapshot() for label in "AB"})
 
     assert [disk.counts.new_bytes for disk in manifest.disks] == [len(NOISE), 0]
     assert read_point(path, manifest) == {"A": NOISE, "B": NOISE}
@@ -80,7 +80,7 @@ def test_a_block_repeated_on_a_disk_is_stored_once(path: Path) -> None:
     assert manifest.disks[0].counts.new_bytes == BLOCK
 
 
-def test_what_was_stored_by_a_run_that_lost_its_manifest_is_found_again(path: Path) -> None:
+def test_blocks_of_a_run_without_a_manifest_are_reused(path: Path) -> None:
     first = ingest(path, {"A": disk_of(NOISE).take_snapshot()})
     (path / "points" / first.point).unlink()
     before = packs(path)
@@ -113,7 +113,7 @@ def test_trimmed_blocks_are_zeros_and_count_as_such(path: Path) -> None:
     assert read_point(path, second) == {"A": bytes(disk.content)}
 
 
-def test_equal_disks_have_equal_roots_whatever_became_of_them_before(path: Path) -> None:
+def test_equal_disks_have_equal_roots_whatever_their_history(path: Path) -> None:
     grown = disk_of(NOISE[:50_000])
     ingest(path, {"A": grown.take_snapshot()})
     grown.resize(len(NOISE))

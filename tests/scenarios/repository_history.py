@@ -1,4 +1,4 @@
-"""A repository with a memory: what every point must read as, kept outside of it."""
+"""A repository with an oracle: the expected content of every point, kept outside."""
 
 import random
 import shutil
@@ -19,22 +19,22 @@ from cbtfs.store.repository import reading, writing
 from tests.make_points import BLOCK, commit_point, new_repository
 
 PACK_BYTES: Final = 64 << 10
-"""Small packs, so that a small history has many."""
+"""Small packs, so that a short history has many."""
 EVERYTHING: Final = Limits(unused_share=0.0)
 
 
 def block(seed: int) -> bytes:
-    """A block that does not compress, the same for the same seed."""
+    """Return an incompressible block, the same for the same seed."""
     return random.Random(seed).randbytes(BLOCK)
 
 
 def image(*seeds: int) -> bytes:
-    """A disk with one block for each seed; zeros for 0."""
+    """Return a disk with one block for each seed; zeros for 0."""
     return b"".join(block(seed) if seed else bytes(BLOCK) for seed in seeds)
 
 
 class History:
-    """Takes points, forgets them, prunes; knows what each must read as."""
+    """Takes points, forgets them, prunes; knows the expected content of every point."""
 
     def __init__(self, path: Path, pack_size: int = PACK_BYTES) -> None:
         self.path = new_repository(path)
@@ -45,7 +45,7 @@ class History:
     def add(
         self, content: bytes, *, vm: str = "vm", changed: Iterable[int] | None = None
     ) -> PointId:
-        """A point of one disk; with *changed*, an incremental of those blocks."""
+        """Take a point of one disk; with *changed*, an incremental of these blocks."""
         lists = None if changed is None else {"disk": changed}
         with writing(self.path) as repository:
             manifest = commit_point(
@@ -67,23 +67,24 @@ class History:
 
     @contextmanager
     def copied(self, path: Path) -> Iterator["History"]:
-        """A copy at *path*, which is removed at the end."""
+        """Copy the repository to *path*; remove the copy at the end of the block."""
         shutil.copytree(self.path, path)
-        found = copy(self)
-        found.path, found.expected, found.manifests = path, {**self.expected}, {**self.manifests}
+        history = copy(self)
+        history.path = path
+        history.expected, history.manifests = {**self.expected}, {**self.manifests}
         try:
-            yield found
+            yield history
         finally:
             shutil.rmtree(path)
 
     def pack_bytes(self) -> int:
-        """Bytes in packs on disk."""
+        """Return the size of all packs."""
         return sum(file.stat().st_size for file in (self.path / "packs").glob("*/*"))
 
     def packs_of(self, point: PointId) -> list[Path]:
-        """The packs with objects that only that point needs, where each point has its own."""
+        """Return the packs with the roots of the point; every point must have packs of its own."""
         with reading(self.path) as repository, repository.catalog.view() as view:
-            found = set()
+            packs = set()
             for disk in self.manifests[point].disks:
                 height = Shape(disk.size, disk.block_size).height
                 number = view.find(Kind.NODE, height, disk.root)
@@ -91,15 +92,15 @@ class History:
                 assert location is not None
                 record = view.pack(location.pack)
                 assert record is not None
-                found.add(repository.packs.path(record.id))
-            return sorted(found)
+                packs.add(repository.packs.path(record.id))
+            return sorted(packs)
 
     def verify(self) -> None:
-        """Every point is there, reads as it must, and there is no other."""
+        """Assert that exactly the expected points exist, with the expected content."""
         with reading(self.path) as repository:
             with repository.catalog.view() as view:
                 assert set(view.point_ids()) == set(self.expected)
             for point, disks in self.expected.items():
                 for record in self.manifests[point].disks:
-                    found = Reader(repository).disk(record).read(0, record.size)
-                    assert bytes(found) == disks[record.label]
+                    content = Reader(repository).disk(record).read(0, record.size)
+                    assert bytes(content) == disks[record.label]

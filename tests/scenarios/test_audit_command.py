@@ -1,4 +1,4 @@
-"""The option, the documents, and points of the simulator whose change tracking misses some."""
+"""The option --audit, its documents, and a simulator with missed changes."""
 
 import json
 from collections.abc import Iterator
@@ -24,14 +24,14 @@ def path(tmp_path: Path) -> Path:
 
 
 def call(path: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, Any, str]:
-    """Exit code, document and words of a command."""
+    """Return exit code, document and messages of a command."""
     code = main(["--repo", str(path), *arguments, "--json"])
     out, err = capsys.readouterr()
     return code, json.loads(out) if out else None, err
 
 
 class Image:
-    """A raw file that is ingested with a list of changes which the test makes up."""
+    """A raw file that is ingested with a change list of the test."""
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / "disk.raw"
@@ -97,14 +97,14 @@ def test_a_list_that_lacks_changes_is_found_out_and_told(
     code, refused, words = call(
         path, capsys, *image.arguments("--audit", "100%", "--incremental-only")
     )
-    _, found, _ = call(path, capsys, *image.arguments("--audit", "100%"))
+    _, document, _ = call(path, capsys, *image.arguments("--audit", "100%"))
     _, shown, _ = call(path, capsys, "show", wrong["point"])
     _, listed, _ = call(path, capsys, "list", "web")
 
     assert (code, refused) == (33, None)
     assert "change tracking missed 1 blocks" in words
-    assert found["reason"] == "change tracking missed 1 blocks"
-    assert found["disks"][0]["audit"]["missed"] == 1
+    assert document["reason"] == "change tracking missed 1 blocks"
+    assert document["disks"][0]["audit"]["missed"] == 1
     assert [point["state"] for point in listed["points"]] == [[], ["suspect"], []]
     assert "missed 1 blocks" in shown["suspect"]
     assert shown["disks"][0]["suspect"] == shown["suspect"]
@@ -161,7 +161,7 @@ def test_words_tell_of_audit_and_doubt(
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[Lab]:
-    """A VM on a site whose change tracking tells nothing of half the blocks."""
+    """A site whose change tracking omits half of the changed blocks."""
     with Simulator(one_vm(DiskEntry(size=8 * MIB), DiskEntry(size=MIB))) as sim:
         made = new_lab(sim, tmp_path)
         made.write(0, b"before" * 1000)
@@ -190,22 +190,22 @@ def test_a_vm_whose_change_tracking_misses_some(
     _, wrong = run("--audit", "0")
     write_all(b"second")
     forbidden, refused = run("--audit", "100%", "--incremental-only")
-    code, found = run("--audit", "100%")
+    code, audited = run("--audit", "100%")
 
     assert wrong["points"][0]["kind"] == "incremental"
     assert forbidden == 33
     assert refused["failed"][0]["exit"] == 33
     assert code == 0
-    first, second = found["points"][0]["disks"]
+    first, second = audited["points"][0]["disks"]
     assert (first["kind"], second["kind"]) == ("full", "incremental")
     assert first["reason"] == f"change tracking missed {first['audit']['missed']} blocks"
     assert second["audit"]["mismatches"] == 0
     listed = call(lab.repository, capsys, "list", VM)[1]["points"]
     moref = {}
     assert [point["state"] for point in listed] == [[], ["suspect"], []]
-    for each in listed:
-        shown = call(lab.repository, capsys, "show", each["id"])[1]
-        moref[each["id"]] = shown["metadata"]["snapshot"]["moref"]
+    for point in listed:
+        shown = call(lab.repository, capsys, "show", point["id"])[1]
+        moref[point["id"]] = shown["metadata"]["snapshot"]["moref"]
     right = [_is_right(lab, point, snapshot) for point, snapshot in moref.items()]
     assert right == [True, False, True]
 
@@ -246,7 +246,7 @@ def test_a_find_at_a_vm_whose_last_point_is_a_full_is_not_lost(
 
 
 def _is_right(lab: Lab, point: str, snapshot: str) -> bool:
-    """Whether the first disk of the point is what the simulator froze."""
+    """Return whether the first disk of the point equals the snapshot disk."""
     restored = lab.repository.parent / f"{point}.raw"
     restore = ["restore", point, "Hard disk 1", str(restored)]
     assert main(["--repo", str(lab.repository), *restore]) == 0

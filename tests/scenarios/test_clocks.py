@@ -1,4 +1,4 @@
-"""Whole programs under false clocks, by faketime: which point is latest, what a mount shows."""
+"""Programs under wrong clocks, by faketime: the latest point, and the content of a mount."""
 
 import json
 import os
@@ -19,13 +19,13 @@ CLOCKS = ("1970-01-02", "2019-06-01", "2038-01-20", "2099-12-31")
 
 
 def fake(clock: str) -> tuple[str, ...]:
-    """A command under a clock that starts at noon of that day and goes on."""
+    """Return the words that run a command under a clock that starts at noon of that day."""
     real = "FAKETIME_DONT_FAKE_MONOTONIC=1"
     return ("env", "TZ=UTC", real, "faketime", "-f", f"@{clock} 12:00:00")
 
 
 class Site:
-    """A repository and an image; commands run under the true clock, or under a false one."""
+    """A repository and an image; commands run under the true clock or a wrong one."""
 
     def __init__(self, folder: Path, run: Run) -> None:
         self.repository = folder / "repository"
@@ -89,7 +89,7 @@ def test_an_import_under_a_wrong_clock_is_judged_by_that_clock(site: Site) -> No
 
 
 def test_two_vms_of_one_name_are_told_apart_whatever_the_clocks_say(site: Site) -> None:
-    """The second VM is captured under a clock a century behind: it has the name all the same."""
+    """The second VM gets the name although its clock is a century behind."""
     first = replace(vm_of("a", "web01"), vcenter="vc", instance_uuid="u")
     Names(site.repository).add("2099-01-01T00:00:00Z", first)
     image = site.ingest("1970-01-02", b"second")

@@ -1,4 +1,4 @@
-"""Points go while mounts read: what is open stays, and its space comes back when it is closed."""
+"""Points are forgotten under mounts: open files stay readable, closing them frees the space."""
 
 import os
 import subprocess
@@ -31,7 +31,7 @@ def mounted(history: History, tmp_path: Path) -> Iterator[Server]:
 
 
 def prune(history: History) -> dict[str, int]:
-    """A prune in a process of its own."""
+    """Prune in a separate process; return its message."""
 
     def work(send: Send) -> None:
         outcome: Outcome = history.prune()
@@ -39,11 +39,13 @@ def prune(history: History) -> dict[str, int]:
 
     outcome = run_child(work)
     assert outcome.code == 0, outcome.messages
-    (found,) = outcome.messages
-    return found
+    (message,) = outcome.messages
+    return message
 
 
-def test_an_open_file_reads_on_through_forget_and_prune(history: History, tmp_path: Path) -> None:
+def test_an_open_file_stays_readable_through_forget_and_prune(
+    history: History, tmp_path: Path
+) -> None:
     gone = history.add(LONG)
     history.add(image(8))
     manifest = history.manifests[gone]
@@ -64,7 +66,9 @@ def test_an_open_file_reads_on_through_forget_and_prune(history: History, tmp_pa
     history.verify()
 
 
-def test_a_loop_device_on_a_forgotten_point_reads_on(history: History, mounted: Server) -> None:
+def test_a_loop_device_on_a_forgotten_point_stays_readable(
+    history: History, mounted: Server
+) -> None:
     gone = history.add(LONG)
     manifest = history.manifests[gone]
     assert wait_until(mounted.disk(manifest).exists)
@@ -83,7 +87,7 @@ def test_a_loop_device_on_a_forgotten_point_reads_on(history: History, mounted: 
         subprocess.run(["losetup", "-d", device], check=True)
 
 
-def test_what_stays_is_read_while_everything_around_it_moves(
+def test_remaining_points_stay_readable_while_others_are_removed(
     history: History, mounted: Server
 ) -> None:
     base = history.add(image(*range(1, 30), *range(200, 240)))

@@ -1,4 +1,4 @@
-"""No command runs what somebody else put in the current directory, PYTHONPATH or a repository."""
+"""No command runs code planted in the current directory, PYTHONPATH or a repository."""
 
 import ast
 import importlib
@@ -34,7 +34,7 @@ IMAGE: Final = b"content" * 3000
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What the commands of this module work on."""
+    """Files and directories that the commands of this module use."""
 
     folder: Path
     repository: Path
@@ -44,7 +44,7 @@ class Site:
     vddk: Path
 
     def command(self, verb: str) -> list[str | Path]:
-        """The arguments of *verb*."""
+        """Return the arguments of *verb*."""
         place, target = self.folder / "mnt", self.folder / "restored"
         disk = self.folder / "disk.raw"
         rows: dict[str, list[str | Path]] = {
@@ -84,11 +84,11 @@ FAILING: Final[Mapping[str, int]] = {
 }
 """Exit codes other than 0."""
 LAST: Final = ("mount", "status", "umount")
-"""Commands that go together, in this order."""
+"""Commands that must run last, in this order."""
 
 
 def verbs(command: Any = None, name: str = "") -> Iterator[str]:
-    """All commands of the program, from the program itself."""
+    """Yield all commands of the program."""
     command = command or typer.main.get_command(app)
     children = getattr(command, "commands", None)
     if children is None:
@@ -100,7 +100,7 @@ def verbs(command: Any = None, name: str = "") -> Iterator[str]:
 
 @pytest.fixture
 def tmp_path(tmp_path: Path) -> Iterator[Path]:
-    """In memory: what is flushed is not what this module is about."""
+    """A directory in memory: this module does not test durability."""
     with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else tmp_path) as folder:
         yield Path(folder)
 
@@ -125,14 +125,14 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 
 def need_the_verifier(repository: Path) -> None:
-    """Have every command start LMDB's verifier, which is a child, and rebuild the catalog."""
+    """Make every command start LMDB's verifier, a child process, and rebuild the catalog."""
     (repository / "locks" / "writer").write_text("a writer that died")
     os.truncate(repository / "catalog" / gate.DATA, 2 * mmap.PAGESIZE)  # the meta pages
 
 
 def run_all(site: Site, start: list[str | Path], cwd: Path, env: Mapping[str, str]) -> None:
-    found = list(verbs())
-    for verb in [*(each for each in found if each not in LAST), *LAST]:
+    commands = list(verbs())
+    for verb in [*(command for command in commands if command not in LAST), *LAST]:
         arguments = site.command(verb)  # a new command needs a row there
         if verb not in LAST:
             need_the_verifier(site.repository)
@@ -169,7 +169,7 @@ def test_no_command_imports_planted_modules(site: Site, planted: Planted) -> Non
 def test_the_module_run_by_name_imports_nothing_from_the_current_directory(
     site: Site, planted: Planted
 ) -> None:
-    """Python itself takes the module that it is told to run from there: that one is not planted."""
+    """Python itself loads the module of -m from there, so that module is not planted."""
     path = planted.plant(site.folder / "path", is_in_path=True)
     for name in STARTED_BEFORE:
         (site.repository / f"{name}.py").unlink()
@@ -188,13 +188,13 @@ def test_the_module_run_by_name_imports_nothing_from_the_current_directory(
 
 
 def test_children_find_packages_in_a_private_directory(tmp_path: Path) -> None:
-    """As a distribution's package has them: not in the interpreter's own site-packages."""
+    """As in a package of a distribution: not in the site-packages of the interpreter."""
     private = tmp_path / "private"
     private.mkdir()
     for package in ("cbtfs", "lmdb", "blake3", "zstandard"):
-        (found,) = importlib.import_module(package).__path__
-        (private / package).symlink_to(found)
-    for library in Path(found).parent.glob("*.so"):
+        (location,) = importlib.import_module(package).__path__
+        (private / package).symlink_to(location)
+    for library in Path(location).parent.glob("*.so"):
         (private / library.name).symlink_to(library)
     repository = new_repository(tmp_path / "repository")
     program = (
@@ -211,11 +211,11 @@ def test_children_find_packages_in_a_private_directory(tmp_path: Path) -> None:
 
 
 def test_one_module_starts_all_child_processes() -> None:
-    """Others that could: each use outside of cbtfs.process has its reason here."""
+    """Other functions could start processes too; each exception has its reason here."""
     starters = {"subprocess", "multiprocessing", "pty", "asyncio"}
     functions = {"system", "popen", "which"}
     prefixes = ("exec", "spawn", "posix_spawn")
-    found = set()
+    uses = set()
     for path in Path(cbtfs.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
@@ -228,9 +228,9 @@ def test_one_module_starts_all_child_processes() -> None:
             else:
                 continue
             if used:
-                found.add((path.name, *used))
+                uses.add((path.name, *used))
 
-    assert {name for name, *_ in found} == {"process.py"}
+    assert {name for name, *_ in uses} == {"process.py"}
 
 
 def test_a_child_gets_a_clean_environment_no_input_and_a_time_limit(

@@ -38,7 +38,7 @@ def original() -> Iterator[Path]:
 def run(
     original: Path, command: str, limit: Callable[[], None]
 ) -> "tuple[subprocess.CompletedProcess[bytes], Path]":
-    """Run *command* on a copy of the repository, in a process that *limit* was called in."""
+    """Run *command* on a copy of the repository, in a process that first calls *limit*."""
     path = original.with_name("repository")
     shutil.rmtree(path, ignore_errors=True)
     shutil.copytree(original, path)
@@ -53,7 +53,7 @@ def run(
 
 
 def accept(done: "subprocess.CompletedProcess[bytes]", path: Path, limit: str) -> None:
-    """The command did its work, or told in one line which limit it met; nothing is damaged."""
+    """Assert that the command succeeded or named the limit in one line, without damage."""
     words = done.stderr.decode()
     if done.returncode:
         assert done.returncode == 1, words
@@ -75,8 +75,8 @@ def test_too_few_descriptors(original: Path, command: str, files: int) -> None:
     accept(done, path, f"this process may have {files} (RLIMIT_NOFILE")
 
 
-def test_a_check_closes_packs_where_it_may_have_few_files(original: Path) -> None:
-    """Ninety packs, and sixty descriptors."""
+def test_a_check_closes_packs_if_few_files_may_be_open(original: Path) -> None:
+    """The repository has ninety packs, the process may open sixty files."""
     done, _ = run(original, "check", lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60)))
 
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""10,000 points are listed while points come and go: none twice, none that stays is left out."""
+"""10,000 points are listed while points are added and forgotten: each remaining one once."""
 
 import json
 import os
@@ -25,12 +25,12 @@ from tests.mount.mount_process import serving
 
 POINTS: Final = 10_000
 GOING: Final = 4_000
-"""The oldest of them: one after the other is forgotten."""
+"""The oldest points, which are forgotten one after the other."""
 _AT_ONCE: Final = 100
 
 
 class Crowd:
-    """A repository with many points of one VM, all alike."""
+    """A repository with many identical points of one VM."""
 
     def __init__(self, path: Path) -> None:
         self.path = new_repository(path)
@@ -40,7 +40,7 @@ class Crowd:
         self._catch_up()
 
     def _put(self) -> Manifest:
-        """Another manifest, as a commit puts it there, but for the flushes."""
+        """Write another manifest like a commit, without flushes."""
         self._order += 1
         time = EPOCH + timedelta(seconds=self._order)
         manifest = replace(
@@ -61,7 +61,7 @@ class Crowd:
             pass
 
     def come_and_go(self, going: list[PointId]) -> None:
-        """Points come, and *going* are forgotten."""
+        """Add points, and forget *going*."""
         for _ in range(_AT_ONCE):
             self._put()
         with writing(self.path, lock_wait=60) as repository:
@@ -76,14 +76,14 @@ def crowd() -> Iterator[Crowd]:
 
 @contextmanager
 def coming_and_going(crowd: Crowd, points: list[Manifest]) -> Iterator[threading.Event]:
-    """*points* are forgotten as others come, until the end of the block; the event: once."""
+    """Forget *points* and add others until the end of the block; set the event after one round."""
     ends, has_begun = threading.Event(), threading.Event()
 
     def run() -> None:
         for at in range(0, len(points), _AT_ONCE):
             if ends.is_set():
                 break
-            crowd.come_and_go([each.point for each in points[at : at + _AT_ONCE]])
+            crowd.come_and_go([manifest.point for manifest in points[at : at + _AT_ONCE]])
             has_begun.set()
 
     thread = threading.Thread(target=run)
@@ -107,7 +107,7 @@ def test_a_mounts_listing_has_each_point_that_stays_once(crowd: Crowd, tmp_path:
             seen += (entry.name for entry in entries)
 
     assert len(seen) == len(set(seen))
-    assert {each.name for each in staying} <= set(seen)
+    assert {manifest.name for manifest in staying} <= set(seen)
 
 
 def test_list_has_each_point_that_stays_once(crowd: Crowd) -> None:
@@ -117,6 +117,6 @@ def test_list_has_each_point_that_stays_once(crowd: Crowd) -> None:
         assert has_begun.wait(60)
         done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
 
-    listed = [each["id"] for each in json.loads(done.stdout)["points"]]
+    listed = [point["id"] for point in json.loads(done.stdout)["points"]]
     assert len(listed) == len(set(listed))
-    assert {each.point for each in staying} <= set(listed)
+    assert {manifest.point for manifest in staying} <= set(listed)

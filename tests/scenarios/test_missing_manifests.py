@@ -64,7 +64,7 @@ def run(history: History, run_in: Callable[[Path], Run]) -> Run:
 
 
 def is_refused(result: tuple[int, str]) -> bool:
-    """Whether a command ended because a directory may not be the repository's."""
+    """Return whether a command ended because a directory may not be the repository's."""
     return result[0] == 21 and "is not this repository's directory" in result[1]
 
 
@@ -77,7 +77,7 @@ def lose(history: History, *points: PointId) -> None:
 
 
 def empty(folder: Path) -> None:
-    """Let *folder* look as if its file system were not mounted."""
+    """Make *folder* look as if its file system were not mounted."""
     folder.rename(folder.with_name(f"{folder.name} of another file system"))
     folder.mkdir()
 
@@ -88,7 +88,7 @@ def mount_again(folder: Path) -> None:
 
 
 def remove_markers(path: Path) -> None:
-    """Make the repository one from before there were markers."""
+    """Remove the markers, which old repositories lack."""
     for directory in directories.DIRECTORIES:
         (path / directory / MARKER).unlink()
 
@@ -240,7 +240,7 @@ def test_a_catalog_that_knows_no_point_vouches_for_no_directory(
 def test_a_commit_that_the_catalog_missed_is_not_pruned_where_points_is_not_mounted(
     tmp_path: Path, run_in: Callable[[Path], Run], is_marked: bool
 ) -> None:
-    """The first point was committed, and the program died before the catalog knew it."""
+    """The first point was committed, but the program died before the catalog recorded it."""
     history = History(tmp_path / "first")
     history.add(image(1, 2, 3))
     forget_in_catalog(history.path)
@@ -268,7 +268,7 @@ def test_a_new_repository_is_not_written_to_where_one_directory_is_not_mounted(
 
 
 def forget_in_catalog(path: Path) -> None:
-    """Let the catalog know what it knew between the flush of the first packs and the commit."""
+    """Reset the catalog to its state between the flush of the first packs and the commit."""
     catalog = Catalog(path / "catalog", is_writable=True)
 
     def forget(update: Update) -> None:
@@ -295,7 +295,7 @@ def test_a_catalog_of_an_older_schema_vouches_for_the_points_that_it_knows(
 def test_a_catalog_of_another_schema_keeps_markers_from_being_made(
     history: History, run: Run, schema: int
 ) -> None:
-    """It knows a point that is not there, or cannot be understood at all."""
+    """It knows an absent point, or cannot be decoded at all."""
     remove_markers(history.path)
     make_older(history.path, schema)
     if schema == 3:
@@ -378,7 +378,9 @@ def test_a_marker_that_is_not_the_directorys_own_stops_every_writer(
     assert all_files(history.path) == before
     code, text = run("check", "--json")
     assert code == 21
-    assert "directory" in [each["kind"] for each in json.loads(text.partition("\n")[0])["problems"]]
+    assert "directory" in [
+        problem["kind"] for problem in json.loads(text.partition("\n")[0])["problems"]
+    ]
 
 
 @pytest.mark.parametrize("spoil", [cut, truncate])
@@ -603,7 +605,7 @@ def test_a_manifest_that_is_lost_while_a_prune_begins_stops_it(
 def test_a_crash_in_an_exchange_of_catalogs_loses_no_copy_of_a_manifest(
     history: History, run: Run, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
-    """Where a file system cannot exchange two names, there is a moment without a catalog."""
+    """If a file system cannot exchange two names, there is a moment without a catalog."""
     point = next(iter(history.expected))
     lose(history, point)
     monkeypatch.setattr(ctypes, "CDLL", CannotExchange)
@@ -716,9 +718,9 @@ def test_a_reader_notices_missing_manifests_and_changes_nothing_else(history: Hi
     before = all_files(history.path)
 
     with reading(history.path) as repository, repository.catalog.view() as view:
-        found = [each.manifest.point for each in listing.points(view) if each.is_missing]
+        missing = [point.manifest.point for point in listing.points(view) if point.is_missing]
 
-    assert found == [point]
+    assert missing == [point]
     assert all_files(history.path) == before
 
 
@@ -748,7 +750,7 @@ STEPS = st.tuples(
 
 
 class Losing:
-    """A history in which manifests are lost and come back; what each point must read as."""
+    """A history in which manifests are lost and restored, with the expected content."""
 
     def __init__(self, path: Path) -> None:
         self.history = History(path)
@@ -807,7 +809,7 @@ class Losing:
         mount_again(folder)
 
     def verify(self) -> None:
-        """Every point, missing or not, reads as it must; the missing ones are known as such."""
+        """Assert that all points have their expected content, and that missing ones are known."""
         self.history.verify()
         with reading(self.history.path) as repository:
             assert missing_points(repository) == set(self.lost)

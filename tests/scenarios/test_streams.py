@@ -1,4 +1,4 @@
-"""Standard input and standard output in the place of a file."""
+"""Standard input and standard output instead of a file."""
 
 import os
 import pty
@@ -30,7 +30,7 @@ def _command(repository: Path, *arguments: str) -> list[str]:
 
 
 @pytest.mark.usefixtures("point")
-def test_a_pipe_gets_the_disk_with_all_its_zeros_and_nothing_else(repository: Path) -> None:
+def test_a_pipe_gets_exactly_the_disk_with_all_zeros(repository: Path) -> None:
     done = subprocess.run(_command(repository, *RESTORE), check=False, capture_output=True)
 
     assert done.returncode == 0
@@ -53,7 +53,7 @@ def test_a_terminal_is_refused(repository: Path) -> None:
 
 
 @pytest.mark.usefixtures("point")
-def test_a_document_has_no_room_beside_the_disk(repository: Path) -> None:
+def test_a_document_cannot_be_written_to_the_same_output_as_the_disk(repository: Path) -> None:
     command = _command(repository, *RESTORE, "--json")
     done = subprocess.run(command, check=False, capture_output=True)
 
@@ -61,7 +61,7 @@ def test_a_document_has_no_room_beside_the_disk(repository: Path) -> None:
 
 
 @pytest.mark.usefixtures("point")
-def test_a_reader_that_goes_away_is_an_error(repository: Path) -> None:
+def test_a_reader_that_closes_the_pipe_causes_an_error(repository: Path) -> None:
     with subprocess.Popen(
         _command(repository, *RESTORE), stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
@@ -75,7 +75,7 @@ def test_a_reader_that_goes_away_is_an_error(repository: Path) -> None:
 
 
 @pytest.mark.usefixtures("point")
-def test_what_is_lost_is_zeros_and_an_error(repository: Path) -> None:
+def test_lost_blocks_are_zeros_and_cause_an_error(repository: Path) -> None:
     corrupt(repository, CONTENT[BLOCK : 2 * BLOCK])
     command = _command(repository, *RESTORE, "--keep-going")
     done = subprocess.run(command, check=False, capture_output=True)
@@ -92,11 +92,11 @@ def test_a_redirected_file_is_a_source(repository: Path, tmp_path: Path) -> None
     with image.open("rb") as file:
         subprocess.run(command, check=True, stdin=file, capture_output=True)
 
-    found = subprocess.run(_command(repository, *RESTORE), check=True, capture_output=True)
-    assert found.stdout == CONTENT
+    done = subprocess.run(_command(repository, *RESTORE), check=True, capture_output=True)
+    assert done.stdout == CONTENT
 
 
-def test_a_pipe_is_no_source_and_is_told_why(repository: Path) -> None:
+def test_a_pipe_is_refused_as_a_source_with_the_reason(repository: Path) -> None:
     command = _command(repository, "ingest", "image", "--vm=vm", "--disk=disk", "-")
     done = subprocess.run(command, check=False, input=CONTENT, capture_output=True)
 

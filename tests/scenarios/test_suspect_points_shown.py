@@ -1,4 +1,4 @@
-"""A point in doubt says so wherever it shows, to who looks by the command line and the mount."""
+"""Commands and mount show a suspect point as suspect."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ def shown(repository: Path, *arguments: str) -> Any:
     return done.document
 
 
-def test_a_mark_shows_everywhere_and_outlives_the_catalog(tmp_path: Path) -> None:
+def test_a_suspect_mark_is_shown_everywhere_and_survives_a_rebuild(tmp_path: Path) -> None:
     repository, disk = new_repository(tmp_path / "repository"), a_disk(20)
     root = tmp_path / "mount"
     take_silent(repository, disk)
@@ -33,7 +33,7 @@ def test_a_mark_shows_everywhere_and_outlives_the_catalog(tmp_path: Path) -> Non
     with serving(repository, root) as server:
         vm_json = server.folder(wrong) / "vm.json"
         assert json.loads(vm_json.read_bytes())["state"]["suspect"] is None
-        found = take_silent(repository, disk, {7})
+        manifest = take_silent(repository, disk, {7})
 
         assert wait_until(
             lambda: REASON in str(json.loads(vm_json.read_bytes())["state"]["suspect"])
@@ -44,12 +44,12 @@ def test_a_mark_shows_everywhere_and_outlives_the_catalog(tmp_path: Path) -> Non
         line = f"suspect     vm@{wrong.name} (point {wrong.point})"
         assert line in process("status", root).out
         newest = json.loads((root / "vm" / "latest" / "vm.json").read_bytes())
-        assert (newest["point"], newest["state"]["suspect"]) == (found.point, None)
+        assert (newest["point"], newest["state"]["suspect"]) == (manifest.point, None)
     for _ in range(2):
         points = shown(repository, "list")["points"]
-        assert [each["state"] for each in points] == [[], ["suspect"], []]
+        assert [point["state"] for point in points] == [[], ["suspect"], []]
         assert REASON in shown(repository, "show", wrong.point)["suspect"]
-        assert shown(repository, "show", found.point)["suspect"] is None
+        assert shown(repository, "show", manifest.point)["suspect"] is None
         lose_catalog(repository)
         with writing(repository):
             pass

@@ -1,4 +1,4 @@
-"""A writer that waited for the lock acts on the settings of that moment, not on older ones."""
+"""A writer that waited for the lock uses the settings at the end of the wait."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ WRITERS: Final = {
 
 
 def contents(path: Path) -> dict[str, bytes]:
-    """Every file of the repository, without the lock's holder and LMDB's own lock."""
+    """Return the content of all files of the repository except the lock files."""
     return {
         str(file.relative_to(path)): file.read_bytes()
         for file in path.rglob("*")
@@ -39,7 +39,7 @@ def start(path: Path, *arguments: str) -> "subprocess.Popen[str]":
 
 
 def skip_to_waiting(process: "subprocess.Popen[str]") -> None:
-    """Return once *process* waits for the lock."""
+    """Return once *process* is waiting for the lock."""
     assert process.stderr is not None
     assert any("waiting for process" in line for line in process.stderr), process.args
 
@@ -84,7 +84,7 @@ def test_a_feature_that_appears_while_a_writer_waits_is_required_of_it(
 def test_a_writer_that_waited_uses_the_block_size_of_that_moment(
     path: Path, tmp_path: Path
 ) -> None:
-    """The defaults of a repository are read again, too, and not only its features."""
+    """The defaults of a repository are read again too, not only its features."""
     (tmp_path / "image").write_bytes(b"".join(n.to_bytes(4) * 2 for n in range(1 << 15)))
     lock = take_lock(path, 0.0)
     process = start(path, "ingest", "image", "--vm=vm", "--disk=disk", str(tmp_path / "image"))

@@ -15,8 +15,8 @@ STEPS = {
     "capture": (disk, "capture"),
     "commit": (PointFolder, "commit"),
 }
-"""What is replaced by the signal: the record just took effect; the disk is to be read whole; all
-of it is read."""
+"""The function that the signal replaces: right after the record took effect, before the full scan,
+or after the full scan."""
 
 if __name__ == "__main__":
     step, number = sys.argv[1], signal.Signals[sys.argv[2]]

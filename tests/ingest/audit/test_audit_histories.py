@@ -1,4 +1,4 @@
-"""Whole histories of a disk whose tracker never tells of some blocks, with a full at the end."""
+"""Random histories of a disk with a tracker that omits some blocks; each ends with a full."""
 
 import random
 import shutil
@@ -34,7 +34,7 @@ WANTS: st.SearchStrategy[Want] = st.sampled_from(["auto", "auto", "auto", "incre
 
 
 class Histories(RuleBasedStateMachine):
-    """No block ever gets back what it held: a change that is undone unseen leaves no trace."""
+    """Writes never restore earlier content, because a miss that is undone cannot be detected."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,10 +66,10 @@ class Histories(RuleBasedStateMachine):
     def close_with_a_full(self) -> None:
         newest = self.take(ALL, "full").point
         doubted = suspects(self.path)
-        found = listed(self.path)
+        points_by_id = listed(self.path)
 
         assert newest not in doubted
-        for name, point in found.items():
+        for name, point in points_by_id.items():
             is_right = read_point(self.path, point.manifest) == {"A": self.truth[name]}
             assert is_right or name in doubted
         lose_catalog(self.path)

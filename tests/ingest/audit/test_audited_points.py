@@ -1,4 +1,4 @@
-"""Points of disks whose tracker misses changes: what is read, marked, recorded and refused."""
+"""Audited points of disks with missed changes: reads, suspect marks, records and refusals."""
 
 from pathlib import Path
 
@@ -44,7 +44,7 @@ def is_right(path: Path, disk: FakeDisk, label: str = "A") -> bool:
     return read_point(path, newest)[label] == bytes(disk.content)
 
 
-def test_a_list_that_tells_all_is_audited_and_believed(path: Path, disk: FakeDisk) -> None:
+def test_a_complete_list_is_audited_and_trusted(path: Path, disk: FakeDisk) -> None:
     take_silent(path, disk)
     write_block(disk, 3, "told")
 
@@ -58,7 +58,7 @@ def test_a_list_that_tells_all_is_audited_and_believed(path: Path, disk: FakeDis
     assert suspects(path) == set()
 
 
-def test_what_an_audit_reads_is_counted_apart(path: Path, disk: FakeDisk) -> None:
+def test_reads_of_an_audit_are_counted_separately(path: Path, disk: FakeDisk) -> None:
     take_silent(path, disk)
     write_block(disk, 3, "told")
     shot = disk.take_snapshot()
@@ -97,7 +97,7 @@ def test_a_missed_change_makes_the_disk_a_full_at_once(path: Path, disk: FakeDis
     assert is_right(path, disk)
 
 
-def test_the_reason_counts_what_the_whole_read_found(path: Path, disk: FakeDisk) -> None:
+def test_the_reason_has_the_count_of_the_full_scan(path: Path, disk: FakeDisk) -> None:
     take_silent(path, disk)
     for block in range(10, 40):
         write_block(disk, block, "not told")
@@ -110,9 +110,7 @@ def test_the_reason_counts_what_the_whole_read_found(path: Path, disk: FakeDisk)
     assert record.reason == "change tracking missed 30 blocks"
 
 
-def test_what_is_since_the_last_full_is_suspect_and_nothing_else(
-    path: Path, disk: FakeDisk
-) -> None:
+def test_exactly_the_points_since_the_last_full_are_suspect(path: Path, disk: FakeDisk) -> None:
     take_silent(path, disk)
     write_block(disk, 1, "told")
     take_silent(path, disk)
@@ -122,17 +120,17 @@ def test_what_is_since_the_last_full_is_suspect_and_nothing_else(
         write_block(disk, HIDDEN, f"not told {number}")
         wrong.append(take_silent(path, disk, {HIDDEN}, audit=None).point)
 
-    found = take_silent(path, disk, {HIDDEN})
+    manifest = take_silent(path, disk, {HIDDEN})
     after = take_silent(path, disk, audit=None)
 
     assert suspects(path) == set(wrong)
     assert full.point not in wrong
-    assert found.kind == "full"
+    assert manifest.kind == "full"
     assert (after.kind, after.disks[0].suspect) == ("incremental", None)
     assert "missed 1 blocks" in (listed(path)[wrong[0]].suspect or "")
 
 
-def test_a_full_that_was_forgotten_still_ends_the_doubt(path: Path, disk: FakeDisk) -> None:
+def test_points_before_a_forgotten_full_are_not_suspect(path: Path, disk: FakeDisk) -> None:
     take_silent(path, disk)
     write_block(disk, 1, "told")
     before = take_silent(path, disk)
@@ -160,7 +158,7 @@ def test_marks_survive_the_loss_of_the_catalog(path: Path, disk: FakeDisk) -> No
     assert suspects(path) == {wrong.point}
 
 
-def test_where_fulls_are_forbidden_nothing_is_committed_but_the_marks_stay(
+def test_if_fulls_are_forbidden_nothing_is_committed_but_the_marks_stay(
     path: Path, disk: FakeDisk
 ) -> None:
     take_silent(path, disk)
@@ -176,7 +174,7 @@ def test_where_fulls_are_forbidden_nothing_is_committed_but_the_marks_stay(
     assert suspects(path) == {wrong.point}
 
 
-def test_a_full_that_fails_after_the_find_leaves_the_marks(path: Path, disk: FakeDisk) -> None:
+def test_a_full_that_fails_after_a_mismatch_leaves_the_marks(path: Path, disk: FakeDisk) -> None:
     take_silent(path, disk)
     write_block(disk, HIDDEN, "not told")
     wrong = take_silent(path, disk, {HIDDEN}, audit=None)
@@ -190,7 +188,7 @@ def test_a_full_that_fails_after_the_find_leaves_the_marks(path: Path, disk: Fak
     assert suspects(path) == {wrong.point}
 
 
-def test_a_disk_that_changes_meanwhile_accuses_no_point_and_is_read_whole_next(
+def test_a_disk_that_changes_meanwhile_marks_no_point_and_gets_a_full_next(
     path: Path, disk: FakeDisk
 ) -> None:
     class Live(WrappedSource):
@@ -214,7 +212,7 @@ def test_a_disk_that_changes_meanwhile_accuses_no_point_and_is_read_whole_next(
     assert take_silent(path, disk, {HIDDEN}, audit=None).kind == "full"
 
 
-def test_a_full_that_was_asked_for_finds_what_no_sample_did(path: Path, disk: FakeDisk) -> None:
+def test_a_requested_full_finds_misses_that_no_sample_found(path: Path, disk: FakeDisk) -> None:
     take_silent(path, disk)
     write_block(disk, HIDDEN, "not told")
     wrong = take_silent(path, disk, {HIDDEN}, audit=None)
@@ -230,7 +228,7 @@ def test_a_full_that_was_asked_for_finds_what_no_sample_did(path: Path, disk: Fa
     assert is_right(path, disk)
 
 
-def test_a_full_of_an_honest_disk_marks_nothing(path: Path, disk: FakeDisk) -> None:
+def test_a_full_of_a_disk_without_misses_marks_nothing(path: Path, disk: FakeDisk) -> None:
     take_silent(path, disk)
     write_block(disk, 2, "told")
     take_silent(path, disk)
@@ -245,9 +243,7 @@ def test_a_full_of_an_honest_disk_marks_nothing(path: Path, disk: FakeDisk) -> N
 
 
 @pytest.mark.parametrize("size", [BLOCKS * BLOCK + 17, 70 * BLOCK, 30 * BLOCK, 30 * BLOCK - 9, 0])
-def test_a_disk_of_another_size_passes_if_its_list_tells_all(
-    path: Path, disk: FakeDisk, size: int
-) -> None:
+def test_a_resized_disk_with_a_complete_list_passes(path: Path, disk: FakeDisk, size: int) -> None:
     take_silent(path, disk)
     disk.resize(size)
 
@@ -259,7 +255,7 @@ def test_a_disk_of_another_size_passes_if_its_list_tells_all(
     assert is_right(path, disk)
 
 
-def test_one_disk_in_doubt_leaves_the_others_of_the_vm_good(path: Path, disk: FakeDisk) -> None:
+def test_a_suspect_disk_does_not_affect_the_others_of_the_vm(path: Path, disk: FakeDisk) -> None:
     other = a_disk(8)
 
     def take_both(*hidden: int, with_audit: bool = True) -> None:
@@ -273,13 +269,13 @@ def test_one_disk_in_doubt_leaves_the_others_of_the_vm_good(path: Path, disk: Fa
     take_both(HIDDEN)
     take_both()
 
-    found = list(listed(path).values())
-    assert [point.suspect is not None for point in found] == [False, True, False, False]
-    assert [d.ingest for d in found[2].manifest.disks] == ["full", "incremental"]
-    assert [d.suspect for p in found for d in p.manifest.disks] == [None] * 8
+    shown = list(listed(path).values())
+    assert [point.suspect is not None for point in shown] == [False, True, False, False]
+    assert [d.ingest for d in shown[2].manifest.disks] == ["full", "incremental"]
+    assert [d.suspect for p in shown for d in p.manifest.disks] == [None] * 8
 
 
-def test_a_point_in_doubt_says_so_wherever_it_shows(path: Path, disk: FakeDisk) -> None:
+def test_a_suspect_point_is_shown_as_such_everywhere(path: Path, disk: FakeDisk) -> None:
     take_silent(path, disk)
     write_block(disk, HIDDEN, "not told")
     wrong = take_silent(path, disk, {HIDDEN}, audit=None)
@@ -293,7 +289,7 @@ def test_a_point_in_doubt_says_so_wherever_it_shows(path: Path, disk: FakeDisk) 
     )
 
 
-def test_a_run_picks_its_sample_by_its_seed(path: Path, disk: FakeDisk) -> None:
+def test_a_run_chooses_its_sample_by_its_seed(path: Path, disk: FakeDisk) -> None:
     take_silent(path, disk)
     seen = []
     for run in ("1" * 32, "2" * 32):

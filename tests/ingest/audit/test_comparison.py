@@ -1,4 +1,4 @@
-"""What an audit calls a mismatch: any difference from the base, data or zeros on either side."""
+"""Any difference from the base is a mismatch, also between data and zeros."""
 
 from pathlib import Path
 

@@ -1,19 +1,19 @@
-"""What can happen in the life of a VM, drawn at random: events, and how the server answers.
+"""Random events in the life of a VM, and random knobs of the server.
 
-An event is a method of `history.History` with its arguments. The knobs are those that keep the
-rules of VMware's documentation, and those that break a rule which cbtfs looks at. Knobs that lie
-in a way which nobody can see are left out:
+An event is a method of `vm_history.History` with its arguments. Histories turn only knobs that keep
+the rules of VMware's documentation, or that break a rule which cbtfs checks. They do not turn these
+knobs, because cbtfs cannot detect their effect:
 
-- `cbt.silent_misses`: what is not told is not known until a sample or a full meets it, and never
-  where the block is written again and told of before. `test_silent_misses.py` is about them alone.
+- `cbt.silent_misses`: a missed change is unknown until a sample or a full reads it, and remains
+  unknown if the block is written again and listed before. `test_silent_misses.py` tests this knob.
 - `cbt.extend_skews`, `cbt.restore` as `unseen`, `snapshot.enable_with_snapshots` as `spoils`: the
-  same, in the map of one disk.
-- `cbt.unmap_reported` as false together with `data.holes` as `hole` or `none`: of what a guest
-  discards neither the list nor the transport tells then. A history has one or the other.
+  same, for one disk.
+- `cbt.unmap_reported` as false together with `data.holes` as `hole` or `none`: then neither the
+  list nor the transport reports discards. A history has one or the other.
 - `data.size_delta`, `data.ranges`, `data.max_readers`, `data.locked_status`, `snapshot.max_depth`,
   `snapshot.physical_rdm`, `data.delay_seconds`, `task.seconds`, `session.idle_seconds`,
-  `session.wait_seconds`: they make an ingest fail or wait, and change no answer. Ingests that
-  fail are events of their own.
+  `session.wait_seconds`: they make an ingest fail or wait, and do not change answers. Failed
+  ingests are separate events.
 """
 
 from typing import Any, Final
@@ -32,7 +32,7 @@ Drawn = st.SearchStrategy[dict[str, Any]]
 
 
 def _some(**knobs: st.SearchStrategy[Any]) -> Drawn:
-    """Any of those knobs."""
+    """Return a strategy for any subset of these knobs."""
     return st.fixed_dictionaries({}, optional=knobs)
 
 
@@ -77,7 +77,7 @@ PAGES: Final[Drawn] = st.sampled_from(
         {"max_extents": 2, "granularity": 512},
     ]
 )
-"""How answers are cut into pages; a history begins with one of these ways."""
+"""Knobs that split answers into pages; a history starts with one of these sets."""
 RUDE: Final[Drawn] = st.sampled_from(
     [
         *({"malformed": how} for how in ("echo", "zero-length", "overlap", "unsorted")),
@@ -86,14 +86,14 @@ RUDE: Final[Drawn] = st.sampled_from(
         {"no_change_id": True},
     ]
 )
-"""After these no list is believed until the server behaves again."""
+"""Knobs that void all change lists until they are reset."""
 CALLS: Final = (
     "CreateSnapshot_Task",
     "QueryEvents",
     "QueryChangedDiskAreas",
     "RemoveSnapshot_Task",
 )
-"""Calls of an ingest, just before which something happens."""
+"""Calls of an ingest before which an event may occur."""
 
 
 def _event(name: str, **arguments: st.SearchStrategy[Any]) -> st.SearchStrategy[Event]:
@@ -161,7 +161,7 @@ DAYS: Final = st.tuples(
     st.lists(GUEST, max_size=2),
     INGEST,
 ).map(lambda day: [*day[0], *day[1], *day[2], day[3]])
-"""Work of the guest, at most two things out of the ordinary, more work, an ingest."""
+"""Guest writes, at most two other events, more guest writes, an ingest."""
 START: Final = st.fixed_dictionaries(
     {
         "is_tracking": st.booleans(),
@@ -172,4 +172,4 @@ START: Final = st.fixed_dictionaries(
         "knobs": st.tuples(PAGES, KNOBS["cbt"]).map(lambda knobs: {**knobs[1], **knobs[0]}),
     }
 )
-"""`datastore` does not tell allocation: lists have discards then, whatever is drawn."""
+"""`datastore` does not report allocation, so lists always have discards if it is drawn."""

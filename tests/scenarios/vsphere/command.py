@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def arguments(lab: Lab, *more: str) -> list[str]:
-    """The command line, without the password."""
+    """Return the command line, without the password."""
     sim = lab.sim
     return [
         sys.executable, "-m", "cbtfs", "--repo", str(lab.repository),
@@ -30,7 +30,7 @@ def environment(sim: Simulator, **more: str) -> dict[str, str]:
 
 
 def start(lab: Lab, *more: str) -> "subprocess.Popen[str]":
-    """The command, running; its words and documents are pipes."""
+    """Start the command; its standard output and error are pipes."""
     return subprocess.Popen(
         [*SIGNALS, *arguments(lab, *more)],
         cwd=ROOT,
@@ -43,7 +43,7 @@ def start(lab: Lab, *more: str) -> "subprocess.Popen[str]":
 
 
 def done(lab: Lab, *more: str) -> tuple[int, dict[str, Any], str]:
-    """Exit code, document and words."""
+    """Wait for the command; return its exit code, document and messages."""
     with start(lab, *more) as process:
         out, err = process.communicate(timeout=60)
     return process.returncode, json.loads(out) if out else {}, err

@@ -1,4 +1,4 @@
-"""One certificate for all simulators, and a lab with one VM."""
+"""One certificate for all simulators, and a test site with one VM."""
 
 import tempfile
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
 
 @pytest.fixture
 def lab(tmp_path: Path, certificate: Certificate) -> Iterator[Lab]:
-    """A VM that is on, with two disks; the first holds some data."""
+    """A site with a running VM with two disks; the first has some data."""
     with Simulator(one_vm(), certificate=certificate) as sim:
         made = new_lab(sim, tmp_path)
         made.write(100_000, b"before the first point" * 1000)
@@ -34,7 +34,7 @@ def lab(tmp_path: Path, certificate: Certificate) -> Iterator[Lab]:
 
 @pytest.fixture
 def tracked(lab: Lab) -> Lab:
-    """The same with one point taken, and something written since."""
+    """The same site after one point and a later write."""
     lab.ingest()
     lab.write(300_000, b"after the first point" * 1000)
     lab.sim.do.calls(clear=True)
@@ -43,7 +43,7 @@ def tracked(lab: Lab) -> Lab:
 
 @pytest.fixture(scope="module")
 def site(certificate: Certificate) -> Iterator[Site]:
-    """For many histories, in memory: what is flushed to a disk is not what they are about."""
+    """A site for many histories, in memory: they do not test durability."""
     place = MEMORY if MEMORY.is_dir() else None
     stores = tuple(DatastoreEntry(name) for name in STORES)
     with (

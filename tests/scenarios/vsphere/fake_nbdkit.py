@@ -1,7 +1,7 @@
-"""Stands in for `nbdkit vddk` with VMware's library: its parameters in, a snapshot's disk out.
+"""Replacement of `nbdkit vddk` with VMware's library: same parameters, serves a snapshot disk.
 
-What it serves is in the folder that libdir= names: disks.json has the raw image for each
-"snapshot path"; what it was started with is written beside it.
+In the directory of libdir=, disks.json has the raw image for each "snapshot path". The program
+writes the parameters that it was started with into the same directory.
 """
 
 import json

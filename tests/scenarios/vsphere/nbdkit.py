@@ -1,4 +1,4 @@
-"""An nbdkit with VMware's plugin, as far as these tests need one."""
+"""A fake nbdkit with VMware's plugin."""
 
 import json
 import sys
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def install(folder: Path) -> str:
-    """The program `nbdkit` in *folder*, which serves what disks.json there says."""
+    """Install a program `nbdkit` in *folder* that serves the images of disks.json there."""
     program = folder / "nbdkit"
     program.write_text(
         f'#!/bin/sh\ncd {ROOT}\nexec {sys.executable} -m tests.scenarios.vsphere.fake_nbdkit "$@"\n'
@@ -25,12 +25,12 @@ def install(folder: Path) -> str:
 
 
 def started(folder: Path) -> list[dict[str, Any]]:
-    """What the processes were started with."""
-    return [json.loads(each.read_text()) for each in sorted(folder.glob("started-*.json"))]
+    """Return the parameters of each started process."""
+    return [json.loads(file.read_text()) for file in sorted(folder.glob("started-*.json"))]
 
 
 class Prepared:
-    """Tells the program which image is which before a disk is opened."""
+    """A transport that writes disks.json before a disk is opened."""
 
     def __init__(self, sim: Simulator, session: Session, folder: Path) -> None:
         self._sim = sim

@@ -1,4 +1,4 @@
-"""The command line of commands that need a server and no repository, in this process."""
+"""Calls of commands that need a server but no repository, in this process."""
 
 import json
 from typing import Any
@@ -11,7 +11,7 @@ from tools.vsim.inventory import UserEntry
 
 
 def at(sim: Simulator, user: UserEntry | None = None) -> list[str]:
-    """Options of a login."""
+    """Return the login options for a simulator."""
     name = (user or sim.user).name
     return [
         "--server", f"{sim.host}:{sim.port}", "--user", name,
@@ -25,7 +25,7 @@ def call(
     *arguments: str,
     user: UserEntry | None = None,
 ) -> tuple[int, dict[str, Any], str]:
-    """Exit code, document and words of a command with --json."""
+    """Call a command with --json; return its exit code, document and messages."""
     code = main([*arguments, "--json", *at(sim, user)])
     out, err = capsys.readouterr()
     return code, json.loads(out) if out else {}, err

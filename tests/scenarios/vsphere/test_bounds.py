@@ -1,4 +1,4 @@
-"""Answers without an end: each ends as an error that names the server, or as a full scan."""
+"""Endless answers cause an error that names the server, or a full scan."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -24,7 +24,7 @@ QUICK_TO_REFUSE: Final = replace(QUICK, max_pages=20, max_updates=20)
 
 @pytest.fixture
 def small(certificate: Certificate, tmp_path: Path) -> Iterator[Lab]:
-    """One small VM, and a client that gives up soon."""
+    """A site with one small VM, and a client with short timeouts."""
     with Simulator(one_vm(DiskEntry(size=MIB)), certificate=certificate) as sim:
         lab = new_lab(sim, tmp_path)
         lab.retry_policy = QUICK_TO_REFUSE
@@ -46,9 +46,7 @@ def server(lab: Lab) -> str:
     ],
     ids=str,
 )
-def test_an_inventory_without_an_end_is_refused(
-    small: Lab, knobs: dict[str, Any], words: str
-) -> None:
+def test_an_endless_inventory_is_refused(small: Lab, knobs: dict[str, Any], words: str) -> None:
     with small.session() as session:
         small.sim.knobs.change("answer", **knobs)
         small.sim.do.calls(clear=True)
@@ -56,14 +54,14 @@ def test_an_inventory_without_an_end_is_refused(
             list_vms(session)
         asked = small.sim.do.calls()
         small.sim.do.reset_knobs()
-        assert len(list_vms(session)) == 1  # the next call has a sound connection
+        assert len(list_vms(session)) == 1  # the next call gets a new connection
 
     assert server(small) in str(refused.value)
     assert asked.count("RetrievePropertiesEx") == 1
 
 
-def test_an_answer_that_drips_is_refused(small: Lab) -> None:
-    """Each byte comes in time, the whole does not."""
+def test_an_answer_that_arrives_too_slowly_is_refused(small: Lab) -> None:
+    """Each byte arrives in time, but the whole answer does not."""
     with small.session() as session:
         small.sim.knobs.change("answer", drip_seconds=0.02)
         session._instance._stub.scheme.keywords["call_seconds"] = 0.2
@@ -94,7 +92,7 @@ def test_updates_that_are_always_truncated_end_the_run(small: Lab) -> None:
     small.assert_clean()
 
 
-def test_a_list_of_changes_without_an_end_costs_a_full(small: Lab) -> None:
+def test_an_endless_change_list_causes_a_full(small: Lab) -> None:
     small.ingest()
     small.sim.do.set_disk_cbt(VM, FIRST, page_span=512)
     manifest = small.ingest().manifest
@@ -115,7 +113,7 @@ def test_snapshots_in_too_many_levels_are_refused() -> None:
         entries_of(vim.vm.SnapshotInfo(rootSnapshotList=tree), "vc1")
 
 
-def test_a_server_without_the_current_session_is_no_traceback(
+def test_a_server_without_the_current_session_causes_no_traceback(
     small: Lab, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CBTFS_VSPHERE_PASSWORD", "vsim")

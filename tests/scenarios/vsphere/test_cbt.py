@@ -1,4 +1,4 @@
-"""`cbtfs cbt`: what it shows, the procedure of enabling and of beginning anew, what refuses it."""
+"""`cbtfs cbt`: status, the procedures of enable and reset, and refusals."""
 
 import os
 import random
@@ -53,18 +53,18 @@ def sim(certificate: Certificate, monkeypatch: pytest.MonkeyPatch) -> Iterator[S
 
 
 def tasks(sim: Simulator) -> list[str]:
-    """What was asked of machines."""
-    return [each.removesuffix("_Task") for each in sim.do.calls() if each.endswith("_Task")]
+    """Return the tasks that clients started."""
+    return [call.removesuffix("_Task") for call in sim.do.calls() if call.endswith("_Task")]
 
 
 def snapshots(sim: Simulator, vm: str = VM) -> list[str]:
-    found = next(each for each in sim.do.vms() if each["name"] == vm)
-    return [each["name"] for each in found["snapshots"]]
+    document = next(listed for listed in sim.do.vms() if listed["name"] == vm)
+    return [snapshot["name"] for snapshot in document["snapshots"]]
 
 
 def ids(sim: Simulator, vm: str = VM) -> list[str | None]:
-    found = next(each for each in sim.do.vms() if each["name"] == vm)
-    return [each["change_id"] for each in found["disks"]]
+    document = next(listed for listed in sim.do.vms() if listed["name"] == vm)
+    return [disk["change_id"] for disk in document["disks"]]
 
 
 STUN = ["CreateSnapshot", "RemoveSnapshot"]
@@ -82,7 +82,7 @@ def test_status_of_what_is_off_changes_nothing(sim: Simulator, capsys: Capture) 
     assert (vm["supported"], vm["enabled"], vm["pending"], vm["obstacle"]) == (
         True, False, False, None,
     )  # fmt: skip
-    assert [each["reason"] for each in vm["disks"]] == ["change tracking is off"] * 2
+    assert [disk["reason"] for disk in vm["disks"]] == ["change tracking is off"] * 2
     assert tasks(sim) == []
 
 
@@ -95,7 +95,8 @@ def test_status_tells_pending_and_ending(sim: Simulator, capsys: Capture) -> Non
     _, ending, _ = call(sim, capsys, "cbt", "status", VM)
 
     flags = [
-        (each["vms"][0]["enabled"], each["vms"][0]["pending"]) for each in (pending, on, ending)
+        (status["vms"][0]["enabled"], status["vms"][0]["pending"])
+        for status in (pending, on, ending)
     ]
     assert flags == [(True, True), (True, False), (False, True)]
     assert "begins at the next stun" in pending["vms"][0]["disks"][0]["reason"]
@@ -122,7 +123,7 @@ def test_status_tells_why_a_disk_is_not_tracked(sim: Simulator, capsys: Capture)
 
 @pytest.mark.parametrize("vm", [VM, "quiet"])
 def test_a_disks_own_switch_is_told_and_switched(sim: Simulator, capsys: Capture, vm: str) -> None:
-    """The flag is on already, so that setting it once more changes nothing."""
+    """The flag is already on, so setting it again changes nothing."""
     sim.do.set_cbt(vm, True)
     sim.do.set_disk_tracking(vm, 2000, False)
     if vm == VM:
@@ -256,8 +257,8 @@ def test_failures_are_kept_apart(sim: Simulator, capsys: Capture) -> None:
     )
 
     assert code == 3
-    assert [each["vm"] for each in document["vms"]] == [VM, "quiet"]
-    assert {each["vm"]: each["exit"] for each in document["failed"]} == {"mixed": 30, "none": 2}
+    assert [vm["vm"] for vm in document["vms"]] == [VM, "quiet"]
+    assert {vm["vm"]: vm["exit"] for vm in document["failed"]} == {"mixed": 30, "none": 2}
 
 
 def test_a_missing_privilege_is_named(
@@ -284,7 +285,7 @@ def test_a_disk_that_stays_untracked_is_told(sim: Simulator, capsys: Capture) ->
 
 
 def epochs(sim: Simulator, vm: str = VM) -> list[str]:
-    return [str(each).rpartition("/")[0] for each in ids(sim, vm)]
+    return [str(change_id).rpartition("/")[0] for change_id in ids(sim, vm)]
 
 
 def test_reset_of_a_running_vm_is_the_procedure(sim: Simulator, capsys: Capture) -> None:
@@ -367,7 +368,7 @@ def test_disks_that_the_stun_left_apart_are_consolidated(sim: Simulator, capsys:
 
 
 def killed(sim: Simulator, verb: str, method: str) -> None:
-    """A command that is killed when the server has seen *method*."""
+    """Start a command and kill it once the server has received *method*."""
     sim.do.calls(clear=True)
     with subprocess.Popen(
         [sys.executable, "-m", "cbtfs", "cbt", verb, *at(sim), VM],
@@ -383,7 +384,7 @@ def killed(sim: Simulator, verb: str, method: str) -> None:
 
 @pytest.fixture
 def left(sim: Simulator) -> str:
-    """The snapshot of a stun whose maker was killed; its name."""
+    """Leave the snapshot of a killed stun; return its name."""
     sim.do.on_call("RemoveSnapshot_Task", action="lost-request")
     killed(sim, "enable", "RemoveSnapshot_Task")
     (name,) = snapshots(sim)
@@ -455,7 +456,7 @@ def test_a_reset_that_is_killed_at_any_moment_is_mended_by_enable(
 
 
 def test_two_resets_at_once_do_no_harm(sim: Simulator, capsys: Capture) -> None:
-    """Each removes the other's stun, or is refused: nothing stays, and enable mends the rest."""
+    """Each removes the other's stun or is refused: nothing is left, and enable repairs the rest."""
     call(sim, capsys, "cbt", "enable", VM)
     sim.do.set_knobs("task", seconds=0.05)
     command = [sys.executable, "-m", "cbtfs", "cbt", "reset", "--json", *at(sim), VM]
@@ -473,7 +474,7 @@ def test_two_resets_at_once_do_no_harm(sim: Simulator, capsys: Capture) -> None:
     outputs = [process.communicate(timeout=120)[0] for process in both]
 
     assert {process.returncode for process in both} <= {0, 3, 30}, outputs
-    assert not [each for each in outputs if "Traceback" in each]
+    assert not [output for output in outputs if "Traceback" in output]
     assert snapshots(sim) == []
     assert call(sim, capsys, "cbt", "enable", VM)[0] == 0
     assert None not in ids(sim)
@@ -540,14 +541,14 @@ def test_the_backings_that_can_be_tracked_are_those_with_a_change_id() -> None:
     known = {
         name
         for name in names
-        if "changeId" in {each.name for each in getattr(kinds, name)._GetPropertyList()}
+        if "changeId" in {member.name for member in getattr(kinds, name)._GetPropertyList()}
     }
 
     assert set(_TRACKABLE) <= known
 
 
 def test_a_linked_clone_is_no_vm_that_needs_consolidation(sim: Simulator, capsys: Capture) -> None:
-    """Its disks have a parent though it has no snapshot."""
+    """Its disks have a parent although the VM has no snapshot."""
     clone = {"name": "clone", "disk": [{"size": "1M", "linked": True}]}
     sim.do.add_vm(clone)
     _, status, _ = call(sim, capsys, "cbt", "status", "clone")

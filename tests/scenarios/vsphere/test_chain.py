@@ -1,4 +1,4 @@
-"""The whole chain: a real guest file system, twelve points, every byte of every one of them."""
+"""End to end: a real guest file system, twelve points, every byte of each compared."""
 
 import subprocess
 from collections.abc import Iterator
@@ -17,11 +17,11 @@ pytestmark = pytest.mark.mounts
 
 POINTS = 12
 ADDED, GROWN = 4, 7
-"""The points before which a disk is added, and before which one grows."""
+"""Numbers of the points before which a disk is added, and before which one grows."""
 
 
 def live(lab: Lab, key: int) -> str:
-    """The raw file that the guest's disk is."""
+    """Return the raw file of the guest's disk."""
     disks = lab.sim.do.vms()[0]["disks"]
     return str(next(disk["file"] for disk in disks if disk["key"] == key))
 
@@ -32,7 +32,7 @@ def run(*command: str) -> None:
 
 @contextmanager
 def mounted(image: str, at: Path) -> Iterator[Path]:
-    """The guest's file system, written to by its own kernel; unmounted it is flushed."""
+    """Mount the guest's file system; unmounting flushes it."""
     at.mkdir(exist_ok=True)
     run("mount", "-o", "loop", image, str(at))
     try:
@@ -42,7 +42,7 @@ def mounted(image: str, at: Path) -> Iterator[Path]:
 
 
 def work(root: Path, day: int) -> None:
-    """What a guest does in a day: add, grow, rewrite, delete, trim."""
+    """Change the file system like a guest in a day: add, grow, rewrite, delete, trim."""
     (root / f"day-{day}").write_bytes(bytes((day * i) % 251 for i in range(50_000)))
     with (root / "log").open("ab") as file:
         file.write(f"day {day}\n".encode() * 500)
@@ -77,7 +77,7 @@ def test_twelve_points_of_a_working_guest(
                 with mounted(live(lab, added), data):
                     work(data, day)
             outcome = lab.ingest()
-            assert [each.key for each in outcome.left_out] == [2001]
+            assert [disk.key for disk in outcome.left_out] == [2001]
 
         lab.assert_all_true()
         lab.assert_clean()

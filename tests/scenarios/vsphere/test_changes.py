@@ -1,6 +1,6 @@
-"""Answers to QueryChangedDiskAreas: what keeps every rule is the list, what breaks one is refused.
+"""Answers to QueryChangedDiskAreas: valid ones are used, invalid ones are refused.
 
-The types are pyVmomi's own, as they come out of an answer.
+The types are those of pyVmomi, as in a decoded answer.
 """
 
 from collections.abc import Sequence
@@ -30,12 +30,12 @@ def page_of(start: int, length: int, areas: Areas) -> vim.VirtualMachine.DiskCha
 
 
 def accepted(page: vim.VirtualMachine.DiskChangeInfo, offset: int, size: int) -> list[Extent]:
-    """What is taken from *page*, asked from *offset* of a disk of *size*."""
+    """Return the extents used from *page*, the answer for *offset* of a disk of *size*."""
     return list(_extents(page, offset, _check_page(page, offset, size)))
 
 
 def is_right(offset: int, start: int, length: int, areas: Areas, size: int) -> bool:
-    """The rules, as the API reference has them."""
+    """Return whether *page* follows the rules of the API reference."""
     if start != offset or length <= 0 or start + length > size:
         return False
     ends = [start, *(at + count for at, count in areas)]
@@ -55,7 +55,7 @@ def is_right(offset: int, start: int, length: int, areas: Areas, size: int) -> b
     ],
 )
 def test_the_edges_of_a_page_belong_to_it(start: int, length: int, areas: Areas) -> None:
-    assert accepted(page_of(start, length, areas), 4096, SIZE) == [Extent(*each) for each in areas]
+    assert accepted(page_of(start, length, areas), 4096, SIZE) == [Extent(*area) for area in areas]
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_exactly_the_answers_that_keep_the_rules_are_taken(
 ) -> None:
     page = page_of(start, length, areas)
     if is_right(offset, start, length, areas, 10):
-        assert accepted(page, offset, 10) == [Extent(*each) for each in areas]
+        assert accepted(page, offset, 10) == [Extent(*area) for area in areas]
     else:
         with pytest.raises(ChangeTrackingInvalid):
             accepted(page, offset, 10)
@@ -109,6 +109,6 @@ def test_every_list_that_keeps_the_rules_is_taken_as_it_is(data: st.DataObject) 
     pairs = list(zip(bounds[::2], bounds[1::2], strict=False))
     areas = [(start, end - start) for start, end in pairs]
 
-    found = accepted(page_of(offset, length, areas), offset, 100)
+    extents = accepted(page_of(offset, length, areas), offset, 100)
 
-    assert found == [Extent(*each) for each in areas]
+    assert extents == [Extent(*area) for area in areas]

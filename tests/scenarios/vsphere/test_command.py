@@ -1,4 +1,4 @@
-"""The command: documents, exit codes, several VMs at once, passwords, signals."""
+"""`ingest vsphere`: documents, exit codes, several VMs at once, passwords, signals."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from tools.vsim.soap.certificate import Certificate
 
 @pytest.fixture
 def fleet(tmp_path: Path, certificate: Certificate) -> Iterator[Lab]:
-    """Five VMs, two of which have the same name."""
+    """Five VMs, two with the same name."""
     machines = tuple(
         MachineEntry(name, folder=folder, cbt=True, disks=(DiskEntry(size=MIB),))
         for name, folder in (("web1", ""), ("web2", ""), ("db", ""), ("twin", "a"), ("twin", "b"))
@@ -37,7 +37,7 @@ def fleet(tmp_path: Path, certificate: Certificate) -> Iterator[Lab]:
 def call(
     lab: Lab, capsys: pytest.CaptureFixture[str], *more: str
 ) -> tuple[int, dict[str, Any], str]:
-    """The same in this process, which starts faster."""
+    """Call the command in this process, which starts faster."""
     code = main(arguments(lab, *more)[3:])
     out, err = capsys.readouterr()
     return code, json.loads(out) if out else {}, err
@@ -108,7 +108,7 @@ def test_several_vms_make_a_table_and_a_line_each(
 ) -> None:
     fleet.sim.do.on_call("CreateSnapshot_Task", fault="vim.fault.NoDiskSpace", target="web2")
     wanted = ("--jobs", "2", "web*", "/DC0/vm/a/twin", "/DC0/vm/b/twin", "none")
-    code = main([each for each in arguments(fleet, *wanted)[3:] if each != "--json"])
+    code = main([word for word in arguments(fleet, *wanted)[3:] if word != "--json"])
     out, err = capsys.readouterr()
     header, *rows = out.splitlines()
 
@@ -168,7 +168,7 @@ def test_what_is_left_out_shows_in_exit_code_and_document(
 
 
 def test_without_json_points_are_printed(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
-    code = main([each for each in arguments(lab)[3:] if each != "--json"])
+    code = main([word for word in arguments(lab)[3:] if word != "--json"])
     out, err = capsys.readouterr()
 
     assert code == 0
@@ -246,12 +246,12 @@ def test_a_signal_removes_the_snapshot(tracked: Lab, number: signal.Signals, cod
 
 
 def test_a_terminal_that_hangs_up_leaves_no_snapshot(tracked: Lab) -> None:
-    """Nothing can be written to it any more, and the snapshot is removed all the same."""
+    """The snapshot is removed even though messages can no longer be written."""
     tracked.sim.do.on_call("QueryChangedDiskAreas", action="delay", seconds=0.5)
     tracked.sim.do.calls(clear=True)
     ours, theirs = pty.openpty()
     with subprocess.Popen(
-        [*SIGNALS, "setsid", "--ctty", *(each for each in arguments(tracked) if each != "--json")],
+        [*SIGNALS, "setsid", "--ctty", *(word for word in arguments(tracked) if word != "--json")],
         cwd=ROOT,
         env=environment(tracked.sim),
         stdin=theirs,

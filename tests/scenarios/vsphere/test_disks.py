@@ -1,4 +1,4 @@
-"""What a VM's configuration says of its disks, as pyVmomi has it."""
+"""Facts about disks from a VM's configuration in pyVmomi's types."""
 
 import pytest
 from pyVmomi import vim
@@ -9,7 +9,7 @@ Disk = tuple[int, str, str | None]
 
 
 def facts(*disks: Disk) -> list[DiskFacts]:
-    """Of disks with (key, label, UUID), behind one controller."""
+    """Return the facts of disks given as (key, label, UUID), on one controller."""
     controller = vim.vm.device.VirtualLsiLogicController(key=1000, busNumber=0)
     devices: list[object] = [controller]
     for number, (key, label, uuid) in enumerate(disks):
@@ -32,23 +32,23 @@ def facts(*disks: Disk) -> list[DiskFacts]:
 
 
 def test_a_disk_is_told_from_others_by_its_uuid() -> None:
-    found = facts((2001, "b", "uuid-b"), (2000, "a", "uuid-a"))
+    disks = facts((2001, "b", "uuid-b"), (2000, "a", "uuid-a"))
 
-    assert [disk.key for disk in found] == [2000, 2001]
-    assert len({disk.identity for disk in found}) == 2
-    assert not any(disk.identity.startswith("key:") for disk in found)
-    assert [disk.label for disk in found] == ["a", "b"]
+    assert [disk.key for disk in disks] == [2000, 2001]
+    assert len({disk.identity for disk in disks}) == 2
+    assert not any(disk.identity.startswith("key:") for disk in disks)
+    assert [disk.label for disk in disks] == ["a", "b"]
 
 
 @pytest.mark.parametrize("uuid", [None, "the same"])
 def test_without_a_uuid_of_its_own_a_disk_is_known_by_its_key(uuid: str | None) -> None:
-    found = facts((2000, "a", uuid), (2001, "b", uuid), (2002, "c", "its own"))
+    disks = facts((2000, "a", uuid), (2001, "b", uuid), (2002, "c", "its own"))
 
-    assert [disk.identity for disk in found[:2]] == ["key:2000", "key:2001"]
-    assert not found[2].identity.startswith("key:")
+    assert [disk.identity for disk in disks[:2]] == ["key:2000", "key:2001"]
+    assert not disks[2].identity.startswith("key:")
 
 
 def test_labels_that_are_shared_get_the_key() -> None:
-    found = facts((2000, "disk", "1"), (2001, "disk", "2"), (2002, "other", "3"))
+    disks = facts((2000, "disk", "1"), (2001, "disk", "2"), (2002, "other", "3"))
 
-    assert [disk.label for disk in found] == ["disk (2000)", "disk (2001)", "other"]
+    assert [disk.label for disk in disks] == ["disk (2000)", "disk (2001)", "other"]

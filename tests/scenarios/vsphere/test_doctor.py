@@ -1,4 +1,4 @@
-"""`cbtfs doctor`: what can stand in the way, its severity and fix, and the truth of it."""
+"""`cbtfs doctor`: obstacles with severity and fix, compared with the result of a backup."""
 
 import re
 import socket
@@ -85,22 +85,22 @@ def open_port() -> Iterator[int]:
 
 @pytest.fixture
 def closed_port() -> Iterator[int]:
-    """Bound, so that nobody else takes it, and not listened on."""
+    """Return a port that is bound, so that nobody else takes it, but not listening."""
     with socket.socket() as silent:
         silent.bind((HERE, 0))
         yield silent.getsockname()[1]
 
 
-def found(document: Document, check: str) -> list[tuple[str, str]]:
-    """Severity and words of the findings of a kind, wherever they are."""
+def findings_of(document: Document, check: str) -> list[tuple[str, str]]:
+    """Return severity and text of all findings of a check."""
     places = [
         document["server"], *document["hosts"], *document["datastores"], *document["vms"]
     ]  # fmt: skip
     return [
-        (each["severity"], f"{each['text']}: {each['fix']}")
+        (finding["severity"], f"{finding['text']}: {finding['fix']}")
         for place in places
-        for each in place["findings"]
-        if each["check"] == check
+        for finding in place["findings"]
+        if finding["check"] == check
     ]
 
 
@@ -111,13 +111,13 @@ def test_nothing_stands_in_the_way_of_a_tracked_vm(sim: Simulator, capsys: Captu
     for vm in document["vms"]:
         assert (vm["findings"], vm["blocked_by"], vm["transport"]) == ([], [], "datastore")
         assert (vm["host"], vm["datastores"]) == (HERE, ["datastore1"])
-        assert [each.partition(":")[0] for each in vm["refused"]] == ["vddk", "nbd"]
+        assert [refusal.partition(":")[0] for refusal in vm["refused"]] == ["vddk", "nbd"]
     assert document["server"]["product"].startswith("VMware vCenter Server 8.0.3")
-    assert not [each for each in sim.do.calls() if each.endswith("_Task")]
+    assert not [call for call in sim.do.calls() if call.endswith("_Task")]
 
 
 TROUBLES: dict[str, tuple[dict[str, Any], str, str, str]] = {
-    # name of the VM: what happens to it first, the check, its severity, words
+    # name of the VM: preparation, check, severity, words of the finding
     "old": ({}, "hardware", "full", "vmx-04 cannot track changes: power it off, and give"),
     "mould": ({}, "template", "blocks", "convert it to a VM"),
     "diskless": ({}, "disk", "blocks", "it has no disk: leave it out"),
@@ -159,7 +159,7 @@ TROUBLES: dict[str, tuple[dict[str, Any], str, str, str]] = {
 
 
 def trouble(sim: Simulator, name: str) -> str:
-    """Do to a VM what the table says; which VM it is."""
+    """Prepare a VM as in the table; return its name."""
     deeds = TROUBLES[name][0]
     vm = VM if deeds else name
     for operation, arguments in deeds.items():
@@ -190,9 +190,9 @@ def test_what_stands_in_the_way_is_named_with_its_fix(
         sim.do.advance(3 * 86400 + 60)
     code, document, _ = call(sim, capsys, "doctor", vm)
 
-    findings = found(document, check)
-    assert any(each == severity and words in text for each, text in findings), findings
-    is_blocked = "blocks" in {each["severity"] for each in document["vms"][0]["findings"]}
+    findings = findings_of(document, check)
+    assert any(level == severity and words in text for level, text in findings), findings
+    is_blocked = "blocks" in {finding["severity"] for finding in document["vms"][0]["findings"]}
     assert (document["vms"][0]["blocked_by"] == ["vm"]) is is_blocked
     assert code == (3 if is_blocked else 0)
 
@@ -201,10 +201,10 @@ def test_what_stands_in_the_way_is_named_with_its_fix(
 def test_a_backup_does_what_the_doctor_said(
     sim: Simulator, capsys: Capture, tmp_path: Path, name: str
 ) -> None:
-    """Blocked if and only if there is no point, by the transport that was told, in full if told."""
+    """A point is taken unless doctor reports a block; transport and kind are as reported."""
     vm = trouble(sim, name)
     _, document, _ = call(sim, capsys, "doctor", vm)
-    (told,) = document["vms"]
+    (reported,) = document["vms"]
     if name == "asking":
         sim.do.on_call(
             "CreateSnapshot_Task", action="task-fault", fault="vim.fault.QuestionPending", times=9
@@ -213,13 +213,15 @@ def test_a_backup_does_what_the_doctor_said(
     code, first, _ = call(sim, capsys, *repository, vm)
     _, second, _ = call(sim, capsys, *repository, vm)
 
-    assert bool(told["blocked_by"]) == (not first["points"]), first
-    if not told["blocked_by"]:
-        assert first["points"][0]["transport"] == told["transport"]
-        is_full = any(each["severity"] == "full" for each in told["findings"])
-        kinds = {each["kind"] for each in second["points"][0]["disks"]}
+    assert bool(reported["blocked_by"]) == (not first["points"]), first
+    if not reported["blocked_by"]:
+        assert first["points"][0]["transport"] == reported["transport"]
+        is_full = any(finding["severity"] == "full" for finding in reported["findings"])
+        kinds = {disk["kind"] for disk in second["points"][0]["disks"]}
         assert ("full" in kinds) is is_full
-        is_partial = any(each["check"] == "disk" for each in told["findings"] if not is_full)
+        is_partial = any(
+            finding["check"] == "disk" for finding in reported["findings"] if not is_full
+        )
         assert code == (3 if is_partial else 0)
 
 
@@ -232,9 +234,9 @@ def test_a_backup_by_vmwares_library_does_what_the_doctor_said(
     repository = ("--repo", str(new_repository(tmp_path / "r")), "ingest", "vsphere")
     _, taken, _ = call(sim, capsys, *repository, *by, *vms)
 
-    told = {vm["vm"]: vm["transport"] for vm in document["vms"] if not vm["blocked_by"]}
-    assert told == {VM: "vddk", "mapped": "vddk", "elsewhere": "vddk"}
-    assert {point["vm"]: point["transport"] for point in taken["points"]} == told
+    reported = {vm["vm"]: vm["transport"] for vm in document["vms"] if not vm["blocked_by"]}
+    assert reported == {VM: "vddk", "mapped": "vddk", "elsewhere": "vddk"}
+    assert {point["vm"]: point["transport"] for point in taken["points"]} == reported
 
 
 # privileges
@@ -255,7 +257,7 @@ def asked(
 
 
 @pytest.mark.parametrize(
-    "privilege", [each for each in ROLE if each.id != "System.Read"], ids=lambda each: each.id
+    "privilege", [entry for entry in ROLE if entry.id != "System.Read"], ids=lambda entry: entry.id
 )
 def test_each_privilege_of_the_role_is_missed_where_it_is_needed(
     certificate: Certificate,
@@ -270,8 +272,8 @@ def test_each_privilege_of_the_role_is_missed_where_it_is_needed(
     mild = {"hold": "warning", "upgrade": "info", "setting": "info"}
     severity = mild.get(privilege.use, "blocks")
 
-    assert [each for each, _ in found(document, "privilege")] == [severity]
-    assert f"backup lacks {privilege.id}, for" in found(document, "privilege")[0][1]
+    assert [level for level, _ in findings_of(document, "privilege")] == [severity]
+    assert f"backup lacks {privilege.id}, for" in findings_of(document, "privilege")[0][1]
     whose = {"vm": "vm", "datastore": "datastore datastore1", "root": "server"}[privilege.on]
     assert document["vms"][0]["blocked_by"] == ([whose] if severity == "blocks" else [])
     assert code == (3 if severity == "blocks" else 0)
@@ -282,11 +284,11 @@ def test_what_another_transport_needs_is_not_missed(
 ) -> None:
     monkeypatch.setenv("CBTFS_VSPHERE_PASSWORD", "vsim")
     code, document = asked(certificate, capsys, "Global.*")
-    assert (code, found(document, "privilege")) == (0, [])
+    assert (code, findings_of(document, "privilege")) == (0, [])
     code, document = asked(certificate, capsys, "Datastore.*", vddk=True)
 
     assert code == 0
-    assert {each for each, _ in found(document, "privilege")} == {"warning"}
+    assert {level for level, _ in findings_of(document, "privilege")} == {"warning"}
 
 
 def test_who_may_not_see_the_top_of_the_tree_is_told_what_is_lacking_there(
@@ -320,7 +322,7 @@ def test_a_vm_that_goes_meanwhile_does_not_spoil_the_rest(sim: Simulator, capsys
 def test_a_session_may_end_between_its_questions(
     sim: Simulator, capsys: Capture, number: int
 ) -> None:
-    """With NotAuthenticated in the answer, which would otherwise be a VM that cannot be read."""
+    """NotAuthenticated in an answer renews the session; the VM is not reported as unreadable."""
     sim.knobs.change("session", ended_as="missing-set")
     sim.do.on_call("RetrievePropertiesEx", action="expire-session", at=number)
     code, document, _ = call(sim, capsys, "doctor", VM, "off")
@@ -332,7 +334,7 @@ def test_a_session_may_end_between_its_questions(
 def test_the_role_in_the_manual_is_the_one_in_the_code() -> None:
     manual = (ROOT / "docs" / "vsphere.md").read_text()
     on = {"vm": "VM", "datastore": "datastore", "root": "vCenter"}
-    rows = [f"| `{each.id}` | {on[each.on]} | {each.purpose} |" for each in ROLE]
+    rows = [f"| `{entry.id}` | {on[entry.on]} | {entry.purpose} |" for entry in ROLE]
 
     assert "\n".join(["| privilege | on | for |", "|---|---|---|", *rows, ""]) in manual
 
@@ -343,7 +345,7 @@ def test_every_check_stands_in_the_manual() -> None:
     manual = (ROOT / "docs" / "commands.md").read_text()
 
     assert len(checks) > 10
-    assert {each for each in checks if f"`{each}`" not in manual} == set()
+    assert {check for check in checks if f"`{check}`" not in manual} == set()
 
 
 # hosts, datastores, the clock
@@ -353,19 +355,19 @@ def test_ports_are_tried(sim: Simulator, capsys: Capture, open_port: int, closed
     by = ("--vddk-libdir", str(libdir(sim)))
     code, document, _ = call(sim, capsys, "doctor", *by, "--nfc-port", str(open_port), VM)
     assert (code, document["vms"][0]["transport"]) == (0, "vddk")
-    assert not [text for _, text in found(document, "port") if str(open_port) in text]
+    assert not [text for _, text in findings_of(document, "port") if str(open_port) in text]
     code, document, _ = call(sim, capsys, "doctor", *by, "--nfc-port", str(closed_port), VM)
 
     assert code == 3
     assert document["vms"][0]["blocked_by"] == [f"host {HERE}"]
-    (blocking,) = [text for each, text in found(document, "port") if each == "blocks"]
+    (blocking,) = [text for level, text in findings_of(document, "port") if level == "blocks"]
     assert f"port {closed_port} cannot be reached from here: Connection refused" in blocking
     assert "give --transport datastore" in blocking
     assert document["vms"][0]["others"] == ["datastore"]
-    infos = [text for each, text in found(document, "port") if each == "info"]
+    infos = [text for level, text in findings_of(document, "port") if level == "info"]
     assert any("port 443 cannot be reached from here" in text for text in infos)
     https = ("--https-port", str(open_port), "--nfc-port", str(open_port))
-    assert found(call(sim, capsys, "doctor", *by, *https, VM)[1], "port") == []
+    assert findings_of(call(sim, capsys, "doctor", *by, *https, VM)[1], "port") == []
     datastore = ("--transport", "datastore", "--nfc-port", str(closed_port))
     assert call(sim, capsys, "doctor", *datastore, VM)[0] == 0
 
@@ -374,12 +376,12 @@ def test_a_name_that_is_not_known_and_a_port_that_is_silent_are_told() -> None:
     with socket.create_server((HERE, 0), backlog=0) as full:
         place = full.getsockname()
         waiting = [socket.socket() for _ in range(8)]
-        for each in waiting:  # the queue of a listener that never accepts
-            each.setblocking(False)
-            each.connect_ex(place)
+        for client in waiting:  # fills the queue of a listener that never accepts
+            client.setblocking(False)
+            client.connect_ex(place)
         why = unreachable_endpoints({("no-such-host.invalid", 902), place}, 0.3)
-        for each in waiting:
-            each.close()
+        for client in waiting:
+            client.close()
 
     assert "not known here, add it to DNS" in why[("no-such-host.invalid", 902)]
     assert why[place] == "no answer in 0.3 s"
@@ -390,7 +392,7 @@ def test_a_host_that_is_away_blocks_its_vms(sim: Simulator, capsys: Capture) -> 
     code, document, _ = call(sim, capsys, "doctor", VM)
 
     assert code == 3
-    assert found(document, "connection") == [
+    assert findings_of(document, "connection") == [
         ("blocks", "its state is disconnected: see to it that its host runs and is connected")
     ]
 
@@ -400,7 +402,7 @@ def test_maintenance_mode_is_a_warning(sim: Simulator, capsys: Capture) -> None:
     code, document, _ = call(sim, capsys, "doctor", VM)
 
     assert code == 0
-    assert found(document, "host")[0][0] == "warning"
+    assert findings_of(document, "host")[0][0] == "warning"
 
 
 @pytest.mark.parametrize(
@@ -414,8 +416,8 @@ def test_a_datastore_that_is_full_or_away(
     sim.do.datastore("datastore1", **state)
     code, document, _ = call(sim, capsys, "doctor", VM)
 
-    assert [each for each, _ in found(document, "datastore")] == [severity]
-    assert words in found(document, "datastore")[0][1]
+    assert [level for level, _ in findings_of(document, "datastore")] == [severity]
+    assert words in findings_of(document, "datastore")[0][1]
     blocked = ["datastore datastore1"] if severity == "blocks" else []
     assert document["vms"][0]["blocked_by"] == blocked
     assert code == (3 if blocked else 0)
@@ -423,16 +425,16 @@ def test_a_datastore_that_is_full_or_away(
 
 def test_a_clock_that_is_off_is_told(sim: Simulator, capsys: Capture) -> None:
     _, document, _ = call(sim, capsys, "doctor", VM)
-    assert found(document, "clock") == []
+    assert findings_of(document, "clock") == []
     sim.do.advance(600)
     _, document, _ = call(sim, capsys, "doctor", VM)
 
-    ((severity, text),) = found(document, "clock")
+    ((severity, text),) = findings_of(document, "clock")
     assert severity == "warning"
     assert re.search(r"clock is (599|600) s ahead of the one here: synchronise both", text)
 
 
-# what is installed here
+# installed libraries and programs
 
 
 def test_what_is_installed_is_told(
@@ -442,8 +444,8 @@ def test_what_is_installed_is_told(
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     _, document, _ = call(sim, capsys, "doctor", "--vddk-libdir", str(libdir(sim)), VM)
 
-    assert "VDDK with interface 8.0" in found(document, "vddk")[0][1]
-    assert str(tmp_path / "nbdkit") in found(document, "nbdkit")[0][1]
+    assert "VDDK with interface 8.0" in findings_of(document, "vddk")[0][1]
+    assert str(tmp_path / "nbdkit") in findings_of(document, "nbdkit")[0][1]
 
 
 def test_an_nbd_server_takes_no_privilege_and_no_port(sim: Simulator, capsys: Capture) -> None:
@@ -459,7 +461,7 @@ def test_an_nbd_server_takes_no_privilege_and_no_port(sim: Simulator, capsys: Ca
 
 def test_names_that_fit_nothing_are_kept_apart(sim: Simulator, capsys: Capture) -> None:
     code, document, _ = call(sim, capsys, "doctor", VM, "none")
-    assert (code, [each["vm"] for each in document["failed"]]) == (3, ["none"])
+    assert (code, [vm["vm"] for vm in document["failed"]]) == (3, ["none"])
 
     assert call(sim, capsys, "doctor", "none")[0] == 2
 

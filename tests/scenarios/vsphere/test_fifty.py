@@ -1,4 +1,4 @@
-"""Fifty VMs by the command line, some of which fail, while the vCenter restarts."""
+"""Fifty VMs in one command; some fail, and the vCenter restarts meanwhile."""
 
 import json
 import subprocess
@@ -24,7 +24,7 @@ LOST = "vm31"
 
 @pytest.fixture
 def fifty(tmp_path: Path, certificate: Certificate) -> Iterator[Lab]:
-    """On four hosts and eight datastores; every fifth has a second disk."""
+    """Fifty VMs on four hosts and eight datastores; every fifth has a second disk."""
     datacenters = tuple(f"DC{n}" for n in range(4))
     stores = tuple(DatastoreEntry(f"ds{n}", f"DC{n % 4}") for n in range(8))
     machines = tuple(
@@ -71,8 +71,8 @@ def test_fifty_vms_some_of_which_fail_while_the_vcenter_restarts(
     )
     assert done.stdout, done.stderr
     document = json.loads(done.stdout)
-    failed = {each["vm"]: each["exit"] for each in document["failed"]}
-    found = Scrape(metrics)
+    failed = {vm["vm"]: vm["exit"] for vm in document["failed"]}
+    scrape = Scrape(metrics)
 
     assert done.returncode == 3, done.stderr
     assert failed == dict.fromkeys([*FULL, BROKEN], 30), done.stderr
@@ -82,10 +82,10 @@ def test_fifty_vms_some_of_which_fail_while_the_vcenter_restarts(
     for vm in fifty.sim.do.vms():
         assert vm["snapshots"] == []
     assert fifty.run_records() == []
-    assert sum(found.vms("success").values()) == COUNT - len(failed)
-    last_good = found.vms("last_good_point_timestamp_seconds")
+    assert sum(scrape.vms("success").values()) == COUNT - len(failed)
+    last_good = scrape.vms("last_good_point_timestamp_seconds")
     assert {vm for vm in NAMES if not last_good[vm]} == failed.keys()
     with reading(fifty.repository) as repository:
-        taken = [find_point(repository, each["point"]).manifest for each in document["points"]]
+        taken = [find_point(repository, point["point"]).manifest for point in document["points"]]
     for manifest in taken:
         fifty.assert_true(manifest)

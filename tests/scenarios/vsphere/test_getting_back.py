@@ -1,4 +1,4 @@
-"""The commands of docs/vsphere.md that get a VM back, as they stand there."""
+"""The commands in docs/vsphere.md that restore a VM, run as printed."""
 
 import os
 import re

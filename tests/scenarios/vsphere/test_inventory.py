@@ -1,4 +1,4 @@
-"""Which machines there are and which one a user means."""
+"""The list of VMs, and the VMs that a name selects."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ UUID = "50000000-0000-4000-8000-00000000000a"
 
 @pytest.fixture(scope="module")
 def vms(certificate: Certificate, tmp_path_factory: pytest.TempPathFactory) -> list[ListedVm]:
-    """Two datacenters, folders, a name twice, a template, names with odd characters."""
+    """Two datacenters, folders, a duplicate name, a template, names with special characters."""
     machines = (
         MachineEntry("web1", folder="prod/web"),
         MachineEntry("web2", folder="prod/web"),
@@ -43,11 +43,11 @@ def vms(certificate: Certificate, tmp_path_factory: pytest.TempPathFactory) -> l
         sim.knobs.change("session", objects_per_page=3)
         with Lab(sim, new_repository(folder / "r")).session() as session:
             sim.do.calls(clear=True)
-            found = list_vms(session)
+            listed = list_vms(session)
         calls = sim.do.calls()
     assert calls.count("RetrievePropertiesEx") == 1
     assert set(calls) == {"RetrievePropertiesEx", "ContinueRetrievePropertiesEx", "Logout"}
-    return found
+    return listed
 
 
 def test_paths_and_datacenters(vms: list[ListedVm]) -> None:
@@ -68,7 +68,7 @@ def test_paths_and_datacenters(vms: list[ListedVm]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "found"),
+    ("wanted", "expected"),
     [
         ("web1", ["/DC0/vm/prod/web/web1"]),
         ("/DC1/vm/db", ["/DC1/vm/db"]),
@@ -88,8 +88,8 @@ def test_paths_and_datacenters(vms: list[ListedVm]) -> None:
         ("a?b", ["/DC0/vm/a*b", "/DC0/vm/axb"]),
     ],
 )
-def test_what_a_name_means(vms: list[ListedVm], wanted: str, found: list[str]) -> None:
-    assert sorted(vm.path for vm in select(vms, wanted)) == found
+def test_what_a_name_means(vms: list[ListedVm], wanted: str, expected: list[str]) -> None:
+    assert sorted(vm.path for vm in select(vms, wanted)) == expected
 
 
 def test_an_ambiguous_name_lists_the_candidates(vms: list[ListedVm]) -> None:

@@ -1,4 +1,4 @@
-"""SIGKILL at any moment of a run: the next one sweeps and recovers by itself."""
+"""SIGKILL at any moment of a run: the next run removes the snapshot and takes a point."""
 
 import random
 import signal
@@ -13,11 +13,11 @@ from tools.vsim import DiskEntry, Simulator
 from tools.vsim.soap.certificate import Certificate
 
 CALLS = 26
-"""About so many calls a run makes; a kill after the last one meets a run that is done."""
+"""Approximate number of calls of a run; a kill after the last call finds a finished run."""
 
 
 def kill_after(lab: Lab, calls: int, *more: str) -> None:
-    """Start a run and kill it once the server has seen so many calls."""
+    """Start a run and kill it once the server has received that number of calls."""
     lab.sim.do.calls(clear=True)
     with start(lab, *more, VM) as process:
         with lab.sim.world.changed:
@@ -48,7 +48,7 @@ def test_kills_at_random_moments(tmp_path: Path, certificate: Certificate) -> No
 def test_kills_at_random_moments_with_vmwares_library(
     tmp_path: Path, certificate: Certificate
 ) -> None:
-    """The run alone is killed, and what it started with it: every other time."""
+    """Every other time, the child processes of the run are killed too."""
     with Simulator(one_vm(DiskEntry(size=4 * MIB)), certificate=certificate) as sim:
         lab = new_lab(sim, tmp_path, by_vddk)
         lab.ingest()
@@ -56,7 +56,7 @@ def test_kills_at_random_moments_with_vmwares_library(
         for number, calls in enumerate(random.Random(5).sample(range(9, CALLS), 6)):
             sim.do.write(VM, 2000, number * 300_000, bytes([number + 1]) * 200_000)
             if number % 2:
-                sim.do.on_vddk("VixDiskLib_EndAccess", code=36)  # as if it had died as well
+                sim.do.on_vddk("VixDiskLib_EndAccess", code=36)  # simulates that it died as well
             kill_after(lab, calls, *more)
             sim.do.reset_knobs()
             sim.knobs.change("snapshot", keep_truth=True)

@@ -1,4 +1,4 @@
-"""The commands that docs/vsphere.md and README.md show, run as they stand."""
+"""The commands in docs/vsphere.md and README.md, run as printed."""
 
 import json
 import re
@@ -70,7 +70,11 @@ def test_a_repository_takes_what_the_page_names(
         document = json.loads(capsys.readouterr().out)
         taken.append([point["vm"] for point in document["points"]])
 
-    assert [sorted(each) for each in taken] == [["web1"], ["app1", "db1", "web1"], ["db1", "web1"]]
+    assert [sorted(names) for names in taken] == [
+        ["web1"],
+        ["app1", "db1", "web1"],
+        ["db1", "web1"],
+    ]
 
 
 def test_the_thumbprint_is_what_openssl_says(sim: Simulator, tmp_path: Path) -> None:
@@ -80,13 +84,13 @@ def test_the_thumbprint_is_what_openssl_says(sim: Simulator, tmp_path: Path) -> 
     said = subprocess.run(asked, check=True, capture_output=True, text=True).stdout
     thumbprint = said.strip().partition("=")[2]
 
-    status = next(each for each in COMMANDS if each.startswith("cbt status"))
+    status = next(command for command in COMMANDS if command.startswith("cbt status"))
     assert main([*words(sim, status, tmp_path), f"--thumbprint={thumbprint}"]) == 0
     assert main([*words(sim, status, tmp_path), f"--thumbprint={thumbprint[::-1]}"]) != 0
 
 
 def words(sim: Simulator, line: str, folder: Path) -> list[str]:
-    """The words of a command, with the simulator for the server that it names."""
+    """Return the words of a command, with the simulator in place of its server."""
     password = folder / "vc1"
     password.touch(0o600)
     password.write_text(USER.password)
@@ -99,5 +103,5 @@ def words(sim: Simulator, line: str, folder: Path) -> list[str]:
 
 
 def trusting(sim: Simulator) -> list[str]:
-    """The server of a page has a certificate that the system's CAs vouch for."""
+    """Trust the certificate of the simulator like one of the system's CAs."""
     return ["--ca-file", str(sim.certificate.certificate)]

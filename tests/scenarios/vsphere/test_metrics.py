@@ -1,4 +1,4 @@
-"""--metrics: what Prometheus reads of runs that went well, partly, or not at all."""
+"""--metrics: the samples of complete, partial and failed runs."""
 
 import json
 import signal
@@ -37,21 +37,23 @@ def password(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Scrape:
-    """What stands in the file."""
+    """The metrics in a file."""
 
     def __init__(self, path: Path) -> None:
         self.text = path.read_text("utf-8")
-        self.families = {each.name: each for each in text_string_to_metric_families(self.text)}
+        self.families = {
+            family.name: family for family in text_string_to_metric_families(self.text)
+        }
 
     def family(self, name: str) -> Metric:
         return self.families[f"cbtfs_{name}"]
 
     def of(self, name: str, **labels: str) -> list[float]:
-        """Values of the samples with those labels."""
+        """Return the values of the samples with these labels."""
         return [
-            each.value
-            for each in self.family(name).samples
-            if labels.items() <= each.labels.items()
+            sample.value
+            for sample in self.family(name).samples
+            if labels.items() <= sample.labels.items()
         ]
 
     def run(self, name: str) -> float:
@@ -59,7 +61,7 @@ class Scrape:
         return value
 
     def vms(self, name: str) -> dict[str, float]:
-        return {each.labels["vm"]: each.value for each in self.family(f"vm_{name}").samples}
+        return {sample.labels["vm"]: sample.value for sample in self.family(f"vm_{name}").samples}
 
 
 def ingest(lab: Lab, *more: str) -> tuple[int, Scrape]:
@@ -70,61 +72,61 @@ def ingest(lab: Lab, *more: str) -> tuple[int, Scrape]:
 
 def test_a_run_that_did_all(three: Lab, capsys: pytest.CaptureFixture[str]) -> None:
     began = int(time.time())
-    code, found = ingest(three, "--jobs", "2", "web*", NAME)
+    code, scrape = ingest(three, "--jobs", "2", "web*", NAME)
     out, err = capsys.readouterr()
     document = json.loads(out)
 
-    assert code == found.run("exit_code") == 0, err
-    assert found.run("success") == 1
-    assert began <= found.run("timestamp_seconds") <= time.time()
-    assert found.vms("success") == {"web1": 1, "web2": 1, NAME: 1}
-    assert found.vms("size_bytes") == dict.fromkeys(("web1", "web2", NAME), 2 * MIB)
+    assert code == scrape.run("exit_code") == 0, err
+    assert scrape.run("success") == 1
+    assert began <= scrape.run("timestamp_seconds") <= time.time()
+    assert scrape.vms("success") == {"web1": 1, "web2": 1, NAME: 1}
+    assert scrape.vms("size_bytes") == dict.fromkeys(("web1", "web2", NAME), 2 * MIB)
     for point in document["points"]:
         read = sum(disk["read_bytes"] for disk in point["disks"])
         stored = sum(disk["stored_bytes"] for disk in point["disks"])
-        assert found.vms("read_bytes")[point["vm"]] == read
-        assert found.vms("stored_bytes")[point["vm"]] == stored
-        assert found.vms("last_good_point_timestamp_seconds")[point["vm"]] >= began - 1
-    assert found.of("vm_whole_disks", vm="web1", reason="first") == [2]
-    assert found.of("vm_untracked_disks", vm="web1") == [0]
-    assert found.of("vm_point_info", vm="web2", kind="full", transport="datastore") == [1]
-    assert {each.labels["run"] for f in found.families.values() for each in f.samples} == {
+        assert scrape.vms("read_bytes")[point["vm"]] == read
+        assert scrape.vms("stored_bytes")[point["vm"]] == stored
+        assert scrape.vms("last_good_point_timestamp_seconds")[point["vm"]] >= began - 1
+    assert scrape.of("vm_whole_disks", vm="web1", reason="first") == [2]
+    assert scrape.of("vm_untracked_disks", vm="web1") == [0]
+    assert scrape.of("vm_point_info", vm="web2", kind="full", transport="datastore") == [1]
+    assert {sample.labels["run"] for f in scrape.families.values() for sample in f.samples} == {
         "nightly"
     }
-    for line in found.text.splitlines():
+    for line in scrape.text.splitlines():
         assert line.startswith(("# HELP cbtfs_", "# TYPE cbtfs_", "cbtfs_"))
 
 
 def test_a_disk_whose_own_setting_is_off_is_counted(three: Lab) -> None:
     ingest(three, "web1")
     three.sim.do.set_disk_tracking("web1", 2001, False)
-    _, found = ingest(three, "web1")
+    _, scrape = ingest(three, "web1")
 
-    assert found.of("vm_untracked_disks", vm="web1") == [1]
+    assert scrape.of("vm_untracked_disks", vm="web1") == [1]
 
 
 def test_a_vm_that_fails_keeps_its_last_good_point(three: Lab) -> None:
     _, first = ingest(three, "web*")
     three.sim.do.advance(7200)
     three.sim.do.on_call("CreateSnapshot_Task", fault="vim.fault.NoDiskSpace", target="web2")
-    code, found = ingest(three, "web*", "none")
+    code, scrape = ingest(three, "web*", "none")
     name = "last_good_point_timestamp_seconds"
 
-    assert code == found.run("exit_code") == 3
-    assert found.vms("success") == {"web1": 1, "web2": 0, "none": 0}
-    assert found.vms("exit_code") == {"web1": 0, "web2": 30, "none": 2}
-    assert found.vms(name)["web2"] == first.vms(name)["web2"]
-    assert found.vms(name)["web1"] > first.vms(name)["web1"] + 7000
-    assert found.vms("points") == {"web1": 2, "web2": 1}
-    assert found.of("vm_size_bytes", vm="web2") == []
+    assert code == scrape.run("exit_code") == 3
+    assert scrape.vms("success") == {"web1": 1, "web2": 0, "none": 0}
+    assert scrape.vms("exit_code") == {"web1": 0, "web2": 30, "none": 2}
+    assert scrape.vms(name)["web2"] == first.vms(name)["web2"]
+    assert scrape.vms(name)["web1"] > first.vms(name)["web1"] + 7000
+    assert scrape.vms("points") == {"web1": 2, "web2": 1}
+    assert scrape.of("vm_size_bytes", vm="web2") == []
 
 
 def test_a_vm_that_never_had_a_point_has_none(three: Lab) -> None:
     three.sim.do.on_call("CreateSnapshot_Task", fault="vim.fault.NoDiskSpace")
-    code, found = ingest(three, "web1")
+    code, scrape = ingest(three, "web1")
 
     assert code == 30
-    assert found.vms("last_good_point_timestamp_seconds") == {"web1": 0}
+    assert scrape.vms("last_good_point_timestamp_seconds") == {"web1": 0}
 
 
 def test_a_run_that_never_gets_in_tells_of_earlier_points(
@@ -132,11 +134,11 @@ def test_a_run_that_never_gets_in_tells_of_earlier_points(
 ) -> None:
     _, first = ingest(three, "web*", NAME)
     monkeypatch.setenv("CBTFS_VSPHERE_PASSWORD", "wrong")
-    code, found = ingest(three, "web?")
+    code, scrape = ingest(three, "web?")
     name = "last_good_point_timestamp_seconds"
 
-    assert code == found.run("exit_code") == 31
-    assert found.vms(name) == {vm: first.vms(name)[vm] for vm in ("web1", "web2")}
+    assert code == scrape.run("exit_code") == 31
+    assert scrape.vms(name) == {vm: first.vms(name)[vm] for vm in ("web1", "web2")}
 
 
 def test_a_suspect_point_is_no_good_one(three: Lab) -> None:
@@ -145,12 +147,12 @@ def test_a_suspect_point_is_no_good_one(three: Lab) -> None:
     three.write(0, b"unseen" * 100_000, vm="web1")
     ingest(three, "--audit", "0", "web1")
     ingest(three, "--audit", "100%", "web1")
-    code, found = ingest(three, "web1")
+    code, scrape = ingest(three, "web1")
 
     assert code == 0
-    assert found.vms("suspect_points")["web1"] >= 1
-    assert found.vms("points") == {"web1": 4}
-    assert found.vms("unacknowledged_suspect_points") == found.vms("suspect_points")
+    assert scrape.vms("suspect_points")["web1"] >= 1
+    assert scrape.vms("points") == {"web1": 4}
+    assert scrape.vms("unacknowledged_suspect_points") == scrape.vms("suspect_points")
 
     for point in listed(three.repository).values():
         if point.suspect is not None:
@@ -159,7 +161,7 @@ def test_a_suspect_point_is_no_good_one(three: Lab) -> None:
     _, after = ingest(three, "web1")
 
     assert after.vms("unacknowledged_suspect_points") == {"web1": 0}
-    assert after.vms("suspect_points") == found.vms("suspect_points")
+    assert after.vms("suspect_points") == scrape.vms("suspect_points")
 
 
 def test_a_disk_that_was_left_out_makes_no_good_point(
@@ -187,12 +189,12 @@ def test_a_locked_repository_and_one_that_is_not_there(three: Lab, tmp_path: Pat
         start(three, "--metrics", str(tmp_path / "locked.prom"), "web1") as process,
     ):
         process.communicate(timeout=60)
-    found = Scrape(tmp_path / "locked.prom")
+    scrape = Scrape(tmp_path / "locked.prom")
     three.repository = tmp_path / "none"
     lost, nothing = ingest(three, "web1")
 
-    assert process.returncode == found.run("exit_code") == 11
-    assert found.vms("last_good_point_timestamp_seconds")["web1"] > 0
+    assert process.returncode == scrape.run("exit_code") == 11
+    assert scrape.vms("last_good_point_timestamp_seconds")["web1"] > 0
     assert lost == nothing.run("exit_code") == 10
 
 
@@ -205,10 +207,10 @@ def test_a_run_that_is_ended_by_a_signal_says_so(three: Lab, tmp_path: Path) -> 
         three.sim.do.wait_call("WaitForUpdatesEx")
         process.send_signal(signal.SIGTERM)
         _, words = process.communicate(timeout=60)
-    found = Scrape(file)
+    scrape = Scrape(file)
 
-    assert process.returncode == found.run("exit_code") == 143, words
-    assert found.vms("success") == {"web1": 0, "web2": 0}
+    assert process.returncode == scrape.run("exit_code") == 143, words
+    assert scrape.vms("success") == {"web1": 0, "web2": 0}
 
 
 def test_a_place_that_cannot_be_written_is_known_before_the_login(

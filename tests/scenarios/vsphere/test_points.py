@@ -1,4 +1,4 @@
-"""Points of a VM that behaves: what is read, what is recorded, what is left on the server."""
+"""Points of a VM without trouble: reads, recorded facts, and the state of the server."""
 
 from pathlib import Path
 
@@ -93,7 +93,7 @@ def test_what_was_discarded_is_zeros_though_no_list_has_it(lab: Lab) -> None:
 def test_what_was_discarded_in_part_of_a_block_is_zeros(
     lab: Lab, tmp_path: Path, offset: int, length: int, blocks: int
 ) -> None:
-    """The datastore shows holes that are finer than the repository's blocks."""
+    """The datastore reports holes that are smaller than the blocks of the repository."""
     lab.repository = new_repository(tmp_path / "coarse", 65536)
     lab.make_transport = TRANSPORTS["nbd"]
     lab.sim.knobs.change("cbt", unmap_reported=False, unmap_unit=4096)
@@ -108,7 +108,7 @@ def test_what_was_discarded_in_part_of_a_block_is_zeros(
     assert disk.audit is not None
     assert disk.audit["mismatches"] == 0
     assert disk.counts.written_blocks + disk.counts.zero_blocks == blocks
-    assert again.counts.read_bytes == 0  # holes that the base has as zeros are no change
+    assert again.counts.read_bytes == 0  # holes that are zeros in the base are not changes
 
 
 def test_what_was_discarded_in_part_of_a_unit_keeps_its_bytes(lab: Lab) -> None:
@@ -232,7 +232,7 @@ def test_disks_that_snapshots_leave_out_are_left_out(
         outcome = lab.ingest()
 
         lab.assert_true(outcome.manifest)
-        assert [each.key for each in outcome.left_out] == [SECOND]
+        assert [disk.key for disk in outcome.left_out] == [SECOND]
         assert words in outcome.manifest.metadata["left_out"][0]["reason"]
         assert not outcome.is_whole
         assert lab.ingest(exclude=("2001",)).is_whole
@@ -343,13 +343,13 @@ def test_a_map_that_growing_past_128_gib_spoiled_is_found_out_at_the_border(
         lab.write(128 * gib, b"in the new part")
         grown = lab.ingest().manifest
         lab.write(128 * gib, b"written again, and listed elsewhere")
-        found = lab.ingest(audit=Sampling(1e-7, 64, 64)).manifest
+        audited = lab.ingest(audit=Sampling(1e-7, 64, 64)).manifest
         file = Path(sim.do.vms()[0]["disks"][0]["file"])
 
-        assert (grown.disks[0].ingest, found.disks[0].ingest) == ("full", "full")
-        assert found.disks[0].reason == "change tracking missed 1 blocks"
+        assert (grown.disks[0].ingest, audited.disks[0].ingest) == ("full", "full")
+        assert audited.disks[0].reason == "change tracking missed 1 blocks"
         with reading(lab.repository) as repository:
-            disk = Reader(repository).disk(found.disks[0])
+            disk = Reader(repository).disk(audited.disks[0])
             for place in (5 * gib, 64 * gib, 128 * gib):
                 assert disk.read(place, 4096) == sim.do.read(VM, FIRST, place, 4096)
         assert file.stat().st_blocks * 512 < MIB

@@ -1,4 +1,4 @@
-"""Every reason for which a disk is read whole stands in the manual."""
+"""The manual lists every reason for a full."""
 
 import ast
 from collections.abc import Iterator
@@ -22,21 +22,21 @@ NO_REASON = (
     "read events",
     "its virtual hardware",  # in the manual with its NN
     "changes since",  # of an incremental
-    "it is a template, which has no snapshots",  # errors: nothing is read
+    "it is a template, which has no snapshots",  # an error: nothing is read
     "it has no disk",
 )
 
 
 def _function(module: str, name: str) -> ast.FunctionDef:
     tree = ast.parse((ROOT / module).read_text())
-    (found,) = [
+    (function,) = [
         node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == name
     ]
-    return found
+    return function
 
 
 def _texts(function: ast.FunctionDef) -> Iterator[str]:
-    """What each text in a function starts with, up to the first value in it."""
+    """Yield the texts in a function, each up to its first value."""
     doc = ast.get_docstring(function, clean=False)
     inner = {
         part
@@ -67,7 +67,7 @@ def _reasons() -> list[str]:
 
 
 @pytest.mark.parametrize("reason", _reasons())
-def test_a_reason_stands_in_the_manual(reason: str) -> None:
+def test_the_manual_lists_a_reason(reason: str) -> None:
     page = (ROOT / "docs" / "vsphere.md").read_text()
     section = page[
         page.index("## Why a disk was read whole") : page.index("## Timeouts and retries")

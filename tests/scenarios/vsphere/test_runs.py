@@ -1,4 +1,4 @@
-"""Records of runs: dead ones are found, live ones are not, whatever happened to their process."""
+"""Records of runs: those of ended processes are stale, those of running ones are not."""
 
 import fcntl
 import os
@@ -25,12 +25,12 @@ def facts(vm: str = "vm") -> RunFacts:
     return RunFacts(new_id(), "server", vm, "cbtfs-x")
 
 
-def test_a_live_run_is_not_dead_even_to_its_own_process(folder: Path) -> None:
+def test_a_running_run_is_not_stale_even_for_its_own_process(folder: Path) -> None:
     with RunFolder(folder).start(facts()):
         assert RunFolder(folder).dead("server", "vm") == []
 
 
-def test_a_run_that_ended_without_finishing_is_dead(folder: Path) -> None:
+def test_a_run_that_ended_without_finishing_is_stale(folder: Path) -> None:
     made = facts()
     with RunFolder(folder).start(made):
         pass
@@ -63,7 +63,7 @@ def test_a_finished_run_leaves_nothing(folder: Path) -> None:
     assert list((folder / "locks" / "runs").iterdir()) == []
 
 
-def test_a_killed_process_leaves_a_dead_run(folder: Path) -> None:
+def test_a_killed_process_leaves_a_stale_run(folder: Path) -> None:
     made = facts()
     code = (
         "import sys, time; from pathlib import Path; from cbtfs.store.runs import *\n"
@@ -93,7 +93,7 @@ def vars_of(made: RunFacts) -> tuple[str, str, str, str]:
         pytest.param(b"[" * 60_000, id="nested too deeply"),
     ],
 )
-def test_a_record_that_makes_no_sense_names_nothing(folder: Path, content: bytes) -> None:
+def test_an_invalid_record_is_ignored(folder: Path, content: bytes) -> None:
     runs = folder / "locks" / "runs"
     runs.mkdir()
     (runs / new_id()).write_bytes(content)
@@ -101,7 +101,7 @@ def test_a_record_that_makes_no_sense_names_nothing(folder: Path, content: bytes
     assert RunFolder(folder).dead("server", "vm") == []
 
 
-def test_a_record_under_another_name_names_nothing(folder: Path) -> None:
+def test_a_record_under_another_name_is_ignored(folder: Path) -> None:
     made = facts()
     with RunFolder(folder).start(made):
         pass

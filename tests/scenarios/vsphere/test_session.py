@@ -1,4 +1,4 @@
-"""The login: kept alive, renewed once for all threads; secrets that stay secret."""
+"""The session: kept alive, renewed once for all threads; its secrets are not shown."""
 
 import pickle
 import threading
@@ -50,7 +50,7 @@ def test_many_threads_renew_a_session_once(lab: Lab, session: Session) -> None:
     assert lab.sim.do.calls().count("Login") == 1
 
 
-def test_a_call_that_must_not_be_repeated_is_not(lab: Lab, session: Session) -> None:
+def test_an_unrepeatable_call_is_not_repeated(lab: Lab, session: Session) -> None:
     lab.sim.do.on_call("CurrentTime", action="lost-reply")
 
     with pytest.raises(ReplyLost, match="ask once"):
@@ -58,15 +58,13 @@ def test_a_call_that_must_not_be_repeated_is_not(lab: Lab, session: Session) -> 
     assert lab.sim.do.calls().count("CurrentTime") == 1
 
 
-def test_a_call_that_was_refused_for_want_of_a_login_is_made_again(
-    lab: Lab, session: Session
-) -> None:
+def test_a_call_refused_for_lack_of_a_login_is_repeated(lab: Lab, session: Session) -> None:
     lab.sim.do.end_sessions()
 
     assert session.once(session._instance.CurrentTime, "ask once")
 
 
-def test_a_server_that_goes_away_is_given_up(lab: Lab, session: Session) -> None:
+def test_an_unreachable_server_is_given_up(lab: Lab, session: Session) -> None:
     lab.sim.do.on_call("CurrentTime", action="lost-request", times=100)
 
     with pytest.raises(SourceUnavailable, match="cannot reach"):
@@ -74,7 +72,7 @@ def test_a_server_that_goes_away_is_given_up(lab: Lab, session: Session) -> None
     assert lab.sim.do.calls().count("CurrentTime") == 1 + len(QUICK.connection)
 
 
-def test_after_a_refused_password_nobody_tries_again(lab: Lab, session: Session) -> None:
+def test_a_refused_password_is_not_tried_again(lab: Lab, session: Session) -> None:
     lab.sim.do.on_call("Login", fault="vim.fault.InvalidLogin", times=100)
     lab.sim.do.end_sessions()
     for _ in range(3):
@@ -93,7 +91,7 @@ def test_a_logout_ends_the_session_on_the_server(lab: Lab) -> None:
     assert threading.active_count() < 50
 
 
-def test_a_server_that_is_no_vsphere_says_so(certificate: Certificate) -> None:
+def test_a_server_without_vsphere_is_reported_as_such(certificate: Certificate) -> None:
     with Simulator(one_vm(), certificate=certificate) as sim:
         sim.do.on_call("vimServiceVersions", action="garbage")
         with pytest.raises(SourceUnavailable, match="is no vSphere"):
@@ -134,7 +132,7 @@ def test_a_secret_does_not_show() -> None:
         pickle.dumps(secret)
 
 
-def test_a_refused_login_does_not_tell_the_password(lab: Lab) -> None:
+def test_a_refused_login_does_not_show_the_password(lab: Lab) -> None:
     tls = verifying(lab.sim.certificate.certificate)
     with pytest.raises(AccessDenied) as refused:
         Session(
@@ -156,7 +154,7 @@ def test_the_first_line_of_a_file_is_the_password(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "mode"), [(b"", 0o600), (b"\n", 0o600), (b"\xff\n", 0o600), (b"x\n", 0o644)]
 )
-def test_a_file_that_makes_no_password(tmp_path: Path, content: bytes, mode: int) -> None:
+def test_an_invalid_password_file(tmp_path: Path, content: bytes, mode: int) -> None:
     file = tmp_path / "password"
     file.write_bytes(content)
     file.chmod(mode)
@@ -165,6 +163,6 @@ def test_a_file_that_makes_no_password(tmp_path: Path, content: bytes, mode: int
         load_secret(file)
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_password_file(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot read the password file"):
         load_secret(tmp_path / "none")

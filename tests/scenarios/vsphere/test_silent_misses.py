@@ -1,6 +1,6 @@
-"""Change tracking that keeps silent about some changes, and does nothing else wrong.
+"""Change tracking that omits some changes, but is correct otherwise.
 
-Found as often as computed; and once it is found, or at the next full, each wrong point says so.
+Audits detect it at the computed rate. After a detection or a full, every wrong point is suspect.
 """
 
 import random
@@ -31,15 +31,15 @@ CHANGES: Final = 40
 SHARE: Final = 0.1
 SAMPLE: Final = Sampling(0.05, 32, 32)
 UNLIKELY: Final = 1e-6
-"""How often a right program may fail the count: runs of cbtfs pick their samples anew each time."""
+"""Probability that a correct program fails the count; samples differ from run to run."""
 
 
 @dataclass
 class Silent:
-    """A VM whose disks' tracking never tells of some changes, and its points.
+    """A VM with change tracking that always omits some changes, and the points of the VM.
 
-    No block is written twice between two whole reads of its disk: a miss that is written over and
-    then told of leaves no trace (decision 11).
+    No block is written twice between two fulls of its disk: a missed block that is overwritten and
+    then listed cannot be detected (decision 11).
     """
 
     site: Site
@@ -47,7 +47,7 @@ class Silent:
     repository: Path
     points: list[Manifest] = field(default_factory=list)
     fresh: dict[str, set[int]] = field(default_factory=dict)
-    """By label, the blocks that may be written."""
+    """Blocks that may be written, by label of the disk."""
     known: dict[PointId, dict[str, list[int]]] = field(default_factory=dict)
     writes: int = 0
 
@@ -69,20 +69,20 @@ class Silent:
         return manifest
 
     def wrong(self, manifest: Manifest) -> dict[str, list[int]]:
-        """By label, the blocks of the point that are wrong; looked at once."""
+        """Return the wrong blocks of a point by label of the disk; they are compared once."""
         if manifest.point not in self.known:
             self.known[manifest.point] = wrong_blocks(self.site, self.repository, manifest)
         return self.known[manifest.point]
 
-    def assert_what_is_wrong_says_so(self, proven: Sequence[DiskRecord]) -> None:
-        """Of disks that were just read whole: the newest point is right, the others are or tell."""
-        found = listed(self.repository)
+    def assert_wrong_points_are_suspect(self, proven: Sequence[DiskRecord]) -> None:
+        """Assert that the newest point of *proven* disks is correct, others correct or suspect."""
+        points = listed(self.repository)
         newest = self.points[-1]
         for disk in proven:
             assert self.wrong(newest)[disk.label] == []
-            assert found[newest.point].suspect_disk(disk) is None
+            assert points[newest.point].suspect_disk(disk) is None
             for manifest in self.points[:-1]:
-                point, then = found[manifest.point], manifest.disk(disk.label)
+                point, then = points[manifest.point], manifest.disk(disk.label)
                 assert then is not None
                 if self.wrong(manifest)[disk.label]:
                     assert point.suspect_disk(then) is not None
@@ -92,7 +92,7 @@ class Silent:
 
 @contextmanager
 def silent(site: Site, disks: int, share: float) -> Iterator[Silent]:
-    """A VM whose tracking tells nothing of *share* of the changes, with one point of it."""
+    """Add a VM with tracking that omits *share* of the changes, and take one point."""
     site.histories += 1
     name, sim = f"silent{site.histories}", site.sim
     folder = site.folder / name
@@ -108,12 +108,12 @@ def silent(site: Site, disks: int, share: float) -> Iterator[Silent]:
     finally:
         sim.do.reset_knobs()
         sim.do.remove_vm(name)
-        for each in (sim.state / "disks" / moid, *(sim.state / "snapshots").iterdir(), folder):
-            shutil.rmtree(each)
+        for directory in (sim.state / "disks" / moid, *(sim.state / "snapshots").iterdir(), folder):
+            shutil.rmtree(directory)
 
 
 def tails(probabilities: Sequence[float], hits: int) -> tuple[float, float]:
-    """How likely independent events of those probabilities give at most, and at least, *hits*."""
+    """Return the probabilities that at most, and at least, *hits* of independent events occur."""
     exactly = [1.0]
     for p in probabilities:
         missed, hit = [*exactly, 0.0], [0.0, *exactly]
@@ -128,7 +128,7 @@ def test_the_tails_are_those_of_a_binomial_distribution() -> None:
     assert high == pytest.approx(15 / 16)
 
 
-def test_misses_are_found_as_often_as_computed(site: Site) -> None:
+def test_misses_are_detected_at_the_computed_rate(site: Site) -> None:
     probabilities, hits = [], 0
     with silent(site, DISKS, SHARE) as vm:
         for number in range(ROUNDS):
@@ -136,24 +136,26 @@ def test_misses_are_found_as_often_as_computed(site: Site) -> None:
                 vm.write(place, random.Random(f"{number}/{place}"), CHANGES)
             manifest = vm.take(audit=SAMPLE)
             wrong = vm.wrong(manifest)
-            found = [disk for disk in manifest.of_kind("disk") if disk.ingest == "full"]
+            fulls = [disk for disk in manifest.of_kind("disk") if disk.ingest == "full"]
             for disk in manifest.of_kind("disk"):
                 audit = disk.audit
                 assert audit is not None
                 assert audit["blocks"] == SAMPLE.least
-                missed = audit["missed"] if disk in found else len(wrong[disk.label])
+                missed = audit["missed"] if disk in fulls else len(wrong[disk.label])
                 probabilities.append(detection(audit["of"], missed, audit["blocks"]))
-            hits += len(found)
-            vm.assert_what_is_wrong_says_so(found)
+            hits += len(fulls)
+            vm.assert_wrong_points_are_suspect(fulls)
             unseen = tuple(label for label, blocks in wrong.items() if blocks)
             if unseen:
                 full = vm.take(want="full", audit=SAMPLE, include=unseen)
-                vm.assert_what_is_wrong_says_so(full.of_kind("disk"))
-            vm.points.clear()  # these were looked at, and the next round begins with what is right
+                vm.assert_wrong_points_are_suspect(full.of_kind("disk"))
+            vm.points.clear()  # they are checked; the next round starts from a correct point
 
     low, high = tails(probabilities, hits)
     assert min(low, high) > UNLIKELY / 2, (hits, sum(probabilities))
-    assert 0.2 < sum(probabilities) / len(probabilities) < 0.8  # elsewhere a count proves little
+    assert (
+        0.2 < sum(probabilities) / len(probabilities) < 0.8
+    )  # at the extremes a count proves little
 
 
 DAYS: Final = st.lists(
@@ -167,12 +169,12 @@ DAYS: Final = st.lists(
     min_size=1,
     max_size=7,
 )
-"""Blocks that the guest writes on each disk; how the point is taken; whether the catalog goes."""
+"""For each day: blocks that the guest writes on each disk, options, loss of the catalog."""
 
 
 @settings(max_examples=12, derandomize=True, database=None)
 @given(days=DAYS, share=st.floats(0.05, 0.9), seed=st.integers(0, 1000))
-def test_after_a_find_or_a_full_every_wrong_point_says_so(
+def test_after_a_detection_or_a_full_every_wrong_point_is_suspect(
     site: Site, days: list[Any], share: float, seed: int
 ) -> None:
     picker = random.Random(seed)
@@ -182,11 +184,11 @@ def test_after_a_find_or_a_full_every_wrong_point_says_so(
                 vm.write(disk, picker, count)
             manifest = vm.take(**options)
             read_whole = [disk for disk in manifest.of_kind("disk") if disk.ingest == "full"]
-            vm.assert_what_is_wrong_says_so(read_whole)
+            vm.assert_wrong_points_are_suspect(read_whole)
             if is_lost:
                 lose_catalog(vm.repository)
         full = vm.take(audit=Sampling(1.0), want="full")
-        vm.assert_what_is_wrong_says_so(full.of_kind("disk"))
+        vm.assert_wrong_points_are_suspect(full.of_kind("disk"))
 
 
 def test_without_audits_the_histories_would_go_wrong_unmarked(site: Site) -> None:

@@ -1,4 +1,4 @@
-"""Seven attacks on TLS: each is refused before the password leaves."""
+"""Seven attacks on TLS: each is refused before the password is sent."""
 
 import ssl
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from tools.vsim.soap.certificate import Certificate, make_certificate
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
-    """A CA; *signed*, *other* are what it vouches for."""
+    """A CA that signs the certificates *signed* and *other*."""
     return make_certificate(tmp_path_factory.mktemp("authority"), stem="authority")
 
 
@@ -48,7 +48,7 @@ def refused(sim: Simulator, words: str) -> Iterator[None]:
     assert "Login" not in sim.do.calls()
 
 
-def test_what_a_ca_of_ours_vouches_for_is_believed(
+def test_a_certificate_of_a_trusted_ca_is_accepted(
     authority: Certificate, signed: Certificate
 ) -> None:
     with Simulator(one_vm(), certificate=signed) as sim:
@@ -58,7 +58,7 @@ def test_what_a_ca_of_ours_vouches_for_is_believed(
 
 
 @pytest.mark.parametrize("with_colons", [True, False])
-def test_the_pinned_certificate_is_believed(signed: Certificate, with_colons: bool) -> None:
+def test_the_pinned_certificate_is_accepted(signed: Certificate, with_colons: bool) -> None:
     text = signed.thumbprint if with_colons else signed.thumbprint.replace(":", "").lower()
     with Simulator(one_vm(), certificate=signed) as sim:
         logs_in(sim, pinned(address_of(sim), parse_thumbprint(text), 20))
@@ -103,7 +103,7 @@ def test_4_a_certificate_that_changes_after_the_first_look(
         logs_in(second, context)
 
 
-def test_5_a_pin_of_another_certificate_that_the_same_ca_vouches_for(
+def test_5_a_pin_of_another_certificate_of_the_same_ca(
     authority: Certificate, signed: Certificate, tmp_path: Path
 ) -> None:
     other = make_certificate(tmp_path, issuer=authority)
@@ -111,7 +111,7 @@ def test_5_a_pin_of_another_certificate_that_the_same_ca_vouches_for(
         logs_in(sim, pinned(address_of(sim), pin_of(other), 20))
 
 
-def test_5_a_pinned_ca_does_not_vouch_for_others(
+def test_5_a_pinned_ca_does_not_make_its_certificates_trusted(
     authority: Certificate, signed: Certificate
 ) -> None:
     with Simulator(one_vm(), certificate=authority) as first:
@@ -166,6 +166,6 @@ def test_no_thumbprints(text: str) -> None:
         parse_thumbprint(text)
 
 
-def test_nobody_there() -> None:
+def test_an_unreachable_server() -> None:
     with pytest.raises(CbtfsError, match="cannot reach"):
         fetch_certificate(Address("127.0.0.1", 1), 5)

@@ -1,4 +1,4 @@
-"""What every transport must keep: sizes, bytes, holes, threads, errors, nothing left open."""
+"""Rules for every transport: size, bytes, holes, threads, errors, closed resources."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,12 +22,12 @@ from tools.vsim import DiskEntry, ServerEntry, Simulator
 from tools.vsim.soap.certificate import Certificate
 
 SIZE = 3 * MIB + 512
-"""No multiple of any block size but the sector's."""
+"""A multiple of the sector size, but of no larger block size."""
 
 
 @dataclass
-class Frozen:
-    """A disk of a snapshot, a transport that reads it, and what it must find."""
+class Case:
+    """A snapshot disk, a transport that reads it, and the expected content."""
 
     lab: Lab
     transport: Transport
@@ -36,14 +36,14 @@ class Frozen:
 
 
 @pytest.fixture(params=["datastore", "nbd", "nbdkit", "vddk"])
-def frozen(
+def case(
     request: pytest.FixtureRequest, tmp_path: Path, certificate: Certificate
-) -> Iterator[Frozen]:
+) -> Iterator[Case]:
     with Simulator(one_vm(DiskEntry(size=SIZE)), certificate=certificate) as sim:
         lab = new_lab(sim, tmp_path)
         lab.write(10_000, bytes(range(256)) * 4000)
         lab.write(SIZE - 700, b"the end" * 100)
-        snapshot = sim.do.snapshot(VM, "frozen")
+        snapshot = sim.do.snapshot(VM, "case")
         content = Path(sim.do.truth(snapshot, FIRST)["path"]).read_bytes()
         lab.write(0, b"what the guest writes later" * 10_000)
         folder = tmp_path / "nbdkit"
@@ -55,13 +55,13 @@ def frozen(
                 "Hard disk 1", vm.id, snapshot, FIRST, SIZE, "[datastore1] web1/web1.vmdk",
                 "VMFS", vm.datacenter, is_flat=True, is_alone=True,
             )  # fmt: skip
-            yield Frozen(lab, makers[request.param](sim, session), disk, content)
+            yield Case(lab, makers[request.param](sim, session), disk, content)
 
 
 @pytest.fixture
-def reader(frozen: Frozen) -> Iterator[DiskReader]:
-    assert frozen.transport.refusal(frozen.disk) is None
-    opened = frozen.transport.open(frozen.disk)
+def reader(case: Case) -> Iterator[DiskReader]:
+    assert case.transport.refusal(case.disk) is None
+    opened = case.transport.open(case.disk)
     yield opened
     opened.close()
 
@@ -75,9 +75,9 @@ def test_the_size_is_the_disks(reader: DiskReader) -> None:
     [(0, 1), (0, SIZE), (511, 2), (9_999, 70_001), (SIZE - 1, 1), (SIZE - 513, 513), (65536, MIB)],
 )
 def test_any_extent_is_what_the_snapshot_holds(
-    frozen: Frozen, reader: DiskReader, start: int, length: int
+    case: Case, reader: DiskReader, start: int, length: int
 ) -> None:
-    expected = frozen.content[start : start + length]
+    expected = case.content[start : start + length]
     memory = memoryview(bytearray(length))
 
     reader.read_into(Extent(start, length), [memory[: length // 3], memory[length // 3 :]])
@@ -86,20 +86,20 @@ def test_any_extent_is_what_the_snapshot_holds(
     assert memory == expected
 
 
-def test_several_threads_read_at_once(frozen: Frozen, reader: DiskReader) -> None:
+def test_several_threads_read_at_once(case: Case, reader: DiskReader) -> None:
     extents = [Extent(at, 40_000) for at in range(0, SIZE - 40_000, 33_333)]
     with ThreadPoolExecutor(6) as pool:
-        found = list(pool.map(lambda extent: bytes(reader.read(extent)), extents))
+        contents = list(pool.map(lambda extent: bytes(reader.read(extent)), extents))
 
-    assert found == [frozen.content[e.start : e.end] for e in extents]
+    assert contents == [case.content[e.start : e.end] for e in extents]
 
 
-def test_what_is_not_allocated_is_zeros(frozen: Frozen, reader: DiskReader) -> None:
+def test_unallocated_extents_are_zeros(case: Case, reader: DiskReader) -> None:
     for hole in complement(reader.allocated(), SIZE):
-        assert not any(frozen.content[hole.start : hole.end])
+        assert not any(case.content[hole.start : hole.end])
 
 
-def test_beyond_the_end_there_is_nothing(reader: DiskReader) -> None:
+def test_a_read_beyond_the_end_fails(reader: DiskReader) -> None:
     with pytest.raises(SourceUnavailable):
         reader.read(Extent(SIZE - 512, 1024))
     with pytest.raises(SourceUnavailable):
@@ -115,11 +115,11 @@ PRIVILEGES = {
 
 
 def test_a_transport_names_the_privileges_it_needs(
-    frozen: Frozen, request: pytest.FixtureRequest
+    case: Case, request: pytest.FixtureRequest
 ) -> None:
-    name = request.node.callspec.params["frozen"]
+    name = request.node.callspec.params["case"]
 
-    assert frozen.transport.privileges == PRIVILEGES[name]
+    assert case.transport.privileges == PRIVILEGES[name]
 
 
 def test_vddk_holds_no_vm_on_a_host_without_vcenter(
@@ -133,24 +133,24 @@ def test_vddk_holds_no_vm_on_a_host_without_vcenter(
         assert TRANSPORTS["vddk"](sim, session).privileges == {"vddk"}
 
 
-def test_a_disk_that_is_not_there_cannot_be_opened(frozen: Frozen) -> None:
-    gone = replace(frozen.disk, snapshot="snapshot-77", path="[datastore1] web1/none.vmdk")
+def test_a_missing_disk_cannot_be_opened(case: Case) -> None:
+    gone = replace(case.disk, snapshot="snapshot-77", path="[datastore1] web1/none.vmdk")
     with pytest.raises(SourceUnavailable):
-        frozen.transport.open(gone)
+        case.transport.open(gone)
 
 
-def test_a_disk_of_another_size_is_refused(frozen: Frozen) -> None:
+def test_a_disk_of_another_size_is_refused(case: Case) -> None:
     with pytest.raises(SourceUnavailable):
-        frozen.transport.open(replace(frozen.disk, size=SIZE + 512))
+        case.transport.open(replace(case.disk, size=SIZE + 512))
 
 
-def test_nothing_stays_open(frozen: Frozen) -> None:
-    reader = frozen.transport.open(frozen.disk)
+def test_nothing_stays_open(case: Case) -> None:
+    reader = case.transport.open(case.disk)
     reader.read(Extent(0, SIZE))
     reader.close()
-    machine = frozen.lab.sim.do.find_vm(VM)
-    with frozen.lab.sim.world.changed:
-        gone = frozen.lab.sim.world.changed.wait_for(lambda: not +machine.readers, 10)
+    machine = case.lab.sim.do.find_vm(VM)
+    with case.lab.sim.world.changed:
+        gone = case.lab.sim.world.changed.wait_for(lambda: not +machine.readers, 10)
 
     assert gone
 
@@ -164,7 +164,7 @@ def test_nothing_stays_open(frozen: Frozen) -> None:
         ({"datastore_type": "VVOL"}, "of type VVOL"),
     ],
 )
-def test_the_datastore_transport_says_where_it_does_not_work(
+def test_the_datastore_transport_refuses_disks_it_cannot_read(
     lab: Lab, change: dict[str, Any], words: str
 ) -> None:
     disk = FrozenDisk(
@@ -208,21 +208,23 @@ def test_only_the_descriptor_of_one_whole_flat_file_is_followed(descriptor: str)
 @pytest.mark.parametrize(
     "template", ["nbd://h/{cookie}", "nbd://h/{vm", "http://h/{vm}", "nbd://h/{}"]
 )
-def test_a_template_that_makes_no_sense_is_refused(template: str) -> None:
+def test_an_invalid_template_is_refused(template: str) -> None:
     with pytest.raises(UsageError, match="--nbd-uri"):
         NbdTransport(template)
 
 
-def test_auto_takes_the_best_and_tells_why_none_works(frozen: Frozen, tmp_path: Path) -> None:
-    with frozen.lab.session() as session:
+def test_auto_takes_the_best_and_names_the_reasons_if_none_works(
+    case: Case, tmp_path: Path
+) -> None:
+    with case.lab.session() as session:
         datastore = DatastoreTransport(session.web())
         missing = NbdkitTransport(session.vddk_login(tmp_path), str(tmp_path / "none"))
 
-        assert choose([missing, datastore], [frozen.disk]).transport is datastore
+        assert choose([missing, datastore], [case.disk]).transport is datastore
         with pytest.raises(
             SourceUnavailable, match=r"nbd: .* not installed.*; datastore: .*another snapshot"
         ):
-            choose([missing, datastore], [replace(frozen.disk, is_alone=False)])
+            choose([missing, datastore], [replace(case.disk, is_alone=False)])
 
 
 def test_an_nbdkit_without_the_plugin_is_no_transport(lab: Lab, tmp_path: Path) -> None:
@@ -238,7 +240,7 @@ def test_an_nbdkit_without_the_plugin_is_no_transport(lab: Lab, tmp_path: Path) 
     assert refusal == "nbdkit has no working vddk plugin: nbdkit: error: cannot open plugin vddk"
 
 
-def test_nbdkit_gets_what_vmwares_library_needs(lab: Lab, tmp_path: Path) -> None:
+def test_nbdkit_gets_the_parameters_of_vmwares_library(lab: Lab, tmp_path: Path) -> None:
     folder = tmp_path / "vddk"
     folder.mkdir()
     lab.make_transport = nbdkit.by_nbdkit(folder)
@@ -256,7 +258,9 @@ def test_nbdkit_gets_what_vmwares_library_needs(lab: Lab, tmp_path: Path) -> Non
     assert options["port"] == str(lab.sim.port)
 
 
-def test_the_last_words_of_nbdkit_are_told_without_the_password(lab: Lab, tmp_path: Path) -> None:
+def test_the_last_output_of_nbdkit_is_reported_without_the_password(
+    lab: Lab, tmp_path: Path
+) -> None:
     nbdkit.install(tmp_path)
     lab.make_transport = lambda sim, session: NbdkitTransport(
         session.vddk_login(tmp_path), str(tmp_path / "nbdkit")

@@ -1,4 +1,4 @@
-"""A process of VMware's library that crashes: its signal is the reason, however its stream ends."""
+"""Crashes of the process of VMware's library are reported by signal, however the stream ends."""
 
 import socket
 import subprocess
@@ -16,7 +16,7 @@ AT_ONCE = "stream.recv(1 << 16)"
 
 
 def crashing(how: str, number: str) -> "tuple[socket.socket, subprocess.Popen[bytes]]":
-    """A child that waits for a request, leaves the stream in that state, and dies of a signal."""
+    """Start a child that leaves the stream in a given state and dies of a signal."""
     ours, theirs = socket.socketpair()
     program = (
         "import os, resource, signal, socket\n"

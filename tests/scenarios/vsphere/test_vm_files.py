@@ -1,4 +1,4 @@
-"""The small files of a VM in its points: config.json, .vmx, .nvram and the disks' descriptors."""
+"""The small files of a VM in its points: config.json, .vmx, .nvram, disk descriptors."""
 
 import json
 from dataclasses import replace
@@ -24,13 +24,13 @@ EVERY_FILE = "[[]datastore1*"
 
 
 def contents(lab: Lab, manifest: Manifest) -> dict[str, bytes]:
-    """The files of a point by name."""
-    found = read_point(lab.repository, manifest)
-    return {file.label: found[file.label] for file in manifest.of_kind("file")}
+    """Return the small files of a point by name."""
+    everything = read_point(lab.repository, manifest)
+    return {file.label: everything[file.label] for file in manifest.of_kind("file")}
 
 
 def on_datastore(lab: Lab) -> dict[str, Any]:
-    """What the simulated datastore has of the VM, by the name of the file."""
+    """Return the files of the VM on the simulated datastore, by name."""
     machine = next(iter(lab.sim.world.machines.values()))
     with lab.sim.world.lock:
         return {file.name: file.content for file in lab.sim.site.files.of_machine(machine)}
@@ -39,14 +39,14 @@ def on_datastore(lab: Lab) -> dict[str, Any]:
 def test_a_point_has_the_files_of_its_vm(lab: Lab) -> None:
     before = on_datastore(lab)
     outcome = lab.ingest()
-    found = contents(lab, outcome.manifest)
+    files = contents(lab, outcome.manifest)
 
-    assert list(found) == FILES
-    assert found[f"{VM}.nvram"] == NVRAM
-    assert b'scsi0:0.fileName = "web1.vmdk"' in found[f"{VM}.vmx"]
-    assert set(before[f"{VM}.vmx"].splitlines()) <= set(found[f"{VM}.vmx"].splitlines())
-    assert b"web1-flat.vmdk" in found["Hard disk 1.vmdk"]
-    config = json.loads(found["config.json"])["config"]
+    assert list(files) == FILES
+    assert files[f"{VM}.nvram"] == NVRAM
+    assert b'scsi0:0.fileName = "web1.vmdk"' in files[f"{VM}.vmx"]
+    assert set(before[f"{VM}.vmx"].splitlines()) <= set(files[f"{VM}.vmx"].splitlines())
+    assert b"web1-flat.vmdk" in files["Hard disk 1.vmdk"]
+    config = json.loads(files["config.json"])["config"]
     assert (config["name"], config["hardware"]["numCPU"]) == (VM, 2)
     disks = [d for d in config["hardware"]["device"] if d["type"].endswith("VirtualDisk")]
     ids = [disk["backing"]["changeId"] for disk in disks]
@@ -104,12 +104,12 @@ def test_secrets_in_settings_are_nowhere_in_the_repository(
         lab = new_lab(sim, tmp_path)
         assert b"hunter2" in on_datastore(lab)[f"{VM}.vmx"]
         manifest = lab.ingest().manifest
-        found = contents(lab, manifest)
+        files = contents(lab, manifest)
 
-    assert not [name for name, content in found.items() if b"hunter2" in content]
-    assert b"# left out: guestinfo.userdata" in found[f"{VM}.vmx"]
-    assert b'tools.syncTime = "FALSE"' in found[f"{VM}.vmx"]
-    left_out = json.loads(found["config.json"])["left_out"]
+    assert not [name for name, content in files.items() if b"hunter2" in content]
+    assert b"# left out: guestinfo.userdata" in files[f"{VM}.vmx"]
+    assert b'tools.syncTime = "FALSE"' in files[f"{VM}.vmx"]
+    left_out = json.loads(files["config.json"])["left_out"]
     assert {"annotation", "extraConfig machine.id"} <= set(left_out)
     raw = [path.read_bytes() for path in lab.repository.rglob("*") if path.is_file()]
     assert not any(b"hunter2" in content for content in raw)
@@ -152,9 +152,9 @@ def test_a_setting_does_not_lead_to_another_vms_files(
     inventory = one_vm(DiskEntry(size=MIB), extra={"nvram": f"../{VM}/{VM}.vmx"})
     with Simulator(inventory, certificate=certificate) as sim:
         lab = new_lab(sim, tmp_path)
-        found = contents(lab, lab.ingest().manifest)
+        files = contents(lab, lab.ingest().manifest)
 
-    assert found[f"{VM}.nvram"] == NVRAM
+    assert files[f"{VM}.nvram"] == NVRAM
 
 
 def test_a_request_for_each_file_is_all_that_they_cost(
@@ -183,4 +183,4 @@ def test_hostile_names_stay_harmless(tmp_path: Path, certificate: Certificate, n
 
         names = [entry.name for entry in files_of(manifest, 99).disks]
         assert len(set(names)) == len(names) == 5
-        assert not [each for each in names if "/" in each or each != printable(each)]
+        assert not [name for name in names if "/" in name or name != printable(name)]

@@ -1,4 +1,4 @@
-"""VMware's library, as far as these tests have one: tools/vsim/vddk, compiled once."""
+"""The fake of VMware's library, tools/vsim/vddk, compiled once."""
 
 import tempfile
 from functools import cache
@@ -19,7 +19,7 @@ def _built() -> "tempfile.TemporaryDirectory[str]":
 
 
 def libdir(sim: Simulator) -> Path:
-    """What --vddk-libdir takes, for the disks of *sim*."""
+    """Return the directory for --vddk-libdir, for the disks of *sim*."""
     folder = sim.state / "vddk"
     if not folder.exists():
         folder.mkdir()
