@@ -5,14 +5,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from cbtfs.core.filenames import SLICES, VM_JSON, disk_names
 from cbtfs.core.manifest import MAX_DISKS, DiskRecord, Manifest, PointState
 from cbtfs.core.moment import parse_moment
-from cbtfs.core.names import encode_name, unique_name
 from cbtfs.errors import DataCorrupt
 from cbtfs.mount.entry import Entry, EntryType, nanoseconds
 from cbtfs.mount.inodes import EXTRA, FIRST_DISK, inode_of
 
-VM_JSON: Final = "vm.json"
 _PAGE: Final = 4096
 
 
@@ -67,19 +66,12 @@ def files_of(manifest: Manifest, base: int) -> PointFiles:
         time = nanoseconds(parse_moment(manifest.time))
     except ValueError as exc:
         raise DataCorrupt(f"point {manifest.point}: {exc}") from exc
-    taken = {VM_JSON}
-    disks = []
-    for slot, disk in enumerate(manifest.disks, FIRST_DISK):
-        name = _file_name(disk, taken)
-        taken.add(name)
-        disks.append(_disk_entry(disk, name, inode_of(base, slot), time))
+    names = zip(manifest.disks, disk_names(manifest.disks), strict=True)
+    disks = [
+        _disk_entry(disk, name, inode_of(base, slot), time)
+        for slot, (disk, name) in enumerate(names, FIRST_DISK)
+    ]
     return PointFiles(manifest, base, time, tuple(disks))
-
-
-def _file_name(disk: DiskRecord, taken: set[str]) -> str:
-    suffix = ".raw" if disk.kind == "disk" else ""
-    taken_names = {name.removesuffix(suffix) for name in taken if name.endswith(suffix)}
-    return unique_name(encode_name(disk.label), taken_names, disk.id) + suffix
 
 
 def _disk_entry(disk: DiskRecord, name: str, inode: int, time: int) -> Entry:
@@ -117,6 +109,7 @@ def encode_vm_json(manifest: Manifest, state: PointState, *, is_damaged: bool) -
             "verified": state.verified,
         },
         "vm": asdict(manifest.vm),
+        "slices": SLICES,
         "disks": [_disk_document(disk, state) for disk in manifest.of_kind("disk")],
         "files": [{"file": file.label, "size": file.size} for file in manifest.of_kind("file")],
         "metadata": manifest.metadata,

@@ -8,12 +8,13 @@ from typing import Final
 
 from cbtfs import listing
 from cbtfs.cache import Cache
+from cbtfs.core.filenames import VM_JSON
 from cbtfs.core.ids import PointId
 from cbtfs.core.manifest import Manifest, PointState, decode_manifest
 from cbtfs.core.names import printable
 from cbtfs.errors import ChunkMissing, DataCorrupt, PointNotFound
 from cbtfs.mount.entry import Entry
-from cbtfs.mount.files import VM_JSON, PointFiles, encode_vm_json, files_of
+from cbtfs.mount.files import PointFiles, encode_vm_json, files_of
 from cbtfs.mount.inodes import (
     BY_ID,
     BY_ID_BASE,
@@ -64,7 +65,7 @@ class FileSystem:
         self._catalog = repository.catalog
         self._points = repository.points
         self._requests: Requests | None = None
-        self._reader = Reader(repository, is_strict=False, on_leaves_dropped=self._drop_leaves)
+        self.reader = Reader(repository, is_strict=False, on_leaves_dropped=self._drop_leaves)
         self._open_counts = open_counts
         self.leases = Leases(repository.points, open_counts, self._close_disks)
         self._disks: dict[int, OpenDisk] = {}
@@ -83,7 +84,7 @@ class FileSystem:
     @property
     def chunks(self) -> Chunks:
         """The reader of chunks, for Requests."""
-        return self._reader.chunks
+        return self.reader.chunks
 
     def provide_leaves_to(self, requests: Requests) -> None:
         """Provide the leaves of open disks to *requests*."""
@@ -99,7 +100,7 @@ class FileSystem:
             self._refresh()
 
     def _refresh(self) -> None:
-        self._reader.refresh()
+        self.reader.refresh()
         self._refreshed = time.monotonic()
 
     # Names
@@ -133,10 +134,23 @@ class FileSystem:
             node = self._current_tree(is_missing=True).by_base.get(base)
         if node is not None:
             return node
-        for point in self._open_counts.points():
-            if inode_base_of(point) == base:
-                return PointNode(point, base, "")
+        node = next((node for node in self.open_nodes() if node.base == base), None)
+        if node is not None:
+            return node
         raise PointNotFound(f"no directory has the inode base {base}")
+
+    def current_tree(self) -> DirectoryTree:
+        """Return the tree of the catalog's current state, also if the catalog was replaced."""
+        return self._current_tree(is_missing=True)
+
+    def open_nodes(self) -> list[PointNode]:
+        """Return directories for the points with open files, which may be forgotten."""
+        return [PointNode(p, inode_base_of(p), "") for p in self._open_counts.points()]
+
+    @property
+    def tree(self) -> DirectoryTree:
+        """The tree at the last look-up: it may lack the newest points."""
+        return self._tree
 
     def entry(self, inode: int) -> Entry:
         """Return the entry with that inode number.
@@ -156,7 +170,7 @@ class FileSystem:
             return {BY_ID: node.by_id, FORMER: node.linked(node.name)}.get(slot, node.link)
         if slot == POINT_LINK:
             return node.linked(node.name)
-        files = self._files_of(node)
+        files = self.files_of(node)
         if slot == EXTRA:
             return files.vm_json(len(self._vm_json(files)))
         disk = files.at(slot)
@@ -181,7 +195,7 @@ class FileSystem:
                 return entry
             current = self._current_tree(is_missing=True).by_base.get(node.base)
             return current.find(name) if isinstance(current, VmNode) else None
-        files = self._files_of(node)
+        files = self.files_of(node)
         if name == VM_JSON:
             return files.vm_json(len(self._vm_json(files)))
         return files.find(name)
@@ -195,7 +209,7 @@ class FileSystem:
         node = self._node(base_and_slot(inode)[0])
         if isinstance(node, VmNode):
             return node.entries(after)
-        files = self._files_of(node)
+        files = self.files_of(node)
         # Built as a list, because this thread may block or fail and the consumer may not.
         return iter(list(files.entries(lambda: len(self._vm_json(files)), after)))
 
@@ -228,7 +242,13 @@ class FileSystem:
 
     # Files
 
-    def _files_of(self, node: PointNode) -> PointFiles:
+    def files_of(self, node: PointNode) -> PointFiles:
+        """Return the files of a point.
+
+        Raises:
+            PointNotFound: the point does not exist, or it is forgotten and no file of it is open.
+        """
+
         def load() -> PointFiles:
             with self._catalog.view() as view:
                 record = view.point(node.point)
@@ -297,7 +317,7 @@ class FileSystem:
             DataCorrupt: a byte cannot be verified; the message names the same.
         """
         if base_and_slot(inode)[1] == EXTRA:
-            content = self._vm_json(self._files_of(self._point_of(inode)))
+            content = self._vm_json(self.files_of(self._point_of(inode)))
             return content[offset : offset + length]
         opened = self._disks.get(inode) or self._open_disk(inode)
         try:
@@ -313,11 +333,11 @@ class FileSystem:
         node = self._point_of(inode)
         self.leases.take(node.point)
         slot = base_and_slot(inode)[1]
-        disk = self._files_of(node).at(slot)
+        disk = self.files_of(node).at(slot)
         if disk is None:
             raise PointNotFound(f"point {node.point} has no file in slot {slot}")
         record = disk[0]
-        opened = OpenDisk(node.point, record.label, self._reader.disk(record))
+        opened = OpenDisk(node.point, record.label, self.reader.disk(record))
         self._disks[inode] = opened
         if self._requests is not None:
             self._requests.add_file(inode, record.size, record.block_size)
@@ -326,7 +346,7 @@ class FileSystem:
     @property
     def cached_bytes(self) -> int:
         """Size of the decoded chunks in the cache."""
-        return self._reader.cached_bytes
+        return self.reader.cached_bytes
 
     @property
     def open_points(self) -> int:

@@ -6,6 +6,7 @@ which it has not looked up can therefore find the point without reading every ma
 slot is its position in the manifest, which never changes.
 """
 
+import enum
 import hashlib
 from collections.abc import Container
 from typing import Final
@@ -41,6 +42,27 @@ POINT_LINK: Final = MAX_SLOT
 """A link to a point under any name; no disk uses this slot."""
 
 
+class Directory(enum.IntEnum):
+    """The directories of one point; each has a base, which differs in the two highest bits."""
+
+    POINT = 0
+    SLICES = 1
+    IMAGES = 2
+    """`as`, and the qcow2 images in it."""
+    DESCRIPTORS = 3
+    """The VMDK descriptors in `as`."""
+
+
+def base_in(base: int, directory: Directory) -> int:
+    """Return the base of a directory of the point with that *base*."""
+    return base ^ directory << (_BASE_BITS - 2)
+
+
+def since_base(point: int, since: int) -> int:
+    """Return the base of the images with the changes between two points, from their bases."""
+    return point ^ since
+
+
 def inode_of(base: int, slot: int = SELF) -> int:
     """Return the inode number of file *slot* in the directory with that base."""
     return base << SLOT_BITS | slot
@@ -54,13 +76,15 @@ def base_and_slot(inode: int) -> tuple[int, int]:
 def inode_base_of(identity: str, taken: Container[int] = ()) -> int:
     """Return a base for *identity* that is not in *taken*.
 
-    Two of a million ids have the same hash with a probability of 1 in 4,500. The second then gets
-    another base, which is stable as long as the first id exists.
+    Two of a million ids get bases that differ in the two highest bits only, or not at all, with a
+    probability of 1 in 1,100. The second then gets another base, which is stable as long as the
+    first id exists.
     """
     attempt = 0
     while True:
         base = _hash(identity, attempt)
-        if base >= _FIRST_BASE and base not in taken:
+        bases = [base_in(base, directory) for directory in Directory]
+        if min(bases) >= _FIRST_BASE and not any(map(taken.__contains__, bases)):
             return base
         attempt += 1
 

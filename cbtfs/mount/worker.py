@@ -20,6 +20,7 @@ from cbtfs.mount.fuse import FuseOperations
 from cbtfs.mount.open_counts import OpenCounts
 from cbtfs.mount.readiness_pipe import send_error, send_ready
 from cbtfs.mount.status import FileSystemWithStatus, MountInfo
+from cbtfs.mount.views import FileSystemWithViews
 from cbtfs.mount.worker_stats import WorkerStats
 from cbtfs.store.repository import reading
 
@@ -56,7 +57,8 @@ class WorkerContext:
             inner = FileSystem(repository, self.open_counts)
             device = Device(self.fd, inner.chunks)
             inner.provide_leaves_to(device.requests)
-            file_system = FileSystemWithStatus(inner, repository, self.stats, self.mount_info)
+            views = FileSystemWithViews(inner)
+            file_system = FileSystemWithStatus(views, repository, self.stats, self.mount_info)
             self.operations.serve(file_system)
             send_ready(report)
             trio.run(_serve, device, file_system)

@@ -10,6 +10,8 @@ from cbtfs.core.manifest import Manifest, PointState
 from cbtfs.store.repository import writing
 from tests.cli.run_cbtfs import Run, process
 from tests.make_points import BLOCK, add_point, commit_point
+from tests.mount.mount_process import corrupt
+from tests.volumes.images import gpt_disk
 
 HOSTILE = "../\x1b[31mvm\u202e\n"
 DATA = b"\x01" * BLOCK
@@ -167,7 +169,42 @@ def test_show_json_tells_all(run: Run, repository: Path) -> None:
             }
         ],
         "metadata": {},
+        "slices": [],
+        "omitted_slices": [],
     }
+
+
+def test_show_lists_slices_and_reasons(run: Run, repository: Path) -> None:
+    image = bytes(gpt_disk(64 * BLOCK, 512, [(64, 127), (500, 600)]))
+    add_point(repository, {"data": DATA, "root": image})
+
+    document = run("show", "vm", "--json").document
+
+    assert document["slices"] == [
+        {"path": "slices/root.p1.raw", "size": 64 * 512, "disks": ["root"]}
+    ]
+    assert document["omitted_slices"] == [
+        {
+            "name": "root.p2",
+            "reason": "it ends at byte 307712, beyond the end of the disk",
+        }
+    ]
+    shown = run("show", "vm").out
+    assert "slice slices/root.p1.raw\n  size     32768 bytes, 32.0 KiB\n" in shown
+    assert "no slice root.p2: it ends at byte 307712, beyond the end of the disk\n" in shown
+
+
+def test_show_tells_why_slices_are_unknown(run: Run, repository: Path) -> None:
+    """The table cannot be read; everything else is shown, and the exit code is 0."""
+    image = bytes(gpt_disk(64 * BLOCK, 512, [(64, 127)]))
+    add_point(repository, {"root": image})
+    corrupt(repository, image[:BLOCK])
+
+    done = run("show", "vm", "--json")
+
+    ((name, reason),) = [tuple(omitted.values()) for omitted in done.document["omitted_slices"]]
+    assert (done.code, name) == (0, "slices")
+    assert reason.startswith(f"cannot find the slices of point {done.document['id']}: ")
 
 
 def test_show_in_words_names_what_matters(run: Run, repository: Path) -> None:

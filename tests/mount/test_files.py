@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cbtfs.core.filenames import VM_JSON
 from cbtfs.core.ids import NULL_DIGEST, DiskId, PointId, VmId
 from cbtfs.core.manifest import MAX_DISKS, DiskRecord, Manifest, PointState, Vm
 from cbtfs.errors import DataCorrupt
-from cbtfs.mount.files import VM_JSON, PointFiles, encode_vm_json, files_of
+from cbtfs.mount.files import PointFiles, encode_vm_json, files_of
 from cbtfs.mount.inodes import base_and_slot
 
 pytestmark = pytest.mark.mounts

@@ -53,6 +53,7 @@ from cbtfs.store.digest import chunk_digest
 from cbtfs.store.holder import parse_holder
 from cbtfs.store.pack import Pack
 from cbtfs.store.runs import RunFacts, decode_facts, encode_facts
+from tools.fuzz import volumes
 
 Target = Callable[[bytes], None]
 _ID: Final = "ab" * 16
@@ -329,6 +330,8 @@ def _seeds() -> dict[str, list[bytes]]:
             b"RW " + b"8" * 5000 + b' VMFS "disk-flat.vmdk"\n',
         ],
         "nbd": [b"".join(number.to_bytes(4, "big") for number in (65536, 4096, 3, 61440, 0))],
+        "partitions": volumes.partition_seeds(),
+        "lvm": [volumes.GROUP],
         "words": [b"web 01/\xe2\x80\xae.raw", b"2026-01-01T00:00:00Z"],
     }
 
@@ -362,6 +365,8 @@ TARGETS: Final[dict[str, Target]] = {
     "vddk": _vddk,
     "vmx": _vmx,
     "descriptor": _descriptor,
+    "partitions": volumes.read_partitions,
+    "lvm": volumes.read_lvm,
     "words": _words,
     "nbd": _nbd,
 }

@@ -14,6 +14,7 @@ from cbtfs.cli.report.output import emit, print_lines, print_table
 from cbtfs.core.units import format_size
 
 if TYPE_CHECKING:
+    from cbtfs.cli.report.slices import SliceReport
     from cbtfs.core.ids import PointId
     from cbtfs.core.manifest import DiskRecord
     from cbtfs.listing import Point
@@ -112,25 +113,30 @@ def show(
 ) -> None:
     """Show the details of a restore point and of its disks.
 
+    Slices are partitions and LVM volumes. The mount shows them below the directory of the point.
+
     If the VM is a pattern, one point of each matching VM is shown.
     """
+    from cbtfs.cli.report.slices import slice_report
     from cbtfs.listing import find_points, here_and_now
+    from cbtfs.reader import Reader
     from cbtfs.store.repository import reading
 
     here = here_and_now(time_zone)
     with reading(repository_path(context)) as repository:
-        found = find_points(repository, point, here)
+        reader = Reader(repository)
+        found = [slice_report(reader, each) for each in find_points(repository, point, here)]
     if json:
         from cbtfs.cli.report.documents import of_whole_point
 
-        documents = [of_whole_point(each) for each in found]
+        documents = [of_whole_point(each.point) | each.documents() for each in found]
         emit(documents[0] if len(documents) == 1 else {"points": documents})
     else:
         print_lines(line for each in found for line in _description(each))
 
 
-def _description(point: Point) -> Iterator[str]:
-    manifest = point.manifest
+def _description(report: SliceReport) -> Iterator[str]:
+    point, manifest = report.point, report.point.manifest
     yield f"point      {manifest.point}"
     yield f"vm         {_vm_column(point)}"
     source = "" if manifest.is_clocked else ", as given by --time"
@@ -150,6 +156,7 @@ def _description(point: Point) -> Iterator[str]:
         yield f"file {file.label}"
         yield f"  size     {file.size} bytes"
         yield f"  stored   {format_size(file.counts.stored_bytes)}"
+    yield from report.lines()
 
 
 def _disk_lines(disk: DiskRecord, suspect: str | None) -> Iterator[str]:

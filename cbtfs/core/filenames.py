@@ -1,0 +1,37 @@
+"""File names of disks and of their views in the directory of a point."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from cbtfs.core.manifest import DiskRecord
+from cbtfs.core.names import encode_name, unique_name
+
+VM_JSON: Final = "vm.json"
+SLICES: Final = "slices"
+"""Directory of the partitions and logical volumes of a point; no listing shows it."""
+VIEWS: Final = "as"
+"""Directory of the disks in other formats; no listing shows it."""
+RAW: Final = ".raw"
+QCOW2: Final = ".qcow2"
+VMDK: Final = ".vmdk"
+SINCE: Final = ".since-"
+"""Separates the name of a disk from the name of an earlier point in `as`."""
+
+
+def disk_names(disks: Sequence[DiskRecord]) -> list[str]:
+    """Return the unique file name of each disk and small file of a point."""
+    taken = {VM_JSON, SLICES, VIEWS}
+    names = []
+    for disk in disks:
+        suffix = RAW if disk.kind == "disk" else ""
+        others = {name.removesuffix(suffix) for name in taken if name.endswith(suffix)}
+        name = unique_name(encode_name(disk.label), others, disk.id) + suffix
+        taken.add(name)
+        names.append(name)
+    return names
+
+
+def view_names(name: str) -> tuple[str, str]:
+    """Return the paths of the views of the disk with that file name, from the point's directory."""
+    stem = name.removesuffix(RAW)
+    return f"{VIEWS}/{stem}{QCOW2}", f"{VIEWS}/{stem}{VMDK}"
