@@ -21,12 +21,17 @@ SINCE: Final = ".since-"
 def disk_names(disks: Sequence[DiskRecord]) -> list[str]:
     """Return the unique file name of each disk and small file of a point."""
     taken = {VM_JSON, SLICES, VIEWS}
+    stems: set[str] = set()
     names = []
     for disk in disks:
-        suffix = RAW if disk.kind == "disk" else ""
-        others = {name.removesuffix(suffix) for name in taken if name.endswith(suffix)}
-        name = unique_name(encode_name(disk.label), others, disk.id) + suffix
+        name = encode_name(disk.label)
+        if disk.kind == "disk":
+            name = unique_name(name, stems, disk.id) + RAW
+        else:
+            name = unique_name(name, taken, disk.id)
         taken.add(name)
+        if name.endswith(RAW):
+            stems.add(name.removesuffix(RAW))
         names.append(name)
     return names
 

@@ -27,8 +27,7 @@ MAX_SLICES: Final = 2000
 _MAX_SEGMENTS: Final = 1 << 16
 """Segments of all slices of a point."""
 _MAX_GROUPS: Final = 256
-_UUID_CHARACTERS: Final = 32
-_UUID_GROUPS: Final = (0, 6, 10, 14, 18, 22, 26, _UUID_CHARACTERS)
+_UUID_GROUPS: Final = (0, 6, 10, 14, 18, 22, 26, 32)
 """Where LVM puts the dashes."""
 
 
@@ -104,7 +103,11 @@ def find_slices(disks: Sequence[NamedDisk]) -> Slices:
         _search_disk(search, disk)
     taken = {slice_.path[0] for slice_ in search.slices}
     for group in sorted(search.groups.values(), key=lambda group: (group.name, group.uuid)):
-        directory = unique_name(encode_name(group.name), taken, group.uuid)
+        try:
+            directory = unique_name(encode_name(group.name), taken, group.uuid)
+        except ValueError:
+            search.omit(group.name, "other groups have taken every name for it")
+            continue
         taken.add(directory)
         for volume in group.volumes:
             _add_volume(search, group, directory, volume)
@@ -195,6 +198,5 @@ def _place_of(search: _Search, volume: PhysicalVolume) -> _Place:
 
 
 def _named(volume: PhysicalVolume) -> str:
-    digits = encode_name(volume.uuid[:_UUID_CHARACTERS])
-    uuid = "-".join(digits[start:end] for start, end in pairwise(_UUID_GROUPS))
+    uuid = "-".join(volume.uuid[start:end] for start, end in pairwise(_UUID_GROUPS))
     return f"physical volume {uuid} ({encode_name(volume.device[:64])} in the guest)"

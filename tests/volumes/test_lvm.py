@@ -20,6 +20,7 @@ from tests.volumes.images import MIB, LvmTools, Memory, file_of, lvm_tools, phys
 
 EXTENT: Final = 4 * MIB
 UUIDS: Final = ("1" * 32, "2" * 32)
+GROUP: Final = "g" * 32
 _UNSUPPORTED: Final = """
     snap { status = ["READ", "WRITE", "VISIBLE"] segment_count = 1
         segment1 { start_extent = 0 extent_count = 1 type = "striped" stripe_count = 1
@@ -163,7 +164,7 @@ def group(volumes: str, *, sequence: int = 1, count: int = 2, name: str = "vg") 
         for at, uuid in enumerate(UUIDS[:count])
     )
     return (
-        f'# a comment\n{name} {{ id = "g" seqno = {sequence} extent_size = 128\n'
+        f'# a comment\n{name} {{ id = "{GROUP}" seqno = {sequence} extent_size = 128\n'
         f"physical_volumes {{ {physical} }}\nlogical_volumes {{ {volumes} }} }}\nversion = 1\n"
     ).encode() + b"\0"
 
@@ -291,15 +292,17 @@ def test_a_name_that_lvm_refuses_is_not_used() -> None:
     assert reason(volume('"../../x"')) == "its name is invalid"
     with pytest.raises(TextInvalid):
         parse_group(group(volume("a"), name='".."').rstrip(b"\0").decode())
+    with pytest.raises(TextInvalid):
+        parse_group(group(volume("a")).replace(GROUP.encode(), b"../x").rstrip(b"\0").decode())
 
 
 def test_two_groups_of_one_name_have_directories_of_their_own() -> None:
-    other = group(volume("b")).replace(b'"g"', b'"h"').replace(b"1" * 32, b"3" * 32)
+    other = group(volume("b")).replace(GROUP.encode(), b"h" * 32).replace(b"1" * 32, b"3" * 32)
     images = [*disks(group(volume("a"))), Memory(physical_volume("3" * 32, other, SIZE))]
 
     slices = slices_of(images)
 
-    assert [slice_.path for slice_ in slices.shown] == [("vg", "a.raw"), ("vg~h", "b.raw")]
+    assert [slice_.path for slice_ in slices.shown] == [("vg", "a.raw"), ("vg~hhhhhhhh", "b.raw")]
 
 
 def test_damaged_metadata_is_reported() -> None:

@@ -52,7 +52,7 @@ def script(source: random.Random, unit: int) -> str:
 def test_the_partitions_are_those_of_sfdisk(tmp_path: Path) -> None:
     source, counts = random.Random(1), set()
     image = tmp_path / "disk"
-    for _ in range(20):
+    for _ in range(8):
         image.unlink(missing_ok=True)
         with image.open("wb") as file:
             file.truncate(64 * MIB)
@@ -64,7 +64,7 @@ def test_the_partitions_are_those_of_sfdisk(tmp_path: Path) -> None:
         assert table is not None
         assert numbered(table) == expected
         counts.add(len(expected))
-    assert len(counts) > 4
+    assert len(counts) > 2
 
 
 def test_partitions_of_a_disk_with_sectors_of_4096_bytes(tmp_path: Path) -> None:

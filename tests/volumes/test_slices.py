@@ -75,7 +75,7 @@ def test_a_group_named_like_a_partition_gets_another_directory() -> None:
 
     assert [slice_.path for slice_ in slices.shown] == [
         ("root.p1.raw",),
-        ("root.p1.raw~g", "a.raw"),
+        ("root.p1.raw~gggggggg", "a.raw"),
     ]
 
 

@@ -84,7 +84,7 @@ def _an_mbr(kind: int = 0x83) -> bytes:
 
 
 GROUP: Final = b"""# comment
-vg { id = "x-y" seqno = 1 extent_size = 2048
+vg { id = "111111-2222-2222-2222-2222-2222-333333" seqno = 1 extent_size = 2048
   physical_volumes { pv0 { id = "11111111111111111111111111111111" pe_start = 2048 pe_count = 9 } }
   logical_volumes {
     lv { status = ["VISIBLE"] segment_count = 2

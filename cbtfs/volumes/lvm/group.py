@@ -13,6 +13,7 @@ from cbtfs.volumes.lvm.text import (
     section,
     string,
     strings,
+    uuid,
 )
 
 _SECTOR: Final = 512
@@ -111,7 +112,7 @@ def parse_group(text: str) -> VolumeGroup:
     }
     return VolumeGroup(
         name,
-        string(body, "id").replace("-", ""),
+        uuid(body),
         integer(body, "seqno"),
         extent_bytes,
         tuple(_volumes(section(body, "logical_volumes"), physical)),
@@ -136,7 +137,7 @@ def is_name(name: str) -> bool:
 def _physical(fields: Section) -> PhysicalVolume:
     device = fields.get("device")
     return PhysicalVolume(
-        uuid=string(fields, "id").replace("-", ""),
+        uuid=uuid(fields),
         device=device if isinstance(device, str) else "unknown",
         start=_bounded(integer(fields, "pe_start")) * _SECTOR,
         extents=_bounded(integer(fields, "pe_count")),

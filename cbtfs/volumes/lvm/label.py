@@ -8,7 +8,7 @@ import zlib
 from dataclasses import dataclass
 from typing import Final
 
-from cbtfs.volumes.lvm.text import MAX_TEXT_BYTES
+from cbtfs.volumes.lvm.text import MAX_TEXT_BYTES, is_uuid
 from cbtfs.volumes.source import Source, read_bytes
 
 _SECTOR: Final = 512
@@ -66,7 +66,7 @@ def _label(source: Source, sector: bytes, at: int) -> Label | None:
     if at + _PV.size > _SECTOR:
         return None
     uuid, _ = _PV.unpack_from(sector, at)
-    if not uuid.isalnum():
+    if not is_uuid(uuid.decode("latin-1")):
         return None
     _, at = _areas(sector, at + _PV.size)  # areas of data: the text has them, too
     areas, _ = _areas(sector, at)

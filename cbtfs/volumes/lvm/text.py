@@ -19,6 +19,7 @@ _TOKEN: Final = re.compile(
     re.VERBOSE | re.DOTALL | re.ASCII,
 )
 _INTEGER: Final = re.compile(r"-?[0-9]{1,20}\Z", re.ASCII)
+_UUID: Final = re.compile(r"[A-Za-z0-9!#]{32}\Z", re.ASCII)
 _ESCAPE: Final = re.compile(r"\\(.)", re.DOTALL)
 
 
@@ -138,6 +139,23 @@ def string(of: Section, name: str) -> str:
     if not isinstance(value, str):
         raise TextInvalid(f"{name!r} is not a string")
     return value
+
+
+def uuid(of: Section) -> str:
+    """Return the member `id`: 32 characters, without the dashes.
+
+    Raises:
+        TextInvalid: it is not a UUID of LVM.
+    """
+    text = string(of, "id").replace("-", "")
+    if not is_uuid(text):
+        raise TextInvalid(f"{text[:40]!r} is not a UUID")
+    return text
+
+
+def is_uuid(text: str) -> bool:
+    """Return True for the 32 characters of a UUID of LVM, which is not one of RFC 9562."""
+    return _UUID.match(text) is not None
 
 
 def strings(of: Section, name: str) -> Sequence[str]:
