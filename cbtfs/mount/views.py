@@ -130,11 +130,14 @@ class FileSystemWithViews:
     def _slices_of(self, node: PointNode) -> SliceFiles:
         files = self._file_system.files_of(node)
 
-        def load() -> SliceFiles:
-            slices = slices_of(self._file_system.reader, files.manifest)
-            return slice_files(slices.shown, files.manifest, node.base, files.time_ns)
-
-        return self._slices.load(node.point, load)
+        cached = self._slices.get(node.point)
+        if cached is not None:
+            return cached
+        slices = slices_of(self._file_system.reader, files.manifest)
+        found = slice_files(slices, files.manifest, node.base, files.time_ns)
+        if found.failure is not None:
+            return found  # not cached, because a repair can heal it
+        return self._slices.load(node.point, lambda: found)
 
     # Files
 

@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Final
 
 from cbtfs.core.names import encode_name, unique_name
+from cbtfs.errors import CbtfsError
 from cbtfs.volumes.gpt import find_gpt
 from cbtfs.volumes.lvm.group import (
     LogicalVolume,
@@ -45,6 +46,11 @@ class Slices:
 
     shown: tuple[Slice, ...] = ()
     omitted: tuple[Omitted, ...] = ()
+    failure: CbtfsError | None = None
+    """The reason if it is unknown which logical volumes there are: then *shown* has none.
+
+    Partitions come first, so each keeps its position when the cause is repaired.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +102,16 @@ def find_slices(disks: Sequence[NamedDisk]) -> Slices:
     """Return the slices of the *disks* of one point.
 
     Raises:
-        CbtfsError: bytes of a disk cannot be read.
+        CbtfsError: a partition table cannot be read.
     """
     search = _Search()
-    for disk in disks:
-        _search_disk(search, disk)
+    candidates = [candidate for disk in disks for candidate in _search_disk(search, disk)]
+    for candidate in candidates:
+        try:
+            _search_volume(search, candidate)
+        except CbtfsError as exc:
+            search.omit(candidate.name, f"its LVM label or metadata cannot be read: {exc}")
+            return Slices(tuple(search.slices), tuple(search.omitted), exc)
     taken = {slice_.path[0] for slice_ in search.slices}
     for group in sorted(search.groups.values(), key=lambda group: (group.name, group.uuid)):
         try:
@@ -114,38 +125,51 @@ def find_slices(disks: Sequence[NamedDisk]) -> Slices:
     return Slices(tuple(search.slices), tuple(search.omitted))
 
 
-def _search_disk(search: _Search, disk: NamedDisk) -> None:
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A disk or partition that can be a physical volume."""
+
+    name: str
+    source: Source
+    place: _Place
+
+
+def _search_disk(search: _Search, disk: NamedDisk) -> list[_Candidate]:
+    """Add the partitions of a disk. Return them, or the disk if it has no partition table."""
     source = disk.source
     table = find_gpt(source) or find_mbr(source)
     if table is None:
-        _search_volume(search, disk.name, source, _Place(disk.number, 0, source.size))
-        return
+        return [_Candidate(disk.name, source, _Place(disk.number, 0, source.size))]
     if table.note is not None:
         search.omit(disk.name, table.note)
     for skipped in table.skipped:
         search.omit(f"{disk.name}.p{skipped.number}", skipped.reason)
-    _add_partitions(search, disk, table)
+    return list(_add_partitions(search, disk, table))
 
 
-def _add_partitions(search: _Search, disk: NamedDisk, table: PartitionTable) -> None:
+def _add_partitions(
+    search: _Search, disk: NamedDisk, table: PartitionTable
+) -> Iterator[_Candidate]:
     for partition in table.partitions:
-        name, extent = f"{disk.name}.p{partition.number}", partition.extent
-        place = _Place(disk.number, extent.start, extent.length)
-        area = Area(disk.number, extent.start)
-        search.add((name + SUFFIX,), (Segment(0, extent.length, (area,), extent.length),))
-        _search_volume(search, name, Part(disk.source, extent.start, extent.length), place)
+        name = f"{disk.name}.p{partition.number}"
+        start, length = partition.extent.start, partition.extent.length
+        area = Area(disk.number, start)
+        search.add((name + SUFFIX,), (Segment(0, length, (area,), length),))
+        place = _Place(disk.number, start, length)
+        yield _Candidate(name, Part(disk.source, start, length), place)
 
 
-def _search_volume(search: _Search, name: str, source: Source, place: _Place) -> None:
+def _search_volume(search: _Search, candidate: _Candidate) -> None:
     """Look for the label of a physical volume, and for the metadata of its group."""
-    label = find_label(source)
+    name = candidate.name
+    label = find_label(candidate.source)
     if label is None:
         return
     for defect in label.defects:
         search.omit(name, f"LVM physical volume: {defect}")
     if label.uuid in search.places:
         search.ambiguous.add(label.uuid)
-    search.places[label.uuid] = place
+    search.places[label.uuid] = candidate.place
     for text in label.texts:
         try:
             group = parse_group(text)

@@ -182,22 +182,26 @@ def test_a_corrupt_block_of_a_slice_is_an_error(
     repository: Path, point: Manifest, image: bytes, mounted: Server
 ) -> None:
     path = mounted.folder(point) / "slices" / "disk.p1.raw"
-    assert path.stat().st_size == MIB // 4
-    corrupt(repository, image[MIB // 2 : MIB // 2 + BLOCK])
+    corrupt(repository, image[MIB // 2 + BLOCK : MIB // 2 + 2 * BLOCK])
 
     with pytest.raises(OSError, match="Input/output error"):
-        read_at(path, 0, BLOCK)
-    assert read_at(path, BLOCK, BLOCK) == image[MIB // 2 + BLOCK : MIB // 2 + 2 * BLOCK]
+        read_at(path, BLOCK, BLOCK)
+    assert read_at(path, 0, BLOCK) == image[MIB // 2 : MIB // 2 + BLOCK]
 
 
-def test_an_unreadable_partition_table_is_an_error(
+def test_an_unreadable_table_or_label_is_an_error(
     repository: Path, point: Manifest, image: bytes, mounted: Server
 ) -> None:
-    """An empty directory would mean that the disk has no partitions."""
-    corrupt(repository, image[:BLOCK])
+    """An absent name would mean that the guest has no such volume."""
     folder = mounted.folder(point) / "slices"
+    corrupt(repository, image[MIB // 2 : MIB // 2 + BLOCK])
 
-    with pytest.raises(OSError, match="Input/output error"):
-        (folder / "disk.p1.raw").stat()
+    assert (folder / "disk.p1.raw").stat().st_size == MIB // 4
+    for path in (folder / "vg0", folder / "disk.p9.raw"):
+        with pytest.raises(OSError, match="Input/output error"):
+            path.stat()
     with pytest.raises(OSError, match="Input/output error"):
         os.listdir(folder)
+    corrupt(repository, image[:BLOCK])
+    with pytest.raises(OSError, match="Input/output error"):
+        (folder / "disk.p2.raw").stat()

@@ -1,6 +1,7 @@
 """Slices of points: names, order, bounds, and locations of bytes."""
 
 import random
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import given
@@ -8,18 +9,26 @@ from hypothesis import strategies as st
 
 from cbtfs.errors import ChunkMissing
 from cbtfs.volumes.segment import Area, Segment, Slice
-from cbtfs.volumes.slices import MAX_SLICES, NamedDisk, find_slices
+from cbtfs.volumes.slices import MAX_SLICES, NamedDisk, Omitted, find_slices
 from tests.volumes.images import MIB, Memory, gpt_disk, physical_volume
 from tests.volumes.test_lvm import SIZE, SMALL, UUIDS, group, volume
 
 
+@dataclass(frozen=True)
 class Unreadable:
-    """A disk whose blocks are missing."""
+    """A disk whose chunks are missing from byte *start* on, except its last 64 KiB."""
 
-    size = SIZE
+    start: int
+    data: bytes = bytes(SIZE)
+
+    @property
+    def size(self) -> int:
+        return len(self.data)
 
     def read(self, offset: int, length: int) -> bytes:
-        raise ChunkMissing("block map is missing")
+        if offset + length > self.start and offset < self.size - SMALL:
+            raise ChunkMissing("a chunk is missing")
+        return self.data[offset : offset + length]
 
 
 def striped(length: int, areas: int, stripe_bytes: int) -> Slice:
@@ -88,10 +97,28 @@ def test_the_number_of_slices_is_bounded() -> None:
     assert len(slices.omitted) == 3000 - MAX_SLICES
 
 
-def test_an_unreadable_disk_is_an_error() -> None:
+def test_a_disk_without_a_readable_table_is_an_error() -> None:
     """A part of the result could get other numbers than the whole."""
+    disks = [NamedDisk(0, "good", Memory(bytes(MIB))), NamedDisk(1, "bad", Unreadable(0))]
+
     with pytest.raises(ChunkMissing):
-        find_slices([NamedDisk(0, "good", Memory(bytes(MIB))), NamedDisk(1, "bad", Unreadable())])
+        find_slices(disks)
+
+
+def test_volumes_are_unknown_if_a_label_is_unreadable() -> None:
+    """Partitions are known, and come first in any case."""
+    text = group(volume("a"))
+    disks = [NamedDisk(0, "pv", Memory(physical_volume(UUIDS[0], text, SIZE)))]
+    table = gpt_disk(4 * MIB, 512, [(2048, 4095), (4096, 6143)])
+    complete = find_slices([*disks, NamedDisk(1, "root", Memory(table))])
+    damaged = find_slices([*disks, NamedDisk(1, "root", Unreadable(MIB, bytes(table)))])
+
+    assert isinstance(damaged.failure, ChunkMissing)
+    assert [slice_.path for slice_ in damaged.shown] == [("root.p1.raw",), ("root.p2.raw",)]
+    assert complete.shown == (*damaged.shown, complete.shown[2])
+    assert damaged.omitted == (
+        Omitted("root.p1", "its LVM label or metadata cannot be read: a chunk is missing"),
+    )
 
 
 def test_noise_has_no_slices_outside_its_disk() -> None:
