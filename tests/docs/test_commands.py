@@ -11,6 +11,7 @@ from tests.docs.documents import MemberTables
 from tests.make_points import BLOCK, add_point, new_repository
 from tests.scenarios.vsphere.server import at
 from tests.scenarios.vsphere.site import MIB
+from tests.volumes.images import gpt_disk
 from tools.vsim import DiskEntry, Inventory, MachineEntry, Simulator
 from tools.vsim.soap.certificate import make_certificate
 
@@ -69,7 +70,10 @@ def _images(printed: Printed, folder: Path) -> None:
         disks = f"--disk=a={disk}", f"--disk=b={disk}"
         printed("ingest image", "ingest", "image", "--vm", vm, *disks)
         disk.write_bytes(b"2" * BLOCK * 3)
+    disk.write_bytes(gpt_disk(MIB, 512, [(64, 127), (2000, 9999)]))
+    printed("ingest image", "ingest", "image", "--vm=partitions", f"--disk=a={disk}")
     printed("show", "show", "web")
+    printed("show", "show", "partitions")
     printed("show with", "show", "*")
     printed("stats", "stats")
     printed("extents", "extents", "web", "a")
