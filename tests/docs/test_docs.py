@@ -42,7 +42,7 @@ _RUN_BY = {
     ("vsphere.md", "cbtfs --repo /srv/backup init"): "scenarios/vsphere/test_manual.py",
     ("vsphere.md", "cbtfs doctor"): "scenarios/vsphere/test_manual.py",
     ("vsphere.md", "cbtfs cbt"): "scenarios/vsphere/test_manual.py",
-    ("vsphere.md", "cd /srv/images"): "scenarios/vsphere/test_getting_back.py",
+    ("vsphere.md", "cd /srv/images"): "scenarios/vsphere/test_restored_vm.py",
     ("recipes.md", '{"execute": "blockdev-add"'): "source/nbd/test_bitmaps.py",
     ("recipes.md", ""): "docs/test_recipes.py",
     ("operations.md", ""): "docs/test_operations.py",

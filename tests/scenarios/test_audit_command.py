@@ -62,12 +62,12 @@ def test_a_share_is_in_percent(text: str, share: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "%", "0.1", "1", "101%", "-1%", "nan%", "inf%", "all"])
-def test_what_is_no_share_is_refused(text: str) -> None:
+def test_an_invalid_share_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--audit"):
         sampling_of(text)
 
 
-def test_a_list_in_a_file_is_audited_unless_told_otherwise(
+def test_a_list_in_a_file_is_audited_by_default(
     path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     image = Image(tmp_path)
@@ -86,7 +86,7 @@ def test_a_list_in_a_file_is_audited_unless_told_otherwise(
     assert shown["disks"][0]["audit"] is None
 
 
-def test_a_list_that_lacks_changes_is_found_out_and_told(
+def test_a_list_that_lacks_changes_is_detected_and_reported(
     path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     image = Image(tmp_path)
@@ -110,7 +110,7 @@ def test_a_list_that_lacks_changes_is_found_out_and_told(
     assert shown["disks"][0]["suspect"] == shown["suspect"]
 
 
-def test_warnings_name_the_vm_what_the_whole_scan_found_and_the_cure(
+def test_warnings_name_the_vm_the_result_of_the_full_scan_and_the_fix(
     path: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -143,7 +143,7 @@ def test_a_disk_that_may_change_is_not_audited(
     assert taken["disks"][0]["audit"] is None
 
 
-def test_words_tell_of_audit_and_doubt(
+def test_messages_mention_audit_and_suspect_points(
     path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     image = Image(tmp_path)
@@ -168,7 +168,7 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
         yield made
 
 
-def test_a_vm_whose_change_tracking_misses_some(
+def test_a_vm_with_missed_changes(
     lab: Lab, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sim = lab.sim
@@ -210,7 +210,7 @@ def test_a_vm_whose_change_tracking_misses_some(
     assert right == [True, False, True]
 
 
-def test_a_find_at_a_vm_whose_last_point_is_a_full_is_not_lost(
+def test_a_miss_found_after_a_full_is_recorded(
     lab: Lab,
     capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,

@@ -88,7 +88,7 @@ def test_an_import_under_a_wrong_clock_is_judged_by_that_clock(site: Site) -> No
     assert "ahead of the clock, which shows 1970-01-02T12:00:" in refused.stderr
 
 
-def test_two_vms_of_one_name_are_told_apart_whatever_the_clocks_say(site: Site) -> None:
+def test_two_vms_of_one_name_are_distinguished_under_any_clocks(site: Site) -> None:
     """The second VM gets the name although its clock is a century behind."""
     first = replace(vm_of("a", "web01"), vcenter="vc", instance_uuid="u")
     Names(site.repository).add("2099-01-01T00:00:00Z", first)

@@ -118,7 +118,7 @@ WRITERS = [
 
 @pytest.mark.parametrize("directory", directories.DIRECTORIES)
 @pytest.mark.parametrize("is_marked", [True, False], ids=["marked", "from before markers"])
-def test_nothing_is_written_where_a_directory_is_not_mounted(
+def test_nothing_is_written_while_a_directory_is_not_mounted(
     history: History, run: Run, directory: str, is_marked: bool
 ) -> None:
     if not is_marked:
@@ -211,7 +211,7 @@ def test_a_point_forgotten_just_before_a_crash_does_not_keep_markers_from_being_
     history.verify()
 
 
-def test_a_crash_between_the_markers_is_made_up_for(history: History) -> None:
+def test_a_crash_between_the_markers_is_repaired(history: History) -> None:
     (history.path / "points" / MARKER).unlink()
 
     history.prune()
@@ -237,7 +237,7 @@ def test_a_catalog_that_knows_no_point_vouches_for_no_directory(
 
 
 @pytest.mark.parametrize("is_marked", [True, False], ids=["marked", "from before markers"])
-def test_a_commit_that_the_catalog_missed_is_not_pruned_where_points_is_not_mounted(
+def test_a_commit_unknown_to_the_catalog_is_not_pruned_while_points_is_not_mounted(
     tmp_path: Path, run_in: Callable[[Path], Run], is_marked: bool
 ) -> None:
     """The first point was committed, but the program died before the catalog recorded it."""
@@ -258,7 +258,7 @@ def test_a_commit_that_the_catalog_missed_is_not_pruned_where_points_is_not_moun
     history.verify()
 
 
-def test_a_new_repository_is_not_written_to_where_one_directory_is_not_mounted(
+def test_a_new_repository_is_not_written_to_while_one_directory_is_not_mounted(
     tmp_path: Path, run_in: Callable[[Path], Run]
 ) -> None:
     history = History(tmp_path / "new")
@@ -673,7 +673,7 @@ def test_points_that_are_given_up_are_forgotten_and_pruned(history: History, run
     assert third in history.expected
 
 
-def test_only_whole_ids_of_missing_points_are_given_up(history: History, run: Run) -> None:
+def test_only_full_ids_of_missing_points_are_accepted(history: History, run: Run) -> None:
     first, second, _ = history.expected
     lose(history, first)
 
@@ -697,7 +697,7 @@ def test_a_protected_point_is_not_given_up(history: History, run: Run) -> None:
     assert run("forget", "--missing", point)[0] == 0
 
 
-def test_a_crash_after_giving_up_is_made_up_for(history: History) -> None:
+def test_a_crash_after_giving_up_is_repaired(history: History) -> None:
     point = next(iter(history.expected))
     lose(history, point)
     with writing(history.path) as repository:

@@ -49,7 +49,7 @@ def path(tmp_path: Path) -> Path:
     return new_repository(tmp_path / "repository")
 
 
-def test_a_feature_that_appears_while_a_writer_waits_is_required_of_it(
+def test_a_required_feature_added_while_a_writer_waits_is_checked(
     path: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "image").write_bytes(b"new" * 4096)

@@ -119,7 +119,7 @@ def prepare(
 
 
 def snapshot(context: IngestContext, prepared: PreparedVm) -> VmSnapshot:
-    """Take the snapshot, or take over that of the interrupted run; choose the transport."""
+    """Take the snapshot, or use that of the interrupted run; choose the transport."""
     vm, ready, interrupted = prepared.vm, prepared.ready, prepared.interrupted
     datacenter = _datacenter(context, vm)
     # Before the snapshot, which changes the files to refer to delta disks, and must be short.

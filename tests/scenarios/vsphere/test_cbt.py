@@ -74,7 +74,7 @@ ENABLE = ["ReconfigVM", *STUN]
 # status
 
 
-def test_status_of_what_is_off_changes_nothing(sim: Simulator, capsys: Capture) -> None:
+def test_status_changes_nothing_if_tracking_is_off(sim: Simulator, capsys: Capture) -> None:
     code, document, _ = call(sim, capsys, "cbt", "status", VM)
 
     assert code == 0
@@ -86,7 +86,7 @@ def test_status_of_what_is_off_changes_nothing(sim: Simulator, capsys: Capture) 
     assert tasks(sim) == []
 
 
-def test_status_tells_pending_and_ending(sim: Simulator, capsys: Capture) -> None:
+def test_status_shows_pending_and_ending(sim: Simulator, capsys: Capture) -> None:
     sim.do.set_cbt(VM, True)
     _, pending, _ = call(sim, capsys, "cbt", "status", VM)
     sim.do.stun(VM)
@@ -104,7 +104,7 @@ def test_status_tells_pending_and_ending(sim: Simulator, capsys: Capture) -> Non
     assert [disk["change_id"] for disk in on["vms"][0]["disks"]] == ids(sim)
 
 
-def test_status_tells_why_a_disk_is_not_tracked(sim: Simulator, capsys: Capture) -> None:
+def test_status_shows_why_a_disk_is_not_tracked(sim: Simulator, capsys: Capture) -> None:
     sim.do.set_cbt("mixed", True)
     sim.do.stun("mixed")
     _, document, _ = call(sim, capsys, "cbt", "status", "mixed", "old", "mould")
@@ -122,7 +122,9 @@ def test_status_tells_why_a_disk_is_not_tracked(sim: Simulator, capsys: Capture)
 
 
 @pytest.mark.parametrize("vm", [VM, "quiet"])
-def test_a_disks_own_switch_is_told_and_switched(sim: Simulator, capsys: Capture, vm: str) -> None:
+def test_the_setting_of_a_disk_is_shown_and_changed(
+    sim: Simulator, capsys: Capture, vm: str
+) -> None:
     """The flag is already on, so setting it again changes nothing."""
     sim.do.set_cbt(vm, True)
     sim.do.set_disk_tracking(vm, 2000, False)
@@ -140,7 +142,7 @@ def test_a_disks_own_switch_is_told_and_switched(sim: Simulator, capsys: Capture
     assert None not in ids(sim, vm)
 
 
-def test_a_disks_own_switch_takes_a_privilege_that_is_named(
+def test_the_setting_of_a_disk_needs_a_privilege_that_is_named(
     certificate: Certificate, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     monkeypatch.setenv("CBTFS_VSPHERE_PASSWORD", "vsim")
@@ -198,7 +200,7 @@ def test_enable_of_a_vm_that_is_off_needs_no_stun(sim: Simulator, capsys: Captur
     assert None not in ids(sim, "quiet")
 
 
-def test_enable_of_what_is_on_does_nothing(sim: Simulator, capsys: Capture) -> None:
+def test_enable_does_nothing_if_tracking_is_on(sim: Simulator, capsys: Capture) -> None:
     call(sim, capsys, "cbt", "enable", VM)
     sim.do.snapshot(VM, "theirs")
     sim.do.calls(clear=True)
@@ -210,7 +212,7 @@ def test_enable_of_what_is_on_does_nothing(sim: Simulator, capsys: Capture) -> N
     assert "nothing to do" in words
 
 
-def test_enable_of_what_is_pending_only_stuns(sim: Simulator, capsys: Capture) -> None:
+def test_enable_only_stuns_if_tracking_is_pending(sim: Simulator, capsys: Capture) -> None:
     sim.do.set_cbt(VM, True)
     assert call(sim, capsys, "cbt", "enable", VM)[0] == 0
 
@@ -231,7 +233,7 @@ def test_enable_of_what_is_pending_only_stuns(sim: Simulator, capsys: Capture) -
         ("raw", {}, "Hard disk 2: it is a raw device mapping"),
     ],
 )
-def test_what_refuses_to_be_switched(
+def test_a_vm_that_cannot_be_switched_is_refused(
     sim: Simulator, capsys: Capture, verb: str, vm: str, trouble: dict[str, Any], words: str
 ) -> None:
     for operation, arguments in trouble.items():
@@ -273,7 +275,7 @@ def test_a_missing_privilege_is_named(
         assert "VirtualMachine.Config.ChangeTracking" in document["failed"][0]["error"]
 
 
-def test_a_disk_that_stays_untracked_is_told(sim: Simulator, capsys: Capture) -> None:
+def test_a_disk_that_stays_untracked_is_reported(sim: Simulator, capsys: Capture) -> None:
     sim.do.set_disk_cbt(VM, 2001, no_change_id=True)
     code, document, _ = call(sim, capsys, "cbt", "enable", VM)
 
@@ -312,7 +314,7 @@ def test_reset_of_a_vm_that_is_off_needs_no_stun(sim: Simulator, capsys: Capture
     assert not set(before) & set(epochs(sim, "quiet"))
 
 
-def test_after_a_reset_the_next_backup_is_a_full_and_true(
+def test_after_a_reset_the_next_backup_is_a_correct_full(
     tracked: Lab, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CBTFS_VSPHERE_PASSWORD", "vsim")
@@ -356,7 +358,9 @@ def test_a_lost_reply_does_no_harm(sim: Simulator, capsys: Capture) -> None:
     assert None not in ids(sim)
 
 
-def test_disks_that_the_stun_left_apart_are_consolidated(sim: Simulator, capsys: Capture) -> None:
+def test_disks_that_need_consolidation_after_the_stun_are_consolidated(
+    sim: Simulator, capsys: Capture
+) -> None:
     sim.do.set_knobs("snapshot", needs_consolidation=True)
     code, _, _ = call(sim, capsys, "cbt", "reset", VM)
 
@@ -391,7 +395,7 @@ def left(sim: Simulator) -> str:
     return name
 
 
-def test_what_a_killed_stun_left_is_named_by_status(
+def test_the_snapshot_of_a_killed_stun_is_named_by_status(
     sim: Simulator, left: str, capsys: Capture
 ) -> None:
     _, document, words = call(sim, capsys, "cbt", "status", VM)
@@ -401,7 +405,7 @@ def test_what_a_killed_stun_left_is_named_by_status(
 
 
 @pytest.mark.parametrize("verb", ["enable", "reset"])
-def test_what_a_killed_stun_left_is_removed_by_the_next(
+def test_the_snapshot_of_a_killed_stun_is_removed_by_the_next(
     sim: Simulator, left: str, capsys: Capture, verb: str
 ) -> None:
     code, document, _ = call(sim, capsys, "cbt", verb, VM)
@@ -426,9 +430,7 @@ def test_a_snapshot_that_is_still_being_made_by_a_killed_stun_is_removed(
     assert None not in ids(sim)
 
 
-def test_a_reset_that_is_killed_at_any_moment_is_mended_by_enable(
-    sim: Simulator, capsys: Capture
-) -> None:
+def test_enable_repairs_a_reset_killed_at_any_moment(sim: Simulator, capsys: Capture) -> None:
     for calls in random.Random(7).sample(range(4, 50), 6):
         sim.do.calls(clear=True)
         with subprocess.Popen(
@@ -480,7 +482,7 @@ def test_two_resets_at_once_do_no_harm(sim: Simulator, capsys: Capture) -> None:
     assert None not in ids(sim)
 
 
-def test_what_a_killed_stun_left_is_removed_by_the_next_backup(tracked: Lab) -> None:
+def test_the_snapshot_of_a_killed_stun_is_removed_by_the_next_backup(tracked: Lab) -> None:
     tracked.sim.do.snapshot(VM, f"cbtfs-stun-{'0' * 32}")
     outcome = tracked.ingest()
 
@@ -525,7 +527,7 @@ def test_a_signal_leaves_no_snapshot(sim: Simulator, number: signal.Signals, cod
         ("before the upgrade", "not of cbtfs"),
     ],
 )
-def test_whose_a_snapshot_is(name: str, words: str) -> None:
+def test_the_owner_of_a_snapshot(name: str, words: str) -> None:
     assert words in whose(name)
 
 

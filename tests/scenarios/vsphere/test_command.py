@@ -74,7 +74,7 @@ def test_several_vms_at_once(fleet: Lab, capsys: pytest.CaptureFixture[str]) -> 
         assert vm["snapshots"] == []
 
 
-def test_points_of_several_vms_are_true_and_apart(fleet: Lab) -> None:
+def test_points_of_several_vms_are_correct_and_separate(fleet: Lab) -> None:
     results = fleet.ingest_all("web*", "db", "/DC0/vm/a/twin", "/DC0/vm/b/twin", jobs=4)
     manifests = [outcome.manifest for _, outcome in results.done]
 
@@ -103,7 +103,7 @@ def test_one_vm_that_fails_does_not_stop_the_others(
     assert "/DC0/vm/a/twin, /DC0/vm/b/twin" in words
 
 
-def test_several_vms_make_a_table_and_a_line_each(
+def test_several_vms_are_printed_as_a_table_and_one_line_each(
     fleet: Lab, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fleet.sim.do.on_call("CreateSnapshot_Task", fault="vim.fault.NoDiskSpace", target="web2")
@@ -128,7 +128,7 @@ def test_several_vms_make_a_table_and_a_line_each(
     assert any(" /DC0/vm/b/twin: full, 1.00 MiB read, " in line for line in lines)
 
 
-def test_the_document_tells_how_long_and_how_often(
+def test_the_document_has_duration_and_number_of_tries(
     fleet: Lab, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fleet.sim.do.on_call("CreateSnapshot_Task", fault="vim.fault.NoDiskSpace", target="web2")
@@ -140,7 +140,7 @@ def test_the_document_tells_how_long_and_how_often(
     assert 0 < failed["seconds"] < document["seconds"]
 
 
-def test_when_all_fail_the_exit_code_says_why(
+def test_if_all_fail_the_exit_code_is_that_of_the_failures(
     fleet: Lab, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, document, _ = call(fleet, capsys, "--incremental-only", "--transport", "nbd", "web1")
@@ -152,7 +152,7 @@ def test_when_all_fail_the_exit_code_says_why(
     assert call(fleet, capsys, "--nbd-uri", uri, "--incremental-only", "web1")[0] == 32
 
 
-def test_what_is_left_out_shows_in_exit_code_and_document(
+def test_omitted_disks_show_in_exit_code_and_document(
     tmp_path: Path, certificate: Certificate, capsys: pytest.CaptureFixture[str]
 ) -> None:
     disks = (DiskEntry(size=MIB), DiskEntry(size=MIB, mode="independent_persistent"))
@@ -211,7 +211,7 @@ def test_without_any_password_there_is_no_run(
         (("--nbd-uri", "nbd://x/{nonsense}", VM), "only {vm}"),
     ],
 )
-def test_what_makes_no_sense_is_a_usage_error(
+def test_contradictory_options_are_a_usage_error(
     lab: Lab, capsys: pytest.CaptureFixture[str], more: tuple[str, ...], words: str
 ) -> None:
     code, _, said = call(lab, capsys, *more)

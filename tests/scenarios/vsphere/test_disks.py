@@ -31,7 +31,7 @@ def facts(*disks: Disk) -> list[DiskFacts]:
     return disks_of(vim.vm.ConfigInfo(hardware=hardware))
 
 
-def test_a_disk_is_told_from_others_by_its_uuid() -> None:
+def test_a_disk_is_identified_by_its_uuid() -> None:
     disks = facts((2001, "b", "uuid-b"), (2000, "a", "uuid-a"))
 
     assert [disk.key for disk in disks] == [2000, 2001]
@@ -41,7 +41,7 @@ def test_a_disk_is_told_from_others_by_its_uuid() -> None:
 
 
 @pytest.mark.parametrize("uuid", [None, "the same"])
-def test_without_a_uuid_of_its_own_a_disk_is_known_by_its_key(uuid: str | None) -> None:
+def test_a_disk_without_a_unique_uuid_is_identified_by_its_key(uuid: str | None) -> None:
     disks = facts((2000, "a", uuid), (2001, "b", uuid), (2002, "c", "its own"))
 
     assert [disk.identity for disk in disks[:2]] == ["key:2000", "key:2001"]

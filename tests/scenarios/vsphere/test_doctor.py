@@ -104,7 +104,7 @@ def findings_of(document: Document, check: str) -> list[tuple[str, str]]:
     ]
 
 
-def test_nothing_stands_in_the_way_of_a_tracked_vm(sim: Simulator, capsys: Capture) -> None:
+def test_a_tracked_vm_has_no_obstacle(sim: Simulator, capsys: Capture) -> None:
     code, document, words = call(sim, capsys, "doctor", VM, "off")
 
     assert code == 0, words
@@ -181,9 +181,7 @@ def trouble(sim: Simulator, name: str) -> str:
 
 
 @pytest.mark.parametrize("name", TROUBLES)
-def test_what_stands_in_the_way_is_named_with_its_fix(
-    sim: Simulator, capsys: Capture, name: str
-) -> None:
+def test_an_obstacle_is_named_with_its_fix(sim: Simulator, capsys: Capture, name: str) -> None:
     _, check, severity, words = TROUBLES[name]
     vm = trouble(sim, name)
     if "days old" in words:
@@ -198,7 +196,7 @@ def test_what_stands_in_the_way_is_named_with_its_fix(
 
 
 @pytest.mark.parametrize("name", TROUBLES)
-def test_a_backup_does_what_the_doctor_said(
+def test_a_backup_matches_the_report_of_doctor(
     sim: Simulator, capsys: Capture, tmp_path: Path, name: str
 ) -> None:
     """A point is taken unless doctor reports a block; transport and kind are as reported."""
@@ -225,7 +223,7 @@ def test_a_backup_does_what_the_doctor_said(
         assert code == (3 if is_partial else 0)
 
 
-def test_a_backup_by_vmwares_library_does_what_the_doctor_said(
+def test_a_backup_by_vmwares_library_matches_the_report_of_doctor(
     sim: Simulator, capsys: Capture, tmp_path: Path, open_port: int
 ) -> None:
     sim.do.snapshot(VM, "by hand")
@@ -259,7 +257,7 @@ def asked(
 @pytest.mark.parametrize(
     "privilege", [entry for entry in ROLE if entry.id != "System.Read"], ids=lambda entry: entry.id
 )
-def test_each_privilege_of_the_role_is_missed_where_it_is_needed(
+def test_each_missing_privilege_of_the_role_is_reported_if_needed(
     certificate: Certificate,
     capsys: Capture,
     monkeypatch: pytest.MonkeyPatch,
@@ -279,7 +277,7 @@ def test_each_privilege_of_the_role_is_missed_where_it_is_needed(
     assert code == (3 if severity == "blocks" else 0)
 
 
-def test_what_another_transport_needs_is_not_missed(
+def test_privileges_of_other_transports_are_not_reported(
     certificate: Certificate, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CBTFS_VSPHERE_PASSWORD", "vsim")
@@ -291,7 +289,7 @@ def test_what_another_transport_needs_is_not_missed(
     assert {level for level, _ in findings_of(document, "privilege")} == {"warning"}
 
 
-def test_who_may_not_see_the_top_of_the_tree_is_told_what_is_lacking_there(
+def test_privileges_missing_at_the_root_folder_are_reported_to_a_restricted_user(
     sim: Simulator, capsys: Capture
 ) -> None:
     sim.do.on_call(
@@ -306,7 +304,7 @@ def test_who_may_not_see_the_top_of_the_tree_is_told_what_is_lacking_there(
     assert document["vms"][0]["blocked_by"] == ["vm", "datastore datastore1"]
 
 
-def test_a_vm_that_goes_meanwhile_does_not_spoil_the_rest(sim: Simulator, capsys: Capture) -> None:
+def test_a_vm_removed_meanwhile_does_not_affect_the_others(sim: Simulator, capsys: Capture) -> None:
     sim.do.on_call(
         "CurrentTime", action="operation", operation="remove_vm", arguments={"vm": "off"}
     )
@@ -339,7 +337,7 @@ def test_the_role_in_the_manual_is_the_one_in_the_code() -> None:
     assert "\n".join(["| privilege | on | for |", "|---|---|---|", *rows, ""]) in manual
 
 
-def test_every_check_stands_in_the_manual() -> None:
+def test_the_manual_lists_every_check() -> None:
     sources = "".join(path.read_text() for path in (ROOT / "cbtfs" / "doctor").glob("*.py"))
     checks = set(re.findall(r'Finding\(\s*"([a-z]+)"', sources))
     manual = (ROOT / "docs" / "commands.md").read_text()
@@ -372,7 +370,7 @@ def test_ports_are_tried(sim: Simulator, capsys: Capture, open_port: int, closed
     assert call(sim, capsys, "doctor", *datastore, VM)[0] == 0
 
 
-def test_a_name_that_is_not_known_and_a_port_that_is_silent_are_told() -> None:
+def test_an_unknown_name_and_a_silent_port_are_reported() -> None:
     with socket.create_server((HERE, 0), backlog=0) as full:
         place = full.getsockname()
         waiting = [socket.socket() for _ in range(8)]
@@ -423,7 +421,7 @@ def test_a_datastore_that_is_full_or_away(
     assert code == (3 if blocked else 0)
 
 
-def test_a_clock_that_is_off_is_told(sim: Simulator, capsys: Capture) -> None:
+def test_a_wrong_clock_is_reported(sim: Simulator, capsys: Capture) -> None:
     _, document, _ = call(sim, capsys, "doctor", VM)
     assert findings_of(document, "clock") == []
     sim.do.advance(600)
@@ -437,7 +435,7 @@ def test_a_clock_that_is_off_is_told(sim: Simulator, capsys: Capture) -> None:
 # installed libraries and programs
 
 
-def test_what_is_installed_is_told(
+def test_installed_programs_are_reported(
     sim: Simulator, capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(tmp_path)

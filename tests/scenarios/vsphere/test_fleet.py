@@ -40,7 +40,7 @@ def spread(tmp_path: Path, certificate: Certificate) -> Iterator[Lab]:
         yield new_lab(sim, tmp_path)
 
 
-def test_a_place_is_host_disks_and_their_datastores(spread: Lab) -> None:
+def test_a_placement_is_host_disks_and_datastores(spread: Lab) -> None:
     with spread.session() as session:
         (vm,) = select(list_vms(session), "vm3")
         place = load_placement(session, vm)
@@ -76,7 +76,7 @@ def test_snapshots_on_a_datastore_stay_within_the_limit(spread: Lab) -> None:
         spread.assert_true(outcome.manifest)
 
 
-def test_a_machine_that_moved_is_counted_where_it_is(spread: Lab) -> None:
+def test_a_moved_vm_counts_at_its_present_placement(spread: Lab) -> None:
     """vm4 shares the datastore of vm0 until it moves; its placement is loaded when it starts."""
     at_work = threading.Event()
     moved = threading.Event()
@@ -104,7 +104,7 @@ def test_a_machine_that_moved_is_counted_where_it_is(spread: Lab) -> None:
     assert [name for _, name in results.done] == ["vm0", "vm4"]
 
 
-def test_what_a_vm_takes_is_disks_of_its_host_and_a_snapshot_on_each_datastore(spread: Lab) -> None:
+def test_a_vm_takes_disks_of_its_host_and_a_snapshot_on_each_datastore(spread: Lab) -> None:
     with spread.context() as context:
         (vm,) = select(list_vms(context.session), "vm2")
         needs = needs_of(context, vm)
@@ -122,7 +122,7 @@ def test_what_a_vm_takes_is_disks_of_its_host_and_a_snapshot_on_each_datastore(s
     ("transports", "connections"),
     [((0, 1), 2), ((1, 2), 2), ((0, 2, 1), 4), ((0,), 0)],
 )
-def test_a_vm_takes_connections_of_the_transport_that_will_be_used(
+def test_a_vm_takes_connections_of_the_first_usable_transport(
     spread: Lab, transports: tuple[int, ...], connections: int
 ) -> None:
     """A transport that cannot be used takes no connections; then the next one counts."""
@@ -134,7 +134,9 @@ def test_a_vm_takes_connections_of_the_transport_that_will_be_used(
     assert needs[Resource("vcenter", context.session.server_id)] == connections
 
 
-def test_a_host_alone_relays_nothing(certificate: Certificate, tmp_path: Path) -> None:
+def test_a_standalone_host_needs_no_vcenter_connections(
+    certificate: Certificate, tmp_path: Path
+) -> None:
     inventory = one_vm()
     host = replace(inventory, server=replace(inventory.server, kind="esxi"))
     with (

@@ -27,7 +27,7 @@ PROFILE: Final = settings(
 @pytest.mark.limit(0 if LONG else 600)
 @PROFILE
 @given(start=START, days=st.lists(DAYS, min_size=3, max_size=12 if LONG else 6))
-def test_every_point_is_what_its_snapshot_held(
+def test_every_point_equals_its_snapshot(
     site: Site, start: dict[str, Any], days: Sequence[Sequence[Event]]
 ) -> None:
     history = History(site, **start)

@@ -88,7 +88,7 @@ def test_paths_and_datacenters(vms: list[ListedVm]) -> None:
         ("a?b", ["/DC0/vm/a*b", "/DC0/vm/axb"]),
     ],
 )
-def test_what_a_name_means(vms: list[ListedVm], wanted: str, expected: list[str]) -> None:
+def test_a_name_selects_vms(vms: list[ListedVm], wanted: str, expected: list[str]) -> None:
     assert sorted(vm.path for vm in select(vms, wanted)) == expected
 
 
@@ -98,7 +98,7 @@ def test_an_ambiguous_name_lists_the_candidates(vms: list[ListedVm]) -> None:
 
 
 @pytest.mark.parametrize("wanted", ["none", "none*", "/DC0/vm/none", UUID[:-1] + "b", "[", ""])
-def test_a_name_that_means_nothing(vms: list[ListedVm], wanted: str) -> None:
+def test_a_name_that_selects_no_vm(vms: list[ListedVm], wanted: str) -> None:
     with pytest.raises(UsageError, match="no VM"):
         select(vms, wanted)
 

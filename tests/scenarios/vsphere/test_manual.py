@@ -42,7 +42,7 @@ def sim(certificate: Certificate) -> Iterator[Simulator]:
         yield made
 
 
-def test_the_manual_shows_each_of_them() -> None:
+def test_the_manual_shows_every_command() -> None:
     assert {line.split(" --")[0] for line in COMMANDS} == {
         "cbt status", "cbt enable", "cbt reset", "doctor",
     }  # fmt: skip
@@ -56,7 +56,7 @@ def test_a_command_of_the_manual(
     assert "web1" in capsys.readouterr().out
 
 
-def test_a_repository_takes_what_the_page_names(
+def test_the_commands_of_the_page_work_on_one_repository(
     sim: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     repository = f"--repo={tmp_path / 'repository'}"
@@ -77,7 +77,7 @@ def test_a_repository_takes_what_the_page_names(
     ]
 
 
-def test_the_thumbprint_is_what_openssl_says(sim: Simulator, tmp_path: Path) -> None:
+def test_the_thumbprint_equals_that_of_openssl(sim: Simulator, tmp_path: Path) -> None:
     (line,) = re.findall(r"^(openssl x509 .*)#", PAGE, re.M)
     (there,) = re.findall(r"/etc/\S+", line)
     asked = shlex.split(line.replace(there, str(sim.certificate.certificate)))

@@ -70,7 +70,7 @@ def ingest(lab: Lab, *more: str) -> tuple[int, Scrape]:
     return code, Scrape(file)
 
 
-def test_a_run_that_did_all(three: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_complete_run(three: Lab, capsys: pytest.CaptureFixture[str]) -> None:
     began = int(time.time())
     code, scrape = ingest(three, "--jobs", "2", "web*", NAME)
     out, err = capsys.readouterr()
@@ -97,7 +97,7 @@ def test_a_run_that_did_all(three: Lab, capsys: pytest.CaptureFixture[str]) -> N
         assert line.startswith(("# HELP cbtfs_", "# TYPE cbtfs_", "cbtfs_"))
 
 
-def test_a_disk_whose_own_setting_is_off_is_counted(three: Lab) -> None:
+def test_a_disk_with_its_own_setting_off_is_counted(three: Lab) -> None:
     ingest(three, "web1")
     three.sim.do.set_disk_tracking("web1", 2001, False)
     _, scrape = ingest(three, "web1")
@@ -121,7 +121,7 @@ def test_a_vm_that_fails_keeps_its_last_good_point(three: Lab) -> None:
     assert scrape.of("vm_size_bytes", vm="web2") == []
 
 
-def test_a_vm_that_never_had_a_point_has_none(three: Lab) -> None:
+def test_a_vm_without_a_point_has_a_zero_timestamp(three: Lab) -> None:
     three.sim.do.on_call("CreateSnapshot_Task", fault="vim.fault.NoDiskSpace")
     code, scrape = ingest(three, "web1")
 
@@ -129,7 +129,7 @@ def test_a_vm_that_never_had_a_point_has_none(three: Lab) -> None:
     assert scrape.vms("last_good_point_timestamp_seconds") == {"web1": 0}
 
 
-def test_a_run_that_never_gets_in_tells_of_earlier_points(
+def test_a_run_without_a_login_still_reports_earlier_points(
     three: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, first = ingest(three, "web*", NAME)
@@ -141,7 +141,7 @@ def test_a_run_that_never_gets_in_tells_of_earlier_points(
     assert scrape.vms(name) == {vm: first.vms(name)[vm] for vm in ("web1", "web2")}
 
 
-def test_a_suspect_point_is_no_good_one(three: Lab) -> None:
+def test_a_suspect_point_does_not_count_as_good(three: Lab) -> None:
     ingest(three, "web1")
     three.sim.do.set_disk_cbt("web1", 2000, silent_misses=1.0)
     three.write(0, b"unseen" * 100_000, vm="web1")
@@ -164,7 +164,7 @@ def test_a_suspect_point_is_no_good_one(three: Lab) -> None:
     assert after.vms("suspect_points") == scrape.vms("suspect_points")
 
 
-def test_a_disk_that_was_left_out_makes_no_good_point(
+def test_a_point_without_a_disk_does_not_count_as_good(
     tmp_path: Path, certificate: Certificate
 ) -> None:
     disks = (DiskEntry(size=MIB), DiskEntry(size=MIB, mode="independent_persistent"))
@@ -182,7 +182,7 @@ def test_a_disk_that_was_left_out_makes_no_good_point(
     assert excluded.vms(name)["web1"] > 0
 
 
-def test_a_locked_repository_and_one_that_is_not_there(three: Lab, tmp_path: Path) -> None:
+def test_a_locked_repository_and_a_missing_one(three: Lab, tmp_path: Path) -> None:
     ingest(three, "web1")
     with (
         three.context(),
@@ -198,7 +198,7 @@ def test_a_locked_repository_and_one_that_is_not_there(three: Lab, tmp_path: Pat
     assert lost == nothing.run("exit_code") == 10
 
 
-def test_a_run_that_is_ended_by_a_signal_says_so(three: Lab, tmp_path: Path) -> None:
+def test_a_run_ended_by_a_signal_is_reported_as_such(three: Lab, tmp_path: Path) -> None:
     file = tmp_path / "ended.prom"
     three.sim.do.on_call("QueryEvents", action="delay", seconds=0)
     three.sim.do.on_call("CreateSnapshot_Task", action="hold-task")
@@ -213,7 +213,7 @@ def test_a_run_that_is_ended_by_a_signal_says_so(three: Lab, tmp_path: Path) -> 
     assert scrape.vms("success") == {"web1": 0, "web2": 0}
 
 
-def test_a_place_that_cannot_be_written_is_known_before_the_login(
+def test_an_unwritable_file_is_reported_before_the_login(
     three: Lab, capsys: pytest.CaptureFixture[str]
 ) -> None:
     three.sim.do.calls(clear=True)

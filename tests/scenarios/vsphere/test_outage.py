@@ -104,7 +104,7 @@ def test_a_task_that_the_server_forgot_makes_no_second_snapshot(six: Lab) -> Non
     assert_nothing_stays(six)
 
 
-def test_a_failure_that_came_with_the_end_of_the_login_is_tried_again(six: Lab) -> None:
+def test_a_failure_caused_by_the_end_of_the_login_is_retried(six: Lab) -> None:
     six.sim.do.on_call(
         "CreateSnapshot_Task", action="operation", operation="end_sessions", target="vm3"
     )
@@ -121,7 +121,7 @@ def test_a_failure_that_came_with_the_end_of_the_login_is_tried_again(six: Lab) 
     assert_nothing_stays(six)
 
 
-def test_a_server_that_stays_away_is_given_up_once_for_all(six: Lab) -> None:
+def test_an_unreachable_server_is_given_up_once_for_all_vms(six: Lab) -> None:
     six.retry_policy = replace(WAITING, away=0.5)
     six.sim.do.on_call(
         "CreateSnapshot_Task",
@@ -158,7 +158,7 @@ def test_a_password_that_is_refused_after_a_restart_is_not_tried_again(six: Lab)
     assert six.sim.do.calls().count("Login") == 2
 
 
-def test_the_end_of_a_run_ends_the_waiting(six: Lab) -> None:
+def test_cancelling_a_run_ends_the_wait(six: Lab) -> None:
     six.retry_policy = replace(WAITING, away=3600.0)
     stop = threading.Event()
     with six.context(stop=stop) as context:
@@ -193,7 +193,7 @@ def test_waiting_for_a_server_prints_a_line(six: Lab, caplog: pytest.LogCaptureF
     assert [r for r in caplog.records if r.levelname == "WARNING"] == []  # one connection lost
 
 
-def test_a_try_that_fails_slowly_is_told_at_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_attempt_that_fails_slowly_is_reported_at_once(caplog: pytest.LogCaptureFixture) -> None:
     outage = Outage("vc", RetryPolicy())
     for number, seconds in ((0, 0.1), (0, 30.0), (1, 30.0)):
         outage.notice(number, seconds)
@@ -204,7 +204,7 @@ def test_a_try_that_fails_slowly_is_told_at_once(caplog: pytest.LogCaptureFixtur
     assert caplog.records[-1].getMessage() == "vc answers again"
 
 
-def test_a_fault_is_an_answer(six: Lab) -> None:
+def test_a_fault_counts_as_an_answer(six: Lab) -> None:
     with six.session() as session:
         six.sim.do.restart(**ANOTHER_PROCESS)
         six.sim.do.on_call("CurrentTime", fault="vmodl.fault.SystemError")
@@ -249,7 +249,7 @@ def large(tmp_path: Path, certificate: Certificate) -> Iterator[Lab]:
         yield lab
 
 
-def test_a_session_lives_through_two_hours_of_copying(large: Lab) -> None:
+def test_a_session_survives_two_hours_of_copying(large: Lab) -> None:
     """The data path does not use the session, and a server ends an idle one after half an hour."""
     large.retry_policy = replace(QUICK, login=0.02)
     copying(large, hours=2)
@@ -259,7 +259,7 @@ def test_a_session_lives_through_two_hours_of_copying(large: Lab) -> None:
     large.assert_clean()
 
 
-def test_without_signs_of_life_it_would_end(large: Lab) -> None:
+def test_without_keep_alive_calls_the_session_ends(large: Lab) -> None:
     large.retry_policy = replace(QUICK, login=3600.0)
     copying(large, hours=2)
 
@@ -278,7 +278,7 @@ class Clock:
         return self.now
 
 
-def test_an_outage_is_borne_for_a_while_by_all_together() -> None:
+def test_an_outage_is_waited_out_by_all_threads_together() -> None:
     clock = Clock()
     outage = Outage("vc", RetryPolicy(connection=(1.0, 2.0), away=20.0, knock=5.0), clock)
     waited = []
@@ -292,7 +292,7 @@ def test_an_outage_is_borne_for_a_while_by_all_together() -> None:
     assert outage.count == 1
 
 
-def test_a_server_that_answers_is_not_lost_any_more() -> None:
+def test_a_server_that_answers_again_is_not_lost() -> None:
     clock = Clock()
     outage = Outage("vc", RetryPolicy(connection=(1.0,), away=10.0), clock)
     outage.begins()

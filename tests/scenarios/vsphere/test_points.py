@@ -37,7 +37,7 @@ def test_the_first_point_enables_tracking_and_reads_all(lab: Lab) -> None:
     assert all(disk.change_id for disk in outcome.manifest.of_kind("disk"))
 
 
-def test_the_second_point_reads_what_changed(tracked: Lab) -> None:
+def test_the_second_point_reads_the_changes(tracked: Lab) -> None:
     outcome = tracked.ingest()
 
     tracked.assert_true(outcome.manifest)
@@ -60,7 +60,7 @@ def test_the_base_of_a_point_is_the_id_of_the_snapshot_not_of_the_live_disk(lab:
     lab.assert_true(lab.ingest().manifest)
 
 
-def test_what_changed_and_was_then_discarded_is_zeros(tracked: Lab) -> None:
+def test_a_change_that_is_then_discarded_is_zeros(tracked: Lab) -> None:
     tracked.sim.knobs.change("cbt", unmap_unit=65536)
     tracked.sim.do.discard(VM, FIRST, 65536, 131072)
     outcome = tracked.ingest()
@@ -69,7 +69,7 @@ def test_what_changed_and_was_then_discarded_is_zeros(tracked: Lab) -> None:
     assert outcome.manifest.disks[0].counts.zero_blocks > 0
 
 
-def test_what_was_discarded_is_zeros_though_no_list_has_it(lab: Lab) -> None:
+def test_discards_are_zeros_although_no_list_has_them(lab: Lab) -> None:
     lab.make_transport = TRANSPORTS["nbd"]
     lab.sim.knobs.change("cbt", unmap_reported=False, unmap_unit=4096)
     lab.write(0, b"data" * 50_000)
@@ -90,7 +90,7 @@ def test_what_was_discarded_is_zeros_though_no_list_has_it(lab: Lab) -> None:
     [(5 * 4096, 3 * 4096, 1), (15 * 4096, 2 * 4096, 2), (4096, 2 * 65536, 3), (4096, 15 * 4096, 1)],
     ids=["within a block", "across two", "around a whole one", "up to the end"],
 )
-def test_what_was_discarded_in_part_of_a_block_is_zeros(
+def test_a_discarded_part_of_a_block_is_zeros(
     lab: Lab, tmp_path: Path, offset: int, length: int, blocks: int
 ) -> None:
     """The datastore reports holes that are smaller than the blocks of the repository."""
@@ -111,7 +111,7 @@ def test_what_was_discarded_in_part_of_a_block_is_zeros(
     assert again.counts.read_bytes == 0  # holes that are zeros in the base are not changes
 
 
-def test_what_was_discarded_in_part_of_a_unit_keeps_its_bytes(lab: Lab) -> None:
+def test_a_discarded_part_of_an_unmap_unit_keeps_its_bytes(lab: Lab) -> None:
     lab.make_transport = TRANSPORTS["nbd"]
     lab.sim.knobs.change("cbt", unmap_reported=False)
     lab.write(0, b"data" * 400_000)
@@ -123,7 +123,7 @@ def test_what_was_discarded_in_part_of_a_unit_keeps_its_bytes(lab: Lab) -> None:
     assert (record.ingest, record.counts.read_bytes) == ("incremental", 0)
 
 
-def test_a_full_blames_nobody_for_discards_that_no_list_has(lab: Lab) -> None:
+def test_a_full_marks_no_point_because_of_unlisted_discards(lab: Lab) -> None:
     lab.make_transport = TRANSPORTS["nbd"]
     lab.sim.knobs.change("cbt", unmap_reported=False, unmap_unit=4096)
     lab.write(0, b"data" * 50_000)
@@ -137,9 +137,7 @@ def test_a_full_blames_nobody_for_discards_that_no_list_has(lab: Lab) -> None:
     assert listed(lab.repository)[first.point].suspect is None
 
 
-def test_a_thick_disk_is_not_asked_what_was_discarded(
-    tmp_path: Path, certificate: Certificate
-) -> None:
+def test_a_thick_disk_is_not_queried_for_discards(tmp_path: Path, certificate: Certificate) -> None:
     disks = (DiskEntry(size=MIB, provisioning="lazy"), DiskEntry(size=MIB))
     with Simulator(one_vm(*disks), certificate=certificate) as sim:
         lab = new_lab(sim, tmp_path, TRANSPORTS["nbd"])
@@ -156,7 +154,7 @@ def test_a_thick_disk_is_not_asked_what_was_discarded(
 
 
 @pytest.mark.parametrize("power", ["off", "suspend"])
-def test_a_vm_that_is_not_on_is_captured(lab: Lab, power: str) -> None:
+def test_a_powered_off_vm_is_captured(lab: Lab, power: str) -> None:
     lab.sim.do.set_cbt(VM, True)
     lab.sim.do.power(VM, power)
     lab.ingest()
@@ -184,7 +182,9 @@ def test_a_template_is_refused(tmp_path: Path, certificate: Certificate) -> None
         assert "CreateSnapshot_Task" not in sim.do.calls()
 
 
-def test_old_hardware_is_read_whole_and_says_so(tmp_path: Path, certificate: Certificate) -> None:
+def test_old_hardware_gets_a_full_with_that_reason(
+    tmp_path: Path, certificate: Certificate
+) -> None:
     with Simulator(one_vm(hardware=4, power="off"), certificate=certificate) as sim:
         lab = new_lab(sim, tmp_path)
         lab.ingest()
@@ -271,7 +271,7 @@ def test_every_backing_with_a_change_id_is_tracked(
 
 
 @pytest.mark.parametrize("backing", ["flat1", "sparse1"])
-def test_a_backing_without_a_change_id_is_read_whole(
+def test_a_backing_without_a_change_id_gets_a_full(
     tmp_path: Path, certificate: Certificate, backing: str
 ) -> None:
     inventory = one_vm(DiskEntry(size=MIB), DiskEntry(size=MIB, backing=backing))
@@ -296,7 +296,7 @@ def test_disks_are_chosen_by_label_and_by_key(lab: Lab) -> None:
         lab.ingest(include=("nothing",))
 
 
-def test_an_added_disk_is_read_whole_and_the_others_are_not(tracked: Lab) -> None:
+def test_an_added_disk_gets_a_full_and_the_others_do_not(tracked: Lab) -> None:
     key = tracked.sim.do.add_disk(VM, {"size": "1M"})
     tracked.write(5000, b"on the new disk", disk=key)
     first = tracked.ingest().manifest
@@ -316,7 +316,7 @@ def test_a_removed_disk_is_in_no_later_point(tracked: Lab) -> None:
     assert len(manifest.of_kind("disk")) == 1
 
 
-def test_a_grown_disk_keeps_its_history_and_is_read_whole(tracked: Lab) -> None:
+def test_a_grown_disk_keeps_its_history_and_gets_a_full(tracked: Lab) -> None:
     tracked.sim.do.grow_disk(VM, FIRST, "3M")
     tracked.write(2_500_000, b"in the new part")
     grown = tracked.ingest().manifest
@@ -330,7 +330,7 @@ def test_a_grown_disk_keeps_its_history_and_is_read_whole(tracked: Lab) -> None:
     assert kinds(after) == ["incremental", "incremental"]
 
 
-def test_a_map_that_growing_past_128_gib_spoiled_is_found_out_at_the_border(
+def test_wrong_tracking_after_growth_past_128_gib_is_detected_at_the_border(
     tmp_path: Path, certificate: Certificate
 ) -> None:
     gib = 1 << 30
@@ -373,7 +373,7 @@ def test_a_storage_vmotion_keeps_the_history_and_costs_one_full(
         assert after.kind == "incremental"
 
 
-def test_a_renamed_vm_goes_on_with_its_history(tracked: Lab) -> None:
+def test_a_renamed_vm_keeps_its_history(tracked: Lab) -> None:
     tracked.sim.do.rename(VM, "renamed")
     manifest = tracked.ingest("renamed").manifest
 
@@ -424,7 +424,7 @@ def test_the_versions_of_the_api_that_are_in_use(
         assert manifest.metadata["server"]["api"] == api
 
 
-def test_vm_json_tells_what_the_point_knows(lab: Lab) -> None:
+def test_vm_json_has_the_metadata_of_the_point(lab: Lab) -> None:
     manifest = lab.ingest().manifest
     metadata = manifest.metadata
 

@@ -137,7 +137,7 @@ def test_a_stale_runs_record_stays_while_its_snapshot_cannot_be_removed(beside: 
     assert beside.run_records() == []
 
 
-def test_a_snapshot_that_goes_after_the_last_read_costs_the_point(beside: Lab) -> None:
+def test_a_snapshot_removed_after_the_last_read_costs_the_point(beside: Lab) -> None:
     """The chain of the disk may have changed before the last bytes were read."""
     before = points_of(beside)
     stop = threading.Event()

@@ -74,7 +74,7 @@ def test_the_size_is_the_disks(reader: DiskReader) -> None:
     ("start", "length"),
     [(0, 1), (0, SIZE), (511, 2), (9_999, 70_001), (SIZE - 1, 1), (SIZE - 513, 513), (65536, MIB)],
 )
-def test_any_extent_is_what_the_snapshot_holds(
+def test_any_extent_equals_the_snapshot_disk(
     case: Case, reader: DiskReader, start: int, length: int
 ) -> None:
     expected = case.content[start : start + length]

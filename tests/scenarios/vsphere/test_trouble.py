@@ -82,7 +82,7 @@ def refused(
 
 @pytest.mark.parametrize("action", ["lost-request", "lost-reply", "garbage"])
 @pytest.mark.parametrize("method", METHODS[1:])
-def test_a_lost_call_is_made_up_for(tracked: Lab, method: str, action: str) -> None:
+def test_a_lost_call_is_repeated(tracked: Lab, method: str, action: str) -> None:
     tracked.sim.do.on_call(method, action=action)
     incremental(tracked)
 
@@ -154,7 +154,7 @@ def test_a_snapshot_whose_reply_is_lost_is_found_after_the_new_login(
     recovers(tracked)
 
 
-def test_a_task_whose_state_is_missing_is_looked_for_by_its_work(tracked: Lab) -> None:
+def test_the_result_of_a_task_without_a_state_is_looked_up(tracked: Lab) -> None:
     tracked.sim.do.on_call(
         "WaitForUpdatesEx", action="missing", fault="vmodl.fault.HostCommunication", times=4
     )
@@ -230,7 +230,7 @@ def test_a_snapshot_whose_reply_is_lost_is_taken_once(tracked: Lab) -> None:
     recovers(tracked)
 
 
-def test_a_snapshot_whose_reply_is_lost_while_it_is_made_is_waited_for(tracked: Lab) -> None:
+def test_a_run_waits_for_a_snapshot_in_progress_whose_reply_is_lost(tracked: Lab) -> None:
     tracked.sim.knobs.change("task", seconds=0.3)
     tracked.sim.do.on_call("CreateSnapshot_Task", action="lost-reply")
     tracked.ingest()
@@ -250,7 +250,7 @@ def test_a_task_that_does_not_end_is_cancelled(tracked: Lab) -> None:
     refused(tracked, "not done in 1 s, cancelled")
 
 
-def test_a_task_that_the_server_forgets_is_looked_for_by_its_work(tracked: Lab) -> None:
+def test_the_result_of_a_forgotten_task_is_looked_up(tracked: Lab) -> None:
     tracked.sim.do.on_call("CreateFilter", action="operation", operation="forget_tasks", times=2)
     incremental(tracked)
 
@@ -268,7 +268,7 @@ def test_another_operation_is_waited_for(tracked: Lab, form: str) -> None:
     "fault",
     ["vim.fault.InvalidState", "vim.fault.MethodDisabled", "vmodl.fault.HostNotConnected"],
 )
-def test_a_passing_fault_of_the_snapshot_is_outlived(tracked: Lab, fault: str) -> None:
+def test_a_temporary_fault_of_the_snapshot_is_retried(tracked: Lab, fault: str) -> None:
     tracked.sim.do.on_call("CreateSnapshot_Task", action="task-fault", fault=fault, times=2)
     incremental(tracked)
 
@@ -285,7 +285,7 @@ def test_a_passing_fault_of_the_snapshot_is_outlived(tracked: Lab, fault: str) -
     ],
 )
 @pytest.mark.parametrize("action", ["task-fault", "task-fault-after"])
-def test_a_lasting_fault_of_the_snapshot_ends_the_run(
+def test_a_permanent_fault_of_the_snapshot_ends_the_run(
     tracked: Lab, fault: str, words: str, action: str
 ) -> None:
     tracked.sim.do.on_call("CreateSnapshot_Task", action=action, fault=fault, times=100)
@@ -296,7 +296,7 @@ def test_a_lasting_fault_of_the_snapshot_ends_the_run(
 
 
 @pytest.mark.parametrize("how", ["application", "filesystem", "tools"])
-def test_a_guest_that_cannot_be_quiesced_is_captured_all_the_same(tracked: Lab, how: str) -> None:
+def test_a_guest_that_cannot_be_quiesced_is_captured_nevertheless(tracked: Lab, how: str) -> None:
     tracked.sim.knobs.change("snapshot", quiesce=how)
     manifest = tracked.ingest(quiesce=True).manifest
 
@@ -316,7 +316,7 @@ def test_quiescing_is_tried_again(tracked: Lab) -> None:
     recovers(tracked)
 
 
-def test_a_guest_that_was_not_asked_is_not_called_quiesced(tracked: Lab) -> None:
+def test_a_snapshot_without_quiescing_is_not_recorded_as_quiesced(tracked: Lab) -> None:
     tracked.sim.do.tools(VM, False)
     manifest = tracked.ingest(quiesce=True).manifest
 
@@ -324,7 +324,7 @@ def test_a_guest_that_was_not_asked_is_not_called_quiesced(tracked: Lab) -> None
     recovers(tracked)
 
 
-def test_a_snapshot_that_somebody_removes_while_it_is_read_costs_the_point(tracked: Lab) -> None:
+def test_a_snapshot_removed_while_it_is_read_costs_the_point(tracked: Lab) -> None:
     stop = threading.Event()
 
     def remove(label: str, size: int) -> Callable[[int], None]:
@@ -392,7 +392,7 @@ def test_consolidation_that_fails_is_reported(tracked: Lab) -> None:
     tracked.assert_true(outcome.manifest)
 
 
-def test_readers_are_closed_before_the_snapshot_goes(tracked: Lab) -> None:
+def test_readers_are_closed_before_the_snapshot_is_removed(tracked: Lab) -> None:
     tracked.make_transport = TRANSPORTS["nbd"]
     tracked.sim.knobs.change("snapshot", locked_by_readers=True)
     tracked.ingest()
@@ -527,18 +527,18 @@ def test_any_paging_gives_the_same_point(tracked: Lab, knobs: dict[str, Any]) ->
     incremental(tracked)
 
 
-def test_tracking_that_started_anew_costs_a_full(tracked: Lab) -> None:
+def test_restarted_tracking_causes_a_full(tracked: Lab) -> None:
     tracked.sim.do.reset_tracking(VM, FIRST)
     full(tracked, "started anew")
 
 
-def test_tracking_that_started_anew_is_noticed_though_the_server_answers(tracked: Lab) -> None:
+def test_restarted_tracking_is_noticed_although_the_server_answers(tracked: Lab) -> None:
     tracked.sim.knobs.change("cbt", ignore_stale=True)
     tracked.sim.do.reset_tracking(VM, FIRST)
     full(tracked, "started anew")
 
 
-def test_a_number_that_does_not_go_up_costs_a_full(tracked: Lab) -> None:
+def test_a_sequence_number_that_does_not_rise_causes_a_full(tracked: Lab) -> None:
     tracked.ingest()
     tracked.sim.knobs.change("cbt", same_sequence=True, sequence_step=0)
     manifest = tracked.ingest().manifest
@@ -557,7 +557,7 @@ def test_a_power_loss_costs_a_full(tracked: Lab) -> None:
     recovers(tracked)
 
 
-def test_tracking_that_somebody_switched_off_is_switched_on_again(tracked: Lab) -> None:
+def test_tracking_that_was_disabled_is_enabled_again(tracked: Lab) -> None:
     tracked.sim.do.set_cbt(VM, False)
     tracked.sim.do.stun(VM)
     tracked.write(0, b"while nobody looked")
@@ -569,7 +569,7 @@ def test_tracking_that_somebody_switched_off_is_switched_on_again(tracked: Lab) 
     assert tracked.points[-1].kind == "incremental"
 
 
-def test_a_disk_whose_own_setting_is_off_is_read_whole_and_named(tracked: Lab) -> None:
+def test_a_disk_with_its_own_setting_off_gets_a_full_and_is_named(tracked: Lab) -> None:
     tracked.sim.do.set_disk_tracking(VM, SECOND, False)
     first = tracked.ingest()
     second = tracked.ingest()
@@ -640,7 +640,7 @@ def test_tracking_is_not_enabled_if_a_snapshot_comes_just_before(lab: Lab) -> No
     lab.assert_all_true()
 
 
-def test_a_run_that_fails_after_it_enabled_tracking_says_so(
+def test_a_run_that_fails_after_it_enabled_tracking_reports_that(
     lab: Lab, caplog: pytest.LogCaptureFixture
 ) -> None:
     lab.sim.do.on_read(action="eio")
@@ -662,7 +662,7 @@ def test_a_snapshot_without_change_ids_gives_no_base(tracked: Lab) -> None:
 
 
 @pytest.mark.parametrize("how", ["new-epoch", "keep-epoch", "keep-id"])
-def test_a_revert_costs_a_full_whatever_the_change_ids_say(tracked: Lab, how: str) -> None:
+def test_a_revert_causes_a_full_whatever_the_change_ids_are(tracked: Lab, how: str) -> None:
     tracked.sim.knobs.change("cbt", revert=how)
     snapshot = tracked.sim.do.snapshot(VM, "theirs")
     tracked.write(0, b"what the revert discards" * 10_000)
@@ -689,7 +689,7 @@ def test_a_revert_alone_is_noticed(tracked: Lab) -> None:
     recovers(tracked)
 
 
-def test_a_long_pause_is_not_trusted(tracked: Lab) -> None:
+def test_a_long_interval_causes_a_full(tracked: Lab) -> None:
     tracked.sim.do.advance(31 * 86400)
     manifest = tracked.ingest().manifest
 
@@ -723,7 +723,7 @@ def test_an_unreadable_disk_can_be_left_out(tracked: Lab, transport: str) -> Non
     assert kinds(tracked.points[-1]) == ["incremental", "incremental"]
 
 
-def test_a_point_without_any_disk_is_none(tracked: Lab) -> None:
+def test_no_point_is_committed_without_any_disk(tracked: Lab) -> None:
     tracked.write(0, b"changed", disk=SECOND)
     tracked.sim.do.on_read(action="eio")
     refused(tracked, "cannot read", allow_partial=True)
@@ -731,7 +731,7 @@ def test_a_point_without_any_disk_is_none(tracked: Lab) -> None:
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("action", ["close", "short"])
-def test_a_connection_that_breaks_is_made_anew(tracked: Lab, transport: str, action: str) -> None:
+def test_a_broken_connection_is_reopened(tracked: Lab, transport: str, action: str) -> None:
     tracked.make_transport = TRANSPORTS[transport]
     tracked.sim.do.on_read(action=action, times=2)
     incremental(tracked)
@@ -756,7 +756,7 @@ def test_a_server_without_ranges_is_refused(tracked: Lab) -> None:
     refused(tracked, "does not honour Range")
 
 
-def test_an_nbd_server_with_few_places_is_enough(tracked: Lab) -> None:
+def test_an_nbd_server_with_too_few_connections_costs_the_point(tracked: Lab) -> None:
     tracked.make_transport = TRANSPORTS["nbd"]
     tracked.sim.knobs.change("data", max_readers=1)
     tracked.write(0, b"all over" * (MIB // 8))
@@ -764,7 +764,7 @@ def test_an_nbd_server_with_few_places_is_enough(tracked: Lab) -> None:
 
 
 @pytest.mark.parametrize("holes", ["zero", "hole", "none"])
-def test_holes_are_zeros_only_where_the_server_says_so(tracked: Lab, holes: str) -> None:
+def test_holes_are_zeros_only_if_the_server_reports_zeros(tracked: Lab, holes: str) -> None:
     tracked.make_transport = TRANSPORTS["nbd"]
     tracked.sim.knobs.change("data", holes=holes)
     manifest = tracked.ingest(want="full").manifest

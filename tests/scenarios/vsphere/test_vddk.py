@@ -100,7 +100,7 @@ def test_the_order_of_calls_is_that_of_the_guide(vddk: Lab) -> None:
     assert held_by(vddk) == []
 
 
-def test_the_point_tells_how_the_bytes_really_travelled(vddk: Lab) -> None:
+def test_the_point_records_the_effective_transport_mode(vddk: Lab) -> None:
     vddk.make_transport = changed_login(modes="hotadd")
     metadata = vddk.ingest().manifest.metadata
 
@@ -108,7 +108,7 @@ def test_the_point_tells_how_the_bytes_really_travelled(vddk: Lab) -> None:
     assert {disk["transport_mode"] for disk in metadata["disks"]} == {"nbdssl"}
 
 
-def test_only_what_is_allocated_is_read_of_a_full(vddk: Lab) -> None:
+def test_a_full_reads_only_allocated_extents(vddk: Lab) -> None:
     vddk.sim.do.vddk_calls(clear=True)
     full = vddk.ingest(want="full").manifest
 
@@ -169,7 +169,7 @@ def test_the_session_is_used_and_no_other_login_is_made(vddk: Lab) -> None:
     vddk.assert_clean()
 
 
-def test_a_cookie_that_is_not_valid_any_more_gives_way_to_the_password(vddk: Lab) -> None:
+def test_an_expired_cookie_is_replaced_by_the_password(vddk: Lab) -> None:
     vddk.make_transport = changed_login(cookie=lambda: Secret('vmware_soap_session="old"'))
     vddk.ingest()
 
@@ -177,7 +177,7 @@ def test_a_cookie_that_is_not_valid_any_more_gives_way_to_the_password(vddk: Lab
     vddk.assert_clean()
 
 
-def test_without_rights_the_disk_is_denied_and_the_role_named(vddk: Lab) -> None:
+def test_insufficient_permissions_name_the_role(vddk: Lab) -> None:
     vddk.sim.do.on_vddk("VixDiskLib_ConnectEx", code=NO_PERMISSION, times=2)
     with pytest.raises(AccessDenied, match=r"ConnectEx: Insufficient permissions \(3014\).*role"):
         vddk.ingest()
@@ -185,14 +185,14 @@ def test_without_rights_the_disk_is_denied_and_the_role_named(vddk: Lab) -> None
 
 
 @pytest.mark.parametrize("function", ["ConnectEx", "Open", "Read"])
-def test_denied_access_is_denied_access(vddk: Lab, function: str) -> None:
+def test_access_denied_by_the_library_names_the_role(vddk: Lab, function: str) -> None:
     vddk.sim.do.on_vddk(f"VixDiskLib_{function}", code=ACCESS_DENIED, times=99)
     with pytest.raises(AccessDenied, match=rf"{function}: .*\(35\).*role"):
         vddk.ingest()
     vddk.assert_clean()
 
 
-def test_another_certificate_than_the_believed_one_fails_at_open(
+def test_a_certificate_other_than_the_trusted_one_fails_at_open(
     vddk: Lab, certificate: Certificate
 ) -> None:
     vddk.make_transport = changed_login(certificate=lambda: b"another certificate")
@@ -202,9 +202,7 @@ def test_another_certificate_than_the_believed_one_fails_at_open(
     vddk.assert_clean()
 
 
-def test_the_believed_certificate_is_not_asked_for_again(
-    lab: Lab, certificate: Certificate
-) -> None:
+def test_the_trusted_certificate_is_not_requested_again(lab: Lab, certificate: Certificate) -> None:
     with lab.session() as session:
         login = session.vddk_login(Path("/nowhere"))
     lab.sim.close()
@@ -228,7 +226,9 @@ def test_a_crash_is_an_error_of_the_disk(vddk: Lab) -> None:
     assert children() == []
 
 
-def test_a_hang_is_noticed_and_ended(vddk: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hanging_library_is_detected_and_killed(
+    vddk: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
     read = ChildProcess.read
 
     def read_hastily(self: ChildProcess, start: int, count: int) -> memoryview:
@@ -245,7 +245,7 @@ def test_a_hang_is_noticed_and_ended(vddk: Lab, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("action", ["crash", "crash-after"])
 @pytest.mark.parametrize("function", ["PrepareForAccess", "EndAccess"])
-def test_a_hold_that_crashes_costs_nothing_but_a_word(
+def test_a_crash_during_the_hold_is_reported_and_does_not_cost_the_point(
     vddk: Lab, function: str, action: str
 ) -> None:
     """Before the server carried out the call, or after it: cbtfs cannot know which."""
@@ -263,7 +263,7 @@ def test_a_hold_that_crashes_costs_nothing_but_a_word(
     assert held_by(vddk) == []
 
 
-def test_a_host_with_little_memory_is_asked_for_less(vddk: Lab) -> None:
+def test_a_host_with_little_memory_gets_smaller_requests(vddk: Lab) -> None:
     vddk.sim.knobs.change("vddk", nfc_limit=256 << 10)
     vddk.write(0, b"all over" * (MIB // 8))
     vddk.ingest()
@@ -322,7 +322,7 @@ def disk_of(session: Session, snapshot: str, size: int = 2 * MIB) -> FrozenDisk:
 # log lines of the library
 
 
-def test_a_storm_of_log_lines_disturbs_nobody_and_tells_no_secret(
+def test_a_flood_of_log_lines_disturbs_nothing_and_shows_no_secret(
     vddk: Lab, caplog: pytest.LogCaptureFixture, certificate: Certificate
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -493,7 +493,9 @@ def test_a_vm_that_another_product_holds_is_captured_with_a_note(vddk: Lab) -> N
     vddk.assert_clean()
 
 
-def test_a_user_who_may_not_hold_a_vm_is_told_so(tmp_path: Path, certificate: Certificate) -> None:
+def test_a_missing_privilege_to_hold_a_vm_is_reported(
+    tmp_path: Path, certificate: Certificate
+) -> None:
     user = UserEntry("backup", "vsim", denied=("Global.DisableMethods",))
     inventory = Inventory(users=(user,), machines=one_vm(cbt=True).machines)
     with Simulator(inventory, certificate=certificate) as sim:
@@ -518,7 +520,7 @@ def killed(lab: Lab, *, with_its_children: bool) -> None:
         process.communicate()
 
 
-def test_what_a_killed_run_held_its_own_process_ends(vddk: Lab) -> None:
+def test_the_hold_of_a_killed_run_is_ended_by_its_own_process(vddk: Lab) -> None:
     killed(vddk, with_its_children=False)
     with vddk.sim.world.changed:
         machine = vddk.sim.do.find_vm(VM)
@@ -530,7 +532,7 @@ def test_what_a_killed_run_held_its_own_process_ends(vddk: Lab) -> None:
     recovers(vddk)
 
 
-def test_what_a_killed_run_left_held_is_ended_by_the_next_with_the_library(vddk: Lab) -> None:
+def test_the_hold_of_a_killed_run_is_ended_by_the_next_run_with_the_library(vddk: Lab) -> None:
     killed(vddk, with_its_children=True)
     vddk.sim.do.advance(3600.0)
     (record,) = vddk.run_records()
@@ -566,13 +568,13 @@ def test_several_vms_are_held_and_read_at_once(tmp_path: Path, certificate: Cert
 # the choice
 
 
-def test_auto_takes_the_library_where_there_is_one(lab: Lab) -> None:
+def test_auto_takes_the_library_if_it_is_installed(lab: Lab) -> None:
     code, document, words = done(lab, "--vddk-libdir", str(libdir(lab.sim)), VM)
 
     assert (code, document["points"][0]["transport"]) == (0, "vddk"), words
 
 
-def test_auto_tells_in_the_point_why_it_took_another_one(lab: Lab, tmp_path: Path) -> None:
+def test_auto_records_in_the_point_why_it_took_another_one(lab: Lab, tmp_path: Path) -> None:
     code, document, _ = done(lab, "--vddk-libdir", str(tmp_path), VM)
     shown = subprocess.run(
         [*arguments(lab)[:5], "show", "--json", document["points"][0]["point"]],
@@ -599,7 +601,7 @@ def test_a_library_that_does_not_load_is_refused_with_the_reason(lab: Lab, tmp_p
     assert "cannot be used" in failed
 
 
-def test_a_host_alone_has_nothing_to_hold(tmp_path: Path, certificate: Certificate) -> None:
+def test_a_vm_on_a_standalone_host_is_not_held(tmp_path: Path, certificate: Certificate) -> None:
     inventory = one_vm(DiskEntry(size=MIB))
     host = replace(inventory, server=replace(inventory.server, kind="esxi"))
     with Simulator(host, certificate=certificate) as sim:
@@ -628,7 +630,7 @@ def test_a_host_alone_has_nothing_to_hold(tmp_path: Path, certificate: Certifica
         (["libvixDiskLib.so", "libvixDiskLib.so.5", "libvixDiskLib.so.8x"], None, None),
     ],
 )
-def test_where_a_library_is_found(
+def test_the_directories_in_which_the_library_is_found(
     tmp_path: Path, names: list[str], expected: str | None, interface: tuple[int, int] | None
 ) -> None:
     for name in names:

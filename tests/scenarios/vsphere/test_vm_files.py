@@ -53,7 +53,7 @@ def test_a_point_has_the_files_of_its_vm(lab: Lab) -> None:
     assert ids == [disk.change_id for disk in outcome.manifest.of_kind("disk")]
 
 
-def test_they_are_no_disks(lab: Lab) -> None:
+def test_small_files_are_not_disks(lab: Lab) -> None:
     lab.ingest()
     code, document, _ = done(lab, "--no-resume", VM)
     (point,) = document["points"]
@@ -63,13 +63,13 @@ def test_they_are_no_disks(lab: Lab) -> None:
     assert [file["file"] for file in point["files"]] == FILES
 
 
-def test_they_stand_beside_the_disks_in_the_mount(lab: Lab) -> None:
+def test_small_files_are_beside_the_disks_in_the_mount(lab: Lab) -> None:
     entries = files_of(lab.ingest().manifest, 99).disks
 
     assert [entry.name for entry in entries] == ["Hard disk 1.raw", "Hard disk 2.raw", *FILES]
 
 
-def test_what_did_not_change_is_not_stored_again(tracked: Lab) -> None:
+def test_unchanged_files_are_not_stored_again(tracked: Lab) -> None:
     tracked.ingest()
     manifest = tracked.ingest().manifest
 
@@ -78,7 +78,7 @@ def test_what_did_not_change_is_not_stored_again(tracked: Lab) -> None:
     assert kinds(manifest) == ["incremental", "incremental"]
 
 
-def test_vm_json_tells_of_guest_host_and_datastores(lab: Lab) -> None:
+def test_vm_json_has_guest_host_and_datastores(lab: Lab) -> None:
     metadata = lab.ingest().manifest.metadata
 
     assert metadata["guest"]["host_name"] == f"{VM}.example"
@@ -115,7 +115,7 @@ def test_secrets_in_settings_are_nowhere_in_the_repository(
     assert not any(b"hunter2" in content for content in raw)
 
 
-def test_files_that_cannot_be_read_are_told_of_and_cost_nothing_else(
+def test_unreadable_files_are_reported_and_cost_nothing_else(
     tmp_path: Path, certificate: Certificate
 ) -> None:
     inventory = one_vm(DiskEntry(size=MIB), extra={"nvram": "gone.nvram"})
@@ -146,7 +146,7 @@ def test_a_user_who_may_not_read_datastores_gets_one_line(
         assert notes[0].endswith("Datastore.Browse and Datastore.FileManagement")
 
 
-def test_a_setting_does_not_lead_to_another_vms_files(
+def test_a_setting_cannot_refer_to_files_of_another_vm(
     tmp_path: Path, certificate: Certificate
 ) -> None:
     inventory = one_vm(DiskEntry(size=MIB), extra={"nvram": f"../{VM}/{VM}.vmx"})
@@ -157,9 +157,7 @@ def test_a_setting_does_not_lead_to_another_vms_files(
     assert files[f"{VM}.nvram"] == NVRAM
 
 
-def test_a_request_for_each_file_is_all_that_they_cost(
-    tmp_path: Path, certificate: Certificate
-) -> None:
+def test_each_small_file_costs_one_request(tmp_path: Path, certificate: Certificate) -> None:
     disks = [DiskEntry(size=MIB)] * 4
     with Simulator(one_vm(*disks), certificate=certificate) as sim:
         lab = new_lab(sim, tmp_path, TRANSPORTS["nbd"])

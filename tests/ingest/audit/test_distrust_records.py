@@ -405,8 +405,8 @@ def test_a_run_that_is_ended_by_a_signal(tmp_path: Path, step: str, number: str)
     with image.open("r+b") as file:
         file.seek(HIDDEN * BLOCK)
         file.write(b"not listed")
-    dying = [sys.executable, "-m", "tests.ingest.audit.dying", step, number, *command]
-    died = subprocess.run([*dying, "--audit", "100%"], cwd=ROOT, capture_output=True, check=False)
+    command_line = [sys.executable, "-m", "tests.ingest.audit.signal_at_step", step, number, *command]
+    died = subprocess.run([*command_line, "--audit", "100%"], cwd=ROOT, capture_output=True, check=False)
     refused = main([*command, "--audit", "0", "--incremental-only"])
     code = main([*command, "--audit", "0"])
 

@@ -25,7 +25,7 @@ cbtfs mount --workers 1 /mnt/backup
 """
 
 
-def test_a_vm_is_got_back_from_its_latest_point(lab: Lab, tmp_path: Path) -> None:
+def test_a_vm_is_restored_from_its_latest_point(lab: Lab, tmp_path: Path) -> None:
     lab.write(500_000, b"on the second disk" * 1000, disk=2001)
     manifest = lab.ingest().manifest
     section = PAGE.partition("\n## Getting a VM back\n")[2].partition("\n## ")[0]

@@ -1,4 +1,4 @@
-"""Run cbtfs and send it a signal at a step: -m tests.ingest.audit.dying STEP SIGNAL WORDS."""
+"""Run cbtfs and send it a signal at a step: -m tests.ingest.audit.signal_at_step STEP SIGNAL WORDS."""
 
 import os
 import signal
