@@ -1,4 +1,7 @@
-"""Run cbtfs and send it a signal at a step: -m tests.ingest.audit.signal_at_step STEP SIGNAL WORDS."""
+"""Run cbtfs and signal it at a step.
+
+Usage: python -m tests.ingest.audit.signal_at_step STEP SIGNAL WORDS
+"""
 
 import os
 import signal

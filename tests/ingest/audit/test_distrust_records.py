@@ -405,12 +405,12 @@ def test_a_run_that_is_ended_by_a_signal(tmp_path: Path, step: str, number: str)
     with image.open("r+b") as file:
         file.seek(HIDDEN * BLOCK)
         file.write(b"not listed")
-    command_line = [sys.executable, "-m", "tests.ingest.audit.signal_at_step", step, number, *command]
-    died = subprocess.run([*command_line, "--audit", "100%"], cwd=ROOT, capture_output=True, check=False)
+    stopped = [sys.executable, "-m", "tests.ingest.audit.signal_at_step", step, number, *command]
+    done = subprocess.run([*stopped, "--audit", "100%"], cwd=ROOT, capture_output=True, check=False)
     refused = main([*command, "--audit", "0", "--incremental-only"])
     code = main([*command, "--audit", "0"])
 
-    assert died.returncode == {"SIGKILL": -9, "SIGINT": 130}[number]
+    assert done.returncode == {"SIGKILL": -9, "SIGINT": 130}[number]
     assert (refused, code) == (33, 0)
     newest = list(listed(repository).values())[-1].manifest
     assert newest.kind == "full"
