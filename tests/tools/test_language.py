@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tools.language.__main__ import problems, rate
 from tools.language.constructions import CONSTRUCTIONS, find
-from tools.language.prose import Prose, c_prose, plain_prose, python_prose
+from tools.language.prose import Prose, c_prose, long_lines, plain_prose, python_prose
 
 MODULE = '''"""What a run leaves."""
 
@@ -88,3 +88,11 @@ def test_a_rate_is_per_ten_thousand_words() -> None:
 
     assert rate([piece] * 10) == 10
     assert rate([piece]) == 0
+
+
+def test_long_lines_of_prose_are_errors(tmp_path: Path) -> None:
+    path = tmp_path / "page.md"
+    long = "word " * 21
+    path.write_text(f"{'a' * 100}\n| {long} |\n```\n{long}\n```\n{long}\n", "utf-8")
+
+    assert long_lines(path, name="page.md") == ["page.md:6: 105 columns: wrap at 100"]

@@ -12,6 +12,8 @@ from typing import Final
 
 _WORD = re.compile(r"[A-Za-z][A-Za-z'-]*")
 _MIN_MESSAGE_WORDS: Final = 3
+MAX_COLUMNS: Final = 100
+"""Maximum length of a line in documents."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,19 @@ def plain_prose(path: Path, *, name: str) -> list[Prose]:
             pieces.append(Prose(name, line, block))
         line += block.count("\n")
     return pieces
+
+
+def long_lines(path: Path, *, name: str) -> list[str]:
+    """Return an error for each line of a Markdown document that exceeds MAX_COLUMNS.
+
+    Code and tables are exempt: they cannot be wrapped.
+    """
+    text = re.sub(r"(?ms)^```.*?^```", lambda match: "\n" * match[0].count("\n"), path.read_text())
+    return [
+        f"{name}:{number}: {len(line)} columns: wrap at {MAX_COLUMNS}"
+        for number, line in enumerate(text.splitlines(), 1)
+        if len(line) > MAX_COLUMNS and not line.startswith("|")
+    ]
 
 
 def commit_subjects(since: str, *, root: Path) -> list[Prose]:
