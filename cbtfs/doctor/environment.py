@@ -1,4 +1,4 @@
-"""What hosts, datastores, the clock and this machine mean for the backup."""
+"""Findings about hosts, datastores, the clock, and the programs on this machine."""
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -12,54 +12,60 @@ from cbtfs.source.vsphere.inventory.hosts import HostState
 from cbtfs.source.vsphere.inventory.machine import DatastoreFacts
 
 _CLOCK_SECONDS: Final = 60
-_SCARCE: Final = 0.05
-"""Of a datastore: what guests write while a snapshot is there has to fit."""
+"""Smallest difference of the clocks that is reported."""
+_LOW_SPACE: Final = 0.05
+"""Free fraction of a datastore below which writes of guests may fill it during a snapshot."""
 _SECONDS: Final = 10
+"""Timeout of `nbdkit --version`."""
 
 
 def of_clock(server: datetime, here: datetime) -> Iterator[Finding]:
-    """Points bear the server's time; retention and ages go by the clock here."""
-    off = (server - here).total_seconds()
-    if abs(off) >= _CLOCK_SECONDS:
+    """Yield a finding if the clocks differ.
+
+    Points have the server's time, while retention and ages use the local clock.
+    """
+    difference = (server - here).total_seconds()
+    if abs(difference) >= _CLOCK_SECONDS:
+        direction = "ahead of" if difference > 0 else "behind"
         yield Finding(
             "clock",
             Severity.WARNING,
-            f"the server's clock is {abs(off):.0f} s {'ahead of' if off > 0 else 'behind'} the one "
-            "here",
-            "synchronise both (NTP)",
+            f"the server's clock is {abs(difference):.0f} s {direction} the local clock",
+            "synchronize both by NTP",
         )
 
 
 def of_library(libdir: Path) -> Finding:
-    """VMware's library, found or not."""
-    place = find_library(libdir)
-    if place is None:
+    """Report whether VMware's library is installed in *libdir*."""
+    file = find_library(libdir)
+    if file is None:
         return Finding(
             "vddk",
             Severity.INFO,
-            f"there is no VDDK {VERSIONS} in {libdir}: no transport vddk, nor nbd by nbdkit",
-            "unpack it there (Broadcom gives it to customers), or name its directory by "
+            f"no VDDK {VERSIONS} in {libdir}: the transports vddk and nbd (by nbdkit) are not "
+            "available",
+            "unpack it there (Broadcom provides it to customers), or give its directory with "
             "--vddk-libdir",
         )
-    version = f"{place.major}.{place.minor}"
-    return Finding("vddk", Severity.INFO, f"VDDK with interface {version}: {place.path}", "")
+    version = f"{file.major}.{file.minor}"
+    return Finding("vddk", Severity.INFO, f"VDDK with interface {version}: {file.path}", "")
 
 
 def of_nbdkit() -> Finding:
-    """nbdkit, found or not."""
+    """Report whether nbdkit is installed."""
     program = process.find_program("nbdkit")
     if program is None:
         return Finding(
             "nbdkit",
             Severity.INFO,
-            "nbdkit is not installed: no transport nbd without --nbd-uri",
-            "install nbdkit and its vddk plugin, if that transport is wanted",
+            "nbdkit is not installed: the transport nbd needs --nbd-uri",
+            "install nbdkit and its vddk plugin to use that transport",
         )
     try:
-        said = process.run([program, "--version"], _SECONDS).stdout
+        version = process.run([program, "--version"], _SECONDS).stdout
     except (OSError, process.TimeoutExpired):
-        said = ""
-    return Finding("nbdkit", Severity.INFO, f"{said.strip() or 'nbdkit'}: {program}", "")
+        version = ""
+    return Finding("nbdkit", Severity.INFO, f"{version.strip() or 'nbdkit'}: {program}", "")
 
 
 def of_host(
@@ -70,35 +76,39 @@ def of_host(
     *,
     is_read: bool,
 ) -> Iterator[Finding]:
-    """*closed*: ports that cannot be reached, and why. *is_read*: by VMware's library."""
+    """Yield the findings of a host.
+
+    *closed* has the unreachable ports, each with the reason. *is_read* is true if VMware's library
+    reads disks from the host.
+    """
     if host.connection != "connected":
         yield Finding(
             "host",
             Severity.BLOCKS,
             f"its state is {host.connection}",
-            "see to it that it runs and is connected",
+            "check that it is running and connected",
         )
     if host.is_in_maintenance:
         yield Finding(
             "host",
             Severity.WARNING,
-            "it is in maintenance mode: VMware's library is refused there",
-            "end that, or move its VMs away first",
+            "it is in maintenance mode, in which it refuses VMware's library",
+            "exit maintenance mode, or migrate its VMs first",
         )
     if nfc_port in closed:
         yield Finding(
             "port",
             Severity.BLOCKS if is_read else Severity.INFO,
-            f"port {nfc_port} cannot be reached from here: {closed[nfc_port]}",
-            f"let this machine through to {host.name}, TCP {nfc_port} (VMware's library reads "
-            "disks there), or give --transport datastore",
+            f"cannot connect to port {nfc_port}: {closed[nfc_port]}",
+            f"allow connections from this machine to {host.name}, TCP {nfc_port} (VMware's library "
+            "reads disks there), or give --transport datastore",
         )
     if https_port in closed and https_port != nfc_port:
         yield Finding(
             "port",
             Severity.INFO,
-            f"port {https_port} cannot be reached from here: {closed[https_port]}",
-            "needed only where --server names the host itself",
+            f"cannot connect to port {https_port}: {closed[https_port]}",
+            "needed only if --server is the host itself",
         )
 
 
@@ -107,14 +117,14 @@ def of_datastore(store: DatastoreFacts) -> Iterator[Finding]:
         yield Finding(
             "datastore",
             Severity.BLOCKS,
-            "it cannot be accessed by its hosts",
-            "see to its storage",
+            "its hosts cannot access it",
+            "check its storage",
         )
-    elif store.capacity and store.free < store.capacity * _SCARCE:
+    elif store.capacity and store.free < store.capacity * _LOW_SPACE:
         yield Finding(
             "datastore",
             Severity.WARNING,
-            f"{store.free / store.capacity:.1%} of it is free: what guests write while there is a "
-            "snapshot may not fit",
-            "make room on it",
+            f"only {store.free / store.capacity:.1%} is free: writes of guests may fill it during "
+            "a snapshot",
+            "free space on the datastore",
         )

@@ -1,4 +1,4 @@
-"""Examine server and machine, with a number of calls that does not depend on that of VMs."""
+"""Examine a server and its VMs; the number of calls hardly depends on the number of VMs."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cbtfs.doctor.environment import of_clock, of_datastore, of_host, of_library, of_nbdkit
-from cbtfs.doctor.finding import Finding, Severity, gravest_first, is_blocked
+from cbtfs.doctor.finding import Finding, Severity, is_blocked, most_severe_first
 from cbtfs.doctor.reach import unreachable_endpoints
 from cbtfs.doctor.state import of_state
 from cbtfs.doctor.transport import (
@@ -33,7 +33,7 @@ from cbtfs.source.vsphere.inventory.machine import (
     load_machines,
 )
 from cbtfs.source.vsphere.inventory.vms import ListedVm
-from cbtfs.source.vsphere.snapshots.snapshot_disk import frozen_disks
+from cbtfs.source.vsphere.snapshots.snapshot_disk import SnapshotLocation, transport_disks
 from cbtfs.source.vsphere.snapshots.stun import without_stuns
 
 
@@ -46,11 +46,11 @@ class Exam:
     libdir: Path
     """Directory of VMware's library."""
     https_port: int = 443
-    """Of the hosts. summary.config.port is not it: that is the port of the agent of vCenter."""
+    """HTTPS port of the hosts; summary.config.port is another one, that of the vCenter agent."""
     nfc_port: int = 902
-    """Of the hosts, where VMware's library reads disks."""
+    """Port of the hosts from which VMware's library reads disks."""
     seconds: float = 3.0
-    """Timeout in seconds of one connection."""
+    """Timeout of one connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +72,12 @@ class VmReport:
     choice: TransportChoice
     findings: list[Finding]
     blocked_by: list[str]
-    """`vm`, `server`, `host NAME`, `datastore NAME`: whose findings block it."""
+    """The objects whose findings block the VM: `vm`, `server`, `host NAME`, `datastore NAME`."""
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """All findings."""
+class DoctorReport:
+    """All findings of an examination."""
 
     server: list[Finding]
     hosts: list[ObjectReport]
@@ -85,39 +85,42 @@ class Report:
     vms: list[VmReport]
 
 
-def examine(session: Session, vms: Sequence[ListedVm], exam: Exam) -> Report:
+def examine(session: Session, vms: Sequence[ListedVm], exam: Exam) -> DoctorReport:
     """Return the obstacles to the backup of *vms*; raise SourceUnavailable or AccessDenied."""
     server_time, here = session.now(), datetime.now(UTC)
     states = load_machines(session, vms)
-    machines = {key: each for key, each in states.items() if isinstance(each, Machine)}
-    around = _Around(session, list(machines.values()), exam)
+    machines = [state for state in states.values() if isinstance(state, Machine)]
+    infrastructure = _Infrastructure(session, machines, exam)
     on_vms = lacking(session, [vm.id for vm in vms], "vm")
-    judge = _Judge(session, exam, around, on_vms, server_time)
-    drafts = [judge.draft(vm, states[vm.id]) for vm in vms]
+    examiner = _VmExaminer(session, exam, infrastructure, on_vms, server_time)
+    drafts = [examiner.draft(vm, states[vm.id]) for vm in vms]
     by_library = any(draft.choice.is_by_library for draft in drafts)
     server = [
         *of_clock(server_time, here),
-        *around.on_root({use for draft in drafts for use in draft.choice.uses}),
+        *infrastructure.on_root({use for draft in drafts for use in draft.choice.uses}),
         of_library(exam.libdir),
         of_nbdkit(),
     ]
-    hosts = around.host_reports({each.host for each in drafts if each.choice.is_by_library})
-    stores = around.store_reports(drafts)
+    read_hosts = {draft.host for draft in drafts if draft.choice.is_by_library}
+    hosts = infrastructure.host_reports(read_hosts)
+    stores = infrastructure.store_reports(drafts)
     is_server_blocking = by_library and is_blocked(server)
     reports = [
         draft.report(
             hosts.get(draft.host or ""),
-            [stores[each] for each in draft.stores if each in stores],
+            [stores[store] for store in draft.stores if store in stores],
             is_server_blocking=is_server_blocking and draft.choice.is_by_library,
         )
         for draft in drafts
     ]
-    return Report(gravest_first(server), list(hosts.values()), list(stores.values()), reports)
+    return DoctorReport(
+        most_severe_first(server), list(hosts.values()), list(stores.values()), reports
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class _Draft:
-    """A VM before the findings of its host and datastores are known."""
+    """The findings of a VM without those of its host and datastores."""
 
     vm: ListedVm
     findings: list[Finding]
@@ -131,24 +134,24 @@ class _Draft:
         blocked_by = ["vm"] if is_blocked(self.findings) else []
         if is_server_blocking:
             blocked_by.append("server")
-        if host is not None and any(self._is_hurt(each) for each in host.findings):
+        if host is not None and any(self._is_blocked_by(finding) for finding in host.findings):
             blocked_by.append(f"host {host.name}")
         blocked_by += [
-            f"datastore {each.name}"
-            for each in stores
-            if any(self._is_hurt(finding) for finding in each.findings)
+            f"datastore {store.name}"
+            for store in stores
+            if any(self._is_blocked_by(finding) for finding in store.findings)
         ]
         return VmReport(
             self.vm,
             None if host is None else host.name,
-            [each.name for each in stores],
+            [store.name for store in stores],
             self.choice,
-            gravest_first(self.findings),
+            most_severe_first(self.findings),
             blocked_by,
         )
 
-    def _is_hurt(self, finding: Finding) -> bool:
-        """Whether a finding of a host or a datastore blocks this VM.
+    def _is_blocked_by(self, finding: Finding) -> bool:
+        """Return whether a finding of a host or a datastore blocks this VM.
 
         A closed port, or a missing privilege on a datastore, blocks only the VMs that use it.
         """
@@ -159,13 +162,14 @@ class _Draft:
         return finding.check != "privilege" or "datastore" in self.choice.uses
 
 
-class _Around:
-    """Hosts and datastores of all VMs, each queried once."""
+class _Infrastructure:
+    """The hosts and datastores of all VMs, each queried once."""
 
     def __init__(self, session: Session, machines: Sequence[Machine], exam: Exam) -> None:
         self._exam = exam
         self._user = session.user
-        self._hosts = load_hosts(session, {each.host_id for each in machines if each.host_id})
+        host_ids = {machine.host_id for machine in machines if machine.host_id}
+        self._hosts = load_hosts(session, host_ids)
         disks = [disk for machine in machines for disk in machine.disks]
         ids = {disk.datastore for disk in disks if disk.datastore is not None}
         self.stores: Mapping[str, DatastoreFacts] = load_datastores(session, ids)
@@ -183,10 +187,10 @@ class _Around:
         )
 
     def on_root(self, uses: set[Use]) -> Iterator[Finding]:
-        yield from of_privileges(self._on_root, frozenset(uses), self._user, "the top of the tree")
+        yield from of_privileges(self._on_root, frozenset(uses), self._user, "the root folder")
 
     def host_reports(self, read: set[str | None]) -> dict[str, ObjectReport]:
-        """By managed object id; *read* are hosts from which VMware's library reads."""
+        """Return reports by managed object id; VMware's library reads from the hosts *read*."""
         return {
             key: ObjectReport(key, host.name or key, self._of_host(host, is_read=key in read))
             for key, host in self._hosts.items()
@@ -196,11 +200,11 @@ class _Around:
         name = host.name or ""
         ports = (self._exam.https_port, self._exam.nfc_port)
         closed = [(port, why) for port in ports if (why := self._closed.get((name, port)))]
-        return gravest_first(of_host(host, dict(closed), *ports, is_read=is_read))
+        return most_severe_first(of_host(host, dict(closed), *ports, is_read=is_read))
 
     def store_reports(self, drafts: Sequence[_Draft]) -> dict[str, ObjectReport]:
         read = {
-            each for draft in drafts if "datastore" in draft.choice.uses for each in draft.stores
+            store for draft in drafts if "datastore" in draft.choice.uses for store in draft.stores
         }
         reports = {}
         for key, store in self.stores.items():
@@ -210,19 +214,24 @@ class _Around:
                 *of_datastore(store),
                 *of_privileges(lacks, uses, self._user, f"the datastore {store.name}"),
             ]
-            reports[key] = ObjectReport(key, store.name or key, gravest_first(findings))
+            reports[key] = ObjectReport(key, store.name or key, most_severe_first(findings))
         return reports
 
 
-class _Judge:
-    """Examines each VM, with the data that was queried before."""
+class _VmExaminer:
+    """Examines VMs with data that was queried before."""
 
     def __init__(
-        self, session: Session, exam: Exam, around: _Around, lacks: Lacking, now: datetime
+        self,
+        session: Session,
+        exam: Exam,
+        infrastructure: _Infrastructure,
+        lacks: Lacking,
+        now: datetime,
     ) -> None:
         self._session = session
         self._exam = exam
-        self._around = around
+        self._infrastructure = infrastructure
         self._lacks = lacks
         self._now = now
 
@@ -231,7 +240,7 @@ class _Judge:
             text = f"its state is {state.state}"
             return _Draft(vm, [Finding("connection", Severity.BLOCKS, text, state.advice)])
         if isinstance(state, SourceUnavailable):
-            return _Draft(vm, [Finding("connection", Severity.BLOCKS, str(state), "look again")])
+            return _Draft(vm, [Finding("connection", Severity.BLOCKS, str(state), "try again")])
         after = without_stuns(state)
         disks = [disk for disk in after.disks if not_in_snapshots(disk) is None]
         choice = self._choose(vm, after, disks) if disks else NO_TRANSPORT
@@ -240,7 +249,10 @@ class _Judge:
             *of_state(state, self._now),
             *of_transport(choice),
             *of_privileges(
-                self._lacks.get(vm.id, frozenset()), uses, self._session.user, "the VM, or above it"
+                self._lacks.get(vm.id, frozenset()),
+                uses,
+                self._session.user,
+                "the VM or an object above it",
             ),
         ]
         stores = sorted({disk.datastore for disk in disks if disk.datastore is not None})
@@ -249,15 +261,9 @@ class _Judge:
     def _choose(
         self, vm: ListedVm, machine: Machine, disks: Sequence[DiskFacts]
     ) -> TransportChoice:
-        frozen = frozen_disks(
-            vm,
-            disks,
-            self._around.stores,
-            "",
-            datacenter=vm.datacenter,
-            is_alone=not machine.snapshots,
-        )
-        return choose_transport(self._exam.transports, list(frozen.values()))
+        location = SnapshotLocation(vm.id, "", vm.datacenter, is_alone=not machine.snapshots)
+        described = transport_disks(location, disks, self._infrastructure.stores)
+        return choose_transport(self._exam.transports, list(described.values()))
 
 
 def _switches(machine: Machine) -> frozenset[Use]:
@@ -266,5 +272,5 @@ def _switches(machine: Machine) -> frozenset[Use]:
         return frozenset({"upgrade"})
     if not machine.is_tracking:
         return frozenset({"enable"} if enabling_obstacle(machine) is None else ())
-    has_setting_off = any(each.switch is False for each in tracking_of(machine).missing)
+    has_setting_off = any(disk.switch is False for disk in tracking_of(machine).missing)
     return frozenset({"setting"} if has_setting_off else ())

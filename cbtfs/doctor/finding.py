@@ -1,4 +1,4 @@
-"""One thing that is worth knowing before a backup, and what to do about it."""
+"""Findings: obstacles to a backup and other facts to know before it, each with a fix."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ from typing import Final
 
 
 class Severity(StrEnum):
-    """What a finding means for the backup."""
+    """The consequence of a finding for the backup."""
 
     BLOCKS = "blocks"
-    """There will be no restore point, or not of all that matters."""
+    """There will be no restore point, or one without important disks."""
     FULL = "full"
-    """Disks are read whole, each time."""
+    """Each backup reads disks completely."""
     WARNING = "warning"
     INFO = "info"
 
@@ -22,20 +22,21 @@ _ORDER: Final = tuple(Severity)
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was found, in one line, and the fix."""
+    """One fact and its fix."""
 
     check: str
-    """A word that stays the same: docs/commands.md lists them."""
+    """Stable identifier of the check; docs/commands.md lists all of them."""
     severity: Severity
     text: str
+    """One line."""
     fix: str
-    """Empty where there is nothing to be done."""
+    """The action to take; empty if none is necessary."""
 
 
-def gravest_first(findings: Iterable[Finding]) -> list[Finding]:
-    """In order of severity, else as they were found."""
-    return sorted(findings, key=lambda each: _ORDER.index(each.severity))
+def most_severe_first(findings: Iterable[Finding]) -> list[Finding]:
+    """Return the findings in descending order of severity; the order is otherwise kept."""
+    return sorted(findings, key=lambda finding: _ORDER.index(finding.severity))
 
 
 def is_blocked(findings: Iterable[Finding]) -> bool:
-    return any(each.severity is Severity.BLOCKS for each in findings)
+    return any(finding.severity is Severity.BLOCKS for finding in findings)

@@ -1,4 +1,4 @@
-"""Whether ports can be reached: one TCP connection to each, closed at once."""
+"""Check whether ports are reachable, by one TCP connection to each that is closed at once."""
 
 import socket
 from collections.abc import Collection
@@ -7,12 +7,13 @@ from typing import Final
 
 Endpoint = tuple[str, int]
 _AT_ONCE: Final = 32
+"""Maximum number of concurrent connections."""
 
 
 def unreachable_endpoints(endpoints: Collection[Endpoint], seconds: float) -> dict[Endpoint, str]:
     """Return the unreachable endpoints with the reason; the timeout of each is *seconds*.
 
-    The look-up of a name takes as long as the system's resolver lets it.
+    The timeout does not cover the resolution of a name, which has that of the system's resolver.
     """
     if not endpoints:
         return {}
@@ -28,7 +29,7 @@ def _why_not(endpoint: Endpoint, seconds: float) -> str | None:
     try:
         socket.create_connection(endpoint, seconds).close()
     except socket.gaierror:
-        return f"the name {endpoint[0]} is not known here, add it to DNS or /etc/hosts"
+        return f"the name {endpoint[0]} cannot be resolved, add it to DNS or /etc/hosts"
     except TimeoutError:
         return f"no answer in {seconds:g} s"
     except OSError as exc:

@@ -1,4 +1,4 @@
-"""What the state of a machine means for its backup: power, snapshots, change tracking, disks."""
+"""Findings about the state of a VM: power, snapshots, change tracking, disks."""
 
 from collections.abc import Iterator
 from datetime import datetime
@@ -16,13 +16,13 @@ _DAY = 24 * _HOUR
 
 
 def of_state(machine: Machine, now: datetime) -> Iterator[Finding]:
-    """Findings from what is known of the machine alone; *now* is of the server's clock."""
+    """Yield the findings that follow from the VM's state; *now* is the server's time."""
     if machine.config.template:
         yield Finding(
             "template",
             Severity.BLOCKS,
             "it is a template, which has no snapshots",
-            "convert it to a VM, or leave it out",
+            "convert it to a VM, or exclude it",
         )
         return
     if machine.question is not None:
@@ -36,8 +36,8 @@ def of_state(machine: Machine, now: datetime) -> Iterator[Finding]:
         yield Finding(
             "power",
             Severity.INFO,
-            "it is suspended: its disks are captured as they are, its memory is not",
-            "resume it, if that matters",
+            "it is suspended: its disks are captured, its memory is not",
+            "resume it if the disks alone are not enough",
         )
     yield from _of_snapshots(machine, now)
     machine = without_stuns(machine)
@@ -55,22 +55,22 @@ def _of_snapshots(machine: Machine, now: datetime) -> Iterator[Finding]:
                 "snapshot",
                 Severity.INFO,
                 f"{text}, left by a 'cbtfs cbt' that was killed",
-                "the next backup removes it, and so does 'cbtfs cbt enable'",
+                "the next backup or 'cbtfs cbt enable' removes it",
             )
         elif of_a_run(entry.name):
             yield Finding(
                 "snapshot",
                 Severity.WARNING,
                 f"{text}, of a run of 'cbtfs ingest vsphere'",
-                "let that end; what a killed run left is removed by the next one on the same "
-                "repository, and costs fulls on another",
+                "wait for its end; the snapshot of a killed run is removed by the next run on the "
+                "same repository, and causes fulls on other repositories",
             )
         else:
             yield Finding(
                 "snapshot",
                 Severity.FULL,
                 f"{text}, not of cbtfs (VMware KB 1020128)",
-                "remove it, or let who made it do so",
+                "remove it, or ask its owner to remove it",
             )
 
 
@@ -110,77 +110,80 @@ def _of_tracking(machine: Machine) -> Iterator[Finding]:
                 "cbt",
                 Severity.INFO,
                 "change tracking is off",
-                "the next backup enables it, and so does 'cbtfs cbt enable'",
+                "the next backup or 'cbtfs cbt enable' enables it",
             )
         else:
             yield Finding(
                 "cbt",
                 Severity.FULL,
-                f"change tracking is off and is not enabled: {why}",
-                "mend that, then run 'cbtfs cbt enable'",
+                f"change tracking is off and cannot be enabled: {why}",
+                "fix this, then run 'cbtfs cbt enable'",
             )
         return
-    for each in tracking.missing:
-        yield _untracked(each, is_pending=tracking.is_pending)
+    for disk in tracking.missing:
+        yield _untracked(disk, is_pending=tracking.is_pending)
 
 
-def _untracked(each: DiskTracking, *, is_pending: bool) -> Finding:
-    what = f"{each.disk.label} is not tracked"
-    if is_pending and each.switch:
+def _untracked(tracking: DiskTracking, *, is_pending: bool) -> Finding:
+    what = f"{tracking.disk.label} is not tracked"
+    if is_pending and tracking.switch:
         return Finding(
             "cbt",
             Severity.INFO,
-            f"{what} yet: that begins at the next stun",
-            "the next backup makes one, and so does 'cbtfs cbt enable'",
+            f"{what} yet: tracking begins at the next stun",
+            "the next backup or 'cbtfs cbt enable' stuns the VM",
         )
     return Finding(
-        "cbt", Severity.FULL, f"{what}: {each.reason}", "run 'cbtfs cbt enable', then look again"
+        "cbt",
+        Severity.FULL,
+        f"{what}: {tracking.reason}",
+        "run 'cbtfs cbt enable', then 'cbtfs doctor' again",
     )
 
 
 def _of_disks(machine: Machine) -> Iterator[Finding]:
     if not machine.disks:
-        yield Finding("disk", Severity.BLOCKS, "it has no disk", "leave it out")
+        yield Finding("disk", Severity.BLOCKS, "it has no disk", "exclude it")
     elif all(not_in_snapshots(disk) for disk in machine.disks):
         yield Finding(
             "disk",
             Severity.BLOCKS,
-            "no disk of it is in snapshots",
-            "make those that matter dependent (persistent), or leave it out",
+            "snapshots include none of its disks",
+            "make the disks to back up dependent (persistent), or exclude the VM",
         )
-    for each in tracking_of(machine).disks:
-        yield from _of_disk(each)
+    for tracking in tracking_of(machine).disks:
+        yield from _of_disk(tracking)
 
 
-def _of_disk(each: DiskTracking) -> Iterator[Finding]:
-    disk, label = each.disk, printable(each.disk.label)
-    bar, left_out = bars_snapshots(disk), not_in_snapshots(disk)
-    if bar is not None:
+def _of_disk(tracking: DiskTracking) -> Iterator[Finding]:
+    disk, label = tracking.disk, printable(tracking.disk.label)
+    incompatible, excluded = bars_snapshots(disk), not_in_snapshots(disk)
+    if incompatible is not None:
         yield Finding(
             "disk",
             Severity.BLOCKS,
-            f"vSphere may refuse snapshots of the VM because of {label}: {bar}",
-            _way_out(disk),
+            f"vSphere may refuse snapshots of the VM because of {label}: {incompatible}",
+            _fix_of_incompatible(disk),
         )
-    elif left_out is not None:
+    elif excluded is not None:
         yield Finding(
             "disk",
             Severity.WARNING,
-            f"{label} is not in the point: {left_out}",
+            f"{label} is not in the point: {excluded}",
             f"make it dependent (persistent), or give --exclude-disk '{label}'",
         )
-    elif not each.can_track:
+    elif not tracking.can_track:
         yield Finding(
             "disk",
             Severity.FULL,
-            f"{label}: {each.reason}",
-            "clone the disk, or move it by storage vMotion, to the current format",
+            f"{label}: {tracking.reason}",
+            "convert the disk to the current format by a clone or storage vMotion",
         )
 
 
-def _way_out(disk: DiskFacts) -> str:
+def _fix_of_incompatible(disk: DiskFacts) -> str:
     if disk.compatibility == "physicalMode":
         return "change the mapping to virtual compatibility, or make the disk independent"
     if disk.sharing == "sharingMultiWriter":
-        return "switch multi-writer off, or make the disk independent"
+        return "disable multi-writer, or make the disk independent"
     return "set the controller's bus sharing to none, or make the disk independent"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from cbtfs.doctor.finding import Finding, Severity
 from cbtfs.errors import SourceUnavailable
-from cbtfs.source.transport.base import FrozenDisk, Transport
+from cbtfs.source.transport.base import Transport, TransportDisk
 from cbtfs.source.transport.choose import choose
 from cbtfs.source.vsphere.connect.role import ROLE, Privilege, Use
 
@@ -15,17 +15,17 @@ class TransportChoice:
     """The choice that an ingest would make."""
 
     transport: str | None
-    """Its name; None if none can read all disks."""
+    """Name of the transport; None if no transport can read all disks."""
     refusals: tuple[str, ...]
-    """Why each earlier transport cannot; `name: why`."""
+    """Why each earlier transport cannot read them; `name: why`."""
     others: tuple[str, ...]
     """Names of later transports that could read the disks, too."""
     uses: frozenset[Use]
-    """Groups of privileges that it needs."""
+    """Groups of privileges that the transport needs."""
 
     @property
     def is_by_library(self) -> bool:
-        """VMware's library reads, from the NFC port of the hosts."""
+        """VMware's library reads the disks from the NFC port of the hosts."""
         return "vddk" in self.uses
 
 
@@ -33,7 +33,7 @@ NO_TRANSPORT = TransportChoice(None, (), (), frozenset())
 
 
 def choose_transport(
-    transports: Sequence[Transport], disks: Sequence[FrozenDisk]
+    transports: Sequence[Transport], disks: Sequence[TransportDisk]
 ) -> TransportChoice:
     """Return the transport for *disks* that an ingest would choose."""
     try:
@@ -41,7 +41,9 @@ def choose_transport(
     except SourceUnavailable as exc:
         return TransportChoice(None, (str(exc),), (), frozenset())
     after = transports[list(transports).index(chosen) + 1 :]
-    others = tuple(each.name for each in after if all(each.refusal(disk) is None for disk in disks))
+    others = tuple(
+        later.name for later in after if all(later.refusal(disk) is None for disk in disks)
+    )
     return TransportChoice(chosen.name, refusals, others, chosen.privileges)
 
 
@@ -52,7 +54,7 @@ def of_transport(choice: TransportChoice) -> Iterator[Finding]:
                 "transport",
                 Severity.BLOCKS,
                 refusal,
-                "mend one of these, or give --nbd-uri",
+                "fix one of these obstacles, or give --nbd-uri",
             )
 
 

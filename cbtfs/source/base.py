@@ -1,4 +1,4 @@
-"""The protocol of sources, which an ingest reads; wrappers implement it, too."""
+"""The protocol of sources, which an ingest reads, and of their wrappers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -94,7 +94,7 @@ def copy_into(data: bytes | memoryview, parts: Sequence[memoryview]) -> None:
     """
     length = sum(len(part) for part in parts)
     if len(data) != length:
-        raise SourceUnavailable(f"{length} bytes wanted, {len(data)} read")
+        raise SourceUnavailable(f"short read: {len(data)} of {length} bytes")
     view = memoryview(data)
     for part in parts:
         part[:] = view[: len(part)]

@@ -25,7 +25,9 @@ class ContentSource:
 
     def read(self, extent: Extent) -> memoryview:
         if extent.end > self.size:
-            raise SourceUnavailable(f"the file has {self.size} bytes, {extent.end} are wanted")
+            raise SourceUnavailable(
+                f"cannot read up to byte {extent.end}: the file has {self.size} bytes"
+            )
         return self._content[extent.start : extent.end]
 
     def read_into(self, extent: Extent, parts: Sequence[memoryview]) -> None:

@@ -17,15 +17,15 @@ _MAX_NAME: Final = 1023
 """Maximum length of a bitmap's name in bytes (BDRV_BITMAP_MAX_NAME_SIZE of QEMU)."""
 
 
-def is_uri(place: str) -> bool:
-    """Whether *place* names an NBD export rather than a file."""
-    return place.partition("://")[0].lower() in SCHEMES and "://" in place
+def is_uri(argument: str) -> bool:
+    """Return whether *argument* is the URI of an NBD export, not a path."""
+    return argument.partition("://")[0].lower() in SCHEMES and "://" in argument
 
 
 def change_id_of(bitmap: str) -> str:
     """Return the change ID of a point whose moment is the start of *bitmap*."""
     if not bitmap or len(bitmap.encode()) > _MAX_NAME or not bitmap.isprintable():
-        raise UsageError(f"{printable(bitmap[:80])!r} is no name of a bitmap: see query-block")
+        raise UsageError(f"{printable(bitmap[:80])!r} is not the name of a bitmap: see query-block")
     return BITMAP + bitmap
 
 

@@ -48,7 +48,7 @@ class ImageSource:
             raise
 
     def _claimed(self) -> int | None:
-        """A descriptor that keeps a device from being mounted meanwhile; None if it is in use."""
+        """Return a descriptor that prevents mounts of the device; None if it is in use."""
         try:
             return os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC)
         except OSError as exc:
@@ -64,18 +64,18 @@ class ImageSource:
         whole = [Extent(0, self.size)] if self.size else []
         if self._is_device:
             return whole
-        found = []
+        extents = []
         at = 0
         try:
             while at < self.size:
                 start = os.lseek(self._fd, at, os.SEEK_DATA)
                 at = min(os.lseek(self._fd, start, os.SEEK_HOLE), self.size)
                 if start < at:
-                    found.append(Extent(start, at - start))
+                    extents.append(Extent(start, at - start))
         except OSError as exc:
             if exc.errno != errno.ENXIO:
                 return whole
-        return found
+        return extents
 
     def read(self, extent: Extent) -> bytes:
         parts = []
@@ -89,7 +89,7 @@ class ImageSource:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def read_into(self, extent: Extent, parts: Sequence[memoryview]) -> None:
-        """Fill *parts*, together extent.length bytes, or SourceUnavailable."""
+        """Fill *parts*, together extent.length bytes; raise SourceUnavailable if that fails."""
         at, left = extent.start, list(parts)
         while left:
             with self._reading(at):
@@ -110,7 +110,7 @@ class ImageSource:
 
     def _expect_more(self, count: int, at: int) -> None:
         if not count:
-            raise SourceUnavailable(f"{self._name} ends at {at}, {self.size} bytes expected")
+            raise SourceUnavailable(f"{self._name} ends at {at} instead of {self.size} bytes")
 
     def confirm(self) -> None:
         """Raise SourceMismatch if the file's size or mtime changed during the capture.
@@ -121,14 +121,14 @@ class ImageSource:
             if self._claim is None and not self._is_read_only():
                 raise SourceMismatch(
                     f"{self._name} is in use (mounted, swap, or part of another device): release "
-                    "it, or take a snapshot of it, or give --allow-changing"
+                    "it, capture a snapshot of the device, or give --allow-changing"
                 )
             return
         now = os.fstat(self._fd)
         if (now.st_size, now.st_mtime_ns) != (self._facts.st_size, self._facts.st_mtime_ns):
             raise SourceMismatch(
-                f"{self._name} changed while it was read: stop its writer, or take a snapshot of "
-                "it, or give --allow-changing"
+                f"{self._name} changed while it was read: stop its writer, capture a snapshot of "
+                "the file, or give --allow-changing"
             )
 
     def _is_read_only(self) -> bool:

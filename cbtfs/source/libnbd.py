@@ -1,7 +1,7 @@
-"""The functions of libnbd that are used here, bound by ctypes.
+"""A ctypes binding of libnbd, with the functions that cbtfs uses; see libnbd(3).
 
-Debian's Python binding is built for Debian's Python alone; the C library serves any. Its manual:
-libnbd(3). All functions take a handle that one thread at a time may use; calls free the GIL.
+Debian's Python binding works only with Debian's Python, the C library with any. All functions take
+a handle, which only one thread at a time may use. Calls release the GIL.
 """
 
 import ctypes
@@ -26,7 +26,7 @@ EXTENT_FUNCTION: Final = ctypes.CFUNCTYPE(
 
 
 class ExtentCallback(ctypes.Structure):
-    """nbd_extent_callback: called with pairs of length and flags."""
+    """nbd_extent_callback, which receives pairs of length and flags."""
 
     _fields_ = (
         ("callback", EXTENT_FUNCTION),
@@ -36,7 +36,7 @@ class ExtentCallback(ctypes.Structure):
 
 
 class CompletionCallback(ctypes.Structure):
-    """nbd_completion_callback: all zeros for none."""
+    """nbd_completion_callback; all zeros mean no callback."""
 
     _fields_ = (
         ("callback", ctypes.c_void_p),
@@ -92,26 +92,26 @@ _SIGNATURES: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
 
 @cache
 def library() -> Any:
-    """The library; SourceUnavailable if it is not installed."""
+    """Return the loaded library; raise SourceUnavailable if it is not installed."""
     try:
-        found = ctypes.CDLL(LIBRARY)
+        lib = ctypes.CDLL(LIBRARY)
         for name, (result, arguments) in _SIGNATURES.items():
-            function = getattr(found, name)
+            function = getattr(lib, name)
             function.restype = result
             function.argtypes = arguments
     except (OSError, AttributeError) as exc:
         raise SourceUnavailable(
-            f"{LIBRARY} cannot be used ({exc}): install it, on Debian with 'apt install libnbd0'"
+            f"cannot load {LIBRARY} ({exc}): install it, on Debian with 'apt install libnbd0'"
         ) from exc
-    return found
+    return lib
 
 
 def last_error() -> tuple[str, int]:
-    """What libnbd says of this thread's last failure: its words and its errno."""
+    """Return message and errno of the last libnbd error of this thread."""
     lib = library()
-    words = (lib.nbd_get_error() or b"unknown error").decode("utf-8", "replace")
+    message = (lib.nbd_get_error() or b"unknown error").decode("utf-8", "replace")
     number = int(lib.nbd_get_errno())
-    return words, number
+    return message, number
 
 
 def error_name(number: int) -> str:

@@ -1,4 +1,4 @@
-"""A source with a list of changes that came from outside, in a file."""
+"""A source whose change list is read from a file."""
 
 import json
 import reprlib
@@ -40,19 +40,19 @@ def load_change_list(path: Path) -> ChangeList:
         raise UsageError(f"cannot read the change list {name}: {exc.strerror}") from exc
     except (ValueError, RecursionError) as exc:
         raise UsageError(
-            f"the change list {name} is not JSON: {exc}; it has the form {_FORM}"
+            f"the change list {name} is not JSON ({exc}): the form is {_FORM}"
         ) from exc
     since: Any = None
     items: Any = document
     if isinstance(document, dict):
         since, items = document.get("since"), document.get("extents")
     if not isinstance(items, list) or not (since is None or isinstance(since, str)):
-        raise UsageError(f"the change list {name} is none: it has the form {_FORM}")
+        raise UsageError(f"the change list {name} is malformed: the form is {_FORM}")
     try:
         return ChangeList(tuple((_whole(i["start"]), _whole(i["length"])) for i in items), since)
     except (KeyError, TypeError) as exc:
         raise UsageError(
-            f"the change list {name} is none ({exc}): it has the form {_FORM}"
+            f"the change list {name} is malformed ({exc}): the form is {_FORM}"
         ) from exc
 
 
@@ -84,16 +84,16 @@ class ListedSource(WrappedSource):
                     FullReason.LIST_OF_ANOTHER_POINT,
                 )
         elif self._since != since.point:
-            meant = printable(self._changes.since[:_SHOWN_CHARACTERS])
+            named = printable(self._changes.since[:_SHOWN_CHARACTERS])
             raise ChangeTrackingInvalid(
-                f"the change list is since {meant}, not since {since.point}",
+                f"the change list is since {named}, not since {since.point}",
                 FullReason.LIST_OF_ANOTHER_POINT,
             )
         for number, (start, length) in enumerate(self._changes.extents):
             if start < 0 or length <= 0 or start + length > self.size:
                 raise ChangeTrackingInvalid(
-                    f"the change list is not believed: item {number} (start {start}, length "
-                    f"{length}) does not lie within the disk's {self.size} bytes",
+                    f"the change list is refused: item {number} (start {start}, length {length}) "
+                    f"is not within the disk's {self.size} bytes",
                     FullReason.LIST_REFUSED,
                 )
         return [Extent(start, length) for start, length in self._changes.extents]

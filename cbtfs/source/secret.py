@@ -1,4 +1,4 @@
-"""Values that must not show: in a log, an exception, a traceback, a list of processes."""
+"""Secrets, which must not appear in logs, exceptions, tracebacks or process lists."""
 
 import os
 import stat
@@ -12,9 +12,9 @@ _MAX_BYTES: Final = 4096
 
 
 class Secret:
-    """A text that prints as dots; only reveal() gives it away, where it is sent.
+    """A string that prints as dots; only reveal() returns it, at the point where it is sent.
 
-    A process that has one leaves no core dumps.
+    A process that creates a secret disables its core dumps.
     """
 
     __slots__ = ("_text",)
@@ -32,11 +32,11 @@ class Secret:
     __str__ = __repr__
 
     def __reduce__(self) -> str:
-        raise TypeError("a secret is not to be pickled")
+        raise TypeError("a secret cannot be pickled")
 
 
 def load_secret(path: Path) -> Secret:
-    """The first line of the file at *path*; UsageError if there is none, or others may read it."""
+    """Return the first line of the file at *path*; UsageError if empty or readable by others."""
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
@@ -48,7 +48,7 @@ def load_secret(path: Path) -> Secret:
     try:
         text = line.decode("utf-8-sig").rstrip("\r\n")  # editors on Windows write a BOM
     except UnicodeDecodeError:
-        raise UsageError(f"the password file {path} is not text in UTF-8") from None
+        raise UsageError(f"the password file {path} is not UTF-8 text") from None
     if not text:
-        raise UsageError(f"the password file {path} is empty: write the password in its first line")
+        raise UsageError(f"the password file {path} is empty: its first line must be the password")
     return Secret(text)

@@ -1,4 +1,4 @@
-"""Sources that wrap a source, with the same protocol and one more property."""
+"""Sources that wrap another source and add one property."""
 
 from collections.abc import Sequence
 
@@ -54,35 +54,35 @@ class CheckedSource(WrappedSource):
         return self._size
 
     def changed(self, since: Since) -> Sequence[Extent]:
-        found = self._source.changed(since)
-        for extent in found:
+        extents = self._source.changed(since)
+        for extent in extents:
             if extent.end > self.size:
                 raise ChangeTrackingInvalid(
-                    f"the change list reaches to {extent.end}, beyond the disk's {self.size} bytes",
+                    f"the change list ends at {extent.end}, beyond the disk's {self.size} bytes",
                     FullReason.LIST_REFUSED,
                 )
-        return found
+        return extents
 
     def allocated(self) -> Sequence[Extent]:
         """Return the allocated extents; the whole disk if the source's answer is invalid."""
-        found = self._source.allocated()
+        extents = self._source.allocated()
         at = 0
-        for extent in found:
+        for extent in extents:
             if extent.start < at or extent.end > self.size:
                 return list(between(0, self.size))
             at = extent.end
-        return found
+        return extents
 
     def read(self, extent: Extent) -> bytes | memoryview:
         data = self._source.read(extent)
         if len(data) != extent.length:
             raise SourceUnavailable(
-                f"{extent.length} bytes wanted at {extent.start}, {len(data)} read"
+                f"short read: {len(data)} of {extent.length} bytes at {extent.start}"
             )
         return data
 
     def read_into(self, extent: Extent, parts: Sequence[memoryview]) -> None:
-        """Fill *parts* by the source itself: they fix the length, so nothing is left to check."""
+        """Delegate to the source; the length of *parts* needs no check."""
         self._source.read_into(extent, parts)
 
 

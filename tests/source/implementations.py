@@ -14,7 +14,7 @@ from cbtfs.source.content import ContentSource
 from cbtfs.source.export import NbdSource
 from cbtfs.source.image import ImageSource
 from cbtfs.source.listed import ChangeList, ListedSource
-from cbtfs.source.transport.base import DiskReader, FrozenDisk
+from cbtfs.source.transport.base import DiskReader, TransportDisk
 from cbtfs.source.transport.nbd import NbdTransport
 from cbtfs.source.transport.nfc_buffers import NfcBuffers, NfcReader
 from cbtfs.source.vsphere.snapshots.snapshot_disk import SnapshotDisk, Watch, never_changed
@@ -90,9 +90,9 @@ def snapshot_disk(folder: Path, content: bytes) -> Iterator[DiskSource]:
             yield source
 
 
-def frozen_disk(size: int) -> FrozenDisk:
+def frozen_disk(size: int) -> TransportDisk:
     """A snapshot disk of that size, as far as a transport needs to know it."""
-    return FrozenDisk(
+    return TransportDisk(
         label="disk",
         vm="vm-1",
         snapshot="snapshot-1",

@@ -46,7 +46,7 @@ class Liar:
 
 @pytest.mark.parametrize("surplus", [-10, -1, 1])
 def test_a_read_of_another_length_is_refused(surplus: int) -> None:
-    with pytest.raises(SourceUnavailable, match="10 bytes wanted at 5"):
+    with pytest.raises(SourceUnavailable, match="of 10 bytes at 5"):
         CheckedSource(Liar(surplus=surplus)).read(Extent(5, 10))
 
 

@@ -40,12 +40,12 @@ from cbtfs.errors import CbtfsError, SourceUnavailable
 from cbtfs.mount.files import encode_vm_json, files_of
 from cbtfs.native import Chunks, Leaf, PackFile, crc_table
 from cbtfs.source.listed import load_change_list
-from cbtfs.source.nbd import statuses_of
-from cbtfs.source.transport.base import FrozenDisk
+from cbtfs.source.nbd_connection import statuses_of
+from cbtfs.source.transport.base import TransportDisk
 from cbtfs.source.transport.datastore import flat_file
 from cbtfs.source.transport.vddk import frame as wire
 from cbtfs.source.transport.vddk.process import failure_in
-from cbtfs.source.transport.vddk.reader import Nonsense, checked_blocks
+from cbtfs.source.transport.vddk.reader import InvalidBlocks, checked_blocks
 from cbtfs.source.vsphere.inventory.settings import kept_vmx
 from cbtfs.store import codec
 from cbtfs.store.catalog import records
@@ -59,7 +59,7 @@ Target = Callable[[bytes], None]
 _ID: Final = "ab" * 16
 _PLAIN: Final = b"content " * 512
 _SEAL: Final = b',"sha256":"'
-_DISK: Final = FrozenDisk(
+_DISK: Final = TransportDisk(
     *("disk", "vm-1", "snapshot-1", 2000, 4096, "[ds] vm/disk.vmdk", "VMFS", "DC0"),
     is_flat=True,
     is_alone=True,
@@ -228,7 +228,7 @@ def _receive(data: bytes) -> None:
         theirs.sendall(data)
         theirs.shutdown(socket.SHUT_WR)
         while (message := wire.receive_frame(ours)) is not None:
-            with contextlib.suppress(Nonsense):
+            with contextlib.suppress(InvalidBlocks):
                 end = 0
                 for extent in checked_blocks(message.payload, 0, 1 << 20):
                     assert end <= extent.start < extent.end <= 512 << 20

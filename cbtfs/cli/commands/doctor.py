@@ -15,7 +15,7 @@ from cbtfs.cli.report.exit_status import conclude, failed_documents
 from cbtfs.cli.report.output import emit, print_lines
 
 if TYPE_CHECKING:
-    from cbtfs.doctor.examine import ObjectReport, Report, VmReport
+    from cbtfs.doctor.examine import DoctorReport, ObjectReport, VmReport
     from cbtfs.doctor.finding import Finding
 
 NfcPort = Annotated[
@@ -132,7 +132,7 @@ def _of_vm(report: VmReport) -> dict[str, Any]:
     }
 
 
-def _lines(title: str, report: Report) -> Iterator[str]:
+def _lines(title: str, report: DoctorReport) -> Iterator[str]:
     yield title
     yield from _finding_lines(report.server)
     for kind, reports in (("host", report.hosts), ("datastore", report.datastores)):

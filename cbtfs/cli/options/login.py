@@ -87,9 +87,10 @@ class Login:
 
     def session(self, stop: Event | None = None) -> Session:
         """Return a session as a context manager. *stop* ends its waits for the server."""
-        from cbtfs.source.vsphere.connect.session import Session
+        from cbtfs.source.vsphere.connect.session import Credentials, Session
 
-        return Session(self.address, self.tls, self.user, self.password, stop=stop)
+        credentials = Credentials(self.user, self.password)
+        return Session(self.address, self.tls, credentials, stop=stop)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from cbtfs.core.manifest import decode_manifest
 from cbtfs.core.reasons import FullReason, Reason
 from cbtfs.errors import DataCorrupt, PointNotFound
 from cbtfs.source.base import ChangeTrackingInvalid, Since
-from cbtfs.source.vsphere.cbt.changed_areas import changed_areas
+from cbtfs.source.vsphere.cbt.changed_areas import ChangeQuery, changed_areas
 from cbtfs.source.vsphere.cbt.readiness import Ready, untracked_disk
 from cbtfs.source.vsphere.cbt.trust import distrust, foreign_snapshots
 from cbtfs.source.vsphere.connect.session import Session
@@ -60,14 +60,8 @@ class Changes:
         if reason is not None:
             raise ChangeTrackingInvalid(reason.text, reason.code)
         assert since.change_id is not None
-        return changed_areas(
-            self._session,
-            self._vm.object,
-            self._taken.entry.object,
-            disk.key,
-            disk.size,
-            since.change_id,
-        )
+        query = ChangeQuery(self._vm.object, self._taken.entry.object, disk.key, since.change_id)
+        return changed_areas(self._session, query, disk.size)
 
     def _load_metadata(self, point: PointId) -> dict[str, Any]:
         """Return the VM metadata of an earlier point; empty if the manifest is unreadable."""

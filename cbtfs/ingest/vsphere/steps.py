@@ -29,19 +29,20 @@ from cbtfs.ingest.vsphere.vm_metadata import (
     VmMetadata,
 )
 from cbtfs.source.base import Stopped
-from cbtfs.source.transport.base import FrozenDisk, Transport
+from cbtfs.source.transport.base import TransportDisk, Transport
 from cbtfs.source.transport.choose import Choice, choose
 from cbtfs.source.vsphere.cbt.readiness import Ready
 from cbtfs.source.vsphere.inventory.disks import DiskFacts
 from cbtfs.source.vsphere.inventory.machine import DatastoreFacts, load_datastores
-from cbtfs.source.vsphere.inventory.vm_files import Fetched, fetch_files
+from cbtfs.source.vsphere.inventory.vm_files import Fetched, fetch_files, wanted_files
 from cbtfs.source.vsphere.inventory.vms import ListedVm
 from cbtfs.source.vsphere.snapshots.snapshot import Taken, still_there, take_snapshot
 from cbtfs.source.vsphere.snapshots.snapshot_disk import (
     SnapshotDisk,
+    SnapshotLocation,
     SnapshotTooOld,
     Watch,
-    frozen_disks,
+    transport_disks,
 )
 from cbtfs.store.identity import new_id
 from cbtfs.store.runs import RunFolder
@@ -74,7 +75,7 @@ class VmSnapshot:
     taken: Taken
     watch: Watch
     selection: DiskSelection
-    facts: Mapping[int, FrozenDisk]
+    facts: Mapping[int, TransportDisk]
     """Facts for the transport, by device key."""
     choice: Choice
     files: Fetched
@@ -105,15 +106,9 @@ def prepare(
     disks = _expected_disks(context, ready, interrupted)
     stores = {disk.datastore for disk in disks if disk.datastore is not None}
     datastores = load_datastores(context.session, stores)
-    facts = frozen_disks(
-        vm,
-        disks,
-        datastores,
-        "",
-        datacenter=_datacenter(context, vm),
-        is_alone=not others,
-        host=ready.machine.host_id,
-    )
+    host = ready.machine.host_id
+    location = SnapshotLocation(vm.id, "", _datacenter(context, vm), not others, host)
+    facts = transport_disks(location, disks, datastores)
     transport = choose(context.transports, list(facts.values())).transport
     return PreparedVm(vm, ready, run, name, interrupted, datastores, transport)
 
@@ -123,13 +118,9 @@ def snapshot(context: IngestContext, prepared: PreparedVm) -> VmSnapshot:
     vm, ready, interrupted = prepared.vm, prepared.ready, prepared.interrupted
     datacenter = _datacenter(context, vm)
     # Before the snapshot, which changes the files to refer to delta disks, and must be short.
-    files = fetch_files(
-        context.session.web(),
-        datacenter,
-        vm.name,
-        ready.machine,
-        _expected_disks(context, ready, interrupted),
-    )
+    expected = _expected_disks(context, ready, interrupted)
+    wanted = wanted_files(vm.name, ready.machine, expected)
+    files = fetch_files(context.session.web(), datacenter, wanted)
     watch = Watch(context.stop, context.options.max_snapshot_age)
     if interrupted is not None:
         watch.start(interrupted.age)
@@ -144,15 +135,9 @@ def snapshot(context: IngestContext, prepared: PreparedVm) -> VmSnapshot:
             is_stopped=context.stop.is_set,
         )
     selection = select_disks(context.options, taken.disks)
-    facts = frozen_disks(
-        vm,
-        selection.disks,
-        prepared.datastores,
-        taken.entry.id,
-        datacenter=datacenter,
-        is_alone=not taken.others,
-        host=ready.machine.host_id,
-    )
+    host = ready.machine.host_id
+    location = SnapshotLocation(vm.id, taken.entry.id, datacenter, not taken.others, host)
+    facts = transport_disks(location, selection.disks, prepared.datastores)
     choice = choose(context.transports, list(facts.values()))
     return VmSnapshot(taken, watch, selection, facts, choice, files)
 

@@ -1,1 +1,1 @@
-"""How the bytes of a vSphere snapshot's disks travel; knows nothing of SOAP."""
+"""Transports, which read the disks of a vSphere snapshot; nothing here uses SOAP."""

@@ -9,7 +9,7 @@ from cbtfs.source.vsphere.connect.role import Use
 
 
 @dataclass(frozen=True, slots=True)
-class FrozenDisk:
+class TransportDisk:
     """The data of a snapshot disk that a transport needs."""
 
     label: str
@@ -105,8 +105,8 @@ class Transport(Protocol):
     def connections(self) -> int:
         """Return the NFC connections per disk; 0 if none are needed or it is not usable."""
 
-    def refusal(self, disk: FrozenDisk) -> str | None:
+    def refusal(self, disk: TransportDisk) -> str | None:
         """Return why this transport cannot read *disk*; None if no obstacle is known."""
 
-    def open(self, disk: FrozenDisk) -> DiskReader:
+    def open(self, disk: TransportDisk) -> DiskReader:
         """Return a reader of the disk's size; raise SourceUnavailable or AccessDenied."""

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from cbtfs.core.names import printable
 from cbtfs.errors import SourceUnavailable
-from cbtfs.source.transport.base import FrozenDisk, Transport
+from cbtfs.source.transport.base import Transport, TransportDisk
 
 log = logging.getLogger(__name__)
 
@@ -18,7 +18,7 @@ class Choice(NamedTuple):
     refusals: tuple[str, ...]
 
 
-def choose(transports: Sequence[Transport], disks: Sequence[FrozenDisk]) -> Choice:
+def choose(transports: Sequence[Transport], disks: Sequence[TransportDisk]) -> Choice:
     """Return the first transport that can read all *disks*.
 
     SourceUnavailable names the reason of each transport if none can.
@@ -33,7 +33,7 @@ def choose(transports: Sequence[Transport], disks: Sequence[FrozenDisk]) -> Choi
     raise SourceUnavailable(f"no transport can read the disks: {'; '.join(refusals)}")
 
 
-def _refusal(transport: Transport, disks: Sequence[FrozenDisk]) -> str | None:
+def _refusal(transport: Transport, disks: Sequence[TransportDisk]) -> str | None:
     for disk in disks:
         why = transport.refusal(disk)
         if why is not None:

@@ -13,7 +13,7 @@ from cbtfs.core.extent import Extent
 from cbtfs.core.names import printable
 from cbtfs.errors import SourceUnavailable
 from cbtfs.source.base import copy_into
-from cbtfs.source.transport.base import DiskReader, FrozenDisk
+from cbtfs.source.transport.base import DiskReader, TransportDisk
 from cbtfs.source.transport.web import DatastoreFiles, Web, parse_path
 from cbtfs.source.vsphere.connect.role import Use
 
@@ -39,11 +39,11 @@ class DatastoreTransport:
         """Return 1: the vCenter reads the files from the host by NFC."""
         return 1
 
-    def refusal(self, disk: FrozenDisk) -> str | None:
+    def refusal(self, disk: TransportDisk) -> str | None:
         if not disk.is_alone:
             return (
                 "the VM has another snapshot, or the disk has a parent as in a linked clone: the "
-                "flat file is not what ours holds"
+                "flat file does not have the content of this snapshot"
             )
         if not disk.is_flat:
             return "its backing is not a flat file"
@@ -51,7 +51,7 @@ class DatastoreTransport:
             return f"its datastore is of type {disk.datastore_type}, which has no flat files"
         return None
 
-    def open(self, disk: FrozenDisk) -> DiskReader:
+    def open(self, disk: TransportDisk) -> DiskReader:
         why = self.refusal(disk)
         if why is not None:
             raise SourceUnavailable(f"transport datastore: {why}")
@@ -68,7 +68,7 @@ class _FlatReader:
 
     mode = "https"
 
-    def __init__(self, files: DatastoreFiles, disk: FrozenDisk) -> None:
+    def __init__(self, files: DatastoreFiles, disk: TransportDisk) -> None:
         self._files = files
         self.size = disk.size
         descriptor = files.load(disk.path, disk.datacenter, _MAX_DESCRIPTOR)
@@ -91,7 +91,7 @@ class _FlatReader:
         self._files.close()
 
 
-def flat_file(descriptor: str, disk: FrozenDisk) -> str:
+def flat_file(descriptor: str, disk: TransportDisk) -> str:
     """Return the only flat extent of a disk's descriptor; SourceUnavailable if it has others.
 
     The form is that of VMware's Virtual Disk Format 5.0.
@@ -104,6 +104,7 @@ def flat_file(descriptor: str, disk: FrozenDisk) -> str:
         raise SourceUnavailable(f"{printable(disk.path)} has an extent of type {kind}, not flat")
     if int(sectors) * SECTOR != disk.size:
         raise SourceUnavailable(
-            f"{printable(disk.path)} tells of {int(sectors) * SECTOR} bytes, the VM of {disk.size}"
+            f"{printable(disk.path)} describes {int(sectors) * SECTOR} bytes, but the disk has "
+            f"{disk.size}"
         )
     return str(name)

@@ -8,7 +8,7 @@ from cbtfs.core.extent import Extent
 from cbtfs.errors import SourceUnavailable, UsageError
 from cbtfs.source.base import copy_into
 from cbtfs.source.nbd import NbdExport, NbdLimits
-from cbtfs.source.transport.base import DiskReader, FrozenDisk
+from cbtfs.source.transport.base import DiskReader, TransportDisk
 from cbtfs.source.vsphere.connect.role import Use
 
 FIELDS: Final = ("vm", "snapshot", "key", "path")
@@ -29,20 +29,22 @@ class NbdTransport:
             template.format(**dict.fromkeys(FIELDS, "x"))
         except (KeyError, IndexError, ValueError, AttributeError) as exc:
             raise UsageError(
-                f"--nbd-uri {template}: only {', '.join(f'{{{each}}}' for each in FIELDS)} "
-                "are filled in"
+                f"--nbd-uri {template}: unknown field; the fields are "
+                f"{', '.join(f'{{{field}}}' for field in FIELDS)}"
             ) from exc
         if not template.startswith(("nbd://", "nbds://", "nbd+unix://", "nbds+unix://")):
-            raise UsageError("--nbd-uri starts with nbd://, nbds://, nbd+unix:// or nbds+unix://")
+            raise UsageError(
+                "--nbd-uri must start with nbd://, nbds://, nbd+unix:// or nbds+unix://"
+            )
 
     def connections(self) -> int:
         """Return 0: the server of --nbd-uri reads the disks by itself."""
         return 0
 
-    def refusal(self, disk: FrozenDisk) -> str | None:
+    def refusal(self, disk: TransportDisk) -> str | None:
         return None
 
-    def open(self, disk: FrozenDisk) -> DiskReader:
+    def open(self, disk: TransportDisk) -> DiskReader:
         uri = self._template.format(
             vm=quote(disk.vm),
             snapshot=quote(disk.snapshot),
@@ -73,12 +75,12 @@ class _Reader:
         self._export.close()
 
 
-def open_export(uri: str, disk: FrozenDisk, limits: NbdLimits | None) -> DiskReader:
+def open_export(uri: str, disk: TransportDisk, limits: NbdLimits | None) -> DiskReader:
     """Return a reader of the export; SourceUnavailable if its size is not that in vSphere."""
     export = NbdExport(uri, limits=limits)
     if export.size != disk.size:
         export.close()
         raise SourceUnavailable(
-            f"{export.name} has {export.size} bytes, the disk {disk.size}: it is another disk"
+            f"{export.name} has {export.size} bytes instead of {disk.size}: it is another disk"
         )
     return _Reader(export)

@@ -1,8 +1,8 @@
-"""The nbd transport by VMware's own library: an `nbdkit vddk` of ours for each disk.
+"""The nbd transport through VMware's library: one `nbdkit vddk` process per disk.
 
-nbdkit and its vddk plugin are free software, VMware's library (VDDK) is the user's to install. The
-password travels through a file descriptor; neither the list of processes nor a file shows it. The
-parameters are those of nbdkit-vddk-plugin(1).
+nbdkit and its vddk plugin are free software; the user installs VMware's library (VDDK). The
+password is passed by a file descriptor, so that neither the process list nor a file shows it.
+nbdkit-vddk-plugin(1) describes the parameters.
 """
 
 import logging
@@ -22,7 +22,7 @@ from cbtfs.core.extent import Extent
 from cbtfs.errors import SourceUnavailable
 from cbtfs.source.nbd import NbdLimits
 from cbtfs.source.secret import Secret
-from cbtfs.source.transport.base import DiskReader, FrozenDisk
+from cbtfs.source.transport.base import DiskReader, TransportDisk
 from cbtfs.source.transport.login import VddkLogin
 from cbtfs.source.transport.nbd import open_export
 from cbtfs.source.transport.nfc_buffers import NfcHosts, NfcReader
@@ -32,13 +32,15 @@ log = logging.getLogger(__name__)
 
 _POLL_SECONDS: Final = 0.02
 _CONNECTIONS: Final = 2
-"""Each is a connection to the host's NFC service, which has few (VDDK Programming Guide, NBD)."""
+"""NBD connections per disk. Each is an NFC connection of the host, which are few (VDDK Programming
+Guide, NBD)."""
 _PROBE_SECONDS: Final = 60
-_LAST_WORDS: Final = 4096
+_LOG_TAIL: Final = 4096
+"""Number of bytes at the end of nbdkit's log in which the last line is searched."""
 
 
 class NbdkitTransport:
-    """Reads disks through processes that it starts and ends."""
+    """Reads disks through nbdkit processes that it starts and ends."""
 
     name = "nbd"
     access = None
@@ -56,7 +58,7 @@ class NbdkitTransport:
     def connections(self) -> int:
         return _CONNECTIONS if self._usability() is None else 0
 
-    def refusal(self, disk: FrozenDisk) -> str | None:
+    def refusal(self, disk: TransportDisk) -> str | None:
         return self._usability()
 
     def _usability(self) -> str | None:
@@ -66,7 +68,7 @@ class NbdkitTransport:
         return self._refusal
 
     def _probe(self) -> str | None:
-        """Whether nbdkit, its plugin and the library are installed."""
+        """Return which of nbdkit, its plugin and the library is missing; None if none is."""
         program = process.find_program(self._program)
         if program is None:
             return "nbdkit is not installed, and no --nbd-uri is given"
@@ -74,32 +76,32 @@ class NbdkitTransport:
         try:
             done = process.run(command, _PROBE_SECONDS, env=_environment())
         except OSError as exc:
-            return f"{program} cannot be run: {exc.strerror}"
+            return f"cannot run {program}: {exc.strerror}"
         except process.TimeoutExpired:
-            return f"{program} did not tell of its vddk plugin in {_PROBE_SECONDS} s"
+            return f"{program} did not describe its vddk plugin in {_PROBE_SECONDS} s"
         self._program = program
         if done.returncode or "name=vddk" not in done.stdout:
-            words = done.stderr.strip().splitlines() or ["no reason given"]
-            return f"nbdkit has no working vddk plugin: {words[-1]}"
+            lines = done.stderr.strip().splitlines() or ["no reason given"]
+            return f"nbdkit has no working vddk plugin: {lines[-1]}"
         return None
 
-    def open(self, disk: FrozenDisk) -> DiskReader:
+    def open(self, disk: TransportDisk) -> DiskReader:
         reader = _VddkReader(self._program, self._login, disk)
         return NfcReader(reader, self._hosts.of(disk.host))
 
 
 def _environment() -> dict[str, str]:
-    """The usual one of a child, and where the user's plugin finds its libraries."""
+    """Return a child's environment with LD_LIBRARY_PATH, which the plugin may need."""
     path = os.environ.get("LD_LIBRARY_PATH")
     return process.environment(**({} if path is None else {"LD_LIBRARY_PATH": path}))
 
 
 class _VddkReader:
-    """One disk, its nbdkit process, and the connection to it."""
+    """One disk: its nbdkit process and the NBD connection."""
 
     mode = "nbdkit"
 
-    def __init__(self, program: str, login: VddkLogin, disk: FrozenDisk) -> None:
+    def __init__(self, program: str, login: VddkLogin, disk: TransportDisk) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="cbtfs-nbdkit-"))
         self._process: process.Popen[bytes] | None = None
         try:
@@ -107,15 +109,15 @@ class _VddkReader:
             uri = f"nbd+unix:///?socket={quote(str(self._folder / 'socket'))}"
             self._reader = open_export(uri, disk, NbdLimits(_CONNECTIONS, login.seconds))
         except SourceUnavailable as exc:
-            words = self._end(login.password)
-            raise SourceUnavailable(f"{exc}{f' ({words})' if words else ''}") from exc
+            line = self._end(login.password)
+            raise SourceUnavailable(f"{exc}{f' ({line})' if line else ''}") from exc
         except BaseException:
             self._end(login.password)
             raise
         self.size = self._reader.size
 
-    def _start(self, program: str, login: VddkLogin, disk: FrozenDisk) -> None:
-        password = os.memfd_create("password")  # inherited by the child alone, below
+    def _start(self, program: str, login: VddkLogin, disk: TransportDisk) -> None:
+        password = os.memfd_create("password")  # only the child below inherits it
         try:
             os.write(password, login.password.reveal().encode())
             os.lseek(password, 0, os.SEEK_SET)
@@ -140,11 +142,11 @@ class _VddkReader:
                 f"snapshot={disk.snapshot}",
                 f"file={disk.path}",
             ]
-            with (self._folder / "log").open("xb") as words:
+            with (self._folder / "log").open("xb") as output:
                 self._process = process.start(
                     command,
-                    stdout=words,
-                    stderr=words,
+                    stdout=output,
+                    stderr=output,
                     env=_environment(),
                     pass_fds=(password,),
                 )
@@ -153,12 +155,12 @@ class _VddkReader:
         self._wait_ready(login.seconds)
 
     def _wait_ready(self, seconds: float) -> None:
-        """nbdkit writes the file with its pid when it listens."""
+        """Wait for the PID file, which nbdkit writes when it listens."""
         assert self._process is not None
         due = time.monotonic() + seconds
         while not (self._folder / "pid").exists():
             if self._process.poll() is not None:
-                raise SourceUnavailable(f"nbdkit ended with {self._process.returncode}")
+                raise SourceUnavailable(f"nbdkit exited with code {self._process.returncode}")
             if time.monotonic() > due:
                 raise SourceUnavailable(f"nbdkit was not ready in {seconds:.0f} s")
             time.sleep(_POLL_SECONDS)
@@ -177,7 +179,7 @@ class _VddkReader:
         self._end(None)
 
     def _end(self, secret: Secret | None) -> str:
-        """End the process, remove its folder; its last words, from which the secret is taken."""
+        """End the process and remove its folder; return its last log line without *secret*."""
         child = self._process
         if child is not None and child.poll() is None:
             child.send_signal(signal.SIGTERM)
@@ -186,11 +188,11 @@ class _VddkReader:
             except process.TimeoutExpired:
                 child.kill()
                 child.wait()
-        words = ""
+        line = ""
         with suppress(OSError):
-            text = (self._folder / "log").read_bytes()[-_LAST_WORDS:].decode("utf-8", "replace")
-            words = (text.strip().splitlines() or [""])[-1]
+            text = (self._folder / "log").read_bytes()[-_LOG_TAIL:].decode("utf-8", "replace")
+            line = (text.strip().splitlines() or [""])[-1]
         shutil.rmtree(self._folder, ignore_errors=True)
         if secret is not None and secret.reveal():
-            words = words.replace(secret.reveal(), "…")
-        return words
+            line = line.replace(secret.reveal(), "…")
+        return line

@@ -1,7 +1,7 @@
-"""The memory of the NFC service of ESXi hosts, which all disks of a host share.
+"""The NFC buffers of ESXi hosts, which all disks of a host share.
 
-A host has 48 MB for the buffers of reads through NFC, and a read that finds none fails (VDDK
-Programming Guide, "NFC session limits"; up to vSphere 7, and not stated otherwise for later ones).
+A host has 48 MB for NFC buffers, and a read without a free buffer fails (VDDK Programming Guide,
+"NFC session limits", for vSphere up to 7; later versions document no other limit).
 """
 
 import threading
@@ -14,7 +14,7 @@ from cbtfs.source.transport.base import DiskReader
 
 NFC_BYTES: Final = 48 << 20
 BUFFER_BYTES: Final = 1 << 20
-"""The size of one buffer; a smaller read takes one, too."""
+"""Size of one buffer; a smaller read takes a whole buffer, too."""
 
 
 class NfcBuffers:
@@ -27,9 +27,9 @@ class NfcBuffers:
 
     @contextmanager
     def held(self, length: int) -> Iterator[None]:
-        """Hold what a read of *length* bytes takes; wait until that is free.
+        """Wait for the buffers of a read of *length* bytes, and hold them.
 
-        A read of more than all buffers takes all of them.
+        A read that is larger than all buffers together takes all buffers.
         """
         count = min(-(-length // BUFFER_BYTES), self._buffers)
         with self._changed:
@@ -58,7 +58,7 @@ class NfcHosts:
 
 
 class NfcReader:
-    """A reader whose reads go through the NFC service of a host, and stay within its buffers."""
+    """Wraps a reader so that its reads hold NFC buffers of the host."""
 
     def __init__(self, reader: DiskReader, buffers: NfcBuffers) -> None:
         self._reader = reader

@@ -1,4 +1,4 @@
-"""Ranges of files on a vSphere's datastores, over the HTTPS that its sessions use."""
+"""Read ranges of datastore files over HTTPS, with the cookie of the vSphere session."""
 
 import http.client
 import re
@@ -13,7 +13,7 @@ from cbtfs.core.extent import Extent
 from cbtfs.core.names import printable
 from cbtfs.errors import AccessDenied, SourceUnavailable
 from cbtfs.source.secret import Secret
-from cbtfs.source.transport.answers import CALL_SECONDS, BoundedConnection
+from cbtfs.source.transport.answers import CALL_SECONDS, AnswerLimits, BoundedConnection
 
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)\Z")
 _PATH: Final = re.compile(r"\[([^\]]*)\] ?(.+)\Z")
@@ -21,47 +21,48 @@ _OK, _PARTIAL, _UNAUTHORIZED, _FORBIDDEN = 200, 206, 401, 403
 
 
 class DatastorePath(NamedTuple):
-    """`[datastore] folder/name`, in its parts."""
+    """The two parts of `[datastore] folder/name`."""
 
     datastore: str
     file: str
 
 
 def is_path(path: str) -> bool:
-    """Whether that is the path of a file on a datastore."""
+    """Return whether *path* is the path of a datastore file."""
     return _PATH.match(path) is not None
 
 
 def parse_path(path: str) -> DatastorePath:
-    """The parts of a datastore path; SourceUnavailable if it is none."""
-    found = _PATH.match(path)
-    if found is None:
-        raise SourceUnavailable(f"{printable(path)} is not a file on a datastore")
-    return DatastorePath(found[1], found[2])
+    """Split a datastore path; raise SourceUnavailable if *path* has another form."""
+    match = _PATH.match(path)
+    if match is None:
+        raise SourceUnavailable(f"{printable(path)} is not the path of a datastore file")
+    return DatastorePath(match[1], match[2])
 
 
 class Web(NamedTuple):
-    """The server whose datastores are read, and the session that allows it."""
+    """The server whose datastores are read, and the session that authorizes the reads."""
 
     host: str
     port: int
     context: SSLContext
     cookie: Callable[[], Secret]
-    """Of the session that is in force."""
+    """Return the cookie of the current session."""
     login: Callable[[], int]
-    """Its number."""
+    """Return the number of the current login."""
     renew: Callable[[int], None]
-    """Log in anew, unless that happened since that number."""
+    """Log in again, unless another thread did since the login with that number."""
     seconds: float
-    """For one answer."""
+    """Timeout of one receive."""
     pauses: tuple[float, ...]
-    """Between tries after a lost connection or an error of the server."""
+    """Seconds before each retry after a lost connection or a server error."""
     disturbances: Callable[[], int] = lambda: 0
-    """How often the server went away or the login ended so far."""
+    """Return the number of outages and expired logins so far."""
     outlast: Callable[[int], bool] = lambda before: False
-    """Wait for a server that is away; whether there were more of these since, and it is back."""
+    """Wait for an unavailable server. Return whether there were more disturbances than *before*
+    and the server is available again."""
     call: float = CALL_SECONDS
-    """Seconds for one whole answer, however slowly its bytes come."""
+    """Timeout of one whole answer."""
 
 
 class Answer(NamedTuple):
@@ -72,7 +73,7 @@ class Answer(NamedTuple):
 
 
 class DatastoreFiles:
-    """Reads files; safe to use from several threads, each with a connection of its own."""
+    """Reads datastore files. Safe to use from several threads; each has its own connection."""
 
     def __init__(self, web: Web) -> None:
         self._web = web
@@ -80,39 +81,43 @@ class DatastoreFiles:
         self._idle: list[BoundedConnection] = []
 
     def url(self, path: str, datacenter: str) -> str:
-        """Where a file is, by the rule of the vSphere API reference, FileManager."""
-        place = parse_path(path)
-        query = urlencode({"dcPath": datacenter, "dsName": place.datastore}, quote_via=quote)
-        return f"/folder/{quote(place.file)}?{query}"
+        """Return the URL of a file (vSphere API reference, FileManager)."""
+        parts = parse_path(path)
+        query = urlencode({"dcPath": datacenter, "dsName": parts.datastore}, quote_via=quote)
+        return f"/folder/{quote(parts.file)}?{query}"
 
     def load(self, path: str, datacenter: str, limit: int) -> bytes:
-        """A small file as a whole."""
+        """Return a whole file of at most *limit* bytes."""
         answer = self._get(path, self.url(path, datacenter), {}, limit + 1)
         if answer.status != _OK:
-            raise SourceUnavailable(f"cannot read {printable(path)}: {_words(answer)}")
+            raise SourceUnavailable(f"cannot read {printable(path)}: {_status(answer)}")
         if len(answer.body) > limit:
-            raise SourceUnavailable(f"cannot read {printable(path)}: more than {limit} bytes")
+            raise SourceUnavailable(
+                f"cannot read {printable(path)}: it has more than {limit} bytes"
+            )
         return answer.body
 
     def read(self, path: str, url: str, extent: Extent, size: int) -> bytes:
-        """Exactly those bytes of a file that has *size* bytes; the server has to know ranges."""
+        """Return exactly the bytes of *extent* of a file of *size* bytes, by a range request."""
         headers = {"Range": f"bytes={extent.start}-{extent.end - 1}"}
         answer = self._get(path, url, headers, extent.length)
         if answer.status == _OK:
             raise SourceUnavailable(
-                f"cannot read parts of {printable(path)}: the server does not honour Range"
+                f"cannot read parts of {printable(path)}: the server ignores the Range header"
             )
-        found = _CONTENT_RANGE.match(answer.content_range)
+        match = _CONTENT_RANGE.match(answer.content_range)
         wanted = (extent.start, extent.end - 1, size)
-        if answer.status != _PARTIAL or not found or tuple(map(int, found.groups())) != wanted:
+        if answer.status != _PARTIAL or not match or tuple(map(int, match.groups())) != wanted:
             raise SourceUnavailable(
-                f"cannot read {printable(path)} at {extent.start}: {_words(answer)}"
+                f"cannot read {printable(path)} at {extent.start}: {_status(answer)}"
             )
         if len(answer.body) != extent.length:
-            raise SourceUnavailable(f"{printable(path)} ended early at {extent.start}")
+            raise SourceUnavailable(
+                f"cannot read {printable(path)} at {extent.start}: the answer is too short"
+            )
         return answer.body
 
-    def _get(self, path: str, url: str, headers: dict[str, str], most: int) -> Answer:
+    def _get(self, path: str, url: str, headers: dict[str, str], limit: int) -> Answer:
         why = ""
         renewed = False
         pauses = list(self._web.pauses)
@@ -120,7 +125,7 @@ class DatastoreFiles:
         while True:
             login = self._web.login()
             try:
-                answer = self._exchange(url, headers, most)
+                answer = self._exchange(url, headers, limit)
             except (OSError, http.client.HTTPException) as exc:
                 why = str(exc) or type(exc).__name__
             else:
@@ -130,12 +135,12 @@ class DatastoreFiles:
                     continue
                 if answer.status in (_UNAUTHORIZED, _FORBIDDEN):
                     raise AccessDenied(
-                        f"cannot read {printable(path)}: {_words(answer)}: the user needs "
+                        f"cannot read {printable(path)}: {_status(answer)}: the user needs "
                         "Datastore.Browse and Datastore.FileManagement"
                     )
                 if answer.status < 500:
                     return answer
-                why = _words(answer)
+                why = _status(answer)
             if pauses:
                 time.sleep(pauses.pop(0))
             elif self._web.outlast(before):
@@ -144,16 +149,16 @@ class DatastoreFiles:
             else:
                 raise SourceUnavailable(f"cannot read {printable(path)}: {why}")
 
-    def _exchange(self, url: str, headers: dict[str, str], most: int) -> Answer:
+    def _exchange(self, url: str, headers: dict[str, str], limit: int) -> Answer:
         connection = self._connection()
         try:
             cookie = self._web.cookie().reveal()
             connection.request("GET", url, headers={**headers, "Cookie": cookie})
             answer = connection.getresponse()
-            promised = answer.length
-            body = answer.read(most)
-            if promised is not None and len(body) < min(promised, most):
-                raise http.client.IncompleteRead(b"", promised - len(body))
+            declared = answer.length
+            body = answer.read(limit)
+            if declared is not None and len(body) < min(declared, limit):
+                raise http.client.IncompleteRead(b"", declared - len(body))
             is_whole = answer.isclosed() or not answer.read(1)
         except BaseException:
             connection.close()
@@ -176,7 +181,7 @@ class DatastoreFiles:
             web.port,
             timeout=web.seconds,
             context=web.context,
-            call_seconds=web.call,
+            limits=AnswerLimits(web.call),
         )
 
     def close(self) -> None:
@@ -186,5 +191,5 @@ class DatastoreFiles:
             self._idle.clear()
 
 
-def _words(answer: Answer) -> str:
-    return f"the server says {answer.status} {answer.reason}"
+def _status(answer: Answer) -> str:
+    return f"the server answers {answer.status} {answer.reason}"

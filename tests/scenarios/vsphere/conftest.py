@@ -8,7 +8,7 @@ import pytest
 
 from cbtfs.source.secret import Secret
 from cbtfs.source.vsphere.connect.address import Address
-from cbtfs.source.vsphere.connect.session import Session
+from cbtfs.source.vsphere.connect.session import Credentials, Session
 from cbtfs.source.vsphere.connect.tls import verifying
 from tests.make_points import MEMORY
 from tests.scenarios.vsphere.chances import STORES
@@ -52,8 +52,7 @@ def site(certificate: Certificate) -> Iterator[Site]:
         Session(
             Address(sim.host, sim.port),
             verifying(certificate.certificate),
-            sim.user.name,
-            Secret(sim.user.password),
+            Credentials(sim.user.name, Secret(sim.user.password)),
             QUICK,
         ) as session,
     ):

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cbtfs.source.transport.base import DiskReader, FrozenDisk, Transport
+from cbtfs.source.transport.base import DiskReader, Transport, TransportDisk
 from cbtfs.source.transport.nbdkit import NbdkitTransport
 from cbtfs.source.vsphere.connect.session import Session
 from tools.vsim import Simulator
@@ -43,10 +43,10 @@ class Prepared:
     def connections(self) -> int:
         return self._inner.connections()
 
-    def refusal(self, disk: FrozenDisk) -> str | None:
+    def refusal(self, disk: TransportDisk) -> str | None:
         return self._inner.refusal(disk)
 
-    def open(self, disk: FrozenDisk) -> DiskReader:
+    def open(self, disk: TransportDisk) -> DiskReader:
         image = self._sim.state / "snapshots" / disk.snapshot / f"{disk.key}.raw"
         known = self._folder / "disks.json"
         disks = json.loads(known.read_text())

@@ -17,7 +17,7 @@ from cbtfs.ingest.vsphere.vm import ingest_machine
 from cbtfs.source.secret import Secret
 from cbtfs.source.transport.nbd import NbdTransport
 from cbtfs.source.vsphere.connect.address import Address
-from cbtfs.source.vsphere.connect.session import Session
+from cbtfs.source.vsphere.connect.session import Credentials, Session
 from cbtfs.source.vsphere.connect.tls import verifying
 from cbtfs.source.vsphere.inventory.vms import list_vms
 from cbtfs.store.repository import writing
@@ -26,11 +26,12 @@ PACK_BYTES: Final = 200_000
 
 
 def main(host: str, port: str, ca: str, nbd: str, path: str) -> None:
-    tls, password = verifying(Path(ca)), Secret(os.environ["PASSWORD"])
+    tls = verifying(Path(ca))
+    credentials = Credentials(os.environ["USERNAME"], Secret(os.environ["PASSWORD"]))
     address = Address(host, int(port))
     with (
         writing(Path(path)) as repository,
-        Session(address, tls, os.environ["USERNAME"], password) as session,
+        Session(address, tls, credentials) as session,
     ):
         objects = repository.object_writer(PACK_BYTES)
         transports = [NbdTransport(nbd + "{vm}/{snapshot}/{key}")]

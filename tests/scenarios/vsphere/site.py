@@ -23,7 +23,7 @@ from cbtfs.source.transport.datastore import DatastoreTransport
 from cbtfs.source.transport.nbd import NbdTransport
 from cbtfs.source.vsphere.connect.address import Address
 from cbtfs.source.vsphere.connect.retry_policy import RetryPolicy
-from cbtfs.source.vsphere.connect.session import Session
+from cbtfs.source.vsphere.connect.session import Credentials, Session
 from cbtfs.source.vsphere.connect.tls import verifying
 from cbtfs.source.vsphere.inventory.vms import ListedVm, list_vms, select
 from cbtfs.store.pack import PACK_BYTES
@@ -87,9 +87,8 @@ class Lab:
     def session(self, stop: threading.Event | None = None) -> Iterator[Session]:
         address = Address(self.sim.host, self.sim.port)
         tls = verifying(self.sim.certificate.certificate)
-        password = Secret(self.sim.user.password)
-        user = self.sim.user.name
-        with Session(address, tls, user, password, self.retry_policy, stop) as session:
+        credentials = Credentials(self.sim.user.name, Secret(self.sim.user.password))
+        with Session(address, tls, credentials, self.retry_policy, stop) as session:
             yield session
 
     def ingest(

@@ -10,7 +10,7 @@ from pyVmomi import vim
 
 from cbtfs.cli.main import main
 from cbtfs.errors import SourceUnavailable
-from cbtfs.source.transport.answers import MAX_BYTES, AnswerRefused
+from cbtfs.source.transport.answers import MAX_BYTES, AnswerLimits, AnswerRefused
 from cbtfs.source.vsphere.inventory.machine import entries_of
 from cbtfs.source.vsphere.inventory.vms import list_vms
 from tests.scenarios.vsphere.server import at, call
@@ -39,7 +39,7 @@ def server(lab: Lab) -> str:
     ("knobs", "words"),
     [
         ({"endless_pages": True}, "answers with more than 20 pages of properties"),
-        ({"parent_cycle": True}, "a folder is above itself"),
+        ({"parent_cycle": True}, "as if a folder contained itself"),
         ({"padding": 300 * MIB}, f"answers with more than {MAX_BYTES} bytes"),
         ({"padding": MAX_BYTES + MIB, "gzip": True}, f"answers with more than {MAX_BYTES} bytes"),
         ({"entities": 9}, "answers with a document type"),
@@ -64,7 +64,7 @@ def test_an_answer_that_arrives_too_slowly_is_refused(small: Lab) -> None:
     """Each byte arrives in time, but the whole answer does not."""
     with small.session() as session:
         small.sim.knobs.change("answer", drip_seconds=0.02)
-        session._instance._stub.scheme.keywords["call_seconds"] = 0.2
+        session._instance._stub.scheme.keywords["limits"] = AnswerLimits(0.2, is_xml=True)
         session._instance._stub.DropConnections()
         with pytest.raises(AnswerRefused, match=r"did not complete an answer in 0\.2 s") as refused:
             list_vms(session)
@@ -83,7 +83,9 @@ def test_compressed_answers_are_read(small: Lab, padding: int) -> None:
 
 def test_updates_that_are_always_truncated_end_the_run(small: Lab) -> None:
     small.sim.knobs.change("answer", always_truncated=True)
-    with pytest.raises(SourceUnavailable, match="not completed its updates on a task") as refused:
+    with pytest.raises(
+        SourceUnavailable, match="did not complete the updates of a task"
+    ) as refused:
         small.ingest()
     small.sim.do.reset_knobs()
 
@@ -122,7 +124,7 @@ def test_a_server_without_the_current_session_causes_no_traceback(
 
     assert code == 30
     assert words.count("\n") == 1
-    assert f"{server(small)} does not tell the current session" in words
+    assert f"{server(small)} does not report the current session" in words
 
 
 def test_the_command_refuses_a_gzip_bomb_in_one_line(

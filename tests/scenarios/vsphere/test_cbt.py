@@ -227,9 +227,9 @@ def test_enable_only_stuns_if_tracking_is_pending(sim: Simulator, capsys: Captur
         (VM, {"snapshot": {"name": "by hand"}}, "by hand (not of cbtfs: remove it"),
         (VM, {"consolidation": {}}, "consolidate them"),
         (VM, {"power": {"state": "suspend"}}, "resume it, or power it off"),
-        (VM, {"ask": {"question": "moved or copied?"}}, "'moved or copied?': give it"),
+        (VM, {"ask": {"question": "moved or copied?"}}, "'moved or copied?': answer it"),
         ("old", {}, "power it off and upgrade it to vmx-07 or newer"),
-        ("mould", {}, "convert it to a VM, or leave it out"),
+        ("mould", {}, "convert it to a VM, or exclude it"),
         ("raw", {}, "Hard disk 2: it is a raw device mapping"),
     ],
 )
@@ -323,7 +323,7 @@ def test_after_a_reset_the_next_backup_is_a_correct_full(
     tracked.ingest()
 
     assert [point.kind for point in tracked.points] == ["full", "full", "incremental"]
-    assert "change tracking started anew" in tracked.points[1].disks[0].reason
+    assert "change tracking was restarted" in tracked.points[1].disks[0].reason
     tracked.assert_all_true()
 
 
@@ -342,7 +342,7 @@ def test_a_snapshot_that_comes_in_between_stops_a_reset(sim: Simulator, capsys: 
     assert code == 30
     error = document["failed"][0]["error"]
     assert "theirs (not of cbtfs" in error
-    assert "change tracking is disabled: run 'cbtfs cbt enable' once that is mended" in error
+    assert "change tracking is disabled now: fix this, then run 'cbtfs cbt enable'" in error
     assert ids(sim) == [None, None]
     sim.do.remove_snapshot("theirs")
     assert call(sim, capsys, "cbt", "enable", VM)[0] == 0
@@ -511,7 +511,7 @@ def test_a_signal_leaves_no_snapshot(sim: Simulator, number: signal.Signals, cod
         output, _ = process.communicate(timeout=60)
 
     assert process.returncode == code, output
-    assert "change tracking is disabled: run 'cbtfs cbt enable'" in output
+    assert "change tracking is disabled now: fix this, then run 'cbtfs cbt enable'" in output
     assert snapshots(sim) == []
 
 

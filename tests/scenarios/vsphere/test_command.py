@@ -99,7 +99,7 @@ def test_one_vm_that_fails_does_not_stop_the_others(
     assert code == 3
     assert [p["vm"] for p in document["points"]] == ["web1", "db"]
     assert {f["vm"]: f["exit"] for f in document["failed"]} == {"web2": 30, "twin": 2, "none": 2}
-    assert "make room on the datastore" in words
+    assert "free space on the datastore" in words
     assert "/DC0/vm/a/twin, /DC0/vm/b/twin" in words
 
 
@@ -121,7 +121,7 @@ def test_several_vms_are_printed_as_a_table_and_one_line_each(
         ["/DC0/vm/b/twin", "done", "full"],
     ]
     assert [row.split()[:2] for row in rows[1::3]] == [["web2", "failed"], ["none", "failed"]]
-    assert "make room on the datastore" in rows[1]
+    assert "free space on the datastore" in rows[1]
     lines = [line for line in err.splitlines() if line.startswith("cbtfs: [")]
     assert [line.split()[1] for line in lines] == ["[1/4]", "[2/4]", "[3/4]", "[4/4]"]
     assert any(" web2: failed with 30 after " in line for line in lines)
@@ -332,4 +332,4 @@ def test_a_failed_login_does_not_show_the_password(lab: Lab) -> None:
 
     assert process.returncode == 31
     assert secret not in output
-    assert "does not accept user and password" in output
+    assert "rejects the user or password" in output

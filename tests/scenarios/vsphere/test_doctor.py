@@ -120,13 +120,13 @@ TROUBLES: dict[str, tuple[dict[str, Any], str, str, str]] = {
     # name of the VM: preparation, check, severity, words of the finding
     "old": ({}, "hardware", "full", "vmx-04 cannot track changes: power it off, and give"),
     "mould": ({}, "template", "blocks", "convert it to a VM"),
-    "diskless": ({}, "disk", "blocks", "it has no disk: leave it out"),
-    "untracked": ({}, "cbt", "info", "change tracking is off: the next backup enables it"),
+    "diskless": ({}, "disk", "blocks", "it has no disk: exclude it"),
+    "untracked": ({}, "cbt", "info", "change tracking is off: the next backup"),
     "aside": ({}, "disk", "warning", "give --exclude-disk 'Hard disk 2'"),
-    "all-aside": ({}, "disk", "blocks", "no disk of it is in snapshots"),
+    "all-aside": ({}, "disk", "blocks", "snapshots include none of its disks"),
     "raw": ({}, "disk", "blocks", "change the mapping to virtual compatibility"),
     "mapped": ({}, "transport", "blocks", "datastore: Hard disk 2: its backing is not a flat"),
-    "shared": ({}, "disk", "blocks", "switch multi-writer off"),
+    "shared": ({}, "disk", "blocks", "disable multi-writer"),
     "bus": ({}, "disk", "blocks", "physicalSharing): set the controller's bus sharing to none"),
     "version1": ({}, "disk", "full", "SparseVer1BackingInfo cannot be tracked"),
     "elsewhere": ({}, "transport", "blocks", "its datastore is of type vsan"),
@@ -136,22 +136,22 @@ TROUBLES: dict[str, tuple[dict[str, Any], str, str, str]] = {
     ),
     "run": (
         {"snapshot": {"name": f"cbtfs-01234567-{'a' * 32}"}}, "snapshot", "warning",
-        "of a run of 'cbtfs ingest vsphere': let that end",
+        "of a run of 'cbtfs ingest vsphere': wait for its end",
     ),
     "stun": (
         {"snapshot": {"name": f"cbtfs-stun-{'a' * 32}"}}, "snapshot", "info",
-        "left by a 'cbtfs cbt' that was killed: the next backup removes it",
+        "left by a 'cbtfs cbt' that was killed: the next backup or 'cbtfs cbt enable' removes it",
     ),
     "stun-off": (
         {"set_cbt": {"enabled": False}, "snapshot": {"name": f"cbtfs-stun-{'a' * 32}"}},
-        "cbt", "info", "change tracking is off: the next backup enables it",
+        "cbt", "info", "change tracking is off: the next backup or 'cbtfs cbt enable' enables it",
     ),
     "left-over": ({"left_over": {}}, "consolidation", "warning", "consolidate them"),
     "suspended": (
         {"set_cbt": {"enabled": False}, "power": {"state": "suspend"}}, "cbt", "full",
-        "is not enabled: the VM is suspended: mend that",
+        "cannot be enabled: the VM is suspended: fix this",
     ),
-    "asleep": ({"power": {"state": "suspend"}}, "power", "info", "its disks are captured as they"),
+    "asleep": ({"power": {"state": "suspend"}}, "power", "info", "its disks are captured, its memory"),
     "asking": ({"ask": {"question": "moved?"}}, "question", "blocks", "answer to 'moved?'"),
     "pending": ({"pend": {}}, "cbt", "info", "Hard disk 1 is not tracked yet"),
     "switched": ({"switch": {}}, "cbt", "full", "scsi0:0.ctkEnabled is not TRUE"),
@@ -359,11 +359,11 @@ def test_ports_are_tried(sim: Simulator, capsys: Capture, open_port: int, closed
     assert code == 3
     assert document["vms"][0]["blocked_by"] == [f"host {HERE}"]
     (blocking,) = [text for level, text in findings_of(document, "port") if level == "blocks"]
-    assert f"port {closed_port} cannot be reached from here: Connection refused" in blocking
+    assert f"cannot connect to port {closed_port}: Connection refused" in blocking
     assert "give --transport datastore" in blocking
     assert document["vms"][0]["others"] == ["datastore"]
     infos = [text for level, text in findings_of(document, "port") if level == "info"]
-    assert any("port 443 cannot be reached from here" in text for text in infos)
+    assert any("cannot connect to port 443" in text for text in infos)
     https = ("--https-port", str(open_port), "--nfc-port", str(open_port))
     assert findings_of(call(sim, capsys, "doctor", *by, *https, VM)[1], "port") == []
     datastore = ("--transport", "datastore", "--nfc-port", str(closed_port))
@@ -381,7 +381,7 @@ def test_an_unknown_name_and_a_silent_port_are_reported() -> None:
         for client in waiting:
             client.close()
 
-    assert "not known here, add it to DNS" in why[("no-such-host.invalid", 902)]
+    assert "cannot be resolved, add it to DNS" in why[("no-such-host.invalid", 902)]
     assert why[place] == "no answer in 0.3 s"
 
 
@@ -391,7 +391,7 @@ def test_a_host_that_is_away_blocks_its_vms(sim: Simulator, capsys: Capture) -> 
 
     assert code == 3
     assert findings_of(document, "connection") == [
-        ("blocks", "its state is disconnected: see to it that its host runs and is connected")
+        ("blocks", "its state is disconnected: check that its host is running and connected")
     ]
 
 
@@ -405,7 +405,10 @@ def test_maintenance_mode_is_a_warning(sim: Simulator, capsys: Capture) -> None:
 
 @pytest.mark.parametrize(
     ("state", "severity", "words"),
-    [({"free": "512G"}, "warning", "3.1% of it is free"), ({"accessible": False}, "blocks", "acc")],
+    [
+        ({"free": "512G"}, "warning", "only 3.1% is free"),
+        ({"accessible": False}, "blocks", "cannot access"),
+    ],
     ids=["full", "away"],
 )
 def test_a_datastore_that_is_full_or_away(
@@ -429,7 +432,7 @@ def test_a_wrong_clock_is_reported(sim: Simulator, capsys: Capture) -> None:
 
     ((severity, text),) = findings_of(document, "clock")
     assert severity == "warning"
-    assert re.search(r"clock is (599|600) s ahead of the one here: synchronise both", text)
+    assert re.search(r"clock is (599|600) s ahead of the local clock: synchronize both", text)
 
 
 # installed libraries and programs

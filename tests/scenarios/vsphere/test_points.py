@@ -250,7 +250,7 @@ def test_a_device_that_forbids_snapshots_is_named(
 ) -> None:
     with Simulator(one_vm(DiskEntry(size=MIB), disk), certificate=certificate) as sim:
         lab = new_lab(sim, tmp_path)
-        with pytest.raises(SourceUnavailable, match="stands against snapshots"):
+        with pytest.raises(SourceUnavailable, match="does not support snapshots"):
             lab.ingest()
         lab.assert_clean()
 

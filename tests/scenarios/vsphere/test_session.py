@@ -14,7 +14,7 @@ from cbtfs.errors import AccessDenied, SourceUnavailable, UsageError
 from cbtfs.source.secret import Secret, load_secret
 from cbtfs.source.vsphere.connect.address import Address
 from cbtfs.source.vsphere.connect.faults import ReplyLost
-from cbtfs.source.vsphere.connect.session import Session
+from cbtfs.source.vsphere.connect.session import Credentials, Session
 from cbtfs.source.vsphere.connect.tls import verifying
 from tests.scenarios.vsphere.site import QUICK, Lab, one_vm
 from tools.vsim import Inventory, ServerEntry, Simulator
@@ -29,7 +29,7 @@ def session(lab: Lab) -> Iterator[Session]:
 
 
 def clock(session: Session) -> object:
-    return session.repeat(session._instance.CurrentTime, "ask for the time")
+    return session.repeat(session._instance.CurrentTime, "read the server's clock")
 
 
 def test_an_idle_session_is_kept_alive(lab: Lab) -> None:
@@ -94,7 +94,7 @@ def test_a_logout_ends_the_session_on_the_server(lab: Lab) -> None:
 def test_a_server_without_vsphere_is_reported_as_such(certificate: Certificate) -> None:
     with Simulator(one_vm(), certificate=certificate) as sim:
         sim.do.on_call("vimServiceVersions", action="garbage")
-        with pytest.raises(SourceUnavailable, match="is no vSphere"):
+        with pytest.raises(SourceUnavailable, match="is not a vSphere server"):
             open_session(sim)
         sim.do.on_call("vimServiceVersions", action="status", status=404)
         with pytest.raises(SourceUnavailable, match="answers 404"):
@@ -105,15 +105,15 @@ def test_an_api_that_is_too_old_is_refused(certificate: Certificate) -> None:
     inventory = Inventory(server=ServerEntry(api="6.0"))
     with (
         Simulator(inventory, certificate=certificate) as sim,
-        pytest.raises(SourceUnavailable, match=r"from 6\.5 on"),
+        pytest.raises(SourceUnavailable, match=r"vSphere API 6\.5 or later"),
     ):
         open_session(sim)
 
 
 def open_session(sim: Simulator) -> None:
     tls = verifying(sim.certificate.certificate)
-    password = Secret(sim.user.password)
-    Session(Address(sim.host, sim.port), tls, sim.user.name, password, QUICK).close()
+    credentials = Credentials(sim.user.name, Secret(sim.user.password))
+    Session(Address(sim.host, sim.port), tls, credentials, QUICK).close()
 
 
 # secrets
@@ -134,10 +134,9 @@ def test_a_secret_does_not_show() -> None:
 
 def test_a_refused_login_does_not_show_the_password(lab: Lab) -> None:
     tls = verifying(lab.sim.certificate.certificate)
+    credentials = Credentials(lab.sim.user.name, Secret("hunter2"))
     with pytest.raises(AccessDenied) as refused:
-        Session(
-            Address(lab.sim.host, lab.sim.port), tls, lab.sim.user.name, Secret("hunter2"), QUICK
-        )
+        Session(Address(lab.sim.host, lab.sim.port), tls, credentials, QUICK)
     shown = traceback.TracebackException.from_exception(refused.value, capture_locals=False)
 
     assert "hunter2" not in "".join(shown.format())

@@ -10,7 +10,7 @@ import pytest
 from cbtfs.errors import CbtfsError, SourceUnavailable, UsageError
 from cbtfs.source.secret import Secret
 from cbtfs.source.vsphere.connect.address import Address, parse_address
-from cbtfs.source.vsphere.connect.session import Session
+from cbtfs.source.vsphere.connect.session import Credentials, Session
 from cbtfs.source.vsphere.connect.tls import fetch_certificate, parse_thumbprint, pinned, verifying
 from tests.scenarios.vsphere.site import QUICK, one_vm
 from tools.vsim import Simulator
@@ -33,7 +33,8 @@ def pin_of(certificate: Certificate) -> str:
 
 
 def logs_in(sim: Simulator, context: ssl.SSLContext) -> None:
-    with Session(address_of(sim), context, sim.user.name, Secret(sim.user.password), QUICK):
+    credentials = Credentials(sim.user.name, Secret(sim.user.password))
+    with Session(address_of(sim), context, credentials, QUICK):
         pass
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from cbtfs.core.extent import Extent, complement
 from cbtfs.errors import SourceUnavailable, UsageError
-from cbtfs.source.transport.base import DiskReader, FrozenDisk, Transport
+from cbtfs.source.transport.base import DiskReader, Transport, TransportDisk
 from cbtfs.source.transport.choose import choose
 from cbtfs.source.transport.datastore import DatastoreTransport, flat_file
 from cbtfs.source.transport.nbd import NbdTransport
@@ -31,7 +31,7 @@ class Case:
 
     lab: Lab
     transport: Transport
-    disk: FrozenDisk
+    disk: TransportDisk
     content: bytes
 
 
@@ -51,7 +51,7 @@ def case(
         makers: dict[str, Any] = {**TRANSPORTS, "nbdkit": nbdkit.by_nbdkit(folder)}
         with lab.session() as session:
             (vm,) = list_vms(session)
-            disk = FrozenDisk(
+            disk = TransportDisk(
                 "Hard disk 1", vm.id, snapshot, FIRST, SIZE, "[datastore1] web1/web1.vmdk",
                 "VMFS", vm.datacenter, is_flat=True, is_alone=True,
             )  # fmt: skip
@@ -167,7 +167,7 @@ def test_nothing_stays_open(case: Case) -> None:
 def test_the_datastore_transport_refuses_disks_it_cannot_read(
     lab: Lab, change: dict[str, Any], words: str
 ) -> None:
-    disk = FrozenDisk(
+    disk = TransportDisk(
         "d", "vm-1", "snapshot-1", 2000, MIB, "[d] a/a.vmdk", "VMFS", "DC0", True, True
     )
     with lab.session() as session:
@@ -196,7 +196,7 @@ DESCRIPTOR = 'version=1\nRW 2048 VMFS "a-flat.vmdk"\nddb.uuid = "x"\n'
     ],
 )
 def test_only_the_descriptor_of_one_whole_flat_file_is_followed(descriptor: str) -> None:
-    disk = FrozenDisk(
+    disk = TransportDisk(
         "d", "vm-1", "snapshot-1", 2000, MIB, "[d] a/a.vmdk", "VMFS", "DC0", True, True
     )
 
@@ -231,7 +231,7 @@ def test_an_nbdkit_without_the_plugin_is_no_transport(lab: Lab, tmp_path: Path) 
     program = tmp_path / "nbdkit"
     program.write_text("#!/bin/sh\necho 'nbdkit: error: cannot open plugin vddk' >&2\nexit 1\n")
     program.chmod(0o755)
-    disk = FrozenDisk(
+    disk = TransportDisk(
         "d", "vm-1", "snapshot-1", 2000, MIB, "[d] a/a.vmdk", "VMFS", "DC0", True, True
     )
     with lab.session() as session:

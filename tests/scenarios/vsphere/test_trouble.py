@@ -185,13 +185,13 @@ def test_a_session_that_ends_again_and_again_is_given_up(tracked: Lab) -> None:
     tracked.sim.do.on_call("QueryEvents", action="expire-session", times=100)
     manifest = tracked.ingest().manifest
 
-    assert "events cannot be read" in manifest.reason
+    assert "cannot read the VM's events" in manifest.reason
     recovers(tracked)
 
 
 def test_a_wrong_password_is_tried_once(tracked: Lab) -> None:
     tracked.sim.do.on_call("Login", fault="vim.fault.InvalidLogin", times=100)
-    refused(tracked, "does not accept user and password", AccessDenied)
+    refused(tracked, "rejects the user or password", AccessDenied)
 
 
 def test_a_password_that_is_changed_meanwhile_is_tried_once(tracked: Lab) -> None:
@@ -247,7 +247,7 @@ def test_updates_may_come_one_by_one(tracked: Lab) -> None:
 def test_a_task_that_does_not_end_is_cancelled(tracked: Lab) -> None:
     tracked.retry_policy = replace(tracked.retry_policy, task=1.0)
     tracked.sim.do.on_call("CreateSnapshot_Task", action="hold-task")
-    refused(tracked, "not done in 1 s, cancelled")
+    refused(tracked, "cancelled, because it did not end in 1 s")
 
 
 def test_the_result_of_a_forgotten_task_is_looked_up(tracked: Lab) -> None:
@@ -320,7 +320,7 @@ def test_a_snapshot_without_quiescing_is_not_recorded_as_quiesced(tracked: Lab) 
     tracked.sim.do.tools(VM, False)
     manifest = tracked.ingest(quiesce=True).manifest
 
-    assert "was not asked" in manifest.metadata["snapshot"]["consistency"]
+    assert "did not quiesce the guest" in manifest.metadata["snapshot"]["consistency"]
     recovers(tracked)
 
 
@@ -345,7 +345,7 @@ def test_a_snapshot_of_another_product_costs_a_full_and_stays(tracked: Lab) -> N
     tracked.sim.do.remove_snapshot("theirs")
     after = tracked.ingest().manifest
 
-    assert "not of this repository: theirs" in during.manifest.reason
+    assert "does not belong to this repository: theirs" in during.manifest.reason
     assert "has a snapshot that is left alone: theirs" in during.notes
     assert "at the last point" in after.reason
     incremental(tracked)
@@ -368,8 +368,8 @@ def test_tracking_is_not_enabled_while_there_is_a_snapshot(lab: Lab) -> None:
     manifest = outcome.manifest
 
     assert "ReconfigVM_Task" not in lab.sim.do.calls()
-    assert "is not enabled: the VM has a snapshot, theirs" in manifest.reason
-    assert any("is not enabled: the VM has a snapshot, theirs" in note for note in outcome.notes)
+    assert "cannot be enabled: the VM has a snapshot, theirs" in manifest.reason
+    assert any("cannot be enabled: the VM has a snapshot, theirs" in note for note in outcome.notes)
     lab.assert_all_true()
 
 
@@ -417,7 +417,7 @@ def test_a_snapshot_that_cannot_be_removed_is_removed_by_the_next_run(tracked: L
 
 
 def test_a_snapshot_that_grows_too_old_costs_the_point(tracked: Lab) -> None:
-    refused(tracked, "older than --max-snapshot-age", max_snapshot_age=0.0)
+    refused(tracked, "the --max-snapshot-age", max_snapshot_age=0.0)
 
 
 def test_a_disk_is_not_left_out_because_the_snapshot_is_too_old(tracked: Lab) -> None:
@@ -469,12 +469,12 @@ def full(lab: Lab, words: str) -> None:
 @pytest.mark.parametrize(
     ("knob", "words"),
     [
-        ("echo", "answered from"),
+        ("echo", "starts at"),
         ("zero-length", "has length 0"),
         ("overlap", "out of order"),
         ("unsorted", "out of order"),
-        ("outside", "outside of its page"),
-        ("past-end", "outside of its page"),
+        ("outside", "not within its page"),
+        ("past-end", "not within its page"),
         ("empty-extent", "has length 0"),
     ],
 )
@@ -529,13 +529,13 @@ def test_any_paging_gives_the_same_point(tracked: Lab, knobs: dict[str, Any]) ->
 
 def test_restarted_tracking_causes_a_full(tracked: Lab) -> None:
     tracked.sim.do.reset_tracking(VM, FIRST)
-    full(tracked, "started anew")
+    full(tracked, "was restarted")
 
 
 def test_restarted_tracking_is_noticed_although_the_server_answers(tracked: Lab) -> None:
     tracked.sim.knobs.change("cbt", ignore_stale=True)
     tracked.sim.do.reset_tracking(VM, FIRST)
-    full(tracked, "started anew")
+    full(tracked, "was restarted")
 
 
 def test_a_sequence_number_that_does_not_rise_causes_a_full(tracked: Lab) -> None:
@@ -543,7 +543,7 @@ def test_a_sequence_number_that_does_not_rise_causes_a_full(tracked: Lab) -> Non
     tracked.sim.knobs.change("cbt", same_sequence=True, sequence_step=0)
     manifest = tracked.ingest().manifest
 
-    assert "did not go up" in manifest.reason
+    assert "did not increase" in manifest.reason
     recovers(tracked)
 
 
@@ -553,7 +553,7 @@ def test_a_power_loss_costs_a_full(tracked: Lab) -> None:
     manifest = tracked.ingest().manifest
 
     assert kinds(manifest) == ["full", "full"]
-    assert "started anew" in manifest.reason
+    assert "was restarted" in manifest.reason
     recovers(tracked)
 
 
@@ -633,7 +633,7 @@ def test_tracking_is_not_enabled_if_a_snapshot_comes_just_before(lab: Lab) -> No
     )
     outcome = lab.ingest()
 
-    why = "change tracking is off and is not enabled: the VM has a snapshot, theirs"
+    why = "change tracking is off and cannot be enabled: the VM has a snapshot, theirs"
     assert not lab.sim.do.vms()[0]["cbt"]
     assert why in outcome.notes
     assert "change tracking enabled" not in outcome.notes
@@ -753,7 +753,7 @@ def test_an_export_of_another_size_is_another_disk(tracked: Lab, delta: int) -> 
 
 def test_a_server_without_ranges_is_refused(tracked: Lab) -> None:
     tracked.sim.knobs.change("data", ranges=False)
-    refused(tracked, "does not honour Range")
+    refused(tracked, "ignores the Range header")
 
 
 def test_an_nbd_server_with_too_few_connections_costs_the_point(tracked: Lab) -> None:

@@ -22,7 +22,7 @@ from cbtfs.core.extent import Extent
 from cbtfs.errors import AccessDenied, SourceUnavailable
 from cbtfs.source.base import copy_into
 from cbtfs.source.secret import Secret
-from cbtfs.source.transport.base import FrozenDisk, Transport
+from cbtfs.source.transport.base import Transport, TransportDisk
 from cbtfs.source.transport.nfc_buffers import NfcHosts, NfcReader
 from cbtfs.source.transport.vddk.child import MAX_READ
 from cbtfs.source.transport.vddk.library import _VERSIONS, VERSIONS, find_library
@@ -196,7 +196,7 @@ def test_a_certificate_other_than_the_trusted_one_fails_at_open(
     vddk: Lab, certificate: Certificate
 ) -> None:
     vddk.make_transport = changed_login(certificate=lambda: b"another certificate")
-    words = r"VixDiskLib_Open: Unknown error \(1\): the server's certificate may be another"
+    words = r"VixDiskLib_Open: Unknown error \(1\): the server's certificate may differ"
     with pytest.raises(SourceUnavailable, match=words):
         vddk.ingest()
     vddk.assert_clean()
@@ -274,7 +274,7 @@ def test_a_host_with_little_memory_gets_smaller_requests(vddk: Lab) -> None:
 def test_a_host_without_memory_is_given_up(vddk: Lab) -> None:
     vddk.sim.knobs.change("vddk", nfc_limit=4096)
     vddk.write(0, b"all over" * (MIB // 8))
-    words = r"cannot read .* Memory allocation failed \(2\): the host has no buffers left"
+    words = r"cannot read .* Memory allocation failed \(2\): the host's NFC service has no"
     with pytest.raises(SourceUnavailable, match=words):
         vddk.ingest()
     vddk.assert_clean()
@@ -311,9 +311,9 @@ def test_the_pauses_of_later_tries_are_those_of_the_login(vddk: Lab) -> None:
     assert slept == [5.0, 20.0]
 
 
-def disk_of(session: Session, snapshot: str, size: int = 2 * MIB) -> FrozenDisk:
+def disk_of(session: Session, snapshot: str, size: int = 2 * MIB) -> TransportDisk:
     (vm,) = list_vms(session)
-    return FrozenDisk(
+    return TransportDisk(
         "Hard disk 1", vm.id, snapshot, FIRST, size, "[datastore1] web1/web1.vmdk", "VMFS",
         vm.datacenter, is_flat=True, is_alone=True,
     )  # fmt: skip
@@ -586,7 +586,7 @@ def test_auto_records_in_the_point_why_it_took_another_one(lab: Lab, tmp_path: P
 
     assert (code, document["points"][0]["transport"]) == (0, "datastore")
     assert [refusal.split(":")[0] for refusal in metadata["transports_refused"]] == ["vddk", "nbd"]
-    assert "there is no libvixDiskLib.so of VDDK 6.5 to 9 in" in metadata["transports_refused"][0]
+    assert "no libvixDiskLib.so of VDDK 6.5 to 9 in" in metadata["transports_refused"][0]
 
 
 def test_a_library_that_does_not_load_is_refused_with_the_reason(lab: Lab, tmp_path: Path) -> None:

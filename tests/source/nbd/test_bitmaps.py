@@ -199,8 +199,8 @@ def test_a_disk_that_grew_is_captured_to_its_new_end(
     [
         (["--bitmap=b1", "image.raw"], "has no bitmap: it is not an NBD export"),
         (["--next-bitmap=b1", "image.raw"], "has no bitmap: it is not an NBD export"),
-        (["--bitmap=", "nbd://localhost"], "is no name of a bitmap"),
-        (["--next-bitmap=", "nbd://localhost"], "is no name of a bitmap"),
+        (["--bitmap=", "nbd://localhost"], "is not the name of a bitmap"),
+        (["--next-bitmap=", "nbd://localhost"], "is not the name of a bitmap"),
     ],
 )
 def test_options_that_make_no_sense_are_2(run: Run, options: list[str], words: str) -> None:

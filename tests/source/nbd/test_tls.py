@@ -101,11 +101,11 @@ def test_a_server_of_another_authority_is_refused(port: int, tmp_path: Path, run
 @pytest.mark.parametrize(
     ("uri", "words"),
     [
-        ("nbds://localhost:{port}/", "whom to trust"),
-        ("nbds://localhost:{port}/?tls-certificates={empty}", "whom to trust"),
+        ("nbds://localhost:{port}/", "needs a trusted authority"),
+        ("nbds://localhost:{port}/?tls-certificates={empty}", "needs a trusted authority"),
         ("nbds+unix:///?socket={empty}/none&tls-certificates={authority}", "cannot be verified"),
         ("nbds+unix:///?socket={empty}/none", "cannot be verified"),
-        ("nbds://[", "is no URI"),
+        ("nbds://[", "is not a URI"),
     ],
 )
 def test_where_nobody_would_be_verified_is_a_usage_error(

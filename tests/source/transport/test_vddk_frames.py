@@ -13,7 +13,7 @@ from cbtfs.core.extent import Extent
 from cbtfs.errors import SourceUnavailable
 from cbtfs.source.transport.vddk import frame, process
 from cbtfs.source.transport.vddk.process import ChildGone, ChildProcess
-from cbtfs.source.transport.vddk.reader import Nonsense, checked_blocks
+from cbtfs.source.transport.vddk.reader import InvalidBlocks, checked_blocks
 from cbtfs.source.transport.vddk.redact import redacted
 
 HEADER = struct.Struct("<4sBxxxIQ")
@@ -91,12 +91,12 @@ SENDS = (
 @pytest.mark.parametrize(
     ("sends", "words"),
     [
-        ("s.sendall(b'nonsense' * 9); s.recv(1)", "sends what is no frame"),
-        ("s.sendall(h.pack(b'VDK1', 3, 99, 2) + b'{}'); s.recv(1)", "an answer to nothing"),
+        ("s.sendall(b'nonsense' * 9); s.recv(1)", "sends an invalid frame header"),
+        ("s.sendall(h.pack(b'VDK1', 3, 99, 2) + b'{}'); s.recv(1)", "an answer without a request"),
         ("s.sendall(h.pack(b'VDK1', 4, 1, 512) + bytes(512)); s.recv(1)", "wrong kind or length"),
         ("s.sendall(h.pack(b'VDK1', 3, 1, 1) + b'['); s.recv(1)", "not JSON"),
         ("s.sendall(h.pack(b'VDK1', 5, 1, 2) + b'{}'); s.recv(1)", "says nothing"),
-        ("s.sendall(h.pack(b'VDK1', 3, 1, 9) + b'{')", "half a frame"),
+        ("s.sendall(h.pack(b'VDK1', 3, 1, 9) + b'{')", "a truncated frame"),
         ("sys.exit(5)", "ended with 5"),
         ("print('the last words', file=sys.stderr); sys.exit(6)", "ended with 6: the last words"),
         ("import os; os.kill(os.getpid(), 11)", "crashed .SIGSEGV"),
@@ -148,7 +148,7 @@ def test_blocks_become_extents() -> None:
     ],
 )
 def test_blocks_that_cannot_be_are_refused(payload: memoryview) -> None:
-    with pytest.raises(Nonsense):
+    with pytest.raises(InvalidBlocks):
         list(checked_blocks(payload, 128, 1024))
 
 

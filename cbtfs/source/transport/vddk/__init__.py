@@ -1,5 +1,5 @@
-"""The vddk transport: VMware's own library, in a child process for each disk.
+"""The vddk transport: VMware's library, in one child process per disk.
 
-`abi`, `library`, `frame`, `redact` and `child` run in the child too, where VMware's libraries come
-first: they import nothing that is linked with OpenSSL or libstdc++.
+`abi`, `library`, `frame`, `redact` and `child` also run in the child, whose library path starts
+with VMware's libraries. They must not import anything that is linked with OpenSSL or libstdc++.
 """

@@ -1,8 +1,8 @@
-"""Layouts, numbers and signatures of libvixDiskLib, on 64-bit Linux.
+"""Struct layouts, constants and signatures of libvixDiskLib on 64-bit Linux.
 
-Sources: VMware's Virtual Disk Development Kit Programming Guide 8.0 for what functions do, nbdkit's
-plugins/vddk/vddk-structs.h and vddk-stubs.h for layouts and signatures, which are in use with VDDK
-6.5 to 8.0.
+The semantics are those of VMware's Virtual Disk Development Kit Programming Guide 8.0. Layouts and
+signatures follow plugins/vddk/vddk-structs.h and vddk-stubs.h of nbdkit, which works with VDDK 6.5
+to 8.0.
 """
 
 import ctypes
@@ -11,20 +11,20 @@ from typing import Any, Final
 SECTOR: Final = 512
 MIN_CHUNK_SECTORS: Final = 128
 MAX_CHUNKS: Final = 512 * 1024
-"""In one call of QueryAllocatedBlocks."""
+"""Maximum number of chunks in one call of QueryAllocatedBlocks."""
 
 OK, ASYNC = 0, 25000
 FAIL, NO_MEMORY, INVALID_ARGUMENT, NOT_SUPPORTED = 1, 2, 3, 6
 ACCESS_DENIED: Final = 35
-"""The server refuses user, password or cookie, or the user lacks a right."""
+"""The server rejects the user, password or cookie, or the user lacks a privilege."""
 NO_PERMISSION, NO_SESSION = 3014, 3047
 HOST_AWAY: Final = 3046
-"""The vCenter does not reach the VM's host now: to be tried again later."""
+"""The vCenter cannot reach the VM's host; a later retry may succeed."""
 CONNECTION_LOST, TCP_ERROR, TCP_LOST, REFUSED = 36, 14010, 14011, 14009
 NO_HOST: Final = 18000
-"""No connection to the server, or no NFC connection left there."""
+"""No connection to the server, or the server has no free NFC connection."""
 SERVER_SHUTDOWN, SERVER_NOT_AVAILABLE = 14014, 14015
-"""A host that goes into maintenance mode, since VDDK 7.0.1: to be tried again later."""
+"""The host is entering maintenance mode (since VDDK 7.0.1); a later retry may succeed."""
 
 CREDENTIALS_USER, CREDENTIALS_SESSION = 1, 2
 SPEC_VMX: Final = 0
@@ -36,7 +36,7 @@ COMPLETION: Final = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64)
 
 
 def error_number(error: int) -> int:
-    """Of the 64 bits of an error, those that are its number (VIX_ERROR_CODE)."""
+    """Return the error number, the low 16 bits of an error value (VIX_ERROR_CODE)."""
     return error & 0xFFFF
 
 
@@ -89,7 +89,7 @@ class _Geometry(ctypes.Structure):
 
 
 class Info(ctypes.Structure):
-    """VixDiskLibInfo, as far as all versions have it."""
+    """The members of VixDiskLibInfo that all versions have."""
 
     _fields_ = (
         ("biosGeo", _Geometry),
@@ -103,7 +103,7 @@ class Info(ctypes.Structure):
 
 
 class BlockList(ctypes.Structure):
-    """VixDiskLibBlockList: behind the number stand so many pairs of sectors, start and length."""
+    """VixDiskLibBlockList: the number of blocks, then start and length of each in sectors."""
 
     _fields_ = (("numBlocks", ctypes.c_uint32), ("blocks", ctypes.c_uint64 * 2))
 
@@ -130,7 +130,7 @@ SIGNATURES: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "EndAccess": (_ERROR, (_PARAMS, _TEXT)),
     "Cleanup": (_ERROR, (_PARAMS, ctypes.POINTER(_U32), ctypes.POINTER(_U32))),
 }
-"""Of functions that every version from 6.5 on has, without their prefix VixDiskLib_."""
+"""Functions of all versions since 6.5, by name without the prefix VixDiskLib_."""
 
 OPTIONAL: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "ReadAsync": (
@@ -145,4 +145,4 @@ OPTIONAL: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
     ),
     "FreeBlockList": (_ERROR, (ctypes.POINTER(BlockList),)),
 }
-"""Of functions that came with 6.5 or 6.7."""
+"""Functions that some supported versions lack; they were added in 6.5 or 6.7."""

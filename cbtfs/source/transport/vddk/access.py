@@ -1,4 +1,4 @@
-"""Holding a VM: storage vMotion is disabled from before its snapshot until after that is gone."""
+"""Disable storage vMotion of a VM from before its snapshot is taken until it is removed."""
 
 import logging
 import time
@@ -6,17 +6,17 @@ import time
 from cbtfs.errors import CbtfsError, SourceUnavailable
 from cbtfs.source.transport.base import Access, Held
 from cbtfs.source.transport.login import VddkLogin
-from cbtfs.source.transport.vddk.login import PASSING, log_in, start_child
+from cbtfs.source.transport.vddk.login import TRANSIENT, log_in, start_child
 from cbtfs.source.transport.vddk.process import ChildGone, ChildProcess, VixFailed
 
 log = logging.getLogger(__name__)
 
 
 class VddkAccess:
-    """PrepareForAccess and EndAccess, in a process of their own for each VM.
+    """Calls PrepareForAccess and EndAccess in one child process per VM.
 
-    When that process's parent is killed it ends the access by itself; when it is killed too, the
-    next run ends it.
+    If the parent is killed, the child ends the access itself. If the child is killed too, the next
+    run ends the access.
     """
 
     def __init__(self, login: VddkLogin) -> None:
@@ -27,7 +27,7 @@ class VddkAccess:
         why = "storage vMotion of the VM could not be disabled"
         try:
             hold.begin()
-        except ChildGone as exc:  # before the server did it, or after
+        except ChildGone as exc:  # the server may have disabled it before
             return _Uncertain(hold, f"{why}: {exc}")
         except CbtfsError as exc:
             hold.drop()
@@ -44,7 +44,7 @@ class VddkAccess:
 
 
 class _Hold:
-    """One VM, and the process that holds it."""
+    """One VM and the child process that holds it."""
 
     trouble = None
 
@@ -55,35 +55,35 @@ class _Hold:
         self._child: ChildProcess | None = None
 
     def begin(self) -> None:
-        self._patiently(self._vm, "prepare", identity=self._identity)
+        self._call(self._vm, "prepare", identity=self._identity)
 
     def clean(self) -> None:
-        """What a dead process left of disks that were hot-added; that is asked of no single VM."""
+        """Detach hot-added disks that a killed process left attached; the call names no VM."""
         try:
-            self._patiently(None, "cleanup")
+            self._call(None, "cleanup")
         except VixFailed as exc:
             log.info("%s", exc)
 
     def finish(self) -> None:
-        """With a new login: the session may have been renewed since."""
-        self._patiently(self._vm, "end_access", identity=self._identity)
+        """End the access with a new login, because the session may have been renewed."""
+        self._call(self._vm, "end_access", identity=self._identity)
 
     def end(self) -> None:
         try:
             self.finish()
         except CbtfsError as exc:
-            raise SourceUnavailable(f"storage vMotion of the VM stays disabled: {exc}") from exc
+            raise SourceUnavailable(f"storage vMotion of the VM is still disabled: {exc}") from exc
         finally:
             self.drop()
 
     def drop(self) -> None:
-        """The process is no more."""
+        """End the child process if it is running."""
         child, self._child = self._child, None
         if child is not None:
             child.end()
 
-    def _patiently(self, vm: str | None, do: str, **words: str) -> None:
-        """A call of the child; after an error that passes it is made again, and later."""
+    def _call(self, vm: str | None, do: str, **words: str) -> None:
+        """Make a call of the child; retry it after a transient error."""
         if self._child is None:
             self._child = start_child(self._login)
         child, pauses = self._child, list(self._login.pauses)
@@ -92,24 +92,24 @@ class _Hold:
                 log_in(child, self._login, vm, lambda: child.call(do, **words))
                 return
             except VixFailed as exc:
-                if exc.number not in PASSING or not pauses:
+                if exc.number not in TRANSIENT or not pauses:
                     raise
-                log.info("%s: tried again", exc)
+                log.info("%s: retrying", exc)
             time.sleep(pauses.pop(0))
 
 
 class _NotHeld:
-    """The server said no."""
+    """The result of a hold that the server refused."""
 
     def __init__(self, trouble: str) -> None:
         self.trouble = trouble
 
     def end(self) -> None:
-        """Nothing is held."""
+        """Do nothing: the VM is not held."""
 
 
 class _Uncertain:
-    """No answer came: whether the VM is held is not known."""
+    """The result of a hold without an answer: the VM may be held."""
 
     def __init__(self, hold: _Hold, trouble: str) -> None:
         self.trouble = trouble
@@ -117,17 +117,19 @@ class _Uncertain:
         hold.drop()
 
     def end(self) -> None:
-        """End what may be held; the server says no if it is not."""
+        """End the hold that may exist; an error of the server means that there is none."""
         try:
             self._hold.finish()
         except VixFailed as exc:
             log.info("%s", exc)
         except CbtfsError as exc:
-            raise SourceUnavailable(f"storage vMotion of the VM may stay disabled: {exc}") from exc
+            raise SourceUnavailable(
+                f"storage vMotion of the VM may still be disabled: {exc}"
+            ) from exc
         finally:
             self._hold.drop()
 
 
 def access_for(login: VddkLogin) -> Access | None:
-    """On a host alone there is nothing to hold: PrepareForAccess fails there (the guide)."""
+    """Return None on a stand-alone host, where PrepareForAccess fails (Programming Guide)."""
     return VddkAccess(login) if login.is_vcenter else None

@@ -1,9 +1,9 @@
-"""The process that has VMware's library in it: one disk, or one lock on a VM.
+"""The child process that runs VMware's library for one disk or one lock on a VM.
 
-It does what its parent asks for over a socket, one call after the other on its main thread; reads
-are handed to the library, several at a time, and answered as they complete. When the parent is
-gone, however that came about, it closes what it opened and ends. What the library logs goes to
-stderr, a line at a time, without secrets.
+The main thread carries out the requests that the parent sends over a socket, one at a time. Reads
+are asynchronous: the library has several at once, and each is answered when it completes. When the
+parent ends for any reason, the child closes the disk and the connection and exits. Log lines of the
+library go to stderr without secrets.
 """
 
 import ctypes
@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Final, NoReturn
@@ -25,22 +26,37 @@ from cbtfs.source.transport.vddk.library import Library, VixError, find_library
 from cbtfs.source.transport.vddk.redact import redacted
 
 IN_FLIGHT: Final = 4
-"""Reads that the library has at once; NFC buffers are few (VDDK Programming Guide, NBD)."""
+"""Maximum number of concurrent reads; a host has few NFC buffers (VDDK Programming Guide, NBD)."""
 MAX_READ: Final = 2 << 20
-"""Bytes; more through vCenter fails with NFC errors."""
+"""Maximum length of a read in bytes; longer ones through vCenter fail with NFC errors."""
 CLOSING_SECONDS: Final = 30.0
-"""For the library to end in good order when the parent is gone."""
+"""Timeout for the library to shut down after the parent has ended."""
 _PR_SET_DUMPABLE: Final = 4
 _LOG_LINE: Final = 2000
-"""Bytes; a line below PIPE_BUF is written whole, whatever other threads write (pipe(7))."""
+"""Maximum length of a log line in bytes; writes below PIPE_BUF are atomic (pipe(7))."""
 _SAID: Final = 300
-"""Characters of the last warning that go with an error."""
+"""Maximum length of the last log line that an error includes, in characters."""
 
 Words = dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class ConnectSettings:
+    """Parameters of the library's connections, with either a password or a cookie."""
+
+    server: str
+    port: int
+    nfc_port: int
+    thumbprint: str
+    user: str
+    vm: str | None
+    """Managed object id of the VM; None for calls that concern no VM."""
+    password: str | None = field(default=None, repr=False)
+    cookie: str | None = field(default=None, repr=False)
+
+
 class Child:
-    """What the process has open."""
+    """The library and the handles that are open in the process."""
 
     def __init__(self, stream: socket.socket) -> None:
         self._stream = stream
@@ -71,66 +87,56 @@ class Child:
             words |= {"text": redacted(text, self._secrets), "said": self._said[:_SAID]}
             frame.send_words(self._stream, frame.ERROR, tag, words)
 
-    # what a parent may ask for
+    # requests
 
-    def answer(self, asked: frame.VddkFrame) -> None:
-        """Carry out one frame."""
+    def answer(self, request: frame.VddkFrame) -> None:
+        """Carry out one request."""
         self._said = ""
         try:
-            if asked.kind == frame.READ:
-                self._read(asked)
+            if request.kind == frame.READ:
+                self._read(request)
                 return
-            words = asked.words()
+            words = request.words()
             done = self._CALLS[str(words.pop("do"))](self, **words)
         except VixError as exc:
-            self.fail(asked.tag, exc.call, exc.number, exc.text)
+            self.fail(request.tag, exc.call, exc.number, exc.text)
         except (OSError, KeyError, TypeError, ValueError) as exc:
-            self.fail(asked.tag, "", 0, str(exc) or type(exc).__name__)
+            self.fail(request.tag, "", 0, str(exc) or type(exc).__name__)
         else:
             if isinstance(done, bytes):
-                self.reply(frame.ANSWER, asked.tag, done)
+                self.reply(frame.ANSWER, request.tag, done)
             else:
                 with self._sending:
-                    frame.send_words(self._stream, frame.ANSWER, asked.tag, done)
+                    frame.send_words(self._stream, frame.ANSWER, request.tag, done)
 
     def load(self, libdir: str) -> Words:
-        """Load and initialise the library; the ways that it knows."""
+        """Load and initialise the library; return the transport modes that it supports."""
         file = find_library(Path(libdir))
         if file is None:
-            raise OSError("no libvixDiskLib is there")
+            raise OSError(f"no libvixDiskLib in {libdir}")
         self._library = Library(file, self.log)
         return {"modes": (self._library.call("ListTransportModes") or b"").decode()}
 
-    def login(
-        self,
-        *,
-        server: str,
-        port: int,
-        nfc_port: int,
-        thumbprint: str,
-        user: str,
-        password: str | None,
-        cookie: str | None,
-        vm: str | None,
-    ) -> Words:
-        """Have the parameters of connections ready; nothing is sent yet."""
-        lib = self._loaded
-        self._secrets += tuple(each for each in (password, cookie, _value_of(cookie)) if each)
+    def login(self, **words: Any) -> Words:
+        """Store the parameters of later connections, the members of ConnectSettings."""
+        settings = ConnectSettings(**words)
+        lib, cookie, password = self._loaded, settings.cookie, settings.password
+        self._secrets += tuple(filter(None, (password, cookie, _value_of(cookie))))
         self._params = lib.params()
         params = self._params.contents
-        params.vmxSpec = lib.keep(None if vm is None else f"moref={vm}")
-        params.serverName = lib.keep(server)
-        params.thumbPrint = lib.keep(thumbprint)
-        params.port, params.nfcHostPort = port, nfc_port
+        params.vmxSpec = lib.keep(None if settings.vm is None else f"moref={settings.vm}")
+        params.serverName = lib.keep(settings.server)
+        params.thumbPrint = lib.keep(settings.thumbprint)
+        params.port, params.nfcHostPort = settings.port, settings.nfc_port
         params.specType = abi.SPEC_VMX
         if cookie is not None:
             params.credType = abi.CREDENTIALS_SESSION
             params.creds.sessionId.cookie = lib.keep(cookie)
-            params.creds.sessionId.userName = lib.keep(user)
+            params.creds.sessionId.userName = lib.keep(settings.user)
             params.creds.sessionId.key = lib.keep("")
         else:
             params.credType = abi.CREDENTIALS_USER
-            params.creds.uid.userName = lib.keep(user)
+            params.creds.uid.userName = lib.keep(settings.user)
             params.creds.uid.password = lib.keep(password)
         return {}
 
@@ -145,7 +151,7 @@ class Child:
         return {}
 
     def cleanup(self) -> Words:
-        """What a process that crashed left of its hot-added disks; the parameters have no VM."""
+        """Detach hot-added disks that a crashed process left attached, without naming a VM."""
         cleaned, remaining = ctypes.c_uint32(), ctypes.c_uint32()
         self._loaded.check("Cleanup", self._params, ctypes.byref(cleaned), ctypes.byref(remaining))
         return {"cleaned": cleaned.value, "remaining": remaining.value}
@@ -170,12 +176,12 @@ class Child:
     def allocated(self, start: int, count: int, chunk: int) -> bytes:
         lib = self._loaded
         if not lib.has("QueryAllocatedBlocks"):
-            raise VixError("QueryAllocatedBlocks", abi.NOT_SUPPORTED, "older than 6.7")
+            raise VixError("QueryAllocatedBlocks", abi.NOT_SUPPORTED, "the library predates 6.7")
         self._wait_reads()
         return lib.allocated(self._disk, start, count, chunk)
 
     def close(self) -> Words:
-        """Close all, in order; the first error of that comes out when all is done."""
+        """Close disk, connection and library; then raise the first error, if any."""
         lib, failed = self._library, None
         if lib is None:
             return {}
@@ -200,17 +206,17 @@ class Child:
         return {}
 
     def _wait_reads(self) -> None:
-        """No read is under way: the handle is free for another call."""
+        """Wait for the reads in flight: the handle allows one call at a time."""
         if self._disk is not None and self._loaded.has("Wait"):
             self._loaded.call("Wait", self._disk)
 
-    def _read(self, asked: frame.VddkFrame) -> None:
-        if self._reads is None or len(asked.payload) != frame.RANGE.size:
+    def _read(self, request: frame.VddkFrame) -> None:
+        if self._reads is None or len(request.payload) != frame.RANGE.size:
             raise ValueError("no disk is open")
-        start, count = frame.RANGE.unpack(asked.payload)
+        start, count = frame.RANGE.unpack(request.payload)
         if not 0 < count * abi.SECTOR <= MAX_READ:
-            raise ValueError("a read of that length")
-        self._reads.start(asked.tag, start, count)
+            raise ValueError(f"invalid length of a read: {count} sectors")
+        self._reads.start(request.tag, start, count)
 
     @property
     def _loaded(self) -> Library:
@@ -232,10 +238,10 @@ class Child:
 
 
 class _Reads:
-    """Reads that are under way: a buffer for each, handed on by whichever thread completes it.
+    """The reads in flight, each with a buffer; one thread sends the results to the parent.
 
-    A handle has one reader at a time (VDDK Programming Guide, Multiple Threads), so all reads are
-    started by the main thread; without ReadAsync it makes them itself.
+    Only one thread at a time may use a handle (VDDK Programming Guide, Multiple Threads), so the
+    main thread starts all reads. Without ReadAsync it reads synchronously.
     """
 
     def __init__(self, library: Library, disk: Any, child: Child) -> None:
@@ -250,10 +256,10 @@ class _Reads:
             self._free.put(slot)
         self._is_asynchronous = library.has("ReadAsync") and library.has("Wait")
         self._completed = abi.COMPLETION(lambda slot, error: self._done.put((slot or 0, error)))
-        threading.Thread(target=self._hand_on, daemon=True).start()
+        threading.Thread(target=self._send_results, daemon=True).start()
 
     def start(self, tag: int, start: int, count: int) -> None:
-        """Read so many sectors; the answer is sent when they are there."""
+        """Start a read of *count* sectors; the answer is sent when it completes."""
         slot = self._free.get()
         self._tags[slot] = (tag, count * abi.SECTOR)
         at = ctypes.addressof(ctypes.c_char.from_buffer(self._buffers[slot]))
@@ -271,7 +277,7 @@ class _Reads:
             error = int(self._library.call("Read", self._disk, start, count, at))
         self._done.put((slot, error))
 
-    def _hand_on(self) -> None:
+    def _send_results(self) -> None:
         while True:
             slot, error = self._done.get()
             tag, length = self._tags[slot]
@@ -283,29 +289,29 @@ class _Reads:
                     text = self._library.error_text(error)
                     self._child.fail(tag, "Read", abi.error_number(error), text)
             except frame.FrameError:
-                pass  # the main thread learns of it, too
+                pass  # the main thread gets the same error
             self._free.put(slot)
 
 
 def _value_of(cookie: str | None) -> str | None:
-    """The cookie's value alone is a secret as well."""
+    """Return the value of a cookie, which is a secret without its name, too."""
     return None if cookie is None else cookie.partition("=")[2].strip('"') or None
 
 
-def _listen(stream: socket.socket, asked: "SimpleQueue[frame.VddkFrame | None]") -> None:
-    """Take in what the parent sends, even while the library is busy; None when it is gone."""
+def _listen(stream: socket.socket, requests: "SimpleQueue[frame.VddkFrame | None]") -> None:
+    """Queue the requests of the parent, also while the library is busy; None at their end."""
     try:
-        while (found := frame.receive_frame(stream)) is not None:
-            asked.put(found)
+        while (request := frame.receive_frame(stream)) is not None:
+            requests.put(request)
     except frame.FrameError:
         pass
-    asked.put(None)
-    time.sleep(CLOSING_SECONDS)  # the main thread ends the process before
+    requests.put(None)
+    time.sleep(CLOSING_SECONDS)  # usually the main thread exits first
     os._exit(1)
 
 
-def _shut_in() -> None:
-    """No core dumps, which would have secrets in them; signals are for the parent to act on."""
+def _isolate() -> None:
+    """Disable core dumps, which would contain secrets; ignore signals, which the parent handles."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -313,16 +319,16 @@ def _shut_in() -> None:
 
 
 def main(descriptor: int) -> NoReturn:
-    """Serve the parent at the other end of a socket, until it is gone or has closed all."""
-    _shut_in()
-    asked: SimpleQueue[frame.VddkFrame | None] = SimpleQueue()
+    """Carry out the requests of the parent until it closes the socket; never return."""
+    _isolate()
+    requests: SimpleQueue[frame.VddkFrame | None] = SimpleQueue()
     stream = socket.socket(fileno=descriptor)
     child = Child(stream)
-    threading.Thread(target=_listen, args=(stream, asked), daemon=True).start()
+    threading.Thread(target=_listen, args=(stream, requests), daemon=True).start()
     code = 0
-    while (found := asked.get()) is not None:
+    while (request := requests.get()) is not None:
         try:
-            child.answer(found)
+            child.answer(request)
         except frame.FrameError:
             break
     try:

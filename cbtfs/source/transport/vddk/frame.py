@@ -1,8 +1,7 @@
 """The frames that a child process and its parent exchange over a socket.
 
-A frame is a header and a payload: JSON for words, plain bytes for data. What the other side sends
-is checked here before anything is done with it: the child runs a library of somebody else's, which
-may have written anywhere.
+A frame is a header and a payload: JSON for calls and answers, plain bytes for data. Each received
+frame is validated before use, because a bug in VMware's library can corrupt the child's memory.
 """
 
 import json
@@ -15,19 +14,19 @@ _HEADER: Final = struct.Struct("<4sBxxxIQ")
 _MAGIC: Final = b"VDK1"
 CALL, READ, ANSWER, DATA, ERROR = 1, 2, 3, 4, 5
 MAX_WORDS: Final = 1 << 16
-"""Bytes of JSON in a frame."""
+"""Maximum size of a JSON payload in bytes."""
 MAX_DATA: Final = 16 << 20
-"""More than the largest read, and the list of all extents that one question can have."""
+"""Maximum size of a data payload: above the largest read and the longest list of extents."""
 RANGE: Final = struct.Struct("<QQ")
 """First sector and number of sectors."""
 
 
 class FrameError(Exception):
-    """The other side is gone, or sends what is no frame."""
+    """Raised when the peer has closed the stream or sends an invalid frame."""
 
 
 class StreamEnded(FrameError):
-    """The other side closed the stream, in the middle of a frame or with bytes it did not read."""
+    """Raised when the peer closed the stream within a frame or with unread bytes."""
 
 
 class VddkFrame(NamedTuple):
@@ -36,26 +35,26 @@ class VddkFrame(NamedTuple):
     payload: memoryview
 
     def words(self) -> dict[str, Any]:
-        """The payload as a JSON object; FrameError if it is none."""
+        """Return the payload as a JSON object; raise FrameError if it is anything else."""
         try:
-            found = json.loads(bytes(self.payload))
+            document = json.loads(bytes(self.payload))
         except (ValueError, RecursionError) as exc:
             raise FrameError("a frame that is not JSON") from exc
-        if not isinstance(found, dict):
-            raise FrameError("a frame that is no JSON object")
-        return found
+        if not isinstance(document, dict):
+            raise FrameError("a frame that is not a JSON object")
+        return document
 
 
 def header(kind: int, tag: int, length: int) -> bytes:
-    """What stands before a payload of *length* bytes."""
+    """Return the header of a frame with a payload of *length* bytes."""
     return _HEADER.pack(_MAGIC, kind, tag, length)
 
 
 def send_frame(stream: socket.socket, kind: int, tag: int, *payload: bytes | memoryview) -> None:
-    """One frame; FrameError if the other side is gone. Not safe for several threads."""
-    length = sum(len(each) for each in payload)
+    """Send one frame; raise FrameError if the peer is gone. Not safe for several threads."""
+    length = sum(len(piece) for piece in payload)
     parts = [memoryview(header(kind, tag, length))]
-    parts += [memoryview(each) for each in payload]
+    parts += [memoryview(piece) for piece in payload]
     try:
         while parts:
             sent = stream.sendmsg(parts, (), socket.MSG_NOSIGNAL)
@@ -64,7 +63,7 @@ def send_frame(stream: socket.socket, kind: int, tag: int, *payload: bytes | mem
             if parts and sent:
                 parts[0] = parts[0][sent:]
     except OSError as exc:
-        raise StreamEnded(f"the other side is gone: {exc.strerror}") from exc
+        raise StreamEnded(f"the peer is gone: {exc.strerror}") from exc
 
 
 def send_words(stream: socket.socket, kind: int, tag: int, words: Mapping[str, Any]) -> None:
@@ -72,14 +71,14 @@ def send_words(stream: socket.socket, kind: int, tag: int, words: Mapping[str, A
 
 
 def receive_frame(stream: socket.socket) -> VddkFrame | None:
-    """The next frame; None at the end of the stream; FrameError."""
+    """Return the next frame, None at the end of the stream; raise FrameError."""
     head = _receive(stream, _HEADER.size, may_end=True)
     if head is None:
         return None
     magic, kind, tag, length = _HEADER.unpack(head)
     limit = MAX_DATA if kind in (DATA, ANSWER) else MAX_WORDS
     if magic != _MAGIC or kind not in (CALL, READ, ANSWER, DATA, ERROR) or length > limit:
-        raise FrameError("what is no frame")
+        raise FrameError("an invalid frame header")
     payload = _receive(stream, length, may_end=False)
     assert payload is not None
     return VddkFrame(kind, tag, payload)
@@ -94,8 +93,8 @@ def _receive(stream: socket.socket, length: int, *, may_end: bool) -> memoryview
             if not count:
                 if may_end and not at:
                     return None
-                raise StreamEnded("half a frame")
+                raise StreamEnded("a truncated frame")
             at += count
     except OSError as exc:
-        raise StreamEnded(f"the other side is gone: {exc.strerror}") from exc
+        raise StreamEnded(f"the peer is gone: {exc.strerror}") from exc
     return data

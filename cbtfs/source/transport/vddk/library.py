@@ -1,4 +1,4 @@
-"""One loaded libvixDiskLib: its calls, with errors as exceptions and log lines as text."""
+"""Load libvixDiskLib and call it: errors become exceptions, log records become text."""
 
 import ctypes
 import os
@@ -12,21 +12,21 @@ from cbtfs.source.transport.vddk import abi, frame
 _PREFIX: Final = "VixDiskLib_"
 _NAME: Final = re.compile(r"libvixDiskLib\.so\.(\d{1,3})((?:\.\d{1,6}){0,5})\Z")
 _VERSIONS: Final = {6: (6, 5), 7: (7, 0), 8: (8, 0), 9: (9, 0)}
-"""Number in the library's name, and the version of the interface to ask for."""
+"""Interface version to request, by the major version in the library's file name."""
 VERSIONS: Final = "6.5 to 9"
-"""Releases of VDDK whose names and interfaces are those, for people to read."""
+"""Supported releases of VDDK, for messages."""
 _LINE: Final = 4000
 _SPARE: Final = 1024
-"""Bytes behind our notion of ConnectParams, where the library itself does not allocate one."""
+"""Spare bytes after ConnectParams, in case the library's struct is longer than ours."""
 _LIBC: Final = ctypes.CDLL(None)
 _LIBC.vsnprintf.argtypes = (ctypes.c_char_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_void_p)
 
 Log = Callable[[str, str], None]
-"""Level and line; from any thread."""
+"""Callback with the level and the line; any thread may call it."""
 
 
 class VixError(Exception):
-    """A call of the library failed."""
+    """Raised when a call of the library fails."""
 
     def __init__(self, call: str, error: int, text: str) -> None:
         super().__init__(f"{_PREFIX}{call}: {text}")
@@ -36,7 +36,7 @@ class VixError(Exception):
 
 
 class LibraryFile(NamedTuple):
-    """Where a library is, and the version of the interface that it has."""
+    """Path of a library and the interface version that it provides."""
 
     path: Path
     major: int
@@ -44,12 +44,12 @@ class LibraryFile(NamedTuple):
 
     @property
     def folder(self) -> Path:
-        """Where the libraries are that it needs."""
+        """The directory with the library and its dependencies."""
         return self.path.parent
 
     @property
     def home(self) -> Path:
-        """What VMware calls libdir: the directory that has lib64, if they are in one."""
+        """VMware's libdir: the parent of lib64, or the library's own directory."""
         return self.folder.parent if self.folder.name == "lib64" else self.folder
 
 
@@ -60,41 +60,41 @@ def find_library(libdir: Path) -> LibraryFile | None:
             names = os.listdir(folder)
         except OSError:
             continue
-        known = [found for name in names if (found := _NAME.match(name)) and _major(found)]
+        known = [match for name in names if (match := _NAME.match(name)) and _major(match)]
         if known:
             newest = max(known, key=_preference)
             return LibraryFile(folder / newest[0], *_VERSIONS[_major(newest)])
     return None
 
 
-def _major(found: re.Match[str]) -> int:
-    """The first number in the name of a library; 0 if cbtfs does not know that version."""
-    major = int(found[1])
+def _major(match: re.Match[str]) -> int:
+    """Return the major version in the name of a library; 0 if it is not supported."""
+    major = int(match[1])
     return major if major in _VERSIONS else 0
 
 
-def _preference(found: re.Match[str]) -> tuple[int, bool, list[int]]:
-    """The newest major version, by its own name where there is one, else the newest release."""
-    rest = [int(number) for number in found[2].split(".")[1:]]
-    return _major(found), not rest, rest
+def _preference(match: re.Match[str]) -> tuple[int, bool, list[int]]:
+    """Return a sort key: newest major version, then a name without release, then the release."""
+    rest = [int(number) for number in match[2].split(".")[1:]]
+    return _major(match), not rest, rest
 
 
 def formatted(template: bytes, arguments: int) -> str:
-    """What printf makes of a template and a va_list, which is used up by that."""
+    """Return the output of vsnprintf for a template and a va_list; this consumes the va_list."""
     buffer = ctypes.create_string_buffer(_LINE)
     _LIBC.vsnprintf(buffer, _LINE, template, arguments)
     return buffer.value.decode("utf-8", "replace").rstrip()
 
 
 class Library:
-    """The library, initialised; one in a process, all calls but completions from its main thread.
+    """The initialised library. One per process; only the main thread may call it.
 
-    What is passed to the library stays allocated until the process ends: which strings it copies is
-    not documented, and the process has one disk.
+    All arguments stay allocated until the process ends, because VMware does not document which
+    strings the library copies. The process opens only one disk, so this costs little memory.
     """
 
     def __init__(self, file: LibraryFile, log: Log) -> None:
-        """OSError if it cannot be loaded, VixError if it does not initialise."""
+        """Load and initialise the library; raise OSError or VixError if that fails."""
         self._lib: Any = ctypes.CDLL(str(file.path), mode=os.RTLD_NOW | os.RTLD_LOCAL)
         self._functions: dict[str, Any] = {}
         for name, signature in abi.SIGNATURES.items():
@@ -124,14 +124,14 @@ class Library:
         return abi.LOG_FUNCTION(write)
 
     def has(self, name: str) -> bool:
-        """Whether this version has that function."""
+        """Return whether this version has the function *name*."""
         return name in self._functions
 
     def call(self, name: str, *arguments: Any) -> Any:
         return self._functions[name](*arguments)
 
     def check(self, name: str, *arguments: Any) -> None:
-        """A call that returns an error or none; VixError."""
+        """Call a function that returns an error code; raise VixError unless it is VIX_OK."""
         error = int(self.call(name, *arguments))
         if error != abi.OK:
             raise VixError(name, error, self.error_text(error))
@@ -145,7 +145,7 @@ class Library:
         return f"{words} ({abi.error_number(error)})"
 
     def params(self) -> Any:
-        """A pointer to connection parameters, all zeros."""
+        """Return a pointer to zeroed connection parameters."""
         if self.has("AllocateConnectParams"):
             pointer = self.call("AllocateConnectParams")
             if not pointer:
@@ -156,7 +156,7 @@ class Library:
         return ctypes.cast(memory, ctypes.POINTER(abi.ConnectParams))
 
     def keep(self, text: str | None) -> bytes | None:
-        """*text* as a C string that stays where it is."""
+        """Return *text* as a C string that stays allocated at one address."""
         if text is None:
             return None
         kept = text.encode()
@@ -164,7 +164,7 @@ class Library:
         return kept
 
     def capacity(self, handle: Any) -> int:
-        """Sectors of an open disk."""
+        """Return the size of an open disk in sectors."""
         info = ctypes.POINTER(abi.Info)()
         self.check("GetInfo", handle, ctypes.byref(info))
         try:
@@ -173,12 +173,12 @@ class Library:
             self.call("FreeInfo", info)
 
     def allocated(self, handle: Any, start: int, count: int, chunk: int) -> bytes:
-        """Pairs of sectors, as they stand in memory: RANGE after RANGE."""
-        found = ctypes.POINTER(abi.BlockList)()
-        self.check("QueryAllocatedBlocks", handle, start, count, chunk, ctypes.byref(found))
+        """Return the allocated blocks of *count* sectors from *start*, packed as frame.RANGE."""
+        answer = ctypes.POINTER(abi.BlockList)()
+        self.check("QueryAllocatedBlocks", handle, start, count, chunk, ctypes.byref(answer))
         try:
-            blocks = int(found.contents.numBlocks)
-            first = ctypes.addressof(found.contents) + abi.BlockList.blocks.offset
+            blocks = int(answer.contents.numBlocks)
+            first = ctypes.addressof(answer.contents) + abi.BlockList.blocks.offset
             return ctypes.string_at(first, blocks * frame.RANGE.size)
         finally:
-            self.check("FreeBlockList", found)
+            self.check("FreeBlockList", answer)

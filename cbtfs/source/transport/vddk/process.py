@@ -1,7 +1,7 @@
-"""The parent's side of a child process that has VMware's library in it.
+"""The parent's side of a child process that runs VMware's library.
 
-The child alone gets LD_LIBRARY_PATH: the library brings its own OpenSSL and libstdc++. Whatever it
-does, crash, hang or talk nonsense, ends as a SourceUnavailable here.
+Only the child gets LD_LIBRARY_PATH, because the library brings its own OpenSSL and libstdc++. A
+crash, a hang or an invalid answer of the child is raised as SourceUnavailable.
 """
 
 import logging
@@ -28,19 +28,20 @@ log = logging.getLogger(__name__)
 
 _PROGRAM: Final = "from cbtfs.source.transport.vddk.child import main; main(int(sys.argv[1]))"
 _LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING}
-_LAST_WORDS: Final = 20
+_LAST_LINES: Final = 20
 _HINTS: Final[dict[tuple[str, int], str]] = {
-    ("Open", abi.FAIL): ": the server's certificate may be another one than the session believed",
+    ("Open", abi.FAIL): ": the server's certificate may differ from the one that the session "
+    "trusted",
     ("", abi.REFUSED): ": is port 902 of the VM's host open for this machine?",
-    ("", abi.NO_MEMORY): ": the host has no buffers left for its NFC service: capture fewer disks "
-    "of it at once",
+    ("", abi.NO_MEMORY): ": the host's NFC service has no free buffers: capture fewer disks of "
+    "this host at once",
 }
 _NAME: Final = re.compile(r"[A-Za-z]{0,40}\Z")
 _ENDING_SECONDS: Final = 5.0
 
 
 class VixFailed(SourceUnavailable):
-    """A call of the library failed."""
+    """Raised when a call of the library fails."""
 
     def __init__(self, message: str, number: int = 0) -> None:
         super().__init__(message)
@@ -56,7 +57,7 @@ class ChildProcess:
     """A child process; several threads may make calls, each with a timeout."""
 
     def __init__(self, libdir: Path, seconds: float) -> None:
-        """SourceUnavailable if the library cannot be used."""
+        """Start the process; raise SourceUnavailable if the library cannot be used."""
         self._seconds = seconds
         self._secrets: tuple[str, ...] = ()
         self._lock = threading.Lock()
@@ -65,7 +66,7 @@ class ChildProcess:
         self._expected: dict[int, int] = {}
         self._next = 0
         self._why: str | None = None
-        self._words: deque[str] = deque(maxlen=_LAST_WORDS)
+        self._lines: deque[str] = deque(maxlen=_LAST_LINES)
         self._slots = threading.BoundedSemaphore(IN_FLIGHT)
         try:
             self._stream, self._process = _started(libdir)
@@ -75,7 +76,7 @@ class ChildProcess:
             ) from exc
         self._threads = [
             threading.Thread(target=work, name=f"vddk {self._process.pid}", daemon=True)
-            for work in (self._take_in, self._take_words)
+            for work in (self._receive, self._log_stderr)
         ]
         for thread in self._threads:
             thread.start()
@@ -125,7 +126,7 @@ class ChildProcess:
             return self._next, future
 
     def _send(self, send: Callable[[], None]) -> None:
-        with suppress(frame.FrameError):  # who waits for the answer is told by who takes it in
+        with suppress(frame.FrameError):  # the receiving thread reports it to the waiting one
             send()
 
     def _wait(self, tag: int, future: "Future[frame.VddkFrame]", what: str) -> frame.VddkFrame:
@@ -142,12 +143,12 @@ class ChildProcess:
 
     # answers
 
-    def _take_in(self) -> None:
+    def _receive(self) -> None:
         """Deliver answers to the waiting threads; kill the process on an invalid frame."""
         cut_short = ""
         try:
-            while (found := frame.receive_frame(self._stream)) is not None:
-                self._hand_over(found)
+            while (answer := frame.receive_frame(self._stream)) is not None:
+                self._deliver(answer)
         except frame.StreamEnded as exc:
             cut_short = f" ({exc})"
             if not self._ends():
@@ -161,7 +162,7 @@ class ChildProcess:
         self._process.wait()
         self._threads[1].join(_ENDING_SECONDS)
         is_crash = self._process.returncode < 0
-        self._fail_all(self._obituary() + ("" if is_crash else cut_short))
+        self._fail_all(self._exit_reason() + ("" if is_crash else cut_short))
 
     def _ends(self) -> bool:
         """Return whether the process ends after its stream; then its signal is the reason."""
@@ -172,18 +173,18 @@ class ChildProcess:
         else:
             return True
 
-    def _hand_over(self, found: frame.VddkFrame) -> None:
+    def _deliver(self, answer: frame.VddkFrame) -> None:
         with self._lock:
-            future = self._pending.get(found.tag)
-            length = self._expected.get(found.tag)
+            future = self._pending.get(answer.tag)
+            length = self._expected.get(answer.tag)
         if future is None or future.done():
-            raise frame.FrameError("an answer to nothing")
-        if found.kind == frame.ERROR:
-            future.set_exception(failure_in(found, self._secrets))
-        elif (found.kind, length) == (frame.ANSWER, None) or (
-            found.kind == frame.DATA and length == len(found.payload)
+            raise frame.FrameError("an answer without a request")
+        if answer.kind == frame.ERROR:
+            future.set_exception(failure_in(answer, self._secrets))
+        elif (answer.kind, length) == (frame.ANSWER, None) or (
+            answer.kind == frame.DATA and length == len(answer.payload)
         ):
-            future.set_result(found)
+            future.set_result(answer)
         else:
             raise frame.FrameError("an answer of the wrong kind or length")
 
@@ -196,17 +197,17 @@ class ChildProcess:
             if not future.done():
                 future.set_exception(ChildGone(self._why))
 
-    def _obituary(self) -> str:
+    def _exit_reason(self) -> str:
         code = self._process.returncode
         if code >= 0:
-            how = f"ended with {code}"
+            how = f"exited with code {code}"
         else:
             try:
                 how = f"crashed ({signal.Signals(-code).name})"
             except ValueError:
-                how = f"was ended by signal {-code}"
-        said = self.last_words()
-        return f"VMware's library {how}{f': {said}' if said else ''}"
+                how = f"was killed by signal {-code}"
+        line = self.last_line()
+        return f"VMware's library {how}{f': {line}' if line else ''}"
 
     def _give_up(self, why: str) -> ChildGone:
         """Kill the process; return the error to raise."""
@@ -215,24 +216,24 @@ class ChildProcess:
         self._process.kill()
         return ChildGone(why)
 
-    # what it says
+    # log lines
 
-    def _take_words(self) -> None:
+    def _log_stderr(self) -> None:
         """Log the lines from stderr; lines of the child itself start with their level."""
         assert self._process.stderr is not None
         with self._process.stderr as stream:
             for raw in iter(lambda: stream.readline(8192), b""):
                 text = redacted(raw.decode("utf-8", "replace"), self._secrets)
-                level, _, said = text.partition(": ")
+                level, _, line = text.partition(": ")
                 if level not in _LEVELS:
-                    level, said = "warning", text
-                if level != "debug" and said:
-                    self._words.append(said)
-                log.log(_LEVELS[level], "vddk %d: %s", self._process.pid, said)
+                    level, line = "warning", text
+                if level != "debug" and line:
+                    self._lines.append(line)
+                log.log(_LEVELS[level], "vddk %d: %s", self._process.pid, line)
 
-    def last_words(self) -> str:
-        """Return the last line above level debug; empty if none."""
-        return self._words[-1] if self._words else ""
+    def last_line(self) -> str:
+        """Return the last line above level debug; empty if there was none."""
+        return self._lines[-1] if self._lines else ""
 
     # the end
 
@@ -257,24 +258,24 @@ class ChildProcess:
         self._stream.close()
 
 
-def failure_in(found: frame.VddkFrame, secrets: tuple[str, ...]) -> VixFailed:
+def failure_in(answer: frame.VddkFrame, secrets: tuple[str, ...]) -> VixFailed:
     """Return the error in a frame, without *secrets*; FrameError if it is malformed."""
-    words = found.words()
+    words = answer.words()
     call, text, said = (words.get(name) for name in ("call", "text", "said"))
     number = words.get("number")
     if not (isinstance(call, str) and isinstance(text, str) and isinstance(number, int)):
-        raise frame.FrameError("an error that says nothing")
+        raise frame.FrameError("an error without call, number or text")
     if not (_NAME.match(call) and isinstance(said, str)):
-        raise frame.FrameError("an error of no function")
+        raise frame.FrameError("an error with an invalid function name or log line")
     message = f"VixDiskLib_{call}: {text}" if call else text
     message += _HINTS.get((call, number)) or _HINTS.get(("", number), "")
-    if number == abi.FAIL and said:  # "Unknown error" alone helps nobody
-        message += f" (it says: {said})"
+    if number == abi.FAIL and said:  # the text is only "Unknown error"
+        message += f" (its last log line: {said})"
     return VixFailed(redacted(message, secrets), number)
 
 
 def _started(libdir: Path) -> "tuple[socket.socket, process.Popen[bytes]]":
-    """Return the socket to a new child, and the child, which a Ctrl-C does not reach."""
+    """Return the socket to a new child, and the child; a Ctrl-C does not reach it."""
     file = find_library(libdir)
     folder = libdir if file is None else file.folder
     ours, theirs = socket.socketpair()

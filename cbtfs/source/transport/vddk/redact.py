@@ -1,4 +1,4 @@
-"""What VMware's library logs, without what must not show."""
+"""Remove secrets from the log lines of VMware's library."""
 
 import re
 from collections.abc import Iterable
@@ -10,16 +10,17 @@ _NAMED: Final = re.compile(
 )
 _THUMBPRINT: Final = re.compile(r"\b(?:[0-9A-Fa-f]{2}:){15,}[0-9A-Fa-f]{2}\b")
 _DOTS: Final = "…"
-_MOST: Final = 2000
-"""Characters of a line that are worth keeping."""
+_MAX_LENGTH: Final = 2000
+"""Maximum length of a redacted line in characters."""
 
 
 def redacted(text: str, secrets: Iterable[str] = ()) -> str:
-    """*text* as one printable line without *secrets*, and without what looks like some."""
+    """Return *text* as one printable line without *secrets* and other apparent credentials."""
     for secret in sorted(secrets, key=len, reverse=True):
         if secret:
             text = text.replace(secret, _DOTS)
     text = _NAMED.sub(rf"\1{_DOTS}", text)
     text = _THUMBPRINT.sub(_DOTS, text)
     line = " ".join(text.split())
-    return "".join(each if each.isprintable() else "?" for each in line)[:_MOST]
+    printable = "".join(character if character.isprintable() else "?" for character in line)
+    return printable[:_MAX_LENGTH]

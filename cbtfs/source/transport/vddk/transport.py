@@ -1,7 +1,7 @@
-"""The vddk transport, as the choice among transports sees it."""
+"""The vddk transport: whether it is usable, and its readers."""
 
 from cbtfs.errors import SourceUnavailable
-from cbtfs.source.transport.base import DiskReader, FrozenDisk
+from cbtfs.source.transport.base import DiskReader, TransportDisk
 from cbtfs.source.transport.login import VddkLogin
 from cbtfs.source.transport.nfc_buffers import NfcHosts
 from cbtfs.source.transport.vddk.access import access_for
@@ -12,7 +12,7 @@ from cbtfs.source.vsphere.connect.role import Use
 
 
 class VddkTransport:
-    """Reads disks by VMware's own library, each in a process that it starts and ends."""
+    """Reads disks with VMware's library, each in a child process that it starts and ends."""
 
     name = "vddk"
 
@@ -30,7 +30,7 @@ class VddkTransport:
     def connections(self) -> int:
         return 1 if self._usability() is None else 0
 
-    def refusal(self, disk: FrozenDisk) -> str | None:
+    def refusal(self, disk: TransportDisk) -> str | None:
         return self._usability()
 
     def _usability(self) -> str | None:
@@ -40,17 +40,17 @@ class VddkTransport:
         return self._refusal
 
     def _probe(self) -> str | None:
-        """Whether the library is there, and can be loaded by a child."""
+        """Return why no child can load the library; None if one can."""
         if find_library(self._login.libdir) is None:
             return (
-                f"there is no libvixDiskLib.so of VDDK {VERSIONS} in {self._login.libdir}, nor in "
-                "its lib64: unpack VMware's VDDK there, or name its directory by --vddk-libdir"
+                f"no libvixDiskLib.so of VDDK {VERSIONS} in {self._login.libdir} or its lib64: "
+                "unpack VMware's VDDK there, or give its directory with --vddk-libdir"
             )
         try:
             start_child(self._login).close()
         except SourceUnavailable as exc:
-            return f"the library in {self._login.libdir} cannot be used: {exc}"
+            return f"cannot use the library in {self._login.libdir}: {exc}"
         return None
 
-    def open(self, disk: FrozenDisk) -> DiskReader:
+    def open(self, disk: TransportDisk) -> DiskReader:
         return VddkReader(self._login, disk, self._hosts.of(disk.host))

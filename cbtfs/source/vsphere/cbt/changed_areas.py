@@ -1,10 +1,11 @@
-"""QueryChangedDiskAreas: every page, and every rule that its answer must keep.
+"""Query all pages of QueryChangedDiskAreas and validate them.
 
-The rules: VDDK Programming Guide, "Gathering Changed Block Information", and the vSphere API
-reference, DiskChangeInfo. An answer that breaks one is not believed at all.
+The rules are those of the VDDK Programming Guide, "Gathering Changed Block Information", and of
+DiskChangeInfo in the vSphere API reference. An answer that violates a rule is refused completely.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from pyVmomi import vim, vmodl
@@ -12,42 +13,57 @@ from pyVmomi import vim, vmodl
 from cbtfs.core.extent import Extent
 from cbtfs.core.reasons import FullReason
 from cbtfs.source.base import ChangeTrackingInvalid
-from cbtfs.source.vsphere.connect.faults import meaning, text_of
+from cbtfs.source.vsphere.connect.faults import error_of, text_of
 from cbtfs.source.vsphere.connect.session import Session
 
 _PAGE_BYTES: Final = 16 << 20
-"""A page has up to 2000 areas, of two blocks at least with the gap behind; blocks are 64 KiB, or
-4 KiB at the least."""
+"""Minimum number of bytes that a full page covers: 2000 areas, each at least one block with one
+unchanged block after it, and blocks of at least 4 KiB (usually 64 KiB)."""
 
 
-def changed_areas(
-    session: Session, vm: Any, snapshot: Any, key: int, size: int, change_id: str
-) -> Sequence[Extent]:
-    """What changed on the disk of that device key since *change_id*, up to *snapshot*.
+@dataclass(frozen=True, slots=True)
+class ChangeQuery:
+    """The disk and the two moments between which changes are queried."""
 
-    ChangeTrackingInvalid if that cannot be known, with the reason; AccessDenied if the user may
-    not ask; SourceUnavailable if snapshot or session are gone.
+    vm: Any
+    snapshot: Any
+    key: int
+    """The device key of the disk."""
+    change_id: str
+    """The earlier moment; the later one is the snapshot."""
+
+
+def changed_areas(session: Session, query: ChangeQuery, size: int) -> Sequence[Extent]:
+    """Return the changed areas of a disk of *size* bytes.
+
+    Raises:
+        ChangeTrackingInvalid: the changes are unknown, with the reason.
+        AccessDenied: the user lacks the privilege for the query.
+        SourceUnavailable: the snapshot was removed or the server does not answer.
     """
-    found: list[Extent] = []
+    areas: list[Extent] = []
     offset = 0
-    most = session.retry_policy.max_pages + size // _PAGE_BYTES
-    for _ in range(most):
+    max_pages = session.retry_policy.max_pages + size // _PAGE_BYTES
+    for _ in range(max_pages):
         if offset >= size:
-            return found
-        page = _query(session, vm, snapshot, key, offset, change_id)
+            return areas
+        page = _page(session, query, offset)
         end = _check_page(page, offset, size)
-        found += _extents(page, offset, end)
+        areas += _extents(page, offset, end)
         offset = end
     if offset < size:
-        raise _odd(f"{session.address} needs more than {most} pages for {size} bytes")
-    return found
+        raise _invalid(f"{session.address} needs more than {max_pages} pages for {size} bytes")
+    return areas
 
 
-def _query(session: Session, vm: Any, snapshot: Any, key: int, offset: int, change_id: str) -> Any:
+def _page(session: Session, query: ChangeQuery, offset: int) -> Any:
     what = "QueryChangedDiskAreas"
     try:
         return session.repeat(
-            lambda: vm.QueryChangedDiskAreas(snapshot, key, offset, change_id), what
+            lambda: query.vm.QueryChangedDiskAreas(
+                query.snapshot, query.key, offset, query.change_id
+            ),
+            what,
         )
     except (
         vim.fault.NotAuthenticated,
@@ -55,7 +71,7 @@ def _query(session: Session, vm: Any, snapshot: Any, key: int, offset: int, chan
         vmodl.fault.ManagedObjectNotFound,
         vmodl.fault.HostCommunication,
     ) as fault:
-        raise meaning(fault, what) from fault
+        raise error_of(fault, what) from fault
     except vmodl.MethodFault as fault:
         raise ChangeTrackingInvalid(
             f"the change query failed: {text_of(fault)}", FullReason.QUERY_FAILED
@@ -65,12 +81,12 @@ def _query(session: Session, vm: Any, snapshot: Any, key: int, offset: int, chan
 def _check_page(page: Any, offset: int, size: int) -> int:
     """Return the start of the next page."""
     if page.startOffset != offset:
-        raise _odd(f"asked from {offset}, answered from {page.startOffset}")
+        raise _invalid(f"the page at {offset} starts at {page.startOffset}")
     if page.length <= 0:
-        raise _odd(f"the page at {offset} has length {page.length}")
+        raise _invalid(f"the page at {offset} has length {page.length}")
     end = int(page.startOffset + page.length)
     if end > size:
-        raise _odd(f"the page at {offset} ends at {end}, beyond the disk's {size} bytes")
+        raise _invalid(f"the page at {offset} ends at {end}, beyond the disk's {size} bytes")
     return end
 
 
@@ -78,16 +94,14 @@ def _extents(page: Any, start: int, end: int) -> Iterator[Extent]:
     at = start
     for area in page.changedArea:
         if area.length <= 0:
-            raise _odd(f"an area at {area.start} has length {area.length}")
+            raise _invalid(f"the area at {area.start} has length {area.length}")
         if not start <= area.start or area.start + area.length > end:
-            raise _odd(f"an area at {area.start} lies outside of its page")
+            raise _invalid(f"the area at {area.start} is not within its page")
         if area.start < at:
-            raise _odd(f"the area at {area.start} is out of order")
+            raise _invalid(f"the area at {area.start} is out of order")
         at = area.start + area.length
         yield Extent(int(area.start), int(area.length))
 
 
-def _odd(what: str) -> ChangeTrackingInvalid:
-    return ChangeTrackingInvalid(
-        f"the change list is not believed: {what}", FullReason.LIST_REFUSED
-    )
+def _invalid(why: str) -> ChangeTrackingInvalid:
+    return ChangeTrackingInvalid(f"the change list is refused: {why}", FullReason.LIST_REFUSED)

@@ -1,8 +1,8 @@
-"""Whether a machine's changes are tracked, and what is done about it where they are not.
+"""Prepare a VM for capture: enable change tracking if it is off and can be enabled.
 
-Tracking needs virtual hardware 7, is enabled only where there is neither a snapshot nor a delta
-disk left behind, and begins at the next stun, which our own snapshot is (VDDK Programming Guide,
-"Enable CBT"; VMware KB 1020128).
+Tracking needs virtual hardware 7. It must not be enabled while the VM has a snapshot or a leftover
+delta disk. It begins at the next stun, which is the snapshot of the capture (VDDK Programming
+Guide, "Enable CBT"; VMware KB 1020128).
 """
 
 import logging
@@ -14,9 +14,9 @@ from pyVmomi import vim, vmodl
 from cbtfs.core.reasons import FullReason, Reason
 from cbtfs.errors import SourceUnavailable
 from cbtfs.source.vsphere.cbt.reconfigure import reconfigure
-from cbtfs.source.vsphere.connect.faults import meaning, text_of
+from cbtfs.source.vsphere.connect.faults import error_of, text_of
 from cbtfs.source.vsphere.connect.session import Session
-from cbtfs.source.vsphere.connect.task_retry import carry_out
+from cbtfs.source.vsphere.connect.task_retry import run_task
 from cbtfs.source.vsphere.inventory.disks import DiskFacts
 from cbtfs.source.vsphere.inventory.machine import Machine, load_machine
 from cbtfs.source.vsphere.inventory.vms import ListedVm
@@ -32,22 +32,22 @@ class Ready:
 
     machine: Machine
     untracked: Reason | None = None
-    """Why changes are not tracked; None if they are, or will be from the snapshot on."""
+    """Why changes are not tracked; None if they are, or will be after the snapshot."""
     done: str | None = None
-    """The changes that were made to the VM."""
+    """The changes that cbtfs made to the VM."""
 
 
 def make_ready(session: Session, vm: ListedVm, machine: Machine, *, may_upgrade: bool) -> Ready:
-    """See to it that changes are tracked, as far as that is allowed.
+    """Enable change tracking if possible, and the hardware upgrade if *may_upgrade*.
 
-    SourceUnavailable if the machine cannot be captured at all.
+    SourceUnavailable if the VM cannot be captured at all.
     """
     if machine.config.template:
         raise SourceUnavailable(
-            "it is a template, which has no snapshots: convert it to a VM, or leave it out"
+            "it is a template, which has no snapshots: convert it to a VM, or exclude it"
         )
     if not machine.disks:
-        raise SourceUnavailable("it has no disk: leave it out")
+        raise SourceUnavailable("it has no disk: exclude it")
     upgraded = None
     if not machine.can_track and may_upgrade:
         machine, upgraded = _upgrade(session, vm, machine)
@@ -66,17 +66,17 @@ def make_ready(session: Session, vm: ListedVm, machine: Machine, *, may_upgrade:
     obstacle = enabling_obstacle(machine)
     if obstacle is not None:
         return Ready(
-            machine, _off(f"change tracking is off and is not enabled: {obstacle}"), upgraded
+            machine, _off(f"change tracking is off and cannot be enabled: {obstacle}"), upgraded
         )
     machine, obstacle = _enable(session, vm)
     if obstacle is not None and not machine.is_tracking:
         return Ready(
-            machine, _off(f"change tracking is off and is not enabled: {obstacle}"), upgraded
+            machine, _off(f"change tracking is off and cannot be enabled: {obstacle}"), upgraded
         )
     if not machine.is_tracking:
-        return Ready(machine, _off("change tracking was enabled and is off all the same"), upgraded)
-    words = [upgraded, "change tracking enabled"]
-    return Ready(machine, None, ", ".join(word for word in words if word))
+        return Ready(machine, _off("change tracking is still off after it was enabled"), upgraded)
+    changes = [upgraded, "change tracking enabled"]
+    return Ready(machine, None, ", ".join(change for change in changes if change))
 
 
 def _off(text: str) -> Reason:
@@ -96,15 +96,15 @@ def enabling_obstacle(machine: Machine) -> str | None:
 
 def _upgrade(session: Session, vm: ListedVm, machine: Machine) -> tuple[Machine, str | None]:
     if not machine.is_off or machine.snapshots:
-        log.warning("%s: only a VM that is off and has no snapshot is upgraded", vm.path)
+        log.warning("%s: not upgraded: the VM must be powered off and have no snapshot", vm.path)
         return machine, None
     what = "upgrade the virtual hardware"
     try:
-        carry_out(session, lambda: machine.object.UpgradeVM_Task(None), what)
+        run_task(session, lambda: machine.object.UpgradeVM_Task(None), what)
     except vim.fault.AlreadyUpgraded as fault:
         log.info("%s: %s", what, text_of(fault))
     except vmodl.MethodFault as fault:
-        raise meaning(fault, what) from fault
+        raise error_of(fault, what) from fault
     now = load_machine(session, vm)
     return now, f"virtual hardware upgraded from {machine.config.version} to {now.config.version}"
 
@@ -112,7 +112,8 @@ def _upgrade(session: Session, vm: ListedVm, machine: Machine) -> tuple[Machine,
 def _enable(session: Session, vm: ListedVm) -> tuple[Machine, str | None]:
     """Enable tracking; return the machine afterwards, and why it was not enabled, or None.
 
-    Examined again right before the task: another product may have taken a snapshot meanwhile.
+    The VM is checked again right before the task, because another product may have taken a
+    snapshot.
     """
 
     def check(machine: Machine) -> None:

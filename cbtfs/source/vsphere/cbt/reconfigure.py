@@ -1,4 +1,4 @@
-"""Reconfigure a machine only as long as its configuration is the one that was examined."""
+"""Reconfigure a VM, unless its configuration changed after it was checked."""
 
 import logging
 from collections.abc import Callable
@@ -7,9 +7,9 @@ from typing import Any
 from pyVmomi import vmodl
 
 from cbtfs.errors import CbtfsError
-from cbtfs.source.vsphere.connect.faults import meaning
+from cbtfs.source.vsphere.connect.faults import error_of
 from cbtfs.source.vsphere.connect.session import Session
-from cbtfs.source.vsphere.connect.task_retry import carry_out
+from cbtfs.source.vsphere.connect.task_retry import run_task
 from cbtfs.source.vsphere.inventory.machine import Machine, load_machine
 from cbtfs.source.vsphere.inventory.vms import ListedVm
 
@@ -19,12 +19,14 @@ log = logging.getLogger(__name__)
 def reconfigure(
     session: Session, vm: ListedVm, what: str, spec: Any, check: Callable[[Machine], None]
 ) -> Machine:
-    """Carry out ReconfigVM_Task with *spec*, and return the machine afterwards.
+    """Run ReconfigVM_Task with *spec*, and return the VM afterwards.
 
-    *check* raises if the machine must not be reconfigured now. It examines a fresh state before
-    each try, and the server refuses the task (ConcurrentAccess) if the configuration changed since
-    (vSphere API reference, VirtualMachineConfigSpec.changeVersion). Errors: those of *check*,
-    SourceUnavailable, AccessDenied.
+    *check* raises an error if the VM must not be reconfigured now. Each attempt loads the VM's
+    state and calls *check* first. If the configuration changes after that, the server refuses the
+    task with ConcurrentAccess (vSphere API reference, VirtualMachineConfigSpec.changeVersion).
+
+    Raises:
+        SourceUnavailable, AccessDenied: the task failed; or an error of *check*.
     """
 
     def start() -> object:
@@ -34,11 +36,11 @@ def reconfigure(
         return vm.object.ReconfigVM_Task(spec)
 
     try:
-        carry_out(session, start, what)
+        run_task(session, start, what)
     except vmodl.MethodFault as fault:
-        raise meaning(fault, what) from fault
+        raise error_of(fault, what) from fault
     try:
         return load_machine(session, vm)
     except CbtfsError:
-        log.warning("%s: %s: done; its state cannot be read", vm.path, what)
+        log.warning("%s: %s: done, but the VM's state cannot be read", vm.path, what)
         raise

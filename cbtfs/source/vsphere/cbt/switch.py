@@ -1,9 +1,9 @@
-"""Switch change tracking on, or off and on again, as VMware says that it is to be done.
+"""Enable or reset change tracking according to VMware's documentation.
 
-Never while there is a snapshot, or a delta disk that one left (the server then says that the VM
-needs consolidation; a linked clone has delta disks of its own): that makes incrementals wrong
-without a fault (VMware KB 1020128). This is looked at in the moment of each reconfiguration, and
-the server is told which version of the configuration was looked at.
+Tracking must not be switched while the VM has a snapshot or a leftover delta disk (the server then
+reports that the VM needs consolidation; the delta disks of a linked clone are no obstacle).
+Otherwise change lists are wrong without any fault (VMware KB 1020128). Each reconfiguration checks
+this first, and passes the version of the checked configuration to the server.
 """
 
 import logging
@@ -18,7 +18,7 @@ from cbtfs.errors import CbtfsError, SourceUnavailable
 from cbtfs.source.base import Stopped
 from cbtfs.source.vsphere.cbt.reconfigure import reconfigure
 from cbtfs.source.vsphere.cbt.tracking import Tracking, tracking_of
-from cbtfs.source.vsphere.connect.faults import meaning
+from cbtfs.source.vsphere.connect.faults import error_of
 from cbtfs.source.vsphere.connect.session import Session
 from cbtfs.source.vsphere.inventory.disks import bars_snapshots
 from cbtfs.source.vsphere.inventory.machine import Machine, load_machine
@@ -44,16 +44,16 @@ class Switched:
 def obstacle(machine: Machine) -> str | None:
     """Return why tracking cannot be switched now, with the fix; None if it can."""
     if machine.config.template:
-        return "it is a template, which has no snapshots: convert it to a VM, or leave it out"
+        return "it is a template, which has no snapshots: convert it to a VM, or exclude it"
     if not machine.can_track:
         return (
             f"its virtual hardware {machine.config.version} cannot track changes: power it off "
             "and upgrade it to vmx-07 or newer"
         )
     if machine.question is not None:
-        return f"it waits for an answer, {printable(machine.question)!r}: give it"
+        return f"it waits for an answer to {printable(machine.question)!r}: answer it"
     if machine.snapshots:
-        names = [f"{each.name} ({whose(each.name)})" for each in machine.snapshots[:_SHOWN]]
+        names = [f"{entry.name} ({whose(entry.name)})" for entry in machine.snapshots[:_SHOWN]]
         more = len(machine.snapshots) - _SHOWN
         return (
             "change tracking must not be switched while the VM has a snapshot (VMware KB 1020128): "
@@ -73,8 +73,8 @@ def _obstacle_to_stun(machine: Machine) -> str | None:
         why = bars_snapshots(disk)
         if why is not None:
             return (
-                f"the snapshot that it takes may be refused, for {disk.label}: {why}: power the "
-                "VM off, or make that disk independent"
+                f"vSphere may refuse the necessary snapshot because of {disk.label}: {why}: power "
+                "the VM off, or make that disk independent"
             )
     return None
 
@@ -89,8 +89,8 @@ def enable(
     if tracking.is_enabled and not tracking.missing:
         return Switched(machine, tuple(done), ())
     _refuse(machine)
-    if not any(each.can_track for each in tracking.disks):
-        raise SourceUnavailable("it has no disk that can be tracked: leave it out")
+    if not any(disk.can_track for disk in tracking.disks):
+        raise SourceUnavailable("it has no disk that can be tracked: exclude it")
     warnings: list[str] = []
     if not tracking.is_enabled:
         machine = _switch(session, vm, is_on=True)
@@ -100,7 +100,7 @@ def enable(
         done.append(f"set to TRUE: {', '.join(settings)}")
     if not machine.is_off:
         warnings += _stun(session, vm, is_stopped)
-        done.append("VM stopped for a moment by a snapshot, so that tracking begins")
+        done.append("VM stunned by a snapshot, so that tracking begins")
         machine = load_machine(session, vm)
     return Switched(machine, tuple(done), (*warnings, *_lacking(tracking_of(machine))))
 
@@ -108,9 +108,10 @@ def enable(
 def reset(
     session: Session, vm: ListedVm, is_stopped: Callable[[], bool] = lambda: False
 ) -> Switched:
-    """Begin tracking anew: off, a stun, on, a stun (VMware KB 2139574); none where it is off.
+    """Restart tracking: disable it, stun, enable it, stun (VMware KB 2139574).
 
-    The next backup reads all disks whole. SourceUnavailable, AccessDenied if it cannot be done.
+    A VM that is powered off needs no stun. The next backup reads all disks completely. Raises
+    SourceUnavailable or AccessDenied.
     """
     done = _swept(session, vm)
     machine = load_machine(session, vm)
@@ -123,20 +124,20 @@ def reset(
             done.append("change tracking disabled")
             if not machine.is_off:
                 warnings += _stun(session, vm, is_stopped)
-                done.append("VM stopped for a moment by a snapshot, so that tracking ends")
+                done.append("VM stunned by a snapshot, so that tracking ends")
             if is_stopped():
                 raise Stopped("interrupted")
         switched = enable(session, vm, is_stopped)
     except CbtfsError as exc:
         if machine.is_tracking:
-            raise  # nothing was done yet
-        words = f"{exc}; change tracking is disabled: run 'cbtfs cbt enable' once that is mended"
-        if is_stopped():  # then nobody reports what became of it
-            log.warning("%s: %s", vm.path, words)
-        raise type(exc)(words) from exc
+            raise  # tracking was not disabled
+        text = f"{exc}; change tracking is disabled now: fix this, then run 'cbtfs cbt enable'"
+        if is_stopped():  # after an interrupt the caller does not report the error
+            log.warning("%s: %s", vm.path, text)
+        raise type(exc)(text) from exc
     after = _epochs(switched.machine)
     warnings += [
-        f"{label} is still tracked under the change ID of before: see the VM's events"
+        f"{label} still has the change ID from before the reset: see the VM's events"
         for label, epoch in after.items()
         if before.get(label) == epoch
     ]
@@ -147,7 +148,7 @@ def _swept(session: Session, vm: ListedVm) -> list[str]:
     try:
         removed = sweep_stuns(session, vm.object)
     except vmodl.MethodFault as fault:
-        raise meaning(fault, "look for snapshots of ours") from fault
+        raise error_of(fault, "remove snapshots of a killed 'cbtfs cbt'") from fault
     return [f"removed the snapshot {name}, left by a killed 'cbtfs cbt'" for name in removed]
 
 
@@ -159,12 +160,12 @@ def _refuse(machine: Machine) -> None:
 
 def _settings_to_write(machine: Machine) -> list[str]:
     """Return the `scsiX:Y.ctkEnabled` settings of disks that could be tracked and are not."""
-    return [each.setting for each in tracking_of(machine).missing if not each.switch]
+    return [disk.setting for disk in tracking_of(machine).missing if not disk.switch]
 
 
 def _write_settings(session: Session, vm: ListedVm, settings: Sequence[str]) -> Machine:
     """Set the disks' own settings to TRUE, and return the machine afterwards."""
-    options = [vim.option.OptionValue(key=each, value="TRUE") for each in settings]
+    options = [vim.option.OptionValue(key=setting, value="TRUE") for setting in settings]
     spec = vim.vm.ConfigSpec(extraConfig=options)
     return reconfigure(session, vm, f"set {', '.join(settings)} to TRUE", spec, _refuse)
 
@@ -176,7 +177,7 @@ def _switch(session: Session, vm: ListedVm, *, is_on: bool) -> Machine:
     machine = reconfigure(session, vm, what, spec, _refuse)
     if machine.is_tracking != is_on:
         now = "off" if is_on else "on"
-        raise SourceUnavailable(f"{what}: done, and it is {now} all the same: see the VM's events")
+        raise SourceUnavailable(f"{what}: done, but it is still {now}: see the VM's events")
     return machine
 
 
@@ -195,4 +196,6 @@ def _epochs(machine: Machine) -> dict[str, str]:
 
 
 def _lacking(tracking: Tracking) -> list[str]:
-    return [f"{each.disk.label} is not tracked: {each.reason}" for each in tracking.missing]
+    return [
+        f"{missing.disk.label} is not tracked: {missing.reason}" for missing in tracking.missing
+    ]

@@ -1,7 +1,7 @@
-"""How the changes of a machine and of each of its disks are tracked now, and why not.
+"""The current state of change tracking of a VM and of its disks.
 
-The flag of the configuration says what is wanted. It acts on a running machine at the next stun;
-a disk is tracked when it shows a change ID. Each disk has a switch of its own besides,
+The flag in the VM's configuration enables tracking. On a running VM it takes effect at the next
+stun. A disk is tracked if it has a change ID. Each disk also has its own setting,
 `scsi0:0.ctkEnabled` (VDDK Programming Guide, "Enable CBT"; VMware KB 1020128).
 """
 
@@ -63,7 +63,7 @@ class Tracking:
     @property
     def missing(self) -> list[DiskTracking]:
         """Disks that support tracking and are not tracked."""
-        return [each for each in self.disks if each.can_track and not each.is_tracked]
+        return [disk for disk in self.disks if disk.can_track and not disk.is_tracked]
 
 
 def tracking_of(machine: Machine) -> Tracking:
@@ -72,10 +72,10 @@ def tracking_of(machine: Machine) -> Tracking:
     disks = tuple(_disk(machine, settings, disk) for disk in machine.disks)
     if machine.is_tracking:
         is_pending = not machine.is_off and any(
-            each.can_track and each.switch and each.disk.change_id is None for each in disks
+            state.can_track and state.switch and state.disk.change_id is None for state in disks
         )
     else:
-        is_pending = any(each.disk.change_id is not None for each in disks)
+        is_pending = any(state.disk.change_id is not None for state in disks)
     return Tracking(machine.can_track, machine.is_tracking, disks, is_pending)
 
 
@@ -102,7 +102,7 @@ def _reason(machine: Machine, disk: DiskFacts, *, is_switched: bool) -> str | No
     if not machine.is_tracking:
         return "change tracking is off"
     if disk.change_id is None and is_switched and not machine.is_off:
-        return "it begins at the next stun: 'cbtfs cbt enable' makes one"
+        return "tracking begins at the next stun: 'cbtfs cbt enable' stuns the VM"
     why = untracked_disk(machine, disk)
     return None if why is None else why.text
 
@@ -110,10 +110,10 @@ def _reason(machine: Machine, disk: DiskFacts, *, is_switched: bool) -> str | No
 def disk_notes(machine: Machine) -> Iterator[str]:
     """Return notes on disks that are not tracked because of their own setting."""
     tracking = tracking_of(machine)
-    for each in tracking.disks if tracking.is_enabled else ():
-        is_off = each.switch is False or (each.switch is None and not each.is_tracked)
-        if each.can_track and is_off:
+    for state in tracking.disks if tracking.is_enabled else ():
+        is_off = state.switch is False or (state.switch is None and not state.is_tracked)
+        if state.can_track and is_off:
             yield (
-                f"disk {each.disk.label} is not tracked and is read whole by each run: the VM's "
-                f"setting {each.setting} is not TRUE; run 'cbtfs cbt enable'"
+                f"disk {state.disk.label} is not tracked and is read completely by each run: the "
+                f"VM's setting {state.setting} is not TRUE; run 'cbtfs cbt enable'"
             )

@@ -1,8 +1,8 @@
 """Decide whether a disk's change list can be trusted since the last point.
 
 Sources: VDDK Programming Guide, "Changed Block Tracking"; VMware KB 1020128, 2090639 (grown disks),
-KB 432633 (power loss). A corrupt map is not reported as a fault since vSphere 6.5, so all that can
-be told from outside is looked at here.
+KB 432633 (power loss). vSphere 6.5 and later report no fault for a corrupt change map, so this
+module checks all conditions that are visible from outside.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from cbtfs.source.vsphere.inventory.disks import DiskFacts
 def distrust(disk: DiskFacts, since: Since, then: Mapping[str, Any] | None) -> Reason | None:
     """Return why changes of *disk* since that point cannot be trusted; None if they can.
 
-    *then* is what that point's manifest knows of the disk.
+    *then* is the disk's metadata in that point's manifest.
     """
     if since.change_id is None:
         return Reason(FullReason.BASE_UNKNOWN, "the last point has no change ID of this disk")
@@ -26,11 +26,11 @@ def distrust(disk: DiskFacts, since: Since, then: Mapping[str, Any] | None) -> R
             "the snapshot has no change ID of this disk: it is not tracked",
         )
     if then is None:
-        return Reason(FullReason.BASE_UNKNOWN, "the last point does not tell where the disk was")
+        return Reason(FullReason.BASE_UNKNOWN, "the last point does not record the disk's path")
     if then.get("root") != disk.root:
         return Reason(
             FullReason.MOVED,
-            f"the disk was {then.get('root')} and is {disk.root} now: it was moved or replaced",
+            f"the disk was moved or replaced: it was {then.get('root')} and is {disk.root} now",
         )
     if since.size != disk.size:
         return Reason(
@@ -47,13 +47,13 @@ def _new_epoch(old: str, new: str) -> Reason | None:
     if not old_epoch or old_epoch != new_epoch:
         return Reason(
             FullReason.TRACKING_RESET,
-            f"change tracking started anew: the change ID was {old} and is {new} now",
+            f"change tracking was restarted: the change ID was {old} and is {new} now",
         )
     numbers = _numbers(old_number, new_number)
     if numbers is None or numbers[1] <= numbers[0]:
         return Reason(
             FullReason.TRACKING_RESET,
-            f"the change ID did not go up: it was {old} and is {new} now",
+            f"the change ID did not increase: it was {old} and is {new} now",
         )
     return None
 
@@ -73,11 +73,12 @@ def foreign_snapshots(then: Sequence[str], now: Sequence[str]) -> Reason | None:
     if now:
         return Reason(
             FullReason.FOREIGN_SNAPSHOT,
-            f"the VM has a snapshot that is not of this repository: {now[0]}",
+            f"the VM has a snapshot that does not belong to this repository: {now[0]}",
         )
     if then:
         return Reason(
             FullReason.FOREIGN_SNAPSHOT,
-            f"at the last point the VM had a snapshot that is not of this repository: {then[0]}",
+            "at the last point the VM had a snapshot that does not belong to this repository: "
+            f"{then[0]}",
         )
     return None

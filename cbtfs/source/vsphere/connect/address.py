@@ -1,4 +1,4 @@
-"""Where a vCenter or an ESXi host answers."""
+"""The address of a vCenter or an ESXi host."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -11,7 +11,7 @@ PORT: Final = 443
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A host and the port on which it speaks TLS."""
+    """A host and its HTTPS port."""
 
     host: str
     port: int = PORT
@@ -22,10 +22,10 @@ class Address:
 
 
 def parse_address(text: str) -> Address:
-    """HOST, HOST:PORT or https://HOST[:PORT][/sdk]; UsageError for all else, plain HTTP too."""
+    """Parse HOST, HOST:PORT or https://HOST[:PORT][/sdk]; UsageError for any other form."""
     scheme, slashes, rest = text.partition("://")
     if slashes and scheme.lower() != "https":
-        raise UsageError(f"--server {text}: only https is spoken; name the host alone")
+        raise UsageError(f"--server {text}: only https is supported; give HOST or HOST:PORT")
     try:
         url = urlsplit(f"//{rest if slashes else text}")
         port = url.port

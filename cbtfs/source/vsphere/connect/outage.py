@@ -1,4 +1,4 @@
-"""How long a server that went away is waited for, by all who ask it something together."""
+"""Wait for an unavailable server, with one time limit for all threads together."""
 
 import logging
 import threading
@@ -11,14 +11,15 @@ from cbtfs.source.vsphere.connect.retry_policy import RetryPolicy
 log = logging.getLogger(__name__)
 
 _SLOW_SECONDS: Final = 5.0
-"""A try that takes longer than that to fail is noticed by whoever waits for the command."""
+"""A failed attempt that took longer than this is reported, because the user notices the delay."""
 
 
 class Outage:
-    """Whether the server is away, since when, and for how much longer that is borne.
+    """The state of an outage of the server: whether and since when it is unavailable.
 
-    A vCenter that restarts refuses connections, then answers 503, for some minutes; the VMs, their
-    snapshots and the transports that go to the hosts do not mind. Safe to use from several threads.
+    A vCenter that restarts refuses connections and then answers 503 for some minutes. VMs, their
+    snapshots and transports that read from hosts are not affected. Safe to use from several
+    threads.
     """
 
     def __init__(
@@ -30,34 +31,34 @@ class Outage:
         self._lock = threading.Lock()
         self._since: float | None = None
         self._count = 0
-        self._is_told = False
+        self._is_reported = False
 
     @property
     def count(self) -> int:
-        """How often the server went away so far."""
+        """Number of outages so far."""
         return self._count
 
     @property
     def is_lost(self) -> bool:
-        """It is away, and has been for longer than anybody waits."""
+        """The server has been unavailable for longer than the policy waits."""
         with self._lock:
             since = self._since
         return since is not None and self._clock() - since >= self._retry_policy.away
 
     def notice(self, number: int, seconds: float) -> None:
-        """Log once that the server is waited for, after failed try *number* that took *seconds*.
+        """Log one warning about an unavailable server; attempt *number* failed after *seconds*.
 
-        One try that fails quickly is not worth a line: servers close idle connections.
+        A first attempt that fails quickly is not reported, because servers close idle connections.
         """
         if number == 0 and seconds < _SLOW_SECONDS:
             return
         with self._lock:
-            was_told, self._is_told = self._is_told, True
-        if not was_told:
+            was_reported, self._is_reported = self._is_reported, True
+        if not was_reported:
             log.warning("waiting for %s, which does not answer", self._server)
 
     def begins(self) -> None:
-        """No answer came, after as many tries as a lost connection is worth."""
+        """Start an outage, after all retries of a lost connection have failed."""
         with self._lock:
             if self._since is not None:
                 return
@@ -67,17 +68,17 @@ class Outage:
             log.warning("waiting for %s for %.0f s at most", self._server, self._retry_policy.away)
 
     def ends(self) -> None:
-        """An answer came."""
+        """End the outage, because the server has answered."""
         with self._lock:
-            was_told, self._is_told = self._is_told, False
+            was_reported, self._is_reported = self._is_reported, False
             was_away, self._since = self._since is not None, None
-        if was_away or was_told:
+        if was_away or was_reported:
             log.warning("%s answers again", self._server)
 
     def pauses(self) -> Iterator[float]:
-        """Seconds before each further try of a call that got no answer.
+        """Yield the seconds before each retry of an unanswered call.
 
-        Once the server is lost there is one try and no pause, whoever asks, until it answers.
+        After the server is lost, each call is tried once, without retries, until it answers again.
         """
         if self.is_lost:
             return

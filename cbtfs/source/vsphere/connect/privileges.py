@@ -1,4 +1,4 @@
-"""Which privileges the session's user lacks, as the server itself answers."""
+"""Ask the server which privileges the session's user lacks."""
 
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
@@ -7,16 +7,16 @@ from typing import Any, Final
 from pyVmomi import vim, vmodl
 
 from cbtfs.errors import SourceUnavailable
-from cbtfs.source.vsphere.connect.faults import meaning
+from cbtfs.source.vsphere.connect.faults import error_of
 from cbtfs.source.vsphere.connect.role import ROLE, On
 from cbtfs.source.vsphere.connect.session import Session
 from cbtfs.source.vsphere.inventory.properties import read
 
 _ENTITIES: Final = 250
-"""Asked about in one call."""
+"""Maximum number of objects in one call."""
 
 Lacking = Mapping[str, frozenset[str]]
-"""By managed object id, the ids of the privileges that the user does not have on it."""
+"""Ids of the missing privileges, by managed object id."""
 
 
 _KINDS: Final[Mapping[On, Any]] = {
@@ -27,49 +27,49 @@ _KINDS: Final[Mapping[On, Any]] = {
 
 
 def lacking(session: Session, ids: Sequence[str], on: On) -> Lacking:
-    """What of the role the user lacks on each of those objects (HasPrivilegeOnEntities, API 5.5).
+    """Return the privileges of the role that the user lacks on each object.
 
-    *ids* are managed object ids.
+    *ids* are managed object ids. The call is HasPrivilegeOnEntities, new in API 5.5.
     """
     stub = session.content.rootFolder._stub
-    objects = [_KINDS[on](each, stub) for each in ids]
-    wanted = [each.id for each in ROLE if each.on == on]
-    found: dict[str, frozenset[str]] = {}
+    objects = [_KINDS[on](identity, stub) for identity in ids]
+    wanted = [privilege.id for privilege in ROLE if privilege.on == on]
+    missing: dict[str, frozenset[str]] = {}
     for start in range(0, len(objects), _ENTITIES):
-        found.update(_lacking(session, objects[start : start + _ENTITIES], wanted))
-    return found
+        missing.update(_lacking(session, objects[start : start + _ENTITIES], wanted))
+    return missing
 
 
 def _lacking(session: Session, objects: Sequence[Any], wanted: list[str]) -> Lacking:
-    """One that is gone is not there; on one that the user may not see, everything is lacking."""
-    what = "ask for privileges"
+    """Return the missing privileges: none for a deleted object, all for an invisible one."""
+    what = "check privileges"
     try:
         answers = session.repeat(lambda: _ask(session, list(objects), wanted), what)
     except (vim.fault.NoPermission, vmodl.fault.ManagedObjectNotFound) as fault:
         if isinstance(fault, vim.fault.NotAuthenticated):
-            raise meaning(fault, what) from fault
+            raise error_of(fault, what) from fault
         if len(objects) > 1:
             half = len(objects) // 2
             parts = (objects[:half], objects[half:])
             return dict(ChainMap(*(dict(_lacking(session, part, wanted)) for part in parts)))
         is_hidden = isinstance(fault, vim.fault.NoPermission)
-        return {str(each._moId): frozenset(wanted) for each in objects if is_hidden}
+        return {str(entity._moId): frozenset(wanted) for entity in objects if is_hidden}
     except vmodl.MethodFault as fault:
-        raise meaning(fault, what) from fault
+        raise error_of(fault, what) from fault
     return {
         str(answer.entity._moId): frozenset(wanted)
-        - {str(each.privId) for each in answer.privAvailability if each.isGranted}
+        - {str(status.privId) for status in answer.privAvailability if status.isGranted}
         for answer in answers
     }
 
 
 def _ask(session: Session, objects: list[Any], wanted: list[str]) -> Any:
-    """The session's key changes with each login, so it is read anew for each try."""
+    """Call HasPrivilegeOnEntities with the session's key, which changes with each login."""
     content = session.content
     current = read(session, content.sessionManager, "currentSession").get("currentSession")
     if current is None:
         raise SourceUnavailable(
-            f"{session.address} does not tell the current session: privileges cannot be asked for; "
-            "see what answers there"
+            f"{session.address} does not report the current session, so privileges cannot be "
+            "checked: check which program answers there"
         )
     return content.authorizationManager.HasPrivilegeOnEntities(objects, current.key, wanted)

@@ -1,4 +1,4 @@
-"""The privileges that the user of a backup needs: the one list, which docs/vsphere.md shows.
+"""The privileges that the user of a backup needs; docs/vsphere.md shows the same list.
 
 Names and purposes: vSphere Web Services API reference (the privilege of each method), VDDK
 Programming Guide, "Required privileges".
@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 On = Literal["vm", "datastore", "root"]
-"""The object that the privilege is asked on; given above it, it counts as well."""
+"""The object on which the privilege is needed; objects below inherit a grant."""
 
 Use = Literal["always", "enable", "datastore", "vddk", "hold", "upgrade", "setting"]
-"""For what: any capture, enabling CBT, that transport, VMware's library, holding a VM's disks where
-they are while that reads, --upgrade-hardware, writing a disk's own ctkEnabled setting."""
+"""The use of a privilege: every capture, enabling CBT, the transport `datastore`, VMware's library,
+disabling storage vMotion during a capture, --upgrade-hardware, setting ctkEnabled of a disk."""
 
 
 @dataclass(frozen=True, slots=True)
 class Privilege:
-    """One privilege, and what it is for."""
+    """One privilege with its use."""
 
     id: str
     on: On

@@ -1,7 +1,8 @@
-"""The SOAP end of a server: which version of the API to speak, over connections of ours."""
+"""Connect to the SOAP service of a server: choose the API version, bound the answers."""
 
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from http.client import HTTPException
 from ssl import SSLContext
@@ -10,7 +11,7 @@ from typing import Any, Final
 from pyVmomi import SoapAdapter, VmomiSupport, vim
 
 from cbtfs.errors import SourceUnavailable
-from cbtfs.source.transport.answers import BoundedConnection
+from cbtfs.source.transport.answers import AnswerLimits, BoundedConnection
 from cbtfs.source.vsphere.connect.address import Address
 from cbtfs.source.vsphere.connect.tls import unreachable
 
@@ -18,17 +19,16 @@ _VERSIONS: Final = "/sdk/vimServiceVersions.xml"
 _MAX_BYTES: Final = 1 << 20
 _POOL: Final = 16
 OLDEST: Final = "vim25/6.5"
-"""Older servers know neither what is asked for here nor TLS as it should be."""
+"""Oldest supported version; earlier servers lack calls that cbtfs needs, and TLS 1.2."""
 
 
-def connect(
-    address: Address, context: SSLContext, seconds: float, call_seconds: float, max_bytes: int
-) -> Any:
-    """A ServiceInstance, not logged in, that speaks the newest version both sides know.
+def connect(address: Address, context: SSLContext, seconds: float, limits: AnswerLimits) -> Any:
+    """Return a ServiceInstance without a login that uses the newest common API version.
 
-    *seconds* bound a wait for bytes, *call_seconds* and *max_bytes* a whole answer.
+    *seconds* is the timeout of one receive, *limits* are those of a whole answer.
     """
-    version = _newest_common(address, _announced(address, context, seconds, call_seconds))
+    limits = replace(limits, is_xml=True)
+    version = _newest_common(address, _announced(address, context, seconds, limits))
     stub = SoapAdapter.SoapStubAdapter(
         host=address.host,
         port=address.port,
@@ -38,23 +38,16 @@ def connect(
         poolSize=_POOL,
         httpConnectionTimeout=seconds,
     )
-    stub.scheme = partial(
-        BoundedConnection, call_seconds=call_seconds, max_bytes=max_bytes, is_xml=True
-    )
+    stub.scheme = partial(BoundedConnection, limits=limits)
     return vim.ServiceInstance("ServiceInstance", stub)
 
 
 def _announced(
-    address: Address, context: SSLContext, seconds: float, call_seconds: float
+    address: Address, context: SSLContext, seconds: float, limits: AnswerLimits
 ) -> set[str]:
-    """The versions that the server says it speaks (vSphere Web Services SDK)."""
+    """Return the API versions that the server supports (vSphere Web Services SDK)."""
     connection = BoundedConnection(
-        address.host,
-        address.port,
-        timeout=seconds,
-        context=context,
-        call_seconds=call_seconds,
-        is_xml=True,
+        address.host, address.port, timeout=seconds, context=context, limits=limits
     )
     try:
         connection.request("GET", _VERSIONS)
@@ -66,19 +59,21 @@ def _announced(
         connection.close()
     if answer.status != 200:
         raise SourceUnavailable(
-            f"{address} answers {answer.status} where a vSphere tells its versions: it is none, "
-            "or it is still starting"
+            f"{address} answers {answer.status} to a request for its API versions: it is not a "
+            "vSphere server, or it is still starting"
         )
     try:
         return set(_versions(ElementTree.fromstring(body)))
     except ElementTree.ParseError as exc:
-        raise SourceUnavailable(f"{address} is no vSphere: what it answers is not XML") from exc
+        raise SourceUnavailable(
+            f"{address} is not a vSphere server: its answer is not XML"
+        ) from exc
 
 
 def _versions(root: ElementTree.Element) -> Iterator[str]:
     for namespace in root.iter("namespace"):
         if namespace.findtext("name") == "urn:vim25":
-            yield from (each.text or "" for each in namespace.iter("version"))
+            yield from (version.text or "" for version in namespace.iter("version"))
 
 
 def _newest_common(address: Address, announced: set[str]) -> str:
@@ -89,5 +84,6 @@ def _newest_common(address: Address, announced: set[str]) -> str:
         ):
             return str(version)
     raise SourceUnavailable(
-        f"{address} speaks no version of the vSphere API from 6.5 on: use cbtfs with a newer one"
+        f"{address} does not support the vSphere API 6.5 or later: upgrade it, or use cbtfs with a "
+        "newer server"
     )

@@ -1,13 +1,15 @@
-"""A login that is kept alive and renewed; calls that may be repeated and calls that may not.
+"""A session that stays logged in; its callers state whether a call may be repeated.
 
-pyVmomi's own session stub repeats any call after a lost connection, CreateSnapshot_Task too, which
-then runs twice. So this module uses the plain stub, and each call states its kind.
+The session stub of pyVmomi repeats every call after a lost connection, so CreateSnapshot_Task can
+run twice. This module therefore uses the plain stub, with `repeat` and `once` for the two kinds of
+calls.
 """
 
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from ssl import SSLCertVerificationError, SSLContext
@@ -18,14 +20,21 @@ from pyVmomi import vim, vmodl
 
 from cbtfs.errors import AccessDenied, CbtfsError, SourceUnavailable
 from cbtfs.source.secret import Secret
+from cbtfs.source.transport.answers import AnswerLimits
 from cbtfs.source.transport.login import VddkLogin
 from cbtfs.source.transport.web import Web
 from cbtfs.source.vsphere.connect.address import Address
-from cbtfs.source.vsphere.connect.faults import TROUBLE, ReplyLost, meaning, speaking, text_of
+from cbtfs.source.vsphere.connect.faults import (
+    NO_ANSWER,
+    ReplyLost,
+    error_of,
+    text_of,
+    translated_faults,
+)
 from cbtfs.source.vsphere.connect.outage import Outage
 from cbtfs.source.vsphere.connect.retry_policy import RetryPolicy
 from cbtfs.source.vsphere.connect.service import connect
-from cbtfs.source.vsphere.connect.tls import believed_certificate, unreachable
+from cbtfs.source.vsphere.connect.tls import trusted_certificate, unreachable
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +42,16 @@ Result = TypeVar("Result")
 
 _LOGINS: Final = 3
 """Maximum number of renewals of the login within one call."""
-_PASSING: Final = (vim.fault.HostConnectFault, vim.fault.Timedout, vmodl.fault.HostCommunication)
-"""Transient faults: a host behind vCenter did not answer."""
+_TRANSIENT: Final = (vim.fault.HostConnectFault, vim.fault.Timedout, vmodl.fault.HostCommunication)
+"""Faults of a host that does not answer vCenter now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """User name and password of a login."""
+
+    user: str
+    password: Secret
 
 
 class Session:
@@ -48,8 +65,7 @@ class Session:
         self,
         address: Address,
         context: SSLContext,
-        user: str,
-        password: Secret,
+        credentials: Credentials,
         retry_policy: RetryPolicy | None = None,
         stop: threading.Event | None = None,
     ) -> None:
@@ -59,16 +75,11 @@ class Session:
         """
         self.address = address
         self.context = context
-        self.user = user
+        self.user = credentials.user
         self.retry_policy = retry_policy or RetryPolicy()
-        self._password = password
-        self._instance = connect(
-            address,
-            context,
-            self.retry_policy.reply,
-            self.retry_policy.call,
-            self.retry_policy.max_bytes,
-        )
+        self._password = credentials.password
+        limits = AnswerLimits(self.retry_policy.call, self.retry_policy.max_bytes)
+        self._instance = connect(address, context, self.retry_policy.reply, limits)
         self._lock = threading.Lock()
         self._logins = 0
         self._stop = stop or threading.Event()
@@ -77,7 +88,7 @@ class Session:
         self._ended = threading.Event()
         try:
             what = f"log in to {address}"
-            with speaking(what):
+            with translated_faults(what):
                 self.content: Any = self.repeat(self._instance.RetrieveServiceContent, what)
                 self.repeat(lambda: self._renew(0), what)
         except BaseException:
@@ -86,7 +97,7 @@ class Session:
         self._alive = threading.Thread(target=self._keep_alive, name="keep-alive", daemon=True)
         self._alive.start()
 
-    # what the server is
+    # the server
 
     @property
     def server_id(self) -> str:
@@ -97,7 +108,7 @@ class Session:
     def is_vcenter(self) -> bool:
         return bool(self.content.about.apiType == "VirtualCenter")
 
-    def now(self, what: str = "ask for the time") -> datetime:
+    def now(self, what: str = "read the server's clock") -> datetime:
         """Return the time of the server's clock; *what* names the call in messages."""
         return cast(datetime, self.repeat(self._instance.CurrentTime, what))
 
@@ -111,7 +122,7 @@ class Session:
             self.context,
             lambda: Secret(str(self._instance._stub.cookie)),
             lambda: self._logins,
-            lambda login: self.repeat(lambda: self._renew(login), "log in anew"),
+            lambda login: self.repeat(lambda: self._renew(login), "log in again"),
             self.retry_policy.reply,
             self.retry_policy.connection,
             lambda: self.disturbances,
@@ -127,7 +138,7 @@ class Session:
             self.user,
             self._password,
             cookie=lambda: Secret(str(self._instance._stub.cookie).partition(";")[0].strip()),
-            certificate=lambda: believed_certificate(self.context),
+            certificate=lambda: trusted_certificate(self.context),
             is_vcenter=self.is_vcenter,
             libdir=libdir,
             modes=modes,
@@ -149,7 +160,7 @@ class Session:
             began = time.monotonic()
             try:
                 result = self._logged_in(call)
-            except TROUBLE as exc:
+            except NO_ANSWER as exc:
                 self._outage.notice(lost, time.monotonic() - began)
                 lost += 1
                 pause = None if isinstance(exc, SSLCertVerificationError) else next(pauses, None)
@@ -158,7 +169,7 @@ class Session:
                 log.info("%s: %s", what, unreachable(self.address, exc))
             except vmodl.MethodFault as fault:
                 self._outage.ends()
-                if not isinstance(fault, _PASSING) or faults == len(self.retry_policy.connection):
+                if not isinstance(fault, _TRANSIENT) or faults == len(self.retry_policy.connection):
                     raise
                 pause = self.retry_policy.connection[faults]
                 faults += 1
@@ -189,12 +200,12 @@ class Session:
     def outlast(self, before: int) -> bool:
         """Wait until the server is available; return whether it was disturbed since *before*.
 
-        Readers of datastore files use this to tell an outage from an error of one file.
+        Readers of datastore files use this to distinguish an outage from an error of one file.
         """
         try:
             self.now("wait for the server")
         except (vmodl.MethodFault, SourceUnavailable) as exc:
-            log.info("the server is not back: %s", exc)
+            log.info("the server is still unavailable: %s", exc)
             return False
         return self.disturbances != before
 
@@ -202,7 +213,7 @@ class Session:
         """Return the result of a *call* that must run at most once; ReplyLost if it is unknown."""
         try:
             return self._logged_in(call)
-        except TROUBLE as exc:
+        except NO_ANSWER as exc:
             raise ReplyLost(f"{what}: {unreachable(self.address, exc)}") from exc
 
     def _logged_in(self, call: Callable[[], Result]) -> Result:
@@ -226,13 +237,13 @@ class Session:
             try:
                 self.content.sessionManager.Login(self.user, self._password.reveal())
             except vmodl.MethodFault as fault:
-                error = meaning(fault, f"log in to {self.address}")
+                error = error_of(fault, f"log in to {self.address}")
                 if isinstance(fault, vim.fault.InvalidLogin):
                     self._denied = str(error)
                 raise error from None  # the traceback must not lead to the password
             self._logins += 1
 
-    # life
+    # keep-alive and end
 
     def _keep_alive(self) -> None:
         while not self._ended.wait(self.retry_policy.login):
@@ -247,7 +258,7 @@ class Session:
         self._alive.join()
         try:
             self.content.sessionManager.Logout()
-        except (vmodl.MethodFault, *TROUBLE) as exc:
+        except (vmodl.MethodFault, *NO_ANSWER) as exc:
             log.debug("no logout: %s", type(exc).__name__)
         self._instance._stub.DropConnections()
 

@@ -1,7 +1,7 @@
-"""Waiting for a task, by WaitForUpdatesEx with a time limit of its own.
+"""Wait for a task with WaitForUpdatesEx and a timeout.
 
-pyVim.task.WaitForTask has no limit on the server's side, notices its own only when an update
-arrives, and does not survive the end of a session.
+pyVim.task.WaitForTask sets no time limit on the server, checks its own only when an update arrives,
+and fails when the session ends.
 """
 
 import logging
@@ -25,11 +25,11 @@ _OVER: Final = ("success", "error")
 
 
 class TaskTimeout(SourceUnavailable):
-    """A task did not end in time; it was cancelled."""
+    """Raised when a task did not end in time and was cancelled."""
 
 
 class TaskGone(SourceUnavailable):
-    """The server does not know the task any more: how it ended is to be seen elsewhere."""
+    """Raised when the server no longer knows the task; its result must be found another way."""
 
 
 def wait_task(
@@ -39,20 +39,25 @@ def wait_task(
     seconds: float | None = None,
     is_stopped: Callable[[], bool] = lambda: False,
 ) -> Any:
-    """The result of *task*; its error is raised as the fault that it is.
+    """Return the result of *task*; raise its error as the original fault.
 
-    TaskTimeout after *seconds*, Stopped once *is_stopped* says so; both cancel the task. TaskGone
-    if the server forgot it.
+    Raises:
+        TaskTimeout: the task did not end within *seconds*; it was cancelled.
+        Stopped: *is_stopped* returned True; the task was cancelled.
+        TaskGone: the server no longer knows the task.
     """
     limit = session.retry_policy.task if seconds is None else seconds
-    watch = _Watch(session, task)
+    watch = _TaskWatch(session, task)
     try:
         due = time.monotonic() + limit
         while not watch.is_over:
             left = due - time.monotonic()
             if left <= 0:
                 _cancel(session, task)
-                raise TaskTimeout(f"{what}: not done in {limit:.0f} s, cancelled: see the server")
+                raise TaskTimeout(
+                    f"{what}: cancelled, because it did not end in {limit:.0f} s: see the tasks of "
+                    "the server"
+                )
             if is_stopped():
                 _cancel(session, task)
                 raise Stopped(f"{what}: interrupted")
@@ -71,8 +76,8 @@ def _cancel(session: Session, task: Any) -> None:
         log.info("cannot cancel %s: %s", task._moId, exc)
 
 
-class _Watch:
-    """What is known of one task, kept up by a collector of its own."""
+class _TaskWatch:
+    """The state of one task, updated by a property collector of its own."""
 
     def __init__(self, session: Session, task: Any) -> None:
         self._session = session
@@ -86,7 +91,7 @@ class _Watch:
         return self.facts.get("info.state") in _OVER
 
     def wait(self, seconds: int) -> None:
-        """Take in the next updates, or none if there are none within *seconds*."""
+        """Process the updates that arrive within *seconds*, if any."""
         try:
             for _ in range(self._session.retry_policy.max_updates):
                 if not self._session.repeat(lambda: self._update(seconds), "wait for a task"):
@@ -97,17 +102,18 @@ class _Watch:
             ) from fault
         except _STALE as fault:
             if getattr(fault, "obj", None) == self._task:
-                raise TaskGone(f"task {self._task._moId} is not known any more") from fault
-            log.info("waiting for a task anew: %s", text_of(fault))
+                raise TaskGone(f"the server no longer knows task {self._task._moId}") from fault
+            log.info("restarting the wait for a task: %s", text_of(fault))
             self._collector = None
         else:
             raise SourceUnavailable(
-                f"{self._session.address} has not completed its updates on a task after "
-                f"{self._session.retry_policy.max_updates} answers: see what answers there"
+                f"{self._session.address} did not complete the updates of a task in "
+                f"{self._session.retry_policy.max_updates} answers: check which program answers "
+                "there"
             )
 
     def _update(self, seconds: int) -> bool:
-        """Whether the server has more to say at once: the set of updates was truncated."""
+        """Process one set of updates; return whether it was truncated, so that more follow."""
         if self._collector is None:
             self._begin()
         options = Collector.WaitOptions(maxWaitSeconds=seconds)
@@ -118,13 +124,13 @@ class _Watch:
             for filtered in updates.filterSet:
                 self._take_all(filtered)
         except vim.fault.NotAuthenticated:
-            self._collector = None  # it ended with its session
+            self._collector = None  # it ended with the session
             raise
         self._version = updates.version
         return bool(updates.truncated)
 
     def _take_all(self, filtered: Any) -> None:
-        """The updates of one filter; what could not be read is raised as the fault that it is."""
+        """Process the updates of one filter; raise the fault of a property that is missing."""
         for missing in (*filtered.missingSet, *self._missing(filtered)):
             raise missing.fault
         for item in filtered.objectSet:
@@ -135,12 +141,12 @@ class _Watch:
 
     @staticmethod
     def _missing(filtered: Any) -> Iterator[Any]:
-        """Properties that were not read; an unset property is not among them."""
+        """Yield the properties that could not be read; unset properties are not among them."""
         for item in filtered.objectSet:
             yield from item.missingSet
 
     def _take(self, name: str, value: Any) -> None:
-        """A change is of one member, or of the whole info where the server likes that better."""
+        """Store a change, which is one member or, from some servers, the whole info."""
         if name == "info":
             self.facts.update({f"info.{key}": getattr(value, key) for key in ("state", "error")})
             self.facts["info.result"] = value.result
@@ -164,6 +170,6 @@ class _Watch:
         if self._collector is None:
             return
         try:
-            self._session.repeat(self._collector.DestroyPropertyCollector, "end a wait")
+            self._session.repeat(self._collector.DestroyPropertyCollector, "destroy a collector")
         except (vmodl.MethodFault, SourceUnavailable) as exc:
-            log.debug("a collector is left to its session: %s", exc)
+            log.debug("a collector remains until the session ends: %s", exc)

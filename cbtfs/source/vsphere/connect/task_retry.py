@@ -1,4 +1,4 @@
-"""Tasks that may be carried out twice, tried again while another operation stands in their way."""
+"""Run tasks that may run twice, and retry them while another operation blocks them."""
 
 import logging
 import time
@@ -8,13 +8,13 @@ from typing import Any
 from pyVmomi import vim, vmodl
 
 from cbtfs.errors import SourceUnavailable
-from cbtfs.source.vsphere.connect.faults import meaning, text_of
+from cbtfs.source.vsphere.connect.faults import error_of, text_of
 from cbtfs.source.vsphere.connect.session import Session
 from cbtfs.source.vsphere.connect.task import TaskGone, wait_task
 
 log = logging.getLogger(__name__)
 
-_PASSING = (
+_TRANSIENT = (
     vim.fault.TaskInProgress,
     vim.fault.ConcurrentAccess,
     vim.fault.FileLocked,
@@ -22,17 +22,17 @@ _PASSING = (
     vim.fault.InvalidState,
     vmodl.fault.HostCommunication,
 )
-_LASTING = (vim.fault.InvalidPowerState, vim.fault.QuestionPending)
+_PERMANENT = (vim.fault.InvalidPowerState, vim.fault.QuestionPending)
 
 
-def may_pass(fault: Any) -> bool:
-    """Whether the same call can succeed later without anybody doing anything."""
-    return isinstance(fault, _PASSING) and not isinstance(fault, _LASTING)
+def is_transient(fault: Any) -> bool:
+    """Return whether the same call can succeed later without any intervention."""
+    return isinstance(fault, _TRANSIENT) and not isinstance(fault, _PERMANENT)
 
 
-def let_pass(session: Session, fault: Any, what: str, pause: float) -> None:
-    """Wait for the task that *fault* names, or for a while where it names none."""
-    log.info("%s: %s; trying again", what, text_of(fault))
+def wait_before_retry(session: Session, fault: Any, what: str, pause: float) -> None:
+    """Wait for the task that *fault* names, or *pause* seconds if it names none."""
+    log.info("%s: %s; retrying", what, text_of(fault))
     other = getattr(fault, "task", None)
     if other is not None:
         try:
@@ -44,28 +44,28 @@ def let_pass(session: Session, fault: Any, what: str, pause: float) -> None:
     time.sleep(pause)
 
 
-def carry_out(session: Session, start: Callable[[], Any], what: str) -> Any:
-    """The result of the task that *start* begins, which may be begun twice.
+def run_task(session: Session, start: Callable[[], Any], what: str) -> Any:
+    """Return the result of the task that *start* starts, which may run twice.
 
-    The fault that ends it for good comes out as it is.
+    A permanent fault, or the fault of the last attempt, is raised unchanged.
     """
     for pause in session.retry_policy.busy:
         try:
             return wait_task(session, session.repeat(start, what), what)
         except vmodl.MethodFault as fault:
-            if not may_pass(fault):
+            if not is_transient(fault):
                 raise
-            let_pass(session, fault, what, pause)
+            wait_before_retry(session, fault, what, pause)
         except TaskGone as exc:
-            log.info("%s: %s; beginning it again", what, exc)
+            log.info("%s: %s; starting it again", what, exc)
     return wait_task(session, session.repeat(start, what), what)
 
 
-def done(session: Session, start: Callable[[], Any], what: str) -> None:
-    """Carry out what *start* begins; faults become errors."""
+def finish_task(session: Session, start: Callable[[], Any], what: str) -> None:
+    """Run the task that *start* starts; raise the error for its fault."""
     try:
-        carry_out(session, start, what)
+        run_task(session, start, what)
     except vmodl.MethodFault as fault:
-        raise meaning(fault, what) from fault
+        raise error_of(fault, what) from fault
     except TaskGone as exc:
         raise SourceUnavailable(f"{what}: {exc}") from exc

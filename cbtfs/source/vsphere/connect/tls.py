@@ -1,7 +1,7 @@
-"""Whom to believe: the system's CAs, those of a file, or exactly one certificate.
+"""TLS contexts that trust the system's CAs, those of a file, or exactly one certificate.
 
-pyVmomi's own pinning is not used: it looks at a thumbprint only after the normal verification
-failed, and not at all for loopback addresses. Here every connection has a context of ours.
+cbtfs does not use the pinning of pyVmomi, which checks a thumbprint only after normal verification
+has failed, and never for loopback addresses. Every connection uses a context from this module.
 """
 
 import errno
@@ -20,10 +20,10 @@ _SHA256: Final = re.compile(r"(?:[0-9A-Fa-f]{2}:?){31}[0-9A-Fa-f]{2}\Z")
 
 
 class _ConnectedSocket(ssl.SSLSocket):
-    """Is closed if its peer is gone before the handshake begins.
+    """A socket that is closed if the peer disconnects before the handshake.
 
-    The constructor of ssl.SSLSocket looks for a peer first, and leaves the socket open where there
-    is none any more (CPython 3.11, SSLSocket._create).
+    The constructor of ssl.SSLSocket checks for a peer first and leaks the socket if the peer has
+    disconnected (CPython 3.11, SSLSocket._create).
     """
 
     def getpeername(self) -> Any:
@@ -42,68 +42,71 @@ def _strict(context: ssl.SSLContext) -> ssl.SSLContext:
 
 
 def verifying(ca_file: Path | None = None) -> ssl.SSLContext:
-    """Verifies chain and host name, by the CAs in *ca_file* alone or else by the system's."""
+    """Return a context that verifies chain and host name.
+
+    It trusts only the CAs in *ca_file*, or those of the system if *ca_file* is None.
+    """
     try:
         context = _strict(ssl.create_default_context(cafile=ca_file))
     except (OSError, ssl.SSLError) as exc:
         raise UsageError(f"cannot use the CA file {ca_file}: {exc.strerror or exc}") from exc
 
     class VerifiedSocket(_ConnectedSocket):
-        """Remembers the certificate that was believed."""
+        """Stores the trusted certificate."""
 
-        believed = b""
+        trusted = b""
 
         def do_handshake(self, block: bool = False) -> None:
             super().do_handshake(block)
-            type(self).believed = self.getpeercert(binary_form=True) or b""
+            type(self).trusted = self.getpeercert(binary_form=True) or b""
 
     context.sslsocket_class = VerifiedSocket
     return context
 
 
-def believed_certificate(context: ssl.SSLContext) -> bytes:
-    """In DER, what the server showed in the last handshake that *context* believed.
+def trusted_certificate(context: ssl.SSLContext) -> bytes:
+    """Return the server certificate of the last handshake that *context* trusted, in DER.
 
-    Nothing is asked of the network: whoever answers there now may be another one.
+    This does not connect again, because another server could answer now.
     """
-    found = getattr(context.sslsocket_class, "believed", b"")
-    if not isinstance(found, bytes) or not found:
-        raise SourceUnavailable("no certificate of the server was believed so far")
-    return found
+    certificate = getattr(context.sslsocket_class, "trusted", b"")
+    if not isinstance(certificate, bytes) or not certificate:
+        raise SourceUnavailable("no certificate of the server was trusted so far")
+    return certificate
 
 
 def parse_thumbprint(text: str) -> str:
-    """64 lower-case hex digits of a SHA-256 thumbprint, with or without colons."""
+    """Return the 64 lower-case hex digits of a SHA-256 thumbprint, with or without colons."""
     if not _SHA256.match(text):
         raise UsageError(
-            "--thumbprint is the certificate's SHA-256, 32 pairs of hex digits: "
+            "--thumbprint must be the certificate's SHA-256, 32 pairs of hex digits: "
             "openssl x509 -noout -fingerprint -sha256 shows it"
         )
     return text.replace(":", "").lower()
 
 
 def pinned(address: Address, thumbprint: str, seconds: float) -> ssl.SSLContext:
-    """Believes one certificate alone, whoever else vouches for another one.
+    """Return a context that trusts exactly one certificate.
 
-    The certificate is fetched, compared, and made the only trust anchor; then its digest is
-    compared again in every handshake, since an anchor could itself vouch for others.
+    The certificate is fetched, compared with *thumbprint* and made the only trust anchor. Every
+    handshake compares the digest again, because an anchor could sign other certificates.
     """
     certificate = fetch_certificate(address, seconds)
     _compare(certificate, thumbprint, address)
     context = _strict(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
-    context.check_hostname = False  # the certificate is known: what it is called says no more
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # it need not be self-signed
+    context.check_hostname = False  # the pin identifies the server
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # accept one that is not self-signed
     context.load_verify_locations(cadata=ssl.DER_cert_to_PEM_cert(certificate))
 
     class PinnedSocket(_ConnectedSocket):
-        """Ends a handshake with any other certificate before a byte is sent."""
+        """Rejects any other certificate before data is sent."""
 
-        believed = certificate
+        trusted = certificate
 
         def do_handshake(self, block: bool = False) -> None:
             super().do_handshake(block)
-            found = self.getpeercert(binary_form=True) or b""
-            if not hmac.compare_digest(hashlib.sha256(found).hexdigest(), thumbprint):
+            shown = self.getpeercert(binary_form=True) or b""
+            if not hmac.compare_digest(hashlib.sha256(shown).hexdigest(), thumbprint):
                 raise ssl.SSLCertVerificationError("the certificate is not the pinned one")
 
     context.sslsocket_class = PinnedSocket
@@ -111,18 +114,18 @@ def pinned(address: Address, thumbprint: str, seconds: float) -> ssl.SSLContext:
 
 
 def _compare(certificate: bytes, thumbprint: str, address: Address) -> None:
-    found = hashlib.sha256(certificate).hexdigest()
-    if not hmac.compare_digest(found, thumbprint):
+    digest = hashlib.sha256(certificate).hexdigest()
+    if not hmac.compare_digest(digest, thumbprint):
         raise SourceUnavailable(
-            f"{address} shows another certificate than --thumbprint pins, SHA-256 {found}: "
-            "find out why before you trust it"
+            f"{address} shows another certificate than --thumbprint pins, SHA-256 {digest}: find "
+            "out why before you trust it"
         )
 
 
 def fetch_certificate(
     address: Address, seconds: float, context: ssl.SSLContext | None = None
 ) -> bytes:
-    """The certificate in DER that the server shows; believed by *context*, or only looked at."""
+    """Return the server's certificate in DER, verified by *context*, or unverified without one."""
     if context is None:
         context = _strict(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
         context.check_hostname = False
@@ -138,7 +141,7 @@ def fetch_certificate(
 
 
 def unreachable(address: Address, exc: Exception) -> SourceUnavailable:
-    """What a failed connection means for the user."""
+    """Return the error for a failed connection."""
     if isinstance(exc, ssl.SSLCertVerificationError):
         why = getattr(exc, "verify_message", "") or exc.args[-1]
         return SourceUnavailable(
@@ -146,5 +149,5 @@ def unreachable(address: Address, exc: Exception) -> SourceUnavailable:
             "with --thumbprint"
         )
     if isinstance(exc, ssl.SSLError):
-        return SourceUnavailable(f"no TLS with {address}: {exc.reason or exc}")
+        return SourceUnavailable(f"TLS with {address} failed: {exc.reason or exc}")
     return SourceUnavailable(f"cannot reach {address}: {exc or type(exc).__name__}")

@@ -1,4 +1,4 @@
-"""The virtual disks in a machine's configuration, and whose history each of them is."""
+"""The virtual disks in a VM's configuration, with the identity of each within the VM."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ _MAX_CHAIN: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class DiskFacts:
-    """A disk as the configuration of a machine or of a snapshot shows it."""
+    """A disk in the configuration of a VM or of a snapshot."""
 
     key: int
     """The device key."""
@@ -29,19 +29,19 @@ class DiskFacts:
     size: int
     """Bytes."""
     identity: str
-    """Whose history it is within the VM: the backing's UUID or, without one, the device key."""
+    """The disk's key within the VM in a repository: the UUID of the backing or the device key."""
     uuid: str | None
     object_id: str | None
     slot: str
-    """As extraConfig spells it: scsi0:1."""
+    """Controller and unit in the form of extraConfig: scsi0:1."""
     backing: str
     """The type of the backing: FlatVer2BackingInfo, SeSparseBackingInfo …"""
     path: str
     """`[datastore] folder/name.vmdk`, or the name of the device."""
     root: str
-    """The path of the first link of the chain: it stays the same while snapshots come and go."""
+    """The path of the first link of the chain, which snapshots do not change."""
     links: int
-    """Files in the chain."""
+    """Number of files in the chain."""
     mode: str
     sharing: str
     compatibility: str | None
@@ -50,30 +50,30 @@ class DiskFacts:
     """The managed object id."""
     change_id: str | None
     bus_sharing: str = "noSharing"
-    """Of its SCSI controller: virtualSharing, physicalSharing."""
+    """Bus sharing of its SCSI controller: virtualSharing, physicalSharing."""
 
     @property
     def is_flat(self) -> bool:
         return self.backing in _FLAT
 
     def metadata(self) -> dict[str, Any]:
-        """For the manifest: JSON."""
+        """Return the members for the manifest, as JSON values."""
         return asdict(self)
 
 
 def disks_of(config: Any) -> list[DiskFacts]:
-    """The disks of a VirtualMachineConfigInfo, in the order of their keys."""
+    """Return the disks of a VirtualMachineConfigInfo in ascending order of their keys."""
     devices = {device.key: device for device in config.hardware.device}
-    found = [
+    disks = [
         _facts(device, devices)
         for key, device in sorted(devices.items())
         if isinstance(device, vim.vm.device.VirtualDisk)
     ]
-    return list(_distinct(found))
+    return list(_distinct(disks))
 
 
 def _distinct(disks: Sequence[DiskFacts]) -> Iterator[DiskFacts]:
-    """A UUID that two disks share names neither; a label that two share gets the key."""
+    """Make identities and labels unique: for duplicates, use the device key or append it."""
     uuids = Counter(disk.uuid for disk in disks)
     labels = Counter(disk.label for disk in disks)
     for disk in disks:
@@ -116,7 +116,7 @@ def _facts(device: Any, devices: Mapping[int, Any]) -> DiskFacts:
 
 
 def _chain(backing: Any) -> Iterator[Any]:
-    """The backing and its parents, which only some types have."""
+    """Yield the backing and its parents; only some types have a parent."""
     for _ in range(_MAX_CHAIN):
         yield backing
         backing = getattr(backing, "parent", None)
@@ -137,31 +137,31 @@ def _slot(device: Any, controller: Any) -> str:
 
 
 def bars_snapshots(disk: DiskFacts) -> str | None:
-    """Why vSphere may refuse snapshots of a VM with this disk; None if it has no reason to.
+    """Return why vSphere may refuse snapshots of a VM with this disk; None if it does not.
 
-    An independent disk never bars them (SnapshotIncompatibleDeviceInVm; VMware KB 1020128).
+    An independent disk does not prevent them (SnapshotIncompatibleDeviceInVm; VMware KB 1020128).
     """
     if disk.mode.startswith("independent"):
         return None
     if disk.compatibility == "physicalMode":
         return "it is a raw device mapping in physical compatibility mode"
     if disk.sharing == "sharingMultiWriter":
-        return "several machines may write to it (multi-writer)"
+        return "several VMs may write to it (multi-writer)"
     if disk.bus_sharing != "noSharing":
         return f"its SCSI controller shares the bus ({disk.bus_sharing})"
     return None
 
 
 def not_in_snapshots(disk: DiskFacts) -> str | None:
-    """Why snapshots do not hold this disk still; None if they do.
+    """Return why snapshots do not include this disk; None if they do.
 
-    Independent disks, physical RDMs and disks shared by several writers have no part in them
-    (VMware KB 1020128; VirtualDiskMode in the vSphere API reference).
+    Snapshots exclude independent disks, physical RDMs and multi-writer disks (VMware KB 1020128;
+    VirtualDiskMode in the vSphere API reference).
     """
     if disk.mode.startswith("independent"):
-        return f"snapshots leave it out: its mode is {disk.mode}"
+        return f"snapshots exclude it: its mode is {disk.mode}"
     if disk.compatibility == "physicalMode":
-        return "snapshots leave it out: it is a raw device mapping in physical compatibility mode"
+        return "snapshots exclude it: it is a raw device mapping in physical compatibility mode"
     if disk.sharing == "sharingMultiWriter":
-        return "snapshots leave it out: several machines may write to it (multi-writer)"
+        return "snapshots exclude it: several VMs may write to it (multi-writer)"
     return None

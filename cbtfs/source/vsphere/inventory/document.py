@@ -1,4 +1,4 @@
-"""Data objects of vSphere as JSON, without what may be secret."""
+"""Convert vSphere data objects to JSON without values that may be secret."""
 
 import base64
 from collections.abc import Iterator
@@ -7,40 +7,39 @@ from typing import Any, Final
 
 from pyVmomi import VmomiSupport, vim
 
-from cbtfs.source.vsphere.inventory.settings import has_login, is_kept, speaks_of_secret
+from cbtfs.source.vsphere.inventory.settings import has_login, is_kept, suggests_secret
 
 _OPTION: Final = vim.option.OptionValue
 
 
 def document_of(config: Any) -> dict[str, Any]:
-    """What a VirtualMachineConfigInfo says, and the names of what is left out of it.
+    """Return a VirtualMachineConfigInfo as JSON, with the names of the omitted members.
 
-    Left out are notes, which people write, settings that is_kept() does not keep, the values of
-    vApp properties and sections, and texts whose name speaks of a secret or that are URLs with a
-    login.
+    Omitted are notes, which may contain anything, settings that is_kept() rejects, the values of
+    vApp properties and sections, strings whose name suggests a secret, and URLs with a login.
     """
     left_out: list[str] = []
-    found = _object(config, "", left_out)
-    return {"left_out": left_out, "config": found}
+    document = _object(config, "", left_out)
+    return {"left_out": left_out, "config": document}
 
 
 def _object(value: Any, path: str, left_out: list[str]) -> dict[str, Any]:
     document: dict[str, Any] = {"type": type(value).__name__}
-    for name, each in _members(value):
-        place = f"{path}.{name}" if path else name
-        if _is_left_out(value, name, each):
-            left_out.append(f"{path} {value.key}" if isinstance(value, _OPTION) else place)
+    for name, member in _members(value):
+        member_path = f"{path}.{name}" if path else name
+        if _is_left_out(value, name, member):
+            left_out.append(f"{path} {value.key}" if isinstance(value, _OPTION) else member_path)
         else:
-            document[name] = _plain(each, place, left_out)
+            document[name] = _plain(member, member_path, left_out)
     return document
 
 
 def _members(value: Any) -> Iterator[tuple[str, Any]]:
     for info in value._GetPropertyList():
-        each = getattr(value, info.name)
-        is_empty = each is None or (isinstance(each, list) and not each)
+        member = getattr(value, info.name)
+        is_empty = member is None or (isinstance(member, list) and not member)
         if not is_empty and info.name not in ("dynamicType", "dynamicProperty"):
-            yield info.name, each
+            yield info.name, member
 
 
 def _is_left_out(owner: Any, name: str, value: Any) -> bool:
@@ -53,7 +52,7 @@ def _is_left_out(owner: Any, name: str, value: Any) -> bool:
     if isinstance(owner, vim.vApp.OvfSectionInfo) and name == "contents":
         return True
     if isinstance(value, str):
-        return has_login(value) or (name != "key" and speaks_of_secret(name))
+        return has_login(value) or (name != "key" and suggests_secret(name))
     return False
 
 
@@ -63,7 +62,7 @@ def _plain(value: Any, path: str, left_out: list[str]) -> Any:
     if isinstance(value, VmomiSupport.DataObject):
         return _object(value, path, left_out)
     if isinstance(value, list):
-        return [_plain(each, path, left_out) for each in value]
+        return [_plain(item, path, left_out) for item in value]
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, (bytes, bytearray)):

@@ -1,4 +1,4 @@
-"""The ESXi hosts that machines are on."""
+"""The ESXi hosts of VMs."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -18,24 +18,24 @@ _PATHS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class HostState:
-    """A host, as far as the user may see it."""
+    """The state of a host, as far as the user may see it."""
 
     name: str | None
-    """As the server knows it, and as VMware's library is told to reach it."""
+    """The name in the inventory, by which VMware's library connects to the host."""
     connection: str
     is_in_maintenance: bool
 
 
 def load_hosts(session: Session, ids: Collection[str]) -> dict[str, HostState]:
-    """The hosts of those managed object ids, by few calls; none that is gone."""
+    """Return the states of hosts by managed object id, in few calls; deleted hosts are absent."""
     stub = session.content.rootFolder._stub
-    hosts = [vim.HostSystem(each, stub) for each in sorted(ids)]
+    hosts = [vim.HostSystem(identity, stub) for identity in sorted(ids)]
     states = {}
-    for found in retrieve_each(session, hosts, [properties(vim.HostSystem, *_PATHS)]):
-        name = found.values.get("name")
-        states[found.id] = HostState(
+    for host in retrieve_each(session, hosts, [properties(vim.HostSystem, *_PATHS)]):
+        name = host.values.get("name")
+        states[host.id] = HostState(
             None if name is None else str(name),
-            str(found.values.get("runtime.connectionState", "unknown")),
-            bool(found.values.get("runtime.inMaintenanceMode")),
+            str(host.values.get("runtime.connectionState", "unknown")),
+            bool(host.values.get("runtime.inMaintenanceMode")),
         )
     return states

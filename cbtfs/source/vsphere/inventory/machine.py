@@ -1,4 +1,4 @@
-"""What the server says of one virtual machine now."""
+"""The current state of VMs: configuration, power, snapshots, disks, host."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,14 +32,14 @@ _PATHS: Final = (
     "guest",
     "snapshot",
 )
-_DEEPEST: Final = 100
-"""Levels of snapshots; vSphere allows 32."""
+_MAX_DEPTH: Final = 100
+"""Maximum number of levels of snapshots; vSphere allows 32."""
 
 
 class NotConnected(SourceUnavailable):
-    """The server cannot tell the state of a machine now."""
+    """Raised when the server does not know the current state of a VM."""
 
-    advice: ClassVar[str] = "see to it that its host runs and is connected"
+    advice: ClassVar[str] = "check that its host is running and connected"
 
     def __init__(self, state: str) -> None:
         super().__init__(f"its state is {state}: {self.advice}")
@@ -48,7 +48,7 @@ class NotConnected(SourceUnavailable):
 
 @dataclass(frozen=True, slots=True)
 class SnapshotEntry:
-    """One snapshot in the tree of a machine."""
+    """One snapshot in the snapshot tree of a VM."""
 
     object: Any
     id: str
@@ -61,7 +61,7 @@ class SnapshotEntry:
 
 @dataclass(frozen=True, slots=True)
 class HostFacts:
-    """Where a machine runs, as far as the user may see that."""
+    """The host of a VM, as far as the user may see it."""
 
     name: str | None = None
     product: str | None = None
@@ -79,20 +79,20 @@ class Machine:
     power: str
     connection: str
     guest: Any
-    """A GuestInfo, as the tools told it last; None if they never did."""
+    """The last GuestInfo that VMware Tools reported; None if they never did."""
     host: HostFacts
     can_track: bool
     needs_consolidation: bool
     snapshots: tuple[SnapshotEntry, ...]
     disks: tuple[DiskFacts, ...]
     question: str | None = None
-    """What the machine waits to be told before it goes on."""
+    """The question that blocks the VM until somebody answers it."""
     host_id: str | None = None
-    """The managed object id of the host that it is on."""
+    """The managed object id of the host."""
 
     @property
     def hardware(self) -> int:
-        """The NN of vmx-NN; 0 if it is spelled otherwise."""
+        """The NN of vmx-NN; 0 if the version has another form."""
         number = str(self.config.version).removeprefix("vmx-")
         return int(number) if number.isdecimal() else 0
 
@@ -103,7 +103,7 @@ class Machine:
 
     @property
     def is_tracking(self) -> bool:
-        """The flag itself; the mirrored ctkEnabled setting alone does not track."""
+        """The VM's flag; the ctkEnabled setting that mirrors it has no effect by itself."""
         return bool(self.config.changeTrackingEnabled)
 
     @property
@@ -111,13 +111,14 @@ class Machine:
         return self.power == "poweredOff"
 
     def settings(self) -> Mapping[str, str]:
-        """extraConfig, keys in lower case."""
-        return {str(each.key).lower(): str(each.value) for each in self.config.extraConfig or ()}
+        """Return extraConfig with keys in lower case."""
+        options = self.config.extraConfig or ()
+        return {str(option.key).lower(): str(option.value) for option in options}
 
 
 def load_machine(session: Session, vm: ListedVm) -> Machine:
-    """The machine's state by one call; SourceUnavailable if its host cannot tell."""
-    found = retrieve(
+    """Return the VM's state, by one call; SourceUnavailable if its host is not connected."""
+    objects = retrieve(
         session,
         vm.object,
         [
@@ -128,28 +129,28 @@ def load_machine(session: Session, vm: ListedVm) -> Machine:
     )
     values: Mapping[str, Any] = {}
     host = _UNKNOWN
-    for each in found:
-        if isinstance(each.object, vim.HostSystem):
-            host = _host(each)
+    for item in objects:
+        if isinstance(item.object, vim.HostSystem):
+            host = _host(item)
         else:
-            each.require()
-            values = each.values
+            item.require()
+            values = item.values
     return _machine(session, vm, values, host)
 
 
 def load_machines(
     session: Session, vms: Sequence[ListedVm]
 ) -> dict[str, Machine | SourceUnavailable]:
-    """The state of many machines by few calls, by managed object id; or why it is not known."""
+    """Return the states of VMs by managed object id, in few calls; an error for an unknown one."""
     wanted = [properties(vim.VirtualMachine, *_PATHS)]
-    found = {each.id: each for each in retrieve_each(session, [vm.object for vm in vms], wanted)}
+    items = {item.id: item for item in retrieve_each(session, [vm.object for vm in vms], wanted)}
     states: dict[str, Machine | SourceUnavailable] = {}
     for vm in vms:
         try:
-            if vm.id not in found:
-                raise SourceUnavailable("it was removed meanwhile")
-            found[vm.id].require()
-            states[vm.id] = _machine(session, vm, found[vm.id].values)
+            if vm.id not in items:
+                raise SourceUnavailable("it was removed in the meantime")
+            items[vm.id].require()
+            states[vm.id] = _machine(session, vm, items[vm.id].values)
         except SourceUnavailable as exc:
             states[vm.id] = exc
     return states
@@ -162,7 +163,7 @@ def _machine(
     connection = str(values.get("runtime.connectionState", "unknown"))
     if config is None or connection != "connected":
         raise NotConnected(connection)
-    place = values.get("runtime.host")
+    host_object = values.get("runtime.host")
     return Machine(
         object=vm.object,
         config=config,
@@ -175,7 +176,7 @@ def _machine(
         snapshots=entries_of(values.get("snapshot"), str(session.address)),
         disks=tuple(disks_of(config)),
         question=_question(values.get("runtime.question")),
-        host_id=None if place is None else str(place._moId),
+        host_id=None if host_object is None else str(host_object._moId),
     )
 
 
@@ -183,29 +184,29 @@ def _question(info: Any) -> str | None:
     return None if info is None else " ".join(str(info.text or "").split())
 
 
-def _host(found: ObjectProperties) -> HostFacts:
-    product = found.values.get("summary.config.product")
-    name = found.values.get("name")
+def _host(host: ObjectProperties) -> HostFacts:
+    product = host.values.get("summary.config.product")
+    name = host.values.get("name")
     return HostFacts(
         None if name is None else str(name), None if product is None else str(product.fullName)
     )
 
 
 def load_snapshots(session: Session, vm: Any) -> tuple[SnapshotEntry, ...]:
-    """The snapshots that the machine has now."""
+    """Return the current snapshots of the VM, parents first."""
     return entries_of(read(session, vm, "snapshot").get("snapshot"), str(session.address))
 
 
 def entries_of(info: Any, server: str) -> tuple[SnapshotEntry, ...]:
-    """The entries of a VirtualMachineSnapshotInfo of that server, parents first."""
+    """Return the entries of a VirtualMachineSnapshotInfo, parents first; *server* is its name."""
     return () if info is None else tuple(_entries(info.rootSnapshotList, 1, server))
 
 
 def _entries(trees: Any, depth: int, server: str) -> Iterator[SnapshotEntry]:
-    if depth > _DEEPEST:
+    if depth > _MAX_DEPTH:
         raise SourceUnavailable(
-            f"{server} reports snapshots of a VM in more than {_DEEPEST} levels: see what answers "
-            "there"
+            f"{server} reports more than {_MAX_DEPTH} levels of snapshots of a VM: check which "
+            "program answers there"
         )
     for tree in trees or ():
         yield SnapshotEntry(
@@ -221,7 +222,7 @@ def _entries(trees: Any, depth: int, server: str) -> Iterator[SnapshotEntry]:
 
 @dataclass(frozen=True, slots=True)
 class DatastoreFacts:
-    """Where files are."""
+    """Name, type and space of a datastore."""
 
     name: str
     type: str
@@ -232,12 +233,12 @@ class DatastoreFacts:
 
 
 def load_datastores(session: Session, ids: Collection[str]) -> dict[str, DatastoreFacts]:
-    """The datastores of those managed object ids, as far as the user may see them."""
+    """Return datastores by managed object id; those that the user may not see are absent."""
     stub = session.content.rootFolder._stub
-    stores = [vim.Datastore(each, stub) for each in sorted(ids)]
-    found = retrieve_each(session, stores, [properties(vim.Datastore, "summary")])
+    stores = [vim.Datastore(identity, stub) for identity in sorted(ids)]
+    items = retrieve_each(session, stores, [properties(vim.Datastore, "summary")])
     return {
-        each.id: _datastore(each.values["summary"]) for each in found if "summary" in each.values
+        item.id: _datastore(item.values["summary"]) for item in items if "summary" in item.values
     }
 
 

@@ -24,7 +24,7 @@ class Placement:
 
 
 def load_placement(session: Session, vm: ListedVm) -> Placement:
-    """Return the present placement of *vm*, by one call; vMotion may change it at any time."""
+    """Return the current placement of *vm*, by one call; vMotion may change it at any time."""
     values = read(session, vm.object, *_PATHS)
     disks = [
         device

@@ -1,4 +1,4 @@
-"""Properties of managed objects, many in one call (vSphere Web Services SDK, PropertyCollector)."""
+"""Read properties of many managed objects in one call (vSphere SDK, PropertyCollector)."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any, Final
 from pyVmomi import vmodl
 
 from cbtfs.errors import SourceUnavailable
-from cbtfs.source.vsphere.connect.faults import raise_ended, speaking, text_of
+from cbtfs.source.vsphere.connect.faults import raise_ended, text_of, translated_faults
 from cbtfs.source.vsphere.connect.session import Session
 
 Collector = vmodl.query.PropertyCollector
@@ -34,7 +34,7 @@ class ObjectProperties:
         return str(self.object._moId)
 
     def require(self) -> None:
-        """SourceUnavailable if one of the properties could not be read."""
+        """Raise SourceUnavailable if one of the properties could not be read."""
         for path, fault in self.missing.items():
             raise SourceUnavailable(f"cannot read {path} of {self.id}: {text_of(fault)}")
 
@@ -51,7 +51,7 @@ def walk(name: str, kind: Any, path: str, *then: str) -> Any:
         type=kind,
         path=path,
         skip=False,
-        selectSet=[Collector.SelectionSpec(name=each) for each in then],
+        selectSet=[Collector.SelectionSpec(name=step) for step in then],
     )
 
 
@@ -60,14 +60,14 @@ def retrieve(
 ) -> list[ObjectProperties]:
     """Return the properties of *start* and of the objects that *steps* reach, from all pages.
 
-    ObjectGone if *start* does not exist any more.
+    ObjectGone if *start* no longer exists.
     """
     selection = Collector.FilterSpec(
         objectSet=[Collector.ObjectSpec(obj=start, skip=False, selectSet=list(steps))],
         propSet=list(wanted),
     )
     what = "read properties"
-    with speaking(what):
+    with translated_faults(what):
         return session.repeat(lambda: list(_pages(session, selection)), what)
 
 
@@ -76,19 +76,19 @@ def retrieve_each(
 ) -> list[ObjectProperties]:
     """Return the properties of each of *objects*; deleted objects are absent."""
     what = "read properties"
-    found: list[ObjectProperties] = []
+    items: list[ObjectProperties] = []
     for start in range(0, len(objects), _OBJECTS):
         selection = Collector.FilterSpec(
             objectSet=[
-                Collector.ObjectSpec(obj=each, skip=False)
-                for each in objects[start : start + _OBJECTS]
+                Collector.ObjectSpec(obj=managed, skip=False)
+                for managed in objects[start : start + _OBJECTS]
             ],
             propSet=list(wanted),
             reportMissingObjectsInResults=True,
         )
-        with speaking(what):
-            found += session.repeat(lambda spec=selection: list(_pages(session, spec)), what)  # type: ignore[misc]
-    return found
+        with translated_faults(what):
+            items += session.repeat(lambda spec=selection: list(_pages(session, spec)), what)  # type: ignore[misc]
+    return items
 
 
 def _pages(session: Session, selection: Any) -> Iterator[ObjectProperties]:
@@ -98,26 +98,26 @@ def _pages(session: Session, selection: Any) -> Iterator[ObjectProperties]:
     for _ in range(session.retry_policy.max_pages):
         if page is None:
             return
-        for each in page.objects:
-            raise_ended(each.missingSet)
+        for content in page.objects:
+            raise_ended(content.missingSet)
             yield ObjectProperties(
-                each.obj,
-                {one.name: one.val for one in each.propSet},
-                {one.path: one.fault for one in each.missingSet},
+                content.obj,
+                {prop.name: prop.val for prop in content.propSet},
+                {missing.path: missing.fault for missing in content.missingSet},
             )
         if not page.token:
             return
         page = collector.ContinueRetrievePropertiesEx(page.token)
     raise SourceUnavailable(
         f"{session.address} answers with more than {session.retry_policy.max_pages} pages of "
-        "properties: it is not read further; see what answers there"
+        "properties: check which program answers there"
     )
 
 
 def read(session: Session, start: Any, *paths: str) -> Mapping[str, Any]:
     """Return the properties of one object; SourceUnavailable if one cannot be read."""
-    found = retrieve(session, start, [properties(type(start), *paths)])
-    if not found:
+    items = retrieve(session, start, [properties(type(start), *paths)])
+    if not items:
         return {}
-    found[0].require()
-    return found[0].values
+    items[0].require()
+    return items[0].values

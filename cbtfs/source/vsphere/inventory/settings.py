@@ -1,9 +1,9 @@
-"""Which of a VM's settings may be kept, and a .vmx file without the others.
+"""Decide which settings of a VM may be stored, and remove the others from a .vmx file.
 
-Anybody may put a setting of any name into a VM's configuration, and passwords are put there:
-`guestinfo.userdata`, `machine.id`, `RemoteDisplay.vnc.password`. So a value is kept only where its
-name is of a family that describes the virtual machine itself, no word in the name speaks of a
-secret, and the value is no URL with a login in it.
+A VM's configuration accepts settings of any name, and users store passwords there:
+`guestinfo.userdata`, `machine.id`, `RemoteDisplay.vnc.password`. A value is therefore stored only
+if its name belongs to a family that describes the virtual hardware, no word of the name suggests a
+secret, and the value is not a URL with a login.
 """
 
 import re
@@ -26,65 +26,65 @@ _CARE: Final = """
     vmxstats workingdir
 """
 _FAMILIES: Final = frozenset(f"{_DEVICES} {_MACHINE} {_CARE}".split())
-"""First parts of names, in lower case and without numbers."""
+"""First components of allowed names, in lower case and without numbers."""
 _ALSO: Final = frozenset({"vtpm.present"})
 _SECRET: Final = re.compile(r"passw|passphrase|secret|token|credential|cookie|key$")
 _LOGIN: Final = re.compile(r"://[^/\s]*@")
 _SETTING: Final = re.compile(r'\s*([^\s=#"]+)\s*=\s*"([^"]*)"\s*\Z')
 
 
-def speaks_of_secret(name: str) -> bool:
-    """Whether what a thing is called says that it is none of our business."""
+def suggests_secret(name: str) -> bool:
+    """Return whether a word of *name* suggests that the value is a secret."""
     return _SECRET.search(name.lower()) is not None
 
 
 def has_login(value: str) -> bool:
-    """Whether *value* is a URL with a user or a password in it."""
+    """Return whether *value* is a URL with a user name or password."""
     return _LOGIN.search(value) is not None
 
 
 def is_kept(name: str, value: str) -> bool:
-    """Whether the value of a setting may stand in the repository."""
+    """Return whether the value of a setting may be stored in the repository."""
     lowered = name.lower()
     family = lowered.removeprefix(".").partition(".")[0].rstrip("0123456789:")
     is_known = family in _FAMILIES or lowered in _ALSO
-    return is_known and not speaks_of_secret(lowered) and not has_login(value)
+    return is_known and not suggests_secret(lowered) and not has_login(value)
 
 
 def kept_vmx(content: bytes, disks: Mapping[str, str]) -> bytes:
-    """A .vmx file as it may be kept; the very same bytes if nothing speaks against it.
+    """Return a .vmx file without settings that may be secret; unchanged if it has none.
 
-    *disks* gives the file of each disk by slot, as scsi0:0: where a delta file stands there, as
-    while a snapshot exists, this name takes its place. What is left out is named in comments.
+    *disks* has the file name of each disk by slot, such as scsi0:0. It replaces the name of a delta
+    file, which the .vmx has while a snapshot exists. Comments in the result list all changes.
     """
-    changed: list[str] = []
-    lines = list(_kept_lines(content.decode("utf-8", "surrogateescape"), disks, changed))
-    if not changed:
+    changes: list[str] = []
+    lines = list(_kept_lines(content.decode("utf-8", "surrogateescape"), disks, changes))
+    if not changes:
         return content
     head = [
-        "# A copy by cbtfs, which is not the file as it was: what may be secret is left out.",
-        *(f"# {what}" for what in changed),
+        "# This copy by cbtfs differs from the original: it omits settings that may be secret.",
+        *(f"# {change}" for change in changes),
     ]
     return "".join(f"{line}\n" for line in (*head, *lines)).encode("utf-8", "surrogateescape")
 
 
-def _kept_lines(text: str, disks: Mapping[str, str], changed: list[str]) -> Iterator[str]:
+def _kept_lines(text: str, disks: Mapping[str, str], changes: list[str]) -> Iterator[str]:
     files = {f"{slot}.filename".lower(): name for slot, name in disks.items()}
     for line in text.splitlines():
-        found = _SETTING.match(line)
-        if found is None:
+        match = _SETTING.match(line)
+        if match is None:
             if line.startswith("#!") or not line.strip():
                 yield line
             else:
-                changed.append("left out: a line that is no setting")
+                changes.append("omitted: a line that is not a setting")
             continue
-        name, value = found.groups()
+        name, value = match.groups()
         if not is_kept(name, value):
-            changed.append(f"left out: {name}")
+            changes.append(f"omitted: {name}")
             continue
         file = files.get(name.lower())
         folder, slash, last = value.rpartition("/")
         if file is not None and file != last:
-            changed.append(f"{name} was {last}, a file of a snapshot")
+            changes.append(f"{name} was {last}, a file of a snapshot")
             line = f'{name} = "{folder}{slash}{file}"'
         yield line

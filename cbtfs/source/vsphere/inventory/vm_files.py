@@ -1,11 +1,11 @@
-"""The small files of a VM on its datastores: configuration, NVRAM, descriptors of disks.
+"""Fetch the small files of a VM from its datastores: configuration, NVRAM, disk descriptors.
 
-They are read over the session's HTTPS. A file that is not there, is locked by the host that runs
-the VM, or may not be read is told of: a restore point does without.
+They are read over HTTPS with the session's cookie. A file that is missing, locked by the VM's host
+or unreadable for the user is reported; the restore point then lacks it.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -15,10 +15,10 @@ from cbtfs.source.vsphere.inventory.disks import DiskFacts
 from cbtfs.source.vsphere.inventory.machine import Machine
 from cbtfs.source.vsphere.inventory.settings import kept_vmx
 
-_MOST_BYTES: Final = 8 << 20
-"""Of one file: an NVRAM with EFI variables has 0.3 MB."""
+_MAX_BYTES: Final = 8 << 20
+"""Maximum size of one file; an NVRAM with EFI variables has 0.3 MB."""
 _SECONDS: Final = 30.0
-"""For one answer, and until no more files are asked for: a point must not wait for them."""
+"""Timeout of one answer and of all requests together, because a point must not wait for files."""
 _DENIED: Final = "the user needs Datastore.Browse and Datastore.FileManagement"
 
 
@@ -27,9 +27,9 @@ class VmFile:
     """A small file of a VM."""
 
     name: str
-    """What it is called in a point."""
+    """The name in a restore point."""
     identity: str
-    """Whose history it is within the VM."""
+    """The file's key within the VM in a repository."""
     content: bytes
 
 
@@ -40,72 +40,76 @@ class Missing(NamedTuple):
     reason: str
 
 
-class _Wanted(NamedTuple):
+class WantedFile(NamedTuple):
+    """A file to fetch."""
+
     name: str
+    """The name in a restore point."""
     identity: str
     path: str
+    """`[datastore] folder/name`."""
     keep: Callable[[bytes], bytes]
+    """Return the content without secrets."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What could be read, and what could not."""
+    """The files that could be read, and the others with the reason."""
 
     files: tuple[VmFile, ...]
     missing: tuple[Missing, ...]
 
     def notes(self) -> Iterator[str]:
-        """A line for each reason."""
-        for reason in dict.fromkeys(each.reason for each in self.missing):
-            names = ", ".join(each.name for each in self.missing if each.reason == reason)
-            yield f"not kept: {names}: {reason}"
+        """Yield one line for each reason."""
+        for reason in dict.fromkeys(file.reason for file in self.missing):
+            names = ", ".join(file.name for file in self.missing if file.reason == reason)
+            yield f"not stored: {names}: {reason}"
 
 
 def fetch_files(
     web: Web,
     datacenter: str,
-    vm: str,
-    machine: Machine,
-    disks: Sequence[DiskFacts],
+    wanted: Iterable[WantedFile],
     clock: Callable[[], float] = time.monotonic,
 ) -> Fetched:
-    """The files of the VM called *vm* and the descriptors of *disks*; one request for each."""
+    """Fetch the *wanted* files from datastores of *datacenter*, by one request for each."""
     store = DatastoreFiles(web._replace(seconds=min(web.seconds, _SECONDS), pauses=(0.0,)))
     until = clock() + _SECONDS
-    found, missing = [], []
+    files, missing = [], []
     try:
-        for wanted in _wanted(vm, machine, disks):
+        for file in wanted:
             if clock() >= until:
-                missing.append(Missing(wanted.name, "the server took too long over the others"))
+                missing.append(Missing(file.name, "the server took too long for the other files"))
                 continue
             try:
-                content = store.load(wanted.path, datacenter, _MOST_BYTES)
+                content = store.load(file.path, datacenter, _MAX_BYTES)
             except AccessDenied:
-                missing.append(Missing(wanted.name, _DENIED))
+                missing.append(Missing(file.name, _DENIED))
             except CbtfsError as exc:
-                missing.append(Missing(wanted.name, str(exc)))
+                missing.append(Missing(file.name, str(exc)))
             else:
-                found.append(VmFile(wanted.name, wanted.identity, wanted.keep(content)))
+                files.append(VmFile(file.name, file.identity, file.keep(content)))
     finally:
         store.close()
-    return Fetched(tuple(found), tuple(missing))
+    return Fetched(tuple(files), tuple(missing))
 
 
-def _wanted(vm: str, machine: Machine, disks: Sequence[DiskFacts]) -> Iterator[_Wanted]:
+def wanted_files(vm: str, machine: Machine, disks: Sequence[DiskFacts]) -> Iterator[WantedFile]:
+    """Yield the small files of the VM named *vm*, and the descriptors of *disks*."""
     vmx = str(machine.config.files.vmPathName or "")
     if is_path(vmx):
         folder, _, name = vmx.rpartition("/")
         roots = {disk.slot: disk.root.rpartition("/")[2] for disk in disks if is_path(disk.root)}
         nvram = machine.settings().get("nvram", "")
-        if not nvram or "/" in nvram:  # one that leads elsewhere may be another VM's
+        if not nvram or "/" in nvram:  # a path to another folder may be the file of another VM
             nvram = f"{name.removesuffix('.vmx')}.nvram"
-        yield _Wanted(f"{vm}.vmx", "file:vmx", vmx, lambda content: kept_vmx(content, roots))
-        yield _Wanted(f"{vm}.nvram", "file:nvram", f"{folder}/{nvram}", _as_it_is)
+        yield WantedFile(f"{vm}.vmx", "file:vmx", vmx, lambda content: kept_vmx(content, roots))
+        yield WantedFile(f"{vm}.nvram", "file:nvram", f"{folder}/{nvram}", _unchanged)
     for disk in disks:
         if is_path(disk.path):
             identity = f"file:descriptor:{disk.identity}"
-            yield _Wanted(f"{disk.label}.vmdk", identity, disk.path, _as_it_is)
+            yield WantedFile(f"{disk.label}.vmdk", identity, disk.path, _unchanged)
 
 
-def _as_it_is(content: bytes) -> bytes:
+def _unchanged(content: bytes) -> bytes:
     return content

@@ -1,4 +1,4 @@
-"""All virtual machines of a server by one PropertyCollector call, and those that a user means."""
+"""List the VMs of a server with one PropertyCollector call, and select VMs by name or pattern."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,18 +16,20 @@ from cbtfs.source.vsphere.inventory.properties import ObjectProperties, properti
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\Z")
 _ESCAPES: Final = re.compile(r"%(2f|5c|25)", re.IGNORECASE)
 _SHOWN: Final = 8
-_DEEPEST: Final = 250
+"""Maximum number of paths in a message."""
+_MAX_DEPTH: Final = 250
+"""Maximum number of folders above a VM."""
 
 
 @dataclass(frozen=True, slots=True)
 class ListedVm:
-    """A virtual machine as the inventory lists it."""
+    """A VM in the inventory."""
 
     object: Any
     id: str
     name: str
     path: str
-    """Inventory path, such as /DC0/vm/prod/web1; slashes in names are %2f there."""
+    """Inventory path, such as /DC0/vm/prod/web1, with slashes in names as %2f."""
     datacenter: str
     """Inventory path of its datacenter, without the first slash."""
     instance_uuid: str | None
@@ -40,8 +42,8 @@ class ListedVm:
 
 
 def list_vms(session: Session) -> list[ListedVm]:
-    """Every virtual machine that the user may see."""
-    found = retrieve(
+    """Return every VM that the user may see."""
+    items = retrieve(
         session,
         session.content.rootFolder,
         [
@@ -64,67 +66,67 @@ def list_vms(session: Session) -> list[ListedVm]:
             walk("inner", vim.VirtualApp, "resourcePool", "vapps", "inner"),
         ],
     )
-    places = {each.id: each for each in found}
+    entities = {item.id: item for item in items}
     server = str(session.address)
     return [
-        _listed(each, places, server)
-        for each in found
-        if isinstance(each.object, vim.VirtualMachine)
+        _listed(item, entities, server)
+        for item in items
+        if isinstance(item.object, vim.VirtualMachine)
     ]
 
 
 def _listed(
-    found: ObjectProperties, places: Mapping[str, ObjectProperties], server: str
+    item: ObjectProperties, entities: Mapping[str, ObjectProperties], server: str
 ) -> ListedVm:
-    name = str(found.values.get("name", ""))
+    name = str(item.values.get("name", ""))
     parts, datacenter = [name], 0
-    at = found
-    while (above := places.get(_parent_id(at))) is not None:
-        if _parent_id(above) or isinstance(above.object, vim.Datacenter):
-            parts.append(str(above.values.get("name", "")))
-        if isinstance(above.object, vim.Datacenter):
+    entity = item
+    while (parent := entities.get(_parent_id(entity))) is not None:
+        if _parent_id(parent) or isinstance(parent.object, vim.Datacenter):
+            parts.append(str(parent.values.get("name", "")))
+        if isinstance(parent.object, vim.Datacenter):
             datacenter = len(parts)
-        at = above
-        if len(parts) > _DEEPEST:
+        entity = parent
+        if len(parts) > _MAX_DEPTH:
             raise SourceUnavailable(
-                f"{server} reports more than {_DEEPEST} folders above {printable(name)}: a folder "
-                "is above itself; see what answers there"
+                f"{server} reports more than {_MAX_DEPTH} folders above {printable(name)}, as if a "
+                "folder contained itself: check which program answers there"
             )
     parts.reverse()
     return ListedVm(
-        found.object,
-        found.id,
+        item.object,
+        item.id,
         _unescaped(name),
         "/" + "/".join(parts),
         "/".join(parts[: len(parts) - datacenter + 1]) if datacenter else "",
-        found.values.get("config.instanceUuid"),
-        bool(found.values.get("config.template", False)),
+        item.values.get("config.instanceUuid"),
+        bool(item.values.get("config.template", False)),
     )
 
 
-def _parent_id(found: ObjectProperties) -> str:
+def _parent_id(entity: ObjectProperties) -> str:
     for path in ("parent", "parentVApp", "parentFolder"):
-        above = found.values.get(path)
-        if above is not None:
-            return str(above._moId)
+        parent = entity.values.get(path)
+        if parent is not None:
+            return str(parent._moId)
     return ""
 
 
 def _unescaped(name: str) -> str:
-    """vSphere writes slash, backslash and percent in names as %2f, %5c and %25."""
-    return _ESCAPES.sub(lambda found: chr(int(found[1], 16)), name)
+    """Decode %2f, %5c and %25, which vSphere writes for slash, backslash and percent in names."""
+    return _ESCAPES.sub(lambda match: chr(int(match[1], 16)), name)
 
 
 def _lower_escapes(path: str) -> str:
-    """Clients write %2f or %2F."""
-    return _ESCAPES.sub(lambda found: found[0].lower(), path)
+    """Write escapes in lower case, because clients write %2f or %2F."""
+    return _ESCAPES.sub(lambda match: match[0].lower(), path)
 
 
 def select(vms: Sequence[ListedVm], wanted: str) -> list[ListedVm]:
-    """The machines that *wanted* means: a name, an inventory path, patterns of both, or a UUID.
+    """Return the VMs that *wanted* matches: a name, an inventory path, a pattern, or a UUID.
 
-    Names and paths may be spelled as the API spells them: `team%2fweb` for `team/web`.
-    UsageError if it means none, or if what is no pattern means several: then it lists them.
+    Names and paths may have the escapes of the API: `team%2fweb` for `team/web`. UsageError if no
+    VM matches, or if several VMs have the name; then the message lists them.
     """
     path = wanted if wanted.startswith("/") else f"/{wanted}"
     exact = (
@@ -136,7 +138,7 @@ def select(vms: Sequence[ListedVm], wanted: str) -> list[ListedVm]:
         exact = [vm for vm in vms if (vm.instance_uuid or "").lower() == wanted.lower()]
     if len(exact) > 1:
         raise UsageError(f"VM {printable(wanted)!r} is ambiguous: name one of {_listing(exact)}")
-    found = exact or [
+    matches = exact or [
         vm
         for vm in vms
         if not vm.is_template
@@ -146,9 +148,9 @@ def select(vms: Sequence[ListedVm], wanted: str) -> list[ListedVm]:
             or ("/" in wanted and fnmatchcase(vm.path, path))
         )
     ]
-    if not found:
+    if not matches:
         raise UsageError(f"no VM {printable(wanted)!r} on this server that the user may see")
-    return found
+    return matches
 
 
 def _listing(vms: Iterable[ListedVm]) -> str:
@@ -158,19 +160,20 @@ def _listing(vms: Iterable[ListedVm]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class VmSelection:
-    """What several names mean together, each machine once, and what is wrong with some."""
+    """The VMs that several names match, without duplicates, and the names that failed."""
 
     vms: list[ListedVm]
     refused: list[tuple[str, CbtfsError]]
+    """Names without a VM or with several, each with the error."""
 
 
 def select_all(vms: Sequence[ListedVm], wanted: Iterable[str]) -> VmSelection:
-    """What each of *wanted* means."""
-    found: dict[str, ListedVm] = {}
+    """Return the VMs that any of *wanted* matches, and the names that failed."""
+    selected: dict[str, ListedVm] = {}
     refused: list[tuple[str, CbtfsError]] = []
     for name in wanted:
         try:
-            found.update((vm.id, vm) for vm in select(vms, name))
+            selected.update((vm.id, vm) for vm in select(vms, name))
         except UsageError as exc:
             refused.append((name, exc))
-    return VmSelection(list(found.values()), refused)
+    return VmSelection(list(selected.values()), refused)

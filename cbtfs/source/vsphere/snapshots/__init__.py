@@ -1,1 +1,1 @@
-"""Snapshots of a VM: create, find, remove; the disks in them."""
+"""Create, find and remove the snapshots of a VM, and read their disks."""

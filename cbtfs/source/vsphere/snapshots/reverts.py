@@ -20,14 +20,14 @@ KEPT: Final = timedelta(days=30)
 
 
 def reverted_since(session: Session, vm: Any, moment: datetime, now: datetime) -> Reason | None:
-    """Why a revert since *moment* cannot be excluded; None if there was none.
+    """Return why a revert since *moment* cannot be excluded; None if there was none.
 
-    Both times are of the server's clock.
+    Both times are times of the server's clock.
     """
     if now - moment > KEPT:
         return Reason(
             FullReason.REVERTS_UNKNOWN,
-            f"the last point is older than the {KEPT.days} days that a server keeps events",
+            f"the last point is older than {KEPT.days} days, the retention of events",
         )
     spec = vim.event.EventFilterSpec(
         entity=vim.event.EventFilterSpec.ByEntity(entity=vm, recursion="self"),
@@ -39,9 +39,7 @@ def reverted_since(session: Session, vm: Any, moment: datetime, now: datetime) -
             lambda: session.content.eventManager.QueryEvents(spec), "read events"
         )
     except vmodl.MethodFault as fault:
-        return Reason(
-            FullReason.REVERTS_UNKNOWN, f"the VM's events cannot be read: {text_of(fault)}"
-        )
+        return Reason(FullReason.REVERTS_UNKNOWN, f"cannot read the VM's events: {text_of(fault)}")
     for event in events or ():
         if event.createdTime >= moment:
             when = event.createdTime.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -10,10 +10,15 @@ from pyVmomi import vim, vmodl
 
 from cbtfs.errors import CbtfsError, SourceUnavailable
 from cbtfs.source.base import Stopped
-from cbtfs.source.vsphere.connect.faults import ObjectGone, ReplyLost, meaning, text_of
+from cbtfs.source.vsphere.connect.faults import ObjectGone, ReplyLost, error_of, text_of
 from cbtfs.source.vsphere.connect.session import Session
 from cbtfs.source.vsphere.connect.task import TaskGone, wait_task
-from cbtfs.source.vsphere.connect.task_retry import carry_out, done, let_pass, may_pass
+from cbtfs.source.vsphere.connect.task_retry import (
+    finish_task,
+    is_transient,
+    run_task,
+    wait_before_retry,
+)
 from cbtfs.source.vsphere.inventory.disks import DiskFacts, disks_of
 from cbtfs.source.vsphere.inventory.machine import SnapshotEntry, load_snapshots
 from cbtfs.source.vsphere.inventory.properties import properties, read, retrieve, walk
@@ -30,12 +35,22 @@ _QUIESCE: Final = (
 
 
 @dataclass(frozen=True, slots=True)
+class SnapshotSpec:
+    """Parameters of a snapshot to create; it never includes the memory."""
+
+    name: str
+    """A unique name, by which the snapshot is found."""
+    description: str
+    quiesce: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Taken:
-    """A snapshot of cbtfs, and the configuration in it."""
+    """A snapshot of cbtfs with the VM configuration at that moment."""
 
     entry: SnapshotEntry
     config: Any
-    """The VirtualMachineConfigInfo of that moment."""
+    """The VirtualMachineConfigInfo in the snapshot."""
     disks: tuple[DiskFacts, ...]
     others: tuple[SnapshotEntry, ...]
     """All other snapshots of the VM."""
@@ -51,26 +66,30 @@ def take_snapshot(
     quiesce: bool,
     is_stopped: Callable[[], bool] = lambda: False,
 ) -> Taken:
-    """A snapshot of that unique name, without memory.
+    """Take a snapshot with a unique name, without memory, and return it.
 
-    When it fails, remove_named() has to be called all the same: it may be half made.
+    After an error, call remove_named(): the snapshot may be incomplete or in progress.
     """
     fallback = None
     if quiesce:
         fallback = _quiesced(session, vm, name, is_stopped)
     if not quiesce or fallback is not None:
-        with_meaning(lambda: make_snapshot(session, vm, name, _DESCRIPTION, False, is_stopped))
+        spec = SnapshotSpec(name, _DESCRIPTION)
+        translate_create_faults(lambda: make_snapshot(session, vm, spec, is_stopped))
     entries = load_snapshots(session, vm)
     ours = next((entry for entry in entries if entry.name == name), None)
     if ours is None:
-        raise SourceUnavailable(f"the snapshot {name} was made and is gone: see the VM's events")
+        raise SourceUnavailable(
+            f"the snapshot {name} disappeared after it was created: see the VM's events"
+        )
     if ours.is_quiesced:
-        words = "quiesced"
+        consistency = "quiesced"
     elif quiesce:
-        words = f"crash-consistent: {fallback or 'the guest was not asked, are its tools running?'}"
+        why = fallback or "vSphere did not quiesce the guest; is VMware Tools running?"
+        consistency = f"crash-consistent: {why}"
     else:
-        words = "crash-consistent"
-    return load_taken(session, entries, ours, words)
+        consistency = "crash-consistent"
+    return load_taken(session, entries, ours, consistency)
 
 
 def load_taken(
@@ -84,21 +103,21 @@ def load_taken(
     return Taken(ours, config, tuple(disks_of(config)), others, consistency)
 
 
-def with_meaning(call: Callable[[], None]) -> None:
+def translate_create_faults(call: Callable[[], None]) -> None:
+    """Make a *call* that creates a snapshot; raise the error for its fault."""
     try:
         call()
     except vmodl.MethodFault as fault:
-        raise meaning(fault, "take a snapshot") from fault
+        raise error_of(fault, "take a snapshot") from fault
 
 
 def _quiesced(session: Session, vm: Any, name: str, is_stopped: Callable[[], bool]) -> str | None:
     """Try a quiesced snapshot; return why that failed, None on success."""
     pauses = session.retry_policy.quiesce
+    spec = SnapshotSpec(name, _DESCRIPTION, quiesce=True)
     for number in range(len(pauses) + 1):
         try:
-            with_meaning_of_rest(
-                lambda: make_snapshot(session, vm, name, _DESCRIPTION, True, is_stopped)
-            )
+            _translate_quiesce_faults(lambda: make_snapshot(session, vm, spec, is_stopped))
             return None
         except _QuiesceFailed as exc:
             why = str(exc)
@@ -106,31 +125,27 @@ def _quiesced(session: Session, vm: Any, name: str, is_stopped: Callable[[], boo
         remove_named(session, vm, name)
         if number < len(pauses):
             time.sleep(pauses[number])
-    return f"quiescing failed {len(pauses) + 1} times, at last with {why}"
+    return f"quiescing failed {len(pauses) + 1} times, the last time with {why}"
 
 
 class _QuiesceFailed(Exception):
     """Raised when the guest could not be quiesced; the text is the fault."""
 
 
-def with_meaning_of_rest(call: Callable[[], None]) -> None:
+def _translate_quiesce_faults(call: Callable[[], None]) -> None:
     try:
         call()
     except vmodl.MethodFault as fault:
         if isinstance(fault, _QUIESCE) or type(fault) is vim.fault.SnapshotFault:
             raise _QuiesceFailed(text_of(fault)) from fault
-        raise meaning(fault, "take a quiesced snapshot") from fault
+        raise error_of(fault, "take a quiesced snapshot") from fault
 
 
 def make_snapshot(
-    session: Session,
-    vm: Any,
-    name: str,
-    description: str,
-    quiesce: bool,
-    is_stopped: Callable[[], bool],
+    session: Session, vm: Any, spec: SnapshotSpec, is_stopped: Callable[[], bool]
 ) -> None:
     """Create the snapshot exactly once; faults are raised unchanged."""
+    name = spec.name
     what = "take a snapshot"
     pauses = session.retry_policy.busy
     is_unsure = False
@@ -139,21 +154,21 @@ def make_snapshot(
             if is_unsure and _is_made(session, vm, name):
                 return
             task = session.once(
-                lambda: vm.CreateSnapshot_Task(name, description, False, quiesce), what
+                lambda: vm.CreateSnapshot_Task(name, spec.description, False, spec.quiesce), what
             )
             wait_task(session, task, what, is_stopped=is_stopped)
             return
         except (ReplyLost, TaskGone) as exc:
-            log.info("%s; looking whether it was made", exc)
-            is_unsure = True  # from now on: it may be in the making on the host, unknown to vCenter
+            log.info("%s; checking whether the snapshot exists", exc)
+            is_unsure = True  # the host may still be creating it, unknown to vCenter
             if _is_made(session, vm, name):
                 return
             if number == len(pauses):
                 raise SourceUnavailable(str(exc)) from exc
         except vmodl.MethodFault as fault:
-            if number == len(pauses) or not may_pass(fault):
+            if number == len(pauses) or not is_transient(fault):
                 raise
-            let_pass(session, fault, what, pauses[number])
+            wait_before_retry(session, fault, what, pauses[number])
         if is_stopped():
             raise Stopped(f"{what}: interrupted")
 
@@ -165,12 +180,12 @@ def _is_made(session: Session, vm: Any, name: str) -> bool:
 
 
 def settle(session: Session, vm: Any) -> None:
-    """Wait for the end of snapshots of this machine that are being made: one may be ours.
+    """Wait for pending snapshot tasks of this VM, one of which may be ours.
 
-    The machine itself is read too: a server that may not read it follows no traversal, and would
-    otherwise answer as if there were no task.
+    The VM's own properties are required, too: a server that cannot read the VM follows no
+    traversal, and its answer would look like one without tasks.
     """
-    found = retrieve(
+    items = retrieve(
         session,
         vm,
         [
@@ -179,37 +194,37 @@ def settle(session: Session, vm: Any) -> None:
         ],
         [walk("tasks", vim.VirtualMachine, "recentTask")],
     )
-    for machine in found:
-        if isinstance(machine.object, vim.VirtualMachine):
-            machine.require()
-    for task in found:
+    for item in items:
+        if isinstance(item.object, vim.VirtualMachine):
+            item.require()
+    for task in items:
         is_create = "createSnapshot" in str(task.values.get("info.descriptionId", ""))
         if is_create and task.values.get("info.state") in _RUNNING:
             try:
-                wait_task(session, task.object, "wait for a snapshot that is being made")
+                wait_task(session, task.object, "wait for a pending snapshot task")
             except (vmodl.MethodFault, TaskGone) as ended:
-                log.debug("it ended: %s", type(ended).__name__)
+                log.debug("the pending snapshot task ended: %s", type(ended).__name__)
 
 
 def remove_named(session: Session, vm: Any, name: str) -> None:
-    """Remove the snapshot of that name, complete or in progress; do nothing if there is none."""
+    """Remove the snapshot of that name, also one in progress; do nothing if it does not exist."""
     try:
         settle(session, vm)
         for entry in load_snapshots(session, vm):
             if entry.name == name:
                 _remove(session, entry)
     except ObjectGone as exc:
-        log.info("the VM is gone, and its snapshots with it: %s", exc)
+        log.info("the VM was removed with its snapshots: %s", exc)
     except vmodl.MethodFault as fault:
-        raise meaning(fault, f"remove the snapshot {name}") from fault
+        raise error_of(fault, f"remove the snapshot {name}") from fault
 
 
 def _remove(session: Session, entry: SnapshotEntry) -> None:
     what = f"remove the snapshot {entry.name}"
     try:
-        carry_out(session, lambda: entry.object.RemoveSnapshot_Task(False, True), what)
+        run_task(session, lambda: entry.object.RemoveSnapshot_Task(False, True), what)
     except vmodl.fault.ManagedObjectNotFound:
-        log.info("the snapshot %s is gone already", entry.name)
+        log.info("the snapshot %s was removed before", entry.name)
 
 
 def consolidate(session: Session, vm: Any) -> str | None:
@@ -217,7 +232,7 @@ def consolidate(session: Session, vm: Any) -> str | None:
     try:
         if not read(session, vm, "runtime.consolidationNeeded").get("runtime.consolidationNeeded"):
             return None
-        done(session, vm.ConsolidateVMDisks_Task, "consolidate the VM's disks")
+        finish_task(session, vm.ConsolidateVMDisks_Task, "consolidate the VM's disks")
     except (CbtfsError, vmodl.MethodFault) as exc:
         return f"the VM's disks need consolidation: {exc}"
     return None
@@ -229,23 +244,24 @@ class Swept:
 
     removed: tuple[str, ...]
     others: tuple[str, ...]
-    """Names of the snapshots that were kept: of users, other products, other repositories."""
+    """Names of the snapshots that remain: of users, other products, other repositories."""
 
 
 def sweep(
-    session: Session, vm: Any, snapshots: Sequence[SnapshotEntry], dead: Sequence[str]
+    session: Session, vm: Any, snapshots: Sequence[SnapshotEntry], stale: Sequence[str]
 ) -> Swept:
-    """Remove the snapshots that *dead* names, of ended runs, and no others."""
+    """Remove the snapshots of interrupted runs, whose names are *stale*, and no others."""
     removed = []
     for entry in snapshots:
-        if entry.name in dead:
-            log.warning("removing the snapshot %s of a run that ended early", entry.name)
+        if entry.name in stale:
+            log.warning("removing the snapshot %s of an interrupted run", entry.name)
             try:
                 _remove(session, entry)
             except vmodl.MethodFault as fault:
-                raise meaning(fault, f"remove the snapshot {entry.name}") from fault
+                raise error_of(fault, f"remove the snapshot {entry.name}") from fault
             removed.append(entry.name)
-    return Swept(tuple(removed), tuple(e.name for e in snapshots if e.name not in removed))
+    others = tuple(entry.name for entry in snapshots if entry.name not in removed)
+    return Swept(tuple(removed), others)
 
 
 def still_there(session: Session, vm: Any, taken: Taken) -> str | None:

@@ -1,50 +1,59 @@
-"""A snapshot disk as a source: bytes from a transport, changes from vSphere."""
+"""A snapshot disk as a source: bytes come from a transport, changes from vSphere."""
 
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from cbtfs.core.extent import Extent
 from cbtfs.core.reasons import Reason
 from cbtfs.errors import SourceUnavailable
 from cbtfs.source.base import ChangeTrackingInvalid, Since, Stopped
-from cbtfs.source.transport.base import DiskReader, FrozenDisk
+from cbtfs.source.transport.base import DiskReader, TransportDisk
 from cbtfs.source.vsphere.inventory.disks import DiskFacts
 from cbtfs.source.vsphere.inventory.machine import DatastoreFacts
-from cbtfs.source.vsphere.inventory.vms import ListedVm
 
 
-def frozen_disks(
-    vm: ListedVm,
-    disks: Sequence[DiskFacts],
-    stores: Mapping[str, DatastoreFacts],
-    snapshot: str,
-    *,
-    datacenter: str,
-    is_alone: bool,
-    host: str | None = None,
-) -> dict[int, FrozenDisk]:
-    """By device key, what a transport needs to know. *is_alone*: the VM has no other snapshot.
+@dataclass(frozen=True, slots=True)
+class SnapshotLocation:
+    """The data of a snapshot that is common to its disks."""
 
-    *host* is the managed object id of the host that the VM is on.
+    vm: str
+    """The managed object id of the VM."""
+    snapshot: str
+    """The managed object id of the snapshot; empty before it is taken."""
+    datacenter: str
+    """Inventory path of the datacenter."""
+    is_alone: bool
+    """The VM has no other snapshot."""
+    host: str | None = None
+    """The managed object id of the VM's host; None if unknown."""
+
+
+def transport_disks(
+    location: SnapshotLocation, disks: Sequence[DiskFacts], stores: Mapping[str, DatastoreFacts]
+) -> dict[int, TransportDisk]:
+    """Return by device key the data of *disks* that a transport needs.
+
+    *stores* has the datastores by managed object id.
     """
-    found = {}
+    described = {}
     for disk in disks:
         store = stores.get(disk.datastore or "")
-        found[disk.key] = FrozenDisk(
+        described[disk.key] = TransportDisk(
             label=disk.label,
-            vm=vm.id,
-            snapshot=snapshot,
+            vm=location.vm,
+            snapshot=location.snapshot,
             key=disk.key,
             size=disk.size,
             path=disk.path,
             datastore_type="unknown" if store is None else store.type,
-            datacenter=datacenter,
+            datacenter=location.datacenter,
             is_flat=disk.is_flat,
-            is_alone=is_alone and disk.links == 1,
-            host=host,
+            is_alone=location.is_alone and disk.links == 1,
+            host=location.host,
         )
-    return found
+    return described
 
 
 class SnapshotTooOld(SourceUnavailable):
@@ -79,7 +88,7 @@ class Watch:
             raise Stopped("interrupted")
         if self._max_age is not None and self._clock() - self._began >= self._max_age:
             raise SnapshotTooOld(
-                f"the snapshot is older than --max-snapshot-age allows, {self._max_age:.0f} s: "
+                f"the snapshot is older than {self._max_age:.0f} s, the --max-snapshot-age: "
                 "nothing is committed"
             )
 

@@ -1,9 +1,8 @@
-"""A stun of a running machine, on which change tracking begins or ends.
+"""Stun a running VM, so that change tracking begins or ends.
 
-A snapshot without memory is made and removed at once (VDDK Programming Guide, "Enable CBT").
-Nothing is ever read through it, and all that it is for has happened when it is there: whoever finds
-one may remove it, even while its maker lives. So a maker that is killed in between needs no record,
-and its snapshot is known by its name alone.
+A snapshot without memory is created and removed at once (VDDK Programming Guide, "Enable CBT"). Its
+creation is the stun and nothing is read from it, so any process may remove it at any time. A
+process that is killed before the removal needs no record: the name identifies the snapshot.
 """
 
 import logging
@@ -16,12 +15,13 @@ from cbtfs.errors import CbtfsError
 from cbtfs.source.vsphere.connect.session import Session
 from cbtfs.source.vsphere.inventory.machine import Machine, SnapshotEntry, load_snapshots
 from cbtfs.source.vsphere.snapshots.snapshot import (
+    SnapshotSpec,
     consolidate,
     make_snapshot,
     remove_named,
     settle,
     sweep,
-    with_meaning,
+    translate_create_faults,
 )
 from cbtfs.store.identity import new_id
 
@@ -31,28 +31,29 @@ _PREFIX: Final = "cbtfs-stun-"
 _OURS: Final = re.compile(rf"{_PREFIX}[0-9a-f]{{32}}\Z")
 _RUN: Final = re.compile(r"cbtfs-[0-9a-f]{8}-[0-9a-f]{32}\Z")
 _DESCRIPTION: Final = (
-    "made by cbtfs to stop the VM for a moment, so that change tracking begins or ends; "
-    "it holds nothing and may be removed at any time"
+    "created by cbtfs to stun the VM, so that change tracking begins or ends; "
+    "it may be removed at any time"
 )
 
 
 def stun(session: Session, vm: Any, is_stopped: Callable[[], bool]) -> str | None:
-    """Stun the VM; return what is left to be done about its disks, or None."""
+    """Stun the VM; return why its disks still need consolidation, None if they do not."""
     name = f"{_PREFIX}{new_id()}"
+    spec = SnapshotSpec(name, _DESCRIPTION)
     try:
-        with_meaning(lambda: make_snapshot(session, vm, name, _DESCRIPTION, False, is_stopped))
+        translate_create_faults(lambda: make_snapshot(session, vm, spec, is_stopped))
     except BaseException:
         try:
             remove_named(session, vm, name)
         except CbtfsError as exc:
-            log.warning("the snapshot %s is left behind: %s", name, exc)
+            log.warning("the snapshot %s could not be removed: %s", name, exc)
         raise
     remove_named(session, vm, name)
     return consolidate(session, vm)
 
 
 def left_by_stuns(snapshots: Iterable[SnapshotEntry]) -> list[str]:
-    """Return the names of stun snapshots, whose process was killed or is about to remove them."""
+    """Return the names of stun snapshots; their process was killed or will remove them."""
     return [entry.name for entry in snapshots if _OURS.match(entry.name)]
 
 
@@ -63,13 +64,13 @@ def without_stuns(machine: Machine) -> Machine:
         return machine
     return replace(
         machine,
-        snapshots=tuple(each for each in machine.snapshots if each.name not in left),
+        snapshots=tuple(entry for entry in machine.snapshots if entry.name not in left),
         disks=tuple(replace(disk, links=max(1, disk.links - len(left))) for disk in machine.disks),
     )
 
 
 def of_a_run(name: str) -> bool:
-    """Return whether `ingest vsphere` of any repository made a snapshot of that name."""
+    """Return whether the name is that of a snapshot of `ingest vsphere`, of any repository."""
     return _RUN.match(name) is not None
 
 
@@ -84,12 +85,12 @@ def sweep_stuns(session: Session, vm: Any) -> tuple[str, ...]:
 
 
 def whose(name: str) -> str:
-    """Return the owner of a snapshot, as far as its name shows it, and what to do about it."""
+    """Return the owner of a snapshot, according to its name, and how to get it removed."""
     if _OURS.match(name):
         return "left by a 'cbtfs cbt' that was killed: 'cbtfs cbt enable' removes it"
     if of_a_run(name):
         return (
-            "of a run of 'cbtfs ingest vsphere': let that end, or run it again on the same "
-            "repository, which removes what a killed run left"
+            "of a run of 'cbtfs ingest vsphere': wait for its end; if it was killed, run it again "
+            "on the same repository, which removes the snapshot"
         )
-    return "not of cbtfs: remove it, or let who made it do so"
+    return "not of cbtfs: remove it, or ask its owner to remove it"
