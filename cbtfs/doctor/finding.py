@@ -25,7 +25,7 @@ class Finding:
     """One fact and its fix."""
 
     check: str
-    """Stable identifier of the check; docs/commands.md lists all of them."""
+    """Stable identifier of the check; docs/commands.md has the list."""
     severity: Severity
     text: str
     """One line."""

@@ -116,7 +116,7 @@ class NbdExport:
         """Return the extents of the whole disk with their flags: ascending, without gaps.
 
         Raises:
-            TooManyExtents: the server returns so many extents that memory or time would run out.
+            TooManyExtents: the extents exceed the limits of memory or time.
         """
         statuses: list[Status] = []
         at, requests = 0, 0

@@ -1,4 +1,4 @@
-"""A disk in memory with snapshots and a change tracker of its own."""
+"""A disk in memory with snapshots and change tracking."""
 
 from collections.abc import Sequence
 
@@ -8,24 +8,24 @@ from cbtfs.errors import SourceUnavailable
 from cbtfs.source.base import ChangeTrackingInvalid, Since, copy_into
 
 _ALLOCATION_BYTES = 1000
-"""What a part of the disk is allocated in: no divisor or multiple of any block size."""
+"""Unit of allocation; it neither divides nor is a multiple of any block size."""
 
 
 class FakeDisk:
-    """A bytearray that remembers what was written between its snapshots."""
+    """A bytearray that records the writes between its snapshots."""
 
     def __init__(self, size: int = 0, name: str = "fake") -> None:
         self.content = bytearray(size)
         self._name = name
         self._log: list[list[Extent]] = [[]]
-        """For each snapshot, and for now, what was written since the one before."""
+        """Extents written between consecutive snapshots, and since the last one."""
 
     @property
     def size(self) -> int:
         return len(self.content)
 
     def write(self, at: int, data: bytes) -> None:
-        """Put *data* at *at*; what would reach beyond the end is cut."""
+        """Write *data* at *at*, truncated at the end of the disk."""
         data = data[: max(self.size - at, 0)]
         if data:
             self.content[at : at + len(data)] = data
@@ -36,27 +36,27 @@ class FakeDisk:
         self.write(at, bytes(length))
 
     def resize(self, size: int) -> None:
-        """Grow by zeros, or shrink: what is cut has changed, should it come back."""
+        """Grow by zeros, or shrink; a removed range counts as written if the disk grows again."""
         if size < self.size:
             self._log[-1].append(Extent(size, self.size - size))
         del self.content[size:]
         self.content.extend(bytes(size - self.size))
 
     def take_snapshot(self) -> "FakeSnapshot":
-        """The disk as it is now."""
+        """Return a source of the current content."""
         self._log.append([])
         return FakeSnapshot(self, len(self._log) - 1)
 
     def written_since(self, number: int) -> list[Extent]:
-        """What was written after snapshot *number*, as it was written; 0: since it was made."""
-        return [extent for each in self._log[number:] for extent in each]
+        """Return the extents written after snapshot *number* in the order of writing; 0: all."""
+        return [extent for writes in self._log[number:] for extent in writes]
 
     def number_of(self, change_id: str | None) -> int:
-        """The snapshot of that change ID; ChangeTrackingInvalid if it is none of this disk's."""
+        """Return the number of the snapshot; ChangeTrackingInvalid for another disk's change ID."""
         name, _, number = (change_id or "").rpartition("/")
         if name != self._name:
             raise ChangeTrackingInvalid(
-                f"{change_id} is no change ID of this disk", FullReason.NO_LIST
+                f"{change_id} is not a change ID of this disk", FullReason.NO_LIST
             )
         return int(number)
 
@@ -65,7 +65,7 @@ class FakeDisk:
 
 
 class FakeSnapshot:
-    """A source: a fake disk frozen at one moment, that counts what is read of it."""
+    """A source: the content of a fake disk at one moment; it records all reads."""
 
     is_local = False
 
@@ -95,7 +95,7 @@ class FakeSnapshot:
 
     def read(self, extent: Extent) -> bytes | memoryview:
         if extent.end > self.size:
-            raise SourceUnavailable(f"nothing at {extent.end}")
+            raise SourceUnavailable(f"cannot read up to byte {extent.end}")
         self.fetched.append(extent)
         return memoryview(self.content)[extent.start : extent.end]
 
@@ -103,7 +103,7 @@ class FakeSnapshot:
         copy_into(self.read(extent), parts)
 
     def confirm(self) -> None:
-        """A snapshot stays as it is."""
+        """Do nothing: a snapshot does not change."""
 
     def close(self) -> None:
         self.is_closed = True

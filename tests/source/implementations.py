@@ -1,4 +1,4 @@
-"""Every implementation of DiskSource, made over given bytes."""
+"""All implementations of DiskSource, each with a function that creates one with given bytes."""
 
 import subprocess
 import threading
@@ -23,7 +23,7 @@ from tests.source.fake import FakeDisk
 from tests.source.nbd.storage_daemon import qemu_nbd
 
 ANOTHER: Final = PointId("ab" * 16)
-"""A point that nothing is compared with."""
+"""A point that is not the base of any list."""
 
 SECTOR: Final = 512
 
@@ -31,7 +31,7 @@ Factory = Callable[[Path, bytes], AbstractContextManager[DiskSource]]
 
 
 def write_sparse(path: Path, content: bytes) -> Path:
-    """A file with holes wherever 4 KiB of *content* are zeros."""
+    """Write *content* to a file with holes for pages of 4 KiB that are all zeros."""
     with path.open("wb") as file:
         file.truncate(len(content))
         for at in range(0, len(content), 4096):
@@ -71,18 +71,18 @@ def nbd(folder: Path, content: bytes) -> Iterator[DiskSource]:
 
 @contextmanager
 def snapshot_disk(folder: Path, content: bytes) -> Iterator[DiskSource]:
-    """A disk of a snapshot, read by an NBD server and through the NFC buffers of a host."""
+    """A snapshot disk that is read from an NBD server through the NFC buffers of a host."""
     path = write_sparse(folder / "snapshot.raw", content)
     with qemu_nbd(path, "-f", "raw", "--shared=8") as uri:
 
         def open_reader() -> DiskReader:
-            return NfcReader(NbdTransport(uri).open(frozen_disk(len(content))), NfcBuffers())
+            return NfcReader(NbdTransport(uri).open(transport_disk(len(content))), NfcBuffers())
 
         with closing(
             SnapshotDisk(
                 len(content),
                 open_reader,
-                never_changed(Reason(FullReason.OTHER, "nobody tracks it")),
+                never_changed(Reason(FullReason.OTHER, "it is not tracked")),
                 lambda: None,
                 Watch(threading.Event(), None),
             )
@@ -90,8 +90,8 @@ def snapshot_disk(folder: Path, content: bytes) -> Iterator[DiskSource]:
             yield source
 
 
-def frozen_disk(size: int) -> TransportDisk:
-    """A snapshot disk of that size, as far as a transport needs to know it."""
+def transport_disk(size: int) -> TransportDisk:
+    """Return the data of a snapshot disk of *size* bytes that a transport needs."""
     return TransportDisk(
         label="disk",
         vm="vm-1",

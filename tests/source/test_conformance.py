@@ -1,4 +1,4 @@
-"""What every source promises: one suite for all of them, wrappers and fakes too."""
+"""The conformance suite of sources, for all implementations, wrappers and fakes."""
 
 import random
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ BASE = Since(PointId("12" * 16), None, SIZE, is_last_committed=True)
 
 
 def sparse_content() -> bytes:
-    """Data at the start, in the middle across blocks, and in the last byte; holes between."""
+    """Return data at the start, across blocks in the middle and in the last byte, and holes."""
     data = bytearray(SIZE)
     noise = random.Random(1).randbytes(20_000)
     data[:9000] = noise[:9000]
@@ -37,8 +37,8 @@ CONTENT = sparse_content()
 def source(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[DiskSource]:
-    with IMPLEMENTATIONS[request.param](tmp_path_factory.mktemp("source"), CONTENT) as made:
-        yield made
+    with IMPLEMENTATIONS[request.param](tmp_path_factory.mktemp("source"), CONTENT) as opened:
+        yield opened
 
 
 @st.composite
@@ -53,9 +53,9 @@ def test_size_is_that_of_the_disk(source: DiskSource) -> None:
 
 @given(extent=extents())
 def test_a_read_is_exact_at_any_alignment(source: DiskSource, extent: Extent) -> None:
-    found = source.read(extent)
+    data = source.read(extent)
 
-    assert found == CONTENT[extent.start : extent.end]
+    assert data == CONTENT[extent.start : extent.end]
 
 
 @given(extent=extents(), cut=st.integers(1, 40_000))
@@ -75,12 +75,12 @@ def test_reads_from_several_threads_do_not_disturb_each_other(source: DiskSource
     wanted = [Extent(start, rnd.randint(1, SIZE - start)) for start in rnd.sample(range(SIZE), 400)]
 
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(source.read, wanted))
+        pieces = list(pool.map(source.read, wanted))
 
-    assert found == [CONTENT[extent.start : extent.end] for extent in wanted]
+    assert pieces == [CONTENT[extent.start : extent.end] for extent in wanted]
 
 
-def test_what_is_not_allocated_is_zeros(source: DiskSource) -> None:
+def test_unallocated_ranges_are_zeros(source: DiskSource) -> None:
     outside = bytearray(CONTENT)
 
     for extent in source.allocated():
@@ -89,12 +89,12 @@ def test_what_is_not_allocated_is_zeros(source: DiskSource) -> None:
     assert not any(outside)
 
 
-def test_allocated_extents_ascend_apart_and_within_the_disk(source: DiskSource) -> None:
-    found = source.allocated()
+def test_allocated_extents_are_ascending_disjoint_and_within_the_disk(source: DiskSource) -> None:
+    extents = source.allocated()
 
-    assert all(a.end <= b.start for a, b in pairwise(found))
-    assert found[-1].end <= SIZE
-    assert 0 < total(found) <= SIZE
+    assert all(a.end <= b.start for a, b in pairwise(extents))
+    assert extents[-1].end <= SIZE
+    assert 0 < total(extents) <= SIZE
 
 
 @pytest.mark.parametrize("extent", [Extent(SIZE, 1), Extent(SIZE - 1, 2), Extent(0, SIZE + 1)])
@@ -105,12 +105,12 @@ def test_a_read_past_the_end_is_refused(source: DiskSource, extent: Extent) -> N
         source.read_into(extent, [memoryview(bytearray(extent.length))])
 
 
-def test_without_a_list_since_the_base_changes_are_unknown(source: DiskSource) -> None:
+def test_changes_are_unknown_without_a_list_since_the_base(source: DiskSource) -> None:
     with pytest.raises(ChangeTrackingInvalid):
         source.changed(BASE)
 
 
-def test_a_disk_that_stayed_as_it_was_is_confirmed(source: DiskSource) -> None:
+def test_an_unchanged_disk_is_confirmed(source: DiskSource) -> None:
     source.read(Extent(0, SIZE))
 
     source.confirm()
@@ -121,13 +121,13 @@ def test_a_disk_that_stayed_as_it_was_is_confirmed(source: DiskSource) -> None:
 @pytest.mark.parametrize("name", IMPLEMENTATIONS)
 def test_a_disk_of_zeros_reads_as_zeros(name: str, tmp_path: Path) -> None:
     with IMPLEMENTATIONS[name](tmp_path, bytes(3 * SECTOR)) as empty:
-        found = empty.read(Extent(0, 3 * SECTOR))
+        data = empty.read(Extent(0, 3 * SECTOR))
 
-    assert found == bytes(3 * SECTOR)
+    assert data == bytes(3 * SECTOR)
 
 
 @pytest.mark.parametrize("name", sorted(IMPLEMENTATIONS.keys() - {"loop device"}))
-def test_a_disk_of_no_bytes_has_nothing_allocated(name: str, tmp_path: Path) -> None:
+def test_an_empty_disk_has_no_allocated_extents(name: str, tmp_path: Path) -> None:
     with IMPLEMENTATIONS[name](tmp_path, b"") as empty:
         assert empty.size == 0
         assert list(empty.allocated()) == []

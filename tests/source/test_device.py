@@ -1,4 +1,4 @@
-"""Block devices as sources: what is in use is not captured unless the user wants that."""
+"""Block devices as sources: a device in use is captured only with --allow-changing."""
 
 import subprocess
 from collections.abc import Iterator
@@ -33,9 +33,9 @@ def image(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def device(image: Path) -> Iterator[str]:
-    found = _loop(image)
-    yield found
-    subprocess.run(["losetup", "--detach", found], check=True)
+    loop = _loop(image)
+    yield loop
+    subprocess.run(["losetup", "--detach", loop], check=True)
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_a_device_that_is_mounted_is_not_confirmed(mounted: str) -> None:
             source.confirm()
 
 
-def test_a_device_that_nobody_can_write_to_may_be_mounted(image: Path, tmp_path: Path) -> None:
+def test_a_read_only_device_may_be_mounted(image: Path, tmp_path: Path) -> None:
     device = _loop(image, "--read-only")
     folder = tmp_path / "mnt"
     folder.mkdir()
@@ -77,7 +77,7 @@ def test_a_device_cannot_be_mounted_while_it_is_read(device: str, tmp_path: Path
     assert done.returncode != 0
 
 
-def test_the_command_captures_a_mounted_device_only_if_told(
+def test_the_command_captures_a_mounted_device_only_with_allow_changing(
     mounted: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = runner(new_repository(tmp_path / "repository"), capsys)

@@ -1,4 +1,4 @@
-"""Raw files and devices: holes, what is refused, and writers that do not stop."""
+"""Raw files and devices: holes, refused file types, and concurrent writers."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -53,9 +53,9 @@ def test_holes_are_not_allocated(source: ImageSource) -> None:
 
 def test_an_image_that_ends_in_a_hole_is_read_to_its_end(tmp_path: Path) -> None:
     with closing(ImageSource(write_sparse(tmp_path / "disk.raw", b"x" + bytes(MIB)))) as source:
-        found = source.read(Extent(MIB - 5, 6))
+        data = source.read(Extent(MIB - 5, 6))
 
-    assert found == bytes(6)
+    assert data == bytes(6)
 
 
 @pytest.mark.parametrize("write", WRITERS)
@@ -79,14 +79,14 @@ def test_a_file_that_may_change_is_confirmed(
     assert path.exists()
 
 
-def test_a_file_that_is_cut_short_says_where_it_ends(source: ImageSource, path: Path) -> None:
+def test_the_error_of_a_truncated_file_has_its_length(source: ImageSource, path: Path) -> None:
     os.truncate(path, 1000)
 
-    with pytest.raises(SourceUnavailable, match=f"ends at 1000, {MIB + 8} bytes expected"):
+    with pytest.raises(SourceUnavailable, match=f"ends at 1000 instead of {MIB + 8} bytes"):
         source.read(Extent(0, source.size))
 
 
-def test_allocation_of_a_file_that_is_cut_short_stays_within_its_size(
+def test_the_allocation_of_a_truncated_file_is_within_its_size(
     source: ImageSource, path: Path
 ) -> None:
     os.truncate(path, 1000)
@@ -94,24 +94,24 @@ def test_allocation_of_a_file_that_is_cut_short_stays_within_its_size(
     assert all(extent.end <= source.size for extent in source.allocated())
 
 
-def test_a_file_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
+def test_a_missing_file_is_unavailable(tmp_path: Path) -> None:
     with pytest.raises(SourceUnavailable, match="No such file"):
         ImageSource(tmp_path / "none.raw")
 
 
-def test_a_folder_is_no_image(tmp_path: Path) -> None:
+def test_a_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="neither a file nor a block device"):
         ImageSource(tmp_path)
 
 
-def test_a_pipe_is_no_image_and_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_pipe_is_refused_without_waiting_for_a_writer(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
 
     with pytest.raises(UsageError, match="neither a file nor a block device"):
         ImageSource(tmp_path / "pipe")
 
 
-def test_a_character_device_is_no_image() -> None:
+def test_a_character_device_is_refused() -> None:
     with pytest.raises(UsageError, match="neither a file nor a block device"):
         ImageSource(Path("/dev/zero"))
 

@@ -1,4 +1,4 @@
-"""Change lists from outside: which are read, which are believed, and why not."""
+"""Change lists from files: parsing, validation, and the points from which they start."""
 
 import json
 from pathlib import Path
@@ -22,9 +22,9 @@ NOT_THE_LAST = Since(POINT, None, SIZE, is_last_committed=False)
 
 DEEP = "[" * 100_000 + "]" * 100_000
 
-NO_LISTS: dict[str, str | bytes] = {
+MALFORMED: dict[str, str | bytes] = {
     "empty": "",
-    "cut": '[{"start": 0, "length": 1}',
+    "truncated": '[{"start": 0, "length": 1}',
     "two documents": "[] []",
     "no UTF-8": b"[\xff]",
     "deep": DEEP,
@@ -49,7 +49,7 @@ NO_LISTS: dict[str, str | bytes] = {
     "null number": '[{"start": 0, "length": null}]',
     "deep number": '[{"start": ' + "[" * 800 + "]" * 800 + ', "length": 1}]',
     "no extents": '{"since": "vm@latest"}',
-    "extents that are none": '{"since": "vm@latest", "extents": {}}',
+    "extents in an object": '{"since": "vm@latest", "extents": {}}',
     "since that is a number": '{"since": 5, "extents": []}',
     "since that is a list": '{"since": ["vm@latest"], "extents": []}',
 }
@@ -70,10 +70,10 @@ def listed_since(spec: str, point: PointId | None) -> ListedSource:
     return ListedSource(FakeDisk(SIZE).take_snapshot(), changes, point)
 
 
-@pytest.mark.parametrize("name", NO_LISTS)
-def test_what_is_no_change_list_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", MALFORMED)
+def test_a_malformed_change_list_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="change list") as caught:
-        load(tmp_path, NO_LISTS[name])
+        load(tmp_path, MALFORMED[name])
 
     assert len(str(caught.value)) < 1000
     assert str(caught.value).isprintable()
@@ -95,28 +95,28 @@ def test_any_json_is_a_change_list_or_refused(
     path.write_text(json.dumps(document))
 
     try:
-        found = load_change_list(path)
+        changes = load_change_list(path)
     except UsageError:
         return
 
-    assert all(type(number) is int for extent in found.extents for number in extent)
+    assert all(type(number) is int for extent in changes.extents for number in extent)
 
 
-def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot read the change list"):
         load_change_list(tmp_path / "none.json")
 
 
 def test_a_list_of_extents_is_since_the_last_point(tmp_path: Path) -> None:
-    found = load(tmp_path, '[{"start": 7, "length": 3, "type": "data"}, {"length": 1, "start": 0}]')
+    text = '[{"start": 7, "length": 3, "type": "data"}, {"length": 1, "start": 0}]'
 
-    assert found == ChangeList(((7, 3), (0, 1)), since=None)
+    assert load(tmp_path, text) == ChangeList(((7, 3), (0, 1)), since=None)
 
 
-def test_an_object_names_the_point_that_it_is_since(tmp_path: Path) -> None:
-    found = load(tmp_path, '{"since": "vm@latest", "extents": [{"start": 7, "length": 3}]}')
+def test_an_object_names_the_point_from_which_it_starts(tmp_path: Path) -> None:
+    text = '{"since": "vm@latest", "extents": [{"start": 7, "length": 3}]}'
 
-    assert found == ChangeList(((7, 3),), since="vm@latest")
+    assert load(tmp_path, text) == ChangeList(((7, 3),), since="vm@latest")
 
 
 @pytest.mark.parametrize(
@@ -133,38 +133,38 @@ def test_an_object_names_the_point_that_it_is_since(tmp_path: Path) -> None:
         (2**63 - 1, 1),
     ],
 )
-def test_an_item_that_makes_no_sense_voids_the_list(start: int, length: int) -> None:
+def test_one_invalid_item_voids_the_list(start: int, length: int) -> None:
     source = listed((0, 10), (start, length))
 
     with pytest.raises(ChangeTrackingInvalid, match=rf"item 1 \(start {start}, length {length}\)"):
         source.changed(BASE)
 
 
-def test_an_empty_list_is_believed() -> None:
+def test_an_empty_list_is_valid() -> None:
     assert listed().changed(BASE) == []
 
 
-def test_items_in_any_order_overlapping_up_to_the_end_are_believed() -> None:
-    found = listed((SIZE - 1, 1), (0, SIZE), (5, 7), (5, 7)).changed(BASE)
+def test_unordered_and_overlapping_items_up_to_the_end_are_valid() -> None:
+    extents = listed((SIZE - 1, 1), (0, SIZE), (5, 7), (5, 7)).changed(BASE)
 
-    assert found == [Extent(SIZE - 1, 1), Extent(0, SIZE), Extent(5, 7), Extent(5, 7)]
+    assert extents == [Extent(SIZE - 1, 1), Extent(0, SIZE), Extent(5, 7), Extent(5, 7)]
 
 
-def test_a_list_since_the_last_point_is_not_believed_once_that_was_forgotten() -> None:
+def test_a_list_since_the_last_point_is_refused_after_that_point_was_forgotten() -> None:
     with pytest.raises(ChangeTrackingInvalid, match="forgotten"):
         listed((0, 5)).changed(NOT_THE_LAST)
 
 
-def test_a_list_since_the_base_is_believed() -> None:
+def test_a_list_since_the_base_is_accepted() -> None:
     assert listed_since("vm@x", POINT).changed(BASE) == [Extent(0, 5)]
 
 
-def test_a_list_since_the_base_is_believed_though_a_later_point_was_forgotten() -> None:
+def test_a_list_since_the_base_is_accepted_although_a_later_point_was_forgotten() -> None:
     assert listed_since("vm@x", POINT).changed(NOT_THE_LAST) == [Extent(0, 5)]
 
 
 @pytest.mark.parametrize("point", [OTHER, None], ids=["another point", "no point"])
-def test_a_list_since_anything_else_is_not_believed(point: PointId | None) -> None:
+def test_a_list_since_another_point_is_refused(point: PointId | None) -> None:
     with pytest.raises(ChangeTrackingInvalid, match="since vm@x"):
         listed_since("vm@x", point).changed(BASE)
 

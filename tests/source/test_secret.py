@@ -1,4 +1,4 @@
-"""A process that holds a secret leaves no copy of its memory behind."""
+"""A process that holds a secret dumps no core."""
 
 import json
 import os

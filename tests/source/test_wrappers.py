@@ -1,4 +1,4 @@
-"""A source that breaks its protocol is found out before it does harm."""
+"""CheckedSource detects a source that violates the protocol; other wrappers delegate."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,8 +17,8 @@ WHOLE = [Extent(0, SIZE)]
 
 
 @dataclass
-class Liar:
-    """Says whatever it is told to."""
+class InvalidSource:
+    """Returns the configured extents and read lengths, valid or not."""
 
     size: int = SIZE
     extents: Sequence[Extent] = field(default_factory=list)
@@ -38,16 +38,16 @@ class Liar:
         copy_into(self.read(extent), parts)
 
     def confirm(self) -> None:
-        """Says that all is well."""
+        """Do nothing."""
 
     def close(self) -> None:
-        """Holds nothing."""
+        """Do nothing."""
 
 
 @pytest.mark.parametrize("surplus", [-10, -1, 1])
 def test_a_read_of_another_length_is_refused(surplus: int) -> None:
     with pytest.raises(SourceUnavailable, match="of 10 bytes at 5"):
-        CheckedSource(Liar(surplus=surplus)).read(Extent(5, 10))
+        CheckedSource(InvalidSource(surplus=surplus)).read(Extent(5, 10))
 
 
 @pytest.mark.parametrize("surplus", [-10, -1, 1])
@@ -55,21 +55,23 @@ def test_a_read_of_another_length_is_refused(surplus: int) -> None:
 def test_memory_is_not_filled_with_a_read_of_another_length(
     surplus: int, wrapper: type[WrappedSource]
 ) -> None:
-    with pytest.raises(SourceUnavailable, match="10 bytes wanted"):
-        wrapper(Liar(surplus=surplus)).read_into(Extent(5, 10), [memoryview(bytearray(10))])
+    with pytest.raises(SourceUnavailable, match="of 10 bytes"):
+        wrapper(InvalidSource(surplus=surplus)).read_into(
+            Extent(5, 10), [memoryview(bytearray(10))]
+        )
 
 
 class Negative(WrappedSource):
-    """Overrides read() alone."""
+    """Inverts the bytes; it overrides only read()."""
 
     def read(self, extent: Extent) -> bytes:
         return bytes(byte ^ 0xFF for byte in self._source.read(extent))
 
 
 @pytest.mark.parametrize("is_local", [False, True])
-def test_a_wrapper_that_overrides_read_alone_changes_every_read(is_local: bool) -> None:
+def test_a_wrapper_that_overrides_only_read_changes_every_read(is_local: bool) -> None:
     memory = memoryview(bytearray(10))
-    source = CheckedSource(Negative(Liar(is_local=is_local)))
+    source = CheckedSource(Negative(InvalidSource(is_local=is_local)))
 
     source.read_into(Extent(5, 10), [memory[:3], memory[3:]])
 
@@ -78,15 +80,15 @@ def test_a_wrapper_that_overrides_read_alone_changes_every_read(is_local: bool) 
 
 
 @pytest.mark.parametrize("extent", [Extent(999, 2), Extent(1000, 1), Extent(5000, 1)])
-def test_changes_beyond_the_end_are_not_believed(extent: Extent) -> None:
-    with pytest.raises(ChangeTrackingInvalid, match=f"reaches to {extent.end}"):
-        CheckedSource(Liar(extents=[extent])).changed(BASE)
+def test_changes_beyond_the_end_are_refused(extent: Extent) -> None:
+    with pytest.raises(ChangeTrackingInvalid, match=f"ends at {extent.end}"):
+        CheckedSource(InvalidSource(extents=[extent])).changed(BASE)
 
 
-def test_changes_in_any_order_within_the_disk_are_believed() -> None:
+def test_changes_in_any_order_within_the_disk_are_accepted() -> None:
     extents = [Extent(500, 500), Extent(0, 10), Extent(5, 600)]
 
-    assert CheckedSource(Liar(extents=extents)).changed(BASE) == extents
+    assert CheckedSource(InvalidSource(extents=extents)).changed(BASE) == extents
 
 
 @pytest.mark.parametrize(
@@ -98,24 +100,24 @@ def test_changes_in_any_order_within_the_disk_are_believed() -> None:
     ],
     ids=["descending", "overlapping", "beyond the end"],
 )
-def test_an_allocation_that_makes_no_sense_is_the_whole_disk(extents: list[Extent]) -> None:
-    assert CheckedSource(Liar(extents=extents)).allocated() == WHOLE
+def test_an_invalid_allocation_counts_as_the_whole_disk(extents: list[Extent]) -> None:
+    assert CheckedSource(InvalidSource(extents=extents)).allocated() == WHOLE
 
 
-def test_an_allocation_that_makes_sense_is_taken_as_it_is() -> None:
+def test_a_valid_allocation_is_returned_unchanged() -> None:
     extents = [Extent(0, 10), Extent(10, 5), Extent(990, 10)]
 
-    assert CheckedSource(Liar(extents=extents)).allocated() == extents
+    assert CheckedSource(InvalidSource(extents=extents)).allocated() == extents
 
 
-def test_an_allocation_of_a_disk_of_no_bytes_is_nothing() -> None:
-    assert list(CheckedSource(Liar(size=0, extents=[Extent(0, 5)])).allocated()) == []
+def test_an_empty_disk_has_no_allocated_extents() -> None:
+    assert list(CheckedSource(InvalidSource(size=0, extents=[Extent(0, 5)])).allocated()) == []
 
 
-def test_a_size_that_changes_is_the_first_one_that_was_told() -> None:
-    liar = Liar()
-    source = CheckedSource(liar)
+def test_the_size_is_constant_even_if_the_source_changes_its_size() -> None:
+    changing = InvalidSource()
+    source = CheckedSource(changing)
 
-    liar.size = 2 * SIZE
+    changing.size = 2 * SIZE
 
     assert source.size == SIZE

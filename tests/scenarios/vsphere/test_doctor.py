@@ -151,7 +151,7 @@ TROUBLES: dict[str, tuple[dict[str, Any], str, str, str]] = {
         {"set_cbt": {"enabled": False}, "power": {"state": "suspend"}}, "cbt", "full",
         "cannot be enabled: the VM is suspended: fix this",
     ),
-    "asleep": ({"power": {"state": "suspend"}}, "power", "info", "its disks are captured, its memory"),
+    "asleep": ({"power": {"state": "suspend"}}, "power", "info", "disks are captured, its memory"),
     "asking": ({"ask": {"question": "moved?"}}, "question", "blocks", "answer to 'moved?'"),
     "pending": ({"pend": {}}, "cbt", "info", "Hard disk 1 is not tracked yet"),
     "switched": ({"switch": {}}, "cbt", "full", "scsi0:0.ctkEnabled is not TRUE"),

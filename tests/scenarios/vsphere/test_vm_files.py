@@ -107,7 +107,7 @@ def test_secrets_in_settings_are_nowhere_in_the_repository(
         files = contents(lab, manifest)
 
     assert not [name for name, content in files.items() if b"hunter2" in content]
-    assert b"# left out: guestinfo.userdata" in files[f"{VM}.vmx"]
+    assert b"# omitted: guestinfo.userdata" in files[f"{VM}.vmx"]
     assert b'tools.syncTime = "FALSE"' in files[f"{VM}.vmx"]
     left_out = json.loads(files["config.json"])["left_out"]
     assert {"annotation", "extraConfig machine.id"} <= set(left_out)

@@ -1,4 +1,4 @@
-"""A repository and a way to run commands on it."""
+"""A repository, and a function that runs commands with it."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""An NBD server that misbehaves: it dies, stalls, or says what is not so."""
+"""An NBD server that misbehaves: it dies, stalls, or reports wrong sizes and extents."""
 
 import os
 import select
@@ -19,14 +19,14 @@ Read = Callable[[int, int], ReadRule | None]
 
 @dataclass
 class Behaviour:
-    """What the server does wrong; it may be changed while it serves."""
+    """The faults of the server; they may be changed while it serves."""
 
     on_read: Read = lambda start, end: None
     holes: Literal["zero", "hole", "none"] = "zero"
     announced: list[int] = field(default_factory=list)
-    """Sizes to tell one connection after another, the last one for ever; none: the truth."""
-    most_connections: int = 1 << 30
-    """Further ones are taken and not answered, as qemu-nbd does beyond its --shared."""
+    """Sizes to report to consecutive connections, repeating the last; empty: the real size."""
+    max_connections: int = 1 << 30
+    """Connections beyond this are accepted and not answered, as by qemu-nbd beyond --shared."""
 
 
 @dataclass
@@ -40,7 +40,7 @@ class _Export:
         return self.behaviour.on_read(start, end)
 
     def close(self) -> None:
-        """The file stays open for others."""
+        """Do nothing: other exports use the same file."""
 
 
 class _Exports:
@@ -58,13 +58,13 @@ class _Exports:
 
     def open(self, name: str) -> Export:
         size = os.fstat(self._fd).st_size
-        told = self._behaviour.announced or [size]
-        announced = told[min(self._number, len(told) - 1)]
+        sizes = self._behaviour.announced or [size]
+        announced = sizes[min(self._number, len(sizes) - 1)]
         return _Export(self._fd, size, announced, self._behaviour)
 
 
-class _Stream:
-    """A socket as a file that keeps nothing back: what has come can be seen by select()."""
+class _UnbufferedFile:
+    """A socket as an unbuffered file, so that select() reports all data that has arrived."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
@@ -74,12 +74,12 @@ class _Stream:
         return self._connection.recv(length, socket.MSG_WAITALL) if length else b""
 
     def flush(self) -> None:
-        """Nothing is kept back."""
+        """Do nothing: the file is unbuffered."""
 
 
 @dataclass
 class Server:
-    """A server of one file; it is dead after stop()."""
+    """A server of one file; it serves nothing after stop()."""
 
     uri: str
     behaviour: Behaviour
@@ -88,15 +88,15 @@ class Server:
     listener: socket.socket | None = None
 
     def stop(self) -> None:
-        """Drop every connection and take no new one."""
+        """Close all connections and accept no new ones."""
         self.ended.set()
-        for each in (*self.connections, self.listener):
-            if each is not None:
+        for open_socket in (*self.connections, self.listener):
+            if open_socket is not None:
                 with suppress(OSError):
-                    each.shutdown(socket.SHUT_RDWR)
+                    open_socket.shutdown(socket.SHUT_RDWR)
 
-    def is_more_coming(self) -> bool:
-        """Whether a client has sent another request before the one at hand is answered."""
+    def is_another_request_waiting(self) -> bool:
+        """Return whether a client has sent another request before the answer to the current one."""
         return bool(select.select(self.connections, [], [], 5)[0])
 
 
@@ -113,9 +113,9 @@ def nbd_server(image: Path, behaviour: Behaviour | None = None) -> Iterator[Serv
     def talk(connection: socket.socket, number: int) -> None:
         exports = _Exports(fd, server.behaviour, number)
         with suppress(Closed, OSError):
-            if number >= server.behaviour.most_connections:
+            if number >= server.behaviour.max_connections:
                 server.ended.wait()
-            Conversation(cast(BinaryIO, _Stream(connection)), exports).run()
+            Conversation(cast(BinaryIO, _UnbufferedFile(connection)), exports).run()
         with suppress(OSError):
             connection.shutdown(socket.SHUT_RDWR)
 

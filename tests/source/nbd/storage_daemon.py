@@ -1,4 +1,4 @@
-"""A live qemu-storage-daemon with a disk that is written to, and frozen views of it."""
+"""A qemu-storage-daemon with a writable disk and exports of its state at past moments."""
 
 import json
 import subprocess
@@ -11,13 +11,13 @@ from typing import IO, Any
 
 @dataclass
 class Daemon:
-    """One qcow2 disk; point() exports it as it is at that moment, with the bitmap until then."""
+    """One qcow2 disk; point() exports its current state, with the bitmap that ends there."""
 
     folder: Path
     process: "subprocess.Popen[str]"
     points: int = 0
     jobs: dict[str, str] = field(default_factory=dict)
-    """The last status of each."""
+    """Last status of each job."""
 
     @property
     def _streams(self) -> tuple[IO[str], IO[str]]:
@@ -26,7 +26,7 @@ class Daemon:
         return self.process.stdin, self.process.stdout
 
     def ask(self, command: str, **arguments: Any) -> Any:
-        """What the monitor answers; events in between are passed over."""
+        """Return the monitor's answer; events before it only update the jobs."""
         commands, answers = self._streams
         commands.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
         commands.flush()
@@ -48,7 +48,7 @@ class Daemon:
         subprocess.run(command, check=True, capture_output=True)
 
     def point(self) -> str:
-        """The URI of a frozen view of the disk; see docs/recipes.md for what is done here.
+        """Return the URI of a view of the disk's current state; docs/recipes.md has the commands.
 
         The bitmap b<n> starts at view n, and is exported with view n + 1.
         """
@@ -74,13 +74,13 @@ class Daemon:
         return self.uri(name)
 
     def create(self, view: str) -> Path:
-        """The file of a view, empty; its backing file is the disk."""
+        """Create the file of a view, empty; its backing file is the disk."""
         scratch = self.folder / f"{view}.qcow2"
         _create(scratch, "-F", "qcow2", "-b", str(self.folder / "disk.qcow2"))
         return scratch
 
     def end(self) -> None:
-        """Give up the last view: until then QEMU drops the discards of the guest."""
+        """Remove the last view; while it exists, QEMU drops the discards of the guest."""
         name = f"p{self.points}"
         self.ask("block-export-del", id=name, mode="hard")
         self.ask("job-cancel", id=name)
@@ -89,7 +89,7 @@ class Daemon:
         self.ask("blockdev-del", **{"node-name": name})
 
     def converted(self, uri: str) -> bytes:
-        """All bytes of an export, as qemu-img reads them."""
+        """Return all bytes of an export, as read by qemu-img."""
         target = self.folder / "converted.raw"
         subprocess.run(["qemu-img", "convert", "-O", "raw", uri, str(target)], check=True)
         return target.read_bytes()
@@ -101,7 +101,7 @@ def _create(path: Path, *options: str) -> None:
 
 @contextmanager
 def storage_daemon(folder: Path, size: int) -> Iterator[Daemon]:
-    """A daemon with an empty disk of *size* bytes, writable as the export `live`."""
+    """Run a daemon with an empty disk of *size* bytes, writable as the export `live`."""
     folder.mkdir()
     disk = folder / "disk.qcow2"
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(disk), str(size)], check=True)
@@ -127,7 +127,7 @@ def storage_daemon(folder: Path, size: int) -> Iterator[Daemon]:
 
 @contextmanager
 def qemu_nbd(image: Path, *options: str) -> Iterator[str]:
-    """The URI of a read-only export of *image*, which any format may have."""
+    """Serve *image*, of any format, as a read-only export; return its URI."""
     socket = image.with_suffix(".sock")
     pid = image.with_suffix(".pid")
     command = ["qemu-nbd", "--read-only", "--persistent", "--fork", f"--pid-file={pid}"]

@@ -1,4 +1,4 @@
-"""Chains of points by QEMU's dirty bitmaps, from a disk that is written to all the while."""
+"""Incrementals by QEMU's dirty bitmaps from a disk that a guest keeps writing to."""
 
 import json
 import random
@@ -19,13 +19,13 @@ from tests.source.nbd.storage_daemon import Daemon, storage_daemon
 
 SIZE = 4 << 20
 GRAIN = 64 << 10
-"""What a bitmap of QEMU marks at a time."""
+"""Granularity of QEMU's bitmaps."""
 
 
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Daemon]:
-    with storage_daemon(tmp_path / "daemon", SIZE) as found:
-        yield found
+    with storage_daemon(tmp_path / "daemon", SIZE) as running:
+        yield running
 
 
 def _ingest(run: Run, uri: str, *options: str) -> Any:
@@ -41,17 +41,17 @@ def _content(repository: Path, point: str) -> bytes:
 
 
 def _writes(rnd: random.Random) -> list[str]:
-    """Writes, discards and write-zeroes, at any alignment."""
-    found = []
+    """Return commands for writes, discards and write-zeroes at any alignment."""
+    commands = []
     for _ in range(6):
         start = rnd.randrange(SIZE // 512) * 512
         length = min(rnd.choice([512, 4096, 70_144, 300_032]), SIZE - start)
         verb = rnd.choice([f"write -P {rnd.randint(1, 255)}", "discard", "write -z", "write -z -u"])
-        found.append(f"{verb} {start} {length}")
-    return found
+        commands.append(f"{verb} {start} {length}")
+    return commands
 
 
-def test_every_point_of_a_chain_is_the_disk_of_its_moment(
+def test_every_point_has_the_content_of_its_moment(
     daemon: Daemon, run: Run, repository: Path
 ) -> None:
     rnd = random.Random(11)
@@ -62,7 +62,7 @@ def test_every_point_of_a_chain_is_the_disk_of_its_moment(
     for number in range(1, 9):
         uri = daemon.point()
         moment = daemon.converted(uri)
-        daemon.io(*_writes(rnd))  # the disk lives on, the view stays
+        daemon.io(*_writes(rnd))  # these change the disk, not the view
         bitmaps = [f"--next-bitmap=b{number}"]
         bitmaps += [f"--bitmap=b{number - 1}"] if number > 1 else []
         document = _ingest(run, uri, *bitmaps, f"--time=2026-01-01T00:00:{number:02}Z")
@@ -71,8 +71,8 @@ def test_every_point_of_a_chain_is_the_disk_of_its_moment(
         daemon.end()
         daemon.io(*_writes(rnd))
 
-    found = {point: _content(repository, point) for point in expected}
-    assert found == expected
+    contents = {point: _content(repository, point) for point in expected}
+    assert contents == expected
     assert len(set(expected.values())) == len(expected)
     assert kinds == ["full"] + ["incremental"] * 7
     assert run("check", "--read-data").code == 0
@@ -107,7 +107,7 @@ def test_the_commands_of_the_recipe_take_the_next_point(
     assert done.document["disks"][0]["read_bytes"] == 2 * GRAIN
 
 
-def test_only_what_the_bitmap_marks_is_read(daemon: Daemon, run: Run) -> None:
+def test_only_the_extents_of_the_bitmap_are_read(daemon: Daemon, run: Run) -> None:
     daemon.io("write -P 1 0 2M")
     _ingest(run, daemon.point())
     daemon.end()
@@ -121,13 +121,13 @@ def test_only_what_the_bitmap_marks_is_read(daemon: Daemon, run: Run) -> None:
     assert disk["reason"].startswith("changes since ")
 
 
-def test_a_bitmap_that_starts_elsewhere_is_not_believed(
+def test_a_bitmap_that_starts_at_another_point_is_refused(
     daemon: Daemon, run: Run, repository: Path
 ) -> None:
     daemon.io("write -P 1 0 2M")
     _ingest(run, daemon.point(), "--next-bitmap=b1")
     daemon.io("write -P 2 0 64k")
-    daemon.point()  # nobody takes it: b2 starts here, and knows nothing of the write
+    daemon.point()  # not captured: b2 starts here and does not include the write
     uri = daemon.point()
 
     refused = run(
@@ -142,7 +142,7 @@ def test_a_bitmap_that_starts_elsewhere_is_not_believed(
     assert _content(repository, document["point"]) == daemon.converted(uri)
 
 
-def test_a_bitmap_since_a_point_that_was_forgotten_is_not_believed(
+def test_a_bitmap_since_a_forgotten_point_is_refused(
     daemon: Daemon, run: Run, repository: Path
 ) -> None:
     _ingest(run, daemon.point(), "--time=2026-01-01T00:00:00Z")
@@ -158,7 +158,7 @@ def test_a_bitmap_since_a_point_that_was_forgotten_is_not_believed(
     assert _content(repository, document["point"]) == daemon.converted(uri)
 
 
-def test_a_missing_bitmap_is_a_full_with_the_reason(
+def test_a_missing_bitmap_causes_a_full_with_the_reason(
     daemon: Daemon, run: Run, repository: Path
 ) -> None:
     _ingest(run, daemon.point())
@@ -203,7 +203,7 @@ def test_a_disk_that_grew_is_captured_to_its_new_end(
         (["--next-bitmap=", "nbd://localhost"], "is not the name of a bitmap"),
     ],
 )
-def test_options_that_make_no_sense_are_2(run: Run, options: list[str], words: str) -> None:
+def test_invalid_options_exit_with_2(run: Run, options: list[str], words: str) -> None:
     done = run("ingest", "image", "--vm=vm", "--disk=disk", *options)
 
     assert (done.code, done.out) == (2, "")

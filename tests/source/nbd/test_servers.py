@@ -1,4 +1,4 @@
-"""NBD servers that are as they should be, and some that are not."""
+"""Correct and misbehaving NBD servers as sources."""
 
 import random
 import re
@@ -23,7 +23,7 @@ from tools.vsim.rules import ReadAction, ReadRule
 
 SIZE = 6 << 20
 CONTENT = random.Random(5).randbytes(SIZE // 3) + bytes(SIZE // 3) + b"\1" * (SIZE // 3)
-HASTY = NbdLimits(seconds=30, pauses=(0.01,))
+QUICK = NbdLimits(seconds=30, pauses=(0.01,))
 WHOLE = Extent(0, SIZE)
 INGEST = ("ingest", "image", "--vm=vm", "--disk=disk")
 
@@ -35,8 +35,8 @@ def image(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def server(image: Path) -> Iterator[Server]:
-    with nbd_server(image) as found:
-        yield found
+    with nbd_server(image) as running:
+        yield running
 
 
 @pytest.mark.parametrize("form", ["raw", "qcow2", "vmdk", "vhdx", "vdi", "vpc"])
@@ -60,7 +60,7 @@ def test_any_format_that_qemu_opens_is_read(
     assert back.read_bytes()[:SIZE] == CONTENT
 
 
-def test_what_is_not_allocated_is_not_read(image: Path, tmp_path: Path, run: Run) -> None:
+def test_unallocated_ranges_are_not_read(image: Path, tmp_path: Path, run: Run) -> None:
     disk = tmp_path / "disk.qcow2"
     subprocess.run(["qemu-img", "convert", "-O", "qcow2", image, disk], check=True)
 
@@ -74,47 +74,47 @@ def test_what_is_not_allocated_is_not_read(image: Path, tmp_path: Path, run: Run
     ("holes", "allocated"),
     [("zero", SIZE * 2 // 3), ("hole", SIZE), ("none", SIZE)],
 )
-def test_a_hole_is_zeros_only_if_the_server_says_so(
+def test_a_hole_counts_as_zeros_only_with_the_zero_flag(
     image: Path, holes: Literal["zero", "hole", "none"], allocated: int
 ) -> None:
     with (
         nbd_server(image, Behaviour(holes=holes)) as server,
         closing(NbdSource(server.uri)) as source,
     ):
-        found = sum(extent.length for extent in source.allocated())
+        length = sum(extent.length for extent in source.allocated())
 
-    assert found == allocated
+    assert length == allocated
 
 
 def test_several_requests_are_in_flight(server: Server) -> None:
-    seen: list[bool] = []
+    has_another: list[bool] = []
 
-    def look(start: int, end: int) -> None:
-        if not seen:
-            seen.append(server.is_more_coming())
+    def check_next_request(start: int, end: int) -> None:
+        if not has_another:
+            has_another.append(server.is_another_request_waiting())
 
-    server.behaviour.on_read = look
+    server.behaviour.on_read = check_next_request
     with closing(NbdSource(server.uri)) as source:
         source.read(WHOLE)
 
-    assert seen == [True]
+    assert has_another == [True]
 
 
-def test_a_server_that_takes_one_client_is_read_by_one(image: Path) -> None:
+def test_a_server_that_accepts_one_client_gets_one_connection(image: Path) -> None:
     parts = [Extent(at, SIZE // 6) for at in range(0, SIZE, SIZE // 6)]
-    patient = NbdLimits(seconds=2, pauses=())
+    limits = NbdLimits(seconds=2, pauses=())
 
     with (
-        nbd_server(image, Behaviour(most_connections=1)) as server,
-        closing(NbdSource(server.uri, limits=patient)) as source,
+        nbd_server(image, Behaviour(max_connections=1)) as server,
+        closing(NbdSource(server.uri, limits=limits)) as source,
         ThreadPoolExecutor(6) as pool,
     ):
-        found = list(pool.map(source.read, parts))
+        pieces = list(pool.map(source.read, parts))
 
-    assert found == [CONTENT[part.start : part.end] for part in parts]
+    assert pieces == [CONTENT[part.start : part.end] for part in parts]
 
 
-def test_a_connection_that_is_lost_is_made_anew(server: Server) -> None:
+def test_a_lost_connection_is_reopened(server: Server) -> None:
     rules = [ReadRule("close"), None]
     server.behaviour.on_read = lambda start, end: rules.pop(0) if rules else None
     with closing(NbdSource(server.uri, limits=NbdLimits(pauses=(0.01,)))) as source:
@@ -132,15 +132,15 @@ def test_a_read_that_fails_commits_nothing(server: Server, run: Run) -> None:
 
 
 @pytest.mark.parametrize("action", ["eio", "short", "close"])
-def test_less_than_was_asked_for_is_never_taken(server: Server, action: ReadAction) -> None:
+def test_a_short_read_is_an_error(server: Server, action: ReadAction) -> None:
     server.behaviour.on_read = lambda start, end: ReadRule(action)
 
-    source = NbdSource(server.uri, limits=HASTY)
+    source = NbdSource(server.uri, limits=QUICK)
     with closing(source), pytest.raises(SourceUnavailable):
         source.read(WHOLE)
 
 
-def test_a_server_that_stalls_is_given_up(server: Server, run: Run) -> None:
+def test_a_stalled_server_is_unavailable_after_the_timeout(server: Server, run: Run) -> None:
     def stall(start: int, end: int) -> None:
         server.ended.wait()
 
@@ -153,7 +153,7 @@ def test_a_server_that_stalls_is_given_up(server: Server, run: Run) -> None:
 
 
 def test_a_server_that_dies_is_unavailable(server: Server) -> None:
-    with closing(NbdSource(server.uri, limits=HASTY)) as source:
+    with closing(NbdSource(server.uri, limits=QUICK)) as source:
         source.read(Extent(0, 512))
         server.stop()
 
@@ -161,35 +161,33 @@ def test_a_server_that_dies_is_unavailable(server: Server) -> None:
             source.read(WHOLE)
 
 
-def test_a_server_that_is_not_there_is_30(run: Run, tmp_path: Path) -> None:
+def test_an_unreachable_server_exits_with_30(run: Run, tmp_path: Path) -> None:
     done = run(*INGEST, f"nbd+unix:///?socket={tmp_path / 'nothing'}")
 
     assert done.code == 30
     assert "cannot open nbd+unix:///" in done.err
 
 
-def test_an_export_that_is_not_there_is_30(image: Path, run: Run) -> None:
+def test_a_missing_export_exits_with_30(image: Path, run: Run) -> None:
     with qemu_nbd(image, "-f", "raw", "--export-name=root") as uri:
         done = run(*INGEST, uri.replace(":///", ":///other"))
 
     assert done.code == 30
 
 
-@pytest.mark.parametrize("told", [SIZE + (1 << 20), SIZE - (1 << 20)])
-def test_a_server_that_tells_another_size_after_a_reconnect_is_given_up(
-    image: Path, told: int
-) -> None:
-    behaviour = Behaviour(announced=[SIZE, told])
+@pytest.mark.parametrize("size", [SIZE + (1 << 20), SIZE - (1 << 20)])
+def test_another_size_after_a_reconnect_is_an_error(image: Path, size: int) -> None:
+    behaviour = Behaviour(announced=[SIZE, size])
     behaviour.on_read = lambda start, end: ReadRule("close")
     with (
         nbd_server(image, behaviour) as server,
-        closing(NbdSource(server.uri, limits=HASTY)) as source,
+        closing(NbdSource(server.uri, limits=QUICK)) as source,
         pytest.raises(SourceUnavailable, match=r"the size of .* changed"),
     ):
         source.read(WHOLE)
 
 
-def test_a_server_that_says_less_than_it_has_is_believed(image: Path, run: Run) -> None:
+def test_the_size_of_an_export_is_the_one_that_the_server_reports(image: Path, run: Run) -> None:
     with nbd_server(image, Behaviour(announced=[SIZE - 512])) as server:
         done = run(*INGEST, "--json", server.uri)
 
@@ -203,7 +201,7 @@ def test_a_password_in_a_uri_is_not_shown(run: Run) -> None:
     assert "canary" not in done.err
 
 
-def test_an_export_beyond_all_bounds_is_refused(image: Path, run: Run) -> None:
+def test_an_export_above_the_maximum_size_is_refused(image: Path, run: Run) -> None:
     with nbd_server(image, Behaviour(announced=[1 << 56])) as server:
         done = run(*INGEST, server.uri)
 
@@ -211,10 +209,10 @@ def test_an_export_beyond_all_bounds_is_refused(image: Path, run: Run) -> None:
     assert re.fullmatch(r"cbtfs: .* has 72057594037927936 bytes, and at most .*\n", done.err)
 
 
-def test_a_server_that_describes_too_many_pieces_is_read_whole(
+def test_an_export_with_too_many_extents_is_read_completely(
     image: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every other page is a hole, and what is kept in memory is bounded."""
+    """Every other page is a hole, and the number of extents in memory is limited."""
     with image.open("r+b") as file:
         for start in range(0, SIZE // 3, 8192):
             file.seek(start)
@@ -232,7 +230,7 @@ def test_a_server_that_describes_too_many_pieces_is_read_whole(
 
 
 @pytest.mark.parametrize("bound", ["_MAX_EXTENTS", "_MAX_SPARE_REQUESTS"])
-def test_a_bitmap_of_too_many_pieces_is_no_list(
+def test_a_bitmap_with_too_many_extents_is_refused(
     server: Server, monkeypatch: pytest.MonkeyPatch, bound: str
 ) -> None:
     monkeypatch.setattr(f"cbtfs.source.nbd.{bound}", 0)
@@ -240,7 +238,7 @@ def test_a_bitmap_of_too_many_pieces_is_no_list(
         export.dirty(ALLOCATION)
 
 
-def test_the_rest_of_a_long_answer_is_asked_for_again(
+def test_the_rest_of_a_long_answer_is_requested_again(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with closing(NbdExport(server.uri)) as export:

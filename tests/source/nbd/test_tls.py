@@ -1,4 +1,4 @@
-"""NBD over TLS: what is served by another than the one that was meant is not read."""
+"""NBD over TLS: only a server with a verified certificate is read."""
 
 import socket
 import subprocess
@@ -32,7 +32,7 @@ def _certificate(folder: Path, name: str, template: str, *options: str) -> None:
 
 
 def _authority(folder: Path) -> Path:
-    """A folder as QEMU and libnbd want it: an authority, and a server named localhost."""
+    """Create a certificate folder for QEMU and libnbd: an authority and a server `localhost`."""
     folder.mkdir()
     _certificate(folder, "ca", "cn = tests\nca\ncert_signing_key\n", "--generate-self-signed")
     _certificate(
@@ -48,17 +48,17 @@ def _authority(folder: Path) -> Path:
 
 @contextmanager
 def _serving(image: Path, *options: str) -> Iterator[int]:
-    """The port of a qemu-nbd."""
+    """Run qemu-nbd on a free port; return the port."""
     pid = image.with_suffix(".pid")
     command = ["qemu-nbd", "--read-only", "--persistent", "--fork", f"--pid-file={pid}"]
     for is_last in (False, False, False, True):
-        with socket.socket() as found:
-            found.bind(("127.0.0.1", 0))
-            port = int(found.getsockname()[1])
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
         where = ["--bind=127.0.0.1", f"--port={port}", "--format=raw", "--shared=8"]
         done = subprocess.run([*command, *where, *options, str(image)], check=is_last)
         if done.returncode == 0:
-            break  # else somebody else has taken the port meanwhile
+            break  # else another process has taken the port
     try:
         yield port
     finally:
@@ -75,11 +75,11 @@ def port(authority: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     image = tmp_path_factory.mktemp("disk") / "disk.raw"
     image.write_bytes(CONTENT)
     credentials = f"tls-creds-x509,id=tls,endpoint=server,verify-peer=off,dir={authority}"
-    with _serving(image, f"--object={credentials}", "--tls-creds=tls") as found:
-        yield found
+    with _serving(image, f"--object={credentials}", "--tls-creds=tls") as listening:
+        yield listening
 
 
-def test_a_server_that_the_authority_vouches_for_is_read(port: int, authority: Path) -> None:
+def test_a_server_with_a_certificate_of_the_authority_is_read(port: int, authority: Path) -> None:
     with closing(NbdSource(f"nbds://localhost:{port}/?tls-certificates={authority}")) as source:
         assert source.read(Extent(0, len(CONTENT))) == CONTENT
 
@@ -98,8 +98,13 @@ def test_a_server_of_another_authority_is_refused(port: int, tmp_path: Path, run
     assert done.code == 30
 
 
+@pytest.fixture
+def uri_fields(port: int, authority: Path, tmp_path: Path) -> dict[str, object]:
+    return {"port": port, "empty": tmp_path, "authority": authority}
+
+
 @pytest.mark.parametrize(
-    ("uri", "words"),
+    ("template", "words"),
     [
         ("nbds://localhost:{port}/", "needs a trusted authority"),
         ("nbds://localhost:{port}/?tls-certificates={empty}", "needs a trusted authority"),
@@ -108,16 +113,16 @@ def test_a_server_of_another_authority_is_refused(port: int, tmp_path: Path, run
         ("nbds://[", "is not a URI"),
     ],
 )
-def test_where_nobody_would_be_verified_is_a_usage_error(
-    port: int, authority: Path, tmp_path: Path, run: Run, uri: str, words: str
+def test_a_uri_without_verification_is_a_usage_error(
+    uri_fields: dict[str, object], run: Run, template: str, words: str
 ) -> None:
-    done = run(*INGEST, uri.format(port=port, empty=tmp_path, authority=authority))
+    done = run(*INGEST, template.format_map(uri_fields))
 
     assert done.code == 2
     assert words in done.err
 
 
-def test_a_server_that_wants_tls_is_not_read_without(port: int, run: Run) -> None:
+def test_a_server_that_requires_tls_is_not_read_without_tls(port: int, run: Run) -> None:
     done = run(*INGEST, f"nbd://localhost:{port}/")
 
     assert done.code == 30

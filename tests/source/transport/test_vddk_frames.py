@@ -1,4 +1,4 @@
-"""What comes back from the child is checked: it runs a library that may have written anywhere."""
+"""Frames from the child are validated, because a bug in its library can corrupt its memory."""
 
 import socket
 import struct
@@ -34,11 +34,11 @@ def test_a_frame_arrives_as_it_was_sent(pair: Pair) -> None:
     frame.send_words(pair[0], frame.ANSWER, 8, {"a": 1})
     pair[0].close()
 
-    found, words = frame.receive_frame(pair[1]), frame.receive_frame(pair[1])
-    assert found is not None
-    assert words is not None
-    assert (found.kind, found.tag, bytes(found.payload)) == (frame.DATA, 7, b"some bytes")
-    assert words.words() == {"a": 1}
+    data, answer = frame.receive_frame(pair[1]), frame.receive_frame(pair[1])
+    assert data is not None
+    assert answer is not None
+    assert (data.kind, data.tag, bytes(data.payload)) == (frame.DATA, 7, b"some bytes")
+    assert answer.words() == {"a": 1}
     assert frame.receive_frame(pair[1]) is None
 
 
@@ -55,7 +55,7 @@ def test_a_frame_arrives_as_it_was_sent(pair: Pair) -> None:
         HEADER.pack(b"VDK1", frame.DATA, 1, 10)[:7],
     ],
 )
-def test_what_is_no_frame_is_refused(pair: Pair, sent: bytes) -> None:
+def test_an_invalid_frame_is_refused(pair: Pair, sent: bytes) -> None:
     pair[0].sendall(sent)
     pair[0].close()
     with pytest.raises(frame.FrameError):
@@ -63,7 +63,7 @@ def test_what_is_no_frame_is_refused(pair: Pair, sent: bytes) -> None:
 
 
 @pytest.mark.parametrize("payload", [b"", b"{", b"[]", b"\xff", b"[" * 100_000, b"1"])
-def test_words_that_are_no_object_are_refused(payload: bytes) -> None:
+def test_words_must_be_a_json_object(payload: bytes) -> None:
     with pytest.raises(frame.FrameError):
         frame.VddkFrame(frame.ANSWER, 1, memoryview(payload)).words()
 
@@ -75,8 +75,8 @@ def test_any_bytes_are_a_frame_or_refused(data: bytes) -> None:
         ours.sendall(data)
         ours.close()
         try:
-            while (found := frame.receive_frame(theirs)) is not None:
-                assert len(found.payload) <= frame.MAX_DATA
+            while (received := frame.receive_frame(theirs)) is not None:
+                assert len(received.payload) <= frame.MAX_DATA
         except frame.FrameError:
             pass
 
@@ -85,7 +85,7 @@ SENDS = (
     "import socket, struct, sys, time; s = socket.socket(fileno=int(sys.argv[1])); "
     "h = struct.Struct('<4sBxxxIQ'); s.recv(1000); "
 )
-"""A child that takes one request in."""
+"""Start of a child that receives one request."""
 
 
 @pytest.mark.parametrize(
@@ -95,15 +95,15 @@ SENDS = (
         ("s.sendall(h.pack(b'VDK1', 3, 99, 2) + b'{}'); s.recv(1)", "an answer without a request"),
         ("s.sendall(h.pack(b'VDK1', 4, 1, 512) + bytes(512)); s.recv(1)", "wrong kind or length"),
         ("s.sendall(h.pack(b'VDK1', 3, 1, 1) + b'['); s.recv(1)", "not JSON"),
-        ("s.sendall(h.pack(b'VDK1', 5, 1, 2) + b'{}'); s.recv(1)", "says nothing"),
+        ("s.sendall(h.pack(b'VDK1', 5, 1, 2) + b'{}'); s.recv(1)", "an error without call"),
         ("s.sendall(h.pack(b'VDK1', 3, 1, 9) + b'{')", "a truncated frame"),
-        ("sys.exit(5)", "ended with 5"),
-        ("print('the last words', file=sys.stderr); sys.exit(6)", "ended with 6: the last words"),
+        ("sys.exit(5)", "exited with code 5"),
+        ("print('the last line', file=sys.stderr); sys.exit(6)", "with code 6: the last line"),
         ("import os; os.kill(os.getpid(), 11)", "crashed .SIGSEGV"),
         ("time.sleep(60)", "hangs: no answer to load"),
     ],
 )
-def test_a_child_that_talks_nonsense_is_ended(
+def test_a_child_with_invalid_answers_is_killed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sends: str, words: str
 ) -> None:
     monkeypatch.setattr(process, "_PROGRAM", SENDS + sends)
@@ -125,13 +125,13 @@ def test_a_program_that_cannot_be_started_is_an_error_of_the_source(
 
 
 def blocks(*pairs: tuple[int, int]) -> memoryview:
-    return memoryview(b"".join(frame.RANGE.pack(*each) for each in pairs))
+    return memoryview(b"".join(frame.RANGE.pack(*pair) for pair in pairs))
 
 
 def test_blocks_become_extents() -> None:
-    found = list(checked_blocks(blocks((128, 128), (256, 1), (512, 512)), 128, 1024))
+    extents = list(checked_blocks(blocks((128, 128), (256, 1), (512, 512)), 128, 1024))
 
-    assert found == [Extent(65536, 65536), Extent(131072, 512), Extent(262144, 262144)]
+    assert extents == [Extent(65536, 65536), Extent(131072, 512), Extent(262144, 262144)]
 
 
 @pytest.mark.parametrize(
@@ -147,13 +147,13 @@ def test_blocks_become_extents() -> None:
         memoryview(b"half a pair"),
     ],
 )
-def test_blocks_that_cannot_be_are_refused(payload: memoryview) -> None:
+def test_invalid_blocks_are_refused(payload: memoryview) -> None:
     with pytest.raises(InvalidBlocks):
         list(checked_blocks(payload, 128, 1024))
 
 
 @pytest.mark.parametrize(
-    ("said", "shown"),
+    ("line", "shown"),
     [
         ("login with Geheim! failed", "login with … failed"),
         ('Cookie: vmware_soap_session="52ab"; Path=/', "Cookie: …; Path=/"),
@@ -164,5 +164,5 @@ def test_blocks_that_cannot_be_are_refused(payload: memoryview) -> None:
         ("nothing to hide", "nothing to hide"),
     ],
 )
-def test_lines_of_the_library_are_told_without_secrets(said: str, shown: str) -> None:
-    assert redacted(said, ["Geheim!", ""]) == shown
+def test_log_lines_of_the_library_have_no_secrets(line: str, shown: str) -> None:
+    assert redacted(line, ["Geheim!", ""]) == shown

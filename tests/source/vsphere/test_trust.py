@@ -1,4 +1,4 @@
-"""When a change list is believed: arithmetic on what two points know of a disk."""
+"""When a change list is trusted, according to the metadata of a disk at two points."""
 
 from dataclasses import replace
 
@@ -21,7 +21,7 @@ SINCE = Since(PointId("0" * 32), f"{EPOCH}/80", 1 << 30, True)
 THEN = {"root": "[d] a/a.vmdk"}
 
 
-def test_the_same_disk_in_the_same_epoch_is_believed() -> None:
+def test_the_same_disk_in_the_same_epoch_is_trusted() -> None:
     assert distrust(DISK, SINCE, THEN) is None
 
 
@@ -44,7 +44,7 @@ def test_the_same_disk_in_the_same_epoch_is_believed() -> None:
         (DISK, replace(SINCE, change_id=f"{EPOCH}/"), THEN, FullReason.TRACKING_RESET),
     ],
 )
-def test_anything_else_is_not(
+def test_any_difference_is_a_reason_for_distrust(
     disk: DiskFacts, since: Since, then: dict[str, str] | None, code: FullReason
 ) -> None:
     reason = distrust(disk, since, then)
@@ -57,7 +57,7 @@ def test_hexadecimal_numbers_are_compared_as_such() -> None:
     assert distrust(replace(DISK, change_id=f"{EPOCH}/a0"), SINCE, THEN) is None
 
 
-def test_snapshots_of_others_at_either_point() -> None:
+def test_foreign_snapshots_at_either_point_are_a_reason_for_distrust() -> None:
     assert foreign_snapshots([], []) is None
     for reason in (foreign_snapshots(["theirs"], []), foreign_snapshots([], ["theirs"])):
         assert reason is not None

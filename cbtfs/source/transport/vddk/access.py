@@ -117,7 +117,7 @@ class _Uncertain:
         hold.drop()
 
     def end(self) -> None:
-        """End the hold that may exist; an error of the server means that there is none."""
+        """End the hold if it exists; an error of the server means that it does not."""
         try:
             self._hold.finish()
         except VixFailed as exc:

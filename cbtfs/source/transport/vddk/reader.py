@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 _REQUEST: Final = 2048
 """Maximum request in sectors: 1 MiB, one NFC buffer (VDDK Programming Guide, NBD)."""
 _SMALLEST: Final = 128
-"""Minimum request in sectors; if a host has no memory for it, the read fails."""
+"""Minimum request in sectors; the read fails if a host has not even that much memory."""
 Result = TypeVar("Result")
 
 

@@ -1,7 +1,7 @@
 """Stun a running VM, so that change tracking begins or ends.
 
-A snapshot without memory is created and removed at once (VDDK Programming Guide, "Enable CBT"). Its
-creation is the stun and nothing is read from it, so any process may remove it at any time. A
+A snapshot without memory is created and removed at once (VDDK Programming Guide, "Enable CBT"). The
+creation is the stun and the snapshot is never read, so any process may remove it at any time. A
 process that is killed before the removal needs no record: the name identifies the snapshot.
 """
 
