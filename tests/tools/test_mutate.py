@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tools.mutate.__main__ import try_mutant
-from tools.mutate.journal import Journal, Result, Verdict, report
+from tools.mutate.journal import Journal, MutantResult, Result, report
 from tools.mutate.mutants import Mutant, mutants_of, scopes_by_line
 from tools.mutate.reach import Reach
 from tools.mutate.sandbox import ROOT, Sandbox
@@ -41,8 +41,8 @@ def changes(source: str) -> set[tuple[str, str, str]]:
     """Return operator, original and replacement of each mutant."""
     data = source.encode()
     return {
-        (each.operator, data[each.start : each.end].decode(), each.replacement)
-        for each in mutants_of("cbtfs/core/sample.py", data)
+        (mutant.operator, data[mutant.start : mutant.end].decode(), mutant.replacement)
+        for mutant in mutants_of("cbtfs/core/sample.py", data)
     }
 
 
@@ -69,22 +69,22 @@ def test_a_module_has_these_mutants_and_no_others() -> None:
     }
 
 
-def test_every_mutant_of_a_module_is_another_program_with_a_name_of_its_own() -> None:
+def test_every_mutant_of_a_module_is_another_program_with_its_own_key() -> None:
     path = "cbtfs/core/moment.py"
     source = (ROOT / path).read_bytes()
     mutants = mutants_of(path, source)
 
-    assert len({each.key for each in mutants}) == len(mutants) > 10
-    for each in mutants:
-        assert each.apply(source) != source
-        compile(each.apply(source), path, "exec")
+    assert len({mutant.key for mutant in mutants}) == len(mutants) > 10
+    for mutant in mutants:
+        assert mutant.apply(source) != source
+        compile(mutant.apply(source), path, "exec")
 
 
-def test_a_name_stays_when_the_code_moves() -> None:
+def test_a_key_stays_when_the_code_moves() -> None:
     before = mutants_of("a.py", MODULE.encode())
     after = mutants_of("a.py", MODULE.replace("\nLIMIT", "\n# more\n\nLIMIT").encode())
 
-    assert [each.key for each in before] == [each.key for each in after]
+    assert [mutant.key for mutant in before] == [mutant.key for mutant in after]
 
 
 def test_lines_know_their_scope() -> None:
@@ -95,20 +95,20 @@ def test_lines_know_their_scope() -> None:
     assert scopes["import logging, os"] == ""
 
 
-def verdict(mutant: Mutant, result: Result) -> Verdict:
-    return Verdict(
+def result_of(mutant: Mutant, result: Result) -> MutantResult:
+    return MutantResult(
         mutant.key, mutant.path, mutant.package, mutant.operator, mutant.line, result, "", 1, 0, "-"
     )
 
 
-def test_the_share_is_of_those_that_are_not_equivalent(tmp_path: Path) -> None:
+def test_equivalent_mutants_do_not_count_in_the_share(tmp_path: Path) -> None:
     mutants = mutants_of("cbtfs/core/sample.py", MODULE.encode())[:8]
     other: list[Result] = ["timeout", "survived", "unreached", "survived"]
     journal = Journal(tmp_path / "journal")
     for mutant in mutants[:4]:
-        journal.add(verdict(mutant, "caught"))
+        journal.add(result_of(mutant, "caught"))
     for mutant, result in zip(mutants[4:], other, strict=True):
-        journal.add(verdict(mutant, result))
+        journal.add(result_of(mutant, result))
 
     text = report(mutants, Journal(tmp_path / "journal"), {mutants[-1].key: "it is the same"})
 
@@ -132,15 +132,15 @@ NEAR = "test_an_extent_that_is_none_cannot_be_made"
 
 
 @pytest.mark.mounts
-def test_a_mutant_is_told_caught_survived_or_endless_and_the_checkout_stays(box: Sandbox) -> None:
+def test_mutants_are_caught_survive_or_time_out_and_the_checkout_is_unchanged(box: Sandbox) -> None:
     source = (ROOT / EXTENT).read_bytes()
-    tests = [f"tests/core/test_extent.py::{each}" for each in (NEAR, "test_that_is_gone")]
+    tests = [f"tests/core/test_extent.py::{name}" for name in (NEAR, "test_that_is_gone")]
     reach = Reach({EXTENT: {"": tests}}, dict.fromkeys(tests, 0.0))
     start = source.index(b"\ndef ")
-    found = []
+    results = []
     for code, limit in (("raise SystemError", 60.0), ("pass", 60.0), ("while True: pass", 3.0)):
         mutant = Mutant(EXTENT, "", 1, "", "-", start, start, f"\n{code}", True)
-        found.append(try_mutant(box, mutant, reach, budget=1.0, start_seconds=limit).result)
+        results.append(try_mutant(box, mutant, reach, budget=1.0, start_seconds=limit).result)
 
-    assert found == ["caught", "survived", "timeout"]
+    assert results == ["caught", "survived", "timeout"]
     assert (ROOT / EXTENT).read_bytes() == box.read(EXTENT) == source

@@ -34,7 +34,7 @@ def wait_until(holds: Callable[[], bool], event: str) -> None:
 
 
 @dataclass
-class MountServer:
+class MountProcess:
     """`cbtfs mount` in the foreground."""
 
     process: "subprocess.Popen[str]"
@@ -87,7 +87,7 @@ def _command(repository: Path, mountpoint: Path) -> list[str | Path]:
 
 
 @contextmanager
-def serving(repository: Path, mountpoint: Path, log: IO[str]) -> Iterator[MountServer]:
+def serving(repository: Path, mountpoint: Path, log: IO[str]) -> Iterator[MountProcess]:
     """Start a mount and yield it once it is ready; raise Violation if it does not start.
 
     The caller unmounts or kills the mount. After an exception the mount is removed.
@@ -100,7 +100,7 @@ def serving(repository: Path, mountpoint: Path, log: IO[str]) -> Iterator[MountS
             assert process.stdout is not None
             if process.stdout.readline() != "ready\n":
                 raise Violation(f"cbtfs mount exited with {process.wait()}: see {log.name}")
-            yield MountServer(process, mountpoint)
+            yield MountProcess(process, mountpoint)
         except BaseException:
             process.kill()
             subprocess.run(["umount", "--lazy", mountpoint], check=False, capture_output=True)

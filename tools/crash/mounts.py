@@ -20,7 +20,7 @@ from cbtfs.store.settings import new_settings
 from tools.crash.campaign import expect_success
 from tools.crash.child import run_child
 from tools.crash.mounted import (
-    MountServer,
+    MountProcess,
     ReadCounts,
     ReaderProcess,
     direct,
@@ -96,7 +96,7 @@ def mounts(folder: Path, seed: int, count: int) -> CampaignResult:
 
 
 def _kill_under_load(
-    setup: _Setup, server: MountServer, rnd: random.Random, workers: int, counts: ReadCounts
+    setup: _Setup, server: MountProcess, rnd: random.Random, workers: int, counts: ReadCounts
 ) -> int:
     """Kill *workers* workers, then the mount, under load; return the blocks that fio verified."""
     guest = setup.folder / "guest.mnt"

@@ -37,7 +37,7 @@ _ERRORS: Final = {"EIO": errno.EIO, "ENOSPC": errno.ENOSPC}
 class Trap:
     """A counter of calls that triggers at call number *at*, counted from 0.
 
-    Consecutive opens of directories count as one call: a scan of packs/ opens up to 256 of them.
+    Consecutive opens of directories count as one call, because a scan of packs/ opens up to 256.
     """
 
     def __init__(self, at: int, action: Action) -> None:

@@ -1,9 +1,9 @@
 """Mutation run: `python -m tools.mutate [--sample N] [--seed N] [--jobs N] [--only PATH…]`.
 
-Each mutant is run against the tests that reach its line, the likeliest and fastest first, up to the
-first that fails. Nothing is changed in the checkout: tests run in a copy, in namespaces of their
-own, for which it must be started as root. Results are kept in --state and a run that was ended is
-resumed; --measure renews the map of which test reaches which line, --again runs survivors again.
+Each mutant is tested by the tests that reach its line, likely and fast ones first, until one fails.
+Tests run in a copy of the checkout in separate namespaces, so the run needs root. Results are
+stored in --state, from which an interrupted run is resumed. --measure renews the map of tests and
+lines; --again runs survivors again.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Final
 
-from tools.mutate.journal import Journal, Result, Verdict, load_equivalent, report
+from tools.mutate.journal import Journal, MutantResult, Result, load_equivalent, report
 from tools.mutate.mutants import Mutant, mutants_of
 from tools.mutate.reach import PACKAGES, TESTS, Reach, load_reach, measure, save_reach
 from tools.mutate.sandbox import ROOT, Sandbox
@@ -27,13 +27,14 @@ from tools.mutate.server import TIMED_OUT
 
 _FAILED: Final = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.M)
 _START_SECONDS: Final = 60.0
-"""Of the limit of a mutant what is for starting pytest; the rest is a multiple of its tests."""
+"""Part of a mutant's time limit for the start of pytest."""
 _SLOWER: Final = 8.0
+"""The other part of the time limit, as a multiple of the duration of the tests."""
 _SURVIVED, _CAUGHT, _NOT_STARTED = 0, (1, 2), 4
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run it; 1 if a mutant survives that is not known to be equivalent."""
+    """Run the command; return 1 if a mutant survives that is not known to be equivalent."""
     options = _parser().parse_args(arguments)
     options.state.mkdir(parents=True, exist_ok=True)
     mutants = _all_mutants(options.only)
@@ -48,26 +49,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _run(sample, journal, equivalent, options)
     print(report(sample, journal, equivalent))
     return any(
-        each.key in journal.verdicts
-        and journal.verdicts[each.key].result in ("survived", "unreached")
-        and each.key not in equivalent
-        for each in sample
+        mutant.key in journal.results
+        and journal.results[mutant.key].result in ("survived", "unreached")
+        and mutant.key not in equivalent
+        for mutant in sample
     )
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tools.mutate", description=__doc__)
     parser.add_argument("--sample", type=int, default=0, help="how many mutants (default: all)")
-    parser.add_argument("--seed", type=int, default=1, help="of the sample's order")
-    parser.add_argument("--jobs", type=int, default=1, help="mutants at a time")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the sample")
+    parser.add_argument("--jobs", type=int, default=1, help="number of parallel mutants")
     parser.add_argument("--only", nargs="*", default=[], metavar="PATH", help="modules or folders")
     parser.add_argument("--budget", type=float, default=60.0, help="seconds of tests per mutant")
-    parser.add_argument("--minutes", type=float, default=0.0, help="start none after that time")
+    parser.add_argument(
+        "--minutes", type=float, default=0.0, help="start no mutant after this time"
+    )
     parser.add_argument(
         "--measure",
         nargs="*",
         metavar="TEST",
-        help="renew the map of tests, or what it says of some files of tests",
+        help="renew the map of all tests, or of some files of tests",
     )
     parser.add_argument("--again", action="store_true", help="run survivors again")
     parser.add_argument("--report", action="store_true", help="only print what the journal has")
@@ -78,13 +81,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _all_mutants(only: Sequence[str]) -> list[Mutant]:
-    found = []
+    mutants = []
     for package in PACKAGES:
         for file in sorted((ROOT / "cbtfs" / package).rglob("*.py")):
             path = file.relative_to(ROOT).as_posix()
-            if not only or any(path.startswith(each) for each in only):
-                found += mutants_of(path, file.read_bytes())
-    return found
+            if not only or any(path.startswith(prefix) for prefix in only):
+                mutants += mutants_of(path, file.read_bytes())
+    return mutants
 
 
 def _run(
@@ -93,7 +96,7 @@ def _run(
     equivalent: dict[str, str],
     options: argparse.Namespace,
 ) -> None:
-    wanted = [each for each in sample if _is_wanted(each, journal, equivalent, options.again)]
+    wanted = [m for m in sample if _is_wanted(m, journal, equivalent, options.again)]
     if not wanted:
         return
     reach = _reach(options)
@@ -101,25 +104,23 @@ def _run(
     made = [Sandbox(options.scratch / f"{os.getpid()}-{n}") for n in range(options.jobs)]
     deadline = time.monotonic() + options.minutes * 60 if options.minutes else None
 
-    def one(numbered: tuple[int, Mutant]) -> None:
+    def run_one(numbered: tuple[int, Mutant]) -> None:
         if deadline is not None and time.monotonic() > deadline:
             return
         box = boxes.get()
         try:
-            verdict = try_mutant(box, numbered[1], reach, options.budget)
+            result = try_mutant(box, numbered[1], reach, options.budget)
         finally:
             boxes.put(box)
-        journal.add(verdict)
-        where = f"{verdict.path}:{verdict.line}"
-        print(
-            f"{numbered[0]}/{len(wanted)} {verdict.result} {where} {verdict.operator}", flush=True
-        )
+        journal.add(result)
+        where = f"{result.path}:{result.line}"
+        print(f"{numbered[0]}/{len(wanted)} {result.result} {where} {result.operator}", flush=True)
 
     for box in made:
         boxes.put(box)
     try:
         with ThreadPoolExecutor(options.jobs) as pool:
-            list(pool.map(one, enumerate(wanted, 1)))
+            list(pool.map(run_one, enumerate(wanted, 1)))
     finally:
         for box in made:
             box.remove()
@@ -128,10 +129,10 @@ def _run(
 def _is_wanted(
     mutant: Mutant, journal: Journal, equivalent: dict[str, str], is_again: bool
 ) -> bool:
-    verdict = journal.verdicts.get(mutant.key)
-    if verdict is None:
+    result = journal.results.get(mutant.key)
+    if result is None:
         return True
-    is_survivor = verdict.result in ("survived", "unreached") and mutant.key not in equivalent
+    is_survivor = result.result in ("survived", "unreached") and mutant.key not in equivalent
     return is_again and is_survivor
 
 
@@ -142,10 +143,10 @@ def _reach(options: argparse.Namespace) -> Reach:
         return known
     box = Sandbox(options.scratch / f"{os.getpid()}-reach")
     try:
-        found = measure(box, options.measure or TESTS, options.state / "reach.output")
+        measured = measure(box, options.measure or TESTS, options.state / "reach.output")
     finally:
         box.remove()
-    known = known.with_newer(found) if options.measure else found
+    known = known.with_newer(measured) if options.measure else measured
     save_reach(path, known)
     return known
 
@@ -156,8 +157,8 @@ def try_mutant(
     reach: Reach,
     budget: float,
     start_seconds: float = _START_SECONDS,
-) -> Verdict:
-    """Run the tests for *mutant* in *box*, which is as it was afterwards."""
+) -> MutantResult:
+    """Run the tests for *mutant* in *box*; restore the module afterwards."""
     begin = time.monotonic()
     source = box.read(mutant.path)
     tests = reach.tests_for(mutant, budget)
@@ -170,7 +171,7 @@ def try_mutant(
             result, by = _tested(box, tests, limit)
         finally:
             box.write(mutant.path, source)
-    return Verdict(
+    return MutantResult(
         key=mutant.key,
         path=mutant.path,
         package=mutant.package,

@@ -1,4 +1,4 @@
-"""pytest plugin: properties are tried with few examples, whatever the suite's profile says."""
+"""pytest plugin that reduces the number of examples per property."""
 
 import os
 from typing import Final
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import settings
 
 EXAMPLES: Final = "CBTFS_MUTATE_EXAMPLES"
-"""How many, for tests that do not say so themselves."""
+"""Variable with the number of examples, for tests without a number of their own."""
 
 
 @pytest.hookimpl(tryfirst=True)

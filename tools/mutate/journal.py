@@ -1,4 +1,4 @@
-"""What became of each mutant, a line of JSON each: a run that was ended goes on where it was."""
+"""Results of mutants, one JSON object per line, from which an interrupted run is resumed."""
 
 import json
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ EQUIVALENT: Final = Path(__file__).with_name("equivalent.txt")
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class MutantResult:
     """The result of one mutant."""
 
     key: str
@@ -35,47 +35,47 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.verdicts: dict[str, Verdict] = {}
+        self.results: dict[str, MutantResult] = {}
         if path.exists():
             for line in path.read_text(encoding="utf-8").splitlines():
-                verdict = Verdict(**json.loads(line))
-                self.verdicts[verdict.key] = verdict
+                result = MutantResult(**json.loads(line))
+                self.results[result.key] = result
 
-    def add(self, verdict: Verdict) -> None:
+    def add(self, result: MutantResult) -> None:
         """Write one result; the last one for a mutant counts."""
-        self.verdicts[verdict.key] = verdict
+        self.results[result.key] = result
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(verdict)) + "\n")
+            file.write(json.dumps(asdict(result)) + "\n")
 
 
 def load_equivalent(path: Path = EQUIVALENT) -> dict[str, str]:
-    """Keys of mutants that change nothing that a caller could see, each with the reason."""
-    found = {}
+    """Return the keys of mutants without visible effect, each with the reason."""
+    reasons = {}
     if path.exists():
         for line in path.read_text(encoding="utf-8").splitlines():
             if line.strip() and not line.startswith("#"):
                 key, _, reason = line.partition(" ")
-                found[key] = reason.strip()
-    return found
+                reasons[key] = reason.strip()
+    return reasons
 
 
 def report(mutants: Iterable[Mutant], journal: Journal, equivalent: dict[str, str]) -> str:
-    """A table by package, and the survivors with what they change."""
+    """Return a table by package, and the survivors with their diffs."""
     counts: dict[str, dict[str, int]] = {}
     survivors = []
     for mutant in mutants:
-        verdict = journal.verdicts.get(mutant.key)
-        if verdict is None:
+        result = journal.results.get(mutant.key)
+        if result is None:
             continue
-        result: str = verdict.result
-        if result in ("survived", "unreached"):
+        kind: str = result.result
+        if kind in ("survived", "unreached"):
             if mutant.key in equivalent:
-                result = "equivalent"
+                kind = "equivalent"
             else:
-                survivors.append(verdict)
+                survivors.append(result)
         for row in (mutant.package, "all"):
             column = counts.setdefault(row, {})
-            column[result] = column.get(result, 0) + 1
+            column[kind] = column.get(kind, 0) + 1
     lines = ["package          mutants  caught  by time  equivalent  survived  caught of the rest"]
     for row in sorted(counts, key=lambda name: (name == "all", name)):
         column = counts[row]
@@ -87,7 +87,7 @@ def report(mutants: Iterable[Mutant], journal: Journal, equivalent: dict[str, st
         lines.append(
             f"{row:<16} {total:7}  {caught:6}  {timeout:7}  {same:10}  {left:8}  {share:17.1f}%"
         )
-    for verdict in survivors:
-        lines += ["", f"{verdict.key} {verdict.path}:{verdict.line} {verdict.operator}"
-                  f" ({verdict.result}, {verdict.tests} tests)", verdict.diff]  # fmt: skip
+    for result in survivors:
+        lines += ["", f"{result.key} {result.path}:{result.line} {result.operator}"
+                  f" ({result.result}, {result.tests} tests)", result.diff]  # fmt: skip
     return "\n".join(lines)

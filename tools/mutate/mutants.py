@@ -1,7 +1,7 @@
-"""The mutants of a module: every place at which one small change makes a different program.
+"""The mutants of a module: all small changes that make a different program.
 
-Text for people is left alone: docstrings, log calls, the arguments of exceptions, annotations and
-f-strings. A change there is equivalent as far as tests should care.
+Docstrings, log calls, arguments of exceptions, annotations and f-strings are not mutated, because
+tests should not depend on text for people.
 """
 
 import ast
@@ -21,30 +21,30 @@ class Mutant:
     """Qualified name of the function or class around it; empty at the top of the module."""
     line: int
     text: str
-    """The first line of what is changed, stripped: it survives a move of the code."""
+    """The first changed line without indentation, which identifies it when the code moves."""
     operator: str
     start: int
     end: int
     replacement: str
     at_import: bool
-    """It runs when the module is loaded: no test in particular reaches it."""
+    """It runs when the module is imported, so the map of tests has no entry for it."""
     twin: int = 0
-    """Its number among mutants that are otherwise described alike."""
+    """Its number among mutants that are equal in all members of the key."""
 
     @property
     def key(self) -> str:
-        """A name that stays the same while other parts of the module change."""
+        """An identifier that does not depend on other parts of the module."""
         parts = (self.path, self.scope, self.operator, self.text, self.replacement, str(self.twin))
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
 
     @property
     def package(self) -> str:
-        """The part of cbtfs that it belongs to, as in a table of results."""
+        """The package of the module, for the table of results."""
         parts = self.path.split("/")
         return "/".join(parts[1:3]) if parts[1] == "source" else parts[1]
 
     def apply(self, source: bytes) -> bytes:
-        """*source* of the module with this change."""
+        """Return the *source* of the module with this change."""
         return source[: self.start] + self.replacement.encode() + source[self.end :]
 
 
@@ -74,17 +74,17 @@ _ARITHMETIC: Final[dict[type[ast.operator], tuple[str, str]]] = {
     ast.BitXor: ("^", "&"),
 }
 _CALLS: Final = {"min": "max", "max": "min", "any": "all", "all": "any", "sorted": "list"}
-_SPEAKS: Final = ("log", "logging", "warnings")
-"""Names whose calls only tell people something."""
+_LOGGERS: Final = ("log", "logging", "warnings")
+"""Objects whose methods only write messages."""
 
 
 def mutants_of(path: str, source: bytes) -> list[Mutant]:
-    """All mutants of the module *path*, in order of their places; each one compiles."""
-    found = _Finder(path, source)
-    found.visit(ast.parse(source))
+    """Return all mutants of the module *path* in the order of the source; each one compiles."""
+    finder = _MutantFinder(path, source)
+    finder.visit(ast.parse(source))
     counts: defaultdict[str, int] = defaultdict(int)
     mutants = []
-    for mutant in sorted(found.mutants, key=lambda each: (each.start, each.end, each.replacement)):
+    for mutant in sorted(finder.mutants, key=lambda m: (m.start, m.end, m.replacement)):
         number = counts[mutant.key]
         counts[mutant.key] += 1
         numbered = replace(mutant, twin=number)
@@ -101,8 +101,8 @@ def _compiles(source: bytes) -> bool:
     return True
 
 
-class _Finder(ast.NodeVisitor):
-    """Collects mutants; keeps out of what is text or typing."""
+class _MutantFinder(ast.NodeVisitor):
+    """Collects mutants, except in text and annotations."""
 
     def __init__(self, path: str, source: bytes) -> None:
         self.mutants: list[Mutant] = []
@@ -116,7 +116,7 @@ class _Finder(ast.NodeVisitor):
         self._scope: list[str] = []
         self._returns: list[ast.expr | None] = []
 
-    # -- places
+    # -- positions
 
     def _span(self, node: ast.expr | ast.stmt) -> tuple[int, int]:
         assert node.end_lineno is not None
@@ -143,7 +143,7 @@ class _Finder(ast.NodeVisitor):
         )
 
     def _between(self, left: ast.expr, right: ast.expr, old: str) -> tuple[int, int] | None:
-        """Where the sign *old* stands between two operands; None if that is not plain to see."""
+        """Return start and end of the operator *old* between two operands; None if ambiguous."""
         start, end = self._span(left)[1], self._span(right)[0]
         between = self._source[start:end]
         sign = old.encode()
@@ -152,16 +152,16 @@ class _Finder(ast.NodeVisitor):
         at = start + between.index(sign)
         return at, at + len(sign)
 
-    # -- what is left alone
+    # -- exclusions
 
     def visit_JoinedStr(self, node: ast.JoinedStr) -> None:
-        """Text for people."""
+        """Skip text for people."""
 
     def visit_Assert(self, node: ast.Assert) -> None:
-        """For the type checker."""
+        """Skip assertions, which are for the type checker."""
 
     def visit_arguments(self, node: ast.arguments) -> None:
-        """Defaults, without annotations."""
+        """Visit defaults, but not annotations."""
         for default in (*node.defaults, *node.kw_defaults):
             if default is not None:
                 self.visit(default)
@@ -196,7 +196,7 @@ class _Finder(ast.NodeVisitor):
 
     def visit_Expr(self, node: ast.Expr) -> None:
         value = node.value
-        if isinstance(value, ast.Constant) or (isinstance(value, ast.Call) and _speaks(value)):
+        if isinstance(value, ast.Constant) or (isinstance(value, ast.Call) and _is_log_call(value)):
             return
         if isinstance(value, ast.Call):
             self._add("remove statement", node, "pass")
@@ -279,8 +279,8 @@ class _Finder(ast.NodeVisitor):
             old, new = _COMPARE[type(sign)]
             where = self._between(operands[number], operands[number + 1], old)
             if where is not None:
-                for each in new:
-                    self._add_at("comparison", operands[number].lineno, *where, each)
+                for replacement in new:
+                    self._add_at("comparison", operands[number].lineno, *where, replacement)
         self.generic_visit(node)
 
     def visit_BinOp(self, node: ast.BinOp) -> None:
@@ -312,7 +312,7 @@ class _Finder(ast.NodeVisitor):
             self._add("constant", node, str(value + 1))
 
     def visit_Call(self, node: ast.Call) -> None:
-        if _speaks(node):
+        if _is_log_call(node):
             return
         if isinstance(node.func, ast.Name) and node.func.id in _CALLS:
             self._add("call", node.func, _CALLS[node.func.id])
@@ -324,12 +324,12 @@ class _Finder(ast.NodeVisitor):
             self.visit(node.slice)
 
 
-def _speaks(node: ast.Call) -> bool:
+def _is_log_call(node: ast.Call) -> bool:
     function = node.func
     return (
         isinstance(function, ast.Attribute)
         and isinstance(function.value, ast.Name)
-        and function.value.id in _SPEAKS
+        and function.value.id in _LOGGERS
     )
 
 
@@ -340,7 +340,7 @@ def _is_text(node: ast.expr) -> bool:
 
 
 def scopes_by_line(source: bytes) -> Iterator[tuple[int, str, str]]:
-    """For each line of a module its number, the scope it is in, and its stripped text."""
+    """Yield number, scope and text without indentation of each line of a module."""
     lines = source.decode().splitlines()
     names = [""] * (len(lines) + 1)
 

@@ -1,6 +1,6 @@
-"""pytest plugin for the map of tests: tells coverage which test runs, and writes how long it took.
+"""pytest plugin for the map of tests: sets the coverage context and records durations.
 
-Loaded by name in the process that runs the tests; its data go where the environment says.
+The process that runs the tests loads it by name. Environment variables name its output.
 """
 
 import json
@@ -13,14 +13,14 @@ import coverage
 import pytest
 
 CONTEXT: Final = "CBTFS_MUTATE_TEST"
-"""The running test, for the coverage of child processes: tools/mutate/reach.py names it there."""
+"""Variable with the running test, the coverage context of child processes (reach.py)."""
 RESULTS: Final = "CBTFS_MUTATE_RESULTS"
-"""File that gets a line of JSON for each test: its id, outcome and seconds."""
+"""Variable with the file of results: one line of JSON per test with id, result and seconds."""
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Attribute to *item* what runs from its set-up to its tear-down."""
+    """Attribute the lines that run between set-up and tear-down of *item* to that test."""
     running = coverage.Coverage.current()
     os.environ[CONTEXT] = item.nodeid
     if running is not None:
@@ -34,18 +34,18 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
 
 _seconds: dict[str, float] = {}
-_bad: set[str] = set()
+_failed: set[str] = set()
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Add up the phases of a test and write a line at its end."""
     _seconds[report.nodeid] = _seconds.get(report.nodeid, 0.0) + report.duration
     if report.outcome != "passed":
-        _bad.add(report.nodeid)
+        _failed.add(report.nodeid)
     if report.when == "teardown":
         line = {
             "test": report.nodeid,
-            "passed": report.nodeid not in _bad,
+            "passed": report.nodeid not in _failed,
             "seconds": round(_seconds.pop(report.nodeid), 4),
         }
         with Path(os.environ[RESULTS]).open("a", encoding="utf-8") as file:

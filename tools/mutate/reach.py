@@ -1,7 +1,7 @@
-"""Which tests reach which line, and how long they take: measured once, kept in a file.
+"""The map of tests: which tests reach which line, and the duration of each test.
 
-A line is known by its scope and its text, not by its number, so that the map stays useful while
-the code moves. Processes that a test starts are counted for that test.
+The map is measured once and stored in a file. Scope and text identify a line, not its number, so
+the map stays valid when code moves. Child processes of a test count for that test.
 """
 
 import json
@@ -23,7 +23,7 @@ TESTS: Final = (
     "tests/scenarios/test_hostile_names.py", "tests/ingest",
     "tests/source", "tests/cli", "tests/scenarios/vsphere", "tests/test_repair.py",
 )  # fmt: skip
-"""Tests that are worth their time here: not those of the simulator, the mount, pages and tools."""
+"""Tests of the mutated packages; those of the simulator, the mount, docs and tools are omitted."""
 
 _RC: Final = """[run]
 branch = False
@@ -35,19 +35,19 @@ include = {include}
 disable_warnings = no-data-collected, module-not-imported
 """
 _EXAMPLES: Final = 10
-"""Of each property: enough to see which lines it reaches."""
+"""Number of examples per property, enough to reach its lines."""
 _WHOLE_RUN_SECONDS: Final = 7200.0
 
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """For each module, scope and line of text the tests that run it; seconds of each test."""
+    """Tests by module, scope and line; seconds by test."""
 
     lines: dict[str, dict[str, list[str]]]
     seconds: dict[str, float]
 
     def with_newer(self, newer: "Reach") -> "Reach":
-        """This map, where what *newer* says of a test takes the place of what was known of it."""
+        """Return this map with the entries of *newer* for the tests that *newer* includes."""
         lines: dict[str, dict[str, list[str]]] = {}
         for module in sorted({*self.lines, *newer.lines}):
             before, after = self.lines.get(module, {}), newer.lines.get(module, {})
@@ -57,10 +57,10 @@ class Reach:
         return Reach(lines, self.seconds | newer.seconds)
 
     def tests_for(self, mutant: Mutant, budget: float) -> list[str]:
-        """Tests that reach *mutant*, the likeliest and fastest first: *budget* seconds of them."""
+        """Return tests that reach *mutant*, likely and fast ones first, of *budget* seconds."""
         lines = self.lines.get(mutant.path, {})
         tests = None if mutant.at_import else lines.get(f"{mutant.scope}\t{mutant.text}")
-        if not tests:  # new or changed code: whatever reaches the function, or the module
+        if not tests:  # new or changed code: use all tests of the function or the module
             prefix = f"{mutant.scope}\t" if mutant.scope else ""
             tests = sorted({test for key in lines if key.startswith(prefix) for test in lines[key]})
         return _chosen([t for t in tests if t in self.seconds], self.seconds, mutant, budget)
@@ -71,13 +71,13 @@ def _chosen(
 ) -> list[str]:
     words = set(mutant.path.removesuffix(".py").split("/")) - {"cbtfs", "run"}
     by_file: dict[str, list[str]] = {}
-    for test in sorted(tests, key=lambda each: (seconds[each], each)):
+    for test in sorted(tests, key=lambda test: (seconds[test], test)):
         by_file.setdefault(test.partition("::")[0], []).append(test)
     ranked = []
-    for file, those in by_file.items():
+    for file, candidates in by_file.items():
         near = sum(word in file for word in words)
-        # Of a file that is about the module all tests soon, of others one after the other.
-        ranked += [(rank / (1 + 8 * near), seconds[t], t) for rank, t in enumerate(those)]
+        # All tests of a file named like the module come early; other files take turns.
+        ranked += [(rank / (1 + 8 * near), seconds[t], t) for rank, t in enumerate(candidates)]
     chosen: list[str] = []
     spent = 0.0
     for _, cost, test in sorted(ranked):
@@ -89,13 +89,13 @@ def _chosen(
 
 
 def measure(sandbox: Sandbox, tests: Sequence[str], output: Path) -> Reach:
-    """Run *tests* under coverage in *sandbox*. Tests that fail there are left out of the map."""
+    """Run *tests* under coverage in *sandbox*; return the map without tests that failed."""
     folder = sandbox.folder / "reach"
     folder.mkdir()
     results = folder / "results"
     results.touch()
     rc = folder / "rc"
-    include = ",".join(f"{sandbox.folder}/cbtfs/{each}/*" for each in PACKAGES)
+    include = ",".join(f"{sandbox.folder}/cbtfs/{package}/*" for package in PACKAGES)
     rc.write_text(_RC.format(folder=folder, context=plugin.CONTEXT, include=include))
     command = [
         "-m", "coverage", "run", f"--rcfile={rc}", "-m", "pytest", "-q",
@@ -129,16 +129,16 @@ def _read(sandbox: Sandbox, folder: Path, results: Path) -> Reach:
         path = Path(file)
         texts = {n: (scope, text) for n, scope, text in scopes_by_line(path.read_bytes())}
         module = path.relative_to(sandbox.folder).as_posix()
-        found: dict[str, set[str]] = {}
+        reached: dict[str, set[str]] = {}
         for number, contexts in data.contexts_by_lineno(file).items():
             scope, text = texts.get(number, ("", ""))
-            found.setdefault(f"{scope}\t{text}", set()).update(filter(None, contexts))
-        lines[module] = {key: sorted(tests) for key, tests in found.items()}
+            reached.setdefault(f"{scope}\t{text}", set()).update(filter(None, contexts))
+        lines[module] = {key: sorted(tests) for key, tests in reached.items()}
     return Reach(lines, seconds)
 
 
 def save_reach(path: Path, reach: Reach) -> None:
-    """Keep the map in the file *path*; tests are numbered there."""
+    """Write the map to the file *path*, with numbers in place of test names."""
     names = sorted({t for texts in reach.lines.values() for tests in texts.values() for t in tests})
     names = sorted({*names, *reach.seconds})
     numbers = {name: number for number, name in enumerate(names)}
@@ -151,7 +151,7 @@ def save_reach(path: Path, reach: Reach) -> None:
 
 
 def load_reach(path: Path) -> Reach:
-    """The map in the file *path*."""
+    """Return the map in the file *path*."""
     document = json.loads(path.read_text(encoding="utf-8"))
     names = document["tests"]
     lines = {

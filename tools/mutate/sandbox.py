@@ -1,7 +1,7 @@
-"""A copy of the checkout, with an environment of its own, in which tests may do what they like.
+"""A copy of the checkout with its own environment, in which tests of mutants run.
 
-Tests run in their own process and mount namespaces: whatever a mutant leaves behind, a mount, a
-process, a full disk, is gone with them, and the checkout is never touched.
+Tests run in separate process and mount namespaces, which remove the mounts, processes and files
+that a mutant leaves behind. The checkout itself is never modified.
 """
 
 import json
@@ -23,9 +23,9 @@ _COPIED: Final = (
 )  # fmt: skip
 _SCRATCH_BYTES: Final = 6 << 30
 _EXAMPLES: Final = 30
-"""Of each property: a mutant that only a hundred find counts as a survivor."""
+"""Number of examples per property; a mutant that needs more counts as a survivor."""
 _DATA_BYTES: Final = 6 << 30
-"""Memory of a process: a mutant that loops and appends ends with MemoryError."""
+"""Memory limit of a process, for mutants that append in an endless loop."""
 _COVERAGE: Final = (
     'import os; "COVERAGE_PROCESS_START" in os.environ and __import__("coverage").process_startup()'
 )
@@ -38,7 +38,7 @@ exit $?
 
 
 class Sandbox:
-    """The copy in *folder*, made afresh."""
+    """A new copy of the checkout in *folder*."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -56,11 +56,11 @@ class Sandbox:
         (folder / "docs" / "benchmarks").symlink_to(ROOT / "docs" / "benchmarks")
         (folder / "tmp").mkdir()
         self._make_environment()
-        # Checked by the source's hash: a mutant of the same size, a moment later, is not missed.
+        # Hash-based .pyc files: size and time of a mutant can equal those of the original.
         self._python("-m", "compileall", "-q", "--invalidation-mode=checked-hash", "cbtfs", "tools")
 
     def _make_environment(self) -> None:
-        """An environment with the packages of this one, but without its editable installation."""
+        """Create an environment with the packages of this one, except its editable install."""
         venv = self.folder / ".venv"
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
         packages = Path(sysconfig.get_paths()["purelib"])
@@ -79,11 +79,11 @@ class Sandbox:
         subprocess.run([self.python, *arguments], cwd=self.folder, check=True)
 
     def read(self, path: str) -> bytes:
-        """The module at *path*, as it is in the copy."""
+        """Return the content of the module at *path* in the copy."""
         return (self.folder / path).read_bytes()
 
     def write(self, path: str, data: bytes) -> None:
-        """Put *data* into the copy as module *path*."""
+        """Replace the module at *path* in the copy by *data*."""
         (self.folder / path).write_bytes(data)
 
     def run(
@@ -93,7 +93,7 @@ class Sandbox:
         output: Path,
         environment: Mapping[str, str] | None = None,
     ) -> int:
-        """Run python with *arguments* in the copy; its exit code, TIMED_OUT after *seconds*."""
+        """Run python with *arguments*; return its exit code, or TIMED_OUT after *seconds*."""
         variables = {
             **self._variables(),
             "SCRATCH": str(_SCRATCH_BYTES),
@@ -115,7 +115,7 @@ class Sandbox:
             ).returncode
 
     def test(self, arguments: Sequence[str], seconds: float, output: Path) -> int:
-        """Run pytest with *arguments*; its exit code, TIMED_OUT after *seconds*."""
+        """Run pytest with *arguments*; return its exit code, or TIMED_OUT after *seconds*."""
         if self._server is None:
             self._server = subprocess.Popen(
                 [self.python, "-m", "tools.mutate.server"],
@@ -149,7 +149,7 @@ class Sandbox:
         return variables
 
     def remove(self) -> None:
-        """End what serves it and remove the copy."""
+        """End the test server and remove the copy."""
         if self._server is not None:
             self._server.communicate()
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,6 +1,6 @@
-"""Runs pytest again and again, each time in a child with namespaces of its own.
+"""A server that runs pytest on request, each time in a child with its own namespaces.
 
-The child starts with the libraries loaded but nothing of cbtfs: it reads the code as it is then.
+The child inherits the loaded libraries but no module of cbtfs, so it loads the current code.
 Requests and answers are lines of JSON on standard input and output.
 """
 
@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import Final, NoReturn
 
 TIMED_OUT: Final = 124
-"""Exit code of a run that took too long."""
+"""Exit code of a run that exceeded its time limit."""
 _NOT_SET_UP: Final = 99
 
 _LIBRARIES: Final = (
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def _run(arguments: Sequence[str], seconds: float, output: str, memory_bytes: int) -> int:
-    """Exit code of pytest with *arguments*; all that it started has ended then."""
+    """Run pytest with *arguments* and end all its processes; return its exit code."""
     child = os.fork()
     if child == 0:
         _isolate(arguments, output, memory_bytes)
@@ -67,7 +67,7 @@ def _run(arguments: Sequence[str], seconds: float, output: str, memory_bytes: in
 
 
 def _isolate(arguments: Sequence[str], output: str, memory_bytes: int) -> NoReturn:
-    """In a child: start the first process of new namespaces, which ends with this one."""
+    """Start the first process of new namespaces, which ends when this child ends."""
     code = _NOT_SET_UP
     try:
         _libc.prctl(_SET_DEATH_SIGNAL, signal.SIGKILL)
@@ -83,7 +83,10 @@ def _isolate(arguments: Sequence[str], output: str, memory_bytes: int) -> NoRetu
 
 
 def _first(arguments: Sequence[str], output: str, memory_bytes: int) -> NoReturn:
-    """As process 1: mount what is private, start the tests, reap orphans until they end."""
+    """Mount private file systems, start the tests, and reap orphans until the tests end.
+
+    This runs as process 1 of its namespace.
+    """
     code = _NOT_SET_UP
     try:
         _checked(_libc.mount(b"none", b"/", None, _PRIVATE, None))

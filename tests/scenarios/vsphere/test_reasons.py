@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[3]
 REASONS = {
     "cbtfs/source/vsphere/cbt/trust.py": ("distrust", "_new_epoch", "foreign_snapshots"),
     "cbtfs/source/vsphere/snapshots/reverts.py": ("reverted_since",),
-    "cbtfs/source/vsphere/cbt/changed_areas.py": ("_query", "_odd"),
+    "cbtfs/source/vsphere/cbt/changed_areas.py": ("_page", "_invalid"),
     "cbtfs/source/vsphere/cbt/readiness.py": ("make_ready", "enabling_obstacle", "untracked_disk"),
     "cbtfs/ingest/vsphere/changes.py": ("_revert",),
     "cbtfs/ingest/plan.py": ("make_plan",),

@@ -1,6 +1,6 @@
 /* The connection to the simulator. It replaces the HTTPS and NFC of the real library.
  *
- * It is a separate shared library, and vixDiskLib has no rpath to it: as with the dependencies of the real library,
+ * It is a separate shared library, and vixDiskLib has no rpath: as with the dependencies of the real library,
  * the loader finds it only through LD_LIBRARY_PATH.
  */
 
