@@ -111,7 +111,7 @@ def test_snapshots_in_too_many_levels_are_refused() -> None:
             vim.vm.SnapshotTree(snapshot=snapshot, name=str(number), childSnapshotList=tree),
         ]
 
-    with pytest.raises(SourceUnavailable, match=r"vc1 reports .* more than 100 levels"):
+    with pytest.raises(SourceUnavailable, match=r"vc1 reports more than 100 levels"):
         entries_of(vim.vm.SnapshotInfo(rootSnapshotList=tree), "vc1")
 
 

@@ -417,7 +417,7 @@ def test_a_snapshot_that_cannot_be_removed_is_removed_by_the_next_run(tracked: L
 
 
 def test_a_snapshot_that_grows_too_old_costs_the_point(tracked: Lab) -> None:
-    refused(tracked, "the --max-snapshot-age", max_snapshot_age=0.0)
+    refused(tracked, "older than --max-snapshot-age", max_snapshot_age=0.0)
 
 
 def test_a_disk_is_not_left_out_because_the_snapshot_is_too_old(tracked: Lab) -> None:

@@ -88,8 +88,8 @@ class Watch:
             raise Stopped("interrupted")
         if self._max_age is not None and self._clock() - self._began >= self._max_age:
             raise SnapshotTooOld(
-                f"the snapshot is older than {self._max_age:.0f} s, the --max-snapshot-age: "
-                "nothing is committed"
+                f"the snapshot is older than --max-snapshot-age ({self._max_age:.0f} s): nothing "
+                "is committed"
             )
 
 
