@@ -39,12 +39,13 @@ def capture(
     repository: Path,
     image: Path,
     changed: Sequence[int] | None = None,
-    *,
-    vm: str = VM,
-    options: Sequence[str] = (),
+    options: Sequence[str] = ("--vm", VM),
 ) -> ProgramRun:
-    """Run `cbtfs ingest image`; the output of the run is the document of --json."""
-    words: Words = ["--vm", vm, "--disk", DISK, "--json", *options]
+    """Run `cbtfs ingest image`; the output of the run is the document of --json.
+
+    *options* name the VM and may have further options.
+    """
+    words: Words = [*options, "--disk", DISK, "--json"]
     if changed is not None:
         path = repository.with_suffix(".json")
         path.write_text(json.dumps([{"start": b * BLOCK, "length": BLOCK} for b in changed]))

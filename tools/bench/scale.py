@@ -56,7 +56,7 @@ class ScaleCase:
                 file.seek(block * BLOCK)
                 file.write(self.content.block("random"))
         return capture(
-            program, self.repository, self.image, changed, vm=self.vm, options=options
+            program, self.repository, self.image, changed, ("--vm", self.vm, *options)
         ).seconds
 
 

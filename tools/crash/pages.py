@@ -2,7 +2,7 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -66,7 +66,8 @@ def pages(folder: Path, seed: int, count: int) -> CampaignResult:
             for turn in range(min(turns, len(failures))):
                 number = lifecycle.campaign.rnd.randrange(step) if step > 1 else 0
                 numbers = itertools.count(number, step)
-                failed[call] += _fail_numbers(lifecycle, operation, call, turn, turns, numbers)
+                choices = failures[turn : turn + 1] if turns >= len(failures) else failures
+                failed[call] += _fail_numbers(lifecycle, operation, call, choices, numbers)
     lifecycle.prove_all()
     note = ", ".join(f"{call} {number}" for call, number in failed.items())
     return CampaignResult(
@@ -84,17 +85,19 @@ def _fail_numbers(
     lifecycle: Lifecycle,
     operation: Operation,
     call: str,
-    turn: int,
-    turns: int,
+    failures: Sequence[str],
     numbers: Iterable[int],
 ) -> int:
-    """Fail one call per run, those of *numbers*; return how many calls failed."""
-    failures, failed = _FAILURES[call], 0
+    """Fail one call per run, those of *numbers*; return how many calls failed.
+
+    Each failure is a random one of *failures*.
+    """
+    failed = 0
     for number in numbers:
         _keep_small(lifecycle, operation)
-        failure = (
-            failures[turn] if turns >= len(failures) else lifecycle.campaign.rnd.choice(failures)
-        )
+        failure = failures[0]
+        if len(failures) > 1:
+            failure = lifecycle.campaign.rnd.choice(failures)
         if not fail(lifecycle, operation, Failing(call, failure, number + 1)):
             break
         failed += 1

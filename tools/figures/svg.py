@@ -1,5 +1,6 @@
 """A small SVG canvas with boxes, arrows and labels. Lengths are in pixels."""
 
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Final
 
@@ -9,6 +10,20 @@ _ARROW: Final = (
     "<marker id='arrow' viewBox='0 0 10 10' refX='9' refY='5' markerWidth='8' markerHeight='8' "
     f"orient='auto-start-reverse'><path d='M0,1 L9,5 L0,9 z' fill='{INK}'/></marker>"
 )
+
+
+@dataclass(frozen=True, slots=True)
+class TextStyle:
+    """Appearance of a line of text; *size* is in pixels."""
+
+    size: int = 12
+    weight: str = "normal"
+    colour: str = INK
+    anchor: str = "middle"
+
+
+_TITLE: Final = TextStyle(size=14, weight="bold")
+_LABEL: Final = TextStyle(colour="#52606d")
 
 
 class Canvas:
@@ -24,7 +39,7 @@ class Canvas:
             f"<rect x='{x}' y='{y}' width='{width}' height='{height}' rx='8' fill='none' "
             f"stroke='#9aa5b1' stroke-dasharray='5 4'/>"
         )
-        self._text(x + 10, y + 18, title, size=12, colour="#52606d", anchor="start")
+        self._text(x + 10, y + 18, title, replace(_LABEL, anchor="start"))
 
     def box(self, x: int, y: int, width: int, height: int, *lines: str, fill: str) -> None:
         """Draw a box with centred lines of text; the first one is bold."""
@@ -34,9 +49,8 @@ class Canvas:
         )
         top = y + height / 2 - 8 * (len(lines) - 1) + 5
         for number, line in enumerate(lines):
-            size = 14 if number == 0 else 12
-            weight = "bold" if number == 0 else "normal"
-            self._text(x + width / 2, top + 16 * number, line, size=size, weight=weight)
+            style = TextStyle() if number else _TITLE
+            self._text(x + width / 2, top + 16 * number, line, style)
 
     def arrow(
         self, *points: tuple[int, int], label: str = "", at: tuple[int, int] = (0, 0)
@@ -48,22 +62,12 @@ class Canvas:
             "marker-end='url(#arrow)'/>"
         )
         if label:
-            self._text(*at, label, size=12, colour="#52606d")
+            self._text(*at, label, _LABEL)
 
-    def _text(
-        self,
-        x: float,
-        y: float,
-        text: str,
-        *,
-        size: int,
-        weight: str = "normal",
-        colour: str = INK,
-        anchor: str = "middle",
-    ) -> None:
+    def _text(self, x: float, y: float, text: str, style: TextStyle) -> None:
         self._parts.append(
-            f"<text x='{x:g}' y='{y:g}' font-size='{size}' font-weight='{weight}' fill='{colour}' "
-            f"text-anchor='{anchor}' {FONT}>{escape(text)}</text>"
+            f"<text x='{x:g}' y='{y:g}' font-size='{style.size}' font-weight='{style.weight}' "
+            f"fill='{style.colour}' text-anchor='{style.anchor}' {FONT}>{escape(text)}</text>"
         )
 
     def render(self) -> str:
