@@ -1,1 +1,1 @@
-"""vSphere: sessions, snapshots of virtual machines, what changed. The one door to pyVmomi."""
+"""vSphere: sessions, snapshots and change lists. Only this package imports pyVmomi."""

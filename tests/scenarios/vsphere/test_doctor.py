@@ -313,7 +313,7 @@ def test_a_vm_removed_meanwhile_does_not_affect_the_others(sim: Simulator, capsy
     assert code == 3
     here, gone = document["vms"]
     assert here["findings"] == []
-    assert "removed meanwhile" in gone["findings"][0]["text"]
+    assert "removed in the meantime" in gone["findings"][0]["text"]
 
 
 @pytest.mark.parametrize("number", [1, 2, 4])

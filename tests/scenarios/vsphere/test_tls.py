@@ -123,9 +123,9 @@ def test_5_a_pinned_ca_does_not_make_its_certificates_trusted(
 
 def test_6_plain_http(certificate: Certificate) -> None:
     with Simulator(one_vm(), tls=False) as sim:
-        with refused(sim, "no TLS|cannot reach"):
+        with refused(sim, "TLS with|cannot reach"):
             logs_in(sim, verifying(certificate.certificate))
-        with refused(sim, "no TLS|cannot reach"):
+        with refused(sim, "TLS with|cannot reach"):
             logs_in(sim, pinned(address_of(sim), pin_of(certificate), 20))
 
 
@@ -136,9 +136,9 @@ def test_7_a_downgrade(certificate: Certificate) -> None:
         old.minimum_version = ssl.TLSVersion.TLSv1
         old.maximum_version = ssl.TLSVersion.TLSv1_1
     with Simulator(one_vm(), certificate=certificate, tls=old) as sim:
-        with refused(sim, "no TLS|cannot reach"):
+        with refused(sim, "TLS with|cannot reach"):
             logs_in(sim, verifying(certificate.certificate))
-        with refused(sim, "no TLS|cannot reach"):
+        with refused(sim, "TLS with|cannot reach"):
             logs_in(sim, pinned(address_of(sim), pin_of(certificate), 20))
 
 

@@ -276,11 +276,11 @@ def test_a_temporary_fault_of_the_snapshot_is_retried(tracked: Lab, fault: str) 
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
-        ("vim.fault.NoDiskSpace", "make room"),
+        ("vim.fault.NoDiskSpace", "free space"),
         ("vim.fault.TooManySnapshotLevels", "remove snapshots"),
         ("vim.fault.QuestionPending", "answer the VM's question"),
         ("vim.fault.InvalidPowerState", "InvalidPowerState"),
-        ("vim.fault.RestrictedVersion", "licence"),
+        ("vim.fault.RestrictedVersion", "license"),
         ("vim.fault.InvalidState", "InvalidState"),
     ],
 )

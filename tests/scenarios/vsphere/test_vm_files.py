@@ -127,7 +127,7 @@ def test_unreadable_files_are_reported_and_cost_nothing_else(
         lab.assert_true(outcome.manifest)
         assert outcome.is_whole
         assert list(contents(lab, outcome.manifest)) == ["config.json", "Hard disk 1.vmdk"]
-        missing = [note for note in outcome.notes if note.startswith("not kept: ")]
+        missing = [note for note in outcome.notes if note.startswith("not stored: ")]
         assert len(missing) == 2
         assert f"{VM}.vmx" in missing[0]
         assert "500" in missing[0]
@@ -141,7 +141,7 @@ def test_a_user_who_may_not_read_datastores_gets_one_line(
     with Simulator(inventory, certificate=certificate) as sim:
         outcome = new_lab(sim, tmp_path, TRANSPORTS["nbd"]).ingest()
 
-        notes = [note for note in outcome.notes if note.startswith("not kept: ")]
+        notes = [note for note in outcome.notes if note.startswith("not stored: ")]
         assert len(notes) == 1
         assert notes[0].endswith("Datastore.Browse and Datastore.FileManagement")
 
