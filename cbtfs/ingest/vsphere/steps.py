@@ -29,7 +29,7 @@ from cbtfs.ingest.vsphere.vm_metadata import (
     VmMetadata,
 )
 from cbtfs.source.base import Stopped
-from cbtfs.source.transport.base import TransportDisk, Transport
+from cbtfs.source.transport.base import Transport, TransportDisk
 from cbtfs.source.transport.choose import Choice, choose
 from cbtfs.source.vsphere.cbt.readiness import Ready
 from cbtfs.source.vsphere.inventory.disks import DiskFacts
