@@ -117,6 +117,19 @@ def test_every_link_has_a_target() -> None:
     assert broken == []
 
 
+def test_every_path_of_the_checkout_exists() -> None:
+    missing = [
+        (page.name, path)
+        for page in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"))
+        for path in re.findall(
+            r"`((?:cbtfs|tests|tools|contrib|docs)/[\w./@-]+)`", page.read_text()
+        )
+        if not (ROOT / path).exists()
+    ]
+
+    assert missing == []
+
+
 def _has(page: Path, anchor: str) -> bool:
     """Return whether *page* has a heading with the anchor *anchor*, by GitHub's rules."""
     headings = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), re.M)
