@@ -98,6 +98,28 @@ def test_the_readme_names_what_it_takes_and_the_set_up_installs_it() -> None:
     assert libraries <= named
 
 
+@pytest.mark.mounts
+def test_pip_without_headers_prints_one_line_to_install_them(tmp_path: Path) -> None:
+    for part in PARTS:
+        source, target = ROOT / part, tmp_path / "source" / part
+        target.parent.mkdir(exist_ok=True)
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
+    pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index"]
+    options = ["--no-build-isolation", "--target", str(tmp_path / "target")]
+    hide = 'mount -t tmpfs tmpfs /usr/include && exec "$@"'
+    command = ["unshare", "--mount", "sh", "-c", hide, "sh", *pip, *options, "."]
+    done = subprocess.run(
+        command, cwd=tmp_path / "source", check=False, capture_output=True, text=True
+    )
+
+    lines = [line.strip() for line in (done.stdout + done.stderr).splitlines()]
+    readme = (ROOT / "README.md").read_text("utf-8")
+    (build,) = re.findall(r"^(apt-get install .*?) +# to build$", readme, re.M)
+    assert done.returncode == 1
+    assert lines.count(build) == 1
+    assert sum("libdeflate.h, zstd.h not found" in line for line in lines) == 1
+
+
 def _linked() -> str:
     (found,) = re.findall(r"libraries=\[(.*?)\]", (ROOT / "setup.py").read_text("utf-8"))
     return str(found)
@@ -106,6 +128,16 @@ def _linked() -> str:
 def test_the_manual_pages_say_what_the_help_says() -> None:
     """After a change of the help: python -m tools.manpages."""
     assert {page.name: page.read_text("utf-8") for page in FOLDER.glob("*.1")} == pages()
+
+
+def test_each_manual_page_has_environment_and_files() -> None:
+    configuration = (ROOT / "docs" / "configuration.md").read_text("utf-8")
+    variables = set(re.findall(r"`(CBTFS_[A-Z_]+)`", configuration))
+    for text in pages().values():
+        assert ".SH ENVIRONMENT\n.TP\n.B CBTFS_REPO\n" in text
+        assert ".SH FILES\n.TP\n.B ~/.config/cbtfs/config.toml\n" in text
+
+    assert variables == set(re.findall(r"^\.B (CBTFS_\w+)$", pages()["cbtfs.1"], re.M))
 
 
 @pytest.mark.parametrize("name", sorted(pages()))

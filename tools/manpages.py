@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,6 +12,48 @@ from cbtfs import __version__
 from cbtfs.cli.main import app
 
 FOLDER: Final = Path(__file__).parent.parent / "contrib" / "man"
+
+_Entries = Sequence[tuple[str, str]]
+"""Names and descriptions of a section."""
+
+_ENVIRONMENT: Final[Mapping[str, _Entries]] = {
+    "": (
+        ("CBTFS_REPO", "Repository directory, if --repo is not given."),
+        ("CBTFS_CONFIG", "Configuration file, if --config is not given."),
+    ),
+    "server": (
+        ("CBTFS_VSPHERE_SERVER", "Server, if --server is not given."),
+        ("CBTFS_VSPHERE_USER", "User name, if --user is not given."),
+        ("CBTFS_VSPHERE_PASSWORD", "Password, if --password-file is not given."),
+    ),
+    "time_zone": (("TZ", "Time zone of this machine, for times without an offset."),),
+}
+"""Variables by the parameter of the commands that read them; "" for every command."""
+_FILES: Final[Mapping[str, _Entries]] = {
+    "": (
+        (
+            "~/.config/cbtfs/config.toml",
+            "Configuration: the repository, servers, defaults of options, and jobs. "
+            "XDG_CONFIG_HOME replaces ~/.config.",
+        ),
+    ),
+    "time_zone": (("/etc/localtime", "Time zone of this machine, if TZ is not set."),),
+    "vddk_libdir": (
+        ("/opt/vmware-vix-disklib-distrib", "VMware's VDDK, if --vddk-libdir is not given."),
+    ),
+    "log_file": (
+        (
+            "~/.local/state/cbtfs/mount.log",
+            "Log of the mount, if --log-file is not given. XDG_STATE_HOME replaces ~/.local/state.",
+        ),
+    ),
+}
+_REPOSITORY_FILES: Final[_Entries] = (
+    ("DIR/repository.json", "Settings of the repository in directory DIR."),
+    ("DIR/points/", "A manifest for each restore point; a manifest is its commit."),
+    ("DIR/packs/", "The data."),
+    ("DIR/catalog/", "An index, which can be rebuilt by cbtfs repair."),
+)
 
 
 def pages() -> dict[str, str]:
@@ -54,11 +96,29 @@ def _page(name: str, command: Any) -> str:
         lines.append(".SH COMMANDS")
         for child in children:
             lines += [".TP", f".BR {name}-{child.name} (1)", _escaped(_first_line(child))]
+    used = {"", *_parameters(command)}
+    files = _of(_FILES, used) + (list(_REPOSITORY_FILES) if name == "cbtfs" else [])
+    for title, entries in (("ENVIRONMENT", _of(_ENVIRONMENT, used)), ("FILES", files)):
+        lines.append(f".SH {title}")
+        for item, text in entries:
+            lines += [".TP", f".B {_escaped(item)}", _escaped(text)]
     lines += _epilog(command.epilog or "")
     lines += [".SH SEE ALSO"]
     others = ["cbtfs"] if name != "cbtfs" else []
     lines.append(", ".join([f"\\fB{page}\\fR(1)" for page in others] + ["docs/ of the sources"]))
     return "\n".join(lines) + "\n"
+
+
+def _parameters(command: Any) -> set[str]:
+    """Return the names of the parameters of a command and of all commands below it."""
+    names = {param.name for param in command.params}
+    return names.union(*map(_parameters, _children(command)))
+
+
+def _of(section: Mapping[str, _Entries], used: set[str]) -> list[tuple[str, str]]:
+    return [
+        entry for parameter, entries in section.items() if parameter in used for entry in entries
+    ]
 
 
 def _spaced(name: str) -> str:
