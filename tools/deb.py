@@ -1,8 +1,8 @@
 """Build a Debian package of cbtfs that carries its own environment: `tools/package`.
 
 The package has a virtual environment in /usr/lib/cbtfs with cbtfs and all libraries of Python, and
-uses the Python of the system. Manual pages, units and completions are where Debian looks for them.
-The package runs on the Debian release and architecture that it is built on.
+uses the Python of the system. Manual pages, units and completions are in the directories of the
+system. The package is for the Debian release and the architecture of the machine that builds it.
 """
 
 import argparse
