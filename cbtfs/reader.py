@@ -5,10 +5,11 @@ from __future__ import annotations
 import resource
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from itertools import takewhile
 from typing import Final
 
 from cbtfs.cache import Cache
-from cbtfs.core.blockmap import FANOUT, Shape, Tree, diff
+from cbtfs.core.blockmap import FANOUT, Shape, Tree, diff, runs_of
 from cbtfs.core.extent import Extent, between, clip, coalesce
 from cbtfs.core.frame import Kind
 from cbtfs.core.ids import NULL_DIGEST, Digest, PackId, Ref
@@ -345,11 +346,20 @@ class Disk:
         runs = (Extent(f * self._block, n * self._block) for f, n in self.tree().data_runs())
         return clip(runs, 0, self.size)
 
+    def data_in(self, area: Extent) -> Iterator[Extent]:
+        """Yield the parts of *area* with data, ascending. Only their nodes are loaded."""
+        blocks = self.tree().data_blocks(area.start // self._block)
+        near = takewhile(lambda block: block * self._block < area.end, blocks)
+        runs = (Extent(f * self._block, n * self._block) for f, n in runs_of(near))
+        return clip(runs, area.start, min(area.end, self.size))
 
-def differing(left: Disk, right: Disk) -> Iterator[Extent]:
+
+def differing(left: Disk, right: Disk, area: Extent | None = None) -> Iterator[Extent]:
     """Yield the extents in which two disks may differ: whole blocks, ascending.
 
     Bytes beyond the end of the shorter disk count as different.
+
+    *area*: yield only the parts in this range, and load no nodes before it.
 
     Raises:
         ValueError: the block sizes differ.
@@ -357,6 +367,9 @@ def differing(left: Disk, right: Disk) -> Iterator[Extent]:
     if left.record.block_size != right.record.block_size:
         raise ValueError("the disks have different block sizes")
     size, unit = max(left.size, right.size), left.record.block_size
-    blocks = (Extent(block * unit, unit) for block in diff(left.tree(), right.tree()))
+    start, end = (0, size) if area is None else (area.start, min(area.end, size))
+    numbers = diff(left.tree(), right.tree(), start // unit)
+    near = takewhile(lambda block: block * unit < end, numbers)
+    blocks = (Extent(block * unit, unit) for block in near)
     ends = between(min(left.size, right.size), size)
-    return clip(coalesce([*blocks, *ends]), 0, size)
+    return clip(coalesce([*blocks, *ends]), start, end)

@@ -8,7 +8,7 @@ References to objects are opaque here: anything that can be compared. Loading is
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar, Union
 
@@ -165,35 +165,49 @@ class Tree(Generic[Ref]):
 
     def data_runs(self) -> Iterator[tuple[int, int]]:
         """Yield (first block, blocks) of every run of blocks that hold data, ascending."""
-        first = count = 0
-        for block in self.data_blocks():
-            if count and block == first + count:
-                count += 1
-                continue
-            if count:
-                yield first, count
-            first, count = block, 1
+        yield from runs_of(self.data_blocks())
+
+
+def runs_of(blocks: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """Yield (first block, blocks) of every run of consecutive numbers in ascending *blocks*."""
+    first = count = 0
+    for block in blocks:
+        if count and block == first + count:
+            count += 1
+            continue
         if count:
             yield first, count
+        first, count = block, 1
+    if count:
+        yield first, count
 
 
-def diff(left: Tree[Ref], right: Tree[Ref]) -> Iterator[int]:
-    """Yield the indexes of blocks that differ, ascending; equal subtrees are not loaded."""
+def diff(left: Tree[Ref], right: Tree[Ref], first: int = 0) -> Iterator[int]:
+    """Yield the indexes of blocks that differ, from *first* on, ascending.
+
+    Equal subtrees are not loaded, nor those before *first*.
+    """
     level = max(left.height, right.height)
-    yield from _differ(left, right, left._top(level), right._top(level), level, 0)
+    yield from _differ((left, right), (left._top(level), right._top(level)), level, 0, first)
 
 
 def _differ(
-    left: Tree[Ref], right: Tree[Ref], a: _Node[Ref], b: _Node[Ref], level: int, index: int
+    trees: tuple[Tree[Ref], Tree[Ref]],
+    nodes: tuple[_Node[Ref], _Node[Ref]],
+    level: int,
+    index: int,
+    first: int,
 ) -> Iterator[int]:
-    if a == b and not isinstance(a, _Lifted):
+    a, b = nodes
+    if (index + 1) * FANOUT**level <= first or (a == b and not isinstance(a, _Lifted)):
         return
     if level == 0:
         yield index
         return
+    left, right = trees
     pairs = zip(left._below(a, level), right._below(b, level), strict=True)
-    for slot, (below_a, below_b) in enumerate(pairs):
-        yield from _differ(left, right, below_a, below_b, level - 1, index * FANOUT + slot)
+    for slot, below in enumerate(pairs):
+        yield from _differ(trees, below, level - 1, index * FANOUT + slot, first)
 
 
 @dataclass(slots=True)

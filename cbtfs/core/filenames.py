@@ -36,7 +36,9 @@ def disk_names(disks: Sequence[DiskRecord]) -> list[str]:
     return names
 
 
-def view_names(name: str) -> tuple[str, str]:
-    """Return the paths of the views of the disk with that file name, from the point's directory."""
-    stem = name.removesuffix(RAW)
-    return f"{VIEWS}/{stem}{QCOW2}", f"{VIEWS}/{stem}{VMDK}"
+def view_paths(disk: DiskRecord, name: str) -> list[str]:
+    """Return the paths of the images of a disk with that file name, from the point's directory."""
+    if disk.kind != "disk":
+        return []
+    stem = f"{VIEWS}/{name.removesuffix(RAW)}"
+    return [stem + QCOW2, stem + VMDK] if disk.size else [stem + QCOW2]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from cbtfs.core.filenames import SLICES, VM_JSON, disk_names
+from cbtfs.core.filenames import SLICES, VM_JSON, disk_names, view_paths
 from cbtfs.core.manifest import MAX_DISKS, DiskRecord, Manifest, PointState
 from cbtfs.core.moment import parse_moment
 from cbtfs.errors import DataCorrupt
@@ -110,7 +110,11 @@ def encode_vm_json(manifest: Manifest, state: PointState, *, is_damaged: bool) -
         },
         "vm": asdict(manifest.vm),
         "slices": SLICES,
-        "disks": [_disk_document(disk, state) for disk in manifest.of_kind("disk")],
+        "disks": [
+            {**_disk_document(disk, state), "images": view_paths(disk, name)}
+            for disk, name in zip(manifest.disks, disk_names(manifest.disks), strict=True)
+            if disk.kind == "disk"
+        ],
         "files": [{"file": file.label, "size": file.size} for file in manifest.of_kind("file")],
         "metadata": manifest.metadata,
     }

@@ -234,11 +234,15 @@ class FileSystem:
 
     def _time_link(self, node: VmNode, name: str) -> Entry | None:
         """Return the link with a name like `@-2d` or `@2026-11-20` to the matching point."""
-        with self._catalog.view() as view:
-            point = listing.requested(view, node.vm, name.removeprefix(_TIME_LINK_PREFIX))
-        vm = self._current_tree().by_base.get(node.base)
-        target = vm.node_of(point) if point is not None and isinstance(vm, VmNode) else None
+        target = self.requested(node, name.removeprefix(_TIME_LINK_PREFIX))
         return None if target is None else target.linked(name)
+
+    def requested(self, node: VmNode, which: str) -> PointNode | None:
+        """Return the point of a VM that *which*, the text behind `VM@`, means; or None."""
+        with self._catalog.view() as view:
+            point = listing.requested(view, node.vm, which)
+        vm = self._current_tree().by_base.get(node.base)
+        return vm.node_of(point) if point is not None and isinstance(vm, VmNode) else None
 
     # Files
 

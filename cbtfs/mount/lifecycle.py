@@ -64,7 +64,7 @@ class MountServer:
             on_ready()
 
         try:
-            context = self._worker_context(operations)
+            context = self._worker_context(operations, mountpoint)
             Supervisor(mountpoint, self.workers, context.work, context.stats.count_error).run(
                 report_ready
             )
@@ -86,7 +86,7 @@ class MountServer:
             ) from exc
         return operations
 
-    def _worker_context(self, operations: FuseOperations) -> WorkerContext:
+    def _worker_context(self, operations: FuseOperations, mountpoint: Path) -> WorkerContext:
         trio.run(_answer_init, operations)
         repository = self.repository.absolute()
         return WorkerContext(
@@ -95,6 +95,7 @@ class MountServer:
             _find_device(),
             OpenCounts(),
             WorkerStats(),
+            str(mountpoint),
             mount_info(str(repository), str(self.mountpoint.absolute()), os.getpid()),
         )
 

@@ -168,8 +168,13 @@ class DirectoryTree:
 
     def find_by_id(self, name: str) -> Entry | None:
         """Return the link to the VM with that id, or None."""
-        node = self.by_base.get(self.bases.get(_key(VmId(name)), 0))
-        return node.by_id if isinstance(node, VmNode) and node.vm == name else None
+        node = self.vm(VmId(name))
+        return None if node is None else node.by_id
+
+    def vm(self, vm: VmId) -> VmNode | None:
+        """Return the directory of the VM with that id, or None."""
+        node = self.by_base.get(self.bases.get(_key(vm), 0))
+        return node if isinstance(node, VmNode) and node.vm == vm else None
 
     def entries_by_id(self, after: int = 0) -> Iterator[tuple[Entry, int]]:
         """Yield the links to VMs after offset *after*, each with its permanent offset."""

@@ -44,6 +44,8 @@ class WorkerContext:
     """pyfuse3's descriptor of /dev/fuse."""
     open_counts: OpenCounts
     stats: WorkerStats
+    mountpoint: str
+    """Absolute path without symbolic links, which images contain."""
     mount_info: MountInfo
 
     def work(self, report: int, is_suspect: bool) -> None:
@@ -57,7 +59,7 @@ class WorkerContext:
             inner = FileSystem(repository, self.open_counts)
             device = Device(self.fd, inner.chunks)
             inner.provide_leaves_to(device.requests)
-            views = FileSystemWithViews(inner)
+            views = FileSystemWithViews(inner, self.mountpoint)
             file_system = FileSystemWithStatus(views, repository, self.stats, self.mount_info)
             self.operations.serve(file_system)
             send_ready(report)

@@ -35,8 +35,10 @@ def encode_vmdk(disk_bytes: int, path: bytes, content: int) -> bytes:
     *content*: a number below 2^32 - 2 that differs between different contents.
 
     Raises:
-        ValueError: a descriptor cannot contain the path.
+        ValueError: the disk is empty, which QEMU does not open, or the path is unsuitable.
     """
+    if disk_bytes == 0:
+        raise ValueError("a VMDK descriptor has at least one sector")
     if len(path) > _MAX_PATH_BYTES or any(byte in path for byte in b'"\r\n\0'):
         raise ValueError("a VMDK descriptor cannot contain the path of the disk")
     sectors = -(-disk_bytes // _SECTOR)

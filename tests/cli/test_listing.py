@@ -166,6 +166,7 @@ def test_show_json_tells_all(run: Run, repository: Path) -> None:
                 "zero_blocks": 0,
                 "new_bytes": 0,
                 "stored_bytes": 0,
+                "images": ["as/root.qcow2", "as/root.vmdk"],
             }
         ],
         "metadata": {},

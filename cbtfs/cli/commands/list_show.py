@@ -11,6 +11,7 @@ from cbtfs.cli.options.arguments import LOCAL, Json, PointName, TimeZone, exampl
 from cbtfs.cli.options.context import repository_path
 from cbtfs.cli.report.names import SHORT_ID
 from cbtfs.cli.report.output import emit, print_lines, print_table
+from cbtfs.core.filenames import disk_names, view_paths
 from cbtfs.core.units import format_size
 
 if TYPE_CHECKING:
@@ -150,8 +151,10 @@ def _description(report: SliceReport) -> Iterator[str]:
     if point.state.verified is not None:
         yield f"verified   {point.state.verified}"
     yield f"committed  {manifest.committed} by cbtfs {manifest.program}"
-    for disk in manifest.of_kind("disk"):
-        yield from _disk_lines(disk, point.suspect_disk(disk))
+    for disk, name in zip(manifest.disks, disk_names(manifest.disks), strict=True):
+        if disk.kind == "disk":
+            yield from _disk_lines(disk, point.suspect_disk(disk))
+            yield f"  images   {', '.join(view_paths(disk, name))}"
     for file in manifest.of_kind("file"):
         yield f"file {file.label}"
         yield f"  size     {file.size} bytes"

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from cbtfs.core.extent import Extent
+from cbtfs.core.filenames import disk_names, view_paths
 from cbtfs.core.manifest import DiskRecord, Manifest
 from cbtfs.listing import Point
 
@@ -71,7 +72,10 @@ def of_whole_point(point: Point) -> Document:
         "suspect": point.suspect,
         "tags": list(state.tags),
         "verified": state.verified,
-        "disks": [_of_disk(disk, point.suspect_disk(disk)) for disk in manifest.disks],
+        "disks": [
+            _of_disk(disk, point.suspect_disk(disk)) | {"images": view_paths(disk, name)}
+            for disk, name in zip(manifest.disks, disk_names(manifest.disks), strict=True)
+        ],
         "metadata": _plain(manifest.metadata),
     }
 
