@@ -1,12 +1,14 @@
 """Capture virtual disks with Changed Block Tracking; read every restore point as a raw file.
 
 The names in `__all__` are the Python API; docs/python.md describes them. They are loaded at their
-first use, because every command imports this package.
+first use, because every command imports this package. This module imports nothing else: the program
+has not isolated itself from the current directory and PYTHONPATH yet (cbtfs.cli.start).
 """
 
-from typing import TYPE_CHECKING, Any, Final
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, Final
+
     from cbtfs.api.disk import Change, DiskFile, Extent
     from cbtfs.api.repository import Disk, Point, Repository, open_repository
     from cbtfs.errors import (
@@ -38,14 +40,14 @@ __all__ = [
     "open_repository",
 ]
 
-_HOMES: Final = {
+_HOMES: "Final" = {
     **dict.fromkeys(("Change", "DiskFile", "Extent"), "cbtfs.api.disk"),
     **dict.fromkeys(("Disk", "Point", "Repository", "open_repository"), "cbtfs.api.repository"),
 }
 """Modules of the names; the others are in cbtfs.errors."""
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

@@ -35,8 +35,10 @@ _ARGUMENTS: Final[Mapping[str, tuple[str, ...]]] = {
 """Kind of each argument of a command; "..." repeats the last kind."""
 _FLAGS: Final = frozenset(
     {"--json", "--force", "--keep-going", "--dry-run", "--prune", "--off", "--help", "-h"}
+    | {"--quiet", "-q", "--verbose", "-v", "-vv"}
 )
 """Options without a value. All others take the next word."""
+_REPO: Final = ("--repo", "-r")
 _KEYWORDS: Final = ("latest", "good")
 _BASH_BREAKS: Final = "@:="
 """Word separators of bash. A completion replaces only the text after the last one."""
@@ -109,7 +111,7 @@ def _asked(line: Line) -> tuple[str, Sequence[str]] | None:
     words, arguments = iter(line.words), list[str]()
     for word in words:
         if word.startswith("-") and word != "-":
-            if word in _FLAGS or "=" in word:
+            if word in _FLAGS or "=" in word or _is_attached(word):
                 continue
             if next(words, None) is None:
                 return None  # the word is an option's value
@@ -126,11 +128,18 @@ def _asked(line: Line) -> tuple[str, Sequence[str]] | None:
     return (kinds[at], arguments[1:]) if at < len(kinds) else None
 
 
+def _is_attached(word: str) -> bool:
+    """Return whether *word* is -r with its value, as in -r/srv/backup."""
+    return word.startswith("-r") and word != "-r"
+
+
 def _repository(words: Sequence[str], environment: Mapping[str, str]) -> Path | None:
     options = dict(pairwise(words))
     options |= dict(word.split("=", 1) for word in words if word.startswith("--") and "=" in word)
-    if "--repo" in options:
-        return Path(options["--repo"]).expanduser()
+    options |= {word[:2]: word[2:] for word in words if _is_attached(word)}
+    for name in _REPO:
+        if name in options:
+            return Path(options[name]).expanduser()
     from cbtfs.config import load_config
 
     config = options.get("--config")

@@ -11,6 +11,8 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_group
 
+from cbtfs.cli.options.everywhere import add_everywhere
+
 MODULES: Final[Mapping[str, tuple[str, ...]]] = {
     "init": ("init",),
     "ingest": ("ingest",),
@@ -40,7 +42,10 @@ def load_commands(module: str) -> dict[str, Any]:
     app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
     app.callback()(lambda: None)
     import_module(f"cbtfs.cli.commands.{module}").add_to(app)
-    return dict(get_group(app).commands)
+    commands = dict(get_group(app).commands)
+    for command in commands.values():
+        add_everywhere(command)
+    return commands
 
 
 class _Commands(MutableMapping[str, Any]):
@@ -73,4 +78,5 @@ class LazyCommands(TyperGroup):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
+        add_everywhere(self)
         self.commands = _Commands(self.commands)

@@ -17,7 +17,6 @@ import typer
 
 from cbtfs import __version__
 from cbtfs.cli.lazy_commands import COMMANDS, LazyCommands
-from cbtfs.cli.options.context import Options
 from cbtfs.cli.options.defaults import option_defaults
 from cbtfs.cli.report.journal import gravity, is_journal
 from cbtfs.cli.report.output import begin_output, emit_error, say
@@ -69,18 +68,6 @@ def _print_version(is_asked: bool) -> None:
 @app.callback(invoke_without_command=True, epilog=_exit_codes())
 def _start(
     context: typer.Context,
-    repo: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Repository directory (default: $CBTFS_REPO)."),
-    ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Configuration file, TOML (default: $CBTFS_CONFIG, else "
-            "~/.config/cbtfs/config.toml).",
-        ),
-    ] = None,
     version: Annotated[
         bool,
         typer.Option(
@@ -95,9 +82,9 @@ def _start(
 
     Virtual machines are captured with Changed Block Tracking, disk images by change lists, bitmaps
     or digests. All restore points are in one deduplicated repository; any of them can be mounted,
-    restored or forgotten independently of the others.
+    restored or forgotten independently of the others. The options below, except --version, work in
+    front of a command and behind it.
     """
-    context.obj = Options(repo, config)
     if context.invoked_subcommand is None:
         typer.echo(context.get_help(), err=True)
         raise typer.Exit(ExitCode.USAGE)

@@ -29,6 +29,7 @@ ACKNOWLEDGED: Final = "acknowledged"
 IngestKind = Literal["full", "incremental"]
 TimeSource = Literal["clock", "given"]
 DiskKind = Literal["disk", "file"]
+ReadMethod = Literal["full", "scan", "incremental"]
 
 MIN_BLOCK_BYTES: Final = 4096
 MAX_BLOCK_BYTES: Final = 1 << 20
@@ -98,6 +99,13 @@ class DiskRecord:
             raise ValueError(f"no disk: size {self.size}, block size {self.block_size}")
         if not self.size and self.root != NULL_DIGEST:
             raise ValueError("a disk of size 0 with content")
+
+    @property
+    def method(self) -> ReadMethod:
+        """How the disk was read: by a change list, or completely; a scan compares with a parent."""
+        if self.ingest == "incremental":
+            return "incremental"
+        return "full" if self.parent is None else "scan"
 
     @property
     def data_bytes(self) -> int:

@@ -5,6 +5,7 @@ not later than the end of the unit that was written, so that every form of it be
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from typing import Final
@@ -102,7 +103,54 @@ def parse_request(text: str, here: Here) -> Request:
     raise ValueError(f"{text!r} is neither the name of a point nor a time: use e.g. {FORMS}")
 
 
-def _until(match: re.Match[str], zone: tzinfo) -> Until:
+def parse_since(text: str, here: Here) -> datetime:
+    """Return the first instant of the unit that *text* names, in UTC: a day, a minute, a second.
+
+    *text* is a time as in names of points, or -2d. ValueError if it is neither.
+    """
+    return _bound(text, here, _first_of)
+
+
+def parse_until(text: str, here: Here) -> datetime:
+    """Return the last microsecond of the unit that *text* names, in UTC.
+
+    *text* is a time as in names of points, or -2d. ValueError if it is neither.
+    """
+    return _bound(text, here, _last_of)
+
+
+def _bound(text: str, here: Here, of_unit: "Callable[[_Written, tzinfo], datetime]") -> datetime:
+    request = parse_request(text, here) if _MOUNT.match(text) or _RELATIVE.match(text) else None
+    if isinstance(request, Spelled):
+        written = _Written(request.moment.replace(tzinfo=None), timedelta(seconds=1), UTC)
+        return of_unit(written, UTC)
+    if isinstance(request, Until):
+        return request.last
+    match = _TIME.match(text)
+    if match is None:
+        raise ValueError(f"{text!r} is not a time: use e.g. -2d, 2026-11-20 or 2026-11-20T14:00")
+    try:
+        return of_unit(_written(match), here.zone)
+    except (ValueError, OverflowError) as exc:
+        raise ValueError(f"no such time: {text!r} ({exc})") from exc
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """A time as it was written: the start of a unit on a clock."""
+
+    first: datetime
+    """Naive."""
+    unit: timedelta
+    offset: tzinfo | None
+    """The zone that was written; None for the zone of the machine."""
+
+    @property
+    def last(self) -> datetime:
+        return self.first + (self.unit - _TICK)
+
+
+def _written(match: re.Match[str]) -> _Written:
     date, minutes, second, fraction, offset = match.groups()
     micro = (fraction or "")[:6]
     first = datetime.fromisoformat(
@@ -114,12 +162,28 @@ def _until(match: re.Match[str], zone: tzinfo) -> Until:
         unit = timedelta(minutes=1)
     else:
         unit = timedelta(seconds=1) / 10 ** len(micro)
-    if offset is None:
-        return Until(_last_instant(first + (unit - _TICK), zone))
-    fixed = UTC if offset in "Zz" else _offset(offset)
-    last = (first + (unit - _TICK)).replace(tzinfo=fixed).astimezone(UTC)
-    is_whole = second is not None
-    return Until(last, first.replace(tzinfo=fixed).astimezone(UTC) if is_whole else None)
+    fixed = None if offset is None else UTC if offset in "Zz" else _offset(offset)
+    return _Written(first, unit, fixed)
+
+
+def _until(match: re.Match[str], zone: tzinfo) -> Until:
+    written = _written(match)
+    last = _last_of(written, zone)
+    if written.offset is None or match[3] is None:
+        return Until(last)
+    return Until(last, written.first.replace(tzinfo=written.offset).astimezone(UTC))
+
+
+def _first_of(written: _Written, zone: tzinfo) -> datetime:
+    if written.offset is None:
+        return _first_instant(written.first, zone)
+    return written.first.replace(tzinfo=written.offset).astimezone(UTC)
+
+
+def _last_of(written: _Written, zone: tzinfo) -> datetime:
+    if written.offset is None:
+        return _last_instant(written.last, zone)
+    return written.last.replace(tzinfo=written.offset).astimezone(UTC)
 
 
 def _offset(text: str) -> timezone:
@@ -127,6 +191,17 @@ def _offset(text: str) -> timezone:
     if minutes > 59:
         raise ValueError("offset out of range")
     return timezone(timedelta(hours=hours, minutes=minutes) * (-1 if text[0] == "-" else 1))
+
+
+def _first_instant(wall: datetime, zone: tzinfo) -> datetime:
+    """Return the first instant at which clocks in *zone* show *wall* or more, in UTC.
+
+    Where clocks are set back and show it twice, that is the first time; where they are set forward
+    and never show it, the instant at which they are.
+    """
+    first = wall.replace(tzinfo=zone, fold=0).astimezone(UTC)
+    second = wall.replace(tzinfo=zone, fold=1).astimezone(UTC)
+    return first if first <= second else _last_instant(wall, zone) + _TICK
 
 
 def _last_instant(wall: datetime, zone: tzinfo) -> datetime:

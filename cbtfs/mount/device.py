@@ -15,7 +15,7 @@ import pyfuse3
 import trio
 
 from cbtfs.mount.errnos import errno_of
-from cbtfs.mount.mountpoint import DEVICE
+from cbtfs.mount.permission import DEVICE
 from cbtfs.native import Chunks, Requests
 
 _CLONE: Final = 0x8004E500  # FUSE_DEV_IOC_CLONE of linux/fuse.h

@@ -16,15 +16,10 @@ import trio
 
 from cbtfs.errors import CbtfsError, MountFailed
 from cbtfs.mount.fuse import FuseOperations
-from cbtfs.mount.mountpoint import (
-    DEVICE,
-    FSNAME,
-    prepare,
-    raise_read_ahead,
-    require_permission,
-    unmount,
-)
+from cbtfs.mount.mountpoint import prepare, raise_read_ahead, unmount
+from cbtfs.mount.mounts import FSNAME
 from cbtfs.mount.open_counts import OpenCounts
+from cbtfs.mount.permission import DEVICE, require_permission
 from cbtfs.mount.readiness_pipe import READY, parse_error, send_error, send_ready
 from cbtfs.mount.status import mount_info
 from cbtfs.mount.supervisor import Supervisor

@@ -1,64 +1,29 @@
-"""Mount points: checks before a mount, mounted file systems, unmounting and open files."""
+"""Mount points: checks before a mount, status, and unmounting."""
 
 import contextlib
 import ctypes
 import errno
 import json
 import os
-import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from cbtfs import process
-from cbtfs.core.names import printable
 from cbtfs.errors import MountFailed
 from cbtfs.mount.entry import STATUS_DIRECTORY, STATUS_FILE
+from cbtfs.mount.holders import holders
+from cbtfs.mount.mounts import FSNAME, mount_at, mounts
+from cbtfs.mount.permission import HELPER
 
-FSNAME: Final = "cbtfs"
-DEVICE: Final = "/dev/fuse"
-_HELPER: Final = "fusermount3"
-"""Program with setuid root that mounts for other users than root."""
 _UNMOUNT_SECONDS: Final = 60
-_FUSE_CONF: Final = "/etc/fuse.conf"
 _DETACH: Final = 2  # MNT_DETACH of mount.h
 _NOFOLLOW: Final = 8  # UMOUNT_NOFOLLOW
 _READ_AHEAD_KIB: Final = 4096
 """The kernel's default is 128 KiB. With 4 MiB, sequential reads were measured a third faster."""
 
-_ESCAPE = re.compile(rb"\\([0-7]{3})")
-
 
 class Busy(MountFailed):
     """Raised when a file below the mount point is in use."""
-
-
-class Mount(NamedTuple):
-    """A mounted file system: one line of /proc/self/mountinfo."""
-
-    path: str
-    device: str
-    """major:minor"""
-    source: str
-
-    @property
-    def is_ours(self) -> bool:
-        return self.source == FSNAME
-
-
-def mounts() -> Iterator[Mount]:
-    """Yield the mounted file systems, later mounts last."""
-    with open("/proc/self/mountinfo", "rb") as file:
-        for line in file:
-            fields = line.split()
-            after = fields.index(b"-")
-            path = _ESCAPE.sub(lambda match: bytes([int(match[1], 8)]), fields[4])
-            yield Mount(os.fsdecode(path), fields[2].decode(), os.fsdecode(fields[after + 2]))
-
-
-def mount_at(path: Path) -> Mount | None:
-    """Return the topmost file system at *path*, or None."""
-    return next((m for m in reversed(list(mounts())) if m.path == str(path)), None)
 
 
 def prepare(path: Path, repository: Path) -> Path:
@@ -100,43 +65,6 @@ def prepare(path: Path, repository: Path) -> Path:
     if names:
         raise MountFailed(f"cannot mount on {path}: it is not empty; name an empty directory")
     return mountpoint
-
-
-def require_permission(*, for_others: bool) -> None:
-    """Check that this user can mount.
-
-    Raises:
-        MountFailed: the user cannot mount, or not *for_others*.
-    """
-    if not os.path.exists(DEVICE):
-        raise MountFailed(
-            f"cannot mount: {DEVICE} does not exist; load the kernel module 'fuse', or pass the "
-            "device to the container"
-        )
-    if not os.access(DEVICE, os.R_OK | os.W_OK, effective_ids=True):
-        raise MountFailed(
-            f"cannot mount: no permission to open {DEVICE}; run 'chmod 666 {DEVICE}' as root, the "
-            "mode that udev sets on most systems, or mount as root"
-        )
-    if os.geteuid() == 0:
-        return
-    if process.find_program(_HELPER) is None:
-        raise MountFailed(
-            f"cannot mount: only root can mount without {_HELPER}; install the package fuse3"
-        )
-    if for_others and not _others_are_allowed():
-        raise MountFailed(
-            f"cannot mount with --allow-other: only root may; omit the option, or add the line "
-            f"user_allow_other to {_FUSE_CONF} as root"
-        )
-
-
-def _others_are_allowed() -> bool:
-    try:
-        lines = Path(_FUSE_CONF).read_text("utf-8", "replace").splitlines()
-    except OSError:
-        return False
-    return any(line.strip() == "user_allow_other" for line in lines)
 
 
 def is_dead(path: Path) -> bool:
@@ -195,7 +123,7 @@ def unmount(path: Path, *, is_lazy: bool = False) -> None:
         return
     if failure == errno.EBUSY:
         users = ", ".join(holders(path)) or "a process that is not visible here"
-        raise Busy(f"{path} is busy: it is held by {users}; close the files first")
+        raise Busy(f"{path} is busy: it is held by {users}; unmount, detach and close these first")
     raise MountFailed(f"cannot unmount {path}: {os.strerror(failure)}")
 
 
@@ -205,7 +133,7 @@ def _unmount(path: Path, is_lazy: bool) -> int | None:
         libc = ctypes.CDLL(None, use_errno=True)
         flags = _NOFOLLOW | (_DETACH if is_lazy else 0)
         return ctypes.get_errno() if libc.umount2(os.fsencode(path), flags) else None
-    helper = process.find_program(_HELPER)
+    helper = process.find_program(HELPER)
     if helper is None:
         return errno.ENOENT
     command = [helper, "-u", *(["-z"] if is_lazy else []), "--", str(path)]
@@ -218,49 +146,6 @@ def _unmount(path: Path, is_lazy: bool) -> int | None:
     if done.returncode == 0:
         return None
     return errno.EBUSY if "busy" in done.stderr.lower() else errno.EPERM
-
-
-def holders(path: Path) -> list[str]:
-    """Describe the loop devices, mounts and processes that use the file system at *path*."""
-    inside = f"{path}/"
-    descriptions = [
-        f"/dev/{name} on {printable(file)}" for name, file in _loops() if file.startswith(inside)
-    ]
-    descriptions += [
-        f"the mount {printable(m.path)}" for m in mounts() if m.path.startswith(inside)
-    ]
-    for number in sorted((p for p in os.listdir("/proc") if p.isdigit()), key=int):
-        if int(number) == os.getpid():
-            continue
-        file = next((f for f in _open_files(number) if f == str(path) or f.startswith(inside)), "")
-        if file:
-            descriptions.append(f"process {number} ({_command(number)}) on {printable(file)}")
-    return descriptions
-
-
-def _loops() -> Iterator[tuple[str, str]]:
-    with contextlib.suppress(FileNotFoundError):
-        for name in sorted(os.listdir("/sys/block")):
-            with contextlib.suppress(OSError):
-                file = Path("/sys/block", name, "loop", "backing_file").read_bytes()
-                yield name, os.fsdecode(file).rstrip("\n")
-
-
-def _open_files(process: str) -> Iterator[str]:
-    folder = f"/proc/{process}"
-    links = [f"{folder}/cwd", f"{folder}/root"]
-    with contextlib.suppress(OSError):
-        links += [f"{folder}/fd/{fd}" for fd in os.listdir(f"{folder}/fd")]
-    for link in links:
-        with contextlib.suppress(OSError):
-            yield os.readlink(link)
-
-
-def _command(process: str) -> str:
-    try:
-        return printable(Path("/proc", process, "comm").read_text().strip())
-    except OSError:
-        return "ended"
 
 
 def raise_read_ahead(path: Path) -> None:

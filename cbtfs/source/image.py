@@ -41,6 +41,7 @@ class ImageSource:
             self._is_device = stat.S_ISBLK(self._facts.st_mode)
             if not self._is_device and not stat.S_ISREG(self._facts.st_mode):
                 raise UsageError(f"{self._name} is neither a file nor a block device")
+            self.is_file = not self._is_device
             self.size = os.lseek(self._fd, 0, os.SEEK_END)
             self._claim = self._claimed() if self._is_device else None
         except BaseException:

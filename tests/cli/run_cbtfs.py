@@ -1,6 +1,7 @@
 """Running cbtfs: in this process, or in one of its own."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -51,3 +52,13 @@ def process(*arguments: str | Path) -> CommandResult:
         check=False,
     )
     return CommandResult(done.returncode, done.stdout, done.stderr)
+
+
+def read_terminal(main: int) -> str:
+    """Return what is written to a pseudo-terminal until its other side is closed."""
+    found = b""
+    while True:
+        try:
+            found += os.read(main, 1 << 16)
+        except OSError:  # EIO: the other side is closed
+            return found.decode()

@@ -56,7 +56,7 @@ def test_a_missing_repository_is_a_document(tmp_path: Path) -> None:
         (["show", "web01@2001-01-01"], 13, ["web01@2026-01-01T00-00-01Z"]),
         (["show", "web01@latest~9"], 13, ["web01@2026-01-01T00-00-01Z"]),
         (["forget", "web01@latest"], 2, ["web01@2026-01-01T00-00-02Z"]),
-        (["list", "--jsn"], 2, ["--json"]),
+        (["list", "--jsn"], 2, ["--json", "--since"]),
     ],
 )
 def test_candidates_are_the_names_that_may_be_meant(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cbtfs.core.manifest import Manifest, PointState
 from cbtfs.store.repository import writing
-from tests.cli.run_cbtfs import Run, process
+from tests.cli.run_cbtfs import Run, process, read_terminal
 from tests.make_points import BLOCK, add_point, commit_point
 from tests.mount.mount_process import corrupt
 from tests.volumes.images import gpt_disk
@@ -23,6 +23,13 @@ def test_list_json_is_the_contract(repository: Path) -> None:
 
     done = process("--repo", repository, "list", "--json")
 
+    read = {
+        "method": "full",
+        "reason": "first",
+        "full_reason": None,
+        "read_bytes": 0,
+        "stored_bytes": 0,
+    }
     assert done.code == 0
     assert done.err == ""
     assert done.document == {
@@ -38,9 +45,10 @@ def test_list_json_is_the_contract(repository: Path) -> None:
                 "is_out_of_order": False,
                 "kind": "full",
                 "state": [],
+                "tags": [],
                 "disks": [
-                    {"disk": "root", "size": 2 * BLOCK, "data_bytes": BLOCK},
-                    {"disk": "swap", "size": 100, "data_bytes": 0},
+                    {"disk": "root", "size": 2 * BLOCK, "data_bytes": BLOCK, **read},
+                    {"disk": "swap", "size": 100, "data_bytes": 0, **read},
                 ],
                 "files": [],
                 "written_bytes": 0,
@@ -57,7 +65,17 @@ def test_list_json_is_the_contract(repository: Path) -> None:
                 "is_out_of_order": False,
                 "kind": "incremental",
                 "state": [],
-                "disks": [{"disk": "root", "size": 2 * BLOCK, "data_bytes": 2 * BLOCK}],
+                "tags": [],
+                "disks": [
+                    {
+                        "disk": "root",
+                        "size": 2 * BLOCK,
+                        "data_bytes": 2 * BLOCK,
+                        **read,
+                        "method": "incremental",
+                        "reason": "a test asked for it",
+                    }
+                ],
                 "files": [],
                 "written_bytes": 0,
                 "stored_bytes": 0,
@@ -231,15 +249,15 @@ def test_an_ambiguous_id_lists_the_candidates(run: Run, repository: Path) -> Non
     assert all(p.point in done.err for p in points if p.point[0] == digit)
 
 
-def test_a_terminal_gets_a_drawn_table_with_literal_names(repository: Path) -> None:
-    """Rich interprets [brackets] as markup by default."""
+def test_a_terminal_gets_literal_names(repository: Path) -> None:
+    """Rich would interpret [brackets] as markup."""
     add_point(repository, {"d": DATA}, vm="[red]vm")
     main, side = pty.openpty()
     with subprocess.Popen(
         [sys.executable, "-m", "cbtfs", "--repo", repository, "list"], stdout=side, stderr=side
     ) as listing:
         os.close(side)
-        drawn = os.read(main, 1 << 16).decode()
+        drawn = read_terminal(main)
         assert listing.wait() == 0
     os.close(main)
 

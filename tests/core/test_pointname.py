@@ -19,6 +19,8 @@ from cbtfs.core.pointname import (
     Spelled,
     Until,
     parse_request,
+    parse_since,
+    parse_until,
 )
 from cbtfs.listing.zone import LocalZone
 
@@ -143,6 +145,42 @@ def test_the_last_minute_is_what_a_search_through_all_minutes_finds(
     assert last(f"{wall:%Y-%m-%dT%H:%M}", zone) == format_moment(
         max(shown) + timedelta(minutes=1) - TICK
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2026-11-20", "2026-11-19T23:00:00Z"),
+        ("2026-11-20Z", "2026-11-20T00:00:00Z"),
+        ("2026-11-20T14:00:03.5+02:00", "2026-11-20T12:00:03.500000Z"),
+        ("2026-11-20T14-00-03Z", "2026-11-20T14:00:03Z"),
+        ("-2d", "2026-11-26T22:00:07.250000Z"),
+        ("2026-10-25T02:30", "2026-10-25T00:30:00Z"),  # comes twice: the first time
+        ("2026-03-29T02:30", "2026-03-29T01:00:00Z"),  # never comes: when clocks are set
+    ],
+)
+def test_since_is_the_first_instant_of_the_unit(text: str, moment: str) -> None:
+    assert format_moment(parse_since(text, Here(NOW, BERLIN))) == moment
+
+
+@pytest.mark.parametrize(
+    "text", ["2026-11-20", "2026-07-01T14:00", "2026-10-25T02:30", "2026-03-29T02:30", "-2d"]
+)
+def test_until_is_the_end_that_names_of_points_have(text: str) -> None:
+    assert format_moment(parse_until(text, Here(NOW, BERLIN))) == last(text, BERLIN)
+
+
+def test_until_is_the_end_of_the_second_of_a_point() -> None:
+    found = parse_until("2026-11-20T14-00-03Z", Here(NOW, BERLIN))
+
+    assert format_moment(found) == "2026-11-20T14:00:03.999999Z"
+
+
+@pytest.mark.parametrize("text", ["latest", "good", "20261120", "", "2d", "2026-11-20T25:00"])
+def test_a_bound_is_a_time(text: str) -> None:
+    for parse_bound in (parse_since, parse_until):
+        with pytest.raises(ValueError, match=r"no such time|is not a time"):
+            parse_bound(text, Here(NOW, BERLIN))
 
 
 @given(MOMENTS, st.integers(-24 * 60 + 1, 24 * 60 - 1))

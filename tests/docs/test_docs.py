@@ -78,7 +78,7 @@ def test_the_five_commands_of_the_readme_capture_list_mount_and_restore() -> Non
     )
 
     assert done.returncode == 0, done.stderr
-    assert re.search(r"^web01 +\S+ +full ", done.stdout, re.M)
+    assert re.search(r"^web01 .* full +root ", done.stdout, re.M)
     assert done.stdout.endswith("looked\n")
 
 

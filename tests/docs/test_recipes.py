@@ -40,7 +40,7 @@ trap 'umount -q /mnt/ext4 /mnt/xfs /mnt/btrfs /mnt/ntfs || true
     losetup --noheadings --output NAME,BACK-FILE | grep " /mnt/backup/\\| /srv/loop" |
         cut -d" " -f1 | xargs --no-run-if-empty losetup --detach
     for i in 1 2 3 4 5; do cbtfs umount /mnt/backup 2>/dev/null && break; done' EXIT
-cbtfs mount --allow-other /mnt/backup
+cbtfs mount -q --allow-other /mnt/backup
 """
 
 

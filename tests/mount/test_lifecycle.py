@@ -178,12 +178,16 @@ def test_a_catalog_truncated_under_a_mount_is_repaired(
 def test_a_background_mount_returns_when_the_mount_answers(
     repository: Path, point: Manifest, image: bytearray, tmp_path: Path
 ) -> None:
-    mountpoint, log = tmp_path / "mnt", tmp_path / "state" / "log"
+    mountpoint, log = tmp_path / "my mount", tmp_path / "state" / "log"
     mountpoint.mkdir()
 
     started = _run(f"--repo={repository}", "mount", f"--log-file={log}", mountpoint)
 
-    assert (started.returncode, started.stdout, started.stderr) == (0, "", "")
+    assert (started.returncode, started.stderr) == (0, "")
+    assert started.stdout == (
+        f"{repository} is mounted on {mountpoint}: 1 restore points of 1 VMs; unmount it with: "
+        f"cbtfs umount '{mountpoint}'\n"
+    )
     assert (mountpoint / "vm" / point.name / "disk.raw").read_bytes() == image
     assert _run("umount", mountpoint).returncode == 0
     assert not any(mountpoint.iterdir())

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cbtfs.mount.mountpoint import mount_at
+from cbtfs.mount.mounts import mount_at
 from tests.mount.mount_process import Server
 
 pytestmark = pytest.mark.mounts

@@ -245,11 +245,11 @@ ls {mountpoint}
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        (["/r", "/m"], ["--repo", "/r", "mount", "/m"]),
-        (["/r", "/m", "-o", "rw"], ["--repo", "/r", "mount", "/m"]),
+        (["/r", "/m"], ["--quiet", "--repo", "/r", "mount", "/m"]),
+        (["/r", "/m", "-o", "rw"], ["--quiet", "--repo", "/r", "mount", "/m"]),
         (
             ["/r", "/m", "-sn", "-o", "ro,allow_other,workers=3,comment=x"],
-            ["--repo", "/r", "mount", "/m", "--allow-other", "--workers=3"],
+            ["--quiet", "--repo", "/r", "mount", "/m", "--allow-other", "--workers=3"],
         ),
     ],
 )

@@ -97,7 +97,8 @@ def test_a_user_mounts_reads_and_unmounts(home: Path, umount: str) -> None:
     )
 
     assert done.returncode == 0, done.stderr
-    status, mount, *rest = done.stdout.splitlines()[1:]
+    line, status, mount, *rest = done.stdout.splitlines()[1:]
+    assert f"is mounted on {home}/mnt: 1 restore points of 1 VMs" in line
     assert status == f"{USER} -r--------"
     for option in ("fuse", "ro", "nosuid", "nodev", "noexec", "default_permissions"):
         assert option in mount
@@ -161,10 +162,10 @@ echo content > disk.raw
 truncate -s 8192 disk.raw
 cbtfs init
 cbtfs ingest image --vm vm --disk root disk.raw >/dev/null
-cbtfs mount mnt
+cbtfs -q mount mnt
 user ls mnt || echo denied
 cbtfs umount mnt
-cbtfs mount --allow-other mnt
+cbtfs mount -q --allow-other mnt
 user ls mnt || echo denied
 user cat mnt/vm/latest/root.raw || echo denied
 cmp disk.raw mnt/vm/latest/root.raw

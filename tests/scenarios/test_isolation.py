@@ -61,6 +61,8 @@ class Site:
             "restore": [self.point, "disk", target],
             "check": ["--read-data"],
             "forget": [self.base],
+            "unforget": [self.base],
+            "run": ["nightly"],
             "protect": [self.point],
             "tag": [self.point, "a-tag"],
             "prune": [],
@@ -80,6 +82,7 @@ FAILING: Final[Mapping[str, int]] = {
     "init": 2,  # there is one
     "check": 21,  # the catalog is damaged
     "demo": 2,  # the folder is there; tests/demo/test_demo.py runs it to its end
+    "run": 2,  # there is no such job
     "doctor": 3,  # something is always in the way
 }
 """Exit codes other than 0."""

@@ -12,7 +12,7 @@ from cbtfs.cli.options.arguments import Json, example
 from cbtfs.cli.options.groups import expand_groups
 from cbtfs.cli.options.login import Login, LoginOptions, VmNames
 from cbtfs.cli.report.exit_status import Failed, conclude, failed_documents
-from cbtfs.cli.report.output import emit, print_table, say
+from cbtfs.cli.report.output import emit, note, print_table, say
 from cbtfs.errors import CbtfsError
 
 if TYPE_CHECKING:
@@ -137,9 +137,9 @@ def _switch(
     _report(shown, failed, documents, as_json=as_json)
     for vm, switched in results.done:
         for word in switched.done or ("nothing to do: changes are already tracked",):
-            say(f"{vm.name}: {word}")
+            note(f"{vm.name}: {word}")
         if is_reset:
-            say(f"{vm.name}: the next capture reads all its disks whole")
+            note(f"{vm.name}: the next capture reads all its disks whole")
         for warning in switched.warnings:
             say(f"{vm.name}: {warning}")
     conclude(

@@ -11,7 +11,10 @@ import typer
 
 from cbtfs.cli.options.arguments import Json, LockWait, example
 from cbtfs.cli.options.context import repository_path
-from cbtfs.cli.report.output import Advance, emit, print_lines, progress
+from cbtfs.cli.report.display import display
+from cbtfs.cli.report.meter import Unit
+from cbtfs.cli.report.output import emit, print_lines
+from cbtfs.cli.report.progress import Advance, progress
 from cbtfs.core.units import format_size
 from cbtfs.errors import UsageError
 
@@ -57,14 +60,15 @@ def check(
     with ExitStack() as bar:
 
         def announce(total: int) -> Advance:
-            return bar.enter_context(progress("packs", total, is_wanted=not json))
+            unit = Unit.BYTES if read_data else Unit.SHARE
+            return bar.enter_context(progress("packs", total, is_wanted=not json, unit=unit))
 
         report = run_check(path, read_data=read_data, subset=part, announce=announce)
     record(path, report, part or (ALL if read_data else NONE), lock_wait=lock_wait)
     seconds = time.monotonic() - started
     if json:
         emit(_document(report, seconds))
-    else:
+    elif report.problems or not display().is_quiet:
         print_lines(_lines(report, seconds))
     report.verdict()
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cbtfs.cli.options.arguments import Json, example
-from cbtfs.cli.report.output import emit, print_lines, print_table, say
+from cbtfs.cli.report.output import emit, note, print_lines, print_table
 from cbtfs.core.units import format_size
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def demo(
     from cbtfs.demo.show import require_equal, timed, work_folder
 
     with work_folder(keep) as folder:
-        outcomes, seconds = timed(folder, say, over_vsphere=vsphere)
+        outcomes, seconds = timed(folder, note, over_vsphere=vsphere)
     if json:
         emit({"points": [_document(o) for o in outcomes], "seconds": round(seconds, 3)})
     else:

@@ -9,8 +9,9 @@ import typer
 from cbtfs.cli.commands.prune import conclude, of_outcome, print_outcome, prune_now
 from cbtfs.cli.options.arguments import LOCAL, DryRun, Json, LockWait, PointName, TimeZone, example
 from cbtfs.cli.options.context import repository_path
+from cbtfs.cli.report.display import display
 from cbtfs.cli.report.names import SHORT_ID, resolved
-from cbtfs.cli.report.output import emit, print_lines, print_table
+from cbtfs.cli.report.output import emit, print_lines, print_table, report
 from cbtfs.errors import UsageError
 
 if TYPE_CHECKING:
@@ -180,7 +181,7 @@ def forget(
             "prune": None if outcome is None else of_outcome(outcome),
         }
         emit(document)
-    else:
+    elif dry_run or not display().is_quiet:
         _print_forgotten(verdicts, named, points, outcome, dry_run=dry_run)
     if outcome is not None:
         conclude(outcome)
@@ -334,4 +335,4 @@ def _report(changed: Changed, *, as_json: bool) -> None:
         return
     protected = "protected" if state.is_protected else "not protected"
     tags = ", ".join(state.tags) or "none"
-    print_lines([f"point {state.point} ({point.spelled}): {protected}, tags: {tags}"])
+    report([f"point {state.point} ({point.spelled}): {protected}, tags: {tags}"])

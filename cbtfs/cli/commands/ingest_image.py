@@ -16,9 +16,10 @@ from cbtfs.cli.options.arguments import Json, LockWait, duration_parser, example
 from cbtfs.cli.options.capture import CaptureOptions
 from cbtfs.cli.options.context import repository_path
 from cbtfs.cli.options.groups import expand_groups
-from cbtfs.cli.report.captures import disk_bars, print_point
+from cbtfs.cli.report.captures import print_point
 from cbtfs.cli.report.metrics import MetricsFile, RunCounts, VmResult, metrics_file
 from cbtfs.cli.report.output import emit
+from cbtfs.cli.report.progress import captures
 from cbtfs.errors import UsageError
 
 if TYPE_CHECKING:
@@ -112,6 +113,14 @@ def image(
             "--allow-changing", help="Commit a torn point if a file changes during the capture."
         ),
     ] = False,
+    raw: Annotated[
+        bool,
+        typer.Option(
+            "--raw",
+            help="Capture the bytes of a file as a raw disk even if it looks like a qcow2, VMDK, "
+            "VHD or VHDX.",
+        ),
+    ] = False,
     timeout: Annotated[
         float,
         typer.Option(
@@ -129,7 +138,9 @@ def image(
 
     Nobody may write to the images meanwhile: a file that changes fails the capture with exit code
     33. With a change list or a bitmap only the changed blocks are read; otherwise the whole disk is
-    read and only new chunks are stored.
+    read and only new chunks are stored. A file that looks like a qcow2, VMDK, VHD or VHDX is
+    refused as the first image of a disk: qemu-nbd serves its content. At later points it is only
+    reported, because a guest can write such bytes.
     """
     from cbtfs.cli.options.sources import SourceOptions, check_sources
     from cbtfs.ingest.inputs import PointOptions
@@ -148,6 +159,7 @@ def image(
         _by_label("--next-bitmap", next_bitmap or [], list(sources)),
         timeout,
         allow_changing,
+        raw,
     )
     check_sources(sources, options)
     # Writes after the change list was made would look like missed changes.
@@ -248,15 +260,17 @@ def _ingest(
     from cbtfs.ingest.inputs import DiskInput, VmInput
     from cbtfs.ingest.point import ingest_point
 
-    options = images.source_options
-    with ExitStack() as open_sources, disk_bars(is_wanted=not is_quiet) as on_disk:
+    options, vm = images.source_options, images.vm
+    with ExitStack() as open_sources, captures(is_wanted=not is_quiet, is_serial=True) as start:
         disks = []
         for label, location in images.sources.items():
-            source = open_source(repository, label, location, options)
+            source = open_source(repository, vm, label, location, options)
             open_sources.callback(source.close)
             disks.append(DiskInput(label, source, label, change_id=change_id(label, options)))
-        point_options = replace(images.point_options, on_disk=on_disk)
-        return ingest_point(repository, objects, VmInput(images.vm), disks, point_options)
+        point_options = replace(
+            images.point_options, on_disk=lambda label, size: start(f"{vm} {label}", size)
+        )
+        return ingest_point(repository, objects, VmInput(vm), disks, point_options)
 
 
 def _report(manifest: Manifest, seconds: float, *, as_json: bool) -> None:

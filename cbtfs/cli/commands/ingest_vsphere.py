@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Event
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,11 +15,12 @@ from cbtfs.cli.options.context import repository_path
 from cbtfs.cli.options.groups import expand_groups
 from cbtfs.cli.options.login import LoginOptions, VmNames
 from cbtfs.cli.options.transports import TransportOptions, VddkModes
-from cbtfs.cli.report.captures import disk_bars, print_point
+from cbtfs.cli.report.captures import print_point
 from cbtfs.cli.report.exit_status import Failed, conclude
 from cbtfs.cli.report.fleet import Names, VmProgress, document_of, print_fleet, record_selection
 from cbtfs.cli.report.metrics import MetricsFile, RunCounts, metrics_file
-from cbtfs.cli.report.output import emit, say
+from cbtfs.cli.report.output import emit, note, say
+from cbtfs.cli.report.progress import StartWork, captures
 from cbtfs.ingest.fleet.schedule import PER_DATASTORE, PER_HOST, FleetLimits
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ def vsphere(
         with (
             writing(path, lock_wait=lock_wait) as repository,
             server.session(stop) as session,
-            disk_bars(is_wanted=not json and fleet.jobs == 1) as on_disk,
+            captures(is_wanted=not json, is_serial=fleet.jobs == 1) as start,
         ):
             from cbtfs.ingest.fleet.pool import Rules, run_all
             from cbtfs.ingest.vsphere.attempt import attempt, goes_again, needs_of
@@ -171,7 +172,7 @@ def vsphere(
             try:
                 transports = transport.transports(session, vddk_modes)
                 ingest_context = IngestContext(
-                    repository, objects, session, transports, options, stop, on_disk
+                    repository, objects, session, transports, options, stop
                 )
                 rules: Rules[ListedVm, VmIngestResult] = Rules(
                     fleet.limits(),
@@ -179,12 +180,20 @@ def vsphere(
                     goes_again=lambda each, error: goes_again(ingest_context, each, error),
                     on_end=VmProgress(names, counts),
                 )
-                results = run_all(
-                    selection.vms, lambda each: attempt(ingest_context, each), stop, rules
-                )
+
+                def run(vm: ListedVm) -> VmIngestResult:
+                    shown = replace(ingest_context, on_disk=_naming(names.of(vm), start))
+                    return attempt(shown, vm)
+
+                results = run_all(selection.vms, run, stop, rules)
             finally:
                 objects.close()
         _report(results, names, selection.refused, time.monotonic() - began, as_json=json)
+
+
+def _naming(vm: str, start: StartWork) -> StartWork:
+    """Return *start* with the name of the VM before the label of the disk."""
+    return lambda label, size: start(f"{vm} {label}", size)
 
 
 def _report(
@@ -206,8 +215,8 @@ def _report(
             print_point(outcome.manifest)
     for each, outcome in results.done:
         vm = names.of(each)
-        for note in outcome.notes:
-            say(f"{vm}: {note}")
+        for text in outcome.notes:
+            note(f"{vm}: {text}")
         for left_out in outcome.left_out:
             say(f"{vm}: disk {left_out.disk} is omitted: {left_out.reason}")
         for warning in outcome.warnings:

@@ -6,7 +6,7 @@ import typer
 
 from cbtfs.cli.options.arguments import Json, example
 from cbtfs.cli.options.context import repository_path
-from cbtfs.cli.report.output import emit, print_lines
+from cbtfs.cli.report.output import emit, report
 from cbtfs.errors import UsageError
 
 
@@ -64,4 +64,4 @@ def init(
             }
         )
     else:
-        print_lines([f"repository {settings.id} created at {path}"])
+        report([f"repository {settings.id} created at {path}"])

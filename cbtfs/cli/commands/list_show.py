@@ -2,33 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from cbtfs.cli.options.arguments import LOCAL, Json, PointName, TimeZone, example
 from cbtfs.cli.options.context import repository_path
-from cbtfs.cli.report.names import SHORT_ID
-from cbtfs.cli.report.output import emit, print_lines, print_table
+from cbtfs.cli.report.output import emit, note, print_lines
+from cbtfs.cli.report.points import ListedPoint, list_lines, vm_then_and_now
+from cbtfs.cli.report.table import terminal_width
 from cbtfs.core.filenames import disk_names, view_paths
 from cbtfs.core.units import format_size
+from cbtfs.errors import UsageError
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from cbtfs.cli.report.slices import SliceReport
     from cbtfs.core.ids import PointId
     from cbtfs.core.manifest import DiskRecord
+    from cbtfs.core.pointname import Here
     from cbtfs.listing import Point
     from cbtfs.store.repository import Repository
 
-_LIST_HEADER = ("vm", "time", "kind", "disks", "size", "data", "stored", "state", "point")
-_LIST_RIGHT = ("disks", "size", "data", "stored")
 _OUT_OF_ORDER = "out-of-order"
 """State of a point whose time contradicts the order of capture."""
+_BY_VM: Final = "vm"
+
+
+def _total(size_of: Callable[[DiskRecord], int]) -> Callable[[Point], int]:
+    return lambda point: sum(map(size_of, point.manifest.of_kind("disk")))
+
+
+_SORT_KEYS: Final[dict[str, Callable[[Point], Any]]] = {
+    _BY_VM: lambda point: 0,  # the order in which they are found
+    "time": lambda point: point.dated.time,
+    "size": _total(lambda disk: disk.size),
+    "data": _total(lambda disk: disk.data_bytes),
+    "read": _total(lambda disk: disk.counts.read_bytes),
+    "stored": lambda point: sum(disk.counts.stored_bytes for disk in point.manifest.disks),
+}
 
 
 def add_to(app: typer.Typer) -> None:
-    app.command("list", epilog=example("cbtfs list", "cbtfs list --json 'web*'"))(list_points)
+    app.command(
+        "list",
+        epilog=example(
+            "cbtfs list", "cbtfs list --last 3 'web*'", "cbtfs list --since -7d --sort stored"
+        ),
+    )(list_points)
     app.command("show", epilog=example("cbtfs show web01@latest", "cbtfs show 'web*@-2d'"))(show)
 
 
@@ -42,17 +66,70 @@ def list_points(
             help="List only points of this VM, or of VMs that match a pattern such as 'web*'.",
         ),
     ] = None,
+    last: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            show_default=False,
+            help="List only the N points of each VM that were captured last.",
+        ),
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            metavar="T",
+            show_default=False,
+            help="List only points that are not older: -2d, 2026-11-20 or 2026-11-20T14:00.",
+        ),
+    ] = None,
+    until: Annotated[
+        str | None,
+        typer.Option(
+            metavar="T",
+            show_default=False,
+            help="List only points that are not newer than the end of that day or minute.",
+        ),
+    ] = None,
+    sort: Annotated[
+        str,
+        typer.Option(
+            metavar="KEY",
+            help="Order: vm (then order of capture), time, size, data, read or stored; the newest "
+            "or largest last.",
+        ),
+    ] = _BY_VM,
+    time_zone: Annotated[
+        str,
+        typer.Option(
+            "--time-zone",
+            metavar="ZONE",
+            help="Time zone of the times that are shown and given, e.g. Europe/Berlin; local: of "
+            "this machine.",
+        ),
+    ] = LOCAL,
     json: Json = False,
 ) -> None:
     """List restore points of each VM in order of capture.
 
-    A point has the state 'out-of-order' if its time contradicts the order of capture: a clock was
-    wrong, or an older image was imported. Other states are missing, damaged, suspect and protected.
+    'kind' tells how disks were read: completely ('full'), completely and compared with the point
+    before ('scan', with the reason), or by a change list ('incremental'). 'read' and 'stored' are
+    the bytes that were read and added to the repository. A point has the state 'out-of-order' if
+    its time contradicts the order of capture: a clock was wrong, or an older image was imported.
+    Other states are missing, damaged, suspect and protected. Columns are omitted if the terminal
+    is narrow; names and ids are always whole.
     """
+    from cbtfs.listing import here_and_now
     from cbtfs.store.repository import reading
 
+    if sort not in _SORT_KEYS:
+        raise UsageError(f"unknown --sort {sort!r}: use one of {', '.join(_SORT_KEYS)}")
+    here = here_and_now(time_zone)
+    period = _bound("--since", since, here), _bound("--until", until, here)
     with reading(repository_path(context)) as repository:
-        points, misdated = _points(repository, vm)
+        every, misdated = _points(repository, vm)
+    points = _newest_of_each_vm([point for point in every if _is_within(point, *period)], last)
+    points.sort(key=_SORT_KEYS[sort])
     if json:
         from cbtfs.cli.report.documents import of_point
 
@@ -60,9 +137,43 @@ def list_points(
             of_point(point, is_out_of_order=point.manifest.point in misdated) for point in points
         ]
         emit({"points": documents})
-    else:
-        rows = (_row(point, misdated) for point in points)
-        print_table(_LIST_HEADER, rows, _LIST_RIGHT)
+        return
+    listed = [ListedPoint(point, _states(point, misdated)) for point in points]
+    print_lines(list_lines(listed, here.zone, terminal_width()))
+    if not points:
+        note("no restore points" if not every else "no restore points in that period")
+
+
+def _bound(option: str, text: str | None, here: Here) -> datetime | None:
+    from cbtfs.core.pointname import parse_since, parse_until
+
+    try:
+        parse = parse_since if option == "--since" else parse_until
+        return None if text is None else parse(text, here)
+    except ValueError as exc:
+        raise UsageError(f"invalid {option}: {exc}") from exc
+
+
+def _is_within(point: Point, first: datetime | None, last: datetime | None) -> bool:
+    time = point.dated.time
+    return (first is None or first <= time) and (last is None or time <= last)
+
+
+def _newest_of_each_vm(points: Sequence[Point], count: int | None) -> list[Point]:
+    """Return the last *count* points of each VM; *points* are those of each VM in order."""
+    if count is None:
+        return list(points)
+    later = Counter[str]()
+    kept = []
+    for point in reversed(points):
+        later[point.manifest.vm.id] += 1
+        if later[point.manifest.vm.id] <= count:
+            kept.append(point)
+    return kept[::-1]
+
+
+def _states(point: Point, misdated: set[PointId]) -> list[str]:
+    return [*point.marks, *([_OUT_OF_ORDER] if point.manifest.point in misdated else [])]
 
 
 def _points(repository: Repository, name: str | None) -> tuple[list[Point], set[PointId]]:
@@ -82,31 +193,6 @@ def _points(repository: Repository, name: str | None) -> tuple[list[Point], set[
             misdated |= out_of_order(point.dated for point in mine)
             found += mine
     return found, misdated
-
-
-def _row(point: Point, misdated: set[PointId]) -> tuple[str, ...]:
-    manifest = point.manifest
-    disks = manifest.of_kind("disk")
-    marks = [*point.marks, *([_OUT_OF_ORDER] if manifest.point in misdated else [])]
-    return (
-        _vm_column(point),
-        manifest.name,
-        manifest.kind,
-        str(len(disks)),
-        format_size(sum(disk.size for disk in disks)),
-        format_size(sum(disk.data_bytes for disk in disks)),
-        format_size(sum(disk.counts.stored_bytes for disk in manifest.disks)),
-        ",".join(marks) or "-",
-        manifest.point[:SHORT_ID],
-    )
-
-
-def _vm_column(point: Point) -> str:
-    """Return the present name of the VM, and the name at the time of capture if it differs."""
-    label, then = point.vm_label, point.manifest.vm.name
-    if label is None or label == then or label.startswith(f"{then}~"):
-        return label or then
-    return f"{label} (was {then})"
 
 
 def show(
@@ -139,7 +225,7 @@ def show(
 def _description(report: SliceReport) -> Iterator[str]:
     point, manifest = report.point, report.point.manifest
     yield f"point      {manifest.point}"
-    yield f"vm         {_vm_column(point)}"
+    yield f"vm         {vm_then_and_now(point)}"
     source = "" if manifest.is_clocked else ", as given by --time"
     yield f"time       {manifest.time}{source} (in the mount: {point.directory}/{manifest.name})"
     yield f"kind       {manifest.kind}: {manifest.reason}"
@@ -168,7 +254,7 @@ def _disk_lines(disk: DiskRecord, suspect: str | None) -> Iterator[str]:
     yield f"  id       {disk.id}"
     yield f"  size     {disk.size} bytes, {format_size(disk.data_bytes)} of data"
     yield f"  blocks   of {disk.block_size} bytes"
-    yield f"  ingest   {disk.ingest}: {disk.reason}"
+    yield f"  ingest   {disk.method}: {disk.reason}"
     yield (
         f"  read     {format_size(counts.read_bytes)}: {counts.written_blocks} blocks differ, "
         f"{counts.zero_blocks} are zeros"

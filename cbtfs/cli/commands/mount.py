@@ -1,5 +1,7 @@
 """`cbtfs mount` and `cbtfs umount`."""
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -7,8 +9,8 @@ import typer
 
 from cbtfs.cli.options.arguments import Json, example
 from cbtfs.cli.options.context import repository_path
-from cbtfs.cli.report.output import emit, print_lines
-from cbtfs.errors import UsageError
+from cbtfs.cli.report.output import emit, note, print_lines, report
+from cbtfs.errors import MountFailed, UsageError
 
 Mountpoint = Annotated[
     Path, typer.Argument(metavar="MNT", show_default=False, help="Mount point: an empty directory.")
@@ -71,6 +73,12 @@ def mount(
                 emit({"mountpoint": str(server.mountpoint), "workers": count})
             else:
                 print_lines(["ready"])
+            if sys.stderr.isatty():
+                end = shlex.quote(str(server.mountpoint))
+                note(
+                    f"{server.repository} is mounted on {server.mountpoint}; unmount it with "
+                    f"Ctrl-C or: cbtfs umount {end}"
+                )
 
         server.serve(ready)
         return
@@ -78,6 +86,21 @@ def mount(
     server.serve_in_background(log)
     if json:
         emit({"mountpoint": str(server.mountpoint), "workers": count, "log_file": str(log)})
+    else:
+        report([_mounted(server.repository, server.mountpoint)])
+
+
+def _mounted(repository: Path, mountpoint: Path) -> str:
+    """Say what is mounted where, and how to end it."""
+    from cbtfs.mount.mountpoint import load_status
+
+    try:
+        status = load_status(mountpoint)
+        what = f": {status['points']} restore points of {status['vms']} VMs"
+    except (MountFailed, KeyError):
+        what = ""  # the mount works all the same, or ended since; its log says why
+    end = shlex.quote(str(mountpoint))
+    return f"{repository} is mounted on {mountpoint}{what}; unmount it with: cbtfs umount {end}"
 
 
 def umount(

@@ -37,7 +37,14 @@ def arguments(given: Sequence[str]) -> list[str]:
             places.append(item)
     if len(places) != 2:
         raise ValueError("usage: mount.cbtfs REPO MNT [-o workers=N,allow_other,log_file=FILE]")
-    return ["--repo", places[0], "mount", places[1], *map(_translated, filter(_counts, options))]
+    return [
+        "--quiet",
+        "--repo",
+        places[0],
+        "mount",
+        places[1],
+        *map(_translated, filter(_counts, options)),
+    ]
 
 
 def _counts(option: str) -> bool:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from cbtfs.cli.options.arguments import DryRun, Json, LockWait, example
 from cbtfs.cli.options.context import repository_path
-from cbtfs.cli.report.output import emit, print_lines, progress, say
+from cbtfs.cli.report.meter import Unit
+from cbtfs.cli.report.output import emit, print_lines, report, say
+from cbtfs.cli.report.progress import progress
 from cbtfs.core.units import format_size, parse_size
 from cbtfs.errors import DataCorrupt, ExitCode, StoreFailed, UsageError
 
@@ -21,6 +23,11 @@ if TYPE_CHECKING:
     from cbtfs.prune.select import Limits
     from cbtfs.store.repository import Repository
 
+_UNITS: Final = {
+    "marking": Unit.SHARE,  # sizes of disks, whose maps are walked
+    "dropping": Unit.OBJECTS,
+    "rewriting": Unit.BYTES,
+}
 _SHARE = re.compile(r"(\d+(?:\.\d+)?)%", re.ASCII)
 
 
@@ -104,7 +111,9 @@ def prune_now(
         limits or Limits(),
         is_dry_run=is_dry_run,
         without=without,
-        announce=lambda what, total: progress(what, total, is_wanted=not is_quiet),
+        announce=lambda what, total: progress(
+            what, total, is_wanted=not is_quiet, unit=_UNITS[what]
+        ),
     )
 
 
@@ -114,8 +123,10 @@ def of_outcome(outcome: Outcome) -> dict[str, Any]:
 
 
 def print_outcome(outcome: Outcome) -> None:
+    """Print the result, unless --quiet is given. A dry run exists to be read."""
+    show = print_lines if outcome.is_dry_run else report
     would = "would be " if outcome.is_dry_run else ""
-    print_lines(
+    show(
         [
             f"{format_size(outcome.freed_bytes)} {would}freed of "
             f"{format_size(outcome.size_before)}: {outcome.removed_packs} packs {would}removed, "
@@ -126,7 +137,7 @@ def print_outcome(outcome: Outcome) -> None:
         ]
     )
     if outcome.leased:
-        print_lines([f"{outcome.leased} forgotten points are open: their objects are kept"])
+        show([f"{outcome.leased} forgotten points are open: their objects are kept"])
     for problem in outcome.damaged:
         say(problem)
 

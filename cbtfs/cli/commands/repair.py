@@ -11,7 +11,9 @@ import typer
 
 from cbtfs.cli.options.arguments import DryRun, Json, LockWait, example
 from cbtfs.cli.options.context import repository_path
-from cbtfs.cli.report.output import Advance, emit, print_lines, progress, say
+from cbtfs.cli.report.meter import Unit
+from cbtfs.cli.report.output import emit, report, say
+from cbtfs.cli.report.progress import Advance, progress
 from cbtfs.errors import ChunkMissing, DataCorrupt, ManifestsMissing, UsageError
 
 if TYPE_CHECKING:
@@ -67,11 +69,12 @@ def repair(
     with ExitStack() as stack:
 
         def announce(total: int) -> Advance:
-            return stack.enter_context(progress("packs", total, is_wanted=not json))
+            packs = progress("packs", total, is_wanted=not json, unit=Unit.SHARE)
+            return stack.enter_context(packs)
 
         def on_missing(missing: Sequence[MissingPoint]) -> None:
             if not json:
-                print_lines(_missing_lines(missing, will_restore=restore_manifests))
+                report(_missing_lines(missing, will_restore=restore_manifests))
 
         stack.enter_context(released(path))
         done = run(
@@ -85,7 +88,7 @@ def repair(
     if json:
         emit(asdict(done))
     else:
-        print_lines(_lines(done))
+        report(_lines(done))
     for problem in done.problems:
         say(problem)
     if done.problems:
@@ -111,7 +114,7 @@ def _create_markers(path: Path, lock_wait: float, *, as_json: bool) -> None:
     if as_json:
         emit({"markers": list(written)})
     else:
-        print_lines([f"marker of {each}/ written" for each in written] or ["no marker is absent"])
+        report([f"marker of {each}/ written" for each in written] or ["no marker is absent"])
 
 
 def _missing_lines(missing: Sequence[MissingPoint], *, will_restore: bool) -> Iterator[str]:
@@ -151,4 +154,4 @@ def unlock(context: typer.Context, json: Json = False) -> None:
     if json:
         emit({"left_by": left})
     else:
-        print_lines([f"lock of {left} cleared" if left else "not locked"])
+        report([f"lock of {left} cleared" if left else "not locked"])

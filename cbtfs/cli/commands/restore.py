@@ -15,9 +15,11 @@ import typer
 
 from cbtfs.cli.options.arguments import LOCAL, Json, TimeZone, example
 from cbtfs.cli.options.context import repository_path
+from cbtfs.cli.report.display import display
 from cbtfs.cli.report.exit_status import most_severe
 from cbtfs.cli.report.names import resolved
-from cbtfs.cli.report.output import Advance, emit, print_lines, progress, say
+from cbtfs.cli.report.output import emit, print_lines, say
+from cbtfs.cli.report.progress import Advance, progress
 from cbtfs.core.units import format_size
 from cbtfs.errors import CbtfsError, ExitCode, UsageError
 
@@ -144,6 +146,8 @@ def restore(
     with reading(repository_path(context)) as repository, ExitStack() as leases:
         if directory is None:
             work = list(_jobs(_disks(repository, names[0], names[1], here), Path(names[2])))
+            for job in work:
+                _warn_of_name(job)
         else:
             work = list(_all_jobs(repository, names, directory, here))
         for point in dict.fromkeys(job.point.manifest.point for job in work):
@@ -316,6 +320,18 @@ def _failed_document(job: _Job, error: CbtfsError) -> Document:
     }
 
 
+def _warn_of_name(job: _Job) -> None:
+    """Warn if the target has the name of a format that is not raw."""
+    from cbtfs.source.image_format import format_of_name
+
+    found = format_of_name(job.target)
+    if found is not None and job.disk.kind == "disk" and not job.is_stream:
+        say(
+            f"{job.target}: raw bytes are written, not a {found.name} image; 'qemu-img convert "
+            f"-f raw -O {found.qemu}' converts a raw file"
+        )
+
+
 def _document(done: _Done) -> Document:
     from cbtfs.cli.report.documents import of_extent, of_resolved
 
@@ -333,6 +349,8 @@ def _document(done: _Done) -> Document:
 
 
 def _print(done: _Done) -> None:
+    if display().is_quiet and not done.restored.lost:
+        return
     job, size = done.job, format_size(done.restored.data_bytes)
     words = f"{job.disk.size} bytes, {size} of data, in {done.seconds:.1f} s"
     lost = [f"lost: {extent.start} {extent.length}" for extent in done.restored.lost]

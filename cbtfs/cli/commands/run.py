@@ -13,7 +13,7 @@ import typer
 
 from cbtfs.cli.options.arguments import Json, example
 from cbtfs.cli.options.context import configuration, global_arguments
-from cbtfs.cli.report.output import begin_output, emit, say
+from cbtfs.cli.report.output import begin_output, emit, note, say
 from cbtfs.core.names import printable
 from cbtfs.errors import ExitCode, UsageError
 
@@ -54,7 +54,7 @@ def run(
     documents: list[dict[str, Any]] = []
     codes: list[int] = []
     for number, step in enumerate(job.steps, 1):
-        say(f"job {name}, step {number} of {len(job.steps)}: {shlex.join(step)}")
+        note(f"job {name}, step {number} of {len(job.steps)}: {shlex.join(step)}")
         code, document = _run_step([*before, *step], job, as_json=json)
         codes.append(code)
         documents.append({"command": list(step), "exit": code, "document": document})

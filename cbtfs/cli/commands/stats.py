@@ -10,7 +10,9 @@ import typer
 
 from cbtfs.cli.options.arguments import LOCAL, Json, TimeZone, example
 from cbtfs.cli.options.context import repository_path
-from cbtfs.cli.report.output import emit, print_lines, print_table, progress
+from cbtfs.cli.report.meter import Unit
+from cbtfs.cli.report.output import emit, print_lines, print_table
+from cbtfs.cli.report.progress import progress
 from cbtfs.core.units import format_size
 
 if TYPE_CHECKING:
@@ -66,7 +68,7 @@ def stats(
         found = measure(
             repository,
             _scope(repository, scope, here),
-            lambda what, total: progress(what, total, is_wanted=not json),
+            lambda what, total: progress(what, total, is_wanted=not json, unit=Unit.SHARE),
         )
     if plot is not None:
         from cbtfs.stats.plot import plot as draw

@@ -9,7 +9,7 @@ import typer
 from cbtfs.cli.options.arguments import Json, LockWait, example
 from cbtfs.cli.options.context import repository_path
 from cbtfs.cli.report.names import resolved
-from cbtfs.cli.report.output import emit, print_lines
+from cbtfs.cli.report.output import emit, report
 
 
 def add_to(app: typer.Typer) -> None:
@@ -47,4 +47,4 @@ def unforget(
 
         emit({"points": [{"id": p.manifest.point, **of_resolved(p)} for p in points]})
     else:
-        print_lines(f"{resolved(point)} is back" for point in points)
+        report(f"{resolved(point)} is back" for point in points)

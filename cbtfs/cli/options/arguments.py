@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from cbtfs.cli.options.context import set_json
 from cbtfs.core.units import parse_duration
 from cbtfs.errors import UsageError
 
@@ -29,7 +30,10 @@ def duration_parser(minimum: float) -> Callable[[object], float]:
     return parse
 
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to standard output.")]
+Json = Annotated[
+    bool,
+    typer.Option("--json", callback=set_json, help="Print one JSON document to standard output."),
+]
 PointName = Annotated[
     str,
     typer.Argument(

@@ -1,13 +1,14 @@
-"""Options that precede the command, and the repository that they select."""
+"""Options of every command, and the repository that they select."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import typer
 
+from cbtfs.cli.report.display import Display, ProgressMode, use_display
 from cbtfs.errors import DataCorrupt, UsageError
 
 if TYPE_CHECKING:
@@ -16,17 +17,81 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Values of the options of `cbtfs` itself."""
+    """Values of the options that every command has, in any position."""
 
     repo: Path | None = None
     config: Path | None = None
+    is_json: bool = False
+    display: Display = field(default_factory=Display)
+
+
+def options_of(context: typer.Context) -> Options:
+    """Return the options that are parsed so far, in front of the command and behind it."""
+    return cast(Options, context.obj) if context.obj is not None else Options()
+
+
+def _set(context: typer.Context, **values: Any) -> None:
+    """Keep *values* for this context and those of its subcommands."""
+    context.obj = replace(options_of(context), **values)
+
+
+def set_repo(context: typer.Context, value: Path | None) -> None:
+    """Keep --repo; the last one on the command line counts."""
+    if value is not None:
+        _set(context, repo=value)
+
+
+def set_config(context: typer.Context, value: Path | None) -> None:
+    """Keep --config; the last one on the command line counts."""
+    if value is not None:
+        _set(context, config=value)
+
+
+def set_json(context: typer.Context, value: bool) -> bool:
+    """Keep --json, and return whether it was given here or further left."""
+    if value:
+        _set(context, is_json=True)
+    return options_of(context).is_json
+
+
+def set_quiet(context: typer.Context, value: bool) -> None:
+    """Keep --quiet. UsageError if --verbose is given, too."""
+    _show(context, is_quiet=options_of(context).display.is_quiet or bool(value))
+
+
+def set_verbose(context: typer.Context, value: int) -> None:
+    """Add up --verbose. UsageError if --quiet is given, too."""
+    _show(context, verbosity=options_of(context).display.verbosity + (value or 0))
+
+
+def set_progress(context: typer.Context, value: str | None) -> None:
+    """Keep --progress; UsageError if it is no form of progress."""
+    if value is None:
+        return
+    try:
+        _show(context, progress=ProgressMode(value))
+    except ValueError as exc:
+        raise UsageError(
+            f"unknown --progress {value!r}: use one of {', '.join(ProgressMode)}"
+        ) from exc
+
+
+def _show(context: typer.Context, **values: Any) -> None:
+    display = replace(options_of(context).display, **values)
+    if display.is_quiet and display.verbosity:
+        raise UsageError("--quiet and --verbose are mutually exclusive: give one")
+    _set(context, display=display)
+    use_display(display)
 
 
 def global_arguments(context: typer.Context) -> list[str]:
-    """Return the options in front of the command, for another command."""
-    options = cast(Options, context.obj)
-    repo = [] if options.repo is None else ["--repo", str(options.repo)]
-    return repo if options.config is None else [*repo, "--config", str(options.config)]
+    """Return the options of every command, without --json, as arguments for another command."""
+    options = options_of(context)
+    display = options.display
+    arguments = [] if options.repo is None else ["--repo", str(options.repo)]
+    arguments += [] if options.config is None else ["--config", str(options.config)]
+    arguments += ["--quiet"] if display.is_quiet else ["--verbose"] * display.verbosity
+    return [*arguments, "--progress", display.progress.value]
 
 
 def configuration(context: typer.Context) -> Config:
@@ -35,7 +100,7 @@ def configuration(context: typer.Context) -> Config:
 
     from cbtfs.config import load_config
 
-    return load_config(cast(Options, context.obj).config, os.environ)
+    return load_config(options_of(context).config, os.environ)
 
 
 _FAULT: Final = (
@@ -55,12 +120,10 @@ def repository_path(context: typer.Context) -> Path:
     from cbtfs.native import exit_on_fault
 
     exit_on_fault(_FAULT, DataCorrupt.exit_code)
-    options = cast(Options, context.obj)
+    options = options_of(context)
     if options.repo is not None:
         return options.repo
     repo = configuration(context).repo
     if repo is None:
-        raise UsageError(
-            "no repository given: use --repo DIR before the command, or set CBTFS_REPO"
-        )
+        raise UsageError("no repository given: use --repo DIR, or set CBTFS_REPO")
     return repo

@@ -40,8 +40,18 @@ def of_point(point: Point, *, is_out_of_order: bool) -> Document:
         "is_out_of_order": is_out_of_order,
         "kind": manifest.kind,
         "state": point.marks,
+        "tags": list(point.state.tags),
         "disks": [
-            {"disk": disk.label, "size": disk.size, "data_bytes": disk.data_bytes}
+            {
+                "disk": disk.label,
+                "size": disk.size,
+                "data_bytes": disk.data_bytes,
+                "method": disk.method,
+                "reason": disk.reason,
+                "full_reason": disk.full_reason,
+                "read_bytes": disk.counts.read_bytes,
+                "stored_bytes": disk.counts.stored_bytes,
+            }
             for disk in manifest.of_kind("disk")
         ],
         "files": [{"file": file.label, "size": file.size} for file in manifest.of_kind("file")],

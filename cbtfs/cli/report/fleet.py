@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cbtfs.cli.report.exit_status import Failed, failed_documents
 from cbtfs.cli.report.metrics import RunCounts, VmResult
-from cbtfs.cli.report.output import print_table, say
+from cbtfs.cli.report.output import note, report_table
 from cbtfs.core.units import format_duration, format_size
 from cbtfs.errors import CbtfsError, ExitCode
 
@@ -46,7 +46,7 @@ class VmProgress:
         self._counts.results.append(_result_of(ended))
         if self._names.total > 1:
             place = f"[{self._count}/{self._names.total}]"
-            say(f"{place} {self._names.of(ended.item)}: {_in_words(ended)}")
+            note(f"{place} {self._names.of(ended.item)}: {_in_words(ended)}")
 
 
 def _in_words(ended: VmEnded) -> str:
@@ -63,7 +63,7 @@ def print_fleet(ended: Sequence[VmEnded], names: Names, refused: Failed) -> None
     """Print a table with a row for each VM, in the order in which they were named."""
     rows = [_row(each, names) for each in ended]
     rows += [(name, "failed", "", "", "", "", "", str(error)) for name, error in refused]
-    print_table(
+    report_table(
         ("vm", "result", "kind", "read", "stored", "time", "transport", "reason"),
         rows,
         right=("read", "stored", "time"),

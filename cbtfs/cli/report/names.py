@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from cbtfs.cli.report.output import say
+from cbtfs.cli.report.output import note
 
 if TYPE_CHECKING:
     from cbtfs.core.pointname import Here
@@ -28,5 +28,5 @@ def find_and_say(repository: Repository, spec: str, here: Here) -> Point:
     from cbtfs.listing import find_point
 
     found = find_point(repository, spec, here)
-    say(f"{spec}: {resolved(found)}")
+    note(f"{spec}: {resolved(found)}")
     return found

@@ -3,15 +3,13 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from cbtfs.cli.report.display import display
 from cbtfs.core.names import printable
 from cbtfs.errors import CbtfsError
-
-Advance = Callable[[int], None]
-"""Callback with the number of bytes completed since the last call."""
 
 
 class _Begun:
@@ -85,11 +83,31 @@ def say(text: str) -> None:
     print(f"cbtfs: {printable(text)}", file=sys.stderr, flush=True)
 
 
+def note(text: str) -> None:
+    """Print a message that is neither an error nor a warning, unless --quiet is given."""
+    if not display().is_quiet:
+        say(text)
+
+
 def print_lines(lines: Iterable[str]) -> None:
     """Print lines to standard output, with unprintable characters escaped."""
     with _printing():
         for line in lines:
             sys.stdout.write(printable(line) + "\n")
+
+
+def report(lines: Iterable[str]) -> None:
+    """Print lines about what a command did, unless --quiet is given."""
+    if not display().is_quiet:
+        print_lines(lines)
+
+
+def report_table(
+    header: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[str] = ()
+) -> None:
+    """Print a table about what a command did, unless --quiet is given."""
+    if not display().is_quiet:
+        print_table(header, rows, right)
 
 
 def print_table(
@@ -130,34 +148,3 @@ def _align(header: Sequence[str], rows: list[list[str]], right: frozenset[str]) 
             for name, cell, width in zip(header, row, widths, strict=True)
         )
         sys.stdout.write("  ".join(cells).rstrip() + "\n")
-
-
-@contextmanager
-def progress(what: str, total: int, *, is_wanted: bool = True) -> Iterator[Advance]:
-    """Show a progress bar of *total* bytes if standard error is a terminal.
-
-    *is_wanted* is False under --json. Any thread may call the yielded function.
-    """
-    if not is_wanted or not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(printable(what), total=total)
-        yield lambda count: bar.advance(task, count)

@@ -9,7 +9,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from cbtfs.cli.report.output import Advance
+from cbtfs.cli.report.progress import Advance
 from cbtfs.ingest.fleet.pool import Rules, run_all
 from cbtfs.ingest.fleet.schedule import FleetLimits, Needs, Resource
 from cbtfs.ingest.vsphere.attempt import attempt, needs_of

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pyVmomi import vmodl
 
-from cbtfs.cli.report.output import Advance
+from cbtfs.cli.report.progress import Advance
 from cbtfs.errors import AccessDenied, SourceUnavailable
 from cbtfs.source.vsphere.connect.outage import Outage
 from cbtfs.source.vsphere.connect.retry_policy import RetryPolicy
