@@ -1,4 +1,4 @@
-"""docs/troubleshooting.md: the program has each quoted message, and the commands run."""
+"""docs/troubleshooting.md: its commands run, and the program has each quoted message."""
 
 import ast
 import os
@@ -15,7 +15,10 @@ from tests.make_points import BLOCK, add_point, new_repository
 
 ROOT: Final = Path(__file__).parents[2]
 PAGE: Final = (ROOT / "docs" / "troubleshooting.md").read_text("utf-8")
-MESSAGES: Final = [" ".join(text.split()) for text in re.findall(r"\*\*`([^`]+)`\*\*", PAGE)]
+OPERATIONS: Final = (ROOT / "docs" / "operations.md").read_text("utf-8")
+MESSAGES: Final = [
+    " ".join(text.split()) for text in re.findall(r"\*\*`([^`]+)`\*\*", PAGE + OPERATIONS)
+]
 
 
 @cache
