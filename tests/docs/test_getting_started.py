@@ -34,9 +34,7 @@ mount --bind {folder}/srv /srv
 mount -t tmpfs tmpfs /mnt
 mount -t tmpfs tmpfs /var/tmp
 trap 'umount -q /mnt/look || true
-    losetup --noheadings --output NAME,BACK-FILE | grep " /var/tmp/.*/disk.raw" |
-        cut -d" " -f1 | xargs --no-run-if-empty losetup --detach
-    umount -q /var/tmp/*/disk.raw || true
+    umount -q /var/tmp/*/slice.raw || true
     kill $(cat /var/tmp/*/pid) 2>/dev/null || true
     for i in 1 2 3 4 5; do cbtfs umount /mnt/backup 2>/dev/null && break; done' EXIT
 """
