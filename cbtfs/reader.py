@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import threading
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from itertools import takewhile
 from typing import Final
@@ -173,9 +174,7 @@ class Reader:
         except KeyError:
             pass
         child = self._leaf_ref(record, index)
-        leaf = None
-        if child is not None:
-            leaf = self._leaves.load(child.digest, lambda: self._load_leaf(child))
+        leaf = None if child is None else self.leaf_of(child)
         if len(leaves) >= _LEAVES:
             leaves.clear()
         leaves[key] = leaf
@@ -192,8 +191,9 @@ class Reader:
             child = None if entry is None else Ref(node.children[slot], location_digest(entry))
         return child
 
-    def _load_leaf(self, child: Ref) -> Leaf:
-        return Leaf(self._load_node(child, 1).entries)
+    def leaf_of(self, child: Ref) -> Leaf:
+        """Return the leaf with that reference."""
+        return self._leaves.load(child.digest, lambda: Leaf(self._load_node(child, 1).entries))
 
     def attach(self, leaf: Leaf, slot: int) -> bool:
         """Attach the pack of a chunk. Return False if it is attached already.
@@ -336,6 +336,37 @@ class Disk:
                     self._reader.attach(leaf, slot)
             yield index, leaf
             offset = until
+
+    def data_masks(self, offset: int) -> tuple[int, array[int], int]:
+        """Return which blocks from the leaf at *offset* on hold data: (first leaf, masks, end).
+
+        Bit n of a mask is set if block n of its leaf holds data. Leaves after those with a mask are
+        zeros up to leaf *end*. The leaves with a mask belong to one group of 64, so the work is
+        bounded; at least one leaf is covered. Intact leaves before a damaged one are returned.
+
+        Raises:
+            ChunkMissing: a node above the first leaf, or the leaf, does not exist.
+            DataCorrupt: such a node does not match its digest.
+        """
+        first = offset // self._leaf_bytes
+        try:
+            leaf = self._reader.leaf(self.record, first)
+        except (ChunkMissing, DataCorrupt):
+            self._reader.drop_locations()
+            leaf = self._reader.leaf(self.record, first)
+        masks, end = array("Q", [0 if leaf is None else leaf.data_mask]), first + 1
+        group_end = min(end + -end % FANOUT, self._shape.leaves)
+        try:
+            for index, child in self.tree().leaves(end):
+                masks.extend([0] * (min(index, group_end) - end))
+                end = index
+                if index >= group_end:
+                    return first, masks, end
+                masks.append(self._reader.leaf_of(child).data_mask)
+                end = index + 1
+        except (ChunkMissing, DataCorrupt):
+            return first, masks, end  # a later call, which begins at this leaf, reports the error
+        return first, masks, self._shape.leaves
 
     def tree(self) -> Tree[Ref]:
         """Return the block map."""

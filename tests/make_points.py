@@ -93,7 +93,7 @@ def commit_point(
             )
             for label, image in images.items()
         ]
-        manifest = change(_manifest(vm, parent, tuple(disks)))
+        manifest = change(manifest_of(vm, parent, tuple(disks)))
         repository.commit(objects, manifest)
     finally:
         objects.close()
@@ -176,7 +176,8 @@ def _put_block(
     return objects.put_chunk(encoder.encode(Kind.CHUNK, 0, chunk_digest(data), data)).ref
 
 
-def _manifest(vm: str, parent: Manifest | None, disks: tuple[DiskRecord, ...]) -> Manifest:
+def manifest_of(vm: str, parent: Manifest | None, disks: tuple[DiskRecord, ...]) -> Manifest:
+    """The manifest of a point of *vm* after *parent*."""
     order = 1 if parent is None else parent.order + 1
     time = EPOCH + timedelta(seconds=order)
     is_full = any(disk.ingest == "full" for disk in disks)

@@ -1,8 +1,9 @@
-"""The FUSE device of one worker: threads answer reads, pyfuse3 answers all other requests.
+"""The FUSE device of one worker: threads answer reads and seeks, pyfuse3 all other requests.
 
 Compiled code reads the device. It answers a read without Python if it knows the leaves of the
-file; otherwise ReadFallback prepares or answers the read in the same thread. All other requests go
-through a socket that replaces pyfuse3's device, and the replies return through it.
+file, and a seek if it knows the map; otherwise Fallback prepares or answers the request in the same
+thread. All other requests go through a socket that replaces pyfuse3's device, and the replies
+return through it.
 """
 
 import fcntl
@@ -25,13 +26,15 @@ _MESSAGE_BYTES: Final = 128 << 10
 """Socket buffer for the longest message, a listing of 64 KiB; system defaults differ."""
 
 
-class ReadFallback(Protocol):
-    """Answers the reads that compiled code cannot answer. Both methods may block."""
+class Fallback(Protocol):
+    """Answers the requests that compiled code cannot answer. The methods may block."""
 
     def prepare(self, inode: int, offset: int, length: int) -> bool:
         """Provide the leaves of a read to Requests. Return False if only read() can answer it."""
 
     def read(self, inode: int, offset: int, length: int) -> bytes | memoryview: ...
+    def prepare_seek(self, inode: int, offset: int) -> int | None:
+        """Provide the data map at *offset* to Requests, or return the size of a dense file."""
 
 
 class Device:
@@ -48,7 +51,7 @@ class Device:
         pyfuse3_end.close()
         self.requests = Requests(clone, self._session.fileno(), chunks)
 
-    async def serve(self, fallback: ReadFallback) -> None:
+    async def serve(self, fallback: Fallback) -> None:
         """Answer requests until the file system is unmounted."""
 
         def prepare(inode: int, offset: int, length: int) -> bool:
@@ -63,9 +66,18 @@ class Device:
             except Exception as exc:
                 return errno_of(exc)
 
+        def prepare_seek(inode: int, offset: int) -> int | None:
+            try:
+                return fallback.prepare_seek(inode, offset)
+            except Exception as exc:
+                return -errno_of(exc)
+
         async def answer() -> None:
             await trio.to_thread.run_sync(
-                self.requests.serve, prepare, read, abandon_on_cancel=True, limiter=threads
+                self.requests.serve,
+                *(prepare, read, prepare_seek),
+                abandon_on_cancel=True,
+                limiter=threads,
             )
             nursery.cancel_scope.cancel()
 

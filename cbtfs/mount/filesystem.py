@@ -3,7 +3,6 @@
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
 
 from cbtfs import listing
@@ -11,8 +10,7 @@ from cbtfs.cache import Cache
 from cbtfs.core.filenames import VM_JSON
 from cbtfs.core.ids import PointId
 from cbtfs.core.manifest import Manifest, PointState, decode_manifest
-from cbtfs.core.names import printable
-from cbtfs.errors import ChunkMissing, DataCorrupt, PointNotFound
+from cbtfs.errors import DataCorrupt, PointNotFound
 from cbtfs.mount.entry import Entry
 from cbtfs.mount.files import PointFiles, encode_vm_json, files_of
 from cbtfs.mount.inodes import (
@@ -30,9 +28,10 @@ from cbtfs.mount.inodes import (
 from cbtfs.mount.leases import Leases
 from cbtfs.mount.listed import listed_vms
 from cbtfs.mount.open_counts import OpenCounts
+from cbtfs.mount.open_disk import OpenDisk
 from cbtfs.mount.tree import DirectoryTree, PointNode, VmNode, updated_tree
 from cbtfs.native import Chunks, Requests
-from cbtfs.reader import Disk, Reader
+from cbtfs.reader import Reader
 from cbtfs.store.repository import Repository
 
 REFRESH_SECONDS: Final = 1.0
@@ -43,15 +42,6 @@ _CACHED_JSON_BYTES: Final = 1 << 20
 """Size of the cached vm.json documents: a listing needs their sizes, `ls -l` again."""
 _TIME_LINK_PREFIX: Final = "@"
 """First character of the name of a link to a point by time."""
-
-
-@dataclass(frozen=True, slots=True)
-class OpenDisk:
-    """A disk of a leased point."""
-
-    point: PointId
-    label: str
-    disk: Disk
 
 
 class FileSystem:
@@ -79,7 +69,7 @@ class FileSystem:
         self.leases.take_all()
         self._current_tree()
 
-    # Reads that compiled code answers
+    # Requests that compiled code answers
 
     @property
     def chunks(self) -> Chunks:
@@ -87,7 +77,7 @@ class FileSystem:
         return self.reader.chunks
 
     def provide_leaves_to(self, requests: Requests) -> None:
-        """Provide the leaves of open disks to *requests*."""
+        """Provide the leaves and maps of open disks to *requests*."""
         self._requests = requests
 
     def _drop_leaves(self) -> None:
@@ -313,6 +303,24 @@ class FileSystem:
             self._requests.put_leaf(inode, index, leaf)
         return True
 
+    def prepare_seek(self, inode: int, offset: int) -> int | None:
+        """Provide the data map of an open disk at *offset* to Requests, and return None.
+
+        Return the size of a file that has no holes, which is vm.json.
+
+        Raises:
+            ChunkMissing: a node of the block map does not exist; the message names point and disk.
+            DataCorrupt: a node cannot be verified; the message names the same.
+        """
+        if base_and_slot(inode)[1] == EXTRA:
+            return len(self._vm_json(self.files_of(self._point_of(inode))))
+        opened = self._disks.get(inode) or self._open_disk(inode)
+        if self._requests is None:
+            return opened.disk.size
+        if offset < opened.disk.size:
+            self._requests.put_map(inode, *opened.data_masks(offset))
+        return None
+
     def read(self, inode: int, offset: int, length: int) -> bytes | memoryview:
         """Return the bytes [offset, offset + length) of an open file, fewer only at its end.
 
@@ -324,14 +332,7 @@ class FileSystem:
             content = self._vm_json(self.files_of(self._point_of(inode)))
             return content[offset : offset + length]
         opened = self._disks.get(inode) or self._open_disk(inode)
-        try:
-            data = opened.disk.read(offset, length)
-            return _require_length(data, opened.disk.size, offset, length)
-        except (ChunkMissing, DataCorrupt) as exc:
-            failure = ChunkMissing if isinstance(exc, ChunkMissing) else DataCorrupt
-            raise failure(
-                f"cannot read point {opened.point}, disk {printable(opened.label)}: {exc}"
-            ) from exc
+        return opened.read(offset, length)
 
     def _open_disk(self, inode: int) -> OpenDisk:
         node = self._point_of(inode)
@@ -363,13 +364,3 @@ class FileSystem:
                 self._disks.pop(inode, None)
                 if self._requests is not None:
                     self._requests.drop_file(inode)
-
-
-def _require_length(
-    data: bytes | memoryview, size: int, offset: int, length: int
-) -> bytes | memoryview:
-    """Return *data* if its length is right: a short reply would mean the end of the file."""
-    expected = max(min(length, size - offset), 0)
-    if len(data) != expected:
-        raise DataCorrupt(f"{len(data)} bytes read at {offset}, {expected} expected")
-    return data

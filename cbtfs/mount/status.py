@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -92,8 +93,19 @@ class FileSystemWithStatus:
     def read(self, inode: int, offset: int, length: int) -> bytes | memoryview:
         if inode == _FILE_INODE:
             return self._content()[offset : offset + length]
-        try:
+        with self._counting_errors():
             return self._file_system.read(inode, offset, length)
+
+    def prepare_seek(self, inode: int, offset: int) -> int | None:
+        if inode == _FILE_INODE:
+            return len(self._content())
+        with self._counting_errors():
+            return self._file_system.prepare_seek(inode, offset)
+
+    @contextmanager
+    def _counting_errors(self) -> Iterator[None]:
+        try:
+            yield
         except PointNotFound:
             raise
         except CbtfsError:

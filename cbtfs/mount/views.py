@@ -129,6 +129,11 @@ class FileSystemWithViews:
     def prepare(self, inode: int, offset: int, length: int) -> bool:
         return self._bases.view(inode) is None and self._file_system.prepare(inode, offset, length)
 
+    def prepare_seek(self, inode: int, offset: int) -> int | None:
+        if self._bases.view(inode) is None:
+            return self._file_system.prepare_seek(inode, offset)
+        return self.entry(inode).size
+
     def read(self, inode: int, offset: int, length: int) -> bytes | memoryview:
         view = self._bases.view(inode)
         if view is None:

@@ -1,7 +1,9 @@
+from array import array
 from collections.abc import Callable
 from typing import final
 
 ReadFunction = Callable[[int, int, int], bytes | memoryview | int]
+SeekFunction = Callable[[int, int], int | None]
 
 @final
 class PackFile:
@@ -22,6 +24,10 @@ class Leaf:
     def __new__(cls, entries: tuple[bytes | None, ...]) -> Leaf: ...
     def wanted_pack(self, slot: int, /) -> int | None:
         """Return the number of the pack that *slot* still requires, or None."""
+
+    @property
+    def data_mask(self) -> int:
+        """Bit n is set if block n of the leaf holds data."""
 
     def attach(self, pack: int, file: PackFile, /) -> None:
         """Read all chunks in pack number *pack* from *file*."""
@@ -54,7 +60,7 @@ class Chunks:
 
 @final
 class Requests:
-    """The requests of one FUSE device: answers reads of open files and forwards the rest.
+    """The requests of one FUSE device: answers reads and seeks of open files, forwards the rest.
 
     *device* is a descriptor of /dev/fuse. *session* is one end of a SOCK_SEQPACKET pair; pyfuse3
     uses the other end as its device. The caller closes both. All methods are safe to call while
@@ -63,23 +69,45 @@ class Requests:
 
     def __new__(cls, device: int, session: int, chunks: Chunks) -> Requests: ...
     def add_file(self, inode: int, size: int, block_size: int, /) -> None:
-        """Answer reads of *inode* as far as its leaves are known."""
+        """Answer reads and seeks of *inode* as far as its leaves and its map are known."""
 
     def drop_file(self, inode: int, /) -> None:
-        """Stop answering reads of *inode*, and drop its leaves."""
+        """Stop answering reads and seeks of *inode*, and drop its leaves and its map."""
 
     def put_leaf(self, inode: int, index: int, leaf: Leaf | None, /) -> None:
         """Cache leaf number *index* of a file; None means zeros. The cache is bounded."""
 
-    def clear(self) -> None:
-        """Drop all cached leaves."""
+    def put_map(self, inode: int, first: int, masks: array[int] | bytes, end: int, /) -> None:
+        """Cache which blocks of the leaves from *first* to *end* hold data. The cache is bounded.
 
-    def serve(self, prepare: Callable[[int, int, int], bool], read: ReadFunction, /) -> None:
-        """Answer reads and forward other requests until the file system is unmounted.
+        *masks* has 8 bytes, in the order of the machine, for each of the first leaves; bit n is set
+        if block n holds data. The leaves from there to *end* are zeros. The masks belong to one
+        group of 64 leaves, whose first number is a multiple of 64.
+
+        Raises:
+            ValueError: the masks are not such a range.
+        """
+
+    def clear(self) -> None:
+        """Drop all cached leaves. Maps stay: they follow from the digest of a disk's root."""
+
+    def serve(
+        self,
+        prepare: Callable[[int, int, int], bool],
+        read: ReadFunction,
+        prepare_seek: SeekFunction,
+        /,
+    ) -> None:
+        """Answer reads and seeks, and forward other requests, until the file system is unmounted.
 
         For a read of (inode, offset, length) that lacks a leaf or a pack, serve() calls *prepare*,
         which returns True after it has provided them. Otherwise serve() calls *read*, which returns
-        the bytes or an errno. Neither may raise.
+        the bytes or an errno.
+
+        For a seek of (inode, offset) that lacks a part of the map, serve() calls *prepare_seek*. It
+        returns None after it has provided the part at *offset*, the size of a file that has no
+        holes, or a negative errno. After a few parts serve() replies with the end of the range that
+        it has searched (docs/decisions). None of the functions may raise.
 
         Raises:
             OSError: the device cannot be read.

@@ -9,11 +9,12 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "seek.h"
+
 enum {
     REQUEST_BYTES = MAX_READ_BYTES + 4096, /* the kernel requires space for its largest write request */
     MAX_LISTING = 64 << 10,                /* the socket buffer must hold the reply */
     MAX_PARTS = MAX_READ_BYTES / 4096 + 2,
-    MAX_ERRNO = 512,
 };
 
 static const _Alignas(MEMORY_PAGE) uint8_t zeros[1 << 16];
@@ -198,7 +199,17 @@ static bool forward(requests *requests, uint8_t *request, size_t length)
     return true;
 }
 
-next_status requests_next(requests *requests, request_buffers *buffers, fuse_read *pending)
+/* Copy the arguments of a request. Return false if it is too short. */
+static bool copy_arguments(const request_buffers *buffers, size_t length, void *arguments, size_t expected)
+{
+    if (length < sizeof(struct fuse_in_header) + expected)
+        return false;
+    memcpy(arguments, buffers->request + sizeof(struct fuse_in_header), expected);
+    return true;
+}
+
+next_status requests_next(requests *requests, request_buffers *buffers, fuse_read *pending_read,
+                          fuse_seek *pending_seek)
 {
     for (;;) {
         ssize_t length = read(requests->device, buffers->request, REQUEST_BYTES);
@@ -213,20 +224,25 @@ next_status requests_next(requests *requests, request_buffers *buffers, fuse_rea
         memcpy(&head, buffers->request, sizeof head);
         if (head.opcode == FUSE_INTERRUPT) /* ignored: every request is answered soon */
             continue;
-        if (head.opcode != FUSE_READ) {
-            if (!forward(requests, buffers->request, length))
-                return NEXT_ENDED;
-            continue;
+        if (head.opcode == FUSE_READ) {
+            struct fuse_read_in in;
+            bool is_answered;
+            if (!copy_arguments(buffers, length, &in, sizeof in))
+                return NEXT_FAILED;
+            *pending_read = (fuse_read){head.unique, head.nodeid, in.offset, in.size};
+            requests_try_read(requests, buffers, pending_read, &is_answered);
+            if (!is_answered)
+                return NEXT_READ;
+        } else if (head.opcode == FUSE_LSEEK) {
+            struct fuse_lseek_in in;
+            if (!copy_arguments(buffers, length, &in, sizeof in))
+                return NEXT_FAILED;
+            *pending_seek = (fuse_seek){head.unique, head.nodeid, in.offset, in.offset, in.whence};
+            if (!requests_try_seek(requests, pending_seek))
+                return NEXT_SEEK;
+        } else if (!forward(requests, buffers->request, length)) {
+            return NEXT_ENDED;
         }
-        struct fuse_read_in in;
-        if (length < (ssize_t)(sizeof head + sizeof in))
-            return NEXT_FAILED;
-        memcpy(&in, buffers->request + sizeof head, sizeof in);
-        *pending = (fuse_read){head.unique, head.nodeid, in.offset, in.size};
-        bool is_answered;
-        requests_try_read(requests, buffers, pending, &is_answered);
-        if (!is_answered)
-            return NEXT_READ;
     }
 }
 

@@ -1,12 +1,14 @@
-/* Requests of the FUSE device: this code answers reads and forwards all other requests to pyfuse3. */
+/* Requests of the FUSE device: this code answers reads and seeks, and forwards all other requests to pyfuse3. */
 #ifndef CBTFS_FUSE_H
 #define CBTFS_FUSE_H
 
 #include "chunk.h"
+#include "data_map.h"
 #include "leaf_table.h"
 
 enum {
     MAX_READ_BYTES = 1 << 20,
+    MAX_ERRNO = 512, /* the kernel rejects a reply with this errno or a greater one */
     MEMORY_PAGE = 4096, /* the kernel copies aligned memory page by page, in half the steps */
 };
 
@@ -16,10 +18,18 @@ typedef struct {
     uint32_t length;
 } fuse_read;
 
+/* One request of the kernel for data or a hole at *offset* or later. */
+typedef struct {
+    uint64_t unique, inode, offset;
+    uint64_t position; /* [offset, position) is searched */
+    uint32_t kind; /* SEEK_DATA or SEEK_HOLE */
+} fuse_seek;
+
 typedef struct {
     int device;  /* a clone of /dev/fuse */
     int session; /* one end of a socket pair; pyfuse3 uses the other end as its device */
     leaf_table leaves;
+    data_map map;
     chunk_reader *reader;
 } requests;
 
@@ -34,12 +44,13 @@ void request_buffers_destroy(request_buffers *buffers);
 
 typedef enum {
     NEXT_READ,   /* Python must answer a read */
+    NEXT_SEEK,   /* Python must answer a seek */
     NEXT_ENDED,  /* the file system is unmounted */
     NEXT_FAILED, /* see errno */
 } next_status;
 
-/* Answer or forward requests until Python must answer one, *read*. */
-next_status requests_next(requests *requests, request_buffers *buffers, fuse_read *read);
+/* Answer or forward requests until Python must answer one, *read* or *seek*. */
+next_status requests_next(requests *requests, request_buffers *buffers, fuse_read *read, fuse_seek *seek);
 /* Answer *read* if its leaves are known and their packs are attached. Otherwise return the reason. */
 read_status requests_try_read(requests *requests, request_buffers *buffers, const fuse_read *read, bool *is_answered);
 /* Reply with *data*, or with the errno *error* if *data* is NULL. */

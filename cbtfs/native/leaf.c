@@ -38,3 +38,11 @@ void leaf_attach(leaf *leaf, uint32_t pack, pack_file *file)
             pack_file_drop(file);
     }
 }
+
+uint64_t leaf_data_mask(const leaf *leaf)
+{
+    uint64_t mask = 0;
+    for (int slot = 0; slot < FANOUT; slot++)
+        mask |= (uint64_t)leaf->locations[slot].is_data << slot;
+    return mask;
+}

@@ -33,5 +33,7 @@ leaf *leaf_hold(leaf *leaf);
 void leaf_drop(leaf *leaf);
 /* Read all chunks in pack number *pack* from *file*, unless a file is attached already. */
 void leaf_attach(leaf *leaf, uint32_t pack, pack_file *file);
+/* Return a mask with bit n set if block n holds data. */
+uint64_t leaf_data_mask(const leaf *leaf);
 
 #endif

@@ -135,6 +135,17 @@ static PyObject *Leaf_attach(LeafObject *self, PyObject *args)
     Py_RETURN_NONE;
 }
 
+static PyObject *Leaf_data_mask(LeafObject *self, void *nothing)
+{
+    (void)nothing;
+    return PyLong_FromUnsignedLongLong(leaf_data_mask(self->leaf));
+}
+
+static PyGetSetDef leaf_properties[] = {
+    {"data_mask", (getter)Leaf_data_mask, NULL, "Bit n is set if block n holds data.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
 static PyMethodDef leaf_methods[] = {
     {"wanted_pack", (PyCFunction)Leaf_wanted_pack, METH_VARARGS,
      "Return the number of the pack that a slot still requires, or None."},
@@ -150,6 +161,7 @@ PyTypeObject LeafType = {
     .tp_new = Leaf_new,
     .tp_dealloc = (destructor)Leaf_dealloc,
     .tp_methods = leaf_methods,
+    .tp_getset = leaf_properties,
 };
 
 /* Chunks */

@@ -4,6 +4,11 @@
 #include <errno.h>
 
 #include "fuse.h"
+#include "seek.h"
+
+/* Parts of a file's map that one seek may load: 128 leaves in about 20 ms. The kernel holds a lock of the file
+ * meanwhile. */
+enum { MAX_MAP_PARTS = 2 };
 
 typedef struct {
     PyObject_HEAD
@@ -26,13 +31,16 @@ static PyObject *Requests_new(PyTypeObject *type, PyObject *args, PyObject *name
     self->requests.reader = &chunks->reader;
     self->chunks = (ChunksObject *)Py_NewRef(chunks);
     leaf_table_init(&self->requests.leaves);
+    data_map_init(&self->requests.map);
     return (PyObject *)self;
 }
 
 static void Requests_dealloc(RequestsObject *self)
 {
-    if (self->chunks != NULL)
+    if (self->chunks != NULL) {
         leaf_table_destroy(&self->requests.leaves);
+        data_map_destroy(&self->requests.map);
+    }
     Py_XDECREF(self->chunks);
     Py_TYPE(self)->tp_free((PyObject *)self);
 }
@@ -58,6 +66,7 @@ static PyObject *Requests_drop_file(RequestsObject *self, PyObject *args)
     if (!PyArg_ParseTuple(args, "K", &inode))
         return NULL;
     leaf_table_drop_file(&self->requests.leaves, inode);
+    data_map_drop(&self->requests.map, inode);
     Py_RETURN_NONE;
 }
 
@@ -72,6 +81,22 @@ static PyObject *Requests_put_leaf(RequestsObject *self, PyObject *args)
         return NULL;
     }
     leaf_table_put(&self->requests.leaves, inode, index, leaf == Py_None ? NULL : ((LeafObject *)leaf)->leaf);
+    Py_RETURN_NONE;
+}
+
+static PyObject *Requests_put_map(RequestsObject *self, PyObject *args)
+{
+    unsigned long long inode, first, end;
+    Py_buffer masks;
+    if (!PyArg_ParseTuple(args, "KKy*K", &inode, &first, &masks, &end))
+        return NULL;
+    bool is_valid = masks.len % sizeof(uint64_t) == 0
+        && data_map_put(&self->requests.map, inode, first, masks.buf, masks.len / sizeof(uint64_t), end);
+    PyBuffer_Release(&masks);
+    if (!is_valid) {
+        PyErr_SetString(PyExc_ValueError, "invalid range of a map");
+        return NULL;
+    }
     Py_RETURN_NONE;
 }
 
@@ -134,6 +159,36 @@ static bool answer_prepared(RequestsObject *self, request_buffers *buffers, cons
     return is_answered;
 }
 
+/* Call the Python function *prepare_seek* until the seek can be answered, and at most MAX_MAP_PARTS times. */
+static void answer_seek(RequestsObject *self, fuse_seek *seek, PyObject *prepare_seek)
+{
+    for (int parts = 0; parts < MAX_MAP_PARTS; parts++) {
+        PyObject *result = PyObject_CallFunction(prepare_seek, "KK", (unsigned long long)seek->inode,
+                                                 (unsigned long long)seek->position);
+        bool is_prepared = result == Py_None;
+        long long size = result == NULL || is_prepared ? -EIO : PyLong_AsLongLong(result);
+        if (PyErr_Occurred()) {
+            PyErr_WriteUnraisable(prepare_seek);
+            size = -EIO;
+        }
+        Py_XDECREF(result);
+        if (!is_prepared) {
+            if (size < 0)
+                requests_reply(&self->requests, seek->unique, NULL, 0, size <= -MAX_ERRNO ? EIO : (int)-size);
+            else
+                requests_seek_dense(&self->requests, seek, size);
+            return;
+        }
+        bool is_answered;
+        Py_BEGIN_ALLOW_THREADS
+        is_answered = requests_try_seek(&self->requests, seek);
+        Py_END_ALLOW_THREADS
+        if (is_answered)
+            return;
+    }
+    requests_seek_bounded(&self->requests, seek);
+}
+
 static PyObject *loop_result(next_status status)
 {
     if (status == NEXT_ENDED)
@@ -143,9 +198,9 @@ static PyObject *loop_result(next_status status)
 
 static PyObject *Requests_serve(RequestsObject *self, PyObject *args)
 {
-    PyObject *prepare, *read;
+    PyObject *prepare, *read, *prepare_seek;
     request_buffers buffers;
-    if (!PyArg_ParseTuple(args, "OO", &prepare, &read))
+    if (!PyArg_ParseTuple(args, "OOO", &prepare, &read, &prepare_seek))
         return NULL;
     if (!request_buffers_init(&buffers)) {
         request_buffers_destroy(&buffers);
@@ -154,13 +209,16 @@ static PyObject *Requests_serve(RequestsObject *self, PyObject *args)
     next_status status;
     for (;;) {
         fuse_read request;
+        fuse_seek seek;
         Py_BEGIN_ALLOW_THREADS
-        status = requests_next(&self->requests, &buffers, &request);
+        status = requests_next(&self->requests, &buffers, &request, &seek);
         Py_END_ALLOW_THREADS
         report_digest_error(self);
-        if (status != NEXT_READ)
+        if (status == NEXT_SEEK)
+            answer_seek(self, &seek, prepare_seek);
+        else if (status != NEXT_READ)
             break;
-        if (!answer_prepared(self, &buffers, &request, prepare))
+        else if (!answer_prepared(self, &buffers, &request, prepare))
             answer(self, &request, read);
     }
     int error = errno;
@@ -192,9 +250,11 @@ static PyMethodDef requests_methods[] = {
     {"drop_file", (PyCFunction)Requests_drop_file, METH_VARARGS,
      "Stop answering reads of a file, and drop its leaves."},
     {"put_leaf", (PyCFunction)Requests_put_leaf, METH_VARARGS, "Cache a leaf of an open file, or None for zeros."},
+    {"put_map", (PyCFunction)Requests_put_map, METH_VARARGS,
+     "Cache which blocks of a range of an open file hold data."},
     {"clear", (PyCFunction)Requests_clear, METH_NOARGS, "Drop all cached leaves."},
     {"serve", (PyCFunction)Requests_serve, METH_VARARGS,
-     "Answer reads and forward other requests until the file system is unmounted."},
+     "Answer reads and seeks, and forward other requests, until the file system is unmounted."},
     {"forward_replies", (PyCFunction)Requests_forward_replies, METH_NOARGS,
      "Forward replies from the session socket to the kernel until the socket is closed."},
     {NULL, NULL, 0, NULL},

@@ -9,6 +9,7 @@ import pytest
 
 from cbtfs.core.manifest import Manifest
 from cbtfs.repair import repair
+from tests.make_points import BLOCK
 from tests.mount.mount_process import Server, serving, wait_until
 
 pytestmark = pytest.mark.mounts
@@ -52,6 +53,18 @@ def reads_correctly(server: Server, point: Manifest, image: bytes) -> bool:
     return True
 
 
+def finds_the_hole(server: Server, point: Manifest) -> bool:
+    """Return False if a seek fails; assert that its result is correct otherwise."""
+    try:
+        with server.disk(point).open("rb") as file:
+            hole = os.lseek(file.fileno(), 0, os.SEEK_HOLE)
+            data = os.lseek(file.fileno(), hole, os.SEEK_DATA)
+    except OSError:
+        return False
+    assert (hole, data) == (8 * BLOCK, 24 * BLOCK)
+    return True
+
+
 @pytest.mark.parametrize("damage", [replace_with_garbage, fill_pages_with_noise, truncate, empty])
 def test_a_mount_survives_a_damaged_catalog_and_recovers_after_a_repair(
     repository: Path,
@@ -65,11 +78,13 @@ def test_a_mount_survives_a_damaged_catalog_and_recovers_after_a_repair(
 
         damage(repository / "catalog" / "data.mdb")
         for _ in range(20):
+            finds_the_hole(server, point)
             reads_correctly(server, point, bytes(image))
             reads_correctly(server, point, bytes(image))
         repair(repository, lock_wait=30)
 
         assert wait_until(lambda: reads_correctly(server, point, bytes(image)))
+        assert wait_until(lambda: finds_the_hole(server, point))
         assert server.process.poll() is None
     assert server.wait() == 0
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cbtfs.core.manifest import Manifest
+from tests.make_points import BLOCK
 from tests.mount.mount_process import Server, serving
 
 pytestmark = pytest.mark.mounts
@@ -50,6 +51,14 @@ def _read_direct(path: Path) -> bytes:
         os.close(fd)
 
 
+def _first_hole(path: Path) -> int:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        return os.lseek(fd, 0, os.SEEK_HOLE)
+    finally:
+        os.close(fd)
+
+
 USES: dict[str, Callable[[Server, Manifest], object]] = {
     "FileSystem.lookup": lambda server, point: server.disk(point).lstat(),
     "FileSystem.entry": lambda server, point: (server.folder(point) / "vm.json").stat(),
@@ -57,6 +66,7 @@ USES: dict[str, Callable[[Server, Manifest], object]] = {
     "FileSystem.target": lambda server, point: os.readlink(server.root / "vm" / "latest"),
     "FileSystem.open": lambda server, point: _read_direct(server.disk(point)),
     "FileSystem.read": lambda server, point: (server.folder(point) / "vm.json").read_bytes(),
+    "FileSystem.prepare_seek": lambda server, point: _first_hole(server.disk(point)),
 }
 UNPREPARED = "FileSystem.prepare = lambda *_: False"
 """Make FileSystem.read answer all reads."""
@@ -112,3 +122,39 @@ def test_a_read_of_the_wrong_length_is_eio(
         assert caught.value.errno == errno.EIO
         assert "expected" in server.log.readline()
         assert _read_direct(server.disk(point)) == image
+
+
+def test_a_damaged_block_map_is_eio_and_never_a_hole(
+    repository: Path, point: Manifest, tmp_path: Path
+) -> None:
+    fault = "raise CatalogDamaged('injected')"
+    first = "from cbtfs.store.catalog.view import View, CatalogDamaged"
+    with _faulty(repository, tmp_path, "View.node", fault, first) as (server, trigger):
+        trigger.touch()
+        for kind in (os.SEEK_HOLE, os.SEEK_DATA):
+            with (
+                server.disk(point).open("rb") as file,
+                pytest.raises(OSError, match=r".") as caught,
+            ):
+                os.lseek(file.fileno(), 9 * BLOCK, kind)
+            assert caught.value.errno == errno.EIO
+        trigger.unlink()
+
+        assert _first_hole(server.disk(point)) == 8 * BLOCK
+        assert f"cannot read point {point.point}, disk disk: " in server.log.readline()
+
+
+def test_a_seek_fails_if_its_worker_is_killed_and_then_succeeds(
+    repository: Path, point: Manifest, tmp_path: Path
+) -> None:
+    fault = "import os; os.kill(os.getpid(), 9)"
+    with _faulty(repository, tmp_path, "FileSystem.prepare_seek", fault) as (server, trigger):
+        (worker,) = server.workers()
+        with server.disk(point).open("rb") as file:
+            trigger.touch()
+            with pytest.raises(OSError, match=r"."):
+                os.lseek(file.fileno(), 0, os.SEEK_HOLE)
+            trigger.unlink()
+
+            assert os.lseek(file.fileno(), 0, os.SEEK_HOLE) == 8 * BLOCK
+        assert server.workers().isdisjoint({worker})

@@ -63,9 +63,9 @@ def leases(path: Path, manifest: Manifest) -> int:
     return count
 
 
-@pytest.mark.parametrize("is_prepared", [False, True])
+@pytest.mark.parametrize("request_kind", ["read", "prepared read", "seek"])
 def test_each_worker_that_reads_takes_its_own_lease(
-    path: Path, repository: Repository, points: list[Manifest], is_prepared: bool
+    path: Path, repository: Repository, points: list[Manifest], request_kind: str
 ) -> None:
     """Otherwise prune could delete the point once the worker that opened the file is killed."""
     open_counts = OpenCounts()
@@ -74,11 +74,14 @@ def test_each_worker_that_reads_takes_its_own_lease(
     opener.open(number)
     assert leases(path, points[0]) == 1
 
-    if is_prepared:
+    if request_kind != "read":
         device, session = socket.socketpair()
         with device, session:
             reader.provide_leaves_to(Requests(device.fileno(), session.fileno(), reader.chunks))
-            assert reader.prepare(number, 0, BLOCK)
+            if request_kind == "seek":
+                assert reader.prepare_seek(number, 0) is None
+            else:
+                assert reader.prepare(number, 0, BLOCK)
     else:
         assert bytes(reader.read(number, 0, BLOCK)) == bytes([1]) * BLOCK
 

@@ -3,8 +3,6 @@
 import errno
 import gc
 import socket
-import struct
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,71 +10,15 @@ import pytest
 
 from cbtfs.core.blockmap import FANOUT
 from cbtfs.core.frame import Kind
-from cbtfs.native import Chunks, Leaf, PackFile, Requests, has_deleted_pack_files, open_pack_files
+from cbtfs.native import Leaf, PackFile, has_deleted_pack_files, open_pack_files
 from cbtfs.store.catalog.records import Location, encode_location
 from cbtfs.store.codec import Encoder
-from cbtfs.store.digest import chunk_digest, prefixed_digest
+from cbtfs.store.digest import chunk_digest
 from cbtfs.store.identity import new_pack_id
 from cbtfs.store.packs import PackFolder
+from tests.native.kernel import FORGET, INODE, INTERRUPT, LOOKUP, Kernel, read_request, request
 
-_IN = struct.Struct("<IIQQIIIHH")
-_READ = struct.Struct("<QQIIQII")
-_OUT = struct.Struct("<IiQ")
-_LOOKUP, _FORGET, _READ_CODE, _INTERRUPT = 1, 2, 15, 36
-INODE = 1 << 20
 BLOCK = 64 << 10
-
-
-def request(opcode: int, unique: int, body: bytes = b"", inode: int = INODE) -> bytes:
-    return _IN.pack(_IN.size + len(body), opcode, unique, inode, 0, 0, 0, 0, 0) + body
-
-
-def read_request(unique: int, offset: int, length: int) -> bytes:
-    return request(_READ_CODE, unique, _READ.pack(0, offset, length, 0, 0, 0, 0))
-
-
-def _socket_pair() -> tuple[socket.socket, socket.socket]:
-    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-
-
-class Kernel:
-    """The kernel's end of the device and pyfuse3's end of the session."""
-
-    def __init__(self) -> None:
-        self.device, self.server_device = _socket_pair()
-        self.session, self.server_session = _socket_pair()
-        for end in (self.device, self.session):
-            end.settimeout(20)
-        self.result: bytes | memoryview | int = b""
-        self.chunks = Chunks(1 << 20, prefixed_digest, False)
-        self.requests = Requests(
-            self.server_device.fileno(), self.server_session.fileno(), self.chunks
-        )
-        self._thread = threading.Thread(target=self._serve)
-        self._thread.start()
-
-    def _serve(self) -> None:
-        self.requests.serve(lambda *_: False, lambda *_: self.result)
-
-    def ask(self, message: bytes) -> tuple[int, int, bytes]:
-        """Return the reply to *message*: the request's number, the errno and the bytes."""
-        self.device.send(message)
-        length, error, unique, data = self._reply()
-        assert length == _OUT.size + len(data)
-        return unique, -error, data
-
-    def _reply(self) -> tuple[int, int, int, bytes]:
-        reply = self.device.recv(1 << 20)
-        return (*_OUT.unpack_from(reply), reply[_OUT.size :])
-
-    def close(self) -> None:
-        """End serve(), which returns after pyfuse3 has closed its end of the session."""
-        self.session.close()
-        self.device.send(request(_LOOKUP, 99))
-        self._thread.join(20)
-        assert not self._thread.is_alive()
-        for end in (self.device, self.server_device, self.server_session):
-            end.close()
 
 
 @pytest.fixture
@@ -118,11 +60,11 @@ def test_a_request_that_cannot_be_forwarded_fails_and_later_ones_are_served(
     kernel.server_session.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
     large = bytes(100_000)
 
-    assert kernel.ask(request(_LOOKUP, 7, large)) == (7, errno.EMSGSIZE, b"")
-    kernel.device.send(request(_FORGET, 8, large))
-    kernel.device.send(request(_INTERRUPT, 9, bytes(8)))
-    kernel.device.send(request(_LOOKUP, 10, b"name\0"))
-    assert kernel.session.recv(1 << 20) == request(_LOOKUP, 10, b"name\0")
+    assert kernel.ask(request(LOOKUP, 7, large)) == (7, errno.EMSGSIZE, b"")
+    kernel.device.send(request(FORGET, 8, large))
+    kernel.device.send(request(INTERRUPT, 9, bytes(8)))
+    kernel.device.send(request(LOOKUP, 10, b"name\0"))
+    assert kernel.session.recv(1 << 20) == request(LOOKUP, 10, b"name\0")
 
 
 def test_reads_end_at_the_end_of_the_largest_file(kernel: Kernel) -> None:

@@ -8,7 +8,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "cbtfs" / "native"
-TESTS = [ROOT / "tests" / "native" / name for name in ("test_chunks.py", "test_requests.py")]
+TESTS = [
+    ROOT / "tests" / "native" / name
+    for name in ("test_chunks.py", "test_requests.py", "test_seeks.py")
+]
 
 _RUN = """
 import sys

@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 
 from cbtfs.prune.prune import Outcome
+from tests.make_points import BLOCK
 from tests.mount.mount_process import Server, serving, wait_until
 from tests.scenarios.repository_history import History, image
 from tools.crash.child import Send, run_child
 
 pytestmark = pytest.mark.mounts
 
-LONG = image(*range(1, 90))
+LONG = image(*range(1, 60), *[0] * 5, *range(60, 90))
+HOLE = 59 * BLOCK, 64 * BLOCK
 
 
 @pytest.fixture
@@ -58,6 +60,8 @@ def test_an_open_file_stays_readable_through_forget_and_prune(
             assert prune(history) == {"leased": 1, "freed": 0}
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
+            hole = os.lseek(fd, 0, os.SEEK_HOLE)
+            assert (hole, os.lseek(fd, hole, os.SEEK_DATA)) == HOLE
             assert os.pread(fd, len(LONG), 0) == LONG
             assert wait_until(lambda: not path.exists())
         finally:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn, TextIO
 
 from cbtfs.errors import CbtfsError
-from tools.bench import depth, ingests, reads, restores, scale, shapes, workloads
+from tools.bench import depth, holes, ingests, reads, restores, scale, shapes, workloads
 from tools.bench.bench import Bench
 from tools.bench.datasets import Datasets, DatasetUnavailable
 from tools.bench.machine import describe
@@ -33,6 +33,7 @@ GROUPS: Final[Mapping[str, Callable[[Bench], Iterator[Row]]]] = {
     "depth": depth.depth_rows,
     "depth-curves": depth.curve_rows,
     "ways-copy": workloads.copy_rows,
+    "ways-sparse": holes.copy_rows,
     "ways-files": workloads.tree_rows,
     "ways-debian": workloads.real_rows,
     "ingest-full": ingests.full_rows,
