@@ -23,7 +23,9 @@ pytestmark = pytest.mark.mounts
 PAGE: Final = (Path(__file__).parents[2] / "docs" / "getting-started.md").read_text("utf-8")
 COMMANDS: Final = "".join(re.findall(r"^```sh\n(.*?)^```", PAGE, re.S | re.M))
 SERVER: Final = "vc1.example"
-ADDRESS: Final = "127.87.83.1"
+_PID: Final = os.getpid()
+ADDRESS: Final = f"127.{64 + (_PID >> 16) % 128}.{_PID >> 8 & 255}.{_PID & 255}"
+"""A loopback address that no other test process uses."""
 PASSWORD: Final = "correct horse"
 SIZE: Final = 8 << 20
 _PREPARE: Final = """\
