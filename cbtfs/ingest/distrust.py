@@ -38,7 +38,7 @@ def find_distrust(repository: Repository, base: Baseline) -> Distrust | None:
 def reason_of(record: Distrust) -> str:
     """Return the reason of the full that a record causes."""
     if record.found is None:
-        return "change tracking missed blocks, as far as a damaged record shows"
+        return "change tracking missed blocks, according to a damaged record"
     return f"{missed_blocks(record.blocks)} at {record.found}, and no full scan followed"
 
 
@@ -82,16 +82,16 @@ class Misses:
 
     def suspect(self, reason: str, moment: str | None = None) -> int:
         """Mark the points that may be wrong; return their number."""
-        text = f"disk {printable(self.label)}: {reason}, seen at {moment or self.moment}"
+        text = f"disk {printable(self.label)}: {reason}, detected at {moment or self.moment}"
         return len(suspect_since_full(self.repository, self.vm.id, self.base, text))
 
     def warn_of_sample(self, blocks: int, suspect: int) -> None:
         """Warn about mismatches in a sample, before the full scan."""
-        self._warn(f"{missed_blocks(blocks)} of those that the audit sampled", suspect)
+        self._warn(f"{missed_blocks(blocks)} in the sample of the audit", suspect)
 
     def warn_of_scan(self, blocks: int, suspect: int) -> None:
         """Warn about missed blocks that the full scan found."""
-        self._warn(f"{missed_blocks(blocks)}, as the full scan of the disk shows", suspect)
+        self._warn(f"{missed_blocks(blocks)}, according to the full scan", suspect)
 
     def _warn(self, text: str, suspect: int) -> None:
         vm = printable(self.vm.name)

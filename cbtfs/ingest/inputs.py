@@ -1,4 +1,4 @@
-"""Inputs of a restore point: the VM, its disks, and the options that hold for all of them."""
+"""Inputs of a restore point: the VM, its disks, and their common options."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

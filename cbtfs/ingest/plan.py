@@ -76,14 +76,14 @@ def make_plan(source: DiskSource, base: Baseline | None, options: PlanOptions) -
         )
         return whole(Reason(FullReason.BASE_MISSING, text), want)
     if want == "full":
-        plan = whole(Reason(FullReason.ASKED_FOR, "a full was asked for"), want)
+        plan = whole(Reason(FullReason.ASKED_FOR, "a full was requested"), want)
         return replace(plan, listed=_listed(source, base)) if options.is_audited else plan
     if options.distrust is not None:
         is_used = options.is_audited and want != "incremental"
         listed = _listed(source, base) if is_used else None
         return missed(Plan("incremental", "", None, listed), reason_of(options.distrust), want)
     if options.unreadable:
-        text = f"compared by digest: {options.unreadable[0]}, it may be this disk's newest"
+        text = f"compared by digest: {options.unreadable[0]}, which may be this disk's newest"
         return whole(Reason(FullReason.BASE_DAMAGED, text), want)
     try:
         changed = source.changed(base.since)

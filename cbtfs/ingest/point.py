@@ -148,8 +148,8 @@ def _warn_of_new_holder(repository: Repository, vm: Vm, before: Vm) -> None:
     with repository.catalog.view() as view:
         label = vm_names(view).labels[before.id]
     log.warning(
-        "VM name %r changed hands: it meant VM %s and now means VM %s; the points of the former "
-        "are those of %s from now on",
+        "VM name %r changed hands from VM %s to VM %s; the points of the former are now listed "
+        "under %s",
         vm.name,
         before.id,
         vm.id,
@@ -196,7 +196,7 @@ def _check_inputs(vm: VmInput, disks: Sequence[DiskInput]) -> None:
     labels = [disk.label for disk in disks]
     identities = [disk.identity for disk in disks]
     if not all(labels) or len(set(labels)) < len(labels) or len(set(identities)) < len(labels):
-        raise UsageError("each disk of a VM needs a name of its own")
+        raise UsageError("each disk of a VM needs a unique name")
 
 
 def _find_vm(repository: Repository, wanted: VmInput) -> tuple[Vm, bool]:

@@ -380,7 +380,7 @@ def test_a_requested_full_ignores_the_list(path: Path, disk: FakeDisk) -> None:
 
     manifest = ingest(path, {"A": with_list(disk.take_snapshot(), [])}, want="full")
 
-    assert (manifest.kind, manifest.reason) == ("full", "a full was asked for")
+    assert (manifest.kind, manifest.reason) == ("full", "a full was requested")
     assert is_right(path, manifest, disk)
 
 

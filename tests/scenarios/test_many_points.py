@@ -98,16 +98,16 @@ def coming_and_going(crowd: Crowd, points: list[Manifest]) -> Iterator[threading
 @pytest.mark.mounts
 def test_a_mounts_listing_has_each_point_that_stays_once(crowd: Crowd, tmp_path: Path) -> None:
     going, staying = crowd.points[: GOING // 2], crowd.points[GOING:]
-    seen: list[str] = []
+    listed: list[str] = []
     with serving(crowd.path, tmp_path / "mnt", "--workers=2") as server:
         folder = server.root / "vm"
         with coming_and_going(crowd, going) as has_begun, os.scandir(folder) as entries:
-            seen.append(next(entries).name)
+            listed.append(next(entries).name)
             assert has_begun.wait(60)
-            seen += (entry.name for entry in entries)
+            listed += (entry.name for entry in entries)
 
-    assert len(seen) == len(set(seen))
-    assert {manifest.name for manifest in staying} <= set(seen)
+    assert len(listed) == len(set(listed))
+    assert {manifest.name for manifest in staying} <= set(listed)
 
 
 def test_list_has_each_point_that_stays_once(crowd: Crowd) -> None:

@@ -39,5 +39,5 @@ def select_disks(options: IngestOptions, disks: Sequence[DiskFacts]) -> DiskSele
     if not chosen:
         reasons = "; ".join(f"{disk.disk}: {disk.reason}" for disk in left_out)
         kind = SourceUnavailable if any(disk.is_wanted for disk in left_out) else UsageError
-        raise kind(f"no disk is left to capture: {reasons}")
+        raise kind(f"no disk to capture: {reasons}")
     return DiskSelection(tuple(chosen), tuple(left_out))

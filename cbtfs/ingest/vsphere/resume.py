@@ -116,7 +116,7 @@ def find_interrupted(
     if any(other.depth >= entry.depth for other in others):
         raise ResumeRefused("it is not the newest snapshot of the VM")
     if then.others != tuple(other.id for other in others):
-        raise ResumeRefused("other snapshots of the VM came or went")
+        raise ResumeRefused("other snapshots of the VM were added or removed")
     max_age = MAX_AGE_SECONDS if options.max_snapshot_age is None else options.max_snapshot_age
     age = (session.now() - entry.created).total_seconds()
     if age >= max_age:
@@ -124,7 +124,7 @@ def find_interrupted(
     if then.is_quiesce_wanted != options.quiesce:
         raise ResumeRefused(f"it was taken with{'' if then.is_quiesce_wanted else 'out'} --quiesce")
     if machine.is_tracking != (then.untracked is None):
-        raise ResumeRefused("change tracking was switched since")
+        raise ResumeRefused("change tracking was enabled or disabled since")
     taken = load_taken(session, machine.snapshots, entry, then.consistency)
     disks = select_disks(options, taken.disks).disks
     identities = [disk.identity for disk in disks]

@@ -71,7 +71,7 @@ def ingest_machine(context: IngestContext, vm: ListedVm) -> VmIngestResult:
     troubles = tuple(text for text in stale.hold_troubles.values() if text is not None)
     others = [name for name in stale.swept.others if name != prepared.snapshot_name]
     notes = [f"removed the snapshot {name} of an interrupted run" for name in stale.swept.removed]
-    notes += [f"has a snapshot that is left alone: {name}" for name in others]
+    notes += [f"another snapshot is kept: {name}" for name in others]
     notes += stale.notes
     notes += disk_notes(prepared.ready.machine)
     untracked = prepared.ready.untracked
@@ -187,11 +187,11 @@ def _clean_up(session: Session, vm: ListedVm, record: Run, held: Held) -> tuple[
         remove_named(session, vm.object, name)
         is_removed = True
     except CbtfsError as exc:
-        warnings.append(f"the snapshot {name} is left behind: {exc}; the next run tries")
+        warnings.append(f"the snapshot {name} is left behind: {exc}; the next run tries again")
     try:
         held.end()
     except CbtfsError as exc:
-        warnings.append(f"{exc}; the next run tries")
+        warnings.append(f"{exc}; the next run tries again")
     if not warnings:
         record.finish()
     if is_removed and (reason := consolidate(session, vm.object)) is not None:

@@ -220,7 +220,7 @@ def test_a_requested_full_finds_misses_that_no_sample_found(path: Path, disk: Fa
 
     record = take_silent(path, disk, {HIDDEN}, want="full").disks[0]
 
-    assert record.reason == "a full was asked for"
+    assert record.reason == "a full was requested"
     assert record.audit is not None
     assert record.audit["method"] == "whole"
     assert (record.audit["of"], record.audit["missed"]) == (BLOCKS - 1, 1)
@@ -291,13 +291,13 @@ def test_a_suspect_point_is_shown_as_such_everywhere(path: Path, disk: FakeDisk)
 
 def test_a_run_chooses_its_sample_by_its_seed(path: Path, disk: FakeDisk) -> None:
     take_silent(path, disk)
-    seen = []
+    samples = []
     for run in ("1" * 32, "2" * 32):
         shot = disk.take_snapshot()
         manifest = take(path, ("A", shot, shot), audit=FEW, run=run)
         assert manifest.run == run
         assert manifest.disks[0].audit is not None
         assert manifest.disks[0].audit["seed"] == f"{run}/{manifest.disks[0].id}"
-        seen.append({e.start for e in shot.fetched})
+        samples.append({e.start for e in shot.fetched})
 
-    assert seen[0] != seen[1]
+    assert samples[0] != samples[1]

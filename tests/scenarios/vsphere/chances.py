@@ -16,6 +16,7 @@ knobs, because cbtfs cannot detect their effect:
   ingests are separate events.
 """
 
+from dataclasses import dataclass
 from typing import Any, Final
 
 from hypothesis import strategies as st
@@ -26,6 +27,22 @@ SIZES: Final = (24 * 4096 + 512, 70 * 4096)
 KEYS: Final = (2000, 2001)
 STORES: Final = ("datastore1", "fast")
 REVERTS: Final = ("keep-id", "keep-epoch", "new-epoch")
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """The VM and the server at the start of a history."""
+
+    is_tracking: bool
+    lists_discards: bool
+    unmap_unit: int
+    """Bytes."""
+    block_size: int
+    """Bytes."""
+    transport: str
+    knobs: dict[str, Any]
+    """Knobs of change tracking."""
+
 
 Event = tuple[str, dict[str, Any]]
 Drawn = st.SearchStrategy[dict[str, Any]]
@@ -162,14 +179,13 @@ DAYS: Final = st.tuples(
     INGEST,
 ).map(lambda day: [*day[0], *day[1], *day[2], day[3]])
 """Guest writes, at most two other events, more guest writes, an ingest."""
-START: Final = st.fixed_dictionaries(
-    {
-        "is_tracking": st.booleans(),
-        "lists_discards": st.booleans(),
-        "unmap_unit": st.sampled_from([4096, 65536]),
-        "block_size": st.sampled_from([4096, 16384]),
-        "transport": st.sampled_from(["nbd", "nbd", "datastore"]),
-        "knobs": st.tuples(PAGES, KNOBS["cbt"]).map(lambda knobs: {**knobs[1], **knobs[0]}),
-    }
+START: Final = st.builds(
+    Start,
+    is_tracking=st.booleans(),
+    lists_discards=st.booleans(),
+    unmap_unit=st.sampled_from([4096, 65536]),
+    block_size=st.sampled_from([4096, 16384]),
+    transport=st.sampled_from(["nbd", "nbd", "datastore"]),
+    knobs=st.tuples(PAGES, KNOBS["cbt"]).map(lambda knobs: {**knobs[1], **knobs[0]}),
 )
 """`datastore` does not report allocation, so lists always have discards if it is drawn."""

@@ -5,13 +5,13 @@
 
 import os
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.scenarios.vsphere.chances import DAYS, START, Event
+from tests.scenarios.vsphere.chances import DAYS, START, Event, Start
 from tests.scenarios.vsphere.vm_history import History, Site
 
 LONG: Final = int(os.environ.get("CBTFS_HISTORIES", "0"))
@@ -28,9 +28,9 @@ PROFILE: Final = settings(
 @PROFILE
 @given(start=START, days=st.lists(DAYS, min_size=3, max_size=12 if LONG else 6))
 def test_every_point_equals_its_snapshot(
-    site: Site, start: dict[str, Any], days: Sequence[Sequence[Event]]
+    site: Site, start: Start, days: Sequence[Sequence[Event]]
 ) -> None:
-    history = History(site, **start)
+    history = History(site, start)
     try:
         history.live(days)
     finally:
@@ -39,6 +39,6 @@ def test_every_point_equals_its_snapshot(
 
 def test_the_histories_had_points_of_all_kinds(site: Site) -> None:
     assert site.histories >= HISTORIES
-    assert site.seen["incremental"] > HISTORIES
-    assert site.seen["full"] > HISTORIES
-    assert site.seen["resumed"] > 0
+    assert site.counts["incremental"] > HISTORIES
+    assert site.counts["full"] > HISTORIES
+    assert site.counts["resumed"] > 0

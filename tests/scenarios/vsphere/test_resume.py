@@ -279,7 +279,7 @@ def test_a_begun_full_scan_is_resumed(lab: Lab) -> None:
     manifest = lab.ingest().manifest
 
     lab.assert_true(manifest)
-    assert manifest.disks[0].reason == "a full was asked for"
+    assert manifest.disks[0].reason == "a full was requested"
     assert manifest.metadata["resumed"]["not_read_bytes"]["Hard disk 1"] > 0
 
 
@@ -341,7 +341,7 @@ def _forget_base(lab: Lab) -> None:
         (_another_snapshot, {}, "it is not the newest snapshot of the VM"),
         (_another_run, {}, "it is one of several"),
         (_move, {}, "disk 2000 has changed"),
-        (_cbt_off, {}, "change tracking was switched since"),
+        (_cbt_off, {}, "change tracking was enabled or disabled since"),
         (_too_old, {}, "it is older than 21600 s"),
         (_damage, {}, "the record of its progress is damaged"),
         (_cut, {}, "the record of its progress is damaged"),
@@ -380,7 +380,7 @@ def test_a_run_is_not_resumed_if_the_snapshot_below_was_removed(lab: Lab) -> Non
 
     lab.assert_true(outcome.manifest)
     lab.assert_clean()
-    assert refusal(outcome.notes) == "other snapshots of the VM came or went"
+    assert refusal(outcome.notes) == "other snapshots of the VM were added or removed"
 
 
 def test_a_run_is_resumed_on_top_of_a_foreign_snapshot(lab: Lab) -> None:

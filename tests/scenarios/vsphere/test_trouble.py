@@ -346,7 +346,7 @@ def test_a_snapshot_of_another_product_costs_a_full_and_stays(tracked: Lab) -> N
     after = tracked.ingest().manifest
 
     assert "does not belong to this repository: theirs" in during.manifest.reason
-    assert "has a snapshot that is left alone: theirs" in during.notes
+    assert "another snapshot is kept: theirs" in during.notes
     assert "at the last point" in after.reason
     incremental(tracked)
 

@@ -153,18 +153,18 @@ def test_a_library_without_asynchronous_reads_is_enough(vddk: Lab) -> None:
 
 
 def test_the_session_is_used_and_no_other_login_is_made(vddk: Lab) -> None:
-    seen = []
+    logins = []
 
     def look(disk: str, size: int) -> Callable[[int], None]:
-        seen.append(len(list(vddk.sim.site.sessions)))
+        logins.append(len(list(vddk.sim.site.sessions)))
         return lambda count: None
 
     vddk.ingest(on_disk=look)
     vddk.sim.knobs.change("vddk", sessions=False)
     vddk.ingest(on_disk=look, want="full")
 
-    assert set(seen[:2]) == {1}
-    assert max(seen[2:]) >= 2
+    assert set(logins[:2]) == {1}
+    assert max(logins[2:]) >= 2
     vddk.assert_all_true()
     vddk.assert_clean()
 

@@ -26,7 +26,7 @@ from cbtfs.store.repository import writing
 from tests.ingest.audit.silent_tracker import listed, suspects
 from tests.ingest.fake_disks import forget, lose_catalog
 from tests.make_points import BLOCK, new_repository, read_point
-from tests.scenarios.vsphere.chances import KEYS, SIZES, Event
+from tests.scenarios.vsphere.chances import KEYS, SIZES, Event, Start
 from tests.scenarios.vsphere.site import QUICK_NBD
 from tools.vsim import Simulator
 from tools.vsim.fault import Fault
@@ -40,7 +40,7 @@ class Site:
     session: Session
     folder: Path
     histories: int = 0
-    seen: Counter[str] = field(default_factory=Counter)
+    counts: Counter[str] = field(default_factory=Counter)
     """Counts of ingests by kind, of resumed runs and of errors, to show the coverage."""
 
 
@@ -83,34 +83,24 @@ def wrong_blocks(site: Site, repository: Path, manifest: Manifest) -> dict[str, 
 class History:
     """One VM and one repository. The methods are the events of `chances`."""
 
-    def __init__(
-        self,
-        site: Site,
-        *,
-        is_tracking: bool,
-        lists_discards: bool,
-        unmap_unit: int,
-        block_size: int,
-        transport: str,
-        knobs: dict[str, Any],
-    ) -> None:
+    def __init__(self, site: Site, start: Start) -> None:
         site.histories += 1
         self.site, self.do = site, site.sim.do
         self.name = f"vm{site.histories}"
         self.folder = site.folder / self.name
         self.folder.mkdir()
-        self.repository = new_repository(self.folder / "repository", block_size)
-        self.unmap_unit = unmap_unit
+        self.repository = new_repository(self.folder / "repository", start.block_size)
+        self.unmap_unit = start.unmap_unit
         self.points: list[Manifest] = []
         self.foreign: list[str] = []
         """Names of foreign snapshots."""
         self.count = 0
-        self.by_datastore = transport == "datastore"
-        self.lists_discards = lists_discards or self.by_datastore
+        self.by_datastore = start.transport == "datastore"
+        self.lists_discards = start.lists_discards or self.by_datastore
         self.behave()
-        site.sim.knobs.change("cbt", **knobs)
+        site.sim.knobs.change("cbt", **start.knobs)
         disks = [{"size": size, "label": f"disk of {size}"} for size in SIZES]
-        self.moid = self.do.add_vm({"name": self.name, "cbt": is_tracking, "disk": disks})
+        self.moid = self.do.add_vm({"name": self.name, "cbt": start.is_tracking, "disk": disks})
         for key, size in zip(KEYS, SIZES, strict=True):
             self.write(key, 0, size // 2)
 
@@ -325,13 +315,13 @@ class History:
                 self.site, self.name, self.repository, options, by_datastore=self.by_datastore
             )
         except CbtfsError as exc:
-            self.site.seen[type(exc).__name__] += 1
+            self.site.counts[type(exc).__name__] += 1
             note(f"no point: {exc}")
             assert set(listed(self.repository)) == before
             return None
-        self.site.seen["resumed"] += "resumed" in manifest.metadata
+        self.site.counts["resumed"] += "resumed" in manifest.metadata
         for disk in manifest.of_kind("disk"):
-            self.site.seen[disk.ingest] += 1
+            self.site.counts[disk.ingest] += 1
             note(f"{manifest.name}, {disk.label}: {disk.ingest}, {disk.reason}")
         self.points.append(manifest)
         self.assert_true(manifest)
