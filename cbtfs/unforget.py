@@ -106,6 +106,8 @@ def _not_one(
     names = [f"{_spelled(m)} ({m.point[:12]})" for m in newest[:_NAMED]]
     known = f"the forgotten points are {', '.join(names)}" if names else "there is none"
     more = f" and {len(newest) - _NAMED} more" if len(newest) > _NAMED else ""
+    if not repository.forgotten().is_complete:
+        more += "; a forgotten manifest is corrupt or cannot be read"
     return PointNotFound(f"no forgotten point {shown!r}: {known}{more}", map(_spelled, newest))
 
 

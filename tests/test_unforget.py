@@ -173,6 +173,17 @@ def test_a_name_that_is_not_exact_is_refused(
     assert words in document["error"]["message"]
 
 
+def test_a_corrupt_forgotten_manifest_is_reported(history: History, run: Any) -> None:
+    point = next(iter(history.expected))
+    run("forget", point)
+    forgotten_file(history, point).write_bytes(b"{}")
+
+    code, document = run("unforget", point)
+
+    assert code == 13
+    assert "a forgotten manifest is corrupt" in document["error"]["message"]
+
+
 def test_a_name_that_another_point_has_now_is_refused(history: History, run: Any) -> None:
     newest = list(history.expected)[-1]
     run("forget", newest)

@@ -104,15 +104,21 @@ def test_a_job_that_does_not_exist_is_refused_with_the_names_of_jobs(
     assert "has nightly" in capsys.readouterr().err
 
 
-def test_the_repository_of_the_command_line_wins_over_that_of_the_job(
-    tmp_path: Path, repository: Path, capsys: pytest.CaptureFixture[str]
+def test_command_line_and_environment_win_over_the_repository_of_the_job(
+    tmp_path: Path,
+    repository: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     file = tmp_path / "cbtfs.toml"
     file.write_text("repo = '/none'\n[job.j]\nrepo = 'of-job'\nsteps = ['list']")
     file.chmod(0o600)
     new_repository(tmp_path / "of-job")
+    monkeypatch.delenv("CBTFS_REPO", raising=False)
 
     assert main(["--config", str(file), "run", "j"]) == 0
+    monkeypatch.setenv("CBTFS_REPO", "/none")
+    assert main(["--config", str(file), "run", "j"]) == 10
     assert main(["--config", str(file), "--repo", str(repository), "run", "j"]) == 0
     assert main(["--config", str(file), "--repo", "/none", "run", "j"]) == 10
     capsys.readouterr()
@@ -136,6 +142,14 @@ def test_a_job_wins_over_defaults_and_an_option_over_both(job: Run) -> None:
 
     assert job(text.format(image)).code == 0
     assert job(text.format(f"--audit wrong {image}")).code == 2
+
+
+def test_a_step_with_a_double_dash_prints_its_document(job: Run, repository: Path) -> None:
+    add_point(repository, {"d": b"\1" * BLOCK}, vm="v")
+
+    (step,) = job("[job.j]\nsteps = ['show -- v']", "--json").document["steps"]
+
+    assert step["document"]["label"] == "v"
 
 
 def test_a_default_of_a_time_zone_reaches_names(job: Run, repository: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json as json_module
+import os
 import shlex
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -14,6 +15,7 @@ import typer
 from cbtfs.cli.options.arguments import Json, example
 from cbtfs.cli.options.context import configuration, global_arguments
 from cbtfs.cli.report.output import begin_output, emit, note, say
+from cbtfs.config import REPO_VARIABLE
 from cbtfs.core.names import printable
 from cbtfs.errors import ExitCode, UsageError
 
@@ -49,7 +51,7 @@ def run(
         known = ", ".join(map(printable, config.jobs)) or "none"
         raise UsageError(f"no job {printable(name)!r}: {where} has {known}", config.jobs)
     before = global_arguments(context)
-    if job.repo is not None and "--repo" not in before:
+    if job.repo is not None and "--repo" not in before and not os.environ.get(REPO_VARIABLE):
         before += ["--repo", str(job.repo)]
     documents: list[dict[str, Any]] = []
     codes: list[int] = []
@@ -79,7 +81,7 @@ def _run_step(arguments: Sequence[str], job: Job, *, as_json: bool) -> tuple[int
         return main(arguments, job.defaults), None
     output = io.StringIO()
     with redirect_stdout(output):
-        code = main([*arguments, "--json"], job.defaults)
+        code = main(["--json", *arguments], job.defaults)
     text = output.getvalue()
     try:
         return code, json_module.loads(text)
