@@ -15,7 +15,15 @@ from typing import Final
 
 import pytest
 
-from tools.vsim import DiskEntry, HostEntry, Inventory, MachineEntry, Simulator, UserEntry
+from tools.vsim import (
+    DiskEntry,
+    HostEntry,
+    Inventory,
+    Listen,
+    MachineEntry,
+    Simulator,
+    UserEntry,
+)
 from tools.vsim.soap.certificate import make_certificate
 
 pytestmark = pytest.mark.mounts
@@ -72,7 +80,8 @@ def sim(folder: Path) -> Iterator[Simulator]:
         hosts=(HostEntry("esx1"),),
         machines=(MachineEntry("web1", disks=(DiskEntry(file=folder / "web1.raw"),)),),
     )
-    with Simulator(inventory, host=ADDRESS, port=443, certificate=certificate) as sim:
+    listen = Listen(ADDRESS, 443)
+    with Simulator(inventory, listen=listen, certificate=certificate) as sim:
         yield sim
 
 

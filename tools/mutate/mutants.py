@@ -27,7 +27,7 @@ class Mutant:
     end: int
     replacement: str
     at_import: bool
-    """It runs when the module is imported, so the map of tests has no entry for it."""
+    """The line runs when the module is imported, so the map of tests has no entry."""
     twin: int = 0
     """Its number among mutants that are equal in all members of the key."""
 

@@ -13,7 +13,7 @@ from tools.vsim.inventory import (
 )
 from tools.vsim.knobs import CbtKnobs, DataKnobs, Knobs, SessionKnobs, SnapshotKnobs, TaskKnobs
 from tools.vsim.rules import CallRule, ReadRule
-from tools.vsim.simulator import Simulator
+from tools.vsim.simulator import Listen, Simulator
 
 __all__ = [
     "CallRule",
@@ -24,6 +24,7 @@ __all__ = [
     "HostEntry",
     "Inventory",
     "Knobs",
+    "Listen",
     "MachineEntry",
     "ReadRule",
     "ServerEntry",

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from tools.vsim.inventory import InventoryError, load_inventory
-from tools.vsim.simulator import HOST, Simulator
+from tools.vsim.simulator import HOST, Listen, Simulator
 from tools.vsim.soap.certificate import Certificate
 
 DESCRIPTION = "Serve a simulated vSphere until SIGINT or SIGTERM."
@@ -48,14 +48,13 @@ def main() -> int:
     logging.basicConfig(level=logging.DEBUG if options.verbose else logging.WARNING)
     signals = {signal.SIGINT, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # every later thread inherits the mask
+    nbd = options.nbd_socket or options.nbd_port
+    listen = Listen(options.host, options.port, nbd, options.vddk_port)
     try:
         simulator = Simulator(
             load_inventory(options.inventory),
             options.state,
-            host=options.host,
-            port=options.port,
-            nbd=options.nbd_socket or options.nbd_port,
-            vddk_port=options.vddk_port,
+            listen=listen,
             certificate=certificate,
             tls=not options.plain_http,
         )

@@ -4,6 +4,7 @@ import secrets
 import ssl
 import tempfile
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -26,6 +27,18 @@ from tools.vsim.soap.certificate import Certificate, make_certificate
 HOST = "127.0.0.1"
 
 
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """Addresses to listen on; port 0 is a free port."""
+
+    host: str = HOST
+    port: int = 0
+    """HTTPS port."""
+    nbd: Path | int = 0
+    """Port or Unix socket of the NBD server."""
+    vddk_port: int = 0
+
+
 class Simulator:
     """A simulated vCenter or ESXi host that serves from its creation until `close`.
 
@@ -39,14 +52,12 @@ class Simulator:
         inventory: Inventory | None = None,
         state: Path | None = None,
         *,
-        host: str = HOST,
-        port: int = 0,
-        nbd: Path | int = 0,
-        vddk_port: int = 0,
+        listen: Listen | None = None,
         certificate: Certificate | None = None,
         tls: bool | ssl.SSLContext = True,
     ) -> None:
         inventory = inventory or Inventory()
+        listen = listen or Listen()
         if not is_known_version(inventory.server.api):
             raise InventoryError(f"invalid server.api {inventory.server.api!r}: unknown to pyVmomi")
         self._temporary = None if state else tempfile.TemporaryDirectory(prefix="vsim-")
@@ -69,23 +80,22 @@ class Simulator:
             context = tls
         self.user = inventory.users[0]
         self._https = HttpsServer(
-            (host, port),
+            (listen.host, listen.port),
             context,
             self.dispatcher,
             {"/folder": FolderService(self.site).answer, "/nfc/": LeaseService(self.site).answer},
             Control(self.do, self.token).answer,
         )
-        self._nbd = NbdServer(
-            nbd if isinstance(nbd, Path) else (host, nbd), SnapshotExports(self.world)
-        )
+        nbd = listen.nbd if isinstance(listen.nbd, Path) else (listen.host, listen.nbd)
+        self._nbd = NbdServer(nbd, SnapshotExports(self.world))
         self._restarts.server = self._https
-        self.host = host
+        self.host = listen.host
         self.port = int(self._https.server_address[1])
         self.scheme = "https" if tls else "http"
-        self.site.scheme, self.site.host, self.site.port = self.scheme, host, self.port
+        self.site.scheme, self.site.host, self.site.port = self.scheme, self.host, self.port
         self.site.thumbprint = self.certificate.thumbprint_sha1
         self._library = LibraryServer(
-            (host, vddk_port), self.site, self._https, self.certificate, vddk_calls
+            (listen.host, listen.vddk_port), self.site, self._https, self.certificate, vddk_calls
         )
         self._https.serve()
         self._threads = [

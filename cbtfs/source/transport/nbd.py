@@ -54,7 +54,7 @@ class NbdTransport:
         return open_export(uri, disk, self._limits)
 
 
-class _Reader:
+class _ExportReader:
     """An export with the size of the disk."""
 
     def __init__(self, export: NbdExport) -> None:
@@ -83,4 +83,4 @@ def open_export(uri: str, disk: TransportDisk, limits: NbdLimits | None) -> Disk
         raise SourceUnavailable(
             f"{export.name} has {export.size} bytes instead of {disk.size}: it is another disk"
         )
-    return _Reader(export)
+    return _ExportReader(export)

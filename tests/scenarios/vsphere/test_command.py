@@ -208,7 +208,7 @@ def test_without_any_password_there_is_no_run(
         (("--thumbprint", "AA", VM), "mutually exclusive"),
         (("--transport", "ftp", VM), "use one of auto, vddk"),
         (("--max-snapshot-age", "soon", VM), "Invalid value for '--max-snapshot-age': 'soon'"),
-        (("--nbd-uri", "nbd://x/{nonsense}", VM), "only {vm}"),
+        (("--nbd-uri", "nbd://x/{nonsense}", VM), "the fields are {vm}"),
     ],
 )
 def test_contradictory_options_are_a_usage_error(

@@ -1,4 +1,4 @@
-"""A repository, and a function that runs commands with it."""
+"""Fixtures: a repository, and a function that runs commands on the repository."""
 
 from pathlib import Path
 

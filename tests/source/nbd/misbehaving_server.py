@@ -78,7 +78,7 @@ class _UnbufferedFile:
 
 
 @dataclass
-class Server:
+class MisbehavingServer:
     """A server of one file; it serves nothing after stop()."""
 
     uri: str
@@ -101,12 +101,14 @@ class Server:
 
 
 @contextmanager
-def nbd_server(image: Path, behaviour: Behaviour | None = None) -> Iterator[Server]:
+def nbd_server(image: Path, behaviour: Behaviour | None = None) -> Iterator[MisbehavingServer]:
     path = str(image.with_suffix(".nbd"))
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path)
     listener.listen()
-    server = Server(f"nbd+unix:///?socket={path}", behaviour or Behaviour(), listener=listener)
+    server = MisbehavingServer(
+        f"nbd+unix:///?socket={path}", behaviour or Behaviour(), listener=listener
+    )
     threads = []
     fd = os.open(image, os.O_RDONLY)
 

@@ -17,7 +17,7 @@ from cbtfs.source.export import NbdSource
 from cbtfs.source.nbd import ALLOCATION, NbdExport, NbdLimits, TooManyExtents
 from tests.cli.run_cbtfs import Run
 from tests.source.implementations import write_sparse
-from tests.source.nbd.misbehaving_server import Behaviour, Server, nbd_server
+from tests.source.nbd.misbehaving_server import Behaviour, MisbehavingServer, nbd_server
 from tests.source.nbd.storage_daemon import qemu_nbd
 from tools.vsim.rules import ReadAction, ReadRule
 
@@ -34,7 +34,7 @@ def image(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def server(image: Path) -> Iterator[Server]:
+def server(image: Path) -> Iterator[MisbehavingServer]:
     with nbd_server(image) as running:
         yield running
 
@@ -86,7 +86,7 @@ def test_a_hole_counts_as_zeros_only_with_the_zero_flag(
     assert length == allocated
 
 
-def test_several_requests_are_in_flight(server: Server) -> None:
+def test_several_requests_are_in_flight(server: MisbehavingServer) -> None:
     has_another: list[bool] = []
 
     def check_next_request(start: int, end: int) -> None:
@@ -114,14 +114,14 @@ def test_a_server_that_accepts_one_client_gets_one_connection(image: Path) -> No
     assert pieces == [CONTENT[part.start : part.end] for part in parts]
 
 
-def test_a_lost_connection_is_reopened(server: Server) -> None:
+def test_a_lost_connection_is_reopened(server: MisbehavingServer) -> None:
     rules = [ReadRule("close"), None]
     server.behaviour.on_read = lambda start, end: rules.pop(0) if rules else None
     with closing(NbdSource(server.uri, limits=NbdLimits(pauses=(0.01,)))) as source:
         assert source.read(WHOLE) == CONTENT
 
 
-def test_a_read_that_fails_commits_nothing(server: Server, run: Run) -> None:
+def test_a_read_that_fails_commits_nothing(server: MisbehavingServer, run: Run) -> None:
     server.behaviour.on_read = lambda start, end: ReadRule("eio")
 
     done = run(*INGEST, server.uri)
@@ -132,7 +132,7 @@ def test_a_read_that_fails_commits_nothing(server: Server, run: Run) -> None:
 
 
 @pytest.mark.parametrize("action", ["eio", "short", "close"])
-def test_a_short_read_is_an_error(server: Server, action: ReadAction) -> None:
+def test_a_short_read_is_an_error(server: MisbehavingServer, action: ReadAction) -> None:
     server.behaviour.on_read = lambda start, end: ReadRule(action)
 
     source = NbdSource(server.uri, limits=QUICK)
@@ -140,7 +140,9 @@ def test_a_short_read_is_an_error(server: Server, action: ReadAction) -> None:
         source.read(WHOLE)
 
 
-def test_a_stalled_server_is_unavailable_after_the_timeout(server: Server, run: Run) -> None:
+def test_a_stalled_server_is_unavailable_after_the_timeout(
+    server: MisbehavingServer, run: Run
+) -> None:
     def stall(start: int, end: int) -> None:
         server.ended.wait()
 
@@ -152,7 +154,7 @@ def test_a_stalled_server_is_unavailable_after_the_timeout(server: Server, run: 
     assert "no answer in 0.2 s" in done.err
 
 
-def test_a_server_that_dies_is_unavailable(server: Server) -> None:
+def test_a_server_that_dies_is_unavailable(server: MisbehavingServer) -> None:
     with closing(NbdSource(server.uri, limits=QUICK)) as source:
         source.read(Extent(0, 512))
         server.stop()
@@ -231,7 +233,7 @@ def test_an_export_with_too_many_extents_is_read_completely(
 
 @pytest.mark.parametrize("bound", ["_MAX_EXTENTS", "_MAX_SPARE_REQUESTS"])
 def test_a_bitmap_with_too_many_extents_is_refused(
-    server: Server, monkeypatch: pytest.MonkeyPatch, bound: str
+    server: MisbehavingServer, monkeypatch: pytest.MonkeyPatch, bound: str
 ) -> None:
     monkeypatch.setattr(f"cbtfs.source.nbd.{bound}", 0)
     with closing(NbdExport(server.uri)) as export, pytest.raises(TooManyExtents, match="too many"):
@@ -239,7 +241,7 @@ def test_a_bitmap_with_too_many_extents_is_refused(
 
 
 def test_the_rest_of_a_long_answer_is_requested_again(
-    server: Server, monkeypatch: pytest.MonkeyPatch
+    server: MisbehavingServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with closing(NbdExport(server.uri)) as export:
         whole = export.statuses(ALLOCATION)

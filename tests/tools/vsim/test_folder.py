@@ -59,20 +59,21 @@ def test_the_base_extent_is_the_snapshot(sim: Simulator, vm: Any, browser: Brows
 
 
 @pytest.mark.parametrize(
-    ("asked", "start", "end"),
+    ("requested", "expected"),
     [
-        (f"bytes={MIB}-{MIB + 5}", MIB, MIB + 6),
-        (f"bytes={4 * MIB - 3}-", 4 * MIB - 3, 4 * MIB),
-        (f"bytes={4 * MIB - 3}-{5 * MIB}", 4 * MIB - 3, 4 * MIB),
-        ("bytes=-5", 4 * MIB - 5, 4 * MIB),
+        (f"bytes={MIB}-{MIB + 5}", (MIB, MIB + 6)),
+        (f"bytes={4 * MIB - 3}-", (4 * MIB - 3, 4 * MIB)),
+        (f"bytes={4 * MIB - 3}-{5 * MIB}", (4 * MIB - 3, 4 * MIB)),
+        ("bytes=-5", (4 * MIB - 5, 4 * MIB)),
     ],
 )
 def test_a_range_returns_exactly_its_bytes(
-    sim: Simulator, vm: Any, browser: Browser, asked: str, start: int, end: int
+    sim: Simulator, vm: Any, browser: Browser, requested: str, expected: tuple[int, int]
 ) -> None:
+    start, end = expected
     sim.do.write("web1", DISK, 0, bytes(range(256)) * (4 * MIB // 256))
     take_snapshot(vm)
-    status, headers, body = browser.get("web1/web1-flat.vmdk", Range=asked)
+    status, headers, body = browser.get("web1/web1-flat.vmdk", Range=requested)
 
     assert status == 206
     assert headers["Content-Range"] == f"bytes {start}-{end - 1}/{4 * MIB}"

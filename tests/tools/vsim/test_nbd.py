@@ -18,7 +18,7 @@ from tests.tools.vsim.clients import (
     take_snapshot,
 )
 from tests.tools.vsim.nbd_client import NbdClient, NbdError
-from tools.vsim import DiskEntry, MachineEntry, ReadRule, Simulator
+from tools.vsim import DiskEntry, Listen, MachineEntry, ReadRule, Simulator
 
 HOLE_AND_ZERO = 3
 
@@ -190,7 +190,8 @@ def test_an_open_reader_can_prevent_consolidation(
 
 
 def test_nbd_can_be_served_on_a_unix_socket(tmp_path: Path) -> None:
-    with Simulator(inventory(), nbd=tmp_path / "nbd") as sim, connected(sim) as service:
+    listen = Listen(nbd=tmp_path / "nbd")
+    with Simulator(inventory(), listen=listen) as sim, connected(sim) as service:
         vm = machine(service)
         sim.do.write("web1", DISK, 0, b"here")
         snapshot = take_snapshot(vm)

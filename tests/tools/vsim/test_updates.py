@@ -142,16 +142,16 @@ def test_truncated_sets_come_piece_by_piece() -> None:
         sim.knobs.change("session", updates_per_set=3)
         collector = service.content.propertyCollector
         collector.CreateFilter(all_machines(service, ["name"]), True)
-        version, sizes, truncated, seen = "", [], True, set()
+        version, sizes, truncated, ids = "", [], True, set()
         while truncated:
             update = collector.WaitForUpdatesEx(version, POLL)
             spent, version, truncated = version, update.version, update.truncated
             items = [item for filter_update in update.filterSet for item in filter_update.objectSet]
             sizes.append(len(items))
-            seen |= {item.obj._moId for item in items}
+            ids |= {item.obj._moId for item in items}
 
         assert sizes == [3, 3, 1]
-        assert len(seen) == 7
+        assert len(ids) == 7
         with pytest.raises(vmodl.query.InvalidCollectorVersion):
             collector.WaitForUpdatesEx(spent, POLL)
 

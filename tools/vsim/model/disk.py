@@ -81,12 +81,23 @@ class DiskState:
     """Raw file of the disk's bytes at the snapshot; None if the snapshot excludes the disk."""
 
 
+@dataclass(frozen=True, slots=True)
+class DiskFiles:
+    """Where a disk keeps its data on this machine."""
+
+    live: Path
+    """The live image."""
+    store: Path
+    """Folder of the settled image and of the images of snapshots."""
+
+
 class SimulatedDisk:
     """A disk of a machine. The world's lock covers every method except `read` and `write`."""
 
     def __init__(
-        self, spec: DiskSpec, datastore: str, base: str, live: Path, store: Path, seed: str
+        self, spec: DiskSpec, datastore: str, base: str, files: DiskFiles, seed: str
     ) -> None:
+        live, store = files.live, files.store
         self.spec = spec
         self.datastore = datastore
         self.base = base  # directory and file name on the datastore, without suffix

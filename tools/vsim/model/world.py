@@ -15,7 +15,7 @@ from typing import Any, get_args
 
 from tools.vsim.inventory import DiskEntry, HostEntry, Inventory, InventoryError, MachineEntry
 from tools.vsim.knobs import Knobs
-from tools.vsim.model.disk import Backing, DiskSpec, SimulatedDisk
+from tools.vsim.model.disk import Backing, DiskFiles, DiskSpec, SimulatedDisk
 from tools.vsim.model.machine import SimulatedMachine
 from tools.vsim.model.slots import disk_key, free_slot
 from tools.vsim.model.snapshot import Snapshot, SnapshotRequest
@@ -208,8 +208,8 @@ class World:
             sharing=entry.sharing,
             linked=entry.linked,
         )
-        live = entry.file or store / "live.raw"
-        return SimulatedDisk(spec, datastore, base, live, store, f"{self.run}/{self.seed}/{store}")
+        files = DiskFiles(entry.file or store / "live.raw", store)
+        return SimulatedDisk(spec, datastore, base, files, f"{self.run}/{self.seed}/{store}")
 
     def take_snapshot(self, machine: SimulatedMachine, request: SnapshotRequest) -> Snapshot:
         """Take a snapshot and give it a new id."""

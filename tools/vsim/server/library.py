@@ -159,8 +159,12 @@ class LibraryConnection:
 
     # control
 
-    def _login(self, caller: str, host: str, port: str, kind: str, user: str, secret: str) -> bytes:
-        """Log in; return the number of lines to log, and whether they contain secrets."""
+    def _login(self, caller: str, host: str, port: str, *credentials: str) -> bytes:
+        """Log in; return the number of lines to log, and whether they contain secrets.
+
+        *credentials* are kind, user, and password or cookie.
+        """
+        kind, user, secret = credentials
         vsphere = self._server.vsphere
         if vsphere.is_away or vsphere.is_starting or (host, int(port)) != vsphere.server_address:
             raise LibraryError(NO_HOST, f"vSphere does not answer at {host}:{port}")
