@@ -136,3 +136,19 @@ def test_verbosity_is_the_level_of_the_log_of_one_command(run: Run, word: str, l
     run("list")
 
     assert log.level == logging.NOTSET
+
+
+def test_verbose_names_the_repository_and_its_origin(
+    repository: Path, run: Run, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CBTFS_REPO", str(repository))
+    run("list")
+    assert caplog.messages == []
+
+    run("list", "-v")
+    main(["list", "-v"])
+
+    assert caplog.messages == [
+        f"repository {repository}, from --repo",
+        f"repository {repository}, from CBTFS_REPO",
+    ]

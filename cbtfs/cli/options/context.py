@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -13,6 +15,8 @@ from cbtfs.errors import DataCorrupt, UsageError
 
 if TYPE_CHECKING:
     from cbtfs.config import Config
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +100,12 @@ def global_arguments(context: typer.Context) -> list[str]:
 
 def configuration(context: typer.Context) -> Config:
     """Return the configuration of --config, CBTFS_CONFIG or the default file; UsageError if bad."""
-    import os
-
     from cbtfs.config import load_config
 
     return load_config(options_of(context).config, os.environ)
 
 
+_VARIABLE: Final = "CBTFS_REPO"
 _FAULT: Final = (
     b"cbtfs: catalog unusable: a page cannot be read or is corrupt; run 'cbtfs repair', then "
     b"repeat the command; if that does not help, this is a bug\n"
@@ -122,8 +125,11 @@ def repository_path(context: typer.Context) -> Path:
     exit_on_fault(_FAULT, DataCorrupt.exit_code)
     options = options_of(context)
     if options.repo is not None:
+        log.info("repository %s, from --repo", options.repo)
         return options.repo
-    repo = configuration(context).repo
-    if repo is None:
+    config = configuration(context)
+    if config.repo is None:
         raise UsageError("no repository given: use --repo DIR, or set CBTFS_REPO")
-    return repo
+    origin = _VARIABLE if os.environ.get(_VARIABLE) else str(config.file)
+    log.info("repository %s, from %s", config.repo, origin)
+    return config.repo

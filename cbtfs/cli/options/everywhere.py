@@ -65,7 +65,7 @@ def _every(
             show_default=False,
             callback=set_verbose,
             expose_value=False,
-            help="Log retries and choices to standard error; -vv logs more.",
+            help="Log the repository, choices and retries to standard error; -vv logs more.",
         ),
     ] = 0,
     progress: Annotated[
