@@ -185,7 +185,7 @@ def test_a_background_mount_returns_when_the_mount_answers(
 
     assert (started.returncode, started.stderr) == (0, "")
     assert started.stdout == (
-        f"{repository} is mounted on {mountpoint}: 1 restore points of 1 VMs; unmount it with: "
+        f"{repository} is mounted on {mountpoint}: 1 restore point of 1 VM; unmount it with: "
         f"cbtfs umount '{mountpoint}'\n"
     )
     assert (mountpoint / "vm" / point.name / "disk.raw").read_bytes() == image

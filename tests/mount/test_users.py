@@ -98,7 +98,7 @@ def test_a_user_mounts_reads_and_unmounts(home: Path, umount: str) -> None:
 
     assert done.returncode == 0, done.stderr
     line, status, mount, *rest = done.stdout.splitlines()[1:]
-    assert f"is mounted on {home}/mnt: 1 restore points of 1 VMs" in line
+    assert f"is mounted on {home}/mnt: 1 restore point of 1 VM" in line
     assert status == f"{USER} -r--------"
     for option in ("fuse", "ro", "nosuid", "nodev", "noexec", "default_permissions"):
         assert option in mount

@@ -3,7 +3,7 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -15,6 +15,9 @@ from cbtfs.errors import MountFailed, UsageError
 Mountpoint = Annotated[
     Path, typer.Argument(metavar="MNT", show_default=False, help="Mount point: an empty directory.")
 ]
+
+_COUNTED: Final = {"points": "restore point", "vms": "VM"}
+"""Members of the status of a mount, and the things that they count."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -96,11 +99,16 @@ def _mounted(repository: Path, mountpoint: Path) -> str:
 
     try:
         status = load_status(mountpoint)
-        what = f": {status['points']} restore points of {status['vms']} VMs"
+        points, vms = (_counted(status[n], w) for n, w in _COUNTED.items())
+        what = f": {points} of {vms}"
     except (MountFailed, KeyError):
         what = ""  # the mount works all the same, or ended since; its log says why
     end = shlex.quote(str(mountpoint))
     return f"{repository} is mounted on {mountpoint}{what}; unmount it with: cbtfs umount {end}"
+
+
+def _counted(count: int, word: str) -> str:
+    return f"{count} {word}{'' if count == 1 else 's'}"
 
 
 def umount(
