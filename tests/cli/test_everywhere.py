@@ -126,7 +126,7 @@ def test_a_quiet_command_prints_no_report_but_requested_data(
 
 
 @pytest.mark.parametrize(
-    ("word", "level"), [("-q", logging.ERROR), ("-v", logging.INFO), ("-vv", logging.DEBUG)]
+    ("word", "level"), [("-q", logging.NOTSET), ("-v", logging.INFO), ("-vv", logging.DEBUG)]
 )
 def test_verbosity_is_the_level_of_the_log_of_one_command(run: Run, word: str, level: int) -> None:
     log = logging.getLogger("cbtfs")

@@ -68,7 +68,7 @@ def check(
     seconds = time.monotonic() - started
     if json:
         emit(_document(report, seconds))
-    elif report.problems or not display().is_quiet:
+    elif report.problems or report.unrecorded or not display().is_quiet:
         print_lines(_lines(report, seconds))
     report.verdict()
 

@@ -27,7 +27,10 @@ class Display:
 
 
 _LEVELS: Final = (logging.NOTSET, logging.INFO, logging.DEBUG)
-"""Levels of the logger of cbtfs by verbosity. Loggers of libraries keep the level of the root."""
+"""Levels of the logger of cbtfs by verbosity. Loggers of libraries keep the level of the root.
+
+--quiet has no level: warnings are always logged.
+"""
 _current = Display()
 
 
@@ -36,7 +39,7 @@ def use_display(display: Display) -> None:
     global _current
     _current = display
     level = _LEVELS[min(display.verbosity, len(_LEVELS) - 1)]
-    logging.getLogger("cbtfs").setLevel(logging.ERROR if display.is_quiet else level)
+    logging.getLogger("cbtfs").setLevel(level)
 
 
 def display() -> Display:
