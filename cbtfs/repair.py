@@ -1,6 +1,7 @@
-"""Rebuild the catalog from packs and points, and clear away what a crash left."""
+"""Repair: rebuilds the catalog from packs and points, removes leftovers, restores manifests."""
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,38 +15,39 @@ from cbtfs.store import directories
 from cbtfs.store.catalog import gate
 from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.records import CatalogDamaged
-from cbtfs.store.directories import Directory, look_at_directories
+from cbtfs.store.catalog_opening import CATALOG
+from cbtfs.store.directories import Directory, check_directories
 from cbtfs.store.missing import missing_points, put_back
 from cbtfs.store.packs import PackFolder
 from cbtfs.store.points import PointFolder
-from cbtfs.store.repository import CATALOG, Repository, reading, rebuild_catalog, take_lock, writing
+from cbtfs.store.repository import Repository, reading, rebuild_catalog, take_lock, writing
 from cbtfs.store.settings import load_settings
 
 
 @dataclass(frozen=True, slots=True)
 class Repaired:
-    """What a repair did or, for a dry run, what there is to do."""
+    """Result of a repair; of a dry run, the repairs to make."""
 
     is_dry_run: bool
     catalog: str | None
-    """What was wrong with the pages of the old catalog; None if nothing."""
+    """Error of the pages of the old catalog, or None."""
     leftovers: int
-    """Files that a crash left half written."""
+    """Number of incomplete files of a crashed writer."""
     packs: int
     points: int
     objects: int | None = None
     nodes_left_out: int | None = None
-    """Nodes with a child that is nowhere: what they show cannot be read."""
+    """Number of nodes with an absent child, whose data cannot be read."""
     nodes_mended: int | None = None
-    """Nodes whose frames were bad or gone, and which the old catalog still knew: stored anew."""
+    """Number of nodes with a corrupt or absent frame, rewritten from the old catalog."""
     damaged: tuple[PointId, ...] = ()
-    """Points that cannot be read, or not all of them: a block map is missing."""
+    """Points that cannot be read completely, because a block map is missing."""
     problems: tuple[str, ...] = ()
-    """Packs and manifests that cannot be read as they should."""
+    """Errors of packs and manifests."""
     missing: tuple[PointId, ...] = ()
-    """Points whose manifests are missing from points/, and that the catalog still knows."""
+    """Points of the catalog whose manifests are missing from points/."""
     restored: tuple[PointId, ...] = ()
-    """Points whose manifests were, or would be, written back."""
+    """Points whose manifests were restored; of a dry run, would be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +55,9 @@ class MissingPoint:
     """A point whose manifest is missing from points/."""
 
     manifest: Manifest
-    """The catalog's copy."""
+    """The catalog's copy of the manifest."""
     problem: str | None
-    """Why its block maps do not resolve; None if they do, so that it can be written back."""
+    """Why its block maps are incomplete; None if they are complete, so that it can be restored."""
 
 
 def repair(
@@ -64,39 +66,34 @@ def repair(
     is_dry_run: bool = False,
     restores_manifests: bool = False,
     lock_wait: float = 0.0,
-    announce: Callable[[int], Callable[[int], None]] = lambda _: lambda _: None,
+    start_progress: Callable[[int], Callable[[int], None]] = lambda _: lambda _: None,
     on_missing: Callable[[Sequence[MissingPoint]], None] = lambda _: None,
 ) -> Repaired:
-    """Make the catalog anew; the old one serves until then, so it may be interrupted.
+    """Rebuild the catalog. The old one stays in use until then, so an interruption is harmless.
 
-    With *restores_manifests* the catalog's copies of missing manifests are written back to
-    points/, of the points whose block maps resolve completely. RepositoryLocked while another
-    writes; WrongDirectory where points/ or packs/ is not the repository's. *announce* is told the
-    bytes of all packs, and returns who is told of progress. *on_missing* gets the points whose
-    manifests are missing before any is written back.
+    With *restores_manifests*, missing manifests of points with complete block maps are restored
+    from the catalog's copies. *start_progress* receives the bytes of all packs and returns the
+    callback for progress. *on_missing* receives the points with missing manifests before any is
+    restored.
+
+    Raises:
+        RepositoryLocked: another writer holds the lock for longer than *lock_wait* seconds.
+        WrongDirectory: points/ or packs/ belongs to another repository.
     """
     settings = load_settings(path)
-    look_at_directories(path, settings.id)
-    packs, manifests = PackFolder(path / "packs"), PointFolder(path / "points")
-    found = Repaired(
-        is_dry_run,
-        _trouble(path),
-        _leftovers(path),
-        len(packs.ids()),
-        len(manifests.ids()),
-    )
+    check_directories(path, settings.id)
+    before, size = _survey(path, is_dry_run=is_dry_run)
     if is_dry_run:
-        foreseen = _foreseen(path, settings) if found.catalog is None else []
-        on_missing(foreseen)
-        restorable = _restorable(foreseen) if restores_manifests else ()
-        return replace(found, missing=_ids(foreseen), restored=restorable)
-    size = sum(packs.size(pack) for pack in packs.ids())
-    findings = rebuild_catalog(path, lock_wait=lock_wait, progress=announce(size))
+        expected = _expected_missing(path, settings) if before.catalog is None else []
+        on_missing(expected)
+        restorable = _restorable(expected) if restores_manifests else ()
+        return replace(before, missing=_ids(expected), restored=restorable)
+    findings = rebuild_catalog(path, lock_wait=lock_wait, progress=start_progress(size))
     missing, restored = _settle_missing(path, restores_manifests, lock_wait, on_missing)
     return Repaired(
         False,
-        found.catalog,
-        found.leftovers,
+        before.catalog,
+        before.leftovers,
         findings.packs_added,
         findings.points_added,
         findings.objects_added,
@@ -115,7 +112,7 @@ def _settle_missing(
     lock_wait: float,
     on_missing: Callable[[Sequence[MissingPoint]], None],
 ) -> tuple[tuple[PointId, ...], tuple[PointId, ...]]:
-    """Report missing points, and restore those that can be; which are missing, which restored."""
+    """Report missing points and restore manifests; return missing and restored points."""
     if not restores_manifests:
         with reading(path) as repository:
             missing = _missing(repository)
@@ -129,14 +126,15 @@ def _settle_missing(
     return tuple(point for point in _ids(missing) if point not in restored), restored
 
 
-def _foreseen(path: Path, settings: Settings) -> list[MissingPoint]:
-    """The missing points as the catalog knows them, which is not caught up."""
+def _expected_missing(path: Path, settings: Settings) -> list[MissingPoint]:
+    """Return the missing points of the catalog without catching it up."""
     try:
         catalog = Catalog(path / CATALOG, is_writable=False)
     except CatalogDamaged:
         return []
     try:
-        return _missing(Repository(path, settings, catalog))
+        with closing(Repository(path, settings, catalog)) as repository:
+            return _missing(repository)
     except CatalogDamaged:
         return []
     finally:
@@ -148,30 +146,31 @@ def _missing(repository: Repository) -> list[MissingPoint]:
         packs = view.packs().keys()
         records = [view.point(point) for point in sorted(missing_points(repository))]
     manifests = [decode_manifest(record.manifest) for record in records if record is not None]
-    found = []
-    for manifest in sorted(manifests, key=lambda each: (each.vm.name, each.vm.id, each.order)):
+    missing = []
+    for manifest in sorted(manifests, key=lambda m: (m.vm.name, m.vm.id, m.order)):
         problem = None
         try:
-            # One marking for each: nodes that an incomplete map has marked are not looked at again.
+            # A new Marker for each point: it skips nodes that an incomplete map has marked.
             Marker(repository.catalog, packs).mark([manifest])
         except (ChunkMissing, DataCorrupt) as exc:
             problem = str(exc)
-        found.append(MissingPoint(manifest, problem))
-    return found
+        missing.append(MissingPoint(manifest, problem))
+    return missing
 
 
 def _ids(missing: Iterable[MissingPoint]) -> tuple[PointId, ...]:
-    return tuple(each.manifest.point for each in missing)
+    return tuple(point.manifest.point for point in missing)
 
 
 def _restorable(missing: Iterable[MissingPoint]) -> tuple[PointId, ...]:
-    return _ids(each for each in missing if each.problem is None)
+    return _ids(point for point in missing if point.problem is None)
 
 
 def create_markers(path: Path, *, lock_wait: float = 0.0) -> list[Directory]:
-    """Write the markers of points/ and packs/ that are absent or damaged; which these were.
+    """Write absent or damaged markers of points/ and packs/; return their directories.
 
-    The user vouches for the directories. WrongDirectory where one has another's marker.
+    The user must have confirmed that the directories are the right ones. WrongDirectory if one
+    has the marker of another.
     """
     load_settings(path)
     lock = take_lock(path, lock_wait)
@@ -186,21 +185,31 @@ def _damaged(path: Path) -> tuple[PointId, ...]:
         return tuple(point.manifest.point for point in points(view) if point.is_damaged)
 
 
-def _trouble(path: Path) -> str | None:
+def _catalog_error(path: Path) -> str | None:
     if not (path / CATALOG / gate.DATA).exists():
-        return "it is not there"
+        return "it does not exist"
     return gate.verify(path / CATALOG)
 
 
-def _leftovers(path: Path) -> int:
-    return PackFolder(path / "packs").count_leftovers() + PointFolder(path / "points").count_aside()
+def _survey(path: Path, *, is_dry_run: bool) -> tuple[Repaired, int]:
+    """Return the state of a repository before its repair, and the bytes of its packs."""
+    with (
+        closing(PackFolder(path / "packs")) as packs,
+        closing(PointFolder(path / "points")) as points,
+    ):
+        ids = packs.ids()
+        leftovers = packs.count_leftovers() + points.count_aside()
+        state = Repaired(is_dry_run, _catalog_error(path), leftovers, len(ids), len(points.ids()))
+        return state, 0 if is_dry_run else sum(packs.size(pack) for pack in ids)
 
 
 def unlock(path: Path) -> str | None:
-    """Clear what a dead writer left in the lock; who that was, None if none did.
+    """Remove the record of a stale writer from the lock; return that writer, or None.
 
-    The catalog is verified and caught up on the way. RepositoryLocked, with the holder, while
-    the lock is held: a process that runs holds it rightly, and one that ends lets go.
+    Verifies the catalog and catches it up.
+
+    Raises:
+        RepositoryLocked: a running process holds the lock; the error names it.
     """
     load_settings(path)
     if not (path / "locks" / "writer").exists():

@@ -1,7 +1,7 @@
-"""Check a repository: packs, catalog, points and block maps, in this order."""
+"""Verification of a repository: points, packs, catalog and block maps."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -9,30 +9,31 @@ from cbtfs.check.maps import MapCheck
 from cbtfs.check.objects import verify_objects
 from cbtfs.check.packs import verify_packs
 from cbtfs.check.points import spec_of, verify_points, verify_records
-from cbtfs.check.report import Problem, Report
+from cbtfs.check.report import CheckReport, Problem
 from cbtfs.check.subset import ALL, NONE, Subset
 from cbtfs.core.ids import PackId
 from cbtfs.errors import CbtfsError, DataCorrupt, WrongDirectory
 from cbtfs.store.catalog import gate
 from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.records import DIGESTS, META, ORDER, PACKS, VMS, CatalogDamaged
-from cbtfs.store.directories import look_at_directories
+from cbtfs.store.catalog_opening import CATALOG
+from cbtfs.store.directories import check_directories
 from cbtfs.store.distrust import DistrustFolder
 from cbtfs.store.packs import PackFolder
 from cbtfs.store.points import PointFolder
-from cbtfs.store.repository import CATALOG, reading
+from cbtfs.store.repository import reading
 from cbtfs.store.settings import load_settings
 
-_SWEPT: Final = (DIGESTS, ORDER, VMS, PACKS, META)
-"""Databases whose entries nothing else here looks at one by one."""
-_LOOKS: Final = 5
-"""A catalog that changes under each of so many looks is in use, not broken."""
+_CHECKSUMMED: Final = (DIGESTS, ORDER, VMS, PACKS, META)
+"""Databases of which only the checksums of the entries are verified."""
+_ATTEMPTS: Final = 5
+"""Verifications of a catalog that changes each time, after which it counts as in use."""
 
-Announce = Callable[[int], Callable[[int], None]]
-"""Told how many bytes there are to look at; returns what is told how many more are done."""
+StartProgress = Callable[[int], Callable[[int], None]]
+"""Callback with the total of bytes; returns the callback for the bytes read since its last call."""
 
 
-def _in_silence(_: int) -> Callable[[int], None]:
+def _no_progress(_: int) -> Callable[[int], None]:
     return lambda _: None
 
 
@@ -41,71 +42,72 @@ def check(
     *,
     read_data: bool,
     subset: Subset | None = None,
-    announce: Announce = _in_silence,
-) -> Report:
-    """Prove that the repository at *path* holds what it says; with *read_data* to the last byte.
+    start_progress: StartProgress = _no_progress,
+) -> CheckReport:
+    """Verify the repository at *path*; with *read_data* also all data of the chunks.
 
-    With *subset* the chunks of only so many packs are read.
-
-    Nothing is locked: points that come while it runs are left out. A repository whose settings
-    cannot be read is an error, not a problem.
+    With *subset* only the chunks of these packs are read. Takes no lock, and leaves out points that
+    are committed meanwhile. Unreadable settings raise an error and are not a problem in the report.
     """
     settings = load_settings(path)
-    report = Report()
+    report = CheckReport()
     try:
-        look_at_directories(path, settings.id)
+        check_directories(path, settings.id)
     except WrongDirectory as exc:
         report.problems.append(Problem("directory", str(exc)))
-    with _catalog(path, report) as catalog:
-        packs, points = PackFolder(path / "packs"), PointFolder(path / "points")
+    with (
+        _catalog(path, report) as catalog,
+        closing(PackFolder(path / "packs")) as packs,
+        closing(PointFolder(path / "points")) as points,
+        closing(DistrustFolder(path)) as records,
+    ):
         generation = _generation(catalog)
-        found = verify_points(points, catalog)
-        report.points = len(found.manifests)
-        report.problems += [*found.problems, *verify_records(DistrustFolder(path))]
-        found.manifests.sort(key=lambda each: (each.vm.name, each.vm.id, each.order))
-        report.verified = {
-            each.point: points.load_state(each.point)[0].verified for each in found.manifests
-        }
-        report.names = {each.point: spec_of(each) for each in found.manifests}
+        findings = verify_points(points, catalog)
+        manifests = findings.manifests
+        report.points = len(manifests)
+        report.problems += [*findings.problems, *verify_records(records)]
+        manifests.sort(key=lambda manifest: (manifest.vm.name, manifest.vm.id, manifest.order))
+        report.verified = {m.point: points.load_state(m.point)[0].verified for m in manifests}
+        report.names = {manifest.point: spec_of(manifest) for manifest in manifests}
         chosen = subset or (ALL if read_data else NONE)
-        bad_frames = _check_packs(packs, chosen, announce, report)
+        corrupt_frames = _check_packs(packs, chosen, start_progress, report)
         if catalog is not None:
-            _sweep(catalog, report)
-            objects = verify_objects(catalog, packs, bad_frames)
+            _verify_checksums(catalog, report)
+            objects = verify_objects(catalog, packs, corrupt_frames)
             report.objects = objects.count
             report.problems += objects.problems
-            maps = MapCheck(catalog, objects.bad)
-            for manifest in found.manifests:
-                maps.look_at(manifest)
+            maps = MapCheck(catalog, objects.unreadable)
+            for manifest in manifests:
+                maps.verify(manifest)
             report.problems += maps.problems
             if report.problems and _generation(catalog) != generation:
-                raise CbtfsError("the repository was mended while it was checked: check it again")
+                raise CbtfsError("the repository was repaired during the check: check it again")
     return report
 
 
 @contextmanager
-def _catalog(path: Path, report: Report) -> Iterator[Catalog | None]:
-    """The catalog, brought up to date; None if its structure is such that LMDB may crash on it."""
+def _catalog(path: Path, report: CheckReport) -> Iterator[Catalog | None]:
+    """Open the catalog and catch it up; None if its damage might crash LMDB."""
     folder = path / CATALOG
-    trouble = _structure(folder)
-    if trouble is None:
+    error = _structural_error(folder)
+    if error is None:
         with reading(path) as repository:
             yield repository.catalog
         return
-    what = f"{CatalogDamaged(trouble)}; block maps were not looked at"
+    what = f"{CatalogDamaged(error)}; block maps were not verified"
     report.problems.append(Problem("catalog", what))
     report.are_maps_known = False
     yield None
 
 
-def _structure(folder: Path) -> str | None:
-    """What is wrong with the catalog's pages; a writer that is at work must not look like it."""
+def _structural_error(folder: Path) -> str | None:
+    """Return the error of the catalog's pages, or None. A write at the same time is no error."""
     data = folder / gate.DATA
-    for _ in range(_LOOKS if data.exists() else 0):
+    for _ in range(_ATTEMPTS if data.exists() else 0):
         before = data.stat().st_mtime_ns
-        trouble = gate.verify(folder)
-        if trouble is None or data.stat().st_mtime_ns == before:
-            return trouble
+        error = gate.verify(folder)
+        if error is None or data.stat().st_mtime_ns == before:
+            return error
     return None
 
 
@@ -120,29 +122,29 @@ def _size(packs: PackFolder, pack: PackId) -> int:
     try:
         return packs.size(pack)
     except (OSError, DataCorrupt):
-        return 0  # what is wrong with it is found out when it is opened
+        return 0  # Opening the pack reports the error.
 
 
 def _check_packs(
-    packs: PackFolder, subset: Subset, announce: Announce, report: Report
+    packs: PackFolder, subset: Subset, start_progress: StartProgress, report: CheckReport
 ) -> dict[PackId, dict[int, Problem]]:
     ids = packs.ids()
     sizes = {pack: _size(packs, pack) for pack in ids}
-    advance = announce(sum(sizes.values()))
-    bad_frames = {}
-    for found in verify_packs(packs, ids, subset.choose(sizes)):
-        report.problems += found.problems
-        report.chunks_read += found.chunks_read
-        report.bytes_read += found.bytes_read
-        if found.bad:
-            bad_frames[found.id] = found.bad
-            report.bad += found.places
-        advance(found.size)
-    return bad_frames
+    advance = start_progress(sum(sizes.values()))
+    corrupt_frames = {}
+    for findings in verify_packs(packs, ids, subset.choose(sizes)):
+        report.problems += findings.problems
+        report.chunks_read += findings.chunks_read
+        report.bytes_read += findings.bytes_read
+        if findings.by_offset:
+            corrupt_frames[findings.id] = findings.by_offset
+            report.corrupt += findings.corrupt
+        advance(findings.size)
+    return corrupt_frames
 
 
-def _sweep(catalog: Catalog, report: Report) -> None:
-    for database in _SWEPT:
+def _verify_checksums(catalog: Catalog, report: CheckReport) -> None:
+    for database in _CHECKSUMMED:
         with catalog.view() as view:
             damaged = view.count_damaged(database)
         if damaged:

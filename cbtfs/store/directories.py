@@ -1,9 +1,10 @@
-"""Whether points/ and packs/ are the repository's own directories, by the marker in each.
+"""Markers that prove that points/ and packs/ are the repository's own directories.
 
-A directory whose file system is not mounted looks like one whose files were all removed: a prune
-would then remove every pack. So each of the two holds a sealed marker with the repository's id.
+A directory whose file system is not mounted looks like one whose files were all removed. A prune
+would then remove every pack. So each of the two has a sealed marker with the repository's id.
 """
 
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -24,25 +25,25 @@ from cbtfs.store.points import PointFolder
 FORMAT: Final = "cbtfs directory"
 Directory = Literal["points", "packs"]
 DIRECTORIES: Final[tuple[Directory, ...]] = ("packs", "points")
-"""In the order in which markers are written: a crash leaves points/ without one, never packs/."""
+"""Order in which markers are written: a crash may leave points/ without one, never packs/."""
 _OURS: Final = "if it is, run 'cbtfs repair --create-markers'"
 
 
 class DamagedMarker(WrongDirectory):
-    """Raised when a marker is there and fails its checksum."""
+    """Raised when a marker exists and fails its checksum."""
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What a catalog knows of points/ and packs/."""
+    """The points and packs that a catalog knows."""
 
     points: frozenset[PointId]
-    """Without those that were forgotten since."""
+    """Points without the forgotten ones."""
     has_points: bool
-    """It knows points, be they forgotten since."""
+    """Whether the catalog knows any point, forgotten or not."""
     packs: frozenset[PackId]
     is_new: bool
-    """Nothing was ever stored in this repository, as far as the catalog knows."""
+    """Whether nothing was ever stored in this repository, according to the catalog."""
 
 
 def encode_marker(repository: str, directory: Directory) -> bytes:
@@ -51,17 +52,16 @@ def encode_marker(repository: str, directory: Directory) -> bytes:
 
 def write_marker(path: Path, repository: str, directory: Directory) -> None:
     """Write the marker of one directory of the repository at *path*."""
-    with storing(f"the marker of {directory}/"):
-        folder = Folder(path / directory)
+    with storing(f"the marker of {directory}/"), Folder(path / directory) as folder:
         replace(folder.at / MARKER, encode_marker(repository, directory))
 
 
 def require_directories(path: Path, repository: str, *, is_suspect: bool) -> None:
-    """Raise WrongDirectory unless points/ and packs/ belong to the repository of that id.
+    """Raise WrongDirectory unless points/ and packs/ belong to the repository with this id.
 
-    For the one writer. A repository that was made before there were markers gets them here if
-    its catalog shows that these are the right directories; a catalog that *is_suspect* is
-    verified before it is opened.
+    Only for the writer. A repository that is older than markers gets them here if its catalog
+    proves that these are the right directories. A catalog that *is_suspect* is verified before
+    it is opened.
     """
     absent = absent_markers(path, repository)
     if absent:
@@ -70,30 +70,33 @@ def require_directories(path: Path, repository: str, *, is_suspect: bool) -> Non
             write_marker(path, repository, directory)
 
 
-def look_at_directories(path: Path, repository: str) -> None:
-    """Raise what require_directories() would raise; change nothing."""
+def check_directories(path: Path, repository: str) -> None:
+    """Raise the errors of require_directories() without changing anything."""
     absent = absent_markers(path, repository)
     if absent:
         _refuse_unless_known(path, absent, is_suspect=False)
 
 
 def absent_markers(path: Path, repository: str) -> list[Directory]:
-    """Return the directories without a marker; WrongDirectory if one has not its own."""
-    return [each for each in DIRECTORIES if not has_marker(path, repository, each)]
+    """Return the directories without a marker; WrongDirectory if a marker is another's."""
+    return [name for name in DIRECTORIES if not has_marker(path, repository, name)]
 
 
 def has_marker(path: Path, repository: str, directory: Directory) -> bool:
     """Return whether a directory has its marker.
 
-    DamagedMarker if there is one that cannot be read, WrongDirectory if it is another's,
-    DataCorrupt if the directory is a link.
+    Raises:
+        DamagedMarker: the marker fails its checksum.
+        WrongDirectory: the marker belongs to another repository or directory.
+        DataCorrupt: the directory is a symbolic link.
     """
     try:
         folder = Folder(path / directory)
     except FileNotFoundError:
         return False
     try:
-        data = load_file(folder.at / MARKER, MAX_MARKER_BYTES)
+        with folder:
+            data = load_file(folder.at / MARKER, MAX_MARKER_BYTES)
     except FileNotFoundError:
         return False
     except OSError as exc:
@@ -102,14 +105,14 @@ def has_marker(path: Path, repository: str, directory: Directory) -> bool:
         raise WrongDirectory(str(exc)) from exc
     try:
         document = unseal(data)
-        found = id_of(document, "repository"), text(document, "directory")
+        owner = id_of(document, "repository"), text(document, "directory")
     except ValueError as exc:
         raise DamagedMarker(
-            f"{directory}/{MARKER} is damaged: {exc}; look whether {directory}/ is this "
+            f"{directory}/{MARKER} is damaged: {exc}; check whether {directory}/ is this "
             f"repository's directory: {_OURS}"
         ) from exc
-    if found != (repository, directory):
-        raise _wrong(directory, f"its marker is of {found[1]}/ of repository {found[0]}")
+    if owner != (repository, directory):
+        raise _wrong(directory, f"it has the marker of {owner[1]}/ of repository {owner[0]}")
     return True
 
 
@@ -129,19 +132,22 @@ def _refuse_unless_known(path: Path, absent: list[Directory], *, is_suspect: boo
     known = None if is_suspect and _is_damaged(path) else load_known(path)
     if known is None:
         raise _wrong(first, f"it has no marker, and there is no catalog to compare with; {_OURS}")
-    there, packs = PointFolder(path / "points").ids(), PackFolder(path / "packs").ids()
-    if not known.has_points and (there or packs or not known.is_new or len(absent) == 1):
-        # It cannot tell an empty directory from one that is not mounted.
+    with closing(PointFolder(path / "points")) as folder:
+        present = folder.ids()
+    with closing(PackFolder(path / "packs")) as pack_folder:
+        packs = pack_folder.ids()
+    if not known.has_points and (present or packs or not known.is_new or len(absent) == 1):
+        # An empty directory and one that is not mounted look the same.
         raise _wrong(first, f"it has no marker, and the catalog knows no point; {_OURS}")
-    gone = known.points - there
+    gone = known.points - present
     if gone:
         raise _wrong(
             "points",
-            f"it has no marker, and {len(gone)} of {len(known.points)} points that the catalog "
-            "knows are not in it",
+            f"it has no marker and lacks {len(gone)} of the {len(known.points)} points that the "
+            "catalog knows",
         )
     if known.packs and not known.packs & packs:
-        raise _wrong("packs", "it has no marker, and no pack that the catalog knows is in it")
+        raise _wrong("packs", "it has no marker and lacks all packs that the catalog knows")
 
 
 def _is_damaged(path: Path) -> bool:
@@ -150,15 +156,15 @@ def _is_damaged(path: Path) -> bool:
 
 
 def load_known(path: Path) -> Known | None:
-    """Return what the catalog of the repository at *path* knows; None if it cannot be opened."""
+    """Return points and packs that the catalog at *path* knows; None if it cannot be opened."""
     try:
         catalog = Catalog(path / "catalog", is_writable=False, schemas=POINTS_SCHEMAS)
     except (RepositoryNotFound, CatalogDamaged):
         return None
     try:
-        with catalog.view() as view:
+        with catalog.view() as view, closing(PointFolder(path / "points")) as folder:
             points = frozenset(view.point_ids())
-            forgotten = PointFolder(path / "points").forgotten_ids() & points
+            forgotten = folder.forgotten_ids() & points
             packs = frozenset(view.pack_numbers())
             is_new = not view.points_version and view.next_object() == 1 and not packs
             return Known(points - forgotten, bool(points), packs, is_new)
@@ -169,10 +175,12 @@ def load_known(path: Path) -> Known | None:
 
 
 def create_markers(path: Path, repository: str) -> list[Directory]:
-    """Write the markers that are absent or damaged; which these were.
+    """Write the markers that are absent or damaged; return their directories.
 
-    For the one writer, where the user vouches for the directories. WrongDirectory where a marker
-    is of another repository, or a directory is not there.
+    Only for the writer, after the user has confirmed that the directories are the right ones.
+
+    Raises:
+        WrongDirectory: a marker belongs to another repository, or a directory does not exist.
     """
     wanted: list[Directory] = []
     for directory in DIRECTORIES:
@@ -182,7 +190,7 @@ def create_markers(path: Path, repository: str) -> list[Directory]:
             if has_marker(path, repository, directory):
                 continue
         except DamagedMarker:
-            """Replaced: the user has looked at the directory."""
+            """Replaced: the user has examined the directory."""
         wanted.append(directory)
     for directory in wanted:
         write_marker(path, repository, directory)

@@ -1,8 +1,8 @@
 """Records that a disk's change lists lack changes: points/<disk id>.distrusted, one for each disk.
 
-The record must outlive whatever ends the run that found the miss, a full disk included. So it is
-written and flushed before the audit reads anything, under a temporary name that the next writer
-removes. A find then only renames it, which takes no space.
+The record must survive however the run ends that detected the miss, even by a full file system. So
+it is written and flushed before the audit reads anything, under a temporary name that the next
+writer removes. When the audit detects a miss, it only renames the record, which takes no space.
 """
 
 import contextlib
@@ -32,9 +32,9 @@ _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Armed:
-    """A record that is on the disk already and takes effect by being renamed.
+    """A durable record that takes effect when it is renamed.
 
-    fire() may be called from several threads.
+    Several threads may call fire().
     """
 
     def __init__(self, folder: "DistrustFolder", record: Distrust, path: Path) -> None:
@@ -45,10 +45,10 @@ class Armed:
         self._is_fired = False
 
     def fire(self) -> None:
-        """Put the record into effect, durably; nothing more if that is done.
+        """Put the record into effect, durably; a second call does nothing.
 
         Raises:
-            StoreFailed: the record is not durable: the next run may trust the disk's list.
+            StoreFailed: the record is not durable, so the next run may trust the disk's list.
         """
         with self._lock:
             if self._is_fired:
@@ -63,39 +63,46 @@ class Armed:
             self._is_fired = True
 
     def count(self, blocks: int) -> None:
-        """Add to the record in effect that so many blocks were missed."""
+        """Add the number of missed blocks to the record in effect."""
         self._record = self._folder.amend(replace(self._record, blocks=blocks))
 
     def confirm(self) -> None:
-        """Add to the record in effect that the source confirmed what it showed."""
+        """Add to the record in effect that the source confirmed its data."""
         self._record = self._folder.amend(replace(self._record, is_confirmed=True))
 
     def disarm(self) -> None:
-        """Remove a record that did not take effect."""
+        """Remove the record if it did not take effect."""
         with contextlib.suppress(OSError):
             self._path.unlink(missing_ok=True)
 
 
 class DistrustFolder:
-    """The records of a repository. Only the writer may change them."""
+    """The distrust records of a repository. Only the writer may change them."""
 
     def __init__(self, repository: Path) -> None:
         self._repository = repository
         self._folder = open_folder(repository / "points")
-        self._path = self._folder.at
+
+    def close(self) -> None:
+        """Close the directory."""
+        self._folder.close()
+
+    @property
+    def _path(self) -> Path:
+        return self._folder.at
 
     def path(self, disk: DiskId) -> Path:
         return self._path / (disk + DISTRUST_SUFFIX)
 
     def disks(self) -> list[DiskId]:
-        """The disks that have a record."""
+        """Return the disks that have a record."""
         names = (name for name in os.listdir(self._path) if name.endswith(DISTRUST_SUFFIX))
         return sorted(
             DiskId(n) for n in (n.removesuffix(DISTRUST_SUFFIX) for n in names) if is_id(n)
         )
 
     def read(self, disk: DiskId) -> Distrust | None:
-        """The record of *disk*; None if there is none. DataCorrupt if it cannot be read."""
+        """Return the record of *disk*, or None; DataCorrupt if it cannot be read."""
         path = self.path(disk)
         try:
             return decode_distrust(load_file(path, MAX_BYTES), disk)
@@ -105,15 +112,15 @@ class DistrustFolder:
             raise DataCorrupt(f"record {path.name} is damaged: {exc}") from exc
 
     def load(self, disk: DiskId) -> Distrust | None:
-        """The record of *disk*, if there is one. A damaged one distrusts every list."""
+        """Return the record of *disk*, or None. A damaged record distrusts every list."""
         try:
             return self.read(disk)
         except DataCorrupt as exc:
-            log.warning("%s: the disk is read whole", exc)
+            log.warning("%s: reading the whole disk", exc)
             return unreadable(disk)
 
     def arm(self, record: Distrust) -> Armed:
-        """Write and flush *record* without effect; StoreFailed if there is no space for it."""
+        """Write and flush *record* without putting it into effect; StoreFailed if that fails."""
         path = self._path / (record.disk + _ARMED_SUFFIX)
         with storing("the record of an audit"):
             path.unlink(missing_ok=True)
@@ -126,7 +133,7 @@ class DistrustFolder:
         return Armed(self, record, path)
 
     def rename(self, armed: Path, disk: DiskId) -> None:
-        """Let the file at *armed* be the record of *disk*; OSError if that is not durable."""
+        """Make the file at *armed* the record of *disk*; OSError if that is not durable."""
 
         def rename() -> None:
             if armed.exists():
@@ -136,7 +143,7 @@ class DistrustFolder:
         self._with_reserve(rename)
 
     def amend(self, record: Distrust) -> Distrust:
-        """Replace the record of its disk by *record*, which says more; it may fail for space."""
+        """Replace the record of a disk by *record*, which has more facts; log a failure."""
         try:
             self._with_reserve(lambda: self._put(record))
         except OSError as exc:
@@ -144,9 +151,9 @@ class DistrustFolder:
         return record
 
     def settle(self, disk: DiskId, order: int) -> None:
-        """Trust lists since the point of that *order* on: it has a full scan of *disk*.
+        """Trust change lists relative to the point *order* and later: it has a full scan of *disk*.
 
-        Where that cannot be written the lists stay distrusted, which costs another full scan.
+        If this cannot be written, the lists stay distrusted, which costs another full scan.
         """
         record = self.load(disk)
         if record is None or not record.covers(order, is_full=False):
@@ -154,13 +161,13 @@ class DistrustFolder:
         try:
             self._put(record.trusting_from(order))
         except OSError as exc:
-            log.warning("disk %s will be read whole once more: %s", disk, exc.strerror)
+            log.warning("disk %s will be read whole again: %s", disk, exc.strerror)
 
     def _put(self, record: Distrust) -> None:
         put_file(self.path(record.disk), encode_distrust(record))
 
     def _with_reserve(self, write: Callable[[], None]) -> None:
-        """Do *write*; where there is no space left, once more without the reserve."""
+        """Call *write*; if there is no space left, remove the reserve and call it again."""
         try:
             write()
         except OSError as exc:

@@ -1,14 +1,15 @@
-"""A directory of a repository, opened once: what is done below it cannot be led elsewhere.
+"""A directory of a repository, opened once: later changes of its path cannot redirect access.
 
-Everything goes through the descriptor, by the kernel's name for it in /proc/self/fd (proc(5)). So
-it does not matter what becomes of the path after the directory was opened, and nothing but the
-last name of a path is ever looked up below it.
+All access goes through the descriptor, by its name in /proc/self/fd (proc(5)). The path of the
+directory may change after it was opened. Below the directory, only the last component of a path is
+ever looked up.
 """
 
 import errno
 import os
 from pathlib import Path
-from typing import Final
+from types import TracebackType
+from typing import Final, Self
 
 from cbtfs.errors import CbtfsError, DataCorrupt, StoreFailed
 from cbtfs.shortage import refuse_shortage
@@ -24,7 +25,7 @@ _NO_DIRECTORY: Final = (errno.ELOOP, errno.ENOTDIR)
 
 
 class Folder:
-    """An open directory; its descriptor is closed when nobody refers to it."""
+    """An open directory, until close() or the end of its `with` block."""
 
     def __init__(self, path: Path, shown: Path | None = None) -> None:
         """Open the directory at *path*, called *shown* in messages.
@@ -33,13 +34,13 @@ class Folder:
             FileNotFoundError: there is nothing at *path*.
             AccessDenied: this user may not open it.
             OutOfResources: a limit of this process is met.
-            DataCorrupt: it is a symbolic link or anything else but a directory.
+            DataCorrupt: it is a symbolic link or not a directory.
             StoreFailed: the storage refused to open it.
         """
         self._fd = -1
         self._opened = path
         self.path = shown or path
-        """As the user knows it."""
+        """Path for messages."""
         self._fd = self._open()
 
     def _open(self) -> int:
@@ -52,26 +53,34 @@ class Folder:
                 raise
             if exc.errno not in _NO_DIRECTORY:
                 raise StoreFailed(f"cannot open {self.path}: {exc.strerror}") from exc
-            kind = "a symbolic link" if os.path.islink(self._opened) else "no directory"
+            kind = "a symbolic link" if os.path.islink(self._opened) else "not a directory"
             raise DataCorrupt(
-                f"{self.path} is {kind}, which no directory of a repository may be: move the "
-                "directory itself there, or bind-mount it"
+                f"{self.path} is {kind}; a repository needs a directory here: move the directory "
+                "itself to this path, or bind-mount it"
             ) from exc
 
     @property
     def at(self) -> Path:
-        """A path to the open directory, for names below it; it is good in this process alone."""
+        """Path to the open directory, valid in this process until close()."""
+        if self._fd < 0:
+            raise RuntimeError(f"{self.path} is closed")
         return Path(f"/proc/self/fd/{self._fd}")
+
+    @property
+    def is_closed(self) -> bool:
+        return self._fd < 0
 
     def inner(self, name: str) -> "Folder":
         """Open a directory in this one; raises what the constructor raises."""
         return Folder(self.at / name, self.path / name)
 
     def reopen(self) -> bool:
-        """Open the directory that is at the path now; False if it is this one, or none is.
+        """Switch to the directory that is at the path now; False if there is no other one.
 
-        One without the marker of this one is not taken: its file system may not be mounted.
+        A directory without the marker of this one is refused: its file system may not be mounted.
         """
+        if self._fd < 0:
+            return False
         try:
             fd = self._open()
         except (OSError, CbtfsError):
@@ -83,14 +92,33 @@ class Folder:
         os.close(fd)
         return True
 
+    def close(self) -> None:
+        """Close the directory; a second call does nothing.
+
+        A traceback keeps the objects of its frames, so owners call this instead of relying on
+        garbage collection.
+        """
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
     def __del__(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        self.close()
 
 
 def _marker(fd: int) -> bytes | None:
-    """The bytes of the marker in an open directory; None without one that can be read."""
+    """Return the bytes of the marker in an open directory; None if it cannot be read."""
     try:
         return load_file(Path(f"/proc/self/fd/{fd}") / MARKER, MAX_MARKER_BYTES)
     except (OSError, CbtfsError):
@@ -98,7 +126,7 @@ def _marker(fd: int) -> bytes | None:
 
 
 def open_folder(path: Path) -> Folder:
-    """Open points/ or packs/ of a repository; DataCorrupt if it is not there."""
+    """Open points/ or packs/ of a repository; DataCorrupt if it does not exist."""
     try:
         return Folder(path)
     except FileNotFoundError as exc:

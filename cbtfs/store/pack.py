@@ -1,4 +1,4 @@
-"""One pack: appended to while it is open, never changed once it is closed."""
+"""One pack: appended to while it is open, immutable once it is closed."""
 
 import errno
 import os
@@ -46,15 +46,18 @@ PACK_BYTES: Final = 64 << 20
 
 _BUFFER_BYTES: Final = 1 << 20
 _BEHIND_BYTES: Final = 8 << 20
-"""How much is written before the storage is given it: the flush at the end finds less to do."""
+"""Bytes between two starts of write-back, which shorten the flush at the end."""
 _LONGEST_HEADER: Final = FRAME_HEADER_BYTES + MAX_PLAIN_BYTES // PIECE * 4
 _WINDOW_BYTES: Final = 4 << 20
-"""How much of a pack a scan has in memory at a time."""
+"""Bytes of a pack that a scan holds in memory."""
 OPEN_SUFFIX: Final = ".open"
 
 
 class PackWriter:
-    """A pack that is being written: `<id>.open` until close() has made it last."""
+    """A pack that is being written: `<id>.open` until close() has flushed it.
+
+    It owns *folder*, and closes it after close() or abandon().
+    """
 
     def __init__(self, pack: PackId, folder: Folder) -> None:
         self.id = pack
@@ -69,7 +72,7 @@ class PackWriter:
         self.frames: list[Frame] = []
 
     def append(self, encoded: Encoded) -> Frame:
-        """Add a frame; it may still be in memory afterwards."""
+        """Add a frame; it may stay in memory until a later call."""
         frame = Frame(
             self.size,
             len(encoded.payload),
@@ -98,7 +101,7 @@ class PackWriter:
             self._started = self._written
 
     def close(self) -> int:
-        """Write trailer and footer, make it all last, give the pack its name; its size in bytes."""
+        """Write trailer and footer, flush, rename the pack to its id; return its size in bytes."""
         trailer = encode_trailer(self.frames, self.size, self.id)
         self._pending.append(trailer)
         try:
@@ -108,12 +111,15 @@ class PackWriter:
             self._close_file()
         os.rename(self._aside, self._path)
         sync_folder(self._path.parent)
+        self._folder.close()
         return self.size + len(trailer)
 
     def abandon(self) -> None:
-        """Drop the pack; nothing names it. Also of use after close() failed."""
+        """Remove the pack, which nothing refers to. May be called after close() failed."""
         self._close_file()
-        self._aside.unlink(missing_ok=True)
+        if not self._folder.is_closed:
+            self._aside.unlink(missing_ok=True)
+            self._folder.close()
 
     def _close_file(self) -> None:
         fd, self._fd = self._fd, -1
@@ -122,7 +128,7 @@ class PackWriter:
 
 
 class Pack:
-    """A closed pack, open for reading; its descriptor goes when nobody refers to it."""
+    """A closed pack, open for reading until its last reference is dropped."""
 
     def __init__(self, path: Path, shown: Path | None = None) -> None:
         """Open the pack at *path*, called *shown* in messages."""
@@ -132,25 +138,27 @@ class Pack:
         self.size = os.fstat(self._fd).st_size
 
     def load(self, frame: Frame) -> bytes:
-        """The content of the object at *frame*, verified by its digest.
+        """Return the content of the object at *frame*, verified by its digest.
 
-        ChunkMissing if another object, or none, stands there; DataCorrupt if it is damaged.
+        Raises:
+            ChunkMissing: the location holds no frame or that of another object.
+            DataCorrupt: the frame is damaged.
         """
         head = bytearray(frame.payload_offset - frame.offset)
         payload = bytearray(frame.stored)
         count = self._read_into((head, payload), frame.offset)
         if count < len(head) + len(payload):
             raise DataCorrupt(f"{self._path} ends within the frame at {frame.offset}")
-        self._look(frame, head)
+        self._table(frame, head)
         return bytes(decode(frame, payload))
 
     def load_encoded(self, frame: Frame) -> Encoded:
-        """The object at *frame* as it is stored, verified: what another pack can take over.
+        """Return the object at *frame* as it is stored, verified, to be copied to another pack.
 
-        Raises what load() raises.
+        Raises the errors of load().
         """
         data = self._read(frame.offset, frame.end - frame.offset)
-        table = self._look(frame, data[: frame.payload_offset - frame.offset])
+        table = self._table(frame, data[: frame.payload_offset - frame.offset])
         payload = data[frame.payload_offset - frame.offset :]
         decode(frame, payload)
         return Encoded(
@@ -159,7 +167,7 @@ class Pack:
 
     @property
     def is_removed(self) -> bool:
-        """Whether it has no name any more: its bytes take room until it is closed."""
+        """Whether the file was deleted: its bytes take space until it is closed."""
         return os.fstat(self._fd).st_nlink == 0
 
     def _read(self, offset: int, length: int) -> bytes:
@@ -168,15 +176,15 @@ class Pack:
         return bytes(data[:count])
 
     def _read_into(self, buffers: Buffers, offset: int) -> int:
-        """Fill *buffers* from *offset* on; how many bytes, fewer only where the file ends."""
+        """Fill *buffers* from *offset* on; return the bytes read, fewer only at the end of file."""
         try:
             return read_into(self._fd, buffers, offset)
         except OSError as exc:
             refuse_shortage(exc, f"cannot read {self._path}")
             raise DataCorrupt(f"cannot read {self._path}: {exc.strerror}") from exc
 
-    def _look(self, frame: Frame, head: bytes | bytearray) -> bytes:
-        """The table of CRCs of *frame*, whose header and table *head* must be."""
+    def _table(self, frame: Frame, head: bytes | bytearray) -> bytes:
+        """Return the table of CRCs of *frame*; *head* is its header and table as stored."""
         table = table_of(frame, head)
         if table is not None:
             return table
@@ -187,30 +195,29 @@ class Pack:
         raise ChunkMissing(f"{self._path} at {frame.offset} holds another object")
 
     def trailer(self) -> list[Frame]:
-        """The frames that the trailer lists; DataCorrupt if trailer or footer is damaged."""
+        """Return the frames that the trailer lists; DataCorrupt if trailer or footer is damaged."""
         try:
             name = PackId(self._path.name)
             if self.size > MAX_PACK_BYTES:
-                raise ValueError(f"{self.size} bytes, where a pack has at most {MAX_PACK_BYTES}")
-            found = decode_pack_header(self._read(0, PACK_HEADER_BYTES))
-            if found != name:
-                raise ValueError(f"pack header is of pack {found}")
+                raise ValueError(f"{self.size} bytes exceed the maximum of {MAX_PACK_BYTES}")
+            owner = decode_pack_header(self._read(0, PACK_HEADER_BYTES))
+            if owner != name:
+                raise ValueError(f"the header is of pack {owner}")
             footer_at = max(self.size - FOOTER_BYTES, 0)
             footer = decode_footer(self._read(footer_at, FOOTER_BYTES), self.size)
             if footer.pack != name:
-                raise ValueError(f"pack footer is of pack {footer.pack}")
+                raise ValueError(f"the footer is of pack {footer.pack}")
             span = footer_at - footer.trailer_offset
             if span > MAX_TRAILER_BYTES:
-                raise ValueError(f"pack trailer of {span} bytes is too large to be loaded")
+                raise ValueError(f"the trailer of {span} bytes is too large to load")
             return decode_trailer(self._read(footer.trailer_offset, span), footer)
         except ValueError as exc:
             raise DataCorrupt(f"{self._path}: {exc}") from exc
 
     def scan(self) -> Iterator[Frame]:
-        """Yield the frames whose header holds, found without the trailer.
+        """Yield the frames with a valid header, without the help of the trailer.
 
-        The pack is read through a window. Of one that is larger than the format allows, only the
-        bytes that a frame may stand in are read.
+        Reads the pack through a window of a few MiB, up to the maximum size of a pack.
         """
         end = min(self.size, MAX_PACK_BYTES)
         at = PACK_HEADER_BYTES
@@ -218,23 +225,23 @@ class Pack:
             window = self._read(at, min(_WINDOW_BYTES + _LONGEST_HEADER, end - at))
             start, last = at, len(window) if at + len(window) >= end else _WINDOW_BYTES
             if not window:
-                return  # it is shorter than it was
+                return  # The file was truncated meanwhile.
             at += last
-            found = window.find(FRAME_MAGIC)
-            while 0 <= found < last:
+            magic = window.find(FRAME_MAGIC)
+            while 0 <= magic < last:
                 try:
-                    head = window[found : found + _LONGEST_HEADER]
-                    frame, _ = decode_frame_header(head, start + found)
+                    head = window[magic : magic + _LONGEST_HEADER]
+                    frame, _ = decode_frame_header(head, start + magic)
                     if frame.end <= end:
                         yield frame
-                    found = frame.end - start
+                    magic = frame.end - start
                     at = max(at, frame.end)
                 except ValueError:
-                    found += 1
-                found = window.find(FRAME_MAGIC, found)
+                    magic += 1
+                magic = window.find(FRAME_MAGIC, magic)
 
     def _data_from(self, offset: int) -> int:
-        """The offset of the first byte from *offset* on that is in no hole of the file."""
+        """Return the offset of the first byte from *offset* on that is not in a hole."""
         try:
             return os.lseek(self._fd, offset, os.SEEK_DATA)
         except OSError as exc:

@@ -1,4 +1,4 @@
-"""The folder of packs: what there is, and a bounded number of open ones."""
+"""The directory packs/, with a bounded number of open packs."""
 
 import os
 import re
@@ -22,72 +22,79 @@ _PACK = re.compile(r"[0-9a-f]{32}\Z")
 
 
 class PackFolder:
-    """packs/: safe to use from several threads."""
+    """The directory packs/. Safe to use from several threads."""
 
     def __init__(self, path: Path) -> None:
-        """DataCorrupt if there is no directory at *path*, or a link to one."""
+        """Open the directory at *path*; DataCorrupt if it is missing or a link."""
         self._folder = open_folder(path)
         self._open: OrderedDict[PackId, Pack] = OrderedDict()
         self._lock = threading.Lock()
 
+    def close(self) -> None:
+        """Close the directory and all packs that nobody else refers to."""
+        with self._lock:
+            self._open.clear()
+        self._folder.close()
+
     def path(self, pack: PackId) -> Path:
-        """Where the pack is, for messages and for the curious."""
+        """Return the path of a pack, for messages."""
         return self._folder.path / pack[:2] / pack
 
     def ids(self) -> set[PackId]:
-        """The packs that are closed."""
+        """Return the closed packs."""
         return {PackId(name) for _, name in self._files() if _PACK.match(name)}
 
     def remove_leftovers(self) -> int:
-        """Remove packs that a dead writer left open; how many. Only for the one writer."""
+        """Remove packs that a stale writer left open; return their number. Only for the writer."""
         leftovers = self._leftovers()
         for folder, name in leftovers:
-            inner = self._folder.inner(folder)
-            remove(inner.at / name)
+            with self._folder.inner(folder) as inner:
+                remove(inner.at / name)
         return len(leftovers)
 
     def count_leftovers(self) -> int:
-        """How many packs a writer left open; one that is at work has one, too."""
+        """Return the number of open packs, including those of an active writer."""
         return len(self._leftovers())
 
     def _leftovers(self) -> list[tuple[str, str]]:
-        return [each for each in self._files() if each[1].endswith(OPEN_SUFFIX)]
+        return [(folder, name) for folder, name in self._files() if name.endswith(OPEN_SUFFIX)]
 
     def _files(self) -> Iterator[tuple[str, str]]:
-        """Folder and name of all there is; no paths are made, as there may be ten thousands."""
+        """Yield folder and name of all files; no paths, because there may be tens of thousands."""
         with os.scandir(self._folder.at) as folders:
             for folder in folders:
                 if _FOLDER.match(folder.name) and folder.is_dir(follow_symlinks=False):
-                    inner = self._folder.inner(folder.name)
-                    for name in os.listdir(inner.at):
+                    with self._folder.inner(folder.name) as inner:
+                        names = os.listdir(inner.at)
+                    for name in names:
                         yield folder.name, name
 
     def create(self, pack: PackId) -> PackWriter:
-        """A new pack; DataCorrupt if its directory is a link."""
+        """Create a pack; DataCorrupt if its directory is a link."""
         make_folder(self._folder.at / pack[:2])
         return PackWriter(pack, self._folder.inner(pack[:2]))
 
     def open(self, pack: PackId) -> Pack:
-        """The pack of that id; ChunkMissing if there is none."""
+        """Return the open pack with this id; ChunkMissing if it does not exist."""
         with self._lock:
-            found = self._open.get(pack)
-            if found is not None:
+            opened = self._open.get(pack)
+            if opened is not None:
                 self._open.move_to_end(pack)
-                return found
+                return opened
         try:
-            found = self._opened(pack)
+            opened = self._opened(pack)
         except FileNotFoundError as exc:
             raise ChunkMissing(f"pack {pack} is gone") from exc
         except OSError as exc:
             raise DataCorrupt(f"cannot open pack {pack}: {exc.strerror}") from exc
         with self._lock:
-            self._open[pack] = found
+            self._open[pack] = opened
             while len(self._open) > _MAX_OPEN:
                 self._open.popitem(last=False)
-        return found
+        return opened
 
     def _opened(self, pack: PackId) -> Pack:
-        """Open a pack; where this process may have no more files, close others first."""
+        """Open a pack; if this process has no descriptor left, close the other packs first."""
         try:
             return self._open_file(pack)
         except OutOfResources:
@@ -97,49 +104,47 @@ class PackFolder:
                 self._open.clear()
             return self._open_file(pack)
         except FileNotFoundError:
-            if not self._folder.reopen():  # A copy may have been put in its place.
+            if not self._folder.reopen():  # A copy may have replaced the directory.
                 raise
             return self._open_file(pack)
 
     def _open_file(self, pack: PackId) -> Pack:
-        folder = self._folder.inner(pack[:2])
-        return Pack(folder.at / pack, folder.path / pack)
+        with self._folder.inner(pack[:2]) as folder:
+            return Pack(folder.at / pack, folder.path / pack)
 
     def size(self, pack: PackId) -> int:
-        """Bytes of the pack's file; OSError if it cannot be told."""
-        folder = self._folder.inner(pack[:2])
-        return os.stat(folder.at / pack, follow_symlinks=False).st_size
+        """Return the size of the pack's file in bytes; OSError if that fails."""
+        with self._folder.inner(pack[:2]) as folder:
+            return os.stat(folder.at / pack, follow_symlinks=False).st_size
 
     def frames(self, pack: PackId) -> tuple[list[Frame], str | None]:
-        """The frames of a pack, and what is wrong with its trailer if it had to be scanned."""
-        found = self.open(pack)
+        """Return the frames of a pack, and the error of its trailer if it had to be scanned."""
+        opened = self.open(pack)
         try:
-            return found.trailer(), None
+            return opened.trailer(), None
         except DataCorrupt as exc:
-            return list(found.scan()), str(exc)
+            return list(opened.scan()), str(exc)
 
     def remove(self, pack: PackId) -> None:
-        """Remove a pack that nothing is looked for in."""
+        """Remove a pack that the catalog does not refer to any more."""
         with self._lock:
             self._open.pop(pack, None)
         try:
             folder = self._folder.inner(pack[:2])
         except FileNotFoundError:
             return
-        (folder.at / pack).unlink(missing_ok=True)
+        with folder:
+            (folder.at / pack).unlink(missing_ok=True)
 
     def close_removed(self) -> None:
-        """Let go of open packs that were removed.
-
-        Their room is free once nobody else refers to their files.
-        """
+        """Close open packs that were deleted, so that their space becomes free."""
         with self._lock:
-            removed = [each for each, found in self._open.items() if found.is_removed]
+            removed = [pack for pack, opened in self._open.items() if opened.is_removed]
             for pack in removed:
                 del self._open[pack]
 
     def forget_open(self) -> None:
-        """Let go of every open pack: a pack of that name may be another file now."""
+        """Close every open pack: its path may name another file now."""
         self._folder.reopen()
         with self._lock:
             self._open.clear()

@@ -1,4 +1,4 @@
-"""The folder of points: manifests, which are the commits, and state files."""
+"""The directory points/: manifests, which are the commits, and state files."""
 
 import fcntl
 import os
@@ -29,35 +29,39 @@ STATE_SUFFIX: Final = ".state"
 FORGOTTEN_SUFFIX: Final = ".forgotten"
 ASIDE_SUFFIX: Final = ".tmp"
 
-_MARK = struct.Struct("<QQQ")
+_STAMP = struct.Struct("<QQQ")
 
 
 @dataclass(frozen=True, slots=True)
 class Forgotten:
-    """What is known of points that were forgotten and whose manifests still stand."""
+    """Forgotten points whose manifests still exist."""
 
     manifests: tuple[Manifest, ...]
     is_complete: bool
-    """False if one of them cannot be read: whose point it was, nobody knows."""
+    """False if a manifest cannot be read, so that its VM is unknown."""
 
 
 class PointFolder:
-    """points/: `<id>` is a manifest, `<id>.state` its state, `<id>.forgotten` a dead manifest."""
+    """points/: `<id>` is a manifest, `<id>.state` its state, `<id>.forgotten` a forgotten one."""
 
     def __init__(self, path: Path) -> None:
-        """DataCorrupt if there is no directory at *path*, or a link to one."""
+        """Open the directory at *path*; DataCorrupt if it is missing or a link."""
         self._folder = open_folder(path)
+
+    def close(self) -> None:
+        """Close the directory."""
+        self._folder.close()
 
     @property
     def _path(self) -> Path:
         return self._folder.at
 
     def path(self, point: PointId) -> Path:
-        """Where the manifest is, for messages and for the curious."""
+        """Return the path of a manifest, for messages."""
         return self._folder.path / point
 
     def ids(self) -> set[PointId]:
-        """The points that are committed and not forgotten."""
+        """Return the points that are committed and not forgotten."""
         return {PointId(name) for name in os.listdir(self._path) if is_id(name)}
 
     def forgotten_ids(self) -> set[PointId]:
@@ -68,44 +72,49 @@ class PointFolder:
             if is_id(stem) and (self._path / (stem + FORGOTTEN_SUFFIX)).exists()
         }
 
-    def marks(self) -> dict[PointId, bytes]:
-        """For each state file what changes when it is replaced."""
-        found = {}
+    def state_stamps(self) -> dict[PointId, bytes]:
+        """Return the stamp of each state file: inode, time and size, which change with the file."""
+        stamps = {}
         with os.scandir(self._path) as entries:
             for entry in entries:
                 stem = entry.name.removesuffix(STATE_SUFFIX)
                 if stem != entry.name and is_id(stem):
                     facts = entry.stat(follow_symlinks=False)
-                    found[PointId(stem)] = _mark(facts)
-        return found
+                    stamps[PointId(stem)] = _stamp(facts)
+        return stamps
 
     def load_manifest(self, point: PointId) -> bytes:
-        """The manifest's file; PointNotFound if there is none, DataCorrupt if it is damaged."""
+        """Return the bytes of a manifest.
+
+        Raises:
+            PointNotFound: the manifest does not exist.
+            DataCorrupt: it is damaged.
+        """
         return self._load_checked(self._path / point, point)[0]
 
     def read_manifest(self, point: PointId) -> Manifest:
-        """What the manifest's file says; raises what load_manifest() raises."""
+        """Return a decoded manifest; raises the errors of load_manifest()."""
         return self._load_checked(self._path / point, point)[1]
 
     def load_forgotten(self, point: PointId) -> bytes:
-        """The manifest's file of a point that was forgotten."""
+        """Return the bytes of the manifest of a forgotten point."""
         return self._load_checked(self._path / (point + FORGOTTEN_SUFFIX), point)[0]
 
     def read_forgotten(self, point: PointId) -> Manifest:
-        """What it says."""
+        """Return the decoded manifest of a forgotten point."""
         return self._load_checked(self._path / (point + FORGOTTEN_SUFFIX), point)[1]
 
     def forgotten(self) -> Forgotten:
-        """All that the folder knows of forgotten points; it takes a look at every name there."""
-        found, is_complete = [], True
+        """Return all forgotten points; lists the whole directory."""
+        manifests, is_complete = [], True
         for point in self.forgotten_ids():
             try:
-                found.append(self.read_forgotten(point))
+                manifests.append(self.read_forgotten(point))
             except PointNotFound:
                 continue
             except DataCorrupt:
                 is_complete = False
-        return Forgotten(tuple(found), is_complete)
+        return Forgotten(tuple(manifests), is_complete)
 
     def _load_checked(self, path: Path, point: PointId) -> tuple[bytes, Manifest]:
         try:
@@ -123,7 +132,7 @@ class PointFolder:
         return data, manifest
 
     def load_state(self, point: PointId) -> tuple[PointState, bytes]:
-        """The point's state and the mark of its file."""
+        """Return the state of a point and the stamp of its file; unknown_state() if unreadable."""
         try:
             fd = open_regular(self._path / (point + STATE_SUFFIX))
         except (OSError, DataCorrupt):
@@ -131,28 +140,31 @@ class PointFolder:
         try:
             facts = os.fstat(fd)
             state = decode_state(os.pread(fd, MAX_BYTES, 0), point)
-            return state, _mark(facts)
+            return state, _stamp(facts)
         except ValueError:
-            return unknown_state(point), _mark(facts)
+            return unknown_state(point), _stamp(facts)
         finally:
             os.close(fd)
 
     def put_state(self, state: PointState) -> None:
-        """Let *state* be the point's; a crash leaves the one before or this one."""
+        """Replace the state of a point; a crash leaves the old or the new one."""
         replace(self._path / (state.point + STATE_SUFFIX), encode_state(state))
 
     def commit(self, manifest: Manifest, state: PointState) -> None:
-        """Put the manifest under its name: from here on the point exists.
+        """Write the manifest under its name: from here on the point exists.
 
-        The state goes first, as a point without one is taken for suspect.
+        The state is written first, because a point without a state counts as suspect.
         """
         self.put_state(state)
         put_if_absent(self._path / manifest.point, encode_manifest(manifest))
 
     def forget(self, points: Iterable[PointId]) -> None:
-        """Let the points be forgotten: each is in an instant or not at all, and that lasts.
+        """Rename the manifests of points to forgotten ones, each atomically, and flush.
 
-        PointNotFound if one is gone already. Leases of them hold on.
+        Leases on the points stay.
+
+        Raises:
+            PointNotFound: a point does not exist; the points before it are forgotten.
         """
         for point in points:
             path = self._path / point
@@ -177,23 +189,23 @@ class PointFolder:
         sync_folder(self._path)
 
     def put_forgotten(self, point: PointId, manifest: bytes) -> None:
-        """Write the manifest of a missing point as that of a forgotten one."""
+        """Write the manifest of a missing point under the name of a forgotten one."""
         put_if_absent(self._path / (point + FORGOTTEN_SUFFIX), manifest)
 
     def put_back(self, point: PointId, manifest: bytes, state: bytes) -> None:
-        """Write the manifest of a missing point, and its state, which goes first, if it is gone."""
+        """Write the manifest of a missing point; before it the state file, if that is gone."""
         with suppress(FileExistsError):
             put_if_absent(self._path / (point + STATE_SUFFIX), state)
         put_if_absent(self._path / point, manifest)
 
     @contextmanager
     def claimed(self) -> Iterator[set[PointId]]:
-        """The forgotten points that nobody leases; nobody can until the end of the block.
+        """Lock the forgotten points that have no lease, until the end of the block.
 
-        Only for the one writer. One that cannot be locked counts as leased.
+        Only for the writer. A point that cannot be locked counts as leased.
         """
         with ExitStack() as locks:
-            found = set()
+            claimed = set()
             for point in sorted(self.forgotten_ids()):
                 try:
                     fd = open_regular(self._path / (point + FORGOTTEN_SUFFIX))
@@ -201,35 +213,37 @@ class PointFolder:
                     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except (OSError, CbtfsError):
                     continue
-                found.add(point)
-            yield found
+                claimed.add(point)
+            yield claimed
 
     def remove_forgotten(self, point: PointId) -> None:
-        """Remove what is left of a forgotten point: manifest and state."""
+        """Remove the manifest and the state file of a forgotten point."""
         (self._path / (point + FORGOTTEN_SUFFIX)).unlink(missing_ok=True)
         if not (self._path / point).exists():
             (self._path / (point + STATE_SUFFIX)).unlink(missing_ok=True)
 
     def remove_leftovers(self) -> None:
-        """Remove what a writer that died was writing. Only for the one writer."""
+        """Remove temporary files of a stale writer. Only for the writer."""
         for name in os.listdir(self._path):
             if name.endswith(ASIDE_SUFFIX):
                 remove(self._path / name)
 
     def count_aside(self) -> int:
-        """How many files a writer left half written; one that is at work may have some, too."""
+        """Return the number of temporary files, including those of an active writer."""
         return sum(name.endswith(ASIDE_SUFFIX) for name in os.listdir(self._path))
 
     @contextmanager
     def leased(self, point: PointId, *, is_open: bool = False) -> Iterator[None]:
-        """Keep what the point needs from being pruned, until the end of the block or process.
+        """Hold a lease, so that no prune removes objects of the point, until the end of the block.
 
-        PointNotFound if it is forgotten by now; *is_open* leases that too, for one of several
-        processes that have the point open, and so leased, between them.
+        *is_open* admits a forgotten point, for a process of a group that already holds a lease.
+
+        Raises:
+            PointNotFound: the point does not exist or is forgotten.
         """
         path = self._path / point
         if not path.exists():
-            self._folder.reopen()  # A copy of the repository may have been put in its place.
+            self._folder.reopen()  # A copy of the repository may have replaced the directory.
         try:
             fd = open_regular(path)
         except FileNotFoundError as exc:
@@ -240,15 +254,15 @@ class PointFolder:
         try:
             fcntl.flock(fd, fcntl.LOCK_SH)
             try:
-                there = os.stat(path, follow_symlinks=False)
+                current = os.stat(path, follow_symlinks=False)
             except FileNotFoundError as exc:
                 raise PointNotFound(f"point {point} is gone") from exc
-            if there.st_ino != os.fstat(fd).st_ino:
+            if current.st_ino != os.fstat(fd).st_ino:
                 raise PointNotFound(f"point {point} is gone")
             yield
         finally:
             os.close(fd)
 
 
-def _mark(facts: os.stat_result) -> bytes:
-    return _MARK.pack(facts.st_ino, facts.st_mtime_ns & (1 << 64) - 1, facts.st_size)
+def _stamp(facts: os.stat_result) -> bytes:
+    return _STAMP.pack(facts.st_ino, facts.st_mtime_ns & (1 << 64) - 1, facts.st_size)

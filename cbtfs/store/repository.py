@@ -1,10 +1,9 @@
-"""A repository: made, opened for reading, opened for writing by one process at a time."""
+"""A repository: creating it, opening it for reading, opening it for its one writer."""
 
 import contextlib
 import logging
-import os
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -20,87 +19,95 @@ from cbtfs.errors import (
     WrongDirectory,
 )
 from cbtfs.store import reserve
-from cbtfs.store.catalog import gate
 from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.records import CatalogDamaged, PointRecord
 from cbtfs.store.catalog.update import Update
-from cbtfs.store.catchup import Findings, catch_up, lacks_nothing
+from cbtfs.store.catalog_opening import CATALOG, open_catalog, replace_catalog
+from cbtfs.store.catchup import Findings, lacks_nothing
 from cbtfs.store.directories import DIRECTORIES, require_directories, write_marker
 from cbtfs.store.distrust import DistrustFolder
 from cbtfs.store.files import (
-    exchange,
     finish_exchange,
     make_folder,
     put_if_absent,
-    remove_folder,
     storing,
     sync_folder,
 )
 from cbtfs.store.folder import Folder
 from cbtfs.store.lock import WriterLock
-from cbtfs.store.node_repair import copy_nodes_anew, put_nodes_anew
+from cbtfs.store.node_repair import rewrite_corrupt_nodes
 from cbtfs.store.pack import PACK_BYTES
 from cbtfs.store.packs import PackFolder
 from cbtfs.store.points import Forgotten, PointFolder
-from cbtfs.store.quarantine import BadPlace, load_quarantine, save_quarantine, still_bad
-from cbtfs.store.rebuild import Progress, rebuild
-from cbtfs.store.salvage import salvage
+from cbtfs.store.quarantine import (
+    CorruptFrame,
+    load_quarantine,
+    save_quarantine,
+    still_referenced,
+)
+from cbtfs.store.rebuild import Progress
 from cbtfs.store.settings import SETTINGS, load_settings
 from cbtfs.store.writer import ObjectWriter
 
 log = logging.getLogger(__name__)
 
-CATALOG: Final = "catalog"
 _REBUILD_SECONDS: Final = 60.0
-"""What a reader waits for a writer where the catalog cannot be opened: it is being made anew."""
+"""Maximum wait of a reader for the writer that rebuilds a catalog which cannot be opened."""
 
 
 class Repository:
-    """An open repository. At most one in a process for each folder; none across a fork."""
+    """An open repository. One process opens a folder at most once, and not across a fork."""
 
     def __init__(
         self, path: Path, settings: Settings, catalog: Catalog, findings: Findings | None = None
     ) -> None:
+        """Own *catalog*. The caller closes it if the directories cannot be opened."""
         self.path = path
         self.settings = settings
         self.catalog = catalog
-        self.packs = PackFolder(path / "packs")
-        self.points = PointFolder(path / "points")
-        self.distrust = DistrustFolder(path)
+        with ExitStack() as opened:
+            self.packs = opened.enter_context(closing(PackFolder(path / "packs")))
+            self.points = opened.enter_context(closing(PointFolder(path / "points")))
+            self.distrust = opened.enter_context(closing(DistrustFolder(path)))
+            self._folders = opened.pop_all()
         self.findings = findings or Findings()
-        """What opening for writing had to mend."""
+        """Repairs that were made when the repository was opened for writing."""
         self._forgotten: Forgotten | None = None
 
-    def forgotten(self) -> Forgotten:
-        """What is known of points that were forgotten, for the one writer.
+    def close(self) -> None:
+        """Close the catalog and the directories."""
+        self.catalog.close()
+        self._folders.close()
 
-        Nobody else forgets or removes any, so the folder, which may be large, is listed once.
+    def forgotten(self) -> Forgotten:
+        """Return the forgotten points that still have manifests. Only for the writer.
+
+        The folder may be large. It is listed once, because only the writer changes this list.
         """
-        found = self._forgotten
-        if found is None:
-            found = self._forgotten = self.points.forgotten()
-        return found
+        if self._forgotten is None:
+            self._forgotten = self.points.forgotten()
+        return self._forgotten
 
     def remove_forgotten(self, points: Iterable[PointId]) -> None:
-        """For a writer: remove what is left of forgotten points."""
+        """Remove the files of forgotten points. Only for the writer."""
         with storing("the folder of points"):
             for point in points:
                 self.points.remove_forgotten(point)
         self._forgotten = None
 
-    def quarantined(self) -> dict[Digest, BadPlace]:
-        """Objects that stand where they are known to be bad, by their digests."""
-        places = load_quarantine(self.path)
-        if not places:
+    def quarantined(self) -> dict[Digest, CorruptFrame]:
+        """Return the quarantined frames that the catalog still refers to, by digest."""
+        frames = load_quarantine(self.path)
+        if not frames:
             return {}
         with self.catalog.view() as view:
-            return still_bad(view, places)
+            return still_referenced(view, frames)
 
-    def add_to_quarantine(self, places: Iterable[BadPlace]) -> None:
-        """For a writer: nothing is deduplicated against what stands in *places* from now on."""
+    def add_to_quarantine(self, frames: Iterable[CorruptFrame]) -> None:
+        """Exclude *frames* from deduplication. Only for the writer."""
         packs = self.packs.ids()
-        known = load_quarantine(self.path) | {*places}
-        save_quarantine(self.path, [place for place in known if place.pack in packs])
+        known = load_quarantine(self.path) | {*frames}
+        save_quarantine(self.path, [frame for frame in known if frame.pack in packs])
 
     def object_writer(
         self,
@@ -109,40 +116,43 @@ class Repository:
         level: int | None = None,
         threads: int | None = None,
     ) -> ObjectWriter:
-        """For a writer: where new objects go, in packs of about that size.
+        """Return a writer of new objects, in packs of about *pack_bytes*. Only for the writer.
 
-        *level* of zstd instead of the repository's, *threads* instead of one for each core. The
-        first to go there are nodes in quarantine whose children are known.
+        *level* replaces the repository's zstd level. *threads* defaults to one for each core.
+        Nodes in quarantine whose children are known are rewritten first.
         """
-        bad = self.quarantined()
+        corrupt = self.quarantined()
         objects = ObjectWriter(
             self.catalog,
             self.packs,
             self.settings.level if level is None else level,
             pack_bytes=pack_bytes,
-            bad=bad,
+            corrupt=corrupt,
             threads=threads,
         )
         try:
-            put_nodes_anew(self.catalog, objects, bad.values())
+            rewrite_corrupt_nodes(self.catalog, objects, corrupt.values())
         except BaseException:
             objects.close()
             raise
         return objects
 
     def commit(self, objects: ObjectWriter, manifest: Manifest) -> None:
-        """Make *manifest* a restore point of this repository; the one order of a commit.
+        """Commit *manifest* as a restore point.
 
-        Everything that was put into *objects* is flushed first; the manifest under its name is
-        the commit; the catalog follows. StoreFailed leaves it uncommitted or, where the manifest
-        is there already, says so: the next opening for writing catches up.
+        The order is fixed: flush *objects*, write the manifest under its name (the commit), update
+        the catalog.
+
+        Raises:
+            StoreFailed: the point is not committed; or it is committed, the message says so, and
+                the next writer catches the catalog up.
         """
         objects.flush()
         state = PointState(manifest.point)
         with storing("the restore point"):
             self.points.commit(manifest, state)
-        _, mark = self.points.load_state(manifest.point)
-        record = PointRecord(encode_manifest(manifest), encode_state(state), mark)
+        _, stamp = self.points.load_state(manifest.point)
+        record = PointRecord(encode_manifest(manifest), encode_state(state), stamp)
         try:
             self.catalog.update(lambda update: update.put_point(manifest, record))
         except StoreFailed as exc:
@@ -152,25 +162,25 @@ class Repository:
                 self.distrust.settle(disk.id, manifest.order)
 
     def forget(self, points: Collection[PointId]) -> None:
-        """Let *points* be forgotten; what they alone need is freed by the next prune.
+        """Forget *points*. The next prune frees the objects that only they reference.
 
-        Takes the same time whatever they hold. The new names of their manifests are the commit.
+        Renaming a manifest is the commit. The time does not depend on the size of the points.
         """
         with storing("the folder of points"):
             self.points.forget(points)
         self.drop_forgotten(points)
 
     def drop_forgotten(self, points: Collection[PointId]) -> None:
-        """Remove *points*, whose forgotten manifests are written, from the catalog."""
+        """Remove *points* from the catalog; their forgotten manifests are already written."""
         self._forgotten = None
         self.catalog.update(lambda update: _drop_points(update, points))
 
     def drop_forgotten_listing(self) -> None:
-        """Let forgotten() list the folder again, after forgotten points were brought back."""
+        """Make forgotten() list the directory again, after points were unforgotten."""
         self._forgotten = None
 
     def put_states(self, states: Iterable[PointState]) -> None:
-        """Let *states* be those of their points."""
+        """Write *states*, in the state files and in the catalog."""
         changed = []
         with storing("a state file"):
             for state in states:
@@ -193,23 +203,23 @@ def _reload_states(update: Update, points: PointFolder, changed: Iterable[PointI
     for point in changed:
         record = update.point(point)
         if record is not None:
-            state, mark = points.load_state(point)
-            new = PointRecord(record.manifest, encode_state(state), mark)
+            state, stamp = points.load_state(point)
+            new = PointRecord(record.manifest, encode_state(state), stamp)
             update.put_point(decode_manifest(record.manifest), new)
 
 
 def create_repository(path: Path, settings: Settings) -> None:
-    """Make an empty repository at *path*, a folder that is empty or not there yet."""
+    """Create a repository at *path*, which is an empty directory or does not exist."""
     try:
         path.mkdir(0o700)
     except FileExistsError:
         if (path / SETTINGS).exists():
-            raise UsageError(f"there is a repository at {path} already") from None
+            raise UsageError(f"{path} is already a repository") from None
         if not path.is_dir() or any(path.iterdir()):
-            raise UsageError(f"{path} is not an empty folder: name one that is") from None
+            raise UsageError(f"{path} is not an empty directory: name one that is") from None
         path.chmod(0o700)
     except OSError as exc:
-        raise UsageError(f"cannot make {path}: {exc.strerror}") from exc
+        raise UsageError(f"cannot create {path}: {exc.strerror}") from exc
     with storing(f"the repository {path}"):
         for name in ("packs", "points", "locks"):
             make_folder(path / name)
@@ -221,14 +231,16 @@ def create_repository(path: Path, settings: Settings) -> None:
 
 
 def take_lock(path: Path, wait_seconds: float) -> WriterLock:
-    """Take the writer's lock of the repository at *path*, which must be one.
+    """Take the writer's lock of the repository at *path*.
 
-    DataCorrupt if locks/ is a link; raises what WriterLock() raises.
+    Raises:
+        RepositoryLocked: another writer holds the lock for longer than *wait_seconds*.
+        DataCorrupt: locks/ is a symbolic link.
     """
     with storing("the writer's lock"):
         make_folder(path / "locks")
-        folder = Folder(path / "locks")
-        lock = WriterLock(folder.at / "writer", wait_seconds)
+        with Folder(path / "locks") as folder:
+            lock = WriterLock(folder.at / "writer", wait_seconds)
         finish_exchange(path / CATALOG)
     return lock
 
@@ -237,21 +249,25 @@ def take_lock(path: Path, wait_seconds: float) -> WriterLock:
 def writing(
     path: Path, *, lock_wait: float = 0.0, is_suspect: bool = False
 ) -> Iterator[Repository]:
-    """The repository at *path*, for its one writer, with the catalog caught up.
+    """Open the repository at *path* as its one writer, with the catalog caught up.
 
-    Waits *lock_wait* seconds for another writer to end, then raises RepositoryLocked. Where the
-    catalog *is_suspect*, or the last writer died, it is verified first.
+    The catalog is verified first if it *is_suspect* or if the last writer did not end cleanly. All
+    descriptors of the repository are closed at the end of the block.
+
+    Raises:
+        RepositoryLocked: another writer holds the lock for longer than *lock_wait* seconds.
     """
     load_settings(path)
     lock = take_lock(path, lock_wait)
     is_clean = False
     try:
-        # The writer that was waited for may have changed what a program must know.
+        # The writer that held the lock may have changed the settings.
         settings = load_settings(path)
         with storing("the repository"):
             is_unsure = is_suspect or lock.was_left_behind
             require_directories(path, settings.id, is_suspect=is_unsure)
-            repository = _open_locked(path, settings, must_verify=is_unsure)
+            catalog, findings = open_catalog(path, must_verify=is_unsure)
+            repository = _opened(path, settings, catalog, findings)
         try:
             with repository.catalog.view() as view:
                 largest = view.largest_pack()
@@ -264,72 +280,19 @@ def writing(
             is_clean = True
             raise
         finally:
-            repository.catalog.close()
+            repository.close()
     finally:
         lock.release(is_clean=is_clean)
-
-
-def _open_locked(path: Path, settings: Settings, *, must_verify: bool) -> Repository:
-    folder = path / CATALOG
-    packs, points = PackFolder(path / "packs"), PointFolder(path / "points")
-    problem = gate.verify(folder) if must_verify and (folder / gate.DATA).exists() else None
-    try:
-        if problem is not None:
-            raise CatalogDamaged(problem)
-        catalog = Catalog(folder, is_writable=True)
-        try:
-            _announce_rebuild(catalog, packs)
-            findings = catch_up(catalog, packs, points, load_quarantine(path))
-        except BaseException:
-            catalog.close()
-            raise
-    except CatalogDamaged as exc:
-        log.warning("%s; rebuilding it", exc)
-        catalog, findings = _rebuild(path, packs, points)
-    return Repository(path, settings, catalog, findings)
-
-
-def _announce_rebuild(catalog: Catalog, packs: PackFolder) -> None:
-    """Log that a catalog which knows no pack is filled from all there are: that takes a while."""
-    with catalog.view() as view:
-        is_empty = not view.pack_numbers()
-    if is_empty and (count := len(packs.ids())):
-        log.warning("the catalog is missing or empty: rebuilding it from %d packs", count)
-
-
-def _rebuild(
-    path: Path, packs: PackFolder, points: PointFolder, progress: Progress = lambda _: None
-) -> tuple[Catalog, Findings]:
-    """A catalog made anew from packs and points beside the old one, which is kept aside.
-
-    Points that the old one knows and that are missing from points/ stay known.
-    """
-    salvaged = salvage(path / CATALOG)
-    new, aside = path / (CATALOG + ".new"), path / (CATALOG + ".damaged")
-    with storing("the catalog"):
-        remove_folder(new)
-    catalog = Catalog(new, is_writable=True)
-    try:
-        findings = rebuild(catalog, packs, points, load_quarantine(path), progress, salvaged)
-    finally:
-        catalog.close()
-    with storing("the catalog"):
-        sync_folder(new)
-        exchange(new, path / CATALOG)
-        remove_folder(aside)
-        if new.exists():
-            os.rename(new, aside)
-        sync_folder(path)
-    return Catalog(path / CATALOG, is_writable=True), findings
 
 
 def rebuild_catalog(
     path: Path, *, lock_wait: float = 0.0, progress: Progress = lambda _: None
 ) -> Findings:
-    """Make the catalog anew from packs and points alone, whatever stands there now.
+    """Rebuild the catalog from packs and points, whatever the state of the current one.
 
-    The old one serves until the new one replaces it, so this may be interrupted at any time.
-    *progress* gets bytes of packs. Nodes that only the old one still knows are written first.
+    The old catalog stays in use until the new one replaces it, so an interruption is harmless.
+    Nodes that only the old catalog still knows are written to new packs first. *progress* receives
+    bytes of packs.
     """
     load_settings(path)
     lock = take_lock(path, lock_wait)
@@ -338,14 +301,7 @@ def rebuild_catalog(
         settings = load_settings(path)
         with storing("the catalog"):
             require_directories(path, settings.id, is_suspect=True)
-            packs, points = PackFolder(path / "packs"), PointFolder(path / "points")
-            packs.remove_leftovers()
-            points.remove_leftovers()
-            mended = copy_nodes_anew(path / CATALOG, packs, settings.level)
-            catalog, findings = _rebuild(path, packs, points, progress)
-            findings.nodes_mended = mended
-            catalog.close()
-            remove_folder(path / (CATALOG + ".damaged"))
+            findings = replace_catalog(path, settings.level, progress)
         is_clean = True
         return findings
     finally:
@@ -354,11 +310,12 @@ def rebuild_catalog(
 
 @contextmanager
 def reading(path: Path, *, is_suspect: bool = False) -> Iterator[Repository]:
-    """The repository at *path*, for one of many readers.
+    """Open the repository at *path* as one of many readers.
 
-    Where the catalog lags behind points/, and nobody writes, it is caught up first, if there is
-    space for that: a point that was committed just before a crash is there. A damaged one is
-    rebuilt, by this process or another; *is_suspect* verifies it.
+    If the catalog lags behind points/, there is no writer, and there is enough space, the catalog
+    is caught up first: this includes a point that was committed just before a crash. A damaged
+    catalog is rebuilt, by this process or another one. *is_suspect* verifies the catalog first.
+    All descriptors of the repository are closed at the end of the block.
     """
     settings = load_settings(path)
     is_open, is_in_step = _look(path)
@@ -373,25 +330,33 @@ def reading(path: Path, *, is_suspect: bool = False) -> Iterator[Repository]:
         except WrongDirectory as exc:
             if not is_open:
                 raise
-            log.warning("%s; restore points are shown as the catalog knows them", exc)
+            log.warning("%s; restore points are listed from the catalog alone", exc)
         except StoreFailed as exc:
-            log.warning("points that the catalog does not know yet are not shown: %s", exc)
-    catalog = Catalog(path / CATALOG, is_writable=False)
+            log.warning("points that the catalog does not know yet are not listed: %s", exc)
+    with closing(_opened(path, settings, Catalog(path / CATALOG, is_writable=False))) as opened:
+        yield opened
+
+
+def _opened(
+    path: Path, settings: Settings, catalog: Catalog, findings: Findings | None = None
+) -> Repository:
+    """Return a repository that owns *catalog*, which is closed after a failure."""
     try:
-        yield Repository(path, settings, catalog)
-    finally:
+        return Repository(path, settings, catalog, findings)
+    except BaseException:
         catalog.close()
+        raise
 
 
 def _look(path: Path) -> tuple[bool, bool]:
-    """Whether the catalog can be opened, and whether it knows the points that there are."""
+    """Return whether the catalog can be opened, and whether it knows all points."""
     try:
         catalog = Catalog(path / CATALOG, is_writable=False)
     except (RepositoryNotFound, CatalogDamaged):
         return False, False
     try:
-        with catalog.view() as view:
-            return True, lacks_nothing(view, PointFolder(path / "points"))
+        with catalog.view() as view, closing(PointFolder(path / "points")) as points:
+            return True, lacks_nothing(view, points)
     except CatalogDamaged:
         return True, True
     finally:

@@ -1,14 +1,13 @@
-"""Who is at work outside of the repository: a record for each run, locked as long as it lives.
+"""Records of the runs that take snapshots, each locked while its run is alive.
 
-A run that takes a snapshot of a VM leaves its record here first. The lock is a flock, which ends
-with the process however that ends: a record that can be locked is of a dead run, and what it names
-may be removed. A snapshot without a record here is another's.
+A run writes its record before it takes a snapshot of a VM. The lock is a flock, which the kernel
+releases with the process. So a record that can be locked belongs to a stale run, and its snapshot
+may be removed. A snapshot without a record here belongs to somebody else.
 """
 
 import fcntl
 import json
 import os
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,35 +34,37 @@ _MAX_BYTES: Final = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class RunFacts:
-    """What a run does outside."""
+    """The VM and the snapshot that a run uses."""
 
     run: str
     """32 hex digits."""
     server: str
-    """Which vCenter or host, by its own id."""
+    """Id of the vCenter or host."""
     vm: str
-    """Which VM there, by its own id."""
+    """Id of the VM there."""
     snapshot: str
-    """The name of the snapshot that the run takes."""
+    """Name of the snapshot that the run takes."""
     holds: bool = False
-    """It keeps storage vMotion from the VM, in the name of the snapshot."""
+    """Whether the run blocks storage vMotion of the VM under the snapshot's name."""
 
 
 class Run:
-    """A run that lives: its record is locked until finish(), or the end of the process."""
+    """A run: its record is locked until close() or the end of the process."""
 
     def __init__(self, folder: Folder, facts: RunFacts, fd: int) -> None:
+        """*folder* is closed with the run."""
         self.facts = facts
         self._folder = folder
         self._fd = fd
 
     def finish(self) -> None:
-        """Nothing of the run is left outside: its record goes."""
+        """Remove the record: the run has removed its snapshot."""
         _remove(self._folder.at / self.facts.run)
 
     def close(self) -> None:
-        """Let go of the record, which from here on is a dead run's."""
+        """Unlock the record. If it still exists, the run is stale from here on."""
         os.close(self._fd)
+        self._folder.close()
 
     def __enter__(self) -> Self:
         return self
@@ -78,78 +79,80 @@ class Run:
 
 
 class RunFolder:
-    """locks/runs/ of a repository."""
+    """The directory locks/runs/ of a repository."""
 
     def __init__(self, repository: Path) -> None:
         self._repository = repository
 
-    def _open(self) -> Folder | None:
-        """The directory, if there is one; DataCorrupt if it, or locks/, is a link."""
-        try:
-            return Folder(self._repository / "locks").inner(_FOLDER)
-        except FileNotFoundError:
-            return None
+    def _open(self) -> Folder:
+        """Open the directory.
+
+        Raises:
+            FileNotFoundError: it does not exist.
+            DataCorrupt: it or locks/ is a link.
+        """
+        with Folder(self._repository / "locks") as locks:
+            return locks.inner(_FOLDER)
 
     def _make(self) -> Folder:
-        locks = Folder(self._repository / "locks")
-        make_folder(locks.at / _FOLDER)
-        return locks.inner(_FOLDER)
+        with Folder(self._repository / "locks") as locks:
+            make_folder(locks.at / _FOLDER)
+            return locks.inner(_FOLDER)
 
     def start(self, facts: RunFacts) -> Run:
-        """A record that lasts from now on; StoreFailed if it cannot be made."""
+        """Write a durable, locked record; StoreFailed if that fails."""
         with storing("a run's record"):
             folder = self._make()
-            path = folder.at / facts.run
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            fd = os.open(path, flags, FILE_MODE)
+            fd = -1
             try:
+                path = folder.at / facts.run
+                flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+                fd = os.open(path, flags, FILE_MODE)
                 give_new(path, fd)
-                # Wait: a run beside this one may hold the new record for a moment to look at it.
+                # Wait: another run may lock the new record for a moment to read it.
                 fcntl.flock(fd, fcntl.LOCK_EX)
                 os.write(fd, encode_facts(facts))
                 os.fsync(fd)
                 sync_folder(folder.at)
             except BaseException:
-                os.close(fd)
+                if fd >= 0:
+                    os.close(fd)
+                folder.close()
                 raise
         return Run(folder, facts, fd)
 
     def dead(self, server: str, vm: str) -> list[RunFacts]:
-        """The runs on that VM that ended without having cleaned up."""
+        """Return the stale runs of a VM, which ended without removing their record."""
         return [f for f in self._unlocked() if f.server == server and f.vm == vm]
 
     def forget(self, facts: RunFacts) -> None:
-        """Nothing of a dead run is left outside: its record goes."""
-        folder = self._open()
-        if folder is not None:
+        """Remove the record of a stale run, whose snapshot is removed."""
+        with suppress(FileNotFoundError), self._open() as folder:
             _remove(folder.at / facts.run)
 
     def save_progress(self, run: str, data: bytes) -> None:
-        """Let *data* be what a run leaves for the next one; StoreFailed if it cannot be kept."""
-        with storing("a run's progress"):
-            folder = self._make()
+        """Write the progress of a run, for a run that resumes it; StoreFailed if that fails."""
+        with storing("a run's progress"), self._make() as folder:
             replace(_progress_of(folder.at / run), data)
 
     def load_progress(self, run: str) -> bytes | None:
-        """What a run left; None if it left nothing. DataCorrupt if that cannot be read."""
-        folder = self._open()
-        if folder is None:
-            return None
+        """Return the progress of a run, or None; DataCorrupt if it cannot be read."""
         try:
-            return load_file(_progress_of(folder.at / run), MAX_BYTES)
+            with self._open() as folder:
+                return load_file(_progress_of(folder.at / run), MAX_BYTES)
         except FileNotFoundError:
             return None
 
-    def _unlocked(self) -> Iterator[RunFacts]:
-        folder = self._open()
-        if folder is None:
-            return
-        names = sorted(os.listdir(folder.at))
-        for name in filter(is_id, names):
-            with suppress(OSError, ValueError):
-                facts = _load_unlocked(folder.at / name)
-                if facts.run == name:
-                    yield facts
+    def _unlocked(self) -> list[RunFacts]:
+        """Return the records that can be locked: their runs are stale."""
+        unlocked: list[RunFacts] = []
+        with suppress(FileNotFoundError), self._open() as folder:
+            for name in filter(is_id, sorted(os.listdir(folder.at))):
+                with suppress(OSError, ValueError):
+                    facts = _load_unlocked(folder.at / name)
+                    if facts.run == name:
+                        unlocked.append(facts)
+        return unlocked
 
 
 def _progress_of(record: Path) -> Path:
@@ -157,14 +160,14 @@ def _progress_of(record: Path) -> Path:
 
 
 def _remove(record: Path) -> None:
-    """A record last: it is what tells of the rest."""
+    """Remove the files of a run, the record last: the others are found by its name."""
     progress = _progress_of(record)
     for path in (progress.with_name(f"{progress.name}.tmp"), progress, record):
         path.unlink(missing_ok=True)
 
 
 def _document(facts: RunFacts) -> dict[str, object]:
-    """Without what does not apply: a program that does not know it passes over the record."""
+    """Omit members that do not apply: older programs skip a record with an unknown member."""
     document = asdict(facts)
     if not facts.holds:
         del document["holds"]
@@ -172,15 +175,15 @@ def _document(facts: RunFacts) -> dict[str, object]:
 
 
 def decode_facts(data: bytes) -> RunFacts:
-    """What a record tells; ValueError if it tells less, or more than this program knows."""
+    """Decode a record; ValueError if a member is absent, unknown or of the wrong type."""
     try:
         document = json.loads(data)
         facts = RunFacts(**document)
     except (TypeError, RecursionError) as exc:
-        raise ValueError("it is no record of a run") from exc
+        raise ValueError("not the record of a run") from exc
     words = (facts.run, facts.server, facts.vm, facts.snapshot)
-    if not (all(isinstance(each, str) for each in words) and isinstance(facts.holds, bool)):
-        raise ValueError("it is no record of a run")
+    if not (all(isinstance(word, str) for word in words) and isinstance(facts.holds, bool)):
+        raise ValueError("not the record of a run")
     return facts
 
 
@@ -189,7 +192,7 @@ def encode_facts(facts: RunFacts) -> bytes:
 
 
 def _load_unlocked(path: Path) -> RunFacts:
-    """The record at *path*; BlockingIOError if its run lives."""
+    """Return the record at *path*; BlockingIOError if its run is alive."""
     fd = open_regular(path)
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)

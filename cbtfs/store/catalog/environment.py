@@ -1,4 +1,4 @@
-"""The LMDB environment: opening, transactions, and a map that grows without anybody's care."""
+"""The LMDB environment: opening, transactions, and a map that grows automatically."""
 
 import contextlib
 import errno
@@ -30,20 +30,20 @@ Result = TypeVar("Result")
 
 _NO_CATALOG: Final = "no catalog at {}: run a command that writes, once"
 ENGINE: Final = 0
-"""LMDB 0.9: its files are not those of 1.0, and this is the one that other tools read."""
+"""LMDB 0.9: other tools read its files; those of 1.0 are different."""
 _MAP_BYTES: Final = 1 << 40
 _SMALLEST_MAP_BYTES: Final = 1 << 28
 _MAX_READERS: Final = 1024
 LOCK: Final = "lock.mdb"
 _LOCK_BYTES: Final = (_MAX_READERS + 64) * 64
-"""64 for each reader, and no more than 4096 for what comes before them."""
+"""64 for each reader, and at most 4096 for the header."""
 _SHORTAGES: Final = (lmdb.LockError, lmdb.DiskError)
 _SHORTAGE_WORDS: Final = ("No space left", "Input/output error")
-"""What says nothing about the file: it must not be taken for damage, and rebuilt."""
+"""Errors of the system that do not prove damage of the file, so that it is not rebuilt."""
 
 
 def _map_bytes() -> int:
-    """Address space for the map: 1 TiB, a quarter of the limit where there is one."""
+    """Return the address space of the map: 1 TiB, or a quarter of a lower limit."""
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit == resource.RLIM_INFINITY:
         return _MAP_BYTES
@@ -51,7 +51,7 @@ def _map_bytes() -> int:
 
 
 def _refuse_shortage(exc: lmdb.Error) -> None:
-    """Raise OutOfResources if *exc* tells of a limit that was met, and nothing of the file."""
+    """Raise OutOfResources if *exc* reports that a limit of the system was reached."""
     words = str(exc)
     if isinstance(exc, lmdb.MemoryError):
         number = errno.ENOMEM
@@ -59,8 +59,8 @@ def _refuse_shortage(exc: lmdb.Error) -> None:
         number = errno.ENFILE if "in system" in words else errno.EMFILE
     elif isinstance(exc, lmdb.ReadersFullError):
         raise OutOfResources(
-            f"cannot open the catalog: {_MAX_READERS} processes or threads read it, which is the "
-            "most there can be; wait until some have ended"
+            f"cannot open the catalog: the maximum of {_MAX_READERS} processes or threads read it; "
+            "wait until some end"
         ) from exc
     else:
         return
@@ -68,10 +68,9 @@ def _refuse_shortage(exc: lmdb.Error) -> None:
 
 
 class Environment:
-    """One open catalog. At most one in a process for each folder, none across a fork.
+    """One open catalog. A process opens a folder at most once, and not across a fork.
 
-    Safe to use from several threads; writing is for the one process that holds the repository's
-    lock.
+    Safe to use from several threads. Only the holder of the repository's lock may write.
     """
 
     def __init__(self, folder: Path, *, is_writable: bool, map_bytes: int | None = None) -> None:
@@ -91,8 +90,12 @@ class Environment:
             opened = Folder(self._folder)
         except FileNotFoundError as exc:
             raise RepositoryNotFound(_NO_CATALOG.format(self._folder)) from exc
-        refuse_others(opened.at / LOCK)  # LMDB follows links, and writes to where they lead
-        self._have_room_for_lock(opened)
+        with opened:
+            self._open_in(opened)
+
+    def _open_in(self, opened: Folder) -> None:
+        refuse_others(opened.at / LOCK)  # LMDB would follow a link and write to its target.
+        self._allocate_lock(opened)
         path = opened.at / DATA
         is_new = not (path.exists() or path.is_symlink())
         if not is_new:
@@ -116,10 +119,10 @@ class Environment:
             if "Permission denied" in str(exc) or "Read-only" in str(exc):
                 raise self._denied(exc) from exc
             if "already open" in str(exc):
-                raise RuntimeError(f"{self._folder} is open in this process already") from exc
+                raise RuntimeError(f"{self._folder} is already open in this process") from exc
             _refuse_shortage(exc)
             if isinstance(exc, _SHORTAGES) or any(word in str(exc) for word in _SHORTAGE_WORDS):
-                raise StoreFailed(f"cannot open the catalog: {exc}; it is as it was") from exc
+                raise StoreFailed(f"cannot open the catalog: {exc}; it is unchanged") from exc
             raise CatalogDamaged(str(exc)) from exc
         if is_new:
             give_new(path)
@@ -137,16 +140,16 @@ class Environment:
             raise CatalogDamaged(str(exc)) from exc
 
     def _denied(self, exc: lmdb.Error) -> AccessDenied:
-        """The error of a catalog that may not be opened, with the file that stands in the way."""
+        """Return the error of a refused permission, with the file that has it."""
         for path in (self._folder, self._folder / DATA, self._folder / LOCK):
             mode = os.R_OK | os.X_OK if path == self._folder else os.R_OK | os.W_OK
             if not os.access(path, mode):
                 return denied(PermissionError(errno.EACCES, str(exc)), path)
-        return AccessDenied(f"cannot open the catalog: {exc}; be its owner")
+        return AccessDenied(f"cannot open the catalog: {exc}; run the command as its owner")
 
-    def _have_room_for_lock(self, opened: Folder) -> None:
-        """Let all of LMDB's lock be on the storage: it is written to by memory, without a call
-        that could fail, and where the disk is full that ends the process (SIGBUS).
+    def _allocate_lock(self, opened: Folder) -> None:
+        """Allocate LMDB's lock file completely: LMDB writes it through a memory map, and a page
+        that cannot be allocated on a full disk kills the process with SIGBUS.
         """
         path = opened.at / LOCK
         try:
@@ -164,16 +167,16 @@ class Environment:
             finally:
                 os.close(fd)
         except OSError as exc:
-            is_for_lmdb_to_say = exc.errno in (errno.EACCES, errno.EROFS, errno.ENOENT)
-            if is_for_lmdb_to_say or (facts and not self._is_writable):
-                return  # A reader writes to what was written to before.
+            is_reported_by_lmdb = exc.errno in (errno.EACCES, errno.EROFS, errno.ENOENT)
+            if is_reported_by_lmdb or (facts and not self._is_writable):
+                return  # A reader only writes to pages that exist.
             refuse_shortage(exc, "cannot open the catalog")
             raise StoreFailed(
-                f"cannot open the catalog: {exc.strerror} for its lock; it is as it was"
+                f"cannot open the catalog: {exc.strerror} for its lock; it is unchanged"
             ) from exc
 
     def reopen(self) -> None:
-        """Open what stands at the folder now, once no transaction is open."""
+        """Open the catalog that is in the folder now, once no transaction is open."""
         with self._no_transactions:
             self._wait_idle()
             self._lmdb.close()
@@ -184,7 +187,7 @@ class Environment:
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
-        """The map can be resized only while no transaction is open."""
+        """Count an open transaction: the map can only be resized while no transaction is open."""
         with self._no_transactions:
             self._transactions += 1
         try:
@@ -196,7 +199,7 @@ class Environment:
                     self._no_transactions.notify_all()
 
     def _wait_idle(self) -> None:
-        """Wait until no transaction is open; the condition is held."""
+        """Wait until no transaction is open; the caller holds the condition."""
         self._awaited += 1
         try:
             self._no_transactions.wait_for(lambda: self._transactions == 0)
@@ -216,7 +219,7 @@ class Environment:
 
     @contextmanager
     def reading(self) -> Iterator[tuple[Any, Databases]]:
-        """A transaction for reading; keep it short."""
+        """Open a transaction for reading; keep it short."""
         while True:
             with self._counted():
                 try:
@@ -231,10 +234,13 @@ class Environment:
             self._resize(0)
 
     def write(self, change: Callable[[Any, Databases], Result]) -> Result:
-        """What *change* returns once its transaction is durable.
+        """Run *change* in a transaction; return its result once the transaction is durable.
 
-        It is run again from the start with a larger map when the map is full. StoreFailed if
-        the commit fails: then it is unknown what the file holds, and the environment is closed.
+        *change* is called again with a larger map when the map is full.
+
+        Raises:
+            StoreFailed: the commit failed. The state of the file is unknown, so the environment
+                is closed.
         """
         with self._one_writer:
             return self._write(change)
@@ -254,13 +260,13 @@ class Environment:
                 self._lmdb.close()
                 raise StoreFailed(
                     f"cannot write the catalog: {exc}; nothing committed is lost, "
-                    "mend the storage and run the command again"
+                    "repair the storage and run the command again"
                 ) from exc
 
     def _cover_pages(self) -> None:
-        """Let the file be as long as its pages: LMDB may leave free ones at its end unwritten.
+        """Extend the file to the length of its pages: LMDB may not write free pages at the end.
 
-        Only so can a short file be told for a damaged one without looking at every page.
+        Then a file that is too short is known to be damaged without a look at every page.
         """
         length = (self._lmdb.info()["last_pgno"] + 1) * self._lmdb.stat()["psize"]
         with contextlib.suppress(OSError):
@@ -269,7 +275,7 @@ class Environment:
 
     @property
     def last_transaction(self) -> int:
-        """Id of the newest committed transaction; -1 if the environment could not be reopened."""
+        """Id of the newest committed transaction; -1 if reopening failed."""
         try:
             return int(self._lmdb.info()["last_txnid"])
         except lmdb.Error:

@@ -5,7 +5,6 @@ and the run ends without a point of the disk.
 """
 
 import errno
-import gc
 import os
 import random
 import subprocess
@@ -259,7 +258,6 @@ def test_storage_that_becomes_full_during_the_run(tmp_path: Path) -> None:
         filler.unlink()
         (path / "reserve").unlink()
         assert_not_lost(path, disk)
-        gc.collect()  # tracebacks hold frames, and these descriptors of directories on the disk
 
 
 def test_a_record_that_cannot_take_effect_is_an_error(

@@ -1,0 +1,107 @@
+"""Opening of the catalog for the writer: verified, caught up with the folders, or rebuilt."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Final
+
+from cbtfs.store.catalog import gate
+from cbtfs.store.catalog.catalog import Catalog
+from cbtfs.store.catalog.records import CatalogDamaged
+from cbtfs.store.catchup import Findings, catch_up
+from cbtfs.store.files import exchange, remove_folder, storing, sync_folder
+from cbtfs.store.node_repair import rewrite_lost_nodes
+from cbtfs.store.packs import PackFolder
+from cbtfs.store.points import PointFolder
+from cbtfs.store.quarantine import load_quarantine
+from cbtfs.store.rebuild import Progress, rebuild
+from cbtfs.store.salvage import salvage
+
+log = logging.getLogger(__name__)
+
+CATALOG: Final = "catalog"
+_DAMAGED: Final = CATALOG + ".damaged"
+
+
+def open_catalog(path: Path, *, must_verify: bool) -> tuple[Catalog, Findings]:
+    """Open the catalog of the repository at *path*, caught up; rebuild it if it is damaged.
+
+    Only for the writer.
+    """
+    folder = path / CATALOG
+    with _folders(path) as (packs, points):
+        problem = gate.verify(folder) if must_verify and (folder / gate.DATA).exists() else None
+        try:
+            if problem is not None:
+                raise CatalogDamaged(problem)
+            catalog = Catalog(folder, is_writable=True)
+            try:
+                _log_rebuild(catalog, packs)
+                return catalog, catch_up(catalog, packs, points, load_quarantine(path))
+            except BaseException:
+                catalog.close()
+                raise
+        except CatalogDamaged as exc:
+            log.warning("%s; rebuilding it", exc)
+            return _rebuild(path, packs, points)
+
+
+def replace_catalog(path: Path, level: int, progress: Progress) -> Findings:
+    """Replace the catalog by one that is rebuilt from packs and points. Only for the writer.
+
+    Nodes that only the old catalog still knows are written to new packs first, at zstd *level*.
+    """
+    with _folders(path) as (packs, points):
+        packs.remove_leftovers()
+        points.remove_leftovers()
+        rewritten = rewrite_lost_nodes(path / CATALOG, packs, level)
+        catalog, findings = _rebuild(path, packs, points, progress)
+    catalog.close()
+    findings.nodes_mended = rewritten
+    remove_folder(path / _DAMAGED)
+    return findings
+
+
+@contextmanager
+def _folders(path: Path) -> Iterator[tuple[PackFolder, PointFolder]]:
+    with (
+        closing(PackFolder(path / "packs")) as packs,
+        closing(PointFolder(path / "points")) as points,
+    ):
+        yield packs, points
+
+
+def _log_rebuild(catalog: Catalog, packs: PackFolder) -> None:
+    """Log that an empty catalog is filled from all packs, which may take long."""
+    with catalog.view() as view:
+        is_empty = not view.pack_numbers()
+    if is_empty and (count := len(packs.ids())):
+        log.warning("the catalog is missing or empty: rebuilding it from %d packs", count)
+
+
+def _rebuild(
+    path: Path, packs: PackFolder, points: PointFolder, progress: Progress = lambda _: None
+) -> tuple[Catalog, Findings]:
+    """Rebuild the catalog from packs and points, and keep the old one under another name.
+
+    Points that the old catalog knows and that are missing from points/ are copied.
+    """
+    salvaged = salvage(path / CATALOG)
+    new, aside = path / (CATALOG + ".new"), path / _DAMAGED
+    with storing("the catalog"):
+        remove_folder(new)
+    catalog = Catalog(new, is_writable=True)
+    try:
+        findings = rebuild(catalog, packs, points, load_quarantine(path), progress, salvaged)
+    finally:
+        catalog.close()
+    with storing("the catalog"):
+        sync_folder(new)
+        exchange(new, path / CATALOG)
+        remove_folder(aside)
+        if new.exists():
+            os.rename(new, aside)
+        sync_folder(path)
+    return Catalog(path / CATALOG, is_writable=True), findings
