@@ -1,7 +1,7 @@
-"""Sizes and durations: the text that users write, and the text that they are shown.
+"""Sizes and durations: parsing of the user's text, and formatting for output.
 
 Sizes have the units K, M, G, T and P, powers of 1024. Durations have the units s, m, h and d.
-Retention periods have h, d, w, mo and y. They never accept m: it meant months once, and a script
+Retention periods have h, d, w, mo and y. They never accept m, which once meant months: a script
 that still writes 6m for six months must never get six minutes.
 """
 
@@ -12,6 +12,7 @@ from typing import Final
 
 _SIZE_UNITS: Final = " KMGTP"
 _SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)([KMGTP]?)(?:i?B)?", re.IGNORECASE | re.ASCII)
+_MAX_SIZE: Final = 1 << 62
 _SIZE_NAMES: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)([smhd])", re.ASCII)
@@ -22,14 +23,18 @@ _MINUTES_OR_MONTHS: Final = re.compile(r"\d+m(?!o)", re.ASCII)
 _HOURS: Final = {"h": 1, "d": 24, "w": 7 * 24, "mo": 31 * 24, "y": 366 * 24}
 """The longest month and year: a rule keeps a point one day too long, never one day too short."""
 _MAX_HOURS: Final = 1_000_000
+"""Maximum of durations and retention periods: 114 years, which date arithmetic can represent."""
 
 
 def parse_size(text: str) -> int:
     """Return the bytes of a size such as 500M or 1.5G; ValueError if *text* is not a size."""
     match = _SIZE.fullmatch(text)
-    if match is None:
+    size = math.inf
+    if match is not None:
+        size = float(match[1]) * 1024 ** _SIZE_UNITS.index(match[2].upper() or " ")
+    if size > _MAX_SIZE:
         raise ValueError(f"{text!r}: use e.g. 500M or 50G")
-    return int(float(match[1]) * 1024 ** _SIZE_UNITS.index(match[2].upper() or " "))
+    return int(size)
 
 
 def format_size(size: int) -> str:
@@ -44,16 +49,15 @@ def format_size(size: int) -> str:
 def parse_duration(text: str) -> float:
     """Return the seconds of a duration such as 90, 90s, 30m, 4h or 1d.
 
-    A number without a unit is seconds. ValueError if *text* is not a duration.
+    A number without a unit is seconds. ValueError if *text* is not a duration, or is infinite, NaN
+    or longer than a million hours.
     """
     match = _DURATION.fullmatch(text)
-    if match is not None:
-        return float(match[1]) * _SECONDS[match[2]]
     try:
-        seconds = float(text)
+        seconds = float(text) if match is None else float(match[1]) * _SECONDS[match[2]]
     except ValueError:
         seconds = math.nan
-    if not seconds >= 0:
+    if not 0 <= seconds <= _MAX_HOURS * 3600:
         raise ValueError(f"{text!r}: use e.g. 90s, 30m, 4h or 1d")
     return seconds
 

@@ -39,7 +39,7 @@ def test_a_group_of_options_belongs_to_each_command_that_takes_it() -> None:
         assert "--thumbprint" in page
 
 
-@pytest.mark.parametrize("text", ["5x", "6mo", "-1"])
+@pytest.mark.parametrize("text", ["5x", "6mo", "-1", "inf", "nan"])
 def test_an_invalid_duration_is_a_usage_error(text: str) -> None:
     shown = CliRunner().invoke(app, ["--repo", "/nonexistent", "prune", "--lock-wait", text])
 
