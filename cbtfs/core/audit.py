@@ -1,4 +1,4 @@
-"""Which blocks an audit of a change list reads, and how likely it finds what the list hides."""
+"""The sample of blocks that an audit of a change list reads, and its probability of detection."""
 
 import math
 import random
@@ -12,46 +12,48 @@ from cbtfs.core.blockmap import Shape
 from cbtfs.core.extent import Extent, clip, complement, intersect, total, widen
 
 LEAST_BLOCKS: Final = 64
-"""Fewer find too little on a small disk; 64 blocks of 64 KiB are 4 MiB, as much as a thread reads
-at a time."""
+"""Minimum size of a sample, for small disks. 64 blocks of 64 KiB are 4 MiB, one read of a
+thread."""
 MOST_BLOCKS: Final = 1 << 14
-"""Bounds the work: 1 GiB of 64 KiB blocks. What counts is the number of blocks, not their share:
-these find a miss of 1 block in 2,000 with 99.97 %, however large the disk."""
+"""Maximum size of a sample: 1 GiB of 64 KiB blocks. The probability depends on the number of
+blocks and not on their share: this many detect a miss of 1 block in 2,000 with 99.97 %, for a disk
+of any size."""
 FIRST_DOUBLING: Final = 128 << 30
-"""From here on ESXi tracked wrongly once a disk grew past a power of two (VMware KB 2090639)."""
+"""ESXi tracked changes wrongly after a disk grew past this size or a power of two above it
+(VMware KB 2090639)."""
 _BESIDE_DOUBLING: Final = 4
-"""Blocks on either side of such a border."""
+"""Number of blocks to sample on either side of such a size."""
 _BEFORE_OLD_END: Final = 2
-"""Blocks that a disk had at its old end and that are looked at after it grew."""
+"""Number of blocks before the old end of a disk to sample after it grew."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How much of what a list calls unchanged is read all the same."""
+    """Size of the sample of the blocks that a list calls unchanged."""
 
     share: float
-    """Of the blocks, above 0 up to 1."""
+    """Share of the blocks, above 0 and at most 1."""
     least: int = LEAST_BLOCKS
     most: int = MOST_BLOCKS
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1 or not 0 < self.least <= self.most:
-            raise ValueError(f"no sampling: {self}")
+            raise ValueError(f"invalid sampling: {self}")
 
     def blocks(self, unchanged: int) -> int:
-        """How many of *unchanged* blocks are read."""
+        """Return the number of blocks to read of *unchanged* blocks."""
         wanted = math.ceil(self.share * unchanged)
         return min(max(min(wanted, self.most), self.least), unchanged)
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Blocks of a disk that are read though a list calls them unchanged."""
+    """Blocks of a disk that an audit reads although a list calls them unchanged."""
 
     blocks: tuple[int, ...]
     """Ascending."""
     weighted: int
-    """How many of them were chosen for their place; the others are random among the rest."""
+    """Number of blocks that were chosen for their position; the others are random."""
     unchanged: int
     """Blocks of the disk that the list calls unchanged."""
     seed: str
@@ -65,27 +67,27 @@ def choose(
     sampling: Sampling,
     seed: str,
 ) -> Sample:
-    """The blocks to audit: up to half of them in places that matter, the rest anywhere.
+    """Return the blocks to audit: up to half of them at critical positions, the rest anywhere.
 
-    *listed*, whole blocks, is read anyway. *superblocks* are extents that file systems cannot do
-    without, *base_size* the bytes that the disk had before. The work is proportional to *listed*
-    and to the sample.
+    *listed* are whole blocks that are read anyway. *superblocks* are extents that file systems
+    depend on. *base_size* is the size of the disk at the base, in bytes. The work is proportional
+    to *listed* and to the sample.
     """
     picker = random.Random(seed)
     taken = [_in_blocks(extent, shape) for extent in listed]
     unchanged = shape.blocks - total(taken)
     wanted = sampling.blocks(unchanged)
     weighted = list[int]()
-    places = [
+    positions = [
         [_in_blocks(extent, shape) for extent in widen(superblocks, shape.block_size, shape.size)],
         list(_doublings(shape)),
         list(_grown(shape, base_size)),
         list(_neighbours(taken, shape)),
     ]
-    places.sort(key=total)  # what the small ones leave is for the large ones
-    for at, place in enumerate(places):
-        rest = list(intersect(place, complement(taken, shape.blocks)))
-        picked = _pick(rest, (wanted // 2 - len(weighted)) // (len(places) - at), picker)
+    positions.sort(key=total)  # Small groups first: large groups take the share that they leave.
+    for at, group in enumerate(positions):
+        rest = list(intersect(group, complement(taken, shape.blocks)))
+        picked = _pick(rest, (wanted // 2 - len(weighted)) // (len(positions) - at), picker)
         weighted += picked
         taken += [Extent(block, 1) for block in picked]
     anywhere = _pick(list(complement(taken, shape.blocks)), wanted - len(weighted), picker)
@@ -93,7 +95,7 @@ def choose(
 
 
 def _in_blocks(extent: Extent, shape: Shape) -> Extent:
-    """Whole blocks as an extent that counts blocks."""
+    """Return an extent of whole blocks in units of blocks."""
     first = extent.start // shape.block_size
     return Extent(first, -(-extent.end // shape.block_size) - first)
 
@@ -119,25 +121,27 @@ def _neighbours(listed: Sequence[Extent], shape: Shape) -> Iterable[Extent]:
 
 
 def _pick(runs: Sequence[Extent], count: int, picker: random.Random) -> list[int]:
-    """*count* numbers out of *runs*, disjoint, or all; each set of them is equally likely."""
+    """Return *count* random numbers out of disjoint *runs*, or all; every set is equally likely."""
     ends = list(accumulate(run.length for run in runs))
-    there = ends[-1] if ends else 0
-    found = []
-    for number in picker.sample(range(there), min(count, there)):
+    available = ends[-1] if ends else 0
+    picked = []
+    for number in picker.sample(range(available), min(count, available)):
         at = bisect_right(ends, number)
-        found.append(runs[at].end - (ends[at] - number))
-    return found
+        picked.append(runs[at].end - (ends[at] - number))
+    return picked
 
 
 def detection(unchanged: int, missed: int, sampled: int) -> float:
-    """How likely one of *sampled* blocks, at random of *unchanged*, is one of *missed* ones.
+    """Return the probability that a random sample includes a missed block.
 
-    1 - C(N - m, k) / C(N, k): all k blocks are among the N - m that are as the list says.
+    *sampled* blocks are drawn from *unchanged* ones, of which the list missed *missed*. The result
+    is 1 - C(N - m, k) / C(N, k), where the quotient is the probability that all k blocks are among
+    the N - m correct ones.
     """
     if not 0 <= missed <= unchanged or not 0 <= sampled <= unchanged:
         raise ValueError(f"of {unchanged} blocks {missed} missed and {sampled} sampled")
     if missed + sampled > unchanged:
         return 1.0
     few, many = sorted((missed, sampled))
-    # The quotient is symmetric in m and k: the product has as many factors as the smaller one.
+    # The quotient is symmetric in m and k, so the product needs min(m, k) factors.
     return -math.expm1(math.fsum(math.log1p(-many / (unchanged - at)) for at in range(few)))

@@ -1,10 +1,10 @@
 """The block map as a persistent tree: shape, build, walk and diff.
 
-A leaf (level 1) has the chunks of 64 consecutive blocks as children, a node of level n has 64
-nodes of level n - 1. A child is None where all of it is zeros. A tree's height is the smallest
-that its blocks need, so a disk that grows gets levels on top, and its old tree becomes child 0.
+A leaf (level 1) has the chunks of 64 consecutive blocks as children. A node of level n has 64
+nodes of level n - 1. A child is None if its whole range is zeros. A tree has the smallest height
+that fits its blocks, so a disk that grows gets levels on top, and its old tree becomes child 0.
 
-References to objects are opaque here: anything that can be compared. Loading is the caller's.
+References to objects are opaque here: any values that can be compared. The caller loads them.
 """
 
 from bisect import bisect_right
@@ -14,14 +14,14 @@ from typing import Final, Generic, TypeVar, Union
 
 FANOUT: Final = 64
 
-Ref = TypeVar("Ref")
-Children = Sequence[Ref | None]
-Load = Callable[[Ref, int], Children[Ref]]
-"""Children of a node, from its reference and its level; 64 of them."""
+NodeRef = TypeVar("NodeRef")
+Children = Sequence[NodeRef | None]
+Load = Callable[[NodeRef, int], Children[NodeRef]]
+"""Callback that returns the 64 children of a node, given its reference and its level."""
 
 
 def height_of(blocks: int) -> int:
-    """Level of the root of a tree over *blocks* blocks, at least 1."""
+    """Return the level of the root of a tree over *blocks* blocks, at least 1."""
     height, covered = 1, FANOUT
     while covered < blocks:
         height, covered = height + 1, covered * FANOUT
@@ -30,14 +30,14 @@ def height_of(blocks: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How a disk of *size* bytes in blocks of *block_size* bytes is laid out as a tree."""
+    """Dimensions of the tree of a disk of *size* bytes in blocks of *block_size* bytes."""
 
     size: int
     block_size: int
 
     def __post_init__(self) -> None:
         if self.size < 0 or self.block_size <= 0:
-            raise ValueError(f"no shape: size {self.size}, block size {self.block_size}")
+            raise ValueError(f"invalid shape: size {self.size}, block size {self.block_size}")
 
     @property
     def blocks(self) -> int:
@@ -52,32 +52,32 @@ class Shape:
         return self.nodes(1)
 
     def nodes(self, level: int) -> int:
-        """How many nodes of *level* (chunks, for level 0) the disk needs at most."""
+        """Return the maximum number of nodes of *level* (chunks for level 0)."""
         return -(-self.blocks // int(FANOUT**level))
 
 
 @dataclass(frozen=True, slots=True)
-class _Lifted:
-    """A node above the root of a shorter tree: its child 0 leads to that root, the rest is null."""
+class _AboveRoot:
+    """A virtual node above the root of a shorter tree: only child 0, towards the root, is set."""
 
 
-_LIFTED: Final = _Lifted()
-_Node = Union[Ref, _Lifted, None]  # noqa: UP007 (a generic alias, evaluated at run time)
+_ABOVE_ROOT: Final = _AboveRoot()
+_Node = Union[NodeRef, _AboveRoot, None]  # noqa: UP007 (a generic alias, evaluated at run time)
 
 
-class Tree(Generic[Ref]):
-    """One block map: a root, how many blocks it spans, and how to load nodes."""
+class Tree(Generic[NodeRef]):
+    """One block map: its root, its number of blocks, and a callback that loads nodes."""
 
-    def __init__(self, root: Ref | None, blocks: int, load: Load[Ref]) -> None:
+    def __init__(self, root: NodeRef | None, blocks: int, load: Load[NodeRef]) -> None:
         self.root = root
         self.blocks = blocks
         self.height = height_of(blocks)
         self._load = load
 
-    def _top(self, level: int) -> _Node[Ref]:
-        """What stands for the blocks from 0 on, seen from *level*."""
+    def _top(self, level: int) -> _Node[NodeRef]:
+        """Return the node of *level* over the blocks from 0 on."""
         if level > self.height:
-            return None if self.root is None else _LIFTED
+            return None if self.root is None else _ABOVE_ROOT
         node = self.root
         for above in range(self.height, level, -1):
             if node is None:
@@ -85,17 +85,18 @@ class Tree(Generic[Ref]):
             node = self._load(node, above)[0]
         return node
 
-    def _below(self, node: _Node[Ref], level: int) -> Sequence[_Node[Ref]]:
+    def _below(self, node: _Node[NodeRef], level: int) -> Sequence[_Node[NodeRef]]:
         if node is None:
             return (None,) * FANOUT
-        if isinstance(node, _Lifted):
+        if isinstance(node, _AboveRoot):
             return (self._top(level - 1), *(None,) * (FANOUT - 1))
         return self._load(node, level)
 
-    def children(self, level: int, index: int) -> list[Ref | None]:
-        """The 64 children of node *index* of *level*; all None where the tree has no such node.
+    def children(self, level: int, index: int) -> list[NodeRef | None]:
+        """Return the 64 children of node *index* of *level*; all None if the node does not exist.
 
-        Not for levels above the height: those nodes do not exist.
+        Raises:
+            ValueError: *level* is above the root.
         """
         if level > self.height:
             raise ValueError(f"level {level} is above the root")
@@ -107,13 +108,13 @@ class Tree(Generic[Ref]):
             node = self._load(node, at + 1)[index // FANOUT ** (at - level) % FANOUT]
         return [None] * FANOUT if node is None else list(self._load(node, level))
 
-    def leaves(self, first: int = 0) -> Iterator[tuple[int, Ref]]:
+    def leaves(self, first: int = 0) -> Iterator[tuple[int, NodeRef]]:
         """Yield index and reference of every leaf from *first* on that holds data, ascending."""
         yield from self._walk(self.root, self.height, 0, first)
 
     def _walk(
-        self, node: Ref | None, level: int, index: int, first: int
-    ) -> Iterator[tuple[int, Ref]]:
+        self, node: NodeRef | None, level: int, index: int, first: int
+    ) -> Iterator[tuple[int, NodeRef]]:
         if node is None or (index + 1) * FANOUT ** (level - 1) <= first:
             return
         if level == 1:
@@ -130,7 +131,7 @@ class Tree(Generic[Ref]):
                 if child is not None and block >= first:
                     yield block
 
-    def blocks_of(self, is_wanted: Callable[[Ref], bool]) -> Iterator[int]:
+    def blocks_of(self, is_wanted: Callable[[NodeRef], bool]) -> Iterator[int]:
         """Yield the index of every block whose chunk *is_wanted*, ascending."""
         for index, leaf in self.leaves():
             for slot, child in enumerate(self._load(leaf, 1)):
@@ -140,14 +141,14 @@ class Tree(Generic[Ref]):
     def data_blocks_in(self, runs: Sequence[tuple[int, int]]) -> Iterator[int]:
         """Yield the index of every block in *runs* that holds data, ascending.
 
-        A run is (first block, end); they ascend and are disjoint. Only nodes that a run touches
-        are loaded.
+        A run is (first block, end). Runs ascend and are disjoint. Loads only nodes that a run
+        touches.
         """
         yield from self._within(self.root, self.height, 0, runs, [end for _, end in runs])
 
     def _within(
         self,
-        node: Ref | None,
+        node: NodeRef | None,
         level: int,
         index: int,
         runs: Sequence[tuple[int, int]],
@@ -182,24 +183,24 @@ def runs_of(blocks: Iterable[int]) -> Iterator[tuple[int, int]]:
         yield first, count
 
 
-def diff(left: Tree[Ref], right: Tree[Ref], first: int = 0) -> Iterator[int]:
+def diff(left: Tree[NodeRef], right: Tree[NodeRef], first: int = 0) -> Iterator[int]:
     """Yield the indexes of blocks that differ, from *first* on, ascending.
 
-    Equal subtrees are not loaded, nor those before *first*.
+    Does not load equal subtrees and those before *first*.
     """
     level = max(left.height, right.height)
     yield from _differ((left, right), (left._top(level), right._top(level)), level, 0, first)
 
 
 def _differ(
-    trees: tuple[Tree[Ref], Tree[Ref]],
-    nodes: tuple[_Node[Ref], _Node[Ref]],
+    trees: tuple[Tree[NodeRef], Tree[NodeRef]],
+    nodes: tuple[_Node[NodeRef], _Node[NodeRef]],
     level: int,
     index: int,
     first: int,
 ) -> Iterator[int]:
     a, b = nodes
-    if (index + 1) * FANOUT**level <= first or (a == b and not isinstance(a, _Lifted)):
+    if (index + 1) * FANOUT**level <= first or (a == b and not isinstance(a, _AboveRoot)):
         return
     if level == 0:
         yield index
@@ -211,36 +212,39 @@ def _differ(
 
 
 @dataclass(slots=True)
-class _Open(Generic[Ref]):
+class _PendingNode(Generic[NodeRef]):
     index: int
-    children: list[Ref | None]
+    children: list[NodeRef | None]
 
 
-class Builder(Generic[Ref]):
-    """Makes the tree of a disk from its changed leaves and the tree that it is based on.
+class Builder(Generic[NodeRef]):
+    """Builds the tree of a disk from its changed leaves and a base tree.
 
-    *make* stores a node from its level and its 64 children and returns its reference; it is
-    never called with null children only. Leaves come in ascending order. What no leaf touches is
-    shared with the base; whatever the base has beyond the disk's end is cut.
+    *make* stores a node, given its level and its 64 children, and returns its reference. It is
+    never called with only null children. Leaves are put in ascending order. Subtrees without a
+    changed leaf are shared with the base. The part of the base beyond the disk's end is cut.
     """
 
     def __init__(
-        self, shape: Shape, base: Tree[Ref] | None, make: Callable[[int, Children[Ref]], Ref]
+        self,
+        shape: Shape,
+        base: Tree[NodeRef] | None,
+        make: Callable[[int, Children[NodeRef]], NodeRef],
     ) -> None:
         self._shape = shape
         self._height = shape.height
         self._base = base if base is not None and base.root is not None else None
         self._make = make
-        self._open: dict[int, _Open[Ref]] = {}
-        self._root: Ref | None = None
+        self._open: dict[int, _PendingNode[NodeRef]] = {}
+        self._root: NodeRef | None = None
         self._last_leaf = -1
 
-    def leaf(self, index: int) -> list[Ref | None]:
-        """The children of leaf *index* as the base has them, cut at the disk's end."""
+    def leaf(self, index: int) -> list[NodeRef | None]:
+        """Return the children of leaf *index* in the base, cut at the disk's end."""
         return self._inherited(1, index)
 
-    def put_leaf(self, index: int, children: Sequence[Ref | None]) -> None:
-        """Let *children* be leaf *index*; indexes must ascend."""
+    def put_leaf(self, index: int, children: Sequence[NodeRef | None]) -> None:
+        """Set the children of leaf *index*; indexes must ascend."""
         if not self._last_leaf < index < self._shape.leaves:
             raise ValueError(f"leaf {index} after {self._last_leaf} of {self._shape.leaves}")
         if self._last_leaf < 0 < index and self._is_grown:
@@ -248,19 +252,21 @@ class Builder(Generic[Ref]):
         self._last_leaf = index
         self._put(1, index, children)
 
-    def so_far(self) -> Ref | None:
-        """Store what is open as it stands and return the root; more leaves may follow.
+    def so_far(self) -> NodeRef | None:
+        """Store the pending nodes and return the root so far; more leaves may follow.
 
-        It is the tree of the base with the leaves that were put. ValueError if the base is of
-        another size: what it has beyond the disk's end is not cut before finish().
+        The tree is the base with the leaves that were put.
+
+        Raises:
+            ValueError: the base has another size, so that only finish() can cut it.
         """
         if self._base is not None and self._base.blocks != self._shape.blocks:
-            raise ValueError("the base is of another size")
+            raise ValueError("the base has another size")
         if self._last_leaf < 0:
             return None if self._base is None else self._base.root
         if self._height == 1:
             return self._root
-        below: tuple[int, Ref | None] | None = None
+        below: tuple[int, NodeRef | None] | None = None
         for level in range(2, self._height + 1):
             node = self._open.get(level)
             if node is not None:
@@ -276,8 +282,8 @@ class Builder(Generic[Ref]):
         assert below is not None
         return below[1]
 
-    def finish(self) -> Ref | None:
-        """Store what is open and return the root; None if the whole disk is zeros."""
+    def finish(self) -> NodeRef | None:
+        """Store the pending nodes and return the root; None if the whole disk is zeros."""
         last = self._shape.leaves - 1
         if last < 0:
             return None
@@ -300,11 +306,11 @@ class Builder(Generic[Ref]):
         return self._base is not None and self._base.blocks > self._shape.blocks
 
     def _rebuild_path(self, leaf: int) -> None:
-        """Rebuild the nodes above the first leaf (to lift a tree) or the last (to cut it)."""
+        """Rebuild the nodes above the first leaf (of a tree that grows) or the last (to cut it)."""
         self._last_leaf = leaf
         self._put(1, leaf, self._inherited(1, leaf))
 
-    def _inherited(self, level: int, index: int) -> list[Ref | None]:
+    def _inherited(self, level: int, index: int) -> list[NodeRef | None]:
         if self._base is None or level > self._base.height:
             return [None] * FANOUT
         children = self._base.children(level, index)
@@ -313,7 +319,7 @@ class Builder(Generic[Ref]):
             children[limit:] = [None] * (FANOUT - limit)
         return children
 
-    def _put(self, level: int, index: int, children: Sequence[Ref | None]) -> None:
+    def _put(self, level: int, index: int, children: Sequence[NodeRef | None]) -> None:
         ref = self._make(level, children) if any(c is not None for c in children) else None
         if level == self._height:
             self._root = ref
@@ -322,7 +328,7 @@ class Builder(Generic[Ref]):
         node = self._open.get(level + 1)
         if node is None or node.index != above:
             self._close(level + 1)
-            node = self._open[level + 1] = _Open(above, self._inherited(level + 1, above))
+            node = self._open[level + 1] = _PendingNode(above, self._inherited(level + 1, above))
         node.children[slot] = ref
 
     def _close(self, level: int) -> None:

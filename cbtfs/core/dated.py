@@ -1,7 +1,7 @@
-"""Which of a VM's points a request means, decided from times and the order of capture alone.
+"""Selection of a VM's point by time and order of capture.
 
-Time and order of capture differ where a clock was wrong and where an older image was imported.
-The rules are in docs/commands.md; tests hold each against a linear search.
+Time and order of capture differ after a wrong clock and after the import of an older image. The
+rules are in docs/commands.md. Tests compare each rule with a linear search.
 """
 
 from bisect import bisect_right
@@ -14,18 +14,18 @@ from cbtfs.core.ids import PointId
 
 
 class Dated(NamedTuple):
-    """One point of a VM: when it was captured, and the moment that it shows."""
+    """One point of a VM with its order of capture and its time."""
 
     point: PointId
     order: int
-    """Larger was captured later."""
+    """A larger number was captured later."""
     time: datetime
     is_clocked: bool = True
-    """Whether a clock told the time, not the user."""
+    """Whether the time comes from a clock and not from the user."""
 
     @property
     def age(self) -> tuple[datetime, int]:
-        """The key that sorts points by time, those of one moment by order of capture."""
+        """Sort key: time, then order of capture."""
         return self.time, self.order
 
 
@@ -34,11 +34,11 @@ _age = attrgetter("age")
 
 
 def latest(points: Iterable[Dated]) -> Dated | None:
-    """Return the point that `latest` means; None if there is none.
+    """Return the point that `latest` means; None without points.
 
-    It is the point captured last of those timed by a clock, or the newest of the others if that
-    one's time is later, or if no clock timed any. So neither an older image that is imported nor
-    one capture under a wrong clock moves it for longer than until the next capture.
+    It is the clocked point captured last, or the newest of the others if its time is later or no
+    point is clocked. So an imported older image does not change it, and a capture under a wrong
+    clock changes it only until the next capture.
     """
     clocked: Dated | None = None
     given: Dated | None = None
@@ -53,7 +53,7 @@ def latest(points: Iterable[Dated]) -> Dated | None:
 
 
 def before_latest(points: Sequence[Dated], back: int) -> Dated | None:
-    """Return the point that is *back* points older than the latest, by time; None if none is."""
+    """Return the point that is *back* points older than the latest, by time, or None."""
     start = latest(points)
     if start is None:
         return None
@@ -62,38 +62,38 @@ def before_latest(points: Sequence[Dated], back: int) -> Dated | None:
 
 
 def newest_until(points: Iterable[Dated], last: datetime) -> Dated | None:
-    """Return the newest point whose time is not later than *last*; None if there is none."""
+    """Return the newest point whose time is not later than *last*, or None."""
     return max((point for point in points if point.time <= last), key=_age, default=None)
 
 
 def latest_good(points: Iterable[Dated], is_good: Callable[[Dated], bool]) -> Dated | None:
-    """Return what latest() would be if there were only the points that are good.
+    """Return latest() of the good points, or None.
 
-    *is_good* is asked of as few points as decide it, as the answer takes reading a manifest.
+    *is_good* is called for as few points as possible, because it reads a manifest.
     """
-    found = list(points)
-    clocked = sorted((p for p in found if p.is_clocked), key=_order, reverse=True)
-    given = sorted((p for p in found if not p.is_clocked), key=_age, reverse=True)
-    first = (next(filter(is_good, each), None) for each in (clocked, given))
+    candidates = list(points)
+    clocked = sorted((p for p in candidates if p.is_clocked), key=_order, reverse=True)
+    given = sorted((p for p in candidates if not p.is_clocked), key=_age, reverse=True)
+    first = (next(filter(is_good, group), None) for group in (clocked, given))
     return latest(point for point in first if point is not None)
 
 
 def nearest(points: Iterable[Dated], moment: datetime) -> Dated | None:
-    """Return the point whose time is closest to *moment*; None if there is none."""
+    """Return the point whose time is closest to *moment*, or None."""
     return min(points, key=lambda point: (abs(point.time - moment), point.age), default=None)
 
 
 def out_of_order(points: Iterable[Dated]) -> set[PointId]:
-    """Return the fewest points without which time follows the order of capture.
+    """Return the smallest set of points without which time follows the order of capture.
 
-    Of several such sets it is the one that keeps the most points timed by a clock, then the one
-    that keeps points captured last and, before them, those of the latest time.
+    Of several such sets it is the one that leaves the most clocked points, then the one that leaves
+    the points captured last and, among the earlier ones, those with the latest time.
     """
     ordered = sorted(points, key=_order)
     heavy = len(ordered) + 1
     times = sorted({point.time for point in ordered})
-    # A Fenwick tree over times: the best chain that ends at or before each, as its weight, the
-    # rank of its last time and the index of its last point.
+    # A Fenwick tree over times. An entry is the best chain that ends at or before a time: its
+    # weight, the rank of its last time and the index of its last point.
     tree = [(0, 0, -1)] * (len(times) + 1)
     chains: list[tuple[int, int]] = []
     for index, point in enumerate(ordered):

@@ -1,4 +1,4 @@
-"""Metrics as text, in the exposition format 0.0.4 of Prometheus, which node_exporter reads too."""
+"""Metrics in the text exposition format 0.0.4 of Prometheus, which node_exporter also reads."""
 
 import math
 import re
@@ -14,7 +14,7 @@ Labels = Mapping[str, str]
 
 @dataclass(slots=True)
 class Gauge:
-    """One metric with its samples; all are gauges, as each run tells anew how it is."""
+    """One metric with its samples. All metrics are gauges: each run writes the current values."""
 
     name: str
     help: str
@@ -22,18 +22,18 @@ class Gauge:
 
     def __post_init__(self) -> None:
         if not _NAME.match(self.name):
-            raise ValueError(f"not a metric's name: {self.name!r}")
+            raise ValueError(f"invalid metric name: {self.name!r}")
 
     def set(self, labels: Labels, value: float) -> None:
-        """The sample with those labels; there is one, and the last value counts."""
+        """Set the sample with these labels, replacing an earlier value."""
         for name in labels:
             if not _LABEL.match(name):
-                raise ValueError(f"not a label's name: {name!r}")
+                raise ValueError(f"invalid label name: {name!r}")
         self.samples[tuple(labels.items())] = value
 
 
 def render(gauges: Iterable[Gauge]) -> str:
-    """The text; a metric without samples is left out."""
+    """Return the text of the metrics, without those that have no sample."""
     lines = []
     for gauge in gauges:
         if gauge.samples:
@@ -53,7 +53,7 @@ def _braces(labels: Iterable[tuple[str, str]]) -> str:
 def _escaped(text: str, *, quote: bool = False) -> str:
     text = text.replace("\\", "\\\\").replace("\n", "\\n")
     text = text.replace('"', '\\"') if quote else text
-    return text.encode("utf-8", "replace").decode()  # a lone surrogate is no UTF-8
+    return text.encode("utf-8", "replace").decode()  # UTF-8 has no lone surrogates.
 
 
 def _number(value: float) -> str:

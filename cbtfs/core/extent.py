@@ -25,13 +25,13 @@ class Extent:
 
 
 def between(start: int, end: int) -> Iterator[Extent]:
-    """Yield the extent [start, end), or nothing where it would be empty."""
+    """Yield the extent [start, end), or nothing if it is empty."""
     if start < end:
         yield Extent(start, end - start)
 
 
 def coalesce(extents: Iterable[Extent]) -> Iterator[Extent]:
-    """Yield the same bytes as ascending extents with a gap between each two."""
+    """Yield the same bytes as ascending extents with gaps between them."""
     start = end = -1
     for extent in sorted(extents, key=_START):
         if extent.start > end:
@@ -80,7 +80,7 @@ def intersect(left: Iterable[Extent], right: Iterable[Extent]) -> Iterator[Exten
 
 
 def widen(extents: Iterable[Extent], unit: int, size: int) -> Iterator[Extent]:
-    """Yield *extents* grown to whole units of *unit* bytes, none beyond *size*, ascending."""
+    """Yield *extents* rounded out to units of *unit* bytes and clipped to *size*, ascending."""
     return clip(coalesce(_widened(extent, unit) for extent in extents), 0, size)
 
 
@@ -90,5 +90,5 @@ def _widened(extent: Extent, unit: int) -> Extent:
 
 
 def total(extents: Sequence[Extent]) -> int:
-    """Bytes that disjoint *extents* cover."""
+    """Return the number of bytes that disjoint *extents* cover."""
     return sum(extent.length for extent in extents)

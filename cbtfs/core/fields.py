@@ -1,4 +1,4 @@
-"""Members of a JSON object, taken with their types checked; ValueError names the member."""
+"""Typed access to the members of a JSON object; ValueError names the member."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
@@ -11,7 +11,7 @@ Value = TypeVar("Value")
 
 MAX_INTEGER: Final = (1 << 63) - 1
 MAX_FILE_NAME_BYTES: Final = 255
-"""What Linux takes for one name."""
+"""Maximum length of a file name on Linux."""
 
 
 def _wrong(key: str, wanted: str) -> ValueError:
@@ -26,7 +26,7 @@ def text(document: Document, key: str) -> str:
 
 
 def file_name(document: Document, key: str) -> str:
-    """A string that can stand as one name in a folder."""
+    """Return a member that is valid as a file name."""
     value = text(document, key)
     if value in ("", ".", "..") or "/" in value or "\0" in value or not _fits(value):
         raise _wrong(key, "a file name")
@@ -41,7 +41,7 @@ def _fits(name: str) -> bool:
 
 
 def moment(document: Document, key: str) -> str:
-    """A moment as RFC 3339 spells it."""
+    """Return a member that is an RFC 3339 time."""
     value = text(document, key)
     try:
         parse_moment(value)
@@ -51,7 +51,7 @@ def moment(document: Document, key: str) -> str:
 
 
 def integer(document: Document, key: str) -> int:
-    """A whole number from 0 to 2**63 - 1."""
+    """Return a member that is a whole number from 0 to 2**63 - 1."""
     value = document.get(key)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_INTEGER:
         raise _wrong(key, "a whole number")
@@ -66,7 +66,7 @@ def id_of(document: Document, key: str) -> str:
 
 
 def ids(document: Document, key: str) -> Sequence[str]:
-    """An array of ids."""
+    """Return a member that is an array of ids."""
     value = document.get(key)
     if not isinstance(value, list) or not all(isinstance(i, str) and is_id(i) for i in value):
         raise _wrong(key, "an array of ids")
@@ -91,15 +91,15 @@ def mapping(document: Document, key: str) -> Document:
 
 
 def integers(document: Document, key: str) -> Sequence[int]:
-    """An array of whole numbers."""
+    """Return a member that is an array of whole numbers."""
     value = document.get(key)
-    if not isinstance(value, list) or not all(type(each) is int for each in value):
+    if not isinstance(value, list) or not all(type(item) is int for item in value):
         raise _wrong(key, "an array of whole numbers")
     return value
 
 
 def items(document: Document, key: str) -> Sequence[Document]:
-    """An array of objects."""
+    """Return a member that is an array of objects."""
     value = document.get(key)
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
         raise _wrong(key, "an array of objects")
@@ -121,13 +121,13 @@ def truth(document: Document, key: str) -> bool:
 
 
 def texts(document: Document, key: str) -> Sequence[str]:
-    """An array of strings."""
+    """Return a member that is an array of strings."""
     value = document.get(key)
-    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise _wrong(key, "an array of strings")
     return value
 
 
 def optional(document: Document, key: str, take: Callable[[Document, str], Value]) -> Value | None:
-    """What *take* finds under *key*; None where the member is null or absent."""
+    """Return the member by *take*; None if it is null or absent."""
     return None if document.get(key) is None else take(document, key)

@@ -9,19 +9,19 @@ from typing import Final, NamedTuple
 from cbtfs.core.ids import DIGEST_BYTES, Digest, PackId
 
 PIECE_BYTES: Final = 4096
-"""A raw chunk carries a CRC-32 for each piece of this size: one page, the smallest read."""
+"""Size of a piece: a raw chunk has a CRC-32 for each. One page, the smallest read."""
 
 PACK_MAGIC: Final = b"CBTFSPAK"
 END_MAGIC: Final = b"CBTFSEND"
 FRAME_MAGIC: Final = b"CBTF"
 PACK_VERSION: Final = 1
 MAX_PLAIN_BYTES: Final = 1 << 22
-"""No object is larger than this when decoded, whatever a header says."""
+"""Maximum size of a decoded object; a header with a larger size is invalid."""
 MAX_PACK_BYTES: Final = (1 << 32) - 1
 """A pack has fewer than 2^32 bytes (docs/format.md)."""
 MAX_TRAILER_BYTES: Final = 256 << 20
-"""A larger trailer is not loaded: the pack is read frame by frame. A pack of 64 MiB whose frames
-are all as small as can be has one of 36 MiB."""
+"""Maximum size of a trailer to load; with a larger one the pack is read frame by frame. A pack of
+64 MiB with frames of minimum size has a trailer of 36 MiB."""
 
 _PACK_HEADER = struct.Struct("<8sHHI16s")
 _FRAME_HEADER = struct.Struct("<4sIHBBBBHIII24s32s8s")
@@ -46,11 +46,11 @@ class Codec(IntEnum):
 
 
 class Frame(NamedTuple):
-    """Where one object stands in a pack, and what it is. Lengths in bytes."""
+    """Location and identity of one object in a pack. Lengths in bytes."""
 
     offset: int
     stored: int
-    """The payload without its table of CRCs."""
+    """Length of the payload without its table of CRCs."""
     plain: int
     kind: Kind
     level: int
@@ -59,7 +59,7 @@ class Frame(NamedTuple):
 
     @property
     def table_bytes(self) -> int:
-        """The CRCs between header and payload: only a chunk that is stored raw has them."""
+        """Length of the CRCs between header and payload, which only a raw chunk has."""
         if self.kind is Kind.CHUNK and self.codec is Codec.STORED:
             return -(-self.plain // PIECE_BYTES) * _CRC.size
         return 0
@@ -74,7 +74,7 @@ class Frame(NamedTuple):
 
 
 def _head(frame: Frame, table_bytes: int) -> bytes:
-    """The header of a frame, without its checksum."""
+    """Return the header of a frame without its checksum."""
     return _FRAME_HEADER.pack(
         FRAME_MAGIC,
         FRAME_HEADER_BYTES + table_bytes + frame.stored,
@@ -94,38 +94,38 @@ def _head(frame: Frame, table_bytes: int) -> bytes:
 
 
 def encode_frame_header(frame: Frame, table: bytes = b"") -> bytes:
-    """Header and table of CRCs; the payload follows. The offset is not part of it."""
+    """Return header and table of CRCs, which the payload follows. They omit the offset."""
     head = _head(frame, len(table))
     return head + _CRC.pack(zlib.crc32(table, zlib.crc32(head))) + table
 
 
 def table_of(frame: Frame, data: bytes | bytearray) -> bytes | None:
-    """The table of CRCs after the header of *frame* that is *data*; None if it is another."""
+    """Return the table of CRCs in *data*; None unless *data* is header and table of *frame*."""
     table = bytes(data[FRAME_HEADER_BYTES:])
     return table if data == encode_frame_header(frame, table) else None
 
 
 def decode_frame_header(data: bytes | memoryview, offset: int) -> tuple[Frame, bytes]:
-    """The frame whose header, with its table, starts *data*; ValueError if it does not hold.
+    """Decode the frame header and the table of CRCs at the start of *data*.
 
-    *offset* is where that header stands in its pack.
+    *offset* is that of the header in its pack. ValueError if the header is invalid.
     """
     if len(data) < FRAME_HEADER_BYTES:
-        raise ValueError("frame header cut short")
+        raise ValueError("truncated frame header")
     head = bytes(data[: _FRAME_HEADER.size])
     fields = _FRAME_HEADER.unpack(head)
     magic, length, flags, kind, level, codec, slot, _, stored, plain, table_bytes, *_ = fields
     if magic != FRAME_MAGIC:
-        raise ValueError("no frame here")
+        raise ValueError("not a frame")
     table = bytes(data[FRAME_HEADER_BYTES : FRAME_HEADER_BYTES + table_bytes])
     (crc,) = _CRC.unpack_from(data, _FRAME_HEADER.size)
     if len(table) != table_bytes or crc != zlib.crc32(table, zlib.crc32(head)):
         raise ValueError("frame header fails its checksum")
     if flags or slot or max(plain, stored) > MAX_PLAIN_BYTES:
-        raise ValueError("frame header asks for what this version does not know")
+        raise ValueError("frame header uses an unknown feature")
     frame = Frame(offset, stored, plain, Kind(kind), level, Codec(codec), Digest(fields[12]))
     if frame.table_bytes != table_bytes or frame.end - offset != length:
-        raise ValueError("frame header contradicts itself")
+        raise ValueError("inconsistent frame header")
     return frame, table
 
 
@@ -134,9 +134,9 @@ def encode_pack_header(pack: PackId) -> bytes:
 
 
 def decode_pack_header(data: bytes) -> PackId:
-    """The id of the pack that *data* starts; ValueError if it is none."""
+    """Return the id in a pack header; ValueError if the header is invalid."""
     if len(data) < PACK_HEADER_BYTES:
-        raise ValueError("pack header cut short")
+        raise ValueError("truncated pack header")
     magic, version, flags, reserved, pack = _PACK_HEADER.unpack_from(data)
     if magic != PACK_MAGIC or version != PACK_VERSION or flags or reserved:
         raise ValueError("not a pack of this version")
@@ -144,7 +144,7 @@ def decode_pack_header(data: bytes) -> PackId:
 
 
 def encode_trailer(frames: Sequence[Frame], offset: int, pack: PackId) -> bytes:
-    """Trailer and footer of a pack whose frames end at *offset*."""
+    """Return trailer and footer of a pack whose frames end at *offset*."""
     index = b"".join(
         _ENTRY.pack(
             f.offset, f.end - f.offset, f.kind, f.level, f.codec, 0, f.stored, f.plain, f.digest
@@ -172,28 +172,28 @@ class Footer(NamedTuple):
 
 
 def decode_footer(data: bytes, size: int) -> Footer:
-    """The footer in the last FOOTER_BYTES of a pack of *size* bytes; ValueError if it fails."""
+    """Decode the last FOOTER_BYTES of a pack of *size* bytes; ValueError if they are invalid."""
     if len(data) != FOOTER_BYTES:
-        raise ValueError("pack footer cut short")
+        raise ValueError("truncated pack footer")
     magic, version, _, count, offset, crc, pack, _ = _FOOTER.unpack_from(data)
     (own,) = _CRC.unpack_from(data, _FOOTER.size)
     if magic != END_MAGIC or version != PACK_VERSION or own != zlib.crc32(data[: _FOOTER.size]):
         raise ValueError("pack footer fails its checksum")
     if offset + count * ENTRY_BYTES + FOOTER_BYTES != size:
-        raise ValueError("pack footer does not fit the pack's size")
+        raise ValueError("pack footer does not match the size of the pack")
     return Footer(count, offset, crc, PackId(pack.hex()))
 
 
 def decode_trailer(data: bytes, footer: Footer) -> list[Frame]:
-    """The frames that a trailer lists; ValueError if it fails."""
+    """Return the frames that a trailer lists; ValueError if it is invalid."""
     if len(data) != footer.frames * ENTRY_BYTES or zlib.crc32(data) != footer.trailer_crc:
         raise ValueError("pack trailer fails its checksum")
     frames = []
     for offset, length, kind, level, codec, _, stored, plain, digest in _ENTRY.iter_unpack(data):
         frame = Frame(offset, stored, plain, Kind(kind), level, Codec(codec), Digest(digest))
         if frame.end - offset != length or frame.end > footer.trailer_offset:
-            raise ValueError("pack trailer contradicts itself")
+            raise ValueError("inconsistent pack trailer")
         if max(plain, stored) > MAX_PLAIN_BYTES or len(digest) != DIGEST_BYTES:
-            raise ValueError("pack trailer asks for what this version does not know")
+            raise ValueError("pack trailer uses an unknown feature")
         frames.append(frame)
     return frames

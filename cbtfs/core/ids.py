@@ -1,4 +1,4 @@
-"""Identities: what names what."""
+"""Identities of points, VMs, disks, packs and objects."""
 
 import re
 from typing import Final, NamedTuple, NewType
@@ -12,17 +12,17 @@ DiskId = NewType("DiskId", str)
 PackId = NewType("PackId", str)
 """32 lower-case hex digits, random."""
 ObjectId = NewType("ObjectId", int)
-"""Dense number of an object within one catalog; 0 is no object."""
+"""Dense number of an object in one catalog; 0 means no object."""
 Digest = NewType("Digest", bytes)
 """32 bytes: BLAKE3-256 over kind, level and content (docs/format.md)."""
 
 DIGEST_BYTES: Final = 32
 NULL_DIGEST: Final = Digest(bytes(DIGEST_BYTES))
-"""Stands for a child that is all zeros."""
+"""Digest of a null child, whose range is all zeros."""
 
 
 class Ref(NamedTuple):
-    """An object that a node refers to: the digest says what it is, the number where to look."""
+    """A reference to an object: the digest identifies it, the number locates it."""
 
     number: ObjectId
     digest: Digest
@@ -41,5 +41,5 @@ _ID = re.compile(r"[0-9a-f]{32}\Z")
 
 
 def is_id(text: str) -> bool:
-    """Whether *text* is spelled like the random ids that name points, VMs, disks and packs."""
+    """Return whether *text* has the form of the random ids of points, VMs, disks and packs."""
     return _ID.match(text) is not None

@@ -24,7 +24,7 @@ from cbtfs.core.sealed import seal, unseal
 
 MANIFEST_FORMAT: Final = 1
 ACKNOWLEDGED: Final = "acknowledged"
-"""The tag of a suspect point that its operator knows about."""
+"""Tag of a suspect point whose operator has acknowledged the suspicion."""
 
 IngestKind = Literal["full", "incremental"]
 TimeSource = Literal["clock", "given"]
@@ -35,17 +35,17 @@ MIN_BLOCK_BYTES: Final = 4096
 MAX_BLOCK_BYTES: Final = 1 << 20
 MAX_DISK_BYTES: Final = 1 << 56
 MAX_DISKS: Final = 4093
-"""Disks and small files of one point: the mount has so many inode numbers for each point."""
+"""Maximum number of disks and small files of a point: inode numbers per point in the mount."""
 
 
 def is_block_size(size: int) -> bool:
-    """Whether disks may have blocks of *size* bytes: a power of two, 4 KiB to 1 MiB."""
+    """Return whether *size* is a valid block size: a power of two, 4 KiB to 1 MiB."""
     return MIN_BLOCK_BYTES <= size <= MAX_BLOCK_BYTES and size & (size - 1) == 0
 
 
 @dataclass(frozen=True, slots=True)
 class Vm:
-    """Whose disks these are. *directory* is a file name for it, kept for its life."""
+    """The VM of a point. *directory* is its permanent file name."""
 
     id: VmId
     name: str
@@ -56,11 +56,11 @@ class Vm:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What one ingest did for one disk."""
+    """Counts of one ingest of one disk."""
 
     read_bytes: int = 0
     written_blocks: int = 0
-    """Blocks read that hold data and differ from what the parent has at that address."""
+    """Blocks read that hold data and differ from the parent's block."""
     zero_blocks: int = 0
     """Blocks read that are all zeros."""
     new_bytes: int = 0
@@ -75,7 +75,7 @@ class DiskRecord:
 
     id: DiskId
     identity: str
-    """What tells this disk from the VM's others across runs; the source defines it."""
+    """Identifies this disk among those of its VM across runs; the source defines it."""
     label: str
     kind: DiskKind
     size: int
@@ -91,14 +91,14 @@ class DiskRecord:
     suspect: str | None = None
     audit: Mapping[str, Any] | None = None
     full_reason: FullReason | None = None
-    """Code of *reason* if the whole disk was read; None for points of older programs too."""
+    """Code of *reason* if the whole disk was read; None also in points of older programs."""
     counts: Counts = field(default_factory=Counts)
 
     def __post_init__(self) -> None:
         if not 0 <= self.size <= MAX_DISK_BYTES or not is_block_size(self.block_size):
-            raise ValueError(f"no disk: size {self.size}, block size {self.block_size}")
+            raise ValueError(f"invalid disk: size {self.size}, block size {self.block_size}")
         if not self.size and self.root != NULL_DIGEST:
-            raise ValueError("a disk of size 0 with content")
+            raise ValueError("a disk of size 0 has content")
 
     @property
     def method(self) -> ReadMethod:
@@ -109,7 +109,7 @@ class DiskRecord:
 
     @property
     def data_bytes(self) -> int:
-        """Bytes in blocks that are not zeros; the last block may count for more than it has."""
+        """Bytes in blocks that are not zeros; the last block may count as a full one."""
         return min(self.data_blocks * self.block_size, self.size)
 
 
@@ -120,34 +120,34 @@ class Manifest:
     point: PointId
     vm: Vm
     order: int
-    """Number of the point within its VM: larger is later, gaps are allowed."""
+    """Order number of the point within its VM: larger is later, gaps are allowed."""
     time: str
-    """The moment of the snapshot: RFC 3339, UTC."""
+    """Moment of the snapshot: RFC 3339, UTC."""
     name: str
-    """The point's name in the mount."""
+    """Name of the point in the mount."""
     committed: str
-    """The clock when the manifest was written: RFC 3339, UTC."""
+    """Clock time when the manifest was written: RFC 3339, UTC."""
     run: str
     program: str
     kind: IngestKind
     reason: str
     disks: tuple[DiskRecord, ...]
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    """What the source knows of the VM besides; JSON."""
+    """Further documents of the source about the VM; JSON."""
     time_source: TimeSource | None = None
-    """Whether a clock told *time* or the user did; None in points of older programs."""
+    """Whether *time* comes from a clock or from the user; None in points of older programs."""
 
     @property
     def is_clocked(self) -> bool:
-        """Whether a clock told the time, as of any point that does not say otherwise."""
+        """Whether the time comes from a clock, which is the default."""
         return self.time_source != "given"
 
     def of_kind(self, kind: DiskKind) -> list[DiskRecord]:
-        """The virtual disks, or the small files of the VM."""
+        """Return the virtual disks, or the small files of the VM."""
         return [disk for disk in self.disks if disk.kind == kind]
 
     def disk(self, label: str) -> DiskRecord | None:
-        """The disk of that label or, failing that, of that id."""
+        """Return the disk with this label or, without one, the disk with this id."""
         for disk in self.disks:
             if disk.label == label:
                 return disk
@@ -162,20 +162,20 @@ class PointState:
     is_protected: bool = False
     tags: tuple[str, ...] = ()
     suspect: str | None = None
-    """Why not every byte of it is to be trusted."""
+    """Why bytes of the point may be wrong; None if it is not suspect."""
     suspect_disks: tuple[DiskId, ...] = ()
-    """Which disks that is said of; none: of all."""
+    """The suspect disks; empty if all disks are suspect."""
     verified: str | None = None
-    """When all its data was last read and found right: RFC 3339, UTC."""
+    """Moment of the last successful verification of all its data: RFC 3339, UTC."""
 
     def suspects(self, disk: DiskId) -> str | None:
-        """Why not every byte of *disk* is to be trusted."""
+        """Return why bytes of *disk* may be wrong; None if it is not suspect."""
         return None if self.suspect_disks and disk not in self.suspect_disks else self.suspect
 
     def suspecting(self, disk: DiskId, reason: str) -> "PointState":
-        """The state once *disk* is suspect; the same where it is so already.
+        """Return the state with *disk* suspect; the same state if it already is.
 
-        What was acknowledged was less than that: the tag goes.
+        Removes the tag `acknowledged`, because nobody has acknowledged this disk.
         """
         if self.suspects(disk) is not None:
             return self
@@ -188,7 +188,7 @@ class PointState:
 
 
 def unknown_state(point: PointId) -> PointState:
-    """What a missing or damaged state file is read as: hands off, and believe nothing."""
+    """Return the substitute for a missing or damaged state file: protected and suspect."""
     return PointState(point, is_protected=True, suspect="its state file is missing or damaged")
 
 
@@ -201,15 +201,15 @@ def encode_manifest(manifest: Manifest) -> bytes:
 
 
 def decode_manifest(data: bytes) -> Manifest:
-    """The manifest in a sealed file; ValueError says what is wrong with it."""
+    """Return the manifest in a sealed file; ValueError with the reason if it is invalid."""
     return manifest_of(unseal(data))
 
 
 def manifest_of(document: Document) -> Manifest:
-    """The manifest that a parsed *document* holds; ValueError says what is wrong with it."""
-    found = integer(document, "format")
-    if found != MANIFEST_FORMAT:
-        raise ValueError(f"manifest format {found}")
+    """Return the manifest in a parsed *document*; ValueError with the reason if it is invalid."""
+    version = integer(document, "format")
+    if version != MANIFEST_FORMAT:
+        raise ValueError(f"manifest format {version}")
     vm = mapping(document, "vm")
     return Manifest(
         point=PointId(id_of(document, "point")),
@@ -235,8 +235,8 @@ def manifest_of(document: Document) -> Manifest:
 
 
 def _time_source(document: Document, key: str) -> TimeSource:
-    found: TimeSource = choice(document, key, get_args(TimeSource))
-    return found
+    source: TimeSource = choice(document, key, get_args(TimeSource))
+    return source
 
 
 def _disk_of(document: Document) -> DiskRecord:
@@ -258,7 +258,7 @@ def _disk_of(document: Document) -> DiskRecord:
         suspect=optional(document, "suspect", text),
         audit=optional(document, "audit", mapping),
         full_reason=optional(document, "full_reason", full_reason_in),
-        counts=Counts(**{each.name: integer(counts, each.name) for each in fields(Counts)}),
+        counts=Counts(**{member.name: integer(counts, member.name) for member in fields(Counts)}),
     )
 
 
@@ -272,14 +272,14 @@ def encode_state(state: PointState) -> bytes:
 
 
 def decode_state(data: bytes, point: PointId) -> PointState:
-    """The state of *point* in a sealed file; ValueError if it is another's or no state at all."""
+    """Return the state of *point* in a sealed file; ValueError if invalid or another point's."""
     document = unseal(data)
     if id_of(document, "point") != point:
-        raise ValueError("it is the state of another point")
+        raise ValueError("state of another point")
     protected = document.get("is_protected")
     tags = document.get("tags")
     if not isinstance(protected, bool) or not isinstance(tags, list):
-        raise ValueError("it is no state of a point")
+        raise ValueError("not the state of a point")
     if not all(isinstance(tag, str) for tag in tags):
         raise ValueError("member 'tags' is not an array of strings")
     return PointState(

@@ -1,4 +1,4 @@
-"""Moments: RFC 3339 in, UTC inside, names of points out."""
+"""Moments: parsing and formatting of RFC 3339, and names of points in the mount."""
 
 import re
 from collections.abc import Collection
@@ -10,7 +10,7 @@ _RFC3339 = re.compile(
 
 
 def parse_moment(text: str) -> datetime:
-    """The moment that RFC 3339 *text* names, in UTC, to the microsecond; ValueError if none."""
+    """Parse an RFC 3339 time; returns UTC with microseconds. ValueError if *text* is invalid."""
     match = _RFC3339.match(text)
     if match is None:
         raise ValueError(f"not an RFC 3339 time, such as 2026-11-22T00:15:03Z: {text!r}")
@@ -24,14 +24,14 @@ def parse_moment(text: str) -> datetime:
 
 
 def format_moment(moment: datetime) -> str:
-    """RFC 3339 in UTC; microseconds only where there are any."""
+    """Return RFC 3339 in UTC, with microseconds only if they are not 0."""
     utc = moment.astimezone(UTC)
     precision = "microseconds" if utc.microsecond else "seconds"
     return utc.replace(tzinfo=None).isoformat(timespec=precision) + "Z"
 
 
 def point_name(moment: datetime, taken: Collection[str]) -> str:
-    """The name of a point in the mount; a second one in the same second ends in '-2'."""
+    """Return the name of a point in the mount; a second point of the same second ends in '-2'."""
     stem = moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="seconds")
     stem = stem.replace(":", "-") + "Z"
     name, count = stem, 1

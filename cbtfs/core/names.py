@@ -1,4 +1,4 @@
-"""Names from outside, made harmless as file names of the mount."""
+"""Encoding of external names as safe file names of the mount."""
 
 import hashlib
 import unicodedata
@@ -6,18 +6,18 @@ from collections.abc import Collection
 from typing import Final
 
 MAX_NAME_BYTES: Final = 200
-"""File names may have 255 bytes; the rest is room for a suffix of ours and of other programs."""
+"""File names may have 255 bytes; the rest is for suffixes of cbtfs and of other programs."""
 
 _FORBIDDEN: Final = frozenset("/%:\\\x7f")
-"""'%' marks our encoding; qemu-img takes what stands before ':' for a protocol."""
+"""'%' starts an encoded byte; qemu-img reads a prefix before ':' as a protocol."""
 
 
 def encode_name(name: str) -> str:
-    """A file name for *name*: percent-encoded where it could harm, never empty, '.' or '..'.
+    """Return a safe file name for *name*: percent-encoded, never empty, '.' or '..'.
 
     Control, format (bidi), surrogate, private-use and unassigned characters, line separators,
-    '/', '%', ':' and '\\\\' are encoded everywhere, dots, dashes and spaces at the start, spaces at
-    the end. What is too long ends in '~' and 8 hex digits of its SHA-256.
+    '/', '%', ':' and '\\\\' are encoded everywhere; dots, dashes and spaces at the start; spaces at
+    the end. A name that is too long is cut and ends in '~' and 8 hex digits of its SHA-256.
     """
     parts = [_encode(character) for character in name]
     for at in range(len(name)):
@@ -29,14 +29,14 @@ def encode_name(name: str) -> str:
     encoded = "".join(parts) or "%"
     if len(encoded.encode()) <= MAX_NAME_BYTES:
         return encoded
-    mark = "~" + hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
-    room = MAX_NAME_BYTES - len(mark)
+    suffix = "~" + hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    limit = MAX_NAME_BYTES - len(suffix)
     kept = ""
     for part in parts:
-        if len(kept.encode()) + len(part.encode()) > room:
+        if len(kept.encode()) + len(part.encode()) > limit:
             break
         kept += part
-    return kept + mark
+    return kept + suffix
 
 
 def _encode(character: str) -> str:
@@ -51,17 +51,17 @@ def _percent(character: str) -> str:
 
 
 def unique_name(name: str, taken: Collection[str], suffix: str) -> str:
-    """*name*, or *name* with '~' and 8 characters of *suffix* or more where it is taken."""
-    found, length = name, 8
-    while found in taken:
+    """Return *name*; if it is taken, *name* with '~' and 8 or more characters of *suffix*."""
+    candidate, length = name, 8
+    while candidate in taken:
         if length > len(suffix):
             raise ValueError(f"no free name for {name!r}")
-        found, length = f"{name}~{suffix[:length]}", length + 8
-    return found
+        candidate, length = f"{name}~{suffix[:length]}", length + 8
+    return candidate
 
 
 def printable(text: str) -> str:
-    """*text* with control and bidi characters escaped, for a terminal or a log."""
+    """Return *text* with control and bidi characters escaped, for a terminal or a log."""
     return "".join(
         c if c.isprintable() and unicodedata.category(c)[0] != "C" else ascii(c)[1:-1] for c in text
     )

@@ -1,8 +1,8 @@
-"""Where a disk's partitions lie, and the places that file systems cannot do without.
+"""Partitions of a disk, and the positions of superblocks and other critical structures.
 
 Sources: UEFI specification 2.10, chapter 5 (MBR and GPT); Linux, Documentation/filesystems/ext4
 (superblock and its copies); btrfs on-disk format (superblock copies); NTFS as mkntfs lays it out.
-The bytes come from a guest: whatever they say is clipped to the disk.
+The bytes come from a guest, so every position is clipped to the disk.
 """
 
 import struct
@@ -12,7 +12,7 @@ from typing import Final
 from cbtfs.core.extent import Extent, clip
 
 HEAD_BYTES: Final = 32 << 10
-"""The first bytes of a disk that hold its partition tables: 24 KiB where sectors have 4 KiB."""
+"""Bytes at the start of a disk with its partition tables, which take 24 KiB at 4 KiB sectors."""
 _MBR_SECTOR: Final = 512
 _MBR_TABLE: Final = 446
 _MBR_ENTRY: Final = struct.Struct("<4xB3xII")
@@ -24,8 +24,8 @@ _GPT_HEADER: Final = struct.Struct("<8s64xQII")
 _GPT_SIGNATURE: Final = b"EFI PART"
 _GPT_ENTRY: Final = struct.Struct("<16s16xQQ")
 _GPT_ENTRIES: Final = 128
-"""What partitioning tools make room for; more are not looked at."""
-_PLACES: Final = (
+"""Number of entries that partitioning tools create; more are ignored."""
+_POSITIONS: Final = (
     0,  # boot sector, XFS, LVM's label, ext at 1 KiB
     4 << 10,  # LVM's metadata
     64 << 10,  # btrfs
@@ -36,9 +36,9 @@ _PLACES: Final = (
 
 
 def find_partitions(head: bytes, size: int) -> list[Extent]:
-    """Partitions of a disk of *size* bytes that starts with *head*: of its GPT, else its MBR.
+    """Return the partitions in the GPT or else the MBR of a disk of *size* bytes with this *head*.
 
-    Logical partitions are not followed: their extended one stands for them.
+    Logical partitions are part of their extended partition and are not returned.
     """
     for sector in _GPT_SECTORS:
         if head[sector : sector + len(_GPT_SIGNATURE)] == _GPT_SIGNATURE:
@@ -71,9 +71,9 @@ def _mbr(head: bytes) -> Iterator[Extent]:
 
 
 def superblocks(head: bytes, size: int) -> list[Extent]:
-    """The places that matter, a byte each: of the disk as a whole and of its partitions."""
-    found = set()
+    """Return critical positions of the disk and of its partitions, as extents of one byte."""
+    positions = set()
     for area in (*clip([Extent(0, size or 1)], 0, size), *find_partitions(head, size)):
-        found |= {area.start + place for place in _PLACES if place < area.length}
-        found.add(area.end - 1)  # the GPT's copy, NTFS's copy of its boot sector
-    return [Extent(place, 1) for place in sorted(found)]
+        positions |= {area.start + offset for offset in _POSITIONS if offset < area.length}
+        positions.add(area.end - 1)  # Copies of the GPT and of NTFS's boot sector.
+    return [Extent(position, 1) for position in sorted(positions)]

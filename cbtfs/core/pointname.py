@@ -1,7 +1,7 @@
-"""The grammar of point names: what a user may write behind `VM@`, as typed requests.
+"""The grammar of point names after `VM@`, parsed into typed requests.
 
-Pure: the caller passes the clock's time and the time zone. A time means the newest point that is
-not later than the end of the unit that was written, so that every form of it becomes one moment.
+The caller passes the current time and the time zone. A time means the newest point that is not
+later than the end of its last unit, so every form of a time becomes one moment.
 """
 
 import re
@@ -34,13 +34,13 @@ FORMS: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Here:
-    """The time and time zone that names are read by."""
+class ClockContext:
+    """The current time and the time zone by which names are read."""
 
     now: datetime
-    """Aware. Only relative names depend on it."""
+    """Current time with a time zone, for relative names."""
     zone: tzinfo
-    """The zone of times that are written without an offset."""
+    """Time zone of times without an offset."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Latest:
 
 @dataclass(frozen=True, slots=True)
 class Good:
-    """The latest point of those that are neither damaged nor suspect."""
+    """The latest point that is neither damaged nor suspect."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +60,14 @@ class Until:
     """The newest point that is not later than *last*."""
 
     last: datetime
-    """The last microsecond of the unit that was written, in UTC."""
+    """Last microsecond of the last unit of the text, in UTC."""
     exact: datetime | None = None
-    """The moment itself, where date, seconds and offset were all written."""
+    """The moment itself if the text has date, seconds and offset."""
 
 
 @dataclass(frozen=True, slots=True)
-class Spelled:
-    """The point of exactly that name: a time as the mount spells it."""
+class MountName:
+    """The point with exactly this time, in the form of the mount."""
 
     moment: datetime
 
@@ -79,11 +79,11 @@ class IdPrefix:
     digits: str
 
 
-Request = Latest | Good | Until | Spelled | IdPrefix
+Request = Latest | Good | Until | MountName | IdPrefix
 
 
-def parse_request(text: str, here: Here) -> Request:
-    """Return the request that *text* makes; ValueError if it has none of the forms."""
+def parse_request(text: str, clock: ClockContext) -> Request:
+    """Parse *text* into a request; ValueError if it matches no form."""
     if match := _LATEST.match(text):
         return Latest(int(match[1] or 0))
     if text == "good":
@@ -92,12 +92,12 @@ def parse_request(text: str, here: Here) -> Request:
         return IdPrefix(text)
     try:
         if match := _RELATIVE.match(text):
-            return Until((here.now - int(match[1]) * _UNITS[match[2]]).astimezone(UTC))
+            return Until((clock.now - int(match[1]) * _UNITS[match[2]]).astimezone(UTC))
         if match := _MOUNT.match(text):
             date, hour, minute, second = match.groups()
-            return Spelled(datetime.fromisoformat(f"{date}T{hour}:{minute}:{second}+00:00"))
+            return MountName(datetime.fromisoformat(f"{date}T{hour}:{minute}:{second}+00:00"))
         if match := _TIME.match(text):
-            return _until(match, here.zone)
+            return _until(match, clock.zone)
     except (ValueError, OverflowError) as exc:
         raise ValueError(f"no such time: {text!r} ({exc})") from exc
     raise ValueError(f"{text!r} is neither the name of a point nor a time: use e.g. {FORMS}")
@@ -205,16 +205,16 @@ def _first_instant(wall: datetime, zone: tzinfo) -> datetime:
 
 
 def _last_instant(wall: datetime, zone: tzinfo) -> datetime:
-    """Return the last instant at which clocks in *zone* show no more than *wall*, in UTC.
+    """Return the last instant at which clocks in *zone* show at most *wall*, in UTC.
 
-    Where clocks are set back and show it twice, that is the second time; where they are set
-    forward and never show it, the instant before they are.
+    If clocks are set back and show *wall* twice, it is the second time. If they are set forward and
+    never show it, it is the instant before the change.
     """
     first = wall.replace(tzinfo=zone, fold=0).astimezone(UTC)
     second = wall.replace(tzinfo=zone, fold=1).astimezone(UTC)
     if first <= second:
         return second
-    low, high = second, first  # PEP 495: within a gap fold=1 is before the transition, fold=0 after
+    low, high = second, first  # PEP 495: in a gap fold=1 is before the transition, fold=0 after
     while high - low > _TICK:
         middle = low + (high - low) // 2
         if middle.astimezone(zone).replace(tzinfo=None) <= wall:

@@ -1,7 +1,7 @@
-"""What a run that is killed leaves for the next one: its snapshot, and how far it read each disk.
+"""Progress record of a run, from which a later run resumes: its snapshot and the checkpoints.
 
-It is a hint. Who takes over looks whether the snapshot stands and is the same, and whether the
-repository has the trees that are named here; what is not so is read again.
+The record is a hint. The run that resumes checks that the snapshot still exists and is the same,
+and that the repository has the trees of the checkpoints; otherwise it reads the disks again.
 """
 
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ PROGRESS_FORMAT: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class HeldDisk:
-    """A disk as the snapshot holds it still."""
+    """A disk of the held snapshot."""
 
     key: int
     identity: str
@@ -44,12 +44,12 @@ class HeldDisk:
     uuid: str | None
     change_id: str | None
     base: PointId | None
-    """The newest point of the disk, which it is compared with."""
+    """Base of the disk."""
 
 
 @dataclass(frozen=True, slots=True)
 class HeldSnapshot:
-    """A snapshot, by all that tells it from another one."""
+    """A snapshot with the facts that identify it."""
 
     name: str
     moref: str
@@ -57,13 +57,13 @@ class HeldSnapshot:
     """RFC 3339."""
     is_quiesce_wanted: bool
     consistency: str
-    """How consistent it is, in words."""
+    """Consistency of the snapshot, as text."""
     untracked: str | None
-    """Why changes were not tracked when it was taken."""
+    """Why changes were not tracked at the snapshot; None if they were."""
     others: tuple[str, ...]
-    """The machine's other snapshots, by managed object id."""
+    """The VM's other snapshots, by managed object id."""
     disks: tuple[HeldDisk, ...]
-    """Those that are captured."""
+    """The disks to capture."""
     untracked_code: FullReason | None = None
     """Code of *untracked*; None if changes were tracked, or in records of older programs."""
 
@@ -77,51 +77,51 @@ class HeldSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """All leaves before a number are captured: they are in the tree of that root."""
+    """Progress of a disk: the tree of *root* has all leaves before number *leaf*."""
 
     leaf: int
     root: Digest
     data_blocks: int
     counts: Counts
-    """Of all that was captured by then; what was read, by the last run only."""
+    """Counts up to this checkpoint; the bytes read are those of the last run only."""
 
 
 @dataclass(frozen=True, slots=True)
 class DiskProgress:
-    """How one disk is captured, and how far."""
+    """Plan and progress of one disk."""
 
     kind: IngestKind
     reason: str
     block_size: int
     wanted: str
-    """What is to be read, as digest_of_extents() has it."""
+    """Digest of the extents to read, by digest_of_extents()."""
     checkpoints: tuple[Checkpoint, ...] = ()
-    """The last few, oldest first: the newest may be in no pack yet."""
+    """The last checkpoints, oldest first; the newest may not be in a closed pack yet."""
     full_reason: FullReason | None = None
-    """Code of *reason* if the whole disk is read."""
+    """Code of *reason* if the whole disk is read; else None."""
 
     def with_checkpoint(self, checkpoint: Checkpoint, keep: int) -> "DiskProgress":
-        """With one checkpoint more, of which the newest *keep* stay."""
+        """Return the progress with one more checkpoint, limited to the newest *keep*."""
         return replace(self, checkpoints=(*self.checkpoints, checkpoint)[-keep:])
 
 
 @dataclass(frozen=True, slots=True)
 class RunProgress:
-    """All of it."""
+    """Progress record of a run."""
 
     run: str
     snapshot: HeldSnapshot
     disks: Mapping[str, DiskProgress] = field(default_factory=dict)
-    """By identity."""
+    """Progress of each disk, by identity."""
 
     @property
     def leaves(self) -> int:
-        """How many leaves are captured, of all disks."""
+        """Number of captured leaves of all disks."""
         return sum(disk.checkpoints[-1].leaf for disk in self.disks.values() if disk.checkpoints)
 
 
 def digest_of_extents(extents: list[Extent]) -> str:
-    """Equal for equal extents in equal order."""
+    """Return the SHA-256 of extents, which depends on their order."""
     digest = sha256()
     for extent in extents:
         digest.update(b"%d %d\n" % (extent.start, extent.length))
@@ -138,10 +138,10 @@ def encode_progress(progress: RunProgress) -> bytes:
 
 
 def decode_progress(data: bytes) -> RunProgress:
-    """What a sealed file tells; ValueError says what is wrong with it."""
+    """Return the progress record in a sealed file; ValueError with the reason if invalid."""
     document = unseal(data)
     if integer(document, "format") != PROGRESS_FORMAT:
-        raise ValueError("it has another format")
+        raise ValueError("unknown format")
     snapshot = mapping(document, "snapshot")
     disks = mapping(document, "disks")
     return RunProgress(
@@ -192,5 +192,5 @@ def _checkpoint(document: Document) -> Checkpoint:
         leaf=integer(document, "leaf"),
         root=digest_of(document, "root"),
         data_blocks=integer(document, "data_blocks"),
-        counts=Counts(**{each.name: integer(counts, each.name) for each in fields(Counts)}),
+        counts=Counts(**{member.name: integer(counts, member.name) for member in fields(Counts)}),
     )

@@ -128,9 +128,9 @@ def _by_count(policy: Policy, whole: Sequence[Candidate]) -> Iterable[tuple[Cand
     for number, candidate in enumerate(by_capture[: policy.last], 1):
         yield candidate, f"last {number} of {policy.last}"
     for rule, period_of in _PERIODS.items():
-        seen = set[str]()
+        periods = set[str]()
         for candidate in whole:
             period = period_of(candidate.time.astimezone(policy.zone))
-            if period not in seen and len(seen) < policy.counts[rule]:
-                seen.add(period)
+            if period not in periods and len(periods) < policy.counts[rule]:
+                periods.add(period)
                 yield candidate, f"{rule} {period}"

@@ -1,4 +1,4 @@
-"""What repository.json says: the immutable facts of a repository (docs/format.md)."""
+"""The content of repository.json: the immutable facts of a repository (docs/format.md)."""
 
 from dataclasses import dataclass
 from typing import Any, Final
@@ -17,7 +17,7 @@ DIGEST: Final = "blake3-256"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The identity of a repository and the defaults for disks that are new to it."""
+    """The identity of a repository and the defaults for new disks."""
 
     id: str
     created: str
@@ -36,7 +36,7 @@ class Settings:
 
 
 class UnknownFormat(ValueError):
-    """A repository of another version, or one that requires what this program does not know."""
+    """Raised for a repository with another format version or an unknown required feature."""
 
 
 def encode_settings(settings: Settings) -> bytes:
@@ -61,7 +61,7 @@ def _strings(document: Any, key: str) -> tuple[str, ...]:
 
 
 def decode_settings(data: bytes) -> Settings:
-    """The settings in repository.json; ValueError if it is damaged, UnknownFormat if newer."""
+    """Return the settings in repository.json; ValueError if damaged, UnknownFormat if newer."""
     document = unseal(data)
     if document.get("format") != FORMAT:
         raise ValueError("it does not describe a cbtfs repository")

@@ -1,4 +1,4 @@
-"""Which blocks a sample has, and what the formula says of it."""
+"""The blocks of an audit's sample, and its probability of detection."""
 
 from fractions import Fraction
 from math import comb
@@ -27,7 +27,7 @@ SAMPLINGS = st.builds(
 
 @st.composite
 def lists(draw: st.DrawFn, size: int) -> list[Extent]:
-    """Whole blocks of a disk, ascending, as an ingest reads them."""
+    """Generate whole blocks of a disk, ascending, as an ingest reads them."""
     blocks = Shape(size, BLOCK).blocks
     if not blocks:
         return []
@@ -93,7 +93,7 @@ def test_the_default_share(disk: int, blocks: int) -> None:
 
 @pytest.mark.parametrize("share", [0.0, -0.1, 1.1, float("nan")])
 def test_a_share_that_is_none_is_refused(share: float) -> None:
-    with pytest.raises(ValueError, match="no sampling"):
+    with pytest.raises(ValueError, match="invalid sampling"):
         Sampling(share)
 
 

@@ -1,4 +1,4 @@
-"""The block map against a dictionary of blocks, over nodes that live in memory."""
+"""The block map against a dictionary of blocks, with nodes in memory."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from cbtfs.core.blockmap import FANOUT, Builder, Shape, Tree, diff, height_of
 
 Blocks = dict[int, int]
-"""Content of each block that holds data: any number but 0."""
+"""Content of each block with data: any number except 0."""
 
 EDGES = [0, 1, 2, 63, 64, 65, 4095, 4096, 4097, 262143, 262144, 262145, 300000]
 
 
 @dataclass
 class Nodes:
-    """Nodes by content: equal nodes get equal numbers, as equal digests would."""
+    """Nodes in memory: equal nodes get equal numbers, like equal digests."""
 
     numbers: dict[tuple[int, tuple[int | None, ...]], int] = field(default_factory=dict)
     children: dict[int, tuple[int, list[int | None]]] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class Nodes:
     def build(
         self, blocks: int, base: Tree[int] | None, writes: Mapping[int, int | None]
     ) -> Tree[int]:
-        """The tree of *base* resized to *blocks*, with *writes* on top; None zeroes a block."""
+        """Return *base* resized to *blocks*, with *writes* applied; None zeroes a block."""
         builder = Builder(Shape(blocks, 1), base, self.make)
         leaves: dict[int, dict[int, int | None]] = {}
         for block, value in writes.items():
@@ -61,7 +61,7 @@ class Nodes:
 
 
 def content(nodes: Nodes, tree: Tree[int]) -> Blocks:
-    """What a tree says of each block."""
+    """Return the content of each block with data in a tree."""
     found = {}
     for index, leaf in tree.leaves():
         for slot, child in enumerate(nodes.load(leaf, 1)):
@@ -99,7 +99,7 @@ HISTORIES = st.lists(steps(), min_size=1, max_size=6)
 
 
 def play(nodes: Nodes, history: Iterable[Step]) -> list[tuple[Tree[int], Blocks]]:
-    """Each step's tree, made from the one before, and what it must hold."""
+    """Yield the tree after each step, with its expected content."""
     tree: Tree[int] | None = None
     oracle: Blocks = {}
     played = []
@@ -132,7 +132,7 @@ def test_a_shape_counts_nodes_rounding_up(size: int, block_size: int, level: int
 
 @pytest.mark.parametrize(("size", "block_size"), [(-1, 1), (1, 0), (1, -4096)])
 def test_a_shape_that_is_none_cannot_be_made(size: int, block_size: int) -> None:
-    with pytest.raises(ValueError, match="no shape"):
+    with pytest.raises(ValueError, match="invalid shape"):
         Shape(size, block_size)
 
 

@@ -1,4 +1,4 @@
-"""The rules that decide which point a name means, each against a linear search."""
+"""The rules that select the point of a name, each against a linear search."""
 
 from datetime import UTC, datetime, timedelta
 from itertools import combinations, pairwise
@@ -30,14 +30,14 @@ def _dated(rows: list[tuple[int, bool]], orders: list[int]) -> list[Dated]:
 
 
 def histories(most: int) -> st.SearchStrategy[list[Dated]]:
-    """Points of one VM in any order: few days, so that times are equal and go back."""
+    """Generate points of one VM within few days, so that times repeat and go backwards."""
     return st.lists(st.tuples(DAYS, st.booleans()), max_size=most).flatmap(
         lambda rows: st.permutations(range(1, len(rows) + 1)).map(lambda o: _dated(rows, list(o)))
     )
 
 
 def _latest(points: list[Dated]) -> Dated | None:
-    """The rule as the documents state it, one step after the other."""
+    """Apply the rule of the documentation step by step."""
     last_by_clock = None
     for point in points:
         if point.is_clocked and (last_by_clock is None or point.order > last_by_clock.order):

@@ -1,4 +1,4 @@
-"""Records that change lists lack changes: what they say, and when they are in force."""
+"""Distrust records: their content, and the change lists that they cover."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Metrics as text: what Prometheus's own parser reads is what was meant."""
+"""Metrics as text: Prometheus's own parser reads the same values."""
 
 import math
 
@@ -74,9 +74,9 @@ def test_the_last_value_counts() -> None:
 
 @pytest.mark.parametrize("name", ["", "1x", "a-b", "a b", "a\n"])
 def test_names_are_names(name: str) -> None:
-    with pytest.raises(ValueError, match="not a metric's name"):
+    with pytest.raises(ValueError, match="invalid metric name"):
         Gauge(name, "")
-    with pytest.raises(ValueError, match="not a label's name"):
+    with pytest.raises(ValueError, match="invalid label name"):
         Gauge("x", "").set({name: ""}, 1)
 
 

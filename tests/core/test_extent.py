@@ -20,7 +20,7 @@ def covered(extents: Iterable[Extent]) -> set[int]:
 
 
 def has_gaps(extents: Sequence[Extent]) -> bool:
-    """Whether extents ascend with a gap between each two."""
+    """Return whether extents ascend with gaps between them."""
     return all(a.end < b.start for a, b in pairwise(extents))
 
 

@@ -1,4 +1,4 @@
-"""The bytes of a pack: what was encoded comes back, and no flipped bit passes."""
+"""The bytes of a pack: encoding is reversible, and every flipped bit is detected."""
 
 import zlib
 from collections.abc import Sequence
@@ -50,12 +50,12 @@ FRAMES = st.builds(
 
 
 def table_of(frame: Frame) -> bytes:
-    """Any table of the right length."""
+    """Return some table of the right length."""
     return bytes(range(256))[: frame.table_bytes].ljust(frame.table_bytes, b"t")
 
 
 def laid_out(frames: Sequence[Frame]) -> list[Frame]:
-    """The frames one after the other, as a pack has them."""
+    """Return the frames at consecutive offsets, as in a pack."""
     at, found = PACK_HEADER_BYTES, []
     for frame in frames:
         found.append(frame._replace(offset=at))
@@ -64,7 +64,7 @@ def laid_out(frames: Sequence[Frame]) -> list[Frame]:
 
 
 def flips(data: bytes) -> list[bytes]:
-    """*data* with each of its bits flipped, one at a time."""
+    """Yield *data* with one bit flipped, for each bit."""
     found = []
     for bit in range(len(data) * 8):
         flipped = bytearray(data)
@@ -102,7 +102,7 @@ def test_a_frame_header_cut_short_is_refused(frame: Frame, data: st.DataObject) 
 
 
 def resealed(data: bytes, at: int, value: int) -> bytes:
-    """A frame header without table whose byte *at* is *value*, with a checksum that fits."""
+    """Return a frame header without table whose byte *at* is *value*, with a valid checksum."""
     head = bytearray(data[: FRAME_HEADER_BYTES - 4])
     head[at] = value
     return bytes(head) + zlib.crc32(head).to_bytes(4, "little")
@@ -177,7 +177,7 @@ def test_every_bit_of_trailer_and_footer_is_vouched_for() -> None:
 def test_a_footer_of_another_size_of_pack_is_refused() -> None:
     data = encode_trailer([], PACK_HEADER_BYTES, PACK)
 
-    with pytest.raises(ValueError, match="does not fit"):
+    with pytest.raises(ValueError, match="does not match the size"):
         decode_footer(data, PACK_HEADER_BYTES + len(data) + 1)
 
 
@@ -193,7 +193,7 @@ def test_a_trailer_that_lists_a_frame_beyond_the_frames_is_refused(beyond: int) 
     )
     end = frame.end - beyond
 
-    with pytest.raises(ValueError, match="contradicts"):
+    with pytest.raises(ValueError, match="inconsistent"):
         read_trailer(encode_trailer([frame], end, PACK), end)
 
 
@@ -205,7 +205,7 @@ def test_a_trailer_that_lists_an_object_too_large_is_refused() -> None:
 
 
 def test_the_limits_are_those_of_the_format() -> None:
-    """docs/format.md has them: a larger object is damage to every other reader."""
+    """docs/format.md states the limits: other readers refuse a larger object as damaged."""
     assert MAX_PLAIN_BYTES == 4 << 20
     assert (PACK_HEADER_BYTES, FRAME_HEADER_BYTES, ENTRY_BYTES, FOOTER_BYTES) == (32, 96, 56, 64)
     assert PIECE_BYTES == 4096

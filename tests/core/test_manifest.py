@@ -1,4 +1,4 @@
-"""Manifests and states: they come back, and whatever is wrong with one is a ValueError."""
+"""Manifests and states: encoding is reversible, and any error raises ValueError."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -140,7 +140,7 @@ OPTIONAL |= {"time_source", "full_reason"}
 
 
 def members(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The path of every member of a document, but for what is inside free-form ones."""
+    """Yield the path of every member of a document, without the insides of free-form members."""
     if isinstance(node, dict):
         for key, value in node.items():
             yield (*path, key)
@@ -159,7 +159,7 @@ MEMBERS = list(members(document()))
 
 
 NEVER: Final = [-1, 1 << 64, [1], [[]], ["x"]]
-"""What no member is, even where numbers and arrays are."""
+"""A value that is valid for no member."""
 NO_MEMBERS: Final = [*NEVER, 7, 1.5, "x", True, {"x": 1}]
 
 

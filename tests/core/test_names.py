@@ -1,4 +1,4 @@
-"""Names from outside become file names that harm nobody."""
+"""External names become safe file names."""
 
 import os
 import random
@@ -21,7 +21,7 @@ LENGTHS: Final = (1, 1, 1, 2, 3, 5, 8, 40, 255, 256, 1024)
 
 
 def hostile_names() -> list[str]:
-    """2,000 names that are made of trouble, the same in each run."""
+    """Return 2,000 difficult names, the same in each run."""
     rng = random.Random(40)
     return ["".join(rng.choices(PARTS, k=rng.choice(LENGTHS))) for _ in range(2000)]
 
@@ -30,7 +30,7 @@ NAMES = st.text() | st.sampled_from(hostile_names())
 
 
 def is_harmless(name: str) -> bool:
-    """Whether any Linux program can take *name* for the name of a file."""
+    """Return whether *name* is a valid file name on Linux."""
     return (
         0 < len(name.encode()) <= MAX_NAME_BYTES
         and not set(name) & set("/\\:\0")
@@ -57,7 +57,7 @@ def test_any_name_becomes_harmless(name: str) -> None:
 
 
 def test_what_is_kept_of_a_long_name_is_its_beginning() -> None:
-    """A character that does not fit ends it, though a shorter one behind it would."""
+    """The name ends at the first character that does not fit, even if a later one is shorter."""
     for filler in range(180, MAX_NAME_BYTES):
         name = "x" * filler + "\u20ac" + "y" * 100
 

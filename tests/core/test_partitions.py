@@ -1,4 +1,4 @@
-"""Partitions of disks, from what a guest wrote there."""
+"""Partitions of disks, from the tables of a guest."""
 
 import struct
 
@@ -13,13 +13,13 @@ SIZE = 64 * MIB
 
 
 def an_mbr(*entries: tuple[int, int, int]) -> bytes:
-    """Entries are (type, first sector, sectors)."""
+    """Return an MBR; entries are (type, first sector, sectors)."""
     packed = b"".join(struct.pack("<4xB3xII", *entry) for entry in entries)
     return (bytes(446) + packed).ljust(510, b"\0") + b"\x55\xaa"
 
 
 def a_gpt(sector: int, *entries: tuple[int, int], count: int = 128, size: int = 128) -> bytes:
-    """Entries are (first sector, last sector); a protective MBR stands before them."""
+    """Return a GPT after a protective MBR; entries are (first sector, last sector)."""
     header = struct.pack("<8s64xQII", b"EFI PART", 2, count, size)
     table = b"".join(struct.pack("<16s16xQQ", b"x" * 16, *e).ljust(size, b"\0") for e in entries)
     head = an_mbr((0xEE, 1, 0xFFFFFFFF)).ljust(sector, b"\0") + header.ljust(sector, b"\0") + table

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from cbtfs.core.moment import format_moment, point_name
 from cbtfs.core.pointname import (
+    ClockContext,
     Good,
-    Here,
     IdPrefix,
     Latest,
+    MountName,
     Request,
-    Spelled,
     Until,
     parse_request,
     parse_since,
@@ -31,7 +31,7 @@ MOMENTS = st.datetimes(datetime(1, 1, 3), datetime(9999, 12, 29), timezones=st.j
 
 
 def parse(text: str, zone: tzinfo = UTC) -> Request:
-    return parse_request(text, Here(NOW, zone))
+    return parse_request(text, ClockContext(NOW, zone))
 
 
 def last(text: str, zone: tzinfo = UTC) -> str:
@@ -53,8 +53,8 @@ def last(text: str, zone: tzinfo = UTC) -> str:
         ("-2w", Until(NOW - timedelta(days=14))),
         ("3f", IdPrefix("3f")),
         ("20261120", IdPrefix("20261120")),
-        ("2026-11-22T00-15-03Z", Spelled(datetime(2026, 11, 22, 0, 15, 3, tzinfo=UTC))),
-        ("2026-11-22T00-15-03Z-2", Spelled(datetime(2026, 11, 22, 0, 15, 3, tzinfo=UTC))),
+        ("2026-11-22T00-15-03Z", MountName(datetime(2026, 11, 22, 0, 15, 3, tzinfo=UTC))),
+        ("2026-11-22T00-15-03Z-2", MountName(datetime(2026, 11, 22, 0, 15, 3, tzinfo=UTC))),
     ],
 )
 def test_each_form_is_one_request(text: str, request_: Request) -> None:
@@ -105,7 +105,7 @@ def test_a_time_without_an_offset_is_local_on_days_when_clocks_are_set_too(
 
 @pytest.fixture
 def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Local time by a form of $TZ that only the C library knows."""
+    """Set local time by a form of $TZ that only the C library supports."""
     monkeypatch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
     time.tzset()
     yield
@@ -196,7 +196,7 @@ def test_a_printed_time_is_read_back_with_any_offset(moment: datetime, minutes: 
 
 @given(MOMENTS)
 def test_the_mounts_spelling_is_no_time_but_a_name(moment: datetime) -> None:
-    assert parse(point_name(moment, ())) == Spelled(moment.replace(microsecond=0))
+    assert parse(point_name(moment, ())) == MountName(moment.replace(microsecond=0))
 
 
 @pytest.mark.parametrize("text", ["2026-11-20", "2026-11-20T14:00Z", "2026-11-20T14:00:03", "-2d"])

@@ -1,4 +1,4 @@
-"""What a run leaves for the next one: whole and the same, or refused."""
+"""Progress records of runs: encoding is reversible, and a damaged record is refused."""
 
 import json
 

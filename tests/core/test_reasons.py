@@ -27,7 +27,7 @@ def test_an_unknown_value_is_other(value: str) -> None:
 
 
 def test_the_labels_of_metrics_keep_their_values() -> None:
-    """Dashboards and alerts match on these: values are added, never changed."""
+    """Dashboards and alerts match on the values: they are added, never changed."""
     assert {code.value for code in FullReason} >= {
         "first",
         "asked_for",

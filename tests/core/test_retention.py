@@ -1,4 +1,4 @@
-"""Retention against a plain oracle, and the promises that a user reads in the help."""
+"""Retention against a simple oracle, and the promises of the help."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -53,7 +53,7 @@ def kept(decisions: list[Decision]) -> set[PointId]:
 
 
 def expected(policy: Policy, history: list[Candidate]) -> set[PointId]:
-    """The same, said in another way: a point is its period's newest, in one of the n newest."""
+    """Keep a point if it is the newest of its period and that is one of the n newest periods."""
 
     def age(each: Candidate) -> tuple[datetime, int]:
         return each.time, each.order

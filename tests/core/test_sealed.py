@@ -1,4 +1,4 @@
-"""Sealed JSON: what was sealed comes back, and nothing else."""
+"""Sealed JSON: sealing is reversible, and any other bytes are refused."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ DOCUMENTS = st.dictionaries(st.text().filter(lambda key: key != "sha256"), JSON,
 
 
 def sealed(body: bytes) -> bytes:
-    """*body*, any bytes that end in '}', with a seal that fits."""
+    """Return *body*, any bytes that end in '}', with a valid seal."""
     return body[:-1] + b',"sha256":"' + hashlib.sha256(body).hexdigest().encode() + b'"}\n'
 
 
@@ -59,7 +59,7 @@ def test_every_truncation_is_refused() -> None:
 
 @pytest.mark.parametrize("tail", [b"\n", b" ", b"\0", b"{}"])
 def test_what_follows_the_seal_is_refused(tail: bytes) -> None:
-    with pytest.raises(ValueError, match="no checksum at its end"):
+    with pytest.raises(ValueError, match="no checksum at the end"):
         unseal(seal({"a": 1}) + tail)
 
 

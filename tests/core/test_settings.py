@@ -1,4 +1,4 @@
-"""repository.json: what this version wrote comes back, what it does not know is refused."""
+"""repository.json: encoding is reversible, and unknown versions and features are refused."""
 
 from typing import Any
 

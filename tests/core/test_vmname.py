@@ -1,4 +1,4 @@
-"""Which VM a name means, against a linear search."""
+"""The VM that a name means, against a linear search."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from cbtfs.core.ids import VmId
 from cbtfs.core.manifest import Vm
 from cbtfs.core.names import encode_name
-from cbtfs.core.vmname import Bearer, Capture, VmNames, names_of
+from cbtfs.core.vmname import Capture, NamedVm, VmNames, names_of
 
 NAMES = st.sampled_from(["web1", "web2", "web1-old", "a@b", "c:d/e*", "web1~aaaaaaaa"])
 NAMES |= st.sampled_from(["deadbeef", "x" * 300, "a" * 32, "latest"])
@@ -15,7 +15,7 @@ IDS = st.integers(0, 7).map(lambda n: VmId(("aaaaaaaa" if n % 2 else f"{n:08x}")
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[tuple[VmId, str]]:
-    """Captures in their order: which VM, under which name."""
+    """Generate captures in order, each of a VM under a name."""
     return draw(st.lists(st.tuples(IDS, NAMES), max_size=12))
 
 
@@ -23,18 +23,18 @@ def _names(history: list[tuple[VmId, str]], *, is_numbered: bool = True) -> VmNa
     captures: dict[VmId, dict[str, Capture]] = {}
     now: dict[VmId, str] = {}
     for order, (vm, name) in enumerate(history, 1):
-        # Clocks run backwards: numbered captures do not depend on them.
+        # Clocks run backwards, but numbered captures do not depend on clocks.
         committed = -order if is_numbered else order
         mine = captures.setdefault(vm, {})
         mine[name] = Capture(is_numbered, order if is_numbered else len(mine) + 1, committed)
         now[vm] = name
     return names_of(
-        Bearer(Vm(vm, now[vm], encode_name(now[vm])), mine) for vm, mine in captures.items()
+        NamedVm(Vm(vm, now[vm], encode_name(now[vm])), mine) for vm, mine in captures.items()
     )
 
 
 def _meant(history: list[tuple[VmId, str]], name: str) -> VmId | None:
-    """The VM captured last under *name* of those that bear it now or, if none does, of all."""
+    """Return the VM captured last under *name*: of those that have it now, else of all."""
     now = dict(history)
     bears = [vm for vm, each in history if each == name and now[vm] == name]
     bore = [vm for vm, each in history if each == name]
@@ -65,7 +65,7 @@ def test_every_vm_has_a_label_and_a_directory_of_its_own_that_mean_it(
     names = _names(history)
 
     for table in (names.labels, names.directories):
-        assert len(set(table.values())) == len(table) == len(names.bearers)
+        assert len(set(table.values())) == len(table) == len(names.named_vms)
         for vm, label in table.items():
             found = names.find(label)
             assert found is not None
@@ -76,10 +76,10 @@ def test_every_vm_has_a_label_and_a_directory_of_its_own_that_mean_it(
 @given(histories())
 def test_an_id_finds_its_vm_unless_it_is_a_name(history: list[tuple[VmId, str]]) -> None:
     names = _names(history)
-    for bearer in names.bearers:
-        if any(bearer.vm.id in each.captures for each in names.bearers):
+    for named in names.named_vms:
+        if any(named.vm.id in each.captures for each in names.named_vms):
             continue
-        assert names.find(bearer.vm.id) is bearer
+        assert names.find(named.vm.id) is named
 
 
 def test_the_four_cases_of_the_issue() -> None:
@@ -104,8 +104,8 @@ def test_a_capture_under_a_wrong_clock_holds_no_name_for_ever() -> None:
     a, b = VmId("a" * 32), VmId("b" * 32)
     names = names_of(
         [
-            Bearer(Vm(a, "web1", "web1"), {"web1": Capture(True, 1, 4_000_000_000_000_000)}),
-            Bearer(Vm(b, "web1", "web1~b"), {"web1": Capture(True, 2, 1_700_000_000_000_000)}),
+            NamedVm(Vm(a, "web1", "web1"), {"web1": Capture(True, 1, 4_000_000_000_000_000)}),
+            NamedVm(Vm(b, "web1", "web1~b"), {"web1": Capture(True, 2, 1_700_000_000_000_000)}),
         ]
     )
 
@@ -116,8 +116,8 @@ def test_points_of_an_older_program_are_older_than_those_with_numbers() -> None:
     a, b = VmId("a" * 32), VmId("b" * 32)
     names = names_of(
         [
-            Bearer(Vm(a, "web1", "web1"), {"web1": Capture(False, 900, 1_900_000_000_000_000)}),
-            Bearer(Vm(b, "web1", "web1~b"), {"web1": Capture(True, 901, 1_700_000_000_000_000)}),
+            NamedVm(Vm(a, "web1", "web1"), {"web1": Capture(False, 900, 1_900_000_000_000_000)}),
+            NamedVm(Vm(b, "web1", "web1~b"), {"web1": Capture(True, 901, 1_700_000_000_000_000)}),
         ]
     )
 
