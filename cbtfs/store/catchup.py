@@ -1,7 +1,7 @@
-"""Bringing a catalog up to what packs/ and points/ hold: after a crash, or from nothing.
+"""Catch-up: brings a catalog in step with packs/ and points/, after a crash or from nothing.
 
-One transaction, in the order that keeps the rule of the catalog: what stands in its digests has
-its whole subtree standing (docs/architecture.md, "Catching up").
+It is one transaction. Its order keeps the rule that an object in the database of digests has its
+whole subtree there (docs/architecture.md, "Catching up").
 """
 
 import logging
@@ -26,34 +26,34 @@ from cbtfs.store.catalog.update import NewObject, Update
 from cbtfs.store.catalog.view import View
 from cbtfs.store.packs import PackFolder
 from cbtfs.store.points import PointFolder
-from cbtfs.store.quarantine import BadPlace, prefer_good
+from cbtfs.store.quarantine import CorruptFrame, prefer_intact
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class Findings:
-    """What a catalog lacked or had too much of."""
+    """Differences between a catalog and the folders, as catch_up() found and fixed them."""
 
     packs_added: int = 0
     packs_lost: list[PackId] = field(default_factory=list)
     packs_scanned: list[str] = field(default_factory=list)
-    """What is wrong with the trailers of packs that were read frame by frame."""
+    """Errors of the trailers of packs that were read frame by frame."""
     objects_added: int = 0
     objects_moved: int = 0
     objects_dropped: int = 0
     nodes_left_out: int = 0
-    """Nodes with a child that is nowhere, or that are damaged."""
+    """Nodes that are damaged or have an absent child."""
     nodes_mended: int = 0
-    """Nodes whose frames were bad or gone, written anew from what the old catalog knew."""
+    """Nodes with a corrupt or absent frame, rewritten from the old catalog."""
     points_added: int = 0
     points_dropped: int = 0
     states_changed: int = 0
     missing: frozenset[PointId] = frozenset()
-    """Points that the catalog knows and that have neither a manifest nor a forgotten one."""
+    """Points of the catalog that have neither a manifest nor a forgotten one."""
     missing_changed: bool = False
     unreadable: list[str] = field(default_factory=list)
-    """What is wrong with manifests that cannot be read."""
+    """Errors of manifests that cannot be read."""
 
     @property
     def changed_objects(self) -> bool:
@@ -61,7 +61,7 @@ class Findings:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the catalog was as it should be."""
+        """Whether the catalog was in step."""
         return not (
             self.changed_objects
             or self.points_added
@@ -71,8 +71,8 @@ class Findings:
         )
 
 
-class Placed(NamedTuple):
-    """A frame, and the number and id of its pack."""
+class PackedFrame(NamedTuple):
+    """A frame with the number and id of its pack."""
 
     pack: int
     id: PackId
@@ -83,11 +83,11 @@ def catch_up(
     catalog: Catalog,
     packs: PackFolder,
     points: PointFolder,
-    bad: Collection[BadPlace] = (),
+    corrupt: Collection[CorruptFrame] = (),
 ) -> Findings:
-    """Make *catalog* say what the folders hold. Only for the one writer.
+    """Bring *catalog* in step with the folders. Only for the writer.
 
-    Of like frames one that is not in *bad* is taken.
+    Of equal frames it prefers one that is not in *corrupt*.
     """
     packs.remove_leftovers()
     points.remove_leftovers()
@@ -113,15 +113,15 @@ def catch_up(
         unknown = {pack: packs.frames(pack) for pack in sorted(present - numbers.keys())}
         _settle_lost_packs(update, packs, unknown, numbers, present, findings)
         _add_packs(update, packs, unknown, findings)
-        if bad and unknown:
+        if corrupt and unknown:
             numbers = update.pack_numbers()
-            frames = ((numbers[p], p, f) for p, (found, _) in unknown.items() for f in found)
-            findings.objects_moved += prefer_good(update, bad, frames)
+            frames = ((numbers[p], p, f) for p, (added, _) in unknown.items() for f in added)
+            findings.objects_moved += prefer_intact(update, corrupt, frames)
         if update.is_incomplete or findings.nodes_left_out or findings.objects_dropped:
             _complete(update, packs, present, findings)
         settle_points(update, points, findings)
         if findings.points_added and _lacks_maps(update):
-            recover_objects(update, packs, present, bad, findings)
+            recover_objects(update, packs, present, corrupt, findings)
         if findings.packs_added or findings.points_added:
             doubt_later_points(update)
         if not findings.is_empty:
@@ -135,10 +135,10 @@ def catch_up(
 
 
 def lacks_nothing(view: View, points: PointFolder) -> bool:
-    """Whether the catalog knows every point there is, and which of its points are missing."""
-    there, known = points.ids(), set(view.point_ids())
-    gone = known - there
-    if not there <= known or gone != view.missing:
+    """Return whether the catalog knows every point and has recorded all missing points."""
+    present, known = points.ids(), set(view.point_ids())
+    gone = known - present
+    if not present <= known or gone != view.missing:
         return False
     return not gone or not gone & points.forgotten_ids()
 
@@ -148,16 +148,16 @@ def _changed_states(
     records: Iterable[tuple[PointId, PointRecord]],
     missing: Collection[PointId],
 ) -> set[PointId]:
-    """Points whose state file is not the one that the catalog copied.
+    """Return points whose state file is not the one that the catalog copied.
 
-    The copy of a missing point's state is kept when its file is gone, too.
+    A missing point keeps its copy if the state file is gone, too.
     """
-    marks = points.marks()
+    stamps = points.state_stamps()
     return {
         point
         for point, record in records
-        if marks.get(point, b"").ljust(24, b"\0") != record.mark
-        and (point in marks or point not in missing)
+        if stamps.get(point, b"").ljust(24, b"\0") != record.stamp
+        and (point in stamps or point not in missing)
     }
 
 
@@ -172,29 +172,29 @@ def _settle_lost_packs(
     present: set[PackId],
     findings: Findings,
 ) -> None:
-    """Objects of packs that are gone move to a like frame elsewhere, or go with all above them."""
+    """Move objects of deleted packs to equal frames, or drop them with all nodes above them."""
     lost = {number for pack, number in numbers.items() if pack not in present}
     if not lost:
         return
     findings.packs_lost = sorted(pack for pack in numbers if pack not in present)
-    homeless = {n: place for n, place in update.all_locations() if place.pack in lost}
-    wanted = {place.frame.digest: number for number, place in homeless.items()}
+    unlocated = {n: location for n, location in update.all_locations() if location.pack in lost}
+    wanted = {location.frame.digest: number for number, location in unlocated.items()}
     for pack, (frames, _) in unknown.items():
-        mine = [frame for frame in frames if frame.digest in wanted]
-        if mine:
+        equal = [frame for frame in frames if frame.digest in wanted]
+        if equal:
             number = update.add_pack(pack, packs.open(pack).size, len(frames))
-            for frame in mine:
-                _move(update, wanted, homeless, Location(number, frame), findings)
+            for frame in equal:
+                _move(update, wanted, unlocated, Location(number, frame), findings)
     for pack, number in numbers.items():
         if wanted and pack in present:
             for frame in packs.frames(pack)[0]:
-                _move(update, wanted, homeless, Location(number, frame), findings)
-    dropped = dict(homeless)
+                _move(update, wanted, unlocated, Location(number, frame), findings)
+    dropped = dict(unlocated)
     for node, children in update.all_children():
         if node not in dropped and any(child in dropped for child in children if child):
-            place = update.location(node)
-            if place is not None:
-                dropped[node] = place
+            location = update.location(node)
+            if location is not None:
+                dropped[node] = location
     update.drop_objects(dropped.items())
     findings.objects_dropped = len(dropped)
     for number in lost:
@@ -204,43 +204,43 @@ def _settle_lost_packs(
 def _move(
     update: Update,
     wanted: dict[Digest, ObjectId],
-    homeless: dict[ObjectId, Location],
-    place: Location,
+    unlocated: dict[ObjectId, Location],
+    location: Location,
     findings: Findings,
 ) -> None:
-    number = wanted.get(place.frame.digest)
+    number = wanted.get(location.frame.digest)
     if number is not None:
-        update.move_object(number, place)
-        del wanted[place.frame.digest], homeless[number]
+        update.move_object(number, location)
+        del wanted[location.frame.digest], unlocated[number]
         findings.objects_moved += 1
 
 
 def _add_packs(update: Update, packs: PackFolder, unknown: Unknown, findings: Findings) -> None:
-    """Objects of packs that the catalog does not know: chunks first, then nodes level by level."""
+    """Add the objects of unknown packs: chunks first, then nodes level by level."""
     numbers = update.pack_numbers()
-    nodes: list[Placed] = []
+    nodes: list[PackedFrame] = []
     for pack, (frames, problem) in unknown.items():
         if problem is not None:
             findings.packs_scanned.append(f"{problem}; read frame by frame")
         number = numbers.get(pack) or update.add_pack(pack, packs.open(pack).size, len(frames))
         findings.packs_added += 1
         add_chunks(update, number, frames, findings)
-        nodes += (Placed(number, pack, frame) for frame in frames if frame.kind is Kind.NODE)
+        nodes += (PackedFrame(number, pack, frame) for frame in frames if frame.kind is Kind.NODE)
     findings.nodes_left_out = len(add_nodes(update, packs, nodes, findings))
 
 
 def add_chunks(update: Update, pack: int, frames: Iterable[Frame], findings: Findings) -> None:
-    """Add the chunks of pack number *pack* that are not known."""
+    """Add the unknown chunks of pack number *pack*."""
     chunks = {frame.digest: frame for frame in frames if frame.kind is Kind.CHUNK}
-    fresh = [f for f in chunks.values() if update.find(f.kind, f.level, f.digest) is None]
-    _add(update, pack, [(frame, None) for frame in fresh], findings)
+    unknown = [f for f in chunks.values() if update.find(f.kind, f.level, f.digest) is None]
+    _add(update, pack, [(frame, None) for frame in unknown], findings)
 
 
 def _complete(update: Update, packs: PackFolder, present: set[PackId], findings: Findings) -> None:
-    """Nodes of all packs that were left out, now that their children may be known."""
+    """Add nodes that were left out earlier and whose children may be known now."""
     numbers = update.pack_numbers()
     nodes = [
-        Placed(numbers[pack], pack, frame)
+        PackedFrame(numbers[pack], pack, frame)
         for pack in sorted(present)
         for frame in packs.frames(pack)[0]
         if frame.kind is Kind.NODE
@@ -250,7 +250,7 @@ def _complete(update: Update, packs: PackFolder, present: set[PackId], findings:
 
 
 def _lacks_maps(update: Update) -> bool:
-    """Whether the root of any disk is unknown: with a root, all below it is known."""
+    """Return whether the root of any disk is unknown: a known root has a known subtree."""
     for _, record in update.points():
         for disk in decode_manifest(record.manifest).disks:
             height = Shape(disk.size, disk.block_size).height
@@ -263,13 +263,13 @@ def recover_objects(
     update: Update,
     packs: PackFolder,
     present: set[PackId],
-    bad: Collection[BadPlace],
+    corrupt: Collection[CorruptFrame],
     findings: Findings,
 ) -> None:
-    """Add the objects of known packs that the catalog does not know.
+    """Add the unknown objects of known packs.
 
-    A prune drops the objects of a forgotten point from the catalog and keeps packs that are worth
-    keeping. If the manifest is put back, the objects are still there.
+    A prune drops the objects of a forgotten point from the catalog, but may keep their packs. If
+    the manifest is restored, the objects are still there.
     """
     numbers = update.pack_numbers()
     for pack in sorted(present):
@@ -278,17 +278,17 @@ def recover_objects(
         except (ChunkMissing, DataCorrupt):
             continue
         add_chunks(update, numbers[pack], frames, findings)
-        if bad:
-            prefer_good(update, bad, ((numbers[pack], pack, frame) for frame in frames))
+        if corrupt:
+            prefer_intact(update, corrupt, ((numbers[pack], pack, frame) for frame in frames))
     _complete(update, packs, present, findings)
 
 
 def add_nodes(
-    update: Update, packs: PackFolder, nodes: Iterable[Placed], findings: Findings
+    update: Update, packs: PackFolder, nodes: Iterable[PackedFrame], findings: Findings
 ) -> set[tuple[int, Digest]]:
-    """Add the nodes that are not known, the lowest first; level and digest of those left out."""
+    """Add unknown nodes, the lowest level first; return level and digest of those left out."""
     left_out = set()
-    for node in sorted(nodes, key=lambda each: each.frame.level):
+    for node in sorted(nodes, key=lambda node: node.frame.level):
         frame = node.frame
         if update.find(frame.kind, frame.level, frame.digest) is not None:
             continue
@@ -301,7 +301,7 @@ def add_nodes(
 
 
 def still_left_out(update: Update, nodes: Iterable[tuple[int, Digest]]) -> set[tuple[int, Digest]]:
-    """Of *nodes* those that are not known: of several frames of a node one is enough."""
+    """Return those of *nodes* that are still unknown: one of several frames is enough."""
     return {node for node in nodes if update.find(Kind.NODE, *node) is None}
 
 
@@ -320,8 +320,8 @@ def _add(
     findings.objects_added += len(objects)
 
 
-def _resolve(update: Update, packs: PackFolder, node: Placed) -> list[ObjectId] | None:
-    """The ids of a node's children; None if one is nowhere, or the node is damaged."""
+def _resolve(update: Update, packs: PackFolder, node: PackedFrame) -> list[ObjectId] | None:
+    """Return the ids of a node's children; None if a child is absent or the node damaged."""
     try:
         content = packs.open(node.id).load(node.frame)
     except (DataCorrupt, ChunkMissing):
@@ -345,9 +345,9 @@ def settle_points(update: Update, points: PointFolder, findings: Findings) -> No
 
     The catalog keeps its copy of the manifest of a missing point: it may be the last one.
     """
-    there = points.ids()
+    present = points.ids()
     known = set(update.point_ids())
-    gone = known - there
+    gone = known - present
     forgotten = gone & points.forgotten_ids() if gone else gone
     findings.missing = frozenset(gone - forgotten)
     for point in forgotten:
@@ -355,7 +355,7 @@ def settle_points(update: Update, points: PointFolder, findings: Findings) -> No
         if record is not None:
             update.drop_point(decode_manifest(record.manifest))
             findings.points_dropped += 1
-    for point in there - known:
+    for point in present - known:
         try:
             data = points.load_manifest(point)
         except DataCorrupt as exc:
@@ -368,13 +368,13 @@ def settle_points(update: Update, points: PointFolder, findings: Findings) -> No
         findings.missing_changed = True
     for point in _changed_states(points, [*update.points()], findings.missing):
         record = update.point(point)
-        if record is not None and point not in there - known:
+        if record is not None and point not in present - known:
             _put(update, points, decode_manifest(record.manifest), record.manifest)
             findings.states_changed += 1
 
 
 def doubt_later_points(update: Update) -> None:
-    """Record that points later than the newest known one of each VM may have been lost unseen."""
+    """Record for each VM that points after its newest known one may be lost without a trace."""
     for vm in update.vms():
         newest = next(update.points_of(vm, newest_first=True), None)
         if newest is not None:
@@ -382,5 +382,5 @@ def doubt_later_points(update: Update) -> None:
 
 
 def _put(update: Update, points: PointFolder, manifest: Manifest, data: bytes) -> None:
-    state, mark = points.load_state(manifest.point)
-    update.put_point(manifest, PointRecord(data, encode_state(state), mark))
+    state, stamp = points.load_state(manifest.point)
+    update.put_point(manifest, PointRecord(data, encode_state(state), stamp))

@@ -1,4 +1,4 @@
-"""Payloads: what is compressed, what is stored raw, and how either is trusted."""
+"""Payloads of objects: compressed or raw, and verified when they are decoded."""
 
 import threading
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ DEFAULT_LEVEL: Final = 1
 """zstd level 1: the fastest that still shrinks text to a third."""
 
 _MIN_SAVING: Final = 10
-"""A payload is compressed only if that saves at least one part in so many."""
+"""A payload is compressed only if that saves at least a tenth of its size."""
 
 
 class Encoded(NamedTuple):
@@ -32,7 +32,7 @@ class Encoded(NamedTuple):
 
 
 class Encoder:
-    """Encodes objects; one for each thread, as a compression context is not shared."""
+    """Encodes objects. Threads do not share an encoder: it has a compression context."""
 
     def __init__(self, level: int = DEFAULT_LEVEL) -> None:
         self._zstd = zstandard.ZstdCompressor(
@@ -42,8 +42,8 @@ class Encoder:
     def encode(
         self, kind: Kind, level: int, digest: Digest, content: bytes | memoryview
     ) -> Encoded:
-        """*content* as it will be stored; *digest* must be its digest."""
-        # Digests do not shrink: a node does by its null children alone.
+        """Return *content* as it will be stored; *digest* must be its digest."""
+        # Digests do not compress, so a node gets smaller only by its null children.
         if kind is Kind.CHUNK or bytes(content).find(NULL_DIGEST) >= 0:
             packed = self._zstd.compress(content)
             if _saves(len(packed), len(content)):
@@ -54,24 +54,24 @@ class Encoder:
     def encode_chunks(
         self, digests: Sequence[Digest], contents: Sequence[memoryview]
     ) -> list[Encoded]:
-        """Chunks as they will be stored; the interpreter's lock is let go once for all of them.
+        """Return chunks as they will be stored; releases the GIL once for all chunks.
 
-        What is stored raw is not copied: *contents* must stay as they are.
+        Raw payloads are not copied, so *contents* must not change.
         """
         if not contents:
             return []
-        found = []
+        encoded = []
         packed = self._zstd.multi_compress_to_buffer(list(contents), threads=1)
         for index, (digest, content) in enumerate(zip(digests, contents, strict=True)):
             plain, payload = len(content), packed[index]
-            found.append(
+            encoded.append(
                 Encoded(Kind.CHUNK, 0, Codec.ZSTD, plain, digest, b"", payload.tobytes())
                 if _saves(len(payload), plain)
                 else Encoded(
                     Kind.CHUNK, 0, Codec.STORED, plain, digest, crc_table(content), content
                 )
             )
-        return found
+        return encoded
 
 
 def _saves(packed: int, plain: int) -> bool:
@@ -90,20 +90,20 @@ Payload = bytes | bytearray | memoryview
 
 
 def decode(frame: Frame, payload: Payload) -> Payload:
-    """The plain content of *frame*, verified against its digest; DataCorrupt if it fails.
+    """Return the plain content of *frame*; DataCorrupt if its digest does not match.
 
-    It is *payload* itself where that is stored raw.
+    This is *payload* itself if it is stored raw.
     """
     content = payload if frame.codec is Codec.STORED else _decompress(frame, payload)
     if len(content) != frame.plain:
         raise DataCorrupt(f"{frame.plain} bytes expected, {len(content)} found")
     if digest_of(frame.kind, frame.level, content) != frame.digest:
-        raise DataCorrupt("content does not have its digest")
+        raise DataCorrupt("the digest of the content does not match")
     return content
 
 
 def _decompress(frame: Frame, payload: Payload) -> bytes:
-    # The library ignores max_output_size where a frame declares its size: look at that first.
+    # The library ignores max_output_size if a frame declares its size: check that first.
     try:
         declared = zstandard.get_frame_parameters(payload).content_size
         if declared != frame.plain:

@@ -18,21 +18,21 @@ CHUNK_PREFIX = _prefix(Kind.CHUNK, 0)
 
 
 def digest_of(kind: Kind, level: int, content: bytes | bytearray | memoryview) -> Digest:
-    """The digest of an object whose plain content is *content*."""
+    """Return the digest of an object whose plain content is *content*."""
     prefix = CHUNK_PREFIX if kind is Kind.CHUNK else _prefix(kind, level)
     return Digest(blake3(prefix).update(content).digest())
 
 
 def chunk_digest(block: bytes | bytearray | memoryview) -> Digest:
-    """The digest of a whole block's bytes."""
+    """Return the digest of the bytes of a block."""
     return Digest(blake3(CHUNK_PREFIX).update(block).digest())
 
 
 def prefixed_digest(data: memoryview) -> Digest:
-    """The digest of a whole block whose bytes stand behind CHUNK_PREFIX in *data*."""
+    """Return the digest of a block; *data* is CHUNK_PREFIX followed by the block."""
     return Digest(blake3(data).digest())
 
 
 def node_content(children: Sequence[Digest | None]) -> bytes:
-    """What a node's payload is: its children's digests, NULL_DIGEST for a null child."""
+    """Return the payload of a node: the digests of its children, NULL_DIGEST for a null child."""
     return b"".join(NULL_DIGEST if child is None else child for child in children)

@@ -1,4 +1,4 @@
-"""Where a repository must not be: on a file system that does not do what LMDB needs."""
+"""File systems that cannot hold a repository, because LMDB does not work there."""
 
 import os
 import stat
@@ -16,11 +16,11 @@ _REMOTE_FUSE: Final = frozenset(
     ("fuse.sshfs", "fuse.glusterfs", "fuse.s3fs", "fuse.rclone", "fuse.goofys", "fuse.ceph-fuse")
 )
 OURS: Final = "cbtfs"
-"""The source that a mount of ours names."""
+"""Source of a cbtfs mount in mountinfo."""
 
 
 def file_system(path: Path) -> tuple[str, str]:
-    """Type and source of the file system that *path* is on; empty where that cannot be told."""
+    """Return type and source of the file system of *path*; empty if they are unknown."""
     try:
         device = os.stat(path).st_dev
         lines = MOUNTS.read_text(errors="surrogateescape").splitlines()
@@ -36,7 +36,7 @@ def file_system(path: Path) -> tuple[str, str]:
 
 
 def refuse_missing_folders(path: Path) -> None:
-    """DataCorrupt if packs/ or points/ of the repository at *path* is missing or no folder."""
+    """Raise DataCorrupt unless packs/ and points/ of the repository are directories."""
     for name in ("packs", "points"):
         folder = path / name
         try:
@@ -47,22 +47,22 @@ def refuse_missing_folders(path: Path) -> None:
             is_folder = False
         if not is_folder:
             raise DataCorrupt(
-                f"{folder} is missing or no folder: is its file system mounted? Else put it back "
-                "from a copy of the repository"
+                f"{folder} is missing or not a directory: is its file system mounted? Otherwise "
+                "restore it from a copy of the repository"
             )
 
 
-def refuse_bad_place(path: Path) -> None:
-    """UsageError if *path* is on a network file system, or inside a mount of ours.
+def refuse_unsuitable(path: Path) -> None:
+    """Raise UsageError if *path* is on a network file system or inside a cbtfs mount.
 
     LMDB keeps locks and shared memory in files (lmdb.h, "Do not use LMDB databases on remote
-    filesystems"); a mount that reads from itself waits for itself.
+    filesystems"). A mount that reads from itself deadlocks.
     """
     kind, source = file_system(path)
     if kind.startswith("fuse") and source == OURS:
-        raise UsageError(f"{path} is inside a mount of cbtfs: name the repository itself")
+        raise UsageError(f"{path} is inside a cbtfs mount: name the repository itself")
     if kind in _REMOTE or kind in _REMOTE_FUSE:
         raise UsageError(
-            f"{path} is on a network file system ({kind}), where the catalog would be damaged: "
-            "keep the repository on a local one"
+            f"{path} is on a network file system ({kind}), which would damage the catalog: "
+            "keep the repository on a local file system"
         )

@@ -1,7 +1,7 @@
-"""Files of a repository: opened without following links, written so that they last.
+"""Files of a repository: opened without following links, written durably.
 
-A path inside a repository is always made from ids of ours. Even so nothing but a regular file is
-ever opened: a planted link, FIFO or device is an error, not a way out of the repository.
+cbtfs makes every path inside a repository from its own ids. Even so, it opens only regular files:
+a planted link, FIFO or device is an error and does not lead out of the repository.
 """
 
 import ctypes
@@ -23,27 +23,30 @@ FILE_MODE: Final = 0o600
 FOLDER_MODE: Final = 0o700
 _REMOVE_ATTEMPTS: Final = 10
 
-_HERE: Final = -100
+_AT_FDCWD: Final = -100
 _RENAME_EXCHANGE: Final = 2
-"""AT_FDCWD and a flag of renameat2(2)."""
+"""Arguments of renameat2(2)."""
 
 _NO_REGULAR_FILE: Final = (errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EISDIR)
-"""What opening a link, FIFO, device or folder gives."""
+"""Errors of open(2) for a link, FIFO, device or directory."""
 
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 Buffers = Sequence[bytearray | memoryview]
-"""Memory that is written to, one after the other."""
+"""Memory to fill, one buffer after the other."""
 
 
 def open_regular(path: Path, flags: int = 0) -> int:
-    """A descriptor of the regular file at *path*, by default for reading.
+    """Return a descriptor of the regular file at *path*, by default for reading.
 
-    FileNotFoundError or NotADirectoryError if there is none; AccessDenied if this user may not, or
-    for writing to a read-only file system; OutOfResources where a limit of this process is met;
-    DataCorrupt if it is anything but a regular file, or cannot be read.
+    Raises:
+        FileNotFoundError: the file does not exist.
+        NotADirectoryError: a parent is not a directory.
+        AccessDenied: this user may not open it, or not write to a read-only file system.
+        OutOfResources: a limit of this process is reached.
+        DataCorrupt: it is not a regular file, or it cannot be read.
     """
     try:
         fd = os.open(path, _READ | flags)
@@ -63,11 +66,11 @@ def open_regular(path: Path, flags: int = 0) -> int:
 
 
 def _irregular(path: Path) -> str:
-    return f"{shown(path)} is not a regular file: remove it, no part of a repository is"
+    return f"{shown(path)} is not a regular file: remove it, it does not belong here"
 
 
 def refuse_others(path: Path) -> None:
-    """DataCorrupt if there is anything but a regular file at *path*, which is not opened."""
+    """Raise DataCorrupt unless *path* is absent or a regular file; do not open it."""
     try:
         mode = os.stat(path, follow_symlinks=False).st_mode
     except FileNotFoundError:
@@ -77,19 +80,19 @@ def refuse_others(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove the file at *path*; DataCorrupt if it is a folder."""
+    """Remove the file at *path*; DataCorrupt if it is a directory."""
     try:
         path.unlink()
     except IsADirectoryError as exc:
         raise DataCorrupt(
-            f"{shown(path)} is a folder: remove it, no part of a repository is"
+            f"{shown(path)} is a directory: remove it, it does not belong here"
         ) from exc
 
 
 def remove_folder(path: Path) -> None:
     """Remove a directory with its files, or a file or link, at *path*.
 
-    A reader that has just opened the directory may still create LMDB's lock file in it.
+    A reader that has just opened the directory may still create LMDB's lock file there.
     """
     if not path.is_dir() or path.is_symlink():
         path.unlink(missing_ok=True)
@@ -106,14 +109,14 @@ def remove_folder(path: Path) -> None:
 
 
 def exchange(new: Path, path: Path) -> None:
-    """Let *new* and *path* change places in an instant; *path* need not be there."""
+    """Swap *new* and *path* atomically; rename *new* if *path* does not exist."""
     libc = ctypes.CDLL(None, use_errno=True)
     names = os.fsencode(new), os.fsencode(path)
-    if libc.renameat2(_HERE, names[0], _HERE, names[1], _RENAME_EXCHANGE) < 0:
+    if libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) < 0:
         code = ctypes.get_errno()
         if code == errno.ENOENT:
             os.rename(new, path)
-        elif code in (errno.EINVAL, errno.ENOSYS):  # A file system that cannot.
+        elif code in (errno.EINVAL, errno.ENOSYS):  # The file system cannot swap.
             aside = _aside_of(path)
             remove_folder(aside)
             os.rename(path, aside)
@@ -125,7 +128,7 @@ def exchange(new: Path, path: Path) -> None:
 
 
 def finish_exchange(path: Path) -> None:
-    """Put *path* back if a crash in exchange() left it aside, on a file system that cannot swap."""
+    """Restore *path* after a crash in exchange() on a file system that cannot swap."""
     aside = _aside_of(path)
     if not os.path.lexists(path) and os.path.lexists(aside):
         os.rename(aside, path)
@@ -137,7 +140,7 @@ def _aside_of(path: Path) -> Path:
 
 
 def load_file(path: Path, limit: int) -> bytes:
-    """All bytes of the regular file at *path*, at most *limit* + 1 of them."""
+    """Return the bytes of the regular file at *path*, at most *limit* + 1."""
     fd = open_regular(path)
     try:
         return read_exactly(fd, 0, min(os.fstat(fd).st_size, limit + 1))
@@ -146,7 +149,7 @@ def load_file(path: Path, limit: int) -> bytes:
 
 
 def read_exactly(fd: int, offset: int, length: int) -> bytes:
-    """*length* bytes at *offset*, fewer only where the file ends."""
+    """Return *length* bytes at *offset*; fewer only at the end of the file."""
     data = os.pread(fd, length, offset)
     if len(data) in (0, length):
         return data
@@ -158,7 +161,7 @@ def read_exactly(fd: int, offset: int, length: int) -> bytes:
 
 
 def read_into(fd: int, buffers: Buffers, offset: int) -> int:
-    """Fill *buffers* from *offset* on; how many bytes, fewer only where the file ends."""
+    """Fill *buffers* from *offset* on; return the bytes read, fewer only at the end of the file."""
     count = done = os.preadv(fd, buffers, offset)
     wanted = sum(map(len, buffers))
     while count and done < wanted:
@@ -168,7 +171,7 @@ def read_into(fd: int, buffers: Buffers, offset: int) -> int:
 
 
 def _beyond(buffers: Buffers, done: int) -> list[memoryview]:
-    """What is left of *buffers* after their first *done* bytes."""
+    """Return *buffers* without their first *done* bytes."""
     left = []
     for buffer in buffers:
         left.append(memoryview(buffer)[done:])
@@ -178,7 +181,7 @@ def _beyond(buffers: Buffers, done: int) -> list[memoryview]:
 
 @contextmanager
 def storing(what: str) -> Iterator[None]:
-    """Turn a failed write or flush into StoreFailed: the run ends, nothing is tried again."""
+    """Turn a failed write or flush into StoreFailed, which ends the run without a retry."""
     try:
         yield
     except OSError as exc:
@@ -188,12 +191,12 @@ def storing(what: str) -> Iterator[None]:
             raise StoreFailed(f"cannot write {what}: {explain(exc.errno)}") from exc
         raise StoreFailed(
             f"cannot write {what}: {exc.strerror}; nothing committed is lost, "
-            "mend the storage and run the command again"
+            "repair the storage and run the command again"
         ) from exc
 
 
 def create(path: Path) -> int:
-    """A descriptor of a new file at *path*, for reading and writing; it must not exist."""
+    """Create a file at *path*, which must not exist; return a descriptor to read and write it."""
     fd = os.open(path, _CREATE, FILE_MODE)
     try:
         give_new(path, fd)
@@ -204,7 +207,7 @@ def create(path: Path) -> int:
 
 
 def write_all(fd: int, parts: Sequence[bytes | memoryview]) -> int:
-    """Append *parts*, all of them; how many bytes that was."""
+    """Append all of *parts*; return the number of bytes."""
     pending = [memoryview(part) for part in parts if len(part)]
     written = 0
     while pending:
@@ -218,16 +221,15 @@ def write_all(fd: int, parts: Sequence[bytes | memoryview]) -> int:
 
 
 def start_writing(fd: int, offset: int, length: int) -> None:
-    """Have the kernel begin to write what is there to the storage; it is not waited for.
+    """Start the write-back of a range without waiting for its end.
 
-    To say that pages will not be needed has that effect (mm/fadvise.c), and drops none that is yet
-    to be written.
+    POSIX_FADV_DONTNEED has this effect and does not drop dirty pages (Linux, mm/fadvise.c).
     """
     os.posix_fadvise(fd, offset, length, os.POSIX_FADV_DONTNEED)
 
 
 def sync_folder(path: Path) -> None:
-    """Make the entries of the folder at *path* last."""
+    """Flush the entries of the directory at *path*."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -236,12 +238,12 @@ def sync_folder(path: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make the folder at *path*, lasting; no harm where it is."""
+    """Create the directory at *path* durably, unless it exists."""
     try:
         path.mkdir(FOLDER_MODE)
     except FileExistsError:
         if path.is_symlink() or not path.is_dir():
-            raise DataCorrupt(f"{shown(path)} is not a folder: remove it") from None
+            raise DataCorrupt(f"{shown(path)} is not a directory: remove it") from None
         return
     give_new(path)
     sync_folder(path.parent)
@@ -260,7 +262,7 @@ def _write_aside(path: Path, data: bytes) -> Path:
 
 
 def put_if_absent(path: Path, data: bytes) -> None:
-    """Let *path* hold *data*, whole or not at all; FileExistsError if there is such a file."""
+    """Create *path* with *data*, atomically and durably; FileExistsError if it exists."""
     aside = _write_aside(path, data)
     try:
         os.link(aside, path, follow_symlinks=False)
@@ -270,6 +272,6 @@ def put_if_absent(path: Path, data: bytes) -> None:
 
 
 def replace(path: Path, data: bytes) -> None:
-    """Let *path* hold *data* in place of what it held; a crash leaves one or the other."""
+    """Replace the content of *path* by *data*, durably; a crash leaves the old or the new one."""
     os.replace(_write_aside(path, data), path)
     sync_folder(path.parent)

@@ -1,4 +1,4 @@
-"""Who holds the writer's lock, as that process wrote it down, and whether it still lives."""
+"""The process that holds the writer's lock, from its own record, and its current state."""
 
 import json
 import os
@@ -17,21 +17,21 @@ Fate = Literal["runs", "is stopped", "has ended", "is on another host"]
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A process; *started* tells it from a later one with the same pid."""
+    """A process; *started* distinguishes it from a later one with the same pid."""
 
     pid: int
     host: str
     command: str
     since: str
     started: int
-    """Ticks from boot to its start: field 22 of /proc/PID/stat (proc(5))."""
+    """Clock ticks from boot to its start: field 22 of /proc/PID/stat (proc(5))."""
 
     @property
     def fate(self) -> Fate:
-        """What has become of it."""
+        """Current state of the process."""
         if self.host != socket.gethostname():
             return "is on another host"
-        state, started = _look_at(self.pid)
+        state, started = _state_and_start(self.pid)
         if not state or started != self.started:
             return "has ended"
         return "is stopped" if state in "Tt" else "runs"
@@ -40,15 +40,15 @@ class Holder:
         who = f"process {self.pid} on {self.host} since {self.since} ({self.command})"
         advice = {
             "runs": "",
-            "is stopped": f", which is stopped: 'kill -CONT {self.pid}' lets it go on",
-            "has ended": ", which has ended and left a child that holds on",
+            "is stopped": f", which is stopped: 'kill -CONT {self.pid}' continues it",
+            "has ended": ", which has ended; a child of it still holds the lock",
             "is on another host": "",
         }
         return printable(who + advice[self.fate])
 
 
-def _look_at(pid: int) -> tuple[str, int]:
-    """State and start of a process; no state if there is none."""
+def _state_and_start(pid: int) -> tuple[str, int]:
+    """Return state and start of a process; an empty state if it does not exist."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return fields[0], int(fields[19])
@@ -57,9 +57,9 @@ def _look_at(pid: int) -> tuple[str, int]:
 
 
 def describe_self() -> bytes:
-    """This process, as the next one will read it."""
+    """Return the record of this process, for the next one."""
     since = format_moment(datetime.now(UTC).replace(microsecond=0))
-    _, started = _look_at(os.getpid())
+    _, started = _state_and_start(os.getpid())
     command = " ".join(sys.argv)[:1000]
     return json.dumps(
         asdict(Holder(os.getpid(), socket.gethostname(), command, since, started))
@@ -67,15 +67,15 @@ def describe_self() -> bytes:
 
 
 def parse_holder(text: bytes) -> Holder | None:
-    """The process that *text* describes; None if it describes none."""
+    """Return the process that *text* describes; None if it cannot be decoded."""
     try:
-        found = json.loads(text)
+        record = json.loads(text)
         return Holder(
-            int(found["pid"]),
-            str(found["host"]),
-            str(found["command"]),
-            str(found["since"]),
-            int(found["started"]),
+            int(record["pid"]),
+            str(record["host"]),
+            str(record["command"]),
+            str(record["since"]),
+            int(record["started"]),
         )
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None

@@ -1,4 +1,4 @@
-"""New identities."""
+"""New random ids."""
 
 import secrets
 
@@ -6,7 +6,7 @@ from cbtfs.core.ids import DiskId, PackId, PointId, VmId
 
 
 def new_id() -> str:
-    """32 hex digits that nobody has used."""
+    """Return 32 random hex digits."""
     return secrets.token_hex(16)
 
 

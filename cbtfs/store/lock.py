@@ -1,4 +1,4 @@
-"""The lock that makes one writer of a repository, and says who that is."""
+"""The lock that admits one writer to a repository and names its holder."""
 
 import fcntl
 import logging
@@ -19,21 +19,21 @@ _MAX_HOLDER_BYTES: Final = 4096
 
 
 class WriterLock:
-    """An exclusive flock on one file: it ends with the process that holds it, however that ends.
+    """An exclusive flock on one file, which the kernel releases when the process ends.
 
-    While it is held the file names the holder; a holder that ends well empties the file. So a
-    file that is not empty when the lock is taken tells that the last writer did not.
+    The file names the holder. A holder that ends cleanly empties the file. So a file that is not
+    empty when the lock is taken shows that the last writer did not end cleanly.
     """
 
     def __init__(self, path: Path, wait_seconds: float = 0.0) -> None:
-        """RepositoryLocked, with the holder, if it cannot be had within *wait_seconds*."""
+        """Take the lock; RepositoryLocked, with the holder, if that takes over *wait_seconds*."""
         self._fd = _open(path)
         try:
             self._take(wait_seconds)
             text = os.pread(self._fd, _MAX_HOLDER_BYTES, 0)
             self.was_left_behind = bool(text)
             self.left_by = parse_holder(text)
-            """Who held it last and did not end well, if that can be read."""
+            """Last holder, if it did not end cleanly and its record can be read."""
             self._write(describe_self())
         except BaseException:
             os.close(self._fd)
@@ -41,7 +41,7 @@ class WriterLock:
 
     def _take(self, wait_seconds: float) -> None:
         deadline = time.monotonic() + wait_seconds
-        is_told = False
+        is_reported = False
         while True:
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -51,12 +51,12 @@ class WriterLock:
                 if left <= 0:
                     raise RepositoryLocked(
                         f"the repository is locked by {_holder(self._fd)}: "
-                        "wait for it to end, or give --lock-wait SECONDS"
+                        "wait until it ends, or use --lock-wait SECONDS"
                     ) from None
-                if not is_told:
-                    is_told = True
+                if not is_reported:
+                    is_reported = True
                     holder = _holder(self._fd)
-                    log.warning("waiting for %s, for %.0f s at most", holder, wait_seconds)
+                    log.warning("waiting for %s, at most %.0f s", holder, wait_seconds)
             time.sleep(min(_POLL_SECONDS, left))
 
     def _write(self, text: bytes) -> None:
@@ -64,12 +64,12 @@ class WriterLock:
         os.pwrite(self._fd, text, 0)
 
     def release(self, *, is_clean: bool) -> None:
-        """Let go; *is_clean* if the catalog is known to be as it should."""
+        """Release the lock; *is_clean* states that the catalog needs no verification."""
         try:
             if is_clean:
                 os.ftruncate(self._fd, 0)
         except OSError:
-            """The next writer takes this one for dead, and looks at the catalog for nothing."""
+            """The next writer verifies the catalog without need."""
         finally:
             os.close(self._fd)
 
@@ -85,5 +85,5 @@ def _open(path: Path) -> int:
 
 
 def _holder(fd: int) -> str:
-    found = parse_holder(os.pread(fd, _MAX_HOLDER_BYTES, 0))
-    return "another process" if found is None else str(found)
+    holder = parse_holder(os.pread(fd, _MAX_HOLDER_BYTES, 0))
+    return "another process" if holder is None else str(holder)

@@ -1,8 +1,7 @@
 """Missing points: the catalog knows them, and points/ has neither a manifest nor a forgotten one.
 
-Nobody can tell a removed manifest from one whose file system is not mounted or whose copy is
-incomplete. So nothing that a missing point needs is removed until its manifest is written back or
-the user gives the point up.
+A removed manifest, an unmounted file system and an incomplete copy look the same. So cbtfs removes
+no object of a missing point until its manifest is restored or the user gives up the point.
 """
 
 from collections.abc import Collection, Iterable
@@ -18,11 +17,11 @@ from cbtfs.store.files import storing
 from cbtfs.store.repository import Repository
 
 _NAMED: Final = 8
-"""Points that an error names; check lists all."""
+"""Maximum number of points in an error message; check lists all."""
 
 
 def missing_points(repository: Repository) -> frozenset[PointId]:
-    """Return the points that are missing just now, whatever the catalog has recorded."""
+    """Return the points that are missing now, independent of the record in the catalog."""
     with repository.catalog.view() as view:
         known = frozenset(view.point_ids())
     gone = known - repository.points.ids()
@@ -30,12 +29,12 @@ def missing_points(repository: Repository) -> frozenset[PointId]:
 
 
 def refuse_missing(repository: Repository) -> None:
-    """Raise ManifestsMissing if any point is missing; the message names the points."""
+    """Raise ManifestsMissing, which names the points, if any point is missing."""
     missing = missing_points(repository)
     if missing:
         raise ManifestsMissing(
             f"points/ lacks the manifests of {len(missing)} restore points: "
-            f"{name_points(repository, missing)}; put them back from a copy of points/, or run "
+            f"{name_points(repository, missing)}; restore them from a copy of points/, or run "
             "'cbtfs repair --restore-manifests'"
         )
 
@@ -68,9 +67,9 @@ def give_up(repository: Repository, points: Collection[PointId]) -> None:
 
 
 def put_back(repository: Repository, points: Iterable[PointId]) -> None:
-    """Write the catalog's copies of the manifests of *points*, which are missing, to points/.
+    """Write the catalog's copies of the manifests of the missing *points* to points/.
 
-    Where the state file is gone as well, the catalog's copy of it is written first.
+    A missing state file is written first, also from the catalog's copy.
     """
     for point in points:
         with repository.catalog.view() as view:

@@ -1,4 +1,4 @@
-"""Nodes whose frames are bad, written anew: who knows a node's children knows its content."""
+"""Rewrite nodes whose frames are corrupt or lost, from the digests of their children."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,27 +17,29 @@ from cbtfs.store.files import storing
 from cbtfs.store.identity import new_pack_id
 from cbtfs.store.pack import PACK_BYTES
 from cbtfs.store.packs import PackFolder
-from cbtfs.store.quarantine import BadPlace
+from cbtfs.store.quarantine import CorruptFrame
 from cbtfs.store.writer import ObjectWriter
 
 _BATCH: Final = 4096
 
 
-def put_nodes_anew(catalog: Catalog, objects: ObjectWriter, places: Iterable[BadPlace]) -> None:
-    """Put the nodes in bad *places* again, the lowest first.
+def rewrite_corrupt_nodes(
+    catalog: Catalog, objects: ObjectWriter, frames: Iterable[CorruptFrame]
+) -> None:
+    """Put the nodes of corrupt *frames* again, the lowest level first.
 
-    One whose children the catalog does not know waits for an ingest that meets it.
+    A node whose children the catalog does not know stays in quarantine until an ingest puts it.
     """
-    for place in sorted(places, key=lambda each: each.level):
-        if place.kind is Kind.NODE:
+    for frame in sorted(frames, key=lambda frame: frame.level):
+        if frame.kind is Kind.NODE:
             try:
                 with catalog.view() as view:
-                    number = view.find(place.kind, place.level, place.digest)
-                    node = None if number is None else view.node(number, place.level, place.digest)
+                    number = view.find(frame.kind, frame.level, frame.digest)
+                    node = None if number is None else view.node(number, frame.level, frame.digest)
             except CatalogDamaged:
                 continue
             if node is not None:
-                objects.put_node(place.level, [*_refs(node)])
+                objects.put_node(frame.level, [*_refs(node)])
 
 
 def _refs(node: Node) -> Iterator[Ref | None]:
@@ -45,11 +47,11 @@ def _refs(node: Node) -> Iterator[Ref | None]:
         yield None if digest is None else Ref(number, digest)
 
 
-def copy_nodes_anew(folder: Path, packs: PackFolder, level: int) -> int:
-    """Write the nodes that packs lost to new packs, of those that a catalog knows; how many.
+def rewrite_lost_nodes(folder: Path, packs: PackFolder, level: int) -> int:
+    """Write nodes that the packs have lost and the catalog still knows to new packs; their number.
 
-    The catalog in *folder* is asked if it is fit to be. Every node's frame is loaded. The new
-    packs are not made known to it: it is to be made anew.
+    Loads the frame of every node. Does nothing if the catalog in *folder* fails verification. The
+    catalog is not updated, because its caller rebuilds it.
     """
     if not (folder / gate.DATA).exists() or gate.verify(folder) is not None:
         return 0
@@ -58,14 +60,14 @@ def copy_nodes_anew(folder: Path, packs: PackFolder, level: int) -> int:
     except (RepositoryNotFound, CatalogDamaged):
         return 0
     try:
-        return _copy(_lost_nodes(catalog, packs, Encoder(level)), packs)
+        return _write(_lost_nodes(catalog, packs, Encoder(level)), packs)
     except CatalogDamaged:
         return 0
     finally:
         catalog.close()
 
 
-def _copy(nodes: Iterable[Encoded], packs: PackFolder) -> int:
+def _write(nodes: Iterable[Encoded], packs: PackFolder) -> int:
     writer, written = None, 0
     try:
         for node in nodes:
@@ -89,7 +91,7 @@ def _copy(nodes: Iterable[Encoded], packs: PackFolder) -> int:
 
 
 def _lost_nodes(catalog: Catalog, packs: PackFolder, encoder: Encoder) -> Iterator[Encoded]:
-    """Nodes of the catalog that are not where it looks for them: lower ones first."""
+    """Yield nodes of the catalog whose frames cannot be loaded, the lowest level first."""
     for number, location in _nodes(catalog):
         frame = location.frame
         try:
@@ -116,9 +118,9 @@ def _nodes(catalog: Catalog) -> Iterator[tuple[ObjectId, Location]]:
         numbers = [ObjectId(n) for n in range(first, min(first + _BATCH, last + 1))]
         try:
             with catalog.view() as view:
-                found = view.locations(numbers)
+                locations = view.locations(numbers)
         except CatalogDamaged:
             continue
-        for number, location in found.items():
+        for number, location in locations.items():
             if location.frame.kind is Kind.NODE:
                 yield number, location

@@ -1,6 +1,6 @@
-"""Who owns the files of a repository: what root writes belongs to the owner of the repository.
+"""Owner of repository files: root gives the files that it creates to the owner of the repository.
 
-Otherwise the owner could not read or write a repository any more that root wrote to once.
+Otherwise one command as root would make the repository unusable for its owner.
 """
 
 import errno
@@ -13,10 +13,10 @@ from cbtfs.store.shown import shown
 
 
 def give_new(path: Path, fd: int | None = None) -> None:
-    """Give a new file or folder at *path*, open as *fd*, to the owner of the folder it is in.
+    """Give a new file or directory at *path*, open as *fd*, to the owner of its parent directory.
 
     Raises:
-        AccessDenied: this process is root and may not do that, as in some containers.
+        AccessDenied: this process is root and may not change the owner, as in some containers.
     """
     if os.geteuid() != 0:
         return
@@ -37,34 +37,34 @@ def give_new(path: Path, fd: int | None = None) -> None:
 
 
 def refuse_denied(exc: OSError, path: Path) -> None:
-    """Raise AccessDenied, with the owner, if *exc* says that *path* may not be used."""
+    """Raise AccessDenied, with the owner, if *exc* is a refused permission."""
     if exc.errno in (errno.EACCES, errno.EPERM):
         raise denied(exc, path) from exc
 
 
 def denied(exc: OSError, path: Path) -> AccessDenied:
-    """Return the error for a path that may not be used: whose it is, and who this process is."""
+    """Return the error of a refused permission, with the owner of the path and this user."""
     named = Path(os.fsdecode(exc.filename)) if isinstance(exc.filename, str | bytes) else path
-    found = shown(named)
+    refused = shown(named)
     return AccessDenied(
-        f"cannot open {found}: {exc.strerror}; {_whose(found)}, this process is "
-        f"{name_of(os.geteuid())}: run the command as the owner, or let root give it to the "
-        "owner of the repository"
+        f"cannot open {refused}: {exc.strerror}; {_owner_of(refused)}, this process is "
+        f"{name_of(os.geteuid())}: run the command as the owner, or give the path to the "
+        "owner of the repository as root"
     )
 
 
-def _whose(path: Path) -> str:
-    """Say whose *path* is, or the folder above it that can be examined."""
+def _owner_of(path: Path) -> str:
+    """Return a phrase with the owner of *path*, or of the nearest parent that can be examined."""
     for place in (path, *path.absolute().parents):
         try:
             return f"{place} belongs to {name_of(os.stat(place, follow_symlinks=False).st_uid)}"
         except OSError:
             continue
-    return "its owner is not known"
+    return "its owner is unknown"
 
 
 def name_of(user: int) -> str:
-    """Return the name of a user, or its number where it has none."""
+    """Return name and number of a user."""
     try:
         return f"{pwd.getpwuid(user).pw_name} (uid {user})"
     except KeyError:

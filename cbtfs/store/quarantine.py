@@ -1,7 +1,7 @@
-"""Frames that are known to be bad: nothing is deduplicated against what stands there.
+"""The quarantine: corrupt frames, which deduplication ignores.
 
-The file names places, not digests: once the same bytes stand in a good place, they count again.
-A place is dropped when its pack is gone.
+The file lists locations, not digests: an intact copy of the same object counts again. A location
+is dropped when its pack is gone.
 """
 
 import logging
@@ -24,8 +24,8 @@ QUARANTINE: Final = "quarantine"
 log = logging.getLogger(__name__)
 
 
-class BadPlace(NamedTuple):
-    """A frame that does not hold what it should."""
+class CorruptFrame(NamedTuple):
+    """Location and identity of a corrupt frame."""
 
     pack: PackId
     offset: int
@@ -34,23 +34,23 @@ class BadPlace(NamedTuple):
     digest: Digest
 
 
-def bad_place(pack: PackId, frame: Frame) -> BadPlace:
-    return BadPlace(pack, frame.offset, frame.kind, frame.level, frame.digest)
+def corrupt_frame(pack: PackId, frame: Frame) -> CorruptFrame:
+    return CorruptFrame(pack, frame.offset, frame.kind, frame.level, frame.digest)
 
 
-def load_quarantine(path: Path) -> frozenset[BadPlace]:
-    """The bad places of the repository at *path*; none, and a warning, if the file is damaged."""
+def load_quarantine(path: Path) -> frozenset[CorruptFrame]:
+    """Return the quarantine of the repository at *path*; empty, with a warning, if unreadable."""
     try:
         document = unseal(load_file(path / QUARANTINE, MAX_BYTES))
         return frozenset(
-            BadPlace(
-                PackId(id_of(each, "pack")),
-                integer(each, "offset"),
-                Kind(integer(each, "kind")),
-                integer(each, "level"),
-                digest_of(each, "digest"),
+            CorruptFrame(
+                PackId(id_of(item, "pack")),
+                integer(item, "offset"),
+                Kind(integer(item, "kind")),
+                integer(item, "level"),
+                digest_of(item, "digest"),
             )
-            for each in items(document, "places")
+            for item in items(document, "places")
         )
     except FileNotFoundError:
         return frozenset()
@@ -59,49 +59,51 @@ def load_quarantine(path: Path) -> frozenset[BadPlace]:
         return frozenset()
 
 
-def save_quarantine(path: Path, places: Collection[BadPlace]) -> None:
-    """Let *places* be the bad ones. Only for the one writer."""
-    if not places and not (path / QUARANTINE).exists():
+def save_quarantine(path: Path, frames: Collection[CorruptFrame]) -> None:
+    """Replace the quarantine by *frames*. Only for the writer."""
+    if not frames and not (path / QUARANTINE).exists():
         return
     document = {
         "places": [
-            {**place._asdict(), "kind": int(place.kind), "digest": place.digest.hex()}
-            for place in sorted(places)
+            {**frame._asdict(), "kind": int(frame.kind), "digest": frame.digest.hex()}
+            for frame in sorted(frames)
         ]
     }
     with storing("the quarantine"):
         replace(path / QUARANTINE, seal(document))
 
 
-def still_bad(view: View, places: Iterable[BadPlace]) -> dict[Digest, BadPlace]:
-    """Of *places* those where the catalog looks for their objects, by digest."""
-    found = {}
-    for place in places:
-        number = view.find(place.kind, place.level, place.digest)
+def still_referenced(view: View, frames: Iterable[CorruptFrame]) -> dict[Digest, CorruptFrame]:
+    """Return those of *frames* at which the catalog locates their objects, by digest."""
+    referenced = {}
+    for frame in frames:
+        number = view.find(frame.kind, frame.level, frame.digest)
         location = None if number is None else view.location(number)
         record = None if location is None else view.pack(location.pack)
         if location is None or record is None:
             continue
-        if (record.id, location.frame.offset) == (place.pack, place.offset):
-            found[place.digest] = place
-    return found
+        if (record.id, location.frame.offset) == (frame.pack, frame.offset):
+            referenced[frame.digest] = frame
+    return referenced
 
 
-def prefer_good(
-    update: Update, places: Collection[BadPlace], frames: Iterable[tuple[int, PackId, Frame]]
+def prefer_intact(
+    update: Update,
+    corrupt: Collection[CorruptFrame],
+    frames: Iterable[tuple[int, PackId, Frame]],
 ) -> int:
-    """Let objects in bad places be found at like *frames* elsewhere; how many there were.
+    """Point objects whose frame is *corrupt* to equal *frames*; return the number of objects.
 
     *frames* come with the number and the id of their pack.
     """
-    wanted = still_bad(update, places)
-    where = {(place.pack, place.offset) for place in places}
+    wanted = still_referenced(update, corrupt)
+    excluded = {(frame.pack, frame.offset) for frame in corrupt}
     moved = 0
     for number, pack, frame in frames:
-        if frame.digest in wanted and (pack, frame.offset) not in where:
-            found = update.find(frame.kind, frame.level, frame.digest)
-            if found is not None:
-                update.move_object(found, Location(number, frame))
+        if frame.digest in wanted and (pack, frame.offset) not in excluded:
+            known = update.find(frame.kind, frame.level, frame.digest)
+            if known is not None:
+                update.move_object(known, Location(number, frame))
                 del wanted[frame.digest]
                 moved += 1
     return moved

@@ -1,7 +1,7 @@
-"""A catalog from nothing: all that packs and points hold, a pack at a time, level by level.
+"""Rebuild of a catalog from all packs and points, one pack at a time, level by level.
 
-Memory goes with the largest pack, whatever the number of packs. Nobody may look at the catalog
-before it is whole: it is made beside the one that is in use.
+Memory grows with the largest pack and not with the number of packs. The catalog must not be used
+before it is complete, so it is built beside the current one.
 """
 
 import logging
@@ -16,7 +16,7 @@ from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.update import Update
 from cbtfs.store.catchup import (
     Findings,
-    Placed,
+    PackedFrame,
     add_chunks,
     add_nodes,
     doubt_later_points,
@@ -25,30 +25,31 @@ from cbtfs.store.catchup import (
 )
 from cbtfs.store.packs import PackFolder
 from cbtfs.store.points import PointFolder
-from cbtfs.store.quarantine import BadPlace, prefer_good
+from cbtfs.store.quarantine import CorruptFrame, prefer_intact
 from cbtfs.store.salvage import Salvaged
 
 log = logging.getLogger(__name__)
 
 Progress = Callable[[int], None]
-"""Told how many bytes of packs more have been gone through."""
+"""Callback with the number of bytes of packs read since the last call."""
 
 
 def rebuild(
     catalog: Catalog,
     packs: PackFolder,
     points: PointFolder,
-    bad: Collection[BadPlace] = (),
+    corrupt: Collection[CorruptFrame] = (),
     progress: Progress = lambda _: None,
     salvaged: Salvaged | None = None,
 ) -> Findings:
-    """Fill an empty *catalog*. Of like frames one that is not in *bad* is taken.
+    """Fill an empty *catalog*. Of equal frames it prefers one that is not in *corrupt*.
 
-    *salvaged* are the points that the catalog before it knew: those whose manifests are missing
-    from points/, or are damaged there, stay known.
+    *salvaged* are the points of the previous catalog: those with a missing or damaged manifest
+    stay known.
 
-    DataCorrupt if a pack cannot be opened at all: without it points would be damaged that may
-    only have met a moment's trouble of the disk.
+    Raises:
+        DataCorrupt: a pack cannot be opened. Leaving it out would damage points because of an
+            error that may be transient.
     """
     findings = Findings()
     numbers: dict[PackId, int] = {}
@@ -59,12 +60,12 @@ def rebuild(
             frames, problem = packs.frames(pack)
         except (DataCorrupt, ChunkMissing) as exc:
             raise type(exc)(
-                f"{exc}; the catalog is as it was: where that pack is lost for good, "
+                f"{exc}; the catalog is unchanged: if this pack is lost, "
                 "move it out of packs/ and run repair again"
             ) from exc
         if problem is not None:
             findings.packs_scanned.append(f"{problem}; read frame by frame")
-        numbers[pack] = catalog.update(_adding(pack, size, frames, bad, findings))
+        numbers[pack] = catalog.update(_adding(pack, size, frames, corrupt, findings))
         findings.packs_added += 1
         for level in {frame.level for frame in frames if frame.kind is Kind.NODE}:
             levels[level].append(pack)
@@ -73,7 +74,7 @@ def rebuild(
     for level in sorted(levels):
         for pack in levels[level]:
             nodes = [
-                Placed(numbers[pack], pack, frame)
+                PackedFrame(numbers[pack], pack, frame)
                 for frame in packs.frames(pack)[0]
                 if frame.kind is Kind.NODE and frame.level == level
             ]
@@ -88,21 +89,21 @@ def _adding(
     pack: PackId,
     size: int,
     frames: list[Frame],
-    bad: Collection[BadPlace],
+    corrupt: Collection[CorruptFrame],
     findings: Findings,
 ) -> Callable[[Update], int]:
     def change(update: Update) -> int:
         number = update.add_pack(pack, size, len(frames))
         add_chunks(update, number, frames, findings)
-        if bad:
-            prefer_good(update, bad, ((number, pack, frame) for frame in frames))
+        if corrupt:
+            prefer_intact(update, corrupt, ((number, pack, frame) for frame in frames))
         return number
 
     return change
 
 
 def _adding_nodes(
-    packs: PackFolder, nodes: list[Placed], findings: Findings
+    packs: PackFolder, nodes: list[PackedFrame], findings: Findings
 ) -> Callable[[Update], set[tuple[int, Digest]]]:
     return lambda update: add_nodes(update, packs, nodes, findings)
 
@@ -116,17 +117,17 @@ def _finish(
 ) -> None:
     findings.nodes_left_out = len(still_left_out(update, left_out))
     update.set_incomplete(findings.nodes_left_out > 0)
-    there = points.ids()
+    present = points.ids()
     known = {} if salvaged is None else salvaged.points
-    for point in known.keys() - there:
+    for point in known.keys() - present:
         record = known[point]
         update.put_point(decode_manifest(record.manifest), record)
     settle_points(update, points, findings)
-    for point in (known.keys() & there) - {*update.point_ids()}:
-        # Its file is damaged: the copy may be the last one, and is kept as without a rebuild.
+    for point in (known.keys() & present) - {*update.point_ids()}:
+        # The manifest is damaged: the catalog's copy may be the last one.
         record = known[point]
         update.put_point(decode_manifest(record.manifest), record)
-    if salvaged is None or not salvaged.is_complete or there - known.keys():
+    if salvaged is None or not salvaged.is_complete or present - known.keys():
         doubt_later_points(update)
     else:
         for vm, order in salvaged.unproven.items():

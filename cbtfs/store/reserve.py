@@ -1,4 +1,4 @@
-"""Room that is kept back, so that a full disk can still be emptied by forget and prune."""
+"""A file that reserves free space, so that forget and prune work on a full disk."""
 
 import contextlib
 import os
@@ -15,15 +15,15 @@ RESERVE: Final = "reserve"
 _SMALLEST_BYTES: Final = 1 << 20
 _LARGEST_BYTES: Final = 64 << 20
 _LEAST_BYTES: Final = 64 << 10
-"""Less is of no use."""
-_TIGHT: Final = 4
-"""Space is low where less is free than so many times what rewriting the catalog takes."""
+"""Minimum size of a reserve."""
+_LOW: Final = 4
+"""Space is low if less is free than this multiple of the space that a catalog rewrite takes."""
 _PLENTY: Final = 2
-"""A reserve is made, and kept, where so many times its size are free."""
+"""A reserve is made and kept if this multiple of its size is free."""
 
 
 def stored_catalog_bytes(path: Path) -> int:
-    """Size of the catalog's file; 0 if there is none."""
+    """Return the size of the catalog's file; 0 if it does not exist."""
     try:
         return (path / "catalog" / DATA).stat().st_size
     except OSError:
@@ -31,35 +31,35 @@ def stored_catalog_bytes(path: Path) -> int:
 
 
 def catalog_bytes(path: Path) -> int:
-    """Free space that it takes to rewrite the catalog of the repository at *path*.
+    """Return the free space that a rewrite of the catalog of the repository at *path* takes.
 
-    LMDB writes a copy of each page that a transaction touches, and uses the old ones again only
-    two transactions later.
+    LMDB copies each page that a transaction touches, and reuses the old pages only two
+    transactions later.
     """
     return min(max(2 * stored_catalog_bytes(path), _SMALLEST_BYTES), _LARGEST_BYTES)
 
 
 def free_bytes(path: Path) -> int:
-    """Bytes that this user can still write where *path* is."""
-    found = os.statvfs(path)
-    return found.f_bavail * found.f_frsize
+    """Return the bytes that this user can still write to the file system of *path*."""
+    facts = os.statvfs(path)
+    return facts.f_bavail * facts.f_frsize
 
 
-def is_tight(path: Path) -> bool:
-    """Whether so little is free that a writer has to save space in the catalog."""
-    return free_bytes(path) < _TIGHT * catalog_bytes(path)
+def is_low(path: Path) -> bool:
+    """Return whether space is so low that a writer must save space in the catalog."""
+    return free_bytes(path) < _LOW * catalog_bytes(path)
 
 
 def keep(path: Path, pack_bytes: int) -> None:
-    """Have the reserve of the repository at *path*, unless space is low.
+    """Make the reserve of the repository at *path*, unless space is low.
 
-    *pack_bytes* is the size of the largest pack: with that and the catalog's part, a prune on a
-    full disk can rewrite any pack.
+    *pack_bytes* is the size of the largest pack. A reserve for one pack and the catalog lets a
+    prune rewrite any pack on a full disk.
     """
     with contextlib.suppress(OSError):
         wanted = catalog_bytes(path)
         with_pack = wanted + wanted // 2 + pack_bytes  # The moves are a third transaction.
-        if is_tight(path):
+        if is_low(path):
             return
         if free_bytes(path) >= _PLENTY * with_pack:
             _make(path, with_pack)
@@ -68,7 +68,7 @@ def keep(path: Path, pack_bytes: int) -> None:
 
 
 def _make(path: Path, wanted: int) -> None:
-    """Have a reserve of *wanted* bytes; OSError if there is no room for it."""
+    """Make a reserve of at least *wanted* bytes; OSError if there is not enough free space."""
     file = path / RESERVE
     if file.is_symlink() or (file.exists() and file.stat().st_size >= wanted):
         return
@@ -85,15 +85,15 @@ def _make(path: Path, wanted: int) -> None:
 
 @contextmanager
 def released(path: Path) -> Iterator[None]:
-    """Where space is low, remove the reserve until the end of the block; then make it again.
+    """If space is low, remove the reserve until the end of the block; then make it again.
 
-    What was freed meanwhile goes into it first: all of it, or as much as there is.
+    The new reserve takes the space that was freed meanwhile, up to its former size.
     """
     held = 0
     if path.is_dir():
         with contextlib.suppress(OSError):
             held = (path / RESERVE).stat(follow_symlinks=False).st_size
-        if is_tight(path) or free_bytes(path) < _PLENTY * held:
+        if is_low(path) or free_bytes(path) < _PLENTY * held:
             with contextlib.suppress(OSError):
                 (path / RESERVE).unlink()
     try:

@@ -1,4 +1,4 @@
-"""Points that an old catalog knows: what a rebuild must not lose, as manifests may be missing."""
+"""Points of an old catalog, which a rebuild must keep because manifests may be missing."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +19,12 @@ class Salvaged:
     points: dict[PointId, PointRecord]
     """Records whose manifest can be decoded."""
     unproven: dict[VmId, int]
-    """For each VM the order number up to which later points may be unknown."""
+    """Order number of each VM after which points may be unknown."""
     is_complete: bool
-    """Whether no point that was ever committed can be unknown to the old catalog or left out here.
+    """Whether `points` has every point that was ever committed and not forgotten.
 
-    False if an entry cannot be read, and for an older schema: the programs that wrote it dropped a
-    point whose manifest was gone, like a forgotten one.
+    False if an entry cannot be read, and for an older schema: its programs dropped a point with a
+    missing manifest as if it was forgotten.
     """
 
 
@@ -38,14 +38,14 @@ def salvage(folder: Path) -> Salvaged | None:
         return None
     try:
         with catalog.view() as view:
-            return _all_of(view)
+            return _points_of(view)
     except CatalogDamaged:
         return None
     finally:
         catalog.close()
 
 
-def _all_of(view: View) -> Salvaged:
+def _points_of(view: View) -> Salvaged:
     points: dict[PointId, PointRecord] = {}
     unproven: dict[VmId, int] = {}
     is_complete = view.schema == SCHEMA_VERSION and view.count(POINTS) == view.count(ORDER)

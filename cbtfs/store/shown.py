@@ -1,11 +1,11 @@
-"""Paths for messages: those that lead through a descriptor, as the user knows them."""
+"""Paths for messages, without the indirection through a descriptor."""
 
 import os
 from pathlib import Path
 
 
 def shown(path: Path) -> Path:
-    """*path* as the user knows it, where it leads through a descriptor of this process."""
+    """Return *path* with a leading /proc/self/fd/N replaced by the path of that descriptor."""
     parts = path.parts
     if parts[:4] != ("/", "proc", "self", "fd") or len(parts) < 5:
         return path

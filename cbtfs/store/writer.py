@@ -1,4 +1,4 @@
-"""New objects on their way into packs and catalog."""
+"""Writes new objects into packs and catalog."""
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,28 +20,28 @@ from cbtfs.store.pack import PACK_BYTES, PackWriter
 from cbtfs.store.packs import PackFolder
 
 _CLOSING_AT_ONCE: Final = 2
-"""Packs that wait for the disk while the next one fills: bounds memory and what a crash costs."""
+"""Packs that may wait for the disk while the next one fills: bounds memory and lost work."""
 
 
 class Put(NamedTuple):
-    """What became of an object that was put."""
+    """Result of putting an object."""
 
     ref: Ref
     stored: int
-    """Bytes of the frame written for it; 0 if the repository had it."""
+    """Bytes of the new frame; 0 if the repository had the object."""
 
 
-class _Closing(NamedTuple):
+class _ClosingPack(NamedTuple):
     digests: list[Digest]
     done: "Future[None]"
 
 
 class ObjectWriter:
-    """Puts objects that the repository does not have yet; safe to use from several threads.
+    """Puts objects that the repository does not have yet. Safe to use from several threads.
 
-    An object is found by later puts from the moment it is put; the catalog names it only when
-    its pack is closed and lasts. Packs are closed, and made known, in the order of writing; when
-    one cannot be, none after it is, and the writer is of no more use.
+    Later puts find an object at once. The catalog gets it only when its pack is closed and
+    flushed. Packs are closed and registered in the order of writing. After a failure no later pack
+    is closed, and every call raises StoreFailed.
     """
 
     def __init__(
@@ -51,12 +51,13 @@ class ObjectWriter:
         level: int,
         *,
         pack_bytes: int = PACK_BYTES,
-        bad: Iterable[Digest] = (),
+        corrupt: Iterable[Digest] = (),
         threads: int | None = None,
     ) -> None:
-        """*bad* are digests of objects in quarantine: they are stored anew, under their ids.
+        """Create a writer with zstd *level*.
 
-        *level* is that of zstd, *threads* how many are to make objects; None: as many as cores.
+        *corrupt* are digests of objects in quarantine, which are rewritten under their ids.
+        *threads* is the number of threads that encode objects; None: one for each core.
         """
         self.level = level
         self.threads = threads
@@ -69,42 +70,42 @@ class ObjectWriter:
         self._objects: list[NewObject] = []
         self._moved: list[tuple[ObjectId, Frame]] = []
         self._known: dict[Digest, ObjectId] = {}
-        self._bad = set(bad)
-        self._closing: list[_Closing] = []
+        self._corrupt = set(corrupt)
+        self._closing: list[_ClosingPack] = []
         self._failure: BaseException | None = None
         self._closer = ThreadPoolExecutor(1, "pack closer")
         self._next = catalog.update(lambda update: update.next_object())
 
     def find(self, kind: Kind, level: int, digest: Digest) -> ObjectId | None:
-        """The object of that digest, whole with all below it, if the repository has it."""
+        """Return the object with this digest, complete with its subtree, or None."""
         return self.find_all(kind, level, (digest,)).get(digest)
 
     def find_all(self, kind: Kind, level: int, digests: Iterable[Digest]) -> dict[Digest, ObjectId]:
-        """What find() finds, of several."""
-        # Without the lock: who holds it may be waiting for the disk. What becomes known to the
-        # catalog meanwhile may be missed here; it is not when it is put.
-        bad = self._bad
-        return self._look_up(kind, level, (each for each in digests if each not in bad))
+        """Return the objects with these digests that the repository has, as find() does."""
+        # No lock, because its holder may be waiting for the disk. This may miss an object that
+        # becomes known meanwhile; put_chunks() then finds it.
+        corrupt = self._corrupt
+        return self._look_up(kind, level, (digest for digest in digests if digest not in corrupt))
 
     def _look_up(self, kind: Kind, level: int, digests: Iterable[Digest]) -> dict[Digest, ObjectId]:
-        found, known = {}, self._known
+        numbers, known = {}, self._known
         with self._catalog.view() as view:
             for digest in digests:
                 number = known.get(digest)
                 if number is None:
                     number = view.find(kind, level, digest)
                 if number is not None:
-                    found[digest] = number
-        return found
+                    numbers[digest] = number
+        return numbers
 
     def is_bad(self, digest: Digest) -> bool:
-        """Whether the repository has this object in quarantine: then it is to be put again."""
-        return digest in self._bad
+        """Return whether this object is in quarantine and must be put again."""
+        return digest in self._corrupt
 
     @property
     def has_bad(self) -> bool:
-        """Whether anything is in quarantine that was not put again yet."""
-        return bool(self._bad)
+        """Whether any object in quarantine was not put again yet."""
+        return bool(self._corrupt)
 
     def put_chunk(self, encoded: Encoded) -> Put:
         """Store a chunk, unless the repository has it."""
@@ -117,15 +118,15 @@ class ObjectWriter:
         puts = []
         with self._lock:
             self._refuse_if_broken()
-            found = self._look_up(Kind.CHUNK, 0, [each.digest for each in chunks])
+            numbers = self._look_up(Kind.CHUNK, 0, [chunk.digest for chunk in chunks])
             with self._breaking(), storing("a pack"):
-                for each in chunks:
-                    number = found.get(each.digest)
-                    if number is None or each.digest in self._bad:
-                        put = self._add(number, each, None)
-                        found[each.digest] = put.ref.number
+                for chunk in chunks:
+                    number = numbers.get(chunk.digest)
+                    if number is None or chunk.digest in self._corrupt:
+                        put = self._add(number, chunk, None)
+                        numbers[chunk.digest] = put.ref.number
                     else:
-                        put = Put(Ref(number, each.digest), 0)
+                        put = Put(Ref(number, chunk.digest), 0)
                     puts.append(put)
         return puts
 
@@ -137,7 +138,7 @@ class ObjectWriter:
         with self._lock:
             self._refuse_if_broken()
             number = self._look_up(Kind.NODE, level, (digest,)).get(digest)
-            if number is not None and digest not in self._bad:
+            if number is not None and digest not in self._corrupt:
                 return Put(Ref(number, digest), 0)
             with self._breaking(), storing("a pack"):
                 encoded = self._encoder.encode(Kind.NODE, level, digest, content)
@@ -146,14 +147,14 @@ class ObjectWriter:
     def _add(
         self, number: ObjectId | None, encoded: Encoded, children: Sequence[ObjectId] | None
     ) -> Put:
-        """Store an object, anew if it has a *number*. The lock is held, and no transaction open."""
+        """Store an object, or rewrite the one with *number*. Hold the lock and no transaction."""
         digest = encoded.digest
         if self._pack is None:
             self._pack = self._packs.create(new_pack_id())
         frame = self._pack.append(encoded)
         if number is not None:
             self._moved.append((number, frame))
-            self._bad.discard(digest)
+            self._corrupt.discard(digest)
         else:
             number = ObjectId(self._next)
             self._next += 1
@@ -169,7 +170,7 @@ class ObjectWriter:
         pack, objects, moved = self._pack, self._objects, self._moved
         self._pack, self._objects, self._moved = None, [], []
         done = self._closer.submit(self._close, pack, objects, moved)
-        self._closing.append(_Closing([frame.digest for frame in pack.frames], done))
+        self._closing.append(_ClosingPack([frame.digest for frame in pack.frames], done))
         self._wait_closed(_CLOSING_AT_ONCE)
 
     def _close(
@@ -185,7 +186,7 @@ class ObjectWriter:
 
     @contextmanager
     def _breaking(self) -> Iterator[None]:
-        """Let a failure be the last thing that this writer does: what comes next may need it."""
+        """Make a failure final: later objects may refer to those that were not written."""
         try:
             yield
         except BaseException as exc:
@@ -205,9 +206,10 @@ class ObjectWriter:
                 del self._known[digest]
 
     def flush(self) -> None:
-        """Wait until everything that was put is in closed packs that last, and in the catalog.
+        """Wait until all objects are in flushed, closed packs and in the catalog.
 
-        StoreFailed if that cannot be; the writer is of no more use then.
+        Raises:
+            StoreFailed: this failed; the writer cannot be used any more.
         """
         with self._lock:
             self._close_pack()
@@ -215,7 +217,7 @@ class ObjectWriter:
             self._refuse_if_broken()
 
     def close(self) -> None:
-        """Drop what was not flushed; no harm after flush()."""
+        """Drop objects that were not flushed; does nothing after flush()."""
         with self._lock:
             self._closer.shutdown(wait=True)
             pack, self._pack = self._pack, None
@@ -235,5 +237,5 @@ def _apply(
 ) -> None:
     number = update.add_pack(pack.id, size, len(pack.frames))
     update.add_objects(number, objects)
-    for each, frame in moved:
-        update.move_object(each, Location(number, frame))
+    for rewritten, frame in moved:
+        update.move_object(rewritten, Location(number, frame))

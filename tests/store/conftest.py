@@ -1,4 +1,4 @@
-"""Where the repositories of these tests stand: in memory, where there is room for files there."""
+"""Repositories of these tests are in memory if the machine has a memory file system."""
 
 import shutil
 import tempfile
@@ -12,7 +12,7 @@ from tests.make_points import MEMORY
 
 @pytest.fixture
 def tmp_path() -> Iterator[Path]:
-    """A folder of its own. What lasts after a power cut is not asked here, and flushes are slow."""
+    """Return a directory in memory: these tests do not cut the power, and flushes are slow."""
     folder = Path(tempfile.mkdtemp(dir=MEMORY if MEMORY.is_dir() else None))
     yield folder
     shutil.rmtree(folder)

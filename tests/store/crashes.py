@@ -1,4 +1,4 @@
-"""A program that ends in the middle of a step."""
+"""Simulated crashes in the middle of a step."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from cbtfs.store.points import PointFolder
 
 
 class Step(NamedTuple):
-    """A function that a commit goes through: where it is looked up, and its name."""
+    """A function that a commit calls: the module that looks it up, and its name."""
 
     owner: object
     name: str
@@ -42,12 +42,12 @@ CATCH_UP: Final = [
 
 
 class Crash(Exception):
-    """The program ends here."""
+    """Raised to simulate the end of the program."""
 
 
 @contextmanager
 def crashing(step: Step, *, after: bool, spared: int = 0) -> Iterator[None]:
-    """Let *step* crash, before or after its work, once it was *spared* so many times."""
+    """Make *step* crash before or after its work, after *spared* calls without a crash."""
     real, calls = getattr(step.owner, step.name), 0
 
     def stepping(*args: Any, **named: Any) -> Any:

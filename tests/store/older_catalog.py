@@ -1,4 +1,4 @@
-"""Makes the catalog of a repository one of schema 3, which has no times in its order of points."""
+"""Converts the catalog of a repository to schema 3, whose order of points has no times."""
 
 from pathlib import Path
 
@@ -9,11 +9,11 @@ from cbtfs.store.catalog.records import DATABASES, META, ORDER, close_value, num
 from cbtfs.store.catalog.view import MISSING, SCHEMA, UNPROVEN
 
 _NAME_AT = 18
-"""Offset of a point's name in a value of schema 4: behind two times, flags and its length."""
+"""Offset of a point's name in a value of schema 4: after two times, flags and its length."""
 
 
 def make_older(path: Path, schema: int = 3) -> None:
-    """Give the catalog of the repository at *path* that schema.
+    """Convert the catalog of the repository at *path* to *schema*.
 
     The programs that wrote schema 3 recorded neither missing points nor the numbers up to which
     points may be unknown.

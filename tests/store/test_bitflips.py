@@ -27,7 +27,7 @@ Points = list[tuple[Manifest, bytes]]
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Points]:
-    """A small repository: raw and compressed chunks, three points, two levels, several packs."""
+    """Return a small repository: raw and compressed chunks, three points, several packs."""
     rng = random.Random(7)
     path = new_repository(tmp_path_factory.mktemp("flips") / "repo")
     disk = bytearray(70 * BLOCK + 9)
@@ -46,7 +46,7 @@ def files_of(path: Path, *patterns: str) -> list[Path]:
 
 
 def flip(path: Path, rng: random.Random) -> str:
-    """Flip one bit of a file; what was done, for the message of a failing test."""
+    """Flip one bit of a file; return a description for the message of a failing test."""
     at = rng.randrange(path.stat().st_size * 8)
     with path.open("r+b") as file:
         file.seek(at // 8)
@@ -57,7 +57,7 @@ def flip(path: Path, rng: random.Random) -> str:
 
 
 def attempt(look: Callable[[], bool]) -> bool:
-    """Whether *look* found what is right, or was refused."""
+    """Return whether *look* returned the right data or was refused."""
     try:
         return look()
     except CbtfsError:
@@ -65,7 +65,7 @@ def attempt(look: Callable[[], bool]) -> bool:
 
 
 def is_honest(path: Path, points: Points) -> bool:
-    """Whether everything that a reader is told is right, or refused."""
+    """Return whether a reader gets only the right data or refusals."""
 
     try:
         with reading(path) as repository:
@@ -92,7 +92,7 @@ def lists_right(repository: Repository, points: Points) -> bool:
 
 
 def settle(path: Path) -> None:
-    """Open for writing, as the next ingest would."""
+    """Open the repository for writing, like the next ingest."""
     with suppress(CbtfsError), writing(path):
         pass
 
@@ -122,7 +122,7 @@ def test_a_flipped_bit_in_a_file_never_makes_a_wrong_byte(
 
 
 def in_child(work: Callable[[], bool]) -> str:
-    """How a child that does *work* ends: "right", "wrong", "failed", or "killed" by a signal."""
+    """Return how a child that runs *work* ends: "right", "wrong", "failed", or "killed"."""
     child = os.fork()
     if child == 0:
         outcome = 2

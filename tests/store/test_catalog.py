@@ -1,4 +1,4 @@
-"""The catalog: values that vouch for themselves, a map that grows, ids that are used once."""
+"""The catalog: values with checksums, a map that grows, ids that are used once."""
 
 import errno
 import os
@@ -310,7 +310,7 @@ def test_of_digests_with_one_prefix_only_the_dropped_one_goes(catalog: Catalog) 
 
 @pytest.mark.parametrize("is_there", [True, False])
 def test_all_of_the_lock_is_on_the_storage(folder: Path, is_there: bool) -> None:
-    """LMDB writes to it through memory: without a block below that ends the process."""
+    """LMDB writes the file through a memory map: a missing block kills the process."""
     lock = folder / LOCK
     if is_there:
         Catalog(folder, is_writable=True).close()
@@ -345,7 +345,7 @@ def test_a_lock_without_space_is_an_error_and_no_damage(
 def test_a_node_is_checked_against_its_digest(catalog: Catalog) -> None:
     add(catalog, chunk(1), node(2, 1))
 
-    with catalog.view() as view, pytest.raises(CatalogDamaged, match="do not make up"):
+    with catalog.view() as view, pytest.raises(CatalogDamaged, match="do not match its digest"):
         view.node(ObjectId(2), 1, digest(2))
 
 
@@ -458,7 +458,7 @@ def test_a_catalog_put_in_its_place_is_noticed(catalog: Catalog, folder: Path) -
 
 
 def put_in_place(folder: Path, *objects: NewObject) -> None:
-    """Another catalog at *folder*, as a rebuild exchanges them."""
+    """Put another catalog at *folder*, as a rebuild does."""
     other = folder.with_name("other")
     opened = Catalog(other, is_writable=True)
     if objects:
@@ -539,7 +539,7 @@ def test_a_generation_stays_until_it_is_renewed(catalog: Catalog) -> None:
 
 @pytest.mark.parametrize("limit", ["AS, (300 << 20,) * 2", "NOFILE, (4, 4)"])
 def test_a_shortage_is_not_damage(folder: Path, limit: str) -> None:
-    """A writer would take damage for a reason to put the catalog away and build another."""
+    """A writer would rebuild a catalog that it considers damaged."""
     Catalog(folder, is_writable=True).close()
     script = (
         "import resource, sys; from pathlib import Path; from tests.store.test_catalog import *\n"
@@ -618,7 +618,7 @@ def test_the_verifier_finds_zeroed_pages(folder: Path) -> None:
 
 @pytest.fixture
 def dying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """A function that has every interpreter die of a signal."""
+    """Return a function that makes every interpreter die of a signal."""
 
     def die(number: str) -> None:
         python = tmp_path / "python"
@@ -633,7 +633,7 @@ def dying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], No
 def test_a_verifier_that_dies_finds_the_catalog_damaged(
     catalog: Catalog, folder: Path, dying: Callable[[str], None], number: str
 ) -> None:
-    """A page that LMDB trips over kills its verifier, which can say nothing then."""
+    """A bad page can kill LMDB's verifier, which then reports nothing."""
     catalog.close()
     dying(number)
 

@@ -21,7 +21,7 @@ def put(transaction: Any, databases: Iterable[Any], key: bytes) -> None:
 
 
 def put_and_drop_all(transaction: Any, databases: Iterable[Any]) -> None:
-    """Empty *databases*, which have one key b"a" each, and use more pages meanwhile."""
+    """Empty *databases*, which have one key b"a" each, and use more pages in between."""
     put(transaction, databases, b"b")
     for database in databases:
         transaction.delete(b"b", db=database)
@@ -35,7 +35,7 @@ def bytes_of_pages(folder: Path) -> int:
 
 @pytest.fixture
 def unwritten(tmp_path: Path) -> Path:
-    """Folder with an LMDB file whose last page was used and freed in one transaction."""
+    """Return a folder with an LMDB file whose last page was used and freed in one transaction."""
     with lmdb.open(str(tmp_path), max_dbs=2, lib_version=ENGINE) as environment:
         databases = [environment.open_db(name) for name in (b"one", b"two")]
         with environment.begin(write=True) as transaction:

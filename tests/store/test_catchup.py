@@ -1,4 +1,4 @@
-"""Opening for writing makes the catalog say what packs and points hold."""
+"""Opening for writing brings the catalog in step with packs and points."""
 
 import random
 import shutil
@@ -50,7 +50,7 @@ def image(changes: dict[int, bytes]) -> bytes:
 
 @pytest.fixture
 def history(tmp_path: Path) -> History:
-    """Three points, each with packs of its own; the last two share all but one block."""
+    """Return three points with separate packs; the last two share all blocks except one."""
     path = new_repository(tmp_path / "repo")
     first = {0: b"a", 1: RAW[:BLOCK], 64: b"b", 129: b"c"}
     second = first | {1: RAW[BLOCK : 2 * BLOCK]}
@@ -68,7 +68,7 @@ def open_and_settle(path: Path) -> Findings:
 
 
 def outcomes(history: History) -> list[bool]:
-    """For each point whether it reads as it should; a wrong byte fails the test."""
+    """Return whether each point is readable; a wrong byte fails the test."""
     found = []
     with reading(history.path) as repository:
         for point in history.points:
@@ -81,13 +81,13 @@ def outcomes(history: History) -> list[bool]:
 
 
 def damaged(path: Path) -> list[bool]:
-    """For each point whether listings call it damaged."""
+    """Return whether listings mark each point as damaged."""
     with reading(path) as repository, repository.catalog.view() as view:
         return [point.is_damaged for point in listing.points(view)]
 
 
 def packs_of(path: Path) -> list[Path]:
-    """Closed packs, the oldest first."""
+    """Return closed packs, the oldest first."""
     return sorted(path.glob("packs/*/" + "?" * 32), key=lambda pack: pack.stat().st_mtime_ns)
 
 
@@ -102,7 +102,7 @@ def generation(path: Path) -> bytes:
 
 
 def write_pack(path: Path, objects: list[tuple[Kind, int, bytes]]) -> Path:
-    """A closed pack with those objects, unknown to the catalog."""
+    """Write a closed pack with these objects, which the catalog does not know."""
     folder = PackFolder(path / "packs")
     pack = folder.create(new_pack_id())
     for kind, level, content in objects:
@@ -164,7 +164,7 @@ def test_an_old_catalog_catches_up(history: History, tmp_path: Path) -> None:
 
 
 def tmp_path_repository(history: History, tmp_path: Path) -> Path:
-    """A copy of the repository, in step with its old catalog."""
+    """Return a copy of the repository, in step with its old catalog."""
     copy = new_repository(tmp_path / "copy")
     shutil.rmtree(copy / "catalog")
     shutil.copytree(tmp_path / "old", copy / "catalog")
@@ -556,7 +556,7 @@ def listed(path: Path) -> list[PointId]:
 def test_a_catalog_of_another_version_is_made_anew(
     history: History, is_writable: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its values would be read as something else."""
+    """The values of another schema would be misread."""
     with lmdb.open(str(history.path / "catalog"), max_dbs=8, lib_version=ENGINE) as environment:
         database = environment.open_db(META)
         with environment.begin(write=True) as transaction:

@@ -1,4 +1,4 @@
-"""Payloads: when they are compressed, and that none is trusted."""
+"""Payloads: the choice of the codec, and their verification."""
 
 import random
 import struct
@@ -22,13 +22,13 @@ def encoded(content: bytes, kind: Kind = Kind.CHUNK, level: int = 0) -> Encoded:
 
 
 def frame_of(content: bytes, payload: bytes, codec: Codec = Codec.ZSTD) -> Frame:
-    """A frame that promises *content*."""
+    """Return a frame of *content*."""
     digest = digest_of(Kind.CHUNK, 0, content)
     return Frame(0, len(payload), len(content), Kind.CHUNK, 0, codec, digest)
 
 
 def partly_random(share: float) -> bytes:
-    """64 KiB of which *share* cannot be compressed."""
+    """Return 64 KiB of which *share* cannot be compressed."""
     noise = random.Random(1).randbytes(int(65536 * share))
     return noise.ljust(65536, b"\0")
 
@@ -113,7 +113,7 @@ def test_a_payload_that_declares_no_size_is_refused() -> None:
 
 
 def declaring(payload: bytes, size: int) -> bytes:
-    """A zstd frame of 256 to 65791 bytes that declares to be of *size* bytes."""
+    """Return a zstd frame of 256 to 65791 bytes that declares *size* bytes."""
     assert payload[4] >> 6 == 1, "two bytes of content size"
     at = 5 if payload[4] & 0x20 else 6
     return payload[:at] + (size - 256).to_bytes(2, "little") + payload[at + 2 :]

@@ -23,11 +23,11 @@ from cbtfs.store.repository import reading, writing
 from tests.scenarios.repository_history import History, image
 
 DERIVED: Final = ("catalog", "locks", "reserve")
-"""LMDB flushes by itself; a lock and the reserve mean nothing after a crash."""
+"""LMDB flushes its files itself; a lock and the reserve are not needed after a crash."""
 
 
 class Flushes:
-    """Which inodes have something that was not flushed, by their paths."""
+    """Inodes with unflushed changes, with their paths."""
 
     def __init__(self) -> None:
         self.unflushed: dict[int, Path] = {}
@@ -40,7 +40,7 @@ class Flushes:
         self.unflushed.pop(os.fstat(fd).st_ino, None)
 
     def named(self, path: Path) -> None:
-        """*path* is new in its directory."""
+        """Record that *path* is new in its directory."""
         inode = path.stat().st_ino
         if inode in self.unflushed and not _is_derived(path):
             self.named_too_early.append(path)
@@ -49,7 +49,7 @@ class Flushes:
             self.unflushed[inode] = path
 
     def left(self, folder: Path) -> list[Path]:
-        """What is in *folder* and was not flushed."""
+        """Return unflushed files and directories in *folder*."""
         there = {each.stat().st_ino for each in [folder, *folder.rglob("*")]}
         found = [path for inode, path in self.unflushed.items() if inode in there]
         return [path for path in found if not _is_derived(path.relative_to(folder.parent))]
@@ -61,7 +61,7 @@ def _is_derived(path: Path) -> bool:
 
 @contextmanager
 def watched() -> Iterator[Flushes]:
-    """Watch every call that writes, names or flushes, until the end of the block."""
+    """Record every call that writes, renames or flushes, until the end of the block."""
     found = Flushes()
     with pytest.MonkeyPatch.context() as patch:
 
@@ -130,7 +130,7 @@ def test_a_restored_file_is_flushed_and_so_is_its_name(tmp_path: Path, is_there:
 
 
 def test_a_device_is_flushed_at_the_end(tmp_path: Path) -> None:
-    """A file stands for the device: its calls are the same."""
+    """A file replaces the device: the calls are the same."""
     file = tmp_path / "device"
     fd = os.open(file, os.O_RDWR | os.O_CREAT)
     try:

@@ -1,4 +1,4 @@
-"""What the files of a repository do at their edges: no room, no swap, a descriptor too many."""
+"""Edge cases of repository files: no space, no atomic swap, leaked descriptors."""
 
 import ctypes
 import errno
@@ -57,7 +57,7 @@ def test_the_smallest_reserve_is_64_kib(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(reserve, "_make", make)
     with reserve.released(tmp_path):
-        """Nothing becomes free."""
+        """No space becomes free."""
 
     assert tried == [1 << bits for bits in range(20, 15, -1)]
 
@@ -99,5 +99,5 @@ def test_a_catalog_without_room_for_its_lock_is_not_opened(
 
     monkeypatch.setattr(os, "posix_fallocate", fail)
 
-    with pytest.raises(StoreFailed, match="for its lock; it is as it was"):
+    with pytest.raises(StoreFailed, match="for its lock; it is unchanged"):
         Catalog(tmp_path / "catalog", is_writable=True)

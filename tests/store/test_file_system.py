@@ -1,4 +1,4 @@
-"""File systems that a repository must not be on, by what the kernel says of its mounts."""
+"""File systems that cannot hold a repository, by the kernel's list of mounts."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cbtfs.errors import UsageError
-from cbtfs.store.file_system import file_system, refuse_bad_place
+from cbtfs.store.file_system import file_system, refuse_unsuitable
 
 REMOTE = ["nfs", "nfs4", "cifs", "smb3", "ceph", "9p", "fuse.sshfs", "fuse.s3fs"]
 
@@ -40,7 +40,7 @@ def test_a_file_system_that_is_not_listed_is_not_known(tmp_path: Path, mounts: P
     mounts.write_text(line(tmp_path, "nfs", "host:/x", minor=1))
 
     assert file_system(tmp_path) == ("", "")
-    refuse_bad_place(tmp_path)
+    refuse_unsuitable(tmp_path)
 
 
 def test_a_path_or_a_list_that_is_not_there_is_not_known(tmp_path: Path, mounts: Path) -> None:
@@ -54,7 +54,7 @@ def test_a_network_file_system_is_refused(tmp_path: Path, mounts: Path, kind: st
     mounts.write_text(line(tmp_path, kind, "host:/x"))
 
     with pytest.raises(UsageError, match=f"network file system .{kind}."):
-        refuse_bad_place(tmp_path)
+        refuse_unsuitable(tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["fuse", "fuse.cbtfs"])
@@ -62,7 +62,7 @@ def test_a_mount_of_ours_is_refused(tmp_path: Path, mounts: Path, kind: str) -> 
     mounts.write_text(line(tmp_path, kind, "cbtfs"))
 
     with pytest.raises(UsageError, match="inside a mount of cbtfs"):
-        refuse_bad_place(tmp_path)
+        refuse_unsuitable(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -71,4 +71,4 @@ def test_a_mount_of_ours_is_refused(tmp_path: Path, mounts: Path, kind: str) -> 
 def test_local_file_systems_are_fine(tmp_path: Path, mounts: Path, kind: str, source: str) -> None:
     mounts.write_text(line(tmp_path, kind, source))
 
-    refuse_bad_place(tmp_path)
+    refuse_unsuitable(tmp_path)

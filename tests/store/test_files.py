@@ -1,4 +1,4 @@
-"""Files and directories of a repository: removal beside readers."""
+"""Removal of files and directories while readers are active."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Whole histories of a repository, with losses and crashes in between, against byte strings."""
+"""Histories of a repository with losses and crashes, against byte strings."""
 
 import random
 import shutil
@@ -30,11 +30,11 @@ VMS: Final = ["web", "db"]
 
 
 class Change(NamedTuple):
-    """What a guest does between two ingests."""
+    """Writes of a guest between two ingests."""
 
     size: int | None
     writes: dict[int, int]
-    """Block to number of a content."""
+    """Number of a content by block."""
 
 
 CHANGES: Final = st.builds(
@@ -45,7 +45,7 @@ CHANGES: Final = st.builds(
 
 
 class Repositories(RuleBasedStateMachine):
-    """One repository, what its disks hold now, and what each committed point must read like."""
+    """One repository, the current content of its disks, and that of each committed point."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class Repositories(RuleBasedStateMachine):
         self.path = new_repository(self.folder / "repo")
         self.disks = {vm: bytearray(130 * BLOCK) for vm in VMS}
         self.committed: dict[str, bytes] = {}
-        """What the disk of each VM held at its newest point."""
+        """Content of each VM's disk at its newest point."""
         self.points: list[tuple[Manifest, bytes]] = []
         self.stash: list[tuple[Path, Path]] = []
         self.old_catalog: Path | None = None
@@ -61,7 +61,7 @@ class Repositories(RuleBasedStateMachine):
     def teardown(self) -> None:
         shutil.rmtree(self.folder)
 
-    # What guests and ingests do
+    # Actions of guests and ingests
 
     @rule(vm=st.sampled_from(VMS), change=CHANGES, is_full=st.booleans())
     def ingest(self, vm: str, change: Change, is_full: bool) -> None:
@@ -99,7 +99,7 @@ class Repositories(RuleBasedStateMachine):
                 disk[block * BLOCK : block * BLOCK + room] = CONTENTS[content][:room]
 
     def commit(self, vm: str, *, is_full: bool) -> None:
-        """Commit a point; one whose base is damaged fails, one whose manifest is there counts."""
+        """Commit a point. It fails if its base is damaged; it counts once its manifest exists."""
         image, before = bytes(self.disks[vm]), self.committed.get(vm, b"")
         blocks = range(0, len(image), BLOCK)
         changed = [at // BLOCK for at in blocks if image[at:][:BLOCK] != before[at:][:BLOCK]]
@@ -122,7 +122,7 @@ class Repositories(RuleBasedStateMachine):
     def manifests(self) -> set[str]:
         return {path.name for path in self.path.glob("points/*") if "." not in path.name}
 
-    # What goes wrong
+    # Faults
 
     @rule()
     def delete_catalog(self) -> None:
@@ -166,10 +166,10 @@ class Repositories(RuleBasedStateMachine):
         kept.rename(pack)
         self.every_point_whose_objects_stand_is_read()
 
-    # What must hold
+    # Invariants
 
     def readable(self, manifest: Manifest) -> bytes | None:
-        """The image by the other reader; None if an object that it needs is nowhere."""
+        """Return the image by the independent reader; None if an object is missing."""
         image = self.folder / "image"
         try:
             independent_reader.write_image(self.path, manifest.point, "disk", image)

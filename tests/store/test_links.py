@@ -1,4 +1,4 @@
-"""Symbolic links inside a repository lead no command out of it; the repository may be one."""
+"""Commands follow no symbolic link inside a repository; the repository may be one itself."""
 
 import os
 import shutil
@@ -47,7 +47,7 @@ def history(tmp_path: Path) -> History:
 
 
 def run_all(history: History) -> None:
-    """Every command that writes; each goes well or is refused with one line."""
+    """Run every command that writes; each succeeds or is refused with one line."""
     for command in COMMANDS:
         main(["--repo", str(history.path), *command])
     runs = RunFolder(history.path)
@@ -64,7 +64,7 @@ def run_all(history: History) -> None:
 
 
 def content(path: Path) -> dict[str, bytes | None]:
-    """All that is at or below *path*."""
+    """Return all entries at or below *path*."""
     found = [path, *path.rglob("*")] if path.is_dir() else [path]
     return {str(each): each.read_bytes() if each.is_file() else None for each in found}
 
@@ -135,7 +135,7 @@ def test_the_repository_itself_may_be_a_link(history: History, tmp_path: Path) -
 
 
 def swap(path: Path, outside: Path) -> None:
-    """What an attacker does between two steps of a command."""
+    """Replace a directory by a link, like an attacker between two steps of a command."""
     path.rename(path.with_name("moved"))
     path.symlink_to(outside)
 
@@ -161,7 +161,7 @@ def test_what_becomes_of_the_path_later_does_not_matter(history: History, tmp_pa
 def test_only_a_directory_is_opened_as_one(tmp_path: Path, make: Callable[[Path], None]) -> None:
     make(tmp_path / "points")
 
-    with pytest.raises(DataCorrupt, match="points is no directory"):
+    with pytest.raises(DataCorrupt, match="points is not a directory"):
         Folder(tmp_path / "points")
 
 
@@ -184,7 +184,7 @@ def test_a_reader_goes_on_with_a_copy_that_took_the_place_of_a_directory(
 def test_a_directory_that_is_unmounted_meanwhile_is_not_taken_for_a_copy(
     history: History, name: str
 ) -> None:
-    """An unmounted directory is empty: packs and points must not be written to it."""
+    """An unmounted directory is empty, and must not receive packs and points."""
     folder = Folder(history.path / name)
     (history.path / name).rename(history.path / "elsewhere")
     (history.path / name).mkdir()

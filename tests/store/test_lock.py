@@ -1,4 +1,4 @@
-"""One writer at a time, and a word on who that is."""
+"""The lock admits one writer at a time and names its holder."""
 
 import contextlib
 import os
@@ -43,7 +43,7 @@ def path(tmp_path: Path) -> Path:
 
 @contextmanager
 def held(path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process that holds the writer's lock, until it is told to end."""
+    """Hold the writer's lock in another process until the end of the block."""
     command = [sys.executable, "-c", HOLD, str(path)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -80,7 +80,7 @@ def test_who_waits_for_the_lock_says_so_once(path: Path, caplog: pytest.LogCaptu
 
     (line,) = [record.getMessage() for record in caplog.records]
     assert line.startswith("waiting for process")
-    assert line.endswith(", for 0 s at most")
+    assert line.endswith(", at most 0 s")
 
 
 def test_a_lost_catalog_is_rebuilt_with_a_line(
@@ -187,7 +187,7 @@ def test_a_lock_ends_with_its_descriptor(tmp_path: Path) -> None:
 
 
 def is_left_behind(path: Path) -> bool:
-    """Whether the last writer left the lock as a writer does that was killed."""
+    """Return whether the last writer left its record in the lock, like a killed writer."""
     lock = WriterLock(path / "locks" / "writer")
     lock.release(is_clean=True)
     return lock.was_left_behind

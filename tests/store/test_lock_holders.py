@@ -1,4 +1,4 @@
-"""Locks say who holds them, and what has become of that process."""
+"""Locks name their holder and the state of that process."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def hold(path: Path) -> subprocess.Popen[str]:
-    """A process that has the lock, until its input ends."""
+    """Start a process that holds the lock until its input ends."""
     process = subprocess.Popen(
         [sys.executable, "-c", _HOLD, path],
         stdin=subprocess.PIPE,
@@ -57,7 +57,7 @@ def test_a_stopped_holder_is_named_and_nobody_hangs(path: Path) -> None:
         holder.communicate()
 
     with writing(path):
-        """Free again."""
+        """The lock is free again."""
 
 
 def test_a_killed_holder_is_named_once_by_unlock(

@@ -1,4 +1,4 @@
-"""A repository of a user that root writes to stays the user's."""
+"""A user's repository still belongs to the user after root has changed it."""
 
 import os
 import subprocess
@@ -30,12 +30,12 @@ os.setuid({USER})
 os.environ.clear()
 sys.exit(main.main(sys.argv[1:]))
 """
-"""A command of the user, who may not enter the checkout: all modules are loaded before."""
+"""A command of the user, who may not enter the checkout, so all modules are loaded before."""
 
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder that every user may enter."""
+    """Return a directory that every user may enter."""
     with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else "/var/tmp") as path:
         os.chmod(path, 0o755)
         yield Path(path)
@@ -43,7 +43,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def repository(folder: Path) -> Path:
-    """A repository of the user."""
+    """Return a repository of the user."""
     path = new_repository(folder / "repository")
     for each in (path, *path.rglob("*")):
         os.chown(each, USER, USER)
@@ -67,7 +67,7 @@ def as_root(repository: Path, *arguments: str | Path) -> None:
 
 
 def test_what_root_writes_belongs_to_the_owner(repository: Path, folder: Path) -> None:
-    """Every file and directory, after each command that makes new ones."""
+    """Check every file and directory after each command that creates some."""
     image = folder / "image"
     image.write_bytes(os.urandom(100_000))
     image.chmod(0o644)

@@ -1,4 +1,4 @@
-"""Packs: written once, read with suspicion."""
+"""Packs: immutable files whose readers verify everything."""
 
 import os
 import random
@@ -35,7 +35,7 @@ def folder(tmp_path: Path) -> PackFolder:
 
 
 def write_pack(folder: PackFolder, contents: Sequence[bytes]) -> tuple[PackId, list[Frame]]:
-    """A closed pack that holds *contents* as chunks."""
+    """Return a closed pack with *contents* as chunks."""
     writer = folder.create(new_pack_id())
     for content in contents:
         writer.append(ENCODER.encode(Kind.CHUNK, 0, chunk_digest(content), content))
@@ -173,7 +173,7 @@ def test_a_damaged_trailer_costs_nothing_but_a_scan(folder: PackFolder) -> None:
 def test_a_scan_finds_the_same_frames_through_any_window(
     folder: PackFolder, window: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Magic, header, table and payload are cut by its end, each in turn."""
+    """The end of the window cuts magic, header, table and payload, each in turn."""
     pack, frames = write_pack(folder, CONTENTS)
     flip(folder.path(pack), frames[2].offset + 6)
     flip(folder.path(pack), folder.path(pack).stat().st_size - 1)
@@ -201,7 +201,7 @@ def test_a_scan_is_not_misled_by_a_pack_inside_a_chunk(folder: PackFolder) -> No
 
 
 def test_a_scan_passes_over_holes(folder: PackFolder) -> None:
-    """A pack of nearly 4 GiB, whose last frames stand behind a hole."""
+    """A pack of nearly 4 GiB, whose last frames follow a hole."""
     pack, frames = write_pack(folder, CONTENTS)
     whole = folder.path(pack).read_bytes()
     hole = (4 << 30) - len(whole) - 1

@@ -1,4 +1,4 @@
-"""What somebody planted in a repository is refused, and nothing outside of it is touched."""
+"""Planted files in a repository are refused, and nothing outside the repository is touched."""
 
 import os
 import shutil
@@ -87,7 +87,7 @@ def place_of(path: Path, point: Manifest, place: str) -> Path:
 
 
 def use(path: Path, point: Manifest) -> None:
-    """Read the point, list, open for writing and commit; each goes well or is refused."""
+    """Read the point, list, open for writing and commit; each succeeds or is refused."""
     with suppress(CbtfsError), reading(path) as repository:
         assert read_image(repository, point.disks[0]) == IMAGE
         with repository.catalog.view() as view:
@@ -123,7 +123,7 @@ def test_what_is_planted_is_refused_and_leads_nowhere(
 
 
 def snapshot(path: Path) -> dict[str, bytes]:
-    """Every file at or below *path*, with its content."""
+    """Return every file at or below *path* with its content."""
     files = [path, *path.rglob("*")] if path.is_dir() else [path]
     return {str(file): file.read_bytes() for file in files if file.is_file()}
 

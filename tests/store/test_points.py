@@ -1,4 +1,4 @@
-"""The folder of points: commits, states, leases."""
+"""The directory points/: commits, states, leases."""
 
 import fcntl
 import os
@@ -94,11 +94,11 @@ def test_the_state_of_another_point_is_not_believed(folder: PointFolder, point: 
 
 
 def test_a_replaced_state_has_another_mark(folder: PointFolder, point: PointId) -> None:
-    before = folder.marks()
+    before = folder.state_stamps()
     folder.put_state(PointState(point, is_protected=True))
 
-    assert folder.marks()[point] != before[point]
-    assert folder.load_state(point)[1] == folder.marks()[point]
+    assert folder.state_stamps()[point] != before[point]
+    assert folder.load_state(point)[1] == folder.state_stamps()[point]
 
 
 def test_a_manifest_that_is_gone_is_no_point(folder: PointFolder) -> None:
@@ -121,7 +121,7 @@ def test_names_that_are_no_ids_are_no_points(folder: PointFolder, point: PointId
 
 
 def can_lock(path: Path) -> bool:
-    """Whether a prune could take the manifest for itself."""
+    """Return whether a prune could claim the manifest."""
     fd = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""A manifest that is put back after a prune is whole again as far as its packs are still there."""
+"""A manifest that is restored after a prune is readable as far as its packs still exist."""
 
 import os
 import shutil
@@ -10,18 +10,18 @@ from cbtfs.check.check import check
 from cbtfs.core.frame import Kind
 from cbtfs.core.ids import PointId
 from cbtfs.errors import ChunkMissing
-from cbtfs.prune.select import Limits
+from cbtfs.prune.select import PruneLimits
 from cbtfs.repair import repair
 from cbtfs.store.catalog.update import Update
 from cbtfs.store.repository import reading, writing
 from tests.scenarios.repository_history import History, image
 
-KEEP_PACKS = Limits(unused_share=1.0)
+KEEP_PACKS = PruneLimits(unused_share=1.0)
 
 
 @pytest.fixture
 def history(tmp_path: Path) -> History:
-    """Three points in one pack each; of the first one's pack the second needs a part."""
+    """Return three points in one pack each; the second needs part of the first one's pack."""
     history = History(tmp_path / "repo")
     history.add(image(*range(100, 110)))
     history.add(image(*range(105, 115)), changed=range(10))
@@ -30,7 +30,7 @@ def history(tmp_path: Path) -> History:
 
 
 def forget_and_prune(history: History) -> Path:
-    """Forget and prune the first point; its manifest, which is kept elsewhere."""
+    """Forget and prune the first point; return a copy of its manifest."""
     point = next(iter(history.expected))
     manifest = history.path / "points" / point
     shutil.copy(manifest, history.path.parent)
@@ -59,7 +59,7 @@ def test_catching_up_finds_objects_that_a_prune_dropped_from_the_catalog_alone(
     report = check(history.path, read_data=True)
 
     assert report.problems == []
-    report.verdict()
+    report.raise_worst()
 
 
 def test_a_pack_that_is_gone_is_still_missed(history: History) -> None:
@@ -70,8 +70,8 @@ def test_a_pack_that_is_gone_is_still_missed(history: History) -> None:
 
     report = check(history.path, read_data=True)
 
-    with pytest.raises(ChunkMissing, match=r"found: run 'cbtfs repair'.* put back good copies"):
-        report.verdict()
+    with pytest.raises(ChunkMissing, match=r"found: run 'cbtfs repair'.* restore the named files"):
+        report.raise_worst()
 
 
 def test_a_catalog_that_lacks_the_map_of_a_known_point_is_cured_by_the_repair_that_check_names(
@@ -82,7 +82,7 @@ def test_a_catalog_that_lacks_the_map_of_a_known_point_is_cured_by_the_repair_th
     _know_the_point_alone(history, manifest)
     report = check(history.path, read_data=False)
     with pytest.raises(ChunkMissing, match="found: run 'cbtfs repair', then check again"):
-        report.verdict()
+        report.raise_worst()
 
     repair(history.path)
 
@@ -91,7 +91,7 @@ def test_a_catalog_that_lacks_the_map_of_a_known_point_is_cured_by_the_repair_th
 
 
 def _know_the_point_alone(history: History, manifest: Path) -> None:
-    """What an earlier version did: it took the manifest, and did not look for its objects."""
+    """Apply the manifest like an earlier version, without looking for its objects."""
     root = history.manifests[PointId(manifest.name)].disks[0].root
 
     def change(update: Update) -> None:
@@ -107,7 +107,7 @@ def _know_the_point_alone(history: History, manifest: Path) -> None:
 
 
 def test_a_tree_of_hard_links_shows_points_that_were_pruned_in_the_other(history: History) -> None:
-    """No copy, as the manual says: the two share a catalog. Even so nothing reads wrong."""
+    """Hard links are not a copy, because the trees share a catalog. Still no read is wrong."""
     linked = history.path.with_name("linked")
     shutil.copytree(history.path, linked, copy_function=os.link)
     original = history.path
@@ -118,7 +118,7 @@ def test_a_tree_of_hard_links_shows_points_that_were_pruned_in_the_other(history
     history.verify()
     assert check(linked, read_data=True).problems == []
 
-    history.path = original  # whose catalog has been told of the point by the other tree
+    history.path = original  # The other tree has added the point to the shared catalog.
     history.verify()
     with reading(original) as repository, repository.catalog.view() as view:
         assert view.missing == {next(iter(expected))}

@@ -1,4 +1,4 @@
-"""What is known to be bad is not built upon, and is mended by the next ingest that has it."""
+"""Deduplication ignores quarantined frames, and the next ingest of the data rewrites them."""
 
 import json
 import logging
@@ -25,7 +25,7 @@ from cbtfs.source.image import ImageSource
 from cbtfs.source.listed import ListedSource, load_change_list
 from cbtfs.store.digest import chunk_digest
 from cbtfs.store.pack import Pack
-from cbtfs.store.quarantine import bad_place, load_quarantine
+from cbtfs.store.quarantine import corrupt_frame, load_quarantine
 from cbtfs.store.repository import reading, rebuild_catalog, writing
 from tests.ingest.fake_disks import copy_catalog, put_back_catalog
 from tests.make_points import EPOCH, commit_point, new_repository
@@ -40,7 +40,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def ingest(path: Path, content: bytes, *, is_listed: bool = False) -> PointId:
-    """A point of *content*; with *is_listed*, from a change list that names nothing."""
+    """Add a point of *content*; with *is_listed*, from an empty change list."""
     file = path.parent / "disk.raw"
     file.write_bytes(content)
     changes = path.parent / "changes.json"
@@ -65,7 +65,7 @@ def ingest(path: Path, content: bytes, *, is_listed: bool = False) -> PointId:
 
 
 def spoil(path: Path, content: bytes) -> tuple[PackId, Frame]:
-    """Damage the chunk of *content* and put its place into quarantine."""
+    """Damage the chunk of *content* and quarantine its frame."""
     with writing(path) as repository:
         with repository.catalog.view() as view:
             number = view.find(Kind.CHUNK, 0, chunk_digest(content))
@@ -78,7 +78,7 @@ def spoil(path: Path, content: bytes) -> tuple[PackId, Frame]:
         data = bytearray(file.read_bytes())
         data[location.frame.offset + FRAME_HEADER_BYTES + location.frame.table_bytes + 7] ^= 4
         file.write_bytes(data)
-        repository.add_to_quarantine([bad_place(record.id, location.frame)])
+        repository.add_to_quarantine([corrupt_frame(record.id, location.frame)])
     return record.id, location.frame
 
 
@@ -132,7 +132,7 @@ def test_what_is_mended_is_not_read_again(path: Path) -> None:
 
 @pytest.fixture(params=["bad first", "intact first"])
 def ordered(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Packs get ids that go up, or down: a catalog meets them in the order of their ids."""
+    """Give packs ascending or descending ids: a catalog reads packs in order of their ids."""
     numbers = range(1, 9) if request.param == "bad first" else range(9, 0, -1)
     ids = iter(f"{number:032x}" for number in numbers)
     monkeypatch.setattr("cbtfs.store.writer.new_pack_id", lambda: PackId(next(ids)))
@@ -176,12 +176,12 @@ def test_a_rebuild_keeps_a_bad_frame_that_is_the_only_one(path: Path) -> None:
     rebuild_catalog(path)
 
     with writing(path) as repository:
-        assert repository.quarantined() == {frame.digest: bad_place(pack, frame)}
+        assert repository.quarantined() == {frame.digest: corrupt_frame(pack, frame)}
 
 
 def test_new_entries_are_added_to_those_of_before(path: Path) -> None:
     ingest(path, CONTENT)
-    spoiled = {bad_place(*spoil(path, block(number))) for number in (5, 9, 30)}
+    spoiled = {corrupt_frame(*spoil(path, block(number))) for number in (5, 9, 30)}
 
     assert load_quarantine(path) == spoiled
     with writing(path) as repository:
@@ -236,7 +236,7 @@ def test_no_file_of_places_ends_in_anything_but_places(
 
 
 def spoil_nodes(path: Path, level: int) -> int:
-    """Damage every frame of a node of that level; how many."""
+    """Damage every frame of nodes of a level; return their number."""
     count = 0
     for file in (path / "packs").glob("*/*"):
         data = bytearray(file.read_bytes())

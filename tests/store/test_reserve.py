@@ -1,4 +1,4 @@
-"""Room that is kept back: made when there is plenty, let go when there is not, made again."""
+"""The reserve: created with enough free space, removed at low space, created again."""
 
 import os
 from pathlib import Path
@@ -19,7 +19,7 @@ TIGHT = 100
 def path(tmp_path: Path) -> Path:
     path = new_repository(tmp_path / "repo")
     with writing(path):
-        """The first writer makes the reserve."""
+        """The first writer creates the reserve."""
     return path
 
 
@@ -48,7 +48,7 @@ def test_where_there_is_plenty_it_stays(path: Path) -> None:
 
 
 def test_as_much_is_kept_as_there_is_room_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Found by the campaign "full", seed 1: others took the room that a prune had freed."""
+    """Found by the campaign "full", seed 1: others used the space that a prune had freed."""
     real = os.posix_fallocate
 
     def fallocate(fd: int, offset: int, length: int) -> None:
@@ -72,7 +72,7 @@ def test_a_planted_link_is_left_alone(path: Path, tmp_path: Path) -> None:
     (path / "reserve").symlink_to(victim)
 
     with writing(path):
-        """Nothing is written through it."""
+        """Nothing is written through the link."""
 
     assert victim.read_bytes() == b"mine"
 

@@ -1,4 +1,4 @@
-"""New objects on their way into packs and catalog: stored once, named only when they last."""
+"""New objects are stored once and enter the catalog only when they are flushed."""
 
 import os
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The catalog as the rest of the store sees it: views, updates, and whether it is still the one."""
+"""The open catalog: views, updates, and detection of a replaced catalog."""
 
 import os
 from collections.abc import Callable, Collection, Iterator
@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 
 
 def _knows_points(environment: Environment) -> bool:
-    """Whether it was ever told of a point; not one that is damaged."""
+    """Return whether any point was ever entered; False for a damaged catalog."""
     try:
         with environment.reading() as (transaction, databases):
             return bool(View(transaction, databases).points_version)
@@ -38,11 +38,11 @@ class Catalog:
     ) -> None:
         """Open the catalog in *folder*.
 
-        A reader that uses nothing but points and packs may pass POINTS_SCHEMAS.
+        A reader that uses only points and packs may pass POINTS_SCHEMAS.
 
         Raises:
             RepositoryNotFound: there is no catalog, and *is_writable* is false.
-            OtherSchema: its schema is none of *schemas*.
+            OtherSchema: its schema is not in *schemas*.
             CatalogDamaged: it cannot be opened.
         """
         self._folder = folder
@@ -57,7 +57,7 @@ class Catalog:
                 self.update(lambda update: update.set_up())
             else:
                 with self.view() as view:
-                    view.look_at_schema(schemas)
+                    view.require_schema(schemas)
         except BaseException:
             self._environment.close()
             raise
@@ -67,12 +67,12 @@ class Catalog:
 
     @contextmanager
     def view(self) -> Iterator[View]:
-        """A consistent view, for a short time."""
+        """Open a consistent view; keep it for a short time."""
         with self._environment.reading() as (transaction, databases):
             yield View(transaction, databases)
 
     def update(self, change: Callable[[Update], Result]) -> Result:
-        """What *change* returns, once it is durable; it may run more than once."""
+        """Run *change* until it is durable, maybe more than once; return its result."""
         return self._environment.write(
             lambda transaction, databases: change(Update(transaction, databases))
         )
@@ -84,15 +84,15 @@ class Catalog:
             return None
 
     def reopen(self) -> bool:
-        """Go on with what stands at its path now.
+        """Switch to the catalog that is at the path now.
 
-        False if that is still being built: what is open goes on to tell what it knows. It is
-        closed when the last view of it ends.
+        Return False, and keep the open one, if the new one is still being built. The old one is
+        closed when its last view ends.
         """
         inode = self._inode_at_path()
         folder = os.stat(self._folder).st_ino if inode is not None else None
         if folder in (None, self._folder_inode):
-            # LMDB opens a folder once in a process: what is open has to be closed first.
+            # A process may open a folder of LMDB only once, so close it first.
             self._environment.reopen()
         else:
             try:
@@ -101,7 +101,7 @@ class Catalog:
                 )
                 with fresh.reading() as (transaction, databases):
                     view = View(transaction, databases)
-                    view.look_at_schema()
+                    view.require_schema()
                     knows_points = bool(view.points_version)
             except (CatalogDamaged, RepositoryNotFound):
                 return False
@@ -113,7 +113,7 @@ class Catalog:
         return True
 
     def is_replaced(self) -> bool:
-        """Whether another file stands at its path, or this one went back in time."""
+        """Return whether the path has another file, or this file returned to an older state."""
         last = self._environment.last_transaction
         went_back = last < self._last_transaction
         self._last_transaction = last

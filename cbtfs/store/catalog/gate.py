@@ -1,8 +1,8 @@
-"""What must hold of data.mdb before LMDB maps it: a damaged file can kill the process.
+"""Checks of data.mdb before LMDB maps it, because a damaged file can kill the process.
 
-A file that is shorter than its pages is a SIGBUS; a page that is not what its parent says can be
-a SIGABRT. The first is looked at before each opening, the second by LMDB's own verifier, in a
-child process, after a writer has died.
+A file that is shorter than its pages causes SIGBUS. A page that contradicts its parent can cause
+SIGABRT. The first is checked before each opening. The second is checked by LMDB's own verifier, in
+a child process, after a writer has died.
 """
 
 import errno
@@ -34,33 +34,33 @@ _VERIFY: Final = f"""
 from lmdb import Error
 from lmdb.verify import VerifyError, verify
 try:
-    found = verify(sys.argv[1], subdir=False)
+    problems = verify(sys.argv[1], subdir=False)
 except (VerifyError, Error, ValueError) as exc:
-    found = [str(exc) or type(exc).__name__]
+    problems = [str(exc) or type(exc).__name__]
 except MemoryError:
     sys.exit({_NO_MEMORY})
-print(*found[:3], sep="\\n")
-sys.exit({_DAMAGED} if found else 0)
+print(*problems[:3], sep="\\n")
+sys.exit({_DAMAGED} if problems else 0)
 """
-"""Exit codes of its own: an interpreter that fails to start says nothing about the file."""
+"""Own exit codes, because an interpreter that fails to start proves nothing about the file."""
 _VERIFY_SECONDS: Final = 600
 _BYTES_PER_SECOND: Final = 1 << 20
-"""The verifier is slow: about 25 MB/s were measured. A storage that hangs must not hang a run."""
+"""Time limit of the verifier, which was measured at 25 MB/s: hung storage must not hang a run."""
 
 
 def check_size(folder: Path) -> None:
-    """CatalogDamaged if data.mdb in *folder* lacks pages that are in use, or is no such file.
+    """Raise CatalogDamaged if data.mdb in *folder* lacks pages in use or has no valid meta page.
 
-    LMDB may not write its last pages when they are free again: then its verifier has the word.
+    LMDB may leave free pages at the end unwritten, so its verifier decides about a short file.
     """
     fd = open_regular(folder / DATA)
     try:
         size = os.fstat(fd).st_size
         page, last, transaction = 0, -1, -1
         for at in (0, mmap.PAGESIZE):
-            found = _meta_at(fd, at)
-            if found is not None and found[2] > transaction:
-                page, last, transaction = found
+            meta = _meta_at(fd, at)
+            if meta is not None and meta[2] > transaction:
+                page, last, transaction = meta
     finally:
         os.close(fd)
     if last < 0:
@@ -70,7 +70,7 @@ def check_size(folder: Path) -> None:
 
 
 def _meta_at(fd: int, offset: int) -> tuple[int, int, int] | None:
-    """Page size, last page and transaction id of the meta page there."""
+    """Return page size, last page and transaction id of a meta page; None if it is invalid."""
     data = read_exactly(fd, offset + _PAGE_HEADER, _META.size)
     if len(data) < _META.size:
         return None
@@ -81,13 +81,14 @@ def _meta_at(fd: int, offset: int) -> tuple[int, int, int] | None:
 
 
 def verify(folder: Path) -> str | None:
-    """What LMDB's structural verifier finds wrong with data.mdb in *folder*; None if nothing.
+    """Run LMDB's structural verifier on data.mdb in *folder*; return the first error or None.
 
     Raises:
-        DataCorrupt: it is no regular file.
-        OutOfResources: the verifier could not be run, or was killed for its memory.
+        DataCorrupt: data.mdb is not a regular file.
+        OutOfResources: the verifier could not be started, or was killed for its memory.
+        CbtfsError: the verifier failed, or did not end within its time limit.
     """
-    fd = open_regular(folder / DATA)  # the child would wait at a FIFO
+    fd = open_regular(folder / DATA)  # The child would block on a FIFO.
     seconds = _VERIFY_SECONDS + os.fstat(fd).st_size // _BYTES_PER_SECOND
     os.close(fd)
     try:
@@ -97,7 +98,7 @@ def verify(folder: Path) -> str | None:
         raise CbtfsError(f"cannot start the catalog's verifier: {exc.strerror}") from exc
     except process.TimeoutExpired as exc:
         raise CbtfsError(
-            f"verifying the catalog did not end in {seconds} s: look for a storage that hangs"
+            f"verifying the catalog did not end within {seconds} s: check for hung storage"
         ) from exc
     if done.returncode == 0:
         return None
@@ -106,5 +107,5 @@ def verify(folder: Path) -> str | None:
     words = (done.stdout if done.returncode == _DAMAGED else done.stderr).strip().splitlines()
     if done.returncode != _DAMAGED and done.returncode > 0:
         why = words[-1] if words else f"it ended with {done.returncode}"
-        raise CbtfsError(f"the catalog's verifier does not run: {why}; look at the installation")
+        raise CbtfsError(f"the catalog's verifier does not run: {why}; check the installation")
     return words[0] if words else f"the verifier ended with {done.returncode}"

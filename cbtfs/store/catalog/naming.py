@@ -1,32 +1,32 @@
-"""The names of all VMs, as one view of the catalog tells them."""
+"""The names of all VMs in one view of the catalog."""
 
 from collections.abc import Iterable
 
 from cbtfs.core.manifest import Vm
-from cbtfs.core.vmname import Bearer, Capture, VmNames, names_of
+from cbtfs.core.vmname import Capture, NamedVm, VmNames, names_of
 from cbtfs.store.catalog.records import PointEntry
 from cbtfs.store.catalog.view import View
 
 
 def vm_names(view: View) -> VmNames:
     """Return the names of all VMs; reads the entry of every point."""
-    return names_of(bearer(vm, view.entries_of(vm.id)) for vm in view.vms().values())
+    return names_of(name_vm(vm, view.entries_of(vm.id)) for vm in view.vms().values())
 
 
 def present_names(view: View) -> VmNames:
-    """The same without former names; reads the entry of one point of each VM."""
-    found = []
+    """Return the current names of all VMs; reads the entry of one point of each VM."""
+    named_vms = []
     for vm in view.vms().values():
         entry = view.newest_entry(vm.id)
-        found.append(bearer(vm, [] if entry is None else [entry]))
-    return names_of(found)
+        named_vms.append(name_vm(vm, [] if entry is None else [entry]))
+    return names_of(named_vms)
 
 
-def bearer(vm: Vm, entries: Iterable[PointEntry]) -> Bearer:
-    """Return a VM with the names that its points were captured under, in order of capture."""
+def name_vm(vm: Vm, entries: Iterable[PointEntry]) -> NamedVm:
+    """Return a VM with the names at its captures, in order of capture."""
     captures = {vm.name: Capture(False, 0, 0)}
     captures |= {entry.vm_name: _capture(entry) for entry in entries}
-    return Bearer(vm, captures)
+    return NamedVm(vm, captures)
 
 
 def _capture(entry: PointEntry) -> Capture:

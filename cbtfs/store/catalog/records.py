@@ -1,8 +1,8 @@
 """Keys and values of the catalog. Every value ends in a CRC-32 over database, key and value.
 
-LMDB has no checksums of its own: a flipped bit in its file changes what is read, silently. A
-value is never changed once it is written, except where its database's line says so, so that a
-stale page can make an entry missing, but not different.
+LMDB has no checksums, so a flipped bit in its file would change a value without an error. A value
+does not change after it is written, unless the comment of its database says so: a stale page can
+lose an entry, but not return a different one.
 """
 
 import struct
@@ -22,15 +22,15 @@ from cbtfs.errors import DataCorrupt
 MAP: Final = b"map"
 """Object id of a node -> the ids of its children."""
 OBJECTS: Final = b"objects"
-"""Object id -> where it is; replaced when the object moves to another pack."""
+"""Object id -> its location; replaced when the object moves to another pack."""
 DIGESTS: Final = b"digests"
-"""First 5 bytes of a digest -> the ids of objects with it; replaced when one is added."""
+"""First 5 bytes of a digest -> the ids of its objects; replaced when one is added."""
 POINTS: Final = b"points"
-"""Point id -> its manifest, and its state; replaced when the state changes."""
+"""Point id -> its manifest and state; replaced when the state changes."""
 ORDER: Final = b"order"
 """VM id, order number, point id -> name and times of the point: the points of a VM in order."""
 VMS: Final = b"vms"
-"""VM id -> what its newest manifest says of the VM; replaced with each point."""
+"""VM id -> the VM in its newest manifest; replaced with each point."""
 PACKS: Final = b"packs"
 """Number of a pack -> its id and size."""
 META: Final = b"meta"
@@ -46,42 +46,42 @@ _WIDTHS: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
 _PACK = struct.Struct("<16sQQ")
 _KINDS: Final = {int(kind): kind for kind in Kind}
 _CODECS: Final = {int(codec): codec for codec in Codec}
-"""Enumerations by number: to call the class takes ten times as long."""
+"""Enumeration members by number: calling the class takes ten times as long."""
 _SEEDS: Final = {name: zlib.crc32(name) for name in DATABASES}
 _RESIDUE: Final = 0x2144DF1C
-"""CRC-32 of whatever ends in its own CRC-32, least byte first."""
+"""CRC-32 of any bytes that end in their own CRC-32, least byte first."""
 _FULL: Final = (1 << FANOUT) - 1
 _SEVEN_BITS: Final = 0x7F
 _MORE: Final = 0x80
 
 PREFIX_BYTES: Final = 5
-"""Of a million objects one shares them with another: then two places are looked at, not one."""
+"""Of a million objects one shares its prefix with another; a look-up then tries both."""
 _KEY_BYTES: Final = 8
 _MAX_NUMBER: Final = 1 << 62
-"""No repository has so many objects; there is room to count on."""
+"""Limit of object ids, above that of any real repository and below overflow."""
 
 
-_ADVICE: Final = "run 'cbtfs repair', which makes it anew from packs and points"
+_ADVICE: Final = "run 'cbtfs repair', which rebuilds it from packs and points"
 
 
 class CatalogDamaged(DataCorrupt):
-    """The catalog does not say what it was told; it can be rebuilt."""
+    """Raised when the catalog is damaged; it can be rebuilt."""
 
     def __init__(self, what: str) -> None:
-        is_told = _ADVICE in what  # by an error that this one adds a place to
-        super().__init__(what if is_told else f"the catalog is damaged ({what}): {_ADVICE}")
+        is_complete = _ADVICE in what  # It wraps the message of another error.
+        super().__init__(what if is_complete else f"the catalog is damaged ({what}): {_ADVICE}")
 
 
 def integer_key(number: int) -> bytes:
-    """A key of MAP or OBJECTS, as LMDB compares integers: this machine's order, 8 bytes."""
+    """Return a key of MAP or OBJECTS as LMDB compares integers: 8 bytes in native order."""
     return number.to_bytes(8, sys.byteorder)
 
 
 def key_integer(key: bytes) -> int:
-    """The number in a key of MAP or OBJECTS; CatalogDamaged if it is none that was ever given."""
+    """Return the number in a key of MAP or OBJECTS; CatalogDamaged if it is out of range."""
     number = int.from_bytes(key, sys.byteorder)
     if len(key) != _KEY_BYTES or number > _MAX_NUMBER:
-        raise CatalogDamaged("a key is no number")
+        raise CatalogDamaged("corrupt key of an object")
     return number
 
 
@@ -90,31 +90,31 @@ def number_key(number: int) -> bytes:
 
 
 def close_value(database: bytes, key: bytes, payload: bytes) -> bytes:
-    """*payload* with its CRC."""
+    """Return *payload* with its CRC."""
     crc = zlib.crc32(payload, zlib.crc32(key, _SEEDS[database]))
     return payload + _CRC.pack(crc)
 
 
 def open_value(database: bytes, key: bytes, value: bytes) -> bytes:
-    """The payload in *value*; CatalogDamaged if its CRC does not fit."""
+    """Return the payload of *value*; CatalogDamaged if its CRC does not match."""
     if zlib.crc32(value, zlib.crc32(key, _SEEDS[database])) != _RESIDUE or len(value) < _CRC.size:
         raise CatalogDamaged(f"an entry of {database.decode()} fails its checksum")
     return value[: -_CRC.size]
 
 
 class OtherSchema(CatalogDamaged):
-    """Another version of cbtfs made the catalog; what it means is found in packs and points."""
+    """Raised when another version of cbtfs made the catalog: its values cannot be read."""
 
     def __init__(self, schema: int) -> None:
         DataCorrupt.__init__(
             self,
             f"the catalog was made by another version of cbtfs (schema {schema}): "
-            "a command that writes makes it anew",
+            "the next command that writes rebuilds it",
         )
 
 
 class Location(NamedTuple):
-    """Where an object is, by the number of its pack."""
+    """Location of an object: the number of its pack, and its frame."""
 
     pack: int
     frame: Frame
@@ -140,21 +140,21 @@ def decode_location(payload: bytes) -> Location:
         pack, offset, stored, plain, kind, level, codec, _, digest = _OBJECT.unpack(payload)
         frame = Frame(offset, stored, plain, _KINDS[kind], level, _CODECS[codec], Digest(digest))
     except (struct.error, KeyError) as exc:
-        raise CatalogDamaged("an entry of objects is none") from exc
+        raise CatalogDamaged("corrupt entry in database 'objects'") from exc
     return Location(pack, frame)
 
 
 def location_digest(payload: bytes) -> Digest:
-    """The digest in an encoded location."""
+    """Return the digest in an encoded location."""
     return Digest(payload[-DIGEST_BYTES:])
 
 
 def encode_children(children: Sequence[ObjectId]) -> bytes:
-    """Two bitmaps, the least id, and how far the first id of each run is above that.
+    """Encode 64 ids as two bitmaps, the least id, and the distance of each run from that id.
 
-    One bitmap tells which children are not null, the other which of those do not follow the one
-    before by number: what was written together has ids that follow each other. The distances take
-    1, 2, 4 or 8 bytes each, the fewest that do.
+    A run is a sequence of consecutive ids, as objects have that were written together. One bitmap
+    marks the children that are not null, the other those of them that start a run. A distance takes
+    1, 2, 4 or 8 bytes, the smallest width that fits all.
     """
     bits = breaks = count = 0
     firsts = list[int]()
@@ -170,22 +170,22 @@ def encode_children(children: Sequence[ObjectId]) -> bytes:
     least = min(firsts, default=0)
     beyond = max(firsts, default=0) - least
     width = next(width for width in _WIDTHS if beyond < 1 << 8 * width)
-    distances = struct.pack(_distances(len(firsts), width), *(each - least for each in firsts))
+    distances = struct.pack(_distances(len(firsts), width), *(first - least for first in firsts))
     return _CHILDREN.pack(bits, breaks, least) + distances
 
 
 def decode_children(payload: bytes) -> tuple[ObjectId, ...]:
-    """64 ids; 0 for a null child."""
+    """Return 64 ids; 0 for a null child."""
     try:
         bits, breaks, least = _CHILDREN.unpack_from(payload)
         runs = breaks.bit_count()
         width = (len(payload) - _CHILDREN.size) // max(runs, 1)
         distances = struct.unpack_from(_distances(runs, width), payload, _CHILDREN.size)
     except (struct.error, KeyError) as exc:
-        raise CatalogDamaged("an entry of map is none") from exc
+        raise CatalogDamaged("corrupt entry in database 'map'") from exc
     count = bits.bit_count()
     if breaks >> count or (bits and not breaks & 1) or least + FANOUT > _MAX_NUMBER:
-        raise CatalogDamaged("an entry of map is none")
+        raise CatalogDamaged("corrupt entry in database 'map'")
     present = list[int]()
     for distance in distances:
         breaks >>= 1
@@ -204,36 +204,36 @@ def _distances(count: int, width: int) -> str:
 
 
 def encode_ids(ids: Iterable[ObjectId]) -> bytes:
-    """Seven bits of an id in a byte, the lowest first; the highest bit says that more follow."""
-    found = bytearray()
+    """Encode ids in 7 bits per byte, the lowest first; a set high bit means that more follow."""
+    encoded = bytearray()
     for number in ids:
         left: int = number
         while left > _SEVEN_BITS:
-            found.append(left & _SEVEN_BITS | _MORE)
+            encoded.append(left & _SEVEN_BITS | _MORE)
             left >>= 7
-        found.append(left)
-    return bytes(found)
+        encoded.append(left)
+    return bytes(encoded)
 
 
 def decode_ids(payload: bytes) -> tuple[ObjectId, ...]:
-    found = list[ObjectId]()
+    ids = list[ObjectId]()
     number = shift = 0
     for byte in payload:
         number |= (byte & _SEVEN_BITS) << shift
         shift += 7
         if not byte & _MORE:
-            found.append(ObjectId(number))
+            ids.append(ObjectId(number))
             number = shift = 0
-    if shift or any(each > _MAX_NUMBER for each in found):
-        raise CatalogDamaged("an entry of digests is none")
-    return tuple(found)
+    if shift or any(number > _MAX_NUMBER for number in ids):
+        raise CatalogDamaged("corrupt entry in database 'digests'")
+    return tuple(ids)
 
 
 class PackRecord(NamedTuple):
     id: PackId
     size: int
     objects: int
-    """Frames that the pack has, known to the catalog or not."""
+    """Number of frames in the pack, whether the catalog knows them or not."""
 
 
 def encode_pack(record: PackRecord) -> bytes:
@@ -244,7 +244,7 @@ def decode_pack(payload: bytes) -> PackRecord:
     try:
         pack, size, objects = _PACK.unpack(payload)
     except struct.error as exc:
-        raise CatalogDamaged("an entry of packs is none") from exc
+        raise CatalogDamaged("corrupt entry in database 'packs'") from exc
     return PackRecord(PackId(pack.hex()), size, objects)
 
 
@@ -256,25 +256,25 @@ _GIVEN: Final = 2
 
 
 class PointEntry(NamedTuple):
-    """What names of points and VMs are found by, of one point."""
+    """Name and times of a point, for look-ups by name."""
 
     order: int
     point: PointId
     name: str
-    """Of the point in the mount."""
+    """Name of the point in the mount."""
     vm_name: str
-    """What the VM was called at this point."""
+    """Name of the VM at this point."""
     time: datetime
     committed_us: int
-    """Microseconds from 1970 to the commit, by the clock of the program that wrote it."""
+    """Time of the commit in microseconds since 1970, by the clock of the writer."""
     is_numbered: bool
-    """Whether its order number is above those of all VMs' earlier points."""
+    """Whether its order number is larger than that of every earlier point of any VM."""
     is_clocked: bool
-    """Whether a clock told its time."""
+    """Whether its time comes from a clock and not from an option."""
 
 
 def encode_entry(manifest: Manifest) -> bytes:
-    """The times of a point in microseconds since 1970, flags, its name and its VM's."""
+    """Encode times of a point in microseconds since 1970, flags, its name and its VM's name."""
     flags = _NUMBERED if manifest.time_source is not None else 0
     flags |= 0 if manifest.is_clocked else _GIVEN
     name = manifest.name.encode()
@@ -289,7 +289,7 @@ def decode_entry(order: int, point: PointId, payload: bytes) -> PointEntry:
         vm_name = payload[_ENTRY.size + length :].decode("utf-8", "surrogatepass")
         moment = _EPOCH + timedelta(microseconds=time)
     except (struct.error, ValueError, OverflowError) as exc:
-        raise CatalogDamaged("an entry of order is none") from exc
+        raise CatalogDamaged("corrupt entry in database 'order'") from exc
     return PointEntry(
         order,
         point,
@@ -307,29 +307,29 @@ def _ticks(moment: str) -> int:
 
 
 _LENGTHS = struct.Struct("<II")
-MARK_BYTES: Final = 24
+STAMP_BYTES: Final = 24
 
 
 class PointRecord(NamedTuple):
-    """The files of a point, byte for byte, and a mark that tells when the state file changed."""
+    """The files of a point, byte for byte, and the stamp of its state file."""
 
     manifest: bytes
     state: bytes
-    mark: bytes
+    stamp: bytes
 
 
 def encode_point(record: PointRecord) -> bytes:
     lengths = _LENGTHS.pack(len(record.manifest), len(record.state))
-    return lengths + record.mark.ljust(MARK_BYTES, b"\0") + record.manifest + record.state
+    return lengths + record.stamp.ljust(STAMP_BYTES, b"\0") + record.manifest + record.state
 
 
 def decode_point(payload: bytes) -> PointRecord:
     try:
         manifest, state = _LENGTHS.unpack_from(payload)
     except struct.error as exc:
-        raise CatalogDamaged("an entry of points is none") from exc
-    mark_end = _LENGTHS.size + MARK_BYTES
-    split = mark_end + manifest
+        raise CatalogDamaged("corrupt entry in database 'points'") from exc
+    stamp_end = _LENGTHS.size + STAMP_BYTES
+    split = stamp_end + manifest
     return PointRecord(
-        payload[mark_end:split], payload[split : split + state], payload[_LENGTHS.size : mark_end]
+        payload[stamp_end:split], payload[split : split + state], payload[_LENGTHS.size : stamp_end]
     )

@@ -1,4 +1,4 @@
-"""Changes to the catalog, within one writing transaction."""
+"""Changes of the catalog within one write transaction."""
 
 import json
 import secrets
@@ -49,7 +49,7 @@ from cbtfs.store.catalog.view import (
 
 
 class NewObject(NamedTuple):
-    """An object of a closed pack, with the id it has been given."""
+    """An object of a closed pack, with its new id."""
 
     number: ObjectId
     frame: Frame
@@ -58,14 +58,14 @@ class NewObject(NamedTuple):
 
 
 class Update(View):
-    """Reads and writes; nothing counts until the transaction is committed."""
+    """Reads and changes the catalog; takes effect when the transaction is committed."""
 
     def _put(self, database: bytes, key: bytes, payload: bytes) -> None:
         value = close_value(database, key, payload)
         self._transaction.put(key, value, db=self._databases[database])
 
     def _append(self, database: bytes, key: bytes, payload: bytes) -> None:
-        """Insert at the end: a key that is not the largest was used before, which is a bug."""
+        """Insert at the end; a key that is not the largest was used before, which is a bug."""
         value = close_value(database, key, payload)
         if not self._transaction.put(key, value, db=self._databases[database], append=True):
             raise CatalogDamaged(f"an id of {database.decode()} was used before")
@@ -75,7 +75,7 @@ class Update(View):
 
     def set_up(self) -> None:
         """Give an empty catalog its schema and generation."""
-        self.look_at_schema()
+        self.require_schema()
         if not self.meta(SCHEMA):
             self._put(META, SCHEMA, number_key(SCHEMA_VERSION))
             self.renew_generation()
@@ -86,7 +86,7 @@ class Update(View):
     # Objects
 
     def add_pack(self, pack: PackId, size: int, objects: int) -> int:
-        """Make a closed pack known; its number."""
+        """Add a closed pack; return its number."""
         number = max(int.from_bytes(self.meta(NEXT_PACK), "big"), 1)
         self._put(PACKS, number_key(number), encode_pack(PackRecord(pack, size, objects)))
         self._put(META, NEXT_PACK, number_key(number + 1))
@@ -96,7 +96,7 @@ class Update(View):
         self._delete(PACKS, number_key(number))
 
     def add_objects(self, pack: int, objects: Sequence[NewObject]) -> None:
-        """Make objects of pack number *pack* known; their ids ascend from next_object() on."""
+        """Add objects of pack number *pack*; their ids ascend from next_object()."""
         if not objects:
             return
         for new in objects:
@@ -104,8 +104,8 @@ class Update(View):
             self._append(OBJECTS, key, encode_location(Location(pack, new.frame)))
             if new.children is not None:
                 self._append(MAP, key, encode_children(new.children))
-        # In the order of their digests: neighbours in the tree are written together.
-        for new in sorted(objects, key=lambda each: each.frame.digest):
+        # Ordered by digest, so that neighbours in the B-tree are written together.
+        for new in sorted(objects, key=lambda new: new.frame.digest):
             self._add_digest(new)
         self._put(META, NEXT_OBJECT, number_key(objects[-1].number + 1))
 
@@ -118,33 +118,33 @@ class Update(View):
         self._put(DIGESTS, key, payload + encode_ids([new.number]))
 
     def move_object(self, number: ObjectId, location: Location) -> None:
-        """Let an object be found elsewhere; the frame there must have its digest."""
+        """Replace the location of an object; the frame there must have its digest."""
         self._put(OBJECTS, integer_key(number), encode_location(location))
 
     def drop_objects(self, objects: Iterable[tuple[ObjectId, Location]]) -> None:
-        """Forget objects, and that their digests are known."""
+        """Remove objects and their digests."""
         for number, location in objects:
             key = location.frame.digest[:PREFIX_BYTES]
-            rest = [each for each in decode_ids(self._get(DIGESTS, key) or b"") if each != number]
-            if rest:
-                self._put(DIGESTS, key, encode_ids(rest))
+            others = [n for n in decode_ids(self._get(DIGESTS, key) or b"") if n != number]
+            if others:
+                self._put(DIGESTS, key, encode_ids(others))
             else:
                 self._delete(DIGESTS, key)
             self._delete(OBJECTS, integer_key(number))
             self._delete(MAP, integer_key(number))
 
     def keep_numbers(self) -> None:
-        """Write down the next free id before objects are dropped: none is given twice."""
+        """Record the next free id before objects are dropped, so that no id is used twice."""
         self._put(META, NEXT_OBJECT, number_key(self.next_object()))
 
     def set_incomplete(self, is_incomplete: bool) -> None:
-        """Write down whether nodes of the packs known by now are left out."""
+        """Record whether nodes of the known packs are left out."""
         self._put(META, LEFT_OUT, self.meta(NEXT_PACK) if is_incomplete else b"")
 
     # Points
 
     def put_point(self, manifest: Manifest, record: PointRecord) -> None:
-        """Make a committed point known, or its new state."""
+        """Add a committed point, or replace its state."""
         vm = bytes.fromhex(manifest.vm.id)
         point = bytes.fromhex(manifest.point)
         self._put(POINTS, point, encode_point(record))
@@ -155,13 +155,13 @@ class Update(View):
         self._points_changed()
 
     def drop_point(self, manifest: Manifest) -> None:
-        """Forget a point, and its VM with its last one."""
+        """Remove a point, and its VM with the last point."""
         vm = bytes.fromhex(manifest.vm.id)
         point = bytes.fromhex(manifest.point)
         self._delete(POINTS, point)
         self._delete(ORDER, vm + number_key(manifest.order) + point)
         newest = next(self.points_of(manifest.vm.id, newest_first=True), None)
-        if newest is None or newest[0] < manifest.order:  # else the VM is as the newest has it
+        if newest is None or newest[0] < manifest.order:  # The entry of the VM was from this point.
             record = None if newest is None else self.point(newest[1])
             if record is None:
                 self._delete(VMS, vm)
@@ -171,12 +171,12 @@ class Update(View):
         self._points_changed()
 
     def set_missing(self, points: Collection[PointId]) -> None:
-        """Record which known points have neither a manifest nor a forgotten one."""
+        """Record the points that have neither a manifest nor a forgotten one."""
         self._put(META, MISSING, b"".join(map(bytes.fromhex, sorted(points))))
         self._points_changed()
 
     def set_unproven(self, vm: VmId, order: int) -> None:
-        """Record that points of *vm* later than *order* may have been lost unseen."""
+        """Record that points of *vm* after *order* may be lost without a trace."""
         self._put(META, UNPROVEN + bytes.fromhex(vm), number_key(order))
 
     def _points_changed(self) -> None:

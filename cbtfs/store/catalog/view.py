@@ -1,4 +1,4 @@
-"""What one transaction sees of the catalog."""
+"""Reads of the catalog within one transaction."""
 
 import json
 from collections.abc import Collection, Iterator, Sequence
@@ -55,41 +55,41 @@ UNPROVEN = b"unproven "
 """Followed by the id of a VM."""
 _ID_BYTES: Final = 16
 _PACKS_LOOKED_AT: Final = 4096
-"""Enough to meet a pack of full size, and a matter of milliseconds."""
+"""Enough to include a pack of full size, and read within milliseconds."""
 
 
 class Node(NamedTuple):
-    """A node whose digest holds. Places are kept as they are stored: a tenth of the memory."""
+    """A verified node. Locations stay encoded, which takes a tenth of the memory."""
 
     children: tuple[ObjectId, ...]
     """64 ids; 0 for null."""
     entries: tuple[bytes | None, ...]
 
     def digests(self) -> list[Digest | None]:
-        """64 digests; None for null."""
+        """Return 64 digests; None for null."""
         return [None if entry is None else location_digest(entry) for entry in self.entries]
 
-    def place(self, slot: int) -> Location | None:
-        """Where child *slot* is; None for null."""
+    def location(self, slot: int) -> Location | None:
+        """Return the location of child *slot*; None for null."""
         entry = self.entries[slot]
         return None if entry is None else decode_location(entry)
 
 
 @lru_cache(maxsize=4096)
 def _decode_vm(payload: bytes) -> Vm:
-    """All VMs are asked for with each point that is taken, and few of them differ from before."""
+    """Decode a VM. Cached: each capture reads all VMs, and few of them have changed."""
     return Vm(**json.loads(payload))
 
 
 @lru_cache(maxsize=16)
 def _decode_point_ids(payload: bytes) -> frozenset[PointId]:
-    """The missing points are asked for with every point that is listed."""
+    """Decode the missing points. Cached: they are read with every point that is listed."""
     ids = (payload[at : at + _ID_BYTES] for at in range(0, len(payload), _ID_BYTES))
-    return frozenset(PointId(each.hex()) for each in ids)
+    return frozenset(PointId(point.hex()) for point in ids)
 
 
 class View:
-    """Reads within one transaction; do not keep it longer."""
+    """Reads within one transaction; do not use it after the transaction."""
 
     def __init__(self, transaction: Any, databases: Databases) -> None:
         self._transaction = transaction
@@ -100,7 +100,7 @@ class View:
         return None if value is None else open_value(database, key, value)
 
     def _items(self, database: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        """Keys from *start* on, with their payloads."""
+        """Yield keys from *start* on, with their payloads."""
         cursor = self._transaction.cursor(self._databases[database])
         if cursor.set_range(start) if start else cursor.first():
             for key, value in cursor:
@@ -113,12 +113,12 @@ class View:
         return None if payload is None else decode_location(payload)
 
     def locations(self, numbers: Sequence[ObjectId]) -> dict[ObjectId, Location]:
-        """Where those objects are; what is not known is not in it."""
+        """Return the locations of those *numbers* that are known."""
         cursor = self._transaction.cursor(self._databases[OBJECTS])
-        found = cursor.getmulti(sorted({integer_key(number) for number in numbers}))
+        entries = cursor.getmulti(sorted({integer_key(number) for number in numbers}))
         return {
             ObjectId(key_integer(key)): decode_location(open_value(OBJECTS, key, value))
-            for key, value in found
+            for key, value in entries
         }
 
     def all_locations(self) -> Iterator[tuple[ObjectId, Location]]:
@@ -126,7 +126,7 @@ class View:
             yield ObjectId(key_integer(key)), decode_location(payload)
 
     def locations_below(self, number: int) -> Iterator[tuple[ObjectId, Location]]:
-        """Objects with ids smaller than *number*, descending: nodes before what is below."""
+        """Yield objects with ids below *number*, descending: nodes before their children."""
         cursor = self._transaction.cursor(self._databases[OBJECTS])
         is_there = cursor.prev() if cursor.set_range(integer_key(number)) else cursor.last()
         if is_there:
@@ -137,21 +137,24 @@ class View:
                 )
 
     def children(self, node: ObjectId) -> tuple[ObjectId, ...]:
-        """64 ids, 0 for null; CatalogDamaged if the node has none."""
+        """Return 64 ids, 0 for null; CatalogDamaged if the node has no entry."""
         payload = self._get(MAP, integer_key(node))
         if payload is None:
             raise CatalogDamaged(f"node {node} has no children")
         return decode_children(payload)
 
     def all_children(self) -> Iterator[tuple[ObjectId, tuple[ObjectId, ...]]]:
-        """Nodes in order of their ids: children before the nodes above them."""
+        """Yield nodes in order of their ids: children before the nodes above them."""
         for key, payload in self._items(MAP):
             yield ObjectId(key_integer(key)), decode_children(payload)
 
     def node(self, number: ObjectId, level: int, digest: Digest) -> Node:
-        """Node *number*, once the digests of its children have made up *digest*.
+        """Return node *number* after its *digest* was recomputed from those of its children.
 
-        A root so loaded vouches for all below it, and for every absent block.
+        A root that is loaded like this proves its whole subtree and every absent block.
+
+        Raises:
+            CatalogDamaged: a child is unknown, or the digest does not match.
         """
         children = self.children(number)
         keys = [integer_key(child) if child else None for child in children]
@@ -164,24 +167,24 @@ class View:
         except KeyError as exc:
             raise CatalogDamaged(f"a child of node {number} is not in objects") from exc
         if digest_of(Kind.NODE, level, node_content(node.digests())) != digest:
-            raise CatalogDamaged(f"the children of node {number} do not make up its digest")
+            raise CatalogDamaged(f"the children of node {number} do not match its digest")
         return node
 
     def find(self, kind: Kind, level: int, digest: Digest) -> ObjectId | None:
-        """The object of that digest, if it and what it needs here stands.
+        """Return the object with this digest, if all its entries are intact; else None.
 
-        An entry that is damaged is no answer: the object is then stored anew.
+        An object with a damaged entry counts as unknown, so that it is stored again.
         """
         try:
             payload = self._get(DIGESTS, digest[:PREFIX_BYTES])
         except CatalogDamaged:
             return None
         for number in () if payload is None else decode_ids(payload):
-            if self._stands(number, kind, level, digest):
+            if self._is_intact(number, kind, level, digest):
                 return number
         return None
 
-    def _stands(self, number: ObjectId, kind: Kind, level: int, digest: Digest) -> bool:
+    def _is_intact(self, number: ObjectId, kind: Kind, level: int, digest: Digest) -> bool:
         try:
             location = self.location(number)
             if location is None or location.frame.digest != digest:
@@ -204,7 +207,7 @@ class View:
         return {int.from_bytes(key, "big"): decode_pack(value) for key, value in self._items(PACKS)}
 
     def largest_pack(self) -> int:
-        """Size of the largest pack in bytes, of the first few thousand; 0 without any."""
+        """Return the largest size in bytes of the first few thousand packs; 0 without packs."""
         some = islice(self._items(PACKS), _PACKS_LOOKED_AT)
         return max((decode_pack(value).size for _, value in some), default=0)
 
@@ -218,22 +221,22 @@ class View:
         return None if payload is None else decode_point(payload)
 
     def points(self) -> Iterator[tuple[PointId, PointRecord]]:
-        """All points, in no order that means anything."""
+        """Yield all points in arbitrary order."""
         for key, payload in self._items(POINTS):
             yield PointId(key.hex()), decode_point(payload)
 
     def point_ids(self, prefix: str = "") -> list[PointId]:
-        """The points whose id starts with *prefix*."""
+        """Return the points whose id starts with *prefix*."""
         start = bytes.fromhex(prefix[: len(prefix) // 2 * 2])
         cursor = self._transaction.cursor(self._databases[POINTS])
-        found = []
+        points = []
         if cursor.set_range(start) if start else cursor.first():
             for key in cursor.iternext(keys=True, values=False):
                 if not key.startswith(start):
                     break
                 if key.hex().startswith(prefix):
-                    found.append(PointId(key.hex()))
-        return found
+                    points.append(PointId(key.hex()))
+        return points
 
     @property
     def missing(self) -> frozenset[PointId]:
@@ -241,36 +244,36 @@ class View:
         return _decode_point_ids(self.meta(MISSING))
 
     def unproven_order(self, vm: VmId) -> int:
-        """Largest order number of *vm* up to which later points may be unknown; -1 if none may.
+        """Return the order number of *vm* after which points may be unknown; -1 without such a gap.
 
-        A catalog that did not see a point being committed cannot tell whether a later one was
-        committed and lost.
+        If another program or catalog committed a point, this catalog does not know whether a later
+        point was committed and lost.
         """
-        found = self.meta(UNPROVEN + bytes.fromhex(vm))
-        return int.from_bytes(found, "big") if found else -1
+        order = self.meta(UNPROVEN + bytes.fromhex(vm))
+        return int.from_bytes(order, "big") if order else -1
 
     def vms(self) -> dict[VmId, Vm]:
-        """Every VM that has points, as its newest point knows it."""
+        """Return every VM that has points, as its newest point describes it."""
         return {VmId(key.hex()): _decode_vm(value) for key, value in self._items(VMS)}
 
     def points_of(self, vm: VmId, *, newest_first: bool = False) -> Iterator[tuple[int, PointId]]:
-        """Order number and id of each point of *vm*."""
+        """Yield order number and id of each point of *vm*."""
         for order, point, _ in self._ordered(vm, newest_first=newest_first):
             yield order, point
 
     def entries_of(self, vm: VmId) -> Iterator[PointEntry]:
-        """Names and times of each point of *vm*, in the order of their capture."""
+        """Yield names and times of each point of *vm*, in order of capture."""
         for order, point, payload in self._ordered(vm):
             yield decode_entry(order, point, payload)
 
     def newest_entry(self, vm: VmId) -> PointEntry | None:
-        """The entry of the point of *vm* that was captured last; None if it has none."""
+        """Return the entry of the newest point of *vm*; None if it has no point."""
         for order, point, payload in self._ordered(vm, newest_first=True):
             return decode_entry(order, point, payload)
         return None
 
     def names_of(self, vm: VmId) -> Iterator[tuple[str, PointId]]:
-        """Name in the mount and id of each point of *vm*, in the order of their capture."""
+        """Yield name in the mount and id of each point of *vm*, in order of capture."""
         for entry in self.entries_of(vm):
             yield entry.name, entry.point
 
@@ -281,12 +284,12 @@ class View:
         cursor = self._transaction.cursor(self._databases[ORDER])
         if newest_first:
             after = cursor.set_range(prefix + b"\xff" * 24)
-            there = cursor.prev() if after else cursor.last()
+            has_entries = cursor.prev() if after else cursor.last()
             entries = cursor.iterprev()
         else:
-            there = cursor.set_range(prefix)
+            has_entries = cursor.set_range(prefix)
             entries = cursor.iternext()
-        if not there:
+        if not has_entries:
             return
         for key, value in entries:
             if not key.startswith(prefix):
@@ -297,31 +300,31 @@ class View:
     # Numbers
 
     def meta(self, key: bytes) -> bytes:
-        """A fact about the catalog; empty if there is none."""
+        """Return a value of META; empty if it is absent."""
         return self._get(META, key) or b""
 
     @property
     def schema(self) -> int:
-        """The schema of the values here; this program's in a catalog that has none yet."""
+        """Schema of the values; that of this program in an empty catalog."""
         return int.from_bytes(self.meta(SCHEMA), "big") or SCHEMA_VERSION
 
-    def look_at_schema(self, schemas: Collection[int] = (SCHEMA_VERSION,)) -> None:
-        """OtherSchema if the schema is none of *schemas*: values are to be read in another way."""
+    def require_schema(self, schemas: Collection[int] = (SCHEMA_VERSION,)) -> None:
+        """Raise OtherSchema unless the schema is one of *schemas*."""
         if self.schema not in schemas:
             raise OtherSchema(self.schema)
 
     @property
     def generation(self) -> bytes:
-        """Random; another one means that ids may mean other objects."""
+        """Random bytes; if they change, ids may refer to other objects."""
         return self.meta(GENERATION)
 
     @property
     def points_version(self) -> bytes:
-        """Changes whenever a point comes, goes or changes its state."""
+        """Random bytes that change when a point is added, removed or changes its state."""
         return self.meta(POINTS_VERSION)
 
     def count_damaged(self, database: bytes) -> int:
-        """How many entries fail their checksum."""
+        """Return the number of entries that fail their checksum."""
         count = 0
         for key, value in self._transaction.cursor(self._databases[database]):
             try:
@@ -331,26 +334,26 @@ class View:
         return count
 
     def next_object(self) -> int:
-        """The next free object id: above every id that was ever given."""
+        """Return the next free object id, which is larger than every id ever used."""
         known = int.from_bytes(self.meta(NEXT_OBJECT), "big")
         return max(known, self.last_number(OBJECTS) + 1, self.last_number(MAP) + 1)
 
     @property
     def is_incomplete(self) -> bool:
-        """Whether nodes of known packs were left out for want of a child."""
+        """Whether nodes of known packs were left out because a child was absent."""
         return bool(self.meta(LEFT_OUT))
 
     @property
     def may_be_completed(self) -> bool:
-        """Whether packs have come since nodes were left out."""
+        """Whether packs were added since nodes were left out."""
         return self.is_incomplete and self.meta(LEFT_OUT) != self.meta(NEXT_PACK)
 
     def count(self, database: bytes) -> int:
-        """How many entries a database has, as LMDB counts them."""
+        """Return the number of entries of a database."""
         entries: int = self._transaction.stat(self._databases[database])["entries"]
         return entries
 
     def last_number(self, database: bytes) -> int:
-        """The largest key of an integer database; 0 if it is empty."""
+        """Return the largest key of an integer database; 0 if it is empty."""
         cursor = self._transaction.cursor(self._databases[database])
         return key_integer(cursor.key()) if cursor.last() else 0
