@@ -1,1 +1,1 @@
-"""Check: prove that a repository holds what it says, or name what it does not and whom it hurts."""
+"""Verification of a repository; lists damaged objects and the restore points they affect."""

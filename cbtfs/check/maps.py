@@ -1,10 +1,10 @@
-"""Block maps from the roots down: every node's digest recomputed, each shared node once."""
+"""Verification of block maps: recomputes the digest of every node once, from the roots down."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from cbtfs.check.report import Place, Problem
+from cbtfs.check.report import AffectedDisk, Problem
 from cbtfs.core.blockmap import FANOUT, Shape
 from cbtfs.core.extent import Extent, clip, coalesce
 from cbtfs.core.frame import Kind
@@ -18,37 +18,37 @@ _LEAF: Final = 1
 
 
 class MapCheck:
-    """Walks the block maps of points, and tells which extents the bad objects touch.
+    """Verifies the block maps of points and finds the extents that unreadable objects affect.
 
-    *bad* are objects that cannot be had, each with its problem. Memory goes with the number of
-    nodes, not of chunks.
+    *unreadable* are objects, each with its problem. Memory grows with the number of nodes and not
+    with the number of chunks.
     """
 
-    def __init__(self, catalog: Catalog, bad: Mapping[ObjectId, Problem]) -> None:
+    def __init__(self, catalog: Catalog, unreadable: Mapping[ObjectId, Problem]) -> None:
         self._catalog = catalog
-        self._bad = bad
+        self._unreadable = unreadable
         self._broken: dict[ObjectId, Problem] = {}
-        """Nodes whose children cannot be known: all below them is out of reach."""
+        """Nodes whose children are unknown, so that their subtrees cannot be reached."""
         self._roots: dict[bytes, Problem] = {}
         self._walked: set[ObjectId] = set()
         self._tainted: set[ObjectId] = set()
-        """Nodes with something bad in them or below."""
+        """Nodes that are unreadable or broken, or have such a descendant."""
         self.problems: list[Problem] = []
 
-    def look_at(self, manifest: Manifest) -> None:
-        """Walk the disks of a point, and enter in every problem where it shows there."""
+    def verify(self, manifest: Manifest) -> None:
+        """Walk the disks of a point, and add the affected extents to the problems."""
         for disk in manifest.disks:
             if disk.root == NULL_DIGEST:
                 continue
-            touched: dict[Problem, list[Extent]] = defaultdict(list)
-            for problem, extent in self._touched(disk):
-                touched[problem] += clip([extent], 0, disk.size)
-            for problem, extents in touched.items():
-                found = tuple(coalesce(extents))
+            affected: dict[Problem, list[Extent]] = defaultdict(list)
+            for problem, extent in self._affected(disk):
+                affected[problem] += clip([extent], 0, disk.size)
+            for problem, extents in affected.items():
+                merged = tuple(coalesce(extents))
                 vm, name = manifest.vm.name, manifest.name
-                problem.places.append(Place(manifest.point, vm, disk.label, found, name))
+                problem.places.append(AffectedDisk(manifest.point, vm, disk.label, merged, name))
 
-    def _touched(self, disk: DiskRecord) -> Iterator[tuple[Problem, Extent]]:
+    def _affected(self, disk: DiskRecord) -> Iterator[tuple[Problem, Extent]]:
         height = Shape(disk.size, disk.block_size).height
         with self._catalog.view() as view:
             number = view.find(Kind.NODE, height, disk.root)
@@ -69,19 +69,19 @@ class MapCheck:
 
     def _children(self, node: Ref, level: int) -> list[Ref | None]:
         with self._catalog.view() as view:
-            found = view.node(node.number, level, node.digest)
+            loaded = view.node(node.number, level, node.digest)
         return [
             None if digest is None else Ref(number, digest)
-            for number, digest in zip(found.children, found.digests(), strict=True)
+            for number, digest in zip(loaded.children, loaded.digests(), strict=True)
         ]
 
     def _walk(self, node: Ref, level: int) -> None:
-        """Look at a node and all below it, unless it has been looked at."""
+        """Verify a node and its subtree, unless this was done before."""
         number = node.number
         if number in self._walked:
             return
         self._walked.add(number)
-        if number in self._bad:
+        if number in self._unreadable:
             self._tainted.add(number)
         try:
             children = self._children(node, level)
@@ -91,7 +91,7 @@ class MapCheck:
             self._tainted.add(number)
             self.problems.append(problem)
             return
-        suspects = self._bad.keys() if level == _LEAF else self._tainted
+        suspects = self._unreadable.keys() if level == _LEAF else self._tainted
         for child in children:
             if child is None:
                 continue
@@ -103,11 +103,11 @@ class MapCheck:
     def _extents(
         self, node: Ref, level: int, index: int, block_size: int
     ) -> Iterator[tuple[Problem, Extent]]:
-        """Yield what is bad in a tainted node or below, with the extent that it takes along."""
+        """Yield the problems of a tainted node and its subtree, with the extents they affect."""
         if node.number not in self._tainted:
             return
         span = int(FANOUT**level) * block_size
-        for problems in (self._bad, self._broken):
+        for problems in (self._unreadable, self._broken):
             if node.number in problems:
                 yield problems[node.number], Extent(index * span, span)
         if node.number in self._broken:
@@ -117,6 +117,6 @@ class MapCheck:
                 continue
             if level > _LEAF:
                 yield from self._extents(child, level - 1, index * FANOUT + slot, block_size)
-            elif child.number in self._bad:
+            elif child.number in self._unreadable:
                 block = index * FANOUT + slot
-                yield self._bad[child.number], Extent(block * block_size, block_size)
+                yield self._unreadable[child.number], Extent(block * block_size, block_size)

@@ -1,4 +1,4 @@
-"""The catalog's objects against the packs: each one inside its pack, as the trailer has it."""
+"""Verification of the catalog's objects: each location must match the trailer of its pack."""
 
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -15,62 +15,64 @@ from cbtfs.store.packs import PackFolder
 
 _BATCH: Final = 4096
 _TRAILERS: Final = 16
-"""Objects stand in the catalog as they stand in packs, but for those that were moved."""
+"""Trailers kept in memory: the catalog's order is that of the packs, except for moved objects."""
 
-BadFrames = Mapping[PackId, Mapping[int, Problem]]
+CorruptFrames = Mapping[PackId, Mapping[int, Problem]]
 
 
 @dataclass(slots=True)
 class ObjectFindings:
-    """What is wrong with the catalog's objects."""
+    """Problems of the catalog's objects."""
 
     count: int = 0
     problems: list[Problem] = field(default_factory=list)
-    bad: dict[ObjectId, Problem] = field(default_factory=dict)
-    """Objects that cannot be had, each with a problem: one of these, or its frame's."""
+    unreadable: dict[ObjectId, Problem] = field(default_factory=dict)
+    """Unreadable objects, each with a problem of this list or of its frame."""
 
 
-def verify_objects(catalog: Catalog, packs: PackFolder, bad_frames: BadFrames) -> ObjectFindings:
+def verify_objects(
+    catalog: Catalog, packs: PackFolder, corrupt_frames: CorruptFrames
+) -> ObjectFindings:
     """Compare every object of the catalog with its pack."""
-    return _Comparison(catalog, packs, bad_frames).run()
+    return _ObjectCheck(catalog, packs, corrupt_frames).run()
 
 
-class _Comparison:
-    def __init__(self, catalog: Catalog, packs: PackFolder, bad_frames: BadFrames) -> None:
+class _ObjectCheck:
+    def __init__(self, catalog: Catalog, packs: PackFolder, corrupt_frames: CorruptFrames) -> None:
         self._catalog = catalog
         self._packs = packs
-        self._bad_frames = bad_frames
+        self._corrupt_frames = corrupt_frames
         self._trailers: OrderedDict[PackId, dict[int, Frame]] = OrderedDict()
         self._lost: dict[PackId, Problem] = {}
         self._shared: dict[tuple[str, int], Problem] = {}
-        self._found = ObjectFindings()
+        self._findings = ObjectFindings()
 
     def run(self) -> ObjectFindings:
-        found = self._found
+        findings = self._findings
         with self._catalog.view() as view:
             last = view.last_number(OBJECTS)
             records: dict[int, PackRecord] = {}
             try:
                 records = view.packs()
             except CatalogDamaged as exc:
-                found.problems.append(Problem("catalog", str(exc)))
-        self._look_at_sizes(records)
+                findings.problems.append(Problem("catalog", str(exc)))
+        self._compare_sizes(records)
         for number, location in self._locations(last):
-            found.count += 1
+            findings.count += 1
             problem = self._compare(records.get(location.pack), location)
             if problem is not None:
-                found.bad[number] = problem
-        return found
+                findings.unreadable[number] = problem
+        return findings
 
-    def _look_at_sizes(self, records: Mapping[int, PackRecord]) -> None:
+    def _compare_sizes(self, records: Mapping[int, PackRecord]) -> None:
         for record in records.values():
             try:
                 size = self._packs.open(record.id).size
             except (ChunkMissing, DataCorrupt):
                 continue
             if size != record.size:
-                what = f"pack {record.id} has {size} bytes, {record.size} are expected"
-                self._found.problems.append(Problem("pack", what))
+                what = f"pack {record.id} has {size} bytes, expected {record.size}"
+                self._findings.problems.append(Problem("pack", what))
 
     def _locations(self, last: int) -> Iterator[tuple[ObjectId, Location]]:
         for first in range(1, last + 1, _BATCH):
@@ -79,46 +81,46 @@ class _Comparison:
                 with self._catalog.view() as view:
                     batch = view.locations(numbers)
             except CatalogDamaged:
-                batch = self._sound_ones(numbers)
+                batch = self._readable(numbers)
             yield from batch.items()
 
-    def _sound_ones(self, numbers: list[ObjectId]) -> dict[ObjectId, Location]:
-        sound = {}
+    def _readable(self, numbers: list[ObjectId]) -> dict[ObjectId, Location]:
+        locations = {}
         for number in numbers:
             try:
                 with self._catalog.view() as view:
                     location = view.location(number)
             except CatalogDamaged as exc:
                 problem = Problem("catalog", f"object {number}: {exc}")
-                self._found.problems.append(problem)
-                self._found.bad[number] = problem
+                self._findings.problems.append(problem)
+                self._findings.unreadable[number] = problem
                 continue
             if location is not None:
-                sound[number] = location
-        return sound
+                locations[number] = location
+        return locations
 
     def _compare(self, record: PackRecord | None, location: Location) -> Problem | None:
         if record is None:
-            what = f"the catalog does not know pack number {location.pack}, but objects in it"
+            what = f"the catalog has objects in pack number {location.pack}, but not the pack"
             return self._share("unknown", location.pack, Problem("catalog", what))
         frames = self._frames(record.id)
         if isinstance(frames, Problem):
             return frames
         offset = location.frame.offset
         if frames.get(offset) != location.frame:
-            what = f"pack {record.id} does not hold what the catalog says it does"
+            what = f"the frames of pack {record.id} differ from those in the catalog"
             return self._share("differs", location.pack, Problem("catalog", what))
-        return self._bad_frames.get(record.id, {}).get(offset)
+        return self._corrupt_frames.get(record.id, {}).get(offset)
 
     def _share(self, why: str, pack: int, problem: Problem) -> Problem:
-        """One problem for all objects of a pack that have it."""
+        """Return one problem for all objects of a pack that have the same one."""
         known = self._shared.setdefault((why, pack), problem)
         if known is problem:
-            self._found.problems.append(problem)
+            self._findings.problems.append(problem)
         return known
 
     def _frames(self, pack: PackId) -> dict[int, Frame] | Problem:
-        """The frames of a pack by their offset, or why there are none."""
+        """Return the frames of a pack by offset, or the problem of the pack."""
         if pack in self._lost:
             return self._lost[pack]
         known = self._trailers.get(pack)
@@ -127,7 +129,7 @@ class _Comparison:
                 known = {frame.offset: frame for frame in self._packs.frames(pack)[0]}
             except (ChunkMissing, DataCorrupt) as exc:
                 problem = self._lost[pack] = Problem("pack", str(exc), type(exc))
-                self._found.problems.append(problem)
+                self._findings.problems.append(problem)
                 return problem
             self._trailers[pack] = known
             while len(self._trailers) > _TRAILERS:

@@ -1,4 +1,4 @@
-"""Packs against themselves: header, frames, trailer, footer, without the catalog."""
+"""Verification of packs without the catalog: header, frames, trailer, footer."""
 
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,23 +11,23 @@ from cbtfs.core.ids import PackId
 from cbtfs.errors import ChunkMissing, DataCorrupt
 from cbtfs.store.pack import Pack
 from cbtfs.store.packs import PackFolder
-from cbtfs.store.quarantine import BadPlace, bad_place
+from cbtfs.store.quarantine import CorruptFrame, corrupt_frame
 
 _THREADS: Final = 4
-"""Reading, hashing and decoding leave the interpreter's lock; more than disks can feed is waste."""
+"""Reading, hashing and decoding release the GIL; disks cannot feed more threads."""
 
 
 @dataclass(slots=True)
 class PackFindings:
-    """What is wrong with one pack."""
+    """Problems of one pack."""
 
     id: PackId
     size: int = 0
     problems: list[Problem] = field(default_factory=list)
-    bad: dict[int, Problem] = field(default_factory=dict)
-    """Problems of frames, by their offset; they are among the problems."""
-    places: list[BadPlace] = field(default_factory=list)
-    """Where those frames are."""
+    by_offset: dict[int, Problem] = field(default_factory=dict)
+    """Problems of corrupt frames by offset; also listed in `problems`."""
+    corrupt: list[CorruptFrame] = field(default_factory=list)
+    """The corrupt frames."""
     chunks_read: int = 0
     bytes_read: int = 0
 
@@ -35,7 +35,7 @@ class PackFindings:
 def verify_packs(
     packs: PackFolder, ids: set[PackId], read: Collection[PackId]
 ) -> Iterator[PackFindings]:
-    """Yield what is wrong with each pack: its nodes are loaded, its chunks if it is in *read*."""
+    """Yield the findings of each pack: loads all nodes, and the chunks of packs in *read*."""
     with ThreadPoolExecutor(_THREADS, "check") as threads:
         yield from threads.map(lambda pack: _verify(packs, pack, pack in read), sorted(ids))
 
@@ -44,13 +44,13 @@ def _verify(packs: PackFolder, id: PackId, read_data: bool) -> PackFindings:  # 
     findings = PackFindings(id)
     try:
         pack = packs.open(id)
-        frames, trouble = packs.frames(id)
+        frames, trailer_error = packs.frames(id)
     except (ChunkMissing, DataCorrupt) as exc:
         findings.problems.append(Problem("pack", str(exc), type(exc)))
         return findings
     findings.size = pack.size
-    if trouble is not None:
-        findings.problems.append(Problem("trailer", trouble))
+    if trailer_error is not None:
+        findings.problems.append(Problem("trailer", trailer_error))
     elif (gap := _gap(pack, frames)) is not None:
         findings.problems.append(Problem("pack", f"pack {id}: no frame is listed at {gap}"))
     for frame in frames:
@@ -60,7 +60,7 @@ def _verify(packs: PackFolder, id: PackId, read_data: bool) -> PackFindings:  # 
 
 
 def _gap(pack: Pack, frames: list[Frame]) -> int | None:
-    """The first byte before the trailer that no frame claims, or two do."""
+    """Return the first offset before the trailer that belongs to no frame or to two, or None."""
     at = PACK_HEADER_BYTES
     for frame in frames:
         if frame.offset != at:
@@ -77,7 +77,7 @@ def _load(pack: Pack, frame: Frame, findings: PackFindings) -> None:
         what = f"{name} {frame.digest.hex()} in pack {findings.id} at {frame.offset}: {exc}"
         problem = Problem("chunk" if frame.kind is Kind.CHUNK else "node", what)
         findings.problems.append(problem)
-        findings.bad[frame.offset] = problem
-        findings.places.append(bad_place(findings.id, frame))
+        findings.by_offset[frame.offset] = problem
+        findings.corrupt.append(corrupt_frame(findings.id, frame))
     findings.chunks_read += frame.kind is Kind.CHUNK
     findings.bytes_read += frame.end - frame.offset

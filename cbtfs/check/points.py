@@ -1,9 +1,9 @@
-"""Manifests and state files against themselves, and the catalog's copies of them."""
+"""Verification of manifests and state files, and comparison with the catalog's copies."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from cbtfs.check.report import Place, Problem
+from cbtfs.check.report import AffectedDisk, Problem
 from cbtfs.core.extent import Extent
 from cbtfs.core.ids import PointId
 from cbtfs.core.manifest import Manifest, decode_manifest, unknown_state
@@ -16,15 +16,15 @@ from cbtfs.store.points import PointFolder
 
 @dataclass(slots=True)
 class PointFindings:
-    """The points that there are, and what is wrong with their files."""
+    """All points, and the problems of their files."""
 
     manifests: list[Manifest] = field(default_factory=list)
-    """As the files have them; as the catalog does where the file is damaged."""
+    """Manifests from points/, or the catalog's copy if the file is damaged or missing."""
     problems: list[Problem] = field(default_factory=list)
 
 
 def verify_records(records: DistrustFolder) -> Iterator[Problem]:
-    """Look at the records of change lists that lack changes."""
+    """Verify the distrust records of disks."""
     for disk in records.disks():
         try:
             records.read(disk)
@@ -33,10 +33,10 @@ def verify_records(records: DistrustFolder) -> Iterator[Problem]:
 
 
 def verify_points(points: PointFolder, catalog: Catalog | None) -> PointFindings:
-    """Look at the files of every point, and compare with *catalog* if there is one to trust."""
-    committed = points.ids()  # before the catalog is asked: a point gets there later
-    found = PointFindings()
-    known = _known(catalog, committed, found) if catalog is not None else {}
+    """Verify the files of every point, and compare them with *catalog* unless it is None."""
+    committed = points.ids()  # Before reading the catalog, which gets a point later.
+    findings = PointFindings()
+    known = _known(catalog, committed, findings) if catalog is not None else {}
     for point in sorted(committed | known.keys()):
         copy = known.get(point)
         try:
@@ -44,31 +44,33 @@ def verify_points(points: PointFolder, catalog: Catalog | None) -> PointFindings
         except PointNotFound:
             if copy is not None and point not in points.forgotten_ids():
                 what = (
-                    f"the manifest of point {point} ({spec_of(copy)}) is missing: put it back "
+                    f"the manifest of point {point} ({spec_of(copy)}) is missing: restore it "
                     "from a copy of points/, or run 'cbtfs repair --restore-manifests'"
                 )
-                found.problems.append(Problem("manifest", what, ChunkMissing, [*_all_of(copy)]))
-                found.manifests.append(copy)
+                findings.problems.append(
+                    Problem("manifest", what, ChunkMissing, [*_all_disks(copy)])
+                )
+                findings.manifests.append(copy)
             continue
         except DataCorrupt as exc:
-            places = [] if copy is None else [*_all_of(copy)]
-            found.problems.append(Problem("manifest", str(exc), places=places))
+            places = [] if copy is None else [*_all_disks(copy)]
+            findings.problems.append(Problem("manifest", str(exc), places=places))
             if copy is not None:
-                found.manifests.append(copy)
+                findings.manifests.append(copy)
         else:
             manifest = decode_manifest(data)
-            found.manifests.append(manifest)
+            findings.manifests.append(manifest)
             if copy is not None and copy != manifest:
                 what = f"the catalog has another manifest of point {point} ({spec_of(manifest)})"
-                found.problems.append(Problem("catalog", what, places=[*_all_of(manifest)]))
-        found.problems += _wrong_state(points, point, copy)
-    return found
+                findings.problems.append(Problem("catalog", what, places=[*_all_disks(manifest)]))
+        findings.problems += _wrong_state(points, point, copy)
+    return findings
 
 
 def _known(
-    catalog: Catalog, committed: set[PointId], found: PointFindings
+    catalog: Catalog, committed: set[PointId], findings: PointFindings
 ) -> dict[PointId, Manifest]:
-    """The points that the catalog knows, with its copies of their manifests."""
+    """Return the catalog's copies of the manifests of all points that it knows."""
     with catalog.view() as view:
         ids = view.point_ids()
     known = {}
@@ -79,34 +81,34 @@ def _known(
             if record is not None:
                 known[point] = decode_manifest(record.manifest)
         except (CatalogDamaged, ValueError) as exc:
-            found.problems.append(Problem("catalog", f"point {point}: {exc}"))
+            findings.problems.append(Problem("catalog", f"point {point}: {exc}"))
     for point in sorted(committed - set(ids)):
         with catalog.view() as view:
             is_late = view.point_ids(point) != []
         if not is_late:
-            found.problems.append(Problem("catalog", f"point {point} is not in the catalog"))
+            findings.problems.append(Problem("catalog", f"point {point} is not in the catalog"))
     return known
 
 
 def _wrong_state(
     points: PointFolder, point: PointId, manifest: Manifest | None
 ) -> Iterator[Problem]:
-    state, mark = points.load_state(point)
+    state, stamp = points.load_state(point)
     if state != unknown_state(point):
         return
     name = point if manifest is None else f"{point} ({spec_of(manifest)})"
-    if mark:
+    if stamp:
         yield Problem("state", f"the state file of point {name} is damaged")
     else:
         yield Problem("state", f"the state file of point {name} is missing", ChunkMissing)
 
 
 def spec_of(manifest: Manifest) -> str:
-    """VM@TIME, by which commands take the point and users know it."""
+    """Return VM@TIME, the name of a point in commands."""
     return f"{manifest.vm.directory}@{manifest.name}"
 
 
-def _all_of(manifest: Manifest) -> Iterator[Place]:
+def _all_disks(manifest: Manifest) -> Iterator[AffectedDisk]:
     for disk in manifest.disks:
         extents = (Extent(0, disk.size),) if disk.size else ()
-        yield Place(manifest.point, manifest.vm.name, disk.label, extents, manifest.name)
+        yield AffectedDisk(manifest.point, manifest.vm.name, disk.label, extents, manifest.name)

@@ -1,13 +1,13 @@
-"""Write down what a check of the data found: bad places, and when points were last verified."""
+"""Recording of a check of the data: quarantine, and the moments of verification."""
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cbtfs.check.report import Report
+from cbtfs.check.report import CheckReport
 from cbtfs.check.subset import ALL, Subset
-from cbtfs.check.verification import load_proven, save_proven
+from cbtfs.check.verification import load_parts, save_parts
 from cbtfs.core.ids import PointId
 from cbtfs.core.manifest import PointState, unknown_state
 from cbtfs.core.moment import format_moment, parse_moment
@@ -15,34 +15,35 @@ from cbtfs.errors import AccessDenied, RepositoryLocked, StoreFailed
 from cbtfs.store.repository import Repository, writing
 
 
-def record(path: Path, report: Report, read: Subset, *, lock_wait: float) -> None:
-    """Put bad places into quarantine, and date the points that are whole, now that *read* was read.
+def record(path: Path, report: CheckReport, read: Subset, *, lock_wait: float) -> None:
+    """Quarantine corrupt frames, and record the verification of intact points.
 
-    All data dates them now; the last of all parts dates them as of the first of these. Where
-    nobody may write just now, the report says so instead.
+    A check of all data verifies a point now. After the last of all parts a point counts as
+    verified since the oldest of the parts. If the repository cannot be written, the report says
+    why.
     """
     is_dated = read == ALL or read.parts > 0
-    if not report.bad and not is_dated:
+    if not report.corrupt and not is_dated:
         return
     try:
         with writing(path, lock_wait=lock_wait) as repository:
-            repository.add_to_quarantine(report.bad)
+            repository.add_to_quarantine(report.corrupt)
             if is_dated:
                 _date(repository, report, read)
     except (RepositoryLocked, AccessDenied, StoreFailed) as exc:
         report.unrecorded = str(exc)
 
 
-def _date(repository: Repository, report: Report, read: Subset) -> None:
-    there = repository.points.ids()
+def _date(repository: Repository, report: CheckReport, read: Subset) -> None:
+    present = repository.points.ids()
     now = format_moment(datetime.now(UTC).replace(microsecond=0))
-    whole = {point for point in report.whole_points if point in there}
+    whole = {point for point in report.whole_points if point in present}
     verified: Mapping[PointId, str] = dict.fromkeys(whole, now)
     if read.parts:
-        points = [point for point in report.verified if point in there]
-        proven = load_proven(repository.path, read.parts).after(read.part, now, points, whole)
-        save_proven(repository.path, proven)
-        verified = proven.verified()
+        points = [point for point in report.verified if point in present]
+        parts = load_parts(repository.path, read.parts).after(read.part, now, points, whole)
+        save_parts(repository.path, parts)
+        verified = parts.verified()
     dated = [*_newer(repository, whole, verified, now)]
     repository.put_states(dated)
     report.verified.update((state.point, state.verified) for state in dated)
@@ -51,9 +52,9 @@ def _date(repository: Repository, report: Report, read: Subset) -> None:
 def _newer(
     repository: Repository, points: Collection[PointId], verified: Mapping[PointId, str], now: str
 ) -> Iterator[PointState]:
-    """States with a later date; one that cannot be read is left for somebody to look at.
+    """Yield states with a later moment of verification, without those that cannot be read.
 
-    A date that is still to come is of a clock that was wrong, and gives way.
+    A recorded moment in the future comes from a wrong clock and is replaced.
     """
     latest = parse_moment(now)
     for point in sorted(points):

@@ -1,4 +1,4 @@
-"""Which packs a check reads: all, none, a share, a size, or one part of several."""
+"""The packs that a check reads: all, none, a share, a size, or one part of several."""
 
 import random
 import re
@@ -15,10 +15,10 @@ _SHARE = re.compile(r"(\d+(?:\.\d+)?)%", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Subset:
-    """Exactly one of these is given.
+    """A subset of packs: a part, a share or a size.
 
-    The parts 1/t to t/t cover every pack once. What a share or a size takes is drawn anew each
-    time.
+    The parts 1/t to t/t include every pack exactly once. The packs of a share or a size are drawn
+    at random each time.
     """
 
     part: int = 0
@@ -28,25 +28,25 @@ class Subset:
 
     def __post_init__(self) -> None:
         if self.parts and not 1 <= self.part <= self.parts:
-            raise ValueError(f"there is no part {self.part} of {self.parts}")
+            raise ValueError(f"part {self.part} of {self.parts} does not exist")
         if self.share is not None and not 0 <= self.share <= 1:
-            raise ValueError("a share is between 0% and 100%")
+            raise ValueError("a share must be between 0% and 100%")
 
     def choose(self, sizes: Mapping[PackId, int]) -> frozenset[PackId]:
-        """The packs to read, of those that *sizes* names."""
+        """Return the packs to read; *sizes* has the size of every pack in bytes."""
         if self.parts:
-            mine = self.part - 1
-            return frozenset(p for p in sizes if int(p[:16], 16) % self.parts == mine)
+            remainder = self.part - 1
+            return frozenset(p for p in sizes if int(p[:16], 16) % self.parts == remainder)
         total = sum(sizes.values())
-        room = total * self.share if self.share is not None else float(self.size or 0)
-        if room >= total:
+        budget = total * self.share if self.share is not None else float(self.size or 0)
+        if budget >= total:
             return frozenset(sizes)
         chosen = set[PackId]()
         for pack in random.sample(sorted(sizes), len(sizes)):
-            if room <= 0:
+            if budget <= 0:
                 break
             chosen.add(pack)
-            room -= sizes[pack]
+            budget -= sizes[pack]
         return frozenset(chosen)
 
 
@@ -55,11 +55,11 @@ NONE: Final = Subset(size=0)
 
 
 def parse_subset(text: str) -> Subset:
-    """Return the subset that *text* names: 5%, 3/10 or 10G; ValueError if it names none."""
-    if (found := _PART.fullmatch(text)) and int(found[2]):
-        return Subset(part=int(found[1]), parts=int(found[2]))
-    if found := _SHARE.fullmatch(text):
-        return Subset(share=float(found[1]) / 100)
+    """Parse a subset such as 5%, 3/10 or 10G; ValueError if *text* is invalid."""
+    if (match := _PART.fullmatch(text)) and int(match[2]):
+        return Subset(part=int(match[1]), parts=int(match[2]))
+    if match := _SHARE.fullmatch(text):
+        return Subset(share=float(match[1]) / 100)
     try:
         if text.isdecimal():
             raise ValueError("a size needs a unit here")

@@ -1,7 +1,7 @@
-"""Which parts of the data were found right, and when: parts 1/n to n/n add up to a verification.
+"""Verification in parts: the record of parts 1/n to n/n, which add up to a full verification.
 
-What is kept for each point does not depend on the clock: a point that came after a part was read
-is not proven by it. A prune that moves objects from a part to another one verifies them.
+The record of a point does not depend on the clock: a part that was read before the point was
+committed does not count. A prune that moves objects from one part to another verifies them.
 """
 
 import logging
@@ -18,86 +18,86 @@ from cbtfs.core.sealed import MAX_BYTES, seal, unseal
 from cbtfs.errors import DataCorrupt
 from cbtfs.store.files import load_file, replace, storing
 
-PROVEN: Final = "verified"
+PARTS_FILE: Final = "verified"
 _MAX_PARTS: Final = 9999
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Proven:
-    """What is known of parts 1 to *parts*; one that was never read has no time."""
+class VerifiedParts:
+    """The verification of parts 1 to *parts*; a part that was never read has no time."""
 
     parts: int
     times: Mapping[int, str] = field(default_factory=dict)
     points: Mapping[PointId, frozenset[int]] = field(default_factory=dict)
-    """For each point the parts in which all that it needs was right when they were last read."""
+    """Parts of each point whose objects were all intact at the last read of the part."""
 
     def __post_init__(self) -> None:
         known = range(1, self.parts + 1)
         named = {*self.times}.union(*self.points.values())
-        if not 1 <= self.parts <= _MAX_PARTS or not all(each in known for each in named):
-            raise ValueError(f"not parts of {self.parts}")
+        if not 1 <= self.parts <= _MAX_PARTS or not all(part in known for part in named):
+            raise ValueError(f"a part is not between 1 and {self.parts}")
         if not named <= self.times.keys():
-            raise ValueError("a part was found right, but nobody knows when")
+            raise ValueError("a verified part has no time")
 
     def after(
         self, part: int, time: str, points: Collection[PointId], whole: Collection[PointId]
-    ) -> "Proven":
-        """What is known once *part* was read at *time*, when *points* in *whole* were right.
+    ) -> "VerifiedParts":
+        """Return the record after *part* was read at *time* and points in *whole* were intact.
 
-        Points that are not in *points* are gone.
+        *points* are all points; others are dropped.
         """
-        found = {}
+        verified = {}
         for point in points:
             before = self.points.get(point, frozenset())
-            found[point] = before | {part} if point in whole else before - {part}
-        return Proven(self.parts, {**self.times, part: time}, found)
+            verified[point] = before | {part} if point in whole else before - {part}
+        return VerifiedParts(self.parts, {**self.times, part: time}, verified)
 
     def verified(self) -> dict[PointId, str]:
-        """Points of which every part was right, each with the time since when all were read."""
+        """Return points with every part verified, each with the time of the oldest part."""
         if len(self.times) < self.parts:
             return {}
         oldest = min(self.times.values(), key=parse_moment)
         return {p: oldest for p, parts in self.points.items() if len(parts) == self.parts}
 
 
-def load_proven(path: Path, parts: int) -> Proven:
-    """What the repository at *path* knows of so many parts; nothing if it knows of other ones."""
+def load_parts(path: Path, parts: int) -> VerifiedParts:
+    """Load the record of the repository at *path*; empty if it has another number of parts."""
     try:
-        document = unseal(load_file(path / PROVEN, MAX_BYTES))
+        document = unseal(load_file(path / PARTS_FILE, MAX_BYTES))
         if integer(document, "parts") != parts:
-            return Proven(parts)
-        return Proven(parts, _times(document), _points(document))
+            return VerifiedParts(parts)
+        return VerifiedParts(parts, _times(document), _points(document))
     except FileNotFoundError:
-        return Proven(parts)
+        return VerifiedParts(parts)
     except (OSError, ValueError, DataCorrupt) as exc:
-        log.warning("the file %s is damaged (%s): the parts are counted from anew", PROVEN, exc)
-        return Proven(parts)
+        log.warning("the file %s is damaged (%s): all parts count as unverified", PARTS_FILE, exc)
+        return VerifiedParts(parts)
 
 
 def _times(document: Document) -> dict[int, str]:
-    return {integer(each, "part"): moment(each, "time") for each in items(document, "times")}
+    return {integer(item, "part"): moment(item, "time") for item in items(document, "times")}
 
 
 def _points(document: Document) -> dict[PointId, frozenset[int]]:
-    found = dict[PointId, frozenset[int]]()
-    for each in items(document, "points"):
-        parts = frozenset(integers(each, "parts"))
-        found.update((PointId(point), parts) for point in ids(each, "ids"))
-    return found
+    verified = dict[PointId, frozenset[int]]()
+    for item in items(document, "points"):
+        parts = frozenset(integers(item, "parts"))
+        verified.update((PointId(point), parts) for point in ids(item, "ids"))
+    return verified
 
 
-def save_proven(path: Path, proven: Proven) -> None:
-    """Keep what is known; StoreFailed if it cannot be. Only for the one writer."""
-    alike = defaultdict(list)
-    for point, parts in sorted(proven.points.items()):
+def save_parts(path: Path, record: VerifiedParts) -> None:
+    """Save the record; StoreFailed if that fails. Only for the writer."""
+    grouped = defaultdict(list)
+    for point, parts in sorted(record.points.items()):
         if parts:
-            alike[parts].append(point)
+            grouped[parts].append(point)
     document = {
-        "parts": proven.parts,
-        "times": [{"part": part, "time": at} for part, at in sorted(proven.times.items())],
-        "points": [{"parts": sorted(parts), "ids": them} for parts, them in alike.items()],
+        "parts": record.parts,
+        "times": [{"part": part, "time": at} for part, at in sorted(record.times.items())],
+        "points": [{"parts": sorted(parts), "ids": points} for parts, points in grouped.items()],
     }
-    with storing("what was verified"):
-        replace(path / PROVEN, seal(document))
+    with storing("the record of verified parts"):
+        replace(path / PARTS_FILE, seal(document))

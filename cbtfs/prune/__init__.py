@@ -1,1 +1,1 @@
-"""Give back the space of what no restore point needs."""
+"""Prune: reclaims the space of unreferenced objects."""

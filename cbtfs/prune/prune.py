@@ -1,10 +1,10 @@
-"""Prune: mark from all roots, drop what is dead, rewrite what is mostly dead, unlink.
+"""Prune: marks live objects from all roots, drops dead ones, rewrites sparse packs, removes packs.
 
-The order makes it safe to interrupt anywhere, and to run on a full disk: nothing is removed before
-everything that lives has been resolved; packs in which nothing lives go before anything is
-written to a new one; a new pack is durable and known before the packs that it replaces go. The
-catalog forgets an object before its pack goes, except where there is no space to write the catalog:
-then packs in which nothing lives go first, and a catch-up does the rest if the prune ends there.
+Its order makes a prune safe to interrupt, and possible on a full disk. All live objects are
+resolved before anything is removed. Packs without live objects are removed before a new pack is
+written. A new pack is durable and in the catalog before the packs that it replaces are removed. The
+catalog drops an object before its pack is removed. Exception: without space to write the catalog,
+packs without live objects are removed first, and a catch-up completes an interrupted prune.
 """
 
 import logging
@@ -19,147 +19,154 @@ from cbtfs.core.manifest import Manifest
 from cbtfs.errors import ChunkMissing, DataCorrupt, PointNotFound
 from cbtfs.liveness import Marker
 from cbtfs.prune.rewrite import Rewriter, least_bytes
-from cbtfs.prune.select import Limits, PackUse, Selection, select
+from cbtfs.prune.select import PackSelection, PackUse, PruneLimits, select
 from cbtfs.prune.space import Space, take_step
-from cbtfs.prune.survey import Survey, survey
+from cbtfs.prune.survey import Survey, survey_packs
 from cbtfs.prune.sweep import LARGE, SMALL, sweep
 from cbtfs.store.catalog.update import Update
 from cbtfs.store.missing import refuse_missing
 from cbtfs.store.pack import PACK_BYTES
 from cbtfs.store.repository import Repository
-from cbtfs.store.reserve import catalog_bytes, is_tight
+from cbtfs.store.reserve import catalog_bytes, is_low
 
 log = logging.getLogger(__name__)
 
-Announce = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
-"""Told what comes next and how much of it there is; yields who is told how much more is done."""
+StartProgress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+"""Callback with the name and the total of a step; its context is the callback for progress."""
 
 
-def silent(what: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
-    """Announce nothing."""
+def no_progress(step: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+    """Report no progress."""
     return nullcontext(lambda _: None)
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a prune did or, for a dry run, what it would do."""
+class PruneResult:
+    """Result of a prune; of a dry run, the expected result."""
 
     is_dry_run: bool
     points: int
-    """Points that stay."""
+    """Remaining points."""
     leased: int
-    """Forgotten points that somebody still has open: all they need stays as well."""
+    """Forgotten points with a lease; their objects stay, too."""
     size_before: int
     """Bytes in packs."""
     freed_bytes: int
     unused_bytes: int
-    """Bytes in packs that nothing needs and that were not worth rewriting."""
+    """Unused bytes in packs that were not rewritten."""
     rewritten_bytes: int
     dead_objects: int
     dead_bytes: int
     shared_objects: int
-    """Objects of forgotten points that stay, as other points need them too."""
+    """Objects of forgotten points that other points reference, too."""
     shared_bytes: int
     removed_packs: int
     forgotten: int
-    """Manifests of forgotten points that were removed."""
+    """Number of removed manifests of forgotten points."""
     damaged: tuple[str, ...] = ()
-    """What could not be read, and so was left where it is."""
+    """Errors of packs that could not be read and stay unchanged."""
     postponed_packs: int = 0
-    """Packs that were not rewritten for lack of free space."""
+    """Packs that were not rewritten because free space was low."""
     postponed_bytes: int = 0
-    """What rewriting them would free."""
+    """Bytes that rewriting the postponed packs would free."""
     needed_bytes: int = 0
-    """Free space with which the next prune can go on; 0 if none was postponed."""
+    """Free space that the next prune needs to continue; 0 if no pack was postponed."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Points:
-    """Who needs what."""
+class _PointsByUse:
+    """The points of a repository, by whether their objects must stay."""
 
     living: list[Manifest]
     leased: set[PointId]
     dead: dict[PointId, Manifest]
-    """Forgotten, and nobody has them open."""
+    """Forgotten points without a lease."""
 
 
 def prune(
     repository: Repository,
-    limits: Limits,
+    limits: PruneLimits,
     *,
     is_dry_run: bool = False,
     without: Collection[PointId] = (),
-    announce: Announce = silent,
+    start_progress: StartProgress = no_progress,
     pack_bytes: int = PACK_BYTES,
-) -> Outcome:
-    """Give back the space of what no point needs; Outcome says how much.
+) -> PruneResult:
+    """Reclaim the space of objects that no point references.
 
-    ChunkMissing or DataCorrupt if anything that a point needs does not resolve: then nothing
-    was removed. ManifestsMissing if a point has no manifest: what it needs is not known to be
-    dead. *without*, for a dry run, takes these points for forgotten.
+    A dry run treats the points in *without* as forgotten.
+
+    Raises:
+        DataCorrupt: an object that a point references is missing or corrupt; nothing was removed.
+        ManifestsMissing: a manifest is missing, so that its point's objects are unknown.
     """
     refuse_missing(repository)
     _allow_many_files()
     with repository.points.claimed() as dead:
         points = _load_points(repository, dead, without if is_dry_run else ())
-        refuse_missing(repository)  # points/ may have lost files since, and before they were listed
-        living, found = _look(repository, points, announce)
-        chosen = select(found.packs, limits)
+        refuse_missing(repository)  # points/ may have lost files before it was listed.
+        living, survey = _mark(repository, points, start_progress)
+        chosen = select(survey.packs, limits)
         space = Space(repository.path)
         if is_dry_run:
-            return _foreseen(points, found, chosen, space, pack_bytes)
+            return _expected(points, survey, chosen, space, pack_bytes)
         steps = Rewriter(repository, space, pack_bytes=pack_bytes)
         if space.is_short_for_catalog:
             steps.remove(chosen.removed)
             space.wait_for(catalog_bytes(repository.path))
-        with announce("dropping", found.dead_objects) as advance:
-            batch = SMALL if is_tight(repository.path) else LARGE
+        with start_progress("dropping", survey.dead_objects) as advance:
+            batch = SMALL if is_low(repository.path) else LARGE
             sweep(repository.catalog, living.marked, advance, batch)
-        with announce("rewriting", sum(pack.live_bytes for pack in chosen.rewritten)) as advance:
+        total = sum(pack.live_bytes for pack in chosen.rewritten)
+        with start_progress("rewriting", total) as advance:
             repository.catalog.update(lambda update: _drop_packs(update, chosen.removed))
             steps.remove(chosen.removed)
             steps.rewrite(chosen.rewritten, advance)
         gone = _superseded(points)
         repository.remove_forgotten(gone)
-    return _outcome(points, found, steps, len(gone))
+    return _result(points, survey, steps, len(gone))
 
 
 def _allow_many_files() -> None:
-    """Each forgotten point that is claimed takes a descriptor."""
+    """Raise the limit of descriptors: each claimed point takes one."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _load_points(
     repository: Repository, dead: set[PointId], without: Collection[PointId]
-) -> _Points:
+) -> _PointsByUse:
     folder = repository.points
     leased = folder.forgotten_ids() - dead
     retained = folder.ids()
-    living = [folder.read_manifest(each) for each in retained - {*without}]
-    living += [folder.read_forgotten(each) for each in leased]
+    living = [folder.read_manifest(point) for point in retained - {*without}]
+    living += [folder.read_forgotten(point) for point in leased]
     known = {}
     for point in dead:
         try:
             known[point] = folder.read_forgotten(point)
         except (DataCorrupt, PointNotFound) as exc:
-            log.warning("%s; it was forgotten, and is kept as its disks are not known", exc)
+            log.warning("%s; the forgotten point is kept because its disks are unknown", exc)
     for point in retained & {*without}:
         known[point] = folder.read_manifest(point)
-    return _Points(sorted(living, key=lambda each: (each.vm.id, each.order)), leased, known)
+    living.sort(key=lambda manifest: (manifest.vm.id, manifest.order))
+    return _PointsByUse(living, leased, known)
 
 
-def _look(repository: Repository, points: _Points, announce: Announce) -> tuple[Marker, Survey]:
+def _mark(
+    repository: Repository, points: _PointsByUse, start_progress: StartProgress
+) -> tuple[Marker, Survey]:
+    """Mark the objects of living points, and survey the packs."""
     with repository.catalog.view() as view:
         packs = view.packs().keys()
     living, forgotten = (Marker(repository.catalog, packs) for _ in range(2))
-    total = sum(disk.size for each in points.living for disk in each.disks)
-    with announce("marking", total) as advance:
+    total = sum(disk.size for manifest in points.living for disk in manifest.disks)
+    with start_progress("marking", total) as advance:
         try:
             living.mark(points.living, advance)
         except (ChunkMissing, DataCorrupt) as exc:
             raise DataCorrupt(
-                f"nothing was removed, as not all that is needed can be found: {exc}; "
+                f"nothing was removed, because a needed object is unreadable: {exc}; "
                 "run check, then repair, or forget that point"
             ) from exc
     for manifest in points.dead.values():
@@ -167,9 +174,9 @@ def _look(repository: Repository, points: _Points, announce: Announce) -> tuple[
             try:
                 forgotten.mark_disk(disk)
             except (ChunkMissing, DataCorrupt):
-                continue  # An earlier prune took it.
+                continue  # An earlier prune removed it.
     with repository.catalog.view() as view:
-        return living, survey(view, living.marked, forgotten.marked)
+        return living, survey_packs(view, living.marked, forgotten.marked)
 
 
 def _drop_packs(update: Update, packs: Iterable[PackUse]) -> None:
@@ -177,10 +184,10 @@ def _drop_packs(update: Update, packs: Iterable[PackUse]) -> None:
         update.drop_pack(pack.number)
 
 
-def _superseded(points: _Points) -> list[PointId]:
-    """Dead manifests that tell nothing any more.
+def _superseded(points: _PointsByUse) -> list[PointId]:
+    """Return dead points whose manifests are not needed any more.
 
-    The newest of a disk stays: a change list that does not say since when is since that one.
+    The newest manifest of each disk stays: it is the base of a change list that names no point.
     """
     newest: dict[DiskId, int] = {}
     for manifest in (*points.living, *points.dead.values()):
@@ -193,59 +200,59 @@ def _superseded(points: _Points) -> list[PointId]:
     ]
 
 
-def _unused(found: Survey, removed: Iterable[PackUse]) -> int:
+def _unused(survey: Survey, removed: Iterable[PackUse]) -> int:
     gone = {pack.number for pack in removed}
-    return sum(pack.unused_bytes for pack in found.packs if pack.number not in gone)
+    return sum(pack.unused_bytes for pack in survey.packs if pack.number not in gone)
 
 
-def _foreseen(
-    points: _Points, found: Survey, chosen: Selection, space: Space, pack_bytes: int
-) -> Outcome:
-    rewritten, postponed = _foreseen_steps(chosen, space, pack_bytes)
+def _expected(
+    points: _PointsByUse, survey: Survey, chosen: PackSelection, space: Space, pack_bytes: int
+) -> PruneResult:
+    rewritten, postponed = _expected_steps(chosen, space, pack_bytes)
     removed = (*chosen.removed, *rewritten)
     rewritten_bytes = sum(pack.used_bytes for pack in rewritten)
-    return Outcome(
+    return PruneResult(
         True,
         len(points.living),
         len(points.leased),
-        sum(pack.size for pack in found.packs),
+        sum(pack.size for pack in survey.packs),
         sum(pack.size for pack in removed) - rewritten_bytes,
-        _unused(found, removed),
+        _unused(survey, removed),
         rewritten_bytes,
-        found.dead_objects,
-        found.dead_bytes,
-        found.shared_objects,
-        found.shared_bytes,
+        survey.dead_objects,
+        survey.dead_bytes,
+        survey.shared_objects,
+        survey.shared_bytes,
         len(removed),
         len(_superseded(points)),
         (),
-        *_of_postponed(postponed, space),
+        *_postponed_counts(postponed, space),
     )
 
 
-def _foreseen_steps(
-    chosen: Selection, space: Space, pack_bytes: int
+def _expected_steps(
+    chosen: PackSelection, space: Space, pack_bytes: int
 ) -> tuple[list[PackUse], list[PackUse]]:
-    """The packs that a prune would rewrite, and those that it would postpone."""
-    left = deque(chosen.rewritten)
+    """Return the packs that a prune would rewrite, and those that it would postpone."""
+    remaining = deque(chosen.rewritten)
     free = space.free + sum(pack.size for pack in chosen.removed)
     done: list[PackUse] = []
-    while step := take_step(left, free, space.catalog, pack_bytes):
+    while step := take_step(remaining, free, space.catalog, pack_bytes):
         done += step
         free += sum(pack.unused_bytes for pack in step)
-    return done, [*left]
+    return done, [*remaining]
 
 
-def _of_postponed(packs: Sequence[PackUse], space: Space) -> tuple[int, int, int]:
+def _postponed_counts(packs: Sequence[PackUse], space: Space) -> tuple[int, int, int]:
     freed = sum(pack.unused_bytes for pack in packs)
     return len(packs), freed, least_bytes(packs, space.catalog)
 
 
-def _outcome(points: _Points, found: Survey, steps: Rewriter, forgotten: int) -> Outcome:
-    size = sum(pack.size for pack in found.packs)
+def _result(points: _PointsByUse, survey: Survey, steps: Rewriter, forgotten: int) -> PruneResult:
+    size = sum(pack.size for pack in survey.packs)
     freed = steps.removed_bytes - steps.written_bytes
-    used = sum(pack.used_bytes for pack in found.packs)
-    return Outcome(
+    used = sum(pack.used_bytes for pack in survey.packs)
+    return PruneResult(
         False,
         len(points.living),
         len(points.leased),
@@ -253,12 +260,12 @@ def _outcome(points: _Points, found: Survey, steps: Rewriter, forgotten: int) ->
         freed,
         max(size - freed - used, 0),
         steps.written_bytes,
-        found.dead_objects,
-        found.dead_bytes,
-        found.shared_objects,
-        found.shared_bytes,
+        survey.dead_objects,
+        survey.dead_bytes,
+        survey.shared_objects,
+        survey.shared_bytes,
         steps.removed_packs,
         forgotten,
         tuple(steps.damaged),
-        *_of_postponed(steps.postponed, steps.space),
+        *_postponed_counts(steps.postponed, steps.space),
     )

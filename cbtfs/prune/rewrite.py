@@ -1,4 +1,4 @@
-"""Move what lives out of packs that are mostly dead."""
+"""Rewriting of packs: moves live objects out of sparse packs."""
 
 import errno
 from collections import deque
@@ -24,8 +24,8 @@ _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(slots=True)
-class _Batch:
-    """A new pack, the objects that move into it, and the packs that are then empty."""
+class _PackRewrite:
+    """A new pack, the objects that move into it, and the packs that they leave empty."""
 
     writer: PackWriter
     moves: list[tuple[ObjectId, Frame]] = field(default_factory=list)
@@ -34,11 +34,11 @@ class _Batch:
 
 
 class Rewriter:
-    """Copies living objects into new packs, in steps that fit into the free space.
+    """Copies live objects into new packs, in steps that fit into the free space.
 
-    A step writes one pack, makes it durable and known, and removes the packs that it replaces; so
-    each step leaves more free space to the next one, and a prune may end after any of them. Every
-    copy is verified. An object that cannot be read stays where it is, and so does its pack.
+    A step writes one pack, flushes it, adds it to the catalog and removes the packs that it
+    replaces. So each step increases the free space for the next one, and a prune may end after any
+    step. Every copy is verified. An object that cannot be read stays in its pack.
     """
 
     def __init__(
@@ -57,26 +57,26 @@ class Rewriter:
         self.removed_bytes = 0
         self.written_bytes = 0
         self.damaged: list[str] = []
-        """What is wrong with packs that were left as they are."""
+        """Errors of packs that stay unchanged."""
         self.postponed: tuple[PackUse, ...] = ()
-        """Packs that were not rewritten, as there was not enough free space."""
+        """Packs that were not rewritten because free space was low."""
 
     def rewrite(self, packs: Iterable[PackUse], progress: Progress) -> None:
-        """Move all that lives out of *packs* and remove them, as far as the free space allows."""
-        left = deque(packs)
-        while left:
+        """Move live objects out of *packs* and remove these, as far as the free space allows."""
+        remaining = deque(packs)
+        while remaining:
             free = self.space.free
-            step = take_step(left, free, self.space.catalog, self._pack_bytes)
+            step = take_step(remaining, free, self.space.catalog, self._pack_bytes)
             if step:
                 if not self._rewrite_step(step, progress):
                     self.space.refused(free, step_bytes(step, self.space.catalog))
-                    left.extendleft(reversed(step))
-            elif not self.space.wait_for(least_bytes(left, self.space.catalog)):
+                    remaining.extendleft(reversed(step))
+            elif not self.space.wait_for(least_bytes(remaining, self.space.catalog)):
                 break
-        self.postponed = tuple(left)
+        self.postponed = tuple(remaining)
 
     def _rewrite_step(self, step: Iterable[PackUse], progress: Progress) -> bool:
-        """Rewrite *step* into one pack; False if it did not fit, and nothing changed."""
+        """Rewrite *step* into one pack; False, without a change, if it did not fit."""
         with storing("a pack"):
             try:
                 writer = self._packs.create(new_pack_id())
@@ -84,7 +84,7 @@ class Rewriter:
                 if exc.errno in _NO_SPACE:
                     return False
                 raise
-        batch = _Batch(writer)
+        batch = _PackRewrite(writer)
         try:
             for pack in step:
                 self._copy(pack, batch, progress)
@@ -108,18 +108,18 @@ class Rewriter:
         self.remove(batch.emptied)
         return True
 
-    def _copy(self, pack: PackUse, batch: _Batch, progress: Progress) -> None:
+    def _copy(self, pack: PackUse, batch: _PackRewrite, progress: Progress) -> None:
         try:
             moving = self._living(pack)
         except (DataCorrupt, ChunkMissing) as exc:
-            batch.damaged.append(f"pack {pack.id} is left as it is: {exc}")
+            batch.damaged.append(f"pack {pack.id} stays unchanged: {exc}")
             return
         is_emptied = True
         for number, frame in moving:
             try:
                 encoded = self._packs.open(pack.id).load_encoded(frame)
             except (DataCorrupt, ChunkMissing) as exc:
-                batch.damaged.append(f"pack {pack.id} is not emptied: {exc}")
+                batch.damaged.append(f"pack {pack.id} stays: an object cannot be read: {exc}")
                 is_emptied = False
                 continue
             with storing("a pack"):
@@ -129,20 +129,20 @@ class Rewriter:
             batch.emptied.append(pack)
 
     def _living(self, pack: PackUse) -> list[tuple[ObjectId, Frame]]:
-        """The objects that the catalog places in *pack*, in the order they stand there."""
+        """Return the objects that the catalog locates in *pack*, in order of offset."""
         frames, _ = self._packs.frames(pack.id)
-        found = []
+        objects = []
         with self._catalog.view() as view:
             for frame in frames:
                 number = view.find(frame.kind, frame.level, frame.digest)
                 if number is not None and view.location(number) == Location(pack.number, frame):
-                    found.append((number, frame))
-        if len(found) != pack.live_objects:
-            raise DataCorrupt(f"{pack.live_objects} objects expected in it, {len(found)} found")
-        return found
+                    objects.append((number, frame))
+        if len(objects) != pack.live_objects:
+            raise DataCorrupt(f"expected {pack.live_objects} objects, found {len(objects)}")
+        return objects
 
     def remove(self, packs: Iterable[PackUse]) -> None:
-        """Unlink packs that nothing living is in."""
+        """Delete packs without live objects."""
         before, size = self.space.free, 0
         for pack in packs:
             if pack.number in self._gone:
@@ -158,7 +158,7 @@ class Rewriter:
 
 
 def least_bytes(packs: Iterable[PackUse], catalog: int) -> int:
-    """Free space that it takes to rewrite the one of *packs* that takes least; 0 for none."""
+    """Return the minimum free space that a rewrite of one of *packs* takes; 0 without packs."""
     return min((step_bytes([pack], catalog) for pack in packs), default=0)
 
 
@@ -167,7 +167,7 @@ def _is_no_space(failure: StoreFailed) -> bool:
     return isinstance(cause, OSError) and cause.errno in _NO_SPACE
 
 
-def _apply(update: Update, batch: _Batch, size: int) -> None:
+def _apply(update: Update, batch: _PackRewrite, size: int) -> None:
     number = update.add_pack(batch.writer.id, size, len(batch.moves))
     for moved, frame in batch.moves:
         update.move_object(moved, Location(number, frame))

@@ -1,4 +1,4 @@
-"""Which packs are worth rewriting."""
+"""Selection of the packs to remove and to rewrite."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,18 +13,18 @@ _FRAME: Final = PACK_HEADER_BYTES + FOOTER_BYTES
 
 @dataclass(frozen=True, slots=True)
 class PackUse:
-    """How much of a pack is needed."""
+    """Use of one pack."""
 
     number: int
     id: PackId
     size: int
     live_objects: int
     live_bytes: int
-    """Bytes of the frames of living objects."""
+    """Bytes of the frames of live objects."""
 
     @property
     def used_bytes(self) -> int:
-        """What a pack with nothing but the living objects would take."""
+        """Size of a pack with only the live objects."""
         if not self.live_objects:
             return 0
         return self.live_bytes + self.live_objects * ENTRY_BYTES + _FRAME
@@ -35,46 +35,51 @@ class PackUse:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """How far a prune goes: what it may leave unused, what it may rewrite."""
+class PruneLimits:
+    """Limits of a prune: the unused bytes that it may leave, the bytes that it may rewrite."""
 
     unused_share: float = DEFAULT_UNUSED
-    """Of all bytes in packs."""
+    """Share of all bytes in packs."""
     repack_bytes: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.unused_share <= 1 or (self.repack_bytes or 0) < 0:
-            raise ValueError(f"no limits: unused {self.unused_share}, rewrite {self.repack_bytes}")
+            raise ValueError(
+                f"invalid limits: unused {self.unused_share}, rewrite {self.repack_bytes}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
+class PackSelection:
+    """The packs that a prune removes and rewrites."""
+
     removed: tuple[PackUse, ...]
-    """Packs that nothing living is in."""
+    """Packs without live objects."""
     rewritten: tuple[PackUse, ...]
-    """Packs whose living objects move, those with the largest unused part first."""
+    """Packs whose live objects move, in descending order of the unused share."""
 
 
-def select(packs: Iterable[PackUse], limits: Limits) -> Selection:
-    """The packs to remove, and those to rewrite until no more than allowed is unused.
+def select(packs: Iterable[PackUse], limits: PruneLimits) -> PackSelection:
+    """Select packs to remove, and packs to rewrite until *limits* allow the unused bytes.
 
-    A pack is rewritten only where it shrinks; of what may be rewritten the most is made.
+    A pack is rewritten only if that makes it smaller. Packs with the largest unused share come
+    first, so that rewritten bytes free as much as possible.
     """
     every = list(packs)
-    removed = [each for each in every if not each.live_objects]
-    kept = [each for each in every if each.live_objects]
-    unused = sum(each.unused_bytes for each in kept)
-    size = sum(each.size for each in kept)
-    room = limits.repack_bytes
+    removed = [pack for pack in every if not pack.live_objects]
+    kept = [pack for pack in every if pack.live_objects]
+    unused = sum(pack.unused_bytes for pack in kept)
+    size = sum(pack.size for pack in kept)
+    budget = limits.repack_bytes
     rewritten = []
-    for each in sorted(kept, key=lambda pack: pack.unused_bytes / pack.size, reverse=True):
-        if not each.unused_bytes or unused <= size * limits.unused_share:
+    for pack in sorted(kept, key=lambda pack: pack.unused_bytes / pack.size, reverse=True):
+        if not pack.unused_bytes or unused <= size * limits.unused_share:
             break
-        if room is not None:
-            if each.live_bytes > room:
+        if budget is not None:
+            if pack.live_bytes > budget:
                 continue
-            room -= each.live_bytes
-        rewritten.append(each)
-        unused -= each.unused_bytes
-        size -= each.unused_bytes
-    return Selection(tuple(removed), tuple(rewritten))
+            budget -= pack.live_bytes
+        rewritten.append(pack)
+        unused -= pack.unused_bytes
+        size -= pack.unused_bytes
+    return PackSelection(tuple(removed), tuple(rewritten))

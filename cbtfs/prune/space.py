@@ -1,4 +1,4 @@
-"""Free space of the repository's file system, and how much of it a prune may use."""
+"""Free space of the repository's file system that a prune may use."""
 
 import os
 import time
@@ -11,21 +11,21 @@ from cbtfs.prune.select import PackUse
 from cbtfs.store.reserve import catalog_bytes, stored_catalog_bytes
 
 RETURN_SECONDS: Final = 5.0
-"""How long removed packs may take to become free space: workers of a mount close them within a
-second, and file systems that free blocks in the background take a little longer."""
+"""Maximum time until removed packs become free space: workers of a mount close them within a
+second, and some file systems free blocks in the background."""
 _PAUSE_SECONDS: Final = 0.05
 _PAGE_BYTES: Final = 4096
 _SLACK_BYTES: Final = 256 << 10
-"""For a new directory, the file system's own records, and rounding."""
+"""Margin for a new directory, records of the file system, and rounding."""
 _OVERHEAD_PAGES: Final = 64
 """Inner pages of the catalog's trees, and its list of free pages."""
 
 
 def step_bytes(packs: Sequence[PackUse], catalog: int) -> int:
-    """Free space that it takes to rewrite *packs* into one new pack.
+    """Return the free space that a rewrite of *packs* into one new pack takes.
 
-    A transaction of the catalog, whose file has *catalog* bytes, writes a copy of every page that
-    it touches: at most one for each object that moves, and never more than there are.
+    A transaction of the catalog, whose file has *catalog* bytes, copies every page that it touches:
+    at most one for each moved object, and at most all pages.
     """
     objects = sum(pack.live_objects for pack in packs)
     pages = min((objects + _OVERHEAD_PAGES) * _PAGE_BYTES, catalog)
@@ -33,75 +33,75 @@ def step_bytes(packs: Sequence[PackUse], catalog: int) -> int:
 
 
 def take_step(
-    left: deque[PackUse], free: int, catalog: int, pack_bytes: int
+    remaining: deque[PackUse], free: int, catalog: int, pack_bytes: int
 ) -> tuple[PackUse, ...]:
-    """Take from *left* the next packs to rewrite into one pack of about *pack_bytes*.
+    """Take the next packs to rewrite into one pack of about *pack_bytes* from *remaining*.
 
-    In the order of *left*, but without those that do not fit into *free* bytes; these stay in
-    *left*, in their order. None fits: the result is empty.
+    The order is that of *remaining*. Packs that do not fit into *free* bytes stay there in their
+    order. The result is empty if no pack fits.
     """
     step: list[PackUse] = []
     skipped: list[PackUse] = []
     used = 0
-    while left and used < pack_bytes:
-        pack = left.popleft()
+    while remaining and used < pack_bytes:
+        pack = remaining.popleft()
         if step_bytes([*step, pack], catalog) > free:
             skipped.append(pack)
             continue
         step.append(pack)
         used += pack.used_bytes
-    left.extendleft(reversed(skipped))
+    remaining.extendleft(reversed(skipped))
     return tuple(step)
 
 
 class Space:
-    """Free space, as this process can use it."""
+    """Free space that this process can use."""
 
     def __init__(self, path: Path) -> None:
-        """*path* is the repository's."""
+        """*path* is that of the repository."""
         self._path = path
         self._hidden = 0
         self._expected = 0
-        """Free bytes once every removed pack is closed everywhere."""
+        """Free bytes after all processes have closed the removed packs."""
         self._removed = 0.0
         self.catalog = stored_catalog_bytes(path)
         """Size of the catalog's file when the prune began."""
 
     @property
     def free(self) -> int:
-        """Bytes that can be written, as far as this is known."""
-        found = os.statvfs(self._path)
-        blocks = found.f_bavail if os.geteuid() else found.f_bfree  # Root may use what is reserved.
-        return max(blocks * found.f_frsize - self._hidden, 0)
+        """Estimated number of bytes that can be written."""
+        facts = os.statvfs(self._path)
+        blocks = facts.f_bavail if os.geteuid() else facts.f_bfree  # Root may use reserved blocks.
+        return max(blocks * facts.f_frsize - self._hidden, 0)
 
     @property
     def is_short_for_catalog(self) -> bool:
-        """Whether a transaction of the catalog may fail for lack of space."""
+        """Whether a transaction of the catalog may run out of space."""
         return self.free < catalog_bytes(self._path)
 
     def refused(self, free: int, wanted: int) -> None:
-        """Count on less: *wanted* bytes did not fit where *free* were reported.
+        """Reduce the estimate: *wanted* bytes did not fit although *free* bytes were reported.
 
-        A quota, or blocks that are reserved, do not show in what the file system reports. Half of
-        *wanted* is tried next, and more once packs were removed.
+        The file system does not report a quota or reserved blocks. The next attempt uses half of
+        *wanted*, and more after packs were removed.
         """
-        less = max(free - wanted // 2, 0)
-        self._hidden += less
-        self._expected -= less
+        hidden = max(free - wanted // 2, 0)
+        self._hidden += hidden
+        self._expected -= hidden
 
     def wrote(self, size: int) -> None:
-        """Take into account that a pack of *size* bytes was written."""
+        """Count a new pack of *size* bytes."""
         self._expected -= size
 
     def removed(self, before: int, size: int) -> None:
-        """Expect *size* bytes more soon, where *before* were free: packs were just removed."""
+        """Expect *size* more free bytes than *before*, because packs were just removed."""
         self._expected = max(self._expected, before) + size
         self._removed = time.monotonic()
 
     def wait_for(self, wanted: int) -> bool:
-        """Wait until *wanted* bytes are free, while removed packs are still open somewhere.
+        """Wait until *wanted* bytes are free, while other processes close removed packs.
 
-        False if they are not once all are closed, or a few seconds after the last was removed.
+        Return False if less is free after all are closed, or a few seconds after the last removal.
         """
         while (free := self.free) < wanted:
             is_over = time.monotonic() - self._removed > RETURN_SECONDS

@@ -1,4 +1,4 @@
-"""How much of each pack is needed, and by how many."""
+"""Survey of the packs: live, dead and shared objects."""
 
 from dataclasses import dataclass, field
 
@@ -8,7 +8,7 @@ from cbtfs.store.catalog.view import View
 
 
 @dataclass(slots=True)
-class _Count:
+class _ObjectCount:
     objects: int = 0
     bytes: int = 0
 
@@ -19,21 +19,21 @@ class _Count:
 
 @dataclass(slots=True)
 class Survey:
-    """What marks and catalog say of the packs."""
+    """Use of all packs, from the marked objects and the catalog."""
 
     packs: list[PackUse] = field(default_factory=list)
     dead_objects: int = 0
     dead_bytes: int = 0
     shared_objects: int = 0
-    """What forgotten points had in common with those that stay."""
+    """Objects that forgotten and remaining points share."""
     shared_bytes: int = 0
 
 
-def survey(view: View, living: ObjectSet, forgotten: ObjectSet) -> Survey:
-    """Go through all objects once."""
+def survey_packs(view: View, living: ObjectSet, forgotten: ObjectSet) -> Survey:
+    """Survey the packs in one pass over all objects."""
     records = view.packs()
-    live = {number: _Count() for number in records}
-    dead, shared = _Count(), _Count()
+    live = {number: _ObjectCount() for number in records}
+    dead, shared = _ObjectCount(), _ObjectCount()
     for number, location in view.all_locations():
         frame = location.frame
         size = frame.end - frame.offset

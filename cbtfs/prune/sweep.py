@@ -1,4 +1,4 @@
-"""Take dead objects out of the catalog."""
+"""Sweep: removes dead objects from the catalog."""
 
 from collections.abc import Callable
 from itertools import islice
@@ -11,22 +11,22 @@ from cbtfs.store.catalog.records import Location
 from cbtfs.store.catalog.update import Update
 
 LARGE: Final = 50_000
-"""Dead objects that one transaction drops: its pages stay in memory until it is committed."""
+"""Dead objects per transaction, whose pages stay in memory until the commit."""
 SMALL: Final = 500
-"""The same where room is tight: a transaction writes anew every page that it touches, and each
-digest may lie in a page of its own. 500 pages are 2 MiB."""
+"""Dead objects per transaction if space is low: a transaction copies every page that it touches,
+and each digest may be in a different page. 500 pages are 2 MiB."""
 
 _LOOKED_AT: Final = 20
-"""Objects looked at in one transaction for each that may be dropped."""
+"""Objects visited per transaction for each that may be dropped."""
 
 
 def sweep(
     catalog: Catalog, living: ObjectSet, progress: Callable[[int], None], batch: int = LARGE
 ) -> int:
-    """Drop every object that is not marked; how many.
+    """Drop every object that is not in *living*; return their number.
 
-    In descending order of ids a node goes before what is below it, so whatever transaction is
-    the last, what stands in the catalog's digests has its whole subtree standing.
+    Ids descend, so a node is dropped before its children: after any transaction, every object in
+    the database of digests has its whole subtree there.
     """
     with catalog.view() as view:
         below = view.next_object()

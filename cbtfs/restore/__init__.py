@@ -1,1 +1,1 @@
-"""Restore: one disk at one restore point, into a raw file or onto a block device."""
+"""Restore of one disk at one restore point to a raw file, a block device or a pipe."""

@@ -16,14 +16,14 @@ from cbtfs.store.repository import Repository
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What a restore did."""
+    """Result of a restore."""
 
     data_bytes: int
-    """Bytes of data that were written; the rest of the disk is zeros."""
+    """Bytes of data written; the rest of the disk is zeros."""
     lost: tuple[Extent, ...] = ()
-    """Extents that could not be had: they read as zeros in the target."""
+    """Unreadable extents, which are zeros in the target."""
     loss: Loss | None = None
-    """The gravest reason why."""
+    """Error of the unreadable extents: DataCorrupt if any was corrupt."""
 
 
 def restore_disk(
@@ -36,12 +36,15 @@ def restore_disk(
     keeps_going: bool = False,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Restored:
-    """Make *target* hold, byte for byte, what the disk held at *point*.
+    """Write the content of a disk at *point* to *target*, holding a lease on the point.
 
-    A target that is a file descriptor is written in order, zeros too; it may be a pipe.
-    The point is leased meanwhile. Without *keeps_going* the first byte that cannot be had ends
-    it with ChunkMissing or DataCorrupt; with it, those extents become zeros and are listed.
-    *advance* is told the bytes of data written.
+    A target that is a file descriptor is written in order, zeros included; it may be a pipe. With
+    *keeps_going*, unreadable extents become zeros and are listed in the result. *advance*
+    receives the bytes of data written.
+
+    Raises:
+        ChunkMissing: data is missing, and *keeps_going* is false.
+        DataCorrupt: data is corrupt, and *keeps_going* is false.
     """
     if isinstance(target, int):
         opened = stream_target(target)
@@ -49,22 +52,22 @@ def restore_disk(
         _refuse_inside(repository.path, target)
         opened = open_target(target, disk.size, may_overwrite=may_overwrite)
     with repository.points.leased(point), opened as out:
-        writing = _Writing(out, keeps_going, advance)
-        reader = Reader(repository, cache_bytes=0)  # nothing is asked for twice
+        writer = _ImageWriter(out, keeps_going, advance)
+        reader = Reader(repository, cache_bytes=0)  # Every chunk is read once.
         try:
             for piece in pieces(reader, disk, None if out.is_ordered else out.write):
-                writing.put(piece)
+                writer.put(piece)
         except (ChunkMissing, DataCorrupt) as exc:
             raise _plain(exc)(
                 f"disk {disk.label} of point {point}: {exc}; --keep-going restores the rest"
             ) from exc
-        writing.zero_up_to(disk.size)
+        writer.zero_up_to(disk.size)
         out.finish()
-    return Restored(writing.data_bytes, tuple(coalesce(writing.lost)), writing.loss)
+    return Restored(writer.data_bytes, tuple(coalesce(writer.lost)), writer.loss)
 
 
-class _Writing:
-    """What has become of an image so far, and where its next byte goes."""
+class _ImageWriter:
+    """Writes the pieces of an image in order, with zeros between them."""
 
     def __init__(self, target: Target, keeps_going: bool, advance: Callable[[int], None]) -> None:
         self._target = target
@@ -76,7 +79,7 @@ class _Writing:
         self.loss: Loss | None = None
 
     def put(self, piece: Piece) -> None:
-        """Let *piece* stand where it belongs, with zeros before it; its data may be there."""
+        """Write *piece*, after zeros up to its start. An unordered target already has its data."""
         extent = piece.extent
         if piece.loss is not None:
             if not self._keeps_going:
@@ -100,19 +103,19 @@ class _Writing:
 
 
 def explain_loss(restored: Restored) -> None:
-    """Raise why something was lost, if anything was."""
+    """Raise the error of the lost extents, if there are any."""
     if restored.loss is not None:
         lost = sum(extent.length for extent in restored.lost)
         raise _plain(restored.loss)(
-            f"{lost} bytes were lost and are zeros in the target: {restored.loss}"
+            f"{lost} bytes are lost and were restored as zeros: {restored.loss}"
         ) from restored.loss
 
 
 def _plain(exc: Loss) -> type[Loss]:
-    """The class of *exc* that takes any text."""
+    """Return the base class of *exc*, whose constructor takes any text."""
     return DataCorrupt if isinstance(exc, DataCorrupt) else ChunkMissing
 
 
 def _refuse_inside(repository: Path, target: Path) -> None:
     if target.resolve().is_relative_to(repository.resolve()):
-        raise UsageError(f"{target} is inside the repository: name a target outside of it")
+        raise UsageError(f"{target} is inside the repository: name another target")

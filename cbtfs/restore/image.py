@@ -1,4 +1,4 @@
-"""The image of one disk at one point, piece by piece in order, with what of it is damaged."""
+"""The image of one disk at one point, as pieces of data or loss in ascending order."""
 
 import os
 import threading
@@ -17,36 +17,35 @@ from cbtfs.reader import Reader
 
 _PIECE_BYTES: Final = 1 << 20
 _LOADERS: Final = min(os.cpu_count() or 1, 8)
-"""Decoding and hashing run outside the interpreter's lock."""
+"""Number of threads; decoding and hashing release the GIL."""
 _AHEAD: Final = 2 * _LOADERS
-"""Pieces that wait to be written: bounds memory."""
+"""Maximum number of pieces in flight, which bounds memory."""
 
 Loss = ChunkMissing | DataCorrupt
 Put = Callable[[int, memoryview], None]
-"""Told bytes of a disk and where they belong; they are only there until it returns."""
+"""Callback with an offset and the bytes there, which are valid until it returns."""
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Bytes of a disk that are not known to be zeros: data, or why they cannot be had."""
+    """A range of a disk with data, or with the error that makes it unreadable."""
 
     extent: Extent
     data: bytes | memoryview = b""
-    """Empty where it has been put already."""
+    """Empty if it was passed to *put*."""
     loss: Loss | None = None
 
 
 def pieces(reader: Reader, record: DiskRecord, put: Put | None) -> Iterator[Piece]:
-    """Yield all of a disk that is data or lost, ascending; the rest of it is zeros.
+    """Yield the data and the lost extents of a disk, ascending; the rest of the disk is zeros.
 
-    What is lost comes in the smallest extents that are: a block, or all below a node. With *put*,
-    that is told the data instead, by several threads at once and in any order, before its piece
-    is yielded.
+    A lost extent is as small as possible: one block, or the range of one node. *put* receives the
+    data, from several threads and in any order, before its piece is yielded without data.
     """
     disk = reader.disk(record)
-    buffers = _Buffers(max(_PIECE_BYTES, record.block_size))
+    buffers = _ThreadBuffer(max(_PIECE_BYTES, record.block_size))
 
     def read(extent: Extent) -> Piece:
         if put is None:
@@ -56,30 +55,30 @@ def pieces(reader: Reader, record: DiskRecord, put: Put | None) -> Iterator[Piec
         put(extent.start, data)
         return Piece(extent)
 
-    def load(found: Piece) -> list[Piece]:
-        if found.loss is not None:
-            return [found]
+    def load(planned: Piece) -> list[Piece]:
+        if planned.loss is not None:
+            return [planned]
         try:
-            return [read(found.extent)]
+            return [read(planned.extent)]
         except (ChunkMissing, DataCorrupt) as exc:
-            if found.extent.length <= record.block_size:
-                return [Piece(found.extent, loss=exc)]
-        parts = _parts(found.extent, record.block_size)
+            if planned.extent.length <= record.block_size:
+                return [Piece(planned.extent, loss=exc)]
+        parts = _parts(planned.extent, record.block_size)
         return [piece for part in parts for piece in load(Piece(part))]
 
-    for loaded in _ahead(load, _found(reader, record)):
+    for loaded in _ahead(load, _planned(reader, record)):
         yield from loaded
 
 
-class _Buffers(threading.local):
-    """Memory of each thread, used for one piece after the other: new memory has to be cleared."""
+class _ThreadBuffer(threading.local):
+    """A buffer for each thread, which is reused because new memory must be cleared."""
 
     def __init__(self, length: int) -> None:
         self.mine = memoryview(bytearray(length))
 
 
 def _ahead(work: Callable[[Item], Result], items: Iterator[Item]) -> Iterator[Result]:
-    """Yield what *work* makes of each item, in order, some of it done ahead by threads."""
+    """Yield *work* of each item in order, computed ahead by threads."""
     pending: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(_LOADERS, "loader") as loaders:
         try:
@@ -94,8 +93,8 @@ def _ahead(work: Callable[[Item], Result], items: Iterator[Item]) -> Iterator[Re
                 future.cancel()
 
 
-def _found(reader: Reader, record: DiskRecord) -> Iterator[Piece]:
-    """Yield where data must be, in pieces without their data, and what is lost of the block map."""
+def _planned(reader: Reader, record: DiskRecord) -> Iterator[Piece]:
+    """Yield pieces to read, without data, and the lost extents of unreadable nodes."""
     disk = reader.disk(record)
 
     def walk(node: Ref | None, level: int, index: int) -> Iterator[Piece]:
@@ -136,6 +135,6 @@ def _runs(children: Sequence[Ref | None], first: int, block_size: int) -> Iterat
 
 
 def _parts(extent: Extent, length: int) -> Iterator[Extent]:
-    """Yield *extent* in parts of *length* bytes and a rest."""
+    """Yield *extent* in parts of *length* bytes; the last one may be shorter."""
     for start in range(extent.start, extent.end, length):
         yield Extent(start, min(length, extent.end - start))

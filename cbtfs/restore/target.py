@@ -1,4 +1,4 @@
-"""Where a restored image goes: a new file, a file that is overwritten, a block device."""
+"""Targets of a restore: a new file, a file to overwrite, a block device, a pipe."""
 
 import contextlib
 import errno
@@ -17,43 +17,43 @@ from cbtfs.errors import AccessDenied, TargetFailed, UsageError
 from cbtfs.store.files import start_writing
 
 _BLKZEROOUT: Final = 0x127F
-"""linux/fs.h: zero a range of a block device, by discarding where that reads as zeros."""
+"""ioctl of linux/fs.h that zeroes a range of a block device, by discarding if possible."""
 _RANGE = struct.Struct("=QQ")
 _PAGE_BYTES: Final = 4096
-"""Zeroing keeps to whole pages: every device takes that, and no cached page is half stale."""
+"""Unit of zeroing: every device accepts whole pages, and no cached page gets half stale."""
 _STEP_BYTES: Final = 256 << 20
-"""One request to zero is no longer: a signal is answered between two."""
+"""Maximum length of one request to zero: signals are handled between requests."""
 _ZEROS: Final = memoryview(bytes(1 << 20))
 _BEHIND_BYTES: Final = 16 << 20
-"""How much comes together before the storage is given it: enough to lie in one place."""
+"""Bytes between two starts of write-back: enough to be stored contiguously."""
 _LOOPS: Final = Path("/sys/block")
 
 
 class Target(Protocol):
-    """A place for the image of one disk, of a size that is known from the start.
+    """A target for the image of one disk, whose size is known in advance.
 
-    Every byte is either written or zeroed, then finish() is called once. Whatever the target held
-    before does not show.
+    The caller writes or zeroes every byte, then calls finish() once. Old content of the target
+    never remains.
     """
 
     is_ordered: bool
-    """Writing has to be in ascending order, zeros in between; else by several threads at once."""
+    """Whether writes must ascend, zeros included; otherwise several threads may write."""
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
-        """Let *data* stand at *offset*."""
+        """Write *data* at *offset*."""
 
     def settle(self, end: int) -> None:
-        """Everything before *end*, which ascends, is written: the storage may start on it."""
+        """Report that all bytes before *end*, which ascends, are written, to start write-back."""
 
     def zero(self, extent: Extent) -> None:
-        """Let *extent* read as zeros."""
+        """Make *extent* read as zeros."""
 
     def finish(self) -> None:
-        """Make the image whole, and make it last."""
+        """Complete and flush the image."""
 
 
-class _Behind:
-    """Has the storage begin with what was put already: the flush at the end finds less to do."""
+class _WriteBack:
+    """Starts write-back early, so that the flush at the end has less to do."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -65,8 +65,8 @@ class _Behind:
             self._started = end
 
 
-class FileTarget(_Behind):
-    """A file that has no length until it is whole: what was not written is a hole."""
+class FileTarget(_WriteBack):
+    """An empty file that gets its length at the end; unwritten ranges are holes."""
 
     is_ordered = False
 
@@ -78,15 +78,15 @@ class FileTarget(_Behind):
         _write_all(self._fd, offset, data)
 
     def zero(self, extent: Extent) -> None:
-        """Nothing to do: the file was empty, so its gaps are zeros."""
+        """Do nothing: the file was empty, so its holes are zeros."""
 
     def finish(self) -> None:
         os.ftruncate(self._fd, self._size)
         os.fsync(self._fd)
 
 
-class DeviceTarget(_Behind):
-    """The first bytes of a block device that holds who knows what."""
+class DeviceTarget(_WriteBack):
+    """The start of a block device with unknown content."""
 
     is_ordered = False
 
@@ -125,7 +125,7 @@ class DeviceTarget(_Behind):
 
 
 class StreamTarget:
-    """A pipe, or whatever else takes bytes in order and cannot go back."""
+    """A pipe or another descriptor that is written in order."""
 
     is_ordered = True
 
@@ -138,22 +138,22 @@ class StreamTarget:
             rest = rest[os.write(self._fd, rest) :]
 
     def settle(self, end: int) -> None:
-        """Nothing to do: what is written is on its way."""
+        """Do nothing: a pipe has no write-back."""
 
     def zero(self, extent: Extent) -> None:
         for at in range(extent.start, extent.end, len(_ZEROS)):
             self.write(at, _ZEROS[: extent.end - at])
 
     def finish(self) -> None:
-        """Nothing to do: who reads has it all when the pipe ends."""
+        """Do nothing: the reader has all bytes when the pipe is closed."""
 
 
 @contextmanager
 def stream_target(fd: int) -> Iterator[Target]:
-    """The target that *fd* is; UsageError if it is a terminal, TargetFailed if a write fails."""
+    """Open the target at descriptor *fd*; UsageError for a terminal, TargetFailed on errors."""
     name = Path("standard output")
     if os.isatty(fd):
-        raise UsageError(f"{name} is a terminal: name a file, or lead it into a pipe")
+        raise UsageError(f"{name} is a terminal: name a file, or use a pipe")
     with _failing(name):
         yield StreamTarget(fd)
 
@@ -167,24 +167,29 @@ def _write_all(fd: int, offset: int, data: bytes | memoryview) -> None:
 
 @contextmanager
 def open_target(path: Path, size: int, *, may_overwrite: bool) -> Iterator[Target]:
-    """The target at *path* for an image of *size* bytes; it is whole after finish() alone.
+    """Open the target at *path* for an image of *size* bytes, which is complete after finish().
 
-    A new file gets its name when it is whole. A file that is overwritten is empty until then, and
-    empty again after a failure. UsageError if *path* is there and *may_overwrite* is not given, or
-    is in use, too small, or neither file nor device; TargetFailed if a write fails.
+    A new file gets its name when it is complete. A file to overwrite is truncated at once, and
+    after a failure.
+
+    Raises:
+        UsageError: *path* exists without *may_overwrite*, is in use, too small, or neither a file
+            nor a block device.
+        AccessDenied: this user may not write it.
+        TargetFailed: a write failed.
     """
     with _failing(path):
         try:
-            found = os.stat(path)
+            facts = os.stat(path)
         except FileNotFoundError:
             with _new_file(path, size) as target:
                 yield target
             return
-        if not (stat.S_ISREG(found.st_mode) or stat.S_ISBLK(found.st_mode)):
-            raise UsageError(f"{path} is neither a file nor a block device: name one that is")
+        if not (stat.S_ISREG(facts.st_mode) or stat.S_ISBLK(facts.st_mode)):
+            raise UsageError(f"{path} is neither a file nor a block device: name another target")
         if not may_overwrite:
-            raise UsageError(f"{path} is there already: give --force to overwrite it")
-        if stat.S_ISBLK(found.st_mode):
+            raise UsageError(f"{path} already exists: use --force to overwrite it")
+        if stat.S_ISBLK(facts.st_mode):
             with _device(path, size) as device:
                 yield device
         else:
@@ -194,7 +199,7 @@ def open_target(path: Path, size: int, *, may_overwrite: bool) -> Iterator[Targe
 
 @contextmanager
 def _failing(path: Path) -> Iterator[None]:
-    """Turn what the system says into an error that names the target."""
+    """Turn errors of the system into errors that name the target."""
     try:
         yield
     except PermissionError as exc:
@@ -202,7 +207,7 @@ def _failing(path: Path) -> Iterator[None]:
     except OSError as exc:
         if exc.errno in (errno.EBUSY, errno.ETXTBSY):
             raise _in_use(path, "mounted, swap, or part of another device") from exc
-        raise TargetFailed(f"cannot write {path}: {exc.strerror}; it is not whole") from exc
+        raise TargetFailed(f"cannot write {path}: {exc.strerror}; it is incomplete") from exc
 
 
 def _in_use(path: Path, by: str) -> UsageError:
@@ -212,7 +217,7 @@ def _in_use(path: Path, by: str) -> UsageError:
 @contextmanager
 def _new_file(path: Path, size: int) -> Iterator[Target]:
     if path.is_symlink():
-        raise UsageError(f"{path} is a link to nothing: name a file")
+        raise UsageError(f"{path} is a dangling link: name a file")
     aside = path.with_name(f".cbtfs-{secrets.token_hex(8)}.partial")
     fd = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
@@ -228,7 +233,7 @@ def _new_file(path: Path, size: int) -> Iterator[Target]:
 
 def _rename_if_absent(aside: Path, path: Path) -> None:
     if os.path.lexists(path):
-        raise UsageError(f"{path} has appeared meanwhile: give --force to overwrite it")
+        raise UsageError(f"{path} was created meanwhile: use --force to overwrite it")
     os.rename(aside, path)
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -243,12 +248,12 @@ def _old_file(path: Path, size: int) -> Iterator[Target]:
     try:
         facts = os.fstat(fd)
         if not stat.S_ISREG(facts.st_mode):
-            raise UsageError(f"{path} is no longer a file: look what it is")
+            raise UsageError(f"{path} is no longer a file: check the path")
         _refuse_loop(path, facts)
         try:
-            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # QEMU locks the images it has open
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # QEMU locks open images.
         except OSError as exc:
-            raise _in_use(path, "another program holds a lock on it") from exc
+            raise _in_use(path, "locked by another program") from exc
         os.ftruncate(fd, 0)
         try:
             yield FileTarget(fd, size)
@@ -265,21 +270,21 @@ def _device(path: Path, size: int) -> Iterator[Target]:
     try:
         facts = os.fstat(fd)
         if not stat.S_ISBLK(facts.st_mode):
-            raise UsageError(f"{path} is no longer a block device: look what it is")
+            raise UsageError(f"{path} is no longer a block device: check the path")
         _refuse_loop(path, facts)
-        room = os.lseek(fd, 0, os.SEEK_END)
-        if room < size:
-            raise UsageError(f"{path} is too small: it has {room} bytes, the disk has {size}")
+        capacity = os.lseek(fd, 0, os.SEEK_END)
+        if capacity < size:
+            raise UsageError(f"{path} is too small: it has {capacity} bytes, the disk has {size}")
         yield DeviceTarget(fd)
     finally:
         os.close(fd)
 
 
 def _refuse_loop(path: Path, facts: os.stat_result) -> None:
-    """UsageError if a loop device stands on what *facts* are of: the kernel would let us write."""
+    """Raise UsageError if a loop device uses the file of *facts*; the kernel allows the write."""
     for backing in _LOOPS.glob("loop*/loop/backing_file"):
         with contextlib.suppress(OSError):
-            found = os.stat(backing.read_text().rstrip("\n"))
-            is_same = os.path.samestat(found, facts)
-            if is_same or (stat.S_ISBLK(facts.st_mode) and found.st_rdev == facts.st_rdev):
-                raise _in_use(path, f"/dev/{backing.parts[3]} stands on it")
+            used = os.stat(backing.read_text().rstrip("\n"))
+            is_same = os.path.samestat(used, facts)
+            if is_same or (stat.S_ISBLK(facts.st_mode) and used.st_rdev == facts.st_rdev):
+                raise _in_use(path, f"by /dev/{backing.parts[3]}")

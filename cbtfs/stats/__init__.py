@@ -1,1 +1,1 @@
-"""What the repository's points hold, share and cost."""
+"""Statistics of a repository: sizes, sharing and cost of restore points."""

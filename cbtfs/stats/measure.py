@@ -14,55 +14,57 @@ from cbtfs.liveness import Marker
 from cbtfs.stats.owners import owners_of
 from cbtfs.store.repository import Repository
 
-Announce = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+StartProgress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+"""Callback with the name and the total of a step; its context is the callback for progress."""
 
 
-def silent(what: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+def no_progress(step: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+    """Report no progress."""
     return nullcontext(lambda _: None)
 
 
 @dataclass(frozen=True, slots=True)
 class PointStats:
-    """What one point costs. Bytes."""
+    """Sizes of one point in bytes."""
 
     manifest: Manifest
     logical_bytes: int
     data_bytes: int
-    """Not zeros."""
+    """Bytes in blocks that are not zeros."""
     changed_bytes: int
-    """Blocks that hold data and differ from the parent's."""
+    """Bytes in blocks that hold data and differ from the parent's."""
     stored_bytes: int
-    """What its ingest wrote."""
+    """Bytes that its ingest wrote."""
     freed_bytes: int
-    """What forgetting it alone, and a prune, would free."""
+    """Bytes that a prune would free after only this point was forgotten."""
     hours: float | None
-    """Since the point before it."""
+    """Hours since the previous point of the VM; None for the first."""
 
     @property
     def change_rate(self) -> float:
-        """The part of the disks that changed."""
+        """Share of the disks that changed, 0 to 1."""
         return self.changed_bytes / self.logical_bytes if self.logical_bytes else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """What the points of a scope hold together. Bytes."""
+    """Total sizes of the points in scope, in bytes."""
 
     rows: tuple[PointStats, ...]
     logical_bytes: int
     data_bytes: int
     distinct_bytes: int
-    """Of their data, each chunk once."""
+    """Data bytes, counting each chunk once."""
     stored_bytes: int
-    """The same and the block maps, compressed, as frames."""
+    """Bytes of the frames of these chunks and of the block maps."""
     unique_bytes: int
-    """Of the stored: what no point outside of the scope needs."""
+    """Part of the stored bytes that only points in scope need."""
     shared_bytes: int
-    """Of the stored: what others need, too."""
+    """Part of the stored bytes that other points need, too."""
     pack_bytes: int
-    """All packs of the repository."""
+    """Size of all packs of the repository."""
     unused_bytes: int
-    """In packs, and needed by no point."""
+    """Bytes in packs that no point needs."""
 
     @property
     def deduplication(self) -> float:
@@ -76,40 +78,42 @@ class Stats:
 def stats(
     repository: Repository,
     is_in_scope: Callable[[Manifest], bool] = lambda _: True,
-    announce: Announce = silent,
+    start_progress: StartProgress = no_progress,
 ) -> Stats:
-    """Measure the points that are in scope against all others.
+    """Measure the points in scope, and the data that they share with other points.
 
-    ChunkMissing or DataCorrupt if one does not resolve.
+    Raises:
+        ChunkMissing: an object that a point needs is missing.
+        DataCorrupt: a node does not match its digest.
     """
     with repository.catalog.view() as view:
         every = [point.manifest for point in points(view)]
-    mine = [manifest for manifest in every if is_in_scope(manifest)]
-    rest = [manifest for manifest in every if not is_in_scope(manifest)]
+    inside = [manifest for manifest in every if is_in_scope(manifest)]
+    outside = [manifest for manifest in every if not is_in_scope(manifest)]
     total = sum(disk.size for manifest in every for disk in manifest.disks)
-    with announce("points", 2 * total) as advance:
+    with start_progress("points", 2 * total) as advance:
         owners = owners_of(repository.catalog, every, advance)
         with repository.catalog.view() as view:
             packs = view.packs()
-        ours, others = (Marker(repository.catalog, packs.keys()) for _ in range(2))
-        ours.mark(mine, advance)
-        others.mark(rest, advance)
+        inner, outer = (Marker(repository.catalog, packs.keys()) for _ in range(2))
+        inner.mark(inside, advance)
+        outer.mark(outside, advance)
     owned: defaultdict[int, int] = defaultdict(int)
     distinct = stored = unique = used = 0
     with repository.catalog.view() as view:
         for number, (_, frame) in view.all_locations():
             size = frame.end - frame.offset
             owned[owners.of(number)] += size
-            is_mine = ours.marked.has(number)
-            is_theirs = others.marked.has(number)
-            used += size if is_mine or is_theirs else 0
-            if is_mine:
+            is_inside = inner.marked.has(number)
+            is_outside = outer.marked.has(number)
+            used += size if is_inside or is_outside else 0
+            if is_inside:
                 stored += size
-                unique += 0 if is_theirs else size
+                unique += 0 if is_outside else size
                 distinct += frame.plain if frame.kind is Kind.CHUNK else 0
     freed = {manifest.point: owned[n] for n, manifest in enumerate(every, 1)}
     size = sum(record.size for record in packs.values())
-    rows = _rows(mine, freed)
+    rows = _rows(inside, freed)
     return Stats(
         tuple(rows),
         sum(row.logical_bytes for row in rows),

@@ -1,4 +1,4 @@
-"""Which objects a point has to itself."""
+"""Owners of objects: the point that alone references an object."""
 
 from array import array
 from collections.abc import Callable, Sequence
@@ -15,16 +15,16 @@ from cbtfs.store.catalog.records import location_digest
 NOBODY: Final = 0
 SHARED: Final = 0xFFFFFFFF
 
-_NODES_A_VIEW: Final = 2048
+_NODES_PER_VIEW: Final = 2048
 
 Progress = Callable[[int], None]
 
 
 class Owners:
-    """For each object the only point that needs it; four bytes each.
+    """The only point that references each object, in four bytes per object.
 
-    A node is gone through when the first point comes upon it, and once more when a second does:
-    then all below it is shared.
+    A subtree is visited for the first point that references it, and once more for the second
+    point, which makes it shared.
     """
 
     def __init__(self, catalog: Catalog, objects: int) -> None:
@@ -32,17 +32,17 @@ class Owners:
         self._owner = array("I", bytes(4 * (objects + 1)))
 
     def of(self, number: int) -> int:
-        """NOBODY, SHARED, or the number of a point; NOBODY for what came later."""
+        """Return NOBODY, SHARED or the number of a point; NOBODY for a newer object."""
         return self._owner[number] if number < len(self._owner) else NOBODY
 
     def add(self, point: int, manifest: Manifest) -> None:
-        """Enter all that *manifest* needs, as point number *point* from 1 on."""
+        """Enter all objects of *manifest* for point number *point*, which starts at 1."""
         for disk in manifest.disks:
             if disk.root != NULL_DIGEST:
                 self._add_disk(point, disk)
 
     def _claim(self, number: ObjectId, point: int) -> bool:
-        """Whether this is news for what is below, too."""
+        """Enter an object; return whether its subtree must be visited."""
         owner = self._owner[number]
         if owner in (point, SHARED):
             return False
@@ -60,7 +60,7 @@ class Owners:
             pending.append((root, height, disk.root))
         while pending:
             with self._catalog.view() as view:
-                for _ in range(min(_NODES_A_VIEW, len(pending))):
+                for _ in range(min(_NODES_PER_VIEW, len(pending))):
                     number, level, digest = pending.pop()
                     node = view.node(number, level, digest)
                     for child, entry in zip(node.children, node.entries, strict=True):
@@ -71,7 +71,7 @@ class Owners:
 def owners_of(
     catalog: Catalog, manifests: Sequence[Manifest], progress: Progress = lambda _: None
 ) -> Owners:
-    """Who owns what; points are numbered from 1 in the order of *manifests*."""
+    """Return the owners of all objects; points are numbered from 1 in order of *manifests*."""
     with catalog.view() as view:
         owners = Owners(catalog, view.next_object())
     for number, manifest in enumerate(manifests, 1):

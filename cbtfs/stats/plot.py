@@ -1,4 +1,4 @@
-"""Change rate and growth over time, drawn. The only user of the plotting library."""
+"""Plot of change rate and growth over time. The only user of matplotlib."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,20 +14,20 @@ _MIB: Final = 1 << 20
 
 
 def plot(rows: Sequence[PointStats], file: Path) -> None:
-    """Draw *rows* into *file*, SVG or PNG by its suffix; UsageError if that cannot be."""
+    """Plot *rows* to *file*, SVG or PNG by its suffix; UsageError if that is not possible."""
     if file.suffix not in KINDS:
-        raise UsageError(f"cannot draw {file}: end its name in .svg or .png")
+        raise UsageError(f"cannot plot to {file}: use a name that ends in .svg or .png")
     try:
         from matplotlib.figure import Figure
     except ImportError as exc:
-        raise UsageError("drawing takes a plotting library: pip install 'cbtfs[plot]'") from exc
+        raise UsageError("plots need matplotlib: pip install 'cbtfs[plot]'") from exc
     figure = Figure(figsize=(9, 6), layout="constrained")
     rate, growth = figure.subplots(2, 1, sharex=True)
     for vm in sorted({row.manifest.vm.directory for row in rows}):
-        mine = [row for row in rows if row.manifest.vm.directory == vm]
-        times = [parse_moment(row.manifest.time) for row in mine]
+        of_vm = [row for row in rows if row.manifest.vm.directory == vm]
+        times = [parse_moment(row.manifest.time) for row in of_vm]
         name = printable(vm).replace("$", r"\$")
-        rate.plot(times, [100 * row.change_rate for row in mine], marker="o", label=name)
+        rate.plot(times, [100 * row.change_rate for row in of_vm], marker="o", label=name)
     ordered = sorted(rows, key=lambda row: row.manifest.time)
     stored = [row.stored_bytes / _MIB for row in ordered]
     sums = [sum(stored[: n + 1]) for n in range(len(stored))]

@@ -1,4 +1,4 @@
-"""Check: what is right passes, any flipped bit is found, and whom it hurts is named."""
+"""Check accepts intact data, detects any flipped bit, and lists the affected points."""
 
 import os
 import random
@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cbtfs.check.check import check
-from cbtfs.check.report import Place, Problem, Report
+from cbtfs.check.report import AffectedDisk, CheckReport, Problem
 from cbtfs.core.extent import Extent
 from cbtfs.core.frame import Codec, Frame, Kind
 from cbtfs.core.ids import ObjectId, PackId
@@ -21,16 +21,17 @@ from cbtfs.core.manifest import Manifest
 from cbtfs.errors import CbtfsError, ChunkMissing, DataCorrupt
 from cbtfs.store.catalog.gate import DATA
 from cbtfs.store.catalog.records import Location
+from cbtfs.store.catalog_opening import CATALOG
 from cbtfs.store.digest import chunk_digest
 from cbtfs.store.packs import PackFolder
-from cbtfs.store.repository import CATALOG, reading, writing
+from cbtfs.store.repository import reading, writing
 from tests.cli.run_cbtfs import process
 from tests.make_points import BLOCK, add_point, new_repository, read_point
 
 RANDOM = random.Random(7)
 NOISE = [RANDOM.randbytes(BLOCK) for _ in range(6)]
 TEXT = [b"%d bottles of beer " % n * 400 for n in range(6)]
-"""What is stored raw, and what is compressed."""
+"""Noise is stored raw, text is compressed."""
 
 
 def block(n: int) -> bytes:
@@ -42,7 +43,7 @@ def image(*blocks: int | None) -> bytes:
 
 
 def frames(path: Path) -> Iterator[tuple[Path, Frame]]:
-    """Every frame of a repository, with the file it stands in."""
+    """Yield every frame of a repository with the path of its pack."""
     packs = PackFolder(path / "packs")
     for pack in sorted(packs.ids()):
         for frame in packs.frames(PackId(pack))[0]:
@@ -50,14 +51,14 @@ def frames(path: Path) -> Iterator[tuple[Path, Frame]]:
 
 
 def frame_of(path: Path, content: bytes) -> tuple[Path, Frame]:
-    """Where the chunk with that content stands."""
+    """Return the pack and the frame of the chunk with this content."""
     digest = chunk_digest(content)
-    return next(found for found in frames(path) if found[1].digest == digest)
+    return next((file, frame) for file, frame in frames(path) if frame.digest == digest)
 
 
 @contextmanager
 def flipped(file: Path, at: int, bit: int = 0) -> Iterator[None]:
-    """One bit of *file* is another, for as long as the block lasts."""
+    """Flip one bit of *file* until the end of the block."""
     with file.open("r+b", buffering=0) as opened:
         (byte,) = os.pread(opened.fileno(), 1, at)
         os.pwrite(opened.fileno(), bytes([byte ^ 1 << bit]), at)
@@ -67,14 +68,14 @@ def flipped(file: Path, at: int, bit: int = 0) -> Iterator[None]:
             os.pwrite(opened.fileno(), bytes([byte]), at)
 
 
-def only(report: Report) -> Problem:
+def only(report: CheckReport) -> Problem:
     assert len(report.problems) == 1, report.problems
     return report.problems[0]
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Manifest]]:
-    """Two VMs, three points, several packs, chunks that several disks share."""
+    """Return two VMs with three points, several packs and chunks that disks share."""
     path = new_repository(tmp_path_factory.mktemp("check") / "repository")
     first = add_point(path, {"d": image(1, 2, None, 3)}, pack_bytes=3 * BLOCK)
     second = add_point(path, {"d": image(1, 4, None, 3, 5)}, changed={"d": [1, 4]})
@@ -93,13 +94,13 @@ def test_a_sound_repository_has_no_problems(shared: tuple[Path, list[Manifest]])
     assert quick.chunks_read == 0
     assert whole.chunks_read == 6
     assert whole.bytes_read == sum(frame.end - frame.offset for _, frame in frames(path))
-    whole.verdict()
+    whole.raise_worst()
 
 
 def test_an_empty_repository_is_sound(tmp_path: Path) -> None:
     report = check(new_repository(tmp_path / "repository"), read_data=True)
 
-    assert report == Report()
+    assert report == CheckReport()
 
 
 def test_a_bad_chunk_is_named_with_every_extent_that_it_touches(
@@ -116,9 +117,9 @@ def test_a_bad_chunk_is_named_with_every_extent_that_it_touches(
     assert frame.digest.hex() in problem.what
     assert sorted(problem.places, key=str) == sorted(
         [
-            Place(first.point, "vm", "d", (Extent(3 * BLOCK, BLOCK),)),
-            Place(second.point, "vm", "d", (Extent(3 * BLOCK, BLOCK),)),
-            Place(third.point, "other", "e", (Extent(70 * BLOCK, 2 * BLOCK),)),
+            AffectedDisk(first.point, "vm", "d", (Extent(3 * BLOCK, BLOCK),)),
+            AffectedDisk(second.point, "vm", "d", (Extent(3 * BLOCK, BLOCK),)),
+            AffectedDisk(third.point, "other", "e", (Extent(70 * BLOCK, 2 * BLOCK),)),
         ],
         key=str,
     )
@@ -134,7 +135,7 @@ def test_a_bad_node_is_found_without_reading_data(shared: tuple[Path, list[Manif
         problem = only(check(path, read_data=False))
 
     assert problem.kind == "node"
-    assert problem.places == [Place(first.point, "vm", "d", (Extent(0, 4 * BLOCK),))]
+    assert problem.places == [AffectedDisk(first.point, "vm", "d", (Extent(0, 4 * BLOCK),))]
 
 
 def test_a_lost_pack_is_20_and_names_its_points(tmp_path: Path) -> None:
@@ -148,9 +149,9 @@ def test_a_lost_pack_is_20_and_names_its_points(tmp_path: Path) -> None:
 
     problem = only(report)
     assert (problem.kind, problem.error) == ("pack", ChunkMissing)
-    assert problem.places == [Place(first.point, "vm", "d", (Extent(0, 2 * BLOCK),))]
+    assert problem.places == [AffectedDisk(first.point, "vm", "d", (Extent(0, 2 * BLOCK),))]
     with pytest.raises(ChunkMissing):
-        report.verdict()
+        report.raise_worst()
 
 
 def test_corrupt_is_graver_than_missing(tmp_path: Path) -> None:
@@ -166,7 +167,7 @@ def test_corrupt_is_graver_than_missing(tmp_path: Path) -> None:
 
     assert {problem.error for problem in report.problems} == {ChunkMissing, DataCorrupt}
     with pytest.raises(DataCorrupt):
-        report.verdict()
+        report.raise_worst()
 
 
 def test_missing_files_of_a_point_are_named(tmp_path: Path) -> None:
@@ -191,13 +192,13 @@ def test_a_damaged_manifest_is_named_with_its_disks(tmp_path: Path) -> None:
 
     assert (problem.kind, problem.error) == ("manifest", DataCorrupt)
     assert problem.places == [
-        Place(manifest.point, "vm", "d", (Extent(0, BLOCK),)),
-        Place(manifest.point, "vm", "e", (Extent(0, 2 * BLOCK),)),
+        AffectedDisk(manifest.point, "vm", "d", (Extent(0, BLOCK),)),
+        AffectedDisk(manifest.point, "vm", "e", (Extent(0, 2 * BLOCK),)),
     ]
 
 
 def test_what_a_dead_writer_left_is_no_problem(tmp_path: Path) -> None:
-    """A pack that was closed, but not made known, holds what nobody names."""
+    """A pack was closed but not added to the catalog: nothing refers to its objects."""
     path = new_repository(tmp_path / "repository")
     add_point(path, {"d": image(1)})
     catalog = path / CATALOG / DATA
@@ -219,13 +220,13 @@ def test_a_pack_that_is_cut_or_longer_is_found(tmp_path: Path, read_data: bool) 
     for wrong in (whole[:-1], whole[: len(whole) // 2], whole + b"\0", b""):
         pack.write_bytes(wrong)
         with pytest.raises(CbtfsError):
-            check(path, read_data=read_data).verdict()
+            check(path, read_data=read_data).raise_worst()
 
 
 @settings(max_examples=150)
 @given(st.data())
 def test_any_flipped_bit_is_found(shared: tuple[Path, list[Manifest]], data: st.DataObject) -> None:
-    """Except one in a compressed payload that decodes to the same bytes: that is no damage."""
+    """Exception: a compressed payload that still decodes to the same bytes is not damaged."""
     path, manifests = shared
     files = [
         path / "repository.json",
@@ -241,7 +242,7 @@ def test_any_flipped_bit_is_found(shared: tuple[Path, list[Manifest]], data: st.
 
     with flipped(file, at, data.draw(st.integers(0, 7))):
         try:
-            check(path, read_data=True).verdict()
+            check(path, read_data=True).raise_worst()
             is_found = False
         except DataCorrupt:
             is_found = True
@@ -254,7 +255,7 @@ def test_any_flipped_bit_is_found(shared: tuple[Path, list[Manifest]], data: st.
 def test_a_damaged_catalog_is_a_finding_and_packs_are_checked_all_the_same(
     tmp_path: Path,
 ) -> None:
-    """Flips all over data.mdb: each is found, or harmless."""
+    """Flip bits all over data.mdb: each is detected or harmless."""
     path = new_repository(tmp_path / "repository")
     manifest = add_point(path, {"d": image(1, 2, None, 3)})
     file = path / CATALOG / DATA
@@ -265,7 +266,7 @@ def test_a_damaged_catalog_is_a_finding_and_packs_are_checked_all_the_same(
         for at in range(0, len(sound), 1009):
             with flipped(file, at, at % 8):
                 report = check(path, read_data=True)
-            if file.read_bytes() != sound:  # it was mended
+            if file.read_bytes() != sound:  # The check repaired the catalog.
                 file.write_bytes(sound)
             assert any(problem.kind == "chunk" for problem in report.problems), at
             found += any(problem.kind in ("catalog", "map") for problem in report.problems)
@@ -300,7 +301,7 @@ def test_a_location_that_differs_from_the_pack_in_one_fact_is_found(
     problems = check(path, read_data=False).problems
 
     assert problems[0].kind == "catalog"
-    assert "does not hold what the catalog says" in problems[0].what
+    assert "differ from those in the catalog" in problems[0].what
     (place,) = [place for problem in problems for place in problem.places]
     assert place.point == manifest.point
     assert place.extents[0].start == 0
@@ -316,11 +317,11 @@ def test_a_chunk_that_the_catalog_places_where_another_is_is_found(tmp_path: Pat
 
     assert [place.point for each in report.problems for place in each.places] == [manifest.point]
     with pytest.raises(DataCorrupt):
-        report.verdict()
+        report.raise_worst()
 
 
 def _move_chunk(path: Path, content: bytes, move: Callable[[ObjectId, Location], Location]) -> None:
-    """Have the catalog place a chunk elsewhere."""
+    """Change the location of a chunk in the catalog."""
     with writing(path) as repository:
         with repository.catalog.view() as view:
             number = view.find(Kind.CHUNK, 0, chunk_digest(content))

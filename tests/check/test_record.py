@@ -1,4 +1,4 @@
-"""A check that reads data writes down what it found."""
+"""A check that reads data records its results."""
 
 import fcntl
 import json
@@ -98,7 +98,7 @@ def test_a_part_of_the_data_reads_only_that(history: History, check: Any) -> Non
 def test_less_than_all_data_is_no_date_of_a_verification(
     history: History, check: Any, part: str | None
 ) -> None:
-    """A size dates nothing even where it is beyond all there is; a part waits for the others."""
+    """A size verifies no point, even one above the total; a part waits for the other parts."""
     point = history.add(image(1, 2))
     code, document = check(*(["--read-data-subset", part] if part else []))
 
@@ -132,5 +132,5 @@ def test_a_share_takes_at_least_so_much(packs: dict[PackId, int], share: float) 
 
 @pytest.mark.parametrize("text", ["", "5", "0/3", "4/3", "101%", "-1%", "1/0", "G"])
 def test_what_is_no_part_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"invalid --read-data-subset|no part|share"):
+    with pytest.raises(ValueError, match=r"invalid --read-data-subset|does not exist|share"):
         parse_subset(text)

@@ -1,4 +1,4 @@
-"""Parts of the data that were read one by one add up to a date of each point."""
+"""Parts that are read one by one add up to a verification of each point."""
 
 import json
 import shutil
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cbtfs.check.verification import Proven, load_proven, save_proven
+from cbtfs.check.verification import VerifiedParts, load_parts, save_parts
 from cbtfs.cli.main import main
 from cbtfs.core.ids import PointId
 from cbtfs.core.sealed import seal
@@ -108,7 +108,7 @@ def test_who_is_interrupted_by_damage_of_the_file_begins_anew(
 def test_a_point_is_verified_as_of_the_oldest_of_its_last_good_parts(
     runs: list[tuple[int, set[PointId]]],
 ) -> None:
-    proven, last = Proven(3), dict[tuple[PointId, int], int]()
+    proven, last = VerifiedParts(3), dict[tuple[PointId, int], int]()
     read = dict[int, int]()
     for day, (part, whole) in enumerate(runs):
         proven = proven.after(part, DAYS[day], [A, B], whole)
@@ -127,12 +127,12 @@ def test_a_point_is_verified_as_of_the_oldest_of_its_last_good_parts(
 
 
 def test_what_is_known_is_kept(tmp_path: Path) -> None:
-    proven = Proven(4).after(1, DAYS[0], [A, B], [A]).after(3, DAYS[1], [A, B], [A, B])
+    proven = VerifiedParts(4).after(1, DAYS[0], [A, B], [A]).after(3, DAYS[1], [A, B], [A, B])
 
-    save_proven(tmp_path, proven)
+    save_parts(tmp_path, proven)
 
-    assert load_proven(tmp_path, 4) == proven
-    assert load_proven(tmp_path, 5) == Proven(5)
+    assert load_parts(tmp_path, 4) == proven
+    assert load_parts(tmp_path, 5) == VerifiedParts(5)
 
 
 @pytest.mark.parametrize(
@@ -152,4 +152,4 @@ def test_a_file_that_makes_no_sense_proves_nothing(tmp_path: Path, change: dict[
     document = {"parts": 2, "times": [{"part": 1, "time": DAYS[0]}], "points": []}
     (tmp_path / "verified").write_bytes(seal({**document, **change}))
 
-    assert load_proven(tmp_path, 2) == Proven(2)
+    assert load_parts(tmp_path, 2) == VerifiedParts(2)

@@ -1,4 +1,4 @@
-"""What forget and prune cost for each point: manifests that are decoded are counted, not time."""
+"""Cost of forget and prune per point, measured as the number of decoded manifests."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cbtfs.prune.prune import prune
-from cbtfs.prune.select import Limits
+from cbtfs.prune.select import PruneLimits
 from cbtfs.store.repository import writing
 from tests.ingest.fake_disks import disk_of, ingest_into
 from tests.make_points import BLOCK, new_repository
@@ -37,7 +37,7 @@ def test_a_manifest_is_decoded_once_to_be_forgotten_and_once_to_be_pruned(
         monkeypatch.setattr(json, "loads", counting)
         repository.forget(points[:FORGOTTEN])
         to_forget = len(decoded)
-        outcome = prune(repository, Limits())
+        outcome = prune(repository, PruneLimits())
         to_prune = len(decoded) - to_forget
         monkeypatch.undo()
         with repository.catalog.view() as view:

@@ -1,4 +1,4 @@
-"""A full disk is freed by one command: in steps that fit, whatever is full and whoever reads."""
+"""One prune frees space on a full disk, in steps that fit, even with active readers."""
 
 import contextlib
 import json
@@ -35,17 +35,17 @@ from tools.crash.trap import Action, Trap
 pytestmark = pytest.mark.mounts
 
 BLOCKS: Final = 1500
-"""Of the disk: 6 MiB, in packs of 1 MiB."""
+"""Blocks of the disk: 6 MiB, in packs of 1 MiB."""
 DEAD: Final = 0.6
 PACK_SIZE: Final = 1 << 20
 SMALL_PACK: Final = 64 << 10
 LOW: Final = property(lambda _: 800_000)
-"""Free space that is enough for one pack of the small history, and too little for the catalog."""
+"""Free space for one pack of the small history, but not for the catalog."""
 
 
 @pytest.fixture
 def memory(tmp_path: Path) -> Iterator[Path]:
-    """A folder for disks that are filled."""
+    """Return a directory for disk images to fill."""
     folder = Path(tempfile.mkdtemp(prefix="cbtfs-", dir=MEMORY))
     yield folder
     shutil.rmtree(folder)
@@ -58,7 +58,7 @@ def disk(memory: Path) -> Iterator[LoopDisk]:
 
 
 def history_at(path: Path, pack_size: int = PACK_SIZE) -> History:
-    """Two points: without the first, DEAD of each of its packs is needed by nobody."""
+    """Add two points. Without the first, the share DEAD of each of its packs is unreferenced."""
     history = History(path, pack_size)
     rnd = random.Random(12)
     first = bytearray(random.Random(1).randbytes(BLOCKS * BLOCK))
@@ -71,7 +71,7 @@ def history_at(path: Path, pack_size: int = PACK_SIZE) -> History:
 
 
 def command(history: History, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """A command of cbtfs, in a process of its own."""
+    """Run a command of cbtfs in a separate process."""
     return subprocess.run(
         [sys.executable, "-m", "cbtfs", f"--repo={history.path}", *arguments],
         check=False,
@@ -81,7 +81,7 @@ def command(history: History, *arguments: str) -> "subprocess.CompletedProcess[s
 
 
 def forget_all_but_the_newest(history: History) -> "subprocess.CompletedProcess[str]":
-    """What docs/operations.md advises on a full disk."""
+    """The commands that docs/operations.md advises on a full disk."""
     newest = list(history.expected)[-1]
     for point in [*history.expected]:
         if point != newest:
@@ -113,7 +113,7 @@ def test_a_full_disk_with_sixty_percent_dead_is_freed_by_one_command(
 
 
 def test_packs_of_which_little_lives_are_rewritten_in_steps_that_fit(disk: LoopDisk) -> None:
-    """What fits in steps does not fit at once: the living part of all packs is 2.4 MiB."""
+    """The live part of all packs is 2.4 MiB, which only fits in steps."""
     history = history_at(disk.mountpoint / "repository")
     (history.path / RESERVE).unlink()
     fill_disk(disk.mountpoint / "filler", 1_900_000)
@@ -126,7 +126,7 @@ def test_packs_of_which_little_lives_are_rewritten_in_steps_that_fit(disk: LoopD
 
 
 def test_dead_packs_go_before_anything_is_written(disk: LoopDisk) -> None:
-    """Neither a pack nor the catalog can be written: there is no reserve, and no free space."""
+    """There is no reserve and no free space, neither for a pack nor for the catalog."""
     history = history_at(disk.mountpoint / "repository")
     gone = history.add(random.Random(9).randbytes(BLOCKS * BLOCK))
     history.forget(gone)
@@ -167,7 +167,7 @@ def test_what_does_not_fit_is_named_with_the_space_that_it_takes(disk: LoopDisk)
 
 
 def test_space_that_a_mount_held_is_used_by_the_same_prune(disk: LoopDisk, tmp_path: Path) -> None:
-    """Each step needs what the one before it removed, and the workers have all packs open."""
+    """Each step needs the space of the previous step, and workers have all packs open."""
     history = history_at(disk.mountpoint / "repository")
     kept = list(history.expected)[-1]
     with serving(history.path, tmp_path / "mnt") as server:
@@ -190,7 +190,7 @@ def test_space_that_a_mount_held_is_used_by_the_same_prune(disk: LoopDisk, tmp_p
 
 
 def removed_files(processes: set[int], folder: Path) -> list[str]:
-    """Files below *folder* that were removed, and that one of *processes* still has open."""
+    """Return deleted files below *folder* that one of *processes* still has open."""
     found = []
     for process in processes:
         for each in Path(f"/proc/{process}/fd").iterdir():
@@ -240,7 +240,7 @@ def test_packs_are_rewritten_in_the_given_order_where_all_fit() -> None:
 def test_what_a_file_system_refuses_is_not_counted_on_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A quota does not show in what the file system reports."""
+    """The file system does not report a quota."""
     monkeypatch.setattr(
         os, "statvfs", lambda _: os.statvfs_result([4096, 4096, *[2000] * 3] + [0] * 6)
     )
@@ -257,7 +257,7 @@ def test_what_a_file_system_refuses_is_not_counted_on_again(
 
 @pytest.fixture(scope="module")
 def stock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[History]:
-    """A history with something to remove and something to rewrite, to be copied."""
+    """Return a template history with packs to remove and packs to rewrite."""
     folder = Path(tempfile.mkdtemp(prefix="cbtfs-", dir=MEMORY))
     history = History(folder / "stock", SMALL_PACK)
     content = bytearray(image(*range(1, 41)))
@@ -272,7 +272,7 @@ def stock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[History]:
 
 
 def prune_where_space_is_low(history: History, trap: Trap | None = None) -> ChildExit:
-    """A prune in a child, that has to go by many steps and removes dead packs first."""
+    """Start a prune in a child that needs many steps and removes dead packs first."""
 
     def work(send: Send) -> None:
         Space.free = LOW  # type: ignore[assignment]
@@ -290,7 +290,7 @@ def prune_where_space_is_low(history: History, trap: Trap | None = None) -> Chil
 
 
 def prove(history: History) -> None:
-    """Nothing that lives is lost, and another prune does the rest."""
+    """No live object is lost, and another prune completes the work."""
 
     def work(send: Send) -> None:
         history.verify()

@@ -1,4 +1,4 @@
-"""What prune must have done before it removes a pack, seen at each removal and each update."""
+"""Preconditions of the removal of a pack, checked at each removal and each update."""
 
 import os
 from pathlib import Path
@@ -20,7 +20,7 @@ from tests.scenarios.repository_history import History, block, image
 
 @pytest.fixture
 def history(tmp_path: Path) -> History:
-    """Packs in which some objects live, and packs in which none does."""
+    """Return a history with sparse packs and packs without live objects."""
     history = History(tmp_path / "repository")
     history.add(image(*range(1, 60)))
     history.add(image(*(seed if seed % 3 else 500 + seed for seed in range(1, 60))))
@@ -32,7 +32,7 @@ def history(tmp_path: Path) -> History:
 
 @pytest.fixture
 def synced(monkeypatch: pytest.MonkeyPatch) -> set[int]:
-    """Inodes that were flushed, files and directories."""
+    """Inodes of flushed files and directories."""
     found = set[int]()
     real = os.fsync
 
@@ -47,7 +47,7 @@ def synced(monkeypatch: pytest.MonkeyPatch) -> set[int]:
 def test_the_catalog_knows_no_pack_that_is_removed(
     history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At each removal, what is committed refers to no object in that pack."""
+    """At each removal, no committed point refers to an object in the pack."""
     removed, known = list[PackId](), list[PackId]()
     catalogs = list[Any]()
     real = PackFolder.remove
@@ -80,7 +80,7 @@ def _watch_catalog(monkeypatch: pytest.MonkeyPatch, found: list[Any]) -> None:
 def test_a_new_pack_is_durable_before_the_catalog_knows_it(
     history: History, monkeypatch: pytest.MonkeyPatch, synced: set[int]
 ) -> None:
-    """The file under its name, and the directory with that name, were flushed."""
+    """The file and its directory were flushed under the final name."""
     folder = PackFolder(history.path / "packs")
     added = list[PackId]()
     real = Update.add_pack
@@ -99,7 +99,7 @@ def test_a_new_pack_is_durable_before_the_catalog_knows_it(
 
 
 def test_a_pack_whose_objects_are_not_all_found_stays(history: History) -> None:
-    """Its trailer is damaged, and so is the header of a living object: a scan misses that."""
+    """The trailer and the header of a live object are damaged, so that a scan misses the object."""
     path, place = _place_of_living(history)
     data = bytearray(path.read_bytes())
     data[place.frame.offset] ^= 1

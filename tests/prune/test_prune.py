@@ -1,4 +1,4 @@
-"""Prune gives back what nobody needs, and nothing else."""
+"""Prune removes unreferenced objects, and nothing else."""
 
 import json
 import subprocess
@@ -18,7 +18,7 @@ from cbtfs.errors import DataCorrupt
 from cbtfs.liveness import Marker
 from cbtfs.prune import sweep
 from cbtfs.prune.prune import prune
-from cbtfs.prune.select import Limits, PackUse, select
+from cbtfs.prune.select import PackUse, PruneLimits, select
 from cbtfs.reader import Reader
 from cbtfs.store.catalog.records import META
 from cbtfs.store.catalog.view import NEXT_OBJECT
@@ -147,7 +147,7 @@ def test_a_dead_chunk_is_stored_anew_when_it_comes_back(history: History) -> Non
 
 
 def elsewhere(history: History, *arguments: str) -> dict[str, Any]:
-    """What a command prints that runs in a process of its own."""
+    """Return the output of a command in a separate process."""
     command = [sys.executable, "-m", "cbtfs", f"--repo={history.path}", *arguments, "--json"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     document: dict[str, Any] = json.loads(done.stdout)
@@ -279,7 +279,7 @@ def use(number: int, size: int, live: int) -> PackUse:
 def test_packs_are_rewritten_until_little_enough_is_unused() -> None:
     packs = [use(1, 1000, 0), use(2, 1000, 100), use(3, 1000, 700), use(4, 1000, 900)]
 
-    chosen = select(packs, Limits(unused_share=0.2))
+    chosen = select(packs, PruneLimits(unused_share=0.2))
 
     assert [pack.number for pack in chosen.removed] == [1]
     assert [pack.number for pack in chosen.rewritten] == [2]
@@ -288,7 +288,7 @@ def test_packs_are_rewritten_until_little_enough_is_unused() -> None:
 def test_no_more_is_rewritten_than_allowed() -> None:
     packs = [use(1, 10_000, 3000), use(2, 10_000, 2000), use(3, 10_000, 1000)]
 
-    chosen = select(packs, Limits(unused_share=0.0, repack_bytes=3500))
+    chosen = select(packs, PruneLimits(unused_share=0.0, repack_bytes=3500))
 
     assert [pack.number for pack in chosen.rewritten] == [3, 2]
 
@@ -296,7 +296,7 @@ def test_no_more_is_rewritten_than_allowed() -> None:
 def test_what_a_rewrite_frees_no_longer_counts_as_size() -> None:
     packs = [use(1, 10_000, 100), use(2, 10_000, 8100)]
 
-    chosen = select(packs, Limits(unused_share=0.12))
+    chosen = select(packs, PruneLimits(unused_share=0.12))
 
     assert [pack.number for pack in chosen.rewritten] == [1, 2]
 
@@ -336,6 +336,6 @@ def test_a_manifest_stays_until_each_of_its_disks_has_a_newer_point(
     add_point(path, {label: both[label] for label in newer})
     with writing(path) as repository:
         repository.forget([older.point])
-        outcome = prune(repository, Limits())
+        outcome = prune(repository, PruneLimits())
 
     assert outcome.forgotten == (1 if newer == ["A", "B"] else 0)

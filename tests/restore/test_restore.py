@@ -1,4 +1,4 @@
-"""Restore: the target reads like the disk did, whatever it held; a failure never looks whole."""
+"""A restored target equals the disk, and a failed restore never looks complete."""
 
 import fcntl
 import os
@@ -35,7 +35,7 @@ from tests.make_points import BLOCK, add_point, new_repository
 
 SIZE = 70 * BLOCK + 777
 IMAGE = b"".join(bytes([n % 3 and n]) * BLOCK for n in range(71))[:SIZE]
-"""Two blocks of data, one of zeros, in turns; its end is inside of a block."""
+"""Two blocks of data and one of zeros alternate; the disk ends within a block."""
 _LOCK = struct.Struct("hhqqi4x")
 
 
@@ -83,7 +83,7 @@ def newest_of(repository: Repository) -> Manifest:
 
 
 def damage(repository: Path, block: int) -> None:
-    """Flip a bit in the chunk of that block."""
+    """Flip a bit in the chunk of a block."""
     wanted = chunk_digest(IMAGE[block * BLOCK : (block + 1) * BLOCK].ljust(BLOCK, b"\0"))
     with reading(repository) as opened:
         with opened.catalog.view() as view:
@@ -181,7 +181,7 @@ def test_a_device_in_use_is_left_alone(repository: Path, tmp_path: Path) -> None
     file = tmp_path / "device"
     file.write_bytes(b"\xff" * 80 * BLOCK)
     with loop_device(file) as device:
-        held = os.open(device, os.O_RDONLY | os.O_EXCL)  # what a mount or swap does
+        held = os.open(device, os.O_RDONLY | os.O_EXCL)  # Like a mount or swap.
         try:
             with pytest.raises(UsageError, match="in use"):
                 restore(repository, device, may_overwrite=True)
@@ -278,7 +278,7 @@ def test_a_read_only_device_is_denied(repository: Path, tmp_path: Path) -> None:
 
 @pytest.fixture
 def damaged(tmp_path: Path) -> Path:
-    """A repository in which blocks 4 and 5 cannot be had."""
+    """Return a repository in which blocks 4 and 5 are unreadable."""
     path = new_repository(tmp_path / "damaged")
     add_point(path, {"d": IMAGE})
     for block in (4, 5):
@@ -325,7 +325,7 @@ def test_keep_going_zeroes_what_is_lost_on_a_device(damaged: Path, tmp_path: Pat
 
 
 def drop_nodes(repository: Path, level: int) -> None:
-    """Let the catalog have no node of that level."""
+    """Remove all nodes of a level from the catalog."""
     with writing(repository) as opened:
 
         def drop(update: Update) -> None:
@@ -429,7 +429,7 @@ def test_a_point_that_is_gone_is_not_restored(tmp_path: Path) -> None:
         with pytest.raises(PointNotFound):
             restore_disk(opened, manifest.point, manifest.disks[0], tmp_path / "disk.raw")
     with writing(path):
-        """Catches up: the point is dropped."""
+        """The catch-up drops the point."""
 
     assert not (tmp_path / "disk.raw").exists()
 
@@ -455,7 +455,7 @@ def test_the_command_tells_what_it_did(repository: Path, tmp_path: Path) -> None
         "lost": [],
     }
     assert again == CommandResult(
-        2, "", f"cbtfs: {target} is there already: give --force to overwrite it\n"
+        2, "", f"cbtfs: {target} already exists: use --force to overwrite it\n"
     )
 
 

@@ -1,4 +1,4 @@
-"""Where restored bytes go: what a device is told to zero, and how far ahead pieces are loaded."""
+"""Targets of a restore: zeroing of devices, and the number of pieces loaded ahead."""
 
 import errno
 import os
@@ -19,7 +19,7 @@ SIZE = 40 * PAGE
 
 
 class Kernel:
-    """What stands in for the request to zero a range of a block device."""
+    """Replacement for the ioctl that zeroes a range of a block device."""
 
     def __init__(self, number: int = 0) -> None:
         self.number = number
@@ -35,7 +35,7 @@ class Kernel:
 
 
 def zeroed(file: Path, kernel: Kernel, *extents: Extent, step: int = 8 * PAGE) -> bytes:
-    """What a device of 0xFF bytes holds after *extents* are zeroed."""
+    """Return the content of a device of 0xFF bytes after *extents* are zeroed."""
     file.write_bytes(b"\xff" * SIZE)
     fd = os.open(file, os.O_RDWR)
     try:

@@ -1,4 +1,4 @@
-"""Sizes and ratios against what a prune really frees."""
+"""Sizes and ratios against the bytes that a prune really frees."""
 
 import json
 from pathlib import Path
