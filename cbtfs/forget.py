@@ -1,4 +1,4 @@
-"""Let restore points go, by rules or by name; protect and tag those that stay."""
+"""Removal of restore points by retention policy or by name; protection and tags."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -8,7 +8,7 @@ from cbtfs.core.ids import PointId, is_id
 from cbtfs.core.manifest import PointState
 from cbtfs.core.moment import parse_moment
 from cbtfs.core.names import printable
-from cbtfs.core.pointname import Here
+from cbtfs.core.pointname import ClockContext
 from cbtfs.core.retention import Candidate, Decision, Policy, decide
 from cbtfs.errors import CbtfsError, ManifestsMissing, PointNotFound, UsageError
 from cbtfs.listing import (
@@ -25,31 +25,32 @@ from cbtfs.store.repository import Repository
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """A point, and what the rules make of it."""
+class PointDecision:
+    """A point with the decision of a policy."""
 
     point: Point
     decision: Decision
 
 
-def judge(
+def decide_points(
     repository: Repository, vms: Sequence[str], policy: Policy, now: datetime
-) -> list[Verdict]:
-    """What *policy* says of every point of *vms*, or of all VMs, each VM's newest first.
+) -> list[PointDecision]:
+    """Return the decisions of *policy* on the points of *vms* or of all VMs, newest first.
 
-    PointNotFound if there is no VM of a name, or more than one; ManifestsMissing if the manifest
-    of any point is missing, as rules count points.
+    Raises:
+        PointNotFound: a name in *vms* means no VM.
+        ManifestsMissing: a manifest is missing, which would make a policy count wrongly.
     """
     refuse_missing(repository)
     with repository.catalog.view() as view:
         names = vm_names(view)
         named = [find_vm(view, name) for name in vms] or list(view.vms().values())
-        found = {vm.id: [labelled(point, names) for point in points(view, vm.id)] for vm in named}
-    by_id = {point.manifest.point: point for mine in found.values() for point in mine}
+        by_vm = {vm.id: [labelled(point, names) for point in points(view, vm.id)] for vm in named}
+    by_id = {point.manifest.point: point for of_vm in by_vm.values() for point in of_vm}
     return [
-        Verdict(by_id[decision.point], decision)
-        for mine in found.values()
-        for decision in decide(policy, map(_candidate, mine), now)
+        PointDecision(by_id[decision.point], decision)
+        for of_vm in by_vm.values()
+        for decision in decide(policy, map(_candidate, of_vm), now)
     ]
 
 
@@ -66,7 +67,7 @@ def _candidate(point: Point) -> Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class NamedPoint:
     """A point to forget; *point* is None if its manifest cannot be read."""
 
     id: PointId
@@ -75,43 +76,47 @@ class Named:
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """A point whose state was changed, and the new state."""
+    """A point with its new state."""
 
     point: Point
     state: PointState
 
 
 def is_vm(repository: Repository, name: str) -> bool:
-    """Whether a VM has that name: then it takes rules to forget points of it."""
+    """Return whether *name* means a VM, whose points only a policy forgets."""
     with repository.catalog.view() as view:
-        found = vm_names(view).find(name)
-    return found is not None and found.vm.id != name
+        named = vm_names(view).find(name)
+    return named is not None and named.vm.id != name
 
 
-def to_forget(repository: Repository, specs: Iterable[str]) -> list[Named]:
-    """The points that *specs* name exactly, once each; CbtfsError if one of them is protected.
+def to_forget(repository: Repository, specs: Iterable[str]) -> list[NamedPoint]:
+    """Return the points that *specs* name exactly, once each.
 
-    UsageError if a name depends on the clock or on which other points there are. A point whose
-    manifest cannot be read is in no listing: its whole id names it.
+    A point whose manifest cannot be read is in no listing, so only its complete id names it.
+
+    Raises:
+        UsageError: the meaning of a name depends on the clock or on other points.
+        CbtfsError: a point is protected.
+        ManifestsMissing: the manifest of a named point is missing.
     """
-    found = dict[PointId, Named]()
+    chosen = dict[PointId, NamedPoint]()
     for spec in specs:
         try:
             point = find_exact_point(repository, spec)
         except PointNotFound:
             if not is_id(spec) or spec not in repository.points.ids():
                 raise
-            found[PointId(spec)] = Named(PointId(spec), None)
+            chosen[PointId(spec)] = NamedPoint(PointId(spec), None)
             continue
         _refuse_protected(point)
-        found[point.manifest.point] = Named(point.manifest.point, point)
-    missing = missing_points(repository) & found.keys()
+        chosen[point.manifest.point] = NamedPoint(point.manifest.point, point)
+    missing = missing_points(repository) & chosen.keys()
     if missing:
         raise ManifestsMissing(
-            f"points/ lacks the manifests of {name_points(repository, missing)}: put them back "
+            f"points/ lacks the manifests of {name_points(repository, missing)}: restore them "
             "from a copy of points/, or run 'cbtfs repair --restore-manifests'"
         )
-    return list(found.values())
+    return list(chosen.values())
 
 
 def _refuse_protected(point: Point) -> None:
@@ -125,47 +130,52 @@ def _refuse_protected(point: Point) -> None:
 def to_give_up(repository: Repository, ids: Iterable[str]) -> list[PointId]:
     """Return the missing points that *ids* name, once each.
 
-    UsageError if one is not the whole id of a missing point, CbtfsError if it is protected.
+    UsageError if one is not the complete id of a missing point, CbtfsError if it is protected.
     """
     missing = missing_points(repository)
-    found = dict[PointId, None]()
-    for each in ids:
-        point = PointId(each)
+    chosen = dict[PointId, None]()
+    for name in ids:
+        point = PointId(name)
         if point not in missing:
             raise UsageError(
-                f"{printable(each)} is not the whole id of a point whose manifest is missing: "
-                "'cbtfs check' names these"
+                f"{printable(name)} is not the complete id of a point whose manifest is missing: "
+                "'cbtfs check' lists these points"
             )
-        _refuse_protected(find_point(repository, each))
-        found[point] = None
-    return list(found)
+        _refuse_protected(find_point(repository, name))
+        chosen[point] = None
+    return list(chosen)
 
 
-def protect(repository: Repository, spec: str, here: Here, *, is_protected: bool) -> Changed:
-    """Let no rule and no mistake forget a point, or let them again."""
-    return _change(repository, spec, here, lambda state: replace(state, is_protected=is_protected))
+def protect(
+    repository: Repository, spec: str, clock: ClockContext, *, is_protected: bool
+) -> Changed:
+    """Protect a point from being forgotten, or remove the protection."""
+    return _change(repository, spec, clock, lambda state: replace(state, is_protected=is_protected))
 
 
 def tag(
     repository: Repository,
     spec: str,
-    here: Here,
+    clock: ClockContext,
     add: Sequence[str] = (),
     remove: Sequence[str] = (),
 ) -> Changed:
-    """Give a point tags, and take others from it."""
+    """Add tags to a point, and remove others."""
 
     def change(state: PointState) -> PointState:
         tags = dict.fromkeys((*state.tags, *add))
-        return replace(state, tags=tuple(each for each in tags if each not in remove))
+        return replace(state, tags=tuple(tag for tag in tags if tag not in remove))
 
-    return _change(repository, spec, here, change)
+    return _change(repository, spec, clock, change)
 
 
 def _change(
-    repository: Repository, spec: str, here: Here, change: Callable[[PointState], PointState]
+    repository: Repository,
+    spec: str,
+    clock: ClockContext,
+    change: Callable[[PointState], PointState],
 ) -> Changed:
-    point = find_point(repository, spec, here)
+    point = find_point(repository, spec, clock)
     state = change(point.state)
     repository.put_states([state])
     return Changed(point, state)

@@ -1,10 +1,10 @@
 """Child processes: every program and every interpreter is started by this module.
 
-A child gets a clean environment, no standard input and, unless it is to stay, a time limit. An
-interpreter is isolated (-I -S): it takes no module from the current directory, from PYTHONPATH or
-from the user's site directory, and runs no sitecustomize. It finds packages where this process
-found them, behind the standard library, so it works in a virtual environment, in an editable
-install and in a private directory of a distribution's package alike.
+A child gets a clean environment, no standard input and, unless it is a daemon, a time limit. An
+interpreter is isolated (-I -S): it imports no module from the current directory, from PYTHONPATH or
+from the user's site directory, and runs no sitecustomize. Its path has the standard library first
+and then the directories of this process, so it works in a virtual environment, in an editable
+install and in a private directory of a distribution's package.
 """
 
 import ctypes
@@ -35,10 +35,10 @@ _SET_DUMPABLE: Final = 4
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Return the environment of a child: a few harmless variables, and *more*.
+    """Return the environment of a child: a few safe variables, and *more*.
 
-    Everything else stays out: a password may be in our environment, and PYTHON… or LD_… change
-    what code a child runs.
+    Other variables are dropped: this process may have a password in its environment, and PYTHON… or
+    LD_… change the code that a child runs.
     """
     kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
     return {"PATH": search_path(), **kept, **more}
@@ -51,9 +51,10 @@ def search_path() -> str:
 
 
 def _is_trusted(folder: str) -> bool:
-    """Whether programs may be taken from *folder*.
+    """Return whether programs in *folder* are trusted.
 
-    For root it must belong to root, and nobody else may write to it, as sudo and sshd demand.
+    For root the folder must belong to root and be writable for root alone, which sudo and sshd
+    require, too.
     """
     if not os.path.isabs(folder):
         return False
@@ -67,7 +68,7 @@ def _is_trusted(folder: str) -> bool:
 
 
 def find_program(name: str) -> str | None:
-    """Return the absolute path of a program, looked up in search_path(); None if there is none."""
+    """Return the absolute path of a program in search_path(), or None."""
     if os.sep in name:
         return shutil.which(os.path.abspath(name))
     return shutil.which(name, path=search_path())
@@ -81,7 +82,7 @@ def interpreter(program: str, *arguments: Argument) -> list[Argument]:
 
 
 def module(name: str, *arguments: Argument) -> list[Argument]:
-    """Return the command that runs the module *name*, as `python -m` does, but isolated."""
+    """Return the command that runs the module *name* like `python -m`, but isolated."""
     program = f"import runpy; runpy.run_module({name!r}, run_name='__main__', alter_sys=True)"
     return interpreter(program, *arguments)
 
@@ -89,7 +90,7 @@ def module(name: str, *arguments: Argument) -> list[Argument]:
 def run(
     command: Sequence[Argument], seconds: float, *, env: Mapping[str, str] | None = None
 ) -> CompletedProcess[str]:
-    """Run *command* to its end, for at most *seconds*; its output is captured.
+    """Run *command* for at most *seconds*, and capture its output.
 
     Raises:
         OSError: it cannot be started.
@@ -117,7 +118,7 @@ def start(
     cwd: Path | None = None,
     start_new_session: bool = False,
 ) -> Popen[bytes]:
-    """Start *command*, which is to stay; its time limit is for the caller to keep.
+    """Start *command* without waiting for its end; the caller enforces a time limit.
 
     Raises:
         OSError: it cannot be started.
@@ -135,10 +136,10 @@ def start(
 
 
 def first_line(process: Popen[bytes], seconds: float) -> bytes:
-    """Return the first line on a child's standard output; empty if it ends before it has one.
+    """Return the first line on a child's standard output; empty if the child ends without one.
 
     Raises:
-        CbtfsError: there is none within *seconds*.
+        CbtfsError: the child printed no line within *seconds*.
     """
     assert process.stdout is not None
     line = b""
@@ -161,10 +162,10 @@ def _name_of(process: Popen[Any]) -> str:
 
 
 def forbid_core_dumps() -> None:
-    """Let no core dump and no debugger of the same user show the memory of this process.
+    """Hide the memory of this process from core dumps and from debuggers of the same user.
 
-    The limit is inherited by children. Where core dumps go to a program, the kernel does not look
-    at the limit (core(5)): for that the process is made undumpable.
+    Children inherit the limit. If core dumps are piped to a program, the kernel ignores the limit
+    (core(5)), so the process is also made undumpable.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     ctypes.CDLL(None).prctl(_SET_DUMPABLE, 0, 0, 0, 0)

@@ -220,7 +220,7 @@ class Reader:
             DataCorrupt: the chunk does not match its digest.
         """
         child = self._leaf_ref(record, block // FANOUT)
-        location = None if child is None else self.node(child, 1).place(block % FANOUT)
+        location = None if child is None else self.node(child, 1).location(block % FANOUT)
         if location is None:
             return bytes(record.block_size)
         frame = location.frame

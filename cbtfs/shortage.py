@@ -1,6 +1,6 @@
-"""Out of descriptors, memory or processes: which limit was met, and how to raise it.
+"""Shortage of descriptors, memory or processes: the limit that was reached, and how to raise it.
 
-Such a failure says nothing about the file that could not be opened. It is never taken for damage.
+Such a failure proves nothing about the file that could not be opened, and never counts as damage.
 """
 
 import errno
@@ -14,13 +14,13 @@ SHORTAGES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 
 
 def refuse_shortage(exc: OSError, what: str) -> None:
-    """Raise OutOfResources if *exc* says that a limit was met when *what* was tried."""
+    """Raise OutOfResources if *exc* reports that a limit was reached."""
     if exc.errno in SHORTAGES:
         raise OutOfResources(f"{what}: {explain(exc.errno)}") from exc
 
 
 def explain(number: int | None) -> str:
-    """Return what a shortage means, with the limit and what to do; *number* is its errno."""
+    """Return the meaning of a shortage, with the limit and the remedy; *number* is its errno."""
     if number == errno.EMFILE:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         return (

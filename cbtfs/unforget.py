@@ -7,9 +7,9 @@ from cbtfs.core.ids import VmId
 from cbtfs.core.manifest import DiskRecord, Manifest, PointState
 from cbtfs.core.moment import parse_moment
 from cbtfs.core.names import printable
-from cbtfs.core.pointname import IdPrefix, Request, Spelled, Until, parse_request
+from cbtfs.core.pointname import IdPrefix, MountName, Request, Until, parse_request
 from cbtfs.errors import ChunkMissing, DataCorrupt, PointNotFound, UsageError
-from cbtfs.listing import Point, find_point, here_and_now, points, vm_names
+from cbtfs.listing import Point, current_clock, find_point, points, vm_names
 from cbtfs.liveness import Marker
 from cbtfs.store.catchup import Findings, recover_objects, settle_points
 from cbtfs.store.files import storing
@@ -43,8 +43,8 @@ def unforget(repository: Repository, specs: Iterable[str]) -> list[Point]:
         repository.points.unforget(manifest.point for manifest in manifests)
     repository.drop_forgotten_listing()
     repository.catalog.update(lambda update: settle_points(update, repository.points, Findings()))
-    here = here_and_now()
-    return [find_point(repository, manifest.point, here) for manifest in manifests]
+    clock = current_clock()
+    return [find_point(repository, manifest.point, clock) for manifest in manifests]
 
 
 def _find(repository: Repository, spec: str) -> Manifest:
@@ -64,22 +64,22 @@ def _find(repository: Repository, spec: str) -> Manifest:
 def _of_vm(repository: Repository, forgotten: Sequence[Manifest], name: str) -> list[Manifest]:
     """Return the forgotten points of the VM *name*, be there other points of it or not."""
     with repository.catalog.view() as view:
-        bearer = vm_names(view).find(name)
-    known: set[VmId] = set() if bearer is None else {bearer.vm.id}
+        named = vm_names(view).find(name)
+    known: set[VmId] = set() if named is None else {named.vm.id}
     mine = [m for m in forgotten if m.vm.id in known]
     return mine or [m for m in forgotten if name in (m.vm.name, m.vm.directory, m.vm.id)]
 
 
 def _requested(mine: Sequence[Manifest], which: str, spec: str) -> list[Manifest]:
     try:
-        request: Request = parse_request(which, here_and_now())
+        request: Request = parse_request(which, current_clock())
     except ValueError as exc:
         raise PointNotFound(f"no point {printable(spec)!r}: {printable(str(exc))}") from exc
     if isinstance(request, IdPrefix):
         return [m for m in mine if m.point.startswith(request.digits)]
     if isinstance(request, Until) and request.exact is not None:
         return [m for m in mine if parse_moment(m.time) == request.exact]
-    if isinstance(request, Spelled):
+    if isinstance(request, MountName):
         return []
     raise UsageError(
         f"{printable(spec)} is not the exact name of a point: name it by its exact time or id",

@@ -17,7 +17,7 @@ from cbtfs.api.read_ahead import LOADERS
 from cbtfs.core.manifest import DiskRecord
 from cbtfs.core.moment import parse_moment
 from cbtfs.errors import UsageError
-from cbtfs.listing import find_disk, find_points, here_and_now, labelled, matching, no_vm, vm_names
+from cbtfs.listing import current_clock, find_disk, find_points, labelled, matching, no_vm, vm_names
 from cbtfs.reader import Reader
 from cbtfs.store import repository as store
 
@@ -123,11 +123,11 @@ class Repository:
         found: list[listing.Point] = []
         with self._store.catalog.view() as view:
             names = vm_names(view)
-            bearers = names.bearers if vm is None else matching(names, vm)
-            if vm is not None and not bearers:
+            named_vms = names.named_vms if vm is None else matching(names, vm)
+            if vm is not None and not named_vms:
                 raise no_vm(names, vm)
-            for bearer in sorted(bearers, key=lambda b: (names.labels[b.vm.id], b.vm.id)):
-                found += [labelled(point, names) for point in listing.points(view, bearer.vm.id)]
+            for named in sorted(named_vms, key=lambda b: (names.labels[b.vm.id], b.vm.id)):
+                found += [labelled(point, names) for point in listing.points(view, named.vm.id)]
         return [_point(point) for point in found]
 
     def find(self, name: str, *, time_zone: str = "local") -> list[Point]:
@@ -142,13 +142,13 @@ class Repository:
             UsageError: there is no such time zone.
         """
         self._refresh()
-        return [_point(p) for p in find_points(self._store, name, here_and_now(time_zone))]
+        return [_point(p) for p in find_points(self._store, name, current_clock(time_zone))]
 
     def point(self, name: str, *, time_zone: str = "local") -> Point:
         """Return the one point that *name* means. Raises what find() raises."""
         self._refresh()
-        here = here_and_now(time_zone)
-        return _point(listing.find_point(self._store, name, here))
+        clock = current_clock(time_zone)
+        return _point(listing.find_point(self._store, name, clock))
 
     def open(self, point: Point | str, disk: str) -> DiskFile:
         """Open the disk with that label or id at a point, or at the point that a name means.

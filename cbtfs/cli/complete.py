@@ -14,7 +14,7 @@ from typing import Final
 from cbtfs.core.ids import PointId
 from cbtfs.core.manifest import decode_manifest
 from cbtfs.core.settings import decode_settings
-from cbtfs.core.vmname import Bearer, VmNames
+from cbtfs.core.vmname import NamedVm, VmNames
 from cbtfs.errors import CbtfsError
 from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.naming import present_names, vm_names
@@ -161,22 +161,22 @@ def _points(view: View, kind: str, word: str) -> Iterator[str]:
     """Yield VMs and, if only one VM matches, its points."""
     names = present_names(view)
     name, at, _ = word.rpartition("@")
-    bearer = names.find(name) if at and kind != "vm" else None
-    if bearer is not None:
-        entries = view.entries_of(bearer.vm.id)
+    named = names.find(name) if at and kind != "vm" else None
+    if named is not None:
+        entries = view.entries_of(named.vm.id)
         yield from (f"{name}@{entry.name}" for entry in entries)
         yield from (f"{name}@{each}" for each in _KEYWORDS if kind == "point")
-    labels = [_offered(names, each) for each in names.bearers]
+    labels = [_offered(names, each) for each in names.named_vms]
     matching = [label for label in labels if label.startswith(word)]
     yield from matching
     if len(matching) == 1 and kind != "vm":
         yield f"{matching[0]}@"
 
 
-def _offered(names: VmNames, bearer: Bearer) -> str:
+def _offered(names: VmNames, named: NamedVm) -> str:
     """Return the name of a VM for a shell: its directory name if the name is not printable."""
-    label = names.labels[bearer.vm.id]
-    return label if label.isprintable() else names.directories[bearer.vm.id]
+    label = names.labels[named.vm.id]
+    return label if label.isprintable() else names.directories[named.vm.id]
 
 
 def _disks(view: View, before: Sequence[str]) -> list[str]:
@@ -189,14 +189,14 @@ def _disks(view: View, before: Sequence[str]) -> list[str]:
 def _point(view: View, spec: str) -> PointId | None:
     name, at, which = spec.rpartition("@")
     names = present_names(view)
-    bearer = (names.find(name) if at else None) or names.find(spec)
-    if bearer is None:
-        bearer = vm_names(view).find(name if at else spec)
-    if bearer is None:
+    named = (names.find(name) if at else None) or names.find(spec)
+    if named is None:
+        named = vm_names(view).find(name if at else spec)
+    if named is None:
         ids = view.point_ids(spec) if spec and not spec.strip("0123456789abcdef") else []
         return ids[0] if len(ids) == 1 else None
-    exact = (entry for entry in view.entries_of(bearer.vm.id) if entry.name == which)
-    entry = next(exact, None) or view.newest_entry(bearer.vm.id)
+    exact = (entry for entry in view.entries_of(named.vm.id) if entry.name == which)
+    entry = next(exact, None) or view.newest_entry(named.vm.id)
     return None if entry is None else entry.point
 
 

@@ -1,4 +1,4 @@
-"""Which restore points and VMs there are, and the ones that a user means."""
+"""Listings of restore points and VMs, and the ones that a name means."""
 
 from cbtfs.listing.find import (
     find_disk,
@@ -10,12 +10,12 @@ from cbtfs.listing.find import (
 )
 from cbtfs.listing.point import Point, decode, labelled, points, with_state
 from cbtfs.listing.vm import find_vm, find_vms, holder_of, matching, no_vm
-from cbtfs.listing.zone import here_and_now, zone_of
-from cbtfs.store.catalog.naming import bearer, vm_names
+from cbtfs.listing.zone import current_clock, zone_of
+from cbtfs.store.catalog.naming import name_vm, vm_names
 
 __all__ = [
     "Point",
-    "bearer",
+    "current_clock",
     "decode",
     "find_disk",
     "find_disks",
@@ -24,10 +24,10 @@ __all__ = [
     "find_points",
     "find_vm",
     "find_vms",
-    "here_and_now",
     "holder_of",
     "labelled",
     "matching",
+    "name_vm",
     "no_vm",
     "points",
     "requested",

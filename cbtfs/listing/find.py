@@ -13,63 +13,69 @@ from cbtfs.core.manifest import DiskRecord
 from cbtfs.core.moment import format_moment
 from cbtfs.core.names import printable
 from cbtfs.core.pointname import (
+    ClockContext,
     Good,
-    Here,
     IdPrefix,
     Latest,
+    MountName,
     Request,
-    Spelled,
     Until,
     parse_request,
 )
-from cbtfs.core.vmname import Bearer, VmNames, names_of
+from cbtfs.core.vmname import NamedVm, VmNames, names_of
 from cbtfs.errors import PointNotFound, UsageError
 from cbtfs.listing.point import Point, decode, labelled
 from cbtfs.listing.vm import alike, is_pattern, no_vm, suggestion
-from cbtfs.listing.zone import here_and_now
-from cbtfs.store.catalog.naming import bearer, vm_names
+from cbtfs.listing.zone import current_clock
+from cbtfs.store.catalog.naming import name_vm, vm_names
 from cbtfs.store.catalog.records import PointEntry
 from cbtfs.store.catalog.view import View
 from cbtfs.store.repository import Repository
 
 _HEX: Final = re.compile(r"[0-9a-f]{1,32}\Z", re.ASCII)
 _MAX_CANDIDATES: Final = 8
-"""Ids that an error names of an ambiguous one."""
+"""Maximum number of ids in the error for an ambiguous id."""
 
 
-def find_point(repository: Repository, spec: str, here: Here | None = None) -> Point:
+def find_point(repository: Repository, spec: str, clock: ClockContext | None = None) -> Point:
     """Return the point that *spec* means: VM, VM@NAME, VM@TIME, VM@latest …, or an id prefix.
 
-    The grammar is in docs/commands.md. PointNotFound if it means none or several: the error names
-    the nearest or the candidates. *here* is this machine's time and zone by default.
+    The grammar is in docs/commands.md. *clock* defaults to this machine's time and zone.
+
+    Raises:
+        PointNotFound: no point, or several; the error names the nearest point or the candidates.
     """
     with repository.catalog.view() as view:
-        return _Finder(view, here or here_and_now()).find(spec)
+        return _PointFinder(view, clock or current_clock()).find(spec)
 
 
 def find_exact_point(repository: Repository, spec: str) -> Point:
-    """Return the point that *spec* names and goes on to name for as long as it is there.
+    """Return the point that *spec* means permanently.
 
-    UsageError if that depends on the clock or on which other points there are.
+    Raises:
+        UsageError: the meaning of *spec* depends on the clock or on other points.
+        PointNotFound: no point, or several.
     """
     with repository.catalog.view() as view:
-        return _Finder(view, here_and_now(), is_exact=True).find(spec)
+        return _PointFinder(view, current_clock(), is_exact=True).find(spec)
 
 
-def find_points(repository: Repository, spec: str, here: Here | None = None) -> list[Point]:
+def find_points(
+    repository: Repository, spec: str, clock: ClockContext | None = None
+) -> list[Point]:
     """Return the point that *spec* means or, if its VM is a pattern, one point of each match.
 
-    VMs that have no such point are left out; PointNotFound if that leaves none.
+    VMs without such a point are left out; PointNotFound if no VM has one.
     """
     with repository.catalog.view() as view:
-        return _Finder(view, here or here_and_now()).find_all(spec)
+        return _PointFinder(view, clock or current_clock()).find_all(spec)
 
 
 @dataclass(frozen=True, slots=True)
-class _OfVm:
+class _VmPoints:
     """A VM and its points."""
 
-    bearer: Bearer
+    named: NamedVm
     label: str
     entries: Sequence[PointEntry]
 
@@ -82,14 +88,19 @@ class _OfVm:
         return printable(f"{self.label}@{name}")
 
 
-class _Finder:
+class _PointFinder:
     """Finds points in one view of the catalog."""
 
     def __init__(
-        self, view: View, here: Here, names: VmNames | None = None, *, is_exact: bool = False
+        self,
+        view: View,
+        clock: ClockContext,
+        names: VmNames | None = None,
+        *,
+        is_exact: bool = False,
     ) -> None:
         self._view = view
-        self._here = here
+        self._clock = clock
         self._is_exact = is_exact
         self._names = vm_names(view) if names is None else names
 
@@ -102,9 +113,9 @@ class _Finder:
         if whole is not None and whole.vm.id != spec:
             return self._latest_of(whole, spec)
         if _HEX.match(spec):
-            found = self._view.point_ids(spec)
-            if found:
-                return self._load(self._only(found, spec))
+            ids = self._view.point_ids(spec)
+            if ids:
+                return self._load(self._only(ids, spec))
         if whole is not None:
             return self._latest_of(whole, spec)
         if at:
@@ -113,11 +124,11 @@ class _Finder:
         raise PointNotFound(f"no point or VM {printable(spec)!r}{suggestion(near)}", near)
 
     def of_vm(self, vm: VmId, which: str) -> Point:
-        """The point of the VM with that id that *which* means."""
-        found = self._names.find_id(vm)
-        if found is None:
+        """Return the point that *which* means of the VM with this id."""
+        named = self._names.find_id(vm)
+        if named is None:
             raise PointNotFound(f"VM {vm} is gone")
-        return self._of_vm(found, which, f"{self._names.labels[vm]}@{which}")
+        return self._of_vm(named, which, f"{self._names.labels[vm]}@{which}")
 
     def find_all(self, spec: str) -> list[Point]:
         try:
@@ -128,50 +139,50 @@ class _Finder:
             if not is_pattern(pattern) or self._names.find(pattern) is not None:
                 raise
             none = exc
-        found = []
+        points = []
         for vm in self._names.matching(pattern):
             try:
-                found.append(self._of_vm(vm, which if at else "latest", spec))
+                points.append(self._of_vm(vm, which if at else "latest", spec))
             except PointNotFound as exc:
                 none = exc
-        if not found:
+        if not points:
             raise none
-        return found
+        return points
 
-    def _latest_of(self, vm: Bearer, spec: str) -> Point:
+    def _latest_of(self, vm: NamedVm, spec: str) -> Point:
         if self._is_exact:
             raise UsageError(
                 f"{printable(spec)} is a VM, not a point: name a point by its exact time or id"
             )
         return self._of_vm(vm, "latest", spec)
 
-    def _of_vm(self, vm: Bearer, which: str, spec: str, whole: Bearer | None = None) -> Point:
-        """A point of *vm*; the latest of *whole*, a VM called *spec*, if *which* is no form."""
+    def _of_vm(self, vm: NamedVm, which: str, spec: str, whole: NamedVm | None = None) -> Point:
+        """Return a point of *vm*; the latest of *whole*, VM *spec*, if *which* is malformed."""
         of = self._points_of(vm)
         exact = [entry.point for entry in of.entries if entry.name == which]
         if exact:
             return self._load(self._only(exact, spec))
         try:
-            request = parse_request(which, self._here)
+            request = parse_request(which, self._clock)
         except ValueError as exc:
             if whole is not None:
                 return self._latest_of(whole, spec)
             raise PointNotFound(f"no point {printable(spec)!r}: {printable(str(exc))}") from exc
         if isinstance(request, IdPrefix):
-            ids = [each.point for each in of.entries if each.point.startswith(request.digits)]
+            ids = [entry.point for entry in of.entries if entry.point.startswith(request.digits)]
             return self._load(self._only(ids, spec))
-        found = self._chosen(of, request)
+        chosen = self._chosen(of, request)
         if self._is_exact:
-            return self._load(self._exactly(of, request, found, spec))
-        if found is None:
+            return self._load(self._exactly(of, request, chosen, spec))
+        if chosen is None:
             raise self._none(of, request, spec)
-        return self._load(found.point)
+        return self._load(chosen.point)
 
-    def _points_of(self, vm: Bearer) -> _OfVm:
+    def _points_of(self, vm: NamedVm) -> _VmPoints:
         label = self._names.labels[vm.vm.id]
-        return _OfVm(vm, label, list(self._view.entries_of(vm.vm.id)))
+        return _VmPoints(vm, label, list(self._view.entries_of(vm.vm.id)))
 
-    def _chosen(self, of: _OfVm, request: Request) -> Dated | None:
+    def _chosen(self, of: _VmPoints, request: Request) -> Dated | None:
         if isinstance(request, Latest):
             return before_latest(of.dated, request.back)
         if isinstance(request, Good):
@@ -183,36 +194,36 @@ class _Finder:
     def _is_good(self, point: Dated) -> bool:
         return not {"damaged", "suspect"} & set(self._load(point.point).marks)
 
-    def _exactly(self, of: _OfVm, request: Request, found: Dated | None, spec: str) -> PointId:
-        """The one point of the whole time that was written; else an error that names a point."""
+    def _exactly(self, of: _VmPoints, request: Request, chosen: Dated | None, spec: str) -> PointId:
+        """Return the only point with exactly the given time; else raise an error."""
         if isinstance(request, Until) and request.exact is not None:
             same = [point.point for point in of.dated if point.time == request.exact]
             if same:
                 return self._only(same, spec)
-        elif not isinstance(request, Spelled):
-            means = [] if found is None else [of.spelled(found)]
+        elif not isinstance(request, MountName):
+            means = [] if chosen is None else [of.spelled(chosen)]
             now = f" (now it means {means[0]})" if means else ""
             raise UsageError(
                 f"{printable(spec)} is not the exact name of a point{now}: "
-                "name it by its exact time or id",
+                "use the exact time or the id of the point",
                 means,
             )
         raise self._none(of, request, spec)
 
-    def _only(self, found: Sequence[PointId], spec: str) -> PointId:
-        if len(found) == 1:
-            return found[0]
-        if not found:
-            raise PointNotFound(f"no point {printable(spec)!r}: 'cbtfs list' shows what there is")
-        shown = ", ".join(found[:_MAX_CANDIDATES])
-        shown += " …" if len(found) > _MAX_CANDIDATES else ""
-        raise PointNotFound(f"point {printable(spec)!r} is ambiguous: name one of {shown}", found)
+    def _only(self, ids: Sequence[PointId], spec: str) -> PointId:
+        if len(ids) == 1:
+            return ids[0]
+        if not ids:
+            raise PointNotFound(f"no point {printable(spec)!r}: 'cbtfs list' lists all points")
+        shown = ", ".join(ids[:_MAX_CANDIDATES])
+        shown += " …" if len(ids) > _MAX_CANDIDATES else ""
+        raise PointNotFound(f"point {printable(spec)!r} is ambiguous: name one of {shown}", ids)
 
-    def _none(self, of: _OfVm, request: Request, spec: str) -> PointNotFound:
-        """The error for a request that no point of the VM meets; it names the nearest."""
+    def _none(self, of: _VmPoints, request: Request, spec: str) -> PointNotFound:
+        """Return the error for a request without a point, which names the nearest point."""
         shown = printable(spec)
         if isinstance(request, Good):
-            return PointNotFound(f"no point {shown!r}: every point of it is damaged or suspect")
+            return PointNotFound(f"no point {shown!r}: every point of the VM is damaged or suspect")
         moment = _moment(request)
         points = of.dated
         if moment is None:
@@ -220,25 +231,25 @@ class _Finder:
             why = f"VM {printable(of.label)} has {len(points)} points"
         else:
             close = nearest(points, moment)
-            why = f"VM {printable(of.label)} has none at that time"
+            why = f"VM {printable(of.label)} has no point at that time"
             if isinstance(request, Until):
-                why = f"VM {printable(of.label)} has none up to {format_moment(request.last)}"
+                why = f"VM {printable(of.label)} has no point up to {format_moment(request.last)}"
         near = [] if close is None else [of.spelled(close)]
         hint = f"; the nearest is {near[0]}" if near else ""
         return PointNotFound(f"no point {shown!r}: {why}{hint}{self._of_earlier(of, moment)}", near)
 
-    def _of_earlier(self, of: _OfVm, moment: datetime | None) -> str:
-        """What to say of a VM that had the name before and has a point at that time."""
-        name = of.bearer.vm.name
+    def _of_earlier(self, of: _VmPoints, moment: datetime | None) -> str:
+        """Return a hint at a VM that had the name before and has a point at that time."""
+        name = of.named.vm.name
         if moment is None:
             return ""
-        for earlier in self._names.earlier(name, of.bearer.vm.id):
+        for earlier in self._names.earlier(name, of.named.vm.id):
             other = self._points_of(earlier)
-            found = newest_until(other.dated, moment)
-            if found is not None:
+            point = newest_until(other.dated, moment)
+            if point is not None:
                 return (
                     f"; VM {printable(other.label)}, which had the name {printable(name)!r} "
-                    f"before, has {other.spelled(found)}"
+                    f"before, has {other.spelled(point)}"
                 )
         return ""
 
@@ -252,14 +263,14 @@ class _Finder:
 def _moment(request: Request) -> datetime | None:
     if isinstance(request, Until):
         return request.last
-    return request.moment if isinstance(request, Spelled) else None
+    return request.moment if isinstance(request, MountName) else None
 
 
 def find_disk(point: Point, label: str) -> DiskRecord:
-    """Return the disk of that label or id; PointNotFound suggests those that are like it."""
+    """Return the disk with this label or id; PointNotFound suggests similar labels."""
     disk = point.manifest.disk(label)
     if disk is None:
-        labels = [each.label for each in point.manifest.disks]
+        labels = [disk.label for disk in point.manifest.disks]
         near = alike(label, labels)
         hint = suggestion(near) if near else ""
         raise PointNotFound(
@@ -271,7 +282,7 @@ def find_disk(point: Point, label: str) -> DiskRecord:
 
 
 def find_disks(point: Point, label: str) -> list[DiskRecord]:
-    """Return the disk of that label or id or, if it is none, those that match it as a pattern."""
+    """Return the disk with this label or id or else the disks that match it as a pattern."""
     matches = [disk for disk in point.manifest.disks if fnmatchcase(disk.label, label)]
     is_exact = point.manifest.disk(label) is not None
     return (
@@ -279,16 +290,18 @@ def find_disks(point: Point, label: str) -> list[DiskRecord]:
     )
 
 
-def requested(view: View, vm: VmId, which: str, here: Here | None = None) -> PointId | None:
-    """Return the point of *vm* that *which*, the text behind `VM@`, means; None if it means none.
+def requested(
+    view: View, vm: VmId, which: str, clock: ClockContext | None = None
+) -> PointId | None:
+    """Return the point of *vm* that *which*, the text after `VM@`, means, or None.
 
-    *here* is this machine's time and zone by default.
+    *clock* defaults to this machine's time and zone.
     """
     known = view.vms().get(vm)
     if known is None:
         return None
-    names = names_of([bearer(known, view.entries_of(vm))])  # of one VM: others cost as many reads
+    names = names_of([name_vm(known, view.entries_of(vm))])  # Only this VM, to save reads.
     try:
-        return _Finder(view, here or here_and_now(), names).of_vm(vm, which).manifest.point
+        return _PointFinder(view, clock or current_clock(), names).of_vm(vm, which).manifest.point
     except PointNotFound:
         return None

@@ -1,4 +1,4 @@
-"""Restore points as listings show them, decoded from the catalog."""
+"""Restore points for listings, decoded from the catalog."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -23,50 +23,50 @@ from cbtfs.store.catalog.view import View
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A restore point as listings show it."""
+    """A restore point in a listing."""
 
     manifest: Manifest
     state: PointState
     is_damaged: bool
-    """A block map of it is missing: reads fail."""
+    """Whether a block map is missing, so that reads fail."""
     is_missing: bool = False
-    """Its manifest is missing from points/: only the catalog knows it."""
+    """Whether the manifest is missing from points/, so that only the catalog knows the point."""
     vm_label: str | None = None
-    """What commands call its VM now; None where nobody has looked."""
+    """Current label of the VM in commands; None if it was not looked up."""
     vm_directory: str | None = None
-    """The VM's directory in the mount; None where nobody has looked."""
+    """Directory of the VM in the mount; None if it was not looked up."""
 
     @property
     def directory(self) -> str:
-        """The VM's directory in the mount, or the one on record."""
+        """Directory of the VM in the mount, or the recorded one."""
         return self.vm_directory or self.manifest.vm.directory
 
     @property
     def spelled(self) -> str:
-        """The point's name as commands take it: VM@NAME."""
+        """Name of the point in commands: VM@NAME."""
         return f"{self.vm_label or self.manifest.vm.name}@{self.manifest.name}"
 
     @property
     def dated(self) -> Dated:
-        """When it was captured and the moment that it shows."""
+        """Order of capture and time of the point."""
         manifest = self.manifest
         time = parse_moment(manifest.time)
         return Dated(manifest.point, manifest.order, time, manifest.is_clocked)
 
     @property
     def suspect(self) -> str | None:
-        """Why not every byte of it is to be trusted."""
+        """Why bytes of the point may be wrong; None if it is not suspect."""
         if self.state.suspect is not None:
             return self.state.suspect
         return next((d.suspect for d in self.manifest.disks if d.suspect is not None), None)
 
     def suspect_disk(self, disk: DiskRecord) -> str | None:
-        """The same of one of its disks."""
+        """Return why bytes of *disk* may be wrong; None if it is not suspect."""
         return self.state.suspects(disk.id) or disk.suspect
 
     @property
     def marks(self) -> list[str]:
-        """What a user must know of it: any of "missing", "damaged", "suspect", "protected"."""
+        """Warnings for the user: any of "missing", "damaged", "suspect", "protected"."""
         facts = {
             "missing": self.is_missing,
             "damaged": self.is_damaged,
@@ -77,13 +77,13 @@ class Point:
 
 
 def labelled(point: Point, names: VmNames) -> Point:
-    """Return *point* with what its VM is called now."""
+    """Return *point* with the current label and directory of its VM."""
     vm = point.manifest.vm.id
     return replace(point, vm_label=names.labels.get(vm), vm_directory=names.directories.get(vm))
 
 
 def decode(view: View, point: PointId, record: PointRecord) -> Point:
-    """What the catalog's record of a point says."""
+    """Decode the catalog's record of a point."""
     try:
         manifest = decode_manifest(record.manifest)
     except ValueError as exc:
@@ -92,7 +92,7 @@ def decode(view: View, point: PointId, record: PointRecord) -> Point:
 
 
 def with_state(view: View, point: PointId, manifest: Manifest, record: PointRecord) -> Point:
-    """The same, of a point whose *manifest* is decoded already."""
+    """Return a point from its decoded *manifest* and the state in the catalog's record."""
     try:
         state = decode_state(record.state, point) if record.state else unknown_state(point)
     except ValueError as exc:
@@ -107,9 +107,9 @@ def _is_missing(view: View, disk: DiskRecord) -> bool:
 
 
 def points(view: View, vm: VmId | None = None) -> Iterator[Point]:
-    """The points of one VM or of all, each VM's in the order of their capture."""
-    for each in view.vms() if vm is None else (vm,):
-        for _, point in view.points_of(each):
+    """Yield the points of one VM or of all VMs, in order of capture for each VM."""
+    for vm_id in view.vms() if vm is None else (vm,):
+        for _, point in view.points_of(vm_id):
             record = view.point(point)
             if record is not None:
                 yield decode(view, point, record)

@@ -6,62 +6,62 @@ from typing import Final
 
 from cbtfs.core.manifest import Vm
 from cbtfs.core.names import printable
-from cbtfs.core.vmname import Bearer, VmNames
+from cbtfs.core.vmname import NamedVm, VmNames
 from cbtfs.errors import PointNotFound
-from cbtfs.store.catalog.naming import bearer, vm_names
+from cbtfs.store.catalog.naming import name_vm, vm_names
 from cbtfs.store.catalog.view import View
 
 _SUGGESTIONS: Final = 3
 _LIKENESS: Final = 0.6
-"""How alike two names must be for one to be suggested for the other: difflib's own default."""
+"""Minimum similarity of a suggested name: the default of difflib."""
 _WILDCARDS: Final = frozenset("*?[")
 
 
 def holder_of(view: View, name: str) -> Vm | None:
-    """Return the VM that *name* means now, and None if no VM bears or bore it.
+    """Return the VM that *name* means now, or None if no VM has or had it.
 
-    Looks at one point of each VM of that name, and at every point only if there is none.
+    Reads one point of each VM with this name, and every point only if no VM has it.
     """
-    found = []
+    candidates = []
     for vm in view.vms().values():
         entry = view.newest_entry(vm.id) if vm.name == name else None
         if entry is not None:
-            found.append(bearer(vm, [entry]))
-    if found:
-        return max(found, key=lambda each: (each.rank, each.vm.id)).vm
+            candidates.append(name_vm(vm, [entry]))
+    if candidates:
+        return max(candidates, key=lambda named: (named.rank, named.vm.id)).vm
     former = vm_names(view).former.get(name)
     return None if former is None else former.vm
 
 
 def is_pattern(name: str) -> bool:
-    """Return whether *name* has wildcards, as the shell has them."""
+    """Return whether *name* has wildcards of the shell."""
     return not _WILDCARDS.isdisjoint(name)
 
 
 def find_vm(view: View, name: str) -> Vm:
-    """Return the VM that *name* means; PointNotFound, with near misses, if it means none."""
+    """Return the VM that *name* means; PointNotFound suggests similar names."""
     names = vm_names(view)
-    found = names.find(name)
-    if found is None:
+    named = names.find(name)
+    if named is None:
         raise no_vm(names, name)
-    return found.vm
+    return named.vm
 
 
 def find_vms(view: View, name: str) -> list[Vm]:
-    """Return the VM that *name* means or, if it means none, those that match it as a pattern."""
-    return [each.vm for each in matching(vm_names(view), name)]
+    """Return the VM that *name* means or else the VMs that match it as a pattern."""
+    return [named.vm for named in matching(vm_names(view), name)]
 
 
-def matching(names: VmNames, name: str) -> list[Bearer]:
-    """The same of names that are at hand: an exact name wins over a pattern."""
-    found = names.find(name)
-    if found is not None:
-        return [found]
+def matching(names: VmNames, name: str) -> list[NamedVm]:
+    """Return the VM in *names* that *name* means or else those that match it as a pattern."""
+    named = names.find(name)
+    if named is not None:
+        return [named]
     return names.matching(name) if is_pattern(name) else []
 
 
 def no_vm(names: VmNames, name: str) -> PointNotFound:
-    """Return the error for a name that means no VM; it suggests names that are like it."""
+    """Return the error for an unknown VM, which suggests similar names."""
     known = [*names.labels.values(), *names.former]
     near = alike(name, known)
     return PointNotFound(f"no VM {printable(name)!r}{suggestion(near)}", near)
@@ -70,14 +70,14 @@ def no_vm(names: VmNames, name: str) -> PointNotFound:
 def alike(wanted: str, known: Iterable[str]) -> list[str]:
     """Return the names that resemble *wanted*, the closest first."""
     by_key: dict[str, str] = {}
-    for each in known:
-        by_key.setdefault(each.casefold(), each)
-    found = get_close_matches(wanted.casefold(), by_key, _SUGGESTIONS, _LIKENESS)
-    return [by_key[key] for key in found]
+    for name in known:
+        by_key.setdefault(name.casefold(), name)
+    keys = get_close_matches(wanted.casefold(), by_key, _SUGGESTIONS, _LIKENESS)
+    return [by_key[key] for key in keys]
 
 
 def suggestion(names: Sequence[str]) -> str:
     """Return the end of an error message that suggests *names*, or the listing of all names."""
     if not names:
-        return ": 'cbtfs list' shows what there is"
+        return ": 'cbtfs list' lists all names"
     return f": did you mean {' or '.join(map(printable, names))}?"

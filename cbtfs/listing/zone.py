@@ -3,17 +3,17 @@
 from datetime import UTC, datetime, timedelta, tzinfo
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from cbtfs.core.pointname import Here
+from cbtfs.core.pointname import ClockContext
 from cbtfs.errors import UsageError
 
 LOCAL = "local"
 
 
 class LocalZone(tzinfo):
-    """What the C library knows of local time, by $TZ or /etc/localtime.
+    """Local time of the C library, from $TZ or /etc/localtime.
 
-    Unlike the fixed offset that datetime.astimezone() attaches it is right at any moment, and
-    unlike ZoneInfo it knows every form of $TZ.
+    Unlike the fixed offset of datetime.astimezone() it is correct at any moment, and unlike
+    ZoneInfo it supports every form of $TZ.
     """
 
     def utcoffset(self, dt: datetime | None) -> timedelta | None:
@@ -33,15 +33,15 @@ class LocalZone(tzinfo):
 
 
 def zone_of(name: str) -> tzinfo:
-    """Return the time zone of that name; UsageError if there is none."""
+    """Return the time zone with this name; UsageError if it is unknown."""
     if name == LOCAL:
         return LocalZone()
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError) as exc:
-        raise UsageError(f"no time zone {name!r}: give one such as Europe/Berlin") from exc
+        raise UsageError(f"unknown time zone {name!r}: use e.g. Europe/Berlin") from exc
 
 
-def here_and_now(zone: str = LOCAL) -> Here:
-    """Return what names are read by on this machine now."""
-    return Here(datetime.now(UTC), zone_of(zone))
+def current_clock(zone: str = LOCAL) -> ClockContext:
+    """Return the current time with a time zone, by default this machine's."""
+    return ClockContext(datetime.now(UTC), zone_of(zone))

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from cbtfs.core.dated import Dated, latest
 from cbtfs.core.names import encode_name
 from cbtfs.core.vmname import names_of
-from cbtfs.listing import bearer
+from cbtfs.listing import name_vm
 from cbtfs.mount.tree import ListedVm
 from cbtfs.store.catalog.view import View
 
@@ -14,7 +14,7 @@ def listed_vms(view: View) -> Iterator[ListedVm]:
     """Yield each VM with its points and its directory, which depends on its name and captures."""
     vms = view.vms()
     entries = {vm: list(view.entries_of(vm)) for vm in vms}
-    names = names_of(bearer(facts, entries[vm]) for vm, facts in vms.items())
+    names = names_of(name_vm(facts, entries[vm]) for vm, facts in vms.items())
     former: dict[str, list[str]] = {}
     for name, last in names.former.items():
         former.setdefault(last.vm.id, []).append(encode_name(name))

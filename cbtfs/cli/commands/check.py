@@ -19,7 +19,7 @@ from cbtfs.core.units import format_size
 from cbtfs.errors import UsageError
 
 if TYPE_CHECKING:
-    from cbtfs.check.report import Problem, Report
+    from cbtfs.check.report import CheckReport, Problem
     from cbtfs.check.subset import Subset
     from cbtfs.cli.report.documents import Document
 
@@ -59,18 +59,18 @@ def check(
     started = time.monotonic()
     with ExitStack() as bar:
 
-        def announce(total: int) -> Advance:
+        def start_progress(total: int) -> Advance:
             unit = Unit.BYTES if read_data else Unit.SHARE
             return bar.enter_context(progress("packs", total, is_wanted=not json, unit=unit))
 
-        report = run_check(path, read_data=read_data, subset=part, announce=announce)
+        report = run_check(path, read_data=read_data, subset=part, start_progress=start_progress)
     record(path, report, part or (ALL if read_data else NONE), lock_wait=lock_wait)
     seconds = time.monotonic() - started
     if json:
         emit(_document(report, seconds))
     elif report.problems or report.unrecorded or not display().is_quiet:
         print_lines(_lines(report, seconds))
-    report.verdict()
+    report.raise_worst()
 
 
 def _subset(text: str | None) -> Subset | None:
@@ -82,14 +82,14 @@ def _subset(text: str | None) -> Subset | None:
         raise UsageError(str(exc)) from exc
 
 
-def _document(report: Report, seconds: float) -> Document:
+def _document(report: CheckReport, seconds: float) -> Document:
     return {
         "points": report.points,
         "objects": report.objects,
         "chunks_read": report.chunks_read,
         "bytes_read": report.bytes_read,
         "verified": report.verified,
-        "quarantined": len(report.bad),
+        "quarantined": len(report.corrupt),
         "unrecorded": report.unrecorded,
         "problems": [_of_problem(problem) for problem in report.problems],
         "seconds": round(seconds, 3),
@@ -116,7 +116,7 @@ def _of_problem(problem: Problem) -> Document:
     }
 
 
-def _lines(report: Report, seconds: float) -> Iterator[str]:
+def _lines(report: CheckReport, seconds: float) -> Iterator[str]:
     harmful = report.harmful
     for problem in report.problems:
         yield f"{problem.kind}: {problem.what}"
@@ -136,7 +136,7 @@ def _lines(report: Report, seconds: float) -> Iterator[str]:
     )
 
 
-def _ages(report: Report) -> Iterator[str]:
+def _ages(report: CheckReport) -> Iterator[str]:
     """Yield the number of points never verified in full, and the oldest verification."""
     from datetime import UTC, datetime
 

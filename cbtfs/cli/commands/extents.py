@@ -135,14 +135,14 @@ def _refuse_two(shape: Shape | None, json: bool) -> None:
 @contextmanager
 def _open(context: typer.Context, time_zone: str, label: str, *names: str) -> Iterator[list[Disk]]:
     """Open the disk with that label in each of the named points."""
-    from cbtfs.listing import find_disk, here_and_now
+    from cbtfs.listing import current_clock, find_disk
     from cbtfs.reader import Reader
     from cbtfs.store.repository import reading
 
-    here = here_and_now(time_zone)
+    clock = current_clock(time_zone)
     with reading(repository_path(context)) as repository:
         reader = Reader(repository)
-        records = [find_disk(find_and_say(repository, name, here), label) for name in names]
+        records = [find_disk(find_and_say(repository, name, clock), label) for name in names]
         yield [reader.disk(record) for record in records]
 
 

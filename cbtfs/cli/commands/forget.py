@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cbtfs.cli.commands.prune import conclude, of_outcome, print_outcome, prune_now
+from cbtfs.cli.commands.prune import conclude, print_result, prune_document, prune_now
 from cbtfs.cli.options.arguments import LOCAL, DryRun, Json, LockWait, PointName, TimeZone, example
 from cbtfs.cli.options.context import repository_path
 from cbtfs.cli.report.display import display
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from cbtfs.core.ids import PointId
     from cbtfs.core.retention import Policy
-    from cbtfs.forget import Changed, Named, Verdict
-    from cbtfs.prune.prune import Outcome
+    from cbtfs.forget import Changed, NamedPoint, PointDecision
+    from cbtfs.prune.prune import PruneResult
     from cbtfs.store.repository import Repository
 
 _RULES = "Rules"
@@ -152,55 +152,55 @@ def forget(
         )
     path = repository_path(context)
     with released(path), writing(path, lock_wait=lock_wait) as repository:
-        verdicts: list[Verdict] = []
-        named: list[Named] = []
+        decisions: list[PointDecision] = []
+        named: list[NamedPoint] = []
         if missing:
             points = _missing(repository, names or [])
         elif policy.keeps_nothing:
             named = _named(repository, names or [])
             points = [each.id for each in named]
         else:
-            verdicts, points = _by_rules(repository, names or [], policy)
+            decisions, points = _by_rules(repository, names or [], policy)
         if prune and not missing:
             refuse_missing(repository)
         if not dry_run and points and missing:
             give_up(repository, points)
         elif not dry_run and points:
             repository.forget(points)
-        outcome = None
+        result = None
         if prune:
             extra = points if dry_run else []
-            outcome = prune_now(repository, is_dry_run=dry_run, is_quiet=json, without=extra)
+            result = prune_now(repository, is_dry_run=dry_run, is_quiet=json, without=extra)
     if json:
         document: dict[str, Any] = {
             "dry_run": dry_run,
             "time_zone": time_zone,
             "forgotten": points,
-            "points": [_of_verdict(each) for each in verdicts],
+            "points": [_of_decision(each) for each in decisions],
             "named": [_of_named(each) for each in named],
-            "prune": None if outcome is None else of_outcome(outcome),
+            "prune": None if result is None else prune_document(result),
         }
         emit(document)
     elif dry_run or not display().is_quiet:
-        _print_forgotten(verdicts, named, points, outcome, dry_run=dry_run)
-    if outcome is not None:
-        conclude(outcome)
+        _print_forgotten(decisions, named, points, result, dry_run=dry_run)
+    if result is not None:
+        conclude(result)
 
 
 def _print_forgotten(
-    verdicts: Sequence[Verdict],
-    named: Sequence[Named],
+    decisions: Sequence[PointDecision],
+    named: Sequence[NamedPoint],
     points: Sequence[PointId],
-    outcome: Outcome | None,
+    result: PruneResult | None,
     *,
     dry_run: bool,
 ) -> None:
-    if verdicts:
-        print_table(("vm", "time", "", "why", "point"), map(_row, verdicts))
+    if decisions:
+        print_table(("vm", "time", "", "why", "point"), map(_row, decisions))
     print_lines(_line_of(each) for each in named)
     print_lines([f"{len(points)} {'would be ' if dry_run else ''}forgotten"])
-    if outcome is not None:
-        print_outcome(outcome)
+    if result is not None:
+        print_result(result)
 
 
 def _period(option: str, text: str) -> timedelta:
@@ -212,7 +212,7 @@ def _period(option: str, text: str) -> timedelta:
         raise UsageError(f"invalid {option} {exc}") from exc
 
 
-def _named(repository: Repository, names: Sequence[str]) -> list[Named]:
+def _named(repository: Repository, names: Sequence[str]) -> list[NamedPoint]:
     from cbtfs.forget import is_vm, to_forget
 
     for name in names:
@@ -229,42 +229,42 @@ def _missing(repository: Repository, ids: Sequence[str]) -> list[PointId]:
     return to_give_up(repository, ids)
 
 
-def _of_named(named: Named) -> dict[str, Any]:
+def _of_named(named: NamedPoint) -> dict[str, Any]:
     from cbtfs.cli.report.documents import of_resolved
 
     return {"id": named.id, **({} if named.point is None else of_resolved(named.point))}
 
 
-def _line_of(named: Named) -> str:
+def _line_of(named: NamedPoint) -> str:
     return f"point {named.id}" if named.point is None else resolved(named.point)
 
 
 def _by_rules(
     repository: Repository, names: Sequence[str], policy: Policy
-) -> tuple[list[Verdict], list[PointId]]:
+) -> tuple[list[PointDecision], list[PointId]]:
     from datetime import UTC, datetime
 
-    from cbtfs.forget import judge
+    from cbtfs.forget import decide_points
 
-    verdicts = judge(repository, names, policy, datetime.now(UTC))
-    return verdicts, [each.decision.point for each in verdicts if not each.decision.is_kept]
+    decisions = decide_points(repository, names, policy, datetime.now(UTC))
+    return decisions, [each.decision.point for each in decisions if not each.decision.is_kept]
 
 
-def _of_verdict(verdict: Verdict) -> dict[str, Any]:
-    manifest = verdict.point.manifest
+def _of_decision(item: PointDecision) -> dict[str, Any]:
+    manifest = item.point.manifest
     return {
         "id": manifest.point,
         "vm": manifest.vm.name,
         "time": manifest.time,
-        "is_kept": verdict.decision.is_kept,
-        "reasons": list(verdict.decision.reasons),
+        "is_kept": item.decision.is_kept,
+        "reasons": list(item.decision.reasons),
     }
 
 
-def _row(verdict: Verdict) -> tuple[str, ...]:
-    manifest, decision = verdict.point.manifest, verdict.decision
+def _row(item: PointDecision) -> tuple[str, ...]:
+    manifest, decision = item.point.manifest, item.decision
     return (
-        verdict.point.vm_label or manifest.vm.name,
+        item.point.vm_label or manifest.vm.name,
         manifest.name,
         "keep" if decision.is_kept else "forget",
         ", ".join(decision.reasons) or "no rule keeps it",
@@ -285,12 +285,12 @@ def protect(
     A protected point is kept by rules and refused by name until --off is given.
     """
     from cbtfs.forget import protect as protect_point
-    from cbtfs.listing import here_and_now
+    from cbtfs.listing import current_clock
     from cbtfs.store.repository import writing
 
-    here = here_and_now(time_zone)
+    clock = current_clock(time_zone)
     with writing(repository_path(context), lock_wait=lock_wait) as repository:
-        changed = protect_point(repository, point, here, is_protected=not off)
+        changed = protect_point(repository, point, clock, is_protected=not off)
     _report(changed, as_json=json)
 
 
@@ -314,14 +314,14 @@ def tag(
     suspect point.
     """
     from cbtfs.forget import tag as tag_point
-    from cbtfs.listing import here_and_now
+    from cbtfs.listing import current_clock
     from cbtfs.store.repository import writing
 
-    here = here_and_now(time_zone)
+    clock = current_clock(time_zone)
     if not all(tags or ()):
         raise UsageError("empty tag: use a name such as release")
     with writing(repository_path(context), lock_wait=lock_wait) as repository:
-        changed = tag_point(repository, point, here, tags or (), remove or ())
+        changed = tag_point(repository, point, clock, tags or (), remove or ())
     _report(changed, as_json=json)
 
 

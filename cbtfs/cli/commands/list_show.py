@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from cbtfs.cli.report.slices import SliceReport
     from cbtfs.core.ids import PointId
     from cbtfs.core.manifest import DiskRecord
-    from cbtfs.core.pointname import Here
+    from cbtfs.core.pointname import ClockContext
     from cbtfs.listing import Point
     from cbtfs.store.repository import Repository
 
@@ -119,13 +119,13 @@ def list_points(
     Other states are missing, damaged, suspect and protected. Columns are omitted if the terminal
     is narrow; names and ids are always whole.
     """
-    from cbtfs.listing import here_and_now
+    from cbtfs.listing import current_clock
     from cbtfs.store.repository import reading
 
     if sort not in _SORT_KEYS:
         raise UsageError(f"unknown --sort {sort!r}: use one of {', '.join(_SORT_KEYS)}")
-    here = here_and_now(time_zone)
-    period = _bound("--since", since, here), _bound("--until", until, here)
+    clock = current_clock(time_zone)
+    period = _bound("--since", since, clock), _bound("--until", until, clock)
     with reading(repository_path(context)) as repository:
         every, misdated = _points(repository, vm)
     points = _newest_of_each_vm([point for point in every if _is_within(point, *period)], last)
@@ -139,17 +139,17 @@ def list_points(
         emit({"points": documents})
         return
     listed = [ListedPoint(point, _states(point, misdated)) for point in points]
-    print_lines(list_lines(listed, here.zone, terminal_width()))
+    print_lines(list_lines(listed, clock.zone, terminal_width()))
     if not points:
         note("no restore points" if not every else "no restore points in that period")
 
 
-def _bound(option: str, text: str | None, here: Here) -> datetime | None:
+def _bound(option: str, text: str | None, clock: ClockContext) -> datetime | None:
     from cbtfs.core.pointname import parse_since, parse_until
 
     try:
         parse = parse_since if option == "--since" else parse_until
-        return None if text is None else parse(text, here)
+        return None if text is None else parse(text, clock)
     except ValueError as exc:
         raise UsageError(f"invalid {option}: {exc}") from exc
 
@@ -185,11 +185,11 @@ def _points(repository: Repository, name: str | None) -> tuple[list[Point], set[
     misdated: set[PointId] = set()
     with repository.catalog.view() as view:
         names = vm_names(view)
-        bearers = names.bearers if name is None else matching(names, name)
-        if name is not None and not bearers:
+        named_vms = names.named_vms if name is None else matching(names, name)
+        if name is not None and not named_vms:
             raise no_vm(names, name)
-        for bearer in sorted(bearers, key=lambda each: (names.labels[each.vm.id], each.vm.id)):
-            mine = [labelled(point, names) for point in points(view, bearer.vm.id)]
+        for named in sorted(named_vms, key=lambda each: (names.labels[each.vm.id], each.vm.id)):
+            mine = [labelled(point, names) for point in points(view, named.vm.id)]
             misdated |= out_of_order(point.dated for point in mine)
             found += mine
     return found, misdated
@@ -205,14 +205,14 @@ def show(
     If the VM is a pattern, one point of each matching VM is shown.
     """
     from cbtfs.cli.report.slices import slice_report
-    from cbtfs.listing import find_points, here_and_now
+    from cbtfs.listing import current_clock, find_points
     from cbtfs.reader import Reader
     from cbtfs.store.repository import reading
 
-    here = here_and_now(time_zone)
+    clock = current_clock(time_zone)
     with reading(repository_path(context)) as repository:
         reader = Reader(repository)
-        found = [slice_report(reader, each) for each in find_points(repository, point, here)]
+        found = [slice_report(reader, each) for each in find_points(repository, point, clock)]
     if json:
         from cbtfs.cli.report.documents import of_whole_point
 

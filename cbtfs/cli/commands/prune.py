@@ -19,8 +19,8 @@ from cbtfs.errors import DataCorrupt, ExitCode, StoreFailed, UsageError
 
 if TYPE_CHECKING:
     from cbtfs.core.ids import PointId
-    from cbtfs.prune.prune import Outcome
-    from cbtfs.prune.select import Limits
+    from cbtfs.prune.prune import PruneResult
+    from cbtfs.prune.select import PruneLimits
     from cbtfs.store.repository import Repository
 
 _UNITS: Final = {
@@ -64,19 +64,19 @@ def prune(
     work; objects that an open file needs are kept until it is closed. Nothing is removed if an
     object that a restore point needs cannot be found.
     """
-    from cbtfs.prune.select import Limits
+    from cbtfs.prune.select import PruneLimits
     from cbtfs.store.repository import writing
     from cbtfs.store.reserve import released
 
-    limits = Limits(_share(max_unused), None if max_repack is None else _size(max_repack))
+    limits = PruneLimits(_share(max_unused), None if max_repack is None else _size(max_repack))
     path = repository_path(context)
     with released(path), writing(path, lock_wait=lock_wait) as repository:
-        outcome = prune_now(repository, limits, is_dry_run=dry_run, is_quiet=json)
+        result = prune_now(repository, limits, is_dry_run=dry_run, is_quiet=json)
     if json:
-        emit(of_outcome(outcome))
+        emit(prune_document(result))
     else:
-        print_outcome(outcome)
-    conclude(outcome)
+        print_result(result)
+    conclude(result)
 
 
 def _share(text: str) -> float:
@@ -96,73 +96,73 @@ def _size(text: str) -> int:
 
 def prune_now(
     repository: Repository,
-    limits: Limits | None = None,
+    limits: PruneLimits | None = None,
     *,
     is_dry_run: bool,
     is_quiet: bool,
     without: Collection[PointId] = (),
-) -> Outcome:
+) -> PruneResult:
     """Prune, with progress bars on a terminal."""
     from cbtfs.prune.prune import prune as run
-    from cbtfs.prune.select import Limits
+    from cbtfs.prune.select import PruneLimits
 
     return run(
         repository,
-        limits or Limits(),
+        limits or PruneLimits(),
         is_dry_run=is_dry_run,
         without=without,
-        announce=lambda what, total: progress(
+        start_progress=lambda what, total: progress(
             what, total, is_wanted=not is_quiet, unit=_UNITS[what]
         ),
     )
 
 
-def of_outcome(outcome: Outcome) -> dict[str, Any]:
+def prune_document(result: PruneResult) -> dict[str, Any]:
     """Return the document of `prune --json`."""
-    return {**asdict(outcome), "damaged": list(outcome.damaged)}
+    return {**asdict(result), "damaged": list(result.damaged)}
 
 
-def print_outcome(outcome: Outcome) -> None:
+def print_result(result: PruneResult) -> None:
     """Print the result, unless --quiet is given. A dry run exists to be read."""
-    show = print_lines if outcome.is_dry_run else report
-    would = "would be " if outcome.is_dry_run else ""
+    show = print_lines if result.is_dry_run else report
+    would = "would be " if result.is_dry_run else ""
     show(
         [
-            f"{format_size(outcome.freed_bytes)} {would}freed of "
-            f"{format_size(outcome.size_before)}: {outcome.removed_packs} packs {would}removed, "
-            f"{format_size(outcome.rewritten_bytes)} {would}rewritten",
-            f"{format_size(outcome.dead_bytes)} unreferenced, {format_size(outcome.shared_bytes)} "
+            f"{format_size(result.freed_bytes)} {would}freed of "
+            f"{format_size(result.size_before)}: {result.removed_packs} packs {would}removed, "
+            f"{format_size(result.rewritten_bytes)} {would}rewritten",
+            f"{format_size(result.dead_bytes)} unreferenced, {format_size(result.shared_bytes)} "
             "of forgotten points retained: other points share them",
-            f"{format_size(outcome.unused_bytes)} still unused in packs",
+            f"{format_size(result.unused_bytes)} still unused in packs",
         ]
     )
-    if outcome.leased:
-        show([f"{outcome.leased} forgotten points are open: their objects are kept"])
-    for problem in outcome.damaged:
+    if result.leased:
+        show([f"{result.leased} forgotten points are open: their objects are kept"])
+    for problem in result.damaged:
         say(problem)
 
 
-def conclude(outcome: Outcome) -> None:
+def conclude(result: PruneResult) -> None:
     """Report what the prune could not do, and exit with its code.
 
     21 if objects were unreadable, 3 if free space did not suffice to rewrite packs, 1 if nothing
     was freed for that reason.
     """
     postponed = (
-        f"{outcome.postponed_packs} packs were not rewritten, which would free "
-        f"{format_size(outcome.postponed_bytes)}: not enough free space; make "
-        f"{format_size(outcome.needed_bytes)} free on the repository's file system, "
+        f"{result.postponed_packs} packs were not rewritten, which would free "
+        f"{format_size(result.postponed_bytes)}: not enough free space; make "
+        f"{format_size(result.needed_bytes)} free on the repository's file system, "
         "then prune again"
     )
-    if outcome.is_dry_run:
-        if outcome.postponed_packs:
+    if result.is_dry_run:
+        if result.postponed_packs:
             say(postponed.replace("were not", "would not be"))
         return
-    if outcome.postponed_packs and (outcome.removed_packs or outcome.damaged):
+    if result.postponed_packs and (result.removed_packs or result.damaged):
         say(postponed)
-    if outcome.damaged:
+    if result.damaged:
         raise DataCorrupt("unreadable objects were left in place: run 'cbtfs check --read-data'")
-    if outcome.postponed_packs and not outcome.removed_packs:
+    if result.postponed_packs and not result.removed_packs:
         raise StoreFailed(postponed)
-    if outcome.postponed_packs:
+    if result.postponed_packs:
         raise typer.Exit(ExitCode.PARTIAL)

@@ -68,7 +68,7 @@ def repair(
         return
     with ExitStack() as stack:
 
-        def announce(total: int) -> Advance:
+        def start_progress(total: int) -> Advance:
             packs = progress("packs", total, is_wanted=not json, unit=Unit.SHARE)
             return stack.enter_context(packs)
 
@@ -82,7 +82,7 @@ def repair(
             is_dry_run=dry_run,
             restores_manifests=restore_manifests,
             lock_wait=lock_wait,
-            announce=announce,
+            start_progress=start_progress,
             on_missing=on_missing,
         )
     if json:

@@ -26,7 +26,7 @@ from cbtfs.errors import CbtfsError, ExitCode, UsageError
 if TYPE_CHECKING:
     from cbtfs.cli.report.documents import Document
     from cbtfs.core.manifest import DiskRecord
-    from cbtfs.core.pointname import Here
+    from cbtfs.core.pointname import ClockContext
     from cbtfs.listing import Point
     from cbtfs.restore.disk import Restored
     from cbtfs.store.repository import Repository
@@ -130,7 +130,7 @@ def restore(
     all disks of one or several points. All data is verified. An existing file or a device is
     overwritten only with --force. With --all, the exit code is 3 if some disks failed.
     """
-    from cbtfs.listing import here_and_now
+    from cbtfs.listing import current_clock
     from cbtfs.restore.disk import explain_loss
     from cbtfs.store.repository import reading
 
@@ -141,15 +141,15 @@ def restore(
         )
     if directory is None and names[2] == "-" and json:
         raise UsageError("--json and TARGET - are mutually exclusive: standard output is the disk")
-    here = here_and_now(time_zone)
+    clock = current_clock(time_zone)
     options = _Options(force, keep_going, jobs, json)
     with reading(repository_path(context)) as repository, ExitStack() as leases:
         if directory is None:
-            work = list(_jobs(_disks(repository, names[0], names[1], here), Path(names[2])))
+            work = list(_jobs(_disks(repository, names[0], names[1], clock), Path(names[2])))
             for job in work:
                 _warn_of_name(job)
         else:
-            work = list(_all_jobs(repository, names, directory, here))
+            work = list(_all_jobs(repository, names, directory, clock))
         for point in dict.fromkeys(job.point.manifest.point for job in work):
             leases.enter_context(repository.points.leased(point))
         failed: list[tuple[_Job, CbtfsError]] = []
@@ -170,12 +170,12 @@ def restore(
 
 
 def _disks(
-    repository: Repository, spec: str, label: str, here: Here
+    repository: Repository, spec: str, label: str, clock: ClockContext
 ) -> list[tuple[Point, DiskRecord]]:
     """Return the disks that two names or patterns match; PointNotFound if there are none."""
     from cbtfs.listing import find_disks, find_points
 
-    points = find_points(repository, spec, here)
+    points = find_points(repository, spec, clock)
     return [(point, disk) for point in points for disk in find_disks(point, label)]
 
 
@@ -198,12 +198,12 @@ def _jobs(disks: Sequence[tuple[Point, DiskRecord]], target: Path) -> Iterator[_
 
 
 def _all_jobs(
-    repository: Repository, names: Sequence[str], directory: Path, here: Here
+    repository: Repository, names: Sequence[str], directory: Path, clock: ClockContext
 ) -> Iterator[_Job]:
     """Yield a job per disk and small file of the points, once each."""
     from cbtfs.listing import find_points
 
-    points = [point for name in names for point in find_points(repository, name, here)]
+    points = [point for name in names for point in find_points(repository, name, clock)]
     _make(directory)
     for point in {point.manifest.point: point for point in points}.values():
         _make(directory / point.directory)

@@ -17,7 +17,7 @@ from cbtfs.core.units import format_size
 
 if TYPE_CHECKING:
     from cbtfs.core.manifest import Manifest
-    from cbtfs.core.pointname import Here
+    from cbtfs.core.pointname import ClockContext
     from cbtfs.stats.measure import PointStats, Stats
     from cbtfs.store.repository import Repository
 
@@ -59,15 +59,15 @@ def stats(
     The column 'frees' is the space that forgetting that point alone would reclaim at the next
     prune.
     """
-    from cbtfs.listing import here_and_now
+    from cbtfs.listing import current_clock
     from cbtfs.stats.measure import stats as measure
     from cbtfs.store.repository import reading
 
-    here = here_and_now(time_zone)
+    clock = current_clock(time_zone)
     with reading(repository_path(context)) as repository:
         found = measure(
             repository,
-            _scope(repository, scope, here),
+            _scope(repository, scope, clock),
             lambda what, total: progress(what, total, is_wanted=not json, unit=Unit.SHARE),
         )
     if plot is not None:
@@ -81,7 +81,9 @@ def stats(
         print_lines(_totals(found))
 
 
-def _scope(repository: Repository, name: str | None, here: Here) -> Callable[[Manifest], bool]:
+def _scope(
+    repository: Repository, name: str | None, clock: ClockContext
+) -> Callable[[Manifest], bool]:
     from cbtfs.listing import find_points, find_vms
 
     if name is None:
@@ -90,7 +92,7 @@ def _scope(repository: Repository, name: str | None, here: Here) -> Callable[[Ma
         vms = {vm.id for vm in find_vms(view, name)}
     if vms:
         return lambda manifest: manifest.vm.id in vms
-    points = {point.manifest.point for point in find_points(repository, name, here)}
+    points = {point.manifest.point for point in find_points(repository, name, clock)}
     return lambda manifest: manifest.point in points
 
 

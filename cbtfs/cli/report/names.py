@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from cbtfs.cli.report.output import note
 
 if TYPE_CHECKING:
-    from cbtfs.core.pointname import Here
+    from cbtfs.core.pointname import ClockContext
     from cbtfs.listing import Point
     from cbtfs.store.repository import Repository
 
@@ -20,13 +20,13 @@ def resolved(point: Point) -> str:
     return f"{point.spelled} (point {point.manifest.point[:SHORT_ID]})"
 
 
-def find_and_say(repository: Repository, spec: str, here: Here) -> Point:
+def find_and_say(repository: Repository, spec: str, clock: ClockContext) -> Point:
     """Return the point that *spec* names, and report it on standard error.
 
     For commands whose standard output is data or a fixed document.
     """
     from cbtfs.listing import find_point
 
-    found = find_point(repository, spec, here)
+    found = find_point(repository, spec, clock)
     note(f"{spec}: {resolved(found)}")
     return found
