@@ -1,4 +1,4 @@
-"""How hypothesis runs here; the time limits of tests; which tests one process has to itself."""
+"""Profiles of hypothesis, time limits of tests, and the tests that run in a separate process."""
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -13,12 +13,12 @@ settings.load_profile("cbtfs")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let the tests that mount and all others run in a process each."""
+    """Add the option that runs tests with mounts and all others in separate processes."""
     parser.addoption("--mounting", choices=["only", "not"], help="which tests, by marker 'mounts'")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what --mounting does not ask for."""
+    """Deselect tests that --mounting excludes."""
     wanted = config.getoption("--mounting")
     if wanted is None:
         return

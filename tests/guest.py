@@ -8,9 +8,9 @@ from typing import Final
 
 MIB: Final = 1 << 20
 PARTITIONS: Final = {"ext4": 16, "xfs": 304, "btrfs": 112, "ntfs": 8}
-"""MiB; XFS and btrfs make none that is smaller."""
+"""Size of a partition in MiB: the minimum of XFS and btrfs."""
 FILES: Final = {name: f"a file on {name}\n" for name in PARTITIONS}
-"""What stands in `file` of each file system."""
+"""Content of `file` in each file system."""
 _MODULES: Final = (
     "drivers/virtio/virtio_ring",
     "drivers/virtio/virtio",
@@ -47,7 +47,7 @@ def _run(*command: object, cwd: Path | None = None, text: str | None = None) -> 
 
 
 def make_disk(path: Path) -> None:
-    """A disk whose boot sector writes to the serial port, with a partition of each kind."""
+    """Make a disk with a partition of each kind; its boot sector writes to the serial port."""
     table, start = ["label: gpt"], 2048
     for size in PARTITIONS.values():
         table.append(f"start={start}, size={size * 2048}")
@@ -89,7 +89,7 @@ def _make(name: str, part: Path, folder: Path) -> None:
 
 
 def _boot_code(text: str) -> bytes:
-    """Machine code for a boot sector: write *text* to the first serial port, then reset."""
+    """Return machine code of a boot sector that writes *text* to the serial port and resets."""
     head = bytes.fromhex(
         "fa31c08ed8be"  # cli; xor ax, ax; mov ds, ax; mov si, ...
     )
@@ -106,12 +106,12 @@ def _boot_code(text: str) -> bytes:
 
 
 def newest_kernel() -> str:
-    """The release of the newest of Debian's kernels that is installed."""
+    """Return the release of the newest installed Debian kernel."""
     return max(path.name for path in Path("/lib/modules").iterdir() if (path / "kernel").exists())
 
 
 def linux_initrd(path: Path, release: str) -> None:
-    """A first file system: busybox, what it takes to see a virtio disk with ext4, and a script."""
+    """Return an initramfs with busybox, the modules for ext4 on a virtio disk, and a script."""
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         for each in ("bin", "dev", "mnt"):

@@ -1,4 +1,4 @@
-"""Tools that tests share: repositories and restore points, made without the ingest verb."""
+"""Shared tools of tests: repositories and restore points without the command ingest."""
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -27,18 +27,18 @@ from cbtfs.store.settings import new_settings
 from cbtfs.store.writer import ObjectWriter
 
 BLOCK: Final = 4096
-"""Bytes of a block: the smallest there is keeps tests fast."""
+"""Block size in bytes: the minimum, which keeps tests fast."""
 MEMORY: Final = Path("/dev/shm")
-"""Where files are fast, where there is such a place: flushes are not what most tests are about."""
+"""Directory for fast files, if there is one: most tests do not depend on flushes."""
 SIGNALS: Final = ("env", "--default-signal=INT,TERM,HUP")
 """Put before the command of a child that gets a signal. A shell has what is behind & ignore SIGINT,
 nohup has SIGHUP ignored, and children inherit that."""
 EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
-"""When the first point of a VM is taken; each later one is a second younger."""
+"""Time of the first point of a VM; each later point is one second later."""
 
 
 def new_repository(path: Path, block_size: int = BLOCK) -> Path:
-    """An empty repository at *path*."""
+    """Create an empty repository at *path*."""
     create_repository(path, new_settings(block_size, 1))
     return path
 
@@ -101,7 +101,7 @@ def commit_point(
 
 
 def newest_point(repository: Repository, vm: str) -> Manifest | None:
-    """The newest point of the VM of that name."""
+    """Return the newest point of the VM with this name."""
     with repository.catalog.view() as view:
         found = [
             p.manifest for each in listing.find_vms(view, vm) for p in listing.points(view, each.id)
@@ -110,12 +110,12 @@ def newest_point(repository: Repository, vm: str) -> Manifest | None:
 
 
 def read_image(repository: Repository, disk: DiskRecord) -> bytes:
-    """All bytes of a disk, through a reader of its own."""
+    """Return all bytes of a disk by a new reader."""
     return bytes(Reader(repository).disk(disk).read(0, disk.size))
 
 
 def read_point(path: Path, manifest: Manifest) -> dict[str, bytes]:
-    """All disks of a point, from a repository that is opened for it."""
+    """Open the repository and return the bytes of all disks of a point."""
     with reading(path) as repository:
         return {disk.label: read_image(repository, disk) for disk in manifest.disks}
 

@@ -1,4 +1,4 @@
-"""Points with chosen names and times, for tests of how they are found."""
+"""Points with chosen names and times, for tests of look-ups."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -12,12 +12,12 @@ from tests.make_points import add_point
 
 
 def vm_of(digit: str, name: str) -> Vm:
-    """A VM whose id is that hex digit only."""
+    """Return a VM whose id repeats one hex digit."""
     return Vm(VmId(digit * 32), name, encode_name(name))
 
 
 class Names:
-    """Adds points to a repository in the order of their capture, as ingest numbers them."""
+    """Adds points to a repository in order of capture, numbered like those of ingest."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -32,7 +32,7 @@ class Names:
         content: bytes = b"",
         committed: str | None = None,
     ) -> Manifest:
-        """Commit a point of *vm* that shows *time*."""
+        """Commit a point of *vm* with the time *time*."""
         self._order += 1
         moment = parse_moment(time)
 
@@ -52,6 +52,6 @@ class Names:
     def daily(
         self, days: int, start: datetime = datetime(2020, 1, 1, tzinfo=UTC)
     ) -> list[Manifest]:
-        """One point a day at noon."""
+        """Add one point a day at noon."""
         noon = start + timedelta(hours=12)
         return [self.add(format_moment(noon + timedelta(days=day))) for day in range(days)]

@@ -1,4 +1,4 @@
-"""Directories with planted modules: each notes that it was imported, and by which process."""
+"""Directories with planted modules, which log each import and its process."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from typing import Final
 import cbtfs
 
 STARTED_BEFORE: Final = frozenset({"sitecustomize", "usercustomize", "cbtfs"})
-"""Names that PYTHONPATH and `python -m` replace before any code of ours runs."""
+"""Names that PYTHONPATH and `python -m` replace before any code of cbtfs runs."""
 
 _CONSOLE_SCRIPT: Final = """#!{python}
 # -*- coding: utf-8 -*-
@@ -36,7 +36,7 @@ raise RuntimeError("a planted module was imported: " + __file__)
 
 
 def console_script(folder: Path, name: str = "cbtfs") -> Path:
-    """The program *name* in *folder*, as pip installs it from pyproject.toml."""
+    """Write the program *name* to *folder*, as pip installs it from pyproject.toml."""
     import tomllib
 
     project = Path(__file__).parents[1] / "pyproject.toml"
@@ -50,7 +50,7 @@ def console_script(folder: Path, name: str = "cbtfs") -> Path:
 
 @cache
 def names() -> frozenset[str]:
-    """Top-level names of the modules that any part of cbtfs, or an interpreter, imports."""
+    """Return top-level names of all modules that cbtfs or an interpreter imports."""
     for found in pkgutil.walk_packages(cbtfs.__path__, "cbtfs."):
         if not found.name.endswith("__main__"):
             import_module(found.name)
@@ -63,7 +63,7 @@ def names() -> frozenset[str]:
 
 @cache
 def _imported_first() -> frozenset[str]:
-    """What the interpreter and a console script import before the first line of ours."""
+    """Return modules that the interpreter and a console script import before cbtfs."""
     program = "import json, re, runpy, sys; print(json.dumps([*sys.modules]))"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
@@ -91,18 +91,18 @@ class Planted:
         return folder
 
     def clear(self, folder: Path) -> None:
-        """Remove what was planted in *folder*."""
+        """Remove planted modules from *folder*."""
         for path in folder.glob("*.py"):
             path.unlink()
         shutil.rmtree(folder / "__pycache__", ignore_errors=True)
 
     def imported(self) -> list[str]:
-        """Who imported what."""
+        """Return the log of imports."""
         return self._log.read_text().splitlines() if self._log.exists() else []
 
 
 def environment(planted: Path, **more: str) -> dict[str, str]:
-    """An environment that names planted modules and programs wherever Python and a shell look."""
+    """Return an environment with the planted modules in all search paths of Python and a shell."""
     return {
         **os.environ,
         "PYTHONPATH": str(planted),

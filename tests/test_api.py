@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import cbtfs
 from cbtfs.api import read_ahead
 from cbtfs.prune.prune import prune
-from cbtfs.prune.select import Limits
+from cbtfs.prune.select import PruneLimits
 from cbtfs.store.repository import writing
 from tests.make_points import BLOCK, add_point, new_repository
 
@@ -196,7 +196,7 @@ def test_an_open_file_keeps_its_point_until_it_is_closed(tmp_path: Path) -> None
         assert child.stdout.readline() == b"open\n"
         with writing(path) as opened:
             opened.forget([point])
-            prune(opened, Limits(unused_share=0.0))
+            prune(opened, PruneLimits(unused_share=0.0))
         found, _ = child.communicate(b"\n")
 
     assert found == IMAGE

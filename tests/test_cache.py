@@ -79,7 +79,7 @@ def test_a_dropped_value_is_loaded_again() -> None:
 
 
 class SlowLoad:
-    """A load that blocks until may_end is set, and counts its calls."""
+    """A load that blocks until may_end is set and counts its calls."""
 
     def __init__(self, result: Callable[[], bytes]) -> None:
         self.started = threading.Event()

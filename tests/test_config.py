@@ -1,4 +1,4 @@
-"""The configuration: file, then environment; what is not understood is refused."""
+"""The configuration of file and environment; unknown members are refused."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Forgetting, protecting and tagging, as a user does it."""
+"""The commands forget, protect and tag."""
 
 import json
 import os
@@ -25,7 +25,7 @@ Run = tuple[int, dict[str, Any]]
 
 @pytest.fixture
 def run(history: History, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Runs a command with --json; its exit code and document."""
+    """Run a command with --json; return its exit code and document."""
 
     def run(*arguments: str) -> Run:
         code = main([f"--repo={history.path}", *arguments, "--json"])

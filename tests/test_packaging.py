@@ -1,4 +1,4 @@
-"""Source archive and wheel work without the checkout; manual pages say what the help says."""
+"""Source archive and wheel work without the checkout; manual pages match the help."""
 
 import re
 import shutil
@@ -30,9 +30,9 @@ def _run(*command: str | Path, cwd: Path) -> str:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A virtual environment with the wheel that the source archive builds.
+    """Return a virtual environment with the wheel that the source archive builds.
 
-    What cbtfs depends on comes from the tests' environment.
+    The dependencies come from the tests' environment.
     """
     folder = tmp_path_factory.mktemp("packaging")
     for part in PARTS:
@@ -84,7 +84,7 @@ def test_a_wheel_brings_helper_units_and_manual_pages(installed: Path) -> None:
 
 
 def test_the_readme_names_what_it_takes_and_the_set_up_installs_it() -> None:
-    """Two of them come with the headers."""
+    """Two of the programs come with the headers."""
     readme = (ROOT / "README.md").read_text("utf-8")
     lines = re.findall(r"^apt-get install (.*?) +# to (build|run)$", readme, re.M)
     named = {word for packages, _ in lines for word in packages.split()}

@@ -168,7 +168,7 @@ def test_disks_with_different_block_sizes_are_not_compared(disks: dict[str, Disk
 
 
 class Damaged:
-    """A repository of 64 KiB blocks, one raw and one compressed, and methods to damage it."""
+    """A repository with one raw and one compressed block of 64 KiB, and methods to damage it."""
 
     def __init__(self, path: Path) -> None:
         self.path = new_repository(path, LARGE)

@@ -1,4 +1,4 @@
-"""Repair brings back what packs and manifests hold, whatever became of the catalog."""
+"""Repair restores everything in packs and manifests, in any state of the catalog."""
 
 import json
 import random
@@ -16,7 +16,7 @@ from cbtfs.errors import DataCorrupt
 from cbtfs.listing import points
 from cbtfs.reader import Reader
 from cbtfs.repair import repair
-from cbtfs.store import repository as store
+from cbtfs.store import catalog_opening
 from cbtfs.store.pack import Pack
 from cbtfs.store.repository import reading, writing
 from tests.scenarios.repository_history import History, image
@@ -52,7 +52,7 @@ def rot(catalog: Path) -> None:
 
 
 def keep(catalog: Path) -> None:
-    """A catalog that is as it should be is made anew as well."""
+    """Leave the catalog intact: repair rebuilds it, too."""
 
 
 @pytest.mark.parametrize("damage", [remove, empty, cut, rot, keep])
@@ -91,7 +91,7 @@ def test_tags_protection_and_marks_survive(history: History) -> None:
 
 
 def files(path: Path) -> dict[Path, bytes]:
-    """All files but LMDB's table of readers, in which every reader leaves a line."""
+    """Return all files except LMDB's table of readers, which every reader changes."""
     found = (p for p in path.rglob("*") if p.is_file() and p.name != "lock.mdb")
     return {p: p.read_bytes() for p in found}
 
@@ -114,7 +114,7 @@ def test_an_interrupted_repair_leaves_the_old_catalog(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, "exchange", interrupt)
+        patch.setattr(catalog_opening, "exchange", interrupt)
         with pytest.raises(KeyboardInterrupt):
             repair(history.path)
 
@@ -177,7 +177,7 @@ def test_a_pack_that_cannot_be_opened_just_now_ends_a_repair_and_harms_nothing(
 
     with monkeypatch.context() as patch:
         patch.setattr(Pack, "__init__", fail)
-        with pytest.raises(DataCorrupt, match="the catalog is as it was"):
+        with pytest.raises(DataCorrupt, match="the catalog is unchanged"):
             repair(history.path)
 
     with reading(history.path) as repository, repository.catalog.view() as view:

@@ -1,4 +1,4 @@
-"""Time limits of tests: each way to hang ends with a failure that names the test."""
+"""Time limits of tests: every kind of hang ends with a failure that names the test."""
 
 import os
 import subprocess
@@ -118,7 +118,7 @@ def _run(folder: Path, text: str, *options: str) -> "subprocess.CompletedProcess
 
 
 def _left(folder: Path) -> list[bytes]:
-    """Command lines of processes that were started below *folder*."""
+    """Return command lines of processes that were started below *folder*."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
@@ -147,7 +147,7 @@ def test_each_way_to_hang_fails_the_test_and_leaves_nothing(tmp_path: Path) -> N
 
 
 def test_a_test_that_cannot_be_interrupted_ends_the_run(tmp_path: Path) -> None:
-    """It holds the interpreter's lock, in C."""
+    """C code holds the GIL."""
     text = """
 def test_of_native_code():
     subprocess.Popen(SLEEP)
@@ -202,7 +202,7 @@ def test_a_test_that_mounts_needs_the_marker(tmp_path: Path) -> None:
 
 
 def test_mounts_of_a_session_are_its_own(tmp_path: Path) -> None:
-    """Nobody else sees them, or keeps their file systems alive."""
+    """No other process sees the mounts or keeps their file systems alive."""
     (tmp_path / "mnt").mkdir()
     table = f"/proc/{os.getpid()}/mountinfo"
     text = f"""

@@ -103,25 +103,25 @@ def parse_request(text: str, clock: ClockContext) -> Request:
     raise ValueError(f"{text!r} is neither the name of a point nor a time: use e.g. {FORMS}")
 
 
-def parse_since(text: str, here: Here) -> datetime:
+def parse_since(text: str, clock: ClockContext) -> datetime:
     """Return the first instant of the unit that *text* names, in UTC: a day, a minute, a second.
 
     *text* is a time as in names of points, or -2d. ValueError if it is neither.
     """
-    return _bound(text, here, _first_of)
+    return _bound(text, clock, _first_of)
 
 
-def parse_until(text: str, here: Here) -> datetime:
+def parse_until(text: str, clock: ClockContext) -> datetime:
     """Return the last microsecond of the unit that *text* names, in UTC.
 
     *text* is a time as in names of points, or -2d. ValueError if it is neither.
     """
-    return _bound(text, here, _last_of)
+    return _bound(text, clock, _last_of)
 
 
-def _bound(text: str, here: Here, of_unit: "Callable[[_Written, tzinfo], datetime]") -> datetime:
-    request = parse_request(text, here) if _MOUNT.match(text) or _RELATIVE.match(text) else None
-    if isinstance(request, Spelled):
+def _bound(text: str, clock: ClockContext, of_unit: "Callable[[_Written, tzinfo], datetime]") -> datetime:
+    request = parse_request(text, clock) if _MOUNT.match(text) or _RELATIVE.match(text) else None
+    if isinstance(request, MountName):
         written = _Written(request.moment.replace(tzinfo=None), timedelta(seconds=1), UTC)
         return of_unit(written, UTC)
     if isinstance(request, Until):
@@ -130,7 +130,7 @@ def _bound(text: str, here: Here, of_unit: "Callable[[_Written, tzinfo], datetim
     if match is None:
         raise ValueError(f"{text!r} is not a time: use e.g. -2d, 2026-11-20 or 2026-11-20T14:00")
     try:
-        return of_unit(_written(match), here.zone)
+        return of_unit(_written(match), clock.zone)
     except (ValueError, OverflowError) as exc:
         raise ValueError(f"no such time: {text!r} ({exc})") from exc
 

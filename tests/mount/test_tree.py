@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from cbtfs.core.ids import PointId, VmId
 from cbtfs.core.manifest import Vm
 from cbtfs.core.moment import parse_moment, point_name
-from cbtfs.core.vmname import Bearer, Capture, names_of
+from cbtfs.core.vmname import Capture, NamedVm, names_of
 from cbtfs.mount import inodes
 from cbtfs.mount.entry import Entry, EntryType, listable_name, nanoseconds, time_of_name
 from cbtfs.mount.inodes import ROOT, base_and_slot, inode_of
@@ -40,11 +40,11 @@ def _with_ids(vms: dict[VmId, tuple[str, list[str]]], ids: Iterator[PointId]) ->
 
 
 def _listed(vms: Vms) -> list[ListedVm]:
-    bearers = [
-        Bearer(Vm(vm, name, name), {name: Capture(True, order, 0)})
+    named_vms = [
+        NamedVm(Vm(vm, name, name), {name: Capture(True, order, 0)})
         for order, (vm, (name, _)) in enumerate(vms.items())
     ]
-    directories = names_of(bearers).directories
+    directories = names_of(named_vms).directories
     return [
         ListedVm(
             vm,

@@ -12,15 +12,15 @@ from cbtfs.core.blockmap import Shape
 from cbtfs.core.frame import Kind
 from cbtfs.core.ids import PointId
 from cbtfs.core.manifest import Manifest
-from cbtfs.prune.prune import Outcome, prune
-from cbtfs.prune.select import Limits
+from cbtfs.prune.prune import PruneResult, prune
+from cbtfs.prune.select import PruneLimits
 from cbtfs.reader import Reader
 from cbtfs.store.repository import reading, writing
 from tests.make_points import BLOCK, commit_point, new_repository
 
 PACK_BYTES: Final = 64 << 10
 """Small packs, so that a short history has many."""
-EVERYTHING: Final = Limits(unused_share=0.0)
+EVERYTHING: Final = PruneLimits(unused_share=0.0)
 
 
 def block(seed: int) -> bytes:
@@ -61,7 +61,7 @@ class History:
         for point in points:
             del self.expected[point]
 
-    def prune(self, limits: Limits = EVERYTHING, *, is_dry_run: bool = False) -> Outcome:
+    def prune(self, limits: PruneLimits = EVERYTHING, *, is_dry_run: bool = False) -> PruneResult:
         with writing(self.path) as repository:
             return prune(repository, limits, is_dry_run=is_dry_run, pack_bytes=self._pack_size)
 

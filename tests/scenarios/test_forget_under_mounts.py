@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cbtfs.prune.prune import Outcome
+from cbtfs.prune.prune import PruneResult
 from tests.make_points import BLOCK
 from tests.mount.mount_process import Server, serving, wait_until
 from tests.scenarios.repository_history import History, image
@@ -36,7 +36,7 @@ def prune(history: History) -> dict[str, int]:
     """Prune in a separate process; return its message."""
 
     def work(send: Send) -> None:
-        outcome: Outcome = history.prune()
+        outcome: PruneResult = history.prune()
         send({"leased": outcome.leased, "freed": outcome.freed_bytes})
 
     outcome = run_child(work)

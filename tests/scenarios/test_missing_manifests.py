@@ -483,7 +483,7 @@ def test_a_check_names_every_missing_point_and_the_repair_that_writes_it_back(
 
     assert code == 20
     for point in points:
-        assert re.search(f"the manifest of point {point} .*is missing: put it back", text)
+        assert re.search(f"the manifest of point {point} .*is missing: restore it", text)
     assert "repair --restore-manifests" in text
 
 
@@ -641,9 +641,9 @@ class CannotExchange:
 
 def history_prune(repository: Any) -> None:
     from cbtfs.prune.prune import prune
-    from cbtfs.prune.select import Limits
+    from cbtfs.prune.select import PruneLimits
 
-    prune(repository, Limits())
+    prune(repository, PruneLimits())
 
 
 def _lose_an_order_entry(path: Path) -> None:

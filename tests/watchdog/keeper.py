@@ -1,9 +1,9 @@
 """The process above pytest: ends a test that exceeds its time limit, with all that it started.
 
-It is a process of its own, because a test may hang with the interpreter's lock held, or in the
-kernel. It is the parent of pytest, because then every process of the session is below it, those
-included whose parent has ended. What it may end is told by that ancestry, and by the session's own
-mount namespace: processes and mounts of others are in neither.
+It is a separate process, because a test may hang while it holds the GIL, or in the kernel. It is
+the parent of pytest, so that every process of the session is its descendant, even if the parent of
+that process has ended. It only ends its descendants, and processes and mounts in the session's own
+mount namespace.
 
 A test that exceeds its limit is ended in three steps, each after a period of grace:
 

@@ -89,10 +89,10 @@ def mounts(pid: int | str = "self") -> list[Mount]:
 
 
 def have_own_mounts() -> bool:
-    """Move to a mount namespace of our own without FUSE and loop mounts; whether that worked.
+    """Move to a new mount namespace without FUSE and loop mounts; return whether that worked.
 
-    Mounts made there are ours, appear nowhere else, and end with the last process in it. Copies of
-    mounts of others would keep their file systems alive after their owners unmount them.
+    Mounts of the new namespace appear nowhere else and end with the last process. Copies of other
+    mounts would keep their file systems alive after their owners unmount them.
     """
     if _LIBC.unshare(_CLONE_NEWNS) != 0:
         return False

@@ -107,7 +107,7 @@ class _Limits:
         finally:
             self._send({"end": self._number})
             with contextlib.suppress(OSError):
-                self._channel.recv(16)  # what the keeper still ends is not the next test's
+                self._channel.recv(16)  # Wait, so that the keeper ends nothing of the next test.
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self) -> Generator[None]:

@@ -19,9 +19,9 @@ from cbtfs.core.progress import decode_progress
 from cbtfs.errors import SourceUnavailable
 from cbtfs.ingest import capture
 from cbtfs.prune.prune import prune
-from cbtfs.prune.select import Limits
+from cbtfs.prune.select import PruneLimits
 from cbtfs.store.identity import new_id
-from cbtfs.store.quarantine import BadPlace
+from cbtfs.store.quarantine import CorruptFrame
 from cbtfs.store.repository import writing
 from cbtfs.store.runs import RunFacts, RunFolder
 from tests.make_points import read_point
@@ -183,7 +183,7 @@ def test_blocks_in_quarantine_are_read_again(lab: Lab) -> None:
             packs = view.packs()
             place = next(p for _, p in view.all_locations() if p.frame.kind is Kind.CHUNK)
         frame = place.frame
-        bad = BadPlace(packs[place.pack].id, frame.offset, frame.kind, 0, frame.digest)
+        bad = CorruptFrame(packs[place.pack].id, frame.offset, frame.kind, 0, frame.digest)
         repository.add_to_quarantine([bad])
     manifest = lab.ingest().manifest
 
@@ -266,7 +266,7 @@ def test_pruned_data_is_read_again(lab: Lab) -> None:
         lab.write(number * 300_000, random.Random(number).randbytes(100_000))
     lose(lab, at=14)
     with writing(lab.repository) as repository:
-        prune(repository, Limits())
+        prune(repository, PruneLimits())
     manifest = lab.ingest().manifest
 
     lab.assert_true(manifest)
