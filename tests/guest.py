@@ -114,8 +114,8 @@ def linux_initrd(path: Path, release: str) -> None:
     """Return an initramfs with busybox, the modules for ext4 on a virtio disk, and a script."""
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        for each in ("bin", "dev", "mnt"):
-            (root / each).mkdir()
+        for folder in ("bin", "dev", "mnt"):
+            (root / folder).mkdir()
         (root / "bin" / "busybox").write_bytes(Path("/bin/busybox").read_bytes())
         modules = [module.rpartition("/")[2] for module in _MODULES]
         for module in _MODULES:
@@ -125,7 +125,7 @@ def linux_initrd(path: Path, release: str) -> None:
         (root / "init").write_text(_INIT.replace("MODULES", " ".join(modules)))
         for program in (root / "init", root / "bin" / "busybox"):
             program.chmod(0o755)
-        names = "\n".join(str(each.relative_to(root)) for each in root.rglob("*"))
+        names = "\n".join(str(path.relative_to(root)) for path in root.rglob("*"))
         archive = subprocess.run(
             ["cpio", "--quiet", "--format=newc", "--create"],
             cwd=root,

@@ -103,10 +103,12 @@ def commit_point(
 def newest_point(repository: Repository, vm: str) -> Manifest | None:
     """Return the newest point of the VM with this name."""
     with repository.catalog.view() as view:
-        found = [
-            p.manifest for each in listing.find_vms(view, vm) for p in listing.points(view, each.id)
+        manifests = [
+            p.manifest
+            for match in listing.find_vms(view, vm)
+            for p in listing.points(view, match.id)
         ]
-    return found[-1] if found else None
+    return manifests[-1] if manifests else None
 
 
 def read_image(repository: Repository, disk: DiskRecord) -> bytes:

@@ -51,9 +51,9 @@ def console_script(folder: Path, name: str = "cbtfs") -> Path:
 @cache
 def names() -> frozenset[str]:
     """Return top-level names of all modules that cbtfs or an interpreter imports."""
-    for found in pkgutil.walk_packages(cbtfs.__path__, "cbtfs."):
-        if not found.name.endswith("__main__"):
-            import_module(found.name)
+    for module in pkgutil.walk_packages(cbtfs.__path__, "cbtfs."):
+        if not module.name.endswith("__main__"):
+            import_module(module.name)
     tops = {name.partition(".")[0] for name in sys.modules} | {"keyring", "matplotlib"}
     started = {"sitecustomize", "usercustomize", "cbtfs", "runpy", "encodings", "site"}
     return frozenset(

@@ -197,9 +197,9 @@ def test_an_open_file_keeps_its_point_until_it_is_closed(tmp_path: Path) -> None
         with writing(path) as opened:
             opened.forget([point])
             prune(opened, PruneLimits(unused_share=0.0))
-        found, _ = child.communicate(b"\n")
+        output, _ = child.communicate(b"\n")
 
-    assert found == IMAGE
+    assert output == IMAGE
     with cbtfs.open_repository(path) as repository, pytest.raises(cbtfs.PointNotFound):
         repository.open("vm", "d")
 
@@ -215,7 +215,7 @@ def test_corrupt_data_is_an_error_of_each_way_to_read(tmp_path: Path) -> None:
     for pack in (path / "packs").glob("*/*"):
         data = bytearray(pack.read_bytes())
         middle = len(data) // 3
-        data[middle : middle + 8] = bytes(each ^ 0xFF for each in data[middle : middle + 8])
+        data[middle : middle + 8] = bytes(byte ^ 0xFF for byte in data[middle : middle + 8])
         pack.write_bytes(data)
     with cbtfs.open_repository(path) as repository, repository.open("vm", "d") as disk:
         with pytest.raises(cbtfs.DataCorrupt):

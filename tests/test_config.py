@@ -26,9 +26,9 @@ def test_the_file_is_found(tmp_path: Path, environment: dict[str, str], place: s
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text('repo = "/srv/backup"')
 
-    found = load_config(None, {name: text.format(tmp_path) for name, text in environment.items()})
+    config = load_config(None, {name: text.format(tmp_path) for name, text in environment.items()})
 
-    assert (found.repo, found.file) == (Path("/srv/backup"), file)
+    assert (config.repo, config.file) == (Path("/srv/backup"), file)
 
 
 def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:

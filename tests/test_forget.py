@@ -56,7 +56,7 @@ def test_rules_forget_what_none_of_them_keeps_and_say_why(history: History, run:
 
     assert code == 0
     assert document["forgotten"] == [ids[1]]
-    reasons = {each["id"]: each["reasons"] for each in document["points"]}
+    reasons = {item["id"]: item["reasons"] for item in document["points"]}
     assert reasons == {
         ids[3]: ["last 1 of 2"],
         ids[2]: ["last 2 of 2"],

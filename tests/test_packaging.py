@@ -72,15 +72,15 @@ def test_the_program_of_a_wheel_takes_a_point_and_shows_it(installed: Path, tmp_
 
     assert (tmp_path / "back.raw").read_bytes() == b"content" * 1000
     where = "import cbtfs; print(cbtfs.__file__)"
-    found = _run(installed / "bin" / "python", "-c", where, cwd=tmp_path)
-    assert Path(found.strip()).is_relative_to(installed)
+    location = _run(installed / "bin" / "python", "-c", where, cwd=tmp_path)
+    assert Path(location.strip()).is_relative_to(installed)
 
 
 def test_a_wheel_brings_helper_units_and_manual_pages(installed: Path) -> None:
     assert (installed / "bin" / "mount.cbtfs").exists()
     assert (installed / "lib/systemd/system/cbtfs-mount@.service").exists()
-    found = {page.name for page in (installed / "share/man/man1").iterdir()}
-    assert found == {page.name for page in FOLDER.glob("*.1")}
+    names = {page.name for page in (installed / "share/man/man1").iterdir()}
+    assert names == {page.name for page in FOLDER.glob("*.1")}
 
 
 def test_the_readme_names_what_it_takes_and_the_set_up_installs_it() -> None:
@@ -121,8 +121,8 @@ def test_pip_without_headers_prints_one_line_to_install_them(tmp_path: Path) -> 
 
 
 def _linked() -> str:
-    (found,) = re.findall(r"libraries=\[(.*?)\]", (ROOT / "setup.py").read_text("utf-8"))
-    return str(found)
+    (libraries,) = re.findall(r"libraries=\[(.*?)\]", (ROOT / "setup.py").read_text("utf-8"))
+    return str(libraries)
 
 
 def test_the_manual_pages_say_what_the_help_says() -> None:

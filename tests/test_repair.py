@@ -92,8 +92,8 @@ def test_tags_protection_and_marks_survive(history: History) -> None:
 
 def files(path: Path) -> dict[Path, bytes]:
     """Return all files except LMDB's table of readers, which every reader changes."""
-    found = (p for p in path.rglob("*") if p.is_file() and p.name != "lock.mdb")
-    return {p: p.read_bytes() for p in found}
+    files = (p for p in path.rglob("*") if p.is_file() and p.name != "lock.mdb")
+    return {p: p.read_bytes() for p in files}
 
 
 def test_a_dry_run_changes_nothing(history: History) -> None:

@@ -55,7 +55,7 @@ def test_a_forgotten_point_comes_back_by_each_exact_form(
 
     code, document = run("unforget", name)
 
-    assert (code, [each["id"] for each in document["points"]]) == (0, [point])
+    assert (code, [item["id"] for item in document["points"]]) == (0, [point])
     assert not forgotten_file(history, point).exists()
     history.verify()
     assert run("show", point)[1]["tags"] == ["kept"]
@@ -167,9 +167,9 @@ def test_a_name_that_is_not_exact_is_refused(
 ) -> None:
     run("forget", next(iter(history.expected)))
 
-    found, document = run("unforget", name)
+    status, document = run("unforget", name)
 
-    assert found == code
+    assert status == code
     assert words in document["error"]["message"]
 
 

@@ -119,14 +119,14 @@ def _run(folder: Path, text: str, *options: str) -> "subprocess.CompletedProcess
 
 def _left(folder: Path) -> list[bytes]:
     """Return command lines of processes that were started below *folder*."""
-    found = []
+    commands = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             try:
-                found.append((entry / "cmdline").read_bytes())
+                commands.append((entry / "cmdline").read_bytes())
             except OSError:
                 continue
-    return [line for line in found if os.fsencode(folder) in line]
+    return [line for line in commands if os.fsencode(folder) in line]
 
 
 def test_each_way_to_hang_fails_the_test_and_leaves_nothing(tmp_path: Path) -> None:

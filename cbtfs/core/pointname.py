@@ -119,7 +119,9 @@ def parse_until(text: str, clock: ClockContext) -> datetime:
     return _bound(text, clock, _last_of)
 
 
-def _bound(text: str, clock: ClockContext, of_unit: "Callable[[_Written, tzinfo], datetime]") -> datetime:
+def _bound(
+    text: str, clock: ClockContext, of_unit: "Callable[[_Written, tzinfo], datetime]"
+) -> datetime:
     request = parse_request(text, clock) if _MOUNT.match(text) or _RELATIVE.match(text) else None
     if isinstance(request, MountName):
         written = _Written(request.moment.replace(tzinfo=None), timedelta(seconds=1), UTC)

@@ -60,7 +60,7 @@ def refuse_unsuitable(path: Path) -> None:
     """
     kind, source = file_system(path)
     if kind.startswith("fuse") and source == OURS:
-        raise UsageError(f"{path} is inside a cbtfs mount: name the repository itself")
+        raise UsageError(f"{path} is inside a mount of cbtfs: name the repository itself")
     if kind in _REMOTE or kind in _REMOTE_FUSE:
         raise UsageError(
             f"{path} is on a network file system ({kind}), which would damage the catalog: "

@@ -129,7 +129,7 @@ def test_a_bad_chunk_is_named_with_every_extent_that_it_touches(
 def test_a_bad_node_is_found_without_reading_data(shared: tuple[Path, list[Manifest]]) -> None:
     path, (first, *_) = shared
     root = first.disks[0].root
-    pack, frame = next(found for found in frames(path) if found[1].digest == root)
+    pack, frame = next((file, frame) for file, frame in frames(path) if frame.digest == root)
 
     with flipped(pack, frame.payload_offset + 3):
         problem = only(check(path, read_data=False))
@@ -261,7 +261,7 @@ def test_a_damaged_catalog_is_a_finding_and_packs_are_checked_all_the_same(
     file = path / CATALOG / DATA
     pack, frame = frame_of(path, block(3))
     sound = file.read_bytes()
-    found = 0
+    detected = 0
     with flipped(pack, frame.payload_offset):
         for at in range(0, len(sound), 1009):
             with flipped(file, at, at % 8):
@@ -269,9 +269,9 @@ def test_a_damaged_catalog_is_a_finding_and_packs_are_checked_all_the_same(
             if file.read_bytes() != sound:  # The check repaired the catalog.
                 file.write_bytes(sound)
             assert any(problem.kind == "chunk" for problem in report.problems), at
-            found += any(problem.kind in ("catalog", "map") for problem in report.problems)
+            detected += any(problem.kind in ("catalog", "map") for problem in report.problems)
 
-    assert found
+    assert detected
     assert manifest.point in os.listdir(path / "points")
 
 
@@ -315,7 +315,9 @@ def test_a_chunk_that_the_catalog_places_where_another_is_is_found(tmp_path: Pat
     _move_chunk(path, block(1), lambda _, place: place._replace(frame=other))
     report = check(path, read_data=False)
 
-    assert [place.point for each in report.problems for place in each.places] == [manifest.point]
+    assert [place.point for problem in report.problems for place in problem.places] == [
+        manifest.point
+    ]
     with pytest.raises(DataCorrupt):
         report.raise_worst()
 

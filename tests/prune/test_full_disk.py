@@ -53,8 +53,8 @@ def memory(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def disk(memory: Path) -> Iterator[LoopDisk]:
-    with loop_disk(memory, "ext4", 40 << 20) as found:
-        yield found
+    with loop_disk(memory, "ext4", 40 << 20) as disk:
+        yield disk
 
 
 def history_at(path: Path, pack_size: int = PACK_SIZE) -> History:
@@ -155,9 +155,9 @@ def test_what_does_not_fit_is_named_with_the_space_that_it_takes(disk: LoopDisk)
     assert done.returncode == 1
     assert "not enough free space; make " in done.stderr
     outcome = json.loads(done.stdout)["prune"]
-    for each in (foreseen, outcome):
-        assert (each["postponed_packs"], each["freed_bytes"]) == (1, 0)
-        assert each["postponed_bytes"] > int(BLOCKS * DEAD) * BLOCK * 0.9
+    for document in (foreseen, outcome):
+        assert (document["postponed_packs"], document["freed_bytes"]) == (1, 0)
+        assert document["postponed_bytes"] > int(BLOCKS * DEAD) * BLOCK * 0.9
     history.verify()
 
     os.truncate(filler, filler.stat().st_size - outcome["needed_bytes"])
@@ -191,12 +191,12 @@ def test_space_that_a_mount_held_is_used_by_the_same_prune(disk: LoopDisk, tmp_p
 
 def removed_files(processes: set[int], folder: Path) -> list[str]:
     """Return deleted files below *folder* that one of *processes* still has open."""
-    found = []
+    links = []
     for process in processes:
-        for each in Path(f"/proc/{process}/fd").iterdir():
+        for descriptor in Path(f"/proc/{process}/fd").iterdir():
             with contextlib.suppress(FileNotFoundError):  # Closed by now.
-                found.append(os.readlink(each))
-    return [link for link in found if link.startswith(str(folder)) and "(deleted)" in link]
+                links.append(os.readlink(descriptor))
+    return [link for link in links if link.startswith(str(folder)) and "(deleted)" in link]
 
 
 # Steps
@@ -215,7 +215,7 @@ def use(number: int, used: int, size: int = 100_000) -> PackUse:
 def test_steps_fit_lose_no_pack_and_stop_only_where_none_fits(
     used: list[int], free: int, catalog: int, pack_bytes: int
 ) -> None:
-    every = [use(number, each) for number, each in enumerate(used)]
+    every = [use(number, bytes_used) for number, bytes_used in enumerate(used)]
     left, done = deque(every), list[PackUse]()
 
     while step := take_step(left, free, catalog, pack_bytes):
@@ -244,12 +244,12 @@ def test_what_a_file_system_refuses_is_not_counted_on_again(
     monkeypatch.setattr(
         os, "statvfs", lambda _: os.statvfs_result([4096, 4096, *[2000] * 3] + [0] * 6)
     )
-    found = Space(tmp_path)
-    free = found.free
+    space = Space(tmp_path)
+    free = space.free
 
-    found.refused(free, 1_000_000)
+    space.refused(free, 1_000_000)
 
-    assert found.free == 500_000
+    assert space.free == 500_000
 
 
 # Interrupted anywhere

@@ -33,15 +33,15 @@ def history(tmp_path: Path) -> History:
 @pytest.fixture
 def synced(monkeypatch: pytest.MonkeyPatch) -> set[int]:
     """Inodes of flushed files and directories."""
-    found = set[int]()
+    inodes = set[int]()
     real = os.fsync
 
     def fsync(fd: int) -> None:
         real(fd)
-        found.add(os.fstat(fd).st_ino)
+        inodes.add(os.fstat(fd).st_ino)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    return found
+    return inodes
 
 
 def test_the_catalog_knows_no_pack_that_is_removed(
@@ -68,10 +68,10 @@ def test_the_catalog_knows_no_pack_that_is_removed(
     assert known == []
 
 
-def _watch_catalog(monkeypatch: pytest.MonkeyPatch, found: list[Any]) -> None:
+def _watch_catalog(monkeypatch: pytest.MonkeyPatch, catalogs: list[Any]) -> None:
 
     def rewriter(repository: Any, *arguments: Any, **named: Any) -> Any:
-        found.append(repository.catalog)
+        catalogs.append(repository.catalog)
         return Rewriter(repository, *arguments, **named)
 
     monkeypatch.setattr(prune, "Rewriter", rewriter)

@@ -142,10 +142,10 @@ def test_a_device_gets_its_first_bytes_only(repository: Path, tmp_path: Path) ->
     with loop_device(file) as device:
         restore(repository, device, may_overwrite=True)
 
-        found = device.read_bytes()
+        content = device.read_bytes()
 
-    assert found[:SIZE] == IMAGE
-    assert found[SIZE:] == b"\xff" * (room - SIZE)
+    assert content[:SIZE] == IMAGE
+    assert content[SIZE:] == b"\xff" * (room - SIZE)
 
 
 def test_a_device_that_cannot_be_told_to_zero_is_written(
@@ -161,10 +161,10 @@ def test_a_device_that_cannot_be_told_to_zero_is_written(
     with loop_device(file) as device:
         restore(repository, device, may_overwrite=True)
 
-        found = device.read_bytes()
+        content = device.read_bytes()
 
-    assert found[:SIZE] == IMAGE
-    assert found[SIZE:] == b"\xff" * (80 * BLOCK - SIZE)
+    assert content[:SIZE] == IMAGE
+    assert content[SIZE:] == b"\xff" * (80 * BLOCK - SIZE)
 
 
 def test_a_device_that_is_too_small_is_left_alone(repository: Path, tmp_path: Path) -> None:
@@ -318,10 +318,10 @@ def test_keep_going_zeroes_what_is_lost_on_a_device(damaged: Path, tmp_path: Pat
     with loop_device(file) as device:
         restore(damaged, device, may_overwrite=True, keeps_going=True)
 
-        found = device.read_bytes()
+        content = device.read_bytes()
 
-    assert found[4 * BLOCK : 6 * BLOCK] == bytes(2 * BLOCK)
-    assert found[6 * BLOCK : SIZE] == IMAGE[6 * BLOCK :]
+    assert content[4 * BLOCK : 6 * BLOCK] == bytes(2 * BLOCK)
+    assert content[6 * BLOCK : SIZE] == IMAGE[6 * BLOCK :]
 
 
 def drop_nodes(repository: Path, level: int) -> None:
@@ -397,11 +397,11 @@ def test_keep_going_survives_a_lost_pack(tmp_path: Path) -> None:
 
     restored = restore(path, tmp_path / "disk.raw", keeps_going=True)
 
-    found = (tmp_path / "disk.raw").read_bytes()
+    content = (tmp_path / "disk.raw").read_bytes()
     expected = bytearray(IMAGE)
     for extent in restored.lost:
         expected[extent.start : extent.end] = bytes(extent.length)
-    assert found == expected
+    assert content == expected
 
 
 def test_a_point_is_leased_meanwhile(repository: Path, tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def test_a_corrupt_disk_does_not_stop_the_others_and_is_21(
     done = run("restore", "web01@latest~1", "--all", tmp_path / "out", "--jobs=2", "--json")
 
     assert done.code == 21
-    assert [each["disk"] for each in done.document["restored"]] == ["a", "c", "d"]
+    assert [disk["disk"] for disk in done.document["restored"]] == ["a", "c", "d"]
     (failed,) = done.document["failed"]
     assert (failed["disk"], failed["exit"]) == ("b", 21)
     assert not Path(failed["target"]).exists()
@@ -111,7 +111,7 @@ def test_with_keep_going_the_corrupt_extent_is_zeros(
     done = run("restore", "web01@latest~1", "--all", tmp_path / "out", "--keep-going", "--json")
 
     assert (done.code, done.document["failed"]) == (21, [])
-    lost = {each["disk"]: each["lost"] for each in done.document["restored"]}
+    lost = {disk["disk"]: disk["lost"] for disk in done.document["restored"]}
     assert lost["b"] == [{"start": 0, "length": 3 * BLOCK}]
     assert "some bytes were lost" in done.err
 

@@ -51,10 +51,10 @@ def zeroed(file: Path, kernel: Kernel, *extents: Extent, step: int = 8 * PAGE) -
 
 
 def expected(*extents: Extent) -> bytes:
-    found = bytearray(b"\xff" * SIZE)
+    content = bytearray(b"\xff" * SIZE)
     for extent in extents:
-        found[extent.start : extent.end] = bytes(extent.length)
-    return bytes(found)
+        content[extent.start : extent.end] = bytes(extent.length)
+    return bytes(content)
 
 
 @given(st.integers(0, SIZE - 1), st.data(), st.sampled_from([0, errno.EOPNOTSUPP, errno.ENOTTY]))

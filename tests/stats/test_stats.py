@@ -26,8 +26,8 @@ def history(tmp_path: Path) -> History:
 def stats(history: History, capsys: pytest.CaptureFixture[str]) -> Any:
     def stats(*arguments: str) -> dict[str, Any]:
         assert main([f"--repo={history.path}", "stats", "--json", *arguments]) == 0
-        found: dict[str, Any] = json.loads(capsys.readouterr().out)
-        return found
+        document: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return document
 
     return stats
 
@@ -44,30 +44,34 @@ def test_what_forgetting_a_point_frees_is_what_a_prune_then_drops(
 
 
 def test_a_vm_knows_what_it_has_for_itself(history: History, stats: Any) -> None:
-    found = stats("other")
+    other = stats("other")
 
-    history.forget(*(row["id"] for row in found["points"]))
-    assert history.prune().dead_bytes == found["unique_bytes"]
-    assert found["shared_bytes"] > 2 * BLOCK
+    history.forget(*(row["id"] for row in other["points"]))
+    assert history.prune().dead_bytes == other["unique_bytes"]
+    assert other["shared_bytes"] > 2 * BLOCK
 
 
 def test_a_point_is_measured_alone(history: History, stats: Any) -> None:
     point = list(history.expected)[1]
 
-    found = stats(point)
+    document = stats(point)
 
-    assert [row["id"] for row in found["points"]] == [point]
-    assert found["unique_bytes"] == found["points"][0]["freed_bytes"]
-    assert found["logical_bytes"] == len(history.expected[point]["disk"])
+    assert [row["id"] for row in document["points"]] == [point]
+    assert document["unique_bytes"] == document["points"][0]["freed_bytes"]
+    assert document["logical_bytes"] == len(history.expected[point]["disk"])
 
 
 def test_ratios_compare_what_is_shown_with_what_is_kept(history: History, stats: Any) -> None:
-    found = stats()
+    document = stats()
 
     chunks = FANOUT + 29 + 30 + 30
-    assert found["distinct_bytes"] == chunks * BLOCK
-    assert found["deduplication"] == round(found["data_bytes"] / found["distinct_bytes"], 3) > 1
-    assert found["stored_bytes"] + found["unused_bytes"] == found["pack_bytes"]
+    assert document["distinct_bytes"] == chunks * BLOCK
+    assert (
+        document["deduplication"]
+        == round(document["data_bytes"] / document["distinct_bytes"], 3)
+        > 1
+    )
+    assert document["stored_bytes"] + document["unused_bytes"] == document["pack_bytes"]
 
 
 @pytest.mark.parametrize("suffix", [".svg", ".png"])

@@ -282,7 +282,7 @@ def test_what_is_dropped_leaves_nothing_behind(catalog: Catalog) -> None:
     objects = [chunk(1), chunk(2), node(3, 1, 2)]
     add(catalog, *objects)
     with catalog.view() as view:
-        places = [(each.number, view.location(each.number)) for each in objects]
+        places = [(new.number, view.location(new.number)) for new in objects]
     catalog.update(
         lambda update: update.drop_objects([(n, place) for n, place in places if place is not None])
     )

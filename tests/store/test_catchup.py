@@ -42,10 +42,10 @@ class History(NamedTuple):
 
 
 def image(changes: dict[int, bytes]) -> bytes:
-    found = bytearray(130 * BLOCK)
+    disk = bytearray(130 * BLOCK)
     for block, content in changes.items():
-        found[block * BLOCK : (block + 1) * BLOCK] = content.ljust(BLOCK, b".")
-    return bytes(found)
+        disk[block * BLOCK : (block + 1) * BLOCK] = content.ljust(BLOCK, b".")
+    return bytes(disk)
 
 
 @pytest.fixture
@@ -56,9 +56,9 @@ def history(tmp_path: Path) -> History:
     second = first | {1: RAW[BLOCK : 2 * BLOCK]}
     third = second | {70: b"d"}
     points = [Point(add_point(path, {"disk": image(first)}), image(first))]
-    for each, block in ((second, 1), (third, 70)):
-        manifest = add_point(path, {"disk": image(each)}, changed={"disk": [block]})
-        points.append(Point(manifest, image(each)))
+    for content, block in ((second, 1), (third, 70)):
+        manifest = add_point(path, {"disk": image(content)}, changed={"disk": [block]})
+        points.append(Point(manifest, image(content)))
     return History(path, points)
 
 
@@ -69,15 +69,15 @@ def open_and_settle(path: Path) -> Findings:
 
 def outcomes(history: History) -> list[bool]:
     """Return whether each point is readable; a wrong byte fails the test."""
-    found = []
+    readable = []
     with reading(history.path) as repository:
         for point in history.points:
             try:
                 assert read_image(repository, point.manifest.disks[0]) == point.image
-                found.append(True)
+                readable.append(True)
             except CbtfsError:
-                found.append(False)
-    return found
+                readable.append(False)
+    return readable
 
 
 def damaged(path: Path) -> list[bool]:
@@ -363,9 +363,9 @@ def test_a_point_with_neither_manifest_stays_known_and_is_missing(history: Histo
     assert findings.points_dropped == 0
     assert findings.missing == {gone.point}
     with reading(history.path) as repository, repository.catalog.view() as view:
-        found = {point.manifest.point: point.marks for point in listing.points(view)}
+        marks = {point.manifest.point: point.marks for point in listing.points(view)}
         record = view.point(gone.point)
-    assert found == {
+    assert marks == {
         point.manifest.point: (["missing"] if point.manifest == gone else [])
         for point in history.points
     }

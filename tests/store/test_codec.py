@@ -35,10 +35,10 @@ def partly_random(share: float) -> bytes:
 
 @given(st.binary(max_size=3000) | st.binary(max_size=50).map(lambda part: part * 200))
 def test_what_was_encoded_comes_back(content: bytes) -> None:
-    found = encoded(content)
+    stored = encoded(content)
 
-    frame = frame_of(content, bytes(found.payload), found.codec)
-    assert decode(frame, bytes(found.payload)) == content
+    frame = frame_of(content, bytes(stored.payload), stored.codec)
+    assert decode(frame, bytes(stored.payload)) == content
 
 
 @pytest.mark.parametrize(
@@ -59,9 +59,9 @@ def test_many_chunks_are_encoded_as_each_is() -> None:
     contents = [partly_random(share) for share in (0.0, 0.85, 0.92, 1.0)]
     digests = [digest_of(Kind.CHUNK, 0, content) for content in contents]
 
-    found = ENCODER.encode_chunks(digests, [memoryview(content) for content in contents])
+    chunks = ENCODER.encode_chunks(digests, [memoryview(content) for content in contents])
 
-    assert [each._replace(payload=bytes(each.payload)) for each in found] == [
+    assert [chunk._replace(payload=bytes(chunk.payload)) for chunk in chunks] == [
         encoded(content) for content in contents
     ]
 
@@ -89,11 +89,11 @@ def test_no_flipped_bit_of_a_payload_passes(codec: Codec) -> None:
         flipped = bytearray(payload)
         flipped[bit // 8] ^= 1 << bit % 8
         try:
-            found = decode(frame, bytes(flipped))
+            decoded = decode(frame, bytes(flipped))
         except DataCorrupt:
             continue
 
-        assert found == content
+        assert decoded == content
 
 
 def test_a_bomb_that_declares_its_size_is_refused_unopened() -> None:

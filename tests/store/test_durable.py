@@ -50,9 +50,9 @@ class Flushes:
 
     def left(self, folder: Path) -> list[Path]:
         """Return unflushed files and directories in *folder*."""
-        there = {each.stat().st_ino for each in [folder, *folder.rglob("*")]}
-        found = [path for inode, path in self.unflushed.items() if inode in there]
-        return [path for path in found if not _is_derived(path.relative_to(folder.parent))]
+        there = {entry.stat().st_ino for entry in [folder, *folder.rglob("*")]}
+        paths = [path for inode, path in self.unflushed.items() if inode in there]
+        return [path for path in paths if not _is_derived(path.relative_to(folder.parent))]
 
 
 def _is_derived(path: Path) -> bool:
@@ -62,7 +62,7 @@ def _is_derived(path: Path) -> bool:
 @contextmanager
 def watched() -> Iterator[Flushes]:
     """Record every call that writes, renames or flushes, until the end of the block."""
-    found = Flushes()
+    flushes = Flushes()
     with pytest.MonkeyPatch.context() as patch:
 
         def after(name: str, note: Callable[..., None]) -> None:
@@ -76,12 +76,12 @@ def watched() -> Iterator[Flushes]:
             patch.setattr(os, name, call)
 
         for name in ("write", "writev", "pwrite", "pwritev", "ftruncate"):
-            after(name, lambda fd, *_: found.wrote(fd))
-        after("fsync", found.flushed)
+            after(name, lambda fd, *_: flushes.wrote(fd))
+        after("fsync", flushes.flushed)
         for name in ("rename", "replace", "link"):
-            after(name, lambda _, new, *__: found.named(Path(new)))
-        after("mkdir", lambda path, *_: found.named(Path(path)))
-        yield found
+            after(name, lambda _, new, *__: flushes.named(Path(new)))
+        after("mkdir", lambda path, *_: flushes.named(Path(path)))
+        yield flushes
 
 
 def test_a_whole_life_leaves_nothing_unflushed(tmp_path: Path) -> None:

@@ -35,8 +35,8 @@ def test_files_change_places_where_the_file_system_cannot_swap(
 
     files.exchange(new, path)
 
-    found = {each.name: each.read_text() for each in tmp_path.iterdir()}
-    assert found == {"new": "old", "file": "new"}
+    contents = {file.name: file.read_text() for file in tmp_path.iterdir()}
+    assert contents == {"new": "old", "file": "new"}
 
 
 def test_a_replaced_file_leaves_no_descriptor_open(tmp_path: Path) -> None:

@@ -182,11 +182,11 @@ class Repositories(RuleBasedStateMachine):
             for manifest, image in self.points:
                 (disk,) = manifest.disks
                 try:
-                    found: bytes | None = read_image(repository, disk)
+                    content: bytes | None = read_image(repository, disk)
                 except CbtfsError:
-                    found = None
-                if found is not None or (is_whole and self.readable(manifest) is not None):
-                    assert found == image
+                    content = None
+                if content is not None or (is_whole and self.readable(manifest) is not None):
+                    assert content == image
 
     @invariant()
     def no_reader_is_told_a_wrong_byte(self) -> None:

@@ -65,8 +65,8 @@ def run_all(history: History) -> None:
 
 def content(path: Path) -> dict[str, bytes | None]:
     """Return all entries at or below *path*."""
-    found = [path, *path.rglob("*")] if path.is_dir() else [path]
-    return {str(each): each.read_bytes() if each.is_file() else None for each in found}
+    entries = [path, *path.rglob("*")] if path.is_dir() else [path]
+    return {str(entry): entry.read_bytes() if entry.is_file() else None for entry in entries}
 
 
 @pytest.mark.parametrize("name", [*DIRECTORIES, *ASIDE])
@@ -154,7 +154,7 @@ def test_what_becomes_of_the_path_later_does_not_matter(history: History, tmp_pa
     packs.remove_leftovers()
 
     assert (points.ids(), packs.ids()) == (known, stored)
-    assert [each.name for each in outside.iterdir()] == [f"{'0' * 32}.tmp"]
+    assert [entry.name for entry in outside.iterdir()] == [f"{'0' * 32}.tmp"]
 
 
 @pytest.mark.parametrize("make", [lambda p: p.write_bytes(b""), lambda p: os.mkfifo(p)])

@@ -45,8 +45,8 @@ def folder() -> Iterator[Path]:
 def repository(folder: Path) -> Path:
     """Return a repository of the user."""
     path = new_repository(folder / "repository")
-    for each in (path, *path.rglob("*")):
-        os.chown(each, USER, USER)
+    for entry in (path, *path.rglob("*")):
+        os.chown(entry, USER, USER)
     return path
 
 

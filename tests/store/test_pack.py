@@ -54,8 +54,8 @@ def flip(path: Path, offset: int, bit: int = 0) -> None:
 def test_what_was_appended_comes_back(folder: PackFolder) -> None:
     pack, frames = write_pack(folder, CONTENTS)
 
-    found = folder.open(pack)
-    assert [found.load(frame) for frame in frames] == CONTENTS
+    opened = folder.open(pack)
+    assert [opened.load(frame) for frame in frames] == CONTENTS
 
 
 def test_the_trailer_lists_the_frames(folder: PackFolder) -> None:
@@ -111,10 +111,10 @@ def test_a_pack_that_is_not_there_is_missing(folder: PackFolder) -> None:
 def test_a_flipped_bit_in_a_frame_header_is_found(folder: PackFolder, at: int) -> None:
     pack, frames = write_pack(folder, CONTENTS)
     flip(folder.path(pack), frames[1].offset + at)
-    found = folder.open(pack)
+    opened = folder.open(pack)
 
     with pytest.raises(DataCorrupt, match="frame"):
-        found.load(frames[1])
+        opened.load(frames[1])
 
 
 def test_another_object_at_its_place_is_a_missing_one(folder: PackFolder) -> None:
@@ -136,22 +136,22 @@ def test_a_truncated_pack_gives_its_whole_frames_and_no_others(folder: PackFolde
         os.truncate(folder.path(pack), size)
         folder.forget_open()
 
-        found, problem = folder.frames(pack)
+        scanned, problem = folder.frames(pack)
         assert problem is not None
-        assert found == [frame for frame in frames if frame.end <= size]
+        assert scanned == [frame for frame in frames if frame.end <= size]
 
 
 def test_a_load_beyond_the_end_is_refused(folder: PackFolder) -> None:
     pack, frames = write_pack(folder, CONTENTS)
-    found = folder.open(pack)
+    opened = folder.open(pack)
     for size in cut_places(frames, frames[-1].end)[::-1]:
         os.truncate(folder.path(pack), size)
         for frame, content in zip(frames, CONTENTS, strict=True):
             if frame.end <= size:
-                assert found.load(frame) == content
+                assert opened.load(frame) == content
             else:
                 with pytest.raises(CbtfsError):
-                    found.load(frame)
+                    opened.load(frame)
 
 
 def test_a_damaged_trailer_costs_nothing_but_a_scan(folder: PackFolder) -> None:
@@ -162,9 +162,9 @@ def test_a_damaged_trailer_costs_nothing_but_a_scan(folder: PackFolder) -> None:
         damaged[at] ^= 0x10
         folder.path(pack).write_bytes(damaged)
         folder.forget_open()
-        found, problem = folder.frames(pack)
+        scanned, problem = folder.frames(pack)
 
-        assert found == frames
+        assert scanned == frames
         assert problem is not None
         assert pack in problem
 
@@ -210,10 +210,10 @@ def test_a_scan_passes_over_holes(folder: PackFolder) -> None:
         file.write(whole[PACK_HEADER_BYTES:])
     folder.forget_open()
 
-    found, _ = folder.frames(pack)
+    scanned, _ = folder.frames(pack)
 
     moved = [f._replace(offset=f.offset + hole - PACK_HEADER_BYTES) for f in frames]
-    assert found == frames + moved
+    assert scanned == frames + moved
 
 
 def test_a_trailer_that_is_too_large_is_not_loaded(
@@ -222,9 +222,9 @@ def test_a_trailer_that_is_too_large_is_not_loaded(
     pack, frames = write_pack(folder, CONTENTS)
     monkeypatch.setattr("cbtfs.store.pack.MAX_TRAILER_BYTES", ENTRY_BYTES * (len(frames) - 1))
 
-    found, problem = folder.frames(pack)
+    scanned, problem = folder.frames(pack)
 
-    assert found == frames
+    assert scanned == frames
     assert problem is not None
     assert "too large" in problem
 
@@ -234,8 +234,8 @@ def test_a_pack_under_the_name_of_another_is_scanned(folder: PackFolder) -> None
     other = PackId(pack[:2] + "0" * 30)
     folder.path(pack).rename(folder.path(other))
 
-    found, problem = folder.frames(other)
-    assert found == frames
+    scanned, problem = folder.frames(other)
+    assert scanned == frames
     assert problem is not None
 
 
@@ -249,8 +249,8 @@ def test_noise_is_a_pack_without_frames(
     folder.path(pack).parent.mkdir()
     folder.path(pack).write_bytes(noise)
 
-    found, problem = folder.frames(pack)
-    assert found == []
+    scanned, problem = folder.frames(pack)
+    assert scanned == []
     assert problem is not None
 
 

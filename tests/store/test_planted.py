@@ -91,7 +91,7 @@ def use(path: Path, point: Manifest) -> None:
     with suppress(CbtfsError), reading(path) as repository:
         assert read_image(repository, point.disks[0]) == IMAGE
         with repository.catalog.view() as view:
-            assert [each.manifest for each in listing.points(view)] == [point]
+            assert [item.manifest for item in listing.points(view)] == [point]
     with suppress(CbtfsError):
         add_point(path, {"disk": IMAGE + b"new"})
 

@@ -261,10 +261,10 @@ def test_a_repair_stores_bad_nodes_anew(
     point = ingest(path, CONTENT)
     count = spoil_nodes(path, level)
     if is_checked:
-        code, found = run(path, capsys, "check")
+        code, document = run(path, capsys, "check")
         assert code == 21
-        assert [problem["kind"] for problem in found["problems"]] == ["node"] * count
-        assert {each["point"] for p in found["problems"] for each in p["points"]} == {point}
+        assert [problem["kind"] for problem in document["problems"]] == ["node"] * count
+        assert {item["point"] for p in document["problems"] for item in p["points"]} == {point}
 
     code, done = run(path, capsys, "repair")
 
@@ -304,9 +304,9 @@ def _expect_whole_from_packs_alone(
     for _ in range(3):  # Packs come in the order of their random ids.
         shutil.rmtree(path / "catalog")
         assert read(path, point) == CONTENT
-    code, found = run(path, capsys, "check", "--read-data")
-    assert (code, found["verified"][point] is not None) == (0, True)
-    assert all(not problem["points"] for problem in found["problems"])
+    code, document = run(path, capsys, "check", "--read-data")
+    assert (code, document["verified"][point] is not None) == (0, True)
+    assert all(not problem["points"] for problem in document["problems"])
 
 
 def test_a_pack_of_nodes_that_is_gone_is_written_anew_by_repair(

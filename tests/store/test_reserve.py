@@ -24,9 +24,9 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_the_first_writer_makes_a_reserve_that_takes_room(path: Path) -> None:
-    found = (path / "reserve").stat()
+    facts = (path / "reserve").stat()
 
-    assert found.st_size == found.st_blocks * 512 >= 1 << 20
+    assert facts.st_size == facts.st_blocks * 512 >= 1 << 20
 
 
 def test_where_room_is_tight_it_is_let_go_and_made_again(

@@ -126,9 +126,9 @@ def test_what_was_not_flushed_is_gone(repository: Repository) -> None:
 
 def test_ids_go_on_where_the_last_writer_ended(repository: Repository) -> None:
     numbers = []
-    for each in range(3):
+    for seed in range(3):
         objects = writer_of(repository)
-        numbers.append(objects.put_chunk(chunk(each)).ref.number)
+        numbers.append(objects.put_chunk(chunk(seed)).ref.number)
         objects.flush()
         objects.close()
 
@@ -227,5 +227,5 @@ def test_short_writes_are_finished(repository: Repository, monkeypatch: pytest.M
     with repository.catalog.view() as view:
         places = view.locations([ref.number for ref in refs])
     (pack,) = repository.packs.ids()
-    found = [repository.packs.open(pack).load(places[ref.number].frame) for ref in refs]
-    assert [chunk_digest(content) for content in found] == [ref.digest for ref in refs]
+    contents = [repository.packs.open(pack).load(places[ref.number].frame) for ref in refs]
+    assert [chunk_digest(content) for content in contents] == [ref.digest for ref in refs]

@@ -99,8 +99,8 @@ class Keeper:
     def run(self) -> int:
         """Watch until pytest has ended and end what it left; the exit code."""
         wakeup, notify = socket.socketpair()
-        for each in (wakeup, notify):
-            each.setblocking(False)
+        for end in (wakeup, notify):
+            end.setblocking(False)
         signal.set_wakeup_fd(notify.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # pytest gets it from the terminal, too
@@ -141,8 +141,8 @@ class Keeper:
         if not message:
             self._is_open = False  # pytest ends
             return
-        found = json.loads(message)
-        if "end" in found:
+        event = json.loads(message)
+        if "end" in event:
             if self._test is not None and self._test.steps:
                 self._clear(self._test, is_all=self._test.steps > 1)
             self._test = None
@@ -152,12 +152,12 @@ class Keeper:
             return
         start = machine.now()
         self._test = _Test(
-            number=found["start"],
-            name=found["name"],
-            limit=found["limit"],
+            number=event["start"],
+            name=event["name"],
+            limit=event["limit"],
             start=start,
             mounts=frozenset(mount.id for mount in machine.mounts()),
-            deadline=start + found["limit"] if found["limit"] else None,
+            deadline=start + event["limit"] if event["limit"] else None,
         )
 
     def _expire(self) -> None:
@@ -181,7 +181,7 @@ class Keeper:
         self._unmount(frozenset() if is_all else test.mounts, since)
         doomed: set[int] = set()
         for _ in range(_ROUNDS):
-            found = [
+            processes = [
                 process
                 for process in machine.descendants(os.getpid())
                 if process.pid != self.pytest
@@ -190,10 +190,10 @@ class Keeper:
                 # pytest may start others meanwhile, to clean up
                 and (process.start <= before or process.parent in doomed | {os.getpid()})
             ]
-            if not found:
+            if not processes:
                 break
-            doomed |= {process.pid for process in found}
-            machine.kill(found)
+            doomed |= {process.pid for process in processes}
+            machine.kill(processes)
             select.select([], [], [], 0.02)
             self._reap()
 
@@ -209,7 +209,7 @@ class Keeper:
         minors = {mount.minor for mount in ours}
         for process in machine.descendants(os.getpid()):
             if process.start >= since:
-                minors |= {each.minor for each in machine.mounts(process.pid) if each.is_fuse}
+                minors |= {mount.minor for mount in machine.mounts(process.pid) if mount.is_fuse}
         machine.abort_fuse(minors - kept)
         for mount in reversed(ours):
             machine.detach(mount.place)
@@ -230,8 +230,8 @@ class Keeper:
             os.kill(self.pytest, number)
 
     def _finish(self, status: int) -> int:
-        left = [each for each in machine.descendants(os.getpid()) if each.is_running]
-        names = [f"{each.pid} {machine.command(each.pid)}" for each in left]
+        left = [process for process in machine.descendants(os.getpid()) if process.is_running]
+        names = [f"{process.pid} {machine.command(process.pid)}" for process in left]
         test = self._test or _Test(0, "no test", 0, 0, frozenset(), None)
         self._clear(test, is_all=True)
         if self._killed:

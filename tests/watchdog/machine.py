@@ -73,10 +73,10 @@ def descendants(root: int) -> list[Process]:
     children: dict[int, list[Process]] = {}
     for process in _processes():
         children.setdefault(process.parent, []).append(process)
-    found = list(children.get(root, ()))
-    for process in found:  # grows while it is walked
-        found += children.get(process.pid, ())
-    return found
+    processes = list(children.get(root, ()))
+    for process in processes:  # grows while it is walked
+        processes += children.get(process.pid, ())
+    return processes
 
 
 def mounts(pid: int | str = "self") -> list[Mount]:

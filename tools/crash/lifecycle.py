@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 from cbtfs.core.ids import PointId
 from cbtfs.prune.prune import prune
-from cbtfs.prune.select import Limits
+from cbtfs.prune.select import PruneLimits
 from cbtfs.repair import repair
 from cbtfs.store.repository import reading, writing
 from cbtfs.store.reserve import released
@@ -55,7 +55,7 @@ def pruning(path: Path, prepare: Prepare) -> Work:
         prepare(send)
         send({"begun": "prune"})
         with released(path), writing(path, lock_wait=LOCK_WAIT) as repository:
-            result = prune(repository, Limits(unused_share=0.0), pack_bytes=_PACK_BYTES)
+            result = prune(repository, PruneLimits(unused_share=0.0), pack_bytes=_PACK_BYTES)
             send({"freed": result.freed_bytes})
 
     return run

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from cbtfs.store.catalog.environment import LOCK
 from cbtfs.store.catalog.gate import DATA
-from cbtfs.store.repository import CATALOG
+from cbtfs.store.catalog_opening import CATALOG
 from tools.crash.campaign import Campaign, expect_success
 from tools.crash.child import BUG, ChildExit
 from tools.crash.lifecycle import OPERATIONS, Lifecycle, Operation

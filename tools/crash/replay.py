@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from cbtfs.core.ids import PointId
-from cbtfs.store.repository import CATALOG
+from cbtfs.store.catalog_opening import CATALOG
 from tools.crash.campaign import Campaign, expect_success
 from tools.crash.capture import IngestRun
 from tools.crash.child import ChildExit, Message, Send, Work, run_child

@@ -10,7 +10,8 @@ from cbtfs.core.ids import PointId
 from cbtfs.listing import points
 from cbtfs.reader import Reader
 from cbtfs.store.catalog.catalog import Catalog
-from cbtfs.store.repository import CATALOG, reading, writing
+from cbtfs.store.catalog_opening import CATALOG
+from cbtfs.store.repository import reading, writing
 from tools.crash.child import Send, Work
 
 
