@@ -145,7 +145,7 @@ def test_another_magic_version_or_flag_is_no_pack() -> None:
 
 
 def test_a_pack_header_cut_short_is_refused() -> None:
-    with pytest.raises(ValueError, match="cut short"):
+    with pytest.raises(ValueError, match="truncated"):
         decode_pack_header(encode_pack_header(PACK)[:-1])
 
 
@@ -182,7 +182,7 @@ def test_a_footer_of_another_size_of_pack_is_refused() -> None:
 
 
 def test_a_footer_cut_short_is_refused() -> None:
-    with pytest.raises(ValueError, match="cut short"):
+    with pytest.raises(ValueError, match="truncated"):
         decode_footer(encode_trailer([], PACK_HEADER_BYTES, PACK)[1:], PACK_HEADER_BYTES)
 
 
@@ -200,7 +200,7 @@ def test_a_trailer_that_lists_a_frame_beyond_the_frames_is_refused(beyond: int) 
 def test_a_trailer_that_lists_an_object_too_large_is_refused() -> None:
     frame = framed(Kind.CHUNK, 0, Codec.ZSTD, 10, MAX_PLAIN_BYTES + 1, Digest(b"d" * 32))
 
-    with pytest.raises(ValueError, match="does not know"):
+    with pytest.raises(ValueError, match="unknown feature"):
         read_trailer(encode_trailer([frame], frame.end, PACK), frame.end)
 
 
