@@ -160,18 +160,18 @@ def test_the_last_minute_is_what_a_search_through_all_minutes_finds(
     ],
 )
 def test_since_is_the_first_instant_of_the_unit(text: str, moment: str) -> None:
-    assert format_moment(parse_since(text, Here(NOW, BERLIN))) == moment
+    assert format_moment(parse_since(text, ClockContext(NOW, BERLIN))) == moment
 
 
 @pytest.mark.parametrize(
     "text", ["2026-11-20", "2026-07-01T14:00", "2026-10-25T02:30", "2026-03-29T02:30", "-2d"]
 )
 def test_until_is_the_end_that_names_of_points_have(text: str) -> None:
-    assert format_moment(parse_until(text, Here(NOW, BERLIN))) == last(text, BERLIN)
+    assert format_moment(parse_until(text, ClockContext(NOW, BERLIN))) == last(text, BERLIN)
 
 
 def test_until_is_the_end_of_the_second_of_a_point() -> None:
-    found = parse_until("2026-11-20T14-00-03Z", Here(NOW, BERLIN))
+    found = parse_until("2026-11-20T14-00-03Z", ClockContext(NOW, BERLIN))
 
     assert format_moment(found) == "2026-11-20T14:00:03.999999Z"
 
@@ -180,7 +180,7 @@ def test_until_is_the_end_of_the_second_of_a_point() -> None:
 def test_a_bound_is_a_time(text: str) -> None:
     for parse_bound in (parse_since, parse_until):
         with pytest.raises(ValueError, match=r"no such time|is not a time"):
-            parse_bound(text, Here(NOW, BERLIN))
+            parse_bound(text, ClockContext(NOW, BERLIN))
 
 
 @given(MOMENTS, st.integers(-24 * 60 + 1, 24 * 60 - 1))
