@@ -41,4 +41,5 @@ def view_paths(disk: DiskRecord, name: str) -> list[str]:
     if disk.kind != "disk":
         return []
     stem = f"{VIEWS}/{name.removesuffix(RAW)}"
-    return [stem + QCOW2, stem + VMDK] if disk.size else [stem + QCOW2]
+    has_descriptor = disk.size > 0 and '"' not in name
+    return [stem + QCOW2, stem + VMDK] if has_descriptor else [stem + QCOW2]

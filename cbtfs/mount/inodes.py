@@ -22,7 +22,7 @@ MAX_SLOT: Final = FIRST_DISK + MAX_DISKS
 SLOT_BITS: Final = MAX_SLOT.bit_length()
 _BASE_BITS: Final = 51
 """With the slot 63 bits, so that the number is positive as a signed integer."""
-_FIRST_BASE: Final = 16
+FIRST_BASE: Final = 16
 """Offsets in a directory are bases; offsets below are reserved for entries without a base."""
 
 STATUS_BASE: Final = 2
@@ -84,7 +84,7 @@ def inode_base_of(identity: str, taken: Container[int] = ()) -> int:
     while True:
         base = _hash(identity, attempt)
         bases = [base_in(base, directory) for directory in Directory]
-        if min(bases) >= _FIRST_BASE and not any(map(taken.__contains__, bases)):
+        if min(bases) >= FIRST_BASE and not any(map(taken.__contains__, bases)):
             return base
         attempt += 1
 

@@ -6,7 +6,7 @@ from typing import Final
 
 from cbtfs.errors import PointNotFound
 from cbtfs.mount.filesystem import FileSystem
-from cbtfs.mount.inodes import Directory, base_and_slot, base_in, since_base
+from cbtfs.mount.inodes import FIRST_BASE, Directory, base_and_slot, base_in, since_base
 from cbtfs.mount.tree import DirectoryTree, PointNode
 
 _CACHED_BASES: Final = 1 << 12
@@ -42,7 +42,7 @@ class ViewBases:
     def view(self, inode: int) -> View | None:
         """Return the view of an inode number, or None if the number does not belong to one."""
         base = base_and_slot(inode)[0]
-        if base in self._file_system.tree.by_base:
+        if base < FIRST_BASE or base in self._file_system.tree.by_base:
             return None
         view = self._views.get(base) or self._find(base)
         if view is not None:

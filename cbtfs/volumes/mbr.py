@@ -33,6 +33,11 @@ _SIGNATURES: Final = (
     (4086, b"SWAPSPACE2"),
 )
 """Offsets and magic numbers in the first 4 KiB of a partition."""
+_FILE_SYSTEMS: Final = (
+    *((3, b"NTFS    "), (3, b"EXFAT   "), (3, b"-FVE-FS-")),
+    *((54, b"FAT12   "), (54, b"FAT16   "), (82, b"FAT32   ")),
+)
+"""Offsets and names in boot sectors, whose code can look like a table; as libblkid."""
 _BTRFS: Final = (65536 + 64, b"_BHRfS_M")
 
 
@@ -68,7 +73,10 @@ def has_protective_entry(sector: bytes) -> bool:
 
 def find_mbr(source: Source) -> PartitionTable | None:
     """Return the MBR partition table of a disk, or None. Extended partitions are not included."""
-    entries = _entries(read_bytes(source, 0, _MBR_BYTES))
+    head = read_bytes(source, 0, _MBR_BYTES)
+    if any(head[at : at + len(name)] == name for at, name in _FILE_SYSTEMS):
+        return None
+    entries = _entries(head)
     if entries is None or not any(entry.kind and entry.count for entry in entries):
         return None
     sector = _sector_bytes(source, entries)

@@ -107,6 +107,11 @@ def test_a_boot_sector_of_a_file_system_is_not_a_table() -> None:
     boot[446] = 0x33
 
     assert find_mbr(Memory(bytes(boot).ljust(SIZE, b"\0"))) is None
+    for at, name in ((3, b"NTFS    "), (54, b"FAT16   "), (82, b"FAT32   ")):
+        boot = bytearray(mbr((0x83, 1, 1)))
+        assert find_mbr(Memory(bytes(boot).ljust(SIZE, b"\0"))) is not None
+        boot[at : at + 8] = name
+        assert find_mbr(Memory(bytes(boot).ljust(SIZE, b"\0"))) is None
 
 
 def test_a_disk_without_a_table_has_no_partitions() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn, TextIO
 
 from cbtfs.errors import CbtfsError
-from tools.bench import depth, holes, ingests, reads, restores, scale, shapes, workloads
+from tools.bench import depth, holes, ingests, reads, restores, scale, shapes, slices, workloads
 from tools.bench.bench import Bench
 from tools.bench.datasets import Datasets, DatasetUnavailable
 from tools.bench.machine import describe
@@ -30,6 +30,7 @@ GROUPS: Final[Mapping[str, Callable[[Bench], Iterator[Row]]]] = {
     "read-raw": reads.raw_rows,
     "read-second": reads.second_rows,
     "read-memory": reads.memory_rows,
+    "read-slices": slices.slice_rows,
     "depth": depth.depth_rows,
     "depth-curves": depth.curve_rows,
     "ways-copy": workloads.copy_rows,

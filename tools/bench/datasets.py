@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
+from cbtfs.core.extent import Extent
 from cbtfs.errors import CbtfsError
 from tools.bench.content import BLOCK, Content
 from tools.bench.debian import mounted_root
@@ -43,6 +44,14 @@ class Chain:
     repository: Path
     first_overlay: Path
     newest_overlay: Path
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionedDisk:
+    """A disk with one partition, with one point."""
+
+    repository: Path
+    partition: Extent
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +130,25 @@ class Datasets:
                 take(changed)
                 overlay = overlay_of(overlay, folder / f"{index}.qcow2", image, changed)
         return Chain(image, repository, first, overlay)
+
+    @cached_property
+    def partitioned(self) -> PartitionedDisk:
+        """A disk whose only partition has an eighth of the size and the mix of the mixed disk."""
+        folder = self._new("partitioned")
+        image, content = folder / "disk.raw", Content("partitioned")
+        partition = Extent(1 << 20, self.sizes.disk // 8)
+        with image.open("wb") as file:
+            file.truncate(partition.end + (1 << 20))
+        sectors = f"start={partition.start // 512}, size={partition.length // 512}"
+        run(["sh", "-c", 'echo "$1" | sfdisk --quiet --label gpt "$0"', image, sectors])
+        with image.open("r+b") as file:
+            file.seek(partition.start)
+            for kind in content.kinds(partition.length):
+                file.write(content.block(kind))
+        repository = new_repository(folder / "repository")
+        with capturing(repository, image) as take:
+            take(None)
+        return PartitionedDisk(repository, partition)
 
     @cached_property
     def raw(self) -> RawChain:

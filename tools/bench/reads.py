@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from cbtfs.core.extent import Extent
 from cbtfs.errors import CbtfsError
 from cbtfs.mount.mountpoint import raise_read_ahead
 from tools.bench.bench import Bench
@@ -73,8 +74,11 @@ def read_all(path: Path, *, is_cold: bool = True) -> float:
         return total / (time.perf_counter() - started) / 1e6
 
 
-def random_reads(bench: Bench, path: Path, shape: RandomShape, seed: int) -> float:
-    """Return direct random reads per second, measured by fio."""
+def random_reads(
+    bench: Bench, path: Path, shape: RandomShape, seed: int, area: Extent | None = None
+) -> float:
+    """Return direct random reads per second in *area* or the whole file, measured by fio."""
+    within = [] if area is None else [f"--offset={area.start}", f"--size={area.length}"]
     result = run(
         [
             "fio",
@@ -90,6 +94,7 @@ def random_reads(bench: Bench, path: Path, shape: RandomShape, seed: int) -> flo
             "--time_based",
             f"--runtime={int(bench.sizes.fio_seconds * 1000)}ms",
             f"--randseed={seed}",
+            *within,
             "--output-format=json",
         ]
     )
