@@ -17,11 +17,12 @@ import typer
 
 from cbtfs import __version__
 from cbtfs.cli.lazy_commands import COMMANDS, LazyCommands
+from cbtfs.cli.options.context import options_of
 from cbtfs.cli.options.defaults import option_defaults
 from cbtfs.cli.report.journal import gravity, is_journal
 from cbtfs.cli.report.output import begin_output, emit_error, say
 from cbtfs.core.names import printable
-from cbtfs.errors import CbtfsError, ExitCode
+from cbtfs.errors import CbtfsError, ExitCode, UsageError
 from cbtfs.shortage import SHORTAGES, explain
 
 _NO_THREAD: Final = "can't start new thread"
@@ -85,6 +86,8 @@ def _start(
     restored or forgotten independently of the others. The options below, except --version, work in
     front of a command and behind it.
     """
+    if context.invoked_subcommand is None and options_of(context).is_json:
+        raise UsageError("no command given: see 'cbtfs --help'")
     if context.invoked_subcommand is None:
         typer.echo(context.get_help(), err=True)
         raise typer.Exit(ExitCode.USAGE)

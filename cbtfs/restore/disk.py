@@ -49,7 +49,7 @@ def restore_disk(
     if isinstance(target, int):
         opened = stream_target(target)
     else:
-        _refuse_inside(repository.path, target)
+        refuse_inside(repository.path, target)
         opened = open_target(target, disk.size, may_overwrite=may_overwrite)
     with repository.points.leased(point), opened as out:
         writer = _ImageWriter(out, keeps_going, advance)
@@ -116,6 +116,7 @@ def _plain(exc: Loss) -> type[Loss]:
     return DataCorrupt if isinstance(exc, DataCorrupt) else ChunkMissing
 
 
-def _refuse_inside(repository: Path, target: Path) -> None:
+def refuse_inside(repository: Path, target: Path) -> None:
+    """Raise UsageError if *target* is in the directory of the repository."""
     if target.resolve().is_relative_to(repository.resolve()):
         raise UsageError(f"{target} is inside the repository: name another target")

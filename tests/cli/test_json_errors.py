@@ -39,6 +39,10 @@ def test_the_commands_with_json_are_those_that_print_documents() -> None:
     assert {"list", "restore", "forget", "unforget", "ingest vsphere", "doctor"} <= {*COMMANDS}
 
 
+def test_no_command_is_a_document(run: Run) -> None:
+    assert run("--json").document["error"]["code"] == 2
+
+
 def test_a_missing_repository_is_a_document(tmp_path: Path) -> None:
     done = process(f"--repo={tmp_path}", "list", "--json")
 

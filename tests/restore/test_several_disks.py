@@ -145,10 +145,10 @@ def test_arguments_that_do_not_fit_are_refused(
 
 
 def test_a_directory_inside_the_repository_is_refused(run: Run, repository: Path) -> None:
-    before = files(repository)
+    before = sorted(repository.rglob("*"))
 
     assert run("restore", "web01", "--all", repository / "out").code == 2
-    assert files(repository).keys() == before.keys()
+    assert sorted(repository.rglob("*")) == before
 
 
 def test_two_disks_of_a_pattern_stop_at_the_first_error(

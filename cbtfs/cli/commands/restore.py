@@ -202,8 +202,10 @@ def _all_jobs(
 ) -> Iterator[_Job]:
     """Yield a job per disk and small file of the points, once each."""
     from cbtfs.listing import find_points
+    from cbtfs.restore.disk import refuse_inside
 
     points = [point for name in names for point in find_points(repository, name, clock)]
+    refuse_inside(repository.path, directory)
     _make(directory)
     for point in {point.manifest.point: point for point in points}.values():
         _make(directory / point.directory)
