@@ -22,6 +22,8 @@ from tests.mount.mount_process import forget, kill, serving, wait_until
 pytestmark = pytest.mark.mounts
 
 TIB = 1 << 40
+HOSTILE = 'nbd:"a,b\n'
+"""Label of a disk: a descriptor cannot contain the quotation mark."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ def history(tmp_path: Path) -> History:
     root = bytearray(source.randbytes(700 * BLOCK))
     root[100 * BLOCK : 500 * BLOCK] = bytes(400 * BLOCK)
     disks = {"root": bytes(root), "odd": b"x" * (BLOCK + 1), "empty": b"", "grown": b"g" * 70000}
+    disks[HOSTILE] = b"hostile" * 100
     old = add_point(repository, disks)
     changed = sorted(source.sample(range(700), 40))
     for block in changed:
@@ -68,8 +71,8 @@ def test_images_are_found_and_listed_only_by_their_own_name(history: History, im
 
     assert "as" not in os.listdir(images.parent)
     assert listed == [
-        *("empty.qcow2", "grown.qcow2", "grown.vmdk", "odd.qcow2", "odd.vmdk"),
-        *("root.qcow2", "root.vmdk"),
+        *("empty.qcow2", "grown.qcow2", "grown.vmdk"),
+        *('nbd%3A"a,b%0A.qcow2', "odd.qcow2", "odd.vmdk", "root.qcow2", "root.vmdk"),
     ]
     document = json.loads((images.parent / "vm.json").read_bytes())
     paths = [path for disk in document["disks"] for path in disk["images"]]

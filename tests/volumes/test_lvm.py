@@ -25,7 +25,7 @@ _UNSUPPORTED: Final = """
     snap { status = ["READ", "WRITE", "VISIBLE"] segment_count = 1
         segment1 { start_extent = 0 extent_count = 1 type = "striped" stripe_count = 1
             stripes = [ "pv0", 1 ] } }
-    snapshot0 { status = ["READ", "WRITE"] segment_count = 1
+    snapshot0 { status = ["READ", "WRITE", "VISIBLE"] segment_count = 1
         segment1 { start_extent = 0 extent_count = 1 type = "snapshot" chunk_size = 8
             origin = "linear" cow_store = "snap" } }
     r1 { status = ["READ", "WRITE", "VISIBLE"] segment_count = 1

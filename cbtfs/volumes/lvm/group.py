@@ -152,13 +152,17 @@ def _bounded(number: int) -> int:
 
 
 def _volumes(of: Section, physical: Mapping[str, PhysicalVolume]) -> Iterator[LogicalVolume]:
-    """Yield the visible volumes in alphabetical order. Snapshots lack the flag VISIBLE."""
+    """Yield the volumes that `lvs` shows, in alphabetical order.
+
+    The volume with the blocks of a snapshot lacks the flag VISIBLE, and the volume that relates it
+    to its origin has it.
+    """
     bodies = {name: body for name, body in sorted(of.items()) if isinstance(body, Mapping)}
     reasons = _snapshot_reasons(bodies)
     visible = [
         name
         for name, body in bodies.items()
-        if name in reasons or "VISIBLE" in strings(body, "status")
+        if not _is_relation(body) and (name in reasons or "VISIBLE" in strings(body, "status"))
     ]
     for name in visible[:_MAX_VOLUMES]:
         body = bodies[name]
@@ -174,10 +178,15 @@ def _volumes(of: Section, physical: Mapping[str, PhysicalVolume]) -> Iterator[Lo
         yield LogicalVolume(visible[_MAX_VOLUMES], reason=f"only {_MAX_VOLUMES} volumes are shown")
 
 
+def _is_relation(body: Section) -> bool:
+    """Return True for a volume that relates a snapshot to its origin."""
+    return any(fields.get("type") == "snapshot" for _, fields in _segment_sections(body))
+
+
 def _snapshot_reasons(bodies: Mapping[str, Section]) -> dict[str, str]:
     """Return why the volumes of classic snapshots are not what their segments contain.
 
-    A hidden volume of type `snapshot` relates two visible ones: the origin and the changed blocks.
+    A volume of type `snapshot` relates two others: the origin and the changed blocks.
     """
     reasons = {}
     for body in bodies.values():
