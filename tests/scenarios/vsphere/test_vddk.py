@@ -598,7 +598,7 @@ def test_a_library_that_does_not_load_is_refused_with_the_reason(lab: Lab, tmp_p
     assert document["points"] == []
     enabled, failed = words.splitlines()
     assert "change tracking enabled; this run takes no restore point" in enabled
-    assert "cannot be used" in failed
+    assert "cannot use the library" in failed
 
 
 def test_a_vm_on_a_standalone_host_is_not_held(tmp_path: Path, certificate: Certificate) -> None:
