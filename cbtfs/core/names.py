@@ -62,6 +62,8 @@ def unique_name(name: str, taken: Collection[str], suffix: str) -> str:
 
 def printable(text: str) -> str:
     """Return *text* with control and bidi characters escaped, for a terminal or a log."""
+    if text.isascii() and text.isprintable():
+        return text  # nearly all names; lists of many points call this often
     return "".join(
         c if c.isprintable() and unicodedata.category(c)[0] != "C" else ascii(c)[1:-1] for c in text
     )

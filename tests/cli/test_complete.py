@@ -106,8 +106,10 @@ def test_it_is_silent_where_the_repository_cannot_be_opened(
 
 
 def test_a_repository_on_the_command_line_is_asked(complete: Complete, filled: Names) -> None:
-    assert complete(f"cbtfs --repo {filled.path} list d", "/nowhere") == ["db"]
-    assert complete(f"cbtfs --repo={filled.path} list d", "/nowhere") == ["db"]
+    path = filled.path
+    for option in (f"--repo {path}", f"--repo={path}", f"-r {path}", f"-r{path}"):
+        assert complete(f"cbtfs {option} -q list d", "/nowhere") == ["db"]
+        assert complete(f"cbtfs list {option} -v d", "/nowhere") == ["db"]
 
 
 HOSTILE = [

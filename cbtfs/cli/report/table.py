@@ -34,15 +34,11 @@ class _Cells:
 
     cells: Sequence[str]
     is_right: bool
-
-    @property
-    def width(self) -> int:
-        return max(map(display_width, self.cells))
+    width: int
 
     def padded(self) -> Iterator[str]:
-        width = self.width
         for cell in self.cells:
-            padding = " " * (width - display_width(cell))
+            padding = " " * (self.width - display_width(cell))
             yield padding + cell if self.is_right else cell + padding
 
 
@@ -138,7 +134,8 @@ def _reduced(
 
 
 def _cells(column: Column, variant: int) -> _Cells:
-    return _Cells([column.name.upper(), *column.variants[variant]], column.is_right)
+    cells = [column.name.upper(), *column.variants[variant]]
+    return _Cells(cells, column.is_right, max(map(display_width, cells)))
 
 
 def _total(chosen: Mapping[str, _Cells]) -> int:
