@@ -22,6 +22,7 @@ from cbtfs.mount.inodes import (
     ROOT,
     SELF,
     base_and_slot,
+    disk_inode,
     inode_base_of,
     inode_of,
 )
@@ -33,6 +34,7 @@ from cbtfs.mount.tree import DirectoryTree, PointNode, VmNode, updated_tree
 from cbtfs.native import Chunks, Requests
 from cbtfs.reader import Reader
 from cbtfs.store.repository import Repository
+from cbtfs.volumes.segment import Slice
 
 REFRESH_SECONDS: Final = 1.0
 """Interval in which the catalog is checked for a replacement."""
@@ -57,8 +59,9 @@ class FileSystem:
         self._requests: Requests | None = None
         self.reader = Reader(repository, is_strict=False, on_leaves_dropped=self._drop_leaves)
         self._open_counts = open_counts
-        self.leases = Leases(repository.points, open_counts, self._close_disks)
+        self.leases = Leases(repository.points, open_counts, self._close_files)
         self._disks: dict[int, OpenDisk] = {}
+        self._slices: dict[int, PointId] = {}
         self._files: Cache[PointId, PointFiles] = Cache(_CACHED_POINTS, lambda _: 1)
         self._documents: Cache[tuple[PointState, bool], bytes] = Cache(_CACHED_JSON_BYTES, len)
         """Documents by state; a state contains the id of its point."""
@@ -299,6 +302,8 @@ class FileSystem:
         if self._requests is None or base_and_slot(inode)[1] == EXTRA:
             return False
         opened = self._disks.get(inode) or self._open_disk(inode)
+        # Each time, because another thread may have dropped the disk after its last close.
+        self._requests.add_disk(inode, opened.disk.size, opened.disk.record.block_size)
         for index, leaf in opened.disk.leaves(offset, length):
             self._requests.put_leaf(inode, index, leaf)
         return True
@@ -317,9 +322,32 @@ class FileSystem:
         opened = self._disks.get(inode) or self._open_disk(inode)
         if self._requests is None:
             return opened.disk.size
+        self._requests.add_disk(inode, opened.disk.size, opened.disk.record.block_size)
         if offset < opened.disk.size:
             self._requests.put_map(inode, *opened.data_masks(offset))
         return None
+
+    def open_slice(self, inode: int, node: PointNode, slice_: Slice) -> bool:
+        """Provide a slice of a point to Requests. Return False if there is no Requests.
+
+        prepare() and prepare_seek() provide its disks.
+        """
+        if self._requests is None:
+            return False
+        if not self._requests.has_file(inode):
+            self.leases.take(node.point)
+            self._slices[inode] = node.point
+            self._requests.add_slice(
+                inode,
+                tuple(
+                    (
+                        *(segment.length, segment.stripe_bytes),
+                        tuple((disk_inode(node.base, a.disk), a.offset) for a in segment.areas),
+                    )
+                    for segment in slice_.segments
+                ),
+            )
+        return True
 
     def read(self, inode: int, offset: int, length: int) -> bytes | memoryview:
         """Return the bytes [offset, offset + length) of an open file, fewer only at its end.
@@ -344,8 +372,6 @@ class FileSystem:
         record = disk[0]
         opened = OpenDisk(node.point, record.label, self.reader.disk(record))
         self._disks[inode] = opened
-        if self._requests is not None:
-            self._requests.add_file(inode, record.size, record.block_size)
         return opened
 
     @property
@@ -358,9 +384,11 @@ class FileSystem:
         """Number of points with open files, in all workers."""
         return len(self._open_counts.points())
 
-    def _close_disks(self, point: PointId) -> None:
-        for inode, opened in list(self._disks.items()):
-            if opened.point == point:
-                self._disks.pop(inode, None)
-                if self._requests is not None:
-                    self._requests.drop_file(inode)
+    def _close_files(self, point: PointId) -> None:
+        disks = {inode for inode, opened in list(self._disks.items()) if opened.point == point}
+        slices = {inode for inode, owner in list(self._slices.items()) if owner == point}
+        for inode in disks | slices:
+            self._disks.pop(inode, None)
+            self._slices.pop(inode, None)
+            if self._requests is not None:
+                self._requests.drop_file(inode)

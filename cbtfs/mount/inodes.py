@@ -68,6 +68,11 @@ def inode_of(base: int, slot: int = SELF) -> int:
     return base << SLOT_BITS | slot
 
 
+def disk_inode(base: int, index: int) -> int:
+    """Return the inode number of the disk at position *index* of the point with that base."""
+    return inode_of(base, FIRST_DISK + index)
+
+
 def base_and_slot(inode: int) -> tuple[int, int]:
     """Return the base and the slot of an inode number."""
     return inode >> SLOT_BITS, inode & MAX_SLOT

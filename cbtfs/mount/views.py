@@ -11,11 +11,12 @@ from cbtfs.errors import PointNotFound
 from cbtfs.mount.entry import Entry, EntryType
 from cbtfs.mount.filesystem import FileSystem
 from cbtfs.mount.images import Images
-from cbtfs.mount.inodes import FIRST_DISK, SELF, Directory, base_and_slot, inode_of
+from cbtfs.mount.inodes import SELF, Directory, base_and_slot, disk_inode, inode_of
 from cbtfs.mount.slice_files import SliceFiles, slice_files
 from cbtfs.mount.tree import PointNode
 from cbtfs.mount.view_bases import View, ViewBases
 from cbtfs.views.slices import slices_of
+from cbtfs.volumes.segment import Slice
 
 _CACHED_POINTS: Final = 64
 """Points whose slices are cached."""
@@ -127,12 +128,31 @@ class FileSystemWithViews:
             self.leases.close(node.point)
 
     def prepare(self, inode: int, offset: int, length: int) -> bool:
-        return self._bases.view(inode) is None and self._file_system.prepare(inode, offset, length)
+        view = self._bases.view(inode)
+        if view is None:
+            return self._file_system.prepare(inode, offset, length)
+        if view.directory is not Directory.SLICES:
+            return False
+        slice_ = self._slice_at(view, inode)
+        return self._file_system.open_slice(inode, view.node, slice_) and all(
+            self._file_system.prepare(
+                disk_inode(view.node.base, piece.disk), piece.offset, piece.length
+            )
+            for piece in slice_.pieces(offset, length)
+        )
 
     def prepare_seek(self, inode: int, offset: int) -> int | None:
-        if self._bases.view(inode) is None:
+        view = self._bases.view(inode)
+        if view is None:
             return self._file_system.prepare_seek(inode, offset)
-        return self.entry(inode).size
+        if view.directory is not Directory.SLICES:
+            return self.entry(inode).size
+        slice_ = self._slice_at(view, inode)
+        if not self._file_system.open_slice(inode, view.node, slice_):
+            return slice_.size
+        for piece in slice_.pieces(offset, 1):
+            self._file_system.prepare_seek(disk_inode(view.node.base, piece.disk), piece.offset)
+        return None
 
     def read(self, inode: int, offset: int, length: int) -> bytes | memoryview:
         view = self._bases.view(inode)
@@ -142,19 +162,23 @@ class FileSystemWithViews:
             self.leases.take(node.point)
         slot = base_and_slot(inode)[1]
         if view.directory is Directory.SLICES:
-            return self._read_slice(view, slot, offset, length)
+            return self._read_slice(view, inode, offset, length)
         content = self._images.content(view, slot)
         if content is None:
             raise PointNotFound(f"no file has the inode number {inode}")
         return content.read(offset, length)
 
-    def _read_slice(self, view: View, slot: int, offset: int, length: int) -> bytes:
+    def _read_slice(self, view: View, inode: int, offset: int, length: int) -> bytes:
+        return b"".join(
+            self._file_system.read(
+                disk_inode(view.node.base, piece.disk), piece.offset, piece.length
+            )
+            for piece in self._slice_at(view, inode).pieces(offset, length)
+        )
+
+    def _slice_at(self, view: View, inode: int) -> Slice:
+        slot = base_and_slot(inode)[1]
         node = self._slices_of(view.node).at(slot)
         if node is None or node.slice is None:
             raise PointNotFound(f"point {view.node.point} has no slice in slot {slot}")
-        return b"".join(
-            self._file_system.read(
-                inode_of(view.node.base, FIRST_DISK + piece.disk), piece.offset, piece.length
-            )
-            for piece in node.slice.pieces(offset, length)
-        )
+        return node.slice

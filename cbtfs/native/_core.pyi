@@ -4,6 +4,7 @@ from typing import final
 
 ReadFunction = Callable[[int, int, int], bytes | memoryview | int]
 SeekFunction = Callable[[int, int], int | None]
+SegmentTuple = tuple[int, int, tuple[tuple[int, int], ...]]
 
 @final
 class PackFile:
@@ -68,8 +69,23 @@ class Requests:
     """
 
     def __new__(cls, device: int, session: int, chunks: Chunks) -> Requests: ...
-    def add_file(self, inode: int, size: int, block_size: int, /) -> None:
+    def add_disk(self, inode: int, size: int, block_size: int, /) -> None:
         """Answer reads and seeks of *inode* as far as its leaves and its map are known."""
+
+    def add_slice(self, inode: int, segments: tuple[SegmentTuple, ...], /) -> None:
+        """Answer reads and seeks of a file that consists of parts of disks.
+
+        The disks must be added as well; their leaves and maps are used. A segment is (length,
+        stripe_bytes, areas), and an area is (inode number of a disk, offset). The areas of a
+        segment contribute *stripe_bytes* in turn. Inode number 0 means zeros. A file that is open
+        already keeps its segments.
+
+        Raises:
+            ValueError: a segment is empty, has no area, or ends beyond 2^63 - 1.
+        """
+
+    def has_file(self, inode: int, /) -> bool:
+        """Return True if the disk or slice was added and not dropped."""
 
     def drop_file(self, inode: int, /) -> None:
         """Stop answering reads and seeks of *inode*, and drop its leaves and its map."""

@@ -113,6 +113,10 @@ static read_status add_leaf(requests *requests, leaf *leaf, uint32_t block_size,
             read_status status = chunk_read(requests->reader, location, within, count, buffer, &bytes);
             if (status != READ_OK)
                 return status;
+            if (bytes.pinned != NULL && reply->pinned_count == MAX_PARTS) { /* adjacent pieces share a part */
+                chunk_cache_unpin(&requests->reader->cache, bytes.pinned);
+                return READ_FAILED;
+            }
             if (bytes.pinned != NULL)
                 reply->pinned[reply->pinned_count++] = bytes.pinned;
             if (!add_part(reply, bytes.data, count))
@@ -124,8 +128,8 @@ static read_status add_leaf(requests *requests, leaf *leaf, uint32_t block_size,
 }
 
 /* Add the bytes of all leaves. Return READ_NO_FILE if Python must find a leaf or attach a pack first. */
-static read_status add_leaves(requests *requests, uint64_t inode, uint32_t block_size, uint64_t offset, uint32_t length,
-                          uint8_t *buffer, read_reply *reply)
+static read_status add_leaves(requests *requests, uint64_t disk, uint32_t block_size, uint64_t offset, uint32_t length,
+                              uint8_t *buffer, read_reply *reply)
 {
     uint64_t leaf_bytes = (uint64_t)block_size * FANOUT;
     read_status status = READ_OK;
@@ -133,7 +137,7 @@ static read_status add_leaves(requests *requests, uint64_t inode, uint32_t block
         uint64_t left = leaf_bytes - offset % leaf_bytes;
         uint32_t count = length < left ? length : left;
         leaf *leaf;
-        if (!leaf_table_find(&requests->leaves, inode, offset / leaf_bytes, &leaf))
+        if (!leaf_table_find(&requests->leaves, disk, offset / leaf_bytes, &leaf))
             return READ_NO_FILE;
         if (leaf == NULL)
             status = add_zeros(reply, count) ? READ_OK : READ_FAILED;
@@ -145,14 +149,34 @@ static read_status add_leaves(requests *requests, uint64_t inode, uint32_t block
     return status;
 }
 
+/* Add *length* bytes at *offset* of a file; *piece* is the piece at *offset*. */
+static read_status add_pieces(requests *requests, uint64_t inode, file_piece *piece, uint64_t offset, uint32_t length,
+                              uint8_t *buffer, read_reply *reply)
+{
+    for (;;) {
+        uint64_t size;
+        uint32_t count = length < piece->length ? length : piece->length;
+        read_status status = piece->disk == NO_DISK
+            ? (add_zeros(reply, count) ? READ_OK : READ_FAILED)
+            : add_leaves(requests, piece->disk, piece->block_size, piece->offset, count, buffer, reply);
+        buffer += count, offset += count, length -= count;
+        if (status != READ_OK || length == 0)
+            return status;
+        if (file_table_find(&requests->files, inode, offset, &size, piece) != FILE_FOUND)
+            return READ_NO_FILE;
+    }
+}
+
 read_status requests_try_read(requests *requests, request_buffers *buffers, const fuse_read *read, bool *is_answered)
 {
     uint64_t size;
-    uint32_t block_size, length = read->length;
+    uint32_t length = read->length;
+    file_piece piece;
     *is_answered = false;
-    if (!leaf_table_find_file(&requests->leaves, read->inode, &size, &block_size))
+    file_status found = file_table_find(&requests->files, read->inode, read->offset, &size, &piece);
+    if (found == FILE_UNKNOWN)
         return READ_NO_FILE;
-    if (read->offset >= size)
+    if (found == FILE_END)
         length = 0;
     else if (length > size - read->offset)
         length = size - read->offset;
@@ -163,7 +187,9 @@ read_status requests_try_read(requests *requests, request_buffers *buffers, cons
     reply.parts[0] = (struct iovec){&head, sizeof head};
     reply.count = 1;
     reply.pinned_count = 0;
-    read_status status = add_leaves(requests, read->inode, block_size, read->offset, length, buffers->data, &reply);
+    read_status status = length == 0
+        ? READ_OK
+        : add_pieces(requests, read->inode, &piece, read->offset, length, buffers->data, &reply);
     if (status == READ_OK) {
         write_reply(requests, reply.parts, reply.count);
         *is_answered = true;

@@ -4,6 +4,7 @@
 
 #include "chunk.h"
 #include "data_map.h"
+#include "file_table.h"
 #include "leaf_table.h"
 
 enum {
@@ -28,6 +29,7 @@ typedef struct {
 typedef struct {
     int device;  /* a clone of /dev/fuse */
     int session; /* one end of a socket pair; pyfuse3 uses the other end as its device */
+    file_table files;
     leaf_table leaves;
     data_map map;
     chunk_reader *reader;

@@ -1,6 +1,5 @@
 #include "leaf_table.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 enum { NO_INODE = 0 }; /* FUSE does not use this number */
@@ -8,7 +7,6 @@ enum { NO_INODE = 0 }; /* FUSE does not use this number */
 void leaf_table_init(leaf_table *table)
 {
     memset(table, 0, sizeof *table);
-    pthread_rwlock_init(&table->files_lock, NULL);
     for (int number = 0; number < LEAF_SETS; number++)
         pthread_mutex_init(&table->sets[number].lock, NULL);
 }
@@ -16,18 +14,11 @@ void leaf_table_init(leaf_table *table)
 void leaf_table_destroy(leaf_table *table)
 {
     leaf_table_clear(table);
-    for (int number = 0; number < FILE_BUCKETS; number++) {
-        for (open_file *file = table->files[number], *next; file != NULL; file = next) {
-            next = file->next;
-            free(file);
-        }
-    }
     for (int number = 0; number < LEAF_SETS; number++)
         pthread_mutex_destroy(&table->sets[number].lock);
-    pthread_rwlock_destroy(&table->files_lock);
 }
 
-/* Drop the leaves of one file, or of all files if *inode* is NO_INODE. */
+/* Drop the leaves of one disk, or of all disks if *inode* is NO_INODE. */
 static void drop_leaves(leaf_table *table, uint64_t inode)
 {
     for (int number = 0; number < LEAF_SETS; number++) {
@@ -54,53 +45,9 @@ static uint64_t hash_number(uint64_t number)
     return number ^ number >> 32;
 }
 
-/* Return the link to a file, or the link at the end of its bucket. The caller holds files_lock. */
-static open_file **find_link(leaf_table *table, uint64_t inode)
+void leaf_table_drop(leaf_table *table, uint64_t inode)
 {
-    open_file **link = &table->files[hash_number(inode) % FILE_BUCKETS];
-    while (*link != NULL && (*link)->inode != inode)
-        link = &(*link)->next;
-    return link;
-}
-
-bool leaf_table_add_file(leaf_table *table, uint64_t inode, uint64_t size, uint32_t block_size)
-{
-    open_file *file = malloc(sizeof *file);
-    if (file == NULL)
-        return false;
-    *file = (open_file){NULL, inode, size, block_size};
-    pthread_rwlock_wrlock(&table->files_lock);
-    open_file **link = find_link(table, inode);
-    if (*link == NULL) {
-        *link = file;
-        file = NULL;
-    }
-    pthread_rwlock_unlock(&table->files_lock);
-    free(file);
-    return true;
-}
-
-void leaf_table_drop_file(leaf_table *table, uint64_t inode)
-{
-    pthread_rwlock_wrlock(&table->files_lock);
-    open_file **link = find_link(table, inode), *file = *link;
-    if (file != NULL)
-        *link = file->next;
-    pthread_rwlock_unlock(&table->files_lock);
-    free(file);
     drop_leaves(table, inode);
-}
-
-bool leaf_table_find_file(leaf_table *table, uint64_t inode, uint64_t *size, uint32_t *block_size)
-{
-    pthread_rwlock_rdlock(&table->files_lock);
-    open_file *file = *find_link(table, inode);
-    if (file != NULL) {
-        *size = file->size;
-        *block_size = file->block_size;
-    }
-    pthread_rwlock_unlock(&table->files_lock);
-    return file != NULL;
 }
 
 static leaf_set *set_of(leaf_table *table, uint64_t inode, uint64_t index)

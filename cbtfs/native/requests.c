@@ -2,6 +2,7 @@
 #include "types.h"
 
 #include <errno.h>
+#include <stdlib.h>
 
 #include "fuse.h"
 #include "seek.h"
@@ -9,6 +10,8 @@
 /* Parts of a file's map that one seek may load: 128 leaves in about 20 ms. The kernel holds a lock of the file
  * meanwhile. */
 enum { MAX_MAP_PARTS = 2 };
+
+static const uint64_t MAX_OFFSET = INT64_MAX; /* the kernel's offsets are signed */
 
 typedef struct {
     PyObject_HEAD
@@ -30,6 +33,7 @@ static PyObject *Requests_new(PyTypeObject *type, PyObject *args, PyObject *name
     self->requests.session = session;
     self->requests.reader = &chunks->reader;
     self->chunks = (ChunksObject *)Py_NewRef(chunks);
+    file_table_init(&self->requests.files);
     leaf_table_init(&self->requests.leaves);
     data_map_init(&self->requests.map);
     return (PyObject *)self;
@@ -38,6 +42,7 @@ static PyObject *Requests_new(PyTypeObject *type, PyObject *args, PyObject *name
 static void Requests_dealloc(RequestsObject *self)
 {
     if (self->chunks != NULL) {
+        file_table_destroy(&self->requests.files);
         leaf_table_destroy(&self->requests.leaves);
         data_map_destroy(&self->requests.map);
     }
@@ -45,7 +50,7 @@ static void Requests_dealloc(RequestsObject *self)
     Py_TYPE(self)->tp_free((PyObject *)self);
 }
 
-static PyObject *Requests_add_file(RequestsObject *self, PyObject *args)
+static PyObject *Requests_add_disk(RequestsObject *self, PyObject *args)
 {
     unsigned long long inode, size;
     unsigned int block_size;
@@ -55,9 +60,97 @@ static PyObject *Requests_add_file(RequestsObject *self, PyObject *args)
         PyErr_SetString(PyExc_ValueError, "invalid block size");
         return NULL;
     }
-    if (!leaf_table_add_file(&self->requests.leaves, inode, size, block_size))
+    if (!file_table_add_disk(&self->requests.files, inode, size, block_size))
         return PyErr_NoMemory();
     Py_RETURN_NONE;
+}
+
+/* Segments of a slice while they are decoded. */
+typedef struct {
+    slice_segment *segments;
+    disk_area *areas;
+    size_t segment_count, area_count, area_capacity;
+} decoded_slice;
+
+/* Append the areas of the last segment. Return false and set an exception if they are invalid. */
+static bool decode_areas(decoded_slice *slice, PyObject *areas)
+{
+    slice_segment *segment = &slice->segments[slice->segment_count];
+    segment->first_area = slice->area_count;
+    segment->area_count = PyTuple_GET_SIZE(areas);
+    if (slice->area_count + segment->area_count > slice->area_capacity) {
+        size_t capacity = 2 * slice->area_capacity + segment->area_count;
+        disk_area *larger = realloc(slice->areas, capacity * sizeof *larger);
+        if (larger == NULL) {
+            PyErr_NoMemory();
+            return false;
+        }
+        slice->areas = larger;
+        slice->area_capacity = capacity;
+    }
+    for (size_t number = 0; number < segment->area_count; number++) {
+        unsigned long long disk, offset;
+        if (!PyArg_ParseTuple(PyTuple_GET_ITEM(areas, number), "KK", &disk, &offset))
+            return false;
+        if (offset > MAX_OFFSET) {
+            PyErr_SetString(PyExc_ValueError, "invalid area of a slice");
+            return false;
+        }
+        slice->areas[slice->area_count++] = (disk_area){disk, offset};
+    }
+    return true;
+}
+
+/* Append a segment. Return false and set an exception if it is invalid. */
+static bool decode_segment(decoded_slice *slice, PyObject *item)
+{
+    unsigned long long length, stripe_bytes;
+    PyObject *areas;
+    if (!PyArg_ParseTuple(item, "KKO!", &length, &stripe_bytes, &PyTuple_Type, &areas))
+        return false;
+    const slice_segment *last = slice->segment_count == 0 ? NULL : &slice->segments[slice->segment_count - 1];
+    uint64_t start = last == NULL ? 0 : last->start + last->length;
+    if (length == 0 || length > MAX_OFFSET - start || stripe_bytes == 0 || PyTuple_GET_SIZE(areas) == 0) {
+        PyErr_SetString(PyExc_ValueError, "invalid segment of a slice");
+        return false;
+    }
+    slice->segments[slice->segment_count]
+        = (slice_segment){.start = start, .length = length, .stripe_bytes = stripe_bytes};
+    if (!decode_areas(slice, areas))
+        return false;
+    slice->segment_count++;
+    return true;
+}
+
+static PyObject *Requests_add_slice(RequestsObject *self, PyObject *args)
+{
+    unsigned long long inode;
+    PyObject *segments;
+    if (!PyArg_ParseTuple(args, "KO!", &inode, &PyTuple_Type, &segments))
+        return NULL;
+    Py_ssize_t count = PyTuple_GET_SIZE(segments);
+    decoded_slice slice = {.segments = calloc(count + 1, sizeof(slice_segment))};
+    bool is_valid = slice.segments != NULL;
+    if (!is_valid)
+        PyErr_NoMemory();
+    for (Py_ssize_t number = 0; is_valid && number < count; number++)
+        is_valid = decode_segment(&slice, PyTuple_GET_ITEM(segments, number));
+    if (!is_valid) {
+        free(slice.segments);
+        free(slice.areas);
+        return NULL;
+    }
+    if (!file_table_add_slice(&self->requests.files, inode, slice.segments, slice.segment_count, slice.areas))
+        return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
+static PyObject *Requests_has_file(RequestsObject *self, PyObject *args)
+{
+    unsigned long long inode;
+    if (!PyArg_ParseTuple(args, "K", &inode))
+        return NULL;
+    return PyBool_FromLong(file_table_has(&self->requests.files, inode));
 }
 
 static PyObject *Requests_drop_file(RequestsObject *self, PyObject *args)
@@ -65,7 +158,8 @@ static PyObject *Requests_drop_file(RequestsObject *self, PyObject *args)
     unsigned long long inode;
     if (!PyArg_ParseTuple(args, "K", &inode))
         return NULL;
-    leaf_table_drop_file(&self->requests.leaves, inode);
+    file_table_drop(&self->requests.files, inode);
+    leaf_table_drop(&self->requests.leaves, inode);
     data_map_drop(&self->requests.map, inode);
     Py_RETURN_NONE;
 }
@@ -246,9 +340,12 @@ static PyObject *Requests_forward_replies(RequestsObject *self, PyObject *nothin
 }
 
 static PyMethodDef requests_methods[] = {
-    {"add_file", (PyCFunction)Requests_add_file, METH_VARARGS, "Answer reads of an open file."},
+    {"add_disk", (PyCFunction)Requests_add_disk, METH_VARARGS, "Answer reads and seeks of an open disk."},
+    {"add_slice", (PyCFunction)Requests_add_slice, METH_VARARGS,
+     "Answer reads and seeks of a file that consists of parts of disks."},
+    {"has_file", (PyCFunction)Requests_has_file, METH_VARARGS, "Return True if a disk or a slice is added."},
     {"drop_file", (PyCFunction)Requests_drop_file, METH_VARARGS,
-     "Stop answering reads of a file, and drop its leaves."},
+     "Stop answering requests for a file, and drop its leaves and its map."},
     {"put_leaf", (PyCFunction)Requests_put_leaf, METH_VARARGS, "Cache a leaf of an open file, or None for zeros."},
     {"put_map", (PyCFunction)Requests_put_map, METH_VARARGS,
      "Cache which blocks of a range of an open file hold data."},

@@ -1,6 +1,7 @@
 """Mounts in child processes, and ways to damage their repositories."""
 
 import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
+from cbtfs.core.extent import Extent
 from cbtfs.core.frame import Kind
 from cbtfs.core.ids import PointId
 from cbtfs.core.manifest import Manifest
@@ -106,6 +108,31 @@ def read_at(path: Path, offset: int, length: int) -> bytes:
         return os.pread(fd, length, offset)
     finally:
         os.close(fd)
+
+
+def try_seek(fd: int, offset: int, kind: int) -> int | None:
+    """Return the result of one seek, or None for ENXIO."""
+    try:
+        return os.lseek(fd, offset, kind)
+    except OSError as exc:
+        if exc.errno == errno.ENXIO:
+            return None
+        raise
+
+
+def data_extents(path: Path) -> list[Extent]:
+    """Return the extents that a program finds, which asks in turn for data and for a hole."""
+    found: list[Extent] = []
+    with path.open("rb") as file:
+        start = try_seek(file.fileno(), 0, os.SEEK_DATA)
+        while start is not None:
+            end = os.lseek(file.fileno(), start, os.SEEK_HOLE)
+            assert end > start
+            if found and found[-1].end == start:
+                start = found.pop().start
+            found.append(Extent(start, end - start))
+            start = try_seek(file.fileno(), end, os.SEEK_DATA)
+    return found
 
 
 def forget(path: Path, point: PointId) -> None:

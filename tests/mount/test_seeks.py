@@ -1,6 +1,5 @@
 """SEEK_DATA and SEEK_HOLE in the mount: programs see the holes that `cbtfs extents` lists."""
 
-import errno
 import json
 import os
 import random
@@ -13,11 +12,10 @@ from typing import Final
 
 import pytest
 
-from cbtfs.core.extent import Extent
 from cbtfs.store.repository import writing
 from tests.cli.run_cbtfs import runner
 from tests.make_points import BLOCK, MEMORY, manifest_of, new_repository
-from tests.mount.mount_process import Server, serving
+from tests.mount.mount_process import Server, data_extents, serving, try_seek
 from tests.patterned_disks import (
     PatternedDisk,
     add_patterned_point,
@@ -39,31 +37,7 @@ LARGE: Final = PatternedDisk(200 << 30, [(0, 3), (GROUP - 5, BOUND + GROUP), (40
 def seek(path: Path, offset: int, kind: int) -> int | None:
     """Return the result of one seek, or None for ENXIO."""
     with path.open("rb") as file:
-        return _seek(file.fileno(), offset, kind)
-
-
-def _seek(fd: int, offset: int, kind: int) -> int | None:
-    try:
-        return os.lseek(fd, offset, kind)
-    except OSError as exc:
-        if exc.errno == errno.ENXIO:
-            return None
-        raise
-
-
-def data_extents(path: Path) -> list[Extent]:
-    """Return the extents that a program finds, which asks in turn for data and for a hole."""
-    found: list[Extent] = []
-    with path.open("rb") as file:
-        start = _seek(file.fileno(), 0, os.SEEK_DATA)
-        while start is not None:
-            end = os.lseek(file.fileno(), start, os.SEEK_HOLE)
-            assert end > start
-            if found and found[-1].end == start:
-                start = found.pop().start
-            found.append(Extent(start, end - start))
-            start = _seek(file.fileno(), end, os.SEEK_DATA)
-    return found
+        return try_seek(file.fileno(), offset, kind)
 
 
 def expected_seek(disk: PatternedDisk, offset: int, kind: int) -> int | None:
@@ -94,7 +68,7 @@ def test_the_holes_of_random_disks_are_those_that_extents_lists(
                 for _ in range(0 if label == "long" else 60):
                     offset = rng.randrange(disk.size + 2 * BLOCK)
                     kind = rng.choice([os.SEEK_DATA, os.SEEK_HOLE])
-                    result = _seek(file.fileno(), offset, kind)
+                    result = try_seek(file.fileno(), offset, kind)
                     assert result == expected_seek(disk, offset, kind)
             assert data_extents(path) == disk.extents()
 

@@ -5,17 +5,20 @@ import os
 import random
 import stat
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from cbtfs.core.extent import Extent, coalesce
 from cbtfs.core.manifest import Manifest
 from tests.make_points import BLOCK, add_point, new_repository
 from tests.mount.mount_process import (
     Server,
     corrupt,
+    data_extents,
     forget,
     kill,
     read_at,
@@ -115,6 +118,33 @@ def test_slices_have_the_bytes_of_the_guests_volumes(guest: Guest, slices: Path)
         for _ in range(20):
             offset, length = source.randrange(len(content) + 9), source.randrange(1, 300_000)
             assert read_at(slices / path, offset, length) == content[offset : offset + length]
+
+
+_ONLY_COMPILED = """
+from cbtfs.cli.main import run
+from cbtfs.mount.filesystem import FileSystem
+def read(*_):
+    raise ValueError("Python must not answer this read")
+FileSystem.read = read
+run()
+"""
+
+
+def test_compiled_code_answers_reads_of_slices(guest: Guest, tmp_path: Path) -> None:
+    program = (sys.executable, "-c", _ONLY_COMPILED)
+    with serving(guest.repository, tmp_path / "mnt", "--workers=2", program=program) as server:
+        slices = server.folder(guest.point) / "slices"
+
+        for path, content in guest.volumes.items():
+            assert (slices / path).read_bytes() == content
+
+
+def test_holes_of_slices_are_the_zero_blocks_of_their_disks(guest: Guest, slices: Path) -> None:
+    for path, content in guest.volumes.items():
+        blocks = range(0, len(content), BLOCK)
+        data = [Extent(at, BLOCK) for at in blocks if any(content[at : at + BLOCK])]
+
+        assert data_extents(slices / path) == list(coalesce(data))
 
 
 def test_tools_for_file_systems_accept_slices(guest: Guest, slices: Path, tmp_path: Path) -> None:

@@ -255,7 +255,7 @@ def test_a_block_size_of_0_is_refused(intact_leaf: Leaf) -> None:
     with pytest.raises(ValueError, match="block size"):
         chunks.fill(intact_leaf, 0, 0, bytearray(1))
     with pytest.raises(ValueError, match="block size"):
-        Requests(-1, -1, chunks).add_file(1, 1, 0)
+        Requests(-1, -1, chunks).add_disk(1, 1, 0)
 
 
 def test_the_chunks_of_the_leaf_use_both_codecs() -> None:

@@ -69,7 +69,7 @@ def test_a_request_that_cannot_be_forwarded_fails_and_later_ones_are_served(
 
 def test_reads_end_at_the_end_of_the_largest_file(kernel: Kernel) -> None:
     size = (1 << 63) - 5
-    kernel.requests.add_file(INODE, size, BLOCK)
+    kernel.requests.add_disk(INODE, size, BLOCK)
     kernel.requests.put_leaf(INODE, size // BLOCK // FANOUT, None)
 
     assert kernel.ask(read_request(7, size - 3, 1 << 20)) == (7, 0, bytes(3))
@@ -95,13 +95,13 @@ def test_a_reused_inode_number_has_no_leaves_of_the_previous_file(
     gc.collect()
     before = open_pack_files()
     leaf, file, _ = packed_leaf(PackFolder(tmp_path), b"old " * (BLOCK // 4))
-    kernel.requests.add_file(INODE, BLOCK, BLOCK)
+    kernel.requests.add_disk(INODE, BLOCK, BLOCK)
     kernel.requests.put_leaf(INODE, 0, leaf)
     kernel.requests.put_leaf(INODE + 1, 0, leaf)
     assert kernel.ask(read_request(7, 0, 4)) == (7, 0, b"old ")
 
     kernel.requests.drop_file(INODE)
-    kernel.requests.add_file(INODE, BLOCK, BLOCK)
+    kernel.requests.add_disk(INODE, BLOCK, BLOCK)
     kernel.result = errno.ENOENT
 
     assert kernel.ask(read_request(8, 0, 4)) == (8, errno.ENOENT, b"")

@@ -55,7 +55,7 @@ class Model:
     def provide_to(self, kernel: Kernel) -> None:
         def prepare_seek(inode: int, offset: int) -> None:
             self.parts += 1
-            kernel.requests.add_file(inode, self.size, BLOCK)
+            kernel.requests.add_disk(inode, self.size, BLOCK)
             if offset < self.size:
                 kernel.requests.put_map(inode, *self.part(offset // LEAF))
 
@@ -128,7 +128,7 @@ def test_a_seek_at_or_beyond_the_end_is_enxio(kernel: Kernel, kind: int, is_know
     size = 5 * BLOCK + 1
     Model(size, [True] * 6).provide_to(kernel)
     if is_known:
-        kernel.requests.add_file(INODE, size, BLOCK)
+        kernel.requests.add_disk(INODE, size, BLOCK)
 
     for offset in (size, size + 1, 5 * size, 1 << 63, (1 << 64) - 1):
         assert seek(kernel, offset, kind) == (errno.ENXIO, None)
@@ -145,7 +145,7 @@ def test_every_seek_in_an_empty_file_is_enxio(kernel: Kernel, kind: int) -> None
 def test_the_largest_file_is_searched_to_its_end(kernel: Kernel) -> None:
     size = (1 << 63) - 1
     last = size // LEAF
-    kernel.requests.add_file(INODE, size, BLOCK)
+    kernel.requests.add_disk(INODE, size, BLOCK)
     kernel.requests.put_map(INODE, 0, b"", last)
     kernel.requests.put_map(INODE, last, array("Q", [1 << 63]), last + 1)
 
@@ -181,7 +181,7 @@ def test_an_unreadable_part_is_an_error_and_not_a_hole(kernel: Kernel) -> None:
         first, masks, _ = model.part(offset // LEAF)
         if first >= damaged:
             return -errno.EIO
-        kernel.requests.add_file(inode, model.size, BLOCK)
+        kernel.requests.add_disk(inode, model.size, BLOCK)
         kernel.requests.put_map(inode, first, masks[: damaged - first], damaged)
         return None
 
@@ -227,12 +227,12 @@ def test_a_file_that_stays_unknown_is_eio(kernel: Kernel) -> None:
 
 
 def test_a_reused_inode_number_has_no_map_of_the_previous_file(kernel: Kernel) -> None:
-    kernel.requests.add_file(INODE, LEAF, BLOCK)
+    kernel.requests.add_disk(INODE, LEAF, BLOCK)
     kernel.requests.put_map(INODE, 0, array("Q", [1]), 1)
     assert seek(kernel, 0, os.SEEK_HOLE) == (0, BLOCK)
 
     kernel.requests.drop_file(INODE)
-    kernel.requests.add_file(INODE, LEAF, BLOCK)
+    kernel.requests.add_disk(INODE, LEAF, BLOCK)
     kernel.prepare_seek = lambda inode, offset: -errno.ENOENT
 
     assert seek(kernel, 0, os.SEEK_HOLE) == (errno.ENOENT, None)
@@ -241,7 +241,7 @@ def test_a_reused_inode_number_has_no_map_of_the_previous_file(kernel: Kernel) -
 def test_more_ranges_than_the_table_holds_replace_each_other(kernel: Kernel) -> None:
     inodes = range(INODE, INODE + 3000)
     for inode in inodes:
-        kernel.requests.add_file(inode, GROUP, BLOCK)
+        kernel.requests.add_disk(inode, GROUP, BLOCK)
         kernel.requests.put_map(inode, 0, array("Q", [inode]), FANOUT)
 
     def prepare_seek(inode: int, offset: int) -> None:
