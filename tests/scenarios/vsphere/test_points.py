@@ -292,7 +292,7 @@ def test_disks_are_chosen_by_label_and_by_key(lab: Lab) -> None:
     lab.assert_all_true()
     assert [disk.label for disk in first.of_kind("disk")] == ["Hard disk 2"]
     assert [disk.label for disk in second.of_kind("disk")] == ["Hard disk 1"]
-    with pytest.raises(UsageError, match="no disk is left"):
+    with pytest.raises(UsageError, match="no disk to capture"):
         lab.ingest(include=("nothing",))
 
 
