@@ -204,6 +204,28 @@ def test_an_open_file_keeps_its_point_until_it_is_closed(tmp_path: Path) -> None
         repository.open("vm", "d")
 
 
+def test_sequential_reads_return_all_bytes_around_a_corrupt_block(tmp_path: Path) -> None:
+    """What is read ahead is larger than what is asked for."""
+    path = new_repository(tmp_path / "repository")
+    content = _CHANCE.randbytes(2 << 20)
+    add_point(path, {"d": content})
+    (pack,) = (path / "packs").glob("*/*")
+    data = bytearray(pack.read_bytes())
+    bad = 300
+    at = data.index(content[bad * BLOCK : bad * BLOCK + 64])
+    data[at] ^= 1
+    pack.write_bytes(data)
+    with cbtfs.open_repository(path) as repository, repository.open("vm", "d") as disk:
+        for block in range(len(content) // BLOCK):
+            if block == bad:
+                with pytest.raises(cbtfs.DataCorrupt, match=f"bytes {bad * BLOCK} to"):
+                    disk.read(BLOCK)
+                assert disk.tell() == bad * BLOCK
+                disk.seek(BLOCK, os.SEEK_CUR)
+            else:
+                assert disk.read(BLOCK) == content[block * BLOCK : (block + 1) * BLOCK]
+
+
 def _read_in_pieces(disk: cbtfs.DiskFile) -> None:
     while disk.read(1 << 16):
         pass

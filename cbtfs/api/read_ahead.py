@@ -12,6 +12,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Final
 
+from cbtfs.errors import ChunkMissing, DataCorrupt
+
 PIECE_BYTES: Final = 1 << 20
 LOADERS: Final = min(os.cpu_count() or 1, 8)
 _AHEAD: Final = 2 * LOADERS
@@ -46,6 +48,10 @@ class ReadAhead:
             count = min(len(piece) - within, len(target) - done)
             try:
                 future.result()
+            except (ChunkMissing, DataCorrupt):
+                self.drop()
+                self._read_into(at, target[done:])  # the damage may be outside of this range
+                return
             except BaseException:
                 self.drop()
                 raise
