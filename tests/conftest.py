@@ -7,8 +7,13 @@ pytest_plugins = ["tests.watchdog.plugin"]
 
 # Without a deadline, as machines that test are shared.
 settings.register_profile(
-    "cbtfs", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+    "cbtfs",
+    deadline=None,
+    max_examples=40,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
 )
+settings.register_profile("thorough", settings.get_profile("cbtfs"), max_examples=1000)
 settings.load_profile("cbtfs")
 
 

@@ -84,7 +84,7 @@ def test_a_whole_disk_reads_as_it_was(disks: dict[str, Disk], label: str) -> Non
     assert bytes(disks[label].read(0, len(IMAGES[label]))) == IMAGES[label]
 
 
-@settings(max_examples=200)
+@settings(max_examples=80)
 @given(
     label=st.sampled_from(sorted(IMAGES)),
     share=st.floats(0, 1.1),

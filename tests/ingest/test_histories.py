@@ -230,7 +230,7 @@ Chapter = tuple[list[Run], Callable[[History, int], None], int]
 CHAPTERS = st.tuples(st.lists(RUNS, min_size=1, max_size=5), EVENTS, st.integers(0, 1 << 20))
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(chapters=st.lists(CHAPTERS, min_size=2, max_size=MAX_POINTS // 5))
 def test_every_point_reads_like_its_disks(
     tmp_path_factory: pytest.TempPathFactory, chapters: list[Chapter]

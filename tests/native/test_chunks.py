@@ -90,7 +90,7 @@ CHUNKS = {
 }
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     chunks=st.sampled_from(sorted(CHUNKS)),
     offset=st.integers(0, len(IMAGE) - 1) | st.integers(0, FANOUT * 5 - 1).map(lambda n: n * 4096),

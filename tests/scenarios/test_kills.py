@@ -10,7 +10,7 @@ from tools.crash.campaign import Campaign
 pytestmark = pytest.mark.mounts
 
 SEED = 20261122
-KILLS = 100
+KILLS = 40
 CALLS = 50
 """Upper bound of the calls of a run: the last traps do not trigger."""
 

@@ -1,4 +1,4 @@
-"""10,000 points are listed while points are added and forgotten: each remaining one once."""
+"""4,000 points are listed while points are added and forgotten: each remaining one once."""
 
 import json
 import os
@@ -23,8 +23,8 @@ from cbtfs.store.repository import writing
 from tests.make_points import EPOCH, MEMORY, add_point, new_repository
 from tests.mount.mount_process import serving
 
-POINTS: Final = 10_000
-GOING: Final = 4_000
+POINTS: Final = 4_000
+GOING: Final = 1_600
 """The oldest points, which are forgotten one after the other."""
 _AT_ONCE: Final = 100
 

@@ -18,8 +18,8 @@ from cbtfs.reader import Disk, Reader
 from cbtfs.store.repository import Repository, reading, writing
 from tests.make_points import BLOCK, add_point, new_repository
 
-FLIPS = 300
-CATALOG_FLIPS = 120
+FLIPS = 120
+CATALOG_FLIPS = 50
 SMALL_READ = 3000
 
 Points = list[tuple[Manifest, bytes]]

@@ -200,5 +200,5 @@ class Repositories(RuleBasedStateMachine):
         self.read(is_whole=True)
 
 
-Repositories.TestCase.settings = settings(max_examples=30, stateful_step_count=12)
+Repositories.TestCase.settings = settings(max_examples=15, stateful_step_count=12)
 TestRepositories = Repositories.TestCase

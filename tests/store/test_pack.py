@@ -239,7 +239,7 @@ def test_a_pack_under_the_name_of_another_is_scanned(folder: PackFolder) -> None
     assert problem is not None
 
 
-@settings(max_examples=40)
+@settings(max_examples=15)
 @given(st.binary(max_size=400))
 def test_noise_is_a_pack_without_frames(
     tmp_path_factory: pytest.TempPathFactory, noise: bytes

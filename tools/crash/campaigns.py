@@ -27,24 +27,24 @@ class CampaignSpec:
 
 CAMPAIGNS: Final = {
     "kills": CampaignSpec(
-        kills, 100, 1000, "SIGKILL at random moments of ingest, forget, prune, repair"
+        kills, 40, 1000, "SIGKILL at random moments of ingest, forget, prune, repair"
     ),
     "calls": CampaignSpec(
-        calls, 0, 3, "the N-th call fails or kills, for every N; count: actions; 0: every second N"
+        calls, 0, 3, "the N-th call fails or kills, for every N; count: actions; 0: every fourth N"
     ),
     "pages": CampaignSpec(
-        pages, 0, 3, "the N-th call of LMDB fails, for every N; count: failures; 0: every third N"
+        pages, 0, 3, "the N-th call of LMDB fails, for every N; count: failures; 0: every eighth N"
     ),
     "replay": CampaignSpec(
-        replay, 200, 2000, "crash states of recorded calls with lost and torn writes"
+        replay, 80, 2000, "crash states of recorded calls with lost and torn writes"
     ),
-    "power": CampaignSpec(power, 20, 300, "power cuts on ext4 and XFS, half on each"),
-    "full": CampaignSpec(full, 10, 100, "full disks, then forget and prune to free space"),
-    "bits": CampaignSpec(bits, 300, 10_000, "flipped bits and damaged pages anywhere"),
+    "power": CampaignSpec(power, 10, 300, "power cuts on ext4 and XFS, half on each"),
+    "full": CampaignSpec(full, 5, 100, "full disks, then forget and prune to free space"),
+    "bits": CampaignSpec(bits, 120, 10_000, "flipped bits and damaged pages anywhere"),
     "mounts": CampaignSpec(
-        mounts, 20, 500, "workers and mounts killed under fio and a loop device"
+        mounts, 12, 500, "workers and mounts killed under fio and a loop device"
     ),
     "together": CampaignSpec(
-        together, 30, 1800, "readers during all operations of a writer; count: seconds"
+        together, 12, 1800, "readers during all operations of a writer; count: seconds"
     ),
 }

@@ -10,7 +10,7 @@ from tools.crash.result import CampaignResult
 from tools.crash.trap import Action
 from tools.crash.verify import Violation
 
-_SAMPLE_STEP: Final = 2
+_SAMPLE_STEP: Final = 4
 _CALLS: Final = 80
 """Upper bound of the calls of a run with a small disk."""
 _ACTIONS: Final[tuple[Action, ...]] = ("EIO", "ENOSPC", "kill")
@@ -45,7 +45,7 @@ def calls(folder: Path, seed: int, count: int) -> CampaignResult:
     """Fail the N-th system call, or kill the process there, for every N and operation.
 
     *count* is the number of actions (EIO, ENOSPC, SIGKILL) to try at each call; fewer than three
-    are chosen at random. 0 is a sample: one action at every second call.
+    are chosen at random. 0 is a sample: one action at every fourth call.
     """
     lifecycle = Lifecycle(Campaign(folder, seed))
     for _ in range(4):

@@ -34,7 +34,7 @@ _FAILURES: Final = {
 _RARE: Final = ("lseek", "mmap")
 """Calls that are tried only if all failures are tried."""
 _ALL_FAILURES: Final = 3
-_SAMPLE_STEP: Final = 3
+_SAMPLE_STEP: Final = 8
 
 
 class Failing(NamedTuple):
@@ -52,7 +52,7 @@ def pages(folder: Path, seed: int, count: int) -> CampaignResult:
     """Fail each call of LMDB in turn, in every operation.
 
     *count* is the number of failures to try per call; they are chosen at random if there are more.
-    0 is a sample: one failure for every third call.
+    0 is a sample: one failure for every eighth call.
     """
     turns, step = (count, 1) if count else (1, _SAMPLE_STEP)
     lifecycle = Lifecycle(Campaign(folder, seed))

@@ -113,7 +113,7 @@ class Histories(RuleBasedStateMachine):
 
 
 TestHistories = Histories.TestCase
-TestHistories.settings = settings(max_examples=40, stateful_step_count=14)
+TestHistories.settings = settings(max_examples=15, stateful_step_count=14)
 
 
 def test_a_history_can_go_wrong_unmarked_without_an_audit(tmp_path: Path) -> None:

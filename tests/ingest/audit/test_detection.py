@@ -20,7 +20,7 @@ from tests.make_points import BLOCK, new_repository
 from tests.source.fake import FakeDisk
 
 BLOCKS: Final = 400
-TRIALS: Final = 600
+TRIALS: Final = 300
 SPREADS: Final = 4.5
 """Allowed deviation of a count, in standard deviations; with fixed seeds the count is constant."""
 SAMPLE: Final = Sampling(0.05, 20, 20)

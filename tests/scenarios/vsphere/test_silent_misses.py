@@ -26,7 +26,7 @@ from tests.scenarios.vsphere.vm_history import Site, take_point, wrong_blocks
 
 BLOCKS: Final = 300
 DISKS: Final = 8
-ROUNDS: Final = 16
+ROUNDS: Final = 8
 CHANGES: Final = 40
 SHARE: Final = 0.1
 SAMPLE: Final = Sampling(0.05, 32, 32)
@@ -172,7 +172,7 @@ DAYS: Final = st.lists(
 """For each day: blocks that the guest writes on each disk, options, loss of the catalog."""
 
 
-@settings(max_examples=12, derandomize=True, database=None)
+@settings(max_examples=6, derandomize=True, database=None)
 @given(days=DAYS, share=st.floats(0.05, 0.9), seed=st.integers(0, 1000))
 def test_after_a_detection_or_a_full_every_wrong_point_is_suspect(
     site: Site, days: list[Any], share: float, seed: int

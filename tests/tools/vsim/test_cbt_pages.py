@@ -154,7 +154,7 @@ def small() -> Iterator[tuple[Simulator, Any]]:
         yield sim, service
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(rounds=ROUNDS, limit=st.integers(1, 3), cut_at=st.sampled_from(["next-start", "middle"]))
 def test_a_chain_of_increments_restores_every_byte_of_every_snapshot(
     small: tuple[Simulator, Any], rounds: list[list[Any]], limit: int, cut_at: str

@@ -42,7 +42,7 @@ def allocated(path: Path) -> list[Span]:
 
 
 def test_catch_up_reports_exactly_the_differences(tmp_path: Path) -> None:
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=25, deadline=None)
     @given(STEPS, STEPS)
     def holds(before: list[tuple[int, str]], after: list[tuple[int, str]]) -> None:
         live, copy = tmp_path / "live", tmp_path / "copy"
@@ -81,7 +81,7 @@ def test_catch_up_reports_exactly_the_differences(tmp_path: Path) -> None:
 def test_holes_smaller_than_a_unit_stay_allocated(tmp_path: Path) -> None:
     unit = 4 * GRAIN
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=25, deadline=None)
     @given(STEPS, STEPS)
     def holds(before: list[tuple[int, str]], after: list[tuple[int, str]]) -> None:
         live, copy = tmp_path / "live", tmp_path / "copy"
