@@ -1,6 +1,7 @@
 """Encoding of external names as safe file names of the mount."""
 
 import hashlib
+import re
 import unicodedata
 from collections.abc import Collection
 from typing import Final
@@ -10,6 +11,8 @@ MAX_NAME_BYTES: Final = 200
 
 _FORBIDDEN: Final = frozenset("/%:\\\x7f")
 """'%' starts an encoded byte; qemu-img reads a prefix before ':' as a protocol."""
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.~ -]{0,198}[A-Za-z0-9_.~-])?")
+"""Names that need no encoding: a fast path for repositories with thousands of VMs."""
 
 
 def encode_name(name: str) -> str:
@@ -19,6 +22,8 @@ def encode_name(name: str) -> str:
     '/', '%', ':' and '\\\\' are encoded everywhere; dots, dashes and spaces at the start; spaces at
     the end. A name that is too long is cut and ends in '~' and 8 hex digits of its SHA-256.
     """
+    if _PLAIN.fullmatch(name):
+        return name
     parts = [_encode(character) for character in name]
     for at in range(len(name)):
         if name[at] not in ".- ":

@@ -6,7 +6,7 @@ where ID is the first 8 digits of its id, or more if others of that name start w
 """
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Final, NamedTuple
@@ -119,20 +119,36 @@ class VmNames:
         return vm
 
 
-def names_of(named_vms: Iterable[NamedVm]) -> VmNames:
-    """Return the names of all VMs of a repository."""
+def former_vms(named_vms: Iterable[NamedVm]) -> dict[str, NamedVm]:
+    """Return the last VM with each name that no VM has now, by name."""
     known = tuple(sorted(named_vms, key=lambda named: named.vm.id))
+    return _former_vms(known, _holders(known))
+
+
+def _holders(known: Iterable[NamedVm]) -> dict[str, NamedVm]:
     holders: dict[str, NamedVm] = {}
     for named in known:
         name = named.vm.name
         if name not in holders or holders[name].rank <= named.rank:
             holders[name] = named
+    return holders
+
+
+def _former_vms(known: Iterable[NamedVm], holders: Container[str]) -> dict[str, NamedVm]:
     former: dict[str, NamedVm] = {}
     for named in known:
         for name, capture in named.captures.items():
             other = former.get(name)
             if name not in holders and (other is None or other.captures[name].rank <= capture.rank):
                 former[name] = named
+    return former
+
+
+def names_of(named_vms: Iterable[NamedVm]) -> VmNames:
+    """Return the names of all VMs of a repository."""
+    known = tuple(sorted(named_vms, key=lambda named: named.vm.id))
+    holders = _holders(known)
+    former = _former_vms(known, holders)
     is_holder = {named.vm.id for named in holders.values()}
     labels: dict[VmId, str] = {}
     directories: dict[VmId, str] = {}

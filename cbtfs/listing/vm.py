@@ -8,7 +8,7 @@ from cbtfs.core.manifest import Vm
 from cbtfs.core.names import printable
 from cbtfs.core.vmname import NamedVm, VmNames
 from cbtfs.errors import PointNotFound
-from cbtfs.store.catalog.naming import name_vm, vm_names
+from cbtfs.store.catalog.naming import former_vms, name_vm, vm_names
 from cbtfs.store.catalog.view import View
 
 _SUGGESTIONS: Final = 3
@@ -29,7 +29,7 @@ def holder_of(view: View, name: str) -> Vm | None:
             candidates.append(name_vm(vm, [entry]))
     if candidates:
         return max(candidates, key=lambda named: (named.rank, named.vm.id)).vm
-    former = vm_names(view).former.get(name)
+    former = former_vms(view).get(name)
     return None if former is None else former.vm
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from cbtfs.core import vmname
 from cbtfs.core.manifest import Vm
 from cbtfs.core.vmname import Capture, NamedVm, VmNames, names_of
 from cbtfs.store.catalog.records import PointEntry
@@ -11,6 +12,11 @@ from cbtfs.store.catalog.view import View
 def vm_names(view: View) -> VmNames:
     """Return the names of all VMs; reads the entry of every point."""
     return names_of(name_vm(vm, view.entries_of(vm.id)) for vm in view.vms().values())
+
+
+def former_vms(view: View) -> dict[str, NamedVm]:
+    """Return the last VM with each name that no VM has now; reads the entry of every point."""
+    return vmname.former_vms(name_vm(vm, view.entries_of(vm.id)) for vm in view.vms().values())
 
 
 def present_names(view: View) -> VmNames:
