@@ -1,7 +1,14 @@
-"""Profiles of hypothesis, time limits of tests, and the tests that run in a separate process."""
+"""Profiles of hypothesis, time limits of tests, and the parts of the suite."""
+
+from pathlib import Path
+from typing import Final
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+PARTS: Final = ("mounts", "vsphere", "rest")
+"""Tests with the marker `mounts`; the other scenarios against the simulator; all other tests."""
+VSPHERE: Final = Path(__file__).parent / "scenarios" / "vsphere"
 
 pytest_plugins = ["tests.watchdog.plugin"]
 
@@ -18,19 +25,20 @@ settings.load_profile("cbtfs")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option that runs tests with mounts and all others in separate processes."""
-    parser.addoption("--mounting", choices=["only", "not"], help="which tests, by marker 'mounts'")
+    """Add the option that splits the suite into parts, which run at the same time."""
+    parser.addoption("--part", choices=PARTS, help="run one part of the suite")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect tests that --mounting excludes."""
-    wanted = config.getoption("--mounting")
-    if wanted is None:
+    """Deselect the tests of other parts than --part."""
+    part = config.getoption("--part")
+    if part is None:
         return
-    left = [item for item in items if _mounts(item) != (wanted == "only")]
-    config.hook.pytest_deselected(items=left)
-    items[:] = [item for item in items if _mounts(item) == (wanted == "only")]
+    config.hook.pytest_deselected(items=[item for item in items if _part(item) != part])
+    items[:] = [item for item in items if _part(item) == part]
 
 
-def _mounts(item: pytest.Item) -> bool:
-    return item.get_closest_marker("mounts") is not None
+def _part(item: pytest.Item) -> str:
+    if item.get_closest_marker("mounts") is not None:
+        return "mounts"
+    return "vsphere" if VSPHERE in item.path.parents else "rest"
