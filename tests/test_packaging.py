@@ -79,6 +79,7 @@ def test_the_program_of_a_wheel_takes_a_point_and_shows_it(installed: Path, tmp_
 def test_a_wheel_brings_helper_units_and_manual_pages(installed: Path) -> None:
     assert (installed / "bin" / "mount.cbtfs").exists()
     assert (installed / "lib/systemd/system/cbtfs-mount@.service").exists()
+    assert list(installed.glob("lib/python*/site-packages/cbtfs/py.typed"))
     names = {page.name for page in (installed / "share/man/man1").iterdir()}
     assert names == {page.name for page in FOLDER.glob("*.1")}
 
