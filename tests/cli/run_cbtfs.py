@@ -44,9 +44,13 @@ def runner(repository: Path, capsys: pytest.CaptureFixture[str]) -> Run:
 
 
 def process(*arguments: str | Path) -> CommandResult:
-    """Run `python -m cbtfs` with *arguments*."""
+    """Run `python -m cbtfs` with *arguments*.
+
+    The environment is that of os.environ: readline, which pytest imports, sets COLUMNS behind it.
+    """
     done = subprocess.run(
         [sys.executable, "-m", "cbtfs", *map(str, arguments)],
+        env=dict(os.environ),
         capture_output=True,
         text=True,
         check=False,
