@@ -59,29 +59,34 @@ class Sample:
     seed: str
 
 
-def choose(
-    shape: Shape,
-    listed: Sequence[Extent],
-    superblocks: Sequence[Extent],
-    base_size: int,
-    sampling: Sampling,
-    seed: str,
-) -> Sample:
+@dataclass(frozen=True, slots=True)
+class AuditedDisk:
+    """Facts about a disk that determine its sample."""
+
+    shape: Shape
+    listed: Sequence[Extent]
+    """Whole blocks that the change list names, which are read anyway."""
+    superblocks: Sequence[Extent]
+    """Extents that file systems depend on."""
+    base_size: int
+    """Size of the disk at the base, in bytes."""
+
+
+def choose(disk: AuditedDisk, sampling: Sampling, seed: str) -> Sample:
     """Return the blocks to audit: up to half of them at critical positions, the rest anywhere.
 
-    *listed* are whole blocks that are read anyway. *superblocks* are extents that file systems
-    depend on. *base_size* is the size of the disk at the base, in bytes. The work is proportional
-    to *listed* and to the sample.
+    The work is proportional to the change list and to the sample.
     """
-    picker = random.Random(seed)
-    taken = [_in_blocks(extent, shape) for extent in listed]
+    picker, shape = random.Random(seed), disk.shape
+    taken = [_in_blocks(extent, shape) for extent in disk.listed]
     unchanged = shape.blocks - total(taken)
     wanted = sampling.blocks(unchanged)
     weighted = list[int]()
+    critical = widen(disk.superblocks, shape.block_size, shape.size)
     positions = [
-        [_in_blocks(extent, shape) for extent in widen(superblocks, shape.block_size, shape.size)],
+        [_in_blocks(extent, shape) for extent in critical],
         list(_doublings(shape)),
-        list(_grown(shape, base_size)),
+        list(_grown(shape, disk.base_size)),
         list(_neighbours(taken, shape)),
     ]
     positions.sort(key=total)  # Small groups first: large groups take the share that they leave.

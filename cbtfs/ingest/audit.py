@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
-from cbtfs.core.audit import Sample, Sampling, choose
+from cbtfs.core.audit import AuditedDisk, Sample, Sampling, choose
 from cbtfs.core.blockmap import FANOUT, Shape, Tree, diff
 from cbtfs.core.extent import Extent, between, clip, coalesce, total
 from cbtfs.core.ids import Ref
@@ -104,7 +104,8 @@ def audit_sample(
         bytes(source.read(extent)) for extent in between(0, min(HEAD_BYTES, source.size))
     )
     weighted = superblocks(head, source.size)
-    sample = choose(shape, audited.extents, weighted, audited.base_size, sampling, seed)
+    disk = AuditedDisk(shape, audited.extents, weighted, audited.base_size)
+    sample = choose(disk, sampling, seed)
     block = shape.block_size
     runs = coalesce(Extent(number * block, block) for number in sample.blocks)
     pieces = [

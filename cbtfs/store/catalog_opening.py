@@ -16,7 +16,7 @@ from cbtfs.store.node_repair import rewrite_lost_nodes
 from cbtfs.store.packs import PackFolder
 from cbtfs.store.points import PointFolder
 from cbtfs.store.quarantine import load_quarantine
-from cbtfs.store.rebuild import Progress, rebuild
+from cbtfs.store.rebuild import Progress, RebuildInput, rebuild
 from cbtfs.store.salvage import salvage
 
 log = logging.getLogger(__name__)
@@ -94,7 +94,8 @@ def _rebuild(
         remove_folder(new)
     catalog = Catalog(new, is_writable=True)
     try:
-        findings = rebuild(catalog, packs, points, load_quarantine(path), progress, salvaged)
+        source = RebuildInput(packs, points, load_quarantine(path), salvaged)
+        findings = rebuild(catalog, source, progress)
     finally:
         catalog.close()
     with storing("the catalog"):

@@ -108,10 +108,10 @@ def catch_up(
 
     def change(update: Update) -> Findings:
         findings = Findings()
-        numbers = update.pack_numbers()
         update.keep_numbers()
-        unknown = {pack: packs.frames(pack) for pack in sorted(present - numbers.keys())}
-        _settle_lost_packs(update, packs, unknown, numbers, present, findings)
+        unknown_packs = sorted(present - update.pack_numbers().keys())
+        unknown = {pack: packs.frames(pack) for pack in unknown_packs}
+        _settle_lost_packs(update, packs, unknown, present, findings)
         _add_packs(update, packs, unknown, findings)
         if corrupt and unknown:
             numbers = update.pack_numbers()
@@ -168,11 +168,11 @@ def _settle_lost_packs(
     update: Update,
     packs: PackFolder,
     unknown: Unknown,
-    numbers: Mapping[PackId, int],
     present: set[PackId],
     findings: Findings,
 ) -> None:
     """Move objects of deleted packs to equal frames, or drop them with all nodes above them."""
+    numbers = update.pack_numbers()
     lost = {number for pack, number in numbers.items() if pack not in present}
     if not lost:
         return

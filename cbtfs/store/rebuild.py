@@ -7,6 +7,7 @@ before it is complete, so it is built beside the current one.
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 
 from cbtfs.core.frame import Frame, Kind
 from cbtfs.core.ids import Digest, PackId
@@ -34,24 +35,26 @@ Progress = Callable[[int], None]
 """Callback with the number of bytes of packs read since the last call."""
 
 
-def rebuild(
-    catalog: Catalog,
-    packs: PackFolder,
-    points: PointFolder,
-    corrupt: Collection[CorruptFrame] = (),
-    progress: Progress = lambda _: None,
-    salvaged: Salvaged | None = None,
-) -> Findings:
-    """Fill an empty *catalog*. Of equal frames it prefers one that is not in *corrupt*.
+@dataclass(frozen=True, slots=True)
+class RebuildInput:
+    """Everything from which a catalog is rebuilt."""
 
-    *salvaged* are the points of the previous catalog: those with a missing or damaged manifest
-    stay known.
+    packs: PackFolder
+    points: PointFolder
+    corrupt: Collection[CorruptFrame]
+    """Quarantined frames, which are used only if there is no equal frame."""
+    salvaged: Salvaged | None
+    """Points of the previous catalog: those with a missing or damaged manifest stay known."""
+
+
+def rebuild(catalog: Catalog, source: RebuildInput, progress: Progress) -> Findings:
+    """Fill an empty *catalog* from *source*.
 
     Raises:
         DataCorrupt: a pack cannot be opened. Leaving it out would damage points because of an
             error that may be transient.
     """
-    findings = Findings()
+    packs, findings = source.packs, Findings()
     numbers: dict[PackId, int] = {}
     levels: defaultdict[int, list[PackId]] = defaultdict(list)
     for pack in sorted(packs.ids()):
@@ -65,7 +68,7 @@ def rebuild(
             ) from exc
         if problem is not None:
             findings.packs_scanned.append(f"{problem}; read frame by frame")
-        numbers[pack] = catalog.update(_adding(pack, size, frames, corrupt, findings))
+        numbers[pack] = catalog.update(_adding(pack, size, frames, source.corrupt, findings))
         findings.packs_added += 1
         for level in {frame.level for frame in frames if frame.kind is Kind.NODE}:
             levels[level].append(pack)
@@ -79,7 +82,9 @@ def rebuild(
                 if frame.kind is Kind.NODE and frame.level == level
             ]
             left_out |= catalog.update(_adding_nodes(packs, nodes, findings))
-    catalog.update(lambda update: _finish(update, points, left_out, salvaged, findings))
+    catalog.update(
+        lambda update: _finish(update, source.points, left_out, source.salvaged, findings)
+    )
     for problem in (*findings.packs_scanned, *findings.unreadable):
         log.warning("%s", problem)
     return findings

@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cbtfs.core.audit import LEAST_BLOCKS, MOST_BLOCKS, Sample, Sampling, choose, detection
+from cbtfs.core.audit import (
+    LEAST_BLOCKS,
+    MOST_BLOCKS,
+    AuditedDisk,
+    Sample,
+    Sampling,
+    choose,
+    detection,
+)
 from cbtfs.core.blockmap import Shape
 from cbtfs.core.extent import Extent, coalesce
 
@@ -32,8 +40,8 @@ def lists(draw: st.DrawFn, size: int) -> list[Extent]:
     if not blocks:
         return []
     places = st.integers(0, min(blocks, 3000) - 1) | st.integers(0, blocks - 1)
-    found = draw(st.lists(st.tuples(places, st.integers(1, 50)), max_size=6))
-    ends = [(first, min(first + count, blocks)) for first, count in found]
+    drawn = draw(st.lists(st.tuples(places, st.integers(1, 50)), max_size=6))
+    ends = [(first, min(first + count, blocks)) for first, count in drawn]
     extents = [Extent(a * BLOCK, min(b * BLOCK, size) - a * BLOCK) for a, b in ends]
     return list(coalesce(extents))
 
@@ -49,7 +57,8 @@ def sample_of(
 ) -> Sample:
     places = [Extent(place, 1) for place in superblocks]
     before = size if base_size is None else base_size
-    return choose(Shape(size, BLOCK), listed or [], places, before, sampling, seed)
+    disk = AuditedDisk(Shape(size, BLOCK), listed or [], places, before)
+    return choose(disk, sampling, seed)
 
 
 @given(st.data(), SIZES, SIZES, SAMPLINGS)
@@ -75,12 +84,12 @@ def test_a_sample_has_as_many_unlisted_blocks_of_the_disk_as_asked(
 
 @given(SAMPLINGS, st.integers(0, 1 << 40))
 def test_the_work_is_bounded_on_both_sides(sampling: Sampling, unchanged: int) -> None:
-    found = sampling.blocks(unchanged)
+    count = sampling.blocks(unchanged)
 
-    assert min(unchanged, sampling.least) <= found <= max(sampling.most, sampling.least)
-    assert found <= unchanged
-    if sampling.least < found < min(unchanged, sampling.most):
-        assert found - 1 < sampling.share * unchanged <= found
+    assert min(unchanged, sampling.least) <= count <= max(sampling.most, sampling.least)
+    assert count <= unchanged
+    if sampling.least < count < min(unchanged, sampling.most):
+        assert count - 1 < sampling.share * unchanged <= count
 
 
 @pytest.mark.parametrize(
@@ -92,12 +101,12 @@ def test_the_default_share(disk: int, blocks: int) -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, -0.1, 1.1, float("nan")])
-def test_a_share_that_is_none_is_refused(share: float) -> None:
+def test_an_invalid_share_is_refused(share: float) -> None:
     with pytest.raises(ValueError, match="invalid sampling"):
         Sampling(share)
 
 
-def test_a_seed_tells_the_sample() -> None:
+def test_a_seed_determines_the_sample() -> None:
     size = 100 * GIB
 
     assert sample_of(size, seed="a") == sample_of(size, seed="a")
@@ -124,7 +133,7 @@ def test_no_border_is_looked_at_on_a_small_disk() -> None:
     assert sample_of(100 * GIB).weighted == 0
 
 
-def test_neighbours_of_what_changed_are_in_the_sample() -> None:
+def test_neighbours_of_changed_blocks_are_in_the_sample() -> None:
     listed = [Extent(1000 * BLOCK, 7 * BLOCK), Extent(90_000 * BLOCK, BLOCK)]
 
     sample = sample_of(100 * GIB, listed)
@@ -175,12 +184,14 @@ def test_the_formula_is_the_hypergeometric_one(unchanged: int, data: st.DataObje
 @pytest.mark.parametrize(
     ("unchanged", "missed", "sampled"), [(10, 11, 1), (10, 1, 11), (10, -1, 1), (10, 1, -1)]
 )
-def test_more_than_there_is_has_no_probability(unchanged: int, missed: int, sampled: int) -> None:
+def test_a_sample_larger_than_the_disk_has_no_probability(
+    unchanged: int, missed: int, sampled: int
+) -> None:
     with pytest.raises(ValueError, match="blocks"):
         detection(unchanged, missed, sampled)
 
 
-def test_what_the_documents_say_of_the_largest_sample() -> None:
+def test_the_largest_sample_has_the_documented_probability() -> None:
     blocks = 1 << 30
 
     assert detection(blocks, blocks // 2000, MOST_BLOCKS) > 0.9997
