@@ -153,7 +153,7 @@ def test_extents_cover_the_disk_and_say_where_data_is(disk: cbtfs.DiskFile) -> N
     assert at == SIZE
 
 
-def test_a_diff_covers_what_differs(repository: cbtfs.Repository, disk: cbtfs.DiskFile) -> None:
+def test_a_diff_covers_all_differences(repository: cbtfs.Repository, disk: cbtfs.DiskFile) -> None:
     with repository.open("web01@latest", "root") as newer:
         assert list(newer.diff(disk)) == [cbtfs.Change(0, BLOCK)]
         assert list(disk.diff(newer)) == [cbtfs.Change(0, BLOCK)]
@@ -338,7 +338,7 @@ def test_every_exported_name_exists_and_no_other() -> None:
         getattr(cbtfs, "no_such_name")  # noqa: B009
 
 
-def test_what_is_read_ahead_is_bounded(disk: cbtfs.DiskFile) -> None:
+def test_the_read_ahead_is_bounded(disk: cbtfs.DiskFile) -> None:
     disk.seek(0)
     while disk.read(100_000):
         assert len(disk._ahead._pieces) <= 2 * read_ahead.LOADERS

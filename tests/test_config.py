@@ -49,7 +49,7 @@ def test_a_relative_repository_is_beside_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text", ["repos = '/srv'", "repo = 1", "repo = ''", "repo", "repo = '~nobody-here/x'", "\x00"]
 )
-def test_what_is_not_understood_is_refused(tmp_path: Path, text: str) -> None:
+def test_invalid_configurations_are_refused(tmp_path: Path, text: str) -> None:
     file = tmp_path / "config.toml"
     file.write_text(text)
 

@@ -48,7 +48,9 @@ def test_a_named_point_is_forgotten_and_the_others_stay(history: History, run: A
     assert run("forget", second[:12])[1]["forgotten"] == [second]
 
 
-def test_rules_forget_what_none_of_them_keeps_and_say_why(history: History, run: Any) -> None:
+def test_a_policy_forgets_points_that_no_rule_keeps_and_names_the_rules(
+    history: History, run: Any
+) -> None:
     ids = [history.add(image(n)) for n in range(1, 5)]
     run("tag", ids[0], "release")
 
@@ -76,7 +78,7 @@ def test_a_dry_run_forgets_nothing(history: History, run: Any) -> None:
     history.verify()
 
 
-def test_forget_with_prune_gives_the_space_back(history: History, run: Any) -> None:
+def test_forget_with_prune_reclaims_space(history: History, run: Any) -> None:
     history.add(image(*range(1, 40)))
     kept = history.add(image(99))
     before = history.pack_bytes()
@@ -120,7 +122,7 @@ def test_tags_come_and_go(history: History, run: Any) -> None:
         assert repository.points.load_state(point)[0].tags == ("b", "c")
 
 
-def test_a_point_whose_manifest_is_unreadable_goes_by_its_whole_id(
+def test_a_point_with_an_unreadable_manifest_is_forgotten_by_its_complete_id(
     history: History, run: Any
 ) -> None:
     point = history.add(image(1))
@@ -160,7 +162,7 @@ def test_a_point_whose_manifest_is_unreadable_goes_by_its_whole_id(
         (["tag", "vm@latest", ""], 2),
     ],
 )
-def test_what_makes_no_sense_is_refused(
+def test_invalid_options_are_refused(
     history: History, run: Any, arguments: list[str], code: int
 ) -> None:
     point = history.add(image(1))
@@ -188,7 +190,7 @@ def test_a_process_that_dies_between_rename_and_catalog_has_forgotten(
     history.verify()
 
 
-def test_the_minimum_age_holds_back_what_is_young(history: History, run: Any) -> None:
+def test_the_minimum_age_keeps_young_points(history: History, run: Any) -> None:
     for n in range(1, 4):
         history.add(image(n))
     years = timedelta(days=366 * 50)

@@ -131,7 +131,7 @@ def test_an_interrupted_repair_leaves_the_old_catalog(
     ]
 
 
-def test_a_reader_goes_on_with_the_new_catalog(history: History) -> None:
+def test_a_reader_switches_to_the_new_catalog(history: History) -> None:
     point, expected = next(iter(history.expected.items()))
     with reading(history.path) as repository:
         reader = Reader(repository, cache_bytes=0)
@@ -144,7 +144,7 @@ def test_a_reader_goes_on_with_the_new_catalog(history: History) -> None:
         assert bytes(disk.read(0, disk.size)) == expected["disk"]
 
 
-def test_what_a_crash_left_is_cleared_away(history: History) -> None:
+def test_leftovers_of_a_crash_are_removed(history: History) -> None:
     pack = next((history.path / "packs").glob("*/*"))
     left = pack.with_name("0" * 32 + ".open")
     left.write_bytes(b"half a pack")
@@ -153,9 +153,7 @@ def test_what_a_crash_left_is_cleared_away(history: History) -> None:
     assert not left.exists()
 
 
-def test_a_pack_that_is_missing_is_told(
-    history: History, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_missing_pack_is_reported(history: History, capsys: pytest.CaptureFixture[str]) -> None:
     with reading(history.path) as repository, repository.catalog.view() as view:
         packs = [record.id for record in view.packs().values()]
     for pack in packs[-2:]:

@@ -103,7 +103,7 @@ def test_an_empty_repository_is_sound(tmp_path: Path) -> None:
     assert report == CheckReport()
 
 
-def test_a_bad_chunk_is_named_with_every_extent_that_it_touches(
+def test_a_corrupt_chunk_is_reported_with_every_affected_extent(
     shared: tuple[Path, list[Manifest]],
 ) -> None:
     path, (first, second, third) = shared
@@ -126,7 +126,9 @@ def test_a_bad_chunk_is_named_with_every_extent_that_it_touches(
     assert quick.problems == []
 
 
-def test_a_bad_node_is_found_without_reading_data(shared: tuple[Path, list[Manifest]]) -> None:
+def test_a_corrupt_node_is_detected_without_reading_data(
+    shared: tuple[Path, list[Manifest]],
+) -> None:
     path, (first, *_) = shared
     root = first.disks[0].root
     pack, frame = next((file, frame) for file, frame in frames(path) if frame.digest == root)
@@ -197,7 +199,7 @@ def test_a_damaged_manifest_is_named_with_its_disks(tmp_path: Path) -> None:
     ]
 
 
-def test_what_a_dead_writer_left_is_no_problem(tmp_path: Path) -> None:
+def test_leftovers_of_a_stale_writer_are_no_problem(tmp_path: Path) -> None:
     """A pack was closed but not added to the catalog: nothing refers to its objects."""
     path = new_repository(tmp_path / "repository")
     add_point(path, {"d": image(1)})
@@ -411,7 +413,7 @@ def test_points_that_were_never_verified_are_counted_not_listed(tmp_path: Path) 
     assert f"1 {words.format(4)}" in later.out
 
 
-def test_a_date_of_long_ago_is_told_of_the_oldest_alone(tmp_path: Path) -> None:
+def test_only_the_oldest_verification_is_printed_with_its_age(tmp_path: Path) -> None:
     path = new_repository(tmp_path / "repository")
     points = [add_point(path, {"d": image(1)}) for _ in range(3)]
     with writing(path) as repository:

@@ -59,7 +59,7 @@ def test_a_full_read_dates_the_points_that_are_whole(history: History, check: An
     assert check()[1]["verified"] == document["verified"]
 
 
-def test_what_is_bad_goes_into_quarantine(history: History, check: Any) -> None:
+def test_corrupt_frames_are_quarantined(history: History, check: Any) -> None:
     history.add(image(1, 2))
     spoil(history, block(2))
 
@@ -131,6 +131,6 @@ def test_a_share_takes_at_least_so_much(packs: dict[PackId, int], share: float) 
 
 
 @pytest.mark.parametrize("text", ["", "5", "0/3", "4/3", "101%", "-1%", "1/0", "G"])
-def test_what_is_no_part_is_refused(text: str) -> None:
+def test_an_invalid_subset_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"invalid --read-data-subset|does not exist|share"):
         parse_subset(text)

@@ -70,7 +70,7 @@ def test_a_part_of_other_parts_does_not_count(history: History, check: Check) ->
     assert history.expected.keys() == check("5%")[1]["verified"].keys()
 
 
-def test_a_point_with_a_bad_chunk_is_not_dated_until_its_part_is_read_again(
+def test_a_point_with_a_corrupt_chunk_is_unverified_until_its_part_is_read_again(
     history: History, check: Check
 ) -> None:
     pack = sorted((history.path / "packs").glob("*/*"))[0]
@@ -94,9 +94,7 @@ def _undated(done: tuple[int, dict[str, Any]]) -> set[str]:
     return {point for point, date in done[1]["verified"].items() if date is None}
 
 
-def test_who_is_interrupted_by_damage_of_the_file_begins_anew(
-    history: History, check: Check
-) -> None:
+def test_a_damaged_record_of_parts_starts_again(history: History, check: Check) -> None:
     check("1/2")
     (history.path / "verified").write_bytes(b"no")
 
@@ -105,7 +103,7 @@ def test_who_is_interrupted_by_damage_of_the_file_begins_anew(
 
 
 @given(st.lists(st.tuples(st.integers(1, 3), st.sets(st.sampled_from([A, B]))), max_size=12))
-def test_a_point_is_verified_as_of_the_oldest_of_its_last_good_parts(
+def test_a_point_is_verified_since_its_oldest_intact_part(
     runs: list[tuple[int, set[PointId]]],
 ) -> None:
     proven, last = VerifiedParts(3), dict[tuple[PointId, int], int]()
@@ -126,7 +124,7 @@ def test_a_point_is_verified_as_of_the_oldest_of_its_last_good_parts(
     assert proven.verified() == expected
 
 
-def test_what_is_known_is_kept(tmp_path: Path) -> None:
+def test_the_record_of_parts_round_trips(tmp_path: Path) -> None:
     proven = VerifiedParts(4).after(1, DAYS[0], [A, B], [A]).after(3, DAYS[1], [A, B], [A, B])
 
     save_parts(tmp_path, proven)

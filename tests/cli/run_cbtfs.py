@@ -60,9 +60,9 @@ def process(*arguments: str | Path) -> CommandResult:
 
 def read_terminal(main: int) -> str:
     """Return what is written to a pseudo-terminal until its other side is closed."""
-    found = b""
+    output = b""
     while True:
         try:
-            found += os.read(main, 1 << 16)
+            output += os.read(main, 1 << 16)
         except OSError:  # EIO: the other side is closed
-            return found.decode()
+            return output.decode()

@@ -25,7 +25,7 @@ def complete(repository: Path, tmp_path: Path) -> Complete:
     """Return a function that completes a command line as fish does."""
 
     def run(line: str, repo: Path | str = repository) -> list[str] | None:
-        found = answer(
+        offered = answer(
             {
                 "_CBTFS_COMPLETE": "complete_fish",
                 "_TYPER_COMPLETE_FISH_ACTION": "get-args",
@@ -34,7 +34,7 @@ def complete(repository: Path, tmp_path: Path) -> Complete:
                 "HOME": str(tmp_path),
             }
         )
-        return None if found is None else found.splitlines()
+        return None if offered is None else offered.splitlines()
 
     return run
 
@@ -82,7 +82,9 @@ NO_NAMES = ("cbtfs sho", "cbtfs show --js", "cbtfs --repo ", "cbtfs list web01 "
 @pytest.mark.parametrize(
     "line", ["cbtfs ", *NO_NAMES, "cbtfs restore a b ", "cbtfs show --time-zone E", "cbtfs show 'a"]
 )
-def test_what_is_no_name_is_left_to_the_library(complete: Complete, line: str) -> None:
+def test_arguments_that_are_not_names_are_completed_by_the_library(
+    complete: Complete, line: str
+) -> None:
     assert complete(line) is None
 
 
@@ -171,6 +173,6 @@ def test_zsh_is_offered_nothing_that_it_could_evaluate(names: Names) -> None:
         names.add("2020-01-01T00:00:00Z", vm_of(f"{number:x}", name))
     environment = {"_CBTFS_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": "cbtfs list a"}
 
-    found = answer(environment | {"CBTFS_REPO": str(names.path)})
+    offered = answer(environment | {"CBTFS_REPO": str(names.path)})
 
-    assert found == """_arguments '*: :(("a%0Ab" "a-fine.one" "a\\\\:b"))'"""
+    assert offered == """_arguments '*: :(("a%0Ab" "a-fine.one" "a\\\\:b"))'"""

@@ -24,7 +24,7 @@ _BEYOND_THE_END = (
 )
 
 
-def test_a_fault_of_the_catalogs_memory_says_what_to_do(tmp_path: Path) -> None:
+def test_a_memory_fault_of_the_catalog_names_the_remedy(tmp_path: Path) -> None:
     for how in (_ABORT, _BEYOND_THE_END, "ctypes.string_at(0)"):
         program = _FAULTS.format(how=how, repository=str(tmp_path))
         done = subprocess.run(
@@ -37,7 +37,7 @@ def test_a_fault_of_the_catalogs_memory_says_what_to_do(tmp_path: Path) -> None:
         assert done.stderr.count("\n") == 1
 
 
-def test_what_a_damaged_catalog_says_to_do_helps(tmp_path: Path) -> None:
+def test_the_remedy_for_a_damaged_catalog_works(tmp_path: Path) -> None:
     repository = new_repository(tmp_path / "repository")
     point = add_point(repository, {"disk": b"content"})
     data = repository / "catalog" / "data.mdb"

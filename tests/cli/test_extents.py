@@ -22,9 +22,9 @@ IMAGES = st.builds(
 def extents_of(run: Run, image: bytes) -> list[dict[str, object]]:
     done = run("extents", "vm@latest", "d", "--json")
     assert done.code == 0
-    found: list[dict[str, object]] = done.document
+    extents: list[dict[str, object]] = done.document
     at = 0
-    for extent in found:
+    for extent in extents:
         start, length = extent["start"], extent["length"]
         assert isinstance(start, int)
         assert isinstance(length, int)
@@ -32,7 +32,7 @@ def extents_of(run: Run, image: bytes) -> list[dict[str, object]]:
         assert (extent["state"] == "data") is any(image[at : at + length])
         at += length
     assert at == len(image)
-    return found
+    return extents
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -67,7 +67,7 @@ def test_the_document_has_the_members_of_the_contract(ingest: Ingest) -> None:
     }
 
 
-def test_a_list_is_believed_and_only_what_it_names_is_read(
+def test_a_trusted_list_limits_the_read_to_its_extents(
     ingest: Ingest, image: Path, tmp_path: Path
 ) -> None:
     ingest()
@@ -119,7 +119,7 @@ def test_an_empty_list_reads_nothing(ingest: Ingest, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("spelling", ["{id}", "{short}", "web@{name}"])
-def test_a_list_since_the_newest_point_is_believed(
+def test_a_list_relative_to_the_newest_point_is_trusted(
     ingest: Ingest, run: Run, tmp_path: Path, spelling: str
 ) -> None:
     point = ingest().document["point"]
@@ -137,7 +137,7 @@ NOT_CERTAIN = ["web@latest", "web@latest~0", "web@good", "web@-0min", "web@2099-
 @pytest.mark.parametrize(
     "since", [*NOT_CERTAIN, "web@2099-01-01T00:00Z", "f" * 32, "other@latest", "web@yesterday"]
 )
-def test_a_list_since_no_certain_point_is_not_believed(
+def test_a_list_without_a_valid_base_is_not_trusted(
     ingest: Ingest, tmp_path: Path, since: str
 ) -> None:
     ingest()

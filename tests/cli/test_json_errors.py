@@ -20,7 +20,7 @@ def commands(name: str, command: Any) -> list[str]:
     """Return the commands below *command* that take --json."""
     if not hasattr(command, "commands"):
         return [name] if any("--json" in param.opts for param in command.params) else []
-    return [found for n, c in command.commands.items() for found in commands(f"{name} {n}", c)]
+    return [path for n, c in command.commands.items() for path in commands(f"{name} {n}", c)]
 
 
 COMMANDS = [name.strip() for name in commands("", typer.main.get_command(app))]
@@ -76,9 +76,9 @@ def test_candidates_are_the_names_that_may_be_meant(
 
 def test_an_ambiguous_id_has_all_ids_as_candidates(repository: Path, run: Run) -> None:
     ids: list[str] = []
-    while len({each[0] for each in ids}) == len(ids):
+    while len({name[0] for name in ids}) == len(ids):
         ids.append(add_point(repository, SOME_DISK).point)
-    same = sorted(each for each in ids if each[0] == ids[-1][0])
+    same = sorted(name for name in ids if name[0] == ids[-1][0])
 
     done = run("show", ids[-1][0], "--json")
 

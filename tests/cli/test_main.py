@@ -59,7 +59,7 @@ def test_no_repository_named_is_a_usage_error(
     assert is_one_line(capsys.readouterr().err)
 
 
-def test_the_environment_stands_in_for_repo(
+def test_the_environment_replaces_the_option_repo(
     monkeypatch: pytest.MonkeyPatch, repository: Path
 ) -> None:
     monkeypatch.setenv("CBTFS_REPO", str(repository))
@@ -73,7 +73,7 @@ def test_the_option_wins_over_the_environment(run: Run, monkeypatch: pytest.Monk
     assert run("list").code == 0
 
 
-def test_a_configuration_file_stands_in_for_repo(
+def test_a_configuration_file_replaces_the_option_repo(
     monkeypatch: pytest.MonkeyPatch, repository: Path, tmp_path: Path
 ) -> None:
     monkeypatch.delenv("CBTFS_REPO", raising=False)

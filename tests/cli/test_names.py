@@ -78,8 +78,8 @@ def test_a_time_is_local_unless_it_has_an_offset(run: Run, names: Names) -> None
     early, late = names.add("2020-01-01T22:30:00Z"), names.add("2020-01-01T23:30:00Z")
 
     def shown(*arguments: str) -> str:
-        found: str = run("show", *arguments, "--json").document["id"]
-        return found
+        point_id: str = run("show", *arguments, "--json").document["id"]
+        return point_id
 
     assert shown("web01@2020-01-01") == late.point
     assert shown("web01@2020-01-01", "--time-zone", "Europe/Berlin") == early.point
@@ -87,18 +87,18 @@ def test_a_time_is_local_unless_it_has_an_offset(run: Run, names: Names) -> None
     assert run("show", "web01", "--time-zone", "Mars/Olympus").code == 2
 
 
-def test_where_there_is_none_the_nearest_is_named(run: Run, names: Names) -> None:
+def test_the_error_names_the_nearest_point(run: Run, names: Names) -> None:
     names.daily(3)
 
     before = run("show", "web01@2019-06-01")
     spelled = run("show", "web01@2020-01-02T11-00-00Z")
     far = run("show", "web01@latest~3")
 
-    assert [each.code for each in (before, spelled, far)] == [13] * 3
+    assert [result.code for result in (before, spelled, far)] == [13] * 3
     assert "the nearest is web01@2020-01-01T12-00-00Z" in before.err
     assert "the nearest is web01@2020-01-02T12-00-00Z" in spelled.err
     assert "has 3 points; the nearest is web01@2020-01-01T12-00-00Z" in far.err
-    assert all(len(each.err.splitlines()) == 1 for each in (before, spelled, far))
+    assert all(len(result.err.splitlines()) == 1 for result in (before, spelled, far))
 
 
 def test_a_good_point_is_neither_damaged_nor_suspect(run: Run, names: Names) -> None:
@@ -159,7 +159,7 @@ def test_patterns_take_every_vm_that_matches(run: Run, names: Names, tmp_path: P
 
     (tmp_path / "out").mkdir()
     done = run("restore", "web*", "*", tmp_path / "out", "--json")
-    assert [each["vm"] for each in done.document["restored"]] == ["web01", "web02"]
+    assert [item["vm"] for item in done.document["restored"]] == ["web01", "web02"]
     assert (tmp_path / "out/web02/disk.raw").read_bytes() == second.time.encode()
     assert run("restore", "web*", "disk", tmp_path / "file").code == 2
     assert run("restore", "web*1", "d*", tmp_path / "file").code == 0
@@ -184,7 +184,7 @@ def test_protect_and_tag_take_all_forms_and_say_which(run: Run, names: Names) ->
     assert f"point {points[0].point} (web01@{points[0].name})" in tagged.out
 
 
-def test_what_is_forgotten_by_name_is_said(run: Run, names: Names) -> None:
+def test_points_forgotten_by_name_are_reported(run: Run, names: Names) -> None:
     points = names.daily(3)
     refused = run("forget", "web01@-30d")
     words = run("forget", f"web01@{points[0].time}", "--dry-run").out
@@ -192,7 +192,7 @@ def test_what_is_forgotten_by_name_is_said(run: Run, names: Names) -> None:
 
     assert (refused.code, "now it means web01@2020-01-03T12-00-00Z" in refused.err) == (2, True)
     assert f"web01@{points[0].name} (point {points[0].point[:12]})" in words
-    assert [(each["id"], each["vm"]) for each in document["named"]] == [
+    assert [(item["id"], item["vm"]) for item in document["named"]] == [
         (point.point, "web01") for point in points[:2]
     ]
 
@@ -223,7 +223,7 @@ def test_a_vm_that_is_renamed_and_its_successor(run: Run, names: Names) -> None:
 
     assert _vm_ids(run, "web1", "web1-old", "web1~aaaaaaaa", "web1~aaaa", "b" * 32) == [*"baaab"]
     listed = run("list", "--json").document["points"]
-    assert [(each["vm"], each["label"]) for each in listed] == [
+    assert [(item["vm"], item["label"]) for item in listed] == [
         ("web1", "web1"),
         ("web1", "web1-old"),
         ("web1-old", "web1-old"),
@@ -304,7 +304,7 @@ def test_retention_follows_the_order_of_capture(run: Run, repository: Path, tmp_
     imported = _ingest(run, image, "--time=2020-01-01T00:00:00Z")["point"]
 
     done = run("forget", "--keep-tag", "none", "--dry-run", "--json").document
-    reasons = {each["id"]: each["reasons"] for each in done["points"]}
+    reasons = {item["id"]: item["reasons"] for item in done["points"]}
     assert reasons[imported] == ["captured last"]
     assert by_clock in reasons
 

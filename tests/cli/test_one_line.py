@@ -20,7 +20,7 @@ def filled(repository: Path) -> Path:
     return repository
 
 
-@pytest.mark.parametrize("command", ALL, ids=lambda each: str(each[0]))
+@pytest.mark.parametrize("command", ALL, ids=lambda words: str(words[0]))
 @pytest.mark.parametrize("folder", ["points", "packs"])
 @pytest.mark.parametrize("kind", ["missing", "file", "fifo"])
 def test_a_folder_that_is_missing_or_none(
@@ -40,8 +40,8 @@ def test_a_folder_that_is_missing_or_none(
     assert "is its file system mounted?" in done.err
 
 
-@pytest.mark.parametrize("command", ALL, ids=lambda each: str(each[0]))
-def test_a_fifo_as_the_catalog_is_not_waited_for(
+@pytest.mark.parametrize("command", ALL, ids=lambda words: str(words[0]))
+def test_a_fifo_instead_of_the_catalog_does_not_block(
     filled: Path, run: Run, command: tuple[str, ...]
 ) -> None:
     """Not by the verifier either, which a lock that was left behind demands."""
@@ -57,7 +57,7 @@ def test_a_fifo_as_the_catalog_is_not_waited_for(
 
 def test_a_manifest_of_an_empty_disk_with_content_is_damaged(filled: Path, run: Run) -> None:
     """A seal proves nothing: everybody can make one."""
-    (path,) = (each for each in (filled / "points").iterdir() if len(each.name) == 32)
+    (path,) = (file for file in (filled / "points").iterdir() if len(file.name) == 32)
     document = unseal(path.read_bytes())
     document["disks"][0]["size"] = 0
     path.unlink()

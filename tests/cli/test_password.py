@@ -69,7 +69,7 @@ def test_a_file_that_others_may_read_is_refused(file: Path) -> None:
         find_password(file, "vc1", "me")
 
 
-def test_the_environment_goes_before_the_keyring(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_wins_over_the_keyring(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(PASSWORD_VARIABLE, "from the environment")
 
     assert find_password(None, "vc1", "me").reveal() == "from the environment"
@@ -80,7 +80,7 @@ def test_the_keyring_is_asked_for_host_and_user() -> None:
 
 
 @pytest.mark.parametrize("is_locked", [False, True])
-def test_without_any_and_without_a_terminal_there_is_none(
+def test_there_is_no_password_without_a_source_and_a_terminal(
     monkeypatch: pytest.MonkeyPatch, is_locked: bool
 ) -> None:
     monkeypatch.setitem(sys.modules, "keyring", FakeKeyring(is_locked=is_locked))

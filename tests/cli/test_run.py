@@ -131,7 +131,7 @@ def test_defaults_apply_to_each_command_with_the_option(job: Run) -> None:
     for step in ("prune", "ingest image --vm v --disk d disk.raw", "forget x"):
         done = job(wrong.format(step), "--json")
 
-        assert [each["exit"] for each in done.document["steps"]] == [0, 2]
+        assert [result["exit"] for result in done.document["steps"]] == [0, 2]
         assert "'soon'" in done.err
         assert job(wrong.format(f"{step} --lock-wait 1s")).code != 2 or step == "forget x"
 

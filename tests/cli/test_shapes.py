@@ -31,15 +31,15 @@ def test_the_shape_of_qemu_is_what_qemu_img_says_of_the_restored_file(
     restored = tmp_path / "restored.raw"
     run("restore", "vm@2026-01-01T00-00-01Z", "disk", restored)
 
-    found = run("extents", "--format=qemu", "vm@2026-01-01T00-00-01Z", "disk").document
+    extents = run("extents", "--format=qemu", "vm@2026-01-01T00-00-01Z", "disk").document
 
-    assert found == _qemu(restored)
+    assert extents == _qemu(restored)
 
 
 def test_the_shape_of_nbd_has_types_and_words(run: Run) -> None:
-    found = run("extents", "--format=nbd", "vm@2026-01-01T00-00-01Z", "disk").document
+    extents = run("extents", "--format=nbd", "vm@2026-01-01T00-00-01Z", "disk").document
 
-    assert found == [
+    assert extents == [
         {"offset": 0, "length": 2 * BLOCK, "type": 0, "description": "data"},
         {"offset": 2 * BLOCK, "length": 3 * BLOCK, "type": 3, "description": "hole,zero"},
         {"offset": 5 * BLOCK, "length": BLOCK + 512, "type": 0, "description": "data"},
@@ -56,9 +56,9 @@ def _pair() -> list[str]:
 
 
 def test_a_diff_in_the_shape_of_nbd_is_a_dirty_bitmap_of_the_larger_disk(run: Run) -> None:
-    found = run("diff", "--format=nbd", *_pair(), "disk").document
+    extents = run("diff", "--format=nbd", *_pair(), "disk").document
 
-    assert [(each["description"], each["type"], each["length"]) for each in found] == [
+    assert [(extent["description"], extent["type"], extent["length"]) for extent in extents] == [
         ("clean", 0, BLOCK),
         ("dirty", 1, BLOCK),
         ("clean", 0, 4 * BLOCK),
@@ -68,11 +68,13 @@ def test_a_diff_in_the_shape_of_nbd_is_a_dirty_bitmap_of_the_larger_disk(run: Ru
 
 def test_a_diff_in_the_shape_of_qemu_has_data_where_it_differs(run: Run) -> None:
     plain = run("diff", "--json", *_pair(), "disk").document
-    found = run("diff", "--format=qemu", *_pair(), "disk").document
+    extents = run("diff", "--format=qemu", *_pair(), "disk").document
 
-    assert sum(each["length"] for each in found) == len(B)
+    assert sum(extent["length"] for extent in extents) == len(B)
     assert [
-        {"start": each["start"], "length": each["length"]} for each in found if each["data"]
+        {"start": extent["start"], "length": extent["length"]}
+        for extent in extents
+        if extent["data"]
     ] == plain
 
 

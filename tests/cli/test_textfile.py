@@ -56,7 +56,7 @@ def test_a_link_is_replaced_not_followed(tmp_path: Path) -> None:
     assert mode(tmp_path / "a.prom") == 0o644
 
 
-def test_what_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_no_file(tmp_path: Path) -> None:
     (tmp_path / "a.prom").mkdir()
     with pytest.raises(CbtfsError, match="cannot write"):
         replace_text(tmp_path / "a.prom", "x")

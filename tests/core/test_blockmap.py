@@ -37,8 +37,8 @@ class Nodes:
 
     def load(self, ref: int, level: int) -> list[int | None]:
         self.loaded += 1
-        found, children = self.children[ref]
-        assert found == level
+        stored_level, children = self.children[ref]
+        assert stored_level == level
         return children
 
     def tree(self, root: int | None, blocks: int) -> Tree[int]:
@@ -62,22 +62,22 @@ class Nodes:
 
 def content(nodes: Nodes, tree: Tree[int]) -> Blocks:
     """Return the content of each block with data in a tree."""
-    found = {}
+    blocks = {}
     for index, leaf in tree.leaves():
         for slot, child in enumerate(nodes.load(leaf, 1)):
             if child is not None:
-                found[index * FANOUT + slot] = child
-    return found
+                blocks[index * FANOUT + slot] = child
+    return blocks
 
 
 def runs(blocks: Iterable[int]) -> list[tuple[int, int]]:
-    found: list[tuple[int, int]] = []
+    merged: list[tuple[int, int]] = []
     for block in sorted(blocks):
-        if found and sum(found[-1]) == block:
-            found[-1] = (found[-1][0], found[-1][1] + 1)
+        if merged and sum(merged[-1]) == block:
+            merged[-1] = (merged[-1][0], merged[-1][1] + 1)
         else:
-            found.append((block, 1))
-    return found
+            merged.append((block, 1))
+    return merged
 
 
 class Step(NamedTuple):
@@ -131,7 +131,7 @@ def test_a_shape_counts_nodes_rounding_up(size: int, block_size: int, level: int
 
 
 @pytest.mark.parametrize(("size", "block_size"), [(-1, 1), (1, 0), (1, -4096)])
-def test_a_shape_that_is_none_cannot_be_made(size: int, block_size: int) -> None:
+def test_an_invalid_shape_is_refused(size: int, block_size: int) -> None:
     with pytest.raises(ValueError, match="invalid shape"):
         Shape(size, block_size)
 
@@ -188,14 +188,14 @@ def test_data_blocks_in_runs_are_those_of_the_disk(
         assert list(tree.data_blocks_in(asked)) == sorted(inside & oracle.keys())
 
 
-def test_only_what_a_run_touches_is_loaded() -> None:
+def test_only_nodes_of_the_runs_are_loaded() -> None:
     nodes = Nodes()
     tree = nodes.build(FANOUT**3, None, dict.fromkeys(range(0, FANOUT**3, FANOUT), 1))
     nodes.loaded = 0
 
-    found = list(tree.data_blocks_in([(FANOUT, 2 * FANOUT), (FANOUT**3 - 1, FANOUT**3)]))
+    blocks = list(tree.data_blocks_in([(FANOUT, 2 * FANOUT), (FANOUT**3 - 1, FANOUT**3)]))
 
-    assert found == [FANOUT]
+    assert blocks == [FANOUT]
     assert nodes.loaded == 1 + 2 + 2
 
 
@@ -228,13 +228,13 @@ def test_a_diff_lists_the_blocks_that_differ(ours: list[Step], theirs: list[Step
     left, a = play(nodes, ours)[-1]
     right, b = play(nodes, theirs)[-1]
 
-    found = list(diff(left, right))
+    differing = list(diff(left, right))
 
-    assert found == sorted(at for at in a.keys() | b.keys() if a.get(at) != b.get(at))
+    assert differing == sorted(at for at in a.keys() | b.keys() if a.get(at) != b.get(at))
 
 
 @given(HISTORIES)
-def test_a_diff_of_neighbours_lists_what_a_step_changed(history: list[Step]) -> None:
+def test_a_diff_of_neighbours_lists_the_changes_of_a_step(history: list[Step]) -> None:
     played = play(Nodes(), history)
     for (left, a), (right, b) in pairwise(played):
         assert list(diff(left, right)) == sorted(
@@ -265,7 +265,7 @@ def test_a_step_makes_nodes_only_on_the_paths_it_touches(history: list[Step]) ->
 
 
 @given(HISTORIES)
-def test_a_diff_loads_only_what_differs(history: list[Step]) -> None:
+def test_a_diff_loads_only_differing_nodes(history: list[Step]) -> None:
     nodes = Nodes()
     played = play(nodes, history)
     for (left, a), (right, b) in pairwise(played):
@@ -292,7 +292,7 @@ def test_a_disk_that_only_grew_keeps_every_node(step: Step) -> None:
 
 
 @given(steps(), st.sampled_from(EDGES))
-def test_what_was_cut_is_zero_when_the_disk_grows_again(step: Step, cut: int) -> None:
+def test_blocks_that_were_cut_are_zeros_when_the_disk_grows_again(step: Step, cut: int) -> None:
     nodes = Nodes()
     tree = nodes.build(300000, None, step.writes)
 
@@ -321,7 +321,7 @@ def test_leaves_that_do_not_ascend_or_lie_outside_are_refused(order: tuple[int, 
 
 
 @given(steps(), st.data())
-def test_what_is_put_so_far_is_a_tree_to_go_on_from(step: Step, data: st.DataObject) -> None:
+def test_the_leaves_put_so_far_form_a_tree_to_continue(step: Step, data: st.DataObject) -> None:
     nodes = Nodes()
     shape = Shape(step.blocks, 1)
     again = data.draw(steps().map(lambda other: other.writes))
@@ -346,7 +346,7 @@ def test_what_is_put_so_far_is_a_tree_to_go_on_from(step: Step, data: st.DataObj
     assert nodes.build(step.blocks, so_far, after).root == whole.root
 
 
-def test_there_is_no_tree_so_far_of_a_disk_that_changed_its_size() -> None:
+def test_a_resized_disk_has_no_intermediate_tree() -> None:
     nodes = Nodes()
     base = nodes.build(5000, None, {4999: 1})
 

@@ -42,18 +42,18 @@ def _latest(points: list[Dated]) -> Dated | None:
     for point in points:
         if point.is_clocked and (last_by_clock is None or point.order > last_by_clock.order):
             last_by_clock = point
-    found = last_by_clock
+    newest = last_by_clock
     for point in points:
         if point.is_clocked:
             continue
-        if found is None:
-            found = point
-        elif found is last_by_clock:
-            if point.time > found.time:
-                found = point
-        elif point.time > found.time or (point.time == found.time and point.order > found.order):
-            found = point
-    return found
+        if newest is None:
+            newest = point
+        elif newest is last_by_clock:
+            if point.time > newest.time:
+                newest = point
+        elif point.time > newest.time or (point.time == newest.time and point.order > newest.order):
+            newest = point
+    return newest
 
 
 @given(histories(8))
@@ -63,17 +63,17 @@ def test_latest_is_the_last_by_a_clock_or_a_newer_one_that_was_given(points: lis
 
 @given(histories(8), st.integers(0, 9))
 def test_latest_and_a_number_counts_back_by_time(points: list[Dated], back: int) -> None:
-    found = _latest(points)
+    expected = _latest(points)
     for _ in range(back):
         older = None
         for point in points:
-            if found is None or (point.time, point.order) >= (found.time, found.order):
+            if expected is None or (point.time, point.order) >= (expected.time, expected.order):
                 continue
             if older is None or (point.time, point.order) > (older.time, older.order):
                 older = point
-        found = older
+        expected = older
 
-    assert before_latest(points, back) == found
+    assert before_latest(points, back) == expected
 
 
 @given(histories(8), DAYS, st.integers(-1, 1))
@@ -99,13 +99,13 @@ def test_good_is_the_latest_of_the_good_points(points: list[Dated], good: set[in
 
 
 @given(histories(8), DAYS)
-def test_the_nearest_point_is_none_that_is_farther(points: list[Dated], day: int) -> None:
+def test_no_point_is_nearer_than_the_nearest(points: list[Dated], day: int) -> None:
     moment = START + timedelta(days=day, hours=11)
-    found = nearest(points, moment)
+    closest = nearest(points, moment)
 
-    assert (found is None) == (not points)
-    assert found is None or all(
-        abs(found.time - moment) <= abs(point.time - moment) for point in points
+    assert (closest is None) == (not points)
+    assert closest is None or all(
+        abs(closest.time - moment) <= abs(point.time - moment) for point in points
     )
 
 
@@ -124,7 +124,7 @@ def test_out_of_order_are_the_fewest_points_that_contradict(points: list[Dated])
     kept = tuple(point for point in points if point.point not in flagged)
 
     assert _is_in_step(kept)
-    assert weight(kept) == max(weight(each) for each in sets)
+    assert weight(kept) == max(weight(subset) for subset in sets)
 
 
 @pytest.mark.parametrize(

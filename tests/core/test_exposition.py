@@ -32,9 +32,9 @@ def test_a_parser_reads_what_was_set(
             meant[frozenset(labels.items())] = value
             gauge.set(labels, value)
 
-    (found,) = text_string_to_metric_families(render([gauge]))
-    assert (found.name, found.type, found.documentation) == (name, "gauge", text)
-    assert {frozenset(each.labels.items()): each.value for each in found.samples} == meant
+    (family,) = text_string_to_metric_families(render([gauge]))
+    assert (family.name, family.type, family.documentation) == (name, "gauge", text)
+    assert {frozenset(sample.labels.items()): sample.value for sample in family.samples} == meant
 
 
 def test_a_metric_is_written_as_the_format_has_it() -> None:
@@ -57,10 +57,10 @@ def test_a_metric_is_written_as_the_format_has_it() -> None:
 def test_numbers_of_every_kind(value: float, text: str | None) -> None:
     gauge = Gauge("x", "")
     gauge.set({}, value)
-    (found,) = text_string_to_metric_families(render([gauge]))
+    (family,) = text_string_to_metric_families(render([gauge]))
 
     assert text is None or render([gauge]).endswith(f"x {text}\n")
-    assert math.isnan(value) or found.samples[0].value == value
+    assert math.isnan(value) or family.samples[0].value == value
 
 
 def test_the_last_value_counts() -> None:

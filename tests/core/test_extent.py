@@ -25,48 +25,48 @@ def has_gaps(extents: Sequence[Extent]) -> bool:
 
 
 @pytest.mark.parametrize(("start", "length"), [(-1, 5), (0, 0), (7, -1), (-3, -3)])
-def test_an_extent_that_is_none_cannot_be_made(start: int, length: int) -> None:
+def test_an_invalid_extent_is_refused(start: int, length: int) -> None:
     with pytest.raises(ValueError, match="not an extent"):
         Extent(start, length)
 
 
 @given(OFFSETS, OFFSETS)
 def test_between_is_the_range_or_nothing(start: int, end: int) -> None:
-    found = list(between(start, end))
+    result = list(between(start, end))
 
-    assert covered(found) == set(range(start, end))
+    assert covered(result) == set(range(start, end))
 
 
 @given(EXTENTS)
 def test_coalesce_keeps_the_bytes_and_leaves_gaps(extents: list[Extent]) -> None:
-    found = list(coalesce(extents))
+    merged = list(coalesce(extents))
 
-    assert covered(found) == covered(extents)
-    assert has_gaps(found)
+    assert covered(merged) == covered(extents)
+    assert has_gaps(merged)
 
 
 @given(EXTENTS, OFFSETS, OFFSETS)
-def test_clip_keeps_what_lies_within(extents: list[Extent], start: int, end: int) -> None:
-    found = list(clip(extents, start, end))
+def test_clip_keeps_bytes_within_the_range(extents: list[Extent], start: int, end: int) -> None:
+    clipped = list(clip(extents, start, end))
 
-    assert covered(found) == covered(extents) & set(range(start, end))
+    assert covered(clipped) == covered(extents) & set(range(start, end))
 
 
 @given(EXTENTS, st.integers(0, SIZE))
 def test_complement_is_all_other_bytes(extents: list[Extent], size: int) -> None:
-    found = list(complement(extents, size))
+    others = list(complement(extents, size))
 
-    assert covered(found) == set(range(size)) - covered(extents)
-    assert has_gaps(found)
+    assert covered(others) == set(range(size)) - covered(extents)
+    assert has_gaps(others)
 
 
 @given(EXTENTS, EXTENTS)
-def test_intersect_is_what_both_cover(left: list[Extent], right: list[Extent]) -> None:
-    found = list(intersect(left, right))
+def test_intersect_is_the_common_bytes(left: list[Extent], right: list[Extent]) -> None:
+    common = list(intersect(left, right))
 
-    assert covered(found) == covered(left) & covered(right)
-    assert found == sorted(found)
-    assert total(found) == len(covered(found))
+    assert covered(common) == covered(left) & covered(right)
+    assert common == sorted(common)
+    assert total(common) == len(covered(common))
 
 
 @given(EXTENTS, st.integers(1, 17), st.integers(0, SIZE))
@@ -75,10 +75,10 @@ def test_widen_covers_every_unit_that_is_touched(
 ) -> None:
     units = {at // unit for at in covered(extents)}
 
-    found = list(widen(extents, unit, size))
+    widened = list(widen(extents, unit, size))
 
-    assert covered(found) == {at for at in range(size) if at // unit in units}
-    assert has_gaps(found)
+    assert covered(widened) == {at for at in range(size) if at // unit in units}
+    assert has_gaps(widened)
 
 
 @given(EXTENTS)

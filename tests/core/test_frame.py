@@ -56,25 +56,25 @@ def table_of(frame: Frame) -> bytes:
 
 def laid_out(frames: Sequence[Frame]) -> list[Frame]:
     """Return the frames at consecutive offsets, as in a pack."""
-    at, found = PACK_HEADER_BYTES, []
+    at, placed = PACK_HEADER_BYTES, []
     for frame in frames:
-        found.append(frame._replace(offset=at))
-        at = found[-1].end
-    return found
+        placed.append(frame._replace(offset=at))
+        at = placed[-1].end
+    return placed
 
 
 def flips(data: bytes) -> list[bytes]:
     """Yield *data* with one bit flipped, for each bit."""
-    found = []
+    variants = []
     for bit in range(len(data) * 8):
         flipped = bytearray(data)
         flipped[bit // 8] ^= 1 << bit % 8
-        found.append(bytes(flipped))
-    return found
+        variants.append(bytes(flipped))
+    return variants
 
 
 @given(FRAMES, st.integers(0, 1 << 40))
-def test_a_frame_header_comes_back(frame: Frame, offset: int) -> None:
+def test_a_frame_header_round_trips(frame: Frame, offset: int) -> None:
     frame = frame._replace(offset=offset)
     table = table_of(frame)
 
@@ -131,7 +131,7 @@ def test_a_frame_header_of_another_version_or_shape_is_refused(at: int, value: i
         decode_frame_header(resealed(data, at, value), 0)
 
 
-def test_a_pack_header_comes_back() -> None:
+def test_a_pack_header_round_trips() -> None:
     assert decode_pack_header(encode_pack_header(PACK)) == PACK
 
 
@@ -150,7 +150,7 @@ def test_a_pack_header_cut_short_is_refused() -> None:
 
 
 @given(st.lists(FRAMES, max_size=6).map(laid_out))
-def test_a_trailer_comes_back(frames: list[Frame]) -> None:
+def test_a_trailer_round_trips(frames: list[Frame]) -> None:
     end = frames[-1].end if frames else PACK_HEADER_BYTES
 
     data = encode_trailer(frames, end, PACK)

@@ -170,12 +170,12 @@ def parent_of(node: Any, path: tuple[Any, ...]) -> Any:
 
 
 @given(MANIFESTS)
-def test_a_manifest_comes_back(manifest: Manifest) -> None:
+def test_a_manifest_round_trips(manifest: Manifest) -> None:
     assert decode_manifest(encode_manifest(manifest)) == manifest
 
 
 @given(STATES)
-def test_a_state_comes_back(state: PointState) -> None:
+def test_a_state_round_trips(state: PointState) -> None:
     assert decode_state(encode_state(state), state.point) == state
 
 
@@ -206,9 +206,9 @@ def test_a_reason_code_of_a_newer_program_is_other() -> None:
 
 @pytest.mark.parametrize("path", MEMBERS)
 def test_a_member_of_another_type_is_refused(path: tuple[Any, ...]) -> None:
-    found = parent_of(document(), path)[path[-1]]
+    member = parent_of(document(), path)[path[-1]]
     for other in NO_MEMBERS:
-        if type(other) is type(found) and other not in NEVER:
+        if type(other) is type(member) and other not in NEVER:
             continue
         broken = document()
         parent_of(broken, path)[path[-1]] = other
@@ -305,7 +305,7 @@ def test_a_state_without_disks_suspects_all_of_them() -> None:
     assert state.suspecting(ONE, "besides") == state
 
 
-def test_a_suspect_disk_leaves_the_others_good() -> None:
+def test_a_suspect_disk_does_not_affect_other_disks() -> None:
     state = PointState(PointId(ID)).suspecting(ONE, "why")
 
     assert (state.suspects(ONE), state.suspects(OTHER)) == ("why", None)
@@ -325,7 +325,7 @@ def test_a_second_suspect_disk_adds_its_reason() -> None:
     assert state.suspects(OTHER) == "why; so"
 
 
-def test_a_state_of_before_there_were_suspect_disks_is_read() -> None:
+def test_a_state_without_suspect_disks_is_readable() -> None:
     old = unseal(encode_state(PointState(PointId(ID), suspect="why")))
     del old["suspect_disks"]
 
@@ -345,7 +345,7 @@ def test_a_label_goes_before_an_id() -> None:
     assert a_manifest(a_disk(id=DiskId("1" * 32)), by_label).disk("1" * 32) == by_label
 
 
-def test_a_disk_that_is_not_there_is_none() -> None:
+def test_an_unknown_disk_is_none() -> None:
     assert a_manifest(a_disk()).disk("other") is None
 
 
@@ -377,7 +377,7 @@ def test_a_name_that_is_no_file_name_is_refused(place: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("place", ["time", "committed"])
-def test_a_time_that_is_none_is_refused(place: str) -> None:
+def test_an_invalid_time_is_refused(place: str) -> None:
     with pytest.raises(ValueError, match="RFC 3339"):
         manifest_of(document() | {place: "yesterday"})
 

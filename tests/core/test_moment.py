@@ -13,7 +13,7 @@ MOMENTS = st.datetimes(datetime(2, 1, 1), datetime(9998, 12, 31), timezones=ZONE
 
 
 @given(MOMENTS)
-def test_a_moment_comes_back(moment: datetime) -> None:
+def test_a_moment_round_trips(moment: datetime) -> None:
     assert parse_moment(format_moment(moment)) == moment
 
 
@@ -58,7 +58,7 @@ def test_the_spellings_of_rfc_3339_are_taken(text: str, moment: datetime) -> Non
         "9999-12-31T23:59:59-01:00",
     ],
 )
-def test_what_is_no_moment_is_refused(text: str) -> None:
+def test_text_that_is_not_a_moment_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"no such time|not an RFC 3339 time"):
         parse_moment(text)
 

@@ -42,9 +42,9 @@ def is_harmless(name: str) -> bool:
 
 
 def test_hostile_names_become_harmless() -> None:
-    found = {name: encode_name(name) for name in hostile_names()}
+    encoded = {name: encode_name(name) for name in hostile_names()}
 
-    assert {name: n for name, n in found.items() if not is_harmless(n)} == {}
+    assert {name: n for name, n in encoded.items() if not is_harmless(n)} == {}
 
 
 @given(NAMES)
@@ -56,7 +56,7 @@ def test_any_name_becomes_harmless(name: str) -> None:
     assert is_harmless(encode_name(name))
 
 
-def test_what_is_kept_of_a_long_name_is_its_beginning() -> None:
+def test_a_long_name_keeps_its_beginning() -> None:
     """The name ends at the first character that does not fit, even if a later one is shorter."""
     for filler in range(180, MAX_NAME_BYTES):
         name = "x" * filler + "\u20ac" + "y" * 100
@@ -99,11 +99,11 @@ def test_the_file_system_takes_every_name(tmp_path: Path) -> None:
 def test_unique_names_are_unique_and_fit_a_directory(names: list[str]) -> None:
     taken: set[str] = set()
     for number, name in enumerate([*names, *names]):
-        found = unique_name(encode_name(name), taken, f"{number:08x}" * 4)
+        unique = unique_name(encode_name(name), taken, f"{number:08x}" * 4)
 
-        assert found not in taken
-        assert len(found.encode()) <= 255
-        taken.add(found)
+        assert unique not in taken
+        assert len(unique.encode()) <= 255
+        taken.add(unique)
 
 
 def test_a_name_that_is_free_stays_as_it_is() -> None:
@@ -121,9 +121,9 @@ def test_a_name_for_which_nothing_is_free_is_refused() -> None:
 
 @given(NAMES)
 def test_printable_text_holds_no_control_character(text: str) -> None:
-    found = printable(text).encode().decode()
+    escaped = printable(text).encode().decode()
 
-    assert found.isprintable()
+    assert escaped.isprintable()
 
 
 @pytest.mark.parametrize("text", ["web-01", "東京 db", "a'b\"c\\d"])

@@ -65,9 +65,9 @@ def test_of_a_table_that_is_cut_the_whole_entries_count() -> None:
 
 
 def test_superblocks_of_disk_and_partitions() -> None:
-    found = {place.start for place in superblocks(an_mbr((0x83, 2048, 2048)), SIZE)}
+    starts = {place.start for place in superblocks(an_mbr((0x83, 2048, 2048)), SIZE)}
 
-    assert {0, 65536, SIZE - 1, MIB, MIB + 65536, 2 * MIB - 1} <= found
+    assert {0, 65536, SIZE - 1, MIB, MIB + 65536, 2 * MIB - 1} <= starts
 
 
 @given(st.binary(max_size=2000), st.integers(0, 1 << 40), st.sampled_from([512, 4096]))

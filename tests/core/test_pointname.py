@@ -35,9 +35,9 @@ def parse(text: str, zone: tzinfo = UTC) -> Request:
 
 
 def last(text: str, zone: tzinfo = UTC) -> str:
-    found = parse(text, zone)
-    assert isinstance(found, Until)
-    return format_moment(found.last)
+    request = parse(text, zone)
+    assert isinstance(request, Until)
+    return format_moment(request.last)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_the_last_minute_is_what_a_search_through_all_minutes_finds(
 ) -> None:
     zone, wall = ZoneInfo(name), day + timedelta(minutes=minute)
     start = day.replace(tzinfo=UTC) - timedelta(days=1)
-    instants = (start + timedelta(minutes=each) for each in range(3 * 1440))
+    instants = (start + timedelta(minutes=n) for n in range(3 * 1440))
     shown = [t for t in instants if t.astimezone(zone).replace(tzinfo=None) <= wall]
 
     assert last(f"{wall:%Y-%m-%dT%H:%M}", zone) == format_moment(
@@ -171,9 +171,9 @@ def test_until_is_the_end_that_names_of_points_have(text: str) -> None:
 
 
 def test_until_is_the_end_of_the_second_of_a_point() -> None:
-    found = parse_until("2026-11-20T14-00-03Z", ClockContext(NOW, BERLIN))
+    end = parse_until("2026-11-20T14-00-03Z", ClockContext(NOW, BERLIN))
 
-    assert format_moment(found) == "2026-11-20T14:00:03.999999Z"
+    assert format_moment(end) == "2026-11-20T14:00:03.999999Z"
 
 
 @pytest.mark.parametrize("text", ["latest", "good", "20261120", "", "2d", "2026-11-20T25:00"])
@@ -187,11 +187,11 @@ def test_a_bound_is_a_time(text: str) -> None:
 def test_a_printed_time_is_read_back_with_any_offset(moment: datetime, minutes: int) -> None:
     shifted = moment.astimezone(timezone(timedelta(minutes=minutes)))
     for text in (format_moment(moment), shifted.isoformat()):
-        found = parse(text, BERLIN)
+        request = parse(text, BERLIN)
 
-        assert isinstance(found, Until)
-        assert found.exact == moment
-        assert found.last - moment in (timedelta(0), timedelta(seconds=1) - TICK)
+        assert isinstance(request, Until)
+        assert request.exact == moment
+        assert request.last - moment in (timedelta(0), timedelta(seconds=1) - TICK)
 
 
 @given(MOMENTS)
@@ -201,9 +201,9 @@ def test_the_mounts_spelling_is_no_time_but_a_name(moment: datetime) -> None:
 
 @pytest.mark.parametrize("text", ["2026-11-20", "2026-11-20T14:00Z", "2026-11-20T14:00:03", "-2d"])
 def test_only_a_whole_time_with_its_offset_is_exact(text: str) -> None:
-    found = parse(text)
-    assert isinstance(found, Until)
-    assert found.exact is None
+    request = parse(text)
+    assert isinstance(request, Until)
+    assert request.exact is None
 
 
 NO_FORMS = """
@@ -214,7 +214,7 @@ yesterday latest~ latest~-1 Latest -2m -2y 2w --2d -d +2d 2026-13-01 2026-02-30 
 
 
 @pytest.mark.parametrize("text", ["", "2026-11-20\n", "latest\n", "good\n", *NO_FORMS.split()])
-def test_what_is_no_form_is_refused(text: str) -> None:
+def test_text_without_a_known_form_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"no such time|neither"):
         parse(text)
 

@@ -68,7 +68,7 @@ PROGRESS = st.builds(RunProgress, st.just(ID), SNAPSHOTS, st.dictionaries(TEXTS,
 
 
 @given(PROGRESS)
-def test_it_comes_back_as_it_was(progress: RunProgress) -> None:
+def test_progress_round_trips(progress: RunProgress) -> None:
     assert decode_progress(encode_progress(progress)) == progress
 
 
@@ -99,11 +99,11 @@ def test_a_flipped_bit_is_refused(progress: RunProgress, data: st.DataObject) ->
     assert str(refused.value)
 
 
-def test_extents_are_told_apart_by_place_and_order() -> None:
+def test_extents_differ_by_position_and_order() -> None:
     lists = [[], [Extent(0, 12)], [Extent(0, 1)], [Extent(0, 1), Extent(2, 1)]]
     lists += [[Extent(2, 1), Extent(0, 1)], [Extent(12, 1)]]
 
-    assert len({digest_of_extents(each) for each in lists}) == len(lists)
+    assert len({digest_of_extents(extents) for extents in lists}) == len(lists)
 
 
 def test_leaves_are_those_of_the_newest_checkpoint_of_each_disk() -> None:

@@ -49,16 +49,16 @@ def histories(draw: st.DrawFn) -> list[Candidate]:
 
 
 def kept(decisions: list[Decision]) -> set[PointId]:
-    return {each.point for each in decisions if each.is_kept}
+    return {decision.point for decision in decisions if decision.is_kept}
 
 
 def expected(policy: Policy, history: list[Candidate]) -> set[PointId]:
     """Keep a point if it is the newest of its period and that is one of the n newest periods."""
 
-    def age(each: Candidate) -> tuple[datetime, int]:
-        return each.time, each.order
+    def age(point: Candidate) -> tuple[datetime, int]:
+        return point.time, point.order
 
-    local = {each.point: each.time.astimezone(policy.zone) for each in history}
+    local = {point.point: point.time.astimezone(policy.zone) for point in history}
     keys: dict[str, Callable[[datetime], object]] = {
         "hourly": lambda t: (t.date(), t.hour, t.utcoffset()),
         "daily": lambda t: t.date(),
@@ -66,19 +66,21 @@ def expected(policy: Policy, history: list[Candidate]) -> set[PointId]:
         "monthly": lambda t: (t.year, t.month),
         "yearly": lambda t: t.year,
     }
-    found = {each.point for each in history if each.is_protected or policy.tags & {*each.tags}}
+    kept_ids = {
+        point.point for point in history if point.is_protected or policy.tags & {*point.tags}
+    }
     ordered = sorted(history, key=age)
-    by_capture = sorted(history, key=lambda each: each.order, reverse=True)
-    found |= {each.point for each in by_capture[: policy.last]}
+    by_capture = sorted(history, key=lambda point: point.order, reverse=True)
+    kept_ids |= {point.point for point in by_capture[: policy.last]}
     for rule, key in keys.items():
-        newest = {key(local[each.point]): each for each in ordered}
+        newest = {key(local[point.point]): point for point in ordered}
         winners = sorted(newest.values(), key=age, reverse=True)
-        found |= {each.point for each in winners[: policy.counts[rule]]}
+        kept_ids |= {point.point for point in winners[: policy.counts[rule]]}
     if policy.within is not None and ordered:
-        last = max(history, key=lambda each: each.order)
-        found |= {e.point for e in ordered if last.time - e.time <= policy.within}
-    found = found or {each.point for each in ordered[-1:]}
-    return found | {each.point for each in history if each.order == len(history) - 1}
+        last = max(history, key=lambda point: point.order)
+        kept_ids |= {e.point for e in ordered if last.time - e.time <= policy.within}
+    kept_ids = kept_ids or {point.point for point in ordered[-1:]}
+    return kept_ids | {point.point for point in history if point.order == len(history) - 1}
 
 
 @given(POLICIES, histories())
@@ -86,14 +88,14 @@ def test_a_policy_keeps_what_its_rules_say(policy: Policy, history: list[Candida
     decisions = decide(policy, history, NOW)
 
     assert kept(decisions) == expected(policy, history)
-    assert {each.point for each in decisions} == {each.point for each in history}
+    assert {item.point for item in decisions} == {item.point for item in history}
 
 
 @given(POLICIES, histories())
 def test_a_second_run_forgets_nothing_more(policy: Policy, history: list[Candidate]) -> None:
     first = kept(decide(policy, history, NOW))
 
-    again = kept(decide(policy, [each for each in history if each.point in first], NOW))
+    again = kept(decide(policy, [point for point in history if point.point in first], NOW))
 
     assert again == first
 
@@ -116,9 +118,9 @@ def test_a_point_that_was_captured_by_a_wrong_clock_takes_the_place_of_one_at_mo
     times[2] += timedelta(days=366 * years)
     history = [point_at(number, moment) for number, moment in enumerate(times)]
 
-    found = kept(decide(policy, history, NOW))
+    points = kept(decide(policy, history, NOW))
 
-    assert {point_at(n, START).point for n in (3, 4)} <= found
+    assert {point_at(n, START).point for n in (3, 4)} <= points
 
 
 def test_the_point_captured_last_stays_whatever_time_another_has() -> None:
@@ -127,8 +129,8 @@ def test_the_point_captured_last_stays_whatever_time_another_has() -> None:
     by_count = decide(Policy(last=1), [wrong, last], NOW)
     by_period = decide(Policy(daily=1), [wrong, last], NOW)
 
-    assert [each.reasons for each in by_count] == [(), ("last 1 of 1",)]
-    assert [each.reasons[-1] for each in by_period] == ["daily 2039-09-10", "captured last"]
+    assert [decision.reasons for decision in by_count] == [(), ("last 1 of 1",)]
+    assert [decision.reasons[-1] for decision in by_period] == ["daily 2039-09-10", "captured last"]
 
 
 def test_last_and_within_follow_the_order_of_capture_when_an_older_image_is_imported() -> None:
@@ -139,7 +141,7 @@ def test_last_and_within_follow_the_order_of_capture_when_an_older_image_is_impo
     within = kept(decide(Policy(within=timedelta(days=7)), history, NOW))
 
     assert by_count == {history[1].point, history[2].point}
-    assert within == {each.point for each in history}  # counted from the point captured last
+    assert within == {point.point for point in history}  # counted from the point captured last
 
 
 def test_each_decision_names_its_rules() -> None:
@@ -147,7 +149,7 @@ def test_each_decision_names_its_rules() -> None:
 
     decisions = decide(Policy(last=1, daily=2, monthly=1), history, NOW)
 
-    assert [each.reasons for each in decisions] == [
+    assert [decision.reasons for decision in decisions] == [
         ("last 1 of 1", "daily 2026-01-04", "monthly 2026-01"),
         ("daily 2026-01-03",),
         (),
@@ -174,12 +176,12 @@ def test_the_hour_that_a_clock_shows_twice_is_two_hours() -> None:
     assert len(kept(decide(Policy(hourly=2, zone=zone), history, NOW))) == 2
 
 
-def test_what_is_younger_than_the_minimum_age_stays() -> None:
+def test_points_younger_than_the_minimum_age_stay() -> None:
     history = [point_at(5 - n, NOW - timedelta(hours=n)) for n in range(5)]
 
     decisions = decide(Policy(last=1, min_age=timedelta(hours=3)), history, NOW)
 
-    assert [each.is_kept for each in decisions] == [True, True, True, False, False]
+    assert [decision.is_kept for decision in decisions] == [True, True, True, False, False]
 
 
 def test_a_point_that_is_exactly_as_old_as_within_says_stays() -> None:
@@ -189,7 +191,7 @@ def test_a_point_that_is_exactly_as_old_as_within_says_stays() -> None:
 
     decisions = decide(Policy(within=timedelta(days=7)), history, NOW)
 
-    assert [each.reasons for each in decisions] == [("within",), ("within",), ()]
+    assert [decision.reasons for decision in decisions] == [("within",), ("within",), ()]
 
 
 def test_within_goes_by_the_point_captured_last_that_is_whole() -> None:
@@ -198,7 +200,7 @@ def test_within_goes_by_the_point_captured_last_that_is_whole() -> None:
 
     decisions = decide(Policy(within=timedelta(days=1)), history, NOW)
 
-    assert [each.reasons for each in decisions] == [
+    assert [decision.reasons for decision in decisions] == [
         ("damaged: forget it by its id", "within"),
         ("within",),
         ("within",),
@@ -218,8 +220,10 @@ def test_of_points_of_one_moment_the_one_captured_later_is_the_newer() -> None:
 
     decisions = decide(Policy(last=2, daily=1), history, NOW)
 
-    assert [each.point for each in decisions] == [point_at(n, START).point for n in (3, 2, 1)]
-    assert [each.is_kept for each in decisions] == [True, True, False]
+    assert [decision.point for decision in decisions] == [
+        point_at(n, START).point for n in (3, 2, 1)
+    ]
+    assert [decision.is_kept for decision in decisions] == [True, True, False]
 
 
 def test_a_damaged_point_takes_no_other_ones_place() -> None:
@@ -227,7 +231,7 @@ def test_a_damaged_point_takes_no_other_ones_place() -> None:
 
     decisions = decide(Policy(last=1), [good, bad], NOW)
 
-    assert [each.reasons for each in decisions] == [
+    assert [decision.reasons for decision in decisions] == [
         ("damaged: forget it by its id",),
         ("last 1 of 1",),
     ]
@@ -242,7 +246,7 @@ def test_a_damaged_point_does_not_count_as_one_that_is_kept() -> None:
 
     decisions = decide(Policy(tags=frozenset({"release"})), history, NOW)
 
-    assert [each.reasons for each in decisions[:2]] == [
+    assert [decision.reasons for decision in decisions[:2]] == [
         ("the newest of its VM",),
         ("captured last",),
     ]
@@ -253,7 +257,7 @@ def test_the_newest_stays_where_no_rule_keeps_any() -> None:
 
     decisions = decide(Policy(tags=frozenset({"release"})), history, NOW)
 
-    assert [each.reasons for each in decisions] == [("the newest of its VM",), (), ()]
+    assert [decision.reasons for decision in decisions] == [("the newest of its VM",), (), ()]
 
 
 def test_a_negative_count_is_refused() -> None:

@@ -28,7 +28,7 @@ def sealed(body: bytes) -> bytes:
 
 
 @given(DOCUMENTS)
-def test_a_sealed_document_comes_back(document: dict[str, Any]) -> None:
+def test_a_sealed_document_round_trips(document: dict[str, Any]) -> None:
     assert unseal(seal(document)) == document
 
 
@@ -58,7 +58,7 @@ def test_every_truncation_is_refused() -> None:
 
 
 @pytest.mark.parametrize("tail", [b"\n", b" ", b"\0", b"{}"])
-def test_what_follows_the_seal_is_refused(tail: bytes) -> None:
+def test_bytes_after_the_seal_are_refused(tail: bytes) -> None:
     with pytest.raises(ValueError, match="no checksum at the end"):
         unseal(seal({"a": 1}) + tail)
 
@@ -77,12 +77,12 @@ def test_what_follows_the_seal_is_refused(tail: bytes) -> None:
         b'"{}',
     ],
 )
-def test_a_seal_over_what_is_no_document_is_refused(body: bytes) -> None:
+def test_a_seal_over_something_else_than_an_object_is_refused(body: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         unseal(sealed(body))
 
 
-def test_what_is_too_large_is_refused_unread() -> None:
+def test_a_file_that_is_too_large_is_refused_unread() -> None:
     with pytest.raises(ValueError, match="too large"):
         unseal(bytes(MAX_BYTES + 1))
 

@@ -26,7 +26,7 @@ def document() -> dict[str, Any]:
 
 
 @given(SETTINGS)
-def test_settings_come_back(settings: Settings) -> None:
+def test_settings_round_trip(settings: Settings) -> None:
     assert decode_settings(encode_settings(settings)) == settings
 
 
@@ -107,6 +107,6 @@ def test_settings_that_make_no_sense_are_damaged(changes: dict[str, Any]) -> Non
 
 
 @pytest.mark.parametrize("block_size", [0, 100, 2048, 5000, 1 << 21])
-def test_a_block_size_that_is_none_cannot_be_set(block_size: int) -> None:
+def test_an_invalid_block_size_is_refused(block_size: int) -> None:
     with pytest.raises(ValueError, match="block size"):
         Settings(ID, "", block_size=block_size)

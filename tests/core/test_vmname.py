@@ -36,8 +36,8 @@ def _names(history: list[tuple[VmId, str]], *, is_numbered: bool = True) -> VmNa
 def _meant(history: list[tuple[VmId, str]], name: str) -> VmId | None:
     """Return the VM captured last under *name*: of those that have it now, else of all."""
     now = dict(history)
-    bears = [vm for vm, each in history if each == name and now[vm] == name]
-    bore = [vm for vm, each in history if each == name]
+    bears = [vm for vm, captured in history if captured == name and now[vm] == name]
+    bore = [vm for vm, captured in history if captured == name]
     return bears[-1] if bears else bore[-1] if bore else None
 
 
@@ -48,14 +48,14 @@ def test_a_name_means_the_vm_captured_last_under_it(
     names = _names(history, is_numbered=is_numbered)
     labels = {*names.labels.values(), *names.directories.values()}
     expected = _meant(history, name)
-    found = names.find(name)
+    meant = names.find(name)
 
     if expected is not None and (dict(history)[expected] == name or name not in labels):
-        if found is None or found.vm.id != expected:
+        if meant is None or meant.vm.id != expected:
             assert "~" in name  # a name that reads like the name of an earlier holder
             assert dict(history)[expected] != name
     elif expected is None and "~" not in name and name not in labels:
-        assert found is None
+        assert meant is None
 
 
 @given(histories())
@@ -67,17 +67,20 @@ def test_every_vm_has_a_label_and_a_directory_of_its_own_that_mean_it(
     for table in (names.labels, names.directories):
         assert len(set(table.values())) == len(table) == len(names.named_vms)
         for vm, label in table.items():
-            found = names.find(label)
-            assert found is not None
-            assert found.vm.id == vm
-    assert all(len(each.encode()) <= 255 and "/" not in each for each in names.directories.values())
+            meant = names.find(label)
+            assert meant is not None
+            assert meant.vm.id == vm
+    assert all(
+        len(directory.encode()) <= 255 and "/" not in directory
+        for directory in names.directories.values()
+    )
 
 
 @given(histories())
 def test_an_id_finds_its_vm_unless_it_is_a_name(history: list[tuple[VmId, str]]) -> None:
     names = _names(history)
     for named in names.named_vms:
-        if any(named.vm.id in each.captures for each in names.named_vms):
+        if any(named.vm.id in other.captures for other in names.named_vms):
             continue
         assert names.find(named.vm.id) is named
 
@@ -100,7 +103,7 @@ def test_the_four_cases_of_the_issue() -> None:
     assert former.vm.id == a
 
 
-def test_a_capture_under_a_wrong_clock_holds_no_name_for_ever() -> None:
+def test_a_capture_with_a_wrong_clock_does_not_keep_a_name_forever() -> None:
     a, b = VmId("a" * 32), VmId("b" * 32)
     names = names_of(
         [
@@ -127,7 +130,7 @@ def test_points_of_an_older_program_are_older_than_those_with_numbers() -> None:
 def test_patterns_match_labels_and_present_names() -> None:
     names = _names([(VmId("a" * 32), "web1"), (VmId("b" * 32), "web1"), (VmId("c" * 32), "db")])
 
-    assert [each.vm.id[0] for each in names.matching("web*")] == ["b", "a"]
-    assert [each.vm.id[0] for each in names.matching("*~*")] == ["a"]
-    assert [each.vm.id[0] for each in names.matching("*")] == ["c", "b", "a"]
+    assert [match.vm.id[0] for match in names.matching("web*")] == ["b", "a"]
+    assert [match.vm.id[0] for match in names.matching("*~*")] == ["a"]
+    assert [match.vm.id[0] for match in names.matching("*")] == ["c", "b", "a"]
     assert names.matching("mail*") == []

@@ -125,7 +125,7 @@ def test_packs_of_which_little_lives_are_rewritten_in_steps_that_fit(disk: LoopD
     history.verify()
 
 
-def test_dead_packs_go_before_anything_is_written(disk: LoopDisk) -> None:
+def test_dead_packs_are_removed_before_anything_is_written(disk: LoopDisk) -> None:
     """There is no reserve and no free space, neither for a pack nor for the catalog."""
     history = history_at(disk.mountpoint / "repository")
     gone = history.add(random.Random(9).randbytes(BLOCKS * BLOCK))
@@ -141,7 +141,7 @@ def test_dead_packs_go_before_anything_is_written(disk: LoopDisk) -> None:
     assert command(history, "check", "--read-data").returncode == 0
 
 
-def test_what_does_not_fit_is_named_with_the_space_that_it_takes(disk: LoopDisk) -> None:
+def test_postponed_packs_are_reported_with_the_space_they_need(disk: LoopDisk) -> None:
     history = history_at(disk.mountpoint / "repository", 64 << 20)
     (history.path / RESERVE).unlink()
     filler = disk.mountpoint / "filler"
@@ -212,7 +212,7 @@ def use(number: int, used: int, size: int = 100_000) -> PackUse:
     catalog=st.integers(0, 1 << 20),
     pack_bytes=st.integers(1, 200_000),
 )
-def test_steps_fit_lose_no_pack_and_stop_only_where_none_fits(
+def test_steps_fit_lose_no_pack_and_end_only_if_no_pack_fits(
     used: list[int], free: int, catalog: int, pack_bytes: int
 ) -> None:
     every = [use(number, bytes_used) for number, bytes_used in enumerate(used)]
@@ -237,7 +237,7 @@ def test_packs_are_rewritten_in_the_given_order_where_all_fit() -> None:
     assert [*left] == every[2:]
 
 
-def test_what_a_file_system_refuses_is_not_counted_on_again(
+def test_space_that_the_file_system_refuses_is_not_counted_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file system does not report a quota."""

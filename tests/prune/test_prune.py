@@ -37,7 +37,7 @@ def long_image(first: int, blocks: int = 3 * FANOUT) -> bytes:
     return image(*range(first, first + blocks))
 
 
-def test_what_a_forgotten_point_alone_needed_is_freed(history: History) -> None:
+def test_objects_of_a_forgotten_point_are_freed(history: History) -> None:
     kept = history.add(long_image(1))
     gone = history.add(long_image(1000))
     before = history.pack_bytes()
@@ -105,7 +105,7 @@ def test_any_history_reads_right_and_holds_no_more_than_it_needs(
     assert standing == {frame.digest for frame in stored}
 
 
-def test_a_dry_run_tells_what_a_prune_does_and_changes_nothing(history: History) -> None:
+def test_a_dry_run_predicts_a_prune_and_changes_nothing(history: History) -> None:
     history.add(long_image(1))
     history.forget(history.add(long_image(50)))
     before = history.pack_bytes()
@@ -116,7 +116,7 @@ def test_a_dry_run_tells_what_a_prune_does_and_changes_nothing(history: History)
     assert replace(foreseen, is_dry_run=False) == history.prune()
 
 
-def test_what_other_points_need_is_told_as_shared(history: History) -> None:
+def test_bytes_that_other_points_need_are_reported_as_shared(history: History) -> None:
     history.add(image(1, 2, 3))
     history.forget(history.add(image(1, 2, 4)))
 
@@ -137,7 +137,7 @@ def test_a_second_prune_finds_nothing(history: History) -> None:
     assert outcome.unused_bytes == 0
 
 
-def test_a_dead_chunk_is_stored_anew_when_it_comes_back(history: History) -> None:
+def test_a_dead_chunk_is_stored_again(history: History) -> None:
     history.forget(history.add(long_image(1)))
     history.prune()
 
@@ -154,7 +154,7 @@ def elsewhere(history: History, *arguments: str) -> dict[str, Any]:
     return document
 
 
-def test_what_a_lease_holds_stays_until_it_ends(history: History) -> None:
+def test_leased_objects_stay_until_the_lease_ends(history: History) -> None:
     history.add(image(1))
     gone = history.add(image(2))
     with reading(history.path) as repository, repository.points.leased(gone):
@@ -166,7 +166,7 @@ def test_what_a_lease_holds_stays_until_it_ends(history: History) -> None:
     assert history.prune().dead_objects == 2
 
 
-def test_a_reader_finds_what_moved_under_it(history: History) -> None:
+def test_a_reader_finds_moved_objects(history: History) -> None:
     kept = history.add(long_image(1))
     gone = history.add(long_image(1, FANOUT) + long_image(500))
     history.forget(kept)
@@ -206,7 +206,7 @@ def test_nothing_is_removed_while_a_manifest_cannot_be_read(history: History) ->
     assert history.pack_bytes() > 2 * BLOCK
 
 
-def test_a_damaged_object_is_left_where_it_is_and_told(history: History) -> None:
+def test_a_damaged_object_stays_in_its_pack_and_is_reported(history: History) -> None:
     whole = history.add(image(*range(1, 9)))
     kept = history.add(image(*range(1, 5)))
     history.forget(whole)
@@ -301,7 +301,7 @@ def test_what_a_rewrite_frees_no_longer_counts_as_size() -> None:
     assert [pack.number for pack in chosen.rewritten] == [1, 2]
 
 
-def test_a_sweep_gives_no_number_twice_where_the_next_one_was_lost(history: History) -> None:
+def test_a_sweep_reuses_no_id_after_the_next_id_was_lost(history: History) -> None:
     history.add(image(1, 2))
     with writing(history.path) as repository:
         catalog = repository.catalog
@@ -315,7 +315,7 @@ def test_a_sweep_gives_no_number_twice_where_the_next_one_was_lost(history: Hist
             assert view.next_object() == following
 
 
-def test_every_damaged_object_of_a_pack_is_told(history: History) -> None:
+def test_every_damaged_object_of_a_pack_is_reported(history: History) -> None:
     whole = history.add(image(*range(1, 9)))
     history.add(image(*range(1, 5)))
     history.forget(whole)

@@ -148,7 +148,7 @@ def test_a_device_gets_its_first_bytes_only(repository: Path, tmp_path: Path) ->
     assert content[SIZE:] == b"\xff" * (room - SIZE)
 
 
-def test_a_device_that_cannot_be_told_to_zero_is_written(
+def test_a_device_that_cannot_zero_ranges_is_written_with_zeros(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "device"
@@ -213,7 +213,9 @@ def test_a_file_that_another_program_locks_is_left_alone(repository: Path, tmp_p
     assert file.read_bytes() == b"\xff" * 10
 
 
-def test_what_is_there_is_not_overwritten_unasked(repository: Path, tmp_path: Path) -> None:
+def test_an_existing_target_is_not_overwritten_without_force(
+    repository: Path, tmp_path: Path
+) -> None:
     file, link, folder = tmp_path / "disk.raw", tmp_path / "link", tmp_path / "folder"
     file.write_bytes(b"mine")
     link.symlink_to("nothing")
@@ -286,7 +288,7 @@ def damaged(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_bad_chunk_leaves_no_file_that_looks_whole(damaged: Path, tmp_path: Path) -> None:
+def test_a_corrupt_chunk_leaves_no_file_that_looks_complete(damaged: Path, tmp_path: Path) -> None:
     new, old = tmp_path / "new.raw", tmp_path / "old.raw"
     old.write_bytes(IMAGE)
 
@@ -312,7 +314,7 @@ def test_keep_going_restores_the_rest(damaged: Path, tmp_path: Path) -> None:
         explain_loss(restored)
 
 
-def test_keep_going_zeroes_what_is_lost_on_a_device(damaged: Path, tmp_path: Path) -> None:
+def test_keep_going_zeroes_lost_extents_of_a_device(damaged: Path, tmp_path: Path) -> None:
     file = tmp_path / "device"
     file.write_bytes(b"\xff" * 80 * BLOCK)
     with loop_device(file) as device:
@@ -346,7 +348,7 @@ def drop_nodes(repository: Path, level: int) -> None:
     ids=["leaves", "root"],
 )
 @pytest.mark.parametrize("is_stream", [False, True])
-def test_what_is_below_a_missing_node_is_lost_and_not_zeros(
+def test_the_range_of_a_missing_node_is_lost_and_not_zeros(
     tmp_path: Path, level: int, lost: list[Extent], is_stream: bool
 ) -> None:
     path = new_repository(tmp_path / "repository")
@@ -368,7 +370,7 @@ def test_what_is_below_a_missing_node_is_lost_and_not_zeros(
 
 
 @pytest.mark.parametrize("lost", [Extent(0, 64 * BLOCK), Extent(64 * BLOCK, 3 * BLOCK)])
-def test_only_what_is_below_a_damaged_leaf_is_lost(tmp_path: Path, lost: Extent) -> None:
+def test_only_the_range_of_a_damaged_leaf_is_lost(tmp_path: Path, lost: Extent) -> None:
     path = new_repository(tmp_path / "repository")
     image = bytes([1]) * BLOCK + bytes(63 * BLOCK) + bytes([2]) * BLOCK * 3
     add_point(path, {"d": image})
@@ -434,7 +436,7 @@ def test_a_point_that_is_gone_is_not_restored(tmp_path: Path) -> None:
     assert not (tmp_path / "disk.raw").exists()
 
 
-def test_the_command_tells_what_it_did(repository: Path, tmp_path: Path) -> None:
+def test_the_command_reports_its_result(repository: Path, tmp_path: Path) -> None:
     target = tmp_path / "disk.raw"
 
     done = process("--repo", repository, "restore", "vm@latest", "d", target, "--json")
@@ -459,7 +461,7 @@ def test_the_command_tells_what_it_did(repository: Path, tmp_path: Path) -> None
     )
 
 
-def test_the_command_lists_what_is_lost_and_exits_with_21(damaged: Path, tmp_path: Path) -> None:
+def test_the_command_lists_lost_extents_and_exits_with_21(damaged: Path, tmp_path: Path) -> None:
     target = tmp_path / "disk.raw"
     arguments = ("--repo", damaged, "restore", "vm@latest", "d", target)
 

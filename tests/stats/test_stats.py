@@ -33,7 +33,7 @@ def stats(history: History, capsys: pytest.CaptureFixture[str]) -> Any:
 
 
 @pytest.mark.parametrize("which", range(4))
-def test_what_forgetting_a_point_frees_is_what_a_prune_then_drops(
+def test_the_freed_bytes_of_a_point_are_those_a_prune_drops(
     history: History, stats: Any, which: int
 ) -> None:
     row = stats()["points"][which]
@@ -43,7 +43,7 @@ def test_what_forgetting_a_point_frees_is_what_a_prune_then_drops(
     assert history.prune().dead_bytes == row["freed_bytes"]
 
 
-def test_a_vm_knows_what_it_has_for_itself(history: History, stats: Any) -> None:
+def test_the_unique_bytes_of_a_vm_are_those_a_prune_frees(history: History, stats: Any) -> None:
     other = stats("other")
 
     history.forget(*(row["id"] for row in other["points"]))

@@ -100,7 +100,7 @@ def put_point(catalog: Catalog, point: Manifest) -> None:
 # Values
 
 
-def test_every_bit_of_a_value_is_vouched_for() -> None:
+def test_the_checksum_covers_every_bit_of_a_value() -> None:
     value = close_value(b"objects", b"key", b"some payload")
     for bit in range(len(value) * 8):
         flipped = bytearray(value)
@@ -111,7 +111,7 @@ def test_every_bit_of_a_value_is_vouched_for() -> None:
 
 
 @pytest.mark.parametrize(("database", "key"), [(b"objects", b"other"), (b"map", b"key")])
-def test_a_value_is_good_only_under_its_own_key(database: bytes, key: bytes) -> None:
+def test_a_value_is_valid_only_under_its_own_key(database: bytes, key: bytes) -> None:
     value = close_value(b"objects", b"key", b"some payload")
 
     with pytest.raises(CatalogDamaged, match="checksum"):
@@ -125,14 +125,14 @@ def test_a_value_too_short_is_damaged(value: bytes) -> None:
 
 
 @pytest.mark.parametrize("present", [[], [0], [63], [5, 6, 40], list(range(64))])
-def test_children_come_back(present: list[int]) -> None:
+def test_children_round_trip(present: list[int]) -> None:
     children = tuple(ObjectId(1000 + n if n in present else 0) for n in range(FANOUT))
 
     assert decode_children(encode_children(children)) == children
 
 
 @pytest.mark.parametrize("reach", [1, 255, 256, 65535, 65536, (1 << 32) - 1, 1 << 32, 1 << 62])
-def test_children_far_apart_come_back(reach: int) -> None:
+def test_distant_children_round_trip(reach: int) -> None:
     children = (ObjectId(9), *[ObjectId(0)] * (FANOUT - 2), ObjectId(9 + reach))
 
     assert decode_children(encode_children(children)) == children
@@ -142,7 +142,7 @@ CHILDREN = st.lists(st.just(0) | st.integers(1, 200) | st.integers(1, 1 << 50), 
 
 
 @given(CHILDREN, st.integers(0, FANOUT))
-def test_any_children_come_back(ids: list[int], run: int) -> None:
+def test_any_children_round_trip(ids: list[int], run: int) -> None:
     padded = [*ids, *range(1 << 40, (1 << 40) + run), *[0] * FANOUT][:FANOUT]
     children = tuple(map(ObjectId, padded))
 
@@ -157,7 +157,7 @@ def test_children_that_were_written_together_take_one_number() -> None:
 
 
 @given(st.lists(st.integers(0, 1 << 62).map(ObjectId), max_size=5))
-def test_any_ids_come_back(ids: list[ObjectId]) -> None:
+def test_any_ids_round_trip(ids: list[ObjectId]) -> None:
     assert decode_ids(encode_ids(ids)) == tuple(ids)
 
 
@@ -167,7 +167,7 @@ def test_ids_that_do_not_end_are_damaged(payload: bytes) -> None:
         decode_ids(payload)
 
 
-def test_records_come_back() -> None:
+def test_records_round_trip() -> None:
     location = Location(7, chunk(3).frame)
     pack = PackRecord(new_pack_id(), 1 << 40, 9)
     point = PointRecord(b"manifest", b"state", b"m" * 24)
@@ -225,7 +225,7 @@ def test_an_object_is_found_by_its_whole_digest_kind_and_level(catalog: Catalog)
         assert view.find(Kind.CHUNK, 0, near) is None
 
 
-def test_digests_with_one_prefix_are_told_apart(catalog: Catalog) -> None:
+def test_digests_with_the_same_prefix_are_distinct(catalog: Catalog) -> None:
     twin = Digest(digest(1)[:8] + b"t" * 24)
     add(catalog, chunk(1), chunk(2)._replace(frame=chunk(2).frame._replace(digest=twin)))
 
@@ -250,7 +250,7 @@ def test_a_node_without_its_children_is_not_found(catalog: Catalog) -> None:
 
 
 @pytest.mark.parametrize("number", [1, 2])
-def test_an_id_is_given_once(catalog: Catalog, number: int) -> None:
+def test_an_id_is_used_once(catalog: Catalog, number: int) -> None:
     add(catalog, chunk(1), chunk(2))
 
     with pytest.raises(CatalogDamaged, match="used before"):
@@ -267,7 +267,7 @@ def test_an_update_that_fails_changes_nothing(catalog: Catalog) -> None:
         assert len(view.packs()) == 1
 
 
-def test_dropped_ids_are_not_given_again(catalog: Catalog) -> None:
+def test_dropped_ids_are_not_reused(catalog: Catalog) -> None:
     add(catalog, chunk(1), chunk(2))
 
     def drop(update: Update) -> int:
@@ -278,7 +278,7 @@ def test_dropped_ids_are_not_given_again(catalog: Catalog) -> None:
     assert catalog.update(drop) == 3
 
 
-def test_what_is_dropped_leaves_nothing_behind(catalog: Catalog) -> None:
+def test_dropped_objects_leave_no_entries(catalog: Catalog) -> None:
     objects = [chunk(1), chunk(2), node(3, 1, 2)]
     add(catalog, *objects)
     with catalog.view() as view:
@@ -381,7 +381,7 @@ def test_a_vm_without_points_has_none(catalog: Catalog) -> None:
             assert list(view.points_of(vm)) == []
 
 
-def test_a_vm_is_called_what_its_newest_point_calls_it(catalog: Catalog) -> None:
+def test_a_vm_has_the_name_of_its_newest_point(catalog: Catalog) -> None:
     vm = new_vm_id()
     points = [manifest(Vm(vm, name, "web"), order) for order, name in ((2, "new"), (1, "old"))]
     for point in points:
@@ -498,7 +498,7 @@ def test_a_catalog_that_is_still_being_built_is_not_followed(
             assert set(view.point_ids()) == {point.point}
 
 
-def test_a_catalog_that_was_removed_is_followed_once_there_is_one(
+def test_a_reader_follows_a_removed_catalog_once_it_is_rebuilt(
     catalog: Catalog, folder: Path
 ) -> None:
     data = (folder / gate.DATA).read_bytes()

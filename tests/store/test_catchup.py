@@ -190,7 +190,7 @@ def test_points_that_need_nothing_of_a_lost_pack_stay(history: History) -> None:
 
 
 @pytest.mark.parametrize("lost", [0, 1, 2])
-def test_nothing_that_misses_a_child_is_found_by_its_digest(history: History, lost: int) -> None:
+def test_no_object_with_an_absent_child_is_found_by_its_digest(history: History, lost: int) -> None:
     packs_of(history.path)[lost].unlink()
     open_and_settle(history.path)
     with reading(history.path) as repository, repository.catalog.view() as view:
@@ -201,9 +201,7 @@ def test_nothing_that_misses_a_child_is_found_by_its_digest(history: History, lo
 
 
 @pytest.mark.parametrize("lost", [0, 1, 2])
-def test_a_pack_that_comes_back_brings_its_points_back(
-    history: History, lost: int, tmp_path: Path
-) -> None:
+def test_a_restored_pack_repairs_its_points(history: History, lost: int, tmp_path: Path) -> None:
     pack = packs_of(history.path)[lost]
     shutil.move(pack, tmp_path / "kept")
     open_and_settle(history.path)
@@ -214,7 +212,7 @@ def test_a_pack_that_comes_back_brings_its_points_back(
     assert damaged(history.path) == [False] * 3
 
 
-def test_a_lost_chunk_that_is_captured_again_brings_its_points_back(history: History) -> None:
+def test_capturing_a_lost_chunk_again_repairs_its_points(history: History) -> None:
     packs_of(history.path)[0].unlink()
     open_and_settle(history.path)
     add_point(history.path, {"disk": history.points[0].image})
@@ -224,9 +222,7 @@ def test_a_lost_chunk_that_is_captured_again_brings_its_points_back(history: His
     assert outcomes(history) == [True, True, True]
 
 
-def test_objects_of_a_lost_pack_move_to_where_they_stand_too(
-    history: History, tmp_path: Path
-) -> None:
+def test_objects_of_a_lost_pack_move_to_equal_frames(history: History, tmp_path: Path) -> None:
     other = new_repository(tmp_path / "other")
     add_point(other, {"disk": history.points[0].image})
     (copy,) = packs_of(other)
@@ -258,7 +254,7 @@ def test_objects_move_to_a_pack_that_was_not_known(history: History, tmp_path: P
     assert outcomes(history) == [True] * 3
 
 
-def test_ids_are_never_given_twice(history: History) -> None:
+def test_ids_are_never_reused(history: History) -> None:
     before = numbers(history.path)
     packs_of(history.path)[2].unlink()
     open_and_settle(history.path)
@@ -290,7 +286,7 @@ def test_nodes_are_found_whatever_the_order_of_their_packs(history: History) -> 
         assert view.find(Kind.NODE, 2, digest_of(Kind.NODE, 2, above)) is not None
 
 
-def test_a_node_whose_child_is_nowhere_is_left_out_and_never_given_a_null(
+def test_a_node_with_an_absent_child_is_left_out(
     history: History,
 ) -> None:
     leaf = node_over(Digest(b"x" * 32))
@@ -383,7 +379,7 @@ def test_a_missing_point_is_settled_once(history: History) -> None:
     assert findings.missing == {history.points[1].manifest.point}
 
 
-def test_a_vm_goes_with_its_last_point(history: History) -> None:
+def test_a_vm_is_removed_with_its_last_point(history: History) -> None:
     for point in history.points:
         forget(history.path, point.manifest.point)
     open_and_settle(history.path)
@@ -414,7 +410,7 @@ def test_an_unknown_manifest_that_cannot_be_read_is_reported(history: History) -
     assert [point in problem for problem in findings.unreadable] == [True]
 
 
-def test_a_manifest_under_another_name_is_not_believed(history: History) -> None:
+def test_a_manifest_under_another_name_is_refused(history: History) -> None:
     points = history.path / "points"
     shutil.copy(points / history.points[0].manifest.point, points / ("0" * 32))
 
@@ -424,7 +420,7 @@ def test_a_manifest_under_another_name_is_not_believed(history: History) -> None
     assert len(findings.unreadable) == 1
 
 
-def test_a_manifest_whose_root_is_nowhere_makes_a_damaged_point(history: History) -> None:
+def test_a_manifest_with_an_unknown_root_makes_a_damaged_point(history: History) -> None:
     shutil.rmtree(history.path / "catalog")
     packs_of(history.path)[2].unlink()
     open_and_settle(history.path)
@@ -471,7 +467,7 @@ def test_an_interrupted_catch_up_is_done_again(
     assert outcomes(history) == outcomes(History(tmp_path / "rebuilt", history.points))
 
 
-def test_leftovers_of_a_dead_writer_are_removed(history: History) -> None:
+def test_leftovers_of_a_stale_writer_are_removed(history: History) -> None:
     leftovers = [
         history.path / "packs" / packs_of(history.path)[0].name[:2] / ("0" * 32 + ".open"),
         history.path / "points" / ("0" * 32 + ".tmp"),
@@ -508,7 +504,7 @@ def test_a_null_root_needs_no_object(tmp_path: Path) -> None:
     assert damaged(path) == [False]
 
 
-def test_references_are_told_apart_by_digest_alone() -> None:
+def test_references_differ_by_digest_only() -> None:
     digest = Digest(b"d" * 32)
 
     assert Ref(ObjectId(1), digest) == Ref(ObjectId(2), digest)
@@ -528,7 +524,7 @@ def test_a_point_that_its_order_has_lost_is_listed_again(history: History) -> No
     assert outcomes(history) == [True] * 3
 
 
-def test_a_catalog_that_cannot_be_caught_up_for_want_of_room_is_read_as_it_is(
+def test_a_catalog_is_readable_if_there_is_no_space_for_a_catch_up(
     history: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(history.path / "catalog", tmp_path / "old")
@@ -553,7 +549,7 @@ def listed(path: Path) -> list[PointId]:
 
 
 @pytest.mark.parametrize("is_writable", [False, True])
-def test_a_catalog_of_another_version_is_made_anew(
+def test_a_catalog_of_another_version_is_rebuilt(
     history: History, is_writable: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The values of another schema would be misread."""

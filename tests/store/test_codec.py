@@ -34,7 +34,7 @@ def partly_random(share: float) -> bytes:
 
 
 @given(st.binary(max_size=3000) | st.binary(max_size=50).map(lambda part: part * 200))
-def test_what_was_encoded_comes_back(content: bytes) -> None:
+def test_encoding_round_trips(content: bytes) -> None:
     stored = encoded(content)
 
     frame = frame_of(content, bytes(stored.payload), stored.codec)
@@ -44,7 +44,9 @@ def test_what_was_encoded_comes_back(content: bytes) -> None:
 @pytest.mark.parametrize(
     ("share", "codec"), [(0.0, Codec.ZSTD), (0.85, Codec.ZSTD), (0.92, Codec.STORED), (1.0, 0)]
 )
-def test_what_saves_under_a_tenth_is_stored_raw(share: float, codec: Codec) -> None:
+def test_a_chunk_that_shrinks_by_less_than_a_tenth_is_stored_raw(
+    share: float, codec: Codec
+) -> None:
     assert encoded(partly_random(share)).codec == codec
 
 
@@ -129,7 +131,7 @@ def test_a_payload_that_lies_about_its_size_is_refused(content: bytes) -> None:
 
 
 @pytest.mark.parametrize("tail", [b"\0", b"trailing", zstandard.compress(b"second")])
-def test_what_follows_a_compressed_payload_is_refused(tail: bytes) -> None:
+def test_bytes_after_a_compressed_payload_are_refused(tail: bytes) -> None:
     content = b"x" * 4096
     payload = zstandard.compress(content) + tail
 
@@ -138,7 +140,7 @@ def test_what_follows_a_compressed_payload_is_refused(tail: bytes) -> None:
 
 
 @pytest.mark.parametrize("payload", [b"", b"\0" * 50, b"\x28\xb5\x2f\xfd", b"x" * 4096])
-def test_what_is_not_zstd_is_refused(payload: bytes) -> None:
+def test_a_payload_that_is_not_zstd_is_refused(payload: bytes) -> None:
     with pytest.raises(DataCorrupt, match=r"decompress|declared"):
         decode(frame_of(b"x" * 4096, payload), payload)
 

@@ -91,7 +91,7 @@ def test_a_manifest_that_cannot_be_read_is_damaged(
         folder.read_manifest(PointId("c" * 32))
 
 
-def test_a_catalog_without_room_for_its_lock_is_not_opened(
+def test_a_catalog_without_space_for_its_lock_is_not_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:

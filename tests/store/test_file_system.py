@@ -43,7 +43,7 @@ def test_a_file_system_that_is_not_listed_is_not_known(tmp_path: Path, mounts: P
     refuse_unsuitable(tmp_path)
 
 
-def test_a_path_or_a_list_that_is_not_there_is_not_known(tmp_path: Path, mounts: Path) -> None:
+def test_an_absent_path_or_list_is_unknown(tmp_path: Path, mounts: Path) -> None:
     assert file_system(tmp_path) == ("", "")
     mounts.write_text(line(tmp_path, "nfs", "host:/x"))
     assert file_system(tmp_path / "none") == ("", "")
@@ -58,7 +58,7 @@ def test_a_network_file_system_is_refused(tmp_path: Path, mounts: Path, kind: st
 
 
 @pytest.mark.parametrize("kind", ["fuse", "fuse.cbtfs"])
-def test_a_mount_of_ours_is_refused(tmp_path: Path, mounts: Path, kind: str) -> None:
+def test_a_mount_of_cbtfs_is_refused(tmp_path: Path, mounts: Path, kind: str) -> None:
     mounts.write_text(line(tmp_path, kind, "cbtfs"))
 
     with pytest.raises(UsageError, match="inside a mount of cbtfs"):

@@ -70,7 +70,7 @@ def content(path: Path) -> dict[str, bytes | None]:
 
 
 @pytest.mark.parametrize("name", [*DIRECTORIES, *ASIDE])
-def test_a_link_in_the_place_of_a_directory_leads_nowhere(
+def test_a_link_instead_of_a_directory_is_not_followed(
     history: History, tmp_path: Path, name: str
 ) -> None:
     outside = tmp_path / "outside"
@@ -93,7 +93,7 @@ def test_a_link_in_the_place_of_a_directory_leads_nowhere(
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_link_in_the_place_of_a_file_leads_nowhere(
+def test_a_link_instead_of_a_file_is_not_followed(
     history: History, tmp_path: Path, name: str
 ) -> None:
     outside = tmp_path / "outside"
@@ -140,7 +140,7 @@ def swap(path: Path, outside: Path) -> None:
     path.symlink_to(outside)
 
 
-def test_what_becomes_of_the_path_later_does_not_matter(history: History, tmp_path: Path) -> None:
+def test_a_later_change_of_the_path_has_no_effect(history: History, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / f"{'0' * 32}.tmp").write_bytes(b"precious")
@@ -165,7 +165,7 @@ def test_only_a_directory_is_opened_as_one(tmp_path: Path, make: Callable[[Path]
         Folder(tmp_path / "points")
 
 
-def test_a_reader_goes_on_with_a_copy_that_took_the_place_of_a_directory(
+def test_a_reader_switches_to_a_copy_that_replaced_a_directory(
     history: History, tmp_path: Path
 ) -> None:
     packs, points = PackFolder(history.path / "packs"), PointFolder(history.path / "points")
@@ -181,9 +181,7 @@ def test_a_reader_goes_on_with_a_copy_that_took_the_place_of_a_directory(
 
 
 @pytest.mark.parametrize("name", ["packs", "points"])
-def test_a_directory_that_is_unmounted_meanwhile_is_not_taken_for_a_copy(
-    history: History, name: str
-) -> None:
+def test_an_unmounted_directory_does_not_replace_an_open_one(history: History, name: str) -> None:
     """An unmounted directory is empty, and must not receive packs and points."""
     folder = Folder(history.path / name)
     (history.path / name).rename(history.path / "elsewhere")

@@ -53,7 +53,7 @@ def held(path: Path) -> Iterator[subprocess.Popen[str]]:
         yield holder
 
 
-def test_a_second_writer_is_told_who_holds_the_lock(path: Path) -> None:
+def test_the_error_of_a_second_writer_names_the_holder(path: Path) -> None:
     with (
         held(path) as holder,
         pytest.raises(RepositoryLocked, match=f"locked by process {holder.pid} on"),
@@ -67,14 +67,14 @@ def test_a_second_writer_waits_as_long_as_it_may(path: Path) -> None:
         pass
 
 
-def test_a_second_writer_goes_on_when_the_first_ends(path: Path) -> None:
+def test_a_second_writer_starts_when_the_first_ends(path: Path) -> None:
     with held(path) as holder:
         holder.communicate("\n")
         with writing(path, lock_wait=30) as repository:
             assert repository.findings.is_empty
 
 
-def test_who_waits_for_the_lock_says_so_once(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_waiting_writer_logs_once(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with held(path), pytest.raises(RepositoryLocked), writing(path, lock_wait=0.2):
         pass
 

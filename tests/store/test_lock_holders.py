@@ -74,7 +74,7 @@ def test_a_killed_holder_is_named_once_by_unlock(
     assert json.loads(capsys.readouterr().out)["left_by"] is None
 
 
-def test_a_pid_that_was_given_again_is_not_taken_for_the_holder() -> None:
+def test_a_reused_pid_is_not_the_holder() -> None:
     me = parse_holder(describe_self())
     assert me is not None
     later = Holder(me.pid, me.host, me.command, me.since, me.started + 1)

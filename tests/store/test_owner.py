@@ -66,7 +66,7 @@ def as_root(repository: Path, *arguments: str | Path) -> None:
     subprocess.run(command, check=True, capture_output=True)
 
 
-def test_what_root_writes_belongs_to_the_owner(repository: Path, folder: Path) -> None:
+def test_files_that_root_writes_belong_to_the_owner(repository: Path, folder: Path) -> None:
     """Check every file and directory after each command that creates some."""
     image = folder / "image"
     image.write_bytes(os.urandom(100_000))
@@ -97,7 +97,7 @@ def test_what_root_writes_belongs_to_the_owner(repository: Path, folder: Path) -
         ("locks/writer", "prune"),
     ],
 )
-def test_what_may_not_be_used_is_named_with_its_owner(
+def test_a_refused_path_is_reported_with_its_owner(
     repository: Path, place: str, command: str
 ) -> None:
     (repository / "locks" / "writer").touch()

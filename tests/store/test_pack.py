@@ -51,7 +51,7 @@ def flip(path: Path, offset: int, bit: int = 0) -> None:
         file.write(bytes([byte ^ 1 << bit]))
 
 
-def test_what_was_appended_comes_back(folder: PackFolder) -> None:
+def test_appended_frames_are_read_back(folder: PackFolder) -> None:
     pack, frames = write_pack(folder, CONTENTS)
 
     opened = folder.open(pack)
@@ -70,7 +70,7 @@ def test_an_empty_pack_has_no_frames(folder: PackFolder) -> None:
     assert folder.frames(pack) == ([], None)
 
 
-def test_close_tells_the_size_of_the_file(folder: PackFolder) -> None:
+def test_close_returns_the_size_of_the_file(folder: PackFolder) -> None:
     writer = folder.create(new_pack_id())
     writer.append(ENCODER.encode(Kind.CHUNK, 0, chunk_digest(RAW), RAW))
 
@@ -85,7 +85,7 @@ def test_an_open_pack_is_not_listed(folder: PackFolder) -> None:
     assert folder.ids() == {writer.id}
 
 
-def test_a_pack_that_a_dead_writer_left_open_is_removed(folder: PackFolder) -> None:
+def test_an_open_pack_of_a_stale_writer_is_removed(folder: PackFolder) -> None:
     kept, _ = write_pack(folder, CONTENTS)
     writer = folder.create(PackId(kept[:2] + "0" * 30))
 
@@ -102,7 +102,7 @@ def test_an_abandoned_pack_leaves_nothing(folder: PackFolder) -> None:
     assert list(folder.path(writer.id).parent.iterdir()) == []
 
 
-def test_a_pack_that_is_not_there_is_missing(folder: PackFolder) -> None:
+def test_an_absent_pack_is_a_missing_chunk(folder: PackFolder) -> None:
     with pytest.raises(ChunkMissing, match="gone"):
         folder.open(new_pack_id())
 
@@ -129,7 +129,7 @@ def cut_places(frames: Sequence[Frame], size: int) -> list[int]:
     return sorted({0, 5, *(end + by for end in ends for by in (-1, 0, 1)), size - 1})
 
 
-def test_a_truncated_pack_gives_its_whole_frames_and_no_others(folder: PackFolder) -> None:
+def test_a_truncated_pack_yields_only_its_complete_frames(folder: PackFolder) -> None:
     pack, frames = write_pack(folder, CONTENTS)
     whole = folder.path(pack).read_bytes()
     for size in reversed(cut_places(frames, len(whole))):

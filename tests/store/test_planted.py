@@ -98,7 +98,7 @@ def use(path: Path, point: Manifest) -> None:
 
 @pytest.mark.parametrize("plant", PLANTS)
 @pytest.mark.parametrize("place", PLACES)
-def test_what_is_planted_is_refused_and_leads_nowhere(
+def test_planted_files_are_refused_and_not_followed(
     path: Path, point: Manifest, place: str, plant: Plant, tmp_path: Path
 ) -> None:
     target = place_of(path, point, place)
@@ -170,19 +170,19 @@ def test_nobody_else_may_read_a_repository_whatever_the_umask(tmp_path: Path, um
     assert {mode for file, mode in modes.items() if not file.is_dir()} == {0o600}
 
 
-def test_a_repository_is_not_made_over_another(path: Path) -> None:
+def test_a_repository_is_not_created_over_another(path: Path) -> None:
     with pytest.raises(UsageError, match="already"):
         create_repository(path, new_settings(4096, 1))
 
 
-def test_a_repository_is_not_made_in_a_folder_that_holds_something(tmp_path: Path) -> None:
+def test_a_repository_is_not_created_in_a_directory_with_files(tmp_path: Path) -> None:
     (tmp_path / "notes").touch()
 
     with pytest.raises(UsageError, match="empty"):
         create_repository(tmp_path, new_settings(4096, 1))
 
 
-def test_a_repository_is_made_in_an_empty_folder(tmp_path: Path) -> None:
+def test_a_repository_is_created_in_an_empty_directory(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir(0o755)
     create_repository(tmp_path / "empty", new_settings(4096, 1))
 
@@ -190,7 +190,7 @@ def test_a_repository_is_made_in_an_empty_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["nothing", "file/below"])
-def test_where_there_is_no_repository_that_is_said(tmp_path: Path, name: str) -> None:
+def test_the_error_names_a_path_without_a_repository(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").touch()
 
     with pytest.raises(RepositoryNotFound, match="no repository"), reading(tmp_path / name):

@@ -32,7 +32,7 @@ def point(folder: PointFolder) -> PointId:
     return committed.point
 
 
-def test_a_committed_point_comes_back(folder: PointFolder) -> None:
+def test_a_committed_point_is_loaded_unchanged(folder: PointFolder) -> None:
     committed = manifest()
     folder.commit(committed, PointState(committed.point, tags=("kept",)))
 
@@ -53,7 +53,7 @@ def test_a_commit_leaves_nothing_aside(folder: PointFolder, point: PointId) -> N
     assert sorted(os.listdir(folder.path(point).parent)) == [point, f"{point}.state"]
 
 
-def test_the_state_is_there_before_the_manifest(
+def test_the_state_exists_before_the_manifest(
     folder: PointFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
@@ -82,7 +82,7 @@ def test_a_state_that_is_missing_or_damaged_is_protected_and_suspect(
     assert state.suspect
 
 
-def test_the_state_of_another_point_is_not_believed(folder: PointFolder, point: PointId) -> None:
+def test_the_state_of_another_point_is_ignored(folder: PointFolder, point: PointId) -> None:
     other = manifest()
     folder.commit(other, PointState(other.point))
     os.replace(
@@ -93,7 +93,7 @@ def test_the_state_of_another_point_is_not_believed(folder: PointFolder, point: 
     assert folder.load_state(point)[0].is_protected
 
 
-def test_a_replaced_state_has_another_mark(folder: PointFolder, point: PointId) -> None:
+def test_a_replaced_state_has_another_stamp(folder: PointFolder, point: PointId) -> None:
     before = folder.state_stamps()
     folder.put_state(PointState(point, is_protected=True))
 
@@ -149,12 +149,12 @@ def test_a_lease_survives_that_the_point_is_forgotten(folder: PointFolder, point
     assert folder.forgotten_ids() == {point}
 
 
-def test_what_is_gone_cannot_be_leased(folder: PointFolder) -> None:
+def test_a_removed_point_cannot_be_leased(folder: PointFolder) -> None:
     with pytest.raises(PointNotFound), folder.leased(new_point_id()):
         pass
 
 
-def test_a_name_that_leads_elsewhere_by_now_is_not_leased(
+def test_a_replaced_manifest_is_not_leased(
     folder: PointFolder, point: PointId, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flock = fcntl.flock
@@ -172,7 +172,7 @@ def test_a_name_that_leads_elsewhere_by_now_is_not_leased(
         pass
 
 
-def test_a_file_that_is_there_is_not_put_again(tmp_path: Path) -> None:
+def test_an_existing_file_is_not_replaced(tmp_path: Path) -> None:
     put_if_absent(tmp_path / "file", b"first")
     with pytest.raises(FileExistsError):
         put_if_absent(tmp_path / "file", b"second")

@@ -101,7 +101,7 @@ def test_the_next_ingest_makes_every_point_whole_again(path: Path, is_listed: bo
     assert read(path, second) == CONTENT
 
 
-def test_a_bad_chunk_of_another_disk_is_no_deduplication_hit(path: Path) -> None:
+def test_a_corrupt_chunk_of_another_disk_is_not_deduplicated(path: Path) -> None:
     ingest(path, CONTENT)
     spoil(path, block(5))
 
@@ -110,7 +110,7 @@ def test_a_bad_chunk_of_another_disk_is_no_deduplication_hit(path: Path) -> None
     assert read(path, other) == image(7, 5)
 
 
-def test_what_was_mended_is_mended_after_a_rebuild_too(path: Path) -> None:
+def test_repaired_chunks_stay_repaired_after_a_rebuild(path: Path) -> None:
     first = ingest(path, CONTENT)
     spoil(path, block(5))
     ingest(path, CONTENT)
@@ -120,7 +120,7 @@ def test_what_was_mended_is_mended_after_a_rebuild_too(path: Path) -> None:
         assert read(path, first) == CONTENT
 
 
-def test_what_is_mended_is_not_read_again(path: Path) -> None:
+def test_repaired_blocks_are_not_read_again(path: Path) -> None:
     ingest(path, CONTENT)
     spoil(path, block(5))
     ingest(path, CONTENT, is_listed=True)
@@ -169,7 +169,7 @@ def test_a_catalog_that_lags_finds_the_intact_frame(path: Path, knows_bad: bool)
     assert read(path, first) == read(path, second) == CONTENT
 
 
-def test_a_rebuild_keeps_a_bad_frame_that_is_the_only_one(path: Path) -> None:
+def test_a_rebuild_keeps_a_corrupt_frame_without_an_equal_one(path: Path) -> None:
     ingest(path, CONTENT)
     pack, frame = spoil(path, block(5))
 
@@ -190,7 +190,7 @@ def test_new_entries_are_added_to_those_of_before(path: Path) -> None:
     assert load_quarantine(path) == spoiled
 
 
-def test_a_prune_drops_the_bad_place_with_its_pack(path: Path) -> None:
+def test_a_prune_drops_a_quarantined_frame_with_its_pack(path: Path) -> None:
     ingest(path, CONTENT)
     pack, _ = spoil(path, block(5))
     ingest(path, CONTENT)
@@ -202,7 +202,7 @@ def test_a_prune_drops_the_bad_place_with_its_pack(path: Path) -> None:
         assert not load_quarantine(path)
 
 
-def test_a_damaged_quarantine_is_told_and_stops_nothing(
+def test_a_damaged_quarantine_is_reported_and_ignored(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     point = ingest(path, CONTENT)
@@ -226,7 +226,7 @@ PLACES = st.lists(
 
 
 @given(st.binary(max_size=99) | st.builds(lambda v: seal({"places": v}), PLACES | JSON))
-def test_no_file_of_places_ends_in_anything_but_places(
+def test_any_quarantine_file_decodes_to_frames_or_is_ignored(
     tmp_path_factory: pytest.TempPathFactory, data: bytes
 ) -> None:
     folder = tmp_path_factory.mktemp("quarantine")
@@ -255,7 +255,7 @@ def run(path: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> tupl
 
 @pytest.mark.parametrize("level", [1, 2])
 @pytest.mark.parametrize("is_checked", [True, False])
-def test_a_repair_stores_bad_nodes_anew(
+def test_a_repair_rewrites_corrupt_nodes(
     path: Path, capsys: pytest.CaptureFixture[str], level: int, is_checked: bool
 ) -> None:
     point = ingest(path, CONTENT)
@@ -272,7 +272,7 @@ def test_a_repair_stores_bad_nodes_anew(
     _expect_whole_from_packs_alone(path, capsys, point)
 
 
-def test_any_ingest_stores_bad_nodes_anew(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_any_ingest_rewrites_corrupt_nodes(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     point = ingest(path, CONTENT)
     spoil_nodes(path, 1)
     spoil_nodes(path, 2)
@@ -285,7 +285,7 @@ def test_any_ingest_stores_bad_nodes_anew(path: Path, capsys: pytest.CaptureFixt
     _expect_whole_from_packs_alone(path, capsys, point)
 
 
-def test_a_bad_node_of_a_lost_catalog_is_mended_by_an_ingest_that_meets_it(
+def test_an_ingest_rewrites_a_corrupt_node_that_no_catalog_knows(
     path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     point = ingest(path, CONTENT)
@@ -309,7 +309,7 @@ def _expect_whole_from_packs_alone(
     assert all(not problem["points"] for problem in document["problems"])
 
 
-def test_a_pack_of_nodes_that_is_gone_is_written_anew_by_repair(
+def test_repair_rewrites_a_lost_pack_of_nodes(
     path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with writing(path) as repository:

@@ -23,13 +23,13 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_first_writer_makes_a_reserve_that_takes_room(path: Path) -> None:
+def test_the_first_writer_creates_a_reserve_that_takes_space(path: Path) -> None:
     facts = (path / "reserve").stat()
 
     assert facts.st_size == facts.st_blocks * 512 >= 1 << 20
 
 
-def test_where_room_is_tight_it_is_let_go_and_made_again(
+def test_the_reserve_is_removed_at_low_space_and_created_again(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reserve, "free_bytes", lambda _: TIGHT)
@@ -40,14 +40,14 @@ def test_where_room_is_tight_it_is_let_go_and_made_again(
     assert (path / "reserve").stat().st_size >= 1 << 20
 
 
-def test_where_there_is_plenty_it_stays(path: Path) -> None:
+def test_the_reserve_stays_if_space_is_plentiful(path: Path) -> None:
     inode = (path / "reserve").stat().st_ino
 
     with reserve.released(path):
         assert (path / "reserve").stat().st_ino == inode
 
 
-def test_as_much_is_kept_as_there_is_room_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reserve_takes_as_much_as_is_free(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Found by the campaign "full", seed 1: others used the space that a prune had freed."""
     real = os.posix_fallocate
 

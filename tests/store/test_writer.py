@@ -83,7 +83,7 @@ def test_an_object_is_stored_once_whoever_stored_it_before(path: Path) -> None:
     assert stored[1] == 0
 
 
-def test_the_catalog_names_an_object_only_when_its_pack_is_closed(repository: Repository) -> None:
+def test_an_object_enters_the_catalog_only_when_its_pack_is_closed(repository: Repository) -> None:
     objects = writer_of(repository)
     ref = objects.put_chunk(chunk(1)).ref
 
@@ -115,7 +115,7 @@ def test_a_pack_has_its_name_before_the_catalog_names_its_objects(
     assert seen == [(set(), set(), True)]
 
 
-def test_what_was_not_flushed_is_gone(repository: Repository) -> None:
+def test_unflushed_objects_are_dropped(repository: Repository) -> None:
     objects = writer_of(repository)
     objects.put_chunk(chunk(1))
     objects.close()
@@ -124,7 +124,7 @@ def test_what_was_not_flushed_is_gone(repository: Repository) -> None:
     assert [*repository.path.rglob("*.open")] == []
 
 
-def test_ids_go_on_where_the_last_writer_ended(repository: Repository) -> None:
+def test_ids_continue_after_those_of_the_last_writer(repository: Repository) -> None:
     numbers = []
     for seed in range(3):
         objects = writer_of(repository)
