@@ -1,9 +1,15 @@
-"""Find the base of an ingest: the disk's newest point, and whether change lists may start there."""
+"""Find the base of a disk, and whether change lists may start there.
 
-from dataclasses import dataclass
+The base is the disk's newest point, or the point that the user names.
+"""
 
-from cbtfs.core.ids import VmId
+from dataclasses import dataclass, replace
+
+from cbtfs.core.ids import PointId, VmId
 from cbtfs.core.manifest import DiskRecord, Manifest
+from cbtfs.core.names import printable
+from cbtfs.core.reasons import FullReason, Reason
+from cbtfs.errors import DataCorrupt, PointNotFound
 from cbtfs.listing import Point, decode
 from cbtfs.source.base import Since
 from cbtfs.store.catalog.view import View
@@ -12,17 +18,33 @@ from cbtfs.store.repository import Repository
 
 
 @dataclass(frozen=True, slots=True)
+class NamedBase:
+    """The point that change lists start from, as the user named it."""
+
+    name: str
+    point: PointId | None
+    """None: the name means no point, or several."""
+    error: str = ""
+    """Why it means no point."""
+
+
+@dataclass(frozen=True, slots=True)
 class Baseline:
-    """One disk at the newest point that contains it."""
+    """One disk at the point that an ingest compares it with."""
 
     point: Point
     disk: DiskRecord
     is_last_committed: bool
-    """False if a later point of this disk may have been committed, even if it was forgotten."""
+    """False if a later point of this disk may have been committed, even if it was forgotten. True
+    for a point that the user named: then change lists start there."""
     last: str = "was forgotten"
     """State of such a later point, for a message."""
     is_missing: bool = False
     """The point has no manifest: its disks must be read completely."""
+    is_named: bool = False
+    """The user named the point: other points of the disk do not matter."""
+    refusal: Reason | None = None
+    """Why the point that the user named cannot be the base, and the disk is read completely."""
 
     @property
     def since(self) -> Since:
@@ -80,6 +102,50 @@ def _newest_with(view: View, vm: VmId, identity: str) -> tuple[Point, DiskRecord
             if disk is not None:
                 return point, disk
     return None
+
+
+def named_baseline(
+    repository: Repository, vm: VmId, identity: str, named: NamedBase
+) -> Baseline | None:
+    """Return the disk at the point that the user named as the base.
+
+    If that point cannot be the base, return the newest point with the disk, and the refusal; None
+    for a new disk.
+    """
+    found = _load_named(repository, vm, identity, named)
+    if isinstance(found, Baseline):
+        return found
+    newest = find_baseline(repository, vm, identity)
+    return None if newest is None else replace(newest, refusal=found)
+
+
+def _load_named(
+    repository: Repository, vm: VmId, identity: str, named: NamedBase
+) -> Baseline | Reason:
+    """Return the base, or the reason why it cannot be one."""
+    name = printable(named.name)
+    with repository.catalog.view() as view:
+        is_missing = named.point in view.missing
+        record = None if named.point is None else view.point(named.point)
+        point = None if record is None or named.point is None else decode(view, named.point, record)
+    if point is None:
+        return Reason(FullReason.BASE_MISSING, named.error)
+    if is_missing:
+        return Reason(FullReason.BASE_MISSING, f"the manifest of {name} is missing")
+    try:
+        repository.points.read_manifest(point.manifest.point)
+    except (DataCorrupt, PointNotFound) as exc:
+        return Reason(FullReason.BASE_DAMAGED, f"{name} is damaged: {exc}")
+    if point.manifest.vm.id != vm:
+        text = f"{name} is a point of another VM, {printable(point.manifest.vm.name)}"
+        return Reason(FullReason.BASE_UNSUITABLE, text)
+    disk = disk_of(point.manifest, identity)
+    if disk is None:
+        return Reason(FullReason.BASE_UNSUITABLE, f"{name} has no such disk")
+    suspect = disk.suspect or point.state.suspects(disk.id)
+    if suspect:
+        return Reason(FullReason.BASE_SUSPECT, f"{name} is suspect: {suspect}")
+    return Baseline(point, disk, is_last_committed=True, is_named=True)
 
 
 def find_forgotten(repository: Repository, vm: VmId) -> Forgotten:

@@ -7,6 +7,7 @@ from datetime import datetime
 from cbtfs.core.audit import Sampling
 from cbtfs.core.manifest import DiskKind, TimeSource
 from cbtfs.errors import SourceUnavailable
+from cbtfs.ingest.baseline import NamedBase
 from cbtfs.ingest.capture import Progress
 from cbtfs.ingest.checkpoints import DiskCheckpoints
 from cbtfs.ingest.plan import Want
@@ -76,3 +77,5 @@ class PointOptions:
     """ID of the run, recorded in the manifest."""
     time_source: TimeSource = "clock"
     """Origin of *moment*."""
+    base: NamedBase | None = None
+    """Base of every disk; None: the point of the disk that was captured last."""

@@ -68,6 +68,9 @@ def make_plan(source: DiskSource, base: Baseline | None, options: PlanOptions) -
     want = options.want
     if base is None:
         return whole(Reason(FullReason.FIRST, "first restore point of this disk"), want)
+    if base.refusal is not None:
+        text = f"compared by digest: {base.refusal}"
+        return whole(Reason(base.refusal.code, text), want)
     if base.is_missing:
         newest = base.point.manifest
         text = (
@@ -82,7 +85,7 @@ def make_plan(source: DiskSource, base: Baseline | None, options: PlanOptions) -
         is_used = options.is_audited and want != "incremental"
         listed = _listed(source, base) if is_used else None
         return missed(Plan("incremental", "", None, listed), reason_of(options.distrust), want)
-    if options.unreadable:
+    if options.unreadable and not base.is_named:
         text = f"compared by digest: {options.unreadable[0]}, which may be this disk's newest"
         return whole(Reason(FullReason.BASE_DAMAGED, text), want)
     try:

@@ -20,7 +20,13 @@ from cbtfs.errors import (
     SourceUnavailable,
     UsageError,
 )
-from cbtfs.ingest.baseline import find_baseline, find_forgotten
+from cbtfs.ingest.baseline import (
+    Baseline,
+    NamedBase,
+    find_baseline,
+    find_forgotten,
+    named_baseline,
+)
 from cbtfs.ingest.disk import DiskContext, take_disk
 from cbtfs.ingest.inputs import DiskInput, PointOptions, VmInput
 from cbtfs.listing import holder_of, vm_names
@@ -107,7 +113,7 @@ def take_point(
     last = [disk for disk in disks if disk.kind == "disk"][-1]
     has_disk = False
     for disk in disks:
-        base = None if is_new else find_baseline(repository, known.id, disk.identity)
+        base = None if is_new else _base_of(repository, known, disk, options.base)
         try:
             with _naming(disk):
                 results.append(CapturedDisk(disk, take_disk(context, disk, base)))
@@ -123,6 +129,15 @@ def take_point(
         with _naming(captured.disk):
             captured.disk.source.confirm()
     return taken
+
+
+def _base_of(
+    repository: Repository, vm: Vm, disk: DiskInput, named: NamedBase | None
+) -> Baseline | None:
+    """Return the base of *disk*; small files are read completely, whatever the user names."""
+    if named is None or disk.kind == "file":
+        return find_baseline(repository, vm.id, disk.identity)
+    return named_baseline(repository, vm.id, disk.identity, named)
 
 
 def commit_point(

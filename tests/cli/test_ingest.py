@@ -131,6 +131,37 @@ def test_a_list_relative_to_the_newest_point_is_trusted(
     assert ingest("--changed", changes).document["kind"] == "incremental"
 
 
+def test_a_list_is_since_the_base_that_is_named(ingest: Ingest, run: Run, tmp_path: Path) -> None:
+    first = ingest().document["point"]
+    second = ingest().document["point"]
+    changes = listed(tmp_path / "c", [])
+
+    document = ingest("--changed", changes, "--base", first[:12]).document
+
+    assert document["kind"] == "incremental"
+    assert run("show", "--json", document["point"]).document["disks"][0]["parent"] == first
+    assert first != second
+
+
+def test_a_base_that_is_not_there_causes_a_full(ingest: Ingest, tmp_path: Path) -> None:
+    ingest()
+
+    changes = listed(tmp_path / "c", [])
+    document = ingest("--changed", changes, "--base", "web@2001-01-01T00:00Z").document
+
+    assert document["kind"] == "full"
+    assert "no point" in document["reason"]
+
+
+def test_a_base_that_may_mean_another_point_is_refused(ingest: Ingest, tmp_path: Path) -> None:
+    ingest()
+
+    done = ingest("--changed", listed(tmp_path / "c", []), "--base", "web@latest")
+
+    assert done.code == 2
+    assert "not the exact name of a point" in done.err
+
+
 NOT_CERTAIN = ["web@latest", "web@latest~0", "web@good", "web@-0min", "web@2099-01-01", "web"]
 
 

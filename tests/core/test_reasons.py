@@ -39,6 +39,8 @@ def test_the_labels_of_metrics_keep_their_values() -> None:
         "base_unknown",
         "base_damaged",
         "base_missing",
+        "base_suspect",
+        "base_unsuitable",
         "moved",
         "resized",
         "foreign_snapshot",

@@ -5,11 +5,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from cbtfs.core.audit import Sampling
 from cbtfs.core.extent import Extent
 from cbtfs.core.ids import PointId
 from cbtfs.core.manifest import DiskRecord, Manifest
 from cbtfs.core.reasons import FullReason
 from cbtfs.errors import SourceUnavailable
+from cbtfs.ingest.baseline import NamedBase
 from cbtfs.ingest.inputs import DiskInput, PointOptions, VmInput
 from cbtfs.ingest.plan import Want
 from cbtfs.ingest.point import ingest_point
@@ -32,10 +34,13 @@ def ingest(
     want: Want = "auto",
     change_ids: Mapping[str, str] | None = None,
     lock_wait: float = 0.0,
+    base: NamedBase | None = None,
+    audit: Sampling | None = None,
 ) -> Manifest:
     """Open the repository at *path*, take one point of *sources* by label, and close it."""
     with writing(path, lock_wait=lock_wait) as repository:
-        return ingest_into(repository, sources, vm=vm, want=want, change_ids=change_ids)
+        options = PointOptions(EPOCH, want, audit, base=base)
+        return ingest_into(repository, sources, vm=vm, change_ids=change_ids, options=options)
 
 
 def ingest_into(
@@ -45,15 +50,21 @@ def ingest_into(
     vm: str = "vm",
     want: Want = "auto",
     change_ids: Mapping[str, str] | None = None,
+    options: PointOptions | None = None,
 ) -> Manifest:
-    """Take one point. *change_ids* by label replace the change IDs of the snapshots."""
+    """Take one point; *options* replace *want*.
+
+    *change_ids* by label replace the change IDs of the snapshots.
+    """
     inputs = [
         DiskInput(label, source, label, change_id=_change_id(label, source, change_ids or {}))
         for label, source in sources.items()
     ]
     objects = repository.object_writer()
     try:
-        return ingest_point(repository, objects, VmInput(vm), inputs, PointOptions(EPOCH, want))
+        return ingest_point(
+            repository, objects, VmInput(vm), inputs, options or PointOptions(EPOCH, want)
+        )
     finally:
         objects.close()
 

@@ -20,11 +20,12 @@ from cbtfs.cli.report.captures import print_point
 from cbtfs.cli.report.metrics import MetricsFile, RunCounts, VmResult, metrics_file
 from cbtfs.cli.report.output import emit
 from cbtfs.cli.report.progress import captures
-from cbtfs.errors import UsageError
+from cbtfs.errors import PointNotFound, UsageError
 
 if TYPE_CHECKING:
     from cbtfs.cli.options.sources import SourceOptions
     from cbtfs.core.manifest import Manifest, TimeSource
+    from cbtfs.ingest.baseline import NamedBase
     from cbtfs.ingest.inputs import PointOptions
     from cbtfs.store.repository import Repository
     from cbtfs.store.writer import ObjectWriter
@@ -39,6 +40,8 @@ def add_to(group: typer.Typer) -> None:
         epilog=example(
             "cbtfs ingest image --vm web1 --disk root /var/lib/images/web1.raw",
             "cbtfs ingest image --vm web1 --disk root --changed changed.json web1.raw",
+            "cbtfs ingest image --vm web1 --disk root --base web1@2026-11-20T0015 "
+            "--changed changed.json web1.raw",
             "cbtfs ingest image --vm db1 --disk root=root.raw --disk data=/dev/vg/data",
             "cbtfs ingest image --vm db2 --disk root nbd+unix:///root?socket=/run/db2.sock",
         )
@@ -95,6 +98,15 @@ def image(
             metavar="NAME",
             show_default=False,
             help="QEMU dirty bitmap that starts at this point; the next point trusts no other.",
+        ),
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            metavar="POINT",
+            show_default="the last committed point of each disk",
+            help="Point of the VM that the change lists or bitmaps are relative to, by its exact "
+            "name or id. If it cannot be the base, the whole disk is read.",
         ),
     ] = None,
     moment: Annotated[
@@ -165,7 +177,7 @@ def image(
     # Writes after the change list was made would look like missed changes.
     sampling = None if allow_changing else capture.sampling()
     point = PointOptions(when.moment, want, sampling, time_source=when.source)
-    images = _Images(vm, sources, options, point)
+    images = _Images(vm, sources, options, point, base)
     path = repository_path(context)
     started = time.monotonic()
     counts = RunCounts("ingest image", chosen=[(vm, "")])
@@ -188,6 +200,8 @@ class _Images:
     """Files or URIs by label of the disk."""
     source_options: SourceOptions
     point_options: PointOptions
+    base: str | None
+    """Name of the base."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,9 +282,26 @@ def _ingest(
             open_sources.callback(source.close)
             disks.append(DiskInput(label, source, label, change_id=change_id(label, options)))
         point_options = replace(
-            images.point_options, on_disk=lambda label, size: start(f"{vm} {label}", size)
+            images.point_options,
+            on_disk=lambda label, size: start(f"{vm} {label}", size),
+            base=None if images.base is None else _named_base(repository, images.base),
         )
         return ingest_point(repository, objects, VmInput(vm), disks, point_options)
+
+
+def _named_base(repository: Repository, name: str) -> NamedBase:
+    """Return the base that *name* means; a point that is not there causes a full, no error.
+
+    Raises:
+        UsageError: the name may mean another point at another time.
+    """
+    from cbtfs.ingest.baseline import NamedBase
+    from cbtfs.listing import find_exact_point
+
+    try:
+        return NamedBase(name, find_exact_point(repository, name).manifest.point)
+    except PointNotFound as exc:
+        return NamedBase(name, None, str(exc))
 
 
 def _report(manifest: Manifest, seconds: float, *, as_json: bool) -> None:
