@@ -147,7 +147,7 @@ def test_a_base_that_is_not_there_causes_a_full(ingest: Ingest, tmp_path: Path) 
     ingest()
 
     changes = listed(tmp_path / "c", [])
-    document = ingest("--changed", changes, "--base", "web@2001-01-01T00:00Z").document
+    document = ingest("--changed", changes, "--base", "web@2001-01-01T00:00:00Z").document
 
     assert document["kind"] == "full"
     assert "no point" in document["reason"]
