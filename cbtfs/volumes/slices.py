@@ -28,6 +28,10 @@ MAX_SLICES: Final = 2000
 _MAX_SEGMENTS: Final = 1 << 16
 """Segments of all slices of a point."""
 _MAX_GROUPS: Final = 256
+_MAX_READ_BYTES: Final = 64 << 20
+"""Metadata texts of all physical volumes; those of one group are equal."""
+_MAX_PARSED_BYTES: Final = 8 << 20
+"""Different metadata texts, which are parsed at 1 to 2 MB/s."""
 _UUID_GROUPS: Final = (0, 6, 10, 14, 18, 22, 26, 32)
 """Where LVM puts the dashes."""
 
@@ -86,6 +90,10 @@ class _Search:
     groups: dict[str, VolumeGroup] = field(default_factory=dict)
     """Volume groups by UUID, from their newest text."""
     segments: int = 0
+    read_bytes: int = 0
+    parsed_bytes: int = 0
+    parsed: set[str] = field(default_factory=set)
+    """Metadata texts that were parsed."""
 
     def omit(self, name: str, reason: str) -> None:
         self.omitted.append(Omitted(name, reason))
@@ -162,7 +170,7 @@ def _add_partitions(
 def _search_volume(search: _Search, candidate: _Candidate) -> None:
     """Look for the label of a physical volume, and for the metadata of its group."""
     name = candidate.name
-    label = find_label(candidate.source)
+    label = find_label(candidate.source, _MAX_READ_BYTES - search.read_bytes)
     if label is None:
         return
     for defect in label.defects:
@@ -170,7 +178,15 @@ def _search_volume(search: _Search, candidate: _Candidate) -> None:
     if label.uuid in search.places:
         search.ambiguous.add(label.uuid)
     search.places[label.uuid] = candidate.place
+    search.read_bytes += sum(map(len, label.texts))
     for text in label.texts:
+        if text in search.parsed:
+            continue
+        search.parsed_bytes += len(text)
+        if search.parsed_bytes > _MAX_PARSED_BYTES:
+            search.omit(name, "LVM metadata: the point has too much of it")
+            continue
+        search.parsed.add(text)
         try:
             group = parse_group(text)
         except TextInvalid as exc:

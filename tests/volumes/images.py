@@ -123,8 +123,9 @@ def physical_volume(
     header[:4] = lvm_crc(bytes(header[4:])).to_bytes(4, "little")
     disk[area : area + 512] = header
     ring = bytearray(area_bytes - 512)
-    for index, byte in enumerate(text):
-        ring[(text_offset - 512 + index) % len(ring)] = byte
+    start = text_offset - 512
+    ring[start : start + len(text)] = text[: len(ring) - start]
+    ring[: max(len(text) - len(ring) + start, 0)] = text[len(ring) - start :]
     disk[area + 512 : area + area_bytes] = ring
     return disk
 

@@ -305,6 +305,28 @@ def test_two_groups_of_one_name_have_directories_of_their_own() -> None:
     assert [slice_.path for slice_ in slices.shown] == [("vg", "a.raw"), ("vg~hhhhhhhh", "b.raw")]
 
 
+def test_the_metadata_of_a_point_is_bounded() -> None:
+    """Each disk has a valid text of 3 MiB; a text that all have is parsed once."""
+    padding = b"#" + b" " * (3 * MIB)
+
+    def disk(number: int, *, is_same: bool) -> Memory:
+        text = group(volume("a"), sequence=1 if is_same else number + 1).rstrip(b"\0") + padding
+        uuid = f"{number:032d}"
+        return Memory(physical_volume(uuid, text, 8 * MIB, area_bytes=4 * MIB))
+
+    assert slices_of([disk(number, is_same=True) for number in range(4)]).omitted == (
+        Omitted(
+            "vg/a",
+            "physical volume 111111-1111-1111-1111-1111-1111-111111 "
+            "(%2Fdev%2Fsd0 in the guest) is missing in this point",
+        ),
+    )
+    reasons = [
+        each.reason for each in slices_of([disk(n, is_same=False) for n in range(4)]).omitted
+    ]
+    assert reasons.count("LVM metadata: the point has too much of it") == 2
+
+
 def test_damaged_metadata_is_reported() -> None:
     image = physical_volume(UUIDS[0], group(volume("a")), SIZE)
     image[4096 + 600] ^= 1

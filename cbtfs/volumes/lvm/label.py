@@ -21,6 +21,8 @@ _CRC_FROM: Final = 20
 _PV: Final = struct.Struct("<32sQ")
 _AREA: Final = struct.Struct("<QQ")
 _MAX_AREAS: Final = 8
+_MAX_TEXTS: Final = 2
+"""LVM writes at most two metadata areas."""
 _MDA: Final = struct.Struct("<I16sIQQ")
 _MDA_SIGNATURE: Final = b" LVM2 x[5A%r0N*>"
 _MDA_BYTES: Final = 512
@@ -46,8 +48,11 @@ def lvm_crc(data: bytes) -> int:
     return zlib.crc32(data, _INITIAL_CRC ^ 0xFFFFFFFF) ^ 0xFFFFFFFF
 
 
-def find_label(source: Source) -> Label | None:
-    """Return the label of the physical volume on *source*, or None."""
+def find_label(source: Source, max_bytes: int = MAX_TEXT_BYTES) -> Label | None:
+    """Return the label of the physical volume on *source*, or None.
+
+    *max_bytes*: size of the largest text to read; a larger one is a defect.
+    """
     head = read_bytes(source, 0, _LABEL_SECTORS * _SECTOR)
     for number in range(len(head) // _SECTOR):
         sector = head[number * _SECTOR : (number + 1) * _SECTOR]
@@ -58,11 +63,11 @@ def find_label(source: Source) -> Label | None:
             and own == number
             and lvm_crc(sector[_CRC_FROM:]) == crc
         ):
-            return _label(source, sector, offset)
+            return _label(source, sector, offset, min(max_bytes, MAX_TEXT_BYTES))
     return None
 
 
-def _label(source: Source, sector: bytes, at: int) -> Label | None:
+def _label(source: Source, sector: bytes, at: int, max_bytes: int) -> Label | None:
     if at + _PV.size > _SECTOR:
         return None
     uuid, _ = _PV.unpack_from(sector, at)
@@ -71,9 +76,9 @@ def _label(source: Source, sector: bytes, at: int) -> Label | None:
     _, at = _areas(sector, at + _PV.size)  # areas of data: the text has them, too
     areas, _ = _areas(sector, at)
     texts, defects = [], []
-    for offset, length in areas:
+    for offset, _ in areas[:_MAX_TEXTS]:
         try:
-            text = _text(source, offset, length)
+            text = _text(source, offset, max_bytes)
         except ValueError as exc:
             defects.append(str(exc))
             continue
@@ -94,7 +99,7 @@ def _areas(sector: bytes, at: int) -> tuple[list[tuple[int, int]], int]:
     return areas, at
 
 
-def _text(source: Source, start: int, length: int) -> str | None:
+def _text(source: Source, start: int, max_bytes: int) -> str | None:
     """Return the text in a metadata area; None if the area is not in use.
 
     Raises:
@@ -109,8 +114,10 @@ def _text(source: Source, start: int, length: int) -> str | None:
     offset, size, text_crc, flags = _TEXT.unpack_from(header, _MDA.size)
     if offset == 0 or flags & _IGNORED:
         return None
-    if not _MDA_BYTES <= offset < area or not 0 < size <= min(MAX_TEXT_BYTES, area - _MDA_BYTES):
+    if not _MDA_BYTES <= offset < area or not 0 < size <= area - _MDA_BYTES:
         raise ValueError(f"metadata of {size} bytes at {offset} does not fit its area")
+    if size > max_bytes:
+        raise ValueError(f"metadata of {size} bytes exceeds the limit of {max_bytes}")
     first = min(size, area - offset)
     data = read_bytes(source, start + offset, first)
     if first < size:  # the area is a ring behind its header
