@@ -50,6 +50,7 @@ DISKS = st.builds(
     data_blocks=NUMBERS,
     ingest=KINDS,
     reason=TEXTS,
+    full_reason=st.none() | st.sampled_from(FullReason),
     parent=st.none() | IDS.map(PointId),
     change_id=st.none() | TEXTS,
     suspect=st.none() | TEXTS,
@@ -78,6 +79,7 @@ MANIFESTS = st.builds(
     reason=TEXTS,
     disks=st.lists(DISKS, max_size=2).map(tuple),
     metadata=FACTS,
+    time_source=st.sampled_from(["clock", "given"]),
 )
 STATES = st.builds(
     PointState,
