@@ -4,26 +4,22 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer
 
-from cbtfs.cli.main import app
+from tests.cli.command_tree import command_tree
 from tests.cli.run_cbtfs import Run, process
 from tests.make_points import BLOCK, add_point
 
 SOME_DISK = {"disk": b"\1" * BLOCK}
 
 
-def commands(name: str, command: Any) -> list[str]:
-    """Return the commands below *command* that take --json."""
-    if not hasattr(command, "commands"):
-        return [name] if any("--json" in param.opts for param in command.params) else []
-    return [path for n, c in command.commands.items() for path in commands(f"{name} {n}", c)]
-
-
-COMMANDS = [name.strip() for name in commands("", typer.main.get_command(app))]
+COMMANDS = [
+    words
+    for words, command in command_tree().items()
+    if not hasattr(command, "commands") and any("--json" in param.opts for param in command.params)
+]
+"""Commands that take --json, without the groups."""
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -18,10 +18,9 @@ from cbtfs.core.sealed import seal, unseal
 from cbtfs.errors import CbtfsError, ExitCode
 from cbtfs.store.repository import writing
 from cbtfs.store.settings import SETTINGS
+from tests.cli.command_tree import command_tree
 from tests.cli.run_cbtfs import Run, process
 from tests.make_points import BLOCK, SIGNALS, add_point
-
-COMMANDS = ("init", "list", "show", "extents", "diff", "restore", "check", "mount", "umount")
 
 WAITING = """
 import signal, sys
@@ -244,14 +243,21 @@ def test_a_full_output_is_an_error(repository: Path) -> None:
     assert is_one_line(done.stderr)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+def test_the_tree_has_the_commands_of_all_modules() -> None:
+    tree = command_tree()
+
+    assert {name for names in MODULES.values() for name in names} <= tree.keys()
+    assert {"ingest image", "ingest vsphere"} <= tree.keys()
+
+
+@pytest.mark.parametrize("command", command_tree())
 def test_every_command_shows_an_example(run: Run, command: str) -> None:
-    done = run(command, "--help")
+    done = run(*command.split(), "--help")
 
     assert done.code == 0
     example = done.out.split("Example:")[1].split()
     assert example[0] == "cbtfs"
-    assert command in example
+    assert f" {command} " in f"{' '.join(example)} "
 
 
 def test_help_needs_no_repository(capsys: pytest.CaptureFixture[str]) -> None:
