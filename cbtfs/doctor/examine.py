@@ -93,25 +93,25 @@ def examine(session: Session, vms: Sequence[ListedVm], exam: Exam) -> DoctorRepo
     infrastructure = _Infrastructure(session, machines, exam)
     on_vms = lacking(session, [vm.id for vm in vms], "vm")
     examiner = _VmExaminer(session, exam, infrastructure, on_vms, server_time)
-    drafts = [examiner.draft(vm, states[vm.id]) for vm in vms]
-    by_library = any(draft.choice.is_by_library for draft in drafts)
+    examined_vms = [examiner.examine(vm, states[vm.id]) for vm in vms]
+    by_library = any(examined.choice.is_by_library for examined in examined_vms)
     server = [
         *of_clock(server_time, here),
-        *infrastructure.on_root({use for draft in drafts for use in draft.choice.uses}),
+        *infrastructure.on_root({use for examined in examined_vms for use in examined.choice.uses}),
         of_library(exam.libdir),
         of_nbdkit(),
     ]
-    read_hosts = {draft.host for draft in drafts if draft.choice.is_by_library}
+    read_hosts = {examined.host for examined in examined_vms if examined.choice.is_by_library}
     hosts = infrastructure.host_reports(read_hosts)
-    stores = infrastructure.store_reports(drafts)
+    stores = infrastructure.store_reports(examined_vms)
     is_server_blocking = by_library and is_blocked(server)
     reports = [
-        draft.report(
-            hosts.get(draft.host or ""),
-            [stores[store] for store in draft.stores if store in stores],
-            is_server_blocking=is_server_blocking and draft.choice.is_by_library,
+        examined.report(
+            hosts.get(examined.host or ""),
+            [stores[store] for store in examined.stores if store in stores],
+            is_server_blocking=is_server_blocking and examined.choice.is_by_library,
         )
-        for draft in drafts
+        for examined in examined_vms
     ]
     return DoctorReport(
         most_severe_first(server), list(hosts.values()), list(stores.values()), reports
@@ -119,7 +119,7 @@ def examine(session: Session, vms: Sequence[ListedVm], exam: Exam) -> DoctorRepo
 
 
 @dataclass(frozen=True, slots=True)
-class _Draft:
+class _ExaminedVm:
     """The findings of a VM without those of its host and datastores."""
 
     vm: ListedVm
@@ -202,9 +202,12 @@ class _Infrastructure:
         closed = [(port, why) for port in ports if (why := self._closed.get((name, port)))]
         return most_severe_first(of_host(host, dict(closed), *ports, is_read=is_read))
 
-    def store_reports(self, drafts: Sequence[_Draft]) -> dict[str, ObjectReport]:
+    def store_reports(self, examined_vms: Sequence[_ExaminedVm]) -> dict[str, ObjectReport]:
         read = {
-            store for draft in drafts if "datastore" in draft.choice.uses for store in draft.stores
+            store
+            for examined in examined_vms
+            if "datastore" in examined.choice.uses
+            for store in examined.stores
         }
         reports = {}
         for key, store in self.stores.items():
@@ -235,12 +238,14 @@ class _VmExaminer:
         self._lacks = lacks
         self._now = now
 
-    def draft(self, vm: ListedVm, state: Machine | SourceUnavailable) -> _Draft:
+    def examine(self, vm: ListedVm, state: Machine | SourceUnavailable) -> _ExaminedVm:
         if isinstance(state, NotConnected):
             text = f"its state is {state.state}"
-            return _Draft(vm, [Finding("connection", Severity.BLOCKS, text, state.advice)])
+            return _ExaminedVm(vm, [Finding("connection", Severity.BLOCKS, text, state.advice)])
         if isinstance(state, SourceUnavailable):
-            return _Draft(vm, [Finding("connection", Severity.BLOCKS, str(state), "try again")])
+            return _ExaminedVm(
+                vm, [Finding("connection", Severity.BLOCKS, str(state), "try again")]
+            )
         after = without_stuns(state)
         disks = [disk for disk in after.disks if not_in_snapshots(disk) is None]
         choice = self._choose(vm, after, disks) if disks else NO_TRANSPORT
@@ -256,7 +261,7 @@ class _VmExaminer:
             ),
         ]
         stores = sorted({disk.datastore for disk in disks if disk.datastore is not None})
-        return _Draft(vm, findings, state.host_id, stores, choice)
+        return _ExaminedVm(vm, findings, state.host_id, stores, choice)
 
     def _choose(
         self, vm: ListedVm, machine: Machine, disks: Sequence[DiskFacts]
