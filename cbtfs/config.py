@@ -221,7 +221,7 @@ class _Reader:
 
     def _values(self, where: str, table: Mapping[str, Any]) -> dict[str, str]:
         """Return the values of options in a table, by parameter name."""
-        found = {}
+        values = {}
         for key, kind in DEFAULT_KEYS.items():
             value = table.get(key)
             if value is None:
@@ -234,8 +234,8 @@ class _Reader:
                 text = str(value)
             else:
                 text = str(self._text(f"{where}.{key}", value))
-            found[key.replace("-", "_")] = text
-        return found
+            values[key.replace("-", "_")] = text
+        return values
 
     def _table(self, where: str, value: object) -> Mapping[str, Any]:
         if not isinstance(value, dict):

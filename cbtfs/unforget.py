@@ -51,14 +51,14 @@ def _find(repository: Repository, spec: str) -> Manifest:
     """Return the manifest of the forgotten point that *spec* names."""
     forgotten = repository.forgotten().manifests
     is_id = bool(spec) and _HEX_DIGITS.issuperset(spec)
-    found = [m for m in forgotten if is_id and m.point.startswith(spec)]
+    matches = [m for m in forgotten if is_id and m.point.startswith(spec)]
     name, at, which = spec.rpartition("@")
-    if not found and at:
+    if not matches and at:
         mine = _of_vm(repository, forgotten, name)
-        found = [m for m in mine if m.name == which] or _requested(mine, which, spec)
-    if len(found) == 1:
-        return found[0]
-    raise _not_one(repository, spec, found, forgotten)
+        matches = [m for m in mine if m.name == which] or _requested(mine, which, spec)
+    if len(matches) == 1:
+        return matches[0]
+    raise _not_one(repository, spec, matches, forgotten)
 
 
 def _of_vm(repository: Repository, forgotten: Sequence[Manifest], name: str) -> list[Manifest]:
@@ -88,12 +88,12 @@ def _requested(mine: Sequence[Manifest], which: str, spec: str) -> list[Manifest
 
 
 def _not_one(
-    repository: Repository, spec: str, found: Sequence[Manifest], forgotten: Sequence[Manifest]
+    repository: Repository, spec: str, matches: Sequence[Manifest], forgotten: Sequence[Manifest]
 ) -> PointNotFound:
     """Return the error for a name of no forgotten point, or of several."""
     shown = printable(spec)
-    if found:
-        ids = [m.point for m in found]
+    if matches:
+        ids = [m.point for m in matches]
         some = ", ".join(ids[:_NAMED]) + (" …" if len(ids) > _NAMED else "")
         return PointNotFound(f"point {shown!r} is ambiguous: name one of {some}", ids)
     try:
@@ -175,14 +175,14 @@ def _later_points(
 ) -> Collection[tuple[Manifest, PointState]]:
     """Return the later points of the VM, retained or forgotten, in the order of capture."""
     with repository.catalog.view() as view:
-        found = [(point.manifest, point.state) for point in points(view, manifest.vm.id)]
-    found += [
+        candidates = [(point.manifest, point.state) for point in points(view, manifest.vm.id)]
+    candidates += [
         (other, repository.points.load_state(other.point)[0])
         for other in repository.forgotten().manifests
         if other.vm.id == manifest.vm.id and other.point != manifest.point
     ]
-    later = [each for each in found if each[0].order > manifest.order]
-    return sorted(later, key=lambda each: each[0].order)
+    later = [candidate for candidate in candidates if candidate[0].order > manifest.order]
+    return sorted(later, key=lambda candidate: candidate[0].order)
 
 
 def _suspect_later(later: Iterable[tuple[Manifest, PointState]], disk: DiskRecord) -> str | None:

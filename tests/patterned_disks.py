@@ -39,8 +39,8 @@ class PatternedDisk:
     def extents(self) -> list[Extent]:
         """Return the extents with data, ascending and not adjacent."""
         unit = self.block_size
-        found = coalesce(Extent(first * unit, count * unit) for first, count in self.runs)
-        return list(clip(found, 0, self.size))
+        merged = coalesce(Extent(first * unit, count * unit) for first, count in self.runs)
+        return list(clip(merged, 0, self.size))
 
     def blocks(self) -> Iterator[int]:
         """Yield the blocks that hold data, ascending."""

@@ -62,18 +62,18 @@ def test_the_map_names_the_blocks_with_data(
     reader = Reader(repository).disk(stored(repository, disk))
     offset = int(disk.size * share)
     start = leaf = offset // LEAF
-    found: set[int] = set()
+    with_data: set[int] = set()
 
     while leaf * LEAF < disk.size:
         first, masks, end = reader.data_masks(max(offset, leaf * LEAF))
         assert first == leaf
         assert first + len(masks) <= end
         assert (first + len(masks) - 1) // FANOUT == first // FANOUT
-        found |= blocks_of((first, list(masks)))
+        with_data |= blocks_of((first, list(masks)))
         leaf = end
 
     assert leaf == -(-disk.size // LEAF)
-    assert found == {block for block in disk.blocks() if block >= start * FANOUT}
+    assert with_data == {block for block in disk.blocks() if block >= start * FANOUT}
 
 
 def test_a_wide_hole_costs_one_call(repository: Repository) -> None:

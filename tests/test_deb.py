@@ -105,8 +105,8 @@ def test_the_package_depends_on_the_python_and_the_libraries_of_the_system(packa
         ["dpkg-deb", "--field", package, "Depends"], capture_output=True, text=True, check=True
     ).stdout
 
-    found = {dependency.split()[0] for dependency in shown.split(",")}
-    assert {"python3", "fuse3", "libfuse3-3", "libdeflate0", "libzstd1"} <= found
+    names = {dependency.split()[0] for dependency in shown.split(",")}
+    assert {"python3", "fuse3", "libfuse3-3", "libdeflate0", "libzstd1"} <= names
 
 
 def test_the_package_has_all_libraries_and_no_path_of_the_build(

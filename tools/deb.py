@@ -127,7 +127,7 @@ def _install(home: Path, wheel: Path, environment: Path | None) -> None:
 
 def libraries(environment: Path) -> list[str]:
     """Return the names of all distributions that cbtfs requires, directly or not."""
-    found: dict[str, None] = {}
+    required: dict[str, None] = {}
     pending = ["cbtfs"]
     while pending:
         (distribution,) = metadata.distributions(name=pending.pop(), path=[str(environment)])
@@ -135,10 +135,10 @@ def libraries(environment: Path) -> list[str]:
             requirement = Requirement(text)
             name = re.sub(r"[-_.]+", "-", requirement.name).lower()
             is_needed = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
-            if is_needed and name not in found:
-                found[name] = None
+            if is_needed and name not in required:
+                required[name] = None
                 pending.append(name)
-    return list(found)
+    return list(required)
 
 
 def _copy(name: str, environment: Path, target: Path) -> None:

@@ -120,15 +120,17 @@ class Repository:
             PointNotFound: no VM has the name.
         """
         self._refresh()
-        found: list[listing.Point] = []
+        listed_points: list[listing.Point] = []
         with self._store.catalog.view() as view:
             names = vm_names(view)
             named_vms = names.named_vms if vm is None else matching(names, vm)
             if vm is not None and not named_vms:
                 raise no_vm(names, vm)
             for named in sorted(named_vms, key=lambda b: (names.labels[b.vm.id], b.vm.id)):
-                found += [labelled(point, names) for point in listing.points(view, named.vm.id)]
-        return [_point(point) for point in found]
+                listed_points += [
+                    labelled(point, names) for point in listing.points(view, named.vm.id)
+                ]
+        return [_point(point) for point in listed_points]
 
     def find(self, name: str, *, time_zone: str = "local") -> list[Point]:
         """Return the points that *name* means: one, or one of each VM that a pattern matches.
@@ -156,11 +158,11 @@ class Repository:
         Raises:
             PointNotFound: there is no such point or disk, or the point was forgotten.
         """
-        found = self.point(point) if isinstance(point, str) else point
+        resolved = self.point(point) if isinstance(point, str) else point
         self._check()
-        record = find_disk(found._listed, disk)
+        record = find_disk(resolved._listed, disk)
         with ExitStack() as lease:
-            lease.enter_context(self._store.points.leased(found._listed.manifest.point))
+            lease.enter_context(self._store.points.leased(resolved._listed.manifest.point))
             readers = Readers(
                 self._reader.disk(record), self._uncached.disk(record), self._pool, self._check
             )

@@ -67,10 +67,10 @@ def answer(environment: Mapping[str, str]) -> str | None:
         return None
     try:
         path = _repository(line.words, environment)
-        found = [] if path is None else list(_names(path, *asked, line.word))
+        candidates = [] if path is None else list(_names(path, *asked, line.word))
     except (CbtfsError, OSError, ValueError):
-        found = []
-    return _format(shell, environment, line.word, found)
+        candidates = []
+    return _format(shell, environment, line.word, candidates)
 
 
 def _line(shell: str, environment: Mapping[str, str]) -> Line | None:
@@ -93,17 +93,17 @@ def _line(shell: str, environment: Mapping[str, str]) -> Line | None:
 
 def _joined(words: Sequence[str], current: int) -> list[str]:
     """Return the words up to the current one, with pieces such as `web01`, `@`, `la` joined."""
-    found: list[str] = []
+    joined: list[str] = []
     is_open = False
     for word in (*words, "")[: current + 1]:
         is_break = bool(word) and not word.strip(_BASH_BREAKS)
         plain = word.replace("\\", "")
-        if found and (is_break or is_open):
-            found[-1] += plain
+        if joined and (is_break or is_open):
+            joined[-1] += plain
         else:
-            found.append(plain)
+            joined.append(plain)
         is_open = is_break
-    return found
+    return joined
 
 
 def _asked(line: Line) -> tuple[str, Sequence[str]] | None:
@@ -151,8 +151,8 @@ def _names(path: Path, kind: str, before: Sequence[str], word: str) -> Iterator[
     catalog = Catalog(path / "catalog", is_writable=False)
     try:
         with catalog.view() as view:
-            found = _disks(view, before) if kind == "disk" else _points(view, kind, word)
-            yield from sorted({name for name in found if name.startswith(word)})
+            candidates = _disks(view, before) if kind == "disk" else _points(view, kind, word)
+            yield from sorted({name for name in candidates if name.startswith(word)})
     finally:
         catalog.close()
 
@@ -165,8 +165,8 @@ def _points(view: View, kind: str, word: str) -> Iterator[str]:
     if named is not None:
         entries = view.entries_of(named.vm.id)
         yield from (f"{name}@{entry.name}" for entry in entries)
-        yield from (f"{name}@{each}" for each in _KEYWORDS if kind == "point")
-    labels = [_offered(names, each) for each in names.named_vms]
+        yield from (f"{name}@{keyword}" for keyword in _KEYWORDS if kind == "point")
+    labels = [_offered(names, named_vm) for named_vm in names.named_vms]
     matching = [label for label in labels if label.startswith(word)]
     yield from matching
     if len(matching) == 1 and kind != "vm":
@@ -200,10 +200,12 @@ def _point(view: View, spec: str) -> PointId | None:
     return None if entry is None else entry.point
 
 
-def _format(shell: str, environment: Mapping[str, str], word: str, found: Iterable[str]) -> str:
-    names = [name for name in found if name.isprintable()]
+def _format(
+    shell: str, environment: Mapping[str, str], word: str, candidates: Iterable[str]
+) -> str:
+    names = [name for name in candidates if name.isprintable()]
     if shell == "bash":
-        cut = max(word.rfind(each) for each in _BASH_BREAKS) + 1
+        cut = max(word.rfind(character) for character in _BASH_BREAKS) + 1
         return "\n".join(_escaped(name[cut:]) for name in names)
     if shell == "zsh":
         plain = [n for n in names if all(c.isalnum() or c in _SHELL_SAFE for c in n)]

@@ -15,9 +15,9 @@ def run() -> None:
     if os.environ.get(_ASKED, "").startswith("complete_"):
         from cbtfs.cli.complete import answer
 
-        found = answer(os.environ)
-        if found is not None:
-            print(found)
+        completions = answer(os.environ)
+        if completions is not None:
+            print(completions)
             raise SystemExit(0)
     from cbtfs.cli.main import run as run_command
 

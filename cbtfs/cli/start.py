@@ -31,11 +31,11 @@ def isolate() -> None:
     looks up fusermount3 there.
     """
     named = os.environ.pop("PYTHONPATH", None)
-    dropped = set() if named is None else {_absolute(each) for each in named.split(os.pathsep)}
+    dropped = set() if named is None else {_absolute(folder) for folder in named.split(os.pathsep)}
     dropped -= _installed()
     if _is_run_as_module() and not sys.flags.safe_path and sys.path[0] not in _installed():
         del sys.path[0]
-    sys.path[:] = [each for each in sys.path if os.path.isabs(each) and each not in dropped]
+    sys.path[:] = [folder for folder in sys.path if os.path.isabs(folder) and folder not in dropped]
     folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
     os.environ["PATH"] = os.pathsep.join(filter(os.path.isabs, folders))
 

@@ -112,11 +112,11 @@ def named_baseline(
     If that point cannot be the base, return the newest point with the disk, and the refusal; None
     for a new disk.
     """
-    found = _load_named(repository, vm, identity, named)
-    if isinstance(found, Baseline):
-        return found
+    loaded = _load_named(repository, vm, identity, named)
+    if isinstance(loaded, Baseline):
+        return loaded
     newest = find_baseline(repository, vm, identity)
-    return None if newest is None else replace(newest, refusal=found)
+    return None if newest is None else replace(newest, refusal=loaded)
 
 
 def _load_named(

@@ -41,13 +41,13 @@ def _loops() -> Iterator[tuple[str, str]]:
 
 def _mounted_from(loop: str, mounted: list[Mount]) -> str:
     """Describe the file systems of a loop device, its partitions and the devices above them."""
-    found = [
+    uses = [
         f"/dev/{name} is mounted on {printable(mount.path)}"
         for name in _stacked_on(loop)
         for mount in mounted
         if _is_of(mount, name)
     ]
-    return f" ({', '.join(found)})" if found else ""
+    return f" ({', '.join(uses)})" if uses else ""
 
 
 def _is_of(mount: Mount, name: str) -> bool:

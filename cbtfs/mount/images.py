@@ -110,10 +110,10 @@ class Images:
 
     def content(self, view: View, slot: int) -> Content | None:
         """Return the bytes of an image, or None if the disk has no such image."""
-        found = self._file_system.files_of(view.node).at(slot)
-        if found is None or found[0].kind != "disk":
+        at_slot = self._file_system.files_of(view.node).at(slot)
+        if at_slot is None or at_slot[0].kind != "disk":
             return None
-        record, entry = found
+        record, entry = at_slot
         try:
             return self._contents.load(
                 inode_of(view.base, slot), lambda: self._made(view, record, entry.name)
@@ -145,7 +145,9 @@ class Images:
 
     def _bitmap(self, since: PointNode, disk: Disk) -> Bitmap:
         manifest = self._file_system.files_of(since).manifest
-        record = next((each for each in manifest.disks if each.id == disk.record.id), None)
+        record = next(
+            (candidate for candidate in manifest.disks if candidate.id == disk.record.id), None
+        )
         unit = disk.record.block_size
         if record is None or record.block_size != unit or disk.size == 0:
             raise ValueError("the disk has no bitmap of the changes since that point")

@@ -31,8 +31,8 @@ def mounts() -> Iterator[Mount]:
             fields = line.split()
             after = fields.index(b"-")
             path, source = (
-                _ESCAPE.sub(lambda match: bytes([int(match[1], 8)]), each)
-                for each in (fields[4], fields[after + 2])
+                _ESCAPE.sub(lambda match: bytes([int(match[1], 8)]), escaped)
+                for escaped in (fields[4], fields[after + 2])
             )
             yield Mount(os.fsdecode(path), fields[2].decode(), os.fsdecode(source))
 

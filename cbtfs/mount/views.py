@@ -100,10 +100,10 @@ class FileSystemWithViews:
         if cached is not None:
             return cached
         slices = slices_of(self._file_system.reader, files.manifest)
-        found = slice_files(slices, files.manifest, node.base, files.time_ns)
-        if found.failure is not None:
-            return found  # not cached, because a repair can heal it
-        return self._slices.load(node.point, lambda: found)
+        fresh = slice_files(slices, files.manifest, node.base, files.time_ns)
+        if fresh.failure is not None:
+            return fresh  # not cached, because a repair can heal it
+        return self._slices.load(node.point, lambda: fresh)
 
     # Files
 

@@ -59,11 +59,11 @@ def test_the_command_of_the_error_serves_the_content(run: Run, raw: Path, tmp_pa
     image, pid = tmp_path / "disk.qcow2", tmp_path / "pid"
     _convert(raw, image, "qcow2")
     error = _ingest(run, image).err.replace("/run/root.sock", str(tmp_path / "socket"))
-    found = re.search(r"with '(qemu-nbd .*)' and capture '(nbd\S+)'", error)
-    assert found is not None
-    subprocess.run([*shlex.split(found[1]), f"--pid-file={pid}"], check=True)
+    match = re.search(r"with '(qemu-nbd .*)' and capture '(nbd\S+)'", error)
+    assert match is not None
+    subprocess.run([*shlex.split(match[1]), f"--pid-file={pid}"], check=True)
     try:
-        done = _ingest(run, found[2])
+        done = _ingest(run, match[2])
     finally:
         os.kill(int(pid.read_text()), signal.SIGTERM)
 

@@ -44,17 +44,19 @@ def _listed(run: Run, *words: str) -> list[str]:
 @pytest.fixture
 def points(repository: Path) -> list[Manifest]:
     """Three days of one VM, with states and tags, and two VMs with long and wide names."""
-    found = [
+    manifests = [
         _add(repository, f"2026-11-2{day}T23:30:00Z", stored=(4 - day) << 20) for day in (1, 2, 3)
     ]
-    found += [_add(repository, "2026-11-22T12:00:00Z", vm, stored=7 << 20) for vm in (LONG, WIDE)]
+    manifests += [
+        _add(repository, "2026-11-22T12:00:00Z", vm, stored=7 << 20) for vm in (LONG, WIDE)
+    ]
     with writing(repository) as opened:
         opened.points.put_state(
-            PointState(found[1].point, is_protected=True, tags=("before-upgrade", "keep"))
+            PointState(manifests[1].point, is_protected=True, tags=("before-upgrade", "keep"))
         )
     with writing(repository):
         """Opening for writing takes note of the state."""
-    return found
+    return manifests
 
 
 @pytest.mark.parametrize("width", [200, 120, 100, 80, 60, 50, 40, 30])
@@ -132,7 +134,7 @@ def test_a_full_scan_is_no_full(run: Run, repository: Path) -> None:
     assert " root scan: no list, data incremental  " in second
     assert " scan: tracking reset  " in third
     disks = document[1]["disks"]
-    assert [(each["method"], each["full_reason"]) for each in disks] == [
+    assert [(disk["method"], disk["full_reason"]) for disk in disks] == [
         ("scan", "no_list"),
         ("incremental", None),
     ]
@@ -168,11 +170,11 @@ def test_times_are_those_of_the_time_zone(run: Run, points: list[Manifest]) -> N
 def test_options_choose_points(
     run: Run, points: list[Manifest], words: tuple[str, ...], expected: list[int]
 ) -> None:
-    assert _listed(run, "web01", *words) == [points[each].point for each in expected]
+    assert _listed(run, "web01", *words) == [points[index].point for index in expected]
 
 
 def test_last_counts_for_each_vm_and_sort_mixes_vms(run: Run, points: list[Manifest]) -> None:
-    last = {points[each].point for each in (2, 3, 4)}
+    last = {points[index].point for index in (2, 3, 4)}
 
     assert set(_listed(run, "--last", "1")) == last
     assert _listed(run, "--sort", "time")[0] == points[0].point

@@ -109,10 +109,10 @@ def test_documents_appear_at_the_start_once_a_second_and_at_the_end(clock: Clock
     for _ in range(8):
         clock.now += 0.5
         advance(GIB // 2)
-    found = [json.loads(line)["progress"] for line in lines]
+    documents = [json.loads(line)["progress"] for line in lines]
 
-    assert [each["percent"] for each in found] == [0, 25, 50, 75, 100]
-    assert found[0] == {
+    assert [document["percent"] for document in documents] == [0, 25, 50, 75, 100]
+    assert documents[0] == {
         "what": "vm root",
         "unit": "bytes",
         "done": 0,
@@ -121,9 +121,9 @@ def test_documents_appear_at_the_start_once_a_second_and_at_the_end(clock: Clock
         "per_second": None,
         "seconds_left": None,
     }
-    assert found[-2]["per_second"] == GIB
-    assert found[-2]["seconds_left"] == 1.0
-    assert found[-1]["seconds_left"] == 0.0
+    assert documents[-2]["per_second"] == GIB
+    assert documents[-2]["seconds_left"] == 1.0
+    assert documents[-1]["seconds_left"] == 0.0
 
 
 @pytest.mark.parametrize("is_serial", [True, False])
@@ -138,9 +138,11 @@ def test_work_that_failed_ends_with_the_command(clock: Clock, is_serial: bool) -
     first(5)
 
     ends = [json.loads(line)["progress"] for line in lines]
-    assert {(each["what"], each["done"]) for each in ends} == {("a", 0), ("a", 5), ("b", 0)} | {
-        ("b", 10)
-    }
+    assert {(document["what"], document["done"]) for document in ends} == {
+        ("a", 0),
+        ("a", 5),
+        ("b", 0),
+    } | {("b", 10)}
 
 
 @pytest.fixture
@@ -162,11 +164,15 @@ def test_commands_print_documents_on_standard_error(run: Run, image: Path, tmp_p
     pruned = run("prune", "--progress", "json")
 
     for done, what in ((taken, "vm root"), (restored, "root")):
-        found = _documents(done.err)
-        assert (found[0]["done"], found[-1]["done"]) == (0, 1 << 20)
-        assert {each["what"] for each in found} == {what}
+        documents = _documents(done.err)
+        assert (documents[0]["done"], documents[-1]["done"]) == (0, 1 << 20)
+        assert {document["what"] for document in documents} == {what}
     assert taken.document["vm"] == "vm"
-    assert {each["what"] for each in _documents(pruned.err)} == {"marking", "dropping", "rewriting"}
+    assert {document["what"] for document in _documents(pruned.err)} == {
+        "marking",
+        "dropping",
+        "rewriting",
+    }
 
 
 @pytest.mark.parametrize("words", [[], ["--progress=none"], ["--json"], ["-q"]])

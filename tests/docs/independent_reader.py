@@ -86,15 +86,15 @@ def scanned(data: bytes) -> Iterator[Frame]:
 
 def find_frames(packs: Path) -> dict[bytes, list[tuple[Path, Frame]]]:
     """Return every frame of every closed pack, by digest."""
-    found: dict[bytes, list[tuple[Path, Frame]]] = {}
+    by_digest: dict[bytes, list[tuple[Path, Frame]]] = {}
     for pack in packs.glob("[0-9a-f][0-9a-f]/" + "[0-9a-f]" * 32):
         data = load_file(pack)
         frames = list(scanned(data))
         with suppress(Damaged):
             frames = list(listed(pack, data))
         for frame in frames:
-            found.setdefault(frame[-1], []).append((pack, frame))
-    return found
+            by_digest.setdefault(frame[-1], []).append((pack, frame))
+    return by_digest
 
 
 def load(pack: Path, frame: Frame) -> bytes:

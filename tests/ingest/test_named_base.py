@@ -247,8 +247,8 @@ def test_a_miss_marks_the_chain_of_the_base_and_not_another_branch(path: Path) -
     sibling = branches.take(written(content_of(3), 4), other)
 
     content = written(branches.contents[wrong.point], 5)
-    found = branches.take(content, wrong, audit=everything)
+    taken = branches.take(content, wrong, audit=everything)
 
-    assert found.disks[0].full_reason == FullReason.AUDIT
+    assert taken.disks[0].full_reason == FullReason.AUDIT
     assert branches.suspects() == {wrong.point}
     assert sibling.point not in branches.suspects()

@@ -122,17 +122,17 @@ def try_seek(fd: int, offset: int, kind: int) -> int | None:
 
 def data_extents(path: Path) -> list[Extent]:
     """Return the extents that a program finds, which asks in turn for data and for a hole."""
-    found: list[Extent] = []
+    extents: list[Extent] = []
     with path.open("rb") as file:
         start = try_seek(file.fileno(), 0, os.SEEK_DATA)
         while start is not None:
             end = os.lseek(file.fileno(), start, os.SEEK_HOLE)
             assert end > start
-            if found and found[-1].end == start:
-                start = found.pop().start
-            found.append(Extent(start, end - start))
+            if extents and extents[-1].end == start:
+                start = extents.pop().start
+            extents.append(Extent(start, end - start))
             start = try_seek(file.fileno(), end, os.SEEK_DATA)
-    return found
+    return extents
 
 
 def forget(path: Path, point: PointId) -> None:

@@ -30,8 +30,8 @@ def test_the_bases_of_two_points_never_meet() -> None:
         for directory in Directory:
             other = inode_base_of(identity, {base_in(base, directory)})
 
-            views = {base_in(base, each) for each in Directory}
-            assert views.isdisjoint(base_in(other, each) for each in Directory)
+            views = {base_in(base, kind) for kind in Directory}
+            assert views.isdisjoint(base_in(other, kind) for kind in Directory)
             assert min(views) >= FIRST_BASE
             assert base_in(base_in(base, directory), directory) == base
 

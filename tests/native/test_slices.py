@@ -84,7 +84,7 @@ def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SliceKernel]:
 @st.composite
 def segments(draw: st.DrawFn) -> Segments:
     """Return segments with one to three areas, at any offset, some of zeros."""
-    found = []
+    drawn = []
     for _ in range(draw(st.integers(1, 5))):
         count = draw(st.integers(1, 3))
         stripe = draw(st.sampled_from([512, 1000, BLOCK, 3 * BLOCK]))
@@ -94,8 +94,8 @@ def segments(draw: st.DrawFn) -> Segments:
         areas = tuple(
             (draw(st.sampled_from([0, *DISKS])), draw(st.integers(0, limit))) for _ in range(count)
         )
-        found.append((length, stripe if count > 1 else length, areas))
-    return tuple(found)
+        drawn.append((length, stripe if count > 1 else length, areas))
+    return tuple(drawn)
 
 
 @settings(

@@ -63,7 +63,7 @@ def test_qemu_finds_no_error_and_the_same_bytes(tmp_path: Path, size: int) -> No
     info = json.loads(qemu_img("info", "--output=json", path))
     assert info["virtual-size"] == -(-size // 512) * 512
     assert info["format-specific"]["data"]["data-file"] == str(raw)
-    names = [each["name"] for each in info["format-specific"]["data"].get("bitmaps", [])]
+    names = [bitmap["name"] for bitmap in info["format-specific"]["data"].get("bitmaps", [])]
     assert names == (["since-x"] if size else [])  # QEMU has no bitmap of an empty disk
 
 

@@ -322,7 +322,7 @@ def test_the_metadata_of_a_point_is_bounded() -> None:
         ),
     )
     reasons = [
-        each.reason for each in slices_of([disk(n, is_same=False) for n in range(4)]).omitted
+        omitted.reason for omitted in slices_of([disk(n, is_same=False) for n in range(4)]).omitted
     ]
     assert reasons.count("LVM metadata: the point has too much of it") == 2
 

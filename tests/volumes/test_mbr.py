@@ -25,11 +25,11 @@ def numbered(table: PartitionTable) -> list[tuple[int, int, int]]:
 
 
 def rows(
-    found: list[dict[str, Any]], number_of: Callable[[str], int]
+    reported: list[dict[str, Any]], number_of: Callable[[str], int]
 ) -> list[tuple[int, int, int]]:
     return [
         (number_of(row["node"]), row["start"], row["size"])
-        for row in found
+        for row in reported
         if row["type"] not in EXTENDED
     ]
 
@@ -56,8 +56,8 @@ def test_the_partitions_are_those_of_sfdisk(tmp_path: Path) -> None:
         image.unlink(missing_ok=True)
         with image.open("wb") as file:
             file.truncate(64 * MIB)
-        found = sfdisk(image, script(source, 2048))
-        expected = rows(found, lambda node: int(node.removeprefix(str(image))))
+        reported = sfdisk(image, script(source, 2048))
+        expected = rows(reported, lambda node: int(node.removeprefix(str(image))))
 
         table = find_mbr(file_of(image))
 
@@ -72,8 +72,8 @@ def test_partitions_of_a_disk_with_sectors_of_4096_bytes(tmp_path: Path) -> None
     with image.open("wb") as file:
         file.truncate(128 * MIB)
     with loop_device(image, 4096) as device:
-        found = sfdisk(device, script(random.Random(2), 256))
-        expected = rows(found, lambda node: int(node.removeprefix(f"{device}p")))
+        reported = sfdisk(device, script(random.Random(2), 256))
+        expected = rows(reported, lambda node: int(node.removeprefix(f"{device}p")))
     with image.open("r+b") as file:
         for _, first, _ in expected:
             file.seek(first * 4096)

@@ -52,13 +52,13 @@ def test_pieces_are_the_bytes_of_the_slice(
     offset = data.draw(st.integers(0, slice_.size + 3))
     length = data.draw(st.integers(0, slice_.size + 3))
 
-    found = [
+    locations = [
         (piece.disk, piece.offset + at)
         for piece in slice_.pieces(offset, length)
         for at in range(piece.length)
     ]
 
-    assert found == expected[offset : offset + length]
+    assert locations == expected[offset : offset + length]
 
 
 def test_a_partition_can_be_a_physical_volume() -> None:

@@ -63,13 +63,13 @@ def status(
         states = load_machines(session, selection.vms)
     failed = list(selection.refused)
     done: list[_Shown] = []
-    for each in selection.vms:
-        state = states[each.id]
+    for listed in selection.vms:
+        state = states[listed.id]
         if isinstance(state, CbtfsError):
-            failed.append((each.name, state))
+            failed.append((listed.name, state))
         else:
-            done.append((each, state))
-    _report(done, failed, [_document(each, machine) for each, machine in done], as_json=json)
+            done.append((listed, state))
+    _report(done, failed, [_document(listed, machine) for listed, machine in done], as_json=json)
     _advise(done)
     conclude(failed, is_any_done=bool(done), is_whole=True)
 
@@ -123,7 +123,7 @@ def _switch(
     with login.session(stop) as session:
         selection = select_all(list_vms(session), names)
         rules: Rules[ListedVm, Switched] = Rules(FleetLimits(jobs))
-        results = run_all(selection.vms, lambda each: run(session, each, stop.is_set), stop, rules)
+        results = run_all(selection.vms, lambda vm: run(session, vm, stop.is_set), stop, rules)
     failed = selection.refused + [(vm.name, error) for vm, error in results.failed]
     shown = [(vm, switched.machine) for vm, switched in results.done]
     documents = [
@@ -201,7 +201,7 @@ def _document(vm: ListedVm, machine: Machine) -> dict[str, Any]:
         "supported": tracking.is_supported,
         "enabled": tracking.is_enabled,
         "pending": tracking.is_pending,
-        "snapshots": [each.name for each in machine.snapshots],
+        "snapshots": [snapshot.name for snapshot in machine.snapshots],
         "obstacle": obstacle(machine),
         "disks": [_disk_document(disk) for disk in tracking.disks],
     }

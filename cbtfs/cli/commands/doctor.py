@@ -90,27 +90,27 @@ def doctor(
                     "api": api,
                     "findings": _findings(report.server),
                 },
-                "hosts": [_of_object(each) for each in report.hosts],
-                "datastores": [_of_object(each) for each in report.datastores],
-                "vms": [_of_vm(each) for each in report.vms],
+                "hosts": [_of_object(host) for host in report.hosts],
+                "datastores": [_of_object(datastore) for datastore in report.datastores],
+                "vms": [_of_vm(vm_report) for vm_report in report.vms],
                 "failed": failed_documents(failed),
             }
         )
     else:
         print_lines(_lines(f"server {login.address}: {product}", report))
-    is_clear = not any(each.blocked_by for each in report.vms)
+    is_clear = not any(vm_report.blocked_by for vm_report in report.vms)
     conclude(failed, is_any_done=bool(report.vms), is_whole=is_clear)
 
 
 def _findings(findings: list[Finding]) -> list[dict[str, Any]]:
     return [
         {
-            "check": each.check,
-            "severity": str(each.severity),
-            "text": each.text,
-            "fix": each.fix or None,
+            "check": finding.check,
+            "severity": str(finding.severity),
+            "text": finding.text,
+            "fix": finding.fix or None,
         }
-        for each in findings
+        for finding in findings
     ]
 
 
@@ -140,17 +140,17 @@ def _lines(title: str, report: DoctorReport) -> Iterator[str]:
             if place.findings:
                 yield f"{kind} {place.name}"
                 yield from _finding_lines(place.findings)
-    for each in report.vms:
-        if each.blocked_by:
-            elsewhere = [name for name in each.blocked_by if name != "vm"]
+    for vm_report in report.vms:
+        if vm_report.blocked_by:
+            elsewhere = [name for name in vm_report.blocked_by if name != "vm"]
             verdict = "blocked" + (f" by {', '.join(elsewhere)}" if elsewhere else "")
         else:
-            verdict = f"by {each.choice.transport}"
-        yield f"{each.vm.path}: {verdict}"
-        yield from _finding_lines(each.findings)
+            verdict = f"by {vm_report.choice.transport}"
+        yield f"{vm_report.vm.path}: {verdict}"
+        yield from _finding_lines(vm_report.findings)
 
 
 def _finding_lines(findings: list[Finding]) -> Iterator[str]:
-    for each in findings:
-        fix = f": {each.fix}" if each.fix else ""
-        yield f"  {each.severity:<8} {each.text}{fix}"
+    for finding in findings:
+        fix = f": {finding.fix}" if finding.fix else ""
+        yield f"  {finding.severity:<8} {finding.text}{fix}"

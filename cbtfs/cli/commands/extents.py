@@ -59,22 +59,23 @@ def extents(
     """
     _refuse_two(shape, json)
     with _open(context, time_zone, disk, point) as (image,):
-        found = _covering(image.data(), image.size)
+        covering = _covering(image.data(), image.size)
         if json:
             states = {True: "data", False: "zero"}
             emit_items(
                 {"start": e.start, "length": e.length, "state": states[is_data]}
-                for e, is_data in found
+                for e, is_data in covering
             )
         elif shape is Shape.NBD:
             emit_items(
-                _as_nbd(e, *((0, "data") if is_data else (3, "hole,zero"))) for e, is_data in found
+                _as_nbd(e, *((0, "data") if is_data else (3, "hole,zero")))
+                for e, is_data in covering
             )
         elif shape is Shape.QEMU:
-            emit_items(_as_qemu(e, data=is_data, zero=not is_data) for e, is_data in found)
+            emit_items(_as_qemu(e, data=is_data, zero=not is_data) for e, is_data in covering)
         else:
             print_lines(
-                f"{e.start} {e.length} {'data' if is_data else 'zero'}" for e, is_data in found
+                f"{e.start} {e.length} {'data' if is_data else 'zero'}" for e, is_data in covering
             )
 
 
@@ -111,11 +112,11 @@ def diff(
                 f"cannot compare disks with blocks of {sizes[0]} and {sizes[1]} bytes: their block "
                 "maps differ in unit; restore both and compare the files"
             )
-        found = differing(left, right)
+        differences = differing(left, right)
         if json:
-            emit_items(map(of_extent, found))
+            emit_items(map(of_extent, differences))
         elif shape in (Shape.NBD, Shape.QEMU):
-            covering = _covering(found, max(left.size, right.size))
+            covering = _covering(differences, max(left.size, right.size))
             if shape is Shape.NBD:
                 emit_items(
                     _as_nbd(e, *((1, "dirty") if is_dirty else (0, "clean")))
@@ -124,7 +125,7 @@ def diff(
             else:
                 emit_items(_as_qemu(e, data=is_dirty, zero=False) for e, is_dirty in covering)
         else:
-            print_lines(f"{extent.start} {extent.length}" for extent in found)
+            print_lines(f"{extent.start} {extent.length}" for extent in differences)
 
 
 def _refuse_two(shape: Shape | None, json: bool) -> None:

@@ -158,7 +158,7 @@ def forget(
             points = _missing(repository, names or [])
         elif policy.keeps_nothing:
             named = _named(repository, names or [])
-            points = [each.id for each in named]
+            points = [named_point.id for named_point in named]
         else:
             decisions, points = _by_rules(repository, names or [], policy)
         if prune and not missing:
@@ -176,8 +176,8 @@ def forget(
             "dry_run": dry_run,
             "time_zone": time_zone,
             "forgotten": points,
-            "points": [_of_decision(each) for each in decisions],
-            "named": [_of_named(each) for each in named],
+            "points": [_of_decision(point_decision) for point_decision in decisions],
+            "named": [_of_named(named_point) for named_point in named],
             "prune": None if result is None else prune_document(result),
         }
         emit(document)
@@ -197,7 +197,7 @@ def _print_forgotten(
 ) -> None:
     if decisions:
         print_table(("vm", "time", "", "why", "point"), map(_row, decisions))
-    print_lines(_line_of(each) for each in named)
+    print_lines(_line_of(named_point) for named_point in named)
     print_lines([f"{len(points)} {'would be ' if dry_run else ''}forgotten"])
     if result is not None:
         print_result(result)
@@ -247,7 +247,11 @@ def _by_rules(
     from cbtfs.forget import decide_points
 
     decisions = decide_points(repository, names, policy, datetime.now(UTC))
-    return decisions, [each.decision.point for each in decisions if not each.decision.is_kept]
+    return decisions, [
+        point_decision.decision.point
+        for point_decision in decisions
+        if not point_decision.decision.is_kept
+    ]
 
 
 def _of_decision(item: PointDecision) -> dict[str, Any]:

@@ -253,17 +253,17 @@ def _pairs(disks: Sequence[str], source: str | None) -> dict[str, str]:
 
 def _by_label(option: str, given: Sequence[str], labels: Sequence[str]) -> dict[str, str]:
     """Return values by label, from one `OPTION VALUE` or from several `OPTION D=VALUE`."""
-    found: dict[str, str] = {}
+    values: dict[str, str] = {}
     for item in given:
         label, equals, value = item.partition("=")
         if not equals or label not in labels:
             if len(labels) != 1:
                 raise UsageError(f"{option} {item} names none of the disks: use D=VALUE")
             label, value = labels[0], item
-        if label in found:
+        if label in values:
             raise UsageError(f"disk {label} has {option} twice")
-        found[label] = value
-    return found
+        values[label] = value
+    return values
 
 
 def _ingest(

@@ -176,8 +176,8 @@ def vsphere(
                 )
                 rules: Rules[ListedVm, VmIngestResult] = Rules(
                     fleet.limits(),
-                    needs=lambda each: needs_of(ingest_context, each),
-                    goes_again=lambda each, error: goes_again(ingest_context, each, error),
+                    needs=lambda listed: needs_of(ingest_context, listed),
+                    goes_again=lambda listed, error: goes_again(ingest_context, listed, error),
                     on_end=VmProgress(names, counts),
                 )
 
@@ -213,13 +213,13 @@ def _report(
     else:
         for outcome in done:
             print_point(outcome.manifest)
-    for each, outcome in results.done:
-        vm = names.of(each)
+    for listed, outcome in results.done:
+        vm = names.of(listed)
         for text in outcome.notes:
             note(f"{vm}: {text}")
         for left_out in outcome.left_out:
             say(f"{vm}: disk {left_out.disk} is omitted: {left_out.reason}")
         for warning in outcome.warnings:
             say(f"{vm}: {warning}")
-    failed = [*refused, *((names.of(each), error) for each, error in results.failed)]
-    conclude(failed, is_any_done=bool(done), is_whole=all(each.is_whole for each in done))
+    failed = [*refused, *((names.of(listed), error) for listed, error in results.failed)]
+    conclude(failed, is_any_done=bool(done), is_whole=all(outcome.is_whole for outcome in done))

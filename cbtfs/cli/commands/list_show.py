@@ -181,18 +181,20 @@ def _points(repository: Repository, name: str | None) -> tuple[list[Point], set[
     from cbtfs.core.dated import out_of_order
     from cbtfs.listing import labelled, matching, no_vm, points, vm_names
 
-    found: list[Point] = []
+    in_scope: list[Point] = []
     misdated: set[PointId] = set()
     with repository.catalog.view() as view:
         names = vm_names(view)
         named_vms = names.named_vms if name is None else matching(names, name)
         if name is not None and not named_vms:
             raise no_vm(names, name)
-        for named in sorted(named_vms, key=lambda each: (names.labels[each.vm.id], each.vm.id)):
+        for named in sorted(
+            named_vms, key=lambda named_vm: (names.labels[named_vm.vm.id], named_vm.vm.id)
+        ):
             mine = [labelled(point, names) for point in points(view, named.vm.id)]
             misdated |= out_of_order(point.dated for point in mine)
-            found += mine
-    return found, misdated
+            in_scope += mine
+    return in_scope, misdated
 
 
 def show(
@@ -212,14 +214,16 @@ def show(
     clock = current_clock(time_zone)
     with reading(repository_path(context)) as repository:
         reader = Reader(repository)
-        found = [slice_report(reader, each) for each in find_points(repository, point, clock)]
+        reports = [
+            slice_report(reader, matched) for matched in find_points(repository, point, clock)
+        ]
     if json:
         from cbtfs.cli.report.documents import of_whole_point
 
-        documents = [of_whole_point(each.point) | each.documents() for each in found]
+        documents = [of_whole_point(report.point) | report.documents() for report in reports]
         emit(documents[0] if len(documents) == 1 else {"points": documents})
     else:
-        print_lines(line for each in found for line in _description(each))
+        print_lines(line for report in reports for line in _description(report))
 
 
 def _description(report: SliceReport) -> Iterator[str]:
@@ -272,5 +276,5 @@ def _disk_lines(disk: DiskRecord, suspect: str | None) -> Iterator[str]:
 
 def _audit(audit: Mapping[str, Any]) -> str:
     """Describe an audit record of any version of the program: members may be absent."""
-    found = f"{audit.get('blocks')} of {audit.get('of')} unchanged blocks compared"
-    return f"{found} ({audit.get('method')}): {audit.get('mismatches')} differ"
+    compared = f"{audit.get('blocks')} of {audit.get('of')} unchanged blocks compared"
+    return f"{compared} ({audit.get('method')}): {audit.get('mismatches')} differ"

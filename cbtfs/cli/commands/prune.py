@@ -80,8 +80,8 @@ def prune(
 
 
 def _share(text: str) -> float:
-    found = _SHARE.fullmatch(text)
-    share = float(found[1]) / 100 if found else -1.0
+    match = _SHARE.fullmatch(text)
+    share = float(match[1]) / 100 if match else -1.0
     if not 0 <= share <= 1:
         raise UsageError(f"invalid --max-unused {text!r}: use a percentage, e.g. 5%")
     return share

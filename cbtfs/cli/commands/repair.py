@@ -114,14 +114,14 @@ def _create_markers(path: Path, lock_wait: float, *, as_json: bool) -> None:
     if as_json:
         emit({"markers": list(written)})
     else:
-        report([f"marker of {each}/ written" for each in written] or ["no marker is absent"])
+        report([f"marker of {folder}/ written" for folder in written] or ["no marker is absent"])
 
 
 def _missing_lines(missing: Sequence[MissingPoint], *, will_restore: bool) -> Iterator[str]:
-    for each in missing:
-        manifest = each.manifest
-        if each.problem is not None:
-            fate = f"cannot be restored: {each.problem}"
+    for point in missing:
+        manifest = point.manifest
+        if point.problem is not None:
+            fate = f"cannot be restored: {point.problem}"
         else:
             fate = "will be restored" if will_restore else "can be restored"
         yield f"manifest missing: {manifest.point} {manifest.vm.name} {manifest.name}: {fate}"

@@ -158,15 +158,20 @@ def restore(
         else:
             done, failed = _restore_all(repository, work, options, stops=directory is None)
     if json:
-        documents = [_document(each) for each in done]
+        documents = [_document(finished) for finished in done]
         if directory is not None:
-            emit({"restored": documents, "failed": [_failed_document(*each) for each in failed]})
+            emit(
+                {
+                    "restored": documents,
+                    "failed": [_failed_document(job, error) for job, error in failed],
+                }
+            )
         else:
             emit(documents[0] if len(documents) == 1 else {"restored": documents})
     if directory is not None:
         _conclude(done, failed)
-    for each in done:
-        explain_loss(each.restored)
+    for finished in done:
+        explain_loss(finished.restored)
 
 
 def _disks(
@@ -297,7 +302,11 @@ def _conclude(done: Sequence[_Done], failed: Sequence[tuple[_Job, CbtfsError]]) 
 
     Corrupt data (21) wins over missing data (20), and that over 3, some disks failed.
     """
-    losses = [(each.job, each.restored.loss) for each in done if each.restored.loss is not None]
+    losses = [
+        (finished.job, finished.restored.loss)
+        for finished in done
+        if finished.restored.loss is not None
+    ]
     for job, error in failed:
         say(f"{job.name}: {error}")
     for job, loss in losses:
@@ -326,11 +335,11 @@ def _warn_of_name(job: _Job) -> None:
     """Warn if the target has the name of a format that is not raw."""
     from cbtfs.source.image_format import format_of_name
 
-    found = format_of_name(job.target)
-    if found is not None and job.disk.kind == "disk" and not job.is_stream:
+    image_format = format_of_name(job.target)
+    if image_format is not None and job.disk.kind == "disk" and not job.is_stream:
         say(
-            f"{job.target}: raw bytes are written, not a {found.name} image; 'qemu-img convert "
-            f"-f raw -O {found.qemu}' converts a raw file"
+            f"{job.target}: raw bytes are written, not a {image_format.name} image; "
+            f"'qemu-img convert -f raw -O {image_format.qemu}' converts a raw file"
         )
 
 

@@ -65,7 +65,7 @@ def stats(
 
     clock = current_clock(time_zone)
     with reading(repository_path(context)) as repository:
-        found = measure(
+        measured = measure(
             repository,
             _scope(repository, scope, clock),
             lambda what, total: progress(what, total, is_wanted=not json, unit=Unit.SHARE),
@@ -73,12 +73,12 @@ def stats(
     if plot is not None:
         from cbtfs.stats.plot import plot as draw
 
-        draw(found.rows, plot)
+        draw(measured.rows, plot)
     if json:
-        emit(_document(found))
+        emit(_document(measured))
     else:
-        print_table(_HEADER, map(_row, found.rows), right=_HEADER[2:8])
-        print_lines(_totals(found))
+        print_table(_HEADER, map(_row, measured.rows), right=_HEADER[2:8])
+        print_lines(_totals(measured))
 
 
 def _scope(
@@ -96,19 +96,19 @@ def _scope(
     return lambda manifest: manifest.point in points
 
 
-def _document(found: Stats) -> dict[str, Any]:
+def _document(measured: Stats) -> dict[str, Any]:
     return {
-        "logical_bytes": found.logical_bytes,
-        "data_bytes": found.data_bytes,
-        "distinct_bytes": found.distinct_bytes,
-        "stored_bytes": found.stored_bytes,
-        "unique_bytes": found.unique_bytes,
-        "shared_bytes": found.shared_bytes,
-        "pack_bytes": found.pack_bytes,
-        "unused_bytes": found.unused_bytes,
-        "deduplication": round(found.deduplication, 3),
-        "compression": round(found.compression, 3),
-        "points": [_of_row(row) for row in found.rows],
+        "logical_bytes": measured.logical_bytes,
+        "data_bytes": measured.data_bytes,
+        "distinct_bytes": measured.distinct_bytes,
+        "stored_bytes": measured.stored_bytes,
+        "unique_bytes": measured.unique_bytes,
+        "shared_bytes": measured.shared_bytes,
+        "pack_bytes": measured.pack_bytes,
+        "unused_bytes": measured.unused_bytes,
+        "deduplication": round(measured.deduplication, 3),
+        "compression": round(measured.compression, 3),
+        "points": [_of_row(row) for row in measured.rows],
     }
 
 
@@ -142,15 +142,15 @@ def _row(row: PointStats) -> tuple[str, ...]:
     )
 
 
-def _totals(found: Stats) -> Iterator[str]:
-    logical, data = format_size(found.logical_bytes), format_size(found.data_bytes)
-    distinct, stored = format_size(found.distinct_bytes), format_size(found.stored_bytes)
+def _totals(measured: Stats) -> Iterator[str]:
+    logical, data = format_size(measured.logical_bytes), format_size(measured.data_bytes)
+    distinct, stored = format_size(measured.distinct_bytes), format_size(measured.stored_bytes)
     yield f"logical     {logical}, {data} of data"
-    yield f"distinct    {distinct}: deduplication {found.deduplication:.2f}"
-    yield f"compressed  {stored}: compression {found.compression:.2f}"
-    yield f"unique      {format_size(found.unique_bytes)} of no other point"
-    yield f"shared      {format_size(found.shared_bytes)} shared with other points"
+    yield f"distinct    {distinct}: deduplication {measured.deduplication:.2f}"
+    yield f"compressed  {stored}: compression {measured.compression:.2f}"
+    yield f"unique      {format_size(measured.unique_bytes)} of no other point"
+    yield f"shared      {format_size(measured.shared_bytes)} shared with other points"
     yield (
-        f"packs       {format_size(found.pack_bytes)}, "
-        f"{format_size(found.unused_bytes)} unreferenced"
+        f"packs       {format_size(measured.pack_bytes)}, "
+        f"{format_size(measured.unused_bytes)} unreferenced"
     )

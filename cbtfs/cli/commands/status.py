@@ -29,11 +29,11 @@ def status(
     """
     from cbtfs.mount.mountpoint import load_status
 
-    found = load_status(mountpoint)
+    document = load_status(mountpoint)
     if json:
-        emit(found)
+        emit(document)
     else:
-        print_lines(_lines(found))
+        print_lines(_lines(document))
 
 
 def _lines(status: Mapping[str, Any]) -> Iterator[str]:
@@ -46,7 +46,7 @@ def _lines(status: Mapping[str, Any]) -> Iterator[str]:
     yield f"cache       {format_size(cached)}"
     yield f"errors      {status['errors']} reads failed"
     for mark in ("suspect", "damaged"):
-        for each in status[mark]:
-            is_named = "name" in each  # not by a mount of an earlier version
-            name = f"{each['directory']}@{each['name']}" if is_named else each["vm"]
-            yield f"{mark.ljust(11)} {name} (point {each['point']})"
+        for point in status[mark]:
+            is_named = "name" in point  # not by a mount of an earlier version
+            name = f"{point['directory']}@{point['name']}" if is_named else point["vm"]
+            yield f"{mark.ljust(11)} {name} (point {point['point']})"

@@ -51,7 +51,7 @@ def _from_keyring(host: str, user: str) -> str | None:
     except ImportError:
         return None
     try:
-        found = keyring.get_password(f"cbtfs {host}", user)
+        secret = keyring.get_password(f"cbtfs {host}", user)
     except keyring.errors.KeyringError:
         return None
-    return None if found is None else str(found)
+    return None if secret is None else str(secret)

@@ -108,22 +108,22 @@ def _require_raw(
     A guest can write the magic number of a format into its first sector, and must not be able to
     stop its backups.
     """
-    found = detect_format(image)
-    if found is None:
+    image_format = detect_format(image)
+    if image_format is None:
         return
     name = "standard input" if place == _STANDARD_INPUT else place
     if bases_of(repository, VmInput(vm), [label])[label] is not None:
         say(
-            f"disk {label}: {name} looks like a {found.name} image; its bytes are captured as a "
-            "raw disk, like those of earlier points"
+            f"disk {label}: {name} looks like a {image_format.name} image; its bytes are captured "
+            "as a raw disk, like those of earlier points"
         )
         return
     file = os.path.realpath(_standard_input()) if place == _STANDARD_INPUT else place
     socket = f"/run/{label if _PLAIN.fullmatch(label) else 'disk'}.sock"
     raise UsageError(
-        f"disk {label}: {name} is a {found.name} image, and only raw images are read: serve it "
-        "with 'qemu-nbd --read-only --persistent --fork --shared=4 "
-        f"--format={found.qemu} --socket={socket} {shlex.quote(file)}' and capture "
+        f"disk {label}: {name} is a {image_format.name} image, and only raw images are read: "
+        "serve it with 'qemu-nbd --read-only --persistent --fork --shared=4 "
+        f"--format={image_format.qemu} --socket={socket} {shlex.quote(file)}' and capture "
         f"'nbd+unix:///?socket={socket}'; --raw captures the file's own bytes"
     )
 

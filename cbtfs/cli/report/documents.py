@@ -56,7 +56,7 @@ def of_point(point: Point, *, is_out_of_order: bool) -> Document:
         ],
         "files": [{"file": file.label, "size": file.size} for file in manifest.of_kind("file")],
         "written_bytes": sum(
-            each.counts.written_blocks * each.block_size for each in manifest.of_kind("disk")
+            disk.counts.written_blocks * disk.block_size for disk in manifest.of_kind("disk")
         ),
         "stored_bytes": sum(disk.counts.stored_bytes for disk in manifest.disks),
     }

@@ -61,7 +61,7 @@ def _in_words(ended: VmEnded) -> str:
 
 def print_fleet(ended: Sequence[VmEnded], names: Names, refused: Failed) -> None:
     """Print a table with a row for each VM, in the order in which they were named."""
-    rows = [_row(each, names) for each in ended]
+    rows = [_row(vm_ended, names) for vm_ended in ended]
     rows += [(name, "failed", "", "", "", "", "", str(error)) for name, error in refused]
     report_table(
         ("vm", "result", "kind", "read", "stored", "time", "transport", "reason"),
@@ -98,13 +98,13 @@ def _stored(manifest: Manifest) -> int:
 def document_of(ended: Sequence[VmEnded], refused: Failed, seconds: float) -> dict[str, Any]:
     """Return the document of `ingest vsphere --json`."""
     points, failed = [], failed_documents(refused)
-    for each in ended:
-        if isinstance(each.result, CbtfsError):
-            (document,) = failed_documents([(each.item.name, each.result)])
-            spent = {"seconds": round(each.seconds, 3), "tries": each.tries}
-            failed.append({**document, "path": each.item.path, **spent})
+    for vm_ended in ended:
+        if isinstance(vm_ended.result, CbtfsError):
+            (document,) = failed_documents([(vm_ended.item.name, vm_ended.result)])
+            spent = {"seconds": round(vm_ended.seconds, 3), "tries": vm_ended.tries}
+            failed.append({**document, "path": vm_ended.item.path, **spent})
         else:
-            points.append(_document(each.result, each))
+            points.append(_document(vm_ended.result, vm_ended))
     return {"points": points, "failed": failed, "seconds": round(seconds, 3)}
 
 
@@ -136,5 +136,5 @@ def _result_of(ended: VmEnded) -> VmResult:
     if isinstance(result, CbtfsError):
         return VmResult(name, uuid, result.exit_code, ended.seconds, ended.tries)
     code = ExitCode.DONE if result.is_whole else ExitCode.PARTIAL
-    left_out = sum(each.is_wanted for each in result.left_out)
+    left_out = sum(omitted.is_wanted for omitted in result.left_out)
     return VmResult(name, uuid, code, ended.seconds, ended.tries, result.manifest, left_out)

@@ -120,7 +120,7 @@ def _write(
 def _results(counts: RunCounts, code: int) -> Iterator[VmResult]:
     """Yield the results of finished VMs, and of selected VMs that were not started."""
     yield from counts.results
-    ended = {(each.name, each.uuid) for each in counts.results}
+    ended = {(result.name, result.uuid) for result in counts.results}
     for name, uuid in counts.chosen or ():
         if (name, uuid) not in ended:
             yield VmResult(name, uuid, code or ExitCode.BUG)
@@ -174,25 +174,25 @@ class Gauges:
         self._set("run_exit_code", "Exit code of the last run.", code)
         self._set("run_success", "1 if the last run succeeded completely, else 0.", code == 0)
 
-    def add_result(self, each: VmResult) -> None:
-        vm = {"vm": each.name, "uuid": each.uuid}
-        is_good = each.exit_code == 0
+    def add_result(self, result: VmResult) -> None:
+        vm = {"vm": result.name, "uuid": result.uuid}
+        is_good = result.exit_code == 0
         self._set(
             "vm_success",
             "1 if the last run took a complete restore point of the VM, else 0.",
             is_good,
             vm,
         )
-        self._set("vm_exit_code", "Exit code of the VM in the last run.", each.exit_code, vm)
+        self._set("vm_exit_code", "Exit code of the VM in the last run.", result.exit_code, vm)
         self._set(
             "vm_duration_seconds",
             "Time spent on the VM in the last run, in seconds.",
-            round(each.seconds, 3),
+            round(result.seconds, 3),
             vm,
         )
-        self._set("vm_tries", "Number of attempts for the VM in the last run.", each.tries, vm)
-        if each.manifest is not None:
-            self._add_point(vm, each.manifest, each.left_out)
+        self._set("vm_tries", "Number of attempts for the VM in the last run.", result.tries, vm)
+        if result.manifest is not None:
+            self._add_point(vm, result.manifest, result.left_out)
 
     def _add_point(self, vm: Labels, manifest: Manifest, left_out: int) -> None:
         disks = manifest.of_kind("disk")
@@ -234,13 +234,13 @@ class Gauges:
             text = "Number of disks read whole, by reason."
             self._set("vm_whole_disks", text, count, {**vm, "reason": reason.value})
 
-    def add_status(self, each: VmStatus) -> None:
-        vm = {"vm": each.name, "uuid": each.uuid}
-        moment = 0.0 if each.last_good is None else parse_moment(each.last_good).timestamp()
+    def add_status(self, status: VmStatus) -> None:
+        vm = {"vm": status.name, "uuid": status.uuid}
+        moment = 0.0 if status.last_good is None else parse_moment(status.last_good).timestamp()
         text = "Time of the newest complete and intact restore point, in seconds since the epoch."
         self._set("vm_last_good_point_timestamp_seconds", text, moment, vm)
-        self._set("vm_points", "Number of restore points in the repository.", each.points, vm)
-        self._set("vm_suspect_points", "Number of suspect restore points.", each.suspect, vm)
+        self._set("vm_points", "Number of restore points in the repository.", status.points, vm)
+        self._set("vm_suspect_points", "Number of suspect restore points.", status.suspect, vm)
         text = "Number of suspect restore points without the tag 'acknowledged'."
-        self._set("vm_unacknowledged_suspect_points", text, each.unacknowledged, vm)
-        self._set("vm_damaged_points", "Number of damaged restore points.", each.damaged, vm)
+        self._set("vm_unacknowledged_suspect_points", text, status.unacknowledged, vm)
+        self._set("vm_damaged_points", "Number of damaged restore points.", status.damaged, vm)

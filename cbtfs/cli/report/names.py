@@ -27,6 +27,6 @@ def find_and_say(repository: Repository, spec: str, clock: ClockContext) -> Poin
     """
     from cbtfs.listing import find_point
 
-    found = find_point(repository, spec, clock)
-    note(f"{spec}: {resolved(found)}")
-    return found
+    point = find_point(repository, spec, clock)
+    note(f"{spec}: {resolved(point)}")
+    return point

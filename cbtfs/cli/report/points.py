@@ -69,38 +69,44 @@ def list_lines(points: Sequence[ListedPoint], zone: tzinfo, width: int | None) -
 
 
 def _columns(points: Sequence[ListedPoint], zone: tzinfo) -> Iterator[Column]:
-    manifests = [each.point.manifest for each in points]
+    manifests = [listed.point.manifest for listed in points]
     disks = [manifest.of_kind("disk") for manifest in manifests]
 
     def column(name: str, *variants: Sequence[str], is_right: bool = False) -> Column:
         return Column(name, [printable_cells(cells) for cells in variants], is_right)
 
     def sizes(name: str, size_of: Callable[[DiskRecord], int]) -> Column:
-        cells = [format_size(sum(map(size_of, each))) for each in disks]
+        cells = [format_size(sum(map(size_of, point_disks))) for point_disks in disks]
         return column(name, cells, is_right=True)
 
     yield column(
         "vm",
-        [vm_then_and_now(each.point) for each in points],
-        [each.point.vm_label or each.point.manifest.vm.name for each in points],
+        [vm_then_and_now(listed.point) for listed in points],
+        [listed.point.vm_label or listed.point.manifest.vm.name for listed in points],
     )
     times = [_times(manifest.time, zone) for manifest in manifests]
-    yield column("time", *([each[variant] for each in times] for variant in range(4)))
+    yield column("time", *([forms[variant] for forms in times] for variant in range(4)))
     yield column(
         "kind",
         list(map(_kind_with_reasons, disks)),
-        ["+".join(_methods(each)) or _NOTHING for each in disks],
-        ["+".join(_ABBREVIATIONS[m] for m in _methods(each)) or _NOTHING for each in disks],
+        ["+".join(_methods(point_disks)) or _NOTHING for point_disks in disks],
+        [
+            "+".join(_ABBREVIATIONS[m] for m in _methods(point_disks)) or _NOTHING
+            for point_disks in disks
+        ],
     )
-    yield column("disks", *_with_cuts([",".join(disk.label for disk in each) for each in disks]))
+    yield column(
+        "disks",
+        *_with_cuts([",".join(disk.label for disk in point_disks) for point_disks in disks]),
+    )
     yield sizes("size", lambda disk: disk.size)
     yield sizes("data", lambda disk: disk.data_bytes)
     yield sizes("read", lambda disk: disk.counts.read_bytes)
-    stored = [sum(disk.counts.stored_bytes for disk in each.disks) for each in manifests]
+    stored = [sum(disk.counts.stored_bytes for disk in manifest.disks) for manifest in manifests]
     yield column("stored", list(map(format_size, stored)), is_right=True)
-    if any(each.states for each in points):
-        yield column("state", [",".join(each.states) or _NOTHING for each in points])
-    tags = [",".join(each.point.state.tags) for each in points]
+    if any(listed.states for listed in points):
+        yield column("state", [",".join(listed.states) or _NOTHING for listed in points])
+    tags = [",".join(listed.point.state.tags) for listed in points]
     if any(tags):
         yield column("tags", *_with_cuts(tags))
     yield column("name", [manifest.name for manifest in manifests])
@@ -137,16 +143,16 @@ def _in_zone(moment: datetime, zone: tzinfo) -> datetime:
 
 def _with_cuts(cells: Sequence[str]) -> Iterator[Sequence[str]]:
     """Yield *cells*, and these cut to each of the shorter widths."""
-    shown = [each or _NOTHING for each in printable_cells(cells)]
+    shown = [cell or _NOTHING for cell in printable_cells(cells)]
     yield shown
     for width in _CUT:
-        yield [shortened(each, width) for each in shown]
+        yield [shortened(cell, width) for cell in shown]
 
 
 def _methods(disks: Sequence[DiskRecord]) -> list[ReadMethod]:
     """Return how the disks were read: one method, or several if disks differ."""
-    found = {disk.method for disk in disks}
-    return [each for each in _METHODS if each in found]
+    used = {disk.method for disk in disks}
+    return [method for method in _METHODS if method in used]
 
 
 def _kind_with_reasons(disks: Sequence[DiskRecord]) -> str:

@@ -41,16 +41,16 @@ def status_of(view: View, vm: Vm, name: str) -> VmStatus:
     from cbtfs.core.manifest import ACKNOWLEDGED
     from cbtfs.listing import points
 
-    found = list(points(view, vm.id))
-    suspect = [point for point in found if "suspect" in point.marks]
-    good = [point for point in found if is_good(point)]
+    all_points = list(points(view, vm.id))
+    suspect = [point for point in all_points if "suspect" in point.marks]
+    good = [point for point in all_points if is_good(point)]
     return VmStatus(
         name,
         vm.instance_uuid or "",
         good[-1].manifest.time if good else None,
-        len(found),
+        len(all_points),
         len(suspect),
-        sum("damaged" in point.marks for point in found),
+        sum("damaged" in point.marks for point in all_points),
         sum(ACKNOWLEDGED not in point.state.tags for point in suspect),
     )
 
@@ -58,7 +58,7 @@ def status_of(view: View, vm: Vm, name: str) -> VmStatus:
 def is_good(point: Point) -> bool:
     """Return whether the point has all wanted disks and is not missing, damaged or suspect."""
     left_out = point.manifest.metadata.get("left_out") or ()
-    is_whole = all(_reason(each) in _EXCLUDED for each in left_out)
+    is_whole = all(_reason(disk) in _EXCLUDED for disk in left_out)
     return is_whole and not {"missing", "damaged", "suspect"} & set(point.marks)
 
 
@@ -78,7 +78,7 @@ def matching_vms(view: View, wanted: Iterable[str], server: str) -> Iterator[Vm]
         if (_member(metadata, "server", "name") or "") != server:
             continue
         path = str(_member(metadata, "vm", "path") or f"/{vm.name}")
-        if any(_matches(each, vm, path) for each in wanted):
+        if any(_matches(name, vm, path) for name in wanted):
             yield vm
 
 
