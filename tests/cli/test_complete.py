@@ -140,7 +140,7 @@ def _bash(repository: Path, *words: str) -> list[str]:
             _CBTFS_COMPLETE=complete_bash {sys.executable} -m cbtfs ) )
     }}
     complete
-    for each in "${{COMPREPLY[@]}}"; do eval "printf '%s\\0' $each"; done
+    for word in "${{COMPREPLY[@]}}"; do eval "printf '%s\\0' $word"; done
     """
     done = subprocess.run(
         ["bash", "-c", script],
