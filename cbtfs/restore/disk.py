@@ -58,7 +58,7 @@ def restore_disk(
             for piece in pieces(reader, disk, None if out.is_ordered else out.write):
                 writer.put(piece)
         except (ChunkMissing, DataCorrupt) as exc:
-            raise _plain(exc)(
+            raise plain_class(exc)(
                 f"disk {disk.label} of point {point}: {exc}; --keep-going restores the rest"
             ) from exc
         writer.zero_up_to(disk.size)
@@ -106,12 +106,12 @@ def explain_loss(restored: Restored) -> None:
     """Raise the error of the lost extents, if there are any."""
     if restored.loss is not None:
         lost = sum(extent.length for extent in restored.lost)
-        raise _plain(restored.loss)(
+        raise plain_class(restored.loss)(
             f"{lost} bytes are lost and were restored as zeros: {restored.loss}"
         ) from restored.loss
 
 
-def _plain(exc: Loss) -> type[Loss]:
+def plain_class(exc: Loss) -> type[Loss]:
     """Return the base class of *exc*, whose constructor takes any text."""
     return DataCorrupt if isinstance(exc, DataCorrupt) else ChunkMissing
 

@@ -15,7 +15,7 @@ from cbtfs.core.manifest import DiskRecord
 from cbtfs.errors import ChunkMissing, DataCorrupt
 from cbtfs.reader import Reader
 
-_PIECE_BYTES: Final = 1 << 20
+PIECE_BYTES: Final = 1 << 20
 _LOADERS: Final = min(os.cpu_count() or 1, 8)
 """Number of threads; decoding and hashing release the GIL."""
 _AHEAD: Final = 2 * _LOADERS
@@ -45,7 +45,7 @@ def pieces(reader: Reader, record: DiskRecord, put: Put | None) -> Iterator[Piec
     data, from several threads and in any order, before its piece is yielded without data.
     """
     disk = reader.disk(record)
-    buffers = _ThreadBuffer(max(_PIECE_BYTES, record.block_size))
+    buffers = ThreadBuffer(max(PIECE_BYTES, record.block_size))
 
     def read(extent: Extent) -> Piece:
         if put is None:
@@ -63,21 +63,21 @@ def pieces(reader: Reader, record: DiskRecord, put: Put | None) -> Iterator[Piec
         except (ChunkMissing, DataCorrupt) as exc:
             if planned.extent.length <= record.block_size:
                 return [Piece(planned.extent, loss=exc)]
-        parts = _parts(planned.extent, record.block_size)
+        parts = parts_of(planned.extent, record.block_size)
         return [piece for part in parts for piece in load(Piece(part))]
 
-    for loaded in _ahead(load, _planned(reader, record)):
+    for loaded in ahead(load, _planned(reader, record)):
         yield from loaded
 
 
-class _ThreadBuffer(threading.local):
+class ThreadBuffer(threading.local):
     """A buffer for each thread, which is reused because new memory must be cleared."""
 
     def __init__(self, length: int) -> None:
         self.mine = memoryview(bytearray(length))
 
 
-def _ahead(work: Callable[[Item], Result], items: Iterator[Item]) -> Iterator[Result]:
+def ahead(work: Callable[[Item], Result], items: Iterator[Item]) -> Iterator[Result]:
     """Yield *work* of each item in order, computed ahead by threads."""
     pending: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(_LOADERS, "loader") as loaders:
@@ -112,7 +112,7 @@ def _planned(reader: Reader, record: DiskRecord) -> Iterator[Piece]:
                 yield from walk(child, level - 1, index * FANOUT + slot)
             return
         for run in _runs(children, index * FANOUT, record.block_size):
-            for part in clip(_parts(run, max(_PIECE_BYTES, record.block_size)), 0, disk.size):
+            for part in clip(parts_of(run, max(PIECE_BYTES, record.block_size)), 0, disk.size):
                 yield Piece(part)
 
     try:
@@ -134,7 +134,7 @@ def _runs(children: Sequence[Ref | None], first: int, block_size: int) -> Iterat
             start = None
 
 
-def _parts(extent: Extent, length: int) -> Iterator[Extent]:
+def parts_of(extent: Extent, length: int) -> Iterator[Extent]:
     """Yield *extent* in parts of *length* bytes; the last one may be shorter."""
     for start in range(extent.start, extent.end, length):
         yield Extent(start, min(length, extent.end - start))

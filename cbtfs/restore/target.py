@@ -75,7 +75,7 @@ class FileTarget(_WriteBack):
         self._size = size
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
-        _write_all(self._fd, offset, data)
+        write_all(self._fd, offset, data)
 
     def zero(self, extent: Extent) -> None:
         """Do nothing: the file was empty, so its holes are zeros."""
@@ -95,7 +95,7 @@ class DeviceTarget(_WriteBack):
         self._can_zero = True
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
-        _write_all(self._fd, offset, data)
+        write_all(self._fd, offset, data)
 
     def zero(self, extent: Extent) -> None:
         first = min(-(-extent.start // _PAGE_BYTES) * _PAGE_BYTES, extent.end)
@@ -118,7 +118,7 @@ class DeviceTarget(_WriteBack):
 
     def _write_zeros(self, start: int, end: int) -> None:
         for at in range(start, end, len(_ZEROS)):
-            _write_all(self._fd, at, _ZEROS[: end - at])
+            write_all(self._fd, at, _ZEROS[: end - at])
 
     def finish(self) -> None:
         os.fsync(self._fd)
@@ -154,11 +154,11 @@ def stream_target(fd: int) -> Iterator[Target]:
     name = Path("standard output")
     if os.isatty(fd):
         raise UsageError(f"{name} is a terminal: name a file, or use a pipe")
-    with _failing(name):
+    with failing(name):
         yield StreamTarget(fd)
 
 
-def _write_all(fd: int, offset: int, data: bytes | memoryview) -> None:
+def write_all(fd: int, offset: int, data: bytes | memoryview) -> None:
     rest = memoryview(data)
     while rest:
         count = os.pwrite(fd, rest, offset)
@@ -178,7 +178,7 @@ def open_target(path: Path, size: int, *, may_overwrite: bool) -> Iterator[Targe
         AccessDenied: this user may not write it.
         TargetFailed: a write failed.
     """
-    with _failing(path):
+    with failing(path):
         try:
             facts = os.stat(path)
         except FileNotFoundError:
@@ -198,7 +198,7 @@ def open_target(path: Path, size: int, *, may_overwrite: bool) -> Iterator[Targe
 
 
 @contextmanager
-def _failing(path: Path) -> Iterator[None]:
+def failing(path: Path) -> Iterator[None]:
     """Turn errors of the system into errors that name the target."""
     try:
         yield
@@ -206,11 +206,11 @@ def _failing(path: Path) -> Iterator[None]:
         raise AccessDenied(f"cannot write {path}: {exc.strerror}") from exc
     except OSError as exc:
         if exc.errno in (errno.EBUSY, errno.ETXTBSY):
-            raise _in_use(path, "mounted, swap, or part of another device") from exc
+            raise in_use(path, "mounted, swap, or part of another device") from exc
         raise TargetFailed(f"cannot write {path}: {exc.strerror}; it is incomplete") from exc
 
 
-def _in_use(path: Path, by: str) -> UsageError:
+def in_use(path: Path, by: str) -> UsageError:
     return UsageError(f"{path} is in use ({by}): name another target, or release it first")
 
 
@@ -249,11 +249,11 @@ def _old_file(path: Path, size: int) -> Iterator[Target]:
         facts = os.fstat(fd)
         if not stat.S_ISREG(facts.st_mode):
             raise UsageError(f"{path} is no longer a file: check the path")
-        _refuse_loop(path, facts)
+        refuse_loop(path, facts)
         try:
             fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # QEMU locks open images.
         except OSError as exc:
-            raise _in_use(path, "locked by another program") from exc
+            raise in_use(path, "locked by another program") from exc
         os.ftruncate(fd, 0)
         try:
             yield FileTarget(fd, size)
@@ -271,7 +271,7 @@ def _device(path: Path, size: int) -> Iterator[Target]:
         facts = os.fstat(fd)
         if not stat.S_ISBLK(facts.st_mode):
             raise UsageError(f"{path} is no longer a block device: check the path")
-        _refuse_loop(path, facts)
+        refuse_loop(path, facts)
         capacity = os.lseek(fd, 0, os.SEEK_END)
         if capacity < size:
             raise UsageError(f"{path} is too small: it has {capacity} bytes, the disk has {size}")
@@ -280,11 +280,11 @@ def _device(path: Path, size: int) -> Iterator[Target]:
         os.close(fd)
 
 
-def _refuse_loop(path: Path, facts: os.stat_result) -> None:
+def refuse_loop(path: Path, facts: os.stat_result) -> None:
     """Raise UsageError if a loop device uses the file of *facts*; the kernel allows the write."""
     for backing in _LOOPS.glob("loop*/loop/backing_file"):
         with contextlib.suppress(OSError):
             used = os.stat(backing.read_text().rstrip("\n"))
             is_same = os.path.samestat(used, facts)
             if is_same or (stat.S_ISBLK(facts.st_mode) and used.st_rdev == facts.st_rdev):
-                raise _in_use(path, f"by /dev/{backing.parts[3]}")
+                raise in_use(path, f"by /dev/{backing.parts[3]}")

@@ -75,6 +75,25 @@ _SIGNATURES: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
             ctypes.c_uint32,
         ),
     ),
+    "nbd_aio_pwrite": (
+        _I64,
+        (
+            _HANDLE,
+            ctypes.c_void_p,
+            ctypes.c_size_t,
+            ctypes.c_uint64,
+            CompletionCallback,
+            ctypes.c_uint32,
+        ),
+    ),
+    "nbd_aio_zero": (
+        _I64,
+        (_HANDLE, ctypes.c_uint64, ctypes.c_uint64, CompletionCallback, ctypes.c_uint32),
+    ),
+    "nbd_aio_flush": (_I64, (_HANDLE, CompletionCallback, ctypes.c_uint32)),
+    "nbd_is_read_only": (_INT, (_HANDLE,)),
+    "nbd_can_zero": (_INT, (_HANDLE,)),
+    "nbd_can_flush": (_INT, (_HANDLE,)),
     "nbd_aio_block_status": (
         _I64,
         (

@@ -33,6 +33,8 @@ MAX_EXPORT_BYTES: Final = 1 << 50
 """Maximum size of an export; the extents of a larger one take a million requests."""
 _MAX_MINIMUM: Final = 64 << 10
 """The largest minimum block size that the protocol allows (NBD, "Block size constraints")."""
+_ZERO_BYTES: Final = 64 << 20
+"""Maximum length of one request to zero, which the server answers within the timeout."""
 _MAX_EXTENTS: Final = 1 << 21
 """Maximum number of extents of a disk, about 400 MB of memory."""
 _MAX_SPARE_REQUESTS: Final = 1 << 16
@@ -58,7 +60,11 @@ class TooManyExtents(Exception):
 
 
 class NbdExport:
-    """One export, open for reading by several threads."""
+    """One export, open for reading and writing by several threads.
+
+    Only reads are repeated after a lost connection: a server that was restarted may have lost
+    writes that were not flushed.
+    """
 
     def __init__(
         self, uri: str, contexts: Sequence[str] = (ALLOCATION,), limits: NbdLimits | None = None
@@ -82,6 +88,9 @@ class NbdExport:
             self._request = max(first.minimum, min(REQUEST_BYTES, first.maximum))
             self.contexts = frozenset(c for c in self._contexts if first.has_context(c))
             self._max_open = self._limits.connections if first.is_shared else 1
+            self.is_read_only = first.is_read_only
+            self.can_zero = first.can_zero
+            self.can_flush = first.can_flush
 
     def _check_sizes(self, first: NbdConnection) -> None:
         if first.size > MAX_EXPORT_BYTES:
@@ -111,6 +120,34 @@ class NbdExport:
             except ConnectionLost as exc:
                 self._wait_before_retry(exc, pause)
         raise AssertionError("the last pause is None")
+
+    @property
+    def unit(self) -> int:
+        """Alignment of writes in bytes: a power of two, at most 64 KiB."""
+        return self._minimum
+
+    def write(self, start: int, data: bytes | memoryview) -> None:
+        """Write *data* at *start*, in whole units; raise SourceUnavailable if that fails."""
+        with self._writing() as connection:
+            connection.write(start, data, self._request)
+
+    def zero(self, extent: Extent) -> None:
+        """Make *extent*, in whole units, read as zeros; requires *can_zero*."""
+        with self._writing() as connection:
+            connection.zero(extent.start, extent.length, _ZERO_BYTES)
+
+    def flush(self) -> None:
+        """Flush all writes to stable storage; requires *can_flush*."""
+        with self._writing() as connection:
+            connection.flush()
+
+    @contextmanager
+    def _writing(self) -> Iterator[NbdConnection]:
+        try:
+            with self._connection() as connection:
+                yield connection
+        except ConnectionLost as exc:
+            raise SourceUnavailable(f"{self.name}: {exc}") from exc
 
     def statuses(self, context: str) -> list[Status]:
         """Return the extents of the whole disk with their flags: ascending, without gaps.

@@ -2,7 +2,7 @@
 
 import ctypes
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 from cbtfs.core.extent import Extent
@@ -62,6 +62,9 @@ class NbdConnection:
             self.minimum = self._block_size(libnbd.SIZE_MINIMUM) or 1
             self.maximum = self._block_size(libnbd.SIZE_MAXIMUM) or REQUEST_BYTES
             self.is_shared = self._lib.nbd_can_multi_conn(self._handle) == 1
+            self.is_read_only = self._lib.nbd_is_read_only(self._handle) != 0
+            self.can_zero = self._lib.nbd_can_zero(self._handle) == 1
+            self.can_flush = self._lib.nbd_can_flush(self._handle) == 1
         except BaseException:
             self.close()
             raise
@@ -95,30 +98,61 @@ class NbdConnection:
         buffer = bytearray(length)
         whole = (ctypes.c_char * length).from_buffer(buffer)
         base = ctypes.addressof(whole)
+
+        def start_read(at: int, count: int) -> Any:
+            return self._lib.nbd_aio_pread(
+                self._handle, base + at, count, start + at, libnbd.CompletionCallback(), 0
+            )
+
+        self._transfer(start_read, length, request, f"read at {start}")
+        return memoryview(buffer)
+
+    def write(self, start: int, data: bytes | memoryview, request: int) -> None:
+        """Write *data* at *start*, by concurrent requests of at most *request* bytes."""
+        whole = (ctypes.c_char * len(data)).from_buffer_copy(data)
+        base = ctypes.addressof(whole)
+
+        def start_write(at: int, count: int) -> Any:
+            return self._lib.nbd_aio_pwrite(
+                self._handle, base + at, count, start + at, libnbd.CompletionCallback(), 0
+            )
+
+        self._transfer(start_write, len(data), request, f"write at {start}")
+
+    def zero(self, start: int, length: int, request: int) -> None:
+        """Make *length* bytes at *start* read as zeros; the server may deallocate them."""
+
+        def start_zero(at: int, count: int) -> Any:
+            return self._lib.nbd_aio_zero(
+                self._handle, count, start + at, libnbd.CompletionCallback(), 0
+            )
+
+        self._transfer(start_zero, length, request, f"zero at {start}")
+
+    def flush(self) -> None:
+        """Flush all completed writes, those of other connections included if is_shared."""
+
+        def start_flush(_: int, __: int) -> Any:
+            return self._lib.nbd_aio_flush(self._handle, libnbd.CompletionCallback(), 0)
+
+        self._transfer(start_flush, 1, 1, "flush")
+
+    def _transfer(
+        self, start: Callable[[int, int], Any], length: int, request: int, what: str
+    ) -> None:
+        """Start requests of at most *request* bytes by *start*(offset, count), and await them."""
         waiting: list[int] = []
         at = 0
         try:
             while at < length or waiting:
                 while at < length and len(waiting) < _IN_FLIGHT:
                     count = min(request, length - at)
-                    waiting.append(
-                        self._started(
-                            self._lib.nbd_aio_pread(
-                                self._handle,
-                                base + at,
-                                count,
-                                start + at,
-                                libnbd.CompletionCallback(),
-                                0,
-                            )
-                        )
-                    )
+                    waiting.append(self._started(start(at, count)))
                     at += count
-                waiting = self._finish_some(waiting, f"read at {start}")
+                waiting = self._finish_some(waiting, what)
         except BaseException:
             self.close()
             raise
-        return memoryview(buffer)
 
     def statuses(self, context: str, start: int, length: int) -> list[Status]:
         """Return the extents of a context from *start*, up to *length* bytes, with their flags."""

@@ -83,6 +83,9 @@ def _images(printed: Printed, folder: Path) -> None:
         printed(f"extents {shape}", "extents", "web", "a", form=shape)
         printed(f"diff {shape}", "diff", "web@latest~1", "web", "a", form=shape)
     printed("restore", "restore", "web", "a", folder / "restored")
+    in_place = "restore", "--in-place", "web", "a", folder / "restored"
+    printed("restore --in-place", *in_place)
+    printed("restore --in-place", *in_place, "--from", "web")
     (folder / "many").mkdir()
     printed("restore with", "restore", "web", "*", folder / "many")
     printed("restore --all", "restore", "--all", folder / "all", "web")
@@ -133,4 +136,8 @@ def _damage(printed: Printed) -> None:
     pack.write_bytes(data)
     printed.repository = damaged
     assert printed("check", "check", "--read-data")["problems"]
-    printed("restore", "restore", "--keep-going", "vm", "disk", damaged.with_name("lost"))
+    lost = damaged.with_name("lost")
+    printed("restore", "restore", "--keep-going", "vm", "disk", lost)
+    lost.write_bytes(b"\xff" * lost.stat().st_size)
+    in_place = "restore", "--in-place", "--keep-going", "vm", "disk", lost
+    printed("restore --in-place", *in_place)

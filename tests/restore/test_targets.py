@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cbtfs.core.extent import Extent
 from cbtfs.restore import target
-from cbtfs.restore.image import _AHEAD, _ahead
+from cbtfs.restore.image import _AHEAD, ahead
 from cbtfs.restore.target import DeviceTarget
 
 PAGE = 4096
@@ -106,7 +106,7 @@ def test_results_come_in_order_and_few_items_are_taken_ahead() -> None:
             yield number
 
     most = 0
-    for result in _ahead(lambda number: number, items()):
+    for result in ahead(lambda number: number, items()):
         results.append(result)
         most = max(most, len(taken) - len(results))
 
@@ -122,6 +122,6 @@ def test_work_that_fails_ends_the_rest() -> None:
 
     results: list[int] = []
     with pytest.raises(ValueError, match="three"):
-        results.extend(_ahead(work, iter(range(1000))))
+        results.extend(ahead(work, iter(range(1000))))
 
     assert results == [0, 1, 2]

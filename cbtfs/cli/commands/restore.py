@@ -13,6 +13,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cbtfs.cli.commands.restore_in_place import (
+    Compare,
+    From,
+    InPlace,
+    InPlaceFlags,
+    State,
+    Verify,
+    restore_in_place,
+)
 from cbtfs.cli.options.arguments import LOCAL, Json, TimeZone, example
 from cbtfs.cli.options.context import repository_path
 from cbtfs.cli.report.display import display
@@ -78,6 +87,7 @@ def add_to(app: typer.Typer) -> None:
         epilog=example(
             "cbtfs restore web01@latest root /var/lib/images/web01.raw",
             "cbtfs restore web01@latest root /dev/vg/web01 --force",
+            "cbtfs restore web01@latest root /dev/vg/web01 --in-place --verify",
             "cbtfs restore web01@latest root - | ssh other 'cat > /srv/web01.raw'",
             "cbtfs restore 'web*@2026-11-20' '*' /var/lib/images",
             "cbtfs restore --all /var/lib/images --jobs 4 'web*@latest' db01@-2d",
@@ -121,6 +131,11 @@ def restore(
             "or 21.",
         ),
     ] = False,
+    in_place: InPlace = False,
+    compare: Compare = False,
+    base: From = None,
+    state: State = None,
+    verify: Verify = False,
     time_zone: TimeZone = LOCAL,
     json: Json = False,
 ) -> None:
@@ -128,12 +143,19 @@ def restore(
 
     POINT and DISK name one disk, or several by patterns such as 'web*@latest' and '*'; --all takes
     all disks of one or several points. All data is verified. An existing file or a device is
-    overwritten only with --force. With --all, the exit code is 3 if some disks failed.
+    overwritten only with --force; --in-place writes only what differs. With --all, the exit code is
+    3 if some disks failed.
     """
     from cbtfs.listing import current_clock
     from cbtfs.restore.disk import explain_loss
     from cbtfs.store.repository import reading
 
+    flags = InPlaceFlags(in_place, compare, base, state, verify, keep_going)
+    others = {"--all": directory is not None, "--force": force}
+    if flags.are_given(names, [name for name, is_given in others.items() if is_given]):
+        clock = current_clock(time_zone)
+        restore_in_place(context, names, flags, clock, is_json=json)
+        return
     if directory is None and len(names) != 3:
         raise UsageError(
             f"restore takes POINT DISK TARGET, not {len(names)} arguments; to restore all disks "

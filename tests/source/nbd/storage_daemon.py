@@ -126,11 +126,12 @@ def storage_daemon(folder: Path, size: int) -> Iterator[Daemon]:
 
 
 @contextmanager
-def qemu_nbd(image: Path, *options: str) -> Iterator[str]:
-    """Serve *image*, of any format, as a read-only export; return its URI."""
+def qemu_nbd(image: Path, *options: str, is_read_only: bool = True) -> Iterator[str]:
+    """Serve *image*, of any format, as an export; return its URI."""
     socket = image.with_suffix(".sock")
     pid = image.with_suffix(".pid")
-    command = ["qemu-nbd", "--read-only", "--persistent", "--fork", f"--pid-file={pid}"]
+    access = ["--read-only"] if is_read_only else []
+    command = ["qemu-nbd", *access, "--persistent", "--fork", f"--pid-file={pid}"]
     subprocess.run([*command, f"--socket={socket}", *options, str(image)], check=True)
     process = int(pid.read_text())
     try:

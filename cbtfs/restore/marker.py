@@ -1,0 +1,159 @@
+"""Markers of restores in place: a sealed file that says which content a file holds.
+
+The marker `applying` is durable before the first write to the file, and `complete` is written after
+the last flush. A file is trusted to hold a disk only if its marker is complete and nothing has
+changed the file since: its inode, size and times are the recorded ones, and the host was not
+restarted. After a power failure, blocks may be newer than the times of their file.
+"""
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from cbtfs.core.ids import PointId
+from cbtfs.core.manifest import DiskRecord
+from cbtfs.core.sealed import seal, unseal
+from cbtfs.errors import DataCorrupt, SourceMismatch, TargetFailed, UsageError
+from cbtfs.restore.disk import refuse_inside
+from cbtfs.restore.in_place_target import InPlaceTarget
+from cbtfs.store.files import load_file, replace
+
+SUFFIX: Final = ".cbtfs"
+_KIND: Final = "cbtfs-restore-marker"
+_MAX_BYTES: Final = 64 << 10
+_BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
+_CLOCK_REALTIME_COARSE: Final = 5
+"""The clock of file times (linux/time.h); Python has no name for it."""
+_TICK_NS: Final = 10_000_000
+"""Resolution of that clock with 100 timer ticks a second, the coarsest of Linux."""
+_SECOND_NS: Final = 1_000_000_000
+_MAX_WAIT_SECONDS: Final = 5.0
+
+
+class Marker:
+    """The marker of one file."""
+
+    def __init__(self, target: InPlaceTarget, state: Path | None, repository: Path) -> None:
+        """*state* is the path of the marker, by default that of the target with a suffix.
+
+        Raises:
+            UsageError: *state* is the target, in the repository, or a file that is not a marker.
+        """
+        if target.path is None:
+            raise UsageError(f"{target.name} is not a regular file: only a file can have a marker")
+        self._target = target
+        self.path = state or target.path.with_name(target.path.name + SUFFIX)
+        refuse_inside(repository, self.path)
+        if self.path.resolve() == target.path.resolve():
+            raise UsageError(f"{self.path} is the target: name another file for --state")
+        self._document = self._load()
+
+    def _load(self) -> Mapping[str, Any] | None:
+        try:
+            document = unseal(load_file(self.path, _MAX_BYTES))
+            if document.get("kind") != _KIND:
+                raise ValueError("it has another kind")
+        except FileNotFoundError:
+            return None
+        except (ValueError, DataCorrupt, NotADirectoryError) as exc:
+            raise UsageError(
+                f"{self.path} is not a marker of a restore ({exc}): move it away, or name another "
+                "file with --state"
+            ) from exc
+        return document
+
+    def refuse_misfit(self, base: DiskRecord, name: str) -> None:
+        """Raise SourceMismatch unless the target holds the content of *base*, named *name*."""
+        why = self._misfit(base, name)
+        if why is not None:
+            raise SourceMismatch(
+                f"{self._target.name} may not hold {name}: {why}; use --compare instead of --from"
+            )
+
+    def _misfit(self, base: DiskRecord, name: str) -> str | None:
+        document = self._document
+        if document is None:
+            return f"{self.path} does not exist"
+        if document.get("state") != "complete":
+            return f"{self.path} is of a restore that did not end"
+        if document.get("content") != _content(base):
+            return f"{self.path} names another content than that of {name}"
+        if document.get("boot") != _boot():
+            return "the host was restarted after the last restore"
+        recorded = document.get("file")
+        for fact, value in _facts(self._target.facts()).items():
+            if not isinstance(recorded, dict) or recorded.get(fact) != value:
+                return f"its {fact} changed after the last restore"
+        return None
+
+    def begin(self, point: PointId, record: DiskRecord) -> None:
+        """Record durably that the target is about to change."""
+        self._replace({"state": "applying", "point": point, "content": _content(record)})
+
+    def complete(self, point: PointId, record: DiskRecord) -> None:
+        """Record durably that the flushed target holds the disk.
+
+        Raises:
+            TargetFailed: another program changed the target meanwhile.
+        """
+        facts = _facts(self._target.facts())
+        _wait_beyond(facts["mtime_ns"], facts["ctime_ns"])
+        if _facts(self._target.facts()) != facts:
+            raise TargetFailed(
+                f"another program writes to {self._target.name}: end it, and run the command again"
+            )
+        self._replace(
+            {
+                "state": "complete",
+                "point": point,
+                "content": _content(record),
+                "file": facts,
+                "boot": _boot(),
+            }
+        )
+
+    def _replace(self, document: Mapping[str, Any]) -> None:
+        try:
+            replace(self.path, seal({"kind": _KIND, "version": 1, **document}))
+        except OSError as exc:
+            raise TargetFailed(
+                f"cannot write {self.path}: {exc.strerror}; name another file with --state"
+            ) from exc
+
+
+def _content(record: DiskRecord) -> dict[str, Any]:
+    """Return what identifies the bytes of a disk (docs/architecture.md, "Data flow")."""
+    return {"root": record.root.hex(), "size": record.size, "block_size": record.block_size}
+
+
+def _facts(facts: os.stat_result) -> dict[str, int]:
+    return {
+        "device": facts.st_dev,
+        "inode": facts.st_ino,
+        "size": facts.st_size,
+        "mtime_ns": facts.st_mtime_ns,
+        "ctime_ns": facts.st_ctime_ns,
+    }
+
+
+def _boot() -> str:
+    return _BOOT.read_text().strip()
+
+
+def _wait_beyond(*times: int) -> None:
+    """Wait until a write would get a later time than *times*, in nanoseconds.
+
+    File times have the resolution of a clock tick, or of a second or two on some file systems. A
+    time in the future is passed over: a write changes it.
+    """
+    newest = max(times)
+    is_coarse = all(moment % _SECOND_NS == 0 for moment in times)
+    due = newest + (2 * _SECOND_NS if is_coarse else _TICK_NS)
+    limit = time.monotonic() + _MAX_WAIT_SECONDS
+    while time.monotonic() < limit:
+        now = time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
+        if now > due or newest > now + _SECOND_NS:
+            return
+        time.sleep(0.001)

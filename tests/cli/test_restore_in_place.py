@@ -1,0 +1,84 @@
+"""`restore --in-place`: reports, exit codes and options that exclude it."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.run_cbtfs import Run, runner
+from tests.make_points import BLOCK, add_point, new_repository
+
+_OLD = b"1" * 5 * BLOCK
+_NEW = b"1" * 2 * BLOCK + bytes(BLOCK) + b"2" * 2 * BLOCK
+
+
+@pytest.fixture
+def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    repository = new_repository(tmp_path / "repository")
+    for image in (_OLD, _NEW):
+        add_point(repository, {"d": image, "e": image}, vm="web")
+    return runner(repository, capsys)
+
+
+def test_a_target_follows_the_disk(run: Run, tmp_path: Path) -> None:
+    target = tmp_path / "disk.raw"
+    target.write_bytes(bytes(5 * BLOCK) + b"rest")
+    words = "restore", "--in-place", "web@latest", "d", target
+
+    first = run("restore", "--in-place", "web@latest~1", "d", target, "--verify")
+    second = run(*words, "--from", "web@latest~1", "--json")
+
+    assert first.code == second.code == 0
+    assert "written" in first.out
+    assert "verified" in first.out
+    assert "4 bytes after the end of the disk are left alone" in first.err
+    assert target.read_bytes() == _NEW + b"rest"
+    assert second.document["bytes_written"] == 3 * BLOCK
+    assert second.document["bytes_skipped"] == 2 * BLOCK
+    assert second.document["from"] is not None
+
+
+def test_a_target_without_a_marker_is_33(run: Run, tmp_path: Path) -> None:
+    target = tmp_path / "disk.raw"
+    target.write_bytes(_OLD)
+
+    done = run("restore", "--in-place", "--from", "web@latest~1", "web@latest", "d", target)
+
+    assert done.code == 33
+    assert "use --compare" in done.err
+    assert len(done.err.splitlines()) == 1
+    assert target.read_bytes() == _OLD
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("--in-place", "--force", "web", "d", "TARGET"), "--force are mutually exclusive"),
+        (("--in-place", "--all", "TARGET", "web"), "--all are mutually exclusive"),
+        (("--in-place", "--compare", "--from=web", "web", "d", "TARGET"), "mutually exclusive"),
+        (("--in-place", "web", "d", "-"), "mutually exclusive"),
+        (("--in-place", "web", "d"), "not 2 arguments"),
+        (("--in-place", "web", "*", "TARGET"), "one disk at a time"),
+        (("--in-place", "web", "d", "TARGET.none"), "does not exist"),
+        (("--compare", "web", "d", "TARGET"), "--compare needs --in-place"),
+        (("--from=web", "web", "d", "TARGET"), "--from needs --in-place"),
+        (("--state=x", "web", "d", "TARGET"), "--state needs --in-place"),
+        (("--verify", "web", "d", "TARGET"), "--verify needs --in-place"),
+    ],
+)
+def test_options_that_contradict_each_other_are_2(
+    run: Run, tmp_path: Path, words: tuple[str, ...], why: str
+) -> None:
+    target = tmp_path / "disk.raw"
+    target.write_bytes(_OLD)
+
+    done = run("restore", *(word.replace("TARGET", str(target)) for word in words))
+
+    assert done.code == 2
+    assert why in done.err
+    assert target.read_bytes() == _OLD
+
+
+def test_a_server_that_cannot_be_reached_is_30(run: Run, tmp_path: Path) -> None:
+    uri = f"nbd+unix:///?socket={tmp_path / 'none'}"
+
+    assert run("restore", "--in-place", "web", "d", uri).code == 30
