@@ -175,11 +175,6 @@ class InPlaceExport:
                 self._export.write(offset, data)
             return
         first, last = offset // unit * unit, -(-end // unit) * unit
-        if last > self.size:
-            raise UsageError(
-                f"the size of {self.name} is not a multiple of its minimum block size, {unit} "
-                "bytes: restore to another target"
-            )
         with self._edges, _writing(self.name):
             whole = bytearray(self._export.read(Extent(first, last - first)))
             whole[offset - first : end - first] = data
@@ -232,8 +227,7 @@ def open_in_place(target: str, size: int, repository: Path) -> Iterator[InPlaceT
         TargetFailed: a write failed.
     """
     if is_nbd_uri(target):
-        with _export(target) as export:
-            refuse_small(export, size)
+        with _export(target, size) as export:
             yield export
         return
     path = Path(target)
@@ -285,7 +279,7 @@ def _lock(fd: int, path: Path) -> None:
 
 
 @contextmanager
-def _export(uri: str) -> Iterator[InPlaceExport]:
+def _export(uri: str, size: int) -> Iterator[InPlaceExport]:
     # A lost connection ends the run: the server may have lost writes that were not flushed.
     with contextlib.closing(NbdExport(uri, (), NbdLimits(pauses=()))) as export:
         if export.is_read_only:
@@ -294,4 +288,11 @@ def _export(uri: str) -> Iterator[InPlaceExport]:
             raise UsageError(
                 f"{export.name} cannot flush, so its writes may be lost: use another NBD server"
             )
-        yield InPlaceExport(export)
+        opened = InPlaceExport(export)
+        refuse_small(opened, size)
+        if -(-size // export.unit) * export.unit > export.size:
+            raise UsageError(
+                f"the size of {export.name} is not a multiple of its minimum block size, "
+                f"{export.unit} bytes: restore to another target"
+            )
+        yield opened
