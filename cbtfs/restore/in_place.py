@@ -25,8 +25,11 @@ from cbtfs.restore.expected import Expected, differing, expected_of_all, expecte
 from cbtfs.restore.image import PIECE_BYTES, Loss, ThreadBuffer, ahead, parts_of
 from cbtfs.restore.in_place_target import InPlaceTarget, open_in_place
 from cbtfs.restore.marker import Marker
+from cbtfs.source.image_format import format_of_start
 from cbtfs.store.repository import Repository
 
+_MAGIC_BYTES: Final = 32
+"""Bytes at the start of an image that tell its format."""
 _SAMPLE_BLOCKS: Final = 256
 """Blocks outside the difference that are compared with the base."""
 
@@ -143,6 +146,8 @@ class _Run:
         if base is not None and marker is not None:
             self._check(base, marker)
         if marker is not None:
+            if marker.is_new:
+                self._refuse_format()
             marker.begin(point, self._record)
         at = 0
         for extent, piece in ahead(self._settle, self._expected()):
@@ -158,6 +163,22 @@ class _Run:
             self._verify()
         if marker is not None and not result.lost:
             marker.complete(point, self._record)
+
+    def _refuse_format(self) -> None:
+        """Raise UsageError if the target is not raw, unless it begins as the disk does.
+
+        A guest can write the magic number of a format into its first sector.
+        """
+        head = bytearray(min(_MAGIC_BYTES, self._record.size))
+        self._target.read(0, memoryview(head))
+        found = format_of_start(bytes(head))
+        if self._record.kind != "disk" or found is None:
+            return
+        if bytes(self._disk.read(0, len(head))) != bytes(head):
+            raise UsageError(
+                f"{self._target.name} is a {found.name} image, and raw bytes would destroy it: "
+                f"serve it with 'qemu-nbd --format={found.qemu}' and restore to the URI"
+            )
 
     def _expected(self) -> Iterator[Expected]:
         if self._options.base is None:

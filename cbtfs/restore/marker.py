@@ -64,6 +64,14 @@ class Marker:
             ) from exc
         return document
 
+    @property
+    def is_new(self) -> bool:
+        """Whether no restore in place has recorded this file yet."""
+        recorded = None if self._document is None else self._document.get("file")
+        return not isinstance(recorded, dict) or recorded.get("inode") != (
+            self._target.facts().st_ino
+        )
+
     def refuse_misfit(self, base: DiskRecord, name: str) -> None:
         """Raise SourceMismatch unless the target holds the content of *base*, named *name*."""
         why = self._misfit(base, name)
@@ -90,7 +98,14 @@ class Marker:
 
     def begin(self, point: PointId, record: DiskRecord) -> None:
         """Record durably that the target is about to change."""
-        self._replace({"state": "applying", "point": point, "content": _content(record)})
+        self._replace(
+            {
+                "state": "applying",
+                "point": point,
+                "content": _content(record),
+                "file": _facts(self._target.facts()),
+            }
+        )
 
     def complete(self, point: PointId, record: DiskRecord) -> None:
         """Record durably that the flushed target holds the disk.

@@ -48,12 +48,19 @@ def detect_format(source: DiskSource) -> ImageFormat | None:
     length = min(_SECTOR, source.size)
     if not length:
         return None
-    head = bytes(source.read(Extent(0, length)))
+    image_format = format_of_start(bytes(source.read(Extent(0, length))))
+    if image_format is not None:
+        return image_format
+    tail = bytes(source.read(Extent(source.size - length, length)))
+    return _VHD if tail.startswith(_VHD_COOKIE) and length == _SECTOR else None
+
+
+def format_of_start(head: bytes) -> ImageFormat | None:
+    """Return the format that the first bytes of an image suggest; None for a raw disk."""
     for magic, image_format in _STARTS:
         if head.startswith(magic):
             return image_format
-    tail = bytes(source.read(Extent(source.size - length, length)))
-    return _VHD if tail.startswith(_VHD_COOKIE) and length == _SECTOR else None
+    return None
 
 
 def format_of_name(path: PurePath) -> ImageFormat | None:

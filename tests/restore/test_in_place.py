@@ -4,6 +4,7 @@ import fcntl
 import os
 import random
 import struct
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -263,6 +264,45 @@ def test_unsuitable_targets_are_refused_unchanged(
     assert small.read_bytes() == b"\xff" * (SIZE - 1)
     assert inside.read_bytes() == before
     assert not list(tmp_path.glob("*.cbtfs"))
+
+
+def test_an_image_in_another_format_is_refused_as_a_file_and_restored_by_its_server(
+    repository: Path, manifest: Manifest, tmp_path: Path
+) -> None:
+    file, raw = tmp_path / "disk.img", tmp_path / "raw"
+    create = ["qemu-img", "create", "-q", "-f", "qcow2", str(file), str(99 * BLOCK)]
+    subprocess.run(create, check=True)
+    os.truncate(file, 99 * BLOCK)
+    before = file.read_bytes()
+
+    with pytest.raises(UsageError, match="is a qcow2 image"):
+        restore(repository, manifest, file)
+    assert not list(tmp_path.glob("*.cbtfs"))
+    raw.write_bytes(bytes(99 * BLOCK))
+    restore(repository, manifest, raw)
+    file.rename(raw)
+    with pytest.raises(UsageError, match="is a qcow2 image"):  # A marker is of one inode.
+        restore(repository, manifest, raw)
+    assert raw.read_bytes() == before
+
+    subprocess.run(create, check=True)
+    with qemu_nbd(file, "-f", "qcow2", is_read_only=False) as uri:
+        restore(repository, manifest, uri, verifies=True)
+
+    convert = ["qemu-img", "convert", "-U", "-f", "qcow2", "-O", "raw", str(file), str(raw)]
+    subprocess.run(convert, check=True)
+    assert raw.read_bytes() == IMAGE.ljust(99 * BLOCK, b"\0")
+
+
+def test_a_magic_number_from_the_guest_never_stops_a_later_restore(tmp_path: Path) -> None:
+    path, target = new_repository(tmp_path / "repository"), tmp_path / "disk.raw"
+    plain, magic = b"1" * 3 * BLOCK, b"QFI\xfb" + b"1" * 3 * BLOCK
+    points = [add_point(path, {"d": image[: 3 * BLOCK]}) for image in (magic, plain)]
+    target.write_bytes(magic[: 3 * BLOCK])
+
+    for point, image in zip(points, (magic, plain), strict=True):
+        restore(path, point, target)
+        assert target.read_bytes() == image[: 3 * BLOCK]
 
 
 def test_a_target_in_use_is_left_alone(
