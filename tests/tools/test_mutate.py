@@ -128,7 +128,7 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
 
 
 EXTENT = "cbtfs/core/extent.py"
-NEAR = "test_an_extent_that_is_none_cannot_be_made"
+NEAR = "test_an_invalid_extent_is_refused"
 
 
 @pytest.mark.mounts
