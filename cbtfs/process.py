@@ -32,6 +32,13 @@ _DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:
 _OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 _SET_DUMPABLE: Final = 4
 """PR_SET_DUMPABLE of linux/prctl.h."""
+_RUN_BOUND: Final = """\
+import ctypes, os
+ctypes.CDLL(None).prctl(1, 9)
+if os.getppid() == int(sys.argv[1]):
+    os.execv(sys.argv[2], sys.argv[2:])
+"""
+"""PR_SET_PDEATHSIG of linux/prctl.h with SIGKILL; the setting survives the exec."""
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -85,6 +92,14 @@ def module(name: str, *arguments: Argument) -> list[Argument]:
     """Return the command that runs the module *name* like `python -m`, but isolated."""
     program = f"import runpy; runpy.run_module({name!r}, run_name='__main__', alter_sys=True)"
     return interpreter(program, *arguments)
+
+
+def ends_with_parent(command: Sequence[Argument]) -> list[Argument]:
+    """Return a command that runs *command*, whose program is an absolute path.
+
+    The kernel kills it when the thread that starts it ends.
+    """
+    return interpreter(_RUN_BOUND, str(os.getpid()), *command)
 
 
 def run(

@@ -36,6 +36,23 @@ def disk_names(disks: Sequence[DiskRecord]) -> list[str]:
     return names
 
 
+def converted_names(disks: Sequence[DiskRecord], suffix: str) -> list[str]:
+    """Return the unique file names of the disks with the suffix of a format, and of small files.
+
+    `root.raw` becomes `root.vmdk`, or `root.raw.vmdk` if a small file has the shorter name.
+    """
+    names = disk_names(disks)
+    return [
+        _converted(name, suffix, names) if disk.kind == "disk" else name
+        for disk, name in zip(disks, names, strict=True)
+    ]
+
+
+def _converted(name: str, suffix: str, taken: Sequence[str]) -> str:
+    short = f"{name.removesuffix(RAW)}.{suffix}"
+    return f"{name}.{suffix}" if short in taken else short
+
+
 def view_paths(disk: DiskRecord, name: str) -> list[str]:
     """Return the paths of the images of a disk with that file name, from the point's directory."""
     if disk.kind != "disk":

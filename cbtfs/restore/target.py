@@ -5,6 +5,7 @@ import errno
 import fcntl
 import os
 import secrets
+import shutil
 import stat
 import struct
 from collections.abc import Iterator
@@ -229,6 +230,43 @@ def _new_file(path: Path, size: int) -> Iterator[Target]:
         raise
     finally:
         os.close(fd)
+
+
+def refuse_existing(path: Path) -> None:
+    """Raise UsageError if *path* exists."""
+    if os.path.lexists(path):
+        kind = "is a block device" if path.is_block_device() else "already exists"
+        raise UsageError(f"{path} {kind}: --to writes new files only; name another target")
+
+
+@contextmanager
+def new_file_by_program(path: Path) -> Iterator[Path]:
+    """Yield a path at which another program writes the file *path*.
+
+    It is in a new directory beside *path*, and has the same name, because some formats store it.
+    At the end of the block the file is flushed and gets its final name.
+
+    Raises:
+        UsageError: *path* exists.
+        AccessDenied: this user may not write it.
+        TargetFailed: a write failed.
+    """
+    with failing(path):
+        refuse_existing(path)
+        folder = path.with_name(f".cbtfs-{secrets.token_hex(8)}.partial")
+        folder.mkdir(mode=0o700)
+        try:
+            made = folder / path.name
+            yield made
+            fd = os.open(made, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                os.fchmod(fd, 0o600)
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            _rename_if_absent(made, path)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _rename_if_absent(aside: Path, path: Path) -> None:

@@ -133,7 +133,7 @@ for copy in restored dd cp piped; do cmp /srv/disk.raw /srv/images/$copy.raw; do
 du --block-size=1 /srv/images/*.raw | cut -f1
 rm /srv/images/*
 """
-    done = run(folder, block("cbtfs restore web01@latest root /srv"), compare)
+    done = run(folder, block("cbtfs restore web01@latest root /srv/images/restored"), compare)
 
     sizes = [int(line) for line in done.stdout.split()[-4:]]
     assert max(sizes) < (folder / "disk.raw").stat().st_size // 4
@@ -143,6 +143,17 @@ def test_other_formats_equal_the_disk(folder: Path) -> None:
     done = run(folder, block("qemu-img convert -f raw -O qcow2"), "rm /srv/images/*")
 
     assert done.stdout.count("Images are identical.") == 3
+
+
+def test_a_vm_leaves_vmware_for_kvm(folder: Path) -> None:
+    compare = "qemu-img compare -f raw -F qcow2 /srv/disk.raw /srv/images/web01.qcow2"
+    leave = block("cbtfs restore web01@latest root /srv/images/web01.qcow2 --to qcow2")
+    convert, boot = leave.split("\n", 1)
+
+    done = run(folder, convert, compare, boot, "rm /srv/images/*")
+
+    assert "Images are identical." in done.stdout
+    assert "BOOTED FROM A POINT" in done.stdout
 
 
 def test_extents_are_shown_in_formats_of_other_tools(folder: Path) -> None:

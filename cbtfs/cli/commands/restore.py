@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,48 +24,26 @@ from cbtfs.cli.commands.restore_in_place import (
 )
 from cbtfs.cli.options.arguments import LOCAL, Json, TimeZone, example
 from cbtfs.cli.options.context import repository_path
-from cbtfs.cli.report.display import display
-from cbtfs.cli.report.exit_status import most_severe
-from cbtfs.cli.report.names import resolved
-from cbtfs.cli.report.output import emit, print_lines, say
+from cbtfs.cli.report.output import emit
 from cbtfs.cli.report.progress import Advance, progress
-from cbtfs.core.units import format_size
-from cbtfs.errors import CbtfsError, ExitCode, UsageError
+from cbtfs.cli.report.restored import (
+    Done,
+    ImageFormat,
+    Job,
+    conclude,
+    document,
+    failed_document,
+    print_done,
+    warn_of_name,
+)
+from cbtfs.errors import CbtfsError, UsageError
 
 if TYPE_CHECKING:
-    from cbtfs.cli.report.documents import Document
     from cbtfs.core.manifest import DiskRecord
     from cbtfs.core.pointname import ClockContext
     from cbtfs.listing import Point
-    from cbtfs.restore.disk import Restored
+    from cbtfs.mount.private import PrivateMount
     from cbtfs.store.repository import Repository
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """One disk to restore."""
-
-    point: Point
-    disk: DiskRecord
-    target: Path
-    """`-` for standard output."""
-
-    @property
-    def is_stream(self) -> bool:
-        return str(self.target) == "-"
-
-    @property
-    def name(self) -> str:
-        return f"{self.point.spelled}, disk {self.disk.label}"
-
-
-@dataclass(frozen=True, slots=True)
-class _Done:
-    """One disk that was restored."""
-
-    job: _Job
-    restored: Restored
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +54,8 @@ class _Options:
     keeps_going: bool
     jobs: int
     is_quiet: bool
+    mounted: PrivateMount | None = None
+    """Source of converted disks."""
 
 
 class _Stopped(CbtfsError):
@@ -91,6 +71,7 @@ def add_to(app: typer.Typer) -> None:
             "cbtfs restore web01@latest root - | ssh other 'cat > /srv/web01.raw'",
             "cbtfs restore 'web*@2026-11-20' '*' /var/lib/images",
             "cbtfs restore --all /var/lib/images --jobs 4 'web*@latest' db01@-2d",
+            "cbtfs restore web01@latest root /var/lib/images/web01.qcow2 --to qcow2",
         )
     )(restore)
 
@@ -136,6 +117,15 @@ def restore(
     base: From = None,
     state: State = None,
     verify: Verify = False,
+    to: Annotated[
+        ImageFormat | None,
+        typer.Option(
+            "--to",
+            metavar="FORMAT",
+            show_default="raw",
+            help="Write a new file of this format with qemu-img: qcow2, vmdk or vhdx.",
+        ),
+    ] = None,
     time_zone: TimeZone = LOCAL,
     json: Json = False,
 ) -> None:
@@ -147,11 +137,12 @@ def restore(
     3 if some disks failed.
     """
     from cbtfs.listing import current_clock
+    from cbtfs.restore.convert import refuse_target
     from cbtfs.restore.disk import explain_loss
     from cbtfs.store.repository import reading
 
     flags = InPlaceFlags(in_place, compare, base, state, verify, keep_going)
-    others = {"--all": directory is not None, "--force": force}
+    others = {"--all": directory is not None, "--force": force, "--to": to is not None}
     if flags.are_given(names, [name for name, is_given in others.items() if is_given]):
         clock = current_clock(time_zone)
         restore_in_place(context, names, flags, clock, is_json=json)
@@ -163,37 +154,56 @@ def restore(
         )
     if directory is None and names[2] == "-" and json:
         raise UsageError("--json and TARGET - are mutually exclusive: standard output is the disk")
+    if to is not None:
+        if force or keep_going:
+            other = "--force" if force else "--keep-going"
+            raise UsageError(f"--to and {other} are mutually exclusive: give one")
+        if directory is None:
+            refuse_target(names[2])
     clock = current_clock(time_zone)
     options = _Options(force, keep_going, jobs, json)
     with reading(repository_path(context)) as repository, ExitStack() as leases:
         if directory is None:
-            work = list(_jobs(_disks(repository, names[0], names[1], clock), Path(names[2])))
+            work = list(_jobs(_disks(repository, names[0], names[1], clock), Path(names[2]), to))
             for job in work:
-                _warn_of_name(job)
+                warn_of_name(job)
         else:
-            work = list(_all_jobs(repository, names, directory, clock))
+            work = list(_all_jobs(repository, names, directory, clock, to))
         for point in dict.fromkeys(job.point.manifest.point for job in work):
             leases.enter_context(repository.points.leased(point))
-        failed: list[tuple[_Job, CbtfsError]] = []
+        if to is not None:
+            options = replace(options, mounted=_mount(repository, work, leases))
+        failed: list[tuple[Job, CbtfsError]] = []
         if len(work) == 1 and directory is None:
             done = [_restore_one(repository, work[0], options)]
         else:
             done, failed = _restore_all(repository, work, options, stops=directory is None)
     if json:
-        documents = [_document(finished) for finished in done]
+        documents = [document(finished) for finished in done]
         if directory is not None:
             emit(
                 {
                     "restored": documents,
-                    "failed": [_failed_document(job, error) for job, error in failed],
+                    "failed": [failed_document(job, error) for job, error in failed],
                 }
             )
         else:
             emit(documents[0] if len(documents) == 1 else {"restored": documents})
     if directory is not None:
-        _conclude(done, failed)
+        conclude(done, failed)
     for finished in done:
         explain_loss(finished.restored)
+
+
+def _mount(repository: Repository, work: Sequence[Job], stack: ExitStack) -> PrivateMount:
+    """Mount the repository for qemu-img until *stack* is closed."""
+    from cbtfs.mount.private import private_mount
+    from cbtfs.restore.convert import find_qemu_img
+
+    if all(job.to is None for job in work):
+        raise UsageError(f"{work[0].disk.label} is a small file of the VM: omit --to")
+    find_qemu_img()
+    return stack.enter_context(private_mount(repository.path))
 
 
 def _disks(
@@ -206,10 +216,12 @@ def _disks(
     return [(point, disk) for point in points for disk in find_disks(point, label)]
 
 
-def _jobs(disks: Sequence[tuple[Point, DiskRecord]], target: Path) -> Iterator[_Job]:
+def _jobs(
+    disks: Sequence[tuple[Point, DiskRecord]], target: Path, to: ImageFormat | None
+) -> Iterator[Job]:
     """Yield a job per disk: to *target*, or to a file in the directory *target*."""
     if len(disks) == 1:
-        yield _Job(*disks[0], target)
+        yield Job(*disks[0], target, _format(disks[0][1], to))
         return
     if str(target) == "-" or not target.is_dir():
         names = [f"{point.spelled} {disk.label}" for point, disk in disks]
@@ -221,12 +233,17 @@ def _jobs(disks: Sequence[tuple[Point, DiskRecord]], target: Path) -> Iterator[_
     for point, disk in disks:
         folder = target / point.directory
         _make(folder)
-        yield _Job(point, disk, folder / _file_names(point)[point.manifest.disks.index(disk)])
+        name = _file_names(point, to)[point.manifest.disks.index(disk)]
+        yield Job(point, disk, folder / name, _format(disk, to))
 
 
 def _all_jobs(
-    repository: Repository, names: Sequence[str], directory: Path, clock: ClockContext
-) -> Iterator[_Job]:
+    repository: Repository,
+    names: Sequence[str],
+    directory: Path,
+    clock: ClockContext,
+    to: ImageFormat | None,
+) -> Iterator[Job]:
     """Yield a job per disk and small file of the points, once each."""
     from cbtfs.listing import find_points
     from cbtfs.restore.disk import refuse_inside
@@ -238,8 +255,8 @@ def _all_jobs(
         _make(directory / point.directory)
         folder = directory / point.directory / point.manifest.name
         _make(folder)
-        for disk, name in zip(point.manifest.disks, _file_names(point), strict=True):
-            yield _Job(point, disk, folder / name)
+        for disk, name in zip(point.manifest.disks, _file_names(point, to), strict=True):
+            yield Job(point, disk, folder / name, _format(disk, to))
 
 
 def _make(folder: Path) -> None:
@@ -249,26 +266,33 @@ def _make(folder: Path) -> None:
         raise CbtfsError(f"cannot create directory {folder}: {exc.strerror}") from exc
 
 
-def _file_names(point: Point) -> list[str]:
-    """Return the file names of the disks of a point in a mount."""
-    from cbtfs.mount.files import files_of
-
-    return [entry.name for entry in files_of(point.manifest, 0).disks]
+def _format(disk: DiskRecord, to: ImageFormat | None) -> ImageFormat | None:
+    return to if disk.kind == "disk" else None
 
 
-def _restore_one(repository: Repository, job: _Job, options: _Options) -> _Done:
+def _file_names(point: Point, to: ImageFormat | None) -> list[str]:
+    """Return the file names of the disks of a point: in a mount, or converted."""
+    from cbtfs.core.filenames import converted_names, disk_names
+
+    disks = point.manifest.disks
+    return disk_names(disks) if to is None else converted_names(disks, to)
+
+
+def _restore_one(repository: Repository, job: Job, options: _Options) -> Done:
     is_wanted = not options.is_quiet
     with progress(job.disk.label, job.disk.data_bytes, is_wanted=is_wanted) as advance:
         done = _restore(repository, job, options, advance)
     if not options.is_quiet:
-        _print(done)
+        print_done(done)
     return done
 
 
-def _restore(repository: Repository, job: _Job, options: _Options, advance: Advance) -> _Done:
+def _restore(repository: Repository, job: Job, options: _Options, advance: Advance) -> Done:
     from cbtfs.restore.disk import restore_disk
 
     started = time.monotonic()
+    if options.mounted is not None and job.to is not None:
+        return _convert(repository, job, options.mounted, advance)
     restored = restore_disk(
         repository,
         job.point.manifest.point,
@@ -278,12 +302,23 @@ def _restore(repository: Repository, job: _Job, options: _Options, advance: Adva
         keeps_going=options.keeps_going,
         advance=advance,
     )
-    return _Done(job, restored, time.monotonic() - started)
+    return Done(job, restored, time.monotonic() - started)
+
+
+def _convert(repository: Repository, job: Job, mounted: PrivateMount, advance: Advance) -> Done:
+    from cbtfs.restore.convert import MountedDisk, convert_disk
+    from cbtfs.restore.disk import Restored
+
+    started = time.monotonic()
+    manifest = job.point.manifest
+    disk = MountedDisk(mounted.path(manifest, job.disk), mounted.has_failed_reads)
+    convert_disk(repository, manifest.point, job.disk, disk, job.target, str(job.to), advance)
+    return Done(job, Restored(job.disk.data_bytes), time.monotonic() - started)
 
 
 def _restore_all(
-    repository: Repository, work: Sequence[_Job], options: _Options, *, stops: bool
-) -> tuple[list[_Done], list[tuple[_Job, CbtfsError]]]:
+    repository: Repository, work: Sequence[Job], options: _Options, *, stops: bool
+) -> tuple[list[Done], list[tuple[Job, CbtfsError]]]:
     """Restore several disks, some at once. Return the restored and the failed ones.
 
     *stops*: raise the first error, after the other disks have been stopped.
@@ -294,13 +329,13 @@ def _restore_all(
     stop = threading.Event()
     errors: list[CbtfsError] = []
 
-    def on_end(ended: Ended[_Job, _Done]) -> None:
+    def on_end(ended: Ended[Job, Done]) -> None:
         if isinstance(ended.result, CbtfsError):
             errors.append(ended.result)
             if stops:
                 stop.set()
         elif not options.is_quiet:
-            _print(ended.result)
+            print_done(ended.result)
 
     total = sum(job.disk.data_bytes for job in work)
     with progress(f"{len(work)} disks", total, is_wanted=not options.is_quiet) as advance:
@@ -310,86 +345,10 @@ def _restore_all(
                 raise _Stopped("stopped")
             advance(count)
 
-        rules: Rules[_Job, _Done] = Rules(FleetLimits(options.jobs), on_end=on_end)
+        rules: Rules[Job, Done] = Rules(FleetLimits(options.jobs), on_end=on_end)
         results = run_all(
             work, lambda job: _restore(repository, job, options, advance_or_stop), stop, rules
         )
     if stops and errors:
         raise errors[0]
     return [done for _, done in results.done], results.failed
-
-
-def _conclude(done: Sequence[_Done], failed: Sequence[tuple[_Job, CbtfsError]]) -> None:
-    """Print the failures and losses, and exit with their code.
-
-    Corrupt data (21) wins over missing data (20), and that over 3, some disks failed.
-    """
-    losses = [
-        (finished.job, finished.restored.loss)
-        for finished in done
-        if finished.restored.loss is not None
-    ]
-    for job, error in failed:
-        say(f"{job.name}: {error}")
-    for job, loss in losses:
-        say(f"{job.name}: some bytes were lost and are zeros in the target: {loss}")
-    errors = [error for _, error in [*failed, *losses]]
-    if errors:
-        code = most_severe(errors)
-        is_data = code in (ExitCode.DATA_CORRUPT, ExitCode.CHUNK_MISSING)
-        raise typer.Exit(code if is_data or not done else ExitCode.PARTIAL)
-
-
-def _failed_document(job: _Job, error: CbtfsError) -> Document:
-    from cbtfs.cli.report.documents import of_resolved
-
-    return {
-        "point": job.point.manifest.point,
-        **of_resolved(job.point),
-        "disk": job.disk.label,
-        "target": str(job.target.absolute()),
-        "exit": error.exit_code,
-        "error": str(error),
-    }
-
-
-def _warn_of_name(job: _Job) -> None:
-    """Warn if the target has the name of a format that is not raw."""
-    from cbtfs.source.image_format import format_of_name
-
-    image_format = format_of_name(job.target)
-    if image_format is not None and job.disk.kind == "disk" and not job.is_stream:
-        say(
-            f"{job.target}: raw bytes are written, not a {image_format.name} image; "
-            f"'qemu-img convert -f raw -O {image_format.qemu}' converts a raw file"
-        )
-
-
-def _document(done: _Done) -> Document:
-    from cbtfs.cli.report.documents import of_extent, of_resolved
-
-    job = done.job
-    return {
-        "point": job.point.manifest.point,
-        **of_resolved(job.point),
-        "disk": job.disk.label,
-        "target": str(job.target.absolute()),
-        "size": job.disk.size,
-        "data_bytes": done.restored.data_bytes,
-        "lost": [of_extent(extent) for extent in done.restored.lost],
-        "seconds": round(done.seconds, 3),
-    }
-
-
-def _print(done: _Done) -> None:
-    if display().is_quiet and not done.restored.lost:
-        return
-    job, size = done.job, format_size(done.restored.data_bytes)
-    words = f"{job.disk.size} bytes, {size} of data, in {done.seconds:.1f} s"
-    lost = [f"lost: {extent.start} {extent.length}" for extent in done.restored.lost]
-    lines = [f"{resolved(job.point)}, disk {job.disk.label}", words, *lost]
-    if job.is_stream:
-        for line in lines:
-            say(line)
-    else:
-        print_lines([lines[0], f"{job.target}: {words}", *lost])

@@ -1,0 +1,111 @@
+"""A mount for one command, which is removed when the command ends."""
+
+import contextlib
+import ctypes
+import os
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cbtfs import process
+from cbtfs.core.manifest import DiskRecord, Manifest
+from cbtfs.errors import CbtfsError, MountFailed
+from cbtfs.mount.entry import BY_ID_DIRECTORY, listable_name
+from cbtfs.mount.files import files_of
+from cbtfs.mount.lifecycle import MountServer
+from cbtfs.mount.mountpoint import load_status, unmount
+from cbtfs.mount.mounts import mount_at
+from cbtfs.mount.readiness_pipe import READY, parse_error, send_error, send_ready
+
+_READY_SECONDS: Final = 120
+_END_SECONDS: Final = 30
+_SET_PDEATHSIG: Final = 1
+"""PR_SET_PDEATHSIG of linux/prctl.h."""
+_STDOUT: Final = 1
+_PROGRAM: Final = "from cbtfs.mount.private import serve; serve(*sys.argv[1:])"
+
+
+@dataclass(frozen=True, slots=True)
+class PrivateMount:
+    """A mount that only this command uses."""
+
+    mountpoint: Path
+
+    def path(self, manifest: Manifest, disk: DiskRecord) -> Path:
+        """Return the path of the raw file of a disk."""
+        entry = files_of(manifest, 0).disks[manifest.disks.index(disk)]
+        point = listable_name(manifest.name)
+        return self.mountpoint / BY_ID_DIRECTORY / manifest.vm.id / point / entry.name
+
+    def has_failed_reads(self) -> bool:
+        """Return whether a read of this mount failed; also True if the mount does not answer."""
+        try:
+            return bool(load_status(self.mountpoint)["errors"])
+        except MountFailed:
+            return True
+
+
+@contextmanager
+def private_mount(repository: Path) -> Iterator[PrivateMount]:
+    """Mount *repository* on a new directory in another process; unmount and remove it at the end.
+
+    The mount has its own session, so Ctrl-C reaches only the caller. If the caller is killed, the
+    mount ends as soon as no file in it is open.
+
+    Raises:
+        CbtfsError: the mount cannot start; the error is that of the process.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="cbtfs-restore-"))
+    command = process.interpreter(_PROGRAM, repository.absolute(), folder, str(os.getpid()))
+    try:
+        with (
+            tempfile.TemporaryFile() as log,
+            process.start(
+                command, stdout=process.PIPE, stderr=log, start_new_session=True
+            ) as server,
+        ):
+            try:
+                line = process.first_line(server, _READY_SECONDS)
+                if line != READY:
+                    log.seek(0)
+                    last = log.read().decode(errors="replace").strip().rpartition("\n")[2]
+                    raise parse_error(line) or MountFailed(f"cannot mount {repository}: {last}")
+                yield PrivateMount(folder)
+            finally:
+                _end(server, folder)
+    finally:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def _end(server: process.Popen[bytes], folder: Path) -> None:
+    """Unmount, and wait for the end of the process."""
+    server.terminate()
+    try:
+        server.wait(_END_SECONDS)
+    except process.TimeoutExpired:
+        server.kill()
+        server.wait()
+    mount = mount_at(folder)
+    if mount is not None and mount.is_ours:  # the process ended before it could unmount
+        unmount(folder, is_lazy=True)
+
+
+def serve(repository: str, mountpoint: str, parent: str) -> None:
+    """Serve a private mount until SIGTERM, which the kernel sends when *parent* ends.
+
+    Report readiness or an error on standard output.
+    """
+    ctypes.CDLL(None).prctl(_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != int(parent):
+        return
+    workers = len(os.sched_getaffinity(0))
+    try:
+        MountServer(Path(repository), Path(mountpoint), workers).serve(lambda: send_ready(_STDOUT))
+    except CbtfsError as exc:
+        send_error(_STDOUT, exc)
+        raise SystemExit(exc.exit_code) from exc
