@@ -164,6 +164,7 @@ def test_another_failure_of_qemu_img_has_its_message(
         ("dangling", [], "already exists"),
         ("new", ["--force"], "--to and --force"),
         ("new", ["--keep-going"], "--to and --keep-going"),
+        ("new", ["--in-place"], "--in-place and --to"),
         ("repository/new", [], "inside the repository"),
     ],
 )
