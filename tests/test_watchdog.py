@@ -13,7 +13,7 @@ pytestmark = pytest.mark.mounts
 _ROOT: Final = Path(__file__).parents[1]
 _CONFTEST: Final = 'pytest_plugins = ["tests.watchdog.plugin"]\n'
 _HEAD: Final = """
-import ctypes, os, signal, struct, subprocess, sys, threading
+import contextlib, ctypes, os, signal, struct, subprocess, sys, threading
 from pathlib import Path
 import pytest
 
@@ -31,7 +31,8 @@ def fuse(place):
     taken = threading.Event()
     def serve():
         _, _, unique = struct.unpack_from("IIQ", os.read(fd, 1 << 18))
-        os.write(fd, struct.pack("IiQ", 80, 0, unique) + struct.pack("II56x", 7, 31))
+        with contextlib.suppress(FileNotFoundError):  # unmounted before the reply
+            os.write(fd, struct.pack("IiQ", 80, 0, unique) + struct.pack("II56x", 7, 31))
         while True:
             try:
                 os.read(fd, 1 << 18)

@@ -191,7 +191,7 @@ def test_an_open_image_of_forgotten_points_stays_readable(history: History, tmp_
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
             assert os.pread(file.fileno(), len(expected), 0) == expected
-            assert not path.exists()
+            assert wait_until(lambda: not path.exists())  # the kernel caches names for a moment
 
 
 def test_a_damaged_map_is_an_error_and_never_a_hole(history: History, tmp_path: Path) -> None:
