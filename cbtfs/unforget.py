@@ -1,16 +1,20 @@
 """Bring forgotten restore points back, until a prune has removed what they need."""
 
 from collections.abc import Collection, Iterable, Sequence
+from itertools import islice
 from typing import Final
 
-from cbtfs.core.ids import VmId
+from cbtfs.core.ids import PointId, VmId
+from cbtfs.core.lineage import lineage
 from cbtfs.core.manifest import DiskRecord, Manifest, PointState
 from cbtfs.core.moment import parse_moment
 from cbtfs.core.names import printable
 from cbtfs.core.pointname import IdPrefix, MountName, Request, Until, parse_request
+from cbtfs.core.reasons import FullReason
 from cbtfs.errors import ChunkMissing, DataCorrupt, PointNotFound, UsageError
-from cbtfs.listing import Point, current_clock, find_point, points, vm_names
+from cbtfs.listing import Point, current_clock, find_point, manifests_of, vm_names
 from cbtfs.liveness import Marker
+from cbtfs.store.catalog.update import Update
 from cbtfs.store.catchup import Findings, recover_objects, settle_points
 from cbtfs.store.files import storing
 from cbtfs.store.quarantine import load_quarantine
@@ -33,18 +37,32 @@ def unforget(repository: Repository, specs: Iterable[str]) -> list[Point]:
         DataCorrupt: a block map does not resolve completely, or a manifest is corrupt.
     """
     manifests = list({m.point: m for m in (_find(repository, spec) for spec in specs)}.values())
-    for manifest in manifests:
-        _refuse_taken_name(repository, manifest)
+    for number, manifest in enumerate(manifests):
+        _refuse_taken_name(repository, manifest, manifests[:number])
     _require_maps(repository, manifests)
     states = [state for manifest in manifests for state in _doubted(repository, manifest)]
+    with repository.catalog.view() as view:
+        absent = {m.vm.id for m in manifests} - view.vms().keys()
     with storing("the folder of points"):
         for state in states:
             repository.points.put_state(state)
         repository.points.unforget(manifest.point for manifest in manifests)
     repository.drop_forgotten_listing()
-    repository.catalog.update(lambda update: settle_points(update, repository.points, Findings()))
+    repository.catalog.update(lambda update: _settle(update, repository, absent))
     clock = current_clock()
     return [find_point(repository, manifest.point, clock) for manifest in manifests]
+
+
+def _settle(update: Update, repository: Repository, absent: Collection[VmId]) -> None:
+    """Bring the catalog up to date.
+
+    A VM that was *absent* may have been captured under another id since. So lists that are relative
+    to its last committed point are not trusted.
+    """
+    settle_points(update, repository.points, Findings())
+    for vm in absent:
+        for order, _ in islice(update.points_of(vm, newest_first=True), 1):
+            update.set_unproven(vm, order)
 
 
 def _find(repository: Repository, spec: str) -> Manifest:
@@ -115,9 +133,13 @@ def _spelled(manifest: Manifest) -> str:
     return printable(f"{manifest.vm.name}@{manifest.name}")
 
 
-def _refuse_taken_name(repository: Repository, manifest: Manifest) -> None:
+def _refuse_taken_name(
+    repository: Repository, manifest: Manifest, others: Iterable[Manifest]
+) -> None:
+    """Raise UsageError if a point of the VM, or one of *others*, has the name of *manifest*."""
     with repository.catalog.view() as view:
         taken = [point for name, point in view.names_of(manifest.vm.id) if name == manifest.name]
+    taken += [o.point for o in others if (o.vm.id, o.name) == (manifest.vm.id, manifest.name)]
     if taken:
         raise UsageError(
             f"cannot unforget point {manifest.point}: point {taken[0]} has the name "
@@ -159,40 +181,32 @@ def _mark(repository: Repository, manifests: Sequence[Manifest]) -> None:
 def _doubted(repository: Repository, manifest: Manifest) -> list[PointState]:
     """Return the state of a point if an audit that ran while it was forgotten concerns it.
 
-    Such an audit marks the points back to the disk's last full as suspect, retained ones only.
+    Such an audit marks the points that share a change list with its base, retained ones only.
     """
     state = old = repository.points.load_state(manifest.point)[0]
-    later = _later_points(repository, manifest)
+    manifests = manifests_of(repository, manifest.vm.id)
     for disk in manifest.of_kind("disk"):
-        reason = None if disk.ingest == "full" else _suspect_later(later, disk)
-        if reason is not None and state.suspects(disk.id) is None:
-            state = state.suspecting(disk.id, reason)
+        if state.suspects(disk.id) is None:
+            reason = _suspect_list(repository, manifests, manifest.point, disk)
+            state = state if reason is None else state.suspecting(disk.id, reason)
     return [] if state == old else [state]
 
 
-def _later_points(
-    repository: Repository, manifest: Manifest
-) -> Collection[tuple[Manifest, PointState]]:
-    """Return the later points of the VM, retained or forgotten, in the order of capture."""
-    with repository.catalog.view() as view:
-        candidates = [(point.manifest, point.state) for point in points(view, manifest.vm.id)]
-    candidates += [
-        (other, repository.points.load_state(other.point)[0])
-        for other in repository.forgotten().manifests
-        if other.vm.id == manifest.vm.id and other.point != manifest.point
-    ]
-    later = [candidate for candidate in candidates if candidate[0].order > manifest.order]
-    return sorted(later, key=lambda candidate: candidate[0].order)
-
-
-def _suspect_later(later: Iterable[tuple[Manifest, PointState]], disk: DiskRecord) -> str | None:
-    """Return why a later point of *disk* is suspect; None from the next full of the disk on."""
-    for manifest, state in later:
-        same = next((d for d in manifest.disks if d.id == disk.id), None)
-        if same is None:
+def _suspect_list(
+    repository: Repository, manifests: Sequence[Manifest], point: PointId, disk: DiskRecord
+) -> str | None:
+    """Return why a change list that *point* may depend on lacks changes; None if none is known."""
+    chains = lineage(manifests, disk.id)
+    for other, record in chains.records.items():
+        base = record.parent if record.full_reason == FullReason.AUDIT else other
+        if other == point or base is None or not chains.may_share_lists(point, base):
             continue
-        if same.ingest == "full":
-            return None
+        if record.full_reason == FullReason.AUDIT:
+            return record.reason
+        state = repository.points.load_state(other)[0]
         if state.suspect_disks and (reason := state.suspects(disk.id)):
             return reason
+    found = repository.distrust.load(disk.id)
+    if found is not None and found.base and chains.may_share_lists(point, found.base):
+        return f"change tracking missed blocks, detected at {found.found}"
     return None

@@ -4,6 +4,7 @@ The base is the disk's newest point, or the point that the user names.
 """
 
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from cbtfs.core.ids import PointId, VmId
 from cbtfs.core.manifest import DiskRecord, Manifest
@@ -146,6 +147,14 @@ def _load_named(
     if suspect:
         return Reason(FullReason.BASE_SUSPECT, f"{name} is suspect: {suspect}")
     return Baseline(point, disk, is_last_committed=True, is_named=True)
+
+
+def newest_order(repository: Repository, vm: VmId) -> int:
+    """Return the largest order number of the points of *vm*, retained or forgotten; -1: none."""
+    with repository.catalog.view() as view:
+        orders = [order for order, _ in islice(view.points_of(vm, newest_first=True), 1)]
+    orders += [manifest.order for manifest in find_forgotten(repository, vm).manifests]
+    return max(orders, default=-1)
 
 
 def find_forgotten(repository: Repository, vm: VmId) -> Forgotten:

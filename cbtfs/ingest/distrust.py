@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from cbtfs.core.distrust import Distrust
 from cbtfs.core.manifest import Vm
 from cbtfs.core.names import printable
-from cbtfs.ingest.baseline import Baseline
+from cbtfs.ingest.baseline import Baseline, newest_order
 from cbtfs.ingest.suspect_points import suspect_since_full
 from cbtfs.store.distrust import Armed
 from cbtfs.store.repository import Repository
@@ -64,7 +64,10 @@ class Misses:
     def armed(self) -> Iterator[Armed]:
         """Prepare a record that fire() puts into effect, even on a full disk."""
         base, distrust = self.base, self.repository.distrust
-        order, known = base.point.manifest.order, distrust.load(base.disk.id)
+        known = distrust.load(base.disk.id)
+        # Above all points: *base* may be an older one that the user named, and a full after it is
+        # no full scan since the find.
+        order = max(base.point.manifest.order, newest_order(self.repository, self.vm.id))
         armed = distrust.arm(
             Distrust(
                 disk=base.disk.id,

@@ -24,8 +24,8 @@ from cbtfs.ingest.baseline import (
     Baseline,
     NamedBase,
     find_baseline,
-    find_forgotten,
     named_baseline,
+    newest_order,
 )
 from cbtfs.ingest.disk import DiskContext, take_disk
 from cbtfs.ingest.inputs import DiskInput, PointOptions, VmInput
@@ -218,10 +218,18 @@ def _find_vm(repository: Repository, wanted: VmInput) -> tuple[Vm, bool]:
     """Return the VM in the repository that *wanted* is, or a new one; True if it is new."""
     with repository.catalog.view() as view:
         known = view.vms()
-    for vm in known.values():
-        is_same = vm.vcenter == wanted.vcenter and vm.instance_uuid == wanted.instance_uuid
-        if is_same and (vm.instance_uuid is not None or vm.name == wanted.name):
-            return Vm(vm.id, wanted.name, vm.directory, vm.vcenter, vm.instance_uuid), False
+    same = [
+        vm
+        for vm in known.values()
+        if vm.vcenter == wanted.vcenter
+        and vm.instance_uuid == wanted.instance_uuid
+        and (vm.instance_uuid is not None or vm.name == wanted.name)
+    ]
+    if same:
+        # There are two if all points of a VM were forgotten, it was captured anew, and then an old
+        # point was unforgotten.
+        vm = max(same, key=lambda vm: (newest_order(repository, vm.id), vm.id))
+        return Vm(vm.id, wanted.name, vm.directory, vm.vcenter, vm.instance_uuid), False
     new = new_vm_id()
     directories = {vm.directory for vm in known.values()}
     directory = unique_name(encode_name(wanted.name), directories, new)
@@ -243,7 +251,7 @@ def _manifest(
             for order, _ in islice(view.points_of(vm_id, newest_first=True), 1)
         }
         unproven = view.unproven_order(vm.id)
-    forgotten = find_forgotten(repository, vm.id)
+    forgotten = repository.forgotten()
     forgotten_orders = [manifest.order for manifest in forgotten.manifests]
     are_all_known = (
         forgotten.is_complete

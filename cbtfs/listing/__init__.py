@@ -8,6 +8,7 @@ from cbtfs.listing.find import (
     find_points,
     requested,
 )
+from cbtfs.listing.manifests import manifests_of
 from cbtfs.listing.point import Point, decode, labelled, points, with_state
 from cbtfs.listing.vm import find_vm, find_vms, holder_of, matching, no_vm
 from cbtfs.listing.zone import current_clock, zone_of
@@ -26,6 +27,7 @@ __all__ = [
     "find_vms",
     "holder_of",
     "labelled",
+    "manifests_of",
     "matching",
     "name_vm",
     "no_vm",

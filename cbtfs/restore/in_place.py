@@ -177,7 +177,8 @@ class _Run:
         if bytes(self._disk.read(0, len(head))) != bytes(head):
             raise UsageError(
                 f"{self._target.name} is a {found.name} image, and raw bytes would destroy it: "
-                f"serve it with 'qemu-nbd --format={found.qemu}' and restore to the URI"
+                f"serve it with 'qemu-nbd --format={found.qemu}' and restore to the URI, or "
+                "replace it by a restore with --force"
             )
 
     def _expected(self) -> Iterator[Expected]:

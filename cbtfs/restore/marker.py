@@ -66,11 +66,17 @@ class Marker:
 
     @property
     def is_new(self) -> bool:
-        """Whether no restore in place has recorded this file yet."""
-        recorded = None if self._document is None else self._document.get("file")
-        return not isinstance(recorded, dict) or recorded.get("inode") != (
-            self._target.facts().st_ino
-        )
+        """Whether the content of the file may come from another program than a restore in place.
+
+        A restore that did not end changes the times of the file, so they are not compared then.
+        """
+        document = self._document or {}
+        recorded = document.get("file")
+        if not isinstance(recorded, dict):
+            return True
+        facts = _facts(self._target.facts())
+        names = facts if document.get("state") == "complete" else _IDENTITY
+        return any(recorded.get(name) != facts[name] for name in names)
 
     def refuse_misfit(self, base: DiskRecord, name: str) -> None:
         """Raise SourceMismatch unless the target holds the content of *base*, named *name*."""
@@ -141,6 +147,9 @@ class Marker:
 def _content(record: DiskRecord) -> dict[str, Any]:
     """Return what identifies the bytes of a disk (docs/architecture.md, "Data flow")."""
     return {"root": record.root.hex(), "size": record.size, "block_size": record.block_size}
+
+
+_IDENTITY: Final = ("device", "inode")
 
 
 def _facts(facts: os.stat_result) -> dict[str, int]:

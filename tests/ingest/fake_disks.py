@@ -5,13 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from cbtfs.core.audit import Sampling
 from cbtfs.core.extent import Extent
 from cbtfs.core.ids import PointId
 from cbtfs.core.manifest import DiskRecord, Manifest
 from cbtfs.core.reasons import FullReason
 from cbtfs.errors import SourceUnavailable
-from cbtfs.ingest.baseline import NamedBase
 from cbtfs.ingest.inputs import DiskInput, PointOptions, VmInput
 from cbtfs.ingest.plan import Want
 from cbtfs.ingest.point import ingest_point
@@ -34,13 +32,10 @@ def ingest(
     want: Want = "auto",
     change_ids: Mapping[str, str] | None = None,
     lock_wait: float = 0.0,
-    base: NamedBase | None = None,
-    audit: Sampling | None = None,
 ) -> Manifest:
     """Open the repository at *path*, take one point of *sources* by label, and close it."""
     with writing(path, lock_wait=lock_wait) as repository:
-        options = PointOptions(EPOCH, want, audit, base=base)
-        return ingest_into(repository, sources, vm=vm, change_ids=change_ids, options=options)
+        return ingest_into(repository, sources, vm=vm, want=want, change_ids=change_ids)
 
 
 def ingest_into(

@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,13 +16,14 @@ from cbtfs.core.manifest import Manifest, PointState
 from cbtfs.core.reasons import FullReason
 from cbtfs.errors import ChangeTrackingUnusable
 from cbtfs.ingest.baseline import NamedBase
+from cbtfs.ingest.inputs import PointOptions
 from cbtfs.ingest.plan import Want
 from cbtfs.prune.prune import prune
 from cbtfs.prune.select import PruneLimits
 from cbtfs.source.base import DiskSource
 from cbtfs.store.repository import reading, writing
-from tests.ingest.fake_disks import Untracked, disk_of, forget, ingest, with_list
-from tests.make_points import BLOCK, new_repository, read_point
+from tests.ingest.fake_disks import Untracked, disk_of, forget, ingest, ingest_into, with_list
+from tests.make_points import BLOCK, EPOCH, new_repository, read_point
 
 BLOCKS = 66
 SIZE = BLOCKS * BLOCK + 17
@@ -64,6 +66,7 @@ class Branches:
         want: Want = "auto",
         hidden: int = 0,
         audit: Sampling | None = None,
+        seconds: int | None = None,
     ) -> Manifest:
         """Take a point; its list has all changes since *base*, but for the first *hidden* ones."""
         source: DiskSource = disk_of(content).take_snapshot()
@@ -73,7 +76,10 @@ class Branches:
             changes = changes_between(self.contents[base.point], content)
             source = with_list(source, changes[hidden:])
         named = None if base is None else NamedBase(base.name, base.point)
-        manifest = ingest(self.path, {label: source}, vm=vm, want=want, base=named, audit=audit)
+        moment = EPOCH + timedelta(seconds=len(self.contents) if seconds is None else seconds)
+        options = PointOptions(moment, want, audit, base=named)
+        with writing(self.path) as repository:
+            manifest = ingest_into(repository, {label: source}, vm=vm, options=options)
         self.contents[manifest.point] = content
         self.retained.append(manifest)
         return manifest

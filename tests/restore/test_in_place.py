@@ -294,6 +294,27 @@ def test_an_image_in_another_format_is_refused_as_a_file_and_restored_by_its_ser
     assert raw.read_bytes() == IMAGE.ljust(99 * BLOCK, b"\0")
 
 
+def test_a_file_that_became_an_image_after_a_restore_is_refused(
+    repository: Path, manifest: Manifest, tmp_path: Path
+) -> None:
+    """The inode stays the same; the marker is of the content before."""
+    file = tmp_path / "disk.img"
+    file.write_bytes(bytes(99 * BLOCK))
+    restore(repository, manifest, file)
+    inode = file.stat().st_ino
+    image = tmp_path / "image.qcow2"
+    size = str(99 * BLOCK)
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(image), size], check=True)
+    os.truncate(image, 99 * BLOCK)
+    file.write_bytes(image.read_bytes())
+    assert file.stat().st_ino == inode
+
+    with pytest.raises(UsageError, match="is a qcow2 image"):
+        restore(repository, manifest, file)
+
+    assert file.read_bytes() == image.read_bytes()
+
+
 def test_a_magic_number_from_the_guest_never_stops_a_later_restore(tmp_path: Path) -> None:
     path, target = new_repository(tmp_path / "repository"), tmp_path / "disk.raw"
     plain, magic = b"1" * 3 * BLOCK, b"QFI\xfb" + b"1" * 3 * BLOCK
