@@ -122,7 +122,11 @@ def _not_one(
         return PointNotFound(f"point {printable(kept.spelled)} is not forgotten: nothing to do")
     newest = sorted(forgotten, key=lambda m: m.order, reverse=True)
     names = [f"{_spelled(m)} ({m.point[:12]})" for m in newest[:_NAMED]]
-    known = f"the forgotten points are {', '.join(names)}" if names else "there is none"
+    known = (
+        f"the forgotten points are {', '.join(names)}"
+        if names
+        else "there is none, or a prune removed it"
+    )
     more = f" and {len(newest) - _NAMED} more" if len(newest) > _NAMED else ""
     if not repository.forgotten().is_complete:
         more += "; a forgotten manifest is corrupt or cannot be read"

@@ -73,7 +73,10 @@ def private_mount(repository: Path) -> Iterator[PrivateMount]:
                 if line != READY:
                     log.seek(0)
                     last = log.read().decode(errors="replace").strip().rpartition("\n")[2]
-                    raise parse_error(line) or MountFailed(f"cannot mount {repository}: {last}")
+                    error = parse_error(line)
+                    if error is None or (isinstance(error, MountFailed) and last):
+                        raise MountFailed(f"cannot mount {repository}: {last or error}")
+                    raise error
                 yield PrivateMount(folder)
             finally:
                 _end(server, folder)

@@ -65,6 +65,16 @@ def test_with_json_the_documents_of_the_steps_are_one_document(job: Run) -> None
     assert forgotten["document"]["forgotten"] == []
 
 
+def test_an_unknown_command_is_refused_before_the_first_step(job: Run, run: Run) -> None:
+    steps = 'steps = ["ingest image --vm v --disk d disk.raw", "forgett --keep-last 9"]'
+
+    done = job(f"[job.j]\n{steps}")
+
+    assert done.code == 2
+    assert "'forgett' is no command of cbtfs" in done.err
+    assert run("list", "--json").document["points"] == []
+
+
 def test_a_step_that_fails_stops_the_job_with_its_code(job: Run, run: Run) -> None:
     steps = 'steps = ["list", "ingest image --vm v --disk d none.raw", "prune"]'
 

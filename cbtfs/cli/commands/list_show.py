@@ -240,7 +240,7 @@ def _description(report: SliceReport) -> Iterator[str]:
         yield f"tags       {', '.join(point.state.tags)}"
     if point.state.verified is not None:
         yield f"verified   {point.state.verified}"
-    yield f"committed  {manifest.committed} by cbtfs {manifest.program}"
+    yield f"committed  {manifest.committed} by {manifest.program}"
     for disk, name in zip(manifest.disks, disk_names(manifest.disks), strict=True):
         if disk.kind == "disk":
             yield from _disk_lines(disk, point.suspect_disk(disk))

@@ -47,9 +47,10 @@ def run(
     config = configuration(context)
     job = config.jobs.get(name)
     if job is None:
-        where = "there is no configuration file" if config.file is None else str(config.file)
         known = ", ".join(map(printable, config.jobs)) or "none"
-        raise UsageError(f"no job {printable(name)!r}: {where} has {known}", config.jobs)
+        where = f"{config.file} has {known}" if config.file else "there is no configuration file"
+        raise UsageError(f"no job {printable(name)!r}: {where}", config.jobs)
+    _refuse_unknown_commands(name, job)
     before = global_arguments(context)
     if job.repo is not None and "--repo" not in before and not os.environ.get(REPO_VARIABLE):
         before += ["--repo", str(job.repo)]
@@ -71,6 +72,16 @@ def run(
         raise typer.Exit(codes[-1])
     if ExitCode.PARTIAL in codes:
         raise typer.Exit(ExitCode.PARTIAL)
+
+
+def _refuse_unknown_commands(name: str, job: Job) -> None:
+    """Raise UsageError if a step begins with no command, before the first step runs."""
+    from cbtfs.cli.lazy_commands import COMMANDS
+
+    for step in job.steps:
+        word = next((word for word in step if not word.startswith("-")), None)
+        if step and step[0] == word and word not in COMMANDS:
+            raise UsageError(f"job {printable(name)}: {printable(word)!r} is no command of cbtfs")
 
 
 def _run_step(arguments: Sequence[str], job: Job, *, as_json: bool) -> tuple[int, Any]:

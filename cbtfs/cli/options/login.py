@@ -117,7 +117,12 @@ class LoginOptions:
         user = self.user or (table and table.user)
         if not user:
             where = printable(self.server)
-            raise UsageError(f"no user of {where} given: use --user NAME, or set {USER_VARIABLE}")
+            servers = configuration(context).servers
+            names = ", ".join(map(printable, servers))
+            known = f"; the configuration has the servers {names}" if servers else ""
+            raise UsageError(
+                f"no user of {where} given: use --user NAME, or set {USER_VARIABLE}{known}", servers
+            )
         if table is None:
             return ServerLogin(self.server, user, self.password_file, self.ca_file, self.thumbprint)
         is_pinned = self.ca_file is not None or self.thumbprint is not None

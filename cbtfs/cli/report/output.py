@@ -137,7 +137,17 @@ def _draw(header: Sequence[str], rows: list[list[str]], right: frozenset[str]) -
         table.add_column(name, justify="right" if name in right else "left", overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))
-    Console().print(table)
+    console = Console()
+    if _width(header, rows) > console.width:
+        _align(header, rows, right)  # the terminal wraps the lines; names and ids stay whole
+    else:
+        console.print(table)
+
+
+def _width(header: Sequence[str], rows: list[list[str]]) -> int:
+    """Return the columns of the widest row, with gaps."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    return sum(widths) + 2 * (len(widths) - 1)
 
 
 def _align(header: Sequence[str], rows: list[list[str]], right: frozenset[str]) -> None:
