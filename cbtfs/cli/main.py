@@ -132,6 +132,8 @@ def _set_up_log() -> None:
     formatter = _Filed if is_journal(sys.stderr.fileno()) else _OneLine
     stderr.setFormatter(formatter("cbtfs: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[stderr])
+    # It logs what a pool's thread raises, which the pool's owner raises again.
+    logging.getLogger("concurrent.futures").setLevel(logging.CRITICAL + 1)
 
 
 def main(arguments: Sequence[str], overrides: Mapping[str, str] | None = None) -> int:

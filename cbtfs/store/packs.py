@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from cbtfs.store.folder import open_folder
 from cbtfs.store.pack import OPEN_SUFFIX, Pack, PackWriter
 
 _MAX_OPEN: Final = 128
+"""Packs that stay open; a quarter of the process's limit of open files if that is less."""
 
 _FOLDER = re.compile(r"[0-9a-f]{2}\Z")
 _PACK = re.compile(r"[0-9a-f]{32}\Z")
@@ -29,6 +31,8 @@ class PackFolder:
         self._folder = open_folder(path)
         self._open: OrderedDict[PackId, Pack] = OrderedDict()
         self._lock = threading.Lock()
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._max_open = _MAX_OPEN if files < 0 else max(min(_MAX_OPEN, files // 4), 1)
 
     def close(self) -> None:
         """Close the directory and all packs that nobody else refers to."""
@@ -89,7 +93,7 @@ class PackFolder:
             raise DataCorrupt(f"cannot open pack {pack}: {exc.strerror}") from exc
         with self._lock:
             self._open[pack] = opened
-            while len(self._open) > _MAX_OPEN:
+            while len(self._open) > self._max_open:
                 self._open.popitem(last=False)
         return opened
 

@@ -452,6 +452,7 @@ def test_the_command_reports_its_result(repository: Path, tmp_path: Path) -> Non
         "name": "2026-01-01T00-00-01Z",
         "disk": "d",
         "target": str(target),
+        "format": "raw",
         "size": SIZE,
         "data_bytes": 47 * BLOCK - BLOCK + SIZE % BLOCK,
         "lost": [],

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass, field, replace
+from errno import ENOMEM
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import typer
 
 from cbtfs.cli.report.display import Display, ProgressMode, use_display
-from cbtfs.errors import DataCorrupt, UsageError
+from cbtfs.errors import DataCorrupt, ExitCode, UsageError
 
 if TYPE_CHECKING:
     from cbtfs.config import Config
@@ -121,8 +122,10 @@ def repository_path(context: typer.Context) -> Path:
     memory map ends the process with a message and the exit code of corrupt data.
     """
     from cbtfs.native import exit_on_fault
+    from cbtfs.shortage import explain
 
-    exit_on_fault(_FAULT, DataCorrupt.exit_code)
+    out_of_memory = f"cbtfs: {explain(ENOMEM)}\n".encode()
+    exit_on_fault(_FAULT, DataCorrupt.exit_code, out_of_memory, ExitCode.FAILURE)
     options = options_of(context)
     if options.repo is not None:
         log.info("repository %s, from --repo", options.repo)
