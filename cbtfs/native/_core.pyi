@@ -138,12 +138,11 @@ def open_pack_files() -> int:
 def has_deleted_pack_files() -> bool:
     """Return True if this process has a deleted pack open, which keeps its space in use."""
 
-def exit_on_fault(
-    text: bytes, code: int, shortage: bytes = ..., shortage_code: int = ..., /
-) -> None:
+def exit_on_fault(text: bytes, code: int, shortage: bytes, shortage_code: int, /) -> None:
     """Write *text*, at most 512 bytes, to stderr and exit with *code* at a fatal signal.
 
-    If the signal is SIGABRT and the process gets no memory, use *shortage* and *shortage_code*.
+    If the signal is SIGABRT and the process gets no memory, *shortage* and *shortage_code* are
+    used instead: libraries in Rust abort when an allocation fails.
     The signals are SIGABRT, SIGBUS and SIGSEGV. The setting lasts for the life of the process and
     is inherited by its forks.
     """

@@ -51,8 +51,6 @@ int fault_exit_with(const char *text, size_t length, int code)
 {
     if (set_message(&fault, text, length, code) < 0)
         return -1;
-    if (shortage.length == 0)
-        shortage = fault;
     struct sigaction action = {.sa_handler = report_and_exit};
     for (size_t number = 0; number < sizeof signals / sizeof *signals; number++)
         if (sigaction(signals[number], &action, NULL) < 0)

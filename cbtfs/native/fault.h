@@ -6,7 +6,7 @@
 
 /* Write *text* to stderr and exit with *code* at SIGABRT, SIGBUS and SIGSEGV. Return 0, or -1 and set errno. */
 int fault_exit_with(const char *text, size_t length, int code);
-/* The text and the code for a SIGABRT while the process gets no memory. Without a call: those above. */
+/* Set the text and the code of a SIGABRT while the process gets no memory; call it first. */
 int fault_set_shortage(const char *text, size_t length, int code);
 
 #endif

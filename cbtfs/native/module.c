@@ -320,14 +320,13 @@ static PyObject *has_deleted_pack_files(PyObject *module, PyObject *nothing)
 static PyObject *exit_on_fault(PyObject *module, PyObject *args)
 {
     (void)module;
-    const char *text, *shortage = NULL;
-    Py_ssize_t length, shortage_length = 0;
-    int code, shortage_code = 0;
-    if (!PyArg_ParseTuple(args, "y#i|y#i", &text, &length, &code, &shortage, &shortage_length, &shortage_code))
+    const char *text, *shortage;
+    Py_ssize_t length, shortage_length;
+    int code, shortage_code;
+    if (!PyArg_ParseTuple(args, "y#iy#i", &text, &length, &code, &shortage, &shortage_length, &shortage_code))
         return NULL;
-    if (shortage != NULL && fault_set_shortage(shortage, (size_t)shortage_length, shortage_code) < 0)
-        return PyErr_SetFromErrno(PyExc_OSError);
-    if (fault_exit_with(text, (size_t)length, code) < 0)
+    if (fault_set_shortage(shortage, (size_t)shortage_length, shortage_code) < 0
+        || fault_exit_with(text, (size_t)length, code) < 0)
         return PyErr_SetFromErrno(PyExc_OSError);
     Py_RETURN_NONE;
 }
