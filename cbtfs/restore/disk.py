@@ -1,8 +1,10 @@
 """Restore one disk of a restore point."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from cbtfs.core.extent import Extent, between, coalesce
 from cbtfs.core.ids import PointId
@@ -12,6 +14,18 @@ from cbtfs.reader import Reader
 from cbtfs.restore.image import Loss, Piece, pieces
 from cbtfs.restore.target import Target, open_target, stream_target
 from cbtfs.store.repository import Repository
+
+
+class FileMarker(Protocol):
+    """Record of the content of a file, for later restores in place."""
+
+    path: Path
+
+    def discard(self) -> None:
+        """Remove an earlier record durably."""
+
+    def complete(self, point: PointId, record: DiskRecord, written: os.stat_result) -> None:
+        """Record durably that the file, with the attributes *written*, holds the disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +38,8 @@ class Restored:
     """Unreadable extents, which are zeros in the target."""
     loss: Loss | None = None
     """Error of the unreadable extents: DataCorrupt if any was corrupt."""
+    marker: Path | None = None
+    """The marker that was written."""
 
 
 def restore_disk(
@@ -34,13 +50,15 @@ def restore_disk(
     *,
     may_overwrite: bool = False,
     keeps_going: bool = False,
+    marker: FileMarker | None = None,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Restored:
     """Write the content of a disk at *point* to *target*, holding a lease on the point.
 
     A target that is a file descriptor is written in order, zeros included; it may be a pipe. With
-    *keeps_going*, unreadable extents become zeros and are listed in the result. *advance*
-    receives the bytes of data written.
+    *keeps_going*, unreadable extents become zeros and are listed in the result. *marker*, if the
+    target is a regular file, is written last and only if nothing was lost. *advance* receives the
+    bytes of data written.
 
     Raises:
         ChunkMissing: data is missing, and *keeps_going* is false.
@@ -52,6 +70,8 @@ def restore_disk(
         refuse_inside(repository.path, target)
         opened = open_target(target, disk.size, may_overwrite=may_overwrite)
     with repository.points.leased(point), opened as out:
+        if marker is not None:
+            marker.discard()
         writer = _ImageWriter(out, keeps_going, advance)
         reader = Reader(repository, cache_bytes=0)  # Every chunk is read once.
         try:
@@ -63,7 +83,12 @@ def restore_disk(
             ) from exc
         writer.zero_up_to(disk.size)
         out.finish()
-    return Restored(writer.data_bytes, tuple(coalesce(writer.lost)), writer.loss)
+        written = out.facts()
+    lost = tuple(coalesce(writer.lost))
+    if marker is None or lost:
+        return Restored(writer.data_bytes, lost, writer.loss)
+    marker.complete(point, disk, written)
+    return Restored(writer.data_bytes, marker=marker.path)
 
 
 class _ImageWriter:

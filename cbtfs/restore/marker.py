@@ -1,24 +1,28 @@
-"""Markers of restores in place: a sealed file that says which content a file holds.
+"""Markers of restores: a sealed file that says which content a file holds.
 
-The marker `applying` is durable before the first write to the file, and `complete` is written after
-the last flush. A file is trusted to hold a disk only if its marker is complete and nothing has
-changed the file since: its inode, size and times are the recorded ones, and the host was not
-restarted. After a power failure, blocks may be newer than the times of their file.
+The marker `applying` of a restore in place is durable before the first write to the file, and
+`complete` is written after the last flush. A restore of a whole file removes an earlier marker
+before its first write, and writes one at its end only if the user asks for it. A file is trusted to
+hold a disk only if its marker is complete and nothing has changed the file since: its inode, size
+and times are the recorded ones, and the host was not restarted. After a power failure, blocks may
+be newer than the times of their file.
 """
 
 import os
+import stat
 import time
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from cbtfs.core.ids import PointId
 from cbtfs.core.manifest import DiskRecord
 from cbtfs.core.sealed import seal, unseal
 from cbtfs.errors import DataCorrupt, SourceMismatch, TargetFailed, UsageError
 from cbtfs.restore.disk import refuse_inside
-from cbtfs.restore.in_place_target import InPlaceTarget
-from cbtfs.store.files import load_file, replace
+from cbtfs.store.files import load_file, replace, sync_folder
 
 SUFFIX: Final = ".cbtfs"
 _KIND: Final = "cbtfs-restore-marker"
@@ -32,10 +36,42 @@ _SECOND_NS: Final = 1_000_000_000
 _MAX_WAIT_SECONDS: Final = 5.0
 
 
+class Marked(Protocol):
+    """A target that can have a marker if it is a regular file."""
+
+    @property
+    def name(self) -> str:
+        """Name for messages."""
+
+    @property
+    def path(self) -> Path | None:
+        """Path of a regular file; None for other targets."""
+
+    def facts(self) -> os.stat_result:
+        """Return the attributes of the regular file."""
+
+
+@dataclass(frozen=True, slots=True)
+class NamedFile:
+    """A file that a restore creates or overwrites, by its name."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return str(self.path)
+
+    def facts(self) -> os.stat_result:
+        try:
+            return os.stat(self.path)
+        except OSError as exc:
+            raise TargetFailed(f"{self.name} disappeared: {exc.strerror}") from exc
+
+
 class Marker:
     """The marker of one file."""
 
-    def __init__(self, target: InPlaceTarget, state: Path | None, repository: Path) -> None:
+    def __init__(self, target: Marked, state: Path | None, repository: Path) -> None:
         """*state* is the path of the marker, by default that of the target with a suffix.
 
         Raises:
@@ -113,15 +149,31 @@ class Marker:
             }
         )
 
-    def complete(self, point: PointId, record: DiskRecord) -> None:
+    def discard(self) -> None:
+        """Remove an earlier marker durably, because the target is about to be overwritten."""
+        if self._document is None:
+            return
+        try:
+            with suppress(FileNotFoundError):
+                self.path.unlink()
+            sync_folder(self.path.parent)
+        except OSError as exc:
+            raise TargetFailed(f"cannot remove {self.path}: {exc.strerror}") from exc
+
+    def complete(
+        self, point: PointId, record: DiskRecord, written: os.stat_result | None = None
+    ) -> None:
         """Record durably that the flushed target holds the disk.
+
+        *written*: attributes of the file after its last write; it may have been renamed since.
 
         Raises:
             TargetFailed: another program changed the target meanwhile.
         """
         facts = _facts(self._target.facts())
+        before = facts if written is None else _facts(written) | {"ctime_ns": facts["ctime_ns"]}
         _wait_beyond(facts["mtime_ns"], facts["ctime_ns"])
-        if _facts(self._target.facts()) != facts:
+        if not facts == before == _facts(self._target.facts()):
             raise TargetFailed(
                 f"another program writes to {self._target.name}: end it, and run the command again"
             )
@@ -142,6 +194,18 @@ class Marker:
             raise TargetFailed(
                 f"cannot write {self.path}: {exc.strerror}; name another file with --state"
             ) from exc
+
+
+def marker_of_file(path: Path, state: Path | None, repository: Path) -> Marker:
+    """Return the marker of a file that a restore is to create or to overwrite.
+
+    Raises:
+        UsageError: *path* exists and is no regular file, or the marker is unsuitable.
+    """
+    with suppress(OSError):
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise UsageError(f"{path} is not a regular file: only a file can have a marker")
+    return Marker(NamedFile(path), state, repository)
 
 
 def _content(record: DiskRecord) -> dict[str, Any]:

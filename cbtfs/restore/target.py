@@ -52,9 +52,12 @@ class Target(Protocol):
     def finish(self) -> None:
         """Complete and flush the image."""
 
+    def facts(self) -> os.stat_result:
+        """Return the attributes of the target. Call after finish()."""
 
-class _WriteBack:
-    """Starts write-back early, so that the flush at the end has less to do."""
+
+class _Descriptor:
+    """An open target that starts write-back early: the flush at the end has less to do."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -65,8 +68,11 @@ class _WriteBack:
             start_writing(self._fd, self._started, end - self._started)
             self._started = end
 
+    def facts(self) -> os.stat_result:
+        return os.fstat(self._fd)
 
-class FileTarget(_WriteBack):
+
+class FileTarget(_Descriptor):
     """An empty file that gets its length at the end; unwritten ranges are holes."""
 
     is_ordered = False
@@ -86,7 +92,7 @@ class FileTarget(_WriteBack):
         os.fsync(self._fd)
 
 
-class DeviceTarget(_WriteBack):
+class DeviceTarget(_Descriptor):
     """The start of a block device with unknown content."""
 
     is_ordered = False
@@ -147,6 +153,9 @@ class StreamTarget:
 
     def finish(self) -> None:
         """Do nothing: the reader has all bytes when the pipe is closed."""
+
+    def facts(self) -> os.stat_result:
+        return os.fstat(self._fd)
 
 
 @contextmanager

@@ -61,7 +61,14 @@ def test_a_target_without_a_marker_is_33(run: Run, tmp_path: Path) -> None:
         (("--in-place", "web", "d", "TARGET.none"), "does not exist"),
         (("--compare", "web", "d", "TARGET"), "--compare needs --in-place"),
         (("--from=web", "web", "d", "TARGET"), "--from needs --in-place"),
-        (("--state=x", "web", "d", "TARGET"), "--state needs --in-place"),
+        (("--in-place", "--marker", "web", "d", "TARGET"), "--marker are mutually exclusive"),
+        (("--all", "web"), "--all web: no points given; use restore --all DIR POINT"),
+        ((), "restore takes POINT DISK TARGET, not 0 arguments"),
+        (("--marker", "web", "d", "-"), "only a file has a marker"),
+        (("--marker", "--to=qcow2", "web", "d", "TARGET.new"), "--to and --marker are mutually"),
+        (("--state=x", "--to=qcow2", "web", "d", "TARGET.new"), "--to and --state are mutually"),
+        (("--marker", "--force", "web", "d", "/dev/null"), "not a regular file"),
+        (("--state=x", "--all", "TARGET.new", "web"), "marker of one disk, not of 2"),
         (("--verify", "web", "d", "TARGET"), "--verify needs --in-place"),
     ],
 )
@@ -76,6 +83,34 @@ def test_options_that_contradict_each_other_are_2(
     assert done.code == 2
     assert why in done.err
     assert target.read_bytes() == _OLD
+
+
+def test_the_marker_of_a_whole_restore_is_the_base_of_the_next_one(
+    run: Run, tmp_path: Path
+) -> None:
+    target, state = tmp_path / "disk.raw", tmp_path / "state"
+    whole = run("restore", "web@latest~1", "d", target, "--marker", "--json")
+    other = run("restore", "web@latest~1", "d", tmp_path / "other.raw", "--state", state)
+    every = run("restore", "--all", tmp_path / "all", "web", "--marker")
+
+    words = "restore", "--in-place", "--from", "web@latest~1", "web", "d"
+    assert whole.document["marker"] == f"{target}.cbtfs"
+    assert f"marker {state}" in other.out
+    assert run(*words, target).code == 0
+    assert run(*words, tmp_path / "other.raw", "--state", state).code == 0
+    assert target.read_bytes() == (tmp_path / "other.raw").read_bytes() == _NEW
+    assert every.code == 0
+    assert len(list((tmp_path / "all").rglob("*.raw.cbtfs"))) == 2
+    assert not (tmp_path / "other.raw.cbtfs").exists()
+
+
+def test_without_the_option_no_marker_appears(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+
+    done = run("restore", "web", "d", tmp_path / "new" / "disk.raw", "--json")
+
+    assert done.document["marker"] is None
+    assert [file.name for file in (tmp_path / "new").iterdir()] == ["disk.raw"]
 
 
 def test_a_server_that_cannot_be_reached_is_30(run: Run, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from cbtfs.cli.commands.restore_in_place import (
     InPlaceFlags,
     State,
     Verify,
+    WithMarker,
     restore_in_place,
 )
 from cbtfs.cli.options.arguments import LOCAL, Json, TimeZone, example
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from cbtfs.core.pointname import ClockContext
     from cbtfs.listing import Point
     from cbtfs.mount.private import PrivateMount
+    from cbtfs.restore.marker import Marker
     from cbtfs.store.repository import Repository
 
 
@@ -56,6 +58,9 @@ class _Options:
     is_quiet: bool
     mounted: PrivateMount | None = None
     """Source of converted disks."""
+    has_marker: bool = False
+    state: Path | None = None
+    """Path of the marker of the only disk; by default that of the target with a suffix."""
 
 
 class _Stopped(CbtfsError):
@@ -68,6 +73,7 @@ def add_to(app: typer.Typer) -> None:
             "cbtfs restore web01@latest root /var/lib/images/web01.raw",
             "cbtfs restore web01@latest root /dev/vg/web01 --force",
             "cbtfs restore web01@latest root /dev/vg/web01 --in-place --verify",
+            "cbtfs restore web01@latest root /var/lib/images/web01.raw --marker",
             "cbtfs restore web01@latest root - | ssh other 'cat > /srv/web01.raw'",
             "cbtfs restore 'web*@2026-11-20' '*' /var/lib/images",
             "cbtfs restore --all /var/lib/images --jobs 4 'web*@latest' db01@-2d",
@@ -78,25 +84,26 @@ def add_to(app: typer.Typer) -> None:
 
 def restore(
     context: typer.Context,
-    names: Annotated[
-        list[str],
+    arguments: Annotated[
+        list[str] | None,
         typer.Argument(
             metavar="POINT DISK TARGET",
             show_default=False,
             help="POINT: VM, VM@latest, VM@latest~1, VM@good, VM@-2d, VM@TIME or the start of an "
             "id. DISK: label or id of the disk. TARGET: new file (sparse), block device, or - for "
             "standard output; for several disks a directory: each disk is written to VM/DISK.raw "
-            "in it. With --all: points only, one or several.",
+            "in it. With --all DIR: points only, one or several.",
         ),
-    ],
+    ] = None,
     directory: Annotated[
         Path | None,
         typer.Option(
             "--all",
             metavar="DIR",
             show_default=False,
-            help="Restore all disks and small files of the points to VM/POINT/DISK.raw in this "
-            "directory, as a mount names them. A disk that fails does not stop the others.",
+            help="Restore all disks and small files of the points, the only arguments then, to "
+            "VM/POINT/DISK.raw in this directory, as a mount names them. A disk that fails does "
+            "not stop the others.",
         ),
     ] = None,
     jobs: Annotated[int, typer.Option(metavar="N", min=1, help="Disks restored at once.")] = 1,
@@ -116,6 +123,7 @@ def restore(
     compare: Compare = False,
     base: From = None,
     state: State = None,
+    marker: WithMarker = False,
     verify: Verify = False,
     to: Annotated[
         ImageFormat | None,
@@ -141,8 +149,14 @@ def restore(
     from cbtfs.restore.disk import explain_loss
     from cbtfs.store.repository import reading
 
+    names = arguments or []
     flags = InPlaceFlags(in_place, compare, base, state, verify, keep_going)
-    others = {"--all": directory is not None, "--force": force, "--to": to is not None}
+    others = {
+        "--all": directory is not None,
+        "--force": force,
+        "--to": to is not None,
+        "--marker": marker,
+    }
     if flags.are_given(names, [name for name, is_given in others.items() if is_given]):
         clock = current_clock(time_zone)
         restore_in_place(context, names, flags, clock, is_json=json)
@@ -152,16 +166,29 @@ def restore(
             f"restore takes POINT DISK TARGET, not {len(names)} arguments; to restore all disks "
             "of points, use --all DIR POINT…"
         )
+    if not names:
+        raise UsageError(
+            f"--all {directory}: no points given; use restore --all DIR POINT…, where DIR is the "
+            "directory to write to"
+        )
     if directory is None and names[2] == "-" and json:
         raise UsageError("--json and TARGET - are mutually exclusive: standard output is the disk")
     if to is not None:
-        if force or keep_going:
-            other = "--force" if force else "--keep-going"
-            raise UsageError(f"--to and {other} are mutually exclusive: give one")
+        excluded = {
+            "--force": force,
+            "--keep-going": keep_going,
+            "--marker": marker,
+            "--state": state is not None,
+        }
+        for other, is_given in excluded.items():
+            if is_given:
+                raise UsageError(f"--to and {other} are mutually exclusive: give one")
         if directory is None:
             refuse_target(names[2])
     clock = current_clock(time_zone)
-    options = _Options(force, keep_going, jobs, json)
+    options = _Options(
+        force, keep_going, jobs, json, has_marker=marker or state is not None, state=state
+    )
     with reading(repository_path(context)) as repository, ExitStack() as leases:
         if directory is None:
             work = list(_jobs(_disks(repository, names[0], names[1], clock), Path(names[2]), to))
@@ -169,6 +196,8 @@ def restore(
                 warn_of_name(job)
         else:
             work = list(_all_jobs(repository, names, directory, clock, to))
+        if options.has_marker:
+            _refuse_marker(work, state)
         for point in dict.fromkeys(job.point.manifest.point for job in work):
             leases.enter_context(repository.points.leased(point))
         if to is not None:
@@ -300,9 +329,29 @@ def _restore(repository: Repository, job: Job, options: _Options, advance: Advan
         sys.stdout.fileno() if job.is_stream else job.target,
         may_overwrite=options.may_overwrite,
         keeps_going=options.keeps_going,
+        marker=_marker(repository, job, options),
         advance=advance,
     )
     return Done(job, restored, time.monotonic() - started)
+
+
+def _refuse_marker(work: Sequence[Job], state: Path | None) -> None:
+    """Raise UsageError if these disks cannot have markers."""
+    if work[0].is_stream:
+        raise UsageError("--marker and TARGET - are mutually exclusive: only a file has a marker")
+    if all(job.disk.kind != "disk" for job in work):
+        raise UsageError(f"{work[0].disk.label} is a small file of the VM: omit --marker")
+    if state is not None and len(work) > 1:
+        raise UsageError(f"--state is the marker of one disk, not of {len(work)}: use --marker")
+
+
+def _marker(repository: Repository, job: Job, options: _Options) -> Marker | None:
+    """Return the marker to write after the restore of a disk; UsageError if it is unsuitable."""
+    from cbtfs.restore.marker import marker_of_file
+
+    if not options.has_marker or job.disk.kind != "disk":
+        return None
+    return marker_of_file(job.target, options.state, repository.path)
 
 
 def _convert(repository: Repository, job: Job, mounted: PrivateMount, advance: Advance) -> Done:

@@ -61,6 +61,14 @@ State = Annotated[
         help="File that records which content the target holds (default: TARGET.cbtfs).",
     ),
 ]
+WithMarker = Annotated[
+    bool,
+    typer.Option(
+        "--marker",
+        help="Write TARGET.cbtfs after the restore of a file: it records which content the file "
+        "holds, for a later --in-place --from. --state FILE writes it elsewhere.",
+    ),
+]
 Verify = Annotated[
     bool,
     typer.Option(
@@ -91,7 +99,6 @@ class InPlaceFlags:
             given = {
                 "--compare": self.compares,
                 "--from": self.base is not None,
-                "--state": self.state is not None,
                 "--verify": self.verifies,
             }
             for name, is_given in given.items():

@@ -121,6 +121,7 @@ def document(done: Done) -> Document:
         "format": job.to or "raw",
         "size": job.disk.size,
         "data_bytes": done.restored.data_bytes,
+        "marker": None if done.restored.marker is None else str(done.restored.marker.absolute()),
         "lost": [of_extent(extent) for extent in done.restored.lost],
         "seconds": round(done.seconds, 3),
     }
@@ -131,6 +132,8 @@ def print_done(done: Done) -> None:
         return
     job, size = done.job, format_size(done.restored.data_bytes)
     words = f"{job.disk.size} bytes, {size} of data, in {done.seconds:.1f} s"
+    if done.restored.marker is not None:
+        words += f", marker {done.restored.marker}"
     lost = [f"lost: {extent.start} {extent.length}" for extent in done.restored.lost]
     lines = [f"{resolved(job.point)}, disk {job.disk.label}", words, *lost]
     if job.is_stream:
