@@ -124,16 +124,26 @@ def _load(file: Path, *, must_exist: bool) -> Config:
 
 def _require_owner(file: Path, facts: os.stat_result) -> None:
     """Raise UsageError if somebody else can change a file that names secrets or commands."""
+    import shlex
+
+    name = shlex.quote(str(file))
     if facts.st_uid not in (0, os.geteuid()):
         raise UsageError(
             f"the configuration {file} belongs to another user (uid {facts.st_uid}): it names "
-            "password files or commands, so it must belong to you or root; run 'chown'"
+            f"password files or commands; run 'chown {_user_name()} {name}' as root"
         )
     if stat.S_ISREG(facts.st_mode) and facts.st_mode & 0o022:
-        import shlex
+        raise UsageError(f"others may write to the configuration {file}: run 'chmod go-w {name}'")
 
-        fix = f"chmod go-w {shlex.quote(str(file))}"
-        raise UsageError(f"others may write to the configuration {file}: run '{fix}'")
+
+def _user_name() -> str:
+    """Return the name of the user of this process, or its number if it has no name."""
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
 
 
 class _Reader:

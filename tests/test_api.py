@@ -250,6 +250,21 @@ def test_corrupt_data_is_an_error_of_each_way_to_read(tmp_path: Path) -> None:
         assert disk.read_at(0, 100) == IMAGE[:100]
 
 
+def test_a_file_object_is_not_writable_as_the_standard_library_expects(
+    disk: cbtfs.DiskFile,
+) -> None:
+    assert not disk.writable()
+    with pytest.raises(io.UnsupportedOperation):
+        disk.write(b"1")
+    with pytest.raises(io.UnsupportedOperation):
+        disk.writelines([b"1"])
+    with pytest.raises(io.UnsupportedOperation):
+        disk.truncate(5)
+    with pytest.raises(io.UnsupportedOperation):
+        disk.fileno()
+    assert disk.tell() == 0
+
+
 def test_a_closed_file_and_a_closed_repository_raise_value_errors(tmp_path: Path) -> None:
     path = new_repository(tmp_path / "repository")
     add_point(path, {"d": IMAGE[:BLOCK]})

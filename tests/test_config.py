@@ -154,7 +154,7 @@ def test_a_file_that_others_may_write_names_no_secrets_and_commands(
 def test_a_file_of_another_user_names_no_secrets_and_commands(tmp_path: Path) -> None:
     file = written(tmp_path, FILE, 0o644)
     os.chown(file, 12345, 12345)
-    with pytest.raises(UsageError, match="belongs to another user"):
+    with pytest.raises(UsageError, match=rf"belongs to another user.*'chown root {file}' as root"):
         load_config(file, {})
 
     os.chown(file, 0, 0)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 from cbtfs.api.read_ahead import PIECE_BYTES, ReadAhead, read_parallel
 from cbtfs.errors import UsageError
@@ -16,7 +16,7 @@ from cbtfs.reader import Disk, differing
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
-    from _typeshed import WriteableBuffer
+    from _typeshed import ReadableBuffer, WriteableBuffer
 
 _PARALLEL_BYTES: Final = 2 * PIECE_BYTES
 """Size of a read that several threads carry out."""
@@ -83,6 +83,16 @@ class DiskFile(io.RawIOBase):
     def seekable(self) -> bool:
         """Return True."""
         return True
+
+    def write(self, data: ReadableBuffer, /) -> NoReturn:
+        """Raise io.UnsupportedOperation: a restore point never changes."""
+        self._check()
+        raise io.UnsupportedOperation("not writable")
+
+    def truncate(self, size: int | None = None, /) -> NoReturn:
+        """Raise io.UnsupportedOperation: a restore point never changes."""
+        self._check()
+        raise io.UnsupportedOperation("not writable")
 
     def tell(self) -> int:
         """Return the position in bytes."""

@@ -73,7 +73,21 @@ class _Commands(MutableMapping[str, Any]):
         return len(_HOMES.keys() | self._loaded.keys())
 
 
-class LazyCommands(TyperGroup):
+class SuggestingGroup(TyperGroup):
+    """Group of commands; the error of an unknown name has the similar names as candidates."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        try:
+            return super().resolve_command(ctx, args)
+        except typer.TyperException as exc:
+            if args and not hasattr(exc, "possibilities"):
+                from difflib import get_close_matches
+
+                exc.possibilities = get_close_matches(args[0], self.commands)  # type: ignore[attr-defined]
+            raise
+
+
+class LazyCommands(SuggestingGroup):
     """Group of all commands, each loaded at its first use."""
 
     def __init__(self, **settings: Any) -> None:

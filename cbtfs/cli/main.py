@@ -7,7 +7,7 @@ import signal
 import stat
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import takewhile, zip_longest
 from pathlib import Path
 from types import FrameType
@@ -18,7 +18,7 @@ import typer
 from cbtfs import __version__
 from cbtfs.cli.lazy_commands import COMMANDS, LazyCommands
 from cbtfs.cli.options.context import options_of
-from cbtfs.cli.options.defaults import option_defaults
+from cbtfs.cli.options.defaults import Defaults, Overrides, option_defaults
 from cbtfs.cli.report.journal import gravity, is_journal
 from cbtfs.cli.report.output import begin_output, emit_error, say
 from cbtfs.core.names import printable
@@ -136,25 +136,29 @@ def _set_up_log() -> None:
     logging.getLogger("concurrent.futures").setLevel(logging.CRITICAL + 1)
 
 
-def main(arguments: Sequence[str], overrides: Mapping[str, str] | None = None) -> int:
+def main(arguments: Sequence[str], overrides: Overrides | None = None) -> int:
     """Run one command and return its exit code.
 
     With `--json`, an error is also a document on standard output. *overrides* are defaults of
-    options by parameter name, which win over those of the configuration.
+    options, which win over those of the configuration.
     """
     begin_output()
+    defaults = Defaults()
     try:
+        defaults = option_defaults(arguments, overrides)
         code = app(
             args=arguments,
             prog_name="cbtfs",
             standalone_mode=False,
-            default_map=option_defaults(arguments, COMMANDS, overrides or {}),
+            default_map=defaults.by_command(COMMANDS),
         )
         if code != ExitCode.INTERRUPTED:
             return code if isinstance(code, int) else 0
         failure = _INTERRUPTED  # Typer turns a KeyboardInterrupt into this code
     except BaseException as exc:
         failure = _failure(exc)
+    if failure.code == ExitCode.USAGE and (origin := defaults.origin(failure.message, arguments)):
+        failure = failure._replace(message=f"{failure.message}; the value is from {origin}")
     say(failure.message)
     if is_json(arguments):
         emit_error(failure.code, failure.message, failure.candidates)

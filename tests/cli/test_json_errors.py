@@ -56,6 +56,10 @@ def test_a_missing_repository_is_a_document(tmp_path: Path) -> None:
         (["show", "web01@2001-01-01"], 13, ["web01@2026-01-01T00-00-01Z"]),
         (["show", "web01@latest~9"], 13, ["web01@2026-01-01T00-00-01Z"]),
         (["forget", "web01@latest"], 2, ["web01@2026-01-01T00-00-02Z"]),
+        (["lst"], 2, ["list"]),
+        (["ingest", "vspher"], 2, ["vsphere"]),
+        (["cbt", "enabel"], 2, ["enable"]),
+        (["nonsense"], 2, []),
         (["list", "--jsn"], 2, ["--json", "--since"]),
     ],
 )

@@ -1,5 +1,6 @@
 """`cbtfs list`: the table fits the terminal, times are local, points are filtered and sorted."""
 
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -139,12 +140,22 @@ def test_a_full_scan_is_no_full(run: Run, repository: Path) -> None:
         ("incremental", None),
     ]
     assert document[1]["kind"] == "full"
-    assert "ingest   scan: " in run("show", "vm@latest").out
+    shown = run("show", "vm@latest").out
+    assert "\nkind       scan: " in shown
+    assert "ingest   scan: " in shown
+    assert "\nkind       scan+incremental: " in run("show", "vm@latest~1").out
 
 
 def test_times_are_those_of_the_time_zone(run: Run, points: list[Manifest]) -> None:
     assert "Sun 2026-11-22 18:30:00 EST" in run("list", "--time-zone=America/New_York").out
     assert "Sun 2026-11-22 23:30:00 UTC" in run("list", "--time-zone=UTC").out
+    point = points[1].point
+    shown = run("show", point, "--time-zone=America/New_York").out
+    assert "time       Sun 2026-11-22 18:30:00 EST (in the mount: " in shown
+    assert re.search(r"^committed  \w{3} 2025-12-31 19:00:\d\d EST by ", shown, re.M)
+    document = run("show", point, "--time-zone=America/New_York", "--json").document
+    assert document["time"] == points[1].time
+    assert document["committed"] == points[1].committed
 
 
 @pytest.mark.parametrize(

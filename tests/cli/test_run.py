@@ -114,7 +114,7 @@ def test_a_job_that_does_not_exist_is_refused_with_the_names_of_jobs(
     assert "has nightly" in capsys.readouterr().err
 
 
-def test_command_line_and_environment_win_over_the_repository_of_the_job(
+def test_the_repository_of_a_job_wins_over_the_environment_and_loses_to_the_command_line(
     tmp_path: Path,
     repository: Path,
     capsys: pytest.CaptureFixture[str],
@@ -127,8 +127,11 @@ def test_command_line_and_environment_win_over_the_repository_of_the_job(
     monkeypatch.delenv("CBTFS_REPO", raising=False)
 
     assert main(["--config", str(file), "run", "j"]) == 0
+    assert "ignored" not in capsys.readouterr().err
     monkeypatch.setenv("CBTFS_REPO", "/none")
-    assert main(["--config", str(file), "run", "j"]) == 10
+    assert main(["--config", str(file), "run", "j"]) == 0
+    names = f"job j names the repository {tmp_path / 'of-job'}: CBTFS_REPO is ignored"
+    assert names in capsys.readouterr().err
     assert main(["--config", str(file), "--repo", str(repository), "run", "j"]) == 0
     assert main(["--config", str(file), "--repo", "/none", "run", "j"]) == 10
     capsys.readouterr()
@@ -143,6 +146,8 @@ def test_defaults_apply_to_each_command_with_the_option(job: Run) -> None:
 
         assert [result["exit"] for result in done.document["steps"]] == [0, 2]
         assert "'soon'" in done.err
+        assert done.err.count("cbtfs.toml") == 1
+        assert "; the value is from [defaults] of " in done.err
         assert job(wrong.format(f"{step} --lock-wait 1s")).code != 2 or step == "forget x"
 
 
@@ -151,7 +156,29 @@ def test_a_job_wins_over_defaults_and_an_option_over_both(job: Run) -> None:
     image = "--vm v --disk d disk.raw"
 
     assert job(text.format(image)).code == 0
-    assert job(text.format(f"--audit wrong {image}")).code == 2
+    on_command_line = job(text.format(f"--audit wrong {image}"))
+    assert on_command_line.code == 2
+    assert "the value is from" not in on_command_line.err
+
+
+@pytest.mark.parametrize(
+    ("value", "step"),
+    [
+        ("time-zone = 'Mars'", "list"),
+        ("level = 99", "ingest image --vm v --disk d disk.raw"),
+        ("audit = 'no'", "ingest image --vm v --disk d disk.raw"),
+        ("jobs = 0", "restore --all out v"),
+    ],
+)
+def test_an_invalid_value_is_reported_with_its_table_and_file(
+    job: Run, tmp_path: Path, value: str, step: str
+) -> None:
+    done = job(f"[job.j]\n{value}\nsteps = ['{step}']", "--json")
+
+    assert done.code == 2
+    where = f"; the value is from [job.j] of {tmp_path / 'cbtfs.toml'}"
+    assert where in done.err
+    assert where in done.document["steps"][0]["document"]["error"]["message"]
 
 
 def test_a_step_with_a_double_dash_prints_its_document(job: Run, repository: Path) -> None:

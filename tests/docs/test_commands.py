@@ -21,7 +21,7 @@ _MACHINES = (
     MachineEntry("aside", disks=(DiskEntry(size=MIB), _INDEPENDENT)),
     MachineEntry("mould", template=True, disks=(DiskEntry(size=MIB),)),
 )
-_ELSEWHERE = {"status", "listed point", "demo"}
+_ELSEWHERE = {"status", "listed point", "demo", "mount", "umount"}
 """Documents of a mount: tests/mount/test_status.py and tests/demo/test_demo.py compare these."""
 
 Capture = pytest.CaptureFixture[str]

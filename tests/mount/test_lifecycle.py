@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import signal
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cbtfs.core.manifest import Manifest
+from tests.docs.documents import MemberTables
 from tests.make_points import BLOCK, new_repository
 from tests.mount.mount_process import PROGRAM, Server, kill, serving, wait_until
 
@@ -192,6 +194,22 @@ def test_a_background_mount_returns_when_the_mount_answers(
     assert _run("umount", mountpoint).returncode == 0
     assert not any(mountpoint.iterdir())
     assert log.read_text() == ""
+
+
+def test_documents_of_mount_and_umount_are_those_of_the_tables(
+    repository: Path, point: Manifest, tmp_path: Path
+) -> None:
+    (tmp_path / "mnt").mkdir()
+    log = f"--log-file={tmp_path / 'log'}"
+    tables = MemberTables()
+
+    mounted = _run(f"--repo={repository}", "mount", log, "--workers=1", tmp_path / "mnt", "--json")
+    ended = _run("umount", tmp_path / "mnt", "--json")
+
+    tables.compare("mount", json.loads(mounted.stdout))
+    tables.compare("umount", json.loads(ended.stdout))
+    assert tables.problems == []
+    assert {row[0] for row in tables.never_printed()}.isdisjoint({"mount", "umount"})
 
 
 @pytest.mark.parametrize("kind", ["link", "dangling link", "fifo", "folder"])

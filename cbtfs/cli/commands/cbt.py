@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cbtfs.cli.lazy_commands import SuggestingGroup
 from cbtfs.cli.options.arguments import Json, example
 from cbtfs.cli.options.groups import expand_groups
 from cbtfs.cli.options.login import Login, LoginOptions, VmNames
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 Jobs = Annotated[int, typer.Option(metavar="N", min=1, help="VMs processed at once.")]
 
-group = typer.Typer(rich_markup_mode=None)
+group = typer.Typer(cls=SuggestingGroup, rich_markup_mode=None)
 
 
 def add_to(app: typer.Typer) -> None:

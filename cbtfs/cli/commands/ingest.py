@@ -3,9 +3,10 @@
 import typer
 
 from cbtfs.cli.commands import ingest_image, ingest_vsphere
+from cbtfs.cli.lazy_commands import SuggestingGroup
 from cbtfs.cli.options.arguments import example
 
-group = typer.Typer(rich_markup_mode=None)
+group = typer.Typer(cls=SuggestingGroup, rich_markup_mode=None)
 ingest_image.add_to(group)
 ingest_vsphere.add_to(group)
 

@@ -8,17 +8,23 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from cbtfs.cli.options.arguments import LOCAL, Json, PointName, TimeZone, example
+from cbtfs.cli.options.arguments import LOCAL, Json, PointName, example
 from cbtfs.cli.options.context import repository_path
 from cbtfs.cli.report.output import emit, note, print_lines
-from cbtfs.cli.report.points import ListedPoint, list_lines, vm_then_and_now
+from cbtfs.cli.report.points import (
+    ListedPoint,
+    kind_of,
+    list_lines,
+    time_in_zone,
+    vm_then_and_now,
+)
 from cbtfs.cli.report.table import terminal_width
 from cbtfs.core.filenames import disk_names, view_paths
 from cbtfs.core.units import format_size
 from cbtfs.errors import UsageError
 
 if TYPE_CHECKING:
-    from datetime import datetime
+    from datetime import datetime, tzinfo
 
     from cbtfs.cli.report.slices import SliceReport
     from cbtfs.core.ids import PointId
@@ -30,6 +36,15 @@ if TYPE_CHECKING:
 _OUT_OF_ORDER = "out-of-order"
 """State of a point whose time contradicts the order of capture."""
 _BY_VM: Final = "vm"
+_TimeZone = Annotated[
+    str,
+    typer.Option(
+        "--time-zone",
+        metavar="ZONE",
+        help="Time zone of the times that are shown and given, e.g. Europe/Berlin; local: of "
+        "this machine.",
+    ),
+]
 
 
 def _total(size_of: Callable[[DiskRecord], int]) -> Callable[[Point], int]:
@@ -99,15 +114,7 @@ def list_points(
             "or largest last.",
         ),
     ] = _BY_VM,
-    time_zone: Annotated[
-        str,
-        typer.Option(
-            "--time-zone",
-            metavar="ZONE",
-            help="Time zone of the times that are shown and given, e.g. Europe/Berlin; local: of "
-            "this machine.",
-        ),
-    ] = LOCAL,
+    time_zone: _TimeZone = LOCAL,
     json: Json = False,
 ) -> None:
     """List restore points of each VM in order of capture.
@@ -198,7 +205,7 @@ def _points(repository: Repository, name: str | None) -> tuple[list[Point], set[
 
 
 def show(
-    context: typer.Context, point: PointName, time_zone: TimeZone = LOCAL, json: Json = False
+    context: typer.Context, point: PointName, time_zone: _TimeZone = LOCAL, json: Json = False
 ) -> None:
     """Show the details of a restore point and of its disks.
 
@@ -223,24 +230,25 @@ def show(
         documents = [of_whole_point(report.point) | report.documents() for report in reports]
         emit(documents[0] if len(documents) == 1 else {"points": documents})
     else:
-        print_lines(line for report in reports for line in _description(report))
+        print_lines(line for report in reports for line in _description(report, clock.zone))
 
 
-def _description(report: SliceReport) -> Iterator[str]:
+def _description(report: SliceReport, zone: tzinfo) -> Iterator[str]:
     point, manifest = report.point, report.point.manifest
     yield f"point      {manifest.point}"
     yield f"vm         {vm_then_and_now(point)}"
     source = "" if manifest.is_clocked else ", as given by --time"
-    yield f"time       {manifest.time}{source} (in the mount: {point.directory}/{manifest.name})"
-    yield f"kind       {manifest.kind}: {manifest.reason}"
+    time = time_in_zone(manifest.time, zone)
+    yield f"time       {time}{source} (in the mount: {point.directory}/{manifest.name})"
+    yield f"kind       {kind_of(manifest)}: {manifest.reason}"
     yield f"state      {', '.join(point.marks) or 'good'}"
     if point.suspect is not None:
         yield f"suspect    {point.suspect}"
     if point.state.tags:
         yield f"tags       {', '.join(point.state.tags)}"
     if point.state.verified is not None:
-        yield f"verified   {point.state.verified}"
-    yield f"committed  {manifest.committed} by {manifest.program}"
+        yield f"verified   {time_in_zone(point.state.verified, zone)}"
+    yield f"committed  {time_in_zone(manifest.committed, zone)} by {manifest.program}"
     for disk, name in zip(manifest.disks, disk_names(manifest.disks), strict=True):
         if disk.kind == "disk":
             yield from _disk_lines(disk, point.suspect_disk(disk))

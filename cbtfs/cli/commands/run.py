@@ -14,6 +14,7 @@ import typer
 
 from cbtfs.cli.options.arguments import Json, example
 from cbtfs.cli.options.context import configuration, global_arguments
+from cbtfs.cli.options.defaults import Overrides
 from cbtfs.cli.report.output import begin_output, emit, note, say
 from cbtfs.config import REPO_VARIABLE
 from cbtfs.core.names import printable
@@ -52,13 +53,16 @@ def run(
         raise UsageError(f"no job {printable(name)!r}: {where}", config.jobs)
     _refuse_unknown_commands(name, job)
     before = global_arguments(context)
-    if job.repo is not None and "--repo" not in before and not os.environ.get(REPO_VARIABLE):
+    if job.repo is not None and "--repo" not in before:
         before += ["--repo", str(job.repo)]
+        if os.environ.get(REPO_VARIABLE, str(job.repo)) not in ("", str(job.repo)):
+            note(f"job {name} names the repository {job.repo}: {REPO_VARIABLE} is ignored")
     documents: list[dict[str, Any]] = []
     codes: list[int] = []
     for number, step in enumerate(job.steps, 1):
         note(f"job {name}, step {number} of {len(job.steps)}: {shlex.join(step)}")
-        code, document = _run_step([*before, *step], job, as_json=json)
+        overrides = Overrides(f"job.{printable(name)}", job.defaults)
+        code, document = _run_step([*before, *step], overrides, as_json=json)
         codes.append(code)
         documents.append({"command": list(step), "exit": code, "document": document})
         if code not in (ExitCode.DONE, ExitCode.PARTIAL):
@@ -84,15 +88,15 @@ def _refuse_unknown_commands(name: str, job: Job) -> None:
             raise UsageError(f"job {printable(name)}: {printable(word)!r} is no command of cbtfs")
 
 
-def _run_step(arguments: Sequence[str], job: Job, *, as_json: bool) -> tuple[int, Any]:
+def _run_step(arguments: Sequence[str], overrides: Overrides, *, as_json: bool) -> tuple[int, Any]:
     """Run a command in this process. Return its exit code and, with JSON, its document."""
     from cbtfs.cli.main import main
 
     if not as_json:
-        return main(arguments, job.defaults), None
+        return main(arguments, overrides), None
     output = io.StringIO()
     with redirect_stdout(output):
-        code = main(["--json", *arguments], job.defaults)
+        code = main(["--json", *arguments], overrides)
     text = output.getvalue()
     try:
         return code, json_module.loads(text)

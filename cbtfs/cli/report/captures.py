@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cbtfs.cli.report.output import report, report_table
+from cbtfs.cli.report.points import kind_of
 from cbtfs.core.units import format_size
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 def print_point(manifest: Manifest) -> None:
     """Print a point and its disks, unless --quiet is given."""
-    report([f"point {manifest.point}: {manifest.vm.name}@{manifest.name}, {manifest.kind}"])
+    report([f"point {manifest.point}: {manifest.vm.name}@{manifest.name}, {kind_of(manifest)}"])
     report_table(
         ("disk", "kind", "size", "read", "new", "stored", "reason"),
         [

@@ -21,7 +21,7 @@ from cbtfs.core.units import format_size
 if TYPE_CHECKING:
     from datetime import tzinfo
 
-    from cbtfs.core.manifest import DiskRecord, ReadMethod
+    from cbtfs.core.manifest import DiskRecord, Manifest, ReadMethod
     from cbtfs.listing import Point
 
 _DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
@@ -121,6 +121,11 @@ def vm_then_and_now(point: Point) -> str:
     return f"{label} (was {then})"
 
 
+def time_in_zone(time: str, zone: tzinfo) -> str:
+    """Return a time of a document in *zone*, e.g. `Sun 2026-11-22 01:15:03 CET`."""
+    return _times(time, zone)[0]
+
+
 def _times(time: str, zone: tzinfo) -> tuple[str, str, str, str]:
     """Return a time in *zone*, from long to short, e.g. `Sun 2026-11-22 01:15:03 CET`."""
     moment = _in_zone(parse_moment(time), zone)
@@ -153,6 +158,11 @@ def _methods(disks: Sequence[DiskRecord]) -> list[ReadMethod]:
     """Return how the disks were read: one method, or several if disks differ."""
     used = {disk.method for disk in disks}
     return [method for method in _METHODS if method in used]
+
+
+def kind_of(manifest: Manifest) -> str:
+    """Return how the disks of a point were read: `full`, `scan` or `incremental`, or several."""
+    return "+".join(_methods(manifest.of_kind("disk"))) or manifest.kind
 
 
 def _kind_with_reasons(disks: Sequence[DiskRecord]) -> str:
