@@ -455,6 +455,7 @@ def test_the_command_reports_its_result(repository: Path, tmp_path: Path) -> Non
         "format": "raw",
         "size": SIZE,
         "data_bytes": 47 * BLOCK - BLOCK + SIZE % BLOCK,
+        "marker": None,
         "lost": [],
     }
     assert again == CommandResult(
