@@ -208,6 +208,8 @@ def _differ(
     left, right = trees
     pairs = zip(left._below(a, level), right._below(b, level), strict=True)
     for slot, below in enumerate(pairs):
+        if below[0] == below[1] and not isinstance(below[0], _AboveRoot):
+            continue  # most pairs: a generator would take ten times as long
         yield from _differ(trees, below, level - 1, index * FANOUT + slot, first)
 
 

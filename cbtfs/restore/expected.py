@@ -26,6 +26,8 @@ class Expected:
     """Digest of each block, None for zeros; the extent begins at a block. None: all zeros."""
     loss: Loss | None = None
     """Error that makes the digests unknown."""
+    differs: bool = False
+    """Whether each block of the target is known to differ, so that it need not be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,11 @@ def expected_of_all(
                 yield Expected(lost, loss=exc)
             return
         if level == 1:
-            yield from _leaf(record, children, index * FANOUT, 0, FANOUT)
+            for is_zero, slot, end in _runs(children):
+                if is_zero:
+                    yield from zeros(index * FANOUT + slot, end - slot)
+                else:
+                    yield from _leaf(record, children, index * FANOUT, slot, end)
             return
         for slot, child in enumerate(children):
             yield from walk(child, level - 1, index * FANOUT + slot)
@@ -98,6 +104,16 @@ def expected_of_blocks(
             at += until - slot
 
 
+def _runs(children: Sequence[Ref | None]) -> Iterator[tuple[bool, int, int]]:
+    """Yield (whether they are zeros, first slot, end) of the runs of blocks of a leaf."""
+    start = 0
+    for slot in range(1, len(children) + 1):
+        is_zero = children[start] is None
+        if slot == len(children) or (children[slot] is None) != is_zero:
+            yield is_zero, start, slot
+            start = slot
+
+
 def _leaf(
     record: DiskRecord, children: Sequence[Ref | None], first: int, slot: int, end: int
 ) -> Iterator[Expected]:
@@ -111,26 +127,28 @@ def _leaf(
             yield Expected(part, [None if child is None else child.digest for child in some])
 
 
-def differing(expected: Expected, data: memoryview, unit: int) -> Iterator[Run]:
+def differing(expected: Expected, data: memoryview | None, unit: int) -> Iterator[Run]:
     """Yield the runs in which *data*, the content of the target, differs; ascending.
 
-    *unit* is the block size. The last block of a disk is padded with zeros for its digest.
+    Without *data*, all blocks differ. *unit* is the block size. The last block of a disk is padded
+    with zeros for its digest.
     """
     start, length, digests = expected.extent.start, expected.extent.length, expected.digests
-    if digests is None and data.tobytes() == _ZEROS[:length]:
+    if digests is None and data is not None and data.tobytes() == _ZEROS[:length]:
         return
     zeros = bytes(unit)
     first, is_zero = -1, False
     edges = [0, *range(unit - start % unit, length, unit), length]
     for number, (at, end) in enumerate(pairwise(edges)):
-        block = data[at:end]
         digest = None if digests is None else digests[number]
-        if digest is None:
-            is_different = block.tobytes() != zeros[: end - at]
+        if data is None:
+            is_different = True
+        elif digest is None:
+            is_different = data[at:end].tobytes() != zeros[: end - at]
         elif end - at == unit:
-            is_different = chunk_digest(block) != digest
+            is_different = chunk_digest(data[at:end]) != digest
         else:
-            is_different = chunk_digest(block.tobytes().ljust(unit, b"\0")) != digest
+            is_different = chunk_digest(data[at:end].tobytes().ljust(unit, b"\0")) != digest
         if first >= 0 and (not is_different or is_zero != (digest is None)):
             yield Run(Extent(start + first, at - first), is_zero)
             first = -1

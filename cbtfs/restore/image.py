@@ -1,5 +1,6 @@
 """The image of one disk at one point, as pieces of data or loss in ascending order."""
 
+import mmap
 import os
 import threading
 from collections import deque
@@ -16,8 +17,8 @@ from cbtfs.errors import ChunkMissing, DataCorrupt
 from cbtfs.reader import Reader
 
 PIECE_BYTES: Final = 1 << 20
-_LOADERS: Final = min(os.cpu_count() or 1, 8)
-"""Number of threads; decoding and hashing release the GIL."""
+_LOADERS: Final = min((os.cpu_count() or 1) + 2, 8)
+"""Number of threads: decoding and hashing release the GIL, and direct reads and writes wait."""
 _AHEAD: Final = 2 * _LOADERS
 """Maximum number of pieces in flight, which bounds memory."""
 
@@ -71,10 +72,11 @@ def pieces(reader: Reader, record: DiskRecord, put: Put | None) -> Iterator[Piec
 
 
 class ThreadBuffer(threading.local):
-    """A buffer for each thread, which is reused because new memory must be cleared."""
+    """A buffer for each thread, reused because new memory must be cleared; it begins at a page."""
 
     def __init__(self, length: int) -> None:
-        self.mine = memoryview(bytearray(length))
+        private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        self.mine = memoryview(mmap.mmap(-1, max(length, 1), flags=private))
 
 
 def ahead(work: Callable[[Item], Result], items: Iterator[Item]) -> Iterator[Result]:

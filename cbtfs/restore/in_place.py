@@ -7,9 +7,10 @@ marker, the blocks of the difference, and a sample of the rest.
 """
 
 import random
-from collections.abc import Callable, Iterator
+from array import array
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, takewhile
 from pathlib import Path
 from typing import Final
@@ -22,7 +23,7 @@ from cbtfs.errors import ChunkMissing, DataCorrupt, SourceMismatch, TargetFailed
 from cbtfs.reader import Reader
 from cbtfs.restore.disk import plain_class
 from cbtfs.restore.expected import Expected, differing, expected_of_all, expected_of_blocks
-from cbtfs.restore.image import PIECE_BYTES, Loss, ThreadBuffer, ahead, parts_of
+from cbtfs.restore.image import PIECE_BYTES, Loss, Result, ThreadBuffer, ahead, parts_of
 from cbtfs.restore.in_place_target import InPlaceTarget, open_in_place
 from cbtfs.restore.marker import Marker
 from cbtfs.source.image_format import format_of_start
@@ -32,6 +33,10 @@ _MAGIC_BYTES: Final = 32
 """Bytes at the start of an image that tell its format."""
 _SAMPLE_BLOCKS: Final = 256
 """Blocks outside the difference that are compared with the base."""
+_BATCH: Final = 64
+"""Maximum number of extents that a thread takes at once."""
+_KEPT_RUNS: Final = 1 << 18
+"""Runs of blocks that are kept: 4 MiB of memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +126,53 @@ def restore_in_place(
     return run.result
 
 
+def _each(work: Callable[[Expected], Result], items: Iterator[Expected]) -> Iterator[Result]:
+    """Yield *work* of each item in order, computed ahead by threads that take several at once.
+
+    A thread for each small item would cost more than the work.
+    """
+
+    def work_all(batch: list[Expected]) -> list[Result]:
+        return [work(item) for item in batch]
+
+    for results in ahead(work_all, _batches(items)):
+        yield from results
+
+
+def _batches(items: Iterator[Expected]) -> Iterator[list[Expected]]:
+    batch: list[Expected] = []
+    length = 0
+    for item in items:
+        batch.append(item)
+        length += item.extent.length
+        if length >= PIECE_BYTES or len(batch) >= _BATCH:
+            yield batch
+            batch, length = [], 0
+    if batch:
+        yield batch
+
+
+class _Runs:
+    """Runs of blocks, kept while they are few: two walks of the block maps would take longer."""
+
+    def __init__(self) -> None:
+        self._numbers = array("Q")
+        self.is_complete = False
+
+    def kept(self, runs: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+        """Yield *runs*, (first block, blocks), and keep them."""
+        for run in runs:
+            if len(self._numbers) < 2 * _KEPT_RUNS:
+                self._numbers.extend(run)
+            yield run
+        self.is_complete = len(self._numbers) < 2 * _KEPT_RUNS
+
+    def all(self) -> Iterator[tuple[int, int]]:
+        """Yield the runs, if they are complete."""
+        for at in range(0, len(self._numbers), 2):
+            yield self._numbers[at], self._numbers[at + 1]
+
+
 class _Run:
     """One restore in place."""
 
@@ -137,6 +189,8 @@ class _Run:
         self._target = target
         self._options = options
         length = max(PIECE_BYTES, record.block_size)
+        self._known: _Runs | None = None
+        """The difference from the base, if it is small enough to be kept."""
         self._present, self._wanted = ThreadBuffer(length), ThreadBuffer(length)
         self.result = InPlaceResult(bytes_beyond=target.size - record.size)
 
@@ -150,7 +204,7 @@ class _Run:
                 self._refuse_format()
             marker.begin(point, self._record)
         at = 0
-        for extent, piece in ahead(self._settle, self._expected()):
+        for extent, piece in _each(self._settle, self._expected()):
             self._add(piece)
             self._options.advance(extent.end - at)
             at = extent.end
@@ -182,16 +236,30 @@ class _Run:
             )
 
     def _expected(self) -> Iterator[Expected]:
-        if self._options.base is None:
-            return expected_of_all(self._reader, self._record, self._target.data_in)
-        return expected_of_blocks(self._reader, self._record, self._difference(self._options.base))
+        base, record = self._options.base, self._record
+        if base is None:
+            yield from expected_of_all(self._reader, record, self._target.data_in)
+            return
+        runs = self._difference(base) if self._known is None else self._known.all()
+        for expected in expected_of_blocks(self._reader, record, runs):
+            yield replace(expected, differs=True)
+        first = self._comparable(base)
+        end = -(-record.size // record.block_size)
+        yield from expected_of_blocks(self._reader, record, [(first, max(end - first, 0))])
+
+    def _comparable(self, base: Base) -> int:
+        """Return the number of blocks whose digests tell whether they differ from the base.
+
+        If the sizes differ, the last block of the smaller disk is padded with zeros.
+        """
+        size, unit = min(base.record.size, self._record.size), self._record.block_size
+        return size // unit if base.record.size != self._record.size else -(-size // unit)
 
     def _difference(self, base: Base) -> Iterator[tuple[int, int]]:
-        """Yield (first block, blocks) of the runs that may differ from the base."""
-        blocks, tail = -(-self._record.size // self._record.block_size), base.record.size
-        first = tail // self._record.block_size if tail < self._record.size else blocks
+        """Yield (first block, blocks) of the runs of comparable blocks that differ."""
+        end = self._comparable(base)
         numbers = diff(self._reader.disk(base.record).tree(), self._disk.tree())
-        return runs_of(chain(takewhile(lambda block: block < first, numbers), range(first, blocks)))
+        return runs_of(takewhile(lambda block: block < end, numbers))
 
     def _check(self, base: Base, marker: Marker) -> None:
         """Raise SourceMismatch unless the target holds the base where that matters."""
@@ -203,25 +271,27 @@ class _Run:
         marker.refuse_misfit(base.record, base.name)
         size = min(base.record.size, self._record.size)
         blocks = -(-size // base.record.block_size)
-        sample = sorted(random.sample(range(blocks), min(_SAMPLE_BLOCKS, blocks)))
-        known = takewhile(lambda run: run[0] < blocks, self._difference(base))
+        sample = {*random.sample(range(blocks), min(_SAMPLE_BLOCKS, blocks))}
+        sample |= {*range(self._comparable(base), blocks)}
+        known = _Runs()
         expected = chain(
-            expected_of_blocks(self._reader, base.record, known),
-            expected_of_blocks(self._reader, base.record, runs_of(sample)),
+            expected_of_blocks(self._reader, base.record, known.kept(self._difference(base))),
+            expected_of_blocks(self._reader, base.record, runs_of(sorted(sample))),
         )
-        for count, mismatches in ahead(self._examine, expected):
+        for count, mismatches in _each(self._examine, expected):
             self.result.bytes_read += count
             if mismatches:
                 raise SourceMismatch(
                     f"{name} does not hold {base.name} at byte {mismatches[0].start}: use "
                     "--compare instead of --from"
                 )
+        self._known = known if known.is_complete else None
 
     def _verify(self) -> None:
         """Raise TargetFailed unless the target holds the disk, except where data was lost."""
         self._target.drop_cache()
         expected = expected_of_all(self._reader, self._record, self._target.data_in)
-        for count, mismatches in ahead(self._examine, expected):
+        for count, mismatches in _each(self._examine, expected):
             self.result.bytes_read += count
             for block in mismatches:
                 if not any(e.start <= block.start < e.end for e in self.result.lost):
@@ -253,8 +323,8 @@ class _Run:
         if expected.loss is not None:
             self._lose(expected.extent, expected.loss, piece)
             return expected.extent, piece
-        data = self._read(expected.extent)
-        piece.bytes_read = expected.extent.length
+        data = None if expected.differs else self._read(expected.extent)
+        piece.bytes_read = 0 if data is None else len(data)
         for run in differing(expected, data, self._record.block_size):
             if run.is_zero:
                 self._target.zero(run.extent)

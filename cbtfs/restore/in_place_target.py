@@ -16,6 +16,7 @@ from typing import Final, Protocol
 
 from cbtfs.core.extent import Extent, between
 from cbtfs.errors import AccessDenied, SourceUnavailable, TargetFailed, UsageError
+from cbtfs.restore.direct import Direct
 from cbtfs.restore.disk import refuse_inside
 from cbtfs.restore.target import DeviceTarget, failing, in_use, refuse_loop, write_all
 from cbtfs.source.nbd import NbdExport, NbdLimits
@@ -65,20 +66,22 @@ class InPlaceTarget(Protocol):
 class _Descriptor:
     """An open file or block device."""
 
-    def __init__(self, fd: int, path: Path, size: int) -> None:
+    def __init__(self, fd: int, direct: Direct, path: Path, size: int) -> None:
         self._fd = fd
+        self._direct = direct
         self.name = str(path)
         self.size = size
 
     def read(self, offset: int, data: memoryview) -> None:
         while data:
-            count = os.preadv(self._fd, [data], offset)
+            count = self._direct.read(offset, data) or os.preadv(self._fd, [data], offset)
             if not count:
                 raise TargetFailed(f"{self.name} became shorter while it was restored")
             offset, data = offset + count, data[count:]
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
-        write_all(self._fd, offset, data)
+        done = self._direct.write(offset, data)
+        write_all(self._fd, offset + done, memoryview(data)[done:])
 
     def flush(self) -> None:
         os.fsync(self._fd)
@@ -93,8 +96,8 @@ class _Descriptor:
 class InPlaceFile(_Descriptor):
     """A regular file; zeros become holes if the file system has them."""
 
-    def __init__(self, fd: int, path: Path, size: int) -> None:
-        super().__init__(fd, path, size)
+    def __init__(self, fd: int, direct: Direct, path: Path, size: int) -> None:
+        super().__init__(fd, direct, path, size)
         self.path: Path | None = path
         self._can_punch = True
 
@@ -125,11 +128,12 @@ class InPlaceFile(_Descriptor):
             write_all(self._fd, at, _ZEROS[: extent.end - at])
 
 
+_fallocate = ctypes.CDLL(None, use_errno=True).fallocate
+_fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+
+
 def _punch(fd: int, start: int, length: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    function = libc.fallocate
-    function.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
-    while function(fd, _PUNCH_HOLE, start, length) < 0:
+    while _fallocate(fd, _PUNCH_HOLE, start, length) < 0:
         code = ctypes.get_errno()
         if code != errno.EINTR:
             raise OSError(code, os.strerror(code))
@@ -138,8 +142,8 @@ def _punch(fd: int, start: int, length: int) -> None:
 class InPlaceDevice(_Descriptor):
     """A block device; zeros are discarded if the kernel guarantees that they read as zeros."""
 
-    def __init__(self, fd: int, path: Path, size: int) -> None:
-        super().__init__(fd, path, size)
+    def __init__(self, fd: int, direct: Direct, path: Path, size: int) -> None:
+        super().__init__(fd, direct, path, size)
         self.path: Path | None = None
         self._device = DeviceTarget(fd)
 
@@ -254,9 +258,10 @@ def open_in_place(target: str, size: int, repository: Path) -> Iterator[InPlaceT
             refuse_loop(path, facts)
             _lock(fd, path)
             capacity = os.lseek(fd, 0, os.SEEK_END)
-            opened = (InPlaceDevice if is_device else InPlaceFile)(fd, path, capacity)
-            refuse_small(opened, size)
-            yield opened
+            with Direct(fd) as direct:
+                opened = (InPlaceDevice if is_device else InPlaceFile)(fd, direct, path, capacity)
+                refuse_small(opened, size)
+                yield opened
         finally:
             os.close(fd)
 

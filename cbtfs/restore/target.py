@@ -15,6 +15,7 @@ from typing import Final, Protocol
 
 from cbtfs.core.extent import Extent
 from cbtfs.errors import AccessDenied, TargetFailed, UsageError
+from cbtfs.restore.direct import Direct
 from cbtfs.store.files import start_writing
 
 _BLKZEROOUT: Final = 0x127F
@@ -59,9 +60,14 @@ class Target(Protocol):
 class _Descriptor:
     """An open target that starts write-back early: the flush at the end has less to do."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, direct: Direct | None = None) -> None:
         self._fd = fd
+        self._direct = direct
         self._started = 0
+
+    def write(self, offset: int, data: bytes | memoryview) -> None:
+        done = 0 if self._direct is None else self._direct.write(offset, data)
+        write_all(self._fd, offset + done, memoryview(data)[done:])
 
     def settle(self, end: int) -> None:
         if end - self._started >= _BEHIND_BYTES:
@@ -77,12 +83,9 @@ class FileTarget(_Descriptor):
 
     is_ordered = False
 
-    def __init__(self, fd: int, size: int) -> None:
-        super().__init__(fd)
+    def __init__(self, fd: int, size: int, direct: Direct | None = None) -> None:
+        super().__init__(fd, direct)
         self._size = size
-
-    def write(self, offset: int, data: bytes | memoryview) -> None:
-        write_all(self._fd, offset, data)
 
     def zero(self, extent: Extent) -> None:
         """Do nothing: the file was empty, so its holes are zeros."""
@@ -97,12 +100,9 @@ class DeviceTarget(_Descriptor):
 
     is_ordered = False
 
-    def __init__(self, fd: int) -> None:
-        super().__init__(fd)
+    def __init__(self, fd: int, direct: Direct | None = None) -> None:
+        super().__init__(fd, direct)
         self._can_zero = True
-
-    def write(self, offset: int, data: bytes | memoryview) -> None:
-        write_all(self._fd, offset, data)
 
     def zero(self, extent: Extent) -> None:
         first = min(-(-extent.start // _PAGE_BYTES) * _PAGE_BYTES, extent.end)
@@ -231,7 +231,9 @@ def _new_file(path: Path, size: int) -> Iterator[Target]:
     aside = path.with_name(f".cbtfs-{secrets.token_hex(8)}.partial")
     fd = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        yield FileTarget(fd, size)
+        os.ftruncate(fd, size)  # or the kernel would not allow direct writes at the same time
+        with Direct(fd) as direct:
+            yield FileTarget(fd, size, direct)
         _rename_if_absent(aside, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
@@ -322,7 +324,8 @@ def _device(path: Path, size: int) -> Iterator[Target]:
         capacity = os.lseek(fd, 0, os.SEEK_END)
         if capacity < size:
             raise UsageError(f"{path} is too small: it has {capacity} bytes, the disk has {size}")
-        yield DeviceTarget(fd)
+        with Direct(fd) as direct:
+            yield DeviceTarget(fd, direct)
     finally:
         os.close(fd)
 

@@ -155,7 +155,8 @@ def test_holes_of_the_target_are_not_read_and_zeros_become_holes(
     result = restore(repository, manifest, sparse)
     restore(repository, manifest, dense)
 
-    assert result.bytes_read < 2 * SIZE
+    blocks = (IMAGE[at : at + BLOCK] for at in range(0, SIZE, BLOCK))
+    assert result.bytes_read == sum(len(block) for block in blocks if any(block))
     assert result.bytes_beyond == (64 << 20) - SIZE
     assert sparse.read_bytes()[:SIZE] == dense.read_bytes() == IMAGE
     assert dense.stat().st_blocks * 512 < SIZE

@@ -1,0 +1,137 @@
+"""Reads and writes that bypass the page cache equal those that use it."""
+
+import errno
+import mmap
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cbtfs.restore import direct
+from cbtfs.restore.direct import UNIT, Direct
+from cbtfs.restore.in_place_target import open_in_place
+from cbtfs.restore.target import open_target
+from tests.restore.test_restore import loop_device
+
+_SIZE = 9 * UNIT + 777
+
+
+def aligned(length: int) -> memoryview:
+    """Return a buffer that begins at a page."""
+    return memoryview(mmap.mmap(-1, max(length, 1)))[:length]
+
+
+_RANGES = st.tuples(st.integers(0, _SIZE), st.integers(0, 5 * UNIT), st.booleans())
+
+
+@settings(max_examples=30)
+@given(st.lists(_RANGES, max_size=8))
+def test_writes_and_reads_at_any_offset_are_those_of_a_bytearray(
+    tmp_path_factory: pytest.TempPathFactory, ranges: list[tuple[int, int, bool]]
+) -> None:
+    folder = tmp_path_factory.mktemp("d")
+    path, oracle = folder / "file", bytearray(os.urandom(_SIZE))
+    path.write_bytes(oracle)
+    with open_in_place(str(path), _SIZE, folder / "repository") as target:
+        for number, (offset, length, is_page) in enumerate(ranges):
+            start = offset // UNIT * UNIT if is_page else offset
+            end = min(start + length, _SIZE)
+            data = aligned(end - start)
+            data[:] = bytes([number + 1]) * len(data)
+            target.write(start, data)
+            oracle[start:end] = data
+            everything = aligned(_SIZE)
+            target.read(0, everything)
+            assert everything == oracle
+        target.flush()
+        target.drop_cache()
+        target.read(0, everything := aligned(_SIZE))
+
+    assert everything == oracle
+    assert path.read_bytes() == oracle
+
+
+def cached_bytes(path: Path) -> int:
+    """Return how many bytes of a file are read without waiting for its storage."""
+    with path.open("rb", buffering=0) as file:
+        try:
+            buffer = bytearray(path.stat().st_size)
+            return os.preadv(file.fileno(), [buffer], 0, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return 0
+
+
+def test_whole_pages_of_a_new_file_stay_out_of_the_page_cache(tmp_path: Path) -> None:
+    path, data = tmp_path / "file", aligned(64 * UNIT)
+    data[:] = os.urandom(len(data))
+
+    with open_target(path, 64 * UNIT + 5, may_overwrite=False) as target:
+        target.write(0, data)
+        target.write(64 * UNIT, b"12345")
+        target.finish()
+
+    assert cached_bytes(path) == 0
+    assert path.read_bytes() == bytes(data) + b"12345"
+
+
+@pytest.mark.parametrize("is_refused_at_open", [True, False])
+def test_without_direct_access_the_page_cache_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_refused_at_open: bool
+) -> None:
+    """As on a file system that refuses O_DIRECT: at open(2), or for each read and write."""
+    path, data = tmp_path / "file", aligned(4 * UNIT)
+    data[:] = os.urandom(len(data))
+    if is_refused_at_open:
+        monkeypatch.setattr(os, "O_DIRECT", os.O_DIRECTORY)
+    else:
+        monkeypatch.setattr(direct, "UNIT", 1)  # shorter than the unit of any storage
+
+    with open_target(path, len(data) - 1, may_overwrite=False) as target:
+        target.write(1, data[1:-1])
+        target.write(0, data[:1])
+        target.finish()
+    with open_in_place(str(path), len(data) - 1, tmp_path / "repository") as opened:
+        opened.drop_cache()
+        content = aligned(len(data))
+        opened.read(1, content[1:-1])
+
+    assert path.read_bytes() == data[:-1]
+    assert content[1:-1] == data[1:-1]
+
+
+def test_a_device_is_written_and_read_directly(tmp_path: Path) -> None:
+    file, data = tmp_path / "device", aligned(64 * UNIT)
+    file.write_bytes(bytes(65 * UNIT))
+    data[:] = os.urandom(len(data))
+    with loop_device(file) as device:
+        with open_target(device, 64 * UNIT + 5, may_overwrite=True) as target:
+            target.write(0, data)
+            target.write(64 * UNIT, b"12345")
+            target.finish()
+        with open_in_place(str(device), 65 * UNIT, tmp_path / "repository") as opened:
+            content = aligned(65 * UNIT)
+            opened.read(0, content)
+
+        assert content == device.read_bytes()
+
+    assert bytes(content) == (bytes(data) + b"12345").ljust(65 * UNIT, b"\0")
+
+
+def test_an_error_of_the_storage_is_not_hidden(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(UNIT))
+
+    def fail(*_: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with path.open("r+b") as file, Direct(file.fileno()) as opened:
+        monkeypatch.setattr(os, "pwrite", fail)
+        monkeypatch.setattr(os, "preadv", fail)
+        with pytest.raises(OSError, match="Input/output"):
+            opened.write(0, aligned(UNIT))
+        with pytest.raises(OSError, match="Input/output"):
+            opened.read(0, aligned(UNIT))
