@@ -68,7 +68,7 @@ def make_disk(path: Path) -> None:
             )
             at += size * MIB
     with path.open("r+b") as file:
-        file.write(_boot_code("BOOTED FROM A POINT\r\n"))
+        file.write(boot_code("BOOTED FROM A POINT\r\n"))
 
 
 def _make(name: str, part: Path, folder: Path) -> None:
@@ -88,7 +88,7 @@ def _make(name: str, part: Path, folder: Path) -> None:
         _run("ntfscp", "--force", part, content / "file", "file")
 
 
-def _boot_code(text: str) -> bytes:
+def boot_code(text: str) -> bytes:
     """Return machine code of a boot sector that writes *text* to the serial port and resets."""
     head = bytes.fromhex(
         "fa31c08ed8be"  # cli; xor ax, ax; mov ds, ax; mov si, ...

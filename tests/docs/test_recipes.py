@@ -13,8 +13,10 @@ from typing import Final
 
 import pytest
 
-from tests.guest import FILES, linux_initrd, make_disk, newest_kernel
+from tests.guest import FILES, MIB, boot_code, linux_initrd, make_disk, newest_kernel
 from tools.crash.loop import FileSystem, loop_disk
+from tools.vsim import DiskEntry, Inventory, MachineEntry, Simulator
+from tools.vsim.soap.certificate import make_certificate
 
 pytestmark = pytest.mark.mounts
 
@@ -154,6 +156,68 @@ def test_a_vm_leaves_vmware_for_kvm(folder: Path) -> None:
 
     assert "Images are identical." in done.stdout
     assert "BOOTED FROM A POINT" in done.stdout
+
+
+def run_without_mount(folder: Path, script: str, config: Path) -> str:
+    """Run a block that needs no mount of cbtfs; return its standard output."""
+    prepare = f"set -e; mount --make-rprivate /; mount --bind {folder} /srv; mkdir -p /srv/images\n"
+    done = subprocess.run(
+        ["unshare", "--mount", "bash", "-c", prepare + script],
+        env={
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "HOME": str(folder),
+            "CBTFS_REPO": "/srv/repository",
+            "CBTFS_CONFIG": str(config),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_disk_follows_its_running_vm_and_boots_after_the_shutdown(
+    folder: Path, tmp_path: Path
+) -> None:
+    """The guest writes between all copies; its last write is the text of the boot sector."""
+    disk = bytearray(boot_code("AN OLDER COPY\r\n").ljust(510, b"\0") + b"\x55\xaa")
+    disk += os.urandom(8 * MIB - len(disk)) + bytes(24 * MIB)
+    image, config, password = (tmp_path / name for name in ("web05.raw", "config", "password"))
+    image.write_bytes(disk)
+    entry = DiskEntry(file=image, label="root")
+    machine = MachineEntry("web05", disks=(entry,), cbt=True)
+    certificate = make_certificate(tmp_path)
+    with Simulator(Inventory(machines=(machine,)), certificate=certificate) as sim:
+        password.write_text(sim.user.password)
+        config.write_text(
+            f'[server.vc1]\naddress = "{sim.host}:{sim.port}"\nuser = "{sim.user.name}"\n'
+            f'password-file = "{password}"\nca-file = "{certificate.certificate}"\n'
+        )
+        for file in (password, config):
+            file.chmod(0o600)
+
+        def write(offset: int, data: bytes) -> None:
+            sim.do.write("web05", "root", offset, data)
+            disk[offset : offset + len(data)] = data
+
+        def copy(commands: str) -> str:
+            return run_without_mount(folder, commands.replace("web01", "web05"), config)
+
+        copy(block("# The first copy"))
+        for number in range(1, 3):
+            write(number * 3 * MIB + 5, os.urandom(100_000))
+            out = copy(block("# A newer copy"))
+            assert f"{32 * MIB} bytes" in out
+            assert (folder / "images" / "web05.raw").read_bytes() == disk
+        write(0, boot_code("MOVED FROM VSPHERE\r\n").ljust(200, b"\0"))
+        sim.do.power("web05", "shutdown")
+        out = copy(block("# The last copy"))
+
+    assert ", incremental\n" in out
+    assert ", verified, " in out
+    assert "MOVED FROM VSPHERE" in out
+    assert (folder / "images" / "web05.raw").read_bytes() == disk
 
 
 def test_extents_are_shown_in_formats_of_other_tools(folder: Path) -> None:
