@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from threading import Event
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +25,7 @@ from cbtfs.ingest.fleet.schedule import PER_DATASTORE, PER_HOST, FleetLimits
 
 if TYPE_CHECKING:
     from cbtfs.ingest.fleet.pool import Results
+    from cbtfs.ingest.vsphere.captures import CaptureSetup
     from cbtfs.ingest.vsphere.options import VmIngestResult
     from cbtfs.source.vsphere.inventory.vms import ListedVm
 
@@ -132,11 +133,46 @@ def vsphere(
     Block Tracking (CBT) is off, it is enabled first. Later runs read only the changed blocks. A VM
     that fails does not stop the others: the exit code is 3 if some succeeded.
     """
-    from cbtfs.ingest.vsphere.options import IngestOptions
     from cbtfs.source.vsphere.connect.address import parse_address
     from cbtfs.store.repository import writing
 
     wanted = login.resolve(context)
+    setup = capture_setup(transport, fleet, vms, capture, vddk_modes)
+    path = repository_path(context)
+    began = time.monotonic()
+    counts = RunCounts("ingest vsphere", str(parse_address(wanted.server)), tuple(vm))
+    with metrics_file(metrics, path, counts):
+        server = wanted.login()
+        stop = Event()
+        with (
+            writing(path, lock_wait=lock_wait) as repository,
+            server.session(stop) as session,
+            captures(is_wanted=not json, is_serial=fleet.jobs == 1) as start,
+        ):
+            from cbtfs.ingest.vsphere.captures import CaptureReports, capture_all
+            from cbtfs.source.vsphere.inventory.vms import list_vms, select_all
+
+            selection = select_all(list_vms(session), vm)
+            names = Names(selection.vms)
+            record_selection(counts, selection)
+            reports = CaptureReports(
+                lambda listed: _naming(names.of(listed), start), VmProgress(names, counts)
+            )
+            results = capture_all(repository, session, setup, selection.vms, reports, stop)
+        _report(results, names, selection.refused, time.monotonic() - began, as_json=json)
+
+
+def capture_setup(
+    transport: TransportOptions,
+    fleet: FleetOptions,
+    vms: VmOptions,
+    capture: CaptureOptions,
+    vddk_modes: str | None,
+) -> CaptureSetup:
+    """Return how VMs are captured; UsageError if the options exclude each other."""
+    from cbtfs.ingest.vsphere.captures import CaptureSetup
+    from cbtfs.ingest.vsphere.options import IngestOptions
+
     transport.check()
     options = IngestOptions(
         want=capture.want(),
@@ -149,46 +185,13 @@ def vsphere(
         audit=capture.sampling(),
         resume=not vms.no_resume,
     )
-    path = repository_path(context)
-    began = time.monotonic()
-    counts = RunCounts("ingest vsphere", str(parse_address(wanted.server)), tuple(vm))
-    with metrics_file(metrics, path, counts):
-        server = wanted.login()
-        stop = Event()
-        with (
-            writing(path, lock_wait=lock_wait) as repository,
-            server.session(stop) as session,
-            captures(is_wanted=not json, is_serial=fleet.jobs == 1) as start,
-        ):
-            from cbtfs.ingest.fleet.pool import Rules, run_all
-            from cbtfs.ingest.vsphere.attempt import attempt, goes_again, needs_of
-            from cbtfs.ingest.vsphere.context import IngestContext
-            from cbtfs.source.vsphere.inventory.vms import list_vms, select_all
-
-            selection = select_all(list_vms(session), vm)
-            names = Names(selection.vms)
-            record_selection(counts, selection)
-            objects = repository.object_writer(level=capture.level, threads=capture.threads)
-            try:
-                transports = transport.transports(session, vddk_modes)
-                ingest_context = IngestContext(
-                    repository, objects, session, transports, options, stop
-                )
-                rules: Rules[ListedVm, VmIngestResult] = Rules(
-                    fleet.limits(),
-                    needs=lambda listed: needs_of(ingest_context, listed),
-                    goes_again=lambda listed, error: goes_again(ingest_context, listed, error),
-                    on_end=VmProgress(names, counts),
-                )
-
-                def run(vm: ListedVm) -> VmIngestResult:
-                    shown = replace(ingest_context, on_disk=_naming(names.of(vm), start))
-                    return attempt(shown, vm)
-
-                results = run_all(selection.vms, run, stop, rules)
-            finally:
-                objects.close()
-        _report(results, names, selection.refused, time.monotonic() - began, as_json=json)
+    return CaptureSetup(
+        options,
+        fleet.limits(),
+        lambda session: transport.transports(session, vddk_modes),
+        capture.level,
+        capture.threads,
+    )
 
 
 def _naming(vm: str, start: StartWork) -> StartWork:

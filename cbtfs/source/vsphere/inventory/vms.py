@@ -96,7 +96,7 @@ def _listed(
     return ListedVm(
         item.object,
         item.id,
-        _unescaped(name),
+        unescaped(name),
         "/" + "/".join(parts),
         "/".join(parts[: len(parts) - datacenter + 1]) if datacenter else "",
         item.values.get("config.instanceUuid"),
@@ -112,7 +112,7 @@ def _parent_id(entity: ObjectProperties) -> str:
     return ""
 
 
-def _unescaped(name: str) -> str:
+def unescaped(name: str) -> str:
     """Decode %2f, %5c and %25, which vSphere writes for slash, backslash and percent in names."""
     return _ESCAPES.sub(lambda match: chr(int(match[1], 16)), name)
 
@@ -131,7 +131,7 @@ def select(vms: Sequence[ListedVm], wanted: str) -> list[ListedVm]:
     path = wanted if wanted.startswith("/") else f"/{wanted}"
     exact = (
         [vm for vm in vms if vm.name == wanted]
-        or [vm for vm in vms if vm.name == _unescaped(wanted)]
+        or [vm for vm in vms if vm.name == unescaped(wanted)]
         or [vm for vm in vms if _lower_escapes(vm.path) == _lower_escapes(path)]
     )
     if not exact and _UUID.match(wanted):
@@ -144,7 +144,7 @@ def select(vms: Sequence[ListedVm], wanted: str) -> list[ListedVm]:
         if not vm.is_template
         and (
             fnmatchcase(vm.name, wanted)
-            or fnmatchcase(vm.name, _unescaped(wanted))
+            or fnmatchcase(vm.name, unescaped(wanted))
             or ("/" in wanted and fnmatchcase(vm.path, path))
         )
     ]

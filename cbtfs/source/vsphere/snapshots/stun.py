@@ -74,6 +74,11 @@ def of_a_run(name: str) -> bool:
     return _RUN.match(name) is not None
 
 
+def is_own(name: str) -> bool:
+    """Return whether the name is that of a snapshot of cbtfs, of any run or stun."""
+    return of_a_run(name) or _OURS.match(name) is not None
+
+
 def sweep_stuns(session: Session, vm: Any) -> tuple[str, ...]:
     """Remove the stun snapshots of killed processes, also pending ones; return their names."""
     settle(session, vm)

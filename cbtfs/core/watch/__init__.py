@@ -1,0 +1,1 @@
+"""The state of watched VMs: property updates in, events out; pure."""
