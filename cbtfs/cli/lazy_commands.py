@@ -28,6 +28,7 @@ MODULES: Final[Mapping[str, tuple[str, ...]]] = {
     "stats": ("stats",),
     "status": ("status",),
     "cbt": ("cbt",),
+    "watch": ("watch",),
     "doctor": ("doctor",),
     "run": ("run",),
     "demo": ("demo",),

@@ -43,13 +43,14 @@ def test_systemd_takes_service_and_timer(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
     )
-    assert [unit.suffix for unit in units] == [".service", ".timer"]
+    assert [unit.suffix for unit in units] == [".service", ".timer", ".service"]
     assert done.stderr == ""
     assert done.returncode == 0
 
 
-def test_the_options_of_the_service_exist() -> None:
-    (command,) = re.findall(r"^ExecStart=\S+ (ingest vsphere) (.*)$", PAGE, re.M)
+@pytest.mark.parametrize("name", ["ingest vsphere", "watch"])
+def test_the_options_of_the_services_exist(name: str) -> None:
+    (command,) = re.findall(rf"^ExecStart=\S+ ({name}) (.*)$", PAGE, re.M)
     shown = subprocess.run(
         [sys.executable, "-m", "cbtfs", *command[0].split(), "--help"],
         cwd=ROOT,

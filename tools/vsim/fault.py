@@ -63,3 +63,13 @@ def not_authenticated(target: MoRef) -> Fault:
         object=target,
         privilegeId="System.View",
     )
+
+
+def no_permission(target: MoRef, privilege: str | None) -> Fault:
+    """Return the fault for a call without the privilege."""
+    return Fault(
+        "vim.fault.NoPermission",
+        "Permission to perform this operation was denied.",
+        object=target,
+        privilegeId=privilege,
+    )

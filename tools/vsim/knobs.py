@@ -121,6 +121,10 @@ class SessionKnobs:
     wait_seconds: float = 1800.0  # maximum duration of WaitForUpdatesEx
     objects_per_page: int = 0  # page size of RetrievePropertiesEx without maxObjects; 0: no limit
     updates_per_set: int = 100  # maximum of ObjectUpdates in one UpdateSet
+    nested_updates: Literal["asked", "always"] = (
+        "asked"  # whether updates name nested properties although the filter wants whole ones
+    )
+    unreadable: str = ""  # shell pattern of property paths that nobody may read
 
     def __post_init__(self) -> None:
         validate(self)

@@ -78,6 +78,12 @@ def emit_items(items: Iterable[Mapping[str, Any]]) -> None:
         sys.stdout.write("]\n" if before != "[" else "[]\n")
 
 
+def emit_line(document: Mapping[str, Any]) -> None:
+    """Print a JSON document on one line, for output that is a document per line."""
+    with _printing():
+        sys.stdout.write(json.dumps(document) + "\n")
+
+
 def say(text: str) -> None:
     """Print a message to standard error, with unprintable characters escaped."""
     print(f"cbtfs: {printable(text)}", file=sys.stderr, flush=True)

@@ -113,13 +113,16 @@ def _reconfiguration(vm: str, old: VmFacts, new: VmFacts, *, is_own: bool) -> It
         changed += sorted(
             name for name in {**before, **after} if before.get(name) != after.get(name)
         )
+    changed += [
+        f"mode of {after.label}"
+        for before, after in _kept_disks(old.hardware, new.hardware)
+        if before.mode != after.mode
+    ]
     if changed:
         yield Event("reconfiguration", vm, {"changed": changed})
 
 
-def _kept_disks(
-    old: Hardware | None, new: Hardware | None
-) -> Iterator[tuple[DiskFact, DiskFact]]:
+def _kept_disks(old: Hardware | None, new: Hardware | None) -> Iterator[tuple[DiskFact, DiskFact]]:
     """Yield the disks that both states have."""
     if old is None or new is None:
         return

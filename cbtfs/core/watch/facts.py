@@ -36,6 +36,8 @@ class DiskFact:
     """Bytes."""
     datastore: str
     """Name of the datastore of the first link of its chain."""
+    mode: str = ""
+    """Mode, sharing and controller slot, as a text that differs if they do."""
     epoch: str | None = None
     """The part of the change ID that a reset of tracking changes; None without tracking."""
 

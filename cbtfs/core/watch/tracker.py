@@ -70,6 +70,8 @@ Update = VmUpdate | VmLeft | TaskUpdate | TaskLeft | HostUpdate
 class _Task:
     is_own: bool
     ended: float | None = None
+    is_used: bool = False
+    """It explained a change, and explains no other one."""
 
 
 class _Tasks:
@@ -100,10 +102,16 @@ class _Tasks:
             self.end(task)
 
     def explain(self, vm: str) -> bool:
-        """Return whether only cbtfs has reconfigured the VM lately."""
+        """Return whether only cbtfs has reconfigured the VM lately; each task explains one change.
+
+        So a change that another program makes just after cbtfs, by a task that the user may not
+        see, is not taken for a change of cbtfs.
+        """
         self._expire(vm)
-        tasks = self._by_vm.get(vm)
-        return bool(tasks) and all(task.is_own for task in (tasks or {}).values())
+        tasks = [task for task in self._by_vm.get(vm, {}).values() if not task.is_used]
+        for task in tasks:
+            task.is_used = True
+        return bool(tasks) and all(task.is_own for task in tasks)
 
     def expire_all(self) -> None:
         for vm in list(self._by_vm):
@@ -225,5 +233,6 @@ class Tracker:
         self._reported[vm] = new if old is None else old.updated(new)
         if old is None or old == new:
             return []
-        is_own = self._tasks.explain(vm)
-        return list(differences(vm, old, new, self._hosts, is_own=is_own))
+        foreign = list(differences(vm, old, new, self._hosts, is_own=False))
+        own = list(differences(vm, old, new, self._hosts, is_own=True))
+        return own if own != foreign and self._tasks.explain(vm) else foreign

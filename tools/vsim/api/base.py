@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Protocol
 
 from tools.vsim.api.event_log import EventLog
 from tools.vsim.data.files import DatastoreContents
-from tools.vsim.fault import Fault, MoRef
+from tools.vsim.fault import Fault, MoRef, no_permission
 from tools.vsim.inventory import UserEntry
 from tools.vsim.model.machine import SimulatedMachine
 from tools.vsim.model.snapshot import Snapshot
@@ -22,7 +22,6 @@ from tools.vsim.soap.vmodl import declared_properties, kind_name, managed_object
 
 Properties = Mapping[str, Callable[[], Any]]
 Work = Callable[[], MoRef | None]
-NO_PERMISSION = "Permission to perform this operation was denied."
 
 
 class SessionTable(Protocol):
@@ -218,9 +217,7 @@ class ClientSession:
     def require(self, privilege: str | None, target: MoRef) -> None:
         """Raise NoPermission if the user lacks the privilege."""
         if not self.allows(privilege):
-            raise Fault(
-                "vim.fault.NoPermission", NO_PERMISSION, object=target, privilegeId=privilege
-            )
+            raise no_permission(target, privilege)
 
 
 @dataclass(slots=True)

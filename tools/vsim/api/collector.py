@@ -185,12 +185,14 @@ class PropertyCollector(SessionObject):
         before = self._states.get(version, {})
         after: dict[str, FilterState] = {}
         sets, taken, truncated = [], 0, False
+        nested = self.site.world.knobs.session.nested_updates == "always"
         for member in self.filters.values():
             old = before.get(member.moid, {})
             new = member.state(api)
             reached = dict(old)
             updates = []
-            for moid, update in updates_between(old, new, member.partial, api):
+            is_partial = member.partial or nested
+            for moid, update in updates_between(old, new, is_partial, api):
                 if limit and taken == limit:
                     truncated = True
                     break

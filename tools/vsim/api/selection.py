@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any
 
 from tools.vsim.api.base import ClientSession, ManagedObject, Site, invalid_property
-from tools.vsim.fault import Fault, not_found
+from tools.vsim.fault import Fault, no_permission, not_found
 from tools.vsim.soap.vmodl import Collector, declared_properties, kind_name, method_fault
 
 
@@ -51,8 +52,11 @@ def read_object(session: ClientSession, target: ManagedObject, paths: list[str])
     """Read *paths* of an object: unset values are left out, forbidden ones are in `missing`."""
     reading = Reading(target, {})
     computed: dict[str, Any] = {}
+    unreadable = target.site.world.knobs.session.unreadable
     for path in paths:
         try:
+            if fnmatchcase(path, unreadable):
+                raise no_permission(target.ref, "System.Read")
             session.require("System.Read", target.ref)
             value = target.read(path, computed)
         except Fault as fault:

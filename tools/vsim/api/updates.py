@@ -42,9 +42,9 @@ def updates_between(
         before = old.get(moid)
         if before is None:
             yield moid, _update("enter", known, [_assign(*item) for item in known.values.items()])
-        elif before.texts != known.texts:
+        elif before.texts != known.texts or before.missing.keys() != known.missing.keys():
             changes = list(_changes(before, known, partial, version))
-            if changes:
+            if changes or known.missing.keys() - before.missing.keys():
                 yield moid, _update("modify", known, changes)
     for moid, known in old.items():
         if moid not in new:
@@ -69,7 +69,7 @@ def _assign(path: str, value: Any) -> Any:
 
 def _changes(before: ObjectState, now: ObjectState, partial: bool, version: str) -> Iterator[Any]:
     for path in {**before.texts, **now.texts}:
-        if before.texts.get(path) == now.texts.get(path):
+        if before.texts.get(path) == now.texts.get(path) or path in now.missing:
             continue
         old, new = before.values.get(path), now.values.get(path)
         if partial and isinstance(old, DataObject) and isinstance(new, DataObject):

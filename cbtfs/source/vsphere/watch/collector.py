@@ -52,7 +52,7 @@ class UpdatePiece:
 class VmFilter:
     """A property filter of a session; it ends with the session's login.
 
-    The filter is on a list view, to which VMs are added and from which they are removed.
+    The filter is on a list view, to which VMs are added. A removed VM leaves the filter.
     """
 
     def __init__(self, session: Session, vms: Iterable[ListedVm], *, is_polling: bool) -> None:
@@ -92,16 +92,13 @@ class VmFilter:
         """Number of VMs in the view."""
         return len(self._objects)
 
-    def change(self, vms: Iterable[ListedVm]) -> None:
-        """Add the VMs of *vms* that are not in the view, and remove the others."""
+    def add(self, vms: Iterable[ListedVm]) -> None:
+        """Add the VMs of *vms* that are not in the view; removed ones leave it by themselves."""
         wanted = {vm.id: vm.object for vm in vms}
         added = [wanted[vm] for vm in wanted if vm not in self._objects]
-        removed = [self._objects[vm] for vm in self._objects if vm not in wanted]
-        if added or removed:
+        if added:
             with _lost("change a view"):
-                self._session.repeat(
-                    lambda: self._view.ModifyListView(added, removed), "change a view"
-                )
+                self._session.repeat(lambda: self._view.ModifyListView(added, []), "change a view")
         self._objects = wanted
 
     def wait(self, seconds: int) -> UpdatePiece | None:

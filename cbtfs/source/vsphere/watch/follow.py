@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from cbtfs.core.watch.events import Event
@@ -128,7 +128,7 @@ class Follower:
                 self._report(is_first=not is_begun)
                 is_begun = True
             if time.monotonic() >= due:
-                vms.change(self._select())
+                vms.add(self._select())
                 due = time.monotonic() + self._times.select
             if piece is None or (self._times.poll is not None and piece.is_last):
                 self._pause(time.monotonic() - began, wait)
@@ -141,9 +141,15 @@ class Follower:
             self._stop.wait(min(1.0, self._times.pause))
 
     def _select(self) -> list[ListedVm]:
-        """Return the VMs to follow now; those that are still in view stay known."""
-        vms = select_all(list_vms(self._session), self._wanted).vms
-        in_view = {vm: listed for vm, listed in self._known.items() if self._tracker.covers(vm)}
+        """Return the VMs to follow now.
+
+        A VM that was followed stays so under another name, too: if it left the view, the changes
+        just before that would be lost.
+        """
+        listed = list_vms(self._session)
+        selected = {vm.id for vm in select_all(listed, self._wanted).vms}
+        vms = [vm for vm in listed if vm.id in selected or vm.id in self._known]
+        in_view = {vm: known for vm, known in self._known.items() if self._tracker.covers(vm)}
         self._known = in_view | {vm.id: vm for vm in vms}
         return vms
 
@@ -158,5 +164,10 @@ class Follower:
 
     def _vm_event(self, event: Event) -> VmEvent:
         listed = self._known.get(event.vm)
-        name = unescaped(self._tracker.name(event.vm) or (listed.name if listed else event.vm))
+        spelled = self._tracker.name(event.vm)
+        if listed is not None and spelled is not None:
+            # The VM may have been renamed since it was selected.
+            path = f"{listed.path.rpartition('/')[0]}/{spelled}"
+            listed = replace(listed, name=unescaped(spelled), path=path)
+        name = event.vm if listed is None else listed.name
         return VmEvent(event.kind, listed, name, event.members, event.is_trigger)

@@ -124,9 +124,7 @@ class Reader:
         state = values.get("info.state")
         entity, reason = values.get("info.entity"), values.get("info.reason")
         what = str(values.get("info.descriptionId") or "").lower()
-        if isinstance(entity, vim.VirtualMachine) and any(
-            word in what for word in _RECONFIGURING
-        ):
+        if isinstance(entity, vim.VirtualMachine) and any(word in what for word in _RECONFIGURING):
             user = str(getattr(reason, "userName", None) or "")
             yield TaskUpdate(
                 identity, str(entity._moId), same_user(user, self.user), str(state) in _OVER
@@ -217,7 +215,6 @@ def _hardware(hardware: Any) -> Hardware:
             # Snapshots change the file, and events of their own report added disks.
             continue
         settings[f"{_text(label)} ({device.key})"] = _digest(_device(device))
-    settings |= {f"mode of {_text(disk.label)}": _mode(disk) for disk in disks}
     return Hardware(tuple(map(_disk, disks)), tuple(sorted(settings.items())))
 
 
@@ -232,12 +229,13 @@ def _device(device: Any) -> list[Any]:
     return [*values, str(getattr(connectable, "startConnected", None))]
 
 
-def _mode(disk: DiskFacts) -> str:
-    return _digest([disk.mode, disk.sharing, disk.slot])
-
-
 def _disk(disk: DiskFacts) -> DiskFact:
     epoch = None if disk.change_id is None else _text(disk.change_id.partition("/")[0])
     return DiskFact(
-        _text(disk.identity), _text(disk.label), disk.size, _datastore(disk.root), epoch
+        _text(disk.identity),
+        _text(disk.label),
+        disk.size,
+        _datastore(disk.root),
+        _digest([disk.mode, disk.sharing, disk.slot]),
+        epoch,
     )

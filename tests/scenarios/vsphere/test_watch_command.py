@@ -1,0 +1,135 @@
+"""`cbtfs watch` as a process: JSON lines, captures beside the watching, signals."""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from tests.docs.documents import MemberTables
+from tests.make_points import SIGNALS
+from tests.scenarios.vsphere.command import ROOT, environment
+from tests.scenarios.vsphere.server import at
+from tests.scenarios.vsphere.site import VM, Lab
+
+
+class Command:
+    """The command, and the documents that it has printed."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self.process = process
+        self.documents: list[dict[str, Any]] = []
+
+    def wait(self, kind: str) -> Mapping[str, Any]:
+        """Return the next document of a kind."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.documents.append(json.loads(line))
+            if self.documents[-1]["event"] == kind:
+                return self.documents[-1]
+        raise AssertionError(f"no {kind}: {self.documents}")
+
+    def end(self, signum: int) -> int:
+        self.process.send_signal(signum)
+        out, _ = self.process.communicate(timeout=60)
+        self.documents += map(json.loads, out.splitlines())
+        return self.process.returncode
+
+
+@contextmanager
+def started(lab: Lab, *more: str) -> Iterator[Command]:
+    """Run the command until the block ends."""
+    words = ["--repo", str(lab.repository), "watch", *at(lab.sim), "--json", *more, VM]
+    with subprocess.Popen(
+        [*SIGNALS, sys.executable, "-m", "cbtfs", *words],
+        cwd=ROOT,
+        env=environment(lab.sim),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        command = Command(process)
+        timer = threading.Timer(100, process.kill)  # ends a wait for a line that never comes
+        timer.start()
+        try:
+            assert command.wait("connected")["vms"] == 1
+            yield command
+        finally:
+            timer.cancel()
+            process.kill()
+
+
+def test_points_are_taken_after_changes_and_documents_have_the_described_members(
+    lab: Lab,
+) -> None:
+    do, tables = lab.sim.do, MemberTables()
+    with started(lab, "--capture", "--min-interval", "0", "--transport", "datastore") as command:
+        do.power(VM, "off")
+        captured = command.wait("capture")
+        assert captured["exit"] == 0
+        assert captured["reasons"] == ["power"]
+        assert [point["id"] for point in points(lab)] == [captured["point"]]
+
+        snapshot = do.snapshot(VM, "of another product\n\u202e")
+        failed = command.wait("capture")
+        assert failed["exit"] == 30
+        assert "another snapshot" in failed["error"]
+        do.remove_snapshot(snapshot)
+        do.relocate(VM, "datastore1")
+        do.add_disk(VM, {"size": "1M"})
+        assert command.wait("capture")["reasons"] == ["disk"]
+        do.set_cbt(VM, False)
+        command.wait("tracking")
+        do.rename(VM, "web2")
+        command.wait("reconfiguration")
+        do.remove_vm("web2")
+        command.wait("left")
+        assert command.end(signal.SIGTERM) == 143
+    for document in command.documents:
+        tables.compare("watch", document)
+    kinds = {document["event"] for document in command.documents}
+
+    assert tables.problems == []
+    assert {"power", "snapshot", "disk", "tracking", "left"} <= kinds
+    snapshots = [entry for entry in command.documents if entry["event"] == "snapshot"]
+    assert [entry["action"] for entry in snapshots] == ["taken", "removed"]
+    assert lab.run_records() == []
+
+
+def points(lab: Lab) -> list[dict[str, Any]]:
+    listed = subprocess.run(
+        [sys.executable, "-m", "cbtfs", "--repo", str(lab.repository), "list", "--json"],
+        check=True,
+        capture_output=True,
+        cwd=ROOT,
+    )
+    found: list[dict[str, Any]] = json.loads(listed.stdout)["points"]
+    return found
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_a_capture_in_progress_cleanly(lab: Lab, signum: int, code: int) -> None:
+    lab.sim.do.on_call("CreateSnapshot_Task", action="hold-task")
+    with started(lab, "--capture") as command:
+        lab.sim.do.power(VM, "off")
+        lab.sim.do.wait_call("CreateSnapshot_Task")
+        lab.sim.do.power(VM, "on")
+        # Updates are read while the capture waits for its task.
+        assert command.wait("power")["state"] == "poweredOff"
+        assert command.wait("power")["state"] == "poweredOn"
+        assert command.end(signum) == code
+
+    lab.assert_clean()
+
+
+def test_a_locked_repository_costs_the_capture_and_not_the_watch(lab: Lab) -> None:
+    with lab.context(), started(lab, "--capture", "--lock-wait", "0") as command:
+        lab.sim.do.power(VM, "off")
+        assert command.wait("capture")["exit"] == 11
+        lab.sim.do.power(VM, "on")
+        assert command.wait("power")["state"] == "poweredOn"
