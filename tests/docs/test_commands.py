@@ -21,8 +21,9 @@ _MACHINES = (
     MachineEntry("aside", disks=(DiskEntry(size=MIB), _INDEPENDENT)),
     MachineEntry("mould", template=True, disks=(DiskEntry(size=MIB),)),
 )
-_ELSEWHERE = {"status", "listed point", "demo", "mount", "umount"}
-"""Documents of a mount: tests/mount/test_status.py and tests/demo/test_demo.py compare these."""
+_ELSEWHERE = {"status", "listed point", "demo", "mount", "umount", "watch"}
+"""Documents of a mount, and lines of a watch: tests/mount/test_status.py, tests/demo/test_demo.py
+and tests/scenarios/vsphere/test_watch_command.py compare these."""
 
 Capture = pytest.CaptureFixture[str]
 
