@@ -1,6 +1,6 @@
 """Removal of restore points by retention policy or by name; protection and tags."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -8,6 +8,7 @@ from cbtfs.core.ids import PointId, is_id
 from cbtfs.core.manifest import PointState
 from cbtfs.core.moment import parse_moment
 from cbtfs.core.names import printable
+from cbtfs.core.pin import Pin
 from cbtfs.core.pointname import ClockContext
 from cbtfs.core.retention import Candidate, Decision, Policy, decide
 from cbtfs.errors import CbtfsError, ManifestsMissing, PointNotFound, UsageError
@@ -21,6 +22,7 @@ from cbtfs.listing import (
     vm_names,
 )
 from cbtfs.store.missing import missing_points, name_points, refuse_missing
+from cbtfs.store.pins import load_pins, pins_by_point, refuse_pinned
 from cbtfs.store.repository import Repository
 
 
@@ -40,8 +42,10 @@ def decide_points(
     Raises:
         PointNotFound: a name in *vms* means no VM.
         ManifestsMissing: a manifest is missing, which would make a policy count wrongly.
+        DataCorrupt: a pin is damaged.
     """
     refuse_missing(repository)
+    pins = pins_by_point(load_pins(repository.path))
     with repository.catalog.view() as view:
         names = vm_names(view)
         named = [find_vm(view, name) for name in vms] or list(view.vms().values())
@@ -50,11 +54,11 @@ def decide_points(
     return [
         PointDecision(by_id[decision.point], decision)
         for of_vm in by_vm.values()
-        for decision in decide(policy, map(_candidate, of_vm), now)
+        for decision in decide(policy, [_candidate(point, pins) for point in of_vm], now)
     ]
 
 
-def _candidate(point: Point) -> Candidate:
+def _candidate(point: Point, pins: Mapping[PointId, Sequence[Pin]]) -> Candidate:
     manifest = point.manifest
     return Candidate(
         manifest.point,
@@ -63,6 +67,7 @@ def _candidate(point: Point) -> Candidate:
         point.state.tags,
         point.state.is_protected,
         point.is_damaged,
+        tuple(printable(pin.name) for pin in pins.get(manifest.point, ())),
     )
 
 
@@ -97,6 +102,7 @@ def to_forget(repository: Repository, specs: Iterable[str]) -> list[NamedPoint]:
     Raises:
         UsageError: the meaning of a name depends on the clock or on other points.
         CbtfsError: a point is protected.
+        PointPinned: an overlay needs a point.
         ManifestsMissing: the manifest of a named point is missing.
     """
     chosen = dict[PointId, NamedPoint]()
@@ -110,6 +116,7 @@ def to_forget(repository: Repository, specs: Iterable[str]) -> list[NamedPoint]:
             continue
         _refuse_protected(point)
         chosen[point.manifest.point] = NamedPoint(point.manifest.point, point)
+    refuse_pinned(load_pins(repository.path), chosen)
     missing = missing_points(repository) & chosen.keys()
     if missing:
         raise ManifestsMissing(
@@ -130,7 +137,8 @@ def _refuse_protected(point: Point) -> None:
 def to_give_up(repository: Repository, ids: Iterable[str]) -> list[PointId]:
     """Return the missing points that *ids* name, once each.
 
-    UsageError if one is not the complete id of a missing point, CbtfsError if it is protected.
+    UsageError if one is not the complete id of a missing point, CbtfsError if it is protected or an
+    overlay needs it.
     """
     missing = missing_points(repository)
     chosen = dict[PointId, None]()
@@ -143,6 +151,7 @@ def to_give_up(repository: Repository, ids: Iterable[str]) -> list[PointId]:
             )
         _refuse_protected(find_point(repository, name))
         chosen[point] = None
+    refuse_pinned(load_pins(repository.path), chosen)
     return list(chosen)
 
 

@@ -18,6 +18,8 @@ class Candidate:
     tags: tuple[str, ...] = ()
     is_protected: bool = False
     is_damaged: bool = False
+    overlays: tuple[str, ...] = ()
+    """Names of the overlays that need the point."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,7 @@ _PERIODS: Final[dict[str, Period]] = {
 def decide(policy: Policy, candidates: Iterable[Candidate], now: datetime) -> list[Decision]:
     """Return the decisions of *policy* on the points of one VM, newest first.
 
-    Protected points are kept and count like the others. Damaged points are kept and do not count;
+    Protected points, and points that overlays need, are kept and count like the others. Damaged points are kept and do not count;
     they are forgotten only by name. The newest point is kept if no rule keeps any. The point
     captured last is always kept: a wrong clock may have given an earlier point a later time.
     """
@@ -112,6 +114,7 @@ def _own_reasons(
     reasons = []
     if candidate.is_protected:
         reasons.append("protected")
+    reasons += [f"overlay {name}" for name in candidate.overlays]
     if candidate.is_damaged:
         reasons.append("damaged: forget it by its id")
     if policy.min_age and now - candidate.time < policy.min_age:

@@ -1,4 +1,4 @@
-"""The content of repository.json: the immutable facts of a repository (docs/format.md)."""
+"""The content of repository.json: the facts of a repository (docs/format.md)."""
 
 from dataclasses import dataclass
 from typing import Any, Final
@@ -9,7 +9,9 @@ from cbtfs.core.sealed import seal, unseal
 
 FORMAT: Final = "cbtfs repository"
 FORMAT_VERSION: Final = 1
-KNOWN_FEATURES: Final = frozenset[str]()
+PINS: Final = "pins"
+"""Required feature of a repository in which overlays have pinned points (store/pins)."""
+KNOWN_FEATURES: Final = frozenset({PINS})
 """Required features that this program understands."""
 DEFAULT_BLOCK_BYTES: Final = 64 << 10
 DIGEST: Final = "blake3-256"

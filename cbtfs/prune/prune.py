@@ -26,6 +26,7 @@ from cbtfs.prune.sweep import LARGE, SMALL, sweep
 from cbtfs.store.catalog.update import Update
 from cbtfs.store.missing import refuse_missing
 from cbtfs.store.pack import PACK_BYTES
+from cbtfs.store.pins import load_pins, pins_by_point, remove_leftovers
 from cbtfs.store.repository import Repository
 from cbtfs.store.reserve import catalog_bytes, is_low
 
@@ -48,7 +49,7 @@ class PruneResult:
     points: int
     """Remaining points."""
     leased: int
-    """Forgotten points with a lease; their objects stay, too."""
+    """Forgotten points with a lease or a pin; their objects stay, too."""
     size_before: int
     """Bytes in packs."""
     freed_bytes: int
@@ -80,7 +81,7 @@ class _PointsByUse:
     living: list[Manifest]
     leased: set[PointId]
     dead: dict[PointId, Manifest]
-    """Forgotten points without a lease."""
+    """Forgotten points without a lease and without a pin."""
 
 
 def prune(
@@ -101,8 +102,12 @@ def prune(
         ManifestsMissing: a manifest is missing, so that its point's objects are unknown.
     """
     refuse_missing(repository)
+    if not is_dry_run:
+        remove_leftovers(repository.path)
     _allow_many_files()
-    with repository.points.claimed() as dead:
+    pinned = pins_by_point(load_pins(repository.path))
+    with repository.points.claimed() as claimed:
+        dead = claimed - pinned.keys()
         points = _load_points(repository, dead, without if is_dry_run else ())
         refuse_missing(repository)  # points/ may have lost files before it was listed.
         living, survey = _mark(repository, points, start_progress)

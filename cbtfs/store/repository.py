@@ -38,6 +38,7 @@ from cbtfs.store.lock import WriterLock
 from cbtfs.store.node_repair import rewrite_corrupt_nodes
 from cbtfs.store.pack import PACK_BYTES
 from cbtfs.store.packs import PackFolder
+from cbtfs.store.pins import unpinned
 from cbtfs.store.points import Forgotten, PointFolder
 from cbtfs.store.quarantine import (
     CorruptFrame,
@@ -165,8 +166,11 @@ class Repository:
         """Forget *points*. The next prune frees the objects that only they reference.
 
         Renaming a manifest is the commit. The time does not depend on the size of the points.
+
+        Raises:
+            PointPinned: an overlay needs a point; nothing was forgotten.
         """
-        with storing("the folder of points"):
+        with unpinned(self.path, points), storing("the folder of points"):
             self.points.forget(points)
         self.drop_forgotten(points)
 

@@ -117,7 +117,7 @@ def write_image(repo: Path, point: str, label: str, image: Path) -> None:
     demand(settings["digest"] == {"algorithm": "blake3-256", "key_slot": None}, "digest")
     manifest = unseal(repo / "points" / point)
     demand((manifest["format"], manifest["point"]) == (1, point), "manifest")
-    demand(settings["features"]["required"] == [], "unknown feature")
+    demand(set(settings["features"]["required"]) <= {"pins"}, "unknown feature")
     disk = next(disk for disk in manifest["disks"] if disk["label"] == label)
     frames, size, block = find_frames(repo / "packs"), disk["size"], disk["block_size"]
 

@@ -1,0 +1,173 @@
+"""overlays/: a pin for each overlay, which keeps the restore point that the overlay needs.
+
+A pin is made without the writer's lock, so an overlay does not wait for a running ingest. Two
+rules replace the lock. A lock on the directory points/ is held while a pin is written and the
+manifest of its point is checked, and while `forget` compares points with pins and renames their
+manifests: one of the two comes first. And a lease on the point is held from before the first check
+until the pin is durable, so no prune removes objects in between; later prunes list the pin.
+"""
+
+import fcntl
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace as replaced
+from pathlib import Path
+from typing import Final
+
+from cbtfs.core.ids import PointId, is_id
+from cbtfs.core.pin import Pin, PinId, decode_pin, encode_pin
+from cbtfs.core.sealed import MAX_BYTES
+from cbtfs.core.settings import PINS, encode_settings
+from cbtfs.errors import CbtfsError, DataCorrupt, PointNotFound
+from cbtfs.store.files import (
+    load_file,
+    make_folder,
+    put_if_absent,
+    replace,
+    storing,
+    sync_folder,
+)
+from cbtfs.store.folder import Folder
+from cbtfs.store.points import PointFolder
+from cbtfs.store.settings import SETTINGS, load_settings
+
+OVERLAYS: Final = "overlays"
+_ASIDE: Final = ".tmp"
+
+
+class PointPinned(CbtfsError):
+    """Raised if a point is needed by an overlay."""
+
+
+def put_pin(path: Path, points: PointFolder, pin: Pin) -> None:
+    """Write *pin* to the repository at *path*: from here on its point stays. Takes no writer lock.
+
+    The first pin adds the required feature, so that programs without pins refuse the repository.
+
+    Raises:
+        PointNotFound: the point does not exist or was forgotten; there is no pin then.
+    """
+    with points.leased(pin.point):
+        with storing("the directory of pins"):
+            make_folder(path / OVERLAYS)
+        with _locked(path), Folder(path / OVERLAYS) as folder, storing("a pin"):
+            _require_feature(path)
+            put_if_absent(folder.at / pin.id, encode_pin(pin))
+            if pin.point not in points.ids():
+                _remove(folder, pin.id)
+                raise PointNotFound(f"point {pin.point} is gone")
+
+
+def _require_feature(path: Path) -> None:
+    settings = load_settings(path)
+    if PINS not in settings.required:
+        settings = replaced(settings, required=(*settings.required, PINS))
+        replace(path / SETTINGS, encode_settings(settings))
+
+
+def remove_pin(path: Path, pin: PinId) -> None:
+    """Remove a pin, durably; its point is then kept like any other. The pin may be gone."""
+    with suppress(FileNotFoundError), Folder(path / OVERLAYS) as folder:
+        with storing("the directory of pins"):
+            _remove(folder, pin)
+
+
+def _remove(folder: Folder, pin: PinId) -> None:
+    (folder.at / pin).unlink(missing_ok=True)
+    sync_folder(folder.at)
+
+
+def load_pins(path: Path) -> list[Pin]:
+    """Return all pins of the repository at *path*, ordered by name.
+
+    Raises:
+        DataCorrupt: a pin is damaged, so its point is unknown, or overlays/ is missing.
+    """
+    try:
+        with Folder(path / OVERLAYS) as folder:
+            return _load(folder)
+    except FileNotFoundError as exc:
+        _refuse_missing(path, exc)
+        return []
+
+
+def _refuse_missing(path: Path, error: FileNotFoundError) -> None:
+    """Raise DataCorrupt if the repository has pins, but no overlays/."""
+    if PINS in load_settings(path).required:
+        raise DataCorrupt(
+            f"{path / OVERLAYS} is missing, so the points that overlays need are unknown: restore "
+            "it from a copy, or create an empty directory if there is no overlay any more"
+        ) from error
+
+
+def _load(folder: Folder) -> list[Pin]:
+    pins = []
+    for name in sorted(filter(is_id, os.listdir(folder.at))):
+        try:
+            pin = decode_pin(load_file(folder.at / name, MAX_BYTES))
+            if pin.id != name:
+                raise ValueError("it is another pin")
+        except FileNotFoundError:
+            continue  # It was removed since.
+        except OSError as exc:
+            raise DataCorrupt(f"cannot read pin {OVERLAYS}/{name}: {exc.strerror}") from exc
+        except ValueError as exc:
+            raise DataCorrupt(
+                f"pin {OVERLAYS}/{name} is damaged: {exc}; its point is unknown: restore the file "
+                "from a copy, or remove it and create the overlay again"
+            ) from exc
+        pins.append(pin)
+    return sorted(pins, key=lambda pin: (pin.name, pin.id))
+
+
+def pins_by_point(pins: Iterable[Pin]) -> Mapping[PointId, list[Pin]]:
+    """Return the pins of each pinned point."""
+    by_point: dict[PointId, list[Pin]] = {}
+    for pin in pins:
+        by_point.setdefault(pin.point, []).append(pin)
+    return by_point
+
+
+@contextmanager
+def unpinned(path: Path, points: Collection[PointId]) -> Iterator[None]:
+    """Ensure that none of *points* is pinned until the end of the block. Only for the writer.
+
+    Raises:
+        PointPinned: a point is needed by an overlay, which the error names.
+    """
+    with _locked(path):
+        refuse_pinned(load_pins(path), points)
+        yield
+
+
+def refuse_pinned(pins: Iterable[Pin], points: Collection[PointId]) -> None:
+    """Raise PointPinned if one of *points* is pinned."""
+    for pin in pins:
+        if pin.point in points:
+            raise PointPinned(
+                f"point {pin.point} is needed by {pin.described}: run 'cbtfs overlay discard' for "
+                "it first, with --lost if its directory is gone"
+            )
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove temporary files of interrupted programs. Only for the writer."""
+    with suppress(FileNotFoundError), Folder(path / OVERLAYS) as folder:
+        names = [name for name in os.listdir(folder.at) if name.endswith(_ASIDE)]
+        if names:
+            with _locked(path), storing("the directory of pins"):
+                for name in names:
+                    (folder.at / name).unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock that orders new pins and the renames of `forget`."""
+    with Folder(path / "points") as folder:
+        fd = os.open(folder.at, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
