@@ -20,6 +20,7 @@ MODULES: Final[Mapping[str, tuple[str, ...]]] = {
     "extents": ("extents", "diff"),
     "mount": ("mount", "umount"),
     "restore": ("restore",),
+    "overlay": ("overlay",),
     "check": ("check",),
     "forget": ("forget", "protect", "tag"),
     "unforget": ("unforget",),

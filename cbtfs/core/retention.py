@@ -88,9 +88,10 @@ _PERIODS: Final[dict[str, Period]] = {
 def decide(policy: Policy, candidates: Iterable[Candidate], now: datetime) -> list[Decision]:
     """Return the decisions of *policy* on the points of one VM, newest first.
 
-    Protected points, and points that overlays need, are kept and count like the others. Damaged points are kept and do not count;
-    they are forgotten only by name. The newest point is kept if no rule keeps any. The point
-    captured last is always kept: a wrong clock may have given an earlier point a later time.
+    Protected points, and points that overlays need, are kept and count like the others. Damaged
+    points are kept and do not count; they are forgotten only by name. The newest point is kept if
+    no rule keeps any. The point captured last is always kept: a wrong clock may have given an
+    earlier point a later time.
     """
     newest_first = sorted(candidates, key=lambda point: (point.time, point.order), reverse=True)
     reasons: dict[PointId, list[str]] = {candidate.point: [] for candidate in newest_first}

@@ -6,7 +6,7 @@ The base is the disk's newest point, or the point that the user names.
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from cbtfs.core.ids import PointId, VmId
+from cbtfs.core.ids import DiskId, PointId, VmId
 from cbtfs.core.manifest import DiskRecord, Manifest
 from cbtfs.core.names import printable
 from cbtfs.core.reasons import FullReason, Reason
@@ -14,6 +14,7 @@ from cbtfs.errors import DataCorrupt, PointNotFound
 from cbtfs.listing import Point, decode
 from cbtfs.source.base import Since
 from cbtfs.store.catalog.view import View
+from cbtfs.store.identity import new_disk_id
 from cbtfs.store.points import Forgotten
 from cbtfs.store.repository import Repository
 
@@ -27,6 +28,10 @@ class NamedBase:
     """None: the name means no point, or several."""
     error: str = ""
     """Why it means no point."""
+    is_content: bool = False
+    """The change lists are relative to the content of the point as it is stored: those of an
+    overlay. So the point may be of another VM, and it does not matter whether it is suspect, or
+    whether the lists of its source are distrusted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,15 @@ class Baseline:
     """The user named the point: other points of the disk do not matter."""
     refusal: Reason | None = None
     """Why the point that the user named cannot be the base, and the disk is read completely."""
+    is_content: bool = False
+    """As in NamedBase."""
+    history: DiskId | None = None
+    """The disk whose history the new point continues, if the base is a point of another VM."""
+
+    @property
+    def disk_id(self) -> DiskId:
+        """Id of the disk in the new point."""
+        return self.history or self.disk.id
 
     @property
     def since(self) -> Since:
@@ -115,7 +129,10 @@ def named_baseline(
     """
     loaded = _load_named(repository, vm, identity, named)
     if isinstance(loaded, Baseline):
-        return loaded
+        if loaded.point.manifest.vm.id == vm:
+            return loaded
+        earlier = find_baseline(repository, vm, identity)
+        return replace(loaded, history=new_disk_id() if earlier is None else earlier.disk.id)
     newest = find_baseline(repository, vm, identity)
     return None if newest is None else replace(newest, refusal=loaded)
 
@@ -137,16 +154,16 @@ def _load_named(
         repository.points.read_manifest(point.manifest.point)
     except (DataCorrupt, PointNotFound) as exc:
         return Reason(FullReason.BASE_DAMAGED, f"{name} is damaged: {exc}")
-    if point.manifest.vm.id != vm:
+    if point.manifest.vm.id != vm and not named.is_content:
         text = f"{name} is a point of another VM, {printable(point.manifest.vm.name)}"
         return Reason(FullReason.BASE_UNSUITABLE, text)
     disk = disk_of(point.manifest, identity)
     if disk is None:
         return Reason(FullReason.BASE_UNSUITABLE, f"{name} has no such disk")
     suspect = disk.suspect or point.state.suspects(disk.id)
-    if suspect:
+    if suspect and not named.is_content:
         return Reason(FullReason.BASE_SUSPECT, f"{name} is suspect: {suspect}")
-    return Baseline(point, disk, is_last_committed=True, is_named=True)
+    return Baseline(point, disk, is_last_committed=True, is_named=True, is_content=named.is_content)
 
 
 def newest_order(repository: Repository, vm: VmId) -> int:

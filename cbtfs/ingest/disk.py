@@ -53,7 +53,8 @@ def take_disk(context: DiskContext, disk: DiskInput, base: Baseline | None) -> D
     if source.size > MAX_DISK_BYTES:
         raise UsageError(f"disk {printable(disk.label)} is larger than {MAX_DISK_BYTES} bytes")
     repository, options = context.repository, context.options
-    distrust = None if base is None or disk.kind == "file" else find_distrust(repository, base)
+    lists_are_ours = base is None or base.is_content or disk.kind == "file"
+    distrust = None if base is None or lists_are_ours else find_distrust(repository, base)
     plan = make_plan(
         source,
         base,
@@ -176,7 +177,7 @@ class _DiskIngest:
     def record(self, plan: Plan, base: Baseline | None, captured: Captured) -> DiskRecord:
         """Return the record of the captured disk for the manifest."""
         return DiskRecord(
-            id=new_disk_id() if base is None else base.disk.id,
+            id=new_disk_id() if base is None else base.disk_id,
             identity=self.disk.identity,
             label=self.disk.label,
             kind=self.disk.kind,

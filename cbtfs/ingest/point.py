@@ -113,7 +113,9 @@ def take_point(
     last = [disk for disk in disks if disk.kind == "disk"][-1]
     has_disk = False
     for disk in disks:
-        base = None if is_new else _base_of(repository, known, disk, options.base)
+        base = None
+        if not is_new or (options.base is not None and options.base.is_content):
+            base = _base_of(repository, known, disk, options.base)
         try:
             with _naming(disk):
                 results.append(CapturedDisk(disk, take_disk(context, disk, base)))

@@ -13,13 +13,16 @@ _BLOCK_DEVICES: Final = Path("/sys/class/block")
 
 
 def holders(path: Path) -> list[str]:
-    """Describe the loop devices, mounts and processes that use the file system at *path*."""
+    """Describe the loop devices, mounts and processes that use the file system at *path*.
+
+    The mount point may be a file.
+    """
     inside = f"{path}/"
     mounted = list(mounts())
     descriptions = [
         f"/dev/{name} on {printable(file)}{_mounted_from(name, mounted)}"
         for name, file in _loops()
-        if file.startswith(inside)
+        if file == str(path) or file.startswith(inside)
     ]
     descriptions += [f"the mount {printable(m.path)}" for m in mounted if m.path.startswith(inside)]
     for number in sorted((p for p in os.listdir("/proc") if p.isdigit()), key=int):

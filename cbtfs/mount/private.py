@@ -31,9 +31,11 @@ _PROGRAM: Final = "from cbtfs.mount.private import serve; serve(*sys.argv[1:])"
 
 @dataclass(frozen=True, slots=True)
 class PrivateMount:
-    """A mount that only this command uses."""
+    """A mount that a command reads disks from."""
 
     mountpoint: Path
+    process: int
+    """Process id of the mount."""
 
     def path(self, manifest: Manifest, disk: DiskRecord) -> Path:
         """Return the path of the raw file of a disk."""
@@ -77,12 +79,26 @@ def private_mount(repository: Path) -> Iterator[PrivateMount]:
                     if error is None or (isinstance(error, MountFailed) and last):
                         raise MountFailed(f"cannot mount {repository}: {last or error}")
                     raise error
-                yield PrivateMount(folder)
+                yield PrivateMount(folder, server.pid)
             finally:
                 _end(server, folder)
     finally:
         with contextlib.suppress(OSError):
             folder.rmdir()
+
+
+def shared_mount(repository: Path, mountpoint: Path) -> PrivateMount:
+    """Return the mount of *repository* that serves *mountpoint* for others already.
+
+    Raises:
+        MountFailed: it is no mount of cbtfs, does not answer, or shows another repository.
+    """
+    status = load_status(mountpoint)
+    if os.path.realpath(status["repository"]) != os.path.realpath(repository):
+        raise MountFailed(
+            f"{mountpoint} is a mount of the repository {status['repository']}, not of {repository}"
+        )
+    return PrivateMount(mountpoint, int(status["process"]))
 
 
 def _end(server: process.Popen[bytes], folder: Path) -> None:

@@ -68,9 +68,12 @@ def _require_feature(path: Path) -> None:
 
 def remove_pin(path: Path, pin: PinId) -> None:
     """Remove a pin, durably; its point is then kept like any other. The pin may be gone."""
-    with suppress(FileNotFoundError), Folder(path / OVERLAYS) as folder:
-        with storing("the directory of pins"):
-            _remove(folder, pin)
+    try:
+        folder = Folder(path / OVERLAYS)
+    except FileNotFoundError:
+        return
+    with folder, storing("the directory of pins"):
+        _remove(folder, pin)
 
 
 def _remove(folder: Folder, pin: PinId) -> None:

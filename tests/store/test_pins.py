@@ -258,9 +258,7 @@ def test_a_pin_and_a_forget_at_once_agree(history: History) -> None:
     history.verify()
 
 
-def test_prune_lists_pins_under_its_lock(
-    history: History, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_prune_lists_pins_under_its_lock(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
     """A pin that is made just before prune looks keeps its point, though prune is running."""
     point = history.add(image(1))
     real = prune_module.load_pins

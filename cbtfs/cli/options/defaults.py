@@ -14,7 +14,10 @@ from cbtfs.errors import UsageError
 _WITHOUT: Final = frozenset({"-h", "--help", "--version"})
 """Options that work with an invalid configuration, too."""
 _COMPLETION: Final = "_CBTFS_COMPLETE"
-_SUBCOMMANDS: Final = ("image", "vsphere", "status", "enable", "reset")
+_SUBCOMMANDS: Final = (
+    *("image", "vsphere", "status", "enable", "reset"),
+    *("create", "start", "stop", "list", "commit", "discard"),
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""Overlays: the disks of a restore point as one writable set, kept outside the repository."""

@@ -1,0 +1,87 @@
+"""The point below an overlay: verified before anything is started over it."""
+
+from contextlib import suppress
+from typing import Final
+
+from cbtfs.core.manifest import DiskRecord, Manifest
+from cbtfs.core.names import printable
+from cbtfs.core.overlay import Overlay
+from cbtfs.errors import ChunkMissing, DataCorrupt, PointNotFound, SourceMismatch
+from cbtfs.liveness import Marker
+from cbtfs.reader import Reader
+from cbtfs.store.pins import load_pins
+from cbtfs.store.repository import Repository
+
+_FIRST_BYTES: Final = 4096
+"""Bytes of each disk that are read: the sector by which firmware and partition tables start."""
+
+
+def load_base(repository: Repository, overlay: Overlay) -> Manifest:
+    """Return the point of *overlay*, whose block maps resolve completely.
+
+    Raises:
+        PointNotFound: the point, or the pin that keeps it, is gone.
+        SourceMismatch: the disks of the point are not those of the overlay.
+        ChunkMissing: an object of the point, or its pack, is missing.
+        DataCorrupt: an object of the point is known to be corrupt.
+    """
+    if all(pin.id != overlay.id for pin in load_pins(repository.path)):
+        raise PointNotFound(
+            f"the pin of overlay {overlay.name} is gone, so its point is not kept: create a new "
+            "overlay"
+        )
+    try:
+        manifest = repository.points.read_manifest(overlay.point)
+    except PointNotFound as exc:
+        raise PointNotFound(
+            f"{exc}, and overlay {overlay.name} needs it: run 'cbtfs unforget {overlay.point}'"
+        ) from exc
+    disks_of(overlay, manifest)
+    _require_objects(repository, manifest)
+    reader = Reader(repository, cache_bytes=0)
+    for disk in disks_of(overlay, manifest):
+        reader.disk(disk).read(0, min(disk.size, _FIRST_BYTES))
+    return manifest
+
+
+def disks_of(overlay: Overlay, manifest: Manifest) -> list[DiskRecord]:
+    """Return the disks of the point that are those of *overlay*, in their order.
+
+    Raises:
+        SourceMismatch: a disk has another size or content.
+    """
+    by_id = {disk.id: disk for disk in manifest.of_kind("disk")}
+    disks = []
+    for expected in overlay.disks:
+        disk = by_id.get(expected.id)
+        if disk is None or (disk.size, disk.root) != (expected.size, expected.root):
+            raise SourceMismatch(
+                f"disk {printable(expected.label)} of point {manifest.point} is not the one that "
+                f"overlay {overlay.name} was created over: its writes do not belong to it"
+            )
+        disks.append(disk)
+    return disks
+
+
+def _require_objects(repository: Repository, manifest: Manifest) -> None:
+    """Walk all block maps; no chunk is read."""
+    with repository.catalog.view() as view:
+        packs = view.packs()
+    present = set()
+    for number, record in packs.items():
+        with suppress(OSError):
+            if repository.packs.size(record.id) == record.size:
+                present.add(number)
+    marker = Marker(repository.catalog, present)
+    try:
+        marker.mark([manifest])
+    except ChunkMissing as exc:
+        raise ChunkMissing(f"{exc}; run 'cbtfs check'") from exc
+    with repository.catalog.view() as view:
+        for digest, frame in repository.quarantined().items():
+            corrupt = view.find(frame.kind, frame.level, digest)
+            if corrupt is not None and marker.marked.has(corrupt):
+                raise DataCorrupt(
+                    f"point {manifest.point} needs object {digest.hex()}, which is corrupt: run "
+                    "'cbtfs check --read-data'"
+                )

@@ -1,0 +1,113 @@
+"""A repository with a point of two disks, and a directory for overlays of it."""
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from cbtfs.core.manifest import Manifest
+from tests.make_points import SIGNALS, add_point, new_repository
+
+MIB: Final = 1 << 20
+BLOCK: Final = 64 << 10
+
+
+def images() -> dict[str, bytes]:
+    """Return a disk with data and holes, and one whose size is no multiple of a sector."""
+    rng = random.Random(1)
+    root = rng.randbytes(MIB) + bytes(2 * MIB) + rng.randbytes(MIB)
+    return {"root": root, "data": rng.randbytes(3 * BLOCK + 1000)}
+
+
+def on_sectors(image: bytes) -> bytes:
+    """Return a disk as QEMU shows it: in whole sectors."""
+    return image.ljust(-(-len(image) // 512) * 512, b"\0")
+
+
+class OverlaySite:
+    """A repository, a directory for overlays, and commands on them."""
+
+    def __init__(self, path: Path) -> None:
+        self.repository = path / "repo"
+        self.directory = path / "overlays"
+        new_repository(self.repository, BLOCK)
+        self.images = images()
+        self.point = self.add()
+
+    def add(self, vm: str = "web01") -> Manifest:
+        """Commit a point of the disks as they are now."""
+        return add_point(self.repository, self.images, vm=vm)
+
+    @property
+    def overlay(self) -> Path:
+        return self.directory / "lab"
+
+    def command(self, *words: str) -> list[str]:
+        return [sys.executable, "-m", "cbtfs", f"--repo={self.repository}", *words]
+
+    def act(self, action: str, *words: str) -> list[str]:
+        """Return the command `overlay ACTION` on the overlay of this site."""
+        return self.command("overlay", action, *words, f"--dir={self.directory}")
+
+    def run(self, command: list[str], code: int = 0) -> dict[str, Any]:
+        """Run *command* with --json, expect *code*, and return its document."""
+        done = subprocess.run(
+            [*command, "--json"], capture_output=True, text=True, check=False, timeout=120
+        )
+        assert done.returncode == code, done.stderr
+        document: dict[str, Any] = json.loads(done.stdout)
+        return document
+
+    def create(self, *options: str) -> dict[str, Any]:
+        return self.run(self.act("create", self.point.point, "lab", *options))
+
+    @contextmanager
+    def started(self, *options: str) -> Iterator[subprocess.Popen[str]]:
+        """Run the overlay in the foreground; it is ready. Stop it at the end, if it still runs."""
+        child = subprocess.Popen(
+            [*SIGNALS, *self.act("start", "lab", *options)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert child.stdout is not None
+            for line in child.stdout:
+                if line == "ready\n":
+                    break
+            else:
+                assert child.stderr is not None
+                raise AssertionError(child.stderr.read())
+            yield child
+            if child.poll() is None:
+                child.terminate()
+                _, errors = child.communicate(timeout=60)
+                assert child.returncode == 0, errors
+        finally:
+            child.kill()
+            child.communicate()
+
+    def discard(self) -> None:
+        self.run(self.act("discard", "lab"))
+
+    def end(self) -> None:
+        """Remove what a killed start has left."""
+        if self.overlay.is_dir():
+            subprocess.run(self.act("stop", "lab"), check=False, capture_output=True)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def write_at(path: Path, offset: int, data: bytes) -> None:
+    """Write to a disk, and flush."""
+    fd = os.open(path, os.O_RDWR)
+    try:
+        assert os.pwrite(fd, data, offset) == len(data)
+        os.fsync(fd)
+    finally:
+        os.close(fd)

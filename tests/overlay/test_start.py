@@ -1,0 +1,245 @@
+"""`overlay start` and `stop`: the disks of a point, writable; faults below, kills, limits."""
+
+import errno
+import os
+import select
+import signal
+import subprocess
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cbtfs.core.overlay import decode_overlay, encode_overlay
+from cbtfs.mount.mounts import mounts
+from tests.overlay.overlay_site import BLOCK, MIB, OverlaySite, on_sectors, write_at
+from tests.restore.test_several_disks import damage
+
+pytestmark = pytest.mark.mounts
+
+
+def mounted_overlays() -> list[str]:
+    return [mount.path for mount in mounts() if "cbtfs-overlay-" in mount.path]
+
+
+def check(site: OverlaySite) -> None:
+    """Assert that the images of the overlay are intact."""
+    for image in site.overlay.glob("*.qcow2"):
+        subprocess.run(["qemu-img", "check", "-q", image], check=True)
+
+
+def test_writes_stay_in_the_overlay(site: OverlaySite) -> None:
+    site.create()
+    raw = site.overlay / "root.raw"
+    expected = bytearray(site.images["root"])
+    expected[100:105] = b"first"
+    seen: list[int] = []
+    is_over = threading.Event()
+
+    def watch() -> None:
+        while not is_over.is_set():
+            if raw.exists():
+                seen.append(raw.stat().st_size)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    with site.started():
+        is_over.set()
+        watcher.join()
+        assert raw.read_bytes() == site.images["root"]
+        assert (site.overlay / "data.raw").read_bytes() == on_sectors(site.images["data"])
+        write_at(raw, 100, b"first")
+        site.run(site.act("start", "lab"), code=11)
+        site.run(site.act("discard", "lab"), code=11)
+        site.run(site.act("commit", "lab"), code=11)
+        listed = site.run(site.command("overlay", "list"))["overlays"]
+        assert [item["state"] for item in listed] == ["running"]
+
+    assert set(seen) <= {len(expected)}  # the file never had another size
+    assert not raw.is_symlink()
+    assert mounted_overlays() == []
+    with site.started():
+        assert raw.read_bytes() == expected
+    check(site)
+    extents = site.run(site.command("overlay", "list"))["overlays"][0]
+    assert extents["stored_bytes"] >= BLOCK
+
+
+def test_a_hole_that_is_punched_reads_as_zeros_or_is_refused(site: OverlaySite) -> None:
+    """The loop driver zeroes ranges by punching holes; a part of a cluster must not keep bytes."""
+    site.create()
+    raw, start, length = site.overlay / "root.raw", BLOCK + 512, 2 * BLOCK + 1024
+    with site.started():
+        punched = subprocess.run(
+            ["fallocate", "--punch-hole", f"--offset={start}", f"--length={length}", raw],
+            check=False,
+            capture_output=True,
+        )
+        content = raw.read_bytes()
+        loop = subprocess.run(
+            ["losetup", "--find", "--show", raw], check=True, capture_output=True, text=True
+        ).stdout.strip()
+        try:
+            part = [f"--offset={start}", f"--length={length}", "--zeroout", loop]
+            subprocess.run(["blkdiscard", "--force", *part], check=True)
+            stopped = site.run(site.act("stop", "lab"), code=40)
+            assert loop in stopped["error"]["message"]
+        finally:
+            subprocess.run(["losetup", "--detach", loop], check=True)
+        zeroed = raw.read_bytes()
+
+    expected = bytearray(site.images["root"])
+    if punched.returncode:
+        assert content == expected
+    expected[start : start + length] = bytes(length)
+    assert zeroed == expected
+    check(site)
+
+
+def test_a_full_overlay_refuses_writes_and_stays_intact(site: OverlaySite) -> None:
+    limit = 2 * MIB
+    site.create(f"--limit={limit}")
+    raw = site.overlay / "root.raw"
+    expected = bytearray(site.images["root"])
+    with site.started():
+        filled, error = 0, 0
+        while not error:
+            try:
+                write_at(raw, filled, b"x" * BLOCK)
+            except OSError as exc:
+                error = exc.errno or 0
+            else:
+                expected[filled : filled + BLOCK] = b"x" * BLOCK
+                filled += BLOCK
+        assert error == errno.ENOSPC
+        assert raw.read_bytes() == expected
+
+    assert MIB < filled < limit
+    assert (site.overlay / "root.qcow2").stat().st_size == limit
+    check(site)
+    with site.started():
+        assert raw.read_bytes() == expected
+
+
+def test_a_damaged_chunk_is_an_error_of_its_bytes_only(site: OverlaySite) -> None:
+    site.create()
+    raw = site.overlay / "root.raw"
+    with site.started():
+        damage(site.repository, site.images["root"][3 * MIB : 3 * MIB + BLOCK])
+        fd = os.open(raw, os.O_RDONLY)
+        try:
+            with pytest.raises(OSError, match="Input/output error"):
+                os.pread(fd, 4096, 3 * MIB)
+            assert os.pread(fd, MIB, 0) == site.images["root"][:MIB]
+            end = 3 * MIB + BLOCK
+            assert os.pread(fd, MIB, end) == site.images["root"][end:]
+        finally:
+            os.close(fd)
+
+
+def test_a_damaged_point_fails_before_a_daemon_starts(site: OverlaySite) -> None:
+    site.create()
+    record = site.overlay / "overlay.json"
+    overlay = decode_overlay(record.read_bytes())
+    other = replace(overlay.disks[0], size=512)
+    record.write_bytes(encode_overlay(replace(overlay, disks=(other, *overlay.disks[1:]))))
+    assert "daemon" not in site.run(site.act("start", "lab"), code=33)["error"]["message"]
+    record.write_bytes(encode_overlay(overlay))
+    for pack in site.repository.glob("packs/*/*"):
+        if len(pack.name) == 32:
+            os.truncate(pack, 100)
+
+    site.run(site.act("start", "lab", "--fork"), code=20)
+
+    assert mounted_overlays() == []
+
+
+def test_killed_overlays_lose_no_flushed_write(site: OverlaySite) -> None:
+    site.create()
+    raw = site.overlay / "root.raw"
+    expected = bytearray(site.images["root"])
+    for number, victim in enumerate(("start", "daemon", "mount")):
+        with site.started() as child:
+            children = _children(child.pid)
+            write_at(raw, number * 4096 + 7, b"flushed")
+            expected[number * 4096 + 7 : number * 4096 + 14] = b"flushed"
+            killed = child.pid if victim == "start" else children[victim]
+            os.kill(killed, signal.SIGKILL)
+            assert child.wait(60) == (40 if victim != "start" else -signal.SIGKILL)
+            if victim == "start":
+                _wait_for_end(children["daemon"])
+        if victim != "start":
+            assert not raw.is_symlink()
+
+    with site.started():
+        assert raw.read_bytes() == expected
+    check(site)
+    assert mounted_overlays() == []
+
+
+def _children(process: int) -> dict[str, int]:
+    """Return the children of a start: the daemon and the mount."""
+    found = {}
+    for pid in Path(f"/proc/{process}/task/{process}/children").read_text().split():
+        words = Path(f"/proc/{pid}/cmdline").read_bytes()
+        found["daemon" if b"--pidfile" in words else "mount"] = int(pid)
+    return found
+
+
+def _wait_for_end(pid: int) -> None:
+    """Wait until the kernel has ended a process that is no child of this one."""
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        assert select.select([fd], [], [], 60)[0]
+    finally:
+        os.close(fd)
+
+
+def test_nbd_serves_all_disks_on_one_socket(site: OverlaySite, tmp_path: Path) -> None:
+    site.create()
+    folder = tmp_path / "nbd"
+    folder.mkdir()
+
+    document = site.run(site.act("start", "lab", "--fork", f"--nbd={folder}"))
+
+    uris = {item["disk"]: item["location"] for item in document["disks"]}
+    assert uris["root"] == f"nbd+unix:///root?socket={folder}/lab.sock"
+    write = ["qemu-io", "-f", "raw", "-c", "write -P 7 65536 512", "-c", "flush", uris["root"]]
+    subprocess.run(write, check=True, capture_output=True)
+    assert site.run(site.act("stop", "lab")) == {"overlay": "lab", "was_running": True}
+    assert os.listdir(folder) == []
+    with site.started():
+        assert (site.overlay / "root.raw").read_bytes()[65536 : 65536 + 512] == b"\7" * 512
+
+
+def test_many_overlays_share_a_mount(site: OverlaySite, tmp_path: Path) -> None:
+    mountpoint = tmp_path / "mnt"
+    mountpoint.mkdir()
+    mount = ["mount", str(mountpoint), f"--log-file={tmp_path}/log", "--workers=1"]
+    site.run(site.command(*mount))
+    try:
+        site.create()
+        inside = ["overlay", "create", site.point.point, "x", f"--dir={mountpoint}/x"]
+        site.run(site.command(*inside), code=2)
+        with site.started(f"--mount={mountpoint}"):
+            assert (site.overlay / "root.raw").read_bytes() == site.images["root"]
+        site.run(site.act("start", "lab", f"--mount={tmp_path}"), code=40)
+    finally:
+        site.run(site.command("umount", str(mountpoint)))
+
+
+def test_an_existing_file_is_not_replaced(site: OverlaySite, tmp_path: Path) -> None:
+    site.create()
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    (folder / "root.raw").write_bytes(b"mine")
+
+    site.run(site.act("start", "lab", f"--raw={folder}"), code=2)
+    site.run(site.act("start", "lab", f"--raw={site.repository}"), code=2)
+
+    assert (folder / "root.raw").read_bytes() == b"mine"
+    assert os.listdir(folder) == ["root.raw"]
