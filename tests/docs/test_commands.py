@@ -21,9 +21,12 @@ _MACHINES = (
     MachineEntry("aside", disks=(DiskEntry(size=MIB), _INDEPENDENT)),
     MachineEntry("mould", template=True, disks=(DiskEntry(size=MIB),)),
 )
-_ELSEWHERE = {"status", "listed point", "demo", "mount", "umount", "watch"}
-"""Documents of a mount, and lines of a watch: tests/mount/test_status.py, tests/demo/test_demo.py
-and tests/scenarios/vsphere/test_watch_command.py compare these."""
+_ELSEWHERE = {
+    *("status", "listed point", "demo", "mount", "umount", "watch"),
+    *("overlay start", "overlay stop", "overlay commit"),
+}
+"""Documents of a mount, and lines of a watch: tests/mount/test_status.py, tests/demo/test_demo.py,
+tests/scenarios/vsphere/test_watch_command.py and tests/overlay compare these."""
 
 Capture = pytest.CaptureFixture[str]
 
@@ -92,6 +95,10 @@ def _images(printed: Printed, folder: Path) -> None:
     printed("restore --all", "restore", "--all", folder / "all", "web")
     next((folder / "all").rglob("a.raw")).unlink()
     printed("restore --all", "restore", "--all", folder / "all", "web")
+    overlays = f"--dir={folder / 'overlays'}"
+    printed("overlay create", "overlay", "create", "web", "lab", overlays)
+    printed("overlay list", "overlay", "list")
+    printed("overlay discard", "overlay", "discard", "lab", overlays)
     printed("error", "show", "wbe")
 
 

@@ -348,6 +348,18 @@ def test_a_point_boots_and_does_not_change(folder: Path) -> None:
     assert "BOOTED FROM A POINT" in done.stdout
 
 
+def test_a_guest_runs_from_a_point_and_its_disk_becomes_a_point(folder: Path) -> None:
+    look = """
+ls /srv/overlays
+cbtfs show web01+lab
+cmp /srv/disk.raw /mnt/backup/web01/latest/root.raw
+"""
+    done = run(folder, block("cbtfs overlay create web01"), look)
+
+    assert "BOOTED FROM A POINT" in done.stdout
+    assert "crash-consistent" in done.stdout
+
+
 def test_a_linux_guest_writes_to_the_overlay_and_not_to_the_point(folder: Path) -> None:
     kernel = newest_kernel()
     linux_initrd(folder / "initrd", kernel)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cbtfs.core.manifest import Manifest
+from tests.docs.documents import MemberTables
 from tests.make_points import SIGNALS, add_point, new_repository
 
 MIB: Final = 1 << 20
@@ -38,6 +39,7 @@ class OverlaySite:
         self.directory = path / "overlays"
         new_repository(self.repository, BLOCK)
         self.images = images()
+        self.tables = MemberTables()
         self.point = self.add()
 
     def add(self, vm: str = "web01") -> Manifest:
@@ -62,7 +64,16 @@ class OverlaySite:
         )
         assert done.returncode == code, done.stderr
         document: dict[str, Any] = json.loads(done.stdout)
+        if not code and command[4] == "overlay":
+            self._compare(command[5], document)
         return document
+
+    def _compare(self, action: str, document: dict[str, Any]) -> None:
+        """Compare a document with the tables of the manual."""
+        name, tables = f"overlay {action}", self.tables.tables
+        if action == "commit":
+            tables[name] = {**tables["ingest image"], **tables[name]}
+        self.tables.compare(name, document)
 
     def create(self, *options: str) -> dict[str, Any]:
         return self.run(self.act("create", self.point.point, "lab", *options))
@@ -97,7 +108,8 @@ class OverlaySite:
         self.run(self.act("discard", "lab"))
 
     def end(self) -> None:
-        """Remove what a killed start has left."""
+        """Compare the documents with the manual, and remove what a killed start has left."""
+        assert self.tables.problems == []
         if self.overlay.is_dir():
             subprocess.run(self.act("stop", "lab"), check=False, capture_output=True)
         shutil.rmtree(self.directory, ignore_errors=True)

@@ -47,6 +47,7 @@ class Site:
         """Return the arguments of *verb*."""
         place, target = self.folder / "mnt", self.folder / "restored"
         disk = self.folder / "disk.raw"
+        overlays = f"--dir={self.folder / 'overlays'}"
         rows: dict[str, list[str | Path]] = {
             "init": [],
             "ingest image": ["--vm=other", "--disk=disk", disk],
@@ -59,6 +60,12 @@ class Site:
             "status": [place],
             "umount": [place],
             "restore": [self.point, "disk", target],
+            "overlay create": [self.point, "lab", overlays],
+            "overlay start": ["lab", overlays, "--fork"],
+            "overlay stop": ["lab", overlays],
+            "overlay list": [],
+            "overlay commit": ["lab", overlays],
+            "overlay discard": ["lab", overlays],
             "check": ["--read-data"],
             "forget": [self.base],
             "unforget": [self.base],
