@@ -172,7 +172,7 @@ def test_a_killed_create_leaves_nothing_that_the_next_one_needs_removed(
 
     with monkeypatch.context() as patch:
         patch.setattr(create, step, crash)
-        patch.setattr(create.shutil, "rmtree", crash)  # a killed program cleans nothing up
+        patch.setattr(shutil, "rmtree", crash)  # a killed program cleans nothing up
         with pytest.raises(Crash):
             main([f"--repo={site.repository}", *act(site, "create", site.point.point, "lab")])
     if step == "sync_folder":  # the overlay has its name
@@ -194,7 +194,7 @@ def test_a_killed_discard_is_completed(
         raise Crash
 
     with monkeypatch.context() as patch:
-        patch.setattr(create.shutil if step == "rmtree" else create, step, crash)
+        patch.setattr(shutil if step == "rmtree" else create, step, crash)
         with pytest.raises(Crash):
             main([f"--repo={site.repository}", *act(site, "discard", "lab")])
     if step == "remove_pin":

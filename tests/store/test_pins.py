@@ -16,7 +16,6 @@ from cbtfs.core.sealed import seal, unseal
 from cbtfs.core.settings import PINS
 from cbtfs.errors import DataCorrupt, PointNotFound
 from cbtfs.forget import decide_points, to_forget
-from cbtfs.prune import prune as prune_module
 from cbtfs.reader import Reader
 from cbtfs.store import pins
 from cbtfs.store.identity import new_id
@@ -259,15 +258,14 @@ def test_a_pin_and_a_forget_at_once_agree(history: History) -> None:
 
 
 def test_prune_lists_pins_under_its_lock(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pin that is made just before prune looks keeps its point, though prune is running."""
+    """A pin that is made while prune is running keeps its point."""
     point = history.add(image(1))
-    real = prune_module.load_pins
 
     def late(path: Path) -> list[Pin]:
         put(history.path, pin_of(point))
-        return real(path)
+        return load_pins(path)
 
-    monkeypatch.setattr(prune_module, "load_pins", late)
+    monkeypatch.setattr("cbtfs.prune.prune.load_pins", late)
 
     history.prune()
 
