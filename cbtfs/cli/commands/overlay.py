@@ -329,7 +329,7 @@ def discard(
 ) -> None:
     """Remove a stopped overlay with all its writes; its point is no longer pinned.
 
-    Committed points of the overlay stay.
+    Points that were committed from the overlay stay. A running overlay is refused: stop it first.
     """
     from cbtfs.overlay.create import discard_lost, discard_overlay
 
