@@ -6,7 +6,7 @@ by one, in one truncated set, or as a new initial state after the session ended;
 is no event, and a change that was made and undone in between is none either.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -113,9 +113,14 @@ class _Tasks:
             task.is_used = True
         return bool(tasks) and all(task.is_own for task in tasks)
 
-    def expire_all(self) -> None:
+    def expire_all(self, vms: Container[str]) -> None:
+        """Forget tasks that explain nothing any more, and those of other VMs than *vms*."""
         for vm in list(self._by_vm):
-            self._expire(vm)
+            if vm in vms:
+                self._expire(vm)
+            else:
+                for task in list(self._by_vm[vm]):
+                    self._remove(vm, task)
 
     def _expire(self, vm: str) -> None:
         latest = self._clock() - GRACE_SECONDS
@@ -223,7 +228,7 @@ class Tracker:
             events += self._compare(vm)
         self._left, self._entered, self._changed = {}, {}, {}
         self._is_initial = False
-        self._tasks.expire_all()
+        self._tasks.expire_all(self._current)
         return events
 
     def _compare(self, vm: str) -> list[Event]:

@@ -193,6 +193,7 @@ def test_memory_does_not_grow_with_tasks_hosts_and_vms() -> None:
         vm = f"new-{number}"
         watched.settle(
             TaskUpdate(f"task-{number}", "vm-1", is_own=False, is_over=False),
+            TaskUpdate(f"stray-{number}", f"stray-{number}", is_own=False, is_over=False),
             HostUpdate(f"host-{number}", "esx"),
             VmUpdate(vm, VmFacts(name="x")),
             VmLeft(vm),

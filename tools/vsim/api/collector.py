@@ -28,14 +28,24 @@ class Filter(SessionObject):
         self.spec = spec
         self.partial = partial
         self._session = session
+        self._read: tuple[int, str] | None = None  # generation and API version of the last state
+        self._state: FilterState = {}
 
     def properties(self) -> Properties:
         return {"spec": lambda: self.spec, "partialUpdates": lambda: self.partial}
 
     def state(self, version: str) -> FilterState:
-        """Return the present state of the objects that the filter covers."""
-        readings = read_selected(self.site, self._session, self.spec, without_missing=True)
-        return {reading.target.moid: ObjectState.of(reading, version) for reading in readings}
+        """Return the present state of the objects that the filter covers.
+
+        It is read once per generation, since a truncated update takes many calls.
+        """
+        if self._read != (self.site.world.generation, version):
+            self._read = self.site.world.generation, version
+            readings = read_selected(self.site, self._session, self.spec, without_missing=True)
+            self._state = {
+                reading.target.moid: ObjectState.of(reading, version) for reading in readings
+            }
+        return self._state
 
     def DestroyPropertyFilter(self, call: MethodCall) -> None:
         with self.site.world.changing():

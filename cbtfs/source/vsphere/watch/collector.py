@@ -139,6 +139,8 @@ class VmFilter:
         updates: list[Update] = []
         partial: list[Any] = []
         for item in _items(found):
+            if self._is_foreign(item):
+                continue
             self._note_missing(item)
             update, is_partial = self._reader.updates(item)
             updates += update
@@ -147,6 +149,11 @@ class VmFilter:
         updates += self._read_again(partial)
         self._version, self._is_truncated = str(found.version), bool(found.truncated)
         return UpdatePiece(updates, not self._is_truncated)
+
+    def _is_foreign(self, item: Any) -> bool:
+        """Return whether a VM appears that is not in the view: it is ignored."""
+        is_vm = isinstance(item.obj, vim.VirtualMachine) and item.kind != "leave"
+        return is_vm and str(item.obj._moId) not in self._objects
 
     def _read_again(self, vms: Sequence[Any]) -> Iterator[Update]:
         """Yield the whole facts of VMs of which only parts of properties were reported."""
@@ -161,7 +168,7 @@ class VmFilter:
         """Log once which properties cannot be read; their facts keep their values."""
         for missing in item.missingSet or ():
             key = (str(item.obj._moId), str(missing.path))
-            if key not in self._unreadable and key[0] in self._objects:
+            if key not in self._unreadable and key[0] in self._objects and key[1] in VM_PATHS:
                 self._unreadable.add(key)
                 log.warning("cannot read %s of %s: %s", key[1], key[0], text_of(missing.fault))
 

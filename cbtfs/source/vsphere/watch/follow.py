@@ -68,6 +68,7 @@ class Follower:
         self._tracker = Tracker(time.monotonic)
         self._known: dict[str, ListedVm] = {}
         self._filter: VmFilter | None = None
+        self._trouble = ""
 
     def select(self) -> list[tuple[str, CbtfsError]]:
         """Select the VMs before the start; return the names that match none, or several.
@@ -93,9 +94,15 @@ class Follower:
                     log.info("following the VMs again: %s", exc)
                     self._stop.wait(min(1.0, self._times.pause))
             except (SourceUnavailable, ReplyLost) as exc:
-                if not self._stop.is_set():
-                    log.warning("the VMs cannot be followed, trying again: %s", exc)
-                    self._stop.wait(self._times.pause)
+                self._note(str(exc))
+                self._stop.wait(self._times.pause)
+
+    def _note(self, trouble: str) -> None:
+        """Log why the VMs cannot be followed; the same reason once, as it may last for days."""
+        if not self._stop.is_set():
+            level = logging.INFO if trouble == self._trouble else logging.WARNING
+            log.log(level, "the VMs cannot be followed, trying again: %s", trouble)
+            self._trouble = trouble
 
     def cancel(self) -> None:
         """End a wait in progress, after *stop* was set."""
@@ -157,6 +164,7 @@ class Follower:
         events = self._tracker.settle()
         found = [self._vm_event(event) for event in events]
         if is_first:
+            self._trouble = ""
             members = {"server": str(self._session.address), "vms": self._tracker.vms}
             found.insert(0, VmEvent("connected", None, "", members))
         if found:
