@@ -42,7 +42,8 @@ def _vm(event: VmEvent) -> dict[str, Any]:
 def _words(kind: str, members: Mapping[str, Any]) -> str:
     match kind:
         case "connected":
-            return f"following {members['vms']} VMs of {members['server']}"
+            number = members["vms"]
+            return f"following {number} VM{'' if number == 1 else 's'} of {members['server']}"
         case "power":
             return f"power: {members['before']} -> {members['state']}"
         case "snapshot":

@@ -1,5 +1,7 @@
 """`cbtfs watch` against the simulator: updates of all forms, lost sessions, restarts."""
 
+import os
+import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +12,7 @@ from typing import Any, Final
 
 import pytest
 
-from cbtfs.errors import UsageError
+from cbtfs.errors import AccessDenied, UsageError
 from cbtfs.source.vsphere.cbt.switch import enable, reset
 from cbtfs.source.vsphere.inventory.vms import list_vms, select
 from cbtfs.source.vsphere.watch.follow import Follower, VmEvent, WatchTimes
@@ -262,6 +264,46 @@ def test_a_hostile_server_does_not_end_the_watch(
         three.sim.knobs.change("answer", **{knob: False})
         three.sim.do.power("web1", "off")
         seen.wait_for("web1 power poweredOff")
+
+
+def test_a_password_that_is_no_longer_valid_ends_the_watch(three: Lab) -> None:
+    stop = threading.Event()
+    with three.session(stop) as session:
+        seen = Seen()
+        follower = Follower(session, NAMES, stop, seen.add, TIMES)
+        three.sim.do.on_call("Login", action="fault", fault="vim.fault.InvalidLogin")
+        three.sim.do.on_call("WaitForUpdatesEx", action="expire-session", at=2)
+        with pytest.raises(AccessDenied, match="rejects the user"):
+            follower.run()
+
+
+def test_many_updates_and_a_restart_are_exactly_the_changes_that_were_made(three: Lab) -> None:
+    """CBTFS_WATCH_UPDATES=10000 follows 1,000 VMs."""
+    total = int(os.environ.get("CBTFS_WATCH_UPDATES", "100"))
+    names = [f"many{number}" for number in range(total // 10)]
+    for name in names:
+        three.sim.do.add_vm({"name": name, "disk": [{"size": "1M"}]})
+    states = dict.fromkeys(names, "poweredOn")
+    shown = dict(states)
+    dice = random.Random(16)
+    with watching(three, "many*") as seen:
+        for number in range(1, 21):
+            if number == 10:
+                three.sim.do.restart(0.1)
+            with three.sim.world.changing():
+                for name in dice.sample(names, total // 20):
+                    is_on = states[name] == "poweredOn"
+                    states[name] = "poweredOff" if is_on else "poweredOn"
+                    three.sim.do.power(name, "off" if is_on else "on")
+            expected = number * (total // 20)
+            seen.wait(lambda events, n=expected: len(seen.short()) >= n)  # type: ignore[misc]
+        for event in seen.events:
+            if event.vm is not None:
+                assert shown[event.name] == event.members["before"]
+                shown[event.name] = event.members["state"]
+
+    assert len(seen.short()) == 20 * (total // 20)
+    assert shown == states
 
 
 @pytest.mark.parametrize(
