@@ -167,7 +167,7 @@ def test_a_prune_removes_what_an_interrupted_pin_left(history: History) -> None:
     assert not left.exists()
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(st.data())
 def test_a_pinned_point_survives_any_history_with_crashes(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

@@ -9,6 +9,7 @@ from tools.crash.bits import bits
 from tools.crash.disks import full, power
 from tools.crash.kills import calls, kills
 from tools.crash.mounts import mounts
+from tools.crash.overlays import overlays
 from tools.crash.pages import pages
 from tools.crash.replay import replay
 from tools.crash.result import CampaignResult
@@ -43,6 +44,9 @@ CAMPAIGNS: Final = {
     "bits": CampaignSpec(bits, 120, 10_000, "flipped bits and damaged pages anywhere"),
     "mounts": CampaignSpec(
         mounts, 12, 500, "workers and mounts killed under fio and a loop device"
+    ),
+    "overlays": CampaignSpec(
+        overlays, 3, 250, "processes of an overlay killed, or its power cut, under flushed writes"
     ),
     "together": CampaignSpec(
         together, 12, 1800, "readers during all operations of a writer; count: seconds"

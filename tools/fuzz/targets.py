@@ -13,7 +13,7 @@ from typing import Final
 
 from cbtfs.core import frame as frames
 from cbtfs.core.frame import Codec, Frame, Kind
-from cbtfs.core.ids import PackId, PointId
+from cbtfs.core.ids import NULL_DIGEST, DiskId, PackId, PointId
 from cbtfs.core.manifest import (
     Counts,
     Manifest,
@@ -26,6 +26,8 @@ from cbtfs.core.manifest import (
 )
 from cbtfs.core.moment import parse_moment
 from cbtfs.core.names import encode_name, printable
+from cbtfs.core.overlay import Overlay, OverlayDisk, decode_overlay, encode_overlay
+from cbtfs.core.pin import Pin, PinId, decode_pin, encode_pin
 from cbtfs.core.progress import (
     Checkpoint,
     DiskProgress,
@@ -95,6 +97,14 @@ def _state(data: bytes) -> None:
     for document in (data, _sealed(data)):
         with _refusing():
             encode_state(decode_state(document, PointId(_ID)))
+
+
+def _pin(data: bytes) -> None:
+    for document in (data, _sealed(data)):
+        with _refusing():
+            encode_pin(decode_pin(document))
+        with _refusing():
+            encode_overlay(decode_overlay(document))
 
 
 def _progress(data: bytes) -> None:
@@ -287,6 +297,9 @@ def _seeds() -> dict[str, list[bytes]]:
         reason="first",
         disks=(),
     )
+    pin = Pin(PinId(_ID), PointId(_ID), "lab", "host1", "/srv/lab", "2026-01-01T00:00:00Z")
+    disk = OverlayDisk(DiskId(_ID), "root", 4096, NULL_DIGEST, "root")
+    overlay = Overlay(pin.id, "lab", _ID, pin.point, "vm", pin.created, 1 << 30, (disk,))
     digest = chunk_digest(_PLAIN)
     frame = Frame(32, len(_PLAIN), len(_PLAIN), Kind.CHUNK, 0, Codec.STORED, digest)
     encoded = codec.Encoder().encode(Kind.CHUNK, 0, digest, _PLAIN)
@@ -296,6 +309,7 @@ def _seeds() -> dict[str, list[bytes]]:
     return {
         "manifest": [encode_manifest(manifest)],
         "state": [encode_state(PointState(PointId(_ID)))],
+        "pin": [encode_pin(pin), encode_overlay(overlay)],
         "progress": [encode_progress(_a_progress())],
         "settings": [encode_settings(Settings(_ID, "2026-01-01T00:00:00Z", 65536, 1))],
         "frame-header": [header],
@@ -350,6 +364,7 @@ def _a_progress() -> RunProgress:
 TARGETS: Final[dict[str, Target]] = {
     "manifest": _manifest,
     "state": _state,
+    "pin": _pin,
     "progress": _progress,
     "settings": _settings,
     "frame-header": _frame_header,
