@@ -13,7 +13,18 @@ from pathlib import Path
 from typing import Any, Final, NoReturn, TextIO
 
 from cbtfs.errors import CbtfsError
-from tools.bench import depth, holes, ingests, reads, restores, scale, shapes, slices, workloads
+from tools.bench import (
+    depth,
+    holes,
+    in_place,
+    ingests,
+    reads,
+    restores,
+    scale,
+    shapes,
+    slices,
+    workloads,
+)
 from tools.bench.bench import Bench
 from tools.bench.datasets import Datasets, DatasetUnavailable
 from tools.bench.machine import describe
@@ -42,6 +53,7 @@ GROUPS: Final[Mapping[str, Callable[[Bench], Iterator[Row]]]] = {
     "ingest-compare": ingests.compare_rows,
     "small": ingests.small_rows,
     "restore": restores.restore_rows,
+    "in-place": in_place.rows,
     "python-api": restores.api_rows,
     "catalog": ingests.catalog_rows,
     "scale-fleet": scale.fleet_rows,

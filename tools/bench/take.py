@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Final
 
 from cbtfs.ingest.inputs import DiskInput, PointOptions, VmInput
 from cbtfs.ingest.point import ingest_point
+from cbtfs.source.base import DiskSource
 from cbtfs.source.image import ImageSource
 from cbtfs.source.listed import ChangeList, ListedSource
 from cbtfs.store.repository import Repository, create_repository, writing
@@ -52,21 +53,28 @@ def new_repository(path: Path) -> Path:
 @contextmanager
 def capturing(path: Path, image: Path) -> Iterator[PointTaker]:
     """Yield a function that takes a point of *image*: full, or by a list of changed blocks."""
+    with capturing_source(path, lambda: ImageSource(image)) as take:
+        yield take
+
+
+@contextmanager
+def capturing_source(path: Path, source: Callable[[], DiskSource]) -> Iterator[PointTaker]:
+    """Yield a function that takes a point of *source*: full, or by a list of changed blocks."""
     with writing(path) as repository:
-        yield PointTaker(repository, image)
+        yield PointTaker(repository, source)
 
 
 class PointTaker:
-    """Callable that takes points of an image; their times are one minute apart."""
+    """Callable that takes points of a disk; their times are one minute apart."""
 
-    def __init__(self, repository: Repository, image: Path) -> None:
+    def __init__(self, repository: Repository, source: Callable[[], DiskSource]) -> None:
         self._repository = repository
-        self._image = image
+        self._source = source
         with repository.catalog.view() as view:
             self._taken = len(view.point_ids())
 
     def __call__(self, changed: Sequence[int] | None) -> None:
-        image = ImageSource(self._image)
+        image = self._source()
         listed = None
         if changed is not None:
             listed = ListedSource(image, ChangeList(tuple((b * BLOCK, BLOCK) for b in changed)))
