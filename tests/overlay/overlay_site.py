@@ -57,10 +57,16 @@ class OverlaySite:
         """Return the command `overlay ACTION` on the overlay of this site."""
         return self.command("overlay", action, *words, f"--dir={self.directory}")
 
-    def run(self, command: list[str], code: int = 0) -> dict[str, Any]:
-        """Run *command* with --json, expect *code*, and return its document."""
+    def run(self, command: list[str], code: int = 0, folder: Path | None = None) -> dict[str, Any]:
+        """Run *command* with --json, in *folder*; expect *code*, and return its document."""
         done = subprocess.run(
-            [*command, "--json"], capture_output=True, text=True, check=False, timeout=120
+            [*command, "--json"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
         )
         assert done.returncode == code, done.stderr
         document: dict[str, Any] = json.loads(done.stdout)

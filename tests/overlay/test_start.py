@@ -186,7 +186,7 @@ def test_nbd_serves_all_disks_on_one_socket(site: OverlaySite, tmp_path: Path) -
     folder = tmp_path / "nbd"
     folder.mkdir()
 
-    document = site.run(site.act("start", "lab", "--fork", f"--nbd={folder}"))
+    document = site.run(site.act("start", "lab", "--fork", "--nbd=nbd"), folder=tmp_path)
 
     uris = {item["disk"]: item["location"] for item in document["disks"]}
     assert uris["root"] == f"nbd+unix:///root?socket={folder}/lab.sock"

@@ -179,6 +179,8 @@ def start(
     """
     from cbtfs.overlay.serve import OverlayServer
 
+    # Absolute paths: with --fork the server has another current directory.
+    raw, nbd, mount = (None if path is None else path.absolute() for path in (raw, nbd, mount))
     server = OverlayServer(
         repository_path(context).absolute(), _folder(directory, name), raw, nbd, mount
     )
