@@ -30,6 +30,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--vddk-port", type=int, default=0, help="port for the library of tools/vsim/vddk"
     )
+    parser.add_argument("--nfc-port", type=int, default=0, help="NFC port (default: a free port)")
     parser.add_argument("--state", type=Path, help="keep images and certificate in this directory")
     parser.add_argument("--certificate", type=Path, help="server certificate (PEM); needs --key")
     parser.add_argument("--key", type=Path, help="key of the certificate (PEM)")
@@ -49,7 +50,7 @@ def main() -> int:
     signals = {signal.SIGINT, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # every later thread inherits the mask
     nbd = options.nbd_socket or options.nbd_port
-    listen = Listen(options.host, options.port, nbd, options.vddk_port)
+    listen = Listen(options.host, options.port, nbd, options.vddk_port, options.nfc_port)
     try:
         simulator = Simulator(
             load_inventory(options.inventory),
@@ -73,6 +74,7 @@ def main() -> int:
             "password": sim.user.password,
             "nbd": sim.nbd_uri,
             "vddk_port": sim.vddk_port,
+            "nfc_port": sim.nfc_port,
             "token": sim.token,
             "state": str(sim.state),
         }

@@ -185,7 +185,43 @@ class VddkKnobs:
         validate(self)
 
 
-GROUPS = ("cbt", "snapshot", "task", "session", "answer", "data", "vddk")
+@dataclass(frozen=True, slots=True)
+class NfcKnobs:
+    """Knobs of the NFC server and of its tickets."""
+
+    tls: Literal["1.2", "1.3"] = "1.2"  # newest version of TLS
+    sha256: bool = True  # the greeting offers SHA256; otherwise THUMBPRINT_SHA2 is refused
+    nfcssl: bool = True  # the greeting offers NFCSSL; otherwise PROXY refuses it
+    early_status: bool = True  # message 36 comes before message 51 of the client, or after it
+    version: int = 11  # number in message 51
+    library: int = 11  # answer of NfcGetServerNfcLibVersion
+    pin: Literal["thumbprint", "certificate", "none", "wrong"] = "thumbprint"  # of a ticket
+    host: bool = True  # tickets of a vCenter contain the host
+    certificate: Literal["same", "first", "second", "digest"] = (
+        "same"  # where another certificate is shown
+    )
+    ticket_seconds: float = 0.0  # lifetime of a ticket; 0: no limit
+    bound: bool = False  # connections end with the session that asked for the ticket
+    max_sessions: int = 52  # open sessions per host
+    budget: int = 48 << 20  # bytes of buffers per host
+    buffer: int = 0  # bytes of a fragment; 0: as the client asks
+    shuffle: bool = True  # fragments of concurrent reads come in random order
+    seed: int = 0  # random seed of the order, and of misses
+    codes: str = "zlib:fastlz:skipz"  # compressions; without them the server sends plain bytes
+    size_delta: int = 0  # bytes added to the capacity
+    sector: int = 512  # sector size in the reply to OPEN_FILE
+    refusal: Literal["aio", "classic"] = "aio"  # form of the refusal to open a running disk
+    allocation: Literal["yes", "unsupported", "all"] = "yes"  # QUERY_ALLOCATED_BLOCKS
+    misses: float = 0.0  # fraction of the allocated chunks that the bitmap does not show
+    removed: Literal["frozen", "merged"] = (
+        "frozen"  # bytes of an open disk after its snapshot was removed
+    )
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+
+GROUPS = ("cbt", "snapshot", "task", "session", "answer", "data", "vddk", "nfc")
 
 
 @dataclass(slots=True)
@@ -199,6 +235,7 @@ class Knobs:
     answer: AnswerKnobs = field(default_factory=AnswerKnobs)
     data: DataKnobs = field(default_factory=DataKnobs)
     vddk: VddkKnobs = field(default_factory=VddkKnobs)
+    nfc: NfcKnobs = field(default_factory=NfcKnobs)
     rules: FaultRules = field(default_factory=FaultRules)
 
     def change(self, group: str, **changes: Any) -> None:

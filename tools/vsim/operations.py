@@ -16,12 +16,12 @@ from tools.vsim.describe import describe, describe_image
 from tools.vsim.fault import Fault
 from tools.vsim.inventory import parse_disk, parse_inventory, parse_size
 from tools.vsim.knobs import GROUPS, changed
-from tools.vsim.model.disk import SimulatedDisk
+from tools.vsim.model.disk import DiskSpec, SimulatedDisk
 from tools.vsim.model.machine import SimulatedMachine
 from tools.vsim.model.snapshot import Snapshot, SnapshotRequest
 from tools.vsim.model.world import World
 from tools.vsim.restart import Restarts
-from tools.vsim.rules import CallRule, ReadRule, VddkRule
+from tools.vsim.rules import CallRule, NfcRule, ReadRule, VddkRule
 
 BY_VSIM = "vsim"  # user name in the events that operations cause
 Table = dict[str, Any]
@@ -55,45 +55,42 @@ class Operations:
         """Return the reference image of a snapshot disk: a raw file of exactly its bytes."""
         with self._world.lock:
             _, holder = self.find_snapshot(snapshot)
-            held = next(
-                (
-                    candidate
-                    for candidate in holder.disks
-                    if disk in (candidate.spec.key, candidate.spec.label, str(candidate.spec.key))
-                ),
-                None,
-            )
+            held = next((state for state in holder.disks if _is_named(disk, state.spec)), None)
             if held is None or held.truth is None:
                 raise LookupError(f"snapshot {snapshot} has no image of disk {disk}")
             return describe_image(held, held.truth)
 
     def calls(self, clear: bool = False) -> list[str]:
         """Return the names of the SOAP methods that clients called, oldest first."""
-        with self._world.lock:
-            names = list(self._calls)
-            if clear:
-                self._calls.clear()
-            return names
+        return self._listed(self._calls, clear)
 
     def vddk_calls(self, clear: bool = False) -> list[str]:
         """Return the names of the VDDK functions that reached the simulator, oldest first."""
-        with self._world.lock:
-            names = list(self._vddk_calls)
-            if clear:
-                self._vddk_calls.clear()
-            return names
+        return self._listed(self._vddk_calls, clear)
 
     def wait_vddk(self, function: str, seconds: float = 30) -> None:
         """Return once a library has called the function since `vddk_calls` was last cleared."""
-        with self._world.changed:
-            if not self._world.changed.wait_for(lambda: function in self._vddk_calls, seconds):
-                raise TimeoutError(f"no library called {function} within {seconds} s")
+        self._wait(self._vddk_calls, function, seconds)
 
     def wait_call(self, method: str, seconds: float = 30) -> None:
         """Return once a client has called the method since `calls` was last cleared."""
+        self._wait(self._calls, method, seconds)
+
+    def nfc_counts(self, clear: bool = False) -> dict[str, int]:
+        """Return what the NFC server has counted since `nfc_counts` was last cleared."""
+        return self._site.nfc.report(clear)
+
+    def _listed(self, names: list[str], clear: bool) -> list[str]:
+        with self._world.lock:
+            listed = list(names)
+            if clear:
+                names.clear()
+            return listed
+
+    def _wait(self, names: list[str], name: str, seconds: float) -> None:
         with self._world.changed:
-            if not self._world.changed.wait_for(lambda: method in self._calls, seconds):
-                raise TimeoutError(f"no client called {method} within {seconds} s")
+            if not self._world.changed.wait_for(lambda: name in names, seconds):
+                raise TimeoutError(f"nobody called {name} within {seconds} s")
 
     # guest
 
@@ -297,6 +294,12 @@ class Operations:
         """Add a rule for calls of the VDDK library; see VddkRule."""
         self._world.knobs.rules.add(VddkRule(function, **rule))
 
+    def on_nfc(self, point: str, action: str, **rule: Any) -> None:
+        """Add a rule for the answers of the NFC server; see NfcRule."""
+        if rule.get("operation"):
+            self.find_operation(rule["operation"])
+        self._world.knobs.rules.add(NfcRule(point, action, **rule))  # type: ignore[arg-type]
+
     def clear_rules(self) -> None:
         """Remove all rules."""
         self._world.knobs.rules.clear()
@@ -382,16 +385,14 @@ class Operations:
 
     def _disk(self, vm: str, disk: str | int) -> SimulatedDisk:
         for candidate in self.find_vm(vm).disks:
-            if disk in (candidate.spec.key, candidate.spec.label, str(candidate.spec.key)):
+            if _is_named(disk, candidate.spec):
                 return candidate
         raise LookupError(f"machine {vm} has no disk {disk!r}")
 
 
-REFUSALS = (
-    Fault,
-    LookupError,
-    ValueError,
-    TypeError,
-    TimeoutError,
-)
+def _is_named(disk: str | int, spec: DiskSpec) -> bool:
+    return disk in (spec.key, spec.label, str(spec.key))
+
+
+REFUSALS = (Fault, LookupError, ValueError, TypeError, TimeoutError)
 """Exceptions of operations that are refused or fail."""

@@ -14,6 +14,7 @@ from tools.vsim.data.exports import NbdServer, SnapshotExports
 from tools.vsim.inventory import Inventory, InventoryError
 from tools.vsim.knobs import Knobs
 from tools.vsim.model.world import World
+from tools.vsim.nfc.server import NfcServer
 from tools.vsim.operations import Operations
 from tools.vsim.restart import Restarts
 from tools.vsim.server.control import Control
@@ -37,6 +38,7 @@ class Listen:
     nbd: Path | int = 0
     """Port or Unix socket of the NBD server."""
     vddk_port: int = 0
+    nfc_port: int = 0
 
 
 class Simulator:
@@ -97,10 +99,13 @@ class Simulator:
         self._library = LibraryServer(
             (listen.host, listen.vddk_port), self.site, self._https, self.certificate, vddk_calls
         )
+        self._nfc = NfcServer(
+            (listen.host, listen.nfc_port), self.site, self.certificate, self.state
+        )
         self._https.serve()
         self._threads = [
             threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-            for server in (self._nbd, self._library)
+            for server in (self._nbd, self._library, self._nfc)
         ]
         for thread in self._threads:
             thread.start()
@@ -120,6 +125,11 @@ class Simulator:
         """Port for the library of tools/vsim/vddk."""
         return self._library.port
 
+    @property
+    def nfc_port(self) -> int:
+        """Port of the NFC server, which is also in every ticket."""
+        return self.site.nfc.port
+
     def close(self) -> None:
         """End every connection and task; remove a temporary state directory."""
         with self.world.changing():
@@ -129,6 +139,7 @@ class Simulator:
         self._https.go_away()
         self._nbd.stop()
         self._library.stop()
+        self._nfc.stop()
         for thread in self._threads:
             thread.join()
         if self._temporary:

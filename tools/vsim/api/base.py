@@ -64,6 +64,17 @@ class LeaseTable(Protocol):
         """Open a lease on the disks of a machine that is off; return its reference."""
 
 
+class TicketTable(Protocol):
+    """Tickets of the NFC server."""
+
+    port: int  # of the server
+    thumbprint: str  # SHA-1 of its certificate
+    pem: str  # its certificate
+
+    def issue(self, ticket: Any) -> str:
+        """Return the token of a new ticket."""
+
+
 class Site(Protocol):
     """The simulated installation as its managed objects use it.
 
@@ -94,6 +105,9 @@ class Site(Protocol):
 
     @property
     def leases(self) -> LeaseTable: ...
+
+    @property
+    def nfc(self) -> TicketTable: ...
 
     @property
     def events(self) -> EventLog: ...

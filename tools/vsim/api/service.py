@@ -2,12 +2,17 @@
 
 from typing import Any
 
-from tools.vsim.api.base import ManagedObject, MethodCall, Properties
+from tools.vsim.api.base import ManagedObject, MethodCall, Properties, Site
+from tools.vsim.api.nfc import internal_content
 from tools.vsim.soap.vmodl import vim
 
 
 class ServiceInstance(ManagedObject):
     kind = vim.ServiceInstance
+
+    def __init__(self, site: Site, moid: str, nfc: ManagedObject) -> None:
+        super().__init__(site, moid)
+        self._nfc = nfc
 
     def properties(self) -> Properties:
         return {
@@ -29,6 +34,10 @@ class ServiceInstance(ManagedObject):
 
     def RetrieveServiceContent(self, call: MethodCall) -> Any:
         return self.content()
+
+    def RetrieveInternalContent(self, call: MethodCall) -> Any:
+        call.caller.require("System.View", self.ref)
+        return internal_content(self._nfc)
 
     def CurrentTime(self, call: MethodCall) -> Any:
         return self.site.world.now()

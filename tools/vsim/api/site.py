@@ -17,6 +17,7 @@ from tools.vsim.api.entities import (
 from tools.vsim.api.event_log import EventLog
 from tools.vsim.api.events import EventManager
 from tools.vsim.api.leases import LeaseRegistry
+from tools.vsim.api.nfc import NfcService, NfcTickets
 from tools.vsim.api.search import SearchIndex
 from tools.vsim.api.service import FileManager, ServiceInstance, render_about
 from tools.vsim.api.sessions import SessionManager, Sessions
@@ -42,6 +43,7 @@ class SimulatedSite:
         self.sessions = Sessions(world)
         self.tasks = Tasks(self)
         self.leases = LeaseRegistry(self)
+        self.nfc = NfcTickets(self)
         self.scheme, self.host, self.port = "https", "127.0.0.1", 443  # of the HTTPS server
         self.thumbprint = ""  # SHA-1 of the certificate
         self.events = EventLog(world)
@@ -59,7 +61,9 @@ class SimulatedSite:
             "searchIndex": SearchIndex(self, "SearchIndex"),
             "fileManager": FileManager(self, "FileManager"),
         }
-        for manager in (ServiceInstance(self, "ServiceInstance"), *self.managers.values()):
+        service = NfcService(self, "nfcService" if world.is_vcenter else "ha-nfc-service")
+        entry = ServiceInstance(self, "ServiceInstance", service)
+        for manager in (entry, service, *self.managers.values()):
             self.fixed[manager.moid] = manager
         self._parents: dict[str, Entity] = {}
         self._hosts: dict[str, HostSystem] = {}  # by datacenter name

@@ -13,6 +13,7 @@ from tools.vsim.api.unread import unread_answer
 from tools.vsim.fault import Fault, MoRef, not_authenticated, not_found
 from tools.vsim.knobs import AnswerKnobs
 from tools.vsim.rules import CallRule
+from tools.vsim.soap.nfc import KINDS, RawResult
 from tools.vsim.soap.reply import fault_reply, result_reply
 from tools.vsim.soap.request import Request, parse_request
 from tools.vsim.soap.vmodl import method_named, typed
@@ -95,7 +96,7 @@ class Dispatcher:
             value = self._ruled(request, target, rules)
             if value is None:
                 value = self._invoke(call, request, target)
-            reply = Reply(200, result_reply(request.method, value, version))
+            reply = Reply(200, result_reply(request.method, value, version, request.namespace))
         except Fault as fault:
             reply = Reply(500, fault_reply(fault, version))
         if any(rule.action == "lost-reply" for rule in rules):
@@ -151,7 +152,8 @@ class Dispatcher:
                     return unread
             raise fault
         if target is None:
-            raise not_found(request.moid, request.kind)
+            kind = request.kind
+            raise not_found(request.moid, "vmodl.ManagedObject" if kind in KINDS.values() else kind)
         if is_fetch:
             if call.session and not is_open:
                 call.session.require("System.Read", target.ref)
@@ -168,7 +170,9 @@ class Dispatcher:
         if call.session:
             call.session.require(info.privId, target.ref)
         value = method(call, *(request.arguments.get(parameter.name) for parameter in info.params))
-        return typed(info.result, value) if value is not None else None
+        if value is None or isinstance(value, RawResult):
+            return value
+        return typed(info.result, value)
 
     def _version(self, soap_action: str) -> str:
         match = ACTION.search(soap_action)

@@ -7,6 +7,7 @@ from xml.sax.saxutils import escape
 from pyVmomi import SoapAdapter, VmomiSupport
 
 from tools.vsim.fault import Fault
+from tools.vsim.soap.nfc import METHODS, RawResult
 from tools.vsim.soap.vmodl import method_fault, method_named
 
 NAMESPACE: str = VmomiSupport.XMLNS_VMODL_BASE
@@ -27,11 +28,18 @@ def _element(value: Any, declared: Any, version: str, name: str, optional: bool 
     return str(SoapAdapter.SerializeToStr(value, info, version, _namespaces()))
 
 
-def result_reply(method: str, value: Any, version: str) -> bytes:
+def result_reply(method: str, value: Any, version: str, namespace: str = NAMESPACE) -> bytes:
     """Return a reply with the result of *method*; it is empty if *value* is None."""
     declared = object if method == "Fetch" else method_named(method).info.result
-    inner = "" if value is None else _element(value, declared, version, "returnval", optional=True)
-    response = f'<{method}Response xmlns="{NAMESPACE}">{inner}</{method}Response>'
+    if method in METHODS:  # tickets have fields that clients of older versions know, too
+        version = VmomiSupport.newestVersions.Get("vim")
+    if isinstance(value, RawResult):
+        inner = str(value)
+    else:
+        inner = (
+            "" if value is None else _element(value, declared, version, "returnval", optional=True)
+        )
+    response = f'<{method}Response xmlns="{namespace}">{inner}</{method}Response>'
     return f"{START}{response}{SoapAdapter.SOAP_END}".encode()
 
 

@@ -12,6 +12,7 @@ from xml.parsers import expat
 from pyVmomi import SoapAdapter
 
 from tools.vsim.fault import Fault
+from tools.vsim.soap.nfc import METHODS, NAMESPACES, TextValue
 from tools.vsim.soap.vmodl import kind_named, method_named
 
 SEPARATOR: str = SoapAdapter.NS_SEP
@@ -26,6 +27,7 @@ class Request:
     kind: str  # the target's type, such as vim.VirtualMachine
     moid: str
     arguments: dict[str, Any]
+    namespace: str = NAMESPACES[0]
 
 
 def parse_request(body: bytes) -> Request:
@@ -40,7 +42,7 @@ def parse_request(body: bytes) -> Request:
     arguments = {
         name: _gathered(reader.parameters[name], values) for name, values in reader.values.items()
     }
-    return Request(reader.method, *reader.target, arguments)
+    return Request(reader.method, *reader.target, arguments, reader.namespace)
 
 
 def _invalid(reason: str) -> Fault:
@@ -64,6 +66,7 @@ class _RequestParser(SoapAdapter.ExpatDeserializerNSHandlers):  # type: ignore[m
         self.parser.StartNamespaceDeclHandler = self.StartNamespaceDeclHandler
         self.parser.EndNamespaceDeclHandler = self.EndNamespaceDeclHandler
         self.method: str | None = None
+        self.namespace = NAMESPACES[0]
         self.target: tuple[str, str] | None = None
         self.parameters: dict[str, Any] = {}
         self.values: dict[str, list[Any]] = {}
@@ -80,7 +83,10 @@ class _RequestParser(SoapAdapter.ExpatDeserializerNSHandlers):  # type: ignore[m
         self._depth += 1
         self._characters = ""
         if self._depth == 1:
-            self._begin_method(tag.rpartition(SEPARATOR)[2])
+            namespace, _, name = tag.rpartition(SEPARATOR)
+            if namespace in NAMESPACES:
+                self.namespace = namespace
+            self._begin_method(name)
         elif self._depth == 2:
             self._begin_parameter(tag.rpartition(SEPARATOR)[2], attributes)
         if self._depth >= 2 and self._value:
@@ -116,6 +122,9 @@ class _RequestParser(SoapAdapter.ExpatDeserializerNSHandlers):  # type: ignore[m
             self._kind = kind_named(attributes["type"])
             return
         declared = self.parameters[name]
+        if self.method in METHODS:
+            self._value = TextValue(declared)
+            return
         item = declared.Item if issubclass(declared, list) else declared
         self._value = SoapAdapter.SoapDeserializer()
         self._value.Deserialize(_no_parser(), item, nsMap=self.nsMap)

@@ -10,6 +10,7 @@ from typing import Any
 from pyVmomi import VmomiSupport, vim, vmodl
 
 from tools.vsim.fault import Fault, MoRef
+from tools.vsim.soap import nfc
 
 __all__ = [
     "Collector",
@@ -83,11 +84,15 @@ def type_named(name: str) -> Any:
 
 def kind_named(wsdl_name: str) -> str:
     """Return the vSphere name of a managed object type, by WSDL name; raises KeyError."""
+    if wsdl_name in nfc.KINDS:
+        return nfc.KINDS[wsdl_name]
     return kind_name(VmomiSupport.GetWsdlType(VmomiSupport.XMLNS_VMODL_BASE, wsdl_name))
 
 
 def method_named(wsdl_name: str) -> Any:
-    """Return pyVmomi's description of a method; raises KeyError."""
+    """Return the description of a method; raises KeyError."""
+    if wsdl_name in nfc.METHODS:
+        return nfc.METHODS[wsdl_name]
     return VmomiSupport.GetWsdlMethod(VmomiSupport.XMLNS_VMODL_BASE, wsdl_name)
 
 

@@ -1,0 +1,1 @@
+"""The NFC server: authd, the classic handshake, AIO records. docs/vsim.md describes it."""
