@@ -56,6 +56,17 @@ def test_a_new_module_may_not_import_the_library(
         graph.remove_module(newcomer)
 
 
+def test_the_simulator_and_the_transports_share_no_module() -> None:
+    """The NFC server and client come from two authors: an error of one must not hide in both."""
+    graph = imports()
+    server = graph.find_upstream_modules("tools.vsim", as_package=True)
+    clients = graph.find_upstream_modules("cbtfs.source.transport", as_package=True)
+
+    assert "tools.vsim.nfc.wire" in graph.modules
+    assert not {name for name in server if name.partition(".")[0] == "cbtfs"}
+    assert not {name for name in clients if name.partition(".")[0] == "tools"}
+
+
 def test_every_dependency_has_an_owner() -> None:
     names = {"pyvmomi": "pyVmomi"}
     dependencies = [line.split(">")[0] for line in PROJECT["project"]["dependencies"]]
