@@ -55,7 +55,7 @@ from cbtfs.store.digest import chunk_digest
 from cbtfs.store.holder import parse_holder
 from cbtfs.store.pack import Pack
 from cbtfs.store.runs import RunFacts, decode_facts, encode_facts
-from tools.fuzz import volumes
+from tools.fuzz import nfc, volumes
 
 Target = Callable[[bytes], None]
 _ID: Final = "ab" * 16
@@ -307,6 +307,7 @@ def _seeds() -> dict[str, list[bytes]]:
     body = frames.encode_pack_header(PackId(_ID)) + header + _PLAIN
     trailer = frames.encode_trailer([frame], len(body), PackId(_ID))
     return {
+        "nfc": nfc.nfc_seeds(),
         "manifest": [encode_manifest(manifest)],
         "state": [encode_state(PointState(PointId(_ID)))],
         "pin": [encode_pin(pin), encode_overlay(overlay)],
@@ -384,6 +385,7 @@ TARGETS: Final[dict[str, Target]] = {
     "lvm": volumes.read_lvm,
     "words": _words,
     "nbd": _nbd,
+    "nfc": nfc.read_nfc,
 }
 
 

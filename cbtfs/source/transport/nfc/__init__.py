@@ -1,5 +1,5 @@
-"""The nfc transport: ESXi's own protocol for disks, over port 902, without VMware's library.
+"""NFC, ESXi's own protocol for disks on port 902: the codec, which makes no system calls.
 
-`wire`, `lines`, `classic`, `fragments` and `codec` make no system calls: bytes in, events out.
-`ticket` asks the server for a ticket, `session` opens a disk with it, `reader` reads the disk.
+`lines` reads the daemon's text, `classic` the negotiation, `codec` the records of an AIO session.
+No transport uses them yet.
 """
