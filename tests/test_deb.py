@@ -93,6 +93,7 @@ def test_the_package_works_and_is_removed_without_rest(package: Path, tmp_path: 
         "web01@2026-01-01T00-00-00Z",
         "/usr/share/man/man1/cbtfs-restore.1.gz",
         "complete -o default -F _cbtfs_completion cbtfs",
+        "cbtfs-export@.service",
         "cbtfs-mount@.service",
         "cbtfs-run@.service",
         "cbtfs-run@.timer",

@@ -44,7 +44,7 @@ Maintainer: cbtfs maintainers <maintainers@cbtfs.invalid>
 Installed-Size: {kib}
 Depends: {depends}
 Recommends: libnbd0, util-linux
-Suggests: qemu-utils, nbdkit
+Suggests: qemu-utils, qemu-system-common, nbdkit
 Section: admin
 Priority: optional
 Description: incremental backup of virtual disks with Changed Block Tracking

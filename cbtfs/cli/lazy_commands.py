@@ -21,6 +21,7 @@ MODULES: Final[Mapping[str, tuple[str, ...]]] = {
     "mount": ("mount", "umount"),
     "restore": ("restore",),
     "overlay": ("overlay",),
+    "export": ("export",),
     "check": ("check",),
     "forget": ("forget", "protect", "tag"),
     "unforget": ("unforget",),

@@ -1,13 +1,12 @@
 """The point below an overlay: verified before anything is started over it."""
 
-from contextlib import suppress
 from typing import Final
 
 from cbtfs.core.manifest import DiskRecord, Manifest
 from cbtfs.core.names import printable
 from cbtfs.core.overlay import Overlay
-from cbtfs.errors import ChunkMissing, DataCorrupt, PointNotFound, SourceMismatch
-from cbtfs.liveness import Marker
+from cbtfs.errors import PointNotFound, SourceMismatch
+from cbtfs.qemu.objects import require_objects
 from cbtfs.reader import Reader
 from cbtfs.store.pins import load_pins
 from cbtfs.store.repository import Repository
@@ -37,7 +36,7 @@ def load_base(repository: Repository, overlay: Overlay) -> Manifest:
             f"{exc}, and overlay {overlay.name} needs it: run 'cbtfs unforget {overlay.point}'"
         ) from exc
     disks_of(overlay, manifest)
-    _require_objects(repository, manifest)
+    require_objects(repository, manifest)
     reader = Reader(repository, cache_bytes=0)
     for disk in disks_of(overlay, manifest):
         reader.disk(disk).read(0, min(disk.size, _FIRST_BYTES))
@@ -61,27 +60,3 @@ def disks_of(overlay: Overlay, manifest: Manifest) -> list[DiskRecord]:
             )
         disks.append(disk)
     return disks
-
-
-def _require_objects(repository: Repository, manifest: Manifest) -> None:
-    """Walk all block maps; no chunk is read."""
-    with repository.catalog.view() as view:
-        packs = view.packs()
-    present = set()
-    for number, record in packs.items():
-        with suppress(OSError):
-            if repository.packs.size(record.id) == record.size:
-                present.add(number)
-    marker = Marker(repository.catalog, present)
-    try:
-        marker.mark([manifest])
-    except ChunkMissing as exc:
-        raise ChunkMissing(f"{exc}; run 'cbtfs check'") from exc
-    with repository.catalog.view() as view:
-        for digest, frame in repository.quarantined().items():
-            corrupt = view.find(frame.kind, frame.level, digest)
-            if corrupt is not None and marker.marked.has(corrupt):
-                raise DataCorrupt(
-                    f"point {manifest.point} needs object {digest.hex()}, which is corrupt: run "
-                    "'cbtfs check --read-data'"
-                )

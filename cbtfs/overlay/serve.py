@@ -8,15 +8,13 @@ daemon has closed the disks of the point.
 import logging
 import os
 import selectors
-import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any, Final
+from typing import Final
 from urllib.parse import quote
 
 from cbtfs.core.manifest import Manifest
@@ -32,10 +30,11 @@ from cbtfs.mount.readiness_pipe import READY, parse_error, send_error, send_read
 from cbtfs.overlay.base import disks_of, load_base
 from cbtfs.overlay.blockdev import ComposedDisk, blockdevs, fuse_exports, nbd_exports
 from cbtfs.overlay.create import require_repository
-from cbtfs.overlay.daemon import StorageDaemon, find_daemon, storage_daemon
 from cbtfs.overlay.folder import RAW, OverlayFolder, refuse_directory
 from cbtfs.overlay.images import whole_sectors
 from cbtfs.overlay.runtime import SOCKET, Runtime, load_runtime, new_runtime, remove_traces
+from cbtfs.qemu.daemon import StorageDaemon, find_daemon, storage_daemon
+from cbtfs.qemu.signals import ending_signals
 from cbtfs.store.repository import reading
 
 log = logging.getLogger(__name__)
@@ -45,7 +44,6 @@ _RETRY_SECONDS: Final = 1.0
 """Interval of attempts to unmount raw files that are in use."""
 _MAX_SOCKET_BYTES: Final = 107
 """Maximum length of the path of a Unix socket (unix(7))."""
-_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +114,7 @@ class OverlayServer:
             daemon = stack.enter_context(storage_daemon(options, runtime.path))
             if self.nbd is None:
                 _require_disks(overlay, runtime)
-            with _signals() as wakeup:
+            with ending_signals() as wakeup:
                 runtime.show()
                 on_ready(self.disks(overlay))
                 self._wait(daemon, mounted, runtime, wakeup)
@@ -283,32 +281,6 @@ def _unmount_all(runtime: Runtime) -> bool:
                 log.warning("%s; the overlay remains until then", exc)
                 is_done = False
     return is_done
-
-
-@contextmanager
-def _signals() -> Iterator[socket.socket]:
-    """Return a socket that receives a byte for each signal that ends the overlay."""
-    ours, kernel = socket.socketpair()
-    ours.setblocking(False)
-    kernel.setblocking(False)
-
-    def handle(number: int, frame: FrameType | None) -> Any:
-        """Let the wakeup descriptor report the signal."""
-
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
-    descriptor = signal.set_wakeup_fd(kernel.fileno(), warn_on_full_buffer=False)
-    try:
-        for number, handler in before.items():
-            # nohup ignores SIGHUP; a shell ignores SIGINT in background processes.
-            if number == signal.SIGTERM or handler is not signal.SIG_IGN:
-                signal.signal(number, handle)
-        yield ours
-    finally:
-        signal.set_wakeup_fd(descriptor)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        ours.close()
-        kernel.close()
 
 
 def stop_overlay(folder: OverlayFolder) -> bool:

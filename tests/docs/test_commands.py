@@ -23,10 +23,10 @@ _MACHINES = (
 )
 _ELSEWHERE = {
     *("status", "listed point", "demo", "mount", "umount", "watch"),
-    *("overlay start", "overlay stop", "overlay commit"),
+    *("overlay start", "overlay stop", "overlay commit", "export"),
 }
 """Documents of a mount, and lines of a watch: tests/mount/test_status.py, tests/demo/test_demo.py,
-tests/scenarios/vsphere/test_watch_command.py and tests/overlay compare these."""
+tests/scenarios/vsphere/test_watch_command.py, tests/overlay and tests/export compare these."""
 
 Capture = pytest.CaptureFixture[str]
 

@@ -360,6 +360,14 @@ cmp /srv/disk.raw /mnt/backup/web01/latest/root.raw
     assert "crash-consistent" in done.stdout
 
 
+def test_a_point_is_served_to_other_programs(folder: Path) -> None:
+    ingest(folder, "--vm=web01", "--disk=root", "disk.raw")
+
+    done = run(folder, block("mkdir -m 700 /run/web01"), "cmp /srv/disk.raw /srv/images/web01.raw")
+
+    assert "clean" in done.stdout
+
+
 def test_a_linux_guest_writes_to_the_overlay_and_not_to_the_point(folder: Path) -> None:
     kernel = newest_kernel()
     linux_initrd(folder / "initrd", kernel)

@@ -162,7 +162,7 @@ def test_a_start_ends_with_its_daemon_and_its_mount(site: OverlaySite) -> None:
         with site.started() as child:
             write_at(raw, number * 4096 + 7, b"flushed")
             expected[number * 4096 + 7 : number * 4096 + 14] = b"flushed"
-            os.kill(_children(child.pid)[victim], signal.SIGKILL)
+            os.kill(children_of(child.pid)[victim], signal.SIGKILL)
             assert child.wait(60) == 40
         assert not raw.is_symlink()
 
@@ -172,7 +172,7 @@ def test_a_start_ends_with_its_daemon_and_its_mount(site: OverlaySite) -> None:
     assert mounted_overlays() == []
 
 
-def _children(process: int) -> dict[str, int]:
+def children_of(process: int) -> dict[str, int]:
     """Return the children of a start: the daemon and the mount."""
     found = {}
     for pid in Path(f"/proc/{process}/task/{process}/children").read_text().split():

@@ -10,40 +10,11 @@ import pytest
 
 from cbtfs.core.extent import Extent
 from cbtfs.source.export import NbdSource
+from tests.certificates import make_authority
 from tests.cli.run_cbtfs import Run
 
 CONTENT = bytes(range(256)) * 256
 INGEST = ("ingest", "image", "--vm=vm", "--disk=disk", "--timeout=5")
-
-
-def _certificate(folder: Path, name: str, template: str, *options: str) -> None:
-    key, info, target = (
-        folder / f"{name}-key.pem",
-        folder / f"{name}.info",
-        folder / f"{name}-cert.pem",
-    )
-    info.write_text(template)
-    commands = [
-        ["--generate-privkey", "--key-type=ecdsa", f"--outfile={key}"],
-        [*options, f"--load-privkey={key}", f"--template={info}", f"--outfile={target}"],
-    ]
-    for command in commands:
-        subprocess.run(["certtool", *command], check=True, capture_output=True)
-
-
-def _authority(folder: Path) -> Path:
-    """Create a certificate folder for QEMU and libnbd: an authority and a server `localhost`."""
-    folder.mkdir()
-    _certificate(folder, "ca", "cn = tests\nca\ncert_signing_key\n", "--generate-self-signed")
-    _certificate(
-        folder,
-        "server",
-        "cn = localhost\ndns_name = localhost\ntls_www_server\nsigning_key\n",
-        "--generate-certificate",
-        f"--load-ca-certificate={folder / 'ca-cert.pem'}",
-        f"--load-ca-privkey={folder / 'ca-key.pem'}",
-    )
-    return folder
 
 
 @contextmanager
@@ -67,7 +38,7 @@ def _serving(image: Path, *options: str) -> Iterator[int]:
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _authority(tmp_path_factory.mktemp("tls") / "pki")
+    return make_authority(tmp_path_factory.mktemp("tls") / "pki")
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +62,7 @@ def test_a_server_of_another_name_is_refused(port: int, authority: Path, run: Ru
 
 
 def test_a_server_of_another_authority_is_refused(port: int, tmp_path: Path, run: Run) -> None:
-    other = _authority(tmp_path / "other")
+    other = make_authority(tmp_path / "other")
 
     done = run(*INGEST, f"nbds://localhost:{port}/?tls-certificates={other}")
 

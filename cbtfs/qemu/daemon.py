@@ -39,15 +39,18 @@ def find_daemon() -> str:
     program = process.find_program(_PROGRAM)
     if program is None:
         raise UsageError(
-            f"overlays need the program {_PROGRAM}: install the package qemu-system-common"
+            f"the program {_PROGRAM} is missing: install the package qemu-system-common"
         )
     return program
 
 
 @contextmanager
-def storage_daemon(options: Sequence[str], runtime: Path) -> Iterator[StorageDaemon]:
+def storage_daemon(
+    options: Sequence[str], runtime: Path, pass_fds: Sequence[int] = ()
+) -> Iterator[StorageDaemon]:
     """Run a daemon with *options* until the end of the block; *runtime* is an empty directory.
 
+    *pass_fds*: descriptors that the daemon inherits, with their numbers.
     The block begins when all exports can be used. At its end the daemon flushes all images. The
     kernel kills it if this process, or the thread that started it, ends before.
 
@@ -59,7 +62,10 @@ def storage_daemon(options: Sequence[str], runtime: Path) -> Iterator[StorageDae
     with (
         tempfile.TemporaryFile() as errors,
         process.start(
-            process.ends_with_parent(command), stderr=errors, start_new_session=True
+            process.ends_with_parent(command),
+            stderr=errors,
+            pass_fds=pass_fds,
+            start_new_session=True,
         ) as child,
     ):
         daemon = StorageDaemon(child, errors)

@@ -1,0 +1,1 @@
+"""Restore points as NBD exports, read-only."""

@@ -1,0 +1,1 @@
+"""QEMU as a child: the storage daemon, and what its commands share."""
