@@ -19,6 +19,9 @@ from typing import Any, Final
 import pytest
 
 from cbtfs.core.manifest import Manifest
+from cbtfs.errors import UsageError
+from cbtfs.export.listen import parse_address, unix_listener
+from cbtfs.export.serve import Place
 from tests.certificates import add_client, make_authority
 from tests.docs.documents import MemberTables
 from tests.make_points import MEMORY, SIGNALS, add_point, new_repository
@@ -211,24 +214,44 @@ def test_tcp_needs_a_certificate_of_the_authority(site: Site, tmp_path: Path) ->
 
 
 def test_options_that_cannot_work_are_refused(site: Site, tmp_path: Path) -> None:
-    assert "either --socket" in site.refused("--since=latest")
+    def refused(*where: str | Path | None) -> str:
+        directory, address, tls = where
+        place = Place(
+            None if directory is None else Path(directory),
+            None if address is None else str(address),
+            None if tls is None else Path(tls),
+        )
+        with pytest.raises(UsageError) as caught:
+            place.check(site.repository)
+        return str(caught.value)
+
     assert "client certificates" in site.refused("--listen=127.0.0.1:0")
-    bad = (tmp_path / "server-cert.pem").parent
-    assert "ca-cert.pem" in site.refused("--listen=127.0.0.1:0", f"--tls-dir={bad}")
-    for address in ("localhost", "::1:0", ":10809", "host:70000", "host:x"):
-        assert "HOST:PORT" in site.refused(f"--listen={address}", f"--tls-dir={bad}")
-    assert "inside the repository" in site.refused(f"--socket={site.repository}")
-    assert "not a directory" in site.refused(f"--socket={tmp_path / 'none'}")
+    assert "either --socket" in refused(None, None, None)
+    assert "either --socket" in refused(site.sockets, "localhost:0", tmp_path)
+    assert "--tls-dir belongs to" in refused(site.sockets, None, tmp_path)
+    assert "ca-cert.pem" in refused(None, "127.0.0.1:0", tmp_path)
+    for address in ("localhost", "::1:0", ":10809", "host:70000", "host:x", "host:²", "[]:1"):
+        assert "HOST:PORT" in refused(None, address, tmp_path)
+    assert parse_address("[::1]:80") == ("::1", 80)
+    assert "inside the repository" in refused(site.repository, None, None)
+    assert "not a directory" in refused(tmp_path / "none", None, None)
     deep = tmp_path / ("d" * 108)
     deep.mkdir()
-    assert "longer than 107 bytes" in site.refused(f"--socket={deep}")
+    with pytest.raises(UsageError, match="longer than 107 bytes"), unix_listener(deep):
+        pass
     later = site.refused(
         f"--socket={site.sockets}", f"--since={site.point.point}", point=site.before.point
     )
     assert "not an earlier point" in later
-    (site.sockets / "nbd.sock").write_text("mine")
-    assert "exists" in site.refused()
-    assert (site.sockets / "nbd.sock").read_text() == "mine"
+    for name in ("file", "link"):
+        (site.sockets / name).mkdir()
+    (site.sockets / "file" / "nbd.sock").write_text("mine")
+    (site.sockets / "link" / "nbd.sock").symlink_to("elsewhere")
+    for name in ("file", "link"):
+        with pytest.raises(UsageError, match="exists"), unix_listener(site.sockets / name):
+            pass
+    assert (site.sockets / "file" / "nbd.sock").read_text() == "mine"
+    assert (site.sockets / "link" / "nbd.sock").is_symlink()
 
 
 def test_a_missing_program_is_one_line_that_names_the_package(
