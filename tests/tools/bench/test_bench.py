@@ -21,6 +21,7 @@ from tools.bench.content import BLOCK, Content
 from tools.bench.datasets import Datasets
 from tools.bench.depth import depth_rows
 from tools.bench.fleet import make_fleet, vm_name
+from tools.bench.holes import CacheState
 from tools.bench.ingests import catalog_rows, compare_rows
 from tools.bench.plot import READS, SCALE
 from tools.bench.real import apply_delta, points_of, save_delta
@@ -56,6 +57,8 @@ def test_every_row_is_measured_and_plots_are_reproducible(tmp_path: Path) -> Non
         assert "cbtfs" in row["contenders"]
         assert row["name"] in printed.getvalue()
         assert row["name"] in (into / "table.md").read_text()
+    copies = {(row["name"], row["cache"]) for row in run["rows"] if "sparse disk" in row["name"]}
+    assert len(copies) == 4 * len(CacheState)
     for figure, expected in DRAWN.items():
         curves = [row["curve"] for row in run["rows"] if row["curve"] is not None]
         panels = {curve["panel"].partition("|")[0] for curve in curves if curve["figure"] == figure}
