@@ -18,6 +18,7 @@ MODULES: Final[Mapping[str, tuple[str, ...]]] = {
     "ingest": ("ingest",),
     "list_show": ("list", "show"),
     "extents": ("extents", "diff"),
+    "blame": ("blame",),
     "mount": ("mount", "umount"),
     "restore": ("restore",),
     "overlay": ("overlay",),

@@ -62,7 +62,12 @@ class _AboveRoot:
 
 
 _ABOVE_ROOT: Final = _AboveRoot()
-_Node = Union[NodeRef, _AboveRoot, None]  # noqa: UP007 (a generic alias, evaluated at run time)
+TreeNode = Union[NodeRef, _AboveRoot, None]  # noqa: UP007 (a generic alias, evaluated at run time)
+
+
+def is_virtual(node: TreeNode[NodeRef]) -> bool:
+    """Return whether *node* is above the root of a tree. Such nodes of two trees are not equal."""
+    return isinstance(node, _AboveRoot)
 
 
 class Tree(Generic[NodeRef]):
@@ -74,8 +79,8 @@ class Tree(Generic[NodeRef]):
         self.height = height_of(blocks)
         self._load = load
 
-    def _top(self, level: int) -> _Node[NodeRef]:
-        """Return the node of *level* over the blocks from 0 on."""
+    def top(self, level: int) -> TreeNode[NodeRef]:
+        """Return the node of *level* over the blocks from 0 on; above the root it is virtual."""
         if level > self.height:
             return None if self.root is None else _ABOVE_ROOT
         node = self.root
@@ -85,11 +90,12 @@ class Tree(Generic[NodeRef]):
             node = self._load(node, above)[0]
         return node
 
-    def _below(self, node: _Node[NodeRef], level: int) -> Sequence[_Node[NodeRef]]:
+    def below(self, node: TreeNode[NodeRef], level: int) -> Sequence[TreeNode[NodeRef]]:
+        """Return the 64 children of a *node* of *level* of this tree; all None for None."""
         if node is None:
             return (None,) * FANOUT
         if isinstance(node, _AboveRoot):
-            return (self._top(level - 1), *(None,) * (FANOUT - 1))
+            return (self.top(level - 1), *(None,) * (FANOUT - 1))
         return self._load(node, level)
 
     def children(self, level: int, index: int) -> list[NodeRef | None]:
@@ -189,24 +195,24 @@ def diff(left: Tree[NodeRef], right: Tree[NodeRef], first: int = 0) -> Iterator[
     Does not load equal subtrees and those before *first*.
     """
     level = max(left.height, right.height)
-    yield from _differ((left, right), (left._top(level), right._top(level)), level, 0, first)
+    yield from _differ((left, right), (left.top(level), right.top(level)), level, 0, first)
 
 
 def _differ(
     trees: tuple[Tree[NodeRef], Tree[NodeRef]],
-    nodes: tuple[_Node[NodeRef], _Node[NodeRef]],
+    nodes: tuple[TreeNode[NodeRef], TreeNode[NodeRef]],
     level: int,
     index: int,
     first: int,
 ) -> Iterator[int]:
     a, b = nodes
-    if (index + 1) * FANOUT**level <= first or (a == b and not isinstance(a, _AboveRoot)):
+    if (index + 1) * FANOUT**level <= first or (a == b and not is_virtual(a)):
         return
     if level == 0:
         yield index
         return
     left, right = trees
-    pairs = zip(left._below(a, level), right._below(b, level), strict=True)
+    pairs = zip(left.below(a, level), right.below(b, level), strict=True)
     for slot, below in enumerate(pairs):
         if below[0] == below[1] and not isinstance(below[0], _AboveRoot):
             continue  # most pairs: a generator would take ten times as long

@@ -82,6 +82,7 @@ def _images(printed: Printed, folder: Path) -> None:
     printed("stats", "stats")
     printed("extents", "extents", "web", "a")
     printed("diff", "diff", "web@latest~1", "web", "a")
+    printed("blame", "blame", "web", "a")
     for form in ("qemu", "nbd"):
         shape = f"--format {form}"
         printed(f"extents {shape}", "extents", "web", "a", form=shape)

@@ -56,6 +56,7 @@ class Site:
             "show": [self.point],
             "extents": [self.point, "disk"],
             "diff": [self.base, self.point, "disk"],
+            "blame": [self.point, "disk"],
             "mount": [f"--log-file={self.folder / 'log'}", "--workers=1", place],
             "status": [place],
             "umount": [place],

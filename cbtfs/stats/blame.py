@@ -1,0 +1,106 @@
+"""Which restore point wrote each extent of a disk."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from cbtfs.core.blame import WrittenExtent, written_blocks, written_extents
+from cbtfs.core.extent import Extent
+from cbtfs.core.manifest import DiskRecord
+from cbtfs.errors import ChunkMissing, DataCorrupt, UsageError
+from cbtfs.listing import Point, labelled, points, vm_names
+from cbtfs.reader import Reader
+from cbtfs.store.repository import Repository
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A disk at one restore point."""
+
+    point: Point
+    disk: DiskRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """An extent that one restore point wrote."""
+
+    extent: Extent
+    point: Point
+    is_data: bool
+    """Whether the extent holds data now; otherwise it reads as zeros."""
+
+
+def versions_of(repository: Repository, point: Point, disk: DiskRecord) -> list[Version]:
+    """Return *disk* at the points of its VM up to *point*, in order of capture.
+
+    The list begins after the last point at which the disk had another block size.
+    """
+    versions: list[Version] = []
+    with repository.catalog.view() as view:
+        names = vm_names(view)
+        for earlier in points(view, point.manifest.vm.id):
+            record = next((d for d in earlier.manifest.disks if d.id == disk.id), None)
+            if record is not None:
+                if record.block_size != disk.block_size:
+                    versions.clear()
+                else:
+                    versions.append(Version(labelled(earlier, names), record))
+            if earlier.manifest.point == point.manifest.point:
+                break
+    return versions
+
+
+def blame(
+    reader: Reader, versions: Sequence[Version], area: Extent | None = None
+) -> Iterator[Written]:
+    """Yield which of *versions*, the result of versions_of(), wrote each extent of the last one.
+
+    A point wrote an extent if the extent differs from that of the point before. What is equal in
+    all points belongs to the first. Extents ascend, have whole blocks except where the size of the
+    disk changed, and cover the disk, or *area*, without gaps.
+
+    Raises:
+        ChunkMissing: a node of a block map is missing; the message names the point.
+        DataCorrupt: a node does not match its digest.
+        UsageError: *area* is not within the disk.
+    """
+    disk = reader.disk(versions[-1].disk)
+    if area is None:
+        area = Extent(0, disk.size) if disk.size else None
+    elif area.end > disk.size:
+        raise UsageError(f"the extent ends at {area.end}, beyond the disk's {disk.size} bytes")
+    if area is None:
+        return
+    for extent, version, is_data in _split(_written(reader, versions, area), disk.data_in(area)):
+        yield Written(extent, versions[version].point, is_data)
+
+
+def _written(reader: Reader, versions: Sequence[Version], area: Extent) -> Iterator[WrittenExtent]:
+    unit = versions[-1].disk.block_size
+    trees = []
+    for version in versions:
+        try:
+            trees.append(reader.disk(version.disk).tree())
+        except (ChunkMissing, DataCorrupt) as exc:
+            raise type(exc)(f"point {version.point.spelled}: {exc}") from exc
+    blocks = written_blocks(trees, area.start // unit, -(-area.end // unit))
+    return written_extents(blocks, [version.disk.size for version in versions], unit, area)
+
+
+def _split(
+    written: Iterator[WrittenExtent], data: Iterator[Extent]
+) -> Iterator[tuple[Extent, int, bool]]:
+    """Split the extents of *written* at the edges of *data*: (extent, version, is data)."""
+    near = next(data, None)
+    for extent, version in written:
+        at = extent.start
+        while at < extent.end:
+            while near is not None and near.end <= at:
+                near = next(data, None)
+            if near is not None and near.start <= at:
+                until, is_data = min(near.end, extent.end), True
+            else:
+                until = extent.end if near is None else min(near.start, extent.end)
+                is_data = False
+            yield Extent(at, until - at), version, is_data
+            at = until
