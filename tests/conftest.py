@@ -6,9 +6,12 @@ from typing import Final
 import pytest
 from hypothesis import HealthCheck, settings
 
-PARTS: Final = ("mounts", "vsphere", "rest")
-"""Tests with the marker `mounts`; the other scenarios against the simulator; all other tests."""
-VSPHERE: Final = Path(__file__).parent / "scenarios" / "vsphere"
+PARTS: Final = ("mounts", "programs", "vsphere", "rest")
+"""Tests with the marker `mounts`, in two parts: `programs` has those of the manual, the demo and
+the tools. The other scenarios against the simulator; all other tests."""
+TESTS: Final = Path(__file__).parent
+PROGRAMS: Final = frozenset({TESTS / "docs", TESTS / "demo", TESTS / "tools"})
+VSPHERE: Final = TESTS / "scenarios" / "vsphere"
 
 pytest_plugins = ["tests.watchdog.plugin"]
 
@@ -40,5 +43,5 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _part(item: pytest.Item) -> str:
     if item.get_closest_marker("mounts") is not None:
-        return "mounts"
+        return "mounts" if PROGRAMS.isdisjoint(item.path.parents) else "programs"
     return "vsphere" if VSPHERE in item.path.parents else "rest"
