@@ -4,11 +4,11 @@ The result equals that of comparing every version with the one before it. Subtre
 consecutive versions are looked at once, whatever the number of versions.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Final, Generic, NamedTuple
 
-from cbtfs.core.blockmap import FANOUT, NodeRef, Tree, TreeNode, is_virtual
+from cbtfs.core.blockmap import FANOUT, AboveRoot, NodeRef, Tree, TreeNode, is_virtual
 from cbtfs.core.extent import Extent
 
 _ALL: Final = range(FANOUT)
@@ -35,15 +35,19 @@ class WrittenExtent(NamedTuple):
 
 
 def written_blocks(
-    versions: Sequence[Tree[NodeRef]], first: int, end: int
+    versions: Sequence[Tree[NodeRef]],
+    first: int,
+    end: int,
+    chunks: Callable[[NodeRef], Sequence[object]] | None = None,
 ) -> Iterator[WrittenBlocks]:
     """Yield which of *versions*, oldest first, wrote the blocks [first, end), ascending.
 
     A version wrote a block if the block differs from that of the version before. Blocks that are
     equal in all versions have version 0. *end* is at most the number of blocks of the last version.
+    *chunks* returns the names of the chunks of a leaf, 64 values to compare; None: its children.
     """
     level = max(tree.height for tree in versions)
-    walk = _Walk(versions, first, end)
+    walk = _Walk(versions, first, end, chunks)
     tops = [(number, tree.top(level)) for number, tree in enumerate(versions)]
     run: WrittenBlocks | None = None
     for part in walk.node(_distinct(reversed(tops)), level, 0):
@@ -71,10 +75,17 @@ def _distinct(nodes: Iterable[Numbered[NodeRef]]) -> list[Numbered[NodeRef]]:
 class _Walk(Generic[NodeRef]):
     """The walk of the block maps of several versions of a disk at once."""
 
-    def __init__(self, versions: Sequence[Tree[NodeRef]], first: int, end: int) -> None:
+    def __init__(
+        self,
+        versions: Sequence[Tree[NodeRef]],
+        first: int,
+        end: int,
+        chunks: Callable[[NodeRef], Sequence[object]] | None,
+    ) -> None:
         self._versions = versions
         self._first = first
         self._end = end
+        self._chunks = chunks
 
     def node(
         self, nodes: Sequence[Numbered[NodeRef]], level: int, index: int
@@ -101,10 +112,10 @@ class _Walk(Generic[NodeRef]):
         """Yield the writers of the blocks of a leaf; stop at the version that resolves the last."""
         unresolved = list(_ALL[first - index * FANOUT : end - index * FANOUT])
         writers = dict.fromkeys(unresolved, nodes[-1][0])
-        newer: Sequence[TreeNode[NodeRef]] | None = None
+        newer: Sequence[object] | None = None
         writer = 0
         for number, node in nodes:
-            older = self._versions[number].below(node, 1)
+            older = self._names(number, node)
             if newer is not None:
                 equal = []
                 for slot in unresolved:
@@ -118,6 +129,11 @@ class _Walk(Generic[NodeRef]):
             newer, writer = older, number
         for slot, version in writers.items():
             yield WrittenBlocks(index * FANOUT + slot, 1, version)
+
+    def _names(self, number: int, node: TreeNode[NodeRef]) -> Sequence[object]:
+        if self._chunks is None or node is None or isinstance(node, AboveRoot):
+            return self._versions[number].below(node, 1)
+        return self._chunks(node)
 
 
 def written_extents(

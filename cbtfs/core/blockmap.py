@@ -57,17 +57,17 @@ class Shape:
 
 
 @dataclass(frozen=True, slots=True)
-class _AboveRoot:
+class AboveRoot:
     """A virtual node above the root of a shorter tree: only child 0, towards the root, is set."""
 
 
-_ABOVE_ROOT: Final = _AboveRoot()
-TreeNode = Union[NodeRef, _AboveRoot, None]  # noqa: UP007 (a generic alias, evaluated at run time)
+_ABOVE_ROOT: Final = AboveRoot()
+TreeNode = Union[NodeRef, AboveRoot, None]  # noqa: UP007 (a generic alias, evaluated at run time)
 
 
 def is_virtual(node: TreeNode[NodeRef]) -> bool:
     """Return whether *node* is above the root of a tree. Such nodes of two trees are not equal."""
-    return isinstance(node, _AboveRoot)
+    return isinstance(node, AboveRoot)
 
 
 class Tree(Generic[NodeRef]):
@@ -94,7 +94,7 @@ class Tree(Generic[NodeRef]):
         """Return the 64 children of a *node* of *level* of this tree; all None for None."""
         if node is None:
             return (None,) * FANOUT
-        if isinstance(node, _AboveRoot):
+        if isinstance(node, AboveRoot):
             return (self.top(level - 1), *(None,) * (FANOUT - 1))
         return self._load(node, level)
 

@@ -83,7 +83,8 @@ def _written(reader: Reader, versions: Sequence[Version], area: Extent) -> Itera
             trees.append(reader.disk(version.disk).tree())
         except (ChunkMissing, DataCorrupt) as exc:
             raise type(exc)(f"point {version.point.spelled}: {exc}") from exc
-    blocks = written_blocks(trees, area.start // unit, -(-area.end // unit))
+    first, end = area.start // unit, -(-area.end // unit)
+    blocks = written_blocks(trees, first, end, lambda leaf: reader.node(leaf, 1).digests())
     return written_extents(blocks, [version.disk.size for version in versions], unit, area)
 
 

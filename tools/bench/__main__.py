@@ -15,6 +15,7 @@ from typing import Any, Final, NoReturn, TextIO
 from cbtfs.errors import CbtfsError
 from tools.bench import (
     depth,
+    history,
     holes,
     in_place,
     ingests,
@@ -55,6 +56,7 @@ GROUPS: Final[Mapping[str, Callable[[Bench], Iterator[Row]]]] = {
     "restore": restores.restore_rows,
     "in-place": in_place.rows,
     "python-api": restores.api_rows,
+    "blame": history.blame_rows,
     "catalog": ingests.catalog_rows,
     "scale-fleet": scale.fleet_rows,
     "scale-thin": scale.thin_rows,

@@ -1,6 +1,6 @@
 """Repositories with many points of many VMs, created by the ingest code of cbtfs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -24,18 +24,25 @@ class WrittenDisk:
 
     is_local = False
 
-    def __init__(self, *, is_kept: bool) -> None:
-        """Create an empty disk; with *is_kept* it also keeps blocks from before the last write."""
+    def __init__(self, *, is_kept: bool, size: int = _DISK_BYTES) -> None:
+        """Create an empty disk of *size* bytes.
+
+        With *is_kept* it also keeps blocks from before the last write.
+        """
         self._is_kept = is_kept
-        self.size = _DISK_BYTES
+        self.size = size
         self.blocks: dict[int, bytes] = {}
         self._fresh: list[int] = []
 
     def write(self, block: int, data: bytes) -> None:
         if not self._is_kept:
             self.blocks.clear()
-        self.blocks[block] = data
-        self._fresh = [block]
+        self.write_all({block: data})
+
+    def write_all(self, blocks: Mapping[int, bytes]) -> None:
+        """Write *blocks*, which are the changes since the last write."""
+        self.blocks |= blocks
+        self._fresh = sorted(blocks)
 
     def changed(self, since: Since) -> Sequence[Extent]:
         return [Extent(block * BLOCK, BLOCK) for block in self._fresh]

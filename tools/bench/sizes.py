@@ -34,6 +34,8 @@ class Sizes:
     """Numbers of points and VMs of the repositories, ascending."""
     change: int
     """Bytes of an incremental in these repositories."""
+    history: int
+    """Number of points of the disk whose blocks are blamed, each with 1 % of changes."""
     files: int
     """Number of small files in the file system."""
     repeats: int
@@ -57,6 +59,7 @@ FULL = Sizes(
     thin_points=1000,
     fleets=((100, 5), (1000, 50), (10_000, 500)),
     change=64 * MIB,
+    history=300,
     files=50_000,
     repeats=5,
     few=3,
@@ -76,6 +79,7 @@ QUICK = Sizes(
     thin_points=50,
     fleets=((50, 5), (500, 50)),
     change=8 * MIB,
+    history=30,
     files=1000,
     repeats=3,
     few=1,
@@ -95,6 +99,7 @@ TINY = Sizes(
     thin_points=3,
     fleets=((4, 2), (8, 4)),
     change=1 * MIB,
+    history=3,
     files=50,
     repeats=1,
     few=1,
