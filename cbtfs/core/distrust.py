@@ -31,6 +31,8 @@ class Distrust:
     """Whether the source confirmed later that the disk did not change during the audit."""
     trusted_from: int | None = None
     """Order number of the first full scan since then, from which lists are trusted again."""
+    is_allocation: bool = False
+    """The missed blocks are in areas that the server called unallocated."""
 
     def covers(self, order: int, *, is_full: bool) -> bool:
         """Return whether change lists relative to the point with this *order* are distrusted.
@@ -75,4 +77,5 @@ def decode_distrust(data: bytes, disk: DiskId) -> Distrust:
         blocks=optional(document, "blocks", integer),
         is_confirmed=truth(document, "is_confirmed"),
         trusted_from=optional(document, "trusted_from", integer),
+        is_allocation=bool(optional(document, "is_allocation", truth)),
     )

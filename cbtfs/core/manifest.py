@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Final, Literal, get_args
 
+from cbtfs.core.allocation import Allocation, allocation_of
 from cbtfs.core.fields import (
     Document,
     choice,
@@ -92,6 +93,8 @@ class DiskRecord:
     audit: Mapping[str, Any] | None = None
     full_reason: FullReason | None = None
     """Code of *reason* if the whole disk was read; None also in points of older programs."""
+    allocation: Allocation | None = None
+    """Areas that were never read; None if the source knows holes, and in older points."""
     counts: Counts = field(default_factory=Counts)
 
     def __post_init__(self) -> None:
@@ -99,6 +102,9 @@ class DiskRecord:
             raise ValueError(f"invalid disk: size {self.size}, block size {self.block_size}")
         if not self.size and self.root != NULL_DIGEST:
             raise ValueError("a disk of size 0 has content")
+        unproven = () if self.allocation is None else self.allocation.unproven
+        if unproven and unproven[-1].end > self.size:
+            raise ValueError("an unproven area ends beyond the disk")
 
     @property
     def method(self) -> ReadMethod:
@@ -258,8 +264,13 @@ def _disk_of(document: Document) -> DiskRecord:
         suspect=optional(document, "suspect", text),
         audit=optional(document, "audit", mapping),
         full_reason=optional(document, "full_reason", full_reason_in),
+        allocation=optional(document, "allocation", _allocation_in),
         counts=Counts(**{member.name: integer(counts, member.name) for member in fields(Counts)}),
     )
+
+
+def _allocation_in(document: Document, key: str) -> Allocation:
+    return allocation_of(mapping(document, key))
 
 
 def full_reason_in(document: Document, key: str) -> FullReason:

@@ -17,6 +17,8 @@ class FullReason(StrEnum):
     """The user asked for a full."""
     AUDIT = "audit"
     """An audit proved that change lists of the disk lack changes."""
+    ALLOCATION = "allocation"
+    """Areas of the disk that the server called unallocated hold data."""
     HARDWARE = "hardware"
     """The virtual hardware of the VM is too old to track changes."""
     TRACKING_OFF = "tracking_off"

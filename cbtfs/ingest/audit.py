@@ -6,7 +6,7 @@ compares all blocks.
 
 import os
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
@@ -107,10 +107,34 @@ def audit_sample(
     disk = AuditedDisk(shape, audited.extents, weighted, audited.base_size)
     sample = choose(disk, sampling, seed)
     block = shape.block_size
-    runs = coalesce(Extent(number * block, block) for number in sample.blocks)
+    blocks = [Extent(number * block, block) for number in sample.blocks]
+    compared = compare_blocks(source, shape, blocks, audited.base, on_miss)
+    return SampleAudit(
+        sample, sampling.share, compared.mismatches, len(head) + compared.read_bytes
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Result of a comparison of blocks with a block map."""
+
+    blocks: int
+    mismatches: int
+    read_bytes: int
+
+
+def compare_blocks(
+    source: DiskSource,
+    shape: Shape,
+    extents: Iterable[Extent],
+    expected: Tree[Ref] | None,
+    on_miss: OnMiss,
+) -> Compared:
+    """Read *extents*, whole blocks of *source*, and compare them with *expected*; None: zeros."""
+    block = shape.block_size
     pieces = [
         piece
-        for run in runs
+        for run in coalesce(extents)
         for at in range(run.start, run.end, _READ_BYTES)
         for piece in clip([run], at, min(at + _READ_BYTES, shape.size))
     ]
@@ -120,7 +144,7 @@ def audit_sample(
         count = 0
         for at in range(0, piece.length, block):
             digest = _digest(data[at : at + block], block)
-            if digest != _digest_in(audited.base, (piece.start + at) // block):
+            if digest != _digest_in(expected, (piece.start + at) // block):
                 on_miss()
                 count += 1
         return count
@@ -130,7 +154,7 @@ def audit_sample(
         count = sum(pool.map(mismatches, pieces))
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-    return SampleAudit(sample, sampling.share, count, len(head) + total(pieces))
+    return Compared(sum(-(-piece.length // block) for piece in pieces), count, total(pieces))
 
 
 def _digest(content: bytes, block_size: int) -> bytes | None:
@@ -138,8 +162,8 @@ def _digest(content: bytes, block_size: int) -> bytes | None:
     return chunk_digest(content.ljust(block_size, b"\0")) if content.strip(b"\0") else None
 
 
-def _digest_in(tree: Tree[Ref], block: int) -> bytes | None:
-    ref = tree.children(1, block // FANOUT)[block % FANOUT]
+def _digest_in(tree: Tree[Ref] | None, block: int) -> bytes | None:
+    ref = None if tree is None else tree.children(1, block // FANOUT)[block % FANOUT]
     return None if ref is None else ref.digest
 
 

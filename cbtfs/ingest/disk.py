@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from cbtfs.core.allocation import Allocation
 from cbtfs.core.blockmap import Shape, Tree
 from cbtfs.core.distrust import Distrust
 from cbtfs.core.extent import Extent, clip, total, widen
@@ -12,12 +13,19 @@ from cbtfs.core.moment import format_moment
 from cbtfs.core.names import printable
 from cbtfs.core.reasons import FullReason, Reason
 from cbtfs.errors import ChunkMissing, DataCorrupt, UsageError
+from cbtfs.ingest.allocation import (
+    FullRead,
+    carried,
+    prove,
+    read_everything,
+    read_of_full,
+)
 from cbtfs.ingest.audit import AuditedList, SampleAudit, audit_sample, audit_whole
 from cbtfs.ingest.baseline import Baseline
 from cbtfs.ingest.capture import Captured, CaptureOptions, capture
 from cbtfs.ingest.checkpoints import Start
 from cbtfs.ingest.discards import discarded
-from cbtfs.ingest.distrust import Misses, find_distrust, missed_blocks
+from cbtfs.ingest.distrust import Misses, areas_with_data, find_distrust, missed_blocks
 from cbtfs.ingest.inputs import DiskInput, PointOptions, no_progress
 from cbtfs.ingest.plan import Plan, PlanOptions, make_plan, missed, whole
 from cbtfs.reader import Reader
@@ -62,7 +70,8 @@ def take_disk(context: DiskContext, disk: DiskInput, base: Baseline | None) -> D
             options.want,
             repository.findings.unreadable,
             distrust=distrust,
-            is_audited=options.audit is not None,
+            is_audited=options.audit is not None
+            or (distrust is not None and distrust.is_allocation),
         ),
     )
     if disk.checkpoints is not None:
@@ -77,8 +86,7 @@ def take_disk(context: DiskContext, disk: DiskInput, base: Baseline | None) -> D
             raise
         text = f"the point {base.point.manifest.point} is damaged: {exc}"
         plan = whole(Reason(FullReason.BASE_DAMAGED, text), options.want)
-        record = ingest.record(plan, base, ingest.capture(plan, None, None))
-        return replace(record, parent=None)
+        return replace(ingest.read(plan, None, base), parent=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +104,7 @@ class _DiskIngest:
     def take(self, plan: Plan, base: Baseline | None) -> DiskRecord:
         """Audit and capture the disk; replace *plan* by a full if the audit finds a mismatch."""
         if base is None:
-            return self.record(plan, base, self.capture(plan, None, base))
+            return self.read(plan, None, base)
         before = self.reader.disk(base.disk)
         tree = before.tree()
         if plan.listed is not None and not self.disk.lists_discards:
@@ -105,28 +113,63 @@ class _DiskIngest:
         misses = self._misses(base)
         if self.distrust is not None and self.distrust.is_confirmed:
             # The run that wrote the record may have ended before it marked all points.
-            misses.suspect(missed_blocks(self.distrust.blocks), self.distrust.found)
-        if plan.listed is None or self.context.options.audit is None:
-            return self.record(plan, base, self.capture(plan, tree, base))
+            misses.suspect(what_was_missed(self.distrust), self.distrust.found)
+        proof = self._prove(plan, tree, base)
+        if proof is not None and proof.mismatches:
+            reason = areas_with_data(proof.mismatches)
+            plan = missed(plan, reason, self.context.options.want, FullReason.ALLOCATION)
+            return self.read(plan, tree, base, proof)
+        is_audited = self.context.options.audit is not None or misses.is_allocation
+        if plan.listed is None or not is_audited:
+            return self.read(plan, tree, base, proof)
         sample, source_list = None, plan.listed
-        if plan.extents is not None:
+        if plan.extents is not None and self.context.options.audit is not None:
             sample = self._audit_sample(plan, tree, misses)
             if sample.mismatches:
                 reason = missed_blocks(sample.mismatches)
                 plan = missed(plan, reason, self.context.options.want)
-        record = self.record(plan, base, self.capture(plan, tree, base))
+        record = self.read(plan, tree, base, proof)
         if plan.extents is None:
             ranges = list(widen(source_list, self.shape.block_size, self.shape.size))
             audited = AuditedList(self.shape, tree, base.disk.size, ranges)
             return self._audited_whole(record, audited, misses, sample)
         return record if sample is None else replace(record, audit=sample.document())
 
-    def _misses(self, base: Baseline) -> Misses:
+    def _misses(self, base: Baseline, *, is_allocation: bool = False) -> Misses:
         context = self.context
-        moment = format_moment(context.options.moment)
         return Misses(
-            context.repository, context.vm, self.disk.label, base, moment, context.options.run
+            context.repository,
+            context.vm,
+            self.disk.label,
+            base,
+            format_moment(context.options.moment),
+            context.options.run,
+            is_allocation or (self.distrust is not None and self.distrust.is_allocation),
         )
+
+    def _prove(self, plan: Plan, tree: Tree[Ref], base: Baseline) -> Allocation | None:
+        """Prove a share of the areas that no run has read; None if the run proves nothing.
+
+        If an area has other content than the base, the points with such areas become suspect.
+        """
+        proving, allocation = self.context.options.proving, self._carried(plan, tree, base)
+        if allocation is None or proving is None or self.disk.ask_allocation is None:
+            return allocation
+        misses = self._misses(base, is_allocation=True)
+        with misses.armed() as armed:
+            proof = prove(self.source, self.shape, allocation, tree, proving, armed.fire)
+            if proof.mismatches:
+                suspect = self._record_misses(misses, armed, proof.mismatches)
+                misses.warn_of_areas(proof.mismatches, suspect)
+        return proof
+
+    def _carried(self, plan: Plan, tree: Tree[Ref], base: Baseline) -> Allocation | None:
+        """Return the record of the base without the areas that an incremental reads."""
+        allocation = base.disk.allocation
+        if allocation is None or plan.extents is None:
+            return None
+        listed = [] if self.disk.ask_allocation is None else self._listed(plan.extents, tree)
+        return carried(allocation, listed, base.disk.size, self.shape.size)
 
     def _audit_sample(self, plan: Plan, tree: Tree[Ref], misses: Misses) -> SampleAudit:
         """Audit a sample of the unchanged blocks; record mismatches and mark suspect points."""
@@ -147,7 +190,7 @@ class _DiskIngest:
         # If the disk itself changed meanwhile, the mismatch proves nothing about the points.
         self.source.confirm()
         armed.confirm()
-        return misses.suspect(missed_blocks(blocks))
+        return misses.suspect(misses.reason(blocks))
 
     def _audited_whole(
         self,

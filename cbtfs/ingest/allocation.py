@@ -1,0 +1,115 @@
+"""Decide which areas of a disk are not read, and prove them later (docs/decisions/0027).
+
+A full may skip the areas that the server calls unallocated. A sample of them is read first, and one
+block with data makes the whole disk be read. Later runs read the rest, a share in each.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from cbtfs.core.allocation import (
+    Allocation,
+    Proving,
+    next_to_prove,
+    remaining,
+    skipped_areas,
+)
+from cbtfs.core.audit import AuditedDisk, choose
+from cbtfs.core.blockmap import Shape, Tree
+from cbtfs.core.extent import Extent, between, complement, intersect, total, widen
+from cbtfs.core.ids import Ref
+from cbtfs.core.partitions import HEAD_BYTES, superblocks
+from cbtfs.ingest.audit import OnMiss, compare_blocks
+from cbtfs.source.base import DiskSource
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a server says about the allocation of a disk. It may be wrong."""
+
+    method: str
+    """Who says it: "transport" or "star"; "none" if nobody was asked."""
+    allocated: Sequence[Extent]
+    """Extents outside of which the disk reads as zeros, according to that."""
+    refused: str | None = None
+    """Why the server was not asked, or its answer is not used."""
+
+
+AskAllocation = Callable[[], Claim]
+"""Asks the server; called when a full begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class FullRead:
+    """What a full reads, and the record of the rest."""
+
+    extents: Sequence[Extent]
+    allocation: Allocation | None
+
+
+def read_of_full(
+    source: DiskSource, shape: Shape, claim: Claim, proving: Proving | None, seed: str
+) -> FullRead:
+    """Return the extents that a full reads: everything if a sample contradicts *claim*.
+
+    Without *proving*, no sample is read.
+    """
+    extents = list(widen(claim.allocated, shape.block_size, shape.size))
+    areas = skipped_areas(extents, shape.size)
+    allocation = Allocation(claim.method, total(areas), areas, refused=claim.refused)
+    if not areas or proving is None:
+        return FullRead(extents, allocation)
+    head = b"".join(
+        bytes(source.read(extent)) for extent in between(0, min(HEAD_BYTES, shape.size))
+    )
+    disk = AuditedDisk(shape, extents, superblocks(head, shape.size), shape.size)
+    block = shape.block_size
+    sample = [
+        Extent(number * block, block) for number in choose(disk, proving.sampling, seed).blocks
+    ]
+    compared = compare_blocks(source, shape, sample, None, lambda: None)
+    allocation = replace(
+        allocation,
+        sampled=compared.blocks,
+        mismatches=compared.mismatches,
+        read_bytes=len(head) + compared.read_bytes,
+    )
+    if not compared.mismatches:
+        return FullRead(extents, allocation)
+    everything = list(between(0, shape.size))
+    return FullRead(everything, replace(allocation, skipped=0, unproven=()))
+
+
+def read_everything(shape: Shape, method: str) -> FullRead:
+    """Return a full that reads the whole disk, whatever the server says."""
+    return FullRead(list(between(0, shape.size)), Allocation(method, 0))
+
+
+def prove(
+    source: DiskSource,
+    shape: Shape,
+    allocation: Allocation,
+    listed: Sequence[Extent],
+    base: Tree[Ref],
+    proving: Proving,
+    on_miss: OnMiss,
+) -> Allocation:
+    """Read a share of the unproven areas, compare it with *base*; return the new record.
+
+    *listed* are the extents that the run reads anyway, in whole blocks.
+    """
+    left = list(intersect(allocation.unproven, complement(listed, shape.size)))
+    areas = next_to_prove(left, allocation.skipped, proving.share, shape.block_size)
+    compared = compare_blocks(source, shape, areas, base, on_miss)
+    return replace(
+        without(allocation, [*listed, *areas]),
+        sampled=compared.blocks,
+        mismatches=compared.mismatches,
+        read_bytes=compared.read_bytes,
+    )
+
+
+def without(allocation: Allocation, read: Sequence[Extent]) -> Allocation:
+    """Return the record after *read* was read from the source, and nothing was proven."""
+    unproven = remaining(allocation.unproven, read)
+    return replace(allocation, unproven=unproven, sampled=0, mismatches=0, read_bytes=0)
