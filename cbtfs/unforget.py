@@ -4,8 +4,9 @@ from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
 from typing import Final
 
+from cbtfs.core.distrust import Distrust
 from cbtfs.core.ids import PointId, VmId
-from cbtfs.core.lineage import lineage
+from cbtfs.core.lineage import Lineage, lineage
 from cbtfs.core.manifest import DiskRecord, Manifest, PointState
 from cbtfs.core.moment import parse_moment
 from cbtfs.core.names import printable
@@ -201,6 +202,11 @@ def _suspect_list(
 ) -> str | None:
     """Return why a change list that *point* may depend on lacks changes; None if none is known."""
     chains = lineage(manifests, disk.id)
+    found = repository.distrust.load(disk.id)
+    if disk.allocation is not None and disk.allocation.unproven:
+        reason = _wrong_allocation(chains, found, point)
+        if reason is not None:
+            return reason
     for other, record in chains.records.items():
         base = record.parent if record.full_reason == FullReason.AUDIT else other
         if other == point or base is None or not chains.may_share_lists(point, base):
@@ -210,7 +216,17 @@ def _suspect_list(
         state = repository.points.load_state(other)[0]
         if state.suspect_disks and (reason := state.suspects(disk.id)):
             return reason
-    found = repository.distrust.load(disk.id)
     if found is not None and found.base and chains.may_share_lists(point, found.base):
         return f"change tracking missed blocks, detected at {found.found}"
+    return None
+
+
+def _wrong_allocation(chains: Lineage, found: Distrust | None, point: PointId) -> str | None:
+    """Return why areas that *point* lacks may hold data; None if no later run found any."""
+    order = chains.orders[point]
+    for other, record in chains.records.items():
+        if record.full_reason == FullReason.ALLOCATION and chains.orders[other] > order:
+            return record.reason
+    if found is not None and found.is_allocation and found.order >= order:
+        return f"the server called blocks unallocated that hold data, detected at {found.found}"
     return None

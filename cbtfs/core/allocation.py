@@ -9,6 +9,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from typing import Final
 
 from cbtfs.core.audit import Sampling
@@ -68,7 +69,7 @@ class Proving:
 def allocation_of(document: Document) -> Allocation:
     """Return the record in a member of a manifest; ValueError if it is invalid."""
     areas = [Extent(integer(a, "start"), integer(a, "length")) for a in items(document, "unproven")]
-    if any(a.end > b.start for a, b in zip(areas, areas[1:], strict=False)):
+    if any(a.end > b.start for a, b in pairwise(areas)):
         raise ValueError("unproven areas overlap or are not ascending")
     return Allocation(
         method=text(document, "method"),
@@ -125,13 +126,8 @@ def _bounded(areas: list[Extent], within: Sequence[Extent], most: int) -> tuple[
     """Join *areas* across the smallest gaps that lie in one extent of *within*."""
     if len(areas) <= most:
         return tuple(areas)
-    gaps = [
-        Extent(a.end, b.start - a.end)
-        for a, b in zip(areas, areas[1:], strict=False)
-        if b.start > a.end
-    ]
+    gaps = [Extent(a.end, b.start - a.end) for a, b in pairwise(areas) if b.start > a.end]
     starts = [extent.start for extent in within]
     inside = [gap for gap in gaps if gap.end <= within[bisect_right(starts, gap.start) - 1].end]
     inside.sort(key=lambda gap: gap.length)
     return tuple(coalesce([*areas, *inside[: len(areas) - most]]))
-

@@ -16,7 +16,7 @@ from cbtfs.core.allocation import (
 )
 from cbtfs.core.audit import AuditedDisk, choose
 from cbtfs.core.blockmap import Shape, Tree
-from cbtfs.core.extent import Extent, between, complement, intersect, total, widen
+from cbtfs.core.extent import Extent, between, clip, coalesce, total, widen
 from cbtfs.core.ids import Ref
 from cbtfs.core.partitions import HEAD_BYTES, superblocks
 from cbtfs.ingest.audit import OnMiss, compare_blocks
@@ -45,6 +45,7 @@ class FullRead:
 
     extents: Sequence[Extent]
     allocation: Allocation | None
+    """None if the source itself knows what it holds."""
 
 
 def read_of_full(
@@ -89,27 +90,45 @@ def prove(
     source: DiskSource,
     shape: Shape,
     allocation: Allocation,
-    listed: Sequence[Extent],
     base: Tree[Ref],
     proving: Proving,
     on_miss: OnMiss,
 ) -> Allocation:
-    """Read a share of the unproven areas, compare it with *base*; return the new record.
-
-    *listed* are the extents that the run reads anyway, in whole blocks.
-    """
-    left = list(intersect(allocation.unproven, complement(listed, shape.size)))
-    areas = next_to_prove(left, allocation.skipped, proving.share, shape.block_size)
+    """Read a share of the unproven areas, compare it with *base*; return the new record."""
+    areas = next_to_prove(allocation.unproven, allocation.skipped, proving.share, shape.block_size)
     compared = compare_blocks(source, shape, areas, base, on_miss)
     return replace(
-        without(allocation, [*listed, *areas]),
+        allocation,
+        unproven=remaining(allocation.unproven, areas),
         sampled=compared.blocks,
         mismatches=compared.mismatches,
         read_bytes=compared.read_bytes,
     )
 
 
-def without(allocation: Allocation, read: Sequence[Extent]) -> Allocation:
-    """Return the record after *read* was read from the source, and nothing was proven."""
-    unproven = remaining(allocation.unproven, read)
-    return replace(allocation, unproven=unproven, sampled=0, mismatches=0, read_bytes=0)
+def carried(allocation: Allocation, read: Sequence[Extent], before: int, size: int) -> Allocation:
+    """Return the record of the base, after an incremental read the extents *read*.
+
+    *before* is the size of the disk at the base, *size* its size now.
+    """
+    unproven, skipped = list(clip(allocation.unproven, 0, size)), allocation.skipped
+    if size > before:
+        unproven += between(before, size)
+        skipped += size - before
+    areas = remaining(list(coalesce(unproven)), read)
+    return replace(
+        allocation, skipped=skipped, unproven=areas, sampled=0, mismatches=0, read_bytes=0
+    )
+
+
+def with_proof(allocation: Allocation | None, proof: Allocation | None) -> Allocation | None:
+    """Return the record of a full, with the counts of the *proof* whose failure caused it."""
+    if allocation is None or proof is None:
+        return allocation
+    return replace(
+        allocation,
+        method=proof.method,
+        sampled=proof.sampled,
+        mismatches=proof.mismatches,
+        read_bytes=proof.read_bytes,
+    )

@@ -109,9 +109,7 @@ def audit_sample(
     block = shape.block_size
     blocks = [Extent(number * block, block) for number in sample.blocks]
     compared = compare_blocks(source, shape, blocks, audited.base, on_miss)
-    return SampleAudit(
-        sample, sampling.share, compared.mismatches, len(head) + compared.read_bytes
-    )
+    return SampleAudit(sample, sampling.share, compared.mismatches, len(head) + compared.read_bytes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Take one disk of a restore point: plan, audit and capture it, and fall back to a full."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from cbtfs.core.allocation import Allocation
@@ -19,13 +19,20 @@ from cbtfs.ingest.allocation import (
     prove,
     read_everything,
     read_of_full,
+    with_proof,
 )
 from cbtfs.ingest.audit import AuditedList, SampleAudit, audit_sample, audit_whole
 from cbtfs.ingest.baseline import Baseline
 from cbtfs.ingest.capture import Captured, CaptureOptions, capture
 from cbtfs.ingest.checkpoints import Start
 from cbtfs.ingest.discards import discarded
-from cbtfs.ingest.distrust import Misses, areas_with_data, find_distrust, missed_blocks
+from cbtfs.ingest.distrust import (
+    Misses,
+    areas_with_data,
+    find_distrust,
+    missed_blocks,
+    warn_of_areas,
+)
 from cbtfs.ingest.inputs import DiskInput, PointOptions, no_progress
 from cbtfs.ingest.plan import Plan, PlanOptions, make_plan, missed, whole
 from cbtfs.reader import Reader
@@ -113,7 +120,7 @@ class _DiskIngest:
         misses = self._misses(base)
         if self.distrust is not None and self.distrust.is_confirmed:
             # The run that wrote the record may have ended before it marked all points.
-            misses.suspect(what_was_missed(self.distrust), self.distrust.found)
+            misses.suspect(misses.reason(self.distrust.blocks), self.distrust.found)
         proof = self._prove(plan, tree, base)
         if proof is not None and proof.mismatches:
             reason = areas_with_data(proof.mismatches)
@@ -160,7 +167,7 @@ class _DiskIngest:
             proof = prove(self.source, self.shape, allocation, tree, proving, armed.fire)
             if proof.mismatches:
                 suspect = self._record_misses(misses, armed, proof.mismatches)
-                misses.warn_of_areas(proof.mismatches, suspect)
+                warn_of_areas(misses.vm, misses.label, proof.mismatches, suspect)
         return proof
 
     def _carried(self, plan: Plan, tree: Tree[Ref], base: Baseline) -> Allocation | None:
@@ -168,14 +175,15 @@ class _DiskIngest:
         allocation = base.disk.allocation
         if allocation is None or plan.extents is None:
             return None
-        listed = [] if self.disk.ask_allocation is None else self._listed(plan.extents, tree)
+        listed = [] if self.disk.ask_allocation is None else self._to_read(plan.extents, tree)
         return carried(allocation, listed, base.disk.size, self.shape.size)
 
     def _audit_sample(self, plan: Plan, tree: Tree[Ref], misses: Misses) -> SampleAudit:
         """Audit a sample of the unchanged blocks; record mismatches and mark suspect points."""
         options, base = self.context.options, misses.base.disk
         assert options.audit is not None
-        audited = AuditedList(self.shape, tree, base.size, self._to_read(plan, tree))
+        assert plan.extents is not None
+        audited = AuditedList(self.shape, tree, base.size, self._to_read(plan.extents, tree))
         seed = f"{options.run}/{base.id}"
         with misses.armed() as armed:
             sample = audit_sample(self.source, audited, options.audit, seed, armed.fire)
@@ -213,12 +221,28 @@ class _DiskIngest:
                 misses.warn_of_scan(scan.missed, self._record_misses(misses, armed, scan.missed))
         if self.distrust is not None:
             blocks = max(scan.missed, self.distrust.blocks or 0)
-            reason = missed_blocks(blocks or None)
-            record = replace(record, reason=reason, full_reason=FullReason.AUDIT)
+            code = FullReason.ALLOCATION if misses.is_allocation else FullReason.AUDIT
+            record = replace(record, reason=misses.reason(blocks or None), full_reason=code)
         return replace(record, audit=scan.document())
 
-    def record(self, plan: Plan, base: Baseline | None, captured: Captured) -> DiskRecord:
-        """Return the record of the captured disk for the manifest."""
+    def read(
+        self,
+        plan: Plan,
+        tree: Tree[Ref] | None,
+        base: Baseline | None,
+        proof: Allocation | None = None,
+    ) -> DiskRecord:
+        """Read the disk into the repository, and return its record for the manifest.
+
+        Blocks are compared with *tree*, that of *base*; None: with nothing. *proof* is the record
+        of areas that were never read, if the plan is an incremental, or the proof that failed.
+        """
+        if plan.extents is None:
+            full = self._full(plan, base)
+            extents, allocation = full.extents, with_proof(full.allocation, proof)
+        else:
+            extents, allocation = plan.extents, proof
+        captured = self._capture(plan, self._to_read(extents, tree), tree, base)
         return DiskRecord(
             id=new_disk_id() if base is None else base.disk_id,
             identity=self.disk.identity,
@@ -234,15 +258,46 @@ class _DiskIngest:
             parent=None if base is None else base.point.manifest.point,
             change_id=self.disk.change_id,
             suspect=base.suspect if base is not None and plan.kind == "incremental" else None,
+            allocation=allocation,
             counts=captured.counts,
         )
 
-    def capture(self, plan: Plan, tree: Tree[Ref] | None, base: Baseline | None) -> Captured:
-        """Read the disk into the repository; blocks are compared with *tree*, that of *base*."""
+    def _full(self, plan: Plan, base: Baseline | None) -> FullRead:
+        """Return what a full reads; mark points if a sample shows that the server is wrong."""
+        ask, options = self.disk.ask_allocation, self.context.options
+        if ask is None:
+            return FullRead(self.source.allocated(), None)
+        is_known_wrong = self.distrust is not None and self.distrust.is_allocation
+        if is_known_wrong or plan.full_reason is FullReason.ALLOCATION:
+            return read_everything(self.shape, "none")
+        claim = ask()
+        is_map_wrong = self.distrust is not None or plan.full_reason is FullReason.AUDIT
+        if is_map_wrong and claim.method == "star":  # The answer comes from the change map.
+            return read_everything(self.shape, claim.method)
+        seed = f"{options.run}/{self.disk.identity}"
+        full = read_of_full(self.source, self.shape, claim, options.proving, seed)
+        if full.allocation is not None and full.allocation.mismatches:
+            blocks = full.allocation.mismatches
+            self.source.confirm()
+            suspect = 0
+            if base is not None:
+                misses = self._misses(base, is_allocation=True)
+                suspect = misses.suspect(areas_with_data(blocks))
+            warn_of_areas(self.context.vm, self.disk.label, blocks, suspect)
+        return full
+
+    def _capture(
+        self,
+        plan: Plan,
+        extents: list[Extent],
+        tree: Tree[Ref] | None,
+        base: Baseline | None,
+    ) -> Captured:
+        """Read *extents* into the repository; blocks are compared with *tree*, that of *base*."""
         start = Start(
-            self._to_read(plan, tree),
+            extents,
             None if plan.extents is None else tree,
-            0 if base is None else base.disk.data_blocks,
+            0 if base is None or tree is None else base.disk.data_blocks,
         )
         checkpoints, on_checkpoint = self.disk.checkpoints, None
         if checkpoints is not None:
@@ -260,9 +315,8 @@ class _DiskIngest:
             checkpoints.finish(captured, self.shape)
         return captured
 
-    def _to_read(self, plan: Plan, tree: Tree[Ref] | None) -> list[Extent]:
-        """Return the extents to read: whole blocks, ascending."""
-        extents = self.source.allocated() if plan.extents is None else plan.extents
+    def _to_read(self, extents: Sequence[Extent], tree: Tree[Ref] | None) -> list[Extent]:
+        """Return *extents* and the corrupt blocks of the base: whole blocks, ascending."""
         if tree is not None:
             extents = [*extents, *self._in_quarantine(tree)]
         return list(widen(extents, self.shape.block_size, self.shape.size))

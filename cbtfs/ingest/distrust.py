@@ -14,7 +14,7 @@ from cbtfs.core.distrust import Distrust
 from cbtfs.core.manifest import Vm
 from cbtfs.core.names import printable
 from cbtfs.ingest.baseline import Baseline, newest_order
-from cbtfs.ingest.suspect_points import suspect_since_full
+from cbtfs.ingest.suspect_points import suspect_since_full, suspect_unproven
 from cbtfs.store.distrust import Armed
 from cbtfs.store.repository import Repository
 
@@ -39,12 +39,31 @@ def reason_of(record: Distrust) -> str:
     """Return the reason of the full that a record causes."""
     if record.found is None:
         return "change tracking missed blocks, according to a damaged record"
-    return f"{missed_blocks(record.blocks)} at {record.found}, and no full scan followed"
+    what = areas_with_data if record.is_allocation else missed_blocks
+    return f"{what(record.blocks)} at {record.found}, and no full scan followed"
 
 
 def missed_blocks(blocks: int | None) -> str:
     """Return the start of the reason of an audit; *blocks* is None if the number is unknown."""
     return f"change tracking missed {'blocks' if blocks is None else f'{blocks} blocks'}"
+
+
+def areas_with_data(blocks: int | None) -> str:
+    """Return the reason if areas that no run had read have other content; None: unknown number."""
+    count = "blocks" if blocks is None else f"{blocks} blocks"
+    return f"the server called {count} unallocated that hold data"
+
+
+def warn_of_areas(vm: Vm, label: str, blocks: int, suspect: int) -> None:
+    """Warn about areas that the server wrongly called unallocated."""
+    log.warning(
+        "VM %s, disk %s: %s; the whole disk is read, and %d of its points are suspect ('cbtfs "
+        "list'): capture this VM with --allocation none",
+        printable(vm.name),
+        printable(label),
+        areas_with_data(blocks),
+        suspect,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +78,8 @@ class Misses:
     """The moment that the disk shows: RFC 3339, UTC."""
     run: str
     """ID of the run."""
+    is_allocation: bool = False
+    """The blocks are in areas that the server called unallocated."""
 
     @contextmanager
     def armed(self) -> Iterator[Armed]:
@@ -76,6 +97,7 @@ class Misses:
                 change_id=base.disk.change_id,
                 run=self.run,
                 found=self.moment,
+                is_allocation=self.is_allocation,
             )
         )
         try:
@@ -83,10 +105,17 @@ class Misses:
         finally:
             armed.disarm()
 
+    def reason(self, blocks: int | None) -> str:
+        """Return the start of the reason for missed blocks; None: unknown number."""
+        return areas_with_data(blocks) if self.is_allocation else missed_blocks(blocks)
+
     def suspect(self, reason: str, moment: str | None = None) -> int:
         """Mark the points that may be wrong; return their number."""
         text = f"disk {printable(self.label)}: {reason}, detected at {moment or self.moment}"
-        return len(suspect_since_full(self.repository, self.vm.id, self.base, text))
+        points = suspect_since_full(self.repository, self.vm.id, self.base, text)
+        if self.is_allocation:
+            points += suspect_unproven(self.repository, self.vm.id, self.base.disk.id, text)
+        return len(set(points))
 
     def warn_of_sample(self, blocks: int, suspect: int) -> None:
         """Warn about mismatches in a sample, before the full scan."""
@@ -94,7 +123,7 @@ class Misses:
 
     def warn_of_scan(self, blocks: int, suspect: int) -> None:
         """Warn about missed blocks that the full scan found."""
-        self._warn(f"{missed_blocks(blocks)}, according to the full scan", suspect)
+        self._warn(f"{self.reason(blocks)}, according to the full scan", suspect)
 
     def _warn(self, text: str, suspect: int) -> None:
         vm = printable(self.vm.name)

@@ -4,9 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from cbtfs.core.allocation import Proving
 from cbtfs.core.audit import Sampling
 from cbtfs.core.manifest import DiskKind, TimeSource
 from cbtfs.errors import SourceUnavailable
+from cbtfs.ingest.allocation import AskAllocation
 from cbtfs.ingest.baseline import NamedBase
 from cbtfs.ingest.capture import Progress
 from cbtfs.ingest.checkpoints import DiskCheckpoints
@@ -42,6 +44,9 @@ class DiskInput:
     base that are no longer allocated count as changed too."""
     checkpoints: DiskCheckpoints | None = None
     """Checkpoints of the disk; None: an interrupted capture cannot be resumed."""
+    ask_allocation: AskAllocation | None = None
+    """Asks a server which areas a full may skip, until they are proven; None: the source knows its
+    holes, as a file system does."""
 
 
 OnDisk = Callable[[str, int], Progress]
@@ -79,3 +84,5 @@ class PointOptions:
     """Origin of *moment*."""
     base: NamedBase | None = None
     """Base of every disk; None: the point of the disk that was captured last."""
+    proving: Proving | None = None
+    """How much to read of the areas that a server calls unallocated; None: nothing."""

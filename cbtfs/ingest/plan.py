@@ -84,7 +84,9 @@ def make_plan(source: DiskSource, base: Baseline | None, options: PlanOptions) -
     if options.distrust is not None:
         is_used = options.is_audited and want != "incremental"
         listed = _listed(source, base) if is_used else None
-        return missed(Plan("incremental", "", None, listed), reason_of(options.distrust), want)
+        code = FullReason.ALLOCATION if options.distrust.is_allocation else FullReason.AUDIT
+        plan = Plan("incremental", "", None, listed)
+        return missed(plan, reason_of(options.distrust), want, code)
     if options.unreadable and not base.is_named:
         text = f"compared by digest: {options.unreadable[0]}, which may be this disk's newest"
         return whole(Reason(FullReason.BASE_DAMAGED, text), want)
@@ -103,8 +105,8 @@ def _listed(source: DiskSource, base: Baseline) -> Sequence[Extent] | None:
         return None
 
 
-def missed(plan: Plan, reason: str, want: Want) -> Plan:
-    """Return a full in place of *plan*, because the change list lacks changes.
+def missed(plan: Plan, reason: str, want: Want, code: FullReason = FullReason.AUDIT) -> Plan:
+    """Return a full in place of *plan*, because the change list or the base lacks blocks.
 
     Raises:
         SourceMismatch: *want* forbids a full. Not ChangeTrackingUnusable: there is a list, but it
@@ -112,7 +114,7 @@ def missed(plan: Plan, reason: str, want: Want) -> Plan:
     """
     if want == "incremental":
         raise SourceMismatch(f"{reason}: run without --incremental-only, to read the whole disk")
-    return Plan("full", reason, None, plan.listed, FullReason.AUDIT)
+    return Plan("full", reason, None, plan.listed, code)
 
 
 def whole(reason: Reason, want: Want) -> Plan:

@@ -1,6 +1,8 @@
-"""Mark the points of a disk that may be wrong because a change list lacked changes."""
+"""Mark the points of a disk that may be wrong because blocks of it were missed."""
 
-from cbtfs.core.ids import PointId, VmId
+from collections.abc import Sequence
+
+from cbtfs.core.ids import DiskId, PointId, VmId
 from cbtfs.core.lineage import lineage
 from cbtfs.ingest.baseline import Baseline
 from cbtfs.listing import manifests_of
@@ -17,11 +19,34 @@ def suspect_since_full(
     rebuild of the catalog.
     """
     chains = lineage(manifests_of(repository, vm), base.disk.id)
-    with repository.catalog.view() as view:
-        retained = [point for _, point in view.points_of(vm, newest_first=True)]
     of_base = base.point.manifest.point
-    points = [point for point in retained if chains.may_share_lists(point, of_base)]
-    states = [repository.points.load_state(point)[0] for point in points]
-    marked = [state.suspecting(base.disk.id, reason) for state in states]
-    repository.put_states(new for new, old in zip(marked, states, strict=True) if new != old)
+    points = [p for p in _retained(repository, vm) if chains.may_share_lists(p, of_base)]
+    _mark(repository, points, base.disk.id, reason)
     return points
+
+
+def suspect_unproven(repository: Repository, vm: VmId, disk: DiskId, reason: str) -> list[PointId]:
+    """Mark the points of a disk with areas that were never read as suspect; return them.
+
+    They include fulls: what a full did not read is missing from it, too.
+    """
+    unproven = {
+        manifest.point
+        for manifest in manifests_of(repository, vm)
+        for record in manifest.disks
+        if record.id == disk and record.allocation is not None and record.allocation.unproven
+    }
+    points = [point for point in _retained(repository, vm) if point in unproven]
+    _mark(repository, points, disk, reason)
+    return points
+
+
+def _retained(repository: Repository, vm: VmId) -> list[PointId]:
+    with repository.catalog.view() as view:
+        return [point for _, point in view.points_of(vm, newest_first=True)]
+
+
+def _mark(repository: Repository, points: Sequence[PointId], disk: DiskId, reason: str) -> None:
+    states = [repository.points.load_state(point)[0] for point in points]
+    marked = [state.suspecting(disk, reason) for state in states]
+    repository.put_states(new for new, old in zip(marked, states, strict=True) if new != old)

@@ -136,5 +136,6 @@ def _disk_document(disk: DiskRecord, state: PointState) -> Mapping[str, Any]:
         "change_id": disk.change_id,
         "suspect": state.suspects(disk.id) or disk.suspect,
         "audit": disk.audit,
+        "allocation": None if disk.allocation is None else asdict(disk.allocation),
         "root": disk.root.hex(),
     }

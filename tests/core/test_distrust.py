@@ -23,9 +23,19 @@ RECORD = Distrust(
 )
 
 
-@pytest.mark.parametrize("record", [RECORD, RECORD.trusting_from(9), unreadable(DISK)])
+@pytest.mark.parametrize(
+    "record",
+    [RECORD, RECORD.trusting_from(9), unreadable(DISK), replace(RECORD, is_allocation=True)],
+)
 def test_a_record_reads_as_it_was_written(record: Distrust) -> None:
     assert decode_distrust(encode_distrust(record), DISK) == record
+
+
+def test_a_record_of_an_older_program_is_about_change_lists() -> None:
+    document = dict(unseal(encode_distrust(RECORD)))
+    del document["is_allocation"]
+
+    assert decode_distrust(seal(document), DISK) == RECORD
 
 
 def test_a_record_of_another_disk_is_refused() -> None:
@@ -36,7 +46,7 @@ def test_a_record_of_another_disk_is_refused() -> None:
 @pytest.mark.parametrize(
     ("member", "value"),
     [("format", 2), ("order", -1), ("order", None), ("is_confirmed", None), ("base", "x"),
-     ("trusted_from", "9"), ("found", "yesterday"), ("blocks", 1.5)],
+     ("trusted_from", "9"), ("found", "yesterday"), ("blocks", 1.5), ("is_allocation", 1)],
 )  # fmt: skip
 def test_a_member_of_another_type_is_refused(member: str, value: object) -> None:
     document = unseal(encode_distrust(RECORD))

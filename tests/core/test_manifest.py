@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cbtfs.core.allocation import Allocation
+from cbtfs.core.extent import Extent
 from cbtfs.core.ids import NULL_DIGEST, Digest, DiskId, PointId, VmId
 from cbtfs.core.manifest import (
     MAX_DISK_BYTES,
@@ -135,10 +137,11 @@ WHOLE = a_manifest(
         suspect="why",
         audit={"blocks": 3},
         full_reason=FullReason.NO_LIST,
+        allocation=Allocation("star", 900, (Extent(0, 10), Extent(20, 5)), refused="why"),
     ),
 )
 OPTIONAL = {"vcenter", "instance_uuid", "parent", "change_id", "suspect", "audit", "verified"}
-OPTIONAL |= {"time_source", "full_reason"}
+OPTIONAL |= {"time_source", "full_reason", "allocation", "refused"}
 
 
 def members(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

@@ -47,6 +47,7 @@ class CbtKnobs:
     false_positives: int = 0  # unchanged blocks that every page reports as changed
     silent_misses: float = 0.0  # fraction of the changed blocks that are never reported
     seed: int = 0  # random seed of the two knobs above
+    allocation_misses: float = 0.0  # fraction of the used blocks that no answer to '*' has
     unmap_reported: bool = True  # whether discarded ranges count as changed
     unmap_unit: int = 1 << 20  # bytes that the datastore frees at once; VMFS: 1 MiB
     star: Literal["allocated", "whole", "fault"] = "allocated"  # the answer to changeId '*'
@@ -154,6 +155,7 @@ class DataKnobs:
     delay_seconds: float = 0.0  # delay before every read
     size_delta: int = 0  # bytes added to the size of an NBD export
     holes: Literal["zero", "hole", "none"] = "zero"  # base:allocation status of holes
+    allocation_misses: float = 0.0  # fraction of the used blocks that NBD and VDDK call holes
     min_block: int = 1  # minimum block size; NBD refuses unaligned reads
     max_readers: int = 0  # maximum of NBD connections per host; 0: no limit
     ranges: bool = True  # /folder supports Range

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from threading import Event
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
@@ -21,12 +21,14 @@ from cbtfs.cli.report.fleet import Names, VmProgress, document_of, print_fleet, 
 from cbtfs.cli.report.metrics import MetricsFile, RunCounts, metrics_file
 from cbtfs.cli.report.output import emit, note, say
 from cbtfs.cli.report.progress import StartWork, captures
+from cbtfs.errors import UsageError
 from cbtfs.ingest.fleet.schedule import PER_DATASTORE, PER_HOST, FleetLimits
 
 if TYPE_CHECKING:
+    from cbtfs.core.allocation import Proving
     from cbtfs.ingest.fleet.pool import Results
     from cbtfs.ingest.vsphere.captures import CaptureSetup
-    from cbtfs.ingest.vsphere.options import VmIngestResult
+    from cbtfs.ingest.vsphere.options import AllocationMethod, VmIngestResult
     from cbtfs.source.vsphere.inventory.vms import ListedVm
 
 
@@ -112,6 +114,45 @@ class VmOptions:
             help="Take a new snapshot even if an interrupted run can be resumed.",
         ),
     ] = False
+    allocation: Annotated[
+        str,
+        typer.Option(
+            metavar="HOW",
+            help="Areas that a full does not read. transport: those that the transport calls "
+            "unallocated; star: those that vSphere does, if the transport reports none; none: "
+            "read everything.",
+        ),
+    ] = "transport"
+    prove: Annotated[
+        str,
+        typer.Option(
+            metavar="SHARE",
+            help="Share of the areas that the last full did not read, which each later run reads "
+            "and compares, such as 1/30 or 5%; 0: none.",
+        ),
+    ] = "1/30"
+
+    def method(self) -> AllocationMethod:
+        """Return how areas to skip are found; UsageError if there is no such way."""
+        from cbtfs.ingest.vsphere.options import AllocationMethod
+
+        methods: tuple[AllocationMethod, ...] = get_args(AllocationMethod)
+        for method in methods:
+            if self.allocation == method:
+                return method
+        raise UsageError(
+            f"unknown --allocation {self.allocation!r}: use one of {', '.join(methods)}"
+        )
+
+    def proving(self) -> Proving | None:
+        """Return how much of the areas to read; UsageError if --allocation star excludes it."""
+        from cbtfs.cli.options.shares import share_of
+        from cbtfs.core.allocation import Proving
+
+        share = share_of("--prove", self.prove)
+        if not share and self.allocation == "star":
+            raise UsageError("--allocation star needs the proof of areas: give no --prove 0")
+        return Proving(share) if share else None
 
 
 def vsphere(
@@ -184,6 +225,8 @@ def capture_setup(
         max_snapshot_age=vms.max_snapshot_age,
         audit=capture.sampling(),
         resume=not vms.no_resume,
+        allocation=vms.method(),
+        proving=vms.proving(),
     )
     return CaptureSetup(
         options,

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from datetime import datetime, tzinfo
 
     from cbtfs.cli.report.slices import SliceReport
+    from cbtfs.core.allocation import Allocation
     from cbtfs.core.ids import PointId
     from cbtfs.core.manifest import DiskRecord
     from cbtfs.core.pointname import ClockContext
@@ -278,6 +279,8 @@ def _disk_lines(disk: DiskRecord, suspect: str | None) -> Iterator[str]:
         yield f"  change   {disk.change_id}"
     if disk.audit is not None:
         yield f"  audit    {_audit(disk.audit)}"
+    if disk.allocation is not None:
+        yield f"  proven   {_proven(disk.allocation, disk.size)}"
     if suspect is not None:
         yield f"  suspect  {suspect}"
 
@@ -286,3 +289,15 @@ def _audit(audit: Mapping[str, Any]) -> str:
     """Describe an audit record of any version of the program: members may be absent."""
     compared = f"{audit.get('blocks')} of {audit.get('of')} unchanged blocks compared"
     return f"{compared} ({audit.get('method')}): {audit.get('mismatches')} differ"
+
+
+def _proven(allocation: Allocation, size: int) -> str:
+    """Describe how much of a disk was compared with the source."""
+    if not allocation.unproven:
+        text = "100 %"
+    else:
+        # Rounded down: 100 % means everything.
+        share = int(allocation.proven_share(size) * 1000) / 10
+        unread = format_size(allocation.unproven_bytes)
+        text = f"{share} %: {unread} never read ({allocation.method})"
+    return text if allocation.refused is None else f"{text}; {allocation.refused}"

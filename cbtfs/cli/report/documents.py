@@ -106,7 +106,25 @@ def _of_disk(disk: DiskRecord, suspect: str | None) -> Document:
         "change_id": disk.change_id,
         "suspect": suspect,
         "audit": None if disk.audit is None else _plain(disk.audit),
+        "allocation": of_allocation(disk),
         **asdict(disk.counts),
+    }
+
+
+def of_allocation(disk: DiskRecord) -> Document | None:
+    """Return the record of areas that were never read; None if there is no record."""
+    allocation = disk.allocation
+    if allocation is None:
+        return None
+    return {
+        "method": allocation.method,
+        "refused": allocation.refused,
+        "skipped_bytes": allocation.skipped,
+        "unproven_bytes": allocation.unproven_bytes,
+        "proven_share": round(allocation.proven_share(disk.size), 6),
+        "blocks": allocation.sampled,
+        "mismatches": allocation.mismatches,
+        "read_bytes": allocation.read_bytes,
     }
 
 
@@ -135,6 +153,7 @@ def of_ingest(manifest: Manifest, seconds: float) -> Document:
                 "new_bytes": disk.counts.new_bytes,
                 "stored_bytes": disk.counts.stored_bytes,
                 "audit": None if disk.audit is None else dict(disk.audit),
+                "allocation": of_allocation(disk),
             }
             for disk in manifest.of_kind("disk")
         ],

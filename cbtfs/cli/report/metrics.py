@@ -223,6 +223,14 @@ class Gauges:
             sum(c.stored_bytes for c in counts),
             vm,
         )
+        records = [(d.size, d.allocation) for d in disks if d.allocation is not None]
+        if records:
+            unproven = sum(allocation.unproven_bytes for _, allocation in records)
+            size = sum(size for size, _ in records)
+            text = "Size of the areas of the disks that no run has read yet, in bytes."
+            self._set("vm_unproven_bytes", text, unproven, vm)
+            text = "Share of the disks that was compared with the source, from 0 to 1."
+            self._set("vm_proven_ratio", text, 1 - unproven / size if size else 1, vm)
         if transport:
             untracked = sum(disk.change_id is None for disk in disks)
             text = "Number of disks without change tracking, read whole by each run."

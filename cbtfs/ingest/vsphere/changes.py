@@ -48,6 +48,13 @@ class Changes:
             return never_changed(reason)
         return lambda since: self._changed(disk, since)
 
+    def others_at(self, point: PointId | None) -> Sequence[str]:
+        """Return the names of the VM's foreign snapshots at an earlier point; None: no point."""
+        if point is None:
+            return ()
+        others: Sequence[str] = self._load_metadata(point).get("snapshot", {}).get("others", ())
+        return others
+
     def _changed(self, disk: DiskFacts, since: Since) -> Sequence[Extent]:
         metadata = self._load_metadata(since.point)
         then = next((d for d in metadata.get("disks", ()) if d["identity"] == disk.identity), None)

@@ -1,10 +1,16 @@
 """Options of the capture of VMs, and its result."""
 
 from dataclasses import dataclass
+from typing import Literal
 
+from cbtfs.core.allocation import Proving
 from cbtfs.core.audit import Sampling
 from cbtfs.core.manifest import Manifest
 from cbtfs.ingest.plan import Want
+
+AllocationMethod = Literal["transport", "star", "none"]
+"""Value of --allocation: ask the transport; ask vSphere, too, where the transport does not know;
+ask nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +31,9 @@ class IngestOptions:
     """Sample size for the audit of change lists; None: no audit."""
     resume: bool = True
     """Whether an interrupted run may be resumed from its snapshot."""
+    allocation: AllocationMethod = "transport"
+    proving: Proving | None = None
+    """How much to read of the areas that are called unallocated; None: nothing."""
 
 
 @dataclass(frozen=True, slots=True)

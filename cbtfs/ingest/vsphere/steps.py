@@ -13,9 +13,11 @@ from typing import Final
 from cbtfs.core.manifest import Manifest
 from cbtfs.core.progress import RunProgress
 from cbtfs.errors import SourceUnavailable
+from cbtfs.ingest.allocation import AskAllocation, Claim
 from cbtfs.ingest.checkpoints import Checkpoints
 from cbtfs.ingest.inputs import DiskInput, PointOptions
 from cbtfs.ingest.point import TakenPoint, bases_of, commit_point, take_point
+from cbtfs.ingest.vsphere.allocation import SnapshotFacts, ask_allocation
 from cbtfs.ingest.vsphere.changes import Changes
 from cbtfs.ingest.vsphere.context import IngestContext
 from cbtfs.ingest.vsphere.disk_selection import DiskSelection, select_disks
@@ -161,6 +163,9 @@ def read(
                 change_id=None if prepared.ready.untracked else disk.change_id,
                 lists_discards=disk.thin is False,
                 checkpoints=checkpoints.of_disk(disk.identity, disk.label),
+                ask_allocation=_ask_allocation(
+                    context, prepared, snap, changes, disk, sources[disk.key]
+                ),
             )
         )
     inputs += inputs_of(taken.config, snap.files.files, [disk.label for disk in disks])
@@ -176,6 +181,7 @@ def read(
             on_disk=context.on_disk,
             leave_out=lambda _, error: _may_leave_out(context, error),
             run=prepared.run,
+            proving=context.options.proving,
         ),
     )
     interrupted = prepared.interrupted
@@ -255,6 +261,33 @@ def _source(
     return SnapshotDisk(
         disk.size, lambda: transport.open(facts), changes.of(disk), check, snap.watch
     )
+
+
+def _ask_allocation(
+    context: IngestContext,
+    prepared: PreparedVm,
+    snap: VmSnapshot,
+    changes: Changes,
+    disk: DiskFacts,
+    source: SnapshotDisk,
+) -> AskAllocation:
+    """Return the question that a full asks about the allocation of *disk*."""
+    untracked, taken = prepared.ready.untracked, snap.taken
+    facts = SnapshotFacts(
+        prepared.vm.object,
+        taken.entry.object,
+        [entry.name for entry in taken.others],
+        None if untracked is None else untracked.text,
+    )
+
+    def ask() -> Claim:
+        bases = bases_of(context.repository, context.input_of(prepared.vm), [disk.identity])
+        earlier = changes.others_at(bases[disk.identity])
+        return ask_allocation(
+            context.session, context.options.allocation, facts, disk, source.allocated, earlier
+        )
+
+    return ask
 
 
 def _may_leave_out(context: IngestContext, error: SourceUnavailable) -> bool:

@@ -164,11 +164,15 @@ class Lab:
         moref: str = manifest.metadata["snapshot"]["moref"]
         return (self.sim.state / "snapshots" / moref / f"{disk['key']}.raw").read_bytes()
 
-    def assert_true(self, manifest: Manifest) -> None:
-        """Assert that every disk of the point equals the snapshot disk, byte for byte."""
+    def images(self, manifest: Manifest) -> Mapping[str, bytes]:
+        """Return the content of the disks of a point by label."""
         virtual = {disk.label for disk in manifest.of_kind("disk")}
         everything = read_point(self.repository, manifest)
-        images = {label: image for label, image in everything.items() if label in virtual}
+        return {label: image for label, image in everything.items() if label in virtual}
+
+    def assert_true(self, manifest: Manifest) -> None:
+        """Assert that every disk of the point equals the snapshot disk, byte for byte."""
+        images = self.images(manifest)
         disks = manifest.metadata["disks"]
         captured = [disk for disk in disks if disk["label"] in images]
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
 from tools.vsim.knobs import DataKnobs
+from tools.vsim.model.hidden import shown
 from tools.vsim.model.image import data_spans, read_padded
 from tools.vsim.model.span import Span, clipped
 from tools.vsim.rules import ReadRule
@@ -232,7 +233,9 @@ class Conversation:
     def _status(self, export: Export, cookie: int, offset: int, length: int, one: bool) -> None:
         hole = STATE_HOLE | (STATE_ZERO if self.exports.knobs.holes == "zero" else 0)
         body = struct.pack(">I", ALLOCATION_ID)
-        for number, (span, is_data) in enumerate(_allocation(export.fd, offset, length)):
+        misses = self.exports.knobs.allocation_misses
+        pieces = _allocation(export.fd, offset, length, misses)
+        for number, (span, is_data) in enumerate(pieces):
             if number == (1 if one else MAX_STATUS):
                 break
             body += struct.pack(">II", span.length, 0 if is_data else hole)
@@ -265,11 +268,16 @@ class Conversation:
         self.stream.flush()
 
 
-def _allocation(fd: int, offset: int, length: int) -> Iterator[tuple[Span, bool]]:
-    """Return ascending pieces of the range, with True for data and False for holes."""
+def _allocation(
+    fd: int, offset: int, length: int, misses: float = 0.0
+) -> Iterator[tuple[Span, bool]]:
+    """Return ascending pieces of the range, with True for data and False for holes.
+
+    The share *misses* of the blocks with data counts as holes.
+    """
     bounds = Span(offset, offset + length)
     position = offset
-    for span in clipped(data_spans(fd, bounds.end, offset), bounds):
+    for span in clipped(shown(data_spans(fd, bounds.end, offset), misses), bounds):
         if span.start > position:
             yield Span(position, span.start), False
         yield span, True

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tools.vsim.knobs import CbtKnobs
+from tools.vsim.model.hidden import is_hidden
 from tools.vsim.model.span import Span, clipped, merged
 from tools.vsim.model.tracking import ChangeMap
 
@@ -33,6 +34,8 @@ def changed_spans(tracked: ChangeMap, since: int, capacity: int, knobs: CbtKnobs
     blocks = set(tracked.blocks_since(since))
     if knobs.silent_misses:
         blocks = {block for block in blocks if not _missed(block, tracked, knobs)}
+    if knobs.allocation_misses and since == 0:
+        blocks = {b for b in blocks if not is_hidden(b, knobs.allocation_misses)}
     if knobs.false_positives:
         picker = random.Random(f"{knobs.seed}/{tracked.change_id}/{since}")
         count = -(-capacity // size)

@@ -17,6 +17,7 @@ from tools.vsim.data.exports import SnapshotExport, SnapshotExports
 from tools.vsim.data.serving import StoppableServer
 from tools.vsim.fault import Fault
 from tools.vsim.knobs import VddkKnobs
+from tools.vsim.model.hidden import shown
 from tools.vsim.model.image import data_spans, read_padded
 from tools.vsim.model.span import Span
 from tools.vsim.server.dispatch import COOKIE
@@ -294,7 +295,8 @@ class LibraryConnection:
         export, size = self._opened(), int(chunk) * SECTOR
         begin, end = int(start) * SECTOR, (int(start) + int(count)) * SECTOR
         blocks: list[Span] = []
-        for span in data_spans(export.fd, min(end, export.size), begin):
+        misses = self._world.knobs.data.allocation_misses
+        for span in shown(data_spans(export.fd, min(end, export.size), begin), misses):
             first = begin + (span.start - begin) // size * size
             last = begin + -(-(span.end - begin) // size) * size
             if blocks and first <= blocks[-1].end:

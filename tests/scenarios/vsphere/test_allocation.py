@@ -1,0 +1,180 @@
+"""Areas that vSphere or a transport calls unallocated: skipped, sampled, proven."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from cbtfs.core.allocation import Allocation, Proving
+from cbtfs.core.audit import Sampling
+from cbtfs.core.manifest import DiskRecord, Manifest
+from cbtfs.core.reasons import FullReason
+from tests.ingest.audit.silent_tracker import listed, suspects
+from tests.scenarios.vsphere.site import FIRST, MIB, VM, Lab, by_datastore, by_nbd, new_lab, one_vm
+from tests.scenarios.vsphere.vddk import by_vddk
+from tools.vsim import DiskEntry, Simulator
+from tools.vsim.soap.certificate import Certificate
+
+SIZE: Final = 6 * MIB
+UNSAMPLED: Final = Proving(Fraction(1, 30), Sampling(1e-9, 1, 1))
+"""The default share of the areas in each run; the sample of a full is one block."""
+UNIT: Final = 65536
+
+
+@pytest.fixture
+def thin(tmp_path: Path, certificate: Certificate) -> Iterator[Lab]:
+    """A site with a VM that is tracked from the start; some blocks of its disk have data."""
+    with Simulator(one_vm(DiskEntry(size=SIZE), cbt=True), certificate=certificate) as sim:
+        lab = new_lab(sim, tmp_path)
+        sim.knobs.change("cbt", granularity=UNIT, unmap_unit=UNIT)
+        for unit in (3, 40, 41, 90):
+            lab.write(unit * UNIT, b"data" * 5000)
+        yield lab
+
+
+def record_of(manifest: Manifest) -> tuple[DiskRecord, Allocation]:
+    (disk,) = manifest.of_kind("disk")
+    assert disk.allocation is not None
+    return disk, disk.allocation
+
+
+def ingest(lab: Lab, **options: Any) -> tuple[DiskRecord, Allocation]:
+    return record_of(lab.ingest(**options).manifest)
+
+
+def test_the_datastore_transport_reads_everything_by_default(thin: Lab) -> None:
+    disk, allocation = ingest(thin, proving=Proving())
+
+    assert disk.counts.read_bytes == SIZE
+    assert allocation == Allocation("transport", 0)
+    thin.assert_all_true()
+
+
+def test_with_star_only_the_areas_in_use_are_read(thin: Lab) -> None:
+    disk, allocation = ingest(thin, allocation="star", proving=UNSAMPLED)
+
+    assert disk.counts.read_bytes == 4 * UNIT
+    assert allocation.method == "star"
+    assert allocation.skipped == allocation.unproven_bytes == SIZE - 4 * UNIT
+    thin.assert_all_true()
+
+
+@pytest.mark.parametrize(
+    ("knobs", "words"),
+    [
+        ({"star": "fault"}, "the change query failed"),
+        ({"malformed": "outside"}, "the change list is refused"),
+        ({"malformed": "zero-length"}, "the change list is refused"),
+        ({"star": "whole"}, None),
+    ],
+)
+def test_an_answer_that_cannot_be_used_means_the_whole_disk(
+    thin: Lab, knobs: dict[str, Any], words: str | None
+) -> None:
+    thin.sim.knobs.change("cbt", **knobs)
+    disk, allocation = ingest(thin, allocation="star", proving=UNSAMPLED)
+
+    assert disk.counts.read_bytes == SIZE
+    assert allocation.unproven == ()
+    assert (words or "") in (allocation.refused or "")
+    assert (allocation.refused is None) == (words is None)
+    thin.assert_all_true()
+
+
+def test_many_pages_are_followed(thin: Lab) -> None:
+    thin.sim.knobs.change("cbt", max_extents=1, empty_pages=True)
+
+    disk, _ = ingest(thin, allocation="star", proving=UNSAMPLED)
+
+    assert disk.counts.read_bytes == 4 * UNIT
+    thin.assert_all_true()
+
+
+def test_star_is_not_used_while_the_vm_has_another_snapshot(thin: Lab) -> None:
+    thin.make_transport = by_nbd
+    thin.sim.knobs.change("data", holes="none")
+    other = thin.sim.do.snapshot(VM, "of another product")
+    disk, allocation = ingest(thin, allocation="star", proving=UNSAMPLED)
+
+    assert disk.counts.read_bytes == SIZE
+    assert "the VM had the snapshot of another product" in (allocation.refused or "")
+
+    thin.sim.do.remove_snapshot(other)
+    _, later = ingest(thin, allocation="star", proving=UNSAMPLED, want="full")
+    assert "at the last point the VM had the snapshot" in (later.refused or "")
+    _, last = ingest(thin, allocation="star", proving=UNSAMPLED, want="full")
+    assert last.refused is None
+    assert last.skipped > 0
+    thin.assert_all_true()
+
+
+@pytest.mark.parametrize("by", ["star", "nbd", "vddk"])
+def test_one_miss_in_the_sample_makes_the_disk_a_full_scan(thin: Lab, by: str) -> None:
+    makers = {"star": by_datastore, "nbd": by_nbd, "vddk": by_vddk}
+    thin.make_transport = makers[by]
+    thin.sim.knobs.change("cbt", allocation_misses=1.0)
+    thin.sim.knobs.change("data", allocation_misses=1.0)
+    method = "star" if by == "star" else "transport"
+    disk, allocation = ingest(thin, allocation=method, proving=Proving(sampling=Sampling(1.0)))
+
+    assert disk.counts.read_bytes == SIZE
+    assert allocation.mismatches > 0
+    assert allocation.unproven == ()
+    thin.assert_all_true()
+
+
+DISKS: Final = 6
+RUNS: Final = int(os.environ.get("CBTFS_PROVE_RUNS", "10"))
+"""Runs that prove everything; CBTFS_PROVE_RUNS=30 takes the default share of the program."""
+UNITS: Final = SIZE // UNIT
+
+
+def test_each_silent_miss_is_found_within_the_runs_and_marked(
+    tmp_path: Path, certificate: Certificate
+) -> None:
+    disks = [DiskEntry(size=SIZE, label=f"disk {n}") for n in range(DISKS)]
+    with Simulator(one_vm(*disks, cbt=True), certificate=certificate) as sim:
+        lab = new_lab(sim, tmp_path)
+        sim.knobs.change("cbt", granularity=UNIT, unmap_unit=UNIT)
+        for disk in range(DISKS):
+            for unit in range(disk, UNITS, 7):
+                lab.write(unit * UNIT, b"data of %d" % unit, disk=FIRST + disk)
+            misses = 0.1 if disk < DISKS - 1 else 0.0
+            sim.do.set_disk_cbt(VM, FIRST + disk, allocation_misses=misses)
+        options: dict[str, Any] = {"allocation": "star", "proving": replace(UNSAMPLED, share=Fraction(1, RUNS))}
+        first = lab.ingest(**options).manifest
+        found = dict[str, int]()
+        for run in range(1, RUNS + 1):
+            manifest = lab.ingest(**options).manifest
+            for disk_record in manifest.of_kind("disk"):
+                if disk_record.full_reason is FullReason.ALLOCATION:
+                    found.setdefault(disk_record.label, run)
+        points = listed(lab.repository)
+        wrong = {manifest.point: wrong_labels(lab, manifest) for manifest in lab.points}
+
+        assert len(wrong[first.point]) >= 3
+        assert found.keys() == wrong[first.point], found
+        for manifest in lab.points:
+            for disk_record in manifest.of_kind("disk"):
+                if disk_record.label in wrong[manifest.point]:
+                    assert points[manifest.point].suspect_disk(disk_record) is not None
+        last = lab.points[-1]
+        assert wrong[last.point] == set()
+        assert last.point not in suspects(lab.repository)
+        for disk_record in last.of_kind("disk"):
+            assert disk_record.allocation is not None
+            assert disk_record.allocation.unproven == ()
+
+
+def wrong_labels(lab: Lab, manifest: Manifest) -> set[str]:
+    """Return the labels of the disks of a point that differ from the snapshot."""
+    images = lab.images(manifest)
+    return {
+        disk["label"]
+        for disk in manifest.metadata["disks"]
+        if images[disk["label"]] != lab.truth(manifest, disk)
+    }
