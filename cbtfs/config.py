@@ -37,6 +37,8 @@ DEFAULT_KEYS: Final[Mapping[str, type]] = {
     "level": int,
     "threads": int,
     "audit": str,
+    "allocation": str,
+    "prove": str,
 }
 """Options that [defaults] and jobs may set, with the type of the value. An option that overwrites
 or removes something is none of them."""

@@ -2,7 +2,7 @@
 
 Change tracking never reports an area that does not change. So if the server is wrong about such an
 area, its data is missing from every later point. The areas are *unproven* until a run has read them
-and compared them with the stored content (docs/decisions/0027).
+and compared them with the stored content (docs/decisions/0029).
 """
 
 from bisect import bisect_right

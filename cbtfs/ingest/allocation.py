@@ -1,4 +1,4 @@
-"""Decide which areas of a disk are not read, and prove them later (docs/decisions/0027).
+"""Decide which areas of a disk are not read, and prove them later (docs/decisions/0029).
 
 A full may skip the areas that the server calls unallocated. A sample of them is read first, and one
 block with data makes the whole disk be read. Later runs read the rest, a share in each.

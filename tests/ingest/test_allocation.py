@@ -311,7 +311,7 @@ def test_after_all_runs_every_wrong_point_is_suspect(
         fill(disk, block)
     contents = dict[PointId, bytes]()
     for run in range(RUNS + 1):
-        # A hidden block that is written again cannot be found (decision 27).
+        # A hidden block that is written again cannot be found (decision 29).
         for block in writes[run - 1] - hidden if 0 < run <= len(writes) else ():
             disk.write(block * BLOCK + run, b"run %d" % run)
         audit = Sampling(0.1, 3, 3) if run in audits else None

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cbtfs.cli.options.arguments import Json, duration_parser, example
+from cbtfs.cli.options.context import repository_path
 from cbtfs.cli.options.groups import expand_groups
 from cbtfs.cli.options.login import LoginOptions, VmNames
 from cbtfs.cli.options.transports import TransportOptions
 from cbtfs.cli.report.exit_status import conclude, failed_documents
 from cbtfs.cli.report.output import emit, print_lines
+from cbtfs.errors import CbtfsError
 
 if TYPE_CHECKING:
     from cbtfs.doctor.examine import DoctorReport, ObjectReport, VmReport
     from cbtfs.doctor.finding import Finding
+
+log = logging.getLogger(__name__)
 
 NfcPort = Annotated[
     int,
@@ -65,7 +70,8 @@ def doctor(
     """Find problems that block the capture of VMs, and suggest fixes.
 
     Privileges, hosts, ports, datastores, snapshots, change tracking and the installed transports
-    are examined. Nothing is changed. The exit code is 3 if the capture of a VM is blocked.
+    are examined. If a repository is given, the areas that no capture has read yet are reported,
+    too. Nothing is changed. The exit code is 3 if the capture of a VM is blocked.
     """
     transport.check()
     login = server.resolve(context).login()
@@ -78,6 +84,9 @@ def doctor(
         ways = transport.transports(session)
         exam = Exam(ways, transport.vddk_libdir or VDDK, https_port, nfc_port, timeout)
         report = examine(session, selection.vms, exam)
+        proofs = _proofs(context, session.server_id)
+        for vm_report in report.vms:
+            vm_report.findings.extend(proofs.get(vm_report.vm.identity, ()))
         about = session.content.about
         product, api = str(about.fullName), str(about.apiVersion)
     failed = selection.refused
@@ -100,6 +109,20 @@ def doctor(
         print_lines(_lines(f"server {login.address}: {product}", report))
     is_clear = not any(vm_report.blocked_by for vm_report in report.vms)
     conclude(failed, is_any_done=bool(report.vms), is_whole=is_clear)
+
+
+def _proofs(context: typer.Context, server_id: str) -> dict[str, list[Finding]]:
+    """Return the findings about unread areas by VM; none without a repository that can be read."""
+    from cbtfs.doctor.proof import newest_points, of_proof
+    from cbtfs.store.repository import reading
+
+    try:
+        with reading(repository_path(context)) as repository:
+            points = newest_points(repository, server_id)
+    except CbtfsError as exc:
+        log.info("no proven shares: %s", exc)
+        return {}
+    return {vm: list(of_proof(manifest)) for vm, manifest in points.items()}
 
 
 def _findings(findings: list[Finding]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Ask the transport or the server which areas of a disk are allocated (docs/decisions/0027).
+"""Ask the transport or the server which areas of a disk are allocated (docs/decisions/0029).
 
 QueryChangedDiskAreas with the change ID `*` lists the areas in use. The answer comes from the
 change map, so it is right only if tracking began while the VM had no snapshot (VMware KB 1020128).

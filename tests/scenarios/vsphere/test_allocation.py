@@ -1,5 +1,6 @@
 """Areas that vSphere or a transport calls unallocated: skipped, sampled, proven."""
 
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,11 +10,13 @@ from typing import Any, Final
 
 import pytest
 
+from cbtfs.cli.main import main
 from cbtfs.core.allocation import Allocation, Proving
 from cbtfs.core.audit import Sampling
 from cbtfs.core.manifest import DiskRecord, Manifest
 from cbtfs.core.reasons import FullReason
 from tests.ingest.audit.silent_tracker import listed, suspects
+from tests.scenarios.vsphere.server import at
 from tests.scenarios.vsphere.site import FIRST, MIB, VM, Lab, by_datastore, by_nbd, new_lab, one_vm
 from tests.scenarios.vsphere.vddk import by_vddk
 from tools.vsim import DiskEntry, Simulator
@@ -145,7 +148,10 @@ def test_each_silent_miss_is_found_within_the_runs_and_marked(
                 lab.write(unit * UNIT, b"data of %d" % unit, disk=FIRST + disk)
             misses = 0.1 if disk < DISKS - 1 else 0.0
             sim.do.set_disk_cbt(VM, FIRST + disk, allocation_misses=misses)
-        options: dict[str, Any] = {"allocation": "star", "proving": replace(UNSAMPLED, share=Fraction(1, RUNS))}
+        options: dict[str, Any] = {
+            "allocation": "star",
+            "proving": replace(UNSAMPLED, share=Fraction(1, RUNS)),
+        }
         first = lab.ingest(**options).manifest
         found = dict[str, int]()
         for run in range(1, RUNS + 1):
@@ -178,3 +184,58 @@ def wrong_labels(lab: Lab, manifest: Manifest) -> set[str]:
         for disk in manifest.metadata["disks"]
         if images[disk["label"]] != lab.truth(manifest, disk)
     }
+
+
+def test_the_commands_report_the_proven_share(
+    thin: Lab, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CBTFS_VSPHERE_PASSWORD", thin.sim.user.password)
+    metrics = tmp_path / "run.prom"
+    words = ["--transport", "datastore", "--allocation", "star", "--metrics", str(metrics), VM]
+    repo = ["--repo", str(thin.repository)]
+
+    def run(*arguments: str) -> Any:
+        capsys.readouterr()
+        assert main([*repo, *arguments]) == 0
+        return capsys.readouterr().out
+
+    first = json.loads(run("ingest", "vsphere", "--json", *at(thin.sim), "--prove", "50%", *words))
+    second = json.loads(run("ingest", "vsphere", "--json", *at(thin.sim), "--prove", "1/2", *words))
+    before, after = (point["points"][0]["disks"][0]["allocation"] for point in (first, second))
+    text = run("show", f"{VM}@latest")
+    shown = json.loads(run("show", "--json", f"{VM}@latest"))["disks"][0]["allocation"]
+    doctor = json.loads(run("doctor", "--json", *at(thin.sim), VM))
+    (finding,) = (f for f in doctor["vms"][0]["findings"] if f["check"] == "proof")
+
+    assert before["unproven_bytes"] == SIZE - 4 * UNIT
+    assert after["unproven_bytes"] == before["unproven_bytes"] // 2
+    assert after["proven_share"] == round(1 - after["unproven_bytes"] / SIZE, 6)
+    assert shown == after
+    assert "proven   52." in text
+    assert "52." in finding["text"]
+    ratio = next(line for line in metrics.read_text().splitlines() if "vm_proven_ratio{" in line)
+    assert float(ratio.rpartition(" ")[2]) == pytest.approx(after["proven_share"], abs=1e-6)
+    unproven = next(li for li in metrics.read_text().splitlines() if "vm_unproven_bytes{" in li)
+    assert float(unproven.rpartition(" ")[2]) == after["unproven_bytes"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--allocation", "stars"], "unknown --allocation 'stars'"),
+        (["--allocation", "star", "--prove", "0"], "needs the proof"),
+        (["--prove", "1/0"], "invalid --prove '1/0'"),
+        (["--prove", "31/30"], "invalid --prove"),
+        (["--prove", "-1%"], "invalid --prove"),
+        (["--prove", "many"], "invalid --prove"),
+    ],
+)
+def test_invalid_options_are_usage_errors(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    code = main(
+        ["--repo", str(tmp_path), "ingest", "vsphere", "--server", "vc1", "--user", "u", *words, VM]
+    )
+
+    assert code == 2
+    assert message in capsys.readouterr().err
