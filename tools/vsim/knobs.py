@@ -160,6 +160,7 @@ class DataKnobs:
     max_readers: int = 0  # maximum of NBD connections per host; 0: no limit
     ranges: bool = True  # /folder supports Range
     locked_status: int = 500  # HTTP status for a file that a running machine has open
+    base_locked: bool = False  # a running machine has the base disks below a snapshot open, too
     lease_seconds: float = 300.0  # a lease times out after this time without progress
     lease_star: bool = False  # lease URLs contain * in place of the host
 

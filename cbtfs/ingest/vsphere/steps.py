@@ -140,7 +140,8 @@ def snapshot(context: IngestContext, prepared: PreparedVm) -> VmSnapshot:
     host = ready.machine.host_id
     location = SnapshotLocation(vm.id, taken.entry.id, datacenter, not taken.others, host)
     facts = transport_disks(location, selection.disks, prepared.datastores)
-    choice = choose(context.transports, list(facts.values()))
+    is_running = not ready.machine.is_off
+    choice = choose(context.transports, list(facts.values()), is_probing=is_running)
     return VmSnapshot(taken, watch, selection, facts, choice, files)
 
 

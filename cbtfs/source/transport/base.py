@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from cbtfs.core.extent import Extent
 from cbtfs.source.vsphere.connect.role import Use
@@ -110,3 +110,14 @@ class Transport(Protocol):
 
     def open(self, disk: TransportDisk) -> DiskReader:
         """Return a reader of the disk's size; raise SourceUnavailable or AccessDenied."""
+
+
+@runtime_checkable
+class Probing(Protocol):
+    """A transport that a host may refuse for the disks of a running VM."""
+
+    def probe(self, disk: TransportDisk) -> str | None:
+        """Read a few bytes of the snapshot disk; return why that fails, or None.
+
+        AccessDenied if the user lacks a privilege.
+        """

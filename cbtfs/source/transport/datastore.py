@@ -51,6 +51,20 @@ class DatastoreTransport:
             return f"its datastore is of type {disk.datastore_type}, which has no flat files"
         return None
 
+    def probe(self, disk: TransportDisk) -> str | None:
+        """Read the first sector: a host may refuse the base disk of a running VM."""
+        if not disk.size:
+            return None
+        try:
+            reader = self.open(disk)
+            try:
+                reader.read(Extent(0, min(SECTOR, disk.size)))
+            finally:
+                reader.close()
+        except SourceUnavailable as exc:
+            return str(exc)
+        return None
+
     def open(self, disk: TransportDisk) -> DiskReader:
         why = self.refusal(disk)
         if why is not None:

@@ -10,6 +10,7 @@ import pytest
 
 from cbtfs.core.extent import Extent, complement
 from cbtfs.errors import SourceUnavailable, UsageError
+from cbtfs.ingest.vsphere.vm import ingest_machine
 from cbtfs.source.transport.base import DiskReader, Transport, TransportDisk
 from cbtfs.source.transport.choose import choose
 from cbtfs.source.transport.datastore import DatastoreTransport, flat_file
@@ -17,7 +18,17 @@ from cbtfs.source.transport.nbd import NbdTransport
 from cbtfs.source.transport.nbdkit import NbdkitTransport
 from cbtfs.source.vsphere.inventory.vms import list_vms
 from tests.scenarios.vsphere import nbdkit
-from tests.scenarios.vsphere.site import FIRST, MIB, TRANSPORTS, VM, Lab, new_lab, one_vm
+from tests.scenarios.vsphere.site import (
+    FIRST,
+    MIB,
+    TRANSPORTS,
+    VM,
+    Lab,
+    by_datastore,
+    by_nbd,
+    new_lab,
+    one_vm,
+)
 from tools.vsim import DiskEntry, ServerEntry, Simulator
 from tools.vsim.soap.certificate import Certificate
 
@@ -268,3 +279,41 @@ def test_the_last_output_of_nbdkit_is_reported_without_the_password(
     with pytest.raises(SourceUnavailable, match="wrong password … or no such disk"):
         lab.ingest()
     lab.assert_clean()
+
+
+@pytest.mark.parametrize("status", [500, 404, 416])
+def test_a_refused_base_disk_selects_the_next_transport(lab: Lab, status: int) -> None:
+    lab.sim.knobs.change("data", base_locked=True, locked_status=status)
+    with lab.context() as context:
+        both = replace(
+            context,
+            transports=[by_datastore(lab.sim, context.session), by_nbd(lab.sim, context.session)],
+        )
+        (vm,) = list_vms(context.session)
+        manifest = ingest_machine(both, vm).manifest
+    (refusal,) = manifest.metadata["transports_refused"]
+
+    assert manifest.metadata["transport"] == "nbd"
+    assert refusal.startswith("datastore: Hard disk 1: cannot read [datastore1] web1/web1")
+    assert f"the server answers {status}" in refusal
+    lab.assert_true(manifest)
+    lab.assert_clean()
+
+
+def test_a_refused_base_disk_without_another_transport_leaves_nothing(lab: Lab) -> None:
+    lab.sim.knobs.change("data", base_locked=True)
+
+    with pytest.raises(
+        SourceUnavailable, match=r"disk Hard disk 1: cannot read .*the server answers 500"
+    ):
+        lab.ingest()
+
+    lab.assert_clean()
+
+
+def test_a_vm_that_is_off_is_not_probed(lab: Lab) -> None:
+    lab.sim.knobs.change("data", base_locked=True)
+    lab.sim.do.power(VM, "off")
+
+    assert lab.ingest().manifest.metadata["transport"] == "datastore"
+    lab.assert_all_true()

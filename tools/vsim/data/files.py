@@ -87,7 +87,7 @@ def _link_files(
         extent, kind = disk.path(link, "-flat"), "VMFS"
     else:
         extent, kind = disk.path(link, "-rdm" if "rdm" in spec.backing else "-sparse"), "SPARSE"
-    locked = machine.is_on and link is disk.current
+    locked = machine.is_on and (link is disk.current or machine.knobs.data.base_locked)
     descriptor = _descriptor(disk, link, f'RW {spec.size // 512} {kind} "{_name(extent)}"', tracked)
     yield DatastoreFile(disk.path(link), "diskDescriptor", len(descriptor), descriptor)
     if kind == "VMFS":
