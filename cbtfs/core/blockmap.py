@@ -214,7 +214,7 @@ def _differ(
     left, right = trees
     pairs = zip(left.below(a, level), right.below(b, level), strict=True)
     for slot, below in enumerate(pairs):
-        if below[0] == below[1] and not isinstance(below[0], _AboveRoot):
+        if below[0] == below[1] and not is_virtual(below[0]):
             continue  # most pairs: a generator would take ten times as long
         yield from _differ(trees, below, level - 1, index * FANOUT + slot, first)
 
