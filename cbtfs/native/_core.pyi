@@ -149,3 +149,9 @@ def exit_on_fault(text: bytes, code: int, shortage: bytes, shortage_code: int, /
 
 def crc_table(chunk: bytes | bytearray | memoryview, /) -> bytes:
     """Return the CRC table of a raw chunk: the CRC-32 of each 4 KiB."""
+
+def crc32c(data: bytes | bytearray | memoryview, value: int, /) -> int:
+    """Return the CRC-32C register after *data*, if it was *value* before.
+
+    Neither value is inverted: the usual CRC-32C of data is crc32c(data, 0xFFFFFFFF) ^ 0xFFFFFFFF.
+    """

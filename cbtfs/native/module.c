@@ -3,6 +3,7 @@
 
 #include <errno.h>
 
+#include "crc32c.h"
 #include "fault.h"
 
 /* PackFile */
@@ -344,7 +345,20 @@ static PyObject *crc_table(PyObject *module, PyObject *chunk)
     return table;
 }
 
+static PyObject *crc32c(PyObject *module, PyObject *args)
+{
+    (void)module;
+    Py_buffer data;
+    unsigned int value;
+    if (!PyArg_ParseTuple(args, "y*I", &data, &value))
+        return NULL;
+    value = crc32c_update(value, data.buf, (size_t)data.len);
+    PyBuffer_Release(&data);
+    return PyLong_FromUnsignedLong(value);
+}
+
 static PyMethodDef functions[] = {
+    {"crc32c", crc32c, METH_VARARGS, "Return the CRC-32C register after data, without inversions."},
     {"crc_table", crc_table, METH_O, "Return the CRC table of a raw chunk."},
     {"exit_on_fault", exit_on_fault, METH_VARARGS,
      "Write a message to stderr and exit with a code at SIGABRT, SIGBUS and SIGSEGV."},
@@ -363,6 +377,7 @@ static struct PyModuleDef definition = {
 
 PyMODINIT_FUNC PyInit__core(void)
 {
+    crc32c_set_up();
     PyObject *module = PyModule_Create(&definition);
     if (module == NULL)
         return NULL;

@@ -10,7 +10,13 @@ ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "cbtfs" / "native"
 TESTS = [
     ROOT / "tests" / "native" / name
-    for name in ("test_chunks.py", "test_requests.py", "test_seeks.py", "test_slices.py")
+    for name in (
+        "test_chunks.py",
+        "test_crc32c.py",
+        "test_requests.py",
+        "test_seeks.py",
+        "test_slices.py",
+    )
 ]
 
 _RUN = """

@@ -55,7 +55,7 @@ from cbtfs.store.digest import chunk_digest
 from cbtfs.store.holder import parse_holder
 from cbtfs.store.pack import Pack
 from cbtfs.store.runs import RunFacts, decode_facts, encode_facts
-from tools.fuzz import nfc, volumes
+from tools.fuzz import jbd2, nfc, volumes
 
 Target = Callable[[bytes], None]
 _ID: Final = "ab" * 16
@@ -347,6 +347,7 @@ def _seeds() -> dict[str, list[bytes]]:
         "nbd": [b"".join(number.to_bytes(4, "big") for number in (65536, 4096, 3, 61440, 0))],
         "partitions": volumes.partition_seeds(),
         "lvm": [volumes.GROUP],
+        "jbd2": jbd2.seeds(),
         "words": [b"web 01/\xe2\x80\xae.raw", b"2026-01-01T00:00:00Z"],
     }
 
@@ -383,6 +384,7 @@ TARGETS: Final[dict[str, Target]] = {
     "descriptor": _descriptor,
     "partitions": volumes.read_partitions,
     "lvm": volumes.read_lvm,
+    "jbd2": jbd2.replay,
     "words": _words,
     "nbd": _nbd,
     "nfc": nfc.read_nfc,
