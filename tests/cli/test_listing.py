@@ -179,6 +179,7 @@ def test_show_json_tells_all(run: Run, repository: Path) -> None:
                 "change_id": None,
                 "suspect": None,
                 "audit": None,
+                "allocation": None,
                 "read_bytes": 0,
                 "written_blocks": 0,
                 "zero_blocks": 0,

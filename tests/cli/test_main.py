@@ -286,7 +286,7 @@ def test_a_shell_can_complete_commands() -> None:
         [sys.executable, "-m", "cbtfs"], env=environment, capture_output=True, text=True, check=True
     )
 
-    assert done.stdout.split() == ["extents"]
+    assert done.stdout.split() == ["extents", "export"]
 
 
 def test_listing_loads_nothing_that_it_does_not_need(repository: Path) -> None:

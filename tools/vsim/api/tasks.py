@@ -29,6 +29,7 @@ class Task(ManagedObject):
         self.cancelled = False
         self.released = False
         self.queued = site.world.now()
+        self.created = site.world.monotonic()
         self.started: datetime | None = None
         self.completed: datetime | None = None
 
@@ -171,7 +172,7 @@ class Tasks:
         """Wait as knobs and rules require; return the fault that ends the task before its work."""
         world = self._site.world
         held = any(rule.action == "hold-task" for rule in rules)
-        due = world.monotonic() + world.knobs.task.seconds
+        due = task.created + world.knobs.task.seconds
         with world.changed:
             while not (task.cancelled or self._closing):
                 left = due - world.monotonic()
