@@ -24,13 +24,14 @@ from cbtfs.ingest.point import commit_point, take_point
 from cbtfs.listing import vm_names
 from cbtfs.mount.private import PrivateMount, private_mount
 from cbtfs.overlay.base import disks_of, load_base
-from cbtfs.overlay.blockdev import blockdevs, nbd_exports
 from cbtfs.overlay.create import require_repository
+from cbtfs.overlay.exports import nbd_exports
 from cbtfs.overlay.folder import OverlayFolder
-from cbtfs.overlay.images import written_extents
 from cbtfs.overlay.runtime import SOCKET, remove_traces
 from cbtfs.overlay.serve import composed
+from cbtfs.qemu.composed import blockdevs
 from cbtfs.qemu.daemon import storage_daemon
+from cbtfs.qemu.images import written_extents
 from cbtfs.reader import Reader
 from cbtfs.source.content import ContentSource
 from cbtfs.source.export import NbdSource

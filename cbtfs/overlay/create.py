@@ -32,7 +32,7 @@ from cbtfs.errors import (
     UsageError,
 )
 from cbtfs.overlay.folder import RAW, RECORD, OverlayFolder, refuse_directory
-from cbtfs.overlay.images import create_image
+from cbtfs.qemu.images import create_image
 from cbtfs.store.files import put_if_absent, sync_folder
 from cbtfs.store.identity import new_id
 from cbtfs.store.pins import load_pins, put_pin, remove_pin

@@ -28,12 +28,13 @@ from cbtfs.mount.notify import notify
 from cbtfs.mount.private import PrivateMount, private_mount, shared_mount
 from cbtfs.mount.readiness_pipe import READY, parse_error, send_error, send_ready
 from cbtfs.overlay.base import disks_of, load_base
-from cbtfs.overlay.blockdev import ComposedDisk, blockdevs, fuse_exports, nbd_exports
 from cbtfs.overlay.create import require_repository
+from cbtfs.overlay.exports import fuse_exports, nbd_exports
 from cbtfs.overlay.folder import RAW, OverlayFolder, refuse_directory
-from cbtfs.overlay.images import whole_sectors
 from cbtfs.overlay.runtime import SOCKET, Runtime, load_runtime, new_runtime, remove_traces
+from cbtfs.qemu.composed import ComposedDisk, blockdevs
 from cbtfs.qemu.daemon import StorageDaemon, find_daemon, storage_daemon
+from cbtfs.qemu.images import whole_sectors
 from cbtfs.qemu.signals import ending_signals
 from cbtfs.store.repository import reading
 
@@ -258,7 +259,7 @@ def composed(
 ) -> list[ComposedDisk]:
     """Return the disks of *overlay*, each image over the raw file of the mount."""
     return [
-        ComposedDisk(disk, folder.image(disk), mounted.path(manifest, record), overlay.limit)
+        ComposedDisk(folder.image(disk), mounted.path(manifest, record), overlay.limit)
         for disk, record in zip(overlay.disks, disks_of(overlay, manifest), strict=True)
     ]
 

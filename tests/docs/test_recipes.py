@@ -354,10 +354,17 @@ ls /srv/overlays
 cbtfs show web01+lab
 cmp /srv/disk.raw /mnt/backup/web01/latest/root.raw
 """
-    done = run(folder, block("cbtfs overlay create web01"), look)
+    done = run(folder, block("cbtfs overlay create web01@latest lab"), look)
 
     assert "BOOTED FROM A POINT" in done.stdout
     assert "crash-consistent" in done.stdout
+
+
+def test_an_overlay_boots_until_its_guest_restarts(folder: Path) -> None:
+    done = run(folder, block("cbtfs overlay create web01@latest trial"))
+
+    assert "UNIX-CONNECT:/run/" in done.stdout
+    assert "ready\n" in done.stdout
 
 
 def test_a_point_is_served_to_other_programs(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """A repository with a point of two disks, and a directory for overlays of it."""
 
+import io
 import json
 import os
 import random
@@ -7,11 +8,15 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, Final
 
+from cbtfs.cli.main import main
 from cbtfs.core.manifest import Manifest
+from cbtfs.errors import CbtfsError
+from cbtfs.overlay.folder import overlay_folder
+from cbtfs.overlay.serve import stop_overlay
 from tests.docs.documents import MemberTables
 from tests.make_points import SIGNALS, add_point, new_repository
 
@@ -55,21 +60,33 @@ class OverlaySite:
 
     def act(self, action: str, *words: str) -> list[str]:
         """Return the command `overlay ACTION` on the overlay of this site."""
-        return self.command("overlay", action, *words, f"--dir={self.directory}")
+        return self.command("overlay", action, f"--dir={self.directory}", *words)
 
     def run(self, command: list[str], code: int = 0, folder: Path | None = None) -> dict[str, Any]:
-        """Run *command* with --json, in *folder*; expect *code*, and return its document."""
-        done = subprocess.run(
-            [*command, "--json"],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-            cwd=folder,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-        )
-        assert done.returncode == code, done.stderr
-        document: dict[str, Any] = json.loads(done.stdout)
+        """Run *command* with --json, in *folder*; expect *code*, and return its document.
+
+        It runs in this process, unless that would fork or change the directory.
+        """
+        at = command.index("--") if "--" in command else len(command)
+        command = [*command[:at], "--json", *command[at:]]
+        if folder is None and "--fork" not in command:
+            output = io.StringIO()
+            with redirect_stdout(output):
+                returned = main(command[3:])
+            text, errors = output.getvalue(), ""
+        else:
+            done = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=120,
+                cwd=folder,
+                env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+            )
+            returned, text, errors = done.returncode, done.stdout, done.stderr
+        assert returned == code, text + errors
+        document: dict[str, Any] = json.loads(text)
         if not code and command[4] == "overlay":
             self._compare(command[5], document)
         return document
@@ -117,7 +134,8 @@ class OverlaySite:
         """Compare the documents with the manual, and remove what a killed start has left."""
         assert self.tables.problems == []
         if self.overlay.is_dir():
-            subprocess.run(self.act("stop", "lab"), check=False, capture_output=True)
+            with suppress(CbtfsError):
+                stop_overlay(overlay_folder(self.directory, "lab"))
         shutil.rmtree(self.directory, ignore_errors=True)
 
 

@@ -173,11 +173,13 @@ def test_a_start_ends_with_its_daemon_and_its_mount(site: OverlaySite) -> None:
 
 
 def children_of(process: int) -> dict[str, int]:
-    """Return the children of a start: the daemon and the mount."""
+    """Return the children of a command: the mount, and the daemon or the guest."""
     found = {}
     for pid in Path(f"/proc/{process}/task/{process}/children").read_text().split():
         words = Path(f"/proc/{pid}/cmdline").read_bytes()
-        found["daemon" if b"--pidfile" in words else "mount"] = int(pid)
+        kinds = {b"--pidfile": "daemon", b"chardev=cbtfs-qmp,mode=control": "guest"}
+        name = next((kind for word, kind in kinds.items() if word in words), "mount")
+        found[name] = int(pid)
     return found
 
 

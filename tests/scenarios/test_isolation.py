@@ -64,6 +64,7 @@ class Site:
             "export": [self.point, f"--socket={self._taken()}"],
             "overlay create": [self.point, "lab", overlays],
             "overlay start": ["lab", overlays, "--fork"],
+            "overlay boot": ["lab", overlays],
             "overlay stop": ["lab", overlays],
             "overlay list": [],
             "overlay commit": ["lab", overlays],
@@ -102,6 +103,7 @@ FAILING: Final[Mapping[str, int]] = {
     "run": 2,  # there is no such job
     "watch": 2,  # there is no such VM; with one it would not end
     "export": 2,  # the name of its socket is taken: it would not end
+    "overlay boot": 11,  # the overlay is running; tests/overlay/test_boot.py boots one
     "doctor": 3,  # something is always in the way
 }
 """Exit codes other than 0."""

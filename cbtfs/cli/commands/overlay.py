@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cbtfs.cli.commands.overlay_boot import boot
 from cbtfs.cli.options.arguments import LOCAL, Json, LockWait, PointName, TimeZone, example
 from cbtfs.cli.options.context import repository_path
 from cbtfs.cli.report.captures import print_point
@@ -50,6 +51,12 @@ def add_to(app: typer.Typer) -> None:
             f"cbtfs overlay start lab {directory} --nbd /run/lab",
         )
     )(start)
+    group.command(
+        epilog=example(
+            f"cbtfs overlay boot lab {directory}",
+            f"cbtfs overlay boot lab {directory} --network user --memory 2G -- -cdrom rescue.iso",
+        )
+    )(boot)
     group.command(epilog=example(f"cbtfs overlay stop lab {directory}"))(stop)
     group.command("list", epilog=example("cbtfs overlay list"))(list_all)
     group.command(

@@ -16,7 +16,7 @@ _WITHOUT: Final = frozenset({"-h", "--help", "--version"})
 _COMPLETION: Final = "_CBTFS_COMPLETE"
 _SUBCOMMANDS: Final = (
     *("image", "vsphere", "status", "enable", "reset"),
-    *("create", "start", "stop", "list", "commit", "discard"),
+    *("create", "start", "boot", "stop", "list", "commit", "discard"),
 )
 
 

@@ -1,4 +1,4 @@
-"""The block graph of an overlay, as options of qemu-storage-daemon. Pure.
+"""The exports of an overlay, as options of qemu-storage-daemon. Pure.
 
 A raw file is a FUSE export, and QEMU 7.2 answers a punched hole there with a discard of the whole
 clusters inside: the rest keeps its bytes, and the program that punched it reads no zeros. The loop
@@ -9,12 +9,12 @@ its discards are hints (docs/decisions).
 
 import errno
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from cbtfs.core.overlay import OverlayDisk
+from cbtfs.qemu.composed import node_name
 
 _NO_DISCARD: Final = {
     "event": "none",
@@ -24,66 +24,6 @@ _NO_DISCARD: Final = {
     "once": False,
 }
 """Rule of blkdebug that fails every discard."""
-
-
-@dataclass(frozen=True, slots=True)
-class ComposedDisk:
-    """A disk of an overlay: the image over the raw file of the point."""
-
-    disk: OverlayDisk
-    image: Path
-    base: Path
-    limit: int | None = None
-    """Maximum size of the image in bytes: a write beyond fails with ENOSPC."""
-
-
-def node_name(number: int) -> str:
-    """Return the name of the node that shows disk *number*."""
-    return f"disk{number}"
-
-
-def blockdevs(disks: Sequence[ComposedDisk], *, is_read_only: bool = False) -> list[str]:
-    """Return the options that compose *disks*; node_name() names the results."""
-    nodes = (node for number, disk in enumerate(disks) for node in _nodes(number, disk))
-    return [
-        word
-        for node in nodes
-        for word in ("--blockdev", json.dumps({**node, **_mode(node, is_read_only)}))
-    ]
-
-
-def _mode(node: dict[str, Any], is_read_only: bool) -> dict[str, Any]:
-    is_base = str(node["node-name"]).startswith("base")
-    return {"read-only": is_read_only or is_base}
-
-
-def _nodes(number: int, composed: ComposedDisk) -> Iterator[dict[str, Any]]:
-    yield {"driver": "file", "node-name": f"base-file{number}", "filename": str(composed.base)}
-    yield {"driver": "raw", "node-name": f"base{number}", "file": f"base-file{number}"}
-    image = f"image{number}"
-    yield {
-        "driver": "file",
-        "node-name": image,
-        "filename": str(composed.image),
-        "discard": "unmap",
-    }
-    if composed.limit is not None:
-        yield {
-            "driver": "raw",
-            "node-name": f"limit{number}",
-            "file": image,
-            "size": composed.limit,
-            "discard": "unmap",
-        }
-        image = f"limit{number}"
-    yield {
-        "driver": "qcow2",
-        "node-name": node_name(number),
-        "file": image,
-        "backing": f"base{number}",
-        "discard": "unmap",
-        "detect-zeroes": "unmap",
-    }
 
 
 def fuse_exports(mountpoints: Sequence[Path], *, allows_others: bool) -> list[str]:
