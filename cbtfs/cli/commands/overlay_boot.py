@@ -86,11 +86,12 @@ def boot(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Boot the guest of an overlay in QEMU, without a network unless --network is given.
+    """Boot the guest of an overlay in QEMU, without a network.
 
-    Prints how to connect to the serial port and the screen, and 'ready'; returns when the guest
-    has powered off. 'cbtfs overlay stop' and Ctrl-C are a loss of power for the guest. Firmware,
-    memory and the buses of the disks are those of the VM. Needs QEMU (package qemu-system-x86).
+    The guest gets a network with --network only. Prints how to connect to the serial port and the
+    screen, and 'ready'; returns when the guest has powered off. 'cbtfs overlay stop' and Ctrl-C are
+    a loss of power for the guest. Firmware, memory and the buses of the disks are those of the VM.
+    Needs QEMU (package qemu-system-x86).
     """
     from cbtfs.mount.notify import notify
     from cbtfs.overlay.boot import BootOptions, boot_overlay
