@@ -26,6 +26,8 @@ _ARGUMENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "show": ("point",),
     "protect": ("point",),
     "tag": ("point",),
+    "blame": ("point", "disk"),
+    "bisect": ("vm",),
     "extents": ("point", "disk"),
     "diff": ("point", "point", "disk"),
     "restore": ("point", "disk"),

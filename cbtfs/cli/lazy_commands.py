@@ -19,6 +19,7 @@ MODULES: Final[Mapping[str, tuple[str, ...]]] = {
     "list_show": ("list", "show"),
     "extents": ("extents", "diff"),
     "blame": ("blame",),
+    "bisect": ("bisect",),
     "mount": ("mount", "umount"),
     "restore": ("restore",),
     "overlay": ("overlay",),

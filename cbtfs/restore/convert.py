@@ -95,7 +95,7 @@ def convert_disk(
         if child.returncode:
             errors.seek(0)
             text = errors.read().decode(errors="replace").strip().rpartition("\n")[2]
-            loss = _first_loss(repository, disk) if mounted.has_failed_reads() else None
+            loss = first_loss(repository, disk) if mounted.has_failed_reads() else None
             if loss is not None:
                 raise plain_class(loss)(
                     f"disk {disk.label} of point {point}: {loss}; without --to, --keep-going "
@@ -124,7 +124,7 @@ def _follow(child: process.Popen[bytes], total: int, advance: Callable[[int], No
                 done = max(now, done)
 
 
-def _first_loss(repository: Repository, disk: DiskRecord) -> Loss | None:
+def first_loss(repository: Repository, disk: DiskRecord) -> Loss | None:
     """Return the error of the first unreadable extent of a disk, or None."""
     reader = Reader(repository, cache_bytes=0)
     losses = (piece.loss for piece in pieces(reader, disk, lambda *_: None))

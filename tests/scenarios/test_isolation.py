@@ -57,6 +57,7 @@ class Site:
             "extents": [self.point, "disk"],
             "diff": [self.base, self.point, "disk"],
             "blame": [self.point, "disk"],
+            "bisect": ["vm", "--", "sh", "-c", f"[ $(wc -c < {{}}) = {len(IMAGE)} ]"],
             "mount": [f"--log-file={self.folder / 'log'}", "--workers=1", place],
             "status": [place],
             "umount": [place],

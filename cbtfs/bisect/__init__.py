@@ -1,0 +1,1 @@
+"""The search for the first point at which a command fails."""
