@@ -122,13 +122,11 @@ def bisect(
 
 
 def _say_run(run: Run, search: Search | None) -> None:
-    if run.code is None:
-        how = " (from the log)"
-    else:
-        how = f" (exit code {run.code}, {run.seconds:.1f} s)"
+    ran = f"exit code {run.code}, {run.seconds or 0:.1f} s"
+    how = "from the log" if run.code is None else ran
     left = 0 if search is None else len(search.untested)
     rest = "" if search is None else f"; {left} point{'s'[left == 1 :]} left"
-    note(f"{run.point.spelled}: {run.result}{how}{rest}")
+    note(f"{run.point.spelled}: {run.result} ({how}){rest}")
 
 
 def _lines(found: Found) -> Sequence[str]:
