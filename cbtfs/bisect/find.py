@@ -218,9 +218,9 @@ class Tester:
                 if end.result != expected:
                     raise _wrong_end(end, expected)
             search = Search(0, last, self.question.skipped)
-            while (index := search.next()) is not None:
-                done = test(index)
-                search = search.after(index, done.result)
+            while (middle := search.next()) is not None:
+                done = test(middle)
+                search = search.after(middle, done.result)
                 self.on_run(done, search)
         candidates = [self.question.points[index] for index in search.candidates]
         return Found(self.question.points[search.good], candidates, runs)

@@ -61,7 +61,7 @@ def opened(path: Path | None, disk: str, command: Sequence[str]) -> Iterator[Log
 
     Raises:
         UsageError: the file is no log, or that of another disk or command.
-        RepositoryLocked: another search writes to it.
+        RepositoryLocked: another search is writing the file.
     """
     if path is None:
         yield Log()
