@@ -18,9 +18,8 @@ from cbtfs.core.manifest import DiskRecord
 from cbtfs.errors import ChunkMissing, DataCorrupt
 from cbtfs.native import Chunks, Leaf, has_deleted_pack_files, open_pack_files
 from cbtfs.store.catalog.catalog import Catalog
-from cbtfs.store.catalog.records import location_digest
 from cbtfs.store.catalog.view import Node
-from cbtfs.store.digest import prefixed_digest
+from cbtfs.store.digest import CHECK_OF_CHUNKS
 from cbtfs.store.repository import Repository
 
 CACHE_BYTES: Final = 64 << 20
@@ -61,7 +60,7 @@ class Reader:
         self._catalog: Catalog = repository.catalog
         self._lock = threading.Lock()
         self._on_leaves_dropped = on_leaves_dropped
-        self.chunks = Chunks(cache_bytes, prefixed_digest, is_strict)
+        self.chunks = Chunks(cache_bytes, CHECK_OF_CHUNKS, is_strict)
         self._max_pack_files = min(
             _MAX_PACK_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
         )
@@ -185,11 +184,14 @@ class Reader:
         for level in range(Shape(record.size, record.block_size).height, 1, -1):
             if child is None:
                 break
-            node = self.node(child, level)
             slot = index // FANOUT ** (level - 2) % FANOUT
-            entry = node.entries[slot]
-            child = None if entry is None else Ref(node.children[slot], location_digest(entry))
+            child = self.node(child, level).child(slot)
         return child
+
+    def leaf_node(self, record: DiskRecord, index: int) -> Node | None:
+        """Return node *index* of level 1 of a block map, or None if it is all zeros."""
+        child = self._leaf_ref(record, index)
+        return None if child is None else self.node(child, 1)
 
     def leaf_of(self, child: Ref) -> Leaf:
         """Return the leaf with that reference."""

@@ -8,10 +8,13 @@ from cbtfs.native._core import (
     Leaf,
     PackFile,
     Requests,
+    blake3,
     crc32c,
     crc_table,
     exit_on_fault,
+    has_blake3,
     has_deleted_pack_files,
+    matching_blocks,
     open_pack_files,
 )
 
@@ -20,9 +23,12 @@ __all__ = [
     "Leaf",
     "PackFile",
     "Requests",
+    "blake3",
     "crc32c",
     "crc_table",
     "exit_on_fault",
+    "has_blake3",
     "has_deleted_pack_files",
+    "matching_blocks",
     "open_pack_files",
 ]

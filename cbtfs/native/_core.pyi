@@ -40,11 +40,11 @@ class Chunks:
     A compressed chunk is verified by its digest when it is decoded. A raw chunk is verified by the
     CRC-32 of each 4 KiB that is read or, if *is_strict* and the whole chunk is read, by its digest.
     *digest_of* computes the digest of a chunk's content; its argument begins with the digest's
-    prefix (docs/format.md).
+    prefix (docs/format.md). None: compiled code computes it, which requires has_blake3().
     """
 
     def __new__(
-        cls, cache_bytes: int, digest_of: Callable[[memoryview], bytes], is_strict: bool
+        cls, cache_bytes: int, digest_of: Callable[[memoryview], bytes] | None, is_strict: bool
     ) -> Chunks: ...
     @property
     def cached_bytes(self) -> int:
@@ -154,4 +154,28 @@ def crc32c(data: bytes | bytearray | memoryview, value: int, /) -> int:
     """Return the CRC-32C register after *data*, if it was *value* before.
 
     Neither value is inverted: the usual CRC-32C of data is crc32c(data, 0xFFFFFFFF) ^ 0xFFFFFFFF.
+    """
+
+def has_blake3() -> bool:
+    """Return True if compiled code can compute digests on this processor; it needs AVX2."""
+
+def blake3(prefix: bytes, data: bytes | bytearray | memoryview, /) -> bytes:
+    """Return the BLAKE3-256 of *prefix*, 8 bytes, followed by *data*.
+
+    Long data is hashed without Python's lock.
+
+    Raises:
+        ValueError: the prefix has another length, or has_blake3() is false.
+    """
+
+def matching_blocks(
+    data: bytes | bytearray | memoryview, block_size: int, digests: bytes | memoryview, /
+) -> bytes:
+    """Return for each block of *data* 1 if it has its digest, 0 if not, without Python's lock.
+
+    *digests* has 32 bytes for each block. 32 zeros mean a block of zeros. For its digest, the last
+    block is padded with zeros to *block_size*.
+
+    Raises:
+        ValueError: the sizes do not fit, or has_blake3() is false.
     """

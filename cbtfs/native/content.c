@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "blake3.h"
 #include "format.h"
 
 enum { CONTENT_OFFSET = 16 }; /* bytes before the content; the prefix fills the end of them */
@@ -23,4 +24,22 @@ void content_free(uint8_t *content)
 {
     if (content != NULL)
         free(content - CONTENT_OFFSET);
+}
+
+void content_digest(const uint8_t *content, size_t length, uint8_t *digest)
+{
+    blake3_digest(chunk_prefix, content, length, digest);
+}
+
+bool content_has_digest(void *context, const uint8_t *content, size_t length, const uint8_t *digest)
+{
+    (void)context;
+    uint8_t computed[DIGEST_BYTES];
+    content_digest(content, length, computed);
+    return memcmp(computed, digest, DIGEST_BYTES) == 0;
+}
+
+bool content_is_zero(const uint8_t *content, size_t length)
+{
+    return length == 0 || (content[0] == 0 && memcmp(content, content + 1, length - 1) == 0);
 }

@@ -11,12 +11,22 @@
 uint8_t *content_new(size_t length);
 void content_free(uint8_t *content);
 
-/* Return true if *content*, from content_new(), has the digest *digest*. The caller must not hold Python's lock. */
+/* Return true if *content* has the digest *digest*. The caller must not hold Python's lock. */
 typedef bool (*digest_check_function)(void *context, const uint8_t *content, size_t length, const uint8_t *digest);
 
 typedef struct {
     digest_check_function function;
     void *context;
+    bool needs_prefix; /* content must come from content_new() */
 } digest_check;
+
+/* The digest_check_function of compiled code, which needs no prefix. */
+bool content_has_digest(void *context, const uint8_t *content, size_t length, const uint8_t *digest);
+
+/* Write the digest of a chunk of *length* bytes to *digest*. */
+void content_digest(const uint8_t *content, size_t length, uint8_t *digest);
+
+/* Return true if all bytes are zero. */
+bool content_is_zero(const uint8_t *content, size_t length);
 
 #endif

@@ -135,11 +135,14 @@ bool frame_read_pieces(location *location, int fd, uint32_t start, uint32_t leng
 
 bool frame_read_whole(const location *location, int fd, const digest_check *check, uint8_t *target)
 {
-    uint8_t header[HEADER_BYTES + 4 * MAX_PIECES], *content = content_new(location->plain);
+    uint8_t header[HEADER_BYTES + 4 * MAX_PIECES];
+    uint8_t *content = check->needs_prefix ? content_new(location->plain) : target;
     struct iovec parts[2] = {{header, HEADER_BYTES + table_bytes(location)}, {content, location->plain}};
     bool is_intact = content != NULL && read_exactly(fd, parts, 2, location->offset)
         && is_expected_header(location, header)
         && check->function(check->context, content, location->plain, location->digest);
+    if (content == target)
+        return is_intact;
     if (is_intact)
         memcpy(target, content, location->plain);
     content_free(content);

@@ -12,7 +12,7 @@ void frame_piece_crcs(const uint8_t *data, size_t length, uint8_t *table);
  * end of the chunk. */
 bool frame_read_pieces(location *location, int fd, uint32_t start, uint32_t length, uint8_t *target);
 
-/* Read a whole raw chunk and verify its digest. */
+/* Read a whole raw chunk and verify its digest. If it fails, *target* has unverified bytes. */
 bool frame_read_whole(const location *location, int fd, const digest_check *check, uint8_t *target);
 
 /* Read and decompress a chunk and verify its digest. Return memory from content_new(), or NULL. */

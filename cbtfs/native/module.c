@@ -3,6 +3,7 @@
 
 #include <errno.h>
 
+#include "blake3.h"
 #include "crc32c.h"
 #include "fault.h"
 
@@ -195,7 +196,8 @@ static PyObject *Chunks_new(PyTypeObject *type, PyObject *args, PyObject *named)
     int is_strict;
     if (!PyArg_ParseTupleAndKeywords(args, named, "nOp", names, &cache_bytes, &digest_of, &is_strict))
         return NULL;
-    if (cache_bytes < 0 || !PyCallable_Check(digest_of)) {
+    bool is_compiled = digest_of == Py_None;
+    if (cache_bytes < 0 || (is_compiled ? !blake3_is_available() : !PyCallable_Check(digest_of))) {
         PyErr_SetString(PyExc_ValueError, "cache_bytes must not be negative, and digest_of must be callable");
         return NULL;
     }
@@ -203,7 +205,8 @@ static PyObject *Chunks_new(PyTypeObject *type, PyObject *args, PyObject *named)
     if (self == NULL)
         return NULL;
     self->digest_of = Py_NewRef(digest_of);
-    self->reader.check = (digest_check){check_digest, digest_of};
+    self->reader.check = is_compiled ? (digest_check){content_has_digest, NULL, false}
+                                     : (digest_check){check_digest, digest_of, true};
     self->reader.is_strict = is_strict;
     if (!chunk_cache_init(&self->reader.cache, cache_bytes)) {
         Py_DECREF(self);
@@ -382,7 +385,8 @@ PyMODINIT_FUNC PyInit__core(void)
     if (module == NULL)
         return NULL;
     if (PyModule_AddType(module, &PackFileType) < 0 || PyModule_AddType(module, &LeafType) < 0
-        || PyModule_AddType(module, &ChunksType) < 0 || PyModule_AddType(module, &RequestsType) < 0) {
+        || PyModule_AddType(module, &ChunksType) < 0 || PyModule_AddType(module, &RequestsType) < 0
+        || PyModule_AddFunctions(module, digest_functions) < 0) {
         Py_DECREF(module);
         return NULL;
     }

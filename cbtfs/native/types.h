@@ -19,5 +19,6 @@ typedef struct {
 } ChunksObject;
 
 extern PyTypeObject LeafType, ChunksType, RequestsType;
+extern PyMethodDef digest_functions[];
 
 #endif

@@ -3,18 +3,16 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final
 
 from cbtfs.core.blockmap import FANOUT
 from cbtfs.core.extent import Extent, between, clip
-from cbtfs.core.ids import Digest, Ref
+from cbtfs.core.ids import DIGEST_BYTES, NULL_DIGEST, Ref
 from cbtfs.core.manifest import DiskRecord
 from cbtfs.errors import ChunkMissing, DataCorrupt
 from cbtfs.reader import Reader
 from cbtfs.restore.image import PIECE_BYTES, Loss, parts_of
-from cbtfs.store.digest import chunk_digest
-
-_ZEROS: Final = bytes(PIECE_BYTES)
+from cbtfs.store.catalog.view import Node
+from cbtfs.store.digest import matching_blocks, node_content
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +20,8 @@ class Expected:
     """A range of a disk, at most PIECE_BYTES or one block unless it is lost."""
 
     extent: Extent
-    digests: Sequence[Digest | None] | None = None
-    """Digest of each block, None for zeros; the extent begins at a block. None: all zeros."""
+    digests: bytes | None = None
+    """Digest of each block, NULL_DIGEST for zeros; the extent begins at a block. None: zeros."""
     loss: Loss | None = None
     """Error that makes the digests unknown."""
     differs: bool = False
@@ -62,20 +60,20 @@ def expected_of_all(
             yield from zeros(index * span, span)
             return
         try:
-            children = reader.children(node, level)
+            loaded = reader.node(node, level)
         except (ChunkMissing, DataCorrupt) as exc:
             for lost in clip([Extent(index * span * unit, span * unit)], 0, size):
                 yield Expected(lost, loss=exc)
             return
         if level == 1:
-            for is_zero, slot, end in _runs(children):
+            for is_zero, slot, end in _runs(loaded.entries):
                 if is_zero:
                     yield from zeros(index * FANOUT + slot, end - slot)
                 else:
-                    yield from _leaf(record, children, index * FANOUT, slot, end)
+                    yield from _leaf(record, loaded, index * FANOUT, slot, end)
             return
-        for slot, child in enumerate(children):
-            yield from walk(child, level - 1, index * FANOUT + slot)
+        for slot in range(FANOUT):
+            yield from walk(loaded.child(slot), level - 1, index * FANOUT + slot)
 
     try:
         tree = reader.disk(record).tree()
@@ -94,18 +92,17 @@ def expected_of_blocks(
         ChunkMissing: a node of the block map is missing.
         DataCorrupt: a node of the block map is corrupt.
     """
-    tree = reader.disk(record).tree()
     for first, count in runs:
         at, end = first, first + count
         while at < end:
             leaf, slot = divmod(at, FANOUT)
             until = min(FANOUT, slot + end - at)
-            yield from _leaf(record, tree.children(1, leaf), leaf * FANOUT, slot, until)
+            yield from _leaf(record, reader.leaf_node(record, leaf), leaf * FANOUT, slot, until)
             at += until - slot
 
 
-def _runs(children: Sequence[Ref | None]) -> Iterator[tuple[bool, int, int]]:
-    """Yield (whether they are zeros, first slot, end) of the runs of blocks of a leaf."""
+def _runs(children: Sequence[object]) -> Iterator[tuple[bool, int, int]]:
+    """Yield (whether they are None, first slot, end) of the runs of children of a leaf."""
     start = 0
     for slot in range(1, len(children) + 1):
         is_zero = children[start] is None
@@ -115,16 +112,17 @@ def _runs(children: Sequence[Ref | None]) -> Iterator[tuple[bool, int, int]]:
 
 
 def _leaf(
-    record: DiskRecord, children: Sequence[Ref | None], first: int, slot: int, end: int
+    record: DiskRecord, leaf: Node | None, first: int, slot: int, end: int
 ) -> Iterator[Expected]:
     """Yield the blocks of a leaf, which begins at block *first*, from *slot* to *end*."""
     unit = record.block_size
     step = max(PIECE_BYTES // unit, 1)
     for at in range(slot, end, step):
-        some = children[at : min(at + step, end)]
-        extent = Extent((first + at) * unit, len(some) * unit)
+        until = min(at + step, end)
+        extent = Extent((first + at) * unit, (until - at) * unit)
+        digests = None if leaf is None else node_content(leaf.digests(at, until))
         for part in clip([extent], 0, record.size):
-            yield Expected(part, [None if child is None else child.digest for child in some])
+            yield Expected(part, digests)
 
 
 def differing(expected: Expected, data: memoryview | None, unit: int) -> Iterator[Run]:
@@ -133,26 +131,30 @@ def differing(expected: Expected, data: memoryview | None, unit: int) -> Iterato
     Without *data*, all blocks differ. *unit* is the block size. The last block of a disk is padded
     with zeros for its digest.
     """
-    start, length, digests = expected.extent.start, expected.extent.length, expected.digests
-    if digests is None and data is not None and data.tobytes() == _ZEROS[:length]:
+    extent, digests = expected.extent, expected.digests
+    edges = [0, *range(unit - extent.start % unit, extent.length, unit), extent.length]
+    count = len(edges) - 1
+    if data is None:
+        matches: Sequence[int] = bytes(count)
+    elif digests is not None:
+        matches = matching_blocks(data, unit, digests)
+    elif all(matching_blocks(data, extent.length, NULL_DIGEST)):
         return
-    zeros = bytes(unit)
-    first, is_zero = -1, False
-    edges = [0, *range(unit - start % unit, length, unit), length]
-    for number, (at, end) in enumerate(pairwise(edges)):
-        digest = None if digests is None else digests[number]
-        if data is None:
-            is_different = True
-        elif digest is None:
-            is_different = data[at:end].tobytes() != zeros[: end - at]
-        elif end - at == unit:
-            is_different = chunk_digest(data[at:end]) != digest
-        else:
-            is_different = chunk_digest(data[at:end].tobytes().ljust(unit, b"\0")) != digest
-        if first >= 0 and (not is_different or is_zero != (digest is None)):
-            yield Run(Extent(start + first, at - first), is_zero)
-            first = -1
-        if is_different and first < 0:
-            first, is_zero = at, digest is None
-    if first >= 0:
-        yield Run(Extent(start + first, length - first), is_zero)
+    else:
+        matches = [
+            matching_blocks(data[at:end], unit, NULL_DIGEST)[0] for at, end in pairwise(edges)
+        ]
+    if all(matches):
+        return
+    digests = digests or NULL_DIGEST * count
+    zeros = [digests.startswith(NULL_DIGEST, at * DIGEST_BYTES) for at in range(count)]
+    number = 0
+    while number < count:
+        first, is_zero = number, zeros[number]
+        number += 1
+        if matches[first]:
+            continue
+        while number < count and not matches[number] and zeros[number] == is_zero:
+            number += 1
+        start = extent.start + edges[first]
+        yield Run(Extent(start, extent.start + edges[number] - start), is_zero)

@@ -4,6 +4,7 @@ import random
 import struct
 import threading
 import zlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ from hypothesis import strategies as st
 
 from cbtfs.core.blockmap import FANOUT
 from cbtfs.core.frame import PIECE_BYTES, Codec, Frame, Kind
+from cbtfs.core.ids import Digest
 from cbtfs.native import Chunks, Leaf, PackFile, Requests, crc_table, open_pack_files
 from cbtfs.store.catalog.records import Location, encode_location
 from cbtfs.store.codec import Encoder
-from cbtfs.store.digest import chunk_digest, prefixed_digest
+from cbtfs.store.digest import CHECK_OF_CHUNKS, chunk_digest, prefixed_digest
 from cbtfs.store.identity import new_pack_id
 from cbtfs.store.packs import PackFolder
 
@@ -32,12 +34,12 @@ PACK = 7
 class PackedLeaf:
     """One leaf whose chunks are in one pack."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, digest_of: Callable[[bytes], Digest] = chunk_digest) -> None:
         path.mkdir()
         self._folder = PackFolder(path)
         writer = self._folder.create(new_pack_id())
         self.frames = {
-            slot: writer.append(Encoder().encode(Kind.CHUNK, 0, chunk_digest(content), content))
+            slot: writer.append(Encoder().encode(Kind.CHUNK, 0, digest_of(content), content))
             for slot, content in SLOTS.items()
         }
         writer.close()
@@ -83,11 +85,15 @@ def intact_leaf(tmp_path_factory: pytest.TempPathFactory) -> Leaf:
     return PackedLeaf(tmp_path_factory.mktemp("native") / "packs").attached()
 
 
+Check = Callable[[memoryview], bytes] | None
+CHECKS: tuple[Check, ...] = (prefixed_digest, CHECK_OF_CHUNKS)
 CHUNKS = {
-    (strict, cache_bytes): Chunks(cache_bytes, prefixed_digest, strict)
+    (by, strict, cache_bytes): Chunks(cache_bytes, check, strict)
+    for by, check in zip(("function", "default"), CHECKS, strict=True)
     for strict in (False, True)
     for cache_bytes in (0, 3 * BLOCK)
 }
+"""Readers by the method of their digest check; the default is compiled code on most machines."""
 
 
 @settings(max_examples=100, deadline=None)
@@ -97,7 +103,7 @@ CHUNKS = {
     length=st.integers(0, 3 * BLOCK) | st.sampled_from([1, 512, 4096, BLOCK, 7 * BLOCK]),
 )
 def test_any_range_of_a_leaf_reads_as_it_was_stored(
-    intact_leaf: Leaf, chunks: tuple[bool, int], offset: int, length: int
+    intact_leaf: Leaf, chunks: tuple[str, bool, int], offset: int, length: int
 ) -> None:
     length = min(length, len(IMAGE) - offset)
 
@@ -127,7 +133,7 @@ def test_a_flipped_bit_of_a_raw_chunk_fails_reads_of_its_piece_only(
     packed: PackedLeaf, strict: bool
 ) -> None:
     packed.flip(packed.frames[0].payload_offset + 2 * 4096 + 17)
-    chunks, leaf = Chunks(0, prefixed_digest, strict), packed.attached()
+    chunks, leaf = Chunks(0, CHECK_OF_CHUNKS, strict), packed.attached()
 
     assert fill(chunks, leaf, 4096, 4096) == RAW[4096:8192]
     assert fill(chunks, leaf, 2 * 4096 + 100, 1) == b""
@@ -142,11 +148,11 @@ def test_a_flipped_bit_anywhere_in_a_frame_is_detected(packed: PackedLeaf, slot:
     ends = [frame.offset, frame.payload_offset - 1, frame.payload_offset, frame.end - 1]
     for at in [*ends, *(rng.randrange(frame.offset, frame.end) for _ in range(200))]:
         packed.flip(at)
-        chunks = Chunks(1 << 20, prefixed_digest, False)
-        data = fill(chunks, packed.attached(), slot * BLOCK, BLOCK)
+        leaf = packed.attached()
+        data = [fill(Chunks(1 << 20, check, False), leaf, slot * BLOCK, BLOCK) for check in CHECKS]
         packed.flip(at)
 
-        assert data == b""
+        assert data == [b"", b""]
 
 
 @pytest.mark.parametrize("slot", [0, 1])
@@ -184,9 +190,10 @@ def test_the_lost_part_of_a_truncated_pack_is_not_read(packed: PackedLeaf) -> No
     assert fill(chunks, leaf, BLOCK, 1) == b""
 
 
-def test_content_with_another_digest_is_not_returned(packed: PackedLeaf) -> None:
-    chunks = Chunks(1 << 20, lambda _: bytes(32), True)
-    leaf = packed.attached()
+@pytest.mark.parametrize("check", CHECKS)
+def test_content_with_another_digest_is_not_returned(tmp_path: Path, check: Check) -> None:
+    leaf = PackedLeaf(tmp_path / "packs", lambda _: chunk_digest(b"other")).attached()
+    chunks = Chunks(1 << 20, check, True)
 
     assert fill(chunks, leaf, 0, BLOCK) == b""
     assert fill(chunks, leaf, BLOCK, 1) == b""

@@ -13,6 +13,7 @@ TESTS = [
     for name in (
         "test_chunks.py",
         "test_crc32c.py",
+        "test_digests.py",
         "test_requests.py",
         "test_seeks.py",
         "test_slices.py",

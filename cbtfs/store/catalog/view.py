@@ -6,8 +6,9 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
+from cbtfs.core.blockmap import FANOUT
 from cbtfs.core.frame import Kind
-from cbtfs.core.ids import Digest, ObjectId, PackId, PointId, VmId
+from cbtfs.core.ids import Digest, ObjectId, PackId, PointId, Ref, VmId
 from cbtfs.core.manifest import Vm
 from cbtfs.store.catalog.environment import Databases
 from cbtfs.store.catalog.records import (
@@ -65,9 +66,16 @@ class Node(NamedTuple):
     """64 ids; 0 for null."""
     entries: tuple[bytes | None, ...]
 
-    def digests(self) -> list[Digest | None]:
-        """Return 64 digests; None for null."""
-        return [None if entry is None else location_digest(entry) for entry in self.entries]
+    def digests(self, first: int = 0, end: int = FANOUT) -> list[Digest | None]:
+        """Return the digests of the children from *first* to *end*; None for null."""
+        return [
+            None if entry is None else location_digest(entry) for entry in self.entries[first:end]
+        ]
+
+    def child(self, slot: int) -> Ref | None:
+        """Return the reference of child *slot*; None for null."""
+        entry = self.entries[slot]
+        return None if entry is None else Ref(self.children[slot], location_digest(entry))
 
     def location(self, slot: int) -> Location | None:
         """Return the location of child *slot*; None for null."""

@@ -1,0 +1,19 @@
+/* BLAKE3-256 without Python's lock, for processors with AVX2. Its specification:
+ * https://github.com/BLAKE3-team/BLAKE3-specs */
+#ifndef CBTFS_BLAKE3_H
+#define CBTFS_BLAKE3_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "format.h"
+
+/* Return true if this processor can execute blake3_digest(). */
+bool blake3_is_available(void);
+
+/* Write the digest of *prefix* followed by *length* bytes, less than 2^42, to *digest*. */
+void blake3_digest(const uint8_t prefix[PREFIX_BYTES], const uint8_t *data, size_t length,
+                   uint8_t digest[DIGEST_BYTES]);
+
+#endif

@@ -1,0 +1,89 @@
+/* Python functions on digests. _core.pyi declares their signatures. */
+#include "types.h"
+
+#include <stdlib.h>
+
+#include "blake3.h"
+
+enum { UNLOCKED_BYTES = 8 << 10 }; /* to release Python's lock takes longer than to hash less */
+
+static PyObject *has_blake3(PyObject *module, PyObject *nothing)
+{
+    (void)module, (void)nothing;
+    return PyBool_FromLong(blake3_is_available());
+}
+
+/* Return true if the block at *start*, padded with zeros to *block_size*, has *digest*; *padded* is a buffer. */
+static bool block_has_digest(const Py_buffer *data, size_t start, size_t block_size, const uint8_t *digest,
+                             uint8_t *padded)
+{
+    static const uint8_t null_digest[DIGEST_BYTES];
+    const uint8_t *block = (const uint8_t *)data->buf + start;
+    size_t length = data->len - start < block_size ? data->len - start : block_size;
+    if (memcmp(digest, null_digest, DIGEST_BYTES) == 0)
+        return content_is_zero(block, length);
+    if (length < block_size) {
+        memcpy(padded, block, length);
+        memset(padded + length, 0, block_size - length);
+        block = padded;
+    }
+    return content_has_digest(NULL, block, block_size, digest);
+}
+
+static PyObject *matching_blocks(PyObject *module, PyObject *args)
+{
+    (void)module;
+    Py_buffer data, digests;
+    unsigned int block_size;
+    if (!PyArg_ParseTuple(args, "y*Iy*", &data, &block_size, &digests))
+        return NULL;
+    PyObject *result = NULL;
+    uint8_t *padded = NULL;
+    size_t count = block_size == 0 ? 0 : ((size_t)data.len + block_size - 1) / block_size;
+    if (block_size == 0 || block_size > MAX_CHUNK_BYTES || (size_t)digests.len != count * DIGEST_BYTES
+        || !blake3_is_available())
+        PyErr_SetString(PyExc_ValueError, "invalid block size or number of digests");
+    else if ((padded = malloc(block_size)) == NULL || (result = PyBytes_FromStringAndSize(NULL, count)) == NULL)
+        PyErr_NoMemory();
+    else {
+        char *flags = PyBytes_AS_STRING(result);
+        Py_BEGIN_ALLOW_THREADS
+        for (size_t block = 0; block < count; block++)
+            flags[block] = block_has_digest(&data, block * block_size, block_size,
+                                            (const uint8_t *)digests.buf + block * DIGEST_BYTES, padded);
+        Py_END_ALLOW_THREADS
+    }
+    free(padded);
+    PyBuffer_Release(&data);
+    PyBuffer_Release(&digests);
+    return result;
+}
+
+static PyObject *blake3_function(PyObject *module, PyObject *args)
+{
+    (void)module;
+    Py_buffer prefix, data;
+    uint8_t digest[DIGEST_BYTES];
+    if (!PyArg_ParseTuple(args, "y*y*", &prefix, &data))
+        return NULL;
+    bool is_valid = prefix.len == PREFIX_BYTES && blake3_is_available();
+    if (!is_valid) {
+        PyErr_SetString(PyExc_ValueError, "a prefix has 8 bytes");
+    } else if (data.len < UNLOCKED_BYTES) {
+        blake3_digest(prefix.buf, data.buf, data.len, digest);
+    } else {
+        Py_BEGIN_ALLOW_THREADS
+        blake3_digest(prefix.buf, data.buf, data.len, digest);
+        Py_END_ALLOW_THREADS
+    }
+    PyBuffer_Release(&prefix);
+    PyBuffer_Release(&data);
+    return is_valid ? PyBytes_FromStringAndSize((const char *)digest, DIGEST_BYTES) : NULL;
+}
+
+PyMethodDef digest_functions[] = {
+    {"blake3", blake3_function, METH_VARARGS, "Return the BLAKE3-256 of a prefix of 8 bytes followed by data."},
+    {"has_blake3", has_blake3, METH_NOARGS, "Return True if compiled code can compute digests on this processor."},
+    {"matching_blocks", matching_blocks, METH_VARARGS, "Return for each block whether it has its digest."},
+    {NULL, NULL, 0, NULL},
+};
