@@ -267,7 +267,9 @@ class _VmExaminer:
         self, vm: ListedVm, machine: Machine, disks: Sequence[DiskFacts]
     ) -> TransportChoice:
         location = SnapshotLocation(vm.id, "", vm.datacenter, is_alone=not machine.snapshots)
-        described = transport_disks(location, disks, self._infrastructure.stores)
+        # The first ingest reads whole disks; doctor does not look for earlier points.
+        whole = {disk.identity for disk in disks}
+        described = transport_disks(location, disks, self._infrastructure.stores, whole)
         return choose_transport(self._exam.transports, list(described.values()))
 
 

@@ -7,6 +7,7 @@ from cbtfs.doctor.finding import Finding, Severity
 from cbtfs.errors import SourceUnavailable
 from cbtfs.source.transport.base import Transport, TransportDisk
 from cbtfs.source.transport.choose import choose
+from cbtfs.source.transport.httpnfc.transport import HttpNfcTransport
 from cbtfs.source.vsphere.connect.role import ROLE, Privilege, Use
 
 
@@ -48,6 +49,13 @@ def choose_transport(
 
 
 def of_transport(choice: TransportChoice) -> Iterator[Finding]:
+    if choice.transport == HttpNfcTransport.name:
+        yield Finding(
+            "transport",
+            Severity.FULL,
+            f"only an export of whole disks (httpnfc) can read them: {'; '.join(choice.refusals)}",
+            "fix one of these obstacles, or give --nbd-uri: later backups may need --full",
+        )
     if choice.transport is None:
         for refusal in choice.refusals:
             yield Finding(

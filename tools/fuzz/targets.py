@@ -55,7 +55,7 @@ from cbtfs.store.digest import chunk_digest
 from cbtfs.store.holder import parse_holder
 from cbtfs.store.pack import Pack
 from cbtfs.store.runs import RunFacts, decode_facts, encode_facts
-from tools.fuzz import jbd2, nfc, volumes
+from tools.fuzz import jbd2, nfc, streamed, volumes
 
 Target = Callable[[bytes], None]
 _ID: Final = "ab" * 16
@@ -308,6 +308,7 @@ def _seeds() -> dict[str, list[bytes]]:
     trailer = frames.encode_trailer([frame], len(body), PackId(_ID))
     return {
         "nfc": nfc.nfc_seeds(),
+        "streamed vmdk": streamed.streamed_seeds(),
         "manifest": [encode_manifest(manifest)],
         "state": [encode_state(PointState(PointId(_ID)))],
         "pin": [encode_pin(pin), encode_overlay(overlay)],
@@ -388,6 +389,7 @@ TARGETS: Final[dict[str, Target]] = {
     "words": _words,
     "nbd": _nbd,
     "nfc": nfc.read_nfc,
+    "streamed vmdk": streamed.read_streamed,
 }
 
 

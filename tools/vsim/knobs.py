@@ -163,6 +163,21 @@ class DataKnobs:
     base_locked: bool = False  # a running machine has the base disks below a snapshot open, too
     lease_seconds: float = 300.0  # a lease times out after this time without progress
     lease_star: bool = False  # lease URLs contain * in place of the host
+    lease_host: str = ""  # host in lease URLs; default: the host of the server
+    lease_pin: Literal["thumbprint", "none", "wrong"] = "thumbprint"  # sslThumbprint of lease URLs
+    lease_fails: bool = False  # a lease becomes an error in place of ready
+    lease_stream: Literal[
+        "",
+        "deflate",
+        "bomb",
+        "order",
+        "missing-grain",
+        "missing-table",
+        "directory",
+        "no-footer",
+        "capacity",
+        "trailing",
+    ] = ""  # defect of the files that leases export: StreamFault of data/streamed.py
 
     def __post_init__(self) -> None:
         validate(self)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -14,11 +15,14 @@ if TYPE_CHECKING:
     from cbtfs.source.transport.base import Transport
     from cbtfs.source.vsphere.connect.session import Session
 
-_TRANSPORTS: Final = ("auto", "vddk", "nbd", "datastore")
+_TRANSPORTS: Final = ("auto", "vddk", "nbd", "datastore", "httpnfc")
 
 TransportName = Annotated[
     str,
-    typer.Option(metavar="T", help="Transport that reads the disks: auto, vddk, nbd or datastore."),
+    typer.Option(
+        metavar="T",
+        help="Transport that reads the disks: auto, vddk, nbd, datastore or httpnfc.",
+    ),
 ]
 NbdUri = Annotated[
     str | None,
@@ -68,11 +72,13 @@ class TransportOptions:
     def transports(self, session: Session, vddk_modes: str | None = None) -> list[Transport]:
         """Return the transports to try, in order of preference."""
         from cbtfs.source.transport.datastore import DatastoreTransport
+        from cbtfs.source.transport.httpnfc.transport import HttpNfcTransport
         from cbtfs.source.transport.login import VDDK
         from cbtfs.source.transport.nbd import NbdTransport
         from cbtfs.source.transport.nbdkit import NbdkitTransport
         from cbtfs.source.transport.nfc_buffers import NfcHosts
         from cbtfs.source.transport.vddk.transport import VddkTransport
+        from cbtfs.source.vsphere.snapshots.export_lease import open_lease
 
         hosts = NfcHosts()
         wanted, libdir = self.transport, self.vddk_libdir or VDDK
@@ -86,4 +92,6 @@ class TransportOptions:
                 transports.append(NbdkitTransport(session.vddk_login(libdir), hosts=hosts))
         if wanted in ("auto", "datastore"):
             transports.append(DatastoreTransport(session.web()))
+        if wanted in ("auto", "httpnfc"):
+            transports.append(HttpNfcTransport(session.web(), partial(open_lease, session)))
         return transports

@@ -33,7 +33,7 @@ from cbtfs.ingest.vsphere.vm_metadata import (
 from cbtfs.source.base import Stopped
 from cbtfs.source.transport.base import Transport, TransportDisk
 from cbtfs.source.transport.choose import Choice, choose
-from cbtfs.source.vsphere.cbt.readiness import Ready
+from cbtfs.source.vsphere.cbt.readiness import Ready, untracked_disk
 from cbtfs.source.vsphere.inventory.disks import DiskFacts
 from cbtfs.source.vsphere.inventory.machine import DatastoreFacts, load_datastores
 from cbtfs.source.vsphere.inventory.vm_files import Fetched, fetch_files, wanted_files
@@ -110,7 +110,8 @@ def prepare(
     datastores = load_datastores(context.session, stores)
     host = ready.machine.host_id
     location = SnapshotLocation(vm.id, "", _datacenter(context, vm), not others, host)
-    facts = transport_disks(location, disks, datastores)
+    whole = _read_whole(context, vm, ready, disks, has_others=bool(others))
+    facts = transport_disks(location, disks, datastores, whole)
     transport = choose(context.transports, list(facts.values())).transport
     return PreparedVm(vm, ready, run, name, interrupted, datastores, transport)
 
@@ -139,7 +140,8 @@ def snapshot(context: IngestContext, prepared: PreparedVm) -> VmSnapshot:
     selection = select_disks(context.options, taken.disks)
     host = ready.machine.host_id
     location = SnapshotLocation(vm.id, taken.entry.id, datacenter, not taken.others, host)
-    facts = transport_disks(location, selection.disks, prepared.datastores)
+    whole = _read_whole(context, vm, ready, selection.disks, has_others=bool(taken.others))
+    facts = transport_disks(location, selection.disks, prepared.datastores, whole)
     is_running = not ready.machine.is_off
     choice = choose(context.transports, list(facts.values()), is_probing=is_running)
     return VmSnapshot(taken, watch, selection, facts, choice, files)
@@ -220,6 +222,29 @@ def _expected_disks(
     """Return the disks to capture, as they are known before the snapshot is taken."""
     disks = ready.machine.disks if interrupted is None else interrupted.taken.disks
     return select_disks(context.options, disks).disks
+
+
+def _read_whole(
+    context: IngestContext,
+    vm: ListedVm,
+    ready: Ready,
+    disks: Sequence[DiskFacts],
+    *,
+    has_others: bool,
+) -> frozenset[str]:
+    """Return the identities of the disks that are read completely, whatever vSphere answers.
+
+    *has_others* states whether the VM has foreign snapshots: then no change list is trusted.
+    """
+    identities = frozenset(disk.identity for disk in disks)
+    if context.options.want == "full" or ready.untracked is not None or has_others:
+        return identities
+    bases = bases_of(context.repository, context.input_of(vm), identities)
+    return frozenset(
+        disk.identity
+        for disk in disks
+        if bases[disk.identity] is None or untracked_disk(ready.machine, disk) is not None
+    )
 
 
 def _datacenter(context: IngestContext, vm: ListedVm) -> str:

@@ -168,6 +168,11 @@ def _take(context: IngestContext, prepared: PreparedVm) -> _Captured:
             f"resumed an interrupted run from its snapshot {entry.name} of "
             f"{format_moment(entry.created)}: {saved} bytes were not read again"
         )
+    if snap.choice.transport.name == "httpnfc" and snap.choice.refusals:
+        notes.append(
+            f"exported the whole disks (httpnfc): no other transport can read them: "
+            f"{'; '.join(snap.choice.refusals)}"
+        )
     notes += snap.files.notes()
     return _Captured(manifest, reading.left_out, (), tuple(notes))
 

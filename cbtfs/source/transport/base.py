@@ -33,6 +33,10 @@ class TransportDisk:
     """The snapshot is the only one of its VM and the disk has no older link."""
     host: str | None = None
     """The managed object id of the VM's host; None if unknown."""
+    slot: str = ""
+    """Controller and unit: scsi0:1; empty if unknown."""
+    is_whole: bool = False
+    """The whole disk will be read: no change list since an earlier point can be used."""
 
 
 class DiskReader(Protocol):

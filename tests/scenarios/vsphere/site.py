@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,12 +21,14 @@ from cbtfs.source.nbd import NbdLimits
 from cbtfs.source.secret import Secret
 from cbtfs.source.transport.base import Transport
 from cbtfs.source.transport.datastore import DatastoreTransport
+from cbtfs.source.transport.httpnfc.transport import HttpNfcTransport
 from cbtfs.source.transport.nbd import NbdTransport
 from cbtfs.source.vsphere.connect.address import Address
 from cbtfs.source.vsphere.connect.retry_policy import RetryPolicy
 from cbtfs.source.vsphere.connect.session import Credentials, Session
 from cbtfs.source.vsphere.connect.tls import verifying
 from cbtfs.source.vsphere.inventory.vms import ListedVm, list_vms, select
+from cbtfs.source.vsphere.snapshots.export_lease import open_lease
 from cbtfs.store.pack import PACK_BYTES
 from cbtfs.store.repository import writing
 from tests.make_points import new_repository, read_point
@@ -58,11 +61,16 @@ def by_nbd(sim: Simulator, session: Session) -> Transport:
     return NbdTransport(sim.nbd_uri + "{vm}/{snapshot}/{key}", QUICK_NBD)
 
 
+def by_httpnfc(sim: Simulator, session: Session) -> Transport:
+    return HttpNfcTransport(session.web(), partial(open_lease, session))
+
+
 TRANSPORTS: Final[Mapping[str, MakeTransport]] = {
     "datastore": by_datastore,
     "nbd": by_nbd,
     "vddk": by_vddk,
 }
+"""Transports that read any extent of a disk; `httpnfc` exports whole disks only."""
 
 
 def one_vm(*disks: DiskEntry, **parts: Any) -> Inventory:

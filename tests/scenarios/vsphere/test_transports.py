@@ -25,6 +25,7 @@ from tests.scenarios.vsphere.site import (
     VM,
     Lab,
     by_datastore,
+    by_httpnfc,
     by_nbd,
     new_lab,
     one_vm,
@@ -46,7 +47,7 @@ class Case:
     content: bytes
 
 
-@pytest.fixture(params=["datastore", "nbd", "nbdkit", "vddk"])
+@pytest.fixture(params=["datastore", "nbd", "nbdkit", "vddk", "httpnfc"])
 def case(
     request: pytest.FixtureRequest, tmp_path: Path, certificate: Certificate
 ) -> Iterator[Case]:
@@ -59,12 +60,16 @@ def case(
         lab.write(0, b"what the guest writes later" * 10_000)
         folder = tmp_path / "nbdkit"
         folder.mkdir()
-        makers: dict[str, Any] = {**TRANSPORTS, "nbdkit": nbdkit.by_nbdkit(folder)}
+        makers: dict[str, Any] = {
+            **TRANSPORTS,
+            "nbdkit": nbdkit.by_nbdkit(folder),
+            "httpnfc": by_httpnfc,
+        }
         with lab.session() as session:
             (vm,) = list_vms(session)
             disk = TransportDisk(
                 "Hard disk 1", vm.id, snapshot, FIRST, SIZE, "[datastore1] web1/web1.vmdk",
-                "VMFS", vm.datacenter, is_flat=True, is_alone=True,
+                "VMFS", vm.datacenter, is_flat=True, is_alone=True, slot="scsi0:0", is_whole=True,
             )  # fmt: skip
             yield Case(lab, makers[request.param](sim, session), disk, content)
 
@@ -122,6 +127,7 @@ PRIVILEGES = {
     "nbd": set[str](),
     "nbdkit": {"vddk"},
     "vddk": {"vddk", "hold"},
+    "httpnfc": {"export"},
 }
 
 

@@ -75,6 +75,7 @@ PRIVILEGES = (
     "Resource.HotMigrate",
     "Sessions.TerminateSession",
     "Sessions.ValidateSession",
+    "VApp.Export",
     "VirtualMachine.Config.AddExistingDisk",
     "VirtualMachine.Config.AddNewDisk",
     "VirtualMachine.Config.AdvancedConfig",

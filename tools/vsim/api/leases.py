@@ -14,10 +14,17 @@ from uuid import uuid4
 from tools.vsim.api.base import ClientSession, MethodCall, Properties, SessionObject, Site
 from tools.vsim.fault import Fault, MoRef, invalid_power_state
 from tools.vsim.model.machine import SimulatedMachine
+from tools.vsim.model.slots import parse_slot
 from tools.vsim.model.snapshot import Snapshot
 from tools.vsim.soap.vmodl import long, managed_object, method_fault, vim
 
 HELD = ("initializing", "ready")
+CONTROLLERS = {
+    "scsi": "ParaVirtualSCSIController",
+    "sata": "VirtualAHCIController",
+    "nvme": "VirtualNVMEController",
+    "ide": "VirtualIDEController",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +37,13 @@ class LeasedDisk:
     image: Path
     export: str  # name for read rules
     name: str  # last component of the URL
+    slot: str
+
+    @property
+    def device(self) -> str:
+        """The last component of the key, in the form of vSphere: ParaVirtualSCSIController0:1."""
+        slot = parse_slot(self.slot)
+        return f"{CONTROLLERS[slot.bus]}{slot.controller}:{slot.unit}"
 
 
 class Lease(SessionObject):
@@ -57,6 +71,9 @@ class Lease(SessionObject):
     def make_ready(self) -> None:
         """Set the state to ready."""
         if self.state == "initializing":
+            if self.site.world.knobs.data.lease_fails:
+                self._fail(Fault("vim.fault.FileFault", "A file error occurred.", file="web1.vmdk"))
+                return
             self.state = "ready"
             self._reported_at = self.site.world.monotonic()
 
@@ -109,13 +126,15 @@ class Lease(SessionObject):
             self.state, self.error = "error", error
 
     def _info(self) -> Any:
-        host = "*" if self.site.world.knobs.data.lease_star else self.site.host
+        knobs = self.site.world.knobs.data
+        host = "*" if knobs.lease_star else knobs.lease_host or self.site.host
+        pins = {"thumbprint": self.site.thumbprint, "none": "", "wrong": ":".join(["00"] * 20)}
         urls = [
             vim.HttpNfcLease.DeviceUrl(
-                key=f"/{self.machine.moid}/{disk.key}",
-                importKey=f"/{self.machine.spec.name}/{disk.key}",
+                key=f"/{self.machine.moid}/{disk.device}",
+                importKey=f"/{self.machine.spec.name}/{disk.device}",
                 url=f"{self.site.scheme}://{host}:{self.site.port}/nfc/{self.ticket}/{disk.name}",
-                sslThumbprint=self.site.thumbprint,
+                sslThumbprint=pins[knobs.lease_pin],
                 disk=True,
                 targetId=disk.name,
             )
@@ -166,6 +185,7 @@ class LeaseRegistry:
                 state.truth,
                 f"{machine.moid}/{snapshot.moid}/{state.spec.key}",
                 f"disk-{number}.vmdk",
+                state.spec.slot,
             )
             for number, state in enumerate(snapshot.disks)
             if state.truth
@@ -184,6 +204,7 @@ class LeaseRegistry:
                 disk.live,
                 f"{machine.moid}/{disk.spec.key}",
                 f"disk-{number}.vmdk",
+                disk.spec.slot,
             )
             for number, disk in enumerate(machine.disks)
         ]

@@ -30,7 +30,7 @@ class LeaseService:
             if rule and rule.action == "eio":
                 return refused(500, "input/output error")
             with tempfile.TemporaryFile(dir=Path(world.state)) as file:
-                write_streamed(source, disk.size, name, file)
+                write_streamed(source, disk.size, name, file, world.knobs.data.lease_stream)
                 length = file.tell()
                 file.flush()
                 content = os.dup(file.fileno())

@@ -10,9 +10,10 @@ from typing import Final, Literal
 On = Literal["vm", "datastore", "root"]
 """The object on which the privilege is needed; objects below inherit a grant."""
 
-Use = Literal["always", "enable", "datastore", "vddk", "hold", "upgrade", "setting"]
+Use = Literal["always", "enable", "datastore", "vddk", "hold", "export", "upgrade", "setting"]
 """The use of a privilege: every capture, enabling CBT, the transport `datastore`, VMware's library,
-disabling storage vMotion during a capture, --upgrade-hardware, setting ctkEnabled of a disk."""
+disabling storage vMotion during a capture, the transport `httpnfc`, --upgrade-hardware, setting
+ctkEnabled of a disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,7 @@ ROLE: Final = (
     Privilege("Global.Licenses", "root", "vddk", _LIBRARY),
     Privilege("Global.DisableMethods", "root", "hold", _HOLD),
     Privilege("Global.EnableMethods", "root", "hold", _HOLD),
+    Privilege("VApp.Export", "vm", "export", "transport `httpnfc`"),
     Privilege(
         "VirtualMachine.Config.UpgradeVirtualHardware",
         "vm",

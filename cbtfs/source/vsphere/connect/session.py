@@ -112,6 +112,11 @@ class Session:
         """Return the time of the server's clock; *what* names the call in messages."""
         return cast(datetime, self.repeat(self._instance.CurrentTime, what))
 
+    @property
+    def is_stopping(self) -> bool:
+        """The run is cancelled: the session does not wait for anything."""
+        return self._stop.is_set()
+
     # for transports
 
     def web(self) -> Web:

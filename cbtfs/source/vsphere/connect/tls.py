@@ -16,6 +16,8 @@ from typing import Any, Final
 from cbtfs.errors import SourceUnavailable, UsageError
 from cbtfs.source.vsphere.connect.address import Address
 
+_SHA1_OR_SHA256: Final = re.compile(r"(?:[0-9a-f]{40}|[0-9a-f]{64})\Z")
+_SHA256_DIGITS: Final = 64
 _SHA256: Final = re.compile(r"(?:[0-9A-Fa-f]{2}:?){31}[0-9A-Fa-f]{2}\Z")
 
 
@@ -110,6 +112,37 @@ def pinned(address: Address, thumbprint: str, seconds: float) -> ssl.SSLContext:
                 raise ssl.SSLCertVerificationError("the certificate is not the pinned one")
 
     context.sslsocket_class = PinnedSocket
+    return context
+
+
+def pinned_to(thumbprint: str) -> ssl.SSLContext:
+    """Return a context that trusts exactly the certificate that a server of vSphere named.
+
+    *thumbprint* is its SHA-1, AA:BB:…, or its SHA-256: the API has SHA-1 only. The handshake fails
+    before data is sent if the host shows another one.
+    """
+    digits = thumbprint.replace(":", "").lower()
+    if not _SHA1_OR_SHA256.match(digits):
+        raise SourceUnavailable("the server names a thumbprint that is neither SHA-1 nor SHA-256")
+    context = _strict(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+    context.check_hostname = False  # the pin identifies the host
+    context.verify_mode = ssl.CERT_NONE
+
+    class NamedSocket(_ConnectedSocket):
+        """Rejects any other certificate before data is sent."""
+
+        def do_handshake(self, block: bool = False) -> None:
+            super().do_handshake(block)
+            shown = self.getpeercert(binary_form=True) or b""
+            digest = (
+                hashlib.sha256(shown)
+                if len(digits) == _SHA256_DIGITS
+                else hashlib.sha1(shown, usedforsecurity=False)
+            )
+            if not hmac.compare_digest(digest.hexdigest(), digits):
+                raise ssl.SSLCertVerificationError("the certificate is not the one that is named")
+
+    context.sslsocket_class = NamedSocket
     return context
 
 

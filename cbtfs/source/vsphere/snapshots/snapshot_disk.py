@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from cbtfs.core.extent import Extent
@@ -31,11 +31,15 @@ class SnapshotLocation:
 
 
 def transport_disks(
-    location: SnapshotLocation, disks: Sequence[DiskFacts], stores: Mapping[str, DatastoreFacts]
+    location: SnapshotLocation,
+    disks: Sequence[DiskFacts],
+    stores: Mapping[str, DatastoreFacts],
+    whole: Collection[str] = (),
 ) -> dict[int, TransportDisk]:
     """Return by device key the data of *disks* that a transport needs.
 
-    *stores* has the datastores by managed object id.
+    *stores* has the datastores by managed object id, *whole* the identities of the disks that will
+    be read completely.
     """
     described = {}
     for disk in disks:
@@ -52,6 +56,8 @@ def transport_disks(
             is_flat=disk.is_flat,
             is_alone=location.is_alone and disk.links == 1,
             host=location.host,
+            slot=disk.slot,
+            is_whole=disk.identity in whole,
         )
     return described
 
