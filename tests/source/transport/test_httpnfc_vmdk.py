@@ -1,4 +1,4 @@
-"""The decoder of stream-optimized VMDKs, against the simulator's writer of them."""
+"""The decoder of stream-optimized VMDKs reads the files of the writer in the simulator."""
 
 import struct
 import zlib
