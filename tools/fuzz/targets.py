@@ -56,7 +56,7 @@ from cbtfs.store.digest import chunk_digest
 from cbtfs.store.holder import parse_holder
 from cbtfs.store.pack import Pack
 from cbtfs.store.runs import RunFacts, decode_facts, encode_facts
-from tools.fuzz import jbd2, nfc, streamed, volumes
+from tools.fuzz import jbd2, nfc, probe, streamed, volumes
 
 Target = Callable[[bytes], None]
 _ID: Final = "ab" * 16
@@ -350,6 +350,7 @@ def _seeds() -> dict[str, list[bytes]]:
         "partitions": volumes.partition_seeds(),
         "lvm": [volumes.GROUP],
         "jbd2": jbd2.seeds(),
+        "probe": probe.seeds(),
         "words": [b"web 01/\xe2\x80\xae.raw", b"2026-01-01T00:00:00Z"],
     }
 
@@ -387,6 +388,7 @@ TARGETS: Final[dict[str, Target]] = {
     "partitions": volumes.read_partitions,
     "lvm": volumes.read_lvm,
     "jbd2": jbd2.replay,
+    "probe": probe.find,
     "words": _words,
     "nbd": _nbd,
     "nfc": nfc.read_nfc,

@@ -1,0 +1,1 @@
+"""What is on a volume, and whether it can be read as it is: bounded, from any bytes."""
