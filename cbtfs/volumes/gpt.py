@@ -7,6 +7,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 from typing import Final
+from uuid import UUID
 
 from cbtfs.volumes.mbr import has_protective_entry
 from cbtfs.volumes.source import Source, read_bytes
@@ -16,7 +17,7 @@ _SECTOR_BYTES: Final = (512, 4096)
 _SIGNATURE: Final = b"EFI PART"
 _HEADER: Final = struct.Struct("<8sIII4xQQQQ16sQIII")
 _CRC_OFFSET: Final = 16
-_ENTRY: Final = struct.Struct("<16s16xQQ")
+_ENTRY: Final = struct.Struct("<16s16sQQ8x72s")
 _MIN_ENTRY_BYTES: Final = 128
 _MAX_TABLE_BYTES: Final = 1 << 20
 """Largest entry array that is read. Tools write 16 KiB."""
@@ -82,7 +83,7 @@ def _table(
     partitions: list[Partition] = []
     skipped: list[Skipped] = []
     for number, offset in enumerate(range(0, len(data), entry_bytes), 1):
-        kind, first, last = _ENTRY.unpack_from(data, offset)
+        kind, own, first, last, label = _ENTRY.unpack_from(data, offset)
         if not any(kind):
             continue
         if len(partitions) == _MAX_PARTITIONS:
@@ -90,7 +91,9 @@ def _table(
             break
         entry = entry_of(number, first * sector, (last + 1 - first) * sector, source.size)
         if isinstance(entry, Partition):
-            partitions.append(entry)
+            text = label.decode("utf-16-le", "replace").partition("\0")[0]
+            uuid, type_uuid = (str(UUID(bytes_le=value)) for value in (own, kind))
+            partitions.append(Partition(number, entry.extent, uuid, text, type_uuid))
         else:
             skipped.append(entry)
     return PartitionTable("gpt", sector, tuple(partitions), tuple(skipped), note)

@@ -13,6 +13,7 @@ from cbtfs.volumes.source import Source, read_bytes
 from cbtfs.volumes.table import Partition, PartitionTable, Skipped, entry_of
 
 _SECTOR_BYTES: Final = (512, 4096)
+_DISK_SIGNATURE: Final = 440
 _TABLE: Final = 446
 _ENTRY: Final = struct.Struct("<B3xB3xII")
 _ENTRIES: Final = 4
@@ -80,12 +81,14 @@ def find_mbr(source: Source) -> PartitionTable | None:
     if entries is None or not any(entry.kind and entry.count for entry in entries):
         return None
     sector = _sector_bytes(source, entries)
+    signature = int.from_bytes(head[_DISK_SIGNATURE : _DISK_SIGNATURE + 4], "little")
     partitions: list[Partition] = []
     skipped: list[Skipped] = []
     for number, first, count in (*_primary(entries), *_logical(source, entries, sector)):
         entry = entry_of(number, first * sector, count * sector, source.size)
         if isinstance(entry, Partition):
-            partitions.append(entry)
+            uuid = f"{signature:08x}-{number:02x}" if signature else ""
+            partitions.append(Partition(number, entry.extent, uuid))
         else:
             skipped.append(entry)
     return PartitionTable("mbr", sector, tuple(partitions), tuple(skipped))

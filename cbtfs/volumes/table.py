@@ -1,6 +1,6 @@
 """The partition table of a disk, of either kind."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from cbtfs.core.extent import Extent
@@ -12,6 +12,11 @@ class Partition:
 
     number: int
     extent: Extent
+    uuid: str = field(default="", compare=False)
+    """PARTUUID of Linux, in small letters; empty if the table has none."""
+    label: str = field(default="", compare=False)
+    kind: str = field(default="", compare=False)
+    """Type of a GPT partition as a UUID in small letters; empty for an MBR."""
 
 
 @dataclass(frozen=True, slots=True)
