@@ -34,6 +34,8 @@ DEFAULT_KEYS: Final[Mapping[str, type]] = {
     "nbd-uri": str,
     "vddk-libdir": Path,
     "vddk-modes": str,
+    "nfc-mode": str,
+    "nfc-require-sha256": bool,
     "level": int,
     "threads": int,
     "audit": str,
@@ -244,6 +246,10 @@ class _Reader:
                 if not isinstance(value, int) or isinstance(value, bool):
                     raise self._error(f"{where}.{key}", "it is not an integer")
                 text = str(value)
+            elif kind is bool:
+                if not isinstance(value, bool):
+                    raise self._error(f"{where}.{key}", "it is neither true nor false")
+                text = str(value).lower()
             else:
                 text = str(self._text(f"{where}.{key}", value))
             values[key.replace("-", "_")] = text

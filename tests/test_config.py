@@ -115,6 +115,10 @@ def test_servers_defaults_and_jobs_are_read(tmp_path: Path) -> None:
         ("[defaults]\nforce = true", "unknown key 'force' in [defaults]"),
         ("[defaults]\njobs = '4'", "defaults.jobs: it is not an integer"),
         ("[defaults]\njobs = true", "defaults.jobs: it is not an integer"),
+        (
+            "[defaults]\nnfc-require-sha256 = 'yes'",
+            "defaults.nfc-require-sha256: it is neither true nor false",
+        ),
         ("[defaults]\ntransport = 4", "defaults.transport: it is not a string"),
         ("repo = 'a'\n[defaults]\nrepo = 'b'", "repo: it is given twice"),
         ("[job.a]\nrepo = 'x'", "job.a.steps: use an array"),

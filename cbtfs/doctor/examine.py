@@ -266,11 +266,14 @@ class _VmExaminer:
     def _choose(
         self, vm: ListedVm, machine: Machine, disks: Sequence[DiskFacts]
     ) -> TransportChoice:
-        location = SnapshotLocation(vm.id, "", vm.datacenter, is_alone=not machine.snapshots)
+        location = SnapshotLocation(
+            vm.id, "", vm.datacenter, is_alone=not machine.snapshots, host=machine.host_id
+        )
         # The first ingest reads whole disks; doctor does not look for earlier points.
         whole = {disk.identity for disk in disks}
         described = transport_disks(location, disks, self._infrastructure.stores, whole)
-        return choose_transport(self._exam.transports, list(described.values()))
+        lacks = self._lacks.get(vm.id, frozenset())
+        return choose_transport(self._exam.transports, list(described.values()), lacks)
 
 
 def _switches(machine: Machine) -> frozenset[Use]:

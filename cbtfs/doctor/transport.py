@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from cbtfs.doctor.finding import Finding, Severity
 from cbtfs.errors import SourceUnavailable
@@ -30,20 +31,42 @@ class TransportChoice:
         return "vddk" in self.uses
 
 
+_BY_TICKET: Final[frozenset[Use]] = frozenset({"nfc"})
+
 NO_TRANSPORT = TransportChoice(None, (), (), frozenset())
 
 
 def choose_transport(
-    transports: Sequence[Transport], disks: Sequence[TransportDisk]
+    transports: Sequence[Transport],
+    disks: Sequence[TransportDisk],
+    lacks: frozenset[str] = frozenset(),
 ) -> TransportChoice:
-    """Return the transport for *disks* that an ingest would choose."""
+    """Return the transport for *disks* that an ingest would choose.
+
+    *lacks* are the ids of the privileges that the user lacks on the VM. An ingest asks for a ticket
+    of each VM, and chooses another transport than `nfc` where it gets none; `doctor` does not ask.
+    """
+    tried = list(transports)
+    denied = [
+        privilege.id
+        for privilege in ROLE
+        if privilege.id in lacks and privilege.on == "vm" and privilege.is_for(_BY_TICKET)
+    ]
+    if denied and {transport.privileges for transport in tried} == {_BY_TICKET}:
+        return TransportChoice(tried[0].name, (), (), _BY_TICKET)  # of_privileges() reports it
+    if denied:
+        tried = [transport for transport in tried if transport.privileges != _BY_TICKET]
     try:
-        chosen, refusals = choose(transports, disks)
+        chosen, refusals = choose(tried, disks)
     except SourceUnavailable as exc:
         return TransportChoice(None, (str(exc),), (), frozenset())
+    if len(tried) < len(transports):
+        refusals = (*refusals, f"nfc: the user lacks {denied[0]}")
     after = transports[list(transports).index(chosen) + 1 :]
     others = tuple(
-        later.name for later in after if all(later.refusal(disk) is None for disk in disks)
+        later.name
+        for later in after
+        if later in tried and all(later.refusal(disk) is None for disk in disks)
     )
     return TransportChoice(chosen.name, refusals, others, chosen.privileges)
 
@@ -82,9 +105,10 @@ def of_privileges(
 
 
 def _severity(privilege: Privilege, uses: frozenset[Use]) -> Severity | None:
-    if privilege.use == "datastore" and privilege.use not in uses:
+    is_needed = privilege.is_for(uses)
+    if privilege.use == "datastore" and not is_needed:
         return Severity.WARNING  # the VM's small files are not in the point
-    if privilege.use != "always" and privilege.use not in uses:
+    if privilege.use != "always" and not is_needed:
         return None
     if privilege.use == "hold":
         return Severity.WARNING

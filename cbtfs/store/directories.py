@@ -13,15 +13,14 @@ from cbtfs.core.fields import id_of, text
 from cbtfs.core.ids import PackId, PointId
 from cbtfs.core.sealed import seal, unseal
 from cbtfs.errors import DataCorrupt, RepositoryNotFound, WrongDirectory
-from cbtfs.store.backend.layout import has_directory, open_directory, open_packs, open_points
 from cbtfs.store.catalog import gate
 from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.records import CatalogDamaged
 from cbtfs.store.catalog.view import POINTS_SCHEMAS
-from cbtfs.store.folder import MARKER, MAX_MARKER_BYTES
+from cbtfs.store.files import load_file, replace, storing
+from cbtfs.store.folder import MARKER, MAX_MARKER_BYTES, Folder
 from cbtfs.store.packs import PackFolder
 from cbtfs.store.points import PointFolder
-from cbtfs.store.storing import storing
 
 FORMAT: Final = "cbtfs directory"
 Directory = Literal["points", "packs"]
@@ -53,11 +52,8 @@ def encode_marker(repository: str, directory: Directory) -> bytes:
 
 def write_marker(path: Path, repository: str, directory: Directory) -> None:
     """Write the marker of one directory of the repository at *path*."""
-    with (
-        storing(f"the marker of {directory}/"),
-        closing(open_directory(path, directory)) as backend,
-    ):
-        backend.replace(MARKER, encode_marker(repository, directory))
+    with storing(f"the marker of {directory}/"), Folder(path / directory) as folder:
+        replace(folder.at / MARKER, encode_marker(repository, directory))
 
 
 def require_directories(path: Path, repository: str, *, is_suspect: bool) -> None:
@@ -95,12 +91,12 @@ def has_marker(path: Path, repository: str, directory: Directory) -> bool:
         DataCorrupt: the directory is a symbolic link.
     """
     try:
-        backend = open_directory(path, directory)
+        folder = Folder(path / directory)
     except FileNotFoundError:
         return False
     try:
-        with closing(backend):
-            data = backend.get(MARKER, 0, MAX_MARKER_BYTES + 1).data
+        with folder:
+            data = load_file(folder.at / MARKER, MAX_MARKER_BYTES)
     except FileNotFoundError:
         return False
     except OSError as exc:
@@ -131,14 +127,14 @@ def _refuse_unless_known(path: Path, absent: list[Directory], *, is_suspect: boo
     if "points" not in absent:
         raise _wrong("packs", f"it has no marker, and points/ has one; {_OURS}")
     for directory in DIRECTORIES:
-        if not has_directory(path, directory):
+        if not (path / directory).is_dir():
             raise _wrong(directory, "there is no such directory")
     known = None if is_suspect and _is_damaged(path) else load_known(path)
     if known is None:
         raise _wrong(first, f"it has no marker, and there is no catalog to compare with; {_OURS}")
-    with closing(PointFolder(open_points(path))) as folder:
+    with closing(PointFolder(path / "points")) as folder:
         present = folder.ids()
-    with closing(PackFolder(open_packs(path))) as pack_folder:
+    with closing(PackFolder(path / "packs")) as pack_folder:
         packs = pack_folder.ids()
     if not known.has_points and (present or packs or not known.is_new or len(absent) == 1):
         # An empty directory and one that is not mounted look the same.
@@ -166,7 +162,7 @@ def load_known(path: Path) -> Known | None:
     except (RepositoryNotFound, CatalogDamaged):
         return None
     try:
-        with catalog.view() as view, closing(PointFolder(open_points(path))) as folder:
+        with catalog.view() as view, closing(PointFolder(path / "points")) as folder:
             points = frozenset(view.point_ids())
             forgotten = folder.forgotten_ids() & points
             packs = frozenset(view.pack_numbers())
@@ -188,7 +184,7 @@ def create_markers(path: Path, repository: str) -> list[Directory]:
     """
     wanted: list[Directory] = []
     for directory in DIRECTORIES:
-        if not has_directory(path, directory):
+        if not (path / directory).is_dir():
             raise _wrong(directory, "there is no such directory")
         try:
             if has_marker(path, repository, directory):

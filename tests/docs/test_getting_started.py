@@ -98,7 +98,7 @@ def test_the_commands_lead_from_a_vcenter_to_a_file(sim: Simulator, folder: Path
     )
 
     assert done.returncode == 0, done.stderr
-    assert re.search(r"^/DC0/vm/web1: by datastore$", done.stdout, re.M)
+    assert re.search(r"^/DC0/vm/web1: by nfc$", done.stdout, re.M)
     assert re.findall(r"^web1 .* (full|incremental) ", done.stdout, re.M) == [
         "full",
         "incremental",

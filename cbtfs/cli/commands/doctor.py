@@ -81,7 +81,7 @@ def doctor(
         from cbtfs.source.vsphere.inventory.vms import list_vms, select_all
 
         selection = select_all(list_vms(session), vm)
-        ways = transport.transports(session)
+        ways = transport.transports(session, probes_each_vm=False)
         exam = Exam(ways, transport.vddk_libdir or VDDK, https_port, nfc_port, timeout)
         report = examine(session, selection.vms, exam)
         proofs = _proofs(context, session.server_id)

@@ -13,15 +13,16 @@ from cbtfs.errors import UsageError
 
 if TYPE_CHECKING:
     from cbtfs.source.transport.base import Transport
+    from cbtfs.source.transport.nfc.options import Mode
     from cbtfs.source.vsphere.connect.session import Session
 
-_TRANSPORTS: Final = ("auto", "vddk", "nbd", "datastore", "httpnfc")
+_TRANSPORTS: Final = ("auto", "vddk", "nbd", "nfc", "datastore", "httpnfc")
 
 TransportName = Annotated[
     str,
     typer.Option(
         metavar="T",
-        help="Transport that reads the disks: auto, vddk, nbd, datastore or httpnfc.",
+        help="Transport that reads the disks: auto, vddk, nbd, nfc, datastore or httpnfc.",
     ),
 ]
 NbdUri = Annotated[
@@ -43,6 +44,21 @@ VddkLibdir = Annotated[
     ),
 ]
 
+NfcMode = Annotated[
+    str,
+    typer.Option(
+        metavar="M",
+        help="How data comes from a host by the transport nfc: ssl, or clear, which is not "
+        "encrypted.",
+    ),
+]
+NfcRequireSha256 = Annotated[
+    bool,
+    typer.Option(
+        "--nfc-require-sha256",
+        help="Refuse hosts that the transport nfc can identify only by the SHA-1 of a certificate.",
+    ),
+]
 VddkModes = Annotated[
     str | None,
     typer.Option(
@@ -61,21 +77,43 @@ class TransportOptions:
     transport: TransportName = "auto"
     nbd_uri: NbdUri = None
     vddk_libdir: VddkLibdir = None
+    nfc_mode: NfcMode = "ssl"
+    nfc_require_sha256: NfcRequireSha256 = False
 
     def check(self) -> None:
-        """Raise UsageError if there is no transport of that name."""
+        """Raise UsageError if there is no transport or mode of that name."""
+        self._mode()
         if self.transport not in _TRANSPORTS:
             raise UsageError(
                 f"unknown --transport {self.transport!r}: use one of {', '.join(_TRANSPORTS)}"
             )
 
-    def transports(self, session: Session, vddk_modes: str | None = None) -> list[Transport]:
-        """Return the transports to try, in order of preference."""
+    def _mode(self) -> Mode:
+        from cbtfs.source.transport.nfc.options import MODES
+
+        for mode in MODES:
+            if self.nfc_mode == mode:
+                return mode
+        raise UsageError(f"unknown --nfc-mode {self.nfc_mode!r}: use one of {', '.join(MODES)}")
+
+    def transports(
+        self,
+        session: Session,
+        vddk_modes: str | None = None,
+        *,
+        probes_each_vm: bool = True,
+    ) -> list[Transport]:
+        """Return the transports to try, in order of preference.
+
+        Without *probes_each_vm*, the transport nfc tries only one VM of each host.
+        """
         from cbtfs.source.transport.datastore import DatastoreTransport
         from cbtfs.source.transport.httpnfc.transport import HttpNfcTransport
         from cbtfs.source.transport.login import VDDK
         from cbtfs.source.transport.nbd import NbdTransport
         from cbtfs.source.transport.nbdkit import NbdkitTransport
+        from cbtfs.source.transport.nfc.options import NfcOptions
+        from cbtfs.source.transport.nfc.transport import NfcTransport
         from cbtfs.source.transport.nfc_buffers import NfcHosts
         from cbtfs.source.transport.vddk.transport import VddkTransport
         from cbtfs.source.vsphere.snapshots.export_lease import open_lease
@@ -90,6 +128,9 @@ class TransportOptions:
                 transports.append(NbdTransport(self.nbd_uri))
             else:
                 transports.append(NbdkitTransport(session.vddk_login(libdir), hosts=hosts))
+        if wanted in ("auto", "nfc"):
+            nfc = NfcOptions(mode=self._mode(), requires_sha256=self.nfc_require_sha256)
+            transports.append(NfcTransport(session.web(), nfc, probes_each_vm=probes_each_vm))
         if wanted in ("auto", "datastore"):
             transports.append(DatastoreTransport(session.web()))
         if wanted in ("auto", "httpnfc"):

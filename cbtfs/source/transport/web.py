@@ -63,6 +63,10 @@ class Web(NamedTuple):
     and the server is available again."""
     call: float = CALL_SECONDS
     """Timeout of one whole answer."""
+    version: str = "urn:vim25"
+    """Namespace and version of the API that the session uses, for SOAPAction."""
+    busy: tuple[float, ...] = ()
+    """Seconds before each retry while a host is busy."""
 
 
 class Answer(NamedTuple):

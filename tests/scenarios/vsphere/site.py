@@ -23,6 +23,7 @@ from cbtfs.source.transport.base import Transport
 from cbtfs.source.transport.datastore import DatastoreTransport
 from cbtfs.source.transport.httpnfc.transport import HttpNfcTransport
 from cbtfs.source.transport.nbd import NbdTransport
+from cbtfs.source.transport.nfc.transport import NfcTransport
 from cbtfs.source.vsphere.connect.address import Address
 from cbtfs.source.vsphere.connect.retry_policy import RetryPolicy
 from cbtfs.source.vsphere.connect.session import Credentials, Session
@@ -61,6 +62,10 @@ def by_nbd(sim: Simulator, session: Session) -> Transport:
     return NbdTransport(sim.nbd_uri + "{vm}/{snapshot}/{key}", QUICK_NBD)
 
 
+def by_nfc(sim: Simulator, session: Session) -> Transport:
+    return NfcTransport(session.web())
+
+
 def by_httpnfc(sim: Simulator, session: Session) -> Transport:
     return HttpNfcTransport(session.web(), partial(open_lease, session))
 
@@ -68,6 +73,7 @@ def by_httpnfc(sim: Simulator, session: Session) -> Transport:
 TRANSPORTS: Final[Mapping[str, MakeTransport]] = {
     "datastore": by_datastore,
     "nbd": by_nbd,
+    "nfc": by_nfc,
     "vddk": by_vddk,
 }
 """Transports that read any extent of a disk; `httpnfc` exports whole disks only."""

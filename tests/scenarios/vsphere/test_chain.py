@@ -52,7 +52,7 @@ def work(root: Path, day: int) -> None:
         run("fstrim", str(root))
 
 
-@pytest.mark.parametrize("transport", ["datastore", "nbd", "nbdkit", "vddk"])
+@pytest.mark.parametrize("transport", ["datastore", "nbd", "nbdkit", "nfc", "vddk"])
 def test_twelve_points_of_a_working_guest(
     tmp_path: Path, certificate: Certificate, transport: str
 ) -> None:

@@ -57,7 +57,7 @@ def test_a_document_of_one_vm(lab: Lab) -> None:
     assert point["vm"] == VM
     assert point["kind"] == "full"
     assert [disk["disk"] for disk in point["disks"]] == ["Hard disk 1", "Hard disk 2"]
-    assert point["transport"] == "datastore"
+    assert point["transport"] == "nfc"
     assert point["left_out"] == []
     assert point["seconds"] > 0
 
@@ -125,7 +125,7 @@ def test_several_vms_are_printed_as_a_table_and_one_line_each(
     lines = [line for line in err.splitlines() if line.startswith("cbtfs: [")]
     assert [line.split()[1] for line in lines] == ["[1/4]", "[2/4]", "[3/4]", "[4/4]"]
     assert any(" web2: failed with 30 after " in line for line in lines)
-    assert any(" /DC0/vm/b/twin: full, 1.00 MiB read, " in line for line in lines)
+    assert any(" /DC0/vm/b/twin: full, 64.0 KiB read, " in line for line in lines)
 
 
 def test_the_document_has_duration_and_number_of_tries(

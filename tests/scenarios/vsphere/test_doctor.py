@@ -109,7 +109,7 @@ def test_a_tracked_vm_has_no_obstacle(sim: Simulator, capsys: Capture) -> None:
 
     assert code == 0, words
     for vm in document["vms"]:
-        assert (vm["findings"], vm["blocked_by"], vm["transport"]) == ([], [], "datastore")
+        assert (vm["findings"], vm["blocked_by"], vm["transport"]) == ([], [], "nfc")
         assert (vm["host"], vm["datastores"]) == (HERE, ["datastore1"])
         assert [refusal.partition(":")[0] for refusal in vm["refused"]] == ["vddk", "nbd"]
     assert document["server"]["product"].startswith("VMware vCenter Server 8.0.3")
@@ -186,6 +186,8 @@ def test_an_obstacle_is_named_with_its_fix(sim: Simulator, capsys: Capture, name
     vm = trouble(sim, name)
     if "days old" in words:
         sim.do.advance(3 * 86400 + 60)
+    if check == "transport":
+        sim.do.set_knobs("nfc", version=2)
     code, document, _ = call(sim, capsys, "doctor", vm)
 
     findings = findings_of(document, check)
@@ -201,15 +203,17 @@ def test_a_backup_matches_the_report_of_doctor(
 ) -> None:
     """A point is taken unless doctor reports a block; transport and kind are as reported."""
     vm = trouble(sim, name)
-    _, document, _ = call(sim, capsys, "doctor", vm)
+    # Another transport reads the disk completely while the snapshot of a run exists.
+    by = ("--transport", "datastore") if name == "run" else ()
+    _, document, _ = call(sim, capsys, "doctor", *by, vm)
     (reported,) = document["vms"]
     if name == "asking":
         sim.do.on_call(
             "CreateSnapshot_Task", action="task-fault", fault="vim.fault.QuestionPending", times=9
         )
     repository = ("--repo", str(new_repository(tmp_path / "r")), "ingest", "vsphere")
-    code, first, _ = call(sim, capsys, *repository, vm)
-    _, second, _ = call(sim, capsys, *repository, vm)
+    code, first, _ = call(sim, capsys, *repository, *by, vm)
+    _, second, _ = call(sim, capsys, *repository, *by, vm)
 
     assert bool(reported["blocked_by"]) == (not first["points"]), first
     if not reported["blocked_by"]:
@@ -274,7 +278,9 @@ def test_each_missing_privilege_of_the_role_is_reported_if_needed(
         privilege.use, VM
     )
     by_library = privilege.use in ("vddk", "hold")
-    code, document = asked(certificate, capsys, privilege.id, vm, vddk=by_library)
+    names = {"datastore": "datastore", "nfc": "nfc", "export": "httpnfc"}
+    by = ("--transport", names[privilege.use]) if privilege.use in names else ()
+    code, document = asked(certificate, capsys, privilege.id, *by, vm, vddk=by_library)
     mild = {"hold": "warning", "upgrade": "info", "setting": "info"}
     severity = mild.get(privilege.use, "blocks")
 
@@ -295,6 +301,17 @@ def test_privileges_of_other_transports_are_not_reported(
 
     assert code == 0
     assert {level for level, _ in findings_of(document, "privilege")} == {"warning"}
+
+
+def test_a_user_without_the_privilege_for_tickets_keeps_another_transport(
+    certificate: Certificate, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CBTFS_VSPHERE_PASSWORD", "vsim")
+    code, document = asked(certificate, capsys, "VirtualMachine.Provisioning.GetVmFiles")
+    (vm,) = document["vms"]
+
+    assert (code, vm["transport"], vm["findings"]) == (0, "datastore", [])
+    assert vm["refused"][-1] == "nfc: the user lacks VirtualMachine.Provisioning.GetVmFiles"
 
 
 def test_privileges_missing_at_the_root_folder_are_reported_to_a_restricted_user(
@@ -369,7 +386,7 @@ def test_ports_are_tried(sim: Simulator, capsys: Capture, open_port: int, closed
     (blocking,) = [text for level, text in findings_of(document, "port") if level == "blocks"]
     assert f"cannot connect to port {closed_port}: Connection refused" in blocking
     assert "give --transport datastore" in blocking
-    assert document["vms"][0]["others"] == ["datastore", "httpnfc"]
+    assert document["vms"][0]["others"] == ["nfc", "datastore", "httpnfc"]
     infos = [text for level, text in findings_of(document, "port") if level == "info"]
     assert any("cannot connect to port 443" in text for text in infos)
     https = ("--https-port", str(open_port), "--nfc-port", str(open_port))
@@ -480,7 +497,7 @@ def test_without_json_findings_are_lines(sim: Simulator, capsys: Capture) -> Non
     out, _ = capsys.readouterr()
 
     assert code == 3
-    assert f"\n/DC0/vm/{VM}: by datastore\n" in out
+    assert f"\n/DC0/vm/{VM}: by nfc\n" in out
     assert "\n/DC0/vm/mould: blocked\n  blocks   it is a template" in out
 
 
@@ -493,7 +510,7 @@ def test_an_esxi_host_is_looked_at_too(
         code, document, words = call(sim, capsys, "doctor", VM)
 
         assert code == 0, words
-        assert document["vms"][0]["transport"] == "datastore"
+        assert document["vms"][0]["transport"] == "nfc"
 
 
 def test_many_vms_take_few_calls(sim: Simulator, capsys: Capture) -> None:

@@ -89,7 +89,7 @@ def test_a_complete_run(three: Lab, capsys: pytest.CaptureFixture[str]) -> None:
         assert scrape.vms("last_good_point_timestamp_seconds")[point["vm"]] >= began - 1
     assert scrape.of("vm_whole_disks", vm="web1", reason="first") == [2]
     assert scrape.of("vm_untracked_disks", vm="web1") == [0]
-    assert scrape.of("vm_point_info", vm="web2", kind="full", transport="datastore") == [1]
+    assert scrape.of("vm_point_info", vm="web2", kind="full", transport="nfc") == [1]
     assert {sample.labels["run"] for f in scrape.families.values() for sample in f.samples} == {
         "nightly"
     }

@@ -47,7 +47,7 @@ class Case:
     content: bytes
 
 
-@pytest.fixture(params=["datastore", "nbd", "nbdkit", "vddk", "httpnfc"])
+@pytest.fixture(params=["datastore", "nbd", "nbdkit", "nfc", "vddk", "httpnfc"])
 def case(
     request: pytest.FixtureRequest, tmp_path: Path, certificate: Certificate
 ) -> Iterator[Case]:
@@ -126,6 +126,7 @@ PRIVILEGES = {
     "datastore": {"datastore"},
     "nbd": set[str](),
     "nbdkit": {"vddk"},
+    "nfc": {"nfc"},
     "vddk": {"vddk", "hold"},
     "httpnfc": {"export"},
 }

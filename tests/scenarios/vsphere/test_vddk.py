@@ -575,6 +575,7 @@ def test_auto_takes_the_library_if_it_is_installed(lab: Lab) -> None:
 
 
 def test_auto_records_in_the_point_why_it_took_another_one(lab: Lab, tmp_path: Path) -> None:
+    lab.sim.do.set_knobs("nfc", version=2)
     code, document, _ = done(lab, "--vddk-libdir", str(tmp_path), VM)
     shown = subprocess.run(
         [*arguments(lab)[:5], "show", "--json", document["points"][0]["point"]],
@@ -585,7 +586,10 @@ def test_auto_records_in_the_point_why_it_took_another_one(lab: Lab, tmp_path: P
     metadata = json.loads(shown.stdout)["metadata"]
 
     assert (code, document["points"][0]["transport"]) == (0, "datastore")
-    assert [refusal.split(":")[0] for refusal in metadata["transports_refused"]] == ["vddk", "nbd"]
+    assert [refusal.split(":")[0] for refusal in metadata["transports_refused"]] == [
+        "vddk", "nbd", "nfc",
+    ]  # fmt: skip
+    assert "NFC library is too old" in metadata["transports_refused"][2]
     assert "no libvixDiskLib.so of VDDK 6.5 to 9 in" in metadata["transports_refused"][0]
 
 

@@ -170,7 +170,7 @@ class AioCodec:
 
     # replies
 
-    def feed(self, data: bytes) -> list[Event]:
+    def feed(self, data: bytes | memoryview) -> list[Event]:
         """Add received *data*; return the events that it completes."""
         if self.is_ended:
             raise NfcProtocolError("the NFC session has ended")

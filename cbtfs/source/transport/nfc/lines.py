@@ -48,8 +48,13 @@ class Greeting:
 
     @property
     def has_sha256(self) -> bool:
-        """The daemon tells the SHA-256 of its certificate."""
+        """The daemon reports the SHA-256 of its certificate."""
         return "SHA256 supported" in self.capabilities
+
+    @property
+    def has_nfcssl(self) -> bool:
+        """The daemon connects to NFC over TLS."""
+        return "NFCSSL supported" in self.capabilities
 
 
 def parse_greeting(line: str) -> Greeting:

@@ -1,7 +1,7 @@
 """Numbers and layouts of NFC, and the error for bytes that violate them.
 
 Integers are little-endian. The facts come from observations of ESXi 7.0.3 and 8.0 that others
-published; VMware documents none of them.
+published; VMware publishes no documentation.
 """
 
 import struct

@@ -10,9 +10,12 @@ from typing import Final, Literal
 On = Literal["vm", "datastore", "root"]
 """The object on which the privilege is needed; objects below inherit a grant."""
 
-Use = Literal["always", "enable", "datastore", "vddk", "hold", "export", "upgrade", "setting"]
-"""The use of a privilege: every capture, enabling CBT, the transport `datastore`, VMware's library,
-disabling storage vMotion during a capture, the transport `httpnfc`, --upgrade-hardware, setting
+Use = Literal[
+    "always", "enable", "datastore", "nfc", "vddk", "hold", "export", "upgrade", "setting"
+]
+"""The use of a privilege: every capture, enabling CBT, the transport `datastore`, the transport
+`nfc`, VMware's library, disabling storage vMotion during a capture, the transport `httpnfc`,
+--upgrade-hardware, setting
 ctkEnabled of a disk."""
 
 
@@ -24,10 +27,17 @@ class Privilege:
     on: On
     use: Use
     purpose: str
+    also: frozenset[Use] = frozenset()
+    """Other uses."""
+
+    def is_for(self, uses: frozenset[Use]) -> bool:
+        """Return whether one of *uses* needs the privilege."""
+        return self.use in uses or not uses.isdisjoint(self.also)
 
 
 _FILES: Final = "the VM's small files; transport `datastore`"
 _LIBRARY: Final = "transports `vddk`, and `nbd` by nbdkit"
+_TICKET: Final = "transports `nfc`, `vddk`, and `nbd` by nbdkit"
 _HOLD: Final = "transport `vddk`: no storage vMotion meanwhile"
 
 ROLE: Final = (
@@ -46,8 +56,9 @@ ROLE: Final = (
     Privilege(
         "VirtualMachine.Provisioning.GetVmFiles",
         "vm",
-        "vddk",
-        _LIBRARY,
+        "nfc",
+        _TICKET,
+        frozenset({"vddk"}),
     ),
     Privilege("VirtualMachine.Config.DiskLease", "vm", "vddk", _LIBRARY),
     Privilege("Global.Licenses", "root", "vddk", _LIBRARY),

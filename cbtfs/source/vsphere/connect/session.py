@@ -120,7 +120,7 @@ class Session:
     # for transports
 
     def web(self) -> Web:
-        """Return the parameters for reading datastore files in this session."""
+        """Return the parameters for reading files and getting tickets in this session."""
         return Web(
             self.address.host,
             self.address.port,
@@ -133,6 +133,8 @@ class Session:
             lambda: self.disturbances,
             self.outlast,
             self.retry_policy.call,
+            self._instance._stub.versionId.strip('"'),
+            self.retry_policy.busy,
         )
 
     def vddk_login(self, libdir: Path, modes: str | None = None) -> VddkLogin:

@@ -1,1 +1,0 @@
-"""Copies of restore points in another repository."""
