@@ -1,4 +1,4 @@
-"""Where the volumes of a guest are in its tree of files."""
+"""Paths of the volumes of a guest in its tree of files."""
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence

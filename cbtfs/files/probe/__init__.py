@@ -1,1 +1,1 @@
-"""What is on a volume, and whether it can be read as it is: bounded, from any bytes."""
+"""The content of a volume and its state: bounded, from any bytes."""

@@ -33,7 +33,7 @@ _PROBES: Final = (
 
 
 def probe(source: Source) -> Probe:
-    """Return what is on a volume: less than 1 MiB is read, whatever the volume says.
+    """Return the content of a volume. Less than 1 MiB is read from any volume.
 
     Raises:
         CbtfsError: the volume cannot be read.

@@ -40,7 +40,7 @@ class _Attribute(NamedTuple):
 
 
 def probe_ntfs(source: Source) -> Probe | None:
-    """Return what a boot sector of NTFS, $Volume and $LogFile say, or None."""
+    """Probe a boot sector of NTFS, $Volume and $LogFile; None if there is none."""
     boot = read_bytes(source, 0, 512)
     if boot[3:11] != b"NTFS    " or len(boot) < 512:
         return None

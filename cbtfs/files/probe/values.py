@@ -49,7 +49,7 @@ class Probe:
     kind: Kind
     state: State = State.UNKNOWN
     uuid: str = ""
-    """As blkid prints it, and `/etc/fstab` has it; empty if there is none."""
+    """In the form of blkid and `/etc/fstab`; empty if there is none."""
     label: str = ""
     features: frozenset[str] = frozenset()
     """Features that change how the volume is read; `0x…` with a prefix for unknown ones."""
