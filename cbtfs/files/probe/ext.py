@@ -68,7 +68,7 @@ _ERRORS: Final = 2
 
 
 def probe_ext(source: Source) -> Probe | None:
-    """Probe an ext superblock; None if there is none."""
+    """Probe an ext superblock, or return None."""
     data = read_bytes(source, _SUPERBLOCK, 1024)
     if len(data) < 1024 or int.from_bytes(data[0x38:0x3A], "little") != _MAGIC:
         return None

@@ -22,7 +22,7 @@ _NO_LABEL: Final = "NO NAME"
 
 
 def probe_exfat(source: Source) -> Probe | None:
-    """Probe a boot sector of exFAT; None if there is none."""
+    """Probe a boot sector of exFAT, or return None."""
     boot = read_bytes(source, 0, 512)
     if boot[3:11] != b"EXFAT   " or len(boot) < 512:
         return None
@@ -32,7 +32,7 @@ def probe_exfat(source: Source) -> Probe | None:
 
 
 def probe_fat(source: Source) -> Probe | None:
-    """Probe a boot sector of FAT and the second entry of its table; None if there is none."""
+    """Probe a boot sector of FAT and the second entry of its table, or return None."""
     boot = read_bytes(source, 0, 512)
     if len(boot) < 512 or boot[510:512] != b"\x55\xaa":
         return None

@@ -40,7 +40,7 @@ class _Attribute(NamedTuple):
 
 
 def probe_ntfs(source: Source) -> Probe | None:
-    """Probe a boot sector of NTFS, $Volume and $LogFile; None if there is none."""
+    """Probe a boot sector of NTFS, $Volume and $LogFile, or return None."""
     boot = read_bytes(source, 0, 512)
     if boot[3:11] != b"NTFS    " or len(boot) < 512:
         return None

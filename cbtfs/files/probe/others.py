@@ -40,7 +40,7 @@ _LVM_UUID: Final = (0, 6, 10, 14, 18, 22, 26, 32)
 
 
 def probe_btrfs(source: Source) -> Probe | None:
-    """Probe the first superblock of btrfs; None if there is none."""
+    """Probe the first superblock of btrfs, or return None."""
     data = read_bytes(source, _BTRFS, 4096)
     if data[64:72] != b"_BHRfS_M" or len(data) < 4096:
         return None

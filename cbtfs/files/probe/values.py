@@ -49,7 +49,7 @@ class Probe:
     kind: Kind
     state: State = State.UNKNOWN
     uuid: str = ""
-    """In the form of blkid and `/etc/fstab`; empty if there is none."""
+    """In the form of blkid and `/etc/fstab`; empty if it has no UUID."""
     label: str = ""
     features: frozenset[str] = frozenset()
     """Features that change how the volume is read; `0x…` with a prefix for unknown ones."""

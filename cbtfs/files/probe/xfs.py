@@ -34,7 +34,7 @@ _RO_COMPAT: Final = {0x1: "finobt", 0x2: "rmapbt", 0x4: "reflink", 0x8: "inobtco
 
 
 def probe_xfs(source: Source) -> Probe | None:
-    """Probe an XFS superblock and the end of its log; None if there is none."""
+    """Probe an XFS superblock and the end of its log, or return None."""
     data = read_bytes(source, 0, 512)
     if data[:4] != b"XFSB" or len(data) < 512:
         return None
