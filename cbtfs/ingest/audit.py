@@ -39,6 +39,8 @@ class AuditedList:
     """Bytes."""
     extents: Sequence[Extent]
     """The change list, in whole blocks."""
+    unproven: Sequence[Extent] = ()
+    """Areas of the base that no run has read: a mismatch there is no fault of the list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,8 @@ class SampleAudit:
     """Share of the unchanged blocks that the sample was asked to have."""
     mismatches: int
     read_bytes: int
+    in_unproven: int = 0
+    """Mismatches in areas that no run had read."""
 
     def document(self, missed: int | None = None) -> Mapping[str, Any]:
         """Return the audit for the manifest.
@@ -77,6 +81,8 @@ class WholeAudit:
     """Number of blocks that the list calls unchanged."""
     missed: int
     """Number of those that differ from the base."""
+    in_unproven: int = 0
+    """Those of them that are in areas that no run had read."""
 
     def document(self) -> Mapping[str, Any]:
         """Return the audit for the manifest."""
@@ -107,9 +113,20 @@ def audit_sample(
     disk = AuditedDisk(shape, audited.extents, weighted, audited.base_size)
     sample = choose(disk, sampling, seed)
     block = shape.block_size
-    blocks = [Extent(number * block, block) for number in sample.blocks]
-    compared = compare_blocks(source, shape, blocks, audited.base, on_miss)
-    return SampleAudit(sample, sampling.share, compared.mismatches, len(head) + compared.read_bytes)
+    is_unproven = _within(audited.unproven)
+    parts: tuple[list[Extent], list[Extent]] = ([], [])
+    for number in sample.blocks:
+        parts[is_unproven(number * block)].append(Extent(number * block, block))
+    proven, unproven = (
+        compare_blocks(source, shape, blocks, audited.base, on_miss) for blocks in parts
+    )
+    return SampleAudit(
+        sample,
+        sampling.share,
+        proven.mismatches + unproven.mismatches,
+        len(head) + proven.read_bytes + unproven.read_bytes,
+        unproven.mismatches,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,16 +187,23 @@ def audit_whole(audited: AuditedList, after: Tree[Ref], on_miss: OnMiss) -> Whol
     shape = audited.shape
     common = min(-(-audited.base_size // shape.block_size), shape.blocks)
     listed = list(clip(coalesce(audited.extents), 0, common * shape.block_size))
-    starts = [extent.start for extent in listed]
-
-    def is_listed(at: int) -> bool:
-        number = bisect_right(starts, at) - 1
-        return number >= 0 and at < listed[number].end
-
-    missed = 0
+    is_listed, is_unproven = _within(listed), _within(audited.unproven)
+    missed = in_unproven = 0
     for block in diff(audited.base, after):
         if block < common and not is_listed(block * shape.block_size):
             on_miss()
             missed += 1
+            in_unproven += is_unproven(block * shape.block_size)
     listed_blocks = sum(-(-extent.length // shape.block_size) for extent in listed)
-    return WholeAudit(common - listed_blocks, missed)
+    return WholeAudit(common - listed_blocks, missed, in_unproven)
+
+
+def _within(extents: Sequence[Extent]) -> Callable[[int], bool]:
+    """Return a function that tells whether an offset is in *extents*: ascending, disjoint."""
+    starts = [extent.start for extent in extents]
+
+    def is_within(at: int) -> bool:
+        number = bisect_right(starts, at) - 1
+        return number >= 0 and at < extents[number].end
+
+    return is_within

@@ -30,7 +30,6 @@ from cbtfs.ingest.distrust import (
     Misses,
     areas_with_data,
     find_distrust,
-    missed_blocks,
     warn_of_areas,
 )
 from cbtfs.ingest.inputs import DiskInput, PointOptions, no_progress
@@ -132,13 +131,17 @@ class _DiskIngest:
         sample, source_list = None, plan.listed
         if plan.extents is not None and self.context.options.audit is not None:
             sample = self._audit_sample(plan, tree, misses)
+            if sample.in_unproven:
+                misses = replace(misses, is_allocation=True)
             if sample.mismatches:
-                reason = missed_blocks(sample.mismatches)
-                plan = missed(plan, reason, self.context.options.want)
+                reason = misses.reason(sample.mismatches)
+                code = FullReason.ALLOCATION if misses.is_allocation else FullReason.AUDIT
+                plan = missed(plan, reason, self.context.options.want, code)
         record = self.read(plan, tree, base, proof)
         if plan.extents is None:
             ranges = list(widen(source_list, self.shape.block_size, self.shape.size))
-            audited = AuditedList(self.shape, tree, base.disk.size, ranges)
+            unproven = _unproven(base)
+            audited = AuditedList(self.shape, tree, base.disk.size, ranges, unproven)
             return self._audited_whole(record, audited, misses, sample)
         return record if sample is None else replace(record, audit=sample.document())
 
@@ -183,10 +186,13 @@ class _DiskIngest:
         options, base = self.context.options, misses.base.disk
         assert options.audit is not None
         assert plan.extents is not None
-        audited = AuditedList(self.shape, tree, base.size, self._to_read(plan.extents, tree))
+        ranges, unproven = self._to_read(plan.extents, tree), _unproven(misses.base)
+        audited = AuditedList(self.shape, tree, base.size, ranges, unproven)
         seed = f"{options.run}/{base.id}"
         with misses.armed() as armed:
             sample = audit_sample(self.source, audited, options.audit, seed, armed.fire)
+            if sample.in_unproven:
+                misses = replace(misses, is_allocation=True)
             if sample.mismatches:
                 suspect = self._record_misses(misses, armed, sample.mismatches)
                 misses.warn_of_sample(sample.mismatches, suspect)
@@ -194,7 +200,7 @@ class _DiskIngest:
 
     def _record_misses(self, misses: Misses, armed: Armed, blocks: int) -> int:
         """Complete the record of missed blocks; return the number of points marked as suspect."""
-        armed.count(blocks)
+        armed.count(blocks, is_allocation=misses.is_allocation)
         # If the disk itself changed meanwhile, the mismatch proves nothing about the points.
         self.source.confirm()
         armed.confirm()
@@ -213,10 +219,13 @@ class _DiskIngest:
         if sample is not None:  # the sample had mismatches, which are recorded already
             scan = audit_whole(audited, after, lambda: None)
             blocks = max(scan.missed, sample.mismatches)
-            misses.warn_of_scan(blocks, misses.suspect(missed_blocks(blocks)))
-            return replace(record, reason=missed_blocks(blocks), audit=sample.document(scan.missed))
+            misses.warn_of_scan(blocks, misses.suspect(misses.reason(blocks)))
+            reason = misses.reason(blocks)
+            return replace(record, reason=reason, audit=sample.document(scan.missed))
         with misses.armed() as armed:
             scan = audit_whole(audited, after, armed.fire)
+            if scan.in_unproven:
+                misses = replace(misses, is_allocation=True)
             if scan.missed:
                 misses.warn_of_scan(scan.missed, self._record_misses(misses, armed, scan.missed))
         if self.distrust is not None:
@@ -330,3 +339,9 @@ class _DiskIngest:
 
     def _is_corrupt(self, ref: Ref) -> bool:
         return self.context.objects.is_bad(ref.digest)
+
+
+def _unproven(base: Baseline) -> Sequence[Extent]:
+    """Return the areas of the base that no run has read."""
+    allocation = base.disk.allocation
+    return () if allocation is None else allocation.unproven

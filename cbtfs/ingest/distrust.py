@@ -85,6 +85,7 @@ class Misses:
     def armed(self) -> Iterator[Armed]:
         """Prepare a record that fire() puts into effect, even on a full disk."""
         base, distrust = self.base, self.repository.distrust
+        allocation = base.disk.allocation
         known = distrust.load(base.disk.id)
         # Above all points: *base* may be an older one that the user named, and a full after it is
         # no full scan since the find.
@@ -97,7 +98,9 @@ class Misses:
                 change_id=base.disk.change_id,
                 run=self.run,
                 found=self.moment,
-                is_allocation=self.is_allocation,
+                # Until the blocks are counted, they may be in areas that no run has read.
+                is_allocation=self.is_allocation
+                or (allocation is not None and bool(allocation.unproven)),
             )
         )
         try:
@@ -119,7 +122,7 @@ class Misses:
 
     def warn_of_sample(self, blocks: int, suspect: int) -> None:
         """Warn about mismatches in a sample, before the full scan."""
-        self._warn(f"{missed_blocks(blocks)} in the sample of the audit", suspect)
+        self._warn(f"{self.reason(blocks)} in the sample of the audit", suspect)
 
     def warn_of_scan(self, blocks: int, suspect: int) -> None:
         """Warn about missed blocks that the full scan found."""

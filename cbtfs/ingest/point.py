@@ -29,7 +29,7 @@ from cbtfs.ingest.baseline import (
 )
 from cbtfs.ingest.disk import DiskContext, take_disk
 from cbtfs.ingest.inputs import DiskInput, PointOptions, VmInput
-from cbtfs.listing import holder_of, vm_names
+from cbtfs.listing import holder_of, manifests_of, vm_names
 from cbtfs.store.identity import new_point_id, new_vm_id
 from cbtfs.store.repository import Repository
 from cbtfs.store.writer import ObjectWriter
@@ -202,6 +202,12 @@ def refuse_many(vm: str, count: int) -> None:
             f"VM {printable(vm)} has {count} disks and small files, a restore point has at most "
             f"{MAX_DISKS}: capture them as several VMs"
         )
+
+
+def points_of(repository: Repository, vm: VmInput) -> list[Manifest]:
+    """Return the manifests of retained and forgotten points of *vm*."""
+    known, is_new = _find_vm(repository, vm)
+    return [] if is_new else manifests_of(repository, known.id)
 
 
 def _check_inputs(vm: VmInput, disks: Sequence[DiskInput]) -> None:

@@ -62,9 +62,10 @@ class Armed:
                 ) from exc
             self._is_fired = True
 
-    def count(self, blocks: int) -> None:
-        """Add the number of missed blocks to the record in effect."""
-        self._record = self._folder.amend(replace(self._record, blocks=blocks))
+    def count(self, blocks: int, *, is_allocation: bool = False) -> None:
+        """Add to the record in effect how many blocks were missed, and whether allocation did."""
+        found = replace(self._record, blocks=blocks, is_allocation=is_allocation)
+        self._record = self._folder.amend(found)
 
     def confirm(self) -> None:
         """Add to the record in effect that the source confirmed its data."""

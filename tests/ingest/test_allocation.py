@@ -269,6 +269,46 @@ def test_a_sample_that_finds_data_marks_earlier_points(path: Path, disk: FakeDis
     assert suspects(path) == set(listed(path)) - {newest(path).point}
 
 
+def test_a_hidden_block_that_an_audit_finds_marks_the_full_that_lacks_it(
+    path: Path, disk: FakeDisk
+) -> None:
+    """The list is not to blame: the full skipped the block, and the next full must not."""
+    take(path, disk, {10})
+    take(path, disk, {10}, proving=None)
+
+    record = take(path, disk, {10}, proving=None, audit=Sampling(1.0))
+
+    assert record.full_reason is FullReason.ALLOCATION
+    assert record.reason == "the server called 1 blocks unallocated that hold data"
+    assert is_right(path, disk, record)
+    assert suspects(path) == set(listed(path)) - {newest(path).point}
+
+
+def test_a_full_that_reads_a_hidden_block_marks_the_full_that_lacks_it(
+    path: Path, disk: FakeDisk
+) -> None:
+    take(path, disk, {10})
+    take(path, disk, {10}, proving=None)
+    record = take(path, disk, proving=None, audit=Sampling(0.1), want="full")
+
+    assert is_right(path, disk, record)
+    assert suspects(path) == set(listed(path)) - {newest(path).point}
+
+
+def test_a_miss_of_the_list_is_not_blamed_on_allocation(path: Path, disk: FakeDisk) -> None:
+    take(path, disk)
+    fill_silently(disk, 5)
+
+    record = take(path, disk, proving=None, audit=Sampling(1.0))
+
+    assert record.full_reason is FullReason.AUDIT
+
+
+def fill_silently(disk: FakeDisk, block: int) -> None:
+    """Change a block that every change list lacks from now on."""
+    disk.content[block * BLOCK : block * BLOCK + 5] = b"quiet"
+
+
 def test_points_that_were_read_completely_stay_good(path: Path, disk: FakeDisk) -> None:
     whole = disk.take_snapshot()
     everything = Claim("none", [Extent(0, BLOCKS * BLOCK)])

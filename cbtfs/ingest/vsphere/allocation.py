@@ -41,7 +41,7 @@ def ask_allocation(
 ) -> Claim:
     """Return what is known about the allocation of *disk*; all of it if nobody knows.
 
-    *earlier* has the names of foreign snapshots that the VM had at the last point.
+    *earlier* has the names of foreign snapshots that may be older than the tracking of the disk.
 
     Raises:
         AccessDenied: the user lacks the privilege for the query.
@@ -72,7 +72,7 @@ def _doubt(snapshot: SnapshotFacts, disk: DiskFacts, earlier: Sequence[str]) -> 
     if snapshot.others:
         return f"tracking may have begun while the VM had the snapshot {snapshot.others[0]}"
     if earlier:
-        return f"at the last point the VM had the snapshot {earlier[0]}, tracking may be older"
+        return f"at an earlier point the VM had the snapshot {earlier[0]}, tracking may be newer"
     if disk.links > 1:
         return "the disk has a parent, as in a linked clone"
     return None

@@ -9,10 +9,12 @@ from cbtfs.core.ids import PointId
 from cbtfs.core.manifest import decode_manifest
 from cbtfs.core.reasons import FullReason, Reason
 from cbtfs.errors import DataCorrupt, PointNotFound
+from cbtfs.ingest.inputs import VmInput
+from cbtfs.ingest.point import points_of
 from cbtfs.source.base import ChangeTrackingInvalid, Since
 from cbtfs.source.vsphere.cbt.changed_areas import ChangeQuery, changed_areas
 from cbtfs.source.vsphere.cbt.readiness import Ready, untracked_disk
-from cbtfs.source.vsphere.cbt.trust import distrust, foreign_snapshots
+from cbtfs.source.vsphere.cbt.trust import distrust, epoch_of, foreign_snapshots
 from cbtfs.source.vsphere.connect.session import Session
 from cbtfs.source.vsphere.inventory.disks import DiskFacts
 from cbtfs.source.vsphere.inventory.vms import ListedVm
@@ -48,12 +50,21 @@ class Changes:
             return never_changed(reason)
         return lambda since: self._changed(disk, since)
 
-    def others_at(self, point: PointId | None) -> Sequence[str]:
-        """Return the names of the VM's foreign snapshots at an earlier point; None: no point."""
-        if point is None:
-            return ()
-        others: Sequence[str] = self._load_metadata(point).get("snapshot", {}).get("others", ())
-        return others
+    def others_since_tracking(self, vm: VmInput, disk: DiskFacts) -> Sequence[str]:
+        """Return the names of foreign snapshots that may be older than the tracking of *disk*.
+
+        The VM had them at a point of the present epoch of change tracking, or at the last point.
+        """
+        epoch, last = epoch_of(disk.change_id), None
+        names = list[str]()
+        for manifest in sorted(points_of(self._repository, vm), key=lambda point: point.order):
+            record = next((r for r in manifest.disks if r.identity == disk.identity), None)
+            if record is None:
+                continue
+            last = manifest.metadata.get("snapshot", {}).get("others", ())
+            if epoch and epoch_of(record.change_id) == epoch:
+                names += last
+        return [*names, *(last or ())]
 
     def _changed(self, disk: DiskFacts, since: Since) -> Sequence[Extent]:
         metadata = self._load_metadata(since.point)

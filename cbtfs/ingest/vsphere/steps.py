@@ -307,8 +307,7 @@ def _ask_allocation(
     )
 
     def ask() -> Claim:
-        bases = bases_of(context.repository, context.input_of(prepared.vm), [disk.identity])
-        earlier = changes.others_at(bases[disk.identity])
+        earlier = changes.others_since_tracking(context.input_of(prepared.vm), disk)
         return ask_allocation(
             context.session, context.options.allocation, facts, disk, source.allocated, earlier
         )

@@ -27,6 +27,11 @@ TIMES: Final = WatchTimes(select=0.05, pause=0.01)
 POLLING: Final = replace(TIMES, poll=0.01)
 
 
+UPDATES: Final = int(os.environ.get("CBTFS_WATCH_UPDATES", "100"))
+SECONDS: Final = 30 + UPDATES / 20
+"""Time for the events of one step, on a busy machine."""
+
+
 @dataclass
 class Seen:
     """The events of a watch in another thread."""
@@ -42,7 +47,7 @@ class Seen:
 
     def wait(self, is_there: Callable[[list[VmEvent]], bool]) -> None:
         with self.changed:
-            assert self.changed.wait_for(lambda: is_there(self.events), 30), self.short()
+            assert self.changed.wait_for(lambda: is_there(self.events), SECONDS), self.short()
 
     def wait_for(self, *expected: str) -> None:
         """Wait for the events, and assert that there are no others."""
@@ -279,7 +284,7 @@ def test_a_password_that_is_no_longer_valid_ends_the_watch(three: Lab) -> None:
 
 def test_many_updates_and_a_restart_are_exactly_the_changes_that_were_made(three: Lab) -> None:
     """CBTFS_WATCH_UPDATES=10000 follows 1,000 VMs."""
-    total = int(os.environ.get("CBTFS_WATCH_UPDATES", "100"))
+    total = UPDATES
     names = [f"many{number}" for number in range(total // 10)]
     for name in names:
         three.sim.do.add_vm({"name": name, "disk": [{"size": "1M"}]})

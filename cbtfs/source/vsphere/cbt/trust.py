@@ -40,6 +40,11 @@ def distrust(disk: DiskFacts, since: Since, then: Mapping[str, Any] | None) -> R
     return _new_epoch(since.change_id, disk.change_id)
 
 
+def epoch_of(change_id: str | None) -> str:
+    """Return the part of a change ID that is new when tracking begins; empty without one."""
+    return (change_id or "").rpartition("/")[0]
+
+
 def _new_epoch(old: str, new: str) -> Reason | None:
     """Compare change IDs, `<uuid>/<number>`: another UUID means that tracking was restarted."""
     old_epoch, _, old_number = old.rpartition("/")
