@@ -199,7 +199,7 @@ def audit_whole(audited: AuditedList, after: Tree[Ref], on_miss: OnMiss) -> Whol
 
 
 def _within(extents: Sequence[Extent]) -> Callable[[int], bool]:
-    """Return a function that tells whether an offset is in *extents*: ascending, disjoint."""
+    """Return a predicate of offsets: whether one is in *extents*, ascending and disjoint."""
     starts = [extent.start for extent in extents]
 
     def is_within(at: int) -> bool:

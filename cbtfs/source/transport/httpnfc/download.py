@@ -19,7 +19,7 @@ _OK: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class DeviceUrl:
-    """Where a lease offers one disk."""
+    """The address of one disk of a lease."""
 
     url: str
     """It contains the ticket: a secret. The host may be `*`, the server of the session."""

@@ -58,7 +58,7 @@ class SharedLease:
         self.readers = 0
 
     def device(self, disk: TransportDisk) -> DeviceUrl:
-        """Return where *disk* is; open a lease if there is none, or a new one if it has ended.
+        """Return the address of *disk*; open a lease first if no lease is ready.
 
         Raises:
             SourceUnavailable: the lease does not offer the disk, or there is no lease.

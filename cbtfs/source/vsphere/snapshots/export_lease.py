@@ -141,7 +141,7 @@ class _Lease:
             self._session.repeat(lambda: self._lease.HttpNfcLeaseAbort(None), what)
 
     def _complete(self) -> None:
-        """Report the end of the transfer, which may be the second report of it."""
+        """Complete the lease, unless an earlier request did."""
         try:
             self._lease.HttpNfcLeaseProgress(100)
             self._lease.HttpNfcLeaseComplete()
