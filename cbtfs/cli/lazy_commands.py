@@ -22,6 +22,7 @@ MODULES: Final[Mapping[str, tuple[str, ...]]] = {
     "bisect": ("bisect",),
     "mount": ("mount", "umount"),
     "restore": ("restore",),
+    "files": ("files",),
     "overlay": ("overlay",),
     "export": ("export",),
     "check": ("check",),

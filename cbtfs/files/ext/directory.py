@@ -1,0 +1,43 @@
+"""Directories of ext file systems. The blocks of a hash tree read as empty entries.
+
+Source: Linux, Documentation/filesystems/ext4/directory.rst.
+"""
+
+import os
+import struct
+from collections.abc import Iterator
+from typing import Final
+
+from cbtfs.files.protocol import FileSystemDamaged
+
+_HEADER: Final = struct.Struct("<IHBB")
+_SELF: Final = (b".", b"..")
+_WHOLE_64K: Final = (0, 65535)
+"""Lengths that mean 64 KiB."""
+
+
+def names(data: bytes, *, has_types: bool) -> Iterator[tuple[str, int]]:
+    """Yield name and inode of each entry in a block, or in inline data.
+
+    *has_types*: entries have a byte for the type, so a length of names is one byte.
+    """
+    at, end = 0, len(data)
+    while at + _HEADER.size <= end:
+        inode, length, name_bytes, kind = _HEADER.unpack_from(data, at)
+        if end == 1 << 16 and length in _WHOLE_64K:
+            length = end
+        elif end > 1 << 16 or length & 3:
+            length = length & ~3 | (length & 3) << 16
+        if not has_types:
+            name_bytes |= kind << 8
+        if length < _HEADER.size or at + length > end:
+            raise FileSystemDamaged("a directory is damaged: an entry leaves its block")
+        if inode:
+            name = data[at + _HEADER.size : at + _HEADER.size + name_bytes]
+            if _HEADER.size + name_bytes > length or not name:
+                raise FileSystemDamaged("a directory is damaged: a name leaves its entry")
+            if b"/" in name or b"\0" in name:
+                raise FileSystemDamaged("a directory is damaged: a name has a slash or a zero byte")
+            if name not in _SELF:
+                yield os.fsdecode(name), inode
+        at += length

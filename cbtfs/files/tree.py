@@ -1,0 +1,221 @@
+"""The files of a guest as one tree, from the file systems of its volumes."""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from cbtfs.errors import CbtfsError
+from cbtfs.files.protocol import (
+    MAX_READ_BYTES,
+    Entry,
+    FileExtent,
+    FileSystem,
+    GuestFileMissing,
+    Kind,
+)
+from cbtfs.files.volumes import Volume
+
+_MAX_LINKS: Final = 40
+"""Links that the path of one file may contain, as in Linux."""
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file in the tree of a guest."""
+
+    path: str
+    """Absolute path in the guest, without links."""
+    entry: Entry
+    volume: Volume
+    file_system: FileSystem
+    inner: str
+    """Path in its file system."""
+
+    @property
+    def is_directory(self) -> bool:
+        return self.entry.kind is Kind.DIRECTORY
+
+    def target(self) -> str:
+        """Return the text of a link."""
+        return self.file_system.target(self.inner)
+
+    def attributes(self) -> dict[str, bytes]:
+        """Return the extended attributes."""
+        return self.file_system.attributes(self.inner)
+
+    def extents(self) -> Iterator[FileExtent]:
+        """Yield the parts that are not holes, in ascending order."""
+        yield from self.file_system.extents(self.inner)
+
+    def parts(self) -> Iterator[tuple[int, bytes | memoryview]]:
+        """Yield offset and bytes of each part that is not a hole, in ascending order.
+
+        Raises:
+            CbtfsError: a part cannot be read.
+        """
+        for extent in self.extents():
+            for at in range(extent.start, extent.end, MAX_READ_BYTES):
+                length = min(MAX_READ_BYTES, extent.end - at)
+                yield at, self._read(extent, at, length)
+
+    def _read(self, extent: FileExtent, at: int, length: int) -> bytes | memoryview:
+        if extent.offset is None:
+            data: bytes | memoryview = self.file_system.read(self.inner, at, length)
+        else:
+            data = self.volume.source.read(extent.offset + at - extent.start, length)
+        if len(data) < length:
+            raise GuestFileMissing(f"{self.path}: the file is shorter than its directory states")
+        return data
+
+
+class GuestTree:
+    """The tree of a guest. File systems are opened at the first access to them."""
+
+    def __init__(
+        self, places: Mapping[str, Volume], open_file_system: Callable[[Volume], FileSystem]
+    ) -> None:
+        """*places*: volumes by the path where the guest mounts them; "/" is among them."""
+        self._places = {
+            tuple(path.strip("/").split("/") if path != "/" else ()): volume
+            for path, volume in places.items()
+        }
+        self._open = open_file_system
+        self._opened: dict[str, FileSystem] = {}
+
+    def close(self) -> None:
+        """End all engines."""
+        for file_system in self._opened.values():
+            file_system.close()
+        self._opened.clear()
+
+    @property
+    def opened(self) -> Mapping[str, FileSystem]:
+        """The file systems that were accessed, by the name of their volume."""
+        return self._opened
+
+    def find(self, path: str, *, follows: bool = False) -> File:
+        """Return the file with a path in the guest.
+
+        Links in the directories of the path are followed within the guest; a link as the last
+        component is followed if *follows*.
+
+        Raises:
+            GuestFileMissing: no file has that path.
+            CbtfsError: a file system cannot be read.
+        """
+        remaining, current = deque(_split(path)), list[str]()
+        file = self._at(())
+        links = 0
+        while remaining:
+            name = remaining.popleft()
+            if name == "..":
+                del current[-1:]
+                file = self._at(tuple(current))
+                continue
+            if not file.is_directory:
+                raise GuestFileMissing(f"{path}: {file.path} is not a directory")
+            next_file = self._at((*current, name))
+            if next_file.entry.kind is Kind.LINK and (remaining or follows):
+                links += 1
+                if links > _MAX_LINKS:
+                    raise GuestFileMissing(f"{path}: more than {_MAX_LINKS} links")
+                target = next_file.target()
+                if target.startswith("/"):
+                    current.clear()
+                    file = self._at(())
+                remaining.extendleft(reversed(_split(target)))
+                continue
+            file = next_file
+            current.append(name)
+        return file
+
+    def entries(self, directory: File) -> Iterator[File]:
+        """Yield the files in a directory, by name.
+
+        Raises:
+            CbtfsError: the directory cannot be read.
+        """
+        parent = tuple(_split(directory.path))
+        entries = directory.file_system.entries(directory.inner)
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if (*parent, entry.name) in self._places:
+                yield self._mounted((*parent, entry.name), entry)
+            else:
+                yield File(
+                    _join(directory.path, entry.name),
+                    entry,
+                    directory.volume,
+                    directory.file_system,
+                    _join(directory.inner, entry.name),
+                )
+
+    def _mounted(self, path: tuple[str, ...], entry: Entry) -> File:
+        """Return the root of the file system that is mounted at a path, if it can be read."""
+        try:
+            return self._at(path)
+        except CbtfsError as exc:
+            volume = self._places[path]
+            placed = replace(entry, defect=str(exc))
+            return File("/" + "/".join(path), placed, volume, _Unreadable(exc), "/")
+
+    def _at(self, path: tuple[str, ...]) -> File:
+        """Return the file with that path, in which no component is a link."""
+        for length in range(len(path), -1, -1):
+            volume = self._places.get(path[:length])
+            if volume is not None:
+                break
+        else:
+            raise GuestFileMissing("no volume has the root of the guest")
+        file_system = self._file_system(volume)
+        inner = "/" + "/".join(path[length:])
+        entry = file_system.stat(inner)
+        if not path[length:]:
+            entry = replace(entry, name=path[-1] if path else "")
+        return File("/" + "/".join(path), entry, volume, file_system, inner)
+
+    def _file_system(self, volume: Volume) -> FileSystem:
+        file_system = self._opened.get(volume.name)
+        if file_system is None:
+            file_system = self._opened[volume.name] = self._open(volume)
+        return file_system
+
+
+class _Unreadable:
+    """A file system that cannot be opened: every access raises the reason."""
+
+    engine = ""
+    kind = ""
+    notes: Sequence[str] = ()
+
+    def __init__(self, reason: CbtfsError) -> None:
+        self._reason = reason
+
+    def stat(self, path: str) -> Entry:
+        raise self._reason
+
+    def entries(self, path: str) -> Iterator[Entry]:
+        raise self._reason
+
+    def read(self, path: str, offset: int, length: int) -> bytes:
+        raise self._reason
+
+    def extents(self, path: str, offset: int = 0) -> Iterator[FileExtent]:
+        raise self._reason
+
+    def target(self, path: str) -> str:
+        raise self._reason
+
+    def attributes(self, path: str) -> dict[str, bytes]:
+        raise self._reason
+
+    def close(self) -> None:
+        """Do nothing: nothing was opened."""
+
+
+def _split(path: str) -> list[str]:
+    return [name for name in path.split("/") if name not in ("", ".")]
+
+
+def _join(directory: str, name: str) -> str:
+    return f"{directory.rstrip('/')}/{name}"

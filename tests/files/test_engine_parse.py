@@ -1,0 +1,206 @@
+"""The child process of the engine `parse`: its sandbox, and what the parent does if it fails."""
+
+import contextlib
+import os
+import platform
+import signal
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cbtfs import process
+from cbtfs.errors import ChunkMissing
+from cbtfs.files.engine_parse import frames, sandbox
+from cbtfs.files.engine_parse.engine import ParsedFileSystem
+from cbtfs.files.protocol import EngineFailed, Entry, FileExtent, FileSystemDamaged, Kind
+from tests.files.guest_trees import ImageSource
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> ImageSource:
+    folder = tmp_path_factory.mktemp("image")
+    (folder / "content").mkdir()
+    (folder / "content" / "file").write_text("content\n")
+    image = folder / "image"
+    subprocess.run(
+        ["mke2fs", "-q", "-t", "ext4", "-d", folder / "content", image, "8M"], check=True
+    )
+    return ImageSource(image)
+
+
+ESCAPES = {
+    "open a file": "open('/etc/passwd')",
+    "write a file": "open('/dev/shm/escaped', 'w')",
+    "list a directory": "os.listdir('/')",
+    "make a socket": "socket.socket()",
+    "start a program": "os.execv('/bin/true', ['true'])",
+    "fork": "os.fork()",
+    "kill a process": "os.kill(os.getppid(), 0)",
+    "trace a process": "libc.ptrace(0, 0, 0, 0) and fail()",
+    "map executable memory": "mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_EXEC)",
+    "make memory executable": "libc.mprotect(page, 4096, 7) and fail()",
+    "change its limits": "resource.setrlimit(resource.RLIMIT_AS, (-1, -1))",
+    "start a thread": "threading.Thread(target=print).start()",
+}
+_PROGRAM = """
+import ctypes, mmap, os, resource, socket, sys, threading
+from cbtfs.files.engine_parse import sandbox
+libc = ctypes.CDLL(None, use_errno=True)
+area = mmap.mmap(-1, 4096)
+page = ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(area)))
+def fail():
+    raise OSError(ctypes.get_errno(), "refused")
+sandbox.enter()
+os.write(1, b"entered ")
+try:
+    {attempt}
+    os.write(1, b"escaped")
+except (OSError, RuntimeError, ValueError):
+    os.write(1, b"refused")
+"""
+
+
+@pytest.mark.parametrize("attempt", ESCAPES.values(), ids=ESCAPES)
+def test_the_sandbox_refuses(attempt: str) -> None:
+    done = process.run(process.interpreter(_PROGRAM.format(attempt=attempt)), 60)
+
+    assert done.stdout == "entered refused"
+
+
+def test_memory_is_limited() -> None:
+    program = """
+from cbtfs.files.engine_parse import sandbox
+sandbox.enter()
+try:
+    bytearray(sandbox.MEMORY_BYTES)
+except MemoryError:
+    print("limited")
+"""
+    assert process.run(process.interpreter(program), 60).stdout == "limited\n"
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_a_filter_fits_into_a_program_of_the_kernel(machine: str) -> None:
+    assert len(sandbox.program(machine)) % 8 == 0
+    assert len(sandbox.program(machine)) // 8 < 256
+    assert sandbox.is_supported() or platform.machine() not in ("x86_64", "aarch64")
+
+
+def child_of(file_system: ParsedFileSystem) -> int:
+    """Return the process id of the parser."""
+    child = file_system._child
+    assert child is not None
+    return child.pid
+
+
+def test_a_parser_that_dies_fails_one_call_and_is_replaced(source: ImageSource) -> None:
+    file_system = ParsedFileSystem(source, "ext")
+    os.kill(child_of(file_system), signal.SIGKILL)
+
+    with pytest.raises(EngineFailed, match="signal 9"):
+        file_system.stat("/file")
+    assert file_system.read("/file", 0, 100) == b"content\n"
+    file_system.close()
+
+
+def test_a_parser_that_hangs_is_killed_and_replaced(source: ImageSource) -> None:
+    file_system = ParsedFileSystem(source, "ext")
+    hanging = child_of(file_system)
+    os.kill(hanging, signal.SIGSTOP)
+    file_system._seconds = 0.1
+
+    with pytest.raises(EngineFailed, match=r"more than 0\.1 s"):
+        file_system.stat("/file")
+    with pytest.raises(ProcessLookupError):
+        os.kill(hanging, 0)
+    file_system._seconds = 60
+    assert file_system.stat("/file").size == 8
+    file_system.close()
+
+
+def test_no_child_is_left_if_the_file_system_is_refused(tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    image.write_bytes(bytes(1 << 20))
+
+    with pytest.raises(FileSystemDamaged, match="no ext superblock"):
+        ParsedFileSystem(ImageSource(image), "ext")
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A volume of which only the first bytes can be read."""
+
+    source: ImageSource
+    readable: int
+
+    @property
+    def size(self) -> int:
+        return self.source.size
+
+    def read(self, offset: int, length: int) -> bytes:
+        if offset + length > self.readable:
+            raise ChunkMissing("chunk 17 is missing")
+        return self.source.read(offset, length)
+
+
+def test_the_reason_is_that_of_the_volume_if_it_cannot_be_read(source: ImageSource) -> None:
+    file_system = ParsedFileSystem(Unreadable(source, 1 << 16), "ext")
+
+    with pytest.raises(ChunkMissing, match="chunk 17"):
+        file_system.stat("/file")
+    file_system.close()
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.floats(allow_nan=False),
+    lambda inner: st.lists(inner, max_size=16) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=20,
+)
+
+
+@given(VALUES)
+def test_a_value_of_the_parser_is_checked(value: Any) -> None:
+    for convert in (
+        frames.to_entry,
+        frames.text,
+        frames.to_attributes,
+        lambda value: frames.to_extent(value, 1000),
+    ):
+        with contextlib.suppress(EngineFailed):
+            convert(value)
+
+
+def test_entries_and_extents_survive_the_channel() -> None:
+    entry = Entry("n\udcff", Kind.BLOCK, 5, 0o4755, 2, 3, 4, 1 << 40, -1, 2, 3, None, (8, 1), "bad")
+    extent = FileExtent(5, 10, 900)
+
+    assert frames.to_entry(frames.decode(frames.encode(frames.from_entry(entry)))) == entry
+    assert frames.to_extent(frames.from_extent(extent), 1000) == extent
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", ".", "a\0b", "x" * 2000, 7])
+def test_a_name_that_no_directory_has_is_refused(name: object) -> None:
+    fields = frames.from_entry(Entry("name", Kind.FILE, 1))
+    fields[0] = name
+
+    with pytest.raises(EngineFailed):
+        frames.to_entry(fields)
+
+
+@pytest.mark.parametrize("fields", [[0, 10, 995], [0, 0, 5], [-1, 5, 5], [0, 1, 1 << 70], [0, 1]])
+def test_an_extent_outside_of_the_volume_is_refused(fields: list[int]) -> None:
+    with pytest.raises(EngineFailed):
+        frames.to_extent(fields, 1000)
+
+
+@pytest.mark.parametrize("payload", [b"", b"[", b"\xff", b"[" * 100_000])
+def test_a_message_that_is_not_json_is_refused(payload: bytes) -> None:
+    with pytest.raises(EngineFailed):
+        frames.decode(payload)
