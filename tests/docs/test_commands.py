@@ -1,6 +1,9 @@
 """docs/commands.md: the tables have exactly the members that the program prints."""
 
 import json
+import os
+import stat
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -98,11 +101,29 @@ def _images(printed: Printed, folder: Path) -> None:
     printed("restore --all", "restore", "--all", folder / "all", "web")
     next((folder / "all").rglob("a.raw")).unlink()
     printed("restore --all", "restore", "--all", folder / "all", "web")
+    disk.write_bytes(ext4_image(folder))
+    printed("ingest image", "ingest", "image", "--vm=guest", f"--disk=a={disk}")
+    printed("files ls", "files", "ls", "guest:/")
+    printed("files stat", "files", "stat", "guest:/file")
+    printed("files cat", "files", "cat", "guest:/file")
+    printed("file", "files", "find", "guest:/")
+    printed("files extract", "files", "extract", "guest:/", folder / "extracted")
     overlays = f"--dir={folder / 'overlays'}"
     printed("overlay create", "overlay", "create", "web", "lab", overlays)
     printed("overlay list", "overlay", "list")
     printed("overlay discard", "overlay", "discard", "lab", overlays)
     printed("error", "show", "wbe")
+
+
+def ext4_image(folder: Path) -> bytes:
+    """Return an ext4 file system with a file and a device."""
+    content, image = folder / "content", folder / "ext4.img"
+    content.mkdir()
+    (content / "file").write_text("content")
+    os.mknod(content / "device", stat.S_IFCHR | 0o600, os.makedev(1, 3))
+    command = ["mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-d", content, image, "1M"]
+    subprocess.run(command, check=True, capture_output=True)
+    return image.read_bytes()
 
 
 def _virtual_machines(printed: Printed, folder: Path) -> None:

@@ -106,6 +106,33 @@ def test_every_block_of_the_page_is_run() -> None:
     assert [line for line in blocks if not any(first in line for first in used)] == []
 
 
+def test_an_ordinary_user_gets_one_file_of_a_guest(folder: Path) -> None:
+    ingest(folder, "--vm=web01", "--disk=root", "--time=2025-11-18T12:00:00Z", "disk.raw")
+    script = block("cbtfs files ls") + block("cbtfs files extract") + "id --user\n"
+    prepare = f"set -e; mount --make-rprivate /; mount --bind {folder} /srv; mkdir -p /srv/images\n"
+    user = 'exec unshare --user --map-user=1000 --map-group=1000 bash -ec "$SCRIPT"'
+
+    done = subprocess.run(
+        ["unshare", "--mount", "bash", "-c", prepare + user],
+        env={
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "CBTFS_REPO": "/srv/repository",
+            "SCRIPT": script,
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert FILES["ext4"] in done.stdout
+    assert "./file\n" in done.stdout
+    assert done.stdout.endswith("1000\n")
+    restored = folder / "images" / "file-from-tuesday"
+    assert restored.read_text() == FILES["ext4"]
+    restored.unlink()
+
+
 def test_a_qcow2_is_captured_through_qemu_nbd(folder: Path) -> None:
     image = "qemu-img convert -O qcow2 /srv/disk.raw /srv/images/web02.qcow2"
     compare = """

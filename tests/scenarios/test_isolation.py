@@ -62,6 +62,7 @@ class Site:
             "status": [place],
             "umount": [place],
             "restore": [self.point, "disk", target],
+            **self._files(),
             "export": [self.point, f"--socket={self._taken()}"],
             "overlay create": [self.point, "lab", overlays],
             "overlay start": ["lab", overlays, "--fork"],
@@ -89,6 +90,14 @@ class Site:
         }
         return rows[verb]
 
+    def _files(self) -> dict[str, list[str | Path]]:
+        """Return the rows of `files`: the disk has no file system."""
+        target = self.folder / "extracted"
+        rows: dict[str, list[str | Path]] = {
+            f"files {verb}": [f"{self.point}:/"] for verb in ("ls", "stat", "cat", "find")
+        }
+        return rows | {"files extract": [f"{self.point}:/", target]}
+
     def _taken(self) -> Path:
         """Return a directory in which the name of the socket is taken."""
         folder = self.folder / "taken"
@@ -105,6 +114,7 @@ FAILING: Final[Mapping[str, int]] = {
     "watch": 2,  # there is no such VM; with one it would not end
     "export": 2,  # the name of its socket is taken: it would not end
     "overlay boot": 11,  # the overlay is running; tests/overlay/test_boot.py boots one
+    **dict.fromkeys(["files ls", "files stat", "files cat", "files find", "files extract"], 12),
     "doctor": 3,  # something is always in the way
 }
 """Exit codes other than 0."""

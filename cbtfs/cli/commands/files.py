@@ -40,9 +40,9 @@ VolumeName = Annotated[
     typer.Option(
         "--volume",
         metavar="V",
-        show_default="all, placed as in the guest",
-        help="Volume whose file system has the path, as 'show --slices' names it without the "
-        "suffix: root.p1, vg0/data.",
+        show_default="the only one with a file system",
+        help="Volume whose root is /: as 'show' names a slice, without slices/ and .raw, such as "
+        "root.p1 or vg0/data; or the label of a disk without partitions.",
     ),
 ]
 

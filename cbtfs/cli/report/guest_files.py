@@ -90,11 +90,12 @@ def of_file(file: File) -> Document:
         "links": entry.links,
         "inode": entry.inode,
         "volume": file.volume.name,
+        "engine": file.file_system.engine,
         "modified": format_time(entry.modified_ns),
         "changed": format_time(entry.changed_ns),
         "accessed": format_time(entry.accessed_ns),
         "created": format_time(entry.created_ns),
-        "device": None if entry.device is None else list(entry.device),
+        "device": None if entry.device is None else ":".join(map(str, entry.device)),
         "defect": entry.defect,
     }
 

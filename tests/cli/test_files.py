@@ -1,0 +1,226 @@
+"""`cbtfs files`: arguments, output and exit codes. tests/files has the file systems."""
+
+import io
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from tests.cli.run_cbtfs import Run
+from tests.make_points import add_point, new_repository
+
+HOSTILE = "\x1b[31mred\nline"
+
+
+def make_image(folder: Path) -> bytes:
+    """Return an ext4 file system, made without a mount."""
+    content = folder / "content"
+    (content / "etc").mkdir(parents=True)
+    (content / "etc" / "hosts").write_text("127.0.0.1 localhost\n")
+    (content / "etc" / "link").symlink_to("/etc/hosts")
+    (content / "etc" / HOSTILE).touch()
+    (content / "etc" / os.fsdecode(b"\xff")).touch()
+    (content / "home").mkdir()
+    (content / "home" / "letter.docx").write_bytes(bytes(range(256)))
+    (content / "program").write_text("#!")
+    (content / "program").chmod(0o4755)
+    os.mkfifo(content / "fifo")
+    image = folder / "image"
+    options = ("-t", "ext4", "-O", "^has_journal", "-d", content)
+    subprocess.run(["mke2fs", "-q", *options, image, "1M"], check=True)
+    return image.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a repository that no test changes, with intact and damaged guests."""
+    folder = tmp_path_factory.mktemp("files")
+    image = make_image(folder)
+    superblock = bytearray(image)
+    superblock[1024 + 0x20 : 1024 + 0x24] = bytes(4)
+    path = new_repository(folder / "repository", 1 << 16)
+    add_point(path, {"root": image}, vm="web01")
+    add_point(path, {"root": without_a_type(image)}, vm="one-damaged-inode")
+    add_point(path, {"root": bytes(superblock)}, vm="damaged-superblock")
+    add_point(path, {"root": image, "data": image}, vm="two-disks")
+    add_point(path, {"root": bytes(1 << 16)}, vm="empty")
+    return path
+
+
+def without_a_type(image: bytes) -> bytes:
+    """Return an image whose file with 256 bytes has an inode without a type."""
+    data = bytearray(image)
+    for at in range(0, len(data) - 128, 128):
+        if data[at : at + 2] == b"\xa4\x81" and data[at + 4 : at + 8] == b"\0\1\0\0":
+            data[at : at + 2] = bytes(2)
+    return bytes(data)
+
+
+def output(repository: Path, *words: str) -> bytes:
+    """Run a command in a process of its own; return its standard output as bytes."""
+    command = [sys.executable, "-m", "cbtfs", "--repo", repository, "files", *words]
+    done = subprocess.run(command, capture_output=True, check=True, env=dict(os.environ))
+    return done.stdout
+
+
+def test_a_directory_is_listed(run: Run) -> None:
+    done = run("files", "ls", "web01@latest:/etc")
+
+    lines = done.out.splitlines()
+    modes = [line.split()[0] for line in lines]
+    assert modes == ["MODE", "-rw-r--r--", "-rw-r--r--", "lrwxrwxrwx", "-rw-r--r--"]
+    assert lines[-2].endswith("Z  link -> /etc/hosts")
+    assert lines[-1].endswith("Z  \\udcff")
+    assert "\\x1b[31mred\\nline" in done.out
+    assert "\x1b" not in done.out
+    assert "volume root: ext4, engine parse" in done.err
+
+
+def test_one_file_is_listed(run: Run) -> None:
+    done = run("files", "ls", "web01:/program", "--json")
+
+    [file] = done.document["files"]
+    assert (file["path"], file["mode"], file["size"]) == ("/program", "4755", 2)
+    assert done.document["file_systems"] == [
+        {"volume": "root", "kind": "ext4", "engine": "parse", "notes": []}
+    ]
+
+
+def test_the_facts_of_a_file_are_shown(run: Run) -> None:
+    done = run("files", "stat", "web01:/etc/link")
+
+    assert "type      link\n" in done.out
+    assert "target    /etc/hosts\n" in done.out
+
+
+@pytest.mark.parametrize("path", ["//etc/./hosts", "/home/../etc/hosts", "/etc/link"])
+def test_a_path_is_resolved_in_the_guest(run: Run, path: str) -> None:
+    done = run("files", "cat", f"web01:{path}", "--json")
+
+    assert done.document["path"] == "/etc/hosts"
+
+
+def test_the_content_of_a_file_is_printed_as_it_is(repository: Path) -> None:
+    assert output(repository, "cat", "web01:/home/letter.docx") == bytes(range(256))
+
+
+def test_a_point_may_contain_a_time(run: Run) -> None:
+    done = run("files", "cat", "web01@2026-01-01T23:59:/etc/hosts", "--time-zone=UTC", "--json")
+
+    assert done.document["content"] == "MTI3LjAuMC4xIGxvY2FsaG9zdAo="
+
+
+def test_files_are_found_by_name(run: Run) -> None:
+    done = run("files", "find", "web01:/", "*.docx")
+    everything = run("files", "find", "web01:/", "--json")
+
+    assert done.out == "/home/letter.docx\n"
+    paths = [file["path"] for file in everything.document]
+    assert len(paths) == len(set(paths)) == 11
+    assert f"/etc/{HOSTILE}" in paths
+
+
+def test_paths_are_printed_as_they_are_on_demand(repository: Path) -> None:
+    paths = output(repository, "find", "web01:/etc", "--print0").split(b"\0")
+
+    assert f"/etc/{HOSTILE}".encode() in paths
+    assert b"/etc/\xff" in paths
+
+
+def test_files_are_extracted(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+
+    done = run("files", "extract", "web01:/etc", "web01:/program", tmp_path / "out", "--json")
+
+    assert done.code == 0
+    assert done.document["files"] == 5
+    assert (tmp_path / "out" / "etc" / "hosts").read_text() == "127.0.0.1 localhost\n"
+    assert (tmp_path / "out" / "etc" / HOSTILE).exists()
+    assert (tmp_path / "out" / "program").stat().st_mode & 0o7777 == 0o755
+    assert done.document["set_id_files"] == 1
+
+
+def test_one_file_gets_a_new_name(run: Run, tmp_path: Path) -> None:
+    done = run("files", "extract", "web01:/etc/hosts", tmp_path / "restored")
+
+    assert done.code == 0
+    assert (tmp_path / "restored").read_text() == "127.0.0.1 localhost\n"
+    assert "extracted 1 files" in done.err
+
+
+def test_an_archive_is_written_to_standard_output(repository: Path) -> None:
+    stream = io.BytesIO(output(repository, "extract", "web01:/etc", "web01:/home", "-"))
+
+    with tarfile.open(fileobj=stream) as archive:
+        file = archive.extractfile("etc/hosts")
+        assert file is not None
+        assert file.read() == b"127.0.0.1 localhost\n"
+        assert "home/letter.docx" in archive.getnames()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["ls", "web01"], 2, "'web01' is not POINT:/PATH"),
+        (["ls", ":/etc"], 2, "is not POINT:/PATH"),
+        (["ls", "web01:/nothing"], 13, "/nothing: no such file"),
+        (["cat", "web01:/etc"], 2, "/etc is a directory"),
+        (["cat", "web01:/fifo"], 2, "/fifo is a fifo"),
+        (["ls", "web02:/etc"], 13, "no point or VM"),
+        (
+            ["ls", "web01:/etc", "--volume=root.p1"],
+            13,
+            "no volume 'root.p1' in this point; it has root",
+        ),
+        (["find", "web01:/", "--print0", "--json"], 2, "mutually exclusive"),
+        (["extract", "web01:/etc"], 2, "extract takes"),
+        (["extract", "web01:/etc", "-", "--json"], 2, "mutually exclusive"),
+        (["extract", "web01:/etc", "web01:/home"], 2, "TARGET is missing"),
+        (["extract", "web01:/etc", "web01:/home", "/nothing"], 2, "is not a directory"),
+        (["extract", "web01:/etc", "/nothing/name"], 2, "/nothing: No such file"),
+        (["extract", "web01:/etc", "/etc/hosts"], 2, "/etc/hosts exists"),
+    ],
+)
+def test_an_error_is_one_line(run: Run, words: list[str], code: int, message: str) -> None:
+    done = run("files", *words)
+
+    assert done.code == code
+    [line] = [line for line in done.err.splitlines() if message in line]
+    assert line.startswith("cbtfs: ")
+
+
+def test_files_that_are_left_out_are_listed(run: Run, tmp_path: Path) -> None:
+    done = run("files", "extract", "one-damaged-inode:/home", tmp_path / "home", "--json")
+
+    assert done.code == 3
+    [left] = done.document["left_out"]
+    assert left["path"] == "/home/letter.docx"
+    assert "has no type" in left["reason"]
+    assert "left out: /home/letter.docx: damaged" in done.err
+    assert list((tmp_path / "home").iterdir()) == []
+
+
+def test_a_damaged_file_system_has_its_exit_code(run: Run) -> None:
+    done = run("files", "ls", "damaged-superblock:/", "--json")
+
+    assert done.code == 21
+    assert done.document["error"]["message"].startswith("volume root: ")
+
+
+def test_several_volumes_need_a_choice(run: Run) -> None:
+    done = run("files", "ls", "two-disks:/")
+    chosen = run("files", "find", "two-disks:/home", "--volume", "data", "--json")
+
+    assert done.code == 2
+    assert "choose one with --volume: root, data" in done.err
+    assert {file["volume"] for file in chosen.document} == {"data"}
+
+
+def test_a_disk_without_a_file_system_is_refused(run: Run) -> None:
+    done = run("files", "ls", "empty:/")
+
+    assert done.code == 12
+    assert "no volume of this point has a known file system: root" in done.err
