@@ -55,7 +55,7 @@ from cbtfs.store.digest import chunk_digest
 from cbtfs.store.holder import parse_holder
 from cbtfs.store.pack import Pack
 from cbtfs.store.runs import RunFacts, decode_facts, encode_facts
-from tools.fuzz import jbd2, nfc, probe, streamed, volumes
+from tools.fuzz import files, jbd2, nfc, probe, streamed, volumes
 
 Target = Callable[[bytes], None]
 _ID: Final = "ab" * 16
@@ -350,6 +350,7 @@ def _seeds() -> dict[str, list[bytes]]:
         "lvm": [volumes.GROUP],
         "jbd2": jbd2.seeds(),
         "probe": probe.seeds(),
+        "ext": files.ext_seeds(),
         "words": [b"web 01/\xe2\x80\xae.raw", b"2026-01-01T00:00:00Z"],
     }
 
@@ -388,6 +389,7 @@ TARGETS: Final[dict[str, Target]] = {
     "lvm": volumes.read_lvm,
     "jbd2": jbd2.replay,
     "probe": probe.find,
+    "ext": files.read_ext,
     "words": _words,
     "nbd": _nbd,
     "nfc": nfc.read_nfc,

@@ -131,7 +131,11 @@ def ls(
     time_zone: TimeZone = LOCAL,
     json: Json = False,
 ) -> None:
-    """List a directory, or one file."""
+    """List a directory, or one file.
+
+    A link is shown, and not followed, unless a slash is behind its name. Times are in UTC, owners
+    are numbers: their names are in the guest.
+    """
     from cbtfs.cli.report.guest_files import of_file, row
 
     with _open(context, location, volume, time_zone) as opened:
@@ -151,7 +155,11 @@ def stat(
     time_zone: TimeZone = LOCAL,
     json: Json = False,
 ) -> None:
-    """Show all facts of a file: owner, times, extended attributes."""
+    """Show all facts of a file.
+
+    These are type, mode, owner, size, times, the target of a link, and extended attributes, whose
+    values are hexadecimal.
+    """
     from cbtfs.cli.report.guest_files import of_file
 
     with _open(context, location, volume, time_zone) as opened:
@@ -177,7 +185,11 @@ def cat(
     time_zone: TimeZone = LOCAL,
     json: Json = False,
 ) -> None:
-    """Print the content of a file. A link is followed within the guest."""
+    """Print the content of a file.
+
+    A link is followed within the guest. Nothing is printed for a file that is encrypted or damaged;
+    a chunk that turns out to be damaged ends the output with exit code 20 or 21.
+    """
     from cbtfs.files.content import write_content
 
     with _open(context, location, volume, time_zone) as opened:
@@ -216,9 +228,10 @@ def find(
     time_zone: TimeZone = LOCAL,
     json: Json = False,
 ) -> None:
-    """Print the paths of all files below a directory, or of those whose name matches a pattern.
+    """Print the paths of files below a directory.
 
-    Directories that cannot be read are listed, and the exit code is then 3, 20 or 21.
+    PATTERN selects names, as in the shell. Directories that cannot be read are listed on standard
+    error, and the exit code is then 3, 20 or 21.
     """
     from cbtfs.cli.report.guest_files import matching, of_file, report_left_out
     from cbtfs.files.walk import LeftOut, walk
@@ -263,11 +276,12 @@ def extract(
     time_zone: TimeZone = LOCAL,
     json: Json = False,
 ) -> None:
-    """Extract files and directories, with owners, modes, times, attributes, ACLs and holes.
+    """Extract files and directories.
 
-    No link is followed, no existing file is changed, and nothing outside of TARGET is written. A
-    file gets its name when it is complete. Files that cannot be extracted are listed, and the exit
-    code is then 3, 20 or 21. A tar archive has everything that the guest has.
+    Owners, modes, times, attributes, ACLs and holes are kept as far as this user may. No link is
+    followed, no existing file is changed, and nothing outside of TARGET is written. A file gets its
+    name when it is complete. Files that cannot be extracted are listed, and the exit code is then
+    3, 20 or 21. A tar archive has everything that the guest has.
     """
     from cbtfs.cli.report.extractions import extract_all, note_totals, totals
     from cbtfs.cli.report.guest_files import of_left_out, report_left_out

@@ -182,7 +182,7 @@ class ExtVolume:
         if offset >= end:
             return b""
         if inode.flags & IS_INLINE:
-            return self._inline(inode)[: inode.size].ljust(inode.size, b"\0")[offset:end]
+            return self._inline(inode)[offset:end].ljust(end - offset, b"\0")
         data = bytearray(end - offset)
         for extent in self._extents(inode, offset, end):
             assert extent.offset is not None

@@ -1,0 +1,105 @@
+"""Fuzz target for the parser of ext file systems."""
+
+import contextlib
+import os
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+from cbtfs.files.ext.replayed import ExtFileSystem
+from cbtfs.files.protocol import (
+    Entry,
+    FileSystemDamaged,
+    FileSystemUnsupported,
+    GuestFileMissing,
+    Kind,
+)
+
+_ERRORS: Final = (FileSystemDamaged, FileSystemUnsupported, GuestFileMissing)
+_MAX_FILES: Final = 300
+_MAX_EXTENTS: Final = 300
+_MAX_READ: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class _Volume:
+    """A volume in memory."""
+
+    data: bytes
+
+    @property
+    def size(self) -> int:
+        return len(self.data)
+
+    def read(self, offset: int, length: int) -> bytes:
+        return self.data[offset : offset + length]
+
+
+def read_ext(data: bytes) -> None:
+    """Read everything in a file system: no unexpected error, and nothing outside of its bounds."""
+    with contextlib.suppress(*_ERRORS):
+        file_system = ExtFileSystem(_Volume(data))
+        pending = ["/"]
+        for _ in range(_MAX_FILES):
+            if not pending:
+                break
+            path = pending.pop()
+            with contextlib.suppress(*_ERRORS):
+                pending += _read(file_system, path, len(data))
+
+
+def _read(file_system: ExtFileSystem, path: str, size: int) -> list[str]:
+    """Read a file with all methods; return the paths of the files in it."""
+    entry = file_system.stat(path)
+    with contextlib.suppress(*_ERRORS):
+        file_system.attributes(path)
+    if entry.kind is Kind.LINK:
+        file_system.target(path)
+    if entry.kind is Kind.FILE:
+        _read_content(file_system, path, entry, size)
+    if entry.kind is not Kind.DIRECTORY or path.count("/") > 5:
+        return []
+    entries = list(islice(file_system.entries(path), _MAX_FILES))
+    assert not any("/" in child.name or child.name in ("", ".", "..") for child in entries)
+    return [f"{path.rstrip('/')}/{child.name}" for child in entries]
+
+
+def _read_content(file_system: ExtFileSystem, path: str, entry: Entry, size: int) -> None:
+    end = 0
+    for extent in islice(file_system.extents(path), _MAX_EXTENTS):
+        assert end <= extent.start < extent.end <= entry.size
+        end = extent.end
+        if extent.offset is not None:
+            assert extent.offset < 1 << 64
+    for offset in (0, max(entry.size - _MAX_READ, 0), size):
+        data = file_system.read(path, offset, _MAX_READ)
+        assert len(data) == min(_MAX_READ, max(entry.size - offset, 0))
+
+
+def ext_seeds() -> list[bytes]:
+    """Return two file systems: with extents and inline data, and with lists of blocks."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        content = folder / "content"
+        (content / "directory").mkdir(parents=True)
+        (content / "file").write_bytes(b"content" * 600)
+        (content / "small").write_bytes(b"inline")
+        (content / "link").symlink_to("file")
+        (content / "directory" / "long-link").symlink_to("x" * 100)
+        (content / "sparse").write_bytes(b"")
+        os.truncate(content / "sparse", 1 << 20)
+        return [
+            _make(folder, content, "-t", "ext4", "-I", "256", "-O", "inline_data,^has_journal"),
+            _make(folder, content, "-t", "ext2", "-I", "128"),
+        ]
+
+
+def _make(folder: Path, content: Path, *options: str) -> bytes:
+    image = folder / "image"
+    image.unlink(missing_ok=True)
+    command = ["mke2fs", "-q", "-F", "-b", "1024", "-N", "24", *options, "-d", content, image, "96"]
+    subprocess.run(command, check=True, capture_output=True)
+    return image.read_bytes()
