@@ -29,7 +29,7 @@ def make_image(folder: Path) -> bytes:
     (content / "program").chmod(0o4755)
     os.mkfifo(content / "fifo")
     image = folder / "image"
-    options = ("-t", "ext4", "-O", "^has_journal", "-d", content)
+    options = ("-t", "ext4", "-O", "^has_journal", "-d", str(content))
     subprocess.run(["mke2fs", "-q", *options, image, "1M"], check=True)
     return image.read_bytes()
 
@@ -61,7 +61,7 @@ def without_a_type(image: bytes) -> bytes:
 
 def output(repository: Path, *words: str) -> bytes:
     """Run a command in a process of its own; return its standard output as bytes."""
-    command = [sys.executable, "-m", "cbtfs", "--repo", repository, "files", *words]
+    command = [sys.executable, "-m", "cbtfs", "--repo", str(repository), "files", *words]
     done = subprocess.run(command, capture_output=True, check=True, env=dict(os.environ))
     return done.stdout
 

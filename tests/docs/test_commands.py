@@ -121,8 +121,11 @@ def ext4_image(folder: Path) -> bytes:
     content.mkdir()
     (content / "file").write_text("content")
     os.mknod(content / "device", stat.S_IFCHR | 0o600, os.makedev(1, 3))
-    command = ["mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-d", content, image, "1M"]
-    subprocess.run(command, check=True, capture_output=True)
+    subprocess.run(
+        ["mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-d", content, image, "1M"],
+        check=True,
+        capture_output=True,
+    )
     return image.read_bytes()
 
 

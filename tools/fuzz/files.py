@@ -100,6 +100,10 @@ def ext_seeds() -> list[bytes]:
 def _make(folder: Path, content: Path, *options: str) -> bytes:
     image = folder / "image"
     image.unlink(missing_ok=True)
-    command = ["mke2fs", "-q", "-F", "-b", "1024", "-N", "24", *options, "-d", content, image, "96"]
-    subprocess.run(command, check=True, capture_output=True)
+    size = "-b", "1024", "-N", "24"
+    subprocess.run(
+        ["mke2fs", "-q", "-F", *size, *options, "-d", content, image, "96"],
+        check=True,
+        capture_output=True,
+    )
     return image.read_bytes()
