@@ -150,7 +150,7 @@ class Extraction:
             self._remember(key, parent, name)
 
     def _remember(self, key: tuple[str, int], parent: int, name: str) -> None:
-        """Keep the location of a file that has other names, which become links to it."""
+        """Keep the location of a file that has other names, which become hard links."""
         for held in self._held:
             if os.path.samestat(os.fstat(held), os.fstat(parent)):
                 self._links[key] = held, name

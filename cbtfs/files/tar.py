@@ -36,7 +36,7 @@ _MAX_PARTS: Final = 1 << 16
 
 
 class Stream(Protocol):
-    """Where an archive is written."""
+    """The destination of an archive."""
 
     def write(self, data: bytes | memoryview, /) -> object: ...
 

@@ -70,7 +70,7 @@ class File:
 
 
 class GuestTree:
-    """The tree of a guest. File systems are opened at the first access to them."""
+    """The tree of a guest. File systems are opened at their first access."""
 
     def __init__(
         self, places: Mapping[str, Volume], open_file_system: Callable[[Volume], FileSystem]

@@ -59,7 +59,7 @@ class Volumes:
         """Return the volume with that name.
 
         Raises:
-            PointNotFound: there is none; the error has the names.
+            PointNotFound: no volume has it; the error lists the names.
         """
         for volume in self.shown:
             if volume.name == name:

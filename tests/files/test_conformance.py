@@ -29,7 +29,7 @@ BIG: Final = 1 << 24
 
 @dataclass(frozen=True, slots=True)
 class Guest:
-    """A file system, and what the kernel says about it."""
+    """A file system, and its files as the kernel shows them."""
 
     file_system: FileSystem
     source: ImageSource

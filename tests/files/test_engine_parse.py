@@ -1,4 +1,4 @@
-"""The child process of the engine `parse`: its sandbox, and what the parent does if it fails."""
+"""The child process of the engine `parse`: its sandbox, and its failures."""
 
 import contextlib
 import os

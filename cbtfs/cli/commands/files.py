@@ -73,7 +73,7 @@ def _files() -> None:
 
     No root, no mount and no kernel of this machine is involved: a parser in a sandbox reads the
     file system. A journal is replayed in memory; a file system that is not consistent is refused,
-    because files could be missing in it.
+    because it could lack files.
     """
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Opened(Protocol):
-    """The files of a point, and a path in them."""
+    """The files of a point, and the path of one."""
 
     @property
     def tree(self) -> GuestTree: ...
