@@ -121,7 +121,7 @@ def of_left_out(left_out: LeftOut) -> list[Document]:
 
 
 def report_left_out(left_out: LeftOut) -> None:
-    """List the files that were left out, and exit with 3, 20 or 21; return if nothing was left out."""
+    """List the files that were left out and exit with 3, 20 or 21, if there are any."""
     for path, reason in left_out.items:
         say(f"left out: {path}: {reason}")
     if left_out.items:
