@@ -3,7 +3,6 @@
 import os
 import selectors
 import socket
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from cbtfs.mount.entry import listable_name
 from cbtfs.mount.mounts import mounts
 from cbtfs.mount.notify import notify
 from cbtfs.mount.private import PrivateMount, private_mount
+from cbtfs.mount.scratch import scratch_directory
 from cbtfs.qemu.daemon import StorageDaemon, find_daemon, storage_daemon
 from cbtfs.qemu.objects import require_objects
 from cbtfs.qemu.signals import ending_signals
@@ -121,11 +121,9 @@ class PointExport:
             listener = stack.enter_context(self.place.listening())
             mounted = stack.enter_context(private_mount(self.repository))
             disks = self._disks(mounted)
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="cbtfs-export-"))
+            folder = stack.enter_context(scratch_directory("cbtfs-export-"))
             options = exports([disk for _, disk in disks], listener.descriptor, self._tls())
-            daemon = stack.enter_context(
-                storage_daemon(options, Path(folder), [listener.descriptor])
-            )
+            daemon = stack.enter_context(storage_daemon(options, folder, [listener.descriptor]))
             with ending_signals() as wakeup:
                 on_ready([_served(record, disk, listener) for record, disk in disks])
                 _wait(daemon, mounted, wakeup)

@@ -1,6 +1,5 @@
 """A mount for one command, which is removed when the command ends."""
 
-import contextlib
 import ctypes
 import os
 import signal
@@ -20,6 +19,7 @@ from cbtfs.mount.lifecycle import MountServer
 from cbtfs.mount.mountpoint import load_status, unmount
 from cbtfs.mount.mounts import mount_at
 from cbtfs.mount.readiness_pipe import READY, parse_error, send_error, send_ready
+from cbtfs.mount.scratch import scratch_directory
 
 _READY_SECONDS: Final = 120
 _END_SECONDS: Final = 30
@@ -61,9 +61,8 @@ def private_mount(repository: Path) -> Iterator[PrivateMount]:
     Raises:
         CbtfsError: the mount cannot start; the error is that of the process.
     """
-    folder = Path(tempfile.mkdtemp(prefix="cbtfs-restore-"))
-    command = process.interpreter(_PROGRAM, repository.absolute(), folder, str(os.getpid()))
-    try:
+    with scratch_directory("cbtfs-restore-") as folder:
+        command = process.interpreter(_PROGRAM, repository.absolute(), folder, str(os.getpid()))
         with (
             tempfile.TemporaryFile() as log,
             process.start(
@@ -82,9 +81,6 @@ def private_mount(repository: Path) -> Iterator[PrivateMount]:
                 yield PrivateMount(folder, server.pid)
             finally:
                 _end(server, folder)
-    finally:
-        with contextlib.suppress(OSError):
-            folder.rmdir()
 
 
 def shared_mount(repository: Path, mountpoint: Path) -> PrivateMount:

@@ -5,7 +5,6 @@ the base of every commit of the overlay. The new point has no change ID: it belo
 comes from no vCenter, because change tracking knows nothing of the writes to an overlay.
 """
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from cbtfs.ingest.inputs import DiskInput, OnDisk, PointOptions, VmInput, no_pro
 from cbtfs.ingest.point import commit_point, take_point
 from cbtfs.listing import vm_names
 from cbtfs.mount.private import PrivateMount, private_mount
+from cbtfs.mount.scratch import scratch_directory
 from cbtfs.overlay.base import disks_of, load_base
 from cbtfs.overlay.create import require_repository
 from cbtfs.overlay.exports import nbd_exports
@@ -112,11 +112,11 @@ def _served(
     folder: OverlayFolder, overlay: Overlay, base: Manifest, mounted: PrivateMount
 ) -> Iterator[Path]:
     """Serve the disks read-only; return the path of the socket."""
-    with tempfile.TemporaryDirectory(prefix="cbtfs-commit-") as runtime:
-        socket = Path(runtime, SOCKET)
+    with scratch_directory("cbtfs-commit-") as runtime:
+        socket = runtime / SOCKET
         options = blockdevs(composed(folder, overlay, base, mounted), is_read_only=True)
         options += nbd_exports(overlay.disks, socket, is_writable=False)
-        with storage_daemon(options, Path(runtime)):
+        with storage_daemon(options, runtime):
             yield socket
 
 
