@@ -25,18 +25,17 @@ if TYPE_CHECKING:
 
 Jobs = Annotated[int, typer.Option(metavar="N", min=1, help="VMs processed at once.")]
 
-group = typer.Typer(cls=SuggestingGroup, rich_markup_mode=None)
-
 
 def add_to(app: typer.Typer) -> None:
+    group = typer.Typer(cls=SuggestingGroup, rich_markup_mode=None)
     login = "--server vc1 --user backup@vsphere.local"
+    group.callback(epilog=example(f"cbtfs cbt status {login} 'web*'"))(_cbt)
     group.command(epilog=example(f"cbtfs cbt status {login} 'web*'"))(expand_groups(status))
     group.command(epilog=example(f"cbtfs cbt enable {login} web1 db1"))(expand_groups(enable))
     group.command(epilog=example(f"cbtfs cbt reset {login} web1"))(expand_groups(reset))
     app.add_typer(group, name="cbt")
 
 
-@group.callback(epilog=example("cbtfs cbt status --server vc1 --user backup@vsphere.local 'web*'"))
 def _cbt() -> None:
     """Show, enable or reset change tracking of VMs.
 

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from cbtfs.overlay.lists import ListedOverlay
     from cbtfs.overlay.serve import OverlayServer, ServedDisk
 
-group = typer.Typer(rich_markup_mode=None)
-
 OverlayName = Annotated[
     str, typer.Argument(metavar="NAME", show_default=False, help="Name of the overlay.")
 ]
@@ -37,6 +35,10 @@ Directory = Annotated[
 
 
 def add_to(app: typer.Typer) -> None:
+    group = typer.Typer(rich_markup_mode=None)
+    group.callback(epilog=example("cbtfs overlay create web01@latest lab --dir /var/lib/overlays"))(
+        _overlay
+    )
     directory = "--dir /var/lib/overlays"
     group.command(
         epilog=example(
@@ -74,7 +76,6 @@ def add_to(app: typer.Typer) -> None:
     app.add_typer(group, name="overlay")
 
 
-@group.callback(epilog=example("cbtfs overlay create web01@latest lab --dir /var/lib/overlays"))
 def _overlay() -> None:
     """Run the disks of a restore point and keep the writes apart.
 
