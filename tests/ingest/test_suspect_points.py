@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from cbtfs.core.manifest import Manifest
+from cbtfs.core.manifest import IngestKind, Manifest
 from cbtfs.ingest.baseline import Baseline
 from cbtfs.ingest.suspect_points import suspect_since_full
 from cbtfs.listing import points
@@ -13,7 +13,7 @@ from tests.make_points import commit_point, new_repository
 IMAGE = {"root": b"1" * 4096, "data": b"2" * 4096}
 
 
-def commit(repository: Repository, vm: str, parent: Manifest | None, kind: str) -> Manifest:
+def commit(repository: Repository, vm: str, parent: Manifest | None, kind: IngestKind) -> Manifest:
     """Commit a point whose disks were read relative to *parent*."""
 
     def change(manifest: Manifest) -> Manifest:

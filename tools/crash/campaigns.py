@@ -14,6 +14,7 @@ from tools.crash.pages import pages
 from tools.crash.replay import replay
 from tools.crash.result import CampaignResult
 from tools.crash.together import together
+from tools.crash.write_log import write_log
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,9 @@ CAMPAIGNS: Final = {
     ),
     "overlays": CampaignSpec(
         overlays, 3, 250, "processes of an overlay killed, or its power cut, under flushed writes"
+    ),
+    "write-log": CampaignSpec(
+        write_log, 5, 50, "power cuts of the image of an overlay, from the log of its writes"
     ),
     "together": CampaignSpec(
         together, 12, 1800, "readers during all operations of a writer; count: seconds"
