@@ -52,7 +52,7 @@ def _locked_directory(prefix: str) -> tuple[Path, int]:
 def remove_stale(prefix: str) -> None:
     """Remove the directories with *prefix* of killed commands of this user, and their dead mounts.
 
-    What cannot be removed stays.
+    Directories that cannot be removed remain.
     """
     parent = tempfile.gettempdir()
     mounted = {mount.path for mount in mounts() if mount.is_ours}

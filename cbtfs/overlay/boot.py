@@ -41,7 +41,7 @@ _VARIABLES: Final = "efi-variables.fd"
 
 @dataclass(frozen=True, slots=True)
 class BootOptions:
-    """What the command line changes of the machine. None: as in the configuration of the VM."""
+    """Changes to the machine of the VM. None: as in its configuration."""
 
     accelerator: Wanted = "auto"
     firmware: Firmware | None = None

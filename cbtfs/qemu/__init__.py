@@ -1,1 +1,1 @@
-"""QEMU as a child: the storage daemon, and what its commands share."""
+"""QEMU as a child: the storage daemon, guests, and their images."""

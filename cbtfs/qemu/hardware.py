@@ -45,7 +45,7 @@ _BOOT_CODE_BYTES: Final = 440
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Position of a disk: a bus, a controller of it, and an address there."""
+    """Position of a disk: bus, number of its controller, and address there."""
 
     bus: Bus
     controller: int = 0
@@ -144,7 +144,7 @@ def _is_uuid(text: str) -> bool:
 
 
 def _slots(devices: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, Slot]]:
-    """Yield the slot of each disk under the identities that a manifest may have for it."""
+    """Yield the slot of each disk under each identity that a manifest may use."""
     buses = {
         device.get("key"): (_CONTROLLERS[_kind(device)], device.get("busNumber"))
         for device in devices

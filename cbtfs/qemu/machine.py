@@ -92,7 +92,7 @@ class Machine:
         """Return the options of QEMU, without those of the block nodes.
 
         Raises:
-            UsageError: the machine has no space for so many disks.
+            UsageError: there are more disks than the machine has slots.
         """
         return [
             *("-nodefaults", "-no-user-config", "-display", "none"),
