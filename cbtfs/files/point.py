@@ -1,19 +1,32 @@
 """The files of a restore point: its volumes, placed as in the guest."""
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from typing import Final
 
+from cbtfs.core.filenames import RAW, disk_names
 from cbtfs.core.manifest import Manifest
-from cbtfs.errors import CbtfsError, UsageError
+from cbtfs.core.names import printable
+from cbtfs.errors import CbtfsError
 from cbtfs.files.engine_parse.engine import ParsedFileSystem
-from cbtfs.files.ext.superblock import has_superblock
+from cbtfs.files.placing import Identity, Placement, identities, place
+from cbtfs.files.probe.find import probe
+from cbtfs.files.probe.values import Kind
 from cbtfs.files.protocol import FileSystem, FileSystemUnsupported
+from cbtfs.files.protocol import Kind as FileKind
 from cbtfs.files.tree import GuestTree
 from cbtfs.files.volumes import Volume, Volumes, volumes_of
 from cbtfs.reader import Reader
 from cbtfs.store.repository import Repository
-from cbtfs.volumes.source import Source
+from cbtfs.volumes.slices import NamedDisk
+
+PARSERS: Final[Mapping[Kind, str]] = dict.fromkeys((Kind.EXT2, Kind.EXT3, Kind.EXT4), "ext")
+"""Parsers of the engine `parse` by the content of a volume."""
+_FSTAB: Final = "/etc/fstab"
+_WINDOWS: Final = "/Windows"
+_MAX_FSTAB: Final = 1 << 18
+_LINUX: Final = frozenset({Kind.EXT2, Kind.EXT3, Kind.EXT4, Kind.XFS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +35,7 @@ class PointFiles:
 
     tree: GuestTree
     volumes: Volumes
+    placement: Placement
 
 
 @contextmanager
@@ -35,32 +49,80 @@ def open_files(
     Raises:
         PointNotFound: there is no such volume.
         ChunkMissing, DataCorrupt: the volumes cannot be found.
-        FileSystemUnsupported: no volume has files that can be read.
+        FileSystemUnsupported: no volume has a known file system.
     """
     with ExitStack() as stack:
         stack.enter_context(repository.points.leased(manifest.point))
-        volumes = volumes_of(Reader(repository), manifest)
-        places = {"/": volumes.named(volume)} if volume is not None else place(volumes)
-        tree = GuestTree(places, open_file_system)
-        stack.callback(tree.close)
-        yield PointFiles(tree, volumes)
+        reader = Reader(repository)
+        volumes = volumes_of(reader, manifest)
+        opened = _Opened()
+        stack.callback(opened.close)
+        if volume is not None:
+            placement = Placement()
+            places = {"/": volumes.named(volume)}
+        else:
+            placement = _placed(reader, manifest, volumes, opened)
+            places = {path: volumes.named(at.volume) for path, at in placement.places.items()}
+        yield PointFiles(GuestTree(places, opened), volumes, placement)
 
 
-def place(volumes: Volumes) -> dict[str, Volume]:
-    """Return the volumes by the path where the guest mounts them."""
-    candidates = [volume for volume in volumes.shown if kind_of(volume.source) is not None]
-    if len(candidates) == 1:
-        return {"/": candidates[0]}
-    if not candidates:
-        names = ", ".join(volume.name for volume in volumes.shown)
-        raise FileSystemUnsupported(f"no volume of this point has a known file system: {names}")
-    names = ", ".join(volume.name for volume in candidates)
-    raise UsageError(f"several volumes have files: choose one with --volume: {names}")
+class _Opened:
+    """File systems of a point, each opened once."""
+
+    def __init__(self) -> None:
+        self._opened: dict[str, FileSystem] = {}
+
+    def __call__(self, volume: Volume) -> FileSystem:
+        file_system = self._opened.get(volume.name)
+        if file_system is None:
+            file_system = self._opened[volume.name] = open_file_system(volume)
+        return file_system
+
+    def close(self) -> None:
+        """End all engines."""
+        for file_system in self._opened.values():
+            file_system.close()
+        self._opened.clear()
 
 
-def kind_of(source: Source) -> str | None:
-    """Return the kind of the file system of a volume, None if it is unknown."""
-    return "ext" if has_superblock(source) else None
+def _placed(
+    reader: Reader,
+    manifest: Manifest,
+    volumes: Volumes,
+    open_volume: Callable[[Volume], FileSystem],
+) -> Placement:
+    """Return the volumes by the paths where the guest mounts them."""
+    names = disk_names(manifest.disks)
+    disks = [
+        NamedDisk(number, name.removesuffix(RAW), reader.disk(disk))
+        for number, (disk, name) in enumerate(zip(manifest.disks, names, strict=True))
+        if disk.kind == "disk"
+    ]
+    known = identities([(volume.name, volume.source) for volume in volumes.shown], disks)
+    fstabs: dict[str, str] = {}
+    windows: list[str] = []
+    for identity in known:
+        if identity.kind in PARSERS:
+            # A volume that cannot be opened has its error when its files are accessed.
+            with suppress(CbtfsError):
+                _look(identity, open_volume(volumes.named(identity.name)), fstabs, windows)
+    placement = place(known, fstabs, windows)
+    if not placement.places:
+        contents = ", ".join(f"{identity.name} ({identity.kind})" for identity in known)
+        raise FileSystemUnsupported(f"no volume of this point has files: {printable(contents)}")
+    return placement
+
+
+def _look(
+    identity: Identity, file_system: FileSystem, fstabs: dict[str, str], windows: list[str]
+) -> None:
+    """Add the `fstab` of a volume, or its name if it has a Windows."""
+    if identity.kind in _LINUX:
+        if file_system.stat(_FSTAB).kind is FileKind.FILE:
+            text = file_system.read(_FSTAB, 0, _MAX_FSTAB)
+            fstabs[identity.name] = text.decode("utf-8", "surrogateescape")
+    elif file_system.stat(_WINDOWS).kind is FileKind.DIRECTORY:
+        windows.append(identity.name)
 
 
 def open_file_system(volume: Volume) -> FileSystem:
@@ -70,10 +132,22 @@ def open_file_system(volume: Volume) -> FileSystem:
         FileSystemUnsupported: no engine can read it.
         FileSystemDamaged: it is damaged.
     """
-    kind = kind_of(volume.source)
-    if kind is None:
-        raise FileSystemUnsupported(f"volume {volume.name}: its file system is unknown")
+    kind = probe(volume.source).kind
+    parser = PARSERS.get(kind)
+    if parser is None:
+        raise FileSystemUnsupported(
+            f"volume {volume.name} has {kind}, which the engine parse does not read"
+        )
     try:
-        return ParsedFileSystem(volume.source, kind)
+        return ParsedFileSystem(volume.source, parser)
     except CbtfsError as exc:
         raise type(exc)(f"volume {volume.name}: {exc}") from exc
+
+
+def unplaced(placement: Placement) -> Sequence[str]:
+    """Return notes on the placement, each one phrase."""
+    notes = list(placement.notes)
+    if placement.unplaced:
+        names = ", ".join(placement.unplaced)
+        notes.append(f"volumes that the guest does not mount: {names}; see --volume")
+    return notes

@@ -75,19 +75,17 @@ class GuestTree:
     def __init__(
         self, places: Mapping[str, Volume], open_file_system: Callable[[Volume], FileSystem]
     ) -> None:
-        """*places*: volumes by the path where the guest mounts them; "/" is among them."""
+        """*places*: volumes by the path where the guest mounts them.
+
+        *open_file_system* is called once for each volume; the caller closes what it returns.
+        Without a volume at "/" the directories above the places are made up.
+        """
         self._places = {
             tuple(path.strip("/").split("/") if path != "/" else ()): volume
             for path, volume in places.items()
         }
         self._open = open_file_system
         self._opened: dict[str, FileSystem] = {}
-
-    def close(self) -> None:
-        """End all engines."""
-        for file_system in self._opened.values():
-            file_system.close()
-        self._opened.clear()
 
     @property
     def opened(self) -> Mapping[str, FileSystem]:
@@ -139,8 +137,11 @@ class GuestTree:
         parent = tuple(_split(directory.path))
         entries = directory.file_system.entries(directory.inner)
         for entry in sorted(entries, key=lambda entry: entry.name):
-            if (*parent, entry.name) in self._places:
-                yield self._mounted((*parent, entry.name), entry)
+            path = (*parent, entry.name)
+            if path in self._places:
+                yield self._mounted(path, entry)
+            elif directory.volume is _NO_VOLUME:
+                yield self._made_up(path)
             else:
                 yield File(
                     _join(directory.path, entry.name),
@@ -166,7 +167,7 @@ class GuestTree:
             if volume is not None:
                 break
         else:
-            raise GuestFileMissing("no volume has the root of the guest")
+            return self._made_up(path)
         file_system = self._file_system(volume)
         inner = "/" + "/".join(path[length:])
         entry = file_system.stat(inner)
@@ -174,11 +175,70 @@ class GuestTree:
             entry = replace(entry, name=path[-1] if path else "")
         return File("/" + "/".join(path), entry, volume, file_system, inner)
 
+    def _made_up(self, path: tuple[str, ...]) -> File:
+        """Return a directory above the places that no volume has."""
+        names = sorted({place[len(path)] for place in self._places if place[: len(path)] == path})
+        shown = "/" + "/".join(path)
+        if not names:
+            raise GuestFileMissing(f"{shown}: no such file")
+        entry = _directory(path[-1] if path else "")
+        return File(shown, entry, _NO_VOLUME, _MadeUp(names), "/")
+
     def _file_system(self, volume: Volume) -> FileSystem:
         file_system = self._opened.get(volume.name)
         if file_system is None:
             file_system = self._opened[volume.name] = self._open(volume)
         return file_system
+
+
+@dataclass(frozen=True, slots=True)
+class _Nothing:
+    """The content of no volume."""
+
+    size: int = 0
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return no bytes."""
+        return b""
+
+
+_NO_VOLUME: Final = Volume("", _Nothing())
+
+
+def _directory(name: str) -> Entry:
+    return Entry(name, Kind.DIRECTORY, 0, mode=0o755)
+
+
+class _MadeUp:
+    """A directory of places."""
+
+    engine = ""
+    kind = ""
+    notes: Sequence[str] = ()
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
+
+    def stat(self, path: str) -> Entry:
+        return _directory("")
+
+    def entries(self, path: str) -> Iterator[Entry]:
+        yield from map(_directory, self._names)
+
+    def read(self, path: str, offset: int, length: int) -> bytes:
+        raise GuestFileMissing(f"{path}: not a file")
+
+    def extents(self, path: str, offset: int = 0) -> Iterator[FileExtent]:
+        raise GuestFileMissing(f"{path}: not a file")
+
+    def target(self, path: str) -> str:
+        raise GuestFileMissing(f"{path}: not a link")
+
+    def attributes(self, path: str) -> dict[str, bytes]:
+        return {}
+
+    def close(self) -> None:
+        """Do nothing."""
 
 
 class _Unreadable:

@@ -15,6 +15,9 @@ from tests.make_points import add_point, new_repository
 HOSTILE = "\x1b[31mred\nline"
 
 
+UUID = "6f1e8bd0-0d5a-4a3c-9d2a-3a7bd0e8f111"
+
+
 def make_image(folder: Path) -> bytes:
     """Return an ext4 file system, made without a mount."""
     content = folder / "content"
@@ -29,9 +32,32 @@ def make_image(folder: Path) -> bytes:
     (content / "program").chmod(0o4755)
     os.mkfifo(content / "fifo")
     image = folder / "image"
-    options = ("-t", "ext4", "-O", "^has_journal", "-d", str(content))
+    return mke2fs(image, content)
+
+
+def mke2fs(image: Path, content: Path, *more: str) -> bytes:
+    """Return an ext4 file system with the files of a directory."""
+    options = ("-t", "ext4", "-O", "^has_journal", "-d", str(content), *more)
     subprocess.run(["mke2fs", "-q", *options, image, "1M"], check=True)
     return image.read_bytes()
+
+
+def make_guest(folder: Path) -> dict[str, bytes]:
+    """Return the disks of a guest that mounts two of them; one of these cannot be read."""
+    root, home = folder / "root", folder / "home"
+    for path in (root / "etc", root / "home" / "hidden", root / "srv", home / "ann"):
+        path.mkdir(parents=True)
+    (root / "etc" / "fstab").write_text(f"UUID={UUID} /home ext4\nLABEL=future /srv ext4\n")
+    (root / "letters").symlink_to("/home/ann")
+    (home / "ann" / "letter").write_text("Dear Bob")
+    future = bytearray(mke2fs(folder / "future.img", home, "-L", "future"))
+    future[1024 + 0x63] = 0x80
+    return {
+        "data": mke2fs(folder / "home.img", home, "-U", UUID),
+        "root": mke2fs(folder / "root.img", root),
+        "new": bytes(future),
+        "spare": mke2fs(folder / "spare.img", home),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +73,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     add_point(path, {"root": bytes(superblock)}, vm="damaged-superblock")
     add_point(path, {"root": image, "data": image}, vm="two-disks")
     add_point(path, {"root": bytes(1 << 16)}, vm="empty")
+    add_point(path, make_guest(folder), vm="placed")
     return path
 
 
@@ -210,12 +237,13 @@ def test_a_damaged_file_system_has_its_exit_code(run: Run) -> None:
     assert done.document["error"]["message"].startswith("volume root: ")
 
 
-def test_several_volumes_need_a_choice(run: Run) -> None:
-    done = run("files", "ls", "two-disks:/")
+def test_volumes_of_an_unknown_guest_are_directories(run: Run) -> None:
+    done = run("files", "ls", "two-disks:/", "--json")
+    whole = run("files", "find", "two-disks:/", "letter.docx")
     chosen = run("files", "find", "two-disks:/home", "--volume", "data", "--json")
 
-    assert done.code == 2
-    assert "choose one with --volume: root, data" in done.err
+    assert [file["path"] for file in done.document["files"]] == ["/data", "/root"]
+    assert whole.out == "/data/home/letter.docx\n/root/home/letter.docx\n"
     assert {file["volume"] for file in chosen.document} == {"data"}
 
 
@@ -223,4 +251,33 @@ def test_a_disk_without_a_file_system_is_refused(run: Run) -> None:
     done = run("files", "ls", "empty:/")
 
     assert done.code == 12
-    assert "no volume of this point has a known file system: root" in done.err
+    assert "no volume of this point has files: root (unknown)" in done.err
+
+
+def test_volumes_are_placed_as_in_the_guest(run: Run) -> None:
+    done = run("files", "find", "placed:/home", "--json")
+    by_link = run("files", "cat", "placed:/letters/letter", "--json")
+
+    shown = {file["path"]: file["volume"] for file in done.document}
+    assert shown["/home/ann/letter"] == "data"
+    assert "/home/hidden" not in shown
+    assert by_link.document["path"] == "/home/ann/letter"
+    assert by_link.document["notes"] == [
+        "volumes that the guest does not mount: spare; see --volume"
+    ]
+
+
+def test_a_volume_that_cannot_be_read_is_reported_and_not_hidden(run: Run, tmp_path: Path) -> None:
+    listed = run("files", "ls", "placed:/", "--json")
+    found = run("files", "find", "placed:/")
+    asked = run("files", "ls", "placed:/srv")
+    extracted = run("files", "extract", "placed:/", tmp_path, "--json")
+
+    [srv] = [file for file in listed.document["files"] if file["path"] == "/srv"]
+    assert "ext features 0x80000000 are unknown" in srv["defect"]
+    assert found.code == 3
+    assert "left out: /srv: volume new: ext features 0x80000000" in found.err
+    assert asked.code == 12
+    assert extracted.code == 3
+    assert [left["path"] for left in extracted.document["left_out"]] == ["/srv"]
+    assert (tmp_path / "root" / "home" / "ann" / "letter").read_text() == "Dear Bob"

@@ -62,9 +62,9 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
 @contextmanager
 def tree_of(image: Path) -> Iterator[GuestTree]:
     volume = Volume("root", ImageSource(image))
-    tree = GuestTree({"/": volume}, lambda volume: ParsedFileSystem(volume.source, "ext"))
-    yield tree
-    tree.close()
+    file_system = ParsedFileSystem(volume.source, "ext")
+    yield GuestTree({"/": volume}, lambda volume: file_system)
+    file_system.close()
 
 
 @pytest.fixture

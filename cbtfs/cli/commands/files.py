@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ import typer
 
 from cbtfs.cli.options.arguments import LOCAL, Json, TimeZone, example
 from cbtfs.cli.options.context import repository_path
-from cbtfs.cli.report.output import emit, emit_items, print_lines, print_table
+from cbtfs.cli.report.output import emit, emit_items, note, print_lines, print_table
 from cbtfs.errors import UsageError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ VolumeName = Annotated[
     typer.Option(
         "--volume",
         metavar="V",
-        show_default="the only one with a file system",
+        show_default="all, placed as in the guest",
         help="Volume whose root is /: as 'show' names a slice, without slices/ and .raw, such as "
         "root.p1 or vg0/data; or the label of a disk without partitions.",
     ),
@@ -84,6 +84,8 @@ class _Opened:
     point: Point
     tree: GuestTree
     path: str
+    notes: Sequence[str]
+    """Facts about the placement of the volumes."""
 
     def document(self) -> Document:
         """Return the members that all documents of `files` have."""
@@ -94,6 +96,7 @@ class _Opened:
             "point": self.point.manifest.point,
             **of_resolved(self.point),
             "file_systems": of_file_systems(self.tree),
+            "notes": list(self.notes),
         }
 
 
@@ -111,7 +114,7 @@ def _open(
 ) -> Iterator[_Opened]:
     from cbtfs.cli.report.guest_files import note_file_systems
     from cbtfs.cli.report.names import find_and_say
-    from cbtfs.files.point import open_files
+    from cbtfs.files.point import open_files, unplaced
     from cbtfs.listing import current_clock
     from cbtfs.store.repository import reading
 
@@ -120,7 +123,10 @@ def _open(
     with reading(repository_path(context)) as repository:
         point = find_and_say(repository, spec, clock)
         with open_files(repository, point.manifest, volume) as files:
-            yield _Opened(point, files.tree, path)
+            notes = unplaced(files.placement)
+            yield _Opened(point, files.tree, path, notes)
+            for text in notes:
+                note(text)
             note_file_systems(files.tree)
 
 

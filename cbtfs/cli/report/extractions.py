@@ -96,7 +96,7 @@ def _destination(target: str, file: File, *, is_single: bool) -> tuple[Path, str
     """Return the directory and the name of an extracted file: as `cp` does."""
     path = Path(target)
     if path.is_dir():
-        return path, file.entry.name or file.volume.name.replace("/", "-")
+        return path, file.entry.name or file.volume.name.replace("/", "-") or "guest"
     if not is_single:
         raise UsageError(f"{printable(target)} is not a directory, which several files need")
     if target.endswith("/"):
