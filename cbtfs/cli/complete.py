@@ -28,6 +28,7 @@ _ARGUMENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "tag": ("point",),
     "blame": ("point", "disk"),
     "bisect": ("vm",),
+    "prove": ("point", "..."),
     "extents": ("point", "disk"),
     "diff": ("point", "point", "disk"),
     "restore": ("point", "disk"),
@@ -41,7 +42,7 @@ _FLAGS: Final = frozenset(
 )
 """Options without a value. All others take the next word."""
 _REPO: Final = ("--repo", "-r")
-_KEYWORDS: Final = ("latest", "good")
+_KEYWORDS: Final = ("latest", "good", "proven")
 _BASH_BREAKS: Final = "@:="
 """Word separators of bash. A completion replaces only the text after the last one."""
 _SHELL_SAFE: Final = frozenset("._@:~+-,%=/")

@@ -26,6 +26,7 @@ MODULES: Final[Mapping[str, tuple[str, ...]]] = {
     "overlay": ("overlay",),
     "export": ("export",),
     "check": ("check",),
+    "prove": ("prove",),
     "forget": ("forget", "protect", "tag"),
     "unforget": ("unforget",),
     "prune": ("prune",),

@@ -20,6 +20,7 @@ from cbtfs.core.fields import (
     text,
 )
 from cbtfs.core.ids import NULL_DIGEST, Digest, DiskId, PointId, VmId
+from cbtfs.core.proof import Proof, proof_of
 from cbtfs.core.reasons import FullReason, parse_full_reason
 from cbtfs.core.sealed import seal, unseal
 
@@ -173,6 +174,8 @@ class PointState:
     """The suspect disks; empty if all disks are suspect."""
     verified: str | None = None
     """Moment of the last successful verification of all its data: RFC 3339, UTC."""
+    proof: Proof | None = None
+    """Levels of `prove` that the point passed; None if it was never tested."""
 
     def suspects(self, disk: DiskId) -> str | None:
         """Return why bytes of *disk* may be wrong; None if it is not suspect."""
@@ -300,4 +303,9 @@ def decode_state(data: bytes, point: PointId) -> PointState:
         suspect=optional(document, "suspect", text),
         suspect_disks=tuple(map(DiskId, optional(document, "suspect_disks", ids) or ())),
         verified=optional(document, "verified", moment),
+        proof=optional(document, "proof", _proof_in),
     )
+
+
+def _proof_in(document: Document, key: str) -> Proof:
+    return proof_of(mapping(document, key))

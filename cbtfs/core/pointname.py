@@ -28,7 +28,7 @@ _TICK: Final = timedelta(microseconds=1)
 """Points have times to the microsecond."""
 
 FORMS: Final = (
-    "latest, latest~1, good, -2d, 2026-11-20, 2026-11-20T14:00, 2026-11-20T14:00:03Z, "
+    "latest, latest~1, good, proven, -2d, 2026-11-20, 2026-11-20T14:00, 2026-11-20T14:00:03Z, "
     "2026-11-20T14-00-03Z or the start of an id"
 )
 
@@ -56,6 +56,11 @@ class Good:
 
 
 @dataclass(frozen=True, slots=True)
+class ProvenPoint:
+    """The latest point whose file systems were checked (`prove --level 3`)."""
+
+
+@dataclass(frozen=True, slots=True)
 class Until:
     """The newest point that is not later than *last*."""
 
@@ -79,7 +84,7 @@ class IdPrefix:
     digits: str
 
 
-Request = Latest | Good | Until | MountName | IdPrefix
+Request = Latest | Good | ProvenPoint | Until | MountName | IdPrefix
 
 
 def parse_request(text: str, clock: ClockContext) -> Request:
@@ -88,6 +93,8 @@ def parse_request(text: str, clock: ClockContext) -> Request:
         return Latest(int(match[1] or 0))
     if text == "good":
         return Good()
+    if text == "proven":
+        return ProvenPoint()
     if _HEX.match(text):
         return IdPrefix(text)
     try:

@@ -18,6 +18,7 @@ from cbtfs.core.pointname import (
     IdPrefix,
     Latest,
     MountName,
+    ProvenPoint,
     Request,
     Until,
     parse_request,
@@ -187,12 +188,19 @@ class _PointFinder:
             return before_latest(of.dated, request.back)
         if isinstance(request, Good):
             return latest_good(of.dated, self._is_good)
+        if isinstance(request, ProvenPoint):
+            return latest_good(of.dated, self._is_proven)
         if isinstance(request, Until):
             return newest_until(of.dated, request.last)
         return None
 
     def _is_good(self, point: Dated) -> bool:
         return not {"damaged", "suspect"} & set(self._load(point.point).marks)
+
+    def _is_proven(self, point: Dated) -> bool:
+        found = self._load(point.point)
+        proof = found.state.proof
+        return proof is not None and proof.is_proven and "damaged" not in found.marks
 
     def _exactly(self, of: _VmPoints, request: Request, chosen: Dated | None, spec: str) -> PointId:
         """Return the only point with exactly the given time; else raise an error."""
@@ -224,6 +232,11 @@ class _PointFinder:
         shown = printable(spec)
         if isinstance(request, Good):
             return PointNotFound(f"no point {shown!r}: every point of the VM is damaged or suspect")
+        if isinstance(request, ProvenPoint):
+            return PointNotFound(
+                f"no point {shown!r}: no point of the VM is proven; run 'cbtfs prove "
+                f"{printable(of.label)}'"
+            )
         moment = _moment(request)
         points = of.dated
         if moment is None:

@@ -59,7 +59,7 @@ TIMES = ["web01@2020-01-01T00-00-00Z", "web01@2020-01-02T00-00-00Z"]
         ("cbtfs list --json w", ["web01", "web02"]),
         ("cbtfs list d", ["db"]),
         ("cbtfs show d", ["db", "db@"]),
-        ("cbtfs show web01@", [*TIMES, "web01@good", "web01@latest"]),
+        ("cbtfs show web01@", [*TIMES, "web01@good", "web01@latest", "web01@proven"]),
         ("cbtfs show --time-zone UTC web01@2020-01-02", TIMES[1:]),
         ("cbtfs forget web02@x web01@", TIMES),
         ("cbtfs diff web01@latest web01@l", ["web01@latest"]),

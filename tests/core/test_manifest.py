@@ -275,6 +275,9 @@ def test_members_that_nobody_knows_are_passed_over() -> None:
         ("suspect_disks", ["x"]),
         ("suspect_disks", {}),
         ("verified", 7),
+        ("proof", 3),
+        ("proof", {"level": "3"}),
+        ("proof", {"level": 3}),
     ],
 )
 def test_a_state_with_a_member_of_another_type_is_refused(key: str, value: object) -> None:

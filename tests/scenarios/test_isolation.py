@@ -72,6 +72,7 @@ class Site:
             "overlay commit": ["lab", overlays],
             "overlay discard": ["lab", overlays],
             "check": ["--read-data"],
+            "prove": [self.point, "--level=2"],
             "forget": [self.base],
             "unforget": [self.base],
             "run": ["nightly"],

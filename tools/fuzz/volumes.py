@@ -1,4 +1,4 @@
-"""Fuzz targets for the parsers of partition tables and LVM2 metadata."""
+"""Fuzz targets for the parsers of partition tables, LVM2 metadata and superblocks."""
 
 import contextlib
 import struct
@@ -10,6 +10,7 @@ from cbtfs.volumes.lvm.group import parse_group
 from cbtfs.volumes.lvm.label import lvm_crc
 from cbtfs.volumes.lvm.text import TextInvalid
 from cbtfs.volumes.slices import MAX_SLICES, NamedDisk, Slices, find_slices
+from cbtfs.volumes.superblocks import find_file_system
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,3 +94,22 @@ vg { id = "111111-2222-2222-2222-2222-2222-333333" seqno = 1 extent_size = 2048
       segment2 { start_extent = 2 extent_count = 3 type = "striped" stripe_count = 1
         stripes = ["pv0", 1] } } } }
 """
+
+
+def read_superblocks(data: bytes) -> None:
+    """Recognize a file system: at the start of a volume, and at each place of a superblock."""
+    for start in (0, 1024, 1 << 16):
+        for size in (start + len(data), 1 << 45):
+            found = find_file_system(_Disk(bytes(start) + data, size))
+            assert found is None or (found.kind and found.devices >= 0)
+
+
+def superblock_seeds() -> list[bytes]:
+    """Return the start of a superblock of each kind."""
+    ext = bytearray(1024)
+    struct.pack_into("<H", ext, 0x38, 0xEF53)
+    btrfs = bytearray(4096)
+    btrfs[0x40:0x48] = b"_BHRfS_M"
+    boot = [bytes(3) + name.ljust(507, b"\0") + b"\x55\xaa" for name in (b"NTFS    ", b"EXFAT   ")]
+    fat = bytes(82) + b"FAT32   ".ljust(428, b"\0") + b"\x55\xaa"
+    return [bytes(ext), bytes(btrfs), b"XFSB".ljust(512, b"\0"), *boot, fat]

@@ -249,6 +249,7 @@ def _description(report: SliceReport, zone: tzinfo) -> Iterator[str]:
         yield f"tags       {', '.join(point.state.tags)}"
     if point.state.verified is not None:
         yield f"verified   {time_in_zone(point.state.verified, zone)}"
+    yield from _proof_lines(point, zone)
     yield f"committed  {time_in_zone(manifest.committed, zone)} by {manifest.program}"
     for disk, name in zip(manifest.disks, disk_names(manifest.disks), strict=True):
         if disk.kind == "disk":
@@ -259,6 +260,23 @@ def _description(report: SliceReport, zone: tzinfo) -> Iterator[str]:
         yield f"  size     {file.size} bytes"
         yield f"  stored   {format_size(file.counts.stored_bytes)}"
     yield from report.lines()
+
+
+def _proof_lines(point: Point, zone: tzinfo) -> Iterator[str]:
+    proof = point.state.proof
+    if proof is None:
+        return
+    level = "no level" if proof.level is None else f"level {proof.level}"
+    verdict = "" if proof.verdict is None else f", the guest reached {proof.verdict!r}"
+    yield f"proof      {level}, {time_in_zone(proof.time, zone)}{verdict}"
+    if proof.failure is not None:
+        yield f"  failed   {proof.failure}"
+    if proof.obstacle is not None:
+        yield f"  not done {proof.obstacle}"
+    if proof.restore_milliseconds is not None:
+        yield f"  restore  all data was read in {proof.restore_milliseconds / 1000:.1f} s"
+    for line in proof.notes:
+        yield f"  {line}"
 
 
 def _disk_lines(disk: DiskRecord, suspect: str | None) -> Iterator[str]:

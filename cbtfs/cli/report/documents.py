@@ -7,6 +7,7 @@ from typing import Any
 from cbtfs.core.extent import Extent
 from cbtfs.core.filenames import disk_names, view_paths
 from cbtfs.core.manifest import DiskRecord, Manifest
+from cbtfs.core.proof import Proof
 from cbtfs.listing import Point
 
 Document = dict[str, Any]
@@ -40,6 +41,7 @@ def of_point(point: Point, *, is_out_of_order: bool) -> Document:
         "is_out_of_order": is_out_of_order,
         "kind": manifest.kind,
         "state": point.marks,
+        "proof_level": None if point.state.proof is None else point.state.proof.level,
         "tags": list(point.state.tags),
         "disks": [
             {
@@ -82,11 +84,28 @@ def of_whole_point(point: Point) -> Document:
         "suspect": point.suspect,
         "tags": list(state.tags),
         "verified": state.verified,
+        "proof": None if state.proof is None else of_proof(state.proof),
         "disks": [
             _of_disk(disk, point.suspect_disk(disk)) | {"images": view_paths(disk, name)}
             for disk, name in zip(manifest.disks, disk_names(manifest.disks), strict=True)
         ],
         "metadata": _plain(manifest.metadata),
+    }
+
+
+def of_proof(proof: Proof) -> Document:
+    """Return the record of the proof of a point."""
+    restored = proof.restore_milliseconds
+    return {
+        "level": proof.level,
+        "time": proof.time,
+        "attempted": proof.attempted,
+        "program": proof.program,
+        "failure": proof.failure,
+        "obstacle": proof.obstacle,
+        "verdict": proof.verdict,
+        "restore_seconds": None if restored is None else restored / 1000,
+        "notes": list(proof.notes),
     }
 
 

@@ -252,3 +252,13 @@ class Gauges:
         text = "Number of suspect restore points without the tag 'acknowledged'."
         self._set("vm_unacknowledged_suspect_points", text, status.unacknowledged, vm)
         self._set("vm_damaged_points", "Number of damaged restore points.", status.damaged, vm)
+        proof = status.proof
+        level = -1 if proof is None or proof.level is None else proof.level
+        text = "Level that the restore point passed that was proven last; -1: none."
+        self._set("vm_proof_level", text, level, vm)
+        moment = 0.0 if proof is None else parse_moment(proof.attempted).timestamp()
+        text = "Time of the last proof of a restore point, in seconds since the epoch; 0: never."
+        self._set("vm_proof_timestamp_seconds", text, moment, vm)
+        if status.restore_seconds is not None:
+            text = "Last measured time to read all data of a restore point, in seconds."
+            self._set("vm_restore_seconds", text, status.restore_seconds, vm)

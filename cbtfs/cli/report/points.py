@@ -46,6 +46,7 @@ _REDUCTIONS: Final[Sequence[Reduction]] = (
     ("disks", 2),
     ("disks", None),
     ("tags", None),
+    ("proof", None),
     ("time", 2),
     ("kind", None),
     ("state", None),
@@ -106,11 +107,23 @@ def _columns(points: Sequence[ListedPoint], zone: tzinfo) -> Iterator[Column]:
     yield column("stored", list(map(format_size, stored)), is_right=True)
     if any(listed.states for listed in points):
         yield column("state", [",".join(listed.states) or _NOTHING for listed in points])
+    proofs = [_proof(listed.point) for listed in points]
+    if any(proof != _NOTHING for proof in proofs):
+        yield column("proof", proofs)
     tags = [",".join(listed.point.state.tags) for listed in points]
     if any(tags):
         yield column("tags", *_with_cuts(tags))
     yield column("name", [manifest.name for manifest in manifests])
     yield column("point", [manifest.point[:SHORT_ID] for manifest in manifests])
+
+
+def _proof(point: Point) -> str:
+    """Return the level that the point passed, and whether the next one failed."""
+    proof = point.state.proof
+    if proof is None:
+        return _NOTHING
+    level = "-" if proof.level is None else f"L{proof.level}"
+    return level if proof.failure is None else f"{level} failed"
 
 
 def vm_then_and_now(point: Point) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from cbtfs.core.manifest import Vm
+    from cbtfs.core.proof import Proof
     from cbtfs.listing import Point
     from cbtfs.store.catalog.view import View
 
@@ -29,6 +30,10 @@ class VmStatus:
     damaged: int
     unacknowledged: int = 0
     """Number of suspect points without the tag `acknowledged`."""
+    proof: Proof | None = None
+    """Record of the point that was tried last by `prove`."""
+    restore_seconds: float | None = None
+    """Last measured time in which all data of a point was read."""
 
 
 def never_captured(name: str, uuid: str) -> VmStatus:
@@ -44,6 +49,13 @@ def status_of(view: View, vm: Vm, name: str) -> VmStatus:
     all_points = list(points(view, vm.id))
     suspect = [point for point in all_points if "suspect" in point.marks]
     good = [point for point in all_points if is_good(point)]
+    proofs = sorted(
+        (point.state.proof for point in all_points if point.state.proof is not None),
+        key=lambda proof: proof.attempted,
+    )
+    measured = [
+        proof.restore_milliseconds for proof in proofs if proof.restore_milliseconds is not None
+    ]
     return VmStatus(
         name,
         vm.instance_uuid or "",
@@ -52,6 +64,8 @@ def status_of(view: View, vm: Vm, name: str) -> VmStatus:
         len(suspect),
         sum("damaged" in point.marks for point in all_points),
         sum(ACKNOWLEDGED not in point.state.tags for point in suspect),
+        proofs[-1] if proofs else None,
+        measured[-1] / 1000 if measured else None,
     )
 
 

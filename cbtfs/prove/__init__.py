@@ -1,0 +1,1 @@
+"""Proofs that a point works, level by level, and their records."""

@@ -1,0 +1,80 @@
+"""Disks with file systems for proofs, each with one property."""
+
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Final
+
+MIB: Final = 1 << 20
+EXT_MIB: Final = 16
+"""Large enough for a backup of the superblock and for a journal."""
+
+
+def run(*command: str | Path, text: str | None = None) -> None:
+    subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True, input=text)
+
+
+def make_ext4(path: Path) -> Path:
+    """Make an ext4 with blocks of 1 KiB and a few files."""
+    with path.open("wb") as file:
+        file.truncate(EXT_MIB * MIB)
+    with tempfile.TemporaryDirectory() as name:
+        for number in range(20):
+            Path(name, f"file{number}").write_text(f"content {number}\n" * 100)
+        run("mkfs.ext4", "-q", "-b", "1024", "-d", name, path)
+    return path
+
+
+def make_dirty_ext4(path: Path) -> Path:
+    """Make an ext4 whose journal has a committed transaction that is not in place yet."""
+    make_ext4(path)
+    with tempfile.TemporaryDirectory() as name:
+        block = Path(name, "block")
+        block.write_bytes(b"from the journal".ljust(1024))
+        script = Path(name, "script")
+        script.write_text(f"jo\njw -b 9000 {block}\njc\n")
+        run("debugfs", "-w", "-f", script, path)
+    return path
+
+
+def make_broken_ext4(path: Path) -> Path:
+    """Make an ext4 whose root directory has lost its inode."""
+    make_ext4(path)
+    run("debugfs", "-w", "-R", "clri <2>", path)
+    return path
+
+
+def without_superblock(path: Path) -> Path:
+    """Make an ext4 whose primary superblock is zeros."""
+    make_ext4(path)
+    return overwrite(path, 1024, bytes(1024))
+
+
+def make_fat(path: Path, *, is_dirty: bool = False) -> Path:
+    with path.open("wb") as file:
+        file.truncate(4 * MIB)
+    run("mkfs.vfat", "-F", "16", "-s", "1", path)
+    return overwrite(path, 0x25, b"\1") if is_dirty else path
+
+
+def with_damaged_gpt(path: Path) -> Path:
+    """Make a disk with one partition, an ext4, and a damaged primary GPT."""
+    with path.open("wb") as file:
+        file.truncate((EXT_MIB + 2) * MIB)
+    run("sfdisk", "--quiet", path, text=f"label: gpt\nstart=2048, size={EXT_MIB * 2048}\n")
+    part = make_ext4(path.with_suffix(".part"))
+    with path.open("r+b") as file:
+        file.seek(MIB)
+        file.write(part.read_bytes())
+    part.unlink()
+    return overwrite(path, 512 + 56, b"\xff" * 4)
+
+
+def overwrite(path: Path, offset: int, data: bytes) -> Path:
+    fd = os.open(path, os.O_RDWR)
+    try:
+        os.pwrite(fd, data, offset)
+    finally:
+        os.close(fd)
+    return path

@@ -1,0 +1,275 @@
+"""`cbtfs prove`: levels, their records, and that nothing stays behind."""
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from cbtfs.cli.report.metrics import Gauges
+from cbtfs.cli.report.vm_status import status_of
+from cbtfs.core.exposition import render
+from cbtfs.core.ids import PointId
+from cbtfs.prove.tool import find_tool
+from cbtfs.store.repository import reading, writing
+from tests.cli.run_cbtfs import Run, runner
+from tests.docs.documents import MemberTables
+from tests.guest import make_disk
+from tests.make_points import BLOCK, SIGNALS, add_point, new_repository
+from tests.prove.images import (
+    make_broken_ext4,
+    make_dirty_ext4,
+    make_ext4,
+    make_fat,
+    with_damaged_gpt,
+    without_superblock,
+)
+
+pytestmark = pytest.mark.mounts
+
+EXPECTED: Final[dict[str, tuple[int, str | None, str | None]]] = {
+    "four": (3, None, None),
+    "dirty": (3, None, None),
+    "fat": (3, None, None),
+    "broken": (2, "level 3: root: ext4: e2fsck: ", None),
+    "headless": (1, "level 2: root: ext4: the primary superblock is damaged", None),
+    "table": (1, "level 2: root: the primary GPT is damaged; its backup is used", None),
+    "strange": (2, None, "level 3: the point has no file system that is known"),
+}
+"""Level, failure and obstacle by VM."""
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    return new_repository(tmp_path / "repository", 64 << 10)
+
+
+@pytest.fixture
+def run(repository: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    return runner(repository, capsys)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The directory of temporary files, where mounts and images are."""
+    path = tmp_path / "tmp"
+    path.mkdir()
+    monkeypatch.setenv("TMPDIR", str(path))
+    monkeypatch.setattr("tempfile.tempdir", str(path))
+    return path
+
+
+def _disks(folder: Path) -> dict[str, Path]:
+    make_disk(folder / "four")
+    (folder / "strange").write_bytes(b"\xa5" * (1 << 20))
+    return {
+        "four": folder / "four",
+        "dirty": make_dirty_ext4(folder / "dirty"),
+        "fat": make_fat(folder / "fat", is_dirty=True),
+        "broken": make_broken_ext4(folder / "broken"),
+        "headless": without_superblock(folder / "headless"),
+        "table": with_damaged_gpt(folder / "table"),
+        "strange": folder / "strange",
+    }
+
+
+def test_each_disk_reaches_its_level_and_the_record_says_so(
+    run: Run, repository: Path, folder: Path, tmp_path: Path
+) -> None:
+    for vm, disk in _disks(tmp_path).items():
+        assert run("ingest", "image", f"--vm={vm}", "--disk=root", disk).code == 0
+    assert run("show", "four@proven").code == 13
+
+    done = run("prove", "*", "--json")
+
+    assert done.code == 3
+    assert os.listdir(folder) == []
+    results = {item["vm"]: item for item in done.document["proven"]}
+    assert results.keys() == EXPECTED.keys()
+    for vm, (level, failure, obstacle) in EXPECTED.items():
+        proof = results[vm]["proof"]
+        assert proof["level"] == level, proof
+        assert str(proof["failure"]).startswith(str(failure)), proof
+        assert str(proof["obstacle"]).startswith(str(obstacle)), proof
+        assert results[vm]["passed"] is (level == 3)
+    kinds = [part["text"] for part in results["four"]["parts"] if part["level"] == 3]
+    assert kinds == ["ext4", "xfs", "btrfs", "ntfs"]
+    recovered = [part["text"] for vm in ("dirty", "fat") for part in results[vm]["parts"]]
+    assert recovered[1::2] == ["ext4 after a recovery", "vfat after a recovery"]
+    _compare_with_the_manual(run, done.document)
+    assert run("show", "four@proven", "--json").document["proof"]["level"] == 3
+    assert run("show", "broken@proven").code == 13
+    listed = {p["vm"]: p for p in run("list", "--json").document["points"]}
+    assert {vm: listed[vm]["proof_level"] for vm in EXPECTED} == {
+        vm: level for vm, (level, *_) in EXPECTED.items()
+    }
+    assert all(point["state"] == [] for point in listed.values())
+    assert "L2 failed" in run("list").out
+    text = run("show", "broken").out
+    assert "proof      level 2, " in text
+    assert "  failed   level 3: root: ext4: e2fsck: " in text
+    _compare_metrics(repository)
+
+
+def _compare_with_the_manual(run: Run, document: dict[str, Any]) -> None:
+    tables = MemberTables()
+    tables.compare("prove", document)
+    tables.compare("prove", run("prove", "--due", "--budget=0", "--json").document)
+    assert tables.problems == []
+    assert {path for name, path in tables.never_printed() if name == "prove"} == {
+        *("failed[].point", "failed[].vm", "failed[].time", "failed[].name"),
+        *("failed[].exit", "failed[].error"),
+    }
+
+
+def _compare_metrics(repository: Path) -> None:
+    gauges = Gauges("run")
+    with reading(repository) as opened, opened.catalog.view() as view:
+        for vm in view.vms().values():
+            if vm.name in ("four", "table"):
+                gauges.add_status(status_of(view, vm, vm.name))
+    lines = render(gauges.all()).splitlines()
+    levels = {line.rpartition(" ")[2] for line in lines if line.startswith("cbtfs_vm_proof_level{")}
+    assert levels == {"3", "1"}
+    for name in ("cbtfs_vm_proof_timestamp_seconds", "cbtfs_vm_restore_seconds"):
+        assert sum(line.startswith(f"{name}{{") for line in lines) == 2
+
+
+def test_corrupt_data_is_a_failed_proof_and_not_a_damaged_point(run: Run, repository: Path) -> None:
+    add_point(repository, {"d": b"x" * BLOCK})
+    (pack,) = repository.glob("packs/*/*")
+    data = bytearray(pack.read_bytes())
+    data[100] ^= 1
+    pack.write_bytes(data)
+
+    done = run("prove", "vm", "--level=2", "--json")
+
+    assert done.code == 3
+    (item,) = done.document["proven"]
+    assert (item["proof"]["level"], item["passed"]) == (0, False)
+    assert item["proof"]["failure"].startswith("level 1: disk d: ")
+    (point,) = run("list", "--json").document["points"]
+    assert (point["state"], point["proof_level"]) == ([], 0)
+
+
+def test_a_verification_by_check_passes_level_1(run: Run, repository: Path) -> None:
+    add_point(repository, {"d": b"x" * BLOCK})
+    assert run("check", "--read-data").code == 0
+
+    recent = run("prove", "vm", "--level=1", "--json").document["proven"][0]["proof"]
+    again = run("prove", "vm", "--level=1", "--checked-within=0", "--json")
+
+    assert (recent["level"], recent["restore_seconds"]) == (1, None)
+    assert again.document["proven"][0]["proof"]["restore_seconds"] is not None
+
+
+def test_a_missing_program_is_no_pass_and_keeps_an_earlier_proof(
+    run: Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = make_ext4(tmp_path / "disk")
+    assert run("ingest", "image", "--vm=vm", "--disk=root", disk).code == 0
+    assert run("prove", "vm", "-q").code == 0
+    first = run("show", "vm", "--json").document["proof"]
+
+    monkeypatch.setattr("cbtfs.prove.fsck.find_tool", _none)
+    done = run("prove", "vm")
+
+    assert done.code == 3
+    assert "root: the program no-such-e2fsck is missing: install the package e2fsprogs" in done.err
+    later = run("show", "vm", "--json").document["proof"]
+    assert later["level"] == first["level"] == 3
+    assert (first["obstacle"], "e2fsck" in later["obstacle"]) == (None, True)
+
+
+def _none(name: str, package: str) -> str:
+    return find_tool(f"no-such-{name}", package)
+
+
+def test_due_takes_the_newest_good_point_of_each_vm_and_the_oldest_proof_first(
+    run: Run, repository: Path
+) -> None:
+    points = {vm: add_point(repository, {"d": b"x" * BLOCK}, vm=vm) for vm in ("a", "b", "c")}
+    newest = add_point(repository, {"d": b"y" * BLOCK}, vm="b")
+    for vm in ("b", "a"):
+        assert run("prove", vm, "--level=0").code == 0
+    _date(repository, newest.point, "2026-01-01T00:00:00Z")
+
+    done = run("prove", "--due", "--level=0", "--json")
+
+    assert done.code == 0
+    order = [item["point"] for item in done.document["proven"]]
+    assert order == [points["c"].point, newest.point, points["a"].point]
+    assert run("prove").code == run("prove", "a", "--due").code == 2
+
+
+def _date(repository: Path, point: str, time: str) -> None:
+    with writing(repository) as opened:
+        state = opened.points.load_state(PointId(point))[0]
+        assert state.proof is not None
+        opened.put_states([replace(state, proof=replace(state.proof, attempted=time))])
+
+
+def test_a_result_that_cannot_be_recorded_is_reported(run: Run, repository: Path) -> None:
+    add_point(repository, {"d": b"x" * BLOCK})
+    holder = subprocess.Popen(
+        [sys.executable, "-c", _HOLD, str(repository)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert holder.stdout is not None
+    assert holder.stdin is not None
+    with holder:
+        holder.stdout.readline()
+        done = run("prove", "vm", "--level=0")
+        holder.stdin.close()
+
+    assert done.code == 3
+    assert "cannot record the result: the repository is locked" in done.err
+    with writing(repository) as opened:
+        assert all(opened.points.load_state(p)[0].proof is None for p in opened.points.ids())
+
+
+_HOLD: Final = """\
+import sys
+from pathlib import Path
+from cbtfs.store.repository import writing
+with writing(Path(sys.argv[1])):
+    print(flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.limit(60)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_leaves_no_mount_and_no_process(
+    run: Run, repository: Path, folder: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    disk = make_dirty_ext4(tmp_path / "disk")
+    assert run("ingest", "image", "--vm=vm", "--disk=root", disk).code == 0
+    program, started = tmp_path / "bin" / "e2fsck", tmp_path / "started"
+    program.parent.mkdir(mode=0o755)
+    os.mkfifo(started)
+    script = 'for file; do :; done; exec 3< "$file"; echo $$ > ' + str(started)
+    program.write_text(f"#!/bin/sh\n{script}\nexec tail -f /dev/null\n")
+    program.chmod(0o755)
+    command = [*SIGNALS, sys.executable, "-m", "cbtfs", f"--repo={repository}", "prove", "vm"]
+    environment = {**os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}"}
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment) as child:
+        tool = int(started.read_text())
+        assert str(folder) in Path("/proc/mounts").read_text()
+        child.send_signal(number)
+        child.wait()
+
+    assert child.returncode == (-9 if number == signal.SIGKILL else 128 + number)
+    if number != signal.SIGKILL:
+        assert os.listdir(folder) == []
+    while (
+        str(folder) in Path("/proc/mounts").read_text()
+        or list(folder.glob("cbtfs-prove-*"))
+        or Path(f"/proc/{tool}").exists()
+    ):
+        pass
