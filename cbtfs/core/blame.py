@@ -15,7 +15,7 @@ _ALL: Final = range(FANOUT)
 
 
 Numbered = tuple[int, TreeNode[NodeRef]]
-"""The index of a version, and a node of it."""
+"""The index of a version, and its node."""
 
 
 class WrittenBlocks(NamedTuple):

@@ -32,7 +32,7 @@ _CACHE_BYTES: Final = 8 << 20
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a proof tests."""
+    """The tests of a proof."""
 
     level: int
     check_seconds: float

@@ -75,7 +75,7 @@ def _guarded_folder() -> Iterator[Path]:
 
 
 def _remove(folder: Path) -> None:
-    """Remove the directory, and the mount of the volume in it."""
+    """Unmount the volume, and remove the directory."""
     while mount_at(folder / "volume.raw") is not None:
         unmount(folder / "volume.raw", is_lazy=True)
     shutil.rmtree(folder, ignore_errors=True)

@@ -27,11 +27,11 @@ _MACHINES = (
 _ELSEWHERE = {
     *("status", "listed point", "demo", "mount", "umount", "watch"),
     *("overlay start", "overlay boot", "overlay stop", "overlay commit", "export"),
-    *("bisect", "named point"),
+    *("bisect", "named point", "prove", "proof"),
 }
 """Documents of a mount, and lines of a watch: tests/mount/test_status.py, tests/demo/test_demo.py,
-tests/scenarios/vsphere/test_watch_command.py, tests/overlay, tests/export and tests/bisect compare
-these."""
+tests/scenarios/vsphere/test_watch_command.py, tests/overlay, tests/export, tests/bisect and
+tests/prove compare these."""
 
 Capture = pytest.CaptureFixture[str]
 

@@ -97,7 +97,7 @@ def prove(
     time_zone: TimeZone = LOCAL,
     json: Json = False,
 ) -> None:
-    """Test that restore points work, and record the highest level that each one passed.
+    """Test that restore points work; record the highest level that each one passed.
 
     Journals are recovered in temporary images, as the next start of the guest would do; the point
     does not change. 'list' and 'show' print the records, and VM@proven names the latest point of
