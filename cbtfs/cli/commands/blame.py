@@ -55,8 +55,8 @@ def blame(
 ) -> None:
     """List which restore point wrote each extent of a disk.
 
-    A point wrote an extent if the extent differs from that of the point before. An extent that is equal in
-    all points belongs to the first one. Only block maps are read, no data.
+    A point wrote an extent if the extent differs from that of the point before. An extent that
+    is equal in all points belongs to the first one. Only block maps are read, no data.
     """
     from cbtfs.listing import current_clock, find_disk
     from cbtfs.reader import Reader
