@@ -53,7 +53,7 @@ def test_both_ends_and_the_search_take_twelve_runs_for_a_thousand_points(count: 
 
 
 def test_a_cluster_of_skipped_points_costs_few_runs() -> None:
-    """Half of 1,000 points cannot be tested, and the change is outside of them."""
+    """Half of 1,000 points cannot be tested, and the change is outside of that half."""
     search, runs = Search(0, 999), 0
     while (index := search.next()) is not None:
         search = search.after(

@@ -1,4 +1,4 @@
-"""The record of a proof, and what a later attempt changes."""
+"""The record of a proof, and the effect of a later attempt on the record."""
 
 from dataclasses import replace
 

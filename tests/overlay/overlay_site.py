@@ -1,4 +1,4 @@
-"""A repository with a point of two disks, and a directory for overlays of it."""
+"""A repository with a point of two disks, and a directory for its overlays."""
 
 import io
 import json
