@@ -14,12 +14,15 @@ from cbtfs.cli.options.groups import expand_groups
 from cbtfs.cli.options.login import LoginOptions, VmNames
 from cbtfs.cli.options.transports import TransportOptions
 from cbtfs.cli.report.exit_status import conclude, failed_documents
+from cbtfs.cli.report.nfc_trial import of_trial, trial_lines
 from cbtfs.cli.report.output import emit, print_lines
-from cbtfs.errors import CbtfsError
+from cbtfs.errors import CbtfsError, UsageError
 
 if TYPE_CHECKING:
+    from cbtfs.cli.options.login import Login
     from cbtfs.doctor.examine import DoctorReport, ObjectReport, VmReport
     from cbtfs.doctor.finding import Finding
+    from cbtfs.source.transport.nfc.options import NfcOptions
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +51,16 @@ Seconds = Annotated[
 ]
 
 
+TryNfc = Annotated[
+    bool,
+    typer.Option(
+        "--try-nfc",
+        help="Read up to 64 MiB of a disk of a VM that is off by NFC and by HTTPS, compare, and "
+        "print a report without names and secrets.",
+    ),
+]
+
+
 def add_to(app: typer.Typer) -> None:
     app.command(
         epilog=example(
@@ -65,6 +78,7 @@ def doctor(
     https_port: HttpsPort = 443,
     nfc_port: NfcPort = 902,
     timeout: Seconds = 3.0,
+    try_nfc: TryNfc = False,
     json: Json = False,
 ) -> None:
     """Find problems that block the capture of VMs, and suggest fixes.
@@ -72,8 +86,13 @@ def doctor(
     Privileges, hosts, ports, datastores, snapshots, change tracking and the installed transports
     are examined. If a repository is given, the areas that no capture has read yet are reported,
     too. Nothing is changed. The exit code is 3 if the capture of a VM is blocked.
+
+    With --try-nfc, one VM that is off is read instead, to find out whether NFC works with its host.
     """
     transport.check()
+    if try_nfc:
+        _try_nfc(server.resolve(context).login(), vm, transport.nfc_options(), is_json=json)
+        return
     login = server.resolve(context).login()
     with login.session() as session:
         from cbtfs.doctor.examine import Exam, examine
@@ -109,6 +128,26 @@ def doctor(
         print_lines(_lines(f"server {login.address}: {product}", report))
     is_clear = not any(vm_report.blocked_by for vm_report in report.vms)
     conclude(failed, is_any_done=bool(report.vms), is_whole=is_clear)
+
+
+def _try_nfc(login: Login, names: list[str], options: NfcOptions, *, is_json: bool) -> None:
+    """Print the report of a trial; exit with the code of its error."""
+    from cbtfs.doctor.nfc_trial import try_nfc
+    from cbtfs.source.vsphere.inventory.vms import list_vms, select_all
+
+    with login.session() as session:
+        selection = select_all(list_vms(session), names)
+        for _, error in selection.refused:
+            raise error
+        if len(selection.vms) != 1:
+            raise UsageError(f"--try-nfc reads one VM, not {len(selection.vms)}: name one")
+        trial = try_nfc(session, selection.vms[0], options)
+    if is_json:
+        emit(of_trial(trial))
+    else:
+        print_lines(trial_lines(trial))
+    if trial.error is not None:
+        raise typer.Exit(trial.error.exit_code)
 
 
 def _proofs(context: typer.Context, server_id: str) -> dict[str, list[Finding]]:

@@ -13,7 +13,7 @@ from cbtfs.errors import UsageError
 
 if TYPE_CHECKING:
     from cbtfs.source.transport.base import Transport
-    from cbtfs.source.transport.nfc.options import Mode
+    from cbtfs.source.transport.nfc.options import Mode, NfcOptions
     from cbtfs.source.vsphere.connect.session import Session
 
 _TRANSPORTS: Final = ("auto", "vddk", "nbd", "nfc", "datastore", "httpnfc")
@@ -88,6 +88,12 @@ class TransportOptions:
                 f"unknown --transport {self.transport!r}: use one of {', '.join(_TRANSPORTS)}"
             )
 
+    def nfc_options(self) -> NfcOptions:
+        """Return how hosts are trusted and read by NFC; UsageError for an unknown mode."""
+        from cbtfs.source.transport.nfc.options import NfcOptions
+
+        return NfcOptions(mode=self._mode(), requires_sha256=self.nfc_require_sha256)
+
     def _mode(self) -> Mode:
         from cbtfs.source.transport.nfc.options import MODES
 
@@ -112,7 +118,6 @@ class TransportOptions:
         from cbtfs.source.transport.login import VDDK
         from cbtfs.source.transport.nbd import NbdTransport
         from cbtfs.source.transport.nbdkit import NbdkitTransport
-        from cbtfs.source.transport.nfc.options import NfcOptions
         from cbtfs.source.transport.nfc.transport import NfcTransport
         from cbtfs.source.transport.nfc_buffers import NfcHosts
         from cbtfs.source.transport.vddk.transport import VddkTransport
@@ -129,8 +134,9 @@ class TransportOptions:
             else:
                 transports.append(NbdkitTransport(session.vddk_login(libdir), hosts=hosts))
         if wanted in ("auto", "nfc"):
-            nfc = NfcOptions(mode=self._mode(), requires_sha256=self.nfc_require_sha256)
-            transports.append(NfcTransport(session.web(), nfc, probes_each_vm=probes_each_vm))
+            transports.append(
+                NfcTransport(session.web(), self.nfc_options(), probes_each_vm=probes_each_vm)
+            )
         if wanted in ("auto", "datastore"):
             transports.append(DatastoreTransport(session.web()))
         if wanted in ("auto", "httpnfc"):
