@@ -5,13 +5,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from tests.make_points import SIGNALS
 from tests.scenarios.vsphere.site import VM, Lab
 from tools.vsim import Simulator
 
 ROOT = Path(__file__).parents[3]
+KILLS: Final = int(os.environ.get("CBTFS_KILLS", "4"))
+"""Kills at random moments in each test that has them."""
 
 
 def arguments(lab: Lab, *more: str) -> list[str]:

@@ -15,7 +15,7 @@ from tests.scenarios.vsphere.chances import DAYS, START, Event, Start
 from tests.scenarios.vsphere.vm_history import History, Site
 
 LONG: Final = int(os.environ.get("CBTFS_HISTORIES", "0"))
-HISTORIES: Final = LONG or 15
+HISTORIES: Final = LONG or 9
 PROFILE: Final = settings(
     max_examples=HISTORIES,
     derandomize=not LONG,

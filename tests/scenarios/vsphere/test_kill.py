@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.scenarios.vsphere.command import start
+from tests.scenarios.vsphere.command import KILLS, start
 from tests.scenarios.vsphere.site import MIB, VM, Lab, new_lab, one_vm
 from tests.scenarios.vsphere.vddk import by_vddk, libdir
 from tools.vsim import DiskEntry, Simulator
@@ -21,23 +21,22 @@ def kill_after(lab: Lab, calls: int, *more: str) -> None:
     lab.sim.do.calls(clear=True)
     with start(lab, *more, VM) as process:
         with lab.sim.world.changed:
-            lab.sim.world.changed.wait_for(
-                lambda: len(lab.sim.dispatcher.calls) >= calls or process.poll() is not None, 60
-            )
+            while len(lab.sim.dispatcher.calls) < calls and process.poll() is None:
+                lab.sim.world.changed.wait(0.1)  # nobody notifies of the end of the process
         process.send_signal(signal.SIGKILL)
         process.communicate()
 
 
 def test_kills_at_random_moments(tmp_path: Path, certificate: Certificate) -> None:
-    moments = random.Random(4).sample(range(3, CALLS), 10)
+    moments = random.Random(4)
     with Simulator(one_vm(DiskEntry(size=4 * MIB)), certificate=certificate) as sim:
         lab = new_lab(sim, tmp_path)
         lab.ingest()
-        for number, calls in enumerate(moments):
-            sim.do.write(VM, 2000, number * 300_000, bytes([number + 1]) * 200_000)
-            kill_after(lab, calls)
+        for number in range(KILLS):
+            sim.do.write(VM, 2000, number % 12 * 300_000, bytes([number % 255 + 1]) * 200_000)
+            kill_after(lab, moments.randrange(3, CALLS))
             assert len(lab.snapshots()) <= 1
-            sim.do.write(VM, 2000, number * 300_000, bytes([number + 1]) * 1000)
+            sim.do.write(VM, 2000, number % 12 * 300_000, bytes([number % 255 + 1]) * 1000)
             lab.ingest()
             lab.assert_clean()
 
@@ -53,11 +52,12 @@ def test_kills_at_random_moments_with_vmwares_library(
         lab = new_lab(sim, tmp_path, by_vddk)
         lab.ingest()
         more = ("--transport", "vddk", "--vddk-libdir", str(libdir(sim)))
-        for number, calls in enumerate(random.Random(5).sample(range(9, CALLS), 6)):
-            sim.do.write(VM, 2000, number * 300_000, bytes([number + 1]) * 200_000)
+        moments = random.Random(5)
+        for number in range(KILLS):
+            sim.do.write(VM, 2000, number % 12 * 300_000, bytes([number % 255 + 1]) * 200_000)
             if number % 2:
                 sim.do.on_vddk("VixDiskLib_EndAccess", code=36)  # simulates that it died as well
-            kill_after(lab, calls, *more)
+            kill_after(lab, moments.randrange(9, CALLS), *more)
             sim.do.reset_knobs()
             sim.knobs.change("snapshot", keep_truth=True)
             lab.ingest()
