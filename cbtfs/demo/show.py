@@ -118,7 +118,9 @@ def _ingest(
 ) -> dict[str, Any]:
     if site is not None:
         document = json.loads(
-            _cbtfs(repository, "ingest", "vsphere", "--json", *site.arguments, VM)
+            _cbtfs(
+                repository, "ingest", "vsphere", "--json", "--transport", "nfc", *site.arguments, VM
+            )
         )
         point: dict[str, Any] = document["points"][0]
         return point
