@@ -185,7 +185,7 @@ START: Final = st.builds(
     lists_discards=st.booleans(),
     unmap_unit=st.sampled_from([4096, 65536]),
     block_size=st.sampled_from([4096, 16384]),
-    transport=st.sampled_from(["nbd", "nbd", "datastore"]),
+    transport=st.sampled_from(["nbd", "nfc", "datastore"]),
     knobs=st.tuples(PAGES, KNOBS["cbt"]).map(lambda knobs: {**knobs[1], **knobs[0]}),
 )
 """`datastore` does not report allocation, so lists always have discards if it is drawn."""

@@ -17,7 +17,17 @@ from cbtfs.core.manifest import DiskRecord, Manifest
 from cbtfs.core.reasons import FullReason
 from tests.ingest.audit.silent_tracker import listed, suspects
 from tests.scenarios.vsphere.server import at
-from tests.scenarios.vsphere.site import FIRST, MIB, VM, Lab, by_datastore, by_nbd, new_lab, one_vm
+from tests.scenarios.vsphere.site import (
+    FIRST,
+    MIB,
+    VM,
+    Lab,
+    by_datastore,
+    by_nbd,
+    by_nfc,
+    new_lab,
+    one_vm,
+)
 from tests.scenarios.vsphere.vddk import by_vddk
 from tools.vsim import DiskEntry, Simulator
 from tools.vsim.soap.certificate import Certificate
@@ -122,10 +132,11 @@ def test_star_is_not_used_while_the_vm_has_another_snapshot(thin: Lab) -> None:
     thin.assert_all_true()
 
 
-@pytest.mark.parametrize("by", ["star", "nbd", "vddk"])
+@pytest.mark.parametrize("by", ["star", "nbd", "nfc", "vddk"])
 def test_one_miss_in_the_sample_makes_the_disk_a_full_scan(thin: Lab, by: str) -> None:
-    makers = {"star": by_datastore, "nbd": by_nbd, "vddk": by_vddk}
+    makers = {"star": by_datastore, "nbd": by_nbd, "nfc": by_nfc, "vddk": by_vddk}
     thin.make_transport = makers[by]
+    thin.sim.do.set_knobs("nfc", misses=1.0)
     thin.sim.knobs.change("cbt", allocation_misses=1.0)
     thin.sim.knobs.change("data", allocation_misses=1.0)
     method = "star" if by == "star" else "transport"

@@ -25,8 +25,6 @@ from tests.scenarios.vsphere.site import FIRST, MIB, VM, Lab, by_nfc, new_lab, o
 from tools.vsim import DiskEntry, ServerEntry, Simulator, UserEntry
 from tools.vsim.soap.certificate import Certificate
 
-MakeOptions = Callable[..., NfcOptions]
-
 
 def with_options(**options: Any) -> Callable[[Simulator, Session], Transport]:
     return lambda sim, session: NfcTransport(session.web(), NfcOptions(**options))

@@ -11,6 +11,7 @@ import pytest
 
 from cbtfs.cli.main import main
 from cbtfs.source.transport.nfc import options as nfc_options
+from cbtfs.source.transport.nfc.wire import Compression
 from cbtfs.source.vsphere.connect import session
 from tests.ingest.audit.silent_tracker import listed
 from tests.scenarios.vsphere.command import arguments
@@ -62,7 +63,7 @@ class Command:
         self.monkeypatch.setattr(session, "RetryPolicy", lambda: QUICK)
         options = nfc_options.NfcOptions
         if case.code is not None:
-            options = partial(options, compression=nfc_options.Compression(case.code))  # type: ignore[assignment]
+            options = partial(options, compression=Compression(case.code))  # type: ignore[assignment]
         if case.waits:
             options = partial(options, answer_seconds=WAIT, open_seconds=3 * WAIT)  # type: ignore[assignment]
         self.monkeypatch.setattr(nfc_options, "NfcOptions", options)

@@ -20,6 +20,7 @@ from cbtfs.ingest.vsphere.vm import ingest_machine
 from cbtfs.source.transport.base import Transport
 from cbtfs.source.transport.datastore import DatastoreTransport
 from cbtfs.source.transport.nbd import NbdTransport
+from cbtfs.source.transport.nfc.transport import NfcTransport
 from cbtfs.source.vsphere.connect.session import Session
 from cbtfs.source.vsphere.inventory.vms import list_vms, select
 from cbtfs.store.repository import writing
@@ -45,12 +46,14 @@ class Site:
 
 
 def take_point(
-    site: Site, name: str, repository: Path, options: IngestOptions, *, by_datastore: bool = False
+    site: Site, name: str, repository: Path, options: IngestOptions, *, by: str = "nbd"
 ) -> Manifest:
     """Open the repository and take one point of the VM with that name."""
     transport: Transport = NbdTransport(site.sim.nbd_uri + "{vm}/{snapshot}/{key}", QUICK_NBD)
-    if by_datastore:
+    if by == "datastore":
         transport = DatastoreTransport(site.session.web())
+    elif by == "nfc":
+        transport = NfcTransport(site.session.web())
     with writing(repository) as opened:
         objects = opened.object_writer()
         try:
@@ -95,8 +98,9 @@ class History:
         self.foreign: list[str] = []
         """Names of foreign snapshots."""
         self.count = 0
-        self.by_datastore = start.transport == "datastore"
-        self.lists_discards = start.lists_discards or self.by_datastore
+        self.transport = start.transport
+        # NFC reports the allocation of 64 KiB, but a discard may be smaller.
+        self.lists_discards = start.lists_discards or self.transport != "nbd"
         self.behave()
         site.sim.knobs.change("cbt", **start.knobs)
         disks = [{"size": size, "label": f"disk of {size}"} for size in SIZES]
@@ -110,7 +114,8 @@ class History:
             for name, arguments in day:
                 getattr(self, name)(**arguments)
         self.behave()
-        self.by_datastore = False  # which refuses a VM with foreign snapshots
+        if self.transport == "datastore":  # which refuses a VM with foreign snapshots
+            self.transport = "nbd"
         for key in self.disks():
             self.do.set_disk_cbt(self.name, key)
         last = self.take(IngestOptions(want="full", audit=Sampling(1.0)))
@@ -311,9 +316,7 @@ class History:
         """Take a point and verify it; return None if the ingest failed and committed nothing."""
         before = set(listed(self.repository))
         try:
-            manifest = take_point(
-                self.site, self.name, self.repository, options, by_datastore=self.by_datastore
-            )
+            manifest = take_point(self.site, self.name, self.repository, options, by=self.transport)
         except CbtfsError as exc:
             self.site.counts[type(exc).__name__] += 1
             note(f"no point: {exc}")
