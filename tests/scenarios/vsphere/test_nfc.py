@@ -1,9 +1,9 @@
 """The transport nfc: trust, secrets, life cycle, limits; through ingests of a simulated VM."""
 
+import json
 import logging
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from cbtfs.source.transport.nfc import ticket as tickets
 from cbtfs.source.transport.nfc.channel import Channel
 from cbtfs.source.transport.nfc.options import NfcOptions
 from cbtfs.source.transport.nfc.transport import NfcTransport, opened_by_nfc
-from cbtfs.source.transport.nfc.window import HostWindows
 from cbtfs.source.vsphere.connect.session import Session
 from tests.scenarios.vsphere.command import arguments
 from tests.scenarios.vsphere.site import FIRST, MIB, VM, Lab, by_nfc, new_lab, one_vm
@@ -275,57 +274,6 @@ def test_a_host_without_memory_gets_fewer_and_smaller_requests(
         assert counts(lab)["over_budget"] > 0
 
 
-def test_requests_of_all_disks_of_a_host_stay_within_its_window() -> None:
-    window = HostWindows(8).of("esx1")
-    disks = [window.disk() for _ in range(3)]
-    lock, held, most = threading.Lock(), 0, 0
-
-    def work(number: int) -> None:
-        nonlocal held, most
-        disk = disks[number % 3]
-        disk.acquire(8)
-        with lock:
-            held += 1
-            most = max(most, held)
-        with lock:
-            held -= 1
-        disk.release()
-
-    with ThreadPoolExecutor(24) as pool:
-        list(pool.map(work, range(3000)))
-
-    assert 1 <= most <= 8
-    assert [disk.held for disk in disks] == [0, 0, 0]
-
-
-def test_a_disk_that_comes_later_gets_its_share() -> None:
-    window = HostWindows(8).of("esx1")
-    first, second = window.disk(), window.disk()
-    for _ in range(8):
-        first.acquire()
-    granted = threading.Event()
-
-    def take() -> None:
-        for _ in range(4):
-            second.acquire()
-        granted.set()
-
-    def want_more() -> None:
-        first.acquire()
-
-    threads = [threading.Thread(target=work, daemon=True) for work in (take, want_more)]
-    for thread in threads:
-        thread.start()
-    for _ in range(4):
-        first.release()
-
-    assert granted.wait(10)
-    assert (first.held, second.held) == (4, 4)
-    first.release()
-    threads[1].join(10)
-    assert first.held == 4
-
-
 # the choice
 
 
@@ -340,8 +288,6 @@ def password(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def transport_of(lab: Lab, capsys: pytest.CaptureFixture[str]) -> tuple[str, list[str]]:
     """Take a point by the command; return its transport, and why others were refused."""
-    import json
-
     assert run_command(lab, VM) == 0
     point = json.loads(capsys.readouterr().out)["points"][0]
     assert main(["--repo", str(lab.repository), "show", "--json", point["point"]]) == 0
