@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from cbtfs.core.extent import Extent
 from cbtfs.errors import CbtfsError, DataCorrupt, ExitCode, FormatNotSupported
 
 MAX_READ_BYTES: Final = 1 << 20
@@ -119,6 +120,13 @@ class FileSystem(Protocol):
 
     def attributes(self, path: str) -> dict[str, bytes]:
         """Return the extended attributes; ACLs in the form of the system calls."""
+
+    def reads(self) -> list[Extent]:
+        """Return the bytes of the volume that the engine read since the last call of this method.
+
+        The answers of the other methods in between depend on no other bytes, and on those that were
+        read earlier.
+        """
 
     def close(self) -> None:
         """End the engine."""

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from cbtfs.core.extent import Extent
 from cbtfs.errors import CbtfsError
 from cbtfs.files.protocol import (
     MAX_READ_BYTES,
@@ -237,6 +238,9 @@ class _MadeUp:
     def attributes(self, path: str) -> dict[str, bytes]:
         return {}
 
+    def reads(self) -> list[Extent]:
+        return []
+
     def close(self) -> None:
         """Do nothing."""
 
@@ -267,6 +271,9 @@ class _Unreadable:
         raise self._reason
 
     def attributes(self, path: str) -> dict[str, bytes]:
+        raise self._reason
+
+    def reads(self) -> list[Extent]:
         raise self._reason
 
     def close(self) -> None:

@@ -107,6 +107,7 @@ def _images(printed: Printed, folder: Path) -> None:
     printed("files stat", "files", "stat", "guest:/file")
     printed("files cat", "files", "cat", "guest:/file")
     printed("file", "files", "find", "guest:/")
+    printed("files log", "files", "log", "guest:/file")
     printed("files extract", "files", "extract", "guest:/", folder / "extracted")
     overlays = f"--dir={folder / 'overlays'}"
     printed("overlay create", "overlay", "create", "web", "lab", overlays)

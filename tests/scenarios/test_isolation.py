@@ -97,7 +97,7 @@ class Site:
         rows: dict[str, list[str | Path]] = {
             f"files {verb}": [f"{self.point}:/"] for verb in ("ls", "stat", "cat", "find")
         }
-        return rows | {"files extract": [f"{self.point}:/", target]}
+        return rows | {"files extract": [f"{self.point}:/", target], "files log": ["vm:/file"]}
 
     def _taken(self) -> Path:
         """Return a directory in which the name of the socket is taken."""
@@ -116,6 +116,7 @@ FAILING: Final[Mapping[str, int]] = {
     "export": 2,  # the name of its socket is taken: it would not end
     "overlay boot": 11,  # the overlay is running; tests/overlay/test_boot.py boots one
     **dict.fromkeys(["files ls", "files stat", "files cat", "files find", "files extract"], 12),
+    "files log": 12,
     "doctor": 3,  # something is always in the way
 }
 """Exit codes other than 0."""

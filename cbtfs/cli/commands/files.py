@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from cbtfs.cli.commands.files_log import log
 from cbtfs.cli.options.arguments import LOCAL, Json, TimeZone, example
 from cbtfs.cli.options.context import repository_path
 from cbtfs.cli.report.output import emit, emit_items, note, print_lines, print_table
@@ -64,6 +65,7 @@ def add_to(app: typer.Typer) -> None:
             "cbtfs files extract web01@latest:/etc - | tar --extract --directory /srv/etc",
         )
     )(extract)
+    group.command(epilog=example("cbtfs files log web01:/etc/hosts"))(log)
     app.add_typer(group, name="files")
 
 

@@ -24,6 +24,8 @@ _PAGE_BYTES: Final = 64 << 10
 """Unit of cached reads: the block size of repositories."""
 _CACHED_PAGES: Final = 1 << 10
 _EXTENTS_PER_CALL: Final = 4096
+_MAX_READS: Final = 1 << 16
+"""Reads that are noted; after more, the whole volume counts as read."""
 _ERRORS: Final = (GuestFileMissing, FileSystemDamaged, FileSystemUnsupported)
 
 
@@ -52,12 +54,20 @@ class ServedSource:
         self.size = size
         self._channel = channel
         self._pages: OrderedDict[int, bytes] = OrderedDict()
+        self._reads: list[tuple[int, int]] = []
+
+    def reads(self) -> list[tuple[int, int]]:
+        """Return offset and length of each read since the last call, from the cache or not."""
+        reads, self._reads = self._reads, []
+        return reads if len(reads) < _MAX_READS else [(0, self.size)]
 
     def read(self, offset: int, length: int) -> bytes:
         """Return the bytes [offset, offset + length), fewer at the end of the volume."""
         end = min(offset + length, self.size)
         if not 0 <= offset < end:
             return b""
+        if len(self._reads) < _MAX_READS:
+            self._reads.append((offset, end - offset))
         first, last = offset // _PAGE_BYTES, (end - 1) // _PAGE_BYTES
         if first == last:
             start = offset - first * _PAGE_BYTES
@@ -98,8 +108,11 @@ def open_parser(kind: str, source: Source) -> Parser:
 class _Server:
     """Answers the calls of the parent."""
 
-    def __init__(self, channel: socket.socket, open_file_system: Callable[[], Parser]) -> None:
+    def __init__(
+        self, channel: socket.socket, source: ServedSource, open_file_system: Callable[[], Parser]
+    ) -> None:
         self._channel = channel
+        self._source = source
         self._open = open_file_system
         self._parser: Parser | None = None
 
@@ -145,6 +158,9 @@ class _Server:
                 self._value(parser.target(path))
             case "attributes":
                 self._value({name: data.hex() for name, data in parser.attributes(path).items()})
+            case "reads":
+                reads = [FileExtent(0, length, at) for at, length in self._source.reads()]
+                self._items(map(frames.from_extent, reads))
 
     def _value(self, value: Any) -> None:
         frames.send(self._channel, frames.VALUE, frames.encode(value))
@@ -161,7 +177,7 @@ def main(descriptor: int, kind: str, size: int) -> None:
     with socket.socket(fileno=descriptor) as channel:
         source = ServedSource(channel, size)
         sandbox.enter()
-        _Server(channel, lambda: open_parser(kind, source)).serve()
+        _Server(channel, source, lambda: open_parser(kind, source)).serve()
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from cbtfs import process
+from cbtfs.core.extent import Extent
 from cbtfs.errors import CbtfsError
 from cbtfs.files.engine_parse import frames, sandbox
 from cbtfs.files.protocol import (
@@ -112,6 +113,15 @@ class ParsedFileSystem:
         """Return the extended attributes."""
         with self._checked():
             return frames.to_attributes(self._call("attributes", path))
+
+    def reads(self) -> list[Extent]:
+        """Return the bytes of the volume that were read since the last call, or since the start."""
+        with self._checked():
+            answers = self._messages("reads", "")
+            extents = [
+                frames.to_extent(item, self._source.size) for items in answers for item in items
+            ]
+            return [Extent(e.offset, e.length) for e in extents if e.offset is not None]
 
     def close(self) -> None:
         """End the child."""

@@ -70,6 +70,10 @@ class ReplayedVolume:
         """Numbers of the blocks that the log replaces, ascending."""
         return self._order
 
+    def replaced_in(self, first: int, end: int) -> list[int]:
+        """Return the numbers in [first, end) of blocks that the log replaces, ascending."""
+        return self._order[bisect_left(self._order, first) : bisect_left(self._order, end)]
+
     def read(self, offset: int, length: int) -> bytes:
         """Return the bytes [offset, offset + length), fewer only at the end.
 
