@@ -15,6 +15,8 @@ from cbtfs.native._core import (
     has_blake3,
     has_deleted_pack_files,
     matching_blocks,
+    node_children,
+    node_entries,
     open_pack_files,
 )
 
@@ -30,5 +32,7 @@ __all__ = [
     "has_blake3",
     "has_deleted_pack_files",
     "matching_blocks",
+    "node_children",
+    "node_entries",
     "open_pack_files",
 ]

@@ -179,3 +179,26 @@ def matching_blocks(
     Raises:
         ValueError: the sizes do not fit, or has_blake3() is false.
     """
+
+def node_children(payload: bytes, /) -> tuple[int, ...]:
+    """Return the 64 ids in an entry of the database 'map', 0 for null.
+
+    store/catalog/records.py encodes them.
+
+    Raises:
+        ValueError: the entry is corrupt.
+    """
+
+def node_entries(
+    children: tuple[int, ...], items: list[tuple[bytes, bytes]], seed: int, /
+) -> tuple[tuple[bytes | None, ...], bytes]:
+    """Return the entries of *children*, None for null, and the content of the node.
+
+    *items* are keys and values of the database 'objects', those of the children that are not null,
+    in their order. *seed* is the CRC-32 of the name of the database. An entry is an encoded
+    location; the content of a node is the digests of its children.
+
+    Raises:
+        KeyError: a child has no item.
+        ValueError: an item fails its checksum.
+    """

@@ -14,6 +14,7 @@ TESTS = [
         "test_chunks.py",
         "test_crc32c.py",
         "test_digests.py",
+        "test_nodes.py",
         "test_requests.py",
         "test_seeks.py",
         "test_slices.py",

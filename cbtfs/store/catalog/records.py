@@ -10,14 +10,14 @@ import sys
 import zlib
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
-from cbtfs.core.blockmap import FANOUT
 from cbtfs.core.frame import Codec, Frame, Kind
 from cbtfs.core.ids import DIGEST_BYTES, Digest, ObjectId, PackId, PointId
 from cbtfs.core.manifest import Manifest
 from cbtfs.core.moment import parse_moment
 from cbtfs.errors import DataCorrupt
+from cbtfs.native import node_children, node_entries
 
 MAP: Final = b"map"
 """Object id of a node -> the ids of its children."""
@@ -50,7 +50,6 @@ _CODECS: Final = {int(codec): codec for codec in Codec}
 _SEEDS: Final = {name: zlib.crc32(name) for name in DATABASES}
 _RESIDUE: Final = 0x2144DF1C
 """CRC-32 of any bytes that end in their own CRC-32, least byte first."""
-_FULL: Final = (1 << FANOUT) - 1
 _SEVEN_BITS: Final = 0x7F
 _MORE: Final = 0x80
 
@@ -177,26 +176,26 @@ def encode_children(children: Sequence[ObjectId]) -> bytes:
 def decode_children(payload: bytes) -> tuple[ObjectId, ...]:
     """Return 64 ids; 0 for a null child."""
     try:
-        bits, breaks, least = _CHILDREN.unpack_from(payload)
-        runs = breaks.bit_count()
-        width = (len(payload) - _CHILDREN.size) // max(runs, 1)
-        distances = struct.unpack_from(_distances(runs, width), payload, _CHILDREN.size)
-    except (struct.error, KeyError) as exc:
+        return cast(tuple[ObjectId, ...], node_children(payload))
+    except ValueError as exc:
         raise CatalogDamaged("corrupt entry in database 'map'") from exc
-    count = bits.bit_count()
-    if breaks >> count or (bits and not breaks & 1) or least + FANOUT > _MAX_NUMBER:
-        raise CatalogDamaged("corrupt entry in database 'map'")
-    present = list[int]()
-    for distance in distances:
-        breaks >>= 1
-        length = (breaks & -breaks).bit_length() if breaks else count - len(present)
-        breaks >>= length - 1
-        first = least + distance
-        present += range(first, first + length)
-    if bits == _FULL:
-        return tuple(map(ObjectId, present))
-    ids = iter(present)
-    return tuple([ObjectId(next(ids) if bits >> slot & 1 else 0) for slot in range(FANOUT)])
+
+
+def open_children(
+    children: tuple[ObjectId, ...], items: list[tuple[bytes, bytes]]
+) -> tuple[tuple[bytes | None, ...], bytes]:
+    """Return the encoded locations of 64 *children*, None for null, and the node's content.
+
+    *items* has key and value of each child that is not null, in their order.
+
+    Raises:
+        KeyError: a child has no item.
+        CatalogDamaged: an item fails its checksum.
+    """
+    try:
+        return node_entries(children, items, _SEEDS[OBJECTS])
+    except ValueError as exc:
+        raise CatalogDamaged("an entry of objects fails its checksum") from exc
 
 
 def _distances(count: int, width: int) -> str:

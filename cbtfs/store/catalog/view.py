@@ -37,9 +37,10 @@ from cbtfs.store.catalog.records import (
     key_integer,
     location_digest,
     number_key,
+    open_children,
     open_value,
 )
-from cbtfs.store.digest import digest_of, node_content
+from cbtfs.store.digest import digest_of
 
 GENERATION = b"generation"
 POINTS_VERSION = b"points version"
@@ -165,18 +166,15 @@ class View:
             CatalogDamaged: a child is unknown, or the digest does not match.
         """
         children = self.children(number)
-        keys = [integer_key(child) if child else None for child in children]
+        keys = [integer_key(child) for child in children if child]
         cursor = self._transaction.cursor(self._databases[OBJECTS])
-        entries: dict[bytes | None, bytes | None] = {None: None}
-        for key, value in cursor.getmulti(sorted({key for key in keys if key is not None})):
-            entries[key] = open_value(OBJECTS, key, value)
         try:
-            node = Node(children, tuple([entries[key] for key in keys]))
+            entries, content = open_children(children, cursor.getmulti(keys))
         except KeyError as exc:
             raise CatalogDamaged(f"a child of node {number} is not in objects") from exc
-        if digest_of(Kind.NODE, level, node_content(node.digests())) != digest:
+        if digest_of(Kind.NODE, level, content) != digest:
             raise CatalogDamaged(f"the children of node {number} do not match its digest")
-        return node
+        return Node(children, entries)
 
     def find(self, kind: Kind, level: int, digest: Digest) -> ObjectId | None:
         """Return the object with this digest, if all its entries are intact; else None.

@@ -1,0 +1,92 @@
+"""Nodes of the catalog that compiled code decodes."""
+
+import random
+import zlib
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cbtfs.core.blockmap import FANOUT
+from cbtfs.core.ids import DIGEST_BYTES, ObjectId
+from cbtfs.native import node_children, node_entries
+from cbtfs.store.catalog.records import OBJECTS, close_value, encode_children, integer_key
+
+SEED = zlib.crc32(OBJECTS)
+RNG = random.Random(5)
+ENTRIES = {number: RNG.randbytes(52) for number in range(1, 9)}
+
+
+def item(number: int, payload: bytes | None = None) -> tuple[bytes, bytes]:
+    key = integer_key(number)
+    return key, close_value(OBJECTS, key, ENTRIES[number] if payload is None else payload)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(0, len(ENTRIES)), min_size=FANOUT, max_size=FANOUT))
+def test_entries_and_content_follow_the_children(ids: list[int]) -> None:
+    children = node_children(encode_children([ObjectId(number) for number in ids]))
+    entries, content = node_entries(children, [item(number) for number in ids if number], SEED)
+
+    assert children == tuple(ids)
+    assert entries == tuple(ENTRIES.get(number) for number in ids)
+    digests = [ENTRIES[number][-DIGEST_BYTES:] if number else bytes(DIGEST_BYTES) for number in ids]
+    assert content == b"".join(digests)
+
+
+CHILDREN = (2, 0, 2, 5, *[0] * (FANOUT - 4))
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        [],
+        [item(2), item(2)],
+        [item(2), item(5)],
+        [item(5), item(2), item(2)],
+        [item(2), item(2), (b"short", b"")],
+        [item(2), item(2), integer_key(5)],
+    ],
+)
+def test_a_child_without_an_item_is_a_key_error(items: list[tuple[bytes, bytes]]) -> None:
+    with pytest.raises(KeyError):
+        node_entries(CHILDREN, items, SEED)
+
+
+def test_each_flipped_bit_of_an_item_is_found() -> None:
+    key, value = item(5)
+    for bit in range(len(value) * 8):
+        flipped = bytearray(value)
+        flipped[bit // 8] ^= 1 << bit % 8
+
+        with pytest.raises(ValueError, match="checksum"):
+            node_entries(CHILDREN, [item(2), item(2), (key, bytes(flipped))], SEED)
+
+
+@pytest.mark.parametrize("payload", [b"", b"short", bytes(51), bytes(53)], ids=len)
+def test_an_entry_of_another_size_is_refused(payload: bytes) -> None:
+    with pytest.raises(ValueError, match="checksum"):
+        node_entries(CHILDREN, [item(2), item(2), item(5, payload)], SEED)
+
+
+@pytest.mark.parametrize("children", [(), (1,) * 63, (1,) * 65])
+def test_a_node_has_64_children(children: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="64"):
+        node_entries(children, [item(1)] * len(children), SEED)
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.binary(max_size=200)
+    | st.lists(st.integers(0, 1 << 50), min_size=FANOUT, max_size=FANOUT).map(
+        lambda ids: encode_children([ObjectId(number) for number in ids])[: RNG.randrange(600)]
+    )
+)
+def test_any_bytes_are_children_or_an_error(payload: bytes) -> None:
+    try:
+        children = node_children(payload)
+    except ValueError:
+        return
+
+    assert len(children) == FANOUT
+    assert all(0 <= child < 1 << 63 for child in children)
