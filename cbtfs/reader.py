@@ -10,8 +10,8 @@ from itertools import takewhile
 from typing import Final
 
 from cbtfs.cache import Cache
-from cbtfs.core.blockmap import FANOUT, Shape, Tree, diff, runs_of
-from cbtfs.core.extent import Extent, between, clip, coalesce
+from cbtfs.core.blockmap import FANOUT, Shape, Tree, runs_of
+from cbtfs.core.extent import Extent, clip
 from cbtfs.core.frame import Kind
 from cbtfs.core.ids import NULL_DIGEST, Digest, PackId, Ref
 from cbtfs.core.manifest import DiskRecord
@@ -155,10 +155,8 @@ class Reader:
         children = lists.get(child.digest)
         if children is None:
             node = self.node(child, level)
-            children = tuple(
-                None if digest is None else Ref(number, digest)
-                for number, digest in zip(node.children, node.digests(), strict=True)
-            )
+            pairs = zip(node.children, node.digests(), strict=True)
+            children = [None if digest is None else Ref(at, digest) for at, digest in pairs]
             if len(lists) >= _CHILD_LISTS:
                 lists.clear()
             lists[child.digest] = children
@@ -255,7 +253,7 @@ class Disk:
     """One disk at one restore point. Reads are stateless."""
 
     def __init__(self, reader: Reader, record: DiskRecord) -> None:
-        self._reader = reader
+        self.reader = reader
         self.record = record
         self.size = record.size
         self._block = record.block_size
@@ -293,12 +291,12 @@ class Disk:
             done = 0
         if done:
             return done
-        self._reader.drop_locations()
+        self.reader.drop_locations()
         block, within = divmod(offset, self._block)
         part = target[: self._block - within]
         try:
             if self._fill(offset, part) < len(part):
-                part[:] = self._reader.load_chunk(self.record, block)[within : within + len(part)]
+                part[:] = self.reader.load_chunk(self.record, block)[within : within + len(part)]
         except (ChunkMissing, DataCorrupt) as exc:
             start = block * self._block
             raise type(exc)(f"bytes {start} to {start + self._block}: {exc}") from exc
@@ -308,16 +306,16 @@ class Disk:
         """Read from one leaf. Return the number of bytes, 0 if its first chunk is unreadable."""
         index, within = divmod(offset, self._leaf_bytes)
         part = target[: self._leaf_bytes - within]
-        leaf = self._reader.leaf(self.record, index)
+        leaf = self.reader.leaf(self.record, index)
         if leaf is None:
             part[:] = bytes(len(part))
             return len(part)
         done = 0
         while True:
             position = within + done
-            done += self._reader.chunks.fill(leaf, self._block, position, part[done:])
+            done += self.reader.chunks.fill(leaf, self._block, position, part[done:])
             slot = (within + done) // self._block
-            if done == len(part) or not self._reader.attach(leaf, slot):
+            if done == len(part) or not self.reader.attach(leaf, slot):
                 return done
 
     def leaves(self, offset: int, length: int) -> Iterator[tuple[int, Leaf | None]]:
@@ -331,11 +329,11 @@ class Disk:
         while offset < end:
             index, within = divmod(offset, self._leaf_bytes)
             until = min(end, offset - within + self._leaf_bytes)
-            leaf = self._reader.leaf(self.record, index)
+            leaf = self.reader.leaf(self.record, index)
             if leaf is not None:
                 last = (within + until - offset - 1) // self._block
                 for slot in range(within // self._block, last + 1):
-                    self._reader.attach(leaf, slot)
+                    self.reader.attach(leaf, slot)
             yield index, leaf
             offset = until
 
@@ -352,10 +350,10 @@ class Disk:
         """
         first = offset // self._leaf_bytes
         try:
-            leaf = self._reader.leaf(self.record, first)
+            leaf = self.reader.leaf(self.record, first)
         except (ChunkMissing, DataCorrupt):
-            self._reader.drop_locations()
-            leaf = self._reader.leaf(self.record, first)
+            self.reader.drop_locations()
+            leaf = self.reader.leaf(self.record, first)
         masks, end = array("Q", [0 if leaf is None else leaf.data_mask]), first + 1
         group_end = min(end + -end % FANOUT, self._shape.leaves)
         try:
@@ -364,7 +362,7 @@ class Disk:
                 end = index
                 if index >= group_end:
                     return first, masks, end
-                masks.append(self._reader.leaf_of(child).data_mask)
+                masks.append(self.reader.leaf_of(child).data_mask)
                 end = index + 1
         except (ChunkMissing, DataCorrupt):
             return first, masks, end  # a later call, which begins at this leaf, reports the error
@@ -372,7 +370,7 @@ class Disk:
 
     def tree(self) -> Tree[Ref]:
         """Return the block map."""
-        return self._reader.tree(self.record.root, self._shape)
+        return self.reader.tree(self.record.root, self._shape)
 
     def data(self) -> Iterator[Extent]:
         """Yield the extents with data, ascending; the rest of the disk is zeros."""
@@ -385,24 +383,3 @@ class Disk:
         near = takewhile(lambda block: block * self._block < area.end, blocks)
         runs = (Extent(f * self._block, n * self._block) for f, n in runs_of(near))
         return clip(runs, area.start, min(area.end, self.size))
-
-
-def differing(left: Disk, right: Disk, area: Extent | None = None) -> Iterator[Extent]:
-    """Yield the extents in which two disks may differ: whole blocks, ascending.
-
-    Bytes beyond the end of the shorter disk count as different.
-
-    *area*: yield only the parts in this range, and load no nodes before it.
-
-    Raises:
-        ValueError: the block sizes differ.
-    """
-    if left.record.block_size != right.record.block_size:
-        raise ValueError("the disks have different block sizes")
-    size, unit = max(left.size, right.size), left.record.block_size
-    start, end = (0, size) if area is None else (area.start, min(area.end, size))
-    numbers = diff(left.tree(), right.tree(), start // unit)
-    near = takewhile(lambda block: block * unit < end, numbers)
-    blocks = (Extent(block * unit, unit) for block in near)
-    ends = between(min(left.size, right.size), size)
-    return clip(coalesce([*blocks, *ends]), start, end)

@@ -127,7 +127,7 @@ def test_a_damaged_leaf_fails_and_the_leaves_around_it_are_mapped(
 ) -> None:
     digest = leaf_digest(disk, 6)
     # Leaves repeat only after 61 patterns, so no other leaf of the group has the digest.
-    disk._reader.drop_locations()
+    disk.reader.drop_locations()
     damage.digests, damage.failure = {digest}, failure
 
     first, masks, end = disk.data_masks(0)
@@ -146,7 +146,7 @@ def test_a_damaged_node_above_the_leaves_fails(
     root = disk.tree().root
     assert root is not None
     (*_, later) = [ref for ref in Reader(repository).children(root, 3) if ref is not None]
-    disk._reader.drop_locations()
+    disk.reader.drop_locations()
     damage.digests = {later.digest}
 
     first, masks, end = disk.data_masks(0)
@@ -159,7 +159,7 @@ def test_a_damaged_node_above_the_leaves_fails(
 
 
 def test_a_lost_root_fails(repository: Repository, disk: Disk, damage: Damage) -> None:
-    disk._reader.drop_locations()
+    disk.reader.drop_locations()
     damage.digests = {disk.record.root}
 
     with pytest.raises(DataCorrupt):

@@ -19,8 +19,9 @@ from cbtfs.core.extent import Extent, complement
 from cbtfs.core.frame import Codec, Frame
 from cbtfs.core.ids import Digest, PackId
 from cbtfs.core.manifest import DiskRecord
+from cbtfs.difference import differing
 from cbtfs.errors import CbtfsError, ChunkMissing, DataCorrupt
-from cbtfs.reader import Disk, Reader, differing
+from cbtfs.reader import Disk, Reader
 from cbtfs.store.catalog.records import CatalogDamaged
 from cbtfs.store.catalog.view import View
 from cbtfs.store.packs import PackFolder
@@ -161,7 +162,7 @@ def test_disks_with_different_block_sizes_are_not_compared(disks: dict[str, Disk
     record = replace(disks["odd"].record, block_size=2 * BLOCK)
 
     with pytest.raises(ValueError, match="block sizes"):
-        list(differing(disks["odd"], Disk(disks["odd"]._reader, record)))
+        list(differing(disks["odd"], Disk(disks["odd"].reader, record)))
 
 
 # Damage

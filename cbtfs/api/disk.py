@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 from cbtfs.api.read_ahead import PIECE_BYTES, ReadAhead, read_parallel
+from cbtfs.difference import differing
 from cbtfs.errors import UsageError
-from cbtfs.reader import Disk, differing
+from cbtfs.reader import Disk
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor

@@ -10,6 +10,7 @@ from cbtfs.core.extent import Extent
 from cbtfs.core.filenames import QCOW2, RAW, SINCE, VMDK
 from cbtfs.core.manifest import DiskRecord
 from cbtfs.core.names import printable
+from cbtfs.difference import differing
 from cbtfs.errors import ChunkMissing, DataCorrupt
 from cbtfs.mount.entry import BY_ID_DIRECTORY, Entry, EntryType, listable_name
 from cbtfs.mount.files import PointFiles
@@ -17,7 +18,7 @@ from cbtfs.mount.filesystem import FileSystem
 from cbtfs.mount.inodes import FIRST_DISK, MAX_SLOT, Directory, inode_of
 from cbtfs.mount.tree import PointNode
 from cbtfs.mount.view_bases import View, ViewBases
-from cbtfs.reader import Disk, differing
+from cbtfs.reader import Disk
 from cbtfs.views.qcow2 import Bitmap, Qcow2Image, bitmap_granularity
 from cbtfs.views.vmdk import encode_vmdk
 

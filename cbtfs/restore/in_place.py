@@ -15,10 +15,11 @@ from itertools import chain, takewhile
 from pathlib import Path
 from typing import Final
 
-from cbtfs.core.blockmap import diff, runs_of
+from cbtfs.core.blockmap import runs_of
 from cbtfs.core.extent import Extent, coalesce
 from cbtfs.core.ids import PointId
 from cbtfs.core.manifest import DiskRecord
+from cbtfs.difference import differing_blocks
 from cbtfs.errors import ChunkMissing, DataCorrupt, SourceMismatch, TargetFailed, UsageError
 from cbtfs.reader import Reader
 from cbtfs.restore.disk import plain_class
@@ -258,7 +259,8 @@ class _Run:
     def _difference(self, base: Base) -> Iterator[tuple[int, int]]:
         """Yield (first block, blocks) of the runs of comparable blocks that differ."""
         end = self._comparable(base)
-        numbers = diff(self._reader.disk(base.record).tree(), self._disk.tree())
+        before = self._reader.disk(base.record)
+        numbers = differing_blocks(before, self._disk)
         return runs_of(takewhile(lambda block: block < end, numbers))
 
     def _check(self, base: Base, marker: Marker) -> None:

@@ -103,7 +103,7 @@ def diff(
     """
     _refuse_two(shape, json)
     from cbtfs.cli.report.documents import of_extent
-    from cbtfs.reader import differing
+    from cbtfs.difference import differing
 
     with _open(context, time_zone, disk, a, b) as (left, right):
         sizes = left.record.block_size, right.record.block_size

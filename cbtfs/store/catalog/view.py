@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from cbtfs.core.blockmap import FANOUT
 from cbtfs.core.frame import Kind
-from cbtfs.core.ids import Digest, ObjectId, PackId, PointId, Ref, VmId
+from cbtfs.core.ids import DIGEST_BYTES, Digest, ObjectId, PackId, PointId, Ref, VmId
 from cbtfs.core.manifest import Vm
 from cbtfs.store.catalog.environment import Databases
 from cbtfs.store.catalog.records import (
@@ -69,8 +69,10 @@ class Node(NamedTuple):
 
     def digests(self, first: int = 0, end: int = FANOUT) -> list[Digest | None]:
         """Return the digests of the children from *first* to *end*; None for null."""
+        # A slice and not location_digest(): this takes most of the time of a comparison of trees.
         return [
-            None if entry is None else location_digest(entry) for entry in self.entries[first:end]
+            None if entry is None else Digest(entry[-DIGEST_BYTES:])
+            for entry in self.entries[first:end]
         ]
 
     def child(self, slot: int) -> Ref | None:
