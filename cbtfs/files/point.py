@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Final
 
 from cbtfs.core.filenames import RAW, disk_names
@@ -12,7 +13,7 @@ from cbtfs.errors import CbtfsError
 from cbtfs.files.engine_parse.engine import ParsedFileSystem
 from cbtfs.files.placing import Identity, Placement, identities, place
 from cbtfs.files.probe.find import probe
-from cbtfs.files.probe.values import Kind
+from cbtfs.files.probe.values import Kind, State
 from cbtfs.files.protocol import FileSystem, FileSystemUnsupported
 from cbtfs.files.protocol import Kind as FileKind
 from cbtfs.files.tree import GuestTree
@@ -21,11 +22,17 @@ from cbtfs.reader import Reader
 from cbtfs.store.repository import Repository
 from cbtfs.volumes.slices import NamedDisk
 
-PARSERS: Final[Mapping[Kind, str]] = dict.fromkeys((Kind.EXT2, Kind.EXT3, Kind.EXT4), "ext")
+PARSERS: Final[Mapping[Kind, str]] = {
+    **dict.fromkeys((Kind.EXT2, Kind.EXT3, Kind.EXT4), "ext"),
+    Kind.NTFS: "ntfs",
+}
 """Parsers of the engine `parse` by the content of a volume."""
+_MODULES: Final = {"ntfs": "pyfsntfs"}
+"""Modules of the extra `files`, by the parser that needs them."""
 _FSTAB: Final = "/etc/fstab"
 _WINDOWS: Final = "/Windows"
 _MAX_FSTAB: Final = 1 << 18
+_AS_IT_IS: Final = "its journal is not replayed, so the last changes may be missing"
 _LINUX: Final = frozenset({Kind.EXT2, Kind.EXT3, Kind.EXT4, Kind.XFS})
 
 
@@ -132,14 +139,24 @@ def open_file_system(volume: Volume) -> FileSystem:
         FileSystemUnsupported: no engine can read it.
         FileSystemDamaged: it is damaged.
     """
-    kind = probe(volume.source).kind
+    probed = probe(volume.source)
+    kind = probed.kind
     parser = PARSERS.get(kind)
     if parser is None:
         raise FileSystemUnsupported(
             f"volume {volume.name} has {kind}, which the engine parse does not read"
         )
+    module = _MODULES.get(parser)
+    if module is not None and find_spec(module) is None:
+        raise FileSystemUnsupported(
+            f"volume {volume.name} has {kind}: install cbtfs with the extra 'files': "
+            "pip install 'cbtfs[files]'"
+        )
     try:
-        return ParsedFileSystem(volume.source, parser)
+        file_system = ParsedFileSystem(volume.source, parser)
+        if kind is Kind.NTFS and probed.state is not State.CLEAN:
+            file_system.notes = [*file_system.notes, f"{_AS_IT_IS}: {probed.detail}"]
+        return file_system
     except CbtfsError as exc:
         raise type(exc)(f"volume {volume.name}: {exc}") from exc
 

@@ -9,7 +9,6 @@ from typing import Any, Final, Protocol
 
 from cbtfs.errors import CbtfsError
 from cbtfs.files.engine_parse import frames, sandbox
-from cbtfs.files.ext.replayed import ExtFileSystem
 from cbtfs.files.protocol import (
     MAX_READ_BYTES,
     Entry,
@@ -100,9 +99,16 @@ class ServedSource:
         return data
 
 
-def open_parser(kind: str, source: Source) -> Parser:
-    """Return the parser of a file system of that kind."""
-    return ExtFileSystem(source)
+def load_parser(kind: str) -> Callable[[Source], Parser]:
+    """Return a function that opens a file system of that kind; it loads no more modules."""
+    if kind == "ntfs":
+        from cbtfs.files.yal.ntfs import Ntfs
+        from cbtfs.files.yal.volume import YalVolume
+
+        return lambda source: YalVolume(source, Ntfs())
+    from cbtfs.files.ext.replayed import ExtFileSystem
+
+    return ExtFileSystem
 
 
 class _Server:
@@ -176,8 +182,9 @@ def main(descriptor: int, kind: str, size: int) -> None:
     """Enter the sandbox and serve the parent at the socket *descriptor*."""
     with socket.socket(fileno=descriptor) as channel:
         source = ServedSource(channel, size)
+        open_file_system = load_parser(kind)
         sandbox.enter()
-        _Server(channel, source, lambda: open_parser(kind, source)).serve()
+        _Server(channel, source, lambda: open_file_system(source)).serve()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Parsers of libyal, behind the methods of FileSystem. They run in a sandbox."""
