@@ -43,7 +43,7 @@ def mke2fs(image: Path, content: Path, *more: str) -> bytes:
 
 
 def make_guest(folder: Path) -> dict[str, bytes]:
-    """Return the disks of a guest that mounts two of them; one of these cannot be read."""
+    """Return the disks of a guest that mounts two file systems; one cannot be read."""
     root, home = folder / "root", folder / "home"
     for path in (root / "etc", root / "home" / "hidden", root / "srv", home / "ann"):
         path.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""NTFS by libfsntfs: equal to what ntfs-3g, which wrote it, shows."""
+"""NTFS by libfsntfs shows the files that ntfs-3g has written."""
 
 import os
 import random

@@ -25,7 +25,7 @@ _MAX_MESSAGE: Final = 200
 
 
 class Format(Protocol):
-    """What differs between the formats."""
+    """Access to the files of one format."""
 
     kind: str
 
