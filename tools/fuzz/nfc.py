@@ -1,10 +1,11 @@
 """Fuzz target of NFC: any bytes from a host, cut at any place, never fail in another way."""
 
-from cbtfs.errors import SourceUnavailable
+from cbtfs.errors import AccessDenied, SourceUnavailable
 from cbtfs.source.transport.nfc.allocation import allocated_extents
 from cbtfs.source.transport.nfc.classic import Handshake
 from cbtfs.source.transport.nfc.codec import AioCodec, AllocatedChunks
 from cbtfs.source.transport.nfc.lines import LineBuffer, parse_greeting, thumbprint_of
+from cbtfs.source.transport.nfc.ticket import fault_of, parse_ticket, result_of
 from cbtfs.source.transport.nfc.wire import (
     ALLOCATED,
     CHUNK,
@@ -87,3 +88,39 @@ def nfc_seeds() -> list[bytes]:
         version.ljust(CLASSIC_BYTES, b"\0"),
         b"220 VMware Authentication Daemon Version 1.10: SSL Required, SHA256 supported\r\n",
     ]
+
+
+def read_ticket(data: bytes) -> None:
+    """Read *data* as the server's answer to a request for a ticket."""
+    fault = fault_of(500, data)
+    if fault is not None:
+        error = fault.error("NfcGetVmFiles")
+        assert isinstance(error, AccessDenied | SourceUnavailable)
+        assert len(str(error).splitlines()) == 1
+    try:
+        ticket = parse_ticket(result_of(data, "NfcGetVmFiles"), "vc1")
+    except SourceUnavailable:
+        return
+    assert ticket.digest is not None or ticket.certificate is not None
+    assert 0 < ticket.port < 1 << 16
+
+
+def ticket_seeds() -> list[bytes]:
+    """Return an answer with a ticket, and a fault."""
+    envelope = (
+        '<e:Envelope xmlns:e="http://schemas.xmlsoap.org/soap/envelope/" '
+        'xmlns:i="http://www.w3.org/2001/XMLSchema-instance"><e:Body>%s</e:Body></e:Envelope>'
+    )
+    ticket = (
+        '<NfcGetVmFilesResponse xmlns="urn:vim25"><returnval><host>esx1</host><port>902</port>'
+        f"<sslThumbprint>{':'.join(['AB'] * 20)}</sslThumbprint><service>vpxa-nfc</service>"
+        "<serviceVersion>1.1</serviceVersion><sessionId>52f5-ab</sessionId></returnval>"
+        "</NfcGetVmFilesResponse>"
+    )
+    fault = (
+        "<e:Fault><faultcode>ServerFaultCode</faultcode><faultstring>Denied</faultstring><detail>"
+        '<NoPermissionFault xmlns="urn:vim25" i:type="NoPermission">'
+        "<privilegeId>VirtualMachine.Provisioning.GetVmFiles</privilegeId></NoPermissionFault>"
+        "</detail></e:Fault>"
+    )
+    return [(envelope % body).encode() for body in (ticket, fault)]

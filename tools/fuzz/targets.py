@@ -308,6 +308,7 @@ def _seeds() -> dict[str, list[bytes]]:
     trailer = frames.encode_trailer([frame], len(body), PackId(_ID))
     return {
         "nfc": nfc.nfc_seeds(),
+        "nfc ticket": nfc.ticket_seeds(),
         "streamed vmdk": streamed.streamed_seeds(),
         "manifest": [encode_manifest(manifest)],
         "state": [encode_state(PointState(PointId(_ID)))],
@@ -395,6 +396,7 @@ TARGETS: Final[dict[str, Target]] = {
     "words": _words,
     "nbd": _nbd,
     "nfc": nfc.read_nfc,
+    "nfc ticket": nfc.read_ticket,
     "streamed vmdk": streamed.read_streamed,
 }
 

@@ -118,9 +118,9 @@ class TicketOffice:
             except (OSError, http.client.HTTPException) as exc:
                 why = str(exc) or type(exc).__name__
             else:
-                fault = _fault_of(status, answer)
+                fault = fault_of(status, answer)
                 if fault is None and status == 200:
-                    return _result(answer, method)
+                    return result_of(answer, method)
                 if fault is not None and fault.name == "NotAuthenticated" and renewals < _LOGINS:
                     renewals += 1
                     web.renew(login)
@@ -158,7 +158,7 @@ class TicketOffice:
 
 
 @dataclass(frozen=True, slots=True)
-class _Fault:
+class Fault:
     """A SOAP fault."""
 
     name: str
@@ -166,6 +166,7 @@ class _Fault:
     privilege: str | None
 
     def error(self, method: str) -> SourceUnavailable | AccessDenied:
+        """Return the error for a call of *method* that this fault ended."""
         said = f"{method}: {self.name} ({self.text})" if self.text else f"{method}: {self.name}"
         if self.name == "NoPermission":
             return AccessDenied(
@@ -179,7 +180,7 @@ class _Fault:
         return SourceUnavailable(said)
 
 
-def _fault_of(status: int, answer: bytes) -> _Fault | None:
+def fault_of(status: int, answer: bytes) -> Fault | None:
     """Return the fault in an answer; None if it has none."""
     if status != 500:
         return None
@@ -201,10 +202,11 @@ def _fault_of(status: int, answer: bytes) -> _Fault | None:
             (part.text for part in kind if part.tag.rpartition("}")[2] == "privilegeId"), None
         )
     text = printable(" ".join((fault.findtext("faultstring") or "").split()))[:300]
-    return _Fault(printable(name), text, None if privilege is None else printable(privilege))
+    return Fault(printable(name), text, None if privilege is None else printable(privilege))
 
 
-def _result(answer: bytes, method: str) -> ElementTree.Element:
+def result_of(answer: bytes, method: str) -> ElementTree.Element:
+    """Return the `returnval` of an answer; SourceUnavailable if it has none."""
     try:
         root = ElementTree.fromstring(answer)
     except ElementTree.ParseError as exc:
