@@ -56,20 +56,22 @@ page = ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(area)))
 def fail():
     raise OSError(ctypes.get_errno(), "refused")
 sandbox.enter()
-os.write(1, b"entered ")
-try:
-    {attempt}
-    os.write(1, b"escaped")
-except (OSError, RuntimeError, ValueError):
-    os.write(1, b"refused")
+os.write(1, b"entered\\n")
+for attempt in sys.argv[1:]:
+    try:
+        exec(attempt)
+        os.write(1, b"escaped\\n")
+    except (OSError, RuntimeError, ValueError):
+        os.write(1, b"refused\\n")
 """
 
 
-@pytest.mark.parametrize("attempt", ESCAPES.values(), ids=ESCAPES)
-def test_the_sandbox_refuses(attempt: str) -> None:
-    done = process.run(process.interpreter(_PROGRAM.format(attempt=attempt)), 60)
+def test_the_sandbox_refuses_everything_but_computing() -> None:
+    done = process.run(process.interpreter(_PROGRAM, *ESCAPES.values()), 60)
 
-    assert done.stdout == "entered refused"
+    results = done.stdout.split()
+    assert results[0] == "entered"
+    assert dict(zip(ESCAPES, results[1:], strict=True)) == dict.fromkeys(ESCAPES, "refused")
 
 
 def test_memory_is_limited() -> None:
@@ -123,14 +125,20 @@ def test_a_parser_that_hangs_is_killed_and_replaced(source: ImageSource) -> None
     file_system.close()
 
 
+def children() -> set[str]:
+    """Return the process ids of the children of this process."""
+    tasks = Path("/proc/self/task").glob("*/children")
+    return {pid for task in tasks for pid in task.read_text().split()}
+
+
 def test_no_child_is_left_if_the_file_system_is_refused(tmp_path: Path) -> None:
     image = tmp_path / "image"
     image.write_bytes(bytes(1 << 20))
+    before = children()
 
     with pytest.raises(FileSystemDamaged, match="no ext superblock"):
         ParsedFileSystem(ImageSource(image), "ext")
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+    assert children() <= before
 
 
 @dataclass(frozen=True, slots=True)
