@@ -12,6 +12,7 @@ from cbtfs.errors import ChunkMissing, DataCorrupt
 from cbtfs.listing import points
 from cbtfs.liveness import Marker
 from cbtfs.store import directories
+from cbtfs.store.backend.layout import open_packs, open_points
 from cbtfs.store.catalog import gate
 from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.records import CatalogDamaged
@@ -194,8 +195,8 @@ def _catalog_error(path: Path) -> str | None:
 def _survey(path: Path, *, is_dry_run: bool) -> tuple[Repaired, int]:
     """Return the state of a repository before its repair, and the bytes of its packs."""
     with (
-        closing(PackFolder(path / "packs")) as packs,
-        closing(PointFolder(path / "points")) as points,
+        closing(PackFolder(open_packs(path))) as packs,
+        closing(PointFolder(open_points(path))) as points,
     ):
         ids = packs.ids()
         leftovers = packs.count_leftovers() + points.count_aside()

@@ -17,9 +17,9 @@ from cbtfs.listing import Point, current_clock, find_point, manifests_of, vm_nam
 from cbtfs.liveness import Marker
 from cbtfs.store.catalog.update import Update
 from cbtfs.store.catchup import Findings, recover_objects, settle_points
-from cbtfs.store.files import storing
 from cbtfs.store.quarantine import load_quarantine
 from cbtfs.store.repository import Repository
+from cbtfs.store.storing import storing
 
 _HEX_DIGITS: Final = frozenset("0123456789abcdef")
 _NAMED: Final = 8

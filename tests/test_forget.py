@@ -10,7 +10,7 @@ import pytest
 
 from cbtfs.cli.main import main
 from cbtfs.errors import StoreFailed
-from cbtfs.store import points
+from cbtfs.store.backend import local
 from cbtfs.store.repository import reading, writing
 from tests.scenarios.repository_history import History, image
 
@@ -182,7 +182,7 @@ def test_a_process_that_dies_between_rename_and_catalog_has_forgotten(
         raise OSError(5, os.strerror(5))
 
     with monkeypatch.context() as patch:
-        patch.setattr(points, "sync_folder", fail)
+        patch.setattr(local, "sync_folder", fail)
         with pytest.raises(StoreFailed, match="Input/output"), writing(history.path) as repository:
             repository.forget([point])
 

@@ -24,9 +24,9 @@ from cbtfs.errors import CbtfsError, ChunkMissing, DataCorrupt
 from cbtfs.reader import Disk, Reader
 from cbtfs.store.catalog.records import CatalogDamaged
 from cbtfs.store.catalog.view import View
-from cbtfs.store.packs import PackFolder
 from cbtfs.store.repository import Repository, reading
 from tests.make_points import BLOCK, MEMORY, add_point, new_repository
+from tests.store.folders import packs_at
 
 LARGE = 16 * BLOCK
 """A block size of several pieces."""
@@ -178,7 +178,7 @@ class Damaged:
         (self.pack,) = self.path.glob("packs/*/*")
 
     def frame(self, codec: Codec) -> Frame:
-        frames, _ = PackFolder(self.path / "packs").frames(PackId(self.pack.name))
+        frames, _ = packs_at(self.path / "packs").frames(PackId(self.pack.name))
         return next(f for f in frames if f.codec is codec and f.level == 0)
 
     def flip(self, offset: int) -> None:

@@ -13,6 +13,7 @@ from cbtfs.check.report import CheckReport, Problem
 from cbtfs.check.subset import ALL, NONE, Subset
 from cbtfs.core.ids import PackId
 from cbtfs.errors import CbtfsError, DataCorrupt, WrongDirectory
+from cbtfs.store.backend.layout import open_packs, open_points
 from cbtfs.store.catalog import gate
 from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.records import DIGESTS, META, ORDER, PACKS, VMS, CatalogDamaged
@@ -57,8 +58,8 @@ def check(
         report.problems.append(Problem("directory", str(exc)))
     with (
         _catalog(path, report) as catalog,
-        closing(PackFolder(path / "packs")) as packs,
-        closing(PointFolder(path / "points")) as points,
+        closing(PackFolder(open_packs(path))) as packs,
+        closing(PointFolder(open_points(path))) as points,
         closing(DistrustFolder(path)) as records,
     ):
         generation = _generation(catalog)

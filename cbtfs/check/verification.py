@@ -16,7 +16,8 @@ from cbtfs.core.ids import PointId
 from cbtfs.core.moment import parse_moment
 from cbtfs.core.sealed import MAX_BYTES, seal, unseal
 from cbtfs.errors import DataCorrupt
-from cbtfs.store.files import load_file, replace, storing
+from cbtfs.store.backend.layout import load_record, save_record
+from cbtfs.store.storing import storing
 
 PARTS_FILE: Final = "verified"
 _MAX_PARTS: Final = 9999
@@ -65,7 +66,7 @@ class VerifiedParts:
 def load_parts(path: Path, parts: int) -> VerifiedParts:
     """Load the record of the repository at *path*; empty if it has another number of parts."""
     try:
-        document = unseal(load_file(path / PARTS_FILE, MAX_BYTES))
+        document = unseal(load_record(path, PARTS_FILE, MAX_BYTES))
         if integer(document, "parts") != parts:
             return VerifiedParts(parts)
         return VerifiedParts(parts, _times(document), _points(document))
@@ -100,4 +101,4 @@ def save_parts(path: Path, record: VerifiedParts) -> None:
         "points": [{"parts": sorted(parts), "ids": points} for parts, points in grouped.items()],
     }
     with storing("the record of verified parts"):
-        replace(path / PARTS_FILE, seal(document))
+        save_record(path, PARTS_FILE, seal(document))

@@ -13,10 +13,10 @@ from cbtfs.prune.select import PackUse
 from cbtfs.prune.space import Space, step_bytes, take_step
 from cbtfs.store.catalog.records import Location
 from cbtfs.store.catalog.update import Update
-from cbtfs.store.files import storing
 from cbtfs.store.identity import new_pack_id
 from cbtfs.store.pack import PACK_BYTES, PackWriter
 from cbtfs.store.repository import Repository
+from cbtfs.store.storing import storing
 
 Progress = Callable[[int], None]
 

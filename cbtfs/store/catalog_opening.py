@@ -7,17 +7,19 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
+from cbtfs.store.backend.layout import open_packs, open_points
 from cbtfs.store.catalog import gate
 from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.records import CatalogDamaged
 from cbtfs.store.catchup import Findings, catch_up
-from cbtfs.store.files import exchange, remove_folder, storing, sync_folder
+from cbtfs.store.files import exchange, remove_folder, sync_folder
 from cbtfs.store.node_repair import rewrite_lost_nodes
 from cbtfs.store.packs import PackFolder
 from cbtfs.store.points import PointFolder
 from cbtfs.store.quarantine import load_quarantine
 from cbtfs.store.rebuild import Progress, RebuildInput, rebuild
 from cbtfs.store.salvage import salvage
+from cbtfs.store.storing import storing
 
 log = logging.getLogger(__name__)
 
@@ -67,8 +69,8 @@ def replace_catalog(path: Path, level: int, progress: Progress) -> Findings:
 @contextmanager
 def _folders(path: Path) -> Iterator[tuple[PackFolder, PointFolder]]:
     with (
-        closing(PackFolder(path / "packs")) as packs,
-        closing(PointFolder(path / "points")) as points,
+        closing(PackFolder(open_packs(path))) as packs,
+        closing(PointFolder(open_points(path))) as points,
     ):
         yield packs, points
 

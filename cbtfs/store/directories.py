@@ -13,14 +13,15 @@ from cbtfs.core.fields import id_of, text
 from cbtfs.core.ids import PackId, PointId
 from cbtfs.core.sealed import seal, unseal
 from cbtfs.errors import DataCorrupt, RepositoryNotFound, WrongDirectory
+from cbtfs.store.backend.layout import has_directory, open_directory, open_packs, open_points
 from cbtfs.store.catalog import gate
 from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.records import CatalogDamaged
 from cbtfs.store.catalog.view import POINTS_SCHEMAS
-from cbtfs.store.files import load_file, replace, storing
-from cbtfs.store.folder import MARKER, MAX_MARKER_BYTES, Folder
+from cbtfs.store.folder import MARKER, MAX_MARKER_BYTES
 from cbtfs.store.packs import PackFolder
 from cbtfs.store.points import PointFolder
+from cbtfs.store.storing import storing
 
 FORMAT: Final = "cbtfs directory"
 Directory = Literal["points", "packs"]
@@ -52,8 +53,11 @@ def encode_marker(repository: str, directory: Directory) -> bytes:
 
 def write_marker(path: Path, repository: str, directory: Directory) -> None:
     """Write the marker of one directory of the repository at *path*."""
-    with storing(f"the marker of {directory}/"), Folder(path / directory) as folder:
-        replace(folder.at / MARKER, encode_marker(repository, directory))
+    with (
+        storing(f"the marker of {directory}/"),
+        closing(open_directory(path, directory)) as backend,
+    ):
+        backend.replace(MARKER, encode_marker(repository, directory))
 
 
 def require_directories(path: Path, repository: str, *, is_suspect: bool) -> None:
@@ -91,12 +95,12 @@ def has_marker(path: Path, repository: str, directory: Directory) -> bool:
         DataCorrupt: the directory is a symbolic link.
     """
     try:
-        folder = Folder(path / directory)
+        backend = open_directory(path, directory)
     except FileNotFoundError:
         return False
     try:
-        with folder:
-            data = load_file(folder.at / MARKER, MAX_MARKER_BYTES)
+        with closing(backend):
+            data = backend.get(MARKER, 0, MAX_MARKER_BYTES + 1).data
     except FileNotFoundError:
         return False
     except OSError as exc:
@@ -127,14 +131,14 @@ def _refuse_unless_known(path: Path, absent: list[Directory], *, is_suspect: boo
     if "points" not in absent:
         raise _wrong("packs", f"it has no marker, and points/ has one; {_OURS}")
     for directory in DIRECTORIES:
-        if not (path / directory).is_dir():
+        if not has_directory(path, directory):
             raise _wrong(directory, "there is no such directory")
     known = None if is_suspect and _is_damaged(path) else load_known(path)
     if known is None:
         raise _wrong(first, f"it has no marker, and there is no catalog to compare with; {_OURS}")
-    with closing(PointFolder(path / "points")) as folder:
+    with closing(PointFolder(open_points(path))) as folder:
         present = folder.ids()
-    with closing(PackFolder(path / "packs")) as pack_folder:
+    with closing(PackFolder(open_packs(path))) as pack_folder:
         packs = pack_folder.ids()
     if not known.has_points and (present or packs or not known.is_new or len(absent) == 1):
         # An empty directory and one that is not mounted look the same.
@@ -162,7 +166,7 @@ def load_known(path: Path) -> Known | None:
     except (RepositoryNotFound, CatalogDamaged):
         return None
     try:
-        with catalog.view() as view, closing(PointFolder(path / "points")) as folder:
+        with catalog.view() as view, closing(PointFolder(open_points(path))) as folder:
             points = frozenset(view.point_ids())
             forgotten = folder.forgotten_ids() & points
             packs = frozenset(view.pack_numbers())
@@ -184,7 +188,7 @@ def create_markers(path: Path, repository: str) -> list[Directory]:
     """
     wanted: list[Directory] = []
     for directory in DIRECTORIES:
-        if not (path / directory).is_dir():
+        if not has_directory(path, directory):
             raise _wrong(directory, "there is no such directory")
         try:
             if has_marker(path, repository, directory):

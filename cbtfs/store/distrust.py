@@ -8,7 +8,6 @@ writer removes. When the audit detects a miss, it only renames the record, which
 import contextlib
 import errno
 import logging
-import os
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,10 +18,9 @@ from cbtfs.core.distrust import Distrust, decode_distrust, encode_distrust, unre
 from cbtfs.core.ids import DiskId, is_id
 from cbtfs.core.sealed import MAX_BYTES
 from cbtfs.errors import DataCorrupt, StoreFailed
-from cbtfs.store.files import create, load_file, storing, sync_folder, write_all
-from cbtfs.store.files import replace as put_file
-from cbtfs.store.folder import open_folder
-from cbtfs.store.reserve import RESERVE
+from cbtfs.store import reserve
+from cbtfs.store.backend.layout import open_points
+from cbtfs.store.storing import storing
 
 log = logging.getLogger(__name__)
 
@@ -37,10 +35,9 @@ class Armed:
     Several threads may call fire().
     """
 
-    def __init__(self, folder: "DistrustFolder", record: Distrust, path: Path) -> None:
+    def __init__(self, folder: "DistrustFolder", record: Distrust) -> None:
         self._folder = folder
         self._record = record
-        self._path = path
         self._lock = threading.Lock()
         self._is_fired = False
 
@@ -54,7 +51,7 @@ class Armed:
             if self._is_fired:
                 return
             try:
-                self._folder.rename(self._path, self._record.disk)
+                self._folder.put_armed(self._record.disk)
             except OSError as exc:
                 raise StoreFailed(
                     f"change tracking missed blocks of disk {self._record.disk}, and that cannot "
@@ -74,7 +71,7 @@ class Armed:
     def disarm(self) -> None:
         """Remove the record if it did not take effect."""
         with contextlib.suppress(OSError):
-            self._path.unlink(missing_ok=True)
+            self._folder.remove_armed(self._record.disk)
 
 
 class DistrustFolder:
@@ -82,35 +79,32 @@ class DistrustFolder:
 
     def __init__(self, repository: Path) -> None:
         self._repository = repository
-        self._folder = open_folder(repository / "points")
+        self._backend = open_points(repository)
 
     def close(self) -> None:
         """Close the directory."""
-        self._folder.close()
-
-    @property
-    def _path(self) -> Path:
-        return self._folder.at
+        self._backend.close()
 
     def path(self, disk: DiskId) -> Path:
-        return self._path / (disk + DISTRUST_SUFFIX)
+        """Return the path of a record, for messages."""
+        return self._backend.path(disk + DISTRUST_SUFFIX)
 
     def disks(self) -> list[DiskId]:
         """Return the disks that have a record."""
-        names = (name for name in os.listdir(self._path) if name.endswith(DISTRUST_SUFFIX))
+        names = (name for name in self._backend.names() if name.endswith(DISTRUST_SUFFIX))
         return sorted(
             DiskId(n) for n in (n.removesuffix(DISTRUST_SUFFIX) for n in names) if is_id(n)
         )
 
     def read(self, disk: DiskId) -> Distrust | None:
         """Return the record of *disk*, or None; DataCorrupt if it cannot be read."""
-        path = self.path(disk)
+        name = disk + DISTRUST_SUFFIX
         try:
-            return decode_distrust(load_file(path, MAX_BYTES), disk)
+            return decode_distrust(self._backend.get(name, 0, MAX_BYTES + 1).data, disk)
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as exc:
-            raise DataCorrupt(f"record {path.name} is damaged: {exc}") from exc
+            raise DataCorrupt(f"record {name} is damaged: {exc}") from exc
 
     def load(self, disk: DiskId) -> Distrust | None:
         """Return the record of *disk*, or None. A damaged record distrusts every list."""
@@ -122,26 +116,23 @@ class DistrustFolder:
 
     def arm(self, record: Distrust) -> Armed:
         """Write and flush *record* without putting it into effect; StoreFailed if that fails."""
-        path = self._path / (record.disk + _ARMED_SUFFIX)
         with storing("the record of an audit"):
-            path.unlink(missing_ok=True)
-            fd = create(path)
-            try:
-                write_all(fd, [encode_distrust(record)])
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-        return Armed(self, record, path)
+            self._backend.replace(record.disk + _ARMED_SUFFIX, encode_distrust(record))
+        return Armed(self, record)
 
-    def rename(self, armed: Path, disk: DiskId) -> None:
-        """Make the file at *armed* the record of *disk*; OSError if that is not durable."""
+    def put_armed(self, disk: DiskId) -> None:
+        """Make the armed record of *disk* its record; OSError if that is not durable."""
 
         def rename() -> None:
-            if armed.exists():
-                os.replace(armed, self.path(disk))
-            sync_folder(self._path)
+            with contextlib.suppress(FileNotFoundError):  # An earlier call has renamed it.
+                self._backend.rename(disk + _ARMED_SUFFIX, disk + DISTRUST_SUFFIX)
+            self._backend.flush()
 
         self._with_reserve(rename)
+
+    def remove_armed(self, disk: DiskId) -> None:
+        """Remove the armed record of *disk*; OSError if that fails."""
+        self._backend.delete(disk + _ARMED_SUFFIX)
 
     def amend(self, record: Distrust) -> Distrust:
         """Replace the record of a disk by *record*, which has more facts; log a failure."""
@@ -150,6 +141,22 @@ class DistrustFolder:
         except OSError as exc:
             log.warning("the record of disk %s is incomplete: %s", record.disk, exc.strerror)
         return record
+
+    def adopt(self, record: Distrust) -> None:
+        """Keep the record of another repository, unless this one's is newer.
+
+        Raises:
+            StoreFailed: it cannot be written.
+        """
+        known = self.load(record.disk)
+        if known == record or (known is not None and known.order > record.order):
+            return
+        if known is not None and known.order == record.order and known.trusted_from is None:
+            record = replace(record, trusted_from=None)
+            if known == record:
+                return
+        with storing("a record of distrust"):
+            self._put(record)
 
     def settle(self, disk: DiskId, order: int) -> None:
         """Trust change lists relative to the point *order* and later: it has a full scan of *disk*.
@@ -165,7 +172,7 @@ class DistrustFolder:
             log.warning("disk %s will be read whole again: %s", disk, exc.strerror)
 
     def _put(self, record: Distrust) -> None:
-        put_file(self.path(record.disk), encode_distrust(record))
+        self._backend.replace(record.disk + DISTRUST_SUFFIX, encode_distrust(record))
 
     def _with_reserve(self, write: Callable[[], None]) -> None:
         """Call *write*; if there is no space left, remove the reserve and call it again."""
@@ -174,6 +181,5 @@ class DistrustFolder:
         except OSError as exc:
             if exc.errno not in _NO_SPACE:
                 raise
-            with contextlib.suppress(OSError):
-                (self._repository / RESERVE).unlink()
+            reserve.give_up(self._repository)
             write()

@@ -7,15 +7,15 @@ a planted link, FIFO or device is an error and does not lead out of the reposito
 import ctypes
 import errno
 import os
+import secrets
 import shutil
 import stat
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from cbtfs.errors import AccessDenied, DataCorrupt, StoreFailed
-from cbtfs.shortage import SHORTAGES, explain, refuse_shortage
+from cbtfs.errors import AccessDenied, DataCorrupt
+from cbtfs.shortage import refuse_shortage
 from cbtfs.store.owner import give_new, refuse_denied
 from cbtfs.store.shown import shown
 
@@ -77,6 +77,14 @@ def refuse_others(path: Path) -> None:
         return
     if not stat.S_ISREG(mode):
         raise DataCorrupt(_irregular(path))
+
+
+def regular_facts(path: Path) -> os.stat_result:
+    """Return the facts of the regular file at *path*; DataCorrupt if it is anything else."""
+    facts = os.stat(path, follow_symlinks=False)
+    if not stat.S_ISREG(facts.st_mode):
+        raise DataCorrupt(_irregular(path))
+    return facts
 
 
 def remove(path: Path) -> None:
@@ -179,22 +187,6 @@ def _beyond(buffers: Buffers, done: int) -> list[memoryview]:
     return left
 
 
-@contextmanager
-def storing(what: str) -> Iterator[None]:
-    """Turn a failed write or flush into StoreFailed, which ends the run without a retry."""
-    try:
-        yield
-    except OSError as exc:
-        if exc.filename is not None:
-            refuse_denied(exc, Path(what))
-        if exc.errno in SHORTAGES:
-            raise StoreFailed(f"cannot write {what}: {explain(exc.errno)}") from exc
-        raise StoreFailed(
-            f"cannot write {what}: {exc.strerror}; nothing committed is lost, "
-            "repair the storage and run the command again"
-        ) from exc
-
-
 def create(path: Path) -> int:
     """Create a file at *path*, which must not exist; return a descriptor to read and write it."""
     fd = os.open(path, _CREATE, FILE_MODE)
@@ -249,29 +241,33 @@ def make_folder(path: Path) -> None:
     sync_folder(path.parent)
 
 
-def _write_aside(path: Path, data: bytes) -> Path:
-    aside = path.with_name(path.name + ".tmp")
-    aside.unlink(missing_ok=True)
-    fd = create(aside)
+def _write(path: Path, data: bytes) -> None:
+    fd = create(path)
     try:
         write_all(fd, [data])
         os.fsync(fd)
     finally:
         os.close(fd)
-    return aside
 
 
 def put_if_absent(path: Path, data: bytes) -> None:
-    """Create *path* with *data*, atomically and durably; FileExistsError if it exists."""
-    aside = _write_aside(path, data)
+    """Create *path* with *data*, atomically and durably; FileExistsError if it exists.
+
+    Exactly one of several callers succeeds, so each has a temporary name of its own.
+    """
+    aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:
+        _write(aside, data)
         os.link(aside, path, follow_symlinks=False)
     finally:
-        aside.unlink()
+        aside.unlink(missing_ok=True)
     sync_folder(path.parent)
 
 
 def replace(path: Path, data: bytes) -> None:
     """Replace the content of *path* by *data*, durably; a crash leaves the old or the new one."""
-    os.replace(_write_aside(path, data), path)
+    aside = path.with_name(path.name + ".tmp")
+    aside.unlink(missing_ok=True)
+    _write(aside, data)
+    os.replace(aside, path)
     sync_folder(path.parent)

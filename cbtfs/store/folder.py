@@ -27,8 +27,10 @@ _NO_DIRECTORY: Final = (errno.ELOOP, errno.ENOTDIR)
 class Folder:
     """An open directory, until close() or the end of its `with` block."""
 
-    def __init__(self, path: Path, shown: Path | None = None) -> None:
-        """Open the directory at *path*, called *shown* in messages.
+    def __init__(self, path: Path, shown: Path | None = None, *, follows: bool = False) -> None:
+        """Open the directory at *path*, called *shown* in messages. A link is refused.
+
+        *follows*: the last part of *path* may be a link.
 
         Raises:
             FileNotFoundError: there is nothing at *path*.
@@ -39,13 +41,14 @@ class Folder:
         """
         self._fd = -1
         self._opened = path
+        self._flags = _OPEN & ~os.O_NOFOLLOW if follows else _OPEN
         self.path = shown or path
         """Path for messages."""
         self._fd = self._open()
 
     def _open(self) -> int:
         try:
-            return os.open(self._opened, _OPEN)
+            return os.open(self._opened, self._flags)
         except OSError as exc:
             refuse_denied(exc, self.path)
             refuse_shortage(exc, f"cannot open {self.path}")

@@ -13,8 +13,8 @@ from cbtfs.core.names import printable
 from cbtfs.errors import ManifestsMissing
 from cbtfs.store.catalog.view import View
 from cbtfs.store.catchup import Findings, settle_points
-from cbtfs.store.files import storing
 from cbtfs.store.repository import Repository
+from cbtfs.store.storing import storing
 
 _NAMED: Final = 8
 """Maximum number of points in an error message; check lists all."""

@@ -13,11 +13,11 @@ from cbtfs.store.catalog.records import OBJECTS, CatalogDamaged, Location
 from cbtfs.store.catalog.view import Node
 from cbtfs.store.codec import Encoded, Encoder
 from cbtfs.store.digest import node_content
-from cbtfs.store.files import storing
 from cbtfs.store.identity import new_pack_id
 from cbtfs.store.pack import PACK_BYTES
 from cbtfs.store.packs import PackFolder
 from cbtfs.store.quarantine import CorruptFrame
+from cbtfs.store.storing import storing
 from cbtfs.store.writer import ObjectWriter
 
 _BATCH: Final = 4096

@@ -1,9 +1,6 @@
 """One pack: appended to while it is open, immutable once it is closed."""
 
-import errno
-import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final
 
 from cbtfs.core.frame import (
@@ -27,47 +24,27 @@ from cbtfs.core.frame import (
 from cbtfs.core.frame import PIECE_BYTES as PIECE
 from cbtfs.core.ids import PackId
 from cbtfs.errors import ChunkMissing, DataCorrupt
-from cbtfs.native import PackFile
 from cbtfs.shortage import refuse_shortage
+from cbtfs.store.backend.base import Buffers, OpenObject, Upload
 from cbtfs.store.codec import Encoded, decode
-from cbtfs.store.files import (
-    Buffers,
-    create,
-    open_regular,
-    read_into,
-    start_writing,
-    sync_folder,
-    write_all,
-)
-from cbtfs.store.folder import Folder
 
 PACK_BYTES: Final = 64 << 20
 """A pack is closed when it has grown to this size."""
 
 _BUFFER_BYTES: Final = 1 << 20
-_BEHIND_BYTES: Final = 8 << 20
-"""Bytes between two starts of write-back, which shorten the flush at the end."""
 _LONGEST_HEADER: Final = FRAME_HEADER_BYTES + MAX_PLAIN_BYTES // PIECE * 4
 _WINDOW_BYTES: Final = 4 << 20
 """Bytes of a pack that a scan holds in memory."""
-OPEN_SUFFIX: Final = ".open"
 
 
 class PackWriter:
-    """A pack that is being written: `<id>.open` until close() has flushed it.
+    """A pack that is being written: no reader finds it before close() has flushed it."""
 
-    It owns *folder*, and closes it after close() or abandon().
-    """
-
-    def __init__(self, pack: PackId, folder: Folder) -> None:
+    def __init__(self, pack: PackId, upload: Upload) -> None:
         self.id = pack
-        self._folder = folder
-        self._path = folder.at / pack
-        self._aside = folder.at / (pack + OPEN_SUFFIX)
-        self._fd = create(self._aside)
+        self._upload = upload
         self._pending: list[bytes | memoryview] = [encode_pack_header(pack)]
         self._pending_bytes = PACK_HEADER_BYTES
-        self._written = self._started = 0
         self.size = PACK_HEADER_BYTES
         self.frames: list[Frame] = []
 
@@ -93,49 +70,32 @@ class PackWriter:
         return frame
 
     def _flush(self) -> None:
-        self._written += write_all(self._fd, self._pending)
+        self._upload.write(self._pending)
         self._pending.clear()
         self._pending_bytes = 0
-        if self._written - self._started >= _BEHIND_BYTES:
-            start_writing(self._fd, self._started, self._written - self._started)
-            self._started = self._written
 
     def close(self) -> int:
-        """Write trailer and footer, flush, rename the pack to its id; return its size in bytes."""
+        """Write trailer and footer, flush, give the pack its name; return its size in bytes."""
         trailer = encode_trailer(self.frames, self.size, self.id)
         self._pending.append(trailer)
-        try:
-            self._flush()
-            os.fsync(self._fd)
-        finally:
-            self._close_file()
-        os.rename(self._aside, self._path)
-        sync_folder(self._path.parent)
-        self._folder.close()
+        self._flush()
+        self._upload.close()
         return self.size + len(trailer)
 
     def abandon(self) -> None:
         """Remove the pack, which nothing refers to. May be called after close() failed."""
-        self._close_file()
-        if not self._folder.is_closed:
-            self._aside.unlink(missing_ok=True)
-            self._folder.close()
-
-    def _close_file(self) -> None:
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
+        self._upload.abandon()
 
 
 class Pack:
     """A closed pack, open for reading until its last reference is dropped."""
 
-    def __init__(self, path: Path, shown: Path | None = None) -> None:
-        """Open the pack at *path*, called *shown* in messages."""
-        self._path = shown or path
-        self._fd = open_regular(path)
-        self.file = PackFile(self._fd)
-        self.size = os.fstat(self._fd).st_size
+    def __init__(self, opened: OpenObject) -> None:
+        """Own *opened*."""
+        self._opened = opened
+        self._path = opened.path
+        self.file = opened.file
+        self.size = opened.size
 
     def load(self, frame: Frame) -> bytes:
         """Return the content of the object at *frame*, verified by its digest.
@@ -167,8 +127,8 @@ class Pack:
 
     @property
     def is_removed(self) -> bool:
-        """Whether the file was deleted: its bytes take space until it is closed."""
-        return os.fstat(self._fd).st_nlink == 0
+        """Whether the pack was deleted: its bytes take space until it is closed."""
+        return self._opened.is_removed
 
     def _read(self, offset: int, length: int) -> bytes:
         data = bytearray(length)
@@ -178,7 +138,7 @@ class Pack:
     def _read_into(self, buffers: Buffers, offset: int) -> int:
         """Fill *buffers* from *offset* on; return the bytes read, fewer only at the end of file."""
         try:
-            return read_into(self._fd, buffers, offset)
+            return self._opened.read_into(buffers, offset)
         except OSError as exc:
             refuse_shortage(exc, f"cannot read {self._path}")
             raise DataCorrupt(f"cannot read {self._path}: {exc.strerror}") from exc
@@ -221,7 +181,7 @@ class Pack:
         """
         end = min(self.size, MAX_PACK_BYTES)
         at = PACK_HEADER_BYTES
-        while (at := self._data_from(at)) < end:
+        while (at := self._opened.data_from(at)) < end:
             window = self._read(at, min(_WINDOW_BYTES + _LONGEST_HEADER, end - at))
             start, last = at, len(window) if at + len(window) >= end else _WINDOW_BYTES
             if not window:
@@ -239,10 +199,3 @@ class Pack:
                 except ValueError:
                     magic += 1
                 magic = window.find(FRAME_MAGIC, magic)
-
-    def _data_from(self, offset: int) -> int:
-        """Return the offset of the first byte from *offset* on that is not in a hole."""
-        try:
-            return os.lseek(self._fd, offset, os.SEEK_DATA)
-        except OSError as exc:
-            return self.size if exc.errno == errno.ENXIO else offset

@@ -7,33 +7,21 @@ manifests: one of the two comes first. And a lease on the point is held from bef
 until the pin is durable, so no prune removes objects in between; later prunes list the pin.
 """
 
-import fcntl
-import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace as replaced
 from pathlib import Path
-from typing import Final
 
 from cbtfs.core.ids import PointId, is_id
 from cbtfs.core.pin import Pin, PinId, decode_pin, encode_pin
 from cbtfs.core.sealed import MAX_BYTES
 from cbtfs.core.settings import PINS, encode_settings
 from cbtfs.errors import CbtfsError, DataCorrupt, PointNotFound
-from cbtfs.store.files import (
-    load_file,
-    make_folder,
-    put_if_absent,
-    replace,
-    storing,
-    sync_folder,
-)
-from cbtfs.store.folder import Folder
+from cbtfs.store.backend.base import FileBackend
+from cbtfs.store.backend.layout import OVERLAYS, make_pins, open_pins, open_points, save_record
 from cbtfs.store.points import PointFolder
 from cbtfs.store.settings import SETTINGS, load_settings
-
-OVERLAYS: Final = "overlays"
-_ASIDE: Final = ".tmp"
+from cbtfs.store.storing import storing
 
 
 class PointPinned(CbtfsError):
@@ -50,12 +38,12 @@ def put_pin(path: Path, points: PointFolder, pin: Pin) -> None:
     """
     with points.leased(pin.point):
         with storing("the directory of pins"):
-            make_folder(path / OVERLAYS)
-        with _locked(path), Folder(path / OVERLAYS) as folder, storing("a pin"):
+            make_pins(path)
+        with _locked(path), closing(open_pins(path)) as pins, storing("a pin"):
             _require_feature(path)
-            put_if_absent(folder.at / pin.id, encode_pin(pin))
+            pins.create(pin.id, encode_pin(pin))
             if pin.point not in points.ids():
-                _remove(folder, pin.id)
+                _remove(pins, pin.id)
                 raise PointNotFound(f"point {pin.point} is gone")
 
 
@@ -63,22 +51,22 @@ def _require_feature(path: Path) -> None:
     settings = load_settings(path)
     if PINS not in settings.required:
         settings = replaced(settings, required=(*settings.required, PINS))
-        replace(path / SETTINGS, encode_settings(settings))
+        save_record(path, SETTINGS, encode_settings(settings))
 
 
 def remove_pin(path: Path, pin: PinId) -> None:
     """Remove a pin, durably; its point is then kept like any other. The pin may be gone."""
     try:
-        folder = Folder(path / OVERLAYS)
+        pins = open_pins(path)
     except FileNotFoundError:
         return
-    with folder, storing("the directory of pins"):
-        _remove(folder, pin)
+    with closing(pins), storing("the directory of pins"):
+        _remove(pins, pin)
 
 
-def _remove(folder: Folder, pin: PinId) -> None:
-    (folder.at / pin).unlink(missing_ok=True)
-    sync_folder(folder.at)
+def _remove(pins: FileBackend, pin: PinId) -> None:
+    pins.delete(pin)
+    pins.flush()
 
 
 def load_pins(path: Path) -> list[Pin]:
@@ -88,8 +76,8 @@ def load_pins(path: Path) -> list[Pin]:
         DataCorrupt: a pin is damaged, so its point is unknown, or overlays/ is missing.
     """
     try:
-        with Folder(path / OVERLAYS) as folder:
-            return _load(folder)
+        with closing(open_pins(path)) as pins:
+            return _load(pins)
     except FileNotFoundError as exc:
         _refuse_missing(path, exc)
         return []
@@ -104,11 +92,11 @@ def _refuse_missing(path: Path, error: FileNotFoundError) -> None:
         ) from error
 
 
-def _load(folder: Folder) -> list[Pin]:
+def _load(backend: FileBackend) -> list[Pin]:
     pins = []
-    for name in sorted(filter(is_id, os.listdir(folder.at))):
+    for name in sorted(filter(is_id, backend.names())):
         try:
-            pin = decode_pin(load_file(folder.at / name, MAX_BYTES))
+            pin = decode_pin(backend.get(name, 0, MAX_BYTES + 1).data)
             if pin.id != name:
                 raise ValueError("it is another pin")
         except FileNotFoundError:
@@ -156,21 +144,14 @@ def refuse_pinned(pins: Iterable[Pin], points: Collection[PointId]) -> None:
 
 def remove_leftovers(path: Path) -> None:
     """Remove temporary files of interrupted programs. Only for the writer."""
-    with suppress(FileNotFoundError), Folder(path / OVERLAYS) as folder:
-        names = [name for name in os.listdir(folder.at) if name.endswith(_ASIDE)]
-        if names:
+    with suppress(FileNotFoundError), closing(open_pins(path)) as pins:
+        if pins.unfinished():
             with _locked(path), storing("the directory of pins"):
-                for name in names:
-                    (folder.at / name).unlink(missing_ok=True)
+                pins.discard_unfinished()
 
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold the lock that orders new pins and the renames of `forget`."""
-    with Folder(path / "points") as folder:
-        fd = os.open(folder.at, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(fd)
+    with closing(open_points(path)) as points, points.locked():
+        yield

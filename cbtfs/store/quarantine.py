@@ -14,10 +14,11 @@ from cbtfs.core.frame import Frame, Kind
 from cbtfs.core.ids import Digest, PackId
 from cbtfs.core.sealed import MAX_BYTES, seal, unseal
 from cbtfs.errors import DataCorrupt
+from cbtfs.store.backend.layout import has_record, load_record, save_record
 from cbtfs.store.catalog.records import Location
 from cbtfs.store.catalog.update import Update
 from cbtfs.store.catalog.view import View
-from cbtfs.store.files import load_file, replace, storing
+from cbtfs.store.storing import storing
 
 QUARANTINE: Final = "quarantine"
 
@@ -41,7 +42,7 @@ def corrupt_frame(pack: PackId, frame: Frame) -> CorruptFrame:
 def load_quarantine(path: Path) -> frozenset[CorruptFrame]:
     """Return the quarantine of the repository at *path*; empty, with a warning, if unreadable."""
     try:
-        document = unseal(load_file(path / QUARANTINE, MAX_BYTES))
+        document = unseal(load_record(path, QUARANTINE, MAX_BYTES))
         return frozenset(
             CorruptFrame(
                 PackId(id_of(item, "pack")),
@@ -61,7 +62,7 @@ def load_quarantine(path: Path) -> frozenset[CorruptFrame]:
 
 def save_quarantine(path: Path, frames: Collection[CorruptFrame]) -> None:
     """Replace the quarantine by *frames*. Only for the writer."""
-    if not frames and not (path / QUARANTINE).exists():
+    if not frames and not has_record(path, QUARANTINE):
         return
     document = {
         "places": [
@@ -70,7 +71,7 @@ def save_quarantine(path: Path, frames: Collection[CorruptFrame]) -> None:
         ]
     }
     with storing("the quarantine"):
-        replace(path / QUARANTINE, seal(document))
+        save_record(path, QUARANTINE, seal(document))
 
 
 def still_referenced(view: View, frames: Iterable[CorruptFrame]) -> dict[Digest, CorruptFrame]:

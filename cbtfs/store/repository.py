@@ -19,6 +19,13 @@ from cbtfs.errors import (
     WrongDirectory,
 )
 from cbtfs.store import reserve
+from cbtfs.store.backend.layout import (
+    create_places,
+    create_record,
+    has_record,
+    open_packs,
+    open_points,
+)
 from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.records import CatalogDamaged, PointRecord
 from cbtfs.store.catalog.update import Update
@@ -26,13 +33,7 @@ from cbtfs.store.catalog_opening import CATALOG, open_catalog, replace_catalog
 from cbtfs.store.catchup import Findings, lacks_nothing
 from cbtfs.store.directories import DIRECTORIES, require_directories, write_marker
 from cbtfs.store.distrust import DistrustFolder
-from cbtfs.store.files import (
-    finish_exchange,
-    make_folder,
-    put_if_absent,
-    storing,
-    sync_folder,
-)
+from cbtfs.store.files import finish_exchange, make_folder, sync_folder
 from cbtfs.store.folder import Folder
 from cbtfs.store.lock import WriterLock
 from cbtfs.store.node_repair import rewrite_corrupt_nodes
@@ -48,6 +49,7 @@ from cbtfs.store.quarantine import (
 )
 from cbtfs.store.rebuild import Progress
 from cbtfs.store.settings import SETTINGS, load_settings
+from cbtfs.store.storing import storing
 from cbtfs.store.writer import ObjectWriter
 
 log = logging.getLogger(__name__)
@@ -67,8 +69,8 @@ class Repository:
         self.settings = settings
         self.catalog = catalog
         with ExitStack() as opened:
-            self.packs = opened.enter_context(closing(PackFolder(path / "packs")))
-            self.points = opened.enter_context(closing(PointFolder(path / "points")))
+            self.packs = opened.enter_context(closing(PackFolder(open_packs(path))))
+            self.points = opened.enter_context(closing(PointFolder(open_points(path))))
             self.distrust = opened.enter_context(closing(DistrustFolder(path)))
             self._folders = opened.pop_all()
         self.findings = findings or Findings()
@@ -217,7 +219,7 @@ def create_repository(path: Path, settings: Settings) -> None:
     try:
         path.mkdir(0o700)
     except FileExistsError:
-        if (path / SETTINGS).exists():
+        if has_record(path, SETTINGS):
             raise UsageError(f"{path} is already a repository") from None
         if not path.is_dir() or any(path.iterdir()):
             raise UsageError(f"{path} is not an empty directory: name one that is") from None
@@ -225,12 +227,12 @@ def create_repository(path: Path, settings: Settings) -> None:
     except OSError as exc:
         raise UsageError(f"cannot create {path}: {exc.strerror}") from exc
     with storing(f"the repository {path}"):
-        for name in ("packs", "points", "locks"):
-            make_folder(path / name)
+        create_places(path)
+        make_folder(path / "locks")
         for directory in DIRECTORIES:
             write_marker(path, settings.id, directory)
         Catalog(path / CATALOG, is_writable=True).close()
-        put_if_absent(path / SETTINGS, encode_settings(settings))
+        create_record(path, SETTINGS, encode_settings(settings))
         sync_folder(path.absolute().parent)
 
 
@@ -359,7 +361,7 @@ def _look(path: Path) -> tuple[bool, bool]:
     except (RepositoryNotFound, CatalogDamaged):
         return False, False
     try:
-        with catalog.view() as view, closing(PointFolder(path / "points")) as points:
+        with catalog.view() as view, closing(PointFolder(open_points(path))) as points:
             return True, lacks_nothing(view, points)
     except CatalogDamaged:
         return True, True

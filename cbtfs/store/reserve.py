@@ -83,6 +83,12 @@ def _make(path: Path, wanted: int) -> None:
         os.close(fd)
 
 
+def give_up(path: Path) -> None:
+    """Remove the reserve of the repository at *path*; the next writer makes a new one."""
+    with contextlib.suppress(OSError):
+        (path / RESERVE).unlink()
+
+
 @contextmanager
 def released(path: Path) -> Iterator[None]:
     """If space is low, remove the reserve until the end of the block; then make it again.
@@ -94,8 +100,7 @@ def released(path: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):
             held = (path / RESERVE).stat(follow_symlinks=False).st_size
         if is_low(path) or free_bytes(path) < _PLENTY * held:
-            with contextlib.suppress(OSError):
-                (path / RESERVE).unlink()
+            give_up(path)
     try:
         yield
     finally:

@@ -16,17 +16,10 @@ from typing import Final, Self
 
 from cbtfs.core.ids import is_id
 from cbtfs.core.sealed import MAX_BYTES
-from cbtfs.store.files import (
-    FILE_MODE,
-    load_file,
-    make_folder,
-    open_regular,
-    replace,
-    storing,
-    sync_folder,
-)
+from cbtfs.store.files import FILE_MODE, load_file, make_folder, open_regular, replace, sync_folder
 from cbtfs.store.folder import Folder
 from cbtfs.store.owner import give_new
+from cbtfs.store.storing import storing
 
 _FOLDER: Final = "runs"
 _MAX_BYTES: Final = 1 << 16

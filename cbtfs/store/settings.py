@@ -7,8 +7,8 @@ from typing import Final
 from cbtfs.core.moment import format_moment
 from cbtfs.core.settings import Settings, UnknownFormat, decode_settings
 from cbtfs.errors import DataCorrupt, FormatNotSupported, RepositoryNotFound
+from cbtfs.store.backend.layout import load_record
 from cbtfs.store.file_system import refuse_missing_folders, refuse_unsuitable
-from cbtfs.store.files import load_file
 from cbtfs.store.identity import new_id
 
 SETTINGS: Final = "repository.json"
@@ -32,7 +32,7 @@ def load_settings(path: Path) -> Settings:
     """
     refuse_unsuitable(path)
     try:
-        settings = decode_settings(load_file(path / SETTINGS, _MAX_BYTES))
+        settings = decode_settings(load_record(path, SETTINGS, _MAX_BYTES))
     except (FileNotFoundError, NotADirectoryError) as exc:
         raise RepositoryNotFound(
             f"no repository at {path}: set --repo or CBTFS_REPO, or create one with init"

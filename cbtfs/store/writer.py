@@ -14,10 +14,10 @@ from cbtfs.store.catalog.records import Location
 from cbtfs.store.catalog.update import NewObject, Update
 from cbtfs.store.codec import Encoded, Encoder
 from cbtfs.store.digest import digest_of, node_content
-from cbtfs.store.files import storing
 from cbtfs.store.identity import new_pack_id
 from cbtfs.store.pack import PACK_BYTES, PackWriter
 from cbtfs.store.packs import PackFolder
+from cbtfs.store.storing import storing
 
 _CLOSING_AT_ONCE: Final = 2
 """Packs that may wait for the disk while the next one fills: bounds memory and lost work."""

@@ -23,10 +23,10 @@ from cbtfs.store.catalog.gate import DATA
 from cbtfs.store.catalog.records import Location
 from cbtfs.store.catalog_opening import CATALOG
 from cbtfs.store.digest import chunk_digest
-from cbtfs.store.packs import PackFolder
 from cbtfs.store.repository import reading, writing
 from tests.cli.run_cbtfs import process
 from tests.make_points import BLOCK, add_point, new_repository, read_point
+from tests.store.folders import packs_at
 
 RANDOM = random.Random(7)
 NOISE = [RANDOM.randbytes(BLOCK) for _ in range(6)]
@@ -44,7 +44,7 @@ def image(*blocks: int | None) -> bytes:
 
 def frames(path: Path) -> Iterator[tuple[Path, Frame]]:
     """Yield every frame of a repository with the path of its pack."""
-    packs = PackFolder(path / "packs")
+    packs = packs_at(path / "packs")
     for pack in sorted(packs.ids()):
         for frame in packs.frames(PackId(pack))[0]:
             yield packs.path(pack), frame

@@ -14,8 +14,8 @@ from cbtfs.check.verification import VerifiedParts, load_parts, save_parts
 from cbtfs.cli.main import main
 from cbtfs.core.ids import PointId
 from cbtfs.core.sealed import seal
-from cbtfs.store.pack import Pack
 from tests.scenarios.repository_history import History, image
+from tests.store.folders import pack_at
 
 A, B = PointId("a" * 32), PointId("b" * 32)
 DAYS = [f"2026-11-{day:02}T00:00:00Z" for day in range(1, 29)]
@@ -76,7 +76,7 @@ def test_a_point_with_a_corrupt_chunk_is_unverified_until_its_part_is_read_again
     pack = sorted((history.path / "packs").glob("*/*"))[0]
     part = int(pack.name[:16], 16) % 2 + 1
     before = pack.read_bytes()
-    frame = Pack(pack).trailer()[0]
+    frame = pack_at(pack).trailer()[0]
     pack.write_bytes(
         before[: frame.payload_offset] + b"\0\0\0\0" + before[frame.payload_offset + 4 :]
     )

@@ -10,8 +10,8 @@ import pytest
 
 from cbtfs.core.frame import Codec, Frame
 from cbtfs.core.manifest import Manifest
-from cbtfs.store.packs import PackFolder
 from tests.make_points import BLOCK, add_point, new_repository
+from tests.store.folders import packs_at
 
 HERE = Path(__file__).parent
 READER = HERE / "independent_reader.py"
@@ -97,7 +97,7 @@ def test_an_independent_reader_refuses_a_changed_byte(tmp_path: Path) -> None:
 
 
 def frames_of(path: Path) -> list[Frame]:
-    packs = PackFolder(path / "packs")
+    packs = packs_at(path / "packs")
     return [frame for pack in packs.ids() for frame in packs.frames(pack)[0]]
 
 

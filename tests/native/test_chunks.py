@@ -21,7 +21,7 @@ from cbtfs.store.catalog.records import Location, encode_location
 from cbtfs.store.codec import Encoder
 from cbtfs.store.digest import CHECK_OF_CHUNKS, chunk_digest, prefixed_digest
 from cbtfs.store.identity import new_pack_id
-from cbtfs.store.packs import PackFolder
+from tests.store.folders import packs_at
 
 BLOCK = 5 * 4096
 RAW = random.Random(1).randbytes(BLOCK)
@@ -36,7 +36,7 @@ class PackedLeaf:
 
     def __init__(self, path: Path, digest_of: Callable[[bytes], Digest] = chunk_digest) -> None:
         path.mkdir()
-        self._folder = PackFolder(path)
+        self._folder = packs_at(path)
         writer = self._folder.create(new_pack_id())
         self.frames = {
             slot: writer.append(Encoder().encode(Kind.CHUNK, 0, digest_of(content), content))

@@ -17,6 +17,7 @@ from cbtfs.store.digest import chunk_digest
 from cbtfs.store.identity import new_pack_id
 from cbtfs.store.packs import PackFolder
 from tests.native.kernel import FORGET, INODE, INTERRUPT, LOOKUP, Kernel, read_request, request
+from tests.store.folders import packs_at
 
 BLOCK = 64 << 10
 
@@ -94,7 +95,7 @@ def test_a_reused_inode_number_has_no_leaves_of_the_previous_file(
 ) -> None:
     gc.collect()
     before = open_pack_files()
-    leaf, file, _ = packed_leaf(PackFolder(tmp_path), b"old " * (BLOCK // 4))
+    leaf, file, _ = packed_leaf(packs_at(tmp_path), b"old " * (BLOCK // 4))
     kernel.requests.add_disk(INODE, BLOCK, BLOCK)
     kernel.requests.put_leaf(INODE, 0, leaf)
     kernel.requests.put_leaf(INODE + 1, 0, leaf)
@@ -113,7 +114,7 @@ def test_a_reused_inode_number_has_no_leaves_of_the_previous_file(
 
 def test_the_deletion_of_a_pack_that_only_a_leaf_holds_is_detected(tmp_path: Path) -> None:
     gc.collect()
-    leaf, file, path = packed_leaf(PackFolder(tmp_path), b"text" * (BLOCK // 4))
+    leaf, file, path = packed_leaf(packs_at(tmp_path), b"text" * (BLOCK // 4))
     del file
     assert not has_deleted_pack_files()
 

@@ -20,6 +20,7 @@ from cbtfs.store.digest import chunk_digest
 from cbtfs.store.identity import new_pack_id
 from cbtfs.store.packs import PackFolder
 from tests.native.kernel import INODE, Kernel, read_request, seek_request
+from tests.store.folders import packs_at
 
 BLOCK = 4096
 SIZE = FANOUT * BLOCK
@@ -76,7 +77,7 @@ def packed(folder: PackFolder, blocks: list[bytes]) -> Leaf:
 
 @pytest.fixture(scope="module")
 def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SliceKernel]:
-    kernel = SliceKernel(PackFolder(tmp_path_factory.mktemp("packs")))
+    kernel = SliceKernel(packs_at(tmp_path_factory.mktemp("packs")))
     yield kernel
     kernel.close()
 

@@ -16,6 +16,7 @@ from cbtfs.store.digest import chunk_digest
 from cbtfs.store.packs import PackFolder
 from cbtfs.store.repository import reading
 from tests.scenarios.repository_history import History, block, image
+from tests.store.folders import packs_at
 
 
 @pytest.fixture
@@ -81,7 +82,7 @@ def test_a_new_pack_is_durable_before_the_catalog_knows_it(
     history: History, monkeypatch: pytest.MonkeyPatch, synced: set[int]
 ) -> None:
     """The file and its directory were flushed under the final name."""
-    folder = PackFolder(history.path / "packs")
+    folder = packs_at(history.path / "packs")
     added = list[PackId]()
     real = Update.add_pack
 

@@ -6,7 +6,8 @@ from typing import Any, Final, NamedTuple
 
 import pytest
 
-from cbtfs.store import pack, points
+from cbtfs.store.backend import local
+from cbtfs.store.backend.local import Directory
 from cbtfs.store.catalog.update import Update
 from cbtfs.store.pack import PackWriter
 from cbtfs.store.points import PointFolder
@@ -22,11 +23,11 @@ class Step(NamedTuple):
 COMMIT: Final = [
     Step(PackWriter, "append"),
     Step(PackWriter, "close"),
-    Step(pack, "sync_folder"),
+    Step(local, "sync_folder"),
     Step(Update, "add_pack"),
     Step(Update, "add_objects"),
     Step(PointFolder, "put_state"),
-    Step(points, "put_if_absent"),
+    Step(Directory, "create"),
     Step(Update, "put_point"),
 ]
 CATCH_UP: Final = [

@@ -22,11 +22,11 @@ from cbtfs.store.catchup import Findings
 from cbtfs.store.codec import Encoder
 from cbtfs.store.digest import chunk_digest, digest_of, node_content
 from cbtfs.store.identity import new_pack_id
-from cbtfs.store.packs import PackFolder
 from cbtfs.store.repository import reading, writing
 from tests.ingest.fake_disks import forget
 from tests.make_points import BLOCK, add_point, new_repository, read_image
 from tests.store.crashes import CATCH_UP, Crash, Step, crashing
+from tests.store.folders import packs_at
 
 RAW = random.Random(5).randbytes(8 * BLOCK)
 
@@ -103,7 +103,7 @@ def generation(path: Path) -> bytes:
 
 def write_pack(path: Path, objects: list[tuple[Kind, int, bytes]]) -> Path:
     """Write a closed pack with these objects, which the catalog does not know."""
-    folder = PackFolder(path / "packs")
+    folder = packs_at(path / "packs")
     pack = folder.create(new_pack_id())
     for kind, level, content in objects:
         pack.append(Encoder().encode(kind, level, digest_of(kind, level, content), content))
@@ -116,7 +116,7 @@ def node_over(*children: Digest) -> bytes:
 
 
 def frames(path: Path) -> Iterator[tuple[Path, Frame]]:
-    folder = PackFolder(path / "packs")
+    folder = packs_at(path / "packs")
     for pack in packs_of(path):
         for frame in folder.frames(PackId(pack.name))[0]:
             yield pack, frame

@@ -18,9 +18,9 @@ from cbtfs.restore.disk import restore_disk
 from cbtfs.restore.target import DeviceTarget
 from cbtfs.store import files
 from cbtfs.store.identity import new_pack_id
-from cbtfs.store.packs import PackFolder
 from cbtfs.store.repository import reading, writing
 from tests.scenarios.repository_history import History, image
+from tests.store.folders import packs_at
 
 DERIVED: Final = ("catalog", "locks", "reserve")
 """LMDB flushes its files itself; a lock and the reserve are not needed after a crash."""
@@ -104,7 +104,7 @@ def test_a_pack_that_is_closed_is_flushed_and_so_is_its_name(tmp_path: Path) -> 
     folder.mkdir()
     with watched() as flushes:
         pack: PackId = new_pack_id()
-        writer = PackFolder(folder).create(pack)
+        writer = packs_at(folder).create(pack)
         writer.close()
 
     assert flushes.named_too_early == []

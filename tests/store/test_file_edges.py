@@ -13,7 +13,7 @@ from cbtfs.errors import DataCorrupt, StoreFailed
 from cbtfs.store import files, reserve
 from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.distrust import DistrustFolder
-from cbtfs.store.points import PointFolder
+from tests.store.folders import points_at
 
 DISK = DiskId("d1" * 16)
 RECORD = Distrust(DISK, PointId("b" * 32), 7, None, None, None)
@@ -81,11 +81,11 @@ def test_a_find_that_the_source_confirmed_is_recorded_as_such(tmp_path: Path) ->
 def test_a_manifest_that_cannot_be_read_is_damaged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> bytes:
+    def fail(*_: object) -> int:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    folder = PointFolder(tmp_path)
-    monkeypatch.setattr("cbtfs.store.points.load_file", fail)
+    folder = points_at(tmp_path)
+    monkeypatch.setattr("cbtfs.store.backend.local.open_regular", fail)
 
     with pytest.raises(DataCorrupt, match="cannot read manifest"):
         folder.read_manifest(PointId("c" * 32))

@@ -11,10 +11,9 @@ from cbtfs.cli.main import main
 from cbtfs.core.ids import PackId
 from cbtfs.errors import CbtfsError, DataCorrupt
 from cbtfs.store.folder import MARKER, Folder
-from cbtfs.store.packs import PackFolder
-from cbtfs.store.points import PointFolder
 from cbtfs.store.runs import RunFacts, RunFolder
 from tests.scenarios.repository_history import History, image
+from tests.store.folders import packs_at, points_at
 
 RUN = RunFacts("ab" * 16, "server", "vm", "cbtfs-snapshot")
 DIRECTORIES = ["points", "packs", "locks", "locks/runs", "catalog", "packs/??"]
@@ -144,7 +143,7 @@ def test_a_later_change_of_the_path_has_no_effect(history: History, tmp_path: Pa
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / f"{'0' * 32}.tmp").write_bytes(b"precious")
-    points, packs = PointFolder(history.path / "points"), PackFolder(history.path / "packs")
+    points, packs = points_at(history.path / "points"), packs_at(history.path / "packs")
     known, stored = points.ids(), packs.ids()
     swap(history.path / "points", outside)
     (history.path / "moved").rename(tmp_path / "points")
@@ -168,7 +167,7 @@ def test_only_a_directory_is_opened_as_one(tmp_path: Path, make: Callable[[Path]
 def test_a_reader_switches_to_a_copy_that_replaced_a_directory(
     history: History, tmp_path: Path
 ) -> None:
-    packs, points = PackFolder(history.path / "packs"), PointFolder(history.path / "points")
+    packs, points = packs_at(history.path / "packs"), points_at(history.path / "points")
     new = history.add(image(900))
     (pack,) = history.packs_of(new)
     for name in ("packs", "points"):

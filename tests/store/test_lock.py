@@ -25,6 +25,7 @@ from cbtfs.store.pack import Pack
 from cbtfs.store.packs import PackFolder
 from cbtfs.store.repository import reading, rebuild_catalog, writing
 from tests.make_points import add_point, new_repository
+from tests.store.folders import packs_at
 
 HOLD = """
 import sys
@@ -233,7 +234,7 @@ def test_a_writer_that_fails_to_open_leaves_the_catalog_in_doubt(
 
 def test_a_pack_is_opened_once(path: Path) -> None:
     add_point(path, {"disk": b"x" * 4096})
-    packs = PackFolder(path / "packs")
+    packs = packs_at(path / "packs")
     (pack,) = packs.ids()
 
     assert packs.open(pack) is packs.open(pack)

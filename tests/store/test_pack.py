@@ -23,6 +23,7 @@ from cbtfs.store.codec import Encoder
 from cbtfs.store.digest import chunk_digest
 from cbtfs.store.identity import new_pack_id
 from cbtfs.store.packs import PackFolder
+from tests.store.folders import packs_at
 
 ENCODER = Encoder()
 RAW = random.Random(3).randbytes(20000)
@@ -31,7 +32,7 @@ CONTENTS = [b"a" * 5000, RAW, b"b" * 4096, RAW[:4096], b"c", RAW[:4097]]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> PackFolder:
-    return PackFolder(tmp_path)
+    return packs_at(tmp_path)
 
 
 def write_pack(folder: PackFolder, contents: Sequence[bytes]) -> tuple[PackId, list[Frame]]:
@@ -91,7 +92,7 @@ def test_an_open_pack_of_a_stale_writer_is_removed(folder: PackFolder) -> None:
 
     assert folder.remove_leftovers() == 1
     assert [path.name for path in folder.path(kept).parent.iterdir()] == [kept]
-    os.close(writer._fd)
+    writer.abandon()
 
 
 def test_an_abandoned_pack_leaves_nothing(folder: PackFolder) -> None:
@@ -244,7 +245,7 @@ def test_a_pack_under_the_name_of_another_is_scanned(folder: PackFolder) -> None
 def test_noise_is_a_pack_without_frames(
     tmp_path_factory: pytest.TempPathFactory, noise: bytes
 ) -> None:
-    folder = PackFolder(tmp_path_factory.mktemp("noise"))
+    folder = packs_at(tmp_path_factory.mktemp("noise"))
     pack = new_pack_id()
     folder.path(pack).parent.mkdir()
     folder.path(pack).write_bytes(noise)

@@ -18,6 +18,7 @@ from cbtfs.errors import DataCorrupt, PointNotFound
 from cbtfs.forget import decide_points, to_forget
 from cbtfs.reader import Reader
 from cbtfs.store import pins
+from cbtfs.store.backend.local import Directory
 from cbtfs.store.identity import new_id
 from cbtfs.store.pins import PointPinned, load_pins, put_pin, remove_pin
 from cbtfs.store.points import PointFolder
@@ -26,13 +27,14 @@ from cbtfs.store.settings import load_settings
 from tests.core.test_retention import NOW
 from tests.scenarios.repository_history import History, image
 from tests.store.crashes import Crash, Step, crashing
+from tests.store.folders import points_at
 
 STEPS: Final = [
-    Step(pins, "make_folder"),
-    Step(pins, "replace"),
-    Step(pins, "put_if_absent"),
+    Step(pins, "make_pins"),
+    Step(pins, "save_record"),
+    Step(Directory, "create"),
     Step(PointFolder, "ids"),
-    Step(pins, "sync_folder"),
+    Step(Directory, "flush"),
 ]
 """Functions that writing or removing a pin calls."""
 
@@ -47,7 +49,7 @@ def pin_of(point: PointId, name: str = "lab") -> Pin:
 
 
 def put(path: Path, pin: Pin) -> Pin:
-    points = PointFolder(path / "points")
+    points = points_at(path / "points")
     try:
         put_pin(path, points, pin)
     finally:

@@ -9,14 +9,16 @@ import pytest
 from cbtfs.core.ids import PointId
 from cbtfs.core.manifest import Manifest, PointState, Vm, encode_manifest
 from cbtfs.errors import DataCorrupt, PointNotFound, StoreFailed
-from cbtfs.store.files import put_if_absent, replace, storing, write_all
+from cbtfs.store.files import put_if_absent, replace, write_all
 from cbtfs.store.identity import new_id, new_point_id, new_vm_id
 from cbtfs.store.points import PointFolder
+from cbtfs.store.storing import storing
+from tests.store.folders import points_at
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> PointFolder:
-    return PointFolder(tmp_path)
+    return points_at(tmp_path)
 
 
 def manifest() -> Manifest:

@@ -24,12 +24,12 @@ from cbtfs.reader import Reader
 from cbtfs.source.image import ImageSource
 from cbtfs.source.listed import ListedSource, load_change_list
 from cbtfs.store.digest import chunk_digest
-from cbtfs.store.pack import Pack
 from cbtfs.store.quarantine import corrupt_frame, load_quarantine
 from cbtfs.store.repository import reading, rebuild_catalog, writing
 from tests.ingest.fake_disks import copy_catalog, put_back_catalog
 from tests.make_points import EPOCH, commit_point, new_repository
 from tests.scenarios.repository_history import EVERYTHING, block, image
+from tests.store.folders import pack_at
 
 CONTENT = image(*range(1, FANOUT + 20))
 
@@ -240,7 +240,7 @@ def spoil_nodes(path: Path, level: int) -> int:
     count = 0
     for file in (path / "packs").glob("*/*"):
         data = bytearray(file.read_bytes())
-        for frame in Pack(file).trailer():
+        for frame in pack_at(file).trailer():
             if (frame.kind, frame.level) == (Kind.NODE, level):
                 data[frame.payload_offset + 3] ^= 1
                 count += 1
@@ -314,7 +314,9 @@ def test_repair_rewrites_a_lost_pack_of_nodes(
 ) -> None:
     with writing(path) as repository:
         manifest = commit_point(repository, {"disk": CONTENT}, pack_bytes=1)
-    (root,) = (file for file in (path / "packs").glob("*/*") if Pack(file).trailer()[0].level == 2)
+    (root,) = (
+        file for file in (path / "packs").glob("*/*") if pack_at(file).trailer()[0].level == 2
+    )
     root.unlink()
 
     assert run(path, capsys, "repair")[1]["nodes_mended"] == 1

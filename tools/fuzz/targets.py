@@ -50,6 +50,7 @@ from cbtfs.source.transport.vddk.process import failure_in
 from cbtfs.source.transport.vddk.reader import InvalidBlocks, checked_blocks
 from cbtfs.source.vsphere.inventory.settings import kept_vmx
 from cbtfs.store import codec
+from cbtfs.store.backend.local import LocalObject
 from cbtfs.store.catalog import records
 from cbtfs.store.digest import chunk_digest
 from cbtfs.store.holder import parse_holder
@@ -163,7 +164,7 @@ def _pack(data: bytes) -> None:
     path = Path(_FOLDER.name, "pack")
     path.write_bytes(data)
     with _refusing():
-        pack = Pack(path)
+        pack = Pack(LocalObject(path))
         with _refusing():
             for frame in pack.trailer():
                 with _refusing():

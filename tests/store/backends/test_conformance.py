@@ -1,0 +1,244 @@
+"""Every backend keeps the protocol of cbtfs/store/backend/base.py."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cbtfs.store.backend.base import Backend, FileBackend
+from cbtfs.store.backend.local import Directory, ShardedDirectory
+from cbtfs.store.folder import Folder
+from tests.store.backends.faulty import Faulty
+from tests.store.backends.memory import Memory
+
+A, B, C = "aa" * 16, "bb" * 16, "cc" * 16
+
+
+def directory(path: Path) -> FileBackend:
+    return Directory(Folder(path))
+
+
+FILES: dict[str, Callable[[Path], FileBackend]] = {
+    "directory": directory,
+    "memory": lambda _: Memory(),
+    "faulty": lambda path: Faulty(directory(path)),
+}
+ALL: dict[str, Callable[[Path], Backend]] = {
+    **FILES,
+    "sharded": lambda path: ShardedDirectory(Folder(path)),
+}
+
+
+@pytest.fixture(params=ALL)
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
+    return ALL[request.param](tmp_path)
+
+
+@pytest.fixture(params=FILES)
+def files(request: pytest.FixtureRequest, tmp_path: Path) -> FileBackend:
+    return FILES[request.param](tmp_path)
+
+
+@pytest.mark.parametrize("data", [b"", b"a", bytes(range(256)) * 500])
+def test_a_created_object_is_read_back(backend: Backend, data: bytes) -> None:
+    backend.create(A, data)
+
+    content = backend.get(A)
+    assert content.data == data
+    assert content.head == backend.head(A)
+    assert content.head.size == len(data)
+
+
+@pytest.mark.parametrize(
+    ("offset", "length"), [(0, 4), (3, 4), (8, 4), (10, 1), (11, 1), (99, 5), (0, 0), (2, None)]
+)
+def test_a_range_ends_with_the_object(backend: Backend, offset: int, length: int | None) -> None:
+    data = b"0123456789"
+    backend.create(A, data)
+
+    end = None if length is None else offset + length
+    assert backend.get(A, offset, length).data == data[offset:end]
+
+
+def test_an_object_is_created_once(backend: Backend) -> None:
+    backend.create(A, b"first")
+
+    with pytest.raises(FileExistsError):
+        backend.create(A, b"second")
+
+    assert backend.get(A).data == b"first"
+    assert backend.names() == [A]
+
+
+def test_one_of_many_creators_succeeds(backend: Backend) -> None:
+    start, winners = threading.Barrier(8), list[int]()
+
+    def create(number: int) -> None:
+        start.wait()
+        try:
+            backend.create(A, b"%d" % number * 1000)
+        except FileExistsError:
+            return
+        winners.append(number)
+
+    threads = [threading.Thread(target=create, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    (winner,) = winners
+    assert backend.get(A).data == b"%d" % winner * 1000
+    assert backend.unfinished() == 0
+
+
+def test_an_upload_is_found_once_it_is_closed(backend: Backend) -> None:
+    upload = backend.upload(A)
+    written = upload.write([b"one", memoryview(b"two")]) + upload.write([]) + upload.write([b"3"])
+    with pytest.raises(FileNotFoundError):
+        backend.get(A)
+    assert A not in backend.names()
+    assert backend.unfinished() == 1
+
+    upload.close()
+
+    assert written == 7
+    assert backend.get(A).data == b"onetwo3"
+    assert backend.unfinished() == 0
+
+
+def test_an_abandoned_upload_leaves_nothing(backend: Backend) -> None:
+    upload = backend.upload(A)
+    upload.write([b"bytes"])
+
+    upload.abandon()
+    upload.abandon()
+
+    assert backend.unfinished() == 0
+    assert not [*backend.names()]
+
+
+def test_unfinished_objects_are_discarded(backend: Backend) -> None:
+    backend.create(A, b"kept")
+    uploads = [backend.upload(name) for name in (B, C)]
+
+    assert backend.discard_unfinished() == 2
+
+    assert backend.names() == [A]
+    assert backend.unfinished() == 0
+    for upload in uploads:
+        upload.abandon()
+
+
+def test_an_open_object_is_read_at_any_offset(backend: Backend) -> None:
+    data = bytes(range(200))
+    backend.create(A, data)
+    opened = backend.open(A)
+
+    first, second = bytearray(30), bytearray(50)
+    assert opened.read_into((first, second), 7) == 80
+    assert bytes(first + second) == data[7:87]
+    assert opened.read_into((bytearray(50),), 180) == 20
+    assert opened.read_into((bytearray(1),), 200) == 0
+    assert opened.size == 200
+    assert opened.path.name == A
+    assert opened.data_from(5) == 5
+
+
+def test_an_open_object_outlives_its_deletion(backend: Backend) -> None:
+    backend.create(A, b"bytes")
+    opened = backend.open(A)
+    assert not opened.is_removed
+
+    backend.delete(A)
+
+    target = bytearray(5)
+    assert opened.read_into((target,), 0) == 5
+    assert target == b"bytes"
+    assert opened.is_removed
+
+
+def test_names_are_listed_after_a_name(backend: Backend) -> None:
+    for name in (B, C, A):
+        backend.create(name, b"")
+
+    assert sorted(backend.names()) == [A, B, C]
+    assert [*backend.names_after("")] == [A, B, C]
+    assert [*backend.names_after(A)] == [B, C]
+    assert [*backend.names_after("b")] == [B, C]
+    assert [*backend.names_after(C)] == []
+
+
+def test_a_deleted_object_is_gone(backend: Backend) -> None:
+    backend.create(A, b"bytes")
+
+    backend.delete(A)
+    backend.delete(A)
+
+    for call in (backend.get, backend.head, backend.open):
+        with pytest.raises(FileNotFoundError):
+            call(A)
+    backend.create(A, b"again")
+
+
+def test_a_stamp_changes_with_the_object(files: FileBackend) -> None:
+    files.create(A, b"first")
+    before = files.head(A)
+
+    files.replace(A, b"other")
+
+    assert files.get(A).data == b"other"
+    assert files.head(A).stamp != before.stamp
+    assert len(before.stamp) <= 24
+
+
+def test_a_rename_replaces(files: FileBackend) -> None:
+    files.create(A, b"a")
+    files.create(B, b"b")
+    stamp = files.head(A).stamp
+
+    files.rename(A, B)
+    files.flush()
+
+    assert files.names() == [B]
+    assert files.get(B) == (b"a", (1, stamp))
+    with pytest.raises(FileNotFoundError):
+        files.rename(A, B)
+
+
+def test_a_leased_object_cannot_be_claimed_under_any_name(files: FileBackend) -> None:
+    files.create(A, b"")
+    with files.lease(A), files.lease(A):
+        files.rename(A, B)
+        with files.claim(B) as is_claimed:
+            assert not is_claimed
+
+    with files.claim(B) as is_claimed:
+        assert is_claimed
+        with files.claim(B) as is_second:
+            assert not is_second
+
+
+def test_nothing_is_neither_leased_nor_claimed(files: FileBackend) -> None:
+    with pytest.raises(FileNotFoundError), files.lease(A):
+        pass
+
+    with files.claim(A) as is_claimed:
+        assert not is_claimed
+
+
+def test_the_lock_has_one_holder(files: FileBackend) -> None:
+    order = list[str]()
+    with files.locked():
+
+        def wait() -> None:
+            with files.locked():
+                order.append("second")
+
+        second = threading.Thread(target=wait)
+        second.start()
+        order.append("first")
+    second.join()
+
+    assert order == ["first", "second"]
