@@ -30,6 +30,7 @@ MODULES: Final[Mapping[str, tuple[str, ...]]] = {
     "forget": ("forget", "protect", "tag"),
     "unforget": ("unforget",),
     "prune": ("prune",),
+    "copy": ("copy",),
     "repair": ("repair", "unlock"),
     "stats": ("stats",),
     "status": ("status",),

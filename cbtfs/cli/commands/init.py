@@ -1,5 +1,6 @@
 """`cbtfs init`."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -32,19 +33,38 @@ def init(
             metavar="N", show_default="1", help="Default zstd compression level, 1 to 19."
         ),
     ] = None,
+    related: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            show_default=False,
+            help="Repository with which 'cbtfs copy' exchanges points: use its block size and "
+            "level.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Create a repository.
 
     The directory must be empty or absent. Its file system must be local: catalog and locks do not
-    work on network file systems.
+    work on network file systems. Equal blocks have equal digests in related repositories, so
+    'cbtfs copy' moves only those that the other repository lacks.
     """
     from cbtfs.core.settings import DEFAULT_BLOCK_BYTES
     from cbtfs.store.codec import DEFAULT_LEVEL
     from cbtfs.store.repository import create_repository
-    from cbtfs.store.settings import new_settings
+    from cbtfs.store.settings import load_settings, new_settings
 
     path = repository_path(context)
+    if related is not None:
+        other = load_settings(related)
+        if block_size not in (None, other.block_size):
+            raise UsageError(
+                f"--block-size {block_size} contradicts --related: {related} has blocks of "
+                f"{other.block_size} bytes"
+            )
+        block_size = other.block_size
+        level = other.level if level is None else level
     try:
         settings = new_settings(
             DEFAULT_BLOCK_BYTES if block_size is None else block_size,
