@@ -402,6 +402,13 @@ def test_a_point_is_served_to_other_programs(folder: Path) -> None:
     assert "clean" in done.stdout
 
 
+def test_a_second_repository_gets_all_points_and_gives_them_back(folder: Path) -> None:
+    back = "cbtfs --repo /srv/again restore web01@latest root - | cmp - /srv/disk.raw"
+    done = run(folder, block("# A second repository"), block("# Back into"), back)
+
+    assert re.search(r"^0 points copied, \d+ were there: 0 chunks moved", done.stdout, re.M)
+
+
 def test_a_linux_guest_writes_to_the_overlay_and_not_to_the_point(folder: Path) -> None:
     kernel = newest_kernel()
     linux_initrd(folder / "initrd", kernel)

@@ -79,6 +79,7 @@ class Site:
             "protect": [self.point],
             "tag": [self.point, "a-tag"],
             "prune": [],
+            "copy": [f"--to={self.folder / 'second'}"],
             "repair": [],
             "unlock": [],
             "stats": [],
@@ -149,6 +150,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
         repository = new_repository(tmp_path / "repository")
         base = add_point(repository, {"disk": IMAGE})
         point = add_point(repository, {"disk": IMAGE + b"more"})
+        new_repository(tmp_path / "second")
         (tmp_path / "mnt").mkdir()
         (tmp_path / "disk.raw").write_bytes(IMAGE)
         password = tmp_path / "password"

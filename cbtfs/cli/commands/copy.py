@@ -78,7 +78,7 @@ def copy(
         with progress("copying", total, is_wanted=not json, unit=Unit.SHARE) as advance:
             result = copy_points(source, target, points, is_dry_run=dry_run, progress=advance)
     if json:
-        emit(_document(to, result, time.monotonic() - started))
+        emit({**_document(to, result, time.monotonic() - started), "dry_run": dry_run})
     elif dry_run:
         print_lines(_lines(result, "would be copied"))
     else:

@@ -81,6 +81,7 @@ def init(
                 "created": settings.created,
                 "block_size": settings.block_size,
                 "level": settings.level,
+                "related": None if related is None else str(related.absolute()),
             }
         )
     else:
