@@ -23,7 +23,34 @@ def test_init_makes_a_repository_with_defaults(
         "created": settings.created,
         "block_size": 65536,
         "level": 1,
+        "related": None,
     }
+
+
+def test_a_related_repository_has_the_block_size_of_the_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runner(tmp_path / "first", capsys)("init", "--block-size", "8192", "--level", "5")
+    init = runner(tmp_path / "second", capsys)
+    words = "init", "--json", f"--related={tmp_path / 'first'}"
+
+    refused = init(*words, "--block-size", "4096")
+    done = init(*words)
+
+    assert refused.code == 2
+    assert "contradicts --related" in refused.err
+    assert (done.document["block_size"], done.document["level"]) == (8192, 5)
+    assert done.document["related"] == str(tmp_path / "first")
+    assert load_settings(tmp_path / "second").block_size == 8192
+
+
+def test_only_a_repository_can_be_related(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = runner(tmp_path / "new", capsys)("init", f"--related={tmp_path}")
+
+    assert done.code == 10
+    assert not (tmp_path / "new").exists()
 
 
 def test_init_takes_block_size_and_level(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ and the run ends without a point of the disk.
 """
 
 import errno
-import os
 import random
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from cbtfs.errors import CbtfsError, SourceMismatch, SourceUnavailable, StoreFai
 from cbtfs.ingest.inputs import DiskInput, PointOptions, VmInput
 from cbtfs.ingest.point import ingest_point
 from cbtfs.source.wrappers import WrappedSource
+from cbtfs.store.backend.local import Directory
 from cbtfs.store.pack import PackWriter
 from cbtfs.store.points import PointFolder
 from cbtfs.store.repository import writing
@@ -263,7 +263,7 @@ def test_storage_that_becomes_full_during_the_run(tmp_path: Path) -> None:
 def test_a_record_that_cannot_take_effect_is_an_error(
     path: Path, disk: FakeDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cbtfs.store.distrust.os.replace", no_space)
+    monkeypatch.setattr(Directory, "rename", no_space)
 
     with pytest.raises(StoreFailed, match=r"cannot be recorded: No space.*--full next"):
         take_silent(path, disk, {HIDDEN}, want="incremental")
@@ -272,15 +272,15 @@ def test_a_record_that_cannot_take_effect_is_an_error(
 def test_the_reserve_is_released_for_the_record(
     path: Path, disk: FakeDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = os.replace
+    real = Directory.rename
 
-    def replace(source: Path, target: Path) -> None:
+    def rename(points: Directory, name: str, new: str) -> None:
         if (path / "reserve").exists():
             no_space()
-        real(source, target)
+        real(points, name, new)
 
     assert (path / "reserve").exists()
-    monkeypatch.setattr("cbtfs.store.distrust.os.replace", replace)
+    monkeypatch.setattr(Directory, "rename", rename)
     with pytest.raises(SourceMismatch, match=MISSED):
         take_silent(path, disk, {HIDDEN}, want="incremental")
     monkeypatch.undo()
