@@ -50,7 +50,7 @@ class Pair:
             return repository.points.ids()
 
     def verify(self) -> None:
-        """Compare every point of the target with what was captured, byte for byte."""
+        """Compare every byte of the target with the captured image."""
         with reading(self.target) as repository:
             reader = Reader(repository)
             with repository.catalog.view() as view:

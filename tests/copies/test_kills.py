@@ -19,7 +19,7 @@ from tests.scenarios.repository_history import image
 
 KILLS: Final = int(os.environ.get("CBTFS_COPY_KILLS", "6"))
 STEPS: Final = ("writev", "fsync", "rename", "replace", "link")
-"""Functions that change storage: the process dies before or after one of these."""
+"""Functions that change storage: a process dies before or after a call."""
 
 
 def _copy_until(pair: Pair, last: int, is_after: bool) -> None:
