@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tools.bench.datasets import Datasets
+from tools.bench.machine import drop_caches
 from tools.bench.programs import Program
 from tools.bench.row import BEFORE, OURS
 from tools.bench.servers import mounted
@@ -47,12 +48,22 @@ class Bench:
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """Yield an empty folder and remove it afterwards; sync(2) before and after."""
+        """Yield an empty folder and remove it afterwards; settle before and after."""
         path = self.folder / "scratch"
         path.mkdir()
-        os.sync()
+        self.settle()
         try:
             yield path
         finally:
             shutil.rmtree(path)
+            self.settle()
+
+    def settle(self) -> None:
+        """Write dirty pages, so that their write-back does not slow the next sample."""
+        if self.sizes.is_settled:
             os.sync()
+
+    def drop_caches(self) -> None:
+        """Write dirty pages and drop the caches of the kernel."""
+        if self.sizes.is_settled:
+            drop_caches()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from tools.bench.bench import Bench
-from tools.bench.machine import drop_caches, drop_pages
+from tools.bench.machine import drop_pages
 from tools.bench.programs import Program, run
 from tools.bench.reads import Files, bind_files, check_equal, point_file, read_all
 from tools.bench.row import Goal, Measure, Row, alternate
@@ -83,7 +83,7 @@ def _cold_row(bench: Bench, name: str, script: str, sparse: Path) -> Row:
 
     def copy(path: Path) -> float:
         with bench.scratch() as scratch:
-            drop_caches()
+            bench.drop_caches()
             return _copy(path, script, scratch)
 
     def copy_mounted(program: Program) -> float:

@@ -1,6 +1,5 @@
 """Rows on restores onto a file that holds an earlier point."""
 
-import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -33,7 +32,7 @@ def rows(bench: Bench) -> Iterator[Row]:
         seconds: dict[str, list[float]] = {}
 
         def measure(name: str, point: str, *options: str) -> None:
-            os.sync()
+            bench.settle()
             words: list[str | Path] = ["restore", point, DISK, target, *options]
             seconds.setdefault(name, []).append(ours.run(repository, *words).seconds)
 

@@ -13,7 +13,6 @@ from cbtfs.errors import CbtfsError
 from cbtfs.mount.mountpoint import raise_read_ahead
 from tools.bench.bench import Bench
 from tools.bench.datasets import Chain
-from tools.bench.machine import drop_caches
 from tools.bench.programs import run
 from tools.bench.row import Goal, Row, alternate
 from tools.bench.servers import (
@@ -95,6 +94,7 @@ def random_reads(
             f"--runtime={int(bench.sizes.fio_seconds * 1000)}ms",
             f"--randseed={seed}",
             *within,
+            *bench.sizes.fio_options,
             "--output-format=json",
         ]
     )
@@ -151,7 +151,7 @@ def cold_rows(bench: Bench) -> Iterator[Row]:
     with at_depth(bench, bench.datasets.mixed, newest) as files:
 
         def measure(path: Path) -> float:
-            drop_caches()
+            bench.drop_caches()
             return read_all(path)
 
         samples = alternate(bind_files(files, measure), bench.sizes.few)

@@ -43,6 +43,9 @@ class Sizes:
     few: int
     """Number of samples in rows that have no goal or take long."""
     fio_seconds: float
+    fio_options: tuple[str, ...] = ()
+    is_settled: bool = True
+    """Whether dirty data of the whole machine is written before samples, and caches are dropped."""
 
 
 FULL = Sizes(
@@ -103,5 +106,7 @@ TINY = Sizes(
     files=50,
     repeats=1,
     few=1,
-    fio_seconds=0.1,
+    fio_seconds=0.02,
+    fio_options=("--clocksource=clock_gettime", "--disk_util=0"),  # no calibration of 0.3 s
+    is_settled=False,  # it would slow all other programs of the machine, other tests among them
 )
