@@ -9,6 +9,7 @@ from typing import Final
 
 from cbtfs.core.extent import Extent, clip, coalesce
 from cbtfs.core.manifest import Manifest
+from cbtfs.difference import differing
 from cbtfs.errors import CbtfsError, PointNotFound
 from cbtfs.files.history import Part, Sighting, Version, versions
 from cbtfs.files.jbd2.refusal import ReplayRefused
@@ -17,7 +18,7 @@ from cbtfs.files.jbd2.superblock import SUPERBLOCK, SUPERBLOCK_BYTES, Superblock
 from cbtfs.files.point import open_file_system
 from cbtfs.files.protocol import MAX_READ_BYTES, Entry, FileSystem, GuestFileMissing, Kind
 from cbtfs.files.volumes import SliceSource, Volume, volumes_of
-from cbtfs.reader import Disk, Reader, differing
+from cbtfs.reader import Disk, Reader
 from cbtfs.volumes.segment import Piece
 from cbtfs.volumes.source import Source, read_bytes
 
