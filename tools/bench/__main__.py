@@ -25,6 +25,7 @@ from tools.bench import (
     scale,
     shapes,
     slices,
+    transports,
     workloads,
 )
 from tools.bench.bench import Bench
@@ -63,6 +64,9 @@ GROUPS: Final[Mapping[str, Callable[[Bench], Iterator[Row]]]] = {
     "scale-fleet": scale.fleet_rows,
     "scale-thin": scale.thin_rows,
     "scale-long": scale.long_rows,
+    "transports-read": transports.read_rows,
+    "transports-star": transports.star_rows,
+    "transports-trips": transports.trip_rows,
 }
 """Groups of rows by the name that --rows takes; the rows of a group share their set-up."""
 RUN: Final = "run.json"

@@ -26,6 +26,8 @@ class Sizes:
     thin_disks: tuple[int, ...]
     """Sizes of disks with the same data, ascending."""
     thin_data: int
+    thin_full: int
+    """Size of the thin disk, 2 % used, whose first full is measured with --allocation star."""
     thickest_data: int
     """Bytes of data on the largest thin disk in the rows with many points."""
     thin_points: int
@@ -58,6 +60,7 @@ FULL = Sizes(
     depths=(1, 10, 100, 1000),
     thin_disks=(16 * GIB, 256 * GIB, 2048 * GIB),
     thin_data=1 * GIB,
+    thin_full=64 * GIB,
     thickest_data=8 * GIB,
     thin_points=1000,
     fleets=((100, 5), (1000, 50), (10_000, 500)),
@@ -78,6 +81,7 @@ QUICK = Sizes(
     depths=(1, 50),
     thin_disks=(4 * GIB, 64 * GIB),
     thin_data=64 * MIB,
+    thin_full=8 * GIB,
     thickest_data=128 * MIB,
     thin_points=50,
     fleets=((50, 5), (500, 50)),
@@ -98,6 +102,7 @@ TINY = Sizes(
     depths=(1, 3),
     thin_disks=(256 * MIB, 1 * GIB),
     thin_data=4 * MIB,
+    thin_full=64 * MIB,
     thickest_data=4 * MIB,
     thin_points=3,
     fleets=((4, 2), (8, 4)),

@@ -282,6 +282,7 @@ def test_a_password_that_is_no_longer_valid_ends_the_watch(three: Lab) -> None:
             follower.run()
 
 
+@pytest.mark.limit(300 + UPDATES / 5)
 def test_many_updates_and_a_restart_are_exactly_the_changes_that_were_made(three: Lab) -> None:
     """CBTFS_WATCH_UPDATES=10000 follows 1,000 VMs."""
     total = UPDATES
