@@ -16,6 +16,7 @@ from cbtfs.errors import ChunkMissing, DataCorrupt, MountFailed
 from cbtfs.listing import Point
 from cbtfs.mount.mountpoint import load_status
 from cbtfs.mount.private import PrivateMount
+from cbtfs.prove.boot import BootOptions, boot
 from cbtfs.prove.fsck import Checker
 from cbtfs.prove.part import Part, Refuted, Stopped, Untestable
 from cbtfs.prove.volumes import Volume, examine
@@ -37,6 +38,7 @@ class Options:
     level: int
     check_seconds: float
     """Age up to which a verification of all data by `check` passes level 1."""
+    boot: BootOptions = field(default_factory=BootOptions)
 
 
 @dataclass(slots=True)
@@ -98,7 +100,13 @@ class _Proof:
         started = time.monotonic()
         level: int | None = None
         failure = obstacle = None
-        levels = (self._maps, self._data, self._superblocks, self._file_systems)
+        levels = (
+            self._maps,
+            self._data,
+            self._superblocks,
+            self._file_systems,
+            self._boot,
+        )
         for number, test in enumerate(levels[: self._prover.options.level + 1]):
             try:
                 test()
@@ -158,6 +166,22 @@ class _Proof:
             self._parts.append(checker.check(volume))
         if _errors(mounted) != before:
             self._refuse_loss()
+
+    def _boot(self) -> None:
+        """Level 4: the boot of the guest."""
+        mounted, options = self._prover.mounted, self._prover.options.boot
+        assert mounted is not None
+        disks = [
+            (disk, mounted.path(self._manifest, disk)) for disk in self._manifest.of_kind("disk")
+        ]
+        before = _errors(mounted)
+        booted = boot(self._repository, self._manifest, disks, options, self._prover.stop)
+        if _errors(mounted) != before:
+            self._refuse_loss()
+        self._verdict = booted.verdict
+        has_passed = options.passes(booted.verdict)
+        text = f"{booted.verdict}: {booted.text}"
+        self._parts.append(Part("guest", 4, "passed" if has_passed else "failed", text))
 
     def _folder(self, mounted: PrivateMount) -> Path:
         return mounted.path(self._manifest, self._manifest.disks[0]).parent

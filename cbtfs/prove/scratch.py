@@ -41,7 +41,7 @@ def scratch_copy(path: Path, size: int) -> Iterator[Path]:
         find_daemon()
     except UsageError as exc:
         raise Untestable(str(exc)) from exc
-    with _guarded_folder() as folder:
+    with guarded_folder() as folder:
         image, target, runtime = folder / "image.qcow2", folder / "volume.raw", folder / "run"
         create_image(image, size)
         target.touch(0o600)
@@ -60,7 +60,8 @@ def scratch_copy(path: Path, size: int) -> Iterator[Path]:
 
 
 @contextmanager
-def _guarded_folder() -> Iterator[Path]:
+def guarded_folder() -> Iterator[Path]:
+    """Make a temporary directory, which is removed even if this process is killed."""
     folder = Path(tempfile.mkdtemp(prefix="cbtfs-prove-"))
     try:
         with process.start(

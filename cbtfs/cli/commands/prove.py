@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import re
 import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -29,10 +32,12 @@ if TYPE_CHECKING:
     from cbtfs.core.pointname import ClockContext
     from cbtfs.core.proof import Proof
     from cbtfs.listing import Point
+    from cbtfs.prove.boot import BootOptions
     from cbtfs.prove.point import Proven
     from cbtfs.store.repository import Repository
 
-_MAX_LEVEL: Final = 3
+_MAX_LEVEL: Final = 4
+_DEFAULT_LEVEL: Final = 3
 
 
 def add_to(app: typer.Typer) -> None:
@@ -41,6 +46,7 @@ def add_to(app: typer.Typer) -> None:
             "cbtfs prove web01@latest",
             "cbtfs prove --level 1 'web*@latest'",
             "cbtfs prove --due --budget 30m",
+            "cbtfs prove web01@latest --level 4 --evidence /var/lib/proofs",
         )
     )(prove)
 
@@ -70,9 +76,9 @@ def prove(
             min=0,
             max=_MAX_LEVEL,
             help="0: block maps; 1: all data by digest; 2: partitions and superblocks; 3: fsck of "
-            "each file system. A level includes those below.",
+            "each file system; 4: boot of the guest. A level includes those below.",
         ),
-    ] = _MAX_LEVEL,
+    ] = _DEFAULT_LEVEL,
     budget: Annotated[
         float | None,
         typer.Option(
@@ -93,6 +99,47 @@ def prove(
             "this time; 0: always read.",
         ),
     ] = 7 * 86400.0,
+    min_verdict: Annotated[
+        str,
+        typer.Option(
+            metavar="V",
+            help="Verdict of a boot that passes level 4: agent, script, prompt or settled.",
+        ),
+    ] = "prompt",
+    prompt_re: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RE",
+            show_default="login:",
+            help="Regular expression that finds the prompt at the end of the serial output.",
+        ),
+    ] = None,
+    script: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            show_default=False,
+            help="Program that tests the booted guest: it gets the sockets of the serial port and "
+            "of the guest agent, and exits with 0 if the guest works.",
+        ),
+    ] = None,
+    boot_timeout: Annotated[
+        float,
+        typer.Option(
+            metavar="T",
+            parser=duration_parser(1),
+            show_default="10m",
+            help="Time for a boot.",
+        ),
+    ] = 600.0,
+    evidence: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            show_default=False,
+            help="Keep the screenshot and the serial output of the last 100 boots here.",
+        ),
+    ] = None,
     lock_wait: LockWait = 0.0,
     time_zone: TimeZone = LOCAL,
     json: Json = False,
@@ -110,6 +157,7 @@ def prove(
     from cbtfs.mount.private import private_mount
     from cbtfs.prove.point import Options, Prover
     from cbtfs.prove.record import record
+    from cbtfs.restore.disk import refuse_inside
     from cbtfs.store.repository import reading
 
     if due == bool(names):
@@ -119,7 +167,10 @@ def prove(
         waiting = _points(repository, names, current_clock(time_zone))
     results: list[Proven] = []
     failed: list[tuple[Point, CbtfsError]] = []
-    options = Options(level, checked_within)
+    boot = _boot_options(min_verdict, prompt_re, boot_timeout, script, evidence)
+    if evidence is not None:
+        refuse_inside(path, evidence)
+    options = Options(level, checked_within, boot)
     total = sum(disk.data_bytes for point in waiting for disk in point.manifest.disks)
     with ExitStack() as stack:
         mounted = stack.enter_context(private_mount(path)) if level >= 3 and waiting else None
@@ -147,6 +198,25 @@ def prove(
         raise typer.Exit(most_severe([error for _, error in failed]))
     if failed or not all(result.has_passed and result.unrecorded is None for result in results):
         raise typer.Exit(ExitCode.PARTIAL)
+
+
+def _boot_options(
+    least: str, prompt: str | None, seconds: float, script: Path | None, evidence: Path | None
+) -> BootOptions:
+    from cbtfs.prove.boot import ACCEPTABLE, PROMPT, BootOptions
+
+    verdict = next((known for known in ACCEPTABLE if known == least), None)
+    if verdict is None:
+        raise UsageError(f"unknown --min-verdict {least!r}: use one of {', '.join(ACCEPTABLE)}")
+    if verdict == "script" and script is None:
+        raise UsageError("--min-verdict script needs --script FILE")
+    if script is not None and not (script.is_file() and os.access(script, os.X_OK)):
+        raise UsageError(f"--script {script} is not a program: name an executable file")
+    try:
+        re.compile(prompt or PROMPT)
+    except re.error as exc:
+        raise UsageError(f"invalid --prompt-re: {exc}") from exc
+    return BootOptions(verdict, prompt or PROMPT, seconds, script, evidence)
 
 
 def _points(
@@ -206,12 +276,13 @@ def _print(results: Sequence[Proven], waiting: Sequence[Point]) -> None:
         (
             result.point.spelled,
             _level(result.proof),
+            result.proof.verdict or "-",
             "passed" if result.has_passed else "failed" if result.proof.failure else "not done",
             f"{result.seconds:.1f} s",
         )
         for result in results
     ]
-    report_table(("point", "level", "result", "time"), rows, right=("time",))
+    report_table(("point", "level", "guest", "result", "time"), rows, right=("time",))
     for result in results:
         why = result.proof.failure or result.proof.obstacle
         if why is not None:
