@@ -188,7 +188,7 @@ class _Observer:
                 return final
         finally:
             self._close_agent()
-        return self.best or ("stuck", f"{why}{self._last_line()}")
+        return self.best or self._no_boot() or ("stuck", f"{why}{self._last_line()}")
 
     def _look(self) -> tuple[Verdict, str] | None:
         """Observe the guest once; return a verdict that is final."""
@@ -268,9 +268,12 @@ class _Observer:
         lit = 1 - self.screen.count(0) / max(len(self.screen), 1)
         if self.reads >= _LEAST_BYTES and lit >= _LIT:
             self._reach("settled", f"at rest after {self.reads >> 20} MiB of reads")
-        elif self.reads < _BOOT_BYTES and not self._serial() and self.best is None:
-            return "no-boot", f"the firmware has read {self.reads >> 10} KiB and started nothing"
-        return None
+        return None if self.best is not None else self._no_boot()
+
+    def _no_boot(self) -> tuple[Verdict, str] | None:
+        if self.reads >= _BOOT_BYTES or self._serial():
+            return None
+        return "no-boot", f"the firmware has read {self.reads >> 10} KiB and started nothing"
 
     def _run_script(self) -> None:
         script = self.options.script
