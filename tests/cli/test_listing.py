@@ -46,6 +46,7 @@ def test_list_json_is_the_contract(repository: Path) -> None:
                 "kind": "full",
                 "state": [],
                 "tags": [],
+                "proof_level": None,
                 "disks": [
                     {"disk": "root", "size": 2 * BLOCK, "data_bytes": BLOCK, **read},
                     {"disk": "swap", "size": 100, "data_bytes": 0, **read},
@@ -66,6 +67,7 @@ def test_list_json_is_the_contract(repository: Path) -> None:
                 "kind": "incremental",
                 "state": [],
                 "tags": [],
+                "proof_level": None,
                 "disks": [
                     {
                         "disk": "root",
@@ -188,6 +190,7 @@ def test_show_json_tells_all(run: Run, repository: Path) -> None:
                 "images": ["as/root.qcow2", "as/root.vmdk"],
             }
         ],
+        "proof": None,
         "metadata": {},
         "slices": [],
         "omitted_slices": [],

@@ -46,11 +46,18 @@ class Silent:
     site: Site
     name: str
     repository: Path
+    disks: int
     points: list[Manifest] = field(default_factory=list)
     fresh: dict[str, set[int]] = field(default_factory=dict)
     """Blocks that may be written, by label of the disk."""
     known: dict[PointId, dict[str, list[int]]] = field(default_factory=dict)
     writes: int = 0
+
+    def fill(self) -> None:
+        """Write all disks. In areas that a full skips, a miss is blamed on allocation."""
+        for number in range(self.disks):
+            data = random.Random(number).randbytes(BLOCKS * BLOCK)
+            self.site.sim.do.write(self.name, f"disk {number}", 0, data)
 
     def write(self, disk: int, picker: random.Random, count: int) -> None:
         fresh = self.fresh[f"disk {disk}"]
@@ -103,7 +110,8 @@ def silent(site: Site, disks: int, share: float) -> Iterator[Silent]:
     tables = [{"size": BLOCKS * BLOCK, "label": f"disk {n}"} for n in range(disks)]
     moid = sim.do.add_vm({"name": name, "cbt": True, "disk": tables})
     try:
-        vm = Silent(site, name, new_repository(folder / "repository"))
+        vm = Silent(site, name, new_repository(folder / "repository"), disks)
+        vm.fill()
         vm.take()
         yield vm
     finally:
