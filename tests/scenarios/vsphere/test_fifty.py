@@ -50,7 +50,7 @@ def test_fifty_vms_some_of_which_fail_while_the_vcenter_restarts(
 ) -> None:
     for name in FULL:
         fifty.sim.do.on_call("CreateSnapshot_Task", fault="vim.fault.NoDiskSpace", target=name)
-    broken = next(vm["moid"] for vm in fifty.sim.do.vms() if vm["name"] == BROKEN)
+    broken = next(vm["id"] for vm in fifty.sim.do.vms() if vm["name"] == BROKEN)
     fifty.sim.do.on_read(action="eio", export=f"*{BROKEN}*")  # its files
     fifty.sim.do.on_read(action="eio", export=f"{broken}/*")  # its disks, by nfc
     fifty.sim.do.on_call("CreateSnapshot_Task", action="lost-reply", target=LOST)
