@@ -51,6 +51,8 @@ _BOOT_BYTES: Final = 4 << 20
 """A firmware that finds nothing to boot reads less, and so does a small boot loader."""
 _LIT: Final = 0.001
 """Minimum share of bytes of the screen that are not black."""
+_CURSOR: Final = 0.0002
+"""Share of the bytes of a screen that may change at rest: a cursor blinks."""
 _PING: Final = b'{"execute": "guest-ping"}\n'
 _PANIC: Final = re.compile(r"Kernel panic - not syncing.*|KERNEL PANIC.*")
 _EMERGENCY: Final = re.compile(
@@ -257,7 +259,7 @@ class _Observer:
         path = self.folder / "screen.ppm"
         self.guest.qmp.execute("screendump", {"filename": str(path)})
         screen = path.read_bytes()
-        if (reads, screen) != (self.reads, self.screen):
+        if reads != self.reads or not _is_equal(screen, self.screen):
             self.changed = time.monotonic()
         self.reads, self.screen = reads, screen
 
@@ -300,3 +302,12 @@ class _Observer:
             files = sorted(folder.glob(f"*{suffix}"), key=lambda path: path.stat().st_mtime_ns)
             for path in files[: max(len(files) - _EVIDENCES, 0)]:
                 path.unlink(missing_ok=True)
+
+
+def _is_equal(screen: bytes, other: bytes) -> bool:
+    """Return whether two screens are equal but for a cursor."""
+    if len(screen) != len(other):
+        return False
+    different = int.from_bytes(screen, "big") ^ int.from_bytes(other, "big")
+    unchanged = different.to_bytes(len(screen), "big").count(0)
+    return len(screen) - unchanged <= len(screen) * _CURSOR
