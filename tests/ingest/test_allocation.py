@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from datetime import timedelta
 from fractions import Fraction
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cbtfs.core.allocation import Proving
-from cbtfs.core.audit import Sampling
+from cbtfs.core.audit import AuditedDisk, Sample, Sampling, choose
 from cbtfs.core.extent import Extent
 from cbtfs.core.ids import PointId
 from cbtfs.core.manifest import DiskRecord, Manifest
@@ -34,13 +35,21 @@ USED = frozenset(range(0, 60, 5))
 """Blocks of the disk with data."""
 RUNS = 6
 UNSAMPLED = Proving(Fraction(1, RUNS), Sampling(1e-9, 1, 1))
-"""A sixth of the areas in each run; the sample of a full is one block."""
+"""A sixth of the areas in each run; the sample of a full is one block, never one with data."""
 NOTHING: Sequence[int] = ()
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("cbtfs.ingest.allocation.choose", _choose)
     return new_repository(tmp_path / "repository")
+
+
+def _choose(disk: AuditedDisk, sampling: Sampling, seed: str) -> Sample:
+    samples = (choose(disk, sampling, f"{seed}/{number}") for number in count())
+    if sampling != UNSAMPLED.sampling:
+        return next(samples)
+    return next(sample for sample in samples if not USED & {*sample.blocks})
 
 
 @pytest.fixture
