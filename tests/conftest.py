@@ -7,10 +7,12 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 PARTS: Final = ("mounts", "programs", "vsphere", "rest")
-"""Tests with the marker `mounts`, in two parts: `programs` has those of the manual, the demo and
-the tools. The other scenarios against the simulator; all other tests."""
+"""Tests with the marker `mounts`, in two parts: `programs` has those of the manual, the demo, the
+tools, and of commands that start other programs. The other scenarios against the simulator; all
+other tests."""
 TESTS: Final = Path(__file__).parent
-PROGRAMS: Final = frozenset({TESTS / "docs", TESTS / "demo", TESTS / "tools"})
+_PROGRAMS: Final = ["docs", "demo", "tools", "overlay", "export", "prove", "bisect"]
+PROGRAMS: Final = frozenset(TESTS / name for name in _PROGRAMS)
 VSPHERE: Final = TESTS / "scenarios" / "vsphere"
 
 pytest_plugins = ["tests.watchdog.plugin"]
