@@ -498,6 +498,28 @@ def test_a_catalog_that_is_still_being_built_is_not_followed(
             assert set(view.point_ids()) == {point.point}
 
 
+@pytest.mark.parametrize("is_put_in_place", [True, False])
+def test_a_catalog_that_is_removed_while_it_is_followed_keeps_the_open_one(
+    catalog: Catalog, folder: Path, monkeypatch: pytest.MonkeyPatch, is_put_in_place: bool
+) -> None:
+    add(catalog, chunk(1))
+    if is_put_in_place:
+        put_in_place(folder, chunk(2))
+
+    def check_removed(path: Path) -> None:
+        path.rename(path.with_name("removed"))
+        gate.check_size(path)
+
+    if is_put_in_place:
+        monkeypatch.setattr("cbtfs.store.catalog.environment.check_size", check_removed)
+    else:
+        folder.rename(folder.with_name("removed"))
+
+    assert not catalog.reopen()
+    with catalog.view() as view:
+        assert view.find(Kind.CHUNK, 0, digest(1)) == 1
+
+
 def test_a_reader_follows_a_removed_catalog_once_it_is_rebuilt(
     catalog: Catalog, folder: Path
 ) -> None:

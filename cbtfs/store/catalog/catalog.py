@@ -86,12 +86,14 @@ class Catalog:
     def reopen(self) -> bool:
         """Switch to the catalog that is at the path now.
 
-        Return False, and keep the open one, if the new one is still being built. The old one is
-        closed when its last view ends.
+        Return False, and keep the open one, if there is none or the new one is still being built.
+        The old one is closed when its last view ends.
         """
-        inode = self._inode_at_path()
-        folder = os.stat(self._folder).st_ino if inode is not None else None
-        if folder in (None, self._folder_inode):
+        try:
+            inode, folder = os.lstat(self._folder / DATA).st_ino, os.stat(self._folder).st_ino
+        except FileNotFoundError:  # removed, or about to be replaced
+            return False
+        if folder == self._folder_inode:
             # A process may open a folder of LMDB only once, so close it first.
             self._environment.reopen()
         else:
@@ -108,7 +110,7 @@ class Catalog:
             if not knows_points and _knows_points(self._environment):
                 return False
             self._environment = fresh
-        self._inode, self._folder_inode = inode, folder or self._folder_inode
+        self._inode, self._folder_inode = inode, folder
         self._last_transaction = self._environment.last_transaction
         return True
 

@@ -99,7 +99,10 @@ class Environment:
         path = opened.at / DATA
         is_new = not (path.exists() or path.is_symlink())
         if not is_new:
-            check_size(self._folder)
+            try:
+                check_size(self._folder)
+            except FileNotFoundError as exc:  # removed or replaced meanwhile
+                raise RepositoryNotFound(_NO_CATALOG.format(self._folder)) from exc
         elif not self._is_writable:
             raise RepositoryNotFound(_NO_CATALOG.format(self._folder))
         try:
