@@ -39,7 +39,7 @@ OnPoint = Callable[["CopiedPoint"], None]
 
 
 class CopyStatus(StrEnum):
-    """What became of a point."""
+    """Result of the copy of one point."""
 
     COPIED = "copied"
     PRESENT = "present"

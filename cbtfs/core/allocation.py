@@ -29,7 +29,7 @@ class Allocation:
     """The record in a point of the areas of one disk that were not read."""
 
     method: str
-    """Who called the areas unallocated: "transport" or "star"; "none" if nobody was asked."""
+    """Source of the areas: "transport" or "star"; "none" if no source was queried."""
     skipped: int
     """Bytes of the areas that were unproven after the last full."""
     unproven: tuple[Extent, ...] = ()

@@ -33,7 +33,7 @@ def is_overlay_name(name: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class OverlayDisk:
-    """A disk of the point, and the image that has the writes to it."""
+    """A disk of the point, and the image with its writes."""
 
     id: DiskId
     label: str

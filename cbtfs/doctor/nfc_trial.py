@@ -47,7 +47,7 @@ class NfcTrial:
     thin: bool | None
     mode: str
     facts: HostFacts | None = None
-    """What the host showed of itself; None if it was not reached."""
+    """Facts about the host; None if the connection failed."""
     database: dict[str, str | None] = field(default_factory=dict)
     allocated_bytes: int | None = None
     ranges: int = 0

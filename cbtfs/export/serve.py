@@ -34,7 +34,7 @@ _CERTIFICATES: Final = ("ca-cert.pem", "server-cert.pem", "server-key.pem")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where to listen: a directory for a Unix socket, or an address with certificates."""
+    """A directory for a Unix socket, or an address with certificates."""
 
     directory: Path | None
     address: str | None

@@ -39,7 +39,7 @@ class Sighting:
 
 
 class Points(Protocol):
-    """The points of a VM by their number, oldest first, and one volume of them."""
+    """The points of a VM, numbered from the oldest, and one of their volumes."""
 
     def __len__(self) -> int:
         """Return the number of points."""

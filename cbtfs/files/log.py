@@ -1,4 +1,4 @@
-"""The log of a file: its versions over the points of a VM, without opening most of them."""
+"""List the versions of a file at the points of a VM; most points are not opened."""
 
 import hashlib
 from collections.abc import Iterator, Sequence

@@ -25,10 +25,10 @@ from cbtfs.source.base import DiskSource
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a server says about the allocation of a disk. It may be wrong."""
+    """The allocated areas of a disk as the server reports them; they may be wrong."""
 
     method: str
-    """Who says it: "transport" or "star"; "none" if nobody was asked."""
+    """Source of the areas: "transport" or "star"; "none" if no source was queried."""
     allocated: Sequence[Extent]
     """Extents outside of which the disk reads as zeros, according to that."""
     refused: str | None = None

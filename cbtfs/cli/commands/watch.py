@@ -168,7 +168,7 @@ class _Output:
 
 @dataclass(frozen=True, slots=True)
 class _Watch:
-    """What the threads of a watch share."""
+    """State that the threads of a watch share."""
 
     stop: Event
     output: _Output
