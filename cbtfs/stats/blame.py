@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from cbtfs.core.blame import WrittenExtent, written_blocks, written_extents
 from cbtfs.core.extent import Extent
+from cbtfs.core.ids import Ref
 from cbtfs.core.manifest import DiskRecord
 from cbtfs.errors import ChunkMissing, DataCorrupt, UsageError
 from cbtfs.listing import Point, labelled, points, vm_names
@@ -64,28 +65,48 @@ def blame(
         DataCorrupt: a node does not match its digest.
         UsageError: *area* is not within the disk.
     """
-    disk = reader.disk(versions[-1].disk)
+    size = versions[-1].disk.size
     if area is None:
-        area = Extent(0, disk.size) if disk.size else None
-    elif area.end > disk.size:
-        raise UsageError(f"the extent ends at {area.end}, beyond the disk's {disk.size} bytes")
-    if area is None:
-        return
-    for extent, version, is_data in _split(_written(reader, versions, area), disk.data_in(area)):
-        yield Written(extent, versions[version].point, is_data)
+        area = Extent(0, size) if size else None
+    elif area.end > size:
+        raise UsageError(f"the extent ends at {area.end}, beyond the disk's {size} bytes")
+    if area is not None:
+        yield from History(reader, versions).writers(area)
 
 
-def _written(reader: Reader, versions: Sequence[Version], area: Extent) -> Iterator[WrittenExtent]:
-    unit = versions[-1].disk.block_size
-    trees = []
-    for version in versions:
-        try:
-            trees.append(reader.disk(version.disk).tree())
-        except (ChunkMissing, DataCorrupt) as exc:
-            raise type(exc)(f"point {version.point.spelled}: {exc}") from exc
-    first, end = area.start // unit, -(-area.end // unit)
-    blocks = written_blocks(trees, first, end, lambda leaf: reader.node(leaf, 1).digests())
-    return written_extents(blocks, [version.disk.size for version in versions], unit, area)
+class History:
+    """The block maps of a disk at several points, for the writers of several areas."""
+
+    def __init__(self, reader: Reader, versions: Sequence[Version]) -> None:
+        """*versions*: the result of versions_of().
+
+        Raises:
+            ChunkMissing, DataCorrupt: as blame().
+        """
+        self._reader = reader
+        self._versions = versions
+        self._trees = []
+        for version in versions:
+            try:
+                self._trees.append(reader.disk(version.disk).tree())
+            except (ChunkMissing, DataCorrupt) as exc:
+                raise type(exc)(f"point {version.point.spelled}: {exc}") from exc
+
+    def writers(self, area: Extent) -> Iterator[Written]:
+        """Yield the writers of *area*, which is within the disk, as blame() does."""
+        versions = self._versions
+        data = self._reader.disk(versions[-1].disk).data_in(area)
+        for extent, version, is_data in _split(self._written(area), data):
+            yield Written(extent, versions[version].point, is_data)
+
+    def _written(self, area: Extent) -> Iterator[WrittenExtent]:
+        unit = self._versions[-1].disk.block_size
+        first, end = area.start // unit, -(-area.end // unit)
+        blocks = written_blocks(self._trees, first, end, self._chunks)
+        return written_extents(blocks, [v.disk.size for v in self._versions], unit, area)
+
+    def _chunks(self, leaf: Ref) -> Sequence[object]:
+        return self._reader.node(leaf, 1).digests()
 
 
 def _split(

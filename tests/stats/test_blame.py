@@ -1,5 +1,8 @@
 """`cbtfs blame` against the images themselves."""
 
+import os
+import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -177,3 +180,97 @@ def test_a_plot_and_a_document_are_not_both_made(run: Run, repository: Path) -> 
     add_point(repository, {"d": bytes(BLOCK)})
 
     assert run("blame", "vm", "d", "--plot", repository.parent / "a.svg", "--json").code == 2
+
+
+def _parts_of_a_file(disk: Path, partition: int, path: str) -> list[tuple[int, int, int]]:
+    """Return offset in the file, length, and offset on the disk, by debugfs."""
+    done = subprocess.run(
+        ["debugfs", "-R", f"blocks {path}", f"{disk}?offset={partition}"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    blocks = [int(word) for word in done.stdout.split()]
+    return [(n * 1024, 1024, partition + block * 1024) for n, block in enumerate(blocks)]
+
+
+@pytest.fixture(scope="module")
+def guest(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Disks with an ext4 in a partition: a fragmented file, and changes of some of its blocks."""
+    folder = tmp_path_factory.mktemp("disks")
+    disk, partition = folder / "0", folder / "partition"
+    for path, mib in ((disk, 18), (partition, 16)):
+        path.touch()
+        os.truncate(path, mib << 20)
+    table = f"label: gpt\nstart=2048, size={16 << 11}\n"
+    subprocess.run(["sfdisk", "--quiet", disk], check=True, input=table.encode())
+    subprocess.run(["mkfs.ext4", "-q", "-b", "1024", "-O", "inline_data", partition], check=True)
+    content = folder / "content"
+    content.write_bytes(b"".join(bytes([n + 1]) * 1024 for n in range(200)))
+    (folder / "tiny").write_text("tiny")
+    script = [f"write {folder / 'tiny'} tiny", "mkdir var", "symlink var/link app.db", "cd var"]
+    script += [*(f"write {content} spacer{n}" for n in range(3)), "rm spacer1"]
+    script += [f"write {content} app.db"]
+    commands = folder / "commands"
+    commands.write_text("\n".join(script) + "\n")
+    subprocess.run(["debugfs", "-w", "-f", commands, partition], check=True, capture_output=True)
+    with disk.open("r+b") as file:
+        file.seek(1 << 20)
+        file.write(partition.read_bytes())
+    parts = _parts_of_a_file(disk, 1 << 20, "/var/app.db")
+    disks = [disk]
+    for number, changed in enumerate([range(10), range(150, 151), range(199, 200)], 1):
+        copy = Path(shutil.copyfile(disks[-1], folder / str(number)))
+        with copy.open("r+b") as file:
+            for index in changed:
+                file.seek(parts[index][2])
+                file.write(bytes([200 + number]) * 1024)
+        disks.append(copy)
+    return disks
+
+
+def test_the_blocks_of_a_file_belong_to_the_points_that_wrote_them(
+    run: Run, guest: list[Path]
+) -> None:
+    points = [
+        run("ingest", "image", "--vm=web", "--disk=root", disk, "--json").document["point"]
+        for disk in guest
+    ]
+
+    done = run("blame", "web", "root", "--file=/var/link", "--json")
+
+    parts = _parts_of_a_file(guest[-1], 1 << 20, "/var/app.db")
+    images = [disk.read_bytes() for disk in guest]
+    expected = {}
+    for at, length, offset in parts:
+        block = slice(offset - offset % BLOCK, offset - offset % BLOCK + BLOCK)
+        writer = max(
+            [n for n in range(1, len(images)) if images[n][block] != images[n - 1][block]] or [0]
+        )
+        expected.update({at + k: (offset + k, points[writer]) for k in range(0, length, 512)})
+    shown = {
+        item["file_offset"] + k: (item["start"] + k, item["point"])
+        for item in done.document
+        for k in range(0, item["length"], 512)
+    }
+    assert done.code == 0, done.err
+    assert shown == expected
+    assert {point for _, point in expected.values()} == set(points)
+    starts = [item["file_offset"] for item in done.document]
+    assert starts == sorted(starts)
+    lines = run("blame", "web", "root", "--file=/var/app.db").out.splitlines()
+    assert [int(line.split()[0]) for line in lines] == starts
+
+
+def test_a_file_that_is_not_on_the_disk_is_reported(run: Run, guest: list[Path]) -> None:
+    assert run("ingest", "image", "--vm=web", "--disk=root", guest[0]).code == 0
+
+    tiny = run("blame", "web", "root", "--file=/tiny")
+
+    assert (tiny.code, tiny.out) == (0, "")
+    assert "4 bytes of /tiny are in the structures of its file system" in tiny.err
+    assert run("blame", "web", "root", "--file=/none").code == 13
+    directory = run("blame", "web", "root", "--file=/var")
+    assert (directory.code, directory.out) == (2, "")
+    assert "/var is not a regular file but a directory" in directory.err
+    assert run("blame", "web", "root", "--file=/tiny", "--extent=0+1").code == 2
