@@ -4,22 +4,19 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Final
 
-from cbtfs.core.extent import Extent, clip, coalesce
+from cbtfs.core.extent import Extent
 from cbtfs.core.manifest import Manifest
-from cbtfs.difference import differing
 from cbtfs.errors import CbtfsError, PointNotFound
 from cbtfs.files.history import Part, Sighting, Version, versions
 from cbtfs.files.jbd2.refusal import ReplayRefused
-from cbtfs.files.jbd2.replay import ReplayedVolume, replayed
 from cbtfs.files.jbd2.superblock import SUPERBLOCK, SUPERBLOCK_BYTES, Superblock, parse_superblock
 from cbtfs.files.point import open_file_system
 from cbtfs.files.protocol import MAX_READ_BYTES, Entry, FileSystem, GuestFileMissing, Kind
-from cbtfs.files.volumes import SliceSource, Volume, volumes_of
-from cbtfs.reader import Disk, Reader
-from cbtfs.volumes.segment import Piece
+from cbtfs.files.volume_at import VolumeAt
+from cbtfs.files.volumes import volumes_of
+from cbtfs.reader import Reader
 from cbtfs.volumes.source import Source, read_bytes
 
 _NOWHERE: Final = Extent(0, 1)
@@ -70,12 +67,12 @@ class _Points:
         self._manifests = manifests
         self._volume = volume
         self._path = path
-        self._known: dict[int, _VolumeAt | None] = {}
+        self._known: dict[int, VolumeAt | None] = {}
 
     def __len__(self) -> int:
         return len(self._manifests)
 
-    def _at(self, number: int) -> "_VolumeAt | None":
+    def _at(self, number: int) -> "VolumeAt | None":
         """Return the volume at a point; only two points are kept."""
         if number not in self._known:
             for other in [other for other in self._known if abs(other - number) > 1]:
@@ -84,115 +81,45 @@ class _Points:
             with suppress(PointNotFound):
                 found = volumes_of(self._reader, self._manifests[number]).named(self._volume)
                 disks = [self._reader.disk(record) for record in self._manifests[number].disks]
-                self._known[number] = _VolumeAt(found, disks)
+                self._known[number] = VolumeAt(found, disks)
         return self._known[number]
 
     def look(self, number: int) -> Sighting:
         volume = self._at(number)
         if volume is None:
             return Sighting(None, (_NOWHERE,))
-        return volume.look(self._path)
+        return _look(volume, self._path)
 
     def differing(self, left: int, right: int, extent: Extent) -> Iterator[Extent]:
         ours, theirs = self._at(left), self._at(right)
-        if ours is None or theirs is None or not ours.is_like(theirs):
-            if ours is not theirs:
-                yield extent
-            return
-        yield from coalesce(
-            [*ours.replaced(extent), *theirs.replaced(extent), *ours.differing(theirs, extent)]
-        )
+        if ours is not None and theirs is not None:
+            yield from ours.changed(theirs, extent)
+        elif ours is not theirs:
+            yield extent
 
     def read(self, number: int, extent: Extent) -> bytes:
         volume = self._at(number)
         return b"" if volume is None else read_bytes(volume.source, extent.start, extent.length)
 
 
-@dataclass
-class _VolumeAt:
-    """A volume at one point, with its journal replayed."""
-
-    volume: Volume
-    disks: Sequence[Disk]
-
-    @cached_property
-    def _replayed(self) -> ReplayedVolume | None:
-        with suppress(CbtfsError):  # The parser refuses it then, with the reason.
-            return replayed(self.volume.source)
-        return None
-
-    @property
-    def source(self) -> Source:
-        return self._replayed or self.volume.source
-
-    @property
-    def _pieces(self) -> Sequence[object]:
-        """The places of the volume on the disks of its point."""
-        source = self.volume.source
-        if isinstance(source, SliceSource):
-            names = [self.disks[number].record.id for number in sorted(source.slice.disks)]
-            return (*source.slice.segments, *sorted(source.slice.disks), *names)
-        return [self.disks[self._whole].record.id]
-
-    @property
-    def _whole(self) -> int:
-        """Return the index of the disk that is the volume."""
-        source = self.volume.source
-        return next(
-            number
-            for number, disk in enumerate(self.disks)
-            if isinstance(source, Disk) and disk.record == source.record
-        )
-
-    def is_like(self, other: "_VolumeAt") -> bool:
-        """Return True if the volume is in the same place on the same disks."""
-        return self._pieces == other._pieces and self._block_sizes == other._block_sizes
-
-    @property
-    def _block_sizes(self) -> list[int]:
-        return [disk.record.block_size for disk in self.disks]
-
-    def replaced(self, extent: Extent) -> Iterator[Extent]:
-        """Yield the parts of *extent* that the journal replaces."""
-        if self._replayed is not None:
-            size = self._replayed.block_bytes
-            blocks = self._replayed.replaced_in(extent.start // size, -(-extent.end // size))
-            yield from clip((Extent(b * size, size) for b in blocks), extent.start, extent.end)
-
-    def differing(self, other: "_VolumeAt", extent: Extent) -> Iterator[Extent]:
-        """Yield the parts of *extent* whose stored blocks differ."""
-        at = extent.start
-        for piece in self._places(extent):
-            area = Extent(piece.offset, piece.length)
-            for part in differing(self.disks[piece.disk], other.disks[piece.disk], area):
-                yield Extent(at + part.start - piece.offset, part.length)
-            at += piece.length
-
-    def _places(self, extent: Extent) -> Iterator[Piece]:
-        source = self.volume.source
-        if isinstance(source, SliceSource):
-            yield from source.slice.pieces(extent.start, extent.length)
-        else:
-            yield Piece(self._whole, extent.start, extent.length)
-
-    def look(self, path: str) -> Sighting:
-        """Open the file system in a new parser, and return the file with the bytes that it read."""
-        source = self.source
-        whole = (Extent(0, max(source.size, 1)),)
-        try:
-            file_system = open_file_system(replace(self.volume, source=source))
-        except CbtfsError as exc:
-            return Sighting(FileState(None, failure=str(exc)), whole)
-        try:
-            file_system.reads()
-            state, parts = _state(file_system, path)
-            return Sighting(state, tuple(_structure(source, file_system.reads())), parts)
-        except GuestFileMissing:
-            return Sighting(None, tuple(_structure(source, file_system.reads())))
-        except CbtfsError as exc:
-            return Sighting(FileState(None, failure=str(exc)), whole)
-        finally:
-            file_system.close()
+def _look(volume: VolumeAt, path: str) -> Sighting:
+    """Open the file system in a new parser, and return the file with the bytes that it read."""
+    source = volume.source
+    whole = (Extent(0, max(source.size, 1)),)
+    try:
+        file_system = open_file_system(replace(volume.volume, source=source))
+    except CbtfsError as exc:
+        return Sighting(FileState(None, failure=str(exc)), whole)
+    try:
+        file_system.reads()
+        state, parts = _state(file_system, path)
+        return Sighting(state, tuple(_structure(source, file_system.reads())), parts)
+    except GuestFileMissing:
+        return Sighting(None, tuple(_structure(source, file_system.reads())))
+    except CbtfsError as exc:
+        return Sighting(FileState(None, failure=str(exc)), whole)
+    finally:
+        file_system.close()
 
 
 def _structure(source: Source, reads: Sequence[Extent]) -> Iterator[Extent]:

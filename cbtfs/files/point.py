@@ -18,7 +18,7 @@ from cbtfs.files.protocol import FileSystem, FileSystemUnsupported
 from cbtfs.files.protocol import Kind as FileKind
 from cbtfs.files.tree import GuestTree
 from cbtfs.files.volumes import Volume, Volumes, volumes_of
-from cbtfs.reader import Reader
+from cbtfs.reader import Disk, Reader
 from cbtfs.store.repository import Repository
 from cbtfs.volumes.slices import NamedDisk
 
@@ -43,6 +43,11 @@ class PointFiles:
     tree: GuestTree
     volumes: Volumes
     placement: Placement
+    places: Mapping[str, Volume]
+    """Volumes by the path where the guest mounts them."""
+    disks: Sequence[Disk]
+    open_volume: Callable[[Volume], FileSystem]
+    """Opens the file system of a volume, each once; it is closed with the files."""
 
 
 @contextmanager
@@ -70,7 +75,8 @@ def open_files(
         else:
             placement = _placed(reader, manifest, volumes, opened)
             places = {path: volumes.named(at.volume) for path, at in placement.places.items()}
-        yield PointFiles(GuestTree(places, opened), volumes, placement)
+        disks = [reader.disk(record) for record in manifest.disks]
+        yield PointFiles(GuestTree(places, opened), volumes, placement, places, disks, opened)
 
 
 class _Opened:

@@ -9,10 +9,13 @@ import enum
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from cbtfs.core.extent import Extent
 from cbtfs.errors import CbtfsError, DataCorrupt, ExitCode, FormatNotSupported
+
+if TYPE_CHECKING:
+    from cbtfs.files.folder import Folder
 
 MAX_READ_BYTES: Final = 1 << 20
 """Longest read of an engine."""
@@ -120,6 +123,15 @@ class FileSystem(Protocol):
 
     def attributes(self, path: str) -> dict[str, bytes]:
         """Return the extended attributes; ACLs in the form of the system calls."""
+
+    def scan(self, areas: Sequence[Extent] | None = None) -> Iterator["Folder"]:
+        """Yield all directories of the file system, in any order, and each once.
+
+        No other method may be called before the last folder was taken, or the iterator closed.
+        A large directory comes in several folders. A directory that cannot be read has a failure.
+        *areas*: bytes of the volume; with them, the folders have the columns `layouts` and
+        `touched`. `scan_by_entries` of `cbtfs.files.folder` does this for any engine.
+        """
 
     def reads(self) -> list[Extent]:
         """Return the bytes of the volume that the engine read since the last call of this method.

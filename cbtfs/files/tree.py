@@ -7,6 +7,7 @@ from typing import Final
 
 from cbtfs.core.extent import Extent
 from cbtfs.errors import CbtfsError
+from cbtfs.files.folder import Folder, scan_by_entries
 from cbtfs.files.protocol import (
     MAX_READ_BYTES,
     Entry,
@@ -238,6 +239,9 @@ class _MadeUp:
     def attributes(self, path: str) -> dict[str, bytes]:
         return {}
 
+    def scan(self, areas: Sequence[Extent] | None = None) -> Iterator[Folder]:
+        yield from scan_by_entries(self, areas)
+
     def reads(self) -> list[Extent]:
         return []
 
@@ -271,6 +275,9 @@ class _Unreadable:
         raise self._reason
 
     def attributes(self, path: str) -> dict[str, bytes]:
+        raise self._reason
+
+    def scan(self, areas: Sequence[Extent] | None = None) -> Iterator[Folder]:
         raise self._reason
 
     def reads(self) -> list[Extent]:

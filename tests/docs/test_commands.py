@@ -109,6 +109,9 @@ def _images(printed: Printed, folder: Path) -> None:
     printed("file", "files", "find", "guest:/")
     printed("files log", "files", "log", "guest:/file")
     printed("files extract", "files", "extract", "guest:/", folder / "extracted")
+    disk.write_bytes(changed_image(disk.read_bytes()))
+    printed("ingest image", "ingest", "image", "--vm=guest", f"--disk=a={disk}")
+    printed("files diff", "files", "diff", "guest@latest~1", "guest@latest")
     overlays = f"--dir={folder / 'overlays'}"
     printed("overlay create", "overlay", "create", "web", "lab", overlays)
     printed("overlay list", "overlay", "list")
@@ -121,6 +124,8 @@ def ext4_image(folder: Path) -> bytes:
     content, image = folder / "content", folder / "ext4.img"
     content.mkdir()
     (content / "file").write_text("content")
+    (content / "directory").mkdir()
+    (content / "directory" / "inside").touch()
     os.mknod(content / "device", stat.S_IFCHR | 0o600, os.makedev(1, 3))
     subprocess.run(
         ["mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-d", content, image, "1M"],
@@ -128,6 +133,14 @@ def ext4_image(folder: Path) -> bytes:
         capture_output=True,
     )
     return image.read_bytes()
+
+
+def changed_image(image: bytes) -> bytes:
+    """Return an image with another content of the file, and a damaged directory."""
+    data = bytearray(image.replace(b"content", b"CONTENT"))
+    entry = data.index(b"inside") - 8
+    data[entry + 4 : entry + 6] = b"\x03\x00"
+    return bytes(data)
 
 
 def _virtual_machines(printed: Printed, folder: Path) -> None:

@@ -7,8 +7,9 @@ from typing import Final
 
 import pytest
 
+from cbtfs.core.extent import Extent
 from cbtfs.files.engine_parse.engine import ParsedFileSystem
-from cbtfs.files.protocol import Entry, FileSystem, GuestFileMissing, Kind
+from cbtfs.files.protocol import FORMAT_OF_KIND, Entry, FileSystem, GuestFileMissing, Kind
 from tests.files.guest_trees import (
     MANY,
     SHAPES,
@@ -77,6 +78,31 @@ def test_all_files_are_listed_with_all_facts(guest: Guest) -> None:
 
     assert shown == {path: entry for path, entry in guest.entries.items() if path != "/"}
     assert len(shown) > MANY // 2
+
+
+def test_a_scan_has_all_files_and_knows_which_contents_are_in_an_area(guest: Guest) -> None:
+    whole = [Extent(0, guest.source.size)]
+    scanned = dict[str, tuple[int, ...]]()
+    plain_folders = list(guest.file_system.scan())
+    for plain, mapped in zip(plain_folders, guest.file_system.scan(whole), strict=True):
+        assert (plain.path, plain.names, plain.modes) == (mapped.path, mapped.names, mapped.modes)
+        assert not plain.layouts
+        facts = (plain.modes, plain.inodes, plain.owners, plain.groups, plain.sizes, plain.modified)
+        for name, *row in zip(plain.names, *facts, mapped.touched, strict=True):
+            path = f"{plain.path.rstrip('/')}/{name}"
+            scanned[path] = tuple(row[:-1])
+            entry = guest.entries[path]
+            has_data = any(guest.contents.get(path, b"")) or path == "/sparse"
+            assert row[-1] or not (entry.kind is Kind.FILE and has_data), path
+
+    assert scanned == {
+        path: (
+            FORMAT_OF_KIND[entry.kind] | entry.mode,
+            *(entry.inode, entry.owner, entry.group, entry.size, entry.modified_ns),
+        )
+        for path, entry in guest.entries.items()
+        if path != "/"
+    }
 
 
 def test_a_path_has_the_facts_of_its_entry(guest: Guest) -> None:

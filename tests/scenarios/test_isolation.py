@@ -98,6 +98,7 @@ class Site:
         rows: dict[str, list[str | Path]] = {
             f"files {verb}": [f"{self.point}:/"] for verb in ("ls", "stat", "cat", "find")
         }
+        rows["files diff"] = [self.point, self.point]
         return rows | {"files extract": [f"{self.point}:/", target], "files log": ["vm:/file"]}
 
     def _taken(self) -> Path:
@@ -118,6 +119,7 @@ FAILING: Final[Mapping[str, int]] = {
     "overlay boot": 11,  # the overlay is running; tests/overlay/test_boot.py boots one
     **dict.fromkeys(["files ls", "files stat", "files cat", "files find", "files extract"], 12),
     "files log": 12,
+    "files diff": 12,
     "doctor": 3,  # something is always in the way
 }
 """Exit codes other than 0."""

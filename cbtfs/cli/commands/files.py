@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from cbtfs.cli.commands.files_diff import diff
 from cbtfs.cli.commands.files_log import log
 from cbtfs.cli.options.arguments import LOCAL, Json, TimeZone, example
 from cbtfs.cli.options.context import repository_path
@@ -65,6 +66,7 @@ def add_to(app: typer.Typer) -> None:
             "cbtfs files extract web01@latest:/etc - | tar --extract --directory /srv/etc",
         )
     )(extract)
+    group.command(epilog=example("cbtfs files diff web01@-2d web01@latest /etc"))(diff)
     group.command(epilog=example("cbtfs files log web01:/etc/hosts"))(log)
     app.add_typer(group, name="files")
 

@@ -17,7 +17,7 @@ _COMPLETION: Final = "_CBTFS_COMPLETE"
 _SUBCOMMANDS: Final = (
     *("image", "vsphere", "status", "enable", "reset"),
     *("create", "start", "boot", "stop", "list", "commit", "discard"),
-    *("ls", "stat", "cat", "find", "extract"),
+    *("ls", "stat", "cat", "find", "extract", "diff", "log", "index"),
 )
 
 

@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Final, Protocol
 
+from cbtfs.core.extent import Extent
 from cbtfs.errors import CbtfsError
 from cbtfs.files.engine_parse import frames, sandbox
+from cbtfs.files.folder import Folder
 from cbtfs.files.protocol import (
     MAX_READ_BYTES,
     Entry,
@@ -40,6 +42,7 @@ class Parser(Protocol):
     def extents(self, path: str, offset: int = 0) -> Iterator[FileExtent]: ...
     def target(self, path: str) -> str: ...
     def attributes(self, path: str) -> dict[str, bytes]: ...
+    def scan(self, areas: Sequence[Extent] | None = None) -> Iterator[Folder]: ...
 
 
 class VolumeUnreadable(CbtfsError):
@@ -164,6 +167,12 @@ class _Server:
                 self._value(parser.target(path))
             case "attributes":
                 self._value({name: data.hex() for name, data in parser.attributes(path).items()})
+            case "scan":
+                areas = call["areas"]
+                extents_of = None if areas is None else [Extent(a, e - a) for a, e in areas]
+                for batch in frames.from_folders(parser.scan(extents_of)):
+                    frames.send(self._channel, frames.ITEMS, frames.encode(batch))
+                self._value(None)
             case "reads":
                 reads = [FileExtent(0, length, at) for at, length in self._source.reads()]
                 self._items(map(frames.from_extent, reads))

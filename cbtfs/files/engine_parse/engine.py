@@ -10,6 +10,7 @@ from cbtfs import process
 from cbtfs.core.extent import Extent
 from cbtfs.errors import CbtfsError
 from cbtfs.files.engine_parse import frames, sandbox
+from cbtfs.files.folder import Folder
 from cbtfs.files.protocol import (
     MAX_READ_BYTES,
     EngineFailed,
@@ -28,7 +29,8 @@ _MIN_CALL_BYTES: Final = 16 << 30
 """Bytes that a call may read from a small volume; from a large one, twice its size."""
 _MAX_ENTRIES: Final = 10_000_000
 """Longest listing of a directory."""
-_START_SECONDS: Final = 60.0
+_MAX_AREAS: Final = 1 << 17
+"""Areas of one scan."""
 _ERRORS: Final[dict[str, type[CbtfsError]]] = {
     error.__name__: error
     for error in (GuestFileMissing, FileSystemDamaged, FileSystemUnsupported, EngineFailed)
@@ -114,6 +116,19 @@ class ParsedFileSystem:
         with self._checked():
             return frames.to_attributes(self._call("attributes", path))
 
+    def scan(self, areas: Sequence[Extent] | None = None) -> Iterator[Folder]:
+        """Yield all directories of the file system. The caller takes them all, or closes this."""
+        sent = None if areas is None else frames.from_areas(areas, _MAX_AREAS)
+        count = 0
+        with self._checked(), self._unfinished():
+            for items in self._messages("scan", "", is_long=True, areas=sent):
+                for item in items:
+                    folder = frames.to_folder(item, _ERRORS)
+                    count += 1 + len(folder.names)
+                    if count > _MAX_ENTRIES:
+                        raise EngineFailed(f"more than {_MAX_ENTRIES} files")
+                    yield folder
+
     def reads(self) -> list[Extent]:
         """Return the bytes of the volume that were read since the last call, or since the start."""
         with self._checked():
@@ -136,6 +151,15 @@ class ParsedFileSystem:
             self._end()
             raise
 
+    @contextlib.contextmanager
+    def _unfinished(self) -> Iterator[None]:
+        """End a child whose answer the caller does not take to its end."""
+        try:
+            yield
+        except GeneratorExit:
+            self._end()
+            raise
+
     def _end(self) -> None:
         child, self._child = self._child, None
         channel, self._channel = self._channel, None
@@ -145,7 +169,7 @@ class ParsedFileSystem:
             child.kill()
             child.wait()
 
-    def _call(self, operation: str, path: str, **more: int) -> Any:
+    def _call(self, operation: str, path: str, **more: Any) -> Any:
         """Return the value of a call, or its bytes."""
         result = None
         for items in self._messages(operation, path, is_value_wanted=True, **more):
@@ -153,14 +177,23 @@ class ParsedFileSystem:
         return result
 
     def _messages(
-        self, operation: str, path: str, *, is_value_wanted: bool = False, **more: int
+        self,
+        operation: str,
+        path: str,
+        *,
+        is_value_wanted: bool = False,
+        is_long: bool = False,
+        **more: Any,
     ) -> Iterator[Any]:
-        """Yield the items of a call, or its value. The caller takes them all."""
+        """Yield the items of a call, or its value. The caller takes them all.
+
+        *is_long*: the time of the call is limited for each message, not for all.
+        """
         call = {"operation": operation, "path": path, **more}
         try:
             channel = self._started()
             frames.send(channel, frames.CALL, frames.encode(call))
-            yield from self._answers(channel, is_value_wanted)
+            yield from self._answers(channel, is_value_wanted, is_long)
         except (OSError, EOFError) as exc:
             reason = self._reason(exc)
             raise EngineFailed(f"the parser of the file system failed: {reason}") from exc
@@ -175,7 +208,9 @@ class ParsedFileSystem:
                 return f"it ended with signal {-code}" if code < 0 else f"it ended with {code}"
         return str(exc)
 
-    def _answers(self, channel: socket.socket, is_value_wanted: bool) -> Iterator[Any]:
+    def _answers(
+        self, channel: socket.socket, is_value_wanted: bool, is_long: bool
+    ) -> Iterator[Any]:
         remaining = self._seconds
         budget = max(_MIN_CALL_BYTES, 2 * self._source.size)
         failure: CbtfsError | None = None
@@ -200,6 +235,8 @@ class ParsedFileSystem:
                 items = frames.decode(payload)
                 if not isinstance(items, list) or len(items) > frames.ITEMS_PER_MESSAGE:
                     raise EngineFailed("the parser sent an invalid answer")
+                if is_long:
+                    remaining = self._seconds
                 yield items
             elif kind == frames.VALUE:
                 if is_value_wanted:

@@ -9,9 +9,12 @@ the functions that follow check types and bounds.
 import json
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, NoReturn
 
+from cbtfs.core.extent import Extent, coalesce
+from cbtfs.errors import CbtfsError
+from cbtfs.files.folder import MAX_FOLDER, MAX_PATH, Folder
 from cbtfs.files.protocol import EngineFailed, Entry, FileExtent, Kind
 
 CALL: Final = b"C"
@@ -195,3 +198,83 @@ def to_attributes(value: Any) -> dict[str, bytes]:
         return {name: bytes.fromhex(text(data)) for name, data in value.items()}
     except ValueError:
         _refuse()
+
+
+_COLUMNS: Final = (
+    *("modes", "inodes", "owners", "groups"),
+    *("sizes", "modified", "layouts", "touched"),
+)
+
+
+def from_folders(folders: Iterable[Folder]) -> Iterator[list[Any]]:
+    """Yield folders as lists for JSON, so that many fit into a message."""
+    batch: list[Any] = []
+    weight = 0
+    for folder in folders:
+        failure = folder.failure
+        reason = None if failure is None else [type(failure).__name__, str(failure)]
+        columns = [getattr(folder, name).tolist() for name in _COLUMNS]
+        batch.append([folder.path, folder.names, *columns, reason])
+        weight += len(folder.names) + len(folder.path) // 16 + 1
+        if weight >= MAX_FOLDER:
+            yield batch
+            batch, weight = [], 0
+    if batch:
+        yield batch
+
+
+def to_folder(fields: Any, errors: Mapping[str, type[CbtfsError]]) -> Folder:
+    """Return the folder of a message, checked.
+
+    Raises:
+        EngineFailed: it is no folder.
+    """
+    try:
+        path, names, *columns, reason = fields
+        folder = Folder(_path(path))
+        if not isinstance(names, list) or len(names) > MAX_FOLDER:
+            _refuse()
+        # One search for all names of a folder; a zero byte separates them.
+        joined = "\0".join(names)
+        if "/" in joined or joined.count("\0") != max(len(names) - 1, 0):
+            _refuse()
+        for name in names:
+            if not name or len(name) > _MAX_NAME or name in (".", ".."):
+                _refuse()
+        folder.names = names
+        for column, values in zip(_COLUMNS, columns, strict=True):
+            if column not in ("layouts", "touched") or values:
+                getattr(folder, column).fromlist(values)
+                if len(values) != len(names):
+                    _refuse()
+        if reason is not None:
+            kind, message = reason
+            folder.failure = errors[kind](text(message)[:_MAX_DEFECT])
+        return folder
+    except (ValueError, TypeError, OverflowError, KeyError):
+        _refuse()
+
+
+def _path(value: Any) -> str:
+    path = text(value)
+    parts = path.split("/")
+    if parts[0] or "\0" in path or len(path) > MAX_PATH + _MAX_NAME:
+        _refuse()
+    if path != "/" and any(part in ("", ".", "..") for part in parts[1:]):
+        _refuse()
+    return path
+
+
+def from_areas(areas: Iterable[Extent], most: int) -> list[list[int]]:
+    """Return at most *most* areas for JSON; those that are close to each other become one."""
+    parts = [[area.start, area.end] for area in coalesce(areas)]
+    gap = 1 << 16
+    while len(parts) > most:
+        merged = parts[:1]
+        for part in parts[1:]:
+            if part[0] - merged[-1][1] <= gap:
+                merged[-1][1] = part[1]
+            else:
+                merged.append(part)
+        parts, gap = merged, gap * 4
+    return parts

@@ -3,8 +3,11 @@
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 
+from cbtfs.core.extent import Extent
+from cbtfs.files.ext.scan import scan
 from cbtfs.files.ext.superblock import read_superblock
 from cbtfs.files.ext.volume import ExtVolume
+from cbtfs.files.folder import Folder
 from cbtfs.files.jbd2.refusal import Reason, ReplayRefused
 from cbtfs.files.jbd2.replay import ReplayedVolume, replayed
 from cbtfs.files.protocol import FileExtent, FileSystemDamaged, FileSystemUnsupported
@@ -43,6 +46,13 @@ class ExtFileSystem(ExtVolume):
                 yield extent
             else:
                 yield from _split(extent, extent.offset, self._overlay)
+
+    def scan(self, areas: Sequence[Extent] | None = None) -> Iterator[Folder]:
+        """Yield all directories. Blocks in the journal are areas, too."""
+        if areas is not None and self._overlay is not None:
+            size = self._overlay.block_bytes
+            areas = [*areas, *(Extent(block * size, size) for block in self._overlay.replaced)]
+        yield from scan(self, areas)
 
 
 def _replay(source: Source) -> ReplayedVolume | None:

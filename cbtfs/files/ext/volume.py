@@ -72,13 +72,17 @@ class ExtVolume:
             offset = self._tables[group] = block * superblock.block_size
         return offset
 
+    def table_bytes(self, group: int, offset: int, length: int) -> bytes:
+        """Return bytes of the inode table of a block group, fewer at the end of the volume."""
+        return read_bytes(self._source, self._table(group) + offset, length)
+
     def find(self, path: str) -> Inode:
         """Return the inode of a path."""
         inode = self.inode(ROOT_INODE)
         for name in filter(None, path.split("/")):
             if inode.kind is not Kind.DIRECTORY:
                 raise GuestFileMissing(f"{path}: no such file")
-            number = self._names(inode).get(name)
+            number = self.names_in(inode).get(name)
             if number is None:
                 raise GuestFileMissing(f"{path}: no such file")
             inode = self.inode(number)
@@ -93,7 +97,7 @@ class ExtVolume:
         inode = self.find(path)
         if inode.kind is not Kind.DIRECTORY:
             raise GuestFileMissing(f"{path}: not a directory")
-        for name, number in self._names(inode).items():
+        for name, number in self.names_in(inode).items():
             yield self._entry(name, number)
 
     def _entry(self, name: str, number: int) -> Entry:
@@ -102,7 +106,7 @@ class ExtVolume:
         except FileSystemDamaged as exc:
             return Entry(name, Kind.UNKNOWN, number, defect=f"damaged: {exc}")
 
-    def _names(self, inode: Inode) -> dict[str, int]:
+    def names_in(self, inode: Inode) -> dict[str, int]:
         """Return the names in a directory and their inodes."""
         known = self._directories.get(inode.number)
         if known is not None:
@@ -135,7 +139,7 @@ class ExtVolume:
         block_size = self.superblock.block_size
         blocks = -(-inode.size // block_size)
         expected = 0
-        for run in self._runs(inode, 0, blocks):
+        for run in self.runs_of(inode, 0, blocks):
             if run.first != expected:
                 break
             for block in range(run.block, run.block + run.blocks):
@@ -153,7 +157,8 @@ class ExtVolume:
         if inode.extra:
             yield from in_inode(inode.raw, _BASE_BYTES + inode.extra)
 
-    def _runs(self, inode: Inode, first: int, end: int) -> Iterator[Run]:
+    def runs_of(self, inode: Inode, first: int, end: int) -> Iterator[Run]:
+        """Yield the written blocks [first, end) of a file."""
         return runs(inode, self.superblock, self._read_block, first, end)
 
     def _read_block(self, block: int) -> bytes:
@@ -205,7 +210,7 @@ class ExtVolume:
     def _extents(self, inode: Inode, offset: int, end: int) -> Iterator[FileExtent]:
         """Yield the written parts of the bytes [offset, end)."""
         size = self.superblock.block_size
-        for run in self._runs(inode, offset // size, -(-end // size)):
+        for run in self.runs_of(inode, offset // size, -(-end // size)):
             start, stop = max(run.first * size, offset), min((run.first + run.blocks) * size, end)
             yield FileExtent(start, stop - start, run.block * size + start - run.first * size)
 

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, Protocol
 
+from cbtfs.core.extent import Extent
 from cbtfs.errors import CbtfsError
+from cbtfs.files.folder import Folder, scan_by_entries
 from cbtfs.files.protocol import (
     MAX_READ_BYTES,
     Entry,
@@ -202,6 +204,10 @@ class YalVolume:
         """Return the extended attributes of a file."""
         with self._parsing():
             return self._format.attributes(self._find(path))
+
+    def scan(self, areas: Sequence[Extent] | None = None) -> Iterator[Folder]:
+        """Yield all directories of the file system."""
+        yield from scan_by_entries(self, areas)
 
 
 def whole(size: int) -> Iterator[tuple[int, int, int | None]]:

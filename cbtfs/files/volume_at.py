@@ -1,0 +1,98 @@
+"""A volume at one point, for comparisons with the same volume at another point."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+
+from cbtfs.core.extent import Extent, clip, coalesce
+from cbtfs.difference import differing
+from cbtfs.errors import CbtfsError
+from cbtfs.files.jbd2.replay import ReplayedVolume, replayed
+from cbtfs.files.volumes import SliceSource, Volume
+from cbtfs.reader import Disk
+from cbtfs.volumes.segment import Piece
+from cbtfs.volumes.source import Source
+
+
+@dataclass
+class VolumeAt:
+    """A volume at one point, with its journal replayed."""
+
+    volume: Volume
+    disks: Sequence[Disk]
+
+    @cached_property
+    def _replayed(self) -> ReplayedVolume | None:
+        with suppress(CbtfsError):  # The parser refuses it then, with the reason.
+            return replayed(self.volume.source)
+        return None
+
+    @property
+    def source(self) -> Source:
+        return self._replayed or self.volume.source
+
+    @property
+    def _pieces(self) -> Sequence[object]:
+        """The places of the volume on the disks of its point."""
+        source = self.volume.source
+        if isinstance(source, SliceSource):
+            names = [self.disks[number].record.id for number in sorted(source.slice.disks)]
+            return (*source.slice.segments, *sorted(source.slice.disks), *names)
+        return [self.disks[self._whole].record.id]
+
+    @property
+    def _whole(self) -> int:
+        """Return the index of the disk that is the volume."""
+        source = self.volume.source
+        return next(
+            number
+            for number, disk in enumerate(self.disks)
+            if isinstance(source, Disk) and disk.record == source.record
+        )
+
+    def is_like(self, other: "VolumeAt") -> bool:
+        """Return True if the volume is in the same place on the same disks."""
+        return self._pieces == other._pieces and self._block_sizes == other._block_sizes
+
+    @property
+    def _block_sizes(self) -> list[int]:
+        return [disk.record.block_size for disk in self.disks]
+
+    def replaced(self, extent: Extent) -> Iterator[Extent]:
+        """Yield the parts of *extent* that the journal replaces."""
+        if self._replayed is not None:
+            size = self._replayed.block_bytes
+            blocks = self._replayed.replaced_in(extent.start // size, -(-extent.end // size))
+            yield from clip((Extent(b * size, size) for b in blocks), extent.start, extent.end)
+
+    def differing(self, other: "VolumeAt", extent: Extent) -> Iterator[Extent]:
+        """Yield the parts of *extent* whose stored blocks differ."""
+        at = extent.start
+        for piece in self._places(extent):
+            area = Extent(piece.offset, piece.length)
+            for part in differing(self.disks[piece.disk], other.disks[piece.disk], area):
+                yield Extent(at + part.start - piece.offset, part.length)
+            at += piece.length
+
+    def _places(self, extent: Extent) -> Iterator[Piece]:
+        source = self.volume.source
+        if isinstance(source, SliceSource):
+            yield from source.slice.pieces(extent.start, extent.length)
+        else:
+            yield Piece(self._whole, extent.start, extent.length)
+
+    def changed(self, other: "VolumeAt", extent: Extent) -> Iterator[Extent]:
+        """Yield the parts of *extent* in which the files at two points can differ.
+
+        These are blocks that differ, and those that a journal replaces at one of the points.
+
+        Raises:
+            ChunkMissing, DataCorrupt: a node of a block map cannot be read.
+        """
+        if not self.is_like(other):
+            yield extent
+            return
+        yield from coalesce(
+            [*self.replaced(extent), *other.replaced(extent), *self.differing(other, extent)]
+        )
