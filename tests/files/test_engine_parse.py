@@ -5,6 +5,7 @@ import os
 import platform
 import signal
 import subprocess
+from array import array
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from cbtfs import process
 from cbtfs.errors import ChunkMissing
 from cbtfs.files.engine_parse import frames, sandbox
 from cbtfs.files.engine_parse.engine import ParsedFileSystem
+from cbtfs.files.folder import Folder
 from cbtfs.files.protocol import EngineFailed, Entry, FileExtent, FileSystemDamaged, Kind
 from tests.files.guest_trees import ImageSource
 
@@ -212,3 +214,50 @@ def test_an_extent_outside_of_the_volume_is_refused(fields: list[int]) -> None:
 def test_a_message_that_is_not_json_is_refused(payload: bytes) -> None:
     with pytest.raises(EngineFailed):
         frames.decode(payload)
+
+
+def test_folders_survive_the_channel() -> None:
+    folder = Folder("/a\udcff", layouts=array("Q"), touched=array("B"))
+    folder.add("name\udcff", 0o100644, (1 << 63, 2, 3, 1 << 62, -5))
+    failed = Folder("/b", failure=FileSystemDamaged("reason"))
+    batches = frames.from_folders([folder, failed])
+    sent = [item for batch in batches for item in frames.decode(frames.encode(batch))]
+    received = [frames.to_folder(item, {"FileSystemDamaged": FileSystemDamaged}) for item in sent]
+
+    assert received[0] == folder
+    assert (received[1].path, received[1].names) == ("/b", [])
+    assert str(received[1].failure) == "reason"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {0: "a"},
+        {0: "/a/../b"},
+        {0: "/a\0"},
+        {0: "/" + "x" * (1 << 16)},
+        {1: ["a/b"]},
+        {1: ["a\0b"]},
+        {1: [".."]},
+        {1: [7]},
+        {1: "a"},
+        {1: ["a", "b"]},
+        {2: [-1]},
+        {3: [1 << 64]},
+        {6: [1.5]},
+        {7: ["1"]},
+        {7: []},
+        {8: [1, 2]},
+        {10: ["SystemExit", "x"]},
+        {10: "x"},
+    ],
+)
+def test_a_folder_that_no_file_system_has_is_refused(changes: dict[int, Any]) -> None:
+    folder = Folder("/")
+    folder.add("name", 0o100644, (1, 2, 3, 4, 5))
+    fields = next(frames.from_folders([folder]))[0]
+    for index, value in changes.items():
+        fields[index] = value
+
+    with pytest.raises(EngineFailed, match="invalid answer"):
+        frames.to_folder(fields, {"FileSystemDamaged": FileSystemDamaged})

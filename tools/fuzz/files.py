@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
+from cbtfs.core.extent import Extent
 from cbtfs.files.ext.replayed import ExtFileSystem
 from cbtfs.files.protocol import (
     Entry,
@@ -42,6 +43,9 @@ def read_ext(data: bytes) -> None:
     """Read everything in a file system: no unexpected error, and nothing outside of its bounds."""
     with contextlib.suppress(*_ERRORS):
         file_system = ExtFileSystem(_Volume(data))
+        for areas in (None, [Extent(0, len(data))]):
+            for folder in islice(file_system.scan(areas), _MAX_FILES):
+                assert len(folder.names) == len(folder.modes) == len(folder.modified)
         pending = ["/"]
         for _ in range(_MAX_FILES):
             if not pending:
