@@ -20,7 +20,12 @@ from cbtfs import process
 _STDERR: Final = 2
 DISK: Final = "{}"
 POINT: Final = "{point}"
-_PLACEHOLDER: Final = re.compile(r"\{(?:point)?\}")
+SERIAL: Final = "{serial}"
+AGENT: Final = "{agent}"
+QMP: Final = "{qmp}"
+OF_GUEST: Final = (SERIAL, AGENT, QMP)
+"""Sockets of a guest that was booted."""
+_PLACEHOLDER: Final = re.compile(r"\{(?:point|serial|agent|qmp)?\}")
 _SECRET: Final = re.compile(r"CBTFS_\w*PASSWORD\Z")
 _GUARD: Final = """\
 import ctypes, os, signal
@@ -96,22 +101,24 @@ def uses(command: Sequence[str], placeholder: str) -> bool:
     return any(match == placeholder for word in command for match in _PLACEHOLDER.findall(word))
 
 
-def filled(command: Sequence[str], disk: Path | None, point: Path) -> list[str]:
-    """Return *command* with the paths of a disk and of the directory of its point."""
-    paths = {DISK: str(disk), POINT: str(point)}
-    return [_PLACEHOLDER.sub(lambda match: paths[match[0]], word) for word in command]
+def filled(command: Sequence[str], paths: Mapping[str, Path]) -> list[str]:
+    """Return *command* with *paths* in place of their placeholders; others stay."""
+    return [
+        _PLACEHOLDER.sub(lambda match: str(paths.get(match[0], match[0])), word) for word in command
+    ]
 
 
-def run(command: Sequence[str]) -> Ran:
+def run(command: Sequence[str], variables: Mapping[str, str]) -> Ran:
     """Run *command*, and end every process that it leaves behind.
 
-    Its output goes to standard error. It has the user's environment without passwords of cbtfs,
-    and no standard input.
+    Its output goes to standard error. It has the user's environment with *variables* and without
+    passwords of cbtfs, and no standard input.
     """
     sys.stderr.flush()
     started = time.monotonic()
+    environment = {**_environment(os.environ), **variables}
     guarded = process.interpreter(_GUARD, str(os.getpid()), *command)
-    with process.start(guarded, stdout=_STDERR, env=_environment(os.environ)) as guard:
+    with process.start(guarded, stdout=_STDERR, env=environment) as guard:
         try:
             code = guard.wait()
         except BaseException:

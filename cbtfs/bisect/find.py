@@ -4,9 +4,11 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
-from cbtfs.bisect.command import DISK, POINT, Ran, filled, run, uses
+from cbtfs.bisect.command import DISK, OF_GUEST, POINT, Ran, filled, run, uses
+from cbtfs.bisect.guest import guest_of_point
 from cbtfs.bisect.log import Log
 from cbtfs.core.bisect import Result, Search, result_of
 from cbtfs.core.ids import PointId, VmId
@@ -15,6 +17,8 @@ from cbtfs.core.names import printable
 from cbtfs.errors import CbtfsError, ChunkMissing, MountFailed, PointNotFound, UsageError
 from cbtfs.listing import Point, find_disk, labelled, points, vm_names
 from cbtfs.mount.private import PrivateMount, private_mount
+from cbtfs.prove.boot import Booted
+from cbtfs.prove.observe import BootOptions
 from cbtfs.restore.convert import first_loss
 from cbtfs.restore.disk import plain_class
 from cbtfs.store.repository import Repository
@@ -38,6 +42,8 @@ class Request:
     bad: Point | None = None
     """By default the newest point."""
     skip: frozenset[PointId] = frozenset()
+    boot: BootOptions | None = None
+    """How guests are booted before the command runs; None: they are not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +57,13 @@ class Question:
     command: Sequence[str]
     skipped: frozenset[int]
     """Indexes of points that the command does not run on."""
+    boot: BootOptions | None = None
+
+    @property
+    def words(self) -> list[str]:
+        """The test as a list of words: it identifies logs of the same question."""
+        boot = [] if self.boot is None else ["--boot", self.boot.least, self.boot.prompt, "--"]
+        return [*boot, *self.command]
 
     @property
     def key(self) -> str:
@@ -66,8 +79,11 @@ class Run:
     point: Point
     result: Result
     code: int | None = None
-    """Exit code of the command; None if the result is from the log, or the point is gone."""
+    """Exit code of the command; None if the result is from the log, or the command did not run."""
     seconds: float | None = None
+    """None if the result is from the log, or the point is gone."""
+    guest: Booted | None = None
+    """The guest, if it was booted."""
 
 
 @dataclass(slots=True)
@@ -93,11 +109,7 @@ def question_of(repository: Repository, request: Request) -> Question:
         PointNotFound: there are less than two readable points, or no such disk.
         ChunkMissing: an end cannot be read.
     """
-    if not uses(request.command, DISK) and not uses(request.command, POINT):
-        raise UsageError(
-            "the command has no {}: use {} for the raw file of the disk, or {point} for the "
-            "directory of the point"
-        )
+    _require_placeholder(request)
     with repository.catalog.view() as view:
         names = vm_names(view)
         every = [labelled(point, names) for point in points(view, request.vm)]
@@ -134,7 +146,21 @@ def question_of(repository: Repository, request: Request) -> Question:
         if index in skipped:
             raise _unusable(between[index])
     disks = [None if disk is None else _disk_at(point, disk) for point in between]
-    return Question(between, disks, request.command, frozenset(skipped))
+    return Question(between, disks, request.command, frozenset(skipped), request.boot)
+
+
+def _require_placeholder(request: Request) -> None:
+    """Raise UsageError unless the command can depend on the point."""
+    of_guest = [name for name in OF_GUEST if uses(request.command, name)]
+    if request.boot is not None:
+        return
+    if not uses(request.command, DISK) and not uses(request.command, POINT):
+        if of_guest:
+            raise UsageError(f"{of_guest[0]} is a socket of a booted guest: add --boot")
+        raise UsageError(
+            "the command has no {}: use {} for the raw file of the disk, or {point} for the "
+            "directory of the point"
+        )
 
 
 def _unusable(point: Point) -> CbtfsError:
@@ -228,26 +254,33 @@ class Tester:
     def _run(self, mounted: PrivateMount, index: int) -> Run:
         """Run the command on a point. A point that is forgotten meanwhile is skipped."""
         point, disk = self.question.points[index], self.question.disks[index]
-        manifest = point.manifest
-        first = disk or manifest.disks[0]
-        path = mounted.path(manifest, first)
         try:
-            with ExitStack() as held:
-                held.enter_context(self.repository.points.leased(manifest.point))
-                held.callback(os.close, os.open(path, os.O_RDONLY | os.O_CLOEXEC))
-                ran = run(filled(self.question.command, path, path.parent))
+            with self.repository.points.leased(point.manifest.point):
+                done = self._run_on(mounted, point, disk)
         except PointNotFound:
             return Run(point, "skip")
-        except OSError as exc:
-            raise MountFailed(
-                f"cannot open the disk of {printable(point.spelled)}: {exc.strerror}"
-            ) from exc
         if mounted.has_failed_reads():
             raise self._failed_reads(point, disk)
+        return done
+
+    def _run_on(self, mounted: PrivateMount, point: Point, disk: DiskRecord | None) -> Run:
+        manifest, boot = point.manifest, self.question.boot
+        path = mounted.path(manifest, disk or manifest.disks[0])
+        paths, variables, guest = {DISK: path, POINT: path.parent}, {}, None
+        with ExitStack() as held:
+            held.callback(os.close, _opened(path, point))
+            if boot is not None:
+                running = guest_of_point(self.repository, manifest, mounted, boot)
+                booted = held.enter_context(running)
+                guest, variables = booted.booted, booted.variables
+                paths.update(booted.sockets)
+                if not boot.passes(guest.verdict):
+                    return Run(point, "bad", None, guest.seconds, guest)
+            ran = run(filled(self.question.command, paths), variables)
         result = result_of(ran.code)
-        if result is None:
+        if result is None and not mounted.has_failed_reads():
             raise CbtfsError(_ended(point, ran))
-        return Run(point, result, ran.code, ran.seconds)
+        return Run(point, result or "skip", ran.code, ran.seconds, guest)
 
     def _failed_reads(self, point: Point, disk: DiskRecord | None) -> CbtfsError:
         """Return the error of a run whose result says nothing about the disk."""
@@ -261,6 +294,15 @@ class Tester:
                     f"{point.manifest.point}"
                 )
         return MountFailed(f"a read of the mount failed while the command ran on {name}")
+
+
+def _opened(path: Path, point: Point) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as exc:
+        raise MountFailed(
+            f"cannot open the disk of {printable(point.spelled)}: {exc.strerror}"
+        ) from exc
 
 
 def _ended(point: Point, ran: Ran) -> str:
@@ -284,6 +326,11 @@ def _wrong_end(end: Run, expected: str) -> CbtfsError:
     if expected == "bad":
         return CbtfsError(
             f"the bad end {name} passes: no point is bad, or name one that fails with {option}"
+        )
+    if end.guest is not None and end.code is None:
+        return CbtfsError(
+            f"the guest of the good end {name} does not boot: {end.guest.verdict}: "
+            f"{end.guest.text}; name an earlier point that boots with {option}"
         )
     if end.code in _NOT_RUN:
         return CbtfsError(

@@ -16,8 +16,9 @@ from cbtfs.errors import ChunkMissing, DataCorrupt, MountFailed
 from cbtfs.listing import Point
 from cbtfs.mount.mountpoint import load_status
 from cbtfs.mount.private import PrivateMount
-from cbtfs.prove.boot import BootOptions, boot
+from cbtfs.prove.boot import boot
 from cbtfs.prove.fsck import Checker
+from cbtfs.prove.observe import BootOptions
 from cbtfs.prove.part import Part, Refuted, Stopped, Untestable
 from cbtfs.prove.volumes import Volume, examine
 from cbtfs.qemu.objects import require_objects

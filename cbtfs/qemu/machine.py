@@ -60,6 +60,8 @@ class Consoles:
     vnc: Path | None = None
     agent: Path | None = None
     """QEMU's guest agent, on a virtio port."""
+    qmp: Path | None = None
+    """A monitor of QEMU, beside that of this program."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,9 @@ class Machine:
             yield from ("-chardev", _socket("agent0", consoles.agent))
             yield from ("-device", "virtio-serial-pci", "-device")
             yield "virtserialport,chardev=agent0,name=org.qemu.guest_agent.0"
+        if consoles.qmp is not None:
+            yield from ("-chardev", _socket("qmp0", consoles.qmp))
+            yield from ("-mon", "chardev=qmp0,mode=control")
 
     def _network(self) -> Iterator[str]:
         if self.network is None:

@@ -55,7 +55,7 @@ def test_each_end_of_a_boot_has_its_verdict(
     folder.mkdir()
     monkeypatch.setenv("TMPDIR", str(folder))
     monkeypatch.setattr("tempfile.tempdir", str(folder))
-    monkeypatch.setattr("cbtfs.prove.boot.QUIET_SECONDS", 3.0)
+    monkeypatch.setattr("cbtfs.prove.observe.QUIET_SECONDS", 3.0)
     run_cbtfs: Run = runner(new_repository(tmp_path / "repository", 64 << 10), capsys)
     verdicts = SHORT if os.environ.get("CBTFS_BOOTS") != "all" else tuple(REASONS)
     for vm in verdicts:

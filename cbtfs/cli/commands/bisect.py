@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cbtfs.cli.options.arguments import LOCAL, Json, TimeZone, example
+from cbtfs.cli.options.booting import BootTimeout, MinVerdict, PromptRe, boot_options
 from cbtfs.cli.options.context import repository_path
 from cbtfs.cli.report.names import resolved
 from cbtfs.cli.report.output import emit, note, print_lines
@@ -27,6 +28,7 @@ def add_to(app: typer.Typer) -> None:
             "cbtfs bisect web01 -- e2fsck -fn {}",
             "cbtfs bisect web01 --disk data --good web01@-30d -- grep -q 'Invoice 4711' {}",
             "cbtfs bisect web01 --log search.log -- xfs_repair -n {point}/slices/root.p2.raw",
+            "cbtfs bisect web01 --boot -- true",
         )
     )(bisect)
 
@@ -40,7 +42,8 @@ def bisect(
             metavar="-- COMMAND...",
             show_default=False,
             help="Program and arguments. {} is the raw file of the disk at a point, {point} the "
-            "directory of the point in a mount, with all disks and slices/.",
+            "directory of the point in a mount, with all disks and slices/; with --boot, {serial}, "
+            "{agent} and {qmp} are sockets of the guest.",
         ),
     ] = None,
     disk: Annotated[
@@ -67,6 +70,17 @@ def bisect(
             metavar="POINT", show_default=False, help="Point to leave out; may be repeated."
         ),
     ] = None,
+    boot: Annotated[
+        bool,
+        typer.Option(
+            "--boot",
+            help="Boot the guest of each point, without a network, before COMMAND runs. A guest "
+            "that does not reach --min-verdict is bad.",
+        ),
+    ] = False,
+    min_verdict: MinVerdict = "prompt",
+    prompt_re: PromptRe = None,
+    boot_timeout: BootTimeout = 600.0,
     log: Annotated[
         Path | None,
         typer.Option(
@@ -87,6 +101,9 @@ def bisect(
     search with exit code 20 or 21, because its result is unknown. If skipped points leave several
     candidates, all are listed and the exit code is 3.
 
+    With --boot, the writes of a guest go to temporary images, and the point does not change. The
+    variables CBTFS_SERIAL, CBTFS_AGENT and CBTFS_QMP have the paths of the sockets, too.
+
     Output of COMMAND goes to standard error. Processes that it leaves behind are killed.
     """
     from cbtfs.bisect.find import Request, Tester, question_of
@@ -97,6 +114,10 @@ def bisect(
 
     if not command:
         raise UsageError("no command given: use bisect VM -- COMMAND, e.g. -- e2fsck -fn {}")
+    if min_verdict == "script":
+        raise UsageError("--min-verdict script is that of prove: COMMAND is the script of bisect")
+    options = boot_options(min_verdict, prompt_re, boot_timeout, None, None)
+    booting = options if boot else None
     path, clock = repository_path(context), current_clock(time_zone)
     if log is not None:
         refuse_inside(path, log)
@@ -109,9 +130,9 @@ def bisect(
         left_out = frozenset(
             find_point(repository, spec, clock).manifest.point for spec in skip or ()
         )
-        request = Request(vm_id, command, disk, good_end, bad_end, left_out)
+        request = Request(vm_id, command, disk, good_end, bad_end, left_out, booting)
         question = question_of(repository, request)
-        with opened(log, question.key, command) as results:
+        with opened(log, question.key, question.words) as results:
             found = Tester(repository, question, results, _say_run).find()
     if json:
         emit(_document(question, found))
@@ -122,11 +143,18 @@ def bisect(
 
 
 def _say_run(run: Run, search: Search | None) -> None:
-    ran = f"exit code {run.code}, {run.seconds or 0:.1f} s"
-    how = "from the log" if run.code is None else ran
     left = 0 if search is None else len(search.untested)
     rest = "" if search is None else f"; {left} point{'s'[left == 1 :]} left"
-    note(f"{run.point.spelled}: {run.result} ({how}){rest}")
+    note(f"{run.point.spelled}: {run.result} ({_reason(run)}){rest}")
+
+
+def _reason(run: Run) -> str:
+    if run.seconds is None:
+        return "from the log"
+    if run.code is None and run.guest is not None:
+        return f"guest {run.guest.verdict}: {run.guest.text}, {run.seconds:.1f} s"
+    guest = "" if run.guest is None else f"guest {run.guest.verdict}, "
+    return f"{guest}exit code {run.code}, {run.seconds:.1f} s"
 
 
 def _lines(found: Found) -> Sequence[str]:
@@ -153,6 +181,7 @@ def _document(question: Question, found: Found) -> Document:
                 "result": run.result,
                 "exit": run.code,
                 "seconds": None if run.seconds is None else round(run.seconds, 3),
+                "verdict": None if run.guest is None else run.guest.verdict,
             }
             for run in found.runs
         ],

@@ -9,6 +9,7 @@ import typer
 
 from cbtfs.cli.options.arguments import Json, example
 from cbtfs.cli.options.context import repository_path
+from cbtfs.cli.options.state_directory import state_directory
 from cbtfs.cli.report.output import emit, note, print_lines, report
 from cbtfs.errors import MountFailed, UsageError
 
@@ -144,14 +145,7 @@ def _worker_count(text: str) -> int:
 
 
 def _default_log_file() -> Path:
-    """Return the log file in the state directory of the XDG Base Directory Specification."""
-    import os
-
-    state = os.environ.get("XDG_STATE_HOME") or ""
-    try:
-        base = Path(state) if os.path.isabs(state) else Path.home() / ".local" / "state"
-    except RuntimeError as exc:
-        raise UsageError(
-            "no default log file: this user has no home directory; use --log-file"
-        ) from exc
-    return base / "cbtfs" / "mount.log"
+    folder = state_directory()
+    if folder is None:
+        raise UsageError("no default log file: this user has no home directory; use --log-file")
+    return folder / "mount.log"

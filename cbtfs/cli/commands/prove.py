@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 import threading
 import time
 from collections.abc import Sequence
@@ -21,7 +19,9 @@ from cbtfs.cli.options.arguments import (
     duration_parser,
     example,
 )
+from cbtfs.cli.options.booting import BootTimeout, MinVerdict, PromptRe, boot_options
 from cbtfs.cli.options.context import repository_path
+from cbtfs.cli.options.state_directory import state_directory
 from cbtfs.cli.report.exit_status import most_severe
 from cbtfs.cli.report.output import emit, note, report_table, say
 from cbtfs.cli.report.progress import progress
@@ -32,11 +32,10 @@ if TYPE_CHECKING:
     from cbtfs.core.pointname import ClockContext
     from cbtfs.core.proof import Proof
     from cbtfs.listing import Point
-    from cbtfs.prove.boot import BootOptions
     from cbtfs.prove.point import Proven
     from cbtfs.store.repository import Repository
 
-_MAX_LEVEL: Final = 4
+_BOOT_LEVEL: Final = 4
 _DEFAULT_LEVEL: Final = 3
 
 
@@ -74,7 +73,7 @@ def prove(
         typer.Option(
             metavar="N",
             min=0,
-            max=_MAX_LEVEL,
+            max=_BOOT_LEVEL,
             help="0: block maps; 1: all data by digest; 2: partitions and superblocks; 3: fsck of "
             "each file system; 4: boot of the guest. A level includes those below.",
         ),
@@ -99,21 +98,8 @@ def prove(
             "this time; 0: always read.",
         ),
     ] = 7 * 86400.0,
-    min_verdict: Annotated[
-        str,
-        typer.Option(
-            metavar="V",
-            help="Verdict of a boot that passes level 4: agent, script, prompt or settled.",
-        ),
-    ] = "prompt",
-    prompt_re: Annotated[
-        str | None,
-        typer.Option(
-            metavar="RE",
-            show_default="login:",
-            help="Regular expression that finds the prompt at the end of the serial output.",
-        ),
-    ] = None,
+    min_verdict: MinVerdict = "prompt",
+    prompt_re: PromptRe = None,
     script: Annotated[
         Path | None,
         typer.Option(
@@ -123,21 +109,14 @@ def prove(
             "of the guest agent, and exits with 0 if the guest works.",
         ),
     ] = None,
-    boot_timeout: Annotated[
-        float,
-        typer.Option(
-            metavar="T",
-            parser=duration_parser(1),
-            show_default="10m",
-            help="Time for a boot.",
-        ),
-    ] = 600.0,
+    boot_timeout: BootTimeout = 600.0,
     evidence: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
-            show_default=False,
-            help="Keep the screenshot and the serial output of the last 100 boots here.",
+            show_default="~/.local/state/cbtfs/boots",
+            help="Keep the screenshot and the serial output of the last 100 boots here, at most "
+            "64 MiB.",
         ),
     ] = None,
     lock_wait: LockWait = 0.0,
@@ -157,7 +136,6 @@ def prove(
     from cbtfs.mount.private import private_mount
     from cbtfs.prove.point import Options, Prover
     from cbtfs.prove.record import record
-    from cbtfs.restore.disk import refuse_inside
     from cbtfs.store.repository import reading
 
     if due == bool(names):
@@ -167,9 +145,8 @@ def prove(
         waiting = _points(repository, names, current_clock(time_zone))
     results: list[Proven] = []
     failed: list[tuple[Point, CbtfsError]] = []
-    boot = _boot_options(min_verdict, prompt_re, boot_timeout, script, evidence)
-    if evidence is not None:
-        refuse_inside(path, evidence)
+    folder = _evidence(evidence, path, level)
+    boot = boot_options(min_verdict, prompt_re, boot_timeout, script, folder)
     options = Options(level, checked_within, boot)
     total = sum(disk.data_bytes for point in waiting for disk in point.manifest.disks)
     with ExitStack() as stack:
@@ -200,23 +177,19 @@ def prove(
         raise typer.Exit(ExitCode.PARTIAL)
 
 
-def _boot_options(
-    least: str, prompt: str | None, seconds: float, script: Path | None, evidence: Path | None
-) -> BootOptions:
-    from cbtfs.prove.boot import ACCEPTABLE, PROMPT, BootOptions
+def _evidence(given: Path | None, repository: Path, level: int) -> Path | None:
+    """Return the directory for the evidence of boots, which exists; None if there is none."""
+    from cbtfs.restore.disk import refuse_inside
 
-    verdict = next((known for known in ACCEPTABLE if known == least), None)
-    if verdict is None:
-        raise UsageError(f"unknown --min-verdict {least!r}: use one of {', '.join(ACCEPTABLE)}")
-    if verdict == "script" and script is None:
-        raise UsageError("--min-verdict script needs --script FILE")
-    if script is not None and not (script.is_file() and os.access(script, os.X_OK)):
-        raise UsageError(f"--script {script} is not a program: name an executable file")
+    if given is None:
+        folder = state_directory() if level >= _BOOT_LEVEL else None
+        return None if folder is None else folder / "boots"
+    refuse_inside(repository, given)
     try:
-        re.compile(prompt or PROMPT)
-    except re.error as exc:
-        raise UsageError(f"invalid --prompt-re: {exc}") from exc
-    return BootOptions(verdict, prompt or PROMPT, seconds, script, evidence)
+        given.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as exc:
+        raise UsageError(f"cannot use --evidence {given}: {exc.strerror}") from exc
+    return given
 
 
 def _points(
