@@ -3,6 +3,7 @@
 import gzip
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +26,12 @@ _MODULES: Final = (
     "fs/jbd2/jbd2",
     "fs/ext4/ext4",
 )
+PVSCSI: Final = (
+    *("drivers/scsi/scsi_common", "drivers/scsi/scsi_mod", "drivers/scsi/sd_mod"),
+    *("lib/crc-t10dif", "crypto/crct10dif_common", "drivers/scsi/vmw_pvscsi"),
+    *_MODULES[-6:],
+)
+"""Modules for ext4 on a disk of VMware's paravirtual SCSI controller."""
 _INIT: Final = """\
 #!/bin/busybox sh
 /bin/busybox mount -t devtmpfs dev /dev
@@ -110,26 +117,28 @@ def newest_kernel() -> str:
     return max(path.name for path in Path("/lib/modules").iterdir() if (path / "kernel").exists())
 
 
-def linux_initrd(path: Path, release: str) -> None:
-    """Return an initramfs with busybox, the modules for ext4 on a virtio disk, and a script."""
+def linux_initrd(
+    path: Path, release: str, modules: Sequence[str] = _MODULES, init: str = _INIT
+) -> None:
+    """Make an initramfs with busybox, modules, by default for ext4 on virtio, and a script."""
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         for folder in ("bin", "dev", "mnt"):
             (root / folder).mkdir()
         (root / "bin" / "busybox").write_bytes(Path("/bin/busybox").read_bytes())
-        modules = [module.rpartition("/")[2] for module in _MODULES]
-        for module in _MODULES:
+        names = [module.rpartition("/")[2] for module in modules]
+        for module in modules:
             source = Path("/lib/modules", release, "kernel", f"{module}.ko")
             if source.exists():
                 (root / source.name).write_bytes(source.read_bytes())
-        (root / "init").write_text(_INIT.replace("MODULES", " ".join(modules)))
+        (root / "init").write_text(init.replace("MODULES", " ".join(names)))
         for program in (root / "init", root / "bin" / "busybox"):
             program.chmod(0o755)
-        names = "\n".join(str(path.relative_to(root)) for path in root.rglob("*"))
+        listed = "\n".join(str(path.relative_to(root)) for path in root.rglob("*"))
         archive = subprocess.run(
             ["cpio", "--quiet", "--format=newc", "--create"],
             cwd=root,
-            input=names.encode(),
+            input=listed.encode(),
             check=True,
             capture_output=True,
         )

@@ -5,7 +5,7 @@ import os
 import signal
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -124,3 +124,7 @@ def serve(repository: str, mountpoint: str, parent: str) -> None:
     except CbtfsError as exc:
         send_error(_STDOUT, exc)
         raise SystemExit(exc.exit_code) from exc
+    finally:
+        if os.getppid() != int(parent):  # The caller was killed and does not remove it.
+            with suppress(OSError):
+                os.rmdir(mountpoint)

@@ -14,6 +14,7 @@ from tests.cli.run_cbtfs import Run
 from tests.docs.documents import MemberTables
 from tests.guest import boot_code
 from tests.make_points import SIGNALS
+from tests.qemu.processes import using
 
 __all__ = ["folder", "repository", "run"]  # fixtures
 pytestmark = pytest.mark.mounts
@@ -104,23 +105,5 @@ def test_a_kill_leaves_no_guest_no_image_and_no_mount(repository: Path, folder: 
         child.send_signal(signal.SIGKILL)
         child.wait()
 
-    while (
-        str(folder) in Path("/proc/mounts").read_text()
-        or list(folder.glob("cbtfs-prove-*"))
-        or _uses(serial.parent)
-    ):
+    while str(folder) in Path("/proc/mounts").read_text() or os.listdir(folder) or using(folder):
         pass
-
-
-def _uses(path: Path) -> list[str]:
-    """Return the processes that have *path* in their command line."""
-    found = []
-    for process in Path("/proc").iterdir():
-        if process.name.isdigit():
-            try:
-                words = (process / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if os.fsencode(path) in words:
-                found.append(process.name)
-    return found

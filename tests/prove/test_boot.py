@@ -1,6 +1,10 @@
 """`cbtfs prove --level 4`: each way in which a guest can end has its own verdict."""
 
+import hashlib
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Final
 
@@ -8,8 +12,10 @@ import pytest
 
 from tests.cli.run_cbtfs import Run, runner
 from tests.guest import boot_code
-from tests.make_points import new_repository
+from tests.make_points import SIGNALS, new_repository
+from tests.prove.debian import START, VARIANTS, add_guest, make_root, make_small, make_variants
 from tests.prove.images import EXT_MIB, MIB, make_ext4, overwrite, run
+from tests.qemu.processes import using
 
 pytestmark = pytest.mark.mounts
 
@@ -29,6 +35,23 @@ REASONS: Final = {
     "stuck": "nothing better in 20 s",
     "no-boot": "and started nothing",
 }
+
+
+IS_CAMPAIGN: Final = os.environ.get("CBTFS_BOOTS") == "all"
+LOG_IN: Final = """\
+#!/usr/bin/python3
+import socket, sys
+serial = socket.socket(socket.AF_UNIX)
+serial.settimeout(120)
+serial.connect(sys.argv[1])
+text = b""
+for line, expected in ((b"", b"login: "), (b"root", b"# "), (b"cat /etc/debian_version", b"12.")):
+    serial.sendall(line + b"\\n")
+    text = b""
+    while expected not in text:
+        text += serial.recv(4096)
+print("the guest is Debian 12")
+"""
 
 
 def _disk(path: Path, text: str | None) -> Path:
@@ -57,7 +80,7 @@ def test_each_end_of_a_boot_has_its_verdict(
     monkeypatch.setattr("tempfile.tempdir", str(folder))
     monkeypatch.setattr("cbtfs.prove.observe.QUIET_SECONDS", 3.0)
     run_cbtfs: Run = runner(new_repository(tmp_path / "repository", 64 << 10), capsys)
-    verdicts = SHORT if os.environ.get("CBTFS_BOOTS") != "all" else tuple(REASONS)
+    verdicts = tuple(REASONS) if IS_CAMPAIGN else SHORT
     for vm in verdicts:
         disk = _disk(tmp_path / vm, TEXTS.get(vm))
         assert run_cbtfs("ingest", "image", f"--vm={vm}", "--disk=root", disk).code == 0
@@ -93,3 +116,92 @@ def test_options_of_a_boot_that_do_not_fit_are_refused(
         f"--evidence={tmp_path / 'repository'}",
     ):
         assert run_cbtfs("prove", "--due", option).code == 2
+
+
+def _defective(folder: Path) -> dict[str, Path]:
+    """Make a whole Debian, and variants of it by verdict; `damaged` fails before a boot."""
+    disks = make_variants(make_root(folder), folder)
+    no_boot, damaged = (folder / name for name in ("no-boot", "damaged"))
+    for path in (no_boot, damaged):
+        run("cp", "--sparse=always", disks["debian"], path)
+    overwrite(no_boot, 0, b"\xcd\x18")
+    overwrite(damaged, START + 1024, bytes(1024))
+    return {**disks, "no-boot": no_boot, "damaged": damaged}
+
+
+def _digest(repository: Path) -> str:
+    """Return a digest of all data and records of points, without their states."""
+    digest = hashlib.sha256()
+    for path in sorted([*repository.glob("packs/*/*"), *repository.glob("points/*.json")]):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+@pytest.mark.limit(7200 if IS_CAMPAIGN else 300)
+def test_a_debian_boots_from_a_point_and_its_defects_have_verdicts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    repository = new_repository(tmp_path / "repository", 64 << 10)
+    run_cbtfs: Run = runner(repository, capsys)
+    script = tmp_path / "log-in"
+    script.write_text(LOG_IN)
+    script.chmod(0o755)
+    disks = {"prompt": make_small(tmp_path / "small")}
+    tests = {"prompt": ("prompt", "--min-verdict=prompt")}
+    if IS_CAMPAIGN:
+        disks.update(_defective(tmp_path))
+        tests |= {verdict: (verdict, "--min-verdict=settled") for verdict in VARIANTS}
+        tests |= {
+            "no-boot": ("no-boot", "--min-verdict=settled"),
+            "debian": ("agent", "--min-verdict=agent"),
+            "script": ("script", "--min-verdict=script"),
+            "damaged": ("", "--min-verdict=settled"),
+        }
+    points = {vm: add_guest(repository, vm, disk).point for vm, disk in disks.items()}
+    before = _digest(repository)
+
+    for name, (verdict, option) in tests.items():
+        vm = "debian" if name == "script" else name
+        options = [f"--script={script}"] if name == "script" else []
+        done = run_cbtfs("prove", vm, "--level=4", "--boot-timeout=5m", option, *options, "--json")
+
+        (item,) = done.document["proven"]
+        print(f"{name}: {item['seconds']:.0f} s: {item['parts'][-1]['text']}", file=sys.stderr)
+        assert (item["proof"]["verdict"] or "") == verdict, item
+        passes = verdict in ("agent", "script", "prompt", "settled")
+        assert (item["passed"], done.code) == (passes, 0 if passes else 3)
+        if name == "damaged":
+            assert item["proof"]["level"] == 1
+            assert "superblock" in item["proof"]["failure"]
+            continue
+        log = tmp_path / "state" / "cbtfs" / "boots" / f"{points[vm]}.log"
+        assert log.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+        if verdict == "prompt":
+            assert log.read_text().endswith("web01 login: ")
+    assert _digest(repository) == before
+
+
+@pytest.mark.limit(120)
+def test_a_kill_during_a_boot_leaves_no_guest_no_mount_and_no_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    repository = new_repository(tmp_path / "repository", 64 << 10)
+    run_cbtfs: Run = runner(repository, capsys)
+    disk = _disk(tmp_path / "disk", TEXTS["stuck"])
+    assert run_cbtfs("ingest", "image", "--vm=vm", "--disk=root", disk).code == 0
+    prove = ["prove", "vm", "--level=4", f"--evidence={tmp_path / 'evidence'}"]
+    command = [*SIGNALS, sys.executable, "-m", "cbtfs", f"--repo={repository}", *prove]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as child:
+        while not any(log.stat().st_size for log in folder.glob("cbtfs-prove-*/serial.log")):
+            assert child.poll() is None
+        assert str(folder) in Path("/proc/mounts").read_text()
+        assert using(folder)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+
+    while str(folder) in Path("/proc/mounts").read_text() or using(folder) or os.listdir(folder):
+        pass
