@@ -12,6 +12,7 @@ import pytest
 
 from cbtfs.core.overlay import decode_overlay, encode_overlay
 from cbtfs.mount.mounts import mounts
+from cbtfs.qemu.images import written_extents
 from tests.overlay.overlay_site import BLOCK, MIB, OverlaySite, on_sectors, write_at
 from tests.restore.test_several_disks import damage
 
@@ -63,6 +64,20 @@ def test_writes_stay_in_the_overlay(site: OverlaySite) -> None:
     check(site)
     extents = site.run(site.command("overlay", "list"))["overlays"][0]
     assert extents["stored_bytes"] >= BLOCK
+
+
+def test_a_write_of_a_page_copies_nothing_from_the_point(site: OverlaySite) -> None:
+    """An image of an earlier version, without subclusters, is served as well."""
+    site.create()
+    for form, written in (("extended_l2=on", 4096), ("extended_l2=off", BLOCK)):
+        image, size = site.overlay / "root.qcow2", str(len(site.images["root"]))
+        if form.endswith("off"):
+            command = ["qemu-img", "create", "-q", "-f", "qcow2", "-o", form, image, size]
+            subprocess.run(command, check=True)
+        with site.started():
+            write_at(site.overlay / "root.raw", BLOCK + 8192, b"x" * 4096)
+
+        assert sum(extent.length for extent in written_extents(image)) == written
 
 
 def test_a_hole_that_is_punched_reads_as_zeros_or_is_refused(site: OverlaySite) -> None:
