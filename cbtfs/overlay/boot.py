@@ -21,12 +21,12 @@ from cbtfs.errors import MountFailed
 from cbtfs.mount.notify import notify
 from cbtfs.mount.private import PrivateMount, private_mount, shared_mount
 from cbtfs.overlay.base import disks_of, load_base
+from cbtfs.overlay.composition import base_files, compose
 from cbtfs.overlay.create import require_repository
 from cbtfs.overlay.folder import OverlayFolder, refuse_directory
 from cbtfs.overlay.runtime import new_runtime, remove_traces
-from cbtfs.overlay.serve import composed
 from cbtfs.qemu.accelerator import Wanted, choose_accelerator
-from cbtfs.qemu.composed import blockdevs, node_name
+from cbtfs.qemu.composed import node_name
 from cbtfs.qemu.guest import Guest, running_guest
 from cbtfs.qemu.hardware import Bus, Firmware, Hardware, Slot, load_hardware
 from cbtfs.qemu.machine import Accelerator, Consoles, Efi, Machine, Network
@@ -116,9 +116,12 @@ def boot_overlay(
             Consoles(serial=runtime.path / _SERIAL, vnc=runtime.path / _VNC),
             _efi(folder) if hardware.firmware == "efi" else None,
             None if options.netdev is None else Network(options.netdev, _mac(overlay)),
+            overlay.is_joint,
         )
-        words = [*machine.options(), *blockdevs(composed(folder, overlay, manifest, mounted))]
-        guest = stack.enter_context(running_guest([*words, *options.more]))
+        bases = base_files(overlay, manifest, mounted)
+        nodes = compose(folder, overlay, bases, runtime.path, is_read_only=False)
+        words = [*machine.options(), *nodes, *options.more]
+        guest = stack.enter_context(running_guest(words))
         with ending_signals() as wakeup:
             on_ready(BootedGuest(overlay.disks, machine))
             _wait(guest, mounted, wakeup)

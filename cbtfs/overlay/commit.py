@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
+from cbtfs.core.extent import Extent, clip
 from cbtfs.core.manifest import DiskRecord, Manifest, Vm
 from cbtfs.core.names import printable
 from cbtfs.core.overlay import Overlay, OverlayDisk
@@ -24,12 +25,11 @@ from cbtfs.listing import vm_names
 from cbtfs.mount.private import PrivateMount, private_mount
 from cbtfs.mount.scratch import scratch_directory
 from cbtfs.overlay.base import disks_of, load_base
+from cbtfs.overlay.composition import base_files, compose
 from cbtfs.overlay.create import require_repository
 from cbtfs.overlay.exports import nbd_exports
 from cbtfs.overlay.folder import OverlayFolder
 from cbtfs.overlay.runtime import SOCKET, remove_traces
-from cbtfs.overlay.serve import composed
-from cbtfs.qemu.composed import blockdevs
 from cbtfs.qemu.daemon import storage_daemon
 from cbtfs.qemu.images import written_extents
 from cbtfs.reader import Reader
@@ -71,9 +71,10 @@ def commit_overlay(repository: Path, folder: OverlayFolder, options: CommitOptio
             vm = _vm_of(opened, overlay, options.vm)
         mounted = stack.enter_context(private_mount(repository))
         socket = stack.enter_context(_served(folder, overlay, base, mounted))
+        written = {image: written_extents(image) for image in folder.images(overlay)}
         disks = []
         for disk, record in zip(overlay.disks, disks_of(overlay, base), strict=True):
-            source = _source(folder, overlay, disk, socket)
+            source = _source(overlay, disk, written[folder.image(disk)], socket)
             stack.callback(source.close)
             disks.append(DiskInput(record.label, source, record.identity))
         with writing(repository, lock_wait=options.lock_wait) as opened:
@@ -114,20 +115,21 @@ def _served(
     """Serve the disks read-only; return the path of the socket."""
     with scratch_directory("cbtfs-commit-") as runtime:
         socket = runtime / SOCKET
-        options = blockdevs(composed(folder, overlay, base, mounted), is_read_only=True)
+        bases = base_files(overlay, base, mounted)
+        options = compose(folder, overlay, bases, runtime, is_read_only=True)
         options += nbd_exports(overlay.disks, socket, is_writable=False)
         with storage_daemon(options, runtime):
             yield socket
 
 
 def _source(
-    folder: OverlayFolder, overlay: Overlay, disk: OverlayDisk, socket: Path
+    overlay: Overlay, disk: OverlayDisk, written: list[Extent], socket: Path
 ) -> ListedSource:
-    """Return a disk of the overlay, with what its image has as the change list."""
-    extents = written_extents(folder.image(disk))
+    """Return a disk of the overlay, with the extents that its image has as the change list."""
     uri = f"nbd+unix:///{quote(disk.label, safe='')}?socket={quote(str(socket))}"
     source = NbdSource(uri)
-    listed = tuple((e.start, min(e.end, source.size) - e.start) for e in extents)
+    start = disk.offset or 0
+    listed = tuple((e.start - start, e.length) for e in clip(written, start, start + source.size))
     return ListedSource(source, ChangeList(listed, overlay.point), overlay.point)
 
 

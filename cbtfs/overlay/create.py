@@ -20,7 +20,7 @@ from cbtfs.core.filenames import disk_names
 from cbtfs.core.manifest import Manifest
 from cbtfs.core.moment import format_moment
 from cbtfs.core.names import printable
-from cbtfs.core.overlay import Overlay, OverlayDisk, encode_overlay
+from cbtfs.core.overlay import Overlay, OverlayDisk, area_end, encode_overlay, joined
 from cbtfs.core.pin import Pin, PinId
 from cbtfs.core.units import format_size
 from cbtfs.errors import (
@@ -50,7 +50,8 @@ def create_overlay(
 ) -> Overlay:
     """Create an overlay of all disks of a point, and pin the point. Needs no writer lock.
 
-    *limit* is the maximum size of the image of each disk in bytes.
+    *limit* is the maximum size of the images together in bytes. Several disks with a limit have one
+    image, because QEMU can limit the size of a file only.
 
     Raises:
         UsageError: the overlay exists, the directory is unsuitable, or the limit is too low.
@@ -63,8 +64,7 @@ def create_overlay(
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with _unfinished(folder) as path:
-            for disk in overlay.disks:
-                _create_image(path / OverlayFolder(path).image(disk).name, disk, limit)
+            _create_images(OverlayFolder(path), overlay)
             put_if_absent(path / RECORD, encode_overlay(overlay))
             pin = _pin_of(overlay, folder)
             put_pin(repository.path, repository.points, pin)
@@ -101,7 +101,7 @@ def _record(
         manifest.vm.name,
         created,
         limit,
-        disks,
+        disks if limit is None or len(disks) == 1 else joined(disks),
     )
 
 
@@ -110,8 +110,17 @@ def _pin_of(overlay: Overlay, folder: OverlayFolder) -> Pin:
     return Pin(overlay.id, overlay.point, overlay.name, socket.gethostname(), path, overlay.created)
 
 
-def _create_image(path: Path, disk: OverlayDisk, limit: int | None) -> None:
-    create_image(path, disk.size)
+def _create_images(folder: OverlayFolder, overlay: Overlay) -> None:
+    if overlay.is_joint:
+        last = overlay.disks[-1]
+        _create_image(folder.image(last), area_end(last), overlay.limit)
+    else:
+        for disk in overlay.disks:
+            _create_image(folder.image(disk), disk.size, overlay.limit)
+
+
+def _create_image(path: Path, size: int, limit: int | None) -> None:
+    create_image(path, size)
     fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         os.fchmod(fd, 0o600)
@@ -119,8 +128,7 @@ def _create_image(path: Path, disk: OverlayDisk, limit: int | None) -> None:
             least = os.fstat(fd).st_size + _SPARE_BYTES
             if limit < least:
                 raise UsageError(
-                    f"--limit is too low for disk {printable(disk.label)}: use at least "
-                    f"{format_size(least)}"
+                    f"--limit is too low for these disks: use at least {format_size(least)}"
                 )
             os.ftruncate(fd, limit)  # The window of the limit must exist in the file.
         os.fsync(fd)

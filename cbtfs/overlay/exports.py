@@ -56,6 +56,21 @@ def fuse_exports(mountpoints: Sequence[Path], *, allows_others: bool) -> list[st
     ]
 
 
+def nbd_nodes(disks: Sequence[OverlayDisk], socket: Path) -> list[str]:
+    """Return the options that open each disk of nbd_exports() as its node in another daemon."""
+    server = {"type": "unix", "path": str(socket)}
+    nodes = [
+        {
+            "driver": "nbd",
+            "node-name": node_name(number),
+            "server": server,
+            "export": disk.label,
+        }
+        for number, disk in enumerate(disks)
+    ]
+    return [word for node in nodes for word in ("--blockdev", json.dumps(node))]
+
+
 def nbd_exports(disks: Sequence[OverlayDisk], socket: Path, *, is_writable: bool) -> list[str]:
     """Return the options that serve each disk on a Unix socket, as the export of its label."""
     server = {"addr": {"type": "unix", "path": str(socket)}, "max-connections": 0}

@@ -28,6 +28,8 @@ from cbtfs.store.holder import Holder, describe_self, parse_holder
 RECORD: Final = "overlay.json"
 IMAGE: Final = ".qcow2"
 RAW: Final = ".raw"
+_JOINT: Final = f"disks{IMAGE}"
+"""Image of all disks, which have one limit."""
 _LOCK: Final = "lock"
 _MAX_HOLDER_BYTES: Final = 4096
 _POLL_SECONDS: Final = 0.05
@@ -47,7 +49,13 @@ class OverlayFolder:
 
     def image(self, disk: OverlayDisk) -> Path:
         """Return the path of the image with the writes to a disk."""
+        if disk.offset is not None:
+            return self.path / _JOINT
         return self.path / (disk.stem + IMAGE)
+
+    def images(self, overlay: Overlay) -> list[Path]:
+        """Return the paths of all images."""
+        return list(dict.fromkeys(map(self.image, overlay.disks)))
 
     def load(self) -> Overlay:
         """Return the record of the overlay.

@@ -48,7 +48,7 @@ def _listed(pin: Pin) -> ListedOverlay:
         overlay = folder.load()
         if overlay.id != pin.id:  # another overlay has the directory now
             return ListedOverlay(pin, "lost", None, None)
-        stored = sum(os.stat(folder.image(disk)).st_blocks * _BLOCK for disk in overlay.disks)
+        stored = sum(os.stat(image).st_blocks * _BLOCK for image in folder.images(overlay))
     except (CbtfsError, OSError):
         return ListedOverlay(pin, "damaged", None, None)
     state: OverlayState = "stopped" if folder.holder() is None else "running"

@@ -10,14 +10,13 @@ import os
 import selectors
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from cbtfs.core.manifest import Manifest
 from cbtfs.core.names import printable
 from cbtfs.core.overlay import Overlay, OverlayDisk
 from cbtfs.errors import CbtfsError, MountFailed, UsageError
@@ -27,12 +26,12 @@ from cbtfs.mount.mounts import mount_at
 from cbtfs.mount.notify import notify
 from cbtfs.mount.private import PrivateMount, private_mount, shared_mount
 from cbtfs.mount.readiness_pipe import READY, parse_error, send_error, send_ready
-from cbtfs.overlay.base import disks_of, load_base
+from cbtfs.overlay.base import load_base
+from cbtfs.overlay.composition import base_files, compose
 from cbtfs.overlay.create import require_repository
-from cbtfs.overlay.exports import fuse_exports, nbd_exports
+from cbtfs.overlay.exports import fuse_exports, nbd_exports, nbd_nodes
 from cbtfs.overlay.folder import RAW, OverlayFolder, refuse_directory
 from cbtfs.overlay.runtime import SOCKET, Runtime, load_runtime, new_runtime, remove_traces
-from cbtfs.qemu.composed import ComposedDisk, blockdevs
 from cbtfs.qemu.daemon import StorageDaemon, find_daemon, storage_daemon
 from cbtfs.qemu.images import whole_sectors
 from cbtfs.qemu.signals import ending_signals
@@ -41,6 +40,8 @@ from cbtfs.store.repository import reading
 log = logging.getLogger(__name__)
 
 _LOG: Final = "log"
+_FILES: Final = "files"
+"""Runtime directory of the daemon that shows a joint image as raw files."""
 _RETRY_SECONDS: Final = 1.0
 """Interval of attempts to unmount raw files that are in use."""
 _MAX_SOCKET_BYTES: Final = 107
@@ -110,15 +111,15 @@ class OverlayServer:
             else:
                 mounted = shared_mount(self.repository, self.mountpoint)
             runtime = stack.enter_context(self._runtime(overlay))
-            disks = composed(self.folder, overlay, manifest, mounted)
-            options = [*blockdevs(disks), *self._exports(overlay, runtime)]
-            daemon = stack.enter_context(storage_daemon(options, runtime.path))
+            bases = base_files(overlay, manifest, mounted)
+            options = compose(self.folder, overlay, bases, runtime.path, is_read_only=False)
+            daemons = self._daemons(overlay, options, runtime, stack)
             if self.nbd is None:
                 _require_disks(overlay, runtime)
             with ending_signals() as wakeup:
                 runtime.show()
                 on_ready(self.disks(overlay))
-                self._wait(daemon, mounted, runtime, wakeup)
+                self._wait(daemons, mounted, runtime, wakeup)
 
     def _check(self) -> Overlay:
         """Return the overlay if the options suit it."""
@@ -150,15 +151,31 @@ class OverlayServer:
                     target.touch(0o600)
             yield runtime
 
-    def _exports(self, overlay: Overlay, runtime: Runtime) -> list[str]:
-        if self.nbd is not None:
-            return nbd_exports(overlay.disks, runtime.path / SOCKET, is_writable=True)
+    def _daemons(
+        self, overlay: Overlay, options: list[str], runtime: Runtime, stack: ExitStack
+    ) -> list[StorageDaemon]:
+        """Start the daemon that has the images, and for raw files of a joint image a second one.
+
+        A FUSE export of QEMU 7.2 claims the right to resize its disk, which another disk of the
+        same image denies; an NBD export does not.
+        """
+        socket = runtime.path / SOCKET
         mountpoints = [target for _, target in runtime.links]
-        return fuse_exports(mountpoints, allows_others=os.geteuid() == 0)
+        files = fuse_exports(mountpoints, allows_others=os.geteuid() == 0)
+        if self.nbd is None and not overlay.is_joint:
+            return [stack.enter_context(storage_daemon([*options, *files], runtime.path))]
+        exports = nbd_exports(overlay.disks, socket, is_writable=True)
+        daemons = [stack.enter_context(storage_daemon([*options, *exports], runtime.path))]
+        if self.nbd is None:
+            own = runtime.path / _FILES
+            own.mkdir()
+            nodes = nbd_nodes(overlay.disks, socket)
+            daemons.append(stack.enter_context(storage_daemon([*nodes, *files], own)))
+        return daemons
 
     def _wait(
         self,
-        daemon: StorageDaemon,
+        daemons: Sequence[StorageDaemon],
         mounted: PrivateMount,
         runtime: Runtime,
         wakeup: socket.socket,
@@ -170,22 +187,24 @@ class OverlayServer:
         """
         signals = 0
         with selectors.DefaultSelector() as selector, ExitStack() as stack:
-            ends = {
-                "daemon": os.pidfd_open(daemon.child.pid),
-                "mount": os.pidfd_open(mounted.process),
-            }
-            for name, fd in ends.items():
+            ends: list[tuple[StorageDaemon | str, int]] = [
+                *((daemon, daemon.child.pid) for daemon in daemons),
+                ("mount", mounted.process),
+            ]
+            for name, process in ends:
+                fd = os.pidfd_open(process)
                 stack.callback(os.close, fd)
                 selector.register(fd, selectors.EVENT_READ, name)
             selector.register(wakeup, selectors.EVENT_READ, "signal")
             while True:
                 events = selector.select(_RETRY_SECONDS if signals else None)
                 ended = {key.data for key, _ in events}
-                if "daemon" in ended:
-                    raise MountFailed(
-                        f"qemu-storage-daemon of overlay {self.folder.name} ended: "
-                        f"{daemon.failure()}"
-                    )
+                for daemon in daemons:
+                    if daemon in ended:
+                        raise MountFailed(
+                            f"qemu-storage-daemon of overlay {self.folder.name} ended: "
+                            f"{daemon.failure()}"
+                        )
                 if "mount" in ended:
                     raise MountFailed(
                         f"the mount below overlay {self.folder.name} ended; start it again"
@@ -252,16 +271,6 @@ class OverlayServer:
                 sys.excepthook(*sys.exc_info())
             sys.stderr.flush()
             os._exit(code)
-
-
-def composed(
-    folder: OverlayFolder, overlay: Overlay, manifest: Manifest, mounted: PrivateMount
-) -> list[ComposedDisk]:
-    """Return the disks of *overlay*, each image over the raw file of the mount."""
-    return [
-        ComposedDisk(folder.image(disk), mounted.path(manifest, record), overlay.limit)
-        for disk, record in zip(overlay.disks, disks_of(overlay, manifest), strict=True)
-    ]
 
 
 def _require_disks(overlay: Overlay, runtime: Runtime) -> None:

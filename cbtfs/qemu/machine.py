@@ -89,6 +89,8 @@ class Machine:
     efi: Efi | None = None
     """None: BIOS."""
     network: Network | None = None
+    is_joint: bool = False
+    """Whether the nodes are windows of one image, which each disk lets the others write to."""
 
     def options(self) -> list[str]:
         """Return the options of QEMU, without those of the block nodes.
@@ -178,6 +180,8 @@ class Machine:
             yield {"driver": _CONTROLLERS[bus], "id": name}
         for unit, number in enumerate(disks):
             disk: dict[str, Any] = {"drive": self.nodes[number], "bootindex": number}
+            if self.is_joint:
+                disk["share-rw"] = True
             if bus not in ("sata", "ide"):  # They discard sectors.
                 disk["discard_granularity"] = _DISCARD_BYTES
             yield {**_position(bus, name, unit), **disk}

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from cbtfs.cli.main import main
+from cbtfs.core.ids import PointId
 from cbtfs.core.manifest import Manifest
 from cbtfs.errors import CbtfsError
 from cbtfs.overlay.folder import overlay_folder
 from cbtfs.overlay.serve import stop_overlay
+from cbtfs.store.repository import reading
 from tests.docs.documents import MemberTables
-from tests.make_points import SIGNALS, add_point, new_repository
+from tests.make_points import SIGNALS, add_point, new_repository, read_point
 
 MIB: Final = 1 << 20
 BLOCK: Final = 64 << 10
@@ -137,6 +139,13 @@ class OverlaySite:
             with suppress(CbtfsError):
                 stop_overlay(overlay_folder(self.directory, "lab"))
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def committed(site: OverlaySite, point: str) -> dict[str, bytes]:
+    """Return the disks of a point that was committed."""
+    with reading(site.repository) as repository:
+        manifest = repository.points.read_manifest(PointId(point))
+    return read_point(site.repository, manifest)
 
 
 def write_at(path: Path, offset: int, data: bytes) -> None:

@@ -22,7 +22,7 @@ from cbtfs.overlay.folder import overlay_folder
 from cbtfs.qemu.accelerator import has_kvm
 from cbtfs.store.repository import reading, writing
 from tests.make_points import SIGNALS, commit_point, read_point
-from tests.overlay.overlay_site import MIB, OverlaySite
+from tests.overlay.overlay_site import MIB, OverlaySite, committed, on_sectors
 from tests.overlay.test_start import check, children_of
 from tests.qemu.boot_sector import GREETING, WRITTEN, boot_sector
 from tests.qemu.test_hardware import config
@@ -102,6 +102,21 @@ def test_a_guest_boots_from_a_point_and_its_writes_stay_in_the_overlay(guest: Ov
     sector = boot_sector()
     assert read_point(guest.repository, committed)["root"] == sector + sector + bytes(MIB - 512)
     assert read_point(guest.repository, guest.point)["root"] == guest.images["root"]
+
+
+def test_a_guest_boots_from_disks_with_one_limit(guest: OverlaySite) -> None:
+    """Each device lets the other one write to the image that both have."""
+    guest.discard()
+    guest.create("--limit=2M")
+    for bus in ("ide", "nvme"):
+        with booted(guest, f"--bus={bus}") as (child, serial):
+            assert converse(serial).endswith(GREETING + WRITTEN)
+            assert child.wait(60) == 0
+
+    check(guest)
+    content = committed(guest, guest.run(guest.act("commit", "lab"))["point"])
+    assert content["root"] == boot_sector() * 2 + bytes(MIB - 512)
+    assert content["data"] == on_sectors(guest.images["data"])
 
 
 def test_the_document_names_the_hardware_and_the_sockets(guest: OverlaySite) -> None:

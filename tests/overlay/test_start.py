@@ -3,6 +3,7 @@
 import errno
 import os
 import signal
+import struct
 import subprocess
 import threading
 from dataclasses import replace
@@ -13,7 +14,7 @@ import pytest
 from cbtfs.core.overlay import decode_overlay, encode_overlay
 from cbtfs.mount.mounts import mounts
 from cbtfs.qemu.images import written_extents
-from tests.overlay.overlay_site import BLOCK, MIB, OverlaySite, on_sectors, write_at
+from tests.overlay.overlay_site import BLOCK, MIB, OverlaySite, committed, on_sectors, write_at
 from tests.restore.test_several_disks import damage
 
 pytestmark = pytest.mark.mounts
@@ -72,7 +73,7 @@ def test_a_write_of_a_page_copies_nothing_from_the_point(site: OverlaySite) -> N
     for form, written in (("extended_l2=on", 4096), ("extended_l2=off", BLOCK)):
         image, size = site.overlay / "root.qcow2", str(len(site.images["root"]))
         if form.endswith("off"):
-            command = ["qemu-img", "create", "-q", "-f", "qcow2", "-o", form, image, size]
+            command = ["qemu-img", "create", "-q", "-f", "qcow2", "-o", form, str(image), size]
             subprocess.run(command, check=True)
         with site.started():
             write_at(site.overlay / "root.raw", BLOCK + 8192, b"x" * 4096)
@@ -111,29 +112,69 @@ def test_a_hole_that_is_punched_reads_as_zeros_or_is_refused(site: OverlaySite) 
     check(site)
 
 
-def test_a_full_overlay_refuses_writes_and_stays_intact(site: OverlaySite) -> None:
+def fill(raw: Path, expected: bytearray, offset: int) -> bool:
+    """Write a block; return whether it failed for want of space, and record it otherwise."""
+    error = None
+    try:
+        write_at(raw, offset, b"x" * BLOCK)
+    except OSError as exc:
+        error = exc.errno
+    if error is None:
+        expected[offset : offset + BLOCK] = b"x" * BLOCK
+    assert error in (None, errno.ENOSPC)
+    return error is not None
+
+
+def test_all_disks_of_an_overlay_have_one_limit(site: OverlaySite) -> None:
+    """The first disk gets the space that the second one does not use, and nobody gets more.
+
+    A disk that looks like an image itself is raw nevertheless.
+    """
+    header = struct.pack(">4sIQI", b"QFI\xfb", 3, 1024, 11) + bytes(1004) + b"/etc/passwd"
+    site.images["data"] = header + site.images["data"][len(header) :]
+    site.point = site.add()
     limit = 2 * MIB
     site.create(f"--limit={limit}")
-    raw = site.overlay / "root.raw"
-    expected = bytearray(site.images["root"])
+    root, data = site.overlay / "root.raw", site.overlay / "data.raw"
+    expected, other = bytearray(site.images["root"]), bytearray(on_sectors(site.images["data"]))
     with site.started():
-        filled, error = 0, 0
-        while not error:
-            try:
-                write_at(raw, filled, b"x" * BLOCK)
-            except OSError as exc:
-                error = exc.errno or 0
-            else:
-                expected[filled : filled + BLOCK] = b"x" * BLOCK
-                filled += BLOCK
-        assert error == errno.ENOSPC
-        assert raw.read_bytes() == expected
+        assert data.read_bytes() == other
+        assert not fill(data, other, BLOCK)
+        filled = 0
+        while not fill(root, expected, filled):
+            filled += BLOCK
+        assert fill(data, other, 2 * BLOCK)
+        assert root.read_bytes() == expected
+        assert data.read_bytes() == other
 
     assert MIB < filled < limit
-    assert (site.overlay / "root.qcow2").stat().st_size == limit
+    assert (site.overlay / "disks.qcow2").stat().st_size == limit
     check(site)
+    stored = site.run(site.command("overlay", "list"))["overlays"][0]["stored_bytes"]
+    assert filled < stored <= limit
     with site.started():
-        assert raw.read_bytes() == expected
+        assert root.read_bytes() == expected
+    document = site.run(site.act("commit", "lab"))
+    assert [disk["read_bytes"] for disk in document["disks"]] == [filled, BLOCK + 1024]
+    content = committed(site, document["point"])
+    assert content == {"root": expected, "data": other}
+
+
+def test_an_overlay_of_an_earlier_version_limits_each_disk(site: OverlaySite) -> None:
+    site.create()
+    limit, record = 2 * MIB, site.overlay / "overlay.json"
+    record.write_bytes(encode_overlay(replace(decode_overlay(record.read_bytes()), limit=limit)))
+    for image in site.overlay.glob("*.qcow2"):
+        os.truncate(image, limit)
+    expected, offset = bytearray(site.images["root"]), 0
+    with site.started():
+        while not fill(site.overlay / "root.raw", expected, offset):
+            offset += BLOCK
+        write_at(site.overlay / "data.raw", BLOCK, b"x" * BLOCK)
+        assert (site.overlay / "root.raw").read_bytes() == expected
+
+    assert MIB < offset < limit
+    check(site)
 
 
 def test_a_damaged_chunk_is_an_error_of_its_bytes_only(site: OverlaySite) -> None:
@@ -169,11 +210,17 @@ def test_a_damaged_point_fails_before_a_daemon_starts(site: OverlaySite) -> None
     assert mounted_overlays() == []
 
 
-def test_a_start_ends_with_its_daemon_and_its_mount(site: OverlaySite) -> None:
-    site.create()
+@pytest.mark.parametrize(
+    ("options", "victims"),
+    [((), ("daemon", "mount")), (("--limit=8M",), ("daemon", "front daemon"))],
+)
+def test_a_start_ends_with_its_daemons_and_its_mount(
+    site: OverlaySite, options: tuple[str, ...], victims: tuple[str, ...]
+) -> None:
+    site.create(*options)
     raw = site.overlay / "root.raw"
     expected = bytearray(site.images["root"])
-    for number, victim in enumerate(("daemon", "mount")):
+    for number, victim in enumerate(victims):
         with site.started() as child:
             write_at(raw, number * 4096 + 7, b"flushed")
             expected[number * 4096 + 7 : number * 4096 + 14] = b"flushed"
@@ -194,6 +241,8 @@ def children_of(process: int) -> dict[str, int]:
         words = Path(f"/proc/{pid}/cmdline").read_bytes()
         kinds = {b"--pidfile": "daemon", b"chardev=cbtfs-qmp,mode=control": "guest"}
         name = next((kind for word, kind in kinds.items() if word in words), "mount")
+        if b'"driver": "nbd"' in words:
+            name = "front daemon"
         found[name] = int(pid)
     return found
 

@@ -8,6 +8,7 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -26,7 +27,7 @@ from cbtfs.core.manifest import (
 )
 from cbtfs.core.moment import parse_moment
 from cbtfs.core.names import encode_name, printable
-from cbtfs.core.overlay import Overlay, OverlayDisk, decode_overlay, encode_overlay
+from cbtfs.core.overlay import Overlay, OverlayDisk, decode_overlay, encode_overlay, joined
 from cbtfs.core.pin import Pin, PinId, decode_pin, encode_pin
 from cbtfs.core.progress import (
     Checkpoint,
@@ -301,6 +302,7 @@ def _seeds() -> dict[str, list[bytes]]:
     pin = Pin(PinId(_ID), PointId(_ID), "lab", "host1", "/srv/lab", "2026-01-01T00:00:00Z")
     disk = OverlayDisk(DiskId(_ID), "root", 4096, NULL_DIGEST, "root")
     overlay = Overlay(pin.id, "lab", _ID, pin.point, "vm", pin.created, 1 << 30, (disk,))
+    joint = replace(overlay, disks=joined([disk, disk]))
     digest = chunk_digest(_PLAIN)
     frame = Frame(32, len(_PLAIN), len(_PLAIN), Kind.CHUNK, 0, Codec.STORED, digest)
     encoded = codec.Encoder().encode(Kind.CHUNK, 0, digest, _PLAIN)
@@ -313,7 +315,7 @@ def _seeds() -> dict[str, list[bytes]]:
         "streamed vmdk": streamed.streamed_seeds(),
         "manifest": [encode_manifest(manifest)],
         "state": [encode_state(PointState(PointId(_ID)))],
-        "pin": [encode_pin(pin), encode_overlay(overlay)],
+        "pin": [encode_pin(pin), encode_overlay(overlay), encode_overlay(joint)],
         "progress": [encode_progress(_a_progress())],
         "settings": [encode_settings(Settings(_ID, "2026-01-01T00:00:00Z", 65536, 1))],
         "frame-header": [header],

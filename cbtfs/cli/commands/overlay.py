@@ -101,7 +101,7 @@ def create(
         typer.Option(
             metavar="SIZE",
             show_default="none",
-            help="Maximum size of the writes to each disk: the guest then gets 'no space left'.",
+            help="Maximum size of the writes to all disks: the guest then gets 'no space left'.",
         ),
     ] = None,
     time_zone: TimeZone = LOCAL,
