@@ -20,6 +20,7 @@ from cbtfs.store.catalog.records import DIGESTS, META, ORDER, PACKS, VMS, Catalo
 from cbtfs.store.catalog_opening import CATALOG
 from cbtfs.store.directories import check_directories
 from cbtfs.store.distrust import DistrustFolder
+from cbtfs.store.file_indexes import FileIndexes, IndexMissing
 from cbtfs.store.packs import PackFolder
 from cbtfs.store.points import PointFolder
 from cbtfs.store.repository import reading
@@ -72,6 +73,7 @@ def check(
         report.names = {manifest.point: spec_of(manifest) for manifest in manifests}
         chosen = subset or (ALL if read_data else NONE)
         corrupt_frames = _check_packs(packs, chosen, start_progress, report)
+        report.problems += _verify_indexes(path)
         if catalog is not None:
             _verify_checksums(catalog, report)
             objects = verify_objects(catalog, packs, corrupt_frames)
@@ -117,6 +119,23 @@ def _generation(catalog: Catalog | None) -> bytes:
         return b""
     with catalog.view() as view:
         return view.generation
+
+
+def _verify_indexes(path: Path) -> Iterator[Problem]:
+    """Yield a problem for each damaged index of files: no point depends on it."""
+    with FileIndexes(path) as indexes:
+        try:
+            points = sorted(indexes.ids())
+        except DataCorrupt as exc:  # The directory is something else.
+            yield Problem("index", str(exc))
+            return
+        for point in points:
+            try:
+                indexes.verify(point)
+            except IndexMissing:
+                continue  # It was removed since.
+            except DataCorrupt as exc:
+                yield Problem("index", str(exc))
 
 
 def _size(packs: PackFolder, pack: PackId) -> int:

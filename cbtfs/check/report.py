@@ -9,7 +9,16 @@ from cbtfs.errors import CbtfsError, ChunkMissing, DataCorrupt
 from cbtfs.store.quarantine import CorruptFrame
 
 ProblemKind = Literal[
-    "directory", "pack", "trailer", "chunk", "node", "catalog", "map", "manifest", "state"
+    "directory",
+    "pack",
+    "trailer",
+    "chunk",
+    "node",
+    "catalog",
+    "map",
+    "manifest",
+    "state",
+    "index",
 ]
 _REPAIRED: Final = ("catalog", "map", "node")
 """Kinds of problems that a rebuild of the catalog may fix without a new capture."""
@@ -87,6 +96,10 @@ class CheckReport:
             if any(problem.error is error for problem in harmful):
                 count = len(harmful)
                 repair = any(problem.kind in _REPAIRED for problem in harmful)
+                if all(problem.kind == "index" for problem in harmful):
+                    raise error(
+                        f"{count} damaged indexes of files: run the commands that they name"
+                    )
                 first = "run 'cbtfs repair', then check again; if that does not help, "
                 raise error(
                     f"{count} problem{'s' * (count > 1)} found: {first * repair}restore the named "

@@ -26,6 +26,7 @@ from cbtfs.errors import (
 from cbtfs.listing import Point
 from cbtfs.store.catalog.records import PointRecord
 from cbtfs.store.catalog.update import Update
+from cbtfs.store.file_indexes import copy_index
 from cbtfs.store.repository import Repository
 from cbtfs.store.storing import storing
 from cbtfs.store.writer import ObjectWriter
@@ -244,6 +245,7 @@ class _Copier:
                 self._target.points.put(copy.manifest.point, copy.data, copy.state)
         self._target.catalog.update(lambda update: _enter(update, self._target, ready))
         for copy in ready:
+            copy_index(self._source.path, self._target.path, copy.manifest.point)
             self.report(CopiedPoint(copy.point, CopyStatus.COPIED))
 
     def _adopt_distrust(self, disks: Collection[DiskId]) -> None:

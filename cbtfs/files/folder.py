@@ -23,6 +23,8 @@ MAX_FOLDER: Final = 4096
 """Files in one Folder; a larger directory comes in several."""
 MAX_PATH: Final = 1 << 15
 """Longest path of a directory that is scanned."""
+Row = tuple[int, int, int, int, int, int]
+"""Mode, inode, owner, group, size and time of a file."""
 _EARLIEST: Final = -(1 << 63)
 _LATEST: Final = (1 << 63) - 1
 _ERRORS: Final = (FileSystemDamaged, FileSystemUnsupported, GuestFileMissing)
@@ -52,16 +54,20 @@ class Folder:
     failure: CbtfsError | None = None
     """The reason why the directory cannot be read."""
 
-    def add(self, name: str, mode: int, facts: tuple[int, int, int, int, int]) -> None:
-        """Add a file: its inode, owner, group, size and time."""
-        inode, owner, group, size, modified = facts
-        self.names.append(name)
-        self.modes.append(mode)
-        self.inodes.append(inode)
-        self.owners.append(owner)
-        self.groups.append(group)
-        self.sizes.append(size)
-        self.modified.append(clamped(modified))
+    def add(self, names: Sequence[str], rows: Sequence[Row]) -> None:
+        """Add files; *rows* has mode, inode, owner, group, size and time of each."""
+        if not names:
+            return
+        modes, inodes, owners, groups, sizes, modified = zip(*rows, strict=True)
+        self.names.extend(names)
+        self.modes.extend(modes)
+        self.inodes.extend(inodes)
+        self.owners.extend(owners)
+        self.groups.extend(groups)
+        self.sizes.extend(sizes)
+        if max(modified) > _LATEST or min(modified) < _EARLIEST:
+            modified = tuple(map(clamped, modified))
+        self.modified.extend(modified)
 
 
 def clamped(nanoseconds: int) -> int:
@@ -143,10 +149,14 @@ def refusal(path: str, inode: int, known: set[int]) -> CbtfsError | None:
     return None
 
 
-def _add(folder: Folder, entry: Entry) -> None:
+def row_of(entry: Entry) -> Row:
+    """Return the facts of an entry."""
     mode = FORMAT_OF_KIND.get(entry.kind, 0) | entry.mode
-    facts = (entry.inode, entry.owner, entry.group, entry.size, entry.modified_ns)
-    folder.add(entry.name, mode, facts)
+    return mode, entry.inode, entry.owner, entry.group, entry.size, entry.modified_ns
+
+
+def _add(folder: Folder, entry: Entry) -> None:
+    folder.add([entry.name], [row_of(entry)])
 
 
 def _layout(file_system: Listed, path: str, entry: Entry, areas: Areas) -> tuple[int, bool]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from cbtfs.core.extent import Extent
 from cbtfs.errors import CbtfsError
-from cbtfs.files.folder import Folder, clamped
+from cbtfs.files.folder import Folder, clamped, row_of
 from cbtfs.files.point import PointFiles
 from cbtfs.files.protocol import FORMAT_OF_KIND, FileSystem
 from cbtfs.files.volumes import Volume
@@ -43,7 +43,7 @@ def guest_folders(
         hidden = [other for other in places if len(other) > len(at) and other[: len(at)] == at]
         place = "/" + "/".join(at)
         try:
-            file_system = files.open_volume(volume)
+            file_system = files.tree.file_system(volume)
             for folder in file_system.scan(None if areas is None else areas(place, volume)):
                 path = _below(place, folder.path)
                 parts = _parts(path) if hidden else ()
@@ -60,10 +60,8 @@ def guest_folders(
 
 def root_folder(file_system: FileSystem, name: str) -> Folder:
     """Return a folder that has only the root of a file system, under a name."""
-    root = file_system.stat("/")
     folder = Folder("/")
-    facts = (root.inode, root.owner, root.group, root.size, root.modified_ns)
-    folder.add(name, FORMAT_OF_KIND.get(root.kind, 0) | root.mode, facts)
+    folder.add([name], [row_of(file_system.stat("/"))])
     return folder
 
 
@@ -76,7 +74,7 @@ def _replace_mounts(
             continue
         at = folder.names.index(mount[-1])
         try:
-            root = files.open_volume(files.places["/" + "/".join(mount)]).stat("/")
+            root = files.tree.file_system(files.places["/" + "/".join(mount)]).stat("/")
         except CbtfsError:
             continue  # The scan of that volume has the same error.
         folder.modes[at] = FORMAT_OF_KIND.get(root.kind, 0) | root.mode
@@ -95,8 +93,8 @@ def _made_up(files: PointFiles, places: dict[tuple[str, ...], Volume]) -> Iterat
             continue
         folder = Folder("/" + "/".join(path))
         below = sorted(p for p in above | places.keys() if p and p[:-1] == path)
-        for child in below:
-            folder.add(child[-1], stat.S_IFDIR | 0o755, (0, 0, 0, 0, 0))
+        made_up = stat.S_IFDIR | 0o755, 0, 0, 0, 0, 0
+        folder.add([child[-1] for child in below], [made_up] * len(below))
         _replace_mounts(files, folder, path, [child for child in below if child in places])
         yield GuestFolder(folder.path, folder, None)
 

@@ -46,8 +46,6 @@ class PointFiles:
     places: Mapping[str, Volume]
     """Volumes by the path where the guest mounts them."""
     disks: Sequence[Disk]
-    open_volume: Callable[[Volume], FileSystem]
-    """Opens the file system of a volume, each once; it is closed with the files."""
 
 
 @contextmanager
@@ -76,7 +74,7 @@ def open_files(
             placement = _placed(reader, manifest, volumes, opened)
             places = {path: volumes.named(at.volume) for path, at in placement.places.items()}
         disks = [reader.disk(record) for record in manifest.disks]
-        yield PointFiles(GuestTree(places, opened), volumes, placement, places, disks, opened)
+        yield PointFiles(GuestTree(places, opened), volumes, placement, places, disks)
 
 
 class _Opened:

@@ -170,7 +170,7 @@ class GuestTree:
                 break
         else:
             return self._made_up(path)
-        file_system = self._file_system(volume)
+        file_system = self.file_system(volume)
         inner = "/" + "/".join(path[length:])
         entry = file_system.stat(inner)
         if not path[length:]:
@@ -186,7 +186,12 @@ class GuestTree:
         entry = _directory(path[-1] if path else "")
         return File(shown, entry, _NO_VOLUME, _MadeUp(names), "/")
 
-    def _file_system(self, volume: Volume) -> FileSystem:
+    def file_system(self, volume: Volume) -> FileSystem:
+        """Return the file system of a volume of the tree, which is opened once.
+
+        Raises:
+            CbtfsError: it cannot be opened.
+        """
         file_system = self._opened.get(volume.name)
         if file_system is None:
             file_system = self._opened[volume.name] = self._open(volume)

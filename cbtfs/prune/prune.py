@@ -24,6 +24,7 @@ from cbtfs.prune.space import Space, take_step
 from cbtfs.prune.survey import Survey, survey_packs
 from cbtfs.prune.sweep import LARGE, SMALL, sweep
 from cbtfs.store.catalog.update import Update
+from cbtfs.store.file_indexes import FileIndexes
 from cbtfs.store.missing import refuse_missing
 from cbtfs.store.pack import PACK_BYTES
 from cbtfs.store.pins import load_pins, pins_by_point, remove_leftovers
@@ -129,6 +130,8 @@ def prune(
             steps.rewrite(chosen.rewritten, advance)
         gone = _superseded(points)
         repository.remove_forgotten(gone)
+        with FileIndexes(repository.path) as indexes:
+            indexes.keep({manifest.point for manifest in points.living})
     return _result(points, survey, steps, len(gone))
 
 

@@ -111,3 +111,28 @@ def _decompress(frame: Frame, payload: Payload) -> bytes:
         return _decompressors.zstd.decompress(payload, allow_extra_data=False)
     except zstandard.ZstdError as exc:
         raise DataCorrupt(f"content does not decompress: {exc}") from exc
+
+
+_INDEX_LEVEL: Final = 3
+"""zstd level of indexes: a tenth smaller than level 1, and decompressed as fast."""
+
+
+def compressed(content: bytes) -> bytes:
+    """Return *content* as a zstd frame that states its size."""
+    return zstandard.ZstdCompressor(_INDEX_LEVEL, write_content_size=True).compress(content)
+
+
+def decompressed(data: bytes, plain: int) -> bytes:
+    """Return the content of a frame, which has *plain* bytes.
+
+    Raises:
+        DataCorrupt: it has another size, or does not decompress.
+    """
+    try:
+        declared = zstandard.get_frame_parameters(data).content_size
+        if declared != plain:
+            raise DataCorrupt(f"{plain} bytes expected, {declared} declared")
+        content = _decompressors.zstd.decompress(data, allow_extra_data=False) if plain else b""
+    except zstandard.ZstdError as exc:
+        raise DataCorrupt(f"content does not decompress: {exc}") from exc
+    return content

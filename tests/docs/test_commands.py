@@ -111,6 +111,8 @@ def _images(printed: Printed, folder: Path) -> None:
     printed("files extract", "files", "extract", "guest:/", folder / "extracted")
     disk.write_bytes(changed_image(disk.read_bytes()))
     printed("ingest image", "ingest", "image", "--vm=guest", f"--disk=a={disk}")
+    printed("files index", "files", "index", "guest@latest~1", "guest@latest")
+    printed("files find --in", "files", "find", "--in", "guest", "file")
     printed("files diff", "files", "diff", "guest@latest~1", "guest@latest")
     overlays = f"--dir={folder / 'overlays'}"
     printed("overlay create", "overlay", "create", "web", "lab", overlays)

@@ -218,7 +218,7 @@ def test_a_message_that_is_not_json_is_refused(payload: bytes) -> None:
 
 def test_folders_survive_the_channel() -> None:
     folder = Folder("/a\udcff", layouts=array("Q"), touched=array("B"))
-    folder.add("name\udcff", 0o100644, (1 << 63, 2, 3, 1 << 62, -5))
+    folder.add(["name\udcff"], [(0o100644, 1 << 63, 2, 3, 1 << 62, -5)])
     failed = Folder("/b", failure=FileSystemDamaged("reason"))
     batches = frames.from_folders([folder, failed])
     sent = [item for batch in batches for item in frames.decode(frames.encode(batch))]
@@ -254,7 +254,7 @@ def test_folders_survive_the_channel() -> None:
 )
 def test_a_folder_that_no_file_system_has_is_refused(changes: dict[int, Any]) -> None:
     folder = Folder("/")
-    folder.add("name", 0o100644, (1, 2, 3, 4, 5))
+    folder.add(["name"], [(0o100644, 1, 2, 3, 4, 5)])
     fields = next(frames.from_folders([folder]))[0]
     for index, value in changes.items():
         fields[index] = value

@@ -99,6 +99,7 @@ class Site:
             f"files {verb}": [f"{self.point}:/"] for verb in ("ls", "stat", "cat", "find")
         }
         rows["files diff"] = [self.point, self.point]
+        rows["files index"] = [self.point]
         return rows | {"files extract": [f"{self.point}:/", target], "files log": ["vm:/file"]}
 
     def _taken(self) -> Path:
@@ -120,6 +121,7 @@ FAILING: Final[Mapping[str, int]] = {
     **dict.fromkeys(["files ls", "files stat", "files cat", "files find", "files extract"], 12),
     "files log": 12,
     "files diff": 12,
+    "files index": 12,
     "doctor": 3,  # something is always in the way
 }
 """Exit codes other than 0."""

@@ -1,4 +1,4 @@
-"""Fuzz target for the parser of ext file systems."""
+"""Fuzz targets for the parser of ext file systems, and for indexes of files."""
 
 import contextlib
 import os
@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import Final
 
 from cbtfs.core.extent import Extent
+from cbtfs.core.file_index import decode_header
+from cbtfs.core.ids import PointId
+from cbtfs.errors import DataCorrupt
 from cbtfs.files.ext.replayed import ExtFileSystem
+from cbtfs.files.index.build import empty_index
+from cbtfs.files.index.names import matches, search_for
 from cbtfs.files.protocol import (
     Entry,
     FileSystemDamaged,
@@ -111,3 +116,22 @@ def _make(folder: Path, content: Path, *options: str) -> bytes:
         capture_output=True,
     )
     return image.read_bytes()
+
+
+def read_index(data: bytes) -> None:
+    """Decode a header of an index, and search names; a valid header has valid parts."""
+    with contextlib.suppress(ValueError):
+        layout = decode_header(data)
+        assert len(layout.offsets) == len(layout.header.segments) + 1
+        assert all(segment.files >= 0 for segment in layout.header.segments)
+    for pattern in ("*", "*.docx", "[!a]?*"):
+        with contextlib.suppress(DataCorrupt):
+            for match in matches(data, search_for(pattern)):
+                assert match.number >= 0
+                assert "\0" not in match.path
+
+
+def index_seeds() -> list[bytes]:
+    """Return an index, and the names of a segment."""
+    header = empty_index(PointId("0" * 32), DataCorrupt("damaged"))[0]
+    return [header, b"/0:/etc\0hosts\0passwd\0/4:/ssh\0sshd.docx"]

@@ -356,6 +356,7 @@ def _seeds() -> dict[str, list[bytes]]:
         "jbd2": jbd2.seeds(),
         "probe": probe.seeds(),
         "ext": files.ext_seeds(),
+        "file index": files.index_seeds(),
         "words": [b"web 01/\xe2\x80\xae.raw", b"2026-01-01T00:00:00Z"],
     }
 
@@ -396,6 +397,7 @@ TARGETS: Final[dict[str, Target]] = {
     "jbd2": jbd2.replay,
     "probe": probe.find,
     "ext": files.read_ext,
+    "file index": files.read_index,
     "words": _words,
     "nbd": _nbd,
     "nfc": nfc.read_nfc,

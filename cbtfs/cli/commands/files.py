@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from cbtfs.cli.commands.files_diff import diff
+from cbtfs.cli.commands.files_index import index
 from cbtfs.cli.commands.files_log import log
+from cbtfs.cli.commands.files_search import search
 from cbtfs.cli.options.arguments import LOCAL, Json, TimeZone, example
 from cbtfs.cli.options.context import repository_path
 from cbtfs.cli.report.output import emit, emit_items, note, print_lines, print_table
@@ -57,6 +59,7 @@ def add_to(app: typer.Typer) -> None:
         epilog=example(
             "cbtfs files find web01@latest:/home '*.docx'",
             "cbtfs files find web01@latest:/ --print0 | xargs -0 -n 1 echo",
+            "cbtfs files find --in 'web*' --since -30d '*.docx'",
         )
     )(find)
     group.command(
@@ -67,6 +70,9 @@ def add_to(app: typer.Typer) -> None:
         )
     )(extract)
     group.command(epilog=example("cbtfs files diff web01@-2d web01@latest /etc"))(diff)
+    group.command(epilog=example("cbtfs files index web01@latest", "cbtfs files index --due"))(
+        index
+    )
     group.command(epilog=example("cbtfs files log web01:/etc/hosts"))(log)
     app.add_typer(group, name="files")
 
@@ -223,11 +229,32 @@ def cat(
 
 def find(
     context: typer.Context,
-    location: Location,
-    pattern: Annotated[
-        str | None,
+    arguments: Annotated[
+        list[str] | None,
         typer.Argument(
-            metavar="PATTERN", show_default="all", help="Pattern of file names: '*.docx'."
+            metavar="POINT:/PATH [PATTERN]",
+            show_default=False,
+            help="A point and a directory in the guest, and a pattern of file names: '*.docx'. "
+            "With --in, the pattern alone.",
+        ),
+    ] = None,
+    vms: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--in",
+            metavar="VM",
+            show_default=False,
+            help="Search the indexes of all points of a VM, or of the VMs that match a pattern "
+            "such as 'web*'. Can be repeated.",
+        ),
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            "--since",
+            metavar="TIME",
+            show_default="all points",
+            help="With --in: search the points from this time on: -30d or 2026-11-20.",
         ),
     ] = None,
     print0: Annotated[
@@ -242,12 +269,27 @@ def find(
 
     PATTERN selects names, as in the shell. Directories that cannot be read are listed on standard
     error, and the exit code is then 3, 20 or 21.
+
+    With --in, the indexes of many points are searched, which 'files index' makes: each version of a
+    file is one line, with the first and the last point that has it. Points without an intact index
+    are named, and the exit code is then 3.
     """
     from cbtfs.cli.report.guest_files import matching, of_file, report_left_out
     from cbtfs.files.walk import LeftOut, walk
 
     if json and print0:
         raise UsageError("--json and --print0 are mutually exclusive: give one")
+    words = arguments or []
+    if vms:
+        if len(words) > 1 or print0 or volume is not None:
+            raise UsageError("--in takes one PATTERN, and neither --print0 nor --volume")
+        search(context, vms, since, next(iter(words), None), time_zone=time_zone, json=json)
+        return
+    if since is not None:
+        raise UsageError("--since needs --in VM, whose points are searched")
+    if not 1 <= len(words) <= 2:
+        raise UsageError("find takes POINT:/PATH and at most one PATTERN, or --in VM and PATTERN")
+    location, pattern = words[0], next(iter(words[1:]), None)
     left_out = LeftOut()
     with _open(context, location, volume, time_zone) as opened:
         top = opened.tree.find(opened.path, follows=opened.path.endswith("/"))

@@ -21,23 +21,32 @@ def names(data: bytes, *, has_types: bool) -> Iterator[tuple[str, int]]:
 
     *has_types*: entries have a byte for the type, so a length of names is one byte.
     """
+    found, inodes = list[bytes](), list[int]()
     at, end = 0, len(data)
-    while at + _HEADER.size <= end:
-        inode, length, name_bytes, kind = _HEADER.unpack_from(data, at)
+    unpack, header = _HEADER.unpack_from, _HEADER.size
+    while at + header <= end:
+        inode, length, name_bytes, kind = unpack(data, at)
         if end == 1 << 16 and length in _WHOLE_64K:
             length = end
         elif end > 1 << 16 or length & 3:
             length = length & ~3 | (length & 3) << 16
         if not has_types:
             name_bytes |= kind << 8
-        if length < _HEADER.size or at + length > end:
+        if length < header or at + length > end:
             raise FileSystemDamaged("a directory is damaged: an entry leaves its block")
         if inode:
-            name = data[at + _HEADER.size : at + _HEADER.size + name_bytes]
-            if _HEADER.size + name_bytes > length or not name:
+            start = at + header
+            name = data[start : start + name_bytes]
+            if header + name_bytes > length or not name:
                 raise FileSystemDamaged("a directory is damaged: a name leaves its entry")
-            if b"/" in name or b"\0" in name:
-                raise FileSystemDamaged("a directory is damaged: a name has a slash or a zero byte")
             if name not in _SELF:
-                yield os.fsdecode(name), inode
+                found.append(name)
+                inodes.append(inode)
         at += length
+    if not found:
+        return iter(())
+    # No name has a slash, so all of them are decoded at once.
+    joined = b"/".join(found)
+    if b"\0" in joined or joined.count(b"/") != len(found) - 1:
+        raise FileSystemDamaged("a directory is damaged: a name has a slash or a zero byte")
+    return zip(os.fsdecode(joined).split("/"), inodes, strict=True)

@@ -11,6 +11,7 @@ from cbtfs.store.folder import Folder, open_folder
 PACKS: Final = "packs"
 POINTS: Final = "points"
 OVERLAYS: Final = "overlays"
+INDEXES: Final = "indexes"
 
 
 def open_packs(repository: Path) -> Backend:
@@ -33,6 +34,16 @@ def open_pins(repository: Path) -> FileBackend:
     return Directory(Folder(repository / OVERLAYS))
 
 
+def open_indexes(repository: Path) -> FileBackend:
+    """Return the indexes of files of a repository.
+
+    Raises:
+        FileNotFoundError: there is no directory of indexes.
+        DataCorrupt: it is a link.
+    """
+    return Directory(Folder(repository / INDEXES))
+
+
 def open_directory(repository: Path, name: str) -> FileBackend:
     """Return points/ or packs/ itself, which have a marker.
 
@@ -51,6 +62,11 @@ def has_directory(repository: Path, name: str) -> bool:
 def make_pins(repository: Path) -> None:
     """Create the place of pins durably, unless it exists."""
     make_folder(repository / OVERLAYS)
+
+
+def make_indexes(repository: Path) -> None:
+    """Create the place of indexes durably, unless it exists."""
+    make_folder(repository / INDEXES)
 
 
 def load_record(repository: Path, name: str, limit: int) -> bytes:

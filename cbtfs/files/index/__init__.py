@@ -1,0 +1,1 @@
+"""Indexes of the files of points, and searches in them."""
