@@ -6,15 +6,17 @@ guest's next start does. That happens in an image over the point, which does not
 
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from cbtfs.prove.confined import Confinement
 from cbtfs.prove.part import Part, Untestable
 from cbtfs.prove.scratch import scratch_copy
 from cbtfs.prove.tool import Ran, find_tool, run_tool
 from cbtfs.prove.volumes import Volume
+from cbtfs.qemu.accelerator import choose_accelerator
 from cbtfs.volumes.superblocks import dirty_flag_of_fat
 
 _SECONDS: Final = 4 * 3600.0
@@ -22,7 +24,6 @@ _SECONDS: Final = 4 * 3600.0
 
 _DIRTY_LOG: Final = "valuable metadata changes in a log"
 """Text of xfs_repair -n, which then checks the file system without its log."""
-_LIBGUESTFS: Final = {"LIBGUESTFS_BACKEND": "direct", "LIBGUESTFS_CACHEDIR": "/var/tmp"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +57,18 @@ class Checker:
             return Part(volume.name, 3, "failed", f"{content.kind}{replayed}: {failure}")
         return Part(volume.name, 3, "passed", f"{content.kind}{replayed}")
 
-    def run(self, command: list[str | Path], **variables: str) -> Ran:
-        return run_tool(command, self.stop, _SECONDS, **variables)
+    def run(self, command: Sequence[str | Path]) -> Ran:
+        """Run a program in a sandbox; its last argument is the file that it may read."""
+        return run_tool(command, self.stop, _SECONDS, Confinement([Path(command[-1])]))
 
     def ext(self, volume: Volume, path: Path) -> str | None:
         e2fsck = find_tool("e2fsck", "e2fsprogs")
         if volume.content is None or not volume.content.needs_replay:
             return _e2fsck(self.run([e2fsck, "-fn", path]))
         with scratch_copy(path, volume.size) as scratch:
-            replayed = self.run([e2fsck, "-y", "-E", "journal_only", scratch])
+            writing = Confinement(writable=[scratch])
+            replay: list[str | Path] = [e2fsck, "-y", "-E", "journal_only", scratch]
+            replayed = run_tool(replay, self.stop, _SECONDS, writing)
             if replayed.code not in (0, 1):
                 return f"its journal cannot be replayed: {_last(replayed)}"
             return _e2fsck(self.run([e2fsck, "-fn", scratch]))
@@ -79,11 +83,11 @@ class Checker:
             # Only a kernel replays this log: that of a small guest, not of this host.
             replay = ["run", ":", "mount", "/dev/sda", "/", ":", "umount-all"]
             disk: list[str | Path] = ["--format=raw", "-a", scratch]
-            done = self.run([guestfish, *disk, *replay], **_LIBGUESTFS)
+            done = run_tool([guestfish, *disk, *replay], self.stop, _SECONDS, None, **_libguestfs())
             if done.code != 0 and "libguestfs: error: mount" in done.output:
-                return f"its log cannot be replayed: {_last(done)}"
+                return f"its log cannot be replayed: {_libguestfs_error(done)}"
             if done.code != 0:
-                raise Untestable(f"guestfish failed to replay its log: {_last(done)}")
+                raise Untestable(f"guestfish failed to replay its log: {_libguestfs_error(done)}")
             return _plain(self.run([repair, "-n", scratch]))
 
     def btrfs(self, volume: Volume, path: Path) -> str | None:
@@ -131,6 +135,22 @@ def _plain(ran: Ran) -> str | None:
 
 def _last(ran: Ran) -> str:
     return ran.lines[-1] if ran.lines else f"no output, exit code {ran.code}"
+
+
+def _libguestfs() -> dict[str, str]:
+    """Return variables of libguestfs, which would try a KVM that does not work."""
+    settings = "force_tcg" if choose_accelerator("auto") == "tcg" else ""
+    return {
+        "LIBGUESTFS_BACKEND": "direct",
+        "LIBGUESTFS_BACKEND_SETTINGS": settings,
+        "LIBGUESTFS_CACHEDIR": "/var/tmp",
+    }
+
+
+def _libguestfs_error(ran: Ran) -> str:
+    """Return the first error of guestfish; advice follows it."""
+    errors = (line.partition("libguestfs: error: ")[2] for line in ran.lines)
+    return next(filter(None, errors), _last(ran))
 
 
 def _clear_dirty_flag(path: Path) -> None:

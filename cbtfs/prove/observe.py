@@ -176,7 +176,8 @@ class Observer:
         if time.monotonic() - self.changed < QUIET_SECONDS:
             return None
         lit = 1 - self.screen.count(0) / max(len(self.screen), 1)
-        if self.reads >= _LEAST_BYTES and lit >= _LIT:
+        # A guest that uses its serial port shows its prompt there when it is ready.
+        if self.reads >= _LEAST_BYTES and lit >= _LIT and not self.serial():
             self._reach("settled", f"at rest after {self.reads >> 20} MiB of reads")
         return None if self.best is not None else self._no_boot()
 

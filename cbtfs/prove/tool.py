@@ -10,6 +10,7 @@ from typing import Final
 
 from cbtfs import process
 from cbtfs.core.names import printable
+from cbtfs.prove.confined import Confinement
 from cbtfs.prove.part import Stopped, Untestable
 
 _POLL_SECONDS: Final = 0.02
@@ -42,9 +43,15 @@ def find_tool(name: str, package: str) -> str:
 
 
 def run_tool(
-    command: Sequence[str | Path], stop: threading.Event, seconds: float, **variables: str
+    command: Sequence[str | Path],
+    stop: threading.Event,
+    seconds: float,
+    confinement: Confinement | None = None,
+    **variables: str,
 ) -> Ran:
     """Run a program, whose first word is an absolute path, for at most *seconds*.
+
+    *confinement*: the program runs in a sandbox, with these files.
 
     Raises:
         Untestable: it did not end in time, or wrote too much.
@@ -55,7 +62,7 @@ def run_tool(
     with (
         tempfile.TemporaryFile() as output,
         process.start(
-            process.ends_with_parent(command),
+            _bound(command, confinement),
             stdout=output,
             stderr=output,
             start_new_session=True,
@@ -79,3 +86,11 @@ def run_tool(
         output.seek(max(end - _OUTPUT_BYTES, len(text)))
         text += output.read()
         return Ran(child.returncode, text.decode(errors="replace"))
+
+
+def _bound(command: Sequence[str | Path], confinement: Confinement | None) -> list[str | Path]:
+    """Return the command of a process that ends with this one."""
+    if confinement is None:
+        return process.ends_with_parent(command)
+    module, *arguments = confinement.command(command)
+    return process.module(str(module), *arguments)

@@ -1,11 +1,13 @@
 """Level 2: the partition tables and superblocks of a point, and the journals to replay."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cbtfs.core.filenames import RAW, SLICES, disk_names
 from cbtfs.core.manifest import DiskRecord, Manifest
 from cbtfs.errors import ChunkMissing, DataCorrupt
+from cbtfs.files.probe.find import probe
+from cbtfs.files.probe.values import State
 from cbtfs.prove.part import Part, Refuted
 from cbtfs.reader import Disk, Reader
 from cbtfs.views.slices import slices_of
@@ -91,7 +93,7 @@ def _examine(reader: Reader, manifest: Manifest) -> tuple[list[Volume], list[Par
             "/".join(slice_.path).removesuffix(RAW),
             (SLICES, *slice_.path),
             slice_.size,
-            find_file_system(SliceSource(slice_, disks)),
+            _content(SliceSource(slice_, disks)),
         )
         for slice_ in slices.shown
     ]
@@ -101,12 +103,20 @@ def _examine(reader: Reader, manifest: Manifest) -> tuple[list[Volume], list[Par
             name.removesuffix(RAW),
             (name,),
             disk.size,
-            find_file_system(DiskSource(disks[number], disk.size)),
+            _content(DiskSource(disks[number], disk.size)),
         )
         for number, (name, disk) in records.items()
         if number not in divided
     ]
     return volumes, [*parts, *map(_part, volumes)]
+
+
+def _content(source: SliceSource | DiskSource) -> FileSystem | None:
+    """Return the content of a volume. The state of an XFS is in its log, not in its superblock."""
+    content = find_file_system(source)
+    if content is None or content.kind != "xfs" or content.problems:
+        return content
+    return replace(content, needs_replay=probe(source).state is State.PENDING)
 
 
 def _tables(reader: Reader, records: dict[int, tuple[str, DiskRecord]]) -> Iterator[Part]:

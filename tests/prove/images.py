@@ -6,6 +6,8 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+from tests.volumes.images import loop_device
+
 MIB: Final = 1 << 20
 EXT_MIB: Final = 16
 """Large enough for a backup of the superblock and for a journal."""
@@ -56,6 +58,25 @@ def make_fat(path: Path, *, is_dirty: bool = False) -> Path:
         file.truncate(4 * MIB)
     run("mkfs.vfat", "-F", "16", "-s", "1", path)
     return overwrite(path, 0x25, b"\1") if is_dirty else path
+
+
+def make_dirty_xfs(path: Path) -> Path:
+    """Make an XFS whose log has changes that are not in place: files with other names."""
+    with path.open("wb") as file:
+        file.truncate(304 * MIB)
+    run("mkfs.xfs", "-q", path)
+    with tempfile.TemporaryDirectory() as name, loop_device(path) as device:
+        run("mount", device, name)
+        try:
+            for number in range(100):
+                Path(name, f"file{number}").write_text(f"content {number}\n")
+            run("sync", "-f", name)
+            for number in range(100):
+                Path(name, f"file{number}").rename(Path(name, f"renamed{number}"))
+            run("xfs_io", "-x", "-c", "shutdown -f", name)
+        finally:
+            run("umount", name)
+    return path
 
 
 def with_damaged_gpt(path: Path) -> Path:

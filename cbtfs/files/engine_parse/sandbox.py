@@ -11,6 +11,7 @@ import ctypes
 import platform
 import resource
 import struct
+from collections.abc import Sequence
 from typing import Final
 
 MEMORY_BYTES: Final = 1 << 30
@@ -37,6 +38,8 @@ _NUMBER_AT: Final = 0
 _ARCHITECTURE_AT: Final = 4
 _THIRD_ARGUMENT_AT: Final = 32
 _PROT_EXEC: Final = 4
+_X32: Final = 0x40000000
+"""Bit of the numbers of another interface of x86-64."""
 
 _ALLOWED: Final = {
     # read write close poll munmap brk rt_sigaction rt_sigprocmask rt_sigreturn select sched_yield
@@ -75,8 +78,17 @@ def enter() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     _control(libc, _SET_PDEATHSIG, _SIGKILL)
     _control(libc, _SET_DUMPABLE, 0)
+    install(program(machine))
+
+
+def install(code: bytes) -> None:
+    """Apply a filter to this process, which has one thread, and to the programs that it runs.
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
     _control(libc, _SET_NO_NEW_PRIVS, 1)
-    code = program(machine)
     buffer = ctypes.create_string_buffer(code, len(code))
     header = struct.pack("@HP", len(code) // 8, ctypes.addressof(buffer))
     _control(libc, _SET_SECCOMP, _FILTER, ctypes.c_char_p(header))
@@ -109,6 +121,21 @@ def program(machine: str) -> bytes:
         _instruction(_RETURN, _NOT_PERMITTED),
     ]
     return b"".join(code)
+
+
+def denying(machine: str, denied: Sequence[int]) -> bytes:
+    """Return a filter that allows all system calls of a machine but those with *denied* numbers."""
+    code = [
+        _instruction(_LOAD, _ARCHITECTURE_AT),
+        _instruction(_JUMP_IF_EQUAL, _ARCHITECTURE[machine], 1, 0),
+        _instruction(_RETURN, _KILL),
+        _instruction(_LOAD, _NUMBER_AT),
+        _instruction(_JUMP_IF_SET, _X32, 0, 1),
+        _instruction(_RETURN, _KILL),
+    ]
+    for number in denied:
+        code += [_instruction(_JUMP_IF_EQUAL, number, 0, 1), _instruction(_RETURN, _NOT_PERMITTED)]
+    return b"".join([*code, _instruction(_RETURN, _ALLOW)])
 
 
 def _instruction(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:

@@ -1,0 +1,65 @@
+"""Programs that check file systems run in a sandbox."""
+
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+
+from cbtfs import process
+from cbtfs.prove.confined import Confinement
+from cbtfs.prove.tool import Ran, run_tool
+
+pytestmark = pytest.mark.mounts
+
+
+def run(*command: str, readable: Path | None = None, writable: Path | None = None) -> Ran:
+    program = process.find_program(command[0])
+    assert program is not None
+    confinement = Confinement([readable] if readable else [], [writable] if writable else [])
+    return run_tool([program, *command[1:]], threading.Event(), 60, confinement)
+
+
+def test_only_named_files_are_accessible(tmp_path: Path) -> None:
+    shown, target, hidden = (tmp_path / name for name in ("shown", "target", "hidden"))
+    for path in (shown, target, hidden):
+        path.write_text("content\n")
+
+    assert run("cat", str(shown), readable=shown).output == "content\n"
+    assert run("cp", str(shown), str(target), readable=shown, writable=target).code == 0
+    for done in (
+        run("cat", str(hidden), readable=shown),
+        run("dd", f"of={shown}", "if=/dev/null", readable=shown),
+        run("touch", str(tmp_path / "new")),
+        run("ls", str(tmp_path), readable=shown),
+        run("cat", "/etc/shadow"),
+        run("cat", "/proc/1/environ"),
+        run("chown", "1:1", str(target), writable=target),
+    ):
+        assert done.code != 0
+        assert "ermi" in done.output
+    assert shown.read_text() == "content\n"
+
+
+def test_there_is_no_network_no_mount_no_signal_and_no_capability() -> None:
+    with subprocess.Popen(["sleep", "100"]) as other:
+        for command in (
+            ("busybox", "nc", "127.0.0.1", "1"),
+            ("mount", "-t", "tmpfs", "none", "/mnt"),
+            ("unshare", "--user", "true"),
+            ("kill", str(other.pid)),
+        ):
+            done = run(*command)
+
+            assert done.code != 0, command
+            assert "not permitted" in done.output or "ermission denied" in done.output, done.output
+        assert other.poll() is None
+        other.kill()
+    status = run("sh", "-c", "exec cat /proc/self/status", readable=Path("/proc"))
+    for line in ("CapEff:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"):
+        assert line in status.output
+
+
+@pytest.mark.parametrize("text", ["ulimit -v", "ulimit -c"])
+def test_memory_is_limited(text: str) -> None:
+    assert int(run("sh", "-c", text).output) <= 16 << 20
