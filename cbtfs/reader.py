@@ -210,6 +210,11 @@ class Reader:
         leaf.attach(number, self._packs.open(self._pack_id(number)).file)
         return True
 
+    def attach_all(self, leaf: Leaf) -> None:
+        """Attach the packs of all chunks of a leaf. Raises what attach() raises."""
+        for slot in range(FANOUT):
+            self.attach(leaf, slot)
+
     def load_chunk(self, record: DiskRecord, block: int) -> bytes:
         """Return the bytes of a whole block from its current location, verified by their digest.
 

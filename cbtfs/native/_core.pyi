@@ -59,6 +59,30 @@ class Chunks:
         attached, and at a chunk that cannot be verified.
         """
 
+    def write(
+        self,
+        leaf: Leaf,
+        block_size: int,
+        start: int,
+        end: int,
+        files: tuple[int, int],
+        position: int,
+        buffer: memoryview,
+        /,
+    ) -> int:
+        """Write the data of *leaf* from *start* to *end* to a file, without Python's lock.
+
+        Zeros are not written. *files* are descriptors of the file: one that uses the page cache,
+        and one for direct writes of whole pages, or -1. The leaf is at *position* of the file.
+        *buffer* has space for a block or more, begins at a page, and belongs to this call alone.
+        Return the offset in the leaf before which all data is written: less than *end* where fill()
+        would end.
+
+        Raises:
+            OSError: a write failed.
+            ValueError: *buffer* is too small, or another argument is invalid.
+        """
+
 @final
 class Requests:
     """The requests of one FUSE device: answers reads and seeks of open files, forwards the rest.

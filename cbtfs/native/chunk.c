@@ -49,6 +49,9 @@ read_status chunk_read(chunk_reader *reader, location *location, uint32_t offset
         return read_stored(reader, location, file->fd, offset, length, target);
     if (location->codec != CODEC_ZSTD)
         return READ_FAILED;
+    bool is_whole = offset == 0 && length == location->plain;
+    if (is_whole && reader->cache.capacity == 0 && !reader->check.needs_prefix) /* nobody else wants the chunk */
+        return frame_decompress_to(location, file->fd, &reader->check, target) ? READ_OK : READ_FAILED;
     compressed_chunk chunk = {location, file->fd, &reader->check};
     cache_entry *entry
         = chunk_cache_pin(&reader->cache, location->digest, location->plain, load_compressed, &chunk);

@@ -186,18 +186,22 @@ static bool decompress_payload(const location *location, const uint8_t *payload,
     return ZSTD_decompressDCtx(context, target, location->plain, payload, location->stored) == location->plain;
 }
 
-uint8_t *frame_decompress(const location *location, int fd, const digest_check *check)
+bool frame_decompress_to(const location *location, int fd, const digest_check *check, uint8_t *target)
 {
     uint8_t *frame = malloc(HEADER_BYTES + location->stored);
-    uint8_t *content = content_new(location->plain);
     struct iovec part = {frame, HEADER_BYTES + location->stored};
-    bool is_intact = frame != NULL && content != NULL && read_exactly(fd, &part, 1, location->offset)
-        && is_expected_header(location, frame) && decompress_payload(location, frame + HEADER_BYTES, content)
-        && check->function(check->context, content, location->plain, location->digest);
+    bool is_intact = frame != NULL && read_exactly(fd, &part, 1, location->offset)
+        && is_expected_header(location, frame) && decompress_payload(location, frame + HEADER_BYTES, target)
+        && check->function(check->context, target, location->plain, location->digest);
     free(frame);
-    if (!is_intact) {
-        content_free(content);
-        return NULL;
-    }
-    return content;
+    return is_intact;
+}
+
+uint8_t *frame_decompress(const location *location, int fd, const digest_check *check)
+{
+    uint8_t *content = content_new(location->plain);
+    if (content == NULL || frame_decompress_to(location, fd, check, content))
+        return content;
+    content_free(content);
+    return NULL;
 }

@@ -15,6 +15,10 @@ bool frame_read_pieces(location *location, int fd, uint32_t start, uint32_t leng
 /* Read a whole raw chunk and verify its digest. If it fails, *target* has unverified bytes. */
 bool frame_read_whole(const location *location, int fd, const digest_check *check, uint8_t *target);
 
+/* Read and decompress a whole chunk and verify its digest. If it fails, *target* has unverified bytes. If the check
+ * needs a prefix, *target* must come from content_new(). */
+bool frame_decompress_to(const location *location, int fd, const digest_check *check, uint8_t *target);
+
 /* Read and decompress a chunk and verify its digest. Return memory from content_new(), or NULL. */
 uint8_t *frame_decompress(const location *location, int fd, const digest_check *check);
 

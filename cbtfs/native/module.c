@@ -4,6 +4,7 @@
 #include <errno.h>
 
 #include "blake3.h"
+#include "copy.h"
 #include "crc32c.h"
 #include "fault.h"
 
@@ -223,37 +224,6 @@ static void Chunks_dealloc(ChunksObject *self)
     Py_TYPE(self)->tp_free((PyObject *)self);
 }
 
-/* Copy verified bytes of a leaf to *target*. Return their number: less than *length* at the end of the leaf, or if a
- * chunk cannot be read here. */
-static size_t fill(chunk_reader *reader, leaf *leaf, uint32_t block_size, uint64_t offset, uint8_t *target,
-                   size_t length)
-{
-    size_t done = 0;
-    while (done < length) {
-        uint64_t block = (offset + done) / block_size;
-        uint32_t within = (offset + done) % block_size, count = block_size - within;
-        if (block >= FANOUT)
-            break;
-        if (count > length - done)
-            count = length - done;
-        location *location = &leaf->locations[block];
-        if (!location->is_data) {
-            memset(target + done, 0, count);
-        } else {
-            chunk_bytes bytes;
-            if (location->plain != block_size
-                || chunk_read(reader, location, within, count, target + done, &bytes) != READ_OK)
-                break;
-            if (bytes.pinned != NULL) {
-                memcpy(target + done, bytes.data, count);
-                chunk_cache_unpin(&reader->cache, bytes.pinned);
-            }
-        }
-        done += count;
-    }
-    return done;
-}
-
 static PyObject *Chunks_fill(ChunksObject *self, PyObject *args)
 {
     LeafObject *leaf;
@@ -269,10 +239,42 @@ static PyObject *Chunks_fill(ChunksObject *self, PyObject *args)
     }
     size_t done;
     Py_BEGIN_ALLOW_THREADS
-    done = fill(&self->reader, leaf->leaf, block_size, offset, target.buf, target.len);
+    done = copy_to_memory(&self->reader, leaf->leaf, block_size, offset, target.buf, target.len);
     Py_END_ALLOW_THREADS
     PyBuffer_Release(&target);
     return PyErr_Occurred() ? NULL : PyLong_FromSize_t(done);
+}
+
+static PyObject *Chunks_write(ChunksObject *self, PyObject *args)
+{
+    LeafObject *leaf;
+    unsigned int block_size;
+    unsigned long long start, end, position;
+    copy_target target;
+    Py_buffer buffer;
+    if (!PyArg_ParseTuple(args, "O!IKK(ii)Kw*", &LeafType, &leaf, &block_size, &start, &end, &target.fd,
+                          &target.direct_fd, &position, &buffer))
+        return NULL;
+    if (block_size == 0 || block_size > MAX_CHUNK_BYTES || (size_t)buffer.len < block_size
+        || start > end || position > INT64_MAX - (uint64_t)FANOUT * MAX_CHUNK_BYTES) {
+        PyBuffer_Release(&buffer);
+        PyErr_SetString(PyExc_ValueError, "invalid block size, range or buffer");
+        return NULL;
+    }
+    leaf_copy copy = {&self->reader, leaf->leaf, block_size, position, buffer.buf, buffer.len};
+    uint64_t done;
+    int error;
+    Py_BEGIN_ALLOW_THREADS
+    done = copy_to_file(&copy, target, start, end, &error);
+    Py_END_ALLOW_THREADS
+    PyBuffer_Release(&buffer);
+    if (PyErr_Occurred())
+        return NULL;
+    if (error != 0) {
+        errno = error;
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    return PyLong_FromUnsignedLongLong(done);
 }
 
 static PyObject *Chunks_cached_bytes(ChunksObject *self, void *nothing)
@@ -284,6 +286,8 @@ static PyObject *Chunks_cached_bytes(ChunksObject *self, void *nothing)
 static PyMethodDef chunks_methods[] = {
     {"fill", (PyCFunction)Chunks_fill, METH_VARARGS,
      "Copy verified bytes of a leaf to a buffer and return their number."},
+    {"write", (PyCFunction)Chunks_write, METH_VARARGS,
+     "Write the verified data of a leaf to a file and return the offset before which all is written."},
     {NULL, NULL, 0, NULL},
 };
 

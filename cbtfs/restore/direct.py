@@ -29,6 +29,11 @@ class Direct:
         except OSError:
             return  # not supported here, or no /proc
 
+    @property
+    def fd(self) -> int:
+        """The descriptor for direct access; -1 if it is not supported here."""
+        return self._fd
+
     def __enter__(self) -> Self:
         return self
 

@@ -11,7 +11,7 @@ from cbtfs.core.ids import PointId
 from cbtfs.core.manifest import DiskRecord
 from cbtfs.errors import ChunkMissing, DataCorrupt, UsageError
 from cbtfs.reader import Reader
-from cbtfs.restore.image import Loss, Piece, pieces
+from cbtfs.restore.image import Loss, Piece, copied, pieces
 from cbtfs.restore.target import Target, open_target, stream_target
 from cbtfs.store.repository import Repository
 
@@ -75,7 +75,11 @@ def restore_disk(
         writer = _ImageWriter(out, keeps_going, advance)
         reader = Reader(repository, cache_bytes=0)  # Every chunk is read once.
         try:
-            for piece in pieces(reader, disk, None if out.is_ordered else out.write):
+            if out.files is None:
+                found = pieces(reader, disk, None)
+            else:
+                found = copied(reader, disk, out.files, out.write)
+            for piece in found:
                 writer.put(piece)
         except (ChunkMissing, DataCorrupt) as exc:
             raise plain_class(exc)(
@@ -104,7 +108,7 @@ class _ImageWriter:
         self.loss: Loss | None = None
 
     def put(self, piece: Piece) -> None:
-        """Write *piece*, after zeros up to its start. An unordered target already has its data."""
+        """Write *piece*, after zeros up to its start; *files* of a target have its data already."""
         extent = piece.extent
         if piece.loss is not None:
             if not self._keeps_going:
@@ -114,7 +118,7 @@ class _ImageWriter:
                 self.loss = piece.loss
             return
         self.zero_up_to(extent.start)
-        if self._target.is_ordered:
+        if self._target.files is None:
             self._target.write(extent.start, piece.data)
         self._at = extent.end
         self._target.settle(extent.end)

@@ -38,8 +38,11 @@ class Target(Protocol):
     never remains.
     """
 
-    is_ordered: bool
-    """Whether writes must ascend, zeros included; otherwise several threads may write."""
+    files: tuple[int, int] | None
+    """Descriptors for Chunks.write(): several threads may write at any offset.
+
+    None: writes must ascend, zeros included.
+    """
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
         """Write *data* at *offset*."""
@@ -64,6 +67,7 @@ class _Descriptor:
         self._fd = fd
         self._direct = direct
         self._started = 0
+        self.files: tuple[int, int] | None = fd, -1 if direct is None else direct.fd
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
         done = 0 if self._direct is None else self._direct.write(offset, data)
@@ -81,8 +85,6 @@ class _Descriptor:
 class FileTarget(_Descriptor):
     """An empty file that gets its length at the end; unwritten ranges are holes."""
 
-    is_ordered = False
-
     def __init__(self, fd: int, size: int, direct: Direct | None = None) -> None:
         super().__init__(fd, direct)
         self._size = size
@@ -97,8 +99,6 @@ class FileTarget(_Descriptor):
 
 class DeviceTarget(_Descriptor):
     """The start of a block device with unknown content."""
-
-    is_ordered = False
 
     def __init__(self, fd: int, direct: Direct | None = None) -> None:
         super().__init__(fd, direct)
@@ -134,10 +134,9 @@ class DeviceTarget(_Descriptor):
 class StreamTarget:
     """A pipe or another descriptor that is written in order."""
 
-    is_ordered = True
-
     def __init__(self, fd: int) -> None:
         self._fd = fd
+        self.files: tuple[int, int] | None = None
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
         rest = memoryview(data)
