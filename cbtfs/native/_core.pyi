@@ -180,16 +180,19 @@ def crc32c(data: bytes | bytearray | memoryview, value: int, /) -> int:
     Neither value is inverted: the usual CRC-32C of data is crc32c(data, 0xFFFFFFFF) ^ 0xFFFFFFFF.
     """
 
-def has_blake3() -> bool:
-    """Return True if compiled code can compute digests on this processor; it needs AVX2."""
+def has_blake3(lanes: int = 0, /) -> bool:
+    """Return True if compiled code can compute digests on this processor.
 
-def blake3(prefix: bytes, data: bytes | bytearray | memoryview, /) -> bytes:
+    *lanes* is 8, which needs AVX2, 16, which needs AVX-512, or 0 for either.
+    """
+
+def blake3(prefix: bytes, data: bytes | bytearray | memoryview, lanes: int = 0, /) -> bytes:
     """Return the BLAKE3-256 of *prefix*, 8 bytes, followed by *data*.
 
-    Long data is hashed without Python's lock.
+    Long data is hashed without Python's lock. 0 *lanes* are as many as the processor has.
 
     Raises:
-        ValueError: the prefix has another length, or has_blake3() is false.
+        ValueError: the prefix has another length, or has_blake3(lanes) is false.
     """
 
 def matching_blocks(

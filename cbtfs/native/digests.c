@@ -7,10 +7,13 @@
 
 enum { UNLOCKED_BYTES = 8 << 10 }; /* to release Python's lock takes longer than to hash less */
 
-static PyObject *has_blake3(PyObject *module, PyObject *nothing)
+static PyObject *has_blake3(PyObject *module, PyObject *args)
 {
-    (void)module, (void)nothing;
-    return PyBool_FromLong(blake3_is_available());
+    (void)module;
+    unsigned int lanes = 0;
+    if (!PyArg_ParseTuple(args, "|I", &lanes))
+        return NULL;
+    return PyBool_FromLong(blake3_is_available(lanes));
 }
 
 /* Return true if the block at *start*, padded with zeros to *block_size*, has *digest*; *padded* is a buffer. */
@@ -41,7 +44,7 @@ static PyObject *matching_blocks(PyObject *module, PyObject *args)
     uint8_t *padded = NULL;
     size_t count = block_size == 0 ? 0 : ((size_t)data.len + block_size - 1) / block_size;
     if (block_size == 0 || block_size > MAX_CHUNK_BYTES || (size_t)digests.len != count * DIGEST_BYTES
-        || !blake3_is_available())
+        || !blake3_is_available(0))
         PyErr_SetString(PyExc_ValueError, "invalid block size or number of digests");
     else if ((padded = malloc(block_size)) == NULL || (result = PyBytes_FromStringAndSize(NULL, count)) == NULL)
         PyErr_NoMemory();
@@ -63,17 +66,18 @@ static PyObject *blake3_function(PyObject *module, PyObject *args)
 {
     (void)module;
     Py_buffer prefix, data;
+    unsigned int lanes = 0;
     uint8_t digest[DIGEST_BYTES];
-    if (!PyArg_ParseTuple(args, "y*y*", &prefix, &data))
+    if (!PyArg_ParseTuple(args, "y*y*|I", &prefix, &data, &lanes))
         return NULL;
-    bool is_valid = prefix.len == PREFIX_BYTES && blake3_is_available();
+    bool is_valid = prefix.len == PREFIX_BYTES && blake3_is_available(lanes);
     if (!is_valid) {
-        PyErr_SetString(PyExc_ValueError, "a prefix has 8 bytes");
+        PyErr_SetString(PyExc_ValueError, "a prefix has 8 bytes, and this processor 8 or 16 lanes");
     } else if (data.len < UNLOCKED_BYTES) {
-        blake3_digest(prefix.buf, data.buf, data.len, digest);
+        blake3_digest_in_lanes(lanes, prefix.buf, data.buf, data.len, digest);
     } else {
         Py_BEGIN_ALLOW_THREADS
-        blake3_digest(prefix.buf, data.buf, data.len, digest);
+        blake3_digest_in_lanes(lanes, prefix.buf, data.buf, data.len, digest);
         Py_END_ALLOW_THREADS
     }
     PyBuffer_Release(&prefix);
@@ -83,7 +87,7 @@ static PyObject *blake3_function(PyObject *module, PyObject *args)
 
 PyMethodDef digest_functions[] = {
     {"blake3", blake3_function, METH_VARARGS, "Return the BLAKE3-256 of a prefix of 8 bytes followed by data."},
-    {"has_blake3", has_blake3, METH_NOARGS, "Return True if compiled code can compute digests on this processor."},
+    {"has_blake3", has_blake3, METH_VARARGS, "Return True if compiled code can compute digests on this processor."},
     {"matching_blocks", matching_blocks, METH_VARARGS, "Return for each block whether it has its digest."},
     {NULL, NULL, 0, NULL},
 };

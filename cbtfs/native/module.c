@@ -198,7 +198,7 @@ static PyObject *Chunks_new(PyTypeObject *type, PyObject *args, PyObject *named)
     if (!PyArg_ParseTupleAndKeywords(args, named, "nOp", names, &cache_bytes, &digest_of, &is_strict))
         return NULL;
     bool is_compiled = digest_of == Py_None;
-    if (cache_bytes < 0 || (is_compiled ? !blake3_is_available() : !PyCallable_Check(digest_of))) {
+    if (cache_bytes < 0 || (is_compiled ? !blake3_is_available(0) : !PyCallable_Check(digest_of))) {
         PyErr_SetString(PyExc_ValueError, "cache_bytes must not be negative, and digest_of must be callable");
         return NULL;
     }

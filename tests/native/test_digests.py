@@ -16,11 +16,18 @@ from cbtfs.store.digest import CHUNK_PREFIX, matching_blocks
 
 DATA = random.Random(1).randbytes((1 << 20) + 99)
 EDGES = [
-    *(1024 * chunks - 8 + more for chunks in (1, 2, 3, 7, 8, 9, 15, 16, 17) for more in (-1, 0, 1)),
+    *(
+        1024 * chunks - 8 + more
+        for chunks in (1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48)
+        for more in (-1, 0, 1)
+    ),
     *(1024 * 64 + more for more in (-9, -8, -7, 0, 1)),
     *(1024 * 1024 + more for more in (-8, 0, 1)),
 ]
 BLOCK = 5000
+
+LANES = [lanes for lanes in (0, 8, 16) if native.has_blake3(lanes)]
+"""Numbers of lanes that this processor has; 0 is the most."""
 
 needs_avx2 = pytest.mark.skipif(not native.has_blake3(), reason="the processor has no AVX2")
 
@@ -29,8 +36,9 @@ needs_avx2 = pytest.mark.skipif(not native.has_blake3(), reason="the processor h
 @pytest.mark.parametrize("length", [*range(130), *EDGES])
 def test_each_length_has_the_digest_of_the_library(length: int) -> None:
     content = DATA[:length]
+    digest = reference(b"prefix 8" + content).digest()
 
-    assert native.blake3(b"prefix 8", content) == reference(b"prefix 8" + content).digest()
+    assert [native.blake3(b"prefix 8", content, lanes) for lanes in LANES] == [digest] * len(LANES)
 
 
 @needs_avx2
@@ -44,8 +52,9 @@ def test_any_part_of_a_buffer_has_the_digest_of_the_library(
     prefix: bytes, start: int, length: int
 ) -> None:
     content = memoryview(DATA)[start : start + length]
+    digest = reference(prefix).update(content).digest()
 
-    assert native.blake3(prefix, content) == reference(prefix).update(content).digest()
+    assert [native.blake3(prefix, content, lanes) for lanes in LANES] == [digest] * len(LANES)
 
 
 @needs_avx2
@@ -61,6 +70,13 @@ def test_threads_compute_digests_at_the_same_time() -> None:
 def test_a_prefix_of_another_length_is_refused() -> None:
     with pytest.raises(ValueError, match="8 bytes"):
         native.blake3(b"seven..", b"")
+
+
+@pytest.mark.parametrize("lanes", [1, 4, 17])
+def test_a_number_of_lanes_that_no_processor_has_is_refused(lanes: int) -> None:
+    assert not native.has_blake3(lanes)
+    with pytest.raises(ValueError, match="lanes"):
+        native.blake3(b"prefix 8", b"", lanes)
 
 
 Matching = Callable[[memoryview, int, bytes], list[int]]
