@@ -207,6 +207,16 @@ def matching_blocks(
         ValueError: the sizes do not fit, or has_blake3() is false.
     """
 
+def is_cached(fd: int, offset: int, length: int, /) -> bool:
+    """Return True if the page cache has all pages of a range of a file or block device.
+
+    Nothing is read: a read with RWF_NOWAIT would start a read-ahead.
+
+    Raises:
+        OSError: that is unknown.
+        ValueError: the range is empty or invalid.
+    """
+
 def node_children(payload: bytes, /) -> tuple[int, ...]:
     """Return the 64 ids in an entry of the database 'map', 0 for null.
 

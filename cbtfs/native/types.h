@@ -19,6 +19,6 @@ typedef struct {
 } ChunksObject;
 
 extern PyTypeObject LeafType, ChunksType, RequestsType;
-extern PyMethodDef digest_functions[], node_functions[];
+extern PyMethodDef digest_functions[], node_functions[], page_cache_functions[];
 
 #endif

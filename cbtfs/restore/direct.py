@@ -8,6 +8,8 @@ import errno
 import os
 from typing import Final, Self
 
+from cbtfs.native import is_cached
+
 UNIT: Final = 4096
 """Offsets and lengths are multiples of this: the largest logical block size of Linux."""
 _NONE: Final = -1
@@ -52,20 +54,21 @@ class Direct:
             return 0
 
     def read(self, offset: int, data: memoryview) -> int:
-        """Fill a start of *data*: what is cached, else its aligned part. Return the bytes."""
+        """Fill the aligned start of *data* unless all of it is cached. Return the bytes."""
         count = self._aligned(offset, len(data))
-        if not count:
+        if not count or self._is_cached(offset, len(data)):
             return 0
-        try:
-            return os.preadv(self._cached_fd, [data], offset, os.RWF_NOWAIT)
-        except OSError as exc:
-            if exc.errno not in (errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL):
-                raise
         try:
             return os.preadv(self._fd, [data[:count]], offset)
         except OSError as exc:
             self._refused(exc)
             return 0
+
+    def _is_cached(self, offset: int, length: int) -> bool:
+        try:
+            return is_cached(self._cached_fd, offset, length)
+        except OSError:
+            return False  # it cannot be mapped
 
     def _aligned(self, offset: int, length: int) -> int:
         if self._fd == _NONE or offset % UNIT:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cbtfs.native import is_cached
 from cbtfs.restore import direct
 from cbtfs.restore.direct import UNIT, Direct
 from cbtfs.restore.in_place_target import open_in_place
@@ -84,6 +85,50 @@ def test_whole_pages_of_a_new_file_stay_out_of_the_page_cache(tmp_path: Path) ->
     assert path.read_bytes() == bytes(data) + b"12345"
 
 
+def cold_file(path: Path, content: bytes) -> Path:
+    """Write a file of which no page is cached."""
+    path.write_bytes(content)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    return path
+
+
+def test_reads_of_a_cold_target_stay_out_of_the_page_cache(tmp_path: Path) -> None:
+    content = os.urandom(1 << 20)
+    path = cold_file(tmp_path / "file", content)
+
+    with open_in_place(str(path), len(content), tmp_path / "repository") as target:
+        data = aligned(len(content))
+        for at in range(0, len(content), 64 * UNIT):
+            target.read(at, data[at : at + 64 * UNIT])
+
+    assert data == content
+    assert cached_bytes(path) == 0
+
+
+def test_a_target_is_cached_if_all_of_its_pages_are(tmp_path: Path) -> None:
+    path = cold_file(tmp_path / "file", bytes(64 * UNIT + 5))
+    with path.open("rb", buffering=0) as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)  # no read-ahead
+        os.pread(file.fileno(), 2 * UNIT, 8 * UNIT)
+        ranges = [(8 * UNIT, 2 * UNIT), (8 * UNIT + 1, UNIT), (7 * UNIT, 2 * UNIT), (0, 5)]
+
+        assert [is_cached(file.fileno(), *part) for part in ranges] == [True, True, False, False]
+
+
+def test_a_pipe_and_an_empty_range_have_no_cached_pages() -> None:
+    ends = os.pipe()
+    try:
+        with pytest.raises(OSError, match=os.strerror(errno.ENODEV)):
+            is_cached(ends[0], 0, 1)
+        with pytest.raises(ValueError, match="range"):
+            is_cached(ends[0], 0, 0)
+    finally:
+        for end in ends:
+            os.close(end)
+
+
 @pytest.mark.parametrize("is_refused_at_open", [True, False])
 def test_without_direct_access_the_page_cache_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_refused_at_open: bool
@@ -130,8 +175,7 @@ def test_a_device_is_written_and_read_directly(tmp_path: Path) -> None:
 def test_an_error_of_the_storage_is_not_hidden(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "file"
-    path.write_bytes(bytes(UNIT))
+    path = cold_file(tmp_path / "file", bytes(UNIT))
 
     def fail(*_: object) -> int:
         raise OSError(errno.EIO, "Input/output error")
