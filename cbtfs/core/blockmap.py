@@ -213,8 +213,9 @@ def _differ(
         return
     left, right = trees
     pairs = zip(left.below(a, level), right.below(b, level), strict=True)
+    may_be_virtual = is_virtual(a) or is_virtual(b)
     for slot, below in enumerate(pairs):
-        if below[0] == below[1] and not is_virtual(below[0]):
+        if below[0] == below[1] and not (may_be_virtual and is_virtual(below[0])):
             continue  # most pairs: a generator would take ten times as long
         yield from _differ(trees, below, level - 1, index * FANOUT + slot, first)
 

@@ -1,6 +1,5 @@
 """The image of one disk at one point, as pieces of data or loss in ascending order."""
 
-import contextlib
 import mmap
 import os
 import threading
@@ -20,10 +19,10 @@ from cbtfs.reader import Reader
 
 PIECE_BYTES: Final = 1 << 20
 _LOADERS: Final = min((os.cpu_count() or 1) + 2, 8)
-"""Number of threads: decoding and hashing release the GIL, and direct reads and writes wait."""
-_AHEAD: Final = 2 * _LOADERS
-"""Maximum number of pieces in flight, which bounds memory."""
+"""Number of threads: decoding and hashing release the GIL, and direct reads and writes wait.
 
+Twice as many pieces are in flight, which bounds memory.
+"""
 Loss = ChunkMissing | DataCorrupt
 Put = Callable[[int, memoryview], None]
 """Callback with an offset and the bytes there, which are valid until it returns."""
@@ -64,16 +63,10 @@ def copied(reader: Reader, record: DiskRecord, files: tuple[int, int], put: Put)
     buffers = ThreadBuffer(max(PIECE_BYTES, unit))
 
     def copy(area: _Area) -> list[Piece]:
-        leaf, extent = area.leaf, area.extent
-        if leaf is None:
-            return [Piece(area.extent, loss=area.loss)]
-        written = 0
-        with contextlib.suppress(ChunkMissing, DataCorrupt):
-            reader.attach_all(leaf)
-            written = reader.chunks.write(
-                leaf, unit, 0, extent.length, files, extent.start, buffers.mine
-            )
-        at = extent.start + written
+        extent = area.extent
+        if area.leaf is None:
+            return [Piece(extent, loss=area.loss)]
+        at = extent.start + _write_leaf(reader, area, unit, files, buffers.mine)
         done = [Piece(run) for run in clip(area.runs(unit), extent.start, at)]
         rest = clip(area.runs(unit), at, extent.end)
         parts = [part for run in rest for part in parts_of(run, max(PIECE_BYTES, unit))]
@@ -121,14 +114,16 @@ class ThreadBuffer(threading.local):
         self.mine = memoryview(mmap.mmap(-1, max(length, 1), flags=private))
 
 
-def ahead(work: Callable[[Item], Result], items: Iterator[Item]) -> Iterator[Result]:
-    """Yield *work* of each item in order, computed ahead by threads."""
+def ahead(
+    work: Callable[[Item], Result], items: Iterator[Item], threads: int = _LOADERS
+) -> Iterator[Result]:
+    """Yield *work* of each item in order, computed ahead by *threads*."""
     pending: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(_LOADERS, "loader") as loaders:
+    with ThreadPoolExecutor(threads, "loader") as loaders:
         try:
             for item in items:
                 pending.append(loaders.submit(work, item))
-                if len(pending) >= _AHEAD:
+                if len(pending) >= 2 * threads:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
@@ -165,6 +160,26 @@ class _Area:
             at += zeros * block_size
             yield from clip([Extent(at, blocks * block_size)], 0, self.extent.end)
             at += blocks * block_size
+
+
+def _write_leaf(
+    reader: Reader, area: _Area, block_size: int, files: tuple[int, int], buffer: memoryview
+) -> int:
+    """Write the data of a leaf to the same place of a file.
+
+    *files* and *buffer* are those of Chunks.write(). Return the number of bytes before the first
+    block that could not be read here; zeros count as written.
+
+    Raises:
+        OSError: a write failed.
+    """
+    leaf, extent = area.leaf, area.extent
+    assert leaf is not None
+    try:
+        reader.attach_all(leaf)
+    except (ChunkMissing, DataCorrupt):
+        return 0
+    return reader.chunks.write(leaf, block_size, 0, extent.length, files, extent.start, buffer)
 
 
 def _areas(reader: Reader, record: DiskRecord) -> Iterator[_Area]:

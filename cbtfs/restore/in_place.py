@@ -34,8 +34,12 @@ _MAGIC_BYTES: Final = 32
 """Bytes at the start of an image that tell its format."""
 _SAMPLE_BLOCKS: Final = 256
 """Blocks outside the difference that are compared with the base."""
-_BATCH: Final = 64
+_THREADS: Final = 8
+"""Number of threads: single blocks wait for the storage, which handles several requests at once."""
+_BATCH: Final = 16
 """Maximum number of extents that a thread takes at once."""
+_BATCH_BYTES: Final = 4 * PIECE_BYTES
+"""Length of extents that a thread takes at once: a leaf of the default block size."""
 _KEPT_RUNS: Final = 1 << 18
 """Runs of blocks that are kept: 4 MiB of memory."""
 
@@ -136,7 +140,7 @@ def _each(work: Callable[[Expected], Result], items: Iterator[Expected]) -> Iter
     def work_all(batch: list[Expected]) -> list[Result]:
         return [work(item) for item in batch]
 
-    for results in ahead(work_all, _batches(items)):
+    for results in ahead(work_all, _batches(items), _THREADS):
         yield from results
 
 
@@ -146,7 +150,7 @@ def _batches(items: Iterator[Expected]) -> Iterator[list[Expected]]:
     for item in items:
         batch.append(item)
         length += item.extent.length
-        if length >= PIECE_BYTES or len(batch) >= _BATCH:
+        if length >= _BATCH_BYTES or len(batch) >= _BATCH:
             yield batch
             batch, length = [], 0
     if batch:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cbtfs.core.extent import Extent
 from cbtfs.restore import target
-from cbtfs.restore.image import _AHEAD, ahead
+from cbtfs.restore.image import ahead
 from cbtfs.restore.target import DeviceTarget
 
 PAGE = 4096
@@ -101,17 +101,17 @@ def test_results_come_in_order_and_few_items_are_taken_ahead() -> None:
     results = []
 
     def items() -> Iterator[int]:
-        for number in range(5 * _AHEAD):
+        for number in range(50):
             taken.append(number)
             yield number
 
     most = 0
-    for result in ahead(lambda number: number, items()):
+    for result in ahead(lambda number: number, items(), threads=5):
         results.append(result)
         most = max(most, len(taken) - len(results))
 
-    assert results == taken == list(range(5 * _AHEAD))
-    assert most < _AHEAD
+    assert results == taken == list(range(50))
+    assert most < 10
 
 
 def test_work_that_fails_ends_the_rest() -> None:

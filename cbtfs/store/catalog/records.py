@@ -8,6 +8,7 @@ lose an entry, but not return a different one.
 import struct
 import sys
 import zlib
+from array import array
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple, cast
@@ -74,6 +75,12 @@ class CatalogDamaged(DataCorrupt):
 def integer_key(number: int) -> bytes:
     """Return a key of MAP or OBJECTS as LMDB compares integers: 8 bytes in native order."""
     return number.to_bytes(8, sys.byteorder)
+
+
+def integer_keys(numbers: Sequence[int]) -> list[bytes]:
+    """Return the keys of many *numbers*, faster than one by one."""
+    packed = array("Q", numbers).tobytes()
+    return [packed[at : at + _KEY_BYTES] for at in range(0, len(packed), _KEY_BYTES)]
 
 
 def key_integer(key: bytes) -> int:

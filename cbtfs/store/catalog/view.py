@@ -34,6 +34,7 @@ from cbtfs.store.catalog.records import (
     decode_pack,
     decode_point,
     integer_key,
+    integer_keys,
     key_integer,
     location_digest,
     number_key,
@@ -168,7 +169,7 @@ class View:
             CatalogDamaged: a child is unknown, or the digest does not match.
         """
         children = self.children(number)
-        keys = [integer_key(child) for child in children if child]
+        keys = integer_keys([child for child in children if child])
         cursor = self._transaction.cursor(self._databases[OBJECTS])
         try:
             entries, content = open_children(children, cursor.getmulti(keys))
