@@ -165,6 +165,8 @@ def main() -> int:
         folder.mkdir(parents=True, exist_ok=True)
         folder = folder.absolute()
         bench = Bench(folder, sizes, Datasets(folder, sizes), arguments.before)
+        for program in bench.programs:
+            program.compile()
         try:
             run = run_all(bench, arguments.rows or ["*"], sys.stdout)
         finally:

@@ -65,7 +65,16 @@ class Program:
 
     @property
     def environment(self) -> dict[str, str]:
-        return {"PYTHONPATH": str(self.checkout), "PYTHONSAFEPATH": "1"}
+        return {
+            "PYTHONPATH": str(self.checkout),
+            "PYTHONSAFEPATH": "1",
+            "PYTHONDONTWRITEBYTECODE": "",  # else each start would compile all modules
+        }
+
+    def compile(self) -> None:
+        """Compile the modules, as an installation does."""
+        command = [sys.executable, "-m", "compileall", "-q", self.checkout / "cbtfs"]
+        subprocess.run(command, check=True)
 
     def run(self, repository: Path, *arguments: str | Path) -> ProgramRun:
         return run(self.command(repository, *arguments), self.environment)
