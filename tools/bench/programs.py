@@ -73,7 +73,7 @@ class Program:
 
     def compile(self) -> None:
         """Compile the modules, as an installation does."""
-        command = [sys.executable, "-m", "compileall", "-q", self.checkout / "cbtfs"]
+        command = [sys.executable, "-m", "compileall", "-q", str(self.checkout / "cbtfs")]
         subprocess.run(command, check=True)
 
     def run(self, repository: Path, *arguments: str | Path) -> ProgramRun:
