@@ -193,7 +193,12 @@ class Reader:
 
     def leaf_of(self, child: Ref) -> Leaf:
         """Return the leaf with that reference."""
-        return self._leaves.load(child.digest, lambda: Leaf(self._load_node(child, 1).entries))
+
+        def make() -> Leaf:
+            node = self._nodes.get(child.digest) or self._load_node(child, 1)
+            return Leaf(node.entries)
+
+        return self._leaves.load(child.digest, make)
 
     def attach(self, leaf: Leaf, slot: int) -> bool:
         """Attach the pack of a chunk. Return False if it is attached already.
