@@ -8,6 +8,8 @@ from cbtfs.core.names import encode_name, unique_name
 
 VM_JSON: Final = "vm.json"
 SLICES: Final = "slices"
+GUEST_FILES: Final = "files"
+"""Directory of a point in the mount that has the files of the guest."""
 """Directory of the partitions and logical volumes of a point; no listing shows it."""
 VIEWS: Final = "as"
 """Directory of the disks in other formats; no listing shows it."""

@@ -7,10 +7,11 @@ from importlib.util import find_spec
 from typing import Final
 
 from cbtfs.core.filenames import RAW, disk_names
+from cbtfs.core.ids import PointId
 from cbtfs.core.manifest import Manifest
 from cbtfs.core.names import printable
 from cbtfs.errors import CbtfsError
-from cbtfs.files.engine_parse.engine import ParsedFileSystem
+from cbtfs.files.engine_parse.engine import CALL_SECONDS, ParsedFileSystem
 from cbtfs.files.placing import Identity, Placement, identities, place
 from cbtfs.files.probe.find import probe
 from cbtfs.files.probe.values import Kind, State
@@ -40,6 +41,7 @@ _LINUX: Final = frozenset({Kind.EXT2, Kind.EXT3, Kind.EXT4, Kind.XFS})
 class PointFiles:
     """The files of one point."""
 
+    point: PointId
     tree: GuestTree
     volumes: Volumes
     placement: Placement
@@ -61,11 +63,24 @@ def open_files(
         ChunkMissing, DataCorrupt: the volumes cannot be found.
         FileSystemUnsupported: no volume has a known file system.
     """
+    with (
+        repository.points.leased(manifest.point),
+        point_files(Reader(repository), manifest, volume) as files,
+    ):
+        yield files
+
+
+@contextmanager
+def point_files(
+    reader: Reader, manifest: Manifest, volume: str | None, *, seconds: float = CALL_SECONDS
+) -> Iterator[PointFiles]:
+    """Open the files of a point, which the caller has leased; see open_files().
+
+    *seconds*: longest time that an engine may compute for one call.
+    """
     with ExitStack() as stack:
-        stack.enter_context(repository.points.leased(manifest.point))
-        reader = Reader(repository)
         volumes = volumes_of(reader, manifest)
-        opened = _Opened()
+        opened = _Opened(seconds)
         stack.callback(opened.close)
         if volume is not None:
             placement = Placement()
@@ -74,19 +89,22 @@ def open_files(
             placement = _placed(reader, manifest, volumes, opened)
             places = {path: volumes.named(at.volume) for path, at in placement.places.items()}
         disks = [reader.disk(record) for record in manifest.disks]
-        yield PointFiles(GuestTree(places, opened), volumes, placement, places, disks)
+        yield PointFiles(
+            manifest.point, GuestTree(places, opened), volumes, placement, places, disks
+        )
 
 
 class _Opened:
     """File systems of a point, each opened once."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
         self._opened: dict[str, FileSystem] = {}
 
     def __call__(self, volume: Volume) -> FileSystem:
         file_system = self._opened.get(volume.name)
         if file_system is None:
-            file_system = self._opened[volume.name] = open_file_system(volume)
+            file_system = self._opened[volume.name] = open_file_system(volume, self._seconds)
         return file_system
 
     def close(self) -> None:
@@ -136,7 +154,7 @@ def _look(
         windows.append(identity.name)
 
 
-def open_file_system(volume: Volume) -> FileSystem:
+def open_file_system(volume: Volume, seconds: float = CALL_SECONDS) -> FileSystem:
     """Open the file system of a volume.
 
     Raises:
@@ -157,7 +175,7 @@ def open_file_system(volume: Volume) -> FileSystem:
             "pip install 'cbtfs[files]'"
         )
     try:
-        file_system = ParsedFileSystem(volume.source, parser)
+        file_system = ParsedFileSystem(volume.source, parser, seconds)
         if kind is Kind.NTFS and probed.state is not State.CLEAN:
             file_system.notes = [*file_system.notes, f"{_AS_IT_IS}: {probed.detail}"]
         return file_system

@@ -105,17 +105,17 @@ class GuestTree:
             CbtfsError: a file system cannot be read.
         """
         remaining, current = deque(_split(path)), list[str]()
-        file = self._at(())
+        file = self.at(())
         links = 0
         while remaining:
             name = remaining.popleft()
             if name == "..":
                 del current[-1:]
-                file = self._at(tuple(current))
+                file = self.at(tuple(current))
                 continue
             if not file.is_directory:
                 raise GuestFileMissing(f"{path}: {file.path} is not a directory")
-            next_file = self._at((*current, name))
+            next_file = self.at((*current, name))
             if next_file.entry.kind is Kind.LINK and (remaining or follows):
                 links += 1
                 if links > _MAX_LINKS:
@@ -123,7 +123,7 @@ class GuestTree:
                 target = next_file.target()
                 if target.startswith("/"):
                     current.clear()
-                    file = self._at(())
+                    file = self.at(())
                 remaining.extendleft(reversed(_split(target)))
                 continue
             file = next_file
@@ -156,14 +156,19 @@ class GuestTree:
     def _mounted(self, path: tuple[str, ...], entry: Entry) -> File:
         """Return the root of the file system that is mounted at a path, if it can be read."""
         try:
-            return self._at(path)
+            return self.at(path)
         except CbtfsError as exc:
             volume = self._places[path]
             placed = replace(entry, defect=str(exc))
             return File("/" + "/".join(path), placed, volume, _Unreadable(exc), "/")
 
-    def _at(self, path: tuple[str, ...]) -> File:
-        """Return the file with that path, in which no component is a link."""
+    def at(self, path: tuple[str, ...]) -> File:
+        """Return the file with that path, in which no component is a link.
+
+        Raises:
+            GuestFileMissing: no file has that path.
+            CbtfsError: its file system cannot be read.
+        """
         for length in range(len(path), -1, -1):
             volume = self._places.get(path[:length])
             if volume is not None:

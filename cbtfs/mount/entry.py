@@ -25,6 +25,19 @@ class EntryType(enum.Enum):
     DIRECTORY = enum.auto()
     FILE = enum.auto()
     LINK = enum.auto()
+    FIFO = enum.auto()
+    SOCKET = enum.auto()
+
+
+@dataclass(frozen=True, slots=True)
+class GuestFacts:
+    """Facts of a file of a guest that other files in the mount do not have."""
+
+    mode: int
+    """Permissions in the guest."""
+    links: int
+    accessed_ns: int
+    changed_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +57,7 @@ class Entry:
     """Size and content never change."""
     is_volatile: bool = False
     """The name may refer to another file at the next look-up, so it must not be cached."""
+    facts: GuestFacts | None = None
 
 
 def nanoseconds(moment: datetime) -> int:

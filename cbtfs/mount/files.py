@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from cbtfs.core.filenames import SLICES, VM_JSON, disk_names, view_paths
+from cbtfs.core.filenames import GUEST_FILES, SLICES, VM_JSON, disk_names, view_paths
 from cbtfs.core.manifest import MAX_DISKS, DiskRecord, Manifest, PointState
 from cbtfs.core.moment import parse_moment
 from cbtfs.errors import DataCorrupt
@@ -110,6 +110,7 @@ def encode_vm_json(manifest: Manifest, state: PointState, *, is_damaged: bool) -
         },
         "vm": asdict(manifest.vm),
         "slices": SLICES,
+        "guest_files": GUEST_FILES,
         "disks": [
             {**_disk_document(disk, state), "images": view_paths(disk, name)}
             for disk, name in zip(manifest.disks, disk_names(manifest.disks), strict=True)

@@ -15,6 +15,7 @@ import trio
 
 from cbtfs.mount.entry import Entry, EntryType
 from cbtfs.mount.errnos import errno_of
+from cbtfs.mount.guest_numbers import is_guest
 
 VOLATILE_SECONDS: Final = 0.5
 """Seconds that the kernel caches a name or attributes that can change."""
@@ -27,6 +28,8 @@ _MODES: Final = {
     EntryType.DIRECTORY: stat.S_IFDIR | 0o500,
     EntryType.FILE: stat.S_IFREG | 0o400,
     EntryType.LINK: stat.S_IFLNK | 0o777,
+    EntryType.FIFO: stat.S_IFIFO | 0o400,
+    EntryType.SOCKET: stat.S_IFSOCK | 0o400,
 }
 
 Value = TypeVar("Value")
@@ -75,6 +78,7 @@ class FuseOperations(pyfuse3.Operations):
         self._owner = os.getuid(), os.getgid()
         self._file_system: Backend
         self._threads: trio.CapacityLimiter
+        self._engine_threads: trio.CapacityLimiter
 
     def init(self) -> None:
         self.is_initialised = True
@@ -83,6 +87,7 @@ class FuseOperations(pyfuse3.Operations):
         """Answer requests from *file_system*."""
         self._file_system = file_system
         self._threads = trio.CapacityLimiter(_THREADS)
+        self._engine_threads = trio.CapacityLimiter(_THREADS)
 
     @contextmanager
     def _errnos(self) -> Iterator[None]:
@@ -95,7 +100,11 @@ class FuseOperations(pyfuse3.Operations):
             raise pyfuse3.FUSEError(errno_of(exc)) from exc
 
     async def _run(self, call: Callable[[*Arguments], Value], *arguments: *Arguments) -> Value:
-        return await trio.to_thread.run_sync(call, *arguments, limiter=self._threads)
+        # An engine that hangs must not delay requests for other files.
+        inode: object = next(iter(arguments), None)
+        is_for_engine = isinstance(inode, int) and is_guest(inode)
+        limiter = self._engine_threads if is_for_engine else self._threads
+        return await trio.to_thread.run_sync(call, *arguments, limiter=limiter)
 
     def _attributes(self, entry: Entry) -> pyfuse3.EntryAttributes:
         attributes = pyfuse3.EntryAttributes()
@@ -107,6 +116,12 @@ class FuseOperations(pyfuse3.Operations):
         attributes.st_size = entry.size
         attributes.st_blocks = -(-entry.allocated_bytes // 512)
         attributes.st_atime_ns = attributes.st_mtime_ns = attributes.st_ctime_ns = entry.time_ns
+        if entry.facts is not None:
+            # Other users may not read what a mode of the guest would let them read.
+            attributes.st_mode |= entry.facts.mode & stat.S_IXUSR
+            attributes.st_nlink = max(entry.facts.links, 1)
+            attributes.st_atime_ns = entry.facts.accessed_ns
+            attributes.st_ctime_ns = entry.facts.changed_ns
         return attributes
 
     # Names

@@ -16,6 +16,7 @@ import trio
 
 from cbtfs.errors import CbtfsError, MountFailed
 from cbtfs.mount.fuse import FuseOperations
+from cbtfs.mount.guest_numbers import GuestNumbers
 from cbtfs.mount.mountpoint import prepare, raise_read_ahead, unmount
 from cbtfs.mount.mounts import FSNAME
 from cbtfs.mount.open_counts import OpenCounts
@@ -89,6 +90,7 @@ class MountServer:
             operations,
             _find_device(),
             OpenCounts(),
+            GuestNumbers(),
             WorkerStats(),
             str(mountpoint),
             mount_info(str(repository), str(self.mountpoint.absolute()), os.getpid()),

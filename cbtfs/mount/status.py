@@ -13,8 +13,8 @@ from cbtfs.core.manifest import Manifest
 from cbtfs.core.moment import format_moment
 from cbtfs.errors import CbtfsError, PointNotFound
 from cbtfs.mount.entry import STATUS_DIRECTORY, STATUS_FILE, Entry, EntryType
+from cbtfs.mount.guest_files import FileSystemWithGuestFiles
 from cbtfs.mount.inodes import EXTRA, ROOT, STATUS_BASE, inode_of
-from cbtfs.mount.views import FileSystemWithViews
 from cbtfs.mount.worker_stats import WorkerStats
 from cbtfs.store.repository import Repository
 
@@ -39,7 +39,7 @@ class FileSystemWithStatus:
 
     def __init__(
         self,
-        file_system: FileSystemWithViews,
+        file_system: FileSystemWithGuestFiles,
         repository: Repository,
         stats: WorkerStats,
         mount_info: MountInfo,

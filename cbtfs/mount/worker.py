@@ -17,6 +17,8 @@ from cbtfs.errors import CbtfsError
 from cbtfs.mount.device import Device
 from cbtfs.mount.filesystem import FileSystem
 from cbtfs.mount.fuse import FuseOperations
+from cbtfs.mount.guest_files import FileSystemWithGuestFiles
+from cbtfs.mount.guest_numbers import GuestNumbers
 from cbtfs.mount.open_counts import OpenCounts
 from cbtfs.mount.readiness_pipe import send_error, send_ready
 from cbtfs.mount.status import FileSystemWithStatus, MountInfo
@@ -43,6 +45,7 @@ class WorkerContext:
     fd: int
     """pyfuse3's descriptor of /dev/fuse."""
     open_counts: OpenCounts
+    guest_numbers: GuestNumbers
     stats: WorkerStats
     mountpoint: str
     """Absolute path without symbolic links, which images contain."""
@@ -60,7 +63,8 @@ class WorkerContext:
             device = Device(self.fd, inner.chunks)
             inner.provide_leaves_to(device.requests)
             views = FileSystemWithViews(inner, self.mountpoint)
-            file_system = FileSystemWithStatus(views, repository, self.stats, self.mount_info)
+            guests = FileSystemWithGuestFiles(views, inner, self.guest_numbers)
+            file_system = FileSystemWithStatus(guests, repository, self.stats, self.mount_info)
             self.operations.serve(file_system)
             send_ready(report)
             trio.run(_serve, device, file_system)

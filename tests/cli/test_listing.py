@@ -192,6 +192,7 @@ def test_show_json_tells_all(run: Run, repository: Path) -> None:
         ],
         "proof": None,
         "metadata": {},
+        "guest_files": "files",
         "slices": [],
         "omitted_slices": [],
     }

@@ -177,3 +177,29 @@ cbtfs umount mnt
 
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[1:] == ["denied"] * 3
+
+
+def test_a_user_reads_files_of_a_guest(home: Path) -> None:
+    content = home / "content" / "etc"
+    content.mkdir(parents=True)
+    (content / "hosts").write_text("127.0.0.1 guest\n")
+    (content / "hosts").chmod(0o600)
+    image = home / "user" / "guest.raw"
+    subprocess.run(["mke2fs", "-q", "-t", "ext4", "-d", home / "content", image, "2M"], check=True)
+    image.chmod(0o644)
+
+    done = run(
+        home,
+        """
+        cbtfs ingest image --vm web --disk root user/guest.raw >/dev/null
+        cbtfs mount mnt
+        cat mnt/web/latest/files/etc/hosts
+        cp -a mnt/web/latest/files/etc user/restored
+        grep --recursive --no-filename guest user/restored
+        stat --format '%u %A' mnt/web/latest/files/etc/hosts
+        cbtfs umount mnt
+        """,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-3:] == [*["127.0.0.1 guest"] * 2, f"{USER} -r--------"]

@@ -19,7 +19,7 @@ from cbtfs.cli.report.points import (
     vm_then_and_now,
 )
 from cbtfs.cli.report.table import terminal_width
-from cbtfs.core.filenames import disk_names, view_paths
+from cbtfs.core.filenames import GUEST_FILES, disk_names, view_paths
 from cbtfs.core.units import format_size
 from cbtfs.errors import UsageError
 
@@ -251,6 +251,7 @@ def _description(report: SliceReport, zone: tzinfo) -> Iterator[str]:
         yield f"verified   {time_in_zone(point.state.verified, zone)}"
     yield from _proof_lines(point, zone)
     yield f"committed  {time_in_zone(manifest.committed, zone)} by {manifest.program}"
+    yield f"files      {GUEST_FILES}/ in the mount, and 'cbtfs files'"
     for disk, name in zip(manifest.disks, disk_names(manifest.disks), strict=True):
         if disk.kind == "disk":
             yield from _disk_lines(disk, point.suspect_disk(disk))

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from cbtfs.core.extent import Extent
-from cbtfs.core.filenames import disk_names, view_paths
+from cbtfs.core.filenames import GUEST_FILES, disk_names, view_paths
 from cbtfs.core.manifest import DiskRecord, Manifest
 from cbtfs.core.proof import Proof
 from cbtfs.listing import Point
@@ -89,6 +89,7 @@ def of_whole_point(point: Point) -> Document:
             _of_disk(disk, point.suspect_disk(disk)) | {"images": view_paths(disk, name)}
             for disk, name in zip(manifest.disks, disk_names(manifest.disks), strict=True)
         ],
+        "guest_files": GUEST_FILES,
         "metadata": _plain(manifest.metadata),
     }
 
