@@ -1,5 +1,6 @@
 """Profiles of hypothesis, time limits of tests, and the parts of the suite."""
 
+import gc
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +22,7 @@ pytest_plugins = ["tests.watchdog.plugin"]
 settings.register_profile(
     "cbtfs",
     deadline=None,
-    max_examples=40,
+    max_examples=30,
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow],
 )
@@ -32,6 +33,27 @@ settings.load_profile("cbtfs")
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the option that splits the suite into parts, which run at the same time."""
     parser.addoption("--part", choices=PARTS, help="run one part of the suite")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Skip the folders of other parts: importing them takes seconds."""
+    part = config.getoption("--part")
+    if part is None or not collection_path.is_dir():
+        return None
+    places = {collection_path, *collection_path.parents}
+    in_programs, in_vsphere = not PROGRAMS.isdisjoint(places), VSPHERE in places
+    if part == "programs":
+        return None if in_programs or collection_path == TESTS else True
+    if part == "vsphere":
+        return None if in_vsphere or collection_path in VSPHERE.parents else True
+    is_elsewhere = in_programs if part == "mounts" else in_vsphere
+    return True if is_elsewhere else None
+
+
+def pytest_collection_finish() -> None:
+    """Take what the collection has imported out of the garbage collector's later passes."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
