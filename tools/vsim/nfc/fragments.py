@@ -54,7 +54,7 @@ def payload(fragment: Fragment, status: int = 0) -> bytes:
 
 def make(read: Read, at: int, data: memoryview, code: int, offered: str) -> Fragment:
     """Return the right fragment for *data* at offset *at* of the request."""
-    used, extra = encoded(data, code, offered)
+    used, extra = encoded(data, code, offered.split(":"))
     return Fragment(at, len(data), used, bytes(extra), read.offset, read.length, len(extra))
 
 

@@ -15,7 +15,7 @@ from tools.vsim.nfc.codes import encoded
 from tools.vsim.nfc.disks import OpenDisk, Refused, open_disk
 from tools.vsim.nfc.faults import Faults
 from tools.vsim.nfc.fragments import Read, spoil
-from tools.vsim.nfc.wire import FRAGMENT_BODY, HEADER, Record
+from tools.vsim.nfc.wire import FRAGMENT_BODY, FRAGMENT_HEAD, HEADER, Record
 
 DEFAULT_BUFFER: Final = 65536
 DEFAULT_COUNT: Final = 4
@@ -28,7 +28,7 @@ MOST_CHUNKS: Final = 524288
 TEXT: Final = 65536
 DISK: Final = 2
 FIRST_HANDLE: Final = 0xFFFFFFFF80000000
-HEAD: Final = HEADER.size + FRAGMENT_BODY.size
+HEAD: Final = FRAGMENT_HEAD.size
 
 
 class Host(Protocol):
@@ -298,9 +298,12 @@ class AioSession:
         ]
         if self._knobs.shuffle:
             self._random.shuffle(pieces)
+        if len(self._block) < HEAD + self._buffer:
+            self._block = memoryview(bytearray(HEAD + self._buffer))
+        offered = self._knobs.codes.split(":")
         sent = 0
         for image, read, at in pieces:
-            sent += self._send_fragment(image, read, at)
+            sent += self._send_fragment(image, read, at, offered)
         self._counts.count("fragments", len(pieces))
         self._counts.count("sent_bytes", sent)
 
@@ -340,25 +343,24 @@ class AioSession:
             )
             yield wire.record(wire.IO, read.op_id, body, piece)
 
-    def _send_fragment(self, image: int, read: Read, at: int) -> int:
+    def _send_fragment(self, image: int, read: Read, at: int, offered: list[str]) -> int:
         """Send one fragment in one write; return the bytes of its extra."""
         length = min(self._buffer, read.length - at)
-        if len(self._block) < HEAD + length:
-            self._block = memoryview(bytearray(HEAD + self._buffer))
         block = self._block
-        target, done = block[HEAD : HEAD + length], 0
+        target = block[HEAD : HEAD + length]
+        done = os.preadv(image, [target], read.offset + at)
         while done < length:
             got = os.preadv(image, [target[done:]], read.offset + at + done)
             if not got:
                 target[done:] = bytes(length - done)
                 break
             done += got
-        code, extra = encoded(target, read.code, self._knobs.codes)
+        code, extra = encoded(target, read.code, offered)
         size = len(extra)
-        HEADER.pack_into(block, 0, wire.MAGIC, wire.IO, FRAGMENT_BODY.size, read.op_id)
-        FRAGMENT_BODY.pack_into(
-            block, HEADER.size, 0, 1, code, read.offset, read.length, at, length, size, 0
-        )
+        FRAGMENT_HEAD.pack_into(
+            block, 0, wire.MAGIC, wire.IO, FRAGMENT_BODY.size, read.op_id,
+            0, 1, code, read.offset, read.length, at, length, size, 0,
+        )  # fmt: skip
         if code != wire.PLAIN:
             block[HEAD : HEAD + size] = extra
         self._channel.send(block[: HEAD + size])

@@ -35,6 +35,7 @@ READ_BODY: Final = struct.Struct("<QIIQQIII")
 # handle, direction, compression, offset, length three times (the last: extra bytes of a write), 0
 FRAGMENT_BODY: Final = struct.Struct("<QIIQIIIII")
 # status, 1, compression, request's offset, request's length, offset in it, length, extra bytes, 0
+FRAGMENT_HEAD: Final = struct.Struct("<IIIIQIIQIIIII")  # the header and such a payload
 ALLOCATED_BODY: Final = struct.Struct("<QQQQQQ")  # handle, 0, chunk, start, count, 0
 BITMAP_BODY: Final = struct.Struct("<32xQ8x")  # count
 DDB_BODY: Final = struct.Struct("<QII")  # handle, key length, 0

@@ -17,7 +17,9 @@ from cbtfs.source.transport.nfc.failures import ConnectionLost
 from cbtfs.source.transport.nfc.wire import NfcProtocolError
 
 _PIECE: Final = 256 << 10
-"""Maximum number of bytes of one receive."""
+"""Maximum number of bytes of one receive from the socket."""
+_MOST_LINES: Final = 64 << 10
+"""Maximum number of bytes that receive() returns at once."""
 
 
 class Deadline:
@@ -58,7 +60,11 @@ class Channel:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls_lock = threading.Lock()
         self._send_lock = threading.Lock()
-        self._buffer = memoryview(bytearray(_PIECE))
+        self._raw = memoryview(bytearray(_PIECE))
+        """Bytes as the socket delivers them: under TLS, they are encrypted."""
+        self._unread = self._raw[:0]
+        """In clear: the bytes in the raw buffer that nobody has read."""
+        self._buffer = memoryview(bytearray(_MOST_LINES))
         self._deadline: Deadline | None = None
 
     @property
@@ -86,7 +92,7 @@ class Channel:
                 tls.do_handshake()
             except ssl.SSLWantReadError:
                 self._flush()
-                self._incoming.write(self._received())
+                self._incoming.write(self._raw[: self._receive_raw()])
             except ssl.SSLError as exc:
                 raise NfcProtocolError(f"TLS with {self.peer} failed: {exc.reason or exc}") from exc
             else:
@@ -121,50 +127,56 @@ class Channel:
 
         ConnectionLost at the end of the connection.
         """
-        if self._tls is None:
-            raw = self._received()
-            self._buffer[: len(raw)] = raw
-            return self._buffer[: len(raw)]
         while True:
-            count = self._decrypted(self._tls)
+            count = self.read_into(self._buffer)
+            if count or not self.wait():
+                return self._buffer[:count]
+
+    def wait(self) -> bool:
+        """Wait for bytes, which read_into() returns; return whether some came within a tick.
+
+        Call it only after read_into() has returned 0. ConnectionLost at the end of the connection.
+        """
+        count = self._receive_raw()
+        if self._tls is None:
+            self._unread = self._raw[:count]
+        elif count:
+            with self._tls_lock:
+                self._incoming.write(self._raw[:count])
+        return count > 0
+
+    def read_into(self, into: memoryview) -> int:
+        """Copy or decrypt received bytes into *into*; return their number, 0 if there are none."""
+        tls = self._tls
+        if tls is None:
+            count = min(len(into), len(self._unread))
+            into[:count] = self._unread[:count]
+            self._unread = self._unread[count:]
+            return count
+        count, length = 0, len(into)
+        try:
+            with self._tls_lock:
+                while count < length:  # a call returns at most one record
+                    count += tls.read(length - count, into[count:])  # type: ignore[operator]
+        except ssl.SSLWantReadError:
             if self._outgoing.pending:
                 with self._send_lock:
                     self._flush()
-            if count:
-                return self._buffer[:count]
-            raw = self._received()
-            if not raw:
-                return self._buffer[:0]
-            with self._tls_lock:
-                self._incoming.write(raw)
-
-    def _decrypted(self, tls: ssl.SSLObject) -> int:
-        """Decrypt the received records into the buffer; return the number of bytes."""
-        count = 0
-        with self._tls_lock:
-            while count < _PIECE:
-                try:
-                    size = tls.read(_PIECE - count, self._buffer[count:])
-                except ssl.SSLWantReadError:
-                    break
-                except ssl.SSLZeroReturnError:
-                    if count:
-                        break
-                    raise ConnectionLost(f"{self.peer} ended the TLS session") from None
-                except ssl.SSLError as exc:
-                    raise NfcProtocolError(
-                        f"TLS with {self.peer} failed: {exc.reason or exc}"
-                    ) from exc
-                count += int(size)
+        except ssl.SSLZeroReturnError:
+            if not count:
+                raise ConnectionLost(f"{self.peer} ended the TLS session") from None
+        except ssl.SSLError as exc:
+            raise NfcProtocolError(f"TLS with {self.peer} failed: {exc.reason or exc}") from exc
         return count
 
-    def _received(self) -> bytes:
+    def _receive_raw(self) -> int:
+        """Receive into the raw buffer; return the number of bytes, 0 after a tick without data."""
         if self._deadline is not None:
             self._socket.settimeout(self._deadline.left())
         try:
-            raw = self._socket.recv(_PIECE)
+            count = self._socket.recv_into(self._raw)
         except BlockingIOError:
-            return b""
+            return 0
         except TimeoutError:
             if self._deadline is not None:
                 self._deadline.left()
@@ -173,9 +185,9 @@ class Channel:
             raise ConnectionLost(
                 f"the connection to {self.peer} broke: {exc.strerror or exc}"
             ) from exc
-        if not raw:
+        if not count:
             raise ConnectionLost(f"{self.peer} closed the connection")
-        return raw
+        return count
 
     # send
 
@@ -211,9 +223,6 @@ class Channel:
             raise ConnectionLost(
                 f"the connection to {self.peer} broke: {exc.strerror or exc}"
             ) from exc
-
-    def _broken(self, exc: OSError) -> ConnectionLost:
-        return ConnectionLost(f"the connection to {self.peer} broke: {exc.strerror or exc}")
 
     # end
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from cbtfs.source.transport.nfc import wire
 from cbtfs.source.transport.nfc.classic import shown
-from cbtfs.source.transport.nfc.fragments import Assembly
+from cbtfs.source.transport.nfc.fragments import Assembly, Fragment
 from cbtfs.source.transport.nfc.wire import Aio, Compression, NfcProtocolError
 
 _DISK: Final = 2
@@ -79,32 +79,38 @@ class _Pending:
     """An operation in flight."""
 
     kind: Aio
-    size: int
-    """Size of the payload of the reply."""
     read: Assembly | None = None
     start: int = 0
     chunks: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Record:
-    """A record whose header and payload have arrived."""
+@dataclass(slots=True)
+class _Reply:
+    """A record whose header has arrived."""
 
     kind: Aio
     operation: int
-    payload: bytes
-    extra: int
-    """Number of bytes that follow the payload."""
+    pending: _Pending
+    payload: memoryview
+    fragment: Fragment | None = None
+    """The part of a read that follows the payload."""
+    extra: memoryview | None = None
+    """Memory for the bytes that follow the payload; None until the payload has arrived."""
 
 
 class AioCodec:
     """One AIO session."""
 
     def __init__(self) -> None:
-        self._data = bytearray()
         self._next = 0
         self._pending: dict[int, _Pending] = {}
-        self._record: _Record | None = None
+        head = memoryview(bytearray(wire.HEADER.size + max(wire.REPLY_BYTES.values())))
+        self._header, self._payload = head[: wire.HEADER.size], head[wire.HEADER.size :]
+        self._scratch = memoryview(bytearray(wire.MAX_TEXT))
+        """Memory for extras other than plain data of a disk."""
+        self._reply: _Reply | None = None
+        self._space = self._header
+        """The part of header, payload or extra that has not arrived."""
         self.is_ended = False
 
     # requests: each returns the number of the operation and the bytes of one write
@@ -165,138 +171,166 @@ class AioCodec:
         if number in self._pending:
             raise ValueError(f"operation {number} is still in flight")
         self._next = (number + 1) % _OPERATIONS
-        self._pending[number] = _Pending(kind, wire.REPLY_BYTES[kind])
+        self._pending[number] = _Pending(kind)
         return number, wire.HEADER.pack(wire.MAGIC, kind, len(payload), number) + payload + extra
 
     # replies
 
-    def feed(self, data: bytes | memoryview) -> list[Event]:
-        """Add received *data*; return the events that it completes."""
+    def space(self) -> memoryview:
+        """Return the memory for the next bytes of the host; call received() after filling a part.
+
+        The memory for plain data of a disk is the buffer of the read.
+        """
+        return self._space
+
+    def received(self, count: int) -> Event | None:
+        """Count bytes that were written to the start of space(); return the event they complete."""
         if self.is_ended:
             raise NfcProtocolError("the NFC session has ended")
-        self._data += data
-        events: list[Event] = []
+        self._space = self._space[count:]
+        if self._space:
+            return None
         try:
-            while not self.is_ended:
-                if self._record is None:
-                    self._record = self._head()
-                record = self._record
-                if record is None or len(self._data) < record.extra:
-                    break
-                self._record = None
-                with memoryview(self._data) as view:
-                    event = self._event(record, view[: record.extra])
-                del self._data[: record.extra]
-                if event is not None:
-                    events.append(event)
+            return self._advance()
         except NfcProtocolError:
             self.is_ended = True
             raise
+
+    def feed(self, data: bytes | memoryview) -> list[Event]:
+        """Copy received *data* to space(); return the events that it completes."""
+        if self.is_ended:
+            raise NfcProtocolError("the NFC session has ended")
+        events: list[Event] = []
+        left = memoryview(data)
+        while left and not self.is_ended:
+            count = min(len(left), len(self._space))
+            self._space[:count] = left[:count]
+            left = left[count:]
+            event = self.received(count)
+            if event is not None:
+                events.append(event)
         return events
 
-    def _head(self) -> _Record | None:
-        """Take header and payload of the next record; None if they are incomplete."""
-        if len(self._data) < wire.HEADER.size:
+    def _advance(self) -> Event | None:
+        """Decode the part that has arrived; return the event if it is the last one of a record."""
+        reply = self._reply
+        if reply is None:
+            self._reply = reply = self._decode_header()
+            self._space = reply.payload
             return None
-        magic, kind, size, number = wire.HEADER.unpack_from(self._data)
+        if reply.extra is None:
+            self._space = reply.extra = self._extra(reply)
+            if reply.extra:
+                return None
+        self._reply, self._space = None, self._header
+        return self._event(reply, reply.extra)
+
+    def _decode_header(self) -> _Reply:
+        magic, kind, size, number = wire.HEADER.unpack(self._header)
         if magic != wire.MAGIC:
             raise NfcProtocolError(f"the host sends {magic:#010x} where a record should start")
         pending = self._pending.get(number)
         if pending is None:
             raise NfcProtocolError(f"the host sends a record of operation {number}, not in flight")
-        if kind not in (Aio.ERROR, pending.kind):
+        if kind not in (pending.kind, Aio.ERROR):
             raise NfcProtocolError(f"the host answers {pending.kind.name} with record type {kind}")
-        kind = Aio(kind)
+        kind = pending.kind if kind == pending.kind else Aio.ERROR
         if size != wire.REPLY_BYTES[kind]:
             raise NfcProtocolError(f"the reply to {pending.kind.name} has {size} bytes")
-        end = wire.HEADER.size + size
-        if len(self._data) < end:
-            return None
-        payload = bytes(self._data[wire.HEADER.size : end])
-        del self._data[:end]
-        return _Record(kind, number, payload, self._extra(kind, payload, pending))
+        return _Reply(kind, number, pending, self._payload[:size])
 
-    def _extra(self, kind: Aio, payload: bytes, pending: _Pending) -> int:
-        """Return how many bytes follow the payload; check them against the request."""
+    def _extra(self, reply: _Reply) -> memoryview:
+        """Return memory for the bytes after the payload; check the payload against the request."""
+        kind, payload = reply.kind, reply.payload
         length = 0
-        if kind == Aio.ERROR:
+        if kind == Aio.IO:
+            assembly = reply.pending.read
+            assert assembly is not None
+            fragment = reply.fragment = _fragment(payload, assembly)
+            if fragment is not None:
+                memory = assembly.memory(fragment)
+                if memory is not None:
+                    return memory
+                length = fragment.packed
+        elif kind == Aio.ERROR:
             length = wire.ERROR_PAYLOAD.unpack(payload)[2]
             if length > wire.MAX_TEXT:
                 raise NfcProtocolError(f"the host sends an error text of {length} bytes")
-        elif kind == Aio.IO:
-            length = _fragment_bytes(payload, pending.read)
         elif kind == Aio.QUERY_ALLOCATED:
-            count = wire.ALLOCATED.unpack(payload)[4]
-            if count != pending.chunks:
-                raise NfcProtocolError(
-                    f"the host answers for {count} chunks instead of {pending.chunks}"
-                )
+            count, asked = wire.ALLOCATED.unpack(payload)[4], reply.pending.chunks
+            if count != asked:
+                raise NfcProtocolError(f"the host answers for {count} chunks instead of {asked}")
             length = -(-count // 32) * 4
         elif kind == Aio.DDB_GET:
             length = int.from_bytes(payload[12:16], "little")
             if length > wire.MAX_VALUE:
                 raise NfcProtocolError(f"the host sends a value of {length} bytes")
-        return length
+        if length > len(self._scratch):
+            self._scratch = memoryview(bytearray(length))
+        return self._scratch[:length]
 
-    def _event(self, record: _Record, extra: memoryview) -> Event | None:
-        number, kind = record.operation, record.kind
-        with extra:
-            if kind == Aio.ERROR:
-                self.is_ended = True
-                code = wire.ERROR_PAYLOAD.unpack(record.payload)[0]
-                return Refused(number, code, shown(bytes(extra)))
-            if kind == Aio.IO:
-                return self._fragment(record, extra)
-            text = bytes(extra)
+    def _event(self, reply: _Reply, extra: memoryview) -> Event | None:
+        number, kind, payload = reply.operation, reply.kind, reply.payload
+        if kind == Aio.IO:
+            return self._data(reply, extra)
+        text = bytes(extra)
+        if kind == Aio.ERROR:
+            self.is_ended = True
+            return Refused(number, wire.ERROR_PAYLOAD.unpack(payload)[0], shown(text))
         del self._pending[number]
         if kind == Aio.OPEN_FILE:
-            return self._opened(record)
+            return self._opened(number, payload)
         if kind == Aio.QUERY_ALLOCATED:
             return AllocatedChunks(number, text)
         if kind == Aio.DDB_GET:
             return DdbValue(number, _value(text) if text else None)
         return Acknowledged(number, kind)
 
-    def _fragment(self, record: _Record, extra: memoryview) -> Event | None:
-        number = record.operation
-        status, _, code, _, _, start, length, _, _ = wire.READ_REPLY.unpack(record.payload)
+    def _data(self, reply: _Reply, extra: memoryview) -> Event | None:
+        assembly = reply.pending.read
+        assert assembly is not None
+        if reply.fragment is None:
+            self.is_ended = True
+            return Refused(reply.operation, _status(reply.payload), "'no text'")
+        assembly.fill(reply.fragment, extra)
+        if not assembly.is_complete:
+            return None
+        del self._pending[reply.operation]
+        return ReadDone(reply.operation)
+
+    def _opened(self, number: int, payload: memoryview) -> FileOpened | Refused:
+        status, handle, _, _, capacity, sector = wire.OPEN_REPLY.unpack(payload)
         if status:
             self.is_ended = True
             return Refused(number, status, "'no text'")
-        assembly = self._pending[number].read
-        assert assembly is not None
-        assembly.fill(code, start, length, extra)
-        if not assembly.is_complete:
-            return None
-        del self._pending[number]
-        return ReadDone(number)
-
-    def _opened(self, record: _Record) -> FileOpened | Refused:
-        status, handle, _, _, capacity, sector = wire.OPEN_REPLY.unpack(record.payload)
-        if status:
-            self.is_ended = True
-            return Refused(record.operation, status, "'no text'")
         if sector not in (0, wire.SECTOR):
             raise NfcProtocolError(f"the disk has sectors of {sector} bytes")
         if not 0 < capacity <= _MAX_CAPACITY or capacity % wire.SECTOR:
             raise NfcProtocolError(f"the host reports a capacity of {capacity} bytes")
-        return FileOpened(record.operation, handle, capacity)
+        return FileOpened(number, handle, capacity)
 
 
-def _fragment_bytes(payload: bytes, assembly: Assembly | None) -> int:
-    """Return how many bytes of a fragment follow; raise NfcProtocolError if it is invalid."""
-    assert assembly is not None
+def _status(payload: memoryview) -> int:
+    return int.from_bytes(payload[:8], "little")
+
+
+def _fragment(payload: memoryview, assembly: Assembly) -> Fragment | None:
+    """Return the part of a read that follows; None if the read failed.
+
+    NfcProtocolError if that part is invalid.
+    """
     fields = wire.READ_REPLY.unpack(payload)
     status, _, code, offset, total, start, length, packed, _ = fields
     if status:
-        return 0
-    if (offset, total) != (assembly.offset, assembly.length):
+        return None
+    if offset != assembly.offset or total != assembly.length:
         raise NfcProtocolError(
             f"a fragment belongs to a read of {total} bytes at {offset}, not of "
             f"{assembly.length} bytes at {assembly.offset}"
         )
-    assembly.check(code, start, length, packed)
-    return int(packed)
+    fragment = Fragment(code, start, length, packed)
+    assembly.check(fragment)
+    return fragment
 
 
 def _value(text: bytes) -> str:

@@ -240,13 +240,21 @@ class NfcDisk:
 
     def read(self, extent: Extent) -> memoryview:
         """Return exactly the bytes of *extent*, in a buffer of its own."""
+        self._check(extent)
+        first = extent.start // SECTOR * SECTOR
+        end = -(-extent.end // SECTOR) * SECTOR
+        data = memoryview(bytearray(end - first))
+        self._fill(first, data)
+        return data[extent.start - first :][: extent.length]
+
+    def _check(self, extent: Extent) -> None:
         if extent.end > self.size:
             raise SourceUnavailable(
                 f"cannot read up to byte {extent.end}: the disk has {self.size} bytes"
             )
-        first = extent.start // SECTOR * SECTOR
-        end = -(-extent.end // SECTOR) * SECTOR
-        data = memoryview(bytearray(end - first))
+
+    def _fill(self, first: int, data: memoryview) -> None:
+        """Fill *data* with the bytes from *first* on, whole sectors."""
         pieces: list[_Piece] = []
 
         def fill(opened: _Opened) -> None:
@@ -259,8 +267,7 @@ class NfcDisk:
                 piece.pending.wait()
 
         if data:
-            self._retrying("read", f" at {extent.start}", fill)
-        return data[extent.start - first :][: extent.length]
+            self._retrying("read", f" at {first}", fill)
 
     def _cut(self, offset: int, into: memoryview) -> Iterator[_Piece]:
         """Cut a range at multiples of the size of a request."""
@@ -287,7 +294,12 @@ class NfcDisk:
             raise
 
     def read_into(self, extent: Extent, parts: Sequence[memoryview]) -> None:
-        copy_into(self.read(extent), parts)
+        is_aligned = extent.start % SECTOR == 0 and extent.length % SECTOR == 0
+        if len(parts) == 1 and len(parts[0]) == extent.length and is_aligned:
+            self._check(extent)
+            self._fill(extent.start, parts[0])  # without a copy
+        else:
+            copy_into(self.read(extent), parts)
 
     def allocated(self) -> Sequence[Extent]:
         """Return the chunks of 64 KiB that the host reports as allocated, and a partial last one.

@@ -3,11 +3,23 @@
 import bisect
 import struct
 import zlib
-from typing import Final
+from typing import Final, NamedTuple
 
 from cbtfs.source.transport.nfc.wire import Compression, NfcProtocolError
 
 _PAIR: Final = struct.Struct("<II")
+
+
+class Fragment(NamedTuple):
+    """A part of a read, as its record describes it."""
+
+    code: int
+    """How it is compressed."""
+    start: int
+    """Relative to the read."""
+    length: int
+    packed: int
+    """Number of bytes on the wire."""
 
 
 class Assembly:
@@ -28,11 +40,9 @@ class Assembly:
     def is_complete(self) -> bool:
         return self._filled == self.length
 
-    def check(self, code: int, start: int, length: int, packed: int) -> None:
-        """Raise NfcProtocolError unless the fragment may come next; its data is not needed yet.
-
-        *start* is relative to the read, *packed* the number of bytes that follow on the wire.
-        """
+    def check(self, fragment: Fragment) -> None:
+        """Raise NfcProtocolError unless *fragment* may come next; its data is not needed yet."""
+        code, start, length, packed = fragment
         if code not in (Compression.NONE, self._asked):
             raise NfcProtocolError(f"a fragment has compression {code}, which nobody asked for")
         if length == 0 or start + length > self.length:
@@ -51,15 +61,18 @@ class Assembly:
                 f"a fragment of {length} bytes comes with {packed} compressed bytes"
             )
 
-    def fill(self, code: int, start: int, length: int, packed: memoryview) -> None:
-        """Decode a fragment that check() accepted."""
-        into = self._into[start : start + length]
-        if code == Compression.NONE:
-            into[:] = packed
-        elif code == Compression.ZLIB:
-            inflate(packed, into)
-        else:
-            unskip(packed, into)
+    def memory(self, fragment: Fragment) -> memoryview | None:
+        """Return where the bytes of *fragment* belong; None if they must be decoded first."""
+        code, start, length, _ = fragment
+        return self._into[start : start + length] if code == Compression.NONE else None
+
+    def fill(self, fragment: Fragment, packed: memoryview) -> None:
+        """Decode a fragment that check() accepted; plain data is in place already."""
+        code, start, length, _ = fragment
+        if code == Compression.ZLIB:
+            inflate(packed, self._into[start : start + length])
+        elif code == Compression.SKIPZ:
+            unskip(packed, self._into[start : start + length])
         at = bisect.bisect_left(self._starts, start)
         self._starts.insert(at, start)
         self._ends.insert(at, start + length)

@@ -178,10 +178,10 @@ class NfcSession:
         culprit = None
         try:
             while self._error is None and culprit is None:
-                data = self._channel.receive()
-                self._check_progress()
-                if data:
-                    culprit = self._settle(data)
+                culprit = self._settle()
+                if culprit is None:
+                    self._channel.wait()
+                    self._check_progress()
         except SourceUnavailable as exc:
             error = exc
         finally:
@@ -195,20 +195,36 @@ class NfcSession:
         if is_late:
             raise ConnectionLost(f"{self._channel.peer}: no answer in {self._seconds:g} s")
 
-    def _settle(self, data: memoryview) -> "_Refusal | None":
-        """Settle the requests that *data* answers; return the one that the host refuses."""
-        with self._lock:
-            if self._error is not None:
-                return None
-            events = self._codec.feed(data)
-            answered = [(self._pending.pop(event.operation), event) for event in events]
-            if answered:
-                self._progress = time.monotonic()
-        for pending, event in answered:
-            if isinstance(event, Refused):  # the last event, because the codec has ended
-                return _Refusal(pending, NfcRefused(pending.kind, event.code, event.text))
-            pending.settle(event, None)
+    def _settle(self) -> "_Refusal | None":
+        """Decode the received bytes and settle the requests that they answer.
+
+        Return the request that the host refuses.
+        """
+        answered: list[tuple[Pending, Event]] = []
+        try:
+            with self._lock:
+                if self._error is None:
+                    self._decode(answered)
+        finally:
+            for pending, event in answered:
+                if not isinstance(event, Refused):
+                    pending.settle(event, None)
+        if answered and isinstance(event := answered[-1][1], Refused):  # the codec has ended
+            pending = answered[-1][0]
+            return _Refusal(pending, NfcRefused(pending.kind, event.code, event.text))
         return None
+
+    def _decode(self, answered: list[tuple[Pending, Event]]) -> None:
+        """Receive straight into the buffers of the requests; add their answers to *answered*.
+
+        Called with the lock: a request that fails meanwhile must not be written to any longer.
+        """
+        codec, read_into = self._codec, self._channel.read_into
+        while not codec.is_ended and (count := read_into(codec.space())):
+            event = codec.received(count)
+            if event is not None:
+                answered.append((self._pending.pop(event.operation), event))
+                self._progress = time.monotonic()
 
     def _fail(self, error: SourceUnavailable, culprit: "_Refusal | None" = None) -> None:
         """End the session with *error*; the request of *culprit* fails with its own."""
