@@ -7,7 +7,7 @@ them. An error from the server is final; a lost connection is reopened.
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -53,6 +53,8 @@ class NbdLimits:
     """Timeout for a new connection, and for any progress of a request."""
     pauses: tuple[float, ...] = (0.5, 2.0)
     """Seconds before each retry after a lost connection."""
+    sleep: Callable[[float], None] = time.sleep
+    """Wait before a retry; raise Stopped when the run is cancelled."""
 
 
 class TooManyExtents(Exception):
@@ -203,7 +205,8 @@ class NbdExport:
     def _wait_before_retry(self, why: ConnectionLost, pause: float | None) -> None:
         if pause is None:
             raise SourceUnavailable(f"{self.name}: {why}") from why
-        time.sleep(pause)
+        log.info("%s: %s: retrying", self.name, why)
+        self._limits.sleep(pause)
 
     @contextmanager
     def _connection(self) -> Iterator[NbdConnection]:

@@ -113,6 +113,7 @@ class TransportOptions:
 
         Without *probes_each_vm*, the transport nfc tries only one VM of each host.
         """
+        from cbtfs.source.nbd import NbdLimits
         from cbtfs.source.transport.datastore import DatastoreTransport
         from cbtfs.source.transport.httpnfc.transport import HttpNfcTransport
         from cbtfs.source.transport.login import VDDK
@@ -130,7 +131,7 @@ class TransportOptions:
             transports.append(VddkTransport(session.vddk_login(libdir, vddk_modes), hosts))
         if wanted in ("auto", "nbd"):
             if self.nbd_uri is not None:
-                transports.append(NbdTransport(self.nbd_uri))
+                transports.append(NbdTransport(self.nbd_uri, NbdLimits(sleep=session.pause)))
             else:
                 transports.append(NbdkitTransport(session.vddk_login(libdir), hosts=hosts))
         if wanted in ("auto", "nfc"):

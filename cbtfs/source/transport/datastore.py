@@ -12,7 +12,7 @@ from typing import Final
 from cbtfs.core.extent import Extent
 from cbtfs.core.names import printable
 from cbtfs.errors import SourceUnavailable
-from cbtfs.source.base import copy_into
+from cbtfs.source.base import Stopped, copy_into
 from cbtfs.source.transport.base import DiskReader, TransportDisk
 from cbtfs.source.transport.web import DatastoreFiles, Web, parse_path
 from cbtfs.source.vsphere.connect.role import Use
@@ -61,6 +61,8 @@ class DatastoreTransport:
                 reader.read(Extent(0, min(SECTOR, disk.size)))
             finally:
                 reader.close()
+        except Stopped:
+            raise
         except SourceUnavailable as exc:
             return str(exc)
         return None

@@ -1,6 +1,7 @@
 """Login data for VMware's library, used by nbdkit's plugin and by the vddk transport."""
 
 import hashlib
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ class VddkLogin:
     """Timeout in seconds for the start of a server process and for a call of the library."""
     pauses: tuple[float, ...] = (5.0, 20.0, 60.0)
     """Seconds before each retry after the host shut down or the connection was lost."""
+    sleep: Callable[[float], None] = time.sleep
+    """Wait before a retry; raise Stopped when the run is cancelled."""
     nfc_port: int = 902
     modes: str | None = None
     """Transport modes that the library may use, `san:nbdssl`; None: all."""

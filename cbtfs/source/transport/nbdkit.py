@@ -20,6 +20,7 @@ from urllib.parse import quote
 from cbtfs import process
 from cbtfs.core.extent import Extent
 from cbtfs.errors import SourceUnavailable
+from cbtfs.source.base import Stopped
 from cbtfs.source.nbd import NbdLimits
 from cbtfs.source.secret import Secret
 from cbtfs.source.transport.base import DiskReader, TransportDisk
@@ -107,7 +108,11 @@ class _VddkReader:
         try:
             self._start(program, login, disk)
             uri = f"nbd+unix:///?socket={quote(str(self._folder / 'socket'))}"
-            self._reader = open_export(uri, disk, NbdLimits(_CONNECTIONS, login.seconds))
+            limits = NbdLimits(_CONNECTIONS, login.seconds, sleep=login.sleep)
+            self._reader = open_export(uri, disk, limits)
+        except Stopped:
+            self._end(None)
+            raise
         except SourceUnavailable as exc:
             line = self._end(login.password)
             raise SourceUnavailable(f"{exc}{f' ({line})' if line else ''}") from exc
@@ -152,18 +157,18 @@ class _VddkReader:
                 )
         finally:
             os.close(password)
-        self._wait_ready(login.seconds)
+        self._wait_ready(login)
 
-    def _wait_ready(self, seconds: float) -> None:
+    def _wait_ready(self, login: VddkLogin) -> None:
         """Wait for the PID file, which nbdkit writes when it listens."""
         assert self._process is not None
-        due = time.monotonic() + seconds
+        due = time.monotonic() + login.seconds
         while not (self._folder / "pid").exists():
             if self._process.poll() is not None:
                 raise SourceUnavailable(f"nbdkit exited with code {self._process.returncode}")
             if time.monotonic() > due:
-                raise SourceUnavailable(f"nbdkit was not ready in {seconds:.0f} s")
-            time.sleep(_POLL_SECONDS)
+                raise SourceUnavailable(f"nbdkit was not ready in {login.seconds:.0f} s")
+            login.sleep(_POLL_SECONDS)
 
     def allocated(self) -> Sequence[Extent]:
         return self._reader.allocated()

@@ -1,6 +1,7 @@
 """Read ranges of datastore files over HTTPS, with the cookie of the vSphere session."""
 
 import http.client
+import logging
 import re
 import threading
 import time
@@ -14,6 +15,8 @@ from cbtfs.core.names import printable
 from cbtfs.errors import AccessDenied, SourceUnavailable
 from cbtfs.source.secret import Secret
 from cbtfs.source.transport.answers import CALL_SECONDS, AnswerLimits, BoundedConnection
+
+log = logging.getLogger(__name__)
 
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)\Z")
 _PATH: Final = re.compile(r"\[([^\]]*)\] ?(.+)\Z")
@@ -67,6 +70,8 @@ class Web(NamedTuple):
     """Namespace and version of the API that the session uses, for SOAPAction."""
     busy: tuple[float, ...] = ()
     """Seconds before each retry while a host is busy."""
+    sleep: Callable[[float], None] = time.sleep
+    """Wait before a retry; raise Stopped when the run is cancelled."""
 
 
 class Answer(NamedTuple):
@@ -146,7 +151,8 @@ class DatastoreFiles:
                     return answer
                 why = _status(answer)
             if pauses:
-                time.sleep(pauses.pop(0))
+                log.info("%s: %s: retrying", printable(path), why)
+                self._web.sleep(pauses.pop(0))
             elif self._web.outlast(before):
                 before = self._web.disturbances()
                 renewed, pauses = False, list(self._web.pauses)

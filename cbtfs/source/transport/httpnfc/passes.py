@@ -60,12 +60,17 @@ class StreamedDisk:
         open_stream: Callable[[], Stream],
         pauses: tuple[float, ...],
         kept_bytes: int = KEPT_BYTES,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """*open_stream* starts the file; *pauses* has one pause in seconds for each retry."""
+        """*open_stream* starts the file; *pauses* has one pause in seconds for each retry.
+
+        *sleep* waits before a retry, and raises Stopped when the run is cancelled.
+        """
         self.size = size
         self._open = open_stream
         self._pauses = list(pauses)
         self._limit = kept_bytes
+        self._sleep = sleep
         self._changed = threading.Condition()
         self._requests: list[_Request] = []
         self._is_pulling = False
@@ -197,7 +202,7 @@ class StreamedDisk:
         self._is_pulling = True
         self._changed.release()
         try:
-            time.sleep(pause)
+            self._sleep(pause)
         finally:
             self._changed.acquire()
             self._is_pulling = False

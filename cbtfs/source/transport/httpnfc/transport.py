@@ -60,7 +60,8 @@ class HttpNfcTransport:
         def download() -> Download:
             return Download(self._web, lease.device(disk), disk.size)
 
-        return StreamedDisk(disk.size, download, self._web.pauses, self._kept_bytes)
+        web = self._web
+        return StreamedDisk(disk.size, download, web.pauses, self._kept_bytes, web.sleep)
 
     def leave(self, lease: SharedLease, snapshot: str, *, is_complete: bool) -> None:
         """Remove a reader of *lease*, the lease of *snapshot*."""

@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 from cbtfs.core.extent import Extent, between, coalesce
 from cbtfs.core.names import printable
 from cbtfs.errors import CbtfsError, SourceUnavailable
-from cbtfs.source.base import copy_into
+from cbtfs.source.base import Stopped, copy_into
 from cbtfs.source.transport.base import TransportDisk
 from cbtfs.source.transport.nfc.allocation import allocated_extents
 from cbtfs.source.transport.nfc.failures import (
@@ -57,6 +57,7 @@ class NfcAccess:
     on_host: Callable[[HostFacts], None] = lambda facts: None
     """Called with each host that opened a disk."""
     sleep: Callable[[float], None] = time.sleep
+    """Wait before a retry; raise Stopped when the run is cancelled."""
 
 
 @dataclass(slots=True)
@@ -223,6 +224,8 @@ class NfcDisk:
             limit = self._limits.in_flight
             try:
                 return work(self._open())
+            except Stopped:
+                raise
             except SourceUnavailable as exc:
                 is_reduced = (
                     isinstance(exc, NfcRefused)
@@ -309,6 +312,8 @@ class NfcDisk:
         if self._has_allocation:
             try:
                 return list(coalesce(self._allocated()))
+            except Stopped:
+                raise
             except SourceUnavailable as exc:
                 self._has_allocation = False
                 log.info("%s; reading unallocated blocks, too", exc)

@@ -5,10 +5,10 @@ SOAP in the session of the login. A ticket is used once.
 """
 
 import http.client
+import logging
 import re
 import ssl
 import threading
-import time
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 from typing import Final
@@ -20,6 +20,8 @@ from cbtfs.source.secret import Secret
 from cbtfs.source.transport.answers import AnswerLimits, BoundedConnection
 from cbtfs.source.transport.nfc.failures import HostUnavailable
 from cbtfs.source.transport.web import Web
+
+log = logging.getLogger(__name__)
 
 _MAX_ANSWER: Final = 1 << 20
 _DEFAULT_PORT: Final = 902
@@ -129,7 +131,8 @@ class TicketOffice:
                     raise fault.error(method)
                 why = f"the server answers {status}"
             if pauses:
-                time.sleep(pauses.pop(0))
+                log.info("%s: %s: retrying", method, why)
+                web.sleep(pauses.pop(0))
             elif web.outlast(before):
                 before, pauses = web.disturbances(), list(web.pauses)
             else:

@@ -10,6 +10,7 @@ from typing import Final
 from cbtfs.core.extent import Extent
 from cbtfs.core.names import printable
 from cbtfs.errors import AccessDenied, SourceUnavailable
+from cbtfs.source.base import Stopped
 from cbtfs.source.transport.base import TransportDisk
 from cbtfs.source.transport.nfc.disk import NfcAccess, NfcDisk
 from cbtfs.source.transport.nfc.failures import ConnectionLost
@@ -55,6 +56,7 @@ class NfcTransport:
             windows or _WINDOWS,
             tuple(sorted((*web.pauses, *web.busy))),
             self._note,
+            web.sleep,
         )
         self._probes_each_vm = probes_each_vm
         self._lock = threading.Lock()
@@ -101,7 +103,10 @@ class NfcTransport:
                 self._note(introduced.facts)
             except (ConnectionLost, AuthdRefused) as exc:
                 why = str(exc)
+                log.info("cannot reach the host of %s: %s: retrying", vm, why)
                 self._access.sleep(pause)
+            except Stopped:
+                raise
             except (SourceUnavailable, AccessDenied) as exc:
                 return str(exc)
             else:
@@ -124,6 +129,8 @@ class NfcTransport:
                 reader.read(Extent(0, min(SECTOR, disk.size)))
             finally:
                 reader.close()
+        except Stopped:
+            raise
         except SourceUnavailable as exc:
             return str(exc)
         self._probed.add(key)

@@ -95,7 +95,8 @@ class _Hold:
                 if exc.number not in TRANSIENT or not pauses:
                     raise
                 log.info("%s: retrying", exc)
-            time.sleep(pauses.pop(0))
+            # A cancelled run must still end the access.
+            (self._login.sleep if do == "prepare" else time.sleep)(pauses.pop(0))
 
 
 class _NotHeld:

@@ -2,7 +2,6 @@
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, TypeVar
 
@@ -35,7 +34,7 @@ class VddkReader:
         login: VddkLogin,
         disk: TransportDisk,
         buffers: NfcBuffers | None = None,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], None] | None = None,
     ) -> None:
         """Open *disk*; raise SourceUnavailable or AccessDenied.
 
@@ -45,7 +44,7 @@ class VddkReader:
         self._buffers = buffers or NfcBuffers()
         self._slots = threading.BoundedSemaphore(IN_FLIGHT)
         self._disk = disk
-        self._sleep = sleep
+        self._sleep = sleep or login.sleep
         self._lock = threading.Lock()
         self._child: ChildProcess | None = None
         self._request = _REQUEST

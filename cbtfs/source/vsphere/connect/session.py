@@ -19,6 +19,7 @@ from typing import Any, Final, Self, TypeVar, cast
 from pyVmomi import vim, vmodl
 
 from cbtfs.errors import AccessDenied, CbtfsError, SourceUnavailable
+from cbtfs.source.base import Stopped
 from cbtfs.source.secret import Secret
 from cbtfs.source.transport.answers import AnswerLimits
 from cbtfs.source.transport.login import VddkLogin
@@ -42,6 +43,8 @@ Result = TypeVar("Result")
 
 _LOGINS: Final = 3
 """Maximum number of renewals of the login within one call."""
+_LOOK_SECONDS: Final = 0.2
+"""Interval at which a pause checks whether the run is cancelled."""
 _TRANSIENT: Final = (vim.fault.HostConnectFault, vim.fault.Timedout, vmodl.fault.HostCommunication)
 """Faults of a host that does not answer vCenter now."""
 
@@ -117,6 +120,23 @@ class Session:
         """The run is cancelled: the session does not wait for anything."""
         return self._stop.is_set()
 
+    def pause(self, seconds: float) -> None:
+        """Wait before a retry; raise Stopped at once when the run is cancelled."""
+        if self._stop.wait(seconds):
+            raise Stopped("interrupted")
+
+    def wait(self, seconds: float) -> None:
+        """Wait before a retry that is needed even if the run is cancelled, such as a removal.
+
+        Only a cancellation during the wait ends it. So does the end of the session.
+        """
+        was_stopping, due = self._stop.is_set(), time.monotonic() + seconds
+        while (left := due - time.monotonic()) > 0:
+            if self._ended.wait(min(left, _LOOK_SECONDS)):
+                return
+            if self._stop.is_set() and not was_stopping:
+                return
+
     # for transports
 
     def web(self) -> Web:
@@ -135,6 +155,7 @@ class Session:
             self.retry_policy.call,
             self._instance._stub.versionId.strip('"'),
             self.retry_policy.busy,
+            self.pause,
         )
 
     def vddk_login(self, libdir: Path, modes: str | None = None) -> VddkLogin:
@@ -151,6 +172,7 @@ class Session:
             modes=modes,
             seconds=self.retry_policy.reply,
             pauses=self.retry_policy.busy,
+            sleep=self.pause,
         )
 
     # calls
@@ -184,7 +206,7 @@ class Session:
             else:
                 self._outage.ends()
                 return result
-            self._ended.wait(pause)
+            self.wait(pause)
 
     def _pauses(self) -> Iterator[float]:
         """Yield the pauses between retries of an unanswered call; few before the first login."""

@@ -1,7 +1,6 @@
 """Run tasks that may run twice, and retry them while another operation blocks them."""
 
 import logging
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -41,7 +40,7 @@ def wait_before_retry(session: Session, fault: Any, what: str, pause: float) -> 
             log.debug("the other operation ended: %s", type(ended).__name__)
         else:
             return
-    time.sleep(pause)
+    session.wait(pause)
 
 
 def run_task(session: Session, start: Callable[[], Any], what: str) -> Any:

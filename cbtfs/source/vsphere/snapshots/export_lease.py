@@ -84,6 +84,8 @@ def _start(session: Session, snapshot: Any) -> Any:
                 if not is_transient(fault):
                     raise
                 wait_before_retry(session, fault, _WHAT, pause)
+                if session.is_stopping:
+                    raise Stopped(f"{_WHAT}: interrupted") from fault
         return session.once(snapshot.ExportSnapshot, _WHAT)
 
 
@@ -108,7 +110,7 @@ class _Lease:
                     f"{_WHAT}: the lease is not ready after "
                     f"{self._session.retry_policy.call:.0f} s: see the tasks of the server"
                 )
-            time.sleep(pause)
+            self._session.wait(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
         info = read(self._session, self._lease, "info").get("info")
         if state != "ready" or info is None:

@@ -1,7 +1,6 @@
 """The snapshot of a run: create it exactly once, find it, always remove it."""
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -124,7 +123,7 @@ def _quiesced(session: Session, vm: Any, name: str, is_stopped: Callable[[], boo
             log.warning("quiescing failed: %s", why)
         remove_named(session, vm, name)
         if number < len(pauses):
-            time.sleep(pauses[number])
+            session.pause(pauses[number])
     return f"quiescing failed {len(pauses) + 1} times, the last time with {why}"
 
 
