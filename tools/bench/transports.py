@@ -25,6 +25,7 @@ from cbtfs.ingest.vsphere.options import IngestOptions
 from cbtfs.source.secret import Secret
 from cbtfs.source.transport.base import Transport, TransportDisk
 from cbtfs.source.transport.nbd import NbdTransport
+from cbtfs.source.transport.nfc.options import NfcOptions
 from cbtfs.source.transport.nfc.ticket import Ticket, TicketOffice
 from cbtfs.source.transport.nfc.transport import NfcTransport
 from cbtfs.source.vsphere.connect.address import Address
@@ -37,7 +38,7 @@ from tools.bench.content import BLOCK, Content
 from tools.bench.row import OURS, Goal, Row, alternate
 from tools.vsimctl import Remote
 
-NBD: Final = "nbd from the simulator"
+NBD: Final = "nbd without TLS from the simulator"
 TLS: Final = "TLS copy of the same bytes"
 ALL: Final = "without star"
 BY_NBD: Final = "nbd"
@@ -98,7 +99,10 @@ def fill(path: Path, blocks: Sequence[int], content: Content) -> None:
 
 
 def read_rows(bench: Bench) -> Iterator[Row]:
-    """Measure reads of a full disk by NFC over TLS, by NBD, and a copy over TLS alone."""
+    """Measure reads of a full disk by NFC, by NBD without TLS, and a copy over TLS alone.
+
+    NBD has no TLS here, so only the row without TLS compares the protocols.
+    """
     size = bench.sizes.disk // 4
     with bench.scratch() as scratch, simulated(scratch, [size]) as site, site.session() as session:
         (image,) = site.disks()
@@ -118,8 +122,16 @@ def read_rows(bench: Bench) -> Iterator[Row]:
             TLS: lambda: _copy(site, copied, size),
         }
         samples = alternate(measures, bench.sizes.few + 2)
+        unencrypted = NfcTransport(session.web(), NfcOptions(mode="clear"))
+        in_clear: dict[str, Callable[[], float]] = {
+            OURS: lambda: _read(unencrypted, disk),
+            NBD: lambda: _read(nbd, disk),
+        }
+        clear_samples = alternate(in_clear, bench.sizes.few + 2)
     goals = [Goal(0.8, NBD), Goal(0.7, TLS)]
     yield Row("read by NFC over TLS", "MB/s", True, _WARM, samples, goals)
+    goals = [Goal(0.8, NBD)]
+    yield Row("read by NFC without TLS", "MB/s", True, _WARM, clear_samples, goals)
 
 
 def _read(transport: Transport, disk: TransportDisk) -> float:

@@ -6,6 +6,8 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from http.client import HTTPSConnection
 from ssl import SSLContext
 from typing import Final, NamedTuple
 from urllib.parse import quote, urlencode
@@ -59,6 +61,9 @@ class Web(NamedTuple):
     """Timeout of one receive."""
     pauses: tuple[float, ...]
     """Seconds before each retry after a lost connection or a server error."""
+    lend: Callable[[], AbstractContextManager[HTTPSConnection]]
+    """Lend one of the connections of the session for a call of the SOAP service; an error in the
+    block closes it."""
     disturbances: Callable[[], int] = lambda: 0
     """Return the number of outages and expired logins so far."""
     outlast: Callable[[int], bool] = lambda before: False

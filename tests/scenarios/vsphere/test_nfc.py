@@ -13,15 +13,17 @@ import pytest
 from cbtfs.cli.main import main
 from cbtfs.core.extent import Extent
 from cbtfs.errors import SourceUnavailable
-from cbtfs.source.transport.base import Transport
+from cbtfs.source.transport.base import Transport, TransportDisk
 from cbtfs.source.transport.nfc import ticket as tickets
 from cbtfs.source.transport.nfc.channel import Channel
 from cbtfs.source.transport.nfc.options import NfcOptions
 from cbtfs.source.transport.nfc.transport import NfcTransport, opened_by_nfc
 from cbtfs.source.vsphere.connect.session import Session
+from cbtfs.source.vsphere.inventory.vms import list_vms
 from tests.scenarios.vsphere.command import arguments
 from tests.scenarios.vsphere.site import FIRST, MIB, VM, Lab, by_nfc, new_lab, one_vm
 from tools.vsim import DiskEntry, ServerEntry, Simulator, UserEntry
+from tools.vsim.server.https import HttpsServer
 from tools.vsim.soap.certificate import Certificate
 
 
@@ -224,6 +226,28 @@ def test_the_login_is_renewed_for_a_ticket(nfc: Lab) -> None:
     nfc.assert_all_true()
 
 
+def test_tickets_use_the_connection_of_the_session(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accepted: list[Any] = []
+    serve = HttpsServer.finish_request
+
+    def count(server: HttpsServer, request: Any, client: Any) -> None:
+        accepted.append(client)
+        serve(server, request, client)
+
+    monkeypatch.setattr(HttpsServer, "finish_request", count)
+    with lab.session() as session:
+        (vm,) = list_vms(session)
+        before, office = len(accepted), tickets.TicketOffice(session.web())
+        tokens = {office.ticket(vm.id).token.reveal() for _ in range(5)}
+        lab.sim.do.on_call("NfcGetVmFiles", action="lost-reply", times=1)
+        after_a_loss = office.ticket(vm.id).token.reveal()
+
+        assert len(accepted) - before == 1  # the call after the loss
+        assert len(tokens | {after_a_loss}) == 6
+
+
 def test_a_rejected_ticket_is_replaced_once(nfc: Lab) -> None:
     refusal = {"point": "proxy", "action": "text", "text": "530 Login incorrect"}
     nfc.sim.do.on_nfc(**refusal, at=3, times=1)
@@ -340,9 +364,6 @@ def test_an_unknown_mode_is_a_usage_error(lab: Lab, password: None) -> None:
 
 
 def test_ranges_of_a_vm_that_is_off_are_read_without_a_snapshot(lab: Lab) -> None:
-    from cbtfs.source.transport.base import TransportDisk
-    from cbtfs.source.vsphere.inventory.vms import list_vms
-
     lab.sim.do.power(VM, "off")
     live = Path(next(d["file"] for d in lab.sim.do.vms()[0]["disks"] if d["key"] == FIRST))
     with lab.session() as session:
@@ -353,6 +374,11 @@ def test_ranges_of_a_vm_that_is_off_are_read_without_a_snapshot(lab: Lab) -> Non
         )  # fmt: skip
         with opened_by_nfc(session.web(), disk) as reader:
             assert reader.read(Extent(99_999, 70_001)) == live.read_bytes()[99_999:170_000]
+            filled = bytearray(b"x" * 200_000)
+            for extent in (Extent(0, 65536), Extent(512, 131_072), Extent(1, 70_000)):
+                part = memoryview(filled)[: extent.length]
+                reader.read_into(extent, [part])
+                assert part == live.read_bytes()[extent.start : extent.end]
             assert reader.facts.pinned_by == ("sha1", "sha256")
             assert reader.database("uuid")
             assert reader.database("none") is None

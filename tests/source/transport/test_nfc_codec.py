@@ -86,6 +86,26 @@ def test_fragments_of_several_reads_in_any_order_give_the_content(
     assert [bytes(buffer) for buffer in buffers.values()] == contents
 
 
+def test_plain_data_is_received_in_the_buffer_of_its_read() -> None:
+    codec, buffer = AioCodec(), bytearray(2048)
+    number, _ = codec.read(HANDLE, 0, memoryview(buffer), Compression.SKIPZ)
+    plain = host.Fragment(number, 0, 2048, 1024, 1024, 0, b"p" * 1024).encode()
+    codec.feed(plain[: 16 + 44 + 24])
+
+    assert codec.space().obj is buffer
+    assert len(codec.space()) == 1000
+    codec.space()[:600] = b"q" * 600
+    assert codec.received(600) is None
+    assert buffer[1024 : 1024 + 624] == b"p" * 24 + b"q" * 600
+
+    packed = host.packed(b"z" * 512 + bytes(512), 3)
+    codec.feed(plain[-400:])
+    codec.feed(host.Fragment(number, 0, 2048, 0, 1024, 3, packed).encode()[: 16 + 44])
+    assert codec.space().obj is not buffer
+    assert codec.feed(packed) == [ReadDone(number)]
+    assert buffer[:1024] == b"z" * 512 + bytes(512)
+
+
 def test_a_read_request_has_the_observed_layout() -> None:
     codec = AioCodec()
     codec.open_session()

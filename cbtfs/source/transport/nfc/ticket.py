@@ -17,7 +17,7 @@ from xml.sax.saxutils import escape
 from cbtfs.core.names import printable
 from cbtfs.errors import AccessDenied, SourceUnavailable
 from cbtfs.source.secret import Secret
-from cbtfs.source.transport.answers import AnswerLimits, BoundedConnection
+from cbtfs.source.transport.answers import AnswerRefused
 from cbtfs.source.transport.nfc.failures import HostUnavailable
 from cbtfs.source.transport.web import Web
 
@@ -140,24 +140,21 @@ class TicketOffice:
 
     def _exchange(self, body: str) -> tuple[int, bytes]:
         web = self._web
-        connection = BoundedConnection(
-            web.host,
-            web.port,
-            timeout=web.seconds,
-            context=web.context,
-            limits=AnswerLimits(web.call, _MAX_ANSWER, is_xml=True),
-        )
         headers = {
             "Cookie": web.cookie().reveal(),
             "SOAPAction": f'"{web.version}"',
             "Content-Type": "text/xml; charset=UTF-8",
         }
-        try:
+        with web.lend() as connection:
             connection.request("POST", "/sdk", body.encode(), headers)
             answer = connection.getresponse()
-            return answer.status, answer.read()
-        finally:
-            connection.close()
+            content = answer.read(_MAX_ANSWER + 1)
+            if len(content) > _MAX_ANSWER:
+                raise AnswerRefused(
+                    f"{web.host} answers with more than {_MAX_ANSWER} bytes: check which program "
+                    "answers there"
+                )
+            return answer.status, content
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from http.client import HTTPException, HTTPSConnection
 from pathlib import Path
 from ssl import SSLCertVerificationError, SSLContext
 from types import TracebackType
@@ -150,13 +152,30 @@ class Session:
             lambda login: self.repeat(lambda: self._renew(login), "log in again"),
             self.retry_policy.reply,
             self.retry_policy.connection,
-            lambda: self.disturbances,
-            self.outlast,
-            self.retry_policy.call,
-            self._instance._stub.versionId.strip('"'),
-            self.retry_policy.busy,
-            self.pause,
+            self._lend,
+            disturbances=lambda: self.disturbances,
+            outlast=self.outlast,
+            call=self.retry_policy.call,
+            version=self._instance._stub.versionId.strip('"'),
+            busy=self.retry_policy.busy,
+            sleep=self.pause,
         )
+
+    @contextmanager
+    def _lend(self) -> Iterator[HTTPSConnection]:
+        """Lend a connection of the pool that pyVmomi's calls use, too."""
+        stub = self._instance._stub
+        connection = stub.GetConnection()
+        try:
+            yield connection
+        except (OSError, HTTPException):
+            connection.close()
+            stub.DropConnections()  # the others have probably ended, too, as pyVmomi assumes
+            raise
+        except BaseException:
+            connection.close()
+            raise
+        stub.ReturnConnection(connection)
 
     def vddk_login(self, libdir: Path, modes: str | None = None) -> VddkLogin:
         """Return the data with which VMware's library logs in as this session's user."""
