@@ -52,13 +52,14 @@ class DatastoreEntry:
 
 @dataclass(frozen=True, slots=True)
 class HostEntry:
-    """The ESXi host of a datacenter. A datacenter has one host."""
+    """An ESXi host. The first one of a datacenter has its machines at first."""
 
     name: str  # name or address in vCenter, to which clients connect
     datacenter: str = "DC0"
     port: int = 902  # summary.config.port: the agent's port, not the HTTPS port
     connection: str = "connected"  # disconnected, notResponding
     maintenance: bool = False
+    address: str = ""  # of an NFC server of its own; default: the common one
 
 
 @dataclass(frozen=True, slots=True)

@@ -235,6 +235,10 @@ class NfcKnobs:
         "frozen"  # bytes of an open disk after its snapshot was removed
     )
 
+    vmotion: Literal["continues", "ends"] = (
+        "continues"  # open sessions of a machine that moves to another host
+    )
+
     def __post_init__(self) -> None:
         validate(self)
 

@@ -153,6 +153,11 @@ class Operations:
         with self._world.changing():
             self.find_vm(vm).stun()
 
+    def vmotion(self, vm: str, host: str) -> None:
+        """Move the machine to another host of its datacenter (vMotion)."""
+        with self._world.changing():
+            self._world.vmotion(self.find_vm(vm), host)
+
     def ask(self, vm: str, question: str = "") -> None:
         """Set the question that blocks the machine; an empty question ends it."""
         with self._world.changing():
@@ -176,9 +181,7 @@ class Operations:
         if connection not in (None, "connected", "disconnected", "notResponding"):
             raise ValueError(f"invalid connection state {connection!r}")
         with self._world.changing():
-            target = next(
-                (known for known in self._world.hosts.values() if known.name == host), None
-            )
+            target = self._world.hosts.get(host)
             if target is None:
                 raise LookupError(f"no host {host!r}")
             target.connection = connection or target.connection

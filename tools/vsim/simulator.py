@@ -13,7 +13,7 @@ from tools.vsim.api.site import SimulatedSite
 from tools.vsim.data.exports import NbdServer, SnapshotExports
 from tools.vsim.inventory import Inventory, InventoryError
 from tools.vsim.knobs import Knobs
-from tools.vsim.model.world import World
+from tools.vsim.model.world import Host, World
 from tools.vsim.nfc.server import NfcServer
 from tools.vsim.operations import Operations
 from tools.vsim.restart import Restarts
@@ -102,13 +102,22 @@ class Simulator:
         self._nfc = NfcServer(
             (listen.host, listen.nfc_port), self.site, self.certificate, self.state
         )
+        hosts = [host for host in self.world.hosts.values() if host.address]
+        self._host_nfc = [self._nfc_of(host) for host in hosts]
         self._https.serve()
         self._threads = [
             threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-            for server in (self._nbd, self._library, self._nfc)
+            for server in (self._nbd, self._library, self._nfc, *self._host_nfc)
         ]
         for thread in self._threads:
             thread.start()
+
+    def _nfc_of(self, host: Host) -> NfcServer:
+        """Return the NFC server of a host with an address of its own, and another certificate."""
+        certificate = make_certificate(
+            self.state, stem=f"nfc-{host.address}", names=f"IP:{host.address}"
+        )
+        return NfcServer((host.address, 0), self.site, certificate, self.state, host.name)
 
     @property
     def url(self) -> str:
@@ -139,7 +148,8 @@ class Simulator:
         self._https.go_away()
         self._nbd.stop()
         self._library.stop()
-        self._nfc.stop()
+        for server in (self._nfc, *self._host_nfc):
+            server.stop()
         for thread in self._threads:
             thread.join()
         if self._temporary:

@@ -19,7 +19,7 @@ from cbtfs.source.vsphere.watch.follow import Follower, VmEvent, WatchTimes
 from cbtfs.source.vsphere.watch.reading import same_user
 from tests.scenarios.vsphere.chances import STORES
 from tests.scenarios.vsphere.site import MIB, QUICK, Lab, new_lab
-from tools.vsim import DatastoreEntry, DiskEntry, Inventory, MachineEntry, Simulator
+from tools.vsim import DatastoreEntry, DiskEntry, HostEntry, Inventory, MachineEntry, Simulator
 from tools.vsim.soap.certificate import Certificate
 
 NAMES: Final = ("web1", "web2", "db1")
@@ -72,7 +72,11 @@ class Seen:
 def three(tmp_path: Path, certificate: Certificate) -> Iterator[Lab]:
     """A site with three VMs without tracking, each with a small disk."""
     machines = tuple(MachineEntry(name, disks=(DiskEntry(size=MIB),)) for name in NAMES)
-    inventory = Inventory(machines=machines, datastores=tuple(map(DatastoreEntry, STORES)))
+    inventory = Inventory(
+        machines=machines,
+        datastores=tuple(map(DatastoreEntry, STORES)),
+        hosts=(HostEntry("esx1"), HostEntry("esx2")),
+    )
     with Simulator(inventory, certificate=certificate) as sim:
         lab = new_lab(sim, tmp_path)
         lab.retry_policy = replace(QUICK, away=60.0, knock=0.02)
@@ -227,6 +231,14 @@ def test_a_storage_migration_names_the_files_that_moved(three: Lab) -> None:
         assert [item["file"] for item in moved] == ["configuration", "Hard disk 1"]
         assert {item["datastore"] for item in moved} == {"fast"}
         assert seen.events[-1].members["host_before"] is None
+
+
+def test_a_migration_to_another_host_names_both_hosts(three: Lab) -> None:
+    with watching(three) as seen:
+        three.sim.do.vmotion("web1", "esx2")
+        seen.wait_for("web1 migration")
+        members = seen.events[-1].members
+        assert (members["host_before"], members["host"]) == ("esx1", "esx2")
 
 
 def test_changes_that_cbtfs_makes_are_no_events(three: Lab) -> None:

@@ -67,12 +67,11 @@ class LeaseTable(Protocol):
 class TicketTable(Protocol):
     """Tickets of the NFC server."""
 
-    port: int  # of the server
-    thumbprint: str  # SHA-1 of its certificate
-    pem: str  # its certificate
-
     def issue(self, ticket: Any) -> str:
         """Return the token of a new ticket."""
+
+    def address(self, host: str) -> Any:
+        """Return the address of the server of a host."""
 
 
 class Site(Protocol):

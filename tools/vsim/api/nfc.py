@@ -28,10 +28,21 @@ INTERNAL: Final = (
 
 
 @dataclass(frozen=True, slots=True)
+class NfcAddress:
+    """The address of an NFC server, and its certificate."""
+
+    host: str
+    port: int
+    thumbprint: str  # SHA-1
+    pem: str
+
+
+@dataclass(frozen=True, slots=True)
 class Ticket:
     """A right to read one machine, or one of its disks."""
 
     machine: str  # id
+    host: str  # name of the host that serves the machine
     key: int | None  # device key; None: all disks
     is_writable: bool
     session: ClientSession
@@ -48,9 +59,7 @@ class NfcTickets:
         self.counts: Counter[str] = Counter()
         self.largest: dict[str, int] = {}
         self.open_disks = 0
-        self.port = 0  # of the NFC server
-        self.thumbprint = ""  # SHA-1 of its certificate
-        self.pem = ""
+        self.addresses: dict[str, NfcAddress] = {}  # by host; empty name: the common server
 
     def count(self, name: str, amount: int = 1) -> None:
         """Add to a counter."""
@@ -90,16 +99,38 @@ class NfcTickets:
             self.counts["tickets_issued"] += 1
         return token
 
-    def redeem(self, token: str) -> Ticket | None:
-        """Return the ticket and forget it; None if it is spent, unknown or too old."""
+    @property
+    def port(self) -> int:
+        """Port of the common server."""
+        return self.addresses[""].port
+
+    def address(self, host: str) -> NfcAddress:
+        """Return the address of the server of a host."""
+        return self.addresses.get(host) or self.addresses[""]
+
+    def redeem(self, token: str, server: str) -> Ticket | None:
+        """Return the ticket and forget it.
+
+        None if it is spent, unknown or too old, and if its machine is on a host that *server*, the
+        name of a host or empty, does not serve.
+        """
         limit = self._site.world.knobs.nfc.ticket_seconds
         now = self._site.world.monotonic()
         with self._lock:
             ticket = self._tickets.pop(token, None)
             if ticket is not None and limit and now - ticket.issued > limit:
                 ticket = None
+            if ticket is not None and not self._serves(server, ticket):
+                ticket = None
             self.counts["tickets_spent" if ticket else "tickets_refused"] += 1
             return ticket
+
+    def _serves(self, server: str, ticket: Ticket) -> bool:
+        world = self._site.world
+        if ticket.machine not in world.folders:
+            return True  # the disks of the machine cannot be opened
+        name = world.host_of(ticket.machine).name
+        return name == ticket.host and server == (name if name in self.addresses else "")
 
 
 class NfcService(ManagedObject):
@@ -163,21 +194,22 @@ class NfcService(ManagedObject):
             raise Fault("vim.fault.HostNotConnected", "The host is not connected.")
         if host.maintenance:
             raise Fault("vim.fault.InvalidState", "The host is in maintenance mode.")
-        ticket = Ticket(machine.moid, key, writable, call.caller, world.monotonic())
+        ticket = Ticket(machine.moid, host.name, key, writable, call.caller, world.monotonic())
+        address = nfc.address(host.name)
         answer = vim.HostServiceTicket(
-            port=nfc.port,
+            port=address.port,
             service="vpxa-nfc" if world.is_vcenter else "nfc",
             serviceVersion="1.1",
             sessionId=nfc.issue(ticket),
         )
         if world.is_vcenter and knobs.host:
-            answer.host = self.site.host
+            answer.host = address.host
         if knobs.pin == "thumbprint":
-            answer.sslThumbprint = nfc.thumbprint
+            answer.sslThumbprint = address.thumbprint
         elif knobs.pin == "wrong":
-            answer.sslThumbprint = ":".join(reversed(nfc.thumbprint.split(":")))
+            answer.sslThumbprint = ":".join(reversed(address.thumbprint.split(":")))
         elif knobs.pin == "certificate":
-            answer.sslCertificate = nfc.pem
+            answer.sslCertificate = address.pem
         return answer
 
 

@@ -28,7 +28,7 @@ from tools.vsim.api.virtualmachine import VirtualMachine
 from tools.vsim.data.files import DatastoreContents
 from tools.vsim.fault import MoRef, not_found
 from tools.vsim.model.machine import SimulatedMachine
-from tools.vsim.model.world import World
+from tools.vsim.model.world import Host, World
 
 Kept = TypeVar("Kept", bound=ManagedObject)
 
@@ -66,7 +66,7 @@ class SimulatedSite:
         for manager in (entry, service, *self.managers.values()):
             self.fixed[manager.moid] = manager
         self._parents: dict[str, Entity] = {}
-        self._hosts: dict[str, HostSystem] = {}  # by datacenter name
+        self._hosts: dict[str, HostSystem] = {}  # by name
         self._pools: dict[str, ResourcePool] = {}
         self.root = self._keep(
             Folder(self, "group-d1" if world.is_vcenter else "ha-folder-root", "Datacenters", None)
@@ -132,18 +132,18 @@ class SimulatedSite:
 
     def host_of(self, ref: MoRef) -> Any:
         """Return a reference to the host of a machine."""
-        return self._hosts[self.world.folders[ref.moid][0]].object
+        return self._hosts[self.world.host_of(ref.moid).name].object
 
     def pool_of(self, ref: MoRef) -> Any:
         """Return a reference to the resource pool of a machine."""
-        return self._pools[self.world.folders[ref.moid][0]].object
+        return self._pools[self.world.host_of(ref.moid).name].object
 
     def machines_on(self, host: ManagedObject) -> list[Any]:
         """Return references to the machines of a host."""
         return [
             self.fixed[moid].object
-            for moid, (datacenter, _) in self.world.folders.items()
-            if self._hosts[datacenter] is host
+            for moid in self.world.folders
+            if self._hosts[self.world.host_of(moid).name] is host
         ]
 
     def machines_of(self, datastore: str) -> list[Any]:
@@ -177,16 +177,19 @@ class SimulatedSite:
         for letter, label in (("v", "vm"), ("h", "host"), ("s", "datastore"), ("n", "network")):
             folder = Folder(self, f"group-{letter}{number}", label, datacenter)
             datacenter.members.append(self._keep(folder))
-        hosts = datacenter.folder(1)
-        resource = self._keep(
-            ComputeResource(self, f"domain-s{number}", self.world.hosts[name].name, hosts)
-        )
-        hosts.members.append(resource)
-        host = self._keep(HostSystem(self, f"host-{number}", self.world.hosts[name], resource))
-        pool = self._keep(ResourcePool(self, f"resgroup-{number}", "Resources", resource))
-        resource.members += [host, pool]
-        self._hosts[name], self._pools[name] = host, pool
+        for index, host in enumerate(self.world.hosts_of(name)):
+            self._add_host(
+                host, datacenter.folder(1), number if not index else 1000 * number + index
+            )
         return datacenter
+
+    def _add_host(self, host: Host, folder: Folder, number: int) -> None:
+        resource = self._keep(ComputeResource(self, f"domain-s{number}", host.name, folder))
+        folder.members.append(resource)
+        system = self._keep(HostSystem(self, f"host-{number}", host, resource))
+        pool = self._keep(ResourcePool(self, f"resgroup-{number}", "Resources", resource))
+        resource.members += [system, pool]
+        self._hosts[host.name], self._pools[host.name] = system, pool
 
 
 class _UnownedCollector(ManagedObject):

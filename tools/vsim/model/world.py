@@ -40,12 +40,14 @@ class Datastore:
 
 @dataclass(eq=False, slots=True)
 class Host:
-    """The ESXi host of a datacenter."""
+    """An ESXi host."""
 
     name: str
+    datacenter: str
     port: int
     connection: str
     maintenance: bool
+    address: str  # of its own NFC server; empty: the common one
 
 
 class World:
@@ -94,6 +96,7 @@ class World:
             if store.datacenter not in self.datacenters:
                 raise InventoryError(f"unknown datacenter {store.datacenter!r}")
         self.hosts = _hosts(inventory)
+        self._moved: dict[str, Host] = {}  # machine id -> host, after a vMotion
         for entry in inventory.machines:
             self.add_machine(entry)
 
@@ -228,7 +231,19 @@ class World:
 
     def host_of(self, moid: str) -> Host:
         """Return the host of a machine."""
-        return self.hosts[self.folders[moid][0]]
+        return self._moved.get(moid) or self.hosts_of(self.folders[moid][0])[0]
+
+    def hosts_of(self, datacenter: str) -> list[Host]:
+        """Return the hosts of a datacenter."""
+        return [host for host in self.hosts.values() if host.datacenter == datacenter]
+
+    def vmotion(self, machine: SimulatedMachine, name: str) -> None:
+        """Move a machine to another host of its datacenter; the move stuns it."""
+        host = self.hosts.get(name)
+        if host is None or host.datacenter != self.folders[machine.moid][0]:
+            raise LookupError(f"no host {name!r} in the datacenter of the machine")
+        self._moved[machine.moid] = host
+        machine.stun()
 
     def is_host_busy(self, moid: str) -> bool:
         """Return whether the machine's host serves its maximum of readers."""
@@ -274,14 +289,27 @@ class World:
 
 
 def _hosts(inventory: Inventory) -> dict[str, Host]:
-    """Return the hosts by datacenter; raises InventoryError."""
-    entries = {entry.datacenter: entry for entry in inventory.hosts}
-    if unknown := entries.keys() - set(inventory.datacenters):
+    """Return the hosts by name; raises InventoryError."""
+    known = {entry.datacenter for entry in inventory.hosts}
+    if unknown := known - set(inventory.datacenters):
         raise InventoryError(f"unknown datacenter {min(unknown)!r}")
+    default = (
+        HostEntry(f"esx{number}", datacenter)
+        for number, datacenter in enumerate(inventory.datacenters, 1)
+        if datacenter not in known
+    )
     hosts = {}
-    for number, datacenter in enumerate(inventory.datacenters, 1):
-        entry = entries.get(datacenter) or HostEntry(f"esx{number}", datacenter)
-        hosts[datacenter] = Host(entry.name, entry.port, entry.connection, entry.maintenance)
+    for entry in (*inventory.hosts, *default):
+        if entry.name in hosts:
+            raise InventoryError(f"two hosts have the name {entry.name!r}")
+        hosts[entry.name] = Host(
+            entry.name,
+            entry.datacenter,
+            entry.port,
+            entry.connection,
+            entry.maintenance,
+            entry.address,
+        )
     return hosts
 
 

@@ -28,8 +28,10 @@ class Dialogue:
     """The lines between the first TLS handshake and NFC."""
 
     def __init__(
-        self, channel: Channel, faults: Faults, tickets: NfcTickets, knobs: NfcKnobs
+        self, channel: Channel, faults: Faults, tickets: NfcTickets, knobs: NfcKnobs, host: str
     ) -> None:
+        """*host* is the name of the host that speaks; empty for the common server."""
+        self._host = host
         self._channel = channel
         self._faults = faults
         self._tickets = tickets
@@ -47,7 +49,7 @@ class Dialogue:
             command, _, argument = self._channel.line().partition(" ")
             match command:
                 case "SESSION":
-                    self.ticket = self._tickets.redeem(argument)
+                    self.ticket = self._tickets.redeem(argument, self._host)
                     if self.ticket is not None:
                         self._faults.names = [self.ticket.machine]
                     rule = self._faults.find("session")

@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 from typing import Final
 
-from tools.vsim.api.nfc import Ticket
+from tools.vsim.api.nfc import NfcAddress, Ticket
 from tools.vsim.api.site import SimulatedSite
 from tools.vsim.data.serving import StoppableServer
 from tools.vsim.model import world
@@ -60,6 +60,11 @@ class HostLimits:
             with self._site.world.lock:
                 if not any(session is ticket.session for session in self._site.sessions):
                     return False
+        if self._site.world.knobs.nfc.vmotion == "ends":
+            with self._site.world.lock:
+                is_known = ticket.machine in self._site.world.folders
+                if is_known and self._site.world.host_of(ticket.machine) is not self._host:
+                    return False
         return self._host.connection == "connected" and not self._host.maintenance
 
 
@@ -67,9 +72,16 @@ class NfcServer(StoppableServer):
     """Serves NFC. It does not depend on the HTTPS server: a restart of vCenter leaves it alone."""
 
     def __init__(
-        self, address: tuple[str, int], site: SimulatedSite, certificate: Certificate, state: Path
+        self,
+        address: tuple[str, int],
+        site: SimulatedSite,
+        certificate: Certificate,
+        state: Path,
+        host: str = "",
     ) -> None:
+        """*host* is the name of the only host that it serves; empty: all without an address."""
         self.site = site
+        self.host = host
         self.certificate = certificate
         self._state = state
         self._streams: dict[int, socket.socket] = {}
@@ -77,9 +89,12 @@ class NfcServer(StoppableServer):
         self._guard = threading.Lock()
         self._other: Certificate | None = None
         super().__init__(address, _NfcHandler)
-        site.nfc.port = int(self.server_address[1])
-        site.nfc.thumbprint = certificate.thumbprint_sha1
-        site.nfc.pem = certificate.certificate.read_text()
+        site.nfc.addresses[host] = NfcAddress(
+            address[0],
+            int(self.server_address[1]),
+            certificate.thumbprint_sha1,
+            certificate.certificate.read_text(),
+        )
 
     def other(self) -> Certificate:
         """Return a certificate that no ticket names."""
@@ -152,7 +167,7 @@ class _NfcHandler(socketserver.BaseRequestHandler):
         faults = Faults(world, channel)
         faults.line("greeting", greeting(world.knobs.nfc))
         channel.start_tls(server.context("first"))
-        dialogue = Dialogue(channel, faults, nfc, world.knobs.nfc)
+        dialogue = Dialogue(channel, faults, nfc, world.knobs.nfc, server.host)
         shown = server.other() if world.knobs.nfc.certificate == "digest" else server.certificate
         dialogue.run("vpxa-nfc" if world.is_vcenter else "nfc", shown.thumbprint)
         channel.leave_tls()
