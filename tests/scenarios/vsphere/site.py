@@ -46,6 +46,7 @@ QUICK: Final = RetryPolicy(
     connection=(0.0, 0.0),
     away=0.0,
     busy=(0.0, 0.0, 0.0),
+    lease=0.0,
     quiesce=(0.0, 0.0),
 )
 """The usual number of retries, without pauses."""

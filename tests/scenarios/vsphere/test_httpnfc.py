@@ -1,5 +1,6 @@
 """The transport httpnfc: the export lease of a snapshot, the last resort for a first full."""
 
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -15,6 +16,7 @@ from cbtfs.ingest.vsphere.vm import ingest_machine
 from cbtfs.source.transport.base import Transport, TransportDisk
 from cbtfs.source.vsphere.inventory.vms import list_vms
 from cbtfs.source.vsphere.snapshots.export_lease import open_lease, slot_of
+from tests.scenarios.vsphere.command import start
 from tests.scenarios.vsphere.site import (
     MIB,
     QUICK,
@@ -246,6 +248,29 @@ def test_a_session_that_ends_ends_its_lease_and_another_one_is_opened(exported: 
     exported.ingest(on_disk=during_the_read(end))
 
     assert leases(exported)["ExportSnapshot"] == 2
+    exported.assert_all_true()
+    exported.assert_clean()
+
+
+def test_a_lease_that_a_killed_run_left_is_waited_for(exported: Lab) -> None:
+    with start(exported, "--transport", "httpnfc", VM) as process:
+        exported.sim.do.wait_call("ExportSnapshot")
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    (held,) = exported.sim.site.leases
+    exported.retry_policy = replace(QUICK, lease=20.0)
+    exported.sim.do.on_call(
+        "RemoveSnapshot_Task",
+        action="operation",
+        operation="advance",
+        arguments={"seconds": 301},
+        at=5,
+    )
+    outcome = exported.ingest()
+
+    assert held.state == "error"  # it timed out
+    assert [note for note in outcome.notes if "of an interrupted run" in note]
+    assert list(exported.sim.site.leases) == []
     exported.assert_all_true()
     exported.assert_clean()
 

@@ -1,8 +1,12 @@
 """Timeouts, retries and size limits of calls to a server."""
 
 from dataclasses import dataclass
+from typing import Final
 
 from cbtfs.source.transport.answers import CALL_SECONDS, MAX_BYTES
+
+_LEASE_RETRIES: Final = 10
+"""Retries after those of a VM that is busy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,9 @@ class RetryPolicy:
     """Interval of checks whether the server is available again."""
     busy: tuple[float, ...] = (5.0, 15.0, 30.0, 60.0)
     """Pauses while another operation on the VM is in progress."""
+    lease: float = 330.0
+    """Maximum wait for the end of an export lease that a killed run left: vSphere ends a lease 300
+    seconds after its last report."""
     quiesce: tuple[float, ...] = (5.0, 5.0)
     """Pauses after a failed attempt to quiesce the guest."""
     max_bytes: int = MAX_BYTES
@@ -36,3 +43,8 @@ class RetryPolicy:
     of one change list, plus one page per 16 MiB of the disk."""
     max_updates: int = 1_000
     """Maximum number of consecutive truncated updates about one task."""
+
+    def after_a_lease(self) -> tuple[float, ...]:
+        """Return the pauses while an export lease may block a VM: *busy*, then more."""
+        left = max(0.0, self.lease - sum(self.busy))
+        return (*self.busy, *[left / _LEASE_RETRIES] * _LEASE_RETRIES * (left > 0))

@@ -1,12 +1,13 @@
 """Run tasks that may run twice, and retry them while another operation blocks them."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pyVmomi import vim, vmodl
 
 from cbtfs.errors import SourceUnavailable
+from cbtfs.source.base import Stopped
 from cbtfs.source.vsphere.connect.faults import error_of, text_of
 from cbtfs.source.vsphere.connect.session import Session
 from cbtfs.source.vsphere.connect.task import TaskGone, wait_task
@@ -43,18 +44,23 @@ def wait_before_retry(session: Session, fault: Any, what: str, pause: float) -> 
     session.wait(pause)
 
 
-def run_task(session: Session, start: Callable[[], Any], what: str) -> Any:
+def run_task(
+    session: Session, start: Callable[[], Any], what: str, pauses: Sequence[float] | None = None
+) -> Any:
     """Return the result of the task that *start* starts, which may run twice.
 
-    A permanent fault, or the fault of the last attempt, is raised unchanged.
+    A permanent fault, or the fault of the last attempt, is raised unchanged. *pauses* are those
+    between attempts, as long as the run is not cancelled; default: those of a busy VM, in any case.
     """
-    for pause in session.retry_policy.busy:
+    for pause in session.retry_policy.busy if pauses is None else pauses:
         try:
             return wait_task(session, session.repeat(start, what), what)
         except vmodl.MethodFault as fault:
             if not is_transient(fault):
                 raise
             wait_before_retry(session, fault, what, pause)
+            if pauses is not None and session.is_stopping:
+                raise Stopped(f"{what}: interrupted") from fault
         except TaskGone as exc:
             log.info("%s: %s; starting it again", what, exc)
     return wait_task(session, session.repeat(start, what), what)

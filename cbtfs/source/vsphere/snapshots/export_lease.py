@@ -72,9 +72,9 @@ def open_lease(session: Session, vm: str, snapshot: str) -> ExportLease:
 
 
 def _start(session: Session, snapshot: Any) -> Any:
-    """Return a new lease; wait while another operation on the VM is in progress."""
+    """Return a new lease; wait while another operation, or an old lease, blocks the VM."""
     with translated_faults(_WHAT):
-        for pause in session.retry_policy.busy:
+        for pause in session.retry_policy.after_a_lease():
             try:
                 return session.once(snapshot.ExportSnapshot, _WHAT)
             except ReplyLost as exc:

@@ -218,10 +218,10 @@ def remove_named(session: Session, vm: Any, name: str) -> None:
         raise error_of(fault, f"remove the snapshot {name}") from fault
 
 
-def _remove(session: Session, entry: SnapshotEntry) -> None:
+def _remove(session: Session, entry: SnapshotEntry, pauses: Sequence[float] | None = None) -> None:
     what = f"remove the snapshot {entry.name}"
     try:
-        run_task(session, lambda: entry.object.RemoveSnapshot_Task(False, True), what)
+        run_task(session, lambda: entry.object.RemoveSnapshot_Task(False, True), what, pauses)
     except vmodl.fault.ManagedObjectNotFound:
         log.info("the snapshot %s was removed before", entry.name)
 
@@ -255,7 +255,8 @@ def sweep(
         if entry.name in stale:
             log.warning("removing the snapshot %s of an interrupted run", entry.name)
             try:
-                _remove(session, entry)
+                # The interrupted run may have left an export lease, which blocks the removal.
+                _remove(session, entry, session.retry_policy.after_a_lease())
             except vmodl.MethodFault as fault:
                 raise error_of(fault, f"remove the snapshot {entry.name}") from fault
             removed.append(entry.name)
