@@ -13,6 +13,7 @@ from typing import Final
 
 from cbtfs.core.manifest import DiskRecord, Manifest
 from cbtfs.errors import ChunkMissing, DataCorrupt, MountFailed, UsageError
+from cbtfs.prove.confined import Confinement
 from cbtfs.prove.evidence import keep
 from cbtfs.prove.observe import BootOptions, Observer, Verdict
 from cbtfs.prove.part import Refuted, Untestable
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 _IMAGE_BYTES: Final = 4 << 30
 """Maximum size of the writes to each disk; a boot writes some MiB."""
 _MAX_MEMORY_MIB: Final = 4096
+_CPU_SECONDS: Final = 24 * 3600.0
+"""Limit of the processor time of QEMU; the time of a boot is limited by its options."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +91,14 @@ def booted_guest(
     find_qemu_img()
     with guarded_folder() as folder:
         machine, words = _machine(repository, manifest, disks, folder)
-        with running_guest([*machine.options(), *words]) as guest:
+        confinement = Confinement(
+            [path for _, path in disks],
+            folders=[folder],
+            devices=[Path("/dev/kvm")],
+            allows_sockets=True,
+            seconds=_CPU_SECONDS,
+        )
+        with running_guest([*machine.options(), *words], confinement.command) as guest:
             observer = Observer(guest, machine.consoles, options, folder, stop)
             verdict, text = observer.wait(started + options.seconds)
             if options.evidence is not None:

@@ -1,6 +1,6 @@
-"""Run a program that checks a file system in a sandbox: `python -m cbtfs.prove.confined`.
+"""Run a program that works on a guest's data in a sandbox: `python -m cbtfs.prove.confined`.
 
-The content of the file system is hostile. The program, and those that it starts, have no network,
+The data is hostile. The program, and those that it starts, have no network,
 no capabilities and no new privileges, bounded memory and processor time, and access only to the
 programs and libraries of the system and to the files that are named. A kernel without Landlock does
 not limit the access to files. All this works for any user.
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from cbtfs import process
 from cbtfs.files.engine_parse import sandbox
 
 _MODULE: Final = "cbtfs.prove.confined"
@@ -45,21 +46,28 @@ _WRITE_FILE: Final = 0x2
 _READ_FILE: Final = 0x4
 _READ_DIRECTORY: Final = 0x8
 _TRUNCATE: Final = 0x4000
+_READ_WRITE: Final = _READ_FILE | _WRITE_FILE | _TRUNCATE
+_IN_FOLDER: Final = _READ_WRITE | _READ_DIRECTORY | 0x20 | 0x100 | 0x200
+"""Files are removed and made, and sockets are made."""
+_IOCTL: Final = 0x8000
+_ACCESS: Final = {"r": _READ_FILE, "w": _READ_WRITE, "f": _IN_FOLDER, "d": _READ_WRITE | _IOCTL}
 _DENIED: Final = {
-    # socket connect socketpair kill ptrace mknod pivot_root mount umount2 swapon reboot init_module
+    # kill ptrace mknod pivot_root mount umount2 swapon reboot init_module
     # tkill rt_sigqueueinfo add_key request_key keyctl mknodat unshare rt_tgsigqueueinfo
     # perf_event_open open_by_handle_at setns process_vm_readv process_vm_writev finit_module
     # kexec_load bpf userfaultfd pidfd_send_signal io_uring_setup open_tree move_mount fsopen
     # pidfd_getfd
     "x86_64": (
-        *(41, 42, 53, 62, 101, 133, 155, 165, 166, 167, 169, 175, 200, 129, 248, 249, 250, 259),
+        *(62, 101, 133, 155, 165, 166, 167, 169, 175, 200, 129, 248, 249, 250, 259),
         *(272, 297, 298, 304, 308, 310, 311, 313, 246, 321, 323, 424, 425, 428, 429, 430, 438),
     ),
     "aarch64": (
-        *(198, 203, 199, 129, 117, 41, 40, 39, 224, 142, 105, 130, 138, 217, 218, 219, 33, 97, 240),
+        *(129, 117, 41, 40, 39, 224, 142, 105, 130, 138, 217, 218, 219, 33, 97, 240),
         *(241, 265, 268, 270, 271, 273, 104, 280, 282, 424, 425, 428, 429, 430, 438),
     ),
 }
+_SOCKETS: Final = {"x86_64": (41, 42, 53), "aarch64": (198, 203, 199)}
+"""socket connect socketpair"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,20 +76,30 @@ class Confinement:
 
     readable: Sequence[Path] = ()
     writable: Sequence[Path] = ()
+    folders: Sequence[Path] = ()
+    """Directories in which it makes and writes files and sockets."""
+    devices: Sequence[Path] = ()
+    allows_sockets: bool = False
+    """Whether it makes sockets, which Landlock restricts to those of Unix."""
     seconds: float = 4 * 3600.0
     """Limit of its processor time, and of that of each program that it starts."""
 
     def command(self, command: Sequence[str | Path]) -> list[str | Path]:
-        """Return the module and its arguments that run *command* in the sandbox."""
-        files = [f"r{path}" for path in self.readable] + [f"w{path}" for path in self.writable]
-        limits = [str(os.getpid()), str(int(self.seconds)), str(len(files))]
-        return [_MODULE, *limits, *files, *command]
+        """Return the command that runs *command*, whose program is an absolute path.
+
+        The kernel kills the program when the thread that starts it ends.
+        """
+        kinds = {"r": self.readable, "w": self.writable, "f": self.folders, "d": self.devices}
+        files = [f"{kind}{path}" for kind, paths in kinds.items() for path in paths]
+        sockets = str(int(self.allows_sockets))
+        limits = [str(os.getpid()), str(int(self.seconds)), sockets, str(len(files))]
+        return process.module(_MODULE, *limits, *files, *command)
 
 
 def main(arguments: Sequence[str]) -> None:
     """Confine this process, and execute the program of the arguments; see Confinement.command()."""
-    parent, seconds, count = map(int, arguments[:3])
-    files, command = arguments[3 : 3 + count], arguments[3 + count :]
+    parent, seconds, sockets, count = map(int, arguments[:4])
+    files, command = arguments[4 : 4 + count], arguments[4 + count :]
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PDEATHSIG, _SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
@@ -89,9 +107,10 @@ def main(arguments: Sequence[str]) -> None:
     _limit(seconds)
     _drop_capabilities(libc)
     _restrict_files(libc, command[0], files)
-    denied = _DENIED.get(platform.machine())
-    if denied is not None:
-        sandbox.install(sandbox.denying(platform.machine(), denied))
+    machine = platform.machine()
+    if machine in _DENIED:
+        denied = [*_DENIED[machine], *(() if sockets else _SOCKETS[machine])]
+        sandbox.install(sandbox.denying(machine, denied))
     os.execv(command[0], list(command))
 
 
@@ -135,9 +154,7 @@ def _restrict_files(libc: ctypes.CDLL, program: str, files: Iterable[str]) -> No
     rules += [(path, _READ_FILE | _WRITE_FILE) for path in _DEVICES]
     rules += [(path, _READ_FILE) for path in _FACTS]
     rules += [(program, execute)]
-    for name in files:
-        write = _WRITE_FILE | _TRUNCATE if name[0] == "w" else 0
-        rules.append((name[1:], _READ_FILE | write))
+    rules += [(name[1:], _ACCESS[name[0]]) for name in files]
     for path, access in rules:
         _allow(libc, ruleset, path, access & handled)
     libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS

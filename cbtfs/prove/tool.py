@@ -62,7 +62,9 @@ def run_tool(
     with (
         tempfile.TemporaryFile() as output,
         process.start(
-            _bound(command, confinement),
+            process.ends_with_parent(command)
+            if confinement is None
+            else confinement.command(command),
             stdout=output,
             stderr=output,
             start_new_session=True,
@@ -86,11 +88,3 @@ def run_tool(
         output.seek(max(end - _OUTPUT_BYTES, len(text)))
         text += output.read()
         return Ran(child.returncode, text.decode(errors="replace"))
-
-
-def _bound(command: Sequence[str | Path], confinement: Confinement | None) -> list[str | Path]:
-    """Return the command of a process that ends with this one."""
-    if confinement is None:
-        return process.ends_with_parent(command)
-    module, *arguments = confinement.command(command)
-    return process.module(str(module), *arguments)

@@ -3,7 +3,7 @@
 import contextlib
 import socket
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,8 +42,13 @@ class Guest:
 
 
 @contextmanager
-def running_guest(options: Sequence[str]) -> Iterator[Guest]:
+def running_guest(
+    options: Sequence[str],
+    bind: Callable[[Sequence[process.Argument]], list[process.Argument]] = process.ends_with_parent,
+) -> Iterator[Guest]:
     """Run QEMU with *options* until the end of the block.
+
+    *bind* returns the command that runs QEMU and lets it end with this thread.
 
     The block begins when the guest runs. At its end QEMU flushes all images, as after a loss of
     power of the guest. The kernel kills QEMU if this process, or the thread that started it, ends
@@ -61,7 +66,7 @@ def running_guest(options: Sequence[str]) -> Iterator[Guest]:
             *("-mon", "chardev=cbtfs-qmp,mode=control"),
         ]
         with process.start(
-            process.ends_with_parent([program, *options, *monitor]),
+            bind([program, *options, *monitor]),
             stderr=errors,
             pass_fds=[theirs.fileno()],
             start_new_session=True,

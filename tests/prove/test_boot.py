@@ -167,7 +167,7 @@ def test_a_debian_boots_from_a_point_and_its_defects_have_verdicts(
         done = run_cbtfs("prove", vm, "--level=4", "--boot-timeout=5m", option, *options, "--json")
 
         (item,) = done.document["proven"]
-        print(f"{name}: {item['seconds']:.0f} s: {item['parts'][-1]['text']}", file=sys.stderr)
+        print(f"{name}: {item['seconds']:.0f} s: {item['parts'][-1]['text']}", file=sys.__stderr__)
         assert (item["proof"]["verdict"] or "") == verdict, item
         passes = verdict in ("agent", "script", "prompt", "settled")
         assert (item["passed"], done.code) == (passes, 0 if passes else 3)
@@ -199,7 +199,10 @@ def test_a_kill_during_a_boot_leaves_no_guest_no_mount_and_no_file(
         while not any(log.stat().st_size for log in folder.glob("cbtfs-prove-*/serial.log")):
             assert child.poll() is None
         assert str(folder) in Path("/proc/mounts").read_text()
-        assert using(folder)
+        statuses = [Path(f"/proc/{pid}/status").read_text() for pid in using(folder)]
+        (qemu,) = [status for status in statuses if "qemu-system" in status.partition("\n")[0]]
+        for line in ("CapEff:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"):
+            assert line in qemu
         child.send_signal(signal.SIGKILL)
         child.wait()
 
