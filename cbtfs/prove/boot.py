@@ -144,5 +144,6 @@ def _machine(
             qmp=folder / "qmp.sock",
         ),
         efi,
+        has_dead_nic=True,
     )
     return machine, blockdevs(composed)

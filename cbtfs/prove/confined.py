@@ -22,6 +22,10 @@ from typing import Final
 from cbtfs import process
 from cbtfs.files.engine_parse import sandbox
 
+FAILED: Final = "cbtfs: cannot confine the program"
+FAILED_CODE: Final = 125
+"""Exit code and beginning of the output if the sandbox or the program cannot be started."""
+
 _MODULE: Final = "cbtfs.prove.confined"
 _MEMORY_BYTES: Final = 16 << 30
 """Limit of the address space: e2fsck and xfs_repair keep maps of a large volume in memory."""
@@ -104,14 +108,24 @@ def main(arguments: Sequence[str]) -> None:
     libc.prctl(_PDEATHSIG, _SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         return
+    try:
+        _confine(command[0], files, seconds, allows_sockets=bool(sockets))
+        os.execv(command[0], list(command))
+    except OSError as exc:
+        sys.stderr.write(f"{FAILED}: {exc}\n")
+        sys.stderr.flush()
+        os._exit(FAILED_CODE)
+
+
+def _confine(program: str, files: Iterable[str], seconds: int, *, allows_sockets: bool) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
     _limit(seconds)
     _drop_capabilities(libc)
-    _restrict_files(libc, command[0], files)
+    _restrict_files(libc, program, files)
     machine = platform.machine()
     if machine in _DENIED:
-        denied = [*_DENIED[machine], *(() if sockets else _SOCKETS[machine])]
+        denied = [*_DENIED[machine], *(() if allows_sockets else _SOCKETS[machine])]
         sandbox.install(sandbox.denying(machine, denied))
-    os.execv(command[0], list(command))
 
 
 def _limit(seconds: int) -> None:

@@ -10,7 +10,7 @@ from typing import Final
 
 from cbtfs import process
 from cbtfs.core.names import printable
-from cbtfs.prove.confined import Confinement
+from cbtfs.prove.confined import FAILED, FAILED_CODE, Confinement
 from cbtfs.prove.part import Stopped, Untestable
 
 _POLL_SECONDS: Final = 0.02
@@ -54,7 +54,7 @@ def run_tool(
     *confinement*: the program runs in a sandbox, with these files.
 
     Raises:
-        Untestable: it did not end in time, or wrote too much.
+        Untestable: it cannot be confined, did not end in time, or wrote too much.
         Stopped: *stop* was set.
     """
     name = Path(command[0]).name
@@ -87,4 +87,7 @@ def run_tool(
         text = output.read(_OUTPUT_BYTES)
         output.seek(max(end - _OUTPUT_BYTES, len(text)))
         text += output.read()
-        return Ran(child.returncode, text.decode(errors="replace"))
+        ran = Ran(child.returncode, text.decode(errors="replace"))
+        if ran.code == FAILED_CODE and ran.output.startswith(FAILED):
+            raise Untestable(f"{name} did not run: {ran.lines[0].removeprefix('cbtfs: ')}")
+        return ran

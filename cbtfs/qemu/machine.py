@@ -91,6 +91,8 @@ class Machine:
     network: Network | None = None
     is_joint: bool = False
     """Whether the nodes are windows of one image, which each disk lets the others write to."""
+    has_dead_nic: bool = False
+    """Whether a guest without a network has its adapter, which is connected to nothing."""
 
     def options(self) -> list[str]:
         """Return the options of QEMU, without those of the block nodes.
@@ -146,6 +148,8 @@ class Machine:
     def _network(self) -> Iterator[str]:
         if self.network is None:
             yield from ("-nic", "none")
+            if self.has_dead_nic:
+                yield from ("-device", json.dumps({"driver": self.hardware.nic, "romfile": ""}))
         else:
             yield from ("-netdev", f"{self.network.netdev},id=net0")
             device = {"driver": self.hardware.nic, "netdev": "net0", "mac": self.network.mac}

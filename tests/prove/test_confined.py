@@ -8,6 +8,7 @@ import pytest
 
 from cbtfs import process
 from cbtfs.prove.confined import Confinement
+from cbtfs.prove.part import Untestable
 from cbtfs.prove.tool import Ran, run_tool
 
 pytestmark = pytest.mark.mounts
@@ -63,3 +64,12 @@ def test_there_is_no_network_no_mount_no_signal_and_no_capability() -> None:
 @pytest.mark.parametrize("text", ["ulimit -v", "ulimit -c"])
 def test_memory_is_limited(text: str) -> None:
     assert int(run("sh", "-c", text).output) <= 16 << 20
+
+
+def test_a_program_that_cannot_start_says_nothing_about_the_point(tmp_path: Path) -> None:
+    program = tmp_path / "e2fsck"
+    program.write_text("#!/no/such/interpreter\n")
+    program.chmod(0o755)
+
+    with pytest.raises(Untestable, match="e2fsck did not run: cannot confine the program"):
+        run_tool([program], threading.Event(), 60, Confinement())

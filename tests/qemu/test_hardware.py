@@ -109,6 +109,10 @@ def test_the_machine_has_no_network_unless_it_gets_one() -> None:
     options = machine([]).options()
     assert options[options.index("-nic") + 1] == "none"
     assert "spawn=deny" in options[options.index("-sandbox") + 1]
+    assert devices(options) == []
+    dead = machine([], has_dead_nic=True).options()
+    assert dead[dead.index("-nic") + 1] == "none"
+    assert devices(dead) == [{"driver": "e1000", "romfile": ""}]
 
     options = machine([], network=Network("bridge,br=br0", "52:54:00:00:00:01")).options()
 
