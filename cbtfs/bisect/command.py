@@ -20,12 +20,15 @@ from cbtfs import process
 _STDERR: Final = 2
 DISK: Final = "{}"
 POINT: Final = "{point}"
+FILES: Final = "{files}"
+OF_POINT: Final = (DISK, POINT, FILES)
+"""Paths in the mount."""
 SERIAL: Final = "{serial}"
 AGENT: Final = "{agent}"
 QMP: Final = "{qmp}"
 OF_GUEST: Final = (SERIAL, AGENT, QMP)
 """Sockets of a guest that was booted."""
-_PLACEHOLDER: Final = re.compile(r"\{(?:point|serial|agent|qmp)?\}")
+_PLACEHOLDER: Final = re.compile(r"\{(?:point|files|serial|agent|qmp)?\}")
 _SECRET: Final = re.compile(r"CBTFS_\w*PASSWORD\Z")
 _GUARD: Final = """\
 import ctypes, os, signal

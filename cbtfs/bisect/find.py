@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from cbtfs.bisect.command import DISK, OF_GUEST, POINT, Ran, filled, run, uses
+from cbtfs.bisect.command import DISK, FILES, OF_GUEST, OF_POINT, POINT, Ran, filled, run, uses
+from cbtfs.bisect.files import unreadable_files
 from cbtfs.bisect.guest import guest_of_point
 from cbtfs.bisect.log import Log
 from cbtfs.core.bisect import Result, Search, result_of
+from cbtfs.core.filenames import GUEST_FILES
 from cbtfs.core.ids import PointId, VmId
 from cbtfs.core.manifest import DiskRecord
 from cbtfs.core.names import printable
@@ -84,6 +86,8 @@ class Run:
     """None if the result is from the log, or the point is gone."""
     guest: Booted | None = None
     """The guest, if it was booted."""
+    reason: str | None = None
+    """The reason for a skip without a run of the command."""
 
 
 @dataclass(slots=True)
@@ -151,16 +155,15 @@ def question_of(repository: Repository, request: Request) -> Question:
 
 def _require_placeholder(request: Request) -> None:
     """Raise UsageError unless the command can depend on the point."""
-    of_guest = [name for name in OF_GUEST if uses(request.command, name)]
-    if request.boot is not None:
+    if request.boot is not None or any(uses(request.command, name) for name in OF_POINT):
         return
-    if not uses(request.command, DISK) and not uses(request.command, POINT):
-        if of_guest:
-            raise UsageError(f"{of_guest[0]} is a socket of a booted guest: add --boot")
-        raise UsageError(
-            "the command has no {}: use {} for the raw file of the disk, or {point} for the "
-            "directory of the point"
-        )
+    for name in OF_GUEST:
+        if uses(request.command, name):
+            raise UsageError(f"{name} is a socket of a booted guest: add --boot")
+    raise UsageError(
+        "the command has no {}: use {} for the raw file of the disk, {files} for the files of the "
+        "guest, or {point} for the directory of the point"
+    )
 
 
 def _unusable(point: Point) -> CbtfsError:
@@ -266,7 +269,12 @@ class Tester:
     def _run_on(self, mounted: PrivateMount, point: Point, disk: DiskRecord | None) -> Run:
         manifest, boot = point.manifest, self.question.boot
         path = mounted.path(manifest, disk or manifest.disks[0])
-        paths, variables, guest = {DISK: path, POINT: path.parent}, {}, None
+        paths = {DISK: path, POINT: path.parent, FILES: path.parent / GUEST_FILES}
+        variables, guest = {}, None
+        if uses(self.question.command, FILES):
+            reason = unreadable_files(self.repository, manifest)
+            if reason is not None:
+                return Run(point, "skip", reason=reason)
         with ExitStack() as held:
             held.callback(os.close, _opened(path, point))
             if boot is not None:
@@ -319,6 +327,11 @@ def _ended(point: Point, ran: Ran) -> str:
 def _wrong_end(end: Run, expected: str) -> CbtfsError:
     name = printable(end.point.spelled)
     option = f"--{expected}"
+    if end.reason is not None:
+        return CbtfsError(
+            f"the files of the {expected} end {name} cannot be read: {end.reason}; name another "
+            f"point with {option}"
+        )
     if end.result == "skip":
         return CbtfsError(
             f"the command cannot test the {expected} end {name}: name another point with {option}"

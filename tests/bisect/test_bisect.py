@@ -15,6 +15,7 @@ from cbtfs.store.repository import writing
 from tests.cli.run_cbtfs import CommandResult, Run, runner
 from tests.docs.documents import MemberTables
 from tests.make_points import BLOCK, SIGNALS, add_point, commit_point, new_repository
+from tests.prove.images import make_ext4, overwrite
 
 pytestmark = pytest.mark.mounts
 
@@ -102,6 +103,38 @@ def test_the_directory_of_a_point_has_all_disks_and_slices(run: Run, repository:
 
     assert done.code == 0, done.err
     assert (done.document["disk"], len(done.document["runs"])) == (None, 2)
+
+
+def _guest(path: Path, text: str) -> Path:
+    """Make an ext4 with a configuration in a directory."""
+    make_ext4(path)
+    content = path.with_suffix(".txt")
+    content.write_text(text)
+    script = path.with_suffix(".debugfs")
+    script.write_text(f"mkdir etc\ncd etc\nwrite {content} app.conf\n")
+    subprocess.run(["debugfs", "-w", "-f", script, path], check=True, capture_output=True)
+    return path
+
+
+def test_the_command_reads_the_files_of_the_guest(run: Run, folder: Path, tmp_path: Path) -> None:
+    texts = ["mode=good", "", "mode=good but other", "mode=bad"]
+    disks = [_guest(tmp_path / f"disk{number}", text) for number, text in enumerate(texts)]
+    overwrite(disks[1], 1024, bytes(1024))
+    points = [
+        run("ingest", "image", "--vm=vm", "--disk=root", disk, "--json").document["point"]
+        for disk in disks
+    ]
+
+    done = run("bisect", "vm", "--json", "--", "grep", "-q", "good", "{files}/etc/app.conf")
+
+    assert done.code == 0, done.err
+    assert done.document["first_bad"]["point"] == points[3]
+    results = {item["point"]: item["result"] for item in done.document["runs"]}
+    assert results == dict(zip(points, ["good", "skip", "good", "bad"], strict=True))
+    assert "skip (its files cannot be read: no volume of this point has files" in done.err
+    assert os.listdir(folder) == []
+    end = run("bisect", "vm", f"--good={points[1]}", "--", "test", "-d", "{files}")
+    _refused(end, 1, "the files of the good end vm@")
 
 
 def test_skipped_points_leave_candidates(run: Run, repository: Path, folder: Path) -> None:

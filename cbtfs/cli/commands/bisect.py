@@ -28,6 +28,7 @@ def add_to(app: typer.Typer) -> None:
             "cbtfs bisect web01 -- e2fsck -fn {}",
             "cbtfs bisect web01 --disk data --good web01@-30d -- grep -q 'Invoice 4711' {}",
             "cbtfs bisect web01 --log search.log -- xfs_repair -n {point}/slices/root.p2.raw",
+            "cbtfs bisect web01 -- grep -q '^PermitRootLogin no' {files}/etc/ssh/sshd_config",
             "cbtfs bisect web01 --boot -- true",
         )
     )(bisect)
@@ -41,9 +42,9 @@ def bisect(
         typer.Argument(
             metavar="-- COMMAND...",
             show_default=False,
-            help="Program and arguments. {} is the raw file of the disk at a point, {point} the "
-            "directory of the point in a mount, with all disks and slices/; with --boot, {serial}, "
-            "{agent} and {qmp} are sockets of the guest.",
+            help="Program and arguments. {} is the raw file of the disk at a point, {files} the "
+            "directory of the guest's files, {point} that of the point in a mount, with all disks "
+            "and slices/; with --boot, {serial}, {agent} and {qmp} are sockets of the guest.",
         ),
     ] = None,
     disk: Annotated[
@@ -149,6 +150,8 @@ def _say_run(run: Run, search: Search | None) -> None:
 
 
 def _reason(run: Run) -> str:
+    if run.reason is not None:
+        return f"its files cannot be read: {run.reason}"
     if run.seconds is None:
         return "from the log"
     if run.code is None and run.guest is not None:
