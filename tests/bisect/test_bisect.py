@@ -16,6 +16,7 @@ from tests.cli.run_cbtfs import CommandResult, Run, runner
 from tests.docs.documents import MemberTables
 from tests.make_points import BLOCK, SIGNALS, add_point, commit_point, new_repository
 from tests.prove.images import make_ext4, overwrite
+from tests.qemu.processes import using
 
 pytestmark = pytest.mark.mounts
 
@@ -302,5 +303,9 @@ def test_a_signal_leaves_no_mount_and_no_process(
     if number != signal.SIGKILL:
         assert os.listdir(folder) == []
         assert not Path(f"/proc/{orphan}").exists()
-    while str(folder) in Path("/proc/mounts").read_text() or Path(f"/proc/{orphan}").exists():
+    while (
+        str(folder) in Path("/proc/mounts").read_text()
+        or Path(f"/proc/{orphan}").exists()
+        or using(folder)
+    ):
         pass
