@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -21,16 +21,18 @@ from cbtfs.ingest.point import ingest_point
 from cbtfs.source.content import ContentSource
 from cbtfs.store.repository import create_repository, writing
 from cbtfs.store.settings import new_settings
-from tools.crash.loop import loop_disk
+from tools.crash.checksummed import ChecksummedWriter
+from tools.crash.loop import LoopDisk, loop_disk
 from tools.crash.result import CampaignResult
 from tools.crash.verify import Violation
 
 FAULTS: Final = ("start", "daemon", "power", "mount", "worker")
 """In turn: SIGKILL to a process, or a power cut of the file system with the images."""
-_NAME: Final = "lab"
+_FORMS: Final = {"own": (), "joint": ("--limit=96M",)}
+"""Options of the overlays, which the faults meet in turn: an image for each disk, one for all."""
 _SIZE: Final = 8 << 20
 _BLOCK: Final = 4096
-_FILE_SYSTEM_BYTES: Final = 128 << 20
+_FILE_SYSTEM_BYTES: Final = 192 << 20
 _LOAD_SECONDS: Final = 0.6
 """Maximum time of the load before a fault."""
 _END_SECONDS: Final = 60
@@ -80,13 +82,27 @@ class _Disk:
 
 
 @dataclass(frozen=True, slots=True)
-class _Setup:
+class _Overlay:
+    """An overlay of two disks, each with a writer."""
+
     repository: Path
     directory: Path
+    name: str
+    disk: _Disk
+    checksummed: ChecksummedWriter
 
     @property
     def raw(self) -> Path:
-        return self.directory / _NAME / "root.raw"
+        return self.directory / self.name / "root.raw"
+
+    def create(self, point: str, options: Sequence[str]) -> None:
+        command = self.command("create", point, self.name, *options)
+        subprocess.run(command, check=True, capture_output=True)
+
+    def verify(self) -> None:
+        """Raise Violation unless the running overlay has every acknowledged write."""
+        self.disk.verify(self.raw.read_bytes())
+        self.checksummed.verify()
 
     def command(self, action: str, *words: str) -> list[str]:
         program = [sys.executable, "-m", "cbtfs", f"--repo={self.repository}", "overlay"]
@@ -95,7 +111,7 @@ class _Setup:
     @contextmanager
     def started(self) -> Iterator[subprocess.Popen[str]]:
         """Start the overlay; it ends before the block does, whatever happened to it."""
-        command = self.command("start", _NAME)
+        command = self.command("start", self.name)
         pipe = subprocess.PIPE
         with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as child:
             assert child.stdout is not None
@@ -114,41 +130,60 @@ class _Setup:
 def overlays(folder: Path, seed: int, count: int) -> CampaignResult:
     """Cause *count* faults in turn; after each, the overlay starts and has every flushed write."""
     rnd = random.Random(seed)
-    disk = _Disk(bytearray(rnd.randbytes(_SIZE)))
+    content = rnd.randbytes(_SIZE)
     with loop_disk(folder, "ext4", _FILE_SYSTEM_BYTES) as storage:
-        setup = _Setup(folder / "repository", storage.mountpoint / "overlays")
-        point = _ingest(setup.repository, bytes(disk.content))
-        subprocess.run(setup.command("create", point, _NAME), check=True, capture_output=True)
+        point = _ingest(folder / "repository", content)
+        tried = [_create(folder, storage, form, point, content) for form in _FORMS]
         for number in range(count):
-            fault = FAULTS[number % len(FAULTS)]
-            with setup.started() as child:
-                disk.verify(setup.raw.read_bytes())
-                with _load(disk, setup, rnd):
+            overlay, fault = tried[number % len(tried)], FAULTS[number % len(FAULTS)]
+            with overlay.started() as child:
+                overlay.verify()
+                with _load(overlay, rnd):
                     time.sleep(rnd.random() * _LOAD_SECONDS)
                     if fault == "power":
                         storage.cut_power()
                     else:
-                        os.kill(_victim(child.pid, fault), signal.SIGKILL)
+                        os.kill(_victim(child.pid, fault, rnd), signal.SIGKILL)
             if fault == "power":
                 storage.power_up()
-        with setup.started():
-            disk.verify(setup.raw.read_bytes())
-        subprocess.run(setup.command("stop", _NAME), check=True, capture_output=True)
-        image = setup.directory / _NAME / "root.qcow2"
-        subprocess.run(["qemu-img", "check", "-q", "-r", "leaks", image], check=True)
-    note = f"{disk.acknowledged} flushed writes, {len(disk.errors)} writers met an error"
+        for overlay in tried:
+            _end(overlay)
+    flushed = sum(overlay.disk.acknowledged for overlay in tried)
+    verified = sum(overlay.checksummed.verified for overlay in tried)
+    errors = sum(len(overlay.disk.errors) for overlay in tried)
+    note = f"{flushed} flushed writes, {verified} verified by fio, {errors} writers met an error"
     return CampaignResult("overlays", count, "SIGKILL or power cut", 1, 0, 0, note)
 
 
+def _create(folder: Path, storage: LoopDisk, form: str, point: str, content: bytes) -> _Overlay:
+    directory, states = storage.mountpoint / "overlays", folder / f"states-{form}"
+    states.mkdir()
+    writer = ChecksummedWriter(directory / form / "checksummed.raw", _SIZE, states)
+    disk = _Disk(bytearray(content))
+    overlay = _Overlay(folder / "repository", directory, form, disk, writer)
+    overlay.create(point, _FORMS[form])
+    return overlay
+
+
+def _end(overlay: _Overlay) -> None:
+    """Verify and stop an overlay; its images are intact, except that they may leak clusters."""
+    with overlay.started():
+        overlay.verify()
+    subprocess.run(overlay.command("stop", overlay.name), check=True, capture_output=True)
+    for image in (overlay.directory / overlay.name).glob("*.qcow2"):
+        subprocess.run(["qemu-img", "check", "-q", "-r", "leaks", image], check=True)
+
+
 @contextmanager
-def _load(disk: _Disk, setup: _Setup, rnd: random.Random) -> Iterator[None]:
-    """Write to the disk during the block, and until the end of the overlay."""
+def _load(overlay: _Overlay, rnd: random.Random) -> Iterator[None]:
+    """Write to the disks during the block, and until the end of the overlay."""
     stop = threading.Event()
     own = random.Random(rnd.random())
-    writer = threading.Thread(target=disk.write_until_error, args=(setup.raw, own, stop))
+    writer = threading.Thread(target=overlay.disk.write_until_error, args=(overlay.raw, own, stop))
     writer.start()
     try:
-        yield
+        with overlay.checksummed.running():
+            yield
     finally:
         stop.set()
         writer.join()
@@ -158,10 +193,11 @@ def _ingest(path: Path, content: bytes) -> str:
     create_repository(path, new_settings(64 << 10, 1))
     with writing(path) as repository:
         objects = repository.object_writer()
-        disk = DiskInput("root", ContentSource(content), "root")
+        labels = "root", "checksummed"
+        disks = [DiskInput(label, ContentSource(content), label) for label in labels]
         options = PointOptions(datetime.now(UTC))
         try:
-            return ingest_point(repository, objects, VmInput("vm"), [disk], options).point
+            return ingest_point(repository, objects, VmInput("vm"), disks, options).point
         finally:
             objects.close()
 
@@ -179,15 +215,18 @@ def _descendants(process: int) -> list[int]:
     return children + [pid for child in children for pid in _descendants(child)]
 
 
-def _victim(start: int, fault: str) -> int:
-    """Return the process to kill: the start itself, its daemon, its mount or a worker of that."""
+def _victim(start: int, fault: str, rnd: random.Random) -> int:
+    """Return the process to kill: the start itself, a daemon, its mount or a worker of that."""
     if fault == "start":
         return start
+    found = []
     for child in _children(start):
         is_daemon = b"--pidfile" in Path(f"/proc/{child}/cmdline").read_bytes()
         if is_daemon == (fault == "daemon"):
-            return _children(child)[0] if fault == "worker" else child
-    raise Violation(f"the overlay has no {fault}")
+            found.append(_children(child)[0] if fault == "worker" else child)
+    if not found:
+        raise Violation(f"the overlay has no {fault}")
+    return rnd.choice(found)
 
 
 def _wait_for_end(process: int) -> None:
