@@ -183,7 +183,8 @@ class Machine:
         elif bus in _CONTROLLERS:
             yield {"driver": _CONTROLLERS[bus], "id": name}
         for unit, number in enumerate(disks):
-            disk: dict[str, Any] = {"drive": self.nodes[number], "bootindex": number}
+            # A kernel that the user gives to QEMU has the index 0.
+            disk: dict[str, Any] = {"drive": self.nodes[number], "bootindex": number + 1}
             if self.is_joint:
                 disk["share-rw"] = True
             if bus not in ("sata", "ide"):  # They discard sectors.

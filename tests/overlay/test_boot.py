@@ -19,6 +19,7 @@ from cbtfs.core.manifest import Manifest
 from cbtfs.errors import MountFailed
 from cbtfs.overlay.boot import BootedGuest, BootOptions, boot_overlay
 from cbtfs.overlay.folder import overlay_folder
+from cbtfs.qemu import programs
 from cbtfs.qemu.accelerator import has_kvm
 from cbtfs.store.repository import reading, writing
 from tests.make_points import SIGNALS, commit_point, read_point
@@ -172,13 +173,16 @@ def test_wrong_options_and_missing_programs_are_one_line(
 ) -> None:
     wrong = ("--accel=xen", "--bus=floppy", "--firmware=coreboot", "--memory=1K")
     messages = [refusal(guest, option) for option in wrong]
+    monkeypatch.setattr(programs, "_FIRMWARE", ())
+    missing_firmware = refusal(guest, "--firmware=efi")
     monkeypatch.setenv("PATH", str(tmp_path))
     missing = refusal(guest)
 
     for option, message in zip(wrong, messages, strict=True):
         assert option.partition("=")[0] in message
     assert "install the package qemu-system-x86" in missing
-    assert not [message for message in (*messages, missing) if "\n" in message]
+    assert "install the package ovmf" in missing_firmware
+    assert not [m for m in (*messages, missing, missing_firmware) if "\n" in m]
 
 
 def refusal(site: OverlaySite, *options: str) -> str:

@@ -1,5 +1,6 @@
 """`overlay commit`: the new point equals the overlay, costs what was written, has no change ID."""
 
+import random
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from cbtfs.core.ids import PointId
 from cbtfs.core.manifest import Manifest
 from cbtfs.store.repository import reading, writing
 from tests.make_points import add_point, commit_point, read_point
-from tests.overlay.overlay_site import BLOCK, MIB, OverlaySite, on_sectors, write_at
+from tests.overlay.overlay_site import BLOCK, MIB, OverlaySite, committed, on_sectors, write_at
 
 pytestmark = pytest.mark.mounts
 
@@ -84,6 +85,48 @@ def _vsphere_is_refused(site: OverlaySite) -> None:
         assert "comes from vSphere" in refused["error"]["message"]
     site.run(site.act("commit", "lab", "--as=repaired"))
     assert site.run(site.command("show", "repaired"))["kind"] == "incremental"
+
+
+@pytest.mark.parametrize("options", [(), ("--limit=32M",)])
+def test_random_writes_zeros_and_discards_equal_the_commit(
+    site: OverlaySite, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    """A discard is zeros in whole clusters; a part of a cluster keeps its bytes."""
+    rnd = random.Random(7)
+    site.create(*options)
+    expected = {name: bytearray(on_sectors(image)) for name, image in site.images.items()}
+    commands: dict[str, list[str]] = {name: [] for name in expected}
+    for _ in range(120):
+        name, action = (
+            rnd.choice(["root", "root", "data"]),
+            rnd.choice(["write", "zero", "discard"]),
+        )
+        content = expected[name]
+        start = rnd.randrange(len(content) // 512) * 512
+        length = min(rnd.randrange(1, 400) * 512, len(content) - start)
+        end = start + length
+        if action == "write":
+            value = rnd.randrange(1, 256)
+            commands[name].append(f"write -P {value} {start} {length}")
+            content[start:end] = bytes([value]) * length
+        elif action == "zero":
+            commands[name].append(f"write -z {rnd.choice(['', '-u '])}{start} {length}")
+            content[start:end] = bytes(length)
+        else:
+            commands[name].append(f"discard {start} {length}")
+            first, last = -(-start // BLOCK) * BLOCK, end // BLOCK * BLOCK
+            if first < last:
+                content[first:last] = bytes(last - first)
+    document = site.run(site.act("start", "lab", "--fork", f"--nbd={tmp_path}"))
+    for disk in document["disks"]:
+        qemu_io(disk["location"], *commands[disk["disk"]])
+    site.run(site.act("stop", "lab"))
+
+    point = site.run(site.act("commit", "lab"))["point"]
+
+    assert committed(site, point) == expected
+    for image in site.overlay.glob("*.qcow2"):
+        subprocess.run(["qemu-img", "check", "-q", image], check=True)
 
 
 def test_a_commit_into_its_own_vm_continues_the_disks(site: OverlaySite) -> None:

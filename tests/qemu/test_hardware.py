@@ -128,7 +128,7 @@ def test_disks_boot_in_order_and_full_controllers_are_followed_by_others() -> No
     built = devices(machine(slots).options())
 
     disks = [device for device in built if "drive" in device]
-    assert [device["bootindex"] for device in disks] == list(range(11))
+    assert [device["bootindex"] for device in disks] == list(range(1, 12))
     assert [device["bus"] for device in disks] == [
         *["lsi0.0"] * 7,
         *["lsi1.0"] * 2,
