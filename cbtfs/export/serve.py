@@ -18,7 +18,7 @@ from cbtfs.export.listen import Listener, parse_address, tcp_listener, unix_list
 from cbtfs.mount.entry import listable_name
 from cbtfs.mount.mounts import mounts
 from cbtfs.mount.notify import notify
-from cbtfs.mount.private import PrivateMount, private_mount
+from cbtfs.mount.private import PrivateMount, starting_mount
 from cbtfs.mount.scratch import scratch_directory
 from cbtfs.qemu.daemon import StorageDaemon, find_daemon, storage_daemon
 from cbtfs.qemu.objects import require_objects
@@ -107,10 +107,11 @@ class PointExport:
         """Serve until SIGTERM, SIGINT or SIGHUP. Call *on_ready* when clients can connect.
 
         Raises:
-            ChunkMissing, DataCorrupt: the point is damaged; nothing was started.
+            ChunkMissing, DataCorrupt: the point is damaged; no daemon was started.
             MountFailed: the mount or the daemon cannot start, or ended.
         """
         with ExitStack() as stack:
+            mount = stack.enter_context(starting_mount(self.repository))
             with reading(self.repository) as repository:
                 for manifest in self._manifests():
                     stack.enter_context(repository.points.leased(manifest.point))
@@ -119,7 +120,7 @@ class PointExport:
                 for disk in self.manifest.of_kind("disk"):
                     reader.disk(disk).read(0, min(disk.size, _FIRST_BYTES))
             listener = stack.enter_context(self.place.listening())
-            mounted = stack.enter_context(private_mount(self.repository))
+            mounted = mount.wait()
             disks = self._disks(mounted)
             folder = stack.enter_context(scratch_directory("cbtfs-export-"))
             options = exports([disk for _, disk in disks], listener.descriptor, self._tls())

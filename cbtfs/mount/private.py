@@ -8,14 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from cbtfs import process
 from cbtfs.core.manifest import DiskRecord, Manifest
 from cbtfs.errors import CbtfsError, MountFailed
 from cbtfs.mount.entry import BY_ID_DIRECTORY, listable_name
 from cbtfs.mount.files import files_of
-from cbtfs.mount.lifecycle import MountServer
 from cbtfs.mount.mountpoint import load_status, unmount
 from cbtfs.mount.mounts import mount_at
 from cbtfs.mount.readiness_pipe import READY, parse_error, send_error, send_ready
@@ -51,15 +50,50 @@ class PrivateMount:
             return True
 
 
+@dataclass(frozen=True, slots=True)
+class StartingMount:
+    """A private mount whose process has been started."""
+
+    repository: Path
+    folder: Path
+    server: process.Popen[bytes]
+    log: IO[bytes]
+
+    def wait(self) -> PrivateMount:
+        """Return the mount when it can be used.
+
+        Raises:
+            CbtfsError: the mount cannot start; the error is that of the process.
+        """
+        line = process.first_line(self.server, _READY_SECONDS)
+        if line != READY:
+            self.log.seek(0)
+            last = self.log.read().decode(errors="replace").strip().rpartition("\n")[2]
+            error = parse_error(line)
+            if error is None or (isinstance(error, MountFailed) and last):
+                raise MountFailed(f"cannot mount {self.repository}: {last or error}")
+            raise error
+        return PrivateMount(self.folder, self.server.pid)
+
+
 @contextmanager
 def private_mount(repository: Path) -> Iterator[PrivateMount]:
-    """Mount *repository* on a new directory in another process; unmount and remove it at the end.
-
-    The mount has its own session, so Ctrl-C reaches only the caller. If the caller is killed, the
-    mount ends as soon as no file in it is open.
+    """Mount *repository* as starting_mount() does, and wait until the mount can be used.
 
     Raises:
         CbtfsError: the mount cannot start; the error is that of the process.
+    """
+    with starting_mount(repository) as starting:
+        yield starting.wait()
+
+
+@contextmanager
+def starting_mount(repository: Path) -> Iterator[StartingMount]:
+    """Mount *repository* on a new directory in another process; unmount and remove it at the end.
+
+    The block begins at once, so that the caller can do something else while the mount starts.
+    The mount has its own session, so Ctrl-C reaches only the caller. If the caller is killed, the
+    mount ends as soon as no file in it is open.
     """
     with scratch_directory("cbtfs-restore-") as folder:
         command = process.interpreter(_PROGRAM, repository.absolute(), folder, str(os.getpid()))
@@ -70,15 +104,7 @@ def private_mount(repository: Path) -> Iterator[PrivateMount]:
             ) as server,
         ):
             try:
-                line = process.first_line(server, _READY_SECONDS)
-                if line != READY:
-                    log.seek(0)
-                    last = log.read().decode(errors="replace").strip().rpartition("\n")[2]
-                    error = parse_error(line)
-                    if error is None or (isinstance(error, MountFailed) and last):
-                        raise MountFailed(f"cannot mount {repository}: {last or error}")
-                    raise error
-                yield PrivateMount(folder, server.pid)
+                yield StartingMount(repository, folder, server, log)
             finally:
                 _end(server, folder)
 
@@ -115,6 +141,8 @@ def serve(repository: str, mountpoint: str, parent: str) -> None:
 
     Report readiness or an error on standard output.
     """
+    from cbtfs.mount.lifecycle import MountServer  # Its libraries are of no use to the caller.
+
     ctypes.CDLL(None).prctl(_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != int(parent):
         return

@@ -19,9 +19,9 @@ from cbtfs.core.manifest import Manifest
 from cbtfs.core.overlay import Overlay, OverlayDisk
 from cbtfs.errors import MountFailed
 from cbtfs.mount.notify import notify
-from cbtfs.mount.private import PrivateMount, private_mount, shared_mount
+from cbtfs.mount.private import PrivateMount
 from cbtfs.overlay.base import disks_of, load_base
-from cbtfs.overlay.composition import base_files, compose
+from cbtfs.overlay.composition import base_files, base_mount, compose
 from cbtfs.overlay.create import require_repository
 from cbtfs.overlay.folder import OverlayFolder, refuse_directory
 from cbtfs.overlay.runtime import new_runtime, remove_traces
@@ -90,7 +90,7 @@ def boot_overlay(
     Raises:
         UsageError: QEMU or its firmware is not installed, or an option does not suit.
         RepositoryLocked: the overlay is in use.
-        ChunkMissing, DataCorrupt, SourceMismatch: see load_base(); nothing was started.
+        ChunkMissing, DataCorrupt, SourceMismatch: see load_base(); no daemon was started.
         MountFailed: the mount or QEMU cannot start, or ended with an error.
     """
     overlay = folder.load()
@@ -99,14 +99,12 @@ def boot_overlay(
     find_qemu()
     with folder.locked("boot"), ExitStack() as stack:
         remove_traces(folder)
+        mount = base_mount(repository, options.mountpoint, stack)
         with reading(repository) as opened:
             manifest = load_base(opened, overlay)
             hardware = _chosen(load_hardware(opened, manifest), options)
         accelerator = choose_accelerator(options.accelerator)
-        if options.mountpoint is None:
-            mounted = stack.enter_context(private_mount(repository))
-        else:
-            mounted = shared_mount(repository, options.mountpoint)
+        mounted = mount()
         runtime = stack.enter_context(new_runtime(folder, folder.path, [], []))
         machine = Machine(
             hardware,

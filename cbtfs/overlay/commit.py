@@ -22,10 +22,10 @@ from cbtfs.ingest.baseline import NamedBase
 from cbtfs.ingest.inputs import DiskInput, OnDisk, PointOptions, VmInput, no_progress
 from cbtfs.ingest.point import commit_point, take_point
 from cbtfs.listing import vm_names
-from cbtfs.mount.private import PrivateMount, private_mount
+from cbtfs.mount.private import PrivateMount
 from cbtfs.mount.scratch import scratch_directory
 from cbtfs.overlay.base import disks_of, load_base
-from cbtfs.overlay.composition import base_files, compose
+from cbtfs.overlay.composition import base_files, base_mount, compose
 from cbtfs.overlay.create import require_repository
 from cbtfs.overlay.exports import nbd_exports
 from cbtfs.overlay.folder import OverlayFolder
@@ -66,12 +66,13 @@ def commit_overlay(repository: Path, folder: OverlayFolder, options: CommitOptio
     require_repository(overlay, repository)
     with folder.locked("commit"), ExitStack() as stack:
         remove_traces(folder)
+        mount = base_mount(repository, None, stack)
         with reading(repository) as opened:
             base = load_base(opened, overlay)
             vm = _vm_of(opened, overlay, options.vm)
-        mounted = stack.enter_context(private_mount(repository))
-        socket = stack.enter_context(_served(folder, overlay, base, mounted))
         written = {image: written_extents(image) for image in folder.images(overlay)}
+        mounted = mount()
+        socket = stack.enter_context(_served(folder, overlay, base, mounted))
         disks = []
         for disk, record in zip(overlay.disks, disks_of(overlay, base), strict=True):
             source = _source(overlay, disk, written[folder.image(disk)], socket)

@@ -1,11 +1,14 @@
 """The block nodes of an overlay: its images over the raw files of a mount."""
 
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from cbtfs.core.manifest import Manifest
 from cbtfs.core.overlay import Overlay, OverlayDisk, area_end
-from cbtfs.mount.private import PrivateMount
+from cbtfs.mount.private import PrivateMount, shared_mount, starting_mount
 from cbtfs.overlay.base import disks_of
 from cbtfs.overlay.folder import OverlayFolder
 from cbtfs.qemu.composed import ComposedDisk, blockdevs
@@ -43,6 +46,18 @@ def compose(
 def _window(disk: OverlayDisk) -> Window:
     assert disk.offset is not None
     return Window(disk.offset, whole_sectors(disk.size))
+
+
+def base_mount(
+    repository: Path, mountpoint: Path | None, stack: ExitStack
+) -> Callable[[], PrivateMount]:
+    """Start a mount for an overlay, which ends with *stack*; call the result to wait for it.
+
+    With *mountpoint* the mount is the one that others have made there.
+    """
+    if mountpoint is not None:
+        return partial(shared_mount, repository, mountpoint)
+    return stack.enter_context(starting_mount(repository)).wait
 
 
 def base_files(overlay: Overlay, manifest: Manifest, mounted: PrivateMount) -> list[Path]:

@@ -24,10 +24,10 @@ from cbtfs.mount.holders import holders
 from cbtfs.mount.mountpoint import Busy, unmount
 from cbtfs.mount.mounts import mount_at
 from cbtfs.mount.notify import notify
-from cbtfs.mount.private import PrivateMount, private_mount, shared_mount
+from cbtfs.mount.private import PrivateMount
 from cbtfs.mount.readiness_pipe import READY, parse_error, send_error, send_ready
 from cbtfs.overlay.base import load_base
-from cbtfs.overlay.composition import base_files, compose
+from cbtfs.overlay.composition import base_files, base_mount, compose
 from cbtfs.overlay.create import require_repository
 from cbtfs.overlay.exports import fuse_exports, nbd_exports, nbd_nodes
 from cbtfs.overlay.folder import RAW, OverlayFolder, refuse_directory
@@ -98,18 +98,16 @@ class OverlayServer:
 
         Raises:
             RepositoryLocked: the overlay is in use.
-            ChunkMissing, DataCorrupt, SourceMismatch: see load_base(); nothing was started.
+            ChunkMissing, DataCorrupt, SourceMismatch: see load_base(); no daemon was started.
             MountFailed: the mount or the daemon cannot start, or ended.
         """
         overlay = self._check()
         with self.folder.locked("start"), ExitStack() as stack:
             remove_traces(self.folder)
+            mount = base_mount(self.repository, self.mountpoint, stack)
             with reading(self.repository) as repository:
                 manifest = load_base(repository, overlay)
-            if self.mountpoint is None:
-                mounted = stack.enter_context(private_mount(self.repository))
-            else:
-                mounted = shared_mount(self.repository, self.mountpoint)
+            mounted = mount()
             runtime = stack.enter_context(self._runtime(overlay))
             bases = base_files(overlay, manifest, mounted)
             options = compose(self.folder, overlay, bases, runtime.path, is_read_only=False)

@@ -79,7 +79,7 @@ def _commit_row(bench: Bench) -> Row:
     """Measure a commit of runs of 1 MiB that a guest wrote, against a full scan of the disk."""
     with bench.scratch() as folder:
         repository = new_repository(folder / "repository")
-        disk = PooledDisk(bench.sizes.large_disk, "commit")
+        disk = PooledDisk(bench.sizes.commit_disk, "commit")
         with capturing_source(repository, lambda: disk) as take:
             take(None)
         overlay, content = _created(repository, folder), Content("guest")
@@ -97,7 +97,7 @@ def _commit_row(bench: Bench) -> Row:
             started = time.perf_counter()
             take(None)
             scan = time.perf_counter() - started
-    size = f"{bench.sizes.change >> 20} MiB changed, disk of {bench.sizes.large_disk >> 20} MiB"
+    size = f"{bench.sizes.change >> 20} MiB changed, disk of {bench.sizes.commit_disk >> 20} MiB"
     samples = {OURS: [seconds], SCAN: [scan]}
     return Row(f"overlay commit: {size}", "s", False, "repository warm", samples, [Goal(20, SCAN)])
 

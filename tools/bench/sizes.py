@@ -17,6 +17,8 @@ class Sizes:
     deltas: int
     large_disk: int
     """Size of the disk of which an incremental writes a fiftieth."""
+    commit_disk: int
+    """Size of the disk of an overlay that is committed."""
     large_data: int
     """Bytes of data on the large disk."""
     deep_disk: int
@@ -55,6 +57,7 @@ FULL = Sizes(
     disk=2 * GIB,
     deltas=30,
     large_disk=16 * GIB,
+    commit_disk=64 * GIB,
     large_data=4 * GIB,
     deep_disk=32 * MIB,  # a chain of a thousand images is read at 1 to 4 MB/s
     depths=(1, 10, 100, 1000),
@@ -76,6 +79,7 @@ QUICK = Sizes(
     disk=256 * MIB,
     deltas=10,
     large_disk=2 * GIB,
+    commit_disk=2 * GIB,
     large_data=256 * MIB,
     deep_disk=64 * MIB,
     depths=(1, 50),
@@ -97,6 +101,7 @@ TINY = Sizes(
     disk=16 * MIB,
     deltas=2,
     large_disk=64 * MIB,
+    commit_disk=64 * MIB,
     large_data=16 * MIB,
     deep_disk=16 * MIB,
     depths=(1, 3),
