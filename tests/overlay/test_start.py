@@ -8,6 +8,7 @@ import subprocess
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -18,6 +19,9 @@ from tests.overlay.overlay_site import BLOCK, MIB, OverlaySite, committed, on_se
 from tests.restore.test_several_disks import damage
 
 pytestmark = pytest.mark.mounts
+
+OVERLAYS: Final = int(os.environ.get("CBTFS_OVERLAYS", "2"))
+"""Number of overlays that share a mount."""
 
 
 def mounted_overlays() -> list[str]:
@@ -264,20 +268,39 @@ def test_nbd_serves_all_disks_on_one_socket(site: OverlaySite, tmp_path: Path) -
         assert (site.overlay / "root.raw").read_bytes()[65536 : 65536 + 512] == b"\7" * 512
 
 
-def test_many_overlays_share_a_mount(site: OverlaySite, tmp_path: Path) -> None:
-    mountpoint = tmp_path / "mnt"
+def test_many_overlays_share_a_mount_and_its_cache(site: OverlaySite, tmp_path: Path) -> None:
+    """Chunks that one overlay has read are not cached a second time for the next one."""
+    mountpoint, names = tmp_path / "mnt", [f"lab{number}" for number in range(OVERLAYS)]
     mountpoint.mkdir()
+    site.images["root"] = b"".join(b"%7d\n" % number for number in range(4 * MIB // 8))
+    site.point = site.add()
     mount = ["mount", str(mountpoint), f"--log-file={tmp_path}/log", "--workers=1"]
     site.run(site.command(*mount))
+    cached = []
     try:
-        site.create()
         inside = ["overlay", "create", site.point.point, "x", f"--dir={mountpoint}/x"]
         site.run(site.command(*inside), code=2)
-        with site.started(f"--mount={mountpoint}"):
-            assert (site.overlay / "root.raw").read_bytes() == site.images["root"]
-        site.run(site.act("start", "lab", f"--mount={tmp_path}"), code=40)
+        for name in names:
+            site.run(site.act("create", site.point.point, name))
+            site.run(site.act("start", name, "--fork", f"--mount={mountpoint}"))
+            raw = site.directory / name / "root.raw"
+            assert raw.read_bytes() == site.images["root"]
+            write_at(raw, 0, name.encode())
+            status = site.run(site.command("status", str(mountpoint)))
+            cached.append(sum(worker["cached_bytes"] for worker in status["workers"]))
+        site.run(site.act("stop", names[0]))
+        site.run(site.act("start", names[0], f"--mount={tmp_path}"), code=40)
+        site.run(site.act("start", names[0], "--fork", f"--mount={mountpoint}"))
+        for name in names:
+            with (site.directory / name / "root.raw").open("rb") as file:
+                assert file.read(len(name)) == name.encode()
     finally:
+        for name in names:
+            site.run(site.act("stop", name))
         site.run(site.command("umount", str(mountpoint)))
+
+    assert cached[0] >= 2 * MIB
+    assert set(cached) == {cached[0]}
 
 
 def test_an_existing_file_is_not_replaced(site: OverlaySite, tmp_path: Path) -> None:
