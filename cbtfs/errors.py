@@ -82,7 +82,7 @@ class RepositoryLocked(CbtfsError):
 
 
 class FormatNotSupported(CbtfsError):
-    """Raised if the repository needs a feature that this version does not support."""
+    """Raised if a repository or an overlay needs a feature that this version does not support."""
 
     exit_code = ExitCode.UNSUPPORTED_FORMAT
 

@@ -21,6 +21,7 @@ from cbtfs.core.fields import (
 from cbtfs.core.ids import Digest, DiskId, PointId
 from cbtfs.core.pin import PinId
 from cbtfs.core.sealed import seal, unseal
+from cbtfs.errors import FormatNotSupported
 
 OVERLAY_FORMAT: Final = 1
 JOINT_FORMAT: Final = 2
@@ -102,11 +103,18 @@ def encode_overlay(overlay: Overlay) -> bytes:
 
 
 def decode_overlay(data: bytes) -> Overlay:
-    """Return the record in a sealed file; ValueError with the reason if it is invalid."""
+    """Return the record in a sealed file; ValueError with the reason if it is invalid.
+
+    Raises:
+        FormatNotSupported: a newer version of cbtfs wrote it.
+    """
     document = unseal(data)
     version = integer(document, "format")
     if version not in (OVERLAY_FORMAT, JOINT_FORMAT):
-        raise ValueError(f"overlay format {version}")
+        raise FormatNotSupported(
+            f"the overlay has format {version}, which this version of cbtfs does not support: "
+            "upgrade cbtfs"
+        )
     name = text(document, "name")
     if not is_overlay_name(name):
         raise ValueError("member 'name' is not the name of an overlay")

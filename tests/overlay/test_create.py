@@ -11,7 +11,8 @@ from typing import Any, Final
 import pytest
 
 from cbtfs.cli.main import main
-from cbtfs.core.overlay import decode_overlay, encode_overlay
+from cbtfs.core.overlay import JOINT_FORMAT, decode_overlay, encode_overlay
+from cbtfs.core.sealed import seal, unseal
 from cbtfs.overlay import create
 from cbtfs.overlay.create import discard_lost
 from cbtfs.overlay.folder import overlay_folder
@@ -118,6 +119,18 @@ def test_hostile_names_and_limits_without_space_are_refused(site: OverlaySite, r
 
     assert load_pins(site.repository) == []
     assert os.listdir(site.directory) == []
+
+
+def test_a_newer_overlay_is_neither_damaged_nor_lost(site: OverlaySite, run: Run) -> None:
+    create_lab(site, run)
+    record = site.overlay / "overlay.json"
+    record.write_bytes(seal({**unseal(record.read_bytes()), "format": JOINT_FORMAT + 1}))
+
+    for words in (act(site, "start", "lab"), act(site, "discard", "lab", "--lost")):
+        code, document = run(*words)
+        assert code == 12
+        assert "upgrade cbtfs" in document["error"]["message"]
+    assert len(load_pins(site.repository)) == 1
 
 
 def test_an_overlay_inside_the_repository_is_refused(site: OverlaySite, run: Run) -> None:
