@@ -1,6 +1,7 @@
 """The `cbtfs` command: global options, and the translation of errors to exit codes."""
 
 import errno
+import gc
 import logging
 import os
 import signal
@@ -241,4 +242,6 @@ def run() -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     _set_up_log()
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    gc.freeze()  # else the interpreter searches all objects for cycles: a sixth of a short command
+    sys.exit(code)

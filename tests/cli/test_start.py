@@ -1,7 +1,8 @@
-"""Standard streams are open before the program starts."""
+"""Standard streams are open before the program starts, and its end is quick."""
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -77,3 +78,18 @@ def test_a_descriptor_that_is_open_stays_as_it_is(program: Path, tmp_path: Path)
     assert done.returncode == 0
     assert os.read(heard, 100).startswith(b"cbtfs ")
     os.close(heard)
+
+
+def test_objects_are_not_searched_for_cycles_at_the_end(tmp_path: Path) -> None:
+    repository = new_repository(tmp_path / "repository")
+    script = (
+        "import atexit, gc, sys\n"
+        "atexit.register(lambda: print(gc.get_freeze_count() > len(gc.get_objects())))\n"
+        "from cbtfs.cli.start import run\n"
+        "run()\n"
+    )
+    command = [sys.executable, "-c", script, f"--repo={repository}", "list", "--json"]
+
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+
+    assert done.stdout.endswith("True\n")

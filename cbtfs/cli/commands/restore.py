@@ -145,7 +145,6 @@ def restore(
     3 if some disks failed.
     """
     from cbtfs.listing import current_clock
-    from cbtfs.restore.convert import refuse_target
     from cbtfs.restore.disk import explain_loss
     from cbtfs.store.repository import reading
 
@@ -184,6 +183,8 @@ def restore(
             if is_given:
                 raise UsageError(f"--to and {other} are mutually exclusive: give one")
         if directory is None:
+            from cbtfs.restore.convert import refuse_target
+
             refuse_target(names[2])
     clock = current_clock(time_zone)
     options = _Options(
