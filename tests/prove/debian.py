@@ -84,15 +84,21 @@ def make_small(path: Path) -> Path:
 def make_root(folder: Path) -> Path:
     """Make the root directory of a Debian, with a user root without a password."""
     root = folder / "root"
-    run(
-        "debootstrap",
-        "--variant=minbase",
-        f"--include={','.join(_PACKAGES)}",
-        "bookworm",
-        root,
-        _MIRROR,
-    )
+    packages = f"--include={','.join(_PACKAGES)}"
+    run("debootstrap", "--variant=minbase", packages, "bookworm", root)
+    set_up(root)
     return root
+
+
+def set_up(root: Path) -> None:
+    """Give a Debian a name, a password-less root, its `fstab`, and a program that hangs."""
+    (root / "etc" / "hostname").write_text("web01\n")
+    (root / "etc" / "fstab").write_text(f"UUID={UUID} / ext4 defaults 0 1\n")
+    shadow = root / "etc" / "shadow"
+    shadow.write_text(shadow.read_text().replace("root:*:", "root::", 1))
+    hang = root / "usr" / "local" / "sbin" / "hang"
+    hang.write_text("#!/bin/sh\necho This guest hangs.\nexec sleep infinity\n")
+    hang.chmod(0o755)
 
 
 def make_disk(root: Path, path: Path, mib: int, line: str) -> Path:
@@ -112,14 +118,14 @@ def make_disk(root: Path, path: Path, mib: int, line: str) -> Path:
         with loop_device(part) as device:
             run("mount", device, mounted)
             try:
-                _set_up(mounted, line)
+                _install(mounted, line)
             finally:
                 run("umount", mounted)
         run("dd", f"if={part}", f"of={path}", "bs=1M", "seek=1", "conv=notrunc,sparse")
     return path
 
 
-def _set_up(root: Path, line: str) -> None:
+def _install(root: Path, line: str) -> None:
     folder = root / "boot" / "extlinux"
     folder.mkdir()
     (folder / "extlinux.conf").write_text(configuration(root, line))
