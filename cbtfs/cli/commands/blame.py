@@ -126,13 +126,13 @@ def _of_file(
             for item in history.writers(part.extent):
                 yield part.start + item.extent.start - part.offset, item
     for where, length in elsewhere.items():
-        note(f"{length} bytes of {printable(path)} are {where}")
+        note(f"{length} bytes of {printable(path)} {where}")
 
 
 def _where(disk: DiskRecord | None) -> str:
     if disk is None:
-        return "in the structures of its file system"
-    return f"on disk {printable(disk.label)}"
+        return "have no known place on a disk"
+    return f"are on disk {printable(disk.label)}"
 
 
 def _parse_extent(text: str) -> Extent:
