@@ -8,6 +8,26 @@ from cbtfs.liveness import Marker
 from cbtfs.store.repository import Repository
 
 
+def has_intact_packs(repository: Repository) -> bool:
+    """Return whether all packs of the catalog have their sizes, and no object is in quarantine.
+
+    The time does not depend on the sizes of disks. Then every point has its chunks, as far as
+    their packs tell; only nodes of block maps may be missing or corrupt.
+    """
+    return not repository.quarantined() and all(_packs(repository).values())
+
+
+def _packs(repository: Repository) -> dict[int, bool]:
+    """Return for each pack of the catalog, by number, whether it exists and has its size."""
+    with repository.catalog.view() as view:
+        records = view.packs()
+    present = dict.fromkeys(records, False)
+    for number, record in records.items():
+        with suppress(OSError):
+            present[number] = repository.packs.size(record.id) == record.size
+    return present
+
+
 def require_objects(repository: Repository, manifest: Manifest) -> None:
     """Walk all block maps of a point; no chunk is read.
 
@@ -15,13 +35,7 @@ def require_objects(repository: Repository, manifest: Manifest) -> None:
         ChunkMissing: an object of the point, or its pack, is missing.
         DataCorrupt: an object of the point is known to be corrupt.
     """
-    with repository.catalog.view() as view:
-        packs = view.packs()
-    present = set()
-    for number, record in packs.items():
-        with suppress(OSError):
-            if repository.packs.size(record.id) == record.size:
-                present.add(number)
+    present = {number for number, is_there in _packs(repository).items() if is_there}
     marker = Marker(repository.catalog, present)
     try:
         marker.mark([manifest])
