@@ -12,7 +12,9 @@ from pathlib import Path
 from setuptools import Extension, setup
 
 _DIRECTORY = Path("cbtfs", "native")
-_PACKAGES = "build-essential pkg-config python3-dev libfuse3-dev libdeflate-dev libzstd-dev"
+_PACKAGES = (
+    "build-essential pkg-config python3-dev libfuse3-dev libdeflate-dev libzstd-dev libssl-dev"
+)
 """Debian packages that a build requires; the README has the same line."""
 _BUILDS = {"dist_info", "editable_wheel", "bdist_wheel", "build_ext", "develop", "install"}
 """Commands of which pip starts the first before it builds a dependency."""
@@ -26,7 +28,7 @@ def _missing() -> list[str]:
     include = sysconfig.get_path("include")
     flags = shlex.split(os.environ.get("CFLAGS", "") + " " + os.environ.get("CPPFLAGS", ""))
     missing = []
-    for header in ("Python.h", "libdeflate.h", "zstd.h"):
+    for header in ("Python.h", "libdeflate.h", "zstd.h", "openssl/evp.h"):
         command = [*compiler, *flags, f"-I{include}", "-E", "-x", "c", "-o", os.devnull, "-"]
         source = f"#include <{header}>\n"
         if subprocess.run(command, input=source, text=True, capture_output=True).returncode:
@@ -51,7 +53,7 @@ setup(
             "cbtfs.native._core",
             sources=sorted(str(path) for path in _DIRECTORY.glob("*.c")),
             depends=sorted(str(path) for path in _DIRECTORY.glob("*.h")),
-            libraries=["deflate", "zstd"],
+            libraries=["crypto", "deflate", "zstd"],
             extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror=implicit"],
         )
     ]

@@ -31,6 +31,7 @@ class ExitCode(IntEnum):
     LOCKED = 11, "repository locked"
     UNSUPPORTED_FORMAT = 12, "format not supported"
     NO_POINT = 13, "no such restore point"
+    NO_KEY = 14, "no key of the repository"
     CHUNK_MISSING = 20, "data missing"
     DATA_CORRUPT = 21, "data corrupt"
     SOURCE_UNAVAILABLE = 30, "source unavailable"
@@ -85,6 +86,13 @@ class FormatNotSupported(CbtfsError):
     """Raised if a repository or an overlay needs a feature that this version does not support."""
 
     exit_code = ExitCode.UNSUPPORTED_FORMAT
+
+
+class KeyUnavailable(CbtfsError):
+    """Raised if no key of an encrypted repository was given, or none that fits."""
+
+    exit_code = ExitCode.NO_KEY
+    errno = errno.EACCES
 
 
 class PointNotFound(CbtfsError):

@@ -123,6 +123,20 @@ def run(
     )
 
 
+def pipe_through(
+    command: Sequence[Argument], data: bytes, seconds: float, *, env: Mapping[str, str]
+) -> CompletedProcess[bytes]:
+    """Run *command* for at most *seconds* with *data* as its input, and capture its output.
+
+    Raises:
+        OSError: it cannot be started.
+        TimeoutExpired: it did not end in time, and was killed.
+    """
+    return subprocess.run(
+        command, input=data, capture_output=True, env=env, timeout=seconds, check=False
+    )
+
+
 def start(
     command: Sequence[Argument],
     *,

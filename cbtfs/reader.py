@@ -19,7 +19,6 @@ from cbtfs.errors import ChunkMissing, DataCorrupt
 from cbtfs.native import Chunks, Leaf, has_deleted_pack_files, open_pack_files
 from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.view import Node
-from cbtfs.store.digest import CHECK_OF_CHUNKS
 from cbtfs.store.repository import Repository
 
 CACHE_BYTES: Final = 64 << 20
@@ -60,7 +59,8 @@ class Reader:
         self._catalog: Catalog = repository.catalog
         self._lock = threading.Lock()
         self._on_leaves_dropped = on_leaves_dropped
-        self.chunks = Chunks(cache_bytes, CHECK_OF_CHUNKS, is_strict)
+        self.digester = repository.digester
+        self.chunks = Chunks(cache_bytes, self.digester.check, is_strict, self.digester.key)
         self._max_pack_files = min(
             _MAX_PACK_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
         )

@@ -12,14 +12,14 @@ from cbtfs.errors import ChunkMissing, DataCorrupt
 from cbtfs.listing import points
 from cbtfs.liveness import Marker
 from cbtfs.store import directories
-from cbtfs.store.backend.layout import open_packs, open_points
+from cbtfs.store.backend.layout import open_points
 from cbtfs.store.catalog import gate
 from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.records import CatalogDamaged
 from cbtfs.store.catalog_opening import CATALOG
 from cbtfs.store.directories import Directory, check_directories
 from cbtfs.store.missing import missing_points, put_back
-from cbtfs.store.packs import PackFolder
+from cbtfs.store.packs import digester_of, open_pack_folder
 from cbtfs.store.points import PointFolder
 from cbtfs.store.repository import Repository, reading, rebuild_catalog, take_lock, writing
 from cbtfs.store.settings import load_settings
@@ -130,7 +130,7 @@ def _settle_missing(
 def _expected_missing(path: Path, settings: Settings) -> list[MissingPoint]:
     """Return the missing points of the catalog without catching it up."""
     try:
-        catalog = Catalog(path / CATALOG, is_writable=False)
+        catalog = Catalog(path / CATALOG, is_writable=False, digester=digester_of(path))
     except CatalogDamaged:
         return []
     try:
@@ -195,7 +195,7 @@ def _catalog_error(path: Path) -> str | None:
 def _survey(path: Path, *, is_dry_run: bool) -> tuple[Repaired, int]:
     """Return the state of a repository before its repair, and the bytes of its packs."""
     with (
-        closing(PackFolder(open_packs(path))) as packs,
+        closing(open_pack_folder(path)) as packs,
         closing(PointFolder(open_points(path))) as points,
     ):
         ids = packs.ids()

@@ -13,7 +13,7 @@ from cbtfs.check.report import CheckReport, Problem
 from cbtfs.check.subset import ALL, NONE, Subset
 from cbtfs.core.ids import PackId
 from cbtfs.errors import CbtfsError, DataCorrupt, WrongDirectory
-from cbtfs.store.backend.layout import open_packs, open_points
+from cbtfs.store.backend.layout import open_points
 from cbtfs.store.catalog import gate
 from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.records import DIGESTS, META, ORDER, PACKS, VMS, CatalogDamaged
@@ -21,7 +21,7 @@ from cbtfs.store.catalog_opening import CATALOG
 from cbtfs.store.directories import check_directories
 from cbtfs.store.distrust import DistrustFolder
 from cbtfs.store.file_indexes import FileIndexes, IndexMissing
-from cbtfs.store.packs import PackFolder
+from cbtfs.store.packs import PackFolder, open_pack_folder
 from cbtfs.store.points import PointFolder
 from cbtfs.store.repository import reading
 from cbtfs.store.settings import load_settings
@@ -59,7 +59,7 @@ def check(
         report.problems.append(Problem("directory", str(exc)))
     with (
         _catalog(path, report) as catalog,
-        closing(PackFolder(open_packs(path))) as packs,
+        closing(open_pack_folder(path)) as packs,
         closing(PointFolder(open_points(path))) as points,
         closing(DistrustFolder(path)) as records,
     ):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from cbtfs.check.report import Problem
-from cbtfs.core.frame import ENTRY_BYTES, FOOTER_BYTES, PACK_HEADER_BYTES, Frame, Kind
+from cbtfs.core.frame import Frame, Kind
 from cbtfs.core.ids import PackId
 from cbtfs.errors import ChunkMissing, DataCorrupt
 from cbtfs.store.pack import Pack
@@ -61,12 +61,12 @@ def _verify(packs: PackFolder, id: PackId, read_data: bool) -> PackFindings:  # 
 
 def _gap(pack: Pack, frames: list[Frame]) -> int | None:
     """Return the first offset before the trailer that belongs to no frame or to two, or None."""
-    at = PACK_HEADER_BYTES
+    at = pack.first_frame
     for frame in frames:
         if frame.offset != at:
             return at
         at = frame.end
-    return None if at == pack.size - FOOTER_BYTES - len(frames) * ENTRY_BYTES else at
+    return None if at == pack.frames_end(len(frames)) else at
 
 
 def _load(pack: Pack, frame: Frame, findings: PackFindings) -> None:

@@ -15,7 +15,7 @@ from cbtfs.core.ids import PointId
 from cbtfs.core.manifest import decode_manifest
 from cbtfs.core.settings import decode_settings
 from cbtfs.core.vmname import NamedVm, VmNames
-from cbtfs.errors import CbtfsError
+from cbtfs.errors import CbtfsError, KeyUnavailable
 from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.naming import present_names, vm_names
 from cbtfs.store.catalog.view import View
@@ -150,7 +150,9 @@ def _repository(words: Sequence[str], environment: Mapping[str, str]) -> Path | 
 
 
 def _names(path: Path, kind: str, before: Sequence[str], word: str) -> Iterator[str]:
-    decode_settings(load_file(path / "repository.json", _SETTINGS_BYTES))
+    settings = decode_settings(load_file(path / "repository.json", _SETTINGS_BYTES))
+    if settings.is_encrypted:
+        _require_key(path)
     catalog = Catalog(path / "catalog", is_writable=False)
     try:
         with catalog.view() as view:
@@ -158,6 +160,20 @@ def _names(path: Path, kind: str, before: Sequence[str], word: str) -> Iterator[
             yield from sorted({name for name in candidates if name.startswith(word)})
     finally:
         catalog.close()
+
+
+def _require_key(path: Path) -> None:
+    """Raise KeyUnavailable unless a key file or a program gives the key.
+
+    A passphrase takes a second, and the shell waits for the completion.
+    """
+    from cbtfs.store.encryption.credentials import credentials
+    from cbtfs.store.encryption.ring import keys_of
+
+    found = credentials()
+    if not (found.key_files or found.command):
+        raise KeyUnavailable("no key file was given")
+    keys_of(path)
 
 
 def _points(view: View, kind: str, word: str) -> Iterator[str]:

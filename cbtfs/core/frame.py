@@ -29,10 +29,21 @@ _CRC = struct.Struct("<I")
 _ENTRY = struct.Struct("<QIBBBBII32s")
 _FOOTER = struct.Struct("<8sHHIQI16s16s")
 
+SEALED_FLAG: Final = 1
+"""Flag in header and footer of an encrypted pack."""
+TAG_BYTES: Final = 16
+SEALED_KEY_BYTES: Final = 80
+"""Size of the key of chunks, encrypted for the repository's public key (RFC 9180)."""
+SEALED_ALIGNMENT: Final = 64
+"""Frames of an encrypted pack begin at multiples of this, so that a scan can find them."""
+
 PACK_HEADER_BYTES: Final = _PACK_HEADER.size
+SEALED_START: Final = 128
+"""Offset of the first frame of an encrypted pack."""
 FRAME_HEADER_BYTES: Final = _FRAME_HEADER.size + _CRC.size
 ENTRY_BYTES: Final = _ENTRY.size
 FOOTER_BYTES: Final = _FOOTER.size + _CRC.size
+_SEALED_HEADER_BYTES: Final = FRAME_HEADER_BYTES + TAG_BYTES
 
 
 class Kind(IntEnum):
@@ -56,28 +67,50 @@ class Frame(NamedTuple):
     level: int
     codec: Codec
     digest: Digest
+    is_sealed: bool = False
+    """Whether the frame is in an encrypted pack."""
 
     @property
     def table_bytes(self) -> int:
-        """Length of the CRCs between header and payload, which only a raw chunk has."""
+        """Length of the table between header and payload.
+
+        It has the CRCs of the pieces of a raw chunk. A sealed frame has tags instead: one for each
+        piece of a raw chunk, else a single one.
+        """
         if self.kind is Kind.CHUNK and self.codec is Codec.STORED:
-            return -(-self.plain // PIECE_BYTES) * _CRC.size
-        return 0
+            entry = TAG_BYTES if self.is_sealed else _CRC.size
+            return max(-(-self.plain // PIECE_BYTES), int(self.is_sealed)) * entry
+        return TAG_BYTES if self.is_sealed else 0
 
     @property
     def payload_offset(self) -> int:
-        return self.offset + FRAME_HEADER_BYTES + self.table_bytes
+        header = _SEALED_HEADER_BYTES if self.is_sealed else FRAME_HEADER_BYTES
+        return self.offset + header + self.table_bytes
 
     @property
     def end(self) -> int:
-        return self.payload_offset + self.stored
+        end = self.payload_offset + self.stored
+        return end + -end % SEALED_ALIGNMENT if self.is_sealed else end
+
+
+def first_frame(is_sealed: bool) -> int:
+    """Return the offset of the first frame of a pack."""
+    return SEALED_START if is_sealed else PACK_HEADER_BYTES
+
+
+def closing_bytes(frames: int, is_sealed: bool) -> int:
+    """Return the size of everything after the last frame of a pack with *frames* frames."""
+    added = TAG_BYTES + SEALED_KEY_BYTES if is_sealed else 0
+    return frames * ENTRY_BYTES + added + FOOTER_BYTES
 
 
 def _head(frame: Frame, table_bytes: int) -> bytes:
     """Return the header of a frame without its checksum."""
     return _FRAME_HEADER.pack(
         FRAME_MAGIC,
-        FRAME_HEADER_BYTES + table_bytes + frame.stored,
+        frame.end - frame.offset
+        if frame.is_sealed
+        else FRAME_HEADER_BYTES + table_bytes + frame.stored,
         0,
         frame.kind,
         frame.level,
@@ -97,6 +130,29 @@ def encode_frame_header(frame: Frame, table: bytes = b"") -> bytes:
     """Return header and table of CRCs, which the payload follows. They omit the offset."""
     head = _head(frame, len(table))
     return head + _CRC.pack(zlib.crc32(table, zlib.crc32(head))) + table
+
+
+def encode_sealed_head(frame: Frame) -> bytes:
+    """Return the plain header of a sealed frame; its checksum covers the header alone."""
+    head = _head(frame, frame.table_bytes)
+    return head + _CRC.pack(zlib.crc32(head))
+
+
+def decode_sealed_head(head: bytes, offset: int) -> Frame:
+    """Return the frame at *offset* that a decrypted header describes; ValueError if invalid."""
+    frame = _described(head, offset, is_sealed=True)
+    if encode_sealed_head(frame) != head:
+        raise ValueError("inconsistent frame header")
+    return frame
+
+
+def _described(head: bytes, offset: int, *, is_sealed: bool) -> Frame:
+    fields = _FRAME_HEADER.unpack_from(head)
+    _, _, _, kind, level, codec, _, _, stored, plain, *_ = fields
+    if max(plain, stored) > MAX_PLAIN_BYTES:
+        raise ValueError("frame header uses an unknown feature")
+    digest = Digest(fields[12])
+    return Frame(offset, stored, plain, Kind(kind), level, Codec(codec), digest, is_sealed)
 
 
 def table_of(frame: Frame, data: bytes | bytearray) -> bytes | None:
@@ -143,14 +199,38 @@ def decode_pack_header(data: bytes) -> PackId:
     return PackId(pack.hex())
 
 
-def encode_trailer(frames: Sequence[Frame], offset: int, pack: PackId) -> bytes:
-    """Return trailer and footer of a pack whose frames end at *offset*."""
-    index = b"".join(
+def encode_sealed_pack_header(pack: PackId, epoch: int, key: bytes) -> bytes:
+    """Return the header of an encrypted pack, up to its first frame; *key* is encrypted."""
+    header = _PACK_HEADER.pack(PACK_MAGIC, PACK_VERSION, SEALED_FLAG, epoch, bytes.fromhex(pack))
+    return (header + key).ljust(SEALED_START, b"\0")
+
+
+def decode_sealed_pack_header(data: bytes) -> tuple[PackId, int, bytes]:
+    """Return id, key epoch and encrypted key of an encrypted pack; ValueError if invalid."""
+    if len(data) < SEALED_START:
+        raise ValueError("truncated pack header")
+    magic, version, flags, epoch, pack = _PACK_HEADER.unpack_from(data)
+    if magic != PACK_MAGIC or version != PACK_VERSION or flags != SEALED_FLAG:
+        raise ValueError("not an encrypted pack of this version")
+    key = data[PACK_HEADER_BYTES : PACK_HEADER_BYTES + SEALED_KEY_BYTES]
+    if any(data[PACK_HEADER_BYTES + SEALED_KEY_BYTES : SEALED_START]):
+        raise ValueError("a reserved field of the pack header is not empty")
+    return PackId(pack.hex()), epoch, key
+
+
+def encode_index(frames: Sequence[Frame]) -> bytes:
+    """Return the entries of a trailer."""
+    return b"".join(
         _ENTRY.pack(
             f.offset, f.end - f.offset, f.kind, f.level, f.codec, 0, f.stored, f.plain, f.digest
         )
         for f in frames
     )
+
+
+def encode_trailer(frames: Sequence[Frame], offset: int, pack: PackId) -> bytes:
+    """Return trailer and footer of a pack whose frames end at *offset*."""
+    index = encode_index(frames)
     foot = _FOOTER.pack(
         END_MAGIC,
         PACK_VERSION,
@@ -162,6 +242,49 @@ def encode_trailer(frames: Sequence[Frame], offset: int, pack: PackId) -> bytes:
         bytes(16),
     )
     return index + foot + _CRC.pack(zlib.crc32(foot))
+
+
+_SEALED_FOOTER = struct.Struct("<II8s")
+"""The reserved field of a footer in an encrypted pack: epoch, CRC-32 of all bytes before it."""
+
+
+def encode_sealed_footer(
+    frames: int, offset: int, trailer: bytes, pack: PackId, epoch: int, content_crc: int
+) -> bytes:
+    """Return the footer of an encrypted pack; *content_crc* covers all bytes before the footer."""
+    more = _SEALED_FOOTER.pack(epoch, content_crc, bytes(8))
+    crc = zlib.crc32(trailer)
+    number = bytes.fromhex(pack)
+    foot = _FOOTER.pack(END_MAGIC, PACK_VERSION, SEALED_FLAG, frames, offset, crc, number, more)
+    return foot + _CRC.pack(zlib.crc32(foot))
+
+
+class SealedFooter(NamedTuple):
+    """The footer of an encrypted pack."""
+
+    frames: int
+    trailer_offset: int
+    trailer_crc: int
+    pack: PackId
+    epoch: int
+    content_crc: int
+    """CRC-32 of all bytes before the footer, which can be verified without a key."""
+
+
+def decode_sealed_footer(data: bytes, size: int) -> SealedFooter:
+    """Decode the footer of an encrypted pack of *size* bytes; ValueError if it is invalid."""
+    if len(data) != FOOTER_BYTES:
+        raise ValueError("truncated pack footer")
+    magic, version, flags, count, offset, crc, pack, more = _FOOTER.unpack_from(data)
+    (own,) = _CRC.unpack_from(data, _FOOTER.size)
+    if (magic, version, flags) != (END_MAGIC, PACK_VERSION, SEALED_FLAG):
+        raise ValueError("not the footer of an encrypted pack")
+    if own != zlib.crc32(data[: _FOOTER.size]):
+        raise ValueError("pack footer fails its checksum")
+    if offset + closing_bytes(count, True) != size:
+        raise ValueError("pack footer does not match the size of the pack")
+    epoch, content, _ = _SEALED_FOOTER.unpack(more)
+    return SealedFooter(count, offset, crc, PackId(pack.hex()), epoch, content)
 
 
 class Footer(NamedTuple):
@@ -188,10 +311,17 @@ def decode_trailer(data: bytes, footer: Footer) -> list[Frame]:
     """Return the frames that a trailer lists; ValueError if it is invalid."""
     if len(data) != footer.frames * ENTRY_BYTES or zlib.crc32(data) != footer.trailer_crc:
         raise ValueError("pack trailer fails its checksum")
+    return decode_index(data, footer.trailer_offset)
+
+
+def decode_index(data: bytes, end: int, *, is_sealed: bool = False) -> list[Frame]:
+    """Return the frames in the entries of a trailer; ValueError if one reaches beyond *end*."""
     frames = []
     for offset, length, kind, level, codec, _, stored, plain, digest in _ENTRY.iter_unpack(data):
-        frame = Frame(offset, stored, plain, Kind(kind), level, Codec(codec), Digest(digest))
-        if frame.end - offset != length or frame.end > footer.trailer_offset:
+        frame = Frame(
+            offset, stored, plain, Kind(kind), level, Codec(codec), Digest(digest), is_sealed
+        )
+        if frame.end - offset != length or frame.end > end:
             raise ValueError("inconsistent pack trailer")
         if max(plain, stored) > MAX_PLAIN_BYTES or len(digest) != DIGEST_BYTES:
             raise ValueError("pack trailer uses an unknown feature")

@@ -11,10 +11,16 @@ FORMAT: Final = "cbtfs repository"
 FORMAT_VERSION: Final = 1
 PINS: Final = "pins"
 """Required feature of a repository in which overlays have pinned points (store/pins)."""
-KNOWN_FEATURES: Final = frozenset({PINS})
+KEYED_DIGESTS: Final = "keyed-digests"
+"""Required feature of a repository whose digests have a key (store/digest)."""
+ENCRYPTION: Final = "encryption-1"
+"""Required feature of an encrypted repository (store/encryption)."""
+KNOWN_FEATURES: Final = frozenset({PINS, KEYED_DIGESTS, ENCRYPTION})
 """Required features that this program understands."""
 DEFAULT_BLOCK_BYTES: Final = 64 << 10
 DIGEST: Final = "blake3-256"
+_KEY_SLOT: Final = "repository"
+"""Value of digest.key_slot if digests are keyed: the key follows from that of the repository."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +35,10 @@ class Settings:
     """zstd level."""
     required: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
+
+    @property
+    def is_encrypted(self) -> bool:
+        return ENCRYPTION in self.required
 
     def __post_init__(self) -> None:
         if not is_block_size(self.block_size):
@@ -49,7 +59,10 @@ def encode_settings(settings: Settings) -> bytes:
             "id": settings.id,
             "created": settings.created,
             "features": {"required": settings.required, "optional": settings.optional},
-            "digest": {"algorithm": DIGEST, "key_slot": None},
+            "digest": {
+                "algorithm": DIGEST,
+                "key_slot": _KEY_SLOT if KEYED_DIGESTS in settings.required else None,
+            },
             "defaults": {"block_size": settings.block_size, "level": settings.level},
         }
     )
@@ -76,8 +89,11 @@ def decode_settings(data: bytes) -> Settings:
     if unknown:
         raise UnknownFormat(f"required feature {', '.join(unknown)}")
     digest = mapping(document, "digest")
-    if digest.get("algorithm") != DIGEST or digest.get("key_slot") is not None:
+    slot = _KEY_SLOT if KEYED_DIGESTS in required else None
+    if digest.get("algorithm") != DIGEST or digest.get("key_slot") != slot:
         raise UnknownFormat(f"digest {digest.get('algorithm')}, key {digest.get('key_slot')}")
+    if (ENCRYPTION in required) != (KEYED_DIGESTS in required):
+        raise UnknownFormat(f"of {ENCRYPTION} and {KEYED_DIGESTS} only one")
     defaults = mapping(document, "defaults")
     return Settings(
         id=id_of(document, "id"),

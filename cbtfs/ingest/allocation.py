@@ -21,6 +21,7 @@ from cbtfs.core.ids import Ref
 from cbtfs.core.partitions import HEAD_BYTES, superblocks
 from cbtfs.ingest.audit import OnMiss, compare_blocks
 from cbtfs.source.base import DiskSource
+from cbtfs.store.digest import UNKEYED, Digester
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +94,14 @@ def prove(
     base: Tree[Ref],
     proving: Proving,
     on_miss: OnMiss,
+    digester: Digester = UNKEYED,
 ) -> Allocation:
-    """Read a share of the unproven areas, compare it with *base*; return the new record."""
+    """Read a share of the unproven areas, compare it with *base*; return the new record.
+
+    *digester* computes the digests of *base*.
+    """
     areas = next_to_prove(allocation.unproven, allocation.skipped, proving.share, shape.block_size)
-    compared = compare_blocks(source, shape, areas, base, on_miss)
+    compared = compare_blocks(source, shape, areas, base, on_miss, digester)
     return replace(
         allocation,
         unproven=remaining(allocation.unproven, areas),

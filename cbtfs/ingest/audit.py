@@ -17,7 +17,7 @@ from cbtfs.core.extent import Extent, between, clip, coalesce, total
 from cbtfs.core.ids import Ref
 from cbtfs.core.partitions import HEAD_BYTES, superblocks
 from cbtfs.source.base import DiskSource
-from cbtfs.store.digest import chunk_digest
+from cbtfs.store.digest import UNKEYED, Digester
 
 OnMiss = Callable[[], None]
 """Called when a block differs that the list calls unchanged, before anything else is done about
@@ -41,6 +41,8 @@ class AuditedList:
     """The change list, in whole blocks."""
     unproven: Sequence[Extent] = ()
     """Areas of the base that no run has read: a mismatch there is no fault of the list."""
+    digester: Digester = UNKEYED
+    """Computes the digests of the base."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +120,8 @@ def audit_sample(
     for number in sample.blocks:
         parts[is_unproven(number * block)].append(Extent(number * block, block))
     proven, unproven = (
-        compare_blocks(source, shape, blocks, audited.base, on_miss) for blocks in parts
+        compare_blocks(source, shape, blocks, audited.base, on_miss, audited.digester)
+        for blocks in parts
     )
     return SampleAudit(
         sample,
@@ -144,8 +147,12 @@ def compare_blocks(
     extents: Iterable[Extent],
     expected: Tree[Ref] | None,
     on_miss: OnMiss,
+    digester: Digester = UNKEYED,
 ) -> Compared:
-    """Read *extents*, whole blocks of *source*, and compare them with *expected*; None: zeros."""
+    """Read *extents*, whole blocks of *source*, and compare them with *expected*; None: zeros.
+
+    *digester* computes the digests of *expected*.
+    """
     block = shape.block_size
     pieces = [
         piece
@@ -158,7 +165,7 @@ def compare_blocks(
         data = bytes(source.read(piece))
         count = 0
         for at in range(0, piece.length, block):
-            digest = _digest(data[at : at + block], block)
+            digest = _digest(data[at : at + block], block, digester)
             if digest != _digest_in(expected, (piece.start + at) // block):
                 on_miss()
                 count += 1
@@ -172,9 +179,9 @@ def compare_blocks(
     return Compared(sum(-(-piece.length // block) for piece in pieces), count, total(pieces))
 
 
-def _digest(content: bytes, block_size: int) -> bytes | None:
+def _digest(content: bytes, block_size: int, digester: Digester) -> bytes | None:
     """Return the digest of a block, padded to *block_size*; None for zeros."""
-    return chunk_digest(content.ljust(block_size, b"\0")) if content.strip(b"\0") else None
+    return digester.chunk(content.ljust(block_size, b"\0")) if content.strip(b"\0") else None
 
 
 def _digest_in(tree: Tree[Ref] | None, block: int) -> bytes | None:

@@ -6,7 +6,7 @@ from typing import Final
 from cbtfs.core.extent import Extent
 from cbtfs.core.ids import Digest
 from cbtfs.source.base import DiskSource
-from cbtfs.store.digest import CHUNK_PREFIX, prefixed_digest
+from cbtfs.store.digest import CHUNK_PREFIX, UNKEYED, Digester
 
 READ_BYTES: Final = 512 << 10
 """Size of a read, so small that the data is still in the processor's cache when it is hashed."""
@@ -22,7 +22,8 @@ class Blocks:
     two passes the block is not aligned for vector instructions.
     """
 
-    def __init__(self, source: DiskSource, block_size: int) -> None:
+    def __init__(self, source: DiskSource, block_size: int, digester: Digester = UNKEYED) -> None:
+        self._digester = digester
         self._source = source
         self._size = block_size
         self._zeros = bytes(block_size)
@@ -68,7 +69,7 @@ class Blocks:
         return self._memory.startswith(self._zeros, self._starts[index])
 
     def digest(self, index: int) -> Digest:
-        return prefixed_digest(self._prefixed[index])
+        return self._digester.prefixed(self._prefixed[index])
 
     def content(self, index: int) -> memoryview:
         """Return a copy of the bytes of a block."""

@@ -269,9 +269,9 @@ def _batches(units: Iterator[_Unit]) -> Iterator[list[_Unit]]:
 class _ThreadState(threading.local):
     """Buffers and encoder of one thread."""
 
-    def __init__(self, source: DiskSource, block_size: int, level: int) -> None:
-        self.blocks = Blocks(source, block_size)
-        self.encoder = Encoder(level)
+    def __init__(self, source: DiskSource, block_size: int, objects: ObjectWriter) -> None:
+        self.blocks = Blocks(source, block_size, objects.digester)
+        self.encoder = Encoder(objects.level)
 
 
 class _BatchEncoder:
@@ -281,7 +281,7 @@ class _BatchEncoder:
         self._block_size = options.shape.block_size
         self._like = None if options.is_listed else options.like
         self._objects = objects
-        self._local = _ThreadState(source, self._block_size, objects.level)
+        self._local = _ThreadState(source, self._block_size, objects)
 
     def encode(self, batch: Sequence[_Unit]) -> list[_Block]:
         """Read the blocks of *batch*; encode those that the repository does not have."""

@@ -141,7 +141,9 @@ class _DiskIngest:
         if plan.extents is None:
             ranges = list(widen(source_list, self.shape.block_size, self.shape.size))
             unproven = _unproven(base)
-            audited = AuditedList(self.shape, tree, base.disk.size, ranges, unproven)
+            audited = AuditedList(
+                self.shape, tree, base.disk.size, ranges, unproven, self.reader.digester
+            )
             return self._audited_whole(record, audited, misses, sample)
         return record if sample is None else replace(record, audit=sample.document())
 
@@ -167,7 +169,15 @@ class _DiskIngest:
             return allocation
         misses = self._misses(base, is_allocation=True)
         with misses.armed() as armed:
-            proof = prove(self.source, self.shape, allocation, tree, proving, armed.fire)
+            proof = prove(
+                self.source,
+                self.shape,
+                allocation,
+                tree,
+                proving,
+                armed.fire,
+                self.reader.digester,
+            )
             if proof.mismatches:
                 suspect = self._record_misses(misses, armed, proof.mismatches)
                 warn_of_areas(misses.vm, misses.label, proof.mismatches, suspect)
@@ -187,7 +197,7 @@ class _DiskIngest:
         assert options.audit is not None
         assert plan.extents is not None
         ranges, unproven = self._to_read(plan.extents, tree), _unproven(misses.base)
-        audited = AuditedList(self.shape, tree, base.size, ranges, unproven)
+        audited = AuditedList(self.shape, tree, base.size, ranges, unproven, self.reader.digester)
         seed = f"{options.run}/{base.id}"
         with misses.armed() as armed:
             sample = audit_sample(self.source, audited, options.audit, seed, armed.fire)

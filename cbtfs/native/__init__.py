@@ -9,6 +9,7 @@ from cbtfs.native._core import (
     PackFile,
     Requests,
     blake3,
+    crc32,
     crc32c,
     crc_table,
     exit_on_fault,
@@ -18,7 +19,10 @@ from cbtfs.native._core import (
     matching_blocks,
     node_children,
     node_entries,
+    open_header,
     open_pack_files,
+    open_payload,
+    seal_frame,
 )
 
 __all__ = [
@@ -27,6 +31,7 @@ __all__ = [
     "PackFile",
     "Requests",
     "blake3",
+    "crc32",
     "crc32c",
     "crc_table",
     "exit_on_fault",
@@ -36,5 +41,8 @@ __all__ = [
     "matching_blocks",
     "node_children",
     "node_entries",
+    "open_header",
     "open_pack_files",
+    "open_payload",
+    "seal_frame",
 ]

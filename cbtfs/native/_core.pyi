@@ -14,6 +14,12 @@ class PackFile:
     def fileno(self) -> int:
         """Return the descriptor."""
 
+    def set_key(self, key: bytes, /) -> None:
+        """Set the key of the chunks of an encrypted pack, unless the file has one.
+
+        *key* is the repository's id, the pack's id, and the key: 16, 16 and 32 bytes.
+        """
+
 @final
 class Leaf:
     """The locations of 64 chunks.
@@ -40,11 +46,16 @@ class Chunks:
     A compressed chunk is verified by its digest when it is decoded. A raw chunk is verified by the
     CRC-32 of each 4 KiB that is read or, if *is_strict* and the whole chunk is read, by its digest.
     *digest_of* computes the digest of a chunk's content; its argument begins with the digest's
-    prefix (docs/format.md). None: compiled code computes it, which requires has_blake3().
+    prefix (docs/format.md). None: compiled code computes it, which requires has_blake3(); *key* is
+    then the key of the digests, or None. A chunk in an encrypted pack is verified by its tags.
     """
 
     def __new__(
-        cls, cache_bytes: int, digest_of: Callable[[memoryview], bytes] | None, is_strict: bool
+        cls,
+        cache_bytes: int,
+        digest_of: Callable[[memoryview], bytes] | None,
+        is_strict: bool,
+        key: bytes | None = None,
     ) -> Chunks: ...
     @property
     def cached_bytes(self) -> int:
@@ -174,6 +185,9 @@ def exit_on_fault(text: bytes, code: int, shortage: bytes, shortage_code: int, /
 def crc_table(chunk: bytes | bytearray | memoryview, /) -> bytes:
     """Return the CRC table of a raw chunk: the CRC-32 of each 4 KiB."""
 
+def crc32(data: bytes | bytearray | memoryview, value: int, /) -> int:
+    """Return the CRC-32 of the bytes whose CRC-32 is *value*, 0 for none, followed by *data*."""
+
 def crc32c(data: bytes | bytearray | memoryview, value: int, /) -> int:
     """Return the CRC-32C register after *data*, if it was *value* before.
 
@@ -186,17 +200,27 @@ def has_blake3(lanes: int = 0, /) -> bool:
     *lanes* is 8, which needs AVX2, 16, which needs AVX-512, or 0 for either.
     """
 
-def blake3(prefix: bytes, data: bytes | bytearray | memoryview, lanes: int = 0, /) -> bytes:
-    """Return the BLAKE3-256 of *prefix*, 8 bytes, followed by *data*.
+def blake3(
+    prefix: bytes,
+    data: bytes | bytearray | memoryview,
+    lanes: int = 0,
+    key: bytes | None = None,
+    /,
+) -> bytes:
+    """Return the BLAKE3-256 of *prefix*, 8 bytes, followed by *data*; keyed, if *key* is given.
 
     Long data is hashed without Python's lock. 0 *lanes* are as many as the processor has.
 
     Raises:
-        ValueError: the prefix has another length, or has_blake3(lanes) is false.
+        ValueError: prefix or key has another length, or has_blake3(lanes) is false.
     """
 
 def matching_blocks(
-    data: bytes | bytearray | memoryview, block_size: int, digests: bytes | memoryview, /
+    data: bytes | bytearray | memoryview,
+    block_size: int,
+    digests: bytes | memoryview,
+    key: bytes | None = None,
+    /,
 ) -> bytes:
     """Return for each block of *data* 1 if it has its digest, 0 if not, without Python's lock.
 
@@ -238,4 +262,28 @@ def node_entries(
     Raises:
         KeyError: a child has no item.
         ValueError: an item fails its checksum.
+    """
+
+def seal_frame(
+    keys: bytes, offset: int, head: bytes, payload: bytes | bytearray | memoryview, /
+) -> bytes:
+    """Return a frame of an encrypted pack: header, tags, payload and padding, all as stored.
+
+    *keys* are the ids of repository and pack, 16 bytes each, and the pack's keys for metadata and
+    for chunks, 32 bytes each. *head* is the plain header (docs/format.md). Encrypts without
+    Python's lock.
+
+    Raises:
+        ValueError: the sizes do not fit.
+    """
+
+def open_header(keys: bytes, offset: int, data: bytes | bytearray | memoryview, /) -> bytes | None:
+    """Return the plain header at the start of *data*, or None if its tag does not match."""
+
+def open_payload(
+    keys: bytes, offset: int, head: bytes, data: bytes | bytearray | memoryview, /
+) -> bytes | None:
+    """Return the plain payload of the frame *head*; None if a tag does not match.
+
+    *data* begins with the tags, which the payload follows.
     """

@@ -48,14 +48,15 @@ static void compress(uint32_t value[WORDS], const uint8_t *data, uint32_t length
 }
 
 /* Hash a chunk of *length* bytes: the only chunk, with ROOT, or the last one. */
-static void hash_chunk(const uint8_t *data, size_t length, uint32_t counter, uint32_t flags, uint8_t *value)
+static void hash_chunk(const blake3_mode *mode, const uint8_t *data, size_t length, uint32_t counter, uint32_t flags,
+                       uint8_t *value)
 {
     uint32_t words[WORDS];
-    memcpy(words, blake3_initial, sizeof words);
+    memcpy(words, mode->words, sizeof words);
     uint32_t start = CHUNK_START;
     for (; length > BLOCK_BYTES; data += BLOCK_BYTES, length -= BLOCK_BYTES, start = 0)
-        compress(words, data, BLOCK_BYTES, counter, start);
-    compress(words, data, length, counter, start | CHUNK_END | flags);
+        compress(words, data, BLOCK_BYTES, counter, start | mode->flags);
+    compress(words, data, length, counter, start | CHUNK_END | flags | mode->flags);
     memcpy(value, words, VALUE_BYTES);
 }
 
@@ -76,6 +77,7 @@ typedef struct {
     uint8_t first[CHUNK_BYTES];
     const uint8_t *data; /* without the prefix */
     const blake3_kernel *kernel;
+    blake3_mode mode;
 } input;
 
 static const uint8_t *chunk_of(const input *input, size_t number)
@@ -85,13 +87,14 @@ static const uint8_t *chunk_of(const input *input, size_t number)
 
 /* Hash *count* values, at most two for each lane, in pairs to *target*, which has space for one for each lane. A last
  * value without a partner stays. Return the number of values in *target*. */
-static size_t hash_pairs(const blake3_kernel *kernel, const uint8_t *children, size_t count, uint8_t *target)
+static size_t hash_pairs(const input *input, const uint8_t *children, size_t count, uint8_t *target)
 {
+    const blake3_kernel *kernel = input->kernel;
     const uint8_t *inputs[MAX_LANES];
     size_t pairs = count / 2;
     for (size_t lane = 0; lane < kernel->lanes; lane++)
         inputs[lane] = children + (lane < pairs ? lane : 0) * 2 * VALUE_BYTES;
-    kernel->hash_parents(inputs, target);
+    kernel->hash_parents(&input->mode, inputs, target);
     if (count % 2 != 0)
         memcpy(target + pairs * VALUE_BYTES, children + (count - 1) * VALUE_BYTES, VALUE_BYTES);
     return pairs + count % 2;
@@ -108,9 +111,10 @@ static size_t hash_subtree(const input *input, size_t counter, size_t length, ui
         for (size_t lane = 0; lane < lanes; lane++)
             inputs[lane] = chunk_of(input, counter + (lane < whole ? lane : 0));
         if (whole > 0)
-            input->kernel->hash_chunks(inputs, counter, target);
+            input->kernel->hash_chunks(&input->mode, inputs, counter, target);
         if (rest > 0)
-            hash_chunk(chunk_of(input, counter + whole), rest, counter + whole, 0, target + whole * VALUE_BYTES);
+            hash_chunk(&input->mode, chunk_of(input, counter + whole), rest, counter + whole, 0,
+                       target + whole * VALUE_BYTES);
         return whole + (rest > 0);
     }
     size_t left = lanes * CHUNK_BYTES;
@@ -119,7 +123,7 @@ static size_t hash_subtree(const input *input, size_t counter, size_t length, ui
     uint8_t values[2 * MAX_LANES * VALUE_BYTES];
     size_t count = hash_subtree(input, counter, left, values);
     count += hash_subtree(input, counter + left / CHUNK_BYTES, length - left, values + count * VALUE_BYTES);
-    return hash_pairs(input->kernel, values, count, target);
+    return hash_pairs(input, values, count, target);
 }
 
 bool blake3_is_available(size_t lanes)
@@ -127,26 +131,27 @@ bool blake3_is_available(size_t lanes)
     return find_kernel(lanes) != NULL;
 }
 
-void blake3_digest_in_lanes(size_t lanes, const uint8_t prefix[PREFIX_BYTES], const uint8_t *data, size_t length,
-                            uint8_t digest[DIGEST_BYTES])
+void blake3_digest_in_lanes(size_t lanes, const uint8_t *key, const uint8_t prefix[PREFIX_BYTES], const uint8_t *data,
+                            size_t length, uint8_t digest[DIGEST_BYTES])
 {
-    input input = {.data = data, .kernel = find_kernel(lanes)};
+    input input = {.data = data, .kernel = find_kernel(lanes), .mode = {.flags = key == NULL ? 0 : KEYED}};
+    memcpy(input.mode.words, key == NULL ? (const void *)blake3_initial : key, sizeof input.mode.words);
     size_t total = PREFIX_BYTES + length;
     memcpy(input.first, prefix, PREFIX_BYTES);
     memcpy(input.first + PREFIX_BYTES, data, total < CHUNK_BYTES ? length : CHUNK_BYTES - PREFIX_BYTES);
     if (total <= CHUNK_BYTES) {
-        hash_chunk(input.first, total, 0, ROOT, digest);
+        hash_chunk(&input.mode, input.first, total, 0, ROOT, digest);
         return;
     }
     uint8_t values[MAX_LANES * VALUE_BYTES], pairs[MAX_LANES * VALUE_BYTES];
     size_t count = hash_subtree(&input, 0, total, values);
     while (count > 2) {
-        count = hash_pairs(input.kernel, values, count, pairs);
+        count = hash_pairs(&input, values, count, pairs);
         memcpy(values, pairs, count * VALUE_BYTES);
     }
     uint32_t root[WORDS];
-    memcpy(root, blake3_initial, sizeof root);
-    compress(root, values, BLOCK_BYTES, 0, PARENT | ROOT);
+    memcpy(root, input.mode.words, sizeof root);
+    compress(root, values, BLOCK_BYTES, 0, PARENT | ROOT | input.mode.flags);
     memcpy(digest, root, DIGEST_BYTES);
 }
 
@@ -158,15 +163,17 @@ bool blake3_is_available(size_t lanes)
     return false;
 }
 
-void blake3_digest_in_lanes(size_t lanes, const uint8_t *prefix, const uint8_t *data, size_t length, uint8_t *digest)
+void blake3_digest_in_lanes(size_t lanes, const uint8_t *key, const uint8_t *prefix, const uint8_t *data, size_t length,
+                            uint8_t *digest)
 {
-    (void)lanes, (void)prefix, (void)data, (void)length;
+    (void)lanes, (void)key, (void)prefix, (void)data, (void)length;
     memset(digest, 0, DIGEST_BYTES); /* never called */
 }
 
 #endif
 
-void blake3_digest(const uint8_t prefix[PREFIX_BYTES], const uint8_t *data, size_t length, uint8_t digest[DIGEST_BYTES])
+void blake3_digest(const uint8_t *key, const uint8_t prefix[PREFIX_BYTES], const uint8_t *data, size_t length,
+                   uint8_t digest[DIGEST_BYTES])
 {
-    blake3_digest_in_lanes(0, prefix, data, length, digest);
+    blake3_digest_in_lanes(0, key, prefix, data, length, digest);
 }

@@ -13,11 +13,12 @@
  * most. */
 bool blake3_is_available(size_t lanes);
 
-/* Write the digest of *prefix* followed by *length* bytes, less than 2^42, to *digest*. */
-void blake3_digest(const uint8_t prefix[PREFIX_BYTES], const uint8_t *data, size_t length,
+/* Write the digest of *prefix* followed by *length* bytes, less than 2^42, to *digest*. *key* has 32 bytes; NULL:
+ * the digest has no key. */
+void blake3_digest(const uint8_t *key, const uint8_t prefix[PREFIX_BYTES], const uint8_t *data, size_t length,
                    uint8_t digest[DIGEST_BYTES]);
 /* The same in a number of lanes that is available. */
-void blake3_digest_in_lanes(size_t lanes, const uint8_t prefix[PREFIX_BYTES], const uint8_t *data, size_t length,
-                            uint8_t digest[DIGEST_BYTES]);
+void blake3_digest_in_lanes(size_t lanes, const uint8_t *key, const uint8_t prefix[PREFIX_BYTES], const uint8_t *data,
+                            size_t length, uint8_t digest[DIGEST_BYTES]);
 
 #endif

@@ -106,11 +106,11 @@ AVX2_INLINE void compress_lanes(__m256i values[WORDS], const uint8_t *const *inp
         values[word] = _mm256_xor_si256(state[word], state[word + 8]);
 }
 
-AVX2_INLINE void start_lanes(__m256i values[WORDS])
+AVX2_INLINE void start_lanes(const blake3_mode *mode, __m256i values[WORDS])
 {
     UNROLLED
     for (int word = 0; word < WORDS; word++)
-        values[word] = _mm256_set1_epi32((int)blake3_initial[word]);
+        values[word] = _mm256_set1_epi32((int)mode->words[word]);
 }
 
 AVX2_INLINE void store_lanes(__m256i values[WORDS], uint8_t *target)
@@ -122,22 +122,22 @@ AVX2_INLINE void store_lanes(__m256i values[WORDS], uint8_t *target)
 }
 
 /* Hash eight whole chunks, whose numbers begin with *counter*, to *target*. */
-AVX2 static void hash_chunks(const uint8_t *const *inputs, uint32_t counter, uint8_t *target)
+AVX2 static void hash_chunks(const blake3_mode *mode, const uint8_t *const *inputs, uint32_t counter, uint8_t *target)
 {
     __m256i values[WORDS];
     __m256i counters = _mm256_add_epi32(_mm256_set1_epi32((int)counter), _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0));
-    start_lanes(values);
+    start_lanes(mode, values);
     for (size_t block = 0; block < CHUNK_BLOCKS; block++)
         compress_lanes(values, inputs, block * BLOCK_BYTES, counters,
-                       (block == 0 ? CHUNK_START : 0) | (block == CHUNK_BLOCKS - 1 ? CHUNK_END : 0));
+                       (block == 0 ? CHUNK_START : 0) | (block == CHUNK_BLOCKS - 1 ? CHUNK_END : 0) | mode->flags);
     store_lanes(values, target);
 }
 
-AVX2 static void hash_parents(const uint8_t *const *inputs, uint8_t *target)
+AVX2 static void hash_parents(const blake3_mode *mode, const uint8_t *const *inputs, uint8_t *target)
 {
     __m256i values[WORDS];
-    start_lanes(values);
-    compress_lanes(values, inputs, 0, _mm256_setzero_si256(), PARENT);
+    start_lanes(mode, values);
+    compress_lanes(values, inputs, 0, _mm256_setzero_si256(), PARENT | mode->flags);
     store_lanes(values, target);
 }
 

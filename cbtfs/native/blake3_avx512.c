@@ -95,11 +95,11 @@ AVX512_INLINE void compress_lanes(__m512i values[WORDS], const uint8_t *const *i
         values[word] = _mm512_xor_si512(state[word], state[word + 8]);
 }
 
-AVX512_INLINE void start_lanes(__m512i values[WORDS])
+AVX512_INLINE void start_lanes(const blake3_mode *mode, __m512i values[WORDS])
 {
     UNROLLED
     for (int word = 0; word < WORDS; word++)
-        values[word] = _mm512_set1_epi32((int)blake3_initial[word]);
+        values[word] = _mm512_set1_epi32((int)mode->words[word]);
 }
 
 AVX512_INLINE void store_lanes(const __m512i values[WORDS], uint8_t *target)
@@ -114,22 +114,22 @@ AVX512_INLINE void store_lanes(const __m512i values[WORDS], uint8_t *target)
         _mm256_storeu_si256((__m256i *)(target + lane * VALUE_BYTES), _mm512_castsi512_si256(rows[lane]));
 }
 
-AVX512 static void hash_chunks(const uint8_t *const *inputs, uint32_t counter, uint8_t *target)
+AVX512 static void hash_chunks(const blake3_mode *mode, const uint8_t *const *inputs, uint32_t counter, uint8_t *target)
 {
     __m512i values[WORDS];
     __m512i counters = _mm512_add_epi32(_mm512_set1_epi32((int)counter), _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0));
-    start_lanes(values);
+    start_lanes(mode, values);
     for (size_t block = 0; block < CHUNK_BLOCKS; block++)
         compress_lanes(values, inputs, block * BLOCK_BYTES, counters,
-                       (block == 0 ? CHUNK_START : 0) | (block == CHUNK_BLOCKS - 1 ? CHUNK_END : 0));
+                       (block == 0 ? CHUNK_START : 0) | (block == CHUNK_BLOCKS - 1 ? CHUNK_END : 0) | mode->flags);
     store_lanes(values, target);
 }
 
-AVX512 static void hash_parents(const uint8_t *const *inputs, uint8_t *target)
+AVX512 static void hash_parents(const blake3_mode *mode, const uint8_t *const *inputs, uint8_t *target)
 {
     __m512i values[WORDS];
-    start_lanes(values);
-    compress_lanes(values, inputs, 0, _mm512_setzero_si512(), PARENT);
+    start_lanes(mode, values);
+    compress_lanes(values, inputs, 0, _mm512_setzero_si512(), PARENT | mode->flags);
     store_lanes(values, target);
 }
 

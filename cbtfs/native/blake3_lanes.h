@@ -20,6 +20,7 @@ enum {
     CHUNK_END = 2,
     PARENT = 4,
     ROOT = 8,
+    KEYED = 16,
 };
 
 static const uint32_t blake3_initial[WORDS]
@@ -36,13 +37,19 @@ static const uint8_t blake3_schedule[ROUNDS][16] = {
     {11, 15, 5, 0, 1, 9, 8, 6, 14, 10, 2, 12, 3, 4, 7, 13},
 };
 
+/* The first value of each chunk and parent, and a flag of all blocks: they depend on the key. */
+typedef struct {
+    uint32_t words[WORDS];
+    uint32_t flags;
+} blake3_mode;
+
 /* Code for one kind of processor. */
 typedef struct {
     size_t lanes;
     /* Hash whole chunks, one of each lane, whose numbers begin with *counter*, to *target*. */
-    void (*hash_chunks)(const uint8_t *const *inputs, uint32_t counter, uint8_t *target);
+    void (*hash_chunks)(const blake3_mode *mode, const uint8_t *const *inputs, uint32_t counter, uint8_t *target);
     /* Hash pairs of values, one of each lane, to *target*. */
-    void (*hash_parents)(const uint8_t *const *inputs, uint8_t *target);
+    void (*hash_parents)(const blake3_mode *mode, const uint8_t *const *inputs, uint8_t *target);
 } blake3_kernel;
 
 #if defined(__x86_64__)

@@ -26,16 +26,15 @@ void content_free(uint8_t *content)
         free(content - CONTENT_OFFSET);
 }
 
-void content_digest(const uint8_t *content, size_t length, uint8_t *digest)
+void content_digest(const uint8_t *key, const uint8_t *content, size_t length, uint8_t *digest)
 {
-    blake3_digest(chunk_prefix, content, length, digest);
+    blake3_digest(key, chunk_prefix, content, length, digest);
 }
 
 bool content_has_digest(void *context, const uint8_t *content, size_t length, const uint8_t *digest)
 {
-    (void)context;
     uint8_t computed[DIGEST_BYTES];
-    content_digest(content, length, computed);
+    content_digest(context, content, length, computed);
     return memcmp(computed, digest, DIGEST_BYTES) == 0;
 }
 

@@ -20,11 +20,11 @@ typedef struct {
     bool needs_prefix; /* content must come from content_new() */
 } digest_check;
 
-/* The digest_check_function of compiled code, which needs no prefix. */
+/* The digest_check_function of compiled code, which needs no prefix; *context* is the key of digests, or NULL. */
 bool content_has_digest(void *context, const uint8_t *content, size_t length, const uint8_t *digest);
 
-/* Write the digest of a chunk of *length* bytes to *digest*. */
-void content_digest(const uint8_t *content, size_t length, uint8_t *digest);
+/* Write the digest of a chunk of *length* bytes to *digest*; *key* may be NULL. */
+void content_digest(const uint8_t *key, const uint8_t *content, size_t length, uint8_t *digest);
 
 /* Return true if all bytes are zero. */
 bool content_is_zero(const uint8_t *content, size_t length);

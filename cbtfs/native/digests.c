@@ -16,9 +16,24 @@ static PyObject *has_blake3(PyObject *module, PyObject *args)
     return PyBool_FromLong(blake3_is_available(lanes));
 }
 
+/* Store the key of digests at *key*, NULL for None. Return false with an exception if it is neither. */
+bool digest_key(PyObject *object, uint8_t **key)
+{
+    char *bytes = NULL;
+    Py_ssize_t length = DIGEST_BYTES;
+    if (object != NULL && object != Py_None && PyBytes_AsStringAndSize(object, &bytes, &length) < 0)
+        return false;
+    if (length != DIGEST_BYTES) {
+        PyErr_SetString(PyExc_ValueError, "a key has 32 bytes");
+        return false;
+    }
+    *key = (uint8_t *)bytes;
+    return true;
+}
+
 /* Return true if the block at *start*, padded with zeros to *block_size*, has *digest*; *padded* is a buffer. */
-static bool block_has_digest(const Py_buffer *data, size_t start, size_t block_size, const uint8_t *digest,
-                             uint8_t *padded)
+static bool block_has_digest(uint8_t *key, const Py_buffer *data, size_t start, size_t block_size,
+                             const uint8_t *digest, uint8_t *padded)
 {
     static const uint8_t null_digest[DIGEST_BYTES];
     const uint8_t *block = (const uint8_t *)data->buf + start;
@@ -30,7 +45,7 @@ static bool block_has_digest(const Py_buffer *data, size_t start, size_t block_s
         memset(padded + length, 0, block_size - length);
         block = padded;
     }
-    return content_has_digest(NULL, block, block_size, digest);
+    return content_has_digest(key, block, block_size, digest);
 }
 
 static PyObject *matching_blocks(PyObject *module, PyObject *args)
@@ -38,10 +53,15 @@ static PyObject *matching_blocks(PyObject *module, PyObject *args)
     (void)module;
     Py_buffer data, digests;
     unsigned int block_size;
-    if (!PyArg_ParseTuple(args, "y*Iy*", &data, &block_size, &digests))
+    PyObject *result = NULL, *key_object = Py_None;
+    uint8_t *padded = NULL, *key = NULL;
+    if (!PyArg_ParseTuple(args, "y*Iy*|O", &data, &block_size, &digests, &key_object))
         return NULL;
-    PyObject *result = NULL;
-    uint8_t *padded = NULL;
+    if (!digest_key(key_object, &key)) {
+        PyBuffer_Release(&data);
+        PyBuffer_Release(&digests);
+        return NULL;
+    }
     size_t count = block_size == 0 ? 0 : ((size_t)data.len + block_size - 1) / block_size;
     if (block_size == 0 || block_size > MAX_CHUNK_BYTES || (size_t)digests.len != count * DIGEST_BYTES
         || !blake3_is_available(0))
@@ -52,7 +72,7 @@ static PyObject *matching_blocks(PyObject *module, PyObject *args)
         char *flags = PyBytes_AS_STRING(result);
         Py_BEGIN_ALLOW_THREADS
         for (size_t block = 0; block < count; block++)
-            flags[block] = block_has_digest(&data, block * block_size, block_size,
+            flags[block] = block_has_digest(key, &data, block * block_size, block_size,
                                             (const uint8_t *)digests.buf + block * DIGEST_BYTES, padded);
         Py_END_ALLOW_THREADS
     }
@@ -67,17 +87,20 @@ static PyObject *blake3_function(PyObject *module, PyObject *args)
     (void)module;
     Py_buffer prefix, data;
     unsigned int lanes = 0;
-    uint8_t digest[DIGEST_BYTES];
-    if (!PyArg_ParseTuple(args, "y*y*|I", &prefix, &data, &lanes))
+    PyObject *key_object = Py_None;
+    uint8_t digest[DIGEST_BYTES], *key = NULL;
+    if (!PyArg_ParseTuple(args, "y*y*|IO", &prefix, &data, &lanes, &key_object))
         return NULL;
-    bool is_valid = prefix.len == PREFIX_BYTES && blake3_is_available(lanes);
-    if (!is_valid) {
+    bool is_valid = digest_key(key_object, &key) && prefix.len == PREFIX_BYTES && blake3_is_available(lanes);
+    if (PyErr_Occurred()) {
+        /* digest_key() has set it */
+    } else if (!is_valid) {
         PyErr_SetString(PyExc_ValueError, "a prefix has 8 bytes, and this processor 8 or 16 lanes");
     } else if (data.len < UNLOCKED_BYTES) {
-        blake3_digest_in_lanes(lanes, prefix.buf, data.buf, data.len, digest);
+        blake3_digest_in_lanes(lanes, key, prefix.buf, data.buf, data.len, digest);
     } else {
         Py_BEGIN_ALLOW_THREADS
-        blake3_digest_in_lanes(lanes, prefix.buf, data.buf, data.len, digest);
+        blake3_digest_in_lanes(lanes, key, prefix.buf, data.buf, data.len, digest);
         Py_END_ALLOW_THREADS
     }
     PyBuffer_Release(&prefix);
@@ -86,7 +109,7 @@ static PyObject *blake3_function(PyObject *module, PyObject *args)
 }
 
 PyMethodDef digest_functions[] = {
-    {"blake3", blake3_function, METH_VARARGS, "Return the BLAKE3-256 of a prefix of 8 bytes followed by data."},
+    {"blake3", blake3_function, METH_VARARGS, "Return the BLAKE3-256, maybe keyed, of a prefix of 8 bytes followed by data."},
     {"has_blake3", has_blake3, METH_VARARGS, "Return True if compiled code can compute digests on this processor."},
     {"matching_blocks", matching_blocks, METH_VARARGS, "Return for each block whether it has its digest."},
     {NULL, NULL, 0, NULL},

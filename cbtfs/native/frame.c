@@ -10,6 +10,7 @@
 
 enum {
     HEADER_BYTES = 96,
+    SEALED_HEADER_BYTES = HEADER_BYTES + AEAD_TAG_BYTES,
     CHECKED_HEADER_BYTES = 92, /* the header without its checksum */
     MAX_PIECES = MAX_CHUNK_BYTES / PIECE_BYTES,
 };
@@ -109,10 +110,83 @@ static bool have_crcs(const uint8_t *data, uint32_t length, const uint32_t *crcs
     return true;
 }
 
+/* Sealed chunks */
+
+static aead_frame sealed_frame(const location *location)
+{
+    return (aead_frame){location->offset, location->kind,   location->level, location->codec,
+                        location->plain,  location->stored, location->digest};
+}
+
+/* Return the tags of a sealed chunk, read from *fd* once and kept in *location*; NULL if that fails. A tag that is not
+ * the right one makes the piece unreadable. */
+static const uint8_t *sealed_tags(location *location, int fd)
+{
+    uint32_t *tags = atomic_load(&location->piece_crcs);
+    if (tags != NULL)
+        return (const uint8_t *)tags;
+    aead_frame frame = sealed_frame(location);
+    uint32_t length = aead_tags_bytes(&frame);
+    tags = malloc(length);
+    if (tags == NULL)
+        return NULL;
+    struct iovec part = {tags, length};
+    if (!read_exactly(fd, &part, 1, (off_t)location->offset + SEALED_HEADER_BYTES)) {
+        free(tags);
+        return NULL;
+    }
+    uint32_t *existing = NULL;
+    if (!atomic_compare_exchange_strong(&location->piece_crcs, &existing, tags)) {
+        free(tags);
+        tags = existing;
+    }
+    return (const uint8_t *)tags;
+}
+
+/* Read and decrypt *length* bytes of the payload from *start* on into private memory *data*. The tags bind the frame
+ * to its location and its digest, so its header need not be read. */
+static bool read_sealed(location *location, const pack_file *file, uint32_t start, uint32_t length, uint8_t *data)
+{
+    const pack_key *key = atomic_load(&file->key);
+    const uint8_t *tags = key == NULL ? NULL : sealed_tags(location, file->fd);
+    if (tags == NULL)
+        return false;
+    aead_frame frame = sealed_frame(location);
+    struct iovec part = {data, length};
+    off_t payload = (off_t)location->offset + SEALED_HEADER_BYTES + aead_tags_bytes(&frame);
+    return read_exactly(file->fd, &part, 1, payload + start)
+        && aead_open_payload(key, &frame, start, length, tags, data);
+}
+
+static bool read_sealed_pieces(location *location, const pack_file *file, uint32_t start, uint32_t length,
+                               uint8_t *target)
+{
+    uint8_t *data = malloc(length);
+    bool is_intact = data != NULL && read_sealed(location, file, start, length, data);
+    if (is_intact)
+        memcpy(target, data, length);
+    free(data);
+    return is_intact;
+}
+
+static bool read_sealed_whole(location *location, const pack_file *file, const digest_check *check, uint8_t *target)
+{
+    uint8_t *content = content_new(location->plain);
+    bool is_intact = content != NULL && read_sealed(location, file, 0, location->plain, content)
+        && check->function(check->context, content, location->plain, location->digest);
+    if (is_intact)
+        memcpy(target, content, location->plain);
+    content_free(content);
+    return is_intact;
+}
+
 /* Raw chunks */
 
-bool frame_read_pieces(location *location, int fd, uint32_t start, uint32_t length, uint8_t *target)
+bool frame_read_pieces(location *location, const pack_file *file, uint32_t start, uint32_t length, uint8_t *target)
 {
+    if (location->is_sealed)
+        return read_sealed_pieces(location, file, start, length, target);
+    int fd = file->fd;
     uint8_t header[HEADER_BYTES + 4 * MAX_PIECES];
     uint32_t header_bytes = HEADER_BYTES + table_bytes(location);
     uint32_t *crcs = atomic_load(&location->piece_crcs);
@@ -133,12 +207,14 @@ bool frame_read_pieces(location *location, int fd, uint32_t start, uint32_t leng
     return have_crcs(target, length, crcs + start / PIECE_BYTES);
 }
 
-bool frame_read_whole(const location *location, int fd, const digest_check *check, uint8_t *target)
+bool frame_read_whole(location *location, const pack_file *file, const digest_check *check, uint8_t *target)
 {
+    if (location->is_sealed)
+        return read_sealed_whole(location, file, check, target);
     uint8_t header[HEADER_BYTES + 4 * MAX_PIECES];
     uint8_t *content = check->needs_prefix ? content_new(location->plain) : target;
     struct iovec parts[2] = {{header, HEADER_BYTES + table_bytes(location)}, {content, location->plain}};
-    bool is_intact = content != NULL && read_exactly(fd, parts, 2, location->offset)
+    bool is_intact = content != NULL && read_exactly(file->fd, parts, 2, location->offset)
         && is_expected_header(location, header)
         && check->function(check->context, content, location->plain, location->digest);
     if (content == target)
@@ -186,21 +262,44 @@ static bool decompress_payload(const location *location, const uint8_t *payload,
     return ZSTD_decompressDCtx(context, target, location->plain, payload, location->stored) == location->plain;
 }
 
-bool frame_decompress_to(const location *location, int fd, const digest_check *check, uint8_t *target)
+/* Read the compressed payload of a chunk. Return memory that the caller frees, with the payload at *payload, or NULL. */
+static uint8_t *read_compressed(const location *location, const pack_file *file, uint8_t **payload)
 {
-    uint8_t *frame = malloc(HEADER_BYTES + location->stored);
-    struct iovec part = {frame, HEADER_BYTES + location->stored};
-    bool is_intact = frame != NULL && read_exactly(fd, &part, 1, location->offset)
-        && is_expected_header(location, frame) && decompress_payload(location, frame + HEADER_BYTES, target)
+    aead_frame frame = sealed_frame(location);
+    const pack_key *key = atomic_load(&file->key);
+    uint32_t header = location->is_sealed ? SEALED_HEADER_BYTES + aead_tags_bytes(&frame) : HEADER_BYTES;
+    uint32_t skipped = location->is_sealed ? SEALED_HEADER_BYTES : 0;
+    uint8_t *memory = malloc(header + location->stored);
+    if (memory == NULL)
+        return NULL;
+    *payload = memory + header;
+    struct iovec part = {memory + skipped, header - skipped + location->stored};
+    bool is_read = read_exactly(file->fd, &part, 1, (off_t)location->offset + skipped);
+    if (is_read && location->is_sealed)
+        is_read = key != NULL && aead_open_payload(key, &frame, 0, location->stored, memory + skipped, *payload);
+    else if (is_read)
+        is_read = is_expected_header(location, memory);
+    if (!is_read) {
+        free(memory);
+        return NULL;
+    }
+    return memory;
+}
+
+bool frame_decompress_to(const location *location, const pack_file *file, const digest_check *check, uint8_t *target)
+{
+    uint8_t *payload = NULL;
+    uint8_t *memory = read_compressed(location, file, &payload);
+    bool is_intact = memory != NULL && decompress_payload(location, payload, target)
         && check->function(check->context, target, location->plain, location->digest);
-    free(frame);
+    free(memory);
     return is_intact;
 }
 
-uint8_t *frame_decompress(const location *location, int fd, const digest_check *check)
+uint8_t *frame_decompress(const location *location, const pack_file *file, const digest_check *check)
 {
     uint8_t *content = content_new(location->plain);
-    if (content == NULL || frame_decompress_to(location, fd, check, content))
+    if (content == NULL || frame_decompress_to(location, file, check, content))
         return content;
     content_free(content);
     return NULL;

@@ -9,17 +9,18 @@
 void frame_piece_crcs(const uint8_t *data, size_t length, uint8_t *table);
 
 /* Read pieces of a raw chunk and verify their CRCs. *start* and the end of the range are piece boundaries, or the
- * end of the chunk. */
-bool frame_read_pieces(location *location, int fd, uint32_t start, uint32_t length, uint8_t *target);
+ * end of the chunk. Encrypted pieces are decrypted in private memory, and copied once their tags are verified. */
+bool frame_read_pieces(location *location, const pack_file *file, uint32_t start, uint32_t length, uint8_t *target);
 
 /* Read a whole raw chunk and verify its digest. If it fails, *target* has unverified bytes. */
-bool frame_read_whole(const location *location, int fd, const digest_check *check, uint8_t *target);
+bool frame_read_whole(location *location, const pack_file *file, const digest_check *check, uint8_t *target);
 
 /* Read and decompress a whole chunk and verify its digest. If it fails, *target* has unverified bytes. If the check
  * needs a prefix, *target* must come from content_new(). */
-bool frame_decompress_to(const location *location, int fd, const digest_check *check, uint8_t *target);
+bool frame_decompress_to(const location *location, const pack_file *file, const digest_check *check,
+                         uint8_t *target);
 
 /* Read and decompress a chunk and verify its digest. Return memory from content_new(), or NULL. */
-uint8_t *frame_decompress(const location *location, int fd, const digest_check *check);
+uint8_t *frame_decompress(const location *location, const pack_file *file, const digest_check *check);
 
 #endif

@@ -14,11 +14,13 @@ enum { LOCATION_BYTES = 52 }; /* an encoded location: store/catalog/records.py *
 /* The location of one chunk. */
 typedef struct {
     bool is_data; /* false: the block is all zeros, and the other members are unused */
+    bool is_sealed; /* in an encrypted pack */
     uint8_t kind, level, codec;
     uint32_t pack, offset, stored, plain;
     uint8_t digest[DIGEST_BYTES];
     _Atomic(pack_file *) file;       /* set once, when the pack is attached */
-    _Atomic(uint32_t *) piece_crcs;  /* set once, after the header that covers them was verified */
+    _Atomic(uint32_t *) piece_crcs;  /* set once, after the header that covers them was verified; of a sealed chunk the
+                                      * tags of its pieces, each of which verifies itself */
 } location;
 
 typedef struct {

@@ -2,6 +2,7 @@
 #include "types.h"
 
 #include <errno.h>
+#include <libdeflate.h>
 
 #include "blake3.h"
 #include "copy.h"
@@ -41,7 +42,23 @@ static PyObject *PackFile_fileno(PackFileObject *self, PyObject *nothing)
     return PyLong_FromLong(self->file->fd);
 }
 
+static PyObject *PackFile_set_key(PackFileObject *self, PyObject *object)
+{
+    char *bytes;
+    Py_ssize_t length;
+    if (PyBytes_AsStringAndSize(object, &bytes, &length) < 0)
+        return NULL;
+    if (length != sizeof(pack_key)) {
+        PyErr_SetString(PyExc_ValueError, "the key of a pack has 64 bytes: repository, pack, key");
+        return NULL;
+    }
+    if (!pack_file_set_key(self->file, (const uint8_t *)bytes))
+        return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef pack_file_methods[] = {
+    {"set_key", (PyCFunction)PackFile_set_key, METH_O, "Set the key of chunks of an encrypted pack; only once."},
     {"fileno", (PyCFunction)PackFile_fileno, METH_NOARGS, "Return the descriptor."},
     {NULL, NULL, 0, NULL},
 };
@@ -75,7 +92,7 @@ static bool decode_location(PyObject *entry, location *location)
     uint32_t *fields[] = {&location->pack, &location->offset, &location->stored, &location->plain};
     for (int number = 0; number < 4; number++, at += 4)
         *fields[number] = at[0] | at[1] << 8 | at[2] << 16 | (uint32_t)at[3] << 24;
-    location->kind = at[0], location->level = at[1], location->codec = at[2];
+    location->kind = at[0], location->level = at[1], location->codec = at[2], location->is_sealed = at[3] != 0;
     memcpy(location->digest, at + 4, DIGEST_BYTES);
     location->is_data = true;
     return true;
@@ -191,11 +208,13 @@ static bool check_digest(void *context, const uint8_t *content, size_t length, c
 
 static PyObject *Chunks_new(PyTypeObject *type, PyObject *args, PyObject *named)
 {
-    static char *names[] = {"cache_bytes", "digest_of", "is_strict", NULL};
+    static char *names[] = {"cache_bytes", "digest_of", "is_strict", "key", NULL};
     Py_ssize_t cache_bytes;
-    PyObject *digest_of;
+    PyObject *digest_of, *key_object = Py_None;
     int is_strict;
-    if (!PyArg_ParseTupleAndKeywords(args, named, "nOp", names, &cache_bytes, &digest_of, &is_strict))
+    uint8_t *key;
+    if (!PyArg_ParseTupleAndKeywords(args, named, "nOp|O", names, &cache_bytes, &digest_of, &is_strict, &key_object)
+        || !digest_key(key_object, &key))
         return NULL;
     bool is_compiled = digest_of == Py_None;
     if (cache_bytes < 0 || (is_compiled ? !blake3_is_available(0) : !PyCallable_Check(digest_of))) {
@@ -206,7 +225,9 @@ static PyObject *Chunks_new(PyTypeObject *type, PyObject *args, PyObject *named)
     if (self == NULL)
         return NULL;
     self->digest_of = Py_NewRef(digest_of);
-    self->reader.check = is_compiled ? (digest_check){content_has_digest, NULL, false}
+    if (key != NULL)
+        memcpy(self->key, key, DIGEST_BYTES);
+    self->reader.check = is_compiled ? (digest_check){content_has_digest, key == NULL ? NULL : self->key, false}
                                      : (digest_check){check_digest, digest_of, true};
     self->reader.is_strict = is_strict;
     if (!chunk_cache_init(&self->reader.cache, cache_bytes)) {
@@ -364,7 +385,22 @@ static PyObject *crc32c(PyObject *module, PyObject *args)
     return PyLong_FromUnsignedLong(value);
 }
 
+static PyObject *crc32_function(PyObject *module, PyObject *args)
+{
+    (void)module;
+    Py_buffer data;
+    unsigned int value;
+    if (!PyArg_ParseTuple(args, "y*I", &data, &value))
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    value = libdeflate_crc32(value, data.buf, (size_t)data.len);
+    Py_END_ALLOW_THREADS
+    PyBuffer_Release(&data);
+    return PyLong_FromUnsignedLong(value);
+}
+
 static PyMethodDef functions[] = {
+    {"crc32", crc32_function, METH_VARARGS, "Return the CRC-32 of data that continues another value."},
     {"crc32c", crc32c, METH_VARARGS, "Return the CRC-32C register after data, without inversions."},
     {"crc_table", crc_table, METH_O, "Return the CRC table of a raw chunk."},
     {"exit_on_fault", exit_on_fault, METH_VARARGS,
@@ -392,7 +428,8 @@ PyMODINIT_FUNC PyInit__core(void)
         || PyModule_AddType(module, &ChunksType) < 0 || PyModule_AddType(module, &RequestsType) < 0
         || PyModule_AddFunctions(module, digest_functions) < 0
         || PyModule_AddFunctions(module, node_functions) < 0
-        || PyModule_AddFunctions(module, page_cache_functions) < 0) {
+        || PyModule_AddFunctions(module, page_cache_functions) < 0
+        || PyModule_AddFunctions(module, sealing_functions) < 0) {
         Py_DECREF(module);
         return NULL;
     }

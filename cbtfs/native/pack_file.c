@@ -1,7 +1,9 @@
 #include "pack_file.h"
 
+#include <openssl/crypto.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -16,6 +18,7 @@ pack_file *pack_file_new(int fd)
         return NULL;
     atomic_init(&file->references, 1);
     file->fd = fd;
+    atomic_init(&file->key, NULL);
     file->previous = NULL;
     atomic_fetch_add(&open_count, 1);
     pthread_mutex_lock(&list_lock);
@@ -25,6 +28,26 @@ pack_file *pack_file_new(int fd)
     first_file = file;
     pthread_mutex_unlock(&list_lock);
     return file;
+}
+
+static void key_free(const pack_key *key)
+{
+    if (key == NULL)
+        return;
+    OPENSSL_cleanse((void *)key, sizeof *key);
+    free((void *)key);
+}
+
+bool pack_file_set_key(pack_file *file, const uint8_t bytes[sizeof(pack_key)])
+{
+    pack_key *key = malloc(sizeof *key);
+    if (key == NULL)
+        return false;
+    memcpy(key, bytes, sizeof *key);
+    const pack_key *existing = NULL;
+    if (!atomic_compare_exchange_strong(&file->key, &existing, key))
+        key_free(key);
+    return true;
 }
 
 pack_file *pack_file_hold(pack_file *file)
@@ -44,6 +67,7 @@ void pack_file_drop(pack_file *file)
     pthread_mutex_unlock(&list_lock);
     close(file->fd); /* after the removal from the list: pack_files_deleted() calls fstat() on listed descriptors */
     atomic_fetch_sub(&open_count, 1);
+    key_free(atomic_load(&file->key));
     free(file);
 }
 

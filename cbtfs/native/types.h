@@ -16,9 +16,12 @@ typedef struct {
     PyObject_HEAD
     chunk_reader reader;
     PyObject *digest_of;
+    uint8_t key[DIGEST_BYTES]; /* of digests, if they are keyed */
 } ChunksObject;
 
 extern PyTypeObject LeafType, ChunksType, RequestsType;
-extern PyMethodDef digest_functions[], node_functions[], page_cache_functions[];
+extern PyMethodDef digest_functions[], node_functions[], page_cache_functions[], sealing_functions[];
+
+bool digest_key(PyObject *object, uint8_t **key);
 
 #endif

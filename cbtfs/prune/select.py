@@ -4,11 +4,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from cbtfs.core.frame import ENTRY_BYTES, FOOTER_BYTES, PACK_HEADER_BYTES
+from cbtfs.core.frame import closing_bytes, first_frame
 from cbtfs.core.ids import PackId
 
 DEFAULT_UNUSED: Final = 0.05
-_FRAME: Final = PACK_HEADER_BYTES + FOOTER_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +20,16 @@ class PackUse:
     live_objects: int
     live_bytes: int
     """Bytes of the frames of live objects."""
+    is_sealed: bool = False
+    """Whether the pack is encrypted."""
 
     @property
     def used_bytes(self) -> int:
         """Size of a pack with only the live objects."""
         if not self.live_objects:
             return 0
-        return self.live_bytes + self.live_objects * ENTRY_BYTES + _FRAME
+        around = first_frame(self.is_sealed) + closing_bytes(self.live_objects, self.is_sealed)
+        return self.live_bytes + around
 
     @property
     def unused_bytes(self) -> int:

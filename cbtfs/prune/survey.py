@@ -11,10 +11,12 @@ from cbtfs.store.catalog.view import View
 class _ObjectCount:
     objects: int = 0
     bytes: int = 0
+    is_sealed: bool = False
 
-    def add(self, size: int) -> None:
+    def add(self, size: int, is_sealed: bool) -> None:
         self.objects += 1
         self.bytes += size
+        self.is_sealed = is_sealed
 
 
 @dataclass(slots=True)
@@ -38,13 +40,14 @@ def survey_packs(view: View, living: ObjectSet, forgotten: ObjectSet) -> Survey:
         frame = location.frame
         size = frame.end - frame.offset
         if number not in living:
-            dead.add(size)
+            dead.add(size, frame.is_sealed)
             continue
-        live[location.pack].add(size)
+        live[location.pack].add(size, frame.is_sealed)
         if number in forgotten:
-            shared.add(size)
+            shared.add(size, frame.is_sealed)
     packs = [
-        PackUse(number, record.id, record.size, live[number].objects, live[number].bytes)
+        PackUse(number, record.id, record.size, count.objects, count.bytes, count.is_sealed)
         for number, record in records.items()
+        for count in (live[number],)
     ]
     return Survey(packs, dead.objects, dead.bytes, shared.objects, shared.bytes)

@@ -12,7 +12,7 @@ from cbtfs.errors import ChunkMissing, DataCorrupt
 from cbtfs.reader import Reader
 from cbtfs.restore.image import PIECE_BYTES, Loss, parts_of
 from cbtfs.store.catalog.view import Node
-from cbtfs.store.digest import matching_blocks, node_content
+from cbtfs.store.digest import UNKEYED, Digester, matching_blocks, node_content
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,11 +125,13 @@ def _leaf(
             yield Expected(part, digests)
 
 
-def differing(expected: Expected, data: memoryview | None, unit: int) -> Iterator[Run]:
+def differing(
+    expected: Expected, data: memoryview | None, unit: int, digester: Digester = UNKEYED
+) -> Iterator[Run]:
     """Yield the runs in which *data*, the content of the target, differs; ascending.
 
-    Without *data*, all blocks differ. *unit* is the block size. The last block of a disk is padded
-    with zeros for its digest.
+    Without *data*, all blocks differ. *unit* is the block size, *digester* that of the repository.
+    The last block of a disk is padded with zeros for its digest.
     """
     extent, digests = expected.extent, expected.digests
     edges = [0, *range(unit - extent.start % unit, extent.length, unit), extent.length]
@@ -137,7 +139,7 @@ def differing(expected: Expected, data: memoryview | None, unit: int) -> Iterato
     if data is None:
         matches: Sequence[int] = bytes(count)
     elif digests is not None:
-        matches = matching_blocks(data, unit, digests)
+        matches = digester.matching_blocks(data, unit, digests)
     elif all(matching_blocks(data, extent.length, NULL_DIGEST)):
         return
     else:

@@ -314,7 +314,7 @@ class _Run:
                 return 0, []
             raise expected.loss
         unit = self._record.block_size
-        runs = differing(expected, self._read(expected.extent), unit)
+        runs = differing(expected, self._read(expected.extent), unit, self._reader.digester)
         blocks = [block for run in runs for block in parts_of(run.extent, unit)]
         return expected.extent.length, blocks
 
@@ -331,7 +331,7 @@ class _Run:
             return expected.extent, piece
         data = None if expected.differs else self._read(expected.extent)
         piece.bytes_read = 0 if data is None else len(data)
-        for run in differing(expected, data, self._record.block_size):
+        for run in differing(expected, data, self._record.block_size, self._reader.digester):
             if run.is_zero:
                 self._target.zero(run.extent)
                 piece.bytes_written += run.extent.length

@@ -7,14 +7,14 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
-from cbtfs.store.backend.layout import open_packs, open_points
+from cbtfs.store.backend.layout import open_points
 from cbtfs.store.catalog import gate
 from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.records import CatalogDamaged
 from cbtfs.store.catchup import Findings, catch_up
 from cbtfs.store.files import exchange, remove_folder, sync_folder
 from cbtfs.store.node_repair import rewrite_lost_nodes
-from cbtfs.store.packs import PackFolder
+from cbtfs.store.packs import PackFolder, open_pack_folder
 from cbtfs.store.points import PointFolder
 from cbtfs.store.quarantine import load_quarantine
 from cbtfs.store.rebuild import Progress, RebuildInput, rebuild
@@ -38,7 +38,7 @@ def open_catalog(path: Path, *, must_verify: bool) -> tuple[Catalog, Findings]:
         try:
             if problem is not None:
                 raise CatalogDamaged(problem)
-            catalog = Catalog(folder, is_writable=True)
+            catalog = Catalog(folder, is_writable=True, digester=packs.digester)
             try:
                 _log_rebuild(catalog, packs)
                 return catalog, catch_up(catalog, packs, points, load_quarantine(path))
@@ -69,7 +69,7 @@ def replace_catalog(path: Path, level: int, progress: Progress) -> Findings:
 @contextmanager
 def _folders(path: Path) -> Iterator[tuple[PackFolder, PointFolder]]:
     with (
-        closing(PackFolder(open_packs(path))) as packs,
+        closing(open_pack_folder(path)) as packs,
         closing(PointFolder(open_points(path))) as points,
     ):
         yield packs, points
@@ -94,7 +94,7 @@ def _rebuild(
     new, aside = path / (CATALOG + ".new"), path / _DAMAGED
     with storing("the catalog"):
         remove_folder(new)
-    catalog = Catalog(new, is_writable=True)
+    catalog = Catalog(new, is_writable=True, digester=packs.digester)
     try:
         source = RebuildInput(packs, points, load_quarantine(path), salvaged)
         findings = rebuild(catalog, source, progress)
@@ -107,4 +107,4 @@ def _rebuild(
         if new.exists():
             os.rename(new, aside)
         sync_folder(path)
-    return Catalog(path / CATALOG, is_writable=True), findings
+    return Catalog(path / CATALOG, is_writable=True, digester=packs.digester), findings

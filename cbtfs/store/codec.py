@@ -10,7 +10,7 @@ from cbtfs.core.frame import Codec, Frame, Kind
 from cbtfs.core.ids import NULL_DIGEST, Digest
 from cbtfs.errors import DataCorrupt
 from cbtfs.native import crc_table
-from cbtfs.store.digest import digest_of
+from cbtfs.store.digest import UNKEYED, Digester
 
 DEFAULT_LEVEL: Final = 1
 """zstd level 1: the fastest that still shrinks text to a third."""
@@ -89,7 +89,7 @@ _decompressors = _Decompressors()
 Payload = bytes | bytearray | memoryview
 
 
-def decode(frame: Frame, payload: Payload) -> Payload:
+def decode(frame: Frame, payload: Payload, digester: Digester = UNKEYED) -> Payload:
     """Return the plain content of *frame*; DataCorrupt if its digest does not match.
 
     This is *payload* itself if it is stored raw.
@@ -97,7 +97,7 @@ def decode(frame: Frame, payload: Payload) -> Payload:
     content = payload if frame.codec is Codec.STORED else _decompress(frame, payload)
     if len(content) != frame.plain:
         raise DataCorrupt(f"{frame.plain} bytes expected, {len(content)} found")
-    if digest_of(frame.kind, frame.level, content) != frame.digest:
+    if digester.object(frame.kind, frame.level, content) != frame.digest:
         raise DataCorrupt("the digest of the content does not match")
     return content
 

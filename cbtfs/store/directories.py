@@ -13,13 +13,13 @@ from cbtfs.core.fields import id_of, text
 from cbtfs.core.ids import PackId, PointId
 from cbtfs.core.sealed import seal, unseal
 from cbtfs.errors import DataCorrupt, RepositoryNotFound, WrongDirectory
-from cbtfs.store.backend.layout import has_directory, open_directory, open_packs, open_points
+from cbtfs.store.backend.layout import has_directory, open_directory, open_points
 from cbtfs.store.catalog import gate
 from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.records import CatalogDamaged
 from cbtfs.store.catalog.view import POINTS_SCHEMAS
 from cbtfs.store.folder import MARKER, MAX_MARKER_BYTES
-from cbtfs.store.packs import PackFolder
+from cbtfs.store.packs import open_pack_folder
 from cbtfs.store.points import PointFolder
 from cbtfs.store.storing import storing
 
@@ -138,7 +138,7 @@ def _refuse_unless_known(path: Path, absent: list[Directory], *, is_suspect: boo
         raise _wrong(first, f"it has no marker, and there is no catalog to compare with; {_OURS}")
     with closing(PointFolder(open_points(path))) as folder:
         present = folder.ids()
-    with closing(PackFolder(open_packs(path))) as pack_folder:
+    with closing(open_pack_folder(path)) as pack_folder:
         packs = pack_folder.ids()
     if not known.has_points and (present or packs or not known.is_new or len(absent) == 1):
         # An empty directory and one that is not mounted look the same.

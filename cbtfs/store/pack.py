@@ -1,7 +1,10 @@
 """One pack: appended to while it is open, immutable once it is closed."""
 
+from __future__ import annotations
+
+import zlib
 from collections.abc import Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from cbtfs.core.frame import (
     FOOTER_BYTES,
@@ -11,26 +14,47 @@ from cbtfs.core.frame import (
     MAX_PLAIN_BYTES,
     MAX_TRAILER_BYTES,
     PACK_HEADER_BYTES,
+    SEALED_ALIGNMENT,
+    SEALED_KEY_BYTES,
+    SEALED_START,
+    TAG_BYTES,
+    Codec,
     Frame,
+    Kind,
+    closing_bytes,
     decode_footer,
     decode_frame_header,
+    decode_index,
     decode_pack_header,
+    decode_sealed_footer,
+    decode_sealed_head,
+    decode_sealed_pack_header,
     decode_trailer,
     encode_frame_header,
+    encode_index,
     encode_pack_header,
+    encode_sealed_footer,
+    encode_sealed_head,
+    encode_sealed_pack_header,
     encode_trailer,
     table_of,
 )
 from cbtfs.core.frame import PIECE_BYTES as PIECE
 from cbtfs.core.ids import PackId
-from cbtfs.errors import ChunkMissing, DataCorrupt
+from cbtfs.errors import ChunkMissing, DataCorrupt, KeyUnavailable
+from cbtfs.native import crc32, crc_table, open_header, open_payload, seal_frame
 from cbtfs.shortage import refuse_shortage
 from cbtfs.store.backend.base import Buffers, OpenObject, Upload
 from cbtfs.store.codec import Encoded, decode
+from cbtfs.store.digest import UNKEYED, Digester
+
+if TYPE_CHECKING:
+    from cbtfs.store.encryption.keys import Keys, PackCipher
 
 PACK_BYTES: Final = 64 << 20
 """A pack is closed when it has grown to this size."""
 
+_SEALED_HEADER: Final = FRAME_HEADER_BYTES + TAG_BYTES
 _BUFFER_BYTES: Final = 1 << 20
 _LONGEST_HEADER: Final = FRAME_HEADER_BYTES + MAX_PLAIN_BYTES // PIECE * 4
 _WINDOW_BYTES: Final = 4 << 20
@@ -40,16 +64,25 @@ _WINDOW_BYTES: Final = 4 << 20
 class PackWriter:
     """A pack that is being written: no reader finds it before close() has flushed it."""
 
-    def __init__(self, pack: PackId, upload: Upload) -> None:
+    def __init__(self, pack: PackId, upload: Upload, keys: Keys | None = None) -> None:
+        """*keys* encrypt the pack."""
         self.id = pack
         self._upload = upload
-        self._pending: list[bytes | memoryview] = [encode_pack_header(pack)]
-        self._pending_bytes = PACK_HEADER_BYTES
-        self.size = PACK_HEADER_BYTES
+        self._cipher = None if keys is None else keys.new_pack(pack)
+        cipher = self._cipher
+        header = (
+            encode_pack_header(pack)
+            if cipher is None
+            else encode_sealed_pack_header(pack, cipher.epoch, cipher.wrapped)
+        )
+        self._pending: list[bytes | memoryview] = [header]
+        self._pending_bytes = self.size = len(header)
+        self._crc = crc32(header, 0)
         self.frames: list[Frame] = []
 
     def append(self, encoded: Encoded) -> Frame:
         """Add a frame; it may stay in memory until a later call."""
+        cipher = self._cipher
         frame = Frame(
             self.size,
             len(encoded.payload),
@@ -58,10 +91,17 @@ class PackWriter:
             encoded.level,
             encoded.codec,
             encoded.digest,
+            cipher is not None,
         )
-        head = encode_frame_header(frame, encoded.table)
-        self._pending += (head, encoded.payload)
-        length = len(head) + frame.stored
+        if cipher is None:
+            head = encode_frame_header(frame, encoded.table)
+            self._pending += (head, encoded.payload)
+        else:
+            head = encode_sealed_head(frame)
+            sealed = seal_frame(cipher.native, frame.offset, head, encoded.payload)
+            self._crc = crc32(sealed, self._crc)
+            self._pending.append(sealed)
+        length = frame.end - frame.offset
         self._pending_bytes += length
         self.size += length
         self.frames.append(frame)
@@ -74,9 +114,19 @@ class PackWriter:
         self._pending.clear()
         self._pending_bytes = 0
 
+    def _closing(self) -> bytes:
+        """Return trailer and footer."""
+        cipher = self._cipher
+        if cipher is None:
+            return encode_trailer(self.frames, self.size, self.id)
+        trailer = cipher.seal_index(encode_index(self.frames), self.size) + cipher.wrapped
+        crc = crc32(trailer, self._crc)
+        count, epoch = len(self.frames), cipher.epoch
+        return trailer + encode_sealed_footer(count, self.size, trailer, self.id, epoch, crc)
+
     def close(self) -> int:
         """Write trailer and footer, flush, give the pack its name; return its size in bytes."""
-        trailer = encode_trailer(self.frames, self.size, self.id)
+        trailer = self._closing()
         self._pending.append(trailer)
         self._flush()
         self._upload.close()
@@ -90,12 +140,61 @@ class PackWriter:
 class Pack:
     """A closed pack, open for reading until its last reference is dropped."""
 
-    def __init__(self, opened: OpenObject) -> None:
-        """Own *opened*."""
+    def __init__(
+        self, opened: OpenObject, keys: Keys | None = None, digester: Digester = UNKEYED
+    ) -> None:
+        """Own *opened*. *keys* decrypt the pack.
+
+        Raises:
+            DataCorrupt: the header cannot be read.
+            KeyUnavailable: *keys* lack the epoch of the pack.
+        """
         self._opened = opened
         self._path = opened.path
+        self._digester = digester
         self.file = opened.file
         self.size = opened.size
+        self._keys = keys
+        self._cipher: PackCipher | None = None
+        self._problem = ""
+        if keys is not None:
+            self._unlock(keys)
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether the pack is in an encrypted repository."""
+        return self._keys is not None
+
+    def _unlock(self, keys: Keys) -> None:
+        """Decrypt the pack's key, from its header or from the copy in front of the footer."""
+        for epoch, wrapped in self._wrapped():
+            try:
+                self._cipher = keys.pack(PackId(self._path.name), epoch, wrapped)
+            except (ValueError, KeyUnavailable) as exc:
+                self._problem = str(exc)
+            else:
+                break
+        if self._cipher is not None and self._cipher.chunk_key is not None:
+            self.file.set_key(self._cipher.chunk_key)
+
+    def _wrapped(self) -> Iterator[tuple[int, bytes]]:
+        """Yield epoch and encrypted key, as header and footer state them."""
+        try:
+            _, epoch, key = decode_sealed_pack_header(self._read(0, SEALED_START))
+            yield epoch, key
+        except ValueError as exc:
+            self._problem = str(exc)
+        try:
+            at = max(self.size - FOOTER_BYTES, 0)
+            footer = decode_sealed_footer(self._read(at, FOOTER_BYTES), self.size)
+            yield footer.epoch, self._read(at - SEALED_KEY_BYTES, SEALED_KEY_BYTES)
+        except ValueError as exc:
+            self._problem = self._problem or str(exc)
+
+    def _unlocked(self) -> PackCipher:
+        if self._cipher is None:
+            raise DataCorrupt(f"{self._path} cannot be decrypted: {self._problem}")
+        return self._cipher
 
     def load(self, frame: Frame) -> bytes:
         """Return the content of the object at *frame*, verified by its digest.
@@ -103,27 +202,58 @@ class Pack:
         Raises:
             ChunkMissing: the location holds no frame or that of another object.
             DataCorrupt: the frame is damaged.
+            KeyUnavailable: the key given cannot read content.
         """
+        if frame.is_sealed:
+            return bytes(decode(frame, self._open_payload(frame), self._digester))
         head = bytearray(frame.payload_offset - frame.offset)
         payload = bytearray(frame.stored)
         count = self._read_into((head, payload), frame.offset)
         if count < len(head) + len(payload):
             raise DataCorrupt(f"{self._path} ends within the frame at {frame.offset}")
         self._table(frame, head)
-        return bytes(decode(frame, payload))
+        return bytes(decode(frame, payload, self._digester))
 
     def load_encoded(self, frame: Frame) -> Encoded:
         """Return the object at *frame* as it is stored, verified, to be copied to another pack.
 
         Raises the errors of load().
         """
-        data = self._read(frame.offset, frame.end - frame.offset)
-        table = self._table(frame, data[: frame.payload_offset - frame.offset])
-        payload = data[frame.payload_offset - frame.offset :]
-        decode(frame, payload)
+        if frame.is_sealed:
+            data: bytes = self._open_payload(frame)
+            is_raw = frame.kind is Kind.CHUNK and frame.codec is Codec.STORED
+            table = crc_table(data) if is_raw else b""
+            payload = data
+        else:
+            data = self._read(frame.offset, frame.end - frame.offset)
+            table = self._table(frame, data[: frame.payload_offset - frame.offset])
+            payload = data[frame.payload_offset - frame.offset :]
+        decode(frame, payload, self._digester)
         return Encoded(
             frame.kind, frame.level, frame.codec, frame.plain, frame.digest, table, payload
         )
+
+    def _open_payload(self, frame: Frame) -> bytes:
+        """Return the decrypted payload of a sealed frame; raises the errors of load()."""
+        cipher = self._unlocked()
+        if frame.kind is Kind.CHUNK and not cipher.can_read:
+            raise KeyUnavailable("the key given cannot read content: give a key that can")
+        data = memoryview(self._read(frame.offset, frame.end - frame.offset))
+        if len(data) < frame.end - frame.offset:
+            raise DataCorrupt(f"{self._path} ends within the frame at {frame.offset}")
+        expected = encode_sealed_head(frame)
+        head = open_header(cipher.native, frame.offset, data)
+        if head is None:
+            raise DataCorrupt(f"{self._path} at {frame.offset}: the tag of the header differs")
+        if head != expected:
+            raise ChunkMissing(f"{self._path} at {frame.offset} holds another object")
+        table = data[frame.payload_offset - frame.offset - frame.table_bytes :]
+        payload = open_payload(cipher.native, frame.offset, head, table)
+        if payload is None:
+            raise DataCorrupt(f"{self._path} at {frame.offset}: a tag of the payload differs")
+        if any(data[frame.payload_offset + frame.stored - frame.offset :]):
+            raise DataCorrupt(f"{self._path} at {frame.offset}: the padding is not empty")
+        return payload
 
     @property
     def is_removed(self) -> bool:
@@ -160,6 +290,8 @@ class Pack:
             name = PackId(self._path.name)
             if self.size > MAX_PACK_BYTES:
                 raise ValueError(f"{self.size} bytes exceed the maximum of {MAX_PACK_BYTES}")
+            if self.is_sealed:
+                return self._sealed_trailer(name)
             owner = decode_pack_header(self._read(0, PACK_HEADER_BYTES))
             if owner != name:
                 raise ValueError(f"the header is of pack {owner}")
@@ -174,11 +306,32 @@ class Pack:
         except ValueError as exc:
             raise DataCorrupt(f"{self._path}: {exc}") from exc
 
+    def _sealed_trailer(self, name: PackId) -> list[Frame]:
+        owner, epoch, wrapped = decode_sealed_pack_header(self._read(0, SEALED_START))
+        footer_at = max(self.size - FOOTER_BYTES, 0)
+        footer = decode_sealed_footer(self._read(footer_at, FOOTER_BYTES), self.size)
+        if owner != name or footer.pack != name or footer.epoch != epoch:
+            raise ValueError(f"header and footer are of packs {owner} and {footer.pack}")
+        span = footer_at - footer.trailer_offset
+        if span > MAX_TRAILER_BYTES:
+            raise ValueError(f"the trailer of {span} bytes is too large to load")
+        data = self._read(footer.trailer_offset, span)
+        if zlib.crc32(data) != footer.trailer_crc or data[-SEALED_KEY_BYTES:] != wrapped:
+            raise ValueError("pack trailer fails its checksum")
+        cipher = self._unlocked()
+        if (cipher.epoch, cipher.wrapped) != (epoch, wrapped):
+            raise ValueError("the key in the pack header is damaged")
+        index = cipher.open_index(data[:-SEALED_KEY_BYTES], footer.trailer_offset)
+        return decode_index(index, footer.trailer_offset, is_sealed=True)
+
     def scan(self) -> Iterator[Frame]:
         """Yield the frames with a valid header, without the help of the trailer.
 
         Reads the pack through a window of a few MiB, up to the maximum size of a pack.
         """
+        if self.is_sealed:
+            yield from self._scan_sealed()
+            return
         end = min(self.size, MAX_PACK_BYTES)
         at = PACK_HEADER_BYTES
         while (at := self._opened.data_from(at)) < end:
@@ -199,3 +352,63 @@ class Pack:
                 except ValueError:
                     magic += 1
                 magic = window.find(FRAME_MAGIC, magic)
+
+    def _scan_sealed(self) -> Iterator[Frame]:
+        """Yield the frames whose header has the right tag, at multiples of the alignment."""
+        if self._cipher is None:
+            return
+        end = min(self.size, MAX_PACK_BYTES)
+        keys, at = self._cipher.native, SEALED_START
+        while (at := self._opened.data_from(at)) < end:
+            at -= at % SEALED_ALIGNMENT
+            start, window = at, memoryview(self._read(at, min(_WINDOW_BYTES, end - at)))
+            if not window:
+                return  # The file was truncated meanwhile.
+            is_last = start + len(window) >= end
+            last = len(window) if is_last else len(window) - _SEALED_HEADER
+            while at - start < last:
+                head = open_header(keys, at, window[at - start : at - start + _SEALED_HEADER])
+                try:
+                    if head is None:
+                        raise ValueError("not a frame")
+                    frame = decode_sealed_head(head, at)
+                except ValueError:
+                    at += SEALED_ALIGNMENT
+                else:
+                    if frame.end <= end:
+                        yield frame
+                    at = frame.end
+
+    @property
+    def first_frame(self) -> int:
+        """Offset of the first frame."""
+        return SEALED_START if self.is_sealed else PACK_HEADER_BYTES
+
+    def frames_end(self, count: int) -> int:
+        """Return the end of the last frame of an intact pack with *count* frames."""
+        return self.size - closing_bytes(count, self.is_sealed)
+
+
+def outer_problem(opened: OpenObject) -> str | None:
+    """Return what is wrong with an encrypted pack as its checksums tell, without a key; or None."""
+    name = PackId(opened.path.name)
+    crc, at, end = 0, 0, max(opened.size - FOOTER_BYTES, 0)
+    window = bytearray(_WINDOW_BYTES)
+    try:
+        while at < end:
+            part = memoryview(window)[: min(len(window), end - at)]
+            count = opened.read_into((part,), at)
+            if not count:
+                return "the file ends early"
+            crc = crc32(part[:count], crc)
+            at += count
+        tail = bytearray(min(FOOTER_BYTES, opened.size))
+        opened.read_into((tail,), end)
+        footer = decode_sealed_footer(bytes(tail), opened.size)
+    except OSError as exc:
+        return f"it cannot be read: {exc.strerror}"
+    except ValueError as exc:
+        return str(exc)
+    if footer.pack != name:
+        return f"the footer is of pack {footer.pack}"
+    return None if crc == footer.content_crc else "its content does not match its checksum"

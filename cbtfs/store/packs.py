@@ -1,17 +1,25 @@
 """The packs of a repository, with a bounded number of open ones."""
 
+from __future__ import annotations
+
 import re
 import resource
 import threading
 from collections import OrderedDict
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from cbtfs.core.frame import Frame
 from cbtfs.core.ids import PackId
 from cbtfs.errors import ChunkMissing, DataCorrupt, OutOfResources
 from cbtfs.store.backend.base import Backend
+from cbtfs.store.backend.layout import open_packs
+from cbtfs.store.digest import UNKEYED, Digester
+from cbtfs.store.encryption.ring import keys_of
 from cbtfs.store.pack import Pack, PackWriter
+
+if TYPE_CHECKING:
+    from cbtfs.store.encryption.keys import Keys
 
 _MAX_OPEN: Final = 128
 """Packs that stay open; a quarter of the process's limit of open files if that is less."""
@@ -22,9 +30,12 @@ _PACK = re.compile(r"[0-9a-f]{32}\Z")
 class PackFolder:
     """The packs of a backend. Safe to use from several threads."""
 
-    def __init__(self, backend: Backend) -> None:
-        """Own *backend*."""
+    def __init__(self, backend: Backend, keys: Keys | None = None) -> None:
+        """Own *backend*. *keys* encrypt new packs and decrypt the others."""
         self._backend = backend
+        self._keys = keys
+        self.digester = UNKEYED if keys is None else Digester(keys.digest)
+        """Computes the digests of the objects."""
         self._open: OrderedDict[PackId, Pack] = OrderedDict()
         self._lock = threading.Lock()
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -54,7 +65,7 @@ class PackFolder:
 
     def create(self, pack: PackId) -> PackWriter:
         """Create a pack; DataCorrupt if its directory is a link."""
-        return PackWriter(pack, self._backend.upload(pack))
+        return PackWriter(pack, self._backend.upload(pack), self._keys)
 
     def open(self, pack: PackId) -> Pack:
         """Return the open pack with this id; ChunkMissing if it does not exist."""
@@ -78,17 +89,20 @@ class PackFolder:
     def _opened(self, pack: PackId) -> Pack:
         """Open a pack; if this process has no descriptor left, close the other packs first."""
         try:
-            return Pack(self._backend.open(pack))
+            return self._pack(pack)
         except OutOfResources:
             with self._lock:
                 if not self._open:
                     raise
                 self._open.clear()
-            return Pack(self._backend.open(pack))
+            return self._pack(pack)
         except FileNotFoundError:
             if not self._backend.follow():  # A copy may have replaced the directory.
                 raise
-            return Pack(self._backend.open(pack))
+            return self._pack(pack)
+
+    def _pack(self, pack: PackId) -> Pack:
+        return Pack(self._backend.open(pack), self._keys, self.digester)
 
     def size(self, pack: PackId) -> int:
         """Return the size of the pack in bytes; OSError if that fails."""
@@ -120,3 +134,20 @@ class PackFolder:
         self._backend.follow()
         with self._lock:
             self._open.clear()
+
+
+def digester_of(repository: Path) -> Digester:
+    """Return the digests of a repository; KeyUnavailable if it is encrypted and no key fits."""
+    keys = keys_of(repository)
+    return UNKEYED if keys is None else Digester(keys.digest)
+
+
+def open_pack_folder(repository: Path) -> PackFolder:
+    """Return the packs of a repository, with its keys if it is encrypted.
+
+    Raises:
+        DataCorrupt: their directory is missing or a link.
+        KeyUnavailable: the repository is encrypted, and no key given fits.
+    """
+    keys = keys_of(repository)
+    return PackFolder(open_packs(repository), keys)

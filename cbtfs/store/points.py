@@ -120,6 +120,8 @@ class PointFolder:
         """Return the state of a point and the stamp of its file; unknown_state() if unreadable."""
         try:
             content = self._backend.get(point + STATE_SUFFIX, 0, MAX_BYTES)
+        except ValueError:  # It cannot be decrypted.
+            return unknown_state(point), self._backend.head(point + STATE_SUFFIX).stamp
         except (OSError, DataCorrupt):
             return unknown_state(point), b""
         try:

@@ -23,7 +23,6 @@ from cbtfs.store.backend.layout import (
     create_places,
     create_record,
     has_record,
-    open_packs,
     open_points,
 )
 from cbtfs.store.catalog.catalog import Catalog
@@ -38,7 +37,7 @@ from cbtfs.store.folder import Folder
 from cbtfs.store.lock import WriterLock
 from cbtfs.store.node_repair import rewrite_corrupt_nodes
 from cbtfs.store.pack import PACK_BYTES
-from cbtfs.store.packs import PackFolder
+from cbtfs.store.packs import digester_of, open_pack_folder
 from cbtfs.store.pins import unpinned
 from cbtfs.store.points import Forgotten, PointFolder
 from cbtfs.store.quarantine import (
@@ -69,10 +68,12 @@ class Repository:
         self.settings = settings
         self.catalog = catalog
         with ExitStack() as opened:
-            self.packs = opened.enter_context(closing(PackFolder(open_packs(path))))
+            self.packs = opened.enter_context(closing(open_pack_folder(path)))
             self.points = opened.enter_context(closing(PointFolder(open_points(path))))
             self.distrust = opened.enter_context(closing(DistrustFolder(path)))
             self._folders = opened.pop_all()
+        self.digester = self.packs.digester
+        """Computes the digests of the objects."""
         self.findings = findings or Findings()
         """Repairs that were made when the repository was opened for writing."""
         self._forgotten: Forgotten | None = None
@@ -339,7 +340,8 @@ def reading(path: Path, *, is_suspect: bool = False) -> Iterator[Repository]:
             log.warning("%s; restore points are listed from the catalog alone", exc)
         except StoreFailed as exc:
             log.warning("points that the catalog does not know yet are not listed: %s", exc)
-    with closing(_opened(path, settings, Catalog(path / CATALOG, is_writable=False))) as opened:
+    catalog = Catalog(path / CATALOG, is_writable=False, digester=digester_of(path))
+    with closing(_opened(path, settings, catalog)) as opened:
         yield opened
 
 

@@ -7,11 +7,12 @@ from typing import Final
 from cbtfs.core.moment import format_moment
 from cbtfs.core.settings import Settings, UnknownFormat, decode_settings
 from cbtfs.errors import DataCorrupt, FormatNotSupported, RepositoryNotFound
-from cbtfs.store.backend.layout import load_record
+from cbtfs.store.backend.layout import SETTINGS, load_record
 from cbtfs.store.file_system import refuse_missing_folders, refuse_unsuitable
 from cbtfs.store.identity import new_id
 
-SETTINGS: Final = "repository.json"
+__all__ = ["SETTINGS", "load_settings", "new_settings"]
+
 _MAX_BYTES: Final = 1 << 16
 
 

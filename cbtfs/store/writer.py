@@ -13,7 +13,7 @@ from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.records import Location
 from cbtfs.store.catalog.update import NewObject, Update
 from cbtfs.store.codec import Encoded, Encoder
-from cbtfs.store.digest import digest_of, node_content
+from cbtfs.store.digest import node_content
 from cbtfs.store.identity import new_pack_id
 from cbtfs.store.pack import PACK_BYTES, PackWriter
 from cbtfs.store.packs import PackFolder
@@ -60,6 +60,8 @@ class ObjectWriter:
         *threads* is the number of threads that encode objects; None: one for each core.
         """
         self.level = level
+        self.digester = packs.digester
+        """Computes the digests of the objects."""
         self.threads = threads
         self._catalog = catalog
         self._packs = packs
@@ -133,7 +135,7 @@ class ObjectWriter:
     def put_node(self, level: int, children: Sequence[Ref | None]) -> Put:
         """Store the node over 64 children, unless the repository has it."""
         content = node_content([None if child is None else child.digest for child in children])
-        digest = digest_of(Kind.NODE, level, content)
+        digest = self.digester.object(Kind.NODE, level, content)
         numbers = [ObjectId(0) if child is None else child.number for child in children]
         with self._lock:
             self._refuse_if_broken()

@@ -1,10 +1,15 @@
-"""Where the parts of a repository are: the only module that maps a repository to backends."""
+"""Where the parts of a repository are: the only module that maps a repository to backends.
+
+The backends of an encrypted repository encrypt, except for packs, whose frames are encrypted one by
+one (store/pack), and except for markers, key slots and repository.json.
+"""
 
 from pathlib import Path
 from typing import Final
 
 from cbtfs.store.backend.base import Backend, FileBackend
 from cbtfs.store.backend.local import Directory, ShardedDirectory
+from cbtfs.store.encryption.ring import keys_of
 from cbtfs.store.files import load_file, make_folder, put_if_absent, replace
 from cbtfs.store.folder import Folder, open_folder
 
@@ -12,6 +17,25 @@ PACKS: Final = "packs"
 POINTS: Final = "points"
 OVERLAYS: Final = "overlays"
 INDEXES: Final = "indexes"
+SETTINGS: Final = "repository.json"
+
+
+def _sealing(repository: Path, name: str, backend: FileBackend) -> FileBackend:
+    """Return *backend*, or one that encrypts if the repository is encrypted.
+
+    Raises:
+        KeyUnavailable: no key fits; the backend is closed.
+    """
+    try:
+        keys = keys_of(repository)
+    except BaseException:
+        backend.close()
+        raise
+    if keys is None:
+        return backend
+    from cbtfs.store.encryption.files import SealedBackend
+
+    return SealedBackend(backend, keys, name)
 
 
 def open_packs(repository: Path) -> Backend:
@@ -21,7 +45,7 @@ def open_packs(repository: Path) -> Backend:
 
 def open_points(repository: Path) -> FileBackend:
     """Return the points of a repository; DataCorrupt if their directory is missing or a link."""
-    return Directory(open_folder(repository / POINTS))
+    return _sealing(repository, POINTS, Directory(open_folder(repository / POINTS)))
 
 
 def open_pins(repository: Path) -> FileBackend:
@@ -31,7 +55,7 @@ def open_pins(repository: Path) -> FileBackend:
         FileNotFoundError: there is no directory of pins.
         DataCorrupt: it is a link.
     """
-    return Directory(Folder(repository / OVERLAYS))
+    return _sealing(repository, OVERLAYS, Directory(Folder(repository / OVERLAYS)))
 
 
 def open_indexes(repository: Path) -> FileBackend:
@@ -41,11 +65,11 @@ def open_indexes(repository: Path) -> FileBackend:
         FileNotFoundError: there is no directory of indexes.
         DataCorrupt: it is a link.
     """
-    return Directory(Folder(repository / INDEXES))
+    return _sealing(repository, INDEXES, Directory(Folder(repository / INDEXES)))
 
 
 def open_directory(repository: Path, name: str) -> FileBackend:
-    """Return points/ or packs/ itself, which have a marker.
+    """Return points/ or packs/ itself, which have a marker, without encryption.
 
     Raises:
         FileNotFoundError: it does not exist.
@@ -77,7 +101,16 @@ def load_record(repository: Path, name: str, limit: int) -> bytes:
         NotADirectoryError: the repository is not a directory.
         DataCorrupt: it is not a regular file, or it cannot be read.
     """
-    return load_file(repository / name, limit)
+    keys = None if name == SETTINGS else keys_of(repository)
+    if keys is None:
+        return load_file(repository / name, limit)
+    from cbtfs.store.encryption.files import LARGEST, FileDamaged, bound_name, open_file
+
+    data = load_file(repository / name, LARGEST)
+    try:
+        return open_file(keys, bound_name("", name), data)
+    except ValueError as exc:
+        raise FileDamaged(str(exc)) from exc
 
 
 def has_record(repository: Path, name: str) -> bool:
@@ -92,6 +125,11 @@ def create_record(repository: Path, name: str, data: bytes) -> None:
 
 def save_record(repository: Path, name: str, data: bytes) -> None:
     """Create or replace settings or a record durably; a crash leaves the old or the new one."""
+    keys = None if name == SETTINGS else keys_of(repository)
+    if keys is not None:
+        from cbtfs.store.encryption.files import bound_name, seal_file
+
+        data = seal_file(keys, bound_name("", name), data)
     replace(repository / name, data)
 
 

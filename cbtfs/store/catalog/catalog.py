@@ -12,6 +12,7 @@ from cbtfs.store.catalog.gate import DATA
 from cbtfs.store.catalog.records import CatalogDamaged
 from cbtfs.store.catalog.update import Update
 from cbtfs.store.catalog.view import SCHEMA_VERSION, View
+from cbtfs.store.digest import UNKEYED, Digester
 
 Result = TypeVar("Result")
 
@@ -35,8 +36,9 @@ class Catalog:
         is_writable: bool,
         map_bytes: int | None = None,
         schemas: Collection[int] = (SCHEMA_VERSION,),
+        digester: Digester = UNKEYED,
     ) -> None:
-        """Open the catalog in *folder*.
+        """Open the catalog in *folder*; *digester* computes the digests of its repository.
 
         A reader that uses only points and packs may pass POINTS_SCHEMAS.
 
@@ -46,6 +48,7 @@ class Catalog:
             CatalogDamaged: it cannot be opened.
         """
         self._folder = folder
+        self._digester = digester
         self._is_writable = is_writable
         self._map_bytes = map_bytes
         self._environment = Environment(folder, is_writable=is_writable, map_bytes=map_bytes)
@@ -69,12 +72,12 @@ class Catalog:
     def view(self) -> Iterator[View]:
         """Open a consistent view; keep it for a short time."""
         with self._environment.reading() as (transaction, databases):
-            yield View(transaction, databases)
+            yield View(transaction, databases, self._digester)
 
     def update(self, change: Callable[[Update], Result]) -> Result:
         """Run *change* until it is durable, maybe more than once; return its result."""
         return self._environment.write(
-            lambda transaction, databases: change(Update(transaction, databases))
+            lambda transaction, databases: change(Update(transaction, databases, self._digester))
         )
 
     def _inode_at_path(self) -> int | None:

@@ -136,15 +136,17 @@ def encode_location(location: Location) -> bytes:
         frame.kind,
         frame.level,
         frame.codec,
-        0,
+        frame.is_sealed,
         frame.digest,
     )
 
 
 def decode_location(payload: bytes) -> Location:
     try:
-        pack, offset, stored, plain, kind, level, codec, _, digest = _OBJECT.unpack(payload)
-        frame = Frame(offset, stored, plain, _KINDS[kind], level, _CODECS[codec], Digest(digest))
+        pack, offset, stored, plain, kind, level, codec, sealed, digest = _OBJECT.unpack(payload)
+        frame = Frame(
+            offset, stored, plain, _KINDS[kind], level, _CODECS[codec], Digest(digest), sealed != 0
+        )
     except (struct.error, KeyError) as exc:
         raise CatalogDamaged("corrupt entry in database 'objects'") from exc
     return Location(pack, frame)

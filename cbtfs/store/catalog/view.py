@@ -41,7 +41,7 @@ from cbtfs.store.catalog.records import (
     open_children,
     open_value,
 )
-from cbtfs.store.digest import digest_of
+from cbtfs.store.digest import UNKEYED, Digester
 
 GENERATION = b"generation"
 POINTS_VERSION = b"points version"
@@ -103,9 +103,12 @@ def _decode_point_ids(payload: bytes) -> frozenset[PointId]:
 class View:
     """Reads within one transaction; do not use it after the transaction."""
 
-    def __init__(self, transaction: Any, databases: Databases) -> None:
+    def __init__(
+        self, transaction: Any, databases: Databases, digester: Digester = UNKEYED
+    ) -> None:
         self._transaction = transaction
         self._databases = databases
+        self._digester = digester
 
     def _get(self, database: bytes, key: bytes) -> bytes | None:
         value = self._transaction.get(key, db=self._databases[database])
@@ -175,7 +178,7 @@ class View:
             entries, content = open_children(children, cursor.getmulti(keys))
         except KeyError as exc:
             raise CatalogDamaged(f"a child of node {number} is not in objects") from exc
-        if digest_of(Kind.NODE, level, content) != digest:
+        if self._digester.object(Kind.NODE, level, content) != digest:
             raise CatalogDamaged(f"the children of node {number} do not match its digest")
         return Node(children, entries)
 

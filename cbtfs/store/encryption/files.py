@@ -1,0 +1,166 @@
+"""Encrypted files: manifests, states, pins and records, and a backend that encrypts them."""
+
+import hashlib
+import secrets
+import struct
+from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Final
+
+from blake3 import blake3
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from cbtfs.core.sealed import MAX_BYTES
+from cbtfs.errors import DataCorrupt
+from cbtfs.store.backend.base import Content, FileBackend, Head, OpenObject, Upload
+from cbtfs.store.encryption.keys import Keys
+
+MAGIC: Final = b"CBTFSENC"
+_VERSION: Final = 1
+_HEADER: Final = struct.Struct("<8sHHI12s4s")
+_LENGTH: Final = struct.Struct("<I")
+_SEAL_BYTES: Final = 32
+_PADDING: Final = 512
+"""Lengths are rounded up to this, so that a file's size does not reveal its content's."""
+LARGEST: Final = MAX_BYTES + (1 << 16)
+"""Maximum size of an encrypted file."""
+
+_RENAMED: Final = ((".forgotten", ""), (".armed.tmp", ".distrusted"))
+"""Suffixes that a rename gives and takes; a file is bound to its name without them."""
+
+
+class FileDamaged(DataCorrupt, ValueError):
+    """Raised for an encrypted file that is damaged or another one; the text is only the reason."""
+
+
+def bound_name(directory: str, name: str) -> bytes:
+    """Return the name that an encrypted file is bound to."""
+    for suffix, other in _RENAMED:
+        if name.endswith(suffix):
+            name = name.removesuffix(suffix) + other
+    return f"{directory}/{name}".encode() if directory else name.encode()
+
+
+def _cipher(keys: Keys, epoch: int, name: bytes) -> AESGCM:
+    return AESGCM(blake3(b"cbtfs file" + name, key=keys.of(epoch).meta).digest())
+
+
+def seal_file(keys: Keys, name: bytes, data: bytes) -> bytes:
+    """Return *data* encrypted for the file *name*."""
+    plain = _LENGTH.pack(len(data)) + data
+    plain += bytes(-len(plain) % _PADDING)
+    nonce = secrets.token_bytes(12)
+    header = _HEADER.pack(MAGIC, _VERSION, 0, keys.epoch, nonce, bytes(4))
+    bound = header + bytes.fromhex(keys.repository) + name
+    sealed = header + _cipher(keys, keys.epoch, name).encrypt(nonce, plain, bound)
+    return sealed + hashlib.sha256(sealed).digest()
+
+
+def verify_file(data: bytes) -> int:
+    """Verify an encrypted file without its key; return its epoch. ValueError if it is damaged."""
+    if len(data) > LARGEST:
+        raise ValueError("too large")
+    if len(data) < _HEADER.size + _SEAL_BYTES or not data.startswith(MAGIC):
+        raise ValueError("it is not encrypted")
+    body, seal = data[:-_SEAL_BYTES], data[-_SEAL_BYTES:]
+    if hashlib.sha256(body).digest() != seal:
+        raise ValueError("its checksum does not match")
+    _, version, flags, epoch, _, reserved = _HEADER.unpack_from(data)
+    if version != _VERSION or flags or any(reserved):
+        raise ValueError("it uses an unknown feature")
+    return int(epoch)
+
+
+def open_file(keys: Keys, name: bytes, data: bytes) -> bytes:
+    """Return the content of the encrypted file *name*; ValueError if it is damaged or another's."""
+    epoch = verify_file(data)
+    header = data[: _HEADER.size]
+    nonce = _HEADER.unpack(header)[4]
+    bound = header + bytes.fromhex(keys.repository) + name
+    sealed = data[_HEADER.size : -_SEAL_BYTES]
+    try:
+        plain = _cipher(keys, epoch, name).decrypt(nonce, sealed, bound)
+    except InvalidTag as exc:
+        raise ValueError("its tag does not match: it is damaged, or another file") from exc
+    (length,) = _LENGTH.unpack_from(plain)
+    if length > len(plain) - _LENGTH.size:
+        raise ValueError("its length is wrong")
+    return plain[_LENGTH.size : _LENGTH.size + length]
+
+
+class SealedBackend:
+    """A FileBackend that encrypts whole objects of another one. Names, sizes, times are visible."""
+
+    def __init__(self, backend: FileBackend, keys: Keys, directory: str) -> None:
+        """Own *backend*. *directory* is its name in the repository, which binds the objects."""
+        self._backend = backend
+        self._keys = keys
+        self._directory = directory
+
+    def close(self) -> None:
+        self._backend.close()
+
+    def path(self, name: str) -> Path:
+        return self._backend.path(name)
+
+    def _sealed(self, name: str, data: bytes) -> bytes:
+        return seal_file(self._keys, bound_name(self._directory, name), data)
+
+    def create(self, name: str, data: bytes) -> None:
+        self._backend.create(name, self._sealed(name, data))
+
+    def replace(self, name: str, data: bytes) -> None:
+        self._backend.replace(name, self._sealed(name, data))
+
+    def get(self, name: str, offset: int = 0, length: int | None = None) -> Content:
+        content = self._backend.get(name, 0, LARGEST + 1)
+        try:
+            data = open_file(self._keys, bound_name(self._directory, name), content.data)
+        except ValueError as exc:
+            raise FileDamaged(str(exc)) from exc
+        end = len(data) if length is None else offset + length
+        return Content(data[offset:end], content.head)
+
+    def upload(self, name: str) -> Upload:
+        raise NotImplementedError("encrypted files are written whole")
+
+    def open(self, name: str) -> OpenObject:
+        raise NotImplementedError("encrypted files are read whole")
+
+    def names(self) -> Collection[str]:
+        return self._backend.names()
+
+    def names_after(self, name: str) -> Iterator[str]:
+        return self._backend.names_after(name)
+
+    def head(self, name: str) -> Head:
+        return self._backend.head(name)
+
+    def delete(self, name: str) -> None:
+        self._backend.delete(name)
+
+    def unfinished(self) -> int:
+        return self._backend.unfinished()
+
+    def discard_unfinished(self) -> int:
+        return self._backend.discard_unfinished()
+
+    def follow(self) -> bool:
+        return self._backend.follow()
+
+    def rename(self, name: str, new: str) -> None:
+        self._backend.rename(name, new)
+
+    def flush(self) -> None:
+        self._backend.flush()
+
+    def lease(self, name: str) -> AbstractContextManager[None]:
+        return self._backend.lease(name)
+
+    def claim(self, name: str) -> AbstractContextManager[bool]:
+        return self._backend.claim(name)
+
+    def locked(self) -> AbstractContextManager[None]:
+        return self._backend.locked()

@@ -1,0 +1,221 @@
+"""The keys that this process has: each repository is unlocked once, whatever the number of threads.
+
+The keys of a repository stay in memory until the process ends, and its forks inherit them.
+"""
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from cbtfs.core.ids import is_id
+from cbtfs.core.keyfile import MAX_KEY_FILE_BYTES
+from cbtfs.core.keyslot import (
+    MAX_SLOT_BYTES,
+    MAX_SLOTS,
+    PreviousEpoch,
+    Slot,
+    SlotKind,
+    UnknownSlot,
+    decode_epoch,
+    decode_slot,
+)
+from cbtfs.core.settings import Settings, decode_settings
+from cbtfs.errors import DataCorrupt, KeyUnavailable
+from cbtfs.store.backend.local import Directory
+from cbtfs.store.files import load_file
+from cbtfs.store.folder import Folder
+
+if TYPE_CHECKING:
+    from cbtfs.store.encryption.keys import Keys
+    from cbtfs.store.encryption.slots import Master
+
+KEYS_DIRECTORY: Final = "keys"
+EPOCH_PREFIX: Final = "epoch-"
+_SETTINGS: Final = "repository.json"
+_MAX_SETTINGS_BYTES: Final = 1 << 16
+_HOW: Final = (
+    "use --key-file or --passphrase-file, or set CBTFS_KEY_FILE, CBTFS_PASSPHRASE_FILE or "
+    "CBTFS_KEY_COMMAND"
+)
+
+_lock = threading.RLock()
+_unlocked: dict[str, "Keys"] = {}
+"""Keys by the id of their repository."""
+
+
+def keys_of(path: Path) -> "Keys | None":
+    """Return the keys of the repository at *path*; None if it is not encrypted.
+
+    Raises:
+        KeyUnavailable: no key was given, or none that fits.
+        DataCorrupt: the settings are damaged, or contradict the key slots.
+    """
+    settings = _settings(path)
+    if settings is None:
+        return None
+    if not settings.is_encrypted:
+        if (path / KEYS_DIRECTORY).exists():
+            raise DataCorrupt(
+                f"{path} has key slots, but {_SETTINGS} does not say that it is encrypted: "
+                f"restore {_SETTINGS} from a copy"
+            )
+        return None
+    with _lock:
+        keys = _unlocked.get(settings.id)
+        if keys is None:
+            keys = _unlocked[settings.id] = _unlock(path, settings.id)
+        return keys
+
+
+def is_encrypted(path: Path) -> bool:
+    """Return whether the repository at *path* is encrypted; False if there is none."""
+    settings = _settings(path)
+    return settings is not None and settings.is_encrypted
+
+
+def hold(keys: "Keys") -> None:
+    """Keep the keys of a new repository."""
+    with _lock:
+        _unlocked[keys.repository] = keys
+
+
+def held() -> list["Keys"]:
+    """Return the keys of all repositories that this process has unlocked."""
+    with _lock:
+        return list(_unlocked.values())
+
+
+def drop_all() -> None:
+    """Forget all keys, so that the next use of a repository unlocks it."""
+    with _lock:
+        _unlocked.clear()
+
+
+def _settings(path: Path) -> Settings | None:
+    try:
+        return decode_settings(load_file(path / _SETTINGS, _MAX_SETTINGS_BYTES))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError as exc:
+        raise DataCorrupt(f"{path / _SETTINGS} is damaged: {exc}; restore it from a copy") from exc
+
+
+def _unlock(path: Path, repository: str) -> "Keys":
+    from cbtfs.store.encryption.keys import keys_of_masters
+
+    return keys_of_masters(repository, masters_of(path, repository))
+
+
+def masters_of(path: Path, repository: str) -> Mapping[int, bytes]:
+    """Return the master keys of all epochs up to that of the key given; raises as keys_of()."""
+    newest = open_master(path, repository)
+    return all_masters(path, newest)
+
+
+def all_masters(path: Path, newest: "Master") -> dict[int, bytes]:
+    """Return the master keys of all epochs up to that of *newest*."""
+    from cbtfs.store.encryption.keys import FIRST_EPOCH
+    from cbtfs.store.encryption.slots import open_previous
+
+    masters = {newest.epoch: newest.key}
+    master = newest
+    while master.epoch > FIRST_EPOCH:
+        master = open_previous(master, load_epoch(path, master.epoch))
+        masters[master.epoch] = master.key
+    return masters
+
+
+def open_master(path: Path, repository: str) -> "Master":
+    """Return the newest master key that the credentials of this process open.
+
+    Raises:
+        KeyUnavailable: there are no credentials, or none of them fits.
+    """
+    slots = sorted(load_slots(path, repository), key=lambda slot: (-slot.epoch, slot.created))
+    tried = False
+    for attempt in _attempts(path, repository, slots):
+        if attempt is not None:
+            return attempt
+        tried = True
+    if not slots:
+        raise KeyUnavailable(
+            f"{path} is encrypted, and {KEYS_DIRECTORY}/ has no slot that can be read: restore it "
+            "from a copy"
+        )
+    if not tried:
+        raise KeyUnavailable(f"{path} is encrypted, and no key was given: {_HOW}")
+    raise KeyUnavailable(f"{path} is encrypted, and no key given fits: {_HOW}")
+
+
+def _attempts(path: Path, repository: str, slots: list[Slot]) -> Iterator["Master | None"]:
+    """Yield the result of each secret for each slot of its kind."""
+    from cbtfs.store.encryption import credentials as sources
+    from cbtfs.store.encryption import slots as opening
+
+    found = sources.credentials()
+    by_kind = {kind: [slot for slot in slots if slot.kind is kind] for kind in SlotKind}
+    for file in found.key_files:
+        data = sources.load_private(file, MAX_KEY_FILE_BYTES)
+        if sources.is_age_identity(data):
+            for slot in by_kind[SlotKind.AGE]:
+                yield opening.open_with_identity(slot, data)
+        else:
+            secret = sources.load_key_file(file)
+            for slot in by_kind[SlotKind.FILE]:
+                yield opening.open_with_file(slot, secret)
+        yield None
+    if found.command is not None:
+        command = found.command
+        for slot in by_kind[SlotKind.COMMAND]:
+            yield opening.open_with_command(
+                slot, lambda data: sources.run_key_command(command, data, MAX_SLOT_BYTES)
+            )
+        yield None
+    if by_kind[SlotKind.PASSPHRASE]:
+        for passphrase in sources.passphrases(found, repository, path):
+            for slot in by_kind[SlotKind.PASSPHRASE]:
+                yield opening.open_with_passphrase(slot, passphrase)
+    elif found.passphrase_files:
+        yield None
+
+
+def open_slots(path: Path) -> Directory:
+    """Return the key slots of the repository at *path*, which are not encrypted as files.
+
+    Raises:
+        KeyUnavailable: there is no directory of slots.
+    """
+    try:
+        return Directory(Folder(path / KEYS_DIRECTORY))
+    except FileNotFoundError as exc:
+        raise KeyUnavailable(
+            f"{path} is encrypted, and {KEYS_DIRECTORY}/ is missing: restore it from a copy"
+        ) from exc
+
+
+def load_slots(path: Path, repository: str) -> list[Slot]:
+    """Return the intact key slots of a repository, at most MAX_SLOTS."""
+    slots = []
+    with closing(open_slots(path)) as backend:
+        for name in sorted(filter(is_id, backend.names()))[:MAX_SLOTS]:
+            try:
+                slot = decode_slot(backend.get(name, 0, MAX_SLOT_BYTES).data)
+            except (OSError, UnknownSlot, ValueError, DataCorrupt):
+                continue
+            if (slot.id, slot.repository) == (name, repository):
+                slots.append(slot)
+    return slots
+
+
+def load_epoch(path: Path, epoch: int) -> PreviousEpoch:
+    """Return the file of a key epoch; KeyUnavailable if it is missing or damaged."""
+    name = f"{EPOCH_PREFIX}{epoch}"
+    with closing(open_slots(path)) as backend:
+        try:
+            return decode_epoch(backend.get(name, 0, MAX_SLOT_BYTES).data)
+        except (OSError, ValueError, DataCorrupt) as exc:
+            raise KeyUnavailable(
+                f"{KEYS_DIRECTORY}/{name} is missing or damaged: restore it from a copy"
+            ) from exc
