@@ -31,6 +31,7 @@ MODULES: Final[Mapping[str, tuple[str, ...]]] = {
     "unforget": ("unforget",),
     "prune": ("prune",),
     "copy": ("copy",),
+    "key": ("key",),
     "repair": ("repair", "unlock"),
     "stats": ("stats",),
     "status": ("status",),

@@ -106,11 +106,10 @@ def closing_bytes(frames: int, is_sealed: bool) -> int:
 
 def _head(frame: Frame, table_bytes: int) -> bytes:
     """Return the header of a frame without its checksum."""
+    length = FRAME_HEADER_BYTES + table_bytes + frame.stored
     return _FRAME_HEADER.pack(
         FRAME_MAGIC,
-        frame.end - frame.offset
-        if frame.is_sealed
-        else FRAME_HEADER_BYTES + table_bytes + frame.stored,
+        frame.end - frame.offset if frame.is_sealed else length,
         0,
         frame.kind,
         frame.level,

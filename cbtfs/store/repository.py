@@ -2,12 +2,13 @@
 
 import contextlib
 import logging
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Final
 
 from cbtfs.core.ids import Digest, PointId
+from cbtfs.core.keyslot import Slot
 from cbtfs.core.manifest import Manifest, PointState, decode_manifest, encode_manifest, encode_state
 from cbtfs.core.settings import Settings, encode_settings
 from cbtfs.errors import (
@@ -22,6 +23,7 @@ from cbtfs.store import reserve
 from cbtfs.store.backend.layout import (
     create_places,
     create_record,
+    create_slots,
     has_record,
     open_points,
 )
@@ -215,8 +217,11 @@ def _reload_states(update: Update, points: PointFolder, changed: Iterable[PointI
             update.put_point(decode_manifest(record.manifest), new)
 
 
-def create_repository(path: Path, settings: Settings) -> None:
-    """Create a repository at *path*, which is an empty directory or does not exist."""
+def create_repository(path: Path, settings: Settings, slots: Sequence[Slot] = ()) -> None:
+    """Create a repository at *path*, which is an empty directory or does not exist.
+
+    *slots* are the key slots of an encrypted one.
+    """
     try:
         path.mkdir(0o700)
     except FileExistsError:
@@ -230,6 +235,8 @@ def create_repository(path: Path, settings: Settings) -> None:
     with storing(f"the repository {path}"):
         create_places(path)
         make_folder(path / "locks")
+        if slots:
+            create_slots(path, slots)
         for directory in DIRECTORIES:
             write_marker(path, settings.id, directory)
         Catalog(path / CATALOG, is_writable=True).close()

@@ -5,7 +5,13 @@ from pathlib import Path
 from typing import Final
 
 from cbtfs.core.moment import format_moment
-from cbtfs.core.settings import Settings, UnknownFormat, decode_settings
+from cbtfs.core.settings import (
+    ENCRYPTION,
+    KEYED_DIGESTS,
+    Settings,
+    UnknownFormat,
+    decode_settings,
+)
 from cbtfs.errors import DataCorrupt, FormatNotSupported, RepositoryNotFound
 from cbtfs.store.backend.layout import SETTINGS, load_record
 from cbtfs.store.file_system import refuse_missing_folders, refuse_unsuitable
@@ -16,10 +22,11 @@ __all__ = ["SETTINGS", "load_settings", "new_settings"]
 _MAX_BYTES: Final = 1 << 16
 
 
-def new_settings(block_size: int, level: int) -> Settings:
+def new_settings(block_size: int, level: int, *, is_encrypted: bool = False) -> Settings:
     """Return settings of a new repository; ValueError if they are invalid."""
     created = format_moment(datetime.now(UTC).replace(microsecond=0))
-    return Settings(new_id(), created, block_size=block_size, level=level)
+    required = (ENCRYPTION, KEYED_DIGESTS) if is_encrypted else ()
+    return Settings(new_id(), created, block_size=block_size, level=level, required=required)
 
 
 def load_settings(path: Path) -> Settings:

@@ -47,7 +47,7 @@ def test_the_sanitizers_report_nothing(tmp_path: Path) -> None:
         *("-shared", "-fPIC", "-g", "-O1", "-std=gnu11", "-fsanitize=address,undefined"),
         *("-fno-sanitize-recover=all", f"-I{sysconfig.get_path('include')}", "-o", library),
         *sorted(SOURCES.glob("*.c")),
-        *("-ldeflate", "-lzstd"),
+        *("-lcrypto", "-ldeflate", "-lzstd"),
     )
     done = subprocess.run(
         [sys.executable, "-c", _RUN, library, *TESTS],

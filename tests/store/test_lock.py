@@ -245,7 +245,7 @@ def test_a_rebuild_that_fails_leaves_the_catalog_in_doubt(
 ) -> None:
     add_point(path, {"disk": b"x" * 4096})
 
-    def fail(self: Pack, path: Path, shown: Path | None = None) -> None:
+    def fail(self: Pack, *_: object) -> None:
         raise OSError(5, os.strerror(5))
 
     with monkeypatch.context() as patch:

@@ -7,13 +7,18 @@ import typer
 
 from cbtfs.cli.options.arguments import Json, example
 from cbtfs.cli.options.context import repository_path
+from cbtfs.cli.options.new_keys import NewKeys, document_of
 from cbtfs.cli.report.output import emit, report
 from cbtfs.errors import UsageError
 
 
 def add_to(app: typer.Typer) -> None:
     app.command(
-        epilog=example("cbtfs --repo /srv/backup init", "cbtfs --repo DIR init --block-size 32768")
+        epilog=example(
+            "cbtfs --repo /srv/backup init",
+            "cbtfs --repo DIR init --block-size 32768",
+            "cbtfs --repo DIR init --encrypt --key-file /root/backup.key --recovery-sheet sheet",
+        )
     )(init)
 
 
@@ -42,6 +47,41 @@ def init(
             "level.",
         ),
     ] = None,
+    encrypt: Annotated[
+        bool,
+        typer.Option(
+            "--encrypt",
+            help="Encrypt the repository. --key-file names a key file, which is created, and "
+            "--passphrase-file a passphrase; without both, the passphrase is asked for.",
+        ),
+    ] = False,
+    recovery_sheet: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            show_default=False,
+            help="Write a recovery key to a new file, to be printed and kept elsewhere.",
+        ),
+    ] = None,
+    no_recovery: Annotated[
+        bool,
+        typer.Option(
+            "--no-recovery",
+            help="Make no recovery key: if the other keys are lost, so is all data.",
+        ),
+    ] = False,
+    age_recipient: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="RECIPIENT",
+            show_default=False,
+            help="age recipient that can open the repository; may be repeated.",
+        ),
+    ] = None,
+    kdf_memory: Annotated[
+        int,
+        typer.Option(metavar="MIB", help="Memory that the passphrase takes to try, 8 to 1024."),
+    ] = 256,
     json: Json = False,
 ) -> None:
     """Create a repository.
@@ -49,6 +89,10 @@ def init(
     The directory must be empty or absent. Its file system must be local: catalog and locks do not
     work on network file systems. Equal blocks have equal digests in related repositories, so
     'cbtfs copy' moves only those that the other repository lacks.
+
+    With --encrypt, packs, manifests, states and pins are encrypted and authenticated. Catalog,
+    locks and logs stay readable in the local directory. An existing repository is encrypted by
+    'cbtfs copy' into a new one. --recovery-sheet or --no-recovery is required.
     """
     from cbtfs.core.settings import DEFAULT_BLOCK_BYTES
     from cbtfs.store.codec import DEFAULT_LEVEL
@@ -56,6 +100,8 @@ def init(
     from cbtfs.store.settings import load_settings, new_settings
 
     path = repository_path(context)
+    keys = NewKeys(context, recovery_sheet, no_recovery, age_recipient or [], kdf_memory)
+    keys.require_consistent(encrypt)
     if related is not None:
         other = load_settings(related)
         if block_size not in (None, other.block_size):
@@ -69,10 +115,12 @@ def init(
         settings = new_settings(
             DEFAULT_BLOCK_BYTES if block_size is None else block_size,
             DEFAULT_LEVEL if level is None else level,
+            is_encrypted=encrypt,
         )
     except ValueError as exc:
         raise UsageError(str(exc)) from exc
-    create_repository(path, settings)
+    slots = keys.make(path, settings.id) if encrypt else []
+    create_repository(path, settings, slots)
     if json:
         emit(
             {
@@ -82,7 +130,9 @@ def init(
                 "block_size": settings.block_size,
                 "level": settings.level,
                 "related": None if related is None else str(related.absolute()),
+                "encrypted": encrypt,
+                "key_slots": [document_of(slot) for slot in slots],
             }
         )
     else:
-        report([f"repository {settings.id} created at {path}"])
+        report([f"repository {settings.id} created at {path}{', encrypted' if encrypt else ''}"])

@@ -26,6 +26,8 @@ class Options:
 
     repo: Path | None = None
     config: Path | None = None
+    key_files: tuple[Path, ...] = ()
+    passphrase_files: tuple[Path, ...] = ()
     is_json: bool = False
     display: Display = field(default_factory=Display)
 
@@ -50,6 +52,20 @@ def set_config(context: typer.Context, value: Path | None) -> None:
     """Keep --config; the last one on the command line counts."""
     if value is not None:
         _set(context, config=value)
+
+
+def set_key_files(context: typer.Context, value: list[Path] | None) -> None:
+    """Keep --key-file; several are tried in turn."""
+    if value:
+        known = options_of(context).key_files
+        _set(context, key_files=(*known, *(file for file in value if file not in known)))
+
+
+def set_passphrase_files(context: typer.Context, value: list[Path] | None) -> None:
+    """Keep --passphrase-file; several are tried in turn."""
+    if value:
+        known = options_of(context).passphrase_files
+        _set(context, passphrase_files=(*known, *(file for file in value if file not in known)))
 
 
 def set_json(context: typer.Context, value: bool) -> bool:
@@ -95,6 +111,9 @@ def global_arguments(context: typer.Context) -> list[str]:
     display = options.display
     arguments = [] if options.repo is None else ["--repo", str(options.repo)]
     arguments += [] if options.config is None else ["--config", str(options.config)]
+    arguments += [word for file in options.key_files for word in ("--key-file", str(file))]
+    for file in options.passphrase_files:
+        arguments += ["--passphrase-file", str(file)]
     arguments += ["--quiet"] if display.is_quiet else ["--verbose"] * display.verbosity
     return [*arguments, "--progress", display.progress.value]
 
@@ -123,10 +142,12 @@ def repository_path(context: typer.Context) -> Path:
     """
     from cbtfs.native import exit_on_fault
     from cbtfs.shortage import explain
+    from cbtfs.store.encryption.credentials import Credentials, use
 
     out_of_memory = f"cbtfs: {explain(ENOMEM)}\n".encode()
     exit_on_fault(_FAULT, DataCorrupt.exit_code, out_of_memory, ExitCode.FAILURE)
     options = options_of(context)
+    use(Credentials(options.key_files, options.passphrase_files))
     if options.repo is not None:
         log.info("repository %s, from --repo", options.repo)
         return options.repo

@@ -15,6 +15,8 @@ from typer.main import get_command
 from cbtfs.cli.options.arguments import Json
 from cbtfs.cli.options.context import (
     set_config,
+    set_key_files,
+    set_passphrase_files,
     set_progress,
     set_quiet,
     set_repo,
@@ -44,6 +46,28 @@ def _every(
             expose_value=False,
             help="Configuration file, TOML (default: $CBTFS_CONFIG, else "
             "~/.config/cbtfs/config.toml).",
+        ),
+    ] = None,
+    key_file: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            show_default=False,
+            callback=set_key_files,
+            expose_value=False,
+            help="Key file of an encrypted repository: of cbtfs, or an age identity (default: "
+            "$CBTFS_KEY_FILE). Repeat it for several repositories.",
+        ),
+    ] = None,
+    passphrase_file: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            show_default=False,
+            callback=set_passphrase_files,
+            expose_value=False,
+            help="File with the passphrase of an encrypted repository on its first line (default: "
+            "$CBTFS_PASSPHRASE_FILE).",
         ),
     ] = None,
     quiet: Annotated[

@@ -4,12 +4,15 @@ The backends of an encrypted repository encrypt, except for packs, whose frames 
 one (store/pack), and except for markers, key slots and repository.json.
 """
 
+from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
+from cbtfs.core.keyslot import Slot, encode_slot
 from cbtfs.store.backend.base import Backend, FileBackend
 from cbtfs.store.backend.local import Directory, ShardedDirectory
-from cbtfs.store.encryption.ring import keys_of
+from cbtfs.store.encryption.ring import KEYS_DIRECTORY, keys_of, open_slots
 from cbtfs.store.files import load_file, make_folder, put_if_absent, replace
 from cbtfs.store.folder import Folder, open_folder
 
@@ -131,6 +134,14 @@ def save_record(repository: Path, name: str, data: bytes) -> None:
 
         data = seal_file(keys, bound_name("", name), data)
     replace(repository / name, data)
+
+
+def create_slots(repository: Path, slots: Iterable[Slot]) -> None:
+    """Create the place of key slots durably, unless it exists, with *slots*."""
+    make_folder(repository / KEYS_DIRECTORY)
+    with closing(open_slots(repository)) as backend:
+        for slot in slots:
+            backend.create(slot.id, encode_slot(slot))
 
 
 def create_places(repository: Path) -> None:

@@ -4,23 +4,18 @@ They are a setting of the process, like its user: one process opens several repo
 and threads of it share the result (ring.py). No secret is ever in an argument list.
 """
 
-import ctypes
 import os
-import platform
-import shlex
 import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from getpass import getpass
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
 from cbtfs.core.keyfile import MAX_KEY_FILE_BYTES, decode_key_file
 from cbtfs.errors import KeyUnavailable, UsageError
-from cbtfs.process import TimeoutExpired, pipe_through, search_path
 
 PASSPHRASE_VARIABLE: Final = "CBTFS_PASSPHRASE_FILE"
 KEY_FILE_VARIABLE: Final = "CBTFS_KEY_FILE"
@@ -48,38 +43,18 @@ class Credentials:
 
 
 class _Setting:
-    def __init__(self) -> None:
-        self.given = Credentials()
+    given = Credentials()
 
 
-_setting = _Setting()
-
-
-def give(*, key_file: Path | None = None, passphrase_file: Path | None = None) -> None:
-    """Add a file that the user named on the command line; it wins over the environment."""
-    given = _setting.given
-    if key_file is not None:
-        given = replace(given, key_files=(*given.key_files, key_file))
-    if passphrase_file is not None:
-        given = replace(given, passphrase_files=(*given.passphrase_files, passphrase_file))
-    _setting.given = given
-
-
-def given() -> Credentials:
-    """Return the files that the user named on the command line."""
-    return _setting.given
-
-
-def forget_given() -> None:
-    """Forget the files of the command line, before another command in the same process."""
-    _setting.given = Credentials()
+def use(given: Credentials) -> None:
+    """Set the sources that the user named on the command line; they replace the environment's."""
+    _Setting.given = given
 
 
 def credentials(variables: Mapping[str, str] = os.environ) -> Credentials:
-    """Return the sources of this process: the command line, then the environment."""
-    named = _setting.given
-    if not named.is_empty:
-        return named
+    """Return the sources of this process: those of use(), else those of the environment."""
+    if not _Setting.given.is_empty:
+        return _Setting.given
     key_file, passphrase = variables.get(KEY_FILE_VARIABLE), variables.get(PASSPHRASE_VARIABLE)
     return Credentials(
         (Path(key_file),) if key_file else (),
@@ -137,11 +112,21 @@ def passphrases(found: Credentials, repository: str, shown: Path) -> Iterator[by
             yield secret
             return
     if found.may_prompt and sys.stdin is not None and sys.stdin.isatty():
-        yield getpass(f"passphrase of {shown}: ").encode()
+        yield ask(f"passphrase of {shown}: ")
+
+
+def ask(prompt: str) -> bytes:
+    """Return a passphrase from the terminal."""
+    from getpass import getpass
+
+    return getpass(prompt).encode()
 
 
 def _from_kernel(repository: str) -> bytes | None:
     """Return the key "cbtfs:<repository>" of type user in the kernel's keyrings (keyrings(7))."""
+    import ctypes
+    import platform
+
     numbers = _SYSCALLS.get(platform.machine())
     if numbers is None:
         return None
@@ -174,6 +159,10 @@ def run_key_command(command: str, data: bytes, limit: int) -> bytes:
         UsageError: the command cannot be parsed.
         KeyUnavailable: it failed, or printed more than *limit* bytes.
     """
+    import shlex
+
+    from cbtfs.process import TimeoutExpired, pipe_through, search_path
+
     try:
         words = shlex.split(command)
     except ValueError as exc:

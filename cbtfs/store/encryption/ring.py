@@ -4,10 +4,11 @@ The keys of a repository stay in memory until the process ends, and its forks in
 """
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from cbtfs.core.ids import is_id
 from cbtfs.core.keyfile import MAX_KEY_FILE_BYTES
@@ -127,17 +128,29 @@ def all_masters(path: Path, newest: "Master") -> dict[int, bytes]:
     return masters
 
 
+class Opened(NamedTuple):
+    """A key slot that was opened, and its master key."""
+
+    slot: Slot
+    master: "Master"
+
+
 def open_master(path: Path, repository: str) -> "Master":
-    """Return the newest master key that the credentials of this process open.
+    """Return the newest master key that the credentials of this process open; as open_slot()."""
+    return open_slot(path, repository).master
+
+
+def open_slot(path: Path, repository: str) -> Opened:
+    """Return the first slot that the credentials of this process open, the newest epoch first.
 
     Raises:
         KeyUnavailable: there are no credentials, or none of them fits.
     """
     slots = sorted(load_slots(path, repository), key=lambda slot: (-slot.epoch, slot.created))
     tried = False
-    for attempt in _attempts(path, repository, slots):
-        if attempt is not None:
-            return attempt
+    for opened in _attempts(path, repository, slots):
+        if opened is not None:
+            return opened
         tried = True
     if not slots:
         raise KeyUnavailable(
@@ -149,34 +162,33 @@ def open_master(path: Path, repository: str) -> "Master":
     raise KeyUnavailable(f"{path} is encrypted, and no key given fits: {_HOW}")
 
 
-def _attempts(path: Path, repository: str, slots: list[Slot]) -> Iterator["Master | None"]:
-    """Yield the result of each secret for each slot of its kind."""
+def _attempts(path: Path, repository: str, slots: list[Slot]) -> Iterator[Opened | None]:
+    """Yield the result of each secret for each slot of its kind; None for each failure."""
     from cbtfs.store.encryption import credentials as sources
     from cbtfs.store.encryption import slots as opening
 
+    def tried(kind: SlotKind, opens: Callable[[Slot], "Master | None"]) -> Iterator[Opened | None]:
+        for slot in slots:
+            master = opens(slot) if slot.kind is kind else None
+            yield None if master is None else Opened(slot, master)
+
     found = sources.credentials()
-    by_kind = {kind: [slot for slot in slots if slot.kind is kind] for kind in SlotKind}
     for file in found.key_files:
         data = sources.load_private(file, MAX_KEY_FILE_BYTES)
         if sources.is_age_identity(data):
-            for slot in by_kind[SlotKind.AGE]:
-                yield opening.open_with_identity(slot, data)
+            yield from tried(SlotKind.AGE, partial(opening.open_with_identity, identities=data))
         else:
             secret = sources.load_key_file(file)
-            for slot in by_kind[SlotKind.FILE]:
-                yield opening.open_with_file(slot, secret)
+            yield from tried(SlotKind.FILE, partial(opening.open_with_file, secret=secret))
         yield None
     if found.command is not None:
-        command = found.command
-        for slot in by_kind[SlotKind.COMMAND]:
-            yield opening.open_with_command(
-                slot, lambda data: sources.run_key_command(command, data, MAX_SLOT_BYTES)
-            )
+        run = partial(sources.run_key_command, found.command, limit=MAX_SLOT_BYTES)
+        yield from tried(SlotKind.COMMAND, partial(opening.open_with_command, unwrap=run))
         yield None
-    if by_kind[SlotKind.PASSPHRASE]:
+    if any(slot.kind is SlotKind.PASSPHRASE for slot in slots):
         for passphrase in sources.passphrases(found, repository, path):
-            for slot in by_kind[SlotKind.PASSPHRASE]:
-                yield opening.open_with_passphrase(slot, passphrase)
+            opens = partial(opening.open_with_passphrase, passphrase=passphrase)
+            yield from tried(SlotKind.PASSPHRASE, opens)
     elif found.passphrase_files:
         yield None
 

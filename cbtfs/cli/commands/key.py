@@ -1,0 +1,249 @@
+"""`cbtfs key`: the keys of an encrypted repository."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cbtfs.cli.lazy_commands import SuggestingGroup
+from cbtfs.cli.options.arguments import Json, example
+from cbtfs.cli.options.context import repository_path
+from cbtfs.cli.options.new_keys import ask_new_passphrase, document_of
+from cbtfs.cli.report.output import emit, print_lines, report
+from cbtfs.core.names import printable
+from cbtfs.errors import UsageError
+
+if TYPE_CHECKING:
+    from cbtfs.core.keyslot import Slot
+    from cbtfs.store.encryption.slots import Master
+
+_NewPassphrase = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        show_default=False,
+        help="File with the new passphrase on its first line.",
+    ),
+]
+_Memory = Annotated[
+    int, typer.Option(metavar="MIB", help="Memory that a passphrase takes to try, 8 to 1024.")
+]
+_Slot = Annotated[
+    str, typer.Argument(metavar="SLOT", help="Label of a key slot, or the first digits of its id.")
+]
+
+
+def add_to(app: typer.Typer) -> None:
+    keys = typer.Typer(
+        cls=SuggestingGroup, no_args_is_help=True, rich_markup_mode=None, add_completion=False
+    )
+    keys.command("list", epilog=example("cbtfs key list"))(list_keys)
+    keys.command(
+        "add",
+        epilog=example(
+            "cbtfs --key-file /root/backup.key key add --new-key-file /root/second.key",
+            "cbtfs key add --age-recipient age1... --label escrow",
+        ),
+    )(add)
+    keys.command("remove", epilog=example("cbtfs --key-file FILE key remove recovery"))(remove)
+    keys.command("passwd", epilog=example("cbtfs key passwd --new-passphrase-file FILE"))(passwd)
+    keys.command("test", epilog=example("cbtfs --key-file sheet key test"))(try_key)
+    app.add_typer(keys, name="key", help=_HELP)
+
+
+_HELP = """Manage the keys of an encrypted repository.
+
+A repository has one master key. Each key slot holds it, encrypted for one passphrase, key file, age
+recipient or program. Removing a slot does not revoke a key: someone who knew the key, or has a copy
+of the slot and its secret, can still read all data that was written until now.
+"""
+
+
+def list_keys(context: typer.Context, json: Json = False) -> None:
+    """List the key slots. Needs no key."""
+    from cbtfs.store.encryption.administer import list_slots
+
+    path = repository_path(context)
+    facts = list_slots(path, _encrypted(path))
+    if json:
+        emit(
+            {"slots": [{**document_of(fact.slot), "is_current": fact.is_current} for fact in facts]}
+        )
+        return
+    print_lines([_line(fact.slot, fact.is_current) for fact in facts])
+
+
+def add(
+    context: typer.Context,
+    label: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", show_default=False, help="Label of the slot; not secret."),
+    ] = None,
+    new_passphrase_file: _NewPassphrase = None,
+    new_key_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", show_default=False, help="Key file to create."),
+    ] = None,
+    age_recipient: Annotated[
+        str | None, typer.Option(metavar="RECIPIENT", show_default=False, help="age recipient.")
+    ] = None,
+    wrap_command: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COMMAND",
+            show_default=False,
+            help="Program that encrypts the key, from standard input to standard output. "
+            "CBTFS_KEY_COMMAND names the one that decrypts it.",
+        ),
+    ] = None,
+    kdf_memory: _Memory = 256,
+    json: Json = False,
+) -> None:
+    """Add a key slot. Without an option for its kind, a passphrase is asked for."""
+    from cbtfs.core.keyslot import MAX_SLOT_BYTES
+    from cbtfs.store.encryption import slots as making
+    from cbtfs.store.encryption.administer import add_slot
+    from cbtfs.store.encryption.credentials import load_passphrase, run_key_command
+    from cbtfs.store.encryption.sheet import new_key_file as write_key_file
+
+    given = [new_passphrase_file, new_key_file, age_recipient, wrap_command]
+    if sum(value is not None for value in given) > 1:
+        raise UsageError("a key slot has one kind: give one of the options for it")
+    path = repository_path(context)
+    repository = _encrypted(path)
+    make: Callable[[Master], Slot]
+    if new_key_file is not None:
+        file = new_key_file
+
+        def make(master: Master) -> Slot:
+            secret = write_key_file(file, repository)
+            return making.file_slot(master, label or file.name, secret)
+
+    elif age_recipient is not None:
+        recipient = age_recipient
+
+        def make(master: Master) -> Slot:
+            return making.age_slot(master, label or "age", recipient)
+
+    elif wrap_command is not None:
+        command = wrap_command
+
+        def make(master: Master) -> Slot:
+            return making.command_slot(
+                master,
+                label or "command",
+                lambda data: run_key_command(command, data, MAX_SLOT_BYTES // 4),
+            )
+
+    else:
+        make = _passphrase(label, new_passphrase_file, load_passphrase, kdf_memory)
+    _conclude(add_slot(path, repository, make), "added", json)
+
+
+def _passphrase(
+    label: str | None, file: Path | None, load: Callable[[Path], bytes], memory: int
+) -> Callable[[Master], Slot]:
+    from cbtfs.store.encryption.slots import passphrase_slot
+
+    def make(master: Master) -> Slot:
+        passphrase = ask_new_passphrase() if file is None else load(file)
+        return passphrase_slot(master, label or "passphrase", passphrase, memory)
+
+    return make
+
+
+def remove(context: typer.Context, slot: _Slot, json: Json = False) -> None:
+    """Remove a key slot.
+
+    This does not revoke the key: someone who knew it can still use it. To exclude them from data
+    that is written later, rotate the key.
+    """
+    from cbtfs.store.encryption.administer import find_slot, refuse_last, remove_slot
+    from cbtfs.store.encryption.ring import open_master
+
+    path = repository_path(context)
+    repository = _encrypted(path)
+    open_master(path, repository)
+    found = find_slot(path, repository, slot)
+    refuse_last(path, repository, found)
+    remove_slot(path, found)
+    _conclude(found, "removed", json)
+
+
+def passwd(
+    context: typer.Context,
+    slot: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[SLOT]",
+            show_default=False,
+            help="Slot of the passphrase; default: the only one.",
+        ),
+    ] = None,
+    new_passphrase_file: _NewPassphrase = None,
+    kdf_memory: _Memory = 256,
+    json: Json = False,
+) -> None:
+    """Replace a passphrase. Someone who knew the old one and has its slot can still use it."""
+    from cbtfs.core.keyslot import SlotKind
+    from cbtfs.store.encryption.administer import find_slot, replace_slot
+    from cbtfs.store.encryption.credentials import load_passphrase
+    from cbtfs.store.encryption.ring import load_slots
+
+    path = repository_path(context)
+    repository = _encrypted(path)
+    if slot is None:
+        kind = SlotKind.PASSPHRASE
+        found = [known for known in load_slots(path, repository) if known.kind is kind]
+        if len(found) != 1:
+            raise UsageError(
+                f"the repository has {len(found)} passphrases: name the slot, see 'cbtfs key list'"
+            )
+        old = found[0]
+    else:
+        old = find_slot(path, repository, slot)
+        if old.kind is not SlotKind.PASSPHRASE:
+            raise UsageError(f"slot {printable(old.label)} has no passphrase")
+    make = _passphrase(old.label, new_passphrase_file, load_passphrase, kdf_memory)
+    _conclude(replace_slot(path, repository, old, make), "replaces the old one", json)
+
+
+def try_key(context: typer.Context, json: Json = False) -> None:
+    """Test a key: open a slot with it, and exit with 14 if none fits.
+
+    Try every key, and the recovery sheet, from time to time.
+    """
+    from cbtfs.store.encryption.ring import all_masters, open_slot
+
+    path = repository_path(context)
+    opened = open_slot(path, _encrypted(path))
+    all_masters(path, opened.master)
+    _conclude(opened.slot, "opens the repository", json)
+
+
+def _encrypted(path: Path) -> str:
+    """Return the id of the repository at *path*; UsageError if it is not encrypted."""
+    from cbtfs.store.settings import load_settings
+
+    settings = load_settings(path)
+    if not settings.is_encrypted:
+        raise UsageError(f"{path} is not encrypted: copy it into a repository that is")
+    return settings.id
+
+
+def _line(slot: Slot, is_current: bool = True) -> str:
+    recipient = f"  {slot.recipient}" if slot.recipient else ""
+    old = "" if is_current else "  (old epoch)"
+    label = printable(slot.label)
+    return f"{slot.id[:8]}  {slot.kind:<10}  {slot.created}  {label}{recipient}{old}"
+
+
+def _conclude(slot: Slot, done: str, as_json: bool) -> None:
+    if as_json:
+        document: dict[str, Any] = {"slot": document_of(slot)}
+        emit(document)
+    else:
+        report([f"key slot {printable(slot.label)} ({slot.kind}, {slot.id[:8]}) {done}"])
