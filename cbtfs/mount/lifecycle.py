@@ -26,6 +26,7 @@ from cbtfs.mount.status import mount_info
 from cbtfs.mount.supervisor import Supervisor
 from cbtfs.mount.worker import WorkerContext, fork
 from cbtfs.mount.worker_stats import WorkerStats
+from cbtfs.store.encryption.ring import unlock
 from cbtfs.store.repository import reading
 from cbtfs.store.settings import load_settings
 
@@ -47,6 +48,7 @@ class MountServer:
         """Mount, and serve until unmounted. Call *on_ready* once the root can be listed."""
         mountpoint = prepare(self.mountpoint, self.repository)
         load_settings(self.repository)
+        unlock(self.repository)
         require_permission(for_others=self.allows_others)
         _check_repository(self.repository)
         operations = self._mount(mountpoint)
@@ -102,6 +104,7 @@ class MountServer:
         Raises:
             CbtfsError: the mount could not start; the error is that of the child.
         """
+        unlock(self.repository)  # The child has no terminal, and another current directory.
         log = _open_log(log_file)
         read_end, write_end = os.pipe()
         sys.stdout.flush()

@@ -19,6 +19,8 @@ from cbtfs.mount.mountpoint import load_status, unmount
 from cbtfs.mount.mounts import mount_at
 from cbtfs.mount.readiness_pipe import READY, parse_error, send_error, send_ready
 from cbtfs.mount.scratch import scratch_directory
+from cbtfs.store.encryption.handover import NO_KEYS, keys_for_child, take_keys
+from cbtfs.store.encryption.ring import unlock
 
 _READY_SECONDS: Final = 120
 _END_SECONDS: Final = 30
@@ -96,11 +98,18 @@ def starting_mount(repository: Path) -> Iterator[StartingMount]:
     mount ends as soon as no file in it is open.
     """
     with scratch_directory("cbtfs-restore-") as folder:
-        command = process.interpreter(_PROGRAM, repository.absolute(), folder, str(os.getpid()))
+        unlock(repository)
         with (
             tempfile.TemporaryFile() as log,
+            keys_for_child() as keys,
             process.start(
-                command, stdout=process.PIPE, stderr=log, start_new_session=True
+                process.interpreter(
+                    _PROGRAM, repository.absolute(), folder, str(os.getpid()), str(keys)
+                ),
+                stdout=process.PIPE,
+                stderr=log,
+                start_new_session=True,
+                pass_fds=() if keys == NO_KEYS else (keys,),
             ) as server,
         ):
             try:
@@ -136,16 +145,18 @@ def _end(server: process.Popen[bytes], folder: Path) -> None:
         unmount(folder, is_lazy=True)
 
 
-def serve(repository: str, mountpoint: str, parent: str) -> None:
+def serve(repository: str, mountpoint: str, parent: str, keys: str) -> None:
     """Serve a private mount until SIGTERM, which the kernel sends when *parent* ends.
 
-    Report readiness or an error on standard output.
+    *keys* is a descriptor with the keys of the repository, or NO_KEYS. Report readiness or an error
+    on standard output.
     """
     from cbtfs.mount.lifecycle import MountServer  # Its libraries are of no use to the caller.
 
     ctypes.CDLL(None).prctl(_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != int(parent):
         return
+    take_keys(int(keys))
     workers = len(os.sched_getaffinity(0))
     try:
         MountServer(Path(repository), Path(mountpoint), workers).serve(lambda: send_ready(_STDOUT))

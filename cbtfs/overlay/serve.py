@@ -35,6 +35,7 @@ from cbtfs.overlay.runtime import SOCKET, Runtime, load_runtime, new_runtime, re
 from cbtfs.qemu.daemon import StorageDaemon, find_daemon, storage_daemon
 from cbtfs.qemu.images import whole_sectors
 from cbtfs.qemu.signals import ending_signals
+from cbtfs.store.encryption.ring import unlock
 from cbtfs.store.repository import reading
 
 log = logging.getLogger(__name__)
@@ -223,6 +224,7 @@ class OverlayServer:
             CbtfsError: the overlay cannot start; the error is that of the child.
         """
         overlay = self._check()
+        unlock(self.repository)  # The child has no terminal.
         read_end, write_end = os.pipe()
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         messages = os.open(self.folder.path / _LOG, flags, 0o600)

@@ -70,6 +70,14 @@ def keys_of(path: Path) -> "Keys | None":
         return keys
 
 
+def unlock(path: Path) -> None:
+    """Get the keys of the repository at *path* now: before a fork, or before a prompt is too late.
+
+    Raises what keys_of() raises.
+    """
+    keys_of(path)
+
+
 def is_encrypted(path: Path) -> bool:
     """Return whether the repository at *path* is encrypted; False if there is none."""
     settings = _settings(path)
