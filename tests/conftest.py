@@ -1,11 +1,14 @@
 """Profiles of hypothesis, time limits of tests, and the parts of the suite."""
 
 import gc
+import os
 from pathlib import Path
 from typing import Final
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.encrypted import encrypt_all
 
 PARTS: Final = ("mounts", "programs", "vsphere", "rest")
 """Tests with the marker `mounts`, in two parts: `programs` has those of the manual, the demo, the
@@ -17,6 +20,9 @@ PROGRAMS: Final = frozenset(TESTS / name for name in _PROGRAMS)
 VSPHERE: Final = TESTS / "scenarios" / "vsphere"
 
 pytest_plugins = ["tests.watchdog.plugin"]
+
+if "CBTFS_TEST_ENCRYPTED" in os.environ:
+    encrypt_all()
 
 # Without a deadline, as machines that test are shared.
 settings.register_profile(

@@ -13,7 +13,7 @@ from cbtfs.cli.options.arguments import Json, LockWait, example
 from cbtfs.cli.options.context import repository_path
 from cbtfs.cli.report.display import display
 from cbtfs.cli.report.meter import Unit
-from cbtfs.cli.report.output import emit, print_lines
+from cbtfs.cli.report.output import emit, print_lines, say
 from cbtfs.cli.report.progress import Advance, progress
 from cbtfs.core.units import format_size
 from cbtfs.errors import UsageError
@@ -50,10 +50,13 @@ def check(
     Packs, catalog, manifests and block maps are verified; chunks only with --read-data or
     --read-data-subset. Nothing is repaired. Corrupt chunks are quarantined, so that the next ingest
     of the same data stores them again. The exit code is 20 if data is missing, 21 if it is corrupt.
+    Without a key of an encrypted repository, only checksums of packs and files are verified.
     """
     from cbtfs.check.check import check as run_check
+    from cbtfs.check.outer import check_outer
     from cbtfs.check.record import record
     from cbtfs.check.subset import ALL, NONE
+    from cbtfs.store.encryption.ring import can_unlock
 
     path, part = repository_path(context), _subset(subset)
     started = time.monotonic()
@@ -63,8 +66,16 @@ def check(
             unit = Unit.BYTES if read_data else Unit.SHARE
             return bar.enter_context(progress("packs", total, is_wanted=not json, unit=unit))
 
-        report = run_check(path, read_data=read_data, subset=part, start_progress=start_progress)
-    record(path, report, part or (ALL if read_data else NONE), lock_wait=lock_wait)
+        if has_key := can_unlock(path):
+            report = run_check(
+                path, read_data=read_data, subset=part, start_progress=start_progress
+            )
+        else:
+            report = check_outer(path, start_progress)
+    if has_key:
+        record(path, report, part or (ALL if read_data else NONE), lock_wait=lock_wait)
+    else:
+        say("no key was given: only the checksums of packs and files are verified")
     seconds = time.monotonic() - started
     if json:
         emit(_document(report, seconds))

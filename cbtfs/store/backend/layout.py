@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from cbtfs.core.keyslot import Slot, encode_slot
+from cbtfs.core.sealed import MAX_BYTES
 from cbtfs.store.backend.base import Backend, FileBackend
 from cbtfs.store.backend.local import Directory, ShardedDirectory
 from cbtfs.store.encryption.ring import KEYS_DIRECTORY, keys_of, open_slots
@@ -21,6 +22,8 @@ POINTS: Final = "points"
 OVERLAYS: Final = "overlays"
 INDEXES: Final = "indexes"
 SETTINGS: Final = "repository.json"
+RECORDS: Final = ("quarantine", "verified")
+"""Records beside the directories."""
 
 
 def _sealing(repository: Path, name: str, backend: FileBackend) -> FileBackend:
@@ -114,6 +117,11 @@ def load_record(repository: Path, name: str, limit: int) -> bytes:
         return open_file(keys, bound_name("", name), data)
     except ValueError as exc:
         raise FileDamaged(str(exc)) from exc
+
+
+def load_outer(repository: Path, name: str) -> bytes:
+    """Return a record as it is stored, maybe encrypted; raises what load_record() raises."""
+    return load_file(repository / name, MAX_BYTES << 1)
 
 
 def has_record(repository: Path, name: str) -> bool:

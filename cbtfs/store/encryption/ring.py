@@ -46,6 +46,10 @@ _unlocked: dict[str, "Keys"] = {}
 """Keys by the id of their repository."""
 
 
+class KeyNotGiven(KeyUnavailable):
+    """Raised for an encrypted repository if there is no source of a key."""
+
+
 def keys_of(path: Path) -> "Keys | None":
     """Return the keys of the repository at *path*; None if it is not encrypted.
 
@@ -68,6 +72,19 @@ def keys_of(path: Path) -> "Keys | None":
         if keys is None:
             keys = _unlocked[settings.id] = _unlock(path, settings.id)
         return keys
+
+
+def can_unlock(path: Path) -> bool:
+    """Return whether the repository at *path* is readable; False if no key was given at all.
+
+    Raises:
+        KeyUnavailable: keys were given, and none fits.
+    """
+    try:
+        unlock(path)
+    except KeyNotGiven:
+        return False
+    return True
 
 
 def unlock(path: Path) -> None:
@@ -166,7 +183,7 @@ def open_slot(path: Path, repository: str) -> Opened:
             "from a copy"
         )
     if not tried:
-        raise KeyUnavailable(f"{path} is encrypted, and no key was given: {_HOW}")
+        raise KeyNotGiven(f"{path} is encrypted, and no key was given: {_HOW}")
     raise KeyUnavailable(f"{path} is encrypted, and no key given fits: {_HOW}")
 
 
