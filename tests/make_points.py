@@ -14,7 +14,6 @@ from cbtfs.core.moment import format_moment, point_name
 from cbtfs.core.names import encode_name
 from cbtfs.reader import Reader
 from cbtfs.store.codec import Encoder
-from cbtfs.store.digest import chunk_digest
 from cbtfs.store.identity import new_disk_id, new_id, new_point_id, new_vm_id
 from cbtfs.store.pack import PACK_BYTES
 from cbtfs.store.repository import (
@@ -175,7 +174,7 @@ def _put_block(
     if not any(data):
         return None
     data = data.ljust(block_size, b"\0")
-    return objects.put_chunk(encoder.encode(Kind.CHUNK, 0, chunk_digest(data), data)).ref
+    return objects.put_chunk(encoder.encode(Kind.CHUNK, 0, objects.digester.chunk(data), data)).ref
 
 
 def manifest_of(vm: str, parent: Manifest | None, disks: tuple[DiskRecord, ...]) -> Manifest:

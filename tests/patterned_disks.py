@@ -13,7 +13,6 @@ from cbtfs.core.frame import Kind
 from cbtfs.core.ids import NULL_DIGEST, Ref
 from cbtfs.core.manifest import DiskRecord, Manifest
 from cbtfs.store.codec import Encoder
-from cbtfs.store.digest import chunk_digest
 from cbtfs.store.identity import new_disk_id
 from cbtfs.store.repository import Repository, writing
 from cbtfs.store.writer import ObjectWriter
@@ -105,7 +104,9 @@ def put_dense_disk(objects: ObjectWriter, label: str, height: int, block_size: i
 def _put_chunks(objects: ObjectWriter, contents: Iterable[bytes]) -> list[Ref]:
     encoder = Encoder()
     return [
-        objects.put_chunk(encoder.encode(Kind.CHUNK, 0, chunk_digest(content), content)).ref
+        objects.put_chunk(
+            encoder.encode(Kind.CHUNK, 0, objects.digester.chunk(content), content)
+        ).ref
         for content in contents
     ]
 

@@ -73,7 +73,7 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class PreviousEpoch:
-    """The master key of the epoch before, encrypted under that of *epoch*."""
+    """The key before that of *epoch*, encrypted under it: a master key, or the digest key."""
 
     repository: str
     epoch: int

@@ -5,10 +5,10 @@ import logging
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from cbtfs.core.ids import Digest, PointId
-from cbtfs.core.keyslot import Slot
+from cbtfs.core.keyslot import PreviousEpoch, Slot
 from cbtfs.core.manifest import Manifest, PointState, decode_manifest, encode_manifest, encode_state
 from cbtfs.core.settings import Settings, encode_settings
 from cbtfs.errors import (
@@ -217,10 +217,17 @@ def _reload_states(update: Update, points: PointFolder, changed: Iterable[PointI
             update.put_point(decode_manifest(record.manifest), new)
 
 
-def create_repository(path: Path, settings: Settings, slots: Sequence[Slot] = ()) -> None:
+class NewKeys(NamedTuple):
+    """The files of keys of a new repository."""
+
+    epoch: PreviousEpoch
+    slots: Sequence[Slot]
+
+
+def create_repository(path: Path, settings: Settings, keys: NewKeys | None = None) -> None:
     """Create a repository at *path*, which is an empty directory or does not exist.
 
-    *slots* are the key slots of an encrypted one.
+    *keys* are those of an encrypted one.
     """
     try:
         path.mkdir(0o700)
@@ -235,8 +242,8 @@ def create_repository(path: Path, settings: Settings, slots: Sequence[Slot] = ()
     with storing(f"the repository {path}"):
         create_places(path)
         make_folder(path / "locks")
-        if slots:
-            create_slots(path, slots)
+        if keys is not None:
+            create_slots(path, keys.epoch, keys.slots)
         for directory in DIRECTORIES:
             write_marker(path, settings.id, directory)
         Catalog(path / CATALOG, is_writable=True).close()

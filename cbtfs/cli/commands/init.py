@@ -7,7 +7,7 @@ import typer
 
 from cbtfs.cli.options.arguments import Json, example
 from cbtfs.cli.options.context import repository_path
-from cbtfs.cli.options.new_keys import NewKeys, document_of
+from cbtfs.cli.options.new_keys import KeyOptions, document_of
 from cbtfs.cli.report.output import emit, report
 from cbtfs.errors import UsageError
 
@@ -100,8 +100,8 @@ def init(
     from cbtfs.store.settings import load_settings, new_settings
 
     path = repository_path(context)
-    keys = NewKeys(context, recovery_sheet, no_recovery, age_recipient or [], kdf_memory)
-    keys.require_consistent(encrypt)
+    options = KeyOptions(context, recovery_sheet, no_recovery, age_recipient or [], kdf_memory)
+    options.require_consistent(encrypt)
     if related is not None:
         other = load_settings(related)
         if block_size not in (None, other.block_size):
@@ -119,8 +119,8 @@ def init(
         )
     except ValueError as exc:
         raise UsageError(str(exc)) from exc
-    slots = keys.make(path, settings.id) if encrypt else []
-    create_repository(path, settings, slots)
+    keys = options.make(path, settings.id) if encrypt else None
+    create_repository(path, settings, keys)
     if json:
         emit(
             {
@@ -131,7 +131,7 @@ def init(
                 "level": settings.level,
                 "related": None if related is None else str(related.absolute()),
                 "encrypted": encrypt,
-                "key_slots": [document_of(slot) for slot in slots],
+                "key_slots": [document_of(slot) for slot in keys.slots] if keys else [],
             }
         )
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,10 +16,11 @@ from cbtfs.errors import UsageError
 
 if TYPE_CHECKING:
     from cbtfs.core.keyslot import Slot
+    from cbtfs.store.repository import NewKeys
 
 
 @dataclass(frozen=True, slots=True)
-class NewKeys:
+class KeyOptions:
     """The keys of a new repository."""
 
     context: typer.Context
@@ -45,16 +47,17 @@ class NewKeys:
         if self.sheet is not None and _is_stdout(self.sheet):
             raise UsageError(f"--recovery-sheet {self.sheet} is no file: name a new file")
 
-    def make(self, path: Path, repository: str) -> list[Slot]:
-        """Return the slots of a new repository at *path*, and keep its keys in this process.
+    def make(self, path: Path, repository: str) -> NewKeys:
+        """Return the keys of a new repository at *path*, and keep them in this process.
 
         Creates the key files. Raises UsageError if one exists.
         """
         from cbtfs.store.encryption import ring
         from cbtfs.store.encryption import slots as making
         from cbtfs.store.encryption.credentials import load_passphrase
-        from cbtfs.store.encryption.keys import FIRST_EPOCH, keys_of_masters
+        from cbtfs.store.encryption.keys import FIRST_EPOCH, KEY_BYTES, keys_of_masters
         from cbtfs.store.encryption.sheet import new_key_file
+        from cbtfs.store.repository import NewKeys
 
         options = options_of(self.context)
         _refuse_used(path)
@@ -73,8 +76,9 @@ class NewKeys:
         if self.sheet is not None:
             secret = new_key_file(self.sheet, repository, sheet_of=path.absolute())
             slots.append(making.file_slot(master, "recovery", secret))
-        ring.hold(keys_of_masters(repository, {master.epoch: master.key}))
-        return slots
+        digest = secrets.token_bytes(KEY_BYTES)
+        ring.hold(keys_of_masters(repository, {master.epoch: master.key}, digest))
+        return NewKeys(making.previous_epoch(master, digest), slots)
 
 
 def _refuse_used(path: Path) -> None:

@@ -9,11 +9,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from cbtfs.core.keyslot import Slot, encode_slot
+from cbtfs.core.keyslot import PreviousEpoch, Slot, encode_epoch, encode_slot
 from cbtfs.core.sealed import MAX_BYTES
 from cbtfs.store.backend.base import Backend, FileBackend
 from cbtfs.store.backend.local import Directory, ShardedDirectory
-from cbtfs.store.encryption.ring import KEYS_DIRECTORY, keys_of, open_slots
+from cbtfs.store.encryption.ring import EPOCH_PREFIX, KEYS_DIRECTORY, keys_of, open_slots
 from cbtfs.store.files import load_file, make_folder, put_if_absent, replace
 from cbtfs.store.folder import Folder, open_folder
 
@@ -144,10 +144,11 @@ def save_record(repository: Path, name: str, data: bytes) -> None:
     replace(repository / name, data)
 
 
-def create_slots(repository: Path, slots: Iterable[Slot]) -> None:
-    """Create the place of key slots durably, unless it exists, with *slots*."""
+def create_slots(repository: Path, epoch: PreviousEpoch, slots: Iterable[Slot]) -> None:
+    """Create the place of key slots durably, with *slots* and the file of the first epoch."""
     make_folder(repository / KEYS_DIRECTORY)
     with closing(open_slots(repository)) as backend:
+        backend.create(f"{EPOCH_PREFIX}{epoch.epoch}", encode_epoch(epoch))
         for slot in slots:
             backend.create(slot.id, encode_slot(slot))
 

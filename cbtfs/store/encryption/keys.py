@@ -1,9 +1,9 @@
-"""The keys of an encrypted repository, all derived from one master key (docs/format.md).
+"""The keys of an encrypted repository, derived from its master keys (docs/format.md).
 
-A repository has one master key for each epoch. The digest key comes from the first epoch and never
-changes. Metadata (names, sizes, block maps) and the content of chunks have separate keys: a pack's
-key for chunks is random, and encrypted for a public key, so a program can write content that it
-cannot read.
+A repository has one master key for each epoch. The digest key is random and never changes; related
+repositories share it. Metadata (names, sizes, block maps) and the content of chunks have separate
+keys: a pack's key for chunks is random, and encrypted for a public key, so a program can write
+content that it cannot read.
 """
 
 import secrets
@@ -153,14 +153,13 @@ class PackCipher:
         )
 
 
-def keys_of_masters(repository: str, masters: Mapping[int, bytes]) -> Keys:
-    """Return all keys that follow from the master keys of all epochs."""
+def keys_of_masters(repository: str, masters: Mapping[int, bytes], digest: bytes) -> Keys:
+    """Return all keys that follow from the master keys of all epochs, and from the digest key."""
     epochs = {}
     for epoch, master in masters.items():
         private = X25519PrivateKey.from_private_bytes(derive(master, repository, "data"))
         meta = derive(master, repository, "meta")
         epochs[epoch] = EpochKeys(meta, private.public_key(), private)
-    digest = derive(masters[FIRST_EPOCH], repository, "digest")
     return Keys(repository, max(masters), digest, epochs)
 
 

@@ -4,7 +4,7 @@ The keys of a repository stay in memory until the process ends, and its forks in
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -131,26 +131,25 @@ def _settings(path: Path) -> Settings | None:
 def _unlock(path: Path, repository: str) -> "Keys":
     from cbtfs.store.encryption.keys import keys_of_masters
 
-    return keys_of_masters(repository, masters_of(path, repository))
+    masters, digest = all_masters(path, open_master(path, repository))
+    return keys_of_masters(repository, masters, digest)
 
 
-def masters_of(path: Path, repository: str) -> Mapping[int, bytes]:
-    """Return the master keys of all epochs up to that of the key given; raises as keys_of()."""
-    newest = open_master(path, repository)
-    return all_masters(path, newest)
+def all_masters(path: Path, newest: "Master") -> tuple[dict[int, bytes], bytes]:
+    """Return the master keys of all epochs up to that of *newest*, and the digest key.
 
+    Raises:
+        KeyUnavailable: the file of an epoch is missing or damaged.
+    """
+    from cbtfs.store.encryption.slots import Master, open_previous
 
-def all_masters(path: Path, newest: "Master") -> dict[int, bytes]:
-    """Return the master keys of all epochs up to that of *newest*."""
-    from cbtfs.store.encryption.keys import FIRST_EPOCH
-    from cbtfs.store.encryption.slots import open_previous
-
-    masters = {newest.epoch: newest.key}
-    master = newest
-    while master.epoch > FIRST_EPOCH:
-        master = open_previous(master, load_epoch(path, master.epoch))
-        masters[master.epoch] = master.key
-    return masters
+    masters = dict[int, bytes]()
+    key = newest.key
+    for epoch in range(newest.epoch, 0, -1):
+        masters[epoch] = key
+        master = Master(newest.repository, epoch, key)
+        key = open_previous(master, load_epoch(path, epoch))
+    return masters, key
 
 
 class Opened(NamedTuple):

@@ -185,23 +185,26 @@ def open_with_command(slot: Slot, unwrap: Callable[[bytes], bytes]) -> Master | 
     return _proven(slot, unwrap(slot.wrapped))
 
 
-def previous_epoch(master: Master, previous: Master) -> PreviousEpoch:
-    """Return the file of an epoch, from which *master* gives the key of the one before."""
+def previous_epoch(master: Master, previous: bytes) -> PreviousEpoch:
+    """Return the file of an epoch, from which *master* gives the key *previous*.
+
+    That is the master key of the epoch before; for the first epoch, the digest key.
+    """
     key = derive(master.key, master.repository, "previous")
     bound = b"cbtfs epoch" + bytes.fromhex(master.repository) + struct.pack("<I", master.epoch)
-    return PreviousEpoch(master.repository, master.epoch, _seal(key, bound, previous.key))
+    return PreviousEpoch(master.repository, master.epoch, _seal(key, bound, previous))
 
 
-def open_previous(master: Master, file: PreviousEpoch) -> Master:
-    """Return the master key of the epoch before *master*'s; KeyUnavailable if that fails."""
+def open_previous(master: Master, file: PreviousEpoch) -> bytes:
+    """Return the key in the file of *master*'s epoch; KeyUnavailable if that fails."""
     key = derive(master.key, master.repository, "previous")
     bound = b"cbtfs epoch" + bytes.fromhex(master.repository) + struct.pack("<I", master.epoch)
     previous = None
     if (file.repository, file.epoch) == (master.repository, master.epoch):
         previous = _open(key, bound, file.wrapped)
-    if previous is None:
+    if previous is None or len(previous) != KEY_BYTES:
         raise KeyUnavailable(
             f"the file of key epoch {master.epoch} is damaged or another repository's: restore it "
             "from a copy of keys/"
         )
-    return Master(master.repository, master.epoch - 1, previous)
+    return previous
