@@ -24,6 +24,8 @@ def test_init_makes_a_repository_with_defaults(
         "block_size": 65536,
         "level": 1,
         "related": None,
+        "encrypted": False,
+        "key_slots": [],
     }
 
 

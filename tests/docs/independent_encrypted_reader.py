@@ -195,4 +195,5 @@ def write_image(repo: Path, keys: Keys, point: str, label: str, image: Path) -> 
 
 if __name__ == "__main__":
     repository, key_file, target = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[5])
-    write_image(repository, Keys(repository, secret_of(key_file)), *sys.argv[3:5], target)
+    opened = Keys(repository, secret_of(key_file))
+    write_image(repository, opened, sys.argv[3], sys.argv[4], target)

@@ -111,6 +111,9 @@ def init(
             )
         block_size = other.block_size
         level = other.level if level is None else level
+        if other.is_encrypted != encrypt:
+            kind = "is encrypted: use --encrypt" if other.is_encrypted else "is not encrypted"
+            raise UsageError(f"--related {related} {kind}; equal blocks need equal digests")
     try:
         settings = new_settings(
             DEFAULT_BLOCK_BYTES if block_size is None else block_size,
@@ -119,7 +122,7 @@ def init(
         )
     except ValueError as exc:
         raise UsageError(str(exc)) from exc
-    keys = options.make(path, settings.id) if encrypt else None
+    keys = options.make(path, settings.id, related) if encrypt else None
     create_repository(path, settings, keys)
     if json:
         emit(

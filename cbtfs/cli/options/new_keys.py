@@ -47,10 +47,10 @@ class KeyOptions:
         if self.sheet is not None and _is_stdout(self.sheet):
             raise UsageError(f"--recovery-sheet {self.sheet} is no file: name a new file")
 
-    def make(self, path: Path, repository: str) -> NewKeys:
+    def make(self, path: Path, repository: str, related: Path | None) -> NewKeys:
         """Return the keys of a new repository at *path*, and keep them in this process.
 
-        Creates the key files. Raises UsageError if one exists.
+        The digest key is that of the repository at *related*, if there is one. Creates the key files. Raises UsageError if one exists.
         """
         from cbtfs.store.encryption import ring
         from cbtfs.store.encryption import slots as making
@@ -61,6 +61,7 @@ class KeyOptions:
 
         options = options_of(self.context)
         _refuse_used(path)
+        digest = secrets.token_bytes(KEY_BYTES) if related is None else _digest_key(related)
         master = making.new_master(repository, FIRST_EPOCH)
         passphrases = [load_passphrase(file) for file in options.passphrase_files]
         if not (passphrases or options.key_files or self.recipients):
@@ -76,7 +77,6 @@ class KeyOptions:
         if self.sheet is not None:
             secret = new_key_file(self.sheet, repository, sheet_of=path.absolute())
             slots.append(making.file_slot(master, "recovery", secret))
-        digest = secrets.token_bytes(KEY_BYTES)
         ring.hold(keys_of_masters(repository, {master.epoch: master.key}, digest))
         return NewKeys(making.previous_epoch(master, digest), slots)
 
@@ -86,6 +86,15 @@ def _refuse_used(path: Path) -> None:
     if path.is_dir() and any(path.iterdir()):
         what = "already a repository" if (path / "repository.json").exists() else "not empty"
         raise UsageError(f"{path} is {what}: name an empty directory")
+
+
+def _digest_key(related: Path) -> bytes:
+    """Return the digest key of another repository; KeyUnavailable if no key given fits."""
+    from cbtfs.store.encryption.ring import keys_of
+
+    keys = keys_of(related)
+    assert keys is not None
+    return keys.digest
 
 
 def _is_stdout(path: Path) -> bool:
