@@ -51,8 +51,8 @@ def init(
         bool,
         typer.Option(
             "--encrypt",
-            help="Encrypt the repository. --key-file names a key file, which is created, and "
-            "--passphrase-file a passphrase; without both, the passphrase is asked for.",
+            help="Encrypt the repository. --key-file names a key file, which is created unless it "
+            "exists, and --passphrase-file a passphrase; without both, it is asked for.",
         ),
     ] = False,
     recovery_sheet: Annotated[

@@ -16,6 +16,7 @@ from cbtfs.errors import UsageError
 
 if TYPE_CHECKING:
     from cbtfs.core.keyslot import Slot
+    from cbtfs.store.encryption.credentials import Credentials
     from cbtfs.store.repository import NewKeys
 
 
@@ -50,18 +51,26 @@ class KeyOptions:
     def make(self, path: Path, repository: str, related: Path | None) -> NewKeys:
         """Return the keys of a new repository at *path*, and keep them in this process.
 
-        The digest key is that of the repository at *related*, if there is one. Creates the key files. Raises UsageError if one exists.
+        The digest key is that of the repository at *related*, if there is one. Key files that do
+        not exist are created; UsageError if the recovery sheet exists.
         """
         from cbtfs.store.encryption import ring
         from cbtfs.store.encryption import slots as making
-        from cbtfs.store.encryption.credentials import load_passphrase
+        from cbtfs.store.encryption.credentials import (
+            Credentials,
+            load_key_file,
+            load_passphrase,
+        )
         from cbtfs.store.encryption.keys import FIRST_EPOCH, KEY_BYTES, keys_of_masters
         from cbtfs.store.encryption.sheet import new_key_file
         from cbtfs.store.repository import NewKeys
 
         options = options_of(self.context)
         _refuse_used(path)
-        digest = secrets.token_bytes(KEY_BYTES) if related is None else _digest_key(related)
+        digest = secrets.token_bytes(KEY_BYTES)
+        if related is not None:
+            existing = tuple(file for file in options.key_files if file.exists())
+            digest = _digest_key(related, Credentials(existing, options.passphrase_files))
         master = making.new_master(repository, FIRST_EPOCH)
         passphrases = [load_passphrase(file) for file in options.passphrase_files]
         if not (passphrases or options.key_files or self.recipients):
@@ -72,7 +81,7 @@ class KeyOptions:
             for passphrase in passphrases
         ]
         for file in options.key_files:
-            secret = new_key_file(file, repository)
+            secret = load_key_file(file) if file.exists() else new_key_file(file, repository)
             slots.append(making.file_slot(master, file.name, secret))
         if self.sheet is not None:
             secret = new_key_file(self.sheet, repository, sheet_of=path.absolute())
@@ -88,10 +97,12 @@ def _refuse_used(path: Path) -> None:
         raise UsageError(f"{path} is {what}: name an empty directory")
 
 
-def _digest_key(related: Path) -> bytes:
+def _digest_key(related: Path, found: Credentials) -> bytes:
     """Return the digest key of another repository; KeyUnavailable if no key given fits."""
+    from cbtfs.store.encryption.credentials import use
     from cbtfs.store.encryption.ring import keys_of
 
+    use(found)
     keys = keys_of(related)
     assert keys is not None
     return keys.digest
