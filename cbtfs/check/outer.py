@@ -11,6 +11,7 @@ from cbtfs.core.keyslot import UnknownSlot, decode_epoch, decode_slot
 from cbtfs.errors import DataCorrupt
 from cbtfs.store.backend.base import Backend
 from cbtfs.store.backend.layout import (
+    INDEXES,
     OVERLAYS,
     POINTS,
     RECORDS,
@@ -18,7 +19,7 @@ from cbtfs.store.backend.layout import (
     open_directory,
     open_packs,
 )
-from cbtfs.store.encryption.files import verify_file
+from cbtfs.store.encryption.files import LARGEST_INDEX, verify_file
 from cbtfs.store.encryption.ring import EPOCH_PREFIX, open_slots
 from cbtfs.store.pack import outer_problem
 
@@ -32,7 +33,7 @@ def check_outer(path: Path, start_progress: StartProgress) -> CheckReport:
     The report has no points: their names and their needs are encrypted.
     """
     report = CheckReport(are_maps_known=False)
-    for directory in (POINTS, OVERLAYS):
+    for directory in (POINTS, OVERLAYS, INDEXES):
         with suppress(FileNotFoundError), closing(open_directory(path, directory)) as backend:
             report.problems += _files(backend, directory)
             if directory == POINTS:
@@ -83,7 +84,7 @@ def _content(backend: Backend, name: str) -> bytes:
 
 def _file(name: str, load: Callable[[], bytes]) -> Iterator[Problem]:
     try:
-        verify_file(load())
+        verify_file(load(), LARGEST_INDEX)
     except FileNotFoundError:
         return  # It was removed since.
     except (OSError, ValueError, DataCorrupt) as exc:

@@ -150,6 +150,8 @@ class FileIndexes:
             raise IndexMissing(f"point {point} has no index of files") from exc
         except OSError as exc:
             raise _damaged(point, str(exc.strerror)) from exc
+        except ValueError as exc:  # It cannot be decrypted.
+            raise _damaged(point, str(exc)) from exc
 
 
 def _damaged(point: PointId, reason: str) -> DataCorrupt:

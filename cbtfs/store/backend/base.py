@@ -25,7 +25,7 @@ class Head(NamedTuple):
     """Facts about an object."""
 
     size: int
-    """Size in bytes."""
+    """Size in bytes, as stored."""
     stamp: bytes
     """At most 24 bytes that change when the object is replaced."""
 

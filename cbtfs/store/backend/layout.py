@@ -26,7 +26,9 @@ RECORDS: Final = ("quarantine", "verified")
 """Records beside the directories."""
 
 
-def _sealing(repository: Path, name: str, backend: FileBackend) -> FileBackend:
+def _sealing(
+    repository: Path, name: str, backend: FileBackend, *, is_large: bool = False
+) -> FileBackend:
     """Return *backend*, or one that encrypts if the repository is encrypted.
 
     Raises:
@@ -41,7 +43,7 @@ def _sealing(repository: Path, name: str, backend: FileBackend) -> FileBackend:
         return backend
     from cbtfs.store.encryption.files import SealedBackend
 
-    return SealedBackend(backend, keys, name)
+    return SealedBackend(backend, keys, name, is_large=is_large)
 
 
 def open_packs(repository: Path) -> Backend:
@@ -71,7 +73,8 @@ def open_indexes(repository: Path) -> FileBackend:
         FileNotFoundError: there is no directory of indexes.
         DataCorrupt: it is a link.
     """
-    return _sealing(repository, INDEXES, Directory(Folder(repository / INDEXES)))
+    backend = Directory(Folder(repository / INDEXES))
+    return _sealing(repository, INDEXES, backend, is_large=True)
 
 
 def open_directory(repository: Path, name: str) -> FileBackend:

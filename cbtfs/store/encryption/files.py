@@ -1,9 +1,10 @@
 """Encrypted files: manifests, states, pins and records, and a backend that encrypts them."""
 
 import hashlib
+import os
 import secrets
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
@@ -14,8 +15,18 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from cbtfs.core.sealed import MAX_BYTES
 from cbtfs.errors import DataCorrupt
-from cbtfs.store.backend.base import Content, FileBackend, Head, OpenObject, Upload
+from cbtfs.native import PackFile
+from cbtfs.store.backend.base import (
+    Buffers,
+    Content,
+    FileBackend,
+    Head,
+    OpenObject,
+    Parts,
+    Upload,
+)
 from cbtfs.store.encryption.keys import Keys
+from cbtfs.store.files import read_into, write_all
 
 MAGIC: Final = b"CBTFSENC"
 _VERSION: Final = 1
@@ -25,7 +36,9 @@ _SEAL_BYTES: Final = 32
 _PADDING: Final = 512
 """Lengths are rounded up to this, so that a file's size does not reveal its content's."""
 LARGEST: Final = MAX_BYTES + (1 << 16)
-"""Maximum size of an encrypted file."""
+"""Maximum size of an encrypted file that holds sealed JSON."""
+LARGEST_INDEX: Final = 1 << 30
+"""Maximum size of an encrypted index of files."""
 
 _RENAMED: Final = ((".forgotten", ""), (".armed.tmp", ".distrusted"))
 """Suffixes that a rename gives and takes; a file is bound to its name without them."""
@@ -58,9 +71,9 @@ def seal_file(keys: Keys, name: bytes, data: bytes) -> bytes:
     return sealed + hashlib.sha256(sealed).digest()
 
 
-def verify_file(data: bytes) -> int:
+def verify_file(data: bytes, largest: int = LARGEST) -> int:
     """Verify an encrypted file without its key; return its epoch. ValueError if it is damaged."""
-    if len(data) > LARGEST:
+    if len(data) > largest:
         raise ValueError("too large")
     if len(data) < _HEADER.size + _SEAL_BYTES or not data.startswith(MAGIC):
         raise ValueError("it is not encrypted")
@@ -73,9 +86,9 @@ def verify_file(data: bytes) -> int:
     return int(epoch)
 
 
-def open_file(keys: Keys, name: bytes, data: bytes) -> bytes:
+def open_file(keys: Keys, name: bytes, data: bytes, largest: int = LARGEST) -> bytes:
     """Return the content of the encrypted file *name*; ValueError if it is damaged or another's."""
-    epoch = verify_file(data)
+    epoch = verify_file(data, largest)
     header = data[: _HEADER.size]
     nonce = _HEADER.unpack(header)[4]
     bound = header + bytes.fromhex(keys.repository) + name
@@ -91,11 +104,23 @@ def open_file(keys: Keys, name: bytes, data: bytes) -> bytes:
 
 
 class SealedBackend:
-    """A FileBackend that encrypts whole objects of another one. Names, sizes, times are visible."""
+    """A FileBackend that encrypts whole objects of another one.
 
-    def __init__(self, backend: FileBackend, keys: Keys, directory: str) -> None:
-        """Own *backend*. *directory* is its name in the repository, which binds the objects."""
+    Names, stored sizes and times are visible, and head() tells the stored size. An object is bound
+    to its name: after a rename it is only readable if bound_name() is the same.
+    """
+
+    def __init__(
+        self, backend: FileBackend, keys: Keys, directory: str, *, is_large: bool = False
+    ) -> None:
+        """Own *backend*. *directory* is its name in the repository, which binds the objects.
+
+        If objects are *is_large* and read in parts, the last one is kept after it was decrypted.
+        """
         self._backend = backend
+        self._largest = LARGEST_INDEX if is_large else LARGEST
+        self._keeps_last = is_large
+        self._last: tuple[str, Head, bytes] | None = None
         self._keys = keys
         self._directory = directory
 
@@ -115,19 +140,27 @@ class SealedBackend:
         self._backend.replace(name, self._sealed(name, data))
 
     def get(self, name: str, offset: int = 0, length: int | None = None) -> Content:
-        content = self._backend.get(name, 0, LARGEST + 1)
-        try:
-            data = open_file(self._keys, bound_name(self._directory, name), content.data)
-        except ValueError as exc:
-            raise FileDamaged(str(exc)) from exc
+        last = self._last
+        if last is not None and last[:2] == (name, self._backend.head(name)):
+            _, head, data = last
+        else:
+            content = self._backend.get(name, 0, self._largest + 1)
+            head, bound = content.head, bound_name(self._directory, name)
+            try:
+                data = open_file(self._keys, bound, content.data, self._largest)
+            except ValueError as exc:
+                raise FileDamaged(str(exc)) from exc
+            if self._keeps_last:
+                self._last = name, head, data
         end = len(data) if length is None else offset + length
-        return Content(data[offset:end], content.head)
+        return Content(data[offset:end], head)
 
     def upload(self, name: str) -> Upload:
-        raise NotImplementedError("encrypted files are written whole")
+        return _SealedUpload(self._backend.upload(name), lambda data: self._sealed(name, data))
 
     def open(self, name: str) -> OpenObject:
-        raise NotImplementedError("encrypted files are read whole")
+        opened = self._backend.open(name)  # Before get(), so that both are the same object.
+        return _DecryptedObject(opened, self.get(name).data)
 
     def names(self) -> Collection[str]:
         return self._backend.names()
@@ -164,3 +197,46 @@ class SealedBackend:
 
     def locked(self) -> AbstractContextManager[None]:
         return self._backend.locked()
+
+
+class _SealedUpload:
+    """An object that is kept in memory until it is complete: it is encrypted whole."""
+
+    def __init__(self, upload: Upload, seal: Callable[[bytes], bytes]) -> None:
+        self._upload = upload
+        self._seal = seal
+        self._parts: list[bytes] = []
+
+    def write(self, parts: Parts) -> int:
+        written = [bytes(part) for part in parts]
+        self._parts += written
+        return sum(map(len, written))
+
+    def close(self) -> None:
+        self._upload.write([self._seal(b"".join(self._parts))])
+        self._upload.close()
+
+    def abandon(self) -> None:
+        self._upload.abandon()
+
+
+class _DecryptedObject:
+    """The content of an object, in memory that has a descriptor."""
+
+    def __init__(self, opened: OpenObject, data: bytes) -> None:
+        self._opened = opened
+        self.path = opened.path
+        self.size = len(data)
+        self._fd = os.memfd_create("cbtfs object", os.MFD_CLOEXEC)
+        self.file = PackFile(self._fd)
+        write_all(self._fd, [data])
+
+    @property
+    def is_removed(self) -> bool:
+        return self._opened.is_removed
+
+    def read_into(self, buffers: Buffers, offset: int) -> int:
+        return read_into(self._fd, buffers, offset)
+
+    def data_from(self, offset: int) -> int:
+        return min(offset, self.size)
