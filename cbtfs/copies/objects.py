@@ -11,12 +11,12 @@ from types import TracebackType
 from typing import Final, NamedTuple, Self
 
 from cbtfs.core.blockmap import FANOUT, Shape
-from cbtfs.core.frame import Kind
+from cbtfs.core.frame import Codec, Kind
 from cbtfs.core.ids import NULL_DIGEST, Digest, Ref
 from cbtfs.core.manifest import DiskRecord
 from cbtfs.errors import ChunkMissing, DataCorrupt
 from cbtfs.reader import Reader
-from cbtfs.store.codec import Encoded
+from cbtfs.store.codec import Encoded, decompressed
 from cbtfs.store.repository import Repository
 from cbtfs.store.writer import ObjectWriter
 
@@ -27,18 +27,25 @@ _THREADS: Final = 4
 """Leaves that are loaded and verified at once; each takes up to 64 chunks of memory."""
 
 
+_TRANSLATED: Final = 1 << 20
+"""Nodes whose name in the target is kept, if the repositories have different keys of digests."""
+
+
 class _Leaf(NamedTuple):
     """The chunks of a leaf that the target lacks, loaded and verified."""
 
     ref: Ref
     digests: Sequence[Digest | None]
+    """Names of the chunks in the target."""
     chunks: Sequence[Encoded]
 
 
 class ObjectCopier:
-    """Copies objects between repositories with equal digests of equal objects.
+    """Copies objects between repositories.
 
-    Chunks are verified by their digest and keep their encoding.
+    Chunks are verified by their digest and keep their encoding. If the repositories have different
+    keys of digests, every object gets a new digest: all chunks are read, and only subtrees that
+    this copier has put before are skipped.
     """
 
     def __init__(self, source: Repository, objects: ObjectWriter) -> None:
@@ -46,6 +53,8 @@ class ObjectCopier:
         self._packs = source.packs
         self._reader = Reader(source)
         self._objects = objects
+        self._is_related = source.digester.key == objects.digester.key
+        self._translated: dict[tuple[int, Digest], Ref] = {}
         self._pool = ThreadPoolExecutor(_THREADS, "copy")
         self.chunks = 0
         """Chunks that were moved."""
@@ -67,8 +76,10 @@ class ObjectCopier:
         """Follow changes of the source, which other programs may write to."""
         self._reader.refresh()
 
-    def copy(self, disk: DiskRecord, progress: Progress) -> None:
-        """Put all objects of *disk*; they are durable after the writer's next flush.
+    def copy(self, disk: DiskRecord, progress: Progress) -> Digest:
+        """Put all objects of *disk*, and return its root in the target.
+
+        The objects are durable after the writer's next flush.
 
         Raises:
             ChunkMissing: the source lacks an object.
@@ -76,14 +87,17 @@ class ObjectCopier:
             StoreFailed: the target refused a write.
         """
         root = self._reader.root(disk)
-        if root is not None:
-            walk = _Walk(disk, progress)
-            self._put_tree(root, Shape(disk.size, disk.block_size).height, 0, walk)
+        if root is None:
+            return NULL_DIGEST
+        walk = _Walk(disk, progress)
+        return self._put_tree(root, Shape(disk.size, disk.block_size).height, 0, walk).digest
 
     def _has(self, child: Ref, level: int) -> Ref | None:
         """Return the node in the target, if its subtree needs no visit."""
         if self._objects.has_bad:
             return None  # A corrupt object below may be replaced by the source's.
+        if not self._is_related:
+            return self._translated.get((level, child.digest))
         number = self._objects.find(Kind.NODE, level, child.digest)
         return None if number is None else Ref(number, child.digest)
 
@@ -143,12 +157,23 @@ class ObjectCopier:
         slots = {digest: slot for slot, digest in enumerate(digests)}
         chunks = []
         for digest in wanted:
-            if digest not in known:
+            if digest not in known or not self._is_related:
                 chunk = self._load_chunk(child, slots[digest])
                 if chunk.plain != block_size:
                     raise DataCorrupt(f"chunk {digest.hex()} has another block size")
                 chunks.append(chunk)
-        return _Leaf(child, digests, chunks)
+        if self._is_related:
+            return _Leaf(child, digests, chunks)
+        renamed = {chunk.digest: self._renamed(chunk) for chunk in chunks}
+        names = [None if digest is None else renamed[digest].digest for digest in digests]
+        return _Leaf(child, names, list(renamed.values()))
+
+    def _renamed(self, chunk: Encoded) -> Encoded:
+        """Return a chunk with its digest in the target."""
+        payload = chunk.payload
+        if chunk.codec is not Codec.STORED:
+            payload = decompressed(payload, chunk.plain)
+        return chunk._replace(digest=self._objects.digester.chunk(payload))
 
     def _load_chunk(self, leaf: Ref, slot: int) -> Encoded:
         """Load a chunk; look it up once more if a prune may have moved it."""
@@ -190,7 +215,11 @@ class ObjectCopier:
     def _put_node(self, child: Ref, level: int, refs: Sequence[Ref | None]) -> Ref:
         put = self._objects.put_node(level, refs)
         self.stored_bytes += put.stored
-        if put.ref.digest != child.digest:
+        if not self._is_related:
+            if len(self._translated) >= _TRANSLATED:
+                self._translated.clear()
+            self._translated[level, child.digest] = put.ref
+        elif put.ref.digest != child.digest:
             raise DataCorrupt(f"node {child.digest.hex()} does not match its digest")
         return put.ref
 

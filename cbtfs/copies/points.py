@@ -11,8 +11,8 @@ from enum import StrEnum
 from typing import Final
 
 from cbtfs.copies.objects import ObjectCopier, is_same
-from cbtfs.core.ids import DiskId, PointId
-from cbtfs.core.manifest import Manifest, PointState, decode_manifest, encode_state
+from cbtfs.core.ids import NULL_DIGEST, Digest, DiskId, PointId
+from cbtfs.core.manifest import DiskRecord, Manifest, PointState, decode_manifest, encode_state
 from cbtfs.core.names import printable, unique_name
 from cbtfs.core.sealed import seal, unseal
 from cbtfs.errors import (
@@ -172,11 +172,17 @@ class _Copier:
             return CopiedPoint(point, CopyStatus.FAILED, exc)
         disks = {disk.id: disk for disk in theirs.disks}
         if disks.keys() != {disk.id for disk in point.manifest.disks} or not all(
-            is_same(disk, disks[disk.id]) for disk in point.manifest.disks
+            self._is_same(disk, disks[disk.id]) for disk in point.manifest.disks
         ):
             error = DataCorrupt("the target has another point with its id")
             return CopiedPoint(point, CopyStatus.FAILED, error)
         return CopiedPoint(point, CopyStatus.PRESENT)
+
+    def _is_same(self, ours: DiskRecord, theirs: DiskRecord) -> bool:
+        """Return whether two disks can have equal content; roots with other keys tell nothing."""
+        if self._source.digester.key == self._target.digester.key:
+            return is_same(ours, theirs)
+        return (ours.size, ours.root == NULL_DIGEST) == (theirs.size, theirs.root == NULL_DIGEST)
 
     def copy(
         self, point: Point, objects: ObjectWriter, moved: ObjectCopier, progress: Progress
@@ -185,11 +191,13 @@ class _Copier:
         try:
             with self._source.points.leased(point.manifest.point):
                 ready = self._prepare(point)
+                roots = []
                 for disk in ready.manifest.disks:
                     try:
-                        moved.copy(disk, progress)
+                        roots.append(moved.copy(disk, progress))
                     except (ChunkMissing, DataCorrupt) as exc:
                         raise type(exc)(f"disk {printable(disk.label)}: {exc}") from exc
+                ready = _with_roots(ready, roots)
         except (ChunkMissing, DataCorrupt, PointNotFound, UsageError) as exc:
             self.report(CopiedPoint(point, CopyStatus.FAILED, exc))
             return
@@ -274,6 +282,17 @@ class _Copier:
         self._target.put_states(changed)
         self._adopt_distrust({d.id for c in self.results for d in c.point.manifest.disks})
         return [state.point for state in changed]
+
+
+def _with_roots(ready: _Ready, roots: Sequence[Digest]) -> _Ready:
+    """Return a point whose disks have the roots of the target; all other members stay."""
+    if [disk.root for disk in ready.manifest.disks] == list(roots):
+        return ready
+    document = unseal(ready.data)
+    disks = zip(document["disks"], roots, strict=True)
+    document["disks"] = [{**disk, "root": root.hex()} for disk, root in disks]
+    data = seal(document)
+    return replace(ready, data=data, manifest=decode_manifest(data))
 
 
 def _in_directory(data: bytes, directory: str) -> bytes:

@@ -122,7 +122,7 @@ def compressed(content: bytes) -> bytes:
     return zstandard.ZstdCompressor(_INDEX_LEVEL, write_content_size=True).compress(content)
 
 
-def decompressed(data: bytes, plain: int) -> bytes:
+def decompressed(data: Payload, plain: int) -> bytes:
     """Return the content of a frame, which has *plain* bytes.
 
     Raises:

@@ -33,7 +33,14 @@ _ELSEWHERE = {
 tests/scenarios/vsphere/test_watch_command.py, tests/overlay, tests/export, tests/bisect and
 tests/prove compare these."""
 
+RECIPIENT = "age1mpvj2fxm4mtcvfgjq6gr32q2ugl7a8hgzyk4xtuhc4zxgezquf7sfc0j3e"
 Capture = pytest.CaptureFixture[str]
+
+
+def secret(path: Path) -> Path:
+    path.write_text("passphrase")
+    path.chmod(0o600)
+    return path
 
 
 class Printed:
@@ -177,6 +184,19 @@ def _lifecycle(printed: Printed) -> None:
     second = printed.repository.with_name("second")
     main(["--repo", str(second), "init", "--related", str(printed.repository)])
     printed("copy", "copy", f"--to={second}")
+    third, key = printed.repository.with_name("third"), printed.repository.with_name("key")
+    words = ("--repo", third, "--key-file", key)
+    printed("init", *words, "init", "--encrypt", "--no-recovery", "--age-recipient", RECIPIENT)
+    printed("key list", *words, "key", "list")
+    for subcommand in ("add", "remove", "passwd", "test"):
+        name = f"key {subcommand}"
+        extra = {
+            "add": ("--new-passphrase-file", secret(key.with_name("p")), "--kdf-memory=8"),
+            "remove": ("age",),
+            "passwd": ("--new-passphrase-file", key.with_name("p"), "--kdf-memory=8"),
+            "test": (),
+        }[subcommand]
+        printed(name, *words, "key", subcommand, *extra)
     printed("repair", "repair")
     printed("repair --create-markers", "repair", "--create-markers")
     printed("unlock", "unlock")

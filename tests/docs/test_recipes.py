@@ -409,6 +409,26 @@ def test_a_second_repository_gets_all_points_and_gives_them_back(folder: Path) -
     assert re.search(r"^0 points copied, \d+ were there: 0 chunks moved", done.stdout, re.M)
 
 
+def test_an_encrypted_repository_gives_the_disk_back(folder: Path) -> None:
+    verify = "cmp /srv/disk.raw /srv/images/from-encrypted.raw"
+    done = run(folder, block("# An encrypted repository"), verify)
+
+    assert "opens the repository" in done.stderr + done.stdout
+    assert "0 problems" in done.stdout
+
+
+def test_an_existing_repository_becomes_encrypted(folder: Path) -> None:
+    ingest(folder, "--vm=web01", "--disk=root", "disk.raw")
+    verify = (
+        "cbtfs --repo /srv/secret --key-file /srv/secret.key restore web01@latest root - "
+        "| cmp - /srv/disk.raw"
+    )
+    done = run(folder, block("# A new repository, all points"), verify)
+
+    assert re.search(r"^0 points copied, \d+ were there: 0 chunks moved", done.stdout, re.M)
+    assert "0 problems" in done.stdout
+
+
 def test_a_linux_guest_writes_to_the_overlay_and_not_to_the_point(folder: Path) -> None:
     kernel = newest_kernel()
     linux_initrd(folder / "initrd", kernel)

@@ -73,10 +73,6 @@ def copy(
         reading(path) as source,
         writing(to, lock_wait=lock_wait) as target,
     ):
-        if source.digester.key != target.digester.key:
-            raise UsageError(
-                f"{to} is not related to {path}: create it with 'init --related {path}'"
-            )
         points = _selected(source, names or [])
         total = sum(disk.size for point in points for disk in point.manifest.disks)
         with progress("copying", total, is_wanted=not json, unit=Unit.SHARE) as advance:

@@ -1,0 +1,60 @@
+"""Tests of other modules, on encrypted repositories.
+
+With CBTFS_TEST_ENCRYPTED, tests/conftest.py encrypts each repository that a test creates in its
+process. CBTFS_ENCRYPTED_SUITES=1 runs whole suites, which takes half an hour.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+ROOT: Final = Path(__file__).parents[2]
+SHORT: Final = (
+    "tests/test_reader.py::test_any_range_reads_as_it_was",
+    "tests/prune/test_prune.py::test_base_middle_and_newest_go_alike",
+    "tests/check/test_check.py::test_a_corrupt_chunk_is_reported_with_every_affected_extent",
+    "tests/copies/test_copy.py::test_a_later_point_moves_only_its_changes",
+    "tests/ingest/audit",
+)
+WHOLE: Final = (
+    "tests/test_reader.py",
+    "tests/test_forget.py",
+    "tests/test_unforget.py",
+    "tests/prune/test_prune.py",
+    "tests/check",
+    "tests/copies",
+    "tests/restore",
+    "tests/ingest",
+    "tests/mount",
+    "tests/overlay",
+    "tests/export",
+    "tests/prove",
+)
+OF_PLAIN_FILES: Final = (
+    "test_nothing_is_removed_while_a_manifest_cannot_be_read",
+    "test_members_of_a_newer_program_survive",
+    "test_all_points_are_copied",
+    "test_a_copy_of_a_copy_equals_the_source",
+)
+"""Tests that edit or compare the bytes of manifests."""
+
+
+@pytest.mark.mounts
+@pytest.mark.limit(7200)
+def test_they_pass() -> None:
+    is_long = "CBTFS_ENCRYPTED_SUITES" in os.environ
+    unwanted = " and ".join(f"not {name}" for name in OF_PLAIN_FILES)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-k", unwanted, *(WHOLE if is_long else SHORT)],
+        cwd=ROOT,
+        env={**os.environ, "CBTFS_TEST_ENCRYPTED": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout[-4000:]
