@@ -5,12 +5,13 @@ one (store/pack), and except for markers, key slots and repository.json.
 """
 
 from collections.abc import Iterable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
 from cbtfs.core.keyslot import PreviousEpoch, Slot, encode_epoch, encode_slot
 from cbtfs.core.sealed import MAX_BYTES
+from cbtfs.errors import DataCorrupt
 from cbtfs.store.backend.base import Backend, FileBackend
 from cbtfs.store.backend.local import Directory, ShardedDirectory
 from cbtfs.store.encryption.ring import EPOCH_PREFIX, KEYS_DIRECTORY, keys_of, open_slots
@@ -141,9 +142,12 @@ def save_record(repository: Path, name: str, data: bytes) -> None:
     """Create or replace settings or a record durably; a crash leaves the old or the new one."""
     keys = None if name == SETTINGS else keys_of(repository)
     if keys is not None:
-        from cbtfs.store.encryption.files import bound_name, seal_file
+        from cbtfs.store.encryption.files import bound_name, next_revision, revision_of, seal_file
 
-        data = seal_file(keys, bound_name("", name), data)
+        previous = None
+        with suppress(OSError, DataCorrupt):
+            previous = revision_of(load_file(repository / name, MAX_BYTES))
+        data = seal_file(keys, bound_name("", name), data, next_revision(previous))
     replace(repository / name, data)
 
 

@@ -4,6 +4,7 @@ import hashlib
 import os
 import secrets
 import struct
+import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -30,9 +31,10 @@ from cbtfs.store.files import read_into, write_all
 
 MAGIC: Final = b"CBTFSENC"
 _VERSION: Final = 1
-_HEADER: Final = struct.Struct("<8sHHI12s4s")
+_HEADER: Final = struct.Struct("<8sHHI12sI")
 _LENGTH: Final = struct.Struct("<I")
 _SEAL_BYTES: Final = 32
+_MAX_REVISION: Final = (1 << 32) - 1
 _PADDING: Final = 512
 """Lengths are rounded up to this, so that a file's size does not reveal its content's."""
 LARGEST: Final = MAX_BYTES + (1 << 16)
@@ -60,12 +62,28 @@ def _cipher(keys: Keys, epoch: int, name: bytes) -> AESGCM:
     return AESGCM(blake3(b"cbtfs file" + name, key=keys.of(epoch).meta).digest())
 
 
-def seal_file(keys: Keys, name: bytes, data: bytes) -> bytes:
+def next_revision(previous: int | None) -> int:
+    """Return the revision of a file that replaces one with *previous*; None: there is none.
+
+    It is the time, so that a file that is created again has a larger one, too.
+    """
+    wanted = max(int(time.time()), 0 if previous is None else previous + 1)
+    return min(wanted, _MAX_REVISION)
+
+
+def revision_of(data: bytes) -> int | None:
+    """Return the revision of an encrypted file that begins with *data*, unverified; or None."""
+    if len(data) < _HEADER.size or not data.startswith(MAGIC):
+        return None
+    return int(_HEADER.unpack_from(data)[5])
+
+
+def seal_file(keys: Keys, name: bytes, data: bytes, revision: int) -> bytes:
     """Return *data* encrypted for the file *name*."""
     plain = _LENGTH.pack(len(data)) + data
     plain += bytes(-len(plain) % _PADDING)
     nonce = secrets.token_bytes(12)
-    header = _HEADER.pack(MAGIC, _VERSION, 0, keys.epoch, nonce, bytes(4))
+    header = _HEADER.pack(MAGIC, _VERSION, 0, keys.epoch, nonce, revision)
     bound = header + bytes.fromhex(keys.repository) + name
     sealed = header + _cipher(keys, keys.epoch, name).encrypt(nonce, plain, bound)
     return sealed + hashlib.sha256(sealed).digest()
@@ -80,8 +98,8 @@ def verify_file(data: bytes, largest: int = LARGEST) -> int:
     body, seal = data[:-_SEAL_BYTES], data[-_SEAL_BYTES:]
     if hashlib.sha256(body).digest() != seal:
         raise ValueError("its checksum does not match")
-    _, version, flags, epoch, _, reserved = _HEADER.unpack_from(data)
-    if version != _VERSION or flags or any(reserved):
+    _, version, flags, epoch, _, _ = _HEADER.unpack_from(data)
+    if version != _VERSION or flags:
         raise ValueError("it uses an unknown feature")
     return int(epoch)
 
@@ -130,14 +148,19 @@ class SealedBackend:
     def path(self, name: str) -> Path:
         return self._backend.path(name)
 
-    def _sealed(self, name: str, data: bytes) -> bytes:
-        return seal_file(self._keys, bound_name(self._directory, name), data)
+    def _sealed(self, name: str, data: bytes, previous: int | None = None) -> bytes:
+        bound = bound_name(self._directory, name)
+        return seal_file(self._keys, bound, data, next_revision(previous))
 
     def create(self, name: str, data: bytes) -> None:
         self._backend.create(name, self._sealed(name, data))
 
     def replace(self, name: str, data: bytes) -> None:
-        self._backend.replace(name, self._sealed(name, data))
+        try:
+            previous = revision_of(self._backend.get(name, 0, _HEADER.size).data)
+        except (OSError, DataCorrupt):
+            previous = None
+        self._backend.replace(name, self._sealed(name, data, previous))
 
     def get(self, name: str, offset: int = 0, length: int | None = None) -> Content:
         last = self._last
