@@ -27,7 +27,7 @@ __all__ = ["DEVNULL", "PIPE", "STDOUT", "CompletedProcess", "Popen", "TimeoutExp
 
 Argument = str | Path
 
-_KEPT_VARIABLES: Final = ("HOME", "LANG", "LC_ALL", "TMPDIR", "TZ")
+_KEPT_VARIABLES: Final = ("HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "XDG_STATE_HOME")
 _DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 _SET_DUMPABLE: Final = 4

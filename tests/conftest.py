@@ -3,6 +3,7 @@
 import gc
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 import pytest
@@ -20,6 +21,10 @@ PROGRAMS: Final = frozenset(TESTS / name for name in _PROGRAMS)
 VSPHERE: Final = TESTS / "scenarios" / "vsphere"
 
 pytest_plugins = ["tests.watchdog.plugin"]
+
+_state = TemporaryDirectory(prefix="cbtfs-test-state-")
+os.environ["XDG_STATE_HOME"] = _state.name
+"""Clients remember encrypted repositories; tests leave no state in the home directory."""
 
 if "CBTFS_TEST_ENCRYPTED" in os.environ:
     encrypt_all()

@@ -48,6 +48,7 @@ def encrypt_all() -> None:
     """Make every repository that a test creates in its process an encrypted one."""
     folder = Path(tempfile.mkdtemp(prefix="cbtfs-test-key-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["XDG_STATE_HOME"] = str(folder / "state")
     os.environ[KEY_FILE_VARIABLE] = str(write_key(folder / "key"))
 
     def create(path: Path, settings: Settings, keys: repository.NewKeys | None = None) -> None:

@@ -34,6 +34,7 @@ from cbtfs.store.catalog_opening import CATALOG, open_catalog, replace_catalog
 from cbtfs.store.catchup import Findings, lacks_nothing
 from cbtfs.store.directories import DIRECTORIES, require_directories, write_marker
 from cbtfs.store.distrust import DistrustFolder
+from cbtfs.store.encryption.known import forget_path
 from cbtfs.store.files import finish_exchange, make_folder, sync_folder
 from cbtfs.store.folder import Folder
 from cbtfs.store.lock import WriterLock
@@ -49,6 +50,7 @@ from cbtfs.store.quarantine import (
     still_referenced,
 )
 from cbtfs.store.rebuild import Progress
+from cbtfs.store.rollback import forget_heads, refuse_older, remember_heads, save_known
 from cbtfs.store.settings import SETTINGS, load_settings
 from cbtfs.store.storing import storing
 from cbtfs.store.writer import ObjectWriter
@@ -82,6 +84,7 @@ class Repository:
 
     def close(self) -> None:
         """Close the catalog and the directories."""
+        save_known(self.settings)
         self.catalog.close()
         self._folders.close()
 
@@ -96,10 +99,12 @@ class Repository:
 
     def remove_forgotten(self, points: Iterable[PointId]) -> None:
         """Remove the files of forgotten points. Only for the writer."""
+        removed = list(points)
         with storing("the folder of points"):
-            for point in points:
+            for point in removed:
                 self.points.remove_forgotten(point)
         self._forgotten = None
+        forget_heads(self.settings, self.catalog, removed)
 
     def quarantined(self) -> dict[Digest, CorruptFrame]:
         """Return the quarantined frames that the catalog still refers to, by digest."""
@@ -239,6 +244,8 @@ def create_repository(path: Path, settings: Settings, keys: NewKeys | None = Non
         path.chmod(0o700)
     except OSError as exc:
         raise UsageError(f"cannot create {path}: {exc.strerror}") from exc
+    if keys is None:
+        forget_path(path)
     with storing(f"the repository {path}"):
         create_places(path)
         make_folder(path / "locks")
@@ -294,6 +301,7 @@ def writing(
                 largest = view.largest_pack()
             reserve.keep(path, largest)
             yield repository
+            remember_heads(settings, repository.catalog)
             is_clean = True
         except StoreFailed:
             raise
@@ -364,10 +372,16 @@ def _opened(
 ) -> Repository:
     """Return a repository that owns *catalog*, which is closed after a failure."""
     try:
-        return Repository(path, settings, catalog, findings)
+        repository = Repository(path, settings, catalog, findings)
     except BaseException:
         catalog.close()
         raise
+    try:
+        refuse_older(path, settings, catalog, repository.points)
+    except BaseException:
+        repository.close()
+        raise
+    return repository
 
 
 def _look(path: Path) -> tuple[bool, bool]:

@@ -15,7 +15,7 @@ import pytest
 
 from cbtfs.check.check import check
 from cbtfs.check.outer import check_outer
-from cbtfs.core.manifest import Manifest
+from cbtfs.core.manifest import Manifest, unknown_state
 from cbtfs.core.pin import Pin, PinId
 from cbtfs.core.sealed import seal
 from cbtfs.core.settings import encode_settings
@@ -25,6 +25,7 @@ from cbtfs.repair import repair
 from cbtfs.store.backend.layout import open_points
 from cbtfs.store.encryption import ring
 from cbtfs.store.encryption.credentials import Credentials, use
+from cbtfs.store.encryption.known import forget_all, known_of
 from cbtfs.store.identity import new_id
 from cbtfs.store.pins import load_pins, put_pin
 from cbtfs.store.points import PointFolder
@@ -253,3 +254,72 @@ def test_nothing_is_read_without_a_key(
         use(Credentials())
         for keys in held:
             ring.hold(keys)
+
+
+def forgotten_by_this_process() -> None:
+    for keys in ring.held():
+        known_of(keys.repository).save()
+    forget_all()
+
+
+def test_an_older_state_that_was_put_back_is_noticed(
+    written: tuple[Path, Manifest, Manifest],
+) -> None:
+    path, first, _ = written
+    state = path / "points" / f"{first.point}.state"
+    older = state.read_bytes()
+    with writing(path) as repository:
+        (now, _) = repository.points.load_state(first.point)
+        repository.put_states([replace(now, is_protected=True)])
+    forgotten_by_this_process()
+    state.write_bytes(older)
+
+    problems = check(path, read_data=False).problems
+
+    assert [problem.kind for problem in problems] == ["state"]
+    with reading(path) as repository:
+        assert repository.points.load_state(first.point)[0] == unknown_state(first.point)
+
+
+def test_a_repository_that_was_put_back_is_noticed(
+    written: tuple[Path, Manifest, Manifest], tmp_path: Path
+) -> None:
+    path, _, second = written
+    older = tmp_path / "older"
+    shutil.copytree(path, older)
+    third = add_point(path, {"disk": noise(3, 5)})
+    forgotten_by_this_process()
+    shutil.rmtree(path)
+    shutil.copytree(older, path)
+
+    with pytest.raises(DataCorrupt, match=f"older than it was: point {third.point}"), reading(path):
+        pass
+    with pytest.raises(DataCorrupt, match="older than it was"), writing(path):
+        pass
+    assert second.order < third.order
+
+
+def test_points_that_this_client_removes_are_not_missed(
+    written: tuple[Path, Manifest, Manifest],
+) -> None:
+    path, _, second = written
+    with writing(path) as repository:
+        repository.forget([second.point])
+        repository.remove_forgotten([second.point])
+    forgotten_by_this_process()
+
+    with reading(path) as repository:
+        assert len(repository.points.ids()) == 1
+
+
+def test_a_repository_that_was_encrypted_is_not_used_unencrypted(
+    written: tuple[Path, Manifest, Manifest],
+) -> None:
+    """Without keys/ and its features, it looks like one that never was."""
+    path, *_ = written
+    denied = replace(load_settings(path), required=())
+    (path / "repository.json").write_bytes(encode_settings(denied))
+    shutil.rmtree(path / "keys")
+
+    with pytest.raises(DataCorrupt, match="was encrypted when it was last used"), writing(path):
+        pass

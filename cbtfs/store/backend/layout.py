@@ -14,6 +14,7 @@ from cbtfs.core.sealed import MAX_BYTES
 from cbtfs.errors import DataCorrupt
 from cbtfs.store.backend.base import Backend, FileBackend
 from cbtfs.store.backend.local import Directory, ShardedDirectory
+from cbtfs.store.encryption.known import known_of
 from cbtfs.store.encryption.ring import EPOCH_PREFIX, KEYS_DIRECTORY, keys_of, open_slots
 from cbtfs.store.files import load_file, make_folder, put_if_absent, replace
 from cbtfs.store.folder import Folder, open_folder
@@ -44,7 +45,8 @@ def _sealing(
         return backend
     from cbtfs.store.encryption.files import SealedBackend
 
-    return SealedBackend(backend, keys, name, is_large=is_large)
+    known = known_of(keys.repository)
+    return SealedBackend(backend, keys, name, is_large=is_large, known=known)
 
 
 def open_packs(repository: Path) -> Backend:

@@ -27,6 +27,7 @@ from cbtfs.store.backend.base import (
     Upload,
 )
 from cbtfs.store.encryption.keys import Keys
+from cbtfs.store.encryption.known import Known
 from cbtfs.store.files import read_into, write_all
 
 MAGIC: Final = b"CBTFSENC"
@@ -42,6 +43,8 @@ LARGEST: Final = MAX_BYTES + (1 << 16)
 LARGEST_INDEX: Final = 1 << 30
 """Maximum size of an encrypted index of files."""
 
+_REPLACED: Final = (b".state", b".distrusted")
+"""Ends of the names of files that are replaced."""
 _RENAMED: Final = ((".forgotten", ""), (".armed.tmp", ".distrusted"))
 """Suffixes that a rename gives and takes; a file is bound to its name without them."""
 
@@ -129,15 +132,23 @@ class SealedBackend:
     """
 
     def __init__(
-        self, backend: FileBackend, keys: Keys, directory: str, *, is_large: bool = False
+        self,
+        backend: FileBackend,
+        keys: Keys,
+        directory: str,
+        *,
+        is_large: bool = False,
+        known: Known | None = None,
     ) -> None:
         """Own *backend*. *directory* is its name in the repository, which binds the objects.
 
-        If objects are *is_large* and read in parts, the last one is kept after it was decrypted.
+        *known* remembers the newest revisions. If objects are *is_large* and read in parts, the
+        last one is kept after it was decrypted.
         """
         self._backend = backend
         self._largest = LARGEST_INDEX if is_large else LARGEST
         self._keeps_last = is_large
+        self._known = known
         self._last: tuple[str, Head, bytes] | None = None
         self._keys = keys
         self._directory = directory
@@ -160,7 +171,14 @@ class SealedBackend:
             previous = revision_of(self._backend.get(name, 0, _HEADER.size).data)
         except (OSError, DataCorrupt):
             previous = None
-        self._backend.replace(name, self._sealed(name, data, previous))
+        sealed = self._sealed(name, data, previous)
+        self._backend.replace(name, sealed)
+        self._see(bound_name(self._directory, name), sealed)
+
+    def _see(self, bound: bytes, sealed: bytes) -> None:
+        """Remember the revision of a file that is replaced; ValueError if a newer one was seen."""
+        if self._known is not None and bound.endswith(_REPLACED):
+            self._known.see(bound.decode(), revision_of(sealed) or 0)
 
     def get(self, name: str, offset: int = 0, length: int | None = None) -> Content:
         last = self._last
@@ -171,6 +189,7 @@ class SealedBackend:
             head, bound = content.head, bound_name(self._directory, name)
             try:
                 data = open_file(self._keys, bound, content.data, self._largest)
+                self._see(bound, content.data)
             except ValueError as exc:
                 raise FileDamaged(str(exc)) from exc
             if self._keeps_last:
@@ -196,6 +215,8 @@ class SealedBackend:
 
     def delete(self, name: str) -> None:
         self._backend.delete(name)
+        if self._known is not None:
+            self._known.drop(bound_name(self._directory, name).decode())
 
     def unfinished(self) -> int:
         return self._backend.unfinished()

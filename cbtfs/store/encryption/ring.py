@@ -25,6 +25,7 @@ from cbtfs.core.keyslot import (
 from cbtfs.core.settings import Settings, decode_settings
 from cbtfs.errors import DataCorrupt, KeyUnavailable
 from cbtfs.store.backend.local import Directory
+from cbtfs.store.encryption.known import refuse_downgrade, see_encrypted
 from cbtfs.store.files import load_file
 from cbtfs.store.folder import Folder
 
@@ -44,6 +45,8 @@ _HOW: Final = (
 _lock = threading.RLock()
 _unlocked: dict[str, "Keys"] = {}
 """Keys by the id of their repository."""
+_seen: set[Path] = set()
+"""Directories that are remembered as encrypted."""
 
 
 class KeyNotGiven(KeyUnavailable):
@@ -55,7 +58,8 @@ def keys_of(path: Path) -> "Keys | None":
 
     Raises:
         KeyUnavailable: no key was given, or none that fits.
-        DataCorrupt: the settings are damaged, or contradict the key slots.
+        DataCorrupt: the settings are damaged, contradict the key slots, or deny an encryption that
+            this client has seen.
     """
     settings = _settings(path)
     if settings is None:
@@ -66,11 +70,15 @@ def keys_of(path: Path) -> "Keys | None":
                 f"{path} has key slots, but {_SETTINGS} does not say that it is encrypted: "
                 f"restore {_SETTINGS} from a copy"
             )
+        refuse_downgrade(path)
         return None
     with _lock:
         keys = _unlocked.get(settings.id)
         if keys is None:
             keys = _unlocked[settings.id] = _unlock(path, settings.id)
+        if path not in _seen:
+            see_encrypted(path, settings.id)
+            _seen.add(path)
         return keys
 
 
@@ -117,6 +125,7 @@ def drop_all() -> None:
     """Forget all keys, so that the next use of a repository unlocks it."""
     with _lock:
         _unlocked.clear()
+        _seen.clear()
 
 
 def _settings(path: Path) -> Settings | None:
