@@ -9,8 +9,6 @@ from typing import Final
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.encrypted import encrypt_all
-
 PARTS: Final = ("mounts", "programs", "vsphere", "rest")
 """Tests with the marker `mounts`, in two parts: `programs` has those of the manual, the demo, the
 tools, and of commands that start other programs. The other scenarios against the simulator; all
@@ -27,6 +25,8 @@ os.environ["XDG_STATE_HOME"] = _state.name
 """Clients remember encrypted repositories; tests leave no state in the home directory."""
 
 if "CBTFS_TEST_ENCRYPTED" in os.environ:
+    from tests.encrypted import encrypt_all
+
     encrypt_all()
 
 # Without a deadline, as machines that test are shared.
