@@ -109,7 +109,7 @@ def _digest_key(related: Path, found: Credentials) -> bytes:
 
 
 def _is_stdout(path: Path) -> bool:
-    return str(path) == "-" or str(path).startswith(("/dev/", "/proc/"))
+    return str(path) == "-" or str(path).startswith(("/dev/std", "/dev/fd", "/dev/tty", "/proc/"))
 
 
 def ask_new_passphrase() -> bytes:
