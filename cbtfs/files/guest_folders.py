@@ -9,8 +9,9 @@ from cbtfs.errors import CbtfsError
 from cbtfs.files.folder import Folder, clamped, row_of
 from cbtfs.files.point import PointFiles
 from cbtfs.files.protocol import FORMAT_OF_KIND, FileSystem
+from cbtfs.files.tree import File
 from cbtfs.files.volumes import Volume
-from cbtfs.files.walk import LeftOut
+from cbtfs.files.walk import LeftOut, walk
 
 Areas = Callable[[str, Volume], Sequence[Extent] | None]
 """Returns the areas of the scan of a volume that the guest mounts at a path."""
@@ -56,6 +57,28 @@ def guest_folders(
                 yield GuestFolder(path, folder, place)
         except CbtfsError as exc:
             left_out.add(place, exc)
+
+
+def paths_below(files: PointFiles, top: File, left_out: LeftOut) -> Iterator[str]:
+    """Yield the path of *top* and of all files below it, in the order of walk().
+
+    The root of a volume is scanned; another directory is walked, because a scan reads all inodes of
+    its volume.
+    """
+    if top.path not in {"/", *files.places} or not top.is_directory:
+        yield from (file.path for file in walk(files.tree, top, left_out))
+        return
+    folders: dict[str, list[str]] = {}
+    for item in guest_folders(files, left_out, below=top.path):
+        folders.setdefault(item.path, []).extend(item.folder.names)
+    pending = [top.path]
+    while pending:
+        path = pending.pop()
+        yield path
+        children = folders.pop(path, None)
+        if children is not None:
+            prefix = path.rstrip("/") + "/"
+            pending += [prefix + name for name in sorted(children, reverse=True)]
 
 
 def root_folder(file_system: FileSystem, name: str) -> Folder:

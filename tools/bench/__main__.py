@@ -15,6 +15,7 @@ from typing import Any, Final, NoReturn, TextIO
 from cbtfs.errors import CbtfsError
 from tools.bench import (
     depth,
+    guest_files,
     history,
     holes,
     in_place,
@@ -62,6 +63,7 @@ GROUPS: Final[Mapping[str, Callable[[Bench], Iterator[Row]]]] = {
     "python-api": restores.api_rows,
     "blame": history.blame_rows,
     "prove": proofs.proof_rows,
+    "files": guest_files.file_rows,
     "catalog": ingests.catalog_rows,
     "scale-fleet": scale.fleet_rows,
     "scale-thin": scale.thin_rows,

@@ -42,6 +42,10 @@ class Sizes:
     """Number of points of the disk whose blocks are blamed, each with 1 % of changes."""
     files: int
     """Number of small files in the file system."""
+    guest_file: int
+    """Size of a large file of a guest."""
+    has_guestfish: bool
+    """Whether guestfish is measured, whose appliance takes half a minute without KVM."""
     repeats: int
     """Number of samples in rows with a goal."""
     few: int
@@ -70,6 +74,8 @@ FULL = Sizes(
     change=64 * MIB,
     history=300,
     files=50_000,
+    guest_file=500 * MIB,
+    has_guestfish=True,
     repeats=5,
     few=3,
     fio_seconds=1.5,
@@ -92,6 +98,8 @@ QUICK = Sizes(
     change=8 * MIB,
     history=30,
     files=1000,
+    guest_file=64 * MIB,
+    has_guestfish=False,
     repeats=3,
     few=1,
     fio_seconds=0.25,
@@ -114,6 +122,8 @@ TINY = Sizes(
     change=1 * MIB,
     history=3,
     files=50,
+    guest_file=4 * MIB,
+    has_guestfish=False,
     repeats=1,
     few=1,
     fio_seconds=0.02,

@@ -23,6 +23,7 @@ from cbtfs.errors import UsageError
 
 if TYPE_CHECKING:
     from cbtfs.cli.report.documents import Document
+    from cbtfs.files.point import PointFiles
     from cbtfs.files.tree import GuestTree
     from cbtfs.listing import Point
 
@@ -92,10 +93,14 @@ class _Opened:
     """The files of a point, and a path."""
 
     point: Point
-    tree: GuestTree
+    files: PointFiles
     path: str
     notes: Sequence[str]
     """Facts about the placement of the volumes."""
+
+    @property
+    def tree(self) -> GuestTree:
+        return self.files.tree
 
     def document(self) -> Document:
         """Return the members that all documents of `files` have."""
@@ -134,7 +139,7 @@ def _open(
         point = find_and_say(repository, spec, clock)
         with open_files(repository, point.manifest, volume) as files:
             notes = unplaced(files.placement)
-            yield _Opened(point, files.tree, path, notes)
+            yield _Opened(point, files, path, notes)
             for text in notes:
                 note(text)
             note_file_systems(files.tree)
@@ -274,7 +279,13 @@ def find(
     file is one line, with the first and the last point that has it. Points without an intact index
     are named, and the exit code is then 3.
     """
-    from cbtfs.cli.report.guest_files import matching, of_file, report_left_out
+    from cbtfs.cli.report.guest_files import (
+        matching,
+        matching_paths,
+        of_file,
+        report_left_out,
+    )
+    from cbtfs.files.guest_folders import paths_below
     from cbtfs.files.walk import LeftOut, walk
 
     if json and print0:
@@ -293,15 +304,16 @@ def find(
     left_out = LeftOut()
     with _open(context, location, volume, time_zone) as opened:
         top = opened.tree.find(opened.path, follows=opened.path.endswith("/"))
-        files = matching(walk(opened.tree, top, left_out), pattern)
         if json:
-            emit_items(map(of_file, files))
-        elif print0:
-            for file in files:
-                sys.stdout.buffer.write(os.fsencode(file.path) + b"\0")
-            sys.stdout.flush()
+            emit_items(map(of_file, matching(walk(opened.tree, top, left_out), pattern)))
         else:
-            print_lines(file.path for file in files)
+            paths = matching_paths(paths_below(opened.files, top, left_out), pattern)
+            if print0:
+                for path in paths:
+                    sys.stdout.buffer.write(os.fsencode(path) + b"\0")
+                sys.stdout.flush()
+            else:
+                print_lines(paths)
     report_left_out(left_out)
 
 

@@ -139,6 +139,20 @@ def matching(files: Iterable[File], pattern: str | None) -> Iterator[File]:
             yield file
 
 
+def matching_paths(paths: Iterable[str], pattern: str | None) -> Iterator[str]:
+    """Yield the paths whose last part matches a shell pattern; all if it is None."""
+    from fnmatch import translate
+    from re import compile as compiled
+
+    if pattern is None:
+        yield from paths
+        return
+    matches = compiled(translate(pattern)).match
+    for path in paths:
+        if matches(path.rpartition("/")[2]):
+            yield path
+
+
 def content_of(file: File) -> str:
     """Return the content of a file in Base64."""
     from base64 import b64encode
