@@ -16,6 +16,7 @@ from cbtfs.files import compare
 from cbtfs.files.content import write_content
 from cbtfs.files.diff import Change, differences
 from cbtfs.files.folder import clamped
+from cbtfs.files.guest_folders import paths_below
 from cbtfs.files.point import PointFiles, open_files
 from cbtfs.files.protocol import FORMAT_OF_KIND, Kind
 from cbtfs.files.tree import File
@@ -183,6 +184,9 @@ def test_the_differences_are_those_of_a_walk_that_reads_all_files(
         with history(folder, SHAPES[name], seed) as (repository, manifests), ExitStack() as stack:
             files = [stack.enter_context(open_files(repository, m, None)) for m in manifests]
             walks = [walked(point) for point in files]
+            for point, walk_ in zip(files, walks, strict=True):
+                listed = list(paths_below(point, point.tree.find("/"), LeftOut()))
+                assert listed == list(walk_)
             for left, right in [*combinations(range(POINTS), 2), (3, 1), (2, 2)]:
                 left_out = LeftOut()
                 found = as_walk(differences(files[left], files[right], "/", left_out))
