@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from tests.docs.documents import MemberTables
@@ -14,6 +15,7 @@ from tests.make_points import SIGNALS
 from tests.scenarios.vsphere.command import ROOT, environment
 from tests.scenarios.vsphere.server import at
 from tests.scenarios.vsphere.site import VM, Lab
+from tests.scenarios.vsphere.test_watch import UPDATES
 
 
 class Command:
@@ -40,9 +42,11 @@ class Command:
 
 
 @contextmanager
-def started(lab: Lab, *more: str) -> Iterator[Command]:
-    """Run the command until the block ends."""
-    words = ["--repo", str(lab.repository), "watch", *at(lab.sim), "--json", *more, VM]
+def started(
+    lab: Lab, *more: str, vm: str = VM, count: int = 1, seconds: float = 100
+) -> Iterator[Command]:
+    """Run the command until the block ends; *count* VMs have the name *vm*."""
+    words = ["--repo", str(lab.repository), "watch", *at(lab.sim), "--json", *more, vm]
     with subprocess.Popen(
         [*SIGNALS, sys.executable, "-m", "cbtfs", *words],
         cwd=ROOT,
@@ -52,10 +56,10 @@ def started(lab: Lab, *more: str) -> Iterator[Command]:
         text=True,
     ) as process:
         command = Command(process)
-        timer = threading.Timer(100, process.kill)  # ends a wait for a line that never comes
+        timer = threading.Timer(seconds, process.kill)  # ends a wait for a line that never comes
         timer.start()
         try:
-            assert command.wait("connected")["vms"] == 1
+            assert command.wait("connected")["vms"] == count
             yield command
         finally:
             timer.cancel()
@@ -97,6 +101,33 @@ def test_points_are_taken_after_changes_and_documents_have_the_described_members
     snapshots = [entry for entry in command.documents if entry["event"] == "snapshot"]
     assert [entry["action"] for entry in snapshots] == ["taken", "removed"]
     assert lab.run_records() == []
+
+
+def resident(command: Command) -> int:
+    """Return the resident memory of the process in bytes."""
+    status = Path(f"/proc/{command.process.pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) << 10
+
+
+def test_the_memory_of_the_command_does_not_grow_with_the_updates(lab: Lab) -> None:
+    """CBTFS_WATCH_UPDATES=10000 follows 1,000 VMs."""
+    count, rounds, sizes = UPDATES // 10, 20, []
+    for number in range(count):
+        lab.sim.do.add_vm({"name": f"many{number}", "disk": [{"size": "1M"}]})
+    with started(lab, vm="many*", count=count, seconds=100 + UPDATES) as command:
+        for number in range(rounds):
+            half = range(number % 2, count, 2)
+            with lab.sim.world.changing():
+                for index in half:
+                    is_on = number // 2 % 2 == 0
+                    lab.sim.do.power(f"many{index}", "off" if is_on else "on")
+            for _ in half:
+                command.wait("power")
+            command.documents.clear()
+            sizes.append(resident(command))
+
+    print(f"{count} VMs, {rounds * count // 2} updates: {sizes[3]} to {sizes[-1]} bytes")
+    assert sizes[-1] - sizes[3] < 4 << 20
 
 
 def points(lab: Lab) -> list[dict[str, Any]]:
