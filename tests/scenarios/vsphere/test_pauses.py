@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from cbtfs.ingest.inputs import no_progress
 from cbtfs.source.base import Stopped
 from cbtfs.source.nbd import NbdLimits
 from cbtfs.source.transport.base import Transport
 from cbtfs.source.transport.nbd import NbdTransport
+from cbtfs.source.transport.nfc.options import NfcOptions
 from cbtfs.source.vsphere.connect.session import Session
 from tests.scenarios.vsphere.site import (
     QUICK,
@@ -101,6 +103,23 @@ def test_a_host_that_fails_delays_no_cancellation(
     lab.make_transport = by_nfc
     fault(lab.sim)
     assert_cancelled(lab, stop)
+
+
+def test_a_host_that_is_silent_delays_no_cancellation(lab: Lab) -> None:
+    stop = threading.Event()
+    lab.make_transport = by_nfc
+    lab.sim.do.on_nfc(point="read", action="silence", at=2, times=999)
+
+    def cancel_soon(label: str, size: int) -> Callable[[int], None]:
+        threading.Timer(0.5, stop.set).start()
+        return no_progress(label, size)
+
+    began = time.monotonic()
+    with pytest.raises(Stopped):
+        lab.ingest(stop=stop, on_disk=cancel_soon)
+
+    assert time.monotonic() - began < NfcOptions().answer_seconds / 2
+    lab.assert_clean()
 
 
 def test_another_task_of_the_vm_delays_no_cancellation(lab: Lab, stop: threading.Event) -> None:

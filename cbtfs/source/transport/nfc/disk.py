@@ -179,7 +179,12 @@ class NfcDisk:
             ticket = access.tickets.ticket(self._disk.vm)
             introduced = introduce(ticket, access.options)
             access.on_host(introduced.facts)
-            session = NfcSession(introduced, self._disk.path, access.options.answer_seconds)
+            session = NfcSession(
+                introduced,
+                self._disk.path,
+                access.options.answer_seconds,
+                check=lambda: access.sleep(0.0),
+            )
             try:
                 self._compare(session)
             except BaseException:

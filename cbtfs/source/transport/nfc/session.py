@@ -78,8 +78,17 @@ class NfcSession:
     later is written into a buffer.
     """
 
-    def __init__(self, introduced: Introduced, path: str, answer_seconds: float) -> None:
+    def __init__(
+        self,
+        introduced: Introduced,
+        path: str,
+        answer_seconds: float,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
         """Switch to AIO and open the disk at the datastore *path*.
+
+        *check* is called about once a second while an answer is awaited; its error ends the
+        session.
 
         Raises:
             NfcRefused: the host refuses the session or the disk.
@@ -88,6 +97,7 @@ class NfcSession:
         self.facts: HostFacts = introduced.facts
         self._channel: Channel = introduced.channel
         self._seconds = answer_seconds
+        self._check = check
         self._codec = AioCodec()
         self._lock = threading.Lock()
         self._order = threading.Lock()
@@ -180,7 +190,8 @@ class NfcSession:
             while self._error is None and culprit is None:
                 culprit = self._settle()
                 if culprit is None:
-                    self._channel.wait()
+                    if not self._channel.wait():
+                        self._check()
                     self._check_progress()
         except SourceUnavailable as exc:
             error = exc
@@ -242,6 +253,7 @@ class NfcSession:
 
     def close(self) -> None:
         """Close the disk and the session, each with an answer of the host; log failures."""
+        self._check = lambda: None
         try:
             if self._error is None:
                 handle = self._handle
