@@ -12,9 +12,9 @@ import resource
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from cbtfs.core.ids import DiskId, PointId
+from cbtfs.core.ids import DiskId, PackId, PointId
 from cbtfs.core.manifest import Manifest
 from cbtfs.errors import ChunkMissing, DataCorrupt, PointNotFound
 from cbtfs.liveness import Marker
@@ -23,6 +23,7 @@ from cbtfs.prune.select import PackSelection, PackUse, PruneLimits, select
 from cbtfs.prune.space import Space, take_step
 from cbtfs.prune.survey import Survey, survey_packs
 from cbtfs.prune.sweep import LARGE, SMALL, sweep
+from cbtfs.store.backend.layout import rekey
 from cbtfs.store.catalog.update import Update
 from cbtfs.store.file_indexes import FileIndexes
 from cbtfs.store.missing import refuse_missing
@@ -73,6 +74,10 @@ class PruneResult:
     """Bytes that rewriting the postponed packs would free."""
     needed_bytes: int = 0
     """Free space that the next prune needs to continue; 0 if no pack was postponed."""
+    rekeyed_files: int = 0
+    """Files that were encrypted again under the newest key epoch."""
+    old_packs: int = 0
+    """Packs that are still encrypted under an older key epoch, after a prune that rekeys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +117,10 @@ def prune(
         points = _load_points(repository, dead, without if is_dry_run else ())
         refuse_missing(repository)  # points/ may have lost files before it was listed.
         living, survey = _mark(repository, points, start_progress)
-        chosen = select(survey.packs, limits)
+        old = set[PackId]()
+        if limits.rekeys:
+            old = repository.packs.of_older_epochs(pack.id for pack in survey.packs)
+        chosen = select(survey.packs, limits, old)
         space = Space(repository.path)
         if is_dry_run:
             return _expected(points, survey, chosen, space, pack_bytes)
@@ -132,7 +140,15 @@ def prune(
         repository.remove_forgotten(gone)
         with FileIndexes(repository.path) as indexes:
             indexes.keep({manifest.point for manifest in points.living})
-    return _result(points, survey, steps, len(gone))
+    result = _result(points, survey, steps, len(gone))
+    return _rekeyed(repository, result) if limits.rekeys else result
+
+
+def _rekeyed(repository: Repository, result: PruneResult) -> PruneResult:
+    """Encrypt files of older key epochs again, after the packs; count what is left."""
+    files = rekey(repository.path)
+    left = repository.packs.of_older_epochs(repository.packs.ids())
+    return replace(result, rekeyed_files=files, old_packs=len(left))
 
 
 def _allow_many_files() -> None:

@@ -1,6 +1,6 @@
 """Selection of the packs to remove and to rewrite."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -43,6 +43,8 @@ class PruneLimits:
     unused_share: float = DEFAULT_UNUSED
     """Share of all bytes in packs."""
     repack_bytes: int | None = None
+    rekeys: bool = False
+    """Rewrite packs of older key epochs, too, and encrypt their files again."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.unused_share <= 1 or (self.repack_bytes or 0) < 0:
@@ -61,10 +63,13 @@ class PackSelection:
     """Packs whose live objects move, in descending order of the unused share."""
 
 
-def select(packs: Iterable[PackUse], limits: PruneLimits) -> PackSelection:
+def select(
+    packs: Iterable[PackUse], limits: PruneLimits, old: Collection[PackId] = ()
+) -> PackSelection:
     """Select packs to remove, and packs to rewrite until *limits* allow the unused bytes.
 
-    A pack is rewritten only if that makes it smaller. Packs with the largest unused share come
+    Packs in *old* come first, whatever their size. Others are rewritten only if that makes them
+    smaller. Packs with the largest unused share come
     first, so that rewritten bytes free as much as possible.
     """
     every = list(packs)
@@ -74,6 +79,15 @@ def select(packs: Iterable[PackUse], limits: PruneLimits) -> PackSelection:
     size = sum(pack.size for pack in kept)
     budget = limits.repack_bytes
     rewritten = []
+    for pack in (pack for pack in kept if pack.id in old):
+        if budget is not None:
+            if pack.live_bytes > budget:
+                continue
+            budget -= pack.live_bytes
+        rewritten.append(pack)
+        unused -= pack.unused_bytes
+        size -= pack.unused_bytes
+    kept = [pack for pack in kept if pack.id not in old]
     for pack in sorted(kept, key=lambda pack: pack.unused_bytes / pack.size, reverse=True):
         if not pack.unused_bytes or unused <= size * limits.unused_share:
             break

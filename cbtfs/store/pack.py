@@ -161,6 +161,11 @@ class Pack:
             self._unlock(keys)
 
     @property
+    def epoch(self) -> int:
+        """Key epoch of an encrypted pack; 0 if it cannot be decrypted."""
+        return 0 if self._cipher is None else self._cipher.epoch
+
+    @property
     def is_sealed(self) -> bool:
         """Whether the pack is in an encrypted repository."""
         return self._keys is not None

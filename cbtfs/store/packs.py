@@ -6,6 +6,7 @@ import re
 import resource
 import threading
 from collections import OrderedDict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -62,6 +63,13 @@ class PackFolder:
     def count_leftovers(self) -> int:
         """Return the number of open packs, including those of an active writer."""
         return self._backend.unfinished()
+
+    def of_older_epochs(self, packs: Iterable[PackId]) -> set[PackId]:
+        """Return those of *packs* that are encrypted under an older key epoch than the newest."""
+        keys = self._keys
+        if keys is None:
+            return set()
+        return {pack for pack in packs if 0 < self.open(pack).epoch < keys.epoch}
 
     def create(self, pack: PackId) -> PackWriter:
         """Create a pack; DataCorrupt if its directory is a link."""

@@ -188,6 +188,7 @@ def _lifecycle(printed: Printed) -> None:
     words = ("--repo", third, "--key-file", key)
     printed("init", *words, "init", "--encrypt", "--no-recovery", "--age-recipient", RECIPIENT)
     printed("key list", *words, "key", "list")
+    printed("key rotate", *words, "key", "rotate")
     for subcommand in ("add", "remove", "passwd", "test"):
         name = f"key {subcommand}"
         extra = {

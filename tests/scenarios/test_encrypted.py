@@ -19,13 +19,19 @@ from cbtfs.core.manifest import Manifest, unknown_state
 from cbtfs.core.pin import Pin, PinId
 from cbtfs.core.sealed import seal
 from cbtfs.core.settings import encode_settings
-from cbtfs.errors import CbtfsError, DataCorrupt, KeyUnavailable
+from cbtfs.errors import CbtfsError, DataCorrupt, KeyUnavailable, UsageError
+from cbtfs.prune.prune import prune
+from cbtfs.prune.select import PruneLimits
 from cbtfs.reader import Reader
 from cbtfs.repair import repair
 from cbtfs.store.backend.layout import open_points
 from cbtfs.store.encryption import ring
+from cbtfs.store.encryption.administer import add_slot
 from cbtfs.store.encryption.credentials import Credentials, use
+from cbtfs.store.encryption.files import verify_file
 from cbtfs.store.encryption.known import forget_all, known_of
+from cbtfs.store.encryption.rotate import rotate
+from cbtfs.store.encryption.slots import file_slot
 from cbtfs.store.identity import new_id
 from cbtfs.store.pins import load_pins, put_pin
 from cbtfs.store.points import PointFolder
@@ -323,3 +329,60 @@ def test_a_repository_that_was_encrypted_is_not_used_unencrypted(
 
     with pytest.raises(DataCorrupt, match="was encrypted when it was last used"), writing(path):
         pass
+
+
+def test_a_rotation_and_a_prune_leave_nothing_of_the_old_key(
+    written: tuple[Path, Manifest, Manifest], tmp_path: Path
+) -> None:
+    path, first, second = written
+    settings, held = load_settings(path), ring.held()
+    old = {keys.repository: keys for keys in held}[settings.id]
+    use(Credentials(key_files=(write_key(tmp_path / "key"),)))
+    try:
+        with writing(path):
+            rotation = rotate(path, settings.id, drops_others=False)
+        third = add_point(path, {"disk": noise(3, 90)})
+        assert read_point(path, first)["disk"] == noise(1, 90)
+        with writing(path) as repository:
+            limited = prune(repository, PruneLimits(repack_bytes=0, rekeys=True))
+        with writing(path) as repository:
+            result = prune(repository, PruneLimits(rekeys=True))
+        ring.drop_all()
+        repair(path)
+    finally:
+        use(Credentials())
+
+    assert (rotation.epoch, len(rotation.slots), rotation.removed) == (2, 1, ())
+    assert (limited.old_packs, result.old_packs) == (2, 0)
+    assert limited.rekeyed_files >= 4
+    for number, point in enumerate((first, second, third)):
+        assert read_point(path, point)["disk"] == noise(number + 1, 90)
+    assert check(path, read_data=True).problems == []
+    assert load_pins(path)[0].name == "name"
+    assert {
+        verify_file(f.read_bytes())
+        for f in sealed_files(path)
+        if len(f.name) != 32 or (f.parent.name in ("points", "overlays"))
+    } == {2}
+    ring.hold(old)
+    with pytest.raises(KeyUnavailable, match="lacks key epoch 2"), reading(path) as repository:
+        repository.points.load_manifest(first.point)
+    for keys in held:
+        ring.hold(keys)
+
+
+def test_a_rotation_refuses_to_drop_slots_silently(path: Path, tmp_path: Path) -> None:
+    settings = load_settings(path)
+    use(Credentials(key_files=(write_key(tmp_path / "key"),)))
+    try:
+        add_slot(path, settings.id, lambda master: file_slot(master, "other", bytes(32)))
+        before = sorted((path / "keys").iterdir())
+        with pytest.raises(UsageError, match="other"):
+            rotate(path, settings.id, drops_others=False)
+        assert sorted((path / "keys").iterdir()) == before
+        rotation = rotate(path, settings.id, drops_others=True)
+    finally:
+        use(Credentials())
+
+    assert [slot.label for slot in rotation.removed] == ["other"]
+    assert [slot.epoch for slot in ring.load_slots(path, settings.id)] == [2]

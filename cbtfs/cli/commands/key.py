@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cbtfs.cli.lazy_commands import SuggestingGroup
-from cbtfs.cli.options.arguments import Json, example
+from cbtfs.cli.options.arguments import Json, LockWait, example
 from cbtfs.cli.options.context import repository_path
 from cbtfs.cli.options.new_keys import ask_new_passphrase, document_of
 from cbtfs.cli.report.output import emit, print_lines, report
@@ -50,8 +50,17 @@ def add_to(app: typer.Typer) -> None:
     )(add)
     keys.command("remove", epilog=example("cbtfs --key-file FILE key remove recovery"))(remove)
     keys.command("passwd", epilog=example("cbtfs key passwd --new-passphrase-file FILE"))(passwd)
+    keys.command(
+        "rotate",
+        epilog=example("cbtfs --key-file FILE --passphrase-file FILE key rotate"),
+    )(rotate_key)
     keys.command("test", epilog=example("cbtfs --key-file sheet key test"))(try_key)
-    app.add_typer(keys, name="key", help=_HELP)
+    app.add_typer(
+        keys,
+        name="key",
+        help=_HELP,
+        epilog=example("cbtfs key list", "cbtfs --key-file sheet key test"),
+    )
 
 
 _HELP = """Manage the keys of an encrypted repository.
@@ -209,6 +218,46 @@ def passwd(
             raise UsageError(f"slot {printable(old.label)} has no passphrase")
     make = _passphrase(old.label, new_passphrase_file, load_passphrase, kdf_memory)
     _conclude(replace_slot(path, repository, old, make), "replaces the old one", json)
+
+
+def rotate_key(
+    context: typer.Context,
+    drop_others: Annotated[
+        bool,
+        typer.Option(
+            "--drop-others", help="Remove the slots whose secret is not given; list them first."
+        ),
+    ] = False,
+    lock_wait: LockWait = 0.0,
+    json: Json = False,
+) -> None:
+    """Begin a new key epoch: new packs and files have a new master key.
+
+    Give the key files and passphrase files of all slots that are to stay; slots of age recipients
+    stay anyway. Somebody who knows an old key cannot read what is written from now on. To protect
+    older data, run 'cbtfs prune --rekey' until no pack of an old epoch is left; data that they have
+    copied stays readable to them. The digest key never changes: copy into a new repository for
+    that. Restart mounts, exports and overlays, which know only the old key.
+    """
+    from cbtfs.store.encryption.rotate import rotate
+    from cbtfs.store.repository import writing
+
+    path = repository_path(context)
+    repository = _encrypted(path)
+    with writing(path, lock_wait=lock_wait):
+        rotation = rotate(path, repository, drops_others=drop_others)
+    if json:
+        emit(
+            {
+                "epoch": rotation.epoch,
+                "slots": [document_of(slot) for slot in rotation.slots],
+                "removed": [document_of(slot) for slot in rotation.removed],
+            }
+        )
+        return
+    lines = [f"key epoch {rotation.epoch} with {len(rotation.slots)} key slots"]
+    lines += [f"removed: {_line(slot)}" for slot in rotation.removed]
+    report([*lines, "run 'cbtfs prune --rekey' to encrypt older packs again"])
 
 
 def try_key(context: typer.Context, json: Json = False) -> None:

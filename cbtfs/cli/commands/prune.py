@@ -54,6 +54,12 @@ def prune(
             help="Maximum size of the packs to rewrite, e.g. 50G; the next prune continues.",
         ),
     ] = None,
+    rekey: Annotated[
+        bool,
+        typer.Option(
+            "--rekey", help="Encrypt packs and files of older key epochs again, after a rotation."
+        ),
+    ] = False,
     dry_run: DryRun = False,
     lock_wait: LockWait = 0.0,
     json: Json = False,
@@ -63,12 +69,16 @@ def prune(
     Unreferenced packs are removed, and packs with unused data are rewritten. Mounts continue to
     work; objects that an open file needs are kept until it is closed. Nothing is removed if an
     object that a restore point needs cannot be found.
+
+    After 'cbtfs key rotate', --rekey encrypts the packs and files of the old key again, as far as
+    --max-repack allows. Repeat it until no pack is left.
     """
     from cbtfs.prune.select import PruneLimits
     from cbtfs.store.repository import writing
     from cbtfs.store.reserve import released
 
-    limits = PruneLimits(_share(max_unused), None if max_repack is None else _size(max_repack))
+    repack = None if max_repack is None else _size(max_repack)
+    limits = PruneLimits(_share(max_unused), repack, rekey)
     path = repository_path(context)
     with released(path), writing(path, lock_wait=lock_wait) as repository:
         result = prune_now(repository, limits, is_dry_run=dry_run, is_quiet=json)
@@ -136,6 +146,13 @@ def print_result(result: PruneResult) -> None:
             f"{format_size(result.unused_bytes)} still unused in packs",
         ]
     )
+    if result.rekeyed_files or result.old_packs:
+        show(
+            [
+                f"{result.rekeyed_files} files encrypted again, {result.old_packs} packs of an old "
+                "key epoch left"
+            ]
+        )
     if result.leased:
         show([f"{result.leased} forgotten points are open: their objects are kept"])
     for problem in result.damaged:

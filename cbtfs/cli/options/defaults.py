@@ -18,7 +18,7 @@ _SUBCOMMANDS: Final = (
     *("image", "vsphere", "status", "enable", "reset"),
     *("create", "start", "boot", "stop", "list", "commit", "discard"),
     *("ls", "stat", "cat", "find", "extract", "diff", "log", "index"),
-    *("add", "remove", "passwd", "test"),
+    *("add", "remove", "passwd", "rotate", "test"),
 )
 
 

@@ -162,6 +162,16 @@ def create_slots(repository: Path, epoch: PreviousEpoch, slots: Iterable[Slot]) 
             backend.create(slot.id, encode_slot(slot))
 
 
+def rekey(repository: Path) -> int:
+    """Encrypt the files of older key epochs again; return their number. Only for the writer."""
+    keys = keys_of(repository)
+    if keys is None:
+        return 0
+    from cbtfs.store.encryption.rotate import rekey_files
+
+    return rekey_files(repository, keys, RECORDS)
+
+
 def create_places(repository: Path) -> None:
     """Create the places of packs and points durably, unless they exist."""
     for name in (PACKS, POINTS):
