@@ -32,7 +32,7 @@ def test_no_pair_of_key_and_nonce_is_used_twice(tmp_path: Path) -> None:
         if number % 3 == 2:
             assert start(*words).wait() == 0
             assert start("forget", "v", "--keep-last=1").wait() == 0
-            assert start("prune", "--max-unused=0").wait() == 0
+            assert start("prune", "--max-unused=0%").wait() == 0
             continue
         before = log.stat().st_size if log.exists() else 0
         writer = start(*words)
