@@ -164,7 +164,7 @@ def test_a_debian_boots_from_a_point_and_its_defects_have_verdicts(
     for name, (verdict, option) in tests.items():
         vm = "debian" if name == "script" else name
         options = [f"--script={script}"] if name == "script" else []
-        done = run_cbtfs("prove", vm, "--level=4", "--boot-timeout=5m", option, *options, "--json")
+        done = run_cbtfs("prove", vm, "--level=4", "--boot-timeout=12m", option, *options, "--json")
 
         (item,) = done.document["proven"]
         print(f"{name}: {item['seconds']:.0f} s: {item['parts'][-1]['text']}", file=sys.__stderr__)
