@@ -55,7 +55,7 @@ def boot(
     """Boot the guest of a point from its *disks*, files of a mount, and observe it.
 
     Raises:
-        Refuted: the configuration of the VM in the point is damaged.
+        Refuted: the configuration of the VM is damaged, or the script failed.
         Untestable: QEMU is missing, or refuses the machine.
         Stopped: *stop* was set.
     """
@@ -83,6 +83,7 @@ def booted_guest(
 
     Raises:
         ChunkMissing, DataCorrupt: the configuration of the VM is damaged.
+        Refuted: the script failed.
         UsageError: QEMU is missing.
         MountFailed: QEMU refuses the machine.
         Stopped: *stop* was set.
@@ -100,13 +101,19 @@ def booted_guest(
         )
         with running_guest([*machine.options(), *words], confinement.command) as guest:
             observer = Observer(guest, machine.consoles, options, folder, stop)
-            verdict, text = observer.wait(started + options.seconds)
-            if options.evidence is not None:
-                try:
-                    keep(options.evidence, manifest.point, observer.serial(), guest, folder)
-                except OSError as exc:
-                    log.warning("cannot keep the evidence of %s: %s", manifest.point, exc)
+            try:
+                verdict, text = observer.wait(started + options.seconds)
+            finally:
+                if options.evidence is not None and not stop.is_set():
+                    _keep(options.evidence, manifest, observer)
             yield Booted(verdict, text, time.monotonic() - started), machine.consoles
+
+
+def _keep(folder: Path, manifest: Manifest, observer: Observer) -> None:
+    try:
+        keep(folder, manifest.point, observer.serial(), observer.guest, observer.folder)
+    except OSError as exc:
+        log.warning("cannot keep the evidence of %s: %s", manifest.point, exc)
 
 
 def _machine(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, Literal, get_args
 
 from cbtfs.core.names import printable
-from cbtfs.prove.part import Stopped
+from cbtfs.prove.part import Refuted, Stopped
 from cbtfs.prove.tool import run_tool
 from cbtfs.qemu.guest import Guest
 from cbtfs.qemu.machine import Consoles
@@ -79,7 +79,12 @@ class Observer:
     is_scripted: bool = False
 
     def wait(self, deadline: float) -> tuple[Verdict, str]:
-        """Return the verdict: as soon as it passes or is final, else at *deadline*."""
+        """Return the verdict: as soon as it passes or is final, else at *deadline*.
+
+        Raises:
+            Refuted: the script, which must succeed, failed.
+            Stopped: the command ends.
+        """
         try:
             while time.monotonic() < deadline:
                 final = self._look()
@@ -110,7 +115,8 @@ class Observer:
         if self._has_agent():
             self._reach("agent", "the guest agent answers")
         self._look_at_disks_and_screen()
-        return self._run_script() or self._judge_rest()
+        self._run_script()
+        return self._judge_rest()
 
     def _reach(self, verdict: Verdict, text: str) -> None:
         if self.best is None or VERDICTS.index(verdict) < VERDICTS.index(self.best[0]):
@@ -186,21 +192,23 @@ class Observer:
             return None
         return "no-boot", f"the firmware has read {self.reads >> 10} KiB and started nothing"
 
-    def _run_script(self) -> tuple[Verdict, str] | None:
+    def _run_script(self) -> None:
         """Run the script once, as soon as the guest has reached a verdict that passes."""
         script = self.options.script
         if script is None or self.is_scripted or self.best is None:
-            return None
+            return
         self.is_scripted = True
         self._close_agent()
         command = [script.absolute(), self.consoles.serial, self.consoles.agent or Path()]
         done = run_tool(command, self.stop, self.options.seconds)
+        result = f"{printable(script.name)} exits with {done.code}"
         if done.code == 0:
-            self._reach("script", f"{script.name} exits with 0")
+            self._reach("script", result)
         elif self.options.least == "script":
-            last = f": {done.lines[-1]}" if done.lines else ""
-            return self.best[0], f"{script.name} exits with {done.code}{last}"
-        return None
+            raise Refuted(f"{result}: {done.lines[-1]}" if done.lines else result)
+        verdict, text = self.best
+        if verdict != "script":
+            self.best = verdict, f"{text}; {result}"
 
 
 def _is_equal(screen: bytes, other: bytes) -> bool:

@@ -93,7 +93,7 @@ def test_the_good_end_must_boot(run: Run, repository: Path) -> None:
     assert "does not boot: panic: Kernel panic" in done.err.splitlines()[-1]
 
 
-@pytest.mark.limit(60)
+@pytest.mark.limit(120)
 def test_a_kill_leaves_no_guest_no_image_and_no_mount(repository: Path, folder: Path) -> None:
     add_points(repository, [_sector(LOGIN), _sector(PANIC)])
     search = ["bisect", "vm", "--boot", "--", "sh", "-c", "echo {serial}; exec tail -f {}"]

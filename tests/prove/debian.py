@@ -31,6 +31,7 @@ _ROOT: Final = f"root=UUID={UUID} ro panic=0"
 _SERIAL: Final = f"{_ROOT} console=tty0 console=ttyS0"
 VARIANTS: Final = {
     "debian": _SERIAL,
+    "script": f"{_SERIAL} systemd.mask=qemu-guest-agent.service",
     "settled": f"{_ROOT} console=tty0 systemd.mask=qemu-guest-agent.service",
     "emergency": f"root=UUID={UUID[::-1]} rootdelay=1 ro panic=0 console=ttyS0",
     "panic": f"{_SERIAL} init=/bin/true",

@@ -13,7 +13,7 @@ import pytest
 from tests.cli.run_cbtfs import Run, runner
 from tests.guest import boot_code
 from tests.make_points import SIGNALS, new_repository
-from tests.prove.debian import START, VARIANTS, add_guest, make_root, make_small, make_variants
+from tests.prove.debian import START, add_guest, make_root, make_small, make_variants
 from tests.prove.images import EXT_MIB, MIB, make_ext4, overwrite, run
 from tests.qemu.processes import using
 
@@ -38,20 +38,27 @@ REASONS: Final = {
 
 
 IS_CAMPAIGN: Final = os.environ.get("CBTFS_BOOTS") == "all"
-LOG_IN: Final = """\
+TALK: Final = """\
 #!/usr/bin/python3
 import socket, sys
 serial = socket.socket(socket.AF_UNIX)
-serial.settimeout(120)
+serial.settimeout(240)
 serial.connect(sys.argv[1])
-text = b""
-for line, expected in ((b"", b"login: "), (b"root", b"# "), (b"cat /etc/debian_version", b"12.")):
+for line, expected in DIALOG:
     serial.sendall(line + b"\\n")
     text = b""
     while expected not in text:
         text += serial.recv(4096)
-print("the guest is Debian 12")
 """
+PROMPT: Final = ((b"", b"login: "),)
+LOG_IN: Final = (*PROMPT, (b"root", b"# "), (b"cat /etc/debian_version", b"12."))
+
+
+def _script(path: Path, dialog: tuple[tuple[bytes, bytes], ...]) -> Path:
+    """Make a program that has a dialog with a guest on its serial port."""
+    path.write_text(TALK.replace("DIALOG", repr(dialog)))
+    path.chmod(0o755)
+    return path
 
 
 def _disk(path: Path, text: str | None) -> Path:
@@ -144,42 +151,62 @@ def test_a_debian_boots_from_a_point_and_its_defects_have_verdicts(
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     repository = new_repository(tmp_path / "repository", 64 << 10)
     run_cbtfs: Run = runner(repository, capsys)
-    script = tmp_path / "log-in"
-    script.write_text(LOG_IN)
-    script.chmod(0o755)
-    disks = {"prompt": make_small(tmp_path / "small")}
-    tests = {"prompt": ("prompt", "--min-verdict=prompt")}
+    talk, log_in = _script(tmp_path / "talk", PROMPT), _script(tmp_path / "log-in", LOG_IN)
+    disks = {"small": make_small(tmp_path / "small")}
+    tests: dict[str, tuple[str, ...]] = {
+        "small": ("script", "--min-verdict=script", f"--script={talk}")
+    }
     if IS_CAMPAIGN:
         disks.update(_defective(tmp_path))
-        tests |= {verdict: (verdict, "--min-verdict=settled") for verdict in VARIANTS}
+        tests |= {vm: (vm, "--min-verdict=settled") for vm in disks if vm != "small"}
         tests |= {
-            "no-boot": ("no-boot", "--min-verdict=settled"),
             "debian": ("agent", "--min-verdict=agent"),
-            "script": ("script", "--min-verdict=script"),
+            "script": ("script", "--min-verdict=script", f"--script={log_in}"),
             "damaged": ("", "--min-verdict=settled"),
         }
     points = {vm: add_guest(repository, vm, disk).point for vm, disk in disks.items()}
     before = _digest(repository)
 
-    for name, (verdict, option) in tests.items():
-        vm = "debian" if name == "script" else name
-        options = [f"--script={script}"] if name == "script" else []
-        done = run_cbtfs("prove", vm, "--level=4", "--boot-timeout=12m", option, *options, "--json")
+    for vm, (verdict, *options) in tests.items():
+        done = run_cbtfs("prove", vm, "--level=4", "--boot-timeout=12m", *options, "--json")
 
         (item,) = done.document["proven"]
-        print(f"{name}: {item['seconds']:.0f} s: {item['parts'][-1]['text']}", file=sys.__stderr__)
+        print(f"{vm}: {item['seconds']:.0f} s: {item['parts'][-1]['text']}", file=sys.__stderr__)
         assert (item["proof"]["verdict"] or "") == verdict, item
         passes = verdict in ("agent", "script", "prompt", "settled")
         assert (item["passed"], done.code) == (passes, 0 if passes else 3)
-        if name == "damaged":
+        if vm == "damaged":
             assert item["proof"]["level"] == 1
             assert "superblock" in item["proof"]["failure"]
             continue
         log = tmp_path / "state" / "cbtfs" / "boots" / f"{points[vm]}.log"
         assert log.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
-        if verdict == "prompt":
-            assert log.read_text().endswith("web01 login: ")
+        if vm == "small":
+            assert "web01 login: " in log.read_text()
     assert _digest(repository) == before
+
+
+def test_a_script_that_fails_is_a_failure_with_evidence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_cbtfs: Run = runner(new_repository(tmp_path / "repository", 64 << 10), capsys)
+    disk = _disk(tmp_path / "disk", TEXTS["prompt"])
+    assert run_cbtfs("ingest", "image", "--vm=vm", "--disk=root", disk).code == 0
+    script, evidence = tmp_path / "check", tmp_path / "evidence"
+    script.write_text("#!/bin/sh\ntest -S $1 && test -S $2 && echo the database is empty\nexit 7\n")
+    script.chmod(0o755)
+    prove = ("prove", "vm", "--level=4", f"--script={script}", f"--evidence={evidence}", "--json")
+
+    done = run_cbtfs(*prove, "--min-verdict=script")
+    lenient = run_cbtfs(*prove)
+
+    (item,) = done.document["proven"]
+    assert (done.code, item["proof"]["level"]) == (3, 3)
+    assert item["proof"]["failure"] == "level 4: check exits with 7: the database is empty"
+    assert len(list(evidence.glob("*.png"))) == 1
+    (item,) = lenient.document["proven"]
+    assert (lenient.code, item["proof"]["verdict"]) == (0, "prompt")
+    assert item["parts"][-1]["text"].endswith("shows the prompt; check exits with 7")
 
 
 @pytest.mark.limit(120)

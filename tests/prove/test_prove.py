@@ -263,7 +263,7 @@ with writing(Path(sys.argv[1])):
 """
 
 
-@pytest.mark.limit(60)
+@pytest.mark.limit(120)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_signal_leaves_no_mount_and_no_process(
     run: Run, repository: Path, folder: Path, tmp_path: Path, number: signal.Signals
