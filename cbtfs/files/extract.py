@@ -19,7 +19,7 @@ from cbtfs.core.names import printable
 from cbtfs.errors import CbtfsError, TargetFailed, UsageError
 from cbtfs.files.protocol import Entry, Kind
 from cbtfs.files.tree import File, GuestTree
-from cbtfs.files.walk import LeftOut
+from cbtfs.files.walk import Ancestors, LeftOut
 from cbtfs.shortage import SHORTAGES
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -67,7 +67,7 @@ class Extraction:
     is_special: bool = False
     """Whether devices, set-uid and set-gid bits and `security.*` attributes are created."""
     advance: Callable[[int], None] = lambda count: None
-    """Called with bytes that were written."""
+    """Called with bytes of files that are in the target, holes included."""
     result: Extracted = field(default_factory=Extracted)
     _links: dict[tuple[str, int], tuple[int, str]] = field(default_factory=dict)
     _is_root: bool = field(default_factory=lambda: os.geteuid() == 0)
@@ -90,7 +90,7 @@ class Extraction:
         try:
             if _exists(parent, name):
                 raise UsageError(f"{shown} exists: name another target, or remove it")
-            self._extract(file, parent, name, 0)
+            self._extract(file, parent, name, Ancestors())
         except OSError as exc:
             raise TargetFailed(f"cannot write {shown}: {exc.strerror}") from exc
         finally:
@@ -100,13 +100,13 @@ class Extraction:
             self._held.clear()
             self._links.clear()
 
-    def _extract(self, file: File, parent: int, name: str, depth: int) -> None:
+    def _extract(self, file: File, parent: int, name: str, above: Ancestors) -> None:
         """Extract a file; one that cannot be extracted is added to the files left out."""
         try:
             if file.entry.defect is not None:
                 raise Ignored(file.entry.defect)
             if file.is_directory:
-                self._directory(file, parent, name, depth)
+                self._directory(file, parent, name, above)
             else:
                 self._file(file, parent, name)
                 self.result.files += 1
@@ -119,15 +119,16 @@ class Extraction:
                 raise
             self.result.left_out.add(file.path, Ignored(f"not created: {exc.strerror}"))
 
-    def _directory(self, file: File, parent: int, name: str, depth: int) -> None:
-        if depth == _MAX_DEPTH:
+    def _directory(self, file: File, parent: int, name: str, above: Ancestors) -> None:
+        if len(above) == _MAX_DEPTH:
             raise Ignored(f"more than {_MAX_DEPTH} directories deep")
+        below = above.with_directory(file)
         os.mkdir(name, 0o700, dir_fd=parent)
         opened = os.open(name, _DIRECTORY, dir_fd=parent)
         try:
             try:
                 for child in self.tree.entries(file):
-                    self._extract(child, opened, child.entry.name, depth + 1)
+                    self._extract(child, opened, child.entry.name, below)
             finally:
                 self._attributes(file, opened)
             self.result.directories += 1
@@ -143,6 +144,7 @@ class Extraction:
         if entry.links > 1 and key in self._links:
             source, known = self._links[key]
             os.link(known, name, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
+            self.advance(entry.size if entry.kind is Kind.FILE else 0)
             return
         with _temporary(parent, name) as temporary:
             self._create(file, parent, temporary)
@@ -183,13 +185,16 @@ class Extraction:
 
     def _content(self, file: File, opened: int) -> None:
         """Write the parts that are not holes."""
+        holes = file.entry.size
         for offset, data in file.parts():
             rest = memoryview(data)
             while rest:
                 count = os.pwrite(opened, rest, offset)
                 offset, rest = offset + count, rest[count:]
                 self.advance(count)
+                holes -= count
         os.ftruncate(opened, file.entry.size)
+        self.advance(max(holes, 0))
         self.result.bytes += file.entry.size
 
     def _attributes(self, file: File, opened: int) -> None:

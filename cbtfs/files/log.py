@@ -12,7 +12,7 @@ from cbtfs.errors import CbtfsError, PointNotFound
 from cbtfs.files.history import Part, Sighting, Version, versions
 from cbtfs.files.jbd2.refusal import ReplayRefused
 from cbtfs.files.jbd2.superblock import SUPERBLOCK, SUPERBLOCK_BYTES, Superblock, parse_superblock
-from cbtfs.files.point import open_file_system
+from cbtfs.files.parsing import open_file_system
 from cbtfs.files.protocol import MAX_READ_BYTES, Entry, FileSystem, GuestFileMissing, Kind
 from cbtfs.files.volume_at import VolumeAt
 from cbtfs.files.volumes import volumes_of

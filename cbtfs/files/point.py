@@ -1,40 +1,41 @@
 """The files of a restore point: its volumes, placed as in the guest."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
-from importlib.util import find_spec
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Final
 
 from cbtfs.core.filenames import RAW, disk_names
 from cbtfs.core.ids import PointId
 from cbtfs.core.manifest import Manifest
 from cbtfs.core.names import printable
-from cbtfs.errors import CbtfsError
-from cbtfs.files.engine_parse.engine import CALL_SECONDS, ParsedFileSystem
+from cbtfs.errors import CbtfsError, PointNotFound, UsageError
+from cbtfs.files.engine_parse.engine import CALL_SECONDS
+from cbtfs.files.engines import Engines, Opener, merged
+from cbtfs.files.parsing import PARSERS
 from cbtfs.files.placing import Identity, Placement, identities, place
-from cbtfs.files.probe.find import probe
-from cbtfs.files.probe.values import Kind, State
-from cbtfs.files.protocol import FileSystem, FileSystemUnsupported
+from cbtfs.files.probe.values import Kind
+from cbtfs.files.protocol import (
+    EngineFailed,
+    FileSystem,
+    FileSystemUnsupported,
+    GuestFileMissing,
+)
 from cbtfs.files.protocol import Kind as FileKind
 from cbtfs.files.tree import GuestTree
-from cbtfs.files.volumes import Volume, Volumes, volumes_of
+from cbtfs.files.volumes import Nothing, Volume, Volumes, volumes_of
 from cbtfs.reader import Disk, Reader
 from cbtfs.store.repository import Repository
 from cbtfs.volumes.slices import NamedDisk
 
-PARSERS: Final[Mapping[Kind, str]] = {
-    **dict.fromkeys((Kind.EXT2, Kind.EXT3, Kind.EXT4), "ext"),
-    Kind.NTFS: "ntfs",
-}
-"""Parsers of the engine `parse` by the content of a volume."""
-_MODULES: Final = {"ntfs": "pyfsntfs"}
-"""Modules of the extra `files`, by the parser that needs them."""
 _FSTAB: Final = "/etc/fstab"
 _WINDOWS: Final = "/Windows"
 _MAX_FSTAB: Final = 1 << 18
-_AS_IT_IS: Final = "its journal is not replayed, so the last changes may be missing"
-_LINUX: Final = frozenset({Kind.EXT2, Kind.EXT3, Kind.EXT4, Kind.XFS})
+_MAX_SUBVOLUMES: Final = 64
+_LINUX: Final = frozenset({Kind.EXT2, Kind.EXT3, Kind.EXT4, Kind.XFS, Kind.BTRFS})
+_ROOTS: Final = _LINUX | {Kind.NTFS}
+"""Contents that can have an operating system."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,10 @@ class PointFiles:
 
 @contextmanager
 def open_files(
-    repository: Repository, manifest: Manifest, volume: str | None
+    repository: Repository,
+    manifest: Manifest,
+    volume: str | None,
+    engines: Engines = Engines(),  # noqa: B008 - it is frozen
 ) -> Iterator[PointFiles]:
     """Open the files of a point, which is kept until the end of the block.
 
@@ -65,62 +69,43 @@ def open_files(
     """
     with (
         repository.points.leased(manifest.point),
-        point_files(Reader(repository), manifest, volume) as files,
+        point_files(Reader(repository), manifest, volume, engines) as files,
     ):
         yield files
 
 
 @contextmanager
 def point_files(
-    reader: Reader, manifest: Manifest, volume: str | None, *, seconds: float = CALL_SECONDS
+    reader: Reader,
+    manifest: Manifest,
+    volume: str | None,
+    engines: Engines = Engines(),  # noqa: B008 - it is frozen
+    *,
+    seconds: float = CALL_SECONDS,
 ) -> Iterator[PointFiles]:
     """Open the files of a point, which the caller has leased; see open_files().
 
-    *seconds*: longest time that an engine may compute for one call.
+    *seconds*: longest time that the engine parse may compute for one call.
     """
     with ExitStack() as stack:
         volumes = volumes_of(reader, manifest)
-        opened = _Opened(seconds)
-        stack.callback(opened.close)
+        opener = Opener(engines, manifest, seconds)
+        stack.callback(opener.close)
         if volume is not None:
             placement = Placement()
-            places = {"/": volumes.named(volume)}
+            places = {"/": opener.named(volumes, volume)}
         else:
-            placement = _placed(reader, manifest, volumes, opened)
-            places = {path: volumes.named(at.volume) for path, at in placement.places.items()}
+            placement, places = _placed(reader, manifest, volumes, opener)
         disks = [reader.disk(record) for record in manifest.disks]
         yield PointFiles(
-            manifest.point, GuestTree(places, opened), volumes, placement, places, disks
+            manifest.point, GuestTree(places, opener), volumes, placement, places, disks
         )
 
 
-class _Opened:
-    """File systems of a point, each opened once."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._opened: dict[str, FileSystem] = {}
-
-    def __call__(self, volume: Volume) -> FileSystem:
-        file_system = self._opened.get(volume.name)
-        if file_system is None:
-            file_system = self._opened[volume.name] = open_file_system(volume, self._seconds)
-        return file_system
-
-    def close(self) -> None:
-        """End all engines."""
-        for file_system in self._opened.values():
-            file_system.close()
-        self._opened.clear()
-
-
 def _placed(
-    reader: Reader,
-    manifest: Manifest,
-    volumes: Volumes,
-    open_volume: Callable[[Volume], FileSystem],
-) -> Placement:
-    """Return the volumes by the paths where the guest mounts them."""
+    reader: Reader, manifest: Manifest, volumes: Volumes, opener: Opener
+) -> tuple[Placement, dict[str, Volume]]:
+    """Return the placement, and the volumes by the paths where the guest mounts them."""
     names = disk_names(manifest.disks)
     disks = [
         NamedDisk(number, name.removesuffix(RAW), reader.disk(disk))
@@ -128,59 +113,92 @@ def _placed(
         if disk.kind == "disk"
     ]
     known = identities([(volume.name, volume.source) for volume in volumes.shown], disks)
-    fstabs: dict[str, str] = {}
-    windows: list[str] = []
-    for identity in known:
-        if identity.kind in PARSERS:
-            # A volume that cannot be opened has its error when its files are accessed.
-            with suppress(CbtfsError):
-                _look(identity, open_volume(volumes.named(identity.name)), fstabs, windows)
-    placement = place(known, fstabs, windows)
+    systems = _Systems()
+    is_sufficient = False
+    if opener.is_parsing:
+        for identity in known:
+            if identity.kind in PARSERS:
+                # A volume that cannot be opened has its error when its files are accessed.
+                with suppress(CbtfsError):
+                    systems.look(identity, opener.parsed(volumes.named(identity.name)))
+        is_sufficient = bool(systems.fstabs or systems.windows)
+    notes: list[str] = []
+    may_find_more = opener.may_find_more(volumes, [identity.kind for identity in known])
+    if not is_sufficient and (may_find_more or not opener.is_parsing):
+        try:
+            known = merged(known, opener.appliance().volumes)
+        except (UsageError, EngineFailed) as exc:
+            if not opener.is_parsing:
+                raise
+            notes.append(str(exc))
+        else:
+            for identity in known:
+                if identity.kind in _ROOTS:
+                    with suppress(CbtfsError):
+                        systems.look(identity, opener(_volume(volumes, identity.name)))
+                    if identity.kind is Kind.BTRFS and identity.name not in systems.fstabs:
+                        with suppress(CbtfsError):
+                            top = _volume(volumes, identity.name, top=True)
+                            systems.look_below(identity, opener(top))
+    placement = place(known, systems.fstabs, systems.windows)
+    placement.notes += notes
     if not placement.places:
         contents = ", ".join(f"{identity.name} ({identity.kind})" for identity in known)
-        raise FileSystemUnsupported(f"no volume of this point has files: {printable(contents)}")
-    return placement
-
-
-def _look(
-    identity: Identity, file_system: FileSystem, fstabs: dict[str, str], windows: list[str]
-) -> None:
-    """Add the `fstab` of a volume, or its name if it has a Windows."""
-    if identity.kind in _LINUX:
-        if file_system.stat(_FSTAB).kind is FileKind.FILE:
-            text = file_system.read(_FSTAB, 0, _MAX_FSTAB)
-            fstabs[identity.name] = text.decode("utf-8", "surrogateescape")
-    elif file_system.stat(_WINDOWS).kind is FileKind.DIRECTORY:
-        windows.append(identity.name)
-
-
-def open_file_system(volume: Volume, seconds: float = CALL_SECONDS) -> FileSystem:
-    """Open the file system of a volume.
-
-    Raises:
-        FileSystemUnsupported: no engine can read it.
-        FileSystemDamaged: it is damaged.
-    """
-    probed = probe(volume.source)
-    kind = probed.kind
-    parser = PARSERS.get(kind)
-    if parser is None:
+        reason = "".join(f"; {note}" for note in notes)
         raise FileSystemUnsupported(
-            f"volume {volume.name} has {kind}, which the engine parse does not read"
+            f"no volume of this point has files: {printable(contents)}{reason}"
         )
-    module = _MODULES.get(parser)
-    if module is not None and find_spec(module) is None:
-        raise FileSystemUnsupported(
-            f"volume {volume.name} has {kind}: install cbtfs with the extra 'files': "
-            "pip install 'cbtfs[files]'"
-        )
+    if is_sufficient and may_find_more and placement.notes:
+        placement.notes.append("--engine appliance can find more volumes")
+    places = {
+        path: _volume(volumes, at.volume, at.subvolume) for path, at in placement.places.items()
+    }
+    return placement, places
+
+
+def _volume(volumes: Volumes, name: str, subvolume: str = "", *, top: bool = False) -> Volume:
+    """Return a volume, or a subvolume of it; one that is no slice has no bytes here."""
     try:
-        file_system = ParsedFileSystem(volume.source, parser, seconds)
-        if kind is Kind.NTFS and probed.state is not State.CLEAN:
-            file_system.notes = [*file_system.notes, f"{_AS_IT_IS}: {probed.detail}"]
-        return file_system
-    except CbtfsError as exc:
-        raise type(exc)(f"volume {volume.name}: {exc}") from exc
+        volume = volumes.named(name)
+    except PointNotFound:
+        volume = Volume(name, Nothing())
+    if subvolume or top:
+        subvolume = subvolume.strip("/")
+        shown = f"{name}[/{subvolume}]"
+        return replace(volume, name=shown, device=name, subvolume=subvolume)
+    return volume
+
+
+@dataclass
+class _Systems:
+    """Operating systems on the volumes of a point."""
+
+    fstabs: dict[str, str] = field(default_factory=dict)
+    """Text of `/etc/fstab` by volume."""
+    windows: list[str] = field(default_factory=list)
+    """Volumes that have a Windows."""
+
+    def look(self, identity: Identity, file_system: FileSystem) -> None:
+        """Add the `fstab` of a volume, or its name if it has a Windows."""
+        if identity.kind not in _LINUX:
+            if file_system.stat(_WINDOWS).kind is FileKind.DIRECTORY:
+                self.windows.append(identity.name)
+        elif file_system.stat(_FSTAB).kind is FileKind.FILE:
+            self.fstabs[identity.name] = _text(file_system, _FSTAB)
+
+    def look_below(self, identity: Identity, file_system: FileSystem) -> None:
+        """Add the `fstab` of a volume that is in one of its first directories."""
+        entries = islice(file_system.entries("/"), _MAX_SUBVOLUMES)
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            with suppress(GuestFileMissing):
+                path = f"/{entry.name}{_FSTAB}"
+                if file_system.stat(path).kind is FileKind.FILE:
+                    self.fstabs[identity.name] = _text(file_system, path)
+                    return
+
+
+def _text(file_system: FileSystem, path: str) -> str:
+    return file_system.read(path, 0, _MAX_FSTAB).decode("utf-8", "surrogateescape")
 
 
 def unplaced(placement: Placement) -> Sequence[str]:

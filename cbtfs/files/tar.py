@@ -81,6 +81,7 @@ class Archive:
             info.devmajor, info.devminor = entry.device
         elif entry.links > 1 and key in self._links:
             info.type, info.linkname = tarfile.LNKTYPE, self._links[key]
+            self.advance(entry.size if entry.kind is Kind.FILE else 0)
         elif entry.kind is Kind.FILE:
             self._file(file, info)
             if entry.links > 1:
@@ -104,7 +105,7 @@ class Archive:
             sparse = _sparse_map(parts, info)
         self._header(info)
         self.stream.write(sparse)
-        written = len(sparse)
+        written, holes = len(sparse), file.entry.size
         try:
             for offset, data in file.parts():
                 if not sparse:
@@ -112,9 +113,11 @@ class Archive:
                 self.stream.write(data)
                 self.advance(len(data))
                 written += len(data)
+                holes -= len(data)
         finally:
             written += self._zeros(info.size - written)
             self._zeros(-written % tarfile.BLOCKSIZE)
+        self.advance(max(holes, 0))
         self.result.files += 1
         self.result.bytes += file.entry.size
 

@@ -16,7 +16,7 @@ from cbtfs.files.protocol import (
     GuestFileMissing,
     Kind,
 )
-from cbtfs.files.volumes import Volume
+from cbtfs.files.volumes import Nothing, Volume
 
 _MAX_LINKS: Final = 40
 """Links that the path of one file may contain, as in Linux."""
@@ -203,18 +203,7 @@ class GuestTree:
         return file_system
 
 
-@dataclass(frozen=True, slots=True)
-class _Nothing:
-    """The content of no volume."""
-
-    size: int = 0
-
-    def read(self, offset: int, length: int) -> bytes:
-        """Return no bytes."""
-        return b""
-
-
-_NO_VOLUME: Final = Volume("", _Nothing())
+_NO_VOLUME: Final = Volume("", Nothing())
 
 
 def _directory(name: str) -> Entry:

@@ -40,12 +40,30 @@ class SliceSource:
 
 
 @dataclass(frozen=True, slots=True)
+class Nothing:
+    """The content of a volume that only an appliance has."""
+
+    size: int = 0
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return no bytes."""
+        return b""
+
+
+@dataclass(frozen=True, slots=True)
 class Volume:
     """A volume that can have a file system."""
 
     name: str
-    """As the mount names it below `slices`, without its suffix: "root.p1", "vg0/data", "root"."""
+    """As the mount names it below `slices`, without its suffix: "root.p1", "vg0/data", "root".
+
+    A subvolume has it in brackets, as findmnt shows it: "root.p2[/home]".
+    """
     source: Source
+    device: str = ""
+    """Name of the volume that has the subvolume; empty for a whole volume."""
+    subvolume: str | None = None
+    """Subvolume of a btrfs; empty for its top, None for the guest's default."""
 
 
 @dataclass(frozen=True, slots=True)

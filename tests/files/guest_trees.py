@@ -21,11 +21,19 @@ SHAPES: Final = {
     "ext2": "-t ext2 -b 1024 -I 128",
 }
 """Options of mke2fs."""
+APPLIANCE_SHAPES: Final = {
+    "appliance-ext4": (64, "mke2fs -q -F -t ext4 -O fast_commit"),
+    "appliance-xfs": (300, "mkfs.xfs -q -m bigtime=1,rmapbt=1"),
+    "appliance-btrfs": (128, "mkfs.btrfs -q"),
+}
+"""MiB and command of file systems that the suite reads by the appliance."""
 MANY: Final = 1000
 """Files in the directory `many`, which has a hash tree."""
 _LARGE: Final = 5 << 30
 """Size of a sparse file, above 4 GiB."""
 _FRAGMENTS: Final = 40
+_BIG: Final = 1 << 24
+"""Files above this size are compared at their data only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +54,14 @@ class ImageSource:
 
 def make(image: Path, options: str, mib: int = 64) -> None:
     """Make an empty file system with these options of mke2fs."""
+    make_by(image, f"mke2fs -q -F {options}", mib)
+
+
+def make_by(image: Path, command: str, mib: int) -> None:
+    """Make an empty file system by a command that takes the image as its last argument."""
     with image.open("wb") as file:
         file.truncate(mib * MIB)
-    subprocess.run(["mke2fs", "-q", "-F", *options.split(), image], check=True)
+    subprocess.run([*command.split(), image], check=True, capture_output=True)
 
 
 @contextmanager
@@ -77,7 +90,7 @@ def fill(root: Path, many: int = MANY) -> None:
     os.link(root / "small", root / "second-name")
     os.mkfifo(root / "fifo")
     os.mknod(root / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
-    os.mknod(root / "disk", stat.S_IFBLK | 0o660, os.makedev(259, 300000))
+    os.mknod(root / "disk", stat.S_IFBLK | 0o660, os.makedev(259, 200_000))
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(root / "socket"))
     nested = root / "directory" / "in" / "another"
@@ -186,3 +199,40 @@ def attributes_of(path: Path) -> dict[str, bytes]:
     """Return the extended attributes of a file; links have none."""
     names = os.listxattr(path, follow_symlinks=False)
     return {name: os.getxattr(path, name, follow_symlinks=False) for name in names}
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A file system, and its files as the kernel shows them."""
+
+    image: Path
+    entries: dict[str, Entry]
+    attributes: dict[str, dict[str, bytes]]
+    targets: dict[str, str]
+    contents: dict[str, bytes]
+
+
+def write_tree(image: Path, *, is_busy: bool = False) -> Written:
+    """Fill the file system in *image*, and return what the kernel shows.
+
+    *is_busy*: the image is that of a file system in use, whose log needs a replay.
+    """
+    with mounted(image) as root:
+        fill(root)
+        entries = {path: expected(root, path) for path in paths_below(root)}
+        files = {path: root / path[1:] for path in entries}
+        attributes = {path: attributes_of(file) for path, file in files.items()}
+        links = [path for path, entry in entries.items() if entry.kind is Kind.LINK]
+        targets = {path: os.readlink(files[path]) for path in links}
+        contents = {
+            path: files[path].read_bytes()
+            for path, entry in entries.items()
+            if entry.kind is Kind.FILE and entry.size <= _BIG
+        }
+        if is_busy:
+            subprocess.run(["sync", "--file-system", root], check=True)
+            busy = image.with_suffix(".busy")
+            subprocess.run(["cp", "--sparse=always", image, busy], check=True)
+    if is_busy:
+        busy.rename(image)
+    return Written(image, entries, attributes, targets, contents)

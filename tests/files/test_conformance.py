@@ -1,31 +1,17 @@
 """Engines show what the kernel that wrote a file system shows: the suite of the protocol."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Final
 
 import pytest
 
 from cbtfs.core.extent import Extent
 from cbtfs.files.engine_parse.engine import ParsedFileSystem
 from cbtfs.files.protocol import FORMAT_OF_KIND, Entry, FileSystem, GuestFileMissing, Kind
-from tests.files.guest_trees import (
-    MANY,
-    SHAPES,
-    ImageSource,
-    attributes_of,
-    expected,
-    fill,
-    make,
-    mounted,
-    paths_below,
-)
+from tests.files.conftest import Machine
+from tests.files.guest_trees import APPLIANCE_SHAPES, MANY, SHAPES, ImageSource, make, write_tree
 
-pytestmark = pytest.mark.mounts
-
-BIG: Final = 1 << 24
-"""Files above this size are compared at their data only."""
+pytestmark = [pytest.mark.mounts, pytest.mark.limit(1800)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,27 +26,27 @@ class Guest:
     contents: dict[str, bytes]
 
 
-@pytest.fixture(scope="module", params=SHAPES)
+@pytest.fixture(scope="module", params=[*SHAPES, *APPLIANCE_SHAPES])
 def guest(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Guest]:
-    image = tmp_path_factory.mktemp("guest") / "image"
-    make(image, SHAPES[request.param])
-    with mounted(image) as root:
-        fill(root)
-        entries = {path: expected(root, path) for path in paths_below(root)}
-        attributes = {path: attributes_of(root / path[1:]) for path in entries}
-        files = {path: root / path[1:] for path in entries}
-        links = [path for path, entry in entries.items() if entry.kind is Kind.LINK]
-        targets = {path: os.readlink(files[path]) for path in links}
-        contents = {
-            path: files[path].read_bytes()
-            for path, entry in entries.items()
-            if entry.kind is Kind.FILE and entry.size <= BIG
-        }
-    source = ImageSource(image)
-    file_system = ParsedFileSystem(source, "ext")
-    yield Guest(file_system, source, entries, attributes, targets, contents)
+    if request.param in APPLIANCE_SHAPES:
+        machine: Machine = request.getfixturevalue("machine")
+        written = machine.written[request.param]
+        file_system: FileSystem = machine.appliance.open(request.param, 0)
+    else:
+        image = tmp_path_factory.mktemp("guest") / "image"
+        make(image, SHAPES[request.param])
+        written = write_tree(image)
+        file_system = ParsedFileSystem(ImageSource(image), "ext")
+    yield Guest(
+        file_system,
+        ImageSource(written.image),
+        written.entries,
+        written.attributes,
+        written.targets,
+        written.contents,
+    )
     file_system.close()
 
 

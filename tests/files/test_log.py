@@ -13,7 +13,7 @@ from cbtfs.core.manifest import Manifest
 from cbtfs.files import log
 from cbtfs.files.ext.replayed import ExtFileSystem
 from cbtfs.files.log import FileState, file_versions
-from cbtfs.files.point import open_file_system
+from cbtfs.files.parsing import open_file_system
 from cbtfs.files.protocol import FileSystem, GuestFileMissing
 from cbtfs.files.volumes import Volume, volumes_of
 from cbtfs.reader import Reader

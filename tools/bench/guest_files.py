@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
-from cbtfs.files.point import open_file_system
+from cbtfs.files.parsing import open_file_system
 from cbtfs.files.volumes import volumes_of
 from cbtfs.listing import points
 from cbtfs.reader import Reader

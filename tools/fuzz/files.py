@@ -1,9 +1,10 @@
-"""Fuzz targets for the parser of ext file systems, and for indexes of files."""
+"""Fuzz targets for the parsers of ext and FAT file systems, and for indexes of files."""
 
 import contextlib
 import os
 import subprocess
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,7 +14,9 @@ from cbtfs.core.extent import Extent
 from cbtfs.core.file_index import decode_header
 from cbtfs.core.ids import PointId
 from cbtfs.errors import DataCorrupt
+from cbtfs.files.engine_parse.child import Parser
 from cbtfs.files.ext.replayed import ExtFileSystem
+from cbtfs.files.fat.volume import FatFileSystem
 from cbtfs.files.index.build import empty_index
 from cbtfs.files.index.names import matches, search_for
 from cbtfs.files.protocol import (
@@ -23,6 +26,7 @@ from cbtfs.files.protocol import (
     GuestFileMissing,
     Kind,
 )
+from cbtfs.volumes.source import Source
 
 _ERRORS: Final = (FileSystemDamaged, FileSystemUnsupported, GuestFileMissing)
 _MAX_FILES: Final = 300
@@ -45,9 +49,19 @@ class _Volume:
 
 
 def read_ext(data: bytes) -> None:
-    """Read everything in a file system: no unexpected error, and nothing outside of its bounds."""
+    """Read everything in an ext file system."""
+    _read_all(data, ExtFileSystem)
+
+
+def read_fat(data: bytes) -> None:
+    """Read everything in a FAT file system."""
+    _read_all(data, FatFileSystem)
+
+
+def _read_all(data: bytes, open_file_system: Callable[[Source], Parser]) -> None:
+    """Read everything: no unexpected error, and nothing outside of its bounds."""
     with contextlib.suppress(*_ERRORS):
-        file_system = ExtFileSystem(_Volume(data))
+        file_system = open_file_system(_Volume(data))
         for areas in (None, [Extent(0, len(data))]):
             for folder in islice(file_system.scan(areas), _MAX_FILES):
                 assert len(folder.names) == len(folder.modes) == len(folder.modified)
@@ -60,7 +74,7 @@ def read_ext(data: bytes) -> None:
                 pending += _read(file_system, path, len(data))
 
 
-def _read(file_system: ExtFileSystem, path: str, size: int) -> list[str]:
+def _read(file_system: Parser, path: str, size: int) -> list[str]:
     """Read a file with all methods; return the paths of the files in it."""
     entry = file_system.stat(path)
     with contextlib.suppress(*_ERRORS):
@@ -76,7 +90,7 @@ def _read(file_system: ExtFileSystem, path: str, size: int) -> list[str]:
     return [f"{path.rstrip('/')}/{child.name}" for child in entries]
 
 
-def _read_content(file_system: ExtFileSystem, path: str, entry: Entry, size: int) -> None:
+def _read_content(file_system: Parser, path: str, entry: Entry, size: int) -> None:
     end = 0
     for extent in islice(file_system.extents(path), _MAX_EXTENTS):
         assert end <= extent.start < extent.end <= entry.size
@@ -135,3 +149,26 @@ def index_seeds() -> list[bytes]:
     """Return an index, and the names of a segment."""
     header = empty_index(PointId("0" * 32), DataCorrupt("damaged"))[0]
     return [header, b"/0:/etc\0hosts\0passwd\0/4:/ssh\0sshd.docx"]
+
+
+def fat_seeds() -> list[bytes]:
+    """Return two file systems: with entries of 12 and of 16 bits, and with long names."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        file = folder / "a long name.text"
+        file.write_bytes(b"content" * 300)
+        return [_fat(folder, file, "12", 128), _fat(folder, file, "16", 4200)]
+
+
+def _fat(folder: Path, file: Path, bits: str, sectors: int) -> bytes:
+    image = folder / "fat"
+    image.write_bytes(bytes(sectors * 512))
+    commands: list[list[str | Path]] = [
+        ["mkfs.vfat", "-F", bits, "-s", "1", "-r", "16", image],
+        ["mmd", "-i", image, "::/folder"],
+        ["mcopy", "-i", image, file, "::/folder/"],
+        ["mcopy", "-i", image, file, "::/SHORT"],
+    ]
+    for command in commands:
+        subprocess.run(command, check=True, capture_output=True)
+    return image.read_bytes().rstrip(b"\0")

@@ -357,6 +357,7 @@ def _seeds() -> dict[str, list[bytes]]:
         "probe": probe.seeds(),
         "ext": files.ext_seeds(),
         "file index": files.index_seeds(),
+        "fat": files.fat_seeds(),
         "words": [b"web 01/\xe2\x80\xae.raw", b"2026-01-01T00:00:00Z"],
     }
 
@@ -398,6 +399,7 @@ TARGETS: Final[dict[str, Target]] = {
     "probe": probe.find,
     "ext": files.read_ext,
     "file index": files.read_index,
+    "fat": files.read_fat,
     "words": _words,
     "nbd": _nbd,
     "nfc": nfc.read_nfc,

@@ -18,11 +18,13 @@ from cbtfs.cli.commands.files_log import log
 from cbtfs.cli.commands.files_search import search
 from cbtfs.cli.options.arguments import LOCAL, Json, TimeZone, example
 from cbtfs.cli.options.context import repository_path
+from cbtfs.cli.options.engines import AUTO, EngineName, KeyFiles, engines
 from cbtfs.cli.report.output import emit, emit_items, note, print_lines, print_table
 from cbtfs.errors import UsageError
 
 if TYPE_CHECKING:
     from cbtfs.cli.report.documents import Document
+    from cbtfs.files.engines import Engines
     from cbtfs.files.point import PointFiles
     from cbtfs.files.tree import GuestTree
     from cbtfs.listing import Point
@@ -84,7 +86,8 @@ def _files() -> None:
 
     No root, no mount and no kernel of this machine is involved: a parser in a sandbox reads the
     file system. A journal is replayed in memory; a file system that is not consistent is refused,
-    because it could lack files.
+    because it could lack files. A small VM reads file systems that the parser refuses, if
+    libguestfs is installed; see --engine.
     """
 
 
@@ -125,7 +128,7 @@ def _split(location: str) -> tuple[str, str]:
 
 @contextmanager
 def _open(
-    context: typer.Context, location: str, volume: str | None, time_zone: str
+    context: typer.Context, location: str, volume: str | None, time_zone: str, engines: Engines
 ) -> Iterator[_Opened]:
     from cbtfs.cli.report.guest_files import note_file_systems
     from cbtfs.cli.report.names import find_and_say
@@ -137,7 +140,7 @@ def _open(
     clock = current_clock(time_zone)
     with reading(repository_path(context)) as repository:
         point = find_and_say(repository, spec, clock)
-        with open_files(repository, point.manifest, volume) as files:
+        with open_files(repository, point.manifest, volume, engines) as files:
             notes = unplaced(files.placement)
             yield _Opened(point, files, path, notes)
             for text in notes:
@@ -149,6 +152,8 @@ def ls(
     context: typer.Context,
     location: Location,
     volume: VolumeName = None,
+    engine: EngineName = AUTO,
+    key_file: KeyFiles = None,
     time_zone: TimeZone = LOCAL,
     json: Json = False,
 ) -> None:
@@ -159,7 +164,8 @@ def ls(
     """
     from cbtfs.cli.report.guest_files import of_file, row
 
-    with _open(context, location, volume, time_zone) as opened:
+    chosen = engines(context, engine, key_file)
+    with _open(context, location, volume, time_zone, chosen) as opened:
         file = opened.tree.find(opened.path, follows=opened.path.endswith("/"))
         files = list(opened.tree.entries(file)) if file.is_directory else [file]
         if json:
@@ -173,6 +179,8 @@ def stat(
     context: typer.Context,
     location: Location,
     volume: VolumeName = None,
+    engine: EngineName = AUTO,
+    key_file: KeyFiles = None,
     time_zone: TimeZone = LOCAL,
     json: Json = False,
 ) -> None:
@@ -183,7 +191,8 @@ def stat(
     """
     from cbtfs.cli.report.guest_files import of_file
 
-    with _open(context, location, volume, time_zone) as opened:
+    chosen = engines(context, engine, key_file)
+    with _open(context, location, volume, time_zone, chosen) as opened:
         file = opened.tree.find(opened.path)
         is_link = file.entry.kind.value == "link"
         facts = {
@@ -203,6 +212,8 @@ def cat(
     context: typer.Context,
     location: Location,
     volume: VolumeName = None,
+    engine: EngineName = AUTO,
+    key_file: KeyFiles = None,
     time_zone: TimeZone = LOCAL,
     json: Json = False,
 ) -> None:
@@ -213,7 +224,8 @@ def cat(
     """
     from cbtfs.files.content import write_content
 
-    with _open(context, location, volume, time_zone) as opened:
+    chosen = engines(context, engine, key_file)
+    with _open(context, location, volume, time_zone, chosen) as opened:
         file = opened.tree.find(opened.path, follows=True)
         if file.entry.kind.value != "file":
             raise UsageError(f"{file.path} is a {file.entry.kind.value}: name a file")
@@ -267,6 +279,8 @@ def find(
         typer.Option("--print0", help="Print paths as they are, each with a zero byte behind it."),
     ] = False,
     volume: VolumeName = None,
+    engine: EngineName = AUTO,
+    key_file: KeyFiles = None,
     time_zone: TimeZone = LOCAL,
     json: Json = False,
 ) -> None:
@@ -302,7 +316,8 @@ def find(
         raise UsageError("find takes POINT:/PATH and at most one PATTERN, or --in VM and PATTERN")
     location, pattern = words[0], next(iter(words[1:]), None)
     left_out = LeftOut()
-    with _open(context, location, volume, time_zone) as opened:
+    chosen = engines(context, engine, key_file)
+    with _open(context, location, volume, time_zone, chosen) as opened:
         top = opened.tree.find(opened.path, follows=opened.path.endswith("/"))
         if json:
             emit_items(map(of_file, matching(walk(opened.tree, top, left_out), pattern)))
@@ -337,6 +352,8 @@ def extract(
         ),
     ] = False,
     volume: VolumeName = None,
+    engine: EngineName = AUTO,
+    key_file: KeyFiles = None,
     time_zone: TimeZone = LOCAL,
     json: Json = False,
 ) -> None:
@@ -361,10 +378,11 @@ def extract(
         raise UsageError(f"TARGET is missing behind {target}: name a directory, a new name or -")
     for location in locations:
         _split(location)
+    chosen = engines(context, engine, key_file)
     documents, result = extract_all(
         locations,
         target,
-        lambda location: _open(context, location, volume, time_zone),
+        lambda location: _open(context, location, volume, time_zone, chosen),
         is_special=special,
         is_quiet=json,
     )

@@ -109,6 +109,10 @@ def load_parser(kind: str) -> Callable[[Source], Parser]:
         from cbtfs.files.yal.volume import YalVolume
 
         return lambda source: YalVolume(source, Ntfs())
+    if kind == "fat":
+        from cbtfs.files.fat.volume import FatFileSystem
+
+        return FatFileSystem
     from cbtfs.files.ext.replayed import ExtFileSystem
 
     return ExtFileSystem
