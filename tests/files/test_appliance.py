@@ -76,7 +76,7 @@ def test_hard_links_of_a_subvolume_are_one_file(run: Run, tmp_path: Path) -> Non
     ("volume", "path", "content"),
     [
         ("vg0/thin", "/page", "thin"),
-        ("array", "/mirrored", "twice"),
+        ("md127", "/mirrored", "twice"),
         ("root.p1", "/@home/letter", "Dear Bob"),
     ],
 )
