@@ -17,7 +17,7 @@ MIB: Final = 1 << 20
 SHAPES: Final = {
     "ext4": "-t ext4 -b 4096",
     "ext4-1k-inline": "-t ext4 -b 1024 -I 512 -O inline_data,ea_inode,metadata_csum",
-    "ext4-32bit": "-t ext4 -b 2048 -O ^64bit,^metadata_csum,meta_bg,^resize_inode",
+    "ext4-32bit": "-t ext4 -b 2048 -O ^64bit,^has_journal,^metadata_csum,meta_bg,^resize_inode",
     "ext2": "-t ext2 -b 1024 -I 128",
 }
 """Options of mke2fs."""
