@@ -1,4 +1,4 @@
-"""Play histories of the model: `python -m tools.model`."""
+"""Check the model: `python -m tools.model`."""
 
 import argparse
 import sys
@@ -6,43 +6,82 @@ from collections import Counter
 from collections.abc import Sequence
 
 from tools.model.history import History, Shape
-from tools.model.rules import Rule, Rules
+from tools.model.rules import ABOUT, Rule, Rules
+from tools.model.search import search
+from tools.model.shortcuts import SHORTCUTS
+from tools.model.worlds import WORLDS
 
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.model", description=__doc__)
-    parser.add_argument("--histories", type=int, default=300, help="number of seeds")
-    parser.add_argument("--seed", type=int, default=0, help="first seed")
+    parser.add_argument("--histories", type=int, default=100, help="number of random histories")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first history")
     parser.add_argument("--prunes", type=int, default=2, help="largest number of prunes at once")
     parser.add_argument("--steps", type=int, default=Shape().steps, help="steps of a history")
-    parser.add_argument("--without", action="append", default=[], type=Rule, metavar="RULE")
-    parser.add_argument("--shortcuts", action="store_true", help="omit each rule in turn")
-    parser.add_argument("--trace", action="store_true", help="print the changes of one history")
+    parser.add_argument(
+        "--without",
+        action="append",
+        default=[],
+        type=Rule,
+        choices=list(Rule),
+        metavar="RULE",
+        help="omit this rule; repeatable",
+    )
+    parser.add_argument("--trace", action="store_true", help="print the changes of the histories")
+    parser.add_argument(
+        "--world", action="append", choices=WORLDS, help="search this small world; repeatable"
+    )
+    parser.add_argument("--states", type=int, default=1_000_000, help="states of a search")
+    parser.add_argument("--shortcuts", action="store_true", help="show the need for each rule")
+    parser.add_argument("--rules", action="store_true", help="list the rules")
     options = parser.parse_args(arguments)
-    shape = Shape(options.prunes, options.steps)
-    if options.shortcuts:
-        for rule in Rule:
-            _report(options, shape, [rule])
+    if options.rules:
+        for rule, about in ABOUT.items():
+            print(f"{rule:26} {about}")
         return 0
-    return _report(options, shape, options.without)
+    if options.shortcuts:
+        return _try_shortcuts()
+    if options.world:
+        return _search_worlds(options)
+    return _play_histories(options)
 
 
-def _report(options: argparse.Namespace, shape: Shape, without: Sequence[Rule]) -> int:
-    rules = Rules(without)
-    lost = 0
+def _play_histories(options: argparse.Namespace) -> int:
+    rules, shape = Rules(options.without), Shape(options.prunes, options.steps)
     counts: Counter[str] = Counter()
-    first = ""
+    losses = []
     for seed in range(options.seed, options.seed + options.histories):
         played = History(seed, rules, shape, print if options.trace else None).play()
         counts += played.counts
         if played.loss is not None:
-            lost += 1
-            first = first or f"; seed {seed}: {played.loss}"
-    name = ", ".join(without) or "all rules"
-    print(f"{name:26} {lost:5} of {options.histories} lost{first}", flush=True)
-    if not without:
-        print(", ".join(f"{count} {what}" for what, count in sorted(counts.items())))
-    return 1 if lost else 0
+            losses.append(f"seed {seed}: {played.loss}")
+    print(f"{len(losses)} of {options.histories} histories lost a point")
+    for loss in losses[:1]:
+        print(loss)
+    print(", ".join(f"{what} {count}" for what, count in sorted(counts.items())))
+    return 1 if losses else 0
+
+
+def _search_worlds(options: argparse.Namespace) -> int:
+    is_lost = False
+    for name in options.world:
+        result = search(WORLDS[name](), Rules(options.without), options.states)
+        extent = "complete" if result.is_complete else "not complete"
+        print(f"{name:20} {result.states:9} states, {extent}: {result.loss or 'no loss'}")
+        for step in result.steps:
+            print(f"    {step}")
+        is_lost |= result.loss is not None
+    return 1 if is_lost else 0
+
+
+def _try_shortcuts() -> int:
+    unknown = False
+    for shortcut in SHORTCUTS:
+        loss = shortcut.loss()
+        names = ", ".join(shortcut.rules)
+        print(f"without {names:28} {loss or 'no loss was found'}", flush=True)
+        unknown |= loss is None
+    return 1 if unknown else 0
 
 
 if __name__ == "__main__":

@@ -89,17 +89,17 @@ def reuse_with_fault() -> Setting:
 
 def lost_candidates() -> Setting:
     """Requests for candidates and verdicts fail."""
-    return replace(_reuse(), faults=2, fault_prefix=Prefix.PRUNES)
+    return replace(_reuse(), faults=1, fault_prefix=Prefix.PRUNES)
 
 
 def late_commit() -> Setting:
     """Requests for manifests and tombstones fail or arrive late."""
-    return replace(_reuse(), faults=2, fault_prefix=Prefix.POINTS)
+    return replace(_reuse(), faults=1, fault_prefix=Prefix.POINTS)
 
 
 def lost_intent() -> Setting:
     """Requests for intents fail or arrive late."""
-    return replace(_reuse(), faults=2, fault_prefix=Prefix.INTENTS)
+    return replace(_reuse(), faults=1, fault_prefix=Prefix.INTENTS)
 
 
 def reuse_with_death() -> Setting:

@@ -69,7 +69,15 @@ def prune(actor: Actor, *, patience: int = 6) -> Program[None]:
         yield from create(actor, key, value)
     else:
         yield Create(key, value)
-    yield from finish(actor, me, candidates, early_intents, patience=patience, is_own=True)
+    yield from finish(
+        actor,
+        me,
+        candidates,
+        early_intents,
+        patience=patience,
+        is_own=True,
+        early_users=early_users,
+    )
 
 
 def finish(
@@ -80,9 +88,11 @@ def finish(
     *,
     patience: int,
     is_own: bool = False,
+    early_users: frozenset[int] | None = None,
 ) -> Program[None]:
     """Complete a prune whose candidates exist, also one that another process has begun."""
-    early_users = yield from _early_users(actor)
+    if early_users is None:
+        early_users = yield from _early_users(actor)
     if Rule.WAIT_FOR_INTENTS in actor.rules and (is_own or Rule.ADOPT_WAITS in actor.rules):
         for run in (yield from _intents()) if intents is None else intents:
             yield from _wait(actor, run, patience)
