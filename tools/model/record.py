@@ -56,6 +56,10 @@ class Record:
         self.readers[hold] = reader
         self.version += 1
 
+    def renewed(self) -> None:
+        """Note that a reader counts on its hold for longer."""
+        self.version += 1
+
     def fingerprint(self) -> Hashable:
         """Return a value that is equal for equal promises."""
         parts = self.roots.items(), self.forgets.items(), self.restores.items(), self.pins.items()

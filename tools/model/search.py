@@ -30,6 +30,12 @@ from tools.model.requests import (
 from tools.model.rules import Rule, Rules
 from tools.model.store import Key, Prefix, Store, Value
 
+_PAUSE = 0.03
+"""Probability that hours may pass in a step of a sample."""
+
+_STICKY = (0.5, 0.7, 0.9)
+"""Probability that the same program continues, for each play of a sample."""
+
 Start: TypeAlias = Callable[[Actor], Program[None]]
 
 
@@ -60,6 +66,8 @@ class Setting:
     pauses: int = 0
     """Number of times that *pause_hours* pass."""
     pause_hours: float = 0.0
+    offset_hours: float = 0.0
+    """How far the clock of each machine is ahead of that of the machine before it."""
 
 
 @dataclass(slots=True)
@@ -105,7 +113,7 @@ class _World:
         for number, start in enumerate(setting.programs, 1):
             actor = Actor(
                 number,
-                Machine(self.clock),
+                Machine(self.clock, offset=number * setting.offset_hours),
                 rules,
                 setting.forest,
                 self._record,
@@ -294,22 +302,30 @@ def _describe(
 
 
 def sample(setting: Setting, rules: Rules, walks: int, seed: int = 0) -> Searched:
-    """Play a world *walks* times in random orders, or until the first loss."""
-    rnd = random.Random(seed)
+    """Play a world in the random orders of *walks* seeds, or until the first loss."""
     result = Searched(is_complete=False)
     everything = frozenset(Prefix)
-    for _ in range(walks):
+    for number in range(seed, seed + walks):
+        rnd = random.Random(number)
         world = _World(setting, rules, set(everything))
         path: list[Step] = []
+        sticky = rnd.choice(_STICKY)
         try:
             while steps := world.steps():
-                # Programs run for some time before another one continues.
-                same = [step for step in steps if path and step[1] == path[-1][1]]
-                path.append(rnd.choice(same if same and rnd.random() < 0.7 else steps))
+                path.append(_next(rnd, steps, path, sticky))
                 result.states += 1
                 world.take(path[-1])
         except Loss as exc:
-            result.loss = str(exc)
+            result.loss = f"seed {number}: {exc}"
             result.steps = _describe(setting, rules, path, everything)
             return result
     return result
+
+
+def _next(rnd: random.Random, steps: list[Step], path: list[Step], sticky: float) -> Step:
+    """Choose a step: rarely hours pass; a program runs for some time before another one does."""
+    programs = [step for step in steps if step[0] != "pause"]
+    if len(programs) < len(steps) and rnd.random() < _PAUSE:
+        return steps[-1]
+    same = [step for step in programs if path and step[1] == path[-1][1]]
+    return rnd.choice(same if same and rnd.random() < sticky else programs or steps)

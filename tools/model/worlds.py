@@ -148,10 +148,23 @@ def hold() -> Setting:
     return replace(setting, pauses=2, pause_hours=12.5)
 
 
+def hold_and_wrong_clock() -> Setting:
+    """The clock of the prune is days ahead of that of the reader."""
+    setting = _used(partial(mount, rounds=1, is_reading=False), _forget_then_prune)
+    return replace(setting, offset_hours=100.0)
+
+
 def hold_and_late_renewal() -> Setting:
     """Renewals of a hold lose their replies."""
-    setting = _used(partial(mount, rounds=1, is_reading=False), _forget_then_prune)
-    return replace(setting, pauses=2, pause_hours=12.5, faults=1, fault_prefix=Prefix.BEATS)
+    setting = _used(partial(mount, rounds=1, pauses=10, is_reading=False), _forget_then_prune)
+    return replace(
+        setting,
+        pauses=2,
+        pause_hours=12.5,
+        faults=1,
+        fault_prefix=Prefix.BEATS,
+        fates=(Fate.REPLY_LOST,),
+    )
 
 
 def _forget_then_prune(actor: Actor) -> Program[None]:
@@ -337,6 +350,7 @@ WORLDS: Final[dict[str, Callable[[], Setting]]] = {
     "pin": pin,
     "pin-fault": pin_with_fault,
     "hold": hold,
+    "hold-clock": hold_and_wrong_clock,
     "hold-renewal": hold_and_late_renewal,
     "two-copies": two_copies,
     "two-prunes": two_prunes,

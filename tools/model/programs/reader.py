@@ -32,13 +32,14 @@ def overlay(actor: Actor, *, pauses: int = 12) -> Program[None]:
         is_listed = True
     if is_listed:
         actor.record.pinned(pin, living[commit])
-        for _ in range(pauses):
-            yield Pause()
+        yield from _pause(pauses)
         del actor.record.pins[pin]
     yield from delete((Prefix.PINS, pin))
 
 
-def mount(actor: Actor, *, rounds: int = 8, is_reading: bool = True) -> Program[None]:
+def mount(
+    actor: Actor, *, rounds: int = 8, pauses: int = 1, is_reading: bool = True
+) -> Program[None]:
     """Hold a point and read it, unless not *is_reading*; renew the hold between reads."""
     living = (yield from look_at_points()).living
     if not living:
@@ -58,16 +59,21 @@ def mount(actor: Actor, *, rounds: int = 8, is_reading: bool = True) -> Program[
     actor.holds.append(hold)
     actor.record.opened(hold, OpenReader(living[commit], reading.is_valid_now))
     for number in range(1, rounds + 1):
-        yield Pause()
+        yield from _pause(pauses)
         if is_reading:
             yield from reading.read()
         if not (yield from reading.renew(commit, number)):
             break
-    yield Pause()
+    yield from _pause(pauses)
     if is_reading:
         yield from reading.read()  # It was stopped after it had found its hold valid.
     actor.record.readers.pop(hold, None)
     yield from delete((Prefix.HOLDS, hold))
+
+
+def _pause(count: int) -> Program[None]:
+    for _ in range(count):
+        yield Pause()
 
 
 class _Reading:
@@ -88,6 +94,7 @@ class _Reading:
         """Measure the age of the hold from *sent*, when its last request was sent."""
         is_exact = Rule.HOLD_FROM_SENDING in self._actor.rules
         self._since = sent if is_exact else self._actor.clock()
+        self._actor.record.renewed()
 
     def renew(self, commit: int, number: int) -> Program[bool]:
         """Renew the hold; return whether it is valid."""
