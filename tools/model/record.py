@@ -128,7 +128,10 @@ class Checker:
         for name, value in self._store.all(Prefix.FORGOTTEN).items():
             if isinstance(name, tuple) and isinstance(value, Entry):
                 commit, number = name
-                if commit not in top or top[commit][0] < number:
+                known, kind = top.get(commit, (0, Kind.RESTORED))
+                if Kind.FINAL in (kind, value.kind):
+                    top[commit] = max(known, number), Kind.FINAL
+                elif known < number:
                     top[commit] = number, value.kind
         return {
             name: value.root

@@ -32,6 +32,7 @@ class Rule(StrEnum):
     REMEMBER_FENCED = "remember-fenced"
     REMEMBER_FORGOTTEN = "remember-forgotten"
     FINAL_BEFORE_MARK = "final-before-mark"
+    FINAL_WINS = "final-wins"
     UNIQUE_PACKS = "unique-packs"
     PIN_CHECKS_POINT = "pin-checks-point"
     PINS_AFTER_FINALS = "pins-after-finals"
@@ -70,6 +71,7 @@ ABOUT: Final[dict[Rule, str]] = {
     Rule.REMEMBER_FENCED: "a verdict names a fenced run, for ever, before its tombstone is deleted",
     Rule.REMEMBER_FORGOTTEN: "a verdict names a forgotten point before its records are deleted",
     Rule.FINAL_BEFORE_MARK: "a forgotten point is a root until it has a final entry",
+    Rule.FINAL_WINS: "a log with a final entry is final, whatever entry follows",
     Rule.UNIQUE_PACKS: "the name of a pack is never used again",
     Rule.PIN_CHECKS_POINT: "a pin counts after its point was found listed once the pin existed",
     Rule.PINS_AFTER_FINALS: "a mark lists pins and holds after the final entries",

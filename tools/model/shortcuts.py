@@ -23,6 +23,8 @@ class Shortcut:
     """Whether the orders of the world are random, which finds most losses sooner."""
     seed: int = 0
     """First seed that is tried."""
+    prunes: int = 2
+    """Largest number of prunes at once in a history."""
     histories: int = 1000
     """Largest number of histories that are tried."""
 
@@ -31,7 +33,7 @@ class Shortcut:
         rules = Rules(self.rules)
         if self.world is None:
             for seed in range(self.seed, self.seed + self.histories):
-                loss = History(seed, rules, Shape()).play().loss
+                loss = History(seed, rules, Shape(self.prunes)).play().loss
                 if loss is not None:
                     return f"seed {seed}: {loss}"
             return None
@@ -66,6 +68,7 @@ SHORTCUTS: Final[tuple[Shortcut, ...]] = (
     Shortcut((Rule.REMEMBER_FENCED,), "fenced"),
     Shortcut((Rule.REMEMBER_FORGOTTEN,), "late-manifest"),
     Shortcut((Rule.FINAL_BEFORE_MARK,), "restore", is_sampled=False),
+    Shortcut((Rule.FINAL_WINS,), seed=97, prunes=1),
     Shortcut((Rule.UNIQUE_PACKS, Rule.VERIFY_READS), seed=131),
     Shortcut((Rule.PIN_CHECKS_POINT,), "pin", is_sampled=False),
     Shortcut((Rule.PINS_AFTER_FINALS,), "pin", seed=8700),

@@ -79,7 +79,7 @@ def _look(actor: Actor) -> Program[_Look]:
     machine = actor.machine
     if Rule.LOOK_AFTER_INTENT not in actor.rules and isinstance(machine.last_look, _Look):
         return machine.last_look
-    points = yield from look_at_points()
+    points = yield from look_at_points(actor)
     if not machine.catalog or (yield Choose(2)):
         machine.catalog.update((yield from list_packs()))
     packs = {n: pack for n, pack in machine.catalog.items() if n not in points.prunes.packs}

@@ -63,13 +63,18 @@ Logs = dict[int, tuple[int, Kind]]
 """Number and kind of the newest entry of each log."""
 
 
-def list_logs() -> Program[Logs]:
+def list_logs(actor: Actor) -> Program[Logs]:
+    """List the logs. A program that was stopped may have put an entry after a final one."""
+    is_final = Rule.FINAL_WINS in actor.rules
     objects = yield from list_all(Prefix.FORGOTTEN)
     logs: Logs = {}
     for name, value in objects.items():
         commit, number = _pair(name)
         assert isinstance(value, Entry)
-        if commit not in logs or logs[commit][0] < number:
+        known, kind = logs.get(commit, (0, Kind.RESTORED))
+        if is_final and Kind.FINAL in (kind, value.kind):
+            logs[commit] = max(number, known), Kind.FINAL
+        elif known < number:
             logs[commit] = number, value.kind
     return logs
 
@@ -90,10 +95,10 @@ class Points:
     prunes: Prunes
 
 
-def look_at_points() -> Program[Points]:
+def look_at_points(actor: Actor) -> Program[Points]:
     """List points, their logs, and then prunes: an object that reappeared is named by a verdict."""
     manifests = yield from list_points()
-    logs = yield from list_logs()
+    logs = yield from list_logs(actor)
     prunes = yield from list_prunes()
     living, forgotten = {}, {}
     for commit, value in manifests.items():

@@ -9,11 +9,11 @@ from tools.model.store import Entry, Kind, Prefix
 
 def forget(actor: Actor, *, keep: int = 1) -> Program[None]:
     """Forget a point, unless only *keep* points are left."""
-    living = sorted((yield from look_at_points()).living)
+    living = sorted((yield from look_at_points(actor)).living)
     if len(living) <= keep:
         return
     commit = living[(yield Choose(len(living)))]
-    number = (yield from list_logs()).get(commit, (0, Kind.RESTORED))[0] + 1
+    number = (yield from list_logs(actor)).get(commit, (0, Kind.RESTORED))[0] + 1
     actor.record.forget_sent(commit, number)
     yield from create(
         actor, (Prefix.FORGOTTEN, (commit, number)), Entry(Kind.FORGOTTEN, actor.new_id())
@@ -22,7 +22,7 @@ def forget(actor: Actor, *, keep: int = 1) -> Program[None]:
 
 def unforget(actor: Actor) -> Program[None]:
     """Restore a forgotten point that no prune has made final."""
-    forgotten = (yield from look_at_points()).forgotten
+    forgotten = (yield from look_at_points(actor)).forgotten
     if not forgotten:
         return
     commits = sorted(forgotten)

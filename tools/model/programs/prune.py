@@ -155,7 +155,7 @@ def _is_expired(actor: Actor, hold: int, number: int, stamp: float) -> bool:
 
 def make_final(actor: Actor, early_users: frozenset[int] | None = None) -> Program[None]:
     """Give each forgotten point that nobody uses an entry that no unforget can follow."""
-    logs = yield from list_logs()
+    logs = yield from list_logs(actor)
     users = (yield from _users(actor)) if early_users is None else early_users
     for commit, (number, kind) in logs.items():
         if kind is Kind.FORGOTTEN and commit not in users:
@@ -166,7 +166,7 @@ def make_final(actor: Actor, early_users: frozenset[int] | None = None) -> Progr
 def _mark(actor: Actor, early_users: frozenset[int] | None) -> Program[_Mark]:
     """List points, logs, then pins and holds, then prunes; mark the objects of all roots."""
     points = yield from list_points()
-    logs = yield from list_logs()
+    logs = yield from list_logs(actor)
     users = (yield from _users(actor)) if early_users is None else early_users
     prunes = yield from list_prunes()
     live: set[int] = set()

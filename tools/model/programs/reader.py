@@ -20,14 +20,14 @@ _LOOKS: Final = 3
 
 def overlay(actor: Actor, *, pauses: int = 12) -> Program[None]:
     """Pin a point, use it for some time, and remove the pin."""
-    living = (yield from look_at_points()).living
+    living = (yield from look_at_points(actor)).living
     if not living:
         return
     commit = sorted(living)[(yield Choose(len(living)))]
     pin = actor.new_id()
     yield from create(actor, (Prefix.PINS, pin), Use(commit))
     if Rule.PIN_CHECKS_POINT in actor.rules:
-        is_listed = commit in (yield from look_at_points()).living
+        is_listed = commit in (yield from look_at_points(actor)).living
     else:
         is_listed = True
     if is_listed:
@@ -41,7 +41,7 @@ def mount(
     actor: Actor, *, rounds: int = 8, pauses: int = 1, is_reading: bool = True
 ) -> Program[None]:
     """Hold a point and read it, unless not *is_reading*; renew the hold between reads."""
-    living = (yield from look_at_points()).living
+    living = (yield from look_at_points(actor)).living
     if not living:
         return
     commit = sorted(living)[(yield Choose(len(living)))]
@@ -50,7 +50,7 @@ def mount(
     yield from create(actor, (Prefix.HOLDS, hold), Use(commit, actor.time_of_day()))
     is_listed = True
     if Rule.HOLD_CHECKS_POINT in actor.rules:
-        is_listed = commit in (yield from look_at_points()).living
+        is_listed = commit in (yield from look_at_points(actor)).living
     if not is_listed:
         yield from delete((Prefix.HOLDS, hold))
         return
