@@ -1,18 +1,26 @@
 """A volume at one point, for comparisons with the same volume at another point."""
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice, takewhile
+from operator import attrgetter
+from typing import Final
 
-from cbtfs.core.extent import Extent, clip, coalesce
-from cbtfs.difference import differing
+from cbtfs.core.extent import Extent, between, clip, coalesce
+from cbtfs.difference import differing, differing_blocks
 from cbtfs.errors import CbtfsError
 from cbtfs.files.jbd2.replay import ReplayedVolume, replayed
 from cbtfs.files.volumes import SliceSource, Volume
 from cbtfs.reader import Disk
 from cbtfs.volumes.segment import Piece
 from cbtfs.volumes.source import Source
+
+_START: Final = attrgetter("start")
+_MOST_DIFFERING: Final = 1 << 14
+"""Blocks up to which all differences of two points are kept: 1 GiB of changes."""
 
 
 @dataclass
@@ -21,6 +29,8 @@ class VolumeAt:
 
     volume: Volume
     disks: Sequence[Disk]
+    _compared: "tuple[VolumeAt, list[Extent] | None] | None" = None
+    """The last other point, and the extents that differ from it."""
 
     @cached_property
     def _replayed(self) -> ReplayedVolume | None:
@@ -93,6 +103,43 @@ class VolumeAt:
         if not self.is_like(other):
             yield extent
             return
+        stored = self._all_differing(other)
+        if stored is None:
+            stored = list(self.differing(other, extent))
+        first = max(bisect_right(stored, extent.start, key=_START) - 1, 0)
+        near = takewhile(lambda part: part.start < extent.end, islice(stored, first, None))
         yield from coalesce(
-            [*self.replaced(extent), *other.replaced(extent), *self.differing(other, extent)]
+            [
+                *self.replaced(extent),
+                *other.replaced(extent),
+                *clip(near, extent.start, extent.end),
+            ]
         )
+
+    def _all_differing(self, other: "VolumeAt") -> list[Extent] | None:
+        """Return all extents whose stored blocks differ; None if there are many.
+
+        One walk of the block maps answers all questions about the same two points.
+        """
+        if self._compared is None or self._compared[0] is not other:
+            blocks = list(islice(self._differing_blocks(other), _MOST_DIFFERING + 1))
+            few = len(blocks) <= _MOST_DIFFERING
+            self._compared = other, list(coalesce(blocks)) if few else None
+        return self._compared[1]
+
+    def _differing_blocks(self, other: "VolumeAt") -> Iterator[Extent]:
+        """Yield the blocks of the volume that differ, one by one."""
+        at = 0
+        for piece in self._places(Extent(0, max(self.volume.source.size, 1))):
+            ours, theirs = self.disks[piece.disk], other.disks[piece.disk]
+            unit, end = ours.record.block_size, piece.offset + piece.length
+            for block in differing_blocks(ours, theirs, piece.offset // unit):
+                if block * unit >= end:
+                    break
+                for part in clip([Extent(block * unit, unit)], piece.offset, end):
+                    yield Extent(at + part.start - piece.offset, part.length)
+            if ours.size != theirs.size:
+                ends = between(min(ours.size, theirs.size), max(ours.size, theirs.size))
+                for part in clip(ends, piece.offset, end):
+                    yield Extent(at + part.start - piece.offset, part.length)
+            at += piece.length
