@@ -18,7 +18,8 @@ SHORT: Final = (
     "tests/prune/test_prune.py::test_base_middle_and_newest_go_alike",
     "tests/check/test_check.py::test_a_corrupt_chunk_is_reported_with_every_affected_extent",
     "tests/copies/test_copy.py::test_a_later_point_moves_only_its_changes",
-    "tests/ingest/audit",
+    "tests/ingest/audit/test_distrust_records.py",
+    "tests/ingest/audit/test_audited_points.py",
 )
 WHOLE: Final = (
     "tests/test_reader.py",
@@ -39,8 +40,9 @@ OF_PLAIN_FILES: Final = (
     "test_members_of_a_newer_program_survive",
     "test_all_points_are_copied",
     "test_a_copy_of_a_copy_equals_the_source",
+    "test_detection",
 )
-"""Tests that edit or compare the bytes of manifests."""
+"""Tests that edit or compare bytes of manifests, and tests of audits without a repository."""
 
 
 @pytest.mark.mounts

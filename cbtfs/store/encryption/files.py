@@ -43,6 +43,8 @@ LARGEST: Final = MAX_BYTES + (1 << 16)
 LARGEST_INDEX: Final = 1 << 30
 """Maximum size of an encrypted index of files."""
 
+_ASIDE: Final = ".tmp"
+"""End of the names of files that get their name by a rename."""
 _REPLACED: Final = (b".state", b".distrusted")
 """Ends of the names of files that are replaced."""
 _RENAMED: Final = ((".forgotten", ""), (".armed.tmp", ".distrusted"))
@@ -161,7 +163,9 @@ class SealedBackend:
 
     def _sealed(self, name: str, data: bytes, previous: int | None = None) -> bytes:
         bound = bound_name(self._directory, name)
-        return seal_file(self._keys, bound, data, next_revision(previous))
+        newest = 0 if self._known is None else self._known.newest(bound.decode())
+        revision = next_revision(max(previous or 0, newest))
+        return seal_file(self._keys, bound, data, revision)
 
     def create(self, name: str, data: bytes) -> None:
         self._backend.create(name, self._sealed(name, data))
@@ -173,7 +177,8 @@ class SealedBackend:
             previous = None
         sealed = self._sealed(name, data, previous)
         self._backend.replace(name, sealed)
-        self._see(bound_name(self._directory, name), sealed)
+        if not name.endswith(_ASIDE):  # Until it is renamed, the older file is the newest.
+            self._see(bound_name(self._directory, name), sealed)
 
     def _see(self, bound: bytes, sealed: bytes) -> None:
         """Remember the revision of a file that is replaced; ValueError if a newer one was seen."""
@@ -215,7 +220,7 @@ class SealedBackend:
 
     def delete(self, name: str) -> None:
         self._backend.delete(name)
-        if self._known is not None:
+        if self._known is not None and not name.endswith(_ASIDE):
             self._known.drop(bound_name(self._directory, name).decode())
 
     def unfinished(self) -> int:

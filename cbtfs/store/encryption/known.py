@@ -61,6 +61,11 @@ class Known:
                 self._revisions[name] = revision
                 self._is_changed = True
 
+    def newest(self, name: str) -> int:
+        """Return the newest revision of a file that was seen; 0 if none was."""
+        with self._lock:
+            return self._revisions.get(name, 0)
+
     def drop(self, name: str) -> None:
         """Forget a file that this client removes."""
         with self._lock:
