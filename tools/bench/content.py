@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from functools import cache
 from typing import Final
 
 BLOCK: Final = 65536
@@ -22,7 +23,7 @@ class Content:
 
     def __init__(self, seed: str) -> None:
         self._random = random.Random(seed)
-        self._phrases = _phrases(random.Random("phrases"))
+        self._phrases = _phrases()
 
     def kinds(self, size: int) -> list[str]:
         """Return the kind of each block of a disk of *size* bytes: runs of 1 MiB, exact shares."""
@@ -49,8 +50,10 @@ class Content:
         return b"".join(map(self._phrases.__getitem__, picks))[:BLOCK]
 
 
-def _phrases(dice: random.Random) -> list[bytes]:
+@cache
+def _phrases() -> Sequence[bytes]:
     """Return phrases of three words from a small vocabulary with a Zipf-like distribution."""
+    dice = random.Random("phrases")
     syllables = [a + b for a in "bcdfghklmnprstvw" for b in ("a", "e", "i", "o", "u", "an", "er")]
     words = ["".join(dice.choices(syllables, k=dice.randint(2, 4))) for _ in range(_VOCABULARY)]
     weights = [1 / (rank + 3) for rank in range(_VOCABULARY)]
