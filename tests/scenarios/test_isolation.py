@@ -273,7 +273,9 @@ def test_one_module_starts_all_child_processes() -> None:
             if used:
                 uses.add((path.name, *used))
 
-    assert {name for name, *_ in uses} == {"process.py"}
+    # prove/confined.py becomes the program that it was started for, once it is confined.
+    assert {name for name, *_ in uses} == {"process.py", "confined.py"}
+    assert {use for name, *used in uses if name == "confined.py" for use in used} == {"execv"}
 
 
 def test_a_child_gets_a_clean_environment_no_input_and_a_time_limit(
