@@ -102,7 +102,7 @@ class Opener:
             raise refusal
         if kind is Kind.LUKS and not self._engines.has_keys:
             raise FileSystemUnsupported(
-                f"volume {volume.name} is encrypted (LUKS): give its key with --key-file FILE"
+                f"volume {volume.name} is encrypted (LUKS): give its key with --luks-key-file FILE"
             ) from refusal
         try:
             file_system = self._in_appliance(volume)

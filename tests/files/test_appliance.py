@@ -94,7 +94,7 @@ def test_a_key_opens_an_encrypted_volume(run: Run, tmp_path: Path) -> None:
     key = tmp_path / "key"
     key.write_text(f"{KEY}\n")
 
-    done = run("files", "cat", "web01:/diary", "--volume=root.p2", "--key-file", key)
+    done = run("files", "cat", "web01:/diary", "--volume=root.p2", "--luks-key-file", key)
 
     assert done.out == "Dear diary"
 
@@ -107,7 +107,7 @@ def test_an_encrypted_volume_without_a_key_is_refused_at_once(
     done = run("files", "ls", "web01:/", "--volume", "root.p2")
 
     assert done.code == 12
-    assert "encrypted (LUKS): give its key with --key-file FILE" in done.err
+    assert "encrypted (LUKS): give its key with --luks-key-file FILE" in done.err
 
 
 def test_parse_alone_refuses_and_starts_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,7 @@ EngineName = Annotated[
 KeyFiles = Annotated[
     list[Path] | None,
     typer.Option(
-        "--key-file",
+        "--luks-key-file",
         metavar="FILE",
         show_default=False,
         help="File with a passphrase of encrypted (LUKS) volumes, for the appliance. A newline at "
@@ -62,7 +62,7 @@ def engines(context: typer.Context, name: str, key_files: list[Path] | None) -> 
     if wanted is Engine.PARSE:
         if key_files:
             raise UsageError(
-                "--key-file and --engine parse are mutually exclusive: parse has no keys"
+                "--luks-key-file and --engine parse are mutually exclusive: parse has no keys"
             )
         return Engines(wanted)
     keys = [_key(path) for path in key_files or ()]
@@ -84,9 +84,9 @@ def _key(path: Path) -> str:
             data = file.read(_MAX_KEY_BYTES + 1).removesuffix(b"\n")
         key = data.decode()
     except OSError as exc:
-        raise UsageError(f"--key-file {path}: {exc.strerror}") from exc
+        raise UsageError(f"--luks-key-file {path}: {exc.strerror}") from exc
     except UnicodeDecodeError:
         key = ""
     if not key or "\0" in key or len(data) > _MAX_KEY_BYTES:
-        raise UsageError(f"--key-file {path}: it has no passphrase, a text of at most 8 KiB")
+        raise UsageError(f"--luks-key-file {path}: it has no passphrase, a text of at most 8 KiB")
     return key

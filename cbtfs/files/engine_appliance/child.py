@@ -149,7 +149,9 @@ class _Server:
         if device is None:
             raise FileSystemUnsupported("the appliance does not find this volume")
         if device.is_locked:
-            raise FileSystemUnsupported("it is encrypted (LUKS), and no key of --key-file opens it")
+            raise FileSystemUnsupported(
+                "it is encrypted (LUKS), and no key of --luks-key-file opens it"
+            )
         root = f"/volume{len(self._mounted)}"
         options = "ro"
         if device.kind == "btrfs" and subvolume is not None:
