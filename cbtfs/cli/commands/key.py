@@ -72,7 +72,11 @@ of the slot and its secret, can still read all data that was written until now.
 
 
 def list_keys(context: typer.Context, json: Json = False) -> None:
-    """List the key slots. Needs no key."""
+    """List the key slots of a repository.
+
+    Needs no key. Label, kind, time and age recipient of a slot are visible to everybody who can
+    read the repository, and they are not verified.
+    """
     from cbtfs.store.encryption.administer import list_slots
 
     path = repository_path(context)
@@ -111,7 +115,11 @@ def add(
     kdf_memory: _Memory = 256,
     json: Json = False,
 ) -> None:
-    """Add a key slot. Without an option for its kind, a passphrase is asked for."""
+    """Add a key slot.
+
+    A key that fits is needed, for example --key-file. Without an option for the kind of the new
+    slot, the command asks for a passphrase. A new key file is created, and is never overwritten.
+    """
     from cbtfs.core.keyslot import MAX_SLOT_BYTES
     from cbtfs.store.encryption import slots as making
     from cbtfs.store.encryption.administer import add_slot
@@ -196,7 +204,11 @@ def passwd(
     kdf_memory: _Memory = 256,
     json: Json = False,
 ) -> None:
-    """Replace a passphrase. Someone who knew the old one and has its slot can still use it."""
+    """Replace a passphrase.
+
+    A key that fits is needed. The old slot is removed once the new one exists. Someone who knows the
+    old passphrase and has a copy of its slot can still use it.
+    """
     from cbtfs.core.keyslot import SlotKind
     from cbtfs.store.encryption.administer import find_slot, replace_slot
     from cbtfs.store.encryption.credentials import load_passphrase
