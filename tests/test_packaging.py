@@ -94,8 +94,9 @@ def test_the_readme_names_what_it_takes_and_the_set_up_installs_it() -> None:
     needed = {word for line in listed.splitlines() for word in line.partition("#")[0].split()}
 
     assert [purpose for _, purpose in lines] == ["build", "run"]
-    assert named - {"libdeflate0", "libzstd1"} <= needed
-    libraries = {f"lib{name}-dev" for name in re.findall(r'"(\w+)"', _linked())}
+    assert named - {"libdeflate0", "libzstd1", "libssl3"} <= needed
+    linked = re.findall(r'"(\w+)"', _linked())
+    libraries = {"libssl-dev" if name == "crypto" else f"lib{name}-dev" for name in linked}
     assert libraries <= named
 
 
@@ -118,7 +119,7 @@ def test_pip_without_headers_prints_one_line_to_install_them(tmp_path: Path) -> 
     (build,) = re.findall(r"^(apt-get install .*?) +# to build$", readme, re.M)
     assert done.returncode == 1
     assert lines.count(build) == 1
-    assert sum("libdeflate.h, zstd.h not found" in line for line in lines) == 1
+    assert sum("libdeflate.h, zstd.h, openssl/evp.h not found" in line for line in lines) == 1
 
 
 def _linked() -> str:

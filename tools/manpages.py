@@ -20,6 +20,9 @@ _ENVIRONMENT: Final[Mapping[str, _Entries]] = {
     "": (
         ("CBTFS_REPO", "Repository directory, if --repo is not given."),
         ("CBTFS_CONFIG", "Configuration file, if --config is not given."),
+        ("CBTFS_KEY_FILE", "Key file of an encrypted repository, if --key-file is not given."),
+        ("CBTFS_PASSPHRASE_FILE", "File with a passphrase, if --passphrase-file is not given."),
+        ("CBTFS_KEY_COMMAND", "Program that decrypts the key of an encrypted repository."),
     ),
     "server": (
         ("CBTFS_VSPHERE_SERVER", "Server, if --server is not given."),
