@@ -11,7 +11,7 @@ from tools.crash.trap import Action
 pytestmark = pytest.mark.mounts
 
 SEED = 20261123
-CALLS = 50
+CALLS = 60
 """Upper bound of the calls of a run: the last traps do not trigger."""
 NEEDED = {"fsync", "writev", "rename", "link"}
 """Calls that every successful run makes."""

@@ -80,6 +80,8 @@ class Site:
             "tag": [self.point, "a-tag"],
             "prune": [],
             "copy": [f"--to={self.folder / 'second'}"],
+            **{f"key {verb}": [] for verb in KEY_VERBS},
+            "key remove": ["slot"],
             "repair": [],
             "unlock": [],
             "stats": [],
@@ -110,6 +112,7 @@ class Site:
         return folder
 
 
+KEY_VERBS: Final = ("list", "add", "remove", "passwd", "test", "rotate")
 FAILING: Final[Mapping[str, int]] = {
     "init": 2,  # there is one
     "check": 21,  # the catalog is damaged
@@ -122,6 +125,7 @@ FAILING: Final[Mapping[str, int]] = {
     "files log": 12,
     "files diff": 12,
     "files index": 12,
+    **{f"key {verb}": 2 for verb in KEY_VERBS},  # the repository is not encrypted
     "doctor": 3,  # something is always in the way
 }
 """Exit codes other than 0."""
@@ -291,7 +295,10 @@ def test_a_child_gets_a_clean_environment_no_input_and_a_time_limit(
         process.run(process.interpreter("import signal; signal.pause()"), 0.1)
 
     assert stdin == os.devnull
-    assert set(variables) <= {"PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "TZ"}
+    assert set(variables) <= {
+        *("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "TZ"),
+        "XDG_STATE_HOME",  # an encrypted repository is remembered there
+    }
 
 
 def test_root_takes_programs_only_from_directories_that_are_its_own(

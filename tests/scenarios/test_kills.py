@@ -11,7 +11,7 @@ pytestmark = pytest.mark.mounts
 
 SEED = 20261122
 KILLS = 40
-CALLS = 50
+CALLS = 60
 """Upper bound of the calls of a run: the last traps do not trigger."""
 
 
