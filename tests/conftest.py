@@ -14,7 +14,10 @@ PARTS: Final = ("mounts", "programs", "vsphere", "rest")
 tools, and of commands that start other programs. The other scenarios against the simulator; all
 other tests."""
 TESTS: Final = Path(__file__).parent
-_PROGRAMS: Final = ["docs", "demo", "tools", "overlay", "export", "prove", "bisect"]
+_PROGRAMS: Final = [
+    *("docs", "demo", "tools", "overlay", "export", "prove", "bisect"),
+    *("files", "prune", "restore"),
+]
 PROGRAMS: Final = frozenset(TESTS / name for name in _PROGRAMS)
 VSPHERE: Final = TESTS / "scenarios" / "vsphere"
 

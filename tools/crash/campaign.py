@@ -130,10 +130,10 @@ class Campaign:
             self.prove()
         return result
 
-    def trigger(self, at: int, action: Action) -> ChildExit:
-        """Run with a trap on call number *at*, then verify the repository."""
+    def trigger(self, at: int, action: Action, name: str | None = None) -> ChildExit:
+        """Run with a trap on call number *at*, maybe of *name*, then verify the repository."""
         capture = self.next_capture()
-        trap = Trap(at, action)
+        trap = Trap(at, action, name)
         result = self.run(capture, capture.work(trap.install))
         self.prove()
         return result

@@ -37,11 +37,13 @@ _ERRORS: Final = {"EIO": errno.EIO, "ENOSPC": errno.ENOSPC}
 class Trap:
     """A counter of calls that triggers at call number *at*, counted from 0.
 
-    Consecutive opens of directories count as one call, because a scan of packs/ opens up to 256.
+    With *name*, only calls of that name count. Consecutive opens of directories count as one call,
+    because a scan of packs/ opens up to 256.
     """
 
-    def __init__(self, at: int, action: Action) -> None:
+    def __init__(self, at: int, action: Action, name: str | None = None) -> None:
         self._left = at
+        self._name = name
         self._action = action
         self._lock = threading.Lock()
         self._is_scanning = False
@@ -57,6 +59,8 @@ class Trap:
 
     def _guarded(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **named: Any) -> Any:
+            if self._name not in (None, name):
+                return real(*args, **named)
             with self._lock:
                 is_scan = name == "open" and len(args) > 1 and bool(args[1] & os.O_DIRECTORY)
                 is_repeated = is_scan and self._is_scanning

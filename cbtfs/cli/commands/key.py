@@ -206,8 +206,8 @@ def passwd(
 ) -> None:
     """Replace a passphrase.
 
-    A key that fits is needed. The old slot is removed once the new one exists. Someone who knows the
-    old passphrase and has a copy of its slot can still use it.
+    A key that fits is needed. The old slot is removed once the new one exists. Someone who knows
+    the old passphrase and has a copy of its slot can still use it.
     """
     from cbtfs.core.keyslot import SlotKind
     from cbtfs.store.encryption.administer import find_slot, replace_slot
