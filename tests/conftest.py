@@ -16,7 +16,7 @@ other tests."""
 TESTS: Final = Path(__file__).parent
 _PROGRAMS: Final = [
     *("docs", "demo", "tools", "overlay", "export", "prove", "bisect"),
-    *("files", "prune", "restore"),
+    *("prune", "restore"),
 ]
 PROGRAMS: Final = frozenset(TESTS / name for name in _PROGRAMS)
 VSPHERE: Final = TESTS / "scenarios" / "vsphere"

@@ -24,7 +24,7 @@ from cbtfs.qemu.accelerator import has_kvm
 from cbtfs.store.repository import reading, writing
 from tests.make_points import SIGNALS, commit_point, read_point
 from tests.overlay.overlay_site import MIB, OverlaySite, committed, on_sectors
-from tests.overlay.test_start import check, children_of
+from tests.overlay.test_start import check, children_of, processes_below
 from tests.qemu.boot_sector import GREETING, WRITTEN, boot_sector
 from tests.qemu.test_hardware import config
 
@@ -155,17 +155,18 @@ def test_a_killed_boot_leaves_nothing_running(guest: OverlaySite) -> None:
 @pytest.mark.parametrize("victim", ["guest", "mount"])
 def test_a_boot_ends_with_its_guest_and_its_mount(guest: OverlaySite, victim: str) -> None:
     sockets: list[Path] = []
+    before = processes_below(os.getpid())  # other tests may share a mount for the session
 
     def kill(booted: BootedGuest) -> None:
         sockets.append(booted.serial)
-        os.kill(children_of(os.getpid())[victim], signal.SIGKILL)
+        os.kill(children_of(os.getpid(), before)[victim], signal.SIGKILL)
 
     folder = overlay_folder(guest.directory, "lab")
     with pytest.raises(MountFailed, match="ended"):
         boot_overlay(guest.repository, folder, BootOptions("tcg", more=["-S"]), kill)
 
     assert not sockets[0].parent.exists()
-    assert children_of(os.getpid()).keys() == set()
+    assert children_of(os.getpid(), before).keys() == set()
 
 
 def test_wrong_options_and_missing_programs_are_one_line(

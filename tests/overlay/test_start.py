@@ -238,10 +238,15 @@ def test_a_start_ends_with_its_daemons_and_its_mount(
     assert mounted_overlays() == []
 
 
-def children_of(process: int) -> dict[str, int]:
-    """Return the children of a command: the mount, and the daemon or the guest."""
+def processes_below(process: int) -> frozenset[str]:
+    """Return the children of a process."""
+    return frozenset(Path(f"/proc/{process}/task/{process}/children").read_text().split())
+
+
+def children_of(process: int, others: frozenset[str] = frozenset()) -> dict[str, int]:
+    """Return the children of a command without *others*: the mount, the daemon or the guest."""
     found = {}
-    for pid in Path(f"/proc/{process}/task/{process}/children").read_text().split():
+    for pid in processes_below(process) - others:
         words = Path(f"/proc/{pid}/cmdline").read_bytes()
         kinds = {b"--pidfile": "daemon", b"chardev=cbtfs-qmp,mode=control": "guest"}
         name = next((kind for word, kind in kinds.items() if word in words), "mount")
