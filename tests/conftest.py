@@ -36,7 +36,7 @@ if "CBTFS_TEST_ENCRYPTED" in os.environ:
 settings.register_profile(
     "cbtfs",
     deadline=None,
-    max_examples=30,
+    max_examples=40,
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow],
 )
