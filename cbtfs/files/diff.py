@@ -21,7 +21,7 @@ _TYPE: Final = 0o170000
 
 
 class ChangeKind(enum.StrEnum):
-    """What happened to a path between two points."""
+    """Kind of change of a path between two points."""
 
     ADDED = "added"
     REMOVED = "removed"

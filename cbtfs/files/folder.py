@@ -139,7 +139,7 @@ def scan_by_entries(file_system: Listed, areas: Sequence[Extent] | None) -> Iter
 def refusal(path: str, inode: int, known: set[int]) -> CbtfsError | None:
     """Return why a directory is not scanned: it is its own parent, or too deep; add it to *known*.
 
-    Inode 0 stands for an unknown number.
+    Inode 0 means that the number is unknown.
     """
     if len(path) > MAX_PATH:
         return FileSystemUnsupported(f"the path has more than {MAX_PATH} characters")

@@ -157,7 +157,7 @@ def _placed(
 
 
 def _volume(volumes: Volumes, name: str, subvolume: str = "", *, top: bool = False) -> Volume:
-    """Return a volume, or a subvolume of it; one that is no slice has no bytes here."""
+    """Return a volume or a subvolume. A volume that is not a slice has no bytes here."""
     try:
         volume = volumes.named(name)
     except PointNotFound:

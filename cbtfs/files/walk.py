@@ -50,7 +50,7 @@ class Ancestors:
         """Return these and *file*, for the files in it.
 
         Raises:
-            FileSystemDamaged: it is one of them.
+            FileSystemDamaged: *file* is one of its own ancestors.
         """
         # Directories above the volumes have no inode.
         key = (file.volume.name, file.entry.inode) if file.entry.inode else (file.path, 0)

@@ -32,8 +32,8 @@ _LEAST: Final = 2048
 _MOST: Final = 8192
 """Files of a segment."""
 _CUT: Final = 32
-"""A segment ends behind one of so many directories: that depends on the path alone, so that equal
-directories of two points are mostly in equal segments."""
+"""Mean number of directories in a segment. Only the path of a directory decides whether a segment
+ends after it, so equal directories of two points are mostly in equal segments."""
 _MOST_TEXT: Final = MAX_PART // 64
 _MAX_LEFT_OUT: Final = 1000
 _MAX_REASON: Final = 300

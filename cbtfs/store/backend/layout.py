@@ -1,4 +1,4 @@
-"""Where the parts of a repository are: the only module that maps a repository to backends.
+"""Layout of a repository: the only module that maps its parts to backends.
 
 The backends of an encrypted repository encrypt, except for packs, whose frames are encrypted one by
 one (store/pack), and except for markers, key slots and repository.json.

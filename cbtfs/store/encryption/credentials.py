@@ -1,4 +1,4 @@
-"""Where the secrets that open key slots come from: files, a program, the keyring, a prompt.
+"""Sources of the secrets that open key slots: files, a program, the keyring, a prompt.
 
 They are a setting of the process, like its user: one process opens several repositories with them,
 and threads of it share the result (ring.py). No secret is ever in an argument list.
