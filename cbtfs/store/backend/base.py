@@ -21,6 +21,17 @@ Buffers = Sequence[bytearray | memoryview]
 """Memory to fill, one buffer after the other."""
 
 
+class NoReply(OSError):
+    """Raised when the storage did not answer: a change may have happened, or may happen later."""
+
+
+class Throttled(NoReply):
+    """Raised when the storage refused requests because of load, for longer than they are repeated.
+
+    A gateway may answer so after it passed the request on: a change may have happened.
+    """
+
+
 class Head(NamedTuple):
     """Facts about an object."""
 
@@ -35,6 +46,11 @@ class Content(NamedTuple):
 
     data: bytes
     head: Head
+
+
+def sorted_after(names: Collection[str], name: str, prefix: str) -> list[str]:
+    """Return those of *names* that Backend.names_after() yields."""
+    return sorted(entry for entry in names if entry > name and entry.startswith(prefix))
 
 
 class OpenObject(Protocol):
@@ -84,8 +100,10 @@ class Backend(Protocol):
     """Objects under names, each created once. Safe to use from several threads.
 
     Methods raise FileNotFoundError if the object does not exist, DataCorrupt if the name leads to
-    anything but an object, AccessDenied and OutOfResources, and OSError if the storage fails.
-    After an OSError a change may have happened.
+    anything but an object, AccessDenied and OutOfResources, and OSError if the storage fails:
+    NoReply if it does not answer, Throttled if it refuses for a while. After an OSError other than
+    FileNotFoundError and FileExistsError, a change may have happened, and after NoReply it may
+    still happen at any later time.
     """
 
     def path(self, name: str) -> Path:
@@ -93,6 +111,10 @@ class Backend(Protocol):
 
     def create(self, name: str, data: bytes) -> None:
         """Create an object durably; a crash leaves all of it or nothing.
+
+        A backend that repeats a request compares the contents if the repetition is refused: an
+        equal object counts as created. A caller that repeats create() after an OSError does the
+        same. So objects that decide between programs contain a random id.
 
         Raises:
             FileExistsError: it exists; exactly one of several creators succeeds.
@@ -110,8 +132,13 @@ class Backend(Protocol):
     def names(self) -> Collection[str]:
         """Return the names of all objects, in arbitrary order."""
 
-    def names_after(self, name: str) -> Iterator[str]:
-        """Yield the names greater than *name*, ascending."""
+    def names_after(self, name: str, prefix: str = "") -> Iterator[str]:
+        """Yield the names that begin with *prefix* and are greater than *name*, ascending.
+
+        Names are requested in pages while the caller iterates. Every object is listed that exists
+        from the first page to the last. An object that is created or deleted meanwhile is listed or
+        not, independently of others. Names are ordered by their code points.
+        """
 
     def head(self, name: str) -> Head:
         """Return facts about an object."""

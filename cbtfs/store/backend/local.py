@@ -12,7 +12,7 @@ from typing import Final
 
 from cbtfs.errors import CbtfsError
 from cbtfs.native import PackFile
-from cbtfs.store.backend.base import Buffers, Content, Head, Parts
+from cbtfs.store.backend.base import Buffers, Content, Head, Parts, sorted_after
 from cbtfs.store.files import (
     create,
     make_folder,
@@ -137,8 +137,8 @@ class Directory:
     def names(self) -> Collection[str]:
         return os.listdir(self._folder.at)
 
-    def names_after(self, name: str) -> Iterator[str]:
-        return iter(sorted(entry for entry in self.names() if entry > name))
+    def names_after(self, name: str, prefix: str = "") -> Iterator[str]:
+        return iter(sorted_after(self.names(), name, prefix))
 
     def head(self, name: str) -> Head:
         return _head(regular_facts(self._at(name)))
@@ -252,8 +252,8 @@ class ShardedDirectory:
                     for name in names:
                         yield folder.name, name
 
-    def names_after(self, name: str) -> Iterator[str]:
-        return iter(sorted(entry for entry in self.names() if entry > name))
+    def names_after(self, name: str, prefix: str = "") -> Iterator[str]:
+        return iter(sorted_after(self.names(), name, prefix))
 
     def head(self, name: str) -> Head:
         with self._inner(name) as folder:

@@ -212,8 +212,8 @@ class SealedBackend:
     def names(self) -> Collection[str]:
         return self._backend.names()
 
-    def names_after(self, name: str) -> Iterator[str]:
-        return self._backend.names_after(name)
+    def names_after(self, name: str, prefix: str = "") -> Iterator[str]:
+        return self._backend.names_after(name, prefix)
 
     def head(self, name: str) -> Head:
         return self._backend.head(name)

@@ -88,8 +88,8 @@ class Faulty:
     def names(self) -> Collection[str]:
         return self.request(self._inner.names)
 
-    def names_after(self, name: str) -> Iterator[str]:
-        return self.request(lambda: self._inner.names_after(name))
+    def names_after(self, name: str, prefix: str = "") -> Iterator[str]:
+        return self.request(lambda: self._inner.names_after(name, prefix))
 
     def head(self, name: str) -> Head:
         return self.request(lambda: self._inner.head(name))

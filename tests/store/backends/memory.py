@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cbtfs.native import PackFile
-from cbtfs.store.backend.base import Buffers, Content, Head, Parts
+from cbtfs.store.backend.base import Buffers, Content, Head, Parts, sorted_after
 
 
 class MemoryObject:
@@ -124,8 +124,8 @@ class Memory:
         with self._changed:
             return list(self._entries)
 
-    def names_after(self, name: str) -> Iterator[str]:
-        return iter(sorted(entry for entry in self.names() if entry > name))
+    def names_after(self, name: str, prefix: str = "") -> Iterator[str]:
+        return iter(sorted_after(self.names(), name, prefix))
 
     def head(self, name: str) -> Head:
         with self._changed:

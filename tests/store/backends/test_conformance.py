@@ -179,6 +179,42 @@ def test_names_are_listed_after_a_name(backend: Backend) -> None:
     assert [*backend.names_after(C)] == []
 
 
+@pytest.mark.parametrize(
+    ("after", "prefix", "listed"),
+    [
+        ("", "ab", ["ab", "ab.1", "ab.2", "abc"]),
+        ("", "ab.", ["ab.1", "ab.2"]),
+        ("ab.1", "ab.", ["ab.2"]),
+        ("ab.2", "ab.", []),
+        ("aa", "ab.", ["ab.1", "ab.2"]),
+        ("ac", "ab.", []),
+        ("", "ad", []),
+    ],
+)
+def test_names_are_listed_by_prefix(
+    backend: Backend, after: str, prefix: str, listed: list[str]
+) -> None:
+    for name in ("aa", "ab", "ab.1", "ab.2", "abc", "ac"):
+        backend.create(name, b"")
+
+    assert [*backend.names_after(after, prefix)] == listed
+
+
+def test_a_listing_has_every_object_that_exists_throughout(backend: Backend) -> None:
+    names = [f"{number:04x}" for number in range(0, 120, 2)]
+    for name in names:
+        backend.create(name, b"")
+    listed = list[str]()
+    for count, name in enumerate(backend.names_after("")):
+        listed.append(name)
+        if count < 20:
+            backend.create(f"{count * 6 + 1:04x}", b"")
+            backend.delete(f"{count * 6 + 1:04x}")
+
+    assert listed == sorted(set(listed))
+    assert set(names) <= {*listed}
+
+
 def test_a_deleted_object_is_gone(backend: Backend) -> None:
     backend.create(A, b"bytes")
 
