@@ -30,7 +30,7 @@ bool aead_seal(const pack_key *key, const aead_frame *frame, uint32_t piece, con
                uint8_t *target, uint8_t *tag);
 
 /* Decrypt *length* bytes to *target*, which may be *data*. Return false if the tag does not match; *target*, which must
- * be private memory, then has unverified bytes. */
+ * be memory that nobody uses before the return, then has unverified bytes. */
 bool aead_open(const pack_key *key, const aead_frame *frame, uint32_t piece, const uint8_t *data, size_t length,
                const uint8_t *tag, uint8_t *target);
 

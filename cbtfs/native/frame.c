@@ -118,62 +118,45 @@ static aead_frame sealed_frame(const location *location)
                         location->plain,  location->stored, location->digest};
 }
 
-/* Return the tags of a sealed chunk, read from *fd* once and kept in *location*; NULL if that fails. A tag that is not
- * the right one makes the piece unreadable. */
-static const uint8_t *sealed_tags(location *location, int fd)
+/* Read the tags, if *tags* is not NULL, and *length* encrypted bytes of the payload from *start* on; in one call, if
+ * the bytes follow the tags. */
+static bool read_pieces(const aead_frame *frame, int fd, uint8_t *tags, uint32_t start, uint32_t length, uint8_t *data)
 {
-    uint32_t *tags = atomic_load(&location->piece_crcs);
-    if (tags != NULL)
-        return (const uint8_t *)tags;
-    aead_frame frame = sealed_frame(location);
-    uint32_t length = aead_tags_bytes(&frame);
-    tags = malloc(length);
+    uint32_t tags_bytes = aead_tags_bytes(frame);
+    off_t place = (off_t)frame->offset + SEALED_HEADER_BYTES;
+    struct iovec parts[2] = {{tags, tags_bytes}, {data, length}};
     if (tags == NULL)
-        return NULL;
-    struct iovec part = {tags, length};
-    if (!read_exactly(fd, &part, 1, (off_t)location->offset + SEALED_HEADER_BYTES)) {
-        free(tags);
-        return NULL;
-    }
-    uint32_t *existing = NULL;
-    if (!atomic_compare_exchange_strong(&location->piece_crcs, &existing, tags)) {
-        free(tags);
-        tags = existing;
-    }
-    return (const uint8_t *)tags;
+        return read_exactly(fd, parts + 1, 1, place + tags_bytes + start);
+    if (start == 0)
+        return read_exactly(fd, parts, 2, place);
+    return read_exactly(fd, parts, 1, place) && read_exactly(fd, parts + 1, 1, place + tags_bytes + start);
 }
 
-/* Read and decrypt *length* bytes of the payload from *start* on into private memory *data*. The tags bind the frame
- * to its location and its digest, so its header need not be read. */
+/* Read and decrypt *length* bytes of the payload from *start* on to *data*; clear it if that fails. The tags, which
+ * *location* keeps, bind the frame to its location and its digest, so its header need not be read. */
 static bool read_sealed(location *location, const pack_file *file, uint32_t start, uint32_t length, uint8_t *data)
 {
     const pack_key *key = atomic_load(&file->key);
-    const uint8_t *tags = key == NULL ? NULL : sealed_tags(location, file->fd);
-    if (tags == NULL)
-        return false;
     aead_frame frame = sealed_frame(location);
-    struct iovec part = {data, length};
-    off_t payload = (off_t)location->offset + SEALED_HEADER_BYTES + aead_tags_bytes(&frame);
-    return read_exactly(file->fd, &part, 1, payload + start)
-        && aead_open_payload(key, &frame, start, length, tags, data);
-}
-
-static bool read_sealed_pieces(location *location, const pack_file *file, uint32_t start, uint32_t length,
-                               uint8_t *target)
-{
-    uint8_t *data = malloc(length);
-    bool is_intact = data != NULL && read_sealed(location, file, start, length, data);
-    if (is_intact)
-        memcpy(target, data, length);
-    free(data);
+    uint32_t *kept = atomic_load(&location->piece_crcs);
+    uint32_t *tags = kept == NULL ? malloc(aead_tags_bytes(&frame)) : kept;
+    bool is_intact = key != NULL && tags != NULL
+        && read_pieces(&frame, file->fd, kept == NULL ? (uint8_t *)tags : NULL, start, length, data)
+        && aead_open_payload(key, &frame, start, length, (const uint8_t *)tags, data);
+    if (!is_intact)
+        memset(data, 0, length);
+    if (kept == NULL && !(is_intact && atomic_compare_exchange_strong(&location->piece_crcs, &kept, tags)))
+        free(tags);
     return is_intact;
 }
 
 static bool read_sealed_whole(location *location, const pack_file *file, const digest_check *check, uint8_t *target)
 {
-    uint8_t *content = content_new(location->plain);
+    uint8_t *content = check->needs_prefix ? content_new(location->plain) : target;
     bool is_intact = content != NULL && read_sealed(location, file, 0, location->plain, content)
         && check->function(check->context, content, location->plain, location->digest);
+    if (content == target)
+        return is_intact;
     if (is_intact)
         memcpy(target, content, location->plain);
     content_free(content);
@@ -185,7 +168,7 @@ static bool read_sealed_whole(location *location, const pack_file *file, const d
 bool frame_read_pieces(location *location, const pack_file *file, uint32_t start, uint32_t length, uint8_t *target)
 {
     if (location->is_sealed)
-        return read_sealed_pieces(location, file, start, length, target);
+        return read_sealed(location, file, start, length, target);
     int fd = file->fd;
     uint8_t header[HEADER_BYTES + 4 * MAX_PIECES];
     uint32_t header_bytes = HEADER_BYTES + table_bytes(location);

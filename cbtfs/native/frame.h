@@ -9,7 +9,8 @@
 void frame_piece_crcs(const uint8_t *data, size_t length, uint8_t *table);
 
 /* Read pieces of a raw chunk and verify their CRCs. *start* and the end of the range are piece boundaries, or the
- * end of the chunk. Encrypted pieces are decrypted in private memory, and copied once their tags are verified. */
+ * end of the chunk. Nobody may use *target* before the return. If a tag of an encrypted chunk does not match, it is
+ * cleared. */
 bool frame_read_pieces(location *location, const pack_file *file, uint32_t start, uint32_t length, uint8_t *target);
 
 /* Read a whole raw chunk and verify its digest. If it fails, *target* has unverified bytes. */

@@ -1,5 +1,6 @@
 """Frames of encrypted packs: the compiled code and the library cryptography agree."""
 
+import os
 import random
 import struct
 from pathlib import Path
@@ -12,10 +13,13 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cbtfs import native
 from cbtfs.core.frame import Codec, Frame, Kind, encode_sealed_head
 from cbtfs.core.ids import Digest
-from cbtfs.native import open_header, open_payload, seal_frame
+from cbtfs.native import Chunks, Leaf, PackFile, open_header, open_payload, seal_frame
+from cbtfs.store.catalog.records import Location, encode_location
+from cbtfs.store.digest import Digester
 
 REPOSITORY, PACK, META, DATA = (bytes([n]) * 16 for n in (1, 2, 3, 4))
 KEYS = REPOSITORY + PACK + META * 2 + DATA * 2
+DIGEST_KEY = bytes(range(32))
 OFFSET = 0x1_2345_6780
 KNOWN = Path(__file__).parent / "known_frame.hex"
 CASES = [
@@ -124,6 +128,38 @@ def test_pieces_are_not_exchanged() -> None:
     swapped = tags[16:] + tags[:16] + body[4096:] + body[:4096]
 
     assert open_payload(KEYS, OFFSET, head, swapped) is None
+
+
+@pytest.mark.parametrize("is_strict", [False, True])
+def test_a_refused_piece_leaves_no_byte_of_it_and_spoils_no_later_read(
+    tmp_path: Path, *, is_strict: bool
+) -> None:
+    """Compiled code decrypts to the memory of the caller, and keeps tags that have matched."""
+    content = random.Random(5).randbytes(8192)
+    digest = Digester(DIGEST_KEY).chunk(content)
+    frame = Frame(128, 8192, 8192, Kind.CHUNK, 0, Codec.STORED, digest, True)
+    sealed = seal_frame(KEYS, 128, encode_sealed_head(frame), content)
+    leaf = Leaf((encode_location(Location(1, frame)), *[None] * 63))
+    chunks = Chunks(0, Digester(DIGEST_KEY).prefixed, is_strict)
+    path = tmp_path / "pack"
+    with path.open("w+b") as file:
+        pack = PackFile(os.dup(file.fileno()))
+        pack.set_key(REPOSITORY + PACK + DATA * 2)
+        leaf.attach(1, pack)
+        tag = 128 + 112  # of the first piece
+
+        for at in (tag, tag + 32, tag + 32 + 4095):
+            changed = bytearray(bytes(128) + sealed)
+            changed[at] ^= 1
+            os.pwrite(file.fileno(), changed, 0)
+            for length in (4096, 8192):
+                target = bytearray(b"x" * length)
+                assert chunks.fill(leaf, 8192, 0, target) == 0
+                assert target in (bytes(length), b"x" * length)
+            os.pwrite(file.fileno(), bytes(128) + sealed, 0)
+            target = bytearray(8192)
+            assert chunks.fill(leaf, 8192, 0, target) == 8192
+            assert target == content
 
 
 def test_sizes_that_do_not_fit_are_refused() -> None:
