@@ -15,6 +15,7 @@ from typing import Any, Final, NoReturn, TextIO
 from cbtfs.errors import CbtfsError
 from tools.bench import (
     depth,
+    encrypted,
     guest_files,
     history,
     holes,
@@ -53,6 +54,8 @@ GROUPS: Final[Mapping[str, Callable[[Bench], Iterator[Row]]]] = {
     "ways-sparse": holes.copy_rows,
     "ways-files": workloads.tree_rows,
     "ways-debian": workloads.real_rows,
+    "encrypted-reads": encrypted.read_rows,
+    "encrypted-ingest": encrypted.ingest_rows,
     "ingest-full": ingests.full_rows,
     "ingest-incremental": ingests.incremental_rows,
     "ingest-compare": ingests.compare_rows,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from cbtfs.errors import CbtfsError, UsageError
+from cbtfs.store.encryption.credentials import KEY_FILE_VARIABLE
 
 PEERS: Final[Mapping[str, tuple[str, ...]]] = {
     "qemu-storage-daemon": ("--version",),
@@ -58,6 +59,8 @@ class Program:
 
     name: str
     checkout: Path = ROOT
+    key: Path | None = None
+    """Key file of its encrypted repositories; what it remembers of them is kept beside it."""
 
     def command(self, repository: Path, *arguments: str | Path) -> list[str]:
         words = [sys.executable, "-m", "cbtfs", "--repo", repository, *arguments]
@@ -65,7 +68,12 @@ class Program:
 
     @property
     def environment(self) -> dict[str, str]:
+        secret = {}
+        if self.key is not None:
+            state = self.key.with_name("state")
+            secret = {KEY_FILE_VARIABLE: str(self.key), "XDG_STATE_HOME": str(state)}
         return {
+            **secret,
             "PYTHONPATH": str(self.checkout),
             "PYTHONSAFEPATH": "1",
             "PYTHONDONTWRITEBYTECODE": "",  # else each start would compile all modules
