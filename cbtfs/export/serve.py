@@ -21,7 +21,7 @@ from cbtfs.mount.notify import notify
 from cbtfs.mount.private import PrivateMount, starting_mount
 from cbtfs.mount.scratch import scratch_directory
 from cbtfs.qemu.daemon import StorageDaemon, find_daemon, storage_daemon
-from cbtfs.qemu.objects import require_objects
+from cbtfs.qemu.objects import require_intact
 from cbtfs.qemu.signals import ending_signals
 from cbtfs.reader import Reader
 from cbtfs.store.repository import reading
@@ -115,7 +115,7 @@ class PointExport:
             with reading(self.repository) as repository:
                 for manifest in self._manifests():
                     stack.enter_context(repository.points.leased(manifest.point))
-                    require_objects(repository, manifest)
+                    require_intact(repository, manifest)
                 reader = Reader(repository, cache_bytes=0)
                 for disk in self.manifest.of_kind("disk"):
                     reader.disk(disk).read(0, min(disk.size, _FIRST_BYTES))

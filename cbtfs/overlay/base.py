@@ -6,7 +6,7 @@ from cbtfs.core.manifest import DiskRecord, Manifest
 from cbtfs.core.names import printable
 from cbtfs.core.overlay import Overlay
 from cbtfs.errors import PointNotFound, SourceMismatch
-from cbtfs.qemu.objects import has_intact_packs, require_objects
+from cbtfs.qemu.objects import require_intact
 from cbtfs.reader import Reader
 from cbtfs.store.pins import load_pins
 from cbtfs.store.repository import Repository
@@ -15,11 +15,8 @@ _FIRST_BYTES: Final = 4096
 """Bytes of each disk that are read: the sector by which firmware and partition tables start."""
 
 
-def load_base(repository: Repository, overlay: Overlay, *, walks_maps: bool = True) -> Manifest:
-    """Return the point of *overlay*, whose block maps resolve completely.
-
-    Without *walks_maps* they are walked only if a pack or an object is damaged, of which the point
-    may have no need. A walk of 64 GiB takes a second.
+def load_base(repository: Repository, overlay: Overlay) -> Manifest:
+    """Return the point of *overlay*, of which no object is known to be missing or corrupt.
 
     Raises:
         PointNotFound: the point, or the pin that keeps it, is gone.
@@ -39,8 +36,7 @@ def load_base(repository: Repository, overlay: Overlay, *, walks_maps: bool = Tr
             f"{exc}, and overlay {overlay.name} needs it: run 'cbtfs unforget {overlay.point}'"
         ) from exc
     disks_of(overlay, manifest)
-    if walks_maps or not has_intact_packs(repository):
-        require_objects(repository, manifest)
+    require_intact(repository, manifest)
     reader = Reader(repository, cache_bytes=0)
     for disk in disks_of(overlay, manifest):
         reader.disk(disk).read(0, min(disk.size, _FIRST_BYTES))

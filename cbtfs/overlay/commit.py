@@ -69,7 +69,7 @@ def commit_overlay(repository: Path, folder: OverlayFolder, options: CommitOptio
         mount = base_mount(repository, None, stack)
         with reading(repository) as opened:
             # The new point is no worse than its base where the overlay wrote nothing.
-            base = load_base(opened, overlay, walks_maps=False)
+            base = load_base(opened, overlay)
             vm = _vm_of(opened, overlay, options.vm)
         written = {image: written_extents(image) for image in folder.images(overlay)}
         mounted = mount()

@@ -6,7 +6,7 @@ import re
 import resource
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -115,6 +115,10 @@ class PackFolder:
     def size(self, pack: PackId) -> int:
         """Return the size of the pack in bytes; OSError if that fails."""
         return self._backend.head(pack).size
+
+    def sizes(self) -> Mapping[str, int]:
+        """Return the sizes of all packs in bytes, by id; OSError if that fails."""
+        return self._backend.sizes()
 
     def frames(self, pack: PackId) -> tuple[list[Frame], str | None]:
         """Return the frames of a pack, and the error of its trailer if it had to be scanned."""

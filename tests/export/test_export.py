@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,11 +37,12 @@ BLOCK: Final = 64 << 10
 class Site:
     """A repository with two points: the second one has changes, and one more disk."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, create: Callable[[Path, int], object] = new_repository) -> None:
+        """*create* makes the repository at a path, with blocks of a size."""
         self.repository = path / "repo"
         self.sockets = path / "run"
         self.sockets.mkdir()
-        new_repository(self.repository, BLOCK)
+        create(self.repository, BLOCK)
         rng = random.Random(1)
         root = bytearray(rng.randbytes(MIB) + bytes(2 * MIB) + rng.randbytes(MIB))
         images = {"root": bytes(root), "my data": rng.randbytes(BLOCK + 1000)}

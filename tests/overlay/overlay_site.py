@@ -7,7 +7,7 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -41,10 +41,11 @@ def on_sectors(image: bytes) -> bytes:
 class OverlaySite:
     """A repository, a directory for overlays, and commands on them."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, create: Callable[[Path, int], object] = new_repository) -> None:
+        """*create* makes the repository at a path, with blocks of a size."""
         self.repository = path / "repo"
         self.directory = path / "overlays"
-        new_repository(self.repository, BLOCK)
+        create(self.repository, BLOCK)
         self.images = images()
         self.tables = MemberTables()
         self.point = self.add()

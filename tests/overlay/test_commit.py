@@ -1,6 +1,5 @@
 """`overlay commit`: the new point equals the overlay, costs what was written, has no change ID."""
 
-import os
 import random
 import subprocess
 from dataclasses import replace
@@ -11,7 +10,6 @@ import pytest
 
 from cbtfs.core.ids import PointId
 from cbtfs.core.manifest import Manifest
-from cbtfs.qemu import objects
 from cbtfs.store.repository import reading, writing
 from tests.make_points import add_point, commit_point, read_point
 from tests.overlay.overlay_site import BLOCK, MIB, OverlaySite, committed, on_sectors, write_at
@@ -87,21 +85,6 @@ def _vsphere_is_refused(site: OverlaySite) -> None:
         assert "comes from vSphere" in refused["error"]["message"]
     site.run(site.act("commit", "lab", "--as=repaired"))
     assert site.run(site.command("show", "repaired"))["kind"] == "incremental"
-
-
-def test_a_commit_walks_block_maps_only_of_a_damaged_repository(
-    site: OverlaySite, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The time of a commit does not grow with the disk, and a damaged point is refused."""
-    site.create()
-    with monkeypatch.context() as patch:
-        patch.setattr(objects, "Marker", None)
-        site.run(site.act("commit", "lab"))
-    for pack in site.repository.glob("packs/*/*"):
-        if len(pack.name) == 32:
-            os.truncate(pack, 100)
-
-    site.run(site.act("commit", "lab"), code=20)
 
 
 @pytest.mark.parametrize("options", [(), ("--limit=32M",)])

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Final
 
@@ -52,8 +53,8 @@ def rows(bench: Bench) -> Iterator[Row]:
         starts: list[float] = []
         with _ready(start, starts) as lines, _over_raw_file(folder, base) as peer:
             files = {OURS: Path(lines[0]), RAW_FILE: peer}
-            write = {name: partial(_write, bench, path) for name, path in files.items()}
-            read = {name: partial(_read, bench, path) for name, path in files.items()}
+            write = {name: partial(_write, bench, path, count(1)) for name, path in files.items()}
+            read = {name: partial(_read, bench, path, count(101)) for name, path in files.items()}
             names = "overlay: 4 KiB random write, fsync every 32", "overlay: 4 KiB random read"
             for name, contenders in zip(names, (write, read), strict=True):
                 samples = alternate(contenders, bench.sizes.repeats)
@@ -157,12 +158,15 @@ def _over_raw_file(folder: Path, base: Path) -> Iterator[Path]:
         yield exported
 
 
-def _write(bench: Bench, path: Path) -> float:
-    return _iops(bench, path, "write", "--rw=randwrite", "--fsync=32")
+def _write(bench: Bench, path: Path, seeds: Iterator[int]) -> float:
+    """Write pages in an order that depends on the next of *seeds*, for one sample."""
+    seed = f"--randseed={next(seeds)}"
+    return _iops(bench, path, "write", "--rw=randwrite", "--fsync=32", seed)
 
 
-def _read(bench: Bench, path: Path) -> float:
-    return _iops(bench, path, "read", "--rw=randread", "--readonly")
+def _read(bench: Bench, path: Path, seeds: Iterator[int]) -> float:
+    """Read other pages than those written, most of which are those of the point."""
+    return _iops(bench, path, "read", "--rw=randread", "--readonly", f"--randseed={next(seeds)}")
 
 
 def _iops(bench: Bench, path: Path, kind: str, *options: str) -> float:

@@ -8,7 +8,7 @@ Names are flat: how a backend arranges them, for instance in folders, is its own
 implementation passes tests/store/backends/test_conformance.py.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -142,6 +142,12 @@ class Backend(Protocol):
 
     def head(self, name: str) -> Head:
         """Return facts about an object."""
+
+    def sizes(self) -> Mapping[str, int]:
+        """Return the sizes in bytes, as stored, of all objects by name.
+
+        Names that lead to anything but an object are left out.
+        """
 
     def delete(self, name: str) -> None:
         """Remove an object; does nothing if it does not exist."""

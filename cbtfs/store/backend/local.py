@@ -4,9 +4,10 @@ import errno
 import fcntl
 import os
 import re
+import stat
 import struct
-from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -143,6 +144,9 @@ class Directory:
     def head(self, name: str) -> Head:
         return _head(regular_facts(self._at(name)))
 
+    def sizes(self) -> Mapping[str, int]:
+        return _sizes(self._folder)
+
     def delete(self, name: str) -> None:
         self._at(name).unlink(missing_ok=True)
 
@@ -244,13 +248,17 @@ class ShardedDirectory:
 
     def _files(self) -> Iterator[tuple[str, str]]:
         """Yield directory and name of all files; no paths, because there may be 100,000."""
+        for folder, inner in self._folders():
+            for name in os.listdir(inner.at):
+                yield folder, name
+
+    def _folders(self) -> Iterator[tuple[str, Folder]]:
+        """Yield the directories that exist, each open until the next one."""
         with os.scandir(self._folder.at) as folders:
             for folder in folders:
                 if _FOLDER.match(folder.name) and folder.is_dir(follow_symlinks=False):
                     with self._folder.inner(folder.name) as inner:
-                        names = os.listdir(inner.at)
-                    for name in names:
-                        yield folder.name, name
+                        yield folder.name, inner
 
     def names_after(self, name: str, prefix: str = "") -> Iterator[str]:
         return iter(sorted_after(self.names(), name, prefix))
@@ -258,6 +266,9 @@ class ShardedDirectory:
     def head(self, name: str) -> Head:
         with self._inner(name) as folder:
             return _head(regular_facts(folder.at / name))
+
+    def sizes(self) -> Mapping[str, int]:
+        return dict(item for _, inner in self._folders() for item in _sizes(inner).items())
 
     def delete(self, name: str) -> None:
         try:
@@ -294,6 +305,25 @@ def _load(path: Path, offset: int, length: int | None) -> Content:
         return Content(read_exactly(fd, offset, wanted), _head(facts))
     finally:
         os.close(fd)
+
+
+def _sizes(folder: Folder) -> dict[str, int]:
+    """Return the sizes of the regular files of *folder* by name, without those being written."""
+    sizes = {}
+    fd = os.open(folder.at, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        # By descriptor: paths take 1.7 times as long.
+        with os.scandir(fd) as entries:
+            for entry in entries:
+                if entry.name.endswith((ASIDE_SUFFIX, OPEN_SUFFIX)):
+                    continue
+                with suppress(FileNotFoundError):  # It was removed since.
+                    facts = entry.stat(follow_symlinks=False)
+                    if stat.S_ISREG(facts.st_mode):
+                        sizes[entry.name] = facts.st_size
+    finally:
+        os.close(fd)
+    return sizes
 
 
 def _head(facts: os.stat_result) -> Head:

@@ -5,7 +5,7 @@ import os
 import secrets
 import struct
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
@@ -217,6 +217,9 @@ class SealedBackend:
 
     def head(self, name: str) -> Head:
         return self._backend.head(name)
+
+    def sizes(self) -> Mapping[str, int]:
+        return self._backend.sizes()
 
     def delete(self, name: str) -> None:
         self._backend.delete(name)

@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 from enum import Enum
 from pathlib import Path
@@ -93,6 +93,9 @@ class Faulty:
 
     def head(self, name: str) -> Head:
         return self.request(lambda: self._inner.head(name))
+
+    def sizes(self) -> Mapping[str, int]:
+        return self.request(self._inner.sizes)
 
     def delete(self, name: str) -> None:
         self.request(lambda: self._inner.delete(name))

@@ -3,7 +3,7 @@
 import errno
 import os
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -130,6 +130,10 @@ class Memory:
     def head(self, name: str) -> Head:
         with self._changed:
             return self._entry(name).head
+
+    def sizes(self) -> Mapping[str, int]:
+        with self._changed:
+            return {name: len(entry.data) for name, entry in self._entries.items()}
 
     def delete(self, name: str) -> None:
         with self._changed:

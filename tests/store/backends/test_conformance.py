@@ -168,6 +168,18 @@ def test_an_open_object_outlives_its_deletion(backend: Backend) -> None:
     assert opened.is_removed
 
 
+def test_sizes_are_those_of_all_complete_objects(backend: Backend) -> None:
+    backend.create(A, b"12345")
+    backend.create(B, b"")
+    upload = backend.upload(C)
+    upload.write([b"unfinished"])
+
+    sizes = backend.sizes()
+
+    assert sizes == {name: backend.head(name).size for name in (A, B)}
+    upload.abandon()
+
+
 def test_names_are_listed_after_a_name(backend: Backend) -> None:
     for name in (B, C, A):
         backend.create(name, b"")
