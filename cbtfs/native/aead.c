@@ -1,11 +1,11 @@
 /* A thread keeps one context for each direction, with the key of its last pack. */
 #include "aead.h"
 
-#include <openssl/crypto.h>
 #include <openssl/evp.h>
 #include <pthread.h>
-#include <stdlib.h>
 #include <string.h>
+
+#include "secret.h"
 
 enum {
     NONCE_BYTES = 12,
@@ -32,8 +32,7 @@ static void free_state(void *memory)
     thread_state *state = memory;
     EVP_CIPHER_CTX_free(state->seal.context);
     EVP_CIPHER_CTX_free(state->open.context);
-    OPENSSL_cleanse(state, sizeof *state);
-    free(state);
+    secret_free(state);
 }
 
 static void create_thread_key(void)
@@ -48,7 +47,7 @@ static thread_state *get_state(void)
     thread_state *state = pthread_getspecific(thread_key);
     if (state != NULL)
         return state;
-    state = calloc(1, sizeof *state);
+    state = secret_new(sizeof *state);
     if (state == NULL)
         return NULL;
     state->seal.context = EVP_CIPHER_CTX_new();

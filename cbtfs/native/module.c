@@ -8,6 +8,7 @@
 #include "copy.h"
 #include "crc32c.h"
 #include "fault.h"
+#include "secret.h"
 
 /* PackFile */
 
@@ -225,12 +226,14 @@ static PyObject *Chunks_new(PyTypeObject *type, PyObject *args, PyObject *named)
     if (self == NULL)
         return NULL;
     self->digest_of = Py_NewRef(digest_of);
-    if (key != NULL)
+    self->key = key == NULL ? NULL : secret_new(DIGEST_BYTES);
+    if (self->key != NULL)
         memcpy(self->key, key, DIGEST_BYTES);
-    self->reader.check = is_compiled ? (digest_check){content_has_digest, key == NULL ? NULL : self->key, false}
+    self->reader.check = is_compiled ? (digest_check){content_has_digest, self->key, false}
                                      : (digest_check){check_digest, digest_of, true};
     self->reader.is_strict = is_strict;
-    if (!chunk_cache_init(&self->reader.cache, cache_bytes)) {
+    if ((key != NULL && self->key == NULL) || !chunk_cache_init(&self->reader.cache, cache_bytes)) {
+        Py_CLEAR(self->digest_of);
         Py_DECREF(self);
         return PyErr_NoMemory();
     }
@@ -241,6 +244,7 @@ static void Chunks_dealloc(ChunksObject *self)
 {
     if (self->digest_of != NULL) /* else the constructor failed before it initialized the cache */
         chunk_cache_destroy(&self->reader.cache);
+    secret_free(self->key);
     Py_XDECREF(self->digest_of);
     Py_TYPE(self)->tp_free((PyObject *)self);
 }

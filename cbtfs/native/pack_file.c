@@ -1,11 +1,12 @@
 #include "pack_file.h"
 
-#include <openssl/crypto.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#include "secret.h"
 
 static atomic_int open_count;
 static pack_file *first_file;
@@ -30,23 +31,15 @@ pack_file *pack_file_new(int fd)
     return file;
 }
 
-static void key_free(const pack_key *key)
-{
-    if (key == NULL)
-        return;
-    OPENSSL_cleanse((void *)key, sizeof *key);
-    free((void *)key);
-}
-
 bool pack_file_set_key(pack_file *file, const uint8_t bytes[sizeof(pack_key)])
 {
-    pack_key *key = malloc(sizeof *key);
+    pack_key *key = secret_new(sizeof *key);
     if (key == NULL)
         return false;
     memcpy(key, bytes, sizeof *key);
     const pack_key *existing = NULL;
     if (!atomic_compare_exchange_strong(&file->key, &existing, key))
-        key_free(key);
+        secret_free(key);
     return true;
 }
 
@@ -67,7 +60,7 @@ void pack_file_drop(pack_file *file)
     pthread_mutex_unlock(&list_lock);
     close(file->fd); /* after the removal from the list: pack_files_deleted() calls fstat() on listed descriptors */
     atomic_fetch_sub(&open_count, 1);
-    key_free(atomic_load(&file->key));
+    secret_free((void *)atomic_load(&file->key));
     free(file);
 }
 

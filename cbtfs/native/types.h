@@ -16,7 +16,7 @@ typedef struct {
     PyObject_HEAD
     chunk_reader reader;
     PyObject *digest_of;
-    uint8_t key[DIGEST_BYTES]; /* of digests, if they are keyed */
+    uint8_t *key; /* of digests, in secret memory; NULL if they are not keyed */
 } ChunksObject;
 
 extern PyTypeObject LeafType, ChunksType, RequestsType;

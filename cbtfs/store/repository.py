@@ -35,6 +35,7 @@ from cbtfs.store.catchup import Findings, lacks_nothing
 from cbtfs.store.directories import DIRECTORIES, require_directories, write_marker
 from cbtfs.store.distrust import DistrustFolder
 from cbtfs.store.encryption.known import forget_path
+from cbtfs.store.encryption.ring import renew
 from cbtfs.store.files import finish_exchange, make_folder, sync_folder
 from cbtfs.store.folder import Folder
 from cbtfs.store.lock import WriterLock
@@ -273,6 +274,13 @@ def take_lock(path: Path, wait_seconds: float) -> WriterLock:
     return lock
 
 
+def _current_settings(path: Path) -> Settings:
+    """Return the settings under the lock: the writer before may have changed them, and the key."""
+    settings = load_settings(path)
+    renew(path)
+    return settings
+
+
 @contextmanager
 def writing(
     path: Path, *, lock_wait: float = 0.0, is_suspect: bool = False
@@ -289,8 +297,7 @@ def writing(
     lock = take_lock(path, lock_wait)
     is_clean = False
     try:
-        # The writer that held the lock may have changed the settings.
-        settings = load_settings(path)
+        settings = _current_settings(path)
         with storing("the repository"):
             is_unsure = is_suspect or lock.was_left_behind
             require_directories(path, settings.id, is_suspect=is_unsure)
@@ -327,7 +334,7 @@ def rebuild_catalog(
     lock = take_lock(path, lock_wait)
     is_clean = False
     try:
-        settings = load_settings(path)
+        settings = _current_settings(path)
         with storing("the catalog"):
             require_directories(path, settings.id, is_suspect=True)
             findings = replace_catalog(path, settings.level, progress)

@@ -2,7 +2,6 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
 
 from cbtfs.core.moment import format_moment
 from cbtfs.core.settings import (
@@ -10,16 +9,14 @@ from cbtfs.core.settings import (
     KEYED_DIGESTS,
     Settings,
     UnknownFormat,
-    decode_settings,
 )
 from cbtfs.errors import DataCorrupt, FormatNotSupported, RepositoryNotFound
-from cbtfs.store.backend.layout import SETTINGS, load_record
+from cbtfs.store.backend.layout import SETTINGS
+from cbtfs.store.encryption.ring import load_settings_file
 from cbtfs.store.file_system import refuse_missing_folders, refuse_unsuitable
 from cbtfs.store.identity import new_id
 
 __all__ = ["SETTINGS", "load_settings", "new_settings"]
-
-_MAX_BYTES: Final = 1 << 16
 
 
 def new_settings(block_size: int, level: int, *, is_encrypted: bool = False) -> Settings:
@@ -40,7 +37,7 @@ def load_settings(path: Path) -> Settings:
     """
     refuse_unsuitable(path)
     try:
-        settings = decode_settings(load_record(path, SETTINGS, _MAX_BYTES))
+        settings = load_settings_file(path)
     except (FileNotFoundError, NotADirectoryError) as exc:
         raise RepositoryNotFound(
             f"no repository at {path}: set --repo or CBTFS_REPO, or create one with init"

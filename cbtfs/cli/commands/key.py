@@ -178,16 +178,10 @@ def remove(context: typer.Context, slot: _Slot, json: Json = False) -> None:
     This does not revoke the key: someone who knew it can still use it. To exclude them from data
     that is written later, rotate the key.
     """
-    from cbtfs.store.encryption.administer import find_slot, refuse_last, remove_slot
-    from cbtfs.store.encryption.ring import open_master
+    from cbtfs.store.encryption.administer import remove_slot
 
     path = repository_path(context)
-    repository = _encrypted(path)
-    open_master(path, repository)
-    found = find_slot(path, repository, slot)
-    refuse_last(path, repository, found)
-    remove_slot(path, found)
-    _conclude(found, "removed", json)
+    _conclude(remove_slot(path, _encrypted(path), slot), "removed", json)
 
 
 def passwd(
@@ -210,7 +204,7 @@ def passwd(
     the old passphrase and has a copy of its slot can still use it.
     """
     from cbtfs.core.keyslot import SlotKind
-    from cbtfs.store.encryption.administer import find_slot, replace_slot
+    from cbtfs.store.encryption.administer import add_slot, find_slot
     from cbtfs.store.encryption.credentials import load_passphrase
     from cbtfs.store.encryption.ring import load_slots
 
@@ -229,7 +223,8 @@ def passwd(
         if old.kind is not SlotKind.PASSPHRASE:
             raise UsageError(f"slot {printable(old.label)} has no passphrase")
     make = _passphrase(old.label, new_passphrase_file, load_passphrase, kdf_memory)
-    _conclude(replace_slot(path, repository, old, make), "replaces the old one", json)
+    new = add_slot(path, repository, make, instead_of=old)
+    _conclude(new, "replaces the old one", json)
 
 
 def rotate_key(

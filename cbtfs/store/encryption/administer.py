@@ -1,12 +1,13 @@
 """Adds, removes and tests the key slots of a repository, and rotates its key."""
 
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from cbtfs.core.keyslot import MAX_SLOTS, Slot, encode_slot
 from cbtfs.errors import UsageError
+from cbtfs.store.backend.local import Directory
 from cbtfs.store.encryption.ring import load_slots, open_master, open_slots
 from cbtfs.store.encryption.slots import Master
 from cbtfs.store.storing import storing
@@ -43,45 +44,70 @@ def find_slot(path: Path, repository: str, name: str) -> Slot:
     return found[0]
 
 
-def add_slot(path: Path, repository: str, make: MakeSlot) -> Slot:
+def add_slot(
+    path: Path, repository: str, make: MakeSlot, *, instead_of: Slot | None = None
+) -> Slot:
     """Add the slot that *make* returns; the credentials of this process open the repository.
+
+    *instead_of* is removed once the new one is durable.
 
     Raises:
         KeyUnavailable: they do not.
+        UsageError: there are too many slots, or another process changed them meanwhile.
     """
     master = open_master(path, repository)
-    if len(load_slots(path, repository)) >= MAX_SLOTS:
-        raise UsageError(f"the repository has {MAX_SLOTS} key slots: remove one first")
-    slot = make(master)
-    put_slot(path, slot)
+    if instead_of is None:
+        _refuse_many(path, repository)
+    slot = make(master)  # It may ask for a passphrase: without a lock.
+    with _changing(path) as backend:
+        slots = load_slots(path, repository)
+        if max((known.epoch for known in slots), default=0) > master.epoch:
+            raise UsageError("the key was rotated meanwhile: run the command again")
+        if instead_of is None:
+            _refuse_many(path, repository)
+        elif instead_of.id not in {known.id for known in slots}:
+            raise UsageError("the slot was removed meanwhile: see 'cbtfs key list'")
+        backend.create(slot.id, encode_slot(slot))
+        if instead_of is not None:
+            backend.delete(instead_of.id)
+            backend.flush()
     return slot
 
 
-def put_slot(path: Path, slot: Slot) -> None:
-    """Write a slot durably."""
-    with closing(open_slots(path)) as backend, storing("a key slot"):
-        backend.create(slot.id, encode_slot(slot))
+def _refuse_many(path: Path, repository: str) -> None:
+    if len(load_slots(path, repository)) >= MAX_SLOTS:
+        raise UsageError(f"the repository has {MAX_SLOTS} key slots: remove one first")
 
 
-def remove_slot(path: Path, slot: Slot) -> None:
-    """Remove a slot durably. A key that was known before can still be used."""
-    with closing(open_slots(path)) as backend, storing("the key slots"):
+@contextmanager
+def _changing(path: Path) -> Iterator[Directory]:
+    """Hold the lock of the key slots, so that two processes never remove the last two of them."""
+    with closing(open_slots(path)) as backend, storing("the key slots"), backend.locked():
+        yield backend
+
+
+def remove_slot(path: Path, repository: str, name: str) -> Slot:
+    """Remove the slot *name* durably, as find_slot(). A key that was known can still be used.
+
+    Raises:
+        KeyUnavailable: the credentials of this process do not open the repository.
+        UsageError: there is no such slot, or it is the only one that opens the repository.
+    """
+    epoch = open_master(path, repository).epoch
+    with _changing(path) as backend:
+        slot = find_slot(path, repository, name)
+        others = [
+            known
+            for known in load_slots(path, repository)
+            if known.epoch == epoch and known.id != slot.id
+        ]
+        if slot.epoch > epoch:
+            raise UsageError("the slot has a newer key than the one given: give the newer key")
+        if slot.epoch == epoch and not others:
+            raise UsageError(
+                "this is the only slot that opens the repository: without it all data is lost; add "
+                "another one first"
+            )
         backend.delete(slot.id)
         backend.flush()
-
-
-def refuse_last(path: Path, repository: str, slot: Slot) -> None:
-    """Raise UsageError if *slot* is the only one of its epoch."""
-    others = [s for s in load_slots(path, repository) if s.epoch == slot.epoch and s.id != slot.id]
-    if not others:
-        raise UsageError(
-            "this is the only slot that opens the repository: without it all data is lost; add "
-            "another one first"
-        )
-
-
-def replace_slot(path: Path, repository: str, old: Slot, make: MakeSlot) -> Slot:
-    """Replace a slot by the one that *make* returns: the new one is durable first."""
-    slot = add_slot(path, repository, make)
-    remove_slot(path, old)
     return slot

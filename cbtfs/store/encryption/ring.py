@@ -3,6 +3,7 @@
 The keys of a repository stay in memory until the process ends, and its forks inherit them.
 """
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -25,6 +26,7 @@ from cbtfs.core.keyslot import (
 from cbtfs.core.settings import Settings, decode_settings
 from cbtfs.errors import DataCorrupt, KeyUnavailable
 from cbtfs.store.backend.local import Directory
+from cbtfs.store.encryption.dumps import forbid_dumps
 from cbtfs.store.encryption.known import refuse_downgrade, see_encrypted
 from cbtfs.store.files import load_file
 from cbtfs.store.folder import Folder
@@ -47,6 +49,9 @@ _unlocked: dict[str, "Keys"] = {}
 """Keys by the id of their repository."""
 _seen: set[Path] = set()
 """Directories that are remembered as encrypted."""
+_Stamp = tuple[int, int, int, int, int]
+_loaded: dict[Path, tuple[_Stamp, Settings]] = {}
+"""Settings by the path of their repository, and the facts of the file that had them."""
 
 
 class KeyNotGiven(KeyUnavailable):
@@ -82,6 +87,35 @@ def keys_of(path: Path) -> "Keys | None":
         return keys
 
 
+def renew(path: Path) -> None:
+    """Unlock the repository again if its key was rotated since. Only for the writer.
+
+    Else a process that unlocked it before would write packs with the old key.
+
+    Raises:
+        KeyUnavailable: no key given is of the newest epoch.
+        DataCorrupt: the settings are damaged.
+    """
+    settings = _settings(path)
+    keys = None if settings is None or not settings.is_encrypted else _unlocked.get(settings.id)
+    if keys is None:
+        return
+    newest = max((slot.epoch for slot in load_slots(path, keys.repository)), default=0)
+    if newest > keys.epoch:
+        with _lock:
+            keys = _unlocked[keys.repository] = _unlock(path, keys.repository)
+    refuse_old(keys.epoch, newest)
+
+
+def refuse_old(epoch: int, newest: int) -> None:
+    """Raise KeyUnavailable if a key of *epoch* is older than the newest slot."""
+    if epoch < newest:
+        raise KeyUnavailable(
+            f"the key was rotated, and the one given is of the old epoch {epoch}: give the key of "
+            f"a slot of epoch {newest}, see 'cbtfs key list'"
+        )
+
+
 def can_unlock(path: Path) -> bool:
     """Return whether the repository at *path* is readable; False if no key was given at all.
 
@@ -111,6 +145,7 @@ def is_encrypted(path: Path) -> bool:
 
 def hold(keys: "Keys") -> None:
     """Keep the keys of a new repository."""
+    forbid_dumps()
     with _lock:
         _unlocked[keys.repository] = keys
 
@@ -126,15 +161,45 @@ def drop_all() -> None:
     with _lock:
         _unlocked.clear()
         _seen.clear()
+        _loaded.clear()
 
 
 def _settings(path: Path) -> Settings | None:
     try:
-        return decode_settings(load_file(path / _SETTINGS, _MAX_SETTINGS_BYTES))
+        return load_settings_file(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as exc:
         raise DataCorrupt(f"{path / _SETTINGS} is damaged: {exc}; restore it from a copy") from exc
+
+
+def load_settings_file(path: Path) -> Settings:
+    """Return the settings of the repository at *path*, which are read again if the file changed.
+
+    The file is replaced only to add a feature, so its size tells two versions apart as well.
+
+    Raises:
+        FileNotFoundError: it does not exist.
+        NotADirectoryError: the repository is not a directory.
+        ValueError: its content is damaged, or UnknownFormat.
+        DataCorrupt: it is not a regular file, or it cannot be read.
+    """
+    stamp, known = _stamp(path / _SETTINGS), _loaded.get(path)
+    if stamp is not None and known is not None and known[0] == stamp:
+        return known[1]
+    settings = decode_settings(load_file(path / _SETTINGS, _MAX_SETTINGS_BYTES))
+    if stamp is not None:
+        _loaded[path] = stamp, settings
+    return settings
+
+
+def _stamp(file: Path) -> _Stamp | None:
+    """Return facts that differ between two versions of a file; None if they are unknown."""
+    try:
+        facts = os.stat(file, follow_symlinks=False)
+    except OSError:
+        return None  # load_file() says why.
+    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
 
 
 def _unlock(path: Path, repository: str) -> "Keys":
@@ -174,17 +239,23 @@ def open_master(path: Path, repository: str) -> "Master":
 
 
 def open_slot(path: Path, repository: str) -> Opened:
-    """Return the first slot that the credentials of this process open, the newest epoch first.
+    """Return a slot of the newest epoch that the credentials of this process open.
 
     Raises:
         KeyUnavailable: there are no credentials, or none of them fits.
     """
+    forbid_dumps()
     slots = sorted(load_slots(path, repository), key=lambda slot: (-slot.epoch, slot.created))
-    tried = False
+    newest = slots[0].epoch if slots else 0
+    tried, best = False, None
     for opened in _attempts(path, repository, slots):
-        if opened is not None:
-            return opened
         tried = True
+        if opened is not None and (best is None or opened.slot.epoch > best.slot.epoch):
+            best = opened
+            if opened.slot.epoch == newest:
+                break
+    if best is not None:
+        return best
     if not slots:
         raise KeyUnavailable(
             f"{path} is encrypted, and {KEYS_DIRECTORY}/ has no slot that can be read: restore it "

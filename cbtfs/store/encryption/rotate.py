@@ -3,8 +3,9 @@
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from cbtfs.core.ids import is_id
 from cbtfs.core.keyfile import MAX_KEY_FILE_BYTES
@@ -30,8 +31,6 @@ from cbtfs.store.storing import storing
 _FOLDERS: Final = ("points", "overlays", "indexes")
 _SUFFIXES: Final = ("", ".state", ".forgotten", ".distrusted")
 
-Rewrap = Callable[[Master], Slot]
-
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
@@ -53,51 +52,83 @@ def rotate(path: Path, repository: str, *, drops_others: bool) -> Rotation:
         KeyUnavailable: no key given fits.
         UsageError: there are other slots; nothing was changed.
     """
-    opened = ring.open_slot(path, repository)
-    masters, digest = ring.all_masters(path, opened.master)
-    current = [s for s in ring.load_slots(path, repository) if s.epoch == opened.master.epoch]
-    new = slots.new_master(repository, opened.master.epoch + 1)
-    rewraps = {slot.id: _rewrap(slot) for slot in current}
-    others = [slot for slot in current if rewraps[slot.id] is None]
-    if others and not drops_others:
-        names = ", ".join(f"{slot.label} ({slot.id[:8]})" for slot in others)
-        raise UsageError(
-            f"the secrets of these key slots were not given: {names}; give their key files and "
-            "passphrase files as well, or remove them by --drop-others"
-        )
-    made = [make(new) for make in rewraps.values() if make is not None]
-    with closing(ring.open_slots(path)) as backend, storing("the key slots"):
-        name = f"{ring.EPOCH_PREFIX}{new.epoch}"
-        backend.delete(name)  # A rotation that was interrupted has left it; no slot has its key.
-        backend.create(name, encode_epoch(slots.previous_epoch(new, opened.master.key)))
-        for slot in made:
-            backend.create(slot.id, encode_slot(slot))
-        for slot in current:
-            backend.delete(slot.id)
-        backend.flush()
+    with closing(ring.open_slots(path)) as backend, storing("the key slots"), backend.locked():
+        opened = ring.open_slot(path, repository)
+        masters, digest = ring.all_masters(path, opened.master)
+        # Slots of an older epoch are left by a rotation that was interrupted.
+        old = ring.load_slots(path, repository)
+        ring.refuse_old(opened.master.epoch, max(slot.epoch for slot in old))
+        new = slots.new_master(repository, opened.master.epoch + 1)
+        rewraps = {slot.id: _rewrap(slot) for slot in old}
+        others = [slot for slot in old if rewraps[slot.id] is None]
+        if others and not drops_others:
+            names = ", ".join(f"{slot.label} ({slot.id[:8]})" for slot in others)
+            raise UsageError(
+                f"the secrets of these key slots were not given: {names}; give their key files and "
+                "passphrase files as well, or remove them by --drop-others"
+            )
+        # One slot for each secret, even if an interrupted rotation made a second one.
+        makers = {
+            (slot.kind, slot.label, r.secret): r.make for slot in old if (r := rewraps[slot.id])
+        }
+        if not makers:
+            raise UsageError(
+                "no key slot would be left: give a key file or a passphrase file of a slot"
+            )
+        made = [make(new) for make in makers.values()]
+        _replace(backend, encode_epoch(slots.previous_epoch(new, opened.master.key)), made, old)
     ring.hold(keys_of_masters(repository, {**masters, new.epoch: new.key}, digest))
     return Rotation(new.epoch, tuple(made), tuple(others))
 
 
+def _replace(backend: Directory, epoch: bytes, made: Sequence[Slot], old: Sequence[Slot]) -> None:
+    """Write the file of a new epoch and its slots, then remove the old slots.
+
+    If a write fails, no slot of the new epoch stays.
+    """
+    name = f"{ring.EPOCH_PREFIX}{made[0].epoch}"
+    try:
+        backend.delete(name)  # A rotation that was interrupted has left it; no slot has its key.
+        backend.create(name, epoch)
+        for slot in made:
+            backend.create(slot.id, encode_slot(slot))
+    except BaseException:
+        for slot in made:
+            backend.delete(slot.id)
+        raise
+    for slot in old:
+        backend.delete(slot.id)
+    backend.flush()
+
+
+class Rewrap(NamedTuple):
+    """A way to make a slot again for a new key."""
+
+    secret: bytes
+    """Secret of the slot, or its age recipient."""
+    make: Callable[[Master], Slot]
+
+
 def _rewrap(slot: Slot) -> Rewrap | None:
-    """Return a function that makes the same slot for a new key; None if its secret is unknown."""
+    """Return how to make the same slot for a new key; None if its secret is unknown."""
     found, label = sources.credentials(), slot.label
     if slot.kind is SlotKind.AGE and slot.recipient is not None:
         recipient = slot.recipient
-        return lambda master: slots.age_slot(master, label, recipient)
+        return Rewrap(recipient.encode(), partial(slots.age_slot, label=label, recipient=recipient))
     if slot.kind is SlotKind.FILE:
         for file in found.key_files:
             if sources.is_age_identity(sources.load_private(file, MAX_KEY_FILE_BYTES)):
                 continue
             secret = sources.load_key_file(file)
             if slots.open_with_file(slot, secret) is not None:
-                return lambda master: slots.file_slot(master, label, secret)
+                return Rewrap(secret, partial(slots.file_slot, label=label, secret=secret))
     if slot.argon2 is not None:
         memory = slot.argon2.memory_kib >> 10
+        make = partial(slots.passphrase_slot, label=label, memory_mib=memory)
         for file in found.passphrase_files:
-            passphrase = sources.load_passphrase(file)
-            if slots.open_with_passphrase(slot, passphrase) is not None:
-                return lambda master: slots.passphrase_slot(master, label, passphrase, memory)
+            phrase = sources.load_passphrase(file)
+            if slots.open_with_passphrase(slot, phrase) is not None:
+                return Rewrap(phrase, partial(make, passphrase=phrase))
     return None
 
 
