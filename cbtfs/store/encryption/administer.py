@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cbtfs.core.keyslot import MAX_SLOTS, Slot, encode_slot
 from cbtfs.errors import UsageError
-from cbtfs.store.backend.local import Directory
+from cbtfs.store.backend.base import FileBackend
 from cbtfs.store.encryption.ring import load_slots, open_master, open_slots
 from cbtfs.store.encryption.slots import Master
 from cbtfs.store.storing import storing
@@ -80,7 +80,7 @@ def _refuse_many(path: Path, repository: str) -> None:
 
 
 @contextmanager
-def _changing(path: Path) -> Iterator[Directory]:
+def _changing(path: Path) -> Iterator[FileBackend]:
     """Hold the lock of the key slots, so that two processes never remove the last two of them."""
     with closing(open_slots(path)) as backend, storing("the key slots"), backend.locked():
         yield backend
