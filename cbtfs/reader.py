@@ -68,6 +68,8 @@ class Reader:
 
     def _reset(self) -> None:
         self._child_lists: dict[Digest, Sequence[Ref | None]] = {}
+        self._last_nodes: dict[int, Node] = {}
+        self._last_lists: dict[int, tuple[Node, Sequence[Ref | None]]] = {}
         self._nodes: Cache[Digest, Node] = Cache(_NODE_CACHE_BYTES, lambda _: _NODE_BYTES)
         self._roots: dict[Digest, Ref] = {}
         self._pack_ids: dict[int, PackId] = {}
@@ -146,8 +148,11 @@ class Reader:
         return self._nodes.load(child.digest, lambda: self._load_node(child, level))
 
     def _load_node(self, child: Ref, level: int) -> Node:
+        last = self._last_nodes  # by level: walks of several versions meet similar nodes in turn
         with self._catalog.view() as view:
-            return view.node(child.number, level, child.digest)
+            node = view.node(child.number, level, child.digest, last.get(level))
+        last[level] = node
+        return node
 
     def children(self, child: Ref, level: int) -> Sequence[Ref | None]:
         """Return the 64 children of a node. This is the loader of a Tree."""
@@ -155,8 +160,8 @@ class Reader:
         children = lists.get(child.digest)
         if children is None:
             node = self.node(child, level)
-            pairs = zip(node.children, node.digests(), strict=True)
-            children = [None if digest is None else Ref(at, digest) for at, digest in pairs]
+            children = _references(node, self._last_lists.get(level))
+            self._last_lists[level] = node, children
             if len(lists) >= _CHILD_LISTS:
                 lists.clear()
             lists[child.digest] = children
@@ -257,6 +262,22 @@ class Reader:
                 raise ChunkMissing(f"pack number {number} is not in the catalog")
             pack_id = ids[number] = record.id
         return pack_id
+
+
+def _references(node: Node, like: tuple[Node, Sequence[Ref | None]] | None) -> Sequence[Ref | None]:
+    """Return references to the 64 children of *node*; those of equal entries are taken from *like*.
+
+    Walks of several versions of a disk then compare objects that are identical.
+    """
+    if like is None:
+        return [node.child(slot) for slot in range(FANOUT)]
+    other, references = like
+    return [
+        reference if entry is shared else node.child(slot)
+        for slot, (entry, shared, reference) in enumerate(
+            zip(node.entries, other.entries, references, strict=True)
+        )
+    ]
 
 
 class Disk:

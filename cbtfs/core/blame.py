@@ -5,7 +5,8 @@ consecutive versions are looked at once, whatever the number of versions.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import pairwise
+from itertools import compress, pairwise
+from operator import is_not
 from typing import Final, Generic, NamedTuple
 
 from cbtfs.core.blockmap import FANOUT, AboveRoot, NodeRef, Tree, TreeNode, is_virtual
@@ -72,6 +73,27 @@ def _distinct(nodes: Iterable[Numbered[NodeRef]]) -> list[Numbered[NodeRef]]:
     return kept
 
 
+def _columns(
+    lists: Sequence[tuple[int, Sequence[TreeNode[NodeRef]]]],
+) -> list[list[Numbered[NodeRef]]]:
+    """Return the result of _distinct() for each of the 64 places of *lists*, newest first.
+
+    Most items of a list are those of the list before, and often the same objects.
+    """
+    columns: list[list[Numbered[NodeRef]]] = [[] for _ in _ALL]
+    number, newer = lists[0]
+    for older_number, older in lists[1:]:
+        for slot in compress(_ALL, map(is_not, newer, older)):
+            if newer[slot] != older[slot]:
+                columns[slot].append((number, newer[slot]))
+        if is_virtual(newer[0]) and newer[0] is older[0]:
+            columns[0].append((number, newer[0]))
+        number, newer = older_number, older
+    for column, node in zip(columns, newer, strict=True):
+        column.append((number, node))
+    return columns
+
+
 class _Walk(Generic[NodeRef]):
     """The walk of the block maps of several versions of a disk at once."""
 
@@ -100,10 +122,8 @@ class _Walk(Generic[NodeRef]):
         elif level == 1:
             yield from self._leaf(nodes, index, first, end)
         else:
-            lists = [self._versions[number].below(node, level) for number, node in nodes]
-            numbers = [number for number, _ in nodes]
-            for slot, column in enumerate(zip(*lists, strict=True)):
-                below = _distinct(zip(numbers, column, strict=True))
+            lists = [(number, self._versions[number].below(node, level)) for number, node in nodes]
+            for slot, below in enumerate(_columns(lists)):
                 yield from self.node(below, level - 1, index * FANOUT + slot)
 
     def _leaf(

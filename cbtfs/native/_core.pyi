@@ -251,12 +251,16 @@ def node_children(payload: bytes, /) -> tuple[int, ...]:
     """
 
 def node_entries(
-    children: tuple[int, ...], items: list[tuple[bytes, bytes]], seed: int, /
+    children: tuple[int, ...],
+    known: tuple[bytes | None, ...],
+    items: list[tuple[bytes, bytes]],
+    seed: int,
+    /,
 ) -> tuple[tuple[bytes | None, ...], bytes]:
     """Return the entries of *children*, None for null, and the content of the node.
 
-    *items* are keys and values of the database 'objects', those of the children that are not null,
-    in their order. *seed* is the CRC-32 of the name of the database. An entry is an encoded
+    *known* are 64 entries that were verified before, or None. *items* are keys and values of the
+    database 'objects', those of the other children that are not null, in their order. *seed* is the CRC-32 of the name of the database. An entry is an encoded
     location; the content of a node is the digests of its children.
 
     Raises:

@@ -95,12 +95,27 @@ static PyObject *open_item(PyObject *item, uint32_t seed)
     return PyBytes_FromStringAndSize(PyBytes_AS_STRING(value), LOCATION_BYTES);
 }
 
-/* Fill *entries* and *content* from the items of the children. Return false with an exception if one is missing. */
-static bool fill_node(PyObject *children, PyObject *items, uint32_t seed, PyObject *entries, uint8_t *content)
+/* Return the payload of *item* if it is that of child *id*, else NULL with an exception. */
+static PyObject *entry_of(PyObject *item, uint64_t id, uint32_t seed)
+{
+    uint64_t key = 0;
+    if (item != NULL && is_item(item))
+        memcpy(&key, PyBytes_AS_STRING(PyTuple_GET_ITEM(item, 0)), sizeof key);
+    if (key != id) {
+        PyErr_SetString(PyExc_KeyError, "a child has no entry");
+        return NULL;
+    }
+    return open_item(item, seed);
+}
+
+/* Fill *entries* and *content* from the items of the children that are not null; *known* has None, or the entry, which
+ * has no item. Return false with an exception if one is missing. */
+static bool fill_node(
+    PyObject *children, PyObject *known, PyObject *items, uint32_t seed, PyObject *entries, uint8_t *content)
 {
     Py_ssize_t at = 0;
     for (int slot = 0; slot < FANOUT; slot++, content += DIGEST_BYTES) {
-        uint64_t id = PyLong_AsUnsignedLongLong(PyTuple_GET_ITEM(children, slot)), key;
+        uint64_t id = PyLong_AsUnsignedLongLong(PyTuple_GET_ITEM(children, slot));
         if (PyErr_Occurred())
             return false;
         if (id == 0) {
@@ -108,17 +123,11 @@ static bool fill_node(PyObject *children, PyObject *items, uint32_t seed, PyObje
             memset(content, 0, DIGEST_BYTES);
             continue;
         }
-        PyObject *item = at < PyList_GET_SIZE(items) ? PyList_GET_ITEM(items, at++) : NULL;
-        if (item == NULL || !is_item(item)) {
-            PyErr_SetString(PyExc_KeyError, "a child has no entry");
-            return false;
-        }
-        memcpy(&key, PyBytes_AS_STRING(PyTuple_GET_ITEM(item, 0)), sizeof key);
-        if (key != id) {
-            PyErr_SetString(PyExc_KeyError, "a child has no entry");
-            return false;
-        }
-        PyObject *entry = open_item(item, seed);
+        PyObject *entry = PyTuple_GET_ITEM(known, slot);
+        if (PyBytes_Check(entry) && PyBytes_GET_SIZE(entry) == LOCATION_BYTES)
+            Py_INCREF(entry);
+        else
+            entry = entry_of(at < PyList_GET_SIZE(items) ? PyList_GET_ITEM(items, at++) : NULL, id, seed);
         if (entry == NULL)
             return false;
         PyTuple_SET_ITEM(entries, slot, entry);
@@ -130,19 +139,19 @@ static bool fill_node(PyObject *children, PyObject *items, uint32_t seed, PyObje
 static PyObject *node_entries(PyObject *module, PyObject *args)
 {
     (void)module;
-    PyObject *children, *items;
+    PyObject *children, *known, *items;
     unsigned int seed;
     uint8_t content[FANOUT * DIGEST_BYTES];
-    if (!PyArg_ParseTuple(args, "O!O!I", &PyTuple_Type, &children, &PyList_Type, &items, &seed))
+    if (!PyArg_ParseTuple(args, "O!O!O!I", &PyTuple_Type, &children, &PyTuple_Type, &known, &PyList_Type, &items, &seed))
         return NULL;
-    if (PyTuple_GET_SIZE(children) != FANOUT) {
+    if (PyTuple_GET_SIZE(children) != FANOUT || PyTuple_GET_SIZE(known) != FANOUT) {
         PyErr_SetString(PyExc_ValueError, "a node has 64 children");
         return NULL;
     }
     PyObject *entries = PyTuple_New(FANOUT);
     if (entries == NULL)
         return NULL;
-    if (!fill_node(children, items, seed, entries, content)) {
+    if (!fill_node(children, known, items, seed, entries, content)) {
         Py_DECREF(entries);
         return NULL;
     }

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 from cbtfs.core.blame import WrittenExtent, written_blocks, written_extents
 from cbtfs.core.extent import Extent
-from cbtfs.core.ids import Ref
+from cbtfs.core.ids import DIGEST_BYTES, Ref
 from cbtfs.core.manifest import DiskRecord
 from cbtfs.errors import ChunkMissing, DataCorrupt, UsageError
 from cbtfs.listing import Point, labelled, points, vm_names
 from cbtfs.reader import Reader
+from cbtfs.store.catalog.view import Node
 from cbtfs.store.repository import Repository
 
 
@@ -85,6 +86,7 @@ class History:
         """
         self._reader = reader
         self._versions = versions
+        self._last: tuple[Node | None, Sequence[bytes | None]] = None, ()
         self._trees = []
         for version in versions:
             try:
@@ -106,7 +108,17 @@ class History:
         return written_extents(blocks, [v.disk.size for v in self._versions], unit, area)
 
     def _chunks(self, leaf: Ref) -> Sequence[object]:
-        return self._reader.node(leaf, 1).digests()
+        node = self._reader.node(leaf, 1)
+        last, names = self._last
+        if last is None:
+            names = node.digests()
+        else:  # the leaf of a version differs in few blocks from that of the next
+            names = [
+                name if entry is shared else entry and entry[-DIGEST_BYTES:]
+                for entry, shared, name in zip(node.entries, last.entries, names, strict=True)
+            ]
+        self._last = node, names
+        return names
 
 
 def _split(

@@ -23,11 +23,13 @@ def item(number: int, payload: bytes | None = None) -> tuple[bytes, bytes]:
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.randoms(use_true_random=False))
-def test_entries_and_content_follow_the_children(rng: random.Random) -> None:
+@given(st.randoms(use_true_random=False), st.sampled_from([0, 0.5, 1]))
+def test_entries_and_content_follow_the_children(rng: random.Random, share: float) -> None:
     ids = rng.choices([0, *ENTRIES], k=FANOUT)
     children = node_children(encode_children([ObjectId(number) for number in ids]))
-    entries, content = node_entries(children, [item(number) for number in ids if number], SEED)
+    known = tuple(ENTRIES[n] if n and rng.random() < share else None for n in ids)
+    items = [item(n) for n, entry in zip(ids, known, strict=True) if n and entry is None]
+    entries, content = node_entries(children, known, items, SEED)
 
     assert children == tuple(ids)
     assert entries == tuple(ENTRIES.get(number) for number in ids)
@@ -36,6 +38,7 @@ def test_entries_and_content_follow_the_children(rng: random.Random) -> None:
 
 
 CHILDREN = (2, 0, 2, 5, *[0] * (FANOUT - 4))
+NOTHING = (None,) * FANOUT
 
 
 @pytest.mark.parametrize(
@@ -51,7 +54,7 @@ CHILDREN = (2, 0, 2, 5, *[0] * (FANOUT - 4))
 )
 def test_a_child_without_an_item_is_a_key_error(items: list[tuple[bytes, bytes]]) -> None:
     with pytest.raises(KeyError):
-        node_entries(CHILDREN, items, SEED)
+        node_entries(CHILDREN, NOTHING, items, SEED)
 
 
 def test_each_flipped_bit_of_an_item_is_found() -> None:
@@ -61,19 +64,30 @@ def test_each_flipped_bit_of_an_item_is_found() -> None:
         flipped[bit // 8] ^= 1 << bit % 8
 
         with pytest.raises(ValueError, match="checksum"):
-            node_entries(CHILDREN, [item(2), item(2), (key, bytes(flipped))], SEED)
+            node_entries(CHILDREN, NOTHING, [item(2), item(2), (key, bytes(flipped))], SEED)
 
 
 @pytest.mark.parametrize("payload", [b"", b"short", bytes(51), bytes(53)], ids=len)
 def test_an_entry_of_another_size_is_refused(payload: bytes) -> None:
     with pytest.raises(ValueError, match="checksum"):
-        node_entries(CHILDREN, [item(2), item(2), item(5, payload)], SEED)
+        node_entries(CHILDREN, NOTHING, [item(2), item(2), item(5, payload)], SEED)
 
 
 @pytest.mark.parametrize("children", [(), (1,) * 63, (1,) * 65])
 def test_a_node_has_64_children(children: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="64"):
-        node_entries(children, [item(1)] * len(children), SEED)
+        node_entries(children, NOTHING, [item(1)] * len(children), SEED)
+
+
+def test_known_entries_have_one_place_for_each_child() -> None:
+    with pytest.raises(ValueError, match="64"):
+        node_entries(CHILDREN, (None,) * 63, [item(2), item(2), item(5)], SEED)
+
+
+def test_a_known_entry_of_another_size_is_not_used() -> None:
+    known = (b"short", *[None] * (FANOUT - 1))
+    with pytest.raises(KeyError):
+        node_entries(CHILDREN, known, [item(2), item(5)], SEED)
 
 
 def truncated_children(seed: int) -> bytes:

@@ -191,18 +191,21 @@ def decode_children(payload: bytes) -> tuple[ObjectId, ...]:
 
 
 def open_children(
-    children: tuple[ObjectId, ...], items: list[tuple[bytes, bytes]]
+    children: tuple[ObjectId, ...],
+    known: tuple[bytes | None, ...],
+    items: list[tuple[bytes, bytes]],
 ) -> tuple[tuple[bytes | None, ...], bytes]:
     """Return the encoded locations of 64 *children*, None for null, and the node's content.
 
-    *items* has key and value of each child that is not null, in their order.
+    *known* has 64 of these locations, or None; *items* has key and value of each other child that
+    is not null, in their order.
 
     Raises:
         KeyError: a child has no item.
         CatalogDamaged: an item fails its checksum.
     """
     try:
-        return node_entries(children, items, _SEEDS[OBJECTS])
+        return node_entries(children, known, items, _SEEDS[OBJECTS])
     except ValueError as exc:
         raise CatalogDamaged("an entry of objects fails its checksum") from exc
 

@@ -3,7 +3,8 @@
 import json
 from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
-from itertools import islice
+from itertools import compress, islice
+from operator import ne
 from typing import Any, Final, NamedTuple
 
 from cbtfs.core.blockmap import FANOUT
@@ -56,6 +57,8 @@ LEFT_OUT = b"left out"
 MISSING = b"missing"
 UNPROVEN = b"unproven "
 """Followed by the id of a VM."""
+_SLOTS: Final = range(FANOUT)
+_NO_ENTRIES: Final = (None,) * FANOUT
 _ID_BYTES: Final = 16
 _PACKS_LOOKED_AT: Final = 4096
 """Enough to include a pack of full size, and read within milliseconds."""
@@ -85,6 +88,20 @@ class Node(NamedTuple):
         """Return the location of child *slot*; None for null."""
         entry = self.entries[slot]
         return None if entry is None else decode_location(entry)
+
+
+def _shared(
+    children: tuple[ObjectId, ...], node: Node
+) -> tuple[tuple[bytes | None, ...], list[ObjectId]]:
+    """Return the entries of *children* that *node* has in the same slots, and the other children.
+
+    The entry of another child is None.
+    """
+    entries = list(node.entries)
+    others = list(compress(_SLOTS, map(ne, children, node.children)))
+    for slot in others:
+        entries[slot] = None
+    return tuple(entries), [children[slot] for slot in others]
 
 
 @lru_cache(maxsize=4096)
@@ -163,19 +180,21 @@ class View:
         for key, payload in self._items(MAP):
             yield ObjectId(key_integer(key)), decode_children(payload)
 
-    def node(self, number: ObjectId, level: int, digest: Digest) -> Node:
+    def node(self, number: ObjectId, level: int, digest: Digest, like: Node | None = None) -> Node:
         """Return node *number* after its *digest* was recomputed from those of its children.
 
-        A root that is loaded like this proves its whole subtree and every absent block.
+        A root that is loaded like this proves its whole subtree and every absent block. Entries of
+        children that *like* has in the same slots are taken from it: versions of a node share most.
 
         Raises:
             CatalogDamaged: a child is unknown, or the digest does not match.
         """
         children = self.children(number)
-        keys = integer_keys([child for child in children if child])
+        known, others = (_NO_ENTRIES, children) if like is None else _shared(children, like)
+        keys = integer_keys([child for child in others if child])
         cursor = self._transaction.cursor(self._databases[OBJECTS])
         try:
-            entries, content = open_children(children, cursor.getmulti(keys))
+            entries, content = open_children(children, known, cursor.getmulti(keys))
         except KeyError as exc:
             raise CatalogDamaged(f"a child of node {number} is not in objects") from exc
         if self._digester.object(Kind.NODE, level, content) != digest:
