@@ -32,6 +32,8 @@ each time."""
 _LEAVES: Final = 1 << 11
 """Leaves that are found without a walk from the root; each takes 5 KiB, or 10 KiB if its chunks
 are raw."""
+_PARENTS: Final = 1 << 8
+"""Nodes of level 2 that are found without a walk from the root; each takes 8 KiB."""
 _MAX_PACK_FILES: Final = 1 << 12
 """Packs that leaves may keep open; half of the process's limit of open files if that is less."""
 
@@ -72,6 +74,7 @@ class Reader:
         self._last_lists: dict[int, tuple[Node, Sequence[Ref | None]]] = {}
         self._nodes: Cache[Digest, Node] = Cache(_NODE_CACHE_BYTES, lambda _: _NODE_BYTES)
         self._roots: dict[Digest, Ref] = {}
+        self._parent_by_position: dict[tuple[Digest, int], Node] = {}
         self._pack_ids: dict[int, PackId] = {}
         self._drop_leaves()
         with self._catalog.view() as view:
@@ -183,12 +186,28 @@ class Reader:
         return leaf
 
     def _leaf_ref(self, record: DiskRecord, index: int) -> Ref | None:
+        if Shape(record.size, record.block_size).height == 1:
+            return self.root(record)
+        above, slot = divmod(index, FANOUT)
+        parents, key = self._parent_by_position, (record.root, above)
+        parent = parents.get(key)
+        if parent is None:
+            child = self._ref(record, 2, above)
+            if child is None:
+                return None
+            if len(parents) >= _PARENTS:
+                parents.clear()
+            parent = parents[key] = self.node(child, 2)
+        return parent.child(slot)
+
+    def _ref(self, record: DiskRecord, level: int, index: int) -> Ref | None:
+        """Return the reference of node *index* of *level*, or None if it is all zeros."""
         child = self.root(record)
-        for level in range(Shape(record.size, record.block_size).height, 1, -1):
+        for above in range(Shape(record.size, record.block_size).height, level, -1):
             if child is None:
                 break
-            slot = index // FANOUT ** (level - 2) % FANOUT
-            child = self.node(child, level).child(slot)
+            slot = index // FANOUT ** (above - level - 1) % FANOUT
+            child = self.node(child, above).child(slot)
         return child
 
     def leaf_node(self, record: DiskRecord, index: int) -> Node | None:

@@ -1,7 +1,6 @@
 """The time zone of this machine, with its rules for summer time."""
 
 from datetime import UTC, datetime, timedelta, tzinfo
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cbtfs.core.pointname import ClockContext
 from cbtfs.errors import UsageError
@@ -36,6 +35,8 @@ def zone_of(name: str) -> tzinfo:
     """Return the time zone with this name; UsageError if it is unknown."""
     if name == LOCAL:
         return LocalZone()
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError) as exc:

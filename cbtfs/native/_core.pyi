@@ -231,6 +231,30 @@ def matching_blocks(
         ValueError: the sizes do not fit, or has_blake3() is false.
     """
 
+def matching_in_file(
+    files: tuple[int, int],
+    areas: bytes | memoryview | array[int],
+    block_size: int,
+    digests: bytes | memoryview,
+    buffer: memoryview,
+    key: bytes | None = None,
+    /,
+) -> bytes:
+    """Read parts of a file, and return matching_blocks() of them, without Python's lock.
+
+    *areas* are pairs of offset and length, 8 aligned bytes each in the order of the machine.
+    *digests* has 32 bytes for each block of each area in turn; only the last block of an area may
+    be short.
+    *files* are descriptors of the file as for Chunks.write(): whole pages that the page cache lacks
+    are read directly. *buffer* has space for a block or more, begins at a page, and belongs to this
+    call alone.
+
+    Raises:
+        EOFError: the file ends within an area.
+        OSError: a read failed.
+        ValueError: the sizes do not fit, or has_blake3() is false.
+    """
+
 def is_cached(fd: int, offset: int, length: int, /) -> bool:
     """Return True if the page cache has all pages of a range of a file or block device.
 

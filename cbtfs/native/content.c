@@ -42,3 +42,17 @@ bool content_is_zero(const uint8_t *content, size_t length)
 {
     return length == 0 || (content[0] == 0 && memcmp(content, content + 1, length - 1) == 0);
 }
+
+bool content_matches(uint8_t *key, const uint8_t *block, size_t length, size_t block_size, const uint8_t *digest,
+                     uint8_t *padded)
+{
+    static const uint8_t null_digest[DIGEST_BYTES];
+    if (memcmp(digest, null_digest, DIGEST_BYTES) == 0)
+        return content_is_zero(block, length);
+    if (length < block_size) {
+        memcpy(padded, block, length);
+        memset(padded + length, 0, block_size - length);
+        block = padded;
+    }
+    return content_has_digest(key, block, block_size, digest);
+}

@@ -29,4 +29,9 @@ void content_digest(const uint8_t *key, const uint8_t *content, size_t length, u
 /* Return true if all bytes are zero. */
 bool content_is_zero(const uint8_t *content, size_t length);
 
+/* Return true if a block of *length* bytes, padded with zeros to *block_size*, has *digest*; 32 zeros are the digest of
+ * zeros. *key* may be NULL, *padded* is a buffer of *block_size* bytes. */
+bool content_matches(uint8_t *key, const uint8_t *block, size_t length, size_t block_size, const uint8_t *digest,
+                     uint8_t *padded);
+
 #endif

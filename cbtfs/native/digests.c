@@ -31,23 +31,6 @@ bool digest_key(PyObject *object, uint8_t **key)
     return true;
 }
 
-/* Return true if the block at *start*, padded with zeros to *block_size*, has *digest*; *padded* is a buffer. */
-static bool block_has_digest(uint8_t *key, const Py_buffer *data, size_t start, size_t block_size,
-                             const uint8_t *digest, uint8_t *padded)
-{
-    static const uint8_t null_digest[DIGEST_BYTES];
-    const uint8_t *block = (const uint8_t *)data->buf + start;
-    size_t length = data->len - start < block_size ? data->len - start : block_size;
-    if (memcmp(digest, null_digest, DIGEST_BYTES) == 0)
-        return content_is_zero(block, length);
-    if (length < block_size) {
-        memcpy(padded, block, length);
-        memset(padded + length, 0, block_size - length);
-        block = padded;
-    }
-    return content_has_digest(key, block, block_size, digest);
-}
-
 static PyObject *matching_blocks(PyObject *module, PyObject *args)
 {
     (void)module;
@@ -71,9 +54,11 @@ static PyObject *matching_blocks(PyObject *module, PyObject *args)
     else {
         char *flags = PyBytes_AS_STRING(result);
         Py_BEGIN_ALLOW_THREADS
-        for (size_t block = 0; block < count; block++)
-            flags[block] = block_has_digest(key, &data, block * block_size, block_size,
-                                            (const uint8_t *)digests.buf + block * DIGEST_BYTES, padded);
+        for (size_t block = 0, start = 0; block < count; block++, start += block_size) {
+            size_t rest = (size_t)data.len - start;
+            flags[block] = content_matches(key, (const uint8_t *)data.buf + start, rest < block_size ? rest : block_size,
+                                           block_size, (const uint8_t *)digests.buf + block * DIGEST_BYTES, padded);
+        }
         Py_END_ALLOW_THREADS
     }
     free(padded);

@@ -430,6 +430,7 @@ PyMODINIT_FUNC PyInit__core(void)
         return NULL;
     if (PyModule_AddType(module, &PackFileType) < 0 || PyModule_AddType(module, &LeafType) < 0
         || PyModule_AddType(module, &ChunksType) < 0 || PyModule_AddType(module, &RequestsType) < 0
+        || PyModule_AddFunctions(module, compare_functions) < 0
         || PyModule_AddFunctions(module, digest_functions) < 0
         || PyModule_AddFunctions(module, node_functions) < 0
         || PyModule_AddFunctions(module, page_cache_functions) < 0

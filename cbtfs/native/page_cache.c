@@ -1,4 +1,6 @@
 /* Python function on the page cache. _core.pyi declares its signature. */
+#include "page_cache.h"
+
 #include "types.h"
 
 #include <errno.h>
@@ -6,8 +8,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-/* Return 1 if all pages of a range of a file are cached, 0 if not, -1 with errno set if that is unknown. */
-static int is_range_cached(int fd, off_t offset, size_t length)
+int page_cache_has(int fd, off_t offset, size_t length)
 {
     size_t page = (size_t)sysconf(_SC_PAGESIZE), before = (size_t)offset % page;
     size_t mapped = before + length, pages = (mapped + page - 1) / page;
@@ -42,7 +43,7 @@ static PyObject *is_cached(PyObject *module, PyObject *args)
     }
     int result;
     Py_BEGIN_ALLOW_THREADS
-    result = is_range_cached(fd, offset, (size_t)length);
+    result = page_cache_has(fd, offset, (size_t)length);
     Py_END_ALLOW_THREADS
     return result < 0 ? PyErr_SetFromErrno(PyExc_OSError) : PyBool_FromLong(result & 1);
 }

@@ -20,7 +20,7 @@ typedef struct {
 } ChunksObject;
 
 extern PyTypeObject LeafType, ChunksType, RequestsType;
-extern PyMethodDef digest_functions[], node_functions[], page_cache_functions[], sealing_functions[];
+extern PyMethodDef compare_functions[], digest_functions[], node_functions[], page_cache_functions[], sealing_functions[];
 
 bool digest_key(PyObject *object, uint8_t **key);
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from cbtfs.core.blockmap import FANOUT
 from cbtfs.core.extent import Extent, between, clip
@@ -12,20 +11,28 @@ from cbtfs.errors import ChunkMissing, DataCorrupt
 from cbtfs.reader import Reader
 from cbtfs.restore.image import PIECE_BYTES, Loss, parts_of
 from cbtfs.store.catalog.view import Node
-from cbtfs.store.digest import UNKEYED, Digester, matching_blocks, node_content
+from cbtfs.store.digest import node_content
 
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """A range of a disk, at most PIECE_BYTES or one block unless it is lost."""
+    """A range of a disk within one leaf; PIECE_BYTES or one block, unless it is lost or known."""
 
     extent: Extent
     digests: bytes | None = None
     """Digest of each block, NULL_DIGEST for zeros; the extent begins at a block. None: zeros."""
     loss: Loss | None = None
     """Error that makes the digests unknown."""
-    differs: bool = False
-    """Whether each block of the target is known to differ, so that it need not be read."""
+    entries: tuple[bytes | None, ...] | None = None
+    """Encoded location of each block; only for blocks that are known to differ from the target."""
+
+    def edges(self, unit: int) -> list[int]:
+        """Return where the blocks of *unit* bytes begin, and the end, relative to the extent."""
+        start, length = self.extent.start, self.extent.length
+        return [0, *range(unit - start % unit, length, unit), length]
+
+    def digests_of(self, blocks: int) -> bytes:
+        return NULL_DIGEST * blocks if self.digests is None else self.digests
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,30 +132,15 @@ def _leaf(
             yield Expected(part, digests)
 
 
-def differing(
-    expected: Expected, data: memoryview | None, unit: int, digester: Digester = UNKEYED
-) -> Iterator[Run]:
-    """Yield the runs in which *data*, the content of the target, differs; ascending.
+def differing(expected: Expected, matches: Sequence[int], unit: int) -> Iterator[Run]:
+    """Yield the runs of blocks of *unit* bytes in which the target differs; ascending.
 
-    Without *data*, all blocks differ. *unit* is the block size, *digester* that of the repository.
-    The last block of a disk is padded with zeros for its digest.
+    *matches*: for each block of *expected*, whether the target has its digest.
     """
-    extent, digests = expected.extent, expected.digests
-    edges = [0, *range(unit - extent.start % unit, extent.length, unit), extent.length]
-    count = len(edges) - 1
-    if data is None:
-        matches: Sequence[int] = bytes(count)
-    elif digests is not None:
-        matches = digester.matching_blocks(data, unit, digests)
-    elif all(matching_blocks(data, extent.length, NULL_DIGEST)):
-        return
-    else:
-        matches = [
-            matching_blocks(data[at:end], unit, NULL_DIGEST)[0] for at, end in pairwise(edges)
-        ]
     if all(matches):
         return
-    digests = digests or NULL_DIGEST * count
+    edges = expected.edges(unit)
+    count, digests = len(matches), expected.digests_of(len(matches))
     zeros = [digests.startswith(NULL_DIGEST, at * DIGEST_BYTES) for at in range(count)]
     number = 0
     while number < count:
@@ -158,5 +150,5 @@ def differing(
             continue
         while number < count and not matches[number] and zeros[number] == is_zero:
             number += 1
-        start = extent.start + edges[first]
-        yield Run(Extent(start, extent.start + edges[number] - start), is_zero)
+        start = expected.extent.start + edges[first]
+        yield Run(Extent(start, expected.extent.start + edges[number] - start), is_zero)

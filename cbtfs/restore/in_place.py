@@ -7,25 +7,27 @@ marker, the blocks of the difference, and a sample of the rest.
 """
 
 import random
-from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import chain, takewhile
 from pathlib import Path
 from typing import Final
 
-from cbtfs.core.blockmap import runs_of
-from cbtfs.core.extent import Extent, coalesce
+from cbtfs.core.blockmap import FANOUT, runs_of
+from cbtfs.core.extent import Extent, between, coalesce
 from cbtfs.core.ids import PointId
 from cbtfs.core.manifest import DiskRecord
 from cbtfs.difference import differing_blocks
 from cbtfs.errors import ChunkMissing, DataCorrupt, SourceMismatch, TargetFailed, UsageError
+from cbtfs.native import Leaf
 from cbtfs.reader import Reader
+from cbtfs.restore.compare import matching
 from cbtfs.restore.disk import plain_class
 from cbtfs.restore.expected import Expected, differing, expected_of_all, expected_of_blocks
 from cbtfs.restore.image import PIECE_BYTES, Loss, Result, ThreadBuffer, ahead, parts_of
 from cbtfs.restore.in_place_target import InPlaceTarget, open_in_place
+from cbtfs.restore.known_difference import KnownDifference
 from cbtfs.restore.marker import Marker
 from cbtfs.source.image_format import format_of_start
 from cbtfs.store.repository import Repository
@@ -36,12 +38,10 @@ _SAMPLE_BLOCKS: Final = 256
 """Blocks outside the difference that are compared with the base."""
 _THREADS: Final = 8
 """Number of threads: single blocks wait for the storage, which handles several requests at once."""
-_BATCH: Final = 16
+_BATCH: Final = 32
 """Maximum number of extents that a thread takes at once."""
 _BATCH_BYTES: Final = 4 * PIECE_BYTES
 """Length of extents that a thread takes at once: a leaf of the default block size."""
-_KEPT_RUNS: Final = 1 << 18
-"""Runs of blocks that are kept: 4 MiB of memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,16 +131,14 @@ def restore_in_place(
     return run.result
 
 
-def _each(work: Callable[[Expected], Result], items: Iterator[Expected]) -> Iterator[Result]:
-    """Yield *work* of each item in order, computed ahead by threads that take several at once.
+def _each(
+    work: Callable[[list[Expected]], list[Result]], items: Iterator[Expected]
+) -> Iterator[Result]:
+    """Yield *work* of the items in order, computed ahead by threads that take several at once.
 
     A thread for each small item would cost more than the work.
     """
-
-    def work_all(batch: list[Expected]) -> list[Result]:
-        return [work(item) for item in batch]
-
-    for results in ahead(work_all, _batches(items), _THREADS):
+    for results in ahead(work, _batches(items), _THREADS):
         yield from results
 
 
@@ -155,27 +153,6 @@ def _batches(items: Iterator[Expected]) -> Iterator[list[Expected]]:
             batch, length = [], 0
     if batch:
         yield batch
-
-
-class _Runs:
-    """Runs of blocks, kept while they are few: two walks of the block maps would take longer."""
-
-    def __init__(self) -> None:
-        self._numbers = array("Q")
-        self.is_complete = False
-
-    def kept(self, runs: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-        """Yield *runs*, (first block, blocks), and keep them."""
-        for run in runs:
-            if len(self._numbers) < 2 * _KEPT_RUNS:
-                self._numbers.extend(run)
-            yield run
-        self.is_complete = len(self._numbers) < 2 * _KEPT_RUNS
-
-    def all(self) -> Iterator[tuple[int, int]]:
-        """Yield the runs, if they are complete."""
-        for at in range(0, len(self._numbers), 2):
-            yield self._numbers[at], self._numbers[at + 1]
 
 
 class _Run:
@@ -194,22 +171,21 @@ class _Run:
         self._target = target
         self._options = options
         length = max(PIECE_BYTES, record.block_size)
-        self._known: _Runs | None = None
-        """The difference from the base, if it is small enough to be kept."""
-        self._present, self._wanted = ThreadBuffer(length), ThreadBuffer(length)
+        self._buffers = ThreadBuffer(length)
         self.result = InPlaceResult(bytes_beyond=target.size - record.size)
 
     def apply(self, marker: Marker | None, point: PointId) -> None:
         """Check, write, flush and verify; *marker* tells the state of the target."""
-        base = self._options.base
+        base, known = self._options.base, None
         if base is not None and marker is not None:
-            self._check(base, marker)
+            known = self._difference(base)
+            self._check(base, known, marker)
         if marker is not None:
             if marker.is_new:
                 self._refuse_format()
             marker.begin(point, self._record)
         at = 0
-        for extent, piece in _each(self._settle, self._expected()):
+        for extent, piece in _each(self._settle, self._expected(known)):
             self._add(piece)
             self._options.advance(extent.end - at)
             at = extent.end
@@ -240,14 +216,12 @@ class _Run:
                 "replace it by a restore with --force"
             )
 
-    def _expected(self) -> Iterator[Expected]:
+    def _expected(self, known: KnownDifference | None) -> Iterator[Expected]:
         base, record = self._options.base, self._record
-        if base is None:
+        if base is None or known is None:
             yield from expected_of_all(self._reader, record, self._target.data_in)
             return
-        runs = self._difference(base) if self._known is None else self._known.all()
-        for expected in expected_of_blocks(self._reader, record, runs):
-            yield replace(expected, differs=True)
+        yield from known.expected()
         first = self._comparable(base)
         end = -(-record.size // record.block_size)
         yield from expected_of_blocks(self._reader, record, [(first, max(end - first, 0))])
@@ -260,14 +234,17 @@ class _Run:
         size, unit = min(base.record.size, self._record.size), self._record.block_size
         return size // unit if base.record.size != self._record.size else -(-size // unit)
 
-    def _difference(self, base: Base) -> Iterator[tuple[int, int]]:
-        """Yield (first block, blocks) of the runs of comparable blocks that differ."""
+    def _difference(self, base: Base) -> KnownDifference:
+        """Return the comparable blocks that differ."""
         end = self._comparable(base)
-        before = self._reader.disk(base.record)
-        numbers = differing_blocks(before, self._disk)
-        return runs_of(takewhile(lambda block: block < end, numbers))
 
-    def _check(self, base: Base, marker: Marker) -> None:
+        def runs() -> Iterator[tuple[int, int]]:
+            numbers = differing_blocks(self._reader.disk(base.record), self._disk)
+            return runs_of(takewhile(lambda block: block < end, numbers))
+
+        return KnownDifference(self._reader, self._record, runs)
+
+    def _check(self, base: Base, known: KnownDifference, marker: Marker) -> None:
         """Raise SourceMismatch unless the target holds the base where that matters."""
         name = self._target.name
         if base.record.block_size != self._record.block_size:
@@ -279,9 +256,8 @@ class _Run:
         blocks = -(-size // base.record.block_size)
         sample = {*random.sample(range(blocks), min(_SAMPLE_BLOCKS, blocks))}
         sample |= {*range(self._comparable(base), blocks)}
-        known = _Runs()
         expected = chain(
-            expected_of_blocks(self._reader, base.record, known.kept(self._difference(base))),
+            expected_of_blocks(self._reader, base.record, known.runs()),
             expected_of_blocks(self._reader, base.record, runs_of(sorted(sample))),
         )
         for count, mismatches in _each(self._examine, expected):
@@ -291,7 +267,6 @@ class _Run:
                     f"{name} does not hold {base.name} at byte {mismatches[0].start}: use "
                     "--compare instead of --from"
                 )
-        self._known = known if known.is_complete else None
 
     def _verify(self) -> None:
         """Raise TargetFailed unless the target holds the disk, except where data was lost."""
@@ -307,40 +282,92 @@ class _Run:
                     )
         self.result.is_verified = True
 
-    def _examine(self, expected: Expected) -> tuple[int, list[Extent]]:
-        """Read an extent of the target. Return the bytes read and the blocks that differ."""
-        if expected.loss is not None:
-            if self._options.keeps_going:
-                return 0, []
-            raise expected.loss
+    def _matches(self, items: list[Expected]) -> list[Sequence[int]]:
+        """Return for each of *items* whether its blocks are in the target; none that is lost."""
+        target, digester = self._target, self._reader.digester
+        readable = [item for item in items if item.loss is None]
+        found = matching(target, readable, self._record.block_size, digester, self._buffers.mine)
+        left = iter(found)
+        return [b"" if item.loss is not None else next(left) for item in items]
+
+    def _examine(self, items: list[Expected]) -> list[tuple[int, list[Extent]]]:
+        """Read extents of the target. Return for each the bytes read and the blocks that differ."""
+        if not self._options.keeps_going:
+            for item in items:
+                if item.loss is not None:
+                    raise item.loss
+        return [self._differing(*pair) for pair in zip(items, self._matches(items), strict=True)]
+
+    def _differing(self, item: Expected, matches: Sequence[int]) -> tuple[int, list[Extent]]:
+        if item.loss is not None:
+            return 0, []
         unit = self._record.block_size
-        runs = differing(expected, self._read(expected.extent), unit, self._reader.digester)
-        blocks = [block for run in runs for block in parts_of(run.extent, unit)]
-        return expected.extent.length, blocks
+        runs = differing(item, matches, unit)
+        return item.extent.length, [block for run in runs for block in parts_of(run.extent, unit)]
 
-    def _read(self, extent: Extent) -> memoryview:
-        data = self._present.mine[: extent.length]
-        self._target.read(extent.start, data)
-        return data
+    def _settle(self, items: list[Expected]) -> list[tuple[Extent, InPlaceResult]]:
+        """Write the blocks of extents that differ. Called by several threads."""
+        unknown = [item for item in items if item.entries is None]
+        matches = iter(self._matches(unknown))
+        return [self._settle_one(item, matches) for item in items]
 
-    def _settle(self, expected: Expected) -> tuple[Extent, InPlaceResult]:
-        """Write the blocks of an extent that differ. Called by several threads."""
+    def _settle_one(
+        self, item: Expected, matches: Iterator[Sequence[int]]
+    ) -> tuple[Extent, InPlaceResult]:
         piece = InPlaceResult()
-        if expected.loss is not None:
-            self._lose(expected.extent, expected.loss, piece)
-            return expected.extent, piece
-        data = None if expected.differs else self._read(expected.extent)
-        piece.bytes_read = 0 if data is None else len(data)
-        for run in differing(expected, data, self._record.block_size, self._reader.digester):
+        if item.entries is None:
+            present = next(matches)
+            piece.bytes_read = 0 if item.loss is not None else item.extent.length
+        else:
+            present = bytes(len(item.entries))
+        if item.loss is not None:
+            self._lose(item.extent, item.loss, piece)
+            return item.extent, piece
+        for run in differing(item, present, self._record.block_size):
             if run.is_zero:
                 self._target.zero(run.extent)
                 piece.bytes_written += run.extent.length
             else:
-                self._write(run.extent, piece)
-        return expected.extent, piece
+                self._write(run.extent, item, piece)
+        return item.extent, piece
 
-    def _write(self, extent: Extent, piece: InPlaceResult) -> None:
-        data = self._wanted.mine[: extent.length]
+    def _write(self, extent: Extent, item: Expected, piece: InPlaceResult) -> None:
+        """Write *extent*, which is part of *item* and holds data."""
+        at = self._copy(extent, item)
+        piece.bytes_written += at - extent.start
+        unit = self._record.block_size
+        for rest in between(at, extent.end):
+            for part in parts_of(rest, len(self._buffers.mine) // unit * unit):
+                self._load_and_write(part, piece)
+
+    def _copy(self, extent: Extent, item: Expected) -> int:
+        """Copy data to a file by compiled code. Return the offset before which all is copied."""
+        files, unit = self._target.files, self._record.block_size
+        if files is None:
+            return extent.start
+        index, within = divmod(extent.start, unit * FANOUT)
+        position = extent.start - within
+        try:
+            leaf = self._leaf(item, index)
+            if leaf is None:
+                return extent.start
+            for slot in range(within // unit, -(-(extent.end - position) // unit)):
+                self._reader.attach(leaf, slot)
+        except (ChunkMissing, DataCorrupt):
+            return extent.start
+        end = extent.end - position
+        chunks, buffer = self._reader.chunks, self._buffers.mine
+        return position + chunks.write(leaf, unit, within, end, files, position, buffer)
+
+    def _leaf(self, item: Expected, index: int) -> Leaf | None:
+        if item.entries is None:
+            return self._reader.leaf(self._record, index)
+        before = item.extent.start // self._record.block_size % FANOUT
+        after = FANOUT - before - len(item.entries)
+        return Leaf((None,) * before + item.entries + (None,) * after)
+
+    def _load_and_write(self, extent: Extent, piece: InPlaceResult) -> None:
+        data = self._buffers.mine[: extent.length]
         try:
             self._disk.read_into(extent.start, data)
         except (ChunkMissing, DataCorrupt) as exc:
@@ -348,8 +375,8 @@ class _Run:
             if extent.length <= unit:
                 self._lose(extent, exc, piece)
                 return
-            for start in range(extent.start, extent.end, unit):
-                self._write(Extent(start, min(unit, extent.end - start)), piece)
+            for part in parts_of(extent, unit):
+                self._load_and_write(part, piece)
             return
         self._target.write(extent.start, data)
         piece.bytes_written += extent.length

@@ -1,32 +1,28 @@
 """Targets of a restore in place: an existing file, a block device or an NBD export."""
 
-import contextlib
-import ctypes
 import errno
 import fcntl
 import os
 import re
 import stat
 import struct
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Protocol
 
 from cbtfs.core.extent import Extent, between
-from cbtfs.errors import AccessDenied, SourceUnavailable, TargetFailed, UsageError
+from cbtfs.errors import TargetFailed, UsageError
 from cbtfs.restore.direct import Direct
 from cbtfs.restore.disk import refuse_inside
 from cbtfs.restore.target import DeviceTarget, failing, in_use, refuse_loop, write_all
-from cbtfs.source.nbd import NbdExport, NbdLimits
 from cbtfs.store.file_system import OURS, file_system
 
 _NBD = re.compile(r"nbds?(\+unix|\+vsock)?://", re.IGNORECASE)
 _PUNCH_HOLE: Final = 0x03
 """Mode of fallocate(2): FALLOC_FL_PUNCH_HOLE and FALLOC_FL_KEEP_SIZE."""
 _STEP_BYTES: Final = 256 << 20
-_ZEROS: Final = memoryview(bytes(1 << 20))
+ZEROS: Final = memoryview(bytes(1 << 20))
 _LOCK: Final = struct.Struct("hhqqi4x")
 """struct flock of a 64-bit Linux: type, whence, start, length, pid."""
 
@@ -40,6 +36,9 @@ class InPlaceTarget(Protocol):
     """Size in bytes, at least that of the disk."""
     path: Path | None
     """Path of a regular file; None for other targets, whose changes cannot be detected."""
+    files: tuple[int, int] | None
+    """Descriptors for compiled code: one that uses the page cache, and one for direct access or -1.
+    None: only the methods have the content."""
 
     def data_in(self, extent: Extent) -> Iterator[Extent]:
         """Yield the parts of *extent* that may not be zeros, ascending."""
@@ -69,6 +68,7 @@ class _Descriptor:
     def __init__(self, fd: int, direct: Direct, path: Path, size: int) -> None:
         self._fd = fd
         self._direct = direct
+        self.files: tuple[int, int] | None = (fd, direct.fd)
         self.name = str(path)
         self.size = size
 
@@ -124,16 +124,16 @@ class InPlaceFile(_Descriptor):
                 if exc.errno not in (errno.EOPNOTSUPP, errno.ENOSYS):
                     raise
                 self._can_punch = False
-        for at in range(extent.start, extent.end, len(_ZEROS)):
-            write_all(self._fd, at, _ZEROS[: extent.end - at])
-
-
-_fallocate = ctypes.CDLL(None, use_errno=True).fallocate
-_fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+        for at in range(extent.start, extent.end, len(ZEROS)):
+            write_all(self._fd, at, ZEROS[: extent.end - at])
 
 
 def _punch(fd: int, start: int, length: int) -> None:
-    while _fallocate(fd, _PUNCH_HOLE, start, length) < 0:
+    import ctypes  # here, because it takes a while and most restores make no hole
+
+    fallocate = ctypes.CDLL(None, use_errno=True).fallocate
+    fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+    while fallocate(fd, _PUNCH_HOLE, start, length) < 0:
         code = ctypes.get_errno()
         if code != errno.EINTR:
             raise OSError(code, os.strerror(code))
@@ -154,68 +154,6 @@ class InPlaceDevice(_Descriptor):
         self._device.zero(extent)
 
 
-class InPlaceExport:
-    """A writable NBD export."""
-
-    def __init__(self, export: NbdExport) -> None:
-        self._export = export
-        self._edges = threading.Lock()
-        """Held to change a part of a unit, which is read and written as a whole."""
-        self.name = export.name
-        self.size = export.size
-        self.path: Path | None = None
-
-    def data_in(self, extent: Extent) -> Iterator[Extent]:
-        yield extent
-
-    def read(self, offset: int, data: memoryview) -> None:
-        data[:] = self._export.read(Extent(offset, len(data)))
-
-    def write(self, offset: int, data: bytes | memoryview) -> None:
-        unit = self._export.unit
-        end = offset + len(data)
-        if offset % unit == end % unit == 0:
-            with _writing(self.name):
-                self._export.write(offset, data)
-            return
-        first, last = offset // unit * unit, -(-end // unit) * unit
-        with self._edges, _writing(self.name):
-            whole = bytearray(self._export.read(Extent(first, last - first)))
-            whole[offset - first : end - first] = data
-            self._export.write(first, memoryview(whole))
-
-    def zero(self, extent: Extent) -> None:
-        unit = self._export.unit
-        first, last = -(-extent.start // unit) * unit, extent.end // unit * unit
-        if first < last and self._export.can_zero:
-            with _writing(self.name):
-                self._export.zero(Extent(first, last - first))
-            rest = [*between(extent.start, first), *between(last, extent.end)]
-        else:
-            rest = [extent]
-        for part in rest:
-            for at in range(part.start, part.end, len(_ZEROS)):
-                self.write(at, _ZEROS[: part.end - at])
-
-    def flush(self) -> None:
-        with _writing(self.name):
-            self._export.flush()
-
-    def drop_cache(self) -> None:
-        """Do nothing: NBD has no request for that."""
-
-    def facts(self) -> os.stat_result:
-        raise AssertionError("an export has no attributes")
-
-
-@contextmanager
-def _writing(name: str) -> Iterator[None]:
-    try:
-        yield
-    except SourceUnavailable as exc:
-        raise TargetFailed(f"cannot write {name}: {exc}; it is incomplete") from exc
-
-
 def is_nbd_uri(target: str) -> bool:
     return _NBD.match(target) is not None
 
@@ -231,7 +169,9 @@ def open_in_place(target: str, size: int, repository: Path) -> Iterator[InPlaceT
         TargetFailed: a write failed.
     """
     if is_nbd_uri(target):
-        with _export(target, size) as export:
+        from cbtfs.restore.in_place_export import open_export
+
+        with open_export(target, size) as export:
             yield export
         return
     path = Path(target)
@@ -281,23 +221,3 @@ def _lock(fd: int, path: Path) -> None:
         if exc.errno not in (errno.EAGAIN, errno.EACCES):
             raise
         raise in_use(path, "locked by another program") from exc
-
-
-@contextmanager
-def _export(uri: str, size: int) -> Iterator[InPlaceExport]:
-    # A lost connection ends the run: the server may have lost writes that were not flushed.
-    with contextlib.closing(NbdExport(uri, (), NbdLimits(pauses=()))) as export:
-        if export.is_read_only:
-            raise AccessDenied(f"cannot write {export.name}: the export is read-only")
-        if not export.can_flush:
-            raise UsageError(
-                f"{export.name} cannot flush, so its writes may be lost: use another NBD server"
-            )
-        opened = InPlaceExport(export)
-        refuse_small(opened, size)
-        if -(-size // export.unit) * export.unit > export.size:
-            raise UsageError(
-                f"the size of {export.name} is not a multiple of its minimum block size, "
-                f"{export.unit} bytes: restore to another target"
-            )
-        yield opened

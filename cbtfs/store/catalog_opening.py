@@ -1,11 +1,13 @@
 """Opening of the catalog for the writer: verified, caught up with the folders, or rebuilt."""
 
+from __future__ import annotations
+
 import logging
 import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from cbtfs.store.backend.layout import open_points
 from cbtfs.store.catalog import gate
@@ -13,13 +15,13 @@ from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.records import CatalogDamaged
 from cbtfs.store.catchup import Findings, catch_up
 from cbtfs.store.files import exchange, remove_folder, sync_folder
-from cbtfs.store.node_repair import rewrite_lost_nodes
 from cbtfs.store.packs import PackFolder, open_pack_folder
 from cbtfs.store.points import PointFolder
 from cbtfs.store.quarantine import load_quarantine
-from cbtfs.store.rebuild import Progress, RebuildInput, rebuild
-from cbtfs.store.salvage import salvage
 from cbtfs.store.storing import storing
+
+if TYPE_CHECKING:
+    from cbtfs.store.rebuild import Progress
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +57,8 @@ def replace_catalog(path: Path, level: int, progress: Progress) -> Findings:
 
     Nodes that only the old catalog still knows are written to new packs first, at zstd *level*.
     """
+    from cbtfs.store.node_repair import rewrite_lost_nodes
+
     with _folders(path) as (packs, points):
         packs.remove_leftovers()
         points.remove_leftovers()
@@ -90,6 +94,9 @@ def _rebuild(
 
     Points that the old catalog knows and that are missing from points/ are copied.
     """
+    from cbtfs.store.rebuild import RebuildInput, rebuild
+    from cbtfs.store.salvage import salvage
+
     salvaged = salvage(path / CATALOG)
     new, aside = path / (CATALOG + ".new"), path / _DAMAGED
     with storing("the catalog"):

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import sys
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -29,7 +28,7 @@ class Holder:
     @property
     def fate(self) -> Fate:
         """Current state of the process."""
-        if self.host != socket.gethostname():
+        if self.host != os.uname().nodename:
             return "is on another host"
         state, started = _state_and_start(self.pid)
         if not state or started != self.started:
@@ -62,7 +61,7 @@ def describe_self() -> bytes:
     _, started = _state_and_start(os.getpid())
     command = " ".join(sys.argv)[:1000]
     return json.dumps(
-        asdict(Holder(os.getpid(), socket.gethostname(), command, since, started))
+        asdict(Holder(os.getpid(), os.uname().nodename, command, since, started))
     ).encode()
 
 

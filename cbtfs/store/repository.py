@@ -1,11 +1,13 @@
 """A repository: creating it, opening it for reading, opening it for its one writer."""
 
+from __future__ import annotations
+
 import contextlib
 import logging
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from cbtfs.core.ids import Digest, PointId
 from cbtfs.core.keyslot import PreviousEpoch, Slot
@@ -39,7 +41,6 @@ from cbtfs.store.encryption.ring import renew
 from cbtfs.store.files import finish_exchange, make_folder, sync_folder
 from cbtfs.store.folder import Folder
 from cbtfs.store.lock import WriterLock
-from cbtfs.store.node_repair import rewrite_corrupt_nodes
 from cbtfs.store.pack import PACK_BYTES
 from cbtfs.store.packs import digester_of, open_pack_folder
 from cbtfs.store.pins import unpinned
@@ -50,11 +51,13 @@ from cbtfs.store.quarantine import (
     save_quarantine,
     still_referenced,
 )
-from cbtfs.store.rebuild import Progress
 from cbtfs.store.rollback import forget_heads, refuse_older, remember_heads, save_known
 from cbtfs.store.settings import SETTINGS, load_settings
 from cbtfs.store.storing import storing
-from cbtfs.store.writer import ObjectWriter
+
+if TYPE_CHECKING:
+    from cbtfs.store.rebuild import Progress
+    from cbtfs.store.writer import ObjectWriter
 
 log = logging.getLogger(__name__)
 
@@ -133,6 +136,9 @@ class Repository:
         *level* replaces the repository's zstd level. *threads* defaults to one for each core.
         Nodes in quarantine whose children are known are rewritten first.
         """
+        from cbtfs.store.node_repair import rewrite_corrupt_nodes
+        from cbtfs.store.writer import ObjectWriter
+
         corrupt = self.quarantined()
         objects = ObjectWriter(
             self.catalog,

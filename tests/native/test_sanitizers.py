@@ -12,6 +12,7 @@ TESTS = [
     ROOT / "tests" / "native" / name
     for name in (
         "test_chunks.py",
+        "test_compare.py",
         "test_copies.py",
         "test_crc32c.py",
         "test_digests.py",

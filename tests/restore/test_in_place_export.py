@@ -11,7 +11,7 @@ import pytest
 
 from cbtfs.core.manifest import Manifest
 from cbtfs.errors import SourceUnavailable, TargetFailed, UsageError
-from cbtfs.restore.in_place_target import InPlaceExport
+from cbtfs.restore.in_place_export import InPlaceExport
 from tests.make_points import BLOCK, add_point, new_repository
 from tests.restore.test_in_place import IMAGE, SIZE, restore
 

@@ -13,7 +13,7 @@ import pytest
 from cbtfs.core.manifest import Manifest
 from cbtfs.core.sealed import seal, unseal
 from cbtfs.errors import SourceMismatch, TargetFailed, UsageError
-from cbtfs.restore import marker
+from cbtfs.restore import in_place, marker
 from cbtfs.restore.in_place_target import InPlaceFile
 from cbtfs.store import files
 from tests.make_points import BLOCK, add_point, new_repository
@@ -61,16 +61,16 @@ def marker_of(target: Path) -> Path:
     return target.with_name(target.name + ".cbtfs")
 
 
-@pytest.mark.parametrize("kept_runs", [1 << 18, 3])
+@pytest.mark.parametrize("kept_blocks", [1 << 16, 3])
 def test_the_difference_alone_is_read_and_written(
     repository: Path,
     points: list[Manifest],
     target: Path,
-    kept_runs: int,
+    kept_blocks: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A difference of more runs than are kept is determined again for the writes."""
-    monkeypatch.setattr("cbtfs.restore.in_place._KEPT_RUNS", kept_runs)
+    """A difference of more blocks than are kept is determined again for the writes."""
+    monkeypatch.setattr("cbtfs.restore.known_difference._KEPT_BLOCKS", kept_blocks)
     unlike = [
         at
         for at in range(0, len(IMAGES[0]), BLOCK)
@@ -253,14 +253,15 @@ class _Trip:
         self._act = act
         for name in ("write", "zero", "flush"):
             patch.setattr(InPlaceFile, name, self._wrapped(getattr(InPlaceFile, name)))
+        patch.setattr(in_place._Run, "_copy", self._wrapped(in_place._Run._copy))
         patch.setattr(marker, "replace", self._wrapped(files.replace))
 
-    def _wrapped(self, function: Callable[..., None]) -> Callable[..., None]:
-        def call(*arguments: Any) -> None:
+    def _wrapped(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
             self._left -= 1
             if not self._left:
                 self._act()
-            function(*arguments)
+            return function(*arguments)
 
         return call
 

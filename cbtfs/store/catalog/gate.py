@@ -13,7 +13,6 @@ import struct
 from pathlib import Path
 from typing import Final
 
-from cbtfs import process
 from cbtfs.errors import CbtfsError, OutOfResources
 from cbtfs.shortage import explain, refuse_shortage
 from cbtfs.store.catalog.records import CatalogDamaged
@@ -88,6 +87,8 @@ def verify(folder: Path) -> str | None:
         OutOfResources: the verifier could not be started, or was killed for its memory.
         CbtfsError: the verifier failed, or did not end within its time limit.
     """
+    from cbtfs import process  # here, because most commands start no child
+
     fd = open_regular(folder / DATA)  # The child would block on a FIFO.
     seconds = _VERIFY_SECONDS + os.fstat(fd).st_size // _BYTES_PER_SECOND
     os.close(fd)
