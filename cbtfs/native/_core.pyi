@@ -284,8 +284,9 @@ def node_entries(
     """Return the entries of *children*, None for null, and the content of the node.
 
     *known* are 64 entries that were verified before, or None. *items* are keys and values of the
-    database 'objects', those of the other children that are not null, in their order. *seed* is the CRC-32 of the name of the database. An entry is an encoded
-    location; the content of a node is the digests of its children.
+    database 'objects', those of the other children that are not null, in their order. *seed* is the
+    CRC-32 of the name of the database. An entry is an encoded location; the content of a node is
+    the digests of its children.
 
     Raises:
         KeyError: a child has no item.
