@@ -95,8 +95,11 @@ def _make(name: str, part: Path, folder: Path) -> None:
         _run("ntfscp", "--force", part, content / "file", "file")
 
 
-def boot_code(text: str) -> bytes:
-    """Return machine code of a boot sector that writes *text* to the serial port and resets."""
+def boot_code(text: str, *, stays: bool = False) -> bytes:
+    """Return machine code of a boot sector that writes *text* to the serial port.
+
+    Then it resets the machine, or halts if it *stays*.
+    """
     head = bytes.fromhex(
         "fa31c08ed8be"  # cli; xor ax, ax; mov ds, ax; mov si, ...
     )
@@ -105,8 +108,8 @@ def boot_code(text: str) -> bytes:
         "eca82074fb"  # wait: in al, dx; test al, 0x20; jz wait
         "baf803"  # mov dx, 0x3f8
         "ac84c07403"  # lodsb; test al, al; jz end
-        "eeebed"  # out dx, al; jmp again
-        "b0fee664ebfe"  # end: reset by the keyboard controller
+        "eeebed" + ("f4ebfd9090ff" if stays else "b0fee664ebfe")  # out dx, al; jmp again
+        # end: hlt; jmp end; or a reset by the keyboard controller
     )
     address = 0x7C00 + len(head) + 2 + len(body)
     return head + address.to_bytes(2, "little") + body + text.encode() + b"\0"

@@ -1,12 +1,12 @@
 """The evidence of boots: screenshots and serial output in a bounded directory."""
 
-import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from cbtfs.core.ids import PointId, is_id
 from cbtfs.errors import MountFailed
+from cbtfs.prove.picture import read_picture
 from cbtfs.qemu.guest import Guest
 
 _BOOTS: Final = 100
@@ -26,7 +26,8 @@ def keep(folder: Path, point: PointId, serial: str, guest: Guest, scratch: Path)
     (folder / f"{point}.log").write_text(serial)
     with suppress(MountFailed):
         guest.screenshot(scratch / "screen.png")
-        shutil.copyfile(scratch / "screen.png", folder / f"{point}.png")
+        if picture := read_picture(scratch / "screen.png"):
+            (folder / f"{point}.png").write_bytes(picture)
     _remove_oldest(folder)
 
 

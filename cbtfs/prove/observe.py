@@ -14,6 +14,7 @@ from typing import Final, Literal, get_args
 
 from cbtfs.core.names import printable
 from cbtfs.prove.part import Refuted, Stopped
+from cbtfs.prove.picture import read_picture
 from cbtfs.prove.tool import run_tool
 from cbtfs.qemu.guest import Guest
 from cbtfs.qemu.machine import Consoles
@@ -172,7 +173,7 @@ class Observer:
         reads = sum(device["stats"]["rd_bytes"] for device in devices)
         path = self.folder / "screen.ppm"
         self.guest.qmp.execute("screendump", {"filename": str(path)})
-        screen = path.read_bytes()
+        screen = read_picture(path)
         if reads != self.reads or not _is_equal(screen, self.screen):
             self.changed = time.monotonic()
         self.reads, self.screen = reads, screen

@@ -41,7 +41,7 @@ with open(os.environ["DISK"], "rb") as disk:
 
 def _sector(text: str) -> bytes:
     """Return a disk whose boot sector prints *text* and stays."""
-    code = boot_code(text).replace(bytes.fromhex("b0fee664ebfe"), bytes.fromhex("f4ebfd9090ff"))
+    code = boot_code(text, stays=True)
     assert len(code) <= 510
     return code.ljust(510, b"\0") + b"\x55\xaa" + bytes(1 << 20)
 

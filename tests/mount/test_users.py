@@ -29,8 +29,17 @@ mknod fuse c 10 229
 chmod {mode} fuse
 mount --bind fuse /dev/fuse
 mount --bind fuse.conf /etc/fuse.conf
+{reveal}
 exec setpriv --reuid={user} --regid={user} --clear-groups bash -c "$SCRIPT"
 """
+
+
+def _reveal(base: Path) -> str:
+    """Return commands that let the user reach the libraries of an interpreter in root's home."""
+    for path in reversed(base.parents):
+        if not path.stat().st_mode & 0o001:
+            return f"mount -t tmpfs none {path}\nmkdir -p {base}\nmount --bind base {base}"
+    return ""
 
 
 @pytest.fixture
@@ -50,7 +59,12 @@ def run(home: Path, script: str, mode: str = "666") -> "subprocess.CompletedProc
     """Run *script* as the user, in a mount namespace whose /dev/fuse has *mode*."""
     packages = sysconfig.get_path("purelib")
     prepare = _PREPARE.format(
-        source=ROOT, packages=packages, base=sys.base_prefix, mode=mode, user=USER
+        source=ROOT,
+        packages=packages,
+        base=sys.base_prefix,
+        mode=mode,
+        reveal=_reveal(Path(sys.base_prefix)),
+        user=USER,
     )
     python = f"{home}/base/bin/python3.{sys.version_info.minor}"
     program = (

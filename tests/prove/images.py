@@ -3,9 +3,11 @@
 import os
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from tests.guest import boot_code
 from tests.volumes.images import loop_device
 
 MIB: Final = 1 << 20
@@ -90,6 +92,22 @@ def with_damaged_gpt(path: Path) -> Path:
         file.write(part.read_bytes())
     part.unlink()
     return overwrite(path, 512 + 56, b"\xff" * 4)
+
+
+def make_bootable(path: Path, text: str | None, make: Callable[[Path], Path] = make_ext4) -> Path:
+    """Make a disk with a partition that passes level 3.
+
+    Its boot sector writes *text* to the serial port and halts, or ends at once without a text.
+    """
+    with path.open("wb") as file:
+        file.truncate((EXT_MIB + 2) * MIB)
+    run("sfdisk", "--quiet", path, text=f"label: dos\nstart=2048, size={EXT_MIB * 2048}\n")
+    part = make(path.with_suffix(".part"))
+    overwrite(path, MIB, part.read_bytes())
+    part.unlink()
+    code = b"\xcd\x18" if text is None else boot_code(text, stays=True)  # int 0x18: it failed
+    assert len(code) <= 440
+    return overwrite(path, 0, code)
 
 
 def overwrite(path: Path, offset: int, data: bytes) -> Path:

@@ -11,11 +11,10 @@ from typing import Final
 import pytest
 
 from tests.cli.run_cbtfs import Run, runner
-from tests.guest import boot_code
 from tests.make_points import SIGNALS, new_repository
 from tests.prove.debian import START, add_guest, make_root, make_small, make_variants
-from tests.prove.images import EXT_MIB, MIB, make_ext4, overwrite, run
-from tests.qemu.processes import using
+from tests.prove.images import make_bootable, overwrite, run
+from tests.qemu.processes import UNPRIVILEGED, name_of, status, using
 
 pytestmark = pytest.mark.mounts
 
@@ -32,10 +31,9 @@ REASONS: Final = {
     "prompt": "the serial port shows the prompt",
     "panic": "Kernel panic - not syncing: VFS: Unable to mount root fs",
     "emergency": "ALERT! /dev/sdz1 does not exist. Dropping to a shell!",
-    "stuck": "nothing better in 20 s",
+    "stuck": "nothing better in 40 s",
     "no-boot": "and started nothing",
 }
-
 
 IS_CAMPAIGN: Final = os.environ.get("CBTFS_BOOTS") == "all"
 TALK: Final = """\
@@ -61,23 +59,6 @@ def _script(path: Path, dialog: tuple[tuple[bytes, bytes], ...]) -> Path:
     return path
 
 
-def _disk(path: Path, text: str | None) -> Path:
-    """Make a disk with a partition that passes level 3, and a boot sector with *text*."""
-    with path.open("wb") as file:
-        file.truncate((EXT_MIB + 2) * MIB)
-    run("sfdisk", "--quiet", path, text=f"label: dos\nstart=2048, size={EXT_MIB * 2048}\n")
-    part = make_ext4(path.with_suffix(".part"))
-    overwrite(path, MIB, part.read_bytes())
-    if text is None:
-        overwrite(path, 0, b"\xcd\x18")  # int 0x18: the boot has failed
-    else:
-        # A jump to itself in place of the reset: the guest stays.
-        code = boot_code(text).replace(bytes.fromhex("b0fee664ebfe"), bytes.fromhex("f4ebfd9090ff"))
-        assert len(code) <= 440
-        overwrite(path, 0, code)
-    return path
-
-
 def test_each_end_of_a_boot_has_its_verdict(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,12 +70,13 @@ def test_each_end_of_a_boot_has_its_verdict(
     run_cbtfs: Run = runner(new_repository(tmp_path / "repository", 64 << 10), capsys)
     verdicts = tuple(REASONS) if IS_CAMPAIGN else SHORT
     for vm in verdicts:
-        disk = _disk(tmp_path / vm, TEXTS.get(vm))
+        disk = make_bootable(tmp_path / vm, TEXTS.get(vm))
         assert run_cbtfs("ingest", "image", f"--vm={vm}", "--disk=root", disk).code == 0
     evidence = f"--evidence={tmp_path / 'evidence'}"
 
-    timeout = "--boot-timeout=20" if "stuck" in verdicts else "--boot-timeout=120"
-    done = run_cbtfs("prove", "*", "--level=4", timeout, evidence, "--json")
+    timeout = "--boot-timeout=40" if "stuck" in verdicts else "--boot-timeout=120"
+    due = ("--due", "--budget=1h", "--jobs=2")
+    done = run_cbtfs("prove", *due, "--level=4", timeout, evidence, "--json")
 
     assert done.code == 3, done.err
     assert os.listdir(folder) == []
@@ -190,7 +172,7 @@ def test_a_script_that_fails_is_a_failure_with_evidence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_cbtfs: Run = runner(new_repository(tmp_path / "repository", 64 << 10), capsys)
-    disk = _disk(tmp_path / "disk", TEXTS["prompt"])
+    disk = make_bootable(tmp_path / "disk", TEXTS["prompt"])
     assert run_cbtfs("ingest", "image", "--vm=vm", "--disk=root", disk).code == 0
     script, evidence = tmp_path / "check", tmp_path / "evidence"
     script.write_text("#!/bin/sh\ntest -S $1 && test -S $2 && echo the database is empty\nexit 7\n")
@@ -209,8 +191,20 @@ def test_a_script_that_fails_is_a_failure_with_evidence(
     assert item["parts"][-1]["text"].endswith("shows the prompt; check exits with 7")
 
 
+def test_a_prompt_of_ones_own_passes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_cbtfs: Run = runner(new_repository(tmp_path / "repository", 64 << 10), capsys)
+    disk = make_bootable(tmp_path / "disk", "Appliance 7 is ready\r\nChoose: ")
+    assert run_cbtfs("ingest", "image", "--vm=vm", "--disk=root", disk).code == 0
+
+    done = run_cbtfs("prove", "vm", "--level=4", r"--prompt-re=Choose: \Z", "--json")
+
+    assert done.code == 0, done.err
+    (item,) = done.document["proven"]
+    assert (item["proof"]["level"], item["proof"]["verdict"]) == (4, "prompt")
+
+
 @pytest.mark.limit(120)
-def test_a_kill_during_a_boot_leaves_no_guest_no_mount_and_no_file(
+def test_a_kill_during_two_boots_leaves_no_guest_no_mount_and_no_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "tmp"
@@ -218,18 +212,20 @@ def test_a_kill_during_a_boot_leaves_no_guest_no_mount_and_no_file(
     monkeypatch.setenv("TMPDIR", str(folder))
     repository = new_repository(tmp_path / "repository", 64 << 10)
     run_cbtfs: Run = runner(repository, capsys)
-    disk = _disk(tmp_path / "disk", TEXTS["stuck"])
-    assert run_cbtfs("ingest", "image", "--vm=vm", "--disk=root", disk).code == 0
-    prove = ["prove", "vm", "--level=4", f"--evidence={tmp_path / 'evidence'}"]
-    command = [*SIGNALS, sys.executable, "-m", "cbtfs", f"--repo={repository}", *prove]
+    disk = make_bootable(tmp_path / "disk", TEXTS["stuck"])
+    for vm in ("one", "two"):
+        assert run_cbtfs("ingest", "image", f"--vm={vm}", "--disk=root", disk).code == 0
+    due = ["prove", "--due", "--budget=30m", "--jobs=2", "--level=4"]
+    command = [*SIGNALS, sys.executable, "-m", "cbtfs", f"--repo={repository}", *due]
+    command.append(f"--evidence={tmp_path / 'evidence'}")
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as child:
-        while not any(log.stat().st_size for log in folder.glob("cbtfs-prove-*/serial.log")):
+        while sum(log.stat().st_size > 0 for log in folder.glob("*/serial.log")) < 2:
             assert child.poll() is None
         assert str(folder) in Path("/proc/mounts").read_text()
-        statuses = [Path(f"/proc/{pid}/status").read_text() for pid in using(folder)]
-        (qemu,) = [status for status in statuses if "qemu-system" in status.partition("\n")[0]]
-        for line in ("CapEff:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"):
-            assert line in qemu
+        guests = [pid for pid in using(folder) if name_of(pid).startswith("qemu-system")]
+        assert len(guests) == 2
+        for pid in guests:
+            assert all(line in status(pid) for line in UNPRIVILEGED)
         child.send_signal(signal.SIGKILL)
         child.wait()
 

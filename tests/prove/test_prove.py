@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final
 
 import pytest
@@ -14,6 +15,8 @@ from cbtfs.cli.report.metrics import Gauges
 from cbtfs.cli.report.vm_status import status_of
 from cbtfs.core.exposition import render
 from cbtfs.core.ids import PointId
+from cbtfs.core.moment import parse_moment
+from cbtfs.listing import points
 from cbtfs.prove.tool import find_tool
 from cbtfs.store.repository import reading, writing
 from tests.cli.run_cbtfs import Run, runner
@@ -29,7 +32,7 @@ from tests.prove.images import (
     with_damaged_gpt,
     without_superblock,
 )
-from tests.qemu.processes import using
+from tests.qemu.processes import UNPRIVILEGED, name_of, status, using
 
 pytestmark = pytest.mark.mounts
 
@@ -147,16 +150,27 @@ def _compare_with_the_manual(run: Run, document: dict[str, Any]) -> None:
 
 
 def _compare_metrics(repository: Path) -> None:
-    gauges = Gauges("run")
+    gauges, expected = Gauges("run"), {}
     with reading(repository) as opened, opened.catalog.view() as view:
         for vm in view.vms().values():
-            if vm.name in ("four", "table"):
-                gauges.add_status(status_of(view, vm, vm.name))
-    lines = render(gauges.all()).splitlines()
-    levels = {line.rpartition(" ")[2] for line in lines if line.startswith("cbtfs_vm_proof_level{")}
-    assert levels == {"3", "1"}
-    for name in ("cbtfs_vm_proof_timestamp_seconds", "cbtfs_vm_restore_seconds"):
-        assert sum(line.startswith(f"{name}{{") for line in lines) == 2
+            if vm.name not in ("four", "table"):
+                continue
+            gauges.add_status(status_of(view, vm, vm.name))
+            (point,) = points(view, vm.id)
+            proof = point.state.proof
+            assert proof is not None
+            assert proof.restore_milliseconds is not None
+            labels = f'{{vm="{vm.name}",uuid="{vm.uuid or ""}"}}'
+            expected |= {
+                f"cbtfs_vm_proof_level{labels}": EXPECTED[vm.name][0],
+                f"cbtfs_vm_proof_timestamp_seconds{labels}": parse_moment(
+                    proof.attempted
+                ).timestamp(),
+                f"cbtfs_vm_restore_seconds{labels}": proof.restore_milliseconds / 1000,
+            }
+    lines = [line.rpartition(" ") for line in render(gauges.all()).splitlines()]
+    found = {name: float(value) for name, _, value in lines if name in expected}
+    assert found == expected
 
 
 def test_corrupt_data_is_a_failed_proof_and_not_a_damaged_point(run: Run, repository: Path) -> None:
@@ -226,6 +240,23 @@ def test_due_takes_the_newest_good_point_of_each_vm_and_the_oldest_proof_first(
     assert run("prove").code == run("prove", "a", "--due").code == 2
 
 
+def test_several_jobs_record_all_points_and_the_budget_leaves_the_rest(
+    run: Run, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [add_point(repository, {"d": b"x" * BLOCK}, vm=vm).point for vm in "abcde"]
+    seconds = iter([0, 0, 30, 3600])  # at the start, and before each pair
+    clock = SimpleNamespace(monotonic=lambda: next(seconds))
+    monkeypatch.setattr("cbtfs.cli.commands.prove.time", clock)
+
+    done = run("prove", "--due", "--budget=1h", "--jobs=2", "--level=1", "--json")
+
+    assert done.code == 0, done.err
+    assert [item["point"] for item in done.document["proven"]] == ids[:4]
+    assert [item["point"] for item in done.document["waiting"]] == ids[4:]
+    levels = {item["vm"]: item["proof_level"] for item in run("list", "--json").document["points"]}
+    assert levels == {**dict.fromkeys("abcd", 1), "e": None}
+
+
 def _date(repository: Path, point: str, time: str) -> None:
     with writing(repository) as opened:
         state = opened.points.load_state(PointId(point))[0]
@@ -277,8 +308,9 @@ def test_a_signal_leaves_no_mount_and_no_process(
     command = [*SIGNALS, sys.executable, "-m", "cbtfs", f"--repo={repository}", "prove", "vm"]
     environment = {**os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}"}
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment) as child:
-        while not (tools := [pid for pid in using(folder) if _name(pid) == "tail"]):
+        while not (tools := [pid for pid in using(folder) if name_of(pid) == "tail"]):
             assert child.poll() is None
+        assert all(line in status(tools[0]) for line in UNPRIVILEGED)
         assert str(folder) in Path("/proc/mounts").read_text()
         child.send_signal(number)
         child.wait()
@@ -293,10 +325,3 @@ def test_a_signal_leaves_no_mount_and_no_process(
         or using(folder)
     ):
         pass
-
-
-def _name(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
-    except OSError:
-        return ""
