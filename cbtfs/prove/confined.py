@@ -1,8 +1,8 @@
 """Run a program that works on a guest's data in a sandbox: `python -m cbtfs.prove.confined`.
 
-The data is hostile. The program, and those that it starts, have no network,
-no capabilities and no new privileges, bounded memory and processor time, and access only to the
-programs and libraries of the system and to the files that are named. A kernel without Landlock does
+The data is hostile. The program, and those that it starts, have no network, no capabilities and no
+new privileges, bounded memory and processor time, and access only to the programs and libraries of
+the system and to the files that are named. A kernel without Landlock does
 not limit the access to files. All this works for any user.
 
 Sources: landlock(7), capset(2), seccomp(2), and the tables of system calls of both architectures.
@@ -14,13 +14,14 @@ import platform
 import resource
 import struct
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from cbtfs import process
 from cbtfs.files.engine_parse import sandbox
+from cbtfs.prove import namespaces
 
 FAILED: Final = "cbtfs: cannot confine the program"
 FAILED_CODE: Final = 125
@@ -51,8 +52,8 @@ _READ_FILE: Final = 0x4
 _READ_DIRECTORY: Final = 0x8
 _TRUNCATE: Final = 0x4000
 _READ_WRITE: Final = _READ_FILE | _WRITE_FILE | _TRUNCATE
-_IN_FOLDER: Final = _READ_WRITE | _READ_DIRECTORY | 0x20 | 0x100 | 0x200
-"""Files are removed and made, and sockets are made."""
+_IN_FOLDER: Final = _READ_WRITE | _READ_DIRECTORY | 0x10 | 0x20 | 0x80 | 0x100 | 0x200
+"""Directories and files are removed and made, and sockets are made."""
 _IOCTL: Final = 0x8000
 _ACCESS: Final = {"r": _READ_FILE, "w": _READ_WRITE, "f": _IN_FOLDER, "d": _READ_WRITE | _IOCTL}
 _DENIED: Final = {
@@ -70,6 +71,7 @@ _DENIED: Final = {
         *(241, 265, 268, 270, 271, 273, 104, 280, 282, 424, 425, 428, 429, 430, 438),
     ),
 }
+_KILL: Final = {"x86_64": 62, "aarch64": 129}
 _SOCKETS: Final = {"x86_64": (41, 42, 53), "aarch64": (198, 203, 199)}
 """socket connect socketpair"""
 
@@ -85,6 +87,9 @@ class Confinement:
     devices: Sequence[Path] = ()
     allows_sockets: bool = False
     """Whether it makes sockets, which Landlock restricts to those of Unix."""
+    has_namespaces: bool = False
+    """Whether it is alone with its children in namespaces: it may signal them, and all end with it.
+    """
     seconds: float = 4 * 3600.0
     """Limit of its processor time, and of that of each program that it starts."""
 
@@ -95,21 +100,23 @@ class Confinement:
         """
         kinds = {"r": self.readable, "w": self.writable, "f": self.folders, "d": self.devices}
         files = [f"{kind}{path}" for kind, paths in kinds.items() for path in paths]
-        sockets = str(int(self.allows_sockets))
-        limits = [str(os.getpid()), str(int(self.seconds)), sockets, str(len(files))]
+        flags = [str(int(flag)) for flag in (self.allows_sockets, self.has_namespaces)]
+        limits = [str(os.getpid()), str(int(self.seconds)), *flags, str(len(files))]
         return process.module(_MODULE, *limits, *files, *command)
 
 
 def main(arguments: Sequence[str]) -> None:
     """Confine this process, and execute the program of the arguments; see Confinement.command()."""
-    parent, seconds, sockets, count = map(int, arguments[:4])
-    files, command = arguments[4 : 4 + count], arguments[4 + count :]
+    parent, seconds, sockets, alone, count = map(int, arguments[:5])
+    files, command = arguments[5 : 5 + count], arguments[5 + count :]
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PDEATHSIG, _SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         return
     try:
-        _confine(command[0], files, seconds, allows_sockets=bool(sockets))
+        if alone:
+            namespaces.enter()
+        _confine(command[0], files, seconds, _denied(bool(sockets), bool(alone)))
         os.execv(command[0], list(command))
     except OSError as exc:
         sys.stderr.write(f"{FAILED}: {exc}\n")
@@ -117,15 +124,27 @@ def main(arguments: Sequence[str]) -> None:
         os._exit(FAILED_CODE)
 
 
-def _confine(program: str, files: Iterable[str], seconds: int, *, allows_sockets: bool) -> None:
+def _denied(allows_sockets: bool, has_namespaces: bool) -> Mapping[str, Sequence[int]]:
+    """Return the system calls that are denied, by machine."""
+    return {
+        machine: [
+            *(number for number in denied if not has_namespaces or number != _KILL[machine]),
+            *(() if allows_sockets else _SOCKETS[machine]),
+        ]
+        for machine, denied in _DENIED.items()
+    }
+
+
+def _confine(
+    program: str, files: Iterable[str], seconds: int, denied: Mapping[str, Sequence[int]]
+) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     _limit(seconds)
     _drop_capabilities(libc)
     _restrict_files(libc, program, files)
     machine = platform.machine()
-    if machine in _DENIED:
-        denied = [*_DENIED[machine], *(() if allows_sockets else _SOCKETS[machine])]
-        sandbox.install(sandbox.denying(machine, denied))
+    if machine in denied:
+        sandbox.install(sandbox.denying(machine, denied[machine]))
 
 
 def _limit(seconds: int) -> None:

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from cbtfs.prove import xfs_log
 from cbtfs.prove.confined import Confinement
 from cbtfs.prove.part import Part, Untestable
 from cbtfs.prove.scratch import scratch_copy
 from cbtfs.prove.tool import Ran, find_tool, run_tool
 from cbtfs.prove.volumes import Volume
-from cbtfs.qemu.accelerator import choose_accelerator
 from cbtfs.volumes.superblocks import dirty_flag_of_fat
 
 _SECONDS: Final = 4 * 3600.0
@@ -78,17 +78,9 @@ class Checker:
         done = self.run([repair, "-n", path])
         if _DIRTY_LOG not in done.output:
             return _plain(done)
-        guestfish = find_tool("guestfish", "libguestfs-tools")
         with scratch_copy(path, volume.size) as scratch:
-            # Only a kernel replays this log: that of a small guest, not of this host.
-            replay = ["run", ":", "mount", "/dev/sda", "/", ":", "umount-all"]
-            disk: list[str | Path] = ["--format=raw", "-a", scratch]
-            done = run_tool([guestfish, *disk, *replay], self.stop, _SECONDS, None, **_libguestfs())
-            if done.code != 0 and "libguestfs: error: mount" in done.output:
-                return f"its log cannot be replayed: {_libguestfs_error(done)}"
-            if done.code != 0:
-                raise Untestable(f"guestfish failed to replay its log: {_libguestfs_error(done)}")
-            return _plain(self.run([repair, "-n", scratch]))
+            failure = xfs_log.replay(scratch, self.stop, _SECONDS)
+            return failure or _plain(self.run([repair, "-n", scratch]))
 
     def btrfs(self, volume: Volume, path: Path) -> str | None:
         btrfs = find_tool("btrfs", "btrfs-progs")
@@ -135,22 +127,6 @@ def _plain(ran: Ran) -> str | None:
 
 def _last(ran: Ran) -> str:
     return ran.lines[-1] if ran.lines else f"no output, exit code {ran.code}"
-
-
-def _libguestfs() -> dict[str, str]:
-    """Return variables of libguestfs, which would try a KVM that does not work."""
-    settings = "force_tcg" if choose_accelerator("auto") == "tcg" else ""
-    return {
-        "LIBGUESTFS_BACKEND": "direct",
-        "LIBGUESTFS_BACKEND_SETTINGS": settings,
-        "LIBGUESTFS_CACHEDIR": "/var/tmp",
-    }
-
-
-def _libguestfs_error(ran: Ran) -> str:
-    """Return the first error of guestfish; advice follows it."""
-    errors = (line.partition("libguestfs: error: ")[2] for line in ran.lines)
-    return next(filter(None, errors), _last(ran))
 
 
 def _clear_dirty_flag(path: Path) -> None:

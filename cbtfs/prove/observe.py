@@ -15,6 +15,7 @@ from typing import Final, Literal, get_args
 from cbtfs.core.names import printable
 from cbtfs.prove.part import Refuted, Stopped
 from cbtfs.prove.picture import read_picture
+from cbtfs.prove.serial_log import load_tail
 from cbtfs.prove.tool import run_tool
 from cbtfs.qemu.guest import Guest
 from cbtfs.qemu.machine import Consoles
@@ -29,7 +30,6 @@ QUIET_SECONDS: Final = 20.0
 """Time without reads and without a change of the screen after which a guest is at rest."""
 
 _POLL_SECONDS: Final = 0.5
-_SERIAL_BYTES: Final = 64 << 10
 _LEAST_BYTES: Final = 30 << 20
 """Minimum of reads of a guest that has loaded its system."""
 _BOOT_BYTES: Final = 4 << 20
@@ -125,12 +125,8 @@ class Observer:
 
     def serial(self) -> str:
         """Return the end of the output of the serial port."""
-        try:
-            with self.consoles.serial_log.open("rb") as file:  # type: ignore[union-attr]
-                file.seek(max(file.seek(0, 2) - _SERIAL_BYTES, 0))
-                return file.read().decode(errors="replace").replace("\r", "")
-        except FileNotFoundError:
-            return ""
+        log = self.consoles.serial_log
+        return "" if log is None else load_tail(log)
 
     def _last_line(self) -> str:
         lines = [line.strip() for line in self.serial().splitlines() if line.strip()]

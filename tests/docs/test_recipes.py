@@ -4,6 +4,7 @@ They run in a mount namespace with its own /srv, /mnt and /run, so they change n
 machine. Loop devices are detached in any case.
 """
 
+import json
 import os
 import re
 import subprocess
@@ -65,20 +66,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return srv
 
 
-def cbtfs(folder: Path, *arguments: str) -> None:
-    """Run a command on the repository in *folder*."""
-    subprocess.run(
+def cbtfs(folder: Path, *arguments: str) -> str:
+    """Run a command on the repository in *folder*; return its standard output."""
+    done = subprocess.run(
         [sys.executable, "-m", "cbtfs", "--repo=repository", *arguments],
         cwd=folder,
         check=True,
         capture_output=True,
+        text=True,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
     )
+    return done.stdout
 
 
-def ingest(folder: Path, *arguments: str) -> None:
-    """Take a point of an image in *folder*."""
-    cbtfs(folder, "ingest", "image", *arguments)
+def ingest(folder: Path, *arguments: str) -> str:
+    """Take a point of an image in *folder*; return its id."""
+    out = cbtfs(folder, "ingest", "image", "--json", *arguments)
+    return str(json.loads(out)["point"])
 
 
 def run(folder: Path, *scripts: str) -> "subprocess.CompletedProcess[str]":
@@ -266,6 +270,28 @@ def test_programs_that_only_read_take_slices(folder: Path) -> None:
     assert done.stdout.endswith(FILES["ext4"])
     assert done.stdout.count(FILES["ext4"]) == 2
     assert "Volume Information" in done.stdout
+
+
+def test_a_point_is_proven_and_the_one_that_broke_it_is_found(folder: Path, tmp_path: Path) -> None:
+    """The superblock of the first partition, an ext4, is zeros since the last point."""
+    subprocess.run(["cp", "--sparse=always", folder / "disk.raw", tmp_path], check=True)
+    cbtfs(tmp_path, "init")
+    config, points = tmp_path / "config", []
+    config.touch(0o600)
+    shown = ""
+    for offset, data in ((0, b""), (40 * MIB, b"a file"), (MIB + 1024, bytes(1024))):
+        if points:
+            shown = run_without_mount(tmp_path, block("cbtfs prove web01"), config)
+        with (tmp_path / "disk.raw").open("r+b") as disk:
+            disk.seek(offset)
+            disk.write(data)
+        points.append(ingest(tmp_path, "--vm=web01", "--disk=root", "disk.raw"))
+
+    out = run_without_mount(tmp_path, block("cbtfs bisect web01"), config)
+
+    assert "proof      level 3, " in shown
+    assert f"point {points[1][:12]}" in out
+    assert out.count(points[2][:12]) == 1
 
 
 def test_a_bitmap_of_the_changes_is_served(folder: Path) -> None:

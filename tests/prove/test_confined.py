@@ -1,5 +1,7 @@
 """Programs that check file systems run in a sandbox."""
 
+import errno
+import platform
 import subprocess
 import threading
 from pathlib import Path
@@ -59,6 +61,17 @@ def test_there_is_no_network_no_mount_no_signal_and_no_capability() -> None:
         other.kill()
     status = run("sh", "-c", "exec cat /proc/self/status", readable=Path("/proc"))
     assert all(line in status.output for line in UNPRIVILEGED)
+
+
+@pytest.mark.parametrize("flag", [0x10000000, 0x20000, 0x20000000, 0x40000000])
+def test_there_are_no_namespaces_by_clone(flag: int) -> None:
+    """Flags of clone(): NEWUSER, NEWNS, NEWPID, NEWNET. The right for the last three is missing."""
+    number = {"x86_64": 56, "aarch64": 220}[platform.machine()]
+    call = "exit(syscall({}, {}, 0, 0, 0, 0) < 0 ? $! + 0 : 0)"
+
+    assert run("perl", "-e", call.format(number, flag | 17)).code == errno.EPERM
+    assert run("perl", "-e", call.format(number, 17)).code == 0
+    assert run("perl", "-e", call.format(435, "0")).code == errno.ENOSYS
 
 
 @pytest.mark.parametrize("text", ["ulimit -v", "ulimit -c"])

@@ -1,16 +1,15 @@
-"""Which verdict of a boot passes, and what an observer finds in the output of a guest."""
+"""Which verdict of a boot passes, and the output of a guest that it depends on."""
 
 import re
 from pathlib import Path
-from threading import Event
-from typing import Final, cast
+from typing import Final
 
 import pytest
 
-from cbtfs.prove.observe import ACCEPTABLE, PROMPT, VERDICTS, BootOptions, Observer, Verdict
-from cbtfs.qemu.guest import Guest
-from cbtfs.qemu.machine import Consoles
+from cbtfs.prove.observe import ACCEPTABLE, PROMPT, VERDICTS, BootOptions, Verdict
+from cbtfs.prove.serial_log import load_tail
 
+MIB: Final = 1 << 20
 BEST_FIRST: Final = (
     *("agent", "script", "prompt", "settled"),
     *("stuck", "emergency", "panic", "no-boot"),
@@ -49,11 +48,33 @@ def test_a_login_prompt_is_the_end_of_the_output(output: str, is_prompt: bool) -
 
 def test_the_kept_output_of_a_guest_is_its_end(tmp_path: Path) -> None:
     log = tmp_path / "serial.log"
-    consoles = Consoles(tmp_path / "serial.sock", log)
-    observer = Observer(cast("Guest", None), consoles, BootOptions(), tmp_path, Event())
-    assert observer.serial() == ""
+    assert load_tail(log) == ""
 
     log.write_bytes(b"first line\r\n" + b"x" * (64 << 10) + b"last line\r\n")
 
-    assert len(observer.serial()) == (64 << 10) - 1
-    assert observer.serial().endswith("xlast line\n")
+    assert len(load_tail(log)) == (64 << 10) - 1
+    assert load_tail(log).endswith("xlast line\n")
+
+
+def test_a_guest_that_writes_without_end_does_not_fill_the_disk(tmp_path: Path) -> None:
+    log, most = tmp_path / "serial.log", 0
+    with log.open("wb", buffering=0) as qemu:
+        for number in range(40):
+            qemu.write(b"%1048576d" % number)
+            most = max(most, log.stat().st_blocks * 512)
+            text = load_tail(log)
+            qemu.write(b"!")
+
+            assert text.endswith(f"  {number}")
+            assert load_tail(log) == text[1:] + "!"
+    assert 8 * MIB < most < 18 * MIB
+
+
+def test_a_link_in_place_of_the_output_is_not_followed(tmp_path: Path) -> None:
+    log, other = tmp_path / "serial.log", tmp_path / "other"
+    other.write_bytes(bytes(20 * MIB))
+    log.symlink_to(other)
+
+    with pytest.raises(OSError, match="symbolic links"):
+        load_tail(log)
+    assert other.stat().st_size == 20 * MIB

@@ -34,8 +34,11 @@ _ALLOW: Final = 0x7FFF0000
 _KILL: Final = 0x80000000
 _NOT_PERMITTED: Final = 0x00050001
 """SECCOMP_RET_ERRNO with EPERM."""
+_NOT_IMPLEMENTED: Final = 0x00050026
+"""SECCOMP_RET_ERRNO with ENOSYS."""
 _NUMBER_AT: Final = 0
 _ARCHITECTURE_AT: Final = 4
+_FIRST_ARGUMENT_AT: Final = 16
 _THIRD_ARGUMENT_AT: Final = 32
 _PROT_EXEC: Final = 4
 _X32: Final = 0x40000000
@@ -56,6 +59,10 @@ _ALLOWED: Final = {
 }
 _MAPPING: Final = {"x86_64": (9, 10), "aarch64": (222, 226)}
 """mmap and mprotect: allowed without PROT_EXEC."""
+_CLONE: Final = {"x86_64": 56, "aarch64": 220}
+_CLONE3: Final = 435
+_NEW_NAMESPACES: Final = 0x7E020000
+"""CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID and NEWNET: the flags of clone()."""
 _ARCHITECTURE: Final = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 
 
@@ -124,7 +131,11 @@ def program(machine: str) -> bytes:
 
 
 def denying(machine: str, denied: Sequence[int]) -> bytes:
-    """Return a filter that allows all system calls of a machine but those with *denied* numbers."""
+    """Return a filter that allows all system calls of a machine but those with *denied* numbers.
+
+    It also denies namespaces, in which a process would have capabilities. clone3() has its flags in
+    memory, where a filter cannot see them; without it, libraries use clone().
+    """
     code = [
         _instruction(_LOAD, _ARCHITECTURE_AT),
         _instruction(_JUMP_IF_EQUAL, _ARCHITECTURE[machine], 1, 0),
@@ -132,10 +143,19 @@ def denying(machine: str, denied: Sequence[int]) -> bytes:
         _instruction(_LOAD, _NUMBER_AT),
         _instruction(_JUMP_IF_SET, _X32, 0, 1),
         _instruction(_RETURN, _KILL),
+        _instruction(_JUMP_IF_EQUAL, _CLONE3, 0, 1),
+        _instruction(_RETURN, _NOT_IMPLEMENTED),
     ]
     for number in denied:
         code += [_instruction(_JUMP_IF_EQUAL, number, 0, 1), _instruction(_RETURN, _NOT_PERMITTED)]
-    return b"".join([*code, _instruction(_RETURN, _ALLOW)])
+    code += [
+        _instruction(_JUMP_IF_EQUAL, _CLONE[machine], 0, 3),
+        _instruction(_LOAD, _FIRST_ARGUMENT_AT),
+        _instruction(_JUMP_IF_SET, _NEW_NAMESPACES, 0, 1),
+        _instruction(_RETURN, _NOT_PERMITTED),
+        _instruction(_RETURN, _ALLOW),
+    ]
+    return b"".join(code)
 
 
 def _instruction(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
