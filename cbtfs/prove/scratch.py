@@ -60,9 +60,12 @@ def scratch_copy(path: Path, size: int) -> Iterator[Path]:
 
 
 @contextmanager
-def guarded_folder() -> Iterator[Path]:
-    """Make a temporary directory, which is removed even if this process is killed."""
-    folder = Path(tempfile.mkdtemp(prefix="cbtfs-prove-"))
+def guarded_folder(parent: str | None = None) -> Iterator[Path]:
+    """Make a temporary directory, which is removed even if this process is killed.
+
+    *parent*: directory for it, by default that of temporary files.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="cbtfs-prove-", dir=parent))
     try:
         with process.start(
             process.interpreter(_GUARD, folder, str(os.getpid())), start_new_session=True

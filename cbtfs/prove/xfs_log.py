@@ -11,11 +11,14 @@ from typing import Final
 
 from cbtfs.prove.confined import Confinement
 from cbtfs.prove.part import Untestable
+from cbtfs.prove.scratch import guarded_folder
 from cbtfs.prove.tool import Ran, find_tool, run_tool
 from cbtfs.qemu.accelerator import choose_accelerator
 
 _BUILD_SECONDS: Final = 600.0
 _CACHE: Final = "/var/tmp"
+_SOCKETS: Final = "/tmp"
+"""Directory with a short name: a path of a socket has at most 107 bytes."""
 _FILES: Final = ("kernel", "initrd", "root")
 _MARK: Final = "README.fixed"
 """File beside an appliance that libguestfs does not build: libguestfs-make-fixed-appliance(1)."""
@@ -36,28 +39,29 @@ def replay(volume: Path, stop: threading.Event, seconds: float) -> str | None:
     folder = volume.parent / "guestfish"
     folder.mkdir()
     appliance = _appliance(guestfish, folder, stop)
-    confinement = Confinement(
-        readable=[path.resolve() for path in appliance.iterdir()],
-        writable=[volume],
-        folders=[folder],
-        devices=[Path("/dev/kvm")],
-        allows_sockets=True,
-        has_namespaces=True,
-        seconds=seconds,
-    )
-    done = run_tool(
-        [guestfish, "--format=raw", "-a", volume, *_REPLAY],
-        stop,
-        seconds,
-        confinement,
-        LIBGUESTFS_BACKEND="direct",
-        LIBGUESTFS_BACKEND_SETTINGS="force_tcg" if choose_accelerator("auto") == "tcg" else "",
-        LIBGUESTFS_PATH=str(appliance),
-        LIBGUESTFS_CACHEDIR=str(folder),
-        LIBGUESTFS_TMPDIR=str(folder),
-        TMPDIR=str(folder),
-        XDG_RUNTIME_DIR=str(folder),
-    )
+    with guarded_folder(_SOCKETS) as sockets:
+        confinement = Confinement(
+            readable=[path.resolve() for path in appliance.iterdir()],
+            writable=[volume],
+            folders=[folder, sockets],
+            devices=[Path("/dev/kvm")],
+            allows_sockets=True,
+            has_namespaces=True,
+            seconds=seconds,
+        )
+        done = run_tool(
+            [guestfish, "--format=raw", "-a", volume, *_REPLAY],
+            stop,
+            seconds,
+            confinement,
+            LIBGUESTFS_BACKEND="direct",
+            LIBGUESTFS_BACKEND_SETTINGS="force_tcg" if choose_accelerator("auto") == "tcg" else "",
+            LIBGUESTFS_PATH=str(appliance),
+            LIBGUESTFS_CACHEDIR=str(folder),
+            LIBGUESTFS_TMPDIR=str(folder),
+            TMPDIR=str(folder),
+            XDG_RUNTIME_DIR=str(sockets),
+        )
     if done.code != 0 and "libguestfs: error: mount" in done.output:
         return f"its log cannot be replayed: {_error(done)}"
     if done.code != 0:

@@ -10,17 +10,26 @@ import pytest
 
 from cbtfs import process
 from cbtfs.prove.confined import Confinement
-from cbtfs.prove.part import Untestable
+from cbtfs.prove.part import Stopped, Untestable
 from cbtfs.prove.tool import Ran, run_tool
-from tests.qemu.processes import UNPRIVILEGED
+from tests.qemu.processes import UNPRIVILEGED, name_of, using
 
 pytestmark = pytest.mark.mounts
 
 
-def run(*command: str, readable: Path | None = None, writable: Path | None = None) -> Ran:
+def run(
+    *command: str,
+    readable: Path | None = None,
+    writable: Path | None = None,
+    has_namespaces: bool = False,
+) -> Ran:
     program = process.find_program(command[0])
     assert program is not None
-    confinement = Confinement([readable] if readable else [], [writable] if writable else [])
+    confinement = Confinement(
+        [readable] if readable else [],
+        [writable] if writable else [],
+        has_namespaces=has_namespaces,
+    )
     return run_tool([program, *command[1:]], threading.Event(), 60, confinement)
 
 
@@ -61,6 +70,47 @@ def test_there_is_no_network_no_mount_no_signal_and_no_capability() -> None:
         other.kill()
     status = run("sh", "-c", "exec cat /proc/self/status", readable=Path("/proc"))
     assert all(line in status.output for line in UNPRIVILEGED)
+
+
+def test_a_program_in_namespaces_reaches_only_its_children() -> None:
+    with subprocess.Popen(["sleep", "100"]) as other:
+        script = f"""
+            id -u; id -g; echo $$; sleep 99 & kill $! && wait $!; echo code $?
+            kill {other.pid} || echo none
+            exec cat /proc/self/status
+            """
+        done = run("sh", "-c", script, readable=Path("/proc"), has_namespaces=True)
+
+        assert other.poll() is None
+        other.kill()
+    assert done.lines[:3] == ["1000", "1000", "1"]
+    assert {"code 143", "none"} < set(done.lines)
+    assert all(line in done.output for line in UNPRIVILEGED)
+    assert run("sh", "-c", "exit 7", has_namespaces=True).code == 7
+    assert run("sh", "-c", "ulimit -t 0; while :; do :; done", has_namespaces=True).code == 137
+
+
+def test_processes_in_namespaces_end_with_their_command(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    pids.touch()
+    script = f"setsid tail -f {pids} & exec tail -f {pids}"
+    stop, ended = threading.Event(), threading.Event()
+
+    def work() -> None:
+        confinement = Confinement([pids], has_namespaces=True)
+        with pytest.raises(Stopped):
+            run_tool(["/bin/sh", "-c", script], stop, 60, confinement)
+        ended.set()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    while [*map(name_of, using(pids))].count("tail") < 2:
+        pass
+    stop.set()
+    thread.join()
+    while using(pids):
+        pass
+    assert ended.is_set()
 
 
 @pytest.mark.parametrize("flag", [0x10000000, 0x20000, 0x20000000, 0x40000000])

@@ -1,6 +1,7 @@
 """`cbtfs prove`: levels, their records, and that nothing stays behind."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -138,6 +139,42 @@ def test_the_log_of_an_xfs_is_recovered(run: Run, folder: Path, tmp_path: Path) 
     assert os.listdir(folder) == []
 
 
+@pytest.mark.limit(600)
+def test_a_kill_while_an_xfs_is_recovered_leaves_no_guest_no_mount_and_no_file(
+    run: Run, repository: Path, folder: Path, tmp_path: Path
+) -> None:
+    disk = make_dirty_xfs(tmp_path / "disk")
+    assert run("ingest", "image", "--vm=vm", "--disk=root", disk).code == 0
+    command = [*SIGNALS, sys.executable, "-m", "cbtfs", f"--repo={repository}", "prove", "vm"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as child:
+        while not (found := [socket for pid in using(folder) if (socket := _socket_of_guest(pid))]):
+            assert child.poll() is None
+        tools = [pid for pid in using(folder) if name_of(pid) in ("guestfish", "qemu-system-x86")]
+        assert {name_of(pid) for pid in tools} == {"guestfish", "qemu-system-x86"}
+        for pid in tools:
+            assert all(line in status(pid) for line in UNPRIVILEGED)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+
+    while (
+        str(folder) in Path("/proc/mounts").read_text()
+        or using(folder)
+        or os.listdir(folder)
+        or found[0].exists()
+    ):
+        pass
+
+
+def _socket_of_guest(pid: int) -> Path | None:
+    """Return the directory of the socket of a QEMU with a volume; libguestfs also starts others."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return None
+    match = re.search(r"=(/tmp/cbtfs-prove-[^/]+)/.*/guestfsd.sock", words)
+    return None if match is None else Path(match[1])
+
+
 def _compare_with_the_manual(run: Run, document: dict[str, Any]) -> None:
     tables = MemberTables()
     tables.compare("prove", document)
@@ -155,12 +192,13 @@ def _compare_metrics(repository: Path) -> None:
         for vm in view.vms().values():
             if vm.name not in ("four", "table"):
                 continue
-            gauges.add_status(status_of(view, vm, vm.name))
+            backup_status = status_of(view, vm, vm.name)
+            gauges.add_status(backup_status)
             (point,) = points(view, vm.id)
             proof = point.state.proof
             assert proof is not None
             assert proof.restore_milliseconds is not None
-            labels = f'{{vm="{vm.name}",uuid="{vm.uuid or ""}"}}'
+            labels = f'{{run="run",vm="{vm.name}",uuid="{backup_status.uuid}"}}'
             expected |= {
                 f"cbtfs_vm_proof_level{labels}": EXPECTED[vm.name][0],
                 f"cbtfs_vm_proof_timestamp_seconds{labels}": parse_moment(
