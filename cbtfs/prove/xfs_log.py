@@ -75,13 +75,13 @@ def _appliance(guestfish: str, folder: Path, stop: threading.Event) -> Path:
     The sandbox cannot build it, because it is made of the files of this system. A start without a
     hypervisor builds it, and fails then.
     """
-    without = {"LIBGUESTFS_BACKEND": "direct", "LIBGUESTFS_HV": find_tool("false", "coreutils")}
     started = run_tool(
         [guestfish, "-a", "/dev/null", "run"],
         stop,
         _BUILD_SECONDS,
+        LIBGUESTFS_BACKEND="direct",
+        LIBGUESTFS_HV=find_tool("false", "coreutils"),
         LIBGUESTFS_CACHEDIR=_CACHE,
-        **without,
     )
     built = Path(_CACHE, f".guestfs-{os.geteuid()}", "appliance.d")
     appliance = folder / "appliance"

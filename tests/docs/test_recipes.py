@@ -276,7 +276,7 @@ def test_a_point_is_proven_and_the_one_that_broke_it_is_found(folder: Path, tmp_
     """The superblock of the first partition, an ext4, is zeros since the last point."""
     subprocess.run(["cp", "--sparse=always", folder / "disk.raw", tmp_path], check=True)
     cbtfs(tmp_path, "init")
-    config, points = tmp_path / "config", []
+    config, points = tmp_path / "config", list[str]()
     config.touch(0o600)
     shown = ""
     for offset, data in ((0, b""), (40 * MIB, b"a file"), (MIB + 1024, bytes(1024))):

@@ -187,7 +187,7 @@ def _compare_with_the_manual(run: Run, document: dict[str, Any]) -> None:
 
 
 def _compare_metrics(repository: Path) -> None:
-    gauges, expected = Gauges("run"), {}
+    gauges, expected = Gauges("run"), dict[str, float]()
     with reading(repository) as opened, opened.catalog.view() as view:
         for vm in view.vms().values():
             if vm.name not in ("four", "table"):
