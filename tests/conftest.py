@@ -21,7 +21,7 @@ _PROGRAMS: Final = [
 PROGRAMS: Final = frozenset(TESTS / name for name in _PROGRAMS)
 VSPHERE: Final = TESTS / "scenarios" / "vsphere"
 
-pytest_plugins = ["tests.watchdog.plugin"]
+pytest_plugins = ["tests.watchdog.plugin", "tests.object_store"]
 
 _state = TemporaryDirectory(prefix="cbtfs-test-state-")
 os.environ["XDG_STATE_HOME"] = _state.name

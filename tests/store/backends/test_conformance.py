@@ -11,6 +11,7 @@ from cbtfs.store.backend.local import Directory, ShardedDirectory
 from cbtfs.store.encryption.files import SealedBackend
 from cbtfs.store.encryption.keys import keys_of_masters
 from cbtfs.store.folder import Folder
+from tests.object_store import objects_of
 from tests.store.backends.faulty import Faulty
 from tests.store.backends.memory import Memory
 
@@ -38,8 +39,13 @@ ALL: dict[str, Callable[[Path], Backend]] = {
 }
 
 
-@pytest.fixture(params=ALL)
+OBJECTS = "s3"
+
+
+@pytest.fixture(params=[*ALL, OBJECTS])
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
+    if request.param == OBJECTS:
+        return objects_of(request.getfixturevalue("s3_server"))
     return ALL[request.param](tmp_path)
 
 
