@@ -312,11 +312,19 @@ def test_a_damaged_point_fails_before_a_daemon_starts(site: Site, tmp_path: Path
     assert os.listdir(site.sockets) == []
 
 
-def test_names_of_the_export_are_those_of_the_mount(site: Site) -> None:
+def test_names_are_those_of_the_mount_and_the_service_manager_is_notified(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     point: Manifest = add_point(site.repository, {"a/b ü": bytes(BLOCK)}, vm="odd")
-    with _of(site, point) as uri:
-        done = subprocess.run(["nbdinfo", "--size", uri], capture_output=True, check=True)
-        assert done.stdout.strip() == str(BLOCK).encode()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(10)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        with _of(site, point) as uri:
+            assert manager.recv(4096) == b"READY=1\nSTATUS=odd@" + point.name.encode()
+            done = subprocess.run(["nbdinfo", "--size", uri], capture_output=True, check=True)
+            assert done.stdout.strip() == str(BLOCK).encode()
+        assert manager.recv(4096) == b"STOPPING=1"
 
 
 @contextmanager

@@ -53,13 +53,14 @@ def rows(bench: Bench) -> Iterator[Row]:
         starts: list[float] = []
         with _ready(start, starts) as lines, _over_raw_file(folder, base) as peer:
             files = {OURS: Path(lines[0]), RAW_FILE: peer}
-            write = {name: partial(_write, bench, path, count(1)) for name, path in files.items()}
-            read = {name: partial(_read, bench, path, count(101)) for name, path in files.items()}
-            names = "overlay: 4 KiB random write, fsync every 32", "overlay: 4 KiB random read"
-            for name, contenders in zip(names, (write, read), strict=True):
+            for name, measure, seed, goals in _ACCESSES:
+                contenders = {
+                    contender: partial(measure, bench, path, count(seed))
+                    for contender, path in files.items()
+                }
                 samples = alternate(contenders, bench.sizes.repeats)
-                goals = [Goal(0.9, RAW_FILE)]
-                yield Row(name, "IOPS", True, "repository warm", samples, goals)
+                title = f"overlay: 4 KiB random {name}"
+                yield Row(title, "IOPS", True, "repository warm", samples, list(goals))
         socket = folder / "socket"
         socket.mkdir()
         export = ours.command(repository, "export", f"{VM}@latest", f"--socket={socket}")
@@ -160,20 +161,28 @@ def _over_raw_file(folder: Path, base: Path) -> Iterator[Path]:
 
 def _write(bench: Bench, path: Path, seeds: Iterator[int]) -> float:
     """Write pages in an order that depends on the next of *seeds*, for one sample."""
-    seed = f"--randseed={next(seeds)}"
-    return _iops(bench, path, "write", "--rw=randwrite", "--fsync=32", seed)
+    return _iops(bench, path, next(seeds), "write", "--rw=randwrite", "--fsync=32")
 
 
 def _read(bench: Bench, path: Path, seeds: Iterator[int]) -> float:
     """Read other pages than those written, most of which are those of the point."""
-    return _iops(bench, path, "read", "--rw=randread", "--readonly", f"--randseed={next(seeds)}")
+    return _iops(bench, path, next(seeds), "read", "--rw=randread", "--readonly")
 
 
-def _iops(bench: Bench, path: Path, kind: str, *options: str) -> float:
+_ACCESSES: Final = (
+    ("write, fsync every 32", _write, 1, (Goal(0.9, RAW_FILE),)),
+    ("read", _read, 101, (Goal(0.9, RAW_FILE),)),
+    ("read, the same pages again", _read, 101, ()),
+)
+"""Name, function, first seed and goals. Each sample has another seed, so other pages."""
+
+
+def _iops(bench: Bench, path: Path, seed: int, kind: str, *options: str) -> float:
     words = [
         *("fio", "--name=running", "--thread", f"--filename={path}", "--bs=4k"),
         *("--ioengine=psync", "--time_based", "--output-format=json", *options),
         f"--runtime={int(bench.sizes.fio_seconds * 1000)}ms",
+        *("--randrepeat=0", f"--randseed={seed}"),  # With randrepeat fio ignores the seed.
     ]
     output = run(words).output
     rate: float = json.loads(output[output.index("{") :])["jobs"][0][kind]["iops"]

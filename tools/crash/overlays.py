@@ -21,8 +21,8 @@ from cbtfs.ingest.point import ingest_point
 from cbtfs.source.content import ContentSource
 from cbtfs.store.repository import create_repository, writing
 from cbtfs.store.settings import new_settings
-from tools.crash.checksummed import ChecksummedWriter
 from tools.crash.loop import LoopDisk, loop_disk
+from tools.crash.patterned import PatternedWriter
 from tools.crash.result import CampaignResult
 from tools.crash.verify import Violation
 
@@ -89,7 +89,7 @@ class _Overlay:
     directory: Path
     name: str
     disk: _Disk
-    checksummed: ChecksummedWriter
+    patterned: PatternedWriter
 
     @property
     def raw(self) -> Path:
@@ -102,7 +102,7 @@ class _Overlay:
     def verify(self) -> None:
         """Raise Violation unless the running overlay has every acknowledged write."""
         self.disk.verify(self.raw.read_bytes())
-        self.checksummed.verify()
+        self.patterned.verify()
 
     def command(self, action: str, *words: str) -> list[str]:
         program = [sys.executable, "-m", "cbtfs", f"--repo={self.repository}", "overlay"]
@@ -149,7 +149,7 @@ def overlays(folder: Path, seed: int, count: int) -> CampaignResult:
         for overlay in tried:
             _end(overlay)
     flushed = sum(overlay.disk.acknowledged for overlay in tried)
-    verified = sum(overlay.checksummed.verified for overlay in tried)
+    verified = sum(overlay.patterned.verified for overlay in tried)
     errors = sum(len(overlay.disk.errors) for overlay in tried)
     note = f"{flushed} flushed writes, {verified} verified by fio, {errors} writers met an error"
     return CampaignResult("overlays", count, "SIGKILL or power cut", 1, 0, 0, note)
@@ -158,7 +158,7 @@ def overlays(folder: Path, seed: int, count: int) -> CampaignResult:
 def _create(folder: Path, storage: LoopDisk, form: str, point: str, content: bytes) -> _Overlay:
     directory, states = storage.mountpoint / "overlays", folder / f"states-{form}"
     states.mkdir()
-    writer = ChecksummedWriter(directory / form / "checksummed.raw", _SIZE, states)
+    writer = PatternedWriter(directory / form / "patterned.raw", _SIZE, states)
     disk = _Disk(bytearray(content))
     overlay = _Overlay(folder / "repository", directory, form, disk, writer)
     overlay.create(point, _FORMS[form])
@@ -182,7 +182,7 @@ def _load(overlay: _Overlay, rnd: random.Random) -> Iterator[None]:
     writer = threading.Thread(target=overlay.disk.write_until_error, args=(overlay.raw, own, stop))
     writer.start()
     try:
-        with overlay.checksummed.running():
+        with overlay.patterned.running():
             yield
     finally:
         stop.set()
@@ -193,7 +193,7 @@ def _ingest(path: Path, content: bytes) -> str:
     create_repository(path, new_settings(64 << 10, 1))
     with writing(path) as repository:
         objects = repository.object_writer()
-        labels = "root", "checksummed"
+        labels = "root", "patterned"
         disks = [DiskInput(label, ContentSource(content), label) for label in labels]
         options = PointOptions(datetime.now(UTC))
         try:

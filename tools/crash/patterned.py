@@ -1,4 +1,4 @@
-"""A writer of fio whose blocks have checksums, and the verification of all that it completed."""
+"""A writer of fio whose blocks name their pass and offset, and the verification of its writes."""
 
 import contextlib
 import json
@@ -15,11 +15,11 @@ from tools.crash.verify import Violation
 _END_SECONDS: Final = 60.0
 _FIRST_BYTES: Final = 16 << 10
 _POLL_SECONDS: Final = 0.005
-_JOB: Final = "checksummed"
+_JOB: Final = "patterned"
 
 
 @dataclass(slots=True)
-class ChecksummedWriter:
+class PatternedWriter:
     """Writes each block of a file once, synchronously, until it is stopped or meets an error."""
 
     file: Path
@@ -34,7 +34,10 @@ class ChecksummedWriter:
         return [
             *("fio", f"--name={_JOB}", "--thread", f"--filename={self.file}"),
             *(f"--size={self.size}", "--bs=4k", "--rw=randwrite", "--ioengine=psync", "--sync=1"),
-            *("--verify=crc32c", f"--randseed={self.passes}", f"--aux-path={self.folder}"),
+            # A checksum alone would let a block of an earlier pass count as written. With its
+            # default, randrepeat, fio would ignore the seed.
+            *("--verify=pattern", f"--verify_pattern=0x{self.passes:08x}%o"),
+            *("--randrepeat=0", f"--randseed={self.passes}", f"--aux-path={self.folder}"),
             *("--output-format=json", *options),
         ]
 
