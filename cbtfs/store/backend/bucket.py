@@ -213,25 +213,32 @@ class Bucket:
         They ascend. S3 lists consistently, so a listing in pages has every object that exists from
         the first page to the last (probe.py tests it).
         """
-        after = max(name, _before(prefix))
+        for listed, _ in self._listed_after(folder, max(name, _before(prefix))):
+            if listed > name and listed.startswith(prefix):
+                yield listed
+            elif listed > prefix and not listed.startswith(prefix):
+                return
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Return the sizes of all objects in *folder* by name, from the pages of a listing."""
+        return dict(self._listed_after(folder, ""))
+
+    def _listed_after(self, folder: str, after: str) -> Iterator[tuple[str, int]]:
+        """Yield names in *folder* after a name, ascending, with the sizes of their objects."""
         while True:
             page = self._page(folder, after)
-            for listed in page:
-                if listed > name and listed.startswith(prefix):
-                    yield listed
-                elif listed > prefix and not listed.startswith(prefix):
-                    return
+            yield from page
             if len(page) < _PAGE:
                 return
-            after = page[-1]
+            after = page[-1][0]
 
-    def _page(self, folder: str, after: str) -> list[str]:
-        """Return the first names in *folder* after a name, at most 1,000."""
+    def _page(self, folder: str, after: str) -> list[tuple[str, int]]:
+        """Return the first names in *folder* after a name, at most 1,000, with sizes."""
 
-        def load() -> list[str]:
+        def load() -> list[tuple[str, int]]:
             offset = f"{folder}/{after}" if after else None
             for page in self._client().list(folder, offset=offset, chunk_size=_PAGE):
-                return [entry["path"].removeprefix(f"{folder}/") for entry in page]
+                return [(entry["path"].removeprefix(f"{folder}/"), entry["size"]) for entry in page]
             return []
 
         return self._request(f"cannot list {folder}", load)

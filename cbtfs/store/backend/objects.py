@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path, PosixPath
 
 from cbtfs.native import PackFile
@@ -122,6 +122,9 @@ class Objects:
 
     def head(self, name: str) -> Head:
         return self._bucket.head(self._key(name))
+
+    def sizes(self) -> Mapping[str, int]:
+        return self._bucket.sizes(self._folder)
 
     def delete(self, name: str) -> None:
         self._bucket.delete(self._key(name))
