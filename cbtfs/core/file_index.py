@@ -82,6 +82,11 @@ class IndexHeader:
     def files(self) -> int:
         return sum(segment.files for segment in self.segments)
 
+    @property
+    def engines(self) -> Sequence[str]:
+        """Names of the engines that read the files, by name."""
+        return sorted({volume.engine for volume in self.volumes})
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:

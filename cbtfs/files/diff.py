@@ -110,7 +110,7 @@ class _Comparison:
             if other is not None and other.name == volume.name:
                 ours, theirs = VolumeAt(volume, left.disks), VolumeAt(other, right.disks)
                 size = max(volume.source.size, other.source.size)
-                if ours.is_like(theirs) and size:
+                if size and ours.is_like(theirs):
                     self._areas[place] = list(ours.changed(theirs, Extent(0, size)))
 
     def below(self, top: str) -> Iterator[Change]:

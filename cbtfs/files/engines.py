@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from cbtfs.core.manifest import Manifest
 from cbtfs.core.names import printable
 from cbtfs.errors import PointNotFound, UsageError
+from cbtfs.files.engine_parse.processes import ParsersByKind
 from cbtfs.files.parsing import open_file_system
 from cbtfs.files.placing import Identity
 from cbtfs.files.probe.find import probe
@@ -49,6 +50,20 @@ class Engines:
     """Start an appliance with the disks of a point. Raises UsageError if a package is missing."""
     has_keys: bool = False
     """Whether *start* has keys for encrypted volumes."""
+    servers: ParsersByKind | None = None
+    """Servers that fork the processes of parsers; None starts an interpreter for each volume."""
+
+    def may_find_more(self, volumes: Volumes, kinds: Iterable[Kind]) -> bool:
+        """Return whether an appliance can have file systems that the slices do not show.
+
+        *kinds*: contents of the slices.
+        """
+        if self.wanted is Engine.PARSE or self.start is None:
+            return False
+        hidden = {Kind.MD, Kind.BTRFS, Kind.XFS}
+        if self.has_keys:
+            hidden.add(Kind.LUKS)
+        return bool(volumes.omitted) or not hidden.isdisjoint(kinds)
 
 
 class Opener:
@@ -92,7 +107,9 @@ class Opener:
         """Return the file system of a volume by the engine parse; see __call__()."""
         file_system = self._opened.get(volume.name)
         if file_system is None:
-            file_system = self._opened[volume.name] = open_file_system(volume, self._seconds)
+            file_system = self._opened[volume.name] = open_file_system(
+                volume, self._seconds, self._engines.servers
+            )
         return file_system
 
     def _instead(self, volume: Volume, refusal: FileSystemUnsupported) -> FileSystem:
@@ -110,6 +127,11 @@ class Opener:
             raise FileSystemUnsupported(f"{refusal}; {exc}") from exc
         file_system.notes = [*file_system.notes, f"not by the engine parse: {refusal}"]
         return file_system
+
+    def has_in_appliance(self, volume: Volume) -> bool:
+        """Return whether the appliance, which starts at the first call, has a volume."""
+        name = volume.device or volume.name
+        return any(known.name == name for known in self.appliance().volumes)
 
     def _in_appliance(self, volume: Volume) -> FileSystem:
         appliance = self.appliance()
@@ -147,12 +169,7 @@ class Opener:
 
     def may_find_more(self, volumes: Volumes, kinds: Iterable[Kind]) -> bool:
         """Return whether an appliance can have file systems that the slices do not show."""
-        if self._engines.wanted is Engine.PARSE or self._engines.start is None:
-            return False
-        hidden = {Kind.MD, Kind.BTRFS, Kind.XFS}
-        if self._engines.has_keys:
-            hidden.add(Kind.LUKS)
-        return bool(volumes.omitted) or not hidden.isdisjoint(kinds)
+        return self._engines.may_find_more(volumes, kinds)
 
     def named(self, volumes: Volumes, name: str) -> Volume:
         """Return the volume with that name; an appliance finds those that are no slices.

@@ -5,6 +5,8 @@ the file is: its inode, the directories of its path, the blocks of its map. The 
 these bytes while it looks. All other points cost a difference of block maps within these areas.
 """
 
+import hashlib
+import struct
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,6 +16,9 @@ from cbtfs.core.extent import Extent, between, coalesce
 
 _COMPARED: Final = 1 << 20
 """Bytes that are read at once."""
+_UNIT: Final = 4096
+"""Bytes that are hashed at once; those of zeros are left out."""
+_UNIT_HEADER: Final = struct.Struct(">qH")
 
 
 class Part(NamedTuple):
@@ -31,11 +36,13 @@ class Sighting:
     """A file at one point."""
 
     state: Hashable
-    """Its entry, and content that has no place on the volume; None if no file has the path."""
+    """Its entry; None if no file has the path."""
     structure: tuple[Extent, ...]
     """Bytes of the volume that decide *state* and *parts*."""
     parts: tuple[Part, ...] = ()
-    """Ascending and disjoint."""
+    """The content: ascending and disjoint."""
+    digest: bytes | None = None
+    """Result of content_digest() if the places of the content on the volume are not known."""
 
 
 class Points(Protocol):
@@ -117,6 +124,8 @@ def _is_same(points: Points, left: tuple[int, Sighting], right: tuple[int, Sight
     (earlier, ours), (later, theirs) = left, right
     if ours.state != theirs.state:
         return False
+    if ours.digest is not None or theirs.digest is not None:
+        return _digest(points, *left) == _digest(points, *right)
     if ours.parts == theirs.parts:
         own = (Extent(part.offset, part.length) for part in ours.parts)
         return not _is_changed(points, earlier, later, own)
@@ -124,6 +133,43 @@ def _is_same(points: Points, left: tuple[int, Sighting], right: tuple[int, Sight
         _is_equal(points, (earlier, start_ours), (later, start_theirs), length)
         for start_ours, start_theirs, length in _pairs(ours.parts, theirs.parts)
     )
+
+
+def _digest(points: Points, number: int, sighting: Sighting) -> bytes:
+    """Return the digest of a content, which is read if its places are known."""
+    if sighting.digest is not None:
+        return sighting.digest
+    return content_digest(
+        (part.start + piece.start - part.offset, points.read(number, piece))
+        for part in sighting.parts
+        for piece in _cut(Extent(part.offset, part.length))
+    )
+
+
+def content_digest(pieces: Iterable[tuple[int, bytes | memoryview]]) -> bytes:
+    """Return the SHA-256 of the content of a file, equal however it is cut and whatever is a hole.
+
+    *pieces*: offset in the file and bytes of each piece that is not a hole, ascending.
+    """
+    digest = hashlib.sha256()
+
+    def add(number: int, unit: bytearray) -> None:
+        if data := unit.rstrip(b"\0"):
+            digest.update(_UNIT_HEADER.pack(number, len(data)) + data)
+
+    current, unit = -1, bytearray()
+    for start, data in pieces:
+        at = 0
+        while at < len(data):
+            number, within = divmod(start + at, _UNIT)
+            if number != current:
+                add(current, unit)
+                current, unit = number, bytearray(_UNIT)
+            count = min(_UNIT - within, len(data) - at)
+            unit[within : within + count] = data[at : at + count]
+            at += count
+    add(current, unit)
+    return digest.digest()
 
 
 def _pairs(

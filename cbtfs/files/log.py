@@ -1,21 +1,30 @@
 """List the versions of a file at the points of a VM; most points are not opened."""
 
-import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from cbtfs.core.extent import Extent
 from cbtfs.core.manifest import Manifest
-from cbtfs.errors import CbtfsError, PointNotFound
-from cbtfs.files.history import Part, Sighting, Version, versions
+from cbtfs.errors import CbtfsError, PointNotFound, UsageError
+from cbtfs.files.engine_parse.engine import CALL_SECONDS
+from cbtfs.files.engine_parse.processes import ParsersByKind
+from cbtfs.files.engines import Engines, Opener
+from cbtfs.files.history import Part, Sighting, Version, content_digest, versions
 from cbtfs.files.jbd2.refusal import ReplayRefused
 from cbtfs.files.jbd2.superblock import SUPERBLOCK, SUPERBLOCK_BYTES, Superblock, parse_superblock
-from cbtfs.files.parsing import open_file_system
-from cbtfs.files.protocol import MAX_READ_BYTES, Entry, FileSystem, GuestFileMissing, Kind
+from cbtfs.files.probe.find import probe
+from cbtfs.files.protocol import (
+    MAX_READ_BYTES,
+    Entry,
+    FileExtent,
+    FileSystem,
+    GuestFileMissing,
+    Kind,
+)
 from cbtfs.files.volume_at import VolumeAt
-from cbtfs.files.volumes import volumes_of
+from cbtfs.files.volumes import Nothing, Volume, Volumes, volumes_of
 from cbtfs.reader import Reader
 from cbtfs.volumes.source import Source, read_bytes
 
@@ -30,6 +39,18 @@ _VOLATILE: Final = ((8, 4), (0x7C, 2), (0x82, 2), (0x8C, 4))
 
 
 @dataclass(frozen=True, slots=True)
+class FilePath:
+    """The place of a file in the points of a VM."""
+
+    volume: str
+    """Name of a slice, or of a volume that only an appliance finds."""
+    path: str
+    """Path in the file system of the volume."""
+    subvolume: str | None = ""
+    """Subvolume of a btrfs; empty for its top, None for the guest's default."""
+
+
+@dataclass(frozen=True, slots=True)
 class FileState:
     """A file at one point, apart from its content and the time of the last access."""
 
@@ -37,36 +58,44 @@ class FileState:
     """None if it cannot be read."""
     target: str = ""
     """Text of a link."""
-    digest: bytes = b""
-    """SHA-256 of the content that is within the structures of the file system."""
     failure: str = ""
     """The reason why it cannot be read."""
+    engine: str = field(default="", compare=False)
+    """Name of the engine that read it; empty if none can."""
 
 
 def file_versions(
-    reader: Reader, manifests: Sequence[Manifest], volume: str, path: str
+    reader: Reader,
+    manifests: Sequence[Manifest],
+    place: FilePath,
+    engines: Engines = Engines(),  # noqa: B008 - it is frozen
 ) -> Iterator[Version]:
     """Yield the versions of a file over points, oldest first; numbers count the points.
 
-    The state of a version is a FileState, or None if the file does not exist. *path* is that in the
-    file system of *volume*; links are not followed. The points must be leased.
+    The state of a version is a FileState, or None if the file does not exist. Links are not
+    followed. The points must be leased. Points that one parser reads share a fork server.
 
     Raises:
         ChunkMissing, DataCorrupt: a block map or a partition table is damaged.
+        UsageError: the engine that the user wants needs a package that is missing.
     """
-    yield from versions(_Points(reader, manifests, volume, path))
+    if engines.servers is not None:
+        yield from versions(_Points(reader, manifests, place, engines))
+        return
+    with closing(ParsersByKind()) as servers:
+        yield from versions(_Points(reader, manifests, place, replace(engines, servers=servers)))
 
 
 class _Points:
     """One volume at several points."""
 
     def __init__(
-        self, reader: Reader, manifests: Sequence[Manifest], volume: str, path: str
+        self, reader: Reader, manifests: Sequence[Manifest], place: FilePath, engines: Engines
     ) -> None:
         self._reader = reader
         self._manifests = manifests
-        self._volume = volume
-        self._path = path
+        self._place = place
+        self._engines = engines
         self._known: dict[int, VolumeAt | None] = {}
 
     def __len__(self) -> int:
@@ -77,18 +106,31 @@ class _Points:
         if number not in self._known:
             for other in [other for other in self._known if abs(other - number) > 1]:
                 del self._known[other]
-            self._known[number] = None
-            with suppress(PointNotFound):
-                found = volumes_of(self._reader, self._manifests[number]).named(self._volume)
-                disks = [self._reader.disk(record) for record in self._manifests[number].disks]
-                self._known[number] = VolumeAt(found, disks)
+            manifest = self._manifests[number]
+            volume = self._volume(volumes_of(self._reader, manifest))
+            disks = [self._reader.disk(record) for record in manifest.disks]
+            self._known[number] = None if volume is None else VolumeAt(volume, disks)
         return self._known[number]
+
+    def _volume(self, volumes: Volumes) -> Volume | None:
+        """Return the volume among those of a point; one that is no slice has no bytes."""
+        place = self._place
+        try:
+            volume = volumes.named(place.volume)
+        except PointNotFound:
+            kinds = (probe(volume.source).kind for volume in volumes.shown)
+            if not self._engines.may_find_more(volumes, kinds):
+                return None
+            volume = Volume(place.volume, Nothing())
+        return replace(volume, subvolume=place.subvolume)
 
     def look(self, number: int) -> Sighting:
         volume = self._at(number)
         if volume is None:
             return Sighting(None, (_NOWHERE,))
-        return _look(volume, self._path)
+        opener = Opener(self._engines, self._manifests[number], CALL_SECONDS)
+        with closing(opener):
+            return _look(volume, opener, self._place.path)
 
     def differing(self, left: int, right: int, extent: Extent) -> Iterator[Extent]:
         ours, theirs = self._at(left), self._at(right)
@@ -99,27 +141,40 @@ class _Points:
 
     def read(self, number: int, extent: Extent) -> bytes:
         volume = self._at(number)
-        return b"" if volume is None else read_bytes(volume.source, extent.start, extent.length)
+        if volume is None:
+            return b""
+        if not volume.is_slice:
+            # Its bytes are not known, so they count as equal only if those of all disks are.
+            return "\0".join(str(disk.record.root) for disk in volume.disks).encode()
+        return read_bytes(volume.source, extent.start, extent.length)
 
 
-def _look(volume: VolumeAt, path: str) -> Sighting:
-    """Open the file system in a new parser, and return the file with the bytes that it read."""
+def _look(volume: VolumeAt, opener: Opener, path: str) -> Sighting:
+    """Open the file system in a new engine, and return the file with the bytes that it read."""
     source = volume.source
     whole = (Extent(0, max(source.size, 1)),)
     try:
-        file_system = open_file_system(replace(volume.volume, source=source))
+        if not volume.is_slice and not opener.has_in_appliance(volume.volume):
+            return Sighting(None, whole)
+        file_system = opener(replace(volume.volume, source=source))
+    except UsageError as exc:
+        if not opener.is_parsing:
+            raise
+        return Sighting(FileState(None, failure=str(exc)), whole)
     except CbtfsError as exc:
         return Sighting(FileState(None, failure=str(exc)), whole)
     try:
         file_system.reads()
-        state, parts = _state(file_system, path)
-        return Sighting(state, tuple(_structure(source, file_system.reads())), parts)
+        sighting = _sighting(file_system, path)
     except GuestFileMissing:
-        return Sighting(None, tuple(_structure(source, file_system.reads())))
+        sighting = Sighting(None, ())
     except CbtfsError as exc:
-        return Sighting(FileState(None, failure=str(exc)), whole)
-    finally:
-        file_system.close()
+        return Sighting(FileState(None, failure=str(exc), engine=file_system.engine), whole)
+    try:
+        reads = file_system.reads()
+    except CbtfsError:
+        return replace(sighting, structure=whole)
+    return replace(sighting, structure=tuple(_structure(source, reads)) if reads else whole)
 
 
 def _structure(source: Source, reads: Sequence[Extent]) -> Iterator[Extent]:
@@ -156,16 +211,24 @@ def _fields(superblock: Superblock, read: Extent) -> Iterator[Extent]:
         yield read
 
 
-def _state(file_system: FileSystem, path: str) -> tuple[FileState, tuple[Part, ...]]:
-    entry = replace(file_system.stat(path), accessed_ns=0)
+def _sighting(file_system: FileSystem, path: str) -> Sighting:
+    """Return a file without its structure."""
+    entry = replace(file_system.stat(path), accessed_ns=0, created_ns=None)
     target = file_system.target(path) if entry.kind is Kind.LINK else ""
-    parts, digest = [], hashlib.sha256()
-    if entry.kind is Kind.FILE and entry.defect is None:
-        for extent in file_system.extents(path):
-            if extent.offset is not None:
-                parts.append(Part(extent.start, extent.length, extent.offset))
-                continue
-            for at in range(extent.start, extent.end, MAX_READ_BYTES):
-                length = min(MAX_READ_BYTES, extent.end - at)
-                digest.update(at.to_bytes(8, "big") + file_system.read(path, at, length))
-    return FileState(entry, target, digest.digest()), tuple(parts)
+    state = FileState(entry, target, engine=file_system.engine)
+    if entry.kind is not Kind.FILE or entry.defect is not None:
+        return Sighting(state, ())
+    extents = list(file_system.extents(path))
+    parts = [Part(e.start, e.length, e.offset) for e in extents if e.offset is not None]
+    if len(parts) == len(extents):
+        return Sighting(state, (), tuple(parts))
+    return Sighting(state, (), digest=content_digest(_content(file_system, path, extents)))
+
+
+def _content(
+    file_system: FileSystem, path: str, extents: Iterable[FileExtent]
+) -> Iterator[tuple[int, bytes]]:
+    """Yield offset and bytes of each part of a file, as its engine reads it."""
+    for extent in extents:
+        for at in range(extent.start, extent.end, MAX_READ_BYTES):
+            yield at, file_system.read(path, at, min(MAX_READ_BYTES, extent.end - at))

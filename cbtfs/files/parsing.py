@@ -6,6 +6,7 @@ from typing import Final
 
 from cbtfs.errors import CbtfsError
 from cbtfs.files.engine_parse.engine import CALL_SECONDS, ParsedFileSystem
+from cbtfs.files.engine_parse.processes import ParsersByKind
 from cbtfs.files.probe.find import probe
 from cbtfs.files.probe.values import Kind, State
 from cbtfs.files.protocol import FileSystem, FileSystemUnsupported
@@ -24,8 +25,12 @@ _WITHOUT_REPLAY: Final = frozenset({"ntfs", "fat"})
 _AS_IT_IS: Final = "read without replay"
 
 
-def open_file_system(volume: Volume, seconds: float = CALL_SECONDS) -> FileSystem:
+def open_file_system(
+    volume: Volume, seconds: float = CALL_SECONDS, servers: ParsersByKind | None = None
+) -> FileSystem:
     """Open the file system of a volume.
+
+    *servers*: fork the process of the parser; None starts an interpreter.
 
     Raises:
         FileSystemUnsupported: no engine can read it.
@@ -45,7 +50,9 @@ def open_file_system(volume: Volume, seconds: float = CALL_SECONDS) -> FileSyste
             "pip install 'cbtfs[files]'"
         )
     try:
-        file_system = ParsedFileSystem(volume.source, parser, seconds)
+        file_system = ParsedFileSystem(
+            volume.source, parser, seconds, None if servers is None else servers[parser]
+        )
         if parser in _WITHOUT_REPLAY:
             note = _AS_IT_IS
             if probed.state is not State.CLEAN:

@@ -13,7 +13,7 @@ from cbtfs.core.extent import Extent, between, clip, coalesce
 from cbtfs.difference import differing, differing_blocks
 from cbtfs.errors import CbtfsError
 from cbtfs.files.jbd2.replay import ReplayedVolume, replayed
-from cbtfs.files.volumes import SliceSource, Volume
+from cbtfs.files.volumes import Nothing, SliceSource, Volume
 from cbtfs.reader import Disk
 from cbtfs.volumes.segment import Piece
 from cbtfs.volumes.source import Source
@@ -61,8 +61,15 @@ class VolumeAt:
             if isinstance(source, Disk) and disk.record == source.record
         )
 
+    @property
+    def is_slice(self) -> bool:
+        """Return True if the bytes of the volume are known, and not to an appliance only."""
+        return not isinstance(self.volume.source, Nothing)
+
     def is_like(self, other: "VolumeAt") -> bool:
         """Return True if the volume is in the same place on the same disks."""
+        if not self.is_slice or not other.is_slice:
+            return False
         return self._pieces == other._pieces and self._block_sizes == other._block_sizes
 
     @property

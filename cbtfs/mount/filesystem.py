@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from cbtfs import listing
@@ -42,6 +42,10 @@ _CACHED_POINTS: Final = 512
 """Number of points whose decoded manifests are cached."""
 _CACHED_JSON_BYTES: Final = 1 << 20
 """Size of the cached vm.json documents: a listing needs their sizes, `ls -l` again."""
+_NO_DISK: Final = 0
+"""In place of the number of a disk: the range is zeros."""
+_Segment = tuple[int, int, tuple[tuple[int, int], ...]]
+"""Length, bytes of a stripe, and areas: number of the disk's file, and offset."""
 _TIME_LINK_PREFIX: Final = "@"
 """First character of the name of a link to a point by time."""
 
@@ -332,21 +336,38 @@ class FileSystem:
 
         prepare() and prepare_seek() provide its disks.
         """
+
+        def segments() -> Iterator[_Segment]:
+            for segment in slice_.segments:
+                areas = tuple((disk_inode(node.base, a.disk), a.offset) for a in segment.areas)
+                yield segment.length, segment.stripe_bytes, areas
+
+        return self._open_segments(inode, node, segments)
+
+    def open_parts(
+        self, inode: int, node: PointNode, parts: Sequence[tuple[int, int | None, int]]
+    ) -> bool:
+        """Provide a file that consists of parts of the disks of a point; see open_slice().
+
+        *parts*: length, disk and offset of each; the disk is None for zeros.
+        """
+
+        def segments() -> Iterator[_Segment]:
+            for length, disk, offset in parts:
+                place = _NO_DISK if disk is None else disk_inode(node.base, disk)
+                yield length, length, ((place, offset),)
+
+        return self._open_segments(inode, node, segments)
+
+    def _open_segments(
+        self, inode: int, node: PointNode, segments: Callable[[], Iterator[_Segment]]
+    ) -> bool:
         if self._requests is None:
             return False
         if not self._requests.has_file(inode):
             self.leases.take(node.point)
             self._slices[inode] = node.point
-            self._requests.add_slice(
-                inode,
-                tuple(
-                    (
-                        *(segment.length, segment.stripe_bytes),
-                        tuple((disk_inode(node.base, a.disk), a.offset) for a in segment.areas),
-                    )
-                    for segment in slice_.segments
-                ),
-            )
+            self._requests.add_slice(inode, tuple(segments()))
         return True
 
     def read(self, inode: int, offset: int, length: int) -> bytes | memoryview:

@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 from cbtfs.cache import Cache
 from cbtfs.core.filenames import GUEST_FILES
 from cbtfs.errors import ChunkMissing, PointNotFound
+from cbtfs.files.engines import Engines
 from cbtfs.files.point import PointFiles
 from cbtfs.files.protocol import GuestFileMissing, Kind
 from cbtfs.files.tree import File
@@ -42,13 +43,17 @@ class FileSystemWithGuestFiles:
     """Names, facts and bytes of files of guests; all other requests go to the file system."""
 
     def __init__(
-        self, views: FileSystemWithViews, file_system: FileSystem, numbers: GuestNumbers
+        self,
+        views: FileSystemWithViews,
+        file_system: FileSystem,
+        numbers: GuestNumbers,
+        engines: Engines = Engines(),  # noqa: B008 - it is frozen
     ) -> None:
         self._views = views
         self._file_system = file_system
         self._numbers = numbers
         self._bases = ViewBases(file_system)
-        self._points = GuestPoints(file_system)
+        self._points = GuestPoints(file_system, engines)
         self._listings: Cache[int, list[Entry]] = Cache(_CACHED_ENTRIES, _weight)
         self._contents: Cache[int, GuestContent] = Cache(_CACHED_EXTENTS, _extents)
         self.leases = file_system.leases
@@ -196,21 +201,29 @@ class FileSystemWithGuestFiles:
     def prepare(self, inode: int, offset: int, length: int) -> bool:
         if not is_guest(inode):
             return self._views.prepare(inode, offset, length)
-        slice_ = self._content(inode).slice
-        if slice_ is None:
-            return False
+        content = self._content(inode)
         node, _ = self._located(inode)
-        return self._file_system.open_slice(inode, node, slice_) and all(
+        return self._provide(inode, node, content) and all(
             self._file_system.prepare(disk_inode(node.base, p.disk), p.offset, p.length)
-            for p in slice_.pieces(offset, length)
+            for p in content.pieces(offset, length)
+        )
+
+    def _provide(self, inode: int, node: PointNode, content: GuestContent) -> bool:
+        """Provide the parts of a file to compiled code; return False if only read() has them."""
+        return content.on_disks is not None and self._file_system.open_parts(
+            inode, node, [(part.length, part.disk, part.offset) for part in content.on_disks]
         )
 
     def prepare_seek(self, inode: int, offset: int) -> int | None:
-        return (
-            self._content(inode).size
-            if is_guest(inode)
-            else self._views.prepare_seek(inode, offset)
-        )
+        if not is_guest(inode):
+            return self._views.prepare_seek(inode, offset)
+        content = self._content(inode)
+        node, _ = self._located(inode)
+        if not self._provide(inode, node, content):
+            return content.size
+        for piece in content.pieces(offset, 1):
+            self._file_system.prepare_seek(disk_inode(node.base, piece.disk), piece.offset)
+        return None
 
     def read(self, inode: int, offset: int, length: int) -> bytes | memoryview:
         if not is_guest(inode):

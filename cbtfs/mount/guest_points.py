@@ -15,15 +15,18 @@ from contextlib import ExitStack
 from typing import Final, TypeVar
 
 from cbtfs.core.ids import PointId
+from cbtfs.files.engines import Engine, Engines
 from cbtfs.files.point import PointFiles, point_files
 from cbtfs.mount.filesystem import FileSystem
 from cbtfs.mount.tree import PointNode
 
 _OPEN_POINTS: Final = 8
+_OPEN_POINTS_WITH_APPLIANCE: Final = 2
+"""The same if each of them can have an appliance, which takes 0.5 to 1 GB of memory."""
 _IDLE_SECONDS: Final = 60.0
 """Time after which the engines of an unused point end."""
 CALL_SECONDS: Final = 15.0
-"""Longest time that an engine may compute for one call."""
+"""Longest time that a parser may compute for one call."""
 
 Result = TypeVar("Result")
 
@@ -57,8 +60,11 @@ class _OpenPoint:
 class GuestPoints:
     """The points with open file systems. Safe to use from several threads."""
 
-    def __init__(self, file_system: FileSystem) -> None:
+    def __init__(self, file_system: FileSystem, engines: Engines) -> None:
         self._file_system = file_system
+        self._engines = engines
+        is_parsing = engines.wanted is Engine.PARSE
+        self._limit = _OPEN_POINTS if is_parsing else _OPEN_POINTS_WITH_APPLIANCE
         self._lock = threading.Lock()
         self._points: OrderedDict[PointId, _OpenPoint] = OrderedDict()
 
@@ -74,7 +80,7 @@ class GuestPoints:
             reader = self._file_system.reader
             with ExitStack() as opened:
                 files = opened.enter_context(
-                    point_files(reader, manifest, None, seconds=CALL_SECONDS)
+                    point_files(reader, manifest, None, self._engines, seconds=CALL_SECONDS)
                 )
                 stack.enter_context(opened.pop_all())
             return files
@@ -83,7 +89,7 @@ class GuestPoints:
             point = self._points.get(node.point)
             if point is None:
                 point = self._points[node.point] = _OpenPoint(node.point)
-                if len(self._points) > _OPEN_POINTS:
+                if len(self._points) > self._limit:
                     self._points.popitem(last=False)[1].end()
             self._points.move_to_end(node.point)
             future = point.submit(load, do)

@@ -6,7 +6,7 @@ import stat
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
@@ -15,6 +15,7 @@ import pyfuse3
 import trio
 
 from cbtfs.errors import CbtfsError, MountFailed
+from cbtfs.files.engines import Engines
 from cbtfs.mount.fuse import FuseOperations
 from cbtfs.mount.guest_numbers import GuestNumbers
 from cbtfs.mount.mountpoint import prepare, raise_read_ahead, unmount
@@ -43,6 +44,8 @@ class MountServer:
     workers: int
     allows_others: bool = False
     """Allow access by other users, as far as file modes permit."""
+    engines: Engines = field(default_factory=Engines)
+    """The engines of the files of guests."""
 
     def serve(self, on_ready: Callable[[], None]) -> None:
         """Mount, and serve until unmounted. Call *on_ready* once the root can be listed."""
@@ -96,6 +99,7 @@ class MountServer:
             WorkerStats(),
             str(mountpoint),
             mount_info(str(repository), str(self.mountpoint.absolute()), os.getpid()),
+            self.engines,
         )
 
     def serve_in_background(self, log_file: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Final, NoReturn
 import trio
 
 from cbtfs.errors import CbtfsError
+from cbtfs.files.engines import Engines
 from cbtfs.mount.device import Device
 from cbtfs.mount.filesystem import FileSystem
 from cbtfs.mount.fuse import FuseOperations
@@ -50,6 +51,8 @@ class WorkerContext:
     mountpoint: str
     """Absolute path without symbolic links, which images contain."""
     mount_info: MountInfo
+    engines: Engines
+    """The engines of the files of guests."""
 
     def work(self, report: int, is_suspect: bool) -> None:
         """Answer requests in this process until the file system is unmounted.
@@ -63,7 +66,7 @@ class WorkerContext:
             device = Device(self.fd, inner.chunks)
             inner.provide_leaves_to(device.requests)
             views = FileSystemWithViews(inner, self.mountpoint)
-            guests = FileSystemWithGuestFiles(views, inner, self.guest_numbers)
+            guests = FileSystemWithGuestFiles(views, inner, self.guest_numbers, self.engines)
             file_system = FileSystemWithStatus(guests, repository, self.stats, self.mount_info)
             self.operations.serve(file_system)
             send_ready(report)

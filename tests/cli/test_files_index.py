@@ -48,7 +48,7 @@ def test_due_points_are_indexed_once_and_searched(run: Run, repository: Path) ->
     paths = {line.split()[7] for line in found.out.splitlines()[1:]}
     assert paths == {"/home/a.docx", "/home/b\\x1b[31m.docx"}
     assert "\x1b" not in found.out
-    assert "3 points of 1 VMs" in found.err
+    assert "3 points of 1 VMs, engine parse" in found.err
 
 
 def test_points_without_an_index_are_named(run: Run, repository: Path) -> None:
@@ -66,6 +66,21 @@ def test_points_without_an_index_are_named(run: Run, repository: Path) -> None:
     assert "not searched: web01@" in done.err
     assert "cbtfs files index --due" in done.err
     assert run("files", "find", "--in", "db01", "*").code == 3
+
+
+def test_the_engine_of_each_result_is_named(run: Run) -> None:
+    indexed = run("files", "index", "web01", "--json").document["points"]
+    found = run("files", "find", "--in", "web01", "c.txt", "--engine=parse", "--json").document
+    others = run("files", "find", "--in", "web01", "c.txt", "--engine=appliance")
+
+    assert [point["file_systems"] for point in indexed] == [
+        [{"path": "/", "volume": "root", "kind": "ext4", "engine": "parse"}]
+    ]
+    assert [item["engines"] for item in found] == [["parse"]]
+    assert others.code == 3
+    assert "/home/c.txt" not in others.out
+    assert "its index is by the engine parse" in others.err
+    assert "--engine appliance' for this point" in others.err
 
 
 def test_only_points_since_a_time_are_searched(run: Run, repository: Path) -> None:
@@ -103,6 +118,7 @@ def test_a_damaged_index_is_reported_and_rebuilt(run: Run, repository: Path) -> 
         (("index", "--due", "web01"), "name points, or use --due"),
         (("find", "--in", "web01", "a", "b"), "--in takes one PATTERN"),
         (("find", "--in", "web01", "--print0"), "--in takes one PATTERN"),
+        (("find", "--in", "web01", "--luks-key-file", "k"), "--in takes one PATTERN"),
         (("find", "--since", "-2d", "web01:/"), "--since needs --in"),
         (("find",), "find takes POINT:/PATH"),
         (("find", "web01:/", "*", "x"), "find takes POINT:/PATH"),

@@ -41,7 +41,7 @@ def test_versions_are_listed_with_their_points(run: Run) -> None:
     assert rows[0] == ["FIRST", "LAST", "POINTS", "MODE", "SIZE", "MODIFIED"]
     assert [row[2:5] for row in rows[1:3]] == [["2", "-rw-r--r--", "3"], ["1", "-rw-r--r--", "5"]]
     assert rows[3][2:] == ["1", "(absent)"]
-    assert "volume root, 4 points" in done.err
+    assert "volume root, 4 points, engine parse" in done.err
 
 
 def test_a_document_has_all_versions(run: Run) -> None:
@@ -50,6 +50,7 @@ def test_a_document_has_all_versions(run: Run) -> None:
     assert [version["state"] for version in versions] == ["present", "present", "absent"]
     assert [version["points"] for version in versions] == [2, 1, 1]
     assert [version["size"] for version in versions] == [3, 5, None]
+    assert [version["engine"] for version in versions] == ["parse", "parse", None]
 
 
 @pytest.mark.parametrize(
@@ -59,6 +60,7 @@ def test_a_document_has_all_versions(run: Run) -> None:
         ("web01:/etc/../x", (), 2, "'..' is not allowed"),
         ("nobody:/etc", (), 13, "nobody"),
         ("web01:/etc/missing", (), 13, "no point has this file on volume root"),
+        ("web01:/etc/hosts", ("--engine", "kernel"), 2, "none of auto, parse, appliance"),
         ("web01:/etc/hosts", ("--volume", "data"), 13, "no point has this file on volume data"),
     ],
 )

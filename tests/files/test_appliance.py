@@ -63,6 +63,41 @@ def test_auto_places_subvolumes_and_thin_volumes_and_names_the_reason(run: Run) 
     assert "which the engine parse does not read" in done.err
 
 
+def test_log_and_diff_by_an_appliance_name_it(run: Run) -> None:
+    page = run("files", "log", "web01:/page", "--volume", "vg0/thin", "--json").document
+    letter = run("files", "log", "web01:/home/letter", "--json").document
+    diff = run("files", "diff", "web01", "web01", "/home")
+
+    assert [(v["size"], v["engine"]) for v in page["versions"]] == [(4, "appliance")]
+    assert (letter["volume"], letter["path"]) == ("root.p1", "/letter")
+    assert [(v["size"], v["engine"]) for v in letter["versions"]] == [(8, "appliance")]
+    assert "0 added, 0 removed, 0 changed" in diff.err
+    assert "root.p1[/@home]: btrfs, engine appliance" in diff.err
+
+
+def test_an_index_by_an_appliance_is_searched_by_its_name(run: Run, machine: Machine) -> None:
+    indexed = run("files", "index", "web01", "--json").document["points"][0]
+    found = run("files", "find", "--in=web01", "letter", "--engine=appliance", "--json").document
+    other = run("files", "find", "--in=web01", "letter", "--engine=parse")
+
+    assert {row["engine"] for row in indexed["file_systems"]} == {"appliance"}
+    assert [(item["path"], item["engines"]) for item in found] == [("/home/letter", ["appliance"])]
+    assert other.code == 3
+
+
+def test_parse_is_not_replaced_in_log_diff_and_index(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ApplianceStarter, "__call__", started)
+
+    log = run("files", "log", "web01:/@home/letter", "--volume=root.p1", "--engine=parse", "--json")
+    diff = run("files", "diff", "web01", "web01", "--volume=root.p1", "--engine=parse")
+
+    assert [v["state"] for v in log.document["versions"]] == ["unreadable"]
+    assert "btrfs, which the engine parse does not read" in log.document["versions"][0]["failure"]
+    assert (diff.code, "engine parse does not read" in diff.err) == (12, True)
+
+
 def test_hard_links_of_a_subvolume_are_one_file(run: Run, tmp_path: Path) -> None:
     done = run("files", "extract", "web01:/home", tmp_path, "--json")
 

@@ -6,6 +6,7 @@ import platform
 import signal
 import subprocess
 from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from cbtfs import process
 from cbtfs.errors import ChunkMissing
 from cbtfs.files.engine_parse import frames, sandbox
 from cbtfs.files.engine_parse.engine import ParsedFileSystem
+from cbtfs.files.engine_parse.processes import ForkedParsers, Parsers, StartedParsers
 from cbtfs.files.folder import Folder
 from cbtfs.files.protocol import EngineFailed, Entry, FileExtent, FileSystemDamaged, Kind
 from tests.files.guest_trees import ImageSource
@@ -97,13 +99,64 @@ def test_a_filter_fits_into_a_program_of_the_kernel(machine: str) -> None:
 
 def child_of(file_system: ParsedFileSystem) -> int:
     """Return the process id of the parser."""
-    child = file_system._child
-    assert child is not None
-    return child.pid
+    process = file_system._process
+    assert process is not None
+    return process.pid
 
 
-def test_a_parser_that_dies_fails_one_call_and_is_replaced(source: ImageSource) -> None:
-    file_system = ParsedFileSystem(source, "ext")
+@pytest.fixture(params=[StartedParsers, ForkedParsers])
+def parsers(request: pytest.FixtureRequest) -> Iterator[Parsers]:
+    """Sources of processes: an interpreter for each volume, and a fork server."""
+    made = request.param("ext")
+    yield made
+    if isinstance(made, ForkedParsers):
+        made.close()
+
+
+def test_a_parser_is_confined(source: ImageSource, parsers: Parsers) -> None:
+    file_system = ParsedFileSystem(source, "ext", parsers=parsers)
+    process = Path(f"/proc/{child_of(file_system)}")
+    facts = dict(line.split(":\t") for line in (process / "status").read_text().splitlines())
+    limits = (process / "limits").read_text()
+    opened = {os.readlink(fd) for fd in (process / "fd").iterdir()}
+    file_system.close()
+
+    assert (facts["Seccomp"], facts["NoNewPrivs"]) == ("2", "1")
+    assert f"{sandbox.MEMORY_BYTES}" in limits
+    assert f"{sandbox.CPU_SECONDS}" in limits
+    assert sum(name.startswith("socket:") for name in opened) == 1
+    assert {name for name in opened if not name.startswith("socket:")} <= {os.devnull}
+
+
+def test_a_fork_server_that_dies_is_replaced(source: ImageSource) -> None:
+    parsers = ForkedParsers("ext")
+    file_system = ParsedFileSystem(source, "ext", parsers=parsers)
+    assert parsers._child is not None
+    parsers._child.kill()
+    parsers._child.wait()
+    with pytest.raises(EngineFailed):
+        file_system.stat("/file")
+
+    assert file_system.stat("/file").size == 8
+    file_system.close()
+    parsers.close()
+
+
+def test_a_fork_server_reaps_the_parsers_that_end(source: ImageSource) -> None:
+    parsers = ForkedParsers("ext")
+    for _ in range(3):
+        ParsedFileSystem(source, "ext", parsers=parsers).close()
+    assert parsers._child is not None
+    server = Path(f"/proc/{parsers._child.pid}/task/{parsers._child.pid}/children")
+
+    assert server.read_text() == ""
+    parsers.close()
+
+
+def test_a_parser_that_dies_fails_one_call_and_is_replaced(
+    source: ImageSource, parsers: Parsers
+) -> None:
+    file_system = ParsedFileSystem(source, "ext", parsers=parsers)
     os.kill(child_of(file_system), signal.SIGKILL)
 
     with pytest.raises(EngineFailed, match="signal 9"):
@@ -112,8 +165,8 @@ def test_a_parser_that_dies_fails_one_call_and_is_replaced(source: ImageSource) 
     file_system.close()
 
 
-def test_a_parser_that_hangs_is_killed_and_replaced(source: ImageSource) -> None:
-    file_system = ParsedFileSystem(source, "ext")
+def test_a_parser_that_hangs_is_killed_and_replaced(source: ImageSource, parsers: Parsers) -> None:
+    file_system = ParsedFileSystem(source, "ext", parsers=parsers)
     hanging = child_of(file_system)
     os.kill(hanging, signal.SIGSTOP)
     file_system._seconds = 0.1

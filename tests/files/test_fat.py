@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,8 +10,15 @@ from typing import Final
 
 import pytest
 
+from cbtfs.files.engine_parse.engine import ParsedFileSystem
 from cbtfs.files.parsing import open_file_system
-from cbtfs.files.protocol import FileSystem, FileSystemDamaged, GuestFileMissing, Kind
+from cbtfs.files.protocol import (
+    EngineFailed,
+    FileSystem,
+    FileSystemDamaged,
+    GuestFileMissing,
+    Kind,
+)
 from cbtfs.files.volumes import Volume
 from tests.files.guest_trees import ImageSource
 
@@ -92,6 +100,16 @@ def test_files_are_those_that_were_written(image: Path, file_system: FileSystem)
             source.read(extent.offset or 0, extent.length) for extent in file_system.extents(path)
         )
         assert by_extents == data
+
+
+def test_a_parser_that_dies_is_replaced_by_the_same(file_system: FileSystem) -> None:
+    assert isinstance(file_system, ParsedFileSystem)
+    assert file_system._process is not None
+    os.kill(file_system._process.pid, signal.SIGKILL)
+
+    with pytest.raises(EngineFailed, match="signal 9"):
+        file_system.stat("/SHORT.TXT")
+    assert file_system.read("/SHORT.TXT", 0, 100) == b"short\n"
 
 
 def test_facts_name_engine_and_replay(file_system: FileSystem) -> None:

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from cbtfs.core.manifest import Manifest
-from cbtfs.files import log, volume_at
+from cbtfs.files import engines, volume_at
+from cbtfs.files.engine_parse.processes import ParsersByKind
 from cbtfs.files.ext.replayed import ExtFileSystem
-from cbtfs.files.log import FileState, file_versions
+from cbtfs.files.log import FilePath, FileState, file_versions
 from cbtfs.files.parsing import open_file_system
 from cbtfs.files.protocol import FileSystem, GuestFileMissing
 from cbtfs.files.volumes import Volume, volumes_of
@@ -115,19 +116,20 @@ def test_the_log_equals_a_walk_over_all_points(
 ) -> None:
     looks: list[str] = []
 
-    def opened(volume: Volume) -> FileSystem:
+    def opened(volume: Volume, seconds: float, servers: ParsersByKind | None) -> FileSystem:
+        assert servers is not None
         looks.append(volume.name)
-        return open_file_system(volume)
+        return open_file_system(volume, seconds, servers)
 
-    monkeypatch.setattr(log, "open_file_system", opened)
+    monkeypatch.setattr(engines, "open_file_system", opened)
     with points(tmp_path, 1) as (reader, manifests):
-        found = list(file_versions(reader, manifests, "root", PATH))
+        found = list(file_versions(reader, manifests, FilePath("root", PATH)))
         counted = len(looks)
         expected = by_walk(reader, manifests, PATH)
         monkeypatch.setattr(volume_at, "_MOST_DIFFERING", 1)
-        again = list(file_versions(reader, manifests, "root", PATH))
-        other = list(file_versions(reader, manifests, "root", "/etc/other-7"))
-        missing = list(file_versions(reader, manifests, "data", PATH))
+        again = list(file_versions(reader, manifests, FilePath("root", PATH)))
+        other = list(file_versions(reader, manifests, FilePath("root", "/etc/other-7")))
+        missing = list(file_versions(reader, manifests, FilePath("data", PATH)))
 
     assert [(version.first, version.last) for version in found] == expected
     assert again == found
@@ -154,7 +156,7 @@ def test_a_file_system_that_becomes_unreadable_is_a_version(tmp_path: Path) -> N
     manifests = [add_point(repository, {"root": data}) for data in images]
     manifests.append(add_point(repository, {"data": intact}))
     with reading(repository) as opened:
-        found = list(file_versions(Reader(opened), manifests, "root", "/file"))
+        found = list(file_versions(Reader(opened), manifests, FilePath("root", "/file")))
 
     assert [(version.first, version.last) for version in found] == [(0, 1), (2, 3), (4, 4), (5, 5)]
     states = [version.sighting.state for version in found]

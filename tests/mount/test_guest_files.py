@@ -83,6 +83,25 @@ def parsers(server: Server) -> list[int]:
     return found
 
 
+def data_of(file: int, size: int) -> Iterator[tuple[int, int]]:
+    """Yield start and end of the parts of a file that are not holes."""
+    end = 0
+    while end < size:
+        try:
+            start = os.lseek(file, end, os.SEEK_DATA)
+        except OSError as exc:
+            if exc.errno != errno.ENXIO:
+                raise
+            return
+        end = os.lseek(file, start, os.SEEK_HOLE)
+        yield start, end
+
+
+def expected_blocks(content: bytes) -> int:
+    """Return the bytes in blocks of 4 KiB that the program wrote; the first is all zeros."""
+    return 4096 + sum(4096 for at in range(0, len(content), 4096) if any(content[at : at + 4096]))
+
+
 def test_the_directory_is_found_and_not_listed(files: Path) -> None:
     assert "files" not in os.listdir(files.parent)
     assert stat.S_ISDIR(files.stat().st_mode)
@@ -139,6 +158,22 @@ def test_programs_copy_search_and_list(files: Path, guest: Guest, tmp_path: Path
     assert os.path.samefile(tmp_path / "copy" / "small", tmp_path / "copy" / "second-name")
     assert {Path(line).name for line in searched.stdout.splitlines()} == {"large", "found"}
     assert len(found.stdout.split(b"\0")) - 1 == len(guest.entries)
+
+
+def test_seeks_find_the_holes_of_the_guest(files: Path, guest: Guest) -> None:
+    for name in ("sparse", "fragmented", "large", "small", "inline", "empty"):
+        expected = guest.contents[f"/{name}"]
+        data = bytearray(len(expected))
+        count = 0
+        with (files / name).open("rb") as opened:
+            for start, end in data_of(opened.fileno(), len(expected)):
+                data[start:end] = os.pread(opened.fileno(), end - start, start)
+                count += end - start
+        assert bytes(data) == expected
+        if name == "sparse":
+            assert count <= 4 * 1024
+        elif name == "fragmented":
+            assert count == expected_blocks(expected)
 
 
 def test_many_readers_get_the_same_bytes(server: Server, files: Path, guest: Guest) -> None:

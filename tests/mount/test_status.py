@@ -251,6 +251,10 @@ ls {mountpoint}
             ["/r", "/m", "-sn", "-o", "ro,allow_other,workers=3,comment=x"],
             ["--quiet", "--repo", "/r", "mount", "/m", "--allow-other", "--workers=3"],
         ),
+        (
+            ["/r", "/m", "-o", "engine=auto"],
+            ["--quiet", "--repo", "/r", "mount", "/m", "--engine=auto"],
+        ),
     ],
 )
 def test_arguments_of_mount_become_a_command(given: list[str], expected: list[str]) -> None:

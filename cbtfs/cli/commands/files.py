@@ -291,7 +291,8 @@ def find(
 
     With --in, the indexes of many points are searched, which 'files index' makes: each version of a
     file is one line, with the first and the last point that has it. Points without an intact index
-    are named, and the exit code is then 3.
+    are named, and the exit code is then 3. --engine searches only indexes that this engine has
+    made.
     """
     from cbtfs.cli.report.guest_files import (
         matching,
@@ -306,9 +307,12 @@ def find(
         raise UsageError("--json and --print0 are mutually exclusive: give one")
     words = arguments or []
     if vms:
-        if len(words) > 1 or print0 or volume is not None:
-            raise UsageError("--in takes one PATTERN, and neither --print0 nor --volume")
-        search(context, vms, since, next(iter(words), None), time_zone=time_zone, json=json)
+        if len(words) > 1 or print0 or volume is not None or key_file:
+            raise UsageError(
+                "--in takes one PATTERN, and neither --print0 nor --volume nor --luks-key-file"
+            )
+        pattern = next(iter(words), None)
+        search(context, vms, since, pattern, engine=engine, time_zone=time_zone, json=json)
         return
     if since is not None:
         raise UsageError("--since needs --in VM, whose points are searched")

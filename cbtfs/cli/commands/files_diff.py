@@ -9,6 +9,7 @@ import typer
 
 from cbtfs.cli.options.arguments import LOCAL, Json, TimeZone
 from cbtfs.cli.options.context import repository_path
+from cbtfs.cli.options.engines import AUTO, EngineName, KeyFiles, engines
 from cbtfs.cli.report.output import emit, note, print_lines
 from cbtfs.errors import UsageError
 
@@ -43,6 +44,8 @@ def diff(
             help="Volume whose root is /, as in the other commands of 'files'.",
         ),
     ] = None,
+    engine: EngineName = AUTO,
+    key_file: KeyFiles = None,
     time_zone: TimeZone = LOCAL,
     json: Json = False,
 ) -> None:
@@ -70,11 +73,12 @@ def diff(
     if not path.startswith("/"):
         raise UsageError(f"{path!r} is not an absolute path in the guest; e.g. /etc")
     clock, left_out, counts = current_clock(time_zone), LeftOut(), Counter[str]()
+    chosen = engines(context, engine, key_file)
     with reading(repository_path(context)) as repository:
         before, after = (find_and_say(repository, spec, clock) for spec in (a, b))
         with (
-            open_files(repository, before.manifest, volume) as ours,
-            open_files(repository, after.manifest, volume) as theirs,
+            open_files(repository, before.manifest, volume, chosen) as ours,
+            open_files(repository, after.manifest, volume, chosen) as theirs,
         ):
             changes = differences(ours, theirs, path, left_out)
             if json:
@@ -94,7 +98,7 @@ def diff(
                 for text in dict.fromkeys((*unplaced(ours.placement), *unplaced(theirs.placement))):
                     note(text)
                 print_lines(_line(change, counts) for change in changes)
-                note_file_systems(theirs.tree)
+                note_file_systems(ours.tree, theirs.tree)
                 note(", ".join(f"{count} {kind}" for kind, count in _of_counts(counts).items()))
     report_left_out(left_out)
 

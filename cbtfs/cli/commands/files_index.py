@@ -11,6 +11,7 @@ import typer
 
 from cbtfs.cli.options.arguments import LOCAL, Json, TimeZone
 from cbtfs.cli.options.context import repository_path
+from cbtfs.cli.options.engines import AUTO, EngineName, KeyFiles, engines
 from cbtfs.cli.report.exit_status import most_severe
 from cbtfs.cli.report.output import emit, report, say
 from cbtfs.errors import CbtfsError, DataCorrupt, ExitCode, StoreFailed, UsageError
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from cbtfs.cli.report.documents import Document
     from cbtfs.core.file_index import IndexHeader
     from cbtfs.core.pointname import ClockContext
+    from cbtfs.files.engines import Engines
     from cbtfs.listing import Point
     from cbtfs.store.file_indexes import FileIndexes
     from cbtfs.store.repository import Repository
@@ -51,6 +53,8 @@ def index(
     due: Annotated[
         bool, typer.Option("--due", help="Index all points without an index, the newest first.")
     ] = False,
+    engine: EngineName = AUTO,
+    key_file: KeyFiles = None,
     time_zone: TimeZone = LOCAL,
     json: Json = False,
 ) -> None:
@@ -58,7 +62,8 @@ def index(
 
     An index has path, type, mode, size and time of each file, and about 10 bytes for each. It is
     derived: 'cbtfs prune' removes it with its point, and it can be built again. An intact index is
-    kept; one that is damaged, or leaves something out, is replaced.
+    kept; one that is damaged, leaves something out, or is of another engine than --engine wants, is
+    replaced.
 
     A point whose files cannot be read is recorded with the reason, so that --due does not try it
     again. Volumes and directories that cannot be read are listed, and the exit code is then 3, 20
@@ -70,12 +75,13 @@ def index(
 
     if due == bool(names):
         raise UsageError("name points, or use --due for all points without an index")
+    chosen = engines(context, engine, key_file)
     results: list[_Indexed] = []
     path = repository_path(context)
     with reading(path) as repository, FileIndexes(path) as indexes:
         points = _points(repository, indexes, names, current_clock(time_zone))
         for point in points:
-            result = _index(repository, indexes, point)
+            result = _index(repository, indexes, point, chosen)
             results.append(result)
             if not json:
                 report(_lines(result))
@@ -112,7 +118,10 @@ def _has_header(indexes: FileIndexes, point: Point) -> bool:
     return True
 
 
-def _index(repository: Repository, indexes: FileIndexes, point: Point) -> _Indexed:
+def _index(
+    repository: Repository, indexes: FileIndexes, point: Point, engines: Engines
+) -> _Indexed:
+    from cbtfs.files.engines import Engine
     from cbtfs.files.index.build import build_index, empty_index
     from cbtfs.files.point import open_files
     from cbtfs.files.protocol import FileSystemUnsupported
@@ -120,12 +129,13 @@ def _index(repository: Repository, indexes: FileIndexes, point: Point) -> _Index
     started, name = time.monotonic(), point.manifest.point
     try:
         header = indexes.verify(name).header
-        if not header.left_out:
+        others = set(header.engines) - {engines.wanted.value}
+        if not header.left_out and (engines.wanted is Engine.AUTO or not others):
             return _Indexed(point, "present", header)
     except DataCorrupt:
         pass  # It is missing or damaged: it is built now.
     try:
-        with open_files(repository, point.manifest, None) as files:
+        with open_files(repository, point.manifest, None, engines) as files:
             data, header = build_index(files, name)
             indexes.put(name, data)
     except FileSystemUnsupported as exc:
@@ -146,6 +156,7 @@ def _lines(result: _Indexed) -> Iterator[str]:
         text = f"{result.point.spelled}: {result.status}, {result.header.files} files"
         if result.status == "indexed":
             text += f", {format_size(result.stored_bytes)}, {result.seconds:.1f} s"
+        text += "".join(f", engine {engine}" for engine in result.header.engines)
         yield text
 
 
@@ -158,6 +169,10 @@ def _document(result: _Indexed) -> Document:
         **of_resolved(result.point),
         "status": result.status,
         "files": None if header is None else header.files,
+        "file_systems": [
+            {"path": v.place, "volume": v.volume, "kind": v.kind, "engine": v.engine}
+            for v in (header.volumes if header is not None else ())
+        ],
         "stored_bytes": result.stored_bytes,
         "seconds": round(result.seconds, 3),
         "left_out": [

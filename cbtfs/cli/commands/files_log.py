@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cbtfs.cli.options.arguments import Json
 from cbtfs.cli.options.context import repository_path
+from cbtfs.cli.options.engines import AUTO, EngineName, KeyFiles, engines
 from cbtfs.cli.report.output import emit, note, print_table
 from cbtfs.errors import UsageError
 
 if TYPE_CHECKING:
     from cbtfs.cli.report.documents import Document
+    from cbtfs.files.engines import Engines
     from cbtfs.files.history import Version
+    from cbtfs.files.log import FilePath
     from cbtfs.listing import Point
     from cbtfs.store.repository import Repository
 
@@ -37,6 +42,8 @@ def log(
             help="Volume whose root is /, as in the other commands of 'files'.",
         ),
     ] = None,
+    engine: EngineName = AUTO,
+    key_file: KeyFiles = None,
     json: Json = False,
 ) -> None:
     """List all versions of a file.
@@ -46,8 +53,10 @@ def log(
     are versions, too. Links are not followed below the volume.
 
     Only points at which the file can have changed are opened: for the others, the block maps show
-    that its inode, the directories of its path and its content are equal.
+    that its inode, the directories of its path and its content are equal. An appliance is started
+    for each point at which a block of the volume changed, because its reads are not known.
     """
+    from cbtfs.files.engine_parse.processes import ParsersByKind
     from cbtfs.files.log import file_versions
     from cbtfs.files.protocol import GuestFileMissing
     from cbtfs.reader import Reader
@@ -56,17 +65,24 @@ def log(
     vm, separator, rest = location.partition(":/")
     if not separator or not vm:
         raise UsageError(f"{location!r} is not VM:/PATH; e.g. web01:/etc/hosts")
-    with reading(repository_path(context)) as repository:
+    with (
+        reading(repository_path(context)) as repository,
+        closing(ParsersByKind()) as servers,
+    ):
+        chosen = replace(engines(context, engine, key_file), servers=servers)
         points = _points(repository, vm)
-        name, path = _locate(repository, points[-1], volume, "/" + rest)
+        place = _locate(repository, points[-1], volume, "/" + rest, chosen)
         manifests = [point.manifest for point in points]
-        found = list(file_versions(Reader(repository), manifests, name, path))
+        found = list(file_versions(Reader(repository), manifests, place, chosen))
+    name = place.volume
     if all(version.sighting.state is None for version in found):
         raise GuestFileMissing(f"{location}: no point has this file on volume {name}")
-    note(f"volume {name}, {len(points)} points")
+    used = dict.fromkeys(filter(None, map(_engine, found)))
+    note(", ".join([f"volume {name}", f"{len(points)} points", *(f"engine {e}" for e in used)]))
     if json:
         documents = [_document(version, points) for version in found]
-        emit({"vm": points[-1].vm_label, "volume": name, "path": path, "versions": documents})
+        document = {"vm": points[-1].vm_label, "volume": name, "path": place.path}
+        emit({**document, "versions": documents})
     else:
         header = ["first", "last", "points", "mode", "size", "modified"]
         print_table(header, [_row(version, points) for version in found], ["points", "size"])
@@ -89,9 +105,10 @@ def _points(repository: Repository, name: str) -> list[Point]:
 
 
 def _locate(
-    repository: Repository, newest: Point, volume: str | None, path: str
-) -> tuple[str, str]:
-    """Return the volume of a path and the path in it. The file may have been deleted."""
+    repository: Repository, newest: Point, volume: str | None, path: str, engines: Engines
+) -> FilePath:
+    """Return the place of a file in the guest. The file may have been deleted."""
+    from cbtfs.files.log import FilePath
     from cbtfs.files.point import open_files
     from cbtfs.files.protocol import GuestFileMissing
 
@@ -99,16 +116,26 @@ def _locate(
     if ".." in parts:
         raise UsageError(f"{path}: '..' is not allowed in the path of a log")
     if volume is not None:
-        return volume, "/" + "/".join(parts)
-    with open_files(repository, newest.manifest, None) as files:
+        return FilePath(volume, "/" + "/".join(parts))
+    with open_files(repository, newest.manifest, None, engines) as files:
         for count in range(len(parts), -1, -1):
             top = "/" + "/".join(parts[:count])
             try:
                 file = files.tree.find(top, follows=count < len(parts))
             except GuestFileMissing:
                 continue
-            return file.volume.name, "/".join([file.inner.rstrip("/"), *parts[count:]]) or "/"
+            inner = "/".join([file.inner.rstrip("/"), *parts[count:]]) or "/"
+            placed = file.volume
+            return FilePath(placed.device or placed.name, inner, placed.subvolume)
     raise GuestFileMissing(f"{path}: name its volume with --volume")
+
+
+def _engine(version: Version) -> str | None:
+    """Return the engine that read the first point of a version; None if none could, or had to."""
+    from cbtfs.files.log import FileState
+
+    state = version.sighting.state
+    return state.engine or None if isinstance(state, FileState) else None
 
 
 def _row(version: Version, points: list[Point]) -> list[str]:
@@ -151,4 +178,5 @@ def _document(version: Version, points: list[Point]) -> Document:
         "modified": format_time(entry.modified_ns) if entry is not None else None,
         "changed": format_time(entry.changed_ns) if entry is not None else None,
         "target": known.target or None if known is not None else None,
+        "engine": _engine(version),
     }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import typer
 
 from cbtfs.cli.options.context import repository_path
+from cbtfs.cli.options.engines import AUTO
 from cbtfs.cli.report.output import emit_items, note, print_table, say
 from cbtfs.errors import ExitCode, PointNotFound, UsageError
 
@@ -38,6 +39,7 @@ def search(
     since: str | None,
     pattern: str | None,
     *,
+    engine: str,
     time_zone: str,
     json: bool,
 ) -> None:
@@ -48,14 +50,17 @@ def search(
     from cbtfs.store.repository import reading
 
     path = repository_path(context)
+    wanted = None if engine == AUTO else engine
     results = []
     with reading(path) as repository, FileIndexes(path) as indexes:
         found = _points(repository, vms, since, current_clock(time_zone))
         for label, points in found.items():
             ids = [point.manifest.point for point in points]
-            results.append(_OfVm(label, points, search_indexes(indexes, ids, pattern)))
+            searched = search_indexes(indexes, ids, pattern, wanted)
+            results.append(_OfVm(label, points, searched))
     count = sum(len(result.points) for result in results)
-    note(f"{count} points of {len(results)} VMs")
+    used = sorted({e for r in results for item in r.searched.found for e in item.engines})
+    note(", ".join([f"{count} points of {len(results)} VMs", *(f"engine {e}" for e in used)]))
     if json:
         emit_items(_document(result, item) for result in results for item in result.searched.found)
     else:
@@ -138,6 +143,7 @@ def _document(result: _OfVm, found: Found) -> Document:
         "first_name": first.name,
         "last_name": last.name,
         "points": found.points,
+        "engines": sorted(found.engines),
     }
 
 

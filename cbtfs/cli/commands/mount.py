@@ -9,6 +9,7 @@ import typer
 
 from cbtfs.cli.options.arguments import Json, example
 from cbtfs.cli.options.context import repository_path
+from cbtfs.cli.options.engines import PARSE, engines, parse_engine
 from cbtfs.cli.options.state_directory import state_directory
 from cbtfs.cli.report.output import emit, note, print_lines, report
 from cbtfs.errors import MountFailed, UsageError
@@ -55,6 +56,16 @@ def mount(
             help="Log file of errors without --foreground.",
         ),
     ] = None,
+    engine: Annotated[
+        str,
+        typer.Option(
+            "--engine",
+            metavar="parse|appliance|auto",
+            parser=parse_engine,
+            help="Reader of the files of guests below files/, as in 'cbtfs files'. auto and "
+            "appliance start a small VM for a point whose file systems need it.",
+        ),
+    ] = PARSE,
     json: Json = False,
 ) -> None:
     """Mount all restore points as read-only raw disk files.
@@ -67,7 +78,11 @@ def mount(
 
     count = _worker_count(workers)
     server = MountServer(
-        repository_path(context).absolute(), mountpoint.absolute(), count, allow_other
+        repository_path(context).absolute(),
+        mountpoint.absolute(),
+        count,
+        allow_other,
+        engines(context, engine, None),
     )
     if foreground:
 

@@ -36,7 +36,9 @@ def arguments(given: Sequence[str]) -> list[str]:
         else:
             places.append(item)
     if len(places) != 2:
-        raise ValueError("usage: mount.cbtfs REPO MNT [-o workers=N,allow_other,log_file=FILE]")
+        raise ValueError(
+            "usage: mount.cbtfs REPO MNT [-o workers=N,allow_other,engine=E,log_file=FILE]"
+        )
     return [
         "--quiet",
         "--repo",
@@ -56,9 +58,9 @@ def _translated(option: str) -> str:
     name, _, value = option.partition("=")
     if option == "allow_other":
         return "--allow-other"
-    if name in ("workers", "log_file") and value:
+    if name in ("workers", "log_file", "engine") and value:
         return f"--{name.replace('_', '-')}={value}"
-    raise ValueError(f"unknown mount option {option}: use workers, allow_other or log_file")
+    raise ValueError(f"unknown mount option {option}: use workers, allow_other, engine or log_file")
 
 
 def run() -> None:

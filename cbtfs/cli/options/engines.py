@@ -21,7 +21,8 @@ _NAMES: Final = ("auto", "parse", "appliance")
 _MAX_KEY_BYTES: Final = 8 << 10
 
 
-def _parse_engine(given: object) -> str:
+def parse_engine(given: object) -> str:
+    """Return the name of an engine, or raise the error of the option."""
     if str(given) not in _NAMES:
         raise typer.BadParameter(f"{str(given)!r} is none of {', '.join(_NAMES)}")
     return str(given)
@@ -32,7 +33,7 @@ EngineName = Annotated[
     typer.Option(
         "--engine",
         metavar="|".join(_NAMES),
-        parser=_parse_engine,
+        parser=parse_engine,
         help="parse: a parser in a sandbox. appliance: the kernel of a small VM, which libguestfs "
         "starts. auto: parse, and the appliance for volumes that parse refuses.",
     ),
@@ -48,6 +49,7 @@ KeyFiles = Annotated[
     ),
 ]
 AUTO: Final = "auto"
+PARSE: Final = "parse"
 
 
 def engines(context: typer.Context, name: str, key_files: list[Path] | None) -> Engines:
@@ -66,7 +68,7 @@ def engines(context: typer.Context, name: str, key_files: list[Path] | None) -> 
             )
         return Engines(wanted)
     keys = [_key(path) for path in key_files or ()]
-    repository = repository_path(context)
+    repository = repository_path(context).absolute()
 
     def start(manifest: Manifest) -> AbstractContextManager[Appliance]:
         # Most commands start no appliance, and its modules take time to load.

@@ -108,11 +108,15 @@ def of_file_systems(tree: GuestTree) -> list[Document]:
     ]
 
 
-def note_file_systems(tree: GuestTree) -> None:
-    """Report which file systems were read, by which engine."""
-    for name, fs in tree.opened.items():
-        facts = [f"volume {name}: {fs.kind}, engine {fs.engine}", *fs.notes]
-        note("; ".join(facts))
+def note_file_systems(*trees: GuestTree) -> None:
+    """Report which file systems were read, by which engine; equal facts of several trees once."""
+    lines = [
+        "; ".join([f"volume {name}: {fs.kind}, engine {fs.engine}", *fs.notes])
+        for tree in trees
+        for name, fs in tree.opened.items()
+    ]
+    for line in dict.fromkeys(lines):
+        note(line)
 
 
 def of_left_out(left_out: LeftOut) -> list[Document]:

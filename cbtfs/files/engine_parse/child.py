@@ -191,7 +191,7 @@ class _Server:
         self._value(None)
 
 
-def main(descriptor: int, kind: str, size: int) -> None:
+def serve(descriptor: int, kind: str, size: int) -> None:
     """Enter the sandbox and serve the parent at the socket *descriptor*."""
     with socket.socket(fileno=descriptor) as channel:
         source = ServedSource(channel, size)
@@ -201,4 +201,4 @@ def main(descriptor: int, kind: str, size: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+    serve(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]))

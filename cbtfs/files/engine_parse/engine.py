@@ -6,10 +6,10 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from cbtfs import process
 from cbtfs.core.extent import Extent
 from cbtfs.errors import CbtfsError
 from cbtfs.files.engine_parse import frames, sandbox
+from cbtfs.files.engine_parse.processes import ParserProcess, Parsers, StartedParsers
 from cbtfs.files.folder import Folder
 from cbtfs.files.protocol import (
     MAX_READ_BYTES,
@@ -42,8 +42,16 @@ class ParsedFileSystem:
 
     engine = ENGINE
 
-    def __init__(self, source: Source, kind: str, seconds: float = CALL_SECONDS) -> None:
-        """Open a file system of that kind on *source*.
+    def __init__(
+        self,
+        source: Source,
+        parser: str,
+        seconds: float = CALL_SECONDS,
+        parsers: Parsers | None = None,
+    ) -> None:
+        """Open a file system on *source* with a parser: "ext", "fat" or "ntfs".
+
+        *parsers*: starts its process; None starts an interpreter.
 
         Raises:
             FileSystemDamaged, FileSystemUnsupported: the parser refuses it.
@@ -54,9 +62,9 @@ class ParsedFileSystem:
             raise EngineFailed("the engine parse needs an x86-64 or ARM64 machine")
         self._source = source
         self._seconds = seconds
-        self._child: process.Popen[bytes] | None = None
-        self._channel: socket.socket | None = None
-        self.kind = kind
+        self._parsers = parsers or StartedParsers(parser)
+        self._process: ParserProcess | None = None
+        self.kind = parser
         self.notes: Sequence[str] = ()
         try:
             with self._checked():
@@ -161,13 +169,9 @@ class ParsedFileSystem:
             raise
 
     def _end(self) -> None:
-        child, self._child = self._child, None
-        channel, self._channel = self._channel, None
-        if channel is not None:
-            channel.close()
-        if child is not None:
-            child.kill()
-            child.wait()
+        process, self._process = self._process, None
+        if process is not None:
+            process.end()
 
     def _call(self, operation: str, path: str, **more: Any) -> Any:
         """Return the value of a call, or its bytes."""
@@ -201,11 +205,9 @@ class ParsedFileSystem:
     def _reason(self, exc: Exception) -> str:
         if isinstance(exc, TimeoutError):
             return f"it needs more than {self._seconds:g} s"
-        child = self._child
-        if child is not None:
-            with contextlib.suppress(process.TimeoutExpired):
-                code = child.wait(1)
-                return f"it ended with signal {-code}" if code < 0 else f"it ended with {code}"
+        code = None if self._process is None else self._process.exit_code()
+        if code is not None:
+            return f"it ended with signal {-code}" if code < 0 else f"it ended with {code}"
         return str(exc)
 
     def _answers(
@@ -260,21 +262,9 @@ class ParsedFileSystem:
         return offset, length
 
     def _started(self) -> socket.socket:
-        if self._channel is None:
-            ours, theirs = socket.socketpair()
-            with theirs:
-                command = process.module(
-                    "cbtfs.files.engine_parse.child",
-                    *(str(theirs.fileno()), self.kind, str(self._source.size)),
-                )
-                self._channel = ours
-                self._child = process.start(
-                    command,
-                    stderr=process.DEVNULL,
-                    pass_fds=[theirs.fileno()],
-                    start_new_session=True,
-                )
-        return self._channel
+        if self._process is None:
+            self._process = self._parsers.start(self._source.size)
+        return self._process.channel
 
 
 def _error(value: Any) -> CbtfsError:

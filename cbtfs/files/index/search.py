@@ -1,16 +1,17 @@
 """Searches in the indexes of many points, in which equal segments are searched once."""
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from cbtfs.core.file_index import Segment
+from cbtfs.core.file_index import IndexedVolume, IndexHeader, Segment
 from cbtfs.core.ids import PointId
 from cbtfs.errors import DataCorrupt
 from cbtfs.files.index.names import Match, matches, search_for
 from cbtfs.store.file_indexes import FileIndexes
 
+_Volumes = tuple[IndexedVolume, ...]
 _WIDTHS: Final = (2, 8, 8, 8)
 _CODES: Final = "HQQq"
 
@@ -35,6 +36,12 @@ class Found:
     first: int
     last: int
     points: int
+    engines: frozenset[str]
+    """Names of the engines that read it."""
+
+
+class OtherEngine(DataCorrupt):
+    """Raised if an index is not by the engine that the user wants."""
 
 
 @dataclass(slots=True)
@@ -44,23 +51,29 @@ class Searched:
     found: list[Found]
     """By path, then by first point."""
     unindexed: list[tuple[PointId, DataCorrupt]]
-    """Points whose index is missing or damaged, and the reasons."""
+    """Points whose index is missing, damaged or of another engine, and the reasons."""
     incomplete: list[tuple[PointId, int]]
     """Points whose index leaves out directories or volumes, and their number."""
 
 
-def search(indexes: FileIndexes, points: Sequence[PointId], pattern: str | None) -> Searched:
+def search(
+    indexes: FileIndexes,
+    points: Sequence[PointId],
+    pattern: str | None,
+    engine: str | None = None,
+) -> Searched:
     """Return the files of *points* whose names match a pattern of the shell.
 
     *points* are those of one VM, from the oldest. A damaged index is not trusted: its point is
-    among those without an index.
+    among those without an index. *engine*: search only indexes that this engine has made.
     """
-    return _Search(indexes, pattern).over(points)
+    return _Search(indexes, pattern, engine).over(points)
 
 
 class _Search:
-    def __init__(self, indexes: FileIndexes, pattern: str | None) -> None:
+    def __init__(self, indexes: FileIndexes, pattern: str | None, engine: str | None) -> None:
         self._indexes = indexes
+        self._engine = engine
         self._search = search_for(pattern)
         self._matches: dict[str, Sequence[Match]] = {}
         self._versions: dict[tuple[str, str], Sequence[Version]] = {}
@@ -68,9 +81,12 @@ class _Search:
     def over(self, points: Sequence[PointId]) -> Searched:
         result = Searched([], [], [])
         at_points: dict[tuple[str, str], list[int]] = {}
+        volumes: list[_Volumes] = []
         for number, point in enumerate(points):
+            volumes.append(())
             try:
                 layout = self._indexes.layout(point)
+                self._require_engine(layout.header)
                 keys = [
                     key
                     for segment, offset in zip(layout.header.segments, layout.offsets, strict=False)
@@ -79,12 +95,21 @@ class _Search:
             except DataCorrupt as exc:
                 result.unindexed.append((point, exc))
                 continue
+            volumes[number] = layout.header.volumes
             for key in keys:
                 at_points.setdefault(key, []).append(number)
             if layout.header.left_out:
                 result.incomplete.append((point, len(layout.header.left_out)))
-        result.found = self._merged(at_points)
+        result.found = self._merged(at_points, volumes)
         return result
+
+    def _require_engine(self, header: IndexHeader) -> None:
+        """Raise OtherEngine unless the wanted engine has read all files of an index."""
+        if self._engine is not None and set(header.engines) - {self._engine}:
+            raise OtherEngine(
+                f"its index is by the engine {', '.join(header.engines)}; run 'cbtfs files index "
+                f"--engine {self._engine}' for this point"
+            )
 
     def _key(self, point: PointId, segment: Segment, offset: int) -> tuple[str, str] | None:
         """Search a segment unless an equal one was searched; None if nothing matches."""
@@ -102,18 +127,34 @@ class _Search:
             self._versions[key] = _versions(names, facts, segment.files)
         return key
 
-    def _merged(self, at_points: dict[tuple[str, str], list[int]]) -> list[Found]:
+    def _merged(
+        self, at_points: dict[tuple[str, str], list[int]], volumes: Sequence[_Volumes]
+    ) -> list[Found]:
         known: dict[Version, Found] = {}
         for key, numbers in at_points.items():
             first, last, count = numbers[0], numbers[-1], len(numbers)
+            layouts = {volumes[number] for number in numbers}
+            # Nearly always one engine has read all volumes, and no path has to be compared.
+            whole = frozenset(volume.engine for layout in layouts for volume in layout)
             for version in self._versions[key]:
+                engines = whole if len(whole) < 2 else _engines_at(layouts, version.path)
                 found = known.get(version)
                 if found is None:
-                    known[version] = Found(version, first, last, count)
+                    known[version] = Found(version, first, last, count, engines)
                 else:
                     found.first, found.last = min(found.first, first), max(found.last, last)
                     found.points += count
+                    found.engines |= engines
         return sorted(known.values(), key=lambda found: (found.version.path, found.first))
+
+
+def _engines_at(layouts: Iterable[_Volumes], path: str) -> frozenset[str]:
+    """Return the engines of the volumes that have a path."""
+    engines = set()
+    for layout in layouts:
+        above = [v for v in layout if f"{path}/".startswith(f"{v.place.rstrip('/')}/")]
+        engines |= {max(above, key=lambda volume: len(volume.place)).engine} if above else set()
+    return frozenset(engines)
 
 
 def _versions(names: Sequence[Match], facts: bytes, files: int) -> list[Version]:
