@@ -6,6 +6,7 @@ CBTFS_COPY_KILLS=200 kills more often, with other seeds.
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,8 @@ import pytest
 
 from cbtfs.check.check import check
 from tests.copies.pair import Pair
+from tests.encrypted import create_encrypted, encrypted_settings
+from tests.make_points import BLOCK
 from tests.scenarios.repository_history import image
 
 KILLS: Final = int(os.environ.get("CBTFS_COPY_KILLS", "6"))
@@ -45,9 +48,13 @@ def _copy_until(pair: Pair, last: int, is_after: bool) -> None:
     os._exit(0)
 
 
-@pytest.fixture
-def pair(tmp_path: Path) -> Pair:
+@pytest.fixture(params=["plain", "encrypted"])
+def pair(tmp_path: Path, request: pytest.FixtureRequest) -> Pair:
+    """A repository, and one that is empty; it may be encrypted, so its digests differ."""
     pair = Pair(tmp_path)
+    if request.param == "encrypted":
+        shutil.rmtree(pair.target)
+        create_encrypted(pair.target, encrypted_settings(BLOCK))
     for number in range(4):
         pair.source.add(image(*range(number * 20, number * 20 + 70)), vm=f"vm{number % 2}")
     return pair
