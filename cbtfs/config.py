@@ -19,7 +19,8 @@ NOT_IN_JOBS: Final = ("run", "mount", "umount", "demo")
 Table = TypeVar("Table")
 
 _MAX_BYTES: Final = 1 << 20
-_TOP: Final = ("repo", "server", "defaults", "job")
+_TOP: Final = ("repo", "keys", "server", "defaults", "job")
+_KEYS: Final = ("key-file", "passphrase-file", "command")
 _SERVER: Final = ("address", "user", "password-file", "ca-file", "thumbprint")
 
 DEFAULT_KEYS: Final[Mapping[str, type]] = {
@@ -58,6 +59,16 @@ class Server:
 
 
 @dataclass(frozen=True, slots=True)
+class KeySources:
+    """The table `[keys]`: sources of the keys of encrypted repositories."""
+
+    key_files: tuple[Path, ...] = ()
+    """Key files, recovery sheets or age identities."""
+    passphrase_files: tuple[Path, ...] = ()
+    command: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """A table `[job.NAME]`: commands of cbtfs that `cbtfs run NAME` runs in order."""
 
@@ -77,6 +88,7 @@ class Config:
     defaults: Mapping[str, str] = field(default_factory=dict)
     """Values of options by parameter name, e.g. `lock_wait`, as text."""
     jobs: Mapping[str, Job] = field(default_factory=dict)
+    keys: KeySources = field(default_factory=KeySources)
     file: Path | None = None
     """The file that was read; None if there is none."""
 
@@ -170,6 +182,7 @@ class _Reader:
             self._tables("server", document, self._server),
             self._values("defaults", defaults),
             self._tables("job", document, self._job),
+            self._keys("keys", self._table("keys", document.get("keys", {}))),
             self._file,
         )
 
@@ -205,6 +218,26 @@ class _Reader:
             self._folder(f"{where}.ca-file", table.get("ca-file")),
             self._text(f"{where}.thumbprint", table.get("thumbprint")),
         )
+
+    def _keys(self, where: str, table: Mapping[str, Any]) -> KeySources:
+        if "passphrase" in table:
+            raise self._error(
+                f"{where}.passphrase",
+                "a passphrase in the configuration is not supported; write it to a file with mode "
+                "600, and use passphrase-file",
+            )
+        self._refuse_unknown(where, table, _KEYS)
+        return KeySources(
+            self._files(f"{where}.key-file", table.get("key-file")),
+            self._files(f"{where}.passphrase-file", table.get("passphrase-file")),
+            self._text(f"{where}.command", table.get("command")),
+        )
+
+    def _files(self, where: str, value: object) -> tuple[Path, ...]:
+        """Return one path, or those of an array."""
+        values = value if isinstance(value, list) else [value]
+        files = (self._folder(where, item) for item in values if value is not None)
+        return tuple(file for file in files if file is not None)
 
     def _job(self, where: str, table: Mapping[str, Any]) -> Job:
         self._refuse_unknown(where, table, ("steps", "repo", *DEFAULT_KEYS))

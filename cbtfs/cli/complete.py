@@ -145,8 +145,14 @@ def _repository(words: Sequence[str], environment: Mapping[str, str]) -> Path | 
             return Path(options[name]).expanduser()
     from cbtfs.config import load_config
 
-    config = options.get("--config")
-    return load_config(None if config is None else Path(config).expanduser(), environment).repo
+    named = options.get("--config")
+    config = load_config(None if named is None else Path(named).expanduser(), environment)
+    keys = config.keys
+    if keys.key_files or keys.command:
+        from cbtfs.store.encryption.credentials import NO_CREDENTIALS, Credentials, use
+
+        use(NO_CREDENTIALS, Credentials(keys.key_files, command=keys.command))
+    return config.repo
 
 
 def _names(path: Path, kind: str, before: Sequence[str], word: str) -> Iterator[str]:

@@ -147,11 +147,15 @@ def repository_path(context: typer.Context) -> Path:
     out_of_memory = f"cbtfs: {explain(ENOMEM)}\n".encode()
     exit_on_fault(_FAULT, DataCorrupt.exit_code, out_of_memory, ExitCode.FAILURE)
     options = options_of(context)
-    use(Credentials(options.key_files, options.passphrase_files))
+    config = configuration(context)
+    keys = config.keys
+    use(
+        Credentials(options.key_files, options.passphrase_files),
+        Credentials(keys.key_files, keys.passphrase_files, keys.command),
+    )
     if options.repo is not None:
         log.info("repository %s, from --repo", options.repo)
         return options.repo
-    config = configuration(context)
     if config.repo is None:
         raise UsageError("no repository given: use --repo DIR, or set CBTFS_REPO")
     origin = _VARIABLE if os.environ.get(_VARIABLE) else str(config.file)

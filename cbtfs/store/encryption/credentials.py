@@ -42,25 +42,33 @@ class Credentials:
         return not (self.key_files or self.passphrase_files or self.command)
 
 
+NO_CREDENTIALS: Final = Credentials()
+
+
 class _Setting:
-    given = Credentials()
+    given = NO_CREDENTIALS
+    configured = NO_CREDENTIALS
 
 
-def use(given: Credentials) -> None:
-    """Set the sources that the user named on the command line; they replace the environment's."""
-    _Setting.given = given
+def use(given: Credentials, configured: Credentials = NO_CREDENTIALS) -> None:
+    """Set the sources of the command line, and those of the configuration file.
+
+    The command line replaces the environment, which replaces the configuration.
+    """
+    _Setting.given, _Setting.configured = given, configured
 
 
 def credentials(variables: Mapping[str, str] = os.environ) -> Credentials:
-    """Return the sources of this process: those of use(), else those of the environment."""
+    """Return the sources of this process: those that use() describes."""
     if not _Setting.given.is_empty:
         return _Setting.given
     key_file, passphrase = variables.get(KEY_FILE_VARIABLE), variables.get(PASSPHRASE_VARIABLE)
-    return Credentials(
+    found = Credentials(
         (Path(key_file),) if key_file else (),
         (Path(passphrase),) if passphrase else (),
         variables.get(COMMAND_VARIABLE) or None,
     )
+    return _Setting.configured if found.is_empty else found
 
 
 def load_private(path: Path, limit: int) -> bytes:
