@@ -160,7 +160,7 @@ def test_a_keyring_opens_the_repository(run: Run, phrase: str, service: str) -> 
 
 
 def test_the_kernels_keyring_opens_the_repository(tmp_path: Path, phrase: str) -> None:
-    """The key is in the keyring of a process, and ends with it."""
+    """A key in the keyring of a process."""
     path = tmp_path / "repo"
     name = load_settings(path).id
 
