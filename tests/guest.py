@@ -115,6 +115,20 @@ def boot_code(text: str, *, stays: bool = False) -> bytes:
     return head + address.to_bytes(2, "little") + body + text.encode() + b"\0"
 
 
+def screen_code(text: str) -> bytes:
+    """Return machine code of a boot sector that writes *text* to the screen and halts."""
+    head = bytes.fromhex("31c08ed8be")  # xor ax, ax; mov ds, ax; mov si, ...
+    body = bytes.fromhex(
+        "fc"  # cld
+        "ac84c07409"  # again: lodsb; test al, al; jz end
+        "b40ebb0700cd10"  # mov ah, 0x0e; mov bx, 7; int 0x10: teletype
+        "ebf2"  # jmp again
+        "f4ebfd"  # end: hlt; jmp end
+    )
+    address = 0x7C00 + len(head) + 2 + len(body)
+    return head + address.to_bytes(2, "little") + body + text.encode() + b"\0"
+
+
 def newest_kernel() -> str:
     """Return the release of the newest installed Debian kernel."""
     return max(path.name for path in Path("/lib/modules").iterdir() if (path / "kernel").exists())

@@ -6,7 +6,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -15,7 +15,7 @@ from cbtfs.core.manifest import DiskRecord, Manifest
 from cbtfs.errors import ChunkMissing, DataCorrupt, MountFailed, UsageError
 from cbtfs.prove.confined import Confinement
 from cbtfs.prove.evidence import keep
-from cbtfs.prove.observe import BootOptions, Observer, Verdict
+from cbtfs.prove.observe import BootOptions, Observer, Starved, Verdict
 from cbtfs.prove.part import Refuted, Untestable
 from cbtfs.prove.scratch import guarded_folder
 from cbtfs.qemu.accelerator import choose_accelerator
@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 _IMAGE_BYTES: Final = 4 << 30
 """Maximum size of the writes to each disk; a boot writes some MiB."""
 _MAX_MEMORY_MIB: Final = 4096
+_TRIES: Final = 3
+"""Maximum number of boots if a busy host cannot emulate the guest; they fail in their first second.
+"""
 _CPU_SECONDS: Final = 24 * 3600.0
 """Limit of the processor time of QEMU; the time of a boot is limited by its options."""
 
@@ -79,17 +82,41 @@ def booted_guest(
     """Boot the guest of a point and observe it; it runs until the end of the block.
 
     Its writes are in images, which a guard removes even if this process is killed. The caller holds
-    a lease of the point.
+    a lease of the point. A guest that fails because of the emulation is booted again.
 
     Raises:
         ChunkMissing, DataCorrupt: the configuration of the VM is damaged.
         Refuted: the script failed.
         UsageError: QEMU is missing.
-        MountFailed: QEMU refuses the machine.
+        MountFailed: QEMU refuses the machine, or this host is too busy for the emulation.
         Stopped: *stop* was set.
     """
     started = time.monotonic()
     find_qemu_img()
+    with ExitStack() as running:
+        for remaining in reversed(range(_TRIES)):
+            try:
+                machine, verdict = running.enter_context(
+                    _observed_guest(repository, manifest, disks, options, stop)
+                )
+                break
+            except Starved as exc:
+                if not remaining:
+                    raise
+                log.info("%s: %s", manifest.point, exc)
+        yield Booted(*verdict, time.monotonic() - started), machine.consoles
+
+
+@contextmanager
+def _observed_guest(
+    repository: Repository,
+    manifest: Manifest,
+    disks: Sequence[tuple[DiskRecord, Path]],
+    options: BootOptions,
+    stop: threading.Event,
+) -> Iterator[tuple[Machine, tuple[Verdict, str]]]:
+    """Boot the guest of a point until its verdict; it runs until the end of the block."""
+    started = time.monotonic()
     with guarded_folder() as folder:
         machine, words = _machine(repository, manifest, disks, folder)
         confinement = Confinement(
@@ -100,13 +127,14 @@ def booted_guest(
             seconds=_CPU_SECONDS,
         )
         with running_guest([*machine.options(), *words], confinement.command) as guest:
-            observer = Observer(guest, machine.consoles, options, folder, stop)
+            is_emulated = machine.accelerator == "tcg"
+            observer = Observer(guest, machine.consoles, options, folder, stop, is_emulated)
             try:
-                verdict, text = observer.wait(started + options.seconds)
+                verdict = observer.wait(started + options.seconds)
             finally:
                 if options.evidence is not None and not stop.is_set():
                     _keep(options.evidence, manifest, observer)
-            yield Booted(verdict, text, time.monotonic() - started), machine.consoles
+            yield machine, verdict
 
 
 def _keep(folder: Path, manifest: Manifest, observer: Observer) -> None:

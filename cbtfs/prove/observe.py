@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Final, Literal, get_args
 
 from cbtfs.core.names import printable
+from cbtfs.errors import MountFailed
+from cbtfs.prove.messages import emergency_in, has_no_timer, panic_in
 from cbtfs.prove.part import Refuted, Stopped
-from cbtfs.prove.picture import read_picture
+from cbtfs.prove.picture import load_text, read_picture
 from cbtfs.prove.serial_log import load_tail
 from cbtfs.prove.tool import run_tool
 from cbtfs.qemu.guest import Guest
@@ -39,10 +41,10 @@ _LIT: Final = 0.001
 _CURSOR: Final = 0.0002
 """Share of the bytes of a screen that may change at rest: a cursor blinks."""
 _PING: Final = b'{"execute": "guest-ping"}\n'
-_PANIC: Final = re.compile(r"Kernel panic - not syncing.*|KERNEL PANIC.*")
-_EMERGENCY: Final = re.compile(
-    r".*(?:Dropping to a shell|[Ee]mergency mode|\(initramfs\)|dracut:/#|grub rescue>).*"
-)
+
+
+class Starved(MountFailed):
+    """Raised when this host was too busy to emulate the guest: its end says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +73,13 @@ class Observer:
     options: BootOptions
     folder: Path
     stop: threading.Event
+    is_emulated: bool = False
+    """Whether the guest runs without KVM."""
     best: tuple[Verdict, str] | None = None
     reads: int = 0
     screen: bytes = b""
+    text: str = ""
+    """Text on the screen."""
     changed: float = field(default_factory=time.monotonic)
     """Time of the last read or change of the screen."""
     agent: socket.socket | None = None
@@ -84,6 +90,7 @@ class Observer:
 
         Raises:
             Refuted: the script, which must succeed, failed.
+            Starved: the kernel failed because of the emulation.
             Stopped: the command ends.
         """
         try:
@@ -116,6 +123,9 @@ class Observer:
         if self._has_agent():
             self._reach("agent", "the guest agent answers")
         self._look_at_disks_and_screen()
+        final = self._judge_panic(self.text)
+        if final is not None:
+            return final
         self._run_script()
         return self._judge_rest()
 
@@ -134,13 +144,23 @@ class Observer:
 
     def _read_serial(self) -> tuple[Verdict, str] | None:
         text = self.serial()
-        if match := _PANIC.search(text):
-            return "panic", printable(match[0].strip()[:100])
-        if match := _EMERGENCY.search(text):
-            return "emergency", printable(match[0].strip()[:100])
+        final = self._judge_panic(text)
+        if final is not None:
+            return final
+        if message := emergency_in(text):
+            return "emergency", message
         if re.search(self.options.prompt, text):
             self._reach("prompt", "the serial port shows the prompt")
         return None
+
+    def _judge_panic(self, text: str) -> tuple[Verdict, str] | None:
+        if self.is_emulated and has_no_timer(text):
+            raise Starved(
+                "the emulation was too slow for the timer of the guest: this host is too busy; "
+                "try again later, or use KVM"
+            )
+        message = panic_in(text)
+        return None if message is None else ("panic", message)
 
     def _has_agent(self) -> bool:
         """Return whether the guest agent has answered a ping."""
@@ -173,11 +193,14 @@ class Observer:
         if reads != self.reads or not _is_equal(screen, self.screen):
             self.changed = time.monotonic()
         self.reads, self.screen = reads, screen
+        self.text = load_text(self.guest, screen, self.folder)
 
     def _judge_rest(self) -> tuple[Verdict, str] | None:
         """Judge a guest that reads nothing and does not change its screen."""
         if time.monotonic() - self.changed < QUIET_SECONDS:
             return None
+        if message := emergency_in(self.text):
+            return "emergency", message
         lit = 1 - self.screen.count(0) / max(len(self.screen), 1)
         # A guest that uses its serial port shows its prompt there when it is ready.
         if self.reads >= _LEAST_BYTES and lit >= _LIT and not self.serial():

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from tests.guest import boot_code
+from tests.guest import boot_code, screen_code
 from tests.volumes.images import loop_device
 
 MIB: Final = 1 << 20
@@ -94,10 +94,17 @@ def with_damaged_gpt(path: Path) -> Path:
     return overwrite(path, 512 + 56, b"\xff" * 4)
 
 
-def make_bootable(path: Path, text: str | None, make: Callable[[Path], Path] = make_ext4) -> Path:
+def make_bootable(
+    path: Path,
+    text: str | None,
+    make: Callable[[Path], Path] = make_ext4,
+    *,
+    on_screen: bool = False,
+) -> Path:
     """Make a disk with a partition that passes level 3.
 
-    Its boot sector writes *text* to the serial port and halts, or ends at once without a text.
+    Its boot sector writes *text* to the serial port or to the screen, and halts; without a text it
+    ends at once.
     """
     with path.open("wb") as file:
         file.truncate((EXT_MIB + 2) * MIB)
@@ -105,7 +112,10 @@ def make_bootable(path: Path, text: str | None, make: Callable[[Path], Path] = m
     part = make(path.with_suffix(".part"))
     overwrite(path, MIB, part.read_bytes())
     part.unlink()
-    code = b"\xcd\x18" if text is None else boot_code(text, stays=True)  # int 0x18: it failed
+    if text is None:
+        code = b"\xcd\x18"  # int 0x18: the boot has failed
+    else:
+        code = screen_code(text) if on_screen else boot_code(text, stays=True)
     assert len(code) <= 440
     return overwrite(path, 0, code)
 

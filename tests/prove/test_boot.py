@@ -6,10 +6,11 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
+from cbtfs.qemu.guest import running_guest
 from tests.cli.run_cbtfs import Run, runner
 from tests.make_points import SIGNALS, new_repository
 from tests.prove.debian import START, add_guest, make_root, make_small, make_variants
@@ -35,6 +36,7 @@ REASONS: Final = {
     "no-boot": "and started nothing",
 }
 
+NO_INIT: Final = "No working init found."
 IS_CAMPAIGN: Final = os.environ.get("CBTFS_BOOTS") == "all"
 TALK: Final = """\
 #!/usr/bin/python3
@@ -166,6 +168,38 @@ def test_a_debian_boots_from_a_point_and_its_defects_have_verdicts(
         if vm == "small":
             assert "web01 login: " in log.read_text()
     assert _digest(repository) == before
+
+
+def test_the_text_of_the_screen_is_read_and_a_busy_host_gets_another_try(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boots = 0
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal boots
+        boots += 1
+        return running_guest(*arguments)
+
+    monkeypatch.setattr("cbtfs.prove.boot.running_guest", counted)
+    monkeypatch.setattr("cbtfs.prove.boot.choose_accelerator", lambda wanted: "tcg")
+    run_cbtfs: Run = runner(new_repository(tmp_path / "repository", 64 << 10), capsys)
+    texts = {
+        "broken": f"[ 1.00] Kernel panic - not syncing: {NO_INIT}",
+        "busy": "[ 0.04] Kernel panic - not syncing: IO-APIC + timer doesn't work!",
+    }
+    for vm, text in texts.items():
+        disk = make_bootable(tmp_path / vm, text, on_screen=True)
+        assert run_cbtfs("ingest", "image", f"--vm={vm}", "--disk=root", disk).code == 0
+
+    done = run_cbtfs("prove", "*", "--level=4", f"--evidence={tmp_path / 'boots'}", "--json")
+
+    assert done.code == 3
+    proofs = {item["vm"]: item["proof"] for item in done.document["proven"]}
+    assert proofs["broken"]["verdict"] == "panic"
+    assert proofs["broken"]["failure"].endswith("panic: Kernel panic - not syncing: " + NO_INIT)
+    assert (proofs["busy"]["failure"], proofs["busy"]["verdict"]) == (None, None)
+    assert proofs["busy"]["obstacle"].startswith("level 4: the emulation was too slow")
+    assert boots == 1 + 3
 
 
 def test_a_script_that_fails_after_a_prompt_of_ones_own_is_a_failure_with_evidence(

@@ -6,6 +6,7 @@ from typing import Final
 
 import pytest
 
+from cbtfs.prove.messages import emergency_in, has_no_timer, panic_in
 from cbtfs.prove.observe import ACCEPTABLE, PROMPT, VERDICTS, BootOptions, Verdict
 from cbtfs.prove.serial_log import load_tail
 
@@ -44,6 +45,27 @@ def test_by_default_a_prompt_passes() -> None:
 )
 def test_a_login_prompt_is_the_end_of_the_output(output: str, is_prompt: bool) -> None:
     assert bool(re.search(PROMPT, output)) is is_prompt
+
+
+@pytest.mark.parametrize(
+    ("output", "panic", "emergency", "is_starved"),
+    [
+        ("[1.0] Kernel panic - not syncing: VFS\n", "Kernel panic - not syncing: VFS", None, False),
+        ("Kernel panic - not syncing: IO-APIC + timer doesn't work!", "IO-APIC", None, True),
+        ("ALERT!  /dev/sdz1 does not exist.  Dropping to a shell!", None, "ALERT!", False),
+        ("You are in emergency mode. After logging in", None, "emergency mode", False),
+        ("(initramfs) ", None, "(initramfs)", False),
+        ("grub rescue> ", None, "grub rescue>", False),
+        ("web01 login: ", None, None, False),
+    ],
+)
+def test_messages_of_failures_are_found(
+    output: str, panic: str | None, emergency: str | None, is_starved: bool
+) -> None:
+    for found, expected in ((panic_in(output), panic), (emergency_in(output), emergency)):
+        assert (found is None) is (expected is None)
+        assert (expected or "") in (found or "")
+    assert has_no_timer(output) is is_starved
 
 
 def test_the_kept_output_of_a_guest_is_its_end(tmp_path: Path) -> None:
