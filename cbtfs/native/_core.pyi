@@ -8,11 +8,21 @@ SegmentTuple = tuple[int, int, tuple[tuple[int, int], ...]]
 
 @final
 class PackFile:
-    """The descriptor of a pack. The last reference, from Python or from a leaf, closes it."""
+    """The descriptor of a pack. The last reference, from Python or from a leaf, closes it.
 
-    def __new__(cls, fd: int) -> PackFile: ...
+    A file that *is_partial* has extents of 1 MiB, at first none. Chunks in other extents are not
+    read from it.
+    """
+
+    def __new__(cls, fd: int, is_partial: bool = False) -> PackFile: ...
     def fileno(self) -> int:
         """Return the descriptor."""
+
+    def set_extents(self, first: int, count: int, are_present: bool, /) -> None:
+        """Record that extents are in a partial file or not, also for other objects of the file."""
+
+    def has(self, offset: int, length: int, /) -> bool:
+        """Return True if the bytes [offset, offset + length) are in the file."""
 
     def set_key(self, key: bytes, /) -> None:
         """Set the key of the chunks of an encrypted pack, unless the file has one.
@@ -31,6 +41,12 @@ class Leaf:
     def __new__(cls, entries: tuple[bytes | None, ...]) -> Leaf: ...
     def wanted_pack(self, slot: int, /) -> int | None:
         """Return the number of the pack that *slot* still requires, or None."""
+
+    def wanted_bytes(self, slot: int, /) -> tuple[int, int, int] | None:
+        """Return number of the pack, offset and length of the frame of *slot*.
+
+        None if an attached file has the frame, or if the block is zeros.
+        """
 
     @property
     def data_mask(self) -> int:

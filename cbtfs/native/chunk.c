@@ -43,7 +43,7 @@ read_status chunk_read(chunk_reader *reader, location *location, uint32_t offset
     *bytes = (chunk_bytes){target, NULL};
     if (location->plain > MAX_CHUNK_BYTES || location->stored > MAX_CHUNK_BYTES || offset + length > location->plain)
         return READ_FAILED;
-    if (file == NULL)
+    if (file == NULL || (file->is_partial && !pack_file_has(file, location->offset, chunk_frame_bytes(location))))
         return READ_NO_FILE;
     if (location->codec == CODEC_STORED)
         return read_stored(reader, location, file, offset, length, target);

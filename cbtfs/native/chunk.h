@@ -14,7 +14,7 @@ typedef struct {
 /* Result of a read. */
 typedef enum {
     READ_OK,
-    READ_NO_FILE, /* a pack is not attached */
+    READ_NO_FILE, /* a pack is not attached, or its file lacks an extent */
     READ_FAILED,  /* the bytes cannot be verified; Python reads the whole chunk to find the reason */
 } read_status;
 

@@ -118,6 +118,14 @@ static aead_frame sealed_frame(const location *location)
                         location->plain,  location->stored, location->digest};
 }
 
+uint32_t chunk_frame_bytes(const location *location)
+{
+    aead_frame frame = sealed_frame(location);
+    if (location->is_sealed)
+        return SEALED_HEADER_BYTES + aead_tags_bytes(&frame) + location->stored;
+    return HEADER_BYTES + table_bytes(location) + location->stored;
+}
+
 /* Read the tags, if *tags* is not NULL, and *length* encrypted bytes of the payload from *start* on; in one call, if
  * the bytes follow the tags. */
 static bool read_pieces(const aead_frame *frame, int fd, uint8_t *tags, uint32_t start, uint32_t length, uint8_t *data)

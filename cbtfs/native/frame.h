@@ -8,6 +8,9 @@
 /* Write the CRC-32 of each piece of *data* to *table*, in the format that precedes a raw chunk. */
 void frame_piece_crcs(const uint8_t *data, size_t length, uint8_t *table);
 
+/* Return the bytes from the start of a frame to the end of its payload. */
+uint32_t chunk_frame_bytes(const location *location);
+
 /* Read pieces of a raw chunk and verify their CRCs. *start* and the end of the range are piece boundaries, or the
  * end of the chunk. Nobody may use *target* before the return. If a tag of an encrypted chunk does not match, it is
  * cleared. */

@@ -19,12 +19,12 @@ typedef struct {
 
 static PyObject *PackFile_new(PyTypeObject *type, PyObject *args, PyObject *named)
 {
-    static char *names[] = {"fd", NULL};
-    int fd;
-    if (!PyArg_ParseTupleAndKeywords(args, named, "i", names, &fd))
+    static char *names[] = {"fd", "is_partial", NULL};
+    int fd, is_partial = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, named, "i|p", names, &fd, &is_partial))
         return NULL;
     PackFileObject *self = (PackFileObject *)type->tp_alloc(type, 0);
-    if (self != NULL && (self->file = pack_file_new(fd)) == NULL) {
+    if (self != NULL && (self->file = pack_file_new(fd, is_partial)) == NULL) {
         Py_DECREF(self);
         return PyErr_NoMemory();
     }
@@ -58,7 +58,28 @@ static PyObject *PackFile_set_key(PackFileObject *self, PyObject *object)
     Py_RETURN_NONE;
 }
 
+static PyObject *PackFile_set_extents(PackFileObject *self, PyObject *args)
+{
+    unsigned int first, count;
+    int are_present;
+    if (!PyArg_ParseTuple(args, "IIp", &first, &count, &are_present))
+        return NULL;
+    pack_file_set_extents(self->file, first, count, are_present);
+    Py_RETURN_NONE;
+}
+
+static PyObject *PackFile_has(PackFileObject *self, PyObject *args)
+{
+    unsigned long long offset;
+    unsigned int length;
+    if (!PyArg_ParseTuple(args, "KI", &offset, &length))
+        return NULL;
+    return PyBool_FromLong(pack_file_has(self->file, offset, length));
+}
+
 static PyMethodDef pack_file_methods[] = {
+    {"set_extents", (PyCFunction)PackFile_set_extents, METH_VARARGS, "Record which extents are in a partial file."},
+    {"has", (PyCFunction)PackFile_has, METH_VARARGS, "Return True if a range of bytes is in the file."},
     {"set_key", (PyCFunction)PackFile_set_key, METH_O, "Set the key of chunks of an encrypted pack; only once."},
     {"fileno", (PyCFunction)PackFile_fileno, METH_NOARGS, "Return the descriptor."},
     {NULL, NULL, 0, NULL},
@@ -146,6 +167,23 @@ static PyObject *Leaf_wanted_pack(LeafObject *self, PyObject *args)
     return PyLong_FromUnsignedLong(location->pack);
 }
 
+static PyObject *Leaf_wanted_bytes(LeafObject *self, PyObject *args)
+{
+    int slot;
+    if (!PyArg_ParseTuple(args, "i", &slot))
+        return NULL;
+    if (slot < 0 || slot >= FANOUT) {
+        PyErr_SetString(PyExc_IndexError, "a leaf has 64 slots");
+        return NULL;
+    }
+    location *location = &self->leaf->locations[slot];
+    pack_file *file = atomic_load(&location->file);
+    uint32_t length = location->is_data ? chunk_frame_bytes(location) : 0;
+    if (length == 0 || (file != NULL && pack_file_has(file, location->offset, length)))
+        Py_RETURN_NONE;
+    return Py_BuildValue("III", location->pack, location->offset, length);
+}
+
 static PyObject *Leaf_attach(LeafObject *self, PyObject *args)
 {
     unsigned int pack;
@@ -170,6 +208,8 @@ static PyGetSetDef leaf_properties[] = {
 static PyMethodDef leaf_methods[] = {
     {"wanted_pack", (PyCFunction)Leaf_wanted_pack, METH_VARARGS,
      "Return the number of the pack that a slot still requires, or None."},
+    {"wanted_bytes", (PyCFunction)Leaf_wanted_bytes, METH_VARARGS,
+     "Return pack, offset and length of a slot's frame that no attached file has, or None."},
     {"attach", (PyCFunction)Leaf_attach, METH_VARARGS, "Read all chunks in a pack from its file."},
     {NULL, NULL, 0, NULL},
 };

@@ -12,11 +12,15 @@ static atomic_int open_count;
 static pack_file *first_file;
 static pthread_mutex_t list_lock = PTHREAD_MUTEX_INITIALIZER;
 
-pack_file *pack_file_new(int fd)
+pack_file *pack_file_new(int fd, bool is_partial)
 {
-    pack_file *file = malloc(sizeof *file);
+    struct stat status;
+    pack_file *file = calloc(1, sizeof *file);
     if (file == NULL)
         return NULL;
+    file->is_partial = is_partial;
+    if (is_partial && fstat(fd, &status) == 0)
+        file->device = status.st_dev, file->inode = status.st_ino;
     atomic_init(&file->references, 1);
     file->fd = fd;
     atomic_init(&file->key, NULL);
@@ -62,6 +66,37 @@ void pack_file_drop(pack_file *file)
     atomic_fetch_sub(&open_count, 1);
     secret_free((void *)atomic_load(&file->key));
     free(file);
+}
+
+void pack_file_set_extents(pack_file *file, uint32_t first, uint32_t count, bool are_present)
+{
+    pthread_mutex_lock(&list_lock);
+    for (pack_file *other = first_file; other != NULL; other = other->next) {
+        if (!other->is_partial || other->device != file->device || other->inode != file->inode)
+            continue;
+        for (uint32_t extent = first; extent < first + count && extent < 64 * EXTENT_WORDS; extent++) {
+            uint64_t bit = (uint64_t)1 << extent % 64;
+            if (are_present)
+                atomic_fetch_or(&other->present[extent / 64], bit);
+            else
+                atomic_fetch_and(&other->present[extent / 64], ~bit);
+        }
+    }
+    pthread_mutex_unlock(&list_lock);
+}
+
+bool pack_file_has(const pack_file *file, uint64_t offset, uint32_t length)
+{
+    if (!file->is_partial || length == 0)
+        return true;
+    uint64_t last = (offset + length - 1) / EXTENT_BYTES;
+    for (uint64_t extent = offset / EXTENT_BYTES; extent <= last; extent++) {
+        if (extent >= 64 * EXTENT_WORDS)
+            return false;
+        if (!(atomic_load(&file->present[extent / 64]) >> extent % 64 & 1))
+            return false;
+    }
+    return true;
 }
 
 int pack_files_open(void)

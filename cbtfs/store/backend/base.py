@@ -82,6 +82,20 @@ class OpenObject(Protocol):
     def data_from(self, offset: int) -> int:
         """Return the offset of the first byte from *offset* on that is not in a hole."""
 
+    def fetch(self, offset: int, length: int) -> None:
+        """Put bytes of a remote object into `file`, as far as there is space.
+
+        Raises:
+            FileNotFoundError: the object was deleted.
+            OSError: the bytes cannot be read.
+        """
+
+    def fetch_again(self, offset: int, length: int) -> bool:
+        """Drop local copies of bytes that failed verification; False if no copy exists."""
+
+    def pin(self) -> None:
+        """Keep local copies of this object longer than those of others."""
+
 
 class Upload(Protocol):
     """An object that is being written. No reader finds it before close() has returned."""

@@ -5,8 +5,8 @@ request must not fork and then send another one from the child. So the client is
 request.
 
 Requests are repeated here and not by obstore, because a create that is repeated can meet its own
-first attempt. Texts of obstore's errors may contain keys of the server's reply; only the status
-and the code of S3 are taken from them.
+first attempt. Texts of obstore's errors may contain keys of the server's reply: messages have only
+the status and the code of S3.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Patience:
 
 
 class _Failure(NamedTuple):
-    """What an error of obstore says."""
+    """Reason of an error of obstore."""
 
     status: int | None
     """HTTP status, if there was a reply."""
@@ -354,7 +354,7 @@ class Bucket:
         """Return the error of a request without an answer.
 
         The first one is logged. Until the server answers again, requests are not repeated, so that
-        readers do not wait for each of them.
+        readers do not wait for each request.
         """
         reason = failure.code
         if self._access.credentials is None:

@@ -62,6 +62,15 @@ class LocalObject:
         except OSError as exc:
             return self.size if exc.errno == errno.ENXIO else offset
 
+    def fetch(self, offset: int, length: int) -> None:
+        """Do nothing: all bytes are here."""
+
+    def fetch_again(self, offset: int, length: int) -> bool:
+        return False
+
+    def pin(self) -> None:
+        """Do nothing: the object is not a copy."""
+
 
 class LocalUpload:
     """A file with *suffix* until close() has flushed it.

@@ -1,4 +1,4 @@
-"""Test of an S3 server before a program writes to it.
+"""Test of an S3 server before a program writes to a bucket.
 
 Some servers accept the condition of a create and ignore it: two programs would both commit. They
 are refused here, by name. The probe takes about 20 requests.
@@ -26,7 +26,7 @@ def probe(bucket: Bucket) -> None:
     """Test conditional creates, ranges and listings of a server.
 
     Raises:
-        UnsuitableServer: it fails one of them.
+        UnsuitableServer: the server fails a test.
         OSError: it does not answer or refuses a request.
         AccessDenied: it refuses the credentials.
     """

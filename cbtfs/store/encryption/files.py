@@ -292,3 +292,12 @@ class _DecryptedObject:
 
     def data_from(self, offset: int) -> int:
         return min(offset, self.size)
+
+    def fetch(self, offset: int, length: int) -> None:
+        """Do nothing: all bytes are here."""
+
+    def fetch_again(self, offset: int, length: int) -> bool:
+        return False
+
+    def pin(self) -> None:
+        """Do nothing: the object is not a copy."""

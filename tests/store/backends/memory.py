@@ -37,6 +37,15 @@ class MemoryObject:
     def data_from(self, offset: int) -> int:
         return offset
 
+    def fetch(self, offset: int, length: int) -> None:
+        """Do nothing: all bytes are here."""
+
+    def fetch_again(self, offset: int, length: int) -> bool:
+        return False
+
+    def pin(self) -> None:
+        """Do nothing: the object is not a copy."""
+
 
 class _Entry:
     def __init__(self, data: bytes, number: int) -> None:

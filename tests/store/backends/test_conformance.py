@@ -8,12 +8,15 @@ import pytest
 
 from cbtfs.store.backend.base import Backend, FileBackend
 from cbtfs.store.backend.local import Directory, ShardedDirectory
+from cbtfs.store.backend.tier import Tier
+from cbtfs.store.backend.tiered import Tiered
 from cbtfs.store.encryption.files import SealedBackend
 from cbtfs.store.encryption.keys import keys_of_masters
 from cbtfs.store.folder import Folder
 from tests.object_store import objects_of
 from tests.store.backends.faulty import Faulty
 from tests.store.backends.memory import Memory
+from tools.s3.servers import Server
 
 A, B, C = "aa" * 16, "bb" * 16, "cc" * 16
 
@@ -39,13 +42,16 @@ ALL: dict[str, Callable[[Path], Backend]] = {
 }
 
 
-OBJECTS = "s3"
+OBJECTS: dict[str, Callable[[Path, Server], Backend]] = {
+    "s3": lambda _, server: objects_of(server),
+    "tiered": lambda path, server: Tiered(objects_of(server), Tier(path / "tier")),
+}
 
 
-@pytest.fixture(params=[*ALL, OBJECTS])
+@pytest.fixture(params=[*ALL, *OBJECTS])
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
-    if request.param == OBJECTS:
-        return objects_of(request.getfixturevalue("s3_server"))
+    if request.param in OBJECTS:
+        return OBJECTS[request.param](tmp_path, request.getfixturevalue("s3_server"))
     return ALL[request.param](tmp_path)
 
 
