@@ -1,7 +1,7 @@
 """Mark the objects that restore points reference, from the roots down."""
 
 import struct
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import Final
 
 from cbtfs.core.blockmap import Shape
@@ -29,7 +29,10 @@ class ObjectSet:
         self._bits = bytearray(ids // 8 + 1)
 
     def __contains__(self, number: int) -> bool:
-        return bool(self._bits[number >> 3] >> (number & 7) & 1)
+        try:
+            return bool(self._bits[number >> 3] >> (number & 7) & 1)
+        except IndexError:
+            return False
 
     def has(self, number: int) -> bool:
         """Return True if the set contains *number*, which may be newer than the set."""
@@ -38,6 +41,8 @@ class ObjectSet:
     def add(self, number: int) -> bool:
         """Add *number*. Return False if it was in the set already."""
         index, bit = number >> 3, 1 << (number & 7)
+        if index >= len(self._bits):  # Another writer has added it since.
+            self._bits.extend(bytes(index + 1 - len(self._bits)))
         if self._bits[index] & bit:
             return False
         self._bits[index] |= bit
@@ -47,7 +52,7 @@ class ObjectSet:
 class Marker:
     """Marks the objects that manifests reference. Each node is visited once."""
 
-    def __init__(self, catalog: Catalog, packs: Collection[int]) -> None:
+    def __init__(self, catalog: Catalog, packs: Container[int]) -> None:
         """*packs* are the numbers of the packs that exist."""
         self._catalog = catalog
         self._packs = packs

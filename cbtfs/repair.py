@@ -12,7 +12,6 @@ from cbtfs.errors import ChunkMissing, DataCorrupt
 from cbtfs.listing import points
 from cbtfs.liveness import Marker
 from cbtfs.store import directories
-from cbtfs.store.backend.layout import open_points
 from cbtfs.store.catalog import gate
 from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.records import CatalogDamaged
@@ -20,7 +19,7 @@ from cbtfs.store.catalog_opening import CATALOG
 from cbtfs.store.directories import Directory, check_directories
 from cbtfs.store.missing import missing_points, put_back
 from cbtfs.store.packs import digester_of, open_pack_folder
-from cbtfs.store.points import PointFolder
+from cbtfs.store.point_folder import open_point_folder
 from cbtfs.store.repository import Repository, reading, rebuild_catalog, take_lock, writing
 from cbtfs.store.settings import load_settings
 
@@ -196,7 +195,7 @@ def _survey(path: Path, *, is_dry_run: bool) -> tuple[Repaired, int]:
     """Return the state of a repository before its repair, and the bytes of its packs."""
     with (
         closing(open_pack_folder(path)) as packs,
-        closing(PointFolder(open_points(path))) as points,
+        closing(open_point_folder(path)) as points,
     ):
         ids = packs.ids()
         leftovers = packs.count_leftovers() + points.count_aside()

@@ -32,6 +32,11 @@ if "CBTFS_TEST_ENCRYPTED" in os.environ:
 
     encrypt_all()
 
+if "CBTFS_TEST_SHARED" in os.environ:
+    from tests.shared_writers import share_all
+
+    share_all()
+
 # Without a deadline, as machines that test are shared.
 settings.register_profile(
     "cbtfs",

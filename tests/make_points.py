@@ -67,16 +67,17 @@ def commit_point(
     pack_bytes: int = PACK_BYTES,
     kind: DiskKind = "disk",
     change: Callable[[Manifest], Manifest] = lambda manifest: manifest,
+    writer: ObjectWriter | None = None,
 ) -> Manifest:
     """Commit a point with one disk for each label in *images*, after the newest of its VM.
 
-    *change* has the last word on its manifest.
+    *change* has the last word on its manifest. *writer* puts the objects, and stays open.
 
     A disk in *changed* is based on the newest point: only the blocks listed there are looked at,
     and those at the end where its size is another one. All other disks are taken whole.
     """
     parent = newest_point(repository, vm)
-    objects = ObjectWriter(
+    objects = writer or ObjectWriter(
         repository.catalog, repository.packs, repository.settings.level, pack_bytes=pack_bytes
     )
     try:
@@ -95,7 +96,8 @@ def commit_point(
         manifest = change(manifest_of(vm, parent, tuple(disks)))
         repository.commit(objects, manifest)
     finally:
-        objects.close()
+        if writer is None:
+            objects.close()
     return manifest
 
 

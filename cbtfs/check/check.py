@@ -13,7 +13,6 @@ from cbtfs.check.report import CheckReport, Problem
 from cbtfs.check.subset import ALL, NONE, Subset
 from cbtfs.core.ids import PackId
 from cbtfs.errors import CbtfsError, DataCorrupt, WrongDirectory
-from cbtfs.store.backend.layout import open_points
 from cbtfs.store.catalog import gate
 from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.records import DIGESTS, META, ORDER, PACKS, VMS, CatalogDamaged
@@ -22,7 +21,7 @@ from cbtfs.store.directories import check_directories
 from cbtfs.store.distrust import DistrustFolder
 from cbtfs.store.file_indexes import FileIndexes, IndexMissing
 from cbtfs.store.packs import PackFolder, open_pack_folder
-from cbtfs.store.points import PointFolder
+from cbtfs.store.point_folder import open_point_folder
 from cbtfs.store.repository import reading
 from cbtfs.store.settings import load_settings
 
@@ -60,7 +59,7 @@ def check(
     with (
         _catalog(path, report) as catalog,
         closing(open_pack_folder(path)) as packs,
-        closing(PointFolder(open_points(path))) as points,
+        closing(open_point_folder(path)) as points,
         closing(DistrustFolder(path)) as records,
     ):
         generation = _generation(catalog)

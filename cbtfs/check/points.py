@@ -11,7 +11,7 @@ from cbtfs.errors import ChunkMissing, DataCorrupt, PointNotFound
 from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.records import CatalogDamaged
 from cbtfs.store.distrust import DistrustFolder
-from cbtfs.store.points import PointFolder
+from cbtfs.store.points import Points
 
 
 @dataclass(slots=True)
@@ -32,7 +32,7 @@ def verify_records(records: DistrustFolder) -> Iterator[Problem]:
             yield Problem("state", f"{exc}; the next ingest reads the disk whole and rewrites it")
 
 
-def verify_points(points: PointFolder, catalog: Catalog | None) -> PointFindings:
+def verify_points(points: Points, catalog: Catalog | None) -> PointFindings:
     """Verify the files of every point, and compare them with *catalog* unless it is None."""
     committed = points.ids()  # Before reading the catalog, which gets a point later.
     findings = PointFindings()
@@ -90,9 +90,7 @@ def _known(
     return known
 
 
-def _wrong_state(
-    points: PointFolder, point: PointId, manifest: Manifest | None
-) -> Iterator[Problem]:
+def _wrong_state(points: Points, point: PointId, manifest: Manifest | None) -> Iterator[Problem]:
     state, stamp = points.load_state(point)
     if state != unknown_state(point):
         return

@@ -28,7 +28,6 @@ from cbtfs.store.catalog.records import PointRecord
 from cbtfs.store.catalog.update import Update
 from cbtfs.store.file_indexes import copy_index
 from cbtfs.store.repository import Repository
-from cbtfs.store.storing import storing
 from cbtfs.store.writer import ObjectWriter
 
 _BATCH_POINTS: Final = 64
@@ -111,7 +110,8 @@ def copy_points(
     plan = [copier.examine(point) for point in points]
     if is_dry_run:
         return CopyResult(tuple(plan), 0, 0)
-    with _objects(target) as objects, ObjectCopier(source, objects) as moved:
+    wanted = sum(planned.status is CopyStatus.COPIED for planned in plan)
+    with _objects(target, wanted) as objects, ObjectCopier(source, objects) as moved:
         for number, planned in enumerate(plan):
             if planned.status is CopyStatus.COPIED:
                 copier.copy(planned.point, objects, moved, progress)
@@ -126,8 +126,8 @@ def copy_points(
 
 
 @contextmanager
-def _objects(target: Repository) -> Iterator[ObjectWriter]:
-    objects = target.object_writer()
+def _objects(target: Repository, commits: int) -> Iterator[ObjectWriter]:
+    objects = target.object_writer(commits=commits)
     try:
         yield objects
     finally:
@@ -248,9 +248,8 @@ class _Copier:
         ready, self._ready = self._ready, []
         objects.flush()
         self._adopt_distrust({disk.id for copy in ready for disk in copy.manifest.disks})
-        with storing("the restore points"):
-            for copy in ready:
-                self._target.points.put(copy.manifest.point, copy.data, copy.state)
+        for copy in ready:
+            self._target.put_point(copy.manifest, copy.data, copy.state)
         self._target.catalog.update(lambda update: _enter(update, self._target, ready))
         for copy in ready:
             copy_index(self._source.path, self._target.path, copy.manifest.point)

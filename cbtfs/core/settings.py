@@ -15,7 +15,9 @@ KEYED_DIGESTS: Final = "keyed-digests"
 """Required feature of a repository whose digests have a key (store/digest)."""
 ENCRYPTION: Final = "encryption-1"
 """Required feature of an encrypted repository (store/encryption)."""
-KNOWN_FEATURES: Final = frozenset({PINS, KEYED_DIGESTS, ENCRYPTION})
+SHARED_WRITERS: Final = "shared-writers-1"
+"""Required feature of a repository that several programs may write to at once (store/shared)."""
+KNOWN_FEATURES: Final = frozenset({PINS, KEYED_DIGESTS, ENCRYPTION, SHARED_WRITERS})
 """Required features that this program understands."""
 DEFAULT_BLOCK_BYTES: Final = 64 << 10
 DIGEST: Final = "blake3-256"
@@ -39,6 +41,11 @@ class Settings:
     @property
     def is_encrypted(self) -> bool:
         return ENCRYPTION in self.required
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether several programs may write at once."""
+        return SHARED_WRITERS in self.required
 
     def __post_init__(self) -> None:
         if not is_block_size(self.block_size):

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any, Final
 
 from cbtfs import __version__
-from cbtfs.core.ids import PointId
+from cbtfs.core.ids import PointId, VmId
 from cbtfs.core.manifest import MAX_DISKS, DiskRecord, IngestKind, Manifest, Vm
 from cbtfs.core.moment import format_moment, point_name
 from cbtfs.core.names import encode_name, printable, unique_name
@@ -30,7 +30,7 @@ from cbtfs.ingest.baseline import (
 from cbtfs.ingest.disk import DiskContext, take_disk
 from cbtfs.ingest.inputs import DiskInput, PointOptions, VmInput
 from cbtfs.listing import holder_of, manifests_of, vm_names
-from cbtfs.store.identity import new_point_id, new_vm_id
+from cbtfs.store.identity import new_vm_id, vm_id_of
 from cbtfs.store.repository import Repository
 from cbtfs.store.writer import ObjectWriter
 
@@ -150,6 +150,7 @@ def commit_point(
 ) -> Manifest:
     """Commit a point, with *metadata* as the document about its VM; return its manifest."""
     with _committing:
+        repository.follow()
         vm, _ = _find_vm(repository, taken.vm)
         manifest = _manifest(repository, vm, taken, metadata or {})
         with repository.catalog.view() as view:
@@ -238,10 +239,24 @@ def _find_vm(repository: Repository, wanted: VmInput) -> tuple[Vm, bool]:
         # point was unforgotten.
         vm = max(same, key=lambda vm: (newest_order(repository, vm.id), vm.id))
         return Vm(vm.id, wanted.name, vm.directory, vm.vcenter, vm.instance_uuid), False
-    new = new_vm_id()
+    new = _new_vm(repository, wanted, known)
     directories = {vm.directory for vm in known.values()}
     directory = unique_name(encode_name(wanted.name), directories, new)
     return Vm(new, wanted.name, directory, wanted.vcenter, wanted.instance_uuid), True
+
+
+def _new_vm(repository: Repository, wanted: VmInput, known: Mapping[VmId, Vm]) -> VmId:
+    """Return the id of a VM without points.
+
+    With shared writers it follows from the identity of the VM, so that two programs that capture a
+    new VM at once do not make two VMs of it.
+    """
+    if repository.shared is None:
+        return new_vm_id()
+    name = "" if wanted.instance_uuid is not None else wanted.name
+    identity = (wanted.vcenter or "", wanted.instance_uuid or "", name)
+    vm = vm_id_of(repository.settings.id, identity)
+    return new_vm_id() if vm in known else vm
 
 
 def _manifest(
@@ -267,7 +282,7 @@ def _manifest(
         and unproven < newest.get(vm.id, 0)
     )
     return Manifest(
-        point=new_point_id(),
+        point=repository.new_point_id(),
         vm=vm,
         # Above the orders of all VMs: the order also shows which VM last had a name.
         order=max([*newest.values(), *forgotten_orders], default=0)

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from cbtfs.core.ids import PointId
 from cbtfs.errors import PointNotFound
 from cbtfs.mount.open_counts import OpenCounts
-from cbtfs.store.points import PointFolder
+from cbtfs.store.points import Points
 
 
 class Leases:
@@ -18,7 +18,7 @@ class Leases:
     """
 
     def __init__(
-        self, folder: PointFolder, open_counts: OpenCounts, on_dropped: Callable[[PointId], None]
+        self, folder: Points, open_counts: OpenCounts, on_dropped: Callable[[PointId], None]
     ) -> None:
         """*on_dropped* is called for each point whose lease ends."""
         self._folder = folder

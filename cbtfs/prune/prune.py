@@ -10,16 +10,17 @@ packs without live objects are removed first, and a catch-up completes an interr
 import logging
 import resource
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from cbtfs.core.ids import DiskId, PackId, PointId
 from cbtfs.core.manifest import Manifest
 from cbtfs.errors import ChunkMissing, DataCorrupt, PointNotFound
 from cbtfs.liveness import Marker
+from cbtfs.prune.result import PruneResult, StartProgress, no_progress
 from cbtfs.prune.rewrite import Rewriter, least_bytes
 from cbtfs.prune.select import PackSelection, PackUse, PruneLimits, select
+from cbtfs.prune.shared import SharedPrune
 from cbtfs.prune.space import Space, take_step
 from cbtfs.prune.survey import Survey, survey_packs
 from cbtfs.prune.sweep import LARGE, SMALL, sweep
@@ -33,51 +34,6 @@ from cbtfs.store.repository import Repository
 from cbtfs.store.reserve import catalog_bytes, is_low
 
 log = logging.getLogger(__name__)
-
-StartProgress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
-"""Callback with the name and the total of a step; its context is the callback for progress."""
-
-
-def no_progress(step: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
-    """Report no progress."""
-    return nullcontext(lambda _: None)
-
-
-@dataclass(frozen=True, slots=True)
-class PruneResult:
-    """Result of a prune; of a dry run, the expected result."""
-
-    is_dry_run: bool
-    points: int
-    """Remaining points."""
-    leased: int
-    """Forgotten points with a lease or a pin; their objects stay, too."""
-    size_before: int
-    """Bytes in packs."""
-    freed_bytes: int
-    unused_bytes: int
-    """Unused bytes in packs that were not rewritten."""
-    rewritten_bytes: int
-    dead_objects: int
-    dead_bytes: int
-    shared_objects: int
-    """Objects of forgotten points that other points reference, too."""
-    shared_bytes: int
-    removed_packs: int
-    forgotten: int
-    """Number of removed manifests of forgotten points."""
-    damaged: tuple[str, ...] = ()
-    """Errors of packs that could not be read and stay unchanged."""
-    postponed_packs: int = 0
-    """Packs that were not rewritten because free space was low."""
-    postponed_bytes: int = 0
-    """Bytes that rewriting the postponed packs would free."""
-    needed_bytes: int = 0
-    """Free space that the next prune needs to continue; 0 if no pack was postponed."""
-    rekeyed_files: int = 0
-    """Files that were encrypted again under the newest key epoch."""
-    old_packs: int = 0
-    """Packs that are still encrypted under an older key epoch, after a prune that rekeys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,21 +54,26 @@ def prune(
     without: Collection[PointId] = (),
     start_progress: StartProgress = no_progress,
     pack_bytes: int = PACK_BYTES,
+    patience: float = 0.0,
 ) -> PruneResult:
     """Reclaim the space of objects that no point references.
 
-    A dry run treats the points in *without* as forgotten.
+    A dry run treats the points in *without* as forgotten. With shared writers, packs that other
+    runs may use are deleted by a later prune unless these runs end within *patience* seconds.
 
     Raises:
         DataCorrupt: an object that a point references is missing or corrupt; nothing was removed.
         ManifestsMissing: a manifest is missing, so that its point's objects are unknown.
     """
     refuse_missing(repository)
+    if repository.shared is not None:
+        shared = SharedPrune(repository, repository.shared, limits, start_progress, pack_bytes)
+        return shared.expected(without) if is_dry_run else shared.run(patience)
     if not is_dry_run:
         remove_leftovers(repository.path)
     _allow_many_files()
     pinned = pins_by_point(load_pins(repository.path))
-    with repository.points.claimed() as claimed:
+    with repository.point_files.claimed() as claimed:
         dead = claimed - pinned.keys()
         points = _load_points(repository, dead, without if is_dry_run else ())
         refuse_missing(repository)  # points/ may have lost files before it was listed.

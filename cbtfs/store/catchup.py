@@ -13,7 +13,7 @@ from cbtfs.core.blockmap import FANOUT, Shape
 from cbtfs.core.frame import Frame, Kind
 from cbtfs.core.ids import DIGEST_BYTES, NULL_DIGEST, Digest, ObjectId, PackId, PointId
 from cbtfs.core.manifest import Manifest, decode_manifest, encode_state
-from cbtfs.errors import ChunkMissing, DataCorrupt
+from cbtfs.errors import ChunkMissing, DataCorrupt, PointNotFound
 from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.records import (
     ORDER,
@@ -25,7 +25,7 @@ from cbtfs.store.catalog.records import (
 from cbtfs.store.catalog.update import NewObject, Update
 from cbtfs.store.catalog.view import View
 from cbtfs.store.packs import PackFolder
-from cbtfs.store.points import PointFolder
+from cbtfs.store.points import Points
 from cbtfs.store.quarantine import CorruptFrame, prefer_intact
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class PackedFrame(NamedTuple):
 def catch_up(
     catalog: Catalog,
     packs: PackFolder,
-    points: PointFolder,
+    points: Points,
     corrupt: Collection[CorruptFrame] = (),
 ) -> Findings:
     """Bring *catalog* in step with the folders. Only for the writer.
@@ -100,7 +100,7 @@ def catch_up(
             present == known.keys()
             and not view.may_be_completed
             and lacks_nothing(view, points)
-            and not _changed_states(points, view.points(), view.missing)
+            and not changed_states(points, view.points(), view.missing)
         )
         missing = view.missing
     if in_step:
@@ -112,7 +112,7 @@ def catch_up(
         unknown_packs = sorted(present - update.pack_numbers().keys())
         unknown = {pack: packs.frames(pack) for pack in unknown_packs}
         _settle_lost_packs(update, packs, unknown, present, findings)
-        _add_packs(update, packs, unknown, findings)
+        add_packs(update, packs, unknown, findings)
         if corrupt and unknown:
             numbers = update.pack_numbers()
             frames = ((numbers[p], p, f) for p, (added, _) in unknown.items() for f in added)
@@ -120,7 +120,7 @@ def catch_up(
         if update.is_incomplete or findings.nodes_left_out or findings.objects_dropped:
             _complete(update, packs, present, findings)
         settle_points(update, points, findings)
-        if findings.points_added and _lacks_maps(update):
+        if findings.points_added and lacks_maps(update):
             recover_objects(update, packs, present, corrupt, findings)
         if findings.packs_added or findings.points_added:
             doubt_later_points(update)
@@ -134,17 +134,19 @@ def catch_up(
     return findings
 
 
-def lacks_nothing(view: View, points: PointFolder) -> bool:
+def lacks_nothing(view: View, points: Points) -> bool:
     """Return whether the catalog knows every point and has recorded all missing points."""
-    present, known = points.ids(), set(view.point_ids())
+    known = set(view.point_ids())
+    points.trust(known, view.runs)
+    present = points.ids()
     gone = known - present
     if not present <= known or gone != view.missing:
         return False
     return not gone or not gone & points.forgotten_ids()
 
 
-def _changed_states(
-    points: PointFolder,
+def changed_states(
+    points: Points,
     records: Iterable[tuple[PointId, PointRecord]],
     missing: Collection[PointId],
 ) -> set[PointId]:
@@ -215,7 +217,7 @@ def _move(
         findings.objects_moved += 1
 
 
-def _add_packs(update: Update, packs: PackFolder, unknown: Unknown, findings: Findings) -> None:
+def add_packs(update: Update, packs: PackFolder, unknown: Unknown, findings: Findings) -> None:
     """Add the objects of unknown packs: chunks first, then nodes level by level."""
     numbers = update.pack_numbers()
     nodes: list[PackedFrame] = []
@@ -249,7 +251,7 @@ def _complete(update: Update, packs: PackFolder, present: set[PackId], findings:
     update.set_incomplete(findings.nodes_left_out > 0)
 
 
-def _lacks_maps(update: Update) -> bool:
+def lacks_maps(update: Update) -> bool:
     """Return whether the root of any disk is unknown: a known root has a known subtree."""
     for _, record in update.points():
         for disk in decode_manifest(record.manifest).disks:
@@ -340,14 +342,21 @@ def _resolve(update: Update, packs: PackFolder, node: PackedFrame) -> list[Objec
     return children
 
 
-def settle_points(update: Update, points: PointFolder, findings: Findings) -> None:
+def settle_points(
+    update: Update,
+    points: Points,
+    findings: Findings,
+    looked_at: Collection[PointId] | None = None,
+) -> None:
     """Apply unknown manifests, drop forgotten points, and record which points are missing.
 
-    The catalog keeps its copy of the manifest of a missing point: it may be the last one.
+    The catalog keeps its copy of the manifest of a missing point: it may be the last one. If other
+    programs write to the catalog, *looked_at* are the points that it knew before *points* were
+    listed: later ones are not missing.
     """
     present = points.ids()
     known = set(update.point_ids())
-    gone = known - present
+    gone = (known if looked_at is None else known.intersection(looked_at)) - present
     forgotten = gone & points.forgotten_ids() if gone else gone
     findings.missing = frozenset(gone - forgotten)
     for point in forgotten:
@@ -361,12 +370,16 @@ def settle_points(update: Update, points: PointFolder, findings: Findings) -> No
         except DataCorrupt as exc:
             findings.unreadable.append(str(exc))
             continue
+        except PointNotFound:
+            if looked_at is None:
+                raise
+            continue  # Another program has removed it since.
         _put(update, points, decode_manifest(data), data)
         findings.points_added += 1
     if findings.missing != update.missing:
         update.set_missing(findings.missing)
         findings.missing_changed = True
-    for point in _changed_states(points, [*update.points()], findings.missing):
+    for point in changed_states(points, [*update.points()], findings.missing):
         record = update.point(point)
         if record is not None and point not in present - known:
             _put(update, points, decode_manifest(record.manifest), record.manifest)
@@ -381,6 +394,6 @@ def doubt_later_points(update: Update) -> None:
             update.set_unproven(vm, newest[0])
 
 
-def _put(update: Update, points: PointFolder, manifest: Manifest, data: bytes) -> None:
+def _put(update: Update, points: Points, manifest: Manifest, data: bytes) -> None:
     state, stamp = points.load_state(manifest.point)
     update.put_point(manifest, PointRecord(data, encode_state(state), stamp))

@@ -13,14 +13,14 @@ from cbtfs.core.fields import id_of, text
 from cbtfs.core.ids import PackId, PointId
 from cbtfs.core.sealed import seal, unseal
 from cbtfs.errors import DataCorrupt, RepositoryNotFound, WrongDirectory
-from cbtfs.store.backend.layout import has_directory, open_directory, open_points
+from cbtfs.store.backend.layout import has_directory, open_directory
 from cbtfs.store.catalog import gate
 from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.records import CatalogDamaged
 from cbtfs.store.catalog.view import POINTS_SCHEMAS
 from cbtfs.store.folder import MARKER, MAX_MARKER_BYTES
 from cbtfs.store.packs import open_pack_folder
-from cbtfs.store.points import PointFolder
+from cbtfs.store.point_folder import open_point_folder
 from cbtfs.store.storing import storing
 
 FORMAT: Final = "cbtfs directory"
@@ -136,7 +136,7 @@ def _refuse_unless_known(path: Path, absent: list[Directory], *, is_suspect: boo
     known = None if is_suspect and _is_damaged(path) else load_known(path)
     if known is None:
         raise _wrong(first, f"it has no marker, and there is no catalog to compare with; {_OURS}")
-    with closing(PointFolder(open_points(path))) as folder:
+    with closing(open_point_folder(path)) as folder:
         present = folder.ids()
     with closing(open_pack_folder(path)) as pack_folder:
         packs = pack_folder.ids()
@@ -166,7 +166,7 @@ def load_known(path: Path) -> Known | None:
     except (RepositoryNotFound, CatalogDamaged):
         return None
     try:
-        with catalog.view() as view, closing(PointFolder(open_points(path))) as folder:
+        with catalog.view() as view, closing(open_point_folder(path)) as folder:
             points = frozenset(view.point_ids())
             forgotten = folder.forgotten_ids() & points
             packs = frozenset(view.pack_numbers())

@@ -27,7 +27,7 @@ class WriterLock:
 
     def __init__(self, path: Path, wait_seconds: float = 0.0) -> None:
         """Take the lock; RepositoryLocked, with the holder, if that takes over *wait_seconds*."""
-        self._fd = _open(path)
+        self._fd = open_lock(path)
         try:
             self._take(wait_seconds)
             text = os.pread(self._fd, _MAX_HOLDER_BYTES, 0)
@@ -74,7 +74,8 @@ class WriterLock:
             os.close(self._fd)
 
 
-def _open(path: Path) -> int:
+def open_lock(path: Path) -> int:
+    """Open the file of a lock; create it if it does not exist."""
     try:
         return open_regular(path, os.O_RDWR)
     except FileNotFoundError:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable
 from typing import Final
 
 from cbtfs.core.ids import PointId
-from cbtfs.core.manifest import decode_manifest
+from cbtfs.core.manifest import decode_manifest, decode_state
 from cbtfs.core.names import printable
 from cbtfs.errors import ManifestsMissing
 from cbtfs.store.catalog.view import View
@@ -74,7 +74,12 @@ def put_back(repository: Repository, points: Iterable[PointId]) -> None:
     for point in points:
         with repository.catalog.view() as view:
             record = view.point(point)
-        if record is not None:
-            with storing("the folder of points"):
-                repository.points.put_back(point, record.manifest, record.state)
+        if record is None:
+            continue
+        if repository.shared is not None:
+            state = decode_state(record.state, point)
+            repository.put_point(decode_manifest(record.manifest), record.manifest, state)
+            continue
+        with storing("the folder of points"):
+            repository.point_files.put_back(point, record.manifest, record.state)
     repository.catalog.update(lambda update: settle_points(update, repository.points, Findings()))

@@ -19,7 +19,7 @@ from cbtfs.core.settings import PINS, encode_settings
 from cbtfs.errors import CbtfsError, DataCorrupt, PointNotFound
 from cbtfs.store.backend.base import FileBackend
 from cbtfs.store.backend.layout import OVERLAYS, make_pins, open_pins, open_points, save_record
-from cbtfs.store.points import PointFolder
+from cbtfs.store.points import Points
 from cbtfs.store.settings import SETTINGS, load_settings
 from cbtfs.store.storing import storing
 
@@ -28,7 +28,7 @@ class PointPinned(CbtfsError):
     """Raised if a point is needed by an overlay."""
 
 
-def put_pin(path: Path, points: PointFolder, pin: Pin) -> None:
+def put_pin(path: Path, points: Points, pin: Pin) -> None:
     """Write *pin* to the repository at *path*: from here on its point stays. Takes no writer lock.
 
     The first pin adds the required feature, so that programs without pins refuse the repository.
@@ -36,6 +36,9 @@ def put_pin(path: Path, points: PointFolder, pin: Pin) -> None:
     Raises:
         PointNotFound: the point does not exist or was forgotten; there is no pin then.
     """
+    if load_settings(path).is_shared:
+        _put_shared(path, points, pin)
+        return
     with points.leased(pin.point):
         with storing("the directory of pins"):
             make_pins(path)
@@ -45,6 +48,18 @@ def put_pin(path: Path, points: PointFolder, pin: Pin) -> None:
             if pin.point not in points.ids():
                 _remove(pins, pin.id)
                 raise PointNotFound(f"point {pin.point} is gone")
+
+
+def _put_shared(path: Path, points: Points, pin: Pin) -> None:
+    """Write a pin, then verify that its point is listed (docs/decisions/0046).
+
+    A prune that does not see the pin has ended the log of the point before.
+    """
+    with points.leased(pin.point), closing(open_pins(path)) as pins, storing("a pin"):
+        pins.create(pin.id, encode_pin(pin))
+        if pin.point not in points.ids():
+            _remove(pins, pin.id)
+            raise PointNotFound(f"point {pin.point} is gone")
 
 
 def _require_feature(path: Path) -> None:
@@ -85,7 +100,8 @@ def load_pins(path: Path) -> list[Pin]:
 
 def _refuse_missing(path: Path, error: FileNotFoundError) -> None:
     """Raise DataCorrupt if the repository has pins, but no overlays/."""
-    if PINS in load_settings(path).required:
+    settings = load_settings(path)
+    if settings.is_shared or PINS in settings.required:
         raise DataCorrupt(
             f"{path / OVERLAYS} is missing, so the points that overlays need are unknown: restore "
             "it from a copy, or create an empty directory if there is no overlay any more"
@@ -127,6 +143,10 @@ def unpinned(path: Path, points: Collection[PointId]) -> Iterator[None]:
     Raises:
         PointPinned: a point is needed by an overlay, which the error names.
     """
+    if load_settings(path).is_shared:  # A prune keeps pinned points, also forgotten ones.
+        refuse_pinned(load_pins(path), points)
+        yield
+        return
     with _locked(path):
         refuse_pinned(load_pins(path), points)
         yield

@@ -1,12 +1,12 @@
 """The points of a repository: manifests, which are the commits, and state files."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
-from cbtfs.core.ids import PointId, is_id
+from cbtfs.core.ids import PackId, PointId, is_id
 from cbtfs.core.manifest import (
     Manifest,
     PointState,
@@ -17,6 +17,7 @@ from cbtfs.core.manifest import (
     unknown_state,
 )
 from cbtfs.core.sealed import MAX_BYTES
+from cbtfs.core.shared import RunId
 from cbtfs.errors import DataCorrupt, PointNotFound
 from cbtfs.shortage import refuse_shortage
 from cbtfs.store.backend.base import FileBackend
@@ -32,6 +33,98 @@ class Forgotten:
     manifests: tuple[Manifest, ...]
     is_complete: bool
     """False if a manifest cannot be read, so that its VM is unknown."""
+
+
+class Points(Protocol):
+    """The points of a repository."""
+
+    def close(self) -> None:
+        """Close the backends."""
+
+    def path(self, point: PointId) -> Path:
+        """Return the path of a manifest, for messages."""
+
+    def trust(self, points: Iterable[PointId], runs: Mapping[RunId, PointId]) -> None:
+        """Use what a catalog knows to list points faster."""
+
+    def other_runs(self) -> Mapping[RunId, PointId]:
+        """Return the known runs whose point has another id, for the catalog."""
+
+    def snapshot(self) -> AbstractContextManager[object]:
+        """Answer questions about ids from one listing, if that is possible."""
+
+    def ids(self) -> set[PointId]:
+        """Return the points that are committed and not forgotten."""
+
+    def forgotten_ids(self) -> set[PointId]:
+        """Return the points that are forgotten, maybe also removed ones."""
+
+    def removed_packs(self) -> Collection[PackId]:
+        """Return packs that do not count as present, even if they exist."""
+
+    def state_stamps(self) -> dict[PointId, bytes]:
+        """Return the stamp of each state, which changes with the state."""
+
+    def load_manifest(self, point: PointId) -> bytes:
+        """Return the bytes of a manifest.
+
+        Raises:
+            PointNotFound: the manifest does not exist.
+            DataCorrupt: it is damaged.
+        """
+
+    def read_manifest(self, point: PointId) -> Manifest:
+        """Return a decoded manifest; raises the errors of load_manifest()."""
+
+    def load_forgotten(self, point: PointId) -> bytes:
+        """Return the bytes of the manifest of a forgotten point."""
+
+    def read_forgotten(self, point: PointId) -> Manifest:
+        """Return the decoded manifest of a forgotten point."""
+
+    def forgotten(self) -> Forgotten:
+        """Return all forgotten points whose manifests exist."""
+
+    def load_state(self, point: PointId) -> tuple[PointState, bytes]:
+        """Return the state of a point and its stamp; unknown_state() if unreadable."""
+
+    def see_state(self, state: PointState) -> None:
+        """Take *state*, from the catalog, for the one that the caller changes."""
+
+    def put_state(self, state: PointState) -> None:
+        """Replace the state of a point; a crash leaves the old or the new one."""
+
+    def forget(self, points: Iterable[PointId]) -> None:
+        """Forget points; leases on them stay.
+
+        Raises:
+            PointNotFound: a point does not exist; the points before it are forgotten.
+        """
+
+    def unforget(self, points: Iterable[PointId]) -> None:
+        """Bring forgotten points back.
+
+        Raises:
+            PointNotFound: a forgotten manifest does not exist.
+        """
+
+    def put_forgotten(self, point: PointId, manifest: bytes) -> None:
+        """Write the manifest of a missing point as that of a forgotten one."""
+
+    def leased(self, point: PointId, *, is_open: bool = False) -> AbstractContextManager[None]:
+        """Hold a lease, so that no prune removes objects of the point, until the end of the block.
+
+        *is_open* admits a forgotten point, for a process of a group that already holds a lease.
+
+        Raises:
+            PointNotFound: the point does not exist or is forgotten.
+        """
+
+    def remove_leftovers(self) -> None:
+        """Remove temporary files of a stale writer, if there is only one writer."""
+
+    def count_aside(self) -> int:
+        """Return the number of temporary files, including those of an active writer."""
 
 
 class PointFolder:
@@ -52,6 +145,24 @@ class PointFolder:
     def ids(self) -> set[PointId]:
         """Return the points that are committed and not forgotten."""
         return {PointId(name) for name in self._backend.names() if is_id(name)}
+
+    def trust(self, points: Iterable[PointId], runs: Mapping[RunId, PointId]) -> None:
+        """Do nothing: names are points."""
+
+    def other_runs(self) -> Mapping[RunId, PointId]:
+        """Return nothing: names are points."""
+        return {}
+
+    def snapshot(self) -> AbstractContextManager[object]:
+        """Do nothing: there is one writer."""
+        return nullcontext()
+
+    def removed_packs(self) -> Collection[PackId]:
+        """Return nothing: packs are removed at once."""
+        return ()
+
+    def see_state(self, state: PointState) -> None:
+        """Do nothing: there is one writer."""
 
     def forgotten_ids(self) -> set[PointId]:
         names = (name for name in self._backend.names() if name.endswith(FORGOTTEN_SUFFIX))

@@ -25,7 +25,7 @@ from cbtfs.store.catchup import (
     still_left_out,
 )
 from cbtfs.store.packs import PackFolder
-from cbtfs.store.points import PointFolder
+from cbtfs.store.points import Points
 from cbtfs.store.quarantine import CorruptFrame, prefer_intact
 from cbtfs.store.salvage import Salvaged
 
@@ -40,7 +40,7 @@ class RebuildInput:
     """Everything from which a catalog is rebuilt."""
 
     packs: PackFolder
-    points: PointFolder
+    points: Points
     corrupt: Collection[CorruptFrame]
     """Quarantined frames, which are used only if there is no equal frame."""
     salvaged: Salvaged | None
@@ -57,11 +57,13 @@ def rebuild(catalog: Catalog, source: RebuildInput, progress: Progress) -> Findi
     packs, findings = source.packs, Findings()
     numbers: dict[PackId, int] = {}
     levels: defaultdict[int, list[PackId]] = defaultdict(list)
-    for pack in sorted(packs.ids()):
+    for pack in sorted(packs.ids() - {*source.points.removed_packs()}):
         try:
             size = packs.open(pack).size
             frames, problem = packs.frames(pack)
         except (DataCorrupt, ChunkMissing) as exc:
+            if pack in source.points.removed_packs():
+                continue  # A prune has removed it since.
             raise type(exc)(
                 f"{exc}; the catalog is unchanged: if this pack is lost, "
                 "move it out of packs/ and run repair again"
@@ -115,7 +117,7 @@ def _adding_nodes(
 
 def _finish(
     update: Update,
-    points: PointFolder,
+    points: Points,
     left_out: set[tuple[int, Digest]],
     salvaged: Salvaged | None,
     findings: Findings,

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from cbtfs.core.ids import Digest, PointId
 from cbtfs.core.keyslot import PreviousEpoch, Slot
-from cbtfs.core.manifest import Manifest, PointState, decode_manifest, encode_manifest, encode_state
+from cbtfs.core.manifest import (
+    Manifest,
+    PointState,
+    decode_manifest,
+    decode_state,
+    encode_manifest,
+    encode_state,
+)
 from cbtfs.core.settings import Settings, encode_settings
 from cbtfs.errors import (
     AccessDenied,
@@ -27,12 +34,19 @@ from cbtfs.store.backend.layout import (
     create_record,
     create_slots,
     has_record,
+    make_shared_places,
     open_points,
 )
 from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.records import CatalogDamaged, PointRecord
 from cbtfs.store.catalog.update import Update
-from cbtfs.store.catalog_opening import CATALOG, open_catalog, replace_catalog
+from cbtfs.store.catalog_opening import (
+    CATALOG,
+    TURNS,
+    open_catalog,
+    open_shared_catalog,
+    replace_catalog,
+)
 from cbtfs.store.catchup import Findings, lacks_nothing
 from cbtfs.store.directories import DIRECTORIES, require_directories, write_marker
 from cbtfs.store.distrust import DistrustFolder
@@ -40,11 +54,13 @@ from cbtfs.store.encryption.known import forget_path
 from cbtfs.store.encryption.ring import renew
 from cbtfs.store.files import finish_exchange, make_folder, sync_folder
 from cbtfs.store.folder import Folder
+from cbtfs.store.identity import new_point_id
 from cbtfs.store.lock import WriterLock
 from cbtfs.store.pack import PACK_BYTES
 from cbtfs.store.packs import digester_of, open_pack_folder
 from cbtfs.store.pins import unpinned
-from cbtfs.store.points import Forgotten, PointFolder
+from cbtfs.store.point_folder import open_point_folder
+from cbtfs.store.points import Forgotten, PointFolder, Points
 from cbtfs.store.quarantine import (
     CorruptFrame,
     load_quarantine,
@@ -54,9 +70,11 @@ from cbtfs.store.quarantine import (
 from cbtfs.store.rollback import forget_heads, refuse_older, remember_heads, save_known
 from cbtfs.store.settings import SETTINGS, load_settings
 from cbtfs.store.storing import storing
+from cbtfs.store.turns import Turns
 
 if TYPE_CHECKING:
     from cbtfs.store.rebuild import Progress
+    from cbtfs.store.shared.shared import Shared
     from cbtfs.store.writer import ObjectWriter
 
 log = logging.getLogger(__name__)
@@ -77,7 +95,18 @@ class Repository:
         self.catalog = catalog
         with ExitStack() as opened:
             self.packs = opened.enter_context(closing(open_pack_folder(path)))
-            self.points = opened.enter_context(closing(PointFolder(open_points(path))))
+            self.shared: Shared | None = None
+            """Actions on a repository with several writers; None if there is one writer."""
+            self.points: Points
+            self._files: PointFolder | None = None
+            if settings.is_shared:
+                from cbtfs.store.shared.shared import Shared
+
+                self.shared = opened.enter_context(closing(Shared(path, catalog, self.packs)))
+                self.points = self.shared.points
+            else:
+                self._files = opened.enter_context(closing(PointFolder(open_points(path))))
+                self.points = self._files
             self.distrust = opened.enter_context(closing(DistrustFolder(path)))
             self._folders = opened.pop_all()
         self.digester = self.packs.digester
@@ -95,20 +124,30 @@ class Repository:
     def forgotten(self) -> Forgotten:
         """Return the forgotten points that still have manifests. Only for the writer.
 
-        The folder may be large. It is listed once, because only the writer changes this list.
+        The folder may be large. It is listed once if only the writer changes this list.
         """
-        if self._forgotten is None:
+        if self._forgotten is None or self.shared is not None:
             self._forgotten = self.points.forgotten()
         return self._forgotten
 
+    @property
+    def point_files(self) -> PointFolder:
+        """The points of a repository with one writer."""
+        assert self._files is not None, "the repository has shared writers"
+        return self._files
+
     def remove_forgotten(self, points: Iterable[PointId]) -> None:
-        """Remove the files of forgotten points. Only for the writer."""
+        """Remove the files of forgotten points. Only for the one writer."""
         removed = list(points)
         with storing("the folder of points"):
             for point in removed:
-                self.points.remove_forgotten(point)
+                self.point_files.remove_forgotten(point)
+        self.forget_heads(removed)
+
+    def forget_heads(self, points: Collection[PointId]) -> None:
+        """Expect that *points*, which are being removed, may have been the newest of their VMs."""
         self._forgotten = None
-        forget_heads(self.settings, self.catalog, removed)
+        forget_heads(self.settings, self.catalog, points)
 
     def quarantined(self) -> dict[Digest, CorruptFrame]:
         """Return the quarantined frames that the catalog still refers to, by digest."""
@@ -130,15 +169,21 @@ class Repository:
         *,
         level: int | None = None,
         threads: int | None = None,
+        commits: int = 1,
     ) -> ObjectWriter:
         """Return a writer of new objects, in packs of about *pack_bytes*. Only for the writer.
 
         *level* replaces the repository's zstd level. *threads* defaults to one for each core.
+        *commits* is the expected number of points; with shared writers, each of them is announced.
         Nodes in quarantine whose children are known are rewritten first.
         """
         from cbtfs.store.node_repair import rewrite_corrupt_nodes
         from cbtfs.store.writer import ObjectWriter
 
+        avoided, tag = None, ""
+        if self.shared is not None:
+            avoided = self.shared.announce(commits, load_quarantine(self.path))
+            tag = self.shared.tag
         corrupt = self.quarantined()
         objects = ObjectWriter(
             self.catalog,
@@ -147,13 +192,41 @@ class Repository:
             pack_bytes=pack_bytes,
             corrupt=corrupt,
             threads=threads,
+            avoided=avoided,
+            tag=tag,
         )
         try:
             rewrite_corrupt_nodes(self.catalog, objects, corrupt.values())
+            if self.shared is not None:
+                self.shared.rescue_bases(objects)
         except BaseException:
             objects.close()
             raise
         return objects
+
+    def new_point_id(self) -> PointId:
+        """Return the id of a new point; with shared writers, that of an announced run."""
+        run = None if self.shared is None else self.shared.take_run()
+        return new_point_id() if run is None else PointId(run)
+
+    def follow(self) -> None:
+        """Learn what other writers have committed. Does nothing if there is one writer."""
+        if self.shared is not None:
+            self.shared.follow(load_quarantine(self.path))
+
+    def put_point(self, manifest: Manifest, data: bytes, state: PointState) -> None:
+        """Commit a point whose objects are flushed; *data* is its encoded manifest.
+
+        The caller enters it in the catalog.
+
+        Raises:
+            StoreFailed: the point is not committed, or the message says that this is unknown.
+        """
+        with storing("the restore point"):
+            if self.shared is not None:
+                self.shared.commit(manifest, data, state)
+            else:
+                self.point_files.put(manifest.point, data, state)
 
     def commit(self, objects: ObjectWriter, manifest: Manifest) -> None:
         """Commit *manifest* as a restore point.
@@ -167,8 +240,7 @@ class Repository:
         """
         objects.flush()
         state = PointState(manifest.point)
-        with storing("the restore point"):
-            self.points.commit(manifest, state)
+        self.put_point(manifest, encode_manifest(manifest), state)
         _, stamp = self.points.load_state(manifest.point)
         record = PointRecord(encode_manifest(manifest), encode_state(state), stamp)
         try:
@@ -205,9 +277,19 @@ class Repository:
         changed = []
         with storing("a state file"):
             for state in states:
+                self._see_state(state.point)
                 self.points.put_state(state)
                 changed.append(state.point)
         self.catalog.update(lambda update: _reload_states(update, self.points, changed))
+
+    def _see_state(self, point: PointId) -> None:
+        """Tell the points which state a change is relative to: that of the catalog."""
+        if self.shared is not None:
+            with self.catalog.view() as view:
+                record = view.point(point)
+            if record is not None:
+                with contextlib.suppress(ValueError):
+                    self.points.see_state(decode_state(record.state, point))
 
 
 def _drop_points(update: Update, points: Collection[PointId]) -> None:
@@ -220,7 +302,7 @@ def _drop_points(update: Update, points: Collection[PointId]) -> None:
         update.set_missing(update.missing - gone)
 
 
-def _reload_states(update: Update, points: PointFolder, changed: Iterable[PointId]) -> None:
+def _reload_states(update: Update, points: Points, changed: Iterable[PointId]) -> None:
     for point in changed:
         record = update.point(point)
         if record is not None:
@@ -255,6 +337,8 @@ def create_repository(path: Path, settings: Settings, keys: NewKeys | None = Non
         forget_path(path)
     with storing(f"the repository {path}"):
         create_places(path)
+        if settings.is_shared:
+            make_shared_places(path)
         make_folder(path / "locks")
         if keys is not None:
             create_slots(path, keys.epoch, keys.slots)
@@ -281,7 +365,7 @@ def take_lock(path: Path, wait_seconds: float) -> WriterLock:
 
 
 def _current_settings(path: Path) -> Settings:
-    """Return the settings under the lock: the writer before may have changed them, and the key."""
+    """Return the settings: the writer before may have changed them, and the key."""
     settings = load_settings(path)
     renew(path)
     return settings
@@ -299,11 +383,18 @@ def writing(
     Raises:
         RepositoryLocked: another writer holds the lock for longer than *lock_wait* seconds.
     """
-    load_settings(path)
+    if load_settings(path).is_shared:
+        with _sharing(path, is_suspect=is_suspect) as repository:
+            yield repository
+        return
     lock = take_lock(path, lock_wait)
     is_clean = False
     try:
         settings = _current_settings(path)
+        if settings.is_shared:
+            raise RepositoryLocked(
+                "the repository has shared writers since this command began: run it again"
+            )
         with storing("the repository"):
             is_unsure = is_suspect or lock.was_left_behind
             require_directories(path, settings.id, is_suspect=is_unsure)
@@ -327,6 +418,29 @@ def writing(
         lock.release(is_clean=is_clean)
 
 
+@contextmanager
+def _sharing(path: Path, *, is_suspect: bool) -> Iterator[Repository]:
+    """Open the repository at *path* as one of several writers, with the catalog caught up."""
+    from cbtfs.store.shared.upgrade import finish_upgrade
+
+    settings = _current_settings(path)
+    make_folder(path / "locks")
+    finish_upgrade(path)
+    with closing(Turns(path / TURNS)) as turns:
+        with storing("the repository"):
+            require_directories(path, settings.id, is_suspect=is_suspect)
+            catalog, findings = open_shared_catalog(path, turns, is_suspect=is_suspect)
+            repository = _opened(path, settings, catalog, findings)
+        try:
+            with repository.catalog.view() as view:
+                largest = view.largest_pack()
+            reserve.keep(path, largest)
+            yield repository
+            remember_heads(settings, repository.catalog)
+        finally:
+            repository.close()
+
+
 def rebuild_catalog(
     path: Path, *, lock_wait: float = 0.0, progress: Progress = lambda _: None
 ) -> Findings:
@@ -336,7 +450,13 @@ def rebuild_catalog(
     Nodes that only the old catalog still knows are written to new packs first. *progress* receives
     bytes of packs.
     """
-    load_settings(path)
+    settings = load_settings(path)
+    if settings.is_shared:
+        with closing(Turns(path / TURNS)) as turns, turns.held() as turn, storing("the catalog"):
+            require_directories(path, settings.id, is_suspect=True)
+            findings = replace_catalog(path, settings.level, progress, turns)
+            turn.is_unsure = False
+            return findings
     lock = take_lock(path, lock_wait)
     is_clean = False
     try:
@@ -390,6 +510,9 @@ def _opened(
         catalog.close()
         raise
     try:
+        if settings.is_shared:
+            with catalog.view() as view:
+                repository.points.trust(view.point_ids(), view.runs)
         refuse_older(path, settings, catalog, repository.points)
     except BaseException:
         repository.close()
@@ -404,7 +527,7 @@ def _look(path: Path) -> tuple[bool, bool]:
     except (RepositoryNotFound, CatalogDamaged):
         return False, False
     try:
-        with catalog.view() as view, closing(PointFolder(open_points(path))) as points:
+        with catalog.view() as view, closing(open_point_folder(path)) as points:
             return True, lacks_nothing(view, points)
     except CatalogDamaged:
         return True, True

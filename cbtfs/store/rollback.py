@@ -11,7 +11,7 @@ from cbtfs.core.settings import Settings
 from cbtfs.errors import DataCorrupt
 from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.encryption.known import known_of
-from cbtfs.store.points import PointFolder
+from cbtfs.store.points import Points
 
 
 def _heads(catalog: Catalog) -> dict[VmId, tuple[int, PointId]]:
@@ -25,7 +25,7 @@ def _heads(catalog: Catalog) -> dict[VmId, tuple[int, PointId]]:
     return heads
 
 
-def refuse_older(path: Path, settings: Settings, catalog: Catalog, points: PointFolder) -> None:
+def refuse_older(path: Path, settings: Settings, catalog: Catalog, points: Points) -> None:
     """Raise DataCorrupt if points are gone that this client has seen: an older state is back.
 
     Remembers the newest points.

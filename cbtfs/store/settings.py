@@ -7,6 +7,7 @@ from cbtfs.core.moment import format_moment
 from cbtfs.core.settings import (
     ENCRYPTION,
     KEYED_DIGESTS,
+    SHARED_WRITERS,
     Settings,
     UnknownFormat,
 )
@@ -19,10 +20,14 @@ from cbtfs.store.identity import new_id
 __all__ = ["SETTINGS", "load_settings", "new_settings"]
 
 
-def new_settings(block_size: int, level: int, *, is_encrypted: bool = False) -> Settings:
+def new_settings(
+    block_size: int, level: int, *, is_encrypted: bool = False, is_shared: bool = False
+) -> Settings:
     """Return settings of a new repository; ValueError if they are invalid."""
     created = format_moment(datetime.now(UTC).replace(microsecond=0))
     required = (ENCRYPTION, KEYED_DIGESTS) if is_encrypted else ()
+    if is_shared:
+        required = (*required, SHARED_WRITERS)
     return Settings(new_id(), created, block_size=block_size, level=level, required=required)
 
 

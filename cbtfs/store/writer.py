@@ -12,11 +12,14 @@ from cbtfs.errors import StoreFailed
 from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.records import Location
 from cbtfs.store.catalog.update import NewObject, Update
+from cbtfs.store.catalog.view import View
 from cbtfs.store.codec import Encoded, Encoder
 from cbtfs.store.digest import node_content
 from cbtfs.store.identity import new_pack_id
 from cbtfs.store.pack import PACK_BYTES, PackWriter
 from cbtfs.store.packs import PackFolder
+from cbtfs.store.shared.avoided import Avoided
+from cbtfs.store.shared.numbering import ClosedPack, Numbering
 from cbtfs.store.storing import storing
 
 _CLOSING_AT_ONCE: Final = 2
@@ -53,11 +56,14 @@ class ObjectWriter:
         pack_bytes: int = PACK_BYTES,
         corrupt: Iterable[Digest] = (),
         threads: int | None = None,
+        avoided: Avoided | None = None,
+        tag: str = "",
     ) -> None:
         """Create a writer with zstd *level*.
 
         *corrupt* are digests of objects in quarantine, which are rewritten under their ids.
-        *threads* is the number of threads that encode objects; None: one for each core.
+        *threads* is the number of threads that encode objects; None: one for each core. With shared
+        writers, *avoided* objects are stored again, and names of packs end with *tag*.
         """
         self.level = level
         self.digester = packs.digester
@@ -76,7 +82,13 @@ class ObjectWriter:
         self._closing: list[_ClosingPack] = []
         self._failure: BaseException | None = None
         self._closer = ThreadPoolExecutor(1, "pack closer")
-        self._next = catalog.update(lambda update: update.next_object())
+        self._avoided = None if avoided is None or avoided.is_empty else avoided
+        self._tag = tag
+        self._numbering = Numbering(self._avoided) if catalog.is_shared else None
+        self._since = 1
+        self._next = 0
+        if self._numbering is None:
+            self._next = catalog.update(lambda update: update.next_object())
 
     def find(self, kind: Kind, level: int, digest: Digest) -> ObjectId | None:
         """Return the object with this digest, complete with its subtree, or None."""
@@ -95,10 +107,18 @@ class ObjectWriter:
             for digest in digests:
                 number = known.get(digest)
                 if number is None:
-                    number = view.find(kind, level, digest)
+                    number = self._found(view, kind, level, digest)
                 if number is not None:
                     numbers[digest] = number
         return numbers
+
+    def _found(self, view: View, kind: Kind, level: int, digest: Digest) -> ObjectId | None:
+        if self._avoided is None:
+            return view.find(kind, level, digest)
+        for number in view.find_all(kind, level, digest):
+            if self._avoided.is_usable(view, number):
+                return number
+        return None
 
     def is_bad(self, digest: Digest) -> bool:
         """Return whether this object is in quarantine and must be put again."""
@@ -146,37 +166,57 @@ class ObjectWriter:
                 encoded = self._encoder.encode(Kind.NODE, level, digest, content)
                 return self._add(number, encoded, numbers)
 
+    def rewrite(self, number: ObjectId, encoded: Encoded) -> None:
+        """Store an object that the catalog knows once more, in a new pack."""
+        with self._lock:
+            self._refuse_if_broken()
+            with self._breaking(), storing("a pack"):
+                self._add(number, encoded, None)
+
     def _add(
         self, number: ObjectId | None, encoded: Encoded, children: Sequence[ObjectId] | None
     ) -> Put:
         """Store an object, or rewrite the one with *number*. Hold the lock and no transaction."""
         digest = encoded.digest
         if self._pack is None:
-            self._pack = self._packs.create(new_pack_id())
+            self._pack = self._packs.create(new_pack_id(self._tag))
+            if self._numbering is not None:
+                with self._catalog.view() as view:
+                    self._since = view.next_pack()
         frame = self._pack.append(encoded)
         if number is not None:
             self._moved.append((number, frame))
             self._corrupt.discard(digest)
         else:
-            number = ObjectId(self._next)
-            self._next += 1
+            number = self._new_number()
             self._objects.append(NewObject(number, frame, children))
         self._known[digest] = number
         if self._pack.size >= self._pack_bytes:
             self._close_pack()
         return Put(Ref(number, digest), frame.end - frame.offset)
 
+    def _new_number(self) -> ObjectId:
+        if self._numbering is not None:
+            return self._numbering.new()
+        number = ObjectId(self._next)
+        self._next += 1
+        return number
+
     def _close_pack(self) -> None:
         if self._pack is None:
             return
         pack, objects, moved = self._pack, self._objects, self._moved
         self._pack, self._objects, self._moved = None, [], []
-        done = self._closer.submit(self._close, pack, objects, moved)
+        done = self._closer.submit(self._close, pack, objects, moved, self._since)
         self._closing.append(_ClosingPack([frame.digest for frame in pack.frames], done))
         self._wait_closed(_CLOSING_AT_ONCE)
 
     def _close(
-        self, pack: PackWriter, objects: list[NewObject], moved: list[tuple[ObjectId, Frame]]
+        self,
+        pack: PackWriter,
+        objects: list[NewObject],
+        moved: list[tuple[ObjectId, Frame]],
+        since: int,
     ) -> None:
         if self._failure is not None:
             pack.abandon()
@@ -184,7 +224,13 @@ class ObjectWriter:
         with self._breaking():
             with storing("a pack"):
                 size = pack.close()
-            self._catalog.update(lambda update: _apply(update, pack, size, objects, moved))
+            numbering = self._numbering
+            if numbering is None:
+                self._catalog.update(lambda update: _apply(update, pack, size, objects, moved))
+                return
+            closed = ClosedPack(pack, size, objects, moved, since)
+            finals = self._catalog.update(lambda update: numbering.enter(update, closed))
+            numbering.settle(closed, finals)
 
     @contextmanager
     def _breaking(self) -> Iterator[None]:

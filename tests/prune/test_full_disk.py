@@ -280,7 +280,7 @@ def prune_where_space_is_low(history: History, trap: Trap | None = None) -> Chil
         if trap is not None:
             # Random ids would change which calls a run makes, and so which call the N-th one is.
             ids = (PackId(f"{number:032x}") for number in range(1000))
-            rewrite.new_pack_id = lambda: next(ids)  # type: ignore[attr-defined]
+            rewrite.new_pack_id = lambda tag="": next(ids)  # type: ignore[attr-defined]
             trap.install(send)
         with writing(history.path) as repository:
             outcome = prune(repository, EVERYTHING, pack_bytes=SMALL_PACK)

@@ -12,7 +12,8 @@ from cbtfs.core.blockmap import Shape
 from cbtfs.core.frame import Kind
 from cbtfs.core.ids import PointId
 from cbtfs.core.manifest import Manifest
-from cbtfs.prune.prune import PruneResult, prune
+from cbtfs.prune.prune import prune
+from cbtfs.prune.result import PruneResult
 from cbtfs.prune.select import PruneLimits
 from cbtfs.reader import Reader
 from cbtfs.store.repository import reading, writing

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cbtfs.prune.prune import PruneResult
+from cbtfs.prune.result import PruneResult
 from tests.make_points import BLOCK
 from tests.mount.mount_process import Server, serving, wait_until
 from tests.scenarios.repository_history import History, image

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cbtfs.core.ids import PointId
     from cbtfs.core.retention import Policy
     from cbtfs.forget import Changed, NamedPoint, PointDecision
-    from cbtfs.prune.prune import PruneResult
+    from cbtfs.prune.result import PruneResult
     from cbtfs.store.repository import Repository
 
 _RULES = "Rules"

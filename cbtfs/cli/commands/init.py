@@ -17,6 +17,7 @@ def add_to(app: typer.Typer) -> None:
         epilog=example(
             "cbtfs --repo /srv/backup init",
             "cbtfs --repo DIR init --block-size 32768",
+            "cbtfs --repo DIR init --shared-writers",
             "cbtfs --repo DIR init --encrypt --key-file /root/backup.key --recovery-sheet sheet",
         )
     )(init)
@@ -82,6 +83,14 @@ def init(
         int,
         typer.Option(metavar="MIB", help="Memory that the passphrase takes to try, 8 to 1024."),
     ] = 256,
+    shared_writers: Annotated[
+        bool,
+        typer.Option(
+            "--shared-writers",
+            help="Let several programs write at once; prune runs beside them. Versions of cbtfs "
+            "before this option refuse the repository.",
+        ),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Create a repository.
@@ -119,6 +128,7 @@ def init(
             DEFAULT_BLOCK_BYTES if block_size is None else block_size,
             DEFAULT_LEVEL if level is None else level,
             is_encrypted=encrypt,
+            is_shared=shared_writers,
         )
     except ValueError as exc:
         raise UsageError(str(exc)) from exc
@@ -134,8 +144,10 @@ def init(
                 "level": settings.level,
                 "related": None if related is None else str(related.absolute()),
                 "encrypted": encrypt,
+                "shared_writers": shared_writers,
                 "key_slots": [document_of(slot) for slot in keys.slots] if keys else [],
             }
         )
     else:
-        report([f"repository {settings.id} created at {path}{', encrypted' if encrypt else ''}"])
+        kind = f"{', encrypted' if encrypt else ''}{', shared writers' if shared_writers else ''}"
+        report([f"repository {settings.id} created at {path}{kind}"])

@@ -19,12 +19,13 @@ from cbtfs.errors import DataCorrupt, ExitCode, StoreFailed, UsageError
 
 if TYPE_CHECKING:
     from cbtfs.core.ids import PointId
-    from cbtfs.prune.prune import PruneResult
+    from cbtfs.prune.result import PruneResult
     from cbtfs.prune.select import PruneLimits
     from cbtfs.store.repository import Repository
 
 _UNITS: Final = {
     "marking": Unit.SHARE,  # sizes of disks, whose maps are walked
+    "verifying": Unit.SHARE,
     "dropping": Unit.OBJECTS,
     "rewriting": Unit.BYTES,
 }
@@ -70,6 +71,9 @@ def prune(
     work; objects that an open file needs are kept until it is closed. Nothing is removed if an
     object that a restore point needs cannot be found.
 
+    With shared writers, captures continue meanwhile. Packs that a running capture may use are
+    removed by a later prune, or by this one if the capture ends within --lock-wait.
+
     After 'cbtfs key rotate', --rekey encrypts the packs and files of the old key again, as far as
     --max-repack allows. Repeat it until no pack is left.
     """
@@ -81,7 +85,9 @@ def prune(
     limits = PruneLimits(_share(max_unused), repack, rekey)
     path = repository_path(context)
     with released(path), writing(path, lock_wait=lock_wait) as repository:
-        result = prune_now(repository, limits, is_dry_run=dry_run, is_quiet=json)
+        result = prune_now(
+            repository, limits, is_dry_run=dry_run, is_quiet=json, patience=lock_wait
+        )
     if json:
         emit(prune_document(result))
     else:
@@ -111,6 +117,7 @@ def prune_now(
     is_dry_run: bool,
     is_quiet: bool,
     without: Collection[PointId] = (),
+    patience: float = 0.0,
 ) -> PruneResult:
     """Prune, with progress bars on a terminal."""
     from cbtfs.prune.prune import prune as run
@@ -124,6 +131,7 @@ def prune_now(
         start_progress=lambda what, total: progress(
             what, total, is_wanted=not is_quiet, unit=_UNITS[what]
         ),
+        patience=patience,
     )
 
 
@@ -151,6 +159,13 @@ def print_result(result: PruneResult) -> None:
             [
                 f"{result.rekeyed_files} files encrypted again, {result.old_packs} packs of an old "
                 "key epoch left"
+            ]
+        )
+    if result.waiting_packs:
+        show(
+            [
+                f"{result.waiting_packs} packs wait for {result.waiting_writers} other writers: "
+                "a later prune removes them"
             ]
         )
     if result.leased:

@@ -53,7 +53,7 @@ def capture_all(
     A VM that fails does not stop the others. After *stop* is set, the captures in progress clean up
     and fail, and no other one begins.
     """
-    objects = repository.object_writer(level=setup.level, threads=setup.threads)
+    objects = repository.object_writer(level=setup.level, threads=setup.threads, commits=len(vms))
     try:
         transports = setup.transports(session)
         context = IngestContext(repository, objects, session, transports, setup.options, stop)

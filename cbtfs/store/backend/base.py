@@ -170,7 +170,7 @@ class Backend(Protocol):
         """Return the number of objects that are being written or that a crash left incomplete."""
 
     def discard_unfinished(self) -> int:
-        """Remove incomplete objects; return their number. Only while nobody writes."""
+        """Remove incomplete objects, except uploads of running programs; return their number."""
 
     def follow(self) -> bool:
         """Switch to other storage that has replaced this one at its address; False if none has."""

@@ -23,6 +23,15 @@ PACKS: Final = "packs"
 POINTS: Final = "points"
 OVERLAYS: Final = "overlays"
 INDEXES: Final = "indexes"
+STATES: Final = "states"
+LOGS: Final = "forgotten"
+INTENTS: Final = "intents"
+PRUNES: Final = "prunes"
+HOLDS: Final = "holds"
+BEATS: Final = "beats"
+DISTRUST: Final = "distrust"
+SHARED: Final = (POINTS, STATES, LOGS, INTENTS, PRUNES, OVERLAYS, HOLDS, BEATS, DISTRUST)
+"""Places of a repository with shared writers."""
 SETTINGS: Final = "repository.json"
 RECORDS: Final = ("quarantine", "verified")
 """Records beside the directories."""
@@ -67,6 +76,17 @@ def open_pins(repository: Path) -> FileBackend:
         DataCorrupt: it is a link.
     """
     return _sealing(repository, OVERLAYS, Directory(Folder(repository / OVERLAYS)))
+
+
+def open_place(repository: Path, name: str) -> FileBackend:
+    """Return one of the places of SHARED; DataCorrupt if its directory is missing or a link."""
+    return _sealing(repository, name, Directory(open_folder(repository / name)))
+
+
+def make_shared_places(repository: Path) -> None:
+    """Create the places of SHARED durably, unless they exist."""
+    for name in SHARED:
+        make_folder(repository / name)
 
 
 def open_indexes(repository: Path) -> FileBackend:

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from cbtfs.errors import CbtfsError
+from cbtfs.errors import CbtfsError, DataCorrupt
 from cbtfs.native import PackFile
 from cbtfs.store.backend.base import Buffers, Content, Head, Parts, sorted_after
 from cbtfs.store.files import (
@@ -75,15 +75,24 @@ class LocalObject:
 class LocalUpload:
     """A file with *suffix* until close() has flushed it.
 
-    It owns *folder*, and closes it after close() or abandon().
+    It owns *folder*, and closes it after close() or abandon(). The file is locked until then, so
+    discard_unfinished() knows that it is in use.
     """
 
     def __init__(self, name: str, folder: Folder, suffix: str) -> None:
         self._folder = folder
         self._path = folder.at / name
         self._aside = folder.at / (name + suffix)
-        self._fd = create(self._aside)
+        self._fd = self._create()
         self._written = self._started = 0
+
+    def _create(self) -> int:
+        while True:
+            fd = create(self._aside)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            if os.fstat(fd).st_nlink:
+                return fd
+            os.close(fd)  # It was taken for a leftover before it was locked.
 
     def write(self, parts: Parts) -> int:
         count = write_all(self._fd, parts)
@@ -96,9 +105,9 @@ class LocalUpload:
     def close(self) -> None:
         try:
             os.fsync(self._fd)
+            os.rename(self._aside, self._path)
         finally:
             self._close_file()
-        os.rename(self._aside, self._path)
         sync_folder(self._path.parent)
         self._folder.close()
 
@@ -295,14 +304,33 @@ class ShardedDirectory:
         return [(folder, name) for folder, name in self._files() if name.endswith(suffixes)]
 
     def discard_unfinished(self) -> int:
-        files = self._unfinished()
-        for folder, name in files:
+        count = 0
+        for folder, name in self._unfinished():
             with self._folder.inner(folder) as inner:
-                remove(inner.at / name)
-        return len(files)
+                count += _remove_unlocked(inner.at / name)
+        return count
 
     def follow(self) -> bool:
         return self._folder.reopen()
+
+
+def _remove_unlocked(path: Path) -> bool:
+    """Remove a temporary file unless a writer has it locked; return whether it was removed."""
+    try:
+        fd = open_regular(path)
+    except FileNotFoundError:
+        return False
+    except DataCorrupt:
+        remove(path)
+        return True
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink(missing_ok=True)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(fd)
+    return True
 
 
 def _load(path: Path, offset: int, length: int | None) -> Content:

@@ -6,10 +6,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from cbtfs.errors import RepositoryNotFound
+from cbtfs.errors import RepositoryNotFound, StoreFailed
 from cbtfs.store.catalog.environment import Environment
-from cbtfs.store.catalog.gate import DATA
+from cbtfs.store.catalog.gate import DATA, verify
 from cbtfs.store.catalog.records import CatalogDamaged
+from cbtfs.store.catalog.turn import TurnTaker
 from cbtfs.store.catalog.update import Update
 from cbtfs.store.catalog.view import SCHEMA_VERSION, View
 from cbtfs.store.digest import UNKEYED, Digester
@@ -37,10 +38,12 @@ class Catalog:
         map_bytes: int | None = None,
         schemas: Collection[int] = (SCHEMA_VERSION,),
         digester: Digester = UNKEYED,
+        turns: TurnTaker | None = None,
     ) -> None:
         """Open the catalog in *folder*; *digester* computes the digests of its repository.
 
-        A reader that uses only points and packs may pass POINTS_SCHEMAS.
+        A reader that uses only points and packs may pass POINTS_SCHEMAS. *turns* are those of the
+        processes that write to it, if there may be several.
 
         Raises:
             RepositoryNotFound: there is no catalog, and *is_writable* is false.
@@ -51,6 +54,7 @@ class Catalog:
         self._digester = digester
         self._is_writable = is_writable
         self._map_bytes = map_bytes
+        self._turns = turns
         self._environment = Environment(folder, is_writable=is_writable, map_bytes=map_bytes)
         self._inode = self._inode_at_path()
         self._folder_inode = os.stat(folder).st_ino
@@ -65,6 +69,11 @@ class Catalog:
             self._environment.close()
             raise
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether several processes may write to it."""
+        return self._turns is not None
+
     def close(self) -> None:
         self._environment.close()
 
@@ -75,7 +84,28 @@ class Catalog:
             yield View(transaction, databases, self._digester)
 
     def update(self, change: Callable[[Update], Result]) -> Result:
-        """Run *change* until it is durable, maybe more than once; return its result."""
+        """Run *change* until it is durable, maybe more than once; return its result.
+
+        Raises:
+            StoreFailed: the commit failed, or another process has replaced the catalog.
+        """
+        if self._turns is None:
+            return self._write(change)
+        with self._turns.held() as turn:
+            if turn.is_unsure:
+                self._verify()
+                turn.is_unsure = False
+            if self._inode_at_path() != self._inode:
+                raise StoreFailed("another process has rebuilt the catalog: run the command again")
+            return self._write(change)
+
+    def _verify(self) -> None:
+        """Raise CatalogDamaged if the process that died within a turn has damaged the catalog."""
+        problem = verify(self._folder)
+        if problem is not None:
+            raise CatalogDamaged(problem)
+
+    def _write(self, change: Callable[[Update], Result]) -> Result:
         return self._environment.write(
             lambda transaction, databases: change(Update(transaction, databases, self._digester))
         )

@@ -2,13 +2,14 @@
 
 import json
 import secrets
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import NamedTuple
 
 from cbtfs.core.frame import Frame
 from cbtfs.core.ids import ObjectId, PackId, PointId, VmId
 from cbtfs.core.manifest import Manifest, decode_manifest
+from cbtfs.core.shared import RunId
 from cbtfs.store.catalog.records import (
     DIGESTS,
     MAP,
@@ -41,6 +42,7 @@ from cbtfs.store.catalog.view import (
     NEXT_OBJECT,
     NEXT_PACK,
     POINTS_VERSION,
+    RUNS,
     SCHEMA,
     SCHEMA_VERSION,
     UNPROVEN,
@@ -87,7 +89,7 @@ class Update(View):
 
     def add_pack(self, pack: PackId, size: int, objects: int) -> int:
         """Add a closed pack; return its number."""
-        number = max(int.from_bytes(self.meta(NEXT_PACK), "big"), 1)
+        number = self.next_pack()
         self._put(PACKS, number_key(number), encode_pack(PackRecord(pack, size, objects)))
         self._put(META, NEXT_PACK, number_key(number + 1))
         return number
@@ -174,6 +176,13 @@ class Update(View):
         """Record the points that have neither a manifest nor a forgotten one."""
         self._put(META, MISSING, b"".join(map(bytes.fromhex, sorted(points))))
         self._points_changed()
+
+    def add_runs(self, runs: Mapping[RunId, PointId]) -> None:
+        """Record runs whose point has another id."""
+        known = self.runs
+        if not runs.items() <= known.items():
+            pairs = sorted({**known, **runs}.items())
+            self._put(META, RUNS, b"".join(bytes.fromhex(run + point) for run, point in pairs))
 
     def set_unproven(self, vm: VmId, order: int) -> None:
         """Record that points of *vm* after *order* may be lost without a trace."""

@@ -11,6 +11,7 @@ from cbtfs.core.blockmap import FANOUT
 from cbtfs.core.frame import Kind
 from cbtfs.core.ids import DIGEST_BYTES, Digest, ObjectId, PackId, PointId, Ref, VmId
 from cbtfs.core.manifest import Vm
+from cbtfs.core.shared import RunId
 from cbtfs.store.catalog.environment import Databases
 from cbtfs.store.catalog.records import (
     DIGESTS,
@@ -55,6 +56,8 @@ NEXT_OBJECT = b"next object"
 NEXT_PACK = b"next pack"
 LEFT_OUT = b"left out"
 MISSING = b"missing"
+RUNS = b"runs"
+"""Runs and points of copies in a repository with shared writers, 16 bytes each."""
 UNPROVEN = b"unproven "
 """Followed by the id of a VM."""
 _SLOTS: Final = range(FANOUT)
@@ -157,6 +160,11 @@ class View:
         for key, payload in self._items(OBJECTS):
             yield ObjectId(key_integer(key)), decode_location(payload)
 
+    def locations_from(self, number: int) -> Iterator[tuple[ObjectId, Location]]:
+        """Yield objects with ids from *number* on, ascending."""
+        for key, payload in self._items(OBJECTS, integer_key(number)):
+            yield ObjectId(key_integer(key)), decode_location(payload)
+
     def locations_below(self, number: int) -> Iterator[tuple[ObjectId, Location]]:
         """Yield objects with ids below *number*, descending: nodes before their children."""
         cursor = self._transaction.cursor(self._databases[OBJECTS])
@@ -179,6 +187,17 @@ class View:
         """Yield nodes in order of their ids: children before the nodes above them."""
         for key, payload in self._items(MAP):
             yield ObjectId(key_integer(key)), decode_children(payload)
+
+    def children_from(self, number: int) -> Iterator[tuple[ObjectId, tuple[ObjectId, ...]]]:
+        """Yield nodes with ids from *number* on, in order of their ids."""
+        for key, payload in self._items(MAP, integer_key(number)):
+            yield ObjectId(key_integer(key)), decode_children(payload)
+
+    def has_all(self, numbers: Collection[ObjectId]) -> bool:
+        """Return whether all objects with these ids are known."""
+        cursor = self._transaction.cursor(self._databases[OBJECTS])
+        keys = {integer_key(number) for number in numbers}
+        return len(cursor.getmulti(sorted(keys))) == len(keys)
 
     def node(self, number: ObjectId, level: int, digest: Digest, like: Node | None = None) -> Node:
         """Return node *number* after its *digest* was recomputed from those of its children.
@@ -215,6 +234,18 @@ class View:
                 return number
         return None
 
+    def find_all(self, kind: Kind, level: int, digest: Digest) -> list[ObjectId]:
+        """Return all objects with this digest whose entries are intact.
+
+        Writers that work at once may store an object twice.
+        """
+        try:
+            payload = self._get(DIGESTS, digest[:PREFIX_BYTES])
+        except CatalogDamaged:
+            return []
+        numbers = () if payload is None else decode_ids(payload)
+        return [number for number in numbers if self._is_intact(number, kind, level, digest)]
+
     def _is_intact(self, number: ObjectId, kind: Kind, level: int, digest: Digest) -> bool:
         try:
             location = self.location(number)
@@ -236,6 +267,17 @@ class View:
 
     def packs(self) -> dict[int, PackRecord]:
         return {int.from_bytes(key, "big"): decode_pack(value) for key, value in self._items(PACKS)}
+
+    def find_pack(self, pack: PackId, since: int) -> int | None:
+        """Return the number of a pack if it has one that is at least *since*."""
+        for key, value in self._items(PACKS, number_key(since)):
+            if decode_pack(value).id == pack:
+                return int.from_bytes(key, "big")
+        return None
+
+    def next_pack(self) -> int:
+        """Return the number of the next new pack."""
+        return max(int.from_bytes(self.meta(NEXT_PACK), "big"), 1)
 
     def largest_pack(self) -> int:
         """Return the largest size in bytes of the first few thousand packs; 0 without packs."""
@@ -273,6 +315,13 @@ class View:
     def missing(self) -> frozenset[PointId]:
         """Points with neither a manifest nor a forgotten one when the catalog was last updated."""
         return _decode_point_ids(self.meta(MISSING))
+
+    @property
+    def runs(self) -> dict[RunId, PointId]:
+        """The runs whose point has another id, in a repository with shared writers."""
+        data = self.meta(RUNS).hex()
+        pairs = (data[at : at + 64] for at in range(0, len(data), 64))
+        return {RunId(pair[:32]): PointId(pair[32:]) for pair in pairs}
 
     def unproven_order(self, vm: VmId) -> int:
         """Return the order number of *vm* after which points may be unknown; -1 without such a gap.

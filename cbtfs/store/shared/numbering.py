@@ -1,0 +1,110 @@
+"""Numbers of the objects of a writer in a catalog that other processes write to, too.
+
+A writer refers to a new object by a provisional number until the pack of the object is closed. The
+transaction that enters the pack gives final numbers, so ids ascend in the order of the catalog, and
+children precede parents. An object that another process has entered meanwhile keeps its number.
+"""
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from cbtfs.core.frame import Frame
+from cbtfs.core.ids import ObjectId
+from cbtfs.errors import StoreFailed
+from cbtfs.store.catalog.records import Location
+from cbtfs.store.catalog.update import NewObject, Update
+from cbtfs.store.pack import PackWriter
+from cbtfs.store.shared.avoided import Avoided
+
+FIRST: Final = 1 << 60
+"""The first provisional number, beyond all numbers of a catalog."""
+
+
+class ClosedPack(NamedTuple):
+    """A closed pack that is to be entered."""
+
+    writer: PackWriter
+    size: int
+    objects: Sequence[NewObject]
+    """New objects with provisional numbers, of themselves and of their children."""
+    moved: Sequence[tuple[ObjectId, Frame]]
+    since: int
+    """Number of a pack from which on the pack may have been entered by a catch-up."""
+
+
+class Numbering:
+    """Provisional numbers of one writer and their final ones: 8 bytes for each new object."""
+
+    def __init__(self, avoided: Avoided | None) -> None:
+        self._avoided = avoided
+        self._next = FIRST
+        self._starts: list[int] = []
+        self._finals: list[array[int]] = []
+
+    def new(self) -> ObjectId:
+        """Return the next provisional number."""
+        number = ObjectId(self._next)
+        self._next += 1
+        return number
+
+    def final(self, number: ObjectId) -> ObjectId:
+        """Return the number in the catalog of an object whose pack is entered."""
+        if number < FIRST:
+            return number
+        at = bisect_right(self._starts, number) - 1
+        return ObjectId(self._finals[at][number - self._starts[at]])
+
+    def enter(self, update: Update, pack: ClosedPack) -> "array[int]":
+        """Enter a pack; return the final numbers of its objects, for settle().
+
+        Raises:
+            StoreFailed: an object that these refer to is gone: a prune has fenced this run.
+        """
+        number = update.find_pack(pack.writer.id, pack.since)
+        if number is None:
+            number = update.add_pack(pack.writer.id, pack.size, len(pack.writer.frames))
+        first = update.next_object()
+        start = pack.objects[0].number if pack.objects else ObjectId(0)
+        finals = array("Q")
+        added: list[NewObject] = []
+        known: set[ObjectId] = set()
+        for new in pack.objects:
+            existing = self._existing(update, new.frame)
+            if existing is not None:
+                finals.append(existing)
+                continue
+            children = None
+            if new.children is not None:
+                children = [
+                    ObjectId(finals[child - start]) if child >= start > 0 else self.final(child)
+                    for child in new.children
+                ]
+                known.update(child for child in children if 0 < child < first)
+            final = ObjectId(first + len(added))
+            finals.append(final)
+            added.append(NewObject(final, new.frame, children))
+        if not update.has_all(known):
+            raise StoreFailed(
+                "an object that this run needs is gone, because a prune took the run for a stale "
+                "one; run the command again"
+            )
+        update.add_objects(number, added)
+        for moved, frame in pack.moved:
+            location = update.location(moved)
+            if location is not None and location.frame.digest == frame.digest:
+                update.move_object(moved, Location(number, frame))
+        return finals
+
+    def settle(self, pack: ClosedPack, finals: "array[int]") -> None:
+        """Remember the final numbers of a pack, once its transaction is durable."""
+        if pack.objects:
+            self._starts.append(pack.objects[0].number)
+            self._finals.append(finals)
+
+    def _existing(self, update: Update, frame: Frame) -> ObjectId | None:
+        for number in update.find_all(frame.kind, frame.level, frame.digest):
+            if self._avoided is None or self._avoided.is_usable(update, number):
+                return number
+        return None

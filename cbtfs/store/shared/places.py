@@ -1,0 +1,57 @@
+"""The places of a repository with shared writers."""
+
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cbtfs.store.backend import layout
+from cbtfs.store.backend.base import Backend, FileBackend
+from cbtfs.store.shared.looks import Looks
+from cbtfs.store.shared.presence import FilePresence, Presence
+
+LOOKS: Final = "locks/looks.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """The backends, one for each name space, and what shows that other processes live."""
+
+    points: Backend
+    states: Backend
+    logs: Backend
+    intents: Backend
+    prunes: Backend
+    pins: Backend
+    distrust: Backend
+    presence: Presence
+    looks: Callable[[], Looks]
+    """Open the memory of prunes on this host."""
+    close: Callable[[], None]
+
+
+def open_places(repository: Path) -> Places:
+    """Open the places of a repository in a local directory.
+
+    Raises:
+        DataCorrupt: a directory is missing.
+    """
+    with ExitStack() as stack:
+
+        def opened(name: str) -> FileBackend:
+            return stack.enter_context(closing(layout.open_place(repository, name)))
+
+        points, intents = opened(layout.POINTS), opened(layout.INTENTS)
+        return Places(
+            points,
+            opened(layout.STATES),
+            opened(layout.LOGS),
+            intents,
+            opened(layout.PRUNES),
+            opened(layout.OVERLAYS),
+            opened(layout.DISTRUST),
+            FilePresence(points, intents),
+            lambda: Looks(repository / LOOKS),
+            stack.pop_all().close,
+        )
