@@ -98,7 +98,10 @@ class Records(Protocol):
         """Return the bytes of a record; FileNotFoundError if there is none."""
 
     def change(self, disk: DiskId, change: Callable[[bytes | None], bytes | None]) -> None:
-        """Change a record durably. *change* gets the present bytes, maybe more than once."""
+        """Change a record durably. *change* gets the present bytes, maybe more than once.
+
+        It gets no bytes if there is a record that cannot be read, and None if there is none.
+        """
 
     def arm(self, disk: DiskId, data: bytes) -> None:
         """Write a record durably that put_armed() puts into effect."""
@@ -132,9 +135,13 @@ class FileRecords:
         return self._backend.get(disk + DISTRUST_SUFFIX, 0, MAX_BYTES + 1).data
 
     def change(self, disk: DiskId, change: Callable[[bytes | None], bytes | None]) -> None:
-        known = None
-        with contextlib.suppress(OSError, ValueError, DataCorrupt):
+        known: bytes | None = None
+        try:
             known = self.load(disk)
+        except FileNotFoundError:
+            """There is no record."""
+        except (OSError, ValueError, DataCorrupt):
+            known = b""
         data = change(known)
         if data is not None:
             self._backend.replace(disk + DISTRUST_SUFFIX, data)

@@ -240,7 +240,11 @@ class Repository:
         """
         objects.flush()
         state = PointState(manifest.point)
-        self.put_point(manifest, encode_manifest(manifest), state)
+        if self.shared is None:
+            with storing("the restore point"):
+                self.point_files.commit(manifest, state)
+        else:
+            self.put_point(manifest, encode_manifest(manifest), state)
         _, stamp = self.points.load_state(manifest.point)
         record = PointRecord(encode_manifest(manifest), encode_state(state), stamp)
         try:

@@ -25,6 +25,7 @@ def test_init_makes_a_repository_with_defaults(
         "level": 1,
         "related": None,
         "encrypted": False,
+        "shared_writers": False,
         "key_slots": [],
     }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cbtfs.store.backend.base import Backend, FileBackend
-from cbtfs.store.backend.local import Directory, ShardedDirectory
+from cbtfs.store.backend.local import Directory, LocalUpload, ShardedDirectory
 from cbtfs.store.backend.tier import Tier
 from cbtfs.store.backend.tiered import Tiered
 from cbtfs.store.encryption.files import SealedBackend
@@ -143,6 +143,9 @@ def test_an_abandoned_upload_leaves_nothing(backend: Backend) -> None:
 def test_unfinished_objects_are_discarded(backend: Backend) -> None:
     backend.create(A, b"kept")
     uploads = [backend.upload(name) for name in (B, C)]
+    for upload in uploads:
+        if isinstance(upload, LocalUpload):
+            upload._close_file()  # The kernel does this if the program dies.
 
     assert backend.discard_unfinished() == 2
 
@@ -150,6 +153,18 @@ def test_unfinished_objects_are_discarded(backend: Backend) -> None:
     assert backend.unfinished() == 0
     for upload in uploads:
         upload.abandon()
+
+
+def test_an_upload_of_a_running_program_is_not_discarded(tmp_path: Path) -> None:
+    backend = ShardedDirectory(Folder(tmp_path))
+    upload = backend.upload(B)
+    upload.write([b"content"])
+
+    assert backend.discard_unfinished() == 0
+
+    upload.close()
+    assert backend.get(B).data == b"content"
+    backend.close()
 
 
 def test_an_open_object_is_read_at_any_offset(backend: Backend) -> None:
