@@ -121,7 +121,10 @@ def test_a_final_entry_wins_in_any_order(listed: list[tuple[int, Entry | None]])
     assert log == Log(4, Entry.FINAL)
 
 
-@given(st.lists(candidates, max_size=4), st.lists(verdicts, max_size=4))
+@given(
+    st.lists(candidates, max_size=4, unique_by=lambda known: known.prune),
+    st.lists(verdicts, max_size=4),
+)
 def test_a_verdict_ends_the_condemnation_by_its_prune(
     begun: list[Candidates], done: list[Verdict]
 ) -> None:
