@@ -13,6 +13,7 @@ from cbtfs.errors import DataCorrupt, StoreFailed
 from cbtfs.store import files, reserve
 from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.distrust import DistrustFolder
+from tests.make_points import new_repository
 from tests.store.folders import points_at
 
 DISK = DiskId("d1" * 16)
@@ -63,8 +64,7 @@ def test_the_smallest_reserve_is_64_kib(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_find_that_the_source_confirmed_is_recorded_as_such(tmp_path: Path) -> None:
-    (tmp_path / "points").mkdir()
-    folder = DistrustFolder(tmp_path)
+    folder = DistrustFolder(new_repository(tmp_path / "repository"))
     armed = folder.arm(RECORD)
     armed.fire()
     armed.count(3)

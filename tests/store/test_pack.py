@@ -88,10 +88,18 @@ def test_an_open_pack_is_not_listed(folder: PackFolder) -> None:
 
 def test_an_open_pack_of_a_stale_writer_is_removed(folder: PackFolder) -> None:
     kept, _ = write_pack(folder, CONTENTS)
-    writer = folder.create(PackId(kept[:2] + "0" * 30))
+    stale = folder.path(kept).with_name(kept[:2] + "0" * 30 + ".open")
+    stale.write_bytes(b"header")
 
     assert folder.remove_leftovers() == 1
     assert [path.name for path in folder.path(kept).parent.iterdir()] == [kept]
+
+
+def test_an_open_pack_of_a_running_writer_stays(folder: PackFolder) -> None:
+    writer = folder.create(new_pack_id())
+
+    assert folder.remove_leftovers() == 0
+    assert folder.count_leftovers() == 1
     writer.abandon()
 
 

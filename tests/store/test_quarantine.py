@@ -135,7 +135,7 @@ def ordered(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """Give packs ascending or descending ids: a catalog reads packs in order of their ids."""
     numbers = range(1, 9) if request.param == "bad first" else range(9, 0, -1)
     ids = iter(f"{number:032x}" for number in numbers)
-    monkeypatch.setattr("cbtfs.store.writer.new_pack_id", lambda: PackId(next(ids)))
+    monkeypatch.setattr("cbtfs.store.writer.new_pack_id", lambda _: PackId(next(ids)))
 
 
 @pytest.mark.usefixtures("ordered")
