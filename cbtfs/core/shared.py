@@ -32,7 +32,7 @@ _VERDICT: Final = "cbtfs verdict"
 _HOLD: Final = "cbtfs hold"
 _BEAT: Final = "cbtfs beat"
 TAG_DIGITS: Final = 16
-"""Digits at the end of the name of a pack that tell its writer."""
+"""Digits at the end of the name of a pack that name its writer."""
 
 
 def numbered(name: str, number: int) -> str:
@@ -77,7 +77,7 @@ class Origin:
     host: str
     pid: int
     time: str
-    """RFC 3339; no rule depends on it."""
+    """RFC 3339; only for messages."""
     program: str
 
 

@@ -249,7 +249,7 @@ def _new_vm(repository: Repository, wanted: VmInput, known: Mapping[VmId, Vm]) -
     """Return the id of a VM without points.
 
     With shared writers it follows from the identity of the VM, so that two programs that capture a
-    new VM at once do not make two VMs of it.
+    new VM at once make one VM.
     """
     if repository.shared is None:
         return new_vm_id()

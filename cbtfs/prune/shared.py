@@ -78,7 +78,7 @@ class _Roots:
 
 @dataclass(slots=True)
 class _Counts:
-    """What this prune has done."""
+    """Changes that this prune has made."""
 
     removed_packs: int = 0
     removed_bytes: int = 0

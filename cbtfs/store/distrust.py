@@ -79,7 +79,7 @@ class Armed:
 
 
 Change = Callable[[Distrust | None], Distrust | None]
-"""Return the record that follows a known one, which is None if there is none; None: no change."""
+"""Return the record that follows a known one, which is None if absent; None: no change."""
 
 
 class Records(Protocol):
@@ -95,12 +95,12 @@ class Records(Protocol):
         """Return the disks that have a record."""
 
     def load(self, disk: DiskId) -> bytes:
-        """Return the bytes of a record; FileNotFoundError if there is none."""
+        """Return the bytes of a record; FileNotFoundError if it is absent."""
 
     def change(self, disk: DiskId, change: Callable[[bytes | None], bytes | None]) -> None:
         """Change a record durably. *change* gets the present bytes, maybe more than once.
 
-        It gets no bytes if there is a record that cannot be read, and None if there is none.
+        It gets no bytes if there is a record that cannot be read, and None if the disk has no record.
         """
 
     def arm(self, disk: DiskId, data: bytes) -> None:

@@ -43,7 +43,7 @@ class Catalog:
         """Open the catalog in *folder*; *digester* computes the digests of its repository.
 
         A reader that uses only points and packs may pass POINTS_SCHEMAS. *turns* are those of the
-        processes that write to it, if there may be several.
+        processes that change the catalog, if there may be several.
 
         Raises:
             RepositoryNotFound: there is no catalog, and *is_writable* is false.
@@ -71,7 +71,7 @@ class Catalog:
 
     @property
     def is_shared(self) -> bool:
-        """Whether several processes may write to it."""
+        """Whether several processes may change the catalog."""
         return self._turns is not None
 
     def close(self) -> None:

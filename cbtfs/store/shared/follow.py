@@ -38,7 +38,7 @@ Unknown = Mapping[PackId, tuple[list[Frame], str | None]]
 
 @dataclass(slots=True)
 class _Known:
-    """What the catalog knew before points and packs were listed."""
+    """Knowledge of the catalog before points and packs were listed."""
 
     packs: Mapping[PackId, int]
     points: Collection[PointId]

@@ -1,7 +1,7 @@
-"""What prunes of this host have seen: beats, and the intents that each prune waits for.
+"""Memory of the prunes of this host: beats, and the intents that each prune waits for.
 
 No clock is compared with another one. Times are those of CLOCK_BOOTTIME, which continues while the
-host sleeps, and begin anew with each boot.
+host sleeps, and start at zero with each boot.
 """
 
 import json

@@ -27,7 +27,7 @@ def numbers_of(backend: Backend, name: str) -> list[int]:
 
 
 def newest_of(backend: Backend, name: str) -> tuple[int, bytes] | None:
-    """Return the highest number of a name and its content; None if there is none."""
+    """Return the highest number of a name and its content; None without any number."""
     while numbers := numbers_of(backend, name):
         data = content_of(backend, numbered(name, numbers[-1]))
         if data is not None:

@@ -16,7 +16,7 @@ LOOKS: Final = "locks/looks.json"
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """The backends, one for each name space, and what shows that other processes live."""
+    """The backends, one for each name space, and the presence of other processes."""
 
     points: Backend
     states: Backend

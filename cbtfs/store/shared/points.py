@@ -1,6 +1,6 @@
 """The points of a repository with shared writers: manifests, logs and states, each created once.
 
-`points/<run>` is a manifest, which is the commit, or a tombstone. The log of a run tells whether
+`points/<run>` is a manifest, which is the commit, or a tombstone. The log of a run says whether
 its point is forgotten; verdicts name runs that are gone. A program lists points, then logs, then
 verdicts. The run of a capture is the id of its point; that of a copy is another id.
 """

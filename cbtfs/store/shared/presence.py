@@ -1,6 +1,6 @@
 """Presence: which runs may still commit, and which points have readers.
 
-In a local directory, a lock of the kernel on an intent or a manifest tells that its process lives.
+In a local directory, a lock of the kernel on an intent or a manifest shows that its process lives.
 Objects have no locks: a process renews the beats of its intents and holds every hour, and a prune
 ignores them after a day without a new beat, by its own clock (docs/decisions/0046).
 """

@@ -59,7 +59,7 @@ class Session:
         return encode_intent(Intent(run, session or self.id, this_process()))
 
     def take(self) -> RunId | None:
-        """Return a run that has not begun to commit; None if there is none left."""
+        """Return a run that has not begun to commit; None after the last one."""
         return self._free.pop(0) if self._free else None
 
     def claim(self, run: RunId) -> bool:

@@ -1,4 +1,4 @@
-"""What a program does in a repository with shared writers that one writer need not do."""
+"""Actions in a repository with shared writers that one writer does not need."""
 
 import threading
 from collections.abc import Collection
@@ -66,7 +66,7 @@ class Shared:
         return Avoided(self._catalog, self._packs, look.prunes.condemned)
 
     def take_run(self) -> RunId | None:
-        """Return a run that was announced before the last look; None if there is none left."""
+        """Return a run that was announced before the last look; None after the last one."""
         with self._lock:
             return self._session.take()
 
@@ -128,7 +128,7 @@ class Shared:
                     self._session.finish(run)
 
     def _run_for(self, manifest: Manifest) -> tuple[RunId, Avoided]:
-        """Return an announced run, and what was to be avoided at the look that followed it.
+        """Return an announced run, and the objects to avoid after the look that followed.
 
         A copy has a run of its own, because another program may copy the same point.
         """
