@@ -92,7 +92,7 @@ def random_reads(
             f"--iodepth={shape.queue}",
             "--time_based",
             f"--runtime={int(bench.sizes.fio_seconds * 1000)}ms",
-            f"--randseed={seed}",
+            *("--randrepeat=0", f"--randseed={seed}"),  # With randrepeat fio ignores the seed.
             *within,
             *bench.sizes.fio_options,
             "--output-format=json",
