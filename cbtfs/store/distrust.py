@@ -100,7 +100,7 @@ class Records(Protocol):
     def change(self, disk: DiskId, change: Callable[[bytes | None], bytes | None]) -> None:
         """Change a record durably. *change* gets the present bytes, maybe more than once.
 
-        It gets no bytes if there is a record that cannot be read, and None if the disk has no record.
+        It gets no bytes for a record that cannot be read, and None if the disk has no record.
         """
 
     def arm(self, disk: DiskId, data: bytes) -> None:
