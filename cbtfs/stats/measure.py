@@ -65,6 +65,12 @@ class Stats:
     """Size of all packs of the repository."""
     unused_bytes: int
     """Bytes in packs that no point needs."""
+    key_epoch: int | None = None
+    """Key epoch of new packs; None if the repository is not encrypted."""
+    old_packs: int = 0
+    """Packs that are encrypted under an older key epoch."""
+    old_pack_bytes: int = 0
+    """Size of these packs."""
 
     @property
     def deduplication(self) -> float:
@@ -114,6 +120,7 @@ def stats(
     freed = {manifest.point: owned[n] for n, manifest in enumerate(every, 1)}
     size = sum(record.size for record in packs.values())
     rows = _rows(inside, freed)
+    old = repository.packs.of_older_epochs(record.id for record in packs.values())
     return Stats(
         tuple(rows),
         sum(row.logical_bytes for row in rows),
@@ -124,6 +131,9 @@ def stats(
         stored - unique,
         size,
         max(size - used, 0),
+        repository.packs.epoch,
+        len(old),
+        sum(record.size for record in packs.values() if record.id in old),
     )
 
 

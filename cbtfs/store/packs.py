@@ -64,12 +64,17 @@ class PackFolder:
         """Return the number of open packs, including those of an active writer."""
         return self._backend.unfinished()
 
+    @property
+    def epoch(self) -> int | None:
+        """Key epoch of new packs; None if the repository is not encrypted."""
+        return None if self._keys is None else self._keys.epoch
+
     def of_older_epochs(self, packs: Iterable[PackId]) -> set[PackId]:
         """Return those of *packs* that are encrypted under an older key epoch than the newest."""
-        keys = self._keys
-        if keys is None:
+        newest = self.epoch
+        if newest is None or newest == 1:  # No epoch is older.
             return set()
-        return {pack for pack in packs if 0 < self.open(pack).epoch < keys.epoch}
+        return {pack for pack in packs if 0 < self.open(pack).epoch < newest}
 
     def create(self, pack: PackId) -> PackWriter:
         """Create a pack; DataCorrupt if its directory is a link."""

@@ -24,6 +24,7 @@ from cbtfs.prune.prune import prune
 from cbtfs.prune.select import PruneLimits
 from cbtfs.reader import Reader
 from cbtfs.repair import repair
+from cbtfs.stats.measure import stats
 from cbtfs.store.backend.layout import open_points
 from cbtfs.store.encryption import ring
 from cbtfs.store.encryption.administer import add_slot
@@ -343,6 +344,8 @@ def test_a_rotation_and_a_prune_leave_nothing_of_the_old_key(
             rotation = rotate(path, settings.id, drops_others=False)
         third = add_point(path, {"disk": noise(3, 90)})
         assert read_point(path, first)["disk"] == noise(1, 90)
+        with reading(path) as repository:
+            before = stats(repository)
         with writing(path) as repository:
             limited = prune(repository, PruneLimits(repack_bytes=0, rekeys=True))
         with writing(path) as repository:
@@ -352,7 +355,12 @@ def test_a_rotation_and_a_prune_leave_nothing_of_the_old_key(
     finally:
         use(Credentials())
 
+    with reading(path) as repository:
+        after = stats(repository)
     assert (rotation.epoch, len(rotation.slots), rotation.removed) == (2, 1, ())
+    assert (before.key_epoch, before.old_packs) == (2, 2)
+    assert 0 < before.old_pack_bytes < before.pack_bytes
+    assert (after.key_epoch, after.old_packs, after.old_pack_bytes) == (2, 0, 0)
     assert (limited.old_packs, result.old_packs) == (2, 0)
     assert limited.rekeyed_files >= 4
     for number, point in enumerate((first, second, third)):

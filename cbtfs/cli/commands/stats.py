@@ -108,6 +108,9 @@ def _document(measured: Stats) -> dict[str, Any]:
         "unused_bytes": measured.unused_bytes,
         "deduplication": round(measured.deduplication, 3),
         "compression": round(measured.compression, 3),
+        "key_epoch": measured.key_epoch,
+        "old_packs": measured.old_packs,
+        "old_pack_bytes": measured.old_pack_bytes,
         "points": [_of_row(row) for row in measured.rows],
     }
 
@@ -154,3 +157,9 @@ def _totals(measured: Stats) -> Iterator[str]:
         f"packs       {format_size(measured.pack_bytes)}, "
         f"{format_size(measured.unused_bytes)} unreferenced"
     )
+    if measured.old_packs:
+        size, epoch = format_size(measured.old_pack_bytes), measured.key_epoch
+        yield (
+            f"old keys    {size} in {measured.old_packs} packs of key epochs before {epoch}: "
+            "run 'cbtfs prune --rekey'"
+        )
