@@ -153,7 +153,7 @@ def ls(
     location: Location,
     volume: VolumeName = None,
     engine: EngineName = AUTO,
-    key_file: KeyFiles = None,
+    luks_key_file: KeyFiles = None,
     time_zone: TimeZone = LOCAL,
     json: Json = False,
 ) -> None:
@@ -164,7 +164,7 @@ def ls(
     """
     from cbtfs.cli.report.guest_files import of_file, row
 
-    chosen = engines(context, engine, key_file)
+    chosen = engines(context, engine, luks_key_file)
     with _open(context, location, volume, time_zone, chosen) as opened:
         file = opened.tree.find(opened.path, follows=opened.path.endswith("/"))
         files = list(opened.tree.entries(file)) if file.is_directory else [file]
@@ -180,7 +180,7 @@ def stat(
     location: Location,
     volume: VolumeName = None,
     engine: EngineName = AUTO,
-    key_file: KeyFiles = None,
+    luks_key_file: KeyFiles = None,
     time_zone: TimeZone = LOCAL,
     json: Json = False,
 ) -> None:
@@ -191,7 +191,7 @@ def stat(
     """
     from cbtfs.cli.report.guest_files import of_file
 
-    chosen = engines(context, engine, key_file)
+    chosen = engines(context, engine, luks_key_file)
     with _open(context, location, volume, time_zone, chosen) as opened:
         file = opened.tree.find(opened.path)
         is_link = file.entry.kind.value == "link"
@@ -213,7 +213,7 @@ def cat(
     location: Location,
     volume: VolumeName = None,
     engine: EngineName = AUTO,
-    key_file: KeyFiles = None,
+    luks_key_file: KeyFiles = None,
     time_zone: TimeZone = LOCAL,
     json: Json = False,
 ) -> None:
@@ -224,7 +224,7 @@ def cat(
     """
     from cbtfs.files.content import write_content
 
-    chosen = engines(context, engine, key_file)
+    chosen = engines(context, engine, luks_key_file)
     with _open(context, location, volume, time_zone, chosen) as opened:
         file = opened.tree.find(opened.path, follows=True)
         if file.entry.kind.value != "file":
@@ -280,7 +280,7 @@ def find(
     ] = False,
     volume: VolumeName = None,
     engine: EngineName = AUTO,
-    key_file: KeyFiles = None,
+    luks_key_file: KeyFiles = None,
     time_zone: TimeZone = LOCAL,
     json: Json = False,
 ) -> None:
@@ -307,7 +307,7 @@ def find(
         raise UsageError("--json and --print0 are mutually exclusive: give one")
     words = arguments or []
     if vms:
-        if len(words) > 1 or print0 or volume is not None or key_file:
+        if len(words) > 1 or print0 or volume is not None or luks_key_file:
             raise UsageError(
                 "--in takes one PATTERN, and neither --print0 nor --volume nor --luks-key-file"
             )
@@ -320,7 +320,7 @@ def find(
         raise UsageError("find takes POINT:/PATH and at most one PATTERN, or --in VM and PATTERN")
     location, pattern = words[0], next(iter(words[1:]), None)
     left_out = LeftOut()
-    chosen = engines(context, engine, key_file)
+    chosen = engines(context, engine, luks_key_file)
     with _open(context, location, volume, time_zone, chosen) as opened:
         top = opened.tree.find(opened.path, follows=opened.path.endswith("/"))
         if json:
@@ -357,7 +357,7 @@ def extract(
     ] = False,
     volume: VolumeName = None,
     engine: EngineName = AUTO,
-    key_file: KeyFiles = None,
+    luks_key_file: KeyFiles = None,
     time_zone: TimeZone = LOCAL,
     json: Json = False,
 ) -> None:
@@ -382,7 +382,7 @@ def extract(
         raise UsageError(f"TARGET is missing behind {target}: name a directory, a new name or -")
     for location in locations:
         _split(location)
-    chosen = engines(context, engine, key_file)
+    chosen = engines(context, engine, luks_key_file)
     documents, result = extract_all(
         locations,
         target,

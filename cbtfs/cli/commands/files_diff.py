@@ -45,7 +45,7 @@ def diff(
         ),
     ] = None,
     engine: EngineName = AUTO,
-    key_file: KeyFiles = None,
+    luks_key_file: KeyFiles = None,
     time_zone: TimeZone = LOCAL,
     json: Json = False,
 ) -> None:
@@ -73,7 +73,7 @@ def diff(
     if not path.startswith("/"):
         raise UsageError(f"{path!r} is not an absolute path in the guest; e.g. /etc")
     clock, left_out, counts = current_clock(time_zone), LeftOut(), Counter[str]()
-    chosen = engines(context, engine, key_file)
+    chosen = engines(context, engine, luks_key_file)
     with reading(repository_path(context)) as repository:
         before, after = (find_and_say(repository, spec, clock) for spec in (a, b))
         with (

@@ -54,7 +54,7 @@ def index(
         bool, typer.Option("--due", help="Index all points without an index, the newest first.")
     ] = False,
     engine: EngineName = AUTO,
-    key_file: KeyFiles = None,
+    luks_key_file: KeyFiles = None,
     time_zone: TimeZone = LOCAL,
     json: Json = False,
 ) -> None:
@@ -75,7 +75,7 @@ def index(
 
     if due == bool(names):
         raise UsageError("name points, or use --due for all points without an index")
-    chosen = engines(context, engine, key_file)
+    chosen = engines(context, engine, luks_key_file)
     results: list[_Indexed] = []
     path = repository_path(context)
     with reading(path) as repository, FileIndexes(path) as indexes:

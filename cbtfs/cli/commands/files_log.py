@@ -43,7 +43,7 @@ def log(
         ),
     ] = None,
     engine: EngineName = AUTO,
-    key_file: KeyFiles = None,
+    luks_key_file: KeyFiles = None,
     json: Json = False,
 ) -> None:
     """List all versions of a file.
@@ -69,7 +69,7 @@ def log(
         reading(repository_path(context)) as repository,
         closing(ParsersByKind()) as servers,
     ):
-        chosen = replace(engines(context, engine, key_file), servers=servers)
+        chosen = replace(engines(context, engine, luks_key_file), servers=servers)
         points = _points(repository, vm)
         place = _locate(repository, points[-1], volume, "/" + rest, chosen)
         manifests = [point.manifest for point in points]
