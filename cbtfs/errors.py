@@ -157,5 +157,12 @@ class StoreFailed(CbtfsError):
     """Raised if the repository's storage refused a write or a flush; committed data is intact."""
 
 
+class StoreUnreachable(StoreFailed):
+    """Raised if the server of a repository does not answer; it says nothing about the data.
+
+    The outage is logged once, where it is noticed.
+    """
+
+
 class TargetFailed(CbtfsError):
     """Raised if the target of a restore refused a write or a flush."""

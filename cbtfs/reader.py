@@ -17,8 +17,10 @@ from cbtfs.core.ids import NULL_DIGEST, Digest, PackId, Ref
 from cbtfs.core.manifest import DiskRecord
 from cbtfs.errors import ChunkMissing, DataCorrupt
 from cbtfs.native import Chunks, Leaf, has_deleted_pack_files, open_pack_files
+from cbtfs.store.backend.tier import EXTENT
 from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.view import Node
+from cbtfs.store.look_ahead import LookAhead
 from cbtfs.store.repository import Repository
 
 CACHE_BYTES: Final = 64 << 20
@@ -225,22 +227,45 @@ class Reader:
         return self._leaves.load(child.digest, make)
 
     def attach(self, leaf: Leaf, slot: int) -> bool:
-        """Attach the pack of a chunk. Return False if it is attached already.
+        """Attach the pack of a chunk, and fetch the chunk. Return False if this was done before.
 
         Raises:
             ChunkMissing: the pack does not exist.
-            DataCorrupt: the pack cannot be opened.
+            DataCorrupt: the pack cannot be opened or read.
+            StoreUnreachable: its server does not answer.
         """
-        number = leaf.wanted_pack(slot)
-        if number is None:
+        wanted = leaf.wanted_bytes(slot)
+        if wanted is None:
             return False
-        if open_pack_files() > self._max_pack_files:
-            self._drop_leaves()
-        leaf.attach(number, self._packs.open(self._pack_id(number)).file)
+        number, offset, length = wanted
+        pack = self._packs.open(self._pack_id(number))
+        if leaf.wanted_pack(slot) is not None:
+            if open_pack_files() > self._max_pack_files:
+                self._drop_leaves()
+            leaf.attach(number, pack.file)
+        if self._packs.is_remote and leaf.wanted_bytes(slot) is not None:
+            pack.fetch(offset, length)
+            if (
+                leaf.wanted_bytes(slot) is not None
+            ):  # Another file is attached, or there is no space.
+                raise ChunkMissing(f"pack {self._pack_id(number)} has no local copy")
         return True
+
+    def fetch_ahead(self, number: int, offset: int, length: int) -> None:
+        """Begin to fetch bytes of a pack, which is named by its number in the catalog."""
+        self._packs.fetch_ahead(self._pack_id(number), offset, length)
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether packs are on a server."""
+        return self._packs.is_remote
 
     def attach_all(self, leaf: Leaf) -> None:
         """Attach the packs of all chunks of a leaf. Raises what attach() raises."""
+        if self._packs.is_remote:
+            wanted = filter(None, map(leaf.wanted_bytes, range(FANOUT)))
+            for number, extent in dict.fromkeys((pack, at // EXTENT) for pack, at, _ in wanted):
+                self.fetch_ahead(number, extent * EXTENT, 1)
         for slot in range(FANOUT):
             self.attach(leaf, slot)
 
@@ -309,6 +334,20 @@ class Disk:
         self._block = record.block_size
         self._leaf_bytes = record.block_size * FANOUT
         self._shape = Shape(record.size, record.block_size)
+        self._ahead = (
+            LookAhead(self._leaf, self._shape.leaves, reader.fetch_ahead)
+            if reader.is_remote
+            else None
+        )
+
+    def _leaf(self, index: int) -> Leaf | None:
+        return self.reader.leaf(self.record, index)
+
+    def _attach(self, index: int, leaf: Leaf, slot: int) -> bool:
+        """Attach as the reader does, and look ahead if the chunk is not here."""
+        if self._ahead is not None and leaf.wanted_bytes(slot) is not None:
+            self._ahead.missed(index, slot)
+        return self.reader.attach(leaf, slot)
 
     def read(self, offset: int, length: int) -> bytes | memoryview:
         """Return the bytes [offset, offset + length), fewer only at the end of the disk.
@@ -365,7 +404,7 @@ class Disk:
             position = within + done
             done += self.reader.chunks.fill(leaf, self._block, position, part[done:])
             slot = (within + done) // self._block
-            if done == len(part) or not self.reader.attach(leaf, slot):
+            if done == len(part) or not self._attach(index, leaf, slot):
                 return done
 
     def leaves(self, offset: int, length: int) -> Iterator[tuple[int, Leaf | None]]:
@@ -383,7 +422,7 @@ class Disk:
             if leaf is not None:
                 last = (within + until - offset - 1) // self._block
                 for slot in range(within // self._block, last + 1):
-                    self.reader.attach(leaf, slot)
+                    self._attach(index, leaf, slot)
             yield index, leaf
             offset = until
 

@@ -3,15 +3,18 @@
 import errno
 import logging
 
-from cbtfs.errors import CbtfsError
+from cbtfs.errors import CbtfsError, StoreUnreachable
 
 log = logging.getLogger(__name__)
 
 
 def errno_of(exc: Exception) -> int:
-    """Return the errno of *exc*. Log it if it is damage or a bug."""
+    """Return the errno of *exc*. Log it if it is damage or a bug.
+
+    An outage of a server is logged where it is noticed, once.
+    """
     if isinstance(exc, CbtfsError):
-        if exc.errno == errno.EIO:
+        if exc.errno == errno.EIO and not isinstance(exc, StoreUnreachable):
             log.error("%s", exc)
         return exc.errno
     log.error("a request failed; this is a bug", exc_info=exc)

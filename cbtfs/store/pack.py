@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from cbtfs.core.frame import (
     FOOTER_BYTES,
@@ -41,15 +42,17 @@ from cbtfs.core.frame import (
 )
 from cbtfs.core.frame import PIECE_BYTES as PIECE
 from cbtfs.core.ids import PackId
-from cbtfs.errors import ChunkMissing, DataCorrupt, KeyUnavailable
+from cbtfs.errors import ChunkMissing, DataCorrupt, KeyUnavailable, StoreUnreachable
 from cbtfs.native import crc32, crc_table, open_header, open_payload, seal_frame
 from cbtfs.shortage import refuse_shortage
-from cbtfs.store.backend.base import Buffers, OpenObject, Upload
+from cbtfs.store.backend.base import Buffers, NoReply, OpenObject, Upload
 from cbtfs.store.codec import Encoded, decode
 from cbtfs.store.digest import UNKEYED, Digester
 
 if TYPE_CHECKING:
     from cbtfs.store.encryption.keys import Keys, PackCipher
+
+Loaded = TypeVar("Loaded")
 
 PACK_BYTES: Final = 64 << 20
 """A pack is closed when it has grown to this size."""
@@ -201,6 +204,17 @@ class Pack:
             raise DataCorrupt(f"{self._path} cannot be decrypted: {self._problem}")
         return self._cipher
 
+    def fetch(self, offset: int, length: int) -> None:
+        """Put bytes of a remote pack into `file`, as far as there is space.
+
+        Raises:
+            ChunkMissing: the pack was deleted.
+            DataCorrupt: it cannot be read.
+            StoreUnreachable: the server does not answer.
+        """
+        with self._reading():
+            self._opened.fetch(offset, length)
+
     def load(self, frame: Frame) -> bytes:
         """Return the content of the object at *frame*, verified by its digest.
 
@@ -208,7 +222,22 @@ class Pack:
             ChunkMissing: the location holds no frame or that of another object.
             DataCorrupt: the frame is damaged.
             KeyUnavailable: the key given cannot read content.
+            StoreUnreachable: the server does not answer.
         """
+        if frame.kind is Kind.NODE:
+            self._opened.pin()
+        return self._verified(frame.offset, frame.end, lambda: self._load(frame))
+
+    def _verified(self, start: int, end: int, load: Callable[[], Loaded]) -> Loaded:
+        """Return the result of *load*; if local copies of the bytes are damaged, fetch them."""
+        try:
+            return load()
+        except (ChunkMissing, DataCorrupt):
+            if not self._opened.fetch_again(start, end - start):
+                raise
+        return load()
+
+    def _load(self, frame: Frame) -> bytes:
         if frame.is_sealed:
             return bytes(decode(frame, self._open_payload(frame), self._digester))
         head = bytearray(frame.payload_offset - frame.offset)
@@ -224,6 +253,9 @@ class Pack:
 
         Raises the errors of load().
         """
+        return self._verified(frame.offset, frame.end, lambda: self._load_encoded(frame))
+
+    def _load_encoded(self, frame: Frame) -> Encoded:
         if frame.is_sealed:
             data: bytes = self._open_payload(frame)
             is_raw = frame.kind is Kind.CHUNK and frame.codec is Codec.STORED
@@ -272,8 +304,18 @@ class Pack:
 
     def _read_into(self, buffers: Buffers, offset: int) -> int:
         """Fill *buffers* from *offset* on; return the bytes read, fewer only at the end of file."""
-        try:
+        with self._reading():
             return self._opened.read_into(buffers, offset)
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Translate errors of the backend."""
+        try:
+            yield
+        except FileNotFoundError as exc:
+            raise ChunkMissing(f"pack {self._path.name} is gone") from exc
+        except NoReply as exc:
+            raise StoreUnreachable(f"cannot read {self._path}: {exc.strerror}") from exc
         except OSError as exc:
             refuse_shortage(exc, f"cannot read {self._path}")
             raise DataCorrupt(f"cannot read {self._path}: {exc.strerror}") from exc
@@ -291,6 +333,9 @@ class Pack:
 
     def trailer(self) -> list[Frame]:
         """Return the frames that the trailer lists; DataCorrupt if trailer or footer is damaged."""
+        return self._verified(0, self.size, self._trailer)
+
+    def _trailer(self) -> list[Frame]:
         try:
             name = PackId(self._path.name)
             if self.size > MAX_PACK_BYTES:
