@@ -63,6 +63,12 @@ class BootOptions:
     def passes(self, verdict: Verdict) -> bool:
         return VERDICTS.index(verdict) <= VERDICTS.index(self.least)
 
+    @property
+    def wanted(self) -> str:
+        """The verdicts that pass."""
+        has_script = self.script is not None
+        return " or ".join(v for v in VERDICTS if self.passes(v) and (has_script or v != "script"))
+
 
 @dataclass(slots=True)
 class Observer:
@@ -102,7 +108,7 @@ class Observer:
                     return self.best
                 if self.stop.wait(_POLL_SECONDS):
                     raise Stopped("stopped")
-            why = f"nothing better in {self.options.seconds:.0f} s"
+            why = f"no {self.options.wanted} within {self.options.seconds:.0f} s"
         except QmpEnded:
             why = "the guest powered off"
             # The last lines may have arrived after the last look.

@@ -22,7 +22,7 @@ class Part:
     @property
     def line(self) -> str:
         """Return the part as one line of text."""
-        return printable(f"{self.name}: {self.result}: {self.text}")
+        return printable(f"level {self.level}: {self.name}: {self.result}: {self.text}")
 
 
 class Refuted(Exception):

@@ -18,7 +18,7 @@ from cbtfs.mount.mountpoint import load_status
 from cbtfs.mount.private import PrivateMount
 from cbtfs.prove.boot import boot
 from cbtfs.prove.fsck import Checker
-from cbtfs.prove.observe import BootOptions
+from cbtfs.prove.observe import ACCEPTABLE, BootOptions
 from cbtfs.prove.part import Part, Refuted, Stopped, Untestable
 from cbtfs.prove.volumes import Volume, examine
 from cbtfs.qemu.objects import require_objects
@@ -182,6 +182,8 @@ class _Proof:
         self._verdict = booted.verdict
         has_passed = options.passes(booted.verdict)
         text = f"{booted.verdict}: {booted.text}"
+        if booted.verdict in ACCEPTABLE and not has_passed:
+            text += f"; no {options.wanted}"
         self._parts.append(Part("guest", 4, "passed" if has_passed else "failed", text))
 
     def _folder(self, mounted: PrivateMount) -> Path:

@@ -73,7 +73,7 @@ def plot_ages(versions: Sequence[Version], written: Iterable[Written], file: Pat
     bar = figure.colorbar(image)
     ticks = sorted({0, (len(versions) - 1) // 2, len(versions) - 1})
     bar.set_ticks(ticks, labels=[versions[n].point.manifest.name for n in ticks])
-    bar.set_label("written by the point")
+    bar.set_label("written by the point; white: never written")
     _save(figure, file)
 
 

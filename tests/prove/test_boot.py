@@ -32,7 +32,7 @@ REASONS: Final = {
     "prompt": "the serial port shows the prompt",
     "panic": "Kernel panic - not syncing: VFS: Unable to mount root fs",
     "emergency": "ALERT! /dev/sdz1 does not exist. Dropping to a shell!",
-    "stuck": "nothing better in 40 s",
+    "stuck": "no agent or prompt within 40 s",
     "no-boot": "and started nothing",
 }
 

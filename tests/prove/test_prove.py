@@ -276,6 +276,9 @@ def test_due_takes_the_newest_good_point_of_each_vm_and_the_oldest_proof_first(
     order = [item["point"] for item in done.document["proven"]]
     assert order == [points["c"].point, newest.point, points["a"].point]
     assert run("prove").code == run("prove", "a", "--due").code == 2
+    none = run("prove", "--due", "--budget=0")
+    assert (none.code, none.out) == (0, "")
+    assert none.err == "cbtfs: the budget is spent: 3 points wait for the next run\n"
 
 
 def test_several_jobs_record_all_points_and_the_budget_leaves_the_rest(

@@ -25,6 +25,18 @@ def test_a_verdict_passes_if_it_is_at_least_the_minimum(least: Verdict, verdict:
     assert BootOptions(least).passes(verdict) is is_enough
 
 
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        (BootOptions(), "agent or prompt"),
+        (BootOptions("agent"), "agent"),
+        (BootOptions("settled", script=Path("/check")), "agent or script or prompt or settled"),
+    ],
+)
+def test_the_verdicts_that_pass_are_named(options: BootOptions, wanted: str) -> None:
+    assert options.wanted == wanted
+
+
 def test_by_default_a_prompt_passes() -> None:
     assert BootOptions().least == "prompt"
     assert (*ACCEPTABLE, *BEST_FIRST[4:]) == VERDICTS

@@ -255,7 +255,8 @@ def _print(results: Sequence[Proven], waiting: Sequence[Point]) -> None:
         )
         for result in results
     ]
-    report_table(("point", "level", "guest", "result", "time"), rows, right=("time",))
+    if rows:
+        report_table(("point", "level", "guest", "result", "time"), rows, right=("time",))
     for result in results:
         why = result.proof.failure or result.proof.obstacle
         if why is not None:
@@ -263,7 +264,8 @@ def _print(results: Sequence[Proven], waiting: Sequence[Point]) -> None:
         if result.unrecorded is not None:
             say(f"{result.point.spelled}: cannot record the result: {result.unrecorded}")
     if waiting:
-        note(f"the budget is spent: {len(waiting)} points wait for the next run")
+        many = "1 point waits" if len(waiting) == 1 else f"{len(waiting)} points wait"
+        note(f"the budget is spent: {many} for the next run")
 
 
 def _level(proof: Proof) -> str:
