@@ -12,12 +12,14 @@ import pytest
 
 from cbtfs.core.manifest import Manifest
 from cbtfs.store.repository import writing
-from tests.cli.run_cbtfs import CommandResult, Run, runner
+from tests.cli.fixtures import folder, run
+from tests.cli.run_cbtfs import CommandResult, Run
 from tests.docs.documents import MemberTables
 from tests.make_points import BLOCK, SIGNALS, add_point, commit_point, new_repository
 from tests.prove.images import make_ext4, overwrite
 from tests.qemu.processes import using
 
+__all__ = ["folder", "run"]  # fixtures
 pytestmark = pytest.mark.mounts
 
 POINTS = 20
@@ -26,21 +28,6 @@ POINTS = 20
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
     return new_repository(tmp_path / "repository")
-
-
-@pytest.fixture
-def run(repository: Path, capsys: pytest.CaptureFixture[str]) -> Run:
-    return runner(repository, capsys)
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The directory of temporary files, where the private mounts are."""
-    path = tmp_path / "tmp"
-    path.mkdir()
-    monkeypatch.setenv("TMPDIR", str(path))
-    monkeypatch.setattr("tempfile.tempdir", str(path))
-    return path
 
 
 def add_points(repository: Path, contents: Sequence[bytes]) -> list[Manifest]:

@@ -146,6 +146,7 @@ def test_a_debian_boots_from_a_point_and_its_defects_have_verdicts(
         tests |= {
             "debian": ("agent", "--min-verdict=agent"),
             "script": ("script", "--min-verdict=script", f"--script={log_in}"),
+            "stuck": ("stuck", "--min-verdict=settled", "--boot-timeout=3m"),
             "damaged": ("", "--min-verdict=settled"),
         }
     points = {vm: add_guest(repository, vm, disk).point for vm, disk in disks.items()}

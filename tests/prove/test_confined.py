@@ -3,6 +3,7 @@
 import errno
 import platform
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -88,6 +89,24 @@ def test_a_program_in_namespaces_reaches_only_its_children() -> None:
     assert all(line in done.output for line in UNPRIVILEGED)
     assert run("sh", "-c", "exit 7", has_namespaces=True).code == 7
     assert run("sh", "-c", "ulimit -t 0; while :; do :; done", has_namespaces=True).code == 137
+
+
+def test_a_system_without_user_namespaces_refuses_to_run_the_program() -> None:
+    """A namespace whose users may not make others."""
+    program = f"""
+import sys, threading
+sys.path[:0] = {sys.path!r}
+from cbtfs.prove.confined import Confinement
+from cbtfs.prove.tool import run_tool
+run_tool(["/bin/true"], threading.Event(), 60, Confinement(has_namespaces=True))
+"""
+    forbid = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$0" -c "$1"'
+    command = ["unshare", "--user", "--map-root-user", "sh", "-c", forbid, sys.executable, program]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+
+    assert done.returncode == 1
+    assert done.stderr.endswith("] this system refuses user namespaces\n")
+    assert "Untestable: true did not run: cannot confine the program" in done.stderr
 
 
 def test_processes_in_namespaces_end_with_their_command(tmp_path: Path) -> None:

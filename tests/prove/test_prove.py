@@ -20,7 +20,8 @@ from cbtfs.core.moment import parse_moment
 from cbtfs.listing import points
 from cbtfs.prove.tool import find_tool
 from cbtfs.store.repository import reading, writing
-from tests.cli.run_cbtfs import Run, runner
+from tests.cli.fixtures import folder, run
+from tests.cli.run_cbtfs import Run
 from tests.docs.documents import MemberTables
 from tests.guest import make_disk
 from tests.make_points import BLOCK, SIGNALS, add_point, new_repository
@@ -35,6 +36,7 @@ from tests.prove.images import (
 )
 from tests.qemu.processes import UNPRIVILEGED, name_of, status, using
 
+__all__ = ["folder", "run"]  # fixtures
 pytestmark = pytest.mark.mounts
 
 EXPECTED: Final[dict[str, tuple[int, str | None, str | None]]] = {
@@ -52,21 +54,6 @@ EXPECTED: Final[dict[str, tuple[int, str | None, str | None]]] = {
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
     return new_repository(tmp_path / "repository", 64 << 10)
-
-
-@pytest.fixture
-def run(repository: Path, capsys: pytest.CaptureFixture[str]) -> Run:
-    return runner(repository, capsys)
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The directory of temporary files, where mounts and images are."""
-    path = tmp_path / "tmp"
-    path.mkdir()
-    monkeypatch.setenv("TMPDIR", str(path))
-    monkeypatch.setattr("tempfile.tempdir", str(path))
-    return path
 
 
 def _disks(folder: Path) -> dict[str, Path]:

@@ -1,6 +1,7 @@
 """`prove`, `bisect` and `blame` by a user without privileges."""
 
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Any, Final
@@ -8,7 +9,7 @@ from typing import Any, Final
 import pytest
 
 from tests.mount.test_users import USER, home, run
-from tests.prove.images import MIB, make_bootable, make_dirty_ext4, overwrite
+from tests.prove.images import MIB, make_bootable, make_dirty_ext4, make_dirty_xfs, overwrite
 
 __all__ = ["home"]  # fixtures
 pytestmark = pytest.mark.mounts
@@ -47,6 +48,24 @@ def _ends(home: Path, script: str) -> "subprocess.CompletedProcess[str]":
 
 def _document(home: Path, name: str) -> Any:
     return json.loads((home / "user" / name).read_text())
+
+
+@pytest.mark.limit(1200)
+def test_a_user_proves_an_xfs_that_was_in_use(home: Path) -> None:
+    make_dirty_xfs(home / "user" / "xfs")
+    # The recovery builds and boots a guest of libguestfs: CBTFS_BOOTS=all.
+    level = 3 if os.environ.get("CBTFS_BOOTS") == "all" else 2
+
+    done = _ends(
+        home,
+        f"""
+        cbtfs ingest image --vm web --disk root user/xfs >/dev/null
+        cbtfs prove web --level {level} --json > user/proof
+        """,
+    )
+
+    (proven,) = _document(home, "proof")["proven"]
+    assert proven["proof"]["level"] == level, done.stderr
 
 
 def test_a_user_proves_all_levels_searches_and_blames(home: Path) -> None:

@@ -13,10 +13,12 @@ import pytest
 
 from cbtfs.core.manifest import Manifest
 from cbtfs.store.repository import writing
+from tests.cli.fixtures import folder, run
 from tests.cli.run_cbtfs import Run, runner
 from tests.make_points import BLOCK, SIGNALS, commit_point, new_repository
 from tests.restore.test_several_disks import damage
 
+__all__ = ["folder", "run"]  # fixtures
 pytestmark = pytest.mark.mounts
 
 FORMATS: Final = ("qcow2", "vmdk", "vhdx")
@@ -35,21 +37,6 @@ def repository(tmp_path: Path) -> Path:
     path = new_repository(tmp_path / "repository")
     with writing(path) as opened:
         commit_point(opened, DISKS)
-    return path
-
-
-@pytest.fixture
-def run(repository: Path, capsys: pytest.CaptureFixture[str]) -> Run:
-    return runner(repository, capsys)
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The directory of temporary files, where the private mounts are."""
-    path = tmp_path / "tmp"
-    path.mkdir()
-    monkeypatch.setenv("TMPDIR", str(path))
-    monkeypatch.setattr("tempfile.tempdir", str(path))
     return path
 
 
