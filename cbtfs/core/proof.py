@@ -1,25 +1,15 @@
 """The proof of a point: the highest level of tests that it has passed, in its state file."""
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from cbtfs.core.fields import Document, integer, moment, optional, text, texts
 
-MAX_LEVEL: Final = 4
 PROVEN: Final = 3
 """Level from which a point counts as proven."""
 MAX_NOTES: Final = 16
 MAX_NOTE: Final = 120
 """Characters of a note."""
-
-LEVELS: Final[Mapping[int, str]] = {
-    0: "the block maps are complete",
-    1: "all data matches its digests",
-    2: "partitions and superblocks are consistent",
-    3: "every file system passes its check",
-    4: "the guest boots",
-}
 
 
 @dataclass(frozen=True, slots=True)
