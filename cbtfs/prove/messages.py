@@ -26,8 +26,8 @@ def emergency_in(text: str) -> str | None:
 def has_no_timer(text: str) -> bool:
     """Return whether Linux found no timer interrupt in the 40 ms for which it waits.
 
-    QEMU's emulation loses interrupts while a busy host does not run it; KVM tells Linux not to
-    test. Source: arch/x86/kernel/apic/io_apic.c, check_timer().
+    QEMU's emulation loses interrupts while a busy host does not run it. Linux omits this test under
+    KVM. Source: arch/x86/kernel/apic/io_apic.c, check_timer().
     """
     return _NO_TIMER.search(text) is not None
 

@@ -1,4 +1,4 @@
-"""Namespaces for a program that starts others: it ends with all of them, and reaches nothing else.
+"""Namespaces for a program that starts others: all end together, and reach no other process.
 
 Sources: user_namespaces(7), pid_namespaces(7).
 """
@@ -17,20 +17,18 @@ _USER: Final = 1000
 
 
 def enter() -> None:
-    """Continue as the first process of new namespaces; the caller waits for it, and ends with it.
+    """Continue as the first process of new namespaces, while the caller waits for its exit code.
 
     If the caller is killed, the kernel kills all processes of the namespaces.
 
     Raises:
         OSError: the kernel refuses namespaces.
     """
-    user, group = os.geteuid(), os.getegid()
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(_NEW) != 0:
-        raise OSError(ctypes.get_errno(), "this system refuses user namespaces")
-    Path("/proc/self/setgroups").write_text("deny")
-    Path("/proc/self/uid_map").write_text(f"{user or _USER} {user} 1")
-    Path("/proc/self/gid_map").write_text(f"{group or _USER} {group} 1")
+    try:
+        _make(libc)
+    except OSError as exc:
+        raise OSError(exc.errno, "this system refuses user namespaces") from exc
     alive, end = os.pipe()
     child = os.fork()
     if child:
@@ -43,6 +41,15 @@ def enter() -> None:
     os.set_blocking(alive, False)
     try:
         os.read(alive, 1)
-        os._exit(1)  # The parent was killed before the kernel could know of it.
+        os._exit(1)  # The parent was killed before the call of prctl().
     except BlockingIOError:
         os.close(alive)
+
+
+def _make(libc: ctypes.CDLL) -> None:
+    user, group = os.geteuid(), os.getegid()
+    if libc.unshare(_NEW) != 0:
+        raise OSError(ctypes.get_errno(), "unshare")
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/uid_map").write_text(f"{user or _USER} {user} 1")
+    Path("/proc/self/gid_map").write_text(f"{group or _USER} {group} 1")

@@ -63,7 +63,7 @@ def scratch_copy(path: Path, size: int) -> Iterator[Path]:
 def guarded_folder(parent: str | None = None) -> Iterator[Path]:
     """Make a temporary directory, which is removed even if this process is killed.
 
-    *parent*: directory for it, by default that of temporary files.
+    *parent*: its parent directory, by default that of temporary files.
     """
     folder = Path(tempfile.mkdtemp(prefix="cbtfs-prove-", dir=parent))
     try:

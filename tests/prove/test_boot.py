@@ -27,7 +27,7 @@ TEXTS: Final = {
 }
 """Output of the guest on its serial port, by verdict; then it does nothing."""
 SHORT: Final = ("prompt", "panic", "no-boot")
-"""The verdicts of a short run; CBTFS_BOOTS=all takes all of them."""
+"""The verdicts of a short run; CBTFS_BOOTS=all reaches every verdict."""
 REASONS: Final = {
     "prompt": "the serial port shows the prompt",
     "panic": "Kernel panic - not syncing: VFS: Unable to mount root fs",

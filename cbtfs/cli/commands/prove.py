@@ -178,7 +178,7 @@ def prove(
 
 
 def _evidence(given: Path | None, repository: Path, level: int) -> Path | None:
-    """Return the directory for the evidence of boots, which exists; None if there is none."""
+    """Return the directory for the evidence of boots, and make it; None without a home."""
     from cbtfs.restore.disk import refuse_inside
 
     if given is None:
