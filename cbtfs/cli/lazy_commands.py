@@ -15,6 +15,7 @@ from cbtfs.cli.options.everywhere import add_everywhere
 
 MODULES: Final[Mapping[str, tuple[str, ...]]] = {
     "init": ("init",),
+    "upgrade": ("upgrade",),
     "ingest": ("ingest",),
     "list_show": ("list", "show"),
     "extents": ("extents", "diff"),

@@ -29,7 +29,7 @@ from cbtfs.store.storing import storing
 log = logging.getLogger(__name__)
 
 DISTRUST_SUFFIX: Final = ".distrusted"
-_ARMED_SUFFIX: Final = ".armed.tmp"
+ARMED_SUFFIX: Final = ".armed.tmp"
 _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -147,15 +147,15 @@ class FileRecords:
             self._backend.replace(disk + DISTRUST_SUFFIX, data)
 
     def arm(self, disk: DiskId, data: bytes) -> None:
-        self._backend.replace(disk + _ARMED_SUFFIX, data)
+        self._backend.replace(disk + ARMED_SUFFIX, data)
 
     def put_armed(self, disk: DiskId) -> None:
         with contextlib.suppress(FileNotFoundError):  # An earlier call has renamed it.
-            self._backend.rename(disk + _ARMED_SUFFIX, disk + DISTRUST_SUFFIX)
+            self._backend.rename(disk + ARMED_SUFFIX, disk + DISTRUST_SUFFIX)
         self._backend.flush()
 
     def remove_armed(self, disk: DiskId) -> None:
-        self._backend.delete(disk + _ARMED_SUFFIX)
+        self._backend.delete(disk + ARMED_SUFFIX)
 
 
 class NumberedRecords:

@@ -64,14 +64,20 @@ class WriterLock:
         os.pwrite(self._fd, text, 0)
 
     def release(self, *, is_clean: bool) -> None:
-        """Release the lock; *is_clean* states that the catalog needs no verification."""
+        """Release the lock; *is_clean* states that the catalog needs no verification.
+
+        A second call does nothing.
+        """
+        fd, self._fd = self._fd, -1
+        if fd < 0:
+            return
         try:
             if is_clean:
-                os.ftruncate(self._fd, 0)
+                os.ftruncate(fd, 0)
         except OSError:
             """The next writer verifies the catalog without need."""
         finally:
-            os.close(self._fd)
+            os.close(fd)
 
 
 def open_lock(path: Path) -> int:

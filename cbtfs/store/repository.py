@@ -395,10 +395,11 @@ def writing(
     is_clean = False
     try:
         settings = _current_settings(path)
-        if settings.is_shared:
-            raise RepositoryLocked(
-                "the repository has shared writers since this command began: run it again"
-            )
+        if settings.is_shared:  # It was upgraded meanwhile.
+            lock.release(is_clean=not lock.was_left_behind)
+            with _sharing(path, is_suspect=is_suspect) as repository:
+                yield repository
+            return
         with storing("the repository"):
             is_unsure = is_suspect or lock.was_left_behind
             require_directories(path, settings.id, is_suspect=is_unsure)

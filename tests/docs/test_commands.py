@@ -184,6 +184,7 @@ def _lifecycle(printed: Printed) -> None:
     second = printed.repository.with_name("second")
     main(["--repo", str(second), "init", "--related", str(printed.repository)])
     printed("copy", "copy", f"--to={second}")
+    printed("upgrade", "--repo", second, "upgrade", "--shared-writers")
     third, key = printed.repository.with_name("third"), printed.repository.with_name("key")
     words = ("--repo", third, "--key-file", key)
     printed("init", *words, "init", "--encrypt", "--no-recovery", "--age-recipient", RECIPIENT)

@@ -84,6 +84,7 @@ class Site:
             "key remove": ["slot"],
             "repair": [],
             "unlock": [],
+            "upgrade": ["--shared-writers"],
             "stats": [],
             "cbt status": [*self.login, VM],
             "cbt enable": [*self.login, VM],

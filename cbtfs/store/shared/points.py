@@ -199,7 +199,8 @@ class SharedPoints:
                 logs[RunId(run)] = logs.get(RunId(run), Log()).then(number, entry.entry)
         return logs
 
-    def _log_of(self, run: RunId) -> Log:
+    def log_of(self, run: RunId) -> Log:
+        """Return the state of the log of a run."""
         log = Log()
         for number in numbers_of(self._places.logs, run):
             entry = self._entry(numbered(run, number))
@@ -433,7 +434,7 @@ class SharedPoints:
         """Append to the log of a run; return False if its state is not *after*."""
         token = new_id()
         while True:
-            log = self._log_of(run)
+            log = self.log_of(run)
             if log.entry is not after:
                 return False
             data = encode_entry(LogEntry(run, entry, token, this_process()))
@@ -500,7 +501,7 @@ class SharedPoints:
                 try:
                     with ExitStack() as lease:
                         lease.enter_context(self._places.presence.reading(run, point))
-                        log = self._log_of(run)
+                        log = self.log_of(run)
                         is_kept = log.entry is Entry.RESTORED or is_open
                         if is_kept and run not in self.prunes().runs:
                             stack.push(lease.pop_all())
