@@ -113,7 +113,7 @@ def test_new_points_and_prunes_follow_an_upgrade(tmp_path: Path) -> None:
     first, second, _ = fill(path)
     upgraded(path)
 
-    later = add_point(path, {"disk": CONTENT}, changed={"disk": [0]})
+    later = add_point(path, {"disk": CONTENT})
     with writing(path) as opened:
         prune(opened, PruneLimits())
 
