@@ -25,6 +25,7 @@ from tests.cli.run_cbtfs import Run
 from tests.docs.documents import MemberTables
 from tests.guest import make_disk
 from tests.make_points import BLOCK, SIGNALS, add_point, new_repository
+from tests.mount.mount_process import corrupt
 from tests.prove.images import (
     make_broken_ext4,
     make_dirty_ext4,
@@ -200,10 +201,7 @@ def _compare_metrics(repository: Path) -> None:
 
 def test_corrupt_data_is_a_failed_proof_and_not_a_damaged_point(run: Run, repository: Path) -> None:
     add_point(repository, {"d": b"x" * BLOCK})
-    (pack,) = repository.glob("packs/*/*")
-    data = bytearray(pack.read_bytes())
-    data[100] ^= 1
-    pack.write_bytes(data)
+    corrupt(repository, (b"x" * BLOCK).ljust(64 << 10, b"\0"))
 
     done = run("prove", "vm", "--level=2", "--json")
 

@@ -20,6 +20,8 @@ SHORT: Final = (
     "tests/copies/test_copy.py::test_a_later_point_moves_only_its_changes",
     "tests/ingest/audit/test_distrust_records.py",
     "tests/ingest/audit/test_audited_points.py",
+    "tests/prove/test_prove.py::test_a_verification_by_check_passes_level_1",
+    "tests/scenarios/vsphere/test_command.py::test_points_of_several_vms_are_correct_and_separate",
 )
 WHOLE: Final = (
     "tests/test_reader.py",
@@ -34,6 +36,7 @@ WHOLE: Final = (
     "tests/overlay",
     "tests/export",
     "tests/prove",
+    "tests/scenarios/vsphere",
 )
 OF_PLAIN_FILES: Final = (
     "test_nothing_is_removed_while_a_manifest_cannot_be_read",
