@@ -7,7 +7,7 @@ import pytest
 
 from cbtfs.check.check import check
 from cbtfs.copies.points import CopyResult, CopyStatus, copy_points
-from cbtfs.core.manifest import Manifest
+from cbtfs.core.manifest import Manifest, PointState
 from cbtfs.listing import points
 from cbtfs.store.digest import Digester
 from cbtfs.store.encryption import ring
@@ -78,6 +78,27 @@ def test_a_repository_becomes_encrypted_and_plain_again(
             assert read_point(target, there)["disk"] == content
     assert [manifest_of(again, point) for point in made] == made
     assert manifest_of(secret, made[0]).disks[0].root != made[0].disks[0].root
+
+
+def test_states_travel_to_an_encrypted_repository(
+    plain: tuple[Path, list[Manifest], list[bytes]], tmp_path: Path
+) -> None:
+    path, (first, second, _), _ = plain
+    disk = second.disks[0].id
+    states = [
+        PointState(first.point, is_protected=True, tags=("a", "b")),
+        PointState(second.point, suspect="a list lied", suspect_disks=(disk,)),
+    ]
+    with writing(path) as repository:
+        repository.put_states(states)
+    secret = encrypted(tmp_path / "secret", bytes(range(32)))
+
+    copy(path, secret)
+
+    with reading(secret) as repository:
+        found = [repository.points.load_state(state.point)[0] for state in states]
+    assert found[0] == states[0]
+    assert found[1].suspects(disk) == "a list lied"
 
 
 def test_a_second_copy_does_nothing(
