@@ -109,7 +109,8 @@ class _Points:
             manifest = self._manifests[number]
             volume = self._volume(volumes_of(self._reader, manifest))
             disks = [self._reader.disk(record) for record in manifest.disks]
-            self._known[number] = None if volume is None else VolumeAt(volume, disks)
+            before = self._known.get(number - 1)
+            self._known[number] = None if volume is None else VolumeAt(volume, disks, before)
         return self._known[number]
 
     def _volume(self, volumes: Volumes) -> Volume | None:
@@ -146,7 +147,7 @@ class _Points:
         if not volume.is_slice:
             # Its bytes are not known, so they count as equal only if those of all disks are.
             return "\0".join(str(disk.record.root) for disk in volume.disks).encode()
-        return read_bytes(volume.source, extent.start, extent.length)
+        return volume.read(extent)
 
 
 def _look(volume: VolumeAt, opener: Opener, path: str) -> Sighting:

@@ -1,5 +1,7 @@
 """Damaged copies of a file system, read by the engine `parse` and extracted.
 
+Each copy has a parser of its own in a sandbox, which a server forks.
+
 `python -m tests.files.damaged PARSER IMAGE COUNT SECONDS` runs a campaign as any user; it prints
 how many images ran, and how they ended.
 """
@@ -12,11 +14,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
 from cbtfs.errors import CbtfsError, DataCorrupt
 from cbtfs.files.engine_parse.engine import ParsedFileSystem
+from cbtfs.files.engine_parse.processes import ForkedParsers, Parsers
 from cbtfs.files.extract import Extraction
 from cbtfs.files.probe.find import probe
 from cbtfs.files.protocol import EngineFailed, FileSystem
@@ -32,6 +37,8 @@ _MAX_CHANGES: Final = 300
 _UNIT: Final = 64
 _MAX_BYTES: Final = 4 << 20
 """Largest file that is extracted: a damaged size makes huge sparse files."""
+_MAX_FILE_BYTES: Final = 32 << 20
+"""Largest file that can be written; the rest of it is left out."""
 
 
 def damage(original: bytes, used: list[int], seed: int) -> bytearray:
@@ -56,14 +63,18 @@ def campaign(parser: str, image: Path, count: int, seconds: float = float("inf")
     used = used_areas(original, 8 << 20)
     results: Counter[str] = Counter()
     end = time.monotonic() + seconds
-    with tempfile.TemporaryDirectory() as name:
+    with (
+        tempfile.TemporaryDirectory() as name,
+        closing(ForkedParsers(parser)) as parsers,
+        _small_files(),
+    ):
         for seed in range(count):
             if time.monotonic() > end:
                 break
             folder = Path(name, str(seed))
             folder.mkdir()
             start = _processor_seconds()
-            results[_read(parser, damage(original, used, seed), folder)] += 1
+            results[_read(parser, damage(original, used, seed), folder, parsers)] += 1
             seconds = _processor_seconds() - start
             assert seconds < LIMIT_SECONDS, f"image {seed} took {seconds:.0f} s"
             left = {path.name for path in folder.iterdir()}
@@ -72,13 +83,24 @@ def campaign(parser: str, image: Path, count: int, seconds: float = float("inf")
     return results
 
 
+@contextmanager
+def _small_files() -> Iterator[None]:
+    """Bound the files that are written: damaged extents can name the same blocks many times."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (_MAX_FILE_BYTES, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
 def _processor_seconds() -> float:
     """Return the processor time of this process and of its children that have ended."""
     usages = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
-def _read(parser: str, data: bytearray, folder: Path) -> str:
+def _read(parser: str, data: bytearray, folder: Path, parsers: Parsers) -> str:
     """Probe, open and extract one image; return how it ended."""
     image, target = folder / "image", folder / "target"
     image.write_bytes(data)
@@ -88,7 +110,9 @@ def _read(parser: str, data: bytearray, folder: Path) -> str:
         return "probed"
     target.mkdir()
     try:
-        file_system: FileSystem = ParsedFileSystem(source, parser, seconds=CALL_SECONDS)
+        file_system: FileSystem = ParsedFileSystem(
+            source, parser, seconds=CALL_SECONDS, parsers=parsers
+        )
     except EngineFailed as exc:
         return f"engine failed: {exc}"
     except CbtfsError as exc:

@@ -13,6 +13,7 @@ from cbtfs.core.manifest import Manifest
 from cbtfs.files import engines, volume_at
 from cbtfs.files.engine_parse.processes import ParsersByKind
 from cbtfs.files.ext.replayed import ExtFileSystem
+from cbtfs.files.jbd2.log import LogBlock
 from cbtfs.files.log import FilePath, FileState, file_versions
 from cbtfs.files.parsing import open_file_system
 from cbtfs.files.protocol import FileSystem, GuestFileMissing
@@ -67,10 +68,12 @@ def change(root: Path, kind: int, number: int) -> None:
 
 
 @contextmanager
-def points(folder: Path, seed: int) -> Iterator[tuple[Reader, list[Manifest]]]:
+def points(
+    folder: Path, seed: int, block_bytes: int = 1 << 16
+) -> Iterator[tuple[Reader, list[Manifest]]]:
     """Yield points of a guest: some of it running, some of it shut down."""
     source, manifests = random.Random(seed), []
-    repository = new_repository(folder / "repository", 1 << 16)
+    repository = new_repository(folder / "repository", block_bytes)
     with mounted(SHAPE, folder) as (image, root):
         for name in ("etc/app", "var"):
             (root / name).mkdir(parents=True)
@@ -139,6 +142,31 @@ def test_the_log_equals_a_walk_over_all_points(
     assert all(state is None or isinstance(state, FileState) for state in states)
     assert [(version.first, version.last) for version in other] == [(0, POINTS - 1)]
     assert [version.sighting.state for version in missing] == [None]
+
+
+@pytest.mark.mounts
+def test_a_replay_with_what_the_one_before_decoded_is_the_same(tmp_path: Path) -> None:
+    with points(tmp_path, 2, 4096) as (reader, manifests):
+        before, decoded = None, 0
+        kept: set[LogBlock] = set()
+        for manifest in manifests:
+            volume = volumes_of(reader, manifest).named("root")
+            disks = [reader.disk(record) for record in manifest.disks]
+            at = volume_at.VolumeAt(volume, disks, before)
+            alone = volume_at.VolumeAt(volume, disks)
+            if before is not None:
+                kept = set(before._memo.blocks.values())
+            ours, theirs = at._replayed, alone._replayed
+
+            assert (ours is None) == (theirs is None)
+            if ours is not None and theirs is not None:
+                assert ours.replaced == theirs.replaced
+                assert all(ours.place(block) == theirs.place(block) for block in ours.replaced)
+                assert ours.read(0, at.source.size) == theirs.read(0, at.source.size)
+            decoded += len(kept & set(at._memo.blocks.values()))
+            before = at
+
+    assert decoded > 5
 
 
 def test_a_file_system_that_becomes_unreadable_is_a_version(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """The log of a journal: its superblock, and its transactions from the tail to the end."""
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from typing import Final, NamedTuple
@@ -64,6 +64,39 @@ class Tag(NamedTuple):
     is_escaped: bool
     """Its first four bytes are the magic number, which the log replaces by zeros."""
     checksum: int
+
+
+@dataclass(slots=True, eq=False)
+class LogBlock:
+    """A block of a log that can describe a transaction, and what is known of it.
+
+    Only methods of Log set the members that can be None. They follow from the bytes of this block
+    and those of the blocks of its tags.
+    """
+
+    data: bytes
+    magic: int
+    kind: int
+    sequence: int
+    tags: Sequence[Tag] | None = None
+    is_intact: bool | None = None
+    """Whether its checksum fits."""
+    are_intact: Sequence[bool] | None = None
+    """Whether the checksum of each tag fits."""
+    contents: Sequence[int] | None = None
+    """Block of the volume that has the content of each tag."""
+    places: Sequence[tuple[int, int]] | None = None
+    """Offset and length on the volume of this block and of those of its tags."""
+
+
+class Memo:
+    """Blocks of a log that are equal in the log of the same journal at another point."""
+
+    def __init__(self) -> None:
+        self.journal: object = None
+        """Facts that decide what the bytes of a block mean."""
+        self.blocks: dict[int, LogBlock] = {}
+        """By their number in the journal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +197,10 @@ def _checksum(data: bytes, at: int) -> int:
 class Log:
     """The blocks of a log by their number in the journal."""
 
-    def __init__(self, source: Source, block_bytes: int, blocks: BlockMap) -> None:
+    def __init__(
+        self, source: Source, block_bytes: int, blocks: BlockMap, memo: Memo | None = None
+    ) -> None:
+        """*memo* gets the blocks that are decoded, and has some that are not read again."""
         self._source = source
         self._block_bytes = block_bytes
         self._map = blocks
@@ -174,6 +210,13 @@ class Log:
         if len(superblock) < SUPERBLOCK_BYTES:
             raise damaged("it leaves the volume")
         self.superblock: Final = parse_journal_superblock(superblock, block_bytes, blocks.count)
+        self._memo = memo or Memo()
+        journal = self.superblock
+        facts = (block_bytes, blocks, journal.first, journal.blocks, journal.seed)
+        layout = (journal.version, journal.is_wide, journal.tag_bytes)
+        if self._memo.journal != (facts, layout):
+            self._memo.journal = facts, layout
+            self._memo.blocks.clear()
 
     def volume_block(self, number: int) -> int:
         """Return the number of the block of the volume that has block *number* of the log."""
@@ -195,6 +238,39 @@ class Log:
             self._window = self._read(number, count)
             self._window_first, at = number, 0
         return self._window[at : at + size]
+
+    def described(self, number: int) -> LogBlock:
+        """Return a block of the log with its header decoded."""
+        block = self._memo.blocks.get(number)
+        if block is None:
+            data = self.block(number)
+            block = LogBlock(data, *HEADER.unpack_from(data))
+            if self.superblock.version != 1:  # Its checksums are over all blocks, which are read.
+                self._memo.blocks[number] = block
+        return block
+
+    def forget(self, is_changed: Callable[[int, int], bool]) -> None:
+        """Drop the blocks of the memo that differ from those of this log.
+
+        *is_changed*: returns whether a byte of a range of the volume, by offset and length, may
+        differ.
+        """
+        blocks = self._memo.blocks
+        for number, block in list(blocks.items()):
+            if block.places is None:
+                block.places = list(self._places(number, 1 + len(block.tags or ())))
+            if any(is_changed(offset, length) for offset, length in block.places):
+                del blocks[number]
+
+    def _places(self, number: int, count: int) -> Iterator[tuple[int, int]]:
+        """Yield offset and length on the volume of *count* blocks, across the end of the log."""
+        size = self._block_bytes
+        while count:
+            length = min(count, self.superblock.blocks - number)
+            for run in self._map.pieces(number, length):
+                yield run.block * size, run.length * size
+            count -= length
+            number = self.wrapped(number + length)
 
     def chunks(self, number: int, count: int) -> Iterator[bytes]:
         """Yield *count* blocks from *number* on, one by one, across the end of the log."""
@@ -233,6 +309,38 @@ class Log:
             if flags & _LAST:
                 break
         return tags
+
+    def tags_of(self, block: LogBlock) -> Sequence[Tag]:
+        """Return the tags of a descriptor block."""
+        if block.tags is None:
+            block.tags = self.tags(block.data)
+            block.places = None
+        return block.tags
+
+    def is_descriptor_intact(self, block: LogBlock) -> bool:
+        """Return True if a descriptor or revoke block has the checksum that its end states."""
+        if block.is_intact is None:
+            block.is_intact = self.is_tail_intact(block.data)
+        return block.is_intact
+
+    def contents_of(self, number: int, block: LogBlock) -> Sequence[int]:
+        """Return the block of the volume with the content of each tag of a descriptor."""
+        if block.contents is None:
+            first = self.wrapped(number + 1)
+            numbers = range(first, first + len(self.tags_of(block)))
+            block.contents = [self.volume_block(self.wrapped(at)) for at in numbers]
+        return block.contents
+
+    def are_tags_intact(self, number: int, block: LogBlock) -> Sequence[bool]:
+        """Return for each tag of a descriptor, block *number*, whether its content is intact."""
+        if block.are_intact is None:
+            tags = self.tags_of(block)
+            contents = self.chunks(self.wrapped(number + 1), len(tags))
+            block.are_intact = [
+                self.is_intact(tag, content, block.sequence)
+                for tag, content in zip(tags, contents, strict=True)
+            ]
+        return block.are_intact
 
     def revoked(self, block: bytes) -> Iterator[int]:
         """Yield the numbers of the file system's blocks in a revoke block."""

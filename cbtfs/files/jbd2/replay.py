@@ -1,12 +1,12 @@
 """A volume with the journal of its ext3 or ext4 replayed: nothing is written."""
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from cbtfs.files.jbd2.inode import journal_blocks
-from cbtfs.files.jbd2.log import MAGIC, Log, Tag, emptied
+from cbtfs.files.jbd2.log import MAGIC, Log, LogBlock, Memo, emptied
 from cbtfs.files.jbd2.refusal import damaged
 from cbtfs.files.jbd2.scan import Committed, is_after, revoked_blocks, scan
 from cbtfs.files.jbd2.superblock import (
@@ -65,6 +65,11 @@ class ReplayedVolume:
     def size(self) -> int:
         return self._source.size
 
+    def place(self, block: int) -> tuple[int, bool] | None:
+        """Return the block of the volume that replaces a block, and whether it is escaped."""
+        at = self._blocks.get(block)
+        return None if at is None else (at, block in self._escaped)
+
     @property
     def replaced(self) -> list[int]:
         """Numbers of the blocks that the log replaces, ascending."""
@@ -109,11 +114,19 @@ class ReplayedVolume:
             yield Patch(block * self.block_bytes, _MAGIC_BYTES)
 
 
-def replayed(source: Source) -> ReplayedVolume | None:
+def replayed(
+    source: Source,
+    memo: Memo | None = None,
+    is_changed: Callable[[int, int], bool] = lambda offset, length: True,
+) -> ReplayedVolume | None:
     """Replay the journal of an ext3 or ext4 file system; None if it needs no recovery.
 
     None is also the result for volumes with other contents. Reads of the log are bounded by the
     size of the journal, which is at most 4 GiB.
+
+    *memo*: what a replay of the same volume at another point has decoded; it gets what this one
+    decodes. *is_changed*: returns whether a byte of a range, by offset and length, may differ from
+    that point.
 
     Raises:
         ReplayRefused: the journal cannot be replayed; its reason says why.
@@ -126,11 +139,12 @@ def replayed(source: Source) -> ReplayedVolume | None:
     if not superblock.has_journal:
         raise damaged("the file system needs a journal and has none")
     check_features(superblock)
-    return _replay(source, superblock)
+    log = Log(source, superblock.block_bytes, journal_blocks(source, superblock), memo)
+    log.forget(is_changed)
+    return _replay(source, superblock, log)
 
 
-def _replay(source: Source, superblock: Superblock) -> ReplayedVolume:
-    log = Log(source, superblock.block_bytes, journal_blocks(source, superblock))
+def _replay(source: Source, superblock: Superblock, log: Log) -> ReplayedVolume:
     journal = log.superblock
     target = _Target(log, superblock)
     end = journal.sequence
@@ -169,24 +183,22 @@ class _Target:
         """Add the blocks of all transactions; the last one that has a block wins."""
         log = self._log
         for number, sequence in committed.descriptors:
-            tags = log.tags(log.block(number))
-            start = log.wrapped(number + 1)
-            self._verify(tags, start, sequence, revoked)
-            at = start
-            for tag in tags:
-                if not _is_revoked(revoked, tag.block, sequence):
-                    self._replace(tag.block, log.volume_block(at), tag.is_escaped)
-                at = log.wrapped(at + 1)
+            descriptor = log.described(number)
+            self._verify(number, descriptor, revoked)
+            contents = log.contents_of(number, descriptor)
+            for tag, content in zip(log.tags_of(descriptor), contents, strict=True):
+                if not revoked or not _is_revoked(revoked, tag.block, sequence):
+                    self._replace(tag.block, content, tag.is_escaped)
 
-    def _verify(self, tags: list[Tag], start: int, sequence: int, revoked: dict[int, int]) -> None:
+    def _verify(self, number: int, descriptor: LogBlock, revoked: dict[int, int]) -> None:
         """Compare the blocks of a descriptor, which follow it, with their checksums."""
-        log = self._log
-        if not log.superblock.has_checksums:
+        log, sequence = self._log, descriptor.sequence
+        if not log.superblock.has_checksums or all(log.are_tags_intact(number, descriptor)):
             return
-        for tag, content in zip(tags, log.chunks(start, len(tags)), strict=True):
-            if not _is_revoked(revoked, tag.block, sequence) and not log.is_intact(
-                tag, content, sequence
-            ):
+        for tag, is_intact in zip(
+            log.tags_of(descriptor), log.are_tags_intact(number, descriptor), strict=True
+        ):
+            if not is_intact and not _is_revoked(revoked, tag.block, sequence):
                 raise damaged(f"block {tag.block} in transaction {sequence} has a wrong checksum")
 
     def _replace(self, block: int, content: int, is_escaped: bool) -> None:

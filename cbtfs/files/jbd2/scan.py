@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from cbtfs.files.jbd2.checksum import BigEndianCrc32
-from cbtfs.files.jbd2.log import HEADER, MAGIC, Kind, Log
+from cbtfs.files.jbd2.log import MAGIC, Kind, Log, LogBlock
 from cbtfs.files.jbd2.refusal import Reason, ReplayRefused, damaged
 
 _MAX_REVOKED: Final = 1 << 21
@@ -58,19 +58,18 @@ class _Scan:
         sequence = log.superblock.sequence
         while True:
             number = self._at
-            block = log.block(number)
+            block = log.described(number)
             self._advance(1)
-            magic, kind, transaction = HEADER.unpack_from(block)
-            if magic != MAGIC or transaction != sequence:
+            if block.magic != MAGIC or block.sequence != sequence:
                 break
-            if kind == Kind.DESCRIPTOR:
+            if block.kind == Kind.DESCRIPTOR:
                 current.descriptors.append((number, sequence))
                 self._descriptor(block)
-            elif kind == Kind.REVOKE:
+            elif block.kind == Kind.REVOKE:
                 current.revokes.append((number, sequence))
-                self._is_doubtful |= not log.is_tail_intact(block)
-            elif kind == Kind.COMMIT:
-                if not self._is_committed(block, sequence):
+                self._is_doubtful |= not log.is_descriptor_intact(block)
+            elif block.kind == Kind.COMMIT:
+                if not self._is_committed(block.data, sequence):
                     break
                 committed.descriptors += current.descriptors
                 committed.revokes += current.revokes
@@ -88,13 +87,13 @@ class _Scan:
             raise damaged("its log is longer than the journal")
         self._at = self._log.wrapped(self._at + count)
 
-    def _descriptor(self, block: bytes) -> None:
+    def _descriptor(self, block: LogBlock) -> None:
         log = self._log
-        self._is_doubtful |= not log.is_tail_intact(block)
-        start, count = self._at, len(log.tags(block))
+        self._is_doubtful |= not log.is_descriptor_intact(block)
+        start, count = self._at, len(log.tags_of(block))
         self._advance(count)
         if log.superblock.version == 1:
-            self._crc.update(block)
+            self._crc.update(block.data)
             for content in log.chunks(start, count):
                 self._crc.update(content)
 
@@ -122,7 +121,7 @@ def revoked_blocks(log: Log, committed: Committed) -> dict[int, int]:
     """
     revoked: dict[int, int] = {}
     for number, sequence in committed.revokes:
-        for block in log.revoked(log.block(number)):
+        for block in log.revoked(log.described(number).data):
             revoked[block] = sequence
         if len(revoked) > _MAX_REVOKED:
             raise ReplayRefused(Reason.TOO_LARGE, "too many revoke records")
