@@ -3,8 +3,9 @@
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, TypeVar
 
+from cbtfs.ahead import ahead
 from cbtfs.core.extent import Extent
 from cbtfs.errors import CbtfsError
 from cbtfs.files.folder import Folder, scan_by_entries
@@ -18,6 +19,9 @@ from cbtfs.files.protocol import (
 )
 from cbtfs.files.volumes import Nothing, Volume
 
+_LARGE_BYTES: Final = 8 << 20
+"""Size of a file from which threads are worth their start."""
+_Data = TypeVar("_Data", bytes, bytes | memoryview)
 _MAX_LINKS: Final = 40
 """Links that the path of one file may contain, as in Linux."""
 
@@ -53,19 +57,39 @@ class File:
     def parts(self) -> Iterator[tuple[int, bytes | memoryview]]:
         """Yield offset and bytes of each part that is not a hole, in ascending order.
 
+        Those of a large file are read by several threads.
+
         Raises:
             CbtfsError: a part cannot be read.
+        """
+        if self.entry.size < _LARGE_BYTES:
+            yield from map(self._load, self._pieces())
+        else:
+            yield from ahead(self._load, self._pieces())
+
+    def _pieces(self) -> Iterator[tuple[int, FileExtent | bytes]]:
+        """Yield the offset of each piece, and its bytes if only the engine can read them.
+
+        An engine is called by this thread only.
         """
         for extent in self.extents():
             for at in range(extent.start, extent.end, MAX_READ_BYTES):
                 length = min(MAX_READ_BYTES, extent.end - at)
-                yield at, self._read(extent, at, length)
+                if extent.offset is None:
+                    data = self.file_system.read(self.inner, at, length)
+                    yield at, self._whole(data, length)
+                else:
+                    yield at, FileExtent(at, length, extent.offset + at - extent.start)
 
-    def _read(self, extent: FileExtent, at: int, length: int) -> bytes | memoryview:
-        if extent.offset is None:
-            data: bytes | memoryview = self.file_system.read(self.inner, at, length)
-        else:
-            data = self.volume.source.read(extent.offset + at - extent.start, length)
+    def _load(self, piece: tuple[int, FileExtent | bytes]) -> tuple[int, bytes | memoryview]:
+        at, content = piece
+        if not isinstance(content, FileExtent):
+            return at, content
+        assert content.offset is not None
+        data = self.volume.source.read(content.offset, content.length)
+        return at, self._whole(data, content.length)
+
+    def _whole(self, data: _Data, length: int) -> _Data:
         if len(data) < length:
             raise GuestFileMissing(f"{self.path}: the file is shorter than its directory states")
         return data

@@ -38,9 +38,9 @@ class VolumeAt:
     _pages: dict[int, bytes] = field(default_factory=dict)
     _memo: Memo = field(default_factory=Memo)
     _compared: "tuple[VolumeAt, Sequence[Extent] | None] | None" = None
-    """The last other point, and the extents whose stored blocks differ from it."""
+    """The last other point, and the extents whose stored blocks differ."""
     _changes: "tuple[VolumeAt, Sequence[Extent]] | None" = None
-    """The last other point, and the extents in which files can differ from it."""
+    """The last other point, and the extents in which files can differ."""
 
     @cached_property
     def _replayed(self) -> ReplayedVolume | None:

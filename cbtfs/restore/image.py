@@ -1,14 +1,12 @@
 """The image of one disk at one point, as pieces of data or loss in ascending order."""
 
 import mmap
-import os
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final
 
+from cbtfs.ahead import ahead
 from cbtfs.core.blockmap import FANOUT
 from cbtfs.core.extent import Extent, clip
 from cbtfs.core.ids import Ref
@@ -18,16 +16,9 @@ from cbtfs.native import Leaf
 from cbtfs.reader import Reader
 
 PIECE_BYTES: Final = 1 << 20
-_LOADERS: Final = min((os.cpu_count() or 1) + 2, 8)
-"""Number of threads: decoding and hashing release the GIL, and direct reads and writes wait.
-
-Twice as many pieces are in flight, which bounds memory.
-"""
 Loss = ChunkMissing | DataCorrupt
 Put = Callable[[int, memoryview], None]
 """Callback with an offset and the bytes there, which are valid until it returns."""
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,24 +103,6 @@ class ThreadBuffer(threading.local):
     def __init__(self, length: int) -> None:
         private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
         self.mine = memoryview(mmap.mmap(-1, max(length, 1), flags=private))
-
-
-def ahead(
-    work: Callable[[Item], Result], items: Iterator[Item], threads: int = _LOADERS
-) -> Iterator[Result]:
-    """Yield *work* of each item in order, computed ahead by *threads*."""
-    pending: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(threads, "loader") as loaders:
-        try:
-            for item in items:
-                pending.append(loaders.submit(work, item))
-                if len(pending) >= 2 * threads:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from itertools import chain, takewhile
 from pathlib import Path
 from typing import Final
 
+from cbtfs.ahead import Result, ahead
 from cbtfs.core.blockmap import FANOUT, runs_of
 from cbtfs.core.extent import Extent, between, coalesce
 from cbtfs.core.ids import PointId
@@ -25,7 +26,7 @@ from cbtfs.reader import Reader
 from cbtfs.restore.compare import matching
 from cbtfs.restore.disk import plain_class
 from cbtfs.restore.expected import Expected, differing, expected_of_all, expected_of_blocks
-from cbtfs.restore.image import PIECE_BYTES, Loss, Result, ThreadBuffer, ahead, parts_of
+from cbtfs.restore.image import PIECE_BYTES, Loss, ThreadBuffer, parts_of
 from cbtfs.restore.in_place_target import InPlaceTarget, open_in_place
 from cbtfs.restore.known_difference import KnownDifference
 from cbtfs.restore.marker import Marker

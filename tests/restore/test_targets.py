@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cbtfs.ahead import ahead
 from cbtfs.core.extent import Extent
 from cbtfs.restore import target
-from cbtfs.restore.image import ahead
 from cbtfs.restore.target import DeviceTarget
 
 PAGE = 4096

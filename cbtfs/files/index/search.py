@@ -134,7 +134,7 @@ class _Search:
         for key, numbers in at_points.items():
             first, last, count = numbers[0], numbers[-1], len(numbers)
             layouts = {volumes[number] for number in numbers}
-            # Nearly always one engine has read all volumes, and no path has to be compared.
+            # Nearly always one engine has read all volumes: paths are not compared then.
             whole = frozenset(volume.engine for layout in layouts for volume in layout)
             for version in self._versions[key]:
                 engines = whole if len(whole) < 2 else _engines_at(layouts, version.path)

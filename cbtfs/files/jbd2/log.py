@@ -68,7 +68,7 @@ class Tag(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class LogBlock:
-    """A block of a log that can describe a transaction, and what is known of it.
+    """A block of a log that can describe a transaction, and its decoded content.
 
     Only methods of Log set the members that can be None. They follow from the bytes of this block
     and those of the blocks of its tags.

@@ -124,8 +124,8 @@ def replayed(
     None is also the result for volumes with other contents. Reads of the log are bounded by the
     size of the journal, which is at most 4 GiB.
 
-    *memo*: what a replay of the same volume at another point has decoded; it gets what this one
-    decodes. *is_changed*: returns whether a byte of a range, by offset and length, may differ from
+    *memo*: the decoded blocks of a replay of the same volume at another point; this replay adds its
+    own. *is_changed*: returns whether a byte of a range, by offset and length, may differ from
     that point.
 
     Raises:
