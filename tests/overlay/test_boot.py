@@ -23,8 +23,8 @@ from cbtfs.qemu import programs
 from cbtfs.qemu.accelerator import has_kvm
 from cbtfs.store.repository import reading, writing
 from tests.make_points import SIGNALS, commit_point, read_point
-from tests.overlay.overlay_site import MIB, OverlaySite, committed, on_sectors
-from tests.overlay.test_start import check, children_of, processes_below
+from tests.overlay.overlay_site import BLOCK, MIB, OverlaySite, committed, on_sectors
+from tests.overlay.test_start import check, children_of, fill, processes_below
 from tests.qemu.boot_sector import GREETING, WRITTEN, boot_sector
 from tests.qemu.test_hardware import config
 
@@ -118,6 +118,26 @@ def test_a_guest_boots_from_disks_with_one_limit(guest: OverlaySite) -> None:
     content = committed(guest, guest.run(guest.act("commit", "lab"))["point"])
     assert content["root"] == boot_sector() * 2 + bytes(MIB - 512)
     assert content["data"] == on_sectors(guest.images["data"])
+
+
+def test_a_guest_that_meets_the_limit_gets_an_error(guest: OverlaySite) -> None:
+    """It runs on: by default, QEMU would stop it at a write without space."""
+    guest.discard()
+    guest.images["root"] = boot_sector() + bytes(4 * MIB)
+    guest.point = guest.add("other")
+    guest.create("--limit=2M")
+    expected, offset = bytearray(guest.images["root"]), BLOCK
+    with guest.started():
+        while not fill(guest.overlay / "root.raw", expected, offset):
+            offset += BLOCK
+
+    with booted(guest, "--bus=ide", "--memory=64M") as (child, serial):
+        assert converse(serial).endswith(GREETING)
+        assert child.wait(60) == 0
+
+    check(guest)
+    content = committed(guest, guest.run(guest.act("commit", "lab"))["point"])
+    assert content["root"] == on_sectors(bytes(expected))
 
 
 def test_the_document_names_the_hardware_and_the_sockets(guest: OverlaySite) -> None:
