@@ -116,9 +116,9 @@ def test_the_test_of_an_intact_repository_loads_one_node_for_each_disk(
         loaded = []
         load = View.node
 
-        def node(view: View, number: ObjectId, level: int, digest: Digest) -> Node:
+        def node(view: View, number: ObjectId, level: int, *more: Any) -> Node:
             loaded.append(level)
-            return load(view, number, level, digest)
+            return load(view, number, level, *more)
 
         monkeypatch.setattr(View, "node", node)
         require_intact(repository, manifest)
