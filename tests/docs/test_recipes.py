@@ -15,6 +15,7 @@ from typing import Final
 import pytest
 
 from tests.guest import FILES, MIB, boot_code, linux_initrd, make_disk, newest_kernel
+from tests.prove.images import make_bootable, overwrite
 from tools.crash.loop import FileSystem, loop_disk
 from tools.vsim import DiskEntry, Inventory, MachineEntry, Simulator
 from tools.vsim.soap.certificate import make_certificate
@@ -272,26 +273,26 @@ def test_programs_that_only_read_take_slices(folder: Path) -> None:
     assert "Volume Information" in done.stdout
 
 
-def test_a_point_is_proven_and_the_one_that_broke_it_is_found(folder: Path, tmp_path: Path) -> None:
+def test_a_point_is_proven_and_the_one_that_broke_it_is_found(tmp_path: Path) -> None:
     """The superblock of the first partition, an ext4, is zeros since the last point."""
-    subprocess.run(["cp", "--sparse=always", folder / "disk.raw", tmp_path], check=True)
-    cbtfs(tmp_path, "init")
-    config, points = tmp_path / "config", list[str]()
+    disk, config = make_bootable(tmp_path / "disk.raw", None), tmp_path / "config"
     config.touch(0o600)
-    shown = ""
-    for offset, data in ((0, b""), (40 * MIB, b"a file"), (MIB + 1024, bytes(1024))):
-        if points:
-            shown = run_without_mount(tmp_path, block("cbtfs prove web01"), config)
-        with (tmp_path / "disk.raw").open("r+b") as disk:
-            disk.seek(offset)
-            disk.write(data)
-        points.append(ingest(tmp_path, "--vm=web01", "--disk=root", "disk.raw"))
+    cbtfs(tmp_path, "init")
+    points = [ingest(tmp_path, "--vm=web01", "--disk=root", "disk.raw") for _ in range(2)]
+    shown = run_without_mount(tmp_path, block("cbtfs prove web01"), config)
+    overwrite(disk, MIB + 1024, bytes(1024))
+    points.append(ingest(tmp_path, "--vm=web01", "--disk=root", "disk.raw"))
 
     out = run_without_mount(tmp_path, block("cbtfs bisect web01"), config)
 
     assert "proof      level 3, " in shown
-    assert f"point {points[1][:12]}" in out
-    assert out.count(points[2][:12]) == 1
+    assert f"last good point:  web01@{_name(tmp_path, points[1])} " in out
+    assert out.splitlines()[-1].endswith(f" data web01@{_name(tmp_path, points[2])}")
+
+
+def _name(folder: Path, point: str) -> str:
+    """Return the name of a point in the mount."""
+    return str(json.loads(cbtfs(folder, "show", point, "--json"))["name"])
 
 
 def test_a_bitmap_of_the_changes_is_served(folder: Path) -> None:

@@ -51,25 +51,12 @@ def _document(home: Path, name: str) -> Any:
 
 
 @pytest.mark.limit(1200)
-def test_a_user_proves_an_xfs_that_was_in_use(home: Path) -> None:
-    make_dirty_xfs(home / "user" / "xfs")
-    # The recovery builds and boots a guest of libguestfs: CBTFS_BOOTS=all.
-    level = 3 if os.environ.get("CBTFS_BOOTS") == "all" else 2
-
-    done = _ends(
-        home,
-        f"""
-        cbtfs ingest image --vm web --disk root user/xfs >/dev/null
-        cbtfs prove web --level {level} --json > user/proof
-        """,
-    )
-
-    (proven,) = _document(home, "proof")["proven"]
-    assert proven["proof"]["level"] == level, done.stderr
-
-
 def test_a_user_proves_all_levels_searches_and_blames(home: Path) -> None:
     _make_disks(home / "user")
+    xfs = ""
+    if os.environ.get("CBTFS_BOOTS") == "all":  # The recovery builds and boots an appliance.
+        make_dirty_xfs(home / "user" / "xfs")
+        xfs = "cbtfs ingest image --vm xfs --disk root user/xfs >/dev/null; cbtfs prove xfs -q"
 
     done = _ends(
         home,
@@ -81,6 +68,7 @@ def test_a_user_proves_all_levels_searches_and_blames(home: Path) -> None:
         cbtfs show web@proven --json > user/shown
         cbtfs {SEARCH}
         cbtfs blame web root --json > user/blame
+        {xfs}
         """,
     )
 
