@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from cbtfs.core.sealed import unseal
 from tests.cli.run_cbtfs import Run, runner
 from tests.make_points import BLOCK, add_point, new_repository
+from tests.restore.test_several_disks import damage
 
 _OLD = b"1" * 5 * BLOCK
 _NEW = b"1" * 2 * BLOCK + bytes(BLOCK) + b"2" * 2 * BLOCK
@@ -35,6 +37,46 @@ def test_a_target_follows_the_disk(run: Run, tmp_path: Path) -> None:
     assert second.document["bytes_written"] == 3 * BLOCK
     assert second.document["bytes_skipped"] == 2 * BLOCK
     assert second.document["from"] is not None
+
+
+@pytest.mark.parametrize(("is_missing", "code"), [(False, 21), (True, 20)])
+def test_data_that_is_lost_ends_the_run_before_the_target_is_complete(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], is_missing: bool, code: int
+) -> None:
+    repository, target = new_repository(tmp_path / "lost"), tmp_path / "disk.raw"
+    add_point(repository, {"d": _NEW}, vm="web")
+    damage(repository, b"2" * BLOCK)
+    if is_missing:
+        for pack in (repository / "packs").rglob("*"):
+            if pack.is_file() and pack.name != "cbtfs-packs":
+                pack.unlink()
+    run = runner(repository, capsys)
+    target.write_bytes(bytes(5 * BLOCK))
+    words = "restore", "--in-place", "web", "d", target
+    lost = [{"start": 0, "length": 2 * BLOCK}] if is_missing else []
+
+    stopped = run(*words)
+    state = unseal(Path(f"{target}.cbtfs").read_bytes())["state"]
+    done = run(*words, "--keep-going", "--json")
+
+    assert (stopped.code, len(stopped.err.splitlines()), state) == (code, 1, "applying")
+    assert "is incomplete" in stopped.err
+    assert done.code == code
+    assert done.document["lost"] == [*lost, {"start": 3 * BLOCK, "length": 2 * BLOCK}]
+    kept = bytes(2 * BLOCK) if is_missing else _NEW[: 2 * BLOCK]
+    assert target.read_bytes() == kept + bytes(3 * BLOCK)
+    assert unseal(Path(f"{target}.cbtfs").read_bytes())["state"] == "applying"
+
+
+def test_a_target_that_is_too_small_is_2(run: Run, tmp_path: Path) -> None:
+    target = tmp_path / "disk.raw"
+    target.write_bytes(_OLD[:-1])
+
+    done = run("restore", "--in-place", "web", "d", target)
+
+    assert (done.code, len(done.err.splitlines())) == (2, 1)
+    assert "is too small" in done.err
+    assert target.read_bytes() == _OLD[:-1]
 
 
 def test_a_target_without_a_marker_is_33(run: Run, tmp_path: Path) -> None:

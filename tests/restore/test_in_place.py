@@ -1,5 +1,6 @@
 """A restore in place makes any target equal the disk, and writes only what differs."""
 
+import errno
 import fcntl
 import os
 import random
@@ -348,6 +349,41 @@ def test_a_target_in_use_is_left_alone(
             os.close(held)
 
     assert file.read_bytes() == b"\xff" * 80 * BLOCK
+
+
+@pytest.mark.mounts
+def test_a_mounted_device_is_refused(repository: Path, manifest: Manifest, tmp_path: Path) -> None:
+    file, mountpoint = tmp_path / "device", tmp_path / "mnt"
+    mountpoint.mkdir()
+    file.touch()
+    os.truncate(file, 1 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-O", "^has_journal", file], check=True)
+    with loop_device(file) as device:
+        subprocess.run(["mount", device, mountpoint], check=True)
+        try:
+            with pytest.raises(UsageError, match="in use"):
+                restore(repository, manifest, device)
+        finally:
+            subprocess.run(["umount", mountpoint], check=True)
+
+
+def test_a_device_without_discard_gets_zeros(
+    repository: Path, manifest: Manifest, tmp_path: Path
+) -> None:
+    """As a device whose kernel driver cannot zero: fallocate(2) is refused."""
+    file = tmp_path / "device"
+    file.write_bytes(b"\xff" * 99 * BLOCK)
+    with loop_device(file) as device, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cbtfs.restore.target.fcntl.ioctl", _refuse)
+        restore(repository, manifest, device)
+
+        content = device.read_bytes()
+
+    assert content == IMAGE + b"\xff" * (99 * BLOCK - SIZE)
+
+
+def _refuse(*_: object) -> None:
+    raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 
 
 def test_a_file_in_a_mount_of_cbtfs_is_refused(

@@ -117,9 +117,16 @@ def _restart_host(target: Path) -> None:
     marker_of(target).write_bytes(seal({**document, "boot": "another"}))
 
 
+def _move_to_another_device(target: Path) -> None:
+    document = unseal(marker_of(target).read_bytes())
+    facts = {**document["file"], "device": document["file"]["device"] + 1}
+    marker_of(target).write_bytes(seal({**document, "file": facts}))
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [
+        (_move_to_another_device, "device changed"),
         (_write, "mtime_ns changed"),
         (_write_and_restore_mtime, "ctime_ns changed"),
         (_replace, "inode changed"),
@@ -339,3 +346,34 @@ def test_an_error_of_the_target_at_any_change_leaves_no_trusted_target(
         restore(repository, points[1], target)
         assert target.read_bytes() == IMAGES[1]
     assert 10 < failed < 99
+
+
+@pytest.mark.parametrize("is_direct", [True, False])
+@pytest.mark.parametrize("has_base", [True, False])
+def test_an_error_of_a_write_by_compiled_code_leaves_no_trusted_target(
+    repository: Path,
+    points: list[Manifest],
+    target: Path,
+    is_direct: bool,
+    has_base: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The descriptors of compiled code can only read."""
+    original = InPlaceFile.__init__
+    fds = [os.open(target, os.O_RDONLY), os.open(target, os.O_RDONLY | os.O_DIRECT)]
+
+    def open_for_reading(opened: InPlaceFile, *arguments: Any) -> None:
+        original(opened, *arguments)
+        opened.files = fds[0], fds[1] if is_direct else -1
+
+    with monkeypatch.context() as patch:
+        patch.setattr(InPlaceFile, "__init__", open_for_reading)
+        with pytest.raises(TargetFailed, match="Bad file descriptor"):
+            restore(repository, points[1], target, points[0] if has_base else None)
+    assert unseal(marker_of(target).read_bytes())["state"] == "applying"
+    for fd in fds:
+        os.close(fd)
+
+    restore(repository, points[1], target)
+
+    assert target.read_bytes() == IMAGES[1]
