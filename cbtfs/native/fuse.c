@@ -238,12 +238,14 @@ next_status requests_next(requests *requests, request_buffers *buffers, fuse_rea
                           fuse_seek *pending_seek)
 {
     for (;;) {
+        request_wait_poll(&requests->wait, requests->device);
         ssize_t length = read(requests->device, buffers->request, REQUEST_BYTES);
         if (length < 0) {
             if (errno == EINTR || errno == EAGAIN || errno == ENOENT) /* ENOENT: the request was interrupted */
                 continue;
             return is_unmounted(errno) ? NEXT_ENDED : NEXT_FAILED;
         }
+        request_wait_note(&requests->wait);
         struct fuse_in_header head;
         if (length < (ssize_t)sizeof head)
             return NEXT_FAILED;

@@ -6,6 +6,7 @@
 #include "data_map.h"
 #include "file_table.h"
 #include "leaf_table.h"
+#include "wait.h"
 
 enum {
     MAX_READ_BYTES = 1 << 20,
@@ -33,6 +34,7 @@ typedef struct {
     leaf_table leaves;
     data_map map;
     chunk_reader *reader;
+    request_wait wait;
 } requests;
 
 /* Buffers of one thread. */

@@ -36,6 +36,7 @@ static PyObject *Requests_new(PyTypeObject *type, PyObject *args, PyObject *name
     file_table_init(&self->requests.files);
     leaf_table_init(&self->requests.leaves);
     data_map_init(&self->requests.map);
+    request_wait_init(&self->requests.wait);
     return (PyObject *)self;
 }
 

@@ -3,6 +3,7 @@
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable
 
 from cbtfs.native import Chunks, Requests
@@ -53,6 +54,12 @@ class Kernel:
         self.requests.serve(
             lambda *_: False, lambda *_: self.result, lambda *request: self.prepare_seek(*request)
         )
+
+    @property
+    def serving_seconds(self) -> float:
+        """CPU time of the thread that serves the device."""
+        assert self._thread.ident is not None
+        return time.clock_gettime(time.pthread_getcpuclockid(self._thread.ident))
 
     def ask(self, message: bytes) -> tuple[int, int, bytes]:
         """Return the reply to *message*: the request's number, the errno and the bytes."""

@@ -2,7 +2,9 @@
 
 import errno
 import gc
+import os
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,6 +48,33 @@ def test_bytes_and_errnos_reach_the_kernel(kernel: Kernel, result: bytes | memor
     assert kernel.ask(read_request(7, 0, 4)) == (7, 0, bytes(result))
     kernel.result = errno.ENOENT
     assert kernel.ask(read_request(8, 0, 4)) == (8, errno.ENOENT, b"")
+
+
+def test_a_thread_that_polls_after_a_burst_of_requests_sleeps_soon(kernel: Kernel) -> None:
+    kernel.result = b"four"
+    for number in range(1, 200):
+        assert kernel.ask(read_request(number, 0, 4)) == (number, 0, b"four")
+
+    before = kernel.serving_seconds
+    threading.Event().wait(0.5)
+
+    assert kernel.serving_seconds - before < 0.05
+    assert kernel.ask(read_request(7, 0, 4)) == (7, 0, b"four")
+
+
+def test_requests_are_answered_on_a_single_processor() -> None:
+    """Nothing polls there: it would delay the program that waits for the reply."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        kernel = Kernel()
+        kernel.result = b"four"
+        replies = [kernel.ask(read_request(number, 0, 4)) for number in range(1, 50)]
+        kernel.close()
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+    assert replies == [(number, 0, b"four") for number in range(1, 50)]
 
 
 def test_a_reply_that_does_not_reach_the_kernel_becomes_eio(kernel: Kernel) -> None:
