@@ -21,6 +21,7 @@ from cbtfs.files.protocol import EngineFailed, FileSystemUnsupported
 from tests.cli.run_cbtfs import CommandResult, runner
 from tests.files.conftest import KEY, Machine
 from tests.files.guest_trees import attributes_of
+from tests.mount.mount_process import serving
 
 pytestmark = [pytest.mark.mounts, pytest.mark.limit(1800)]
 
@@ -290,3 +291,12 @@ if IS_LONG:
             file_system.stat("/small")
 
         assert file_system.read("/small", 0, 100) == b"small\n"
+
+    def test_a_mount_shows_files_by_an_appliance(machine: Machine, tmp_path: Path) -> None:
+        options = ("--workers=1", "--engine=auto")
+        with serving(machine.repository, tmp_path / "mnt", *options) as server:
+            files = server.folder(machine.manifest) / "files"
+
+            assert (files / "home" / "letter").read_text() == "Dear Bob"
+            assert (files / "srv" / "page").read_text() == "thin"
+            assert sorted(path.name for path in files.iterdir()) == ["etc", "home", "srv"]

@@ -217,3 +217,26 @@ def test_a_user_reads_files_of_a_guest(home: Path) -> None:
 
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-3:] == [*["127.0.0.1 guest"] * 2, f"{USER} -r--------"]
+
+
+if "CBTFS_APPLIANCE" in os.environ:
+
+    @pytest.mark.limit(1800)
+    def test_a_user_reads_files_of_a_guest_by_an_appliance(home: Path) -> None:
+        """An XFS, whose engine is chosen by auto; the kernel of the appliance is in /boot."""
+        (home / "prototype").write_text("none\n0 0\nd--755 0 0\nhello ---644 0 0 user/hello\n$\n")
+        script = """\
+echo hello > user/hello
+truncate -s 300M user/guest.raw
+mkfs.xfs -q -p prototype user/guest.raw
+cbtfs ingest image --vm guest --disk root user/guest.raw >/dev/null
+cbtfs files cat guest:/hello
+cbtfs files extract guest:/hello user/copy
+stat -c '%U %s' user/copy
+cbtfs files cat guest:/hello --engine parse || echo code $?
+"""
+        done = run(home, script)
+
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines() == ["hello", "nobody 6", "code 12"]
+        assert "volume root: xfs, engine appliance" in done.stderr
