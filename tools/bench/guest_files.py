@@ -68,6 +68,17 @@ def _of_many_files(bench: Bench) -> Iterator[Row]:
             f"list {bench.sizes.files:,} files of a guest", "s", False, "warm", samples, goals
         )
 
+        def indexed(program: Program) -> Callable[[], float]:
+            def measure() -> float:
+                shutil.rmtree(chain.repository / "indexes", ignore_errors=True)
+                return program.run(chain.repository, "files", "index", disk).seconds
+
+            return measure
+
+        contenders = {program.name: indexed(program) for program in bench.programs}
+        samples = alternate(contenders, bench.sizes.few)
+        yield Row(f"index {bench.sizes.files:,} files of a guest", "s", False, "warm", samples)
+
         def shown(program: Program) -> Callable[[], float]:
             return lambda: _cold(bench, program, chain.repository, f"{disk}:{path}")
 
