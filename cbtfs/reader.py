@@ -88,6 +88,11 @@ class Reader:
         self._on_leaves_dropped()
 
     @property
+    def can_read_content(self) -> bool:
+        """Whether the key of this process decrypts chunks."""
+        return self._packs.can_read_content
+
+    @property
     def cached_bytes(self) -> int:
         """Size of the decoded chunks in the cache."""
         return self.chunks.cached_bytes

@@ -72,7 +72,8 @@ def check(
         report.names = {manifest.point: spec_of(manifest) for manifest in manifests}
         chosen = subset or (ALL if read_data else NONE)
         corrupt_frames = _check_packs(packs, chosen, start_progress, report)
-        report.problems += _verify_indexes(path)
+        if packs.can_read_content:
+            report.problems += _verify_indexes(path)
         if catalog is not None:
             _verify_checksums(catalog, report)
             objects = verify_objects(catalog, packs, corrupt_frames)
@@ -151,7 +152,11 @@ def _check_packs(
     sizes = {pack: _size(packs, pack) for pack in ids}
     advance = start_progress(sum(sizes.values()))
     corrupt_frames = {}
-    for findings in verify_packs(packs, ids, subset.choose(sizes)):
+    report.unverified = {pack for pack in ids if packs.signer(pack)}
+    read = subset.choose(sizes, report.unverified)
+    for findings in verify_packs(packs, ids, read):
+        if findings.identity:
+            report.intact_packs[findings.id] = findings.identity
         report.problems += findings.problems
         report.chunks_read += findings.chunks_read
         report.bytes_read += findings.bytes_read

@@ -28,6 +28,8 @@ class PackFindings:
     """Problems of corrupt frames by offset; also listed in `problems`."""
     corrupt: list[CorruptFrame] = field(default_factory=list)
     """The corrupt frames."""
+    identity: bytes = b""
+    """Identity of an encrypted pack all of whose frames were read and are intact."""
     chunks_read: int = 0
     bytes_read: int = 0
 
@@ -56,6 +58,8 @@ def _verify(packs: PackFolder, id: PackId, read_data: bool) -> PackFindings:  # 
     for frame in frames:
         if read_data or frame.kind is Kind.NODE:
             _load(pack, frame, findings)
+    if read_data and pack.is_sealed and not findings.problems:
+        findings.identity, _ = pack.identity()
     return findings
 
 

@@ -16,18 +16,21 @@ from cbtfs.store.repository import Repository, writing
 
 
 def record(path: Path, report: CheckReport, read: Subset, *, lock_wait: float) -> None:
-    """Quarantine corrupt frames, and record the verification of intact points.
+    """Quarantine corrupt frames, trust intact packs, and record the verification of points.
 
     A check of all data verifies a point now. After the last of all parts a point counts as
     verified since the oldest of the parts. If the repository cannot be written, the report says
     why.
     """
     is_dated = read == ALL or read.parts > 0
-    if not report.corrupt and not is_dated:
+    trusted = {p: report.intact_packs[p] for p in report.unverified & report.intact_packs.keys()}
+    if not report.corrupt and not is_dated and not trusted:
         return
     try:
         with writing(path, lock_wait=lock_wait) as repository:
             repository.add_to_quarantine(report.corrupt)
+            if trusted:
+                report.unverified -= repository.count_verified(trusted)
             if is_dated:
                 _date(repository, report, read)
     except (RepositoryLocked, AccessDenied, StoreFailed) as exc:

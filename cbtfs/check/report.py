@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from cbtfs.core.extent import Extent
-from cbtfs.core.ids import PointId
+from cbtfs.core.ids import PackId, PointId
 from cbtfs.errors import CbtfsError, ChunkMissing, DataCorrupt
 from cbtfs.store.quarantine import CorruptFrame
 
@@ -67,6 +67,10 @@ class CheckReport:
     """VM@TIME of each point, sorted by VM and order of capture, like `verified`."""
     are_maps_known: bool = True
     """Whether block maps were verified, so that problems list all points that they affect."""
+    intact_packs: dict[PackId, bytes] = field(default_factory=dict)
+    """Identity of each encrypted pack all of whose chunks were read and are intact."""
+    unverified: set[PackId] = field(default_factory=set)
+    """Packs of capture keys whose chunks no reader has verified yet."""
     unrecorded: str | None = None
     """Why the results could not be recorded; None if they were."""
 

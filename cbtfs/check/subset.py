@@ -2,7 +2,7 @@
 
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,6 +25,8 @@ class Subset:
     parts: int = 0
     share: float | None = None
     size: int | None = None
+    is_unverified: bool = False
+    """The packs of capture keys that no reader has verified."""
 
     def __post_init__(self) -> None:
         if self.parts and not 1 <= self.part <= self.parts:
@@ -32,8 +34,12 @@ class Subset:
         if self.share is not None and not 0 <= self.share <= 1:
             raise ValueError("a share must be between 0% and 100%")
 
-    def choose(self, sizes: Mapping[PackId, int]) -> frozenset[PackId]:
+    def choose(
+        self, sizes: Mapping[PackId, int], unverified: Collection[PackId] = ()
+    ) -> frozenset[PackId]:
         """Return the packs to read; *sizes* has the size of every pack in bytes."""
+        if self.is_unverified:
+            return frozenset(unverified)
         if self.parts:
             remainder = self.part - 1
             return frozenset(p for p in sizes if int(p[:16], 16) % self.parts == remainder)
@@ -55,7 +61,9 @@ NONE: Final = Subset(size=0)
 
 
 def parse_subset(text: str) -> Subset:
-    """Parse a subset such as 5%, 3/10 or 10G; ValueError if *text* is invalid."""
+    """Parse a subset such as 5%, 3/10, 10G or unverified; ValueError if *text* is invalid."""
+    if text == "unverified":
+        return Subset(is_unverified=True)
     if (match := _PART.fullmatch(text)) and int(match[2]):
         return Subset(part=int(match[1]), parts=int(match[2]))
     if match := _SHARE.fullmatch(text):
@@ -65,4 +73,6 @@ def parse_subset(text: str) -> Subset:
             raise ValueError("a size needs a unit here")
         return Subset(size=parse_size(text))
     except ValueError as exc:
-        raise ValueError(f"invalid --read-data-subset {text!r}: use e.g. 5%, 3/10 or 10G") from exc
+        raise ValueError(
+            f"invalid --read-data-subset {text!r}: use e.g. 5%, 3/10, 10G or unverified"
+        ) from exc

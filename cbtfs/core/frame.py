@@ -31,6 +31,12 @@ _FOOTER = struct.Struct("<8sHHIQI16s16s")
 
 SEALED_FLAG: Final = 1
 """Flag in header and footer of an encrypted pack."""
+SIGNED_FLAG: Final = 2
+"""Flag in header and footer of an encrypted pack that ends with a signature."""
+SIGNATURE_BYTES: Final = 96
+"""Size of a signature: public key of the signer and Ed25519 signature (RFC 8032)."""
+SIGNER_BYTES: Final = 8
+"""First bytes of the public key of a signer: enough to tell capture keys apart."""
 TAG_BYTES: Final = 16
 SEALED_KEY_BYTES: Final = 80
 """Size of the key of chunks, encrypted for the repository's public key (RFC 9180)."""
@@ -98,9 +104,10 @@ def first_frame(is_sealed: bool) -> int:
     return SEALED_START if is_sealed else PACK_HEADER_BYTES
 
 
-def closing_bytes(frames: int, is_sealed: bool) -> int:
+def closing_bytes(frames: int, is_sealed: bool, is_signed: bool = False) -> int:
     """Return the size of everything after the last frame of a pack with *frames* frames."""
     added = TAG_BYTES + SEALED_KEY_BYTES if is_sealed else 0
+    added += SIGNATURE_BYTES if is_signed else 0
     return frames * ENTRY_BYTES + added + FOOTER_BYTES
 
 
@@ -198,23 +205,41 @@ def decode_pack_header(data: bytes) -> PackId:
     return PackId(pack.hex())
 
 
-def encode_sealed_pack_header(pack: PackId, epoch: int, key: bytes) -> bytes:
+def _flags(is_signed: bool) -> int:
+    return SEALED_FLAG | SIGNED_FLAG if is_signed else SEALED_FLAG
+
+
+class SealedHeader(NamedTuple):
+    """The header of an encrypted pack."""
+
+    pack: PackId
+    epoch: int
+    key: bytes
+    """Key of chunks, encrypted."""
+    is_signed: bool
+
+
+def encode_sealed_pack_header(
+    pack: PackId, epoch: int, key: bytes, *, is_signed: bool = False
+) -> bytes:
     """Return the header of an encrypted pack, up to its first frame; *key* is encrypted."""
-    header = _PACK_HEADER.pack(PACK_MAGIC, PACK_VERSION, SEALED_FLAG, epoch, bytes.fromhex(pack))
+    number, flags = bytes.fromhex(pack), _flags(is_signed)
+    header = _PACK_HEADER.pack(PACK_MAGIC, PACK_VERSION, flags, epoch, number)
     return (header + key).ljust(SEALED_START, b"\0")
 
 
-def decode_sealed_pack_header(data: bytes) -> tuple[PackId, int, bytes]:
-    """Return id, key epoch and encrypted key of an encrypted pack; ValueError if invalid."""
+def decode_sealed_pack_header(data: bytes) -> SealedHeader:
+    """Return the header of an encrypted pack; ValueError if it is invalid."""
     if len(data) < SEALED_START:
         raise ValueError("truncated pack header")
     magic, version, flags, epoch, pack = _PACK_HEADER.unpack_from(data)
-    if magic != PACK_MAGIC or version != PACK_VERSION or flags != SEALED_FLAG:
+    is_signed = flags == _flags(True)
+    if magic != PACK_MAGIC or version != PACK_VERSION or flags != _flags(is_signed):
         raise ValueError("not an encrypted pack of this version")
     key = data[PACK_HEADER_BYTES : PACK_HEADER_BYTES + SEALED_KEY_BYTES]
     if any(data[PACK_HEADER_BYTES + SEALED_KEY_BYTES : SEALED_START]):
         raise ValueError("a reserved field of the pack header is not empty")
-    return PackId(pack.hex()), epoch, key
+    return SealedHeader(PackId(pack.hex()), epoch, key, is_signed)
 
 
 def encode_index(frames: Sequence[Frame]) -> bytes:
@@ -247,17 +272,6 @@ _SEALED_FOOTER = struct.Struct("<II8s")
 """The reserved field of a footer in an encrypted pack: epoch, CRC-32 of all bytes before it."""
 
 
-def encode_sealed_footer(
-    frames: int, offset: int, trailer: bytes, pack: PackId, epoch: int, content_crc: int
-) -> bytes:
-    """Return the footer of an encrypted pack; *content_crc* covers all bytes before the footer."""
-    more = _SEALED_FOOTER.pack(epoch, content_crc, bytes(8))
-    crc = zlib.crc32(trailer)
-    number = bytes.fromhex(pack)
-    foot = _FOOTER.pack(END_MAGIC, PACK_VERSION, SEALED_FLAG, frames, offset, crc, number, more)
-    return foot + _CRC.pack(zlib.crc32(foot))
-
-
 class SealedFooter(NamedTuple):
     """The footer of an encrypted pack."""
 
@@ -268,6 +282,23 @@ class SealedFooter(NamedTuple):
     epoch: int
     content_crc: int
     """CRC-32 of all bytes before the footer, which can be verified without a key."""
+    is_signed: bool
+
+
+def encode_sealed_footer(footer: SealedFooter) -> bytes:
+    """Return the last FOOTER_BYTES of an encrypted pack."""
+    more = _SEALED_FOOTER.pack(footer.epoch, footer.content_crc, bytes(8))
+    foot = _FOOTER.pack(
+        END_MAGIC,
+        PACK_VERSION,
+        _flags(footer.is_signed),
+        footer.frames,
+        footer.trailer_offset,
+        footer.trailer_crc,
+        bytes.fromhex(footer.pack),
+        more,
+    )
+    return foot + _CRC.pack(zlib.crc32(foot))
 
 
 def decode_sealed_footer(data: bytes, size: int) -> SealedFooter:
@@ -276,14 +307,15 @@ def decode_sealed_footer(data: bytes, size: int) -> SealedFooter:
         raise ValueError("truncated pack footer")
     magic, version, flags, count, offset, crc, pack, more = _FOOTER.unpack_from(data)
     (own,) = _CRC.unpack_from(data, _FOOTER.size)
-    if (magic, version, flags) != (END_MAGIC, PACK_VERSION, SEALED_FLAG):
+    is_signed = flags == _flags(True)
+    if (magic, version, flags) != (END_MAGIC, PACK_VERSION, _flags(is_signed)):
         raise ValueError("not the footer of an encrypted pack")
     if own != zlib.crc32(data[: _FOOTER.size]):
         raise ValueError("pack footer fails its checksum")
-    if offset + closing_bytes(count, True) != size:
+    if offset + closing_bytes(count, True, is_signed) != size:
         raise ValueError("pack footer does not match the size of the pack")
     epoch, content, _ = _SEALED_FOOTER.unpack(more)
-    return SealedFooter(count, offset, crc, PackId(pack.hex()), epoch, content)
+    return SealedFooter(count, offset, crc, PackId(pack.hex()), epoch, content, is_signed)
 
 
 class Footer(NamedTuple):

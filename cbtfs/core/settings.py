@@ -17,7 +17,9 @@ ENCRYPTION: Final = "encryption-1"
 """Required feature of an encrypted repository (store/encryption)."""
 SHARED_WRITERS: Final = "shared-writers-1"
 """Required feature of a repository that several programs may write to at once (store/shared)."""
-KNOWN_FEATURES: Final = frozenset({PINS, KEYED_DIGESTS, ENCRYPTION, SHARED_WRITERS})
+CAPTURE: Final = "capture-1"
+"""Required feature of an encrypted repository that has capture keys: packs are signed."""
+KNOWN_FEATURES: Final = frozenset({PINS, KEYED_DIGESTS, ENCRYPTION, SHARED_WRITERS, CAPTURE})
 """Required features that this program understands."""
 DEFAULT_BLOCK_BYTES: Final = 64 << 10
 DIGEST: Final = "blake3-256"
@@ -46,6 +48,11 @@ class Settings:
     def is_shared(self) -> bool:
         """Whether several programs may write at once."""
         return SHARED_WRITERS in self.required
+
+    @property
+    def has_signatures(self) -> bool:
+        """Whether new packs are signed, because there are capture keys."""
+        return CAPTURE in self.required
 
     def __post_init__(self) -> None:
         if not is_block_size(self.block_size):
@@ -101,6 +108,10 @@ def decode_settings(data: bytes) -> Settings:
         raise UnknownFormat(f"digest {digest.get('algorithm')}, key {digest.get('key_slot')}")
     if (ENCRYPTION in required) != (KEYED_DIGESTS in required):
         raise UnknownFormat(f"of {ENCRYPTION} and {KEYED_DIGESTS} only one")
+    if CAPTURE in required and ENCRYPTION not in required:
+        raise UnknownFormat(f"{CAPTURE} without {ENCRYPTION}")
+    if CAPTURE in required and SHARED_WRITERS in required:
+        raise UnknownFormat(f"{CAPTURE} with {SHARED_WRITERS}")
     defaults = mapping(document, "defaults")
     return Settings(
         id=id_of(document, "id"),

@@ -315,7 +315,7 @@ class _BatchEncoder:
                     if not memory.is_zero(index):
                         digest = memory.digest(index)
                         ref = before[slot]
-                        if ref is None or ref.digest != digest or is_bad(digest):
+                        if ref is None or ref.digest != digest or is_bad(ref):
                             ref = None
                             content = memory.content(index)
                             unknown.append(_Unknown(len(blocks), digest, content))

@@ -92,7 +92,7 @@ class Checkpoints:
         """Return whether no chunk of the tree is in quarantine."""
         if not self._objects.has_bad:
             return True
-        corrupt = tree.blocks_of(lambda ref: self._objects.is_bad(ref.digest))
+        corrupt = tree.blocks_of(self._objects.is_bad)
         return next(corrupt, None) is None
 
 

@@ -348,7 +348,7 @@ class _DiskIngest:
             yield from clip(corrupt, 0, self.shape.size)
 
     def _is_corrupt(self, ref: Ref) -> bool:
-        return self.context.objects.is_bad(ref.digest)
+        return self.context.objects.is_bad(ref)
 
 
 def _unproven(base: Baseline) -> Sequence[Extent]:

@@ -161,7 +161,8 @@ def _mark(
             except (ChunkMissing, DataCorrupt):
                 continue  # An earlier prune removed it.
     with repository.catalog.view() as view:
-        return living, survey_packs(view, living.marked, forgotten.marked)
+        signs = repository.settings.has_signatures
+        return living, survey_packs(view, living.marked, forgotten.marked, signs=signs)
 
 
 def _drop_packs(update: Update, packs: Iterable[PackUse]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from cbtfs.core.frame import Frame
+from cbtfs.core.frame import Frame, Kind
 from cbtfs.core.ids import ObjectId
 from cbtfs.errors import ChunkMissing, DataCorrupt, StoreFailed
 from cbtfs.prune.select import PackUse
@@ -52,6 +52,8 @@ class Rewriter:
         self._packs = repository.packs
         self.space = space
         self._pack_bytes = pack_bytes
+        with repository.catalog.view() as view:
+            self._unverified = repository.packs.unverified(view)
         self._gone: set[int] = set()
         self.removed_packs = 0
         self.removed_bytes = 0
@@ -116,6 +118,9 @@ class Rewriter:
             return
         is_emptied = True
         for number, frame in moving:
+            if frame.kind is Kind.NODE and not self._is_complete(pack, number, batch):
+                is_emptied = False
+                continue
             try:
                 encoded = self._packs.open(pack.id).load_encoded(frame)
             except (DataCorrupt, ChunkMissing) as exc:
@@ -128,13 +133,28 @@ class Rewriter:
         if is_emptied:
             batch.emptied.append(pack)
 
+    def _is_complete(self, pack: PackUse, node: ObjectId, batch: _PackRewrite) -> bool:
+        """Return whether a node may be signed: its children are in packs that count, or move, too.
+
+        Else it would count for all writers, above chunks of a capture key that nobody verified.
+        """
+        if pack.number not in self._unverified:
+            return True
+        moved = {number for number, _ in batch.moves}
+        with self._catalog.view() as view:
+            children = [c for c in view.children(node) if c and c not in moved]
+            locations = view.locations(children).values()
+        return all(location.pack not in self._unverified for location in locations)
+
     def _living(self, pack: PackUse) -> list[tuple[ObjectId, Frame]]:
         """Return the objects that the catalog locates in *pack*, in order of offset."""
         frames, _ = self._packs.frames(pack.id)
         objects = []
         with self._catalog.view() as view:
             for frame in frames:
-                number = view.find(frame.kind, frame.level, frame.digest)
+                number = view.find_at(
+                    frame.kind, frame.level, frame.digest, pack.number, frame.offset
+                )
                 if number is not None and view.location(number) == Location(pack.number, frame):
                     objects.append((number, frame))
         if len(objects) != pack.live_objects:
@@ -168,7 +188,7 @@ def _is_no_space(failure: StoreFailed) -> bool:
 
 
 def _apply(update: Update, batch: _PackRewrite, size: int) -> None:
-    number = update.add_pack(batch.writer.id, size, len(batch.moves))
+    number = update.add_pack(batch.writer.id, size, len(batch.moves), batch.writer.signer)
     for moved, frame in batch.moves:
         update.move_object(moved, Location(number, frame))
     for pack in batch.emptied:

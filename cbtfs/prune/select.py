@@ -22,14 +22,16 @@ class PackUse:
     """Bytes of the frames of live objects."""
     is_sealed: bool = False
     """Whether the pack is encrypted."""
+    is_signed: bool = False
+    """Whether a pack that replaces it is signed."""
 
     @property
     def used_bytes(self) -> int:
         """Size of a pack with only the live objects."""
         if not self.live_objects:
             return 0
-        around = first_frame(self.is_sealed) + closing_bytes(self.live_objects, self.is_sealed)
-        return self.live_bytes + around
+        closing = closing_bytes(self.live_objects, self.is_sealed, self.is_signed)
+        return self.live_bytes + first_frame(self.is_sealed) + closing
 
     @property
     def unused_bytes(self) -> int:

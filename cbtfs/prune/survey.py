@@ -31,8 +31,10 @@ class Survey:
     shared_bytes: int = 0
 
 
-def survey_packs(view: View, living: ObjectSet, forgotten: ObjectSet) -> Survey:
-    """Survey the packs in one pass over all objects."""
+def survey_packs(
+    view: View, living: ObjectSet, forgotten: ObjectSet, *, signs: bool = False
+) -> Survey:
+    """Survey the packs in one pass over all objects. New packs are signed if *signs*."""
     records = view.packs()
     live = {number: _ObjectCount() for number in records}
     dead, shared = _ObjectCount(), _ObjectCount()
@@ -46,7 +48,7 @@ def survey_packs(view: View, living: ObjectSet, forgotten: ObjectSet) -> Survey:
         if number in forgotten:
             shared.add(size, frame.is_sealed)
     packs = [
-        PackUse(number, record.id, record.size, count.objects, count.bytes, count.is_sealed)
+        PackUse(number, record.id, record.size, count.objects, count.bytes, count.is_sealed, signs)
         for number, record in records.items()
         for count in (live[number],)
     ]

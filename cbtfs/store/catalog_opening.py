@@ -43,7 +43,9 @@ def open_catalog(path: Path, *, must_verify: bool) -> tuple[Catalog, Findings]:
         try:
             if problem is not None:
                 raise CatalogDamaged(problem)
-            catalog = Catalog(folder, is_writable=True, digester=packs.digester)
+            catalog = Catalog(
+                folder, is_writable=True, digester=packs.digester, signer=packs.own_signer
+            )
             try:
                 _log_rebuild(catalog, packs)
                 return catalog, catch_up(catalog, packs, points, load_quarantine(path))
@@ -144,7 +146,7 @@ def _rebuild(
     new, aside = path / (CATALOG + ".new"), path / _DAMAGED
     with storing("the catalog"):
         remove_folder(new)
-    catalog = Catalog(new, is_writable=True, digester=packs.digester)
+    catalog = Catalog(new, is_writable=True, digester=packs.digester, signer=packs.own_signer)
     try:
         source = RebuildInput(packs, points, load_quarantine(path), salvaged)
         findings = rebuild(catalog, source, progress)
@@ -157,5 +159,11 @@ def _rebuild(
         if new.exists():
             os.rename(new, aside)
         sync_folder(path)
-    catalog = Catalog(path / CATALOG, is_writable=True, digester=packs.digester, turns=turns)
+    catalog = Catalog(
+        path / CATALOG,
+        is_writable=True,
+        digester=packs.digester,
+        turns=turns,
+        signer=packs.own_signer,
+    )
     return catalog, findings

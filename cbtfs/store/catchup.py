@@ -180,11 +180,14 @@ def _settle_lost_packs(
         return
     findings.packs_lost = sorted(pack for pack in numbers if pack not in present)
     unlocated = {n: location for n, location in update.all_locations() if location.pack in lost}
-    wanted = {location.frame.digest: number for number, location in unlocated.items()}
+    wanted: dict[Digest, list[ObjectId]] = {}
+    for moving, old in unlocated.items():
+        wanted.setdefault(old.frame.digest, []).append(moving)
     for pack, (frames, _) in unknown.items():
         equal = [frame for frame in frames if frame.digest in wanted]
         if equal:
-            number = update.add_pack(pack, packs.open(pack).size, len(frames))
+            size = packs.open(pack).size
+            number = update.add_pack(pack, size, len(frames), packs.signer(pack))
             for frame in equal:
                 _move(update, wanted, unlocated, Location(number, frame), findings)
     for pack, number in numbers.items():
@@ -205,15 +208,14 @@ def _settle_lost_packs(
 
 def _move(
     update: Update,
-    wanted: dict[Digest, ObjectId],
+    wanted: dict[Digest, list[ObjectId]],
     unlocated: dict[ObjectId, Location],
     location: Location,
     findings: Findings,
 ) -> None:
-    number = wanted.get(location.frame.digest)
-    if number is not None:
+    for number in wanted.pop(location.frame.digest, ()):
         update.move_object(number, location)
-        del wanted[location.frame.digest], unlocated[number]
+        del unlocated[number]
         findings.objects_moved += 1
 
 
@@ -224,7 +226,10 @@ def add_packs(update: Update, packs: PackFolder, unknown: Unknown, findings: Fin
     for pack, (frames, problem) in unknown.items():
         if problem is not None:
             findings.packs_scanned.append(f"{problem}; read frame by frame")
-        number = numbers.get(pack) or update.add_pack(pack, packs.open(pack).size, len(frames))
+        number = numbers.get(pack)
+        if number is None:
+            size = packs.open(pack).size
+            number = update.add_pack(pack, size, len(frames), packs.signer(pack))
         findings.packs_added += 1
         add_chunks(update, number, frames, findings)
         nodes += (PackedFrame(number, pack, frame) for frame in frames if frame.kind is Kind.NODE)
@@ -232,10 +237,27 @@ def add_packs(update: Update, packs: PackFolder, unknown: Unknown, findings: Fin
 
 
 def add_chunks(update: Update, pack: int, frames: Iterable[Frame], findings: Findings) -> None:
-    """Add the unknown chunks of pack number *pack*."""
+    """Add the unknown chunks of pack number *pack*.
+
+    The chunk of a capture key, which may be junk, is no copy for packs of others: it is another
+    object. If a reader wrote or verified this pack, known chunks of capture keys get its location.
+    """
     chunks = {frame.digest: frame for frame in frames if frame.kind is Kind.CHUNK}
-    unknown = [f for f in chunks.values() if update.find(f.kind, f.level, f.digest) is None]
+    signer, unknown = _signer(update, pack), []
+    for frame in chunks.values():
+        if update.find_counted(frame.kind, frame.level, frame.digest, signer) is None:
+            number = None if signer else update.find(frame.kind, frame.level, frame.digest)
+            if number is None:
+                unknown.append(frame)
+            else:
+                update.move_object(number, Location(pack, frame))
+                findings.objects_moved += 1
     _add(update, pack, [(frame, None) for frame in unknown], findings)
+
+
+def _signer(update: Update, pack: int) -> bytes:
+    record = update.pack(pack)
+    return b"" if record is None else record.signer
 
 
 def _complete(update: Update, packs: PackFolder, present: set[PackId], findings: Findings) -> None:
@@ -292,7 +314,8 @@ def add_nodes(
     left_out = set()
     for node in sorted(nodes, key=lambda node: node.frame.level):
         frame = node.frame
-        if update.find(frame.kind, frame.level, frame.digest) is not None:
+        signer = _signer(update, node.pack)
+        if update.find_counted(frame.kind, frame.level, frame.digest, signer) is not None:
             continue
         children = _resolve(update, packs, node)
         if children is None:
@@ -330,12 +353,13 @@ def _resolve(update: Update, packs: PackFolder, node: PackedFrame) -> list[Objec
         return None
     if len(content) != FANOUT * DIGEST_BYTES:
         return None
-    level = node.frame.level - 1
+    level, signer = node.frame.level - 1, _signer(update, node.pack)
     kind = Kind.NODE if level else Kind.CHUNK
     children = []
     for at in range(0, FANOUT * DIGEST_BYTES, DIGEST_BYTES):
         digest = Digest(content[at : at + DIGEST_BYTES])
-        number = ObjectId(0) if digest == NULL_DIGEST else update.find(kind, level, digest)
+        is_null = digest == NULL_DIGEST
+        number = ObjectId(0) if is_null else update.find(kind, level, digest, signer)
         if number is None:
             return None
         children.append(number)

@@ -15,6 +15,7 @@ from cbtfs.errors import DataCorrupt
 from cbtfs.store.backend.base import FileBackend
 from cbtfs.store.backend.layout import INDEXES, make_indexes, open_indexes
 from cbtfs.store.codec import decompressed
+from cbtfs.store.encryption.ring import can_read, require_content
 from cbtfs.store.storing import storing
 
 _FIRST_READ: Final = 128 << 10
@@ -60,8 +61,10 @@ class FileIndexes:
         """Write the index of a point durably, in place of another one.
 
         Raises:
+            KeyUnavailable: the key given is a capture key, which must not see names of files.
             StoreFailed: it cannot be written.
         """
+        require_content(self._repository)
         with storing("an index of files"):
             make_indexes(self._repository)
             backend = self._opened()
@@ -161,7 +164,12 @@ def _damaged(point: PointId, reason: str) -> DataCorrupt:
 
 
 def copy_index(source: Path, target: Path, point: PointId) -> bool:
-    """Copy the index of a point to another repository, unless it is missing or damaged."""
+    """Copy the index of a point to another repository, unless it is missing or damaged.
+
+    Nothing is copied with a capture key for the target: it cannot encrypt names of files.
+    """
+    if not can_read(target):
+        return False
     with closing(FileIndexes(source)) as ours, closing(FileIndexes(target)) as theirs:
         try:
             ours.verify(point)

@@ -56,7 +56,9 @@ def rewrite_lost_nodes(folder: Path, packs: PackFolder, level: int) -> int:
     if not (folder / gate.DATA).exists() or gate.verify(folder) is not None:
         return 0
     try:
-        catalog = Catalog(folder, is_writable=False, digester=packs.digester)
+        catalog = Catalog(
+            folder, is_writable=False, digester=packs.digester, signer=packs.own_signer
+        )
     except (RepositoryNotFound, CatalogDamaged):
         return 0
     try:

@@ -18,10 +18,12 @@ from cbtfs.core.frame import (
     SEALED_ALIGNMENT,
     SEALED_KEY_BYTES,
     SEALED_START,
+    SIGNATURE_BYTES,
     TAG_BYTES,
     Codec,
     Frame,
     Kind,
+    SealedFooter,
     closing_bytes,
     decode_footer,
     decode_frame_header,
@@ -72,11 +74,15 @@ class PackWriter:
         self.id = pack
         self._upload = upload
         self._cipher = None if keys is None else keys.new_pack(pack)
+        self.signer = b"" if keys is None else keys.pack_signer
+        """Signer of the pack for its PackRecord."""
         cipher = self._cipher
         header = (
             encode_pack_header(pack)
             if cipher is None
-            else encode_sealed_pack_header(pack, cipher.epoch, cipher.wrapped)
+            else encode_sealed_pack_header(
+                pack, cipher.epoch, cipher.wrapped, is_signed=cipher.signer is not None
+            )
         )
         self._pending: list[bytes | memoryview] = [header]
         self._pending_bytes = self.size = len(header)
@@ -122,10 +128,20 @@ class PackWriter:
         cipher = self._cipher
         if cipher is None:
             return encode_trailer(self.frames, self.size, self.id)
-        trailer = cipher.seal_index(encode_index(self.frames), self.size) + cipher.wrapped
-        crc = crc32(trailer, self._crc)
-        count, epoch = len(self.frames), cipher.epoch
-        return trailer + encode_sealed_footer(count, self.size, trailer, self.id, epoch, crc)
+        index = cipher.seal_index(encode_index(self.frames), self.size)
+        signer = cipher.signer
+        signature = b"" if signer is None else signer.sign_pack(cipher.identity(index))
+        trailer = index + cipher.wrapped + signature
+        footer = SealedFooter(
+            len(self.frames),
+            self.size,
+            crc32(trailer, 0),
+            self.id,
+            cipher.epoch,
+            crc32(trailer, self._crc),
+            signer is not None,
+        )
+        return trailer + encode_sealed_footer(footer)
 
     def close(self) -> int:
         """Write trailer and footer, flush, give the pack its name; return its size in bytes."""
@@ -188,14 +204,15 @@ class Pack:
     def _wrapped(self) -> Iterator[tuple[int, bytes]]:
         """Yield epoch and encrypted key, as header and footer state them."""
         try:
-            _, epoch, key = decode_sealed_pack_header(self._read(0, SEALED_START))
-            yield epoch, key
+            header = decode_sealed_pack_header(self._read(0, SEALED_START))
+            yield header.epoch, header.key
         except ValueError as exc:
             self._problem = str(exc)
         try:
             at = max(self.size - FOOTER_BYTES, 0)
             footer = decode_sealed_footer(self._read(at, FOOTER_BYTES), self.size)
-            yield footer.epoch, self._read(at - SEALED_KEY_BYTES, SEALED_KEY_BYTES)
+            at -= SEALED_KEY_BYTES + (SIGNATURE_BYTES if footer.is_signed else 0)
+            yield footer.epoch, self._read(at, SEALED_KEY_BYTES)
         except ValueError as exc:
             self._problem = self._problem or str(exc)
 
@@ -357,22 +374,47 @@ class Pack:
             raise DataCorrupt(f"{self._path}: {exc}") from exc
 
     def _sealed_trailer(self, name: PackId) -> list[Frame]:
-        owner, epoch, wrapped = decode_sealed_pack_header(self._read(0, SEALED_START))
+        footer, index, _ = self._closing(name)
+        entries = self._unlocked().open_index(index, footer.trailer_offset)
+        return decode_index(entries, footer.trailer_offset, is_sealed=True)
+
+    def _closing(self, name: PackId) -> tuple[SealedFooter, bytes, bytes]:
+        """Return footer, encrypted trailer and signature, which is empty if there is none."""
+        header = decode_sealed_pack_header(self._read(0, SEALED_START))
         footer_at = max(self.size - FOOTER_BYTES, 0)
         footer = decode_sealed_footer(self._read(footer_at, FOOTER_BYTES), self.size)
-        if owner != name or footer.pack != name or footer.epoch != epoch:
-            raise ValueError(f"header and footer are of packs {owner} and {footer.pack}")
+        is_one = (header.epoch, header.is_signed) == (footer.epoch, footer.is_signed)
+        if header.pack != name or footer.pack != name or not is_one:
+            raise ValueError(f"header and footer are of packs {header.pack} and {footer.pack}")
         span = footer_at - footer.trailer_offset
         if span > MAX_TRAILER_BYTES:
             raise ValueError(f"the trailer of {span} bytes is too large to load")
         data = self._read(footer.trailer_offset, span)
-        if zlib.crc32(data) != footer.trailer_crc or data[-SEALED_KEY_BYTES:] != wrapped:
+        end = span - (SIGNATURE_BYTES if footer.is_signed else 0)
+        index, wrapped = data[: end - SEALED_KEY_BYTES], data[end - SEALED_KEY_BYTES : end]
+        if zlib.crc32(data) != footer.trailer_crc or wrapped != header.key:
             raise ValueError("pack trailer fails its checksum")
         cipher = self._unlocked()
-        if (cipher.epoch, cipher.wrapped) != (epoch, wrapped):
+        if (cipher.epoch, cipher.wrapped) != (header.epoch, wrapped):
             raise ValueError("the key in the pack header is damaged")
-        index = cipher.open_index(data[:-SEALED_KEY_BYTES], footer.trailer_offset)
-        return decode_index(index, footer.trailer_offset, is_sealed=True)
+        return footer, index, data[end:]
+
+    def identity(self) -> tuple[bytes, bytes | None]:
+        """Return the identity of an encrypted pack, and the public key that signed it.
+
+        The key is None if there is no valid signature. The identity is empty if header or trailer
+        is damaged.
+        """
+        from cbtfs.store.encryption.signatures import signer_of_pack
+
+        try:
+            footer, index, signature = self._closing(PackId(self._path.name))
+            cipher = self._unlocked()
+            cipher.open_index(index, footer.trailer_offset)
+        except (ValueError, DataCorrupt):
+            return b"", None
+        identity = cipher.identity(index)
+        return identity, signer_of_pack(signature, identity)
 
     def scan(self) -> Iterator[Frame]:
         """Yield the frames with a valid header, without the help of the trailer.
@@ -436,7 +478,17 @@ class Pack:
 
     def frames_end(self, count: int) -> int:
         """Return the end of the last frame of an intact pack with *count* frames."""
-        return self.size - closing_bytes(count, self.is_sealed)
+        return self.size - closing_bytes(count, self.is_sealed, self._is_signed())
+
+    def _is_signed(self) -> bool:
+        """Return whether the footer says that the pack is signed."""
+        if not self.is_sealed:
+            return False
+        footer = self._read(max(self.size - FOOTER_BYTES, 0), FOOTER_BYTES)
+        try:
+            return decode_sealed_footer(footer, self.size).is_signed
+        except ValueError:
+            return False
 
 
 def outer_problem(opened: OpenObject) -> str | None:

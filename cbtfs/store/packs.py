@@ -6,20 +6,24 @@ import re
 import resource
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from cbtfs.core.frame import Frame
+from cbtfs.core.frame import SIGNER_BYTES, Frame
 from cbtfs.core.ids import PackId
 from cbtfs.errors import CbtfsError, ChunkMissing, DataCorrupt, OutOfResources, StoreUnreachable
 from cbtfs.store.backend.base import Backend, NoReply
 from cbtfs.store.backend.layout import open_packs
+from cbtfs.store.catalog.records import UNSIGNED, PackRecord
+from cbtfs.store.catalog.view import View
 from cbtfs.store.digest import UNKEYED, Digester
 from cbtfs.store.encryption.ring import keys_of
 from cbtfs.store.pack import Pack, PackWriter
+from cbtfs.store.trusted import Trusted, load_trusted
 
 if TYPE_CHECKING:
     from cbtfs.store.encryption.keys import Keys
@@ -37,16 +41,24 @@ class PackFolder:
     """The packs of a backend. Safe to use from several threads."""
 
     def __init__(
-        self, backend: Backend, keys: Keys | None = None, *, is_remote: bool = False
+        self,
+        backend: Backend,
+        keys: Keys | None = None,
+        load_trusted: Callable[[], Trusted] = dict,
+        *,
+        is_remote: bool = False,
     ) -> None:
         """Own *backend*. *keys* encrypt new packs and decrypt the others.
 
-        If the backend *is_remote*, readers fetch ahead, and chunks and nodes are in separate packs.
+        *load_trusted* returns the packs of capture keys that a reader has verified. If the backend
+        *is_remote*, readers fetch ahead, and chunks and nodes are in separate packs.
         """
         self.is_remote = is_remote
         self._fetchers: ThreadPoolExecutor | None = None
         self._backend = backend
         self._keys = keys
+        self._load_trusted = load_trusted
+        self._trusted: Trusted | None = None
         self.digester = UNKEYED if keys is None else Digester(keys.digest)
         """Computes the digests of the objects."""
         self._open: OrderedDict[PackId, Pack] = OrderedDict()
@@ -90,6 +102,42 @@ class PackFolder:
         if newest is None or newest == 1:  # No epoch is older.
             return set()
         return {pack for pack in packs if 0 < self.open(pack).epoch < newest}
+
+    def signer(self, pack: PackId) -> bytes:
+        """Return the signer of a pack for its PackRecord."""
+        keys = self._keys
+        if keys is None or not keys.signs:
+            return b""
+        try:
+            identity, signer = self.open(pack).identity()
+        except (ChunkMissing, DataCorrupt):
+            return UNSIGNED
+        if signer is not None and keys.is_reader(signer):
+            return b""
+        if self._trusted is None:
+            self._trusted = self._load_trusted()
+        if identity and self._trusted.get(pack) == identity:
+            return b""
+        return UNSIGNED if signer is None else signer[:SIGNER_BYTES]
+
+    @property
+    def can_read_content(self) -> bool:
+        """Whether the key of this process decrypts chunks."""
+        return self._keys is None or self._keys.can_read
+
+    @property
+    def own_signer(self) -> bytes:
+        """Signer of new packs for their PackRecord."""
+        return b"" if self._keys is None else self._keys.pack_signer
+
+    def unverified(self, view: View) -> Mapping[int, PackRecord]:
+        """Return the packs whose frames are no copies for a writer with the keys of this process.
+
+        Those are packs of other capture keys that no reader has verified.
+        """
+        if self._keys is None or not self._keys.signs:
+            return {}
+        return view.unverified_packs(self.own_signer)
 
     def create(self, pack: PackId) -> PackWriter:
         """Create a pack; DataCorrupt if its directory is a link."""
@@ -188,6 +236,12 @@ def digester_of(repository: Path) -> Digester:
     return UNKEYED if keys is None else Digester(keys.digest)
 
 
+def signer_of(repository: Path) -> bytes:
+    """Return the signer of the packs that this process writes; raises what digester_of() raises."""
+    keys = keys_of(repository)
+    return b"" if keys is None else keys.pack_signer
+
+
 def open_pack_folder(repository: Path) -> PackFolder:
     """Return the packs of a repository, with its keys if it is encrypted.
 
@@ -196,4 +250,6 @@ def open_pack_folder(repository: Path) -> PackFolder:
         KeyUnavailable: the repository is encrypted, and no key given fits.
     """
     keys = keys_of(repository)
-    return PackFolder(open_packs(repository), keys)
+    if keys is None:
+        return PackFolder(open_packs(repository))
+    return PackFolder(open_packs(repository), keys, partial(load_trusted, repository, keys))

@@ -9,18 +9,17 @@ until the pin is durable, so no prune removes objects in between; later prunes l
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from dataclasses import replace as replaced
 from pathlib import Path
 
 from cbtfs.core.ids import PointId, is_id
 from cbtfs.core.pin import Pin, PinId, decode_pin, encode_pin
 from cbtfs.core.sealed import MAX_BYTES
-from cbtfs.core.settings import PINS, encode_settings
+from cbtfs.core.settings import PINS
 from cbtfs.errors import CbtfsError, DataCorrupt, PointNotFound
 from cbtfs.store.backend.base import FileBackend
-from cbtfs.store.backend.layout import OVERLAYS, make_pins, open_pins, open_points, save_record
+from cbtfs.store.backend.layout import OVERLAYS, make_pins, open_pins, open_points
 from cbtfs.store.points import Points
-from cbtfs.store.settings import SETTINGS, load_settings
+from cbtfs.store.settings import add_feature, load_settings
 from cbtfs.store.storing import storing
 
 
@@ -43,7 +42,7 @@ def put_pin(path: Path, points: Points, pin: Pin) -> None:
         with storing("the directory of pins"):
             make_pins(path)
         with _locked(path), closing(open_pins(path)) as pins, storing("a pin"):
-            _require_feature(path)
+            add_feature(path, PINS)
             pins.create(pin.id, encode_pin(pin))
             if pin.point not in points.ids():
                 _remove(pins, pin.id)
@@ -60,13 +59,6 @@ def _put_shared(path: Path, points: Points, pin: Pin) -> None:
         if pin.point not in points.ids():
             _remove(pins, pin.id)
             raise PointNotFound(f"point {pin.point} is gone")
-
-
-def _require_feature(path: Path) -> None:
-    settings = load_settings(path)
-    if PINS not in settings.required:
-        settings = replaced(settings, required=(*settings.required, PINS))
-        save_record(path, SETTINGS, encode_settings(settings))
 
 
 def remove_pin(path: Path, pin: PinId) -> None:

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from cbtfs.core.fields import digest_of, id_of, integer, items
 from cbtfs.core.frame import Frame, Kind
-from cbtfs.core.ids import Digest, PackId
+from cbtfs.core.ids import Digest, ObjectId, PackId
 from cbtfs.core.sealed import MAX_BYTES, seal, unseal
 from cbtfs.errors import DataCorrupt
 from cbtfs.store.backend.layout import has_record, load_record, save_record
@@ -76,15 +76,21 @@ def save_quarantine(path: Path, frames: Collection[CorruptFrame]) -> None:
 
 def still_referenced(view: View, frames: Iterable[CorruptFrame]) -> dict[Digest, CorruptFrame]:
     """Return those of *frames* at which the catalog locates their objects, by digest."""
-    referenced = {}
+    return {digest: frame for digest, (frame, _) in _referenced(view, frames).items()}
+
+
+def _referenced(
+    view: View, frames: Iterable[CorruptFrame]
+) -> dict[Digest, tuple[CorruptFrame, ObjectId]]:
+    """Return those of *frames* at which the catalog locates an object, with that object."""
+    referenced, packs = {}, view.pack_numbers()
     for frame in frames:
-        number = view.find(frame.kind, frame.level, frame.digest)
-        location = None if number is None else view.location(number)
-        record = None if location is None else view.pack(location.pack)
-        if location is None or record is None:
+        pack = packs.get(frame.pack)
+        if pack is None:
             continue
-        if (record.id, location.frame.offset) == (frame.pack, frame.offset):
-            referenced[frame.digest] = frame
+        number = view.find_at(frame.kind, frame.level, frame.digest, pack, frame.offset)
+        if number is not None:
+            referenced[frame.digest] = frame, number
     return referenced
 
 
@@ -97,14 +103,12 @@ def prefer_intact(
 
     *frames* come with the number and the id of their pack.
     """
-    wanted = still_referenced(update, corrupt)
+    wanted = _referenced(update, corrupt)
     excluded = {(frame.pack, frame.offset) for frame in corrupt}
     moved = 0
     for number, pack, frame in frames:
         if frame.digest in wanted and (pack, frame.offset) not in excluded:
-            known = update.find(frame.kind, frame.level, frame.digest)
-            if known is not None:
-                update.move_object(known, Location(number, frame))
-                del wanted[frame.digest]
-                moved += 1
+            _, known = wanted.pop(frame.digest)
+            update.move_object(known, Location(number, frame))
+            moved += 1
     return moved

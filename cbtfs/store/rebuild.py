@@ -70,7 +70,7 @@ def rebuild(catalog: Catalog, source: RebuildInput, progress: Progress) -> Findi
             ) from exc
         if problem is not None:
             findings.packs_scanned.append(f"{problem}; read frame by frame")
-        numbers[pack] = catalog.update(_adding(pack, size, frames, source.corrupt, findings))
+        numbers[pack] = catalog.update(_adding(source, pack, frames, findings))
         findings.packs_added += 1
         for level in {frame.level for frame in frames if frame.kind is Kind.NODE}:
             levels[level].append(pack)
@@ -93,17 +93,17 @@ def rebuild(catalog: Catalog, source: RebuildInput, progress: Progress) -> Findi
 
 
 def _adding(
+    source: RebuildInput,
     pack: PackId,
-    size: int,
     frames: list[Frame],
-    corrupt: Collection[CorruptFrame],
     findings: Findings,
 ) -> Callable[[Update], int]:
     def change(update: Update) -> int:
-        number = update.add_pack(pack, size, len(frames))
+        size, signer = source.packs.open(pack).size, source.packs.signer(pack)
+        number = update.add_pack(pack, size, len(frames), signer)
         add_chunks(update, number, frames, findings)
-        if corrupt:
-            prefer_intact(update, corrupt, ((number, pack, frame) for frame in frames))
+        if source.corrupt:
+            prefer_intact(update, source.corrupt, ((number, pack, frame) for frame in frames))
         return number
 
     return change

@@ -9,7 +9,7 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from cbtfs.core.ids import Digest, PointId
+from cbtfs.core.ids import Digest, PackId, PointId
 from cbtfs.core.keyslot import PreviousEpoch, Slot
 from cbtfs.core.manifest import (
     Manifest,
@@ -48,16 +48,17 @@ from cbtfs.store.catalog_opening import (
     replace_catalog,
 )
 from cbtfs.store.catchup import Findings, lacks_nothing
+from cbtfs.store.closure import closed_packs
 from cbtfs.store.directories import DIRECTORIES, require_directories, write_marker
 from cbtfs.store.distrust import DistrustFolder
 from cbtfs.store.encryption.known import forget_path
-from cbtfs.store.encryption.ring import renew
+from cbtfs.store.encryption.ring import keys_of, renew
 from cbtfs.store.files import finish_exchange, make_folder, sync_folder
 from cbtfs.store.folder import Folder
 from cbtfs.store.identity import new_point_id
 from cbtfs.store.lock import WriterLock
 from cbtfs.store.pack import PACK_BYTES
-from cbtfs.store.packs import digester_of, open_pack_folder
+from cbtfs.store.packs import digester_of, open_pack_folder, signer_of
 from cbtfs.store.pins import unpinned
 from cbtfs.store.point_folder import open_point_folder
 from cbtfs.store.points import Forgotten, PointFolder, Points
@@ -70,6 +71,7 @@ from cbtfs.store.quarantine import (
 from cbtfs.store.rollback import forget_heads, refuse_older, remember_heads, save_known
 from cbtfs.store.settings import SETTINGS, load_settings
 from cbtfs.store.storing import storing
+from cbtfs.store.trusted import Trusted, load_trusted, save_trusted
 from cbtfs.store.turns import Turns
 
 if TYPE_CHECKING:
@@ -163,6 +165,30 @@ class Repository:
         known = load_quarantine(self.path) | {*frames}
         save_quarantine(self.path, [frame for frame in known if frame.pack in packs])
 
+    def count_verified(self, packs: Trusted) -> set[PackId]:
+        """Make all writers count the frames of *packs*, which were verified. Only for the writer.
+
+        Return the packs. A pack with nodes whose children are in other packs that nobody verified
+        is left out.
+        """
+        with self.catalog.view() as view:
+            closed = closed_packs(view, self.packs, packs)
+        if closed:
+            self.trust_packs({pack: packs[pack] for pack in closed})
+        return closed
+
+    def trust_packs(self, packs: Trusted) -> None:
+        """Make all writers count the frames of *packs*. Only for the writer.
+
+        The record is durable first. Entries of packs that are gone are dropped.
+        """
+        keys = keys_of(self.path)
+        assert keys is not None
+        present = self.packs.ids()
+        trusted = {**load_trusted(self.path, keys), **packs}
+        save_trusted(self.path, keys, {p: trusted[p] for p in trusted.keys() & present})
+        self.catalog.update(lambda update: _set_verified(update, packs))
+
     def object_writer(
         self,
         pack_bytes: int = PACK_BYTES,
@@ -185,18 +211,22 @@ class Repository:
             avoided = self.shared.announce(commits, load_quarantine(self.path))
             tag = self.shared.tag
         corrupt = self.quarantined()
+        with self.catalog.view() as view:
+            unverified = {record.id for record in self.packs.unverified(view).values()}
+        counted = {d: frame for d, frame in corrupt.items() if frame.pack not in unverified}
         objects = ObjectWriter(
             self.catalog,
             self.packs,
             self.settings.level if level is None else level,
             pack_bytes=pack_bytes,
-            corrupt=corrupt,
+            corrupt=counted,
             threads=threads,
             avoided=avoided,
             tag=tag,
         )
         try:
-            rewrite_corrupt_nodes(self.catalog, objects, corrupt.values())
+            rewritten = counted if self.packs.own_signer else corrupt
+            rewrite_corrupt_nodes(self.catalog, objects, rewritten.values())
             if self.shared is not None:
                 self.shared.rescue_bases(objects)
         except BaseException:
@@ -294,6 +324,13 @@ class Repository:
             if record is not None:
                 with contextlib.suppress(ValueError):
                     self.points.see_state(decode_state(record.state, point))
+
+
+def _set_verified(update: Update, packs: Iterable[PackId]) -> None:
+    numbers = update.pack_numbers()
+    for pack in packs:
+        if pack in numbers:
+            update.set_verified(numbers[pack])
 
 
 def _drop_points(update: Update, points: Collection[PointId]) -> None:
@@ -500,7 +537,9 @@ def reading(path: Path, *, is_suspect: bool = False) -> Iterator[Repository]:
             log.warning("%s; restore points are listed from the catalog alone", exc)
         except StoreFailed as exc:
             log.warning("points that the catalog does not know yet are not listed: %s", exc)
-    catalog = Catalog(path / CATALOG, is_writable=False, digester=digester_of(path))
+    catalog = Catalog(
+        path / CATALOG, is_writable=False, digester=digester_of(path), signer=signer_of(path)
+    )
     with closing(_opened(path, settings, catalog)) as opened:
         yield opened
 

@@ -1,5 +1,6 @@
 """Settings of a repository: created by init, loaded from repository.json."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,14 +11,15 @@ from cbtfs.core.settings import (
     SHARED_WRITERS,
     Settings,
     UnknownFormat,
+    encode_settings,
 )
 from cbtfs.errors import DataCorrupt, FormatNotSupported, RepositoryNotFound
-from cbtfs.store.backend.layout import SETTINGS
+from cbtfs.store.backend.layout import SETTINGS, save_record
 from cbtfs.store.encryption.ring import load_settings_file
 from cbtfs.store.file_system import refuse_missing_folders, refuse_unsuitable
 from cbtfs.store.identity import new_id
 
-__all__ = ["SETTINGS", "load_settings", "new_settings"]
+__all__ = ["SETTINGS", "add_feature", "load_settings", "new_settings"]
 
 
 def new_settings(
@@ -29,6 +31,14 @@ def new_settings(
     if is_shared:
         required = (*required, SHARED_WRITERS)
     return Settings(new_id(), created, block_size=block_size, level=level, required=required)
+
+
+def add_feature(path: Path, feature: str) -> None:
+    """Add a required feature. The caller holds the lock of points/, so that none is lost."""
+    settings = load_settings(path)
+    if feature not in settings.required:
+        settings = replace(settings, required=(*settings.required, feature))
+        save_record(path, SETTINGS, encode_settings(settings))
 
 
 def load_settings(path: Path) -> Settings:

@@ -79,6 +79,9 @@ class ObjectWriter:
         self._moved: list[tuple[ObjectId, Frame]] = []
         self._known: dict[Digest, ObjectId] = {}
         self._corrupt = set(corrupt)
+        with catalog.view() as view:
+            self._unverified = packs.unverified(view)
+        """Packs of other capture keys: their chunks are put again."""
         self._closing: list[_ClosingPack] = []
         self._failure: BaseException | None = None
         self._closer = ThreadPoolExecutor(1, "pack closer")
@@ -114,20 +117,27 @@ class ObjectWriter:
 
     def _found(self, view: View, kind: Kind, level: int, digest: Digest) -> ObjectId | None:
         if self._avoided is None:
-            return view.find(kind, level, digest)
+            return view.find_counted(kind, level, digest, self._packs.own_signer)
         for number in view.find_all(kind, level, digest):
             if self._avoided.is_usable(view, number):
                 return number
         return None
 
-    def is_bad(self, digest: Digest) -> bool:
-        """Return whether this object is in quarantine and must be put again."""
-        return digest in self._corrupt
+    def is_bad(self, ref: Ref) -> bool:
+        """Return whether this object does not count as stored, and must be put again.
+
+        It is in quarantine, or in a pack of another capture key that no reader has verified.
+        """
+        if not self._unverified or ref.digest in self._corrupt:
+            return ref.digest in self._corrupt
+        with self._catalog.view() as view:
+            location = view.location(ref.number)
+        return location is not None and location.pack in self._unverified
 
     @property
     def has_bad(self) -> bool:
-        """Whether any object in quarantine was not put again yet."""
-        return bool(self._corrupt)
+        """Whether is_bad() may be true for any object."""
+        return bool(self._corrupt or self._unverified)
 
     def put_chunk(self, encoded: Encoded) -> Put:
         """Store a chunk, unless the repository has it."""
@@ -144,7 +154,11 @@ class ObjectWriter:
             with self._breaking(), storing("a pack"):
                 for chunk in chunks:
                     number = numbers.get(chunk.digest)
-                    if number is None or chunk.digest in self._corrupt:
+                    if number is None:
+                        number = self._foreign(Kind.CHUNK, 0, chunk.digest)
+                        put = self._add(number, chunk, None)
+                        numbers[chunk.digest] = put.ref.number
+                    elif chunk.digest in self._corrupt:
                         put = self._add(number, chunk, None)
                         numbers[chunk.digest] = put.ref.number
                     else:
@@ -159,9 +173,11 @@ class ObjectWriter:
         numbers = [ObjectId(0) if child is None else child.number for child in children]
         with self._lock:
             self._refuse_if_broken()
-            number = self._look_up(Kind.NODE, level, (digest,)).get(digest)
+            number = self._stored_node(level, digest, numbers)
             if number is not None and digest not in self._corrupt:
                 return Put(Ref(number, digest), 0)
+            if number is None:
+                number = self._foreign(Kind.NODE, level, digest, numbers)
             with self._breaking(), storing("a pack"):
                 encoded = self._encoder.encode(Kind.NODE, level, digest, content)
                 return self._add(number, encoded, numbers)
@@ -172,6 +188,35 @@ class ObjectWriter:
             self._refuse_if_broken()
             with self._breaking(), storing("a pack"):
                 self._add(number, encoded, None)
+
+    def _stored_node(
+        self, level: int, digest: Digest, children: Sequence[ObjectId]
+    ) -> ObjectId | None:
+        """Return the stored node with these *children*; None if there is none that counts.
+
+        Packs of capture keys may have a node with the same digest over objects that do not count,
+        even if a reader has verified the pack of the node.
+        """
+        if not self._unverified or digest in self._known:
+            return self._look_up(Kind.NODE, level, (digest,)).get(digest)
+        with self._catalog.view() as view:
+            return view.find_node(level, digest, self._packs.own_signer, children)
+
+    def _foreign(
+        self, kind: Kind, level: int, digest: Digest, children: Sequence[ObjectId] | None = None
+    ) -> ObjectId | None:
+        """Return an object in a pack of a capture key that is to get another location; or None.
+
+        Only a writer that can read content changes locations, because all writers count its packs.
+        A node is returned if it has these *children*.
+        """
+        if not self._unverified or self._packs.own_signer:
+            return None
+        with self._catalog.view() as view:
+            number = view.find(kind, level, digest)
+            if number is None or (children and view.children(number) != tuple(children)):
+                return None
+        return number
 
     def _add(
         self, number: ObjectId | None, encoded: Encoded, children: Sequence[ObjectId] | None
@@ -283,7 +328,7 @@ def _apply(
     objects: list[NewObject],
     moved: list[tuple[ObjectId, Frame]],
 ) -> None:
-    number = update.add_pack(pack.id, size, len(pack.frames))
+    number = update.add_pack(pack.id, size, len(pack.frames), pack.signer)
     update.add_objects(number, objects)
     for rewritten, frame in moved:
         update.move_object(rewritten, Location(number, frame))

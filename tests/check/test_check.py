@@ -353,6 +353,7 @@ def test_the_command_prints_the_contract(shared: tuple[Path, list[Manifest]]) ->
     assert document == {
         "quarantined": 0,
         "unrecorded": None,
+        "unverified_packs": 0,
         "points": 3,
         "objects": sum(1 for _ in frames(path)),
         "chunks_read": 0,

@@ -190,6 +190,9 @@ def _lifecycle(printed: Printed) -> None:
     printed("init", *words, "init", "--encrypt", "--no-recovery", "--age-recipient", RECIPIENT)
     printed("key list", *words, "key", "list")
     printed("key rotate", *words, "key", "rotate")
+    role = key.with_name("role")
+    printed("key export", *words, "key", "export", role, "--role=capture")
+    printed("key list", "--repo", third, "--key-file", role, "key", "list")
     for subcommand in ("add", "remove", "passwd", "test"):
         name = f"key {subcommand}"
         extra = {

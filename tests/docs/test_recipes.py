@@ -444,6 +444,25 @@ def test_an_encrypted_repository_gives_the_disk_back(folder: Path) -> None:
     assert "0 problems" in done.stdout
 
 
+def test_a_proxy_captures_with_a_key_that_cannot_read(folder: Path) -> None:
+    encrypted = "cbtfs --repo /srv/encrypted --key-file"
+    if not (folder / "encrypted").exists():
+        run(folder, block("# An encrypted repository"))
+    refused = f"! {encrypted} /srv/proxy.key restore web01@latest root /srv/stolen"
+    verify = f"{encrypted} /srv/read.key restore web01@latest root - | cmp - /srv/disk.raw"
+    done = run(
+        folder,
+        "export CBTFS_KEY_FILE=/srv/backup.key",
+        block("# A key for the proxy"),
+        refused,
+        verify,
+    )
+
+    assert "cannot read the content of disks" in done.stderr
+    assert "packs of capture keys" not in done.stdout
+    assert not (folder / "stolen").exists()
+
+
 def test_an_existing_repository_becomes_encrypted(folder: Path) -> None:
     ingest(folder, "--vm=web01", "--disk=root", "disk.raw")
     verify = (

@@ -86,12 +86,12 @@ def test_a_new_pack_is_durable_before_the_catalog_knows_it(
     added = list[PackId]()
     real = Update.add_pack
 
-    def add_pack(self: Update, pack: PackId, size: int, objects: int) -> int:
+    def add_pack(self: Update, pack: PackId, size: int, objects: int, signer: bytes = b"") -> int:
         path = folder.path(pack)
         assert path.stat().st_size == size
         assert {path.stat().st_ino, path.parent.stat().st_ino} <= synced
         added.append(pack)
-        return real(self, pack, size, objects)
+        return real(self, pack, size, objects, signer)
 
     monkeypatch.setattr(Update, "add_pack", add_pack)
 

@@ -18,6 +18,7 @@ from cbtfs.errors import DataCorrupt, PointNotFound
 from cbtfs.forget import decide_points, to_forget
 from cbtfs.reader import Reader
 from cbtfs.store import pins
+from cbtfs.store import settings as repository_settings
 from cbtfs.store.backend.local import Directory
 from cbtfs.store.identity import new_id
 from cbtfs.store.pins import PointPinned, load_pins, put_pin, remove_pin
@@ -31,7 +32,7 @@ from tests.store.folders import points_at
 
 STEPS: Final = [
     Step(pins, "make_pins"),
-    Step(pins, "save_record"),
+    Step(repository_settings, "save_record"),
     Step(Directory, "create"),
     Step(PointFolder, "ids"),
     Step(Directory, "flush"),

@@ -10,7 +10,7 @@ import typer
 
 from cbtfs.cli.options.arguments import LOCAL, Json, TimeZone, example
 from cbtfs.cli.options.booting import BootTimeout, MinVerdict, PromptRe, boot_options
-from cbtfs.cli.options.context import repository_path
+from cbtfs.cli.options.context import readable_path
 from cbtfs.cli.report.names import resolved
 from cbtfs.cli.report.output import emit, note, print_lines
 from cbtfs.errors import ExitCode, UsageError
@@ -119,7 +119,7 @@ def bisect(
         raise UsageError("--min-verdict script is that of prove: COMMAND is the script of bisect")
     options = boot_options(min_verdict, prompt_re, boot_timeout, None, None)
     booting = options if boot else None
-    path, clock = repository_path(context), current_clock(time_zone)
+    path, clock = readable_path(context), current_clock(time_zone)
     if log is not None:
         refuse_inside(path, log)
     with reading(path) as repository:

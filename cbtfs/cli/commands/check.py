@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cbtfs.cli.options.arguments import Json, LockWait, example
-from cbtfs.cli.options.context import repository_path
+from cbtfs.cli.options.context import readable_path, repository_path
 from cbtfs.cli.report.display import display
 from cbtfs.cli.report.meter import Unit
 from cbtfs.cli.report.output import emit, print_lines, say
@@ -39,7 +39,8 @@ def check(
             "--read-data-subset",
             metavar="PART",
             show_default=False,
-            help="Read and verify the chunks of some packs: 5%, 3/10 or 10G.",
+            help="Read and verify the chunks of some packs: 5%, 3/10, 10G, or unverified, those of "
+            "capture keys that were not verified yet.",
         ),
     ] = None,
     lock_wait: LockWait = 0.0,
@@ -50,7 +51,8 @@ def check(
     Packs, catalog, manifests and block maps are verified; chunks only with --read-data or
     --read-data-subset. Nothing is repaired. Corrupt chunks are quarantined, so that the next ingest
     of the same data stores them again. The exit code is 20 if data is missing, 21 if it is corrupt.
-    Without a key of an encrypted repository, only checksums of packs and files are verified.
+    Without a key of an encrypted repository, only checksums of packs and files are verified. What
+    capture keys have written is shared by other writers once its chunks were verified.
     """
     from cbtfs.check.check import check as run_check
     from cbtfs.check.outer import check_outer
@@ -58,7 +60,10 @@ def check(
     from cbtfs.check.subset import ALL, NONE
     from cbtfs.store.encryption.ring import can_unlock
 
-    path, part = repository_path(context), _subset(subset)
+    part = _subset(subset)
+    path = repository_path(context)
+    if read_data or part is not None:
+        readable_path(context)
     started = time.monotonic()
     with ExitStack() as bar:
 
@@ -102,6 +107,7 @@ def _document(report: CheckReport, seconds: float) -> Document:
         "verified": report.verified,
         "quarantined": len(report.corrupt),
         "unrecorded": report.unrecorded,
+        "unverified_packs": len(report.unverified),
         "problems": [_of_problem(problem) for problem in report.problems],
         "seconds": round(seconds, 3),
     }
@@ -139,6 +145,11 @@ def _lines(report: CheckReport, seconds: float) -> Iterator[str]:
             for extent in place.extents:
                 yield f"    {extent.start} {extent.length}"
     yield from _ages(report)
+    if report.unverified:
+        yield (
+            f"{len(report.unverified)} packs of capture keys are not verified, so other writers "
+            "store their data again: run 'cbtfs check --read-data-subset unverified'"
+        )
     if report.unrecorded is not None:
         yield f"cannot record the result: {report.unrecorded}"
     yield (

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cbtfs.cli.options.arguments import LOCAL, Json, PointName, TimeZone, example
-from cbtfs.cli.options.context import repository_path
+from cbtfs.cli.options.context import readable_path
 from cbtfs.cli.report.output import emit, note, print_lines
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def export(
     from cbtfs.mount.notify import notify
     from cbtfs.store.repository import reading
 
-    path = repository_path(context).absolute()
+    path = readable_path(context).absolute()
     place = Place(socket, listen, tls_dir)
     place.check(path)
     clock = current_clock(time_zone)

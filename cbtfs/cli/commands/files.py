@@ -17,7 +17,7 @@ from cbtfs.cli.commands.files_index import index
 from cbtfs.cli.commands.files_log import log
 from cbtfs.cli.commands.files_search import search
 from cbtfs.cli.options.arguments import LOCAL, Json, TimeZone, example
-from cbtfs.cli.options.context import repository_path
+from cbtfs.cli.options.context import readable_path
 from cbtfs.cli.options.engines import AUTO, EngineName, KeyFiles, engines
 from cbtfs.cli.report.output import emit, emit_items, note, print_lines, print_table
 from cbtfs.errors import UsageError
@@ -138,7 +138,7 @@ def _open(
 
     spec, path = _split(location)
     clock = current_clock(time_zone)
-    with reading(repository_path(context)) as repository:
+    with reading(readable_path(context)) as repository:
         point = find_and_say(repository, spec, clock)
         with open_files(repository, point.manifest, volume, engines) as files:
             notes = unplaced(files.placement)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cbtfs.cli.options.arguments import LOCAL, Json, TimeZone
-from cbtfs.cli.options.context import repository_path
+from cbtfs.cli.options.context import readable_path
 from cbtfs.cli.options.engines import AUTO, EngineName, KeyFiles, engines
 from cbtfs.cli.report.output import emit, note, print_lines
 from cbtfs.errors import UsageError
@@ -74,7 +74,7 @@ def diff(
         raise UsageError(f"{path!r} is not an absolute path in the guest; e.g. /etc")
     clock, left_out, counts = current_clock(time_zone), LeftOut(), Counter[str]()
     chosen = engines(context, engine, luks_key_file)
-    with reading(repository_path(context)) as repository:
+    with reading(readable_path(context)) as repository:
         before, after = (find_and_say(repository, spec, clock) for spec in (a, b))
         with (
             open_files(repository, before.manifest, volume, chosen) as ours,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cbtfs.cli.options.arguments import LOCAL, Json, TimeZone
-from cbtfs.cli.options.context import repository_path
+from cbtfs.cli.options.context import readable_path
 from cbtfs.cli.options.engines import AUTO, EngineName, KeyFiles, engines
 from cbtfs.cli.report.exit_status import most_severe
 from cbtfs.cli.report.output import emit, report, say
@@ -77,7 +77,7 @@ def index(
         raise UsageError("name points, or use --due for all points without an index")
     chosen = engines(context, engine, luks_key_file)
     results: list[_Indexed] = []
-    path = repository_path(context)
+    path = readable_path(context)
     with reading(path) as repository, FileIndexes(path) as indexes:
         points = _points(repository, indexes, names, current_clock(time_zone))
         for point in points:

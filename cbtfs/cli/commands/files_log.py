@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cbtfs.cli.options.arguments import Json
-from cbtfs.cli.options.context import repository_path
+from cbtfs.cli.options.context import readable_path
 from cbtfs.cli.options.engines import AUTO, EngineName, KeyFiles, engines
 from cbtfs.cli.report.output import emit, note, print_table
 from cbtfs.errors import UsageError
@@ -66,7 +66,7 @@ def log(
     if not separator or not vm:
         raise UsageError(f"{location!r} is not VM:/PATH; e.g. web01:/etc/hosts")
     with (
-        reading(repository_path(context)) as repository,
+        reading(readable_path(context)) as repository,
         closing(ParsersByKind()) as servers,
     ):
         chosen = replace(engines(context, engine, luks_key_file), servers=servers)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import typer
 
-from cbtfs.cli.options.context import repository_path
+from cbtfs.cli.options.context import readable_path
 from cbtfs.cli.options.engines import AUTO
 from cbtfs.cli.report.output import emit_items, note, print_table, say
 from cbtfs.errors import ExitCode, PointNotFound, UsageError
@@ -49,7 +49,7 @@ def search(
     from cbtfs.store.file_indexes import FileIndexes
     from cbtfs.store.repository import reading
 
-    path = repository_path(context)
+    path = readable_path(context)
     wanted = None if engine == AUTO else engine
     results = []
     with reading(path) as repository, FileIndexes(path) as indexes:

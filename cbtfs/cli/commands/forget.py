@@ -8,7 +8,7 @@ import typer
 
 from cbtfs.cli.commands.prune import conclude, print_result, prune_document, prune_now
 from cbtfs.cli.options.arguments import LOCAL, DryRun, Json, LockWait, PointName, TimeZone, example
-from cbtfs.cli.options.context import repository_path
+from cbtfs.cli.options.context import readable_path, repository_path
 from cbtfs.cli.report.display import display
 from cbtfs.cli.report.names import SHORT_ID, resolved
 from cbtfs.cli.report.output import emit, print_lines, print_table, report
@@ -150,7 +150,7 @@ def forget(
         raise UsageError(
             "--missing and --keep-… rules are mutually exclusive: name points by their full ids"
         )
-    path = repository_path(context)
+    path = readable_path(context) if prune else repository_path(context)
     with released(path), writing(path, lock_wait=lock_wait) as repository:
         decisions: list[PointDecision] = []
         named: list[NamedPoint] = []

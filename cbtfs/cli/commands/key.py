@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +19,7 @@ from cbtfs.errors import UsageError
 
 if TYPE_CHECKING:
     from cbtfs.core.keyslot import Slot
+    from cbtfs.core.rolefile import RoleFile
     from cbtfs.store.encryption.slots import Master
 
 _NewPassphrase = Annotated[
@@ -54,6 +56,13 @@ def add_to(app: typer.Typer) -> None:
         "rotate",
         epilog=example("cbtfs --key-file FILE --passphrase-file FILE key rotate"),
     )(rotate_key)
+    keys.command(
+        "export",
+        epilog=example(
+            "cbtfs --key-file /root/backup.key key export proxy1.key --role capture",
+            "cbtfs --key-file /root/backup.key key export restore.key --role read",
+        ),
+    )(export)
     keys.command("test", epilog=example("cbtfs --key-file sheet key test"))(try_key)
     app.add_typer(
         keys,
@@ -78,15 +87,17 @@ def list_keys(context: typer.Context, json: Json = False) -> None:
     read the repository, and they are not verified.
     """
     from cbtfs.store.encryption.administer import list_slots
+    from cbtfs.store.encryption.ring import role_file
 
     path = repository_path(context)
-    facts = list_slots(path, _encrypted(path))
+    repository = _encrypted(path)
+    facts, role = list_slots(path, repository), role_file(path, repository)
     if json:
-        emit(
-            {"slots": [{**document_of(fact.slot), "is_current": fact.is_current} for fact in facts]}
-        )
+        slots = [{**document_of(fact.slot), "is_current": fact.is_current} for fact in facts]
+        emit({"slots": slots, "role_key": None if role is None else _of_role(role)})
         return
-    print_lines([_line(fact.slot, fact.is_current) for fact in facts])
+    lines = [_line(fact.slot, fact.is_current) for fact in facts]
+    print_lines(lines if role is None else [*lines, f"given: {_role_line(role)}"])
 
 
 def add(
@@ -267,17 +278,75 @@ def rotate_key(
     report([*lines, "run 'cbtfs prune --rekey' to encrypt older packs again"])
 
 
+def export(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Key file to create.")],
+    role: Annotated[
+        str,
+        typer.Option(metavar="ROLE", help="capture or read.", show_default=False),
+    ],
+    lock_wait: LockWait = 0.0,
+    json: Json = False,
+) -> None:
+    """Write a key file for a role.
+
+    A capture key is for hosts that only capture, such as a proxy: it writes restore points and
+    reads names, sizes and block maps, and cannot read the content of disks. A read key can do
+    everything but manage keys. Both open the repository without a key slot, so they work until the
+    key is rotated, and 'cbtfs key remove' does not affect them. The first capture key makes older
+    versions of cbtfs refuse the repository. Restart mounts, exports and overlays after it.
+    """
+    from cbtfs.core.rolefile import Role
+    from cbtfs.store.capture_keys import allow_capture_keys
+    from cbtfs.store.encryption.ring import all_masters, open_master
+    from cbtfs.store.encryption.roles import make_role, write_role
+    from cbtfs.store.repository import writing
+    from cbtfs.store.settings import load_settings
+
+    if role not in (Role.CAPTURE, Role.READ):
+        raise UsageError(f"unknown --role {role!r}: use capture or read")
+    path = repository_path(context)
+    repository = _encrypted(path)
+    if os.path.lexists(file):
+        raise UsageError(f"{file} exists: name a new file for the key")
+    if role == Role.CAPTURE and load_settings(path).is_shared:
+        raise UsageError(f"{path} has shared writers, which capture keys do not support yet")
+    masters, digest = all_masters(path, open_master(path, repository))
+    made = make_role(repository, Role(role), masters, digest)
+    if made.role is Role.CAPTURE:
+        with writing(path, lock_wait=lock_wait) as opened:
+            allow_capture_keys(opened)
+    write_role(file, made)
+    if json:
+        emit({"file": str(file.absolute()), "role_key": _of_role(made)})
+    else:
+        report([f"{_role_line(made)}: written to {file}"])
+
+
 def try_key(context: typer.Context, json: Json = False) -> None:
     """Test a key: open a slot with it, and exit with 14 if none fits.
 
-    Try every key, and the recovery sheet, from time to time.
+    A key file of a role opens no slot; the command tells the role. Try every key, and the recovery
+    sheet, from time to time.
     """
-    from cbtfs.store.encryption.ring import all_masters, open_slot
+    from cbtfs.store.encryption.ring import all_masters, open_slot, role_file, unlock
 
     path = repository_path(context)
-    opened = open_slot(path, _encrypted(path))
-    all_masters(path, opened.master)
-    _conclude(opened.slot, "opens the repository", json)
+    repository = _encrypted(path)
+    role = role_file(path, repository)
+    if role is None:
+        opened = open_slot(path, repository)
+        all_masters(path, opened.master)
+        if json:
+            emit({"slot": document_of(opened.slot), "role_key": None})
+        else:
+            _conclude(opened.slot, "opens the repository", as_json=False)
+        return
+    unlock(path)
+    if json:
+        emit({"slot": None, "role_key": _of_role(role)})
+    else:
+        report([f"{_role_line(role)}: opens the repository"])
 
 
 def _encrypted(path: Path) -> str:
@@ -288,6 +357,28 @@ def _encrypted(path: Path) -> str:
     if not settings.is_encrypted:
         raise UsageError(f"{path} is not encrypted: copy it into a repository that is")
     return settings.id
+
+
+def _of_role(file: RoleFile) -> dict[str, Any]:
+    """Return a key file of a role for --json."""
+    return {
+        "role": str(file.role),
+        "signer": _signer(file),
+        "created": file.created,
+        "epoch": file.epoch,
+    }
+
+
+def _role_line(file: RoleFile) -> str:
+    can = "without content" if file.role == "capture" else "with content"
+    return f"{file.role} key {_signer(file)} of key epoch {file.epoch}, {can}"
+
+
+def _signer(file: RoleFile) -> str:
+    from cbtfs.store.encryption.roles import shown_signer
+    from cbtfs.store.encryption.signatures import Signer
+
+    return shown_signer(Signer(file.seed).public)
 
 
 def _line(slot: Slot, is_current: bool = True) -> str:

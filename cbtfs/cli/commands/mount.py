@@ -8,7 +8,7 @@ from typing import Annotated, Final
 import typer
 
 from cbtfs.cli.options.arguments import Json, example
-from cbtfs.cli.options.context import repository_path
+from cbtfs.cli.options.context import readable_path
 from cbtfs.cli.options.engines import PARSE, engines, parse_engine
 from cbtfs.cli.options.state_directory import state_directory
 from cbtfs.cli.report.output import emit, note, print_lines, report
@@ -78,7 +78,7 @@ def mount(
 
     count = _worker_count(workers)
     server = MountServer(
-        repository_path(context).absolute(),
+        readable_path(context).absolute(),
         mountpoint.absolute(),
         count,
         allow_other,

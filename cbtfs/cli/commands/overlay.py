@@ -11,7 +11,7 @@ import typer
 
 from cbtfs.cli.commands.overlay_boot import boot
 from cbtfs.cli.options.arguments import LOCAL, Json, LockWait, PointName, TimeZone, example
-from cbtfs.cli.options.context import repository_path
+from cbtfs.cli.options.context import readable_path, repository_path
 from cbtfs.cli.report.captures import print_point
 from cbtfs.cli.report.output import emit, note, print_lines, print_table, report
 from cbtfs.cli.report.progress import captures
@@ -118,7 +118,7 @@ def create(
 
     folder = _folder(directory, name)
     limit_bytes = None if limit is None else _limit(limit)
-    with reading(repository_path(context)) as repository:
+    with reading(readable_path(context)) as repository:
         found = find_point(repository, point, current_clock(time_zone))
         overlay = create_overlay(repository, found.manifest, folder, limit_bytes)
     if json:
@@ -190,7 +190,7 @@ def start(
     # Absolute paths: with --fork the server has another current directory.
     raw, nbd, mount = (None if path is None else path.absolute() for path in (raw, nbd, mount))
     server = OverlayServer(
-        repository_path(context).absolute(), _folder(directory, name), raw, nbd, mount
+        readable_path(context).absolute(), _folder(directory, name), raw, nbd, mount
     )
     if fork:
         _report_started(name, server.serve_in_background(), is_fork=True, as_json=json)
@@ -314,7 +314,7 @@ def commit(
     started = time.monotonic()
     with captures(is_wanted=not json, is_serial=True) as begin:
         options = CommitOptions(vm, lock_wait, lambda label, size: begin(f"{name} {label}", size))
-        manifest = commit_overlay(repository_path(context), _folder(directory, name), options)
+        manifest = commit_overlay(readable_path(context), _folder(directory, name), options)
     if json:
         from cbtfs.cli.report.documents import of_ingest
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cbtfs.cli.options.arguments import Json
-from cbtfs.cli.options.context import repository_path
+from cbtfs.cli.options.context import readable_path
 from cbtfs.cli.report.output import emit, note, print_lines
 from cbtfs.core.units import parse_size
 from cbtfs.errors import UsageError
@@ -115,7 +115,7 @@ def boot(
         notify(f"READY=1\nSTATUS=guest of overlay {name}")
         _report(name, guest, options, as_json=json)
 
-    boot_overlay(repository_path(context).absolute(), folder, options, ready)
+    boot_overlay(readable_path(context).absolute(), folder, options, ready)
 
 
 def _one_of(option: str, value: str, known: tuple[Any, ...]) -> Any:

@@ -20,7 +20,7 @@ from cbtfs.cli.options.arguments import (
     example,
 )
 from cbtfs.cli.options.booting import BootTimeout, MinVerdict, PromptRe, boot_options
-from cbtfs.cli.options.context import repository_path
+from cbtfs.cli.options.context import readable_path
 from cbtfs.cli.options.state_directory import state_directory
 from cbtfs.cli.report.exit_status import most_severe
 from cbtfs.cli.report.output import emit, note, report_table, say
@@ -140,7 +140,7 @@ def prove(
 
     if due == bool(names):
         raise UsageError("name points, or use --due for the newest point of each VM")
-    path, started, stop = repository_path(context), time.monotonic(), threading.Event()
+    path, started, stop = readable_path(context), time.monotonic(), threading.Event()
     with reading(path) as repository:
         waiting = _points(repository, names, current_clock(time_zone))
     results: list[Proven] = []

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from cbtfs.cli.options.arguments import DryRun, Json, LockWait, example
-from cbtfs.cli.options.context import repository_path
+from cbtfs.cli.options.context import readable_path
 from cbtfs.cli.report.meter import Unit
 from cbtfs.cli.report.output import emit, print_lines, report, say
 from cbtfs.cli.report.progress import progress
@@ -83,7 +83,7 @@ def prune(
 
     repack = None if max_repack is None else _size(max_repack)
     limits = PruneLimits(_share(max_unused), repack, rekey)
-    path = repository_path(context)
+    path = readable_path(context)
     with released(path), writing(path, lock_wait=lock_wait) as repository:
         result = prune_now(
             repository, limits, is_dry_run=dry_run, is_quiet=json, patience=lock_wait

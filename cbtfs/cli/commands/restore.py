@@ -24,7 +24,7 @@ from cbtfs.cli.commands.restore_in_place import (
     restore_in_place,
 )
 from cbtfs.cli.options.arguments import LOCAL, Json, TimeZone, example
-from cbtfs.cli.options.context import repository_path
+from cbtfs.cli.options.context import readable_path
 from cbtfs.cli.report.output import emit
 from cbtfs.cli.report.progress import Advance, progress
 from cbtfs.cli.report.restored import (
@@ -190,7 +190,7 @@ def restore(
     options = _Options(
         force, keep_going, jobs, json, has_marker=marker or state is not None, state=state
     )
-    with reading(repository_path(context)) as repository, ExitStack() as leases:
+    with reading(readable_path(context)) as repository, ExitStack() as leases:
         if directory is None:
             work = list(_jobs(_disks(repository, names[0], names[1], clock), Path(names[2]), to))
             for job in work:

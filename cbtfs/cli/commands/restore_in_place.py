@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cbtfs.cli.options.context import repository_path
+from cbtfs.cli.options.context import readable_path
 from cbtfs.cli.report.display import display
 from cbtfs.cli.report.names import resolved
 from cbtfs.cli.report.output import emit, note, print_lines
@@ -134,7 +134,7 @@ def restore_in_place(
     target = names[2]
     shown = without_secrets(target) if is_nbd_uri(target) else str(Path(target).absolute())
     started = time.monotonic()
-    with reading(repository_path(context)) as repository:
+    with reading(readable_path(context)) as repository:
         point, disk = _disk(repository, names[0], names[1], clock)
         base = None if flags.base is None else _base(repository, flags.base, disk, clock)
         with progress(disk.label, disk.size, is_wanted=not is_json) as advance:

@@ -134,6 +134,15 @@ _FAULT: Final = (
 where Python cannot raise an exception."""
 
 
+def readable_path(context: typer.Context) -> Path:
+    """Return repository_path(); KeyUnavailable if the key given for it cannot read content."""
+    from cbtfs.store.encryption.ring import require_content
+
+    path = repository_path(context)
+    require_content(path)
+    return path
+
+
 def repository_path(context: typer.Context) -> Path:
     """Return the directory that --repo, CBTFS_REPO or the configuration names, in this order.
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Final
 
 from cbtfs.core.keyslot import PreviousEpoch, Slot, encode_epoch, encode_slot
-from cbtfs.core.sealed import MAX_BYTES
 from cbtfs.errors import DataCorrupt
 from cbtfs.store.backend.base import Backend, FileBackend
 from cbtfs.store.backend.local import Directory, ShardedDirectory
@@ -33,8 +32,11 @@ DISTRUST: Final = "distrust"
 SHARED: Final = (POINTS, STATES, LOGS, INTENTS, PRUNES, OVERLAYS, HOLDS, BEATS, DISTRUST)
 """Places of a repository with shared writers."""
 SETTINGS: Final = "repository.json"
-RECORDS: Final = ("quarantine", "verified")
+TRUSTED: Final = "trusted"
+RECORDS: Final = ("quarantine", "verified", TRUSTED)
 """Records beside the directories."""
+LARGEST_RECORD: Final = 1 << 30
+"""Maximum size of the record of trusted packs; the others have at most MAX_BYTES."""
 
 
 def _sealing(
@@ -138,16 +140,17 @@ def load_record(repository: Path, name: str, limit: int) -> bytes:
         return load_file(repository / name, limit)
     from cbtfs.store.encryption.files import LARGEST, FileDamaged, bound_name, open_file
 
-    data = load_file(repository / name, LARGEST)
+    largest = max(limit, LARGEST)
+    data = load_file(repository / name, largest)
     try:
-        return open_file(keys, bound_name("", name), data)
+        return open_file(keys, bound_name("", name), data, largest)
     except ValueError as exc:
         raise FileDamaged(str(exc)) from exc
 
 
 def load_outer(repository: Path, name: str) -> bytes:
     """Return a record as it is stored, maybe encrypted; raises what load_record() raises."""
-    return load_file(repository / name, MAX_BYTES << 1)
+    return load_file(repository / name, LARGEST_RECORD)
 
 
 def has_record(repository: Path, name: str) -> bool:
@@ -168,7 +171,7 @@ def save_record(repository: Path, name: str, data: bytes) -> None:
 
         previous = None
         with suppress(OSError, DataCorrupt):
-            previous = revision_of(load_file(repository / name, MAX_BYTES))
+            previous = revision_of(load_file(repository / name, LARGEST_RECORD))
         data = seal_file(keys, bound_name("", name), data, next_revision(previous))
     replace(repository / name, data)
 
@@ -190,6 +193,15 @@ def rekey(repository: Path) -> int:
     from cbtfs.store.encryption.rotate import rekey_files
 
     return rekey_files(repository, keys, RECORDS)
+
+
+def seal_indexes(repository: Path) -> None:
+    """Encrypt indexes of files that capture keys could read again. Only for the writer."""
+    keys = keys_of(repository)
+    assert keys is not None
+    from cbtfs.store.encryption.rotate import seal_indexes_again
+
+    seal_indexes_again(repository, keys, INDEXES)
 
 
 def create_places(repository: Path) -> None:

@@ -39,11 +39,13 @@ class Catalog:
         schemas: Collection[int] = (SCHEMA_VERSION,),
         digester: Digester = UNKEYED,
         turns: TurnTaker | None = None,
+        signer: bytes = b"",
     ) -> None:
         """Open the catalog in *folder*; *digester* computes the digests of its repository.
 
         A reader that uses only points and packs may pass POINTS_SCHEMAS. *turns* are those of the
-        processes that change the catalog, if there may be several.
+        processes that change the catalog, if there may be several. *signer* is that of the packs
+        that this process writes (PackFolder.own_signer).
 
         Raises:
             RepositoryNotFound: there is no catalog, and *is_writable* is false.
@@ -52,6 +54,7 @@ class Catalog:
         """
         self._folder = folder
         self._digester = digester
+        self._signer = signer
         self._is_writable = is_writable
         self._map_bytes = map_bytes
         self._turns = turns
@@ -81,7 +84,7 @@ class Catalog:
     def view(self) -> Iterator[View]:
         """Open a consistent view; keep it for a short time."""
         with self._environment.reading() as (transaction, databases):
-            yield View(transaction, databases, self._digester)
+            yield View(transaction, databases, self._digester, self._signer)
 
     def update(self, change: Callable[[Update], Result]) -> Result:
         """Run *change* until it is durable, maybe more than once; return its result.
@@ -107,7 +110,9 @@ class Catalog:
 
     def _write(self, change: Callable[[Update], Result]) -> Result:
         return self._environment.write(
-            lambda transaction, databases: change(Update(transaction, databases, self._digester))
+            lambda transaction, databases: change(
+                Update(transaction, databases, self._digester, self._signer)
+            )
         )
 
     def _inode_at_path(self) -> int | None:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple, cast
 
-from cbtfs.core.frame import Codec, Frame, Kind
+from cbtfs.core.frame import SIGNER_BYTES, Codec, Frame, Kind
 from cbtfs.core.ids import DIGEST_BYTES, Digest, ObjectId, PackId, PointId
 from cbtfs.core.manifest import Manifest
 from cbtfs.core.moment import parse_moment
@@ -45,6 +45,8 @@ _OBJECT = struct.Struct("<IIIIBBBB32s")
 _CHILDREN = struct.Struct("<QQQ")
 _WIDTHS: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
 _PACK = struct.Struct("<16sQQ")
+UNSIGNED: Final = bytes(SIGNER_BYTES)
+"""Signer of a pack that has no valid signature and that no reader has verified."""
 _KINDS: Final = {int(kind): kind for kind in Kind}
 _CODECS: Final = {int(codec): codec for codec in Codec}
 """Enumeration members by number: calling the class takes ten times as long."""
@@ -245,18 +247,21 @@ class PackRecord(NamedTuple):
     size: int
     objects: int
     """Number of frames in the pack, whether the catalog knows them or not."""
+    signer: bytes = b""
+    """SIGNER_BYTES of the capture key that signed the pack, or UNSIGNED: other writers do not count
+    its frames as copies. Empty if a program that can read content wrote or verified the pack."""
 
 
 def encode_pack(record: PackRecord) -> bytes:
-    return _PACK.pack(bytes.fromhex(record.id), record.size, record.objects)
+    return _PACK.pack(bytes.fromhex(record.id), record.size, record.objects) + record.signer
 
 
 def decode_pack(payload: bytes) -> PackRecord:
-    try:
-        pack, size, objects = _PACK.unpack(payload)
-    except struct.error as exc:
-        raise CatalogDamaged("corrupt entry in database 'packs'") from exc
-    return PackRecord(PackId(pack.hex()), size, objects)
+    signer = payload[_PACK.size :]
+    if len(payload) < _PACK.size or len(signer) not in (0, SIGNER_BYTES):
+        raise CatalogDamaged("corrupt entry in database 'packs'")
+    pack, size, objects = _PACK.unpack_from(payload)
+    return PackRecord(PackId(pack.hex()), size, objects, signer)
 
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)

@@ -87,12 +87,18 @@ class Update(View):
 
     # Objects
 
-    def add_pack(self, pack: PackId, size: int, objects: int) -> int:
-        """Add a closed pack; return its number."""
+    def add_pack(self, pack: PackId, size: int, objects: int, signer: bytes = b"") -> int:
+        """Add a closed pack; return its number. *signer* is that of its PackRecord."""
         number = self.next_pack()
-        self._put(PACKS, number_key(number), encode_pack(PackRecord(pack, size, objects)))
+        self._put(PACKS, number_key(number), encode_pack(PackRecord(pack, size, objects, signer)))
         self._put(META, NEXT_PACK, number_key(number + 1))
         return number
+
+    def set_verified(self, number: int) -> None:
+        """Record that a reader has verified a pack: all writers count its frames from now on."""
+        record = self.pack(number)
+        if record is not None:
+            self._put(PACKS, number_key(number), encode_pack(record._replace(signer=b"")))
 
     def drop_pack(self, number: int) -> None:
         self._delete(PACKS, number_key(number))

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection, Iterator, Sequence
+from enum import IntEnum
 from functools import lru_cache
 from itertools import compress, islice
 from operator import ne
@@ -120,12 +121,27 @@ def _decode_point_ids(payload: bytes) -> frozenset[PointId]:
     return frozenset(PointId(point.hex()) for point in ids)
 
 
+class _Rank(IntEnum):
+    """Order of objects with one digest: a larger one is preferred."""
+
+    FOREIGN = 0
+    """In a pack of another capture key that no reader has verified."""
+    OWN = 1
+    VERIFIED = 2
+
+
 class View:
     """Reads within one transaction; do not use it after the transaction."""
 
     def __init__(
-        self, transaction: Any, databases: Databases, digester: Digester = UNKEYED
+        self,
+        transaction: Any,
+        databases: Databases,
+        digester: Digester = UNKEYED,
+        signer: bytes = b"",
     ) -> None:
+        """*signer* is that of the packs that this process writes, if it has a capture key."""
+        self._signer = signer
         self._transaction = transaction
         self._databases = databases
         self._digester = digester
@@ -220,17 +236,37 @@ class View:
             raise CatalogDamaged(f"the children of node {number} do not match its digest")
         return Node(children, entries)
 
-    def find(self, kind: Kind, level: int, digest: Digest) -> ObjectId | None:
+    def find(
+        self, kind: Kind, level: int, digest: Digest, signer: bytes | None = None
+    ) -> ObjectId | None:
         """Return the object with this digest, if all its entries are intact; else None.
 
-        An object with a damaged entry counts as unknown, so that it is stored again.
+        An object with a damaged entry counts as unknown, so that it is stored again. Of several, it
+        is one in a pack that a reader wrote or verified, or else in a pack of *signer*, by default
+        that of this process.
         """
-        try:
-            payload = self._get(DIGESTS, digest[:PREFIX_BYTES])
-        except CatalogDamaged:
-            return None
-        for number in () if payload is None else decode_ids(payload):
-            if self._is_intact(number, kind, level, digest):
+        found = self._best(kind, level, digest, self._signer if signer is None else signer)
+        return None if found is None else found[1]
+
+    def find_counted(
+        self, kind: Kind, level: int, digest: Digest, signer: bytes
+    ) -> ObjectId | None:
+        """Return the object that counts as stored for a writer whose packs have this *signer*.
+
+        That is one in a pack of that signer, or in one that a reader wrote or verified.
+        """
+        found = self._best(kind, level, digest, signer)
+        return None if found is None or found[0] is _Rank.FOREIGN else found[1]
+
+    def find_node(
+        self, level: int, digest: Digest, signer: bytes, children: Sequence[ObjectId]
+    ) -> ObjectId | None:
+        """Return the node that counts for *signer*, as find_counted(), and has these *children*."""
+        for number in self._numbers(digest):
+            location = self._intact(number, Kind.NODE, level, digest)
+            if location is None or self._rank(location.pack, signer) is _Rank.FOREIGN:
+                continue
+            if self.children(number) == tuple(children):
                 return number
         return None
 
@@ -239,25 +275,57 @@ class View:
 
         Writers that work at once may store an object twice.
         """
+        return [n for n in self._numbers(digest) if self._intact(n, kind, level, digest)]
+
+    def find_at(
+        self, kind: Kind, level: int, digest: Digest, pack: int, offset: int
+    ) -> ObjectId | None:
+        """Return the object with this digest that is located there, if its entries are intact."""
+        for number in self._numbers(digest):
+            location = self._intact(number, kind, level, digest)
+            if location is not None and (location.pack, location.frame.offset) == (pack, offset):
+                return number
+        return None
+
+    def _numbers(self, digest: Digest) -> Sequence[ObjectId]:
+        """Return the objects whose digest may be this one."""
         try:
             payload = self._get(DIGESTS, digest[:PREFIX_BYTES])
         except CatalogDamaged:
-            return []
-        numbers = () if payload is None else decode_ids(payload)
-        return [number for number in numbers if self._is_intact(number, kind, level, digest)]
+            return ()
+        return () if payload is None else decode_ids(payload)
 
-    def _is_intact(self, number: ObjectId, kind: Kind, level: int, digest: Digest) -> bool:
+    def _best(
+        self, kind: Kind, level: int, digest: Digest, signer: bytes
+    ) -> tuple["_Rank", ObjectId] | None:
+        """Return the object of the best rank, the newest one if there are several."""
+        best = None
+        for number in self._numbers(digest):
+            location = self._intact(number, kind, level, digest)
+            if location is not None:
+                found = self._rank(location.pack, signer), number
+                best = found if best is None else max(best, found)
+        return best
+
+    def _rank(self, pack: int, signer: bytes) -> "_Rank":
+        record = self.pack(pack)
+        if record is None or record.signer not in (b"", signer):
+            return _Rank.FOREIGN
+        return _Rank.OWN if record.signer else _Rank.VERIFIED
+
+    def _intact(self, number: ObjectId, kind: Kind, level: int, digest: Digest) -> Location | None:
+        """Return the location of an object if it has this digest and its entries are intact."""
         try:
             location = self.location(number)
             if location is None or location.frame.digest != digest:
-                return False
+                return None
             if location.frame.kind is not kind or location.frame.level != level:
-                return False
+                return None
             if kind is Kind.NODE and self._get(MAP, integer_key(number)) is None:
-                return False
-            return self.pack(location.pack) is not None
+                return None
+            return None if self.pack(location.pack) is None else location
         except CatalogDamaged:
-            return False
+            return None
 
     # Packs
 
@@ -283,6 +351,12 @@ class View:
         """Return the largest size in bytes of the first few thousand packs; 0 without packs."""
         some = islice(self._items(PACKS), _PACKS_LOOKED_AT)
         return max((decode_pack(value).size for _, value in some), default=0)
+
+    def unverified_packs(self, signer: bytes = b"") -> dict[int, PackRecord]:
+        """Return the unverified packs of capture keys, without those of *signer*."""
+        return {
+            n: record for n, record in self.packs().items() if record.signer not in (b"", signer)
+        }
 
     def pack_numbers(self) -> dict[PackId, int]:
         return {record.id: number for number, record in self.packs().items()}

@@ -50,12 +50,17 @@ class _Setting:
     configured = NO_CREDENTIALS
 
 
+_piped: dict[Path, bytes] = {}
+"""Content of pipes that were read: each can be read once."""
+
+
 def use(given: Credentials, configured: Credentials = NO_CREDENTIALS) -> None:
     """Set the sources of the command line, and those of the configuration file.
 
     The command line replaces the environment, which replaces the configuration.
     """
     _Setting.given, _Setting.configured = given, configured
+    _piped.clear()
 
 
 def credentials(variables: Mapping[str, str] = os.environ) -> Credentials:
@@ -73,6 +78,8 @@ def credentials(variables: Mapping[str, str] = os.environ) -> Credentials:
 
 def load_private(path: Path, limit: int) -> bytes:
     """Return the content of a file with a secret; UsageError if others may read it."""
+    if path in _piped:
+        return _piped[path]
     try:
         with open(path, "rb") as file:
             facts = os.fstat(file.fileno())
@@ -83,6 +90,8 @@ def load_private(path: Path, limit: int) -> bytes:
         raise UsageError(f"cannot read {path}: {exc.strerror}") from exc
     if len(data) > limit:
         raise UsageError(f"{path} is too large for a secret: more than {limit} bytes")
+    if not stat.S_ISREG(facts.st_mode):
+        _piped[path] = data
     return data
 
 

@@ -43,6 +43,7 @@ LARGEST: Final = MAX_BYTES + (1 << 16)
 LARGEST_INDEX: Final = 1 << 30
 """Maximum size of an encrypted index of files."""
 
+_INDEXES: Final = b"indexes/"
 _ASIDE: Final = ".tmp"
 """End of the names of files that get their name by a rename."""
 _REPLACED: Final = (b".state", b".distrusted")
@@ -64,7 +65,11 @@ def bound_name(directory: str, name: str) -> bytes:
 
 
 def _cipher(keys: Keys, epoch: int, name: bytes) -> AESGCM:
-    return AESGCM(blake3(b"cbtfs file" + name, key=keys.of(epoch).meta).digest())
+    of = keys.of(epoch)
+    key = of.meta
+    if keys.signs and name.startswith(_INDEXES):  # They have names of files, which are content.
+        key = of.of_indexes(keys.repository)
+    return AESGCM(blake3(b"cbtfs file" + name, key=key).digest())
 
 
 def next_revision(previous: int | None) -> int:

@@ -40,20 +40,25 @@ def take_keys(fd: int) -> None:
         return
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
+    from cbtfs.core.rolefile import Role
     from cbtfs.store.encryption.keys import EpochKeys, Keys
+    from cbtfs.store.encryption.signatures import Signer
 
     data = os.pread(fd, _MAX_BYTES, 0)
     os.close(fd)
     for document in json.loads(data):
         epochs = {}
-        for epoch, (meta, public, private) in document["epochs"].items():
+        for epoch, (meta, public, private, reader) in document["epochs"].items():
             epochs[int(epoch)] = EpochKeys(
                 bytes.fromhex(meta),
                 X25519PublicKey.from_public_bytes(bytes.fromhex(public)),
                 X25519PrivateKey.from_private_bytes(bytes.fromhex(private)) if private else None,
+                bytes.fromhex(reader),
             )
         digest = bytes.fromhex(document["digest"])
-        hold(Keys(document["repository"], document["epoch"], digest, epochs))
+        signer, role = Signer(bytes.fromhex(document["seed"])), Role(document["role"])
+        known = Keys(document["repository"], document["epoch"], digest, epochs, role, signer)
+        hold(known.signing(document["signs"]))
 
 
 def _document(keys: "Keys") -> dict[str, object]:
@@ -62,6 +67,7 @@ def _document(keys: "Keys") -> dict[str, object]:
             of.meta.hex(),
             of.public.public_bytes_raw().hex(),
             "" if of.private is None else of.private.private_bytes_raw().hex(),
+            of.signer.hex(),
         )
         for epoch, of in keys.epochs.items()
     }
@@ -69,5 +75,8 @@ def _document(keys: "Keys") -> dict[str, object]:
         "repository": keys.repository,
         "epoch": keys.epoch,
         "digest": keys.digest.hex(),
+        "role": str(keys.role),
+        "seed": keys.signer.seed.hex(),
+        "signs": keys.signs,
         "epochs": epochs,
     }

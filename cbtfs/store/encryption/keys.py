@@ -9,7 +9,7 @@ content that it cannot read.
 import secrets
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from blake3 import blake3
@@ -20,9 +20,11 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from cbtfs.core.frame import SEALED_KEY_BYTES, TAG_BYTES
+from cbtfs.core.frame import SEALED_KEY_BYTES, SIGNER_BYTES, TAG_BYTES
 from cbtfs.core.ids import PackId
+from cbtfs.core.rolefile import Role
 from cbtfs.errors import KeyUnavailable
+from cbtfs.store.encryption.signatures import Signer, pack_identity
 
 KEY_BYTES: Final = 32
 FIRST_EPOCH: Final = 1
@@ -52,6 +54,14 @@ class EpochKeys:
     public: X25519PublicKey
     private: X25519PrivateKey | None
     """None if this process cannot read the content of chunks."""
+    signer: bytes
+    """Public key of the signatures of programs that can read content."""
+
+    def of_indexes(self, repository: str) -> bytes:
+        """Return the key of indexes of files; KeyUnavailable if these keys cannot read content."""
+        if self.private is None:
+            raise KeyUnavailable("the key given cannot read names of files: give a key that can")
+        return derive(self.private.private_bytes_raw(), repository, "index")
 
     def __repr__(self) -> str:
         return "EpochKeys(…)"
@@ -66,9 +76,32 @@ class Keys:
     """The newest epoch, for new packs and files."""
     digest: bytes
     epochs: Mapping[int, EpochKeys]
+    role: Role
+    signer: Signer
+    """Signs new packs."""
+    signs: bool = False
+    """Whether new packs are signed, because the repository has capture keys."""
 
     def __repr__(self) -> str:
         return f"Keys({self.repository}, …)"
+
+    @property
+    def can_read(self) -> bool:
+        """Whether the content of chunks can be decrypted."""
+        return self.role is not Role.CAPTURE
+
+    @property
+    def pack_signer(self) -> bytes:
+        """Signer of new packs for their PackRecord: empty if this process verifies content."""
+        return self.signer.public[:SIGNER_BYTES] if self.signs and not self.can_read else b""
+
+    def is_reader(self, signer: bytes) -> bool:
+        """Return whether this public key is that of programs that can read content."""
+        return any(of.signer == signer for of in self.epochs.values())
+
+    def signing(self, signs: bool) -> "Keys":
+        """Return these keys for a repository whose packs are signed, or are not."""
+        return self if signs == self.signs else replace(self, signs=signs)
 
     def of(self, epoch: int) -> EpochKeys:
         """Return the keys of *epoch*; KeyUnavailable if these keys lack it."""
@@ -122,6 +155,8 @@ class PackCipher:
         """Whether chunks can be decrypted."""
         self._ids = bytes.fromhex(keys.repository) + bytes.fromhex(pack)
         self._pack = pack
+        self.signer = keys.signer if keys.signs else None
+        """Signs the pack, if it is new; None without signatures."""
         self._meta = blake3(b"cbtfs pack" + bytes.fromhex(pack), key=keys.of(epoch).meta).digest()
         self.native = self._ids + self._meta + (data or bytes(KEY_BYTES))
         """Keys as compiled code takes them: ids, key of metadata, key of chunks."""
@@ -135,6 +170,10 @@ class PackCipher:
         """Return the entries of the trailer at *offset*, encrypted."""
         nonce = _NONCE.pack(offset, _TRAILER_PIECE)
         return AESGCM(self._meta).encrypt(nonce, index, self._bound(offset))
+
+    def identity(self, trailer: bytes) -> bytes:
+        """Return what a signature covers; *trailer* is encrypted and ends with its tag."""
+        return pack_identity(self._ids, self.epoch, self.wrapped, trailer)
 
     def open_index(self, data: bytes, offset: int) -> bytes:
         """Return the entries of a trailer; ValueError if its tag does not match."""
@@ -153,14 +192,21 @@ class PackCipher:
         )
 
 
+def signing_seed(master: bytes, repository: str) -> bytes:
+    """Return the private key with which programs that can read content sign packs."""
+    return derive(master, repository, "sign")
+
+
 def keys_of_masters(repository: str, masters: Mapping[int, bytes], digest: bytes) -> Keys:
     """Return all keys that follow from the master keys of all epochs, and from the digest key."""
-    epochs = {}
+    epochs, newest = {}, max(masters)
     for epoch, master in masters.items():
         private = X25519PrivateKey.from_private_bytes(derive(master, repository, "data"))
         meta = derive(master, repository, "meta")
-        epochs[epoch] = EpochKeys(meta, private.public_key(), private)
-    return Keys(repository, max(masters), digest, epochs)
+        signer = Signer(signing_seed(master, repository)).public
+        epochs[epoch] = EpochKeys(meta, private.public_key(), private, signer)
+    own = Signer(signing_seed(masters[newest], repository))
+    return Keys(repository, newest, digest, epochs, Role.ADMIN, own)
 
 
 def commitment(master: bytes, repository: str, epoch: int) -> bytes:

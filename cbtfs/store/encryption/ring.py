@@ -23,8 +23,9 @@ from cbtfs.core.keyslot import (
     decode_epoch,
     decode_slot,
 )
+from cbtfs.core.rolefile import RoleFile, decode_role_file, is_role_file
 from cbtfs.core.settings import Settings, decode_settings
-from cbtfs.errors import DataCorrupt, KeyUnavailable
+from cbtfs.errors import DataCorrupt, KeyUnavailable, UsageError
 from cbtfs.store.backend.local import Directory
 from cbtfs.store.encryption.dumps import forbid_dumps
 from cbtfs.store.encryption.known import refuse_downgrade, see_encrypted
@@ -80,7 +81,8 @@ def keys_of(path: Path) -> "Keys | None":
     with _lock:
         keys = _unlocked.get(settings.id)
         if keys is None:
-            keys = _unlocked[settings.id] = _unlock(path, settings.id)
+            keys = _unlock(path, settings.id)
+        keys = _unlocked[settings.id] = keys.signing(settings.has_signatures)
         if path not in _seen:
             see_encrypted(path, settings.id)
             _seen.add(path)
@@ -114,6 +116,34 @@ def refuse_old(epoch: int, newest: int) -> None:
             f"the key was rotated, and the one given is of the old epoch {epoch}: give the key of "
             f"a slot of epoch {newest}, see 'cbtfs key list'"
         )
+
+
+def require_content(path: Path) -> None:
+    """Raise KeyUnavailable if the key given for the repository at *path* cannot read content.
+
+    Does nothing if there is no repository, or one whose settings cannot be read.
+    """
+    try:
+        settings = _settings(path)
+    except DataCorrupt:
+        return
+    if settings is None or not settings.has_signatures:
+        return
+    keys = keys_of(path)
+    if keys is not None and not keys.can_read:
+        raise KeyUnavailable(
+            f"the key given for {path} is a capture key, which cannot read the content of disks: "
+            "give a key that can"
+        )
+
+
+def can_read(path: Path) -> bool:
+    """Return whether this process can read the content of the repository at *path*.
+
+    Raises what keys_of() raises.
+    """
+    keys = keys_of(path)
+    return keys is None or keys.can_read
 
 
 def can_unlock(path: Path) -> bool:
@@ -205,8 +235,43 @@ def _stamp(file: Path) -> _Stamp | None:
 def _unlock(path: Path, repository: str) -> "Keys":
     from cbtfs.store.encryption.keys import keys_of_masters
 
+    file = role_file(path, repository)
+    if file is not None:
+        from cbtfs.store.encryption.roles import keys_of_role
+
+        _refuse_rotated(path, file)
+        return keys_of_role(file)
     masters, digest = all_masters(path, open_master(path, repository))
     return keys_of_masters(repository, masters, digest)
+
+
+def role_file(path: Path, repository: str) -> RoleFile | None:
+    """Return the first key file of a role among those given that is of this repository.
+
+    Raises:
+        UsageError: a key file is damaged.
+    """
+    from cbtfs.store.encryption import credentials as sources
+
+    for file in sources.credentials().key_files:
+        data = sources.load_private(file, MAX_KEY_FILE_BYTES)
+        if is_role_file(data):
+            try:
+                found = decode_role_file(data)
+            except ValueError as exc:
+                raise UsageError(f"the key file {file} is damaged: {exc}") from exc
+            if found.repository == repository:
+                return found
+    return None
+
+
+def _refuse_rotated(path: Path, file: RoleFile) -> None:
+    newest = max((slot.epoch for slot in load_slots(path, file.repository)), default=0)
+    if newest > file.epoch:
+        raise KeyUnavailable(
+            f"the {file.role} key given for {path} is of key epoch {file.epoch}, and the key was "
+            f"rotated to epoch {newest}: export a new one with 'cbtfs key export'"
+        )
 
 
 def all_masters(path: Path, newest: "Master") -> tuple[dict[int, bytes], bytes]:
@@ -261,6 +326,12 @@ def open_slot(path: Path, repository: str) -> Opened:
             f"{path} is encrypted, and {KEYS_DIRECTORY}/ has no slot that can be read: restore it "
             "from a copy"
         )
+    role = role_file(path, repository)
+    if role is not None:
+        raise KeyUnavailable(
+            f"the key given for {path} is a {role.role} key, which opens no key slot: give a key "
+            "file or passphrase of a slot"
+        )
     if not tried:
         raise KeyNotGiven(f"{path} is encrypted, and no key was given: {_HOW}")
     raise KeyUnavailable(f"{path} is encrypted, and no key given fits: {_HOW}")
@@ -279,7 +350,9 @@ def _attempts(path: Path, repository: str, slots: list[Slot]) -> Iterator[Opened
     found = sources.credentials()
     for file in found.key_files:
         data = sources.load_private(file, MAX_KEY_FILE_BYTES)
-        if sources.is_age_identity(data):
+        if is_role_file(data):
+            pass  # It opens no slot.
+        elif sources.is_age_identity(data):
             yield from tried(SlotKind.AGE, partial(opening.open_with_identity, identities=data))
         else:
             secret = sources.load_key_file(file)

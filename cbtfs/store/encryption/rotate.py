@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 from cbtfs.core.ids import is_id
 from cbtfs.core.keyfile import MAX_KEY_FILE_BYTES
 from cbtfs.core.keyslot import Slot, SlotKind, encode_epoch, encode_slot
+from cbtfs.core.rolefile import is_role_file
 from cbtfs.errors import DataCorrupt, UsageError
 from cbtfs.store.backend.local import Directory
 from cbtfs.store.encryption import credentials as sources
@@ -117,7 +118,8 @@ def _rewrap(slot: Slot) -> Rewrap | None:
         return Rewrap(recipient.encode(), partial(slots.age_slot, label=label, recipient=recipient))
     if slot.kind is SlotKind.FILE:
         for file in found.key_files:
-            if sources.is_age_identity(sources.load_private(file, MAX_KEY_FILE_BYTES)):
+            data = sources.load_private(file, MAX_KEY_FILE_BYTES)
+            if sources.is_age_identity(data) or is_role_file(data):
                 continue
             secret = sources.load_key_file(file)
             if slots.open_with_file(slot, secret) is not None:
@@ -154,6 +156,29 @@ def rekey_files(path: Path, keys: Keys, records: Sequence[str]) -> int:
             with suppress(FileNotFoundError):
                 count += _rekey(backend, file, bound_name("", file), keys)
     return count
+
+
+def seal_indexes_again(path: Path, keys: Keys, name: str) -> None:
+    """Encrypt the indexes of files under their own key that are encrypted under that of metadata.
+
+    They are in the directory *name*, which may not exist.
+    """
+    before = keys.signing(False)
+    with (
+        suppress(FileNotFoundError),
+        closing(Directory(Folder(path / name))) as backend,
+        storing(f"the files of {name}/"),
+        backend.locked(),
+    ):
+        for file in sorted(filter(is_id, backend.names())):
+            bound = bound_name(name, file)
+            try:
+                data = backend.get(file, 0, LARGEST_INDEX).data
+                content = open_file(before, bound, data, LARGEST_INDEX)
+            except (ValueError, DataCorrupt, FileNotFoundError):
+                continue  # It has its own key, or is damaged.
+            revision = next_revision(revision_of(data))
+            backend.replace(file, seal_file(keys, bound, content, revision))
 
 
 def _rekey(backend: Directory, name: str, bound: bytes, keys: Keys) -> bool:

@@ -41,12 +41,18 @@ def new_key_file(path: Path, repository: str, *, sheet_of: Path | None = None) -
     when = format_moment(datetime.now(UTC).replace(microsecond=0))
     text = _KEY_FILE if sheet_of is None else _SHEET
     comment = text.format(repository=repository, path=sheet_of, when=when)
+    write_new(path, encode_key_file(secret, comment))
+    return secret
+
+
+def write_new(path: Path, text: str) -> None:
+    """Create a file with secrets durably; UsageError if it exists or cannot be created."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         fd = os.open(path, flags, 0o600)
         try:
             os.fchmod(fd, 0o600)
-            write_all(fd, [encode_key_file(secret, comment).encode()])
+            write_all(fd, [text.encode()])
             os.fsync(fd)
         finally:
             os.close(fd)
@@ -54,4 +60,3 @@ def new_key_file(path: Path, repository: str, *, sheet_of: Path | None = None) -
         raise UsageError(f"{path} exists: name a new file for the key") from exc
     except OSError as exc:
         raise UsageError(f"cannot write {path}: {exc.strerror}") from exc
-    return secret
