@@ -18,13 +18,14 @@ from typing import Any
 import zstandard
 from blake3 import blake3
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-CHUNK, NODE = 1, 2
+CHUNK, NODE, MAGIC, NOTHING = 1, 2, b"CBTFSPAK\1\0", (0, 0, 0, 0, 0, 0, bytes(32))
 UNPACKER = zstandard.ZstdDecompressor(max_window_size=8 << 20)
 SUITE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 Frame = tuple[int, int, int, int, int, int, int, bytes]  # an entry of a trailer
@@ -77,24 +78,22 @@ class Keys:
             slot = unseal(file.read_bytes())
             if slot["kind"] == "file" and not self.masters:
                 self._open(slot, secret)
-        demand(bool(self.masters), "no slot fits")
         epoch, key = next(iter(self.masters.items()))
         for number in range(epoch, 0, -1):
             self.masters[number] = key
-            document = unseal((repo / "keys" / f"epoch-{number}").read_bytes())
-            wrapped = base64.b64decode(document["wrapped"])
+            file = repo / "keys" / f"epoch-{number}"
+            wrapped = base64.b64decode(unseal(file.read_bytes())["wrapped"])
             bound = b"cbtfs epoch" + self.repository + struct.pack("<I", number)
-            older = hkdf(key, self.repository, b"cbtfs previous")
-            key = aead(older, wrapped[:12], wrapped[12:], bound)
+            key = hkdf(key, self.repository, b"cbtfs previous")
+            key = aead(key, wrapped[:12], wrapped[12:], bound)
         self.digest = key
 
     def _open(self, slot: dict[str, Any], secret: bytes) -> None:
         name, epoch = bytes.fromhex(slot["id"]), struct.pack("<I", slot["epoch"])
         wrapped = base64.b64decode(slot["wrapped"])
-        key = hkdf(secret, name, b"cbtfs slot file")
         bound = b"cbtfs slot" + self.repository + name + epoch + b"file"
         with suppress(Damaged):
-            master = aead(key, wrapped[:12], wrapped[12:], bound)
+            master = aead(hkdf(secret, name, b"cbtfs slot file"), wrapped[:12], wrapped[12:], bound)
             proof = hkdf(master, self.repository, b"cbtfs commitment")
             commitment = keyed(proof, b"cbtfs commitment" + self.repository + epoch)
             demand(commitment.hex() == slot["commitment"], "commitment")
@@ -116,7 +115,8 @@ class Pack:
     def __init__(self, file: Path, keys: Keys) -> None:
         self.data, self.digest_key = file.read_bytes(), keys.digest
         magic, epoch, name, wrapped = struct.unpack("<12sI16s80s", self.data[:112])
-        demand(magic == b"CBTFSPAK\1\0\1\0" and name.hex() == file.name, "header")
+        demand(magic in (MAGIC + b"\1\0", MAGIC + b"\3\0") and name.hex() == file.name, "header")
+        self.flags, self.wrapped, self.epoch = magic[10:], wrapped, epoch
         private = X25519PrivateKey.from_private_bytes(keys.role(epoch, b"data"))
         self.ids = keys.repository + name
         content = SUITE.decrypt(wrapped, private, info=b"cbtfs pack" + self.ids)
@@ -133,27 +133,29 @@ class Pack:
     def frames(self) -> list[Frame]:
         foot = self.data[-64:]
         count, at, crc, epoch, whole, own = struct.unpack("<12xIQI16xII8xI", foot)
-        demand(foot[:12] == b"CBTFSEND\1\0\1\0" and own == zlib.crc32(foot[:60]), "footer")
-        demand(whole == zlib.crc32(self.data[:-64]), "checksum of the pack")
-        tail = self.data[at:-64]
-        demand(zlib.crc32(tail) == crc and len(tail) == count * 56 + 96, "trailer")
-        demand(tail[-80:] == self.data[32:112] and epoch == self.data[12], "copy of the key")
-        index = self.open((at, 0, 0, 0, 0, 0, 0, bytes(32)), 0xFFFFFFFE, tail[:-80])
+        demand(foot[:12] == b"CBTFSEND\1\0" + self.flags and own == zlib.crc32(foot[:60]), "footer")
+        demand(whole == zlib.crc32(self.data[:-64]), "checksum")
+        tail, end = self.data[at:-64], count * 56 + 16
+        demand(zlib.crc32(tail) == crc and tail[end : end + 80] == self.wrapped, "trailer")
+        demand(epoch == self.epoch and len(tail) == end + 80 + 96 * (self.flags[0] == 3), "size")
+        if self.flags[0] == 3:
+            key = self.ids + struct.pack("<I", epoch) + self.wrapped + tail[:end]
+            name = b"cbtfs signed pack" + hashlib.sha256(key).digest()
+            Ed25519PublicKey.from_public_bytes(tail[-96:-64]).verify(tail[-64:], name)
+        index = self.open((at, *NOTHING), 0xFFFFFFFE, tail[:end])
         return list(struct.iter_unpack("<QIBBBxII32s", index))
 
     def load(self, frame: Frame) -> bytes:
         """Return the content of the object in a frame, verified."""
         offset, length, kind, level, codec, stored, plain, digest = frame
-        sealed = self.data[offset : offset + 112]
-        head = self.open((offset, 0, 0, 0, 0, 0, 0, bytes(32)), 0xFFFFFFFF, sealed)
+        head = self.open((offset, *NOTHING), 0xFFFFFFFF, self.data[offset : offset + 112])
         step = 4096 if (kind, codec) == (CHUNK, 0) else 4 << 20
         pieces = -(-stored // step)
         sizes = struct.pack("<2xIII", stored, plain, 16 * pieces)
         kinds = struct.pack("<4sI2xBBBx", b"CBTF", length, kind, level, codec)
         expected = kinds + sizes + bytes(24) + digest + bytes(8)
         demand(head == expected + struct.pack("<I", zlib.crc32(expected)), "frame header")
-        tags, at = offset + 112, offset + 112 + 16 * pieces
-        content = b""
+        tags, at, content = offset + 112, offset + 112 + 16 * pieces, b""
         for piece in range(pieces):
             part = self.data[at + piece * step : at + min(piece * step + step, stored)]
             content += self.open(frame, piece, part + self.data[tags + 16 * piece :][:16])
@@ -168,8 +170,8 @@ class Pack:
 
 def write_image(repo: Path, keys: Keys, point: str, label: str, image: Path) -> None:
     sealed = (repo / "points" / point).read_bytes()
-    manifest = unseal(keys.open_file(sealed, f"points/{point}".encode()))
-    disk = next(disk for disk in manifest["disks"] if disk["label"] == label)
+    disks = unseal(keys.open_file(sealed, f"points/{point}".encode()))["disks"]
+    disk = next(disk for disk in disks if disk["label"] == label)
     size, block = disk["size"], disk["block_size"]
     packs = [Pack(file, keys) for file in (repo / "packs").glob("??/" + "[0-9a-f]" * 32)]
     found = {frame[-1]: (pack, frame) for pack in packs for frame in pack.frames()}
@@ -194,6 +196,5 @@ def write_image(repo: Path, keys: Keys, point: str, label: str, image: Path) -> 
 
 
 if __name__ == "__main__":
-    repository, key_file, target = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[5])
-    opened = Keys(repository, secret_of(key_file))
-    write_image(repository, opened, sys.argv[3], sys.argv[4], target)
+    repository, opened = Path(sys.argv[1]), Keys(Path(sys.argv[1]), secret_of(Path(sys.argv[2])))
+    write_image(repository, opened, sys.argv[3], sys.argv[4], Path(sys.argv[5]))

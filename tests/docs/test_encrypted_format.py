@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 
 from cbtfs.core.frame import Codec
+from cbtfs.store.capture_keys import allow_capture_keys
+from cbtfs.store.repository import writing
 from tests.docs.test_format import image
 from tests.encrypted import create_encrypted, encrypted_settings, write_key
 from tests.make_points import BLOCK, add_point
+from tests.roles import acting, role_of
 from tests.store.folders import packs_at
 
 READER = Path(__file__).parent / "independent_encrypted_reader.py"
@@ -37,6 +40,22 @@ def test_an_independent_reader_reads_every_point(tmp_path: Path) -> None:
     assert read_independently(path, key, [point.point, "small"], target) == first
     assert read_independently(path, key, [point.point, "high"], target) == second
     assert read_independently(path, key, [later.point, "small"], target) == changed
+
+
+def test_an_independent_reader_reads_packs_of_a_capture_key(tmp_path: Path) -> None:
+    path, key, target = tmp_path / "repo", write_key(tmp_path / "key"), tmp_path / "image"
+    master = create_encrypted(path, encrypted_settings(BLOCK))
+    first, second = image(4, 150, tail=77), image(5, 70, tail=5)
+    before = add_point(path, {"disk": first})
+    with writing(path) as repository:
+        allow_capture_keys(repository)
+    with acting(role_of(master)):
+        of_role = add_point(path, {"disk": second}, vm="role", pack_bytes=64 * BLOCK)
+    of_reader = add_point(path, {"disk": second}, vm="reader")
+
+    assert read_independently(path, key, [before.point, "disk"], target) == first
+    assert read_independently(path, key, [of_role.point, "disk"], target) == second
+    assert read_independently(path, key, [of_reader.point, "disk"], target) == second
 
 
 def test_an_independent_reader_refuses_a_changed_byte(tmp_path: Path) -> None:
