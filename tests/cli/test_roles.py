@@ -232,6 +232,20 @@ def test_bad_exports_change_nothing(run: Run, tmp_path: Path, admin: str) -> Non
     assert content_of(tmp_path / "repo") == before
 
 
+def test_shared_writers_and_capture_keys_exclude_each_other(
+    run: Run, tmp_path: Path, admin: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other, key = tmp_path / "other", f"--key-file={tmp_path / 'key2'}"
+    shared = runner(other, capsys)
+    assert shared("init", "--encrypt", "--shared-writers", "--no-recovery", key).code == 0
+
+    refused = shared("key", "export", tmp_path / "third", "--role=capture", key)
+    assert (refused.code, "shared writers" in refused.err) == (2, True)
+    upgrade = run("upgrade", "--shared-writers", admin)
+    assert (upgrade.code, "capture keys" in upgrade.err) == (2, True)
+    assert run("list", admin).code == 0
+
+
 def test_a_damaged_role_key_is_one_line(run: Run, tmp_path: Path, capture: str) -> None:
     file = tmp_path / "capture"
     data, rng = file.read_bytes(), random.Random(2)

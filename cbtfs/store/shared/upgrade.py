@@ -15,7 +15,7 @@ from cbtfs.core.ids import PointId, is_id
 from cbtfs.core.sealed import MAX_BYTES
 from cbtfs.core.settings import SHARED_WRITERS, encode_settings
 from cbtfs.core.shared import Entry, LogEntry, RunId, encode_entry, numbered
-from cbtfs.errors import DataCorrupt
+from cbtfs.errors import DataCorrupt, UsageError
 from cbtfs.store.backend.base import Backend, FileBackend
 from cbtfs.store.backend.layout import (
     SETTINGS,
@@ -42,8 +42,13 @@ def share(repository: Repository) -> None:
 
     A program of an older version that waits for the lock refuses the repository then. It may not be
     used any more through *repository*.
+
+    Raises:
+        UsageError: the repository has capture keys.
     """
     path = repository.path
+    if repository.settings.has_signatures:
+        raise UsageError(f"{path} has capture keys, which shared writers do not support yet")
     with storing("the repository"):
         make_shared_places(path)
         # An overlay of an older program changes the settings under the lock of points/.
