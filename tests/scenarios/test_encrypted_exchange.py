@@ -59,9 +59,8 @@ def rewrite(pack: Path, changes: dict[int, bytes]) -> None:
     foot = decode_sealed_footer(bytes(data[-FOOTER_BYTES:]), len(data))
     trailer = bytes(data[foot.trailer_offset : -FOOTER_BYTES])
     crc = zlib.crc32(data[:-FOOTER_BYTES])
-    data[-FOOTER_BYTES:] = encode_sealed_footer(
-        foot.frames, foot.trailer_offset, trailer, foot.pack, foot.epoch, crc
-    )
+    foot = foot._replace(trailer_crc=zlib.crc32(trailer), content_crc=crc)
+    data[-FOOTER_BYTES:] = encode_sealed_footer(foot)
     pack.write_bytes(data)
 
 
