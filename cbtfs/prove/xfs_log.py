@@ -38,7 +38,7 @@ def replay(volume: Path, stop: threading.Event, seconds: float) -> str | None:
     guestfish = find_tool("guestfish", "libguestfs-tools")
     folder = volume.parent / "guestfish"
     folder.mkdir()
-    appliance = _appliance(guestfish, folder, stop)
+    appliance = prepared_appliance(guestfish, folder, stop)
     with guarded_folder(_SOCKETS) as sockets:
         confinement = Confinement(
             readable=[path.resolve() for path in appliance.iterdir()],
@@ -69,11 +69,15 @@ def replay(volume: Path, stop: threading.Event, seconds: float) -> str | None:
     return None
 
 
-def _appliance(guestfish: str, folder: Path, stop: threading.Event) -> Path:
+def prepared_appliance(guestfish: str, folder: Path, stop: threading.Event) -> Path:
     """Return a directory in *folder* with the appliance of libguestfs, which is built if needed.
 
     The sandbox cannot build it, because it is made of the files of this system. A start without a
     hypervisor builds it, and fails then.
+
+    Raises:
+        Untestable: it is not built, or another user can have changed it.
+        Stopped: *stop* was set.
     """
     started = run_tool(
         [guestfish, "-a", "/dev/null", "run"],
