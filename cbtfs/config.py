@@ -172,11 +172,11 @@ class _Reader:
         self._refuse_unknown("", document, _TOP)
         defaults = self._table("defaults", document.get("defaults", {}))
         self._refuse_unknown("defaults", defaults, ("repo", *DEFAULT_KEYS))
-        repo = self._folder("repo", document.get("repo"))
+        repo = self._repository("repo", document.get("repo"))
         if "repo" in defaults:
             if repo is not None:
                 raise self._error("repo", "it is given twice, also in [defaults]; remove one")
-            repo = self._folder("defaults.repo", defaults["repo"])
+            repo = self._repository("defaults.repo", defaults["repo"])
         return Config(
             repo,
             self._tables("server", document, self._server),
@@ -248,7 +248,7 @@ class _Reader:
             )
         return Job(
             tuple(self._step(f"{where}.steps", step) for step in steps),
-            self._folder(f"{where}.repo", table.get("repo")),
+            self._repository(f"{where}.repo", table.get("repo")),
             self._values(where, table),
         )
 
@@ -305,6 +305,12 @@ class _Reader:
         if value is not None and (not isinstance(value, str) or not value or "\0" in value):
             raise self._error(where, "it is not a string with content")
         return value
+
+    def _repository(self, where: str, value: object) -> Path | None:
+        """Return the path of a repository; the address of a bucket stays as it is."""
+        if isinstance(value, str) and value.startswith("s3://"):
+            return Path(value)
+        return self._folder(where, value)
 
     def _folder(self, where: str, value: object) -> Path | None:
         if value is None:

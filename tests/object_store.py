@@ -12,8 +12,8 @@ from cbtfs.store.backend.objects import Objects
 from tools.s3.servers import BUCKET, Server, seaweed
 
 _numbers = itertools.count()
-QUICK = Patience(connect=2, request=5, bulk=20, repeat=10, first_delay=0.01, longest_delay=0.05)
-"""Tests do not wait long for a server."""
+QUICK = Patience(connect=5, request=30, repeat=60, first_delay=0.01, longest_delay=0.05)
+"""Tests do not wait long between attempts."""
 
 
 @pytest.fixture(scope="session")

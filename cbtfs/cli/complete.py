@@ -70,7 +70,9 @@ def answer(environment: Mapping[str, str]) -> str | None:
         return None
     try:
         path = _repository(line.words, environment)
-        candidates = [] if path is None else list(_names(path, *asked, line.word))
+        candidates = (
+            [] if path is None else list(_names(_local(path, environment), *asked, line.word))
+        )
     except (CbtfsError, OSError, ValueError):
         candidates = []
     return _format(shell, environment, line.word, candidates)
@@ -153,6 +155,14 @@ def _repository(words: Sequence[str], environment: Mapping[str, str]) -> Path | 
 
         use(NO_CREDENTIALS, Credentials(keys.key_files, command=keys.command))
     return config.repo
+
+
+def _local(path: Path, environment: Mapping[str, str]) -> Path:
+    """Return the directory of a repository; of a bucket, that of the local state."""
+    from cbtfs.store.backend.remote import address_in, state_directory
+
+    url = address_in(path)
+    return path if url is None else state_directory(url, environment)
 
 
 def _names(path: Path, kind: str, before: Sequence[str], word: str) -> Iterator[str]:

@@ -19,7 +19,11 @@ SHARED_WRITERS: Final = "shared-writers-1"
 """Required feature of a repository that several programs may write to at once (store/shared)."""
 CAPTURE: Final = "capture-1"
 """Required feature of an encrypted repository that has capture keys: packs are signed."""
-KNOWN_FEATURES: Final = frozenset({PINS, KEYED_DIGESTS, ENCRYPTION, SHARED_WRITERS, CAPTURE})
+OBJECTS: Final = "objects-1"
+"""Required feature of a repository in a bucket (store/backend/remote)."""
+KNOWN_FEATURES: Final = frozenset(
+    {PINS, KEYED_DIGESTS, ENCRYPTION, SHARED_WRITERS, CAPTURE, OBJECTS}
+)
 """Required features that this program understands."""
 DEFAULT_BLOCK_BYTES: Final = 64 << 10
 DIGEST: Final = "blake3-256"
@@ -43,6 +47,11 @@ class Settings:
     @property
     def is_encrypted(self) -> bool:
         return ENCRYPTION in self.required
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the repository is in a bucket."""
+        return OBJECTS in self.required
 
     @property
     def is_shared(self) -> bool:

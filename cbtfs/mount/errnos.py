@@ -4,6 +4,7 @@ import errno
 import logging
 
 from cbtfs.errors import CbtfsError, StoreUnreachable
+from cbtfs.store.backend.base import NoReply
 
 log = logging.getLogger(__name__)
 
@@ -13,6 +14,8 @@ def errno_of(exc: Exception) -> int:
 
     An outage of a server is logged where it is noticed, once.
     """
+    if isinstance(exc, NoReply):
+        return errno.EIO
     if isinstance(exc, CbtfsError):
         if exc.errno == errno.EIO and not isinstance(exc, StoreUnreachable):
             log.error("%s", exc)

@@ -162,7 +162,7 @@ class SharedPrune:
             self._sweep()
         finally:
             prunes = self._points.prunes()
-            names = {*filter(is_id, self._places.intents.names())}
+            names = {*filter(is_id, self._places.intents.names())} | self._places.presence.holds()
             looks.forget(prunes.unfinished.keys(), names)
             looks.save()
         return self._result(roots, survey)

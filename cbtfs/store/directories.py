@@ -14,6 +14,7 @@ from cbtfs.core.ids import PackId, PointId
 from cbtfs.core.sealed import seal, unseal
 from cbtfs.errors import DataCorrupt, RepositoryNotFound, WrongDirectory
 from cbtfs.store.backend.layout import has_directory, open_directory
+from cbtfs.store.backend.remote import is_remote, remote_of, require_same
 from cbtfs.store.catalog import gate
 from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.records import CatalogDamaged
@@ -67,6 +68,10 @@ def require_directories(path: Path, repository: str, *, is_suspect: bool) -> Non
     proves that these are the right directories. A catalog that *is_suspect* is verified before
     it is opened.
     """
+    url = remote_of(path)
+    if url is not None:
+        require_same(path, url)
+        return
     absent = absent_markers(path, repository)
     if absent:
         _refuse_unless_known(path, absent, is_suspect=is_suspect)
@@ -76,6 +81,10 @@ def require_directories(path: Path, repository: str, *, is_suspect: bool) -> Non
 
 def check_directories(path: Path, repository: str) -> None:
     """Raise the errors of require_directories() without changing anything."""
+    url = remote_of(path)
+    if url is not None:
+        require_same(path, url)
+        return
     absent = absent_markers(path, repository)
     if absent:
         _refuse_unless_known(path, absent, is_suspect=False)
@@ -186,6 +195,8 @@ def create_markers(path: Path, repository: str) -> list[Directory]:
     Raises:
         WrongDirectory: a marker belongs to another repository, or a directory does not exist.
     """
+    if is_remote(path):
+        return []
     wanted: list[Directory] = []
     for directory in DIRECTORIES:
         if not has_directory(path, directory):

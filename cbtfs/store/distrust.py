@@ -21,7 +21,7 @@ from cbtfs.core.sealed import MAX_BYTES
 from cbtfs.errors import DataCorrupt, StoreFailed
 from cbtfs.store import reserve
 from cbtfs.store.backend.base import Backend, FileBackend
-from cbtfs.store.backend.layout import DISTRUST, open_place, open_points
+from cbtfs.store.backend.layout import DISTRUST, open_objects, open_points
 from cbtfs.store.settings import load_settings
 from cbtfs.store.shared.numbered import all_numbers, newest_of, put_next
 from cbtfs.store.storing import storing
@@ -201,7 +201,7 @@ class NumberedRecords:
 
 def _open_records(repository: Path) -> Records:
     if load_settings(repository).is_shared:
-        return NumberedRecords(open_place(repository, DISTRUST))
+        return NumberedRecords(open_objects(repository, DISTRUST))
     return FileRecords(open_points(repository))
 
 

@@ -12,8 +12,8 @@ from typing import Final
 from cbtfs.core.file_index import Layout, Part, decode_header, header_bytes
 from cbtfs.core.ids import PointId, is_id
 from cbtfs.errors import DataCorrupt
-from cbtfs.store.backend.base import FileBackend
-from cbtfs.store.backend.layout import INDEXES, make_indexes, open_indexes
+from cbtfs.store.backend.base import Backend
+from cbtfs.store.backend.layout import INDEXES, indexes_locked, make_indexes, open_indexes
 from cbtfs.store.codec import decompressed
 from cbtfs.store.encryption.ring import can_read, require_content
 from cbtfs.store.storing import storing
@@ -31,7 +31,7 @@ class FileIndexes:
 
     def __init__(self, repository: Path) -> None:
         self._repository = repository
-        self._backend: FileBackend | None = None
+        self._backend: Backend | None = None
 
     def __enter__(self) -> "FileIndexes":
         return self
@@ -45,7 +45,7 @@ class FileIndexes:
             self._backend.close()
             self._backend = None
 
-    def _opened(self) -> FileBackend | None:
+    def _opened(self) -> Backend | None:
         """Return the storage; None if there is no index yet."""
         if self._backend is None:
             with suppress(FileNotFoundError):
@@ -69,7 +69,7 @@ class FileIndexes:
             make_indexes(self._repository)
             backend = self._opened()
             assert backend is not None
-            with backend.locked():
+            with indexes_locked(self._repository):
                 with suppress(FileNotFoundError):
                     backend.delete(point)
                 backend.create(point, data)
@@ -135,7 +135,7 @@ class FileIndexes:
         if backend is None:
             return 0
         gone = self.ids() - {*points}
-        with storing("the directory of indexes"), backend.locked():
+        with storing("the directory of indexes"), indexes_locked(self._repository):
             for point in gone:
                 backend.delete(point)
             backend.discard_unfinished()

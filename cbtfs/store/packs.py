@@ -18,6 +18,7 @@ from cbtfs.core.ids import PackId
 from cbtfs.errors import CbtfsError, ChunkMissing, DataCorrupt, OutOfResources, StoreUnreachable
 from cbtfs.store.backend.base import Backend, NoReply
 from cbtfs.store.backend.layout import open_packs
+from cbtfs.store.backend.remote import is_remote
 from cbtfs.store.catalog.records import UNSIGNED, PackRecord
 from cbtfs.store.catalog.view import View
 from cbtfs.store.digest import UNKEYED, Digester
@@ -251,5 +252,5 @@ def open_pack_folder(repository: Path) -> PackFolder:
     """
     keys = keys_of(repository)
     if keys is None:
-        return PackFolder(open_packs(repository))
+        return PackFolder(open_packs(repository), is_remote=is_remote(repository))
     return PackFolder(open_packs(repository), keys, partial(load_trusted, repository, keys))

@@ -16,7 +16,7 @@ from cbtfs.core.pin import Pin, PinId, decode_pin, encode_pin
 from cbtfs.core.sealed import MAX_BYTES
 from cbtfs.core.settings import PINS
 from cbtfs.errors import CbtfsError, DataCorrupt, PointNotFound
-from cbtfs.store.backend.base import FileBackend
+from cbtfs.store.backend.base import Backend
 from cbtfs.store.backend.layout import OVERLAYS, make_pins, open_pins, open_points
 from cbtfs.store.points import Points
 from cbtfs.store.settings import add_feature, load_settings
@@ -71,7 +71,7 @@ def remove_pin(path: Path, pin: PinId) -> None:
         _remove(pins, pin)
 
 
-def _remove(pins: FileBackend, pin: PinId) -> None:
+def _remove(pins: Backend, pin: PinId) -> None:
     pins.delete(pin)
     pins.flush()
 
@@ -100,7 +100,7 @@ def _refuse_missing(path: Path, error: FileNotFoundError) -> None:
         ) from error
 
 
-def _load(backend: FileBackend) -> list[Pin]:
+def _load(backend: Backend) -> list[Pin]:
     pins = []
     for name in sorted(filter(is_id, backend.names())):
         try:

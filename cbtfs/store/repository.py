@@ -29,6 +29,7 @@ from cbtfs.errors import (
     WrongDirectory,
 )
 from cbtfs.store import reserve
+from cbtfs.store.backend.bucket import BucketUrl
 from cbtfs.store.backend.layout import (
     create_places,
     create_record,
@@ -37,6 +38,8 @@ from cbtfs.store.backend.layout import (
     make_shared_places,
     open_points,
 )
+from cbtfs.store.backend.probe import probe
+from cbtfs.store.backend.remote import bucket_of, remote_of
 from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.records import CatalogDamaged, PointRecord
 from cbtfs.store.catalog.update import Update
@@ -362,8 +365,13 @@ class NewKeys(NamedTuple):
 def create_repository(path: Path, settings: Settings, keys: NewKeys | None = None) -> None:
     """Create a repository at *path*, which is an empty directory or does not exist.
 
-    *keys* are those of an encrypted one.
+    *keys* are those of an encrypted one. A repository in a bucket is created there; *path* is the
+    directory of its local state.
     """
+    url = remote_of(path)
+    if url is not None:
+        _create_in_bucket(path, url, settings)
+        return
     try:
         path.mkdir(0o700)
     except FileExistsError:
@@ -388,6 +396,24 @@ def create_repository(path: Path, settings: Settings, keys: NewKeys | None = Non
         Catalog(path / CATALOG, is_writable=True).close()
         create_record(path, SETTINGS, encode_settings(settings))
         sync_folder(path.absolute().parent)
+
+
+def _create_in_bucket(path: Path, url: BucketUrl, settings: Settings) -> None:
+    if has_record(path, SETTINGS):
+        raise UsageError(
+            f"{url} is already a repository, says its local state {path}: remove that directory if "
+            "the bucket was emptied on purpose"
+        )
+    bucket = bucket_of(path, url)
+    with storing(f"the repository {url}"):
+        probe(bucket)
+        Catalog(path / CATALOG, is_writable=True).close()
+        data = encode_settings(settings)
+        try:
+            bucket.create(SETTINGS, data)
+        except FileExistsError:
+            raise UsageError(f"{url} is already a repository") from None
+        create_record(path, SETTINGS, data)
 
 
 def take_lock(path: Path, wait_seconds: float) -> WriterLock:
@@ -467,7 +493,8 @@ def _sharing(path: Path, *, is_suspect: bool) -> Iterator[Repository]:
 
     settings = _current_settings(path)
     make_folder(path / "locks")
-    finish_upgrade(path)
+    if not settings.is_remote:  # A repository in a bucket always had shared writers.
+        finish_upgrade(path)
     with closing(Turns(path / TURNS)) as turns:
         with storing("the repository"):
             require_directories(path, settings.id, is_suspect=is_suspect)

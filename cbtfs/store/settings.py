@@ -8,6 +8,7 @@ from cbtfs.core.moment import format_moment
 from cbtfs.core.settings import (
     ENCRYPTION,
     KEYED_DIGESTS,
+    OBJECTS,
     SHARED_WRITERS,
     Settings,
     UnknownFormat,
@@ -15,6 +16,7 @@ from cbtfs.core.settings import (
 )
 from cbtfs.errors import DataCorrupt, FormatNotSupported, RepositoryNotFound
 from cbtfs.store.backend.layout import SETTINGS, save_record
+from cbtfs.store.backend.remote import REMOTE, is_remote
 from cbtfs.store.encryption.ring import load_settings_file
 from cbtfs.store.file_system import refuse_missing_folders, refuse_unsuitable
 from cbtfs.store.identity import new_id
@@ -23,13 +25,20 @@ __all__ = ["SETTINGS", "add_feature", "load_settings", "new_settings"]
 
 
 def new_settings(
-    block_size: int, level: int, *, is_encrypted: bool = False, is_shared: bool = False
+    block_size: int,
+    level: int,
+    *,
+    is_encrypted: bool = False,
+    is_shared: bool = False,
+    is_remote: bool = False,
 ) -> Settings:
     """Return settings of a new repository; ValueError if they are invalid."""
     created = format_moment(datetime.now(UTC).replace(microsecond=0))
     required = (ENCRYPTION, KEYED_DIGESTS) if is_encrypted else ()
-    if is_shared:
+    if is_shared or is_remote:
         required = (*required, SHARED_WRITERS)
+    if is_remote:
+        required = (*required, OBJECTS)
     return Settings(new_id(), created, block_size=block_size, level=level, required=required)
 
 
@@ -64,5 +73,12 @@ def load_settings(path: Path) -> Settings:
         ) from exc
     except ValueError as exc:
         raise DataCorrupt(f"{path / SETTINGS} is damaged: {exc}; restore it from a copy") from exc
-    refuse_missing_folders(path)
+    if settings.is_remote != is_remote(path):
+        raise FormatNotSupported(
+            f"{path} is a copy of a repository in a bucket: name the bucket itself"
+            if settings.is_remote
+            else f"{path / REMOTE} names a bucket, but the repository is in a local directory"
+        )
+    if not settings.is_remote:
+        refuse_missing_folders(path)
     return settings

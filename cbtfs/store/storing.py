@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cbtfs.errors import StoreFailed
+from cbtfs.errors import StoreFailed, StoreUnreachable
 from cbtfs.shortage import SHORTAGES, explain
+from cbtfs.store.backend.base import NoReply
 from cbtfs.store.owner import refuse_denied
 
 
@@ -19,6 +20,8 @@ def storing(what: str) -> Iterator[None]:
             refuse_denied(exc, Path(what))
         if exc.errno in SHORTAGES:
             raise StoreFailed(f"cannot write {what}: {explain(exc.errno)}") from exc
+        if isinstance(exc, NoReply):
+            raise StoreUnreachable(f"cannot write {what}: {exc.strerror}") from exc
         raise StoreFailed(
             f"cannot write {what}: {exc.strerror}; nothing committed is lost, "
             "repair the storage and run the command again"

@@ -17,6 +17,7 @@ import pytest
 from tests.guest import FILES, MIB, boot_code, linux_initrd, make_disk, newest_kernel
 from tests.prove.images import make_bootable, overwrite
 from tools.crash.loop import FileSystem, loop_disk
+from tools.s3.servers import Server
 from tools.vsim import DiskEntry, Inventory, MachineEntry, Simulator
 from tools.vsim.soap.certificate import make_certificate
 
@@ -473,6 +474,15 @@ def test_an_existing_repository_becomes_encrypted(folder: Path) -> None:
 
     assert re.search(r"^0 points copied, \d+ were there: 0 chunks moved", done.stdout, re.M)
     assert "0 problems" in done.stdout
+
+
+def test_a_bucket_gives_the_disk_back(folder: Path, s3_server: Server) -> None:
+    variables = (f"export {name}={value}\n" for name, value in s3_server.environment.items())
+    done = run(folder, "".join(variables), block("# A repository in a bucket"))
+
+    assert "created at s3://backup/vms\n" in done.stdout
+    assert "0 problems" in done.stdout
+    assert re.search(r"^1 points copied", done.stdout, re.M)
 
 
 def test_a_linux_guest_writes_to_the_overlay_and_not_to_the_point(folder: Path) -> None:

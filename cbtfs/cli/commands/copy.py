@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cbtfs.cli.options.arguments import DryRun, Json, LockWait, example
-from cbtfs.cli.options.context import readable_path
+from cbtfs.cli.options.context import located, readable_path
 from cbtfs.cli.report.meter import Unit
 from cbtfs.cli.report.names import resolved
 from cbtfs.cli.report.output import emit, print_lines, report
@@ -66,7 +66,7 @@ def copy(
     from cbtfs.copies.points import copy_points
     from cbtfs.store.repository import reading, writing
 
-    path = readable_path(context)
+    path, to = readable_path(context), located(to)
     _refuse_same(path, to)
     started = time.monotonic()
     with (

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from cbtfs.cli.options.arguments import Json, example
-from cbtfs.cli.options.context import repository_path
+from cbtfs.cli.options.context import located, repository_path
 from cbtfs.cli.options.new_keys import KeyOptions, document_of
 from cbtfs.cli.report.output import emit, report
 from cbtfs.errors import UsageError
@@ -18,6 +18,7 @@ def add_to(app: typer.Typer) -> None:
             "cbtfs --repo /srv/backup init",
             "cbtfs --repo DIR init --block-size 32768",
             "cbtfs --repo DIR init --shared-writers",
+            "cbtfs --repo s3://BUCKET/PREFIX init",
             "cbtfs --repo DIR init --encrypt --key-file /root/backup.key --recovery-sheet sheet",
         )
     )(init)
@@ -99,19 +100,29 @@ def init(
     work on network file systems. Equal blocks have equal digests in related repositories, so
     'cbtfs copy' moves only those that the other repository lacks.
 
+    With --repo s3://BUCKET/PREFIX, the repository is in a bucket of an S3 server, which is tested
+    first; a server that ignores conditions of requests is refused. The repository has shared
+    writers. Endpoint, region and credentials are those of AWS's tools. Catalog and copies of what
+    was read are in a local directory of each host, and can be rebuilt.
+
     With --encrypt, packs, manifests, states and pins are encrypted and authenticated. Catalog,
     locks and logs stay readable in the local directory. An existing repository is encrypted by
     'cbtfs copy' into a new one. --recovery-sheet or --no-recovery is required.
     """
     from cbtfs.core.settings import DEFAULT_BLOCK_BYTES
+    from cbtfs.store.backend.remote import remote_of
     from cbtfs.store.codec import DEFAULT_LEVEL
     from cbtfs.store.repository import create_repository
     from cbtfs.store.settings import load_settings, new_settings
 
-    path = repository_path(context)
+    path = repository_path(context, is_new=True)
+    url = remote_of(path)
     options = KeyOptions(context, recovery_sheet, no_recovery, age_recipient or [], kdf_memory)
     options.require_consistent(encrypt)
+    if url is not None and encrypt:
+        raise UsageError("--encrypt is not supported for repositories in buckets")
     if related is not None:
+        related = located(related)
         other = load_settings(related)
         if block_size not in (None, other.block_size):
             raise UsageError(
@@ -129,6 +140,7 @@ def init(
             DEFAULT_LEVEL if level is None else level,
             is_encrypted=encrypt,
             is_shared=shared_writers,
+            is_remote=url is not None,
         )
     except ValueError as exc:
         raise UsageError(str(exc)) from exc
@@ -137,17 +149,17 @@ def init(
     if json:
         emit(
             {
-                "repository": str(path.absolute()),
+                "repository": str(path.absolute() if url is None else url),
                 "id": settings.id,
                 "created": settings.created,
                 "block_size": settings.block_size,
                 "level": settings.level,
                 "related": None if related is None else str(related.absolute()),
                 "encrypted": encrypt,
-                "shared_writers": shared_writers,
+                "shared_writers": settings.is_shared,
                 "key_slots": [document_of(slot) for slot in keys.slots] if keys else [],
             }
         )
     else:
         kind = f"{', encrypted' if encrypt else ''}{', shared writers' if shared_writers else ''}"
-        report([f"repository {settings.id} created at {path}{kind}"])
+        report([f"repository {settings.id} created at {url or path}{kind}"])

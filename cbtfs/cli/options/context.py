@@ -143,11 +143,13 @@ def readable_path(context: typer.Context) -> Path:
     return path
 
 
-def repository_path(context: typer.Context) -> Path:
+def repository_path(context: typer.Context, *, is_new: bool = False) -> Path:
     """Return the directory that --repo, CBTFS_REPO or the configuration names, in this order.
 
-    UsageError if none does. The directory is not opened. From now on a fault in the catalog's
-    memory map ends the process with a message and the exit code of corrupt data.
+    UsageError if none does. The directory is not opened. Of a repository in a bucket, it is that of
+    the local state, which is made if necessary; one that *is_new* need not exist in the bucket.
+    From now on a fault in the catalog's memory map ends the process with a message and the exit
+    code of corrupt data.
     """
     from cbtfs.native import exit_on_fault
     from cbtfs.shortage import explain
@@ -164,9 +166,31 @@ def repository_path(context: typer.Context) -> Path:
     )
     if options.repo is not None:
         log.info("repository %s, from --repo", options.repo)
-        return options.repo
+        return located(options.repo, is_new=is_new)
     if config.repo is None:
         raise UsageError("no repository given: use --repo DIR, or set CBTFS_REPO")
     origin = _VARIABLE if os.environ.get(_VARIABLE) else str(config.file)
     log.info("repository %s, from %s", config.repo, origin)
-    return config.repo
+    return located(config.repo, is_new=is_new)
+
+
+def located(path: Path, *, is_new: bool = False) -> Path:
+    """Return the local directory of a repository: *path*, or that of the state of a bucket.
+
+    Raises:
+        UsageError: the address of the bucket is invalid.
+        RepositoryNotFound: the bucket has no repository there, and it is not one that *is_new*.
+    """
+    from cbtfs.store.backend.remote import address_in, attach, name_bucket, state_directory
+    from cbtfs.store.storing import storing
+
+    url = address_in(path)
+    if url is None:
+        return path
+    state = state_directory(url, os.environ)
+    with storing(f"the local state of {url}"):
+        if is_new:
+            name_bucket(state, url)
+        else:
+            attach(state, url)
+    return state

@@ -166,6 +166,9 @@ class Backend(Protocol):
     def delete(self, name: str) -> None:
         """Remove an object; does nothing if it does not exist."""
 
+    def flush(self) -> None:
+        """Make renames and deletions durable."""
+
     def unfinished(self) -> int:
         """Return the number of objects that are being written or that a crash left incomplete."""
 
@@ -187,9 +190,6 @@ class FileBackend(Backend, Protocol):
 
     def rename(self, name: str, new: str) -> None:
         """Rename an object atomically, replacing *new*. flush() makes it durable."""
-
-    def flush(self) -> None:
-        """Make renames and deletions durable."""
 
     def lease(self, name: str) -> AbstractContextManager[None]:
         """Hold a shared lock on an object. It stays with the object if that is renamed.

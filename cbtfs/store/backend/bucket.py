@@ -346,9 +346,14 @@ class Bucket:
         raise OSError(errno.EIO, f"{what}: HTTP status {failure.status} {failure.code}")
 
     def _answered(self) -> None:
-        if self._is_down:
-            self._is_down = False
+        if self._is_down and self._changes(is_down=False):
             log.warning("the server of %s answers again", self.url)
+
+    def _changes(self, *, is_down: bool) -> bool:
+        """Record whether the server answers; return whether that is new."""
+        with self._lock:
+            is_new, self._is_down = self._is_down != is_down, is_down
+            return is_new
 
     def _unreachable(self, what: str, failure: _Failure) -> OSError:
         """Return the error of a request without an answer.
@@ -360,8 +365,7 @@ class Bucket:
         if self._access.credentials is None:
             reason += "; without credentials in the environment or a profile, those of this "
             reason += "machine's role are requested"
-        if not self._is_down:
-            self._is_down = True
+        if self._changes(is_down=True):
             log.warning("the server of %s does not answer: %s", self.url, reason)
         if failure.status is None:
             return NoReply(errno.EIO, f"{what}: the server does not answer: {reason}")

@@ -4,8 +4,8 @@ The backends of an encrypted repository encrypt, except for packs, whose frames 
 one (store/pack), and except for markers, key slots and repository.json.
 """
 
-from collections.abc import Iterable
-from contextlib import closing, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +13,10 @@ from cbtfs.core.keyslot import PreviousEpoch, Slot, encode_epoch, encode_slot
 from cbtfs.errors import DataCorrupt
 from cbtfs.store.backend.base import Backend, FileBackend
 from cbtfs.store.backend.local import Directory, ShardedDirectory
+from cbtfs.store.backend.objects import Objects
+from cbtfs.store.backend.remote import bucket_of, is_remote, remote_of, tier_bytes
+from cbtfs.store.backend.tier import Tier
+from cbtfs.store.backend.tiered import Tiered
 from cbtfs.store.encryption.known import known_of
 from cbtfs.store.encryption.ring import EPOCH_PREFIX, KEYS_DIRECTORY, keys_of, open_slots
 from cbtfs.store.files import load_file, make_folder, put_if_absent, replace
@@ -31,6 +35,8 @@ BEATS: Final = "beats"
 DISTRUST: Final = "distrust"
 SHARED: Final = (POINTS, STATES, LOGS, INTENTS, PRUNES, OVERLAYS, HOLDS, BEATS, DISTRUST)
 """Places of a repository with shared writers."""
+LOCKS: Final = "locks"
+TIER: Final = "tier"
 SETTINGS: Final = "repository.json"
 TRUSTED: Final = "trusted"
 RECORDS: Final = ("quarantine", "verified", TRUSTED)
@@ -60,8 +66,17 @@ def _sealing(
     return SealedBackend(backend, keys, name, is_large=is_large, known=known)
 
 
+def _objects(repository: Path, name: str) -> Objects | None:
+    """Return the objects of a place in a bucket; None if the repository is in a directory."""
+    url = remote_of(repository)
+    return None if url is None else Objects(bucket_of(repository, url), name)
+
+
 def open_packs(repository: Path) -> Backend:
     """Return the packs of a repository; DataCorrupt if their directory is missing or a link."""
+    objects = _objects(repository, PACKS)
+    if objects is not None:
+        return Tiered(objects, Tier(repository / TIER, tier_bytes()))
     return ShardedDirectory(open_folder(repository / PACKS))
 
 
@@ -70,13 +85,16 @@ def open_points(repository: Path) -> FileBackend:
     return _sealing(repository, POINTS, Directory(open_folder(repository / POINTS)))
 
 
-def open_pins(repository: Path) -> FileBackend:
+def open_pins(repository: Path) -> Backend:
     """Return the pins of a repository.
 
     Raises:
         FileNotFoundError: there is no directory of pins.
         DataCorrupt: it is a link.
     """
+    objects = _objects(repository, OVERLAYS)
+    if objects is not None:
+        return objects
     return _sealing(repository, OVERLAYS, Directory(Folder(repository / OVERLAYS)))
 
 
@@ -85,21 +103,37 @@ def open_place(repository: Path, name: str) -> FileBackend:
     return _sealing(repository, name, Directory(open_folder(repository / name)))
 
 
+def open_objects(repository: Path, name: str) -> Backend:
+    """Return one of the places of SHARED, in a directory or a bucket."""
+    return _objects(repository, name) or open_place(repository, name)
+
+
 def make_shared_places(repository: Path) -> None:
     """Create the places of SHARED durably, unless they exist."""
     for name in SHARED:
         make_folder(repository / name)
 
 
-def open_indexes(repository: Path) -> FileBackend:
+def open_indexes(repository: Path) -> Backend:
     """Return the indexes of files of a repository.
 
     Raises:
         FileNotFoundError: there is no directory of indexes.
         DataCorrupt: it is a link.
     """
+    objects = _objects(repository, INDEXES)
+    if objects is not None:
+        return objects
     backend = Directory(Folder(repository / INDEXES))
     return _sealing(repository, INDEXES, backend, is_large=True)
+
+
+@contextmanager
+def indexes_locked(repository: Path) -> Iterator[None]:
+    """Hold the lock under which programs on this host replace indexes of files."""
+    name = LOCKS if is_remote(repository) else INDEXES
+    with closing(Directory(Folder(repository / name))) as backend, backend.locked():
+        yield
 
 
 def open_directory(repository: Path, name: str) -> FileBackend:
@@ -119,11 +153,15 @@ def has_directory(repository: Path, name: str) -> bool:
 
 def make_pins(repository: Path) -> None:
     """Create the place of pins durably, unless it exists."""
+    if is_remote(repository):
+        return
     make_folder(repository / OVERLAYS)
 
 
 def make_indexes(repository: Path) -> None:
     """Create the place of indexes durably, unless it exists."""
+    if is_remote(repository):
+        return
     make_folder(repository / INDEXES)
 
 

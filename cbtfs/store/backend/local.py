@@ -296,6 +296,10 @@ class ShardedDirectory:
         with folder:
             (folder.at / name).unlink(missing_ok=True)
 
+    def flush(self) -> None:
+        for _, folder in self._folders():
+            sync_folder(folder.at)
+
     def unfinished(self) -> int:
         return len(self._unfinished())
 

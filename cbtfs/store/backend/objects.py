@@ -83,14 +83,14 @@ class Objects:
     """A Backend: the objects of a bucket whose keys begin with the name of a folder."""
 
     def __init__(self, bucket: Bucket, folder: str) -> None:
-        """Own *bucket*."""
+        """Share *bucket*, which is not closed with this backend."""
         self._bucket = bucket
         self._folder = folder
         self._uploads: set[ObjectUpload] = set()
         self._lock = threading.Lock()
 
     def close(self) -> None:
-        self._bucket.close()
+        """Keep the bucket open: other backends of this process use it."""
 
     def path(self, name: str) -> Path:
         url = self._bucket.url
@@ -137,6 +137,9 @@ class Objects:
 
     def delete(self, name: str) -> None:
         self._bucket.delete(self._key(name))
+
+    def flush(self) -> None:
+        """Do nothing: a deletion is durable."""
 
     def unfinished(self) -> int:
         with self._lock:

@@ -177,6 +177,9 @@ class Tiered:
     def head(self, name: str) -> Head:
         return self._objects.head(name)
 
+    def flush(self) -> None:
+        """Do nothing: a deletion is durable."""
+
     def unfinished(self) -> int:
         return self._objects.unfinished()
 

@@ -60,6 +60,9 @@ class Presence(Protocol):
     def read(self, runs: Collection[RunId]) -> set[RunId]:
         """Return those of *runs* that readers may need."""
 
+    def holds(self) -> set[str]:
+        """Return the ids of the holds that exist."""
+
     def writing(self, session: str) -> AbstractContextManager[None]:
         """Show that the runs of a session, whose intent exists, may still commit.
 
@@ -97,6 +100,9 @@ class FilePresence:
                 if not is_free:
                     used.add(run)
         return used
+
+    def holds(self) -> set[str]:
+        return set()
 
     def writing(self, session: str) -> AbstractContextManager[None]:
         return self._intents.lease(session)
@@ -169,7 +175,8 @@ class BeatPresence:
     def reading(self, run: RunId, point: PointId) -> Iterator[Reading]:
         hold = Hold(new_id(), run, point, this_process())
         sent = boot_clock()
-        create_own(self._holds, hold.id, encode_hold(hold))
+        # Once: a reader does not wait for a server that is away.
+        self._holds.create(hold.id, encode_hold(hold))
         renewal = _Renewal(self._beats, hold.id, sent)
         try:
             yield renewal
@@ -200,6 +207,9 @@ class BeatPresence:
             else:
                 used.add(hold.run)
         return used & {*runs}
+
+    def holds(self) -> set[str]:
+        return {*filter(is_id, self._holds.names())}
 
     @contextmanager
     def writing(self, session: str) -> Iterator[None]:

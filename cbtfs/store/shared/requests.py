@@ -34,7 +34,7 @@ def create_own(backend: Backend, name: str, data: bytes) -> bool:
         except NoReply as exc:
             if attempt == _ATTEMPTS:
                 raise
-            log.warning("no reply to the creation of %s: %s", backend.path(name), exc)
+            log.info("no reply to the creation of %s: %s", backend.path(name), exc)
             time.sleep(pause)
             pause *= 2
         else:

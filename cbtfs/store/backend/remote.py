@@ -1,0 +1,203 @@
+"""The local state of a repository in a bucket: which bucket it is, and requests to it.
+
+Catalog, locks, records of runs, reserve and tier are in a local directory, which all code calls the
+repository. Its file remote.json names the bucket. Losing the directory loses no data.
+"""
+
+import hashlib
+import json
+import os
+import re
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+from cbtfs.core.units import parse_duration, parse_size
+from cbtfs.errors import CbtfsError, DataCorrupt, RepositoryNotFound, UsageError, WrongDirectory
+from cbtfs.store.backend.aws import s3_access
+from cbtfs.store.backend.bucket import SCHEME, Bucket, BucketUrl, Patience
+from cbtfs.store.backend.tier import DEFAULT_LIMIT
+from cbtfs.store.files import load_file, make_folder, replace
+
+REMOTE: Final = "remote.json"
+SETTINGS_KEY: Final = "repository.json"
+STATE_VARIABLE: Final = "CBTFS_STATE"
+TIER_VARIABLE: Final = "CBTFS_TIER_SIZE"
+RETRY_VARIABLE: Final = "CBTFS_S3_RETRY"
+_MAX_BYTES: Final = 1 << 16
+_ADDRESS: Final = re.compile(r"s3:/+(?=[^/])")
+"""A path that was an address: two slashes became one."""
+
+_lock = threading.Lock()
+_buckets: dict[tuple[Path, BucketUrl], Bucket] = {}
+
+
+def address_in(path: Path) -> BucketUrl | None:
+    """Return the address s3://BUCKET/PREFIX that *path* was made of; None for other paths.
+
+    Raises:
+        UsageError: the address is invalid.
+    """
+    text = str(path)
+    return BucketUrl.parse(_ADDRESS.sub(SCHEME, text, count=1)) if _ADDRESS.match(text) else None
+
+
+def state_directory(url: BucketUrl, environment: Mapping[str, str]) -> Path:
+    """Return the local directory of a repository in a bucket, which may not exist.
+
+    CBTFS_STATE names its parent; the default is in the state directory of the XDG specification.
+    """
+    name = hashlib.sha256(str(url).encode()).hexdigest()[:32]
+    parent = environment.get(STATE_VARIABLE)
+    if parent:
+        return Path(parent, name)
+    home = Path(environment.get("HOME") or "/")
+    state = environment.get("XDG_STATE_HOME")
+    return Path(state or home / ".local" / "state") / "cbtfs" / "buckets" / name
+
+
+def remote_of(repository: Path) -> BucketUrl | None:
+    """Return the address of the bucket of a repository; None if it is in a local directory.
+
+    Raises:
+        DataCorrupt: the file that names the bucket is damaged.
+    """
+    file = repository / REMOTE
+    try:
+        data = load_file(file, _MAX_BYTES)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        return BucketUrl.parse(json.loads(data)["url"])
+    except (ValueError, KeyError, TypeError, UsageError) as exc:
+        raise DataCorrupt(
+            f"{file} is damaged: remove {repository}; it has no data that is not in the bucket"
+        ) from exc
+
+
+def is_remote(repository: Path) -> bool:
+    """Return whether a repository is in a bucket."""
+    return remote_of(repository) is not None
+
+
+def bucket_of(repository: Path, url: BucketUrl) -> Bucket:
+    """Return the client of a repository's bucket, which this process shares.
+
+    Raises:
+        UsageError: the configuration of AWS's tools is invalid.
+    """
+    key = repository, url
+    with _lock:
+        bucket = _buckets.get(key)
+        if bucket is None:
+            bucket = _buckets[key] = Bucket(url, s3_access(os.environ), _patience())
+        return bucket
+
+
+def _patience() -> Patience:
+    text = os.environ.get(RETRY_VARIABLE)
+    if not text:
+        return Patience()
+    try:
+        return Patience(repeat=parse_duration(text))
+    except ValueError as exc:
+        raise UsageError(f"invalid {RETRY_VARIABLE} {text!r}: use e.g. 30s or 5m") from exc
+
+
+def tier_bytes() -> int:
+    """Return the size of the local tier, from CBTFS_TIER_SIZE.
+
+    Raises:
+        UsageError: it is invalid.
+    """
+    text = os.environ.get(TIER_VARIABLE)
+    if not text:
+        return DEFAULT_LIMIT
+    try:
+        return parse_size(text)
+    except ValueError as exc:
+        raise UsageError(f"invalid {TIER_VARIABLE} {text!r}: use e.g. 200G") from exc
+
+
+def name_bucket(repository: Path, url: BucketUrl) -> None:
+    """Write the file that names the bucket of a repository, in its local directory."""
+    repository.mkdir(0o700, parents=True, exist_ok=True)
+    repository.chmod(0o700)
+    for folder in ("locks", "catalog"):
+        make_folder(repository / folder)
+    replace(repository / REMOTE, json.dumps({"url": str(url)}).encode() + b"\n")
+
+
+def attach(repository: Path, url: BucketUrl) -> None:
+    """Make the local directory of a repository in a bucket, unless it exists.
+
+    The requests are sent by a child process, so that the caller may fork later.
+
+    Raises:
+        RepositoryNotFound: the bucket has no repository at this address.
+        AccessDenied: the server refuses the credentials.
+        OSError: the server does not answer, or the directory cannot be made.
+    """
+    if (repository / SETTINGS_KEY).exists() and remote_of(repository) == url:
+        return
+    settings = _in_child(lambda: _load_settings(repository, url))
+    name_bucket(repository, url)
+    replace(repository / SETTINGS_KEY, settings)
+
+
+def _load_settings(repository: Path, url: BucketUrl) -> bytes:
+    try:
+        return bucket_of(repository, url).get(SETTINGS_KEY).data
+    except FileNotFoundError as exc:
+        raise RepositoryNotFound(
+            f"no repository at {url}: check the address, or create one with init"
+        ) from exc
+
+
+def require_same(repository: Path, url: BucketUrl) -> None:
+    """Verify that the bucket still has this repository. Only for a process that may not fork.
+
+    Raises:
+        WrongDirectory: the bucket has another repository, or none.
+    """
+    try:
+        settings = bucket_of(repository, url).get(SETTINGS_KEY).data
+    except FileNotFoundError:
+        settings = b""
+    if settings != load_file(repository / SETTINGS_KEY, _MAX_BYTES):
+        why = "has another repository" if settings else "has no repository any more"
+        raise WrongDirectory(
+            f"{url} {why} than its local state {repository}: if that is intended, remove the "
+            "directory of the state; it has no data of its own"
+        )
+
+
+def _in_child(call: Callable[[], bytes]) -> bytes:
+    """Return the result of *call* in a child process, or raise its error."""
+    import pickle
+
+    read_end, write_end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            result: bytes | Exception
+            try:
+                result = call()
+            except (CbtfsError, OSError) as exc:
+                result = exc
+            with open(write_end, "wb") as file:
+                pickle.dump(result, file)
+            code = 0
+        finally:
+            os._exit(code)
+    os.close(write_end)
+    with open(read_end, "rb") as file:
+        data = file.read()
+    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) or not data:
+        raise RuntimeError("the process that reads from the bucket has failed")
+    result = pickle.loads(data)
+    if isinstance(result, Exception):
+        raise result
+    return bytes(result)

@@ -1,0 +1,219 @@
+"""Every command works on a repository in a bucket."""
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.object_store import new_url
+from tools.s3.proxy import Fault, Proxy, proxy
+from tools.s3.servers import Server, rclone_server
+
+MIB = 1 << 20
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+class Host:
+    """A host with a local state of its own, whose requests pass a proxy."""
+
+    def __init__(self, folder: Path, url: str, server: Server, endpoint: str) -> None:
+        self.url = url
+        self.folder = folder
+        folder.mkdir()
+        self.environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(folder),
+            **server.environment,
+            "AWS_ENDPOINT_URL": endpoint,
+            "CBTFS_STATE": str(folder / "state"),
+            "CBTFS_S3_RETRY": "3s",
+        }
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "cbtfs", "--repo", self.url, *arguments]
+
+    def run(self, *arguments: str, code: int = 0) -> "subprocess.CompletedProcess[str]":
+        done = subprocess.run(
+            self.command(*arguments),
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == code, done.stderr
+        assert self.environment["AWS_SECRET_ACCESS_KEY"] not in done.stdout + done.stderr
+        return done
+
+    def document(self, *arguments: str) -> dict[str, object]:
+        document: dict[str, object] = json.loads(self.run(*arguments, "--json").stdout)
+        return document
+
+    def points(self) -> list[str]:
+        lines = self.run("list", "--json").stdout
+        found: list[str] = [point["id"] for point in json.loads(lines)["points"]]
+        return found
+
+
+@pytest.fixture
+def front(s3_server: Server) -> Iterator[Proxy]:
+    with proxy(s3_server.endpoint) as running:
+        yield running
+
+
+@pytest.fixture
+def url() -> str:
+    return str(new_url())
+
+
+@pytest.fixture
+def host(tmp_path: Path, url: str, s3_server: Server, front: Proxy) -> Host:
+    host = Host(tmp_path / "host", url, s3_server, front.endpoint)
+    host.run("init")
+    return host
+
+
+@pytest.fixture
+def other(tmp_path: Path, url: str, s3_server: Server) -> Host:
+    return Host(tmp_path / "other", url, s3_server, s3_server.endpoint)
+
+
+def image_of(path: Path, seed: int, size: int = 8 * MIB) -> Path:
+    chance = random.Random(seed)
+    data = bytearray(size)
+    data[MIB : 4 * MIB] = random.Random(1).randbytes(3 * MIB)
+    data[5 * MIB : 5 * MIB + 200_000] = chance.randbytes(200_000)
+    path.write_bytes(data)
+    return path
+
+
+def ingest(host: Host, image: Path, vm: str = "web", *arguments: str) -> None:
+    host.run("ingest", "image", "--vm", vm, "--disk", f"root={image}", *arguments)
+
+
+def restored(host: Host, name: str, target: Path) -> bytes:
+    host.run("restore", name, "root", str(target))
+    return target.read_bytes()
+
+
+def test_the_main_job(host: Host, other: Host, tmp_path: Path) -> None:
+    first, second = (image_of(tmp_path / f"{seed}.raw", seed) for seed in (1, 2))
+    ingest(host, first)
+    ingest(host, second)
+    old, new = host.points()
+
+    assert other.points() == [old, new]
+    assert restored(other, old, tmp_path / "a") == first.read_bytes()
+    other.run("forget", old)
+    other.run("prune", "--max-unused", "0%")
+    assert host.points() == [new]
+    report = host.document("check", "--read-data")
+    assert report["problems"] == []
+    host.run("unforget", old, code=13)
+
+    shutil.rmtree(host.folder / "state")
+    assert host.points() == [new]
+    assert restored(host, new, tmp_path / "b") == second.read_bytes()
+
+
+def test_hosts_write_at_once_and_share_chunks(host: Host, other: Host, tmp_path: Path) -> None:
+    images = [image_of(tmp_path / f"{seed}.raw", seed) for seed in range(4)]
+    ingest(host, images[0], "vm0")
+    with ThreadPoolExecutor() as pool:
+        jobs: list[Future[object]] = [pool.submit(host.run, "prune")]
+        jobs += [
+            pool.submit(ingest, (host, other)[number % 2], images[number], f"vm{number}")
+            for number in (1, 2, 3)
+        ]
+        for job in jobs:
+            job.result()
+
+    assert len(host.points()) == len(other.points()) == 4
+    for number, image in enumerate(images):
+        assert restored(other, f"vm{number}", tmp_path / "out") == image.read_bytes()
+        (tmp_path / "out").unlink()
+    assert other.document("check", "--read-data")["problems"] == []
+
+
+def test_an_address_is_used_once(host: Host, other: Host) -> None:
+    other.run("init", code=2)
+    host.run("init", code=2)
+
+
+def test_nothing_is_at_an_address(tmp_path: Path, s3_server: Server) -> None:
+    host = Host(tmp_path / "h", str(new_url()), s3_server, s3_server.endpoint)
+    done = host.run("list", code=10)
+
+    assert done.stderr == (
+        f"cbtfs: no repository at {host.url}: check the address, or create one with init\n"
+    )
+
+
+def test_a_server_without_conditions_is_refused(tmp_path: Path) -> None:
+    with rclone_server(tmp_path / "rclone") as server:
+        host = Host(tmp_path / "h", str(new_url()), server, server.endpoint)
+        done = host.run("init", code=2)
+
+    assert f"the server of {host.url} replaces objects that exist" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_bucket_that_was_emptied_is_refused(
+    host: Host, other: Host, tmp_path: Path, s3_server: Server
+) -> None:
+    image = image_of(tmp_path / "1.raw", 1)
+    ingest(host, image)
+    host.url = other.url = str(new_url())
+    other.run("init")
+    (state,) = (host.folder / "state").iterdir()
+    (other_state,) = (other.folder / "state").iterdir()
+    state.rename(state.with_name(other_state.name))
+    (state.with_name(other_state.name) / "remote.json").write_text(json.dumps({"url": host.url}))
+
+    done = host.run("prune", code=21)
+    assert "has another repository" in done.stderr
+    assert other.points() == []
+
+
+@contextmanager
+def mounted(host: Host, target: Path) -> Iterator[Path]:
+    target.mkdir()
+    host.run("mount", str(target), "--log-file", str(target.parent / "mount.log"))
+    try:
+        yield target
+    finally:
+        host.run("umount", str(target))
+
+
+@pytest.mark.mounts
+def test_a_mount_survives_an_outage(host: Host, front: Proxy, tmp_path: Path) -> None:
+    image, content = tmp_path / "1.raw", random.Random(1).randbytes(40 * MIB)
+    image.write_bytes(content)
+    ingest(host, image)
+    shutil.rmtree(host.folder / "state")
+    with mounted(host, tmp_path / "m") as mount:
+        fd = os.open(mount / "web" / "latest" / "root.raw", os.O_RDONLY)
+        try:
+            assert os.pread(fd, 4096, MIB) == content[MIB : MIB + 4096]
+            front.script.every, front.script.faults = 1, (Fault.DROPPED,)
+            for _ in range(3):
+                with pytest.raises(OSError, match="Input/output error"):
+                    os.pread(fd, 4096, 30 * MIB)
+            assert os.pread(fd, 4096, MIB) == content[MIB : MIB + 4096]
+            front.script.every = 0
+            assert os.pread(fd, 4096, 30 * MIB) == content[30 * MIB : 30 * MIB + 4096]
+        finally:
+            os.close(fd)
+        assert (mount / "web" / "latest" / "root.raw").read_bytes() == content
+
+    log = (tmp_path / "mount.log").read_text()
+    lines = [line for line in log.splitlines() if "answer" in line]
+    assert len(lines) in (2, 4), log  # Two for each worker that has noticed.
