@@ -21,6 +21,7 @@ from cbtfs.files.protocol import EngineFailed, FileSystemUnsupported
 from tests.cli.run_cbtfs import CommandResult, runner
 from tests.files.conftest import KEY, Machine
 from tests.files.guest_trees import attributes_of
+from tests.make_points import new_repository
 from tests.mount.mount_process import serving
 
 pytestmark = [pytest.mark.mounts, pytest.mark.limit(1800)]
@@ -207,6 +208,21 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UsageError, match="libguestfs-tools"):
         install.require_appliance()
+
+
+def test_a_mount_that_needs_a_missing_package_does_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(install, "_KERNELS", tmp_path)
+    (tmp_path / "mnt").mkdir()
+    run = runner(new_repository(tmp_path / "repository"), capsys)
+
+    done = run("mount", tmp_path / "mnt", "--engine", "appliance")
+    unknown = run("mount", tmp_path / "mnt", "--engine", "kernel")
+
+    assert (done.code, unknown.code) == (2, 2)
+    assert "linux-image-cloud-amd64" in done.err
+    assert "none of auto, parse, appliance" in unknown.err
 
 
 def test_auto_names_the_package_and_the_reason(

@@ -7,7 +7,7 @@ from typing import Final
 
 from cbtfs.errors import CbtfsError
 from cbtfs.files.jbd2.checksum import SEED, crc32c_without
-from cbtfs.files.jbd2.log import HEADER, MAGIC, Kind
+from cbtfs.files.jbd2.log import HEADER, MAGIC, Kind, Memo
 from cbtfs.files.jbd2.replay import replayed
 from cbtfs.native import crc32c
 
@@ -53,8 +53,13 @@ def replay(data: bytes) -> None:
 
 def _check(volume: _Volume) -> None:
     with contextlib.suppress(CbtfsError):
-        result = replayed(volume)
+        memo = Memo()
+        result = replayed(volume, memo)
         if result is not None:
+            again = replayed(volume, memo, lambda offset, length: False)
+            assert again is not None
+            assert again.replaced == result.replaced
+            assert all(again.place(block) == result.place(block) for block in result.replaced)
             assert all(0 <= block < volume.size // result.block_bytes for block in result.replaced)
             for block in (0, *result.replaced[:4], *result.replaced[-4:]):
                 for offset, length in ((block * _BLOCK, 3000), (block * _BLOCK + 7, 9)):

@@ -9,7 +9,7 @@ import typer
 
 from cbtfs.cli.options.arguments import Json, example
 from cbtfs.cli.options.context import readable_path
-from cbtfs.cli.options.engines import PARSE, engines, parse_engine
+from cbtfs.cli.options.engines import APPLIANCE, PARSE, engines, parse_engine
 from cbtfs.cli.options.state_directory import state_directory
 from cbtfs.cli.report.output import emit, note, print_lines, report
 from cbtfs.errors import MountFailed, UsageError
@@ -77,6 +77,10 @@ def mount(
     from cbtfs.mount.notify import notify
 
     count = _worker_count(workers)
+    if engine == APPLIANCE:
+        from cbtfs.files.engine_appliance.install import require_appliance
+
+        require_appliance()
     server = MountServer(
         readable_path(context).absolute(),
         mountpoint.absolute(),

@@ -50,6 +50,7 @@ KeyFiles = Annotated[
 ]
 AUTO: Final = "auto"
 PARSE: Final = "parse"
+APPLIANCE: Final = "appliance"
 
 
 def engines(context: typer.Context, name: str, key_files: list[Path] | None) -> Engines:
