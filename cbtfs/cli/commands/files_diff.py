@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -65,6 +67,7 @@ def diff(
     )
     from cbtfs.cli.report.names import find_and_say
     from cbtfs.files.diff import differences
+    from cbtfs.files.engine_parse.processes import ParsersByKind
     from cbtfs.files.point import open_files, unplaced
     from cbtfs.files.walk import LeftOut
     from cbtfs.listing import current_clock
@@ -74,7 +77,11 @@ def diff(
         raise UsageError(f"{path!r} is not an absolute path in the guest; e.g. /etc")
     clock, left_out, counts = current_clock(time_zone), LeftOut(), Counter[str]()
     chosen = engines(context, engine, luks_key_file)
-    with reading(readable_path(context)) as repository:
+    with (
+        reading(readable_path(context)) as repository,
+        closing(ParsersByKind()) as servers,
+    ):
+        chosen = replace(chosen, servers=servers)
         before, after = (find_and_say(repository, spec, clock) for spec in (a, b))
         with (
             open_files(repository, before.manifest, volume, chosen) as ours,

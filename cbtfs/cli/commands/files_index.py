@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -69,6 +70,7 @@ def index(
     again. Volumes and directories that cannot be read are listed, and the exit code is then 3, 20
     or 21.
     """
+    from cbtfs.files.engine_parse.processes import ParsersByKind
     from cbtfs.listing import current_clock
     from cbtfs.store.file_indexes import FileIndexes
     from cbtfs.store.repository import reading
@@ -78,7 +80,12 @@ def index(
     chosen = engines(context, engine, luks_key_file)
     results: list[_Indexed] = []
     path = readable_path(context)
-    with reading(path) as repository, FileIndexes(path) as indexes:
+    with (
+        reading(path) as repository,
+        FileIndexes(path) as indexes,
+        closing(ParsersByKind()) as servers,
+    ):
+        chosen = replace(chosen, servers=servers)
         points = _points(repository, indexes, names, current_clock(time_zone))
         for point in points:
             result = _index(repository, indexes, point, chosen)
