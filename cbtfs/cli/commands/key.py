@@ -255,7 +255,8 @@ def rotate_key(
     stay anyway. Somebody who knows an old key cannot read what is written from now on. To protect
     older data, run 'cbtfs prune --rekey' until no pack of an old epoch is left; data that they have
     copied stays readable to them. The digest key never changes: copy into a new repository for
-    that. Restart mounts, exports and overlays, which know only the old key.
+    that. Restart exports, overlays, and mounts whose passphrase was typed: they know only the old
+    key.
     """
     from cbtfs.store.encryption.rotate import rotate
     from cbtfs.store.repository import writing

@@ -3,10 +3,13 @@
 The keys of a repository stay in memory until the process ends, and its forks inherit them.
 """
 
+import math
 import os
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import closing
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -25,7 +28,7 @@ from cbtfs.core.keyslot import (
 )
 from cbtfs.core.rolefile import RoleFile, decode_role_file, is_role_file
 from cbtfs.core.settings import Settings, decode_settings
-from cbtfs.errors import DataCorrupt, KeyUnavailable, UsageError
+from cbtfs.errors import CbtfsError, DataCorrupt, KeyUnavailable, UsageError
 from cbtfs.store.backend.local import Directory
 from cbtfs.store.encryption.dumps import forbid_dumps
 from cbtfs.store.encryption.known import refuse_downgrade, see_encrypted
@@ -33,7 +36,7 @@ from cbtfs.store.files import load_file
 from cbtfs.store.folder import Folder
 
 if TYPE_CHECKING:
-    from cbtfs.store.encryption.keys import Keys
+    from cbtfs.store.encryption.keys import EpochKeys, Keys
     from cbtfs.store.encryption.slots import Master
 
 KEYS_DIRECTORY: Final = "keys"
@@ -44,6 +47,8 @@ _HOW: Final = (
     "use --key-file or --passphrase-file, or set CBTFS_KEY_FILE, CBTFS_PASSPHRASE_FILE or "
     "CBTFS_KEY_COMMAND"
 )
+_RETRY_SECONDS: Final = 60.0
+"""Time between two searches for the key of an unknown epoch: a passphrase takes a second."""
 
 _lock = threading.RLock()
 _unlocked: dict[str, "Keys"] = {}
@@ -232,7 +237,7 @@ def _stamp(file: Path) -> _Stamp | None:
     return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
 
 
-def _unlock(path: Path, repository: str) -> "Keys":
+def _unlock(path: Path, repository: str, *, may_prompt: bool = True) -> "Keys":
     from cbtfs.store.encryption.keys import keys_of_masters
 
     file = role_file(path, repository)
@@ -241,8 +246,33 @@ def _unlock(path: Path, repository: str) -> "Keys":
 
         _refuse_rotated(path, file)
         return keys_of_role(file)
-    masters, digest = all_masters(path, open_master(path, repository))
-    return keys_of_masters(repository, masters, digest)
+    opened = open_slot(path, repository, may_prompt=may_prompt)
+    masters, digest = all_masters(path, opened.master)
+    keys = keys_of_masters(repository, masters, digest)
+    return replace(keys, epochs=_Epochs(path, repository, keys.epochs))
+
+
+class _Epochs(dict[int, "EpochKeys"]):
+    """The keys of all epochs; an epoch of a later rotation is looked for when it is needed.
+
+    So a mount reads what is written after a rotation, if its key still fits and nobody is asked.
+    """
+
+    def __init__(self, path: Path, repository: str, epochs: Mapping[int, "EpochKeys"]) -> None:
+        super().__init__(epochs)
+        self._path = path.absolute()
+        self._repository = repository
+        self._next_attempt = -math.inf
+
+    def __missing__(self, epoch: int) -> "EpochKeys":
+        with _lock:
+            if epoch not in self and time.monotonic() >= self._next_attempt:
+                self._next_attempt = time.monotonic() + _RETRY_SECONDS
+                with suppress(CbtfsError, OSError):
+                    self.update(_unlock(self._path, self._repository, may_prompt=False).epochs)
+        if epoch not in self:
+            raise KeyError(epoch)
+        return self[epoch]
 
 
 def role_file(path: Path, repository: str) -> RoleFile | None:
@@ -303,7 +333,7 @@ def open_master(path: Path, repository: str) -> "Master":
     return open_slot(path, repository).master
 
 
-def open_slot(path: Path, repository: str) -> Opened:
+def open_slot(path: Path, repository: str, *, may_prompt: bool = True) -> Opened:
     """Return a slot of the newest epoch that the credentials of this process open.
 
     Raises:
@@ -313,7 +343,7 @@ def open_slot(path: Path, repository: str) -> Opened:
     slots = sorted(load_slots(path, repository), key=lambda slot: (-slot.epoch, slot.created))
     newest = slots[0].epoch if slots else 0
     tried, best = False, None
-    for opened in _attempts(path, repository, slots):
+    for opened in _attempts(path, repository, slots, may_prompt):
         tried = True
         if opened is not None and (best is None or opened.slot.epoch > best.slot.epoch):
             best = opened
@@ -337,7 +367,9 @@ def open_slot(path: Path, repository: str) -> Opened:
     raise KeyUnavailable(f"{path} is encrypted, and no key given fits: {_HOW}")
 
 
-def _attempts(path: Path, repository: str, slots: list[Slot]) -> Iterator[Opened | None]:
+def _attempts(
+    path: Path, repository: str, slots: list[Slot], may_prompt: bool
+) -> Iterator[Opened | None]:
     """Yield the result of each secret for each slot of its kind; None for each failure."""
     from cbtfs.store.encryption import credentials as sources
     from cbtfs.store.encryption import slots as opening
@@ -348,6 +380,7 @@ def _attempts(path: Path, repository: str, slots: list[Slot]) -> Iterator[Opened
             yield None if master is None else Opened(slot, master)
 
     found = sources.credentials()
+    found = replace(found, may_prompt=found.may_prompt and may_prompt)
     for file in found.key_files:
         data = sources.load_private(file, MAX_KEY_FILE_BYTES)
         if is_role_file(data):
