@@ -40,6 +40,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "ingest image": ("--vm", "v", "--disk", "d", "{image}"),
     "ingest vsphere": ("v", *LOGIN),
     "key add": ("--new-key-file", "{new}"),
+    "key export": ("--role", "read", "{new}"),
     "key passwd": ("--new-passphrase-file", "{password}"),
     "key remove": ("test",),
     "key rotate": (),
@@ -57,6 +58,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "stats": (),
     "tag": ("v@latest", "text"),
     "unforget": ("v@latest",),
+    "upgrade": ("--shared-writers",),
 }
 """Arguments of the commands that need a key."""
 OTHERS = {
