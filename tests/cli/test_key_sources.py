@@ -178,7 +178,7 @@ def test_the_kernels_keyring_opens_the_repository(tmp_path: Path, phrase: str) -
     assert result.values("slot") == ["passphrase"]
 
 
-@pytest.mark.parametrize(("typed", "code"), [("right horse", 0), ("wrong", 14), ("", 14)])
+@pytest.mark.parametrize(("typed", "code"), [("right horse", 0), ("wrong", 14)])
 def test_a_terminal_is_asked_and_shows_nothing(
     tmp_path: Path, phrase: str, typed: str, code: int
 ) -> None:
@@ -197,7 +197,7 @@ def test_a_terminal_is_asked_and_shows_nothing(
 
     assert asker.returncode == code
     assert "passphrase of " in text
-    assert not typed or typed not in text
+    assert typed not in text
     assert len(text.splitlines()) == 2
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from cbtfs.cli.main import main
 from cbtfs.store.encryption import ring
 from cbtfs.store.encryption.credentials import KEY_FILE_VARIABLE
-from tests.cli.run_cbtfs import process
 from tests.encrypted import create_encrypted, encrypted_settings, write_key
 from tests.make_points import BLOCK, add_point
 from tests.mount.mount_process import serving, wait_until
@@ -49,15 +49,15 @@ def read_blocks(file: Path, expected: bytes) -> tuple[int, int]:
 def test_a_mount_reads_what_is_encrypted_again_after_a_rotation(path: Path, tmp_path: Path) -> None:
     """Its key file opens the new slot, too."""
     first, second = (os.urandom(BLOCKS * BLOCK) for _ in range(2))
-    point = add_point(path, {"disk": first}, vm="v")
+    point, repo = add_point(path, {"disk": first}, vm="v"), ("--repo", str(path))
     with serving(path, tmp_path / "mount", "--workers", "2") as server:
         file = server.disk(point)
         assert read_blocks(file, first) == (BLOCKS, 0)
 
-        assert process("--repo", path, "key", "rotate").code == 0
+        assert main([*repo, "key", "rotate"]) == 0
         assert read_blocks(file, first) == (BLOCKS, 0)
         later = add_point(path, {"disk": second}, vm="w")
-        assert process("--repo", path, "prune", "--rekey", "--max-unused", "100%").code == 0
+        assert main([*repo, "prune", "--rekey", "--max-unused=100%"]) == 0
 
         assert read_blocks(file, first) == (BLOCKS, 0)
         assert wait_until(server.disk(later).exists)
@@ -69,14 +69,14 @@ def test_a_mount_with_a_key_that_was_dropped_reads_right_bytes_or_fails(
 ) -> None:
     """A new mount with the new key reads everything."""
     content = os.urandom(BLOCKS * BLOCK)
-    point = add_point(path, {"disk": content}, vm="v")
+    point, repo = add_point(path, {"disk": content}, vm="v"), ("--repo", str(path))
     new = tmp_path / "new.key"
     with serving(path, tmp_path / "mount", "--workers", "2") as server:
         file = server.disk(point)
-        assert process("--repo", path, "key", "add", "--new-key-file", new).code == 0
+        assert main([*repo, "key", "add", f"--new-key-file={new}"]) == 0
         monkeypatch.setenv(KEY_FILE_VARIABLE, str(new))
-        assert process("--repo", path, "key", "rotate", "--drop-others").code == 0
-        assert process("--repo", path, "prune", "--rekey", "--max-unused", "100%").code == 0
+        assert main([*repo, "key", "rotate", "--drop-others"]) == 0
+        assert main([*repo, "prune", "--rekey", "--max-unused=100%"]) == 0
         right, failed = read_blocks(file, content)
 
         assert right + failed == BLOCKS
