@@ -1,5 +1,7 @@
 """`cbtfs init --encrypt` and `cbtfs key`."""
 
+import errno
+import os
 import stat
 import sys
 from collections.abc import Iterator
@@ -173,6 +175,24 @@ def test_slots_of_each_kind_open_the_repository(
     assert run("list").code == 0
     kinds = [slot["kind"] for slot in run("key", "list", "--json").document["slots"]]
     assert sorted(kinds) == ["age", "command", "file", "file", "passphrase"]
+
+
+def test_a_slot_that_cannot_be_stored_leaves_no_key_file(
+    tmp_path: Path, run: Run, key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full; the same command works later."""
+    words = ("key", "add", KEY, key, "--new-key-file", tmp_path / "new")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("cbtfs.store.backend.local.put_if_absent", full)
+        failed = run(*words)
+
+    assert (failed.code, failed.err.count("\n")) == (1, 1)
+    assert not (tmp_path / "new").exists()
+    assert run(*words).code == 0
 
 
 def test_a_program_that_does_not_encrypt_is_refused(run: Run, key: Path) -> None:

@@ -143,11 +143,13 @@ def add(
     path = repository_path(context)
     repository = _encrypted(path)
     make: Callable[[Master], Slot]
+    written = list[Path]()
     if new_key_file is not None:
         file = new_key_file
 
         def make(master: Master) -> Slot:
             secret = write_key_file(file, repository)
+            written.append(file)
             return making.file_slot(master, label or file.name, secret)
 
     elif age_recipient is not None:
@@ -168,7 +170,13 @@ def add(
 
     else:
         make = _passphrase(label, new_passphrase_file, load_passphrase, kdf_memory)
-    _conclude(add_slot(path, repository, make), "added", json)
+    try:
+        slot = add_slot(path, repository, make)
+    except BaseException:
+        for file in written:
+            file.unlink()  # It opens nothing.
+        raise
+    _conclude(slot, "added", json)
 
 
 def _passphrase(
