@@ -8,20 +8,14 @@ and compared them with the stored content (docs/decisions/0029).
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from itertools import pairwise
 from typing import Final
 
-from cbtfs.core.audit import Sampling
-from cbtfs.core.extent import Extent, clip, coalesce, complement, intersect, total
+from cbtfs.core.extent import Extent, coalesce, complement, intersect, total
 from cbtfs.core.fields import Document, integer, items, optional, text
 
 MAX_AREAS: Final = 256
 """Maximum number of unproven areas in a record: about 12 KiB of a manifest for each disk."""
-SHARE: Final = Fraction(1, 30)
-"""Default share of the areas that were not read, which each later run reads."""
-SAMPLE: Final = Sampling(0.01, most=4096)
-"""Sample of the unallocated areas that a full reads: at most 256 MiB of 64 KiB blocks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,20 +44,6 @@ class Allocation:
     def proven_share(self, size: int) -> float:
         """Return the share of a disk of *size* bytes that was compared with the source."""
         return 1.0 if not size else 1 - self.unproven_bytes / size
-
-
-@dataclass(frozen=True, slots=True)
-class Proving:
-    """How much is read of the areas that the server calls unallocated."""
-
-    share: Fraction = SHARE
-    """Share of these areas that each run reads after a full."""
-    sampling: Sampling = SAMPLE
-    """Sample that a full reads."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.share <= 1:
-            raise ValueError(f"invalid share: {self.share}")
 
 
 def allocation_of(document: Document) -> Allocation:
@@ -103,23 +83,6 @@ def remaining(
         return ()
     areas = list(intersect(unproven, complement(read, unproven[-1].end)))
     return _bounded(areas, unproven, most)
-
-
-def next_to_prove(
-    unproven: Sequence[Extent], skipped: int, share: Fraction, block: int
-) -> list[Extent]:
-    """Return the first areas of *unproven*: *share* of *skipped* bytes, in whole blocks of bytes.
-
-    Areas begin at blocks. So with a share of 1/N, everything is read after N runs.
-    """
-    wanted = -(-skipped * share.numerator // (share.denominator * block)) * block
-    taken = list[Extent]()
-    for area in unproven:
-        if wanted <= 0:
-            break
-        taken += clip([area], area.start, area.start + wanted)
-        wanted -= area.length
-    return taken
 
 
 def _bounded(areas: list[Extent], within: Sequence[Extent], most: int) -> tuple[Extent, ...]:

@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 
 from cbtfs.core.allocation import (
     Allocation,
-    Proving,
-    next_to_prove,
     remaining,
     skipped_areas,
 )
@@ -19,6 +17,7 @@ from cbtfs.core.blockmap import Shape, Tree
 from cbtfs.core.extent import Extent, between, clip, coalesce, total, widen
 from cbtfs.core.ids import Ref
 from cbtfs.core.partitions import HEAD_BYTES, superblocks
+from cbtfs.core.proving import Proving, next_to_prove
 from cbtfs.ingest.audit import OnMiss, compare_blocks
 from cbtfs.source.base import DiskSource
 from cbtfs.store.digest import UNKEYED, Digester

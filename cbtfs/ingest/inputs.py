@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from cbtfs.core.allocation import Proving
 from cbtfs.core.audit import Sampling
 from cbtfs.core.manifest import DiskKind, TimeSource
+from cbtfs.core.proving import Proving
 from cbtfs.errors import SourceUnavailable
 from cbtfs.ingest.allocation import AskAllocation
 from cbtfs.ingest.baseline import NamedBase

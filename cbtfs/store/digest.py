@@ -7,8 +7,6 @@ Compiled code computes digests where the processor allows it, and the library bl
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
-from blake3 import blake3
-
 from cbtfs import native
 from cbtfs.core.frame import Kind
 from cbtfs.core.ids import DIGEST_BYTES, NULL_DIGEST, Digest
@@ -26,6 +24,8 @@ CHUNK_PREFIX = _prefix(Kind.CHUNK, 0)
 
 
 def _hasher(data: Bytes, key: bytes | None) -> Any:
+    from blake3 import blake3  # here, because most processors need no library
+
     return blake3(data) if key is None else blake3(data, key=key)
 
 

@@ -4,7 +4,6 @@ cbtfs makes every path inside a repository from its own ids. Even so, it opens o
 a planted link, FIFO or device is an error and does not lead out of the repository.
 """
 
-import ctypes
 import errno
 import os
 import secrets
@@ -118,6 +117,8 @@ def remove_folder(path: Path) -> None:
 
 def exchange(new: Path, path: Path) -> None:
     """Swap *new* and *path* atomically; rename *new* if *path* does not exist."""
+    import ctypes  # here, because few commands replace a directory
+
     libc = ctypes.CDLL(None, use_errno=True)
     names = os.fsencode(new), os.fsencode(path)
     if libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) < 0:

@@ -10,14 +10,13 @@ from hypothesis import strategies as st
 
 from cbtfs.core.allocation import (
     Allocation,
-    Proving,
     allocation_of,
-    next_to_prove,
     remaining,
     skipped_areas,
 )
 from cbtfs.core.extent import Extent, total, widen
 from cbtfs.core.manifest import decode_manifest, encode_manifest
+from cbtfs.core.proving import Proving, next_to_prove
 from cbtfs.core.sealed import seal, unseal
 from tests.core.test_manifest import WHOLE
 

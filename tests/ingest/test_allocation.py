@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cbtfs.core.allocation import Proving
 from cbtfs.core.audit import AuditedDisk, Sample, Sampling, choose
 from cbtfs.core.extent import Extent
 from cbtfs.core.ids import PointId
 from cbtfs.core.manifest import DiskRecord, Manifest
+from cbtfs.core.proving import Proving
 from cbtfs.core.reasons import FullReason
 from cbtfs.errors import SourceMismatch, SourceUnavailable
 from cbtfs.ingest.allocation import Claim

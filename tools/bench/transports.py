@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from cbtfs.core.allocation import Proving
 from cbtfs.core.audit import Sampling
 from cbtfs.core.extent import Extent
+from cbtfs.core.proving import Proving
 from cbtfs.ingest.fleet.schedule import FleetLimits
 from cbtfs.ingest.inputs import no_progress
 from cbtfs.ingest.vsphere.captures import CaptureReports, CaptureSetup, capture_all

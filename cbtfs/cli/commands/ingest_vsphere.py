@@ -25,7 +25,7 @@ from cbtfs.errors import UsageError
 from cbtfs.ingest.fleet.schedule import PER_DATASTORE, PER_HOST, FleetLimits
 
 if TYPE_CHECKING:
-    from cbtfs.core.allocation import Proving
+    from cbtfs.core.proving import Proving
     from cbtfs.ingest.fleet.pool import Results
     from cbtfs.ingest.vsphere.captures import CaptureSetup
     from cbtfs.ingest.vsphere.options import AllocationMethod, VmIngestResult
@@ -147,7 +147,7 @@ class VmOptions:
     def proving(self) -> Proving | None:
         """Return how much of the areas to read; UsageError if --allocation star excludes it."""
         from cbtfs.cli.options.shares import share_of
-        from cbtfs.core.allocation import Proving
+        from cbtfs.core.proving import Proving
 
         share = share_of("--prove", self.prove)
         if not share and self.allocation == "star":

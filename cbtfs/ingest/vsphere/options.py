@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from cbtfs.core.allocation import Proving
 from cbtfs.core.audit import Sampling
 from cbtfs.core.manifest import Manifest
+from cbtfs.core.proving import Proving
 from cbtfs.ingest.plan import Want
 
 AllocationMethod = Literal["transport", "star", "none"]

@@ -11,9 +11,10 @@ from typing import Any, Final
 import pytest
 
 from cbtfs.cli.main import main
-from cbtfs.core.allocation import Allocation, Proving
+from cbtfs.core.allocation import Allocation
 from cbtfs.core.audit import Sampling
 from cbtfs.core.manifest import DiskRecord, Manifest
+from cbtfs.core.proving import Proving
 from cbtfs.core.reasons import FullReason
 from tests.ingest.audit.silent_tracker import listed, suspects
 from tests.scenarios.vsphere.server import at
