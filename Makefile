@@ -1,4 +1,4 @@
-.PHONY: setup test-setup demo test bench
+.PHONY: setup test-setup demo demo-s3 test bench
 
 setup:
 	@tools/setup
@@ -8,6 +8,10 @@ test-setup:
 
 demo: setup
 	@.venv/bin/cbtfs demo --vsphere
+
+# The same with the repository in a bucket of SeaweedFS, which is started for it.
+demo-s3: setup
+	@.venv/bin/python -m tools.s3.demo --vsphere
 
 test: test-setup
 	@tools/check

@@ -28,6 +28,7 @@ __all__ = ["DEVNULL", "PIPE", "STDOUT", "CompletedProcess", "Popen", "TimeoutExp
 Argument = str | Path
 
 _KEPT_VARIABLES: Final = ("HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "XDG_STATE_HOME")
+_BUCKET_VARIABLES: Final = ("AWS_", "CBTFS_STATE", "CBTFS_TIER_SIZE", "CBTFS_S3_RETRY")
 _DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 _SET_DUMPABLE: Final = 4
@@ -49,6 +50,15 @@ def environment(**more: str) -> dict[str, str]:
     """
     kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
     return {"PATH": search_path(), **kept, **more}
+
+
+def repository_environment() -> dict[str, str]:
+    """Return the environment of a child that opens a repository, which may be in a bucket.
+
+    It has the variables of AWS's tools, with their secrets.
+    """
+    names = [name for name in os.environ if name.startswith(_BUCKET_VARIABLES)]
+    return environment(**{name: os.environ[name] for name in names})
 
 
 def search_path() -> str:

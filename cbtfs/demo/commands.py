@@ -1,7 +1,7 @@
 """System programs of the demo, and its requirements."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -30,15 +30,16 @@ def check_requirements() -> None:
         )
 
 
-def run(*command: str | Path) -> str:
-    """Return the standard output of a command.
+def run(*command: str | Path, env: Mapping[str, str] | None = None) -> str:
+    """Return the standard output of a command; *env* is its environment, if it is not a clean one.
 
     Raises:
         CbtfsError: the command failed; the message contains its last line.
     """
     name, *arguments = command
     try:
-        done = process.run([process.find_program(str(name)) or name, *arguments], _TIMEOUT_SECONDS)
+        program = process.find_program(str(name)) or name
+        done = process.run([program, *arguments], _TIMEOUT_SECONDS, env=env)
     except OSError as exc:
         raise CbtfsError(f"cannot run {name}: {exc.strerror}") from exc
     except process.TimeoutExpired as exc:

@@ -45,26 +45,33 @@ Progress = Callable[[str], None]
 """Called with a line of text at each step."""
 
 
-def demonstrate(folder: Path, on_progress: Progress, *, over_vsphere: bool) -> list[ComparedPoint]:
+def demonstrate(
+    folder: Path, on_progress: Progress, *, over_vsphere: bool, repository: Path | None = None
+) -> list[ComparedPoint]:
     """Run the demo in the empty *folder* and return the compared points.
 
-    *over_vsphere*: the disk belongs to a VM on a simulated vCenter, and is captured over TLS.
+    *over_vsphere*: the disk belongs to a VM on a simulated vCenter, and is captured over TLS. The
+    new repository is in *folder* unless *repository* names another place.
     """
+    repository = repository or folder / "repository"
     check_requirements()
     guest = Guest(folder)
     on_progress("creating the disk of a guest: GPT, ext4, XFS, real files")
     guest.install()
     if not over_vsphere:
-        return _capture_and_compare(folder, guest, on_progress, None)
+        return _capture_and_compare(folder, repository, guest, on_progress, None)
     on_progress("starting a simulated vCenter with a VM that has this disk")
     with simulated_vcenter(folder, VM, DISK, guest.image) as site:
-        return _capture_and_compare(folder, guest, on_progress, site)
+        return _capture_and_compare(folder, repository, guest, on_progress, site)
 
 
 def _capture_and_compare(
-    folder: Path, guest: Guest, on_progress: Progress, site: SimulatedVcenter | None
+    folder: Path,
+    repository: Path,
+    guest: Guest,
+    on_progress: Progress,
+    site: SimulatedVcenter | None,
 ) -> list[ComparedPoint]:
-    repository = folder / "repository"
     _cbtfs(repository, "init")
     golden: list[_Golden] = []
     ingests = []
@@ -144,7 +151,7 @@ def _command(repository: Path, *arguments: str) -> list[str | Path]:
 
 def _cbtfs(repository: Path, *arguments: str) -> str:
     """Return the standard output of a cbtfs command."""
-    return run(*_command(repository, *arguments))
+    return run(*_command(repository, *arguments), env=process.repository_environment())
 
 
 @contextmanager
@@ -152,7 +159,8 @@ def _mount(repository: Path, at: Path) -> Iterator[Path]:
     """Mount the repository at *at* in another process."""
     at.mkdir()
     command = _command(repository, "mount", "--foreground", str(at))
-    with process.start(command, stdout=process.PIPE) as server:
+    environment = process.repository_environment()
+    with process.start(command, stdout=process.PIPE, env=environment) as server:
         if process.first_line(server, _READY_SECONDS) != b"ready\n":
             raise CbtfsError("the mount did not start: see its errors above")
         try:
@@ -181,9 +189,9 @@ def work_folder(keep: Path | None) -> Iterator[Path]:
 
 
 def timed(
-    folder: Path, on_progress: Progress, *, over_vsphere: bool
+    folder: Path, on_progress: Progress, *, over_vsphere: bool, repository: Path | None = None
 ) -> tuple[list[ComparedPoint], float]:
     """Run the demo. Return the compared points and the duration in seconds."""
     started = time.monotonic()
-    points = demonstrate(folder, on_progress, over_vsphere=over_vsphere)
+    points = demonstrate(folder, on_progress, over_vsphere=over_vsphere, repository=repository)
     return points, time.monotonic() - started

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from cbtfs.core.frame import Frame, Kind
@@ -37,6 +38,17 @@ class Put(NamedTuple):
 class _ClosingPack(NamedTuple):
     digests: list[Digest]
     done: "Future[None]"
+
+
+@dataclass(slots=True)
+class _OpenPack:
+    """A pack that is being written, and its objects."""
+
+    pack: PackWriter
+    since: int
+    """Number of the next pack in the catalog when this one was created, with shared writers."""
+    objects: list[NewObject] = field(default_factory=list)
+    moved: list[tuple[ObjectId, Frame]] = field(default_factory=list)
 
 
 class ObjectWriter:
@@ -74,9 +86,8 @@ class ObjectWriter:
         self._pack_bytes = pack_bytes
         self._encoder = Encoder(level)
         self._lock = threading.Lock()
-        self._pack: PackWriter | None = None
-        self._objects: list[NewObject] = []
-        self._moved: list[tuple[ObjectId, Frame]] = []
+        self._open: dict[Kind, _OpenPack] = {}
+        """Packs that are being written: one for all kinds, or one for each in a bucket."""
         self._known: dict[Digest, ObjectId] = {}
         self._corrupt = set(corrupt)
         with catalog.view() as view:
@@ -88,7 +99,6 @@ class ObjectWriter:
         self._avoided = None if avoided is None or avoided.is_empty else avoided
         self._tag = tag
         self._numbering = Numbering(self._avoided) if catalog.is_shared else None
-        self._since = 1
         self._next = 0
         if self._numbering is None:
             self._next = catalog.update(lambda update: update.next_object())
@@ -223,46 +233,48 @@ class ObjectWriter:
     ) -> Put:
         """Store an object, or rewrite the one with *number*. Hold the lock and no transaction."""
         digest = encoded.digest
-        if self._pack is None:
-            self._pack = self._packs.create(new_pack_id(self._tag))
-            if self._numbering is not None:
-                with self._catalog.view() as view:
-                    self._since = view.next_pack()
-        frame = self._pack.append(encoded)
+        kind = encoded.kind if self._packs.is_remote else Kind.CHUNK
+        opened = self._open.get(kind)
+        if opened is None:
+            opened = self._open[kind] = self._new_pack()
+        frame = opened.pack.append(encoded)
         if number is not None:
-            self._moved.append((number, frame))
+            opened.moved.append((number, frame))
             self._corrupt.discard(digest)
         else:
-            number = self._new_number()
-            self._objects.append(NewObject(number, frame, children))
+            number = self._new_number(is_apart=kind is Kind.NODE)
+            opened.objects.append(NewObject(number, frame, children))
         self._known[digest] = number
-        if self._pack.size >= self._pack_bytes:
-            self._close_pack()
+        if opened.pack.size >= self._pack_bytes:
+            self._close_pack(Kind.CHUNK)  # Before the nodes that refer to its chunks.
+            if kind is Kind.NODE:
+                self._close_pack(Kind.NODE)
         return Put(Ref(number, digest), frame.end - frame.offset)
 
-    def _new_number(self) -> ObjectId:
+    def _new_pack(self) -> _OpenPack:
+        since = 1
         if self._numbering is not None:
-            return self._numbering.new()
+            with self._catalog.view() as view:
+                since = view.next_pack()
+        return _OpenPack(self._packs.create(new_pack_id(self._tag)), since)
+
+    def _new_number(self, *, is_apart: bool) -> ObjectId:
+        if self._numbering is not None:
+            return self._numbering.new(is_apart=is_apart)
         number = ObjectId(self._next)
         self._next += 1
         return number
 
-    def _close_pack(self) -> None:
-        if self._pack is None:
+    def _close_pack(self, kind: Kind) -> None:
+        opened = self._open.pop(kind, None)
+        if opened is None:
             return
-        pack, objects, moved = self._pack, self._objects, self._moved
-        self._pack, self._objects, self._moved = None, [], []
-        done = self._closer.submit(self._close, pack, objects, moved, self._since)
-        self._closing.append(_ClosingPack([frame.digest for frame in pack.frames], done))
+        done = self._closer.submit(self._close, opened)
+        self._closing.append(_ClosingPack([frame.digest for frame in opened.pack.frames], done))
         self._wait_closed(_CLOSING_AT_ONCE)
 
-    def _close(
-        self,
-        pack: PackWriter,
-        objects: list[NewObject],
-        moved: list[tuple[ObjectId, Frame]],
-        since: int,
-    ) -> None:
+    def _close(self, opened: _OpenPack) -> None:
+        pack, objects, moved = opened.pack, opened.objects, opened.moved
         if self._failure is not None:
             pack.abandon()
             self._refuse_if_broken()
@@ -273,7 +285,7 @@ class ObjectWriter:
             if numbering is None:
                 self._catalog.update(lambda update: _apply(update, pack, size, objects, moved))
                 return
-            closed = ClosedPack(pack, size, objects, moved, since)
+            closed = ClosedPack(pack, size, objects, moved, opened.since)
             finals = self._catalog.update(lambda update: numbering.enter(update, closed))
             numbering.settle(closed, finals)
 
@@ -305,7 +317,8 @@ class ObjectWriter:
             StoreFailed: this failed; the writer cannot be used any more.
         """
         with self._lock:
-            self._close_pack()
+            self._close_pack(Kind.CHUNK)
+            self._close_pack(Kind.NODE)
             self._wait_closed(0)
             self._refuse_if_broken()
 
@@ -313,10 +326,10 @@ class ObjectWriter:
         """Drop objects that were not flushed; does nothing after flush()."""
         with self._lock:
             self._closer.shutdown(wait=True)
-            pack, self._pack = self._pack, None
-            if pack is not None:
+            while self._open:
+                _, opened = self._open.popitem()
                 try:
-                    pack.abandon()
+                    opened.pack.abandon()
                 except OSError as exc:
                     raise StoreFailed(f"cannot remove an open pack: {exc.strerror}") from exc
 

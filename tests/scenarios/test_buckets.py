@@ -13,7 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.object_store import new_url
+from cbtfs.core.frame import Kind
+from cbtfs.store.backend.bucket import Bucket, BucketUrl
+from cbtfs.store.backend.objects import Objects
+from cbtfs.store.backend.tier import Tier
+from cbtfs.store.backend.tiered import Tiered
+from cbtfs.store.packs import PackFolder
+from tests.object_store import access_of, new_url
 from tools.s3.proxy import Fault, Proxy, proxy
 from tools.s3.servers import Server, rclone_server
 
@@ -141,6 +147,18 @@ def test_hosts_write_at_once_and_share_chunks(host: Host, other: Host, tmp_path:
         assert restored(other, f"vm{number}", tmp_path / "out") == image.read_bytes()
         (tmp_path / "out").unlink()
     assert other.document("check", "--read-data")["problems"] == []
+
+
+def test_nodes_are_in_packs_of_their_own(
+    host: Host, tmp_path: Path, url: str, s3_server: Server
+) -> None:
+    ingest(host, image_of(tmp_path / "1.raw", 1))
+    bucket = Bucket(BucketUrl.parse(url), access_of(s3_server))
+    packs = PackFolder(Tiered(Objects(bucket, "packs"), Tier(tmp_path / "tier")))
+
+    kinds = [{frame.kind for frame in packs.frames(pack)[0]} for pack in packs.ids()]
+    assert {kind for pack in kinds for kind in pack} == {Kind.CHUNK, Kind.NODE}
+    assert [len(pack) for pack in kinds] == [1, 1]
 
 
 def test_an_address_is_used_once(host: Host, other: Host) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cbtfs.cli.options.arguments import Json, example
+from cbtfs.cli.options.context import options_of
 from cbtfs.cli.report.output import emit, note, print_lines, print_table
 from cbtfs.core.units import format_size
 
@@ -20,6 +21,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def demo(
+    context: typer.Context,
     keep: Annotated[
         Path | None,
         typer.Option(
@@ -37,12 +39,15 @@ def demo(
     """Show cbtfs at work: capture, mount and compare a generated disk.
 
     A disk with a file system is generated, captured four times, mounted and compared byte by byte
-    with reference copies. Everything is removed at the end unless --keep is given.
+    with reference copies. Everything is removed at the end unless --keep is given. With --repo, the
+    repository is created there, in a new directory or a bucket, and stays.
     """
     from cbtfs.demo.show import require_equal, timed, work_folder
 
     with work_folder(keep) as folder:
-        outcomes, seconds = timed(folder, note, over_vsphere=vsphere)
+        outcomes, seconds = timed(
+            folder, note, over_vsphere=vsphere, repository=options_of(context).repo
+        )
     if json:
         emit({"points": [_document(o) for o in outcomes], "seconds": round(seconds, 3)})
     else:

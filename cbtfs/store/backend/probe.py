@@ -8,7 +8,7 @@ import threading
 from contextlib import suppress
 from typing import Final
 
-from cbtfs.errors import UsageError
+from cbtfs.errors import CbtfsError, UsageError
 from cbtfs.store.backend.bucket import Bucket
 from cbtfs.store.identity import new_id
 
@@ -38,7 +38,7 @@ def probe(bucket: Bucket) -> None:
         _test_ranges(bucket, keys[0])
         _test_listing(bucket, keys, stem)
     finally:
-        with suppress(OSError):
+        with suppress(OSError, CbtfsError):
             for key in keys:
                 bucket.delete(key)
 

@@ -20,6 +20,8 @@ from cbtfs.store.shared.avoided import Avoided
 
 FIRST: Final = 1 << 60
 """The first provisional number, beyond all numbers of a catalog."""
+_APART: Final = FIRST + (1 << 59)
+"""The first one of objects in packs of their own: the numbers of a pack must be consecutive."""
 
 
 class ClosedPack(NamedTuple):
@@ -39,22 +41,23 @@ class Numbering:
 
     def __init__(self, avoided: Avoided | None) -> None:
         self._avoided = avoided
-        self._next = FIRST
-        self._starts: list[int] = []
-        self._finals: list[array[int]] = []
+        self._next = {False: FIRST, True: _APART}
+        self._entered = {apart: (list[int](), list["array[int]"]()) for apart in self._next}
+        """Starts and final numbers of the packs that are entered."""
 
-    def new(self) -> ObjectId:
-        """Return the next provisional number."""
-        number = ObjectId(self._next)
-        self._next += 1
+    def new(self, *, is_apart: bool = False) -> ObjectId:
+        """Return the next provisional number; *is_apart*: of nodes in packs of their own."""
+        number = ObjectId(self._next[is_apart])
+        self._next[is_apart] += 1
         return number
 
     def final(self, number: ObjectId) -> ObjectId:
         """Return the number in the catalog of an object whose pack is entered."""
         if number < FIRST:
             return number
-        at = bisect_right(self._starts, number) - 1
-        return ObjectId(self._finals[at][number - self._starts[at]])
+        starts, finals = self._entered[number >= _APART]
+        at = bisect_right(starts, number) - 1
+        return ObjectId(finals[at][number - starts[at]])
 
     def enter(self, update: Update, pack: ClosedPack) -> "array[int]":
         """Enter a pack; return the final numbers of its objects, for settle().
@@ -100,8 +103,10 @@ class Numbering:
     def settle(self, pack: ClosedPack, finals: "array[int]") -> None:
         """Remember the final numbers of a pack, once its transaction is durable."""
         if pack.objects:
-            self._starts.append(pack.objects[0].number)
-            self._finals.append(finals)
+            start = pack.objects[0].number
+            starts, entered = self._entered[start >= _APART]
+            starts.append(start)
+            entered.append(finals)
 
     def _existing(self, update: Update, frame: Frame) -> ObjectId | None:
         for number in update.find_all(frame.kind, frame.level, frame.digest):
