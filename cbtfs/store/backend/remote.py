@@ -4,12 +4,14 @@ Catalog, locks, records of runs, reserve and tier are in a local directory, whic
 repository. Its file remote.json names the bucket. Losing the directory loses no data.
 """
 
+import fcntl
 import hashlib
 import json
 import os
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -126,7 +128,19 @@ def name_bucket(repository: Path, url: BucketUrl) -> None:
     repository.chmod(0o700)
     for folder in ("locks", "catalog"):
         make_folder(repository / folder)
-    replace(repository / REMOTE, json.dumps({"url": str(url)}).encode() + b"\n")
+    with _locked(repository):
+        replace(repository / REMOTE, json.dumps({"url": str(url)}).encode() + b"\n")
+
+
+@contextmanager
+def _locked(repository: Path) -> Iterator[None]:
+    """Hold a lock of the local directory: two programs may make it at once."""
+    fd = os.open(repository, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 def attach(repository: Path, url: BucketUrl) -> None:
@@ -143,7 +157,8 @@ def attach(repository: Path, url: BucketUrl) -> None:
         return
     settings = _in_child(lambda: _load_settings(repository, url))
     name_bucket(repository, url)
-    replace(repository / SETTINGS_KEY, settings)
+    with _locked(repository):
+        replace(repository / SETTINGS_KEY, settings)
 
 
 def _load_settings(repository: Path, url: BucketUrl) -> bytes:
