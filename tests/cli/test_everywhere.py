@@ -21,6 +21,8 @@ SPELLINGS: dict[tuple[str, ...], Options] = {
     ("-r", "/r"): Options(repo=Path("/r")),
     ("-r/r",): Options(repo=Path("/r")),
     ("--config", "/c"): Options(config=Path("/c")),
+    ("--key-file", "/k"): Options(key_files=(Path("/k"),)),
+    ("--passphrase-file=/p",): Options(passphrase_files=(Path("/p"),)),
     ("--json",): Options(is_json=True),
     ("-q",): Options(display=Display(is_quiet=True)),
     ("--quiet",): Options(display=Display(is_quiet=True)),
