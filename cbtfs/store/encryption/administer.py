@@ -102,7 +102,10 @@ def remove_slot(path: Path, repository: str, name: str) -> Slot:
             if known.epoch == epoch and known.id != slot.id
         ]
         if slot.epoch > epoch:
-            raise UsageError("the slot has a newer key than the one given: give the newer key")
+            raise UsageError(
+                "the slot has a newer key than the one given: give the newer key; if nobody has "
+                f"rotated the key, somebody planted the slot: delete keys/{slot.id}"
+            )
         if slot.epoch == epoch and not others:
             raise UsageError(
                 "this is the only slot that opens the repository: without it all data is lost; add "
