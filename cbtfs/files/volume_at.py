@@ -95,7 +95,10 @@ class VolumeAt:
         if data is None:
             if len(self._pages) > _MOST_PAGES:
                 self._pages.clear()
-            data = read_bytes(self.source, page * _PAGE_BYTES, _PAGE_BYTES)
+            try:
+                data = read_bytes(self.source, page * _PAGE_BYTES, _PAGE_BYTES)
+            except CbtfsError:  # The damage may be beside the wanted bytes.
+                return read_bytes(self.source, extent.start, extent.length)
             self._pages[page] = data
         return data[within : within + extent.length]
 
