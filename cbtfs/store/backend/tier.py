@@ -18,7 +18,7 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -37,6 +37,8 @@ _MAGIC: Final = b"cbtftier"
 _HEADER: Final = struct.Struct("<8sQQ16sQ")
 """Magic, size of the object, inode number of the file, boot id, 1 if the object is pinned."""
 _ENTRY: Final = struct.Struct("<Q")
+_FLOCK: Final = struct.Struct("hhqqi")
+"""struct flock: kind, whence, start, length, and no process."""
 _PRESENT: Final = 1 << 32
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -123,6 +125,19 @@ class TierFile:
         if now - self._touched > _TOUCH_SECONDS:
             self._touched = now
             os.utime(self._map)
+
+    @contextmanager
+    def fetching(self, extent: int) -> Iterator[None]:
+        """Hold the lock of an extent, so that one of several processes fetches it."""
+        at = _HEADER.size + _ENTRY.size * extent
+        self._lock(fcntl.F_WRLCK, at)
+        try:
+            yield
+        finally:
+            self._lock(fcntl.F_UNLCK, at)
+
+    def _lock(self, kind: int, at: int) -> None:
+        fcntl.fcntl(self._map, fcntl.F_OFD_SETLKW, _FLOCK.pack(kind, os.SEEK_SET, at, 1, 0))
 
     def store(self, extent: int, data: bytes) -> None:
         """Keep the bytes of an extent; OSError if that fails."""

@@ -124,9 +124,13 @@ class Tiered:
         return is_stored
 
     def _store(self, name: str, copy: TierFile, extent: int) -> bool:
+        with copy.fetching(extent):
+            if not copy.missing(extent * EXTENT, 1):
+                return True  # Another process has fetched it meanwhile.
+            return self._load(name, copy, extent)
+
+    def _load(self, name: str, copy: TierFile, extent: int) -> bool:
         start = extent * EXTENT
-        if not copy.missing(start, EXTENT):
-            return True  # Another thread has fetched it meanwhile.
         data = self._objects.get(name, start, min(EXTENT, copy.size - start)).data
         for is_second in (False, True):
             try:

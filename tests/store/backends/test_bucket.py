@@ -16,7 +16,7 @@ from tests.object_store import QUICK, access_of, new_url
 from tools.s3.proxy import Fault, Proxy, Script, proxy
 from tools.s3.servers import Server
 
-IMPATIENT = Patience(connect=0.5, request=1, bulk=1, repeat=0.3, first_delay=0.01)
+IMPATIENT = Patience(repeat=0.3, first_delay=0.01)
 SEEDS = int(os.environ.get("CBTFS_OBJECT_SEEDS", "3"))
 CHANGES = (Fault.LOST, Fault.DROPPED, Fault.BUSY, Fault.BUSY_LATE)
 

@@ -3,13 +3,15 @@
 import errno
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from cbtfs.core.frame import Kind
+from cbtfs.core.ids import PackId
 from cbtfs.errors import ChunkMissing, DataCorrupt, StoreUnreachable
-from cbtfs.store.backend.bucket import Bucket, Patience
+from cbtfs.store.backend.bucket import Bucket, BucketUrl, Patience
 from cbtfs.store.backend.objects import Objects
 from cbtfs.store.backend.tier import EXTENT, Tier, TierFile
 from cbtfs.store.backend.tiered import Tiered
@@ -19,10 +21,10 @@ from cbtfs.store.identity import new_pack_id
 from cbtfs.store.packs import PackFolder
 from tests.object_store import access_of, new_url
 from tools.s3.proxy import Fault, Proxy, proxy
-from tools.s3.servers import Server
+from tools.s3.servers import BUCKET, Server
 
 A = "ab" * 16
-IMPATIENT = Patience(connect=0.5, request=2, bulk=5, repeat=0.2, first_delay=0.01)
+IMPATIENT = Patience(repeat=0.2, first_delay=0.01)
 CONTENTS = [os.urandom(1 << 16) for _ in range(40)]
 
 
@@ -36,6 +38,11 @@ def put_pack(packs: PackFolder) -> None:
     for content in CONTENTS:
         writer.append(Encoder().encode(Kind.CHUNK, 0, chunk_digest(content), content))
     writer.close()
+
+
+def url_of(packs: PackFolder) -> str:
+    """Return the prefix of the packs' bucket."""
+    return "/".join(packs.path(PackId(A)).parts[2:-2])
 
 
 def load_all(packs: PackFolder) -> list[bytes]:
@@ -164,6 +171,26 @@ def test_other_processes_see_what_was_stored(tmp_path: Path) -> None:
 
     assert other.missing(0, 3 * EXTENT) == [0, 2]
     assert read(other, 1) == b"x" * EXTENT
+
+
+def test_one_of_several_processes_fetches(s3_server: Server, tmp_path: Path) -> None:
+    with proxy(s3_server.endpoint) as running:
+        packs = packs_behind(running, s3_server, Tier(tmp_path))
+        put_pack(packs)
+        (pack,) = packs.ids()
+        frames, _ = packs.frames(pack)
+        bucket = Bucket(BucketUrl(BUCKET, url_of(packs)), access_of(s3_server, running.endpoint))
+        others = [
+            PackFolder(Tiered(Objects(bucket, "packs"), Tier(tmp_path)), is_remote=True)
+            for _ in range(4)
+        ]
+        opened = [other.open(pack) for other in others]
+        running.script.latency = 0.1
+        before = running.counts["GET"]
+        with ThreadPoolExecutor() as pool:
+            assert {*pool.map(lambda one: one.load(frames[25]), opened)} == {CONTENTS[25]}
+
+        assert running.counts["GET"] == before + 1
 
 
 def test_a_copy_that_a_crash_left_without_bytes_is_absent(
