@@ -28,9 +28,10 @@ os.environ["XDG_STATE_HOME"] = _state.name
 """Clients remember encrypted repositories; tests leave no state in the home directory."""
 
 if "CBTFS_TEST_ENCRYPTED" in os.environ:
-    from tests.encrypted import encrypt_all
+    from tests.encrypted import encrypt_all, forget_clients
 
     encrypt_all()
+    new_client = pytest.fixture(autouse=True)(forget_clients)
 
 if "CBTFS_TEST_SHARED" in os.environ:
     from tests.shared_writers import share_all

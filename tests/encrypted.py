@@ -14,6 +14,7 @@ from cbtfs.store import digest, repository
 from cbtfs.store.encryption import ring
 from cbtfs.store.encryption.credentials import KEY_FILE_VARIABLE
 from cbtfs.store.encryption.keys import FIRST_EPOCH, keys_of_masters
+from cbtfs.store.encryption.known import forget_all
 from cbtfs.store.encryption.slots import Master, file_slot, new_master, previous_epoch
 from cbtfs.store.settings import new_settings
 
@@ -42,6 +43,12 @@ def write_key(path: Path) -> Path:
     path.write_text(encode_key_file(SECRET, "of a test"))
     path.chmod(0o600)
     return path
+
+
+def forget_clients() -> None:
+    """Forget what clients have seen: tests copy repositories, and continue with each copy."""
+    shutil.rmtree(Path(os.environ["XDG_STATE_HOME"], "cbtfs", "known"), ignore_errors=True)
+    forget_all()
 
 
 def encrypt_all() -> None:

@@ -14,6 +14,7 @@ from cbtfs.cli.main import main
 from cbtfs.core.ids import PackId
 from cbtfs.store.quarantine import load_quarantine
 from cbtfs.store.repository import reading, writing
+from tests.mount.mount_process import corrupt
 from tests.scenarios.repository_history import History, block, image
 
 PACKS = st.dictionaries(
@@ -35,19 +36,9 @@ def check(history: History, capsys: pytest.CaptureFixture[str]) -> Any:
     return check
 
 
-def spoil(history: History, content: bytes) -> None:
-    for pack in (history.path / "packs").glob("*/*"):
-        data = pack.read_bytes()
-        if content in data:
-            at = data.index(content) + 9
-            pack.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
-            return
-    raise AssertionError("that content is nowhere")
-
-
 def test_a_full_read_dates_the_points_that_are_whole(history: History, check: Any) -> None:
     bad, good = history.add(image(1, 2)), history.add(image(3))
-    spoil(history, block(2))
+    corrupt(history.path, block(2))
 
     code, document = check("--read-data")
 
@@ -61,7 +52,7 @@ def test_a_full_read_dates_the_points_that_are_whole(history: History, check: An
 
 def test_corrupt_frames_are_quarantined(history: History, check: Any) -> None:
     history.add(image(1, 2))
-    spoil(history, block(2))
+    corrupt(history.path, block(2))
 
     assert check("--read-data")[1]["quarantined"] == 1
 

@@ -44,8 +44,9 @@ OF_PLAIN_FILES: Final = (
     "test_all_points_are_copied",
     "test_a_copy_of_a_copy_equals_the_source",
     "test_detection",
+    "test_leftovers_of_a_stale_writer_are_no_problem",
 )
-"""Tests that edit or compare bytes of manifests, and tests of audits without a repository."""
+"""Tests that edit or compare bytes of manifests, remove the newest point, or need no repository."""
 
 
 @pytest.mark.mounts
