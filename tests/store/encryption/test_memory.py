@@ -4,15 +4,22 @@ import os
 import resource
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from cbtfs.core.ids import PackId
+from cbtfs.core.pin import Pin, PinId
+from cbtfs.core.settings import CAPTURE, PINS
+from cbtfs.store.backend.layout import open_points
 from cbtfs.store.encryption import ring
 from cbtfs.store.encryption.credentials import KEY_FILE_VARIABLE, Credentials, use
 from cbtfs.store.encryption.keys import Keys
+from cbtfs.store.identity import new_id
+from cbtfs.store.pins import put_pin
 from cbtfs.store.repository import reading, writing
+from cbtfs.store.settings import add_feature, load_settings
 from tests.encrypted import create_encrypted, encrypted_settings, write_key
 from tests.make_points import BLOCK, add_point
 from tests.mount.mount_process import serving
@@ -134,3 +141,20 @@ def test_settings_are_read_once(path: Path) -> None:
 
     assert result.code == 0
     assert result.values("count") == [1, 0, 0]
+
+
+def test_a_feature_that_another_process_added_is_kept(path: Path) -> None:
+    """Settings are kept in memory; a pin changes them under the lock of points/ alone."""
+    point = add_point(path, {"disk": NOISE[:BLOCK]}).point
+
+    def work(_: Send) -> None:
+        with closing(open_points(path)) as points, points.locked():
+            add_feature(path, CAPTURE)
+
+    with reading(path) as repository:
+        assert CAPTURE not in repository.settings.required
+        assert run_child(work).code == 0
+        pin = Pin(PinId(new_id()), point, "name", "host", "/dir", "2026-01-01T00:00:00Z")
+        put_pin(path, repository.points, pin)
+
+    assert {CAPTURE, PINS} <= set(load_settings(path).required)
