@@ -1,4 +1,4 @@
-"""One S3 server for all tests of a process, and buckets in it."""
+"""One S3 server for all tests of a process, and its buckets."""
 
 import itertools
 from collections.abc import Iterator

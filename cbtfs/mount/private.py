@@ -108,6 +108,7 @@ def starting_mount(repository: Path) -> Iterator[StartingMount]:
                 ),
                 stdout=process.PIPE,
                 stderr=log,
+                env=process.repository_environment(),
                 start_new_session=True,
                 pass_fds=() if keys == NO_KEYS else (keys,),
             ) as server,

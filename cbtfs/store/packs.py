@@ -253,4 +253,5 @@ def open_pack_folder(repository: Path) -> PackFolder:
     keys = keys_of(repository)
     if keys is None:
         return PackFolder(open_packs(repository), is_remote=is_remote(repository))
-    return PackFolder(open_packs(repository), keys, partial(load_trusted, repository, keys))
+    trusted = partial(load_trusted, repository, keys)
+    return PackFolder(open_packs(repository), keys, trusted, is_remote=is_remote(repository))

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from cbtfs.store.backend.tiered import Tiered
 from cbtfs.store.packs import PackFolder
 from tests.object_store import access_of, new_url
 from tools.s3.proxy import Fault, Proxy, proxy
-from tools.s3.servers import Server, rclone_server
+from tools.s3.servers import Server, rclone_server, seaweed
 
 MIB = 1 << 20
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -46,8 +47,9 @@ class Host:
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "cbtfs", "--repo", self.url, *arguments]
 
-    def run(self, *arguments: str, code: int = 0) -> "subprocess.CompletedProcess[str]":
-        done = subprocess.run(
+    def attempt(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """Run a command, which may fail."""
+        return subprocess.run(
             self.command(*arguments),
             env=self.environment,
             capture_output=True,
@@ -55,6 +57,9 @@ class Host:
             timeout=120,
             check=False,
         )
+
+    def run(self, *arguments: str, code: int = 0) -> "subprocess.CompletedProcess[str]":
+        done = self.attempt(*arguments)
         assert done.returncode == code, done.stderr
         assert self.environment["AWS_SECRET_ACCESS_KEY"] not in done.stdout + done.stderr
         return done
@@ -235,3 +240,88 @@ def test_a_mount_survives_an_outage(host: Host, front: Proxy, tmp_path: Path) ->
     log = (tmp_path / "mount.log").read_text()
     lines = [line for line in log.splitlines() if "answer" in line]
     assert len(lines) in (2, 4), log  # Two for each worker that has noticed.
+
+
+@pytest.mark.mounts
+def test_a_private_mount_has_the_credentials(host: Host, tmp_path: Path) -> None:
+    image = image_of(tmp_path / "1.raw", 1)
+    ingest(host, image)
+    (state,) = (host.folder / "state").iterdir()
+    script = (
+        "import sys\nfrom pathlib import Path\nfrom cbtfs.mount.private import private_mount\n"
+        "with private_mount(Path(sys.argv[1])) as mount:\n"
+        "    disk = mount.mountpoint / 'web' / 'latest' / 'root.raw'\n"
+        "    sys.stdout.buffer.write(disk.read_bytes())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(state)],
+        env=host.environment,
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        check=False,
+        timeout=120,
+    )
+
+    assert done.stdout == image.read_bytes(), done.stderr
+
+
+SEEDS = int(os.environ.get("CBTFS_BUCKET_SEEDS", "1"))
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_faults_of_the_server_lose_no_point(
+    host: Host, other: Host, front: Proxy, tmp_path: Path, seed: int
+) -> None:
+    """Commands may fail. Acknowledged points stay, and every listed point is readable."""
+    front.script.seed, front.script.every, front.script.slow = seed, 8, 0.05
+    contents: dict[str, bytes] = {}
+    for number in range(4):
+        image = image_of(tmp_path / f"{number}.raw", seed * 100 + number)
+        arguments = ("--vm", f"vm{number % 2}", "--disk", f"root={image}", "--json")
+        done = host.attempt("ingest", "image", *arguments)
+        if done.returncode == 0:
+            contents[json.loads(done.stdout)["point"]] = image.read_bytes()
+        if number == 2:
+            host.attempt("forget", "vm0", "--keep-last", "1", "--json")
+            forgotten = {*contents} - {*other.points()}
+            for point in forgotten:
+                del contents[point]
+            host.attempt("prune", "--max-unused", "0%")
+    front.script.every = 0
+
+    assert {*contents} <= {*other.points()}
+    host.run("prune", "--max-unused", "0%")
+    assert other.document("check", "--read-data")["problems"] == []
+    for point, content in contents.items():
+        assert restored(other, point, tmp_path / "out") == content
+        (tmp_path / "out").unlink()
+    assert front.faults
+
+
+def test_a_server_killed_in_puts_loses_no_point(tmp_path: Path) -> None:
+    image = tmp_path / "1.raw"
+    image.write_bytes(random.Random(1).randbytes(96 * MIB))
+    url = str(new_url())
+    with seaweed(tmp_path / "server") as server:
+        host = Host(tmp_path / "host", url, server, server.endpoint)
+        host.run("init")
+        first = image_of(tmp_path / "0.raw", 0)
+        ingest(host, first, "kept")
+        arguments = ("ingest", "image", "--vm", "web", "--disk", f"root={image}")
+        with subprocess.Popen(host.command(*arguments), env=host.environment) as writer:
+            while not [*packs_of(server, url)][2:]:  # The first pack of the second point.
+                assert writer.poll() is None
+            os.killpg(server.process.pid, signal.SIGKILL)
+            assert writer.wait() == 1
+    with seaweed(tmp_path / "server") as server:
+        host.environment |= server.environment
+
+        assert restored(host, "kept", tmp_path / "out") == first.read_bytes()
+        ingest(host, image)
+        assert restored(host, "web", tmp_path / "web") == image.read_bytes()
+        assert host.document("check", "--read-data")["problems"] == []
+
+
+def packs_of(server: Server, url: str) -> list[str]:
+    bucket = Bucket(BucketUrl.parse(url), access_of(server))
+    return [*bucket.names_after("packs", "")]

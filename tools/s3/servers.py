@@ -89,6 +89,7 @@ def seaweed(folder: Path) -> Iterator[Server]:
         "-s3",
         f"-s3.port={s3}",
         "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
         f"-s3.config={folder / 'identities.json'}",
     ]
     with running(command, f"http://127.0.0.1:{s3}", folder / "log") as server:
