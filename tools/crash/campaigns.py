@@ -15,6 +15,7 @@ from tools.crash.replay import replay
 from tools.crash.result import CampaignResult
 from tools.crash.together import together
 from tools.crash.write_log import write_log
+from tools.crash.writers import writers
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,5 +55,8 @@ CAMPAIGNS: Final = {
     ),
     "together": CampaignSpec(
         together, 12, 1800, "readers during all operations of a writer; count: seconds"
+    ),
+    "writers": CampaignSpec(
+        writers, 30, 2000, "writers and prunes at once, killed and stopped; count: programs"
     ),
 }

@@ -56,7 +56,7 @@ def run_child(
     child = os.fork()
     if child == 0:
         os.close(reading)
-        _run_as_child(work, writing)
+        run_as_child(work, writing)
     os.close(writing)
     try:
         messages, seconds = _listen(reading, child, kill_after, before_kill)
@@ -66,7 +66,9 @@ def run_child(
     return ChildExit(os.waitstatus_to_exitcode(status), messages, seconds)
 
 
-def _run_as_child(work: Work, writing: int) -> None:
+def run_as_child(work: Work, writing: int) -> None:
+    """Run *work* in this process, which was forked; write messages to *writing*. Never return."""
+
     def send(message: Message) -> None:
         _write(writing, json.dumps(message).encode() + b"\n")
 
