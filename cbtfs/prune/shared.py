@@ -46,7 +46,7 @@ from cbtfs.store.catalog.update import Update
 from cbtfs.store.file_indexes import FileIndexes
 from cbtfs.store.identity import new_id, new_pack_id
 from cbtfs.store.pack import PackWriter
-from cbtfs.store.pins import load_pins
+from cbtfs.store.pins import pins_in
 from cbtfs.store.repository import Repository
 from cbtfs.store.shared.avoided import frames_of
 from cbtfs.store.shared.looks import Looks
@@ -141,7 +141,7 @@ class SharedPrune:
             DataCorrupt: an object that a point needs is missing; nothing is deleted.
         """
         due = time.monotonic() + patience
-        load_pins(self._repository.path)
+        self._pinned()  # A damaged pin ends the prune before it changes anything.
         looks = self._places.looks()
         try:
             _, look = self._shared.follow()
@@ -169,7 +169,7 @@ class SharedPrune:
 
     def expected(self, without: Collection[PointId]) -> PruneResult:
         """Return what a prune would do if the points in *without* were forgotten."""
-        load_pins(self._repository.path)
+        self._pinned()  # A damaged pin ends the prune before it changes anything.
         roots, marked = self._mark("marking", without, is_dry_run=True)
         survey = self._survey(roots, marked)
         chosen = self._select(survey, roots)
@@ -195,7 +195,7 @@ class SharedPrune:
     # Roots
 
     def _pinned(self) -> set[PointId]:
-        return {pin.point for pin in load_pins(self._repository.path)}
+        return {pin.point for pin in pins_in(self._places.pins)}
 
     def _make_final(self) -> None:
         """Give each forgotten point that no pin and no reader needs a final entry."""

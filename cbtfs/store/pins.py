@@ -20,6 +20,7 @@ from cbtfs.store.backend.base import Backend
 from cbtfs.store.backend.layout import OVERLAYS, make_pins, open_pins, open_points
 from cbtfs.store.points import Points
 from cbtfs.store.settings import add_feature, load_settings
+from cbtfs.store.shared.requests import create_own
 from cbtfs.store.storing import storing
 
 
@@ -54,10 +55,20 @@ def _put_shared(path: Path, points: Points, pin: Pin) -> None:
 
     A prune that does not see the pin has ended the log of the point before.
     """
-    with points.leased(pin.point), closing(open_pins(path)) as pins, storing("a pin"):
-        pins.create(pin.id, encode_pin(pin))
+    with closing(open_pins(path)) as pins, storing("a pin"):
+        pin_listed(pins, points, pin)
+
+
+def pin_listed(pins: Backend, points: Points, pin: Pin) -> None:
+    """Write a pin, and remove it again unless its point is listed.
+
+    Raises:
+        PointNotFound: the point is not listed; there is no pin.
+    """
+    with points.leased(pin.point):
+        create_own(pins, pin.id, encode_pin(pin))
         if pin.point not in points.ids():
-            _remove(pins, pin.id)
+            pins.delete(pin.id)
             raise PointNotFound(f"point {pin.point} is gone")
 
 
@@ -84,7 +95,7 @@ def load_pins(path: Path) -> list[Pin]:
     """
     try:
         with closing(open_pins(path)) as pins:
-            return _load(pins)
+            return pins_in(pins)
     except FileNotFoundError as exc:
         _refuse_missing(path, exc)
         return []
@@ -100,7 +111,8 @@ def _refuse_missing(path: Path, error: FileNotFoundError) -> None:
         ) from error
 
 
-def _load(backend: Backend) -> list[Pin]:
+def pins_in(backend: Backend) -> list[Pin]:
+    """Return all pins of a backend, ordered by name; raises what load_pins() raises."""
     pins = []
     for name in sorted(filter(is_id, backend.names())):
         try:

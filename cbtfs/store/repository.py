@@ -105,9 +105,11 @@ class Repository:
             self.points: Points
             self._files: PointFolder | None = None
             if settings.is_shared:
+                from cbtfs.store.shared.places import open_places
                 from cbtfs.store.shared.shared import Shared
 
-                self.shared = opened.enter_context(closing(Shared(path, catalog, self.packs)))
+                shared = Shared(open_places(path), catalog, self.packs)
+                self.shared = opened.enter_context(closing(shared))
                 self.points = self.shared.points
             else:
                 self._files = opened.enter_context(closing(PointFolder(open_points(path))))

@@ -17,6 +17,7 @@ class Prefix(StrEnum):
     PINS = "pins"
     HOLDS = "holds"
     BEATS = "beats"
+    STATES = "states"
     SETTINGS = "settings"
 
 

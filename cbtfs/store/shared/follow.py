@@ -69,6 +69,19 @@ def follow(
     Of equal frames it prefers one that is not in *corrupt*.
     """
     packs.remove_leftovers()
+    while True:
+        try:
+            return _follow(catalog, packs, points, corrupt)
+        except ChunkMissing as exc:
+            log.info("looking again: %s, because a prune has deleted it", exc)
+
+
+def _follow(
+    catalog: Catalog,
+    packs: PackFolder,
+    points: SharedPoints,
+    corrupt: Collection[CorruptFrame],
+) -> tuple[Findings, Look]:
     with catalog.view() as view:
         if view.count(POINTS) != view.count(ORDER):
             raise CatalogDamaged("points and their order do not agree")

@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Collection
-from pathlib import Path
 from typing import Final
 
 from cbtfs.core.ids import ObjectId
@@ -15,7 +14,7 @@ from cbtfs.store.packs import PackFolder
 from cbtfs.store.quarantine import CorruptFrame
 from cbtfs.store.shared.avoided import Avoided
 from cbtfs.store.shared.follow import follow
-from cbtfs.store.shared.places import Places, open_places
+from cbtfs.store.shared.places import Places
 from cbtfs.store.shared.points import CommitUnknown, Look, SharedPoints
 from cbtfs.store.shared.session import Session
 from cbtfs.store.storing import storing
@@ -28,8 +27,9 @@ _MAX_INTENTS: Final = 1000
 class Shared:
     """The points, runs and looks of one process. Safe to use from several threads."""
 
-    def __init__(self, path: Path, catalog: Catalog, packs: PackFolder) -> None:
-        self.places: Places = open_places(path)
+    def __init__(self, places: Places, catalog: Catalog, packs: PackFolder) -> None:
+        """Own *places*."""
+        self.places = places
         self.points = SharedPoints(self.places)
         self._catalog = catalog
         self._packs = packs
