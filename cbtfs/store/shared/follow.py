@@ -8,6 +8,7 @@ import logging
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Final
 
 from cbtfs.core.blockmap import Shape
 from cbtfs.core.frame import Frame, Kind
@@ -32,6 +33,9 @@ from cbtfs.store.shared.avoided import frames_of, located_in
 from cbtfs.store.shared.points import Look, SharedPoints
 
 log = logging.getLogger(__name__)
+
+_ATTEMPTS: Final = 5
+"""Looks, because a prune may delete a pack between its listing and its opening."""
 
 Unknown = Mapping[PackId, tuple[list[Frame], str | None]]
 
@@ -69,11 +73,12 @@ def follow(
     Of equal frames it prefers one that is not in *corrupt*.
     """
     packs.remove_leftovers()
-    while True:
+    for _ in range(_ATTEMPTS - 1):
         try:
             return _follow(catalog, packs, points, corrupt)
         except ChunkMissing as exc:
             log.info("looking again: %s, because a prune has deleted it", exc)
+    return _follow(catalog, packs, points, corrupt)
 
 
 def _follow(

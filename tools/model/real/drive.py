@@ -75,7 +75,9 @@ class RealHistory(History):
         self._batons = {id(machine): Baton() for machine in self._machines}
 
     def close(self) -> None:
-        """Close the catalogs."""
+        """End all programs, and close the catalogs."""
+        for running in self._running:
+            running.program.close()
         for machine in self._real.values():
             machine.catalog.close()
 
