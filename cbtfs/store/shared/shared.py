@@ -101,8 +101,8 @@ class Shared:
             return
         objects.rewrite(number, encoded)
 
-    def commit(self, manifest: Manifest, data: bytes, state: PointState) -> None:
-        """Commit a point under an announced run, or under one that is announced now.
+    def commit(self, manifest: Manifest, data: bytes, state: PointState) -> RunId:
+        """Commit a point under an announced run, or under one that is announced now; return it.
 
         A run that is announced now is safe, too: its look follows its intent, and every object of
         the point is then looked up.
@@ -126,6 +126,7 @@ class Shared:
                     self._session.leave(run)
                 else:
                     self._session.finish(run)
+            return run
 
     def _run_for(self, manifest: Manifest) -> tuple[RunId, Avoided]:
         """Return an announced run, and the objects to avoid after the look that followed.

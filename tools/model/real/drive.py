@@ -2,7 +2,6 @@
 
 import random
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ from cbtfs.store.backend.base import NoReply
 from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.turn import Turn
 from tools.model.actor import Actor, Machine
-from tools.model.history import History, Shape
+from tools.model.history import History, Played, Shape
 from tools.model.real.backend import Bytes, World
 from tools.model.real.objects import Contents
 from tools.model.real.port import Baton, Port
@@ -47,7 +46,7 @@ class _Done:
         self._error: BaseException | None = None
         try:
             self._value = call(*arguments)
-        except Exception as exc:  # noqa: BLE001
+        except Exception as exc:
             self._error = exc
 
     def result(self) -> Any:
@@ -161,10 +160,6 @@ class RealHistory(History):
         assert self._current is not None
         return self._current[0]
 
-    @property
-    def counts(self) -> Counter[str]:
-        return self._counts
-
 
 class _Turns:
     """Turns at the catalog of a machine; a program that waits lets others work."""
@@ -197,7 +192,9 @@ def playing(history: RealHistory) -> Iterator[None]:
         yield
 
 
-def play(seed: int, folder: Path, shape: Shape, trace: Callable[[str], None] | None = None) -> Any:
+def play(
+    seed: int, folder: Path, shape: Shape, trace: Callable[[str], None] | None = None
+) -> Played:
     """Play one history; return its result."""
     history = RealHistory(seed, folder, shape, trace)
     with playing(history):

@@ -74,6 +74,12 @@ class OpenedBytes:
     def data_from(self, offset: int) -> int:
         return offset
 
+    def fetch(self, offset: int, length: int) -> None:
+        """Do nothing: all bytes are here."""
+
+    def fetch_again(self, offset: int, length: int) -> bool:
+        return False
+
     def pin(self) -> None:
         """Do nothing: all bytes are here."""
 

@@ -48,7 +48,7 @@ class Port:
                 body()
             except DiedError:
                 """It was killed."""
-            except BaseException as exc:  # noqa: BLE001
+            except BaseException as exc:
                 self._error = exc
             self._request = None
             self._stopped.release()

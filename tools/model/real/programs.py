@@ -1,13 +1,13 @@
 """The programs of a history, by the code of the store."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from cbtfs.core.frame import Kind
-from cbtfs.core.ids import DiskId, ObjectId, PointId, Ref, VmId
+from cbtfs.core.ids import Digest, DiskId, PointId, Ref, VmId
 from cbtfs.core.manifest import (
     DiskRecord,
     Manifest,
@@ -19,7 +19,7 @@ from cbtfs.core.manifest import (
 )
 from cbtfs.core.pin import Pin, PinId
 from cbtfs.core.shared import RunId
-from cbtfs.errors import ChunkMissing, DataCorrupt, PointNotFound
+from cbtfs.errors import ChunkMissing, DataCorrupt
 from cbtfs.prune.result import no_progress
 from cbtfs.prune.select import PruneLimits
 from cbtfs.prune.shared import SharedPrune
@@ -89,7 +89,7 @@ class RealProgram:
         self._machine = machine
         self._actor = actor
         self._port = port
-        self._stack = ExitStack()
+        self._restored = 0
 
     def _backend(self, prefix: Prefix) -> ModelBackend:
         return ModelBackend(self._world, self._port, prefix)
@@ -114,11 +114,13 @@ class RealProgram:
             lambda: looks,
             lambda: None,
         )
-        with closing(PackFolder(self._backend(Prefix.PACKS))) as packs:
-            with closing(Shared(places, self._machine.catalog, packs)) as shared:
-                with self._machine.catalog.view() as view:
-                    shared.points.trust(view.point_ids(), view.runs)
-                yield shared, packs, presence
+        with (
+            closing(PackFolder(self._backend(Prefix.PACKS))) as packs,
+            closing(Shared(places, self._machine.catalog, packs)) as shared,
+        ):
+            with self._machine.catalog.view() as view:
+                shared.points.trust(view.point_ids(), view.runs)
+            yield shared, packs, presence
 
     def _listed(self, shared: Shared) -> list[tuple[RunId, Manifest]]:
         """Return the listed points, after a catch-up."""
@@ -169,14 +171,14 @@ class RealProgram:
                 objects.flush()
                 if actor.aborts:
                     return
-                run = shared.take_run()
-                assert run is not None
-                manifest = self._manifest(copied or PointId(run), contents.digest(root))
-                if copied is None:
-                    shared.commit(manifest, encode_manifest(manifest), PointState(manifest.point))
-                else:
-                    shared._session._free.append(run)
-                    shared.commit(manifest, encode_manifest(manifest), PointState(copied))
+                point = copied
+                if point is None:
+                    taken = shared.take_run()
+                    assert taken is not None
+                    point = PointId(taken)
+                manifest = self._manifest(point, contents.digest(root))
+                state = PointState(manifest.point)
+                run = shared.commit(manifest, encode_manifest(manifest), state)
                 actor.record.committed(number_of(run), root)
                 self._enter(shared, manifest)
 
@@ -217,7 +219,7 @@ class RealProgram:
         encoded = Encoder(1).encode(Kind.CHUNK, 0, contents.digest(number), data)
         return objects.put_chunk(encoded).ref
 
-    def _manifest(self, point: PointId, root: bytes) -> Manifest:
+    def _manifest(self, point: PointId, root: Digest) -> Manifest:
         disk = DiskRecord(
             DiskId("d" * 32),
             "disk",
@@ -225,7 +227,7 @@ class RealProgram:
             "disk",
             _BLOCKS * BLOCK,
             BLOCK,
-            root,  # type: ignore[arg-type]
+            root,
             1,
             "full",
             "first",
@@ -255,9 +257,6 @@ class RealProgram:
             if len(runs) == 1:
                 number = shared.points.log_of(runs[0]).number
                 self._actor.record.restored(number_of(runs[0]), self._restored or number)
-
-    _restored = 0
-    """Number of the entry by which this program restored a point."""
 
     def note_restored(self, number: int) -> None:
         """Remember the number of a `restored` entry that this program creates."""
@@ -336,7 +335,7 @@ class RealProgram:
         self._actor.record.read(wanted, None)
 
     def body(self, kind: str, label: int, root: int) -> Callable[[], None]:
-        """Return the program of a kind; it ends with an error that a user would see."""
+        """Return the program of a kind."""
         if kind == "copy":
             return lambda: self.copy(label, root)
         programs: dict[str, Callable[[], None]] = {
@@ -352,6 +351,3 @@ class RealProgram:
 
 def _padded(refs: list[Ref | None]) -> list[Ref | None]:
     return [*refs, *([None] * (_FANOUT - len(refs)))]
-
-
-__all__ = ["ObjectId", "PointNotFound", "RealMachine", "RealProgram"]
