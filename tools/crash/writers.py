@@ -38,7 +38,7 @@ BLOCK: Final = 4096
 _PACK_BYTES: Final = 12 * BLOCK
 _BLOCKS: Final = 24
 _KINDS: Final = 60
-"""Different contents of blocks, so that captures share most of them."""
+"""Different contents of blocks, so that captures share most blocks."""
 _VMS: Final = 3
 _MOST: Final = 5
 """Largest number of programs at once."""

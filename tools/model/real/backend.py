@@ -32,7 +32,7 @@ class Bytes:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What all programs of a history share."""
+    """State that all programs of a history share."""
 
     store: Store
     contents: Contents
@@ -110,6 +110,9 @@ class ModelBackend:
 
     def follow(self) -> bool:
         return False
+
+    def flush(self) -> None:
+        """Do nothing: each request is durable."""
 
     def close(self) -> None:
         """Do nothing: the store outlives its programs."""

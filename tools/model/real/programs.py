@@ -71,7 +71,7 @@ class RealMachine:
 
 @dataclass(slots=True)
 class _Repository:
-    """What a prune needs of a repository."""
+    """The parts of a repository that a prune needs."""
 
     path: Path
     catalog: Catalog
@@ -188,7 +188,7 @@ class RealProgram:
         self._machine.catalog.update(lambda update: update.put_point(manifest, record))
 
     def _leaves(self, root: int) -> dict[int, Ref]:
-        """Return the leaves of a base as its node refers to them, without a further look-up."""
+        """Return the leaves of a base by the references in its node, without a look-up."""
         contents = self._world.contents
         with self._machine.catalog.view() as view:
             number = view.find(Kind.NODE, 2, contents.digest(root))
