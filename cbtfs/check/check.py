@@ -58,7 +58,7 @@ def check(
         report.problems.append(Problem("directory", str(exc)))
     with (
         _catalog(path, report) as catalog,
-        closing(open_pack_folder(path)) as packs,
+        closing(open_pack_folder(path, is_verifying=True)) as packs,
         closing(open_point_folder(path)) as points,
         closing(DistrustFolder(path)) as records,
     ):

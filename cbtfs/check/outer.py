@@ -42,7 +42,7 @@ def check_outer(path: Path, start_progress: StartProgress) -> CheckReport:
         with suppress(FileNotFoundError):
             report.problems += _file(name, partial(load_outer, path, name))
     report.problems += _slots(path)
-    with closing(open_packs(path)) as packs:
+    with closing(open_packs(path, is_verifying=True)) as packs:
         names = sorted(filter(is_id, packs.names()))
         sizes = {name: _size(packs, name) for name in names}
         advance = start_progress(sum(sizes.values()))

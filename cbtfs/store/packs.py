@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 _MAX_OPEN: Final = 128
 """Packs that stay open; a quarter of the process's limit of open files if that is less."""
 
+_MAX_WINDOWS: Final = 8
+"""Packs of a bucket that stay open for a verification, which have a window of 4 MiB each."""
 _FETCHERS: Final = 16
 """Extents in flight: with 30 ms for each, 16 of 1 MiB are 500 MB/s."""
 
@@ -48,6 +50,7 @@ class PackFolder:
         load_trusted: Callable[[], Trusted] = dict,
         *,
         is_remote: bool = False,
+        max_open: int = _MAX_OPEN,
     ) -> None:
         """Own *backend*. *keys* encrypt new packs and decrypt the others.
 
@@ -65,7 +68,7 @@ class PackFolder:
         self._open: OrderedDict[PackId, Pack] = OrderedDict()
         self._lock = threading.Lock()
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._max_open = _MAX_OPEN if files < 0 else max(min(_MAX_OPEN, files // 4), 1)
+        self._max_open = max_open if files < 0 else max(min(max_open, files // 4), 1)
 
     def close(self) -> None:
         """Close the backend and all packs that nobody else refers to."""
@@ -243,15 +246,20 @@ def signer_of(repository: Path) -> bytes:
     return b"" if keys is None else keys.pack_signer
 
 
-def open_pack_folder(repository: Path) -> PackFolder:
+def open_pack_folder(repository: Path, *, is_verifying: bool = False) -> PackFolder:
     """Return the packs of a repository, with its keys if it is encrypted.
+
+    A reader that *is_verifying* gets no bytes of the local copies of a bucket.
 
     Raises:
         DataCorrupt: their directory is missing or a link.
         KeyUnavailable: the repository is encrypted, and no key given fits.
     """
     keys = keys_of(repository)
+    is_away = is_remote(repository)
+    max_open = _MAX_WINDOWS if is_away and is_verifying else _MAX_OPEN
+    packs = open_packs(repository, is_verifying=is_verifying)
     if keys is None:
-        return PackFolder(open_packs(repository), is_remote=is_remote(repository))
+        return PackFolder(packs, is_remote=is_away, max_open=max_open)
     trusted = partial(load_trusted, repository, keys)
-    return PackFolder(open_packs(repository), keys, trusted, is_remote=is_remote(repository))
+    return PackFolder(packs, keys, trusted, is_remote=is_away, max_open=max_open)

@@ -166,6 +166,22 @@ def test_nodes_are_in_packs_of_their_own(
     assert [len(pack) for pack in kinds] == [1, 1]
 
 
+def test_a_check_reads_the_bucket_and_not_the_copies(
+    host: Host, tmp_path: Path, url: str, s3_server: Server
+) -> None:
+    ingest(host, image_of(tmp_path / "1.raw", 1))
+    restored(host, "web", tmp_path / "out")
+    bucket = Bucket(BucketUrl.parse(url), access_of(s3_server))
+    damaged = max(packs_of(s3_server, url), key=lambda name: bucket.head(f"packs/{name}").size)
+    data = bytearray(bucket.get(f"packs/{damaged}").data)
+    data[MIB] ^= 1
+    bucket.delete(f"packs/{damaged}")
+    bucket.create(f"packs/{damaged}", bytes(data))
+
+    done = host.run("check", "--read-data", code=21)
+    assert damaged in done.stdout + done.stderr
+
+
 def test_an_address_is_used_once(host: Host, other: Host) -> None:
     other.run("init", code=2)
     host.run("init", code=2)
@@ -300,7 +316,7 @@ def test_faults_of_the_server_lose_no_point(
 
 def test_a_server_killed_in_puts_loses_no_point(tmp_path: Path) -> None:
     image = tmp_path / "1.raw"
-    image.write_bytes(random.Random(1).randbytes(96 * MIB))
+    image.write_bytes(random.Random(1).randbytes(70 * MIB))
     url = str(new_url())
     with seaweed(tmp_path / "server") as server:
         host = Host(tmp_path / "host", url, server, server.endpoint)

@@ -72,9 +72,14 @@ def _objects(repository: Path, name: str) -> Objects | None:
     return None if url is None else Objects(bucket_of(repository, url), name)
 
 
-def open_packs(repository: Path) -> Backend:
-    """Return the packs of a repository; DataCorrupt if their directory is missing or a link."""
+def open_packs(repository: Path, *, is_verifying: bool = False) -> Backend:
+    """Return the packs of a repository; DataCorrupt if their directory is missing or a link.
+
+    A reader that *is_verifying* gets no bytes of the local copies of a bucket.
+    """
     objects = _objects(repository, PACKS)
+    if objects is not None and is_verifying:
+        return objects
     if objects is not None:
         return Tiered(objects, Tier(repository / TIER, tier_bytes()))
     return ShardedDirectory(open_folder(repository / PACKS))

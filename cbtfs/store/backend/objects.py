@@ -4,11 +4,14 @@ import os
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path, PosixPath
+from typing import Final
 
 from cbtfs.native import PackFile
 from cbtfs.store.backend.base import Buffers, Content, Head, OpenObject, Parts
 from cbtfs.store.backend.bucket import SCHEME, Bucket
-from cbtfs.store.files import read_into, write_all
+
+_WINDOW: Final = 4 << 20
+"""Bytes that are read at once without a tier."""
 
 
 class UrlPath(PosixPath):
@@ -20,18 +23,19 @@ class UrlPath(PosixPath):
         return SCHEME + "/".join(self.parts[1:])
 
 
-class LoadedObject:
-    """An object that was loaded whole into memory that has a descriptor."""
+class DirectObject:
+    """An object that is read from the bucket, through a window, without local copies."""
 
     def __init__(self, objects: "Objects", name: str) -> None:
-        data = objects.get(name).data
+        first = objects.get(name, 0, _WINDOW)
         self._objects = objects
         self._name = name
+        self._lock = threading.Lock()
+        self._start, self._window = 0, first.data
         self.path = objects.path(name)
-        self.size = len(data)
-        self._fd = os.memfd_create("cbtfs object", os.MFD_CLOEXEC)
-        self.file = PackFile(self._fd)
-        write_all(self._fd, [data])
+        self.size = first.head.size
+        self.file = PackFile(os.memfd_create("cbtfs object", os.MFD_CLOEXEC), is_partial=True)
+        """Has no bytes: compiled code does not read this object."""
 
     @property
     def is_removed(self) -> bool:
@@ -42,19 +46,30 @@ class LoadedObject:
         return False
 
     def read_into(self, buffers: Buffers, offset: int) -> int:
-        return read_into(self._fd, buffers, offset)
+        length = min(sum(map(len, buffers)), max(self.size - offset, 0))
+        with self._lock:
+            if not self._start <= offset <= offset + length <= self._start + len(self._window):
+                data = self._objects.get(self._name, offset, max(length, _WINDOW)).data
+                self._start, self._window = offset, data
+            data = self._window[offset - self._start : offset - self._start + length]
+        done = 0
+        for buffer in buffers:
+            part = data[done : done + len(buffer)]
+            buffer[: len(part)] = part
+            done += len(part)
+        return done
 
     def data_from(self, offset: int) -> int:
         return min(offset, self.size)
 
     def fetch(self, offset: int, length: int) -> None:
-        """Do nothing: all bytes are here."""
+        """Do nothing: nothing is kept."""
 
     def fetch_again(self, offset: int, length: int) -> bool:
         return False
 
     def pin(self) -> None:
-        """Do nothing: the object is not a copy."""
+        """Do nothing: nothing is kept."""
 
 
 class ObjectUpload:
@@ -121,7 +136,7 @@ class Objects:
         return self._bucket.get_tail(self._key(name), length)
 
     def open(self, name: str) -> OpenObject:
-        return LoadedObject(self, name)
+        return DirectObject(self, name)
 
     def names(self) -> Collection[str]:
         return [*self.names_after("")]
