@@ -1,7 +1,9 @@
 """Verification of manifests and state files, and comparison with the catalog's copies."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Final
 
 from cbtfs.check.report import AffectedDisk, Problem
 from cbtfs.core.extent import Extent
@@ -12,6 +14,8 @@ from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.records import CatalogDamaged
 from cbtfs.store.distrust import DistrustFolder
 from cbtfs.store.points import Points
+
+_POLL_SECONDS: Final = 0.1
 
 
 @dataclass(slots=True)
@@ -36,7 +40,7 @@ def verify_points(points: Points, catalog: Catalog | None) -> PointFindings:
     """Verify the files of every point, and compare them with *catalog* unless it is None."""
     committed = points.ids()  # Before reading the catalog, which gets a point later.
     findings = PointFindings()
-    known = _known(catalog, committed, findings) if catalog is not None else {}
+    known = _known(catalog, committed, findings, points) if catalog is not None else {}
     for point in sorted(committed | known.keys()):
         copy = known.get(point)
         try:
@@ -67,8 +71,20 @@ def verify_points(points: Points, catalog: Catalog | None) -> PointFindings:
     return findings
 
 
+def _is_entered(catalog: Catalog, point: PointId, seconds: float) -> bool:
+    """Return whether the catalog gets a point within *seconds*: a writer enters it late."""
+    due = time.monotonic() + seconds
+    while True:
+        with catalog.view() as view:
+            if view.point_ids(point):
+                return True
+        if time.monotonic() >= due:
+            return False
+        time.sleep(_POLL_SECONDS)
+
+
 def _known(
-    catalog: Catalog, committed: set[PointId], findings: PointFindings
+    catalog: Catalog, committed: set[PointId], findings: PointFindings, points: Points
 ) -> dict[PointId, Manifest]:
     """Return the catalog's copies of the manifests of all points that it knows."""
     with catalog.view() as view:
@@ -83,9 +99,7 @@ def _known(
         except (CatalogDamaged, ValueError) as exc:
             findings.problems.append(Problem("catalog", f"point {point}: {exc}"))
     for point in sorted(committed - set(ids)):
-        with catalog.view() as view:
-            is_late = view.point_ids(point) != []
-        if not is_late:
+        if not _is_entered(catalog, point, points.entry_seconds):
             findings.problems.append(Problem("catalog", f"point {point} is not in the catalog"))
     return known
 

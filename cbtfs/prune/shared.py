@@ -139,7 +139,12 @@ class SharedPrune:
 
         Raises:
             DataCorrupt: an object that a point needs is missing; nothing is deleted.
+            StoreFailed: the storage failed; a later prune continues.
         """
+        with storing("the repository"):
+            return self._run(patience)
+
+    def _run(self, patience: float) -> PruneResult:
         due = time.monotonic() + patience
         self._pinned()  # A damaged pin ends the prune before it changes anything.
         looks = self._places.looks()

@@ -13,7 +13,7 @@ from cbtfs.store.catalog import gate
 from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.records import CatalogDamaged
 from cbtfs.store.catchup import Findings, catch_up
-from cbtfs.store.files import exchange, remove_folder, sync_folder
+from cbtfs.store.files import exchange, finish_exchange, remove_folder, sync_folder
 from cbtfs.store.packs import PackFolder, open_pack_folder
 from cbtfs.store.point_folder import open_point_folder
 from cbtfs.store.points import Points
@@ -70,6 +70,7 @@ def open_shared_catalog(path: Path, turns: Turns, *, is_suspect: bool) -> tuple[
     ):
         try:
             with turns.held() as turn:
+                finish_exchange(folder)
                 must_verify = (is_suspect or turn.is_unsure) and (folder / gate.DATA).exists()
                 problem = gate.verify(folder) if must_verify else None
                 if problem is not None:

@@ -38,6 +38,10 @@ class Forgotten:
 class Points(Protocol):
     """The points of a repository."""
 
+    @property
+    def entry_seconds(self) -> float:
+        """Time until a committed point is surely in the catalog."""
+
     def close(self) -> None:
         """Close the backends."""
 
@@ -129,6 +133,8 @@ class Points(Protocol):
 
 class PointFolder:
     """`<id>` is a manifest, `<id>.state` its state, `<id>.forgotten` a forgotten one."""
+
+    entry_seconds = 0.0
 
     def __init__(self, backend: FileBackend) -> None:
         """Own *backend*."""

@@ -97,6 +97,8 @@ class Look:
 class SharedPoints:
     """The points of a repository; what PointFolder is for one writer."""
 
+    entry_seconds = 10.0
+
     def __init__(self, places: Places) -> None:
         """Own *places*."""
         self._places = places

@@ -51,7 +51,8 @@ class Shared:
 
     def follow(self, corrupt: Collection[CorruptFrame] = ()) -> tuple[Findings, Look]:
         """Look at points, prunes and packs, and bring the catalog in step."""
-        return follow(self._catalog, self._packs, self.points, corrupt)
+        with storing("the catalog"):
+            return follow(self._catalog, self._packs, self.points, corrupt)
 
     def announce(self, commits: int, corrupt: Collection[CorruptFrame]) -> Avoided:
         """Create the intents of *commits* runs, then look; return the objects to avoid."""
