@@ -39,7 +39,7 @@ from cbtfs.store.backend.layout import (
     open_points,
 )
 from cbtfs.store.backend.probe import probe
-from cbtfs.store.backend.remote import bucket_of, remote_of
+from cbtfs.store.backend.remote import bucket_of, put_keys, remote_of
 from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.records import CatalogDamaged, PointRecord
 from cbtfs.store.catalog.update import Update
@@ -372,7 +372,7 @@ def create_repository(path: Path, settings: Settings, keys: NewKeys | None = Non
     """
     url = remote_of(path)
     if url is not None:
-        _create_in_bucket(path, url, settings)
+        _create_in_bucket(path, url, settings, keys)
         return
     try:
         path.mkdir(0o700)
@@ -400,7 +400,7 @@ def create_repository(path: Path, settings: Settings, keys: NewKeys | None = Non
         sync_folder(path.absolute().parent)
 
 
-def _create_in_bucket(path: Path, url: BucketUrl, settings: Settings) -> None:
+def _create_in_bucket(path: Path, url: BucketUrl, settings: Settings, keys: NewKeys | None) -> None:
     if has_record(path, SETTINGS):
         raise UsageError(
             f"{url} is already a repository, says its local state {path}: remove that directory if "
@@ -411,6 +411,9 @@ def _create_in_bucket(path: Path, url: BucketUrl, settings: Settings) -> None:
         probe(bucket)
         Catalog(path / CATALOG, is_writable=True).close()
         data = encode_settings(settings)
+        if keys is not None:
+            create_slots(path, keys.epoch, keys.slots)
+            put_keys(path, bucket)
         try:
             bucket.create(SETTINGS, data)
         except FileExistsError:

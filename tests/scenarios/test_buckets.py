@@ -182,6 +182,29 @@ def test_a_check_reads_the_bucket_and_not_the_copies(
     assert damaged in done.stdout + done.stderr
 
 
+def test_an_encrypted_repository_is_opened_by_its_key(
+    other: Host, tmp_path: Path, url: str, s3_server: Server
+) -> None:
+    one = Host(tmp_path / "one", url, s3_server, s3_server.endpoint)
+    key = tmp_path / "key"
+    one.run("init", "--encrypt", "--key-file", str(key), "--no-recovery")
+    one.environment["CBTFS_KEY_FILE"] = str(key)
+    image = image_of(tmp_path / "1.raw", 1)
+    ingest(one, image, "secret-name")
+    bucket = Bucket(BucketUrl.parse(url), access_of(s3_server))
+    for folder in ("packs", "points", "states"):
+        for name in bucket.names_after(folder, ""):
+            assert b"secret-name" not in bucket.get(f"{folder}/{name}").data
+
+    other.run("list", code=14)
+    other.run("check")
+    other.environment["CBTFS_KEY_FILE"] = str(key)
+    assert restored(other, "secret-name", tmp_path / "out") == image.read_bytes()
+    other.run("forget", "secret-name", "--keep-last", "1", "--prune")
+    assert other.document("check", "--read-data")["problems"] == []
+    other.run("key", "add", "--new-key-file", str(tmp_path / "second"), code=2)
+
+
 def test_an_address_is_used_once(host: Host, other: Host) -> None:
     other.run("init", code=2)
     host.run("init", code=2)

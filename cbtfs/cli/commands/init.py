@@ -119,8 +119,6 @@ def init(
     url = remote_of(path)
     options = KeyOptions(context, recovery_sheet, no_recovery, age_recipient or [], kdf_memory)
     options.require_consistent(encrypt)
-    if url is not None and encrypt:
-        raise UsageError("--encrypt is not supported for repositories in buckets")
     if related is not None:
         related = located(related)
         other = load_settings(related)

@@ -92,6 +92,10 @@ class KeyOptions:
 
 def _refuse_used(path: Path) -> None:
     """Raise UsageError early, before key files are made for a directory that is in use."""
+    from cbtfs.store.backend.remote import is_remote
+
+    if is_remote(path) and not (path / "repository.json").exists():
+        return
     if path.is_dir() and any(path.iterdir()):
         what = "already a repository" if (path / "repository.json").exists() else "not empty"
         raise UsageError(f"{path} is {what}: name an empty directory")

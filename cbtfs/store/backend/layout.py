@@ -72,6 +72,18 @@ def _objects(repository: Path, name: str) -> Objects | None:
     return None if url is None else Objects(bucket_of(repository, url), name)
 
 
+def _sealed_objects(repository: Path, name: str, *, is_large: bool = False) -> Backend | None:
+    """Return _objects(), encrypted if the repository is; KeyUnavailable if no key fits."""
+    objects = _objects(repository, name)
+    keys = None if objects is None else keys_of(repository)
+    if objects is None or keys is None:
+        return objects
+    from cbtfs.store.encryption.files import SealedObjects
+
+    known = known_of(keys.repository)
+    return SealedObjects(objects, keys, name, is_large=is_large, known=known)
+
+
 def open_packs(repository: Path, *, is_verifying: bool = False) -> Backend:
     """Return the packs of a repository; DataCorrupt if their directory is missing or a link.
 
@@ -97,7 +109,7 @@ def open_pins(repository: Path) -> Backend:
         FileNotFoundError: there is no directory of pins.
         DataCorrupt: it is a link.
     """
-    objects = _objects(repository, OVERLAYS)
+    objects = _sealed_objects(repository, OVERLAYS)
     if objects is not None:
         return objects
     return _sealing(repository, OVERLAYS, Directory(Folder(repository / OVERLAYS)))
@@ -110,7 +122,7 @@ def open_place(repository: Path, name: str) -> FileBackend:
 
 def open_objects(repository: Path, name: str) -> Backend:
     """Return one of the places of SHARED, in a directory or a bucket."""
-    return _objects(repository, name) or open_place(repository, name)
+    return _sealed_objects(repository, name) or open_place(repository, name)
 
 
 def make_shared_places(repository: Path) -> None:
@@ -126,7 +138,7 @@ def open_indexes(repository: Path) -> Backend:
         FileNotFoundError: there is no directory of indexes.
         DataCorrupt: it is a link.
     """
-    objects = _objects(repository, INDEXES)
+    objects = _sealed_objects(repository, INDEXES, is_large=True)
     if objects is not None:
         return objects
     backend = Directory(Folder(repository / INDEXES))

@@ -23,6 +23,7 @@ from cbtfs.store.backend.tier import DEFAULT_LIMIT
 from cbtfs.store.files import load_file, make_folder, replace
 
 REMOTE: Final = "remote.json"
+KEYS: Final = "keys"
 SETTINGS_KEY: Final = "repository.json"
 STATE_VARIABLE: Final = "CBTFS_STATE"
 TIER_VARIABLE: Final = "CBTFS_TIER_SIZE"
@@ -30,6 +31,8 @@ RETRY_VARIABLE: Final = "CBTFS_S3_RETRY"
 _MAX_BYTES: Final = 1 << 16
 _ADDRESS: Final = re.compile(r"s3:/+(?=[^/])")
 """A path that was an address: two slashes became one."""
+
+_SLOT: Final = re.compile(r"keys/(epoch-)?[0-9a-f]{1,32}\Z")
 
 _lock = threading.Lock()
 _buckets: dict[tuple[Path, BucketUrl], Bucket] = {}
@@ -81,6 +84,15 @@ def remote_of(repository: Path) -> BucketUrl | None:
 def is_remote(repository: Path) -> bool:
     """Return whether a repository is in a bucket."""
     return remote_of(repository) is not None
+
+
+def refuse_bucket(repository: Path) -> None:
+    """Raise UsageError if a repository is in a bucket, whose key slots are not changed yet."""
+    if is_remote(repository):
+        raise UsageError(
+            "the keys of a repository in a bucket cannot be changed: copy its points into a new "
+            "repository that has other keys"
+        )
 
 
 def bucket_of(repository: Path, url: BucketUrl) -> Bucket:
@@ -155,19 +167,33 @@ def attach(repository: Path, url: BucketUrl) -> None:
     """
     if (repository / SETTINGS_KEY).exists() and remote_of(repository) == url:
         return
-    settings = _in_child(lambda: _load_settings(repository, url))
+    files = _in_child(lambda: _load_files(repository, url))
     name_bucket(repository, url)
     with _locked(repository):
-        replace(repository / SETTINGS_KEY, settings)
+        if len(files) > 1:
+            make_folder(repository / KEYS)
+        for name, data in files.items():  # The settings are the last one.
+            replace(repository / name, data)
 
 
-def _load_settings(repository: Path, url: BucketUrl) -> bytes:
+def _load_files(repository: Path, url: BucketUrl) -> dict[str, bytes]:
+    """Return key slots and settings by name."""
+    bucket = bucket_of(repository, url)
     try:
-        return bucket_of(repository, url).get(SETTINGS_KEY).data
+        settings = bucket.get(SETTINGS_KEY).data
+        names = [f"{KEYS}/{name}" for name in bucket.names_after(KEYS, "")]
+        keys = {name: bucket.get(name).data for name in names if _SLOT.match(name)}
+        return {**keys, SETTINGS_KEY: settings}
     except FileNotFoundError as exc:
         raise RepositoryNotFound(
             f"no repository at {url}: check the address, or create one with init"
         ) from exc
+
+
+def put_keys(repository: Path, bucket: Bucket) -> None:
+    """Create the objects of the key slots that are in the local directory."""
+    for file in sorted((repository / KEYS).iterdir()):
+        bucket.create(f"{KEYS}/{file.name}", load_file(file, _MAX_BYTES))
 
 
 def require_same(repository: Path, url: BucketUrl) -> None:
@@ -188,7 +214,7 @@ def require_same(repository: Path, url: BucketUrl) -> None:
         )
 
 
-def _in_child(call: Callable[[], bytes]) -> bytes:
+def _in_child(call: Callable[[], dict[str, bytes]]) -> dict[str, bytes]:
     """Return the result of *call* in a child process, or raise its error."""
     import pickle
 
@@ -197,7 +223,7 @@ def _in_child(call: Callable[[], bytes]) -> bytes:
     if child == 0:
         code = 1
         try:
-            result: bytes | Exception
+            result: dict[str, bytes] | Exception
             try:
                 result = call()
             except (CbtfsError, OSError) as exc:
@@ -215,4 +241,4 @@ def _in_child(call: Callable[[], bytes]) -> bytes:
     result = pickle.loads(data)
     if isinstance(result, Exception):
         raise result
-    return bytes(result)
+    return dict(result)

@@ -8,6 +8,7 @@ from pathlib import Path
 from cbtfs.core.keyslot import MAX_SLOTS, Slot, encode_slot
 from cbtfs.errors import UsageError
 from cbtfs.store.backend.base import FileBackend
+from cbtfs.store.backend.remote import refuse_bucket
 from cbtfs.store.encryption.ring import load_slots, open_master, open_slots
 from cbtfs.store.encryption.slots import Master
 from cbtfs.store.storing import storing
@@ -82,6 +83,7 @@ def _refuse_many(path: Path, repository: str) -> None:
 @contextmanager
 def _changing(path: Path) -> Iterator[FileBackend]:
     """Hold the lock of the key slots, so that two processes never remove the last two of them."""
+    refuse_bucket(path)
     with closing(open_slots(path)) as backend, storing("the key slots"), backend.locked():
         yield backend
 

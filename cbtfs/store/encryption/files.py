@@ -18,6 +18,7 @@ from cbtfs.core.sealed import MAX_BYTES
 from cbtfs.errors import DataCorrupt
 from cbtfs.native import PackFile
 from cbtfs.store.backend.base import (
+    Backend,
     Buffers,
     Content,
     FileBackend,
@@ -131,8 +132,8 @@ def open_file(keys: Keys, name: bytes, data: bytes, largest: int = LARGEST) -> b
     return plain[_LENGTH.size : _LENGTH.size + length]
 
 
-class SealedBackend:
-    """A FileBackend that encrypts whole objects of another one.
+class SealedObjects:
+    """A Backend that encrypts whole objects of another one.
 
     Names, stored sizes and times are visible, and head() tells the stored size. An object is bound
     to its name: after a rename it is only readable if bound_name() is the same.
@@ -140,7 +141,7 @@ class SealedBackend:
 
     def __init__(
         self,
-        backend: FileBackend,
+        backend: Backend,
         keys: Keys,
         directory: str,
         *,
@@ -174,16 +175,6 @@ class SealedBackend:
 
     def create(self, name: str, data: bytes) -> None:
         self._backend.create(name, self._sealed(name, data))
-
-    def replace(self, name: str, data: bytes) -> None:
-        try:
-            previous = revision_of(self._backend.get(name, 0, _HEADER.size).data)
-        except (OSError, DataCorrupt):
-            previous = None
-        sealed = self._sealed(name, data, previous)
-        self._backend.replace(name, sealed)
-        if not name.endswith(_ASIDE):  # Until it is renamed, the older file is the newest.
-            self._see(bound_name(self._directory, name), sealed)
 
     def _see(self, bound: bytes, sealed: bytes) -> None:
         """Remember the revision of a file that is replaced; ValueError if a newer one was seen."""
@@ -240,20 +231,46 @@ class SealedBackend:
     def follow(self) -> bool:
         return self._backend.follow()
 
-    def rename(self, name: str, new: str) -> None:
-        self._backend.rename(name, new)
-
     def flush(self) -> None:
         self._backend.flush()
 
+
+class SealedBackend(SealedObjects):
+    """A FileBackend that encrypts whole objects of another one."""
+
+    def __init__(
+        self,
+        backend: FileBackend,
+        keys: Keys,
+        directory: str,
+        *,
+        is_large: bool = False,
+        known: Known | None = None,
+    ) -> None:
+        super().__init__(backend, keys, directory, is_large=is_large, known=known)
+        self._files = backend
+
+    def replace(self, name: str, data: bytes) -> None:
+        try:
+            previous = revision_of(self._backend.get(name, 0, _HEADER.size).data)
+        except (OSError, DataCorrupt):
+            previous = None
+        sealed = self._sealed(name, data, previous)
+        self._files.replace(name, sealed)
+        if not name.endswith(_ASIDE):  # Until it is renamed, the older file is the newest.
+            self._see(bound_name(self._directory, name), sealed)
+
+    def rename(self, name: str, new: str) -> None:
+        self._files.rename(name, new)
+
     def lease(self, name: str) -> AbstractContextManager[None]:
-        return self._backend.lease(name)
+        return self._files.lease(name)
 
     def claim(self, name: str) -> AbstractContextManager[bool]:
-        return self._backend.claim(name)
+        return self._files.claim(name)
 
     def locked(self) -> AbstractContextManager[None]:
-        return self._backend.locked()
+        return self._files.locked()
 
 
 class _SealedUpload:

@@ -13,6 +13,7 @@ from cbtfs.core.keyslot import Slot, SlotKind, encode_epoch, encode_slot
 from cbtfs.core.rolefile import is_role_file
 from cbtfs.errors import DataCorrupt, UsageError
 from cbtfs.store.backend.local import Directory
+from cbtfs.store.backend.remote import refuse_bucket
 from cbtfs.store.encryption import credentials as sources
 from cbtfs.store.encryption import ring, slots
 from cbtfs.store.encryption.files import (
@@ -53,6 +54,7 @@ def rotate(path: Path, repository: str, *, drops_others: bool) -> Rotation:
         KeyUnavailable: no key given fits.
         UsageError: there are other slots; nothing was changed.
     """
+    refuse_bucket(path)
     with closing(ring.open_slots(path)) as backend, storing("the key slots"), backend.locked():
         opened = ring.open_slot(path, repository)
         masters, digest = ring.all_masters(path, opened.master)
