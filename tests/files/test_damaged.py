@@ -1,16 +1,21 @@
 """Damaged file systems are read or refused: no crash, no hang, no file outside of the target."""
 
+import io
 import os
 import random
 import subprocess
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from cbtfs.files.extract import Extraction
+from cbtfs.files.engine_parse.engine import ParsedFileSystem
+from cbtfs.files.engine_parse.processes import ForkedParsers
+from cbtfs.files.extract import Extracted, Extraction
 from cbtfs.files.fat.volume import FatFileSystem
+from cbtfs.files.tar import Archive
 from cbtfs.files.tree import GuestTree
 from cbtfs.files.volumes import Volume
 from cbtfs.files.walk import LeftOut, walk
@@ -71,6 +76,37 @@ def test_damaged_images_of_xfs_are_probed(tmp_path: Path) -> None:
     os.truncate(image, 2 << 20)
 
     assert campaign("none", image, XFS_COUNT) == {"probed": XFS_COUNT}
+
+
+def test_texts_with_zero_bytes_are_damage_and_the_other_files_are_extracted(tmp_path: Path) -> None:
+    """A campaign found such a name of an attribute, which ended the command by a traceback."""
+    source = content(tmp_path)
+    (source / "link").symlink_to("target-of-a-link")
+    os.setxattr(source / "random", "user.attribute", b"value")
+    image = tmp_path / "image"
+    command: list[str | Path] = ["mke2fs", "-q", "-t", "ext4", "-I", "256", "-d", source, image]
+    subprocess.run([*command, "8M"], check=True, capture_output=True)
+    data = image.read_bytes()
+    for text in (b"target-of-a-link", b"attribute"):
+        assert text in data
+        data = data.replace(text, text[:3] + b"\0" + text[4:])
+    image.write_bytes(data)
+
+    with closing(ForkedParsers("ext")) as parsers:
+        file_system = ParsedFileSystem(ImageSource(image), "ext", parsers=parsers)
+        tree = GuestTree({"/": Volume("root", ImageSource(image))}, lambda _: file_system)
+        extraction = Extraction(tree)
+        extraction.into(tree.find("/"), tmp_path, "target")
+        archive = Archive(tree, io.BytesIO(), lambda _: None, Extracted())
+        archive.add(tree.find("/"), ".")
+        file_system.close()
+
+    for left_out in (extraction.result.left_out, archive.result.left_out):
+        assert sorted((path, str(reason)) for path, reason in left_out.items) == [
+            ("/link", "/link: the target of the link is damaged"),
+            ("/random", "/random: the name of an attribute is damaged"),
+        ]
+    assert (tmp_path / "target" / "directory" / "file 7").read_text() == "content 7\n"
 
 
 def test_a_directory_that_contains_itself_is_left_out(tmp_path: Path) -> None:

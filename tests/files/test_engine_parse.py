@@ -257,6 +257,28 @@ def test_a_name_that_no_directory_has_is_refused(name: object) -> None:
         frames.to_entry(fields)
 
 
+@pytest.mark.parametrize("text", ["\ud800", "a\udfffb", 7, None])
+def test_a_text_that_no_bytes_have_is_refused(text: object) -> None:
+    fields = frames.from_entry(Entry("name", Kind.FILE, 1))
+    fields[0] = text
+    for convert, value in (
+        (frames.text, text),
+        (frames.to_target, text),
+        (frames.to_entry, fields),
+        (frames.to_attributes, {str(text): "00"} if isinstance(text, str) else [text]),
+    ):
+        with pytest.raises(EngineFailed):
+            convert(value)
+
+
+@pytest.mark.parametrize("text", ["", "a\0b"])
+def test_a_text_that_no_system_call_takes_is_refused(text: str) -> None:
+    with pytest.raises(EngineFailed):
+        frames.to_target(text)
+    with pytest.raises(EngineFailed):
+        frames.to_attributes({text: "00"})
+
+
 @pytest.mark.parametrize("fields", [[0, 10, 995], [0, 0, 5], [-1, 5, 5], [0, 1, 1 << 70], [0, 1]])
 def test_an_extent_outside_of_the_volume_is_refused(fields: list[int]) -> None:
     with pytest.raises(EngineFailed):

@@ -232,7 +232,7 @@ class ApplianceFileSystem:
     def target(self, path: str) -> str:
         """Return the text of a symbolic link."""
         with self._appliance.checked():
-            return frames.text(self._value("target", path))
+            return frames.to_target(self._value("target", path))
 
     def attributes(self, path: str) -> dict[str, bytes]:
         """Return the extended attributes."""

@@ -168,9 +168,13 @@ class _Server:
                 extents = islice(parser.extents(path, call["offset"]), _EXTENTS_PER_CALL)
                 self._items(map(frames.from_extent, extents))
             case "target":
-                self._value(parser.target(path))
+                target = parser.target(path)
+                _require_arguments([target], f"{path}: the target of the link")
+                self._value(target)
             case "attributes":
-                self._value({name: data.hex() for name, data in parser.attributes(path).items()})
+                attributes = parser.attributes(path)
+                _require_arguments(attributes, f"{path}: the name of an attribute")
+                self._value({name: data.hex() for name, data in attributes.items()})
             case "scan":
                 areas = call["areas"]
                 extents_of = None if areas is None else [Extent(a, e - a) for a, e in areas]
@@ -189,6 +193,12 @@ class _Server:
         while batch := list(islice(remaining, frames.ITEMS_PER_MESSAGE)):
             frames.send(self._channel, frames.ITEMS, frames.encode(batch))
         self._value(None)
+
+
+def _require_arguments(texts: Iterable[str], what: str) -> None:
+    """Raise FileSystemDamaged if no system call could have got one of *texts* from the guest."""
+    if not all(map(frames.is_argument, texts)):
+        raise FileSystemDamaged(f"{what} is damaged")
 
 
 def serve(descriptor: int, kind: str, size: int) -> None:

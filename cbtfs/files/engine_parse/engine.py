@@ -117,7 +117,7 @@ class ParsedFileSystem:
     def target(self, path: str) -> str:
         """Return the text of a symbolic link."""
         with self._checked():
-            return frames.text(self._call("target", path))
+            return frames.to_target(self._call("target", path))
 
     def attributes(self, path: str) -> dict[str, bytes]:
         """Return the extended attributes."""

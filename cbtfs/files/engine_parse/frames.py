@@ -7,6 +7,7 @@ the functions that follow check types and bounds.
 """
 
 import json
+import os
 import socket
 import struct
 from collections.abc import Iterable, Iterator, Mapping
@@ -152,10 +153,27 @@ def _name(value: Any) -> str:
 
 
 def text(value: Any) -> str:
-    """Return *value*, which must be a text."""
+    """Return *value*, which must be a text that system calls can have, apart from zero bytes."""
     if not isinstance(value, str):
         _refuse()
+    try:
+        os.fsencode(value)
+    except UnicodeEncodeError:  # It has surrogates that no bytes have.
+        _refuse()
     return value
+
+
+def to_target(value: Any) -> str:
+    """Return the text of a link of a message."""
+    target = text(value)
+    if not is_argument(target):
+        _refuse()
+    return target
+
+
+def is_argument(value: str) -> bool:
+    """Return whether a system call accepts a text: it is not empty and has no zero byte."""
+    return value != "" and "\0" not in value
 
 
 def _number(value: Any, limit: int) -> int:
@@ -193,6 +211,8 @@ def to_extent(fields: Any, volume_bytes: int) -> FileExtent:
 def to_attributes(value: Any) -> dict[str, bytes]:
     """Return the extended attributes of a message."""
     if not isinstance(value, Mapping):
+        _refuse()
+    if not all(map(is_argument, map(text, value))):
         _refuse()
     try:
         return {name: bytes.fromhex(text(data)) for name, data in value.items()}
@@ -235,7 +255,7 @@ def to_folder(fields: Any, errors: Mapping[str, type[CbtfsError]]) -> Folder:
         if not isinstance(names, list) or len(names) > MAX_FOLDER:
             _refuse()
         # One search for all names of a folder; a zero byte separates them.
-        joined = "\0".join(names)
+        joined = text("\0".join(names))
         if "/" in joined or joined.count("\0") != max(len(names) - 1, 0):
             _refuse()
         for name in names:
