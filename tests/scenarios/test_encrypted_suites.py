@@ -44,7 +44,11 @@ OF_PLAIN_FILES: Final = (
     "test_all_points_are_copied",
     "test_a_copy_of_a_copy_equals_the_source",
     "test_detection",
+    "test_blocks_equal_those_of_the_source_and_the_last_is_padded",
     "test_leftovers_of_a_stale_writer_are_no_problem",
+    "test_a_new_catalog_trusts_no_list_since_points_committed_before_it",
+    "test_a_catalog_of_an_older_schema_trusts_no_list_since_points_that_it_may_have_dropped",
+    "test_an_old_catalog_trusts_no_list_since_points_committed_after_it",
 )
 """Tests that edit or compare bytes of manifests, remove the newest point, or need no repository."""
 
