@@ -271,6 +271,16 @@ def test_a_text_that_no_bytes_have_is_refused(text: object) -> None:
             convert(value)
 
 
+@pytest.mark.parametrize("device", [(1 << 12, 0), (0, 1 << 20), (-1, 0), (1,)])
+def test_a_device_that_linux_does_not_have_is_refused(device: tuple[int, ...]) -> None:
+    fields = frames.from_entry(Entry("name", Kind.BLOCK, 1, device=(4095, (1 << 20) - 1)))
+    assert frames.to_entry(fields).device == (4095, (1 << 20) - 1)
+    fields[12] = device
+
+    with pytest.raises(EngineFailed):
+        frames.to_entry(fields)
+
+
 @pytest.mark.parametrize("text", ["", "a\0b"])
 def test_a_text_that_no_system_call_takes_is_refused(text: str) -> None:
     with pytest.raises(EngineFailed):

@@ -124,7 +124,7 @@ def to_entry(fields: Any) -> Entry:
         inode, mode, links, owner, group, size, accessed, modified, changed = numbers
         if device is not None:
             major, minor = device
-            device = _number(major, 1 << 32), _number(minor, 1 << 32)
+            device = _number(major, 1 << 12), _number(minor, 1 << 20)  # The bits that Linux has.
         return Entry(
             _name(name),
             Kind(kind),
