@@ -531,7 +531,7 @@ class SharedPrune:
         if points:
             self._repository.forget_heads(points)
             with closing(FileIndexes(self._repository.path)) as indexes:
-                indexes.keep(indexes.ids() - points)
+                indexes.drop(points)
         self._shared.follow()
 
     def _remove_pack(self, pack: PackId) -> None:

@@ -4,7 +4,7 @@ An index is built and written without the writer's lock, under a lease on its po
 those of points that are gone, so an index that was written too late stays until the next one.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
@@ -142,6 +142,15 @@ class FileIndexes:
             if gone:
                 backend.flush()
         return len(gone)
+
+    def drop(self, points: Iterable[PointId]) -> None:
+        """Remove the indexes of *points*, which a prune has removed."""
+        backend = self._opened()
+        if backend is not None:
+            with storing("the directory of indexes"), indexes_locked(self._repository):
+                for point in points:
+                    backend.delete(point)
+                backend.flush()
 
     def _get(self, point: PointId, offset: int, length: int | None) -> bytes:
         backend = self._opened()
