@@ -183,7 +183,7 @@ class ObjectWriter:
         numbers = [ObjectId(0) if child is None else child.number for child in children]
         with self._lock:
             self._refuse_if_broken()
-            number = self._stored_node(level, digest, numbers)
+            number = self._look_up(Kind.NODE, level, (digest,)).get(digest)
             if number is not None and digest not in self._corrupt:
                 return Put(Ref(number, digest), 0)
             if number is None:
@@ -198,19 +198,6 @@ class ObjectWriter:
             self._refuse_if_broken()
             with self._breaking(), storing("a pack"):
                 self._add(number, encoded, None)
-
-    def _stored_node(
-        self, level: int, digest: Digest, children: Sequence[ObjectId]
-    ) -> ObjectId | None:
-        """Return the stored node with these *children*; None if there is none that counts.
-
-        Packs of capture keys may have a node with the same digest over objects that do not count,
-        even if a reader has verified the pack of the node.
-        """
-        if not self._unverified or digest in self._known:
-            return self._look_up(Kind.NODE, level, (digest,)).get(digest)
-        with self._catalog.view() as view:
-            return view.find_node(level, digest, self._packs.own_signer, children)
 
     def _foreign(
         self, kind: Kind, level: int, digest: Digest, children: Sequence[ObjectId] | None = None

@@ -258,25 +258,6 @@ class View:
         found = self._best(kind, level, digest, signer)
         return None if found is None or found[0] is _Rank.FOREIGN else found[1]
 
-    def find_node(
-        self, level: int, digest: Digest, signer: bytes, children: Sequence[ObjectId]
-    ) -> ObjectId | None:
-        """Return the node that counts for *signer*, as find_counted(), and has these *children*."""
-        for number in self._numbers(digest):
-            location = self._intact(number, Kind.NODE, level, digest)
-            if location is None or self._rank(location.pack, signer) is _Rank.FOREIGN:
-                continue
-            if self.children(number) == tuple(children):
-                return number
-        return None
-
-    def find_all(self, kind: Kind, level: int, digest: Digest) -> list[ObjectId]:
-        """Return all objects with this digest whose entries are intact.
-
-        Writers that work at once may store an object twice.
-        """
-        return [n for n in self._numbers(digest) if self._intact(n, kind, level, digest)]
-
     def find_at(
         self, kind: Kind, level: int, digest: Digest, pack: int, offset: int
     ) -> ObjectId | None:
