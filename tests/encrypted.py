@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from cbtfs.core.keyfile import encode_key_file
-from cbtfs.core.settings import ENCRYPTION, KEYED_DIGESTS, Settings
+from cbtfs.core.settings import CAPTURE, ENCRYPTION, KEYED_DIGESTS, Settings
 from cbtfs.store import digest, repository
 from cbtfs.store.encryption import ring
 from cbtfs.store.encryption.credentials import KEY_FILE_VARIABLE
@@ -63,6 +63,8 @@ def encrypt_all() -> None:
             _create(path, settings, keys)
         else:
             required = (*settings.required, ENCRYPTION, KEYED_DIGESTS)
+            if os.environ["CBTFS_TEST_ENCRYPTED"] == "signed" and not settings.is_shared:
+                required = (*required, CAPTURE)
             create_encrypted(path, replace(settings, required=required))
 
     repository.create_repository = create

@@ -23,12 +23,13 @@ from cbtfs.core.frame import Kind
 from cbtfs.core.ids import Digest, PackId, PointId
 from cbtfs.core.manifest import Manifest
 from cbtfs.core.rolefile import Role, RoleFile
-from cbtfs.errors import CbtfsError, ChunkMissing, KeyUnavailable
+from cbtfs.errors import CbtfsError, ChunkMissing, KeyUnavailable, StoreFailed
 from cbtfs.native import Chunks
 from cbtfs.prune.prune import prune
 from cbtfs.prune.select import PruneLimits
 from cbtfs.reader import Reader
 from cbtfs.repair import repair
+from cbtfs.store import capture_keys, trusted
 from cbtfs.store.backend.layout import open_packs
 from cbtfs.store.capture_keys import allow_capture_keys
 from cbtfs.store.codec import Encoder
@@ -461,6 +462,33 @@ def test_every_flipped_bit_of_a_signed_pack_is_refused(path: Path, master: Maste
 
     assert refused > 10
     assert verify(path).unverified == set()
+
+
+@pytest.mark.parametrize("step", ["save_record", "add_feature", "seal_indexes"])
+def test_an_export_that_is_interrupted_may_be_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    path, image = tmp_path / "repo", noise(21, 70)
+    master = create_encrypted(path, encrypted_settings(BLOCK))
+    first = add_point(path, {"disk": image})
+
+    def fail(*_: object) -> None:
+        raise StoreFailed("killed")
+
+    module = trusted if step == "save_record" else capture_keys
+    with monkeypatch.context() as patch, writing(path) as repository:
+        patch.setattr(module, step, fail)
+        with pytest.raises(StoreFailed):
+            allow_capture_keys(repository)
+    second = add_point(path, {"disk": image}, vm="between")
+    with writing(path) as repository:
+        allow_capture_keys(repository)
+    before = stored(path)
+    with acting(role_of(master)):
+        add_point(path, {"disk": image}, vm="capture")
+
+    assert stored(path) == before
+    assert read_point(path, first) == read_point(path, second) == {"disk": image}
 
 
 def test_packs_of_a_capture_key_are_rekeyed(path: Path, master: Master, tmp_path: Path) -> None:

@@ -258,6 +258,13 @@ class View:
         found = self._best(kind, level, digest, signer)
         return None if found is None or found[0] is _Rank.FOREIGN else found[1]
 
+    def find_all(self, kind: Kind, level: int, digest: Digest) -> list[ObjectId]:
+        """Return all objects with this digest whose entries are intact.
+
+        Writers that work at once may store an object twice.
+        """
+        return [n for n in self._numbers(digest) if self._intact(n, kind, level, digest)]
+
     def find_at(
         self, kind: Kind, level: int, digest: Digest, pack: int, offset: int
     ) -> ObjectId | None:
