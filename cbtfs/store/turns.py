@@ -80,7 +80,7 @@ class Turns:
             else:
                 return
         holder = parse_holder(os.pread(self._fd, _MAX_HOLDER_BYTES, 0))
-        log.warning("waiting for the catalog, which %s changes", holder or "another process")
+        log.warning("waiting for the catalog, in use by %s", holder or "another process")
         fcntl.flock(self._fd, fcntl.LOCK_EX)
 
     def _give(self) -> None:

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from cbtfs.prune.result import PruneResult
 from cbtfs.prune.select import PruneLimits
 from cbtfs.store.backend.local import Directory, ShardedDirectory
 from cbtfs.store.codec import Encoder
+from cbtfs.store.file_indexes import FileIndexes
 from cbtfs.store.identity import new_id
 from cbtfs.store.pins import put_pin, remove_pin
 from cbtfs.store.repository import reading, writing
@@ -361,3 +362,15 @@ def test_a_dry_run_changes_nothing(path: Path) -> None:
     assert result.removed_packs == 1
     assert result.freed_bytes > 19 * BLOCK
     assert sorted(f for f in path.rglob("*") if f.parent.name != "locks") == before
+
+
+def test_only_indexes_of_removed_points_go(path: Path) -> None:
+    first, second = (add_point(path, {"disk": image(n)}) for n in (1, 2))
+    with closing(FileIndexes(path)) as indexes:
+        for point in (first, second):
+            indexes.put(point.point, b"an index")
+    forget(path, first)
+    pruned(path)
+
+    with closing(FileIndexes(path)) as indexes:
+        assert indexes.ids() == {second.point}
