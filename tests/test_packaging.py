@@ -134,7 +134,7 @@ def test_the_manual_pages_say_what_the_help_says() -> None:
 
 def test_each_manual_page_has_environment_and_files() -> None:
     configuration = (ROOT / "docs" / "configuration.md").read_text("utf-8")
-    variables = set(re.findall(r"`(CBTFS_[A-Z_]+)`", configuration))
+    variables = set(re.findall(r"`(CBTFS_[A-Z0-9_]+)`", configuration))
     for text in pages().values():
         assert ".SH ENVIRONMENT\n.TP\n.B CBTFS_REPO\n" in text
         assert ".SH FILES\n.TP\n.B ~/.config/cbtfs/config.toml\n" in text
