@@ -5,6 +5,7 @@ its point is forgotten; verdicts name runs that are gone. A program lists points
 verdicts. The run of a capture is the id of its point; that of a copy is another id.
 """
 
+import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -110,7 +111,7 @@ class SharedPoints:
         self._state_numbers: dict[RunId, int] = {}
         self._loaded: dict[PointId, PointState] = {}
         """The last state of each point that a caller has seen."""
-        self._snapshot: Look | None = None
+        self._snapshots = threading.local()
 
     def close(self) -> None:
         """Close the backends."""
@@ -133,19 +134,27 @@ class SharedPoints:
 
     def other_runs(self) -> dict[RunId, PointId]:
         """Return the known runs whose point has another id, for the catalog."""
-        return {run: point for run, point in self._points_of.items() if str(run) != str(point)}
+        known = self._points_of.copy()  # Other threads may add to it.
+        return {run: point for run, point in known.items() if str(run) != str(point)}
 
     @contextmanager
     def snapshot(self) -> Iterator[Look]:
         """Answer all questions about ids from one look, until the end of the block."""
-        if self._snapshot is not None:
-            yield self._snapshot
+        known = self._snapshot
+        if known is not None:
+            yield known
             return
-        self._snapshot = self.look()
+        look = self._snapshots.look = self.look()
         try:
-            yield self._snapshot
+            yield look
         finally:
-            self._snapshot = None
+            self._snapshots.look = None
+
+    @property
+    def _snapshot(self) -> Look | None:
+        """The look of this thread's snapshot."""
+        look: Look | None = getattr(self._snapshots, "look", None)
+        return look
 
     def look(self) -> Look:
         """List points, then logs, then prunes."""
@@ -172,7 +181,7 @@ class SharedPoints:
         return Look(manifests, frozenset(tombstones), logs, prunes, living, forgotten, removed)
 
     def _looked(self) -> Look:
-        return self.look() if self._snapshot is None else self._snapshot
+        return self._snapshot or self.look()
 
     def _point_of(self, run: RunId) -> PointId | None:
         """Return the point of a manifest; None for a tombstone and for an object that is gone."""

@@ -51,7 +51,8 @@ class Shared:
 
     def follow(self, corrupt: Collection[CorruptFrame] = ()) -> tuple[Findings, Look]:
         """Look at points, prunes and packs, and bring the catalog in step."""
-        with storing("the catalog"):
+        # One look at a time: a look that began before an intent must not serve its run.
+        with self._lock, storing("the catalog"):
             return follow(self._catalog, self._packs, self.points, corrupt)
 
     def announce(self, commits: int, corrupt: Collection[CorruptFrame]) -> Avoided:

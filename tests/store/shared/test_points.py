@@ -1,5 +1,7 @@
 """Points of a repository with shared writers, in memory."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -234,3 +236,22 @@ def test_states_are_kept_under_numbers(store: MemoryStore) -> None:
         points.put_state(PointState(point, tags=("t" * (count + 1),)))
 
     assert store.backends["states"].names() == [numbered(run, 3)]
+
+
+def test_points_are_listed_while_other_threads_learn_of_more(store: MemoryStore) -> None:
+    points = SharedPoints(store.places())
+    for _ in range(5):
+        commit(points, new_id())
+    stop = threading.Event()
+
+    def learn() -> None:
+        while not stop.is_set():
+            run = RunId(new_id())
+            points.trust([], {run: PointId(new_id())})
+
+    with ThreadPoolExecutor(1) as pool:
+        learning = pool.submit(learn)
+        for _ in range(300):
+            assert len(points.other_runs()) >= 5
+        stop.set()
+        learning.result()
