@@ -57,7 +57,7 @@ from cbtfs.store.digest import chunk_digest
 from cbtfs.store.holder import parse_holder
 from cbtfs.store.pack import Pack
 from cbtfs.store.runs import RunFacts, decode_facts, encode_facts
-from tools.fuzz import files, jbd2, nfc, probe, streamed, volumes
+from tools.fuzz import files, jbd2, nfc, probe, shared, streamed, volumes
 
 Target = Callable[[bytes], None]
 _ID: Final = "ab" * 16
@@ -107,6 +107,11 @@ def _pin(data: bytes) -> None:
             encode_pin(decode_pin(document))
         with _refusing():
             encode_overlay(decode_overlay(document))
+
+
+def _shared(data: bytes) -> None:
+    for document in (data, _sealed(data)):
+        shared.decode_all(document)
 
 
 def _progress(data: bytes) -> None:
@@ -316,6 +321,7 @@ def _seeds() -> dict[str, list[bytes]]:
         "manifest": [encode_manifest(manifest)],
         "state": [encode_state(PointState(PointId(_ID)))],
         "pin": [encode_pin(pin), encode_overlay(overlay), encode_overlay(joint)],
+        "shared": shared.shared_seeds(),
         "progress": [encode_progress(_a_progress())],
         "settings": [encode_settings(Settings(_ID, "2026-01-01T00:00:00Z", 65536, 1))],
         "frame-header": [header],
@@ -377,6 +383,7 @@ TARGETS: Final[dict[str, Target]] = {
     "manifest": _manifest,
     "state": _state,
     "pin": _pin,
+    "shared": _shared,
     "progress": _progress,
     "settings": _settings,
     "frame-header": _frame_header,
