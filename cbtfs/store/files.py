@@ -19,6 +19,9 @@ from cbtfs.store.owner import give_new, refuse_denied
 from cbtfs.store.shown import shown
 
 FILE_MODE: Final = 0o600
+_UNNAMED: Final = os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC
+_NO_UNNAMED_FILES: Final = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL)
+"""Errors of a file system that has no files without a name."""
 FOLDER_MODE: Final = 0o700
 _REMOVE_ATTEMPTS: Final = 10
 
@@ -254,15 +257,34 @@ def _write(path: Path, data: bytes) -> None:
 def put_if_absent(path: Path, data: bytes) -> None:
     """Create *path* with *data*, atomically and durably; FileExistsError if it exists.
 
-    Exactly one of several callers succeeds, so each has a temporary name of its own.
+    Exactly one of several callers succeeds. The file has no name until it is complete, so a killed
+    process leaves nothing; a file system without such files gets a temporary name of its own.
     """
+    try:
+        fd = os.open(path.parent, _UNNAMED, FILE_MODE)
+    except OSError as exc:
+        if exc.errno not in _NO_UNNAMED_FILES:
+            raise
+        _put_by_name(path, data)
+    else:
+        try:
+            give_new(path, fd)
+            write_all(fd, [data])
+            os.fsync(fd)
+            # Only with a descriptor does Python follow this link, as open(2) shows for O_TMPFILE.
+            os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd)
+        finally:
+            os.close(fd)
+    sync_folder(path.parent)
+
+
+def _put_by_name(path: Path, data: bytes) -> None:
     aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         _write(aside, data)
         os.link(aside, path, follow_symlinks=False)
     finally:
         aside.unlink(missing_ok=True)
-    sync_folder(path.parent)
 
 
 def replace(path: Path, data: bytes) -> None:

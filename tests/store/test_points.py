@@ -1,8 +1,13 @@
 """The directory points/: commits, states, leases."""
 
+import errno
 import fcntl
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -175,6 +180,42 @@ def test_a_replaced_manifest_is_not_leased(
 
 
 def test_an_existing_file_is_not_replaced(tmp_path: Path) -> None:
+    put_if_absent(tmp_path / "file", b"first")
+    with pytest.raises(FileExistsError):
+        put_if_absent(tmp_path / "file", b"second")
+
+    assert (tmp_path / "file").read_bytes() == b"first"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+_PUT_AND_DIE: Final = """
+import os, sys
+from pathlib import Path
+from cbtfs.store import files
+files.sync_folder = os.link = lambda *_, **__: os.kill(os.getpid(), 9)
+files.put_if_absent(Path(sys.argv[1]), b"data")
+"""
+
+
+def test_a_killed_creation_leaves_nothing(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", _PUT_AND_DIE, tmp_path / "file"], check=False)
+
+    assert done.returncode == -signal.SIGKILL
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL])
+def test_a_file_is_created_where_none_can_be_without_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    real = os.open
+
+    def refusing(path: str | Path, flags: int, *rest: int) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(code, "refused")
+        return real(path, flags, *rest)
+
+    monkeypatch.setattr(os, "open", refusing)
     put_if_absent(tmp_path / "file", b"first")
     with pytest.raises(FileExistsError):
         put_if_absent(tmp_path / "file", b"second")

@@ -305,7 +305,6 @@ class _Campaign:
                 raise Violation(f"check: {report.problems[0]}")
         left = [*(self.path / "intents").iterdir(), *self.path.glob("prunes/*.candidates")]
         left += [*self.path.glob("packs/*/*.open")]
-        left = [file for file in left if file.suffix != ".tmp"]  # Small, and without a meaning.
         if left:
             raise Violation(f"{left[0]} is left")
         send({"points": len(listed)})
