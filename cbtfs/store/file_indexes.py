@@ -67,9 +67,10 @@ class FileIndexes:
         require_content(self._repository)
         with storing("an index of files"):
             make_indexes(self._repository)
-            backend = self._opened()
-            assert backend is not None
             with indexes_locked(self._repository):
+                self.close()  # The first capture key, exported since, changes the key of indexes.
+                backend = self._opened()
+                assert backend is not None
                 with suppress(FileNotFoundError):
                     backend.delete(point)
                 backend.create(point, data)

@@ -478,9 +478,10 @@ class Pack:
 
     def frames_end(self, count: int) -> int:
         """Return the end of the last frame of an intact pack with *count* frames."""
-        return self.size - closing_bytes(count, self.is_sealed, self._is_signed())
+        return self.size - closing_bytes(count, self.is_sealed, self.is_signed)
 
-    def _is_signed(self) -> bool:
+    @property
+    def is_signed(self) -> bool:
         """Return whether the footer says that the pack is signed."""
         if not self.is_sealed:
             return False

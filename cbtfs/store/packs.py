@@ -108,9 +108,17 @@ class PackFolder:
         return {pack for pack in packs if 0 < self.open(pack).epoch < newest}
 
     def signer(self, pack: PackId) -> bytes:
-        """Return the signer of a pack for its PackRecord."""
+        """Return the signer of a pack for its PackRecord.
+
+        Raises:
+            DataCorrupt: the pack is signed, and repository.json does not say that packs are.
+        """
         keys = self._keys
-        if keys is None or not keys.signs:
+        if keys is None:
+            return b""
+        if not keys.signs:
+            if not self.is_remote:  # A bucket has no capture keys.
+                self._refuse_signed(pack)
             return b""
         try:
             identity, signer = self.open(pack).identity()
@@ -123,6 +131,18 @@ class PackFolder:
         if identity and self._trusted.get(pack) == identity:
             return b""
         return UNSIGNED if signer is None else signer[:SIGNER_BYTES]
+
+    def _refuse_signed(self, pack: PackId) -> None:
+        """Raise DataCorrupt if *pack* is signed: somebody has removed the feature."""
+        try:
+            is_signed = self.open(pack).is_signed
+        except (ChunkMissing, DataCorrupt):
+            return  # Readers of the pack report it.
+        if is_signed:
+            raise DataCorrupt(
+                f"pack {pack} is signed, and repository.json does not say that the repository has "
+                "capture keys: restore repository.json from a copy"
+            )
 
     @property
     def can_read_content(self) -> bool:

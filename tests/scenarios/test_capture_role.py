@@ -23,7 +23,8 @@ from cbtfs.core.frame import Kind
 from cbtfs.core.ids import Digest, PackId, PointId
 from cbtfs.core.manifest import Manifest
 from cbtfs.core.rolefile import Role, RoleFile
-from cbtfs.errors import CbtfsError, ChunkMissing, KeyUnavailable, StoreFailed
+from cbtfs.core.settings import CAPTURE, encode_settings
+from cbtfs.errors import CbtfsError, ChunkMissing, DataCorrupt, KeyUnavailable, StoreFailed
 from cbtfs.native import Chunks
 from cbtfs.prune.prune import prune
 from cbtfs.prune.select import PruneLimits
@@ -46,8 +47,15 @@ from cbtfs.store.identity import new_pack_id
 from cbtfs.store.pack import Pack, PackWriter
 from cbtfs.store.packs import open_pack_folder
 from cbtfs.store.repository import reading, writing
+from cbtfs.store.settings import SETTINGS, load_settings
 from cbtfs.store.trusted import load_trusted, save_trusted
-from tests.encrypted import DIGEST_KEY, create_encrypted, encrypted_settings, write_key
+from tests.encrypted import (
+    DIGEST_KEY,
+    create_encrypted,
+    encrypted_settings,
+    forget_clients,
+    write_key,
+)
 from tests.make_points import BLOCK, add_point, read_point
 from tests.roles import acting, create_with_capture_keys, role_of
 
@@ -416,6 +424,59 @@ def test_indexes_from_before_the_first_capture_key_are_closed_to_it(tmp_path: Pa
         open_file(keys.signing(False), name, data)
     with FileIndexes(path) as indexes:
         assert indexes.load(point.point) == b"names of files"
+
+
+def test_an_index_begun_before_the_first_capture_key_is_closed_to_it(tmp_path: Path) -> None:
+    path = tmp_path / "repo"
+    master = create_encrypted(path, encrypted_settings(BLOCK))
+    points = [add_point(path, {"disk": noise(n, 1)}, vm=str(n)).point for n in (13, 14)]
+    with FileIndexes(path) as indexes:
+        indexes.put(points[0], b"names of files")
+        with writing(path) as repository:
+            allow_capture_keys(repository)
+        indexes.put(points[1], b"names of files")
+
+    data = (path / "indexes" / points[1]).read_bytes()
+    with acting(role_of(master)) as keys, pytest.raises(ValueError, match="tag"):
+        open_file(keys.signing(False), f"indexes/{points[1]}".encode(), data)
+
+
+def without_feature(path: Path) -> None:
+    """Remove the feature from the settings, as anybody can who may write to the repository."""
+    settings = load_settings(path)
+    required = tuple(name for name in settings.required if name != CAPTURE)
+    (path / SETTINGS).write_bytes(encode_settings(replace(settings, required=required)))
+
+
+def test_a_removed_feature_is_refused_by_a_client_that_has_seen_it(
+    path: Path, master: Master
+) -> None:
+    image = noise(22, 70)
+    with acting(role_of(master)) as keys:
+        plant(path, keys.signing(False), junk_chunks(image))
+    add_point(path, {"disk": b"x"}, vm="first")
+    whole = (path / SETTINGS).read_bytes()
+    without_feature(path)
+
+    with pytest.raises(DataCorrupt, match="had capture keys when it was last used here"):
+        add_point(path, {"disk": image})
+    (path / SETTINGS).write_bytes(whole)
+    point = add_point(path, {"disk": image})
+    assert read_point(path, point) == {"disk": image}
+
+
+def test_a_removed_feature_is_refused_by_a_new_client_that_finds_signed_packs(
+    path: Path, master: Master
+) -> None:
+    with acting(role_of(master)):
+        add_point(path, {"disk": noise(23, 9)})
+    without_feature(path)
+    forget_clients()
+    ring._seen.clear()
+
+    for change in (lambda: repair(path), lambda: check(path, read_data=False)):
+        with pytest.raises(DataCorrupt, match="does not say that the repository has"):
+            change()
 
 
 def test_encrypted_keys_exchanged_between_packs_are_refused(path: Path, master: Master) -> None:

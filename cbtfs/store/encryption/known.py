@@ -156,23 +156,43 @@ def _folder() -> Path | None:
     return Path(home) / ".local" / "state" / "cbtfs" / "known" if os.path.isabs(home) else None
 
 
+def _record(name: str) -> Path | None:
+    folder = _folder()
+    return None if folder is None else folder / name
+
+
+def _hashed(path: Path) -> str:
+    return hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()[:32]
+
+
 def _record_of(path: Path) -> Path | None:
     """Return the file that says that the directory *path* is an encrypted repository."""
-    folder = _folder()
-    name = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()[:32]
-    return None if folder is None else folder / f"at-{name}"
+    return _record(f"at-{_hashed(path)}")
+
+
+def _signed_record(path: Path, repository: str) -> Path | None:
+    """Return the file that says that the repository with this id at *path* has capture keys."""
+    return _record(f"signed-{_hashed(path)}-{repository}")
 
 
 def see_encrypted(path: Path, repository: str) -> None:
     """Remember that *path* is an encrypted repository; log a failure."""
-    record = _record_of(path)
+    _remember(_record_of(path), path, repository, "is encrypted")
+
+
+def see_signatures(path: Path, repository: str) -> None:
+    """Remember that the repository at *path* has capture keys; log a failure."""
+    _remember(_signed_record(path, repository), path, repository, "has capture keys")
+
+
+def _remember(record: Path | None, path: Path, repository: str, fact: str) -> None:
     if record is None or record.exists():
         return
     try:
         record.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         replace(record, json.dumps({"repository": repository, "path": str(path)}).encode())
     except (OSError, CbtfsError) as exc:
-        log.warning("cannot remember in %s that the repository is encrypted: %s", record, exc)
+        log.warning("cannot remember in %s that the repository %s: %s", record, fact, exc)
 
 
 def refuse_downgrade(path: Path) -> None:
@@ -182,6 +202,21 @@ def refuse_downgrade(path: Path) -> None:
         raise DataCorrupt(
             f"{path} was encrypted when it was last used here, and is not now: nothing is written "
             f"to it unencrypted; if you replaced it on purpose, remove {record}"
+        )
+
+
+def refuse_unsigned(path: Path, repository: str) -> None:
+    """Raise DataCorrupt if the repository had capture keys when this client last saw it.
+
+    repository.json is not authenticated. Without its feature, writers would count junk as copies,
+    and would encrypt names of files in guests with a key that capture keys have.
+    """
+    record = _signed_record(path, repository)
+    if record is not None and record.exists():
+        raise DataCorrupt(
+            f"{path} had capture keys when it was last used here, and repository.json does not say "
+            "so now: restore repository.json from a copy; if you put back an older copy of the "
+            f"repository on purpose, remove {record}"
         )
 
 

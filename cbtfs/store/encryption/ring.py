@@ -31,7 +31,12 @@ from cbtfs.core.settings import Settings, decode_settings
 from cbtfs.errors import CbtfsError, DataCorrupt, KeyUnavailable, UsageError
 from cbtfs.store.backend.local import Directory
 from cbtfs.store.encryption.dumps import forbid_dumps
-from cbtfs.store.encryption.known import refuse_downgrade, see_encrypted
+from cbtfs.store.encryption.known import (
+    refuse_downgrade,
+    refuse_unsigned,
+    see_encrypted,
+    see_signatures,
+)
 from cbtfs.store.files import load_file
 from cbtfs.store.folder import Folder
 
@@ -53,8 +58,8 @@ _RETRY_SECONDS: Final = 60.0
 _lock = threading.RLock()
 _unlocked: dict[str, "Keys"] = {}
 """Keys by the id of their repository."""
-_seen: set[Path] = set()
-"""Directories that are remembered as encrypted."""
+_seen: set[tuple[Path, bool]] = set()
+"""Directories that are remembered as encrypted, and whether as repositories with capture keys."""
 _Stamp = tuple[int, int, int, int, int]
 _loaded: dict[Path, tuple[_Stamp, Settings]] = {}
 """Settings by the path of their repository, and the facts of the file that had them."""
@@ -69,8 +74,8 @@ def keys_of(path: Path) -> "Keys | None":
 
     Raises:
         KeyUnavailable: no key was given, or none that fits.
-        DataCorrupt: the settings are damaged, contradict the key slots, or deny an encryption that
-            this client has seen.
+        DataCorrupt: the settings are damaged, contradict the key slots, or deny an encryption or
+            capture keys that this client has seen.
     """
     settings = _settings(path)
     if settings is None:
@@ -87,10 +92,16 @@ def keys_of(path: Path) -> "Keys | None":
         keys = _unlocked.get(settings.id)
         if keys is None:
             keys = _unlock(path, settings.id)
-        keys = _unlocked[settings.id] = keys.signing(settings.has_signatures)
-        if path not in _seen:
+        signs = settings.has_signatures
+        if (path, signs) not in _seen:
             see_encrypted(path, settings.id)
-            _seen.add(path)
+            if signs:
+                see_signatures(path, settings.id)
+                _seen.discard((path, False))
+            else:
+                refuse_unsigned(path, settings.id)
+            _seen.add((path, signs))
+        keys = _unlocked[settings.id] = keys.signing(signs)
         return keys
 
 
