@@ -283,3 +283,25 @@ def test_a_role_key_of_another_repository_does_not_fit(
 
     assert (done.code, done.err.count("\n")) == (14, 1)
     assert "no key given fits" in done.err
+
+
+def test_a_forged_point_is_the_base_of_an_incremental_until_a_full(
+    run: Run, tmp_path: Path, capture: str, admin: str
+) -> None:
+    """docs/durability.md, "A stolen capture key": manifests are not signed."""
+    disk, out = tmp_path / "disk", tmp_path / "out"
+    true = disk.read_bytes()
+    assert run(*image(tmp_path, admin)).code == 0
+    disk.write_bytes(true[: 5 * BLOCK] + bytes(BLOCK) + true[6 * BLOCK :])
+    assert run(*image(tmp_path, capture)).code == 0
+    disk.write_bytes(true)
+    changes = tmp_path / "changes"
+    changes.write_text(f'[{{"start": 0, "length": {BLOCK}}}]')
+
+    assert run(*image(tmp_path, admin, f"--changed={changes}", "--audit=0")).code == 0
+    assert run("restore", "v@latest", "d", out, admin).code == 0
+    assert out.read_bytes() != true
+    out.unlink()
+    assert run(*image(tmp_path, admin, f"--changed={changes}", "--full")).code == 0
+    assert run("restore", "v@latest", "d", out, admin).code == 0
+    assert out.read_bytes() == true
