@@ -120,7 +120,7 @@ class Candidates:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Packs and runs that are deleted, for ever."""
+    """Packs and runs that are deleted permanently."""
 
     prune: PruneId
     packs: frozenset[PackId]
@@ -290,7 +290,7 @@ class Log:
     entry: Entry = Entry.RESTORED
 
     def then(self, number: int, entry: Entry) -> "Log":
-        """Return the state with another entry. A final entry wins, whatever follows it."""
+        """Return the state with another entry. A final entry takes precedence."""
         if Entry.FINAL in (self.entry, entry):
             return Log(max(number, self.number), Entry.FINAL)
         return Log(number, entry) if number > self.number else self

@@ -39,8 +39,8 @@ def check(
             "--read-data-subset",
             metavar="PART",
             show_default=False,
-            help="Read and verify the chunks of some packs: 5%, 3/10, 10G, or unverified, those of "
-            "capture keys that were not verified yet.",
+            help="Read and verify the chunks of some packs: 5%, 3/10, 10G, or unverified (packs of "
+            "capture keys that are not verified yet).",
         ),
     ] = None,
     lock_wait: LockWait = 0.0,

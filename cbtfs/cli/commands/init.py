@@ -88,8 +88,8 @@ def init(
         bool,
         typer.Option(
             "--shared-writers",
-            help="Let several programs write at once; prune runs beside them. Versions of cbtfs "
-            "before this option refuse the repository.",
+            help="Allow several programs to write at once; prune runs at the same time. Versions "
+            "of cbtfs before this option refuse the repository.",
         ),
     ] = False,
     json: Json = False,

@@ -259,12 +259,12 @@ def rotate_key(
 ) -> None:
     """Begin a new key epoch: new packs and files have a new master key.
 
-    Give the key files and passphrase files of all slots that are to stay; slots of age recipients
-    stay anyway. Somebody who knows an old key cannot read what is written from now on. To protect
-    older data, run 'cbtfs prune --rekey' until no pack of an old epoch is left; data that they have
-    copied stays readable to them. The digest key never changes: copy into a new repository for
-    that. Restart exports, overlays, and mounts whose passphrase was typed: they know only the old
-    key.
+    Give the key files and passphrase files of all slots that you want to keep; slots of age
+    recipients are kept without one. An old key cannot read data that is written after the rotation.
+    To protect older data, run 'cbtfs prune --rekey' until no pack of an old epoch is left; copies
+    of older packs remain readable with an old key. The digest key never changes: to replace it,
+    copy the points to a new repository. Restart exports, overlays, and mounts whose passphrase was
+    typed: they have only the old key.
     """
     from cbtfs.store.encryption.rotate import rotate
     from cbtfs.store.repository import writing
@@ -299,11 +299,11 @@ def export(
 ) -> None:
     """Write a key file for a role.
 
-    A capture key is for hosts that only capture, such as a proxy: it writes restore points and
-    reads names, sizes and block maps, and cannot read the content of disks. A read key can do
+    A capture key is for hosts that only capture, such as a proxy: it writes restore points, reads
+    names, sizes and block maps, and cannot read the content of disks. A read key can do
     everything but manage keys. Both open the repository without a key slot, so they work until the
-    key is rotated, and 'cbtfs key remove' does not affect them. The first capture key makes older
-    versions of cbtfs refuse the repository. Restart mounts, exports and overlays after it.
+    key is rotated, and 'cbtfs key remove' does not affect them. After the first capture key, older
+    versions of cbtfs refuse the repository; restart running mounts, exports and overlays.
     """
     from cbtfs.core.rolefile import Role
     from cbtfs.store.capture_keys import allow_capture_keys

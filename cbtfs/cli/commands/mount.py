@@ -62,8 +62,8 @@ def mount(
             "--engine",
             metavar="parse|appliance|auto",
             parser=parse_engine,
-            help="Reader of the files of guests below files/, as in 'cbtfs files'. auto and "
-            "appliance start a small VM for a point whose file systems need it.",
+            help="Engine that reads files of guests below files/, as in 'cbtfs files'. auto and "
+            "appliance start a small VM for a point whose file systems need one.",
         ),
     ] = PARSE,
     json: Json = False,

@@ -20,7 +20,7 @@ def upgrade(
         bool,
         typer.Option(
             "--shared-writers",
-            help="Let several programs write at once; prune runs beside them.",
+            help="Allow several programs to write at once; prune runs at the same time.",
         ),
     ] = False,
     lock_wait: LockWait = 0.0,
@@ -28,10 +28,11 @@ def upgrade(
 ) -> None:
     """Add a feature to a repository.
 
-    With --shared-writers, several programs can write to the repository at once, and prune runs
-    beside them. This cannot be undone: versions of cbtfs that do not know the feature refuse the
-    repository, also those that wait for its lock now. Mounts of such versions continue to work. The
-    file system must be local. An interrupted upgrade is completed by the next one.
+    With --shared-writers, several programs can write to the repository at once, and prune runs at
+    the same time. This cannot be undone: versions of cbtfs without the feature refuse the
+    repository, also commands that are waiting for its lock. Running mounts of such versions
+    continue to work. The file system must be local. The next command that writes completes an
+    interrupted upgrade.
     """
     from cbtfs.store.repository import writing
     from cbtfs.store.settings import load_settings

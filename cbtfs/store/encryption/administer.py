@@ -105,8 +105,8 @@ def remove_slot(path: Path, repository: str, name: str) -> Slot:
         ]
         if slot.epoch > epoch:
             raise UsageError(
-                "the slot has a newer key than the one given: give the newer key; if nobody has "
-                f"rotated the key, somebody planted the slot: delete keys/{slot.id}"
+                "the slot has a newer key than the one given: give the newer key; if the key was "
+                f"not rotated, an attacker added the slot: delete keys/{slot.id}"
             )
         if slot.epoch == epoch and not others:
             raise UsageError(

@@ -90,8 +90,8 @@ class Numbering:
             added.append(NewObject(final, new.frame, children))
         if not update.has_all(known):
             raise StoreFailed(
-                "an object that this run needs is gone, because a prune took the run for a stale "
-                "one; run the command again"
+                "an object that this run needs was deleted, because a prune fenced the run as "
+                "stale; run the command again"
             )
         update.add_objects(number, added)
         for moved, frame in pack.moved:

@@ -61,13 +61,13 @@ class RunFenced(StoreFailed):
 
     def __init__(self) -> None:
         super().__init__(
-            "the point is not committed: a prune took this run for a stale one, because it showed "
-            "no sign of life; run the command again"
+            "the point is not committed: a prune fenced this run, because it had no heartbeat for "
+            "too long; run the command again"
         )
 
 
 class CommitUnknown(StoreFailed):
-    """Raised if nobody knows whether a commit has happened or will happen."""
+    """Raised if it is unknown whether a commit has happened or will happen."""
 
 
 @dataclass(frozen=True, slots=True)

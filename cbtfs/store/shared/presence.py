@@ -120,7 +120,7 @@ class _Renewal:
     """A thread that creates the next beat of a hold or a session until it is stopped."""
 
     def __init__(self, beats: Backend, name: str, since: float) -> None:
-        """*since* is when the request was sent that made the first sign of life."""
+        """*since* is the time at which the request for the first heartbeat was sent."""
         self._beats = beats
         self._name = name
         self._stop = threading.Event()
