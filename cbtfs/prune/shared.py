@@ -34,7 +34,7 @@ from cbtfs.core.shared import (
     split_numbered,
     tag_of,
 )
-from cbtfs.errors import ChunkMissing, DataCorrupt, UsageError
+from cbtfs.errors import ChunkMissing, DataCorrupt, PointNotFound, UsageError
 from cbtfs.liveness import Marker, ObjectSet
 from cbtfs.prune.result import PruneResult, StartProgress
 from cbtfs.prune.select import PackSelection, PackUse, PruneLimits, select
@@ -59,6 +59,8 @@ from cbtfs.store.storing import storing
 log = logging.getLogger(__name__)
 
 _POLL_SECONDS: Final = 0.2
+_ATTEMPTS: Final = 5
+"""Looks at the points, because another prune may remove one between its listing and its reading."""
 _MAX_CANDIDATES: Final = 100_000
 """Packs of one prune: the objects that name them stay far below the limit of sealed files."""
 
@@ -152,13 +154,14 @@ class SharedPrune:
             _, look = self._shared.follow()
             for prune, packs in look.prunes.unfinished.items():
                 self._finish(prune, packs, looks, due)
+            self._fence_stale()
             self._make_final()
             roots, marked = self._mark("marking")
             survey = self._survey(roots, marked)
             chosen = self._select(survey, roots)
             dropped = self._rewrite(chosen, marked)
             packs = frozenset(pack.id for pack in dropped[:_MAX_CANDIDATES])
-            if packs or roots.over or roots.look.tombstones:
+            if packs or self._superseded(roots) or roots.look.tombstones:
                 prune = PruneId(new_id())
                 data = encode_candidates(Candidates(prune, packs, this_process()))
                 with storing("the candidates of a prune"):
@@ -167,7 +170,9 @@ class SharedPrune:
             self._sweep()
         finally:
             prunes = self._points.prunes()
-            names = {*filter(is_id, self._places.intents.names())} | self._places.presence.holds()
+            # A session that ended without a reply to a commit has left only the intent of its run.
+            names = {*filter(is_id, self._places.intents.names())} | self._sessions()
+            names |= self._places.presence.holds()
             looks.forget(prunes.unfinished.keys(), names)
             looks.save()
         return self._result(roots, survey)
@@ -224,6 +229,14 @@ class SharedPrune:
         Raises:
             DataCorrupt: the manifest of a point that stays cannot be read.
         """
+        for _ in range(_ATTEMPTS - 1):
+            try:
+                return self._listed_roots(without, is_dry_run=is_dry_run)
+            except PointNotFound as exc:
+                log.info("looking again: %s, because another prune has removed it", exc)
+        return self._listed_roots(without, is_dry_run=is_dry_run)
+
+    def _listed_roots(self, without: Collection[PointId], *, is_dry_run: bool) -> _Roots:
         look = self._points.look()
         ends = {Entry.FINAL, Entry.FORGOTTEN} if is_dry_run else {Entry.FINAL}
         runs = look.manifests.keys() - look.prunes.runs
@@ -440,6 +453,12 @@ class SharedPrune:
                 data = content_of(self._places.prunes, name)
                 if data is not None:
                     decode_verdict(data)  # The sweep follows it.
+
+    def _fence_stale(self) -> None:
+        """Fence stale runs, whose packs would otherwise count as those of a running writer."""
+        by = PruneId(new_id())
+        for run in filter(is_id, self._places.intents.names()):
+            self._await(RunId(run), by, 0.0)
 
     def _await(self, run: RunId, prune: PruneId, due: float) -> str | None:
         """Wait until a run has committed or cannot commit any more; fence a stale one.

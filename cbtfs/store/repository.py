@@ -211,10 +211,10 @@ class Repository:
         from cbtfs.store.node_repair import rewrite_corrupt_nodes
         from cbtfs.store.writer import ObjectWriter
 
-        avoided, tag = None, ""
+        avoided, tag, is_fenced = None, "", None
         if self.shared is not None:
             avoided = self.shared.announce(commits, load_quarantine(self.path))
-            tag = self.shared.tag
+            tag, is_fenced = self.shared.tag, self.shared.is_fenced
         corrupt = self.quarantined()
         with self.catalog.view() as view:
             unverified = {record.id for record in self.packs.unverified(view).values()}
@@ -228,6 +228,7 @@ class Repository:
             threads=threads,
             avoided=avoided,
             tag=tag,
+            is_fenced=is_fenced,
         )
         try:
             rewritten = counted if self.packs.own_signer else corrupt
@@ -535,13 +536,16 @@ def rebuild_catalog(
     is_clean = False
     try:
         settings = _current_settings(path)
-        with storing("the catalog"):
-            require_directories(path, settings.id, is_suspect=True)
-            findings = replace_catalog(path, settings.level, progress)
-        is_clean = True
-        return findings
+        if not settings.is_shared:
+            with storing("the catalog"):
+                require_directories(path, settings.id, is_suspect=True)
+                findings = replace_catalog(path, settings.level, progress)
+            is_clean = True
+            return findings
+        is_clean = not lock.was_left_behind
     finally:
         lock.release(is_clean=is_clean)
+    return rebuild_catalog(path, progress=progress)  # It was upgraded meanwhile.
 
 
 @contextmanager

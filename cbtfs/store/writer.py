@@ -1,7 +1,7 @@
 """Writes new objects into packs and catalog."""
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -70,12 +70,14 @@ class ObjectWriter:
         threads: int | None = None,
         avoided: Avoided | None = None,
         tag: str = "",
+        is_fenced: Callable[[], bool] | None = None,
     ) -> None:
         """Create a writer with zstd *level*.
 
         *corrupt* are digests of objects in quarantine, which are rewritten under their ids.
         *threads* is the number of threads that encode objects; None: one for each core. With shared
-        writers, *avoided* objects are stored again, and names of packs end with *tag*.
+        writers, *avoided* objects are stored again, names of packs end with *tag*, and no pack is
+        entered once *is_fenced*.
         """
         self.level = level
         self.digester = packs.digester
@@ -98,7 +100,7 @@ class ObjectWriter:
         self._closer = ThreadPoolExecutor(1, "pack closer")
         self._avoided = None if avoided is None or avoided.is_empty else avoided
         self._tag = tag
-        self._numbering = Numbering(self._avoided) if catalog.is_shared else None
+        self._numbering = Numbering(self._avoided, is_fenced) if catalog.is_shared else None
         self._next = 0
         if self._numbering is None:
             self._next = catalog.update(lambda update: update.next_object())

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from cbtfs.check.check import check
 from cbtfs.core.frame import Kind
 from cbtfs.core.manifest import Manifest, PointState, encode_manifest
 from cbtfs.core.pin import Pin, PinId
+from cbtfs.core.shared import Intent, RunId, encode_intent
 from cbtfs.errors import DataCorrupt, PointNotFound, StoreFailed, UsageError
 from cbtfs.prune.prune import prune
 from cbtfs.prune.result import PruneResult
@@ -21,11 +23,16 @@ from cbtfs.store.file_indexes import FileIndexes
 from cbtfs.store.identity import new_id
 from cbtfs.store.pins import put_pin, remove_pin
 from cbtfs.store.repository import reading, writing
-from cbtfs.store.shared.places import Places, open_places
+from cbtfs.store.shared import looks as looks_module
+from cbtfs.store.shared.looks import Looks
+from cbtfs.store.shared.origin import this_process
+from cbtfs.store.shared.places import LOOKS, Places, open_places
 from cbtfs.store.shared.points import RunFenced, SharedPoints
+from cbtfs.store.shared.presence import BeatPresence
 from cbtfs.store.shared.session import Session
 from tests.make_points import BLOCK, add_point, commit_point, read_point
 from tests.shared_writers import new_shared
+from tests.store.backends.memory import Memory
 
 ALL = PruneLimits(unused_share=0.0)
 
@@ -374,3 +381,56 @@ def test_only_indexes_of_removed_points_go(path: Path) -> None:
 
     with closing(FileIndexes(path)) as indexes:
         assert indexes.ids() == {second.point}
+
+
+def test_a_prune_without_work_leaves_no_verdict(path: Path) -> None:
+    first, second = (add_point(path, {"disk": image(n)}, vm=f"vm{n}") for n in (1, 2))
+    forget(path, first)
+    assert pruned(path).removed_packs == 1  # The manifest, the last one of its VM, stays.
+    (verdict,) = (path / "prunes").iterdir()
+
+    assert pruned(path).forgotten == 0
+
+    assert [*(path / "prunes").iterdir()] == [verdict]
+    assert_intact(path, (second, image(2)))
+
+
+def test_a_point_that_another_prune_removes_meanwhile_is_no_error(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (add_point(path, {"disk": image(n)}) for n in (1, 2))
+    inner, calls = SharedPoints.read_run, [1]
+
+    def gone(self: SharedPoints, run: RunId) -> Manifest:
+        if calls and calls.pop():
+            raise PointNotFound(f"point {run} is gone")
+        return inner(self, run)
+
+    forget(path, first)
+    monkeypatch.setattr(SharedPoints, "read_run", gone)
+
+    assert pruned(path).removed_packs == 1
+    assert_intact(path, (second, image(2)))
+
+
+def test_a_run_whose_session_has_ended_becomes_stale(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (add_point(path, {"disk": image(n)}) for n in (1, 2))
+    run, session = RunId(new_id()), new_id()
+    looks = Looks(path / LOOKS)
+    with writing(path) as repository:
+        assert repository.shared is not None
+        presence = BeatPresence(Memory(), Memory(), looks)
+        places = replace(repository.shared.places, presence=presence, looks=lambda: looks)
+        repository.shared.places = places
+        places.intents.create(run, encode_intent(Intent(run, session, this_process())))
+        repository.forget([first.point])
+        assert prune(repository, ALL).waiting_packs == 1
+
+        later = looks_module.boot_clock() + 25 * 3600
+        monkeypatch.setattr(looks_module, "boot_clock", lambda: later)
+        result = prune(repository, ALL)
+
+    assert (result.removed_packs, result.waiting_packs) == (1, 0)
+    assert_intact(path, (second, image(2)))

@@ -157,7 +157,10 @@ def _apply(
     findings = Findings()
     update.keep_numbers()
     numbers = update.pack_numbers()
-    new = {pack: frames for pack, frames in unknown.items() if pack not in numbers}
+    # A verdict may exist since the listing. A writer whose look is later than the verdict would use
+    # the objects of a deleted pack, if this turn entered it.
+    gone = points.prunes().packs if unknown else frozenset[PackId]()
+    new = {p: frames for p, frames in unknown.items() if p not in numbers and p not in gone}
     findings.packs_lost = sorted(p for p, n in numbers.items() if n in lost.packs)
     _move(update, packs, new, look.prunes.condemned, lost, findings)
     _drop(update, known, lost, findings)

@@ -7,7 +7,7 @@ children precede parents. An object that another process has entered meanwhile k
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from cbtfs.core.frame import Frame
@@ -36,11 +36,19 @@ class ClosedPack(NamedTuple):
     """Number of a pack from which on the pack may have been entered by a catch-up."""
 
 
+def _stale(problem: str) -> StoreFailed:
+    return StoreFailed(
+        f"{problem}, because a prune fenced the run as stale; run the command again"
+    )
+
+
 class Numbering:
     """Provisional numbers of one writer and their final ones: 8 bytes for each new object."""
 
-    def __init__(self, avoided: Avoided | None) -> None:
+    def __init__(self, avoided: Avoided | None, is_fenced: Callable[[], bool] | None) -> None:
+        """*is_fenced* returns whether a prune may have deleted the packs of this writer."""
         self._avoided = avoided
+        self._is_fenced = is_fenced
         self._next = {False: FIRST, True: _APART}
         self._entered = {apart: (list[int](), list["array[int]"]()) for apart in self._next}
         """Starts and final numbers of the packs that are entered."""
@@ -63,8 +71,12 @@ class Numbering:
         """Enter a pack; return the final numbers of its objects, for settle().
 
         Raises:
-            StoreFailed: an object that these refer to is gone: a prune has fenced this run.
+            StoreFailed: a prune has fenced this run, so the pack or an object that it refers to
+                may be gone.
         """
+        # Other writers would use the objects of a pack that is deleted.
+        if self._is_fenced is not None and self._is_fenced():
+            raise _stale("a pack of this run may be deleted")
         number = update.find_pack(pack.writer.id, pack.since)
         if number is None:
             number = update.add_pack(pack.writer.id, pack.size, len(pack.writer.frames))
@@ -89,10 +101,7 @@ class Numbering:
             finals.append(final)
             added.append(NewObject(final, new.frame, children))
         if not update.has_all(known):
-            raise StoreFailed(
-                "an object that this run needs was deleted, because a prune fenced the run as "
-                "stale; run the command again"
-            )
+            raise _stale("an object that this run needs was deleted")
         update.add_objects(number, added)
         for moved, frame in pack.moved:
             location = update.location(moved)

@@ -353,15 +353,26 @@ class SharedPoints:
             is_committed = create_own(points, run, manifest)
         except OSError as exc:
             is_committed = self._abandon(run, manifest, exc)
-        if not is_committed or run in self.prunes().runs:
+        if not is_committed or run in self._verdicts():
             raise RunFenced
         self._points_of[run] = state.point
+
+    def _verdicts(self) -> frozenset[RunId]:
+        """Return the runs that verdicts name, after a commit."""
+        try:
+            return self.prunes().runs
+        except OSError as exc:
+            raise CommitUnknown(
+                f"the restore point was written, but {exc.strerror or exc}: see 'cbtfs list' once "
+                "the storage works"
+            ) from exc
 
     def _abandon(self, run: RunId, manifest: bytes, error: OSError) -> bool:
         """Prevent a commit without a reply; return whether it has happened all the same."""
         points, words = self._places.points, error.strerror or error
         try:
             if not create_own(points, run, encode_tombstone(Tombstone(run, run))):
+                points.flush()  # The failed request may have left the name only in memory.
                 return content_of(points, run) == manifest
         except OSError as exc:
             raise CommitUnknown(

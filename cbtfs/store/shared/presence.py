@@ -126,6 +126,7 @@ class _Renewal:
         self._stop = threading.Event()
         self._number = 0
         self._since = since
+        self._is_over = False
         self._thread = threading.Thread(target=self._run, name="renewal", daemon=True)
         self._thread.start()
 
@@ -142,6 +143,14 @@ class _Renewal:
         """Create the next beats; a renewal counts only while the last one is valid."""
         sent = boot_clock()
         if not self.is_valid:
+            if not self._is_over:
+                self._is_over = True
+                log.error(
+                    "%s was not renewed for %d hours: a prune may remove data that this program "
+                    "uses; start it again",
+                    self._name,
+                    VALID_SECONDS // 3600,
+                )
             return
         number = self._number + 1
         try:

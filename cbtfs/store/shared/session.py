@@ -8,7 +8,7 @@ from cbtfs.errors import CbtfsError
 from cbtfs.store.identity import new_id
 from cbtfs.store.shared.origin import this_process
 from cbtfs.store.shared.places import Places
-from cbtfs.store.shared.requests import create_own
+from cbtfs.store.shared.requests import content_of, create_own
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,13 @@ class Session:
     def tag(self) -> str:
         """End of the names of the packs that this session writes."""
         return tag_of(self.id)
+
+    def is_fenced(self) -> bool:
+        """Return whether a prune has removed the intent of the session.
+
+        A prune does so before its verdict names a pack of this session.
+        """
+        return content_of(self._places.intents, self.id) is None
 
     def announce(self, count: int) -> list[RunId]:
         """Create the intents of *count* new runs. The caller must look afterwards.

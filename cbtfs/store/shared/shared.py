@@ -7,7 +7,7 @@ from typing import Final
 from cbtfs.core.ids import ObjectId
 from cbtfs.core.manifest import Manifest, PointState, decode_manifest
 from cbtfs.core.shared import RunId
-from cbtfs.errors import ChunkMissing, DataCorrupt
+from cbtfs.errors import ChunkMissing, DataCorrupt, StoreFailed
 from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catchup import Findings
 from cbtfs.store.packs import PackFolder
@@ -114,21 +114,37 @@ class Shared:
         """
         with self._lock:
             run, avoided = self._run_for(manifest)
-            is_open = False
+            is_decided = True
             try:
                 avoided.refuse_unusable(manifest)
-                self.points.commit_run(run, data, state)
-                if str(run) != manifest.point:
-                    self._catalog.update(lambda update: update.add_runs({run: manifest.point}))
-            except (CommitUnknown, OSError):
-                is_open = True
+                is_decided = False  # Also after an interruption, such as Ctrl-C.
+                self._commit_run(run, data, state)
+                is_decided = True
+            except CommitUnknown:
+                raise
+            except StoreFailed:
+                is_decided = True
                 raise
             finally:
-                if is_open:
-                    self._session.leave(run)
-                else:
+                if is_decided:
                     self._session.finish(run)
+                else:
+                    self._session.leave(run)
             return run
+
+    def _commit_run(self, run: RunId, data: bytes, state: PointState) -> None:
+        self.points.commit_run(run, data, state)
+        if str(run) == state.point:
+            return
+        try:
+            self._catalog.update(lambda update: update.add_runs({run: state.point}))
+        except StoreFailed as exc:
+            raise StoreFailed(f"point {state.point} is committed, but {exc}") from exc
+
+    def is_fenced(self) -> bool:
+        """Return whether a prune took this process for a stale one, and may delete its packs."""
+        with storing("a pack"):
+            return self._session.is_fenced()
 
     def _run_for(self, manifest: Manifest) -> tuple[RunId, Avoided]:
         """Return an announced run, and the objects to avoid after the look that followed.

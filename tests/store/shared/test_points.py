@@ -1,5 +1,6 @@
 """Points of a repository with shared writers, in memory."""
 
+import errno
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -213,6 +214,38 @@ def test_a_commit_that_happened_is_found_by_the_fence(store: MemoryStore) -> Non
 def test_a_writer_that_cannot_even_fence_itself_says_so(store: MemoryStore) -> None:
     with pytest.raises(CommitUnknown):
         commit(silent(store, [False] * 10))
+
+
+class Failing:
+    """A backend whose *method* fails; a create fails after its effect."""
+
+    def __init__(self, inner: Memory, methods: set[str]) -> None:
+        self._inner = inner
+        self._methods = methods
+
+    def __getattr__(self, name: str) -> object:
+        inner = getattr(self._inner, name)
+        if name not in self._methods:
+            return inner
+
+        def failing(*args: str | bytes) -> None:
+            if name == "create":
+                inner(*args)
+            raise OSError(errno.EIO, "Input/output error")
+
+        return failing
+
+
+@pytest.mark.parametrize("failing", [{"points": {"create", "flush"}}, {"prunes": {"names"}}])
+def test_a_commit_that_may_not_be_durable_or_void_is_not_acknowledged(
+    store: MemoryStore, failing: dict[str, set[str]]
+) -> None:
+    def wrap(name: str, backend: FileBackend) -> FileBackend:
+        failed = Failing(store.backends[name], failing.get(name, set()))
+        return failed  # type: ignore[return-value]
+
+    with pytest.raises(CommitUnknown, match="see 'cbtfs list'"):
+        commit(SharedPoints(store.places(wrap)))
 
 
 def test_a_session_leaves_no_intent_behind(store: MemoryStore) -> None:
