@@ -164,9 +164,14 @@ def _require_maps(repository: Repository, manifests: Sequence[Manifest]) -> None
     except (ChunkMissing, DataCorrupt):
         pass
     packs, bad = repository.packs, load_quarantine(repository.path)
-    repository.catalog.update(
-        lambda update: recover_objects(update, packs, packs.ids(), bad, Findings())
-    )
+    present = packs.ids()
+
+    def recover(update: Update) -> None:
+        # Packs that other writers have not entered yet have nothing of a forgotten point.
+        known = present & update.pack_numbers().keys()
+        recover_objects(update, packs, known, bad, Findings())
+
+    repository.catalog.update(recover)
     try:
         _mark(repository, manifests)
     except (ChunkMissing, DataCorrupt) as exc:

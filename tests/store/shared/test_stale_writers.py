@@ -11,7 +11,7 @@ from cbtfs.core.frame import Kind
 from cbtfs.core.ids import PackId
 from cbtfs.core.manifest import PointState
 from cbtfs.core.shared import RunId
-from cbtfs.errors import StoreFailed
+from cbtfs.errors import DataCorrupt, StoreFailed
 from cbtfs.listing import points
 from cbtfs.prune.prune import prune
 from cbtfs.prune.select import PruneLimits
@@ -21,7 +21,7 @@ from cbtfs.store.catalog_opening import replace_catalog
 from cbtfs.store.codec import Encoder
 from cbtfs.store.lock import WriterLock
 from cbtfs.store.packs import PackFolder, open_pack_folder
-from cbtfs.store.repository import rebuild_catalog, writing
+from cbtfs.store.repository import Repository, rebuild_catalog, writing
 from cbtfs.store.shared import follow as follow_module
 from cbtfs.store.shared.numbering import Numbering
 from cbtfs.store.shared.places import open_places
@@ -29,6 +29,7 @@ from cbtfs.store.shared.points import SharedPoints
 from cbtfs.store.shared.upgrade import share
 from cbtfs.store.turns import Turns
 from cbtfs.store.writer import ObjectWriter
+from cbtfs.unforget import unforget
 from tests.make_points import BLOCK, add_point, commit_point, new_repository, read_point
 from tests.shared_writers import new_shared
 
@@ -50,13 +51,13 @@ def put(objects: ObjectWriter, content: bytes) -> None:
     objects.put_chunk(Encoder().encode(Kind.CHUNK, 0, digest, content))
 
 
-def leave_pack(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def leave_pack(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave a pack with CONTENT that the catalog does not know, as a writer that is killed does."""
 
     def die(*_: object) -> None:
         raise DiedError
 
-    with monkeypatch.context() as patch, writing(path) as repository:
+    with monkeypatch.context() as patch:
         patch.setattr(Numbering, "enter", die)
         with closing(repository.object_writer()) as objects:
             put(objects, CONTENT)
@@ -67,7 +68,8 @@ def leave_pack(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_late_catch_up_enters_no_pack_that_a_verdict_names(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    leave_pack(path, monkeypatch)
+    with writing(path) as repository:
+        leave_pack(repository, monkeypatch)
     writers: list[ObjectWriter] = []
     load = follow_module._load
 
@@ -94,6 +96,19 @@ def test_a_late_catch_up_enters_no_pack_that_a_verdict_names(
 
     assert read_point(path, point) == {"disk": CONTENT}
     assert not check(path, read_data=True).problems
+
+
+def test_an_unforget_ignores_packs_that_the_catalog_does_not_know(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point = add_point(path, {"disk": CONTENT[::-1]})
+    with writing(path) as repository:
+        repository.forget([point.point])
+        assert prune(repository, ALL).removed_packs == 1  # The manifest stays.
+        leave_pack(repository, monkeypatch)
+
+        with pytest.raises(DataCorrupt, match="prune has removed its objects"):
+            unforget(repository, [point.point])
 
 
 def test_a_fenced_writer_enters_no_pack(path: Path) -> None:
