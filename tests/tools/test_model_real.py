@@ -38,7 +38,7 @@ def test_a_prune_that_waits_for_no_run_loses_a_point(
 ) -> None:
     monkeypatch.setattr(SharedPrune, "_await", lambda *_: None)
 
-    loss = play(2, tmp_path, Shape(2, 4000)).loss
+    loss = play(9, tmp_path, Shape(2, 4000)).loss
 
     assert loss is not None
     assert "is gone" in loss

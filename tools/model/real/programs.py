@@ -155,6 +155,7 @@ class RealProgram:
                 pack_bytes=actor.pack_objects * 300,
                 avoided=avoided,
                 tag=shared.tag,
+                is_fenced=shared.is_fenced,
             )
             with closing(objects):
                 shared.rescue_bases(objects)
