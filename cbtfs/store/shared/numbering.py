@@ -37,9 +37,7 @@ class ClosedPack(NamedTuple):
 
 
 def _stale(problem: str) -> StoreFailed:
-    return StoreFailed(
-        f"{problem}, because a prune fenced the run as stale; run the command again"
-    )
+    return StoreFailed(f"{problem}, because a prune fenced the run as stale; run the command again")
 
 
 class Numbering:

@@ -146,8 +146,8 @@ class _Renewal:
             if not self._is_over:
                 self._is_over = True
                 log.error(
-                    "sign of life %s was not renewed for %d hours: a prune may remove data that "
-                    "this program uses; start it again",
+                    "the heartbeat of %s was not renewed for %d hours: a prune may remove "
+                    "data that this program uses; start it again",
                     self._name,
                     VALID_SECONDS // 3600,
                 )

@@ -142,7 +142,7 @@ class Shared:
             raise StoreFailed(f"point {state.point} is committed, but {exc}") from exc
 
     def is_fenced(self) -> bool:
-        """Return whether a prune took this process for a stale one, and may delete its packs."""
+        """Return whether a prune fenced this process as stale, and may delete its packs."""
         with storing("a pack"):
             return self._session.is_fenced()
 

@@ -116,8 +116,8 @@ def test_a_fenced_writer_enters_no_pack(path: Path) -> None:
         with closing(repository.object_writer()) as objects:
             put(objects, CONTENT)
             for intent in (path / "intents").iterdir():
-                intent.unlink()  # As a prune does that took the run for a stale one.
-            with pytest.raises(StoreFailed, match="took the run for a stale one"):
+                intent.unlink()  # As a prune does that fences the run as stale.
+            with pytest.raises(StoreFailed, match="fenced the run as stale"):
                 objects.flush()
         with repository.catalog.view() as view:
             assert not view.pack_numbers()
