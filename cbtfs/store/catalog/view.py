@@ -130,6 +130,20 @@ class _Rank(IntEnum):
     VERIFIED = 2
 
 
+def _rank(record: PackRecord, signer: bytes) -> _Rank:
+    if not record.signer:
+        return _Rank.VERIFIED
+    return _Rank.OWN if record.signer == signer else _Rank.FOREIGN
+
+
+class _Intact(NamedTuple):
+    """An object whose entries are intact."""
+
+    location: Location
+    record: PackRecord
+    """The pack that has it."""
+
+
 class View:
     """Reads within one transaction; do not use it after the transaction."""
 
@@ -263,15 +277,20 @@ class View:
 
         Writers that work at once may store an object twice.
         """
-        return [n for n in self._numbers(digest) if self._intact(n, kind, level, digest)]
+        return [
+            n for n in self._numbers(digest) if self._intact(n, kind, level, digest) is not None
+        ]
 
     def find_at(
         self, kind: Kind, level: int, digest: Digest, pack: int, offset: int
     ) -> ObjectId | None:
         """Return the object with this digest that is located there, if its entries are intact."""
         for number in self._numbers(digest):
-            location = self._intact(number, kind, level, digest)
-            if location is not None and (location.pack, location.frame.offset) == (pack, offset):
+            intact = self._intact(number, kind, level, digest)
+            if intact is None:
+                continue
+            location = intact.location
+            if (location.pack, location.frame.offset) == (pack, offset):
                 return number
         return None
 
@@ -285,24 +304,18 @@ class View:
 
     def _best(
         self, kind: Kind, level: int, digest: Digest, signer: bytes
-    ) -> tuple["_Rank", ObjectId] | None:
+    ) -> tuple[_Rank, ObjectId] | None:
         """Return the object of the best rank, the newest one if there are several."""
         best = None
         for number in self._numbers(digest):
-            location = self._intact(number, kind, level, digest)
-            if location is not None:
-                found = self._rank(location.pack, signer), number
+            intact = self._intact(number, kind, level, digest)
+            if intact is not None:
+                found = _rank(intact.record, signer), number
                 best = found if best is None else max(best, found)
         return best
 
-    def _rank(self, pack: int, signer: bytes) -> "_Rank":
-        record = self.pack(pack)
-        if record is None or record.signer not in (b"", signer):
-            return _Rank.FOREIGN
-        return _Rank.OWN if record.signer else _Rank.VERIFIED
-
-    def _intact(self, number: ObjectId, kind: Kind, level: int, digest: Digest) -> Location | None:
-        """Return the location of an object if it has this digest and its entries are intact."""
+    def _intact(self, number: ObjectId, kind: Kind, level: int, digest: Digest) -> _Intact | None:
+        """Return an object's location and pack if it has this digest and intact entries."""
         try:
             location = self.location(number)
             if location is None or location.frame.digest != digest:
@@ -311,7 +324,8 @@ class View:
                 return None
             if kind is Kind.NODE and self._get(MAP, integer_key(number)) is None:
                 return None
-            return None if self.pack(location.pack) is None else location
+            record = self.pack(location.pack)
+            return None if record is None else _Intact(location, record)
         except CatalogDamaged:
             return None
 
