@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from cbtfs.core.units import parse_size
 from cbtfs.errors import UsageError
 
 REPO_VARIABLE: Final = "CBTFS_REPO"
@@ -19,8 +20,9 @@ NOT_IN_JOBS: Final = ("run", "mount", "umount", "demo")
 Table = TypeVar("Table")
 
 _MAX_BYTES: Final = 1 << 20
-_TOP: Final = ("repo", "keys", "server", "defaults", "job")
+_TOP: Final = ("repo", "keys", "bucket", "server", "defaults", "job")
 _KEYS: Final = ("key-file", "passphrase-file", "command")
+_BUCKET: Final = ("endpoint", "region", "tier-size")
 _SERVER: Final = ("address", "user", "password-file", "ca-file", "thumbprint")
 
 DEFAULT_KEYS: Final[Mapping[str, type]] = {
@@ -69,6 +71,16 @@ class KeySources:
 
 
 @dataclass(frozen=True, slots=True)
+class BucketOptions:
+    """The table `[bucket]`: the server of repositories in buckets, and the local copies."""
+
+    endpoint: str | None = None
+    region: str | None = None
+    tier_size: str | None = None
+    """Size of the local copies, e.g. 200G."""
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """A table `[job.NAME]`: commands of cbtfs that `cbtfs run NAME` runs in order."""
 
@@ -91,6 +103,7 @@ class Config:
     keys: KeySources = field(default_factory=KeySources)
     file: Path | None = None
     """The file that was read; None if there is none."""
+    bucket: BucketOptions = field(default_factory=BucketOptions)
 
 
 def load_config(file: Path | None, environment: Mapping[str, str]) -> Config:
@@ -184,6 +197,7 @@ class _Reader:
             self._tables("job", document, self._job),
             self._keys("keys", self._table("keys", document.get("keys", {}))),
             self._file,
+            self._bucket("bucket", self._table("bucket", document.get("bucket", {}))),
         )
 
     def _tables(
@@ -231,6 +245,20 @@ class _Reader:
             self._files(f"{where}.key-file", table.get("key-file")),
             self._files(f"{where}.passphrase-file", table.get("passphrase-file")),
             self._text(f"{where}.command", table.get("command")),
+        )
+
+    def _bucket(self, where: str, table: Mapping[str, Any]) -> BucketOptions:
+        self._refuse_unknown(where, table, _BUCKET)
+        size = self._text(f"{where}.tier-size", table.get("tier-size"))
+        if size is not None:
+            try:
+                parse_size(size)
+            except ValueError as exc:
+                raise self._error(f"{where}.tier-size", f"invalid size {exc}") from exc
+        return BucketOptions(
+            self._text(f"{where}.endpoint", table.get("endpoint")),
+            self._text(f"{where}.region", table.get("region")),
+            size,
         )
 
     def _files(self, where: str, value: object) -> tuple[Path, ...]:

@@ -23,7 +23,7 @@ _ENVIRONMENT: Final[Mapping[str, _Entries]] = {
         ("CBTFS_KEY_FILE", "Key file of an encrypted repository, if --key-file is not given."),
         ("CBTFS_PASSPHRASE_FILE", "File with a passphrase, if --passphrase-file is not given."),
         ("CBTFS_STATE", "Parent of the local directories of repositories in buckets."),
-        ("CBTFS_TIER_SIZE", "Size of the local copies of a bucket, e.g. 200G."),
+        ("CBTFS_TIER_SIZE", "Size of the local copies of a bucket, if --tier-size is not given."),
         ("CBTFS_S3_RETRY", "Time for which a request to a server is repeated, e.g. 30s."),
         ("CBTFS_KEY_COMMAND", "Program that decrypts the key of an encrypted repository."),
     ),

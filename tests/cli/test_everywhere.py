@@ -10,8 +10,9 @@ import typer
 from typer.main import get_command
 
 from cbtfs.cli.main import app, main
-from cbtfs.cli.options.context import Options, options_of
+from cbtfs.cli.options.context import Options, bucket_variables, options_of
 from cbtfs.cli.report.display import Display, ProgressMode
+from cbtfs.config import BucketOptions, load_config
 from tests.cli.run_cbtfs import Run
 from tests.make_points import add_point
 
@@ -23,6 +24,7 @@ SPELLINGS: dict[tuple[str, ...], Options] = {
     ("--config", "/c"): Options(config=Path("/c")),
     ("--key-file", "/k"): Options(key_files=(Path("/k"),)),
     ("--passphrase-file=/p",): Options(passphrase_files=(Path("/p"),)),
+    ("--tier-size", "2G"): Options(tier_size="2G"),
     ("--json",): Options(is_json=True),
     ("-q",): Options(display=Display(is_quiet=True)),
     ("--quiet",): Options(display=Display(is_quiet=True)),
@@ -154,3 +156,49 @@ def test_verbose_names_the_repository_and_its_origin(
         f"repository {repository}, from --repo",
         f"repository {repository}, from CBTFS_REPO",
     ]
+
+
+BUCKET = BucketOptions("http://file:1", "eu-1", "3G")
+
+
+@pytest.mark.parametrize(
+    ("option", "environment", "added"),
+    [
+        (
+            None,
+            {"AWS_REGION": ""},
+            {
+                "AWS_ENDPOINT_URL_S3": "http://file:1",
+                "AWS_REGION": "eu-1",
+                "CBTFS_TIER_SIZE": "3G",
+            },
+        ),
+        (
+            None,
+            {"AWS_ENDPOINT_URL": "http://x:1", "AWS_DEFAULT_REGION": "x", "CBTFS_TIER_SIZE": "1G"},
+            {},
+        ),
+        ("2G", {"AWS_ENDPOINT_URL_S3": "http://x:1", "CBTFS_TIER_SIZE": "1G"}, None),
+    ],
+)
+def test_an_option_wins_over_a_variable_and_that_over_the_file(
+    option: str | None, environment: dict[str, str], added: dict[str, str] | None
+) -> None:
+    expected = {"AWS_REGION": "eu-1", "CBTFS_TIER_SIZE": "2G"} if added is None else added
+
+    assert bucket_variables(option, BUCKET, environment) == expected
+
+
+def test_an_invalid_tier_size_is_refused(run: Run) -> None:
+    done = run("list", "--tier-size", "5x")
+
+    assert done.code == 2
+    assert done.err == "cbtfs: invalid --tier-size '5x': use e.g. 500M or 50G\n"
+
+
+def test_the_table_of_buckets_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text('[bucket]\nendpoint = "http://file:1"\nregion = "eu-1"\ntier-size = "3G"\n')
+    file.chmod(0o600)
+
+    assert load_config(file, {}).bucket == BUCKET

@@ -15,7 +15,9 @@ from cbtfs.cli.report.display import Display, ProgressMode, use_display
 from cbtfs.errors import DataCorrupt, ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from cbtfs.config import Config
+    from collections.abc import Mapping
+
+    from cbtfs.config import BucketOptions, Config
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +30,7 @@ class Options:
     config: Path | None = None
     key_files: tuple[Path, ...] = ()
     passphrase_files: tuple[Path, ...] = ()
+    tier_size: str | None = None
     is_json: bool = False
     display: Display = field(default_factory=Display)
 
@@ -66,6 +69,19 @@ def set_passphrase_files(context: typer.Context, value: list[Path] | None) -> No
     if value:
         known = options_of(context).passphrase_files
         _set(context, passphrase_files=(*known, *(file for file in value if file not in known)))
+
+
+def set_tier_size(context: typer.Context, value: str | None) -> None:
+    """Keep --tier-size, the last one; UsageError if it is not a size."""
+    if value is None:
+        return
+    from cbtfs.core.units import parse_size
+
+    try:
+        parse_size(value)
+    except ValueError as exc:
+        raise UsageError(f"invalid --tier-size {exc}") from exc
+    _set(context, tier_size=value)
 
 
 def set_json(context: typer.Context, value: bool) -> bool:
@@ -114,6 +130,7 @@ def global_arguments(context: typer.Context) -> list[str]:
     arguments += [word for file in options.key_files for word in ("--key-file", str(file))]
     for file in options.passphrase_files:
         arguments += ["--passphrase-file", str(file)]
+    arguments += [] if options.tier_size is None else ["--tier-size", options.tier_size]
     arguments += ["--quiet"] if display.is_quiet else ["--verbose"] * display.verbosity
     return [*arguments, "--progress", display.progress.value]
 
@@ -164,6 +181,7 @@ def repository_path(context: typer.Context, *, is_new: bool = False) -> Path:
         Credentials(options.key_files, options.passphrase_files),
         Credentials(keys.key_files, keys.passphrase_files, keys.command),
     )
+    os.environ.update(bucket_variables(options.tier_size, config.bucket, os.environ))
     if options.repo is not None:
         log.info("repository %s, from --repo", options.repo)
         return located(options.repo, is_new=is_new)
@@ -172,6 +190,29 @@ def repository_path(context: typer.Context, *, is_new: bool = False) -> Path:
     origin = _VARIABLE if os.environ.get(_VARIABLE) else str(config.file)
     log.info("repository %s, from %s", config.repo, origin)
     return located(config.repo, is_new=is_new)
+
+
+def bucket_variables(
+    tier_size: str | None, configured: BucketOptions, environment: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the variables of buckets that options and configuration add to *environment*.
+
+    An option wins over a variable, and that over the configuration. Variables reach the processes
+    of a mount, too (process.repository_environment).
+    """
+    from cbtfs.store.backend.remote import TIER_VARIABLE
+
+    values = {
+        ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"): configured.endpoint,
+        ("AWS_REGION", "AWS_DEFAULT_REGION"): configured.region,
+        (TIER_VARIABLE,): configured.tier_size,
+    }
+    added = {
+        names[0]: value
+        for names, value in values.items()
+        if value is not None and not any(map(environment.get, names))
+    }
+    return added if tier_size is None else {**added, TIER_VARIABLE: tier_size}
 
 
 def located(path: Path, *, is_new: bool = False) -> Path:

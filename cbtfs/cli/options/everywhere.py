@@ -20,6 +20,7 @@ from cbtfs.cli.options.context import (
     set_progress,
     set_quiet,
     set_repo,
+    set_tier_size,
     set_verbose,
 )
 
@@ -68,6 +69,17 @@ def _every(
             expose_value=False,
             help="File with the passphrase of an encrypted repository on its first line (default: "
             "$CBTFS_PASSPHRASE_FILE).",
+        ),
+    ] = None,
+    tier_size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            show_default=False,
+            callback=set_tier_size,
+            expose_value=False,
+            help="Size of the local copies of a repository in a bucket, e.g. 200G (default: "
+            "$CBTFS_TIER_SIZE, else 20G).",
         ),
     ] = None,
     quiet: Annotated[
