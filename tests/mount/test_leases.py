@@ -4,19 +4,24 @@ Two instances of FileSystem with one table of counts represent two workers. Each
 itself, so the tests count leases as open descriptors of the manifest.
 """
 
+import errno
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
+import cbtfs.mount.leases as leases_module
+from cbtfs.core.ids import PointId
 from cbtfs.core.manifest import Manifest
 from cbtfs.errors import PointNotFound
 from cbtfs.mount.filesystem import FileSystem
 from cbtfs.mount.inodes import ROOT
 from cbtfs.mount.open_counts import OpenCounts
 from cbtfs.native import Requests
+from cbtfs.store.backend.base import NoReply
 from cbtfs.store.repository import Repository, reading
 from tests.make_points import BLOCK, add_point, new_repository
 
@@ -152,3 +157,52 @@ def test_a_forgotten_point_is_leased_by_readers_and_cannot_be_opened_again(
         opener.leases.open(points[0].point)
     assert leases(path, points[0]) == 0
     assert not open_counts.is_open(points[0].point)
+
+
+def test_a_file_opens_without_a_lease_while_the_server_is_away(
+    path: Path,
+    repository: Repository,
+    points: list[Manifest],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    attempts = list[str]()
+
+    def away(point: PointId, *, is_open: bool = False) -> AbstractContextManager[None]:
+        attempts.append(point)
+        raise NoReply(errno.EIO, "the server does not answer")
+
+    file_system = FileSystem(repository, OpenCounts())
+    with monkeypatch.context() as patched:
+        patched.setattr(repository.points, "leased", away)
+        number = inode(file_system, points[0])
+        file_system.open(number)
+        assert bytes(file_system.read(number, 0, BLOCK)) == bytes([1]) * BLOCK
+        file_system.leases.drop_unused()
+        assert attempts == [points[0].point]  # Reads do not wait for each attempt.
+
+    monkeypatch.setattr(leases_module, "_RETRY_SECONDS", 0.0)
+    file_system.leases.drop_unused()
+    assert leases(path, points[0]) == 1
+    file_system.close(number)
+    assert leases(path, points[0]) == 0
+
+
+def test_a_lease_that_comes_too_late_is_reported(
+    repository: Repository,
+    points: list[Manifest],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    file_system = FileSystem(repository, OpenCounts())
+    number = inode(file_system, points[0])
+
+    def gone(point: PointId, *, is_open: bool = False) -> AbstractContextManager[None]:
+        raise NoReply(errno.EIO, "away") if not caplog.records else PointNotFound("it is gone")
+
+    caplog.set_level("INFO")
+    monkeypatch.setattr(leases_module, "_RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(repository.points, "leased", gone)
+    file_system.open(number)
+    file_system.leases.drop_unused()
+
+    assert "is read without a lease: it is gone" in caplog.records[-1].getMessage()
