@@ -1,8 +1,9 @@
 """Every backend keeps the protocol of cbtfs/store/backend/base.py."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 
@@ -16,6 +17,7 @@ from cbtfs.store.folder import Folder
 from tests.object_store import objects_of
 from tests.store.backends.faulty import Faulty
 from tests.store.backends.memory import Memory
+from tools.s3.proxy import Fault, Script, proxy
 from tools.s3.servers import Server
 
 A, B, C = "aa" * 16, "bb" * 16, "cc" * 16
@@ -48,11 +50,22 @@ OBJECTS: dict[str, Callable[[Path, Server], Backend]] = {
 }
 
 
-@pytest.fixture(params=[*ALL, *OBJECTS])
-def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
+FAULTS = tuple(fault for fault in Fault if fault is not Fault.STALE)
+"""A stale 404 is an absence if it comes twice; test_bucket.py tests it once."""
+
+
+@pytest.fixture(params=[*ALL, *OBJECTS, "tiered, faults"])
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
+    if request.param in ALL:
+        yield ALL[request.param](tmp_path)
+        return
+    server: Server = request.getfixturevalue("s3_server")
     if request.param in OBJECTS:
-        return OBJECTS[request.param](tmp_path, request.getfixturevalue("s3_server"))
-    return ALL[request.param](tmp_path)
+        yield OBJECTS[request.param](tmp_path, server)
+        return
+    script = Script(every=4, faults=FAULTS, seed=crc32(request.node.name.encode()), slow=0.01)
+    with proxy(server.endpoint, script) as running:
+        yield Tiered(objects_of(server, running.endpoint), Tier(tmp_path / "tier"))
 
 
 @pytest.fixture(params=FILES)
