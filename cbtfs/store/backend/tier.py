@@ -46,6 +46,9 @@ _KEPT: Final = 0.9
 """Share of the limit that stays when space is made."""
 _TOUCH_SECONDS: Final = 60.0
 """A file that is used is marked so at most this often."""
+_LOCK_SECONDS: Final = 30.0
+"""After this wait for another process, an extent is fetched twice."""
+_POLL_SECONDS: Final = 0.01
 NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -128,16 +131,30 @@ class TierFile:
 
     @contextmanager
     def fetching(self, extent: int) -> Iterator[None]:
-        """Hold the lock of an extent, so that one of several processes fetches it."""
+        """Hold the lock of an extent, so that one of several processes fetches it.
+
+        The lock saves requests. Without it, two processes write the same bytes.
+        """
         at = _HEADER.size + _ENTRY.size * extent
-        self._lock(fcntl.F_WRLCK, at)
+        is_locked = self._lock(at)
         try:
             yield
         finally:
-            self._lock(fcntl.F_UNLCK, at)
+            if is_locked:
+                self._set_lock(fcntl.F_UNLCK, at)
 
-    def _lock(self, kind: int, at: int) -> None:
-        fcntl.fcntl(self._map, fcntl.F_OFD_SETLKW, _FLOCK.pack(kind, os.SEEK_SET, at, 1, 0))
+    def _lock(self, at: int) -> bool:
+        """Wait for a lock; False if its holder, which may be stopped, keeps it for long."""
+        deadline = time.monotonic() + _LOCK_SECONDS
+        while time.monotonic() < deadline:
+            with suppress(BlockingIOError, PermissionError):
+                self._set_lock(fcntl.F_WRLCK, at)
+                return True
+            time.sleep(_POLL_SECONDS)
+        return False
+
+    def _set_lock(self, kind: int, at: int) -> None:
+        fcntl.fcntl(self._map, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, at, 1, 0))
 
     def store(self, extent: int, data: bytes) -> None:
         """Keep the bytes of an extent; OSError if that fails."""
@@ -297,6 +314,8 @@ def _evict(path: Path) -> bool:
         return False
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.fstat(fd).st_nlink:
+            return False  # Another process has evicted it; a new copy may have its name.
         _remove(path)
     except OSError:
         return False

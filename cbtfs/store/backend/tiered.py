@@ -1,5 +1,6 @@
 """Objects of a bucket that are read through a local tier."""
 
+import errno
 import logging
 import threading
 from collections.abc import Collection, Iterator, Mapping
@@ -7,6 +8,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Final
 
+from cbtfs.core.frame import MAX_PACK_BYTES
 from cbtfs.store.backend.base import Buffers, Content, Head, Upload
 from cbtfs.store.backend.objects import Objects
 from cbtfs.store.backend.tier import EXTENT, NO_SPACE, Tier, TierFile
@@ -55,13 +57,14 @@ class TieredObject:
 
     def _edge(self, offset: int, length: int) -> bytes | None:
         """Return bytes at the end that were read already, or at the start; None for others."""
-        if self._tail is not None and offset >= (start := self.size - len(self._tail)):
-            return self._tail[offset - start : offset - start + length]
+        tail, head = self._tail, self._head  # Another thread may drop them.
+        if tail is not None and offset >= (start := self.size - len(tail)):
+            return tail[offset - start : offset - start + length]
         if offset + length > _HEAD:
             return None
-        if self._head is None:
-            self._head = self._tiered.get(self._name, 0, _HEAD).data
-        return self._head[offset : offset + length]
+        if head is None:
+            head = self._head = self._tiered.get(self._name, 0, _HEAD).data
+        return head[offset : offset + length]
 
     def data_from(self, offset: int) -> int:
         return min(offset, self.size)
@@ -99,6 +102,8 @@ class Tiered:
         if size is None:
             content = self._objects.get_tail(name, _TAIL)
             size, tail = content.head.size, content.data
+            if size > MAX_PACK_BYTES:
+                raise OSError(errno.EFBIG, f"{size} bytes are more than a pack has")
         return TieredObject(self, name, self._tier.open(name, size), tail)
 
     def fetch(self, name: str, copy: TierFile, extent: int) -> bool:

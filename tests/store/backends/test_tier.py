@@ -1,6 +1,7 @@
 """Packs in a bucket are read through local copies, which are verified and bounded."""
 
 import errno
+import fcntl
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -242,6 +243,43 @@ def test_the_least_recently_used_copies_are_evicted(tmp_path: Path) -> None:
     assert left == [names[0], names[1], names[5]]
     assert tier.used_bytes() <= 8 * EXTENT
     assert read(kept_open, 1) == b"\2" * EXTENT
+
+
+def test_a_copy_with_the_name_of_an_evicted_one_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the open and the lock of an eviction, another process replaces the copy."""
+    tier, replaced = Tier(tmp_path), list[TierFile]()
+    filled(tier, A, 1)
+    real = fcntl.flock
+
+    def late(fd: int, operation: int) -> None:
+        if operation & fcntl.LOCK_EX and not replaced:
+            tier.drop(A)
+            replaced.append(filled(tier, A, 1))
+        real(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    tier.make_space(0)
+
+    assert not replaced[0].is_dropped
+    assert tier.known_size(A) == EXTENT
+
+
+def test_a_process_that_is_stopped_does_not_stop_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cbtfs.store.backend.tier._LOCK_SECONDS", 0.05)
+    one, other = (Tier(tmp_path).open(A, EXTENT) for _ in range(2))
+    with one.fetching(0):
+        with other.fetching(0):
+            other.store(0, b"x" * EXTENT)
+        with other.fetching(0):  # The lock of the first one is not released by others.
+            assert one.missing(0, EXTENT) == []
+    with other.fetching(0):
+        pass
+
+    assert read(one, 0) == b"x" * EXTENT
 
 
 def test_a_full_disk_costs_only_the_copies(
