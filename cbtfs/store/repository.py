@@ -29,7 +29,7 @@ from cbtfs.errors import (
     WrongDirectory,
 )
 from cbtfs.store import reserve
-from cbtfs.store.backend.bucket import BucketUrl
+from cbtfs.store.backend.bucket import BucketUrl, NoBucket
 from cbtfs.store.backend.layout import (
     create_places,
     create_record,
@@ -39,7 +39,14 @@ from cbtfs.store.backend.layout import (
     open_points,
 )
 from cbtfs.store.backend.probe import probe
-from cbtfs.store.backend.remote import bucket_of, put_keys, remote_of
+from cbtfs.store.backend.remote import (
+    bucket_of,
+    drop_keys,
+    put_keys,
+    refuse_used,
+    remote_of,
+    state_locked,
+)
 from cbtfs.store.catalog.catalog import Catalog
 from cbtfs.store.catalog.records import CatalogDamaged, PointRecord
 from cbtfs.store.catalog.update import Update
@@ -402,17 +409,22 @@ def create_repository(path: Path, settings: Settings, keys: NewKeys | None = Non
 
 
 def _create_in_bucket(path: Path, url: BucketUrl, settings: Settings, keys: NewKeys | None) -> None:
-    if has_record(path, SETTINGS):
-        raise UsageError(
-            f"{url} is already a repository, says its local state {path}: remove that directory if "
-            "the bucket was emptied on purpose"
-        )
     bucket = bucket_of(path, url)
-    with storing(f"the repository {url}"):
-        probe(bucket)
+    with storing(f"the repository {url}"), state_locked(path):
+        if has_record(path, SETTINGS):
+            raise UsageError(
+                f"{url} is already a repository, says its local state {path}: remove that "
+                "directory if the bucket was emptied on purpose"
+            )
+        try:
+            refuse_used(bucket)
+            probe(bucket)
+        except NoBucket as exc:
+            raise UsageError(f"there is no bucket {url.bucket}: create it first") from exc
         Catalog(path / CATALOG, is_writable=True).close()
         data = encode_settings(settings)
         if keys is not None:
+            drop_keys(path)
             create_slots(path, keys.epoch, keys.slots)
             put_keys(path, bucket)
         try:

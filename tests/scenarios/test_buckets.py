@@ -17,6 +17,7 @@ import pytest
 from cbtfs.core.frame import Kind
 from cbtfs.store.backend.bucket import Bucket, BucketUrl
 from cbtfs.store.backend.objects import Objects
+from cbtfs.store.backend.remote import state_directory
 from cbtfs.store.backend.tier import Tier
 from cbtfs.store.backend.tiered import Tiered
 from cbtfs.store.packs import PackFolder
@@ -205,9 +206,34 @@ def test_an_encrypted_repository_is_opened_by_its_key(
     other.run("key", "add", "--new-key-file", str(tmp_path / "second"), code=2)
 
 
-def test_an_address_is_used_once(host: Host, other: Host) -> None:
+def test_an_address_is_used_once(
+    host: Host, other: Host, tmp_path: Path, url: str, s3_server: Server
+) -> None:
     other.run("init", code=2)
     host.run("init", code=2)
+
+    key = tmp_path / "key"
+    done = other.run("init", "--encrypt", "--key-file", str(key), "--no-recovery", code=2)
+    assert done.stderr == f"cbtfs: {url} is already a repository\n"
+    assert not key.exists()
+    bucket = Bucket(BucketUrl.parse(url), access_of(s3_server))
+    assert [*bucket.names_after("keys", "")] == []
+
+
+def test_an_init_is_repeated_after_a_crash(tmp_path: Path, url: str, s3_server: Server) -> None:
+    host = Host(tmp_path / "h", url, s3_server, s3_server.endpoint)
+    slots = state_directory(BucketUrl.parse(url), host.environment) / "keys"
+    slots.mkdir(parents=True)
+    (slots / "epoch-1").write_bytes(b"of the init before")
+    words = ("init", "--encrypt", "--key-file", str(tmp_path / "key"), "--no-recovery")
+
+    host.run(*words)
+    host.run("--key-file", str(tmp_path / "key"), "list")
+
+    host.url = f"{url}/2"
+    bucket = Bucket(BucketUrl.parse(host.url), access_of(s3_server))
+    bucket.create("keys/epoch-1", b"of another host")
+    assert "an init that did not end" in host.run(*words, code=2).stderr
 
 
 def test_nothing_is_at_an_address(tmp_path: Path, s3_server: Server) -> None:
@@ -217,6 +243,29 @@ def test_nothing_is_at_an_address(tmp_path: Path, s3_server: Server) -> None:
     assert done.stderr == (
         f"cbtfs: no repository at {host.url}: check the address, or create one with init\n"
     )
+
+
+def test_an_address_cannot_be_reached(tmp_path: Path, s3_server: Server) -> None:
+    host = Host(tmp_path / "h", "s3://absent/x", s3_server, s3_server.endpoint)
+    assert host.run("list", code=10).stderr == (
+        "cbtfs: no repository at s3://absent/x: there is no such bucket\n"
+    )
+    key = tmp_path / "key"
+    words = ("init", "--encrypt", "--key-file", str(key), "--no-recovery")
+    assert host.run(*words, code=2).stderr == (
+        "cbtfs: there is no bucket absent: create it first\n"
+    )
+    assert "there is no bucket absent" in host.run("init", code=2).stderr
+
+    host.environment |= {"AWS_SECRET_ACCESS_KEY": "wr0ng"}
+    assert "check the credentials" in host.run("list", code=31).stderr
+    host.environment |= {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "CBTFS_S3_RETRY": "0.1s"}
+    for command in (("list",), words):
+        assert host.run(*command, code=1).stderr.splitlines()[-1] == (
+            "cbtfs: cannot open s3://absent/x: cannot read repository.json: the server does not "
+            "answer: cannot connect"
+        )
+    assert not key.exists()
 
 
 def test_a_server_without_conditions_is_refused(tmp_path: Path) -> None:
@@ -241,7 +290,7 @@ def test_a_bucket_that_was_emptied_is_refused(
     (state.with_name(other_state.name) / "remote.json").write_text(json.dumps({"url": host.url}))
 
     done = host.run("prune", code=21)
-    assert "has another repository" in done.stderr
+    assert "has another repository, but its local state" in done.stderr
     assert other.points() == []
 
 
@@ -270,6 +319,8 @@ def test_a_mount_survives_an_outage(host: Host, front: Proxy, tmp_path: Path) ->
                 with pytest.raises(OSError, match="Input/output error"):
                     os.pread(fd, 4096, 30 * MIB)
             assert os.pread(fd, 4096, MIB) == content[MIB : MIB + 4096]
+            with (mount / "web" / "latest" / "root.raw").open("rb", buffering=0) as again:
+                assert os.pread(again.fileno(), 4096, MIB) == content[MIB : MIB + 4096]
             front.script.every = 0
             assert os.pread(fd, 4096, 30 * MIB) == content[30 * MIB : 30 * MIB + 4096]
         finally:
@@ -347,9 +398,13 @@ def test_a_server_killed_in_puts_loses_no_point(tmp_path: Path) -> None:
         first = image_of(tmp_path / "0.raw", 0)
         ingest(host, first, "kept")
         arguments = ("ingest", "image", "--vm", "web", "--disk", f"root={image}")
-        with subprocess.Popen(host.command(*arguments), env=host.environment) as writer:
-            while not [*packs_of(server, url)][2:]:  # The first pack of the second point.
-                assert writer.poll() is None
+        bucket = Bucket(BucketUrl.parse(url), access_of(server))
+        environment = {**host.environment, "CBTFS_S3_RETRY": "0.5s"}
+        with subprocess.Popen(host.command(*arguments), env=environment) as writer:
+            # Until the first pack of the second point exists.
+            while len([*bucket.names_after("packs", "")]) < 3:
+                with pytest.raises(subprocess.TimeoutExpired):
+                    writer.wait(0.02)
             os.killpg(server.process.pid, signal.SIGKILL)
             assert writer.wait() == 1
     with seaweed(tmp_path / "server") as server:

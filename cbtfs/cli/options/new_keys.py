@@ -92,9 +92,12 @@ class KeyOptions:
 
 def _refuse_used(path: Path) -> None:
     """Raise UsageError early, before key files are made for a directory that is in use."""
-    from cbtfs.store.backend.remote import is_remote
+    from cbtfs.store.backend.remote import remote_of, require_unused
 
-    if is_remote(path) and not (path / "repository.json").exists():
+    url = remote_of(path)
+    if url is not None:
+        if not (path / "repository.json").exists():  # Else, create_repository() says so.
+            require_unused(path, url)
         return
     if path.is_dir() and any(path.iterdir()):
         what = "already a repository" if (path / "repository.json").exists() else "not empty"

@@ -17,6 +17,8 @@ from cbtfs.errors import UsageError
 _DEFAULT_REGION: Final = "us-east-1"
 _INDIRECT: Final = ("role_arn", "sso_session", "sso_start_url", "credential_process")
 _ENDPOINT: Final = re.compile(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?/?\Z")
+_REGION: Final = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
+_KEY: Final = re.compile(r"[!-~]+\Z")
 _MAX_BYTES: Final = 1 << 20
 
 
@@ -27,6 +29,12 @@ class Credentials:
     access_key: str
     secret_key: str = field(repr=False)
     session_token: str | None = field(default=None, repr=False)
+
+    @property
+    def is_printable(self) -> bool:
+        """Whether all parts can be sent; obstore ends with a panic otherwise."""
+        parts = self.access_key, self.secret_key, self.session_token or "-"
+        return all(map(_KEY.match, parts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +68,26 @@ def s3_access(environment: Mapping[str, str]) -> S3Access:
         or None
     )
     if endpoint is not None and not _ENDPOINT.match(endpoint):
-        raise UsageError(f"invalid endpoint {endpoint!r}: use e.g. https://s3.example:8333")
-    return S3Access(
-        endpoint=endpoint,
-        region=environment.get("AWS_REGION")
+        shown = "" if "@" in endpoint else f" {endpoint!r}"  # It may contain a password.
+        raise UsageError(f"invalid endpoint{shown}: use e.g. https://s3.example:8333")
+    region = (
+        environment.get("AWS_REGION")
         or environment.get("AWS_DEFAULT_REGION")
         or profile.get("region")
-        or _DEFAULT_REGION,
-        credentials=_credentials(environment, profile, files.name),
+        or _DEFAULT_REGION
+    )
+    if not _REGION.match(region):
+        raise UsageError(f"invalid region {region!r}: use e.g. {_DEFAULT_REGION}")
+    credentials = _credentials(environment, profile, files.name)
+    if credentials is not None and not credentials.is_printable:
+        raise UsageError(
+            "the access key, its secret or the session token has a character that no key has, e.g. "
+            "a space or a line end"
+        )
+    return S3Access(
+        endpoint=endpoint,
+        region=region,
+        credentials=credentials,
         ca_file=Path(ca_file) if ca_file else None,
     )
 

@@ -30,6 +30,7 @@ from cbtfs.store.backend.base import Content, Head, NoReply, Throttled
 log = logging.getLogger(__name__)
 
 SCHEME: Final = "s3://"
+SETTINGS_KEY: Final = "repository.json"
 _BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9._-]{1,62}\Z")
 _PREFIX: Final = re.compile(r"[A-Za-z0-9._/-]*\Z")
 _PAGE: Final = 1000
@@ -43,7 +44,18 @@ _BUSY: Final = (404, 409, 429, 500, 502, 503, 504)
 """Statuses after which a request is repeated. 404: to a listing, which is never absent; for objects
 it is a FileNotFoundError. 409: another request for the key is under way."""
 
+_REDIRECT: Final = "redirect without LOCATION"
+"""Part of obstore's text for a redirect to the server of another region."""
+_BAD_NAME: Final = "object with invalid path"
+"""Part of obstore's text for a listed name with an empty part, or one of dots."""
+_BAD_KEYS: Final = ("ExpiredToken", "InvalidToken", "AuthorizationHeaderMalformed")
+"""Codes of status 400 that mean wrong credentials or a wrong region."""
+
 Result = TypeVar("Result")
+
+
+class NoBucket(OSError):
+    """Raised if a bucket does not exist."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,9 +251,26 @@ class Bucket:
             offset = f"{folder}/{after}" if after else None
             for page in self._client().list(folder, offset=offset, chunk_size=_PAGE):
                 return [(entry["path"].removeprefix(f"{folder}/"), entry["size"]) for entry in page]
+            self._require_s3()
             return []
 
         return self._request(f"cannot list {folder}", load)
+
+    def _require_s3(self) -> None:
+        """Raise _Repeat if the replies are not those of an S3 server.
+
+        obstore takes any document of status 200, e.g. a page of a proxy, for an empty listing. A
+        prune that believed it would delete everything. The same page instead of an object is
+        recognized by its first byte: the settings of a repository are JSON.
+        """
+        try:
+            data = self._client().get(SETTINGS_KEY).bytes().to_bytes()
+        except FileNotFoundError as exc:
+            if _failure_of(exc).code == _NO_BUCKET:
+                raise
+        else:
+            if not data.startswith(b"{"):
+                raise _Repeat(_Failure(None, "the replies are not those of an S3 server"))
 
     def close(self) -> None:
         """Drop the connections; a second call does nothing."""
@@ -337,8 +366,8 @@ class Bucket:
             return
         self._answered()
         if failure.code == _NO_BUCKET:
-            raise OSError(errno.EIO, f"{what}: the bucket {self.url.bucket} does not exist")
-        if failure.status in (401, 403):
+            raise NoBucket(errno.EIO, f"{what}: the bucket {self.url.bucket} does not exist")
+        if failure.status in (401, 403) or failure.code in _BAD_KEYS:
             raise AccessDenied(
                 f"{what}: {self.url} refuses access ({failure.code}): check the credentials, the "
                 "region and the clock"
@@ -417,6 +446,10 @@ def _failure_of(error: BaseException) -> _Failure:
         reason = code[1]
     elif status is not None:
         reason = "without a code"
+    elif _REDIRECT in text:
+        return _Failure(301, "to another region: check the region")
+    elif _BAD_NAME in text:
+        return _Failure(200, "with a name that is not of cbtfs, such as a//b: remove that object")
     elif "kind: Connect" in text:
         reason = "cannot connect"
     elif "kind: Timeout" in text:

@@ -11,26 +11,35 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 from cbtfs.core.units import parse_duration, parse_size
-from cbtfs.errors import CbtfsError, DataCorrupt, RepositoryNotFound, UsageError, WrongDirectory
+from cbtfs.errors import (
+    CbtfsError,
+    DataCorrupt,
+    RepositoryNotFound,
+    StoreFailed,
+    StoreUnreachable,
+    UsageError,
+    WrongDirectory,
+)
 from cbtfs.store.backend.aws import s3_access
-from cbtfs.store.backend.bucket import SCHEME, Bucket, BucketUrl, Patience
+from cbtfs.store.backend.base import NoReply
+from cbtfs.store.backend.bucket import SCHEME, SETTINGS_KEY, Bucket, BucketUrl, NoBucket, Patience
+from cbtfs.store.backend.probe import probe
 from cbtfs.store.backend.tier import DEFAULT_LIMIT
 from cbtfs.store.files import load_file, make_folder, replace
 
 REMOTE: Final = "remote.json"
 KEYS: Final = "keys"
-SETTINGS_KEY: Final = "repository.json"
 STATE_VARIABLE: Final = "CBTFS_STATE"
 TIER_VARIABLE: Final = "CBTFS_TIER_SIZE"
 RETRY_VARIABLE: Final = "CBTFS_S3_RETRY"
 _MAX_BYTES: Final = 1 << 16
-_ADDRESS: Final = re.compile(r"s3:/+(?=[^/])")
-"""A path that was an address: two slashes became one."""
+_ADDRESS: Final = re.compile(r"s3:(/+|\Z)", re.IGNORECASE)
+"""A path that was an address: two slashes became one, or none at the end."""
 
 _SLOT: Final = re.compile(r"keys/(epoch-)?[0-9a-f]{1,32}\Z")
 
@@ -45,7 +54,11 @@ def address_in(path: Path) -> BucketUrl | None:
         UsageError: the address is invalid.
     """
     text = str(path)
-    return BucketUrl.parse(_ADDRESS.sub(SCHEME, text, count=1)) if _ADDRESS.match(text) else None
+    found = _ADDRESS.match(text)
+    if found is None:
+        return None
+    scheme = SCHEME if text.startswith("s3:") else f"{text[:3]}//"  # parse() refuses S3://
+    return BucketUrl.parse(scheme + text[found.end() :])
 
 
 def state_directory(url: BucketUrl, environment: Mapping[str, str]) -> Path:
@@ -74,8 +87,8 @@ def remote_of(repository: Path) -> BucketUrl | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:
-        return BucketUrl.parse(json.loads(data)["url"])
-    except (ValueError, KeyError, TypeError, UsageError) as exc:
+        return BucketUrl.parse(str(json.loads(data)["url"]))
+    except (ValueError, KeyError, TypeError, RecursionError, UsageError) as exc:
         raise DataCorrupt(
             f"{file} is damaged: remove {repository}; it has no data that is not in the bucket"
         ) from exc
@@ -140,13 +153,13 @@ def name_bucket(repository: Path, url: BucketUrl) -> None:
     repository.chmod(0o700)
     for folder in ("locks", "catalog"):
         make_folder(repository / folder)
-    with _locked(repository):
+    with state_locked(repository):
         replace(repository / REMOTE, json.dumps({"url": str(url)}).encode() + b"\n")
 
 
 @contextmanager
-def _locked(repository: Path) -> Iterator[None]:
-    """Hold a lock of the local directory: two programs may make it at once."""
+def state_locked(repository: Path) -> Iterator[None]:
+    """Hold a lock of the local directory, which two programs may make at once."""
     fd = os.open(repository, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
@@ -163,13 +176,14 @@ def attach(repository: Path, url: BucketUrl) -> None:
     Raises:
         RepositoryNotFound: the bucket has no repository at this address.
         AccessDenied: the server refuses the credentials.
-        OSError: the server does not answer, or the directory cannot be made.
+        StoreFailed: it does not answer, or refuses a request.
+        OSError: the directory cannot be made.
     """
     if (repository / SETTINGS_KEY).exists() and remote_of(repository) == url:
         return
-    files = _in_child(lambda: _load_files(repository, url))
+    files = _in_child(url, lambda: _load_files(repository, url))
     name_bucket(repository, url)
-    with _locked(repository):
+    with state_locked(repository):
         if len(files) > 1:
             make_folder(repository / KEYS)
         for name, data in files.items():  # The settings are the last one.
@@ -190,10 +204,62 @@ def _load_files(repository: Path, url: BucketUrl) -> dict[str, bytes]:
         ) from exc
 
 
+def require_unused(repository: Path, url: BucketUrl) -> None:
+    """Verify that a repository can be created at an address, with requests of a child process.
+
+    A caller that makes keys calls this before, so that a refusal leaves no files of keys.
+
+    Raises:
+        UsageError: there is a repository, or no bucket, or the server is unsuitable.
+        AccessDenied: the server refuses the credentials.
+        StoreFailed: it does not answer, or refuses a request.
+    """
+
+    def test() -> dict[str, bytes]:
+        bucket = bucket_of(repository, url)
+        refuse_used(bucket)
+        probe(bucket)
+        return {}
+
+    try:
+        _in_child(url, test)
+    except RepositoryNotFound as exc:
+        raise UsageError(f"there is no bucket {url.bucket}: create it first") from exc
+
+
+def refuse_used(bucket: Bucket) -> None:
+    """Raise UsageError if a bucket has a repository, or keys that one may be about to use."""
+    with suppress(FileNotFoundError):
+        bucket.get(SETTINGS_KEY)
+        raise UsageError(f"{bucket.url} is already a repository")
+    if next(bucket.names_after(KEYS, ""), None) is not None:
+        raise UsageError(
+            f"{bucket.url} has key slots of an init that did not end: use another prefix, or "
+            f"remove {bucket.url}/{KEYS}/ if no init is running"
+        )
+
+
+def drop_keys(repository: Path) -> None:
+    """Remove the local key slots of an init that did not end."""
+    with suppress(FileNotFoundError):
+        for file in (repository / KEYS).iterdir():
+            file.unlink()
+
+
 def put_keys(repository: Path, bucket: Bucket) -> None:
-    """Create the objects of the key slots that are in the local directory."""
-    for file in sorted((repository / KEYS).iterdir()):
-        bucket.create(f"{KEYS}/{file.name}", load_file(file, _MAX_BYTES))
+    """Create the objects of the key slots that are in the local directory.
+
+    The first one has the same name for all programs, so that one of several succeeds.
+
+    Raises:
+        UsageError: another program creates a repository there.
+    """
+    files = sorted((repository / KEYS).iterdir(), key=lambda file: not file.name.startswith("ep"))
+    for file in files:
+        try:
+            bucket.create(f"{KEYS}/{file.name}", load_file(file, _MAX_BYTES))
+        except FileExistsError:
+            raise UsageError(f"another init has made keys at {bucket.url}") from None
 
 
 def require_same(repository: Path, url: BucketUrl) -> None:
@@ -207,15 +273,21 @@ def require_same(repository: Path, url: BucketUrl) -> None:
     except FileNotFoundError:
         settings = b""
     if settings != load_file(repository / SETTINGS_KEY, _MAX_BYTES):
-        why = "has another repository" if settings else "has no repository any more"
+        why = "another repository" if settings else "no repository"
         raise WrongDirectory(
-            f"{url} {why} than its local state {repository}: if that is intended, remove the "
-            "directory of the state; it has no data of its own"
+            f"{url} has {why}, but its local state {repository} is that of one: if the bucket was "
+            "replaced on purpose, remove this directory; it has no data of its own"
         )
 
 
-def _in_child(call: Callable[[], dict[str, bytes]]) -> dict[str, bytes]:
-    """Return the result of *call* in a child process, or raise its error."""
+def _in_child(url: BucketUrl, call: Callable[[], dict[str, bytes]]) -> dict[str, bytes]:
+    """Return the result of requests to a bucket in a child process, or raise their error.
+
+    Raises:
+        RepositoryNotFound: there is no such bucket.
+        StoreUnreachable: the server does not answer.
+        StoreFailed: it refuses a request.
+    """
     import pickle
 
     read_end, write_end = os.pipe()
@@ -239,6 +311,11 @@ def _in_child(call: Callable[[], dict[str, bytes]]) -> dict[str, bytes]:
     if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) or not data:
         raise RuntimeError("the process that reads from the bucket has failed")
     result = pickle.loads(data)
+    if isinstance(result, NoBucket):
+        raise RepositoryNotFound(f"no repository at {url}: there is no such bucket") from result
+    if isinstance(result, OSError):
+        kind = StoreUnreachable if isinstance(result, NoReply) else StoreFailed
+        raise kind(f"cannot open {url}: {result.strerror}") from result
     if isinstance(result, Exception):
         raise result
     return dict(result)

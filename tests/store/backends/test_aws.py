@@ -36,6 +36,9 @@ aws_session_token = token
 """
 
 
+LOGIN = {"AWS_ACCESS_KEY_ID": "AK", "AWS_SECRET_ACCESS_KEY": "s3cret"}
+
+
 @pytest.fixture
 def home(tmp_path: Path) -> dict[str, str]:
     folder = tmp_path / ".aws"
@@ -107,3 +110,21 @@ def test_a_damaged_file_is_not_quoted(home: dict[str, str]) -> None:
 
 def test_secrets_are_not_shown() -> None:
     assert "s3cret" not in repr(S3Access(credentials=Credentials("id", "s3cret", "s3cret")))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [
+        ("AWS_ENDPOINT_URL", "https://user:s3cret@s3.example", "invalid endpoint: use e.g."),
+        ("AWS_ENDPOINT_URL", "s3.example", "invalid endpoint 's3.example'"),
+        ("AWS_REGION", "here\n", "invalid region"),
+        ("AWS_ACCESS_KEY_ID", "AK\n", "a character that no key has"),
+        ("AWS_SECRET_ACCESS_KEY", "s3cret\r", "a character that no key has"),
+        ("AWS_SESSION_TOKEN", "s3cret\0", "a character that no key has"),
+    ],
+)
+def test_values_that_cannot_be_sent_are_refused(name: str, value: str, why: str) -> None:
+    with pytest.raises(UsageError, match=why) as refused:
+        s3_access({**LOGIN, name: value})
+
+    assert "s3cret" not in str(refused.value)

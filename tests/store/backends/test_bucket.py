@@ -1,17 +1,20 @@
 """Requests to a bucket survive a server that fails, and never report what did not happen."""
 
+import json
 import logging
 import os
 import random
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import pytest
 
-from cbtfs.errors import AccessDenied, UsageError
+from cbtfs.errors import AccessDenied, DataCorrupt, UsageError
 from cbtfs.store.backend.aws import Credentials, S3Access
 from cbtfs.store.backend.base import NoReply, Throttled
 from cbtfs.store.backend.bucket import Bucket, BucketUrl, Patience
+from cbtfs.store.backend.remote import address_in, remote_of, state_directory
 from tests.object_store import QUICK, access_of, new_url
 from tools.s3.proxy import Fault, Proxy, Script, proxy
 from tools.s3.servers import Server
@@ -35,6 +38,37 @@ def bucket_behind(running: Proxy, server: Server, patience: Patience = QUICK) ->
 def test_an_invalid_address_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="invalid address of a bucket"):
         BucketUrl.parse(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["s3://back/p", "s3://back/p/", "s3://back//p", "s3:///back/p", "s3:/back/./p"]
+)
+def test_spellings_of_one_address_have_one_local_state(text: str) -> None:
+    url = address_in(Path(text))
+
+    assert url == BucketUrl("back", "p")
+    assert state_directory(url, {"CBTFS_STATE": "/s"}) == state_directory(
+        BucketUrl("back", "p"), {"CBTFS_STATE": "/s"}
+    )
+
+
+@pytest.mark.parametrize("text", ["s3:", "s3://", "S3://back/p", "s3://b", "s3://back/../p"])
+def test_an_incomplete_address_is_no_directory(text: str) -> None:
+    with pytest.raises(UsageError, match="invalid address of a bucket"):
+        address_in(Path(text))
+
+
+@pytest.mark.parametrize("text", ["/s3:/x", "s3", "s3:x", "./a/s3:/x"])
+def test_a_directory_is_no_address(text: str) -> None:
+    assert address_in(Path(text)) is None
+
+
+@pytest.mark.parametrize("url", [5, "s3://back/../p", None, {}])
+def test_a_damaged_name_of_the_bucket_is_reported(tmp_path: Path, url: object) -> None:
+    (tmp_path / "remote.json").write_text(json.dumps({"url": url}))
+
+    with pytest.raises(DataCorrupt, match=r"remote\.json is damaged"):
+        remote_of(tmp_path)
 
 
 def test_an_address_is_parsed() -> None:
