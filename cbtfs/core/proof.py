@@ -10,6 +10,7 @@ PROVEN: Final = 3
 MAX_NOTES: Final = 16
 MAX_NOTE: Final = 120
 """Characters of a note."""
+_NOT_RECORDED: Final = "not recorded, because capture keys could read it; run 'cbtfs prove'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,17 @@ class Proof:
             restore_milliseconds=restored,
             verdict=kept.verdict or earlier.verdict if self.failure is None else self.verdict,
         )
+
+    def without_quotes(self) -> "Proof":
+        """Return the record without texts of programs, which may quote content of the guest."""
+        return replace(
+            self, failure=_level_of(self.failure), obstacle=_level_of(self.obstacle), notes=()
+        )
+
+
+def _level_of(text: str | None) -> str | None:
+    """Return the beginning of a failure or an obstacle, which names the level."""
+    return None if text is None else f"{text.partition(': ')[0]}: {_NOT_RECORDED}"
 
 
 def document_of(proof: Proof) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from cbtfs.store.repository import writing
 def record(path: Path, results: Iterable[Proven], *, lock_wait: float) -> None:
     """Record proofs; each result says why if it is not recorded.
 
-    A state file that cannot be read stays: it says that nothing about the point is known.
+    If the repository has capture keys, which can read states, texts of programs are left out. A
+    state file that cannot be read stays: it says that nothing about the point is known.
     """
     pending = list(results)
     try:
@@ -28,7 +29,10 @@ def record(path: Path, results: Iterable[Proven], *, lock_wait: float) -> None:
                 elif state == unknown_state(point):
                     result.unrecorded = "the state file of the point is missing or damaged"
                 else:
-                    states.append(replace(state, proof=result.proof.after(state.proof)))
+                    proof = result.proof.after(state.proof)
+                    if repository.settings.has_signatures:
+                        proof = proof.without_quotes()
+                    states.append(replace(state, proof=proof))
             repository.put_states(states)
     except (RepositoryLocked, AccessDenied, StoreFailed) as exc:
         for result in pending:

@@ -2,7 +2,9 @@
 
 import logging
 from contextlib import closing
+from dataclasses import replace
 
+from cbtfs.core.manifest import PointState
 from cbtfs.core.settings import CAPTURE
 from cbtfs.errors import ChunkMissing, DataCorrupt
 from cbtfs.store.backend.layout import open_points, seal_indexes
@@ -17,8 +19,8 @@ def allow_capture_keys(repository: Repository) -> None:
     """Make all writers sign new packs. Only for the writer, with a key that can read content.
 
     The packs that exist were written by programs that can read content, so they are trusted. The
-    record of them is durable before the feature, and indexes of files get a key that capture keys
-    lack. Does nothing the second time.
+    record of them is durable before the feature. Indexes of files get a key that capture keys lack,
+    and states lose what proofs quote of guests. Does nothing the second time.
     """
     path = repository.path
     if not repository.settings.has_signatures:
@@ -36,3 +38,14 @@ def allow_capture_keys(repository: Repository) -> None:
         with closing(open_points(path)) as points, points.locked(), storing("the settings"):
             add_feature(path, CAPTURE)
     seal_indexes(path)
+    repository.put_states(_without_quotes(repository))
+
+
+def _without_quotes(repository: Repository) -> list[PointState]:
+    """Return the states whose proofs quote content of guests, without the quotes."""
+    changed = []
+    for point in repository.points.ids():
+        state, _ = repository.points.load_state(point)
+        if state.proof is not None and state.proof.without_quotes() != state.proof:
+            changed.append(replace(state, proof=state.proof.without_quotes()))
+    return changed

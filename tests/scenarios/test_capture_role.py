@@ -22,10 +22,14 @@ from cbtfs.check.subset import Subset
 from cbtfs.core.frame import Kind
 from cbtfs.core.ids import Digest, PackId, PointId
 from cbtfs.core.manifest import Manifest
+from cbtfs.core.proof import Proof
 from cbtfs.core.rolefile import Role, RoleFile
 from cbtfs.core.settings import CAPTURE, encode_settings
 from cbtfs.errors import CbtfsError, ChunkMissing, DataCorrupt, KeyUnavailable, StoreFailed
+from cbtfs.listing import points
 from cbtfs.native import Chunks
+from cbtfs.prove.point import Proven
+from cbtfs.prove.record import record as record_proofs
 from cbtfs.prune.prune import prune
 from cbtfs.prune.select import PruneLimits
 from cbtfs.reader import Reader
@@ -439,6 +443,34 @@ def test_an_index_begun_before_the_first_capture_key_is_closed_to_it(tmp_path: P
     data = (path / "indexes" / points[1]).read_bytes()
     with acting(role_of(master)) as keys, pytest.raises(ValueError, match="tag"):
         open_file(keys.signing(False), f"indexes/{points[1]}".encode(), data)
+
+
+def proof_with(quote: str) -> Proof:
+    now = "2026-11-29T12:00:00Z"
+    text = f"level 3: root: ext4: e2fsck: {quote}"
+    return Proof(2, now, now, "cbtfs", text, text, "panic", 5, (text,))
+
+
+def test_records_of_proofs_quote_no_content(tmp_path: Path) -> None:
+    """e2fsck names files of the guest, and a kernel that panics prints anything."""
+    path, quote = tmp_path / "repo", "QUOTED-NAME-OF-A-FILE"
+    master = create_encrypted(path, encrypted_settings(BLOCK))
+    manifests = [add_point(path, {"disk": noise(n, 1)}, vm=str(n)) for n in (24, 25)]
+    proofs = [proof_with(quote), proof_with(quote)]
+    for manifest, proof in zip(manifests, proofs, strict=True):
+        with reading(path) as repository, repository.catalog.view() as view:
+            (point,) = points(view, manifest.vm.id)
+        record_proofs(path, [Proven(point, proof)], lock_wait=0)
+        with writing(path) as repository:
+            allow_capture_keys(repository)
+
+    with acting(role_of(master)), reading(path) as repository:
+        for manifest in manifests:
+            state, _ = repository.points.load_state(manifest.point)
+            assert state.proof is not None
+            assert quote not in str(state)
+            assert str(state.proof.failure).startswith("level 3: not recorded")
+            assert (state.proof.level, state.proof.verdict) == (2, "panic")
 
 
 def without_feature(path: Path) -> None:
