@@ -152,7 +152,8 @@ static void Leaf_dealloc(LeafObject *self)
     Py_TYPE(self)->tp_free((PyObject *)self);
 }
 
-static PyObject *Leaf_wanted_pack(LeafObject *self, PyObject *args)
+/* Return the location of the slot that *args* names, or NULL with an exception. */
+static location *argument_location(LeafObject *self, PyObject *args)
 {
     int slot;
     if (!PyArg_ParseTuple(args, "i", &slot))
@@ -161,7 +162,14 @@ static PyObject *Leaf_wanted_pack(LeafObject *self, PyObject *args)
         PyErr_SetString(PyExc_IndexError, "a leaf has 64 slots");
         return NULL;
     }
-    location *location = &self->leaf->locations[slot];
+    return &self->leaf->locations[slot];
+}
+
+static PyObject *Leaf_wanted_pack(LeafObject *self, PyObject *args)
+{
+    location *location = argument_location(self, args);
+    if (location == NULL)
+        return NULL;
     if (!location->is_data || atomic_load(&location->file) != NULL)
         Py_RETURN_NONE;
     return PyLong_FromUnsignedLong(location->pack);
@@ -169,14 +177,9 @@ static PyObject *Leaf_wanted_pack(LeafObject *self, PyObject *args)
 
 static PyObject *Leaf_wanted_bytes(LeafObject *self, PyObject *args)
 {
-    int slot;
-    if (!PyArg_ParseTuple(args, "i", &slot))
+    location *location = argument_location(self, args);
+    if (location == NULL)
         return NULL;
-    if (slot < 0 || slot >= FANOUT) {
-        PyErr_SetString(PyExc_IndexError, "a leaf has 64 slots");
-        return NULL;
-    }
-    location *location = &self->leaf->locations[slot];
     pack_file *file = atomic_load(&location->file);
     uint32_t length = location->is_data ? chunk_frame_bytes(location) : 0;
     if (length == 0 || (file != NULL && pack_file_has(file, location->offset, length)))

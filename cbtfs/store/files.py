@@ -191,6 +191,16 @@ def _beyond(buffers: Buffers, done: int) -> list[memoryview]:
     return left
 
 
+def scatter(data: bytes, buffers: Buffers) -> int:
+    """Copy *data* to the beginning of *buffers*; return the number of bytes copied."""
+    done = 0
+    for buffer in buffers:
+        part = data[done : done + len(buffer)]
+        buffer[: len(part)] = part
+        done += len(part)
+    return done
+
+
 def create(path: Path) -> int:
     """Create a file at *path*, which must not exist; return a descriptor to read and write it."""
     fd = os.open(path, _CREATE, FILE_MODE)

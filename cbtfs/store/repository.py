@@ -487,11 +487,8 @@ def writing(
             catalog, findings = open_catalog(path, must_verify=is_unsure)
             repository = _opened(path, settings, catalog, findings)
         try:
-            with repository.catalog.view() as view:
-                largest = view.largest_pack()
-            reserve.keep(path, largest)
-            yield repository
-            remember_heads(settings, repository.catalog)
+            with _in_use(repository):
+                yield repository
             is_clean = True
         except StoreFailed:
             raise
@@ -519,13 +516,20 @@ def _sharing(path: Path, *, is_suspect: bool) -> Iterator[Repository]:
             catalog, findings = open_shared_catalog(path, turns, is_suspect=is_suspect)
             repository = _opened(path, settings, catalog, findings)
         try:
-            with repository.catalog.view() as view:
-                largest = view.largest_pack()
-            reserve.keep(path, largest)
-            yield repository
-            remember_heads(settings, repository.catalog)
+            with _in_use(repository):
+                yield repository
         finally:
             repository.close()
+
+
+@contextmanager
+def _in_use(repository: Repository) -> Iterator[None]:
+    """Keep the reserve while a writer works, and remember the newest points if it succeeds."""
+    with repository.catalog.view() as view:
+        largest = view.largest_pack()
+    reserve.keep(repository.path, largest)
+    yield
+    remember_heads(repository.settings, repository.catalog)
 
 
 def rebuild_catalog(

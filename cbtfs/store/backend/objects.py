@@ -9,6 +9,7 @@ from typing import Final
 from cbtfs.native import PackFile
 from cbtfs.store.backend.base import Buffers, Content, Head, OpenObject, Parts
 from cbtfs.store.backend.bucket import SCHEME, Bucket
+from cbtfs.store.files import scatter
 
 _WINDOW: Final = 4 << 20
 """Bytes that are read at once without a tier."""
@@ -52,12 +53,7 @@ class DirectObject:
                 data = self._objects.get(self._name, offset, max(length, _WINDOW)).data
                 self._start, self._window = offset, data
             data = self._window[offset - self._start : offset - self._start + length]
-        done = 0
-        for buffer in buffers:
-            part = data[done : done + len(buffer)]
-            buffer[: len(part)] = part
-            done += len(part)
-        return done
+        return scatter(data, buffers)
 
     def data_from(self, offset: int) -> int:
         return min(offset, self.size)

@@ -12,6 +12,7 @@ from cbtfs.core.frame import MAX_PACK_BYTES
 from cbtfs.store.backend.base import Buffers, Content, Head, Upload
 from cbtfs.store.backend.objects import Objects
 from cbtfs.store.backend.tier import EXTENT, NO_SPACE, Tier, TierFile
+from cbtfs.store.files import scatter
 
 log = logging.getLogger(__name__)
 
@@ -48,12 +49,7 @@ class TieredObject:
             if self._is_fetched(offset, length):
                 return self._copy.read_into(buffers, offset)
             data = self._tiered.get(self._name, offset, length).data  # There is no local space.
-        done = 0
-        for buffer in buffers:
-            part = data[done : done + len(buffer)]
-            buffer[: len(part)] = part
-            done += len(part)
-        return done
+        return scatter(data, buffers)
 
     def _edge(self, offset: int, length: int) -> bytes | None:
         """Return bytes at the end that were read already, or at the start; None for others."""
