@@ -478,11 +478,15 @@ def test_an_existing_repository_becomes_encrypted(folder: Path) -> None:
 
 def test_a_bucket_gives_the_disk_back(folder: Path, s3_server: Server) -> None:
     variables = (f"export {name}={value}\n" for name, value in s3_server.environment.items())
-    done = run(folder, "".join(variables), block("# A repository in a bucket"))
+    listing = "echo listed && cbtfs --repo /srv/repository list --json"
+    done = run(folder, "".join(variables), block("# A repository in a bucket"), listing)
 
     assert "created at s3://backup/vms\n" in done.stdout
     assert "0 problems" in done.stdout
-    assert re.search(r"^1 points copied", done.stdout, re.M)
+    copied = re.search(r"^(\d+) points copied, 0 were there", done.stdout, re.M)
+    listed = json.loads(done.stdout.partition("\nlisted\n")[2])
+    assert copied is not None
+    assert int(copied[1]) == len(listed["points"]) > 0
 
 
 def test_a_linux_guest_writes_to_the_overlay_and_not_to_the_point(folder: Path) -> None:
