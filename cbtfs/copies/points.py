@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Final
 
 from cbtfs.copies.objects import ObjectCopier, is_same
-from cbtfs.core.ids import NULL_DIGEST, Digest, DiskId, PointId
+from cbtfs.core.ids import NULL_DIGEST, Digest, DiskId, PointId, VmId
 from cbtfs.core.manifest import DiskRecord, Manifest, PointState, decode_manifest, encode_state
 from cbtfs.core.names import printable, unique_name
 from cbtfs.core.sealed import seal, unseal
@@ -235,11 +235,17 @@ class _Copier:
             if ready.manifest.vm.id == manifest.vm.id
         ]
         for order, name, point in known:
-            if point != manifest.point and (order == manifest.order or name == manifest.name):
+            is_equal = order == manifest.order or name == manifest.name
+            if is_equal and point != manifest.point and not self._has(manifest.vm.id, point):
                 raise UsageError(
                     f"point {point} of the target has its order number or name, because the VM "
                     "was captured into both repositories; forget one of the two points"
                 )
+
+    def _has(self, vm: VmId, point: PointId) -> bool:
+        """Return whether the source has *point*: captures at once may share an order or a name."""
+        with self._source.catalog.view() as view:
+            return any(entry.point == point for entry in view.entries_of(vm))
 
     def commit(self, objects: ObjectWriter) -> None:
         """Commit the points whose objects are put, oldest first."""

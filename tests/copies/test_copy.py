@@ -8,17 +8,19 @@ from pathlib import Path
 import pytest
 
 from cbtfs.check.check import check
-from cbtfs.copies.points import CopyStatus
+from cbtfs.copies.points import CopyStatus, copy_points
 from cbtfs.core.distrust import Distrust
 from cbtfs.core.ids import PointId
 from cbtfs.core.manifest import PointState
 from cbtfs.core.sealed import seal, unseal
 from cbtfs.errors import DataCorrupt, ManifestsMissing, UsageError
+from cbtfs.listing import points
 from cbtfs.store.quarantine import corrupt_frame
 from cbtfs.store.repository import reading, writing
 from tests.copies.pair import Pair, content
-from tests.make_points import add_point
+from tests.make_points import add_point, new_repository, read_point
 from tests.scenarios.repository_history import image
+from tests.shared_writers import new_shared
 from tests.store.folders import pack_at
 
 TIME = "2026-01-01T00:00:00Z"
@@ -343,3 +345,20 @@ def test_a_repository_is_not_copied_to_itself(
 def test_a_target_that_another_writer_holds_is_refused(pair: Pair) -> None:
     with writing(pair.target):
         assert pair.command() == 11
+
+
+def test_captures_at_once_are_both_copied(tmp_path: Path) -> None:
+    """Two writers that commit at the same moment choose the same order and name."""
+    source, target = new_shared(tmp_path / "source"), new_repository(tmp_path / "target")
+    first = add_point(source, {"disk": image(1)})
+    second = add_point(
+        source, {"disk": image(2)}, change=lambda m: replace(m, order=first.order, name=first.name)
+    )
+    with reading(source) as ours, writing(target) as theirs:
+        with ours.catalog.view() as view:
+            listed = list(points(view))
+        done = copy_points(ours, theirs, listed).points
+
+    assert {copied.status for copied in done} == {CopyStatus.COPIED}
+    for point, disk in (first, image(1)), (second, image(2)):
+        assert read_point(target, point) == {"disk": disk}
