@@ -143,7 +143,9 @@ class Trace:
         if entry is None:
             return
         inode = self._inode(entry)
-        if inode is None:
+        if "O_TMPFILE" in flags:
+            inode = Inode(is_folder=False)
+        elif inode is None:
             inode = Inode(is_folder=False)
             self._rebind(call, (*entry, inode))
         elif "O_TRUNC" in flags and inode.size:
