@@ -82,6 +82,7 @@ class Site:
             "copy": [f"--to={self.folder / 'second'}"],
             **{f"key {verb}": [] for verb in KEY_VERBS},
             "key remove": ["slot"],
+            "key export": [self.folder / "capture.key", "--role=capture"],
             "repair": [],
             "unlock": [],
             "upgrade": ["--shared-writers"],
@@ -113,7 +114,7 @@ class Site:
         return folder
 
 
-KEY_VERBS: Final = ("list", "add", "remove", "passwd", "test", "rotate")
+KEY_VERBS: Final = ("list", "add", "remove", "passwd", "test", "rotate", "export")
 FAILING: Final[Mapping[str, int]] = {
     "init": 2,  # there is one
     "check": 21,  # the catalog is damaged
