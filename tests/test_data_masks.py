@@ -95,10 +95,10 @@ class Damage:
         self.failure: type[Exception] = CatalogDamaged
         real = View.node
 
-        def node(view: View, number: ObjectId, level: int, digest: Digest) -> Node:
+        def node(view: View, number: ObjectId, level: int, digest: Digest, *like: Node) -> Node:
             if digest in self.digests:
                 raise self.failure("injected")
-            return real(view, number, level, digest)
+            return real(view, number, level, digest, *like)
 
         monkeypatch.setattr(View, "node", node)
 
