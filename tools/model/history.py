@@ -105,8 +105,8 @@ class History:
         """Deliver late requests, end all programs, and prune twice without faults."""
         while self._network.late:
             self._deliver(is_last=True)
-        for running in self._running[:]:
-            self._kill(running)
+        while self._running:
+            self._kill(self._running[0])  # No name keeps it: its code ends, with its turn.
         for _ in range(2):
             self._start("prune")
             while self._running:
