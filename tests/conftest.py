@@ -10,9 +10,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 PARTS: Final = ("mounts", "programs", "vsphere", "rest")
-"""Tests with the marker `mounts`, in two parts: `programs` has those of the manual, the demo, the
-tools, and of commands that start other programs. The other scenarios against the simulator; all
-other tests."""
+"""Tests with the marker `mounts`; tests of the manual, the demo, the tools, and of commands that
+start other programs; scenarios against the simulator; all other tests."""
 TESTS: Final = Path(__file__).parent
 _PROGRAMS: Final = [
     *("docs", "demo", "tools", "overlay", "export", "prove", "bisect"),
@@ -66,8 +65,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
         return None if in_programs or collection_path == TESTS else True
     if part == "vsphere":
         return None if in_vsphere or collection_path in VSPHERE.parents else True
-    is_elsewhere = in_programs if part == "mounts" else in_vsphere
-    return True if is_elsewhere else None
+    return True if in_programs or (in_vsphere and part == "rest") else None
 
 
 def pytest_collection_finish() -> None:
@@ -86,6 +84,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _part(item: pytest.Item) -> str:
+    if not PROGRAMS.isdisjoint(item.path.parents):
+        return "programs"
     if item.get_closest_marker("mounts") is not None:
-        return "mounts" if PROGRAMS.isdisjoint(item.path.parents) else "programs"
+        return "mounts"
     return "vsphere" if VSPHERE in item.path.parents else "rest"
