@@ -45,7 +45,7 @@ write /v/@/etc/fstab "{_FSTAB}"
 write /v/@home/letter "Dear Bob"
 ln /v/@home/letter /v/@home/second-name
 umount /v
-debug sh "printf {KEY} | {_LUKS_FORMAT} /dev/sda2 - 2>&1"
+debug sh "udevadm settle; printf {KEY} | {_LUKS_FORMAT} /dev/sda2 - 2>&1"
 luks-open /dev/sda2 opened
 {KEY}
 mkfs ext4 /dev/mapper/opened label:secrets
