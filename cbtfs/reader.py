@@ -250,9 +250,8 @@ class Reader:
             leaf.attach(number, pack.file)
         if self._packs.is_remote and leaf.wanted_bytes(slot) is not None:
             pack.fetch(offset, length)
-            if (
-                leaf.wanted_bytes(slot) is not None
-            ):  # Another file is attached, or there is no space.
+            # Another file is attached, or there is no space.
+            if leaf.wanted_bytes(slot) is not None:
                 raise ChunkMissing(f"pack {self._pack_id(number)} has no local copy")
         return True
 

@@ -88,7 +88,7 @@ class Confinement:
     allows_sockets: bool = False
     """Whether it makes sockets, which Landlock restricts to those of Unix."""
     has_namespaces: bool = False
-    """Whether it runs in namespaces: it may signal its children, and they end with it."""
+    """Whether it runs in new namespaces. It may then signal its children; none outlives it."""
     seconds: float = 4 * 3600.0
     """Limit of its processor time, and of that of each program that it starts."""
 

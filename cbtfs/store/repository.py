@@ -1,4 +1,4 @@
-"""A repository: creating it, opening it for reading, opening it for its one writer."""
+"""A repository: creating it, and opening it for reading and for writing."""
 
 from __future__ import annotations
 

@@ -335,8 +335,7 @@ def export(
 def try_key(context: typer.Context, json: Json = False) -> None:
     """Test a key: open a slot with it, and exit with 14 if none fits.
 
-    A key file of a role opens no slot; the command tells the role. Try every key, and the recovery
-    sheet, from time to time.
+    A role key opens no slot; its role is printed. Test every key and the recovery sheet regularly.
     """
     from cbtfs.store.encryption.ring import all_masters, open_slot, role_file, unlock
 

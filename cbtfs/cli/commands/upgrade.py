@@ -34,6 +34,7 @@ def upgrade(
     continue to work. The file system must be local. The next command that writes completes an
     interrupted upgrade.
     """
+    from cbtfs.store.backend.remote import remote_of
     from cbtfs.store.repository import writing
     from cbtfs.store.settings import load_settings
     from cbtfs.store.shared.upgrade import share
@@ -49,7 +50,7 @@ def upgrade(
     if json:
         emit(
             {
-                "repository": str(path.absolute()),
+                "repository": str(remote_of(path) or path.absolute()),
                 "id": settings.id,
                 "shared_writers": True,
                 "changed": is_changed,

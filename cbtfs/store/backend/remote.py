@@ -1,4 +1,4 @@
-"""The local state of a repository in a bucket: which bucket it is, and requests to it.
+"""The local state of a repository in a bucket, and the client of the bucket.
 
 Catalog, locks, records of runs, reserve and tier are in a local directory, which all code calls the
 repository. Its file remote.json names the bucket. Losing the directory loses no data.

@@ -82,7 +82,7 @@ def _refuse_many(path: Path, repository: str) -> None:
 
 @contextmanager
 def _changing(path: Path) -> Iterator[FileBackend]:
-    """Hold the lock of the key slots, so that two processes never remove the last two of them."""
+    """Hold the lock of the key slots, without which two processes could remove all slots."""
     refuse_bucket(path)
     with closing(open_slots(path)) as backend, storing("the key slots"), backend.locked():
         yield backend

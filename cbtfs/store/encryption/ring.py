@@ -222,7 +222,7 @@ def _settings(path: Path) -> Settings | None:
 def load_settings_file(path: Path) -> Settings:
     """Return the settings of the repository at *path*, which are read again if the file changed.
 
-    The file is replaced only to add a feature, so its size tells two versions apart as well.
+    The file is replaced only to add a feature, so two versions also differ in size.
 
     Raises:
         FileNotFoundError: it does not exist.

@@ -48,7 +48,7 @@ class Reading(Protocol):
 
 
 class Presence(Protocol):
-    """Signs of life of the processes that use a repository."""
+    """Locks or heartbeats of the processes that use a repository."""
 
     def reading(self, run: RunId, point: PointId) -> AbstractContextManager[Reading]:
         """Keep a point. The caller then verifies that it is listed.
