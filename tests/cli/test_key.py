@@ -4,7 +4,6 @@ import errno
 import os
 import stat
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from threading import Thread
@@ -16,39 +15,19 @@ from cbtfs.core.keyslot import Argon2, decode_slot, encode_slot
 from cbtfs.core.sealed import seal, unseal
 from cbtfs.store.encryption import ring, slots
 from cbtfs.store.encryption.credentials import Credentials, use
-from tests.cli.run_cbtfs import CommandResult, Run, process, runner
+from tests.cli.keys import forgetful_runner, no_key, secret
+from tests.cli.run_cbtfs import Run, process, runner
+
+__all__ = ["no_key"]  # a fixture
 
 MEMORY = "--kdf-memory=8"
 KEY = "--key-file"
 
 
-@pytest.fixture(autouse=True)
-def _no_key(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Start and end without keys."""
-    for name in ("CBTFS_KEY_FILE", "CBTFS_PASSPHRASE_FILE", "CBTFS_KEY_COMMAND"):
-        monkeypatch.delenv(name, raising=False)
-    ring.drop_all()
-    yield
-    ring.drop_all()
-    use(Credentials())
-
-
 @pytest.fixture
 def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
     """Run a command on a repository; each command has to find its key."""
-    command = runner(tmp_path / "repo", capsys)
-
-    def forgetful(*words: str | Path) -> CommandResult:
-        ring.drop_all()
-        return command(*words)
-
-    return forgetful
-
-
-def secret(path: Path, text: str) -> Path:
-    path.write_text(text)
-    path.chmod(0o600)
-    return path
+    return forgetful_runner(tmp_path / "repo", capsys)
 
 
 @pytest.fixture

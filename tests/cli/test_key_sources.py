@@ -17,8 +17,11 @@ import pytest
 from cbtfs.store.encryption import ring, slots
 from cbtfs.store.encryption.credentials import Credentials, use
 from cbtfs.store.settings import load_settings
-from tests.cli.run_cbtfs import CommandResult, Run, read_terminal, runner
+from tests.cli.keys import forgetful_runner, no_key, secret
+from tests.cli.run_cbtfs import Run, read_terminal
 from tools.crash.child import Send, run_child
+
+__all__ = ["no_key"]  # a fixture
 
 MEMORY = "--kdf-memory=8"
 ADD_KEY = 248
@@ -27,34 +30,17 @@ PROCESS_KEYRING = -2
 
 
 @pytest.fixture(autouse=True)
-def _no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Start and end without keys, and with the configuration of the test."""
-    for name in ("CBTFS_KEY_FILE", "CBTFS_PASSPHRASE_FILE", "CBTFS_KEY_COMMAND"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("CBTFS_CONFIG", str(secret(tmp_path / "config.toml", "")))
-    ring.drop_all()
-    yield
-    ring.drop_all()
-    use(Credentials())
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the configuration of the test."""
+    file = secret(tmp_path / "config.toml", "")
+    monkeypatch.setenv("CBTFS_CONFIG", str(file))
+    return file
 
 
 @pytest.fixture
 def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
     """Run a command on a repository; each command has to find its key."""
-    command = runner(tmp_path / "repo", capsys)
-
-    def forgetful(*words: str | Path) -> CommandResult:
-        ring.drop_all()
-        use(Credentials())
-        return command(*words)
-
-    return forgetful
-
-
-def secret(path: Path, text: str) -> Path:
-    path.write_text(text)
-    path.chmod(0o600)
-    return path
+    return forgetful_runner(tmp_path / "repo", capsys)
 
 
 @pytest.fixture

@@ -5,45 +5,30 @@ import os
 import random
 import re
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from cbtfs.core.rolefile import decode_role_file
 from cbtfs.store.encryption import ring
-from cbtfs.store.encryption.credentials import Credentials, use
-from tests.cli.run_cbtfs import CommandResult, Run, runner
+from tests.cli.keys import forgetful_runner, no_key
+from tests.cli.run_cbtfs import Run, runner
+
+__all__ = ["no_key"]  # a fixture
 
 BLOCK = 4096
-
-
-@pytest.fixture(autouse=True)
-def _no_key(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Start and end without keys."""
-    for name in ("CBTFS_KEY_FILE", "CBTFS_PASSPHRASE_FILE", "CBTFS_KEY_COMMAND"):
-        monkeypatch.delenv(name, raising=False)
-    ring.drop_all()
-    yield
-    ring.drop_all()
-    use(Credentials())
 
 
 @pytest.fixture
 def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
     """Run a command on an encrypted repository; each command has to find its key."""
-    command = runner(tmp_path / "repo", capsys)
-
-    def forgetful(*words: str | Path) -> CommandResult:
-        ring.drop_all()
-        return command(*words)
-
+    run = forgetful_runner(tmp_path / "repo", capsys)
     key = ("--key-file", tmp_path / "key")
-    assert forgetful("init", "--encrypt", "--block-size=4096", "--no-recovery", *key).code == 0
+    assert run("init", "--encrypt", "--block-size=4096", "--no-recovery", *key).code == 0
     for role in ("capture", "read"):
-        assert forgetful("key", "export", tmp_path / role, f"--role={role}", *key).code == 0
+        assert run("key", "export", tmp_path / role, f"--role={role}", *key).code == 0
     (tmp_path / "disk").write_bytes(random.Random(1).randbytes(90 * BLOCK))
-    return forgetful
+    return run
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Every command on an encrypted repository without its key: one line, exit code 14, no output."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,16 +7,17 @@ import pytest
 from cbtfs.core.keyfile import encode_key_file
 from cbtfs.core.keyslot import encode_slot
 from cbtfs.core.pin import Pin, PinId
-from cbtfs.store.encryption import ring
-from cbtfs.store.encryption.credentials import Credentials, use
 from cbtfs.store.encryption.slots import passphrase_slot
 from cbtfs.store.identity import new_id
 from cbtfs.store.pins import put_pin
 from cbtfs.store.repository import reading
 from tests.cli.command_tree import command_tree
+from tests.cli.keys import no_key, secret
 from tests.cli.run_cbtfs import Run, runner
 from tests.encrypted import create_encrypted, encrypted_settings
 from tests.make_points import BLOCK, add_point
+
+__all__ = ["no_key"]  # a fixture
 
 LOGIN = ("--server", "127.0.0.1:1", "--user", "u", "--password-file", "{password}")
 OVERLAY = ("name", "--dir", "{new}")
@@ -89,22 +89,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     slot = passphrase_slot(master, "phrase", b"right", memory_mib=8)
     (path / "keys" / slot.id).write_bytes(encode_slot(slot))
     (folder / "empty").mkdir()
-    (folder / "wrong").write_text(encode_key_file(bytes(32), "of another repository"))
-    (folder / "wrong").chmod(0o600)
+    secret(folder / "wrong", encode_key_file(bytes(32), "of another repository"))
     (folder / "image").write_bytes(b"x" * BLOCK)
-    (folder / "password").write_text("p\n")
-    (folder / "password").chmod(0o600)
+    secret(folder / "password", "p\n")
     return folder
-
-
-@pytest.fixture(autouse=True)
-def _no_key(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in ("CBTFS_KEY_FILE", "CBTFS_PASSPHRASE_FILE", "CBTFS_KEY_COMMAND"):
-        monkeypatch.delenv(name, raising=False)
-    ring.drop_all()
-    yield
-    ring.drop_all()
-    use(Credentials())
 
 
 def test_every_command_is_listed() -> None:
