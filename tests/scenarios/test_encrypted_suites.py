@@ -5,14 +5,12 @@ process. CBTFS_ENCRYPTED_SUITES=1 runs whole suites, which takes half an hour.
 """
 
 import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Final
 
 import pytest
 
-ROOT: Final = Path(__file__).parents[2]
+from tests.scenarios.suites import assert_tests_pass
+
 SHORT: Final = (
     "tests/test_reader.py::test_any_range_reads_as_it_was",
     "tests/prune/test_prune.py::test_base_middle_and_newest_go_alike",
@@ -57,14 +55,4 @@ OF_PLAIN_FILES: Final = (
 @pytest.mark.limit(7200)
 def test_they_pass() -> None:
     is_long = "CBTFS_ENCRYPTED_SUITES" in os.environ
-    unwanted = " and ".join(f"not {name}" for name in OF_PLAIN_FILES)
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-k", unwanted, *(WHOLE if is_long else SHORT)],
-        cwd=ROOT,
-        env={**os.environ, "CBTFS_TEST_ENCRYPTED": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-    assert done.returncode == 0, done.stdout[-4000:]
+    assert_tests_pass(WHOLE if is_long else SHORT, OF_PLAIN_FILES, "CBTFS_TEST_ENCRYPTED")

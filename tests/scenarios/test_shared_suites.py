@@ -5,14 +5,12 @@ shared writers. CBTFS_SHARED_SUITES=1 runs whole suites, which takes half an hou
 """
 
 import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Final
 
 import pytest
 
-ROOT: Final = Path(__file__).parents[2]
+from tests.scenarios.suites import assert_tests_pass
+
 SHORT: Final = (
     "tests/test_reader.py::test_any_range_reads_as_it_was",
     "tests/test_unforget.py",
@@ -47,14 +45,4 @@ OF_ONE_WRITER: Final = ("commit-SIGKILL",)
 @pytest.mark.limit(7200)
 def test_they_pass() -> None:
     is_long = "CBTFS_SHARED_SUITES" in os.environ
-    unwanted = " and ".join(f"not {name}" for name in OF_ONE_WRITER)
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-k", unwanted, *(WHOLE if is_long else SHORT)],
-        cwd=ROOT,
-        env={**os.environ, "CBTFS_TEST_SHARED": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-    assert done.returncode == 0, done.stdout[-4000:]
+    assert_tests_pass(WHOLE if is_long else SHORT, OF_ONE_WRITER, "CBTFS_TEST_SHARED")
