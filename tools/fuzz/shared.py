@@ -34,18 +34,19 @@ from cbtfs.core.shared import (
 )
 
 _ID: Final = "ab" * 16
-_FORMS: Final[tuple[tuple[Callable[[bytes], Any], Callable[[Any], bytes]], ...]] = (
+FORMS: Final[tuple[tuple[Callable[[bytes], Any], Callable[[Any], bytes]], ...]] = (
     (decode_intent, encode_intent),
     (decode_entry, encode_entry),
     (decode_candidates, encode_candidates),
     (decode_verdict, encode_verdict),
     (decode_hold, encode_hold),
 )
+"""Decoder and encoder of each kind of object."""
 
 
 def decode_all(document: bytes) -> None:
     """Give *document* to each decoder; what one accepts has a second form that is equal."""
-    for decode, encode in _FORMS:
+    for decode, encode in FORMS:
         with contextlib.suppress(ValueError):
             value = decode(document)
             assert decode(encode(value)) == value
