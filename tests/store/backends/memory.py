@@ -7,44 +7,8 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from cbtfs.native import PackFile
-from cbtfs.store.backend.base import Buffers, Content, Head, Parts, sorted_after
-
-
-class MemoryObject:
-    """An object open for reading: an anonymous file, so that compiled code can read it."""
-
-    def __init__(self, path: Path, entry: "_Entry") -> None:
-        self.path = path
-        self.size = len(entry.data)
-        self._entry = entry
-        fd = os.memfd_create(path.name, os.MFD_CLOEXEC)
-        os.write(fd, entry.data)
-        self.file = PackFile(fd)
-
-    @property
-    def is_removed(self) -> bool:
-        return self._entry.is_removed
-
-    def read_into(self, buffers: Buffers, offset: int) -> int:
-        done = 0
-        for buffer in buffers:
-            part = self._entry.data[offset + done : offset + done + len(buffer)]
-            buffer[: len(part)] = part
-            done += len(part)
-        return done
-
-    def data_from(self, offset: int) -> int:
-        return offset
-
-    def fetch(self, offset: int, length: int) -> None:
-        """Do nothing: all bytes are here."""
-
-    def fetch_again(self, offset: int, length: int) -> bool:
-        return False
-
-    def pin(self) -> None:
-        """Do nothing: the object is not a copy."""
+from cbtfs.store.backend.base import Content, Head, OpenObject, Parts, sorted_after
+from tools.model.real.opened import OpenedBytes
 
 
 class _Entry:
@@ -125,9 +89,10 @@ class Memory:
         end = None if length is None else offset + length
         return Content(entry.data[offset:end], entry.head)
 
-    def open(self, name: str) -> MemoryObject:
+    def open(self, name: str) -> OpenObject:
         with self._changed:
-            return MemoryObject(self.path(name), self._entry(name))
+            entry = self._entry(name)
+        return OpenedBytes(self.path(name), entry.data, lambda: entry.is_removed)
 
     def names(self) -> Collection[str]:
         with self._changed:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cbtfs.store.backend.base import Content, Head, NoReply, OpenObject, Parts, sorted_after
-from tools.model.real.objects import Contents, OpenedBytes, key_of
+from tools.model.real.objects import Contents, key_of
+from tools.model.real.opened import OpenedBytes
 from tools.model.real.port import Port
 from tools.model.requests import UNANSWERED, Create, Delete, Get, Page
 from tools.model.store import Key, Name, Prefix, Store, Value

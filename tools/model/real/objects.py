@@ -1,7 +1,5 @@
 """Objects of the real store as values of the model, and the numbers of their contents."""
 
-import functools
-import os
 from pathlib import Path
 from typing import Final
 
@@ -21,12 +19,11 @@ from cbtfs.core.shared import (
     split_prune,
     tombstone_in,
 )
-from cbtfs.native import PackFile
-from cbtfs.store.backend.base import Buffers
 from cbtfs.store.digest import UNKEYED, node_content
 from cbtfs.store.pack import Pack as StoredPack
 from tools.model import store as model
 from tools.model.forest import Forest
+from tools.model.real.opened import OpenedBytes
 from tools.model.store import Key, Prefix, Value
 
 BLOCK: Final = 4096
@@ -50,60 +47,28 @@ def key_of(prefix: Prefix, name: str) -> Key:
     return prefix, number_of(name)
 
 
-class OpenedBytes:
-    """An object open for reading, in memory that has a descriptor."""
-
-    is_removed = False
-
-    def __init__(self, path: Path, data: bytes) -> None:
-        self.path = path
-        self.size = len(data)
-        self._data = data
-        fd = os.memfd_create("object", os.MFD_CLOEXEC)
-        os.write(fd, data)
-        self.file = PackFile(fd)
-
-    def read_into(self, buffers: Buffers, offset: int) -> int:
-        done = 0
-        for buffer in buffers:
-            part = self._data[offset + done : offset + done + len(buffer)]
-            buffer[: len(part)] = part
-            done += len(part)
-        return done
-
-    def data_from(self, offset: int) -> int:
-        return offset
-
-    def fetch(self, offset: int, length: int) -> None:
-        """Do nothing: all bytes are here."""
-
-    def fetch_again(self, offset: int, length: int) -> bool:
-        return False
-
-    def pin(self) -> None:
-        """Do nothing: all bytes are here."""
-
-
 class Contents:
     """The objects of a forest with their real bytes: chunks, leaves and roots."""
 
     def __init__(self, forest: Forest) -> None:
         self.forest = forest
+        self._digests: dict[int, Digest] = {}
         self._numbers: dict[Digest, int] = {}
 
-    @functools.cache  # noqa: B019
     def level(self, number: int) -> int:
         children = self.forest.children(number)
         return 1 + self.level(children[0]) if children else 0
 
-    @functools.cache  # noqa: B019
     def digest(self, number: int) -> Digest:
-        level = self.level(number)
-        if level == 0:
-            digest = UNKEYED.chunk(self.chunk(number))
-        else:
-            digest = UNKEYED.object(ObjectKind.NODE, level, self.node(number))
-        self._numbers[digest] = number
+        digest = self._digests.get(number)
+        if digest is None:
+            level = self.level(number)
+            if level == 0:
+                digest = UNKEYED.chunk(self.chunk(number))
+            else:
+                digest = UNKEYED.object(ObjectKind.NODE, level, self.node(number))
+            self._digests[number] = digest
+            self._numbers[digest] = number
         return digest
 
     def chunk(self, number: int) -> bytes:

@@ -200,7 +200,7 @@ class RealProgram:
         return {contents.number(ref.digest): ref for ref in refs if ref is not None}
 
     def _put(self, objects: ObjectWriter, root: int, base: dict[int, Ref]) -> Ref:
-        """Put a root; leaves of the base are taken over as they are."""
+        """Put a root; reuse the leaves of the base."""
         self._world.contents.digest(root)
         forest = self._world.contents.forest
         refs: list[Ref | None] = []
