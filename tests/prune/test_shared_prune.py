@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ from cbtfs.store.backend.local import Directory, ShardedDirectory
 from cbtfs.store.codec import Encoder
 from cbtfs.store.file_indexes import FileIndexes
 from cbtfs.store.identity import new_id
-from cbtfs.store.pins import put_pin, remove_pin
+from cbtfs.store.pins import PointPinned, put_pin, remove_pin
 from cbtfs.store.repository import reading, writing
 from cbtfs.store.shared import looks as looks_module
 from cbtfs.store.shared.looks import Looks
@@ -82,6 +83,18 @@ def other_writer(path: Path, commits: int = 1) -> Iterator[tuple[Places, Session
         yield places, session
 
 
+def rescue(path: Path, content: bytes) -> Manifest:
+    """Condemn the pack of *content* beside a writer that then commits it; return its point."""
+    first = add_point(path, {"disk": content})
+    with writing(path) as repository:
+        objects = repository.object_writer()
+        repository.forget([first.point])
+        assert prune(repository, ALL).waiting_packs == 1
+        second = commit_point(repository, {"disk": content}, writer=objects)
+        objects.close()
+    return second
+
+
 def test_a_forgotten_point_goes_and_others_stay(path: Path) -> None:
     first = add_point(path, {"disk": image(1)})
     second = add_point(path, {"disk": image(1)[: BLOCK * 10] + image(2)[: BLOCK * 10]})
@@ -135,13 +148,7 @@ def test_a_later_prune_waits_only_for_the_writers_of_the_first_look(path: Path) 
 
 def test_a_writer_that_began_before_the_candidates_rescues_a_pack(path: Path) -> None:
     content = image(1)
-    first = add_point(path, {"disk": content})
-    with writing(path) as repository:
-        objects = repository.object_writer()
-        repository.forget([first.point])
-        assert prune(repository, ALL).waiting_packs == 1
-        second = commit_point(repository, {"disk": content}, writer=objects)
-        objects.close()
+    second = rescue(path, content)
 
     result = pruned(path)
 
@@ -168,13 +175,7 @@ def test_a_writer_that_begins_after_the_candidates_stores_their_objects_again(pa
 
 def test_a_base_in_a_condemned_pack_is_rescued_by_the_next_writer(path: Path) -> None:
     content = image(1)
-    first = add_point(path, {"disk": content})
-    with writing(path) as repository:
-        objects = repository.object_writer()
-        repository.forget([first.point])
-        assert prune(repository, ALL).waiting_packs == 1
-        second = commit_point(repository, {"disk": content}, writer=objects)
-        objects.close()
+    second = rescue(path, content)
     with writing(path) as repository:
         objects = repository.object_writer()
         third = commit_point(repository, {"disk": content}, changed={"disk": []}, writer=objects)
@@ -259,7 +260,7 @@ def test_a_pinned_point_stays_and_goes_after_its_pin(path: Path) -> None:
     pin = Pin(PinId(new_id()), first.point, "lab", "/lab", "host", "2026-01-01T00:00:00Z")
     with reading(path) as repository:
         put_pin(path, repository.points, pin)
-    with writing(path) as repository, pytest.raises(Exception, match="needed by"):
+    with writing(path) as repository, pytest.raises(PointPinned, match="needed by"):
         repository.forget([first.point])
     remove_pin(path, pin.id)
     forget(path, first)
@@ -321,9 +322,9 @@ def test_a_prune_completes_after_a_death_at_any_object(
                 for name in ("create", "delete"):
                     inner = getattr(owner, name)
 
-                    def change(self: object, *a: object, _inner: object = inner) -> object:
+                    def change(self: object, *a: object, _inner: Any = inner) -> object:
                         counted()
-                        return _inner(self, *a)  # type: ignore[operator]
+                        return _inner(self, *a)
 
                     patch.setattr(owner, name, change)
             try:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cbtfs.errors import StoreFailed
 from cbtfs.store import turns as turns_module
 from cbtfs.store.catalog import catalog as catalog_module
 from cbtfs.store.repository import writing
@@ -89,5 +90,5 @@ def test_a_writer_does_not_change_a_catalog_that_was_rebuilt(tmp_path: Path) -> 
     words = [sys.executable, "-m", "cbtfs", "--repo", str(path), "repair"]
     with writing(path) as repository:
         subprocess.run(words, check=True, capture_output=True)
-        with pytest.raises(Exception, match="run the command again"):
+        with pytest.raises(StoreFailed, match="rebuilt the catalog: run the command again"):
             repository.catalog.update(lambda update: update.keep_numbers())

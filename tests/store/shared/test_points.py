@@ -20,7 +20,7 @@ from cbtfs.core.shared import (
     numbered,
     of_prune,
 )
-from cbtfs.errors import PointNotFound
+from cbtfs.errors import PointNotFound, StoreFailed
 from cbtfs.store.backend.base import FileBackend, NoReply
 from cbtfs.store.identity import new_id
 from cbtfs.store.shared import requests
@@ -197,7 +197,7 @@ def test_a_commit_whose_reply_is_lost_is_recognised_by_its_content(
 
 @pytest.mark.usefixtures("_no_pause")
 def test_a_writer_that_gives_up_fences_itself_first(store: MemoryStore) -> None:
-    with pytest.raises(Exception, match="it is not committed"):
+    with pytest.raises(StoreFailed, match="it is not committed"):
         commit(silent(store, [False] * 5))
 
     assert len(SharedPoints(store.places()).look().tombstones) == 1

@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -192,9 +193,9 @@ def test_a_rebuild_that_waited_for_an_upgrade_takes_turns(
             share(repository)
         return take(path, wait)
 
-    def replaced(*args: object) -> object:
+    def replaced(*args: Any) -> object:
         turns.append(args[-1])
-        return replace_catalog(*args)  # type: ignore[arg-type]
+        return replace_catalog(*args)
 
     monkeypatch.setattr(repository_module, "take_lock", take_late)
     monkeypatch.setattr(repository_module, "replace_catalog", replaced)

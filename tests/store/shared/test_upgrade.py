@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from cbtfs.cli.main import main
 from cbtfs.core.distrust import Distrust
 from cbtfs.core.manifest import Manifest, PointState
 from cbtfs.prune.prune import prune
@@ -102,7 +103,7 @@ def test_a_second_upgrade_changes_nothing(tmp_path: Path) -> None:
     with reading(path) as opened:
         before = seen(opened)
 
-    upgraded(path)
+    assert main(["--repo", str(path), "upgrade", "--shared-writers"]) == 0
 
     with reading(path) as opened:
         assert seen(opened) == before
