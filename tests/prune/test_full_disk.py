@@ -275,12 +275,13 @@ def prune_where_space_is_low(history: History, trap: Trap | None = None) -> Chil
     """Start a prune in a child that needs many steps and removes dead packs first."""
 
     def work(send: Send) -> None:
-        Space.free = LOW  # type: ignore[assignment]
-        space.RETURN_SECONDS = 0.0  # type: ignore[misc]
+        patch = pytest.MonkeyPatch()
+        patch.setattr(Space, "free", LOW)
+        patch.setattr(space, "RETURN_SECONDS", 0.0)
         if trap is not None:
             # Random ids would change which calls a run makes, and so which call the N-th one is.
             ids = (PackId(f"{number:032x}") for number in range(1000))
-            rewrite.new_pack_id = lambda tag="": next(ids)  # type: ignore[attr-defined]
+            patch.setattr(rewrite, "new_pack_id", lambda tag="": next(ids))
             trap.install(send)
         with writing(history.path) as repository:
             outcome = prune(repository, EVERYTHING, pack_bytes=SMALL_PACK)

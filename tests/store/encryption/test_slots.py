@@ -2,6 +2,7 @@
 
 import errno
 import os
+import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -98,21 +99,22 @@ def test_a_slot_that_is_made_beside_a_rotation_is_refused(path: Path, name: str)
 
 def test_a_writer_uses_the_key_of_a_rotation_that_it_waited_for(path: Path, name: str) -> None:
     """The process has unlocked the repository before, as one that captures many VMs has."""
-    first = add_point(path, {"disk": os.urandom(BLOCK)})
+    contents = [random.Random(seed).randbytes(BLOCK) for seed in range(2)]
+    first = add_point(path, {"disk": contents[0]})
     old = ring.keys_of(path)
     with writing(path):
         rotate(path, name, drops_others=False)
     assert old is not None
     ring.hold(old)
 
-    point = add_point(path, {"disk": os.urandom(BLOCK)})
+    point = add_point(path, {"disk": contents[1]})
 
     packs = list(path.glob("packs/??/*"))
     assert {int.from_bytes(file.read_bytes()[12:16], "little") for file in packs} == {1, 2}
     manifest = (path / "points" / point.point).read_bytes()
     assert int.from_bytes(manifest[12:16], "little") == 2
-    assert read_point(path, first)
-    assert read_point(path, point)
+    assert read_point(path, first) == {"disk": contents[0]}
+    assert read_point(path, point) == {"disk": contents[1]}
 
 
 def interrupt(path: Path, name: str, tmp_path: Path) -> None:
@@ -128,7 +130,7 @@ def interrupt(path: Path, name: str, tmp_path: Path) -> None:
 
     def work(_: object) -> None:
         use(given)
-        setattr(local.Directory, "create", counted)  # noqa: B010
+        pytest.MonkeyPatch().setattr(local.Directory, "create", counted)
         rotate(path, name, drops_others=False)
 
     assert run_child(work).code == 0
