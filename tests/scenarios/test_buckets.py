@@ -373,12 +373,13 @@ def test_faults_of_the_server_lose_no_point(
             contents[json.loads(done.stdout)["point"]] = image.read_bytes()
         if number == 2:
             host.attempt("forget", "vm0", "--keep-last", "1", "--json")
-            forgotten = {*contents} - {*other.points()}
-            for point in forgotten:
-                del contents[point]
+            oldest = (tmp_path / "0.raw").read_bytes()
+            for point in {*contents} - {*other.points()}:
+                assert contents.pop(point) == oldest
             host.attempt("prune", "--max-unused", "0%")
     front.script.every = 0
 
+    assert contents
     assert {*contents} <= {*other.points()}
     host.run("prune", "--max-unused", "0%")
     assert other.document("check", "--read-data")["problems"] == []
