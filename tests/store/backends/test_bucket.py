@@ -182,11 +182,13 @@ def test_a_client_is_not_used_across_a_fork(s3_server: Server) -> None:
     bucket.create("a/b", b"")
     child = os.fork()
     if child == 0:
+        code = 1
         try:
             bucket.head("a/b")
         except RuntimeError:
-            os._exit(0)
-        os._exit(1)
+            code = 0
+        finally:
+            os._exit(code)
 
     assert os.waitpid(child, 0)[1] == 0
 
