@@ -52,7 +52,7 @@ class Script:
     slow: float = 0.2
     """Seconds that a slow reply is delayed."""
     every: int = 0
-    """One of so many requests fails, on average; 0: none."""
+    """Mean number of requests per fault; 0: no faults."""
     faults: tuple[Fault, ...] = tuple(Fault)
     seed: int = 0
     fails: dict[int, Fault] = field(default_factory=dict)
@@ -240,7 +240,7 @@ def main() -> None:
     parser.add_argument("endpoint", help="URL of the server")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--latency", type=float, default=0.0, help="seconds for each reply")
-    parser.add_argument("--every", type=int, default=0, help="one of so many requests fails")
+    parser.add_argument("--every", type=int, default=0, help="mean number of requests per fault")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     script = Script(arguments.latency, every=arguments.every, seed=arguments.seed)
