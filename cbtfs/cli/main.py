@@ -223,6 +223,10 @@ def _failed_call(exc: OSError) -> _Failure:
 
         error = denied(exc, Path(os.fsdecode(exc.filename)))
         return _Failure(error.exit_code, str(error))
+    from cbtfs.store.backend.base import NoReply
+
+    if isinstance(exc, NoReply):
+        return _Failure(CbtfsError.exit_code, exc.strerror or str(exc))
     return _bug(exc)
 
 
